@@ -1,0 +1,54 @@
+# Each target does its own set-up in .venv and skips what is there already.
+#
+#   make demo    two photos, their five best classes
+#   make test    lint, types and the test suite with coverage
+#   make lint    lint and types alone
+#   make bench   the benchmarks; their figures go to bench/results/
+#
+# PYTHON names the interpreter that .venv is made with, WORKERS the number of test processes.
+
+PYTHON ?= python3
+WORKERS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench clean
+# A step that fails or is interrupted leaves no half-made target that the next call would take for done.
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n '3,6s/^# *//p' Makefile
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = "%d.%d" % sys.version_info[:2]; sys.version_info >= (3, 11) or sys.exit("Vertebra needs Python 3.11 or newer and $(PYTHON) is " + v + ". Name another one: make $(MAKECMDGOALS) PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.stamp-demo: pyproject.toml | $(BIN)/python
+	@echo "Installing Vertebra and torch into $(VENV) (once; a few minutes where torch is not cached yet) ..."
+	$(PIP) --editable '.[torch]' scikit-learn
+	@touch $@
+
+$(VENV)/.stamp-test: pyproject.toml | $(BIN)/python
+	@echo "Installing Vertebra with its test tools into $(VENV) (once; a few minutes where torch is not cached yet) ..."
+	$(PIP) --editable '.[test]'
+	@touch $(VENV)/.stamp-demo $@
+
+demo: $(VENV)/.stamp-demo
+	@photos=$$($(BIN)/python -c 'import importlib.util, pathlib; print(pathlib.Path(importlib.util.find_spec("sklearn").origin).parent / "datasets" / "images")') && \
+	$(BIN)/vertebra predict "$$photos/china.jpg" "$$photos/flower.jpg"
+
+lint: $(VENV)/.stamp-test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest -n $(WORKERS) --cov
+
+bench: $(VENV)/.stamp-test
+	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov

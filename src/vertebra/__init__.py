@@ -1,0 +1,68 @@
+"""Vertebra: six classic image-classification networks to read, measure, train and ship.
+
+The names below are loaded when they are first touched, so that `import vertebra` costs milliseconds and works with
+the base install. A name whose packages are missing says which extra of Vertebra installs them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from vertebra.errors import MissingExtraError, VertebraError
+
+if TYPE_CHECKING:
+    from vertebra import models as models
+    from vertebra.models import (
+        create_model,
+        get_model,
+        get_model_weights,
+        get_weight,
+        list_models,
+    )
+
+__version__ = "0.1.0"
+
+# Public name -> (module that has it, extra that installs what the module imports). A module of that very name is
+# exported itself.
+_EXPORTS = {
+    "create_model": ("vertebra.models", "torch"),
+    "get_model": ("vertebra.models", "torch"),
+    "get_model_weights": ("vertebra.models", "torch"),
+    "get_weight": ("vertebra.models", "torch"),
+    "list_models": ("vertebra.models", "torch"),
+    "models": ("vertebra.models", "torch"),
+}
+
+__all__ = [
+    "VertebraError",
+    "__version__",
+    "create_model",
+    "get_model",
+    "get_model_weights",
+    "get_weight",
+    "list_models",
+    "models",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on its first use."""
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'vertebra' has no attribute {name!r}")
+    module_name, extra = _EXPORTS[name]
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        # A module of Vertebra itself that is missing is a fault of Vertebra: no extra would bring it.
+        if error.name is None or error.name.partition(".")[0] == "vertebra":
+            raise
+        raise MissingExtraError(f"vertebra.{name}", extra) from error
+    value = module if module_name == f"vertebra.{name}" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """All public names, also those not loaded yet."""
+    return sorted({*globals(), *_EXPORTS})

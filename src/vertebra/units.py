@@ -1,0 +1,37 @@
+"""How numbers are written for people, in one place: counts, bytes and operations with their units.
+
+MB is 10⁶ bytes. Standard library only.
+"""
+
+from __future__ import annotations
+
+MEGA = 1_000_000
+GIGA = 1_000_000_000
+
+
+def count(number: float) -> str:
+    """A count with three figures: `"25.6 M"`, `"138 M"`, `"1.28 k"`, `"999"`."""
+    return _scaled(number, "")
+
+
+def size(number: float) -> str:
+    """A number of bytes: `"102 MB"`, `"1.5 kB"`, `"12 B"`."""
+    return _scaled(number, "B")
+
+
+def _scaled(number: float, unit: str) -> str:
+    for scale, letter in ((GIGA, "G"), (MEGA, "M"), (1_000, "k")):
+        # Compared after rounding to three figures: 999,950 is 1.00 M, not 1000 k.
+        if abs(number) >= scale * 0.9995:
+            return f"{three_figures(number / scale)} {letter}{unit}"
+    return f"{number:.0f} {unit}".rstrip()
+
+
+def three_figures(number: float) -> str:
+    """A number with three significant figures and no exponent: `"138"`, `"25.6"`, `"0.39"`."""
+    magnitude = abs(number)
+    if magnitude >= 99.95:
+        return f"{number:.0f}"
+    if magnitude >= 9.995:
+        return f"{number:.1f}"
+    return f"{number:.2f}"
