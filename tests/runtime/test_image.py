@@ -1,0 +1,441 @@
+"""Any file gives an upright RGB picture or an ImageError that names it."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+
+from vertebra.errors import ImageError
+from vertebra.runtime import image as image_module
+from vertebra.runtime.image import MAX_PIXELS, open_image
+
+# Pillow speaks of metadata that the tests damage.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def encode(image, format="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def pixels(source):
+    picture = open_image(source)
+    assert picture.mode == "RGB"
+    return np.asarray(picture)
+
+
+def close(left, right, tolerance=6):
+    """Equal up to what JPEG rounds away."""
+    return np.abs(np.asarray(left, int) - np.asarray(right, int)).max() <= tolerance
+
+
+def gradient(mode="RGB", size=(32, 24)):
+    """A smooth picture with a different slope in each channel."""
+    width, height = size
+    y, x = np.mgrid[0:height, 0:width]
+    channels = np.stack([x * 7, y * 9, x * 3 + y * 4], axis=-1).clip(0, 255).astype(np.uint8)
+    return Image.fromarray(channels).convert(mode)
+
+
+# --- sources -------------------------------------------------------------------------------------------------------
+
+
+def test_path_bytes_and_file_give_the_same_picture(tmp_path):
+    data = encode(gradient())
+    path = tmp_path / "photo.png"
+    path.write_bytes(data)
+    expected = np.asarray(gradient())
+    for source in (path, str(path), data, io.BytesIO(data)):
+        np.testing.assert_array_equal(pixels(source), expected)
+    with path.open("rb") as file:
+        np.testing.assert_array_equal(pixels(file), expected)
+
+
+def test_a_stream_that_cannot_seek_is_read():
+    class Stream(io.RawIOBase):
+        def __init__(self, data):
+            self.inner = io.BytesIO(data)
+
+        def readable(self):
+            return True
+
+        def readinto(self, buffer):
+            return self.inner.readinto(buffer)
+
+    np.testing.assert_array_equal(pixels(Stream(encode(gradient()))), np.asarray(gradient()))
+    with pytest.raises(ImageError, match="text file"):
+        open_image(Stream(b"hello"))
+
+
+def test_the_picture_outlives_its_file(tmp_path):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(encode(gradient(), "JPEG"))
+    picture = open_image(path)
+    path.unlink()
+    assert picture.resize((4, 4)).getpixel((0, 0)) is not None
+
+
+# --- modes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "TGA"])
+def test_every_format(format):
+    result = pixels(encode(gradient(), format))
+    assert result.shape == (24, 32, 3)
+    assert close(result, gradient(), 60 if format in ("JPEG", "WEBP", "GIF", "AVIF") else 0)
+
+
+def test_greyscale_repeats_its_channel():
+    grey = gradient("L")
+    np.testing.assert_array_equal(pixels(encode(grey)), np.stack([np.asarray(grey)] * 3, axis=-1))
+
+
+def test_black_and_white():
+    drawing = Image.new("1", (4, 2))
+    drawing.putpixel((1, 0), 1)
+    result = pixels(encode(drawing))
+    assert tuple(result[0, 1]) == WHITE
+    assert result.sum() == 3 * 255
+
+
+def test_16_bit_grey_is_scaled_not_clipped():
+    values = np.array([[0, 255, 256, 257, 32_896, 65_535]], dtype=np.uint16)
+    for format in ("PNG", "TIFF"):
+        result = pixels(encode(Image.fromarray(values), format))
+        np.testing.assert_array_equal(result[0, :, 0], [0, 1, 1, 1, 128, 255])
+        assert (result[..., 0] == result[..., 1]).all()
+
+
+def png_chunks(width, height, depth, colour, rows):
+    """A PNG written by hand: Pillow cannot write 16 bits a channel in colour."""
+
+    def chunk(name, body):
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("colour", "expected"), [(2, (255, 128, 0)), (6, (255, 128, 0)), (4, (255, 255, 255))])
+def test_16_bit_colour_png(colour, expected):
+    values = {2: (65_535, 32_896, 0), 6: (65_535, 32_896, 0, 65_535), 4: (65_535, 65_535)}[colour]
+    rows = b"\0" + struct.pack(f">{len(values)}H", *values)
+    assert tuple(pixels(png_chunks(1, 1, 16, colour, rows))[0, 0]) == expected
+
+
+def test_16_bit_pgm():
+    data = b"P5 3 1 65535\n" + struct.pack(">3H", 0, 32_896, 65_535)
+    np.testing.assert_array_equal(pixels(data)[0, :, 0], [0, 128, 255])
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.0, 0.5, 1.0], [0, 128, 255]),  # a picture from 0 to 1
+        ([0.0, 128.0, 255.0], [0, 128, 255]),  # from 0 to 255
+        ([-10.0, 0.0, 10.0], [0, 128, 255]),  # anything else is stretched
+        ([0.0, 500.0, 1000.0], [0, 128, 255]),
+        ([0.0, np.nan, np.inf], [0, 0, 0]),
+        ([0.0, 0.0, 0.0], [0, 0, 0]),
+    ],
+)
+def test_floating_point_tiff(values, expected):
+    result = pixels(encode(Image.fromarray(np.array([values], dtype=np.float32)), "TIFF"))
+    np.testing.assert_array_equal(result[0, :, 0], expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([0, 32_896, 65_535], [0, 128, 255]), ([0, 50_000, 100_000], [0, 128, 255]), ([-100, 0, 100], [0, 128, 255])],
+)
+def test_32_bit_integer_tiff(values, expected):
+    result = pixels(encode(Image.fromarray(np.array([values], dtype=np.int32)), "TIFF"))
+    np.testing.assert_array_equal(result[0, :, 0], expected)
+
+
+def test_palette():
+    flat = Image.new("RGB", (2, 1), RED)
+    flat.putpixel((1, 0), BLUE)
+    result = pixels(encode(flat.quantize(4)))
+    assert [tuple(pixel) for pixel in result[0]] == [RED, BLUE]
+
+
+def test_transparent_palette_entry_is_white():
+    picture = Image.new("P", (2, 1))
+    picture.putpalette([*RED, *BLUE])
+    picture.putpixel((1, 0), 1)
+    for format in ("PNG", "GIF"):
+        result = pixels(encode(picture, format, transparency=0))
+        assert [tuple(pixel) for pixel in result[0]] == [WHITE, BLUE]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1"])
+def test_transparent_colour_key_is_white(mode):
+    picture = Image.new(mode, (2, 1), 0)
+    picture.putpixel((1, 0), (1, 1, 1) if mode == "RGB" else 1)
+    data = encode(picture, transparency=(0, 0, 0) if mode == "RGB" else 0)
+    assert tuple(pixels(data)[0, 0]) == WHITE
+    assert tuple(pixels(data)[0, 1]) == (WHITE if mode == "1" else (1, 1, 1))
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP"])
+def test_alpha_is_laid_on_white(format):
+    picture = Image.new("RGBA", (3, 1), (255, 0, 0, 255))
+    picture.putpixel((1, 0), (255, 0, 0, 0))
+    picture.putpixel((2, 0), (0, 0, 0, 128))
+    options = {"lossless": True, "exact": True} if format == "WEBP" else {}
+    result = pixels(encode(picture, format, **options))
+    assert [tuple(int(value) for value in pixel) for pixel in result[0]] == [RED, WHITE, (127, 127, 127)]
+
+
+def test_grey_with_alpha():
+    picture = Image.new("LA", (2, 1), (0, 255))
+    picture.putpixel((1, 0), (0, 0))
+    assert [tuple(pixel) for pixel in pixels(encode(picture))[0]] == [(0, 0, 0), WHITE]
+
+
+@pytest.mark.parametrize("mode", ["La", "RGBa", "PA", "HSV", "RGBX", "I;16B", "I;16L"])
+def test_modes_that_few_files_have(mode):
+    """Reached through the conversion itself: Pillow decodes them from files that it cannot write."""
+    if mode.startswith("I;16"):
+        picture = Image.frombytes(mode, (2, 1), struct.pack(">2H" if mode.endswith("B") else "<2H", 0, 65_535))
+        assert np.asarray(image_module._to_rgb(picture))[0, 1].tolist() == [255, 255, 255]
+    else:
+        plain = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA", "RGBX": "RGB", "HSV": "RGB"}[mode]
+        picture = Image.new(plain, (2, 2), 255 if plain == "LA" else WHITE)
+        picture = picture.quantize(2).convert("PA") if mode == "PA" else picture.convert(mode)
+        result = image_module._to_rgb(picture)
+        assert result.mode == "RGB"
+        assert result.getpixel((0, 0)) == WHITE
+
+
+def test_lab_tiff():
+    profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    for colour in (WHITE, (0, 0, 0), (200, 120, 90), (40, 90, 160)):
+        lab = ImageCms.buildTransform(*profiles, "RGB", "LAB").apply(Image.new("RGB", (4, 4), colour))
+        assert close(pixels(encode(lab, "TIFF")), np.full((4, 4, 3), colour), 10)
+
+
+def test_cmyk_jpeg_and_tiff():
+    for colour in (RED, GREEN, (40, 90, 160)):
+        picture = Image.new("RGB", (16, 16), colour).convert("CMYK")
+        assert close(pixels(encode(picture, "TIFF")), np.full((16, 16, 3), colour), 2)
+        # Pillow writes CMYK as Adobe does, inverted and with Adobe's marker.
+        data = encode(picture, "JPEG", quality=95)
+        assert b"Adobe" in data
+        assert close(pixels(data), np.full((16, 16, 3), colour), 8)
+
+
+def test_ycbcr_jpeg():
+    assert close(pixels(encode(gradient("YCbCr"), "JPEG", quality=100, subsampling=0)), gradient(), 8)
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_first_frame_of_an_animation(format):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN, BLUE)]
+    options = {"lossless": True} if format == "WEBP" else {}
+    data = encode(frames[0], format, save_all=True, append_images=frames[1:], **options)
+    assert tuple(pixels(data)[4, 4]) == RED
+
+
+def test_several_photos_in_one_jpeg():
+    frames = [Image.new("RGB", (16, 16), colour) for colour in (RED, BLUE)]
+    data = encode(frames[0], "MPO", save_all=True, append_images=frames[1:])
+    assert close(pixels(data), np.full((16, 16, 3), RED))
+
+
+# --- orientation ---------------------------------------------------------------------------------------------------
+
+
+def corners(array):
+    return [tuple(int(value > 127) for value in array[y, x]) for y, x in ((1, 1), (1, -2), (-2, 1), (-2, -2))]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_exif_orientation_is_obeyed(orientation, format):
+    upright = Image.new("RGB", (32, 16), WHITE)
+    upright.paste(RED, (0, 0, 8, 8))
+    upright.paste(GREEN, (24, 0, 32, 8))
+    upright.paste(BLUE, (0, 8, 8, 16))
+    # What a camera held that way would have stored: the turn that makes it upright, undone.
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
+    stored = upright.transpose(Image.Transpose(undo[orientation])) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = open_image(encode(stored, format, exif=exif))
+    assert picture.size == (32, 16)
+    assert corners(np.asarray(picture)) == corners(np.asarray(upright))
+    assert picture.getexif().get(0x0112, 1) == 1, "the tag would turn the picture once more"
+
+
+# One entry: the orientation, as the text "ab".
+TEXT_ORIENTATION = b"Exif\0\0II*\0" + struct.pack("<IHHHI4sI", 8, 1, 0x0112, 2, 3, b"ab\0\0", 0)
+
+
+@pytest.mark.parametrize(
+    "exif", [TEXT_ORIENTATION, b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"Exif\0\0II*\0"]
+)
+def test_broken_exif_does_not_refuse_a_photo(exif):
+    assert close(pixels(encode(gradient(), "JPEG", quality=95, exif=exif)), gradient(), 40)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65_535])
+def test_unknown_orientation_is_upright(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    np.testing.assert_array_equal(pixels(encode(gradient(), exif=exif)), np.asarray(gradient()))
+
+
+# --- refusals ------------------------------------------------------------------------------------------------------
+
+
+def refusal(path):
+    with pytest.raises(ImageError) as caught:
+        open_image(path)
+    assert str(path) in str(caught.value), "the file is named"
+    return str(caught.value)
+
+
+def test_missing_file_and_folder(tmp_path):
+    assert "no such file" in refusal(tmp_path / "none.jpg")
+    assert "folder" in refusal(tmp_path)
+    assert "device" in refusal("/dev/null")
+
+
+def test_path_with_a_null_character():
+    with pytest.raises(ImageError, match="null"):
+        open_image("a\0b.jpg")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"Dear diary,\n", "is a text file"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is a text file"),
+        ("Grüße\n".encode(), "is a text file"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "is a text file"),
+        (b"\x7fELF\x02\x01\x01\0" + bytes(100), "not an image in a known format"),
+        (b"\xff\xd8\xff", "JPEG"),
+        (b"\x89PNG\r\n\x1a\n", "damaged|format"),
+    ],
+)
+def test_what_is_not_an_image(tmp_path, content, message):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(content)
+    refusal(path)
+    with pytest.raises(ImageError, match=message):
+        open_image(path)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
+def test_truncated_photo(tmp_path, format):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    data = encode(noise, format)
+    path = tmp_path / "photo"
+    path.write_bytes(data[: len(data) // 2])
+    assert "damaged or truncated" in refusal(path)
+
+
+def test_bomb_is_refused_from_its_header(tmp_path, monkeypatch):
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_chunks(60_000, 60_000, 8, 2, b"\0"))
+    # Whatever the rest of the process has done to Pillow's own limit.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    message = refusal(path)
+    assert "60000 × 60000" in message
+    assert f"{MAX_PIXELS:,}" in message
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert "pixels" in refusal(path)
+
+
+def test_pixel_limit_can_be_lowered():
+    data = encode(gradient())
+    assert open_image(data, max_pixels=32 * 24).size == (32, 24)
+    with pytest.raises(ImageError, match="32 × 24"):
+        open_image(data, max_pixels=32 * 24 - 1)
+
+
+def test_picture_without_pixels():
+    class Nothing:
+        size = (0, 5)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            return None
+
+    with pytest.raises(ImageError):
+        open_image(b"P6 0 5 255\n")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ImageError, match="0 × 5"):
+        patch.setattr(Image, "open", lambda *args, **options: Nothing())
+        open_image(b"anything")
+
+
+def test_out_of_memory_is_an_image_error(monkeypatch):
+    def fail(image):
+        raise MemoryError
+
+    monkeypatch.setattr(image_module, "_to_rgb", fail)
+    with pytest.raises(ImageError, match="memory"):
+        open_image(encode(gradient()))
+
+
+def test_unreadable_file(tmp_path, monkeypatch):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(b"x")
+
+    def refuse(*args, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(path), "open", refuse)
+    assert "Permission denied" in refusal(path)
+
+
+SAMPLES = {
+    format: encode(gradient(mode), format)
+    for format, mode in [
+        ("JPEG", "RGB"),
+        ("PNG", "P"),
+        ("WEBP", "RGBA"),
+        ("GIF", "P"),
+        ("BMP", "RGB"),
+        ("TIFF", "CMYK"),
+        ("PPM", "RGB"),
+        ("AVIF", "RGB"),
+        ("JPEG2000", "RGB"),
+        ("TGA", "RGB"),
+    ]
+}
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from(sorted(SAMPLES)), st.data())
+def test_damaged_bytes_give_a_picture_or_an_image_error(format, data):
+    damaged = bytearray(SAMPLES[format])
+    for _ in range(data.draw(st.integers(0, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    if data.draw(st.booleans()):
+        del damaged[data.draw(st.integers(0, len(damaged))) :]
+    try:
+        picture = open_image(bytes(damaged), max_pixels=1_000_000)
+    except ImageError:
+        return
+    assert picture.mode == "RGB"
+    assert picture.width * picture.height <= 1_000_000
+
+
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_give_a_picture_or_an_image_error(content):
+    with pytest.raises(ImageError):
+        open_image(content)
