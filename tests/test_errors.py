@@ -1,0 +1,69 @@
+"""Errors say what to do next, and carry the exit code that the command line leaves with."""
+
+import inspect
+
+import pytest
+
+from vertebra import errors
+from vertebra.errors import ImageError, MissingExtraError, UsageError, VertebraError, WeightsError, nearest
+
+NAMES = ["resnet18", "resnet50", "resnext50_32x4d", "vgg16_bn", "efficientnet_lite0", "efficientnet_b0", "densenet121"]
+
+
+def test_every_error_is_a_vertebra_error():
+    classes = [value for _, value in inspect.getmembers(errors, inspect.isclass) if issubclass(value, Exception)]
+    assert len(classes) == 5
+    assert all(issubclass(value, VertebraError) for value in classes)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (VertebraError("x"), 1),
+        (ImageError("x"), 1),
+        (WeightsError("x"), 1),
+        (UsageError("x"), 2),
+        (MissingExtraError("x", "torch"), 2),
+    ],
+)
+def test_exit_codes(error, code):
+    assert error.exit_code == code
+
+
+def test_standard_handlers_catch_them_too():
+    with pytest.raises(ValueError, match="wrong"):
+        raise UsageError("wrong")
+    with pytest.raises(ImportError):
+        raise MissingExtraError("export", "torch")
+
+
+def test_a_missing_extra_names_feature_and_command():
+    message = str(MissingExtraError("vertebra.create_model", "torch"))
+    assert "vertebra.create_model" in message
+    assert "pip install 'vertebra[torch]'" in message
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("resnet-50", "resnet50"),
+        ("ResNet50", "resnet50"),
+        ("renset50", "resnet50"),
+        ("vgg16", "vgg16_bn"),
+        ("efficientnetlite0", "efficientnet_lite0"),
+        ("densenet_121", "densenet121"),
+    ],
+)
+def test_the_nearest_name_comes_first(typed, meant):
+    assert nearest(typed, NAMES).startswith(f"Did you mean '{meant}'")
+
+
+def test_nothing_near_is_no_hint():
+    assert nearest("zebra", NAMES) == ""
+    assert nearest("", NAMES) == ""
+    assert nearest("resnet50", []) == ""
+
+
+def test_hints_are_few():
+    assert nearest("resnet", [f"resnet{depth}" for depth in (18, 34, 50, 101, 152)]).count("'") == 2 * 3
+    assert nearest("resnet5", NAMES, count=1).count("'") == 2

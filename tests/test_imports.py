@@ -1,0 +1,239 @@
+"""Imports flow one way, and what is not installed or not needed is not imported."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vertebra
+
+SOURCE = Path(vertebra.__file__).parent
+BASE = {"errors", "units", "card"}
+
+# Room (or module at the top) -> rooms that it may import. The table of the design, and nothing else.
+ROOMS = {
+    "errors": set(),
+    "units": set(),
+    "card": set(),
+    "models": BASE,
+    "anatomy": BASE | {"models"},
+    "data": BASE,
+    "export": BASE | {"models"},
+    "runtime": BASE,
+    "train": BASE | {"models", "data", "export", "runtime"},
+    "serve": BASE | {"runtime"},
+    "__init__": BASE,  # all else is loaded on first use
+    "__main__": {"cli"},
+}
+
+# Room -> packages from outside that it may import.
+PACKAGES = {
+    "errors": set(),
+    "units": set(),
+    "card": set(),
+    "models": {"torch", "safetensors", "numpy", "PIL"},
+    "anatomy": {"torch", "numpy", "rich", "jinja2", "matplotlib"},
+    "data": {"numpy", "PIL"},
+    "export": {"torch", "onnx", "onnxscript", "onnxruntime", "numpy"},
+    "runtime": {"numpy", "PIL", "onnxruntime", "MNN"},
+    "train": {"torch", "torchvision", "accelerate", "sklearn", "tensorboard", "numpy", "PIL", "jinja2", "matplotlib"},
+    "serve": {"fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client", "numpy", "PIL"},
+    "__init__": set(),
+    "__main__": set(),
+}
+# A command imports what it needs when it runs; at the top of a module only these.
+CLI_AT_THE_TOP = BASE | {"cli", "__init__"}
+CLI_PACKAGES_AT_THE_TOP = {"typer"}
+
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def module_of(path):
+    """('vertebra', 'models', 'vgg') for src/vertebra/models/vgg.py, and whether it is a package."""
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return (parts[:-1], True) if parts[-1] == "__init__" else (parts, False)
+
+
+def room_of(module):
+    return module[1] if len(module) > 1 else "__init__"
+
+
+def is_type_checking(node):
+    return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+
+
+def imports(path):
+    """Each (imported module as a tuple, at the top level of the module?, line); also those inside functions."""
+    module, is_package = module_of(path)
+
+    def walk(node, top):
+        for child in ast.iter_child_nodes(node):
+            if is_type_checking(child):
+                continue
+            if isinstance(child, ast.Import):
+                for alias in child.names:
+                    yield tuple(alias.name.split(".")), top, child.lineno
+            elif isinstance(child, ast.ImportFrom):
+                base = tuple(child.module.split(".")) if child.module else ()
+                if child.level:
+                    package = module if is_package else module[:-1]
+                    base = package[: len(package) - child.level + 1] + base
+                if base == ("vertebra",):
+                    for alias in child.names:
+                        yield (*base, alias.name), top, child.lineno
+                else:
+                    yield base, top, child.lineno
+            inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from walk(child, top and not inside)
+
+    yield from walk(ast.parse(path.read_text(encoding="utf-8")), True)
+
+
+def target_room(imported):
+    """The room of an import from vertebra. A public name such as `vertebra.__version__` belongs to `__init__`."""
+    name = room_of(imported)
+    is_module = (SOURCE / name).is_dir() or (SOURCE / f"{name}.py").is_file()
+    return name if is_module else "__init__"
+
+
+def violations(path):
+    module, _ = module_of(path)
+    room = room_of(module)
+    for imported, top, line in imports(path):
+        where = f"{path.relative_to(SOURCE.parent)}:{line} imports {'.'.join(imported)}"
+        if imported[0] == "vertebra":
+            target = target_room(imported)
+            if room == "cli":
+                allowed = CLI_AT_THE_TOP if top else ROOMS.keys() | {"cli"}
+            else:
+                allowed = ROOMS[room] | {room}
+            if target not in allowed:
+                yield where
+        elif imported[0] not in sys.stdlib_module_names and imported[0] != "__future__":
+            if room == "cli":
+                if top and imported[0] not in CLI_PACKAGES_AT_THE_TOP:
+                    yield f"{where} at the top"
+            elif imported[0] not in PACKAGES[room]:
+                yield where
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_flow_one_way(path):
+    assert list(violations(path)) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        ("runtime/new.py", "import torch"),
+        ("runtime/new.py", "def f():\n    import torch.nn"),
+        ("runtime/new.py", "from vertebra.models import resnet50"),
+        ("runtime/new.py", "from ..models import resnet50"),
+        ("models/new.py", "from vertebra import anatomy, runtime"),
+        ("models/new.py", "from vertebra.runtime.image import open_image"),
+        ("models/new.py", "import torchvision"),
+        ("serve/new.py", "import torch"),
+        ("errors.py", "import numpy"),
+        ("card.py", "from . import models"),
+        ("cli/new.py", "import torch"),
+        ("cli/new.py", "import rich"),
+        ("cli/new.py", "from vertebra.models import resnet50"),
+        ("cli/new.py", "from vertebra import models"),
+        ("__init__.py", "from vertebra.models import create_model"),
+    ],
+)
+def test_a_wrong_import_is_seen(tmp_path, monkeypatch, place, line):
+    root = tmp_path / "vertebra"
+    for folder in (*ROOMS.keys() - {"__init__", "__main__"} - BASE, "cli"):
+        (root / folder).mkdir(parents=True)
+    path = root / place
+    path.write_text(line)
+    monkeypatch.setattr(sys.modules[__name__], "SOURCE", root)
+    assert list(violations(path))
+
+
+def test_exports_name_their_modules_and_extras():
+    extras = re.findall(r"^(\w+) = \[", (SOURCE.parents[1] / "pyproject.toml").read_text("utf-8"), flags=re.MULTILINE)
+    for module, extra in vertebra._EXPORTS.values():
+        assert target_room(tuple(module.split("."))) in ROOMS
+        assert extra in extras
+    assert set(vertebra._EXPORTS) <= set(vertebra.__all__) == set(dir(vertebra)) & set(vertebra.__all__)
+
+
+# --- in a process of its own ---------------------------------------------------------------------------------------
+
+
+def run(code, *blocked):
+    """Run Python in a new process in which the blocked packages cannot be imported; its output."""
+    block = f"import sys\nfor name in {blocked!r}: sys.modules[name] = None\n"
+    done = subprocess.run(
+        [sys.executable, "-c", block + code], capture_output=True, text=True, timeout=120, env=os.environ.copy()
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+HEAVY = ("torch", "torchvision", "numpy", "onnxruntime", "PIL", "rich", "pydantic", "sklearn", "matplotlib")
+
+
+def test_importing_vertebra_loads_nothing_heavy():
+    assert run(f"import vertebra, sys; print(*[name for name in {HEAVY} if name in sys.modules])") == ""
+
+
+def test_import_works_without_torch_and_a_torch_feature_says_what_to_install():
+    code = """
+import vertebra
+print(vertebra.__version__)
+for name, (_, extra) in vertebra._EXPORTS.items():
+    if extra != "torch":
+        continue
+    try:
+        getattr(vertebra, name)
+    except vertebra.VertebraError as error:
+        assert isinstance(error, ImportError), error
+        assert f"vertebra.{name} needs" in str(error) or "vertebra.models needs" in str(error), error
+        assert "pip install 'vertebra[torch]'" in str(error), error
+    else:
+        raise SystemExit(f"{name} needs no torch?")
+try:
+    from vertebra import create_model
+except ImportError as error:
+    print(error)
+"""
+    version, message = run(code, "torch").splitlines()
+    assert version == vertebra.__version__
+    assert message.startswith(("vertebra.create_model needs", "vertebra.models needs"))
+
+
+def test_the_runtime_never_loads_torch():
+    code = "import vertebra.runtime.image, sys; print('torch' in sys.modules)"
+    assert run(code) == "False"
+    assert run(code.replace("'torch' in sys.modules", "'works'"), "torch") == "works"
+
+
+def test_a_fault_of_our_own_is_not_taken_for_a_missing_extra(monkeypatch):
+    monkeypatch.setitem(vertebra._EXPORTS, "absent", ("vertebra.absent", "torch"))
+    with pytest.raises(ModuleNotFoundError, match=r"vertebra\.absent") as caught:
+        _ = vertebra.absent
+    assert not isinstance(caught.value, vertebra.VertebraError)
+
+
+def test_unknown_attribute():
+    with pytest.raises(AttributeError, match="no attribute 'creat_model'"):
+        _ = vertebra.creat_model
+
+
+def test_help_loads_nothing_heavy():
+    code = f"""
+import sys
+from vertebra.cli import main
+code = main(["--help"])
+print("LOADED", code, *[name for name in {HEAVY} if name in sys.modules])
+"""
+    output = run(code)
+    assert "predict" in output
+    assert output.splitlines()[-1] == "LOADED 0"
