@@ -196,10 +196,17 @@ def test_the_wrong_ending_is_named_in_both_directions(weights: dict[str, Tensor]
 def test_a_missing_path_names_the_nearest_and_a_folder_its_files(saved: Path) -> None:
     with pytest.raises(WeightsError, match=r"no weight file .*smal\.pth'\. Did you mean 'small\.pth'"):
         read_state_dict(saved.parent / "smal.pth")
-    with pytest.raises(WeightsError, match=r"no weight file 'nowhere/x\.pth' \(looked from "):
+    with pytest.raises(WeightsError, match=r"no weight file 'nowhere/x\.pth'\. Looked from "):
         read_state_dict("nowhere/x.pth")
     with pytest.raises(WeightsError, match=r"is a folder, not a weight file.*small\.pth"):
         read_state_dict(saved.parent)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pth")
+    with pytest.raises(WeightsError, match=r"is a pipe or device"):
+        read_state_dict(tmp_path / "pipe.pth")
 
 
 def test_an_unreadable_file(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

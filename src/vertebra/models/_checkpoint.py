@@ -12,6 +12,7 @@ import mmap
 import os
 import pickle
 import re
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,8 +25,7 @@ from torch.utils._device import _device_constructors
 
 from vertebra.errors import WeightsError, nearest
 
-TORCH_SUFFIXES = (".pth", ".pt")
-SAFETENSORS_SUFFIX = ".safetensors"
+SUFFIXES = (".pth", ".pt", ".safetensors")
 
 # Where training scripts keep the weights among optimizer and epoch; the averaged copy is the one they evaluate.
 _NESTED_KEYS = ("model_ema", "state_dict", "model")
@@ -58,24 +58,10 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 def _kind_of(path: Path) -> str:
     """Judge by the first bytes: "zip", "legacy" or "safetensors". An error where name and content do not agree."""
-    try:
-        if path.is_dir():
-            inside = sorted(p.name for p in path.iterdir() if p.suffix in (*TORCH_SUFFIXES, SAFETENSORS_SUFFIX))
-            found = f" It holds {_some(inside)}." if inside else ""
-            raise WeightsError(f"'{path}' is a folder, not a weight file. Name the file.{found}")
-        with path.open("rb") as file:
-            head = file.read(64)
-            size = os.fstat(file.fileno()).st_size
-    except FileNotFoundError:
-        with contextlib.suppress(OSError):
-            if hint := nearest(path.name, (p.name for p in path.parent.iterdir())):
-                raise WeightsError(f"There is no weight file '{path}'. {hint}") from None
-        raise WeightsError(f"There is no weight file '{path}' (looked from {Path.cwd()}).") from None
-    except OSError as error:
-        raise WeightsError(f"'{path}' cannot be read: {error.strerror or error}.") from error
-
-    if path.suffix not in (*TORCH_SUFFIXES, SAFETENSORS_SUFFIX):
-        allowed = ", ".join((*TORCH_SUFFIXES, SAFETENSORS_SUFFIX))
+    head, size = _beginning(path)
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        allowed = ", ".join(SUFFIXES)
         raise WeightsError(
             f"'{path}' ends in '{path.suffix}'; weight files end in one of {allowed}. Rename or convert it."
         )
@@ -92,12 +78,33 @@ def _kind_of(path: Path) -> str:
             f"'{path}' is neither a torch checkpoint nor a safetensors file: it begins with {head[:12]!r}. "
             "Fetch or save it again."
         )
-    if (kind == "safetensors") != (path.suffix == SAFETENSORS_SUFFIX):
-        is_one, suffix = (
-            ("a safetensors file", SAFETENSORS_SUFFIX) if kind == "safetensors" else ("a torch checkpoint", ".pth")
+    if (kind == "safetensors") != (suffix == ".safetensors"):
+        is_one, right = (
+            ("a safetensors file", ".safetensors") if kind == "safetensors" else ("a torch checkpoint", ".pth")
         )
-        raise WeightsError(f"'{path}' is {is_one} with the wrong ending. Rename it to '{path.stem}{suffix}'.")
+        raise WeightsError(f"'{path}' is {is_one} with the wrong ending. Rename it to '{path.stem}{right}'.")
     return kind
+
+
+def _beginning(path: Path) -> tuple[bytes, int]:
+    """The first bytes of a regular file, and its size in bytes."""
+    try:
+        if path.is_dir():
+            inside = sorted(p.name for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            found = f" It holds {_some(inside)}." if inside else ""
+            raise WeightsError(f"'{path}' is a folder, not a weight file. Name the file.{found}")
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe could wait for ever
+            raise WeightsError(f"'{path}' is a pipe or device, not a weight file. Name a file.")
+        with path.open("rb") as file:
+            return file.read(64), os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
+        names: list[str] = []
+        with contextlib.suppress(OSError):
+            names = [sibling.name for sibling in path.parent.iterdir()]
+        hint = nearest(path.name, names) or f"Looked from {Path.cwd()}."
+        raise WeightsError(f"There is no weight file '{path}'. {hint}") from None
+    except OSError as error:
+        raise WeightsError(f"'{path}' cannot be read: {error.strerror or error}.") from error
 
 
 def _kind_of_content(head: bytes, size: int) -> str | None:

@@ -1,0 +1,161 @@
+"""A photo or a tensor → what a network takes: torchvision's classification preset, bit for bit, without torchvision."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vertebra.card import Preprocessing, centre_crop_box, resized_size
+from vertebra.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class InterpolationMode(Enum):
+    """Named and printed as torchvision's; the value is what a card holds."""
+
+    NEAREST = "nearest"
+    BILINEAR = "bilinear"
+    BICUBIC = "bicubic"
+
+
+# Pillow's numbers (Image.Resampling), so that tensors need no Pillow.
+_PILLOW = {InterpolationMode.NEAREST: 0, InterpolationMode.BILINEAR: 2, InterpolationMode.BICUBIC: 3}
+
+
+class ImageClassification(nn.Module):
+    """Resize the shorter side, cut out the centre, scale to 0–1, normalise.
+
+    A PIL image or a tensor (C, H, W) → float32 (C, crop, crop); a batch (N, C, H, W) → (N, C, crop, crop). Integer
+    tensors span their type's range, floating-point ones 0–1. A picture that has not three channels (greyscale,
+    palette, alpha, CMYK) is turned to RGB where the preprocessing is for three.
+
+    Args:
+        preprocessing: the sizes and numbers.
+        antialias: whether tensors are smoothed when shrunk, as pictures always are.
+
+    Raises:
+        UsageError: a setting or an input is not allowed.
+        ImageError: a strip so narrow that the resized picture would fill the memory.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, *, antialias: bool | None = True) -> None:
+        super().__init__()
+        modes = [mode.value for mode in InterpolationMode]
+        if preprocessing.interpolation not in modes:
+            raise UsageError(
+                f"interpolation is {preprocessing.interpolation!r}; allowed are {', '.join(modes)}. "
+                f"{nearest(str(preprocessing.interpolation), modes)}"
+            )
+        if min(preprocessing.crop_size, preprocessing.resize_size) < 1:
+            raise UsageError(
+                f"crop_size is {preprocessing.crop_size} and resize_size {preprocessing.resize_size}; "
+                "both are pixels, at least 1."
+            )
+        if 0 in preprocessing.std:
+            raise UsageError(f"std is {preprocessing.std}; no channel can be divided by 0.")
+        self.preprocessing = preprocessing
+        # Lists, as torchvision keeps them.
+        self.crop_size = [preprocessing.crop_size]
+        self.resize_size = [preprocessing.resize_size]
+        self.mean = list(preprocessing.mean)
+        self.std = list(preprocessing.std)
+        self.interpolation = InterpolationMode(preprocessing.interpolation)
+        self.antialias = antialias
+
+    def forward(self, img: Image.Image | Tensor) -> Tensor:
+        img = _scaled(self._cut_tensor(img) if isinstance(img, Tensor) else self._cut_picture(img))
+        self._check_channels(img.shape[-3])
+        mean, std = (
+            torch.as_tensor(v, dtype=img.dtype, device=img.device).view(-1, 1, 1) for v in (self.mean, self.std)
+        )
+        return img.sub(mean).div_(std)
+
+    def _cut_picture(self, img: Any) -> Tensor:
+        """A PIL image → (C, crop, crop) of its own type."""
+        if not hasattr(img, "getbands"):
+            raise UsageError(
+                f"the input is a {type(img).__name__}; allowed are a PIL image and a tensor (C, H, W) or (N, C, H, W). "
+                "Open a file with PIL.Image.open(path)."
+            )
+        # The numbers of deep modes have no agreed white, so turning them to RGB is the caller's choice.
+        if len(self.mean) == 3 != len(img.getbands()) and not img.mode.startswith(("I", "F")):
+            img = img.convert("RGB")
+        size = resized_size(img.height, img.width, self.resize_size[0])
+        if size != (img.height, img.width):
+            img = img.resize(size[::-1], _PILLOW[self.interpolation])
+        img = img.crop(centre_crop_box(img.height, img.width, self.crop_size[0]))
+        pixels = torch.as_tensor(np.array(img))
+        return pixels.view(img.height, img.width, len(img.getbands())).permute(2, 0, 1)
+
+    def _cut_tensor(self, img: Tensor) -> Tensor:
+        """(…, H, W) → (…, crop, crop) of the same type."""
+        if img.ndim not in (3, 4) or not img.numel():
+            raise UsageError(
+                f"the input is a tensor of shape {tuple(img.shape)}; allowed are (C, H, W) and (N, C, H, W), not empty."
+            )
+        size = resized_size(img.shape[-2], img.shape[-1], self.resize_size[0])
+        if size != tuple(img.shape[-2:]):
+            img = self._resize_tensor(img, size)
+        height, width = img.shape[-2:]
+        left, top, right, bottom = centre_crop_box(height, width, self.crop_size[0])
+        if right > width or bottom > height:
+            img = F.pad(img, (max(-left, 0), max(right - width, 0), max(-top, 0), max(bottom - height, 0)))
+        left, top = max(left, 0), max(top, 0)
+        return img[..., top : top + self.crop_size[0], left : left + self.crop_size[0]]
+
+    def _resize_tensor(self, img: Tensor, size: tuple[int, int]) -> Tensor:
+        mode, dtype = self.interpolation.value, img.dtype
+        smooth = mode != "nearest"
+        batch = img if img.ndim == 4 else img.unsqueeze(0)
+        if dtype not in (torch.float32, torch.float64):
+            batch = batch.to(torch.float32)
+        batch = F.interpolate(
+            batch,
+            size=size,
+            mode=mode,
+            align_corners=False if smooth else None,
+            antialias=bool(self.antialias) and smooth,
+        )
+        if mode == "bicubic" and dtype == torch.uint8:
+            batch = batch.clamp(0, 255)  # a cubic overshoots at edges
+        if batch.dtype != dtype:
+            # torchvision rounds these and cuts off the fraction of others.
+            if dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64):
+                batch = batch.round()
+            batch = batch.to(dtype)
+        return batch if img.ndim == 4 else batch.squeeze(0)
+
+    def _check_channels(self, channels: int) -> None:
+        if len(self.mean) not in (1, channels):
+            raise UsageError(
+                f"the image has {channels} channels and the preprocessing is for {len(self.mean)}. "
+                "Turn the image to RGB, or give as many means and standard deviations as channels."
+            )
+
+    def __repr__(self) -> str:
+        names = ("crop_size", "resize_size", "mean", "std", "interpolation")
+        return "\n    ".join(["ImageClassification(", *(f"{name}={getattr(self, name)}" for name in names)]) + "\n)"
+
+    def describe(self) -> str:
+        """One paragraph for a person: what comes in and what is done to it."""
+        return (
+            "Takes a PIL image, a tensor (C, H, W) or a batch (N, C, H, W). The shorter side is resized to "
+            f"resize_size={self.resize_size} with interpolation={self.interpolation} and the centre "
+            f"crop_size={self.crop_size} cut out. The values are scaled to [0.0, 1.0], then normalised with "
+            f"mean={self.mean} and std={self.std}."
+        )
+
+
+def _scaled(img: Tensor) -> Tensor:
+    """Any type → float32, integers from their range to 0–1."""
+    if img.is_floating_point():
+        return img.to(torch.float32)
+    largest = 1 if img.dtype == torch.bool else torch.iinfo(img.dtype).max
+    return img.to(torch.float32) / float(largest)
