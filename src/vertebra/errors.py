@@ -1,0 +1,51 @@
+"""Errors for people: what was wrong, the value, what is allowed, what to do next.
+
+Every error that Vertebra raises on purpose is a `VertebraError`. The command line prints its message as one line
+and exits with `exit_code`: 2 where the call was wrong, 1 where the work failed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class VertebraError(Exception):
+    """Something that the user can understand and act on."""
+
+    exit_code = 1
+
+
+class UsageError(VertebraError, ValueError):
+    """An argument has a value that is not allowed."""
+
+    exit_code = 2
+
+
+class MissingExtraError(VertebraError, ImportError):
+    """A feature needs a package that an extra of Vertebra installs."""
+
+    exit_code = 2
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(f"{feature} needs packages that are not installed. Run: pip install 'vertebra[{extra}]'")
+
+
+class ImageError(VertebraError):
+    """An image cannot be read or is not allowed."""
+
+
+class WeightsError(VertebraError):
+    """A weight file cannot be fetched, is damaged, is not safe, or does not fit its network."""
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+    """The hint for a mistyped name: `"Did you mean 'resnet50' or 'resnet18'?"`, or `""` where nothing is near."""
+    # Separators are left out of the comparison, so that 'resnet-50' finds 'resnet50'.
+    plain = {_plain(candidate): candidate for candidate in known}
+    matches = [plain[match] for match in difflib.get_close_matches(_plain(name), plain, n=count, cutoff=0.6)]
+    return f"Did you mean {' or '.join(map(repr, matches))}?" if matches else ""
+
+
+def _plain(name: str) -> str:
+    return "".join(character for character in name.lower() if character.isalnum())

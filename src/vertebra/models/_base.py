@@ -1,0 +1,287 @@
+"""What every network can do: tell its stages, return their feature maps, change its classifier, save memory.
+
+A family lists its stages once, in its constructor, as the paper's table does. Everything here follows from that list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.utils.checkpoint import checkpoint
+
+from vertebra.errors import UsageError, WeightsError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the paper's table: modules that run one after the other."""
+
+    name: str
+    modules: tuple[str, ...]  # paths inside the network
+    channels: int  # of the output
+    stride: int  # pixels of the input per pixel of the output, along each side
+
+    @property
+    def module(self) -> str:
+        """Path of the last module: a forward hook on it sees the stage's output."""
+        return self.modules[-1]
+
+
+class ConvNet(nn.Module):
+    """A convolutional classifier: stages, then pooling, then a head that ends in one linear classifier.
+
+    `forward(x)` is `forward_head(forward_features(x))`: (N, in_channels, H, W) → logits (N, num_classes).
+
+    Raises:
+        UsageError: the input is not (N, in_channels, H, W) with H and W of at least `min_size` pixels.
+    """
+
+    min_size: int = 1  # smallest height and width, in pixels
+    in_channels: int = 3
+    _head: str = "classifier"  # the attribute that holds the head
+    _stem: str  # path of the first convolution
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stages: list[Stage] = []
+        self._checkpointing = False
+
+    # --- stages -------------------------------------------------------------------------------------------------------
+
+    def _stage(self, name: str, modules: Sequence[str], channels: int, stride: int) -> None:
+        self._stages.append(Stage(name, tuple(modules), channels, stride))
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages in order; `forward_stages` returns one output for each."""
+        return tuple(self._stages)
+
+    def forward_stages(self, x: Tensor) -> list[Tensor]:
+        """(N, in_channels, H, W) → one feature map (N, channels, ~H/stride, ~W/stride) a stage."""
+        x = self._prepare(x)
+        outputs = []
+        for stage in self._stages:
+            x = self._run(x, stage.modules)
+            outputs.append(x)
+        return outputs
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) → the last feature map, which is the last of `forward_stages`."""
+        x = self._prepare(x)
+        for stage in self._stages:
+            x = self._run(x, stage.modules)
+        return x
+
+    def _prepare(self, x: Tensor) -> Tensor:
+        self._check_input(x)
+        return x
+
+    def _run(self, x: Tensor, paths: Sequence[str]) -> Tensor:
+        modules = [self.get_submodule(path) for path in paths]
+        if self._checkpointing and torch.is_grad_enabled():
+            for segment in _segments(modules):
+                x = _checkpointed(segment, x)
+        else:
+            for module in modules:
+                x = module(x)
+        return x
+
+    def _check_input(self, x: Any) -> None:
+        # Shapes are symbols while a graph is recorded; a check would become a guard, or fail.
+        if isinstance(x, fx.Proxy) or torch.compiler.is_compiling() or torch._C._is_tracing():
+            return
+        name = type(self).__name__
+        shape = tuple(x.shape)
+        if len(shape) != 4 or shape[1] != self.in_channels:
+            raise UsageError(
+                f"{name} takes a batch of images of shape (N, {self.in_channels}, H, W), got {shape}. "
+                "One image needs a batch dimension: x.unsqueeze(0). "
+                "For another number of channels build the network with in_channels=…"
+            )
+        if not x.is_floating_point():
+            raise UsageError(
+                f"{name} takes floating-point images, got {x.dtype}. weights.transforms() makes them from a photo."
+            )
+        if min(shape[2:]) < self.min_size:
+            raise UsageError(
+                f"{name} takes images of at least {self.min_size} × {self.min_size} pixels, "
+                f"got {shape[2]} × {shape[3]}. Resize them, or choose a family without a smallest size: "
+                "resnet, mobilenetv2, efficientnet (V1)."
+            )
+
+    # --- head ---------------------------------------------------------------------------------------------------------
+
+    def pool(self, features: Tensor) -> Tensor:
+        """The last feature map → (N, D), the input of the head."""
+        return torch.flatten(nn.functional.adaptive_avg_pool2d(features, (1, 1)), 1)
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """The last feature map → logits (N, num_classes)."""
+        logits: Tensor = getattr(self, self._head)(self.pool(features))
+        return logits
+
+    def forward_embedding(self, features: Tensor) -> Tensor:
+        """The last feature map → (N, D), what the classifier sees (4096 values in VGG, pooled channels elsewhere)."""
+        x = self.pool(features)
+        head = getattr(self, self._head)
+        if isinstance(head, nn.Sequential):
+            for layer in list(head)[:-1]:
+                x = layer(x)
+        return x
+
+    def forward(self, x: Tensor) -> Any:
+        return self.forward_head(self.forward_features(x))
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer, an `nn.Linear` unless it was replaced."""
+        head: nn.Module = getattr(self, self._head)
+        return head[-1] if isinstance(head, nn.Sequential) else head
+
+    def set_classifier(self, module: nn.Module) -> None:
+        """Replace the last layer by any module that takes (N, D)."""
+        head = getattr(self, self._head)
+        if isinstance(head, nn.Sequential):
+            head[-1] = module
+        else:
+            setattr(self, self._head, module)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the last layer by a newly drawn linear one; the body is not touched.
+
+        Raises:
+            UsageError: `num_classes` is not a positive number.
+        """
+        check_count("num_classes", num_classes)
+        self.set_classifier(self._new_linear(self.get_classifier(), num_classes))
+
+    def _new_linear(self, old: nn.Module, num_classes: int) -> nn.Linear:
+        if not isinstance(old, nn.Linear):
+            raise UsageError(
+                f"the classifier is a {type(old).__name__}, so its width is unknown. Use set_classifier(module)."
+            )
+        new = nn.Linear(old.in_features, num_classes, device=old.weight.device, dtype=old.weight.dtype)
+        self._init_weights(new)
+        return new.train(old.training)
+
+    @property
+    def num_classes(self) -> int:
+        """Width of the logits."""
+        return int(self.get_classifier().out_features)  # type: ignore[arg-type]
+
+    # --- weights ------------------------------------------------------------------------------------------------------
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Draw the weights of one layer as the family does."""
+        raise NotImplementedError
+
+    def _initialise(self) -> None:
+        # On the meta device there is nothing to draw, and asking for it costs more than building the layers.
+        if any(parameter.is_meta for parameter in self.parameters()):
+            return
+        for module in self.modules():
+            self._init_weights(module)
+
+    @classmethod
+    def convert_state_dict(cls, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Keys of older or foreign checkpoints → this family's keys; others pass unchanged."""
+        return state_dict
+
+    @classmethod
+    def options_of(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Arguments for the network that these tensors were saved from, as far as their shapes tell."""
+        stem = state_dict.get(f"{cls._stem}.weight")
+        heads = [k for k, v in state_dict.items() if k.startswith(f"{cls._head}.") and v.ndim == 2]
+        if stem is None or stem.ndim != 4 or not heads:
+            raise WeightsError(
+                f"no {cls.__name__}: of {len(state_dict)} tensors ({', '.join(list(state_dict)[:3])}, …) none is "
+                f"{cls._stem}.weight, or no linear layer is in {cls._head}. Was it saved from another network?"
+            )
+        return {"num_classes": state_dict[heads[-1]].shape[0], "in_channels": stem.shape[1]}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As `nn.Module.load_state_dict`, for the key names of older checkpoints too."""
+        return super().load_state_dict(self.convert_state_dict(state_dict), strict=strict, assign=assign)
+
+    def reset_stem(self, in_channels: int) -> None:
+        """Let the first convolution take `in_channels` channels, keeping what it has learnt.
+
+        1: the kernels are summed over the channels, which equals a grey picture given three times. More: the kernels
+        are repeated and rescaled, so that the sum over the channels stays what it was.
+        """
+        check_count("in_channels", in_channels)
+        old = self.get_submodule(self._stem)
+        if not isinstance(old, nn.Conv2d):
+            raise UsageError(f"the first layer, {self._stem}, is a {type(old).__name__}, not a convolution.")
+        if in_channels == old.in_channels:
+            return
+        weight = old.weight.detach()
+        if in_channels == 1:
+            weight = weight.sum(1, keepdim=True)
+        else:
+            repeats = [i % old.in_channels for i in range(in_channels)]
+            weight = weight[:, repeats] * (old.in_channels / in_channels)
+        # The kernel is replaced in place: the layer's other settings (padding, stride, hooks) stay as they are.
+        old.weight = nn.Parameter(weight.contiguous(), requires_grad=old.weight.requires_grad)
+        old.in_channels = self.in_channels = in_channels
+
+    # --- memory -------------------------------------------------------------------------------------------------------
+
+    def set_activation_checkpointing(self, enabled: bool = True) -> None:
+        """Keep only the input of each block for the backward pass and compute the rest again (Chen et al. 2016).
+
+        Gradients and running statistics are what they are without; a training step takes about a third longer.
+        """
+        self._checkpointing = enabled
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise a `UsageError` unless `value` is a positive whole number."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UsageError(f"{name} is {value!r}; it must be a whole number of at least 1.")
+
+
+def _segments(modules: Sequence[nn.Module]) -> Iterator[nn.Sequential]:
+    """Blocks one by one; runs of single layers (a stem, VGG's convolutions) as one."""
+    run: list[nn.Module] = []
+    for module in modules:
+        if not any(module.children()):
+            run.append(module)
+            continue
+        if run:
+            yield nn.Sequential(*run)
+            run = []
+        blocks = list(module) if type(module) is nn.Sequential else [module]
+        for block in blocks:
+            yield nn.Sequential(block)
+    if run:
+        yield nn.Sequential(*run)
+
+
+def _checkpointed(segment: nn.Sequential, x: Tensor) -> Tensor:
+    contexts = partial(_forward_and_recompute_contexts, segment)
+    output: Tensor = checkpoint(segment, x, use_reentrant=False, context_fn=contexts)
+    return output
+
+
+def _forward_and_recompute_contexts(segment: nn.Module) -> tuple[Any, Any]:
+    return nullcontext(), _statistics_kept(segment)
+
+
+@contextmanager
+def _statistics_kept(segment: nn.Module) -> Iterator[None]:
+    """The second forward pass must not move the running statistics of batch norm a second time."""
+    norms = [m for m in segment.modules() if isinstance(m, _NormBase) and m.track_running_stats and m.training]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True

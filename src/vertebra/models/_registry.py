@@ -1,0 +1,233 @@
+"""Names → networks: register a builder, find it again, build it with or without weights."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar, cast
+
+from vertebra.errors import UsageError, WeightsError, nearest
+
+from . import _checkpoint, _download
+from ._base import ConvNet, check_count
+from ._weights import WeightsEnum, resolve
+
+Builder = Callable[..., ConvNet]
+B = TypeVar("B", bound=Builder)
+N = TypeVar("N", bound=ConvNet)
+FAMILIES = ("vgg", "googlenet", "resnet", "densenet", "mobilenetv2", "efficientnet")
+
+
+@dataclass(frozen=True)
+class _Registered:
+    builder: Builder
+    weights: type[WeightsEnum]
+    family: str
+
+
+_MODELS: dict[str, _Registered] = {}
+
+
+def register_model(weights: type[WeightsEnum]) -> Callable[[B], B]:
+    """List the decorated builder under its own name, with its published weights."""
+
+    def register(builder: B) -> B:
+        @functools.wraps(builder)
+        def build_model(*args: Any, **kwargs: Any) -> ConvNet:
+            return builder(**_modern_arguments(builder.__name__, weights, args, kwargs))
+
+        family = builder.__module__.rsplit(".", 1)[-1]
+        _MODELS[builder.__name__] = _Registered(build_model, weights, family)
+        return build_model  # type: ignore[return-value]
+
+    return register
+
+
+def _modern_arguments(
+    name: str, weights: type[WeightsEnum], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Before torchvision 0.13 one wrote resnet50(True) or resnet50(pretrained=True) for the first weights."""
+    if len(args) > 2:
+        raise TypeError(f"{name}() takes weights and progress by position, got {len(args)} arguments")
+    for key, value in zip(("weights", "progress"), args, strict=False):
+        if key in kwargs:
+            raise TypeError(f"{name}() got two values for {key!r}")
+        kwargs[key] = value
+    pretrained = kwargs.pop("pretrained", None)
+    if isinstance(kwargs.get("weights"), bool):
+        pretrained = kwargs.pop("weights")
+    if pretrained is None:
+        return kwargs
+    member = next(iter(weights)) if pretrained else None
+    warnings.warn(f"pretrained={pretrained} is deprecated; write {name}(weights={member!r})", stacklevel=3)
+    return {"weights": member} | kwargs
+
+
+def build(
+    network: Callable[..., N],
+    weights_enum: type[WeightsEnum],
+    weights: Any,
+    progress: bool,
+    *,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    **options: Any,
+) -> N:
+    """Build `network(**options)`; with weights, build it without drawing any, and map the file's tensors into it.
+
+    Where `num_classes` is not the file's, the body is the file's and the classifier newly drawn; where `in_channels`
+    is not the file's, the first convolution is adapted (`ConvNet.reset_stem`).
+    """
+    check_count("in_channels", in_channels)
+    if num_classes is not None:
+        check_count("num_classes", num_classes)
+    source = resolve(weights_enum, weights)
+    if source is None:
+        return network(num_classes=1000 if num_classes is None else num_classes, in_channels=in_channels, **options)
+
+    if isinstance(source, Path):
+        path = source
+    else:
+        path = _download.fetch(source.url, progress=progress)
+    cls = _network_class(network)
+    state = dict(cls.convert_state_dict(_checkpoint.read_state_dict(path)))
+    try:
+        options |= cls.options_of(state)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    with _checkpoint.meta_build():
+        model = network(**options)
+    _checkpoint.load_state_dict(model, state, str(path))
+    if num_classes is not None and num_classes != model.num_classes:
+        model.reset_classifier(num_classes)
+    model.reset_stem(in_channels)
+    return model
+
+
+def _network_class(network: Callable[..., N]) -> type[N]:
+    """The class of what a constructor, or a function with an annotated result, makes; either may be partial."""
+    while isinstance(network, functools.partial):
+        network = network.func
+    cls = network if isinstance(network, type) else inspect.get_annotations(network, eval_str=True)["return"]
+    return cast(type[N], cls)
+
+
+def get_model_builder(name: str) -> Builder:
+    """The builder of that name.
+
+    Raises:
+        UsageError: there is none; the message has the nearest names.
+    """
+    return _registered(name).builder
+
+
+def _registered(name: str) -> _Registered:
+    try:
+        return _MODELS[name.lower()]
+    except KeyError:
+        hint = nearest(name, _MODELS) or "`vertebra models` lists all."
+        raise UsageError(f"there is no model {name!r}. {hint}") from None
+
+
+def get_model(name: str, **config: Any) -> ConvNet:
+    """Build the network of that name: `get_model("resnet50", weights="DEFAULT")`."""
+    return get_model_builder(name)(**config)
+
+
+def create_model(
+    name: str, weights: Any = None, num_classes: int | None = None, in_channels: int = 3, **options: Any
+) -> ConvNet:
+    """Build a network by name.
+
+    Args:
+        name: as `list_models()` has it, for example "efficientnet_lite0".
+        weights: None, "DEFAULT", a member of the network's weights enum (also torchvision's), a member's name, or a
+            path to a .pth or .safetensors file.
+        num_classes: width of the logits. Another number than the weights' keeps the body and draws a new classifier.
+        in_channels: channels of the images. Another number than the weights' adapts the first convolution.
+        options: what the family takes, for example `dropout=0.3`.
+
+    Raises:
+        UsageError: a name or number that is not allowed.
+        WeightsError: weights that cannot be had or do not fit.
+    """
+    return get_model_builder(name)(weights=weights, num_classes=num_classes, in_channels=in_channels, **options)
+
+
+def get_model_weights(name: Builder | str) -> type[WeightsEnum]:
+    """The weights enum of a network, given by name or builder."""
+    return _registered(name if isinstance(name, str) else getattr(name, "__name__", str(name))).weights
+
+
+def get_weight(name: str) -> WeightsEnum:
+    """The member of that full name: "ResNet50_Weights.IMAGENET1K_V2"."""
+    enums = {registered.weights.__name__: registered.weights for registered in _MODELS.values()}
+    enum_name, _, member = name.partition(".")
+    if enum_name not in enums or not member:
+        known = [f"{enum}.{member}" for enum, members in enums.items() for member in members.__members__]
+        raise UsageError(
+            f"there are no weights {name!r}; a name is like 'ResNet50_Weights.IMAGENET1K_V2'. {nearest(name, known)}"
+        )
+    return enums[enum_name].named(member)
+
+
+def list_models(
+    module: ModuleType | None = None,
+    include: Iterable[str] | str | None = None,
+    exclude: Iterable[str] | str | None = None,
+    *,
+    family: str | None = None,
+    max_params: float | None = None,
+    max_gmacs: float | None = None,
+    min_top1: float | None = None,
+) -> list[str]:
+    """Names of the networks, sorted.
+
+    Args:
+        module: the module that registers them (`vertebra.models`); for calls written for torchvision.
+        include: shell patterns of names to keep, for example "resnet*".
+        exclude: shell patterns of names to leave out.
+        family: one of vgg, googlenet, resnet, densenet, mobilenetv2, efficientnet.
+        max_params: largest number of parameters.
+        max_gmacs: most multiply-accumulates an image, in 10⁹, at the size of the default weights.
+        min_top1: least ImageNet top-1 accuracy of the best weights, in %.
+
+    Raises:
+        UsageError: there is no such family.
+    """
+    if family is not None and family not in FAMILIES:
+        raise UsageError(f"there is no family {family!r}; there are {', '.join(FAMILIES)}. {nearest(family, FAMILIES)}")
+    include = [include] if isinstance(include, str) else include
+    exclude = [exclude] if isinstance(exclude, str) else exclude or ()
+
+    def wanted(name: str) -> bool:
+        registered = _MODELS[name]
+        meta = registered.weights["DEFAULT"].meta
+        return (
+            (module is None or registered.builder.__module__.rsplit(".", 1)[0] == module.__name__)
+            and (not include or any(fnmatch(name, pattern) for pattern in include))
+            and not any(fnmatch(name, pattern) for pattern in exclude)
+            and family in (None, registered.family)
+            and (max_params is None or meta["num_params"] <= max_params)
+            and (max_gmacs is None or meta["_ops"] <= max_gmacs)
+            and (min_top1 is None or best_top1(registered.weights) >= min_top1)
+        )
+
+    return sorted(filter(wanted, _MODELS))
+
+
+def best_top1(weights: type[WeightsEnum]) -> float:
+    """Best published ImageNet top-1 accuracy, in %."""
+    accuracies: list[float] = [member.meta["_metrics"]["ImageNet-1K"]["acc@1"] for member in weights]
+    return max(accuracy for accuracy in accuracies if accuracy == accuracy)  # NaN: weights without a classifier
+
+
+def get_family(name: str) -> str:
+    """The family of a network, which is also the name of its module."""
+    return _registered(name).family

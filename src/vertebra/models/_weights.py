@@ -1,0 +1,163 @@
+"""Published weights: where they lie, what they were trained for, how their input is made.
+
+The enums have the names, members and `meta` of torchvision's, so that either library's member can be given to the other
+library's user. One call of `entry` is one row of a table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Self
+
+from torch import Tensor
+
+from vertebra.card import Preprocessing
+from vertebra.errors import UsageError, nearest
+
+from . import _checkpoint, _download
+from ._preset import ImageClassification
+
+_REFERENCES = "https://github.com/pytorch/vision/tree/main/references/classification"
+_ISSUES = "https://github.com/pytorch/vision/issues"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One published file.
+
+    `url` is where it is downloaded from; `package:NAME/FILE` is a file inside an installed Python package. `meta` holds
+    `categories`, `num_params`, `min_size` (pixels), `_metrics` (%), `_ops` (GMACs an image), `_file_size` (MiB),
+    `recipe` and `_docs`.
+    """
+
+    url: str
+    preprocessing: Preprocessing
+    meta: dict[str, Any]
+
+    def transforms(self, **changes: Any) -> ImageClassification:
+        """The preprocessing as a callable: a PIL image or a tensor → (3, H, W). `changes` replace its settings."""
+        antialias = changes.pop("antialias", True)
+        if "interpolation" in changes:  # torchvision gives an enum, whose value is the name
+            changes["interpolation"] = getattr(changes["interpolation"], "value", changes["interpolation"])
+        return ImageClassification(replace(self.preprocessing, **changes), antialias=antialias)
+
+
+class WeightsEnum(Enum):
+    """The published weights of one network; `DEFAULT` is the best of them."""
+
+    @classmethod
+    def verify(cls, obj: Any) -> Self | None:
+        """A member of this enum from itself, from torchvision's member or from a name such as "DEFAULT".
+
+        Raises:
+            UsageError: there is no such member.
+        """
+        if obj is None or isinstance(obj, cls):
+            return obj
+        if isinstance(obj, Enum) and type(obj).__name__ == cls.__name__:
+            obj = obj.name
+        if not isinstance(obj, str):
+            raise UsageError(
+                f"weights is {obj!r}; expected a member of {cls.__name__} ({', '.join(cls.__members__)}), its name, "
+                "or a path to a .pth or .safetensors file."
+            )
+        return cls.named(obj.removeprefix(f"{cls.__name__}."))
+
+    @classmethod
+    def named(cls, name: str) -> Self:
+        """The member of that name, or a `UsageError` with the names that there are."""
+        known = cls.__members__
+        if name not in known:
+            raise UsageError(
+                f"{cls.__name__} has no weights {name!r}; it has {', '.join(known)}. {nearest(name, known)} "
+                "A path to a .pth or .safetensors file is taken too."
+            )
+        return cls[name]
+
+    def get_state_dict(self, progress: bool = True, check_hash: bool = True) -> dict[str, Tensor]:
+        """The file's tensors, downloaded first where it is not in the cache."""
+        return _checkpoint.read_state_dict(_download.fetch(self.url, progress=progress, check_hash=check_hash))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}.{self.name}"
+
+    @property
+    def url(self) -> str:
+        return self.value.url  # type: ignore[no-any-return]
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self.value.preprocessing  # type: ignore[no-any-return]
+
+    @property
+    def transforms(self) -> Any:
+        return self.value.transforms
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        return self.value.meta  # type: ignore[no-any-return]
+
+
+def resolve(weights_enum: type[WeightsEnum], weights: Any) -> WeightsEnum | Path | None:
+    """What `weights=` means: a member, a file, or nothing.
+
+    A file that bears a published name is that member's, with all that is known of it.
+    """
+    if isinstance(weights, str) and Path(weights).suffix.lower() in _checkpoint.SUFFIXES:
+        weights = Path(weights)
+    if isinstance(weights, Path):
+        return weights
+    return weights_enum.verify(weights)
+
+
+def published(weights_enum: type[WeightsEnum], path: Path) -> WeightsEnum | None:
+    """The member whose file has this name."""
+    return next((member for member in weights_enum if member.url.rsplit("/", 1)[-1] == path.name), None)
+
+
+def entry(
+    file: str,
+    num_params: int,
+    acc1: float,
+    acc5: float | None,
+    gmacs: float,
+    mebibytes: float,
+    crop: int = 224,
+    resize: int = 256,
+    *,
+    recipe: str,
+    docs: str,
+    classes: bool = True,
+    min_size: int = 1,
+    **preprocessing: Any,
+) -> Weights:
+    """A row: file name, parameters, top-1 and top-5 on ImageNet (%), GMACs an image, size of the file (MiB), crop and
+    shorter side (pixels).
+
+    `classes=False` marks a file without a usable classifier.
+    """
+    accuracies = {"acc@1": acc1} if acc5 is None else {"acc@1": acc1, "acc@5": acc5}
+    return Weights(
+        url=file if file.startswith("package:") else f"https://download.pytorch.org/models/{file}",
+        preprocessing=Preprocessing(crop_size=crop, resize_size=resize, **preprocessing),
+        meta={
+            "num_params": num_params,
+            "min_size": (min_size, min_size),
+            "categories": imagenet_classes() if classes else None,
+            "recipe": recipe,
+            "_metrics": {"ImageNet-1K": accuracies},
+            "_ops": gmacs,
+            "_file_size": mebibytes,
+            "_docs": docs,
+        },
+    )
+
+
+@cache
+def imagenet_classes() -> list[str]:
+    """The 1,000 class names of ImageNet-1K in the order of the logits."""
+    return files(__package__).joinpath("imagenet_classes.txt").read_text(encoding="utf-8").splitlines()

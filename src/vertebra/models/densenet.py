@@ -1,0 +1,225 @@
+"""DenseNet: every layer sees the outputs of all layers before it, concatenated (Huang et al. 2016,
+https://arxiv.org/abs/1608.06993).
+
+Reusing features makes it small in parameters. It is not small in memory traffic: each layer reads all that came before,
+so a block of L layers moves O(L²) bytes, and the network is slower than its FLOPs say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from ._base import ConvNet
+from ._registry import build, register_model
+from ._weights import WeightsEnum, entry
+
+__all__ = [
+    "DenseNet",
+    "DenseNet121_Weights",
+    "DenseNet161_Weights",
+    "DenseNet169_Weights",
+    "DenseNet201_Weights",
+    "densenet121",
+    "densenet161",
+    "densenet169",
+    "densenet201",
+]
+
+
+class _DenseLayer(nn.Module):
+    """BN-ReLU-1×1, BN-ReLU-3×3 ("DenseNet-B"): a list of (N, C_i, H, W) → (N, growth_rate, H, W)."""
+
+    def __init__(
+        self, num_input_features: int, growth_rate: int, bn_size: int, drop_rate: float, memory_efficient: bool = False
+    ) -> None:
+        super().__init__()
+        width = bn_size * growth_rate
+        self.norm1 = nn.BatchNorm2d(num_input_features)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.conv1 = nn.Conv2d(num_input_features, width, kernel_size=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.relu2 = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(width, growth_rate, kernel_size=3, padding=1, bias=False)
+        self.drop_rate = float(drop_rate)
+        self.memory_efficient = memory_efficient
+
+    def _bottleneck(self, *features: Tensor) -> Tensor:
+        out: Tensor = self.conv1(self.relu1(self.norm1(torch.cat(features, 1))))
+        return out
+
+    def forward(self, features: Tensor | Sequence[Tensor]) -> Tensor:
+        features = [features] if isinstance(features, Tensor) else features
+        # The concatenation is cheap to make and dear to keep (Pleiss et al. 2017, https://arxiv.org/abs/1707.06990).
+        if self.memory_efficient and any(feature.requires_grad for feature in features):
+            out = checkpoint(self._bottleneck, *features, use_reentrant=False)
+        else:
+            out = self._bottleneck(*features)
+        out = self.conv2(self.relu2(self.norm2(out)))
+        return F.dropout(out, self.drop_rate, self.training) if self.drop_rate > 0 else out
+
+
+class _DenseBlock(nn.ModuleDict):
+    """Layers that each add `growth_rate` channels: (N, C, H, W) → (N, C + num_layers · growth_rate, H, W)."""
+
+    def __init__(
+        self,
+        num_layers: int,
+        num_input_features: int,
+        bn_size: int,
+        growth_rate: int,
+        drop_rate: float,
+        memory_efficient: bool = False,
+    ) -> None:
+        super().__init__()
+        for i in range(num_layers):
+            width = num_input_features + i * growth_rate
+            self[f"denselayer{i + 1}"] = _DenseLayer(width, growth_rate, bn_size, drop_rate, memory_efficient)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = [x]
+        for layer in self.values():
+            features.append(layer(features))
+        return torch.cat(features, 1)
+
+
+class _Transition(nn.Sequential):
+    """Halves channels ("DenseNet-C", θ = 0.5) and resolution: (N, C, H, W) → (N, num_output_features, H/2, W/2)."""
+
+    def __init__(self, num_input_features: int, num_output_features: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(num_input_features)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv = nn.Conv2d(num_input_features, num_output_features, kernel_size=1, bias=False)
+        self.pool = nn.AvgPool2d(kernel_size=2, stride=2)
+
+
+class DenseNet(ConvNet):
+    """Table 1, DenseNet-BC. `growth_rate` is the paper's k, `bn_size` · k the width of a layer's 1×1 convolution.
+
+    `drop_rate` drops values behind each layer; `memory_efficient` computes the concatenations again in the backward
+    pass instead of keeping them.
+    """
+
+    min_size = 29
+    _stem = "features.conv0"
+
+    def __init__(
+        self,
+        growth_rate: int = 32,
+        block_config: Sequence[int] = (6, 12, 24, 16),
+        num_init_features: int = 64,
+        bn_size: int = 4,
+        drop_rate: float = 0,
+        num_classes: int = 1000,
+        memory_efficient: bool = False,
+        *,
+        in_channels: int = 3,
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        stem = OrderedDict(
+            conv0=nn.Conv2d(
+                in_channels, num_init_features, kernel_size=7, stride=2, padding=3, bias=False
+            ),  # 112 × 112
+            norm0=nn.BatchNorm2d(num_init_features),
+            relu0=nn.ReLU(inplace=True),
+            pool0=nn.MaxPool2d(kernel_size=3, stride=2, padding=1),  # 56 × 56
+        )
+        self.features = nn.Sequential(stem)
+        channels, stride = num_init_features, 4
+        self._stage("stem", [f"features.{name}" for name in stem], channels, stride)
+
+        for i, num_layers in enumerate(block_config, start=1):
+            paths = [f"features.denseblock{i}"]
+            if i > 1:
+                transition = _Transition(channels, channels // 2)  # 28 × 28, 14 × 14, 7 × 7
+                self.features.add_module(f"transition{i - 1}", transition)
+                channels, stride = channels // 2, stride * 2
+                paths.insert(0, f"features.transition{i - 1}")
+            block = _DenseBlock(num_layers, channels, bn_size, growth_rate, drop_rate, memory_efficient)
+            self.features.add_module(f"denseblock{i}", block)
+            channels += num_layers * growth_rate
+            if i == len(block_config):
+                self.features.add_module("norm5", nn.BatchNorm2d(channels))
+                paths += ["features.norm5", "relu"]
+            self._stage(f"denseblock{i}", paths, channels, stride)
+        # Outside of `features`, which ends in the norm, as code written for torchvision expects.
+        self.relu = nn.ReLU(inplace=True)
+        self.classifier = nn.Linear(channels, num_classes)
+        self._initialise()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+
+    @classmethod
+    def convert_state_dict(cls, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The published files say `denselayer1.norm.1.weight`, from when module names could have dots."""
+        old = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+        return OrderedDict((old.sub(r"\1\2", key), value) for key, value in state_dict.items())
+
+
+_row = partial(
+    entry,
+    min_size=29,
+    recipe="https://github.com/pytorch/vision/pull/116",
+    docs="These weights are ported from LuaTorch.",
+)
+
+
+class DenseNet121_Weights(WeightsEnum):
+    IMAGENET1K_V1 = _row("densenet121-a639ec97.pth", 7_978_856, 74.434, 91.972, 2.834, 30.845)
+    DEFAULT = IMAGENET1K_V1
+
+
+class DenseNet161_Weights(WeightsEnum):
+    IMAGENET1K_V1 = _row("densenet161-8d451a50.pth", 28_681_000, 77.138, 93.560, 7.728, 110.369)
+    DEFAULT = IMAGENET1K_V1
+
+
+class DenseNet169_Weights(WeightsEnum):
+    IMAGENET1K_V1 = _row("densenet169-b2777c0a.pth", 14_149_480, 75.600, 92.806, 3.36, 54.708)
+    DEFAULT = IMAGENET1K_V1
+
+
+class DenseNet201_Weights(WeightsEnum):
+    IMAGENET1K_V1 = _row("densenet201-c1103571.pth", 20_013_928, 76.896, 93.370, 4.291, 77.373)
+    DEFAULT = IMAGENET1K_V1
+
+
+@register_model(DenseNet121_Weights)
+def densenet121(*, weights: DenseNet121_Weights | None = None, progress: bool = True, **kwargs: Any) -> DenseNet:
+    """DenseNet-121, k = 32: 8.0 M parameters, 2.8 GMACs."""
+    return build(partial(DenseNet, 32, (6, 12, 24, 16), 64), DenseNet121_Weights, weights, progress, **kwargs)
+
+
+@register_model(DenseNet161_Weights)
+def densenet161(*, weights: DenseNet161_Weights | None = None, progress: bool = True, **kwargs: Any) -> DenseNet:
+    """DenseNet-161, k = 48: 28.7 M parameters, 7.7 GMACs."""
+    return build(partial(DenseNet, 48, (6, 12, 36, 24), 96), DenseNet161_Weights, weights, progress, **kwargs)
+
+
+@register_model(DenseNet169_Weights)
+def densenet169(*, weights: DenseNet169_Weights | None = None, progress: bool = True, **kwargs: Any) -> DenseNet:
+    """DenseNet-169, k = 32: 14.1 M parameters, 3.4 GMACs."""
+    return build(partial(DenseNet, 32, (6, 12, 32, 32), 64), DenseNet169_Weights, weights, progress, **kwargs)
+
+
+@register_model(DenseNet201_Weights)
+def densenet201(*, weights: DenseNet201_Weights | None = None, progress: bool = True, **kwargs: Any) -> DenseNet:
+    """DenseNet-201, k = 32: 20.0 M parameters, 4.3 GMACs."""
+    return build(partial(DenseNet, 32, (6, 12, 48, 32), 64), DenseNet201_Weights, weights, progress, **kwargs)

@@ -1,0 +1,483 @@
+"""EfficientNet: scale depth, width and resolution together (Tan & Le 2019, https://arxiv.org/abs/1905.11946), and V2
+(Tan & Le 2021, https://arxiv.org/abs/2104.00298), found by a search for training speed.
+
+MBConv is MobileNetV2's inverted residual with squeeze-excitation. FusedMBConv, in the early stages of V2, does the 1×1
+and the depthwise 3×3 as one dense 3×3: more FLOPs, but fewer trips to memory, and faster where channels are few. Lite
+(https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite) leaves out what phones and int8 do
+badly: no squeeze-excitation, ReLU6 instead of SiLU, stem and head not scaled.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from vertebra.errors import UsageError
+
+from ._base import ConvNet
+from ._efficientnet_weights import (
+    EfficientNet_B0_Weights,
+    EfficientNet_B1_Weights,
+    EfficientNet_B2_Weights,
+    EfficientNet_B3_Weights,
+    EfficientNet_B4_Weights,
+    EfficientNet_B5_Weights,
+    EfficientNet_B6_Weights,
+    EfficientNet_B7_Weights,
+    EfficientNet_Lite0_Weights,
+    EfficientNet_Lite1_Weights,
+    EfficientNet_Lite2_Weights,
+    EfficientNet_V2_L_Weights,
+    EfficientNet_V2_M_Weights,
+    EfficientNet_V2_S_Weights,
+)
+from ._layers import Conv2dNormActivation, Conv2dSame, Layer, SqueezeExcitation, StochasticDepth, make_divisible
+from ._registry import build, register_model
+
+__all__ = [
+    "EfficientNet",
+    "EfficientNet_B0_Weights",
+    "EfficientNet_B1_Weights",
+    "EfficientNet_B2_Weights",
+    "EfficientNet_B3_Weights",
+    "EfficientNet_B4_Weights",
+    "EfficientNet_B5_Weights",
+    "EfficientNet_B6_Weights",
+    "EfficientNet_B7_Weights",
+    "EfficientNet_V2_S_Weights",
+    "EfficientNet_V2_M_Weights",
+    "EfficientNet_V2_L_Weights",
+    "EfficientNet_Lite0_Weights",
+    "EfficientNet_Lite1_Weights",
+    "EfficientNet_Lite2_Weights",
+    "efficientnet_b0",
+    "efficientnet_b1",
+    "efficientnet_b2",
+    "efficientnet_b3",
+    "efficientnet_b4",
+    "efficientnet_b5",
+    "efficientnet_b6",
+    "efficientnet_b7",
+    "efficientnet_v2_s",
+    "efficientnet_v2_m",
+    "efficientnet_v2_l",
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
+]
+
+
+@dataclass
+class _MBConvConfig:
+    """One stage: a row of Table 1 of the EfficientNet paper, or of Table 4 of EfficientNetV2's."""
+
+    expand_ratio: float
+    kernel: int
+    stride: int
+    input_channels: int
+    out_channels: int
+    num_layers: int
+    block: Callable[..., nn.Module]
+
+    @staticmethod
+    def adjust_channels(channels: int, width_mult: float, min_value: int | None = None) -> int:
+        return make_divisible(channels * width_mult, 8, min_value)
+
+
+class MBConvConfig(_MBConvConfig):
+    """A stage of MBConv blocks, scaled in width and depth."""
+
+    def __init__(
+        self,
+        expand_ratio: float,
+        kernel: int,
+        stride: int,
+        input_channels: int,
+        out_channels: int,
+        num_layers: int,
+        width_mult: float = 1.0,
+        depth_mult: float = 1.0,
+        block: Callable[..., nn.Module] | None = None,
+    ) -> None:
+        super().__init__(
+            expand_ratio,
+            kernel,
+            stride,
+            self.adjust_channels(input_channels, width_mult),
+            self.adjust_channels(out_channels, width_mult),
+            self.adjust_depth(num_layers, depth_mult),
+            block or MBConv,
+        )
+
+    @staticmethod
+    def adjust_depth(num_layers: int, depth_mult: float) -> int:
+        return math.ceil(num_layers * depth_mult)
+
+
+class FusedMBConvConfig(_MBConvConfig):
+    """A stage of FusedMBConv blocks."""
+
+    def __init__(
+        self,
+        expand_ratio: float,
+        kernel: int,
+        stride: int,
+        input_channels: int,
+        out_channels: int,
+        num_layers: int,
+        block: Callable[..., nn.Module] | None = None,
+    ) -> None:
+        super().__init__(expand_ratio, kernel, stride, input_channels, out_channels, num_layers, block or FusedMBConv)
+
+
+class _Residual(nn.Module):
+    """A branch, dropped at random in training, and a shortcut where the shape stays."""
+
+    def __init__(self, cnf: _MBConvConfig, layers: list[nn.Module], stochastic_depth_prob: float) -> None:
+        super().__init__()
+        if cnf.stride not in (1, 2):
+            raise UsageError(f"stride is {cnf.stride}; it must be 1 or 2.")
+        self.use_res_connect = cnf.stride == 1 and cnf.input_channels == cnf.out_channels
+        self.block = nn.Sequential(*layers)
+        self.stochastic_depth = StochasticDepth(stochastic_depth_prob, "row")
+        self.out_channels = cnf.out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.block(x)
+        if self.use_res_connect:
+            out = self.stochastic_depth(out)
+            out += x
+        return out
+
+
+class MBConv(_Residual):
+    """1×1 widens, depthwise k×k, squeeze-excitation, linear 1×1: (N, input, H, W) → (N, out, H/stride, W/stride)."""
+
+    def __init__(
+        self,
+        cnf: MBConvConfig,
+        stochastic_depth_prob: float,
+        norm_layer: Layer,
+        se_layer: Layer | None = SqueezeExcitation,
+        *,
+        activation_layer: Layer = nn.SiLU,
+        conv_layer: Layer = nn.Conv2d,
+    ) -> None:
+        conv = partial(Conv2dNormActivation, norm_layer=norm_layer, activation_layer=activation_layer)
+        width = cnf.adjust_channels(cnf.input_channels, cnf.expand_ratio)
+        layers: list[nn.Module] = []
+        if width != cnf.input_channels:
+            layers.append(conv(cnf.input_channels, width, kernel_size=1))
+        layers.append(conv(width, width, cnf.kernel, cnf.stride, groups=width, conv_layer=conv_layer))
+        if se_layer is not None:
+            # The squeeze is a quarter of the block's input, not of the widened channels.
+            squeeze = max(1, cnf.input_channels // 4)
+            layers.append(se_layer(width, squeeze, activation=partial(activation_layer, inplace=True)))
+        layers.append(conv(width, cnf.out_channels, kernel_size=1, activation_layer=None))
+        super().__init__(cnf, layers, stochastic_depth_prob)
+
+
+class FusedMBConv(_Residual):
+    """Dense k×k widens, linear 1×1 (one k×k alone where nothing is widened); shapes as MBConv's."""
+
+    def __init__(self, cnf: FusedMBConvConfig, stochastic_depth_prob: float, norm_layer: Layer) -> None:
+        conv = partial(Conv2dNormActivation, norm_layer=norm_layer, activation_layer=nn.SiLU)
+        width = cnf.adjust_channels(cnf.input_channels, cnf.expand_ratio)
+        if width != cnf.input_channels:
+            layers: list[nn.Module] = [
+                conv(cnf.input_channels, width, cnf.kernel, cnf.stride),
+                conv(width, cnf.out_channels, kernel_size=1, activation_layer=None),
+            ]
+        else:
+            layers = [conv(cnf.input_channels, cnf.out_channels, cnf.kernel, cnf.stride)]
+        super().__init__(cnf, layers, stochastic_depth_prob)
+
+
+class EfficientNet(ConvNet):
+    """A stem, one stage a row of `inverted_residual_setting`, a 1×1 head of `last_channel` (None: 4 × the last row's).
+
+    The probability to drop a block grows from 0 at the first to `stochastic_depth_prob` at the last. `activation_layer`
+    and `conv_layer` are those of stem and head (Lite has ReLU6 and TensorFlow's padding).
+    """
+
+    _stem = "features.0.0"
+
+    def __init__(
+        self,
+        inverted_residual_setting: Sequence[MBConvConfig | FusedMBConvConfig],
+        dropout: float,
+        stochastic_depth_prob: float = 0.2,
+        num_classes: int = 1000,
+        norm_layer: Layer | None = None,
+        last_channel: int | None = None,
+        *,
+        in_channels: int = 3,
+        activation_layer: Layer = nn.SiLU,
+        conv_layer: Layer = nn.Conv2d,
+        min_size: int = 1,
+    ) -> None:
+        super().__init__()
+        setting: Any = inverted_residual_setting
+        if (
+            not isinstance(setting, Sequence)
+            or not setting
+            or not all(isinstance(row, _MBConvConfig) for row in setting)
+        ):
+            raise UsageError(
+                f"inverted_residual_setting is {setting!r}; give a list of MBConvConfig and FusedMBConvConfig."
+            )
+        norm_layer = norm_layer or nn.BatchNorm2d
+        conv = partial(Conv2dNormActivation, norm_layer=norm_layer, activation_layer=activation_layer)
+        self.in_channels = in_channels
+        self.min_size = min_size
+
+        channels, stride = setting[0].input_channels, 2
+        layers: list[nn.Module] = [conv(in_channels, channels, 3, stride=2, conv_layer=conv_layer)]
+        self._stage("stem", ["features.0"], channels, stride)
+        total_blocks = sum(row.num_layers for row in setting)
+        block_id = 0
+        for number, row in enumerate(setting, start=1):
+            blocks: list[nn.Module] = []
+            row = copy.copy(row)
+            for _ in range(row.num_layers):
+                drop = stochastic_depth_prob * block_id / total_blocks
+                blocks.append(row.block(row, drop, norm_layer))
+                block_id += 1
+                stride *= row.stride
+                row = copy.copy(row)
+                row.input_channels, row.stride = row.out_channels, 1
+            layers.append(nn.Sequential(*blocks))
+            channels = row.out_channels
+            self._stage(f"stage{number}", [f"features.{number}"], channels, stride)
+        width = 4 * channels if last_channel is None else last_channel
+        layers.append(conv(channels, width, kernel_size=1))
+        self._stage("head", [f"features.{len(layers) - 1}"], width, stride)
+        self.features = nn.Sequential(*layers)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Sequential(nn.Dropout(p=dropout, inplace=True), nn.Linear(width, num_classes))
+        self._initialise()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            bound = 1.0 / math.sqrt(module.out_features)
+            nn.init.uniform_(module.weight, -bound, bound)
+            nn.init.zeros_(module.bias)
+
+    @classmethod
+    def convert_state_dict(cls, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The Lite packages' names, with blocks numbered through (`_blocks.3._bn1.weight`), → ours."""
+        if "_conv_stem.weight" not in state_dict:
+            return state_dict
+        blocks = 1 + max(int(key.split(".")[1]) for key in state_dict if key.startswith("_blocks."))
+        places = [(stage, i) for stage, depth in enumerate(_LITE_DEPTHS[blocks], 1) for i in range(depth)]
+        outside = {"_conv_stem": "features.0.0", "_bn0": "features.0.1", "_fc": "classifier.1"}
+        outside |= {"_conv_head": "features.8.0", "_bn1": "features.8.1"}
+        inside = {"_expand_conv": (0, 0), "_bn0": (0, 1), "_depthwise_conv": (1, 0), "_bn1": (1, 1)}
+        inside |= {"_project_conv": (2, 0), "_bn2": (2, 1)}
+        converted: OrderedDict[str, Any] = OrderedDict()
+        for key, value in state_dict.items():
+            *_, block, layer, name = ("", *key.split("."))
+            if block:
+                stage, i = places[int(block)]
+                conv, part = inside[layer]
+                conv -= stage == 1  # the first block does not widen and lacks the first convolution
+                converted[f"features.{stage}.{i}.block.{conv}.{part}.{name}"] = value
+            else:
+                converted[f"{outside[layer]}.{name}"] = value
+        return converted
+
+
+# Table 1: expansion, kernel, stride, channels in and out, layers.
+_B0 = (
+    (1, 3, 1, 32, 16, 1),  # 112 × 112
+    (6, 3, 2, 16, 24, 2),  # 56 × 56
+    (6, 5, 2, 24, 40, 2),  # 28 × 28
+    (6, 3, 2, 40, 80, 3),  # 14 × 14
+    (6, 5, 1, 80, 112, 3),
+    (6, 5, 2, 112, 192, 4),  # 7 × 7
+    (6, 3, 1, 192, 320, 1),
+)
+_LITE_DEPTHS = {16: (1, 2, 2, 3, 3, 4, 1), 21: (1, 3, 3, 4, 4, 5, 1)}  # by the number of blocks: Lite0; Lite1 and 2
+_lite_block = partial(MBConv, se_layer=None, activation_layer=nn.ReLU6, conv_layer=Conv2dSame)
+
+
+# B5 to B7 were ported from TensorFlow with its settings of batch norm.
+_TF_NORM = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
+
+
+def _b(width_mult: float, depth_mult: float, dropout: float, **options: Any) -> EfficientNet:
+    """Compound scaling of B0."""
+    setting = [MBConvConfig(*row, width_mult=width_mult, depth_mult=depth_mult) for row in _B0]
+    return EfficientNet(setting, dropout, **options)
+
+
+def _lite(width_mult: float, depth_mult: float, dropout: float, **options: Any) -> EfficientNet:
+    """The same scaling, but stem, head and the depth of the first and last stage stay as they are in B0."""
+    last = len(_B0) - 1
+    setting = [
+        MBConvConfig(*row, width_mult, 1.0 if i in (0, last) else depth_mult, _lite_block) for i, row in enumerate(_B0)
+    ]
+    setting[0].input_channels = 32
+    network = partial(EfficientNet, norm_layer=_TF_NORM, last_channel=1280)
+    return network(setting, dropout, activation_layer=nn.ReLU6, conv_layer=Conv2dSame, **options)
+
+
+def _v2(setting: Sequence[MBConvConfig | FusedMBConvConfig], dropout: float, **options: Any) -> EfficientNet:
+    # Below 33 pixels the last map is one pixel, of which batch norm cannot take statistics in training.
+    network = partial(EfficientNet, norm_layer=partial(nn.BatchNorm2d, eps=1e-3), last_channel=1280, min_size=33)
+    return network(setting, dropout, **options)
+
+
+# Table 4 of EfficientNetV2 has S; M and L are its searched scalings.
+_V2_S = (
+    FusedMBConvConfig(1, 3, 1, 24, 24, 2),  # 192 × 192, for an input of 384 × 384
+    FusedMBConvConfig(4, 3, 2, 24, 48, 4),  # 96 × 96
+    FusedMBConvConfig(4, 3, 2, 48, 64, 4),  # 48 × 48
+    MBConvConfig(4, 3, 2, 64, 128, 6),  # 24 × 24
+    MBConvConfig(6, 3, 1, 128, 160, 9),
+    MBConvConfig(6, 3, 2, 160, 256, 15),  # 12 × 12
+)
+_V2_M = (
+    FusedMBConvConfig(1, 3, 1, 24, 24, 3),  # 240 × 240, for an input of 480 × 480
+    FusedMBConvConfig(4, 3, 2, 24, 48, 5),  # 120 × 120
+    FusedMBConvConfig(4, 3, 2, 48, 80, 5),  # 60 × 60
+    MBConvConfig(4, 3, 2, 80, 160, 7),  # 30 × 30
+    MBConvConfig(6, 3, 1, 160, 176, 14),
+    MBConvConfig(6, 3, 2, 176, 304, 18),  # 15 × 15
+    MBConvConfig(6, 3, 1, 304, 512, 5),
+)
+_V2_L = (
+    FusedMBConvConfig(1, 3, 1, 32, 32, 4),  # 240 × 240, for an input of 480 × 480
+    FusedMBConvConfig(4, 3, 2, 32, 64, 7),  # 120 × 120
+    FusedMBConvConfig(4, 3, 2, 64, 96, 7),  # 60 × 60
+    MBConvConfig(4, 3, 2, 96, 192, 10),  # 30 × 30
+    MBConvConfig(6, 3, 1, 192, 224, 19),
+    MBConvConfig(6, 3, 2, 224, 384, 25),  # 15 × 15
+    MBConvConfig(6, 3, 1, 384, 640, 7),
+)
+
+
+@register_model(EfficientNet_B0_Weights)
+def efficientnet_b0(
+    *, weights: EfficientNet_B0_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> EfficientNet:
+    """EfficientNet-B0: 5.3 M parameters, 0.4 GMACs at 224 × 224."""
+    return build(partial(_b, 1.0, 1.0, 0.2), EfficientNet_B0_Weights, weights, progress, **kwargs)
+
+
+@register_model(EfficientNet_B1_Weights)
+def efficientnet_b1(
+    *, weights: EfficientNet_B1_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> EfficientNet:
+    """EfficientNet-B1: 7.8 M parameters, 0.7 GMACs at 240 × 240."""
+    return build(partial(_b, 1.0, 1.1, 0.2), EfficientNet_B1_Weights, weights, progress, **kwargs)
+
+
+@register_model(EfficientNet_B2_Weights)
+def efficientnet_b2(
+    *, weights: EfficientNet_B2_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> EfficientNet:
+    """EfficientNet-B2: 9.1 M parameters, 1.1 GMACs at 288 × 288."""
+    return build(partial(_b, 1.1, 1.2, 0.3), EfficientNet_B2_Weights, weights, progress, **kwargs)
+
+
+@register_model(EfficientNet_B3_Weights)
+def efficientnet_b3(
+    *, weights: EfficientNet_B3_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> EfficientNet:
+    """EfficientNet-B3: 12.2 M parameters, 1.8 GMACs at 300 × 300."""
+    return build(partial(_b, 1.2, 1.4, 0.3), EfficientNet_B3_Weights, weights, progress, **kwargs)
+
+
+@register_model(EfficientNet_B4_Weights)
+def efficientnet_b4(
+    *, weights: EfficientNet_B4_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> EfficientNet:
+    """EfficientNet-B4: 19.3 M parameters, 4.4 GMACs at 380 × 380."""
+    return build(partial(_b, 1.4, 1.8, 0.4), EfficientNet_B4_Weights, weights, progress, **kwargs)
+
+
+@register_model(EfficientNet_B5_Weights)
+def efficientnet_b5(
+    *, weights: EfficientNet_B5_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> EfficientNet:
+    """EfficientNet-B5: 30.4 M parameters, 10.3 GMACs at 456 × 456."""
+    return build(partial(_b, 1.6, 2.2, 0.4, norm_layer=_TF_NORM), EfficientNet_B5_Weights, weights, progress, **kwargs)
+
+
+@register_model(EfficientNet_B6_Weights)
+def efficientnet_b6(
+    *, weights: EfficientNet_B6_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> EfficientNet:
+    """EfficientNet-B6: 43.0 M parameters, 19.1 GMACs at 528 × 528."""
+    return build(partial(_b, 1.8, 2.6, 0.5, norm_layer=_TF_NORM), EfficientNet_B6_Weights, weights, progress, **kwargs)
+
+
+@register_model(EfficientNet_B7_Weights)
+def efficientnet_b7(
+    *, weights: EfficientNet_B7_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> EfficientNet:
+    """EfficientNet-B7: 66.3 M parameters, 37.7 GMACs at 600 × 600."""
+    return build(partial(_b, 2.0, 3.1, 0.5, norm_layer=_TF_NORM), EfficientNet_B7_Weights, weights, progress, **kwargs)
+
+
+@register_model(EfficientNet_V2_S_Weights)
+def efficientnet_v2_s(
+    *, weights: EfficientNet_V2_S_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> EfficientNet:
+    """EfficientNetV2-S: 21.5 M parameters, 8.4 GMACs at 384 × 384."""
+    return build(partial(_v2, _V2_S, 0.2), EfficientNet_V2_S_Weights, weights, progress, **kwargs)
+
+
+@register_model(EfficientNet_V2_M_Weights)
+def efficientnet_v2_m(
+    *, weights: EfficientNet_V2_M_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> EfficientNet:
+    """EfficientNetV2-M: 54.1 M parameters, 24.6 GMACs at 480 × 480."""
+    return build(partial(_v2, _V2_M, 0.3), EfficientNet_V2_M_Weights, weights, progress, **kwargs)
+
+
+@register_model(EfficientNet_V2_L_Weights)
+def efficientnet_v2_l(
+    *, weights: EfficientNet_V2_L_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> EfficientNet:
+    """EfficientNetV2-L: 118.5 M parameters, 56.1 GMACs at 480 × 480."""
+    return build(partial(_v2, _V2_L, 0.4), EfficientNet_V2_L_Weights, weights, progress, **kwargs)
+
+
+@register_model(EfficientNet_Lite0_Weights)
+def efficientnet_lite0(
+    *, weights: EfficientNet_Lite0_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> EfficientNet:
+    """EfficientNet-Lite0: 4.7 M parameters, 0.4 GMACs at 224 × 224; the weights are a Python package."""
+    return build(partial(_lite, 1.0, 1.0, 0.2), EfficientNet_Lite0_Weights, weights, progress, **kwargs)
+
+
+@register_model(EfficientNet_Lite1_Weights)
+def efficientnet_lite1(
+    *, weights: EfficientNet_Lite1_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> EfficientNet:
+    """EfficientNet-Lite1: 5.4 M parameters, 0.6 GMACs at 240 × 240; the weights are a Python package."""
+    return build(partial(_lite, 1.0, 1.1, 0.2), EfficientNet_Lite1_Weights, weights, progress, **kwargs)
+
+
+@register_model(EfficientNet_Lite2_Weights)
+def efficientnet_lite2(
+    *, weights: EfficientNet_Lite2_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> EfficientNet:
+    """EfficientNet-Lite2: 6.1 M parameters, 0.9 GMACs at 260 × 260; the weights are a Python package."""
+    return build(partial(_lite, 1.1, 1.2, 0.3), EfficientNet_Lite2_Weights, weights, progress, **kwargs)

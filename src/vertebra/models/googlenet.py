@@ -1,0 +1,257 @@
+"""GoogLeNet: see at four scales at once, and pay for little of it (Szegedy et al. 2014, https://arxiv.org/abs/1409.4842).
+
+1×1 convolutions reduce the channels before each larger one, and global average pooling takes the place of VGG's wide
+layers: 6.6 M parameters instead of 138 M. This is the version with batch norm, as its published weights are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vertebra.errors import UsageError
+
+from ._base import ConvNet
+from ._layers import Layer
+from ._registry import build, register_model
+from ._weights import _REFERENCES, WeightsEnum, entry, published, resolve
+
+__all__ = [
+    "GoogLeNet",
+    "GoogLeNetOutputs",
+    "_GoogLeNetOutputs",
+    "GoogLeNet_Weights",
+    "googlenet",
+]
+
+
+class GoogLeNetOutputs(NamedTuple):
+    """What a network with auxiliary heads returns in training: logits, those of the head on 4d, and on 4a."""
+
+    logits: Tensor
+    aux_logits2: Tensor | None
+    aux_logits1: Tensor | None
+
+
+_GoogLeNetOutputs = GoogLeNetOutputs  # torchvision's older name
+
+
+class BasicConv2d(nn.Module):
+    """Convolution without bias, batch norm, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, **kwargs: Any) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, bias=False, **kwargs)
+        self.bn = nn.BatchNorm2d(out_channels, eps=0.001)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn(self.conv(x)), inplace=True)
+
+
+class Inception(nn.Module):
+    """Four branches side by side, concatenated (Fig. 2b); the arguments are the columns of Table 1.
+
+    (N, in_channels, H, W) → (N, ch1x1 + ch3x3 + ch5x5 + pool_proj, H, W)
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        ch1x1: int,
+        ch3x3red: int,
+        ch3x3: int,
+        ch5x5red: int,
+        ch5x5: int,
+        pool_proj: int,
+        conv_block: Layer | None = None,
+    ) -> None:
+        super().__init__()
+        conv = conv_block or BasicConv2d
+        self.branch1 = conv(in_channels, ch1x1, kernel_size=1)
+        self.branch2 = nn.Sequential(
+            conv(in_channels, ch3x3red, kernel_size=1),
+            conv(ch3x3red, ch3x3, kernel_size=3, padding=1),
+        )
+        self.branch3 = nn.Sequential(
+            conv(in_channels, ch5x5red, kernel_size=1),
+            # The paper has 5×5 here. The published weights are for 3×3, https://github.com/pytorch/vision/issues/906
+            conv(ch5x5red, ch5x5, kernel_size=3, padding=1),
+        )
+        self.branch4 = nn.Sequential(
+            nn.MaxPool2d(kernel_size=3, stride=1, padding=1, ceil_mode=True),
+            conv(in_channels, pool_proj, kernel_size=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.branch1(x), self.branch2(x), self.branch3(x), self.branch4(x)], 1)
+
+
+class InceptionAux(nn.Module):
+    """A second classifier half-way up, which brings gradient to the lower layers: (N, in_channels, H, W) → logits."""
+
+    def __init__(
+        self, in_channels: int, num_classes: int, conv_block: Layer | None = None, dropout: float = 0.7
+    ) -> None:
+        super().__init__()
+        self.conv = (conv_block or BasicConv2d)(in_channels, 128, kernel_size=1)
+        self.fc1 = nn.Linear(2048, 1024)
+        self.fc2 = nn.Linear(1024, num_classes)
+        self.dropout = nn.Dropout(p=dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.adaptive_avg_pool2d(x, (4, 4))  # C × 4 × 4; the paper pools 5×5 at stride 3, the same size at 224 pixels
+        x = torch.flatten(self.conv(x), 1)  # 128 × 4 × 4 → 2048
+        x = self.dropout(F.relu(self.fc1(x), inplace=True))
+        logits: Tensor = self.fc2(x)
+        return logits
+
+
+class GoogLeNet(ConvNet):
+    """Table 1. In training with `aux_logits`, returns `GoogLeNetOutputs`; the paper weighs the two other losses by 0.3.
+
+    `transform_input` turns an input normalised with ImageNet's mean and deviation into one normalised with 0.5 and 0.5,
+    which the published weights expect. `blocks` replaces BasicConv2d, Inception and InceptionAux. `init_weights` draws
+    from a normal distribution cut off at ±2 with deviation 0.01; None means True.
+    """
+
+    min_size = 15
+    _head = "fc"
+    _stem = "conv1.conv"
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        aux_logits: bool = True,
+        transform_input: bool = False,
+        init_weights: bool | None = None,
+        blocks: Sequence[Layer] | None = None,
+        dropout: float = 0.2,
+        dropout_aux: float = 0.7,
+        *,
+        in_channels: int = 3,
+    ) -> None:
+        super().__init__()
+        if blocks is not None and len(blocks) != 3:
+            raise UsageError(f"blocks has {len(blocks)} elements; give three: convolution, Inception, auxiliary head.")
+        conv, inception, aux = blocks or (BasicConv2d, Inception, InceptionAux)
+        self.aux_logits = aux_logits
+        self.transform_input = transform_input
+        self.in_channels = in_channels
+
+        self.conv1 = conv(in_channels, 64, kernel_size=7, stride=2, padding=3)  # 64 × 112 × 112
+        self.maxpool1 = nn.MaxPool2d(3, stride=2, ceil_mode=True)  # 64 × 56 × 56
+        self.conv2 = conv(64, 64, kernel_size=1)
+        self.conv3 = conv(64, 192, kernel_size=3, padding=1)
+        self._stage("stem", ["conv1", "maxpool1", "conv2", "conv3"], 192, 4)
+
+        self.maxpool2 = nn.MaxPool2d(3, stride=2, ceil_mode=True)  # 192 × 28 × 28
+        self.inception3a = inception(192, 64, 96, 128, 16, 32, 32)
+        self.inception3b = inception(256, 128, 128, 192, 32, 96, 64)
+        self._stage("inception3", ["maxpool2", "inception3a", "inception3b"], 480, 8)
+
+        self.maxpool3 = nn.MaxPool2d(3, stride=2, ceil_mode=True)  # 480 × 14 × 14
+        self.inception4a = inception(480, 192, 96, 208, 16, 48, 64)
+        self.inception4b = inception(512, 160, 112, 224, 24, 64, 64)
+        self.inception4c = inception(512, 128, 128, 256, 24, 64, 64)
+        self.inception4d = inception(512, 112, 144, 288, 32, 64, 64)
+        self.inception4e = inception(528, 256, 160, 320, 32, 128, 128)
+        self._stage("inception4", ["maxpool3"] + [f"inception4{letter}" for letter in "abcde"], 832, 16)
+
+        self.maxpool4 = nn.MaxPool2d(2, stride=2, ceil_mode=True)  # 832 × 7 × 7
+        self.inception5a = inception(832, 256, 160, 320, 32, 128, 128)
+        self.inception5b = inception(832, 384, 192, 384, 48, 128, 128)
+        self._stage("inception5", ["maxpool4", "inception5a", "inception5b"], 1024, 32)
+
+        self.aux1 = aux(512, num_classes, dropout=dropout_aux) if aux_logits else None
+        self.aux2 = aux(528, num_classes, dropout=dropout_aux) if aux_logits else None
+        self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
+        self.dropout = nn.Dropout(p=dropout)
+        self.fc = nn.Linear(1024, num_classes)
+
+        if init_weights is None or init_weights:
+            self._initialise()
+
+    @classmethod
+    def options_of(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+        return super().options_of(state_dict) | {"aux_logits": any(key.startswith("aux1.") for key in state_dict)}
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            nn.init.trunc_normal_(module.weight, mean=0.0, std=0.01, a=-2, b=2)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+
+    def _prepare(self, x: Tensor) -> Tensor:
+        x = super()._prepare(x)
+        if not self.transform_input:
+            return x
+        # From (v - mean) / std to (v - 0.5) / 0.5. Channels beyond three begin again at red, as the kernels do.
+        scales = [0.229 / 0.5, 0.224 / 0.5, 0.225 / 0.5]
+        shifts = [(0.485 - 0.5) / 0.5, (0.456 - 0.5) / 0.5, (0.406 - 0.5) / 0.5]
+        if self.in_channels == 1:  # one channel stands for all three: their mean
+            scales, shifts = [sum(scales) / 3], [sum(shifts) / 3]
+        return torch.cat([x[:, c : c + 1] * scales[c % 3] + shifts[c % 3] for c in range(self.in_channels)], 1)
+
+    def pool(self, features: Tensor) -> Tensor:
+        pooled: Tensor = self.dropout(super().pool(features))
+        return pooled
+
+    def reset_classifier(self, num_classes: int) -> None:
+        super().reset_classifier(num_classes)
+        for aux in (self.aux1, self.aux2):
+            if isinstance(aux, InceptionAux):
+                aux.fc2 = self._new_linear(aux.fc2, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor | GoogLeNetOutputs:
+        if not (self.training and self.aux_logits):
+            return self.forward_head(self.forward_features(x))
+        x = self._prepare(x)
+        paths = [path for stage in self._stages for path in stage.modules]
+        after_4a, after_4d = paths.index("inception4a") + 1, paths.index("inception4d") + 1
+        x = self._run(x, paths[:after_4a])  # 512 × 14 × 14
+        aux1 = None if self.aux1 is None else self.aux1(x)
+        x = self._run(x, paths[after_4a:after_4d])  # 528 × 14 × 14
+        aux2 = None if self.aux2 is None else self.aux2(x)
+        x = self._run(x, paths[after_4d:])  # 1024 × 7 × 7
+        return GoogLeNetOutputs(self.forward_head(x), aux2, aux1)
+
+
+class GoogLeNet_Weights(WeightsEnum):
+    IMAGENET1K_V1 = entry(
+        "googlenet-1378be20.pth",
+        6_624_904,
+        69.778,
+        89.530,
+        1.498,
+        49.731,
+        min_size=15,
+        recipe=f"{_REFERENCES}#googlenet",
+        docs="These weights are ported from the original paper.",
+    )
+    DEFAULT = IMAGENET1K_V1
+
+
+@register_model(GoogLeNet_Weights)
+def googlenet(*, weights: GoogLeNet_Weights | None = None, progress: bool = True, **kwargs: Any) -> GoogLeNet:
+    """GoogLeNet (Inception v1): 6.6 M parameters, 1.5 GMACs.
+
+    With weights, the auxiliary heads are left out unless `aux_logits=True`; in the published file they are not trained.
+    """
+    source = resolve(GoogLeNet_Weights, weights)
+    if source is None:
+        return build(GoogLeNet, GoogLeNet_Weights, None, progress, **kwargs)
+    # Nothing in a file tells how its input was normalised; what was published, under its name, wants the 0.5 and 0.5.
+    known = source if isinstance(source, WeightsEnum) else published(GoogLeNet_Weights, source)
+    kwargs.setdefault("transform_input", known is not None)
+    aux_logits = kwargs.pop("aux_logits", False)
+    model = build(GoogLeNet, GoogLeNet_Weights, source, progress, **kwargs)
+    if not aux_logits:
+        model.aux_logits, model.aux1, model.aux2 = False, None, None
+    elif not model.aux_logits:
+        raise UsageError(f"{source} has no auxiliary heads; leave aux_logits out, or train from a file that has them.")
+    return model

@@ -1,0 +1,170 @@
+"""The same numbers as torchvision, bit for bit: same seed → same weights, same weights → same outputs."""
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import vertebra.models as ours
+from vertebra.models import _layers
+
+theirs = pytest.importorskip("torchvision.models", reason="torchvision is the oracle")
+
+FAMILY_MODULES = {f"torchvision.models.{family}" for family in ours.FAMILIES}
+NAMES = [n for n in theirs.list_models() if theirs.get_model_builder(n).__module__ in FAMILY_MODULES]
+
+
+def test_every_builder_of_the_families_is_there() -> None:
+    assert len(NAMES) == 35
+    assert set(ours.list_models()) == {*NAMES, "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"}
+    for name in NAMES:
+        assert getattr(ours, name) is ours.get_model_builder(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_signatures(name: str) -> None:
+    expected, got = (inspect.signature(library.get_model_builder(name)) for library in (theirs, ours))
+    assert [(p.name, p.kind, p.default) for p in got.parameters.values()] == [
+        (p.name, p.kind, p.default) for p in expected.parameters.values()
+    ]
+    cls_name = expected.return_annotation.__name__
+    shared = list(inspect.signature(getattr(theirs, cls_name).__init__).parameters.values())
+    own = list(inspect.signature(getattr(ours, cls_name).__init__).parameters.values())
+    assert [(p.name, p.default) for p in own[: len(shared)]] == [(p.name, p.default) for p in shared]
+    assert all(p.kind is p.KEYWORD_ONLY for p in own[len(shared) :])
+
+
+def build_both(name: str, **options: Any) -> tuple[nn.Module, nn.Module]:
+    """Both libraries' network from the same seed; GoogLeNet's warning about its initialisation is torchvision's."""
+    if name == "googlenet":
+        options.setdefault("init_weights", True)
+    models = []
+    for library in (theirs, ours):
+        torch.manual_seed(0)
+        models.append(library.get_model(name, **options))
+    return models[0], models[1]
+
+
+def assert_same_state(expected: nn.Module, got: nn.Module) -> None:
+    expected_state, state = expected.state_dict(), got.state_dict()
+    assert list(state) == list(expected_state)
+    different = [key for key in state if not torch.equal(state[key], expected_state[key])]
+    assert not different
+    assert [n for n, _ in got.named_parameters()] == [n for n, _ in expected.named_parameters()]
+
+
+def outputs(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    torch.manual_seed(1)
+    out = model(x)
+    return list(out) if isinstance(out, tuple) else [out]
+
+
+def assert_same_outputs(expected: nn.Module, got: nn.Module, size: int = 64) -> None:
+    x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(2))
+    for training in (True, False):
+        expected.train(training)
+        got.train(training)
+        with torch.no_grad():
+            pairs = list(zip(outputs(expected, x), outputs(got, x), strict=True))
+        assert all(torch.equal(a, b) for a, b in pairs), f"training={training}"
+    assert_same_state(expected, got)  # running statistics too
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_seed_same_weights_same_outputs(name: str) -> None:
+    expected, got = build_both(name)
+    assert_same_state(expected, got)
+    assert_same_outputs(expected, got)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("vgg11", {"dropout": 0.1, "num_classes": 7}),
+        ("googlenet", {"aux_logits": False, "num_classes": 7}),
+        ("googlenet", {"transform_input": True, "dropout": 0.5, "dropout_aux": 0.1}),
+        ("resnet18", {"zero_init_residual": True, "num_classes": 7}),
+        ("resnet18", {"norm_layer": lambda width: nn.GroupNorm(8, width)}),
+        ("resnet50", {"replace_stride_with_dilation": [False, True, True], "zero_init_residual": True}),
+        ("resnet50", {"groups": 4, "width_per_group": 32}),
+        ("densenet121", {"drop_rate": 0.2, "memory_efficient": True, "bn_size": 2}),
+        ("mobilenet_v2", {"width_mult": 0.35, "round_nearest": 4, "dropout": 0.5}),
+        ("mobilenet_v2", {"inverted_residual_setting": [[1, 16, 1, 1], [4, 24, 2, 2]], "num_classes": 7}),
+        ("efficientnet_b0", {"stochastic_depth_prob": 0.8, "dropout": 0.6, "num_classes": 7}),
+        ("efficientnet_v2_s", {"stochastic_depth_prob": 0.5}),
+    ],
+)
+def test_options(name: str, options: dict[str, Any]) -> None:
+    expected, got = build_both(name, **options)
+    assert_same_state(expected, got)
+    assert_same_outputs(expected, got)
+
+
+@pytest.mark.parametrize(
+    "name", ["vgg11_bn", "googlenet", "resnet18", "densenet121", "mobilenet_v2", "efficientnet_b0"]
+)
+def test_gradients(name: str) -> None:
+    expected, got = build_both(name)
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    for model in (expected, got):
+        sum(output.square().mean() for output in outputs(model, x)).backward()
+    pairs = zip(expected.named_parameters(), got.parameters(), strict=True)
+    assert not [name for (name, a), b in pairs if not torch.equal(a.grad, b.grad)]
+
+
+def test_blocks_can_be_used_and_replaced_as_torchvisions_can() -> None:
+    settings = []
+    for library in (theirs.efficientnet, __import__("vertebra.models.efficientnet", fromlist=["x"])):
+        rows = [library.FusedMBConvConfig(1, 3, 1, 8, 8, 1), library.MBConvConfig(4, 5, 2, 8, 16, 2, 1.5, 1.2)]
+        torch.manual_seed(0)
+        settings.append(library.EfficientNet(rows, 0.1, num_classes=3, last_channel=None))
+    assert_same_state(*settings)
+    assert_same_outputs(*settings)
+    vgg = theirs.vgg
+    torch.manual_seed(0)
+    expected = vgg.VGG(vgg.make_layers(vgg.cfgs["A"][:3]), num_classes=2, init_weights=False)
+    assert list(expected.features.state_dict()) == ["0.weight", "0.bias"]
+    squeeze = _layers.SqueezeExcitation(8, 2)
+    squeeze.load_state_dict(__import__("torchvision").ops.SqueezeExcitation(8, 2).state_dict())
+
+
+# --- the comparisons above see a wrong kernel, stride or epsilon ------------------------------------------------------
+
+
+def mutations() -> Iterator[Any]:
+    def kernel(model: nn.Module) -> None:
+        conv = model.layer2[0].conv2
+        new = nn.Conv2d(conv.in_channels, conv.out_channels, 5, conv.stride, 2, bias=False)
+        with torch.no_grad():
+            new.weight.zero_()
+            new.weight[:, :, 1:4, 1:4] = conv.weight
+            new.weight[0, 0, 0, 0] = 1e-3
+        model.layer2[0].conv2 = new
+
+    def stride(model: nn.Module) -> None:
+        model.layer3[0].conv2.stride = model.layer3[0].downsample[0].stride = (1, 1)
+
+    def stride_moved(model: nn.Module) -> None:  # ResNet v1 instead of v1.5
+        model.layer2[0].conv1.stride, model.layer2[0].conv2.stride = (2, 2), (1, 1)
+
+    def epsilon(model: nn.Module) -> None:
+        model.layer1[0].bn1.eps = 1.1e-5
+
+    def momentum(model: nn.Module) -> None:
+        model.layer4[0].bn1.momentum = 0.11
+
+    def dilation(model: nn.Module) -> None:
+        model.layer4[1].conv2.dilation = model.layer4[1].conv2.padding = (2, 2)
+
+    yield from (pytest.param(f, id=f.__name__) for f in (kernel, stride, stride_moved, epsilon, momentum, dilation))
+
+
+@pytest.mark.parametrize("mutate", mutations())
+def test_a_mutation_is_seen(mutate: Any) -> None:
+    expected, got = build_both("resnet50")
+    mutate(got)
+    with pytest.raises(AssertionError):
+        assert_same_outputs(expected, got)
