@@ -26,6 +26,11 @@ MAX_PIXELS = 178_956_970
 # Formats of photos only. Others that Pillow knows start programs (EPS runs Ghostscript) or are documents.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "TGA")
 
+# How files of these formats are named; what is looked for in a folder.
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2", ".tga")
+)
+
 # EXIF orientation -> what turns the stored pixels upright; 1 is upright. EXIF 2.3, 4.6.4 A.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -74,7 +79,10 @@ def _decode(file: IO[bytes], name: str, max_pixels: int) -> Image.Image:
         with Image.open(file, formats=FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
-                raise _too_large(name, f"{width} × {height} pixels", max_pixels)
+                raise ImageError(
+                    f"{name} has {width} × {height} pixels; at most {max_pixels:,} are decoded, for safety from "
+                    "decompression bombs"
+                )
             if width * height == 0:
                 raise ImageError(f"{name} has no pixels ({width} × {height})")
             image.load()
@@ -82,8 +90,8 @@ def _decode(file: IO[bytes], name: str, max_pixels: int) -> Image.Image:
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        # Pillow's own check, where the process has set a lower limit or turns its warning into an error.
-        raise _too_large(name, "more pixels than Pillow is set to allow", max_pixels) from error
+        # Pillow's own check comes first where its limit is no higher than ours; its message has the number of pixels.
+        raise ImageError(f"{name} has too many pixels: {_reason(error)}") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{name} {_what_instead(file)}") from error
     except MemoryError as error:
@@ -141,10 +149,6 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
     # The tag would turn the picture once more in any code that obeys it again.
     turned.info.clear()
     return turned
-
-
-def _too_large(name: str, found: str, max_pixels: int) -> ImageError:
-    return ImageError(f"{name} has {found}; at most {max_pixels:,} are decoded, for safety from decompression bombs")
 
 
 def _what_instead(file: IO[bytes]) -> str:

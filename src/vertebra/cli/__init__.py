@@ -1,0 +1,79 @@
+"""The command `vertebra`: one module a command, imported when it is invoked.
+
+Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 130 stopped with Ctrl-C. An error is one line on stderr;
+`--debug`, anywhere on the line, shows the traceback instead.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from vertebra.errors import UsageError, VertebraError
+
+EXIT_FAILURE = 1
+EXIT_INTERRUPTED = 130
+
+
+def run() -> None:
+    """Entry point of the installed script: run the command line and leave with its exit code."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `vertebra ARGUMENTS…` and return its exit code; errors are printed, not raised.
+
+    With `--debug` among the arguments an error is raised as it came, so that its traceback shows.
+    """
+    arguments, debug = _take_debug(arguments)
+    try:
+        return _dispatch(arguments)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough. Python would complain once more when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILURE
+    except VertebraError as error:
+        if debug:
+            raise
+        return _report(str(error), error.exit_code)
+    except Exception as error:
+        if debug:
+            raise
+        hint = "This is not an error that vertebra expects; run the command again with --debug to see where it arose."
+        return _report(f"{type(error).__name__}: {error}. {hint}", EXIT_FAILURE)
+
+
+def _take_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """Take `--debug` out of the arguments, wherever it stands before a `--`."""
+    arguments = list(arguments)
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options = [argument for argument in arguments[:end] if argument != "--debug"]
+    return options + arguments[end:], len(options) < end
+
+
+def _dispatch(arguments: list[str]) -> int:
+    # Inside the function and thus inside main's handlers: Ctrl-C while these load ends without a traceback too.
+    import typer
+
+    from vertebra.cli._app import command
+
+    try:
+        result = command().main(arguments, prog_name="vertebra", standalone_mode=False)
+        sys.stdout.flush()
+    except typer.TyperException as error:
+        # What typer finds wrong with the call itself: an unknown option, a missing or malformed value.
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else "vertebra"
+        raise UsageError(f"{error.format_message().rstrip('.')}. See: {path} --help") from error
+    except typer.Abort:
+        return EXIT_INTERRUPTED
+    return result if isinstance(result, int) else 0
+
+
+def _report(message: str, exit_code: int) -> int:
+    """Print one line on stderr; a message that was written over several lines is joined."""
+    print(f"vertebra: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    return exit_code

@@ -1,0 +1,184 @@
+"""`vertebra doctor`: what is here, and what is missing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vertebra import __version__
+from vertebra.cli._output import print_json
+from vertebra.units import count, size
+
+app = typer.Typer(rich_markup_mode=None)
+
+# Packages whose version matters when something behaves oddly.
+PACKAGES = ("torch", "torchvision", "onnxruntime", "onnx", "onnxscript", "MNN", "numpy", "pillow", "safetensors")
+# Extras for users; the others are for the development of Vertebra itself.
+EXTRAS = ("torch", "fast", "train", "serve")
+# Variables that change what the commands do or how fast.
+VARIABLES = (
+    "TORCH_HOME",
+    "XDG_CACHE_HOME",
+    "VERTEBRA_OFFLINE",
+    "VERTEBRA_WEIGHTS_MIRROR",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+)
+
+
+@app.command()
+def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show versions, devices, threads, the weight cache, and what is missing with the command that installs it."""
+    report = examine()
+    if json:
+        print_json(report)
+        return
+    for title, lines in _pages(report):
+        typer.secho(title, bold=True)
+        width = max(len(name) for name, _ in lines)
+        for name, value in lines:
+            typer.echo(f"  {name:<{width}}  {value}")
+
+
+def examine() -> dict[str, Any]:
+    """All that the command knows, ready for JSON. Sizes in bytes; what cannot be told is null."""
+    return {
+        "vertebra": __version__,
+        "python": {"version": platform.python_version(), "executable": sys.executable},
+        "system": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "cpu": _cpu(),
+        "torch": _torch(),
+        "cache": _cache(),
+        "environment": {name: _harmless(os.environ[name]) for name in VARIABLES if name in os.environ},
+        "extras": {extra: _extra(extra) for extra in EXTRAS},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu() -> dict[str, Any]:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"model": _cpu_model(), "cores": os.cpu_count(), "usable_cores": usable, "quota_cores": _quota()}
+
+
+def _cpu_model(info: Path = Path("/proc/cpuinfo")) -> str | None:
+    if info.is_file():
+        found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+        if found:
+            return found[1]
+    return platform.processor() or None
+
+
+def _quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """How many cores' worth of time a container may use, where it is limited: a thread more only gets in the way."""
+    try:
+        if (root / "cpu.max").is_file():  # cgroup v2: "200000 100000" or "max 100000"
+            quota, period = (root / "cpu.max").read_text().split()
+        else:  # cgroup v1: -1 is unlimited
+            quota, period = ((root / "cpu" / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+        return None if quota in ("max", "-1") else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _torch() -> dict[str, Any] | None:
+    """Threads and accelerators as torch sees them; None where it is not installed."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return None
+    except (ImportError, OSError) as error:  # installed, but its libraries do not load
+        return {"error": str(error)}
+    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        devices.append("Apple GPU (mps)")
+    return {
+        "version": torch.__version__,  # with the kind of build, such as +cpu
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cuda": torch.version.cuda,
+        "devices": devices,
+    }
+
+
+def _cache() -> dict[str, Any] | None:
+    """Where weights lie, and how many bytes they take; None without torch, which alone can use them."""
+    try:
+        from vertebra.models import _download
+    except ImportError:
+        return None
+    folder = _download.hub_dir()
+    sizes = [path.stat().st_size for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
+    return {"folder": str(folder), "files": len(sizes), "bytes": sum(sizes)}
+
+
+def _harmless(value: str) -> str:
+    """Without the user and password that a mirror's URL may hold: reports are pasted in public."""
+    return re.sub(r"//[^/@]*@", "//***@", value)
+
+
+def _extra(extra: str) -> dict[str, Any]:
+    """Which packages of an extra are missing, and the command that installs them (null where none is)."""
+    missing = [package for package in _packages_of(extra) if _version(package) is None]
+    return {"missing": missing, "command": f"pip install 'vertebra[{extra}]'" if missing else None}
+
+
+def _packages_of(extra: str) -> list[str]:
+    """The packages that an extra asks for, also through other extras, as the installed metadata has them."""
+    found: list[str] = []
+    for requirement in metadata.requires("vertebra") or ():
+        needs = re.match(r"([\w.-]+)(?:\[([\w,-]+)\])?.*;.*\bextra == ['\"]([\w-]+)['\"]", requirement)
+        if needs is None or needs[3] != extra:
+            continue
+        if needs[1] == "vertebra":
+            found += [package for other in needs[2].split(",") for package in _packages_of(other)]
+        else:
+            found.append(needs[1])
+    return found
+
+
+def _pages(report: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The report as headed lists of name and value."""
+    python, cpu, torch, cache = report["python"], report["cpu"], report["torch"], report["cache"]
+    quota = cpu["quota_cores"]
+    machine = [
+        ("system", report["system"]),
+        ("CPU", cpu["model"] or "unknown"),
+        ("cores", f"{cpu['usable_cores']} usable of {cpu['cores']}" + (f", quota {quota:g}" if quota else "")),
+    ]
+    if torch is None:
+        machine.append(("torch", "not installed"))
+    elif "error" in torch:
+        machine.append(("torch", f"does not load: {torch['error']}"))
+    else:
+        machine.append(("threads", f"{torch['threads']} ({torch['cpu_capability']})"))
+        machine.append(("accelerator", ", ".join(torch["devices"]) or "none"))
+    if cache is None:
+        machine.append(("weights", "their cache is used with torch only"))
+    else:
+        machine.append(("weights", f"{count(cache['files'])} files, {size(cache['bytes'])} in {cache['folder']}"))
+    versions = [("vertebra", report["vertebra"]), ("python", f"{python['version']}  {python['executable']}")]
+    packages = report["packages"] | ({"torch": torch["version"]} if torch and "version" in torch else {})
+    versions += [(name, version or "not installed") for name, version in packages.items()]
+    extras = [
+        (name, f"missing {', '.join(state['missing'])}: {state['command']}" if state["missing"] else "complete")
+        for name, state in report["extras"].items()
+    ]
+    pages = [("Versions", versions), ("Machine", machine), ("Extras", extras)]
+    if report["environment"]:
+        pages.append(("Environment", list(report["environment"].items())))
+    return pages

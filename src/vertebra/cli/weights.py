@@ -1,0 +1,130 @@
+"""`vertebra weights`: the published weight files and the cache that they lie in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vertebra.cli._output import print_json, print_table
+from vertebra.errors import VertebraError, WeightsError
+from vertebra.units import MEGA, three_figures
+
+if TYPE_CHECKING:
+    from vertebra.models import WeightsEnum
+
+app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
+
+Names = Annotated[
+    list[str], typer.Argument(metavar="NAME…", help="resnet50 (its default) or ResNet50_Weights.IMAGENET1K_V1.")
+]
+MaybeNames = Annotated[
+    list[str] | None, typer.Argument(metavar="[NAME…]", help="Networks or weights; all where none is named.")
+]
+
+
+@app.callback()
+def weights() -> None:
+    """List, fetch, verify and find pretrained weights.
+
+    Files lie in torchvision's cache, so that neither library downloads what the other has. VERTEBRA_WEIGHTS_MIRROR
+    names a folder or a base URL to take them from, and VERTEBRA_OFFLINE=1 forbids any download.
+    """
+
+
+@app.command("list")
+def list_(names: MaybeNames = None, json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the published weights, and which of them are on this machine."""
+    rows = [_row(member) for member in _members(names)]
+    if json:
+        print_json(rows)
+        return
+    cells = [(row["name"], three_figures(row["mb"]), "yes" if row["here"] else "-", row["origin"]) for row in rows]
+    print_table(("weights", "MB", "here", "from"), cells, numbers=("MB",))
+
+
+@app.command()
+def fetch(names: Names) -> None:
+    """Download weights into the cache, where they are not there yet; prints their paths."""
+    from vertebra.models import _download
+
+    for member in _members(names):
+        typer.echo(str(_download.fetch(member.url)))
+
+
+@app.command()
+def verify(names: MaybeNames = None) -> None:
+    """Compare files in the cache with the SHA-256 that their names carry; exit 1 where one differs."""
+    from vertebra.models import _download
+
+    members = _members(names)
+    if not names:
+        members = [member for member in members if is_here(member)]
+        if not members:
+            typer.echo(f"There are no weights in {_download.hub_dir()}.", err=True)
+    failures = 0
+    for member in members:
+        try:
+            path = _download.cached_path(member.url)
+            if not path.is_file():
+                raise WeightsError(f"is not on this machine. Run: vertebra weights fetch {member!r}")
+            _download.verify(path, member.url)
+            typer.echo(f"ok       {member!r}  {path}")
+        except VertebraError as error:
+            failures += 1
+            typer.echo(f"FAILED   {member!r}  {' '.join(str(error).split())}")
+    if failures:
+        raise WeightsError(f"{failures} of {len(members)} weight files did not pass.")
+
+
+@app.command()
+def path(names: Names) -> None:
+    """Print where the weights lie or would lie; exit 1 where a file is not there."""
+    from vertebra.models import _download
+
+    members = _members(names)
+    for member in members:
+        typer.echo(str(_download.cached_path(member.url)))
+    absent = [repr(member) for member in members if not is_here(member)]
+    if absent:
+        raise WeightsError(f"not on this machine yet. Run: vertebra weights fetch {' '.join(absent)}")
+
+
+def is_here(member: WeightsEnum) -> bool:
+    """Whether the file is on this machine: in the cache, or in an installed package."""
+    from vertebra.models import _download
+
+    try:
+        return _download.cached_path(member.url).is_file()
+    except WeightsError:  # its package is not installed
+        return False
+
+
+def megabytes(member: WeightsEnum) -> float:
+    """Size of the weight file in MB (10⁶ bytes), from the published figure, which counts units of 2²⁰ bytes."""
+    return round(float(member.meta["_file_size"]) * 2**20 / MEGA, 2)
+
+
+def _members(names: list[str] | None) -> list[WeightsEnum]:
+    """The weights of those names: `resnet50` for its default, or a full name; all published ones where none is given.
+
+    Raises:
+        UsageError: there is no such network, or it has no such weights; the message has the nearest names.
+    """
+    from vertebra.models import get_model_weights, get_weight, list_models
+
+    if names:
+        return [get_weight(name) if "." in name else get_model_weights(name)["DEFAULT"] for name in names]
+    return [member for name in list_models() for member in get_model_weights(name)]
+
+
+def _row(member: WeightsEnum) -> dict[str, Any]:
+    # The scheme "package:" names a file inside an installed Python package.
+    scheme, _, rest = member.url.partition(":")
+    package = rest.partition("/")[0].replace("_", "-")
+    return {
+        "name": repr(member),
+        "mb": megabytes(member),
+        "here": is_here(member),
+        "origin": f"package {package}" if scheme == "package" else member.url,
+    }

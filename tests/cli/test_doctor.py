@@ -1,0 +1,102 @@
+"""What is here and what is missing."""
+
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+import torch
+
+from vertebra.cli import doctor as doctor_module
+
+
+def test_json(vertebra):
+    report = vertebra("doctor", "--json").json
+    assert report["vertebra"] == metadata.version("vertebra")
+    assert report["python"]["executable"] == sys.executable
+    assert report["packages"]["torch"] == metadata.version("torch")
+    assert report["torch"]["version"] == torch.__version__
+    assert report["torch"]["threads"] == torch.get_num_threads()
+    assert len(report["torch"]["devices"]) >= torch.cuda.device_count()
+    assert report["cpu"]["cores"] >= report["cpu"]["usable_cores"] >= 1
+    assert set(report["extras"]) == {"torch", "fast", "train", "serve"}
+
+
+def test_text_tells_the_same(vertebra):
+    result = vertebra("doctor")
+    assert result.code == 0
+    for title in ("Versions", "Machine", "Extras"):
+        assert title in result.out.splitlines()
+    assert f"torch {torch.__version__}" in " ".join(result.out.split())
+    assert sys.executable in result.out
+
+
+def test_cache_folder_and_its_size(vertebra, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert vertebra("doctor", "--json").json["cache"]["bytes"] == 0
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "a-12345678.pth").write_bytes(bytes(1_500_000))
+    assert vertebra("doctor", "--json").json["cache"] == {"folder": str(folder), "files": 1, "bytes": 1_500_000}
+    assert f"1 files, 1.50 MB in {folder}" in vertebra("doctor").out
+
+
+def test_missing_extras_have_their_command(vertebra, monkeypatch):
+    real = doctor_module._version
+    absent = {"fastapi", "safetensors"}
+    monkeypatch.setattr(doctor_module, "_version", lambda name: None if name in absent else real(name) or "1.0")
+    extras = vertebra("doctor", "--json").json["extras"]
+    assert extras["serve"] == {"missing": ["fastapi"], "command": "pip install 'vertebra[serve]'"}
+    assert extras["torch"]["missing"] == ["safetensors"]
+    assert extras["train"]["missing"] == ["safetensors"], "an extra asks for the packages of the extras in it"
+    assert extras["fast"] == {"missing": [], "command": None}
+    text = vertebra("doctor").out
+    assert "missing fastapi: pip install 'vertebra[serve]'" in text
+    assert "complete" in text
+
+
+def test_without_torch():
+    code = "import sys; sys.modules['torch'] = None\nfrom vertebra.cli import main; sys.exit(main(['doctor']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "torch" in done.stdout
+    assert "not installed" in done.stdout
+
+
+def test_torch_that_does_not_load(vertebra, monkeypatch):
+    monkeypatch.setattr(doctor_module, "_torch", lambda: {"error": "libfoo.so is missing"})
+    assert "does not load: libfoo.so is missing" in vertebra("doctor").out
+
+
+def test_passwords_are_not_told(vertebra, monkeypatch):
+    monkeypatch.setenv("VERTEBRA_WEIGHTS_MIRROR", "https://me:secret@mirror.example/weights")
+    for arguments in (["doctor"], ["doctor", "--json"]):
+        out = vertebra(*arguments).out
+        assert "secret" not in out
+        assert "https://***@mirror.example/weights" in out
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2.0),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu.max": "nonsense"}, None),
+        ({}, None),
+    ],
+)
+def test_quota(tmp_path, files, cores):
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert doctor_module._quota(tmp_path) == cores
+
+
+def test_cpu_model(tmp_path):
+    info = tmp_path / "cpuinfo"
+    info.write_text("processor\t: 0\nmodel name\t: Fast CPU @ 3 GHz\n")
+    assert doctor_module._cpu_model(info) == "Fast CPU @ 3 GHz"
+    info.write_text("Processor: none of that form\n")
+    assert doctor_module._cpu_model(info) != "Fast CPU @ 3 GHz"
