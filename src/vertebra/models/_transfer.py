@@ -1,0 +1,333 @@
+"""One file from a server or a mirror onto the disk: goes on where it broke off, hashes on the way, names every failure.
+
+`_download` decides what is fetched from where; nothing here knows of the cache or of published names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import http.client
+import json
+import os
+import shutil
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, TypeAlias
+
+from vertebra.errors import WeightsError
+from vertebra.units import size as in_bytes
+
+MIRROR = "VERTEBRA_WEIGHTS_MIRROR"
+
+TIMEOUT = 30.0  # seconds without a byte
+TRIES = 3  # in a row that bring less than PROGRESS
+PROGRESS = 1 << 20  # bytes
+PAUSE = 1.0  # seconds before the second try; doubled before the third
+CHUNK = 1 << 18  # bytes
+
+# Answers that the same server may not repeat a second later.
+_PASSING = {408, 425, 429, 500, 502, 503, 504}
+
+Show: TypeAlias = Callable[[int, int | None], None]  # bytes done, bytes in all where known
+
+
+def forget(partial: Path) -> None:
+    """Delete what has come, and the notes about it."""
+    partial.unlink(missing_ok=True)
+    _notes(partial).unlink(missing_ok=True)
+
+
+def copy(source: Path, partial: Path, expected: str | None, show: Show) -> None:
+    """Copy a mirror's file into `partial`; `expected` are the first digits of its SHA-256, None where unknown."""
+    digest = hashlib.sha256()
+    try:
+        original = source.open("rb")
+    except OSError as error:
+        raise WeightsError(f"'{source}', the mirror's file, cannot be read: {error.strerror or error}.") from error
+    with original, partial.open("wb") as file:
+        total = os.fstat(original.fileno()).st_size
+        _check_space(partial, total)
+        while chunk := original.read(CHUNK):
+            file.write(chunk)
+            digest.update(chunk)
+            show(file.tell(), total)
+        _sync(file)
+    if expected and not digest.hexdigest().startswith(expected):
+        forget(partial)
+        raise _wrong_hash(str(source), expected, digest.hexdigest(), total)
+
+
+def download(url: str, partial: Path, expected: str | None, show: Show) -> None:
+    """Bring the file of an http(s) URL into `partial`, whole; go on where an earlier call broke off.
+
+    Raises:
+        WeightsError: it cannot be had, or has not the hash; then nothing is left of it.
+    """
+    transfer = _Transfer(url, partial, expected, show)
+    try:
+        transfer.run()
+    finally:
+        if not transfer.size:
+            forget(partial)
+    if expected and not transfer.matches():
+        forget(partial)
+        if transfer.resumed:
+            # The parts may come from different versions of the file: once more, from the start.
+            transfer.run()
+        if not transfer.matches():
+            forget(partial)
+            raise _wrong_hash(url, expected, transfer.digest.hexdigest(), transfer.size, transfer.content_type)
+    _notes(partial).unlink(missing_ok=True)
+
+
+def _notes(partial: Path) -> Path:
+    """What stands beside a partial file: which version of the file on the server it is the beginning of."""
+    return partial.with_name(f"{partial.name}.json")
+
+
+class _BrokenOffError(Exception):
+    """The transfer stopped for a reason that may pass."""
+
+
+class _Transfer:
+    """A file on its way into `partial`; where it breaks off it goes on."""
+
+    def __init__(self, url: str, partial: Path, expected: str | None, show: Show) -> None:
+        self.url = url
+        self.partial = partial
+        self.expected = expected
+        self.show = show
+        self.content_type = ""
+        self._reset()
+
+    def _reset(self) -> None:
+        self.size = 0
+        self.digest = hashlib.sha256()
+        self.resumed = False
+
+    def matches(self) -> bool:
+        return self.expected is not None and self.digest.hexdigest().startswith(self.expected)
+
+    def run(self) -> None:
+        """Try until the file is whole.
+
+        Raises:
+            WeightsError: the server refuses, or breaks off again and again.
+        """
+        self._reset()
+        with self.partial.open("ab+") as file:
+            self._take_up(file)
+            failures = 0
+            # Whole it may be before any request, and also where a server that promises too much breaks off.
+            while not self.matches():
+                before = self.size
+                try:
+                    self._try(file)
+                    break
+                except _BrokenOffError as reason:
+                    if self.matches():
+                        break
+                    failures = 0 if self.size - before >= PROGRESS else failures + 1
+                    if failures >= TRIES:
+                        kept = (
+                            f" {in_bytes(self.size)} are kept; the next call goes on from there." if self.size else ""
+                        )
+                        raise WeightsError(
+                            f"{self.url} could not be downloaded: {reason}, {TRIES} times in a row.{kept} "
+                            f"Check the connection, or set {MIRROR} to a folder or base URL that holds the file."
+                        ) from reason
+                    time.sleep(PAUSE * 2 ** max(failures - 1, 0))
+            _sync(file)
+
+    def _take_up(self, file: IO[bytes]) -> None:
+        """Count and hash what an earlier run left."""
+        file.seek(0)
+        while chunk := file.read(CHUNK):
+            self.size += len(chunk)
+            self.digest.update(chunk)
+        if self.size and not (self.expected or self._version()):
+            self._restart(file)  # nothing could tell whether old and new bytes belong together
+
+    def _restart(self, file: IO[bytes]) -> None:
+        file.truncate(0)
+        self._reset()
+
+    def _version(self) -> str | None:
+        """What the server called the version that `partial` is the beginning of."""
+        try:
+            notes = json.loads(_notes(self.partial).read_text(encoding="utf-8"))
+            return str(notes["version"]) if notes["url"] == self.url and notes["version"] else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _try(self, file: IO[bytes]) -> None:
+        # `_source` lets only http and https addresses through.
+        headers = {"User-Agent": "vertebra", "Accept-Encoding": "identity"}
+        request = urllib.request.Request(self.url, headers=headers)  # noqa: S310
+        if self.size:
+            request.add_header("Range", f"bytes={self.size}-")
+            if version := self._version():
+                request.add_header("If-Range", version)
+        try:
+            response = _opener().open(request, timeout=TIMEOUT)
+        except urllib.error.HTTPError as error:
+            with error:
+                self._judge(error, file)
+                return
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise _BrokenOffError(_reason(error)) from error
+        with response:
+            self._receive(response, file)
+
+    def _judge(self, error: urllib.error.HTTPError, file: IO[bytes]) -> None:
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and self.size:
+            if error.headers.get("Content-Range", "").rpartition("/")[2] == str(self.size):
+                return  # it was whole already
+            self._restart(file)
+            raise _BrokenOffError("the server has a shorter file than was begun") from error
+        status = " ".join(f"the server answered {error.code} {error.reason}".split())  # some reasons have many lines
+        if error.code in _PASSING:
+            raise _BrokenOffError(status) from error
+        raise WeightsError(
+            f"{self.url} could not be downloaded: {status}. Check that address in a browser, or set {MIRROR} to a "
+            "folder or base URL that holds the file."
+        ) from error
+
+    def _receive(self, response: Any, file: IO[bytes]) -> None:
+        """Append the body, or begin anew where the server sends the file from its start."""
+        if response.status == http.HTTPStatus.PARTIAL_CONTENT:
+            if not response.headers.get("Content-Range", "").startswith(f"bytes {self.size}-"):
+                self._restart(file)
+                raise _BrokenOffError("the server sent another part than it was asked for")
+            self.resumed = True
+        else:
+            self._restart(file)
+        length = response.headers.get("Content-Length", "")
+        total = self.size + int(length) if length.isdecimal() else None
+        self.content_type = response.headers.get("Content-Type", "")
+        self._note(response.headers)
+        if total is not None:
+            _check_space(self.partial, total - self.size)
+        self.show(self.size, total)
+        while total is None or self.size < total:
+            try:
+                # Unlike read(), read1() does not lose what it has when the rest does not come.
+                chunk = response.read1(CHUNK if total is None else min(CHUNK, total - self.size))
+            except (OSError, http.client.HTTPException) as error:
+                raise _BrokenOffError(_reason(error)) from error
+            if not chunk:
+                break
+            file.write(chunk)
+            self.digest.update(chunk)
+            self.size += len(chunk)
+            self.show(self.size, total)
+        if total is not None and self.size < total:
+            raise _BrokenOffError(f"the server broke off after {self.size:,} of {total:,} bytes")
+
+    def _note(self, headers: Any) -> None:
+        tag = headers.get("ETag", "")
+        # A weak tag allows other bytes, so it cannot vouch for a beginning (RFC 9110, 13.1.5).
+        version = headers.get("Last-Modified") if not tag or tag.startswith("W/") else tag
+        _notes(self.partial).write_text(json.dumps({"url": self.url, "version": version}), encoding="utf-8")
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        secure = req.full_url.startswith("https:")
+        if not newurl.startswith("https:" if secure else ("https:", "http:")):
+            raise urllib.error.HTTPError(req.full_url, code, f"(an unsafe redirect to {newurl})", headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(_Redirects)
+
+
+# --- disk and screen -------------------------------------------------------------------------------------------------
+
+
+def _check_space(partial: Path, needed: int) -> None:
+    free = shutil.disk_usage(partial.parent).free
+    if needed > free:
+        raise WeightsError(
+            f"{partial.name.removesuffix('.partial')} needs {in_bytes(needed)} more, and '{partial.parent}' has "
+            f"{in_bytes(free)} free. Make room, or set TORCH_HOME to a folder on a larger disk."
+        )
+
+
+def disk_error(error: OSError, path: Path) -> WeightsError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return WeightsError(
+            f"The disk of '{path.parent}' is full, so {path.name} is not whole. Make room and call again, or set "
+            "TORCH_HOME to a folder on a larger disk."
+        )
+    return WeightsError(
+        f"{path.name} cannot be written into the cache folder '{path.parent}': {error.strerror or error}. "
+        "Set TORCH_HOME to a folder that you may write to."
+    )
+
+
+def _wrong_hash(source: str, expected: str, found: str, size: int, content_type: str = "") -> WeightsError:
+    kind = f" of type {content_type}" if content_type.startswith("text/") else ""
+    return WeightsError(
+        f"{source} gave {in_bytes(size)}{kind} with the wrong content: the SHA-256 begins with "
+        f"{found[: len(expected)]}, not with {expected}. Nothing was put into the cache. Try again later, or set "
+        f"{MIRROR} to a folder or base URL that holds the right file."
+    )
+
+
+def _reason(error: Exception) -> str:
+    inner = getattr(error, "reason", error)
+    if isinstance(inner, TimeoutError):
+        return f"the server sent nothing for {TIMEOUT:.0f} s"
+    return f"the connection failed ({inner or type(inner).__name__})"
+
+
+def _sync(file: IO[bytes]) -> None:
+    """The bytes must be on the disk before the name is: a crash would leave an empty file under a trusted name."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # Windows cannot open folders; the rename is then merely not yet durable
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def bar(source: str, path: Path, progress: bool) -> Iterator[Show]:
+    if progress and sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(path.name, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+    if progress:
+        sys.stderr.write(f"Downloading {source} to {path}\n")
+    yield lambda done, total: None
