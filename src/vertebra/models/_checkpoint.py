@@ -232,8 +232,9 @@ def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source: 
         WeightsError: names are missing or unexpected, or shapes differ: lists them; the network is left as it was.
     """
     slots = _slots(model)
+    # Not zeros_like: on the meta device its first call imports sympy, half a second.
     values = {
-        name: state_dict.get(name, torch.zeros_like(slot, device="cpu") if _is_count(name) else None)
+        name: state_dict.get(name, torch.zeros(slot.shape, dtype=slot.dtype, device="cpu") if _is_count(name) else None)
         for name, (_, _, slot) in slots.items()
     }
     missing = [name for name, value in values.items() if value is None]
