@@ -1,14 +1,26 @@
-"""The record that travels with a network: how its input is made (and, in exported files, all else one must know).
+"""The record that travels with a network: how its input is made and, in exported files, all else one must know.
 
 Standard library only: training, export, the runtime and the server read the same record, so that a deployed network
-sees the pixels it was trained on.
+sees the pixels it was trained on. In an exported file it is JSON in the metadata of the model, under `METADATA_KEY`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import io
+import json
+import math
+import os
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
 
-from vertebra.errors import ImageError
+from vertebra.errors import ImageError, VertebraError
+
+METADATA_KEY = "vertebra.card"
+FORMAT_VERSION = 1
+PRECISIONS = ("float32", "int8")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -27,6 +39,269 @@ class Preprocessing:
     interpolation: str = "bilinear"  # as Pillow names them: "nearest", "bilinear", "bicubic"
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+
+
+class CardError(VertebraError):
+    """A model file or a document has no card that this version of Vertebra can read."""
+
+
+@dataclass(frozen=True)
+class WeightSource:
+    """Where the weights came from: a published name or a file's name, its SHA-256 (64 hex digits) and its address."""
+
+    name: str
+    sha256: str | None = None
+    url: str | None = None
+
+
+@dataclass(frozen=True)
+class Card:
+    """What one must know of an exported network.
+
+    The graph holds normalisation and softmax: `preprocessing` leaves a client its resize and its crop, and the rest of
+    it is for the record. So is `temperature`: the graph has divided the logits by it already.
+    """
+
+    architecture: str
+    preprocessing: Preprocessing
+    classes: tuple[str, ...] | None = None  # in the order of the probabilities; None: classes are numbers
+    weights: WeightSource | None = None  # None: drawn at random
+    metrics: Mapping[str, Any] = field(default_factory=dict)  # data set -> measure -> value
+    versions: Mapping[str, str] = field(default_factory=dict)  # package -> version that the file was made with
+    licence: str | None = None  # of the weights
+    precision: str = "float32"  # or "int8"
+    created: str | None = None  # ISO 8601, UTC
+    temperature: float = 1.0
+    threshold: float | None = None  # a best probability below it means "none of these classes"
+    format_version: int = FORMAT_VERSION
+
+    def class_name(self, index: int) -> str:
+        """The name of a class, or its number where classes have no names."""
+        return str(index) if self.classes is None else self.classes[index]
+
+    def to_json(self) -> str:
+        """The card as one line of JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False)
+
+    @staticmethod
+    def from_json(text: str, source: str = "the card") -> Card:
+        """Read a card; keys that this version does not know are ignored.
+
+        Args:
+            text: what `to_json` wrote.
+            source: how errors call it, for example the file's name.
+
+        Raises:
+            CardError: no card, a card of a newer format, or one with a value that is not allowed.
+        """
+        try:
+            document = json.loads(text)
+        except ValueError as error:
+            raise CardError(f"{source} is not a card: it is not JSON ({error}).") from None
+        if not isinstance(document, dict) or "format_version" not in document:
+            raise CardError(f"{source} is not a card: it is JSON without a format_version.")
+        version = document["format_version"]
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            made_by = document.get("versions")
+            made_by = made_by.get("vertebra") if isinstance(made_by, dict) else None
+            wanted = f"vertebra>={made_by}" if made_by else "vertebra"
+            raise CardError(
+                f"{source} has a card of format {version}, and this Vertebra reads formats up to {FORMAT_VERSION}. "
+                f"Run: pip install --upgrade '{wanted}'"
+            )
+        return _Reader(document, source).card()
+
+
+class _Reader:
+    """A JSON document → a card, each value checked."""
+
+    def __init__(self, document: dict[str, Any], source: str) -> None:
+        self.document = document
+        self.source = source
+
+    def card(self) -> Card:
+        version = self.take("format_version", int)
+        if version < 1:
+            raise self.wrong("format_version", version, "a whole number of at least 1")
+        precision = self.take("precision", str, "float32")
+        if precision not in PRECISIONS:
+            raise self.wrong("precision", precision, " or ".join(PRECISIONS))
+        classes = self.take("classes", list, None)
+        if classes is not None and not (classes and all(isinstance(name, str) for name in classes)):
+            raise self.wrong("classes", classes, "null or a list of names")
+        temperature = self.take("temperature", float, 1.0)
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise self.wrong("temperature", temperature, "a number above 0")
+        threshold = self.take("threshold", float, None)
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise self.wrong("threshold", threshold, "null or a number between 0 and 1")
+        weights = self.take("weights", dict, None)
+        return Card(
+            architecture=self.take("architecture", str),
+            preprocessing=self.part("preprocessing", self.take("preprocessing", dict)).preprocessing(),
+            classes=None if classes is None else tuple(classes),
+            weights=None if weights is None else self.part("weights", weights).weight_source(),
+            metrics=self.take("metrics", dict, {}),
+            versions=self.take("versions", dict, {}),
+            licence=self.take("licence", str, None),
+            precision=precision,
+            created=self.take("created", str, None),
+            temperature=temperature,
+            threshold=threshold,
+            format_version=version,
+        )
+
+    def preprocessing(self) -> Preprocessing:
+        sizes = {name: self.take(name, int) for name in ("crop_size", "resize_size")}
+        for name, value in sizes.items():
+            if value < 1:
+                raise self.wrong(name, value, "pixels, at least 1")
+        interpolation = self.take("interpolation", str)
+        if interpolation not in INTERPOLATIONS:
+            raise self.wrong("interpolation", interpolation, ", ".join(INTERPOLATIONS))
+        return Preprocessing(**sizes, interpolation=interpolation, mean=self.numbers("mean"), std=self.numbers("std"))
+
+    def numbers(self, name: str) -> tuple[float, ...]:
+        values = self.take(name, list)
+        if not values or not all(isinstance(v, int | float) and math.isfinite(v) for v in values):
+            raise self.wrong(name, values, "a list of numbers, one a channel")
+        return tuple(float(value) for value in values)
+
+    def weight_source(self) -> WeightSource:
+        return WeightSource(self.take("name", str), self.take("sha256", str, None), self.take("url", str, None))
+
+    def part(self, name: str, document: dict[str, Any]) -> _Reader:
+        return _Reader(document, f"{self.source}, {name}")
+
+    def take(self, name: str, kind: type[Any], *default: Any) -> Any:
+        """The value of that name; a default stands for a key that is absent, and None for null where it is one."""
+        if name not in self.document:
+            if default:
+                return default[0]
+            raise CardError(f"{self.source} is not a complete card: it has no {name}. Export the network again.")
+        value = self.document[name]
+        if value is None and default == (None,):
+            return None
+        if kind is float and type(value) is int:
+            return float(value)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise self.wrong(name, value, _JSON_NAMES[kind])
+        return value
+
+    def wrong(self, name: str, value: Any, allowed: str) -> CardError:
+        shown = repr(value)
+        shown = shown if len(shown) <= 60 else f"{shown[:60]}…"
+        return CardError(f"{self.source}: {name} is {shown}; it must be {allowed}. Export the network again.")
+
+
+_JSON_NAMES = {str: "a text", int: "a whole number", float: "a number", list: "a list", dict: "an object"}
+
+
+# --- the card inside a model file -----------------------------------------------------------------------------------
+
+# ONNX is a protobuf message. These are the fields of ModelProto and StringStringEntryProto that matter here, from
+# https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+_IR_VERSION, _GRAPH, _METADATA = 1, 7, 14
+_KEY, _VALUE = 1, 2
+
+
+def read_card(path: str | os.PathLike[str]) -> Card:
+    """The card of an exported file.
+
+    Needs neither onnx nor onnxruntime, and takes no longer for a large network: its graph is skipped, not read.
+
+    Raises:
+        CardError: the file is missing, not ONNX, has no card, or one that cannot be read.
+    """
+    path = Path(path)
+    return card_of(read_metadata(path), str(path))
+
+
+def card_of(metadata: Mapping[str, str], source: str) -> Card:
+    """The card among the metadata of a model, as onnxruntime's `modelmeta.custom_metadata_map` has them.
+
+    Raises:
+        CardError: there is none, or one that cannot be read.
+    """
+    if METADATA_KEY not in metadata:
+        raise CardError(
+            f"{source} is an ONNX file without a card, so its classes and preprocessing are unknown. "
+            "Export the network with: vertebra export NAME|CHECKPOINT --out FILE.onnx"
+        )
+    return Card.from_json(metadata[METADATA_KEY], source)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of an ONNX file.
+
+    Raises:
+        CardError: the file is missing, cannot be read, or is not ONNX.
+    """
+    try:
+        if path.is_dir():
+            raise CardError(f"{path} is a folder, not a model file.")
+        with path.open("rb") as file:
+            return _walk_model(file)
+    except FileNotFoundError:
+        raise CardError(f"{path}: no such file.") from None
+    except OSError as error:
+        raise CardError(f"{path} cannot be read ({error.strerror}).") from error
+    except ValueError:
+        raise CardError(
+            f"{path} is not an ONNX file, or it is cut short. "
+            "Export the network again with: vertebra export NAME|CHECKPOINT --out FILE.onnx"
+        ) from None
+
+
+def _walk_model(file: IO[bytes]) -> dict[str, str]:
+    seen = set()
+    metadata = {}
+    for number, content in _fields(file, os.fstat(file.fileno()).st_size, wanted=(_METADATA,)):
+        seen.add(number)
+        if number == _METADATA:
+            entry = dict(_fields(io.BytesIO(content), len(content), wanted=(_KEY, _VALUE)))
+            metadata[entry.get(_KEY, b"").decode("utf-8")] = entry.get(_VALUE, b"").decode("utf-8")
+    if not {_IR_VERSION, _GRAPH} <= seen:
+        raise ValueError("a protobuf message, but no model")
+    return metadata
+
+
+def _fields(file: IO[bytes], end: int, wanted: Collection[int]) -> Iterator[tuple[int, bytes]]:
+    """Each field of a protobuf message as (number, content); what is not wanted is skipped and comes empty.
+
+    https://protobuf.dev/programming-guides/encoding/
+    """
+    while file.tell() < end:
+        tag = _varint(file)
+        number, wire_type = tag >> 3, tag & 7
+        if wire_type == 0:
+            _varint(file)
+            size = 0
+        elif wire_type in (1, 5):
+            size = 8 if wire_type == 1 else 4
+        elif wire_type == 2:
+            size = _varint(file)
+        else:
+            raise ValueError(f"wire type {wire_type}")
+        if number == 0 or size > end - file.tell():
+            raise ValueError("a field that reaches beyond the end")
+        if number in wanted:
+            yield number, file.read(size)
+        else:
+            file.seek(size, os.SEEK_CUR)
+            yield number, b""
+
+
+def _varint(file: IO[bytes]) -> int:
+    value = 0
+    for shift in range(0, 64, 7):
+        byte = file.read(1)
+        if not byte:
+            raise ValueError("the end came early")
+        value |= (byte[0] & 0x7F) << shift
+        if byte[0] < 0x80:
+            return value
+    raise ValueError("a number of more than 64 bits")
 
 
 # The size from which Pillow refuses to decode: a strip of 1 × 20,000 pixels is a small file, and 4 GB once resized.

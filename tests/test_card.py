@@ -1,0 +1,191 @@
+"""The card: what it holds comes back, and what is no card is told from it."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from vertebra.card import METADATA_KEY, Card, CardError, Preprocessing, WeightSource, read_card
+
+CARD = Card(
+    architecture="efficientnet_lite0",
+    preprocessing=Preprocessing(224, 256, "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+    classes=("tench", "größer", "crane", "crane"),
+    weights=WeightSource("EfficientNet_Lite0_Weights.IMAGENET1K_V1", "5" * 64, "https://example.org/a.pth"),
+    metrics={"ImageNet-1K": {"acc@1": 75.1}},
+    versions={"vertebra": "0.1.0"},
+    licence="Apache-2.0",
+    precision="int8",
+    created="2025-01-31T12:00:00Z",
+    temperature=1.25,
+    threshold=0.3,
+)
+
+
+def varint(number):
+    data = b""
+    while number > 0x7F:
+        data += bytes([number & 0x7F | 0x80])
+        number >>= 7
+    return data + bytes([number])
+
+
+def block(number, content):
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def model_bytes(metadata, graph=b"x" * 300):
+    """A ModelProto by hand: version, producer, graph, opset (after the graph, as onnx writes it), metadata."""
+    head = varint(1 << 3) + varint(10) + block(2, b"test") + block(7, graph) + block(8, b"\x10\x14")
+    return head + b"".join(
+        block(14, block(1, key.encode()) + block(2, value.encode())) for key, value in metadata.items()
+    )
+
+
+@pytest.fixture
+def model_file(tmp_path):
+    def write(data):
+        path = tmp_path / "m.onnx"
+        path.write_bytes(data)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("card", [CARD, Card("resnet18", Preprocessing(224)), replace(CARD, weights=None)])
+def test_a_card_comes_back_equal(card):
+    assert Card.from_json(card.to_json()) == card
+
+
+def test_class_names_or_numbers():
+    assert CARD.class_name(1) == "größer"
+    assert Card("resnet18", Preprocessing(224)).class_name(1) == "1"
+
+
+def test_unknown_keys_of_the_same_format_are_ignored():
+    document = json.loads(CARD.to_json())
+    document["colour"] = "blue"
+    document["preprocessing"]["gamma"] = 2.2
+    assert Card.from_json(json.dumps(document)) == CARD
+
+
+def test_absent_optional_keys_get_their_defaults():
+    document = json.loads(CARD.to_json())
+    card = Card.from_json(
+        json.dumps(
+            {key: document[key] for key in ("format_version", "architecture")}
+            | {"preprocessing": document["preprocessing"]}
+        )
+    )
+    assert card == Card("efficientnet_lite0", CARD.preprocessing)
+
+
+def test_a_card_of_a_newer_format_says_what_to_install():
+    document = json.loads(CARD.to_json()) | {"format_version": 7, "versions": {"vertebra": "3.2.0"}, "classes": 5}
+    with pytest.raises(CardError, match=r"m\.onnx has a card of format 7.*up to 1.*--upgrade 'vertebra>=3\.2\.0'"):
+        Card.from_json(json.dumps(document), "m.onnx")
+    with pytest.raises(CardError, match=r"pip install --upgrade 'vertebra'"):
+        Card.from_json(json.dumps(document | {"versions": []}), "m.onnx")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"name": "resnet18"}'])
+def test_what_is_no_card(text):
+    with pytest.raises(CardError, match="notes is not a card"):
+        Card.from_json(text, "notes")
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("architecture",), 3),
+        (("architecture",), None),
+        (("format_version",), "1"),
+        (("format_version",), 0),
+        (("format_version",), True),
+        (("classes",), ["a", 1]),
+        (("classes",), []),
+        (("classes",), "abc"),
+        (("precision",), "int4"),
+        (("temperature",), 0),
+        (("temperature",), "warm"),
+        (("threshold",), 1.5),
+        (("weights",), "DEFAULT"),
+        (("weights", "sha256"), 5),
+        (("metrics",), []),
+        (("preprocessing",), None),
+        (("preprocessing", "crop_size"), 224.0),
+        (("preprocessing", "crop_size"), 0),
+        (("preprocessing", "interpolation"), "lanczos"),
+        (("preprocessing", "mean"), [0.5, "a", 0.5]),
+        (("preprocessing", "std"), []),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_named(path, value):
+    document = json.loads(CARD.to_json())
+    part = document
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    with pytest.raises(CardError, match=rf"^m\.onnx.*{path[-1]} is .*; it must be"):
+        Card.from_json(json.dumps(document), "m.onnx")
+
+
+def test_a_key_that_is_missing_is_named():
+    document = json.loads(CARD.to_json())
+    del document["architecture"]
+    with pytest.raises(CardError, match="no architecture"):
+        Card.from_json(json.dumps(document))
+
+
+def test_the_card_of_a_file(model_file):
+    path = model_file(model_bytes({"author": "me", METADATA_KEY: CARD.to_json(), "other": ""}))
+    assert read_card(path) == CARD
+    assert read_card(str(path)) == CARD
+
+
+def test_an_onnx_file_without_a_card(model_file):
+    with pytest.raises(CardError, match=r"m\.onnx is an ONNX file without a card.*vertebra export"):
+        read_card(model_file(model_bytes({"author": "me"})))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x00",
+        b"hello, this is a text",
+        b"\xff\xd8\xff\xe0" + b"\x07" * 40,
+        b"PK\x03\x04",
+        b"\x80" * 20,
+        b"\x08\x0a",
+    ],
+)
+def test_what_is_no_onnx_file(model_file, data):
+    with pytest.raises(CardError, match=r"m\.onnx is not an ONNX file"):
+        read_card(model_file(data))
+
+
+def test_a_file_cut_short_at_any_byte_is_told(model_file):
+    whole = model_bytes({METADATA_KEY: Card("resnet18", Preprocessing(224)).to_json()}, graph=b"x" * 20)
+    for length in range(len(whole)):
+        with pytest.raises(CardError):
+            read_card(model_file(whole[:length]))
+
+
+def test_no_file_and_a_folder(tmp_path):
+    with pytest.raises(CardError, match="no such file"):
+        read_card(tmp_path / "absent.onnx")
+    with pytest.raises(CardError, match="is a folder"):
+        read_card(tmp_path)
+
+
+def test_reading_a_card_imports_nothing_heavy(model_file):
+    path = model_file(model_bytes({METADATA_KEY: CARD.to_json()}))
+    code = (
+        f"import sys; from vertebra.card import read_card; print(read_card({str(path)!r}).architecture);"
+        "print(sorted({'torch', 'onnx', 'onnxruntime', 'numpy', 'PIL', 'google.protobuf'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["efficientnet_lite0", "[]"]
