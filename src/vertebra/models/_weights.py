@@ -74,7 +74,7 @@ class WeightsEnum(Enum):
         if name not in known:
             raise UsageError(
                 f"{cls.__name__} has no weights {name!r}; it has {', '.join(known)}. {nearest(name, known)} "
-                "A path to a .pth or .safetensors file is taken too."
+                "(weights= takes a path to a .pth or .safetensors file, too.)"
             )
         return cls[name]
 
