@@ -11,7 +11,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench clean
@@ -36,7 +36,7 @@ $(VENV)/.stamp-test: pyproject.toml | $(BIN)/python
 	@touch $(VENV)/.stamp-demo $@
 
 demo: $(VENV)/.stamp-demo
-	@photos=$$($(BIN)/python -c 'import importlib.util, pathlib; print(pathlib.Path(importlib.util.find_spec("sklearn").origin).parent / "datasets" / "images")') && \
+	@photos=$$($(BIN)/python -c 'import importlib.util, os; print(os.path.relpath(os.path.dirname(importlib.util.find_spec("sklearn").origin) + "/datasets/images"))') && \
 	$(BIN)/vertebra predict "$$photos/china.jpg" "$$photos/flower.jpg"
 
 lint: $(VENV)/.stamp-test

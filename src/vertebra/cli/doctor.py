@@ -16,7 +16,7 @@ from vertebra import __version__
 from vertebra.cli._output import print_json
 from vertebra.units import count, size
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 # Packages whose version matters when something behaves oddly.
 PACKAGES = ("torch", "torchvision", "onnxruntime", "onnx", "onnxscript", "MNN", "numpy", "pillow", "safetensors")
@@ -138,17 +138,10 @@ def _extra(extra: str) -> dict[str, Any]:
 
 
 def _packages_of(extra: str) -> list[str]:
-    """The packages that an extra asks for, also through other extras, as the installed metadata has them."""
-    found: list[str] = []
-    for requirement in metadata.requires("vertebra") or ():
-        needs = re.match(r"([\w.-]+)(?:\[([\w,-]+)\])?.*;.*\bextra == ['\"]([\w-]+)['\"]", requirement)
-        if needs is None or needs[3] != extra:
-            continue
-        if needs[1] == "vertebra":
-            found += [package for other in needs[2].split(",") for package in _packages_of(other)]
-        else:
-            found.append(needs[1])
-    return found
+    """The packages that an extra asks for, as the installed metadata has them; there, extras in extras are resolved."""
+    pattern = rf"([\w.-]+).*;.*\bextra == ['\"]{extra}['\"]"
+    found = (re.match(pattern, requirement) for requirement in metadata.requires("vertebra") or ())
+    return [match[1] for match in found if match]
 
 
 def _pages(report: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -12,7 +12,7 @@ from vertebra.cli._output import print_json, print_table
 from vertebra.errors import nearest
 from vertebra.units import MEGA, count, three_figures
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 class Sort(StrEnum):
@@ -42,7 +42,7 @@ class Filters:
 @app.command()
 def models(
     pattern: Annotated[
-        str | None, typer.Argument(metavar="[FILTER]", help="Part of a name, or a pattern such as 'resne?t*'.")
+        str | None, typer.Argument(metavar="FILTER", help="Part of a name, or a pattern such as 'resne?t*'.")
     ] = None,
     family: Annotated[str | None, typer.Option(metavar="NAME", help="One family, such as resnet.")] = None,
     max_params: Annotated[float | None, typer.Option(metavar="M", help="At most that many million parameters.")] = None,

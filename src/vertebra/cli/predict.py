@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from vertebra.models import ConvNet, WeightsEnum
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 BAR_WIDTH = 30
 
@@ -50,7 +50,7 @@ class Prediction:
 
 @app.command()
 def predict(
-    photos: Annotated[list[str], typer.Argument(metavar="PHOTO…", help="Photos, or folders of them.")],
+    photos: Annotated[list[str], typer.Argument(metavar="PHOTO", help="Photos, or folders of them.")],
     model: Annotated[
         str, typer.Option(metavar="NAME", help="A network that `vertebra models` lists.")
     ] = Settings.model,

@@ -13,13 +13,13 @@ from vertebra.units import MEGA, three_figures
 if TYPE_CHECKING:
     from vertebra.models import WeightsEnum
 
-app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
+app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
 Names = Annotated[
-    list[str], typer.Argument(metavar="NAME…", help="resnet50 (its default) or ResNet50_Weights.IMAGENET1K_V1.")
+    list[str], typer.Argument(metavar="NAME", help="resnet50 (its default) or ResNet50_Weights.IMAGENET1K_V1.")
 ]
 MaybeNames = Annotated[
-    list[str] | None, typer.Argument(metavar="[NAME…]", help="Networks or weights; all where none is named.")
+    list[str] | None, typer.Argument(metavar="NAME", help="Networks or weights; all where none is named.")
 ]
 
 
@@ -34,7 +34,7 @@ def weights() -> None:
 
 @app.command("list")
 def list_(names: MaybeNames = None, json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List the published weights, and which of them are on this machine."""
+    """List what is published and what is here."""
     rows = [_row(member) for member in _members(names)]
     if json:
         print_json(rows)
@@ -45,7 +45,7 @@ def list_(names: MaybeNames = None, json: Annotated[bool, typer.Option("--json",
 
 @app.command()
 def fetch(names: Names) -> None:
-    """Download weights into the cache, where they are not there yet; prints their paths."""
+    """Download what is not here yet; prints the paths."""
     from vertebra.models import _download
 
     for member in _members(names):
@@ -54,7 +54,7 @@ def fetch(names: Names) -> None:
 
 @app.command()
 def verify(names: MaybeNames = None) -> None:
-    """Compare files in the cache with the SHA-256 that their names carry; exit 1 where one differs."""
+    """Check the SHA-256 of files on this machine."""
     from vertebra.models import _download
 
     members = _members(names)
@@ -79,7 +79,7 @@ def verify(names: MaybeNames = None) -> None:
 
 @app.command()
 def path(names: Names) -> None:
-    """Print where the weights lie or would lie; exit 1 where a file is not there."""
+    """Print where weights lie or would lie."""
     from vertebra.models import _download
 
     members = _members(names)
