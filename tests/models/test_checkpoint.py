@@ -393,19 +393,18 @@ def test_long_lists_are_cut_with_a_count() -> None:
 def test_tensors_that_share_memory_in_the_file_do_not_in_the_network(
     weights: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    flat = torch.arange(16.0)
-    weights["body.1.weight"], weights["body.1.bias"] = flat[:8], flat[4:12]
+    flat = torch.arange(32.0)
+    weights["head.weight"] = flat.view(4, 8)
+    weights["body.1.weight"], weights["body.1.bias"] = flat[2:10], flat[16:24]
     weights["body.1.running_mean"] = torch.tensor(3.0).expand(8)
-    weights["body.1.running_var"] = flat[:8]
+    weights["body.1.running_var"] = flat[24:]
     torch.save(weights, tmp_path / "shared.pth")
     model = on_meta()
     load_state_dict(model, read_state_dict(tmp_path / "shared.pth"), "shared")
-    norm = model.body[1]
-    spans = [(t.data_ptr(), t.data_ptr() + 32) for t in (norm.weight, norm.bias, norm.running_mean, norm.running_var)]
-    spans.sort()
+    spans = sorted((t.data_ptr(), t.data_ptr() + t.nbytes) for t in model.state_dict().values())
     assert all(stop <= start for (_, stop), (start, _) in itertools.pairwise(spans))
-    assert torch.equal(norm.bias, flat[4:12])
-    assert norm.running_mean.is_contiguous()
+    assert all(t.is_contiguous() for t in model.state_dict().values())
+    assert_same(dict(model.state_dict()), dict(weights))
 
 
 def test_values_that_no_file_keeps_are_an_error_on_meta() -> None:

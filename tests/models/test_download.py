@@ -245,11 +245,13 @@ def test_a_partial_file_of_unknown_version_is_continued_where_the_hash_can_tell(
     assert "If-Range" not in server.requests[0]
 
 
-@pytest.mark.parametrize("version", [None, TAG])
-def test_without_a_hash_only_a_known_version_is_continued(server: Server, cache: Path, version: str | None) -> None:
-    leave_partial(cache, CONTENT[:250_000], server.url, version)
+@pytest.mark.parametrize(("other", "version", "known"), [("", None, False), ("", TAG, True), ("?old", TAG, False)])
+def test_without_a_hash_only_a_known_version_of_the_same_address_is_continued(
+    server: Server, cache: Path, other: str, version: str | None, known: bool
+) -> None:
+    leave_partial(cache, CONTENT[:250_000], server.url + other, version)
     assert_whole(fetch(server.url, check_hash=False), cache)
-    assert server.ranges == ["bytes=250000-" if version else None]
+    assert server.ranges == ["bytes=250000-" if known else None]
 
 
 def test_a_whole_partial_file_needs_no_request(server: Server, cache: Path) -> None:
@@ -365,7 +367,10 @@ def test_tries_that_bring_much_do_not_count(server: Server, cache: Path, monkeyp
     assert len(server.requests) == 10
 
 
-def test_a_length_that_is_promised_too_long_does_no_harm_where_the_hash_is_right(server: Server, cache: Path) -> None:
+def test_a_length_that_is_promised_too_long_does_no_harm_where_the_hash_is_right(
+    server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_transfer, "TRIES", 1)
     server.plan = [whole(Content_Length=str(len(CONTENT) + 500))]
     assert_whole(fetch(server.url), cache)
     assert len(server.requests) == 1
@@ -691,7 +696,7 @@ def test_where_there_are_no_locks_everyone_works_for_himself(
     assert in_threads(server.url, 3) == [cache / NAME] * 3
     assert (cache / NAME).read_bytes() == CONTENT
     assert [name for name in files(cache) if "partial" in name] == []
-    server.plan = [error(404)]
+    server.plan = [ranged(cut=1000)]
     (cache / NAME).unlink()
     assert [type(result) for result in in_threads(server.url, 2)] == [WeightsError] * 2
     assert [name for name in files(cache) if "partial" in name] == []
@@ -705,6 +710,27 @@ def test_when_the_first_fails_the_one_that_waited_tries_itself(server: Server, c
     server.plan = [late, ranged()]
     results = in_threads(server.url, 2)
     assert sorted(type(result).__name__ for result in results) == ["PosixPath", "WeightsError"]
+    assert_whole(cache / NAME, cache)
+
+
+def test_a_lock_that_was_thrown_away_while_it_was_waited_for_counts_for_nothing(server: Server, cache: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    lock = cache / f"{NAME}.lock"
+    cache.mkdir(parents=True)
+    with lock.open("w") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        results: list[Path] = []
+        thread = threading.Thread(target=lambda: results.append(fetch(server.url)))
+        thread.start()
+        time.sleep(0.1)
+        lock.unlink()
+        with lock.open("w") as second:
+            fcntl.flock(second, fcntl.LOCK_EX)
+            fcntl.flock(first, fcntl.LOCK_UN)
+            time.sleep(0.1)
+            assert server.requests == []  # the second holder is at work
+    thread.join(10)
+    assert results == [cache / NAME]
     assert_whole(cache / NAME, cache)
 
 

@@ -88,8 +88,7 @@ class ImageClassification(nn.Module):
         if len(self.mean) == 3 != len(img.getbands()) and not img.mode.startswith(("I", "F")):
             img = img.convert("RGB")
         size = resized_size(img.height, img.width, self.resize_size[0])
-        if size != (img.height, img.width):
-            img = img.resize(size[::-1], _PILLOW[self.interpolation])
+        img = img.resize(size[::-1], _PILLOW[self.interpolation])
         img = img.crop(centre_crop_box(img.height, img.width, self.crop_size[0]))
         pixels = torch.as_tensor(np.array(img))
         return pixels.view(img.height, img.width, len(img.getbands())).permute(2, 0, 1)
