@@ -162,7 +162,7 @@ def mutations() -> Iterator[Any]:
     yield from (pytest.param(f, id=f.__name__) for f in (kernel, stride, stride_moved, epsilon, momentum, dilation))
 
 
-@pytest.mark.parametrize("mutate", mutations())
+@pytest.mark.parametrize("mutate", list(mutations()))
 def test_a_mutation_is_seen(mutate: Any) -> None:
     expected, got = build_both("resnet50")
     mutate(got)
