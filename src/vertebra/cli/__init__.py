@@ -6,8 +6,10 @@ Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 130 stopped with Ct
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from vertebra.errors import UsageError, VertebraError
@@ -18,6 +20,11 @@ EXIT_INTERRUPTED = 130
 
 def run() -> None:
     """Entry point of the installed script: run the command line and leave with its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file name that the terminal's encoding lacks is shown escaped, and is no reason to stop.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    # What Pillow finds odd in a photo that it can read is of no use to who asked for its class.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     sys.exit(main(sys.argv[1:]))
 
 

@@ -3,6 +3,13 @@
 `create_model("resnet50", weights="DEFAULT", num_classes=10)` or `resnet50(weights=ResNet50_Weights.DEFAULT)`.
 """
 
+from vertebra.errors import MissingExtraError
+
+try:
+    import torch  # noqa: F401
+except ModuleNotFoundError as error:
+    raise MissingExtraError("vertebra.models", "torch") from error
+
 from ._base import ConvNet as ConvNet
 from ._base import Stage as Stage
 from ._registry import FAMILIES as FAMILIES
