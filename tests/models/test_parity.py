@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 import vertebra.models as ours
-from vertebra.models import _layers
 
 theirs = pytest.importorskip("torchvision.models", reason="torchvision is the oracle")
 
@@ -115,20 +114,32 @@ def test_gradients(name: str) -> None:
     assert not [name for (name, a), b in pairs if not torch.equal(a.grad, b.grad)]
 
 
-def test_blocks_can_be_used_and_replaced_as_torchvisions_can() -> None:
-    settings = []
-    for library in (theirs.efficientnet, __import__("vertebra.models.efficientnet", fromlist=["x"])):
-        rows = [library.FusedMBConvConfig(1, 3, 1, 8, 8, 1), library.MBConvConfig(4, 5, 2, 8, 16, 2, 1.5, 1.2)]
+FAMILIES = [(theirs.efficientnet, theirs.vgg), (ours.efficientnet, ours.vgg)]
+
+
+def test_a_network_of_ones_own_rows() -> None:
+    networks = []
+    for efficientnet, _ in FAMILIES:
+        rows = [
+            efficientnet.FusedMBConvConfig(1, 3, 1, 8, 8, 1),
+            efficientnet.MBConvConfig(4, 5, 2, 8, 16, 2, 1.0, 1.2),
+        ]
         torch.manual_seed(0)
-        settings.append(library.EfficientNet(rows, 0.1, num_classes=3, last_channel=None))
-    assert_same_state(*settings)
-    assert_same_outputs(*settings)
-    vgg = theirs.vgg
-    torch.manual_seed(0)
-    expected = vgg.VGG(vgg.make_layers(vgg.cfgs["A"][:3]), num_classes=2, init_weights=False)
-    assert list(expected.features.state_dict()) == ["0.weight", "0.bias"]
-    squeeze = _layers.SqueezeExcitation(8, 2)
-    squeeze.load_state_dict(__import__("torchvision").ops.SqueezeExcitation(8, 2).state_dict())
+        networks.append(efficientnet.EfficientNet(rows, 0.1, num_classes=3))
+    assert_same_state(*networks)
+    assert_same_outputs(*networks)
+
+
+def test_a_column_of_ones_own() -> None:
+    networks = []
+    for _, vgg in FAMILIES:
+        torch.manual_seed(0)
+        networks.append(
+            vgg.VGG(vgg.make_layers([8, "M", 512, "M"], batch_norm=True), num_classes=2, init_weights=False)
+        )
+    assert_same_state(*networks)
+    assert_same_outputs(*networks)
+    assert [(stage.channels, stage.stride) for stage in networks[1].stages] == [(8, 2), (512, 4)]
 
 
 # --- the comparisons above see a wrong kernel, stride or epsilon ------------------------------------------------------

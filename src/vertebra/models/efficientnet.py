@@ -376,7 +376,7 @@ def efficientnet_b0(
     *, weights: EfficientNet_B0_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> EfficientNet:
     """EfficientNet-B0: 5.3 M parameters, 0.4 GMACs at 224 × 224."""
-    return build(partial(_b, 1.0, 1.0, 0.2), EfficientNet_B0_Weights, weights, progress, **kwargs)
+    return build(partial(_b, 1.0, 1.0, dropout=0.2), EfficientNet_B0_Weights, weights, progress, **kwargs)
 
 
 @register_model(EfficientNet_B1_Weights)
@@ -384,7 +384,7 @@ def efficientnet_b1(
     *, weights: EfficientNet_B1_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> EfficientNet:
     """EfficientNet-B1: 7.8 M parameters, 0.7 GMACs at 240 × 240."""
-    return build(partial(_b, 1.0, 1.1, 0.2), EfficientNet_B1_Weights, weights, progress, **kwargs)
+    return build(partial(_b, 1.0, 1.1, dropout=0.2), EfficientNet_B1_Weights, weights, progress, **kwargs)
 
 
 @register_model(EfficientNet_B2_Weights)
@@ -392,7 +392,7 @@ def efficientnet_b2(
     *, weights: EfficientNet_B2_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> EfficientNet:
     """EfficientNet-B2: 9.1 M parameters, 1.1 GMACs at 288 × 288."""
-    return build(partial(_b, 1.1, 1.2, 0.3), EfficientNet_B2_Weights, weights, progress, **kwargs)
+    return build(partial(_b, 1.1, 1.2, dropout=0.3), EfficientNet_B2_Weights, weights, progress, **kwargs)
 
 
 @register_model(EfficientNet_B3_Weights)
@@ -400,7 +400,7 @@ def efficientnet_b3(
     *, weights: EfficientNet_B3_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> EfficientNet:
     """EfficientNet-B3: 12.2 M parameters, 1.8 GMACs at 300 × 300."""
-    return build(partial(_b, 1.2, 1.4, 0.3), EfficientNet_B3_Weights, weights, progress, **kwargs)
+    return build(partial(_b, 1.2, 1.4, dropout=0.3), EfficientNet_B3_Weights, weights, progress, **kwargs)
 
 
 @register_model(EfficientNet_B4_Weights)
@@ -408,7 +408,7 @@ def efficientnet_b4(
     *, weights: EfficientNet_B4_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> EfficientNet:
     """EfficientNet-B4: 19.3 M parameters, 4.4 GMACs at 380 × 380."""
-    return build(partial(_b, 1.4, 1.8, 0.4), EfficientNet_B4_Weights, weights, progress, **kwargs)
+    return build(partial(_b, 1.4, 1.8, dropout=0.4), EfficientNet_B4_Weights, weights, progress, **kwargs)
 
 
 @register_model(EfficientNet_B5_Weights)
@@ -416,7 +416,9 @@ def efficientnet_b5(
     *, weights: EfficientNet_B5_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> EfficientNet:
     """EfficientNet-B5: 30.4 M parameters, 10.3 GMACs at 456 × 456."""
-    return build(partial(_b, 1.6, 2.2, 0.4, norm_layer=_TF_NORM), EfficientNet_B5_Weights, weights, progress, **kwargs)
+    return build(
+        partial(_b, 1.6, 2.2, dropout=0.4, norm_layer=_TF_NORM), EfficientNet_B5_Weights, weights, progress, **kwargs
+    )
 
 
 @register_model(EfficientNet_B6_Weights)
@@ -424,7 +426,9 @@ def efficientnet_b6(
     *, weights: EfficientNet_B6_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> EfficientNet:
     """EfficientNet-B6: 43.0 M parameters, 19.1 GMACs at 528 × 528."""
-    return build(partial(_b, 1.8, 2.6, 0.5, norm_layer=_TF_NORM), EfficientNet_B6_Weights, weights, progress, **kwargs)
+    return build(
+        partial(_b, 1.8, 2.6, dropout=0.5, norm_layer=_TF_NORM), EfficientNet_B6_Weights, weights, progress, **kwargs
+    )
 
 
 @register_model(EfficientNet_B7_Weights)
@@ -432,7 +436,9 @@ def efficientnet_b7(
     *, weights: EfficientNet_B7_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> EfficientNet:
     """EfficientNet-B7: 66.3 M parameters, 37.7 GMACs at 600 × 600."""
-    return build(partial(_b, 2.0, 3.1, 0.5, norm_layer=_TF_NORM), EfficientNet_B7_Weights, weights, progress, **kwargs)
+    return build(
+        partial(_b, 2.0, 3.1, dropout=0.5, norm_layer=_TF_NORM), EfficientNet_B7_Weights, weights, progress, **kwargs
+    )
 
 
 @register_model(EfficientNet_V2_S_Weights)
@@ -440,7 +446,7 @@ def efficientnet_v2_s(
     *, weights: EfficientNet_V2_S_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> EfficientNet:
     """EfficientNetV2-S: 21.5 M parameters, 8.4 GMACs at 384 × 384."""
-    return build(partial(_v2, _V2_S, 0.2), EfficientNet_V2_S_Weights, weights, progress, **kwargs)
+    return build(partial(_v2, _V2_S, dropout=0.2), EfficientNet_V2_S_Weights, weights, progress, **kwargs)
 
 
 @register_model(EfficientNet_V2_M_Weights)
@@ -448,7 +454,7 @@ def efficientnet_v2_m(
     *, weights: EfficientNet_V2_M_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> EfficientNet:
     """EfficientNetV2-M: 54.1 M parameters, 24.6 GMACs at 480 × 480."""
-    return build(partial(_v2, _V2_M, 0.3), EfficientNet_V2_M_Weights, weights, progress, **kwargs)
+    return build(partial(_v2, _V2_M, dropout=0.3), EfficientNet_V2_M_Weights, weights, progress, **kwargs)
 
 
 @register_model(EfficientNet_V2_L_Weights)
@@ -456,7 +462,7 @@ def efficientnet_v2_l(
     *, weights: EfficientNet_V2_L_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> EfficientNet:
     """EfficientNetV2-L: 118.5 M parameters, 56.1 GMACs at 480 × 480."""
-    return build(partial(_v2, _V2_L, 0.4), EfficientNet_V2_L_Weights, weights, progress, **kwargs)
+    return build(partial(_v2, _V2_L, dropout=0.4), EfficientNet_V2_L_Weights, weights, progress, **kwargs)
 
 
 @register_model(EfficientNet_Lite0_Weights)
@@ -464,7 +470,7 @@ def efficientnet_lite0(
     *, weights: EfficientNet_Lite0_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> EfficientNet:
     """EfficientNet-Lite0: 4.7 M parameters, 0.4 GMACs at 224 × 224; the weights are a Python package."""
-    return build(partial(_lite, 1.0, 1.0, 0.2), EfficientNet_Lite0_Weights, weights, progress, **kwargs)
+    return build(partial(_lite, 1.0, 1.0, dropout=0.2), EfficientNet_Lite0_Weights, weights, progress, **kwargs)
 
 
 @register_model(EfficientNet_Lite1_Weights)
@@ -472,7 +478,7 @@ def efficientnet_lite1(
     *, weights: EfficientNet_Lite1_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> EfficientNet:
     """EfficientNet-Lite1: 5.4 M parameters, 0.6 GMACs at 240 × 240; the weights are a Python package."""
-    return build(partial(_lite, 1.0, 1.1, 0.2), EfficientNet_Lite1_Weights, weights, progress, **kwargs)
+    return build(partial(_lite, 1.0, 1.1, dropout=0.2), EfficientNet_Lite1_Weights, weights, progress, **kwargs)
 
 
 @register_model(EfficientNet_Lite2_Weights)
@@ -480,4 +486,4 @@ def efficientnet_lite2(
     *, weights: EfficientNet_Lite2_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> EfficientNet:
     """EfficientNet-Lite2: 6.1 M parameters, 0.9 GMACs at 260 × 260; the weights are a Python package."""
-    return build(partial(_lite, 1.1, 1.2, 0.3), EfficientNet_Lite2_Weights, weights, progress, **kwargs)
+    return build(partial(_lite, 1.1, 1.2, dropout=0.3), EfficientNet_Lite2_Weights, weights, progress, **kwargs)
