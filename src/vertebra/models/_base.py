@@ -278,10 +278,12 @@ def _forward_and_recompute_contexts(segment: nn.Module) -> tuple[Any, Any]:
 def _statistics_kept(segment: nn.Module) -> Iterator[None]:
     """The second forward pass must not move the running statistics of batch norm a second time."""
     norms = [m for m in segment.modules() if isinstance(m, _NormBase) and m.track_running_stats and m.training]
+    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        # Not track_running_stats = False: autograd would save two tensors less than in the first pass, and refuse.
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum, num_batches_tracked in kept:
+            norm.momentum, norm.num_batches_tracked = momentum, num_batches_tracked
