@@ -1,0 +1,36 @@
+"""Pictures to try a network on where the user gives none: drawn, with the statistics of photos.
+
+Photos have most of their contrast in coarse structures: amplitude falls with 1 / frequency (Field 1987), channels go
+together, and objects have edges.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Pixels: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]  # (N, H, W, 3) or (H, W, 3), RGB
+
+
+def drawn_photos(count: int, size: int, seed: int = 0) -> Pixels:
+    """(count, size, size, 3): clouds of colour with discs and bars before them, the same at each call."""
+    random = np.random.default_rng(seed)
+    return np.stack([_photo(random, size) for _ in range(count)])
+
+
+def _photo(random: np.random.Generator, size: int) -> Pixels:
+    fy, fx = np.meshgrid(np.fft.fftfreq(size), np.fft.fftfreq(size), indexing="ij")
+    fall = 1 / np.maximum(np.hypot(fy, fx), 1 / size)
+    common, *own = (np.fft.ifft2(np.fft.fft2(random.standard_normal((size, size))) * fall).real for _ in range(4))
+    clouds = np.stack([common + 0.4 * channel for channel in own], axis=2)
+    picture = random.uniform(70, 170) + random.uniform(30, 70) * (clouds - clouds.mean()) / clouds.std()
+    y, x = np.mgrid[:size, :size] / size
+    for _ in range(random.integers(1, 5)):
+        centre, radius, angle = random.uniform(0, 1, 2), random.uniform(0.05, 0.35), random.uniform(0, np.pi)
+        disc = np.hypot(y - centre[0], x - centre[1]) < radius
+        bar = np.abs((y - centre[0]) * np.cos(angle) + (x - centre[1]) * np.sin(angle)) < radius / 5
+        colour, opacity = random.uniform(0, 255, 3), random.uniform(0.5, 1)
+        where = (disc if random.random() < 0.5 else bar)[..., None] * opacity
+        picture = picture * (1 - where) + colour * where
+    return np.clip(picture + random.normal(0, 3, picture.shape), 0, 255).astype(np.uint8)

@@ -1,0 +1,98 @@
+"""Proof that an exported file computes what the torch network does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+
+from vertebra.card import Preprocessing
+from vertebra.errors import WeightsError
+from vertebra.models import ConvNet
+
+from ._photos import Pixels
+from ._trace import INPUT, OUTPUTS
+from ._write import ExportError
+
+BATCH_SIZES = (1, 2, 7)
+MAX_DIFFERENCE = 1e-4  # of a probability
+# Relative to the largest value. The two add in different orders, and deep networks carry that on.
+MAX_RELATIVE_DIFFERENCE = 1e-3
+# Two of the best classes whose probabilities are nearer than this, relative to each other, may change places.
+TIE = 1e-3
+
+Array = np.ndarray[Any, np.dtype[np.float32]]
+
+
+def session(model: bytes, threads: int | None = None) -> ort.InferenceSession:
+    """ONNX Runtime over a model in memory, on `threads` cores (None: all)."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if threads:
+        options.intra_op_num_threads = threads
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def reference(
+    network: ConvNet, preprocessing: Preprocessing, temperature: float, images: Pixels
+) -> tuple[Array, Array, Array]:
+    """What torch says of (N, H, W, 3) pixels: probabilities, embedding, features; the steps of training, one by one."""
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (preprocessing.mean, preprocessing.std))
+    with torch.inference_mode():
+        x = (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255).sub(mean).div(std)
+        features = network.forward_features(x)
+        probabilities = (network.forward_head(features) / temperature).softmax(1)
+        embedding = network.forward_embedding(features)
+    return probabilities.numpy(), embedding.numpy(), features.numpy()
+
+
+def prove(
+    model: bytes,
+    network: ConvNet,
+    preprocessing: Preprocessing,
+    images: Sequence[Pixels],
+    temperature: float = 1.0,
+) -> float:
+    """Compare the model with torch at each batch size; return the largest difference of a probability.
+
+    Raises:
+        ExportError: they differ by more than is allowed, or the five best classes are others.
+        WeightsError: torch itself gives no numbers.
+    """
+    runtime = session(model)
+    largest, start = 0.0, 0
+    for count in BATCH_SIZES:
+        batch = np.stack([images[(start + i) % len(images)] for i in range(count)])
+        start += count
+        expected = reference(network, preprocessing, temperature, batch)
+        if not all(np.isfinite(array).all() for array in expected):
+            raise WeightsError("the network gives outputs that are no numbers: its weights are damaged.")
+        found = runtime.run(list(OUTPUTS), {INPUT: batch})
+        largest = max(largest, _compare(expected, found, count))
+    return largest
+
+
+def _compare(expected: Sequence[Array], found: Sequence[Array], count: int) -> float:
+    where = f"at batch size {count}"
+    for name, wanted, got in zip(OUTPUTS, expected, found, strict=True):
+        if wanted.shape != got.shape:
+            raise ExportError(f"the exported {name} has shape {got.shape} {where}, and torch's {wanted.shape}.")
+        difference = float(np.abs(wanted - got).max())
+        allowed = MAX_DIFFERENCE if name == OUTPUTS[0] else MAX_RELATIVE_DIFFERENCE * float(np.abs(wanted).max())
+        # Written so that what is no number does not pass.
+        if not difference <= allowed:
+            raise ExportError(
+                f"the exported {name} differs from torch by {difference:.2e} {where}; at most {allowed:.0e} is "
+                "allowed. Nothing was written."
+            )
+    for row, (wanted, got) in enumerate(zip(expected[0], found[0], strict=True)):
+        best, ours = (np.argsort(-values, kind="stable")[:5] for values in (wanted, got))
+        if not all(a == b or abs(wanted[a] - wanted[b]) <= TIE * wanted[a] for a, b in zip(best, ours, strict=True)):
+            raise ExportError(
+                f"the five best classes of image {row + 1} {where} are {ours.tolist()}, and torch's {best.tolist()}. "
+                "Nothing was written."
+            )
+    return float(np.abs(expected[0] - found[0]).max())

@@ -1,0 +1,99 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from vertebra.card import CardError, read_metadata
+from vertebra.errors import UsageError, VertebraError
+from vertebra.units import size
+
+
+class ExportError(VertebraError):
+    """A network could not be exported; there is no new file, and an older one of that name is as it was."""
+
+
+def check_target(path: Path) -> None:
+    """Refuse a target that cannot be written, before any work is done.
+
+    Raises:
+        UsageError: the name, its folder, or what lies there already is not allowed.
+        ExportError: the folder cannot be written to.
+    """
+    if path.suffix.lower() != ".onnx":
+        raise UsageError(
+            f"the file to write is {str(path)!r}; its name must end in .onnx, for example {path.stem}.onnx"
+        )
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder. Give a file, for example {path / 'model.onnx'}")
+    folder = path.parent
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {str(folder)!r} to write {path.name} in. Run: mkdir -p '{folder}'")
+    if path.exists():
+        try:
+            read_metadata(path)
+        except CardError as error:
+            raise UsageError(f"{path} is there already and is not an ONNX file. Give another name.") from error
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or, on any failure, as it was before.
+
+    Raises:
+        ExportError: the disk is full, or the folder cannot be written to.
+    """
+    try:
+        free = shutil.disk_usage(path.parent).free
+        if free < len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        # In the same folder: a rename is whole only within one file system.
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            _share_as_usual(name)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise _not_written(path, error, len(content)) from error
+
+
+def _share_as_usual(name: str) -> None:
+    """Give a temporary file, private at first, the permissions that any new file gets."""
+    mask = os.umask(0)
+    os.umask(mask)
+    Path(name).chmod(0o666 & ~mask)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name itself survive a power cut, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _not_written(path: Path, error: OSError, needed: int | None = None) -> ExportError:
+    reason, remedy = (error.strerror or str(error)).lower(), "Give another place with --out."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) and needed is not None:
+        free = shutil.disk_usage(path.parent).free
+        reason = f"the disk is full: {size(needed)} are needed and {size(free)} are free"
+        remedy = "Make room, or give another place with --out."
+    return ExportError(f"{path} cannot be written ({reason}). {remedy}")
