@@ -25,6 +25,8 @@ from torch.utils._device import _device_constructors
 
 from vertebra.errors import WeightsError, nearest
 
+from . import _torchfile
+
 SUFFIXES = (".pth", ".pt", ".safetensors")
 
 # Where training scripts keep the weights among optimizer and epoch; the averaged copy is the one they evaluate.
@@ -42,9 +44,9 @@ _LISTED = 5  # names per kind in an error; a wrong file easily differs in hundre
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Read the tensors of a `.pth`, `.pt` or `.safetensors` file, on the CPU, without running any code of the file.
 
-    Zip checkpoints (torch ≥ 1.6) and safetensors are mapped copy-on-write: changing a tensor changes neither the file
-    nor another reading of it. Older checkpoints are read whole. A dict that keeps the weights under `model_ema`,
-    `state_dict` or `model` is unwrapped, and a `module.` before every name is taken off.
+    Files are mapped copy-on-write: changing a tensor changes neither the file nor another reading of it. Only files
+    older than torch 1.6 may have to be read whole, where their numbers lie at odd addresses. A dict that keeps the
+    weights under `model_ema`, `state_dict` or `model` is unwrapped, and a `module.` before every name is taken off.
 
     Raises:
         WeightsError: the path is missing or a folder, has another suffix, is empty, damaged, not a weight file, holds
@@ -119,6 +121,9 @@ def _kind_of_content(head: bytes, size: int) -> str | None:
 
 
 def _read_torch(path: Path, mapped: bool) -> Any:
+    content = _torchfile.read(path)
+    if content is not None:
+        return content
     try:
         with _private_mapping() if mapped else contextlib.nullcontext():
             return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)

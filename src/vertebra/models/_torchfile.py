@@ -1,0 +1,333 @@
+"""Torch's checkpoint files, mapped: named tensors and nothing else, read by an interpreter that can do nothing else.
+
+A state dict is a small pickled program beside blocks of numbers. Torch's own safe reader runs any program of its kind
+opcode by opcode, which is most of the time of loading a network with many layers, and maps only the newer of its two
+formats. Here the few calls of a plain state dict are known, and no other; that takes a fifth of the time. Where a file
+says more, or is not sound, `read` gives None, and torch's reader has the word: it loads it, or names what is wrong.
+
+The formats are those of torch/serialization.py: zip (torch ≥ 1.6), and the older one, where blocks follow the program.
+Published files of both kinds are in use; torchvision's VGG weights are of the older.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import sys
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+_MAGIC = 0x1950A86A20F9469CFC6C  # first in the older format
+_VERSION = 1001
+_PROGRAM_LIMIT = 1 << 21  # bytes; the largest network here has a program of 250 kB
+_ALIGNMENT = 64  # bytes, as torch's allocator gives
+_FEW = 1 << 20  # bytes not worth a second look
+_READERS = 4  # threads
+
+
+class _UnusualError(Exception):
+    """The file holds something else than a plain state dict; another reader's business."""
+
+
+class _Storage(NamedTuple):
+    """A block of numbers as the program names it."""
+
+    key: str
+    dtype: torch.dtype
+    numel: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel * self.dtype.itemsize
+
+
+Block = Callable[[_Storage], Tensor]  # → its numbers, one-dimensional
+
+
+def read(path: Path) -> Any:
+    """The object in a checkpoint, with its tensors on the CPU and copy-on-write; None where it is unusual or damaged.
+
+    Blocks are mapped. Only where the older format put them at odd addresses are they read.
+    """
+    try:
+        with path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        return _read_zip(path, mapped) if mapped[:4] == b"PK\x03\x04" else _read_older(path, mapped)
+    except MemoryError:
+        raise
+    except Exception:  # damage shows in any way
+        return None
+
+
+# --- the two formats -------------------------------------------------------------------------------------------------
+
+
+def _read_zip(path: Path, mapped: mmap.mmap) -> Any:
+    with zipfile.ZipFile(path) as archive:
+        # Every name begins with a folder, called like the file that was saved.
+        entries = {info.filename.partition("/")[2]: info for info in archive.infolist()}
+        if "constants.pkl" in entries:
+            raise _UnusualError  # TorchScript
+        if "byteorder" in entries and archive.read(entries["byteorder"]) != sys.byteorder.encode():
+            raise _UnusualError
+        program = archive.read(entries["data.pkl"])  # checks its CRC
+
+    def block(storage: _Storage) -> Tensor:
+        entry = entries[f"data/{storage.key}"]
+        if entry.compress_type or entry.file_size < storage.nbytes:
+            raise _UnusualError
+        # The local header may have other extra fields than the directory's: torch pads with them.
+        names, extra = struct.unpack_from("<HH", mapped, entry.header_offset + 26)
+        return _view(mapped, entry.header_offset + 30 + names + extra, storage)
+
+    return _run(program, 0, _Tensors(block))[0]
+
+
+def _read_older(path: Path, mapped: mmap.mmap) -> Any:
+    program = mapped[:_PROGRAM_LIMIT]
+    magic, at = _run(program, 0)
+    version, at = _run(program, at)
+    system, at = _run(program, at)
+    if magic != _MAGIC or version != _VERSION or system["little_endian"] != (sys.byteorder == "little"):
+        raise _UnusualError
+
+    # Where the blocks are is told behind the program, so a first run just collects their sizes.
+    storages: dict[str, _Storage] = {}
+
+    def collect(storage: _Storage) -> Tensor:
+        storages[storage.key] = storage
+        return torch.empty(storage.numel, dtype=storage.dtype, device="meta")
+
+    _, end = _run(program, at, _Tensors(collect))
+    keys, start = _run(program, end)
+    places: dict[str, int] = {}
+    stop = start
+    for key in keys:
+        # Before each block stands its number of elements.
+        if struct.unpack_from("<q", mapped, stop) != (storages[key].numel,):
+            raise _UnusualError
+        places[key] = stop + 8
+        stop = places[key] + storages[key].nbytes
+
+    blocks = mapped
+    if sum(storages[key].nbytes for key in keys if places[key] % storages[key].dtype.itemsize) > _FEW:
+        blocks, shift = _moved(path, start + 8, stop)
+        places = {key: place + shift for key, place in places.items()}
+    return _run(program, at, _Tensors(lambda storage: _view(blocks, places[storage.key], storage)))[0]
+
+
+def _view(buffer: mmap.mmap, at: int, storage: _Storage) -> Tensor:
+    if not storage.numel:
+        return torch.empty(0, dtype=storage.dtype)
+    if at % storage.dtype.itemsize:
+        # Kernels may rely on numbers that stand at multiples of their size.
+        raw = torch.frombuffer(buffer, dtype=torch.uint8, count=storage.nbytes, offset=at)
+        return raw.clone().view(storage.dtype)
+    return torch.frombuffer(buffer, dtype=storage.dtype, count=storage.numel, offset=at)
+
+
+def _moved(path: Path, start: int, stop: int) -> tuple[mmap.mmap, int]:
+    """The bytes of a file from `start` to `stop`, with `start` at a good address; and by how much places change.
+
+    Large pages and several readers: half a gigabyte takes a third of the time of one plain read.
+    """
+    size = stop - start
+    if hasattr(mmap, "MAP_ANONYMOUS"):
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    else:
+        memory = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    view = memoryview(memory)
+
+    def fill(first: int) -> None:
+        last = min(first + share, size)
+        with path.open("rb", buffering=0) as file:
+            file.seek(start + first)
+            while first < last:
+                count = file.readinto(view[first:last])
+                if not count:
+                    raise _UnusualError  # cut short since it was mapped
+                first += count
+
+    share = -(-size // _READERS // mmap.PAGESIZE) * mmap.PAGESIZE
+    with ThreadPoolExecutor(_READERS) as readers:
+        list(readers.map(fill, range(0, size, share)))
+    return memory, -start
+
+
+# --- the program -----------------------------------------------------------------------------------------------------
+
+_ORDERED_DICT, _TENSOR, _PARAMETER = "OrderedDict", "tensor", "parameter"
+
+# Every name that a program may use. What it gets are words and types; nothing that could be called.
+_NAMES: dict[bytes, Any] = {
+    b"collections\nOrderedDict": _ORDERED_DICT,
+    b"torch._utils\n_rebuild_tensor": _TENSOR,
+    b"torch._utils\n_rebuild_tensor_v2": _TENSOR,
+    b"torch._utils\n_rebuild_parameter": _PARAMETER,
+    b"torch\nFloatStorage": torch.float32,
+    b"torch\nDoubleStorage": torch.float64,
+    b"torch\nHalfStorage": torch.float16,
+    b"torch\nBFloat16Storage": torch.bfloat16,
+    b"torch\nLongStorage": torch.int64,
+    b"torch\nIntStorage": torch.int32,
+    b"torch\nShortStorage": torch.int16,
+    b"torch\nCharStorage": torch.int8,
+    b"torch\nByteStorage": torch.uint8,
+    b"torch\nBoolStorage": torch.bool,
+}
+
+
+class _Tensors:
+    """Makes the tensors that a program asks for."""
+
+    def __init__(self, block: Block) -> None:
+        self._block = block
+        self._blocks: dict[str, tuple[torch.dtype, Tensor]] = {}
+
+    def make(self, storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
+        if type(storage) is not _Storage:
+            raise _UnusualError
+        if storage.key not in self._blocks:
+            self._blocks[storage.key] = storage.dtype, self._block(storage)
+        dtype, numbers = self._blocks[storage.key]
+        if dtype != storage.dtype:
+            raise _UnusualError
+        last = offset
+        for length, step in zip(size, stride, strict=True):
+            last += (length - 1) * step
+        # Torch refuses negative numbers, but enlarges a block that was copied for a tensor that reaches beyond it.
+        if last >= numbers.numel() and 0 not in size:
+            raise _UnusualError
+        whole = numbers.untyped_storage()
+        return torch.empty(0, dtype=dtype, device=numbers.device).set_(whole, offset, size, stride)
+
+
+def _storage(identity: Any) -> _Storage:
+    kind, dtype, key, _, numel, *view = identity  # the fourth is the device that it was saved from
+    if kind != "storage" or view not in ([], [None]):  # a view is a part of another storage (torch < 0.4)
+        raise _UnusualError
+    if type(dtype) is not torch.dtype or type(key) is not str or type(numel) is not int or numel < 0:
+        raise _UnusualError
+    return _Storage(key, dtype, numel)
+
+
+def _call(function: Any, arguments: Any, tensors: _Tensors | None) -> Any:
+    if function is _TENSOR and tensors:
+        return tensors.make(*arguments)
+    if function is _ORDERED_DICT:
+        return OrderedDict(*arguments)
+    if function is _PARAMETER:
+        return arguments[0]
+    raise _UnusualError
+
+
+def _run(code: bytes, at: int, tensors: _Tensors | None = None) -> tuple[Any, int]:
+    """Run the pickle at `at`: its object, and where it ends. The opcodes are named as in Python's pickletools."""
+    stack: list[Any] = []
+    marks: list[list[Any]] = []
+    memo: dict[int, Any] = {}
+    push = stack.append
+    while True:
+        op = code[at]
+        at += 1
+        # Ordered by how often a state dict has them; each step of the way costs.
+        if op == 0x72:  # LONG_BINPUT
+            memo[int.from_bytes(code[at : at + 4], "little")] = stack[-1]
+            at += 4
+        elif op == 0x68:  # BINGET
+            push(memo[code[at]])
+            at += 1
+        elif op == 0x4B:  # BININT1
+            push(code[at])
+            at += 1
+        elif op == 0x58:  # BINUNICODE
+            end = at + 4 + int.from_bytes(code[at : at + 4], "little")
+            push(code[at + 4 : end].decode())
+            at = end
+        elif op == 0x28:  # MARK
+            marks.append(stack)
+            stack = []
+            push = stack.append
+        elif op == 0x74:  # TUPLE
+            items, stack = stack, marks.pop()
+            push = stack.append
+            push(tuple(items))
+        elif op == 0x52:  # REDUCE
+            arguments = stack.pop()
+            stack[-1] = _call(stack[-1], arguments, tensors)
+        elif op == 0x4D:  # BININT2
+            push(int.from_bytes(code[at : at + 2], "little"))
+            at += 2
+        elif op == 0x29:  # EMPTY_TUPLE
+            push(())
+        elif op == 0x85:  # TUPLE1
+            stack[-1] = (stack[-1],)
+        elif op == 0x51:  # BINPERSID
+            stack[-1] = _storage(stack[-1])
+        elif op == 0x89:  # NEWFALSE
+            push(False)
+        elif op == 0x7D:  # EMPTY_DICT
+            push({})
+        elif op == 0x73:  # SETITEM
+            value, key = stack.pop(), stack.pop()
+            stack[-1][key] = value
+        elif op == 0x6A:  # LONG_BINGET
+            push(memo[int.from_bytes(code[at : at + 4], "little")])
+            at += 4
+        elif op == 0x71:  # BINPUT
+            memo[code[at]] = stack[-1]
+            at += 1
+        elif op == 0x4A:  # BININT
+            push(int.from_bytes(code[at : at + 4], "little", signed=True))
+            at += 4
+        elif op == 0x75:  # SETITEMS
+            items, stack = stack, marks.pop()
+            push = stack.append
+            stack[-1].update(zip(items[::2], items[1::2], strict=True))
+        elif op == 0x86:  # TUPLE2
+            stack[-2:] = [tuple(stack[-2:])]
+        elif op == 0x87:  # TUPLE3
+            stack[-3:] = [tuple(stack[-3:])]
+        elif op == 0x88:  # NEWTRUE
+            push(True)
+        elif op == 0x4E:  # NONE
+            push(None)
+        elif op == 0x5D:  # EMPTY_LIST
+            push([])
+        elif op == 0x61:  # APPEND
+            value = stack.pop()
+            stack[-1].append(value)
+        elif op == 0x65:  # APPENDS
+            items, stack = stack, marks.pop()
+            push = stack.append
+            stack[-1].extend(items)
+        elif op == 0x47:  # BINFLOAT
+            push(struct.unpack_from(">d", code, at)[0])
+            at += 8
+        elif op == 0x8A:  # LONG1
+            end = at + 1 + code[at]
+            push(int.from_bytes(code[at + 1 : end], "little", signed=True))
+            at = end
+        elif op == 0x63:  # GLOBAL
+            end = code.index(b"\n", code.index(b"\n", at) + 1)
+            push(_NAMES[code[at:end]])
+            at = end + 1
+        elif op == 0x62:  # BUILD: the versions of layers, which are attributes of the dict
+            if type(stack[-2]) is not OrderedDict:
+                raise _UnusualError
+            stack.pop()
+        elif op == 0x80:  # PROTO
+            at += 1
+        elif op == 0x2E:  # STOP
+            return stack.pop(), at
+        else:
+            raise _UnusualError

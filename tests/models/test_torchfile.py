@@ -1,0 +1,334 @@
+"""The reader of torch's files, against torch's own: the same tensors, or none; and no program but a state dict's."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vertebra.models import _torchfile
+
+FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older"])
+
+
+def save(content: Any, path: Path, zipped: bool, protocol: int = 2) -> Path:
+    torch.save(content, path, _use_new_zipfile_serialization=zipped, pickle_protocol=protocol)
+    return path
+
+
+def assert_same(got: Any, expected: Any) -> None:
+    if isinstance(expected, Tensor):
+        assert isinstance(got, Tensor)
+        assert got.dtype == expected.dtype
+        assert got.shape == expected.shape
+        assert got.stride() == expected.stride()
+        assert got.storage_offset() == expected.storage_offset()
+        assert torch.equal(got, expected)
+        assert got.data_ptr() % got.itemsize == 0
+    elif isinstance(expected, dict):
+        assert list(got) == list(expected)
+        for key, value in expected.items():
+            assert_same(got[key], value)
+    elif isinstance(expected, list):
+        assert len(got) == len(expected)
+        for one, other in zip(got, expected, strict=True):
+            assert_same(one, other)
+    else:
+        assert type(got) is type(expected)
+        assert got == expected
+
+
+BASE = torch.arange(24.0)
+
+CONTENTS = {
+    "flat": OrderedDict(a=torch.randn(3, 4), b=torch.tensor(7), c=torch.tensor([True, False])),
+    "types": {
+        str(t): torch.arange(5).to(t)
+        for t in (torch.float64, torch.float16, torch.bfloat16, torch.int8, torch.int16, torch.int32, torch.uint8)
+    },
+    "views": {"row": BASE.view(4, 6)[1], "turned": BASE.view(4, 6).t(), "spread": BASE[::5], "all": BASE},
+    "stretched": {"a": torch.tensor(2.0).expand(3, 2)},
+    "channels-last": {"a": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)},
+    "empty": {"a": torch.empty(0), "b": torch.empty(0, 3), "c": torch.ones(2)[:0]},
+    "none": {},
+    "run": {
+        "epoch": 300,
+        "big": 2**40,
+        "negative": -70000,
+        "rate": 0.1,
+        "best": None,
+        "flags": [True, False, (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), []],
+        "name": "größer",
+        "model": OrderedDict({"layer.größe": torch.ones(2)}),
+        "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "groups": [{"lr": 1e-3, "params": [0, 1]}]},
+    },
+    "list": [torch.ones(2), 3],
+}
+
+
+@FORMATS
+@pytest.mark.parametrize("name", CONTENTS)
+def test_reads_what_torch_reads(tmp_path: Path, name: str, zipped: bool) -> None:
+    path = save(CONTENTS[name], tmp_path / "file.pth", zipped)
+    assert_same(_torchfile.read(path), torch.load(path, weights_only=True))
+
+
+@FORMATS
+def test_reads_a_networks_state(tmp_path: Path, zipped: bool) -> None:
+    network = nn.Sequential(*(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)) for _ in range(80)))
+    path = save(network.state_dict(), tmp_path / "file.pth", zipped)
+    assert_same(_torchfile.read(path), torch.load(path, weights_only=True))
+
+
+@FORMATS
+def test_parameters_become_tensors(tmp_path: Path, zipped: bool) -> None:
+    path = save({"a": nn.Parameter(torch.ones(2))}, tmp_path / "file.pth", zipped)
+    got = _torchfile.read(path)["a"]
+    assert type(got) is Tensor
+    assert got.tolist() == [1, 1]
+
+
+@FORMATS
+def test_tensors_that_share_memory_still_do(tmp_path: Path, zipped: bool) -> None:
+    path = save({"a": BASE[:4], "b": BASE[2:]}, tmp_path / "file.pth", zipped)
+    got = _torchfile.read(path)
+    got["a"][3] = 99
+    assert got["b"][1] == 99
+
+
+@FORMATS
+def test_tensors_are_no_views_and_have_their_own_storage(tmp_path: Path, zipped: bool) -> None:
+    path = save({"a": torch.ones(100, 10), "b": torch.ones(100)}, tmp_path / "file.pth", zipped)
+    for value in _torchfile.read(path).values():
+        assert not value._is_view()
+        assert value.untyped_storage().nbytes() == value.nbytes  # saving one must not save all
+
+
+@pytest.mark.parametrize("extra", range(8))
+@pytest.mark.parametrize("size", [1000, 3_000_000])
+def test_older_files_whose_numbers_lie_at_odd_addresses(tmp_path: Path, extra: int, size: int) -> None:
+    content = {"x" * (extra + 1): torch.randn(size), "count": torch.tensor(2**40), "last": torch.randn(7)}
+    path = save(content, tmp_path / "file.pth", zipped=False)
+    assert_same(_torchfile.read(path), torch.load(path, weights_only=True))
+
+
+def test_older_files_change_neither_on_disk_nor_for_others(tmp_path: Path) -> None:
+    for extra in range(4):
+        path = save({"x" * (extra + 1): torch.ones(600_000)}, tmp_path / "file.pth", zipped=False)
+        before = path.read_bytes()
+        first, second = (next(iter(_torchfile.read(path).values())) for _ in range(2))
+        first.fill_(5)
+        assert second.eq(1).all()
+        assert path.read_bytes() == before
+
+
+# --- what is left to torch -------------------------------------------------------------------------------------------
+
+
+class Call:
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.way = function, arguments
+
+    def __reduce__(self) -> Any:
+        return self.way
+
+
+@FORMATS
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"a": {1, 2}},
+        {"a": torch.Size([1])},
+        {"a": torch.ones(2).to_sparse()},
+        {"a": torch.ones(2, device="meta")},
+        {"a": torch.ones(2, dtype=torch.uint16)},
+        {"a": Call(int, "7")},
+        {"a": Call(torch.device, "cpu")},
+        nn.Linear(1, 1),
+    ],
+    ids=["set", "size", "sparse", "meta", "uint16", "call", "device", "network"],
+)
+def test_anything_unusual_is_left_to_torch(tmp_path: Path, content: Any, zipped: bool) -> None:
+    assert _torchfile.read(save(content, tmp_path / "file.pth", zipped)) is None
+
+
+@FORMATS
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_other_protocols_are_read_rightly_or_left_to_torch(tmp_path: Path, protocol: int, zipped: bool) -> None:
+    got = _torchfile.read(save(CONTENTS["flat"], tmp_path / "file.pth", zipped, protocol))
+    if got is not None:
+        assert_same(got, CONTENTS["flat"])
+
+
+def program(code: bytes, tmp_path: Path) -> Path:
+    """A file with this program and one block of 64 bytes, at an odd address, so that it is copied."""
+    path = tmp_path / "file.pth"
+    code += b"\0" * (1 - len(code) % 2)  # 84 bytes of headers and names stand before the block
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("file/data.pkl", code)
+        archive.writestr("file/data/0", b"\0" * 64)
+    return path
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        b"cos\nmkdir\n(X\x01\x00\x00\x00ytR.",
+        b"cbuiltins\neval\n(X\x01\x00\x00\x001tR.",
+        b"cbuiltins\ngetattr\n.",
+        b"(cos\nmkdir\nX\x01\x00\x00\x00yo.",  # OBJ
+        b"(X\x01\x00\x00\x00yios\nmkdir\n.",  # INST
+        b"\x8c\x02os\x8c\x05mkdir\x93\x8c\x01y\x85R.",  # STACK_GLOBAL
+        b"ccollections\nOrderedDict\n)\x81.",  # NEWOBJ
+        b"\x82\x01.",  # EXT1
+        b"X\x01\x00\x00\x00y)R.",  # calling a string
+        b"ctorch\nFloatStorage\n)R.",  # calling a type
+        b"}}b.",  # attributes of a plain dict
+        b"ccollections\nOrderedDict\n}b.",  # attributes of the class
+        b"(R.",
+        b".",
+        b"",
+        b"X\xff\xff\xff\xffabc.",
+        b"\x80\x02}q\x00h\x05.",
+    ],
+)
+def test_no_program_but_a_state_dicts_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: bytes) -> None:
+    monkeypatch.chdir(tmp_path)
+    if code.startswith(b"cos"):  # the attack is real
+        with pytest.raises(FileNotFoundError):
+            pickle.loads(code.replace(b"y", b"z/y").replace(b"\x01\x00\x00\x00", b"\x03\x00\x00\x00"))
+    assert _torchfile.read(program(code, tmp_path)) is None
+    assert not (tmp_path / "y").exists()
+
+
+def tensor_program(
+    storage: bytes, numel: int, offset: int, size: int, stride: int, kind: str = "storage", view: bytes = b""
+) -> bytes:
+    """A program that asks for one tensor (size,) in the block "0" of `numel` numbers."""
+
+    def number(value: int) -> bytes:
+        return b"J" + value.to_bytes(4, "little", signed=True)
+
+    def text(value: str) -> bytes:
+        return b"X" + len(value).to_bytes(4, "little") + value.encode()
+
+    identity = b"(" + text(kind) + storage + text("0") + text("cpu") + number(numel) + view + b"tQ"
+    return (
+        b"ctorch._utils\n_rebuild_tensor_v2\n(" + identity + number(offset) + number(size) + b"\x85" + number(stride)
+        + b"\x85\x89N" + b"tR."
+    )  # fmt: skip
+
+
+def test_tensors_stay_inside_their_block(tmp_path: Path) -> None:
+    floats = b"ctorch\nFloatStorage\n"
+    assert _torchfile.read(program(tensor_program(floats, 16, 4, 12, 1), tmp_path)).shape == (12,)
+    for numel, offset, size, stride in (
+        (17, 0, 1, 1),  # the block is larger than what the file has
+        (16, 4, 13, 1),
+        (16, 0, 17, 1),
+        (16, 0, 9, 2),
+        (16, -1, 4, 1),
+        (16, 3, 4, -1),
+        (16, 0, -4, 1),
+        (-1, 0, 1, 1),
+        (2**31 - 1, 0, 1, 1),
+        (0, 0, 16, 1),
+    ):
+        path = program(tensor_program(floats, numel, offset, size, stride), tmp_path)
+        assert _torchfile.read(path) is None, (numel, offset, size, stride)
+    for storage, kind, view in (
+        (b"X\x01\x00\x00\x00y", "storage", b""),  # a type that is a string
+        (floats, "module", b""),
+        (floats, "storage", b"X\x01\x00\x00\x00y"),  # a part of another storage
+    ):
+        path = program(tensor_program(storage, 16, 0, 1, 1, kind, view), tmp_path)
+        assert _torchfile.read(path) is None, (storage, kind, view)
+    assert _torchfile.read(program(tensor_program(floats, 16, 0, 1, 1, "storage", b"N"), tmp_path)) is not None
+
+
+def test_a_block_has_one_size_and_type(tmp_path: Path) -> None:
+    first = tensor_program(b"ctorch\nFloatStorage\n", 8, 0, 8, 1)
+    for name, numel, size, sound in (("Float", 16, 8, True), ("Float", 16, 16, False), ("Int", 8, 8, False)):
+        second = tensor_program(f"ctorch\n{name}Storage\n".encode(), numel, 0, size, 1)
+        got = _torchfile.read(program(first[:-1] + second[:-1] + b"\x86.", tmp_path))
+        assert (got is not None) is sound, (name, numel, size)
+
+
+def test_packed_foreign_and_scripted_archives_are_left_to_torch(tmp_path: Path) -> None:
+    path = save({"a": torch.arange(100.0)}, tmp_path / "file.pth", zipped=True)
+    with zipfile.ZipFile(path) as archive:
+        parts = {info.filename: archive.read(info) for info in archive.infolist()}
+
+    def repacked(compression: int = zipfile.ZIP_STORED, **changes: bytes) -> Path:
+        with zipfile.ZipFile(tmp_path / "other.pth", "w", compression) as archive:
+            for name, content in {**parts, **{f"file/{k.replace('_', '.')}": v for k, v in changes.items()}}.items():
+                archive.writestr(name, content)
+        return tmp_path / "other.pth"
+
+    assert _torchfile.read(repacked())["a"].tolist() == list(range(100))
+    assert _torchfile.read(repacked(zipfile.ZIP_DEFLATED)) is None
+    assert _torchfile.read(repacked(byteorder=b"big")) is None
+    assert _torchfile.read(repacked(constants_pkl=b"")) is None
+
+
+@pytest.mark.parametrize("what", ["magic", "version", "order", "count"])
+def test_older_files_that_say_something_else_are_left_to_torch(tmp_path: Path, what: str) -> None:
+    path = save({"a": torch.arange(77.0)}, tmp_path / "file.pth", zipped=False)
+    whole = path.read_bytes()
+    before, after = {
+        "magic": (b"\x6c\xfc\x9c\x46", b"\x6c\xfc\x9c\x47"),
+        "version": (b"M\xe9\x03", b"M\xea\x03"),
+        "order": (b"little_endianq\x02\x88", b"little_endianq\x02\x89"),
+        "count": ((77).to_bytes(8, "little"), (78).to_bytes(8, "little")),
+    }[what]
+    assert whole.count(before) == 1 or what == "version"
+    assert _torchfile.read(path) is not None
+    path.write_bytes(whole.replace(before, after, 1))
+    assert _torchfile.read(path) is None
+
+
+@FORMATS
+def test_damaged_files_give_none_or_numbers(tmp_path: Path, zipped: bool) -> None:
+    """Never an error, and never a crash: a byte changed anywhere, and a file cut anywhere."""
+    path = save(CONTENTS["run"], tmp_path / "file.pth", zipped)
+    whole = path.read_bytes()
+    chance = random.Random(0)
+    refused = 0
+    for _ in range(400):
+        damaged = bytearray(whole)
+        for _ in range(chance.choice((1, 1, 3))):
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        path.write_bytes(damaged)
+        refused += _torchfile.read(path) is None
+    assert 0 < refused < 400
+    for size in range(0, len(whole) - 1, max(1, len(whole) // 100)):
+        path.write_bytes(whole[:size])
+        assert _torchfile.read(path) is None
+
+
+def test_a_missing_file_and_a_folder_give_none(tmp_path: Path) -> None:
+    assert _torchfile.read(tmp_path / "nothing.pth") is None
+    assert _torchfile.read(tmp_path) is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc to see mappings")
+@pytest.mark.skipif(os.name == "nt", reason="needs /proc")
+@FORMATS
+def test_blocks_are_mapped_privately(tmp_path: Path, zipped: bool) -> None:
+    for extra in range(4):  # one of them lies at a good address in the older format
+        path = save({"x" * (extra + 1): torch.ones(600_000)}, tmp_path / f"{extra}.pth", zipped)
+        tensor = next(iter(_torchfile.read(path).values()))
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            start, stop = (int(part, 16) for part in line.split()[0].split("-"))
+            if start <= tensor.data_ptr() < stop and line.endswith(str(path)):
+                assert line.split()[1] == "rw-p"
+                return
+    pytest.fail("no tensor lies in the file")
