@@ -1,0 +1,159 @@
+"""What every benchmark needs: fair timing, the machine, a JSON file, a table in the README made from it.
+
+A benchmark writes `bench/results/NAME.json` and the README's part between `<!-- bench:NAME -->` and
+`<!-- /bench:NAME -->`. `--table` makes that part again from the JSON, without measuring.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
+
+
+def alternate(candidates: Mapping[str, Callable[[], object]], n: int, warm: int = 1) -> dict[str, list[float]]:
+    """Seconds of `n` calls of each candidate, taken in turns, so that a slow minute of the machine hits all alike.
+
+    The order is turned round every time; the first `warm` rounds are not counted. What a call returns is thrown away
+    outside the measured time.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for turn in range(warm + n):
+        for name in list(candidates)[:: 1 if turn % 2 else -1]:
+            gc.collect()
+            start = time.perf_counter()
+            result = candidates[name]()
+            taken = time.perf_counter() - start
+            del result
+            if turn >= warm:
+                seconds[name].append(taken)
+    return seconds
+
+
+def summary(values: Sequence[float], scale: float = 1.0, digits: int = 2) -> dict[str, float]:
+    """n, median, min and max of measured values; `scale=1000` makes milliseconds of seconds."""
+    return {
+        "n": len(values),
+        "median": round(statistics.median(values) * scale, digits),
+        "min": round(min(values) * scale, digits),
+        "max": round(max(values) * scale, digits),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Processor, usable cores, memory, system, Python, and how busy the machine is."""
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gb": _memory(),
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        if names:
+            return names[0]
+    return platform.processor() or platform.machine()
+
+
+def _memory() -> float | None:
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return None
+    return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1)
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Installed versions; "-" for what is not installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "-"
+    return found
+
+
+def write(name: str, packages: Iterable[str], results: Mapping[str, Any]) -> Path:
+    """Write a benchmark's figures, with the machine and the versions, to `bench/results/NAME.json`."""
+    RESULTS.mkdir(exist_ok=True)
+    document = {
+        "benchmark": name,
+        "command": f"python bench/{name}.py",
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine(),
+        "threads": _threads(),
+        "versions": versions("vertebra", *packages),
+        **results,
+    }
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def _threads() -> int | None:
+    """Of torch, where the benchmark has loaded it."""
+    torch = sys.modules.get("torch")
+    return torch.get_num_threads() if torch else None
+
+
+def read(name: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return document
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; all columns but the first are flush right."""
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def footnote(document: Mapping[str, Any]) -> str:
+    """The line under a table that says what it was measured on."""
+    where = document["machine"]
+    packages = ", ".join(f"{name} {number}" for name, number in document["versions"].items() if name != "vertebra")
+    return (
+        f"`{document['command']}`, {document['date']}: {where['processor']}, {where['cores']} cores, "
+        f"{where['memory_gb']} GB; {packages}."
+    )
+
+
+def into_readme(name: str, text: str) -> None:
+    """Put `text` between the README's markers of that name, where it has them."""
+    path = ROOT / "README.md"
+    start, stop = f"<!-- bench:{name} -->", f"<!-- /bench:{name} -->"
+    readme = path.read_text(encoding="utf-8") if path.exists() else ""
+    before, found, rest = readme.partition(start)
+    _, closed, after = rest.partition(stop)
+    if found and closed:
+        path.write_text(f"{before}{start}\n{text}\n{stop}{after}", encoding="utf-8")
+
+
+def main(name: str, measure: Callable[[int], Path], render: Callable[[dict[str, Any]], str], n: int) -> None:
+    """The command line of a benchmark: `measure(n)` writes the JSON, `render(JSON)` is the README's part."""
+    parser = argparse.ArgumentParser(description=(sys.modules["__main__"].__doc__ or name).partition("\n")[0])
+    parser.add_argument("-n", type=int, default=n, help=f"measurements of each candidate (default {n})")
+    parser.add_argument("--table", action="store_true", help="only make the README's table again from the JSON")
+    options = parser.parse_args()
+    if not options.table:
+        print(f"written: {measure(options.n).relative_to(ROOT)}")
+    text = render(read(name))
+    into_readme(name, text)
+    print(text)
