@@ -22,7 +22,7 @@ ROOMS = {
     "models": BASE,
     "anatomy": BASE | {"models"},
     "data": BASE,
-    "export": BASE | {"models"},
+    "export": BASE | {"models", "__init__"},  # for its version
     "runtime": BASE,
     "train": BASE | {"models", "data", "export", "runtime"},
     "serve": BASE | {"runtime"},

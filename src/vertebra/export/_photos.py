@@ -33,4 +33,5 @@ def _photo(random: np.random.Generator, size: int) -> Pixels:
         colour, opacity = random.uniform(0, 255, 3), random.uniform(0.5, 1)
         where = (disc if random.random() < 0.5 else bar)[..., None] * opacity
         picture = picture * (1 - where) + colour * where
-    return np.clip(picture + random.normal(0, 3, picture.shape), 0, 255).astype(np.uint8)
+    photo: Pixels = np.clip(picture + random.normal(0, 3, picture.shape), 0, 255).astype(np.uint8)
+    return photo

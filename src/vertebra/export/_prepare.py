@@ -147,7 +147,7 @@ def _check_classes(classes: Sequence[str] | None, count: int) -> None:
 
 
 def _published_metrics(member: WeightsEnum | None) -> Mapping[str, Any]:
-    return {} if member is None else member.meta["_metrics"]  # type: ignore[no-any-return]
+    return {} if member is None else member.meta["_metrics"]
 
 
 def _versions() -> dict[str, str]:

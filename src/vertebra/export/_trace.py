@@ -53,9 +53,12 @@ def deployable(network: ConvNet, preprocessing: Preprocessing) -> ConvNet:
 class Deployed(nn.Module):
     """What a client calls: uint8 (N, H, W, 3) → probabilities (N, K), embedding (N, D), features (N, C, h, w)."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, network: ConvNet, preprocessing: Preprocessing, temperature: float) -> None:
         super().__init__()
-        mean, std = (np.broadcast_to(np.float64(v), 3) for v in (preprocessing.mean, preprocessing.std))
+        mean, std = (np.broadcast_to(np.asarray(v, np.float64), 3) for v in (preprocessing.mean, preprocessing.std))
         scale, shift = 1 / (255 * std), -mean / std
         self.network = network
         if isinstance(network, GoogLeNet) and network.transform_input:

@@ -1,0 +1,97 @@
+"""`vertebra card`: what an exported file says of itself."""
+
+from __future__ import annotations
+
+import json as json_format
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vertebra.errors import UsageError, VertebraError
+
+if TYPE_CHECKING:
+    from vertebra.card import Card
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def card(
+    file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="An exported network.")],
+    json: Annotated[bool, typer.Option("--json", help="Print the card as it is in the file.")] = False,
+    markdown: Annotated[Path | None, typer.Option(metavar="FILE.md", help="Write a model card to read.")] = None,
+) -> None:
+    """Show the card inside an exported file: network, classes, preprocessing, weights, accuracy, licence."""
+    from vertebra.card import read_card
+
+    if markdown is not None:
+        check_markdown(markdown)
+    found = read_card(file)
+    if markdown is not None:
+        write_markdown(found, markdown)
+    if json:
+        typer.echo(json_format.dumps(json_format.loads(found.to_json()), indent=2))
+        return
+    width = max(len(name) for name, _ in facts(found))
+    for name, value in facts(found):
+        typer.echo(f"{name:{width}}  {value}")
+
+
+def facts(card: Card) -> list[tuple[str, str]]:
+    """What a card says, a line each."""
+    steps = card.preprocessing
+    names = "numbers" if card.classes is None else f"{len(card.classes)}: {', '.join(card.classes[:3])}, …"
+    rows = [
+        ("network", f"{card.architecture}, {card.precision}"),
+        ("input", f"image: uint8 (N, {steps.crop_size}, {steps.crop_size}, 3), RGB"),
+        (
+            "preprocessing",
+            f"shorter side to {steps.resize_size} pixels ({steps.interpolation}), centre {steps.crop_size} × "
+            f"{steps.crop_size}; the graph normalises",
+        ),
+        ("outputs", "probabilities (N, K), embedding (N, D), features (N, C, h, w)"),
+        ("classes", names),
+    ]
+    if card.weights is None:
+        rows.append(("weights", "drawn at random"))
+    else:
+        rows.append(("weights", f"{card.weights.name}, SHA-256 {card.weights.sha256}"))
+        if card.weights.url is not None:
+            rows.append(("from", card.weights.url))
+    rows.append(("licence", card.licence or "not known"))
+    for data, measures in card.metrics.items():
+        rows.append((data, ", ".join(f"{name} {value}" for name, value in measures.items())))
+    if card.threshold is not None:
+        rows.append(("unsure below", f"{card.threshold:.3f}"))
+    rows.append(("made", f"{card.created or 'at an unknown time'} with {_versions(card)}"))
+    return rows
+
+
+def _versions(card: Card) -> str:
+    return ", ".join(f"{name} {version}" for name, version in card.versions.items()) or "unknown versions"
+
+
+def check_markdown(path: Path) -> None:
+    """Refuse a target that would overwrite something other than text to read."""
+    if path.suffix.lower() != ".md":
+        raise UsageError(f"the model card to write is {str(path)!r}; its name must end in .md")
+
+
+def write_markdown(card: Card, path: Path) -> None:
+    """Write the card as a README-style model card.
+
+    Raises:
+        VertebraError: the file cannot be written.
+    """
+    title = card.architecture if card.precision == "float32" else f"{card.architecture} ({card.precision})"
+    table = "\n".join(f"| {name} | {value} |" for name, value in facts(card))
+    classes = "" if card.classes is None else "\n\n## Classes\n\n" + "\n".join(f"1. {name}" for name in card.classes)
+    text = (
+        f"# {title}\n\nAn image classifier in one ONNX file. A client decodes a photo, resizes and crops it as below, "
+        f"and gives the pixels as they are.\n\n| | |\n| --- | --- |\n{table}{classes}\n"
+    )
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise VertebraError(f"{path} cannot be written ({error.strerror or error}). Give another place.") from error

@@ -1,0 +1,74 @@
+"""`vertebra export` and `vertebra card`."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from vertebra.card import read_card
+from vertebra.cli import main
+from vertebra.models import create_model
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    torch.save(create_model("resnet18", num_classes=3).state_dict(), tmp_path / "mine.pth")
+    return tmp_path / "mine.pth"
+
+
+def test_a_checkpoint_with_its_classes(
+    checkpoint: Path, tmp_path: Path, shared_photos: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "classes.txt").write_text("ant\nbee\ncat\n")
+    out, readme = tmp_path / "m.onnx", tmp_path / "m.md"
+    arguments = ["export", str(checkpoint), "--model", "resnet18", "--classes", str(tmp_path / "classes.txt")]
+    arguments += ["--images", str(shared_photos[0].parent), "--out", str(out), "--card", str(readme)]
+    assert main(arguments) == 0
+    assert "proven on batches of 1, 2 and 7" in capsys.readouterr().out
+    assert read_card(out).classes == ("ant", "bee", "cat")
+    assert "1. bee" in readme.read_text() and "resnet18" in readme.read_text()
+
+    assert main(["card", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "resnet18, float32" in shown and "3: ant, bee, cat" in shown and "mine.pth, SHA-256" in shown
+    assert main(["card", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["classes"] == ["ant", "bee", "cat"]
+    assert main(["card", str(out), "--markdown", str(tmp_path / "again.md")]) == 0
+    assert (tmp_path / "again.md").read_text() == readme.read_text()
+
+
+def test_without_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "m.onnx"
+    assert main(["export", "mobilenet_v2", "--weights", "none", "--out", str(out)]) == 0
+    assert main(["card", str(out)]) == 0
+    assert "drawn at random" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export", "resnet-18", "--out", "m.onnx"], "Did you mean 'resnet18'"),
+        (["export", "resnet18", "--weights", "none"], "--out"),
+        (["export", "resnet18", "--weights", "none", "--out", "m.txt"], "must end in .onnx"),
+        (["export", "resnet18", "--weights", "none", "--out", "m.onnx", "--card", "m.txt"], "must end in .md"),
+        (["export", "resnet18", "--weights", "none", "--out", "m.onnx", "--classes", "none.txt"], "none.txt"),
+        (["export", "resnet18", "--weights", "none", "--out", "m.onnx", "--classes", "empty.txt"], "holds no names"),
+        (["export", "resnet18", "--weights", "none", "--out", "m.onnx", "--images", "."], "has no photos"),
+        (["card", "empty.txt"], "empty.txt"),
+        (["card", "missing.onnx"], "missing.onnx"),
+    ],
+)
+def test_wrong_calls(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").write_text("")
+    assert main(arguments) in (1, 2)
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and error.startswith("vertebra: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]

@@ -1,0 +1,321 @@
+"""A network as one ONNX file: what it holds, that it is equal to torch, and that nothing is left of a failure."""
+
+import copy
+import errno
+import shutil
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from torch import nn
+
+from vertebra.card import Card, CardError, Preprocessing, read_card
+from vertebra.errors import UsageError, WeightsError
+from vertebra.export import ExportError, ExportReport, export, prepare
+from vertebra.export._photos import drawn_photos
+from vertebra.export._proof import prove
+from vertebra.export._trace import trace
+from vertebra.models import create_model, list_models
+
+SMALL = ["vgg11", "googlenet", "resnet18", "densenet121", "mobilenet_v2", "efficientnet_b0", "efficientnet_v2_s"]
+OUTPUTS = ["probabilities", "embedding", "features"]
+
+
+def run(path: Path, images: np.ndarray) -> list[np.ndarray]:
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(OUTPUTS, {"image": images})
+
+
+def own(name: str = "resnet18", size: int = 64, **options: Any) -> dict[str, Any]:
+    """A small network of one's own and what its card needs."""
+    torch.manual_seed(0)
+    network = create_model(name, num_classes=7, **options)
+    return {"model": network, "preprocessing": Preprocessing(crop_size=size, resize_size=size), "architecture": name}
+
+
+@pytest.fixture(scope="module")
+def lite0(tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
+    return export("efficientnet_lite0", tmp_path_factory.mktemp("lite0") / "lite0.onnx")
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
+def test_one_whole_file(lite0: ExportReport) -> None:
+    onnx.checker.check_model(lite0.path, full_check=True)
+    assert [path.name for path in lite0.path.parent.iterdir()] == ["lite0.onnx"]
+    assert lite0.size == lite0.path.stat().st_size
+    assert lite0.max_difference <= 1e-4
+    graph = onnx.load(lite0.path).graph
+    assert not [node for node in graph.node if node.op_type in ("Identity", "Shape", "BatchNormalization", "Dropout")]
+    image = graph.input[0].type.tensor_type
+    assert image.elem_type == onnx.TensorProto.UINT8
+    assert [d.dim_value or d.dim_param for d in image.shape.dim][1:] == [224, 224, 3]
+    assert image.shape.dim[0].dim_param  # N is free
+    assert [output.name for output in graph.output] == OUTPUTS
+
+
+def test_card_is_in_the_file(lite0: ExportReport) -> None:
+    card = read_card(lite0.path)
+    assert card == lite0.card
+    assert card.architecture == "efficientnet_lite0" and card.licence == "Apache-2.0"
+    assert card.classes is not None and card.classes[0] == "tench" and len(card.classes) == 1000
+    assert card.weights is not None and card.weights.sha256.startswith("57934424")
+    assert card.metrics["ImageNet-1K"]["acc@1"] == 75.1
+    assert card.preprocessing.interpolation == "bicubic"
+    metadata = ort.InferenceSession(str(lite0.path), providers=["CPUExecutionProvider"]).get_modelmeta()
+    assert Card.from_json(metadata.custom_metadata_map["vertebra.card"]) == card
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_equal_to_torch_on_photos(lite0: ExportReport, shared_photos: list[Path], batch: int) -> None:
+    from PIL import Image
+
+    from vertebra.models import get_model_weights
+
+    transform = get_model_weights("efficientnet_lite0").DEFAULT.transforms()
+    pictures = [Image.open(path).convert("RGB") for path in shared_photos[:batch]]
+    x = torch.stack([transform(picture) for picture in pictures])
+    std, mean = (torch.tensor(v).view(1, 3, 1, 1) for v in (transform.std, transform.mean))
+    pixels = ((x * std + mean) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+    model = create_model("efficientnet_lite0", weights="DEFAULT").eval()
+    with torch.inference_mode():
+        features = model.forward_features(x)
+        expected = [model(x).softmax(1), model.forward_embedding(features), features]
+    found = run(lite0.path, pixels)
+    assert np.abs(found[0] - expected[0].numpy()).max() <= 1e-4
+    for got, wanted in zip(found[1:], expected[1:], strict=True):
+        np.testing.assert_allclose(got, wanted.numpy(), rtol=1e-3, atol=1e-3)
+    order = [np.argsort(-values, axis=1)[:, :5].tolist() for values in (found[0], expected[0].numpy())]
+    assert order[0] == order[1]
+
+
+def test_openvino_runs_it_unchanged(lite0: ExportReport) -> None:
+    openvino = pytest.importorskip("openvino", reason="OpenVINO is the second runtime")
+    compiled = openvino.compile_model(str(lite0.path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    images = drawn_photos(3, 224, seed=5)
+    found = compiled(images)
+    for index, wanted in enumerate(run(lite0.path, images)):
+        np.testing.assert_allclose(found[index], wanted, rtol=1e-2, atol=1e-4)
+
+
+EVERY = [pytest.param(name, marks=() if name in SMALL else pytest.mark.slow) for name in list_models()]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_network_exports(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = create_model(name, num_classes=10)
+    report = export(
+        network, tmp_path / "m.onnx", architecture=name, preprocessing=Preprocessing(crop_size=64, resize_size=64)
+    )
+    assert report.max_difference <= 1e-4
+    probabilities, embedding, features = run(report.path, drawn_photos(3, 64))
+    assert probabilities.shape == (3, 10)
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
+    assert embedding.shape == (3, network.get_classifier().in_features)
+    assert features.shape == (3, network.stages[-1].channels, 2, 2)
+
+
+def test_googlenets_second_normalisation_is_in_the_graph(tmp_path: Path) -> None:
+    report = export(out=tmp_path / "m.onnx", **own("googlenet", transform_input=True))
+    assert report.max_difference <= 1e-4
+
+
+def test_a_checkpoint(tmp_path: Path) -> None:
+    model = create_model("resnet18", num_classes=3)
+    torch.save(model.state_dict(), tmp_path / "mine.pth")
+    report = export(tmp_path / "mine.pth", tmp_path / "m.onnx", architecture="resnet18", classes=["a", "b", "c"])
+    card = read_card(report.path)
+    assert card.classes == ("a", "b", "c") and card.weights is not None and card.weights.name == "mine.pth"
+    assert card.licence is None and card.metrics == {}
+
+
+def test_temperature_is_in_the_graph(tmp_path: Path) -> None:
+    images = drawn_photos(2, 64)
+    cold = run(export(out=tmp_path / "a.onnx", **own()).path, images)[0]
+    warm = run(export(out=tmp_path / "b.onnx", temperature=3.0, **own()).path, images)[0]
+    expected = np.exp(np.log(cold) / 3)
+    np.testing.assert_allclose(warm, expected / expected.sum(1, keepdims=True), rtol=1e-3)
+
+
+def test_the_users_network_is_left_as_it_was(tmp_path: Path) -> None:
+    options = own()
+    network = options["model"].train()
+    before = copy.deepcopy(network.state_dict())
+    export(out=tmp_path / "m.onnx", **options)
+    assert network.training and all(p.requires_grad for p in network.parameters())
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+
+# --- proof ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_graph_that_differs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One weight of the traced copy is moved: the proof sees it, says by how much, and there is no file."""
+
+    def other(network: nn.Module, *arguments: Any) -> onnx.ModelProto:
+        changed = copy.deepcopy(network)
+        with torch.no_grad():
+            changed.fc.bias[0] += 0.1
+        return trace(changed, *arguments)
+
+    monkeypatch.setattr("vertebra.export.trace", other)
+    with pytest.raises(ExportError, match=r"probabilities differs from torch by \d\.\d+e-\d+ at batch size 1"):
+        export(out=tmp_path / "m.onnx", **own())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("output", [1, 2])
+def test_the_other_outputs_are_proven_too(output: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = own()
+    network = options["model"].eval()
+    model = trace(network, options["preprocessing"], 1.0).SerializeToString()
+    images = list(drawn_photos(3, 64))
+    assert prove(model, network, options["preprocessing"], images) <= 1e-4
+    from vertebra.export import _proof
+
+    reference = _proof.reference
+
+    def moved(*arguments: Any) -> Any:
+        expected = [array.copy() for array in reference(*arguments)]
+        expected[output][0] += 0.05 * np.abs(expected[output]).max()
+        return tuple(expected)
+
+    monkeypatch.setattr(_proof, "reference", moved)
+    with pytest.raises(ExportError, match=OUTPUTS[output]):
+        prove(model, network, options["preprocessing"], images)
+
+
+def test_another_order_of_classes_is_seen() -> None:
+    from vertebra.export._proof import _compare
+
+    wanted = np.full((1, 6), 0.1, np.float32) + np.arange(6, dtype=np.float32) * 4e-5
+    got = wanted[:, ::-1] * 0 + np.sort(wanted)[:, ::-1]
+    rest = [np.zeros((1, 1), np.float32)] * 2
+    wide = wanted * 0.1  # the same order, differences within the tolerance
+    with pytest.raises(ExportError, match=r"five best classes of image 1"):
+        _compare([wide, *rest], [got * 0.1, *rest], 1)
+
+
+def test_damaged_weights(tmp_path: Path) -> None:
+    options = own()
+    nn.init.constant_(options["model"].fc.weight, float("nan"))
+    with pytest.raises(WeightsError, match="no numbers"):
+        export(out=tmp_path / "m.onnx", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "resnet-18"}, "Did you mean 'resnet18'"),
+        ({"model": "missing.pth"}, "no such file"),
+        ({"model": "resnet18", "architecture": "resnet34", "weights": None}, "architecture"),
+        ({"model": "resnet18", "weights": None, "classes": ["one"]}, "1 class names.*1000 classes"),
+        ({"model": "vgg16", "weights": "nope"}, "no weights 'nope'"),
+    ],
+)
+def test_what_cannot_be_prepared(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises((UsageError, WeightsError), match=message):
+        export(options.pop("model"), tmp_path / "m.onnx", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_needs_its_network(tmp_path: Path) -> None:
+    torch.save(create_model("resnet18", num_classes=3).state_dict(), tmp_path / "mine.pth")
+    with pytest.raises(UsageError, match="--model NAME"):
+        prepare(tmp_path / "mine.pth")
+    with pytest.raises(UsageError, match="one too many"):
+        prepare(tmp_path / "mine.pth", architecture="resnet18", weights="IMAGENET1K_V1")
+    with pytest.raises(UsageError, match="preprocessing"):
+        prepare(create_model("resnet18"))
+
+
+def test_classes_in_another_order() -> None:
+    from vertebra.models import get_model_weights
+
+    names = list(get_model_weights("efficientnet_lite0").DEFAULT.meta["categories"])
+    names[3], names[8] = names[8], names[3]
+    with pytest.raises(UsageError, match="another order: class 3"):
+        prepare("efficientnet_lite0", classes=names)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"in_channels": 1}, "takes 1 channels"),
+        ({"name": "vgg11", "size": 31}, "at least 32 pixels"),
+    ],
+)
+def test_networks_that_photos_do_not_fit(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        export(out=tmp_path / "m.onnx", **own(**options))
+
+
+def test_targets(tmp_path: Path) -> None:
+    (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "text.onnx").write_text("a letter")
+    for out, message in (
+        (tmp_path / "m.pth", r"must end in \.onnx"),
+        (tmp_path / "folder.onnx", "is a folder"),
+        (tmp_path / "none" / "m.onnx", "mkdir -p"),
+        (tmp_path / "text.onnx", "not an ONNX file"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            export(out=out, **own())
+    assert (tmp_path / "text.onnx").read_text() == "a letter"
+
+
+def test_an_older_export_is_replaced(tmp_path: Path) -> None:
+    export(out=tmp_path / "m.onnx", **own())
+    export(out=tmp_path / "m.onnx", **own("mobilenet_v2"))
+    assert read_card(tmp_path / "m.onnx").architecture == "mobilenet_v2"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 10, 0))
+    with pytest.raises(ExportError, match=r"the disk is full.*Make room"):
+        export(out=tmp_path / "m.onnx", **own())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "m.onnx").write_bytes(export(out=tmp_path / "first.onnx", **own()).path.read_bytes())
+    before = (tmp_path / "m.onnx").read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(ExportError, match="the disk is full"):
+        export(out=tmp_path / "m.onnx", **own())
+    assert (tmp_path / "m.onnx").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first.onnx", "m.onnx"]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(ExportError, match=r"permission denied.*--out"):
+        export(out=tmp_path / "m.onnx", **own())
+
+
+def test_a_file_without_a_card(lite0: ExportReport, tmp_path: Path) -> None:
+    model = onnx.load(lite0.path)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "bare.onnx")
+    with pytest.raises(CardError, match="card"):
+        read_card(tmp_path / "bare.onnx")
