@@ -48,7 +48,7 @@ test: lint
 	$(BIN)/pytest -n $(WORKERS) --cov
 
 bench: $(VENV)/.stamp-test
-	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+	@for script in bench/[a-z]*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
