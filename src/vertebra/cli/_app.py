@@ -15,7 +15,7 @@ from vertebra.errors import UsageError, nearest
 COMMANDS = {
     "models": "List the networks with their size, cost and accuracy.",
     "predict": "Classify photos.",
-    "export": "Write a network as one ONNX file that predicts without torch.",
+    "export": "Export a network as one ONNX file that predicts without torch.",
     "card": "Show what an exported file says of itself.",
     "weights": "List, fetch, verify and find pretrained weights.",
     "doctor": "Show versions, devices, cache and what is missing.",
