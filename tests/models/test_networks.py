@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 import vertebra
 from vertebra.errors import UsageError
 from vertebra.models import FAMILIES, ConvNet, create_model, get_family, get_model_weights, list_models
+from vertebra.models._checkpoint import meta_build
 
 NAMES = list_models()
 # The smallest of each family; the others are the same code with other numbers.
@@ -25,7 +26,7 @@ RECORDED = [pytest.param(name, marks=() if name in SMALL else pytest.mark.slow) 
 
 def on_meta(name: str, **options: object) -> ConvNet:
     """A network of its own, to change."""
-    with torch.device("meta"):
+    with meta_build():
         return create_model(name, **options).eval()
 
 
@@ -384,6 +385,13 @@ def test_activation_checkpointing_saves_memory() -> None:
 def test_families_are_modules(family: str) -> None:
     members = list_models(family=family)
     assert members and all(get_family(name) == family for name in members)
+
+
+def test_torchs_meta_device() -> None:
+    with torch.device("meta"):
+        model = create_model("resnet18").eval()
+    assert all(tensor.is_meta for tensor in model.state_dict().values())
+    assert model(torch.empty(1, 3, 64, 64, device="meta")).shape == (1, 1000)
 
 
 def test_the_lazy_names_are_these() -> None:
