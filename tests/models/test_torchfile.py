@@ -321,14 +321,21 @@ def test_a_missing_file_and_a_folder_give_none(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc to see mappings")
 @pytest.mark.skipif(os.name == "nt", reason="needs /proc")
-@FORMATS
-def test_blocks_are_mapped_privately(tmp_path: Path, zipped: bool) -> None:
-    for extra in range(4):  # one of them lies at a good address in the older format
-        path = save({"x" * (extra + 1): torch.ones(600_000)}, tmp_path / f"{extra}.pth", zipped)
-        tensor = next(iter(_torchfile.read(path).values()))
-        for line in Path("/proc/self/maps").read_text().splitlines():
-            start, stop = (int(part, 16) for part in line.split()[0].split("-"))
-            if start <= tensor.data_ptr() < stop and line.endswith(str(path)):
-                assert line.split()[1] == "rw-p"
-                return
+def test_blocks_are_mapped_privately(tmp_path: Path) -> None:
+    path = save({"x": torch.ones(600_000)}, tmp_path / "file.pth", zipped=True)
+    tensor = _torchfile.read(path)["x"]
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        start, stop = (int(part, 16) for part in line.split()[0].split("-"))
+        if start <= tensor.data_ptr() < stop and line.endswith(str(path)):
+            assert line.split()[1] == "rw-p"
+            return
     pytest.fail("no tensor lies in the file")
+
+
+@FORMATS
+def test_blocks_begin_where_torchs_own_do(tmp_path: Path, zipped: bool) -> None:
+    content = {str(i): torch.arange(i + 1.0) for i in range(20)}
+    for mapped in (True, False):
+        got = _torchfile.read(save(content, tmp_path / "file.pth", zipped), mapped)
+        assert all(tensor.data_ptr() % 64 == 0 for tensor in got.values())
+        assert_same(got, content)

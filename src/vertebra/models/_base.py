@@ -5,6 +5,7 @@ A family lists its stages once, in its constructor, as the paper's table does. E
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class Stage:
 
     @property
     def module(self) -> str:
-        """Path of the last module: a forward hook on it sees the stage's output."""
+        """Path of the last module: a forward hook on it sees the stage's output (DenseNet's last before its ReLU)."""
         return self.modules[-1]
 
 
@@ -44,9 +45,10 @@ class ConvNet(nn.Module):
     """
 
     min_size: int = 1  # smallest height and width, in pixels
-    in_channels: int = 3
+    _body: str | None = None  # the attribute that holds all stages, where there is one
     _head: str = "classifier"  # the attribute that holds the head
     _stem: str  # path of the first convolution
+    avgpool: nn.Module  # where the family has it as a module
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,18 +72,33 @@ class ConvNet(nn.Module):
         for stage in self._stages:
             x = self._run(x, stage.modules)
             outputs.append(x)
+        outputs[-1] = self._finish(x)
         return outputs
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) → the last feature map, which is the last of `forward_stages`."""
         x = self._prepare(x)
-        for stage in self._stages:
-            x = self._run(x, stage.modules)
-        return x
+        if self._body is not None and not self._checkpointing:
+            # As a whole, so that hooks on it are called, and layers that were added to it run.
+            x = getattr(self, self._body)(x)
+        else:
+            for stage in self._stages:
+                x = self._run(x, stage.modules)
+        return self._finish(x)
 
     def _prepare(self, x: Tensor) -> Tensor:
         self._check_input(x)
         return x
+
+    def _finish(self, x: Tensor) -> Tensor:
+        """What comes after the last module of the last stage and before pooling."""
+        return x
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the images, as the first convolution is now."""
+        stem = self.get_submodule(self._stem)
+        return int(stem.in_channels)  # type: ignore[arg-type]
 
     def _run(self, x: Tensor, paths: Sequence[str]) -> Tensor:
         modules = [self.get_submodule(path) for path in paths]
@@ -98,10 +115,18 @@ class ConvNet(nn.Module):
         if isinstance(x, fx.Proxy) or torch.compiler.is_compiling() or torch._C._is_tracing():
             return
         name = type(self).__name__
-        shape = tuple(x.shape)
-        if len(shape) != 4 or shape[1] != self.in_channels:
+        if not isinstance(x, Tensor):
             raise UsageError(
-                f"{name} takes a batch of images of shape (N, {self.in_channels}, H, W), got {shape}. "
+                f"{name} takes a tensor, got {type(x).__name__}. weights.transforms() makes one of a photo."
+            )
+        shape = tuple(x.shape)
+        try:
+            channels = self.in_channels
+        except AttributeError:  # the stem was replaced by something else than a convolution, which may take anything
+            channels = shape[1] if len(shape) > 1 else 3
+        if len(shape) != 4 or shape[1] != channels:
+            raise UsageError(
+                f"{name} takes a batch of images of shape (N, {channels}, H, W), got {shape}. "
                 "One image needs a batch dimension: x.unsqueeze(0). "
                 "For another number of channels build the network with in_channels=…"
             )
@@ -120,7 +145,7 @@ class ConvNet(nn.Module):
 
     def pool(self, features: Tensor) -> Tensor:
         """The last feature map → (N, D), the input of the head."""
-        return torch.flatten(nn.functional.adaptive_avg_pool2d(features, (1, 1)), 1)
+        return torch.flatten(self.avgpool(features), 1)
 
     def forward_head(self, features: Tensor) -> Tensor:
         """The last feature map → logits (N, num_classes)."""
@@ -145,7 +170,15 @@ class ConvNet(nn.Module):
         return head[-1] if isinstance(head, nn.Sequential) else head
 
     def set_classifier(self, module: nn.Module) -> None:
-        """Replace the last layer by any module that takes (N, D)."""
+        """Replace the last layer by any module that takes (N, D).
+
+        Raises:
+            UsageError: it is no module.
+        """
+        if not isinstance(module, nn.Module):
+            raise UsageError(
+                f"the classifier is to be a {type(module).__name__}; give an nn.Module, e.g. nn.Identity()."
+            )
         head = getattr(self, self._head)
         if isinstance(head, nn.Sequential):
             head[-1] = module
@@ -158,7 +191,7 @@ class ConvNet(nn.Module):
         Raises:
             UsageError: `num_classes` is not a positive number.
         """
-        check_count("num_classes", num_classes)
+        num_classes = check_count("num_classes", num_classes)
         self.set_classifier(self._new_linear(self.get_classifier(), num_classes))
 
     def _new_linear(self, old: nn.Module, num_classes: int) -> nn.Linear:
@@ -172,8 +205,15 @@ class ConvNet(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """Width of the logits."""
-        return int(self.get_classifier().out_features)  # type: ignore[arg-type]
+        """Width of the logits.
+
+        Raises:
+            UsageError: the classifier was replaced by a module that does not tell its width.
+        """
+        width = getattr(self.get_classifier(), "out_features", None)
+        if width is None:
+            raise UsageError(f"the classifier is a {type(self.get_classifier()).__name__}, so its width is unknown.")
+        return int(width)
 
     # --- weights ------------------------------------------------------------------------------------------------------
 
@@ -215,7 +255,7 @@ class ConvNet(nn.Module):
         1: the kernels are summed over the channels, which equals a grey picture given three times. More: the kernels
         are repeated and rescaled, so that the sum over the channels stays what it was.
         """
-        check_count("in_channels", in_channels)
+        in_channels = check_count("in_channels", in_channels)
         old = self.get_submodule(self._stem)
         if not isinstance(old, nn.Conv2d):
             raise UsageError(f"the first layer, {self._stem}, is a {type(old).__name__}, not a convolution.")
@@ -229,7 +269,7 @@ class ConvNet(nn.Module):
             weight = weight[:, repeats] * (old.in_channels / in_channels)
         # The kernel is replaced in place: the layer's other settings (padding, stride, hooks) stay as they are.
         old.weight = nn.Parameter(weight.contiguous(), requires_grad=old.weight.requires_grad)
-        old.in_channels = self.in_channels = in_channels
+        old.in_channels = in_channels
 
     # --- memory -------------------------------------------------------------------------------------------------------
 
@@ -238,13 +278,16 @@ class ConvNet(nn.Module):
 
         Gradients and running statistics are what they are without; a training step takes about a third longer.
         """
+        if not isinstance(enabled, bool):
+            raise UsageError(f"enabled is {enabled!r}; it must be True or False.")
         self._checkpointing = enabled
 
 
-def check_count(name: str, value: Any) -> None:
-    """Raise a `UsageError` unless `value` is a positive whole number."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UsageError(f"{name} is {value!r}; it must be a whole number of at least 1.")
+def check_count(name: str, value: Any) -> int:
+    """The positive whole number, also of numpy; a `UsageError` for anything else."""
+    if not isinstance(value, bool) and hasattr(value, "__index__") and operator.index(value) >= 1:
+        return operator.index(value)
+    raise UsageError(f"{name} is {value!r}; it must be a whole number of at least 1.")
 
 
 def _segments(modules: Sequence[nn.Module]) -> Iterator[nn.Sequential]:
@@ -265,6 +308,9 @@ def _segments(modules: Sequence[nn.Module]) -> Iterator[nn.Sequential]:
 
 
 def _checkpointed(segment: nn.Sequential, x: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():  # a compiled graph changes the statistics once, however often it recomputes
+        compiled: Tensor = checkpoint(segment, x, use_reentrant=False)
+        return compiled
     contexts = partial(_forward_and_recompute_contexts, segment)
     output: Tensor = checkpoint(segment, x, use_reentrant=False, context_fn=contexts)
     return output

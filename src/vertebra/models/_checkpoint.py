@@ -11,9 +11,11 @@ import contextlib
 import mmap
 import os
 import pickle
+import pickletools
 import re
 import stat
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,12 +43,14 @@ _LISTED = 5  # names per kind in an error; a wrong file easily differs in hundre
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+def read_state_dict(path: str | os.PathLike[str], *, mapped: bool = True) -> dict[str, Tensor]:
     """Read the tensors of a `.pth`, `.pt` or `.safetensors` file, on the CPU, without running any code of the file.
 
-    Files are mapped copy-on-write: changing a tensor changes neither the file nor another reading of it. Only files
-    older than torch 1.6 may have to be read whole, where their numbers lie at odd addresses. A dict that keeps the
-    weights under `model_ema`, `state_dict` or `model` is unwrapped, and a `module.` before every name is taken off.
+    `mapped` maps torch's files copy-on-write: changing a tensor changes neither the file nor another reading of it.
+    But whoever writes into the file itself, as `torch.save` to the same path does, takes the pages away from under the
+    tensors; so it is for files that are only ever replaced as a whole. Files older than torch 1.6 and safetensors are
+    copied. A dict that keeps the weights under `model_ema`, `state_dict` or `model` is unwrapped, and a `module.`
+    before every name is taken off.
 
     Raises:
         WeightsError: the path is missing or a folder, has another suffix, is empty, damaged, not a weight file, holds
@@ -54,7 +58,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """
     path = Path(path).expanduser()
     kind = _kind_of(path)
-    content = _read_safetensors(path) if kind == "safetensors" else _read_torch(path, mapped=kind == "zip")
+    content = _read_safetensors(path) if kind == "safetensors" else _read_torch(path, mapped and kind == "zip")
     return _named_tensors(content, path)
 
 
@@ -121,11 +125,12 @@ def _kind_of_content(head: bytes, size: int) -> str | None:
 
 
 def _read_torch(path: Path, mapped: bool) -> Any:
-    content = _torchfile.read(path)
+    content = _torchfile.read(path, mapped)
     if content is not None:
         return content
     try:
-        with _private_mapping() if mapped else contextlib.nullcontext():
+        with warnings.catch_warnings(), _private_mapping() if mapped else contextlib.nullcontext():
+            warnings.simplefilter("ignore")  # what torch would say of the file comes in the error
             return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
     except MemoryError:
         raise
@@ -155,8 +160,29 @@ def _refused(path: Path, error: Exception) -> WeightsError | None:
             f"'{path}' was not opened: it holds more than tensors and wants to run '{wanted[1]}', "
             f"which could be any code. {advice}"
         )
+    if foreign := _foreign_name(path):
+        return WeightsError(
+            f"'{path}' was not opened: it holds more than tensors and wants to run '{foreign}', which could be any "
+            f"code. {advice}"
+        )
     if re.search(r"reduce for unrecognized function|Can only (?:create|build)|must be imported to load", message):
         return WeightsError(f"'{path}' was not opened: it holds more than tensors ({_first_line(error)}). {advice}")
+    return None
+
+
+def _foreign_name(path: Path) -> str | None:
+    """The first thing that a bare pickle would call and that no state dict needs. It is only looked at, not run."""
+    words: list[str] = []
+    with contextlib.suppress(Exception), path.open("rb") as file:  # a damaged pickle ends the look
+        for opcode, argument, _ in pickletools.genops(file):
+            if opcode.name == "GLOBAL":
+                words = str(argument).split(" ")
+            elif opcode.name != "STACK_GLOBAL":
+                if isinstance(argument, str):
+                    words = [*words[-1:], argument]
+                continue
+            if words and words[0].partition(".")[0] not in ("torch", "collections"):
+                return ".".join(words)
     return None
 
 
@@ -174,7 +200,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     except ImportError:
         raise WeightsError(f"'{path}' needs the package safetensors. Run: pip install safetensors") from None
     try:
-        return load_file(path)
+        # Copied: its tensors may be mapped, and stand at addresses at which kernels add in another order.
+        return {name: tensor.clone() for name, tensor in load_file(path).items()}
     except (SafetensorError, ValueError, RuntimeError, KeyError, OSError) as error:
         raise WeightsError(
             f"'{path}' is damaged or cut short ({_first_line(error)}). Delete it and fetch or save it again."
@@ -311,7 +338,8 @@ def _is_count(name: str) -> bool:
 def _fits(value: Tensor, slot: Tensor) -> bool:
     # torch < 0.4 had no tensors without dimensions and kept one number as shape (1,).
     same_shape = value.shape == slot.shape or (not slot.dim() and value.shape == (1,))
-    return same_shape and value.is_floating_point() == slot.is_floating_point()
+    # A counter that was cast with all the rest (`{k: v.half()}`) is one number still.
+    return same_shape and (value.is_floating_point() == slot.is_floating_point() or not slot.dim())
 
 
 def _kind(tensor: Tensor) -> str:

@@ -76,27 +76,26 @@ def build(
     progress: bool,
     *,
     num_classes: int | None = None,
-    in_channels: int = 3,
+    in_channels: int | None = None,
     **options: Any,
 ) -> N:
     """Build `network(**options)`; with weights, build it without drawing any, and map the file's tensors into it.
 
     Where `num_classes` is not the file's, the body is the file's and the classifier newly drawn; where `in_channels`
-    is not the file's, the first convolution is adapted (`ConvNet.reset_stem`).
+    is not the file's, the first convolution is adapted (`ConvNet.reset_stem`). None is what the file has, or else 1000
+    and 3.
     """
-    check_count("in_channels", in_channels)
-    if num_classes is not None:
-        check_count("num_classes", num_classes)
+    in_channels = None if in_channels is None else check_count("in_channels", in_channels)
+    num_classes = None if num_classes is None else check_count("num_classes", num_classes)
     source = resolve(weights_enum, weights)
     if source is None:
-        return network(num_classes=1000 if num_classes is None else num_classes, in_channels=in_channels, **options)
+        return network(num_classes=num_classes or 1000, in_channels=in_channels or 3, **options)
 
-    if isinstance(source, Path):
-        path = source
-    else:
-        path = _download.fetch(source.url, progress=progress)
+    path = source if isinstance(source, Path) else _download.fetch(source.url, progress=progress)
+    # The cache's files are only ever replaced whole. A file of one's own may be saved over: it is copied.
+    mapped = not isinstance(source, Path) or path.parent.absolute() == _download.hub_dir().absolute()
     cls = _network_class(network)
-    state = dict(cls.convert_state_dict(_checkpoint.read_state_dict(path)))
+    state = dict(cls.convert_state_dict(_checkpoint.read_state_dict(path, mapped=mapped)))
     try:
         options |= cls.options_of(state)
     except WeightsError as error:
@@ -106,7 +105,8 @@ def build(
     _checkpoint.load_state_dict(model, state, str(path))
     if num_classes is not None and num_classes != model.num_classes:
         model.reset_classifier(num_classes)
-    model.reset_stem(in_channels)
+    if in_channels is not None:
+        model.reset_stem(in_channels)
     return model
 
 
@@ -127,7 +127,9 @@ def get_model_builder(name: str) -> Builder:
     return _registered(name).builder
 
 
-def _registered(name: str) -> _Registered:
+def _registered(name: Any) -> _Registered:
+    if not isinstance(name, str):
+        raise UsageError(f"the model's name is {name!r}; it must be a word such as 'resnet50'.")
     try:
         return _MODELS[name.lower()]
     except KeyError:
@@ -150,14 +152,16 @@ def create_model(
         weights: None, "DEFAULT", a member of the network's weights enum (also torchvision's), a member's name, or a
             path to a .pth or .safetensors file.
         num_classes: width of the logits. Another number than the weights' keeps the body and draws a new classifier.
-        in_channels: channels of the images. Another number than the weights' adapts the first convolution.
+        in_channels: channels of the images. Another number than the published weights' 3 adapts the first convolution;
+            with a file of one's own, 3 stands for as many as the file has.
         options: what the family takes, for example `dropout=0.3`.
 
     Raises:
         UsageError: a name or number that is not allowed.
         WeightsError: weights that cannot be had or do not fit.
     """
-    return get_model_builder(name)(weights=weights, num_classes=num_classes, in_channels=in_channels, **options)
+    channels = None if in_channels == 3 else in_channels
+    return get_model_builder(name)(weights=weights, num_classes=num_classes, in_channels=channels, **options)
 
 
 def get_model_weights(name: Builder | str) -> type[WeightsEnum]:
@@ -168,6 +172,7 @@ def get_model_weights(name: Builder | str) -> type[WeightsEnum]:
 def get_weight(name: str) -> WeightsEnum:
     """The member of that full name: "ResNet50_Weights.IMAGENET1K_V2"."""
     enums = {registered.weights.__name__: registered.weights for registered in _MODELS.values()}
+    name = str(name)  # so that what is no name gets the message too
     enum_name, _, member = name.partition(".")
     if enum_name not in enums or not member:
         known = [f"{enum}.{member}" for enum, members in enums.items() for member in members.__members__]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import os
 import struct
 import sys
 import zipfile
@@ -29,7 +30,7 @@ _MAGIC = 0x1950A86A20F9469CFC6C  # first in the older format
 _VERSION = 1001
 _PROGRAM_LIMIT = 1 << 21  # bytes; the largest network here has a program of 250 kB
 _ALIGNMENT = 64  # bytes, as torch's allocator gives
-_FEW = 1 << 20  # bytes not worth a second look
+_PIECE = 1 << 24  # bytes that a reader takes at once
 _READERS = 2  # threads; memory is the limit, not the processor
 
 
@@ -52,15 +53,16 @@ class _Storage(NamedTuple):
 Block = Callable[[_Storage], Tensor]  # → its numbers, one-dimensional
 
 
-def read(path: Path) -> Any:
+def read(path: Path, mapped: bool = True) -> Any:
     """The object in a checkpoint, with its tensors on the CPU and copy-on-write; None where it is unusual or damaged.
 
-    Blocks are mapped. Only where the older format put them at odd addresses are they read.
+    Blocks are mapped, unless that is not wanted; those of the older format, which stand at any address, are copied.
+    Either way they begin at multiples of 64 bytes, as torch's own do; at others, kernels add in another order.
     """
     try:
         with path.open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        return _read_zip(path, mapped) if mapped[:4] == b"PK\x03\x04" else _read_older(path, mapped)
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        return _read_zip(path, content, mapped) if content[:4] == b"PK\x03\x04" else _read_older(path, content)
     except MemoryError:
         raise
     except Exception:  # damage shows in any way
@@ -70,7 +72,7 @@ def read(path: Path) -> Any:
 # --- the two formats -------------------------------------------------------------------------------------------------
 
 
-def _read_zip(path: Path, mapped: mmap.mmap) -> Any:
+def _read_zip(path: Path, content: mmap.mmap, mapped: bool) -> Any:
     with zipfile.ZipFile(path) as archive:
         # Every name begins with a folder, called like the file that was saved.
         entries = {info.filename.partition("/")[2]: info for info in archive.infolist()}
@@ -80,19 +82,27 @@ def _read_zip(path: Path, mapped: mmap.mmap) -> Any:
             raise _UnusualError
         program = archive.read(entries["data.pkl"])  # checks its CRC
 
+    places: dict[str, tuple[int, int]] = {}
+    for name, entry in entries.items():
+        folder, _, key = name.partition("/")
+        if folder == "data" and not entry.compress_type:
+            # The local header may have other extra fields than the directory's: torch pads with them.
+            names, extra = struct.unpack_from("<HH", content, entry.header_offset + 26)
+            places[key] = entry.header_offset + 30 + names + extra, entry.file_size
+    if not mapped:
+        content, places = _copied(path, places)
+
     def block(storage: _Storage) -> Tensor:
-        entry = entries[f"data/{storage.key}"]
-        if entry.compress_type or entry.file_size < storage.nbytes:
+        at, size = places[storage.key]
+        if size < storage.nbytes:
             raise _UnusualError
-        # The local header may have other extra fields than the directory's: torch pads with them.
-        names, extra = struct.unpack_from("<HH", mapped, entry.header_offset + 26)
-        return _view(mapped, entry.header_offset + 30 + names + extra, storage)
+        return _view(content, at, storage)
 
     return _run(program, 0, _Tensors(block))[0]
 
 
-def _read_older(path: Path, mapped: mmap.mmap) -> Any:
-    program = mapped[:_PROGRAM_LIMIT]
+def _read_older(path: Path, content: mmap.mmap) -> Any:
+    program = content[:_PROGRAM_LIMIT]
     magic, at = _run(program, 0)
     version, at = _run(program, at)
     system, at = _run(program, at)
@@ -107,65 +117,73 @@ def _read_older(path: Path, mapped: mmap.mmap) -> Any:
         return torch.empty(storage.numel, dtype=storage.dtype, device="meta")
 
     _, end = _run(program, at, _Tensors(collect))
-    keys, start = _run(program, end)
-    places: dict[str, int] = {}
-    stop = start
+    keys, stop = _run(program, end)
+    places: dict[str, tuple[int, int]] = {}
     for key in keys:
         # Before each block stands its number of elements.
-        if struct.unpack_from("<q", mapped, stop) != (storages[key].numel,):
+        if struct.unpack_from("<q", content, stop) != (storages[key].numel,):
             raise _UnusualError
-        places[key] = stop + 8
-        stop = places[key] + storages[key].nbytes
+        places[key] = stop + 8, storages[key].nbytes
+        stop += 8 + storages[key].nbytes
 
-    blocks = mapped
-    if sum(storages[key].nbytes for key in keys if places[key] % storages[key].dtype.itemsize) > _FEW:
-        blocks, shift = _moved(path, start + 8, stop)
-        places = {key: place + shift for key, place in places.items()}
-    return _run(program, at, _Tensors(lambda storage: _view(blocks, places[storage.key], storage)))[0]
+    content, places = _copied(path, places)
+    return _run(program, at, _Tensors(lambda storage: _view(content, places[storage.key][0], storage)))[0]
 
 
 def _view(buffer: mmap.mmap, at: int, storage: _Storage) -> Tensor:
     if not storage.numel:
         return torch.empty(0, dtype=storage.dtype)
-    if at % storage.dtype.itemsize:
-        # Kernels may rely on numbers that stand at multiples of their size.
-        raw = torch.frombuffer(buffer, dtype=torch.uint8, count=storage.nbytes, offset=at)
-        return raw.clone().view(storage.dtype)
+    if at % _ALIGNMENT:  # a zip that another program wrote
+        return torch.frombuffer(buffer, dtype=torch.uint8, count=storage.nbytes, offset=at).clone().view(storage.dtype)
     return torch.frombuffer(buffer, dtype=storage.dtype, count=storage.numel, offset=at)
 
 
-def _moved(path: Path, start: int, stop: int) -> tuple[mmap.mmap, int]:
-    """The bytes of a file from `start` to `stop`, with `start` at a good address; and by how much places change.
+def _copied(path: Path, places: dict[str, tuple[int, int]]) -> tuple[mmap.mmap, dict[str, tuple[int, int]]]:
+    """Blocks of a file, given as places and sizes, in memory at good addresses; and their places there.
 
     Large pages and several readers: half a gigabyte takes a sixth of the time of one plain read.
     """
+    start = min((at for at, _ in places.values()), default=0)
     # Half a page apart from where it stood in its page: where the two nearly agree, processors take each load for one
     # of the bytes just stored, and copying takes three times as long.
     first = (start + mmap.PAGESIZE // 2) % mmap.PAGESIZE // _ALIGNMENT * _ALIGNMENT
-    size = first + stop - start
-    if hasattr(mmap, "MAP_ANONYMOUS"):
-        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    else:
-        memory = mmap.mmap(-1, size)
+    moved: dict[str, tuple[int, int]] = {}
+    end = 0
+    for key, (at, size) in sorted(places.items(), key=lambda item: item[1]):
+        to = -(-max(end, first + at - start) // _ALIGNMENT) * _ALIGNMENT
+        moved[key] = to, size
+        end = to + size
+    memory = _memory(end)
+    view = memoryview(memory)
+
+    def fill(strip: list[tuple[int, int, int]]) -> None:
+        for to, at, stop in strip:
+            while to < stop:
+                count = os.preadv(file.fileno(), [view[to:stop]], at)
+                if not count:
+                    raise _UnusualError  # cut short since it was mapped
+                to, at = to + count, at + count
+
+    pieces = []
+    for key, (to, size) in moved.items():
+        for part in range(0, size, _PIECE):
+            pieces.append((to + part, places[key][0] + part, to + min(part + _PIECE, size)))
+    with path.open("rb", buffering=0) as file, ThreadPoolExecutor(_READERS) as readers:
+        # Strips, not neighbours by turns: each reader walks through the file.
+        share = -(-len(pieces) // _READERS) or 1
+        strips = [pieces[i : i + share] for i in range(0, len(pieces), share)]
+        list(readers.map(fill, strips))
+    return memory, moved
+
+
+def _memory(size: int) -> mmap.mmap:
+    if not hasattr(mmap, "MAP_ANONYMOUS"):
+        return mmap.mmap(-1, max(size, 1))
+    memory = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a system may know no large pages
             memory.madvise(mmap.MADV_HUGEPAGE)
-    view = memoryview(memory)
-
-    def fill(at: int) -> None:
-        end = min(at + share, size)
-        with path.open("rb", buffering=0) as file:
-            file.seek(start + at - first)
-            while at < end:
-                count = file.readinto(view[at:end])
-                if not count:
-                    raise _UnusualError  # cut short since it was mapped
-                at += count
-
-    share = -(-(size - first) // _READERS // mmap.PAGESIZE) * mmap.PAGESIZE
-    with ThreadPoolExecutor(_READERS) as readers:
-        list(readers.map(fill, range(first, size, share)))
-    return memory, first - start
+    return memory
 
 
 # --- the program -----------------------------------------------------------------------------------------------------

@@ -107,8 +107,10 @@ def resolve(weights_enum: type[WeightsEnum], weights: Any) -> WeightsEnum | Path
 
     A file that bears a published name is that member's, with all that is known of it.
     """
-    if isinstance(weights, str) and Path(weights).suffix.lower() in _checkpoint.SUFFIXES:
-        weights = Path(weights)
+    if isinstance(weights, str) and weights.removeprefix(f"{weights_enum.__name__}.") not in weights_enum.__members__:
+        path = Path(weights)
+        if path.suffix.lower() in _checkpoint.SUFFIXES or len(path.parts) > 1 or path.exists():
+            return path  # if it is none, the reader says so better
     if isinstance(weights, Path):
         return weights
     return weights_enum.verify(weights)

@@ -110,6 +110,7 @@ class DenseNet(ConvNet):
     """
 
     min_size = 29
+    _body = "features"
     _stem = "features.conv0"
 
     def __init__(
@@ -125,7 +126,6 @@ class DenseNet(ConvNet):
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        self.in_channels = in_channels
         stem = OrderedDict(
             conv0=nn.Conv2d(
                 in_channels, num_init_features, kernel_size=7, stride=2, padding=3, bias=False
@@ -150,12 +150,16 @@ class DenseNet(ConvNet):
             channels += num_layers * growth_rate
             if i == len(block_config):
                 self.features.add_module("norm5", nn.BatchNorm2d(channels))
-                paths += ["features.norm5", "relu"]
+                paths.append("features.norm5")
             self._stage(f"denseblock{i}", paths, channels, stride)
-        # Outside of `features`, which ends in the norm, as code written for torchvision expects.
-        self.relu = nn.ReLU(inplace=True)
         self.classifier = nn.Linear(channels, num_classes)
         self._initialise()
+
+    def _finish(self, x: Tensor) -> Tensor:
+        return F.relu(x, inplace=True)
+
+    def pool(self, features: Tensor) -> Tensor:
+        return torch.flatten(F.adaptive_avg_pool2d(features, (1, 1)), 1)
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):

@@ -207,6 +207,7 @@ class EfficientNet(ConvNet):
     and `conv_layer` are those of stem and head (Lite has ReLU6 and TensorFlow's padding).
     """
 
+    _body = "features"
     _stem = "features.0.0"
 
     def __init__(
@@ -235,7 +236,6 @@ class EfficientNet(ConvNet):
             )
         norm_layer = norm_layer or nn.BatchNorm2d
         conv = partial(Conv2dNormActivation, norm_layer=norm_layer, activation_layer=activation_layer)
-        self.in_channels = in_channels
         self.min_size = min_size
 
         channels, stride = setting[0].input_channels, 2

@@ -140,7 +140,6 @@ class GoogLeNet(ConvNet):
         conv, inception, aux = blocks or (BasicConv2d, Inception, InceptionAux)
         self.aux_logits = aux_logits
         self.transform_input = transform_input
-        self.in_channels = in_channels
 
         self.conv1 = conv(in_channels, 64, kernel_size=7, stride=2, padding=3)  # 64 × 112 × 112
         self.maxpool1 = nn.MaxPool2d(3, stride=2, ceil_mode=True)  # 64 × 56 × 56

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from vertebra.errors import UsageError
@@ -72,6 +73,7 @@ class MobileNetV2(ConvNet):
     1280. `inverted_residual_setting` has rows t, c, n, s; `block` takes what InvertedResidual does.
     """
 
+    _body = "features"
     _stem = "features.0.0"
 
     def __init__(
@@ -95,7 +97,6 @@ class MobileNetV2(ConvNet):
         block = block or InvertedResidual
         norm_layer = norm_layer or nn.BatchNorm2d
         conv = partial(Conv2dNormActivation, norm_layer=norm_layer, activation_layer=nn.ReLU6)
-        self.in_channels = in_channels
         self.last_channel = make_divisible(1280 * max(1.0, width_mult), round_nearest)
 
         channels, stride = make_divisible(32 * width_mult, round_nearest), 2
@@ -114,6 +115,9 @@ class MobileNetV2(ConvNet):
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(nn.Dropout(p=dropout), nn.Linear(self.last_channel, num_classes))
         self._initialise()
+
+    def pool(self, features: Tensor) -> Tensor:
+        return torch.flatten(nn.functional.adaptive_avg_pool2d(features, (1, 1)), 1)
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):

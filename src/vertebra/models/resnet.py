@@ -163,7 +163,6 @@ class ResNet(ConvNet):
         dilate = replace_stride_with_dilation or (False, False, False)
         if len(dilate) != 3:
             raise UsageError(f"replace_stride_with_dilation is {dilate}; give three booleans, for layers 2, 3 and 4.")
-        self.in_channels = in_channels
         self.groups = groups
         self.base_width = width_per_group
         self.inplanes = 64

@@ -9,8 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vertebra.errors import UsageError
 
@@ -69,6 +68,7 @@ class VGG(ConvNet):
     """
 
     min_size = 32
+    _body = "features"
     _stem = "features.0"
 
     def __init__(
@@ -76,7 +76,7 @@ class VGG(ConvNet):
     ) -> None:
         super().__init__()
         self.features = features
-        self.avgpool = nn.AdaptiveAvgPool2d((7, 7))
+        self.avgpool = nn.AdaptiveAvgPool2d((7, 7))  # 512 × 7 × 7 → 25088
         self.classifier = nn.Sequential(
             nn.Linear(512 * 7 * 7, 4096),
             nn.ReLU(inplace=True),
@@ -101,8 +101,6 @@ class VGG(ConvNet):
         for index, layer in enumerate(self.features):
             group.append(f"features.{index}")
             if isinstance(layer, nn.Conv2d):
-                if not channels:
-                    self.in_channels = layer.in_channels
                 channels = layer.out_channels
             elif isinstance(layer, nn.MaxPool2d):
                 stride *= 2
@@ -122,9 +120,6 @@ class VGG(ConvNet):
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, 0, 0.01)
             nn.init.zeros_(module.bias)
-
-    def pool(self, features: Tensor) -> Tensor:
-        return torch.flatten(self.avgpool(features), 1)  # 512 × 7 × 7 → 25088
 
 
 def _vgg(cfg: str, batch_norm: bool, in_channels: int = 3, **options: Any) -> VGG:
