@@ -55,6 +55,8 @@ def test_without_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         (["export", "resnet18", "--weights", "none", "--out", "m.onnx", "--classes", "none.txt"], "none.txt"),
         (["export", "resnet18", "--weights", "none", "--out", "m.onnx", "--classes", "empty.txt"], "holds no names"),
         (["export", "resnet18", "--weights", "none", "--out", "m.onnx", "--images", "."], "has no photos"),
+        (["export", "resnet18", "--weights", "none", "--out", "m.onnx", "--precision", "int8"], "--calibration DIR"),
+        (["export", "resnet18", "--weights", "none", "--out", "m.onnx", "--calibration", "."], "belong together"),
         (["card", "empty.txt"], "empty.txt"),
         (["card", "missing.onnx"], "missing.onnx"),
     ],
@@ -72,3 +74,42 @@ def test_wrong_calls(
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and error.startswith("vertebra: ")
     assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]
+
+
+INT8 = ["--precision", "int8", "--calibration"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """32 pictures, and one that is broken."""
+    from PIL import Image
+
+    from vertebra.export._photos import drawn_photos
+
+    folder = tmp_path_factory.mktemp("photos")
+    for number, pixels in enumerate(drawn_photos(32, 128)):
+        Image.fromarray(pixels).save(folder / f"{number:02}.png")
+    (folder / "00.jpg").write_bytes(b"no picture")
+    return folder
+
+
+def test_int8(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "m.onnx"
+    arguments = ["export", "mobilenet_v2", "--weights", "none", "--out", str(out), *INT8, str(photos), "--force"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr()
+    assert "00.jpg" in printed.err  # left out by name
+    assert "Judged on" in printed.out and "Ship: " in printed.out
+    assert read_card(out).precision == "int8"
+
+
+def test_too_few_photos(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted(photos.glob("*.png"))[:3]:
+        (few / path.name).write_bytes(path.read_bytes())
+    arguments = ["export", "mobilenet_v2", "--weights", "none", "--out", str(tmp_path / "m.onnx"), *INT8, str(few)]
+    assert main(arguments) != 0
+    error = capsys.readouterr().err
+    assert "3" in error and error.count("\n") == 1
+    assert not (tmp_path / "m.onnx").exists()

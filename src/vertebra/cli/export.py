@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vertebra.cli.card import check_markdown, write_markdown
-from vertebra.errors import UsageError
+from vertebra.errors import ImageError, UsageError
+from vertebra.units import size, three_figures
 
 if TYPE_CHECKING:
-    from vertebra.card import Preprocessing
+    from vertebra.card import Card, Preprocessing
+    from vertebra.export import Calibration, Int8Report
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+# More photos than these make int8 no better, and decoding them slow.
+MAX_CALIBRATION_PHOTOS = 512
+PROOF_PHOTOS = 10
+
+
+class Precision(StrEnum):
+    """What the weights and activations of a file are held in."""
+
+    FLOAT32 = "float32"
+    INT8 = "int8"
 
 
 @dataclass(frozen=True)
@@ -27,6 +43,10 @@ class Settings:
     architecture: str | None = None
     classes: Path | None = None
     images: Path | None = None
+    precision: Precision = Precision.FLOAT32
+    calibration: Path | None = None
+    max_drop: float = 1.0  # points of accuracy
+    force: bool = False
     card: Path | None = None
 
 
@@ -46,13 +66,27 @@ def export(
     images: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Photos to compare with torch on; drawn ones without.")
     ] = None,
+    precision: Annotated[
+        Precision, typer.Option(help="int8 is smaller and faster; it needs --calibration.")
+    ] = Settings.precision,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="100 or more photos like those to come; in class folders if classes are known."
+        ),
+    ] = None,
+    max_drop: Annotated[
+        float, typer.Option(metavar="POINTS", min=0, help="Accuracy that int8 may lose, in points.")
+    ] = Settings.max_drop,
+    force: Annotated[bool, typer.Option("--force", help="Write int8 even if it is slower or loses more.")] = False,
     card: Annotated[Path | None, typer.Option(metavar="FILE.md", help="Also write a model card to read.")] = None,
 ) -> None:
     """Export a network as one ONNX file, after proof that it predicts what torch does.
 
     Input `image`: uint8 (N, H, W, 3), RGB, at the card's crop size. Outputs: `probabilities`, `embedding`, `features`.
+    An int8 file is written only if it is faster on this machine and loses no more accuracy than allowed.
     """
-    run(Settings(model, out, weights, architecture, classes, images, card))
+    run(Settings(model, out, weights, architecture, classes, images, precision, calibration, max_drop, force, card))
 
 
 def run(settings: Settings) -> None:
@@ -63,24 +97,83 @@ def run(settings: Settings) -> None:
     """
     from vertebra.export import export as write
     from vertebra.export import prepare
-    from vertebra.units import size
 
+    if (settings.precision == Precision.INT8) != (settings.calibration is not None):
+        raise UsageError("--precision int8 and --calibration DIR belong together: int8 needs photos, float32 none.")
     if settings.card is not None:
         check_markdown(settings.card)
     options: dict[str, Any] = {"architecture": settings.architecture}
     if settings.classes is not None:
         options["classes"] = _lines(settings.classes)
     weights = None if settings.weights.lower() == "none" else settings.weights
-    prepared = prepare(settings.model, weights=weights, **options)
-    photos = None if settings.images is None else _photos(settings.images, prepared.card.preprocessing)
-    report = write(prepared, settings.out, images=photos)
+    with _progress() as tell:
+        tell("loading", 0, 1)
+        prepared = prepare(settings.model, weights=weights, **options)
+        card = prepared.card
+        images, calibration = None, None
+        if settings.calibration is not None:
+            calibration = _calibration(settings.calibration, card, prepared.network.num_classes, tell)
+            images = list(calibration.images[:PROOF_PHOTOS])
+        if settings.images is not None:
+            paths = _photos("--images", settings.images, PROOF_PHOTOS)
+            images = _pixels(paths, card.preprocessing, tell)[0]
+        report = write(
+            prepared,
+            settings.out,
+            images=images,
+            calibration=calibration,
+            max_drop=settings.max_drop,
+            force=settings.force,
+            progress=tell,
+        )
     if settings.card is not None:
         write_markdown(report.card, settings.card)
     seconds = sum(report.timings.values())
+    what = "" if report.int8 is None else "its float network was "
     typer.echo(
-        f"{report.path}: {size(report.size)}, proven on batches of 1, 2 and 7: probabilities differ from torch by at "
-        f"most {report.max_difference:.1e} ({seconds:.1f} s)"
+        f"{report.path}: {size(report.size)}, {what}proven on batches of 1, 2 and 7: probabilities differ from torch "
+        f"by at most {report.max_difference:.1e} ({seconds:.1f} s)"
     )
+    if report.int8 is not None:
+        _show(report.int8)
+
+
+def _show(report: Int8Report) -> None:
+    """Float and int8 side by side, and which to ship."""
+    verdict = report.verdict
+    ratio = report.int8_ms / report.float_ms
+    rows = (
+        ("", "float32", "int8"),
+        ("ms a photo", three_figures(report.float_ms), f"{three_figures(report.int8_ms)} ({ratio:.2f} ×)"),
+        ("size", size(report.float_bytes), size(report.int8_bytes)),
+        (verdict.measure, f"{verdict.float_score:.1f} %", f"{verdict.int8_score:.1f} %"),
+    )
+    for row in rows:
+        typer.echo(f"{row[0]:12}{row[1]:>10}  {row[2]}")
+    typer.echo(
+        f"Judged on {verdict.photos} photos that the other {report.calibrated_on} did not calibrate; loss to expect "
+        f"{verdict.expected_drop:.2f} points, KL divergence {verdict.divergence:.4f}."
+    )
+    if report.kept_float:
+        typer.echo(f"Put back to float: {', '.join(report.kept_float)}.")
+    typer.echo(f"Ship: {report.ship}.")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on stderr, gone when all is done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("loading", total=None)
+
+        def tell(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        yield tell
 
 
 def _lines(path: Path) -> list[str]:
@@ -95,21 +188,46 @@ def _lines(path: Path) -> list[str]:
     return names
 
 
-def _photos(folder: Path, preprocessing: Preprocessing, most: int = 10) -> list[Any]:
-    """The first photos of a folder as the network sees them: uint8 (crop, crop, 3)."""
-    import numpy as np
-    from PIL import Image
+def _photos(option: str, folder: Path, most: int) -> list[Path]:
+    """At most so many photos of a folder and all below it, evenly over their sorted paths."""
+    from vertebra.runtime.image import SUFFIXES
 
-    from vertebra.card import centre_crop_box, resized_size
-    from vertebra.runtime.image import SUFFIXES, open_image
-
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)[:most]
+    if not folder.is_dir():
+        raise UsageError(f"{option} {folder} is no folder. Give one with photos.")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not found:
-        raise UsageError(f"--images {folder} has no photos. Give a folder with some, or leave it out.")
-    photos = []
-    for path in found:
-        picture = open_image(path)
-        height, width = resized_size(picture.height, picture.width, preprocessing.resize_size)
-        picture = picture.resize((width, height), Image.Resampling[preprocessing.interpolation.upper()])
-        photos.append(np.asarray(picture.crop(centre_crop_box(height, width, preprocessing.crop_size))))
-    return photos
+        raise UsageError(f"{option} {folder} has no photos. Give a folder with some.")
+    step = max(1, len(found) / most)
+    return [found[int(i * step)] for i in range(min(most, len(found)))]
+
+
+def _pixels(
+    paths: list[Path], preprocessing: Preprocessing, tell: Callable[[str, int, int], None]
+) -> tuple[list[Any], list[Path]]:
+    """The photos as the network sees them, uint8 (crop, crop, 3), and their paths; those that are broken are named."""
+    from vertebra.runtime.image import network_pixels
+
+    pixels, read = [], []
+    for i, path in enumerate(paths):
+        tell("reading photos", i, len(paths))
+        try:
+            pixels.append(network_pixels(path, preprocessing))
+        except ImageError as error:
+            typer.echo(f"vertebra: left out: {error}", err=True)
+            continue
+        read.append(path)
+    if not read:
+        raise ImageError(f"none of the {len(paths)} photos could be read.")
+    return pixels, read
+
+
+def _calibration(folder: Path, card: Card, classes: int, tell: Callable[[str, int, int], None]) -> Calibration:
+    import numpy as np
+
+    from vertebra.export import Calibration, check_count, labels_of
+
+    paths = _photos("--calibration", folder, MAX_CALIBRATION_PHOTOS)
+    check_count(len(paths))
+    pixels, read = _pixels(paths, card.preprocessing, tell)
+    labels = labels_of([path.relative_to(folder) for path in read], card.classes, classes)
+    return Calibration(np.stack(pixels), labels)

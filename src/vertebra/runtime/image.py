@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import IO, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from vertebra.card import Preprocessing, centre_crop_box, resized_size
 from vertebra.errors import ImageError
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes]
+Pixels: TypeAlias = NDArray[np.uint8]
 
 # The size from which Pillow refuses by default, kept here so that no other code in the process can lift it: about
 # 13,400 × 13,400, far above any camera's photo and below one gigabyte of pixels.
@@ -44,6 +47,32 @@ _UPRIGHT = {
 _ORIENTATION = 0x0112
 
 
+# Pillow's resampling filters by the names that a card has.
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+def network_pixels(source: Source, preprocessing: Preprocessing) -> Pixels:
+    """Decode a photo and cut the network's input out of it: uint8 (crop, crop, 3), RGB.
+
+    Equal bit for bit to what training and evaluation see before they normalise.
+
+    Raises:
+        ImageError: as `open_image` does, and for a strip so narrow that the resized picture would fill the memory.
+    """
+    picture = open_image(source)
+    try:
+        size = resized_size(picture.height, picture.width, preprocessing.resize_size)
+    except ImageError as error:  # knows the picture, not the file that it came from
+        raise ImageError(f"{_name_of(source)}: {error}") from error
+    if size != (picture.height, picture.width):
+        picture = picture.resize(size[::-1], _FILTERS[preprocessing.interpolation])
+    return np.asarray(picture.crop(centre_crop_box(picture.height, picture.width, preprocessing.crop_size)))
+
+
 def open_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode a photo into an RGB picture that stands upright.
 
@@ -55,9 +84,9 @@ def open_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     truncated, or has more than `max_pixels` pixels (told from its header, before any pixel is decoded).
     """
     if isinstance(source, bytes):
-        return _decode(io.BytesIO(source), f"image of {len(source)} bytes", max_pixels)
+        return _decode(io.BytesIO(source), _name_of(source), max_pixels)
     if not isinstance(source, str | os.PathLike):
-        return _decode(source, str(getattr(source, "name", "image")), max_pixels)
+        return _decode(source, _name_of(source), max_pixels)
     path = Path(source)
     try:
         # A pipe or a device could be read without an end, and opening one can wait for ever.
@@ -70,6 +99,12 @@ def open_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ImageError(f"{path} cannot be read ({reason})") from error
+
+
+def _name_of(source: Source) -> str:
+    if isinstance(source, bytes):
+        return f"image of {len(source)} bytes"
+    return str(source) if isinstance(source, str | os.PathLike) else str(getattr(source, "name", "image"))
 
 
 def _decode(file: IO[bytes], name: str, max_pixels: int) -> Image.Image:

@@ -1,0 +1,148 @@
+"""What the tensors of a float graph hold when photos go through it: extents, good ranges, second moments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from ._graph import Array, Graph, attribute, with_outputs
+from ._photos import Pixels
+from ._proof import session
+from ._qdq import Scale
+from ._trace import INPUT
+
+_BINS = 2048
+# Values of a tensor and positions of a layer looked at in each image: enough for a curve and a covariance.
+_VALUES = 60_000
+_POSITIONS = 100
+# Tensors with less than this extent are nothing but zero, and float32 cannot divide it into bins.
+_SMALLEST = 1e-30
+# Part of the extent that a range may cover; a few rare values are given up for finer steps.
+_FRACTIONS = np.linspace(0.3, 1.0, 36)
+# Memory that second moments may take at once, in bytes.
+_MOMENT_BYTES = 400_000_000
+MAX_INPUTS = 5000  # of a layer's output; beyond, second moments cost more than they bring (VGG's first linear layer)
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Smallest and largest value of a tensor, for each channel (C,)."""
+
+    low: Array
+    high: Array
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of the inputs of a layer's outputs, for each group: E[x xᵀ] (G, K, K) and E[x] (G, K)."""
+
+    second: Array
+    mean: Array
+
+
+def run(model: onnx.ModelProto, images: Pixels, names: Sequence[str], batch: int = 2) -> Iterator[dict[str, Array]]:
+    """The tensors of these names, a few images at a time."""
+    runtime = session(with_outputs(model, names))
+    for start in range(0, len(images), batch):
+        yield dict(zip(names, runtime.run(list(names), {INPUT: images[start : start + batch]}), strict=True))
+
+
+def extents(graph: Graph, images: Pixels, names: Sequence[str]) -> dict[str, Extent]:
+    """The extents of tensors (N, C, …) over all images."""
+    found: dict[str, Extent] = {}
+    for tensors in run(graph.model, images, names):
+        for name, value in tensors.items():
+            axes = (0, *range(2, value.ndim))
+            low, high = value.min(axis=axes), value.max(axis=axes)
+            if name in found:
+                low, high = np.minimum(low, found[name].low), np.maximum(high, found[name].high)
+            found[name] = Extent(low, high)
+    return found
+
+
+def ranges(graph: Graph, images: Pixels, extent: dict[str, Extent]) -> dict[str, tuple[float, float]]:
+    """For each tensor the range in which rounding to 256 levels, and clipping, does the least squared error."""
+    limits = {name: (float(e.low.min()), float(e.high.max())) for name, e in extent.items()}
+    counts = {name: np.zeros(_BINS) for name in limits}
+    for tensors in run(graph.model, images, list(limits)):
+        for name, value in tensors.items():
+            low, high = limits[name]
+            if high - low > _SMALLEST:
+                values = value.ravel()[:: max(1, value.size // (_VALUES * len(value))) | 1]
+                counts[name] += np.histogram(values, _BINS, (low, high))[0]
+    return {name: _best_range(*limits[name], counts[name]) for name in limits}
+
+
+def _best_range(low: float, high: float, counts: Array) -> tuple[float, float]:
+    if high - low <= _SMALLEST:
+        return low, high
+    centres = low + (np.arange(_BINS) + 0.5) * (high - low) / _BINS
+    best, least = (low, high), np.inf
+    for start in low * _FRACTIONS if low < 0 else (0.0,):
+        for stop in high * _FRACTIONS if high > 0 else (0.0,):
+            rounded = Scale.of_range(start, stop).rounded(centres)
+            error = float(counts @ (rounded - centres) ** 2)
+            if error < least:
+                best, least = (float(start), float(stop)), error
+    return best
+
+
+def groups_of(node: onnx.NodeProto) -> int:
+    """Groups of a convolution; 1 for a linear layer."""
+    return int(attribute(node, "group", 1))
+
+
+def moments(graph: Graph, images: Pixels, nodes: Sequence[onnx.NodeProto]) -> Iterator[tuple[onnx.NodeProto, Moments]]:
+    """Second moments of the inputs of these layers, a few layers at a time, so that memory stays bounded."""
+    for part in _in_parts(graph, nodes):
+        random = np.random.default_rng(0)
+        names = sorted({node.input[0] for node in part})
+        second: dict[str, Array] = {}
+        mean: dict[str, Array] = {}
+        samples = dict.fromkeys((node.name for node in part), 0)
+        for tensors in run(graph.model, images, names):
+            for node in part:
+                x = _inputs(graph, node, tensors[node.input[0]], random)
+                second[node.name] = second.get(node.name, 0) + x.transpose(0, 2, 1) @ x
+                mean[node.name] = mean.get(node.name, 0) + x.sum(1, dtype=np.float64)
+                samples[node.name] += x.shape[1]
+        for node in part:
+            count = samples[node.name]
+            yield node, Moments(second.pop(node.name) / np.float32(count), mean.pop(node.name) / count)
+
+
+def _in_parts(graph: Graph, nodes: Sequence[onnx.NodeProto]) -> Iterator[list[onnx.NodeProto]]:
+    part: list[onnx.NodeProto] = []
+    total = 0
+    for node in nodes:
+        needed = 4 * groups_of(node) * graph.weights[node.input[1]][0].size ** 2
+        if part and total + needed > _MOMENT_BYTES:
+            yield part
+            part, total = [], 0
+        part.append(node)
+        total += needed
+    if part:
+        yield part
+
+
+def _inputs(graph: Graph, node: onnx.NodeProto, value: Array, random: np.random.Generator) -> Array:
+    """What goes into single outputs of a layer, at random positions: (groups, samples, K), K as in its weights."""
+    if node.op_type == "Gemm":
+        return value[None]
+    kernel = graph.weights[node.input[1]].shape[2:]
+    top, left, bottom, right = attribute(node, "pads", [0] * 4)
+    value = np.pad(value, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    down, across = attribute(node, "strides", [1, 1])
+    windows = np.lib.stride_tricks.sliding_window_view(value, kernel, (2, 3))[:, :, ::down, ::across]
+    channels, height, width = windows.shape[1:4]
+    taken = []
+    for image in windows:
+        at = random.choice(height * width, min(_POSITIONS, height * width), replace=False)
+        taken.append(image[:, at // width, at % width])  # (C, samples, kh, kw)
+    x = np.concatenate(taken, axis=1)
+    groups = groups_of(node)
+    x = x.reshape(groups, channels // groups, x.shape[1], -1).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(x.reshape(groups, x.shape[1], -1), np.float32)

@@ -1,0 +1,397 @@
+"""int8: grids that cannot overflow, rounding that changes outputs least, files written only if they pay."""
+
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+
+from vertebra.card import Preprocessing, read_card
+from vertebra.errors import UsageError
+from vertebra.export import Calibration, ExportError, ExportReport, Verdict, _int8, export, labels_of
+from vertebra.export._calibrate import Extent, Moments, extents, moments, run
+from vertebra.export._graph import Graph
+from vertebra.export._judge import check_order, judge
+from vertebra.export._photos import drawn_photos
+from vertebra.export._preface import in_bytes
+from vertebra.export._qdq import Scale, Writer
+from vertebra.export._rounding import best_levels, bias_change, nearest_levels, weight_scales
+from vertebra.export._trace import deployable, trace
+from vertebra.models import ConvNet, EfficientNet, create_model
+from vertebra.models._weights import imagenet_classes
+from vertebra.models.efficientnet import MBConvConfig
+
+OUTPUTS = ["probabilities", "embedding", "features"]
+SIZE = 64
+
+
+def settled(network: ConvNet) -> ConvNet:
+    """Random weights whose batch norms know their statistics, so that activations have the size of trained ones."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None
+            module.reset_running_stats()
+    network.train()
+    with torch.no_grad():
+        network(torch.from_numpy(drawn_photos(8, SIZE)).permute(0, 3, 1, 2).float().div(64).sub(2))
+        network.get_classifier().weight *= 8  # sure of itself, so that agreement means something
+    return network.eval()
+
+
+def small(name: str = "resnet18", **options: Any) -> ConvNet:
+    torch.manual_seed(0)
+    return settled(create_model(name, num_classes=7, **options))
+
+
+def squeezing() -> ConvNet:
+    """EfficientNet's blocks, two of them: SiLU and squeeze-excitation."""
+    torch.manual_seed(0)
+    blocks = [MBConvConfig(1, 3, 1, 32, 16, 1, 1, 1), MBConvConfig(4, 3, 2, 16, 24, 1, 1, 1)]
+    return settled(EfficientNet(blocks, dropout=0, num_classes=7))
+
+
+PREPROCESSING = Preprocessing(crop_size=SIZE, resize_size=SIZE)
+EVEN = Preprocessing(SIZE, SIZE, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)  # as EfficientNet-Lite's
+
+
+def silent(what: str, done: int, total: int) -> None:
+    pass
+
+
+def probabilities(model: onnx.ModelProto, images: np.ndarray, optimised: bool = True) -> np.ndarray:
+    return outputs(model, images, optimised)[0]
+
+
+def features(model: onnx.ModelProto, images: np.ndarray, optimised: bool = True) -> np.ndarray:
+    return outputs(model, images, optimised)[2]
+
+
+def outputs(model: onnx.ModelProto, images: np.ndarray, optimised: bool) -> list[np.ndarray]:
+    options = ort.SessionOptions()
+    if not optimised:  # then QDQ pairs run as they are written, in float
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(OUTPUTS, {"image": images})
+
+
+@pytest.fixture(scope="module")
+def floats() -> onnx.ModelProto:
+    return trace(deployable(small(), PREPROCESSING), PREPROCESSING)
+
+
+@pytest.fixture(scope="module")
+def plan(floats: onnx.ModelProto) -> _int8.Plan:
+    return _int8.prepare_plan(Graph(floats), drawn_photos(32, SIZE), silent)
+
+
+@pytest.fixture
+def paying(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests share their cores, so that what is measured there is chance: int8 takes half the time."""
+    monkeypatch.setattr(_int8, "time_sessions", lambda sessions, image: [2.0, 1.0])
+
+
+def write(path: Path, network: ConvNet | None = None, photos: int = 40, **options: Any) -> ExportReport:
+    images = drawn_photos(photos, SIZE, seed=3)
+    options = {"architecture": "resnet18", "preprocessing": PREPROCESSING, "calibration": Calibration(images)} | options
+    return export(network or small(), path, **options)
+
+
+# --- the parts --------------------------------------------------------------------------------------------------------
+
+
+def test_scale_has_an_integer_for_zero_and_holds_its_range() -> None:
+    for low, high in ((-1.3, 2.7), (0.5, 6.0), (-4.0, -1.0), (0.0, 0.0)):
+        scale = Scale.of_range(low, high)
+        assert 0 <= scale.zero_point <= 255
+        assert scale.rounded(np.zeros(1)) == 0
+        ends = np.array([min(low, 0), max(high, 0)])
+        np.testing.assert_allclose(scale.rounded(ends), ends, atol=scale.scale)
+
+
+@pytest.mark.parametrize(
+    ("shape", "groups"), [((32, 24, 1, 1), 1), ((16, 8, 3, 3), 1), ((16, 4, 3, 3), 4), ((9, 25), 1)]
+)
+def test_no_two_products_leave_16_bits(shape: tuple[int, ...], groups: int) -> None:
+    random = np.random.default_rng(0)
+    weight = (random.standard_normal(shape) ** 3).astype(np.float32)
+    channels = shape[1] * groups
+    extent = Extent(np.zeros(channels), np.full(channels, 6.0))
+    scale = weight_scales(weight, groups, extent, Scale.of_range(0, 6))
+    levels = np.rint(weight / scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(int)
+    assert np.abs(levels).max() <= 127
+    for order in (levels, levels.transpose(0, 2, 3, 1) if weight.ndim == 4 else levels):
+        flat = order.reshape(len(order), -1)
+        flat = np.pad(flat, ((0, 0), (0, flat.shape[1] % 2)))
+        for sign in (1, -1):
+            pairs = np.maximum(sign * flat, 0).reshape(len(flat), -1, 2).sum(2)
+            assert (255 * pairs).max() <= 32_767 + 255  # rounding may add half a level to each of the two
+    # 7 bits would use 64 levels; few channels need so coarse a grid.
+    assert np.median(np.abs(levels.reshape(len(levels), -1)).max(1)) > 90
+
+
+def test_depthwise_weights_keep_all_levels() -> None:
+    weight = np.random.default_rng(0).standard_normal((8, 1, 3, 3)).astype(np.float32)
+    scale = weight_scales(weight, 8, Extent(np.zeros(8), np.full(8, 6.0)), Scale.of_range(0, 6))
+    np.testing.assert_allclose(np.abs(weight).reshape(8, -1).max(1) / scale, 127, rtol=1e-5)
+    assert (weight_scales(weight * 0, 8, Extent(np.zeros(8), np.ones(8)), Scale.of_range(0, 6)) > 0).all()
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_rounding_together_changes_outputs_less_than_rounding_each(groups: int) -> None:
+    random = np.random.default_rng(0)
+    inputs = 40
+    # Activations of a network go together: a few causes, many channels.
+    causes = random.standard_normal((groups, 500, 6)) @ random.standard_normal((6, inputs))
+    x = np.maximum(causes + 0.1 * random.standard_normal(causes.shape), 0)
+    weight = random.standard_normal((6 * groups, inputs)).astype(np.float32)
+    scale = (np.abs(weight).max(1) / 20).astype(np.float32)
+    moment = Moments((x.transpose(0, 2, 1) @ x / 500).astype(np.float32), x.mean(1))
+    exact = x @ weight.reshape(groups, -1, inputs).transpose(0, 2, 1)
+
+    def error(rounded: np.ndarray) -> float:
+        shift = bias_change(weight, rounded, moment.mean).reshape(groups, 1, -1)
+        return float(((x @ rounded.reshape(groups, -1, inputs).transpose(0, 2, 1) + shift - exact) ** 2).mean())
+
+    together, each = best_levels(weight, scale, moment), nearest_levels(weight, scale)
+    levels = together / scale[:, None]
+    np.testing.assert_allclose(levels, np.rint(levels), atol=1e-4)
+    assert error(together) < error(each) / 2
+
+
+def test_the_bias_makes_up_for_the_mean() -> None:
+    random = np.random.default_rng(0)
+    x = np.maximum(random.standard_normal((1, 200, 12)), 0)
+    weight = random.standard_normal((5, 12))
+    rounded = np.rint(weight)
+    shifted = x[0] @ rounded.T + bias_change(weight, rounded, x.mean(1))
+    np.testing.assert_allclose(shifted.mean(0), (x[0] @ weight.T).mean(0), atol=1e-9)
+
+
+def test_moments_are_those_of_the_patches(floats: onnx.ModelProto) -> None:
+    """At every position (the last maps are small), weights times mean input, plus bias, is the mean output."""
+    graph = Graph(floats)
+    images = drawn_photos(4, SIZE)
+    layers = [node for node in graph.weighted() if node.name in ("layer4.0.conv1", "layer4.1.conv2", "fc")]
+    assert len(layers) == 3
+    for node, moment in moments(graph, images, layers):
+        weight = graph.weights[node.input[1]]
+        mean = weight.reshape(len(weight), -1) @ moment.mean[0] + graph.weights[node.input[2]]
+        output = np.concatenate([tensors[node.output[0]] for tensors in run(floats, images, [node.output[0]])])
+        np.testing.assert_allclose(mean, output.mean(axis=(0, *range(2, output.ndim))), rtol=1e-3, atol=1e-3)
+        second = moment.second[0]
+        assert np.linalg.eigvalsh(second - np.outer(moment.mean[0], moment.mean[0])).min() > -1e-3 * second.max()
+
+
+def test_extents(floats: onnx.ModelProto) -> None:
+    found = extents(Graph(floats), drawn_photos(3, SIZE), ["Relu_1"])["Relu_1"]
+    assert found.low.shape == (64,) and (found.low >= 0).all() and (found.high > found.low).all()
+
+
+# --- the graph --------------------------------------------------------------------------------------------------------
+
+
+def test_integers_compute_what_the_pairs_say(plan: _int8.Plan) -> None:
+    """ONNX Runtime in integers against the same file step by step in float: nothing overflows.
+
+    Halves are rounded differently on the two ways, which this sure network's probabilities magnify; its features tell.
+    """
+    images = drawn_photos(6, SIZE, seed=9)
+    model = plan.write()
+    stepwise = features(model, images, optimised=False)
+    scale = stepwise.std()
+    assert np.abs(features(model, images) - stepwise).mean() < 0.05 * scale
+    coarse = {name: scale / 3 for name, scale in plan.weight_scales.items()}  # more than 127 levels are cut off
+    broken = _int8.Plan(plan.graph, plan.floats, plan.ranges, coarse, plan.candidates).write()
+    assert np.abs(features(broken, images) - stepwise).mean() > 0.2 * scale
+
+
+def test_layers_left_out_are_as_they_were(plan: _int8.Plan, floats: onnx.ModelProto) -> None:
+    images = drawn_photos(3, SIZE)
+    none = plan.write(plan.candidates)
+    np.testing.assert_array_equal(probabilities(none, images), probabilities(floats, images))
+    some = plan.write([name for name in plan.candidates if name.startswith("layer4")])
+    kinds = {item.name: item.data_type for item in some.graph.initializer}
+    assert kinds["layer4.0.conv1.weight"] == onnx.TensorProto.FLOAT
+    assert kinds["layer3.0.conv1.weight.quantised"] == onnx.TensorProto.INT8
+
+
+@pytest.mark.parametrize("steps", [PREPROCESSING, EVEN])
+def test_both_beginnings_are_exact(steps: Preprocessing) -> None:
+    graph = Graph(trace(deployable(squeezing(), steps), steps))
+    images = drawn_photos(24, SIZE)
+    plan = _int8.prepare_plan(graph, images, silent)
+    plain = Writer(plan.graph, plan.ranges, plan.weight_scales, set(plan.candidates)).model()
+    fast = in_bytes(onnx.ModelProto.FromString(plain.SerializeToString()))
+    before_first = [node.op_type for node in fast.graph.node[:3]]
+    assert ("Cast" in before_first) == (steps is PREPROCESSING)
+    expected = probabilities(plain, images[:4], optimised=False)
+    np.testing.assert_allclose(probabilities(fast, images[:4], optimised=False), expected, atol=1e-3)
+
+
+def test_squeeze_excitation_stays_float() -> None:
+    graph = Graph(trace(deployable(squeezing(), PREPROCESSING), PREPROCESSING))
+    candidates = _int8.quantisable(graph)
+    floating = {node.name for node in graph.weighted()} - set(candidates)
+    assert floating == {f"features.{i}.0.block.{i}.fc{j}" for i in (1, 2) for j in (1, 2)}
+    pools = [node.name for node in graph.nodes if node.op_type == "GlobalAveragePool"]
+    assert len(pools) == 3 and set(pools) <= set(candidates)  # two squeezes and the head's, which feeds int8 layers
+    products = [node for node in graph.nodes if node.op_type == "Mul" and node.name in candidates]
+    assert len(products) == 7  # five SiLUs, two excitations
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def int8_file(tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_int8, "time_sessions", lambda sessions, image: [2.0, 1.0])
+        return write(tmp_path_factory.mktemp("int8") / "m.onnx", max_drop=100)
+
+
+def test_the_file_says_what_it_is(int8_file: ExportReport) -> None:
+    onnx.checker.check_model(int8_file.path, full_check=True)
+    card = read_card(int8_file.path)
+    assert card == int8_file.card and card.precision == "int8"
+    assert card.metrics["int8 beside float32"]["photos"] == 10
+    report = int8_file.int8
+    assert report is not None and report.calibrated_on == 30
+    assert report.int8_bytes < 0.27 * report.float_bytes
+    assert report.ship == "int8" and report.kept_float == ()
+
+
+def test_both_runtimes_run_it(int8_file: ExportReport, floats: onnx.ModelProto) -> None:
+    images = drawn_photos(7, SIZE, seed=11)
+    session = ort.InferenceSession(str(int8_file.path), providers=["CPUExecutionProvider"])
+    found = session.run(OUTPUTS, {"image": images})
+    wanted = ort.InferenceSession(floats.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+        OUTPUTS, {"image": images}
+    )
+    for got, expected in zip(found, wanted, strict=True):
+        assert got.shape == expected.shape
+        assert np.abs(got - expected).mean() < 0.05 * np.abs(expected).max()
+    openvino = pytest.importorskip("openvino", reason="OpenVINO is the second runtime")
+    second = openvino.compile_model(str(int8_file.path), "CPU")(images)
+    assert np.abs(second[0] - wanted[0]).mean() < 0.05
+    assert (second[0].argmax(1) == wanted[0].argmax(1)).mean() > 0.7
+
+
+def test_a_layer_that_hurts_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paying: None) -> None:
+    rounding = _int8.best_levels
+
+    def one_ruined(weight: np.ndarray, scale: np.ndarray, moment: Moments) -> np.ndarray:
+        rounded = rounding(weight, scale, moment)
+        return rounded * 0 if weight.shape == (256, 128, 3, 3) else rounded  # layer3.0.conv1
+
+    monkeypatch.setattr(_int8, "best_levels", one_ruined)
+    report = write(tmp_path / "m.onnx", max_drop=2).int8
+    assert report is not None and report.kept_float[0] == "layer3.0.conv1"
+    assert report.verdict.allows(2)
+
+
+def test_a_slower_file_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_int8, "time_sessions", lambda sessions, image: [1.0, 2.0])
+    with pytest.raises(ExportError, match=r"int8 takes 2\.00 ms and float 1\.00 ms.*--force"):
+        write(tmp_path / "m.onnx", max_drop=100)
+    assert list(tmp_path.iterdir()) == []
+    report = write(tmp_path / "m.onnx", max_drop=100, force=True)
+    assert report.path.is_file() and report.int8 is not None and report.int8.ship == "float32"
+
+
+def test_a_worse_file_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paying: None) -> None:
+    bad = Verdict(10, "accuracy", 90.0, 50.0, 30.0, 1.0)
+    monkeypatch.setattr(_int8, "judge", lambda *arguments: bad)
+    with pytest.raises(ExportError, match=r"int8 loses 40\.0 points on 10 photos.*1 are allowed.*put back"):
+        write(tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_few_photos(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^3 photos are too few.*at least 20"):
+        write(tmp_path / "m.onnx", photos=3)
+    with pytest.raises(UsageError, match="max_drop is -1"):
+        write(tmp_path / "m.onnx", max_drop=-1)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vgg11", "googlenet", "densenet121", "mobilenet_v2", "resnext50_32x4d"])
+def test_every_family(name: str, tmp_path: Path, paying: None) -> None:
+    report = write(tmp_path / "m.onnx", small(name), architecture=name, max_drop=100)
+    images = drawn_photos(6, SIZE, seed=9)
+    model = onnx.load(report.path)
+    assert np.abs(probabilities(model, images) - probabilities(model, images, optimised=False)).max() < 0.05
+
+
+@pytest.mark.slow
+def test_lite0_keeps_its_accuracy(tmp_path: Path, shared_photos: list[Path], paying: None) -> None:
+    """Calibrated on every second photo, judged on the others; defaults of quantisation diverge by 0.027."""
+    from vertebra.export import prepare
+    from vertebra.runtime.image import network_pixels
+
+    prepared = prepare("efficientnet_lite0")
+    pixels = np.stack([network_pixels(path, prepared.card.preprocessing) for path in shared_photos])
+    export(prepared, tmp_path / "float.onnx")
+    export(prepared, tmp_path / "int8.onnx", calibration=Calibration(pixels[::2]))
+    wanted, found = (probabilities(onnx.load(tmp_path / name), pixels[1::2]) for name in ("float.onnx", "int8.onnx"))
+    labels = [frozenset([10 * i]) for i in range(1, 100, 2)]
+    verdict = judge(wanted, found, labels)
+    assert verdict.divergence < 0.004 and verdict.allows(1.0)
+
+
+# --- judging ----------------------------------------------------------------------------------------------------------
+
+
+def test_verdict() -> None:
+    expected = np.array([[0.6, 0.4], [0.51, 0.49], [0.2, 0.8], [0.1, 0.9]])
+    found = np.array([[0.7, 0.3], [0.49, 0.51], [0.2, 0.8], [0.1, 0.9]])
+    verdict = judge(expected, found, None)
+    assert (verdict.measure, verdict.float_score, verdict.int8_score) == ("agreement", 100, 75)
+    assert verdict.drop == pytest.approx(0.5) and verdict.allows(0.5) and not verdict.allows(0.4)
+    verdict = judge(expected, found, [frozenset([i]) for i in (0, 0, 0, 1)])
+    assert (verdict.measure, verdict.float_score, verdict.int8_score, verdict.drop) == ("accuracy", 75, 50, 25)
+    # One photo of four is all that can be lost, so the loss to expect decides.
+    assert verdict.allows(0.5) and not verdict.allows(0.4)
+    assert not Verdict(40, "accuracy", 90, 80, 0.1, 0.1).allows(1)
+    same = judge(expected, expected, None)
+    assert same.divergence == pytest.approx(0) and same.drop == 0
+
+
+def test_photos_kept_apart_are_not_calibrated_on() -> None:
+    for count in (20, 100, 500):
+        images = np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1) if count < 256 else drawn_photos(2, 2)[:1]
+        images = np.broadcast_to(np.arange(count).reshape(-1, 1, 1, 1), (count, 1, 1, 1))
+        ranges, judged = Calibration(images, [frozenset([i]) for i in range(count)]).split()
+        assert sorted([*ranges.ravel(), *judged.images.ravel()]) == list(range(count))
+        assert judged.labels == [frozenset([i]) for i in judged.images.ravel().tolist()]
+        assert len(ranges) <= 128 and len(judged.images) >= count // 4
+
+
+def test_labels() -> None:
+    classes = ["Golden Retriever", "tabby-cat", "crane", "crane"]
+    paths = [PurePath(path) for path in ("golden_retriever/1.jpg", "Tabby Cat/2.jpg", "crane/3.jpg", "2/4.jpg")]
+    assert labels_of(paths, classes, 4) == [{0}, {1}, {2, 3}, {2}]
+    assert labels_of([PurePath("a/1.jpg"), PurePath("2.jpg")], classes, 4) is None
+    with pytest.raises(UsageError, match=r"'crame' is no class.*Did you mean 'crane'"):
+        labels_of([PurePath("crane/1.jpg"), PurePath("crame/2.jpg")], classes, 4)
+    assert labels_of([PurePath("1/a.jpg")], None, 2) == [{1}]
+
+
+def test_imagenets_ids_are_labels(shared_photos: list[Path]) -> None:
+    names = imagenet_classes()
+    found = labels_of([PurePath(path.name) for path in shared_photos], names, 1000)
+    assert found == [{10 * i} for i in range(100)]
+    assert labels_of([PurePath("n01443537/x.jpg")], names, 1000) == [{1}]
+    assert labels_of([PurePath("n01443537/x.jpg")], ["a", "b"], 2) is None
+
+
+def test_classes_in_another_order_are_seen() -> None:
+    labels = [frozenset([i % 3]) for i in range(30)]
+    right = np.array([i % 3 for i in range(30)])
+    check_order(right, labels, ["ant", "bee", "cat"])
+    check_order(np.zeros(30, int), labels, None)  # a bad network, not a mixed-up one
+    with pytest.raises(UsageError, match=r"another order.*'ant' are nearly all taken for 'bee'"):
+        check_order((right + 1) % 3, labels, ["ant", "bee", "cat"])
