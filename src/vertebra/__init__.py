@@ -13,6 +13,7 @@ from vertebra.errors import MissingExtraError, VertebraError
 
 if TYPE_CHECKING:
     from vertebra import models as models
+    from vertebra.anatomy import take_apart as anatomy
     from vertebra.models import (
         create_model,
         get_model,
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 # Public name -> (module that has it, extra that installs what the module imports). A module of that very name is
 # exported itself.
 _EXPORTS = {
+    "anatomy": ("vertebra.anatomy", "torch"),
     "create_model": ("vertebra.models", "torch"),
     "get_model": ("vertebra.models", "torch"),
     "get_model_weights": ("vertebra.models", "torch"),
@@ -37,6 +39,7 @@ _EXPORTS = {
 __all__ = [
     "VertebraError",
     "__version__",
+    "anatomy",
     "create_model",
     "get_model",
     "get_model_weights",

@@ -1,0 +1,48 @@
+"""A network taken apart: where every parameter, operation and byte of it goes.
+
+    import vertebra
+    anatomy = vertebra.anatomy("resnet50")
+
+The package is itself that function, so that `vertebra.anatomy` is one thing whether or not something of it has been
+imported before.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+from vertebra.errors import MissingExtraError
+
+try:
+    import torch
+    from torch import nn
+except ModuleNotFoundError as error:
+    raise MissingExtraError("vertebra.anatomy", "torch") from error
+
+from ._anatomy import Anatomy as Anatomy
+from ._anatomy import Group as Group
+from ._anatomy import take_apart as take_apart
+from ._memory import TrainingMemory as TrainingMemory
+from ._ops import Kind as Kind
+from ._rows import Row as Row
+
+
+class _CallableModule(ModuleType):
+    def __call__(
+        self,
+        model: nn.Module | str,
+        input_size: int | Sequence[int] | None = None,
+        batch_size: int = 1,
+        dtype: torch.dtype | str | None = None,
+        *,
+        inputs: Any = None,
+    ) -> Anatomy:
+        return take_apart(model, input_size, batch_size, dtype, inputs=inputs)
+
+    __call__.__doc__ = take_apart.__doc__
+
+
+sys.modules[__name__].__class__ = _CallableModule

@@ -1,0 +1,141 @@
+"""What was asked for → a network on the meta device and inputs for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from vertebra.errors import UsageError
+from vertebra.models import ConvNet, get_model, get_model_weights
+from vertebra.models._base import check_count
+from vertebra.models._checkpoint import meta_build
+
+from ._trace import META, to_meta
+
+DEFAULT_SIZE = 224
+# The network that the published weights are loaded into: with the auxiliary heads, which run in training alone, there
+# would be 13.0 M parameters instead of the published 6.6 M.
+_AS_PUBLISHED = {"googlenet": {"aux_logits": False, "transform_input": True}}
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network and the inputs to run it on, all of it shapes."""
+
+    name: str
+    network: nn.Module  # in eval mode
+    training_modes: dict[str, bool] | None  # of each module, where the network that was given was training
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    batch_size: int
+    dtype: torch.dtype
+
+    def batch(self, size: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The inputs with another batch size."""
+
+        def resized(value: Any) -> Any:
+            if not isinstance(value, Tensor) or not value.ndim or value.shape[0] != self.batch_size:
+                return value
+            return value.new_empty((size, *value.shape[1:]))
+
+        args, kwargs = tree_map(resized, (self.args, self.kwargs))
+        return args, kwargs
+
+
+def prepare(
+    model: nn.Module | str,
+    input_size: int | Sequence[int] | None,
+    batch_size: int,
+    dtype: torch.dtype | str | None,
+    inputs: Any,
+) -> Subject:
+    """Build or copy the network on the meta device, and make its inputs.
+
+    Raises:
+        UsageError: an argument that is not allowed; the message says what is.
+    """
+    check_count("batch_size", batch_size)
+    dtype = _dtype(dtype)
+    modes = None
+    if isinstance(model, str):
+        name = model.lower()
+        weights = get_model_weights(name)["DEFAULT"]
+        with meta_build():
+            network: nn.Module = get_model(name, **_AS_PUBLISHED.get(name, {})).eval()
+        network = network.to(dtype) if dtype is not None else network
+        default_size = weights.preprocessing.crop_size
+    elif isinstance(model, nn.Module):
+        network = to_meta(model, dtype)
+        name, default_size = type(network).__name__, DEFAULT_SIZE
+        if model.training:
+            modes = {path: module.training for path, module in model.named_modules()}
+    else:
+        raise UsageError(f"model is a {type(model).__name__}; give a torch.nn.Module or a name, such as 'resnet50'.")
+    own = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
+    if inputs is None:
+        shape = _shape(network, input_size, default_size)
+        args: tuple[Any, ...] = (torch.empty((batch_size, *shape), dtype=dtype or own, device=META),)
+        return Subject(name, network, modes, args, {}, batch_size, dtype or own)
+    if input_size is not None:
+        raise UsageError("input_size and inputs are both given; inputs has the size already.")
+    args, kwargs = _given(inputs, dtype)
+    first = next((value for value in [*args, *kwargs.values()] if isinstance(value, Tensor) and value.ndim), None)
+    return Subject(name, network, modes, args, kwargs, 1 if first is None else first.shape[0], dtype or own)
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    if isinstance(dtype, str):
+        if dtype not in _DTYPES:
+            raise UsageError(f"dtype is {dtype!r}; it must be one of {', '.join(_DTYPES)}.")
+        return _DTYPES[dtype]
+    if dtype is not None and not dtype.is_floating_point:
+        raise UsageError(f"dtype is {dtype!r}; it must be a floating-point type, such as torch.float16.")
+    return dtype
+
+
+def _shape(network: nn.Module, size: int | Sequence[int] | None, default: int) -> tuple[int, ...]:
+    """(C, H, W) from an int, (H, W) or (C, H, W)."""
+    channels = network.in_channels if isinstance(network, ConvNet) else _first_channels(network)
+    size = default if size is None else size
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) not in (2, 3) or any(not _is_count(side) for side in sides):
+        raise UsageError(
+            f"input_size is {size!r}; give one side in pixels (224), (height, width), or (channels, height, width). "
+            "For inputs of another kind there is inputs=."
+        )
+    return sides if len(sides) == 3 else (channels, *sides)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _first_channels(network: nn.Module) -> int:
+    return next((module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d)), 3)
+
+
+def _given(inputs: Any, dtype: torch.dtype | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and named inputs, on the meta device."""
+
+    def shape_of(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        wanted = dtype if dtype is not None and value.is_floating_point() else value.dtype
+        return torch.empty(value.shape, dtype=wanted, device=META)
+
+    if isinstance(inputs, Mapping):
+        return (), {name: tree_map(shape_of, value) for name, value in inputs.items()}
+    if isinstance(inputs, (tuple, list)):
+        return tuple(tree_map(shape_of, value) for value in inputs), {}
+    if isinstance(inputs, Tensor):
+        return (shape_of(inputs),), {}
+    raise UsageError(
+        f"inputs is a {type(inputs).__name__}; give a tensor, a tuple of several or a dict of named ones. "
+        "Their values do not matter, so tensors made with device='meta' will do."
+    )

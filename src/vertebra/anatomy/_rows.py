@@ -1,0 +1,228 @@
+"""From a trace to rows: one for each operation, with its place, its cost, its bytes and how far it sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ._fields import Fields
+from ._ops import Cost, Kind, cost
+from ._places import Places
+from ._trace import Op, TensorRef, Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One operation.
+
+    Bytes are those that must pass between memory and processor if nothing stays in a cache: each distinct tensor that
+    is read once, and each result once. A view moves none; an in-place operation reads and writes the same tensor.
+    """
+
+    index: int  # 0 is the first
+    name: str  # "layer1.0.conv1"; of an operation that is not a module of its own "layer1.0.add"
+    op: str  # "conv2d"
+    kind: Kind
+    detail: str  # "3×3, stride 2"
+    stage: str
+    block: str
+    module: str  # path of the module that ran it, "" for the network itself
+    module_type: str  # "Conv2d"
+    output_shape: tuple[int, ...]
+    dtype: str
+    parameters: int  # of the tensors that no row before this one used
+    macs: int
+    other_ops: int  # additions, comparisons, … that are not multiply-accumulates of a convolution or matrix product
+    weight_bytes: int
+    read_bytes: int  # activations
+    write_bytes: int
+    live_bytes: int  # activations in memory while it runs: its inputs, its results, and what later rows still need
+    receptive_field: tuple[int, ...] | None  # pixels of the input that one output sees along the longest path
+    sees_all: bool  # does the whole input also reach it, through a global pooling, a gate or a flattened layer?
+    in_place: bool
+    inputs: tuple[int, ...]  # indices of the rows whose results it reads; -1 is the network's input
+    input_shapes: tuple[tuple[int, ...], ...]  # of the activations it reads
+    weight_shape: tuple[int, ...]  # of the convolution's kernel or of the matrix
+    stride: tuple[int, ...]
+    groups: int
+
+    @property
+    def flops(self) -> int:
+        """2 × MACs: one multiplication and one addition each."""
+        return 2 * self.macs
+
+    @property
+    def bytes(self) -> int:
+        """All bytes moved: weights, activations read, results written."""
+        return self.weight_bytes + self.read_bytes + self.write_bytes
+
+    @property
+    def intensity(self) -> float:
+        """Arithmetic intensity: operations of any sort a byte moved."""
+        return (self.flops + self.other_ops) / self.bytes if self.bytes else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return values | {
+            "kind": self.kind.value,
+            "flops": self.flops,
+            "bytes": self.bytes,
+            "intensity": self.intensity,
+        }
+
+
+def rows_of(network: nn.Module, trace: Trace) -> list[Row]:
+    """One row for each operation of the trace, and one for each module whose parameters none of them used."""
+    kept = counted(trace)
+    ops = [op for op, _ in kept]
+    last_use = _last_use(ops, trace)
+    live = _live_bytes(ops, last_use, trace)
+    places = Places(network, [op.module for op, c in kept if c.kind is not Kind.VIEW])
+    fields = Fields(trace)
+    writer = {ref.storage: -1 for ref in trace.inputs}
+    used: set[int] = set()
+    rows: list[Row] = []
+    for index, (op, c) in enumerate(kept):
+        weights = [ref for ref in op.inputs if trace.storages[ref.storage].path is not None]
+        activations = [ref for ref in op.inputs if trace.storages[ref.storage].path is None]
+        results = _results(op, index, last_use)
+        read, written, weight_bytes = (_nbytes(refs) for refs in (activations, results, weights))
+        if c.kind is Kind.VIEW:
+            read = written = weight_bytes = 0
+        elif c.lookup:  # it reads what it returns, from wherever that lies
+            weight_bytes, read = (written, read) if weights else (0, min(read, 2 * written))
+        receptive_field, sees_all = fields.step(op, c)
+        new = {ref.storage for ref in weights} - used
+        used |= new
+        rows.append(
+            Row(
+                index=index,
+                name=places.name(op.module, c.name, bool(weights)),
+                op=c.name,
+                kind=c.kind,
+                detail=c.detail,
+                stage=places.stage(op.module),
+                block=places.block(op.module),
+                module=op.module,
+                module_type=type(network.get_submodule(op.module)).__name__,
+                output_shape=op.outputs[0].shape,
+                dtype=str(op.outputs[0].dtype).removeprefix("torch."),
+                parameters=sum(trace.storages[storage].parameters for storage in new),
+                macs=c.macs,
+                other_ops=c.other_ops,
+                weight_bytes=weight_bytes,
+                read_bytes=read,
+                write_bytes=written,
+                live_bytes=live[index],
+                receptive_field=receptive_field,
+                sees_all=sees_all,
+                in_place=op.in_place,
+                inputs=tuple(dict.fromkeys(writer[ref.storage] for ref in activations if ref.storage in writer)),
+                input_shapes=tuple(ref.shape for ref in activations),
+                weight_shape=weights[0].shape if weights and c.macs else (),
+                stride=c.window.stride if c.window else (),
+                groups=c.groups,
+            )
+        )
+        writer |= {ref.storage: index for ref in op.outputs}
+    used_paths = {trace.storages[storage].path for storage in used}
+    return rows + list(_not_run(network, used_paths, len(rows)))
+
+
+def counted(trace: Trace) -> list[tuple[Op, Cost]]:
+    """The operations that get a row, with their costs."""
+    return [(op, c) for op, c in ((op, cost(op)) for op in trace.ops) if not _is_nothing(op, c, trace)]
+
+
+def _is_nothing(op: Op, c: Cost, trace: Trace) -> bool:
+    """Is it no row? The transposed view of a weight is part of the product that uses it; an empty tensor is nothing."""
+    of_weights = all(trace.storages[ref.storage].path is not None for ref in op.inputs)
+    empty = all(ref.elements == 0 for ref in op.outputs)
+    return empty or (c.kind is Kind.VIEW and of_weights)
+
+
+def _nbytes(refs: Sequence[TensorRef]) -> int:
+    return sum(ref.nbytes for ref in dict.fromkeys(refs))
+
+
+def _last_use(ops: Sequence[Op], trace: Trace) -> dict[int, int]:
+    """Storage → index of the last operation that reads it; results of the network are needed to the end."""
+    last = {ref.storage: index for index, op in enumerate(ops) for ref in op.inputs}
+    return last | {ref.storage: len(ops) for ref in trace.outputs}
+
+
+def _results(op: Op, index: int, last_use: dict[int, int]) -> list[TensorRef]:
+    """What it writes. Results beside the first that nobody reads (the indices of a max-pooling) are torch's own."""
+    return [ref for i, ref in enumerate(op.outputs) if i == 0 or last_use.get(ref.storage, -1) > index]
+
+
+def _live_bytes(ops: Sequence[Op], last_use: dict[int, int], trace: Trace) -> list[int]:
+    """Bytes of activations in memory during each operation, if each is freed after its last use."""
+    change = [0] * (len(ops) + 2)
+    born = {ref.storage: 0 for ref in trace.inputs}
+    for index, op in enumerate(ops):
+        for ref in _results(op, index, last_use):
+            born.setdefault(ref.storage, index)
+    for storage, index in born.items():
+        if trace.storages[storage].path is None:
+            change[index] += trace.storages[storage].nbytes
+            change[min(last_use.get(storage, index), len(ops)) + 1] -= trace.storages[storage].nbytes
+    live, total = [], 0
+    for index in range(len(ops)):
+        total += change[index]
+        live.append(total)
+    return live
+
+
+def _not_run(network: nn.Module, used: set[str | None], start: int) -> Iterator[Row]:
+    """The outermost modules (or single parameters) that took no part, such as heads for training only."""
+    shared = {id(value) for path, value in network.named_parameters() if path in used}
+    idle = {id(value) for value in network.parameters()} - shared
+
+    def visit(path: str, module: nn.Module) -> Iterator[tuple[str, str, int]]:
+        sizes = {id(value): value.numel() for value in module.parameters()}
+        if not idle & sizes.keys():
+            return
+        if path and idle >= sizes.keys():
+            yield path, type(module).__name__, sum(sizes.values())
+            return
+        prefix = f"{path}." if path else ""
+        for name, value in module.named_parameters(recurse=False):
+            if id(value) in idle:
+                yield prefix + name, "Parameter", value.numel()
+        for name, child in module.named_children():
+            yield from visit(prefix + name, child)
+
+    for index, (path, module_type, parameters) in enumerate(visit("", network), start):
+        yield Row(
+            index=index,
+            name=path,
+            op="-",
+            kind=Kind.UNUSED,
+            detail="",
+            stage=Kind.UNUSED.value,
+            block=path,
+            module=path,
+            module_type=module_type,
+            output_shape=(),
+            dtype="",
+            parameters=parameters,
+            macs=0,
+            other_ops=0,
+            weight_bytes=0,
+            read_bytes=0,
+            write_bytes=0,
+            live_bytes=0,
+            receptive_field=None,
+            sees_all=False,
+            in_place=False,
+            inputs=(),
+            input_shapes=(),
+            weight_shape=(),
+            stride=(),
+            groups=1,
+        )

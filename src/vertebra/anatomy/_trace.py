@@ -1,0 +1,333 @@
+"""Run a network on shapes alone and write down each operation: what it is, where it is, what it reads and writes.
+
+The network is copied to the meta device, whose tensors have shapes and no memory, and run once under a dispatch mode
+that sees every ATen operation. Hooks tell which module is running. That takes tenths of a second where `torch.export`
+takes ten, and works for whatever runs on the meta device; the operations are the same.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from vertebra.errors import UsageError, VertebraError
+
+from ._shapes import SHORTCUTS
+
+META = torch.device("meta")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRef:
+    """A tensor as an operation saw it: which storage it lies in, and its form."""
+
+    storage: int  # index into Trace.storages
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    elements: int  # distinct ones: a dimension that is only repeated (stride 0) counts once
+    layout: tuple[int, ...] = ()  # offset and strides, which tell two views of the same shape apart
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that reading all of it moves."""
+        return self.elements * self.dtype.itemsize
+
+
+@dataclass(slots=True)
+class Storage:
+    """A piece of memory that one or more tensors lie in."""
+
+    nbytes: int
+    created: int  # index of the operation that was running
+    path: str | None = None  # where it is a parameter or buffer of the network
+    parameters: int = 0  # how many values, where it is a parameter
+    freed: int | None = None  # index of the operation before which Python let go of it; None: still held at the end
+
+
+@dataclass(slots=True)
+class Op:
+    """One ATen operation."""
+
+    func: Any  # torch._ops.OpOverload
+    args: tuple[Any, ...]  # with a TensorRef for each tensor
+    kwargs: dict[str, Any]
+    inputs: tuple[TensorRef, ...]  # each once: x * x reads x once
+    outputs: tuple[TensorRef, ...]
+    module: str  # path of the innermost module that was running; "" is the network itself
+
+    @property
+    def name(self) -> str:
+        """As in `aten::convolution`, without the namespace and without the underscore of an in-place operation."""
+        return str(self.func._schema.name).partition("::")[2].rstrip("_") or str(self.func._schema.name)
+
+    @property
+    def in_place(self) -> bool:
+        """Does it write into one of its inputs?"""
+        return bool(self.func._schema.is_mutable)
+
+    @property
+    def is_view(self) -> bool:
+        """Does it only look at its input in another way, without moving anything?"""
+        storages = {ref.storage for ref in self.inputs}
+        return not self.in_place and bool(self.outputs) and all(ref.storage in storages for ref in self.outputs)
+
+
+@dataclass(slots=True)
+class Trace:
+    """All operations of one run."""
+
+    ops: list[Op]
+    storages: list[Storage]
+    inputs: tuple[TensorRef, ...]
+    outputs: tuple[TensorRef, ...]
+    order: list[str]  # paths of modules in the order in which they began
+
+
+class Recorder(TorchDispatchMode):
+    """Writes down what runs while it is active. Tensors of other devices are taken for their shapes."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # torch would wrap __torch_dispatch__ to keep its compiler out, and for that import the compiler: 3 s.
+        return False
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.ops: list[Op] = []
+        self.storages: list[Storage] = []
+        self.order: list[str] = []
+        self._index: dict[int, int] = {}  # address of a storage -> index into storages
+        # A weak reference to a storage keeps its address from being used again, and tells when it is gone.
+        self._alive: dict[int, StorageWeakRef] = {}
+        self._path: list[str] = [""]
+        self._substitutes: dict[int, tuple[Tensor, Tensor]] = {}
+        named = [*network.named_parameters(), *network.named_buffers()]
+        for path, tensor in named:
+            ref = self._refer(tensor)
+            self.storages[ref.storage].path = path
+            self.storages[ref.storage].parameters = tensor.numel() if isinstance(tensor, nn.Parameter) else 0
+            self._alive.pop(ref.storage, None)  # the network holds it
+        self._hooks = []
+        for path, module in network.named_modules():
+            self._hooks.append(module.register_forward_pre_hook(self._enter(path)))
+            self._hooks.append(module.register_forward_hook(self._leave, always_call=True))
+
+    def _enter(self, path: str) -> Callable[..., None]:
+        def enter(module: nn.Module, args: Any) -> None:
+            self._path.append(path)
+            self.order.append(path)
+
+        return enter
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._path.pop()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = {key: META if isinstance(value, torch.device) else value for key, value in (kwargs or {}).items()}
+        args, kwargs = _mapped((args, kwargs), self._on_meta)
+        self._bury()
+        shortcut = SHORTCUTS.get(func)
+        out = shortcut(*args, **kwargs) if shortcut is not None else None
+        if out is None:
+            out = self._run(func, args, kwargs)
+        inputs: list[TensorRef] = []
+        outputs: list[TensorRef] = []
+        args, kwargs = _mapped((args, kwargs), partial(self._noted, inputs))
+        _mapped(out, partial(self._noted, outputs))
+        unique = tuple(dict.fromkeys(inputs)), tuple(dict.fromkeys(outputs))
+        self.ops.append(Op(func, args, kwargs, *unique, self._path[-1]))
+        return out
+
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            return func(*args, **kwargs)
+        except Exception as error:
+            # Not every use of such an operation depends on values: an index of whole numbers has a shape.
+            if torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags:
+                raise _data_dependent(func, self._path[-1]) from error
+            raise
+
+    def trace(self, inputs: Any, outputs: Any) -> Trace:
+        """What was written down, for a run from these inputs to these outputs."""
+        for hook in self._hooks:
+            hook.remove()
+        self._bury()
+        refs = [
+            tuple(self._refer(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.is_meta)
+            for tree in (inputs, outputs)
+        ]
+        return Trace(self.ops, self.storages, refs[0], refs[1], self.order)
+
+    def index_of(self, tensor: Tensor) -> int:
+        """Where its storage is in the trace's list."""
+        return self._refer(tensor).storage
+
+    def _on_meta(self, value: Tensor) -> Tensor:
+        """A constant of the network that lies elsewhere (a tensor in a list, say) → one of its shape on meta."""
+        if value.is_meta:
+            return value
+        if id(value) not in self._substitutes:
+            self._substitutes[id(value)] = (value, torch.empty_like(value, device=META))
+        return self._substitutes[id(value)][1]
+
+    def _noted(self, found: list[TensorRef], tensor: Tensor) -> TensorRef:
+        found.append(self._refer(tensor))
+        return found[-1]
+
+    def _refer(self, tensor: Tensor) -> TensorRef:
+        storage = tensor.untyped_storage()
+        address = storage._cdata
+        index = self._index.get(address)
+        if index is None:
+            index = self._index[address] = len(self.storages)
+            self._alive[index] = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+            self.storages.append(Storage(storage.nbytes(), len(self.ops)))
+        elements = tensor.numel()
+        if elements and not tensor.is_contiguous():
+            for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+                elements //= size if stride == 0 else 1
+        layout = (int(tensor.storage_offset()), *tensor.stride())
+        return TensorRef(index, tuple(tensor.shape), tensor.dtype, elements, layout)
+
+    def _bury(self) -> None:
+        """Note the storages that nobody holds any more."""
+        gone = [i for i, reference in self._alive.items() if reference.expired()]  # type: ignore[no-untyped-call]
+        for index in gone:
+            self.storages[index].freed = len(self.ops)
+            # The address may now be used again, by another storage. The reference has to go in the same breath.
+            reference = self._alive.pop(index)
+            del self._index[reference.cdata]
+
+
+def _mapped(value: Any, function: Callable[[Tensor], Any]) -> Any:
+    """The arguments of an operation with the function applied to each tensor. They nest in lists and dicts at most."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, (tuple, list)):
+        return type(value)(_mapped(item, function) for item in value)
+    if isinstance(value, dict):
+        return {name: _mapped(item, function) for name, item in value.items()}
+    return value
+
+
+def _data_dependent(func: Any, path: str) -> UsageError:
+    where = f"in module {path!r}" if path else "in the network's own forward()"
+    name = func._schema.name.replace("::", ".")
+    return UsageError(
+        f"the network's course depends on the values of its tensors: {name} {where} asks for them, and anatomy knows "
+        "shapes only. Replace the branch (torch.where instead of if, a mask instead of a selection, an integer "
+        "argument instead of .item()), or take the parts before and after it apart on their own."
+    )
+
+
+def to_meta(network: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+    """A copy of the network's structure whose tensors have shapes only, in eval mode. The network is left as it is.
+
+    Args:
+        network: on any device, in any mode.
+        dtype: of the floating-point tensors; None keeps each one's own.
+
+    Raises:
+        UsageError: it cannot be copied, is a TorchScript module or has layers without a shape yet.
+    """
+    network = _unwrapped(network)
+    if isinstance(network, torch.jit.ScriptModule):
+        raise UsageError("the network is a TorchScript module; give the Python module that it was made from.")
+    memo: dict[int, Any] = {}
+    for path, tensor in [*network.named_parameters(), *network.named_buffers()]:
+        if isinstance(tensor, UninitializedTensorMixin):
+            raise UsageError(f"{path} has no shape yet: it belongs to a lazy layer. Run the network once, then call.")
+        memo[id(tensor)] = _shape_of(tensor, dtype)
+    for module in network.modules():  # tensors that are neither parameter nor buffer; copying them would cost memory
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and id(value) not in memo:
+                memo[id(value)] = _shape_of(value, dtype)
+    try:
+        twin = copy.deepcopy(network, memo)
+    except Exception as error:
+        raise UsageError(
+            f"{type(network).__name__} cannot be copied ({_first_line(error)}), and anatomy never touches the "
+            "original. Remove the attribute that copy.deepcopy refuses."
+        ) from error
+    return twin.eval()
+
+
+def _shape_of(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+    twin = torch.empty(tensor.shape, dtype=wanted, device=META)
+    return nn.Parameter(twin, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
+
+
+def _unwrapped(network: nn.Module) -> nn.Module:
+    """The network inside torch.compile's or a data-parallel wrapper."""
+    while True:
+        inner = getattr(network, "_orig_mod", None)
+        if isinstance(network, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = network.module
+        if not isinstance(inner, nn.Module):
+            return network
+        network = inner
+
+
+def run(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Trace:
+    """Trace `network(*args, **kwargs)`, all on the meta device.
+
+    Raises:
+        UsageError: the network does not take these inputs, or cannot be run on shapes alone.
+    """
+    recorder = Recorder(network)
+    with recorder, torch.no_grad():
+        output = call(network, args, kwargs)
+    return recorder.trace((args, kwargs), output)
+
+
+def call(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """The network's output, or a `UsageError` that says what it was given and what to change."""
+    try:
+        with META:
+            return network(*args, **kwargs)
+    except VertebraError:
+        raise
+    except Exception as error:
+        name, given = type(network).__name__, describe(args, kwargs)
+        if isinstance(error, NotImplementedError) and "meta" in str(error).lower():
+            raise UsageError(
+                f"{name} cannot run on shapes alone: {_first_line(error)} An operator of your own needs a shape rule: "
+                "torch.library.register_fake."
+            ) from error
+        takes = ", ".join(map(str, inspect.signature(network.forward).parameters.values()))
+        raise UsageError(
+            f"{name} does not take {given}: {type(error).__name__}: {_first_line(error)} Its forward() takes "
+            f"({takes}); give another input_size=, or inputs=, a tensor, a tuple for several or a dict by name."
+        ) from error
+
+
+def describe(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """The inputs in words: `"float32 1 × 3 × 224 × 224"`."""
+
+    def one(value: Any) -> str:
+        if not isinstance(value, Tensor):
+            return type(value).__name__
+        return f"{str(value.dtype).removeprefix('torch.')} {' × '.join(map(str, value.shape)) or 'scalar'}"
+
+    words = [one(leaf) for leaf in tree_leaves(list(args))]
+    words += [f"{name}={one(leaf)}" for name, value in kwargs.items() for leaf in tree_leaves(value)]
+    return ", ".join(words) or "no input"
+
+
+def _first_line(error: Exception) -> str:
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__).strip()
+    return line if line.endswith(".") else f"{line}."

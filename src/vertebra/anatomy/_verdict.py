@@ -1,0 +1,151 @@
+"""What stands out in a network, in words that are worked out from its rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from vertebra.units import count, size, three_figures
+
+from ._ops import Kind
+from ._rows import Row
+
+if TYPE_CHECKING:
+    from ._anatomy import Anatomy
+
+_FEW = 3  # layers that can be named in a sentence
+_PLURALS = {
+    Kind.DENSE: "dense convolutions",
+    Kind.POINTWISE: "1×1 convolutions",
+    Kind.GROUPED: "grouped convolutions",
+    Kind.DEPTHWISE: "depthwise convolutions",
+    Kind.MATMUL: "matrix products",
+    Kind.ELEMENTWISE: "element-wise operations",
+    Kind.NORM: "norms",
+    Kind.POOL: "poolings and sums",
+    Kind.COPY: "copies",
+    Kind.UNKNOWN: "operations that are not understood",
+}
+
+
+def verdict(anatomy: Anatomy) -> str:
+    """One paragraph: where the parameters, the arithmetic, the bytes and the memory are."""
+    sentences = [
+        _parameters(anatomy),
+        _arithmetic(anatomy),
+        _traffic(anatomy),
+        _memory(anatomy),
+        _field(anatomy),
+        _left_out(anatomy),
+    ]
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _parameters(anatomy: Anatomy) -> str:
+    layers = [row for row in anatomy.rows if row.parameters and row.kind is not Kind.NORM]
+    if not layers:
+        return "There are no weights."
+    total = anatomy.parameters
+    largest = sorted(layers, key=lambda row: -row.parameters)
+    outstanding = [row for row in largest[:_FEW] if row.parameters >= 0.1 * total]
+    share = sum(row.parameters for row in outstanding) / total
+    if share >= 0.5 and len(outstanding) <= len(layers) / 3:
+        names = _listed(row.name for row in outstanding)
+        where = f"{len(outstanding)} of {len(layers)} layers"
+        return f"{_percent(share)} of the {count(total)} parameters sit in {where}: {names}."
+    top = largest[0]
+    return (
+        f"The {count(total)} parameters are spread over {len(layers)} layers; "
+        f"the largest, {top.name}, holds {_percent(top.parameters / total)}."
+    )
+
+
+def _arithmetic(anatomy: Anatomy) -> str:
+    if not anatomy.macs:
+        return ""
+    stages = sorted(anatomy.stages, key=lambda group: -group.macs)
+    kinds = _shares(anatomy.rows, "macs")
+    kind, share = kinds.most_common(1)[0]
+    first = stages[0]
+    begin = f"Of the {count(anatomy.macs)}MACs, {_percent(first.macs / anatomy.macs)} are in {first.name}"
+    if len(stages) > 2 and stages[1].macs > 0.15 * anatomy.macs:
+        begin += f" and {_percent(stages[1].macs / anatomy.macs)} in {stages[1].name}"
+    return f"{begin}; {_PLURALS[kind]} do {_percent(share)}."
+
+
+def _traffic(anatomy: Anatomy) -> str:
+    """Kinds that move far more than they compute."""
+    if not anatomy.bytes:
+        return ""
+    moved, computed = _shares(anatomy.rows, "bytes"), _shares(anatomy.rows, "macs")
+    striking = [
+        f"{_PLURALS[kind]} move {_percent(share)} of them for {_percent(computed[kind])} of the MACs"
+        for kind, share in moved.most_common()
+        if share >= 0.1 and share > 2 * computed[kind] > 0
+    ]
+    copies = moved[Kind.COPY]
+    if copies >= 0.05:
+        striking.append(f"copies (concatenation, padding) {_percent(copies)}")
+    passing = sum(moved[kind] for kind in (Kind.ELEMENTWISE, Kind.NORM, Kind.POOL))
+    striking.append(f"norms, activations, sums and poolings, where they are not fused, {_percent(passing)}")
+    return f"{size(anatomy.bytes)} are moved: {'; '.join(striking)}."
+
+
+def _memory(anatomy: Anatomy) -> str:
+    peak = anatomy.peak_row
+    if peak is None or not peak.live_bytes:
+        return ""
+    ratio = anatomy.peak_activation_bytes / max(anatomy.parameter_bytes, 1)
+    compared = f"{three_figures(ratio)} times" if ratio >= 1 else f"{_percent(ratio)} of"
+    return f"Activations need {size(peak.live_bytes)} at most, at {peak.name}, which is {compared} the weights' memory."
+
+
+def _field(anatomy: Anatomy) -> str:
+    """How far one value of the last feature map sees, before anything is pooled over the whole image."""
+    seen = [row for row in anatomy.rows if row.receptive_field and row.macs]
+    first = next((row for row in seen if row.sees_all), None)
+    maps = [row for row in seen if len(row.output_shape) == 4 and max(row.output_shape[2:]) > 1]
+    image = next((shape[2:] for shape in anatomy.input_shapes if len(shape) == 4), None)
+    if image is None or not maps:
+        return ""
+    field = maps[-1].receptive_field or ()
+    words = f"One value of the last map sees {' × '.join(map(str, field))} of {' × '.join(map(str, image))} pixels"
+    if first is not None and first.index < maps[-1].index:
+        words += f", and from {first.name} on, through gates, the whole image"
+    return f"{words}."
+
+
+def _left_out(anatomy: Anatomy) -> str:
+    idle = [row for row in anatomy.rows if row.kind is Kind.UNUSED]
+    words = []
+    if idle:
+        share = sum(row.parameters for row in idle) / anatomy.parameters
+        words.append(
+            f"{_percent(share)} of the parameters take no part in inference ({_listed(r.name for r in idle)})."
+        )
+    if anatomy.unknown:
+        names = _listed(sorted({row.op for row in anatomy.unknown}))
+        words.append(f"The arithmetic of {names} is not known and not counted.")
+    return " ".join(words)
+
+
+def _shares(rows: Iterable[Row], attribute: str) -> Counter[Kind]:
+    """Each kind's share of a sum over all rows."""
+    sums: Counter[Kind] = Counter()
+    for row in rows:
+        sums[row.kind] += getattr(row, attribute)
+    total = sum(sums.values())
+    shares: Mapping[Kind, float] = {kind: value / total for kind, value in sums.items()} if total else {}
+    return Counter(shares)
+
+
+def _percent(share: float) -> str:
+    """`"89 %"`; what is not nothing is never "0 %"."""
+    return "less than 1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
+
+
+def _listed(names: Iterable[str]) -> str:
+    found = list(names)
+    shown = found if len(found) <= _FEW + 1 else [*found[:_FEW], f"{len(found) - _FEW} more"]
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"

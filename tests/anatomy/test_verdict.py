@@ -1,0 +1,46 @@
+"""The paragraph says what the rows say."""
+
+import pytest
+import torch
+from torch import nn
+
+import vertebra
+
+
+@pytest.mark.parametrize(
+    ("name", "sentences"),
+    [
+        ("vgg16", ["86 % of the 138 M parameters sit in 2 of 16 layers: classifier.0 and classifier.3.", "15.5 GMACs"]),
+        ("densenet121", ["the largest, classifier, holds 13 %", "copies (concatenation, padding) 18 %"]),
+        ("mobilenet_v2", ["1×1 convolutions do 89 %", "depthwise convolutions move 14 % of them for 7 % of the MACs"]),
+        ("efficientnet_b0", ["from features.1.0.block.1.fc1 on, through gates, the whole image"]),
+    ],
+)
+def test_what_stands_out(name: str, sentences: list[str]) -> None:
+    verdict = vertebra.anatomy(name).verdict()
+    assert all(sentence in verdict for sentence in sentences), verdict
+
+
+def test_shares_are_those_of_the_rows() -> None:
+    anatomy = vertebra.anatomy("vgg16")
+    layers = {row.name: row.parameters for row in anatomy.rows if row.parameters}
+    share = (layers["classifier.0"] + layers["classifier.3"]) / anatomy.parameters
+    assert f"{share:.0%}".replace("%", " %") in anatomy.verdict()
+
+
+def test_without_weights() -> None:
+    verdict = vertebra.anatomy(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)), input_size=(3, 8, 8)).verdict()
+    assert verdict.startswith("There are no weights.")
+
+
+def test_parts_that_take_no_part_are_named() -> None:
+    class Spare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.spare = nn.Conv2d(3, 8, 3), nn.Linear(100, 100)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.used(x)
+            return out
+
+    assert "take no part in inference (spare)" in vertebra.anatomy(Spare(), input_size=(3, 16, 16)).verdict()
