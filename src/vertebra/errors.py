@@ -49,3 +49,10 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
 
 def _plain(name: str) -> str:
     return "".join(character for character in name.lower() if character.isalnum())
+
+
+def printable(text: str) -> str:
+    """The text with control characters written out: a file's name must not reach a terminal as a command to it."""
+    return "".join(
+        character if character.isprintable() or character == "\n" else ascii(character)[1:-1] for character in text
+    )

@@ -289,3 +289,33 @@ def test_json_survives_any_file_name(capsys):
     out = capsys.readouterr().out
     assert out.isascii()
     assert json.loads(out) == {"path": "caf\udce9 gr\u00fcn.jpg"}
+
+
+def test_an_empty_name_is_no_folder(vertebra):
+    result = vertebra("predict", "")
+    assert result.code == 2
+    assert "PHOTO is empty" in result.error
+
+
+def test_nothing_is_fetched_for_photos_that_are_not_there(vertebra, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("VERTEBRA_OFFLINE", "1")
+    result = vertebra("predict", tmp_path / "nope.jpg", "--model", "vgg19", "--json")
+    assert result.code == 1
+    assert "no such file" in result.json[0]["error"]
+
+
+def test_a_broken_link_in_a_folder_is_named(vertebra, tmp_path):
+    (tmp_path / "a.jpg").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "b.jpg").write_bytes(FLOWER.read_bytes())
+    result = vertebra("predict", tmp_path, "--json")
+    assert result.code == 1
+    assert "no such file" in result.json[0]["error"] and result.json[1]["error"] is None
+
+
+def test_names_cannot_command_a_terminal(vertebra, tmp_path):
+    path = tmp_path / "a\x1b[31m.jpg"
+    path.write_bytes(FLOWER.read_bytes())
+    result = vertebra("predict", path, tmp_path / "b\x1b[31m.jpg")
+    assert "\x1b" not in result.out + result.err
+    assert "a\\x1b[31m.jpg" in result.out and "b\\x1b[31m.jpg" in result.err

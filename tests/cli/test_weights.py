@@ -101,6 +101,39 @@ def test_fetch_from_a_mirror(vertebra, published, cache, tmp_path, monkeypatch):
     assert vertebra("weights", "verify").out == f"ok       Tiny_Weights.V1  {path}\n"
 
 
+def test_fetch_replaces_what_is_damaged(vertebra, published, cache, tmp_path, monkeypatch):
+    path = cache / published.url.rsplit("/", 1)[1]
+    path.write_bytes(b"")
+    result = vertebra("weights", "fetch", "tiny")  # no network: what was there stays
+    assert result.code == 1
+    assert [found.name for found in cache.iterdir() if found.suffix != ".lock"] == [path.name]
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror" / path.name).write_bytes(published.content)
+    monkeypatch.setenv("VERTEBRA_WEIGHTS_MIRROR", str(tmp_path / "mirror"))
+    result = vertebra("weights", "fetch", "tiny")
+    assert result.code == 0
+    assert "Fetching it again" in result.err
+    assert path.read_bytes() == published.content
+    assert not list(cache.glob("*.damaged"))
+
+
+@pytest.mark.parametrize(
+    "mirror", ["http://[bad", "http://a b/", "https://x/ü", "ftp://foo/x", "http://localhost:99999"]
+)
+def test_a_mirror_that_is_no_address(vertebra, mirror, monkeypatch):
+    monkeypatch.setenv("VERTEBRA_OFFLINE", "0")
+    monkeypatch.setenv("VERTEBRA_WEIGHTS_MIRROR", mirror)
+    result = vertebra("weights", "fetch", "resnet18")
+    assert result.code == 1
+    assert "VERTEBRA_WEIGHTS_MIRROR is" in result.error
+
+
+@pytest.mark.parametrize("value", ["1", "on", "maybe"])
+def test_offline_is_anything_but_a_no(vertebra, value, monkeypatch):
+    monkeypatch.setenv("VERTEBRA_OFFLINE", value)
+    assert "VERTEBRA_OFFLINE forbids" in vertebra("weights", "fetch", "resnet18").error
+
+
 def test_fetch_without_network(vertebra, cache):
     result = vertebra("weights", "fetch", "resnet18")
     assert result.code == 1
@@ -166,6 +199,7 @@ def test_wrong_names_have_hints(vertebra, command, name, hint):
 
 
 def test_without_a_command_help_is_shown(vertebra):
-    out = vertebra("weights").out + vertebra("weights", "--help").out
+    assert len(vertebra("weights").err.splitlines()) > 5  # as it is laid out, not squeezed into a line
+    out = vertebra("weights", "--help").out
     for command in ("list", "fetch", "verify", "path"):
         assert command in out

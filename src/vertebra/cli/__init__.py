@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from vertebra.errors import UsageError, VertebraError
+from vertebra.errors import UsageError, VertebraError, printable
 
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
@@ -72,6 +72,9 @@ def _dispatch(arguments: list[str]) -> int:
         sys.stdout.flush()
     except typer.TyperException as error:
         # What typer finds wrong with the call itself: an unknown option, a missing or malformed value.
+        if type(error).__name__ == "NoArgsIsHelpError":  # a command that needs another word, given alone
+            typer.echo(error.format_message(), err=True)
+            return UsageError.exit_code
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "vertebra"
         raise UsageError(f"{error.format_message().rstrip('.')}. See: {path} --help") from error
@@ -82,5 +85,5 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _report(message: str, exit_code: int) -> int:
     """Print one line on stderr; a message that was written over several lines is joined."""
-    print(f"vertebra: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    print(f"vertebra: {printable(' '.join(message.split()))}", file=sys.stderr)  # noqa: T201
     return exit_code

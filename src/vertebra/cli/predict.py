@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vertebra.cli._output import console, print_json
-from vertebra.errors import ImageError, UsageError, WeightsError
+from vertebra.errors import ImageError, UsageError, WeightsError, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,11 +88,22 @@ def predict_photos(settings: Settings) -> Iterator[Prediction]:
 
     from vertebra import create_model
 
+    if "" in settings.photos:
+        raise UsageError(
+            "a PHOTO is empty, as an unset variable would be. Give a file or a folder; `.` is this folder."
+        )
     transform, categories = _preprocessing_and_classes(settings)
+    todo = list(_expand(settings.photos))
+    if not any(Path(result.path).is_file() for result in todo):
+        # Weights may be half a gigabyte to fetch: not for photos that are not there.
+        for result in todo:
+            _read(result, transform)
+        yield from todo
+        return
     network = create_model(settings.model, weights=settings.weights).eval()
     names = _class_names(network, categories)
-    todo = _expand(settings.photos)
-    while batch := list(islice(todo, settings.batch_size)):
+    remaining = iter(todo)
+    while batch := list(islice(remaining, settings.batch_size)):
         inputs = [(result, _read(result, transform)) for result in batch]
         ready = [(result, tensor) for result, tensor in inputs if tensor is not None]
         if ready:
@@ -142,7 +153,8 @@ def _expand(photos: Sequence[str]) -> Iterator[Prediction]:
         if not folder.is_dir():
             yield Prediction(photo)
             continue
-        found = sorted(path for path in folder.rglob("*") if path.is_file() and _is_photo(path.relative_to(folder)))
+        # Broken links and pipes too: what is there and cannot be read is named.
+        found = sorted(path for path in folder.rglob("*") if not path.is_dir() and _is_photo(path.relative_to(folder)))
         if not found:
             endings = ", ".join(sorted(SUFFIXES))
             yield Prediction(photo, error=f"{photo}: there is no photo in this folder (looked for {endings})")
@@ -178,7 +190,7 @@ def _read(result: Prediction, transform: Any) -> Tensor | None:
 def _show(result: Prediction) -> None:
     """Print one photo's classes as bars; an error goes to stderr."""
     if result.error is not None:
-        typer.echo(f"vertebra: {result.error}", err=True)
+        typer.echo(f"vertebra: {printable(result.error)}", err=True)
         return
     from rich.table import Table
     from rich.text import Text
@@ -193,5 +205,5 @@ def _show(result: Prediction) -> None:
     for entry in result.predictions:
         bar = sign * round(entry["probability"] * BAR_WIDTH)
         table.add_row(f"{entry['probability']:.1%}", Text(bar, style="cyan"), Text(entry["class"]))
-    out.print(Text(result.path, style="bold"))
+    out.print(Text(printable(result.path), style="bold"))
     out.print(table)

@@ -152,7 +152,10 @@ def _source(url: str, path: Path) -> str | Path:
     source: str | Path = url
     if mirror := os.getenv(MIRROR):
         if re.match(r"https?://", mirror):
+            _check_address(mirror)
             source = f"{mirror.rstrip('/')}/{urllib.parse.quote(path.name)}"
+        elif re.match(r"(?!file:)[a-z][a-z0-9+.-]+://", mirror):
+            raise WeightsError(f"{MIRROR} is '{mirror}'; allowed are a folder, http://… and https://….")
         else:
             local = mirror.startswith("file://")
             folder = urllib.request.url2pathname(urllib.parse.urlsplit(mirror).path) if local else mirror
@@ -165,12 +168,24 @@ def _source(url: str, path: Path) -> str | Path:
     if isinstance(source, str):
         if not re.match(r"https?://", source):
             raise WeightsError(f"'{source}' is no address of weights; allowed are https://…, http://… and package:….")
-        if os.getenv(OFFLINE, "").lower() in ("1", "true", "yes", "on"):
+        # What is not a plain no forbids: a misspelt yes must not open the network.
+        if os.getenv(OFFLINE, "").lower() not in ("", "0", "false", "no", "off"):
             raise WeightsError(
                 f"{path.name} is not on this machine (looked for '{path}'), and {OFFLINE} forbids downloading it. "
                 f"Unset {OFFLINE}, or put the file of {source} there, or set {MIRROR} to a folder that holds it."
             )
     return source
+
+
+def _check_address(mirror: str) -> None:
+    try:
+        port = urllib.parse.urlsplit(mirror).port  # raises where host or port are malformed
+        mirror.encode("ascii")
+        sound = port != 0 and not re.search(r"\s", mirror)
+    except ValueError:
+        sound = False
+    if not sound:
+        raise WeightsError(f"{MIRROR} is '{mirror}', which is no web address. Write it like https://host/folder.")
 
 
 @contextlib.contextmanager
