@@ -439,3 +439,32 @@ def test_damaged_bytes_give_a_picture_or_an_image_error(format, data):
 def test_arbitrary_bytes_give_a_picture_or_an_image_error(content):
     with pytest.raises(ImageError):
         open_image(content)
+
+
+@pytest.mark.parametrize("size", [(300, 200), (200, 300), (97, 640), (224, 224), (40, 40)])
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
+def test_network_pixels_are_those_of_training(tmp_path, size, kind, interpolation):
+    """Bit for bit what the published preprocessing cuts out before it normalises."""
+    torch = pytest.importorskip("torch")
+    from vertebra.card import Preprocessing
+    from vertebra.models._preset import ImageClassification
+    from vertebra.runtime.image import network_pixels
+
+    random = np.random.default_rng(0)
+    picture = Image.fromarray(random.integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+    picture.save(tmp_path / f"photo.{kind}")
+    plain = Preprocessing(224, 256, interpolation, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    expected = ImageClassification(plain)(open_image(tmp_path / f"photo.{kind}"))
+    pixels = network_pixels(tmp_path / f"photo.{kind}", plain)
+    assert pixels.shape == (224, 224, 3) and pixels.dtype == np.uint8
+    assert torch.equal(torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255, expected)
+
+
+def test_a_strip_is_named(tmp_path):
+    from vertebra.card import Preprocessing
+    from vertebra.runtime.image import network_pixels
+
+    Image.new("RGB", (1, 30_000)).save(tmp_path / "strip.png")
+    with pytest.raises(ImageError, match=r"strip\.png"):
+        network_pixels(tmp_path / "strip.png", Preprocessing(224))

@@ -1,4 +1,4 @@
-"""A network taken apart: where every parameter, operation, byte and millisecond of it goes.
+"""A network taken apart: where every parameter, operation and byte of it goes.
 
     import vertebra
     anatomy = vertebra.anatomy("resnet50")
