@@ -13,6 +13,7 @@ from vertebra.errors import MissingExtraError, VertebraError
 
 if TYPE_CHECKING:
     from vertebra import models as models
+    from vertebra._load import load
     from vertebra.anatomy import take_apart as anatomy
     from vertebra.models import (
         create_model,
@@ -24,15 +25,16 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Public name -> (module that has it, extra that installs what the module imports). A module of that very name is
-# exported itself.
-_EXPORTS = {
+# Public name -> (module that has it, extra that installs what the module imports, None where the base install does). A
+# module of that very name is exported itself.
+_EXPORTS: dict[str, tuple[str, str | None]] = {
     "anatomy": ("vertebra.anatomy", "torch"),
     "create_model": ("vertebra.models", "torch"),
     "get_model": ("vertebra.models", "torch"),
     "get_model_weights": ("vertebra.models", "torch"),
     "get_weight": ("vertebra.models", "torch"),
     "list_models": ("vertebra.models", "torch"),
+    "load": ("vertebra._load", None),
     "models": ("vertebra.models", "torch"),
 }
 
@@ -45,6 +47,7 @@ __all__ = [
     "get_model_weights",
     "get_weight",
     "list_models",
+    "load",
     "models",
 ]
 
@@ -58,7 +61,7 @@ def __getattr__(name: str) -> Any:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
         # A module of Vertebra itself that is missing is a fault of Vertebra: no extra would bring it.
-        if error.name is None or error.name.partition(".")[0] == "vertebra":
+        if extra is None or error.name is None or error.name.partition(".")[0] == "vertebra":
             raise
         raise MissingExtraError(f"vertebra.{name}", extra) from error
     value = module if module_name == f"vertebra.{name}" else getattr(module, name)

@@ -16,8 +16,6 @@ from safetensors.torch import save_file
 from vertebra import create_model, get_model_weights
 from vertebra.cli import predict as predict_module
 from vertebra.cli._output import print_json
-from vertebra.cli.predict import Settings, predict_photos
-from vertebra.errors import WeightsError
 
 PHOTOS = Path(find_spec("sklearn").origin).parent / "datasets" / "images"
 CHINA, FLOWER = PHOTOS / "china.jpg", PHOTOS / "flower.jpg"
@@ -28,7 +26,7 @@ def checkpoint(tmp_path_factory):
     """A network of three classes, saved by its user."""
     path = tmp_path_factory.mktemp("weights") / "mine.pth"
     torch.manual_seed(0)
-    torch.save(create_model("efficientnet_lite0", num_classes=3).state_dict(), path)
+    torch.save(create_model("resnet18", num_classes=3).state_dict(), path)
     return path
 
 
@@ -98,12 +96,12 @@ def test_bars_where_the_terminal_knows_only_ascii(tmp_path):
     assert b"hl.jpg: no such file" in done.stderr
 
 
-def test_more_photos_than_a_batch_keep_their_order(tmp_path):
+def test_more_photos_than_a_batch_keep_their_order(vertebra, tmp_path):
     photos = [str(FLOWER), str(CHINA), str(tmp_path / "none.jpg"), str(FLOWER), str(CHINA)]
-    results = list(predict_photos(Settings(tuple(photos), top=1, batch_size=2)))
-    assert [result.path for result in results] == photos
-    assert [result.error is None for result in results] == [True, True, False, True, True]
-    classes = [result.predictions[0]["class"] for result in results if result.predictions]
+    results = vertebra("predict", *photos, "--top", 1, "--batch", 2, "--json").json
+    assert [result["path"] for result in results] == photos
+    assert [result["error"] is None for result in results] == [True, True, False, True, True]
+    classes = [result["predictions"][0]["class"] for result in results if result["predictions"]]
     assert classes == ["daisy", "palace", "daisy", "palace"]
 
 
@@ -236,9 +234,8 @@ def test_unknown_weights_list_the_known(vertebra):
     assert "IMAGENET1K_V1" in result.error
 
 
-@pytest.mark.parametrize("weights", ["DEFAULT", "IMAGENET1K_V1", "EfficientNet_Lite0_Weights.IMAGENET1K_V1"])
-def test_weights_by_name(vertebra, weights):
-    (entry,) = vertebra("predict", FLOWER, "--weights", weights, "--json").json
+def test_weights_by_name(vertebra):
+    (entry,) = vertebra("predict", FLOWER, "--weights", "EfficientNet_Lite0_Weights.IMAGENET1K_V1", "--json").json
     assert entry["predictions"][0]["class"] == "daisy"
 
 
@@ -248,17 +245,15 @@ def test_missing_weight_file(vertebra, tmp_path):
     assert "none.pth" in result.error
 
 
-def test_a_file_of_one_s_own(vertebra, checkpoint):
-    result = vertebra("predict", FLOWER, "--weights", checkpoint, "--json")
-    (entry,) = result.json
-    assert sorted(prediction["class"] for prediction in entry["predictions"]) == ["class 0", "class 1", "class 2"]
-    assert math.isclose(sum(prediction["probability"] for prediction in entry["predictions"]), 1, rel_tol=1e-5)
-
-
-def test_a_safetensors_file_gives_the_same(vertebra, checkpoint, tmp_path):
+def test_a_file_of_one_s_own(vertebra, checkpoint, tmp_path):
     path = tmp_path / "mine.safetensors"
     save_file(torch.load(checkpoint, weights_only=True), path)
-    results = [vertebra("predict", FLOWER, "--weights", source, "--json").json for source in (checkpoint, path)]
+    results = []
+    for source in (checkpoint, path):
+        (entry,) = vertebra("predict", FLOWER, "--model", "resnet18", "--weights", source, "--json").json
+        assert sorted(prediction["class"] for prediction in entry["predictions"]) == ["0", "1", "2"]
+        assert math.isclose(sum(prediction["probability"] for prediction in entry["predictions"]), 1, rel_tol=1e-5)
+        results.append(entry)
     assert results[0] == results[1]
 
 
@@ -274,13 +269,14 @@ def test_weights_without_a_classifier(vertebra):
     assert "VGG16_Weights.IMAGENET1K_V1" in result.error
 
 
-def test_weights_that_give_no_numbers(checkpoint, tmp_path):
+def test_weights_that_give_no_numbers(vertebra, checkpoint, tmp_path):
     state = torch.load(checkpoint, weights_only=True)
     name = list(state)[-1]
     state[name] = torch.full_like(state[name], float("nan"))
     torch.save(state, tmp_path / "nan.pth")
-    with pytest.raises(WeightsError, match=r"nan\.pth"):
-        list(predict_photos(Settings((str(FLOWER),), weights=str(tmp_path / "nan.pth"))))
+    result = vertebra("predict", FLOWER, "--model", "resnet18", "--weights", tmp_path / "nan.pth")
+    assert result.code == 1
+    assert "nan.pth" in result.error
 
 
 def test_json_survives_any_file_name(capsys):
@@ -319,3 +315,123 @@ def test_names_cannot_command_a_terminal(vertebra, tmp_path):
     result = vertebra("predict", path, tmp_path / "b\x1b[31m.jpg")
     assert "\x1b" not in result.out + result.err
     assert "a\\x1b[31m.jpg" in result.out and "b\\x1b[31m.jpg" in result.err
+
+
+# --- many photos, and results in files -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Twelve small photos, one of them broken."""
+    folder = tmp_path_factory.mktemp("many")
+    for index in range(12):
+        Image.new("RGB", (40 + index, 40), (20 * index, 90, 255 - 20 * index)).save(folder / f"{index:02}.png")
+    (folder / "05.png").write_bytes(b"nothing")
+    return folder
+
+
+def test_one_line_a_photo_where_there_are_many(vertebra, tiny_model, folder):
+    result = vertebra("predict", folder, "--model", tiny_model)
+    assert result.code == 1
+    lines = result.out.splitlines()
+    assert len(lines) == 11
+    percent, name, path = lines[0].split()
+    assert percent.endswith("%") and name in ("cat", "dog", "fish") and path == str(folder / "00.png")
+    assert "05.png" in result.err and "1 of 12 photos" in result.err
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_results_into_a_file_and_on(vertebra, tiny_model, folder, tmp_path, suffix):
+    out = tmp_path / f"out.{suffix}"
+    first = [folder / f"{index:02}.png" for index in range(5)]
+    result = vertebra("predict", *first, "--model", tiny_model, "--out", out, "--top", 2)
+    assert result.code == 0 and f"{out}: 5 photos in" in result.out and "images/s" in result.out
+    result = vertebra("predict", folder, "--model", tiny_model, "--out", out, "--top", 2, "--resume")
+    assert result.code == 1
+    assert "7 photos in" in result.out and "(5 were there already)" in result.out
+    assert f"Their column 'error' in {out} says why" in result.error
+    result = vertebra("predict", folder, "--model", tiny_model, "--out", out, "--top", 2, "--resume")
+    assert result.code == 0 and f"{out}: 0 photos (12 were there already)" in result.out
+    if suffix == "csv":
+        lines = out.read_text().splitlines()
+        assert lines[0] == "path,class_1,probability_1,class_2,probability_2,error"
+        assert [line.split(",")[0] for line in lines[1:]] == [str(folder / f"{index:02}.png") for index in range(12)]
+
+
+def test_embeddings(vertebra, tiny_model, folder, tmp_path):
+    (entry,) = vertebra("predict", folder / "00.png", "--model", tiny_model, "--json", "--embed").json
+    assert len(entry["embedding"]) == 8
+    result = vertebra("predict", folder / "00.png", "--model", tiny_model, "--embed")
+    assert result.code == 2 and "Add --json or --out FILE" in result.error
+
+
+def test_resume_needs_a_file(vertebra, tiny_model, folder):
+    result = vertebra("predict", folder, "--model", tiny_model, "--resume")
+    assert result.code == 2 and "--out FILE" in result.error
+
+
+def test_a_list_on_standard_input(tiny_model, folder):
+    names = "\n".join(str(folder / f"{index:02}.png") for index in range(4))
+    done = subprocess.run(
+        [sys.executable, "-m", "vertebra", "predict", "-", "--model", str(tiny_model), "--json"],
+        input=names,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [entry["path"] for entry in json.loads(done.stdout)] == names.splitlines()
+
+
+def test_a_pattern(vertebra, tiny_model, folder):
+    result = vertebra("predict", f"{folder}/0[0-2].png", f"{folder}/no*.png", "--model", tiny_model, "--json")
+    assert [Path(entry["path"]).name for entry in result.json] == ["00.png", "01.png", "02.png", "no*.png"]
+    assert "no file matches" in result.json[3]["error"]
+
+
+def test_unsure_is_said(vertebra, write_model, tmp_path):
+    model, photo = write_model(tmp_path / "m.onnx", threshold=1.0), FLOWER
+    assert vertebra("predict", photo, "--model", model, "--json").json[0]["unsure"] is True
+    assert "unsure" in vertebra("predict", photo, "--model", model).out
+    assert "unsure" in vertebra("predict", *[photo] * 9, "--model", model).out.splitlines()[0]
+    vertebra("predict", photo, "--model", model, "--out", tmp_path / "o.csv", "--top", 1)
+    assert (tmp_path / "o.csv").read_text().splitlines()[0] == "path,class_1,probability_1,unsure,error"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--engine", "mmn"], "Did you mean 'mnn'"),
+        (["--out", "results.txt"], ".csv or .jsonl or .parquet"),
+        (["--top", "0"], "--top"),
+        (["--batch", "0"], "--batch"),
+        (["--weights", "IMAGENET1K_V1"], "one too many"),
+    ],
+)
+def test_options_that_are_not_allowed(vertebra, tiny_model, folder, options, message):
+    result = vertebra("predict", folder, "--model", tiny_model, *options)
+    assert result.code == 2
+    assert message in result.error
+
+
+def test_a_file_without_a_card(vertebra, folder, write_model, tmp_path):
+    result = vertebra("predict", folder, "--model", write_model(tmp_path / "m.onnx", card=""))
+    assert result.code == 1
+    assert "without a card" in result.error
+
+
+def test_coarse_decoding_changes_little(vertebra, tmp_path):
+    Image.open(FLOWER).resize((2560, 1708), Image.Resampling.BICUBIC).save(tmp_path / "large.jpg", quality=95)
+    exact, coarse = (
+        vertebra("predict", tmp_path / "large.jpg", "--json", *options).json[0]["predictions"]
+        for options in ([], ["--fast-jpeg"])
+    )
+    assert exact[0]["class"] == coarse[0]["class"] == "daisy"
+    assert exact[0]["probability"] != coarse[0]["probability"]
+    assert math.isclose(exact[0]["probability"], coarse[0]["probability"], abs_tol=0.1)
+
+
+def test_progress_on_a_terminal(vertebra, tiny_model, folder, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    result = vertebra("predict", folder, "--model", tiny_model)
+    assert len(result.out.splitlines()) == 11

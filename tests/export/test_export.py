@@ -177,7 +177,8 @@ def test_the_other_outputs_are_proven_too(output: int, monkeypatch: pytest.Monke
     network = options["model"].eval()
     model = trace(network, options["preprocessing"], 1.0).SerializeToString()
     images = list(drawn_photos(3, 64))
-    assert prove(model, network, options["preprocessing"], images) <= 1e-4
+    card = Card("resnet18", options["preprocessing"])
+    assert prove(model, network, card, images) <= 1e-4
     from vertebra.export import _proof
 
     reference = _proof.reference
@@ -189,7 +190,7 @@ def test_the_other_outputs_are_proven_too(output: int, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(_proof, "reference", moved)
     with pytest.raises(ExportError, match=OUTPUTS[output]):
-        prove(model, network, options["preprocessing"], images)
+        prove(model, network, card, images)
 
 
 def test_another_order_of_classes_is_seen() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
+from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -12,9 +14,24 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+def echo(text: str) -> None:
+    """Print text on any terminal; what its encoding lacks is escaped (typer would print UTF-8 all the same)."""
+    encoding = sys.stdout.encoding or "ascii"
+    typer.echo(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
 def print_json(value: Any) -> None:
     """Print JSON in ASCII, so that no file name and no terminal's encoding can break it."""
     typer.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def print_json_list(values: Iterable[Any]) -> None:
+    """Print a list as `print_json` would, each value as soon as it is there and forgotten at once."""
+    ends_with = "["
+    for value in values:
+        typer.echo(f"{ends_with}\n{indent(json.dumps(value, indent=2, allow_nan=False), '  ')}", nl=False)
+        ends_with = ","
+    typer.echo("[]" if ends_with == "[" else "\n]")
 
 
 def console() -> Console:

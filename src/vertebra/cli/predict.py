@@ -2,208 +2,235 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vertebra.cli._output import console, print_json
-from vertebra.errors import ImageError, UsageError, WeightsError, printable
+from vertebra.cli._output import echo, print_json_list
+from vertebra.errors import ImageError, UsageError, printable
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from vertebra.runtime.output import Output
+    from vertebra.runtime.predictor import Prediction
+    from vertebra.runtime.sources import Photo
 
-    from vertebra.models import ConvNet, WeightsEnum
-
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app = typer.Typer(rich_markup_mode=None)
 
 BAR_WIDTH = 30
+# More photos than these get one line each instead of a bar for each class, and a progress bar on a terminal.
+FEW = 8
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to predict, and with what."""
+    """What to predict, with what, and where the results go."""
 
     photos: tuple[str, ...]
     model: str = "efficientnet_lite0"
     weights: str = "DEFAULT"
     top: int = 5
-    # Photos that go through the network at once: enough to keep the cores busy, few enough for any memory.
-    batch_size: int = 16
-
-
-@dataclass
-class Prediction:
-    """What one photo gave: classes, or the reason why there are none."""
-
-    path: str
-    predictions: list[dict[str, Any]] = field(default_factory=list)
-    error: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """The object that `--json` prints: path, predictions (class, index, probability), error."""
-        return {"path": self.path, "predictions": self.predictions, "error": self.error}
+    json: bool = False
+    out: Path | None = None
+    embed: bool = False
+    resume: bool = False
+    engine: str = "auto"
+    batch: int = 16
+    fast_jpeg: bool = False
 
 
 @app.command()
 def predict(
-    photos: Annotated[list[str], typer.Argument(metavar="PHOTO", help="Photos, or folders of them.")],
+    photos: Annotated[
+        list[str],
+        typer.Argument(metavar="PHOTO…", help="Photos, folders, patterns, web addresses, or - for a list on stdin."),
+    ],
     model: Annotated[
-        str, typer.Option(metavar="NAME", help="A network that `vertebra models` lists.")
+        str, typer.Option(metavar="NAME|FILE.onnx", help="A network that `vertebra models` lists, or an exported file.")
     ] = Settings.model,
     weights: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="Published weights, or a .pth or .safetensors file.")
+        str, typer.Option(metavar="NAME|FILE", help="For a NAME: published weights, or a .pth or .safetensors file.")
     ] = Settings.weights,
     top: Annotated[int, typer.Option(metavar="N", min=1, help="How many classes to show.")] = Settings.top,
     json: Annotated[bool, typer.Option("--json", help="Print JSON: a list with one object a photo.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the results to a .csv, .jsonl or .parquet file.")
+    ] = None,
+    embed: Annotated[bool, typer.Option("--embed", help="Add the features that the classifier sees.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that wrote to --out before.")] = False,
+    engine: Annotated[
+        str, typer.Option(metavar="NAME", help="auto (measured fastest), onnxruntime or mnn.")
+    ] = Settings.engine,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Photos at once.")] = Settings.batch,
+    fast_jpeg: Annotated[
+        bool, typer.Option("--fast-jpeg", help="Decode large JPEGs coarsely: 5 × sooner, slightly other results.")
+    ] = False,
 ) -> None:
-    """Classify photos with a pretrained network.
+    """Classify photos.
 
     A photo that cannot be read is reported while the others are still predicted; the exit code is then 1.
     """
-    settings = Settings(tuple(photos), model=model, weights=weights, top=top)
-    results = []
-    for result in predict_photos(settings):
-        results.append(result)
-        if not json:
-            _show(result)
-    if json:
-        print_json([result.as_dict() for result in results])
-    failed = sum(result.error is not None for result in results)
-    if failed:
-        raise ImageError(f"{failed} of {len(results)} photos could not be classified.")
+    run(Settings(tuple(photos), model, weights, top, json, out, embed, resume, engine, batch, fast_jpeg))
 
 
-def predict_photos(settings: Settings) -> Iterator[Prediction]:
-    """Predict photo after photo, in the order given; a folder gives its photos in the order of their paths.
+def run(settings: Settings) -> None:
+    """Predict, and print or write what was found.
 
     Raises:
-        UsageError: there is no such network, or it has no such weights.
-        WeightsError: the weights cannot be had, do not fit the network, or give no numbers.
+        ImageError: some photos could not be read; the results of the others are out.
+        VertebraError: the model or the settings cannot be used, or results cannot be written.
     """
-    import torch
-
-    from vertebra import create_model
+    from vertebra._load import load
+    from vertebra.runtime.predictor import Prediction
+    from vertebra.runtime.sources import STANDARD_INPUT, photos
 
     if "" in settings.photos:
         raise UsageError(
             "a PHOTO is empty, as an unset variable would be. Give a file or a folder; `.` is this folder."
         )
-    transform, categories = _preprocessing_and_classes(settings)
-    todo = list(_expand(settings.photos))
-    if not any(Path(result.path).is_file() for result in todo):
-        # Weights may be half a gigabyte to fetch: not for photos that are not there.
-        for result in todo:
-            _read(result, transform)
-        yield from todo
+    if settings.resume and settings.out is None:
+        raise UsageError("--resume goes on with a file, so it needs --out FILE.")
+    if settings.embed and settings.out is None and not settings.json:
+        raise UsageError("--embed gives a thousand numbers a photo. Add --json or --out FILE.")
+    found: Iterable[Photo] = photos(settings.photos, sys.stdin.buffer)
+    count = None
+    if STANDARD_INPUT not in settings.photos:
+        found = list(found)
+        count = len(found)
+        # Loading may fetch half a gigabyte of weights: not for photos that are not there.
+        if not any(photo.exists() for photo in found):
+            _deliver(
+                (Prediction(photo.path, error=photo.error or f"{photo.path}: no such file") for photo in found),
+                settings,
+                count,
+                None,
+            )
+            raise ImageError(f"{count} of {count} photos could not be classified.")
+    predictor = load(
+        settings.model,
+        weights=settings.weights,
+        engine=settings.engine,
+        batch=settings.batch,
+        scaled=settings.fast_jpeg,
+        tell=_tell,
+    )
+    classes = predictor.card.classes
+    top = settings.top if classes is None else min(settings.top, len(classes))
+    with _output(settings, top, predictor.card.threshold is not None) as output:
+        if output is not None:
+            found = output.remaining(found)
+            count = None if count is None else max(0, count - output.done)
+        with _progress(count) as advance:
+            start = time.perf_counter()
+            results = _counted(predictor.predict_many(found, top=top, embed=settings.embed, count=count), advance)
+            tally = _deliver(results, settings, count, output)
+            seconds = time.perf_counter() - start
+    if settings.out is not None and not settings.json:
+        rate = f" in {seconds:.1f} s, {tally.total / seconds:.0f} images/s" if tally.total else ""
+        before = f" ({output.done:,} were there already)" if output is not None and output.done else ""
+        typer.echo(f"{settings.out}: {tally.total:,} photos{rate}{before}")
+    if tally.failed:
+        where = f" Their column 'error' in {settings.out} says why." if settings.out is not None else ""
+        raise ImageError(f"{tally.failed} of {tally.total} photos could not be classified.{where}")
+
+
+@dataclass
+class _Tally:
+    total: int = 0
+    failed: int = 0
+
+
+def _deliver(results: Iterator[Prediction], settings: Settings, count: int | None, output: Output | None) -> _Tally:
+    """Bring each result to where it belongs: the file, JSON on standard output, or the eyes of a person."""
+    tally = _Tally()
+
+    def passing() -> Iterator[Prediction]:
+        for result in results:
+            tally.total += 1
+            tally.failed += result.error is not None
+            if output is not None:
+                output.write(result)
+            yield result
+
+    if settings.json:
+        print_json_list(result.as_dict() for result in passing())
+    elif output is not None:
+        for _ in passing():
+            pass
+    else:
+        few = count is not None and count <= FEW
+        for result in passing():
+            _show(result, few)
+    return tally
+
+
+@contextmanager
+def _output(settings: Settings, top: int, unsure: bool) -> Iterator[Output | None]:
+    if settings.out is None:
+        yield None
         return
-    network = create_model(settings.model, weights=settings.weights).eval()
-    names = _class_names(network, categories)
-    remaining = iter(todo)
-    while batch := list(islice(remaining, settings.batch_size)):
-        inputs = [(result, _read(result, transform)) for result in batch]
-        ready = [(result, tensor) for result, tensor in inputs if tensor is not None]
-        if ready:
-            with torch.inference_mode():
-                probabilities = network(torch.stack([tensor for _, tensor in ready])).float().softmax(dim=1)
-            if not probabilities.isfinite().all():
-                raise WeightsError(f"{settings.weights} gives outputs that are no numbers: the weights are damaged.")
-            values, indices = probabilities.topk(min(settings.top, len(names)), dim=1)
-            for (result, _), row, columns in zip(ready, values.tolist(), indices.tolist(), strict=True):
-                result.predictions = [
-                    {"class": names[index], "index": index, "probability": value}
-                    for value, index in zip(row, columns, strict=True)
-                ]
-        yield from batch
+    from vertebra.runtime.output import Output
+
+    with Output(settings.out, top=top, embed=settings.embed, unsure=unsure, resume=settings.resume) as output:
+        yield output
 
 
-def _preprocessing_and_classes(settings: Settings) -> tuple[Any, list[str]]:
-    """The transform (RGB picture → tensor) and the class names that belong to the weights.
-
-    A file of one's own says neither: it gets those of the network's default weights.
-    """
-    from vertebra.models import get_model_weights
-    from vertebra.models._weights import published, resolve
-
-    enum = get_model_weights(settings.model)
-    source = resolve(enum, settings.weights)
-    member: WeightsEnum | None = published(enum, source) if isinstance(source, Path) else source
-    member = member or enum["DEFAULT"]
-    if member.meta["categories"] is None:
-        usable = [repr(other) for other in enum if other.meta["categories"] is not None]
-        raise UsageError(f"{member!r} has no classifier to predict with. Use {' or '.join(usable)}.")
-    return member.transforms(), member.meta["categories"]
+def _counted(results: Iterator[Prediction], advance: Callable[[], None]) -> Iterator[Prediction]:
+    for result in results:
+        advance()
+        yield result
 
 
-def _class_names(network: ConvNet, categories: Sequence[str]) -> Sequence[str]:
-    if network.num_classes == len(categories):
-        return categories
-    return [f"class {index}" for index in range(network.num_classes)]
+@contextmanager
+def _progress(count: int | None) -> Iterator[Callable[[], None]]:
+    """A bar on a terminal's stderr: photos done, photos a second, time left. Gives what to call for each photo."""
+    if not sys.stderr.isatty() or (count is not None and count <= FEW):
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    rate = TextColumn("{task.fields[rate]:.0f} images/s")
+    with Progress(
+        BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn(), console=Console(stderr=True), transient=True
+    ) as bar:
+        task = bar.add_task("", total=count, rate=0.0)
+        start, done = time.perf_counter(), 0
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            if done % 10 == 0 or done == count:
+                bar.update(task, completed=done, rate=done / (time.perf_counter() - start))
+
+        yield advance
 
 
-def _expand(photos: Sequence[str]) -> Iterator[Prediction]:
-    """One result, still empty, for each photo; folders are searched with all below them."""
-    from vertebra.runtime.image import SUFFIXES
-
-    for photo in photos:
-        folder = Path(photo)
-        if not folder.is_dir():
-            yield Prediction(photo)
-            continue
-        # Broken links and pipes too: what is there and cannot be read is named.
-        found = sorted(path for path in folder.rglob("*") if not path.is_dir() and _is_photo(path.relative_to(folder)))
-        if not found:
-            endings = ", ".join(sorted(SUFFIXES))
-            yield Prediction(photo, error=f"{photo}: there is no photo in this folder (looked for {endings})")
-        yield from (Prediction(str(path)) for path in found)
+def _tell(what: str) -> None:
+    """Say what takes so long, where somebody waits for it."""
+    if sys.stderr.isatty():
+        typer.echo(f"vertebra: {what} …", err=True)
 
 
-def _is_photo(path: Path) -> bool:
-    """Judged by the name; a hidden file is none (macOS puts a "._photo.jpg" beside each photo on foreign disks)."""
-    from vertebra.runtime.image import SUFFIXES
-
-    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
-
-
-def _read(result: Prediction, transform: Any) -> Tensor | None:
-    """The network's input from one photo; where that fails, None, and the reason is kept in the result."""
-    from vertebra.runtime.image import open_image
-
-    if result.error is not None:
-        return None
-    try:
-        picture = open_image(result.path)
-    except ImageError as error:
-        result.error = str(error)
-        return None
-    try:
-        tensor: Tensor = transform(picture)
-    except ImageError as error:  # knows the picture, not the file that it came from
-        result.error = f"{result.path}: {error}"
-        return None
-    return tensor
-
-
-def _show(result: Prediction) -> None:
-    """Print one photo's classes as bars; an error goes to stderr."""
+def _show(result: Prediction, bars: bool) -> None:
+    """Print one photo's classes as bars or on one line; an error goes to stderr."""
     if result.error is not None:
         typer.echo(f"vertebra: {printable(result.error)}", err=True)
         return
-    from rich.table import Table
-    from rich.text import Text
-
-    out = console()
+    path = printable(result.path)
+    unsure = "  unsure: none of these is likely enough" if result.unsure else ""
+    if not bars:
+        best = result.predictions[0]
+        echo(f"{best['probability']:>6.1%}  {printable(best['class'])}  {path}{unsure}")
+        return
     # Terminals that know no blocks get another sign.
-    sign = "█" if out.encoding.startswith("utf") else "#"
-    table = Table.grid(padding=(0, 2))
-    table.add_column(justify="right", width=7)
-    table.add_column(width=BAR_WIDTH)
-    table.add_column(no_wrap=True)
+    sign = "█" if (sys.stdout.encoding or "").lower().startswith("utf") else "#"
+    echo(typer.style(path, bold=True) + unsure)
     for entry in result.predictions:
-        bar = sign * round(entry["probability"] * BAR_WIDTH)
-        table.add_row(f"{entry['probability']:.1%}", Text(bar, style="cyan"), Text(entry["class"]))
-    out.print(Text(printable(result.path), style="bold"))
-    out.print(table)
+        bar = typer.style(f"{sign * round(entry['probability'] * BAR_WIDTH):<{BAR_WIDTH}}", fg="cyan")
+        echo(f"{entry['probability']:>7.1%}  {bar}  {printable(entry['class'])}")

@@ -117,7 +117,7 @@ def export(
     tell("proving", 2, 3)
     if images is None or not len(images):
         images = list(drawn_photos(10, card.preprocessing.crop_size))
-    difference = prove(graph.SerializeToString(), network, card.preprocessing, images, card.temperature)
+    difference = prove(graph.SerializeToString(), network, card, images)
     timed("prove", started)
 
     quantised = None

@@ -72,15 +72,17 @@ def prepare(
         name, weights = _name_and_weights(model, weights, architecture)
         enum = get_model_weights(name)
         source = resolve(enum, weights)
-        network = create_model(name, weights=weights)
         member = published(enum, source) if isinstance(source, Path) else source
+        # Before anything is fetched.
+        if member is not None and member.meta["categories"] is None:
+            usable = [repr(other) for other in enum if other.meta["categories"] is not None]
+            raise UsageError(f"{member!r} has no classifier to predict with. Use {' or '.join(usable)}.")
+        network = create_model(name, weights=weights)
         if source is not None:
             provenance = _provenance(source, member)
         preprocessing = preprocessing or (member or enum["DEFAULT"]).preprocessing
         # A file of one's own with as many classes as the published weights is taken to have theirs, as in `predict`.
         categories = (member or enum["DEFAULT"]).meta["categories"] if source is not None else None
-        if member is not None and categories is None:
-            raise UsageError(f"{member!r} has no classifier, so there is nothing to predict. Choose other weights.")
         if categories is not None and len(categories) == network.num_classes:
             classes = (
                 _same_order(given, categories) if member is not None and given is not None else given or categories

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 import torch
 
-from vertebra.card import Preprocessing
+from vertebra.card import Card, Preprocessing
 from vertebra.errors import WeightsError
 from vertebra.models import ConvNet
 
@@ -49,13 +49,7 @@ def reference(
     return probabilities.numpy(), embedding.numpy(), features.numpy()
 
 
-def prove(
-    model: bytes,
-    network: ConvNet,
-    preprocessing: Preprocessing,
-    images: Sequence[Pixels],
-    temperature: float = 1.0,
-) -> float:
+def prove(model: bytes, network: ConvNet, card: Card, images: Sequence[Pixels]) -> float:
     """Compare the model with torch at each batch size; return the largest difference of a probability.
 
     Raises:
@@ -67,9 +61,10 @@ def prove(
     for count in BATCH_SIZES:
         batch = np.stack([images[(start + i) % len(images)] for i in range(count)])
         start += count
-        expected = reference(network, preprocessing, temperature, batch)
+        expected = reference(network, card.preprocessing, card.temperature, batch)
         if not all(np.isfinite(array).all() for array in expected):
-            raise WeightsError("the network gives outputs that are no numbers: its weights are damaged.")
+            source = card.weights.name if card.weights is not None else card.architecture
+            raise WeightsError(f"{source} gives outputs that are no numbers: the weights are damaged.")
         found = runtime.run(list(OUTPUTS), {INPUT: batch})
         largest = max(largest, _compare(expected, found, count))
     return largest

@@ -1,1 +1,1 @@
-"""Prediction without torch: numpy, Pillow and onnxruntime only."""
+"""Prediction without torch: numpy, Pillow and an engine (onnxruntime, and MNN where it is installed)."""

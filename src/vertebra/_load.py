@@ -1,0 +1,90 @@
+"""`vertebra.load`: a file, or a network's name, → something that predicts."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vertebra import __version__
+from vertebra.errors import MissingExtraError, UsageError
+from vertebra.runtime.cache import cache_dir, fingerprint, replacing
+from vertebra.runtime.predictor import Predictor
+
+_WEIGHT_FILES = (".pth", ".pt", ".safetensors")
+
+
+def load(
+    model: str | os.PathLike[str],
+    *,
+    weights: str | os.PathLike[str] = "DEFAULT",
+    tell: Callable[[str], None] = lambda what: None,
+    **options: Any,
+) -> Predictor:
+    """Make a network ready to predict, without torch.
+
+    Args:
+        model: a file that `vertebra export` wrote, or a name that `vertebra models` lists. A name is exported once into
+            the cache, which needs torch, and runs from there ever after, which does not.
+        weights: for a name: "DEFAULT", the name of published weights, or a .pth or .safetensors file.
+        tell: called with what is being done where that takes seconds.
+        options: as `vertebra.runtime.predictor.Predictor` takes them (engine, batch, threads, …).
+
+    Raises:
+        UsageError: an argument is not allowed, or there is no such network.
+        MissingExtraError: a name has not been exported yet, and torch is not installed.
+        VertebraError: the file, or the weights, cannot be used; says why.
+    """
+    path = Path(model)
+    if not _is_file(model):
+        path = exported(os.fspath(model), weights, tell)
+    elif os.fspath(weights) != "DEFAULT":
+        raise UsageError(f"{path} holds its weights, so weights={os.fspath(weights)!r} is one too many. Leave one out.")
+    elif path.suffix.lower() in _WEIGHT_FILES:
+        out = path.with_suffix(".onnx").name
+        raise UsageError(f"{path} holds weights alone. Run: vertebra export {path} --model NAME --out {out}")
+    return Predictor(path, tell=tell, **options)
+
+
+def exported(name: str, weights: str | os.PathLike[str], tell: Callable[[str], None] = lambda what: None) -> Path:
+    """The file of a named network in the cache, exported into it if it is not there.
+
+    Raises:
+        UsageError, WeightsError, ExportError: as the export does.
+        MissingExtraError: it is not there, and torch is not installed.
+    """
+    weights = os.fspath(weights)
+    given = Path(weights)
+    label = fingerprint(given)[:16] if given.is_file() else weights
+    if not all(re.fullmatch(r"[\w.]+", part) for part in (name, label)):
+        # Neither is then a name that the registry could know; it says so, and what is near.
+        label = ""
+    path = cache_dir() / "models" / f"{name}-{label}-{__version__}.onnx"
+    if label and path.is_file():
+        return path
+    try:
+        from vertebra.export import export, prepare
+    except ImportError as error:
+        # A module of Vertebra itself that is missing is a fault of Vertebra.
+        if not isinstance(error, MissingExtraError) and (error.name or "vertebra").startswith("vertebra"):
+            raise
+        raise MissingExtraError(
+            f"predicting with a name ({name!r}) rather than a file that `vertebra export` wrote", "torch"
+        ) from error
+    prepared = prepare(name, weights=weights)
+    tell(f"exporting {name}, once")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.unlink()  # the export refuses to replace a file that is no network
+        export(prepared, temporary)
+    return path
+
+
+def _is_file(model: str | os.PathLike[str]) -> bool:
+    """Whether a model is given by its file; a name has neither a suffix nor a folder."""
+    text = os.fspath(model)
+    known = (".onnx", *_WEIGHT_FILES)
+    separators = {os.sep, os.altsep or os.sep}
+    return not isinstance(model, str) or text.lower().endswith(known) or any(s in text for s in separators)

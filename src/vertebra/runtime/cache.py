@@ -1,0 +1,105 @@
+"""What the runtime keeps between runs: exported networks, the forms that engines convert them to, measured choices.
+
+All of it can be made again: the folder may be deleted at any time. `VERTEBRA_CACHE` names another one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vertebra.errors import VertebraError
+
+
+def cache_dir() -> Path:
+    """`$VERTEBRA_CACHE`, or `vertebra` in the folder where this system keeps caches."""
+    if folder := os.environ.get("VERTEBRA_CACHE"):
+        return Path(folder).expanduser()
+    home = os.environ.get("XDG_CACHE_HOME") or (os.environ.get("LOCALAPPDATA") if os.name == "nt" else None)
+    return Path(home or "~/.cache").expanduser() / "vertebra"
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A new name beside `path`, whose file takes the place of `path` once the block has ended well.
+
+    Another process never sees half a file, and of two that write at once the last one wins.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        # mkstemp makes files that only their owner can read; these are files like any other.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a file; None where there is none that can be read."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def keep_json(path: Path, value: dict[str, Any]) -> None:
+    """Write an object for the next run. A cache that cannot be written costs time, never the result."""
+    with contextlib.suppress(OSError), replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
+
+
+def fingerprint(path: Path) -> str:
+    """The SHA-256 of a file, 64 hex digits.
+
+    Hashing half a gigabyte takes a second, so it is kept together with the file's place, size and time of change, and
+    only taken again where one of these is another.
+
+    Raises:
+        VertebraError: the file cannot be read.
+    """
+    if known := known_fingerprint(path):
+        return known
+    import hashlib
+
+    try:
+        state = _state(path)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise VertebraError(f"{path} cannot be read ({error.strerror or error}).") from error
+    keep_json(_note(path), {"state": state, "sha256": digest})
+    return digest
+
+
+def known_fingerprint(path: Path) -> str | None:
+    """The SHA-256 of a file where it has been taken before; never by reading the file."""
+    try:
+        known = read_json(_note(path))
+        if known is not None and known.get("state") == _state(path):
+            return str(known["sha256"])
+    except (OSError, KeyError):
+        pass
+    return None
+
+
+def _note(path: Path) -> Path:
+    import hashlib
+
+    return cache_dir() / "hashes" / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]}.json"
+
+
+def _state(path: Path) -> dict[str, int]:
+    status = path.stat()
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}

@@ -1,0 +1,222 @@
+"""Which engine, and how many lanes of how many threads: measured once for each file, batch size and machine.
+
+Nobody can tell by the network alone: MNN is more than twice as fast as ONNX Runtime for VGG-16 and slower for
+MobileNetV2. So a few seconds are spent on trying, the first time that there are enough images to make it worth it,
+and what was found is kept in the cache.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from vertebra.card import read_card
+from vertebra.errors import VertebraError
+
+from . import mnn
+from .cache import cache_dir, fingerprint, keep_json, known_fingerprint, read_json
+from .engines import EngineError, Plan, Runner, open_engine
+from .trial import trial_images
+
+# Fewer images are done sooner than measured: loading and trying every engine takes seconds.
+WORTH_MEASURING = 500
+
+# A plan that is not at least this much faster than a simpler one before it is not worth another engine.
+_GAIN = 0.99
+_TURNS = 2
+_SECONDS = 0.5  # of measuring a plan in each turn
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a plan costs on this machine."""
+
+    plan: Plan
+    load: float  # seconds until it is ready
+    image: float  # seconds an image
+
+    def seconds(self, images: int | None) -> float:
+        """For so many images, loading included; None: for very many."""
+        return self.image if images is None else self.load + images * self.image
+
+
+def simple_plan(batch: int, cores: int, engine: str = "onnxruntime") -> Plan:
+    """How an engine is run without having been measured."""
+    if batch <= 1:
+        return Plan(engine, lanes=1, threads=cores)
+    lanes = min(cores, batch)
+    return Plan(engine, lanes, threads=max(1, cores // lanes), micro_batch=max(1, min(4, batch // lanes)))
+
+
+def candidates(batch: int, cores: int, engine: str = "auto") -> list[Plan]:
+    """The plans worth measuring, simple ones first."""
+    found = [simple_plan(batch, cores)] if engine in ("auto", "onnxruntime") else []
+    if engine == "mnn" or (engine == "auto" and mnn.installed()):
+        found += [replace(simple_plan(batch, cores, "mnn"), winograd=level) for level in mnn.WINOGRAD_LEVELS]
+    return found
+
+
+def choose(
+    path: Path,
+    *,
+    batch: int,
+    cores: int,
+    images: int | None = None,
+    may_measure: bool = True,
+    engine: str = "auto",
+    tell: Callable[[str], None] = lambda what: None,
+) -> Plan:
+    """The plan that gets `images` images done soonest (None: an endless stream), in batches of `batch`.
+
+    What has been measured before decides; where nothing has, it is measured now if it may be and `images` makes that
+    worth it.
+    """
+    plans = candidates(batch, cores, engine)
+    if len(plans) <= 1:
+        return plans[0] if plans else simple_plan(batch, cores, engine)
+    may_measure = may_measure and (images is None or images >= WORTH_MEASURING)
+    digest = fingerprint(path) if may_measure else known_fingerprint(path)
+    if digest is None:
+        return plans[0]
+    note = cache_dir() / "engines" / f"{digest}.json"
+    key = f"batch {batch}, {cores} cores"
+    # Another version of an engine, or another processor, makes what was measured void.
+    setting = {"processor": _processor(), "versions": _versions()}
+    kept = read_json(note) or {}
+    if kept.get("setting") != setting:
+        kept = {"setting": setting, "measured": {}}
+    measured = _from_json(kept["measured"].get(key), plans)
+    if measured is None:
+        if not may_measure:
+            return plans[0]
+        measured = measure(path, plans, batch, tell)
+        kept["measured"][key] = [asdict(entry) for entry in measured]
+        keep_json(note, kept)
+    return fastest(measured, images).plan
+
+
+def fastest(measured: list[Measured], images: int | None) -> Measured:
+    """The entry that needs the least time, unless a simpler one before it needs hardly more."""
+    best = measured[0]
+    for entry in measured[1:]:
+        if entry.seconds(images) < best.seconds(images) * _GAIN:
+            best = entry
+    return best
+
+
+def measure(
+    path: Path, plans: list[Plan], batch: int, tell: Callable[[str], None] = lambda what: None
+) -> list[Measured]:
+    """Time every plan, each in a process of its own; one whose engine cannot run the file is left out.
+
+    In one process the engines' waiting threads would disturb each other, and their memory would stay with the run.
+
+    Raises:
+        EngineError: no plan can be run; says why the first cannot.
+    """
+    best: dict[Plan, Measured] = {}
+    reasons: list[str] = []
+    for turn in range(_TURNS):
+        for plan in plans:
+            if turn and plan not in best:
+                continue
+            tell(f"finding the fastest engine: {plan}")
+            found = _in_a_process(path, plan, batch)
+            if isinstance(found, str):
+                reasons.append(found)
+                continue
+            before = best.get(plan, found)
+            # The least of many: whatever else runs on the machine only ever adds.
+            best[plan] = Measured(plan, min(before.load, found.load), min(before.image, found.image))
+    if not best:
+        raise EngineError(reasons[0])
+    return [best[plan] for plan in plans if plan in best]
+
+
+def _in_a_process(path: Path, plan: Plan, batch: int) -> Measured | str:
+    """What a plan costs, or why it cannot be run."""
+    task = json.dumps({"path": os.fspath(path), "plan": asdict(plan), "batch": batch})
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-m", __name__, task],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    try:
+        answer = json.loads(done.stdout.splitlines()[-1])
+        return str(answer["error"]) if "error" in answer else Measured(plan, answer["load"], answer["image"])
+    except (IndexError, ValueError, KeyError, TypeError):
+        return f"{plan.engine} cannot be tried on {path} (exit code {done.returncode}: {done.stderr[-200:].strip()})."
+
+
+def _time(path: Path, plan: Plan, batch: int) -> Measured:
+    card = read_card(path)
+    if plan.engine == "mnn":
+        mnn.converted(path, card)  # before the clock runs: it is done once, loading at every start
+    images = trial_images(card.preprocessing.crop_size, max(1, batch))
+    start = time.perf_counter()
+    runner = Runner(open_engine(path, card, plan), plan)
+    runner.run(images)
+    load = time.perf_counter() - start
+    least, stop = float("inf"), time.perf_counter() + _SECONDS
+    while time.perf_counter() < stop:
+        start = time.perf_counter()
+        runner.run(images)
+        least = min(least, time.perf_counter() - start)
+    runner.close()
+    return Measured(plan, round(load, 4), least / len(images))
+
+
+def _main(task: str) -> None:
+    """The process that `_in_a_process` starts: one line of JSON comes back."""
+    wanted = json.loads(task)
+    try:
+        found = _time(Path(wanted["path"]), Plan(**wanted["plan"]), wanted["batch"])
+        answer: dict[str, Any] = {"load": found.load, "image": found.image}
+    except VertebraError as error:
+        answer = {"error": str(error)}
+    sys.stdout.write(json.dumps(answer) + "\n")
+
+
+def _from_json(entries: Any, plans: list[Plan]) -> list[Measured] | None:
+    """What was kept, for those plans that are candidates still; None where it cannot be used."""
+    try:
+        found = [Measured(Plan(**entry["plan"]), float(entry["load"]), float(entry["image"])) for entry in entries]
+    except (TypeError, KeyError, ValueError):
+        return None
+    return [entry for entry in found if entry.plan in plans] or None
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("vertebra", "onnxruntime", "MNN"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    import platform
+
+    return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

@@ -1,0 +1,168 @@
+"""MNN as a second engine: 3 × 3 convolutions the Winograd way, which needs fewer multiplications than there are.
+
+The ONNX file stays the only thing a user handles. It is converted on its first use, kept in the cache under its hash,
+and trusted only after its outputs have been compared with ONNX Runtime's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vertebra.card import Card
+from vertebra.errors import MissingExtraError
+
+from .cache import cache_dir, fingerprint, keep_json, read_json, replacing
+from .engines import INPUT, PROBABILITIES, EngineError, FloatArray, Plan
+from .image import Pixels
+from .trial import compare
+
+# How much memory a 3 × 3 convolution may spend on Winograd's way: large tiles, MNN's own choice and best for batches,
+# or small ones, which can be better for a single image.
+WINOGRAD_LEVELS = (3, 1)
+_WINOGRAD_HINT = 3  # Interpreter::HintMode::WINOGRAD_MEMORY_LEVEL
+
+
+def installed() -> bool:
+    """Whether MNN can be imported; it is not imported for that."""
+    return importlib.util.find_spec("MNN") is not None
+
+
+class MnnEngine:
+    """MNN on the CPU: a session for each lane, made ready for one batch size at a time."""
+
+    name = "mnn"
+
+    def __init__(self, path: Path, card: Card, plan: Plan) -> None:
+        if not installed():
+            raise MissingExtraError("the engine MNN", "fast")
+        self._open(converted(path, card), plan)
+
+    def _open(self, model: Path, plan: Plan) -> None:
+        self._mnn = mnn = _import()
+        self.lanes = plan.lanes
+        with _no_chatter():
+            # One for each lane: two sessions of one interpreter run one after the other.
+            self._interpreters = [mnn.Interpreter(os.fspath(model)) for _ in range(plan.lanes)]
+            self._sessions = []
+            for interpreter in self._interpreters:
+                interpreter.setSessionHint(_WINOGRAD_HINT, plan.winograd)
+                self._sessions.append(interpreter.createSession({"backend": "CPU", "numThread": plan.threads}))
+        self._inputs = [
+            interpreter.getSessionInput(session, INPUT)
+            for interpreter, session in zip(self._interpreters, self._sessions, strict=True)
+        ]
+
+    def run(self, batch: Pixels, outputs: Sequence[str] = (PROBABILITIES,), lane: int = 0) -> list[FloatArray]:
+        """uint8 (N, H, W, 3) → the named outputs, each float32 (N, …)."""
+        mnn, interpreter = self._mnn, self._interpreters[lane]
+        session, entry = self._sessions[lane], self._inputs[lane]
+        batch = np.ascontiguousarray(batch)
+        if tuple(entry.getShape()) != batch.shape:
+            interpreter.resizeTensor(entry, batch.shape)
+            interpreter.resizeSession(session)
+        # "Caffe" is its word for "leave the axes as they are".
+        as_is = mnn.Tensor_DimensionType_Caffe
+        entry.copyFrom(mnn.Tensor(batch.shape, mnn.Halide_Type_Uint8, batch, as_is))
+        if interpreter.runSession(session) != 0:
+            raise EngineError("MNN failed to run the network; it may lack memory. Use --engine onnxruntime.")
+        results = []
+        for name in outputs:
+            found = interpreter.getSessionOutput(session, name)
+            values = np.empty(found.getShape(), np.float32)
+            host = mnn.Tensor(values.shape, mnn.Halide_Type_Float, values, as_is)
+            found.copyToHostTensor(host)
+            results.append(np.array(host.getNumpyData(), dtype=np.float32).reshape(values.shape))
+        return results
+
+
+class _Unproven(MnnEngine):
+    """The engine on a file that has not been compared yet."""
+
+    def __init__(self, model: Path, plan: Plan) -> None:
+        self._open(model, plan)
+
+
+def converted(path: Path, card: Card) -> Path:
+    """MNN's form of an ONNX file, from the cache, or converted, compared and kept there.
+
+    Raises:
+        EngineError: MNN cannot convert the file, or gives other outputs than ONNX Runtime.
+    """
+    key = f"{fingerprint(path)}-{metadata.version('MNN')}"
+    folder = cache_dir() / "mnn"
+    model, verdict = folder / f"{key}.mnn", folder / f"{key}.json"
+    known = read_json(verdict)
+    if known is not None and known.get("refused"):
+        raise EngineError(str(known["refused"]))
+    if known is not None and model.is_file():
+        return model
+    try:
+        with replacing(model) as temporary:
+            _convert(path, temporary)
+            compare(path, card, [_Unproven(temporary, Plan("mnn", winograd=level)) for level in WINOGRAD_LEVELS])
+    except OSError as error:
+        raise EngineError(f"MNN's form of {path} cannot be written to {folder} ({error.strerror}).") from error
+    except EngineError as error:
+        # Kept, so that the same attempt is not made at every start.
+        keep_json(verdict, {"refused": str(error)})
+        raise
+    keep_json(verdict, {"refused": None})
+    return model
+
+
+def _convert(path: Path, target: Path) -> None:
+    """Run MNN's converter in a process of its own: it prints, and on some files it aborts.
+
+    Its module is called directly. The package around it, `MNN.tools`, installs a logging service with pip when it is
+    imported and reports each conversion to its makers.
+    """
+    arguments = ["MNNConvert", "-f", "ONNX", "--modelFile", os.fspath(path), "--MNNModel", os.fspath(target)]
+    code = "import sys, _tools; _tools.mnnconvert(sys.argv[1:])"
+    command = [sys.executable, "-c", code, *arguments, "--bizCode", "vertebra"]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace")  # noqa: S603
+    if done.returncode != 0 or "Converted Success" not in done.stdout or not target.stat().st_size:
+        lines = [line.strip() for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
+        raise EngineError(
+            f"MNN cannot convert {path} ({lines[-1] if lines else f'exit code {done.returncode}'}). "
+            "Use --engine onnxruntime."
+        )
+
+
+# --- its import -----------------------------------------------------------------------------------------------------
+
+
+def _import() -> Any:
+    with _no_chatter():
+        import MNN
+    return MNN
+
+
+@contextlib.contextmanager
+def _no_chatter() -> Iterator[None]:
+    """Keep what MNN prints, from C, out of standard output, where JSON may be expected."""
+    try:
+        sys.stdout.flush()
+        libc = ctypes.CDLL(None)
+        kept = os.dup(1)
+    except (OSError, ValueError, TypeError, AttributeError):  # no standard output, or no C library to ask
+        yield
+        return
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        libc.fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)

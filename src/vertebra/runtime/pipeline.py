@@ -1,0 +1,117 @@
+"""Work on a long list by several threads, results in order, memory flat.
+
+Decoding and inference both leave Python while they compute, so threads that each do a whole chunk, decoding and then
+running the network, keep all cores busy without handing pixels from one to another.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def in_order(
+    items: Iterable[T],
+    work: Callable[[Sequence[T]], Sequence[R]],
+    *,
+    workers: int,
+    chunk: int,
+    window: int = 64,
+) -> Iterator[R]:
+    """`work` applied to `chunk` items at a time by `workers` threads; the results come in the order of the items.
+
+    At most `window` chunks are read but not yet given out, whatever the consumer does meanwhile. An exception of
+    `work` or `items` is raised here, after the results before it; when the consumer stops, so do the threads.
+    """
+    state: _State[T, R] = _State(iter(items), chunk, window)
+    threads = [threading.Thread(target=state.serve, args=(work,), daemon=True) for _ in range(workers)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield from state.results()
+    finally:
+        state.stop()
+        for thread in threads:
+            # One that waits for a download or for standard input must not hold up Ctrl-C.
+            thread.join(timeout=5)
+
+
+class _State(Generic[T, R]):
+    """What the threads share; `changed` guards all of it."""
+
+    def __init__(self, items: Iterator[T], chunk: int, window: int) -> None:
+        self.items = items
+        self.chunk = chunk
+        self.window = window
+        self.changed = threading.Condition()
+        # Reading the list is guarded apart: a list on standard input may wait for its writer.
+        self.reading = threading.Lock()
+        self.done: dict[int, Sequence[R] | BaseException] = {}
+        self.taken = 0  # chunks read
+        self.given = 0  # chunks given out
+        self.total: int | None = None  # chunks in all, once that is known
+        self.stopped = False
+
+    def serve(self, work: Callable[[Sequence[T]], Sequence[R]]) -> None:
+        """One thread: take a chunk, do it, put the results down, until there is no more."""
+        while True:
+            with self.reading:
+                with self.changed:
+                    while not self.stopped and self.total is None and self.taken - self.given >= self.window:
+                        self.changed.wait()
+                    if self.stopped or self.total is not None:
+                        return
+                number = self.taken
+                try:
+                    chunk = list(islice(self.items, self.chunk))
+                except BaseException as error:
+                    self._end(number, error)
+                    return
+                if not chunk:
+                    self._end(number, None)
+                    return
+                self.taken += 1
+            try:
+                result: Sequence[R] | BaseException = work(chunk)
+            except BaseException as error:
+                result = error
+            with self.changed:
+                self.done[number] = result
+                self.changed.notify_all()
+            if isinstance(result, BaseException):
+                return
+
+    def _end(self, number: int, error: BaseException | None) -> None:
+        with self.changed:
+            if error is not None:
+                self.done[number] = error
+                self.taken += 1
+            self.total = self.taken
+            self.changed.notify_all()
+
+    def results(self) -> Iterator[R]:
+        """Everything in order, as soon as it is there."""
+        while True:
+            with self.changed:
+                while self.given not in self.done and self.given != self.total:
+                    self.changed.wait()
+                if self.given == self.total and self.given not in self.done:
+                    return
+                result = self.done.pop(self.given)
+            if isinstance(result, BaseException):
+                raise result
+            yield from result
+            with self.changed:
+                self.given += 1
+                self.changed.notify_all()
+
+    def stop(self) -> None:
+        """Let the threads end after the chunk that they are at."""
+        with self.changed:
+            self.stopped = True
+            self.changed.notify_all()

@@ -1,0 +1,220 @@
+"""Photos → classes, from an exported file: what `vertebra.load`, `vertebra predict` and the server use."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vertebra.card import read_card
+from vertebra.errors import ImageError, UsageError
+
+from .choose import choose
+from .engines import EMBEDDING, ENGINES, PROBABILITIES, EngineError, FloatArray, Plan, Runner, open_engine
+from .image import Pixels, Source, network_pixels
+from .pipeline import in_order
+from .sources import Photo
+from .threads import usable_cores
+
+BATCH = 16
+
+
+@dataclass
+class Prediction:
+    """What one photo gave: classes, best first, or the reason why there are none."""
+
+    path: str
+    predictions: list[dict[str, Any]] = field(default_factory=list)  # class, index, probability
+    error: str | None = None
+    unsure: bool | None = None  # the best probability is below the card's threshold; None: the card has none
+    embedding: FloatArray | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON: path, predictions and error; unsure and embedding only where there are any."""
+        found: dict[str, Any] = {"path": self.path, "predictions": self.predictions, "error": self.error}
+        if self.unsure is not None:
+            found["unsure"] = self.unsure
+        if self.embedding is not None:
+            found["embedding"] = self.embedding.tolist()
+        return found
+
+
+class Predictor:
+    """A network made ready to predict; it may be called from several threads.
+
+    Args:
+        path: a file that `vertebra export` wrote.
+        engine: "onnxruntime", "mnn", or "auto": whatever was measured fastest for this file here.
+        batch: images that go through the network at once where many are asked for.
+        threads: None: as many as this process may run at once.
+        scaled: decode large JPEGs at a fraction of their size; see `image.network_pixels`.
+        tell: called with what is being done where that takes seconds.
+
+    Raises:
+        UsageError: an argument is not allowed.
+        CardError: the file is missing, not ONNX, or has no card that can be read.
+        MissingExtraError: the engine is not installed.
+        EngineError: the engine cannot run the file.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        engine: str = "auto",
+        batch: int = BATCH,
+        threads: int | None = None,
+        scaled: bool = False,
+        tell: Callable[[str], None] = lambda what: None,
+    ) -> None:
+        for name, value in (("batch", batch), ("threads", threads)):
+            if value is not None and value < 1:
+                raise UsageError(f"{name} is {value}; it must be at least 1.")
+        if engine not in ("auto", *ENGINES):
+            open_engine(Path(path), read_card(path), Plan(engine))  # says what is allowed
+        self.path = Path(path)
+        self.card = read_card(path)
+        self.engine = engine
+        self.batch = batch
+        self.threads = threads or usable_cores()
+        self.scaled = scaled
+        self._tell = tell
+        self._plans: dict[tuple[int, int | None, bool], Plan] = {}
+        self._runners: dict[Plan, Runner] = {}
+        self._lock = threading.Lock()
+
+    def predict(self, photo: Source, *, top: int = 5, embed: bool = False) -> Prediction:
+        """Classify one photo: a path, a web address, the bytes of a file, or an open file.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        name = os.fspath(photo) if isinstance(photo, str | os.PathLike) else "image"
+        source = Photo(name).open() if isinstance(photo, str) else photo
+        pixels = network_pixels(source, self.card.preprocessing, scaled=self.scaled)
+        (result,) = self._classify(self._runner(1), [Prediction(name)], [pixels], top, embed)
+        return result
+
+    def predict_many(
+        self,
+        photos: Iterable[str | os.PathLike[str] | Photo],
+        *,
+        top: int = 5,
+        embed: bool = False,
+        count: int | None = None,
+    ) -> Iterator[Prediction]:
+        """Classify any number of photos in the order given; one that cannot be read comes with its `error`.
+
+        Only a few dozen are in memory at a time. `count`, where it is known, tells whether it is worth while to find
+        the fastest engine first.
+        """
+        if count is None and isinstance(photos, Sized):
+            count = len(photos)
+        todo = (photo if isinstance(photo, Photo) else Photo(os.fspath(photo)) for photo in photos)
+        alone = count is not None and count <= 1
+        runner = self._runner(1 if alone else self.batch, count, may_measure=not alone)
+        # Each lane's thread decodes for itself. One more keeps the lanes busy while a photo comes from a slow disk.
+        workers = 1 if alone else runner.plan.lanes * runner.plan.threads + 1
+
+        def work(part: Sequence[Photo]) -> list[Prediction]:
+            return self._read_and_classify(runner, part, top, embed)
+
+        if workers == 1:
+            return (result for photo in todo for result in work([photo]))
+        return in_order(todo, work, workers=workers, chunk=runner.plan.micro_batch)
+
+    def probabilities(self, pixels: Pixels) -> FloatArray:
+        """uint8 (N, crop, crop, 3), as `image.network_pixels` gives them → (N, K)."""
+        return self.run(pixels, (PROBABILITIES,))[0]
+
+    def embeddings(self, pixels: Pixels) -> FloatArray:
+        """uint8 (N, crop, crop, 3) → (N, D), what the classifier sees."""
+        return self.run(pixels, (EMBEDDING,))[0]
+
+    def run(self, pixels: Pixels, outputs: Sequence[str]) -> list[FloatArray]:
+        """uint8 (N, crop, crop, 3) → the named outputs, each (N, …).
+
+        Raises:
+            UsageError: the pixels have another shape or type.
+        """
+        size = self.card.preprocessing.crop_size
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (size, size, 3) or not len(pixels):
+            raise UsageError(
+                f"the pixels are {pixels.dtype} {pixels.shape}; {self.path.name} takes uint8 (N, {size}, {size}, 3). "
+                "Make them with vertebra.runtime.image.network_pixels."
+            )
+        return self._runner(len(pixels)).run(pixels, outputs)
+
+    def tune(self, batch: int = 1) -> Plan:
+        """Find the fastest engine for batches of that size now, where that has not been done on this machine yet.
+
+        Takes seconds. `predict`, `probabilities` and `embeddings` never measure by themselves; `predict_many` does
+        where there are many photos.
+        """
+        return self._runner(batch, None, may_measure=True).plan
+
+    def _runner(self, batch: int, count: int | None = None, *, may_measure: bool = False) -> Runner:
+        """The engine for batches of that size and `count` images in all, loaded on first use."""
+        # Two kinds are told apart: one image, and many.
+        batch = 1 if batch <= 1 else max(2, self.batch)
+        key = (batch, count, may_measure)
+        with self._lock:
+            plan = self._plans.get(key)
+            if plan is None:
+                plan = choose(
+                    self.path,
+                    batch=batch,
+                    cores=self.threads,
+                    images=count,
+                    may_measure=may_measure,
+                    engine=self.engine,
+                    tell=self._tell,
+                )
+                self._plans[key] = plan
+                if may_measure:
+                    # What is known now holds for calls that would not have measured, too.
+                    self._plans[batch, None, False] = plan
+            runner = self._runners.get(plan)
+            if runner is None:
+                runner = self._runners[plan] = Runner(open_engine(self.path, self.card, plan), plan)
+            return runner
+
+    def _read_and_classify(self, runner: Runner, photos: Sequence[Photo], top: int, embed: bool) -> list[Prediction]:
+        results = [Prediction(photo.path, error=photo.error) for photo in photos]
+        ready, pixels = [], []
+        for photo, result in zip(photos, results, strict=True):
+            if result.error is None:
+                try:
+                    pixels.append(network_pixels(photo.open(), self.card.preprocessing, scaled=self.scaled))
+                except ImageError as error:
+                    result.error = str(error)
+                else:
+                    ready.append(result)
+        if ready:
+            self._classify(runner, ready, pixels, top, embed)
+        return results
+
+    def _classify(
+        self, runner: Runner, results: list[Prediction], pixels: list[Pixels], top: int, embed: bool
+    ) -> list[Prediction]:
+        """Fill in what the network says of each picture."""
+        outputs = (PROBABILITIES, EMBEDDING) if embed else (PROBABILITIES,)
+        probabilities, *rest = runner.call(np.stack(pixels), outputs)
+        if not np.isfinite(probabilities).all():
+            raise EngineError(f"{self.path} gives probabilities that are no numbers: its weights are damaged.")
+        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+        for row, (result, indices) in enumerate(zip(results, best.tolist(), strict=True)):
+            result.predictions = [
+                {"class": self.card.class_name(index), "index": index, "probability": float(probabilities[row, index])}
+                for index in indices
+            ]
+            if self.card.threshold is not None:
+                result.unsure = bool(probabilities[row].max() < self.card.threshold)
+            if embed:
+                result.embedding = rest[0][row].copy()
+        return results

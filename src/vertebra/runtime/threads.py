@@ -1,0 +1,100 @@
+"""How many threads are worth starting: what this process may use, not what the machine has.
+
+A container with a quota of two cores on a host of 64 that starts 64 threads is several times slower than with two:
+the kernel stops all of them once the quota of a period is spent.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from pathlib import Path
+
+from vertebra.errors import UsageError
+
+VARIABLES = ("VERTEBRA_THREADS", "OMP_NUM_THREADS")
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """The number of threads that run at once: the least of affinity, cgroup quota (rounded up) and `VARIABLES`.
+
+    `root` is where `proc` and `sys` are looked for.
+
+    Raises:
+        UsageError: `VERTEBRA_THREADS` is no number above 0.
+    """
+    limits = [affinity()]
+    if (quota := quota_cores(root)) is not None:
+        limits.append(math.ceil(quota))
+    for name in VARIABLES:
+        # OpenMP allows one number for each level of nesting: "4,2".
+        value = os.environ.get(name, "").partition(",")[0].strip()
+        if value.isdecimal() and int(value) > 0:
+            limits.append(int(value))
+        elif value and name == VARIABLES[0]:
+            raise UsageError(f"{name} is {value!r}; it must be a whole number above 0. Unset it to use every core.")
+    return max(1, min(limits))
+
+
+def affinity() -> int:
+    """The cores that the scheduler may put this process on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def quota_cores(root: Path = Path("/")) -> float | None:
+    """How many cores' worth of time the cgroup of this process may use; None where there is no limit.
+
+    Both versions of cgroups are read, and all groups above this process's own: the smallest quota holds.
+    """
+    quotas = []
+    for hierarchy, group in _groups(root):
+        unified = hierarchy.name == "cgroup" or hierarchy.name == "unified"
+        folder = hierarchy / group.lstrip("/")
+        # Inside a container the group's path is often that of the host, which is not to be seen here; then the root
+        # of the hierarchy is the container's own group.
+        for place in (folder, *folder.parents):
+            quota = _quota_v2(place) if unified else _quota_v1(place)
+            if quota is not None:
+                quotas.append(quota)
+            if place == hierarchy:
+                break
+    return min(quotas, default=None)
+
+
+def _groups(root: Path) -> list[tuple[Path, str]]:
+    """(hierarchy's folder, group of this process) for each hierarchy that can limit CPU time."""
+    base = root / "sys/fs/cgroup"
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except (OSError, ValueError):
+        lines = []
+    found = [(base, "/"), (base / "cpu", "/")]
+    for line in lines:
+        controllers, _, group = line.partition(":")[2].partition(":")
+        if not controllers:  # version 2: "0::/user.slice/…"
+            found += [(base, group), (base / "unified", group)]
+        elif "cpu" in controllers.split(","):  # version 1: "4:cpu,cpuacct:/docker/…"
+            found += [(base / "cpu", group), (base / controllers, group)]
+    return found
+
+
+def _quota_v2(folder: Path) -> float | None:
+    """`cpu.max` holds "200000 100000" (microseconds a period) or "max 100000"."""
+    found = re.fullmatch(r"(\d+) (\d+)\s*", _text(folder / "cpu.max"))
+    return int(found[1]) / int(found[2]) if found and int(found[2]) else None
+
+
+def _quota_v1(folder: Path) -> float | None:
+    """Two files, of which the quota is -1 where there is no limit."""
+    quota, period = (_text(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
+    return int(quota) / int(period) if quota.isdecimal() and period.isdecimal() and int(period) else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, ValueError):
+        return ""

@@ -1,0 +1,69 @@
+"""Pictures to try engines on, and the comparison that an engine must pass before it is trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from vertebra.card import Card
+
+from .engines import OUTPUTS, PROBABILITIES, Engine, EngineError, FloatArray, OnnxRuntimeEngine, Plan
+from .image import Pixels
+
+# Largest difference that is taken for rounding: of a probability, and of any other output relative to its largest
+# value. Other orders of summing, and Winograd's way of convolving, stay a hundred times below both.
+PROBABILITY_TOLERANCE = 1e-3
+RELATIVE_TOLERANCE = 1e-2
+
+
+def trial_images(size: int, count: int) -> Pixels:
+    """Pictures that have something of photos: uint8 (count, size, size, 3), the same at every call."""
+    random = np.random.default_rng(0)
+    x = np.linspace(0, 2 * np.pi, size, dtype=np.float32)
+    images = np.empty((count, size, size, 3), np.uint8)
+    for index in range(count):
+        values = np.full((3, size, size), 128, np.float32)
+        # Waves of a few frequencies for each channel, and noise in every other picture.
+        for _ in range(4):
+            rows, columns = (
+                np.sin(random.uniform(0.5, 6) * x + random.uniform(0, 6, (3, 1)).astype(np.float32)) for _ in range(2)
+            )
+            values += 50 * rows[:, :, None] * columns[:, None, :]
+        if index % 2:
+            values += random.standard_normal((3, size, size), np.float32) * 20
+        images[index] = values.clip(0, 255).transpose(1, 2, 0)
+    return images
+
+
+def compare(path: Path, card: Card, engines: Iterable[Engine]) -> None:
+    """Refuse an engine whose outputs differ from ONNX Runtime's by more than rounding does.
+
+    Raises:
+        EngineError: says which output differs, and by how much.
+    """
+    images = trial_images(card.preprocessing.crop_size, 4)
+    oracle = OnnxRuntimeEngine(path, card, Plan())
+    # Not the same image at every place of a batch, so that mixed-up ones show.
+    batches = (images[:1], images[1:3], images)
+    expected = [oracle.run(batch, OUTPUTS) for batch in batches]
+    for engine in engines:
+        for batch, right in zip(batches, expected, strict=True):
+            for name, one, other in zip(OUTPUTS, right, engine.run(batch, OUTPUTS), strict=True):
+                _check(path, engine.name, name, one, other)
+
+
+def _check(path: Path, engine: str, output: str, right: FloatArray, found: FloatArray) -> None:
+    advice = "Use --engine onnxruntime."
+    if found.shape != right.shape:
+        raise EngineError(
+            f"{engine} gives {output} of shape {found.shape} for {path}, and onnxruntime {right.shape}. {advice}"
+        )
+    limit = PROBABILITY_TOLERANCE if output == PROBABILITIES else RELATIVE_TOLERANCE * float(np.abs(right).max())
+    difference = float(np.abs(found - right).max())
+    if not difference <= limit:  # NaN is no match either
+        raise EngineError(
+            f"{engine} and onnxruntime differ by {difference:.2g} in the {output} of {path}; at most {limit:.2g} is "
+            f"taken for rounding. {advice}"
+        )

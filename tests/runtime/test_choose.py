@@ -1,0 +1,179 @@
+"""The engine is chosen by measuring, once; what was measured is kept and used."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from vertebra.runtime import choose as module
+from vertebra.runtime import mnn
+from vertebra.runtime.cache import cache_dir, fingerprint, keep_json, known_fingerprint, read_json, replacing
+from vertebra.runtime.choose import Measured, candidates, choose, fastest, measure, simple_plan
+from vertebra.runtime.engines import EngineError, Plan
+from vertebra.runtime.predictor import Predictor
+
+ONNX = Plan("onnxruntime", 1, 2)
+MNN = Plan("mnn", 1, 2)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """Measuring gives what the test says; each call is counted."""
+    calls = []
+
+    def set_to(**image):
+        def measured(path, plans, batch, tell):
+            calls.append(batch)
+            return [Measured(plan, 1.0, image[plan.engine]) for plan in plans if plan.engine in image]
+
+        monkeypatch.setattr(module, "measure", measured)
+        return calls
+
+    monkeypatch.setattr(mnn, "installed", lambda: True)
+    return set_to
+
+
+def test_a_single_image_gets_all_cores_and_many_get_lanes():
+    assert simple_plan(1, 8) == Plan("onnxruntime", lanes=1, threads=8, micro_batch=1)
+    assert simple_plan(16, 2) == Plan("onnxruntime", lanes=2, threads=1, micro_batch=4)
+    assert simple_plan(2, 8) == Plan("onnxruntime", lanes=2, threads=4, micro_batch=1)
+
+
+def test_candidates(monkeypatch):
+    monkeypatch.setattr(mnn, "installed", lambda: True)
+    assert [plan.engine for plan in candidates(1, 2)] == ["onnxruntime", "mnn", "mnn"]
+    assert [plan.engine for plan in candidates(1, 2, "onnxruntime")] == ["onnxruntime"]
+    monkeypatch.setattr(mnn, "installed", lambda: False)
+    assert [plan.engine for plan in candidates(1, 2)] == ["onnxruntime"]
+
+
+def test_loading_counts_for_few_and_not_for_many():
+    slow_start, slow = Measured(MNN, 2.0, 0.010), Measured(ONNX, 0.1, 0.020)
+    assert fastest([slow, slow_start], 10).plan == ONNX
+    assert fastest([slow, slow_start], 10_000).plan == MNN
+    assert fastest([slow, slow_start], None).plan == MNN
+
+
+def test_a_gain_within_noise_is_no_gain():
+    assert fastest([Measured(ONNX, 0.1, 0.0200), Measured(MNN, 0.1, 0.0199)], None).plan == ONNX
+
+
+def test_measured_once_and_kept(tiny_model, timed):
+    calls = timed(onnxruntime=0.02, mnn=0.01)
+    assert choose(tiny_model, batch=16, cores=2).engine == "mnn"
+    assert choose(tiny_model, batch=16, cores=2).engine == "mnn"
+    assert calls == [16]
+    choose(tiny_model, batch=1, cores=2)
+    assert calls == [16, 1]
+    (note,) = (cache_dir() / "engines").iterdir()
+    assert set(json.loads(note.read_text())["measured"]) == {"batch 16, 2 cores", "batch 1, 2 cores"}
+
+
+def test_nothing_is_measured_for_a_few(tiny_model, timed):
+    calls = timed(onnxruntime=0.02, mnn=0.01)
+    assert choose(tiny_model, batch=16, cores=2, images=20).engine == "onnxruntime"
+    assert choose(tiny_model, batch=1, cores=2, may_measure=False).engine == "onnxruntime"
+    assert calls == []
+    choose(tiny_model, batch=16, cores=2)
+    assert choose(tiny_model, batch=16, cores=2, images=20, may_measure=False).engine == "mnn"
+
+
+def test_another_version_makes_it_void(tiny_model, timed, monkeypatch):
+    calls = timed(onnxruntime=0.02, mnn=0.01)
+    choose(tiny_model, batch=16, cores=2)
+    monkeypatch.setattr(module, "_versions", lambda: {"MNN": "99"})
+    choose(tiny_model, batch=16, cores=2)
+    assert calls == [16, 16]
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"setting": 1}', '{"measured": {"batch 16, 2 cores": [1]}}'])
+def test_a_damaged_note_is_measured_again(tiny_model, timed, content):
+    calls = timed(onnxruntime=0.02, mnn=0.01)
+    choose(tiny_model, batch=16, cores=2)
+    (note,) = (cache_dir() / "engines").iterdir()
+    note.write_text(content)
+    assert choose(tiny_model, batch=16, cores=2).engine == "mnn"
+    assert calls == [16, 16]
+
+
+def test_a_real_measurement(tiny_model, monkeypatch):
+    monkeypatch.setattr(module, "_SECONDS", 0.05)
+    said = []
+    found = measure(tiny_model, [Plan(), Plan(lanes=2, micro_batch=2)], 4, said.append)
+    assert [entry.plan.lanes for entry in found] == [1, 2]
+    assert all(0 < entry.image < 1 and 0 < entry.load < 60 for entry in found)
+    assert "onnxruntime" in said[0]
+
+
+def test_an_engine_that_cannot_run_the_file_is_left_out(tiny_model, tmp_path):
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(tiny_model.read_bytes()[:-500])
+    with pytest.raises(EngineError, match=r"broken\.onnx"):
+        measure(broken, [Plan()], 1)
+    found = measure(tiny_model, [Plan(), replace(MNN, engine="none")], 1)
+    assert [entry.plan.engine for entry in found] == ["onnxruntime"]
+
+
+def test_the_predictor_tunes_itself(tiny_model, timed):
+    calls = timed(onnxruntime=0.02, mnn=0.01)
+    network = Predictor(tiny_model, threads=2, tell=lambda what: None)
+    assert network.tune(16).engine == "mnn"
+    assert network.tune(16).engine == "mnn"
+    assert calls == [16]
+
+
+# --- the cache -------------------------------------------------------------------------------------------------------
+
+
+def test_a_fingerprint_is_taken_again_only_when_the_file_changes(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"one")
+    assert known_fingerprint(path) is None
+    first = fingerprint(path)
+    assert known_fingerprint(path) == first == fingerprint(path)
+    path.write_bytes(b"another")
+    assert known_fingerprint(path) is None
+    assert fingerprint(path) != first
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    with pytest.raises(Exception, match="cannot be read"):
+        fingerprint(tmp_path / "none")
+
+
+def test_replacing_leaves_nothing_behind(tmp_path):
+    path = tmp_path / "below" / "file"
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        assert not path.exists()
+    with pytest.raises(RuntimeError), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "new" and list(path.parent.iterdir()) == [path]
+    assert path.stat().st_mode & 0o777 == 0o644 & path.stat().st_mode
+
+
+def test_a_cache_that_cannot_be_written_costs_no_result(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "file"))
+    keep_json(cache_dir() / "a.json", {"a": 1})
+    assert read_json(cache_dir() / "a.json") is None
+
+
+@pytest.mark.parametrize(
+    ("variables", "folder"),
+    [
+        ({"VERTEBRA_CACHE": "/a", "XDG_CACHE_HOME": "/b"}, "/a"),
+        ({"VERTEBRA_CACHE": "", "XDG_CACHE_HOME": "/b"}, "/b/vertebra"),
+        ({"VERTEBRA_CACHE": "", "XDG_CACHE_HOME": "", "HOME": "/home/me"}, "/home/me/.cache/vertebra"),
+    ],
+)
+def test_where_the_cache_is(monkeypatch, variables, folder):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert str(cache_dir()) == folder

@@ -1,0 +1,321 @@
+"""An exported file becomes predictions: the same whatever the engine, the batch and the way a photo is given."""
+
+import io
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+import vertebra
+from vertebra.card import CardError, Preprocessing, read_card
+from vertebra.errors import ImageError, MissingExtraError, UsageError
+from vertebra.runtime import mnn
+from vertebra.runtime.engines import EngineError, OnnxRuntimeEngine, Plan, Runner, open_engine
+from vertebra.runtime.image import network_pixels
+from vertebra.runtime.predictor import Prediction, Predictor
+from vertebra.runtime.trial import trial_images
+
+needs_mnn = pytest.mark.skipif(not mnn.installed(), reason="MNN is not installed")
+ENGINES = ["onnxruntime", pytest.param("mnn", marks=needs_mnn)]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Twenty photos, of which one is broken."""
+    folder = tmp_path_factory.mktemp("photos")
+    for index, pixels in enumerate(trial_images(48, 20)):
+        Image.fromarray(pixels).save(folder / f"{index:02}.png")
+    (folder / "07.png").write_bytes(b"no photo")
+    return sorted(str(path) for path in folder.iterdir())
+
+
+# --- one photo -------------------------------------------------------------------------------------------------------
+
+
+def test_load_and_predict(tiny_model, photos):
+    network = vertebra.load(tiny_model)
+    result = network.predict(photos[0])
+    assert isinstance(result, Prediction)
+    assert result.path == photos[0] and result.error is None and result.unsure is None
+    values = [entry["probability"] for entry in result.predictions]
+    assert values == sorted(values, reverse=True) and sum(values) == pytest.approx(1, abs=1e-6)
+    assert {entry["class"] for entry in result.predictions} == {"cat", "dog", "fish"}
+    assert all(("cat", "dog", "fish")[entry["index"]] == entry["class"] for entry in result.predictions)
+    assert len(network.predict(photos[0], top=2).predictions) == 2
+
+
+def test_a_photo_in_each_form(tiny_model, photos):
+    network = Predictor(tiny_model)
+    content = Path(photos[0]).read_bytes()
+    wanted = network.predict(photos[0]).predictions
+    for form in (Path(photos[0]), content, io.BytesIO(content)):
+        assert network.predict(form).predictions == wanted
+
+
+def test_the_numbers_are_those_of_the_graph(tiny_model, photos):
+    network = Predictor(tiny_model)
+    pixels = network_pixels(photos[0], Preprocessing(32, 40, "bicubic"))
+    (expected,) = OnnxRuntimeEngine(tiny_model, network.card, Plan()).run(pixels[None])
+    found = {entry["index"]: entry["probability"] for entry in network.predict(photos[0]).predictions}
+    assert [found[index] for index in range(3)] == expected[0].tolist()
+    assert np.array_equal(network.probabilities(pixels[None]), expected)
+    assert network.embeddings(pixels[None]).shape == (1, 8)
+
+
+def test_a_bad_photo_is_an_error(tiny_model, photos):
+    network = Predictor(tiny_model)
+    with pytest.raises(ImageError, match=r"07\.png"):
+        network.predict(photos[7])
+    with pytest.raises(ImageError, match="no such file"):
+        network.predict("nowhere.png")
+
+
+def test_a_web_address_is_fetched(tiny_model, photos, monkeypatch):
+    content = Path(photos[0]).read_bytes()
+    monkeypatch.setattr("vertebra.runtime.sources.fetch", lambda url: content)
+    network = Predictor(tiny_model)
+    result = network.predict("https://example.org/photo.png")
+    assert result.path == "https://example.org/photo.png"
+    assert result.predictions == network.predict(content).predictions
+
+
+def test_unsure_below_the_threshold(write_model, tmp_path, photos):
+    sure = Predictor(write_model(tmp_path / "sure.onnx", threshold=0.0)).predict(photos[0])
+    unsure = Predictor(write_model(tmp_path / "unsure.onnx", threshold=1.0)).predict(photos[0])
+    assert sure.unsure is False and sure.as_dict()["unsure"] is False
+    assert unsure.unsure is True and unsure.predictions == sure.predictions
+
+
+# --- many photos ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [1, 3, 16])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_many_are_as_one_by_one_and_in_order(tiny_model, photos, engine, batch):
+    one = Predictor(tiny_model)
+    results = list(Predictor(tiny_model, engine=engine, batch=batch, threads=2).predict_many(photos, embed=True))
+    assert [result.path for result in results] == photos
+    for index, (photo, result) in enumerate(zip(photos, results, strict=True)):
+        if index == 7:
+            assert "07.png" in result.error and result.predictions == [] and result.embedding is None
+            assert result.as_dict() == {"path": photo, "predictions": [], "error": result.error}
+            continue
+        wanted = one.predict(photo, embed=True)
+        assert [entry["index"] for entry in result.predictions] == [entry["index"] for entry in wanted.predictions]
+        for entry, other in zip(result.predictions, wanted.predictions, strict=True):
+            assert entry["probability"] == pytest.approx(other["probability"], abs=1e-5)
+        np.testing.assert_allclose(result.embedding, wanted.embedding, atol=1e-4)
+        assert result.as_dict()["embedding"] == result.embedding.tolist()
+
+
+def test_none_and_one(tiny_model, photos):
+    network = Predictor(tiny_model)
+    assert list(network.predict_many([])) == []
+    (result,) = network.predict_many(photos[:1])
+    assert result.predictions == network.predict(photos[0]).predictions
+
+
+def test_weights_that_give_no_numbers(write_model, tmp_path, photos):
+    def damage(model):
+        entry = next(entry for entry in model.graph.initializer if entry.name == "linear")
+        entry.raw_data = np.full((8, 3), np.nan, np.float32).tobytes()
+
+    path = write_model(tmp_path / "nan.onnx", change=damage)
+    with pytest.raises(EngineError, match=r"nan\.onnx gives probabilities that are no numbers"):
+        list(Predictor(path).predict_many(photos))
+
+
+def test_pixels_of_another_shape(tiny_model):
+    network = Predictor(tiny_model)
+    for wrong in (
+        np.zeros((1, 3, 32, 32), np.uint8),
+        np.zeros((1, 32, 32, 3), np.float32),
+        np.zeros((32, 32, 3), np.uint8),
+        np.zeros((0, 32, 32, 3), np.uint8),
+    ):
+        with pytest.raises(UsageError, match=r"takes uint8 \(N, 32, 32, 3\)"):
+            network.probabilities(wrong)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch": 0}, "batch is 0"),
+        ({"threads": 0}, "threads is 0"),
+        ({"engine": "onnxrumtime"}, "Did you mean 'onnxruntime'"),
+        ({"engine": "tensorrt"}, "Allowed are auto, onnxruntime, mnn"),
+    ],
+)
+def test_arguments_that_are_not_allowed(tiny_model, options, message):
+    with pytest.raises(UsageError, match=message):
+        Predictor(tiny_model, **options)
+
+
+# --- files that are not what they should be ---------------------------------------------------------------------------
+
+
+def opened(path):
+    return open_engine(path, read_card(path), Plan())
+
+
+def test_an_operator_that_is_not_known(write_model, tmp_path):
+    def change(model):
+        model.graph.node[4].op_type = "Reluu"
+
+    with pytest.raises(EngineError, match=r"needs the operator Reluu.*pip install --upgrade onnxruntime"):
+        opened(write_model(tmp_path / "m.onnx", change=change))
+
+
+def test_a_newer_opset(write_model, tmp_path):
+    def change(model):
+        model.opset_import[0].version = 99
+
+    with pytest.raises(EngineError, match=r"pip install --upgrade onnxruntime|cannot be loaded"):
+        opened(write_model(tmp_path / "m.onnx", change=change))
+
+
+def test_a_file_that_is_cut_short(write_model, tmp_path):
+    path = write_model(tmp_path / "m.onnx")
+    path.write_bytes(path.read_bytes()[:-700])
+    with pytest.raises((CardError, EngineError), match=r"m\.onnx"):
+        opened(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda model: setattr(model.graph.output[1], "name", "features2"), "features2|cannot be loaded"),
+        (lambda model: model.graph.output.pop(), "no output 'features'"),
+        (lambda model: setattr(model.graph.input[0].type.tensor_type.shape.dim[0], "dim_value", 1), "promises"),
+        (lambda model: setattr(model.graph.input[0].type.tensor_type.shape.dim[1], "dim_value", 64), "promises"),
+    ],
+)
+def test_a_graph_that_does_not_keep_its_card_s_promise(write_model, tmp_path, change, message):
+    with pytest.raises(EngineError, match=message):
+        opened(write_model(tmp_path / "m.onnx", change=change))
+
+
+def test_other_classes_than_outputs(write_model, tmp_path):
+    card = Predictor(write_model(tmp_path / "m.onnx")).card
+    from dataclasses import replace
+
+    changed = replace(card, classes=("cat", "dog")).to_json()
+    with pytest.raises(EngineError, match="gives 3 probabilities, and its card names 2 classes"):
+        opened(write_model(tmp_path / "m.onnx", card=changed))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path, write: None, "no such file"),
+        (lambda path, write: path.write_text("text"), "not an ONNX file"),
+        (lambda path, write: path.mkdir(), "is a folder"),
+        (lambda path, write: write(path, card=""), "without a card"),
+        (
+            lambda path, write: write(path, card='{"format_version": 99, "versions": {"vertebra": "9.1"}}'),
+            "vertebra>=9.1",
+        ),
+    ],
+)
+def test_files_without_a_card(write_model, tmp_path, make, message):
+    make(tmp_path / "m.onnx", write_model)
+    with pytest.raises(CardError, match=message):
+        vertebra.load(tmp_path / "m.onnx")
+
+
+# --- engines ----------------------------------------------------------------------------------------------------------
+
+
+@needs_mnn
+def test_mnn_gives_what_onnx_runtime_gives(tiny_model):
+    card = Predictor(tiny_model).card
+    images = trial_images(32, 9)
+    outputs = ("probabilities", "embedding", "features")
+    expected = OnnxRuntimeEngine(tiny_model, card, Plan()).run(images, outputs)
+    for plan in (Plan("mnn"), Plan("mnn", winograd=1), Plan("mnn", lanes=2, micro_batch=2)):
+        runner = Runner(open_engine(tiny_model, card, plan), plan)
+        for batch in (images, images[:1], images[2:7]):  # sizes change between calls
+            start = 0 if len(batch) < 5 or len(batch) == 9 else 2
+            for one, other in zip(runner.run(batch, outputs), expected, strict=True):
+                np.testing.assert_allclose(one, other[start : start + len(batch)], atol=1e-4)
+        runner.close()
+
+
+@needs_mnn
+def test_mnn_is_trusted_only_after_a_comparison(write_model, tmp_path, monkeypatch):
+    path = write_model(tmp_path / "m.onnx", seed=5)
+    card = Predictor(path).card
+    run = mnn.MnnEngine.run
+    monkeypatch.setattr(mnn.MnnEngine, "run", lambda *arguments: [value * 1.1 for value in run(*arguments)])
+    with pytest.raises(EngineError, match=r"differ by .* in the probabilities"):
+        open_engine(path, card, Plan("mnn"))
+    monkeypatch.undo()
+    # The verdict is kept.
+    with pytest.raises(EngineError, match="differ by"):
+        open_engine(path, card, Plan("mnn"))
+
+
+@needs_mnn
+def test_what_mnn_cannot_convert(write_model, tmp_path):
+    def change(model):
+        model.graph.node[4].op_type = "Reluu"
+
+    path = write_model(tmp_path / "m.onnx", change=change)
+    card = Predictor(path).card
+    with pytest.raises(EngineError, match=r"MNN cannot convert|differ|needs the operator"):
+        open_engine(path, card, Plan("mnn"))
+
+
+@needs_mnn
+def test_mnn_says_nothing_on_standard_output(tiny_model, photos, capfd):
+    Predictor(tiny_model, engine="mnn").predict(photos[0])
+    assert capfd.readouterr().out == ""
+
+
+def test_without_mnn(tiny_model, photos, monkeypatch):
+    monkeypatch.setattr(mnn, "installed", lambda: False)
+    with pytest.raises(MissingExtraError, match=r"vertebra\[fast\]"):
+        Predictor(tiny_model, engine="mnn").predict(photos[0])
+    auto = Predictor(tiny_model)
+    assert auto.tune().engine == "onnxruntime"
+    assert auto.predict(photos[0]).error is None
+
+
+def test_lanes_deal_out_a_batch():
+    class Echo:
+        name, lanes = "echo", 3
+        calls: list = []  # noqa: RUF012
+
+        def run(self, batch, outputs, lane):
+            self.calls.append((lane, len(batch)))
+            return [batch.astype(np.float32)[:, 0, 0]]
+
+    runner = Runner(Echo(), Plan(lanes=3, micro_batch=4))
+    batch = np.arange(20, dtype=np.uint8)[:, None, None, None].repeat(3, 3)
+    assert np.array_equal(runner.run(batch)[0][:, 0], np.arange(20))
+    assert sum(count for _, count in Echo.calls) == 20 and max(count for _, count in Echo.calls) <= 4
+    assert {lane for lane, _ in Echo.calls} <= {0, 1, 2}
+    runner.close()
+
+
+def test_the_tiny_file_is_sound(tiny_model):
+    onnx.checker.check_model(onnx.load(tiny_model), full_check=True)
+
+
+def test_torch_is_never_loaded(tiny_model, photos, tmp_path):
+    import subprocess
+
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'torchvision', 'onnx', 'onnxscript', 'scipy', 'pandas'): sys.modules[name] = None\n"
+        "import vertebra\n"
+        f"network = vertebra.load({str(tiny_model)!r})\n"
+        f"print(network.predict({photos[0]!r}).predictions[0]['class'])\n"
+        f"print(len(list(network.predict_many({photos!r}))))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1] == "20"

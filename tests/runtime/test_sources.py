@@ -1,0 +1,181 @@
+"""Photos from files, folders, patterns, lists and the web."""
+
+import io
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from vertebra.errors import ImageError
+from vertebra.runtime.sources import Photo, fetch, photos
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("b.jpg", "a.PNG", "below/c.webp", "below/deep/d.jpeg", "._b.jpg", ".hidden/e.jpg", "notes.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    (tmp_path / "folder.jpg").mkdir()
+    return tmp_path
+
+
+def names(found, folder):
+    return [photo.path.removeprefix(f"{folder}/") for photo in found]
+
+
+def test_a_folder_in_order_of_names(folder):
+    assert names(photos([str(folder)]), folder) == ["a.PNG", "b.jpg", "below/c.webp", "below/deep/d.jpeg"]
+
+
+def test_links_are_followed_but_not_in_a_circle(folder):
+    (folder / "below" / "up").symlink_to(folder)
+    (folder / "z").symlink_to(folder / "below" / "deep")
+    assert names(photos([str(folder)]), folder)[-1] == "z/d.jpeg"
+    assert len(list(photos([str(folder)]))) == 5
+
+
+def test_an_empty_folder_is_an_error(tmp_path):
+    (photo,) = photos([str(tmp_path)])
+    assert "no photo in this folder" in photo.error
+
+
+def test_files_are_taken_as_they_are_given(folder):
+    given = [str(folder / "notes.txt"), str(folder / "none.jpg"), str(folder / "b.jpg"), str(folder / "b.jpg")]
+    assert [photo.path for photo in photos(given)] == given
+
+
+def test_patterns(folder):
+    assert names(photos([f"{folder}/*.jpg"]), folder) == ["b.jpg", "folder.jpg"]
+    assert names(photos([f"{folder}/**/*.jpeg"]), folder) == ["below/deep/d.jpeg"]
+    (photo,) = photos([f"{folder}/*.tga"])
+    assert "no file matches" in photo.error
+
+
+def test_a_name_with_the_signs_of_a_pattern(tmp_path):
+    path = tmp_path / "photo[1].jpg"
+    path.write_bytes(b"x")
+    assert list(photos([str(path)])) == [Photo(str(path))]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\0"])
+def test_a_list_on_standard_input(folder, end):
+    lines = [f"{folder}/b.jpg".encode(), b"", f"{folder}/below".encode(), b"caf\xe9.jpg"]
+    found = photos(["first.jpg", "-"], io.BytesIO(end.join(lines) + end))
+    assert names(found, folder) == ["first.jpg", "b.jpg", "below/c.webp", "below/deep/d.jpeg", "caf\udce9.jpg"]
+
+
+def test_the_list_is_read_as_it_comes():
+    class Slow(io.RawIOBase):
+        def __iter__(self):
+            yield b"a.jpg\n"
+            raise AssertionError("read too far")
+
+    assert next(photos(["-"], Slow())).path == "a.jpg"
+
+
+# --- the web -------------------------------------------------------------------------------------------------------
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        kind = self.path.strip("/")
+        if kind == "photo":
+            self.answer(b"pixels")
+        elif kind == "long":
+            self.answer(b"x" * 2000)
+        elif kind == "endless":
+            self.send_response(200)
+            self.end_headers()
+            for _ in range(100):
+                self.wfile.write(b"x" * 100)
+        elif kind == "cut":
+            self.send_response(200)
+            self.send_header("Content-Length", "100")
+            self.end_headers()
+            self.wfile.write(b"x" * 10)
+        elif kind == "drip":
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            for _ in range(100):
+                self.wfile.write(b"x")
+                self.wfile.flush()
+                time.sleep(0.05)
+        elif kind == "silent":
+            time.sleep(3)
+        elif kind == "loop":
+            self.redirect("/loop")
+        elif kind == "moved":
+            self.redirect("/photo")
+        elif kind == "file":
+            self.redirect("file:///etc/hostname")
+        else:
+            self.send_error(404)
+
+    def answer(self, content):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def redirect(self, where):
+        self.send_response(302)
+        self.send_header("Location", where)
+        self.end_headers()
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def server():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        server.handle_error = lambda *args: None  # the client hangs up on some answers
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+
+
+def test_a_photo_from_the_web(server):
+    assert fetch(f"{server}/photo") == b"pixels"
+    assert fetch(f"{server}/moved") == b"pixels"
+    assert Photo(f"{server}/photo").open() == b"pixels"
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("long", "2.00 kB; at most 1.00 kB"),
+        ("endless", "more than 1.00 kB"),
+        ("cut", "broke off"),
+        ("none", "404"),
+        ("file", "no web address"),
+        ("loop", "in a circle"),
+    ],
+)
+def test_what_cannot_be_fetched(server, kind, reason):
+    with pytest.raises(ImageError, match=reason) as caught:
+        fetch(f"{server}/{kind}", max_bytes=1000)
+    assert f"{server}/{kind}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["drip", "silent"])
+def test_a_slow_server_is_given_up(server, kind):
+    start = time.perf_counter()
+    with pytest.raises(ImageError, match=r"not complete after 0\.4 seconds"):
+        fetch(f"{server}/{kind}", seconds=0.4)
+    assert time.perf_counter() - start < 2
+
+
+def test_no_server():
+    with pytest.raises(ImageError, match="cannot be fetched"):
+        fetch("http://127.0.0.1:9/photo.jpg", seconds=2)

@@ -1,0 +1,97 @@
+"""Threads come from what the process may use."""
+
+import os
+
+import pytest
+
+from vertebra.errors import UsageError
+from vertebra.runtime import threads
+from vertebra.runtime.threads import quota_cores, usable_cores
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A machine's files, by path."""
+
+    def make(files):
+        for name, content in files.items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+        return tmp_path
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch):
+    for name in threads.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, None),
+        ({"sys/fs/cgroup/cpu.max": "max 100000\n"}, None),
+        ({"sys/fs/cgroup/cpu.max": "150000 100000\n"}, 1.5),
+        # A group's own limit, and a stricter one above it.
+        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/cpu.max": "400000 100000\n"}, 4),
+        (
+            {
+                "proc/self/cgroup": "0::/a/b\n",
+                "sys/fs/cgroup/a/b/cpu.max": "400000 100000\n",
+                "sys/fs/cgroup/a/cpu.max": "300000 100000\n",
+            },
+            3,
+        ),
+        # The host's path, which a container cannot see.
+        ({"proc/self/cgroup": "0::/host/only\n", "sys/fs/cgroup/cpu.max": "200000 100000\n"}, 2),
+        # Version 1.
+        (
+            {
+                "proc/self/cgroup": "4:memory:/x\n3:cpu,cpuacct:/x\n",
+                "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_quota_us": "250000\n",
+                "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_period_us": "100000\n",
+            },
+            2.5,
+        ),
+        ({"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "50000\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"}, 0.5),
+        ({"sys/fs/cgroup/cpu.max": "nonsense"}, None),
+    ],
+)
+def test_quota(root, files, cores):
+    assert quota_cores(root(files)) == cores
+
+
+def test_the_least_limit_holds(root, monkeypatch):
+    monkeypatch.setattr(threads, "affinity", lambda: 16)
+    machine = root({"sys/fs/cgroup/cpu.max": "350000 100000\n"})
+    assert usable_cores(machine) == 4
+    monkeypatch.setenv("OMP_NUM_THREADS", "2,1")
+    assert usable_cores(machine) == 2
+    monkeypatch.setenv("VERTEBRA_THREADS", "1")
+    assert usable_cores(machine) == 1
+
+
+def test_half_a_core_is_one_thread(root):
+    assert usable_cores(root({"sys/fs/cgroup/cpu.max": "50000 100000\n"})) == 1
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "many"])
+def test_a_wrong_number_of_threads(monkeypatch, value):
+    monkeypatch.setenv("VERTEBRA_THREADS", value)
+    with pytest.raises(UsageError, match="VERTEBRA_THREADS"):
+        usable_cores()
+
+
+def test_affinity_is_obeyed():
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("this system has no affinity")
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)

@@ -1,0 +1,96 @@
+"""`vertebra.load`: a file or a name."""
+
+import sys
+
+import pytest
+
+import vertebra
+from vertebra import _load
+from vertebra.errors import MissingExtraError, UsageError
+from vertebra.runtime.cache import cache_dir
+
+
+@pytest.fixture
+def exports(tmp_path, monkeypatch, write_model):
+    """An empty cache, and an export that only counts."""
+    import vertebra.export
+
+    monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "cache"))
+    calls = []
+
+    def export(prepared, out):
+        calls.append(prepared.card.architecture)
+        write_model(out)
+
+    monkeypatch.setattr(vertebra.export, "export", export)
+    return calls
+
+
+def test_a_name_is_exported_once(exports):
+    said = []
+    first = vertebra.load("efficientnet_lite0", tell=said.append)
+    assert exports == ["efficientnet_lite0"] and said == ["exporting efficientnet_lite0, once"]
+    assert first.path.parent == cache_dir() / "models"
+    assert vertebra.load("efficientnet_lite0").path == first.path
+    assert exports == ["efficientnet_lite0"]
+    assert [path.name for path in first.path.parent.iterdir()] == [first.path.name]
+
+
+def test_other_weights_are_another_file(exports, tmp_path):
+    import torch
+
+    from vertebra import create_model
+
+    torch.save(create_model("resnet18", num_classes=3).state_dict(), tmp_path / "a.pth")
+    one = vertebra.load("resnet18", weights=tmp_path / "a.pth").path
+    torch.save(create_model("resnet18", num_classes=3).state_dict(), tmp_path / "a.pth")
+    other = vertebra.load("resnet18", weights=str(tmp_path / "a.pth")).path
+    assert one != other and len(exports) == 2
+
+
+def test_an_unknown_name_has_a_hint(exports):
+    with pytest.raises(UsageError, match="Did you mean 'resnet50'"):
+        vertebra.load("resnet-50")
+    with pytest.raises(UsageError, match="IMAGENET1K"):
+        vertebra.load("resnet18", weights="IMAGENET9K")
+
+
+def test_a_name_needs_torch_the_first_time(exports, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "vertebra.export")
+    for name in [name for name in sys.modules if name.startswith(("vertebra.export.", "vertebra.models"))]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(MissingExtraError, match=r"predicting with a name .*vertebra\[torch\]"):
+        vertebra.load("efficientnet_lite0")
+
+
+def test_a_failed_export_leaves_nothing(exports, monkeypatch):
+    import vertebra.export
+
+    def fail(prepared, out):
+        out.write_bytes(b"half")
+        raise UsageError("no")
+
+    monkeypatch.setattr(vertebra.export, "export", fail)
+    with pytest.raises(UsageError):
+        vertebra.load("efficientnet_lite0")
+    assert list((cache_dir() / "models").iterdir()) == []
+
+
+def test_a_file_has_its_weights(tiny_model):
+    with pytest.raises(UsageError, match="one too many"):
+        vertebra.load(tiny_model, weights="IMAGENET1K_V1")
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_weights_alone_are_no_network(tmp_path, name):
+    with pytest.raises(UsageError, match=r"vertebra export .* --model NAME --out w\.onnx"):
+        vertebra.load(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("model", "file"),
+    [("m.onnx", True), ("M.ONNX", True), ("./resnet18", True), ("resnet18", False), ("w.pth", True)],
+)
+def test_what_is_a_file(model, file):
+    assert _load._is_file(model) is file
