@@ -26,6 +26,7 @@ ROOMS = {
     "runtime": BASE | {"__init__"},  # for its version
     "train": BASE | {"models", "data", "export", "runtime"},
     "serve": BASE | {"runtime"},
+    "bench": BASE | {"__init__", "models", "export", "runtime"},
     "_load": BASE | {"__init__", "runtime", "export"},
     "__init__": BASE,  # all else is loaded on first use
     "__main__": {"cli"},
@@ -41,6 +42,7 @@ PACKAGES = {
     "data": {"numpy", "PIL"},
     "export": {"torch", "onnx", "onnxscript", "onnxruntime", "numpy"},
     "runtime": {"numpy", "PIL", "onnxruntime", "MNN", "pyarrow"},
+    "bench": {"numpy", "torch", "onnxruntime", "openvino", "MNN", "ncnn", "pnnx"},
     "_load": set(),
     "train": {"torch", "torchvision", "accelerate", "sklearn", "tensorboard", "numpy", "PIL", "jinja2", "matplotlib"},
     "serve": {"fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client", "numpy", "PIL"},

@@ -16,6 +16,7 @@ COMMANDS = {
     "models": "List the networks with their size, cost and accuracy.",
     "predict": "Classify photos.",
     "export": "Export a network as one ONNX file that predicts without torch.",
+    "bench": "Time networks here, with each backend that is installed.",
     "card": "Show what an exported file says of itself.",
     "weights": "List, fetch, verify and find pretrained weights.",
     "doctor": "Show versions, devices, cache and what is missing.",

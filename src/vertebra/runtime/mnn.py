@@ -49,7 +49,7 @@ class MnnEngine:
         self._open(converted(path, card), plan)
 
     def _open(self, model: Path, plan: Plan) -> None:
-        self._mnn = mnn = _import()
+        self._mnn = mnn = quietly_imported()
         self.lanes = plan.lanes
         with _no_chatter():
             # One for each lane: two sessions of one interpreter run one after the other.
@@ -109,7 +109,7 @@ def converted(path: Path, card: Card) -> Path:
         return model
     try:
         with replacing(model) as temporary:
-            _convert(path, temporary)
+            convert(path, temporary)
             compare(path, card, [_Unproven(temporary, Plan("mnn", winograd=level)) for level in WINOGRAD_LEVELS])
     except OSError as error:
         raise EngineError(f"MNN's form of {path} cannot be written to {folder} ({error.strerror}).") from error
@@ -121,7 +121,7 @@ def converted(path: Path, card: Card) -> Path:
     return model
 
 
-def _convert(path: Path, target: Path) -> None:
+def convert(path: Path, target: Path) -> None:
     """Run MNN's converter in a process of its own: it prints, and on some files it aborts.
 
     Its module is called directly. The package around it, `MNN.tools`, installs a logging service with pip when it is
@@ -142,7 +142,8 @@ def _convert(path: Path, target: Path) -> None:
 # --- its import -----------------------------------------------------------------------------------------------------
 
 
-def _import() -> Any:
+def quietly_imported() -> Any:
+    """The package; it prints when it is loaded."""
     with _no_chatter():
         import MNN
     return MNN

@@ -1,0 +1,55 @@
+"""What the backends run: an exported file and, for torch, the weights that it was made from."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+from vertebra.card import Preprocessing, read_card
+from vertebra.errors import MissingExtraError
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """A network in the forms that backends take."""
+
+    name: str
+    exported: str  # what `vertebra export` writes
+    weights: str | None = None  # the state dict; None: only the file is there
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """From a picture to the network's input."""
+        return read_card(self.exported).preprocessing
+
+    def as_json(self) -> dict[str, Any]:
+        """For another process."""
+        return dataclasses.asdict(self)
+
+
+def files_of(model: str, folder: Path) -> Files:
+    """An exported file as it is; a named network with weights drawn at random, exported into a folder.
+
+    Raises:
+        MissingExtraError: a name, and torch is not installed.
+        UsageError, VertebraError: there is no such network, or no such file.
+    """
+    if model.lower().endswith(".onnx") or os.sep in model:
+        read_card(model)
+        return Files(Path(model).name, os.fspath(Path(model).resolve()))
+    try:
+        import torch
+
+        from vertebra.export import export, prepare
+    except ImportError as error:
+        if not isinstance(error, MissingExtraError) and (error.name or "vertebra").startswith("vertebra"):
+            raise
+        raise MissingExtraError(f"timing a network by its name ({model!r})", "torch") from error
+    torch.manual_seed(0)
+    prepared = prepare(model, weights=None)
+    exported, weights = (os.fspath(folder / f"{model}{suffix}") for suffix in (".onnx", ".pth"))
+    torch.save(prepared.network.state_dict(), weights)
+    export(prepared, exported)
+    return Files(model, exported, weights)

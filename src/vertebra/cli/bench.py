@@ -1,0 +1,113 @@
+"""`vertebra bench`: how fast networks run here, with each backend that is installed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vertebra.cli._output import print_json, print_table
+from vertebra.cli._progress import progress_bar
+from vertebra.errors import UsageError, VertebraError
+
+if TYPE_CHECKING:
+    from vertebra.bench import Timing
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is timed, and how."""
+
+    models: tuple[str, ...] = ("efficientnet_lite0",)
+    batch: str = "1,16"
+    backends: str = ""
+    turns: int = 3
+    seconds: float = 0.5
+    threads: int | None = None
+    json: bool = False
+
+
+@app.command()
+def bench(
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="MODEL", help="Names that `vertebra models` lists, or exported files.")
+    ] = None,
+    batch: Annotated[str, typer.Option(metavar="N,…", help="Images of one call.")] = Settings.batch,
+    backends: Annotated[
+        str, typer.Option(metavar="NAME,…", help="Only these (all that are installed).")
+    ] = Settings.backends,
+    turns: Annotated[int, typer.Option(metavar="N", min=1, help="How often each is asked.")] = Settings.turns,
+    seconds: Annotated[float, typer.Option(metavar="S", help="Of measuring in each turn.")] = Settings.seconds,
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Threads of each backend (all that may run).")
+    ] = Settings.threads,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON: a list with one object a measurement.")] = False,
+) -> None:
+    """Time networks with Vertebra's choice of engine beside each backend used by hand.
+
+    Every backend turns the same pixels into probabilities, in turns with the others, each in a process of its own.
+    Names run with weights drawn at random: speed does not depend on them.
+    """
+    run(Settings(tuple(models or Settings.models), batch, backends, turns, seconds, threads, json))
+
+
+def run(settings: Settings) -> None:
+    """Measure, and print what was found.
+
+    Raises:
+        UsageError: a setting is not allowed, or there is no such network or backend.
+        VertebraError: nothing could be measured.
+    """
+    from vertebra.bench import compare
+
+    try:
+        batches = [int(value) for value in settings.batch.split(",")]
+    except ValueError:
+        raise UsageError(
+            f"--batch is {settings.batch!r}; it must be whole numbers with commas, such as 1,16."
+        ) from None
+    backends = [name.strip() for name in settings.backends.split(",")] if settings.backends else None
+    with progress_bar() as advance:
+        found = list(
+            compare(
+                settings.models,
+                batches=batches,
+                backends=backends,
+                turns=settings.turns,
+                seconds=settings.seconds,
+                threads=settings.threads,
+                tell=advance,
+            )
+        )
+    if settings.json:
+        print_json([timing.as_dict() for timing in found])
+    else:
+        _show(found)
+    if all(timing.error for timing in found):
+        raise VertebraError("nothing could be measured.")
+
+
+def _show(found: list[Timing]) -> None:
+    rows = []
+    for timing in found:
+        peers = [t for t in found if (t.network, t.batch) == (timing.network, timing.batch) and t.median_ms]
+        if timing.median_ms is None:
+            rows.append([timing.network, str(timing.batch), timing.backend, "", "", "", timing.error or ""])
+            continue
+        best = min(peer.median_ms or 0 for peer in peers)
+        rows.append(
+            [
+                timing.network,
+                str(timing.batch),
+                timing.backend,
+                f"{timing.median_ms:.2f}",
+                f"{timing.min_ms:.2f}–{timing.max_ms:.2f}",
+                f"{timing.median_ms / best:.2f}×",
+                timing.detail,
+            ]
+        )
+    columns = ("network", "batch", "backend", "ms/image", "spread", "to best", "")
+    print_table(columns, rows, numbers=("batch", "ms/image", "spread", "to best"))
