@@ -1,0 +1,196 @@
+"""A folder of 1,000 JPEGs through EfficientNet-Lite0: Vertebra, float and int8, beside torch with a DataLoader.
+
+The photos are Caltech-101's, every fifth or so, or those in the folder that VERTEBRA_BENCH_PHOTOS names. The peer is
+well written: inference mode, channels last, the number of workers and threads that is best here. Each run is a process
+of its own, timed from the first photo to the last result with the network loaded; runs alternate. The bound is what
+the cores could do if decoding and the network, each measured on one core alone, were all that there is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import _common
+
+COUNT = 1000
+DATA = _common.ROOT.parent / "shared" / "data"
+# Workers of the DataLoader, threads of torch.
+TORCH_SETTINGS = ((0, 2), (1, 1), (1, 2), (2, 1), (2, 2))
+
+
+def photos(count: int = COUNT) -> list[str]:
+    folder = Path(os.environ.get("VERTEBRA_BENCH_PHOTOS", DATA / "caltech101"))
+    found = sorted(str(path) for path in folder.rglob("*.jp*g"))
+    if len(found) < count:
+        sys.exit(f"{folder} has {len(found)} JPEGs; set VERTEBRA_BENCH_PHOTOS to a folder with {count} of them.")
+    return found[:: len(found) // count][:count]
+
+
+def with_vertebra(paths: list[str], model: str) -> dict[str, Any]:
+    import vertebra
+
+    network = vertebra.load(model)
+    plan = network.tune(network.batch)
+    network.probabilities(_trial(network, 16))  # every lane awake
+    start = time.perf_counter()
+    best = [result.predictions[0]["index"] for result in network.predict_many(paths, top=1, count=len(paths))]
+    return {"seconds": time.perf_counter() - start, "best": best, "setting": str(plan)}
+
+
+def with_torch(paths: list[str], workers: int, threads: int) -> dict[str, Any]:
+    import torch
+    from PIL import Image
+
+    import vertebra
+
+    torch.set_num_threads(threads)
+    weights = vertebra.get_weight("EfficientNet_Lite0_Weights.IMAGENET1K_V1")
+    network = vertebra.create_model("efficientnet_lite0", weights=weights).eval()
+    network = network.to(memory_format=torch.channels_last)
+    transforms = weights.transforms()
+
+    class Photos(torch.utils.data.Dataset[Any]):
+        def __len__(self) -> int:
+            return len(paths)
+
+        def __getitem__(self, index: int) -> Any:
+            return transforms(Image.open(paths[index]).convert("RGB"))
+
+    loader = torch.utils.data.DataLoader(Photos(), batch_size=16, num_workers=workers)
+    best: list[int] = []
+    with torch.inference_mode():
+        network(torch.zeros(16, 3, 224, 224).to(memory_format=torch.channels_last))
+        start = time.perf_counter()
+        for batch in loader:
+            best += network(batch.to(memory_format=torch.channels_last)).softmax(1).argmax(1).tolist()
+    return {"seconds": time.perf_counter() - start, "best": best, "setting": f"{workers} workers, {threads} threads"}
+
+
+def core_times(paths: list[str], model: str) -> dict[str, Any]:
+    """Seconds of one core for one image: decoding, and the network by the engine that the folder is run with."""
+    from dataclasses import replace
+
+    import vertebra
+    from vertebra.runtime.engines import Runner, open_engine
+    from vertebra.runtime.image import network_pixels
+
+    network = vertebra.load(model)
+    plan = replace(network.tune(network.batch), lanes=1, threads=1)
+    start = time.perf_counter()
+    for path in paths:
+        network_pixels(path, network.card.preprocessing)
+    decode = (time.perf_counter() - start) / len(paths)
+    runner = Runner(open_engine(Path(model), network.card, plan), plan)
+    images = _trial(network, plan.micro_batch)
+    least = float("inf")
+    for _ in range(30):
+        start = time.perf_counter()
+        runner.call(images)
+        least = min(least, (time.perf_counter() - start) / len(images))
+    return {"decode": decode, "model": least}
+
+
+def _trial(network: Any, count: int) -> Any:
+    from vertebra.runtime.trial import trial_images
+
+    return trial_images(network.card.preprocessing.crop_size, count)
+
+
+def in_a_process(what: str, *arguments: object) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--run", what, json.dumps(arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def measure(n: int) -> Path:
+    import vertebra
+
+    paths = photos()
+    with tempfile.TemporaryDirectory() as folder:
+        float_model, int8_model = f"{folder}/float.onnx", f"{folder}/int8.onnx"
+        command = [sys.executable, "-m", "vertebra", "export", "efficientnet_lite0", "--out"]
+        subprocess.run([*command, float_model], check=True)
+        calibration = ["--precision", "int8", "--calibration", str(DATA / "imagenet-photos")]
+        subprocess.run([*command, int8_model, *calibration], check=True)
+        for model in (float_model, int8_model):
+            network = vertebra.load(model)
+            network.tune(network.batch)
+        trials = {pair: in_a_process("torch", paths[:320], *pair)["seconds"] for pair in TORCH_SETTINGS}
+        best = min(trials, key=lambda pair: trials[pair])
+        runs = {
+            "torch": ("torch", paths, *best),
+            "float32": ("vertebra", paths, float_model),
+            "int8": ("vertebra", paths, int8_model),
+        }
+        found: dict[str, list[dict[str, Any]]] = {name: [] for name in runs}
+        cores: dict[str, list[dict[str, Any]]] = {"float32": [], "int8": []}
+        for turn in range(n):
+            for name in list(runs)[:: 1 if turn % 2 else -1]:
+                found[name].append(in_a_process(*runs[name]))
+            for name in cores:
+                cores[name].append(in_a_process("cores", paths[:200], runs[name][2]))
+    images: dict[str, Any] = {}
+    reference = found["torch"][0]["best"]
+    for name, results in found.items():
+        rate = _common.summary([COUNT / result["seconds"] for result in results], digits=1)
+        same = sum(a == b for a, b in zip(results[0]["best"], reference, strict=True))
+        images[name] = {
+            "images_per_second": rate,
+            "setting": results[0]["setting"],
+            "same_class_as_torch": same / COUNT,
+        }
+        if name in cores:
+            decode, model = (min(entry[key] for entry in cores[name]) for key in ("decode", "model"))
+            bound = _common.machine()["cores"] / (decode + model)
+            images[name] |= {
+                "decode_ms": round(1000 * decode, 2),
+                "model_ms": round(1000 * model, 2),
+                "bound_images_per_second": round(bound, 1),
+                "of_bound": round(rate["median"] / bound, 3),
+                "speedup": round(rate["median"] / images["torch"]["images_per_second"]["median"], 2),
+            }
+    settings = {f"{workers} workers, {threads} threads": round(320 / s, 1) for (workers, threads), s in trials.items()}
+    packages = ("torch", "torchvision", "onnxruntime", "MNN", "pillow")
+    return _common.write("folder", packages, {"photos": COUNT, "torch_settings": settings, "runs": images})
+
+
+def render(document: dict[str, Any]) -> str:
+    labels = {"torch": "torch + DataLoader", "float32": "vertebra predict", "int8": "vertebra predict, int8"}
+    rows = []
+    for name, run in document["runs"].items():
+        rate = run["images_per_second"]
+        cells = [f"{rate['median']:.1f} ({rate['min']:.1f}–{rate['max']:.1f})"]
+        cells += [f"**{run['speedup']:.1f}×**", f"{run['of_bound']:.0%}"] if "speedup" in run else ["", ""]
+        rows.append([labels[name], *cells, f"{run['same_class_as_torch']:.1%}", run["setting"]])
+    head = [
+        f"{document['photos']:,} JPEGs, EfficientNet-Lite0",
+        "images/s",
+        "faster",
+        "of bound",
+        "same class",
+        "setting",
+    ]
+    exact = document["runs"]["float32"]
+    return (
+        f"{_common.table(head, rows)}\n\nMedian of {document['runs']['torch']['images_per_second']['n']} (least–most). "
+        f"The bound: decoding takes {exact['decode_ms']} ms of a core, the network {exact['model_ms']} ms (int8 "
+        f"{document['runs']['int8']['model_ms']} ms). {_common.footnote(document)}"
+    )
+
+
+if __name__ == "__main__":
+    if "--run" in sys.argv:
+        work = {"torch": with_torch, "vertebra": with_vertebra, "cores": core_times}[sys.argv[2]]
+        print(json.dumps(work(*json.loads(sys.argv[3]))))
+    else:
+        _common.main("folder", measure, render, n=3)

@@ -1,0 +1,130 @@
+"""int8 beside float, both in ONNX Runtime, in turns: speed, size, accuracy, and where the time goes.
+
+EfficientNet-Lite0 has its published weights and is judged on labelled ImageNet photos, of which those that calibrated
+it are told apart; the others have weights drawn at random, which is enough for speed.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import _common
+import numpy as np
+
+PHOTOS = _common.ROOT.parent / "shared" / "data" / "imagenet-photos"
+NETWORKS = ("resnet50", "mobilenet_v2", "efficientnet_lite0", "efficientnet_b0")
+CALLS = 40
+
+
+def export(name: str, folder: str) -> tuple[str, str]:
+    import torch
+
+    from vertebra import create_model
+
+    paths = f"{folder}/{name}.onnx", f"{folder}/{name}.int8.onnx"
+    source = [name]
+    if name != "efficientnet_lite0":
+        torch.manual_seed(0)
+        torch.save(create_model(name).state_dict(), f"{folder}/{name}.pth")
+        source = [f"{folder}/{name}.pth", "--model", name]
+    for path, options in zip(paths, ([], ["--precision", "int8", "--calibration", str(PHOTOS)]), strict=True):
+        force = ["--force"] if options and name != "efficientnet_lite0" else []
+        command = [sys.executable, "-m", "vertebra", "export", *source, "--out", path, *options, *force]
+        subprocess.run(command, check=True)
+    return paths
+
+
+def session(path: str, profile: str | None = None) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = _common.machine()["cores"]
+    options.log_severity_level = 3
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, profile
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def by_operation(path: str, pixels: Any, folder: str) -> dict[str, float]:
+    """Milliseconds of one image by kind of operation."""
+    profiled = session(path, f"{folder}/profile")
+    for _ in range(30):
+        profiled.run(["probabilities"], {"image": pixels})
+    nodes: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for event in json.loads(Path(profiled.end_profiling()).read_text()):
+        if event.get("cat") == "Node" and event["name"].endswith("kernel_time"):
+            nodes[event["args"]["op_name"], event["name"]].append(event["dur"])
+    total: dict[str, float] = defaultdict(float)
+    for (operation, _), micros in nodes.items():
+        total[operation] += float(np.median(micros)) / 1000
+    return {name: round(value, 3) for name, value in sorted(total.items(), key=lambda pair: -pair[1]) if value >= 0.02}
+
+
+def accuracy(paths: tuple[str, str]) -> dict[str, Any]:
+    """Photos of ImageNet whose class is the best: the n-th of them is of class 10 · n."""
+    import vertebra
+
+    photos = sorted(str(path) for path in PHOTOS.iterdir())
+    right = {}
+    for precision, path in zip(("float32", "int8"), paths, strict=True):
+        results = vertebra.load(path, engine="onnxruntime").predict_many(photos, top=1)
+        right[precision] = sum(result.predictions[0]["index"] == 10 * n for n, result in enumerate(results))
+    return {"photos": len(photos), **right}
+
+
+def measure(n: int) -> Path:
+    from vertebra.card import read_card
+    from vertebra.runtime.trial import trial_images
+
+    if not PHOTOS.is_dir():
+        sys.exit(f"there are no photos to calibrate with in {PHOTOS}")
+    rows: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in NETWORKS:
+            paths = export(name, folder)
+            card = read_card(paths[1])
+            pixels = trial_images(card.preprocessing.crop_size, 1)
+            sessions = [session(path) for path in paths]
+
+            def calls(number: int, ready: list[Any] = sessions, given: Any = pixels) -> Any:
+                for _ in range(CALLS):
+                    ready[number].run(["probabilities"], {"image": given})
+
+            seconds = _common.alternate({"float32": lambda: calls(0), "int8": lambda: calls(1)}, n, warm=2)
+            speed = {
+                key: _common.summary([value / CALLS for value in values], 1000, 3) for key, values in seconds.items()
+            }
+            rows[name] = {
+                "ms": speed,
+                "ratio": round(speed["int8"]["median"] / speed["float32"]["median"], 3),
+                "megabytes": [round(Path(path).stat().st_size / 1e6, 2) for path in paths],
+                "judged": card.metrics.get("int8 beside float32"),
+                "ms_by_operation": {
+                    key: by_operation(path, pixels, folder) for key, path in zip(speed, paths, strict=True)
+                },
+            }
+            if name == "efficientnet_lite0":
+                rows[name]["top1"] = accuracy(paths)
+    return _common.write("quantise", ("onnxruntime",), {"rows": rows})
+
+
+def render(document: dict[str, Any]) -> str:
+    rows = []
+    for name, row in document["rows"].items():
+        right = row.get("top1")
+        told = f"{right['int8']} and {right['float32']} of {right['photos']}" if right else ""
+        cells = [f"{row['ms'][key]['median']:.2f}" for key in ("float32", "int8")]
+        sizes = f"{row['megabytes'][0]:.1f} → {row['megabytes'][1]:.1f}"
+        rows.append([name, *cells, f"**{row['ratio']:.2f}×**", sizes, told])
+    head = ["batch 1, ms", "float32", "int8", "ratio", "MB", "right, int8 and float32"]
+    return f"{_common.table(head, rows)}\n\n{_common.footnote(document)}"
+
+
+if __name__ == "__main__":
+    _common.main("quantise", measure, render, n=9)
