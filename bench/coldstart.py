@@ -62,20 +62,18 @@ def timed(command: list[str]) -> tuple[float, float, str]:
 
 
 def measure(n: int) -> Path:
-    import torch
-
-    from vertebra.export import export, prepare
-
     rows: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "script.py"
         script.write_text(TORCHVISION)
         for name in NETWORKS:
-            torch.manual_seed(0)
             weights, model = f"{folder}/{name}.pth", f"{folder}/{name}.onnx"
-            prepared = prepare(name, weights=None)
-            torch.save(prepared.network.state_dict(), weights)
-            export(prepare(name, weights=weights), model)
+            # In processes of their own: a child's peak memory counts what its parent has at the fork.
+            code = f"import torch, vertebra; torch.save(vertebra.create_model({name!r}).state_dict(), {weights!r})"
+            subprocess.run([sys.executable, "-c", code], check=True)
+            subprocess.run(
+                [sys.executable, "-m", "vertebra", "export", weights, "--model", name, "--out", model], check=True
+            )
             commands = {
                 "vertebra": [sys.executable, "-m", "vertebra", "predict", photo(), "--model", model],
                 "torchvision": [sys.executable, str(script), name, weights, photo()],

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +85,13 @@ def choose(
     if digest is None:
         return plans[0]
     note = cache_dir() / "engines" / f"{digest}.json"
+    kept = read_json(note)
+    if kept is None and not may_measure:
+        return plans[0]
     key = f"batch {batch}, {cores} cores"
     # Another version of an engine, or another processor, makes what was measured void.
     setting = {"processor": _processor(), "versions": _versions()}
-    kept = read_json(note) or {}
-    if kept.get("setting") != setting:
+    if kept is None or kept.get("setting") != setting:
         kept = {"setting": setting, "measured": {}}
     measured = _from_json(kept["measured"].get(key), plans)
     if measured is None:
@@ -144,6 +144,8 @@ def measure(
 def _in_a_process(path: Path, plan: Plan, batch: int) -> Measured | str:
     """What a plan costs, or why it cannot be run."""
     task = json.dumps({"path": os.fspath(path), "plan": asdict(plan), "batch": batch})
+    import subprocess
+
     done = subprocess.run(  # noqa: S603
         [sys.executable, "-m", __name__, task],
         capture_output=True,
@@ -197,6 +199,8 @@ def _from_json(entries: Any, plans: list[Plan]) -> list[Measured] | None:
 
 
 def _versions() -> dict[str, str]:
+    from importlib import metadata
+
     found = {}
     for package in ("vertebra", "onnxruntime", "MNN"):
         try:

@@ -10,10 +10,8 @@ import contextlib
 import ctypes
 import importlib.util
 import os
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +97,8 @@ def converted(path: Path, card: Card) -> Path:
     Raises:
         EngineError: MNN cannot convert the file, or gives other outputs than ONNX Runtime.
     """
+    from importlib import metadata
+
     key = f"{fingerprint(path)}-{metadata.version('MNN')}"
     folder = cache_dir() / "mnn"
     model, verdict = folder / f"{key}.mnn", folder / f"{key}.json"
@@ -127,6 +127,8 @@ def convert(path: Path, target: Path) -> None:
     Its module is called directly. The package around it, `MNN.tools`, installs a logging service with pip when it is
     imported and reports each conversion to its makers.
     """
+    import subprocess
+
     arguments = ["MNNConvert", "-f", "ONNX", "--modelFile", os.fspath(path), "--MNNModel", os.fspath(target)]
     code = "import sys, _tools; _tools.mnnconvert(sys.argv[1:])"
     command = [sys.executable, "-c", code, *arguments, "--bizCode", "vertebra"]

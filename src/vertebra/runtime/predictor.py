@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +98,9 @@ class Predictor:
         """
         name = os.fspath(photo) if isinstance(photo, str | os.PathLike) else "image"
         source = Photo(name).open() if isinstance(photo, str) else photo
-        pixels = network_pixels(source, self.card.preprocessing, scaled=self.scaled)
-        (result,) = self._classify(self._runner(1), [Prediction(name)], [pixels], top, embed)
+        with self._loading(1) as runner:
+            pixels = self._pixels(source)
+        (result,) = self._classify(runner(), [Prediction(name)], [pixels], top, embed)
         return result
 
     def predict_many(
@@ -116,16 +119,15 @@ class Predictor:
         if count is None and isinstance(photos, Sized):
             count = len(photos)
         todo = (photo if isinstance(photo, Photo) else Photo(os.fspath(photo)) for photo in photos)
-        alone = count is not None and count <= 1
-        runner = self._runner(1 if alone else self.batch, count, may_measure=not alone)
+        if count is not None and count <= 1:
+            return (self._predict_alone(photo, top, embed) for photo in todo)
+        runner = self._runner(self.batch, count, may_measure=True)
         # Each lane's thread decodes for itself. One more keeps the lanes busy while a photo comes from a slow disk.
-        workers = 1 if alone else runner.plan.lanes * runner.plan.threads + 1
+        workers = runner.plan.lanes * runner.plan.threads + 1
 
         def work(part: Sequence[Photo]) -> list[Prediction]:
             return self._read_and_classify(runner, part, top, embed)
 
-        if workers == 1:
-            return (result for photo in todo for result in work([photo]))
         return in_order(todo, work, workers=workers, chunk=runner.plan.micro_batch)
 
     def probabilities(self, pixels: Pixels) -> FloatArray:
@@ -184,13 +186,34 @@ class Predictor:
                 runner = self._runners[plan] = Runner(open_engine(self.path, self.card, plan), plan)
             return runner
 
+    def _predict_alone(self, photo: Photo, top: int, embed: bool) -> Prediction:
+        if photo.error is not None:
+            return Prediction(photo.path, error=photo.error)
+        try:
+            result = self.predict(photo.open(), top=top, embed=embed)
+        except ImageError as error:
+            return Prediction(photo.path, error=str(error))
+        return replace(result, path=photo.path)
+
+    @contextmanager
+    def _loading(self, batch: int) -> Iterator[Callable[[], Runner]]:
+        """Loads the engine, the first time, while the body of the `with` decodes: both leave Python meanwhile."""
+        if self._runners:
+            yield lambda: self._runner(batch)
+            return
+        with ThreadPoolExecutor(1) as pool:
+            yield pool.submit(self._runner, batch).result
+
+    def _pixels(self, source: Source) -> Pixels:
+        return network_pixels(source, self.card.preprocessing, scaled=self.scaled)
+
     def _read_and_classify(self, runner: Runner, photos: Sequence[Photo], top: int, embed: bool) -> list[Prediction]:
         results = [Prediction(photo.path, error=photo.error) for photo in photos]
         ready, pixels = [], []
         for photo, result in zip(photos, results, strict=True):
             if result.error is None:
                 try:
-                    pixels.append(network_pixels(photo.open(), self.card.preprocessing, scaled=self.scaled))
+                    pixels.append(self._pixels(photo.open()))
                 except ImageError as error:
                     result.error = str(error)
                 else:
