@@ -52,7 +52,7 @@ def inspect(
     train: Annotated[bool, typer.Option("--train", help="Forecast the memory of a training step too.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, always with every operation.")] = False,
 ) -> None:
-    """Show where the parameters, the arithmetic and the bytes of a network go.
+    """Show where a network spends parameters, MACs and bytes.
 
     MACs are multiply-accumulates, half the FLOPs. Bytes moved are those of weights, inputs and results, if nothing
     stays in a cache.
