@@ -15,7 +15,7 @@ from vertebra.errors import UsageError, nearest
 COMMANDS = {
     "models": "List the networks with their size, cost and accuracy.",
     "predict": "Classify photos.",
-    "inspect": "Show where a network spends parameters, MACs and bytes.",
+    "inspect": "Show where a network spends parameters, MACs, bytes and time.",
     "export": "Export a network as one ONNX file that predicts without torch.",
     "bench": "Time networks here, with each backend that is installed.",
     "card": "Show what an exported file says of itself.",
