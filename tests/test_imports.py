@@ -38,7 +38,7 @@ PACKAGES = {
     "units": set(),
     "card": set(),
     "models": {"torch", "safetensors", "numpy", "PIL", "rich"},
-    "anatomy": {"torch", "numpy", "pandas", "rich", "jinja2", "matplotlib"},
+    "anatomy": {"torch", "numpy", "pandas", "onnx", "onnxruntime", "matplotlib"},
     "data": {"numpy", "PIL"},
     "export": {"torch", "onnx", "onnxscript", "onnxruntime", "numpy"},
     "runtime": {"numpy", "PIL", "onnxruntime", "MNN", "pyarrow"},
