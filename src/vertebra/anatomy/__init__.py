@@ -25,6 +25,12 @@ except ModuleNotFoundError as error:
 from ._anatomy import Anatomy as Anatomy
 from ._anatomy import Group as Group
 from ._anatomy import take_apart as take_apart
+from ._choose import Candidate as Candidate
+from ._choose import Choice as Choice
+from ._choose import Limits as Limits
+from ._choose import choose as choose
+from ._compare import Comparison as Comparison
+from ._compare import compare as compare
 from ._latency import Latency as Latency
 from ._latency import predict as predict
 from ._measure import Measurement as Measurement

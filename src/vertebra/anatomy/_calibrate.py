@@ -70,7 +70,7 @@ def calibrate(executor: str) -> Calibration:
 
     None of the networks that Vertebra ships is among them.
     """
-    begin, busy = time.perf_counter(), _busy_seconds()
+    begin, busy = time.perf_counter(), busy_seconds()
     runs: list[tuple[list[Kernel], Measurement]] = []
     for seed in SEEDS:
         with torch.device("meta"):
@@ -85,11 +85,11 @@ def calibrate(executor: str) -> Calibration:
         between=statistics.median(_between(kernels, measured) for kernels, measured in runs),
         seconds=seconds,
         noise=statistics.median(_spread(measured) for _, measured in runs),
-        others=max(0.0, _busy_seconds() - busy) / seconds / (os.cpu_count() or 1),
+        others=max(0.0, busy_seconds() - busy) / seconds / (os.cpu_count() or 1),
     )
 
 
-def _busy_seconds() -> float:
+def busy_seconds() -> float:
     """Processor time that other programs have taken since the machine started; 0 where the system does not tell."""
     try:
         user, nice, system = map(int, Path("/proc/stat").read_text(encoding="ascii").split()[1:4])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -131,6 +132,20 @@ def parse_size(text: str | None) -> int | tuple[int, int] | None:
         raise UsageError(f"--size is {text!r}; give one side in pixels (224) or height and width (192x256).")
     height, *width = map(int, sides)
     return (height, width[0]) if width else height
+
+
+def check_out(option: str, path: Path, suffix: str) -> None:
+    """Find out before the work that a file cannot be written.
+
+    Raises:
+        UsageError: another suffix, a folder that is not there, or a folder of that name.
+    """
+    if path.suffix.lower() != suffix:
+        raise UsageError(f"{option} is {str(path)!r}; its name must end in {suffix}.")
+    if not path.parent.is_dir():
+        raise UsageError(f"{option} is {str(path)!r}, and there is no folder {str(path.parent)!r}. Make it first.")
+    if path.is_dir():
+        raise UsageError(f"{option} is {str(path)!r}, which is a folder. Give the name of a file.")
 
 
 def parts(anatomy: Anatomy, depth: Depth) -> tuple[Group, ...] | tuple[Row, ...]:
