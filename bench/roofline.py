@@ -2,7 +2,8 @@
 
 The calibration times networks drawn at random and none of ours, so that all of ours are held out. A network is timed
 again, at most n times, while its runs differ by more than 5 % between their quartiles or other programs take more than
-5 % of the processor; the calmest timing counts. That the graphs that are timed take as long as exported files is measured on a few of them.
+5 % of the processor; the calmest timing counts. That the graphs that are timed take as long as exported files is
+measured on a few of them.
 """
 
 from __future__ import annotations

@@ -97,6 +97,15 @@ def test_measured_beside_predicted(vertebra):
     assert 0 < sum(measurement["rows"].values()) < 1000
 
 
+def test_page_and_picture(vertebra, tmp_path):
+    page, picture = tmp_path / "page.html", tmp_path / "picture.png"
+    result = vertebra("inspect", "resnet18", "--device", "t4", "--train", "--html", page, "--png", picture)
+    assert result.code == 0
+    assert "<title>resnet18 – anatomy</title>" in page.read_text("utf-8")
+    assert '"latency":{"device":"t4"' in page.read_text("utf-8")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_narrow_terminal_gets_fewer_columns(vertebra, monkeypatch):
     from rich.console import Console
 
@@ -130,6 +139,8 @@ def test_training_memory_is_said(vertebra):
         (["resnet18", "--depth", "atom"], "--depth"),
         (["resnet18", "--device", "h10"], "Did you mean 'h100'"),
         (["resnet18", "--executor", "tvm"], "--executor"),
+        (["resnet18", "--html", "page.htm"], "must end in .html"),
+        (["resnet18", "--png", "nowhere/picture.png"], "no folder 'nowhere'"),
         (["vgg11", "--size", "8"], "at least 32 × 32 pixels"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -272,6 +273,36 @@ class Anatomy(Group):
             "measurement": None if measurement is None else measurement.to_dict(),
             "training": [forecast.to_dict() for forecast in training],
         }
+
+    def to_html(
+        self,
+        *,
+        latency: Latency | None = None,
+        measurement: Measurement | None = None,
+        training: Iterable[TrainingMemory] = (),
+    ) -> str:
+        """A page to look at it: one file that opens without a network, in light and dark, by mouse and by keyboard."""
+        from ._page import page
+
+        return page(self, latency, measurement, training)
+
+    def to_png(
+        self, path: str | Path, *, latency: Latency | None = None, measurement: Measurement | None = None
+    ) -> None:
+        """Draw the shares of the stages, and the roofline where a latency is given.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        from ._page import picture
+
+        picture(self, path, latency, measurement)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the page, with times where this machine has been calibrated."""
+        from ._page import in_notebook
+
+        return in_notebook(self)
 
     def __repr__(self) -> str:
         from vertebra.units import count, size

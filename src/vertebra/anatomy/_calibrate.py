@@ -47,14 +47,9 @@ def calibrated(executor: str, notify: Callable[[str], None] | None = None) -> Ca
     """
     if executor not in EXECUTORS:
         raise UsageError(f"executor is {executor!r}; it must be one of {', '.join(EXECUTORS)}.")
-    path = cache_path(executor)
-    machine = describe_machine(executor)
-    try:
-        kept = dict(json.loads(path.read_text(encoding="utf-8")))
-        if kept.pop("format") == _FORMAT and kept["machine"] == machine:
-            return Calibration.from_dict(kept)
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # there is none, or one that another version wrote
+    found = kept(executor)
+    if found is not None:
+        return found
     if notify is not None:
         notify(f"Calibrating this machine for {executor}, once; this takes about 10 s …")
     result = calibrate(executor)
@@ -63,6 +58,17 @@ def calibrated(executor: str, notify: Callable[[str], None] | None = None) -> Ca
     elif notify is not None:
         notify("This machine is busy with something else, so the times are too long, and the calibration is not kept.")
     return result
+
+
+def kept(executor: str) -> Calibration | None:
+    """The calibration that was kept, if it is of this machine and of what is installed now."""
+    try:
+        found = dict(json.loads(cache_path(executor).read_text(encoding="utf-8")))
+        if found.pop("format") == _FORMAT and found["machine"] == describe_machine(executor):
+            return Calibration.from_dict(found)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # there is none, or one that another version wrote
+    return None
 
 
 def calibrate(executor: str) -> Calibration:

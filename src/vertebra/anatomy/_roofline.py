@@ -122,7 +122,8 @@ class Calibration:
     @property
     def name(self) -> str:
         """The machine and the executor in words."""
-        return f"this machine ({self.machine['cpu']}, {self.machine['threads']} threads, {self.executor})"
+        threads = self.machine["threads"]
+        return f"this machine ({self.machine['cpu']}, {threads} thread{'s' * (threads != 1)}, {self.executor})"
 
     @property
     def bandwidth(self) -> float:

@@ -48,6 +48,8 @@ class Settings:
     measure: bool = False
     train: bool = False
     json: bool = False
+    html: Path | None = None
+    png: Path | None = None
 
 
 @app.command()
@@ -67,6 +69,8 @@ def inspect(
     measure: Annotated[bool, typer.Option("--measure", help="Time each operation here too.")] = False,
     train: Annotated[bool, typer.Option("--train", help="Forecast the memory of a training step too.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, always with every operation.")] = False,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page to look at it.")] = None,
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw stages and roofline.")] = None,
 ) -> None:
     """Show where a network spends parameters, MACs, bytes and time.
 
@@ -74,7 +78,7 @@ def inspect(
     stays in a cache. The first prediction for this machine calibrates it, once, in about 10 s; devices other than this
     machine are a100, h100, laptop, orin, phone, raspberrypi5, rtx4090 and t4.
     """
-    run(Settings(model, depth, size, batch, device, executor, measure, train, json))
+    run(Settings(model, depth, size, batch, device, executor, measure, train, json, html, png))
 
 
 def run(settings: Settings) -> None:
@@ -85,10 +89,18 @@ def run(settings: Settings) -> None:
     """
     from vertebra.anatomy import take_apart
 
+    for option, path in (("--html", settings.html), ("--png", settings.png)):
+        if path is not None:
+            check_out(option, path, f".{option[2:]}")
     anatomy = take_apart(settings.model, parse_size(settings.size), settings.batch)
     latency = predicted(anatomy, settings.device, settings.executor)
     measurement = anatomy.measure(settings.executor) if settings.measure else None
     training = [anatomy.training_memory(checkpointing=on) for on in (False, True)] if settings.train else []
+    if settings.html is not None:
+        page = anatomy.to_html(latency=latency, measurement=measurement, training=training)
+        settings.html.write_text(page, encoding="utf-8")
+    if settings.png is not None:
+        anatomy.to_png(settings.png, latency=latency, measurement=measurement)
     if settings.json:
         print_json(anatomy.to_dict(latency=latency, measurement=measurement, training=training))
         return
