@@ -83,5 +83,7 @@ def test_a_network_of_ones_own_has_no_accuracy(tmp_path):
 
 
 def test_one_network_is_no_comparison():
-    with pytest.raises(UsageError, match="two networks or more, and got 1"):
+    with pytest.raises(UsageError, match="two networks or more"):
         vertebra.compare(["resnet18"])
+    with pytest.raises(UsageError, match="models is 'resnet18'"):
+        vertebra.compare("resnet18")

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 import vertebra
@@ -81,6 +82,8 @@ def test_wrong_devices_and_executors():
         anatomy.latency(executor="tensorrt")
     with pytest.raises(UsageError, match="executor is 'tensorrt'"):
         anatomy.measure("tensorrt")
+    with pytest.raises(UsageError, match="device is None"):
+        anatomy.latency(None)
     assert find_device("H100").key == "h100"
 
 
@@ -246,8 +249,6 @@ def test_every_kernel_gets_a_time(taken, executor):
 
 
 def test_torch_measures_what_has_several_inputs():
-    import torch
-
     class Two(nn.Module):
         def __init__(self):
             super().__init__()
@@ -259,3 +260,42 @@ def test_torch_measures_what_has_several_inputs():
     inputs = {"x": torch.zeros(2, 8), "y": torch.zeros(2, 8, dtype=torch.int64)}
     found = vertebra.anatomy(Two(), inputs=inputs).measure("torch", 0.05)
     assert found.total_ms > 0
+
+
+class Constant(nn.Module):
+    """A tensor that is neither parameter nor buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.scale = nn.Conv2d(3, 4, 3), torch.ones(1, 4, 1, 1)
+
+    def forward(self, x):
+        return self.conv(x) * self.scale
+
+
+def test_constants_get_values_too():
+    found = vertebra.anatomy(Constant(), 16).measure("torch", 0.02)
+    assert len(found.rows) == 2
+
+
+class Unsound(nn.Module):
+    """Runs on shapes, and not on the values that are made up for it."""
+
+    def forward(self, x):
+        if not x.is_meta:
+            raise ValueError("no such pixels.")
+        return x + 1
+
+
+def test_what_runs_on_shapes_alone_is_said():
+    with pytest.raises(UsageError, match=r"runs on shapes and not on made-up values: ValueError: no such pixels\."):
+        vertebra.anatomy(Unsound(), 16).measure("torch", 0.02)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_measuring_leaves_the_network_as_it_is(training):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).train(training)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    vertebra.anatomy(network, 16).measure("torch", 0.02)
+    assert network.training == training
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())

@@ -269,6 +269,13 @@ def test_a_notebook_shows_the_page(visit, tmp_path, monkeypatch):
     assert json.loads(data[1])["latency"]["device"] == "here"
 
 
+def test_a_picture_of_what_takes_no_time(tmp_path):
+    anatomy = vertebra.anatomy(nn.Flatten(), 8)
+    anatomy.to_png(tmp_path / "picture.png", latency=anatomy.latency("t4"))
+    assert (tmp_path / "picture.png").stat().st_size > 1000
+    assert anatomy.to_html(latency=anatomy.latency("t4"))
+
+
 def test_the_pictures(anatomy, tmp_path):
     sizes = []
     for latency in (None, anatomy.latency(HERE), anatomy.latency("h100")):

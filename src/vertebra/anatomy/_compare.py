@@ -160,8 +160,8 @@ def compare(
     Raises:
         UsageError: fewer than two networks, or one, an input or a device that is not allowed.
     """
-    if len(models) < 2:
-        raise UsageError(f"compare takes two networks or more, and got {len(models)}.")
+    if isinstance(models, str) or len(models) < 2:
+        raise UsageError(f"models is {models!r}; compare takes a list of two networks or more.")
     # A wrong name or input is found before this machine is calibrated.
     anatomies = [take_apart(model, input_size, batch_size) for model in models]
     entries = []

@@ -88,5 +88,7 @@ def predict(
             raise UsageError(f"executor is {executor!r}, which says how this machine runs it; {device} has no choice.")
         else:
             device = find_device(device)
+    elif not isinstance(device, (Device, Calibration)):
+        raise UsageError(f"device is {device!r}; give 'here', a name from vertebra.anatomy.devices(), or a Device.")
     times = tuple((kernel, device.time(kernel, anatomy.dtype)) for kernel in kernels_of(anatomy.rows, device.executor))
     return Latency(device, anatomy.dtype, times)

@@ -136,6 +136,14 @@ def _in_torch(subject: Subject, rows: Sequence[Row], seconds: float) -> Measurem
     trace = _trace.run(subject.network, subject.args, subject.kwargs)
     network = _filled(subject.network)
     args, kwargs = tree_map(_random_like, (subject.args, subject.kwargs))
+    try:
+        with torch.inference_mode():
+            network(*args, **kwargs)
+    except Exception as error:
+        raise UsageError(
+            f"{subject.name} runs on shapes and not on made-up values: {type(error).__name__}: {error} Register the "
+            "tensors that it holds as buffers, and let nothing depend on values."
+        ) from error
     with torch.inference_mode():
         totals = _timed(lambda: network(*args, **kwargs), seconds / 2)
     runs: list[list[float]] = []
@@ -210,8 +218,16 @@ def _filled(network: nn.Module) -> nn.Module:
     with torch.no_grad():
         for tensor in [*real.parameters(), *real.buffers()]:
             # Neither zeros nor denormal numbers; a positive variance. Random ones would take seconds to draw.
-            tensor.fill_(0.01 if tensor.is_floating_point() else 0)
+            tensor.fill_(_filling(tensor))
+    for module in real.modules():  # a tensor that is neither parameter nor buffer
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor) and value.is_meta:
+                setattr(module, name, torch.full(value.shape, _filling(value), dtype=value.dtype))
     return real.to(memory_format=torch.channels_last)
+
+
+def _filling(tensor: Tensor) -> float:
+    return 0.01 if tensor.is_floating_point() else 0
 
 
 def _random_like(value: Any) -> Any:

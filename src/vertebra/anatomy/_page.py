@@ -67,12 +67,13 @@ def picture(anatomy: Anatomy, path: str | Path, latency: Latency | None, measure
     except ModuleNotFoundError as error:
         raise MissingExtraError("the picture", "torch") from error
     stages = [stage for stage in anatomy.stages if stage.rows[0].kind is not Kind.UNUSED]
-    figure = Figure(figsize=(13 if latency else 7.5, 2.2 + 0.42 * max(len(stages), 6)), layout="constrained")
+    timed = latency is not None and bool(latency.kernels)
+    figure = Figure(figsize=(13 if timed else 7.5, 2.2 + 0.42 * max(len(stages), 6)), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 2 if latency else 1, squeeze=False)[0]
+    panels = figure.subplots(1, 1 + timed, squeeze=False)[0]
     figure.suptitle(f"{anatomy.name}, {anatomy.input}")
     _draw_shares(panels[0], anatomy, stages, latency, measurement)
-    if latency is not None:
+    if latency is not None and timed:
         _draw_roofline(panels[1], latency, measurement)
     figure.savefig(path, format="png", dpi=120)
 

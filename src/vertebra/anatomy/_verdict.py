@@ -103,7 +103,9 @@ def _memory(anatomy: Anatomy) -> str:
     peak = anatomy.peak_row
     if peak is None or not peak.live_bytes:
         return ""
-    ratio = anatomy.peak_activation_bytes / max(anatomy.parameter_bytes, 1)
+    if not anatomy.parameter_bytes:
+        return f"Activations need {size(peak.live_bytes)} at most, at {peak.name}."
+    ratio = anatomy.peak_activation_bytes / anatomy.parameter_bytes
     compared = f"{three_figures(ratio)} times" if ratio >= 1 else f"{_percent(ratio)} of"
     return f"Activations need {size(peak.live_bytes)} at most, at {peak.name}, which is {compared} the weights' memory."
 
