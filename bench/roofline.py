@@ -19,7 +19,7 @@ from typing import Any
 import _common
 
 MAX_GMACS = 20
-N = 3
+N = 2
 SECONDS = 1.2
 CALM = 0.05
 EXPORTED = ("mobilenet_v2", "densenet121", "resnet50")
