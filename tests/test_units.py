@@ -35,3 +35,18 @@ def test_a_megabyte_is_ten_to_the_six_bytes():
 )
 def test_three_figures(number, text):
     assert units.three_figures(number) == text
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "text"),
+    [
+        (0.0034, "3.40 µs"),
+        (0.9994, "999 µs"),
+        (0.9996, "1.00 ms"),
+        (107.6, "108 ms"),
+        (999.6, "1.00 s"),
+        (0, "0.00 µs"),
+    ],
+)
+def test_duration(milliseconds, text):
+    assert units.duration(milliseconds) == text

@@ -14,6 +14,7 @@ from vertebra.errors import MissingExtraError, VertebraError
 if TYPE_CHECKING:
     from vertebra import models as models
     from vertebra._load import load
+    from vertebra.anatomy import choose, compare
     from vertebra.anatomy import take_apart as anatomy
     from vertebra.models import (
         create_model,
@@ -29,6 +30,8 @@ __version__ = "0.1.0"
 # module of that very name is exported itself.
 _EXPORTS: dict[str, tuple[str, str | None]] = {
     "anatomy": ("vertebra.anatomy", "torch"),
+    "choose": ("vertebra.anatomy", "torch"),
+    "compare": ("vertebra.anatomy", "torch"),
     "create_model": ("vertebra.models", "torch"),
     "get_model": ("vertebra.models", "torch"),
     "get_model_weights": ("vertebra.models", "torch"),
@@ -42,6 +45,8 @@ __all__ = [
     "VertebraError",
     "__version__",
     "anatomy",
+    "choose",
+    "compare",
     "create_model",
     "get_model",
     "get_model_weights",

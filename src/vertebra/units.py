@@ -19,6 +19,16 @@ def size(number: float) -> str:
     return _scaled(number, "B")
 
 
+def duration(milliseconds: float) -> str:
+    """A time with three figures: `"108 ms"`, `"3.40 µs"`, `"1.20 s"`."""
+    if milliseconds >= 999.5:
+        return f"{three_figures(milliseconds / 1_000)} s"
+    # Compared after rounding: 0.9996 ms is 1.00 ms, not 1000 µs.
+    if milliseconds >= 0.9995:
+        return f"{three_figures(milliseconds)} ms"
+    return f"{three_figures(milliseconds * 1_000)} µs"
+
+
 def _scaled(number: float, unit: str) -> str:
     for scale, letter in ((GIGA, "G"), (MEGA, "M"), (1_000, "k")):
         # Compared after rounding to three figures: 999,950 is 1.00 M, not 1000 k.

@@ -31,6 +31,7 @@ def test_shares_are_those_of_the_rows() -> None:
 def test_without_weights() -> None:
     verdict = vertebra.anatomy(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)), input_size=(3, 8, 8)).verdict()
     assert verdict.startswith("There are no weights.")
+    assert "at most, at 0." in verdict
 
 
 def test_parts_that_take_no_part_are_named() -> None:

@@ -1,4 +1,4 @@
-"""A network taken apart: where every parameter, operation and byte of it goes.
+"""A network taken apart: where every parameter, operation, byte and millisecond of it goes.
 
     import vertebra
     anatomy = vertebra.anatomy("resnet50")
@@ -25,8 +25,18 @@ except ModuleNotFoundError as error:
 from ._anatomy import Anatomy as Anatomy
 from ._anatomy import Group as Group
 from ._anatomy import take_apart as take_apart
+from ._choose import Candidate as Candidate
+from ._choose import Choice as Choice
+from ._choose import Limits as Limits
+from ._choose import choose as choose
+from ._compare import Comparison as Comparison
+from ._compare import compare as compare
+from ._latency import Latency as Latency
+from ._latency import predict as predict
+from ._measure import Measurement as Measurement
 from ._memory import TrainingMemory as TrainingMemory
 from ._ops import Kind as Kind
+from ._roofline import devices as devices
 from ._rows import Row as Row
 
 

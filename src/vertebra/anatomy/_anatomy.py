@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +23,8 @@ from ._rows import Row, rows_of
 if TYPE_CHECKING:
     import pandas
 
+    from ._latency import Latency
+    from ._measure import Measurement
 
 SCHEMA = 1  # of to_dict(); a higher number is another meaning
 
@@ -189,8 +192,36 @@ class Anatomy(Group):
         check_count("batch_size", size)
         return _memory.training_memory(self.subject, optimizer, checkpointing, size)
 
-    def to_frame(self) -> pandas.DataFrame:
-        """The rows as a pandas DataFrame.
+    def latency(self, device: Any = "here", executor: str | None = None) -> Latency:
+        """Predict the time of each operation and of the whole, in ms.
+
+        Args:
+            device: "here" (calibrated on the first use, in under 20 s), a name from `devices()`, or a `Device`.
+            executor: of this machine "onnxruntime" (the default) or "torch" (eager, channels-last).
+
+        Raises:
+            UsageError: an unknown device or executor, or a dtype that the device has no figures for.
+        """
+        from ._latency import predict
+
+        return predict(self, device, executor)
+
+    def measure(self, executor: str = "onnxruntime", seconds: float = 2.0) -> Measurement:
+        """Time the whole and each operation on this machine, with made-up weights.
+
+        Args:
+            executor: "onnxruntime" or "torch" (eager, channels-last).
+            seconds: how long to run it; more where three runs take longer.
+
+        Raises:
+            UsageError: an unknown executor, or operations that are not given to ONNX Runtime here.
+        """
+        from ._measure import measure
+
+        return measure(self, executor, seconds)
+
+    def to_frame(self, latency: Latency | None = None, measurement: Measurement | None = None) -> pandas.DataFrame:
+        """The rows as a pandas DataFrame, with columns `predicted_ms`, `bound` and `measured_ms` for what is given.
 
         Raises:
             VertebraError: pandas is not installed.
@@ -199,16 +230,28 @@ class Anatomy(Group):
             import pandas
         except ImportError as error:
             raise VertebraError("to_frame() needs pandas, which is not installed. Run: pip install pandas") from error
-        return pandas.DataFrame([row.to_dict() for row in self.rows]).set_index("index")
+        frame = pandas.DataFrame([row.to_dict() for row in self.rows]).set_index("index")
+        if latency is not None:
+            frame["predicted_ms"] = pandas.Series({index: time.ms for index, time in latency.rows.items()})
+            frame["bound"] = pandas.Series({index: time.bound for index, time in latency.rows.items()})
+        if measurement is not None:
+            frame["measured_ms"] = pandas.Series(dict(measurement.rows))
+        return frame
 
-    def verdict(self) -> str:
+    def verdict(self, latency: Latency | None = None) -> str:
         """What stands out, in a few sentences that are worked out from the rows."""
         from ._verdict import verdict
 
-        return verdict(self)
+        return verdict(self, latency)
 
-    def to_dict(self, training: Iterable[TrainingMemory] = ()) -> dict[str, Any]:
-        """All of it, ready for JSON; bytes and counts. A page or a plot needs nothing else."""
+    def to_dict(
+        self,
+        *,
+        latency: Latency | None = None,
+        measurement: Measurement | None = None,
+        training: Iterable[TrainingMemory] = (),
+    ) -> dict[str, Any]:
+        """All of it, ready for JSON; bytes, counts and ms. A page or a plot needs nothing else."""
         peak = self.peak_row
         return {
             "schema": SCHEMA,
@@ -225,9 +268,41 @@ class Anatomy(Group):
             "stages": [group.to_dict() for group in self.stages],
             "blocks": [group.to_dict() | {"stage": group.rows[0].stage} for group in self.blocks],
             "rows": [row.to_dict() for row in self.rows],
-            "verdict": self.verdict(),
+            "verdict": self.verdict(latency),
+            "latency": None if latency is None else latency.to_dict(),
+            "measurement": None if measurement is None else measurement.to_dict(),
             "training": [forecast.to_dict() for forecast in training],
         }
+
+    def to_html(
+        self,
+        *,
+        latency: Latency | None = None,
+        measurement: Measurement | None = None,
+        training: Iterable[TrainingMemory] = (),
+    ) -> str:
+        """A page to look at it: one file that opens without a network, in light and dark, by mouse and by keyboard."""
+        from ._page import page
+
+        return page(self, latency, measurement, training)
+
+    def to_png(
+        self, path: str | Path, *, latency: Latency | None = None, measurement: Measurement | None = None
+    ) -> None:
+        """Draw the shares of the stages, and the roofline where a latency is given.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        from ._page import picture
+
+        picture(self, path, latency, measurement)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the page, with times where this machine has been calibrated."""
+        from ._page import in_notebook
+
+        return in_notebook(self)
 
     def __repr__(self) -> str:
         from vertebra.units import count, size
@@ -258,7 +333,7 @@ def take_apart(
             several, or a dict by name. Only their shapes are used.
 
     Returns:
-        The `Anatomy`: `.parameters`, `.macs`, `.rows`, `.stages`, `.peak_activation_bytes`, `.training_memory()`, …
+        The `Anatomy`: `.parameters`, `.macs`, `.rows`, `.stages`, `.peak_activation_bytes`, `.latency(device)`, …
 
     Raises:
         UsageError: the network does not take the input, depends on values of its tensors, or an argument is wrong.

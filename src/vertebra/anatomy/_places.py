@@ -51,7 +51,7 @@ class Places:
         for length in range(start, len(parts) + 1):
             candidate = ".".join(parts[:length])
             if not _is_list(self._network.get_submodule(candidate)):
-                return candidate
+                return candidate or TOP
         return path or TOP
 
     def _name(self, path: str, op: str, has_weights: bool) -> str:

@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from vertebra.units import count, size, three_figures
+from vertebra.units import count, duration, size, three_figures
 
 from ._ops import Kind
 from ._rows import Row
 
 if TYPE_CHECKING:
     from ._anatomy import Anatomy
+    from ._latency import Latency
 
 _FEW = 3  # layers that can be named in a sentence
 _PLURALS = {
@@ -27,16 +28,22 @@ _PLURALS = {
     Kind.COPY: "copies",
     Kind.UNKNOWN: "operations that are not understood",
 }
+_BOUNDS = {
+    "arithmetic": "arithmetic",
+    "memory": "memory traffic",
+    "launch": "the start of each kernel",
+}
 
 
-def verdict(anatomy: Anatomy) -> str:
-    """One paragraph: where the parameters, the arithmetic, the bytes and the memory are."""
+def verdict(anatomy: Anatomy, latency: Latency | None = None) -> str:
+    """One paragraph: where the parameters, the arithmetic, the bytes, the memory and the time are."""
     sentences = [
         _parameters(anatomy),
         _arithmetic(anatomy),
         _traffic(anatomy),
         _memory(anatomy),
         _field(anatomy),
+        _time(anatomy, latency) if latency is not None else "",
         _left_out(anatomy),
     ]
     return " ".join(sentence for sentence in sentences if sentence)
@@ -96,7 +103,9 @@ def _memory(anatomy: Anatomy) -> str:
     peak = anatomy.peak_row
     if peak is None or not peak.live_bytes:
         return ""
-    ratio = anatomy.peak_activation_bytes / max(anatomy.parameter_bytes, 1)
+    if not anatomy.parameter_bytes:
+        return f"Activations need {size(peak.live_bytes)} at most, at {peak.name}."
+    ratio = anatomy.peak_activation_bytes / anatomy.parameter_bytes
     compared = f"{three_figures(ratio)} times" if ratio >= 1 else f"{_percent(ratio)} of"
     return f"Activations need {size(peak.live_bytes)} at most, at {peak.name}, which is {compared} the weights' memory."
 
@@ -114,6 +123,23 @@ def _field(anatomy: Anatomy) -> str:
     if first is not None and first.index < maps[-1].index:
         words += f", and from {first.name} on, through gates, the whole image"
     return f"{words}."
+
+
+def _time(anatomy: Anatomy, latency: Latency) -> str:
+    if not latency.kernels:
+        return ""
+    total = latency.total_ms
+    bounds: Counter[str] = Counter()
+    kinds: Counter[Kind] = Counter()
+    for kernel, time in latency.kernels:
+        bounds[time.bound] += time.ms / total  # type: ignore[assignment]
+        kinds[kernel.main.kind] += time.ms / total  # type: ignore[assignment]
+    (bound, bounded), (kind, spent) = bounds.most_common(1)[0], kinds.most_common(1)[0]
+    lead = "It cannot be faster than" if latency.is_bound else "It should take"
+    return (
+        f"{lead} {duration(total)} on {latency.device.name}; {_percent(bounded)} of that waits for "
+        f"{_BOUNDS[bound]}, and {_PLURALS[kind]} take {_percent(spent)}."
+    )
 
 
 def _left_out(anatomy: Anatomy) -> str:

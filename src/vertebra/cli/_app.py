@@ -15,6 +15,9 @@ from vertebra.errors import UsageError, nearest
 COMMANDS = {
     "models": "List the networks with their size, cost and accuracy.",
     "predict": "Classify photos.",
+    "inspect": "Show where a network spends parameters, MACs, bytes and time.",
+    "compare": "Put networks side by side: cost, accuracy, which are worth it.",
+    "choose": "Find the networks that fit a budget, and why others do not.",
     "export": "Export a network as one ONNX file that predicts without torch.",
     "bench": "Time networks here, with each backend that is installed.",
     "card": "Show what an exported file says of itself.",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
-from textwrap import indent
+from textwrap import fill, indent
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -52,3 +53,14 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: 
     for row in rows:
         table.add_row(*row)
     console().print(table)
+
+
+def bar(share: float, width: int = 6) -> str:
+    """A share of 1 as a bar, to an eighth of a character: `"██▌"`."""
+    whole, eighths = divmod(round(min(max(share, 0.0), 1.0) * width * 8), 8)
+    return "█" * whole + " ▏▎▍▌▋▊▉"[eighths].strip()
+
+
+def wrapped(text: str) -> str:
+    """A paragraph in lines that fit the terminal, of 120 characters at most."""
+    return fill(text, min(shutil.get_terminal_size().columns, 120))

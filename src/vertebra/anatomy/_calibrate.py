@@ -1,0 +1,210 @@
+"""Measure this machine, once: time random networks, and fit what each sort of kernel costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from importlib import metadata
+from itertools import chain, combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vertebra.errors import UsageError
+
+from . import _synthetic
+from ._anatomy import take_apart
+from ._kernels import Kernel, kernels_of
+from ._measure import EXECUTORS, Measurement, measure
+from ._ops import Kind
+from ._roofline import Calibration, Rate, label
+
+SEEDS = (2, 4, 5, 7, 8, 10)  # of the networks that are timed
+SECONDS_EACH = 0.6
+# A calibration whose runs differed by more, or during which other programs used more of the processor, is used once and
+# made again next time.
+MAX_UNREST = 0.15
+_FORMAT = 2
+
+
+def calibrated(executor: str, notify: Callable[[str], None] | None = None) -> Calibration:
+    """The kept calibration of this machine, or a new one where there is none for what is installed now.
+
+    Args:
+        executor: "onnxruntime" or "torch".
+        notify: is told that a calibration begins.
+
+    Raises:
+        UsageError: there is no such executor.
+    """
+    if executor not in EXECUTORS:
+        raise UsageError(f"executor is {executor!r}; it must be one of {', '.join(EXECUTORS)}.")
+    found = kept(executor)
+    if found is not None:
+        return found
+    if notify is not None:
+        notify(f"Calibrating this machine for {executor}, once; this takes about 10 s …")
+    result = calibrate(executor)
+    if max(result.noise, result.others) <= MAX_UNREST:
+        _keep(result)
+    elif notify is not None:
+        notify("This machine is busy with something else, so the times are too long, and the calibration is not kept.")
+    return result
+
+
+def kept(executor: str) -> Calibration | None:
+    """The calibration that was kept, if it is of this machine and of what is installed now."""
+    try:
+        found = dict(json.loads(cache_path(executor).read_text(encoding="utf-8")))
+        if found.pop("format") == _FORMAT and found["machine"] == describe_machine(executor):
+            return Calibration.from_dict(found)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # there is none, or one that another version wrote
+    return None
+
+
+def calibrate(executor: str) -> Calibration:
+    """Time random networks here for a few seconds and fit what each sort of kernel costs.
+
+    None of the networks that Vertebra ships is among them.
+    """
+    begin, busy = time.perf_counter(), busy_seconds()
+    runs: list[tuple[list[Kernel], Measurement]] = []
+    for seed in SEEDS:
+        with torch.device("meta"):
+            network, size = _synthetic.network(seed)
+        anatomy = take_apart(network, size)
+        runs.append((kernels_of(anatomy.rows, executor), measure(anatomy, executor, SECONDS_EACH)))
+    seconds = time.perf_counter() - begin
+    return Calibration(
+        executor=executor,
+        machine=describe_machine(executor),
+        rates=fit(runs),
+        between=statistics.median(_between(kernels, measured) for kernels, measured in runs),
+        seconds=seconds,
+        noise=statistics.median(_spread(measured) for _, measured in runs),
+        others=max(0.0, busy_seconds() - busy) / seconds / (os.cpu_count() or 1),
+    )
+
+
+def busy_seconds() -> float:
+    """Processor time that other programs have taken since the machine started; 0 where the system does not tell."""
+    try:
+        user, nice, system = map(int, Path("/proc/stat").read_text(encoding="ascii").split()[1:4])
+        own = os.times()
+        return (user + nice + system) / os.sysconf("SC_CLK_TCK") - own.user - own.system
+    except (OSError, ValueError):
+        return 0.0
+
+
+def _between(kernels: Sequence[Kernel], measured: Measurement) -> float:
+    return (measured.total_ms - sum(measured.rows.values())) / len(kernels)
+
+
+def _spread(measured: Measurement) -> float:
+    low, high = measured.quartiles_ms
+    return (high - low) / measured.total_ms
+
+
+def fit(runs: Iterable[tuple[Sequence[Kernel], Measurement]]) -> dict[str, Rate]:
+    """Rates by label, and by kind for operations that were not among them, with the least relative error."""
+    samples: dict[str, list[tuple[tuple[float, ...], float]]] = defaultdict(list)
+    for kernels, measured in runs:
+        for kernel in kernels:
+            ms = measured.rows.get(kernel.main.index)
+            if ms is None:
+                continue
+            # A profiler's clock ticks in µs: what takes less is taken for one.
+            sample = (_features(kernel), max(ms, 1e-3))
+            for name in {label(kernel), kernel.main.kind.value}:
+                samples[name].append(sample)
+    rates = {name: _fit(found, _PARTS.get(name, (0, 3))) for name, found in samples.items()}
+    if Kind.MATMUL.value in rates and Kind.POINTWISE.value in rates:
+        # With one image the product waits for its weights, and its arithmetic cannot be seen. Where there are more,
+        # it is that of a 1×1 convolution, which is a product of matrices too.
+        waiting = rates[Kind.MATMUL.value]
+        rates[Kind.MATMUL.value] = Rate(
+            waiting.launch, rates[Kind.POINTWISE.value].operations, waiting.weights, waiting.activations
+        )
+    return rates
+
+
+# Which of launch, operations, weights and activations can matter. Elsewhere it is launch and activations.
+_PARTS: dict[str, tuple[int, ...]] = {
+    Kind.DENSE: (0, 1, 2, 3),
+    Kind.POINTWISE: (0, 1, 2, 3),
+    Kind.GROUPED: (0, 1, 2, 3),
+    Kind.DEPTHWISE: (0, 1, 2, 3),
+    Kind.MATMUL: (0, 2),
+    Kind.NORM: (0, 2, 3),
+}
+
+
+def _features(kernel: Kernel) -> tuple[float, ...]:
+    activations = kernel.bytes - kernel.weight_bytes
+    return 1.0, kernel.operations / 1e6, kernel.weight_bytes / 1e6, activations / 1e6
+
+
+def _fit(samples: Sequence[tuple[tuple[float, ...], float]], parts: Sequence[int]) -> Rate:
+    """Least squares of the relative error, with no part below 0."""
+    times = np.array([ms for _, ms in samples])
+    scaled = np.array([features for features, _ in samples]) / times[:, None]
+    best, least = np.zeros(4), np.inf
+    # With so few parts the exact answer is the best one among all subsets whose parts are all positive.
+    for chosen in chain.from_iterable(combinations(parts, count) for count in range(1, len(parts) + 1)):
+        found, *_ = np.linalg.lstsq(scaled[:, chosen], np.ones(len(times)), rcond=None)
+        error = float(np.square(scaled[:, chosen] @ found - 1).sum())
+        if error < least and (found >= 0).all():
+            best, least = np.zeros(4), error
+            best[list(chosen)] = found
+    return Rate(*map(float, best))
+
+
+def describe_machine(executor: str) -> dict[str, Any]:
+    """What a calibration is good for: another processor, number of threads or version needs a new one."""
+    package = {"torch": "torch"}.get(executor, "onnxruntime")
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "version": f"{package} {metadata.version(package)}",
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def cache_path(executor: str) -> Path:
+    """Where the calibration is kept: `$VERTEBRA_CACHE`, or `vertebra` in the folder where this system keeps caches."""
+    name = f"roofline-{executor}.json"
+    if folder := os.environ.get("VERTEBRA_CACHE"):
+        return Path(folder).expanduser() / name
+    home = os.environ.get("XDG_CACHE_HOME") or (os.environ.get("LOCALAPPDATA") if os.name == "nt" else None)
+    return Path(home or "~/.cache").expanduser() / "vertebra" / name
+
+
+def _keep(calibration: Calibration) -> None:
+    """Write it down; where that is not possible it is made again next time."""
+    path = cache_path(calibration.executor)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
+            json.dump({"format": _FORMAT} | calibration.to_dict(), file, indent=1)
+        Path(file.name).replace(path)
+    except OSError:
+        return

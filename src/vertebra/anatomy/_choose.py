@@ -1,0 +1,205 @@
+"""The networks that fit a budget, best first, and why each other one does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vertebra.errors import UsageError
+from vertebra.models import list_models
+from vertebra.units import duration, three_figures
+
+from ._anatomy import take_apart
+from ._kernels import ONNXRUNTIME
+from ._latency import predict
+from ._published import Published, published
+from ._roofline import Calibration, find_device
+
+# A prediction that is off by no more than this decides nothing on this machine: the network is timed.
+_DOUBT = 0.25
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a network may cost and has to reach; None allows all."""
+
+    max_ms: float | None = None  # an image, at batch 1
+    max_mb: float | None = None  # of the weight file, 10⁶ bytes
+    min_top1: float | None = None  # % on ImageNet
+    max_params: float | None = None  # million
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network with its figures, as far as they were needed."""
+
+    published: Published
+    size: int  # side of the image in pixels, for the times
+    predicted_ms: float | None = None
+    measured_ms: float | None = None
+
+    @property
+    def ms(self) -> float | None:
+        """Measured where it was, predicted otherwise."""
+        return self.predicted_ms if self.measured_ms is None else self.measured_ms
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        return self.published.to_dict() | {
+            "size": self.size,
+            "predicted_ms": self.predicted_ms,
+            "measured_ms": self.measured_ms,
+        }
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What fits and what does not."""
+
+    device: str  # "this machine (…)"
+    is_bound: bool  # are the times the least that the device allows, and not predictions?
+    fits: tuple[Candidate, ...]  # best first
+    out: tuple[tuple[Candidate, str], ...]  # with the reason, nearest first
+    tightest: str  # where nothing fits: which limit to ease, and what that brings
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        return {
+            "device": self.device,
+            "is_bound": self.is_bound,
+            "fits": [candidate.to_dict() for candidate in self.fits],
+            "out": [candidate.to_dict() | {"reason": reason} for candidate, reason in self.out],
+            "tightest": self.tightest,
+        }
+
+
+def choose(
+    limits: Limits,
+    device: str | Calibration = "here",
+    executor: str | None = None,
+    size: int | None = None,
+    names: Sequence[str] | None = None,
+    finalists: int = 5,
+    notify: Callable[[str], None] | None = None,
+) -> Choice:
+    """Find the networks within the limits.
+
+    Args:
+        limits: what they may cost and have to reach.
+        device: as in `Anatomy.latency`. Where it is this machine, the finalists are timed, and the measured time
+            decides.
+        executor: of this machine "onnxruntime" (the default) or "torch".
+        size: side of the image in pixels, for the times; None takes the one that the accuracy was published for.
+        names: among which to choose; None takes all.
+        finalists: how many to time at most among those that fit.
+        notify: is told what takes long.
+
+    Raises:
+        UsageError: a limit, device or name that is not allowed.
+    """
+    for name, limit in vars(limits).items():
+        if limit is not None and not 0 < limit < float("inf"):
+            raise UsageError(f"{name} is {limit}; it must be a number above 0.")
+    if isinstance(device, str) and device != "here":
+        find_device(device)
+    found = [published(name) for name in names or list_models()]
+    ranked = sorted(found, key=lambda entry: -entry.top1)
+    judge = _Judge(limits, device, executor, size, notify)
+    fits: list[Candidate] = []
+    out: list[tuple[Candidate, str]] = []
+    for entry in ranked:
+        candidate = Candidate(entry, size or entry.size)
+        reasons = judge.misses(candidate)
+        if not reasons:
+            candidate = judge.timed(candidate, measure=len(fits) < finalists)
+            reasons = judge.misses(candidate)
+        if reasons:
+            out.append((candidate, "; ".join(reasons.values())))
+        else:
+            fits.append(candidate)
+    tightest = "" if fits else judge.tightest([candidate for candidate, _ in out])
+    return Choice(judge.device_name, judge.is_bound, tuple(fits), tuple(out), tightest)
+
+
+class _Judge:
+    """Times candidates and says which limits they miss."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        device: str | Calibration,
+        executor: str | None,
+        size: int | None,
+        notify: Callable[[str], None] | None,
+    ) -> None:
+        self.limits = limits
+        self.device_name, self.is_bound = "", False
+        self._device, self._executor, self._size, self._notify = device, executor, size, notify
+
+    def misses(self, candidate: Candidate) -> dict[str, str]:
+        """Limits that the candidate's known figures miss, each in words."""
+        limits, entry = self.limits, candidate.published
+        missed = {}
+        if limits.min_top1 is not None and entry.top1 < limits.min_top1:
+            missed["min_top1"] = f"{entry.top1:.2f} % top-1, {limits.min_top1 - entry.top1:.2f} too few"
+        if limits.max_mb is not None and entry.mb > limits.max_mb:
+            missed["max_mb"] = f"{three_figures(entry.mb)} MB, {_times(entry.mb / limits.max_mb)} the limit"
+        if limits.max_params is not None and entry.parameters > limits.max_params * 1e6:
+            ratio = entry.parameters / (limits.max_params * 1e6)
+            missed["max_params"] = f"{three_figures(entry.parameters / 1e6)} M parameters, {_times(ratio)} the limit"
+        if limits.max_ms is not None and candidate.ms is not None and candidate.ms > limits.max_ms:
+            how = "predicted" if candidate.measured_ms is None else "measured"
+            words = f"{'at least' if self.is_bound else how} {duration(candidate.ms)}"
+            missed["max_ms"] = f"{words}, {_times(candidate.ms / limits.max_ms)} the limit"
+        return missed
+
+    def timed(self, candidate: Candidate, measure: bool) -> Candidate:
+        """The candidate with its predicted time; with a measured one where that is possible, asked for and in doubt."""
+        anatomy = take_apart(candidate.published.name, self._size or candidate.size)
+        latency = predict(anatomy, self._device, self._executor, self._notify)
+        # One calibration serves all, also where it is not kept.
+        if isinstance(latency.device, Calibration):
+            self._device, self._executor = latency.device, None
+        self.device_name, self.is_bound = latency.device.name, latency.is_bound
+        candidate = replace(candidate, predicted_ms=latency.total_ms)
+        limit = self.limits.max_ms
+        hopeless = limit is not None and latency.total_ms > limit * (1 + _DOUBT)
+        if latency.is_bound or hopeless or not measure:
+            return candidate
+        if self._notify is not None:
+            self._notify(f"Timing {candidate.published.name} …")
+        executor = latency.device.executor or ONNXRUNTIME
+        return replace(candidate, measured_ms=anatomy.measure(executor, seconds=1.0).total_ms)
+
+    def tightest(self, candidates: Iterable[Candidate]) -> str:
+        """Which limit alone keeps most networks out, and the best of those."""
+        given = [name for name, limit in vars(self.limits).items() if limit is not None]
+        timed = [
+            candidate if candidate.ms is not None or self.limits.max_ms is None else self.timed(candidate, False)
+            for candidate in candidates
+        ]
+        missed = [(candidate, self.misses(candidate)) for candidate in timed]
+        alone = {name: [c for c, reasons in missed if reasons.keys() == {name}] for name in given}
+        name = max(alone, key=lambda name: len(alone[name]))
+        if alone[name]:
+            best, count = alone[name][0], len(alone[name])
+            return (
+                f"{_flag(name)} is the tightest limit: without it {count} network{'s' * (count != 1)} would fit, the "
+                f"best being {best.published.name} ({self.misses(best)[name]})."
+            )
+        by_limit = {name: sum(name in reasons for _, reasons in missed) for name in given}
+        name = max(by_limit, key=by_limit.__getitem__)
+        return (
+            f"No single limit is to blame; {_flag(name)} is the tightest, which keeps out {by_limit[name]} of "
+            f"{len(missed)} networks."
+        )
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _times(ratio: float) -> str:
+    """How far above a limit: `"1.3 ×"`, and never "1.0 ×"."""
+    return f"{ratio:.1f} ×" if ratio >= 1.05 else f"{ratio:.3f} ×"

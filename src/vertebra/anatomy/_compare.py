@@ -1,0 +1,193 @@
+"""Networks side by side: totals, costs by resolution, and which are worth their cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from vertebra.errors import MissingExtraError, UsageError
+
+from ._anatomy import Anatomy, Group, take_apart
+from ._latency import Latency, predict
+from ._ops import Kind
+from ._published import Published, published
+from ._roofline import Calibration
+
+HEAD = "head"  # what comes after the last map
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One of the networks."""
+
+    anatomy: Anatomy
+    latency: Latency | None
+    published: Published | None  # None for a network that is not from Vertebra
+
+    @property
+    def cost(self) -> float:
+        """Milliseconds where times are known, GMACs otherwise."""
+        return self.anatomy.macs / 1e9 if self.latency is None else self.latency.total_ms
+
+    @property
+    def levels(self) -> dict[str, Group]:
+        """The rows by resolution: "1/4" are those whose stage ends with a quarter of the input's side."""
+        rows: dict[str, list[Any]] = {}
+        for stage in self.anatomy.stages:
+            if stage.rows[0].kind is not Kind.UNUSED:
+                rows.setdefault(_level(stage, self.anatomy), []).extend(stage.rows)
+        return {level: Group(level, tuple(found)) for level, found in rows.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Totals and levels, ready for JSON."""
+        anatomy, latency = self.anatomy, self.latency
+
+        def costs(group: Group) -> dict[str, Any]:
+            time = None if latency is None else latency.time(group.rows)
+            values = {name: getattr(group, name) for name in ("parameters", "macs", "bytes")}
+            return values | {"ms": None if time is None else time.ms, "bound": None if time is None else time.bound}
+
+        return {
+            "name": anatomy.name,
+            "input": anatomy.input,
+            "published": None if self.published is None else self.published.to_dict(),
+            "peak_activation_bytes": anatomy.peak_activation_bytes,
+            **costs(anatomy),
+            "levels": {level: costs(group) for level, group in self.levels.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Networks side by side."""
+
+    entries: tuple[Entry, ...]
+
+    @property
+    def front(self) -> tuple[Entry, ...]:
+        """The Pareto front, cheapest first: no other network is as cheap and better, or as good and cheaper."""
+        known = [entry for entry in self.entries if entry.published is not None]
+        best: list[Entry] = []
+        for entry in sorted(known, key=lambda entry: (entry.cost, -_top1(entry))):
+            if not best or _top1(entry) > _top1(best[-1]):
+                best.append(entry)
+        return tuple(best)
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """All resolutions that occur, finest first."""
+        found = {level for entry in self.entries for level in entry.levels}
+        return tuple(sorted(found, key=lambda level: (level == HEAD, float(level[2:]) if level != HEAD else 0)))
+
+    @property
+    def cost_label(self) -> str:
+        """What is on the axis of the cost."""
+        latency = self.entries[0].latency
+        if latency is None:
+            return "GMACs"
+        return f"{'at least, ' if latency.is_bound else ''}ms on {latency.device.name}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        return {
+            "networks": [entry.to_dict() for entry in self.entries],
+            "front": [entry.anatomy.name for entry in self.front],
+            "cost": self.cost_label,
+        }
+
+    def to_png(self, path: str | Path) -> None:
+        """Draw accuracy against cost, with the Pareto front.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+            UsageError: no network here has a published accuracy.
+        """
+        known = [entry for entry in self.entries if entry.published is not None]
+        if not known:
+            raise UsageError("none of these networks has a published accuracy to draw. Name some of Vertebra's.")
+        try:
+            from matplotlib.backends.backend_agg import FigureCanvasAgg
+            from matplotlib.figure import Figure
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("the plot", "torch") from error
+        figure = Figure(figsize=(8, 5.5), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        front = self.front
+        axes.step(
+            [entry.cost for entry in front],
+            [_top1(entry) for entry in front],
+            where="post",
+            color="tab:blue",
+            linewidth=1,
+            label="Pareto front",
+        )
+        for entry in known:
+            colour = "tab:blue" if entry in front else "0.6"
+            axes.plot(entry.cost, _top1(entry), "o", color=colour)
+            axes.annotate(
+                entry.anatomy.name, (entry.cost, _top1(entry)), (5, -9), textcoords="offset points", fontsize=8
+            )
+        axes.set(xscale="log", xlabel=self.cost_label, ylabel="top-1 on ImageNet, %")
+        axes.margins(x=0.15, y=0.1)
+        axes.grid(color="0.92", which="both")
+        axes.legend(loc="upper left")
+        figure.savefig(path, format="png", dpi=130)
+
+
+def compare(
+    models: Sequence[nn.Module | str],
+    input_size: int | Sequence[int] | None = None,
+    batch_size: int = 1,
+    device: str | Calibration | None = "here",
+    executor: str | None = None,
+    notify: Callable[[str], None] | None = None,
+) -> Comparison:
+    """Take networks apart and put them side by side.
+
+    Args:
+        models: names or modules, two or more.
+        input_size: as in `vertebra.anatomy`; None takes each one's own.
+        batch_size: images in the batch.
+        device: as in `Anatomy.latency`; None leaves times out.
+        executor: of this machine.
+        notify: is told when this machine has to be calibrated first.
+
+    Raises:
+        UsageError: fewer than two networks, or one, an input or a device that is not allowed.
+    """
+    if isinstance(models, str) or len(models) < 2:
+        raise UsageError(f"models is {models!r}; compare takes a list of two networks or more.")
+    # A wrong name or input is found before this machine is calibrated.
+    anatomies = [take_apart(model, input_size, batch_size) for model in models]
+    entries = []
+    for model, anatomy in zip(models, anatomies, strict=True):
+        latency = None if device is None else predict(anatomy, device, executor, notify)
+        if latency is not None and isinstance(latency.device, Calibration):
+            device, executor = latency.device, None  # one calibration serves all, also where it is not kept
+        entries.append(Entry(anatomy, latency, published(model) if isinstance(model, str) else None))
+    return Comparison(tuple(entries))
+
+
+def _top1(entry: Entry) -> float:
+    return 0.0 if entry.published is None else entry.published.top1
+
+
+def _level(stage: Group, anatomy: Anatomy) -> str:
+    """Which part of the input's side the stage ends with, as a power of two: "1/8"."""
+    side = next((shape[-1] for shape in anatomy.input_shapes if len(shape) == 4), 0)
+    maps = _maps(stage.rows)
+    if not maps or not side or maps[-1] == 1:
+        return HEAD
+    part = 1
+    while part * maps[-1] * 1.5 < side:
+        part *= 2
+    return f"1/{part}"
+
+
+def _maps(rows: Iterable[Any]) -> list[int]:
+    return [row.output_shape[-1] for row in rows if len(row.output_shape) == 4]

@@ -1,0 +1,124 @@
+"""What an executor runs: rows, some of them fused into one kernel.
+
+torch in eager mode runs each operation by itself. ONNX Runtime folds batch norms into convolutions, and lets a
+convolution do the addition and the activation behind it while the result is still in registers; only the activations
+that are one comparison or one sigmoid, so not SiLU. A compiler for GPUs fuses every activation.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ._ops import CONVOLUTIONS, Kind
+from ._rows import Row
+
+EAGER, ONNXRUNTIME, COMPILED = "torch", "onnxruntime", "compiled"
+
+_CLAMPS = frozenset({"relu", "relu6", "hardtanh", "leaky_relu", "sigmoid"})
+_ACTIVATIONS = _CLAMPS | {"silu", "gelu", "hardswish", "hardsigmoid"}
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One or more rows that run as one piece: one does the work, what stands beside it is done in passing."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def main(self) -> Row:
+        """The row that decides how the time is spent: the second where the first only pads for it."""
+        return self.rows[self.rows[0].op == "pad" and len(self.rows) > 1]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates."""
+        return sum(row.macs for row in self.rows)
+
+    @property
+    def operations(self) -> int:
+        """FLOPs and all other arithmetic."""
+        return sum(row.flops + row.other_ops for row in self.rows)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Weights that are read; those of a folded norm are gone."""
+        return self.main.weight_bytes
+
+    @property
+    def read_bytes(self) -> int:
+        """Activations that are read: those of the first row, and the other operand of a fused addition."""
+        return self.rows[0].read_bytes + sum(
+            row.read_bytes - row.write_bytes for row in self.rows[1:] if row.op == "add"
+        )
+
+    @property
+    def write_bytes(self) -> int:
+        """What is written in the end."""
+        return self.rows[-1].write_bytes
+
+    @property
+    def bytes(self) -> int:
+        """All bytes moved."""
+        return self.weight_bytes + self.read_bytes + self.write_bytes
+
+
+def kernels_of(rows: Sequence[Row], executor: str) -> list[Kernel]:
+    """The kernels of an executor, in order. Views, and rows that do not run, are in none."""
+    running = [row for row in rows if row.kind not in (Kind.VIEW, Kind.UNUSED)]
+    if executor == EAGER:
+        return [Kernel((row,)) for row in running]
+    activations = _CLAMPS if executor == ONNXRUNTIME else _ACTIVATIONS
+    # To concatenate one tensor is a copy in torch; a graph leaves it out.
+    running = [row for row in running if not _is_trivial(row)]
+    readers = Counter(source for row in rows for source in _sources(row, rows))
+    taken: set[int] = set()
+    following = {source: row for row in running for source in _sources(row, rows) if readers[source] == 1}
+    kernels = []
+    for row in running:
+        if row.index in taken:
+            continue
+        group = [row]
+        pads = following.get(row.index) if row.op == "pad" else None
+        if pads is not None and pads.kind in CONVOLUTIONS:
+            group.append(pads)
+            taken.add(pads.index)
+        for wanted in _followers(group[-1], activations):
+            follower = following.get(group[-1].index)
+            if follower is not None and follower.index not in taken and wanted(follower):
+                group.append(follower)
+                taken.add(follower.index)
+        kernels.append(Kernel(tuple(group)))
+    return kernels
+
+
+def _sources(row: Row, rows: Sequence[Row]) -> tuple[int, ...]:
+    """The rows that worked out what this one reads, through views and through concatenations of one tensor."""
+    found = []
+    for index in row.inputs:
+        while index >= 0 and (rows[index].kind is Kind.VIEW or _is_trivial(rows[index])) and rows[index].inputs:
+            index = rows[index].inputs[0]
+        found.append(index)
+    return tuple(found)
+
+
+def _is_trivial(row: Row) -> bool:
+    return row.op == "concat" and len(row.input_shapes) == 1
+
+
+def _followers(row: Row, activations: frozenset[str]) -> list[Callable[[Row], bool]]:
+    """What may be fused behind a row, in this order; each may be missing."""
+
+    def is_norm(other: Row) -> bool:
+        return other.op == "batch_norm"
+
+    def is_sum(other: Row) -> bool:
+        return other.op == "add" and len(set(other.input_shapes)) == 1 and len(other.inputs) == 2
+
+    def is_activation(other: Row) -> bool:
+        return other.op in activations
+
+    if row.kind in CONVOLUTIONS:
+        return [is_norm, is_sum, is_activation]
+    return [is_activation] if row.kind in (Kind.NORM, Kind.MATMUL) else []

@@ -1,0 +1,94 @@
+"""From a network to ms: the kernels of an executor, timed one by one by a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from vertebra.errors import UsageError
+
+from ._calibrate import calibrated
+from ._kernels import ONNXRUNTIME, Kernel, kernels_of
+from ._roofline import Calibration, Device, Time, find_device
+from ._rows import Row
+
+if TYPE_CHECKING:
+    from ._anatomy import Anatomy
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Predicted times of a network on a device."""
+
+    device: Device | Calibration
+    dtype: str
+    kernels: tuple[tuple[Kernel, Time], ...]
+
+    @property
+    def total_ms(self) -> float:
+        """Time of the whole; where `is_bound`, it takes at least that."""
+        return sum(time.ms for _, time in self.kernels)
+
+    @property
+    def is_bound(self) -> bool:
+        """Is it the least time that the device's peaks allow, rather than a prediction from measurements?"""
+        return self.device.is_bound
+
+    @cached_property
+    def rows(self) -> Mapping[int, Time]:
+        """Index of a row -> time of the kernel that it leads. Rows fused into another's kernel are not in it."""
+        return {kernel.main.index: time for kernel, time in self.kernels}
+
+    def time(self, rows: Iterable[Row]) -> Time | None:
+        """Time of the kernels that these rows lead; None where they lead none, being views or fused into others."""
+        found = [self.rows[row.index] for row in rows if row.index in self.rows]
+        return sum(found[1:], found[0]) if found else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, ready for JSON, with what a roofline plot needs."""
+        return {
+            "device": self.device.key,
+            "name": self.device.name,
+            "executor": self.device.executor,
+            "dtype": self.dtype,
+            "is_bound": self.is_bound,
+            "total_ms": self.total_ms,
+            "bandwidth": self.device.bandwidth,
+            "peaks": self.device.peaks(self.dtype),
+            "kernels": [
+                {
+                    "row": kernel.main.index,
+                    "rows": [row.index for row in kernel.rows],
+                    "operations": kernel.operations,
+                    "bytes": kernel.bytes,
+                    "ms": time.ms,
+                    "arithmetic_ms": time.arithmetic,
+                    "memory_ms": time.memory,
+                    "launch_ms": time.launch,
+                    "bound": time.bound,
+                }
+                for kernel, time in self.kernels
+            ],
+        }
+
+
+def predict(
+    anatomy: Anatomy,
+    device: str | Device | Calibration,
+    executor: str | None = None,
+    notify: Callable[[str], None] | None = None,
+) -> Latency:
+    """See `Anatomy.latency`; `notify` is told when this machine has to be calibrated first."""
+    if isinstance(device, str):
+        if device == "here":
+            device = calibrated(executor or ONNXRUNTIME, notify)
+        elif executor is not None:
+            raise UsageError(f"executor is {executor!r}, which says how this machine runs it; {device} has no choice.")
+        else:
+            device = find_device(device)
+    elif not isinstance(device, (Device, Calibration)):
+        raise UsageError(f"device is {device!r}; give 'here', a name from vertebra.anatomy.devices(), or a Device.")
+    times = tuple((kernel, device.time(kernel, anatomy.dtype)) for kernel in kernels_of(anatomy.rows, device.executor))
+    return Latency(device, anatomy.dtype, times)

@@ -1,0 +1,273 @@
+"""Time each operation of a network on this machine, with made-up weights, which take as long as real ones."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from vertebra.errors import MissingExtraError, UsageError
+
+from . import _trace
+from ._graph import to_onnx
+from ._kernels import EAGER, ONNXRUNTIME, Kernel, kernels_of
+from ._network import Subject
+from ._rows import Row, counted
+
+if TYPE_CHECKING:
+    from ._anatomy import Anatomy
+
+EXECUTORS = (ONNXRUNTIME, EAGER)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Times in ms. A row that is fused into another's kernel has no time of its own."""
+
+    executor: str
+    threads: int
+    runs: int
+    total_ms: float  # median of the runs, measured without a clock on each operation
+    quartiles_ms: tuple[float, float]
+    rows: Mapping[int, float]  # index of a row -> median; their sum is near the total
+
+    def ms(self, rows: Iterable[Row]) -> float | None:
+        """Time of these rows; None where none of them has a time of its own."""
+        found = [self.rows[row.index] for row in rows if row.index in self.rows]
+        return sum(found) if found else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        return {
+            "executor": self.executor,
+            "threads": self.threads,
+            "runs": self.runs,
+            "total_ms": self.total_ms,
+            "quartiles_ms": self.quartiles_ms,
+            "rows": {str(index): value for index, value in self.rows.items()},
+        }
+
+
+def measure(anatomy: Anatomy, executor: str = ONNXRUNTIME, seconds: float = 2.0) -> Measurement:
+    """Run the network here for about that long and time the whole and each operation.
+
+    Args:
+        anatomy: of any network; for "onnxruntime" of one made of the operations of the six families, in float32.
+        executor: "onnxruntime", or "torch" (eager, channels-last).
+        seconds: how long to measure.
+
+    Raises:
+        UsageError: an executor that is not there, or operations that it is not given.
+    """
+    if executor not in EXECUTORS:
+        raise UsageError(f"executor is {executor!r}; it must be one of {', '.join(EXECUTORS)}.")
+    return (_in_onnxruntime if executor == ONNXRUNTIME else _in_torch)(anatomy.subject, anatomy.rows, seconds)
+
+
+def _in_onnxruntime(subject: Subject, rows: Sequence[Row], seconds: float) -> Measurement:
+    try:
+        import numpy as np
+        import onnx  # noqa: F401
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError("timing in ONNX Runtime", "torch") from error
+    trace = _trace.run(subject.network, subject.args, subject.kwargs)
+    model = to_onnx(trace)
+    x = np.random.default_rng(0).standard_normal(trace.inputs[0].shape).astype(np.float32)
+
+    def session(options: Any) -> Any:
+        options.log_severity_level = 3
+        options.intra_op_num_threads = torch.get_num_threads()
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    plain = session(onnxruntime.SessionOptions())
+    totals = _timed(partial(plain.run, None, {"input": x}), seconds / 2)
+    del plain  # before the next one takes the memory once more
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.enable_profiling, options.profile_file_prefix = True, str(Path(folder) / "profile")
+        profiling = session(options)
+        _timed(partial(profiling.run, None, {"input": x}), seconds / 2)
+        events = json.loads(Path(profiling.end_profiling()).read_text(encoding="utf-8"))
+    return _measurement(ONNXRUNTIME, totals, _events_by_row(events), kernels_of(rows, ONNXRUNTIME))
+
+
+def _events_by_row(events: Sequence[Mapping[str, Any]]) -> list[dict[int, float]]:
+    """Seconds of each row, for each run, from the profiler's events.
+
+    A change of layout counts to the row that asks for the plain one: it stands in front of that row on the way from
+    the blocked layout of the convolutions, and behind it on the way back.
+    """
+    runs: list[dict[int, float]] = []
+    current: dict[int, float] = {}
+    row, waiting = -1, 0.0
+    for event in events:
+        if event["name"] == "model_run":
+            runs.append(current)
+            current, row, waiting = {}, -1, 0.0
+        if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time"):
+            continue
+        duration = event["dur"] / 1e6
+        if event["args"]["op_name"] == "ReorderOutput":
+            waiting += duration
+            continue
+        named = re.search(r"\brow(\d+)_", event["name"])
+        row = int(named[1]) if named else row  # without a name of ours: a change of layout on the way back
+        current[row] = current.get(row, 0.0) + duration + waiting
+        waiting = 0.0
+    return runs[_WARM_UP:]
+
+
+def _in_torch(subject: Subject, rows: Sequence[Row], seconds: float) -> Measurement:
+    trace = _trace.run(subject.network, subject.args, subject.kwargs)
+    network = _filled(subject.network)
+    args, kwargs = tree_map(_random_like, (subject.args, subject.kwargs))
+    try:
+        with torch.inference_mode():
+            network(*args, **kwargs)
+    except Exception as error:
+        raise UsageError(
+            f"{subject.name} runs on shapes and not on made-up values: {type(error).__name__}: {error} Register the "
+            "tensors that it holds as buffers, and let nothing depend on values."
+        ) from error
+    with torch.inference_mode():
+        totals = _timed(lambda: network(*args, **kwargs), seconds / 2)
+    runs: list[list[float]] = []
+    names: list[str] = []
+    with torch.no_grad():
+        end = time.perf_counter() + seconds / 2
+        while len(runs) < _WARM_UP + _LEAST_RUNS or time.perf_counter() < end:
+            with _Clock() as clock:
+                network(*args, **kwargs)
+            names = clock.names
+            runs.append(clock.seconds)
+    row_of = _rows_of_calls(names, trace)
+    by_row = [_summed(row_of, seconds_of_calls) for seconds_of_calls in runs[_WARM_UP:]]
+    return _measurement(EAGER, totals, by_row, kernels_of(rows, EAGER))
+
+
+class _Clock(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Times each operation; what Python does between them is not in it."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: list[str] = []
+        self.seconds: list[float] = []
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # as in _trace.Recorder
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        begin = time.perf_counter()
+        out = func(*args, **(kwargs or {}))
+        self.seconds.append(time.perf_counter() - begin)
+        self.names.append(str(func))
+        return out
+
+
+def _rows_of_calls(names: Sequence[str], trace: _trace.Trace) -> list[int]:
+    """The row of each call of a run on real tensors.
+
+    They differ in little from those on shapes: with channels last, say, flattening copies. What has no counterpart
+    counts to the row before it.
+    """
+    kept = {id(op): index for index, (op, _) in enumerate(counted(trace))}
+    # Operations without a row (an empty tensor, the view of a weight) count to the row behind them, which needs them.
+    rows, following = [], len(kept) - 1
+    for op in reversed(trace.ops):
+        following = kept.get(id(op), following)
+        rows.append(following)
+    rows.reverse()
+    expected = [str(op.func) for op in trace.ops]
+    found = [-1] * len(names)
+    for block in SequenceMatcher(None, expected, names, autojunk=False).get_matching_blocks():
+        found[block.b : block.b + block.size] = rows[block.a : block.a + block.size]
+    last = 0
+    for call, row in enumerate(found):
+        last = found[call] = last if row < 0 else row
+    return found
+
+
+def _summed(keys: Sequence[int], values: Sequence[float]) -> dict[int, float]:
+    sums: dict[int, float] = {}
+    for key, value in zip(keys, values, strict=True):
+        sums[key] = sums.get(key, 0.0) + value
+    return sums
+
+
+def _filled(network: nn.Module) -> nn.Module:
+    """The network with memory and made-up values on the processor, channels last."""
+    real = copy.deepcopy(network).to_empty(device="cpu")
+    with torch.no_grad():
+        for tensor in [*real.parameters(), *real.buffers()]:
+            # Neither zeros nor denormal numbers; a positive variance. Random ones would take seconds to draw.
+            tensor.fill_(_filling(tensor))
+    for module in real.modules():  # a tensor that is neither parameter nor buffer
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor) and value.is_meta:
+                setattr(module, name, torch.full(value.shape, _filling(value), dtype=value.dtype))
+    return real.to(memory_format=torch.channels_last)
+
+
+def _filling(tensor: Tensor) -> float:
+    return 0.01 if tensor.is_floating_point() else 0
+
+
+def _random_like(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    if not value.is_floating_point():
+        return torch.zeros(value.shape, dtype=value.dtype)
+    random = torch.randn(value.shape).to(value.dtype)
+    return random.contiguous(memory_format=torch.channels_last) if random.ndim == 4 else random
+
+
+_WARM_UP, _LEAST_RUNS = 2, 3
+
+
+def _timed(run: Callable[[], Any], seconds: float) -> list[float]:
+    """Seconds of each run, after a warm-up."""
+    for _ in range(_WARM_UP):
+        run()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < _LEAST_RUNS or time.perf_counter() < end:
+        begin = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - begin)
+    return times
+
+
+def _measurement(
+    executor: str, totals: Sequence[float], by_row: Sequence[Mapping[int, float]], kernels: Sequence[Kernel]
+) -> Measurement:
+    low, middle, high = statistics.quantiles(totals, n=4, method="inclusive")
+    # An executor may name a fused kernel after any of its rows.
+    main = {row.index: kernel.main.index for kernel in kernels for row in kernel.rows}
+    runs = [_summed([main.get(row, row) for row in run], list(run.values())) for run in by_row]
+    rows = sorted({row for run in runs for row in run})
+    return Measurement(
+        executor=executor,
+        threads=torch.get_num_threads(),
+        runs=len(totals),
+        total_ms=middle * 1e3,
+        quartiles_ms=(low * 1e3, high * 1e3),
+        rows={row: statistics.median(run.get(row, 0.0) for run in runs) * 1e3 for row in rows},
+    )

@@ -1,0 +1,221 @@
+"""How long a kernel takes: arithmetic, memory traffic and launch, on a device from the file or on this machine.
+
+Of a device from the file only the peaks are known, so the result is a bound: max(arithmetic, memory) + launch (Williams
+et al. 2009, https://doi.org/10.1145/1498765.1498785). On this machine each kind of operation has been measured. There
+the sum of the three parts fits better than the maximum: within one kernel of a processor they hardly overlap.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from vertebra.errors import UsageError, nearest
+
+from ._kernels import COMPILED, Kernel
+from ._ops import CONVOLUTIONS, Kind
+
+ARITHMETIC, MEMORY, LAUNCH = "arithmetic", "memory", "launch"
+# Products of matrices, for which a processor may have units of their own. A depthwise convolution is none.
+_MATRIX = frozenset({Kind.DENSE, Kind.POINTWISE, Kind.GROUPED, Kind.MATMUL})
+
+
+@dataclass(frozen=True, slots=True)
+class Time:
+    """Time of one kernel in ms, and of its parts."""
+
+    ms: float
+    arithmetic: float
+    memory: float
+    launch: float
+
+    @property
+    def bound(self) -> str:
+        """The largest part: "arithmetic", "memory" or "launch"."""
+        parts = {ARITHMETIC: self.arithmetic, MEMORY: self.memory, LAUNCH: self.launch}
+        return max(parts, key=parts.__getitem__)
+
+    def __add__(self, other: Time) -> Time:
+        return Time(
+            self.ms + other.ms,
+            self.arithmetic + other.arithmetic,
+            self.memory + other.memory,
+            self.launch + other.launch,
+        )
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device as its maker describes it: peaks in operations and bytes a second."""
+
+    key: str
+    name: str
+    matrix: Mapping[str, float]  # dtype -> operations a second in convolutions and matrix products
+    vector: Mapping[str, float]  # dtype -> operations a second in everything else
+    bandwidth: float  # bytes a second
+    launch: float  # seconds a kernel
+    sources: Mapping[str, str]  # "matrix.float32" -> where the number is from
+
+    executor = COMPILED  # the bound is that of the best software
+    is_bound = True
+
+    def time(self, kernel: Kernel, dtype: str) -> Time:
+        """The least time of a kernel.
+
+        Raises:
+            UsageError: there is no figure for this dtype.
+        """
+        peaks = self.matrix if kernel.main.kind in _MATRIX else self.vector
+        if dtype not in peaks:
+            raise UsageError(f"{self.name} has no figures for {dtype}, only for {', '.join(peaks)}. Choose dtype=.")
+        arithmetic = 1e3 * kernel.operations / peaks[dtype]
+        memory = 1e3 * kernel.bytes / self.bandwidth
+        launch = 1e3 * self.launch
+        return Time(max(arithmetic, memory) + launch, arithmetic, memory, launch)
+
+    def peaks(self, dtype: str) -> dict[str, float]:
+        """Operations a second by unit, for a roofline plot."""
+        return {"matrix units": self.matrix[dtype], "vector units": self.vector[dtype]}
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers with their sources, ready for JSON."""
+        return {
+            "key": self.key,
+            "name": self.name,
+            "matrix": dict(self.matrix),
+            "vector": dict(self.vector),
+            "bandwidth": self.bandwidth,
+            "launch": self.launch,
+            "sources": dict(self.sources),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What one sort of kernel costs on this machine; 0 where a part was not found to matter."""
+
+    launch: float  # ms a kernel
+    operations: float  # ms for 10⁶ operations
+    weights: float  # ms for 10⁶ bytes of weights
+    activations: float  # ms for 10⁶ bytes of activations, read or written
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A machine as it was measured, for one executor and float32: the one that this runs on."""
+
+    executor: str
+    machine: Mapping[str, Any]
+    rates: Mapping[str, Rate]  # label of a kernel, or name of a kind -> rate
+    between: float  # ms between two kernels; below 0 where the clock on each kernel took longer than that
+    seconds: float  # how long the calibration took
+    noise: float  # spread of repeated runs, as a share of their median
+    others: float  # share of the processor that other programs took meanwhile
+
+    key = "here"
+    is_bound = False
+
+    @property
+    def name(self) -> str:
+        """The machine and the executor in words."""
+        threads = self.machine["threads"]
+        return f"this machine ({self.machine['cpu']}, {threads} thread{'s' * (threads != 1)}, {self.executor})"
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes of activations a second, in the kernels that only copy."""
+        cost = self._rate("concat", Kind.COPY).activations
+        return 1e9 / cost if cost else float("inf")
+
+    def time(self, kernel: Kernel, dtype: str) -> Time:
+        """The predicted time of a kernel.
+
+        Raises:
+            UsageError: the dtype is not float32, for which alone the machine is calibrated.
+        """
+        if dtype != "float32":
+            raise UsageError(f"this machine is calibrated for float32, not for {dtype}. Choose a device from the file.")
+        rate = self._rate(label(kernel), kernel.main.kind)
+        arithmetic = rate.operations * kernel.operations / 1e6
+        memory = (rate.weights * kernel.weight_bytes + rate.activations * (kernel.bytes - kernel.weight_bytes)) / 1e6
+        launch = max(rate.launch + self.between, 0.0)
+        return Time(arithmetic + memory + launch, arithmetic, memory, launch)
+
+    def _rate(self, label: str, kind: Kind) -> Rate:
+        """The rate of this sort of kernel, or of the most similar one that was measured."""
+        for name in (label, kind.value, Kind.ELEMENTWISE.value):
+            if name in self.rates:
+                return self.rates[name]
+        return next(iter(self.rates.values()))
+
+    def peaks(self, dtype: str) -> dict[str, float]:
+        """Operations a second by kind, for a roofline plot."""
+        return {
+            kind.value: 1e9 / self.rates[kind.value].operations
+            for kind in (Kind.DENSE, Kind.POINTWISE, Kind.GROUPED, Kind.DEPTHWISE)
+            if kind.value in self.rates and self.rates[kind.value].operations
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, ready for JSON and for `from_dict`."""
+        return {
+            "executor": self.executor,
+            "machine": dict(self.machine),
+            "rates": {
+                name: {part: getattr(rate, part) for part in Rate.__slots__} for name, rate in self.rates.items()
+            },
+            "between": self.between,
+            "seconds": self.seconds,
+            "noise": self.noise,
+            "others": self.others,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
+        """The calibration that `to_dict` wrote down."""
+        rates = {name: Rate(**rate) for name, rate in values["rates"].items()}
+        return cls(**{**values, "rates": rates})
+
+
+def label(kernel: Kernel) -> str:
+    """The sort of a kernel: its kind, and for what is not a convolution, product or norm the operation itself."""
+    row = kernel.main
+    return row.kind.value if row.kind in CONVOLUTIONS | {Kind.MATMUL, Kind.NORM} else row.op
+
+
+@cache
+def devices() -> Mapping[str, Device]:
+    """The devices of the file, by key."""
+    table = tomllib.loads(files(__package__).joinpath("devices.toml").read_text(encoding="utf-8"))
+    return {key: _device(key, entry) for key, entry in table.items()}
+
+
+def _device(key: str, entry: Mapping[str, Any]) -> Device:
+    numbers = {f"{unit}.{dtype}": number for unit in ("matrix", "vector") for dtype, number in entry[unit].items()}
+    numbers |= {name: entry[name] for name in ("bandwidth", "launch")}
+    return Device(
+        key=key,
+        name=entry["name"],
+        matrix={dtype: float(number["value"]) for dtype, number in entry["matrix"].items()},
+        vector={dtype: float(number["value"]) for dtype, number in entry["vector"].items()},
+        bandwidth=float(entry["bandwidth"]["value"]),
+        launch=float(entry["launch"]["value"]),
+        sources={name: number["source"] for name, number in numbers.items()},
+    )
+
+
+def find_device(key: str) -> Device:
+    """The device of that key.
+
+    Raises:
+        UsageError: there is none; the message has the nearest keys.
+    """
+    known = devices()
+    if key.lower() not in known:
+        hint = nearest(key, ["here", *known])
+        raise UsageError(f"there is no device {key!r}; there are here, {', '.join(known)}. {hint}")
+    return known[key.lower()]

@@ -1,0 +1,117 @@
+"""`vertebra choose`: the networks that fit a budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vertebra.cli._output import print_json, print_table, wrapped
+from vertebra.cli.inspect import Executor
+from vertebra.errors import UsageError
+from vertebra.units import count, duration, three_figures
+
+if TYPE_CHECKING:
+    from vertebra.anatomy import Candidate, Choice
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The budget, and where it is to hold."""
+
+    max_ms: float | None = None
+    max_mb: float | None = None
+    min_top1: float | None = None
+    max_params: float | None = None
+    device: str = "here"
+    executor: Executor = Executor.ONNXRUNTIME
+    size: int | None = None
+    top: int = 5
+    json: bool = False
+
+
+@app.command()
+def choose(
+    max_ms: Annotated[float | None, typer.Option(metavar="MS", help="At most that long for an image.")] = None,
+    max_mb: Annotated[float | None, typer.Option(metavar="MB", help="At most that large a weight file.")] = None,
+    min_top1: Annotated[
+        float | None, typer.Option(metavar="PERCENT", help="At least that top-1 accuracy on ImageNet.")
+    ] = None,
+    max_params: Annotated[float | None, typer.Option(metavar="M", help="At most that many million parameters.")] = None,
+    device: Annotated[str, typer.Option(metavar="here|h100|…", help="Where the time is to hold.")] = Settings.device,
+    executor: Annotated[Executor, typer.Option(help="What runs it on this machine.")] = Settings.executor,
+    size: Annotated[
+        int | None,
+        typer.Option(metavar="SIDE", min=1, help="Pixels of the input; those of the published accuracy without."),
+    ] = None,
+    top: Annotated[int, typer.Option(metavar="N", min=1, help="Time at most so many that fit.")] = Settings.top,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Find the networks that fit a budget, and why others do not.
+
+    Best first, by the best published accuracy on ImageNet. On this machine the finalists are timed, with made-up
+    weights, which take as long as real ones; for other devices there are bounds that no software can beat.
+    """
+    run(Settings(max_ms, max_mb, min_top1, max_params, device, executor, size, top, json))
+
+
+def run(settings: Settings) -> None:
+    """Choose and print it. The exit code is 1 where nothing fits.
+
+    Raises:
+        UsageError: a limit or device that is not allowed.
+    """
+    from vertebra.anatomy import Limits
+    from vertebra.anatomy import choose as find
+
+    if settings.device == "none":
+        raise UsageError("--device is 'none'; choose needs times. Give here, or a device that `inspect --help` lists.")
+    choice = find(
+        Limits(settings.max_ms, settings.max_mb, settings.min_top1, settings.max_params),
+        settings.device,
+        settings.executor if settings.device == "here" else None,
+        settings.size,
+        finalists=settings.top,
+        notify=lambda line: typer.echo(line, err=True),
+    )
+    if settings.json:
+        print_json(choice.to_dict())
+    else:
+        _print(choice, settings)
+    if not choice.fits:
+        raise typer.Exit(1)
+
+
+def _print(choice: Choice, settings: Settings) -> None:
+    measured = any(candidate.measured_ms is not None for candidate in choice.fits)
+    columns = ["top-1", "parameters", "MB", "pixels", "at least" if choice.is_bound else "predicted"]
+    columns += ["measured"] if measured else []
+    if choice.fits:
+        rows = [_row(candidate, measured) for candidate in choice.fits]
+        print_table(["fits", *columns, "weights"], rows, numbers=columns)
+        typer.echo(f"Times on {choice.device}, one image at a time.")
+    else:
+        typer.echo(wrapped(f"Nothing fits. {choice.tightest}"))
+    if settings.size is not None:
+        typer.echo(f"Accuracies are those at the published sizes, not at {settings.size} pixels.")
+    if choice.out:
+        typer.echo("")
+        reasons = [(candidate.published.name, reason) for candidate, reason in choice.out]
+        print_table(["out", "because"], reasons)
+
+
+def _row(candidate: Candidate, measured: bool) -> list[str]:
+    known = candidate.published
+    times = [candidate.predicted_ms, *([candidate.measured_ms] if measured else [])]
+    return [
+        known.name,
+        f"{known.top1:.2f}",
+        count(known.parameters),
+        three_figures(known.mb),
+        str(candidate.size),
+        *("" if ms is None else duration(ms) for ms in times),
+        known.weights,
+    ]

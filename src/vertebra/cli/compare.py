@@ -1,0 +1,143 @@
+"""`vertebra compare`: networks side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vertebra.cli._output import print_json, print_table
+from vertebra.cli.inspect import Executor, check_out, parse_size
+from vertebra.units import count, duration, size
+
+if TYPE_CHECKING:
+    from vertebra.anatomy import Comparison, Group
+    from vertebra.anatomy._compare import Entry
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to compare, and how."""
+
+    models: tuple[str, ...]
+    size: str | None = None
+    batch: int = 1
+    device: str = "here"
+    executor: Executor = Executor.ONNXRUNTIME
+    json: bool = False
+    png: Path | None = None
+
+
+@app.command()
+def compare(
+    models: Annotated[list[str], typer.Argument(metavar="NAME NAME…", help="Two networks or more.")],
+    size: Annotated[
+        str | None, typer.Option(metavar="SIDE|HxW", help="Pixels of the input; each one's own without.")
+    ] = None,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images at a time.")] = Settings.batch,
+    device: Annotated[
+        str, typer.Option(metavar="here|h100|…|none", help="Predict times on this machine, or bounds on another.")
+    ] = Settings.device,
+    executor: Annotated[Executor, typer.Option(help="What runs them on this machine.")] = Settings.executor,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw accuracy against cost.")] = None,
+) -> None:
+    """Put networks side by side: cost, accuracy, which are worth it.
+
+    Worth it are those on the Pareto front: none of the others is as cheap and better. Costs are then told by
+    resolution: 1/8 is where the maps have an eighth of the input's side.
+    """
+    run(Settings(tuple(models), size, batch, device, executor, json, png))
+
+
+def run(settings: Settings) -> None:
+    """Compare them and print it.
+
+    Raises:
+        UsageError: a network, input or device that is not allowed, or only one network.
+    """
+    from vertebra import compare as side_by_side
+
+    if settings.png is not None:
+        check_out("--png", settings.png, ".png")
+    device = None if settings.device == "none" else settings.device
+    comparison = side_by_side(
+        settings.models,
+        parse_size(settings.size),
+        settings.batch,
+        device,
+        settings.executor if device == "here" else None,
+        lambda line: typer.echo(line, err=True),
+    )
+    if settings.png is not None:
+        comparison.to_png(settings.png)
+    if settings.json:
+        print_json(comparison.to_dict())
+        return
+    _print_totals(comparison)
+    for title, cell in _by_level(comparison):
+        typer.echo(f"\n{title}")
+        rows = []
+        for entry in comparison.entries:
+            groups = [entry.levels.get(level) for level in comparison.levels]
+            rows.append([entry.anatomy.name, *("" if group is None else cell(entry, group) for group in groups)])
+        print_table(["by resolution", *comparison.levels], rows, numbers=comparison.levels)
+    if settings.png is not None:
+        typer.echo(f"\nwritten: {settings.png}", err=True)
+
+
+def _print_totals(comparison: Comparison) -> None:
+    timed = comparison.entries[0].latency is not None
+    rows = []
+    for entry in comparison.entries:
+        anatomy, latency, known = entry.anatomy, entry.latency, entry.published
+        rows.append(
+            [
+                anatomy.name,
+                "×".join(map(str, anatomy.input_shapes[0][2:])),
+                count(anatomy.parameters),
+                count(anatomy.macs),
+                size(anatomy.bytes),
+                size(anatomy.peak_activation_bytes),
+                *([duration(latency.total_ms)] if latency is not None else []),
+                f"{known.top1:.2f}" if known else "",
+                "yes" if entry in comparison.front else "",
+                known.weights if known else "",
+            ]
+        )
+    time = ["at least" if comparison.cost_label.startswith("at least") else "time"] if timed else []
+    numbers = ["parameters", "MACs", "moved", "activations", *time, "top-1"]
+    print_table(["", "pixels", *numbers, "worth it", "weights"], rows, numbers)
+
+
+Cell = Callable[["Entry", "Group"], str]
+
+
+def _by_level(comparison: Comparison) -> list[tuple[str, Cell]]:
+    """Titles of the tables by resolution, and what stands in them."""
+
+    def parameters(entry: Entry, group: Group) -> str:
+        return f"{count(group.parameters)} {_percent(group.parameters, entry.anatomy.parameters)}"
+
+    def macs(entry: Entry, group: Group) -> str:
+        return f"{count(group.macs)} {_percent(group.macs, entry.anatomy.macs)}"
+
+    def time(entry: Entry, group: Group) -> str:
+        found = entry.latency.time(group.rows) if entry.latency is not None else None
+        if found is None or entry.latency is None:
+            return ""
+        return f"{duration(found.ms)} {_percent(found.ms, entry.latency.total_ms)}"
+
+    tables: list[tuple[str, Cell]] = [("Parameters", parameters), ("MACs", macs)]
+    if comparison.entries[0].latency is not None:
+        tables.append(("Time", time))
+    return tables
+
+
+def _percent(part: float, whole: float) -> str:
+    return f"{part / whole if whole else 0:4.0%}"

@@ -1,0 +1,256 @@
+"""`vertebra inspect`: a network taken apart, as a table and a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vertebra.cli._output import bar, console, print_json, print_table, wrapped
+from vertebra.errors import UsageError
+from vertebra.units import count, duration, size, three_figures
+
+if TYPE_CHECKING:
+    from vertebra.anatomy import Anatomy, Group, Latency, Measurement, Row, TrainingMemory
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+class Depth(StrEnum):
+    """What one line of the table stands for."""
+
+    STAGE = "stage"
+    BLOCK = "block"
+    LAYER = "layer"
+
+
+class Executor(StrEnum):
+    """What runs the network on this machine."""
+
+    ONNXRUNTIME = "onnxruntime"
+    TORCH = "torch"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to take apart, and what to show of it."""
+
+    model: str
+    depth: Depth = Depth.STAGE
+    size: str | None = None
+    batch: int = 1
+    device: str = "here"
+    executor: Executor = Executor.ONNXRUNTIME
+    measure: bool = False
+    train: bool = False
+    json: bool = False
+    html: Path | None = None
+    png: Path | None = None
+
+
+@app.command()
+def inspect(
+    model: Annotated[str, typer.Argument(metavar="NAME", help="A network, as `vertebra models` lists them.")],
+    depth: Annotated[Depth, typer.Option(help="What one line stands for.")] = Settings.depth,
+    size: Annotated[
+        str | None, typer.Option(metavar="SIDE|HxW", help="Pixels of the input; the weights' own size without.")
+    ] = None,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images at a time; all sums are for all.")] = (
+        Settings.batch
+    ),
+    device: Annotated[
+        str, typer.Option(metavar="here|h100|…|none", help="Predict times on this machine, or bounds on another.")
+    ] = Settings.device,
+    executor: Annotated[Executor, typer.Option(help="What runs it on this machine.")] = Settings.executor,
+    measure: Annotated[bool, typer.Option("--measure", help="Time each operation here too.")] = False,
+    train: Annotated[bool, typer.Option("--train", help="Forecast the memory of a training step too.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, always with every operation.")] = False,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page to look at it.")] = None,
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw stages and roofline.")] = None,
+) -> None:
+    """Show where a network spends parameters, MACs, bytes and time.
+
+    MACs are multiply-accumulates, half the FLOPs. Bytes moved are those of weights, inputs and results, if nothing
+    stays in a cache. The first prediction for this machine calibrates it, once, in about 10 s; devices other than this
+    machine are a100, h100, laptop, orin, phone, raspberrypi5, rtx4090 and t4.
+    """
+    run(Settings(model, depth, size, batch, device, executor, measure, train, json, html, png))
+
+
+def run(settings: Settings) -> None:
+    """Take it apart and print it.
+
+    Raises:
+        UsageError: an unknown network or device, or an input that the network does not take.
+    """
+    from vertebra.anatomy import take_apart
+
+    for option, path in (("--html", settings.html), ("--png", settings.png)):
+        if path is not None:
+            check_out(option, path, f".{option[2:]}")
+    anatomy = take_apart(settings.model, parse_size(settings.size), settings.batch)
+    latency = predicted(anatomy, settings.device, settings.executor)
+    measurement = anatomy.measure(settings.executor) if settings.measure else None
+    training = [anatomy.training_memory(checkpointing=on) for on in (False, True)] if settings.train else []
+    if settings.html is not None:
+        page = anatomy.to_html(latency=latency, measurement=measurement, training=training)
+        settings.html.write_text(page, encoding="utf-8")
+    if settings.png is not None:
+        anatomy.to_png(settings.png, latency=latency, measurement=measurement)
+    if settings.json:
+        print_json(anatomy.to_dict(latency=latency, measurement=measurement, training=training))
+        return
+    typer.echo(f"{anatomy.name}, {anatomy.input}")
+    columns = _columns(anatomy, latency, measurement)
+    lines = parts(anatomy, settings.depth)
+    for rank in (3, 2, 1, 0):
+        table = [_cells(column, lines, anatomy) for column in columns]
+        if sum(max(map(len, cells)) + 2 for cells in table) - 2 <= console().width:
+            break
+        columns = [column for column in columns if not column.rank or column.rank < rank]
+    numbers = [column.title for column in columns if column.is_number]
+    print_table([column.title for column in columns], zip(*(cells[1:] for cells in table), strict=True), numbers)
+    typer.echo(wrapped(anatomy.verdict(latency)))
+    if measurement is not None:
+        typer.echo(_measured(measurement, latency))
+    for forecast in training:
+        typer.echo(_training(forecast))
+
+
+def predicted(anatomy: Anatomy, device: str, executor: str) -> Latency | None:
+    """The times on that device, `None` for "none"; says on stderr when this machine is calibrated first."""
+    from vertebra.anatomy import predict
+
+    if device == "none":
+        return None
+    here = device == "here"
+    return predict(anatomy, device, executor if here else None, lambda line: typer.echo(line, err=True))
+
+
+def parse_size(text: str | None) -> int | tuple[int, int] | None:
+    """`"224"` → 224, `"192x256"` → (192, 256).
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if text is None:
+        return None
+    sides = text.lower().replace("×", "x").split("x")
+    if not 1 <= len(sides) <= 2 or not all(side.isascii() and side.isdecimal() and int(side) for side in sides):
+        raise UsageError(f"--size is {text!r}; give one side in pixels (224) or height and width (192x256).")
+    height, *width = map(int, sides)
+    return (height, width[0]) if width else height
+
+
+def check_out(option: str, path: Path, suffix: str) -> None:
+    """Find out before the work that a file cannot be written.
+
+    Raises:
+        UsageError: another suffix, a folder that is not there, or a folder of that name.
+    """
+    if path.suffix.lower() != suffix:
+        raise UsageError(f"{option} is {str(path)!r}; its name must end in {suffix}.")
+    if not path.parent.is_dir():
+        raise UsageError(f"{option} is {str(path)!r}, and there is no folder {str(path.parent)!r}. Make it first.")
+    if path.is_dir():
+        raise UsageError(f"{option} is {str(path)!r}, which is a folder. Give the name of a file.")
+
+
+def parts(anatomy: Anatomy, depth: Depth) -> tuple[Group, ...] | tuple[Row, ...]:
+    """The lines of the table."""
+    if depth is Depth.LAYER:
+        return anatomy.layers
+    return anatomy.stages if depth is Depth.STAGE else anatomy.blocks
+
+
+@dataclass(frozen=True)
+class _Column:
+    title: str
+    cell: Callable[[Group | Row], str]
+    is_number: bool = False
+    sums: bool = True  # does it mean something for the whole?
+    rank: int = 0  # where the terminal is too narrow, the columns of the highest rank go first
+
+
+def _cells(column: _Column, lines: Sequence[Group | Row], anatomy: Anatomy) -> list[str]:
+    """A column from its title to its total."""
+    total = column.cell(anatomy) if column.sums else ""
+    return [column.title, *map(column.cell, lines), total if column.title else total and "total"]
+
+
+def _columns(anatomy: Anatomy, latency: Latency | None, measurement: Measurement | None) -> list[_Column]:
+    """What stands in the table: costs with bars for their shares, then times where they are known."""
+
+    def with_bar(title: str, value: Callable[[Any], float | None], words: Callable[[float], str]) -> list[_Column]:
+        whole = value(anatomy)
+
+        def number(part: Group | Row) -> str:
+            found = value(part)
+            return "" if found is None else words(found)
+
+        def share(part: Group | Row) -> str:
+            return bar((value(part) or 0) / whole) if whole else ""
+
+        return [_Column(title, number, is_number=True), _Column("", share, sums=False, rank=1)]
+
+    columns = [
+        _Column("", lambda part: part.name),
+        _Column("output", lambda part: _times(part.output_shape[1:])),
+        *with_bar("parameters", lambda part: part.parameters, count),
+        *with_bar("MACs", lambda part: part.macs, count),
+        *with_bar("moved", lambda part: part.bytes, size),
+        _Column("ops/B", lambda part: three_figures(part.intensity), is_number=True, rank=2),
+        _Column("sees", lambda part: _times(part.receptive_field or ()), rank=3),
+    ]
+    if latency is not None:
+        title = "at least" if latency.is_bound else "time"
+        columns += with_bar(title, lambda part: _predicted_ms(latency, part), duration)
+    if measurement is not None:
+        columns += with_bar("measured", lambda part: measurement.ms(rows_of(part)), duration)
+    if latency is not None:
+        columns.append(_Column("waits for", lambda part: _bound(latency, part)))
+    return columns
+
+
+def rows_of(part: Group | Row) -> tuple[Row, ...]:
+    """The operations of a line of the table."""
+    rows: tuple[Row, ...] | None = getattr(part, "rows", None)
+    return (part,) if rows is None else rows  # type: ignore[return-value]
+
+
+def _times(sides: tuple[int, ...]) -> str:
+    return "×".join(map(str, sides))
+
+
+def _predicted_ms(latency: Latency, part: Group | Row) -> float | None:
+    time = latency.time(rows_of(part))
+    return None if time is None else time.ms
+
+
+def _bound(latency: Latency, part: Group | Row) -> str:
+    time = latency.time(rows_of(part))
+    return "" if time is None else time.bound
+
+
+def _measured(measurement: Measurement, latency: Latency | None) -> str:
+    low, high = map(duration, measurement.quartiles_ms)
+    words = (
+        f"Measured here in {measurement.executor} with {measurement.threads} threads: "
+        f"{duration(measurement.total_ms)} (quartiles {low}–{high}, {measurement.runs} runs)"
+    )
+    if latency is not None and not latency.is_bound:
+        words += f"; predicted {duration(latency.total_ms)}, {latency.total_ms / measurement.total_ms - 1:+.0%}"
+    return wrapped(f"{words}.")
+
+
+def _training(forecast: TrainingMemory) -> str:
+    how = "with checkpointing" if forecast.checkpointing else "a training step"
+    return (
+        f"{how}: {size(forecast.total)} = {size(forecast.parameters + forecast.buffers)} weights + "
+        f"{size(forecast.gradients)} gradients + {size(forecast.optimizer_state)} optimiser ({forecast.optimizer}) + "
+        f"{size(forecast.peak_activations)} activations at the peak"
+    )

@@ -1,0 +1,158 @@
+"""The table and the JSON of `vertebra inspect`, against the anatomy that they show."""
+
+import pytest
+
+from vertebra import anatomy
+from vertebra.anatomy import _calibrate
+from vertebra.anatomy._roofline import Calibration, Rate
+from vertebra.cli._output import bar
+from vertebra.cli.inspect import parse_size
+from vertebra.units import count, duration
+
+
+@pytest.fixture(autouse=True)
+def calibration(monkeypatch):
+    """Stands in for timing this machine; what it was asked for is noted."""
+    made = []
+
+    def calibrate(executor):
+        made.append(executor)
+        machine = _calibrate.describe_machine(executor)
+        rates = {"elementwise": Rate(0.001, 0, 0, 0.3), "dense conv": Rate(0.01, 0.01, 0.2, 0.1)}
+        return Calibration(executor, machine, rates, between=0.0, seconds=1.0, noise=1.0, others=0.0)
+
+    monkeypatch.setattr(_calibrate, "calibrate", calibrate)
+    return made
+
+
+def line(result, name):
+    """The cells of the table's line of that name."""
+    return next(cells for cells in map(str.split, result.out.splitlines()) if cells and cells[0] == name)
+
+
+def test_stages_and_verdict(vertebra):
+    result = vertebra("inspect", "resnet18")
+    taken = anatomy("resnet18")
+    assert result.code == 0
+    assert result.out.startswith("resnet18, float32 1 × 3 × 224 × 224\n")
+    for stage in taken.stages:
+        cells = line(result, stage.name)
+        assert " ".join(cells).startswith(f"{stage.name} {'×'.join(map(str, stage.output_shape[1:]))} ")
+        assert count(stage.parameters) in " ".join(cells)
+    assert f"{count(taken.parameters)} " in " ".join(line(result, "total"))
+    assert " ".join(taken.verdict().split()) in " ".join(result.out.split())
+    assert result.err.startswith("Calibrating this machine for onnxruntime, once")
+
+
+@pytest.mark.parametrize(("depth", "attribute"), [("block", "blocks"), ("layer", "layers")])
+def test_depth(vertebra, depth, attribute):
+    lines = vertebra("inspect", "mobilenet_v2", "--depth", depth).out.splitlines()
+    names = [text.split()[0] for text in lines[2:]]
+    expected = [part.name for part in getattr(anatomy("mobilenet_v2"), attribute)]
+    assert names[: len(expected) + 1] == [*expected, "total"]
+
+
+def test_json_is_the_anatomy_at_that_size_and_batch(vertebra):
+    result = vertebra("inspect", "resnet18", "--size", "96x128", "--batch", 2, "--train", "--json").json
+    taken = anatomy("resnet18", (96, 128), 2)
+    assert result["macs"] == taken.macs
+    assert result["input_shapes"] == [[2, 3, 96, 128]]
+    assert len(result["rows"]) == len(taken.rows)
+    assert [forecast["checkpointing"] for forecast in result["training"]] == [False, True]
+    assert result["training"][0]["total"] == taken.training_memory().total
+
+
+def test_times_here(vertebra, calibration):
+    result = vertebra("inspect", "resnet18", "--executor", "torch")
+    latency = anatomy("resnet18").latency(executor="torch")
+    assert calibration == ["torch", "torch"], "which is never kept here, being noisy"
+    assert duration(latency.total_ms) in " ".join(line(result, "total"))
+    assert line(result, "layer1")[-1] == latency.time(anatomy("resnet18").stages[1].rows).bound
+    assert "It should take" in result.out
+
+
+def test_bounds_of_a_device(vertebra, calibration):
+    result = vertebra("inspect", "resnet18", "--device", "h100")
+    assert "at least" in result.out.splitlines()[1]
+    assert "It cannot be faster than" in result.out
+    assert not calibration
+    latency = vertebra("inspect", "resnet18", "--device", "h100", "--json").json["latency"]
+    assert latency["name"] == "NVIDIA H100 SXM 80 GB"
+    assert latency["total_ms"] == anatomy("resnet18").latency("h100").total_ms
+
+
+def test_without_times(vertebra, calibration):
+    result = vertebra("inspect", "resnet18", "--device", "none")
+    assert "waits for" not in result.out
+    assert result.err == ""
+    assert not calibration
+
+
+def test_measured_beside_predicted(vertebra):
+    out = vertebra("inspect", "resnet18", "--size", "32", "--measure").out
+    assert {"time", "measured"} <= set(out.splitlines()[1].split())
+    assert "Measured here in onnxruntime with" in out
+    assert "; predicted" in " ".join(out.split())
+    measurement = vertebra("inspect", "resnet18", "--size", "32", "--measure", "--json").json["measurement"]
+    assert 0 < sum(measurement["rows"].values()) < 1000
+
+
+def test_page_and_picture(vertebra, tmp_path):
+    page, picture = tmp_path / "page.html", tmp_path / "picture.png"
+    result = vertebra("inspect", "resnet18", "--device", "t4", "--train", "--html", page, "--png", picture)
+    assert result.code == 0
+    assert "<title>resnet18 – anatomy</title>" in page.read_text("utf-8")
+    assert '"latency":{"device":"t4"' in page.read_text("utf-8")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_narrow_terminal_gets_fewer_columns(vertebra, monkeypatch):
+    from rich.console import Console
+
+    from vertebra.cli import _output, inspect
+
+    widths = {}
+    for width in (100, 78, 60):
+        for module in (_output, inspect):
+            monkeypatch.setattr(module, "console", lambda: Console(width=width))  # noqa: B023
+        widths[width] = vertebra("inspect", "resnet18", "--device", "none").out.splitlines()[1]
+    assert "sees" in widths[100]
+    assert "sees" not in widths[78]
+    assert "ops/B" in widths[78]
+    assert widths[60].split() == ["output", "parameters", "MACs", "moved"]
+
+
+def test_training_memory_is_said(vertebra):
+    out = vertebra("inspect", "resnet18", "--size", "64", "--train").out.splitlines()
+    assert out[-2].startswith("a training step: ")
+    assert out[-1].startswith("with checkpointing: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["resnet-81"], "Did you mean"),
+        (["resnet18", "--size", "big"], "--size is 'big'"),
+        (["resnet18", "--size", "0"], "--size is '0'"),
+        (["resnet18", "--size", "1x2x3"], "--size is '1x2x3'"),
+        (["resnet18", "--batch", "0"], "--batch"),
+        (["resnet18", "--depth", "atom"], "--depth"),
+        (["resnet18", "--device", "h10"], "Did you mean 'h100'"),
+        (["resnet18", "--executor", "tvm"], "--executor"),
+        (["resnet18", "--html", "page.htm"], "must end in .html"),
+        (["resnet18", "--png", "nowhere/picture.png"], "no folder 'nowhere'"),
+        (["vgg11", "--size", "8"], "at least 32 × 32 pixels"),
+    ],
+)
+def test_wrong_calls(vertebra, arguments, message):
+    result = vertebra("inspect", *arguments)
+    assert result.code == 2
+    assert message in result.error
+
+
+def test_sizes():
+    assert [parse_size(text) for text in (None, "224", "192x256", "192×256")] == [None, 224, (192, 256), (192, 256)]
+
+
+def test_bars():
+    assert [bar(share, 4) for share in (0, 0.25, 0.5 + 1 / 32, 1, 2)] == ["", "█", "██▏", "████", "████"]
