@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vertebra.cli._progress import progress_bar
 from vertebra.cli.card import check_markdown, write_markdown
 from vertebra.errors import ImageError, UsageError
 from vertebra.units import size, three_figures
@@ -106,7 +106,7 @@ def run(settings: Settings) -> None:
     if settings.classes is not None:
         options["classes"] = _lines(settings.classes)
     weights = None if settings.weights.lower() == "none" else settings.weights
-    with _progress() as tell:
+    with progress_bar() as tell:
         tell("loading", 0, 1)
         prepared = prepare(settings.model, weights=weights, **options)
         card = prepared.card
@@ -157,23 +157,6 @@ def _show(report: Int8Report) -> None:
     if report.kept_float:
         typer.echo(f"Put back to float: {', '.join(report.kept_float)}.")
     typer.echo(f"Ship: {report.ship}.")
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on stderr, gone when all is done."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("loading", total=None)
-
-        def tell(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total)
-
-        yield tell
 
 
 def _lines(path: Path) -> list[str]:
