@@ -21,7 +21,7 @@ ROOMS = {
     "card": {"errors", "units"},
     "models": BASE,
     "anatomy": BASE | {"models"},
-    "data": BASE,
+    "data": BASE | {"runtime"},  # photos are decoded in one place
     "export": BASE | {"models", "__init__"},  # for its version
     "runtime": BASE | {"__init__"},  # for its version
     "train": BASE | {"models", "data", "export", "runtime"},
@@ -38,7 +38,7 @@ PACKAGES = {
     "card": set(),
     "models": {"torch", "safetensors", "numpy", "PIL", "rich"},
     "anatomy": {"torch", "numpy", "pandas", "rich", "jinja2", "matplotlib"},
-    "data": {"numpy", "PIL"},
+    "data": {"numpy", "PIL", "pyarrow", "sklearn", "torchvision"},  # the last three for what needs them
     "export": {"torch", "onnx", "onnxscript", "onnxruntime", "numpy"},
     "runtime": {"numpy", "PIL", "onnxruntime", "MNN", "pyarrow"},
     "_load": set(),

@@ -15,6 +15,7 @@ from vertebra.errors import UsageError, nearest
 COMMANDS = {
     "models": "List the networks with their size, cost and accuracy.",
     "predict": "Classify photos.",
+    "audit": "Look through a data set for broken, doubled and mislabelled photos.",
     "export": "Export a network as one ONNX file that predicts without torch.",
     "card": "Show what an exported file says of itself.",
     "weights": "List, fetch, verify and find pretrained weights.",
