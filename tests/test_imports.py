@@ -24,7 +24,7 @@ ROOMS = {
     "data": BASE | {"runtime"},  # photos are decoded in one place
     "export": BASE | {"models", "__init__"},  # for its version
     "runtime": BASE | {"__init__"},  # for its version
-    "train": BASE | {"models", "data", "export", "runtime"},
+    "train": BASE | {"models", "data", "export", "runtime", "_load", "__init__"},
     "serve": BASE | {"runtime"},
     "_load": BASE | {"__init__", "runtime", "export"},
     "__init__": BASE,  # all else is loaded on first use
@@ -42,7 +42,7 @@ PACKAGES = {
     "export": {"torch", "onnx", "onnxscript", "onnxruntime", "numpy"},
     "runtime": {"numpy", "PIL", "onnxruntime", "MNN", "pyarrow"},
     "_load": set(),
-    "train": {"torch", "torchvision", "accelerate", "sklearn", "tensorboard", "numpy", "PIL", "jinja2", "matplotlib"},
+    "train": {"torch", "torchvision", "accelerate", "safetensors", "tensorboard", "numpy", "PIL"},
     "serve": {"fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client", "numpy", "PIL"},
     "__init__": set(),
     "__main__": set(),

@@ -15,6 +15,8 @@ from vertebra.errors import UsageError, nearest
 COMMANDS = {
     "models": "List the networks with their size, cost and accuracy.",
     "predict": "Classify photos.",
+    "train": "Train a classifier on a folder of labelled photos.",
+    "evaluate": "Measure a classifier on labelled photos.",
     "audit": "Look through a data set for broken, doubled and mislabelled photos.",
     "export": "Export a network as one ONNX file that predicts without torch.",
     "card": "Show what an exported file says of itself.",

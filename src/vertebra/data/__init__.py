@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+from ._alike import near_copies
 from ._audit import Audit, audit
-from ._dataset import DataError, Dataset, Photo, open_dataset
-from ._facts import Album, Facts, look_through
-from ._page import write_page
-from ._split import Shares, assign_splits
+from ._dataset import DataError, Dataset, Photo, check_labels, open_dataset
+from ._facts import Album, Facts, look_through, read_file
+from ._page import page, sections, thumbnail, write_page
+from ._split import Shares, assign_folds, assign_splits
 
 __all__ = [
     "Album",
@@ -19,9 +20,16 @@ __all__ = [
     "Facts",
     "Photo",
     "Shares",
+    "assign_folds",
     "assign_splits",
     "audit",
+    "check_labels",
     "look_through",
+    "near_copies",
     "open_dataset",
+    "page",
+    "read_file",
+    "sections",
+    "thumbnail",
     "write_page",
 ]

@@ -92,10 +92,10 @@ def open_dataset(data: str | os.PathLike[str]) -> Dataset:
     else:
         hint = nearest(text, _named.NAMES) or f"Names that need no folder: {', '.join(sorted(_named.NAMES))}."
         raise UsageError(f"there is no folder, table or data set {text!r}. {hint}")
-    return checked(found)
+    return check_labels(found)
 
 
-def checked(dataset: Dataset) -> Dataset:
+def check_labels(dataset: Dataset) -> Dataset:
     """The data set, if there is anything to tell apart in it.
 
     Raises:

@@ -72,6 +72,27 @@ def assign_splits(
     return found
 
 
+def assign_folds(hashes: Sequence[str], alike: Sequence[Sequence[int]], *, folds: int, seed: int = 0) -> list[int]:
+    """The part, from 0 to `folds` - 1, that each photo is held out with; photos that are alike go together.
+
+    Args:
+        hashes: SHA-256 of the photos' content, in hex.
+        alike: groups of places in `hashes` that show the same picture.
+        folds: number of parts.
+        seed: another seed draws other lots.
+    """
+    lots = [_lot(digest, seed) for digest in hashes]
+    for group in alike:
+        least = min(lots[place] for place in group)
+        for place in group:
+            lots[place] = least
+    if len(hashes) >= 20 * folds:
+        return [int(lot * folds) for lot in lots]
+    # So few that chance could leave a part empty: the parts are dealt out in the order of the lots.
+    place_of = {lot: place for place, lot in enumerate(sorted(set(lots)))}
+    return [place_of[lot] % folds for lot in lots]
+
+
 def _lot(digest: str, seed: int) -> float:
     """A number from 0 to 1 that content and seed decide."""
     drawn = hashlib.sha256(f"{seed}:{digest}".encode()).digest()
