@@ -21,10 +21,10 @@ ROOMS = {
     "card": {"errors", "units"},
     "models": BASE,
     "anatomy": BASE | {"models"},
-    "data": BASE,
+    "data": BASE | {"runtime"},  # photos are decoded in one place
     "export": BASE | {"models", "__init__"},  # for its version
     "runtime": BASE | {"__init__"},  # for its version
-    "train": BASE | {"models", "data", "export", "runtime"},
+    "train": BASE | {"models", "data", "export", "runtime", "_load", "__init__"},
     "serve": BASE | {"runtime"},
     "bench": BASE | {"__init__", "models", "export", "runtime"},
     "_load": BASE | {"__init__", "runtime", "export"},
@@ -39,12 +39,12 @@ PACKAGES = {
     "card": set(),
     "models": {"torch", "safetensors", "numpy", "PIL", "rich"},
     "anatomy": {"torch", "numpy", "pandas", "onnx", "onnxruntime", "matplotlib"},
-    "data": {"numpy", "PIL"},
+    "data": {"numpy", "PIL", "pyarrow", "sklearn", "torchvision"},  # the last three for what needs them
     "export": {"torch", "onnx", "onnxscript", "onnxruntime", "numpy"},
     "runtime": {"numpy", "PIL", "onnxruntime", "MNN", "pyarrow"},
     "bench": {"numpy", "torch", "onnxruntime", "openvino", "MNN", "ncnn", "pnnx"},
     "_load": set(),
-    "train": {"torch", "torchvision", "accelerate", "sklearn", "tensorboard", "numpy", "PIL", "jinja2", "matplotlib"},
+    "train": {"torch", "torchvision", "accelerate", "safetensors", "tensorboard", "numpy", "PIL"},
     "serve": {"fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client", "numpy", "PIL"},
     "__init__": set(),
     "__main__": set(),

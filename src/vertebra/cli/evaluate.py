@@ -1,0 +1,65 @@
+"""`vertebra evaluate`: how good a classifier is on labelled photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vertebra.cli._output import print_json
+from vertebra.errors import UsageError, printable
+
+if TYPE_CHECKING:
+    from vertebra.train import Evaluation
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="RUN|FILE.onnx", help="A run's folder, or an exported file.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Labelled photos: class folders, a table, or a name.")],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON; shares are fractions from 0 to 1.")] = False,
+    html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a report.")] = None,
+    engine: Annotated[str, typer.Option(metavar="NAME", help="auto (measured fastest), onnxruntime or mnn.")] = "auto",
+) -> None:
+    """Measure a classifier: accuracy with its uncertainty, calibration, and what it confuses.
+
+    Of data with a split the test part counts.
+    """
+    from vertebra.cli._progress import progress_bar
+
+    if html is not None and html.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"the page to write is {str(html)!r}; its name must end in .html")
+    from vertebra.train import evaluate as measure
+
+    with progress_bar(show=not json) as tell:
+        found = measure(model, data, engine=engine, tell=tell)
+    if html is not None:
+        found.write(html)
+    if json:
+        print_json(found.to_dict())
+    else:
+        _show(found, html)
+
+
+def _show(found: Evaluation, html: Path | None) -> None:
+    m = found.held.measures
+    for name, value, (low, high) in (
+        ("top-1", m.top1, m.top1_interval),
+        ("top-5", m.top5, m.top5_interval),
+        ("balanced accuracy", m.balanced_accuracy, m.balanced_accuracy_interval),
+    ):
+        typer.echo(f"{name:18} {100 * value:5.1f} %  ({100 * low:.1f} – {100 * high:.1f})")
+    typer.echo(f"{'calibration error':18} {100 * m.ece:5.1f} %")
+    if found.threshold is not None:
+        answered, right = found.answered
+        typer.echo(f"{'answered':18} {100 * answered:5.1f} %  of which {100 * right:.1f} % are right; the rest: unsure")
+    typer.echo(f"{'photos':18} {m.n:5,}")
+    for true, predicted, count in m.most_confused(5):
+        typer.echo(printable(f"  {true} taken for {predicted}: {count}"))
+    for note in found.notes:
+        typer.echo(printable(note))
+    if html is not None:
+        typer.echo(f"report: {html}")

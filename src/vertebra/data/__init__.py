@@ -1,0 +1,35 @@
+"""A folder, a table or a name → labelled photos, looked through and split.
+
+`open_dataset("photos/")` lists them, `look_through` decodes each once, and `audit` says what is wrong with them.
+"""
+
+from __future__ import annotations
+
+from ._alike import near_copies
+from ._audit import Audit, audit
+from ._dataset import DataError, Dataset, Photo, check_labels, open_dataset
+from ._facts import Album, Facts, look_through, read_file
+from ._page import page, sections, thumbnail, write_page
+from ._split import Shares, assign_folds, assign_splits
+
+__all__ = [
+    "Album",
+    "Audit",
+    "DataError",
+    "Dataset",
+    "Facts",
+    "Photo",
+    "Shares",
+    "assign_folds",
+    "assign_splits",
+    "audit",
+    "check_labels",
+    "look_through",
+    "near_copies",
+    "open_dataset",
+    "page",
+    "read_file",
+    "sections",
+    "thumbnail",
+    "write_page",
+]

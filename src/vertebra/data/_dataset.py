@@ -1,0 +1,118 @@
+"""What a data set is: photos with their labels, and where they stand on disk."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vertebra.errors import UsageError, VertebraError, nearest
+
+SPLITS = ("train", "val", "test")
+
+
+class DataError(VertebraError):
+    """The photos that were given cannot be used."""
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One labelled file. `split` is None where the data set does not say."""
+
+    path: Path
+    label: str
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled photos in the order of their paths."""
+
+    name: str
+    photos: tuple[Photo, ...]
+    classes: tuple[str, ...]  # sorted; also those without a photo
+    root: Path  # paths are shown relative to it
+    others: tuple[str, ...] = ()  # files that are no photos by their name, relative to the root
+    unreadable: tuple[str, ...] = ()  # folders that could not be listed, and why
+
+    @property
+    def has_splits(self) -> bool:
+        """Whether the data set says itself which photos to test on."""
+        return any(photo.split is not None for photo in self.photos)
+
+    def shown(self, path: Path) -> str:
+        """How a path is written for people: relative to the root where it lies below it."""
+        try:
+            return str(path.relative_to(self.root))
+        except ValueError:
+            return str(path)
+
+    def counts(self) -> dict[str, int]:
+        """Photos of each class, also where there are none."""
+        found = Counter(photo.label for photo in self.photos)
+        return {name: found[name] for name in self.classes}
+
+    def only(self, keep: Callable[[Photo], bool]) -> Dataset:
+        """The same data set with fewer photos."""
+        return replace(self, photos=tuple(photo for photo in self.photos if keep(photo)))
+
+
+def open_dataset(data: str | os.PathLike[str]) -> Dataset:
+    """The labelled photos that `data` stands for.
+
+    Args:
+        data: a folder of class folders; a folder of `train`, `val` (`valid`, `validation`) and `test` folders with
+            class folders in them; a .csv, .tsv or .parquet table with the columns path, label and, if wanted, split;
+            or a name: `digits` (scikit-learn's handwritten digits, offline) or one that torchvision downloads.
+
+    Raises:
+        UsageError: there is no such folder, table or name.
+        DataError: it is there and holds no labelled photos.
+        MissingExtraError: a name or a format needs a package that is not installed.
+    """
+    from . import _layout, _named, _table
+
+    text = os.fspath(data)
+    path = Path(text)
+    if not text:
+        raise UsageError("DATA is empty, as an unset variable would be. Give a folder, a table or a name.")
+    if path.is_dir():
+        found = _layout.read_folder(path)
+    elif path.suffix.lower() in _table.SUFFIXES and (path.exists() or path.name != text):
+        found = _table.read_table(path)
+    elif path.exists():
+        raise UsageError(
+            f"{text} is a file that is no table. Give a folder of class folders, or a table ending in "
+            f"{', '.join(_table.SUFFIXES)}."
+        )
+    elif text in _named.NAMES:
+        found = _named.read_named(text)
+    else:
+        hint = nearest(text, _named.NAMES) or f"Names that need no folder: {', '.join(sorted(_named.NAMES))}."
+        raise UsageError(f"there is no folder, table or data set {text!r}. {hint}")
+    return check_labels(found)
+
+
+def check_labels(dataset: Dataset) -> Dataset:
+    """The data set, if there is anything to tell apart in it.
+
+    Raises:
+        DataError: no photos, or all of one class.
+    """
+    if not dataset.photos:
+        reason = f" {dataset.unreadable[0]}." if dataset.unreadable else ""
+        empty = f" It has {len(dataset.classes)} class folders, all empty." if dataset.classes else ""
+        others = f" There are {len(dataset.others)} other files, such as {dataset.others[0]}." if dataset.others else ""
+        raise DataError(
+            f"{dataset.name} has no photos in class folders.{reason}{empty}{others} Put the photos of each class in a "
+            "folder named after it: photos/cat/1.jpg, photos/dog/2.jpg."
+        )
+    filled = [name for name, count in dataset.counts().items() if count]
+    if len(filled) == 1:
+        raise DataError(
+            f"{dataset.name} has photos of one class only, {filled[0]!r}; a classifier needs at least two. Put the "
+            "photos of each class in a folder of its own."
+        )
+    return dataset

@@ -1,0 +1,172 @@
+"""What is known of a photo once it has been decoded: size, looks, or why it cannot be used.
+
+Facts are kept in the cache by the SHA-256 of the file's content, so that no photo is decoded a second time, whatever
+it is called and wherever it lies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from vertebra.errors import ImageError
+from vertebra.runtime.cache import cache_dir
+from vertebra.runtime.image import FORMATS, open_image
+from vertebra.runtime.threads import usable_cores
+
+from ._dataset import Dataset, Photo
+
+# A thumbnail in grey is what photos are compared by.
+LOOK_SIZE = 16
+Look: TypeAlias = NDArray[np.uint8]  # (16, 16)
+
+# A JPEG twice as large or more is decoded coarsely: seven times sooner for a photo of 12 megapixels.
+_ENOUGH = 256
+_VERSION = 1  # of what is kept: another way of computing it must not meet old values
+_TABLE = (
+    "facts (version INTEGER, sha256 TEXT PRIMARY KEY, width INTEGER, height INTEGER, look BLOB, broken TEXT, "
+    "reason TEXT)"
+)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of one photo's content."""
+
+    sha256: str = ""  # empty where the file could not be read
+    width: int = 0  # pixels, as the photo stands upright
+    height: int = 0
+    look: bytes = b""  # 16 × 16 levels of grey
+    broken: str | None = None  # "unreadable", "empty", "not an image" or "damaged"
+    reason: str = ""  # what the decoder said, without the file's name
+
+
+class Album:
+    """The facts of all photos seen before, in one SQLite file; several threads and processes may use it."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._lock = threading.Lock()
+        self._new: dict[str, Facts] = {}
+        self._connection: sqlite3.Connection | None = None
+        path = path or cache_dir() / "photos.sqlite"
+        # A cache that cannot be used costs time, never the result.
+        with contextlib.suppress(sqlite3.Error, OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(path, timeout=10, check_same_thread=False)
+            connection.execute(f"CREATE TABLE IF NOT EXISTS {_TABLE}")
+            self._connection = connection
+
+    def _known(self, digest: str) -> Facts | None:
+        with self._lock, contextlib.suppress(sqlite3.Error):
+            if digest in self._new:
+                return self._new[digest]
+            if self._connection is not None:
+                wanted = (
+                    "SELECT sha256, width, height, look, broken, reason FROM facts WHERE sha256 = ? AND version = ?"
+                )
+                row = self._connection.execute(wanted, [digest, _VERSION]).fetchone()
+                return None if row is None else Facts(*row)
+        return None
+
+    def save(self) -> None:
+        """Keep what was found since the last call."""
+        with self._lock, contextlib.suppress(sqlite3.Error):
+            if self._connection is not None and self._new:
+                rows = [(_VERSION, *astuple(facts)) for facts in self._new.values()]
+                with self._connection:
+                    self._connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+                self._new = {}
+
+    def look_at(self, content: bytes, *, decode: bool = False) -> tuple[Facts, Image.Image | None]:
+        """The facts of a file's content, and its picture where `decode` asks for it and it can be had."""
+        digest = hashlib.sha256(content).hexdigest()
+        facts = self._known(digest)
+        picture = None
+        if facts is None:
+            facts, picture = _examine(digest, content)
+            with self._lock:
+                self._new[digest] = facts
+        if decode and facts.broken is None and picture is None:
+            picture = open_image(content)
+        return facts, picture if decode else None
+
+
+def _examine(digest: str, content: bytes) -> tuple[Facts, Image.Image | None]:
+    """Facts by decoding; with them the picture, where it was decoded in full."""
+    try:
+        picture = open_image(content, at_least=_ENOUGH)
+    except ImageError as error:
+        kind = "damaged"
+        if not content:
+            kind = "empty"
+        elif isinstance(error.__cause__, UnidentifiedImageError):
+            kind = "not an image"
+        reason = str(error).removeprefix(f"image of {len(content)} bytes ")
+        return Facts(digest, broken=kind, reason=reason), None
+    with Image.open(io.BytesIO(content), formats=FORMATS) as header:
+        stored = header.size
+    # Turned by its EXIF orientation? Then the sides are exchanged; a coarse picture has the same ratio.
+    turned = (stored[0] > stored[1]) != (picture.width > picture.height) and picture.width != picture.height
+    width, height = stored[::-1] if turned else stored
+    whole = picture.size == (width, height)
+    grey = picture.convert("L").resize((LOOK_SIZE, LOOK_SIZE), Image.Resampling.BOX)
+    return Facts(digest, width, height, grey.tobytes()), picture if whole else None
+
+
+def read_file(path: Path) -> tuple[bytes, Facts | None]:
+    """A file's bytes, or facts that say why there are none."""
+    try:
+        if not path.is_file():
+            what = "a folder" if path.is_dir() else "a pipe or device" if path.exists() else "missing"
+            return b"", Facts(broken="unreadable", reason=f"is {what}")
+        return path.read_bytes(), None
+    except OSError as error:
+        return b"", Facts(broken="unreadable", reason=f"cannot be read ({error.strerror or error})")
+
+
+def look_through(
+    dataset: Dataset, album: Album | None = None, progress: Callable[[int, int], None] | None = None
+) -> list[Facts]:
+    """The facts of each photo, in the order of the data set. What has not been seen before is decoded, in parallel.
+
+    Args:
+        dataset: the photos.
+        album: what is known already; None: the one in the cache.
+        progress: called with the photos done and the photos in all.
+    """
+    album = album or Album()
+    photos = dataset.photos
+
+    def look(part: Sequence[Photo]) -> list[Facts]:
+        found = []
+        for photo in part:
+            content, failed = read_file(photo.path)
+            found.append(failed or album.look_at(content)[0])
+        return found
+
+    facts: list[Facts] = []
+    try:
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            for part in pool.map(look, _parts(photos, 32)):
+                facts += part
+                if progress is not None:
+                    progress(len(facts), len(photos))
+    finally:
+        album.save()
+    return facts
+
+
+def _parts(items: Sequence[Photo], size: int) -> Iterable[Sequence[Photo]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

@@ -1,0 +1,169 @@
+"""Data sets by name: scikit-learn's digits, and those that torchvision downloads.
+
+Each is made into a folder of files in the cache once, so that everything else sees ordinary photos.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vertebra.errors import MissingExtraError
+from vertebra.runtime.cache import cache_dir
+
+from ._dataset import DataError, Dataset
+from ._layout import read_folder
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A class of torchvision.datasets, and the arguments that give each split."""
+
+    kind: str
+    splits: dict[str | None, dict[str, Any]]
+
+
+def _train_and_test() -> dict[str | None, dict[str, Any]]:
+    return {"train": {"train": True}, "test": {"train": False}}
+
+
+def _named_splits(*names: str) -> dict[str | None, dict[str, Any]]:
+    return {name: {"split": name} for name in names}
+
+
+_TORCHVISION = {
+    "caltech101": _Source("Caltech101", {None: {}}),
+    "caltech256": _Source("Caltech256", {None: {}}),
+    "cifar10": _Source("CIFAR10", _train_and_test()),
+    "cifar100": _Source("CIFAR100", _train_and_test()),
+    "dtd": _Source("DTD", _named_splits("train", "val", "test")),
+    "eurosat": _Source("EuroSAT", {None: {}}),
+    "fashion_mnist": _Source("FashionMNIST", _train_and_test()),
+    "fgvc_aircraft": _Source("FGVCAircraft", _named_splits("train", "val", "test")),
+    "flowers102": _Source("Flowers102", _named_splits("train", "val", "test")),
+    "food101": _Source("Food101", _named_splits("train", "test")),
+    "gtsrb": _Source("GTSRB", _named_splits("train", "test")),
+    "imagenette": _Source("Imagenette", _named_splits("train", "val")),
+    "mnist": _Source("MNIST", _train_and_test()),
+    "oxford_iiit_pet": _Source("OxfordIIITPet", {"train": {"split": "trainval"}, "test": {"split": "test"}}),
+    "stl10": _Source("STL10", _named_splits("train", "test")),
+    "svhn": _Source("SVHN", _named_splits("train", "test")),
+}
+
+NAMES = ("digits", *_TORCHVISION)
+
+
+def read_named(name: str) -> Dataset:
+    """The photos of a named data set, fetched and unpacked on first use.
+
+    Raises:
+        MissingExtraError: scikit-learn or torchvision is not installed.
+        DataError: it cannot be downloaded or written.
+    """
+    folder = cache_dir() / "datasets" / name
+    if not folder.is_dir():
+        _make(folder, lambda to: _write(_digits() if name == "digits" else _download(name), to))
+    return replace(read_folder(folder), name=name)
+
+
+def _make(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Fill a folder so that it is there whole or not at all."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            fill(temporary)
+            os.replace(temporary, folder)  # noqa: PTH105 - of a folder
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        if not folder.is_dir():  # else another process was sooner
+            raise DataError(f"{folder} cannot be written ({error.strerror or error}).") from error
+
+
+# (split or None, class, the picture or its file)
+_Items = Iterator[tuple[str | None, str, Image.Image | Path]]
+
+
+def _write(items: _Items, to: Path) -> None:
+    for number, (split, label, picture) in enumerate(items):
+        folder = to / (split or "") / label
+        folder.mkdir(parents=True, exist_ok=True)
+        if isinstance(picture, Path):
+            try:
+                os.link(picture, folder / f"{number:06d}{picture.suffix}")
+            except OSError:
+                shutil.copyfile(picture, folder / f"{number:06d}{picture.suffix}")
+        else:
+            picture.save(folder / f"{number:06d}.png")
+
+
+def _digits() -> _Items:
+    """1,797 handwritten digits of 8 × 8 pixels and 17 levels of grey."""
+    try:
+        from sklearn.datasets import load_digits
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("the data set digits", "train") from error
+    digits = load_digits()
+    for values, label in zip(digits.images, digits.target, strict=True):
+        yield None, str(label), Image.fromarray((values * (255 / 16)).round().astype("uint8"))
+
+
+def _download(name: str) -> _Items:
+    try:
+        from torchvision import datasets
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"the data set {name}", "train") from error
+    source = _TORCHVISION[name]
+    root = cache_dir() / "downloads" / name
+    root.mkdir(parents=True, exist_ok=True)
+    for split, arguments in source.splits.items():
+        try:
+            found = getattr(datasets, source.kind)(root, download=True, **arguments)
+        except Exception as error:
+            # Downloads fail in as many ways as there are servers, and torchvision has no exception of its own.
+            raise DataError(
+                f"{name} cannot be downloaded ({' '.join(str(error).split()) or type(error).__name__}). With a copy at "
+                "hand, give its folder instead of the name."
+            ) from error
+        names = _class_names(found)
+        files = _files(found)
+        for index in range(len(found)):
+            if files is not None:
+                yield split, names(files[index][1]), Path(files[index][0])
+            else:
+                picture, target = found[index]
+                yield split, names(target), picture
+
+
+def _files(found: Any) -> list[tuple[Any, int]] | None:
+    """(file, target) of each photo, where torchvision's data set consists of files."""
+    for attribute in ("_samples", "samples", "imgs"):
+        pairs = getattr(found, attribute, None)
+        if isinstance(pairs, list) and pairs and len(pairs) == len(found):
+            return pairs
+    for attribute in ("_image_files", "_images"):
+        paths, labels = getattr(found, attribute, None), getattr(found, "_labels", None)
+        if paths is not None and labels is not None and len(paths) == len(labels) == len(found):
+            return list(zip(paths, labels, strict=True))
+    return None
+
+
+def _class_names(found: Any) -> Callable[[int], str]:
+    """The folder's name for a target: the class's own where torchvision knows it."""
+    known = getattr(found, "categories", None) or getattr(found, "classes", None)
+
+    def name(target: int) -> str:
+        label = known[target] if known is not None and target < len(known) else str(target)
+        if isinstance(label, tuple | list):  # Imagenette has several words for a class
+            label = label[0]
+        return str(label).replace("/", "-").replace("\\", "-").strip(". ") or str(target)
+
+    return name

@@ -1,0 +1,99 @@
+"""Which photos train, which choose, which test.
+
+A photo's place follows from its content and the seed alone: adding or renaming photos moves no other one, a copy goes
+where its original went, and a classifier trained again on more photos is tested on the same ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vertebra.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Shares:
+    """The share of every class that chooses settings (val) and that is only ever tested on (test)."""
+
+    val: float = 0.1
+    test: float = 0.15
+
+    def __post_init__(self) -> None:
+        for name, value in (("val", self.val), ("test", self.test)):
+            if not 0 <= value < 1:
+                raise UsageError(f"the share {name} is {value}; it must be at least 0 and below 1.")
+        if self.val + self.test >= 1:
+            raise UsageError(f"val {self.val} and test {self.test} together leave nothing to train on.")
+
+
+def assign_splits(
+    hashes: Sequence[str],
+    labels: Sequence[str],
+    given: Sequence[str | None] | None = None,
+    *,
+    shares: Shares | None = None,
+    seed: int = 0,
+) -> list[str]:
+    """The split of each photo: train, val or test.
+
+    Each class is split in the same shares: each photo's hash is a lot drawn for it. A class of a few photos may draw
+    none to test on; one that would have none to train on gets that of its photos whose lot is nearest.
+
+    Args:
+        hashes: SHA-256 of the photos' content, in hex.
+        labels: their classes.
+        given: splits that the data set brings; None where it does not say. Photos without one are split among train
+            and those that the data set does not bring.
+        shares: of the photos without a given split.
+        seed: another seed draws other lots.
+    """
+    shares = shares or Shares()
+    given = given if given is not None else [None] * len(hashes)
+    brought = set(given)
+    test = 0.0 if "test" in brought else shares.test
+    # What the data set keeps for training may still have to give some for choosing.
+    val = 0.0 if "val" in brought else shares.val
+    found: list[str] = []
+    for digest, split in zip(hashes, given, strict=True):
+        lot = _lot(digest, seed)
+        if split in ("val", "test"):
+            found.append(split)
+        elif split == "train":
+            found.append("val" if "val" not in brought and lot < val else "train")
+        else:
+            found.append("test" if lot < test else "val" if lot < test + val else "train")
+    trained = {label for label, split in zip(labels, found, strict=True) if split == "train"}
+    for label in set(labels) - trained:
+        own = [i for i, other in enumerate(labels) if other == label and given[i] in (None, "train")]
+        if own:
+            found[max(own, key=lambda i: _lot(hashes[i], seed))] = "train"
+    return found
+
+
+def assign_folds(hashes: Sequence[str], alike: Sequence[Sequence[int]], *, folds: int, seed: int = 0) -> list[int]:
+    """The part, from 0 to `folds` - 1, that each photo is held out with; photos that are alike go together.
+
+    Args:
+        hashes: SHA-256 of the photos' content, in hex.
+        alike: groups of places in `hashes` that show the same picture.
+        folds: number of parts.
+        seed: another seed draws other lots.
+    """
+    lots = [_lot(digest, seed) for digest in hashes]
+    for group in alike:
+        least = min(lots[place] for place in group)
+        for place in group:
+            lots[place] = least
+    if len(hashes) >= 20 * folds:
+        return [int(lot * folds) for lot in lots]
+    # So few that chance could leave a part empty: the parts are dealt out in the order of the lots.
+    place_of = {lot: place for place, lot in enumerate(sorted(set(lots)))}
+    return [place_of[lot] % folds for lot in lots]
+
+
+def _lot(digest: str, seed: int) -> float:
+    """A number from 0 to 1 that content and seed decide."""
+    drawn = hashlib.sha256(f"{seed}:{digest}".encode()).digest()
+    return int.from_bytes(drawn[:8], "big") / 2**64

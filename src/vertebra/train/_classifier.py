@@ -1,0 +1,99 @@
+"""A finished run: what `vertebra.train` returns."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vertebra.card import Card
+from vertebra.errors import UsageError
+from vertebra.runtime.cache import replacing
+from vertebra.runtime.image import Source
+from vertebra.runtime.predictor import Prediction, Predictor
+
+from ._run import METRICS, MODEL, REPORT, TrainError
+
+if TYPE_CHECKING:
+    from ._evaluate import Evaluation
+
+
+class Classifier:
+    """The classifier in a run's folder.
+
+    Raises:
+        UsageError: the folder holds no finished run.
+    """
+
+    def __init__(self, run: str | os.PathLike[str]) -> None:
+        self.run = Path(run)
+        if not (self.run / MODEL).is_file():
+            raise UsageError(f"{self.run} holds no finished run: there is no {MODEL} in it. See: vertebra train --help")
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """What runs the exported file; torch is not needed for that."""
+        return Predictor(self.run / MODEL)
+
+    @property
+    def card(self) -> Card:
+        """Classes, preprocessing, temperature, threshold, origin."""
+        return self.predictor.card
+
+    @property
+    def report(self) -> Path:
+        """The page to open in a browser."""
+        return self.run / REPORT
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """What was measured on photos that were not trained on."""
+        found: dict[str, Any] = json.loads((self.run / METRICS).read_text(encoding="utf-8"))
+        return found
+
+    def predict(self, photo: Source, *, top: int = 5) -> Prediction:
+        """Classify one photo: a path, a web address, bytes, or an open file.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        return self.predictor.predict(photo, top=top)
+
+    def predict_many(self, photos: Iterable[str | os.PathLike[str]], *, top: int = 5) -> Iterator[Prediction]:
+        """Classify any number of photos, in order; one that cannot be read comes with its error."""
+        return self.predictor.predict_many(photos, top=top)
+
+    def evaluate(self, data: str | os.PathLike[str]) -> Evaluation:
+        """Measure it on other labelled photos."""
+        from ._evaluate import evaluate
+
+        return evaluate(self.run, data)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Copy the exported file, which is all that a prediction needs.
+
+        Raises:
+            UsageError: the name does not end in .onnx.
+            TrainError: it cannot be written.
+        """
+        target = Path(path)
+        if target.suffix.lower() != ".onnx":
+            raise UsageError(f"the file to write is {str(target)!r}; its name must end in .onnx")
+        try:
+            with replacing(target) as temporary:
+                shutil.copyfile(self.run / MODEL, temporary)
+        except OSError as error:
+            raise TrainError(f"{target} cannot be written ({error.strerror or error}).") from error
+        return target
+
+    def __repr__(self) -> str:
+        low, high = self.metrics["top1_interval"]
+        return (
+            f"<Classifier of {len(self.card.classes or ())} classes, {self.card.architecture}: top-1 "
+            f"{100 * self.metrics['top1']:.1f} % ({100 * low:.1f} – {100 * high:.1f}) on {self.metrics['n']:,} photos "
+            f"that it had not seen; {self.report}>"
+        )

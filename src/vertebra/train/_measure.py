@@ -1,0 +1,156 @@
+"""How good predictions are, with the uncertainty of the answer: numbers from probabilities and labels alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats: TypeAlias = NDArray[np.floating[Any]]
+Labels: TypeAlias = NDArray[np.int64]
+Interval: TypeAlias = tuple[float, float]
+
+ECE_BINS = 15  # as in Guo et al. 2017
+_Z = 1.959964  # of 95 % of a normal distribution
+
+
+@dataclass(frozen=True)
+class ClassMeasures:
+    """Of one class; precision and recall are 0 where nothing was predicted or nothing is there."""
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    photos: int
+
+
+@dataclass(frozen=True)
+class Measures:
+    """All values are fractions from 0 to 1; intervals hold the true value with 95 % probability."""
+
+    n: int
+    top1: float
+    top1_interval: Interval
+    top5: float
+    top5_interval: Interval
+    balanced_accuracy: float  # mean recall of the classes that have photos
+    balanced_accuracy_interval: Interval
+    ece: float  # expected calibration error
+    nll: float  # mean negative logarithm of the true class's probability
+    classes: tuple[ClassMeasures, ...]
+    confusion: tuple[tuple[int, ...], ...]  # [true][predicted] -> photos
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+    def most_confused(self, most: int = 10) -> list[tuple[str, str, int]]:
+        """(true, predicted, photos) of the most frequent mistakes."""
+        found = [
+            (self.classes[true].name, self.classes[predicted].name, count)
+            for true, row in enumerate(self.confusion)
+            for predicted, count in enumerate(row)
+            if count and true != predicted
+        ]
+        return sorted(found, key=lambda entry: (-entry[2], entry[:2]))[:most]
+
+
+def measure(probabilities: Floats, labels: Labels, names: tuple[str, ...]) -> Measures:
+    """Judge predictions.
+
+    Args:
+        probabilities: (N, K).
+        labels: (N,), the true classes.
+        names: of the K classes.
+    """
+    n, count = probabilities.shape
+    predicted = probabilities.argmax(axis=1)
+    confusion = np.zeros((count, count), np.int64)
+    np.add.at(confusion, (labels, predicted), 1)
+    right = int((predicted == labels).sum())
+    own = probabilities[np.arange(n), labels]
+    # How many classes were taken for likelier than the true one; of equals the first counts as likelier, as in argmax.
+    earlier = np.arange(count)[None] < labels[:, None]
+    better = ((probabilities > own[:, None]) | ((probabilities == own[:, None]) & earlier)).sum(axis=1)
+    among_five = int((better < 5).sum())
+    per_class = _per_class(confusion, names)
+    balanced, balanced_interval = _balanced(confusion)
+    return Measures(
+        n=n,
+        top1=right / n,
+        top1_interval=wilson(right, n),
+        top5=among_five / n,
+        top5_interval=wilson(among_five, n),
+        balanced_accuracy=balanced,
+        balanced_accuracy_interval=balanced_interval,
+        ece=calibration_error(probabilities, labels),
+        nll=float(-np.log(np.maximum(own, 1e-12)).mean()),
+        classes=per_class,
+        confusion=tuple(tuple(row) for row in confusion.tolist()),
+    )
+
+
+def _per_class(confusion: NDArray[np.int64], names: tuple[str, ...]) -> tuple[ClassMeasures, ...]:
+    found = []
+    for index, name in enumerate(names):
+        hits, guesses, photos = (
+            int(confusion[index, index]),
+            int(confusion[:, index].sum()),
+            int(confusion[index].sum()),
+        )
+        precision = hits / guesses if guesses else 0.0
+        recall = hits / photos if photos else 0.0
+        f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
+        found.append(ClassMeasures(name, precision, recall, f1, photos))
+    return tuple(found)
+
+
+def _balanced(confusion: NDArray[np.int64]) -> tuple[float, Interval]:
+    photos = confusion.sum(axis=1)
+    there = photos > 0
+    recalls = np.diagonal(confusion)[there] / photos[there]
+    balanced = float(recalls.mean())
+    # Each class's recall is a share of its own photos; one more right and one more wrong keep a class of a few photos,
+    # all of them right, from counting as certain (Agresti and Coull 1998).
+    smoothed = (recalls * photos[there] + 1) / (photos[there] + 2)
+    spread = _Z * math.sqrt(float((smoothed * (1 - smoothed) / (photos[there] + 2)).sum())) / len(recalls)
+    return balanced, (max(0.0, balanced - spread), min(1.0, balanced + spread))
+
+
+def wilson(hits: int, n: int) -> Interval:
+    """The 95 % confidence interval of a share (Wilson 1927): right also for few photos and shares near 1."""
+    share, z2 = hits / n, _Z * _Z
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    spread = _Z * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    return max(0.0, centre - spread), min(1.0, centre + spread)
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Predictions of about the same confidence."""
+
+    confidence: float
+    accuracy: float
+    photos: int
+
+
+def reliability(probabilities: Floats, labels: Labels, bins: int = ECE_BINS) -> list[Bin]:
+    """Confidence against accuracy, in bins of equal width; empty ones are left out."""
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    return [
+        Bin(float(confidence[place == b].mean()), float(right[place == b].mean()), int((place == b).sum()))
+        for b in range(bins)
+        if (place == b).any()
+    ]
+
+
+def calibration_error(probabilities: Floats, labels: Labels, bins: int = ECE_BINS) -> float:
+    """Mean gap between confidence and accuracy (ECE, Naeini et al. 2015)."""
+    found = reliability(probabilities, labels, bins)
+    return sum(b.photos * abs(b.confidence - b.accuracy) for b in found) / len(labels)

@@ -1,0 +1,196 @@
+"""One training run: from a data set to a folder with the exported classifier and its report."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vertebra.data import Audit, Dataset, Facts, Photo, assign_folds, audit, check_labels, near_copies
+from vertebra.errors import UsageError, VertebraError
+from vertebra.runtime.cache import replacing
+
+from ._calibrate import Rejection, rejection, softmax
+from ._measure import Floats, Labels, Measures, calibration_error, measure
+from ._settings import Settings
+
+MODEL, REPORT, METRICS, SETTINGS, DATA, WEIGHTS = (
+    "model.onnx",
+    "report.html",
+    "metrics.json",
+    "settings.toml",
+    "data.csv",
+    "weights.safetensors",
+)
+
+# What is being done, how much of it is done, how much it has in all.
+Tell = Callable[[str, int, int], None]
+
+
+class TrainError(VertebraError):
+    """A training run cannot go on; says what is kept and where."""
+
+
+@dataclass
+class Clock:
+    """Seconds that each step took."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time what is inside."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 2)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Usable photos with the numbers of their classes."""
+
+    dataset: Dataset
+    facts: list[Facts]
+    audit: Audit
+    names: tuple[str, ...]  # of the classes that have photos
+    labels: Labels
+    usable: list[int]  # places among the photos that were looked through
+
+    @property
+    def photos(self) -> Sequence[Photo]:
+        """In the order of `labels`."""
+        return self.dataset.photos
+
+
+@dataclass(frozen=True)
+class Held:
+    """Predictions of photos that were not trained on, and what they are worth."""
+
+    what: str  # how the photos were held out, for people
+    photos: tuple[Photo, ...]
+    labels: Labels
+    logits: Floats
+    temperature: float
+    measures: Measures  # of the calibrated probabilities
+    ece_before: float
+    rejections: tuple[Rejection, ...]
+
+    @property
+    def probabilities(self) -> Floats:
+        """Calibrated, (N, K)."""
+        return softmax(self.logits / self.temperature)
+
+
+def usable_photos(dataset: Dataset, facts: list[Facts], *, strict: bool) -> Labelled:
+    """Leave out what cannot be used, and number the classes.
+
+    Raises:
+        DataError: nothing is left to tell apart, or `strict` and there are problems.
+    """
+    found = audit(dataset, facts)
+    if strict:
+        found.check()
+    usable = [index for index, fact in enumerate(facts) if fact.broken is None]
+    names = tuple(name for name in dataset.classes if found.classes[name])
+    kept = Dataset(dataset.name, tuple(dataset.photos[i] for i in usable), names, dataset.root)
+    check_labels(kept)
+    number = {name: index for index, name in enumerate(names)}
+    labels = np.array([number[photo.label] for photo in kept.photos], np.int64)
+    return Labelled(kept, [facts[i] for i in usable], found, names, labels, usable)
+
+
+def folds_of(data: Labelled, places: Sequence[int], settings: Settings) -> Labels:
+    """The part that each of those photos is held out with."""
+    facts = [data.facts[place] for place in places]
+    hashes = [fact.sha256 for fact in facts]
+    folds = assign_folds(hashes, near_copies(facts), folds=settings.folds, seed=settings.seed)
+    if len(set(folds)) < 2:
+        raise TrainError(f"{data.dataset.name} has too few different photos to hold some out. Add photos.")
+    return np.array(folds, np.int64)
+
+
+PRECISIONS = (0.9, 0.95, 0.98, 0.99)
+
+
+def judge(
+    what: str, photos: Sequence[Photo], labels: Labels, logits: Floats, temperature: float, names: Sequence[str]
+) -> Held:
+    """Measure predictions of held-out photos."""
+    probabilities = softmax(logits / temperature)
+    return Held(
+        what=what,
+        photos=tuple(photos),
+        labels=labels,
+        logits=logits,
+        temperature=temperature,
+        measures=measure(probabilities, labels, tuple(names)),
+        ece_before=calibration_error(softmax(logits), labels),
+        rejections=tuple(rejection(probabilities, labels, value) for value in PRECISIONS),
+    )
+
+
+def new_folder(out: Path) -> Path:
+    """Make the folder of a run.
+
+    Raises:
+        UsageError: there is something in it already, or it cannot be made.
+    """
+    try:
+        if out.is_dir() and any(out.iterdir()):
+            raise UsageError(f"{out} is not empty. Give another --out, or --resume {out} to go on with a run.")
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out} cannot be made ({error.strerror or error}). Give another --out.") from error
+    return out
+
+
+def default_folder(data: str, model: str) -> Path:
+    """`runs/photos-efficientnet_lite0`, with a number where that is taken."""
+    stem = re.sub(r"[^\w.-]+", "-", Path(data).resolve().stem if Path(data).exists() else data).strip("-") or "data"
+    first = Path("runs") / f"{stem}-{model}"
+    number, found = 1, first
+    while found.exists():
+        number += 1
+        found = first.with_name(f"{first.name}-{number}")
+    return found
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of the run, whole or not at all.
+
+    Raises:
+        TrainError: the disk is full, or the folder is gone.
+    """
+    try:
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise TrainError(
+            f"{path} cannot be written ({error.strerror or error}). What was written before is kept."
+        ) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """As `write_text`."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def data_table(photos: Sequence[Photo], facts: Sequence[Facts], splits: Sequence[str]) -> str:
+    """The photos of a run as a table that is itself a data set."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(("path", "label", "split", "sha256"))
+    for photo, fact, split in zip(photos, facts, splits, strict=True):
+        writer.writerow((photo.path.resolve(), photo.label, split, fact.sha256))
+    return buffer.getvalue()

@@ -1,0 +1,66 @@
+"""`vertebra audit`."""
+
+import pytest
+from PIL import Image
+
+from vertebra.cli._progress import progress_bar
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for label, colours in (("cat", ("red", "green")), ("dog", ("blue", "black"))):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for colour in colours:
+            Image.new("RGB", (40, 40), colour).save(tmp_path / "photos" / label / f"{colour}.png")
+    return tmp_path / "photos"
+
+
+def test_text_page_and_strict(vertebra, photos, tmp_path):
+    done = vertebra("audit", photos, "--html", tmp_path / "a.html", "--strict")
+    assert done.code == 0
+    assert "4 photos in 2 classes, 4 of them usable" in done.out
+    assert "no problems found" in done.out
+    assert (tmp_path / "a.html").is_file()
+    (photos / "cat" / "\x1b[31mbad.png").write_bytes(b"")
+    done = vertebra("audit", photos)
+    assert done.code == 0
+    assert "\\x1b[31mbad.png: empty" in done.out
+    done = vertebra("audit", photos, "--strict")
+    assert done.code == 1
+    assert "1 photo cannot be used" in done.error
+
+
+def test_json(vertebra, photos, tmp_path):
+    done = vertebra("audit", photos, "--json", "--html", tmp_path / "a.html")
+    assert done.json["classes"] == {"cat": 2, "dog": 2}
+    assert done.json["few"] == {"cat": 2, "dog": 2}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("nothing",), 2, "there is no folder, table or data set 'nothing'"),
+        (("{}", "--html", "a.pdf"), 2, "its name must end in .html"),
+        (("{}/cat",), 1, "no photos in class folders"),
+    ],
+)
+def test_mistakes(vertebra, photos, arguments, code, message):
+    done = vertebra("audit", *(argument.format(photos) for argument in arguments))
+    assert done.code == code
+    assert message in done.error
+
+
+def test_a_bar_on_a_terminal(monkeypatch, capsys):
+    import io
+    import sys
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with progress_bar() as tell:
+        tell("looking: a", 1, 3)
+        tell("looking: b", 3, 3)
+        tell("fitting", 0, 2)
+    assert sys.stderr.getvalue()

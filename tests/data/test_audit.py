@@ -1,0 +1,213 @@
+"""What is found in a data set, and how it is told."""
+
+import json
+import os
+import sqlite3
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vertebra.data import Album, DataError, Facts, audit, look_through, open_dataset, write_page
+from vertebra.data import _facts as facts_module
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "cache"))
+
+
+def audited(root, **options):
+    dataset = open_dataset(root)
+    return dataset, audit(dataset, look_through(dataset), **options)
+
+
+@pytest.fixture
+def messy(folder, draw):
+    """A folder with one of everything."""
+    root = folder(cat=12, dog=12, Dog=1, fish=2)
+    (root / "bird").mkdir()
+    (root / "cat" / "empty.jpg").write_bytes(b"")
+    (root / "cat" / "text.jpg").write_text("hello")
+    whole = root / "cat" / "cut.jpg"
+    draw(77, (400, 300)).save(whole)
+    whole.write_bytes(whole.read_bytes()[:5000])
+    os.mkfifo(root / "cat" / "pipe.jpg")
+    (root / "cat" / "gone.jpg").symlink_to(root / "nowhere.jpg")
+    draw(1, (20, 18)).save(root / "dog" / "tiny.png")
+    draw(2, (500, 60)).save(root / "dog" / "strip.png")
+    (root / "dog" / "copy.png").write_bytes((root / "dog" / "0.png").read_bytes())
+    (root / "fish" / "cat.png").write_bytes((root / "cat" / "0.png").read_bytes())
+    draw(5, (300, 240)).save(root / "cat" / "large.png")
+    draw(5, (300, 240)).resize((150, 120)).save(root / "cat" / "small.jpg", quality=60)
+    Image.new("RGB", (50, 50), "white").save(root / "cat" / "white.png")
+    Image.new("RGB", (60, 60), "white").save(root / "cat" / "white2.png")
+    (root / "cat" / "Thumbs.db").write_bytes(b"x")
+    return root
+
+
+def test_everything_is_found(messy):
+    _, found = audited(messy)
+    assert {b.path: b.kind for b in found.broken} == {
+        "cat/cut.jpg": "damaged",
+        "cat/empty.jpg": "empty",
+        "cat/gone.jpg": "unreadable",
+        "cat/pipe.jpg": "unreadable",
+        "cat/text.jpg": "not an image",
+    }
+    assert {b.path: b.reason for b in found.broken}["cat/gone.jpg"] == "is missing"
+    assert found.usable == found.photos - 5
+    assert [photo.path for photo in found.tiny] == ["dog/tiny.png"]
+    assert [(photo.path, photo.width, photo.height) for photo in found.extreme] == [("dog/strip.png", 500, 60)]
+    assert [(g.paths, g.exact) for g in found.contradictions] == [(("cat/0.png", "fish/cat.png"), True)]
+    assert {(g.paths, g.exact) for g in found.groups if not g.contradicts} == {
+        (("dog/0.png", "dog/copy.png"), True),
+        (("cat/large.png", "cat/small.jpg"), False),
+    }
+    assert not found.leaks
+    assert found.case_clashes == (("Dog", "dog"),)
+    assert found.few == {"Dog": 1, "bird": 0, "fish": 3}
+    assert found.imbalance == 16
+    assert found.others == ("cat/Thumbs.db",)
+    assert len(found.problems) == 4
+    with pytest.raises(DataError, match=r"5 photos cannot be used; 1 picture appear.*1 class without any usable"):
+        found.check()
+    text = "\n".join(found.lines())
+    for part in (
+        "cat/empty.jpg: empty (is empty)",
+        "Dog and dog",
+        "bird (0)",
+        "strip.png (500 × 60)",
+        "imbalance 16.0",
+    ):
+        assert part in text
+    assert "… and 3 more" in "\n".join(found.lines(most=2))
+    as_json = json.loads(json.dumps(found.to_dict()))
+    assert as_json["groups"][0]["exact"] is True
+    assert as_json["problems"] == found.problems
+
+
+def test_the_page_shows_it(messy, tmp_path):
+    dataset, found = audited(messy)
+    (messy / "dog" / "copy.png").unlink()  # what cannot be read any more is left blank
+    write_page(dataset, found, tmp_path / "audit.html")
+    text = (tmp_path / "audit.html").read_text()
+    assert text.count("data:image/jpeg;base64,") == 7
+    assert "Same picture, different labels: 1" in text
+    assert "http" not in text  # opens offline
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be written"):
+        write_page(dataset, found, tmp_path / "file" / "audit.html")
+
+
+def test_a_clean_folder(folder):
+    _, found = audited(folder(cat=11, dog=12))
+    assert found.problems == []
+    found.check()
+    assert found.lines()[-1] == "no problems found"
+    assert found.imbalance == 12 / 11
+
+
+def test_what_is_so_everywhere_is_no_finding(folder, draw, tmp_path):
+    root = folder(cat=3, dog=3)
+    for number in range(9):
+        draw(900 + number, (20, 20)).save(root / "cat" / f"tiny{number}.png")
+    dataset, found = audited(root)
+    assert "smaller than 32 pixels: 9, most of all photos" in found.lines()
+    write_page(dataset, found, tmp_path / "audit.html")
+    assert "Smaller than" not in (tmp_path / "audit.html").read_text()
+
+
+def test_many_findings_are_shortened(folder, draw, tmp_path):
+    root = folder(cat=40, dog=40)
+    for number in range(65):
+        draw(900 + number, (20, 20)).save(root / "cat" / f"tiny{number}.png")
+    for number in range(9):
+        (root / "dog" / f"again{number}.png").write_bytes((root / "dog" / "0.png").read_bytes())
+    dataset, found = audited(root)
+    write_page(dataset, found, tmp_path / "audit.html")
+    text = (tmp_path / "audit.html").read_text()
+    assert "and 5 more" in text
+    assert "and 4 more" in text
+
+
+def test_leakage_between_splits(folder, tmp_path):
+    root = tmp_path / "data"
+    folder(root / "train", cat=10, dog=10)
+    folder(root / "test", cat=2, dog=2)
+    dataset, found = audited(root)
+    assert found.splits == {"train": 20, "test": 4}
+    assert len(found.leaks) == 2  # the same seeds draw the same first cats in both
+    assert "train/cat/0.png (train)" in "\n".join(found.lines())
+    write_page(dataset, found, tmp_path / "audit.html")
+    # Other splits than those that the data set brings.
+    assert not audit(dataset, look_through(dataset), splits=["train"] * 24).leaks
+
+
+def test_nothing_usable(folder):
+    root = folder(cat=1, dog=1)
+    for path in root.rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"none of its photos can be used\. The first, cat/0\.png, is empty"):
+        audited(root)
+
+
+def test_photos_are_decoded_once(folder, monkeypatch):
+    root = folder(cat=3, dog=3)
+    (root / "cat" / "bad.png").write_bytes(b"bad")
+    dataset = open_dataset(root)
+    calls = []
+    first = look_through(dataset, progress=lambda done, total: calls.append((done, total)))
+    assert calls[-1] == (7, 7)
+    monkeypatch.setattr(facts_module, "_examine", None)
+    (root / "dog" / "0.png").rename(root / "dog" / "renamed.png")
+    again = look_through(open_dataset(root))
+    assert sorted(again, key=lambda f: f.sha256) == sorted(first, key=lambda f: f.sha256)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("size", [(640, 400), (1600, 1000), (300, 300)])
+def test_sizes_are_those_of_the_upright_photo(tmp_path, draw, size, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    draw(3, size).save(tmp_path / "a.jpg", exif=exif)
+    content = (tmp_path / "a.jpg").read_bytes()
+    facts, picture = Album().look_at(content, decode=True)
+    assert (facts.width, facts.height) == (size if orientation == 1 else size[::-1])
+    # A large JPEG is looked at coarsely; whoever wants the picture gets all of it.
+    assert picture.size == (facts.width, facts.height)
+    known, again = Album().look_at(content, decode=True)
+    assert (known.width, known.height) == (facts.width, facts.height)
+    assert np.array_equal(np.asarray(again), np.asarray(picture))
+
+
+def test_a_cache_that_cannot_be_used_costs_only_time(tmp_path, folder):
+    dataset = open_dataset(folder(cat=2, dog=2))
+    (tmp_path / "bad.sqlite").write_bytes(b"this is no database, whatever its name says" * 50)
+    for path in (tmp_path / "bad.sqlite", tmp_path / "bad.sqlite" / "below"):
+        album = Album(path)
+        found = look_through(dataset, album)
+        assert all(isinstance(f, Facts) and f.broken is None for f in found)
+    album = Album(tmp_path / "good.sqlite")
+    album._connection.close()
+    assert look_through(dataset, album) == found
+    assert sqlite3.connect(tmp_path / "good.sqlite").execute("SELECT count(*) FROM facts").fetchone() == (0,)
+
+
+def test_flat_pictures_and_single_photos_are_no_near_duplicates():
+    from vertebra.data._alike import near_copies
+
+    assert near_copies([]) == []
+    assert near_copies([Facts("a", 10, 10, bytes(256)), Facts("b", 10, 10, bytes(256))]) == []
+
+
+def test_a_file_that_cannot_be_opened(folder, monkeypatch):
+    from pathlib import Path
+
+    dataset = open_dataset(folder(cat=1, dog=1))
+
+    def refuse(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    assert {f.reason for f in look_through(dataset)} == {"cannot be read (Permission denied)"}

@@ -1,0 +1,71 @@
+"""Where a photo goes follows from its content and the seed."""
+
+import hashlib
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vertebra.data import Shares, assign_splits
+from vertebra.errors import UsageError
+
+
+def hashes(count, prefix=""):
+    return [hashlib.sha256(f"{prefix}{i}".encode()).hexdigest() for i in range(count)]
+
+
+def test_shares_hold_in_every_class():
+    digests = hashes(4000)
+    labels = [str(i % 4) for i in range(4000)]
+    found = assign_splits(digests, labels, shares=Shares(0.1, 0.2))
+    for label in "0123":
+        counts = Counter(split for split, own in zip(found, labels, strict=True) if own == label)
+        assert counts["test"] == pytest.approx(200, abs=40)
+        assert counts["val"] == pytest.approx(100, abs=30)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 2)), max_size=40), st.integers(0, 5))
+def test_added_photos_move_no_other(added, seed):
+    first = hashes(60)
+    labels = [str(i % 3) for i in range(60)]
+    before = assign_splits(first, labels, seed=seed)
+    more = [hashlib.sha256(f"new {i}".encode()).hexdigest() for i, _ in added]
+    after = assign_splits(more + first, [str(label) for _, label in added] + labels, seed=seed)
+    assert after[len(more) :] == before
+
+
+def test_a_copy_goes_where_its_original_went_and_a_seed_decides():
+    digests = hashes(100)
+    found = assign_splits(digests + digests, ["a"] * 200)
+    assert found[:100] == found[100:]
+    assert assign_splits(digests, ["a"] * 100, seed=1) != found[:100]
+
+
+def test_splits_that_the_data_brings_stay():
+    digests = hashes(300)
+    given_splits = ["train"] * 200 + ["test"] * 100
+    found = assign_splits(digests, ["a"] * 300, given_splits)
+    assert found[200:] == ["test"] * 100
+    assert set(found[:200]) == {"train", "val"}  # something must choose the settings
+    brought = ["train"] * 200 + ["val"] * 50 + ["test"] * 50
+    assert assign_splits(digests, ["a"] * 300, brought) == brought
+    only_val = ["train"] * 200 + ["val"] * 100
+    assert assign_splits(digests, ["a"] * 300, only_val) == only_val
+    partly = assign_splits(digests, ["a"] * 300, [None] * 200 + ["val"] * 100)
+    assert set(partly[:200]) == {"train", "test"}
+
+
+def test_every_class_is_trained():
+    for seed in range(30):
+        found = assign_splits(hashes(12), [str(i // 2) for i in range(12)], shares=Shares(0.3, 0.6), seed=seed)
+        assert all("train" in found[2 * i : 2 * i + 2] for i in range(6))
+    # Not against what the data set says.
+    assert assign_splits(hashes(2), ["a", "b"], ["train", "test"], shares=Shares(0)) == ["train", "test"]
+
+
+@pytest.mark.parametrize("values", [(-0.1, 0.1), (0.1, 1.0), (0.5, 0.5), (float("nan"), 0.1)])
+def test_shares_that_leave_nothing(values):
+    with pytest.raises(UsageError, match=r"share|leave nothing"):
+        Shares(*values)

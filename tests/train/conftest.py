@@ -1,0 +1,55 @@
+"""A small network, small photos, and a run on them."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+CLASSES = {"circle": 14, "cross": 16, "stripes": 12}
+
+
+def draw(label, seed, size=48):
+    """A shape of random colour and place; any network can tell the three apart."""
+    random = np.random.default_rng([seed, *map(ord, label)])
+    y, x = np.mgrid[:size, :size] - size / 2 - random.integers(-4, 5, (2, 1, 1))
+    shape = {
+        "circle": np.hypot(x, y) < random.integers(10, 18),
+        "cross": (abs(x) < 5) | (abs(y) < 5),
+        "stripes": (x // random.integers(3, 6)) % 2 == 0,
+    }[label]
+    colours = random.integers(150, 256, 3), random.integers(0, 100, 3)
+    noise = random.normal(0, 12, (size, size, 3))
+    return Image.fromarray(np.clip(np.where(shape[..., None], *colours) + noise, 0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory):
+    """Three classes of easy pictures, one of them broken and one mislabelled."""
+    root = tmp_path_factory.mktemp("shapes")
+    for label, count in CLASSES.items():
+        (root / label).mkdir()
+        for number in range(count):
+            draw(label, number).save(root / label / f"{number:02}.png")
+    draw("circle", 99).save(root / "stripes" / "wrong.png")
+    (root / "cross" / "broken.png").write_bytes(b"")
+    return root
+
+
+@pytest.fixture(scope="session")
+def small_weights(tmp_path_factory):
+    """Drawn weights of a ResNet-18, as a file; the smallest network that is quick to export."""
+    torch = pytest.importorskip("torch")
+    from vertebra import create_model
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "drawn.pth"
+    torch.save(create_model("resnet18", weights=None).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def run(shapes, small_weights, tmp_path_factory):
+    """A finished run of the probe; not to be changed."""
+    import vertebra
+
+    folder = tmp_path_factory.mktemp("run")
+    return vertebra.train(shapes, folder, model="resnet18", weights=str(small_weights), folds=3, precision=0.9)

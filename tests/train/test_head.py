@@ -1,0 +1,49 @@
+"""The softmax head, against scikit-learn's."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from vertebra.train._head import Solver, choose_strength, cross_validated
+
+
+@pytest.fixture(scope="module")
+def problem():
+    random = np.random.default_rng(0)
+    centres = random.normal(0, 1, (4, 20))
+    labels = random.integers(0, 4, 300)
+    return (centres[labels] + random.normal(0, 1.5, (300, 20)) + 5).astype(np.float32), labels
+
+
+def test_a_warm_start_changes_nothing(problem):
+    features, labels = problem
+    solver = Solver(features, labels, 4)
+    solver.fit(1e-2)
+    warm, cold = solver.fit(1e-3), Solver(features, labels, 4).fit(1e-3)
+    assert np.abs(warm.logits(features) - cold.logits(features)).max() < 0.05
+
+
+def test_noise_is_regularised_more_than_signal():
+    random = np.random.default_rng(1)
+    labels = random.integers(0, 2, 200)
+    noise = random.normal(0, 1, (200, 50)).astype(np.float32)
+    strong, _, trials = choose_strength((noise[:100], labels[:100]), (noise[100:], labels[100:]), 2)
+    clear = (noise[:, :5] * 0.1 + labels[:, None] * 4).astype(np.float32)
+    weak, head, _ = choose_strength((clear[:100], labels[:100]), (clear[100:], labels[100:]), 2)
+    assert strong > weak
+    assert [t.strength for t in trials] == sorted((t.strength for t in trials), reverse=True)
+    assert (head.logits(clear).argmax(1) == labels).all()
+
+
+def test_no_photo_is_predicted_by_a_head_that_saw_it(problem):
+    features, _ = problem
+    # Labels without any rule: seen photos would be predicted well, unseen ones are not.
+    labels = np.random.default_rng(2).integers(0, 4, 300)
+    calls = []
+    logits, strength, trials = cross_validated(
+        features, labels, np.arange(300) % 3, 4, lambda done, total: calls.append((done, total))
+    )
+    assert (logits.argmax(1) == labels).mean() < 0.4
+    assert strength in {t.strength for t in trials}
+    assert calls[-1] == (3, 3)

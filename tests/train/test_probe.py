@@ -1,0 +1,212 @@
+"""A run from photos to the exported classifier, and what it says of itself."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+import vertebra
+from vertebra.card import read_card
+from vertebra.data import DataError
+from vertebra.errors import UsageError
+from vertebra.train import Classifier, Settings, TrainError, evaluate
+from vertebra.train import _features as features_module
+
+
+def test_what_a_run_leaves(run, shapes):
+    assert {path.name for path in run.run.iterdir()} == {
+        "data.csv", "metrics.json", "model.onnx", "report.html", "settings.toml", "weights.safetensors",
+    }  # fmt: skip
+    card = read_card(run.run / "model.onnx")
+    assert card.classes == ("circle", "cross", "stripes")
+    assert card.architecture == "resnet18"
+    assert card.metrics[f"{shapes}, held out"]["top1"] == round(run.metrics["top1"], 4)
+    assert card.temperature == run.metrics["temperature"] != 1.0
+    assert len(card.weights.sha256) == 64
+    assert "head trained on" in card.weights.name
+    assert run.metrics["n"] == 43  # one is broken
+    assert run.metrics["top1"] > 0.7
+    assert Settings.from_toml(run.run / "settings.toml").folds == 3
+    with (run.run / "data.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 43
+    assert all(len(row["sha256"]) == 64 for row in rows)
+    assert "top-1" in repr(run)
+    assert "43 photos" in repr(run)
+
+
+def test_the_file_gives_what_the_run_measured(run, shapes, tmp_path):
+    found = run.predict(shapes / "circle" / "00.png", top=2)
+    assert found.predictions[0]["class"] == "circle"
+    assert len(list(run.predict_many([shapes / "cross" / "00.png", shapes / "cross" / "broken.png"]))) == 2
+    saved = run.save(tmp_path / "shapes.onnx")
+    again = vertebra.load(saved).predict(shapes / "circle" / "00.png", top=2)
+    assert again.predictions == found.predictions
+    with pytest.raises(UsageError, match=r"must end in \.onnx"):
+        run.save(tmp_path / "shapes.pth")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrainError, match="cannot be written"):
+        run.save(tmp_path / "file" / "shapes.onnx")
+
+
+def test_the_weights_are_an_ordinary_checkpoint(run, shapes):
+    import torch
+
+    from vertebra.models import get_model_weights
+    from vertebra.runtime.image import open_image
+
+    network = vertebra.create_model("resnet18", weights=str(run.run / "weights.safetensors"), num_classes=3).eval()
+    transform = get_model_weights("resnet18").DEFAULT.transforms()
+    with torch.inference_mode():
+        logits = network(transform(open_image(shapes / "cross" / "01.png")).unsqueeze(0))[0]
+    probabilities = (logits / run.card.temperature).softmax(0)
+    for entry in run.predict(shapes / "cross" / "01.png", top=3).predictions:
+        assert probabilities[entry["index"]].item() == pytest.approx(entry["probability"], abs=1e-4)
+
+
+def test_the_report_is_whole_and_opens_offline(run):
+    text = run.report.read_text()
+    for part in ("How far to trust it", "Most suspicious labels", "cannot be used", "broken.png", "regularisation"):
+        assert part in text
+    assert "data:image/jpeg;base64," in text
+    assert not re.search(r'(src|href)="(?!data:)', text)
+
+
+def test_a_second_run_computes_nothing_again(run, shapes, small_weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(features_module.Runner, "call", None)
+    (shapes / "cross" / "00.png").rename(shapes / "cross" / "renamed.png")
+    try:
+        again = vertebra.train(shapes, tmp_path / "run", model="resnet18", weights=str(small_weights), folds=3)
+    finally:
+        (shapes / "cross" / "renamed.png").rename(shapes / "cross" / "00.png")
+    assert again.metrics["computed"] == 0
+    assert again.metrics["n"] == 43
+    assert again.metrics["nll"] == pytest.approx(run.metrics["nll"], rel=1e-2)
+
+
+def test_data_that_brings_its_test(shapes, small_weights, tmp_path):
+    rows = [("path", "label", "split")]
+    for path in sorted(shapes.rglob("*.png")):
+        rows.append((str(path), path.parent.name, "test" if path.stem in ("00", "01", "02") else "train"))
+    (tmp_path / "list.csv").write_text("\n".join(",".join(row) for row in rows))
+    run = vertebra.train(tmp_path / "list.csv", tmp_path / "run", model="resnet18", weights=str(small_weights), folds=3)
+    assert run.metrics["n"] == 9
+    assert run.metrics["held_out"] == "the test photos"
+    found = evaluate(run.run, tmp_path / "list.csv")
+    assert found.held.measures.n == 9
+    assert found.held.measures.top1 == run.metrics["top1"]
+    assert found.trained_on == 0
+    assert found.notes == []
+
+
+def test_evaluate(run, shapes, tmp_path):
+    calls = []
+    found = evaluate(run.run, shapes, tell=lambda *args: calls.append(args))
+    assert calls[-1] == ("predicting", 44, 44)
+    assert found.held.measures.n == 43
+    assert found.trained_on == 43
+    assert len(found.broken) == 1
+    assert len(found.notes) == 2
+    as_json = json.loads(json.dumps(found.to_dict()))
+    for name in ("top1", "top5", "balanced_accuracy", "ece", "answered", "answered_right"):
+        assert 0 <= as_json[name] <= 1
+    assert as_json["n"] == 43
+    found.write(tmp_path / "page.html")
+    assert "trained this classifier" in (tmp_path / "page.html").read_text()
+    assert run.evaluate(shapes).held.measures.top1 == found.held.measures.top1
+    assert evaluate(run.save(tmp_path / "alone.onnx"), shapes).trained_on == 0
+
+
+def test_evaluate_with_the_wrong_model_or_data(shapes, tmp_path, write_model):
+    with pytest.raises(UsageError, match="no such file"):
+        evaluate(tmp_path / "nothing", shapes)
+    with pytest.raises(UsageError, match=r"has 3 classes that .* does not know, such as 'circle'"):
+        evaluate(write_model(tmp_path / "tiny.onnx"), shapes)
+    nameless = json.loads(read_card(tmp_path / "tiny.onnx").to_json()) | {"classes": None}
+    with pytest.raises(UsageError, match="has no class names"):
+        evaluate(write_model(tmp_path / "tiny.onnx", card=json.dumps(nameless)), shapes)
+
+
+def test_folders_that_hold_no_run(tmp_path, shapes):
+    with pytest.raises(UsageError, match="holds no finished run"):
+        Classifier(tmp_path)
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(UsageError, match="is not empty"):
+        vertebra.train(shapes, tmp_path)
+    with pytest.raises(UsageError, match="cannot be made"):
+        vertebra.train(shapes, tmp_path / "notes.txt" / "run")
+
+
+def test_runs_are_numbered(tmp_path, monkeypatch, shapes):
+    from vertebra.train._run import default_folder
+
+    monkeypatch.chdir(tmp_path)
+    first = default_folder(str(shapes), "resnet18")
+    assert first.parts[0] == "runs"
+    assert first.name.endswith("-resnet18")
+    first.mkdir(parents=True)
+    assert default_folder(str(shapes), "resnet18").name == f"{first.name}-2"
+    assert default_folder("digits", "resnet18").name == "digits-resnet18"
+
+
+def test_strict_and_too_few(shapes, small_weights, tmp_path):
+    from PIL import Image
+
+    options = {"model": "resnet18", "weights": str(small_weights)}
+    with pytest.raises(DataError, match="1 photo cannot be used"):
+        vertebra.train(shapes, tmp_path / "strict", strict=True, **options)
+    for label in "ab":
+        (tmp_path / "two" / label).mkdir(parents=True)
+        Image.open(shapes / "cross" / "00.png").save(tmp_path / "two" / label / "same.png")
+    with pytest.raises(TrainError, match="too few different photos"):
+        vertebra.train(tmp_path / "two", tmp_path / "run", **options)
+
+
+def test_a_cache_that_cannot_be_used_costs_only_time(shapes, small_weights, tmp_path, monkeypatch):
+    from vertebra._load import exported
+    from vertebra.data import open_dataset
+
+    body = exported("resnet18", str(small_weights))
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(features_module, "cache_dir", lambda: tmp_path / "file")
+    store = features_module.FeatureStore(body)
+    assert store.get("x") is None
+    store.put("x", np.ones(3, np.float32))
+    store.save()
+    assert store.get("x").tolist() == [1, 1, 1]
+    dataset = open_dataset(shapes).only(lambda photo: photo.path.stem < "02")
+    seen = features_module.compute_features(dataset, body)
+    assert seen.computed == 6
+    assert np.abs(seen.features).max() > 0
+
+
+def test_settings():
+    assert Settings("x").method == "probe"
+    for change, message in (
+        ({"method": "prob"}, r"no method 'prob'\. Did you mean 'probe'"),
+        ({"folds": 1}, "folds is 1; it must be from 2 to 50"),
+        ({"precision": 1.5}, r"precision is 1\.5"),
+        ({"sed": 1}, r"unknown setting 'sed'\. Did you mean 'seed'"),
+        ({"seed": "x"}, "seed is 'x'; it must be of type int"),
+        ({"seed": True}, "seed is True"),
+        ({"strict": 1}, "strict is 1; it must be of type bool"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            Settings.from_mapping({"data": "x", **change}, "here")
+    with pytest.raises(UsageError, match="does not say what to train on"):
+        Settings.from_mapping({}, "here")
+    assert Settings.from_mapping({"data": "x", "precision": 1}, "here").precision == 1.0
+
+
+def test_settings_as_toml(tmp_path):
+    settings = Settings('a "b"\\c', seed=3, strict=True)
+    (tmp_path / "s.toml").write_text(settings.to_toml())
+    assert Settings.from_toml(tmp_path / "s.toml") == settings
+    (tmp_path / "bad.toml").write_text("= 3")
+    for name, message in (("bad.toml", "is no TOML"), ("none.toml", "cannot be read")):
+        with pytest.raises(UsageError, match=message):
+            Settings.from_toml(tmp_path / name)
