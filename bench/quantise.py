@@ -25,13 +25,23 @@ CALLS = 40
 def export(name: str, folder: str) -> tuple[str, str]:
     import torch
 
-    from vertebra import create_model
+    from vertebra import create_model, get_model_weights
+    from vertebra.runtime.image import open_image
 
     paths = f"{folder}/{name}.onnx", f"{folder}/{name}.int8.onnx"
     source = [name]
     if name != "efficientnet_lite0":
         torch.manual_seed(0)
-        torch.save(create_model(name).state_dict(), f"{folder}/{name}.pth")
+        network = create_model(name)
+        # Batch norms that have seen photos: drawn weights alone let the activations of deep networks die away.
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = None
+        transforms = get_model_weights(name)["DEFAULT"].transforms()
+        photos = [transforms(open_image(path)) for path in sorted(PHOTOS.iterdir())[:32]]
+        with torch.no_grad():
+            network.train()(torch.stack(photos))
+        torch.save(network.state_dict(), f"{folder}/{name}.pth")
         source = [f"{folder}/{name}.pth", "--model", name]
     for path, options in zip(paths, ([], ["--precision", "int8", "--calibration", str(PHOTOS)]), strict=True):
         force = ["--force"] if options and name != "efficientnet_lite0" else []

@@ -1,6 +1,7 @@
 """int8: grids that cannot overflow, rounding that changes outputs least, files written only if they pay."""
 
 from pathlib import Path, PurePath
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -395,3 +396,15 @@ def test_classes_in_another_order_are_seen() -> None:
     check_order(np.zeros(30, int), labels, None)  # a bad network, not a mixed-up one
     with pytest.raises(UsageError, match=r"another order.*'ant' are nearly all taken for 'bee'"):
         check_order((right + 1) % 3, labels, ["ant", "bee", "cat"])
+
+
+def test_a_gate_that_hardly_moves_has_a_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two neighbours of float32 leave no room for 2,048 bins in float32."""
+    from vertebra.export import _calibrate
+
+    low = np.float32(0.5)
+    high = np.nextafter(low, np.float32(1))
+    monkeypatch.setattr(_calibrate, "run", lambda *arguments: [{"gate": np.array([[low, high, low]])}])
+    graph = SimpleNamespace(model=None)
+    extent = {"gate": _calibrate.Extent(np.array([low]), np.array([high]))}
+    assert _calibrate.ranges(graph, np.zeros(0), extent) == {"gate": (pytest.approx(0.5), pytest.approx(0.5))}

@@ -72,7 +72,8 @@ def ranges(graph: Graph, images: Pixels, extent: dict[str, Extent]) -> dict[str,
             low, high = limits[name]
             if high - low > _SMALLEST:
                 values = value.ravel()[:: max(1, value.size // (_VALUES * len(value))) | 1]
-                counts[name] += np.histogram(values, _BINS, (low, high))[0]
+                # In float64: float32 has no 2,048 numbers between a gate's 0.5 and the next.
+                counts[name] += np.histogram(values.astype(np.float64), _BINS, (low, high))[0]
     return {name: _best_range(*limits[name], counts[name]) for name in limits}
 
 
