@@ -407,4 +407,4 @@ def test_a_gate_that_hardly_moves_has_a_range(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(_calibrate, "run", lambda *arguments: [{"gate": np.array([[low, high, low]])}])
     graph = SimpleNamespace(model=None)
     extent = {"gate": _calibrate.Extent(np.array([low]), np.array([high]))}
-    assert _calibrate.ranges(graph, np.zeros(0), extent) == {"gate": (pytest.approx(0.5), pytest.approx(0.5))}
+    assert _calibrate.ranges(graph, np.zeros(0), extent) == {"gate": (0.0, pytest.approx(0.5))}
