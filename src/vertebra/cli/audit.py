@@ -38,7 +38,7 @@ def audit(
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail where there is any problem.")] = False,
 ) -> None:
-    """Look through a data set: broken photos, copies, contradicting labels, leakage between splits, imbalance.
+    """Find the broken, doubled and mislabelled photos of a data set: copies, contradictions, leakage, imbalance.
 
     Every photo is decoded, once: what has been seen before is known by its content.
     """
