@@ -6,8 +6,8 @@ import pytest
 
 import vertebra
 from vertebra import _load
+from vertebra.cache import cache_dir
 from vertebra.errors import MissingExtraError, UsageError
-from vertebra.runtime.cache import cache_dir
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vertebra import __version__
+from vertebra.cache import cache_dir, fingerprint, replacing
 from vertebra.errors import MissingExtraError, UsageError
-from vertebra.runtime.cache import cache_dir, fingerprint, replacing
 from vertebra.runtime.predictor import Predictor
 
 _WEIGHT_FILES = (".pth", ".pt", ".safetensors")

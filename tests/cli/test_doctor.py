@@ -4,7 +4,6 @@ import subprocess
 import sys
 from importlib import metadata
 
-import pytest
 import torch
 
 from vertebra.cli import doctor as doctor_module
@@ -74,29 +73,3 @@ def test_passwords_are_not_told(vertebra, monkeypatch):
         out = vertebra(*arguments).out
         assert "secret" not in out
         assert "https://***@mirror.example/weights" in out
-
-
-@pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        ({"cpu.max": "150000 100000\n"}, 1.5),
-        ({"cpu.max": "max 100000\n"}, None),
-        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2.0),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
-        ({"cpu.max": "nonsense"}, None),
-        ({}, None),
-    ],
-)
-def test_quota(tmp_path, files, cores):
-    for name, content in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(content)
-    assert doctor_module._quota(tmp_path) == cores
-
-
-def test_cpu_model(tmp_path):
-    info = tmp_path / "cpuinfo"
-    info.write_text("processor\t: 0\nmodel name\t: Fast CPU @ 3 GHz\n")
-    assert doctor_module._cpu_model(info) == "Fast CPU @ 3 GHz"
-    info.write_text("Processor: none of that form\n")
-    assert doctor_module._cpu_model(info) != "Fast CPU @ 3 GHz"

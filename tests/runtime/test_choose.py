@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from vertebra.cache import cache_dir, fingerprint, keep_json, known_fingerprint, read_json, replacing
 from vertebra.runtime import choose as module
 from vertebra.runtime import mnn
-from vertebra.runtime.cache import cache_dir, fingerprint, keep_json, known_fingerprint, read_json, replacing
 from vertebra.runtime.choose import Measured, candidates, choose, fastest, measure, simple_plan
 from vertebra.runtime.engines import EngineError, Plan
 from vertebra.runtime.predictor import Predictor

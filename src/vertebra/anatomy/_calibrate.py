@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import statistics
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from vertebra.cache import cache_dir, keep_json, read_json
 from vertebra.errors import UsageError
+from vertebra.machine import processor
 
 from . import _synthetic
 from ._anatomy import take_apart
@@ -54,7 +54,7 @@ def calibrated(executor: str, notify: Callable[[str], None] | None = None) -> Ca
         notify(f"Calibrating this machine for {executor}, once; this takes about 10 s …")
     result = calibrate(executor)
     if max(result.noise, result.others) <= MAX_UNREST:
-        _keep(result)
+        keep_json(cache_path(executor), {"format": _FORMAT} | result.to_dict())
     elif notify is not None:
         notify("This machine is busy with something else, so the times are too long, and the calibration is not kept.")
     return result
@@ -63,10 +63,10 @@ def calibrated(executor: str, notify: Callable[[str], None] | None = None) -> Ca
 def kept(executor: str) -> Calibration | None:
     """The calibration that was kept, if it is of this machine and of what is installed now."""
     try:
-        found = dict(json.loads(cache_path(executor).read_text(encoding="utf-8")))
+        found = read_json(cache_path(executor)) or {}
         if found.pop("format") == _FORMAT and found["machine"] == describe_machine(executor):
             return Calibration.from_dict(found)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         pass  # there is none, or one that another version wrote
     return None
 
@@ -172,39 +172,13 @@ def describe_machine(executor: str) -> dict[str, Any]:
     """What a calibration is good for: another processor, number of threads or version needs a new one."""
     package = {"torch": "torch"}.get(executor, "onnxruntime")
     return {
-        "cpu": _cpu_name(),
+        "cpu": processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "version": f"{package} {metadata.version(package)}",
     }
 
 
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
 def cache_path(executor: str) -> Path:
-    """Where the calibration is kept: `$VERTEBRA_CACHE`, or `vertebra` in the folder where this system keeps caches."""
-    name = f"roofline-{executor}.json"
-    if folder := os.environ.get("VERTEBRA_CACHE"):
-        return Path(folder).expanduser() / name
-    home = os.environ.get("XDG_CACHE_HOME") or (os.environ.get("LOCALAPPDATA") if os.name == "nt" else None)
-    return Path(home or "~/.cache").expanduser() / "vertebra" / name
-
-
-def _keep(calibration: Calibration) -> None:
-    """Write it down; where that is not possible it is made again next time."""
-    path = cache_path(calibration.executor)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-            json.dump({"format": _FORMAT} | calibration.to_dict(), file, indent=1)
-        Path(file.name).replace(path)
-    except OSError:
-        return
+    """Where the calibration is kept."""
+    return cache_dir() / f"roofline-{executor}.json"

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from vertebra.errors import UsageError, nearest
-from vertebra.runtime.threads import usable_cores
+from vertebra.machine import usable_cores
 
 from ._files import Files, files_of
 

@@ -7,13 +7,13 @@ import platform
 import re
 import sys
 from importlib import metadata
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from vertebra import __version__
 from vertebra.cli._output import print_json
+from vertebra.machine import affinity, processor, quota_cores
 from vertebra.units import count, size
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -71,28 +71,13 @@ def _version(package: str) -> str | None:
 
 
 def _cpu() -> dict[str, Any]:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"model": _cpu_model(), "cores": os.cpu_count(), "usable_cores": usable, "quota_cores": _quota()}
-
-
-def _cpu_model(info: Path = Path("/proc/cpuinfo")) -> str | None:
-    if info.is_file():
-        found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
-        if found:
-            return found[1]
-    return platform.processor() or None
-
-
-def _quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """How many cores' worth of time a container may use, where it is limited: a thread more only gets in the way."""
-    try:
-        if (root / "cpu.max").is_file():  # cgroup v2: "200000 100000" or "max 100000"
-            quota, period = (root / "cpu.max").read_text().split()
-        else:  # cgroup v1: -1 is unlimited
-            quota, period = ((root / "cpu" / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
-        return None if quota in ("max", "-1") else int(quota) / int(period)
-    except (OSError, ValueError):
-        return None
+    """A thread more than the quota allows only gets in the way."""
+    return {
+        "model": processor(),
+        "cores": os.cpu_count(),
+        "usable_cores": affinity(),
+        "quota_cores": quota_cores(),
+    }
 
 
 def _torch() -> dict[str, Any] | None:

@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from vertebra.cache import cache_dir
 from vertebra.errors import ImageError
-from vertebra.runtime.cache import cache_dir
+from vertebra.machine import usable_cores
 from vertebra.runtime.image import FORMATS, open_image
-from vertebra.runtime.threads import usable_cores
 
 from ._dataset import Dataset, Photo
 

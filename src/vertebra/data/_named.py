@@ -15,8 +15,8 @@ from typing import Any
 
 from PIL import Image
 
+from vertebra.cache import cache_dir
 from vertebra.errors import MissingExtraError
-from vertebra.runtime.cache import cache_dir
 
 from ._dataset import DataError, Dataset
 from ._layout import read_folder

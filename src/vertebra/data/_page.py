@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from vertebra.cache import replacing
 from vertebra.errors import ImageError
-from vertebra.runtime.cache import replacing
 from vertebra.runtime.image import open_image
 
 from ._audit import FEW, TINY, Audit, Group, Odd

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from vertebra.cache import replacing
 from vertebra.card import CardError, read_metadata
 from vertebra.errors import UsageError, VertebraError
 from vertebra.units import size
@@ -56,28 +57,13 @@ def write_whole(path: Path, content: bytes) -> None:
         free = shutil.disk_usage(path.parent).free
         if free < len(content):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        # In the same folder: a rename is whole only within one file system.
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            _share_as_usual(name)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         _sync_folder(path.parent)
     except OSError as error:
         raise _not_written(path, error, len(content)) from error
-
-
-def _share_as_usual(name: str) -> None:
-    """Give a temporary file, private at first, the permissions that any new file gets."""
-    mask = os.umask(0)
-    os.umask(mask)
-    Path(name).chmod(0o666 & ~mask)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -16,11 +16,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vertebra.cache import cache_dir, fingerprint, keep_json, known_fingerprint, read_json
 from vertebra.card import read_card
 from vertebra.errors import VertebraError
+from vertebra.machine import processor
 
 from . import mnn
-from .cache import cache_dir, fingerprint, keep_json, known_fingerprint, read_json
 from .engines import EngineError, Plan, Runner, open_engine
 from .trial import trial_images
 
@@ -90,7 +91,7 @@ def choose(
         return plans[0]
     key = f"batch {batch}, {cores} cores"
     # Another version of an engine, or another processor, makes what was measured void.
-    setting = {"processor": _processor(), "versions": _versions()}
+    setting = {"processor": processor(), "versions": _versions()}
     if kept is None or kept.get("setting") != setting:
         kept = {"setting": setting, "measured": {}}
     measured = _from_json(kept["measured"].get(key), plans)
@@ -208,18 +209,6 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    import platform
-
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from vertebra.cache import cache_dir, fingerprint, keep_json, read_json, replacing
 from vertebra.card import Card
 from vertebra.errors import MissingExtraError
 
-from .cache import cache_dir, fingerprint, keep_json, read_json, replacing
 from .engines import INPUT, PROBABILITIES, EngineError, FloatArray, Plan
 from .image import Pixels
 from .trial import compare

@@ -15,13 +15,13 @@ import numpy as np
 
 from vertebra.card import read_card
 from vertebra.errors import ImageError, UsageError
+from vertebra.machine import usable_cores
 
 from .choose import choose
 from .engines import EMBEDDING, ENGINES, PROBABILITIES, EngineError, FloatArray, Plan, Runner, open_engine
 from .image import Pixels, Source, network_pixels
 from .pipeline import in_order
 from .sources import Photo
-from .threads import usable_cores
 
 BATCH = 16
 

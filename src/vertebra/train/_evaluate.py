@@ -13,10 +13,10 @@ import numpy as np
 
 from vertebra.data import Album, Dataset, Facts, Photo, audit, open_dataset, read_file
 from vertebra.errors import ImageError, UsageError
+from vertebra.machine import usable_cores
 from vertebra.runtime.image import fit
 from vertebra.runtime.pipeline import in_order
 from vertebra.runtime.predictor import Predictor
-from vertebra.runtime.threads import usable_cores
 
 from ._measure import Floats, Labels
 from ._report import Report, percent

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
+from vertebra.cache import cache_dir
 from vertebra.card import read_card
 from vertebra.data import Album, Dataset, Facts, Photo, read_file
 from vertebra.errors import ImageError
-from vertebra.runtime.cache import cache_dir
+from vertebra.machine import usable_cores
 from vertebra.runtime.choose import choose
 from vertebra.runtime.engines import EMBEDDING, FloatArray, Runner, open_engine
 from vertebra.runtime.image import fit
 from vertebra.runtime.pipeline import in_order
-from vertebra.runtime.threads import usable_cores
 
 _BATCH = 16
 _SAVE_EVERY = 512  # photos: what an interrupted run loses at most

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from vertebra.cache import replacing
 from vertebra.data import Audit, Dataset, Facts, Photo, assign_folds, audit, check_labels, near_copies
 from vertebra.errors import UsageError, VertebraError
-from vertebra.runtime.cache import replacing
 
 from ._calibrate import Rejection, rejection, softmax
 from ._measure import Floats, Labels, Measures, calibration_error, measure

@@ -1,4 +1,4 @@
-"""What the runtime keeps between runs: exported networks, the forms that engines convert them to, measured choices.
+"""What is kept between runs: exported networks, the forms that engines convert them to, measurements, features.
 
 All of it can be made again: the folder may be deleted at any time. `VERTEBRA_CACHE` names another one.
 """

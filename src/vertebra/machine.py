@@ -1,4 +1,4 @@
-"""How many threads are worth starting: what this process may use, not what the machine has.
+"""What this machine is, and how many threads are worth starting: what this process may use, not what there is.
 
 A container with a quota of two cores on a host of 64 that starts 64 threads is several times slower than with two:
 the kernel stops all of them once the quota of a period is spent.
@@ -98,3 +98,13 @@ def _text(path: Path) -> str:
         return path.read_text()
     except (OSError, ValueError):
         return ""
+
+
+def processor(info: Path = Path("/proc/cpuinfo")) -> str | None:
+    """The name of the processor; None where the system does not tell."""
+    found = re.search(r"^model name\s*:\s*(.+)$", _text(info), re.MULTILINE)
+    if found:
+        return found[1]
+    import platform  # here, because few systems need it and every prediction loads this module
+
+    return platform.processor() or None

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
+from vertebra import machine as module
 from vertebra.errors import UsageError
-from vertebra.runtime import threads
-from vertebra.runtime.threads import quota_cores, usable_cores
+from vertebra.machine import processor, quota_cores, usable_cores
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def root(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch):
-    for name in threads.VARIABLES:
+    for name in module.VARIABLES:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -66,7 +66,7 @@ def test_quota(root, files, cores):
 
 
 def test_the_least_limit_holds(root, monkeypatch):
-    monkeypatch.setattr(threads, "affinity", lambda: 16)
+    monkeypatch.setattr(module, "affinity", lambda: 16)
     machine = root({"sys/fs/cgroup/cpu.max": "350000 100000\n"})
     assert usable_cores(machine) == 4
     monkeypatch.setenv("OMP_NUM_THREADS", "2,1")
@@ -95,3 +95,31 @@ def test_affinity_is_obeyed():
         assert usable_cores() == 1
     finally:
         os.sched_setaffinity(0, before)
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2.0),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu.max": "nonsense"}, None),
+        ({}, None),
+    ],
+)
+def test_quota_of_the_root_group(tmp_path, files, cores):
+    base = tmp_path / "sys/fs/cgroup"
+    base.mkdir(parents=True)
+    for name, content in files.items():
+        (base / name).parent.mkdir(exist_ok=True)
+        (base / name).write_text(content)
+    assert quota_cores(tmp_path) == cores
+
+
+def test_processor(tmp_path):
+    info = tmp_path / "cpuinfo"
+    info.write_text("processor\t: 0\nmodel name\t: Fast CPU @ 3 GHz\n")
+    assert processor(info) == "Fast CPU @ 3 GHz"
+    info.write_text("Processor: none of that form\n")
+    assert processor(info) != "Fast CPU @ 3 GHz"
