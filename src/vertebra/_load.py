@@ -10,7 +10,7 @@ from typing import Any
 
 from vertebra import __version__
 from vertebra.cache import cache_dir, fingerprint, replacing
-from vertebra.errors import MissingExtraError, UsageError
+from vertebra.errors import UsageError, needing
 from vertebra.runtime.predictor import Predictor
 
 _WEIGHT_FILES = (".pth", ".pt", ".safetensors")
@@ -64,15 +64,8 @@ def exported(name: str, weights: str | os.PathLike[str], tell: Callable[[str], N
     path = cache_dir() / "models" / f"{name}-{label}-{__version__}.onnx"
     if label and path.is_file():
         return path
-    try:
+    with needing("torch", f"predicting with a name ({name!r}) rather than a file that `vertebra export` wrote"):
         from vertebra.export import export, prepare
-    except ImportError as error:
-        # A module of Vertebra itself that is missing is a fault of Vertebra.
-        if not isinstance(error, MissingExtraError) and (error.name or "vertebra").startswith("vertebra"):
-            raise
-        raise MissingExtraError(
-            f"predicting with a name ({name!r}) rather than a file that `vertebra export` wrote", "torch"
-        ) from error
     prepared = prepare(name, weights=weights)
     tell(f"exporting {name}, once")
     path.parent.mkdir(parents=True, exist_ok=True)

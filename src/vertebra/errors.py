@@ -7,7 +7,8 @@ and exits with `exit_code`: 2 where the call was wrong, 1 where the work failed.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class VertebraError(Exception):
@@ -29,6 +30,18 @@ class MissingExtraError(VertebraError, ImportError):
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f"{feature} needs packages that are not installed. Run: pip install 'vertebra[{extra}]'")
+
+
+@contextmanager
+def needing(extra: str, feature: str) -> Iterator[None]:
+    """Around imports: what is not installed becomes a `MissingExtraError` of this feature."""
+    try:
+        yield
+    except ImportError as error:
+        # A module of Vertebra itself that is missing is a fault of Vertebra: no extra would bring it.
+        if not isinstance(error, MissingExtraError) and (error.name or "vertebra").startswith("vertebra"):
+            raise
+        raise MissingExtraError(feature, extra) from error
 
 
 class ImageError(VertebraError):

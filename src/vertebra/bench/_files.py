@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vertebra.card import Preprocessing, read_card
-from vertebra.errors import MissingExtraError
+from vertebra.errors import needing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,14 +39,10 @@ def files_of(model: str, folder: Path) -> Files:
     if model.lower().endswith(".onnx") or os.sep in model:
         read_card(model)
         return Files(Path(model).name, os.fspath(Path(model).resolve()))
-    try:
+    with needing("torch", f"timing a network by its name ({model!r})"):
         import torch
 
         from vertebra.export import export, prepare
-    except ImportError as error:
-        if not isinstance(error, MissingExtraError) and (error.name or "vertebra").startswith("vertebra"):
-            raise
-        raise MissingExtraError(f"timing a network by its name ({model!r})", "torch") from error
     torch.manual_seed(0)
     prepared = prepare(model, weights=None)
     exported, weights = (os.fspath(folder / f"{model}{suffix}") for suffix in (".onnx", ".pth"))

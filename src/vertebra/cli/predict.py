@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vertebra.cli._output import echo, print_json_list
+from vertebra.cli._progress import progress_bar
 from vertebra.errors import ImageError, UsageError, printable
 
 if TYPE_CHECKING:
@@ -125,9 +126,9 @@ def run(settings: Settings) -> None:
         if output is not None:
             found = output.remaining(found)
             count = None if count is None else max(0, count - output.done)
-        with _progress(count) as advance:
+        with progress_bar(show=count is None or count > FEW) as show:
             start = time.perf_counter()
-            results = _counted(predictor.predict_many(found, top=top, embed=settings.embed, count=count), advance)
+            results = _counted(predictor.predict_many(found, top=top, embed=settings.embed, count=count), count, show)
             tally = _deliver(results, settings, count, output)
             seconds = time.perf_counter() - start
     if settings.out is not None and not settings.json:
@@ -180,35 +181,12 @@ def _output(settings: Settings, top: int, unsure: bool) -> Iterator[Output | Non
         yield output
 
 
-def _counted(results: Iterator[Prediction], advance: Callable[[], None]) -> Iterator[Prediction]:
-    for result in results:
-        advance()
+def _counted(
+    results: Iterator[Prediction], count: int | None, show: Callable[[str, int, int | None], None]
+) -> Iterator[Prediction]:
+    for done, result in enumerate(results, 1):
+        show("predicting", done, count)
         yield result
-
-
-@contextmanager
-def _progress(count: int | None) -> Iterator[Callable[[], None]]:
-    """A bar on a terminal's stderr: photos done, photos a second, time left. Gives what to call for each photo."""
-    if not sys.stderr.isatty() or (count is not None and count <= FEW):
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    rate = TextColumn("{task.fields[rate]:.0f} images/s")
-    with Progress(
-        BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn(), console=Console(stderr=True), transient=True
-    ) as bar:
-        task = bar.add_task("", total=count, rate=0.0)
-        start, done = time.perf_counter(), 0
-
-        def advance() -> None:
-            nonlocal done
-            done += 1
-            if done % 10 == 0 or done == count:
-                bar.update(task, completed=done, rate=done / (time.perf_counter() - start))
-
-        yield advance
 
 
 def _tell(what: str) -> None:

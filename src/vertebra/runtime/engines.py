@@ -65,6 +65,17 @@ class Engine(Protocol):
         """uint8 (N, H, W, 3) → the named outputs, each float32 (N, …)."""
 
 
+def check_engine(name: str, known: Sequence[str] = ("auto", *ENGINES)) -> None:
+    """Refuse a name that is not known.
+
+    Raises:
+        UsageError: says what is allowed.
+    """
+    if name not in known:
+        hint = nearest(name, known) or f"Allowed are {', '.join(known)}."
+        raise UsageError(f"there is no engine {name!r}. {hint}")
+
+
 def open_engine(path: Path, card: Card, plan: Plan) -> Engine:
     """Load a file into the engine of a plan.
 
@@ -73,14 +84,11 @@ def open_engine(path: Path, card: Card, plan: Plan) -> Engine:
         MissingExtraError: its package is not installed.
         EngineError: it cannot run this file.
     """
+    check_engine(plan.engine, ENGINES)
     if plan.engine == "mnn":
         from .mnn import MnnEngine
 
         return MnnEngine(path, card, plan)
-    if plan.engine != "onnxruntime":
-        known = ("auto", *ENGINES)
-        hint = nearest(plan.engine, known) or f"Allowed are {', '.join(known)}."
-        raise UsageError(f"there is no engine {plan.engine!r}. {hint}")
     return OnnxRuntimeEngine(path, card, plan)
 
 

@@ -18,7 +18,7 @@ from vertebra.errors import ImageError, UsageError
 from vertebra.machine import usable_cores
 
 from .choose import choose
-from .engines import EMBEDDING, ENGINES, PROBABILITIES, EngineError, FloatArray, Plan, Runner, open_engine
+from .engines import EMBEDDING, PROBABILITIES, EngineError, FloatArray, Plan, Runner, check_engine, open_engine
 from .image import Pixels, Source, network_pixels
 from .pipeline import in_order
 from .sources import Photo
@@ -77,8 +77,7 @@ class Predictor:
         for name, value in (("batch", batch), ("threads", threads)):
             if value is not None and value < 1:
                 raise UsageError(f"{name} is {value}; it must be at least 1.")
-        if engine not in ("auto", *ENGINES):
-            open_engine(Path(path), read_card(path), Plan(engine))  # says what is allowed
+        check_engine(engine)
         self.path = Path(path)
         self.card = read_card(path)
         self.engine = engine
