@@ -189,7 +189,7 @@ def test_a_cache_that_cannot_be_used_costs_only_time(tmp_path, folder):
         found = look_through(dataset, album)
         assert all(isinstance(f, Facts) and f.broken is None for f in found)
     album = Album(tmp_path / "good.sqlite")
-    album._connection.close()
+    album._shelf._connection.close()
     assert look_through(dataset, album) == found
     assert sqlite3.connect(tmp_path / "good.sqlite").execute("SELECT count(*) FROM facts").fetchone() == (0,)
 

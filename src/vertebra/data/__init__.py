@@ -10,6 +10,7 @@ from ._audit import Audit, audit
 from ._dataset import DataError, Dataset, Photo, check_labels, open_dataset
 from ._facts import Album, Facts, look_through, read_file
 from ._page import page, sections, thumbnail, write_page
+from ._shelf import Shelf
 from ._split import Shares, assign_folds, assign_splits
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Facts",
     "Photo",
     "Shares",
+    "Shelf",
     "assign_folds",
     "assign_splits",
     "audit",

@@ -6,11 +6,8 @@ it is called and wherever it lies.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
-import sqlite3
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
@@ -27,6 +24,7 @@ from vertebra.machine import usable_cores
 from vertebra.runtime.image import FORMATS, open_image
 
 from ._dataset import Dataset, Photo
+from ._shelf import Shelf
 
 # A thumbnail in grey is what photos are compared by.
 LOOK_SIZE = 16
@@ -35,10 +33,7 @@ Look: TypeAlias = NDArray[np.uint8]  # (16, 16)
 # A JPEG twice as large or more is decoded coarsely: seven times sooner for a photo of 12 megapixels.
 _ENOUGH = 256
 _VERSION = 1  # of what is kept: another way of computing it must not meet old values
-_TABLE = (
-    "facts (version INTEGER, sha256 TEXT PRIMARY KEY, width INTEGER, height INTEGER, look BLOB, broken TEXT, "
-    "reason TEXT)"
-)
+_COLUMNS = ("version INTEGER", "width INTEGER", "height INTEGER", "look BLOB", "broken TEXT", "reason TEXT")
 
 
 @dataclass(frozen=True)
@@ -54,50 +49,30 @@ class Facts:
 
 
 class Album:
-    """The facts of all photos seen before, in one SQLite file; several threads and processes may use it."""
+    """The facts of all photos seen before, in one file; several threads and processes may use it."""
 
     def __init__(self, path: Path | None = None) -> None:
-        self._lock = threading.Lock()
-        self._new: dict[str, Facts] = {}
-        self._connection: sqlite3.Connection | None = None
-        path = path or cache_dir() / "photos.sqlite"
-        # A cache that cannot be used costs time, never the result.
-        with contextlib.suppress(sqlite3.Error, OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(path, timeout=10, check_same_thread=False)
-            connection.execute(f"CREATE TABLE IF NOT EXISTS {_TABLE}")
-            self._connection = connection
-
-    def _known(self, digest: str) -> Facts | None:
-        with self._lock, contextlib.suppress(sqlite3.Error):
-            if digest in self._new:
-                return self._new[digest]
-            if self._connection is not None:
-                wanted = (
-                    "SELECT sha256, width, height, look, broken, reason FROM facts WHERE sha256 = ? AND version = ?"
-                )
-                row = self._connection.execute(wanted, [digest, _VERSION]).fetchone()
-                return None if row is None else Facts(*row)
-        return None
+        self._shelf = Shelf(path or cache_dir() / "photos.sqlite", "facts", _COLUMNS)
 
     def save(self) -> None:
         """Keep what was found since the last call."""
-        with self._lock, contextlib.suppress(sqlite3.Error):
-            if self._connection is not None and self._new:
-                rows = [(_VERSION, *astuple(facts)) for facts in self._new.values()]
-                with self._connection:
-                    self._connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-                self._new = {}
+        self._shelf.save()
 
-    def look_at(self, content: bytes, *, decode: bool = False) -> tuple[Facts, Image.Image | None]:
-        """The facts of a file's content, and its picture where `decode` asks for it and it can be had."""
-        digest = hashlib.sha256(content).hexdigest()
-        facts = self._known(digest)
+    def look_at(
+        self, content: bytes, digest: str | None = None, *, decode: bool = False
+    ) -> tuple[Facts, Image.Image | None]:
+        """The facts of a file's content, and its picture where `decode` asks for it and it can be had.
+
+        `digest` is the content's SHA-256, where it has been taken already.
+        """
+        digest = digest or hashlib.sha256(content).hexdigest()
+        row = self._shelf.get(digest)
         picture = None
-        if facts is None:
+        if row is not None and row[0] == _VERSION:
+            facts = Facts(digest, *row[1:])
+        else:
             facts, picture = _examine(digest, content)
-            with self._lock:
-                self._new[digest] = facts
+            self._shelf.put(digest, (_VERSION, *astuple(facts)[1:]))
         if decode and facts.broken is None and picture is None:
             picture = open_image(content)
         return facts, picture if decode else None

@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from vertebra.data import Album, Dataset, Facts, Photo, audit, open_dataset, read_file
-from vertebra.errors import ImageError, UsageError
+from vertebra.data import Dataset, audit, open_dataset
+from vertebra.errors import UsageError
 from vertebra.machine import usable_cores
-from vertebra.runtime.image import fit
-from vertebra.runtime.pipeline import in_order
 from vertebra.runtime.predictor import Predictor
 
 from ._measure import Floats, Labels
+from ._pass import look_and_run
 from ._report import Report, percent
 from ._run import DATA, MODEL, Held, judge, write_text
 
@@ -119,7 +118,14 @@ def evaluate(
         raise UsageError(f"{path} has no class names in its card, so labels cannot be matched. Export with --classes.")
     dataset = _test_part(open_dataset(data))
     _check_classes(dataset, names, path)
-    facts, probabilities = _predict(predictor, dataset, tell)
+    facts, probabilities = look_and_run(
+        dataset,
+        predictor.card.preprocessing,
+        predictor.probabilities,
+        workers=usable_cores() + 1,
+        chunk=_CHUNK,
+        tell=lambda done, total: tell("predicting", done, total),
+    )
     audit(dataset, facts)  # raises where nothing can be used
     kept = [i for i, fact in enumerate(facts) if fact.broken is None]
     photos = [dataset.photos[i] for i in kept]
@@ -153,42 +159,6 @@ def _check_classes(dataset: Dataset, names: Sequence[str], path: Path) -> None:
             f"{dataset.name} has {len(unknown)} classes that {path} does not know, such as {unknown[0]!r}; it knows "
             f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''}. Rename the folders, or leave these out."
         )
-
-
-def _predict(
-    predictor: Predictor, dataset: Dataset, tell: Callable[[str, int, int], None]
-) -> tuple[list[Facts], Floats]:
-    """The facts and the probabilities of each photo."""
-    album = Album()
-    preprocessing = predictor.card.preprocessing
-
-    def work(photos: Sequence[Photo]) -> list[tuple[Facts, Floats | None]]:
-        results: list[tuple[Facts, Floats | None]] = []
-        pixels, places = [], []
-        for photo in photos:
-            content, failed = read_file(photo.path)
-            facts, picture = (failed, None) if failed is not None else album.look_at(content, decode=True)
-            if picture is not None:
-                try:
-                    pixels.append(fit(picture, preprocessing))
-                    places.append(len(results))
-                except ImageError as error:
-                    facts = Facts(facts.sha256, broken="damaged", reason=str(error))
-            results.append((facts, None))
-        if pixels:
-            for place, row in zip(places, predictor.probabilities(np.stack(pixels)), strict=True):
-                results[place] = results[place][0], row.copy()
-        return results
-
-    facts, rows = [], []
-    total = len(dataset.photos)
-    for fact, row in in_order(dataset.photos, work, workers=usable_cores() + 1, chunk=_CHUNK):
-        facts.append(fact)
-        rows.append(row)
-        tell("predicting", len(rows), total)
-    album.save()
-    width = len(predictor.card.classes or ())
-    return facts, np.stack([np.zeros(width, np.float32) if row is None else row for row in rows])
 
 
 def _trained_hashes(run: Path) -> set[str]:

@@ -5,11 +5,8 @@ One pass reads, hashes, looks at and computes; a photo that was seen before is n
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import sqlite3
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,16 +14,14 @@ import numpy as np
 
 from vertebra.cache import cache_dir
 from vertebra.card import read_card
-from vertebra.data import Album, Dataset, Facts, Photo, read_file
-from vertebra.errors import ImageError
+from vertebra.data import Dataset, Facts, Shelf
 from vertebra.machine import usable_cores
 from vertebra.runtime.choose import choose
 from vertebra.runtime.engines import EMBEDDING, FloatArray, Runner, open_engine
-from vertebra.runtime.image import fit
-from vertebra.runtime.pipeline import in_order
+
+from ._pass import look_and_run
 
 _BATCH = 16
-_SAVE_EVERY = 512  # photos: what an interrupted run loses at most
 
 
 class FeatureStore:
@@ -39,42 +34,20 @@ class FeatureStore:
         identity = weights or hashlib.sha256(body.read_bytes()).hexdigest()
         key = hashlib.sha256(f"{card.architecture} {identity} {card.preprocessing} {EMBEDDING}".encode()).hexdigest()
         path = cache_dir() / "features" / f"{card.architecture}-{key[:24]}.sqlite"
-        self._lock = threading.Lock()
-        self._new: dict[str, bytes] = {}
-        self._connection: sqlite3.Connection | None = None
-        # A cache that cannot be used costs time, never the result.
-        with contextlib.suppress(sqlite3.Error, OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(path, timeout=10, check_same_thread=False)
-            connection.execute("CREATE TABLE IF NOT EXISTS features (sha256 TEXT PRIMARY KEY, photo BLOB)")
-            self._connection = connection
+        self._shelf = Shelf(path, "features", ("photo BLOB",))
 
     def get(self, digest: str) -> FloatArray | None:
         """(D,), or None where they are not known."""
-        with self._lock, contextlib.suppress(sqlite3.Error):
-            if digest in self._new:
-                return np.frombuffer(self._new[digest], np.float32)
-            if self._connection is not None:
-                wanted = "SELECT photo FROM features WHERE sha256 = ?"
-                row = self._connection.execute(wanted, [digest]).fetchone()
-                return None if row is None else np.frombuffer(row[0], np.float32)
-        return None
+        row = self._shelf.get(digest)
+        return None if row is None else np.frombuffer(row[0], np.float32)
 
     def put(self, digest: str, values: FloatArray) -> None:
         """Keep them; they are on disk after `save`, which this calls now and then."""
-        with self._lock:
-            self._new[digest] = values.astype(np.float32).tobytes()
-            full = len(self._new) >= _SAVE_EVERY
-        if full:
-            self.save()
+        self._shelf.put(digest, (values.astype(np.float32).tobytes(),))
 
     def save(self) -> None:
         """Write what is new."""
-        with self._lock, contextlib.suppress(sqlite3.Error):
-            if self._connection is not None and self._new:
-                with self._connection:
-                    self._connection.executemany("INSERT OR REPLACE INTO features VALUES (?, ?)", self._new.items())
-                self._new = {}
+        self._shelf.save()
 
 
 @dataclass(frozen=True)
@@ -98,54 +71,29 @@ def compute_features(dataset: Dataset, body: Path, tell: Callable[[int, int], No
         EngineError: the network cannot be run.
     """
     card = read_card(body)
-    album, store = Album(), FeatureStore(body)
-    cores = usable_cores()
-    plan = choose(body, batch=_BATCH, cores=cores, images=len(dataset.photos), may_measure=False)
+    store = FeatureStore(body)
+    plan = choose(body, batch=_BATCH, cores=usable_cores(), images=len(dataset.photos), may_measure=False)
     runner = Runner(open_engine(body, card, plan), plan)
     computed = 0
 
-    def work(photos: Sequence[Photo]) -> list[tuple[Facts, FloatArray | None]]:
+    def keep(digest: str, values: FloatArray) -> None:
         nonlocal computed
-        results: list[tuple[Facts, FloatArray | None]] = []
-        waiting, pixels = [], []
-        for photo in photos:
-            content, failed = read_file(photo.path)
-            if failed is not None:
-                results.append((failed, None))
-                continue
-            known = store.get(hashlib.sha256(content).hexdigest())
-            facts, picture = album.look_at(content, decode=known is None)
-            if picture is not None:
-                try:
-                    pixels.append(fit(picture, card.preprocessing))
-                    waiting.append(len(results))
-                except ImageError as error:
-                    facts = Facts(facts.sha256, broken="damaged", reason=str(error))
-            results.append((facts, known))
-        if pixels:
-            (found,) = runner.call(np.stack(pixels), (EMBEDDING,))
-            for place, values in zip(waiting, found, strict=True):
-                facts = results[place][0]
-                store.put(facts.sha256, values)
-                results[place] = facts, values.copy()
-            computed += len(pixels)  # a race between threads would only miscount
-        return results
+        store.put(digest, values)
+        computed += 1  # a race between threads would only miscount
 
-    facts, rows = [], []
     try:
-        # One thread more than lanes keeps them busy while a photo comes from a slow disk.
-        workers = plan.lanes * plan.threads + 1
-        for fact, values in in_order(dataset.photos, work, workers=workers, chunk=2 * plan.micro_batch):
-            facts.append(fact)
-            rows.append(values)
-            tell(len(rows), len(dataset.photos))
+        facts, features = look_and_run(
+            dataset,
+            card.preprocessing,
+            lambda pixels: runner.call(pixels, (EMBEDDING,))[0],
+            # One thread more than lanes keeps them busy while a photo comes from a slow disk.
+            workers=plan.lanes * plan.threads + 1,
+            chunk=2 * plan.micro_batch,
+            recall=store.get,
+            keep=keep,
+            tell=tell,
+        )
     finally:
-        album.save()
         store.save()
         runner.close()
-    width = next((len(row) for row in rows if row is not None), 1)
-    features = np.zeros((len(rows), width), np.float32)
-    for index, row in enumerate(rows):
-        if row is not None:
-            features[index] = row
     return Seen(facts, features, computed)

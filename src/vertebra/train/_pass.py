@@ -1,0 +1,84 @@
+"""One pass over photos: read, looked at, cut out and sent through a network, in parallel."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from vertebra.card import Preprocessing
+from vertebra.data import Album, Dataset, Facts, Photo, read_file
+from vertebra.errors import ImageError
+from vertebra.runtime.engines import FloatArray
+from vertebra.runtime.image import Pixels, fit
+from vertebra.runtime.pipeline import in_order
+
+
+def look_and_run(
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    network: Callable[[Pixels], FloatArray],
+    *,
+    workers: int,
+    chunk: int,
+    recall: Callable[[str], FloatArray | None] = lambda digest: None,
+    keep: Callable[[str, FloatArray], None] = lambda digest, values: None,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[list[Facts], FloatArray]:
+    """The facts of each photo, and what the network makes of it.
+
+    Args:
+        dataset: the photos.
+        preprocessing: from a picture to the network's pixels.
+        network: uint8 (N, H, W, 3) → (N, D); called by several threads.
+        workers: how many of them there are.
+        chunk: photos that a thread takes at a time.
+        recall: by a photo's SHA-256 what the network made of it before; such a photo is not decoded for it.
+        keep: called with what is new.
+        tell: called with the photos done and the photos in all.
+
+    Returns:
+        Facts and values (N, D) in the order of the photos; zeros for those that cannot be used.
+    """
+    album = Album()
+
+    def work(photos: Sequence[Photo]) -> list[tuple[Facts, FloatArray | None]]:
+        results: list[tuple[Facts, FloatArray | None]] = []
+        waiting, pixels = [], []
+        for photo in photos:
+            content, failed = read_file(photo.path)
+            if failed is not None:
+                results.append((failed, None))
+                continue
+            digest = hashlib.sha256(content).hexdigest()
+            known = recall(digest)
+            facts, picture = album.look_at(content, digest, decode=known is None)
+            if picture is not None:
+                try:
+                    pixels.append(fit(picture, preprocessing))
+                    waiting.append(len(results))
+                except ImageError as error:
+                    facts = Facts(digest, broken="damaged", reason=str(error))
+            results.append((facts, known))
+        if pixels:
+            for place, values in zip(waiting, network(np.stack(pixels)), strict=True):
+                facts = results[place][0]
+                keep(facts.sha256, values)
+                results[place] = facts, values.copy()
+        return results
+
+    facts, rows = [], []
+    try:
+        for fact, values in in_order(dataset.photos, work, workers=workers, chunk=chunk):
+            facts.append(fact)
+            rows.append(values)
+            tell(len(rows), len(dataset.photos))
+    finally:
+        album.save()
+    width = next((len(row) for row in rows if row is not None), 1)
+    found = np.zeros((len(rows), width), np.float32)
+    for index, row in enumerate(rows):
+        if row is not None:
+            found[index] = row
+    return facts, found
