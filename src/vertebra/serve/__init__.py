@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -35,9 +36,18 @@ def serve(*models: str, tell: Callable[[str], None] = lambda what: None, **optio
 def run(settings: Settings, tell: Callable[[str], None] = lambda what: None) -> None:
     """Serve with these settings; raises as `serve` does."""
     settings.check()
+    # Hundreds of thousands of objects are made now that stay: looking through them again and again is a tenth of the
+    # start, and later would hold up requests.
+    gc.disable()
     with needing("serve", "vertebra serve"):
+        from .hosted import Shelf
+
+        # The engine loads in its thread while the web framework is imported in this one.
+        shelf = Shelf(settings, tell).start()
         from .server import Service
-    service = Service(settings, tell)
+    service = Service(settings, shelf)
+    gc.freeze()
+    gc.enable()
     tell(f"listening on {service.url}")
     service.run()
 

@@ -132,7 +132,8 @@ def covered(pixels: Pixels) -> list[Pixels]:
 def losses(whole: float, parts: list[float]) -> Map:
     """What the class loses where each place is covered: (GRID, GRID), in differences of log-probabilities."""
     values = np.log(np.maximum([whole, *parts], 1e-9))
-    return (values[0] - values[1:]).reshape(GRID, GRID).astype(np.float32)
+    found: Map = (values[0] - values[1:]).reshape(GRID, GRID).astype(np.float32)
+    return found
 
 
 # --- pictures -------------------------------------------------------------------------------------------------------

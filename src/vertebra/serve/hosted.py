@@ -18,7 +18,7 @@ import numpy as np
 
 from vertebra._load import in_cache, is_file
 from vertebra.card import Card, read_card
-from vertebra.errors import UsageError, VertebraError, nearest
+from vertebra.errors import UsageError, nearest
 from vertebra.runtime.engines import OUTPUTS, PROBABILITIES, EngineError, FloatArray
 from vertebra.runtime.image import Pixels
 from vertebra.runtime.predictor import Predictor
@@ -175,9 +175,9 @@ class Shelf:
         VertebraError: a file cannot be read or has no card; told before anything is loaded.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, tell: Callable[[str], None] = lambda what: None) -> None:
+    def __init__(self, settings: Settings, tell: Callable[[str], None] = lambda what: None) -> None:
         self.settings = settings
-        self.metrics = metrics
+        self.metrics = Metrics()
         self.models = {name: Hosted(name, _file_of(source, tell)) for name, source in settings.named().items()}
         for hosted in self.models.values():
             read_card(hosted.path)
@@ -185,12 +185,13 @@ class Shelf:
         self._ready = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="vertebra-models", daemon=True)
-        self.failure: VertebraError | Exception | None = None  # why there was nothing to serve at the start
+        self.failure: Exception | None = None  # why there is nothing to serve
+        self.failed: Callable[[], None] = lambda: None  # is called then
 
-    def start(self, failed: Callable[[], None] = lambda: None) -> None:
-        """Load everything, then look for new files; `failed` is called where the first loading does not succeed."""
-        self._failed = failed
+    def start(self) -> Shelf:
+        """Load everything, then look for new files."""
         self._thread.start()
+        return self
 
     @property
     def ready(self) -> bool:
@@ -218,6 +219,8 @@ class Shelf:
     def close(self) -> None:
         """Finish what waits in all models."""
         self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
         for hosted in self.models.values():
             if hosted.current is not None:
                 hosted.current.close()
@@ -235,7 +238,7 @@ class Shelf:
                 )
         except Exception as error:
             self.failure = error
-            self._failed()
+            self.failed()
             return
         self._ready.set()
         for hosted in self.models.values():

@@ -7,7 +7,6 @@ import logging
 import socket
 import sys
 import threading
-from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -32,13 +31,11 @@ _BACKLOG = 1024
 class Service:
     """A server, in this thread (`run`) or in one of its own (`start`, or as a context)."""
 
-    def __init__(
-        self, settings: Settings, tell: Callable[[str], None] = lambda what: None, shelf: Shelf | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, shelf: Shelf | None = None) -> None:
         settings.check()
         self.settings = settings
-        self.metrics = shelf.metrics if shelf is not None else Metrics()
-        self.shelf = shelf or Shelf(settings, self.metrics, tell)
+        self.shelf = shelf or Shelf(settings).start()
+        self.metrics = self.shelf.metrics
         self.socket = _bound(settings.host, settings.port)
         self.desk = desk = Desk(settings, self.shelf, self.metrics)
         config = uvicorn.Config(
@@ -57,6 +54,7 @@ class Service:
         )
         self.server = _Server(config)
         desk.stopping = lambda: self.server.should_exit
+        self.shelf.failed = self.stop
         self.metrics.follow(
             self.shelf.models, lambda: len(self.server.server_state.connections), lambda: desk.bodies.held
         )
@@ -75,8 +73,8 @@ class Service:
             VertebraError: a model cannot be loaded.
         """
         try:
-            self.shelf.start(self.stop)
-            self.server.run([self.socket])
+            if self.shelf.failure is None:
+                self.server.run([self.socket])
         finally:
             self.shelf.close()
             self.socket.close()
@@ -95,7 +93,8 @@ class Service:
         """
         self._thread = threading.Thread(target=self._run_quietly, name="vertebra-server", daemon=True)
         self._thread.start()
-        while not self.shelf.wait(0.05) or not self.server.started:
+        while not (self.server.started and self.shelf.ready):
+            self._thread.join(0.01)
             if not self._thread.is_alive():
                 raise self.shelf.failure or VertebraError("the server has ended before it was ready; see its log.")
         return self
