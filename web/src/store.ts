@@ -1,6 +1,6 @@
 /** The state of the page, and all that changes it. Views read it and draw themselves anew when told. */
 
-import { useEffect, useState } from "preact/hooks";
+import { useLayoutEffect, useState } from "preact/hooks";
 import * as api from "./api";
 import { type Anatomy, type Card, GoneError, type Heat, type Info, type Model, RefusedError } from "./api";
 import { className, counted, percent, whole } from "./format";
@@ -57,6 +57,7 @@ class Store {
     finished: () => this.summary(),
   });
 
+  private readonly learning = new Set<string>();
   private readonly listeners = new Set<() => void>();
   private readonly heats = new Map<string, Promise<Heat>>();
   private reconnecting: number | undefined;
@@ -194,8 +195,11 @@ class Store {
 
   async learn(): Promise<void> {
     const name = this.model?.name;
-    if (name === undefined || this.about.get(name) instanceof Object && !(this.about.get(name) instanceof Error)) return;
+    if (name === undefined || this.learning.has(name)) return;
+    const known = this.about.get(name);
+    if (known && !(known instanceof Error)) return;
     this.about.delete(name);
+    this.learning.add(name);
     try {
       const [card, classes, anatomy] = await Promise.all([
         api.card(name),
@@ -210,6 +214,7 @@ class Store {
       this.about.set(name, error as Error);
       if (!(error instanceof RefusedError) || error.status === 401) this.cannot(error, () => this.learn());
     }
+    this.learning.delete(name);
     this.changed();
   }
 
@@ -222,7 +227,6 @@ class Store {
     this.note = items.length ? (rest ? { kind: "tell", text: rest } : null) : { kind: "error", text: `There was no image in that. ${rest}` };
     if (items.length) {
       if (this.tab !== "photos") this.show("photos");
-      if (this.items.length > items.length && this.items.length - items.length < 2) this.open = null;
       this.say(`${counted(items.length, "photo")} added.`);
       this.classify(items);
     }
@@ -258,6 +262,10 @@ class Store {
     for (const item of gone) thumbs.drop(item);
     for (const key of this.heats.keys()) if (ids.has(Number(key.split("|", 1)[0]))) this.dropHeat(key);
     this.items = this.items.filter(({ id }) => !ids.has(id));
+    // The button that was pressed may be gone; the keyboard goes on from the content.
+    setTimeout(() => {
+      if (document.activeElement === document.body) document.getElementById("content")?.focus();
+    }, 100);
   }
 
   /** Filtered and sorted. */
@@ -329,6 +337,6 @@ export const store = new Store();
 /** Draw this view again after every change. */
 export function useStore(): Store {
   const [, draw] = useState(0);
-  useEffect(() => store.subscribe(() => draw((count) => count + 1)), []);
+  useLayoutEffect(() => store.subscribe(() => draw((count) => count + 1)), []);
   return store;
 }

@@ -103,7 +103,7 @@ interface DiagramProps {
 function Diagram({ anatomy, summary, current, onPoint }: DiagramProps) {
   const { stages, input } = anatomy;
   const width = LEFT + (stages.length + 1) * COLUMN + 8;
-  const height = FLOOR + 192;
+  const height = FLOOR + 208;
   const side = Math.max(input[0], ...stages.map((stage) => stage.height));
   const thick = Math.max(...stages.map((stage) => stage.channels));
   const block = (rows: number, channels: number) => ({
@@ -112,13 +112,17 @@ function Diagram({ anatomy, summary, current, onPoint }: DiagramProps) {
   });
   const centre = (column: number) => LEFT + (column + 0.5) * COLUMN;
   const axis = FLOOR - 112;
+  const most = [
+    Math.max(...stages.map((stage) => share(stage.parameters, anatomy.parameters))),
+    Math.max(...stages.map((stage) => share(stage.macs, anatomy.macs))),
+  ];
   return (
     <svg class="diagram" viewBox={`0 0 ${width} ${height}`} width={width} height={height} role="img" aria-label={summary}>
       <line class="axis" x1={LEFT} x2={centre(stages.length) + 20} y1={axis} y2={axis} />
       <Block x={centre(0)} y={axis} {...block(input[0], input[2])} kind="input" />
       <Caption x={centre(0)} lines={["photo", `${input[0]} × ${input[1]}`, "× 3"]} />
       {["Parameters", "MACs"].map((title, row) => (
-        <text class="row-title" key={title} x={0} y={FLOOR + 104 + row * (BAR + 26)}>
+        <text class="row-title" key={title} x={0} y={FLOOR + 114 + row * (BAR + 34)}>
           {title}
         </text>
       ))}
@@ -138,8 +142,8 @@ function Diagram({ anatomy, summary, current, onPoint }: DiagramProps) {
             <Block x={x} y={axis} {...block(stage.height, stage.channels)} kind={spatial ? "maps" : "vector"} />
             <Caption x={x} lines={[stage.name, spatial ? `${stage.height} × ${stage.width}` : "", `${spatial ? "× " : ""}${whole(stage.channels)}`]} />
             {shares.map((value, row) => {
-              const floor = FLOOR + 108 + row * (BAR + 26);
-              const tall = Math.max(1.5, BAR * value);
+              const floor = FLOOR + 118 + row * (BAR + 34);
+              const tall = Math.max(1.5, BAR * share(value, most[row]!));
               return (
                 <g key={row}>
                   <rect class="share" x={x - 13} y={floor - tall} width={26} height={tall} rx={2} />

@@ -25,6 +25,7 @@ export function DetailDialog({ id }: { id: number }) {
       title={item.name}
       kind="viewer"
       onClose={() => state.set({ open: null })}
+      returnTo={() => document.querySelector<HTMLElement>(`.card[data-id="${id}"]`)}
       onKeyDown={(event) => {
         if (event.target instanceof Element && event.target.matches("input")) return;
         if (event.key === "ArrowLeft") go(-1);

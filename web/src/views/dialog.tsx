@@ -8,12 +8,16 @@ interface Props {
   title: string;
   kind: string;
   onClose?: (() => void) | undefined;
+  /** What gets the focus in the end, if not what had it before. */
+  returnTo?: () => HTMLElement | null;
   onKeyDown?: (event: KeyboardEvent) => void;
   tools?: ComponentChildren;
   children: ComponentChildren;
 }
 
-export function Dialog({ title, kind, onClose, onKeyDown, tools, children }: Props) {
+export function Dialog({ title, kind, onClose, onKeyDown, returnTo, tools, children }: Props) {
+  const last = useRef(returnTo);
+  last.current = returnTo;
   const dialog = useRef<HTMLDialogElement>(null);
   useLayoutEffect(() => {
     const element = dialog.current!;
@@ -21,7 +25,8 @@ export function Dialog({ title, kind, onClose, onKeyDown, tools, children }: Pro
     element.showModal();
     return () => {
       element.close();
-      if (opener instanceof HTMLElement && opener.isConnected) opener.focus();
+      const next = last.current?.() ?? opener;
+      if (next instanceof HTMLElement && next.isConnected) next.focus();
     };
   }, []);
   return (

@@ -121,6 +121,7 @@ class CardView extends Component<CardProps, { url: string | null | undefined }> 
         <button
           type="button"
           class={`card ${state}`}
+          data-id={item.id}
           tabIndex={tab ? 0 : -1}
           onFocus={() => onFocus(item.id)}
           onClick={() => store.set({ open: item.id })}

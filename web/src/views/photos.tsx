@@ -33,7 +33,7 @@ export function Photos() {
 }
 
 function Invitation() {
-  const { model, about } = useStore();
+  const { model } = useStore();
   return (
     <div class="page invitation">
       <section class="dropzone" aria-labelledby="invitation">
@@ -71,7 +71,7 @@ function Invitation() {
           </p>
         </li>
       </ul>
-      {model && !about.has(model.name) && (
+      {model && (
         <p class="centre">
           <button type="button" class="link" onClick={() => store.show("model")}>
             What does {model.name} know, and how is it built?
@@ -117,6 +117,7 @@ function Tools() {
           onClick={() => save(table(state.shown, name, state.model?.threshold != null), `vertebra-${name}.csv`)}
         >
           <Icon name="table" /> Save CSV
+          {state.shown.length < state.items.length && ` (${whole(state.shown.length)})`}
         </button>
         <button type="button" class="button" onClick={() => state.clear()}>
           <Icon name="trash" /> Clear
