@@ -4,8 +4,14 @@ import contextlib
 import http.client
 import io
 import json
+import os
+import re
+import subprocess
+import sys
 import threading
+import time
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
@@ -16,8 +22,8 @@ from vertebra.runtime.trial import trial_images
 for package in ("fastapi", "uvicorn", "orjson", "prometheus_client"):
     pytest.importorskip(package)
 
-from vertebra.serve import Settings
-from vertebra.serve.server import Service
+from vertebra.serve import Settings  # noqa: E402
+from vertebra.serve.server import Service  # noqa: E402
 
 
 @dataclass
@@ -53,7 +59,7 @@ class Client:
         return self("GET", path, headers=headers)
 
     def post(self, path, body, kind="image/png", **headers):
-        return self("POST", path, body, {"Content-Type": kind, **headers})
+        return self("POST", path, body, {"Content-Type": kind, **headers}, timeout=60)
 
     def files(self, path, *files, **headers):
         body, kind = form(*files)
@@ -93,10 +99,48 @@ def client(settings):
 
 
 @pytest.fixture
+def call():
+    """A client of any service."""
+    return Client
+
+
+@pytest.fixture
 def serving(settings):
     """Servers of one's own: `serving(timeout=1)` → a client."""
     with contextlib.ExitStack() as stack:
         yield lambda **changes: Client(stack.enter_context(Service(replace(settings, **changes))))
+
+
+@pytest.fixture
+def started(tiny_model):
+    """Servers in processes of their own: `started("--timeout", "5")` → a client and the process."""
+    processes = []
+
+    def start(*options, model=tiny_model, environment=None):
+        command = [sys.executable, "-m", "vertebra", "serve", str(model), "--port", "0", *options]
+        process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
+        )
+        processes.append(process)
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if found := re.search(r"listening on (http://\S+)", line):
+                break
+        else:
+            raise AssertionError("".join(lines))
+        client = Client(SimpleNamespace(url=found[1]))
+        for _ in range(1000):
+            if client.get("/readyz").status == 200:
+                return client, process
+            time.sleep(0.02)
+        raise AssertionError("it did not become ready")
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+        process.stderr.close()
 
 
 @pytest.fixture

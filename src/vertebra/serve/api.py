@@ -43,7 +43,7 @@ def routes(desk: Desk) -> APIRouter:
     @router.post(
         "/v1/predict",
         response_model=schemas.Results,
-        responses=schemas.problems(*_ALL),
+        responses=schemas.problems(*_ALL, without_one=schemas.Results),
         openapi_extra=schemas.BODY,
         summary="Classify images",
     )
@@ -61,7 +61,7 @@ def routes(desk: Desk) -> APIRouter:
     @router.post(
         "/v1/embed",
         response_model=schemas.Embeddings,
-        responses=schemas.problems(*_ALL),
+        responses=schemas.problems(*_ALL, without_one=schemas.Embeddings),
         openapi_extra=schemas.BODY,
         summary="Embed images",
     )
