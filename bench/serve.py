@@ -2,8 +2,9 @@
 
 EfficientNet-Lite0 over loopback, 32 clients in processes of their own that share the cores with the server, and send
 one JPEG after another as a form's file. The peer is LitServe with the same ONNX file, the same decoder, batching on,
-and the number of workers, threads and images in a batch that is best here (`pip install litserve`). Ten times the load
-is 320 clients that together ask ten times as often as the server can answer. The photos are those of `folder.py`.
+and the number of workers, threads and images in a batch that is best here (`pip install litserve python-multipart`).
+Ten times the load is 320 clients that together ask ten times as often as the server can answer. The photos are those
+of `folder.py`.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ SECONDS = 60.0
 WARM = 3.0
 TIMES = 10  # of overload
 DEADLINE_MS = 2000
-# LitServe: workers, threads of each, images of a batch, milliseconds that it waits for one.
-PEER_SETTINGS = ((2, 1, 1, 0), (2, 1, 4, 2), (2, 1, 8, 5), (1, 2, 4, 2), (1, 2, 8, 5))
+# LitServe: workers, threads of each, images of a batch, milliseconds that it waits for one, its ZeroMQ queue or not.
+PEER_SETTINGS = ((2, 1, 1, 0, 0), (2, 1, 4, 2, 0), (2, 1, 4, 2, 1), (2, 1, 8, 5, 0), (1, 2, 4, 2, 0), (1, 2, 8, 5, 0))
 
 PEER = """
 import os, sys
-path, port, workers, threads, batch, wait = sys.argv[1], *map(int, sys.argv[2:])
+path, port, workers, threads, batch, wait, fast = sys.argv[1], *map(int, sys.argv[2:])
 import io
 import litserve
 import numpy as np
@@ -80,7 +81,7 @@ class Classifier(litserve.LitAPI):
 
 if __name__ == "__main__":
     api = Classifier(max_batch_size=batch, batch_timeout=wait / 1000)
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=workers, timeout=60)
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=workers, timeout=60, fast_queue=bool(fast))
     server.run(port=port, host="127.0.0.1", generate_client_file=False, log_level="error", access_log=False)
 """
 
@@ -299,7 +300,7 @@ def measure(n: int) -> Path:
             "clients": CLIENTS,
             "seconds": seconds,
             "plan": str(plan),
-            "litserve_setting": dict(zip(("workers", "threads", "batch", "wait_ms"), best, strict=True)),
+            "litserve_setting": dict(zip(("workers", "threads", "batch", "wait_ms", "fast_queue"), best, strict=True)),
             "litserve_trials": {
                 " × ".join(map(str, setting)): trial["images_per_second"] for setting, trial in trials.items()
             },

@@ -29,7 +29,6 @@ class Layer:
     parameters: int = 0
     macs: int = 0
     depthwise: bool = False
-    parents: int = 1
 
 
 def anatomy(graph: Graph, size: int) -> dict[str, Any]:
@@ -106,7 +105,7 @@ def _layers(graph: Graph, size: int) -> list[Layer]:
             shapes[name] = shape
         if node.kind in _AROUND:
             continue
-        layer = Layer(node.name, node.kind, shape, parents=len(known))
+        layer = Layer(node.name or node.outputs[0], node.kind, shape)
         weight = _weight(graph, node)
         if weight is not None and node.kind in _WEIGHTED:
             count = math.prod(weight)

@@ -11,7 +11,8 @@ from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
 from vertebra import __version__
-from vertebra.runtime.engines import EMBEDDING, FEATURES, PROBABILITIES
+from vertebra.runtime.engines import EMBEDDING, FEATURES, PROBABILITIES, FloatArray
+from vertebra.runtime.image import Pixels, fit
 
 from . import explain as heat
 from . import schemas
@@ -42,7 +43,7 @@ def routes(desk: Desk) -> APIRouter:
     @router.post(
         "/v1/predict",
         response_model=schemas.Results,
-        responses=schemas.problems(*_ALL),
+        responses=schemas.problems(*_ALL, without_one=schemas.Results),
         openapi_extra=schemas.BODY,
         summary="Classify images",
     )
@@ -60,7 +61,7 @@ def routes(desk: Desk) -> APIRouter:
     @router.post(
         "/v1/embed",
         response_model=schemas.Embeddings,
-        responses=schemas.problems(*_ALL),
+        responses=schemas.problems(*_ALL, without_one=schemas.Embeddings),
         openapi_extra=schemas.BODY,
         summary="Embed images",
     )
@@ -110,9 +111,7 @@ def routes(desk: Desk) -> APIRouter:
         if method == "activation" and loaded.classifier is not None:
             found = loaded.classifier.activation(job.values[FEATURES], best)
         else:
-            parts = heat.covered(pixels)
-            _, jobs = await desk.run(loaded.name, lambda _: [Job(part) for part in parts], request.receive, deadline)
-            found = heat.losses(float(whole[best]), [float(part.values[PROBABILITIES][best]) for part in jobs])
+            found = await _by_covering(desk, request, loaded.name, pixels, whole, best, deadline)
 
         def drawn() -> bytes:
             return heat.draw(found, photo, box, overlay=layer == "overlay")
@@ -210,14 +209,26 @@ async def _images(
     return loaded, jobs, content.fields
 
 
+async def _by_covering(
+    desk: Desk, request: Request, model: str, pixels: Pixels, whole: FloatArray, index: int, deadline: float
+) -> heat.Map:
+    """What the class loses at each place; a few at a time, so that other requests come in between."""
+    parts = heat.covered(pixels)
+    some = max(1, min(16, desk.settings.queue // 2))
+    values: list[float] = []
+    for start in range(0, len(parts), some):
+        jobs = [Job(part) for part in parts[start : start + some]]
+        await desk.run(model, lambda _, jobs=jobs: jobs, request.receive, deadline)  # type: ignore[misc]
+        values += (float(job.values[PROBABILITIES][index]) for job in jobs)
+    return heat.losses(float(whole[index]), values)
+
+
 def _content(desk: Desk, request: Request, body: bytes) -> Content:
     return desk.bodies.content(request.headers.get("content-type", ""), body)
 
 
 def _opened(desk: Desk, model: Loaded, data: bytes, name: str) -> Any:
     """The photo in a handy size, the box of what the network sees of it, and what it sees."""
-    from vertebra.runtime.image import fit
-
     photo = picture(data, shown(name), desk.settings.max_pixels)
     preprocessing = model.card.preprocessing
     box = heat.crop_box(photo.height, photo.width, preprocessing)

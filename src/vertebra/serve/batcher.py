@@ -128,6 +128,11 @@ class Batcher:
         return len(self._queue)
 
     @property
+    def busy(self) -> int:
+        """Threads that are at work."""
+        return self.workers - self._idle
+
+    @property
     def wait(self) -> float:
         """Seconds until an image that came now would be taken."""
         return len(self._queue) * self.costs.image / self.workers

@@ -8,7 +8,7 @@ from __future__ import annotations
 SIZES = (1, 2, 4, 8, 16)
 
 # A larger batch must save at least this share of an image's time: it makes all of its images wait for the last.
-_GAIN = 0.03
+_GAIN = 0.02
 _WEIGHT = 0.1  # of a new measurement, in a running mean
 _TRY_EVERY = 128  # batches until the next size is tried again
 _GAP = 1.0  # seconds; a longer pause between two requests says nothing about the next
@@ -38,15 +38,14 @@ class Costs:
 
     @property
     def best(self) -> int:
-        """The size from which on a larger batch saves hardly anything; unknown ones are worth a try."""
-        best = SIZES[0]
-        for size in SIZES[1:]:
-            if best not in self.batch or size not in self.batch:
-                return size
-            if self.batch[size] / size > self.batch[best] / best * (1 - _GAIN):
-                return best
-            best = size
-        return best
+        """The smallest size that costs hardly more an image than any other; the next unknown one is worth a try."""
+        each = {size: self.batch[size] / size for size in SIZES if size in self.batch}
+        if not each:
+            return SIZES[0]
+        least = min(each.values()) * (1 + _GAIN)
+        best = next(size for size, seconds in each.items() if seconds <= least)
+        larger = next((size for size in SIZES if size > best and size not in each), best)
+        return larger if best == max(each) else best
 
     def size(self, waiting: int) -> int:
         """How many to take where so many wait."""

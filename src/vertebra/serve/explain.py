@@ -70,7 +70,7 @@ def find_classifier(graph: Graph) -> Classifier | None:
 
 def holds(classifier: Classifier, features: Array, embedding: Array) -> bool:
     """Whether the embedding is the mean of the feature maps, as the map rests on: (C, h, w), (D,)."""
-    if features.ndim != 3 or features.shape[0] != embedding.shape[0] != classifier.weight.shape[1]:
+    if features.ndim != 3 or not features.shape[0] == embedding.shape[0] == classifier.weight.shape[1]:
         return False
     mean = features.mean((1, 2))
     return bool(np.abs(mean - embedding).max() <= _TOLERANCE * max(1e-6, float(np.abs(embedding).max())))

@@ -108,6 +108,7 @@ class _Now:
     def collect(self) -> Iterable[GaugeMetricFamily]:
         queue = GaugeMetricFamily("vertebra_queue_images", "Images that wait.", labels=["model"])
         wait = GaugeMetricFamily("vertebra_queue_wait_seconds", "Expected wait of a new image.", labels=["model"])
+        busy = GaugeMetricFamily("vertebra_busy_threads", "Threads at work.", labels=["model"])
         current = GaugeMetricFamily(
             "vertebra_model_current", "1 where the newest file is served, 0 where it was refused.", labels=["model"]
         )
@@ -116,6 +117,7 @@ class _Now:
             queue.add_metric([name], 0 if loaded is None else len(loaded.batcher))
             wait.add_metric([name], 0.0 if loaded is None else loaded.batcher.wait)
             current.add_metric([name], float(loaded is not None and hosted.error is None))
-        yield from (queue, wait, current)
+            busy.add_metric([name], 0 if loaded is None else loaded.batcher.busy)
+        yield from (queue, wait, busy, current)
         yield GaugeMetricFamily("vertebra_connections", "Open connections.", value=self.connections())
         yield GaugeMetricFamily("vertebra_body_bytes", "Bodies of requests in memory.", value=self.body_bytes())

@@ -209,8 +209,8 @@ TENSORS: dict[str, Any] = {
 }
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI entries of answers other than success."""
+def problems(*statuses: int, without_one: type[BaseModel] | None = None) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI entries of answers other than success; `without_one`: results with not one good image are 422 too."""
     meanings = {
         400: "The request is malformed.",
         404: "There is no such model.",
@@ -222,8 +222,11 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         503: "There is no room or no time now; Retry-After says when to try again.",
     }
     always = {401: "The API key is missing or wrong.", 403: "The page that asks may not."}
-    return {
+    found: dict[int | str, dict[str, Any]] = {
         status: {"model": Problem, "description": text}
         for status, text in {**meanings, **always}.items()
         if status in statuses or status in always
     }
+    if without_one is not None:
+        found[422] = {"model": Problem | without_one, "description": "Not one image could be read, or as for others."}
+    return found

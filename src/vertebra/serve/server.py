@@ -139,6 +139,8 @@ def _bound(host: str, port: int) -> socket.socket:
         if sys.platform != "win32":
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
+        # From here on those who connect wait until they are served, rather than being turned away.
+        found.listen(_BACKLOG)
     except OSError as error:
         found.close()
         raise UsageError(
