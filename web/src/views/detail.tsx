@@ -68,7 +68,7 @@ export function Detail({ item, titled = false }: { item: Item; titled?: boolean 
     <div class="detail">
       <Photo item={item} model={model} result={result} index={shown} />
       <div class="findings">
-        {!titled && <p class="soft file">{item.name}</p>}
+        {!titled && <h2 class="soft file">{item.name}</h2>}
         {outcome?.state === "failed" && (
           <div class="callout error">
             <Icon name="alert" />

@@ -60,6 +60,7 @@ export function Grid() {
   if (!shown.length) return <p class="nothing">No photo is like that.</p>;
   return (
     <>
+      <h2 class="said">Photos</h2>
       <ul class="grid" ref={list} role="list" aria-label="Photos; arrow keys move, Enter opens, Delete removes" onKeyDown={move}>
         {cards.map((item) => (
           <CardView
