@@ -18,7 +18,7 @@ import vertebra
 
 pytest.importorskip("fastapi")
 
-from vertebra.serve.server import Service  # noqa: E402
+from vertebra.serve.server import Service
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WEB = Path(__file__).parents[2] / "web"
