@@ -42,7 +42,8 @@ class Store {
   note: Note | null = null;
   /** What screen readers are told. */
   said = "";
-  heat = { on: true, opacity: 0.65 };
+  /** Null: nobody has said, and it is made where that takes no longer than a prediction. */
+  heat: { wanted: boolean | null; opacity: number } = { wanted: null, opacity: 0.65 };
   readonly about = new Map<string, About | Error>();
 
   readonly queue = new Queue({
@@ -115,7 +116,6 @@ class Store {
     this.models = await api.models();
     const name = this.model?.name;
     this.model = this.models.find((model) => model.name === name) ?? this.models.find((model) => model.default) ?? this.models[0] ?? null;
-    if (this.model?.explain === "occlusion") this.heat = { ...this.heat, on: false };
     this.lock = "closed";
     this.gone = false;
     this.busy = null;
@@ -174,6 +174,7 @@ class Store {
   choose(name: string): void {
     const model = this.models.find((each) => each.name === name);
     if (!model) return;
+    if (model.explain === "occlusion") this.heat = { ...this.heat, wanted: null };
     this.model = model;
     this.view = { ...this.view, className: "", only: "all" };
     this.queue.drop((_, of) => of !== name);
@@ -294,6 +295,10 @@ class Store {
   }
 
   // --- heat-maps ------------------------------------------------------------------------------------------------
+
+  get heatOn(): boolean {
+    return this.heat.wanted ?? this.model?.explain === "activation";
+  }
 
   /** Where a class was seen; kept for a while, so that going back and forth asks once. */
   explain(item: Item, index: number, layer: "heat" | "overlay"): Promise<Heat> {

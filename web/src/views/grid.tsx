@@ -164,7 +164,7 @@ function Verdict({ item, model }: { item: Item; model: string }) {
         </span>
       )}
       <span class="verdict-line">
-        <b>{className(first.class)}</b> <span class="number">{percent(first.probability)}</span>
+        <b title={className(first.class)}>{className(first.class)}</b> <span class="number">{percent(first.probability)}</span>
       </span>
       <span class="track" aria-hidden="true">
         <span class={unsure ? "fill unsure" : "fill"} style={{ width: `${100 * first.probability}%` }} />
