@@ -18,6 +18,8 @@ from .metrics import Metrics
 from .problems import ApiError, BusyError
 from .settings import Settings
 
+_ON_THE_WAY = 0.15  # of a client's deadline, and at most so many seconds of it
+
 log = logging.getLogger("vertebra.serve")
 
 
@@ -36,9 +38,15 @@ class Desk:
         self.stopping: Callable[[], bool] = lambda: False
 
     def deadline(self, milliseconds: int | None) -> float:
-        """When the request must be answered (`time.monotonic`): the server's limit, or the client's if that is less."""
+        """When the request must be answered (`time.monotonic`): the server's limit, or the client's if that is less.
+
+        The client's is when it wants to hold the answer: a part of it is left for the way.
+        """
         seconds = self.settings.timeout
-        return time.monotonic() + (seconds if milliseconds is None else min(seconds, milliseconds / 1000))
+        if milliseconds is not None:
+            given = milliseconds / 1000
+            seconds = min(seconds, given - min(_ON_THE_WAY * given, _ON_THE_WAY))
+        return time.monotonic() + seconds
 
     @asynccontextmanager
     async def body(self, request: Request, model: Loaded | None, deadline: float) -> AsyncIterator[bytes]:
