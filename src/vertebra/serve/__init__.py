@@ -38,8 +38,6 @@ def run(settings: Settings, tell: Callable[[str], None] = lambda what: None) -> 
     """Serve with these settings; raises as `serve` does."""
     settings.check()
 
-
-
     with _made_to_stay():
         with needing("serve", "vertebra serve"):
             from .hosted import Shelf

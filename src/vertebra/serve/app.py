@@ -52,7 +52,7 @@ def build(desk: Desk, page: Page | None = None) -> ASGIApp:
 
     app.add_route("/openapi.json", openapi, methods=["GET"], include_in_schema=False)
     app.add_route("/docs", docs, methods=["GET"], include_in_schema=False)
-    guarded: ASGIApp = Guard(app, desk.settings, desk.metrics, frozenset(page.files))
+    guarded: ASGIApp = Guard(app, desk, frozenset(page.files))
     if desk.settings.cors:
         from starlette.middleware.cors import CORSMiddleware
 

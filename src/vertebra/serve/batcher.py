@@ -230,7 +230,8 @@ class Batcher:
     def _worth_waiting(self) -> bool:
         """Wait a moment for one more image where that saves more than it costs; whether that was done.
 
-        Other threads may have taken all that there was meanwhile. Never where a thread is idle: then the machine has nothing to do meanwhile.
+        Other threads may have taken all that there was meanwhile. Never where a thread is idle: then the machine has
+        nothing else to do.
         """
         if self._idle or self._closed or self.workers == 1:
             return False
