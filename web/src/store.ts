@@ -115,13 +115,19 @@ class Store {
   private async listModels(): Promise<void> {
     this.models = await api.models();
     const name = this.model?.name;
-    this.model = this.models.find((model) => model.name === name) ?? this.models.find((model) => model.default) ?? this.models[0] ?? null;
+    this.model =
+      this.models.find((model) => model.name === name) ??
+      this.models.find((model) => model.default) ??
+      this.models[0] ??
+      null;
     this.lock = "closed";
     this.gone = false;
     this.busy = null;
     this.queue.release();
     if (this.tab === "model") void this.learn();
-    this.enqueueNew();
+    // What was added before there was a model was meant for it, however much it is.
+    if (name === undefined) this.classify(this.unseen);
+    else this.enqueueNew();
     this.changed();
   }
 
@@ -151,7 +157,8 @@ class Store {
   private lost(): void {
     this.queue.hold();
     this.gone = true;
-    clearTimeout(this.reconnecting);
+    // Several requests may find out at the same time.
+    if (this.reconnecting !== undefined) return;
     this.reconnecting = window.setTimeout(() => void this.reconnect(), 1000 * Math.min(10, 2 ** this.reconnects));
     this.reconnects += 1;
     this.changed();
@@ -159,6 +166,7 @@ class Store {
 
   async reconnect(): Promise<void> {
     clearTimeout(this.reconnecting);
+    this.reconnecting = undefined;
     if (!(await api.alive())) {
       this.lost();
       return;
