@@ -171,7 +171,9 @@ def sound():
         page.evaluate(other, "light" if theme == "dark" else "dark")
         run(page, runOnly=["color-contrast"])
         page.evaluate(other, theme)
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "it scrolls sideways"
+        # Not innerWidth: a phone's grows with what is too wide.
+        width = page.evaluate("document.documentElement.scrollWidth")
+        assert width <= page.viewport_size["width"], "it scrolls sideways"
 
     return check
 
@@ -542,6 +544,20 @@ def test_on_a_phone(visit, server, sound, photos):
     sound(page)
 
 
+def test_photos_that_come_before_the_models(visit, server, photos):
+    page = visit(server)
+    held = []
+    page.route("**/v1/models", lambda route: held.append(route))
+    page.reload()
+    page.wait_for_selector(".dropzone")
+    choose(page, *(4 * photos))
+    assert page.locator(".card.new").count() == 32
+    while not held:
+        page.wait_for_timeout(10)
+    held[0].continue_()
+    page.wait_for_function("() => document.querySelectorAll('.card.done').length === 32")
+
+
 def test_a_busy_server_is_waited_for(visit, server, sound, photos):
     page = visit(server)
     answers = []
@@ -676,7 +692,8 @@ def test_hundreds(visit, serving, models, pngs):
     assert re.search(r"\d+ of 400", page.inner_text(".progress-text"))
     page.wait_for_selector("progress", state="detached")
     assert page.inner_text("[aria-live=polite]") == "400 photos done."
+    page.wait_for_timeout(1000)
     cards, pictures = page.locator(".card").count(), page.locator(".card img").count()
-    assert cards < 400 and pictures < 200, "only what is near the screen"
+    assert 0 < pictures < cards < 400, "only what is near the screen"
     page.evaluate("scrollTo(0, document.body.scrollHeight)")
     page.wait_for_function("before => document.querySelectorAll('.card').length > before", arg=cards)
