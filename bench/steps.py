@@ -42,6 +42,7 @@ def vertebra(network: str, steps: int, workers: int) -> list[float]:
     from vertebra.models import create_model, get_model_weights
     from vertebra.train._checkpoint import Position
     from vertebra.train._fit import Part, Trainer
+    from vertebra.train._memory import memory_kept
     from vertebra.train._settings import Settings
     from vertebra.train._world import current_world
 
@@ -61,7 +62,7 @@ def vertebra(network: str, steps: int, workers: int) -> list[float]:
     preprocessing = get_model_weights(network)["DEFAULT"].preprocessing
     built = create_model(network, num_classes=100)
     trainer = Trainer(settings, built, preprocessing, part, part, Path(), current_world(), tell)
-    with contextlib.suppress(EnoughError):
+    with contextlib.suppress(EnoughError), memory_kept():
         trainer._steps(Position(), None)
     return [after - before for before, after in itertools.pairwise(moments)][WARM_UP:]
 

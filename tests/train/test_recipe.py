@@ -1,5 +1,6 @@
 """What settings mean at a moment of training, and what pictures become."""
 
+import ctypes
 import math
 
 import numpy as np
@@ -20,6 +21,7 @@ from vertebra.train import Settings
 from vertebra.train import _recipe as recipe
 from vertebra.train._fit import Loss, to_images
 from vertebra.train._loader import Draw, TrainPhotos, batches_of_epoch, change, stream
+from vertebra.train._memory import memory_kept
 from vertebra.train._presets import PRESETS
 
 PREPROCESSING = Preprocessing(32, 36)
@@ -241,3 +243,39 @@ def test_images_equal_those_of_the_preset(photo_files):
     found = to_images(pixels, PREPROCESSING)
     assert found.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(found[0], ImageClassification(PREPROCESSING)(open_image(photo_files[0])))
+
+
+def test_out_of_place_is_the_same_to_the_bit():
+    torch.manual_seed(0)
+    network = create_model("mobilenet_v2", weights=None, num_classes=3).train()
+    images = torch.randn(4, 3, 32, 32)
+
+    def gradient():
+        torch.manual_seed(1)
+        network.zero_grad()
+        network(images).square().sum().backward()
+        return network.features[0][0].weight.grad.clone()
+
+    in_place = gradient()
+    recipe.avoid_copies(network)
+    assert not network.features[0][2].inplace
+    assert torch.equal(gradient(), in_place)
+
+
+def test_memory_is_kept_between_steps():
+    import resource
+
+    def faults():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(5):
+            torch.ones(20_000_000)  # 80 MB
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    if not hasattr(ctypes.CDLL(None), "mallopt"):
+        pytest.skip("this libc has no mallopt")
+    before = faults()
+    with memory_kept():
+        torch.ones(20_000_000)
+        kept = faults()
+    assert kept < before / 3
+    assert faults() > 3 * kept

@@ -32,6 +32,7 @@ from ._checkpoint import Position, best_file, load, save, save_best
 from ._loader import Batch, TrainPhotos, seed_of, steps_of_epoch, stream
 from ._log import Log
 from ._measure import Floats, Labels
+from ._memory import memory_kept
 from ._run import Tell, TrainError
 from ._settings import Settings
 from ._world import World, apart
@@ -83,6 +84,7 @@ class Trainer:
             self.world.shard(self.network)
         else:
             self.network.to(memory_format=torch.channels_last)
+        recipe.avoid_copies(self.network)
         recipe.freeze(self.network, self.settings.freeze)
         self.dropouts = recipe.dropouts(self.network, self.settings)
         self.optimizer = recipe.make_optimizer(self.network, self.settings)
@@ -103,7 +105,7 @@ class Trainer:
         position = load(self.folder, self.network, self.optimizer, self.averaged if self.settings.ema else None)
         if not position.finished:
             log = Log(self.folder, position.step) if self.world.first else None
-            with self._signals():
+            with self._signals(), memory_kept():
                 try:
                     self._steps(position, log)
                 except RuntimeError as error:
@@ -135,8 +137,7 @@ class Trainer:
         pending: Tensor | None = None
         window = Window()
         saved = logged = time.perf_counter()
-        batches = self._stream(position.step)
-        for batch in batches:
+        for batch in self._stream(position.step):
             if isinstance(batch, str):
                 self._save(position)
                 raise TrainError(f"{batch}. What was trained until step {position.step:,} is kept. {self._go_on()}")

@@ -79,6 +79,16 @@ def set_training(network: ConvNet, settings: Settings) -> None:
         module.eval()
 
 
+def avoid_copies(network: nn.Module) -> None:
+    """Activations whose gradient needs their input work out of place: in place autograd keeps a copy of it first.
+
+    The numbers stay the same, and a pass over the memory of every activation is saved. ReLU's gradient needs no input.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.ReLU6 | nn.SiLU | nn.Hardtanh | nn.Hardswish):
+            module.inplace = False
+
+
 def set_dropout(network: nn.Module, shares: dict[str, float], share: float) -> None:
     """Each dropout layer at `share` of its own probability, which `shares` has by its name."""
     for name, module in network.named_modules():
