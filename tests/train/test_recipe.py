@@ -1,7 +1,8 @@
 """What settings mean at a moment of training, and what pictures become."""
 
-import ctypes
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -21,7 +22,6 @@ from vertebra.train import Settings
 from vertebra.train import _recipe as recipe
 from vertebra.train._fit import Loss, to_images
 from vertebra.train._loader import Draw, TrainPhotos, batches_of_epoch, change, stream
-from vertebra.train._memory import memory_kept
 from vertebra.train._presets import PRESETS
 
 PREPROCESSING = Preprocessing(32, 36)
@@ -263,19 +263,25 @@ def test_out_of_place_is_the_same_to_the_bit():
 
 
 def test_memory_is_kept_between_steps():
-    import resource
+    code = """
+import ctypes, resource, torch
+from vertebra.train._memory import memory_kept
 
-    def faults():
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        for _ in range(5):
-            torch.ones(20_000_000)  # 80 MB
-        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.ones(20_000_000)  # 80 MB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-    if not hasattr(ctypes.CDLL(None), "mallopt"):
-        pytest.skip("this libc has no mallopt")
+if hasattr(ctypes.CDLL(None), "mallopt"):
     before = faults()
     with memory_kept():
-        torch.ones(20_000_000)
+        faults()
         kept = faults()
-    assert kept < before / 3
-    assert faults() > 3 * kept
+    print(before, kept, faults())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    if not done.stdout:
+        pytest.skip("this libc has no mallopt")
+    before, kept, after = map(int, done.stdout.split())
+    assert kept < min(before, after) / 10

@@ -20,7 +20,7 @@ from ._calibrate import fit_temperature, rejection, softmax
 from ._classifier import Classifier
 from ._conclude import Outcome, conclude
 from ._features import compute_features
-from ._head import Head, Solver, Trial, cross_validated
+from ._head import Head, Recipe, Trial, cross_validated
 from ._measure import Floats, Labels
 from ._run import DATA, Clock, Held, Labelled, Tell, data_table, folds_of, judge, usable_photos, write_text
 from ._settings import Settings
@@ -32,7 +32,7 @@ class Probe:
 
     head: Head  # fitted to every photo that may be trained on
     logits: Floats  # (N, K) of those photos, each by a head that had not seen it
-    strength: float
+    recipe: Recipe
     trials: list[Trial]
 
 
@@ -47,10 +47,10 @@ def fit_probe(features: Floats, labels: Labels, folds: Labels, classes: int, tel
         tell: called with the fits done and the fits in all.
     """
     parts = len(np.unique(folds)) + 1
-    logits, strength, trials = cross_validated(features, labels, folds, classes, lambda done, _: tell(done, parts))
-    head = Solver(features, labels, classes).fit(strength)
+    logits, recipe, trials = cross_validated(features, labels, folds, classes, lambda done, _: tell(done, parts))
+    head = recipe.fit(features, labels, classes)
     tell(parts, parts)
-    return Probe(head, logits, strength, trials)
+    return Probe(head, logits, recipe, trials)
 
 
 def with_head(model: str, weights: str, head: Head) -> ConvNet:
@@ -121,7 +121,7 @@ def run_probe(settings: Settings, folder: Path, tell: Tell) -> Classifier:
         audit=page,
         body=body,
         trials=probe.trials,
-        figures={"strength": probe.strength, "computed": seen.computed},
+        figures={"strength": probe.recipe.strength, "computed": seen.computed},
     )
     return conclude(settings, folder, outcome, clock, tell)
 
