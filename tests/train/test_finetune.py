@@ -293,3 +293,4 @@ def test_too_few_photos(shapes, small_weights, tmp_path):
         shutil.copy(shapes / label / "00.png", few / label)
     with pytest.raises(TrainError, match="too few photos to hold some out"):
         vertebra.train(few, tmp_path / "run", model="resnet18", method="scratch")
+    assert not (tmp_path / "run").exists()  # so that the same command works with more photos

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from vertebra.errors import UsageError
+from vertebra.errors import UsageError, VertebraError
 
 from ._classifier import Classifier
 from ._finetune import run_finetune
@@ -46,7 +46,14 @@ def train(
     if world.first:
         new_folder(folder)
         write_text(folder / SETTINGS, settings.to_toml())
-    return _run(settings, read_shared(world, folder), world, tell)
+    try:
+        return _run(settings, read_shared(world, folder), world, tell)
+    except VertebraError as error:
+        # Nothing came of it: the same command is to work once the reason is gone.
+        if not isinstance(error, Stopped) and world.first and [path.name for path in folder.iterdir()] == [SETTINGS]:
+            (folder / SETTINGS).unlink()
+            folder.rmdir()
+        raise
 
 
 def resume(run: str | os.PathLike[str], *, tell: Tell = lambda what, done, total: None, **changes: Any) -> Classifier:
