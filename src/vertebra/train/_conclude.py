@@ -96,7 +96,7 @@ def _report(settings: Settings, folder: Path, outcome: Outcome, clock: Clock) ->
         held=outcome.held,
         threshold=outcome.threshold,
         facts={
-            **{name: str(value) for name, value in asdict(settings).items() if value is not None},
+            **settings.shown(),
             "weights from": card.weights.name if card.weights is not None else "drawn at random",
             "preprocessing": str(card.preprocessing),
             "versions": ", ".join(f"{name} {number}" for name, number in card.versions.items()),

@@ -108,6 +108,13 @@ class Settings:
             raise UsageError(f"time_budget is {self.time_budget!r}; write it as 45s, 20m or 1h30m.")
         return float(total)
 
+    def shown(self) -> dict[str, str]:
+        """What has a value and matters for the method, for people."""
+        names = [field.name for field in fields(self)]
+        if self.method == "probe":
+            names = names[: names.index("preset")]
+        return {name: str(getattr(self, name)) for name in names if getattr(self, name) is not None}
+
     def to_toml(self) -> str:
         """One line a setting; what is None is left out."""
         # Texts, numbers and truth values are written alike in JSON and TOML.
