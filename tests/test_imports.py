@@ -27,7 +27,7 @@ ROOMS = {
     "export": BASE | {"models", "__init__"},  # for its version
     "runtime": BASE | {"__init__"},  # for its version
     "train": BASE | {"models", "data", "export", "runtime", "_load", "__init__"},
-    "serve": BASE | {"runtime"},
+    "serve": BASE | {"runtime", "_load", "__init__"},
     "bench": BASE | {"__init__", "models", "export", "runtime"},
     "_load": BASE | {"__init__", "runtime", "export"},
     "__init__": BASE,  # all else is loaded on first use
@@ -49,7 +49,7 @@ PACKAGES = {
     "bench": {"numpy", "torch", "onnxruntime", "openvino", "MNN", "ncnn", "pnnx"},
     "_load": set(),
     "train": {"torch", "torchvision", "safetensors", "numpy", "PIL"},
-    "serve": {"fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client", "numpy", "PIL"},
+    "serve": {"fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client", "orjson", "numpy", "PIL"},
     "__init__": set(),
     "__main__": set(),
 }

@@ -93,4 +93,4 @@ def test_weights_alone_are_no_network(tmp_path, name):
     [("m.onnx", True), ("M.ONNX", True), ("./resnet18", True), ("resnet18", False), ("w.pth", True)],
 )
 def test_what_is_a_file(model, file):
-    assert _load._is_file(model) is file
+    assert _load.is_file(model) is file

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         get_weight,
         list_models,
     )
+    from vertebra.serve import serve
     from vertebra.train import train
 
 __version__ = "0.1.0"
@@ -40,6 +41,7 @@ _EXPORTS: dict[str, tuple[str, str | None]] = {
     "list_models": ("vertebra.models", "torch"),
     "load": ("vertebra._load", None),
     "models": ("vertebra.models", "torch"),
+    "serve": ("vertebra.serve", "serve"),
     "train": ("vertebra.train", "train"),
 }
 
@@ -56,6 +58,7 @@ __all__ = [
     "list_models",
     "load",
     "models",
+    "serve",
     "train",
 ]
 

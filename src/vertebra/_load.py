@@ -38,7 +38,7 @@ def load(
         VertebraError: the file, or the weights, cannot be used; says why.
     """
     path = Path(model)
-    if not _is_file(model):
+    if not is_file(model):
         path = exported(os.fspath(model), weights, tell)
     elif os.fspath(weights) != "DEFAULT":
         raise UsageError(f"{path} holds its weights, so weights={os.fspath(weights)!r} is one too many. Leave one out.")
@@ -55,18 +55,14 @@ def exported(name: str, weights: str | os.PathLike[str], tell: Callable[[str], N
         UsageError, WeightsError, ExportError: as the export does.
         MissingExtraError: it is not there, and torch is not installed.
     """
-    weights = os.fspath(weights)
-    given = Path(weights)
-    label = fingerprint(given)[:16] if given.is_file() else weights
-    if not all(re.fullmatch(r"[\w.]+", part) for part in (name, label)):
-        # Neither is then a name that the registry could know; it says so, and what is near.
-        label = ""
-    path = cache_dir() / "models" / f"{name}-{label}-{__version__}.onnx"
-    if label and path.is_file():
+    path = in_cache(name, weights)
+    if path is not None and path.is_file():
         return path
     with needing("torch", f"predicting with a name ({name!r}) rather than a file that `vertebra export` wrote"):
         from vertebra.export import export, prepare
-    prepared = prepare(name, weights=weights)
+    prepared = prepare(name, weights=os.fspath(weights))
+    if path is None:
+        raise UsageError(f"{name!r} with the weights {os.fspath(weights)!r} cannot be kept in the cache.")
     tell(f"exporting {name}, once")
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
@@ -75,7 +71,17 @@ def exported(name: str, weights: str | os.PathLike[str], tell: Callable[[str], N
     return path
 
 
-def _is_file(model: str | os.PathLike[str]) -> bool:
+def in_cache(name: str, weights: str | os.PathLike[str] = "DEFAULT") -> Path | None:
+    """Where the file of a named network is kept once it has been exported; None for what can be no network's name."""
+    weights = os.fspath(weights)
+    given = Path(weights)
+    label = fingerprint(given)[:16] if given.is_file() else weights
+    if not all(re.fullmatch(r"[\w.]+", part) for part in (name, label)):
+        return None
+    return cache_dir() / "models" / f"{name}-{label}-{__version__}.onnx"
+
+
+def is_file(model: str | os.PathLike[str]) -> bool:
     """Whether a model is given by its file; a name has neither a suffix nor a folder."""
     text = os.fspath(model)
     known = (".onnx", *_WEIGHT_FILES)

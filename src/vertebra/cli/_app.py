@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": "Measure a classifier on labelled photos.",
     "audit": "Find the broken, doubled and mislabelled photos of a data set.",
     "export": "Export a network as one ONNX file that predicts without torch.",
+    "serve": "Serve exported classifiers over HTTP, with a page to use them.",
     "bench": "Time networks here, with each backend that is installed.",
     "card": "Show what an exported file says of itself.",
     "weights": "List, fetch, verify and find pretrained weights.",

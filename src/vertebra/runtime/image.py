@@ -50,6 +50,11 @@ _ORIENTATION = 0x0112
 # How many times larger than its target a JPEG's shorter side remains when it is decoded at a fraction of its size.
 SCALED_MARGIN = 2
 
+
+class OversizeError(ImageError):
+    """An image has more pixels than are allowed."""
+
+
 # Pillow's resampling filters by the names that a card has.
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -101,7 +106,8 @@ def open_image(source: Source, *, max_pixels: int = MAX_PIXELS, at_least: int | 
     may come in a half, a quarter or an eighth of its size, its shorter side no smaller than that many pixels.
 
     Raises `ImageError`, which names the file, where it is missing, no regular file, empty, not an image, damaged,
-    truncated, or has more than `max_pixels` pixels (told from its header, before any pixel is decoded).
+    truncated, or has more than `max_pixels` pixels (an `OversizeError`, told from its header, before any pixel is
+    decoded).
     """
     if isinstance(source, bytes):
         return _decode(io.BytesIO(source), _name_of(source), max_pixels, at_least)
@@ -134,7 +140,7 @@ def _decode(file: IO[bytes], name: str, max_pixels: int, at_least: int | None) -
         with Image.open(file, formats=FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
-                raise ImageError(
+                raise OversizeError(
                     f"{name} has {width} × {height} pixels; at most {max_pixels:,} are decoded, for safety from "
                     "decompression bombs"
                 )

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vertebra.card import read_card
+from vertebra.card import Card, read_card
 from vertebra.errors import ImageError, UsageError
 from vertebra.machine import usable_cores
 
@@ -44,6 +44,16 @@ class Prediction:
         if self.embedding is not None:
             found["embedding"] = self.embedding.tolist()
         return found
+
+
+def best_classes(card: Card, probabilities: FloatArray, top: int) -> tuple[list[dict[str, Any]], bool | None]:
+    """(K,) → the `top` best classes, best first, and whether even the best is below the card's threshold."""
+    best = np.argsort(-probabilities, kind="stable")[:top]
+    found = [
+        {"class": card.class_name(index), "index": index, "probability": value}
+        for index, value in zip(best.tolist(), probabilities[best].tolist(), strict=True)
+    ]
+    return found, None if card.threshold is None else bool(probabilities.max() < card.threshold)
 
 
 class Predictor:
@@ -160,6 +170,10 @@ class Predictor:
         """
         return self._runner(batch, None, may_measure=True).plan
 
+    def runner(self, batch: int) -> Runner:
+        """The engine for batches of that size, for those who call its lanes from threads of their own."""
+        return self._runner(batch)
+
     def _runner(self, batch: int, count: int | None = None, *, may_measure: bool = False) -> Runner:
         """The engine for batches of that size and `count` images in all, loaded on first use."""
         # Two kinds are told apart: one image, and many.
@@ -230,14 +244,8 @@ class Predictor:
         probabilities, *rest = runner.call(np.stack(pixels), outputs)
         if not np.isfinite(probabilities).all():
             raise EngineError(f"{self.path} gives probabilities that are no numbers: its weights are damaged.")
-        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
-        for row, (result, indices) in enumerate(zip(results, best.tolist(), strict=True)):
-            result.predictions = [
-                {"class": self.card.class_name(index), "index": index, "probability": float(probabilities[row, index])}
-                for index in indices
-            ]
-            if self.card.threshold is not None:
-                result.unsure = bool(probabilities[row].max() < self.card.threshold)
+        for row, result in enumerate(results):
+            result.predictions, result.unsure = best_classes(self.card, probabilities[row], top)
             if embed:
                 result.embedding = rest[0][row].copy()
         return results

@@ -1,0 +1,62 @@
+"""`vertebra serve`: exported classifiers behind HTTP, with a page."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def serve(
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL…", help="FILE.onnx, NAME=FILE.onnx, or a network that `vertebra models` lists."),
+    ],
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0 is everywhere.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="N", help="0: any that is free.")] = 8000,
+    api_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Ask for this key; better set in VERTEBRA_API_KEY.")
+    ] = None,
+    no_auth: Annotated[bool, typer.Option("--no-auth", help="Let other machines in without a key.")] = False,
+    cors: Annotated[
+        list[str] | None, typer.Option(metavar="ORIGIN", help="Let pages of https://… call it; may be repeated.")
+    ] = None,
+    engine: Annotated[str, typer.Option(metavar="NAME", help="auto, onnxruntime or mnn.")] = "auto",
+    tune: Annotated[bool, typer.Option("--tune", help="Find the fastest engine first; takes some seconds.")] = False,
+    timeout: Annotated[float, typer.Option(metavar="S", help="Seconds until each request is answered.")] = 30.0,
+    queue: Annotated[int, typer.Option(metavar="N", help="Images that may wait, for each model.")] = 256,
+    max_images: Annotated[int, typer.Option(metavar="N", help="Images of one request.")] = 64,
+    max_mb: Annotated[float, typer.Option(metavar="MB", help="Size of one request, in 10⁶ bytes.")] = 32.0,
+    max_megapixels: Annotated[float, typer.Option(metavar="N", help="Of one image.")] = 50.0,
+) -> None:
+    """Serve classifiers over HTTP, with a page to use them. A file that is replaced is loaded anew."""
+    import logging
+
+    from vertebra.errors import needing
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    # Its own are about start and stop, which are told here.
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    with needing("serve", "vertebra serve"):
+        from vertebra.serve import Settings, run
+        from vertebra.serve.settings import API_KEY_VARIABLE
+    settings = Settings(
+        models=tuple(models),
+        host=host,
+        port=port,
+        api_key=api_key or os.environ.get(API_KEY_VARIABLE) or None,
+        no_auth=no_auth,
+        cors=tuple(cors or ()),
+        engine=engine,
+        tune=tune,
+        timeout=timeout,
+        queue=queue,
+        max_images=max_images,
+        max_bytes=int(max_mb * 1e6),
+        max_pixels=int(max_megapixels * 1e6),
+    )
+    run(settings, logging.getLogger("vertebra.serve").info)

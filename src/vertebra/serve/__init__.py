@@ -1,0 +1,62 @@
+"""An exported classifier behind HTTP, with a page for people. Never torch.
+
+`vertebra serve MODEL.onnx`, or `vertebra.serve("model.onnx")`. The package is itself that function, so that
+`vertebra.serve` is one thing whether or not something of it has been imported before.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from vertebra.errors import needing
+
+from .settings import Settings as Settings
+
+
+def serve(*models: str, tell: Callable[[str], None] = lambda what: None, **options: Any) -> None:
+    """Serve classifiers over HTTP until SIGINT or SIGTERM.
+
+    Args:
+        models: exported files, `NAME=FILE.onnx`, or names that `vertebra models` lists, which are exported first.
+        tell: called with what is being done where that takes seconds, and with the address.
+        options: as `Settings` has them (host, port, api_key, timeout, …).
+
+    Raises:
+        UsageError: a setting is not allowed, or the address is taken.
+        VertebraError: a model cannot be loaded.
+        MissingExtraError: FastAPI and uvicorn are not installed.
+    """
+    run(Settings(models=tuple(map(str, models)), **options), tell)
+
+
+def run(settings: Settings, tell: Callable[[str], None] = lambda what: None) -> None:
+    """Serve with these settings; raises as `serve` does."""
+    settings.check()
+    # Hundreds of thousands of objects are made now that stay: looking through them again and again is a tenth of the
+    # start, and later would hold up requests.
+    gc.disable()
+    with needing("serve", "vertebra serve"):
+        from .hosted import Shelf
+
+        # The engine loads in its thread while the web framework is imported in this one.
+        shelf = Shelf(settings, tell).start()
+        from .server import Service
+    service = Service(settings, shelf)
+    gc.freeze()
+    gc.enable()
+    tell(f"listening on {service.url}")
+    service.run()
+
+
+class _CallableModule(ModuleType):
+    def __call__(self, *models: str, **options: Any) -> None:
+        serve(*models, **options)
+
+    __call__.__doc__ = serve.__doc__
+
+
+sys.modules[__name__].__class__ = _CallableModule

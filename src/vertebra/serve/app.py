@@ -1,0 +1,98 @@
+"""The ASGI application: routes, the page, and the guard around them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from vertebra import __version__
+
+from . import api, kserve
+from .answers import json_response
+from .desk import Desk
+from .docs import POLICY, docs_page
+from .guard import Guard
+from .page import Page
+from .problems import ApiError, error_body
+
+
+def build(desk: Desk, page: Page | None = None) -> ASGIApp:
+    """The application of one server."""
+    page = page or Page()
+    app = FastAPI(
+        title="Vertebra",
+        version=__version__,
+        description='Image classification. Errors are JSON: {"error": {"message": …}}.',
+        # Its pages load their scripts from another server; /docs below does not.
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+    )
+    app.include_router(api.routes(desk))
+    app.include_router(kserve.routes(desk))
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    for path in page.files:
+        app.add_route(path, page.answer, methods=["GET"], include_in_schema=False)
+
+    def openapi(request: Request) -> Response:
+        return json_response(document(app))
+
+    def docs(request: Request) -> Response:
+        text = docs_page(document(app), str(request.base_url).rstrip("/"))
+        return Response(text, media_type="text/html", headers={"Content-Security-Policy": POLICY})
+
+    app.add_route("/openapi.json", openapi, methods=["GET"], include_in_schema=False)
+    app.add_route("/docs", docs, methods=["GET"], include_in_schema=False)
+    guarded: ASGIApp = Guard(app, desk.settings, desk.metrics, frozenset(page.files))
+    if desk.settings.cors:
+        from starlette.middleware.cors import CORSMiddleware
+
+        guarded = CORSMiddleware(
+            guarded,
+            allow_origins=desk.settings.cors,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Deadline-Ms"],
+            expose_headers=["Retry-After", "X-Class-Index", "X-Class-Name", "X-Method"],
+            max_age=600,
+        )
+    return guarded
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document."""
+    return app.openapi()
+
+
+def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)  # noqa: S101 - for the type checker
+    return _problem(error.status, error.message, error.headers)
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    """Starlette's own: no such path, or another method."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker
+    path, method = request.scope["path"][:100], request.scope["method"]
+    texts = {
+        404: f"there is nothing at {path!r}. See /docs.",
+        405: f"{path} does not take {method}. See /docs.",
+    }
+    return _problem(error.status_code, texts.get(error.status_code, str(error.detail)), dict(error.headers or {}))
+
+
+def _invalid(request: Request, error: Exception) -> Response:
+    """A parameter that is not allowed."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - for the type checker
+    parts = [f"{entry['loc'][-1]} is {str(entry.get('input'))[:60]!r}: {entry['msg']}" for entry in error.errors()]
+    return _problem(422, f"{'; '.join(parts)}. See /docs.", {})
+
+
+def _problem(status: int, message: str, headers: dict[str, str]) -> Response:
+    return Response(error_body(message), status, headers=headers, media_type="application/json")

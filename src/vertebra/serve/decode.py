@@ -1,0 +1,84 @@
+"""From the bytes that a client sent to a network's input, without letting one picture take the machine."""
+
+from __future__ import annotations
+
+import io
+import threading
+
+from PIL import Image
+
+from vertebra.card import Preprocessing
+from vertebra.errors import ImageError, printable
+from vertebra.runtime.image import OversizeError, Pixels, fit, open_image
+
+# Larger pictures are decoded one at a time, so that memory holds one of them and not one for each thread.
+LARGE_PIXELS = 8_000_000
+
+# A progressive JPEG may hold thousands of passes over the whole picture: kilobytes that take minutes to decode.
+# Encoders write about ten.
+MAX_SCAN_PIXELS = 1_000_000_000
+_SCAN = b"\xff\xda"
+
+_one_large = threading.Lock()
+
+
+class _Named(io.BytesIO):
+    """Bytes that errors can call by a name."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        super().__init__(data)
+        self.name = name
+
+
+def picture(data: bytes, name: str, max_pixels: int) -> Image.Image:
+    """An RGB picture that stands upright.
+
+    Raises:
+        ImageError: it is no image, is damaged, or has more pixels, or more work in it, than is allowed.
+    """
+    name = shown(name)
+    _check_scans(data, name, max_pixels)
+    try:
+        return open_image(_Named(data, name), max_pixels=min(LARGE_PIXELS, max_pixels))
+    except OversizeError:
+        if max_pixels <= LARGE_PIXELS:
+            raise
+    with _one_large:
+        return open_image(_Named(data, name), max_pixels=max_pixels)
+
+
+def network_input(data: bytes, name: str, preprocessing: Preprocessing, max_pixels: int) -> tuple[Pixels, int, int]:
+    """What the network sees of a photo, uint8 (crop, crop, 3), and the photo's width and height.
+
+    Raises:
+        ImageError: as `picture` does, and for a strip that cannot be resized.
+    """
+    found = picture(data, name, max_pixels)
+    try:
+        return fit(found, preprocessing), found.width, found.height
+    except ImageError as error:
+        raise ImageError(f"{shown(name)}: {error}") from error
+
+
+def shown(name: str) -> str:
+    """A client's name for an image, fit to be repeated: the last part of a path, no control characters, not long."""
+    last = name.replace("\\", "/").rpartition("/")[2] or "image"
+    return printable(last).replace("\n", " ")[:100]
+
+
+def _check_scans(data: bytes, name: str, max_pixels: int) -> None:
+    if not data.startswith(b"\xff\xd8"):
+        return
+    scans = data.count(_SCAN)
+    # A thumbnail, and an MPO's further frames, have scans of their own.
+    if scans <= 20:
+        return
+    try:
+        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+            pixels = image.width * image.height
+    except Exception:
+        return  # whatever is wrong with it is told by the one who decodes it
+    if scans * min(pixels, max_pixels) > MAX_SCAN_PIXELS:
+        raise ImageError(
+            f"{name} has {pixels:,} pixels in {scans} passes, which would take very long. Save it as a plain JPEG."
+        )

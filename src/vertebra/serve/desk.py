@@ -1,0 +1,112 @@
+"""What all routes share: the models, the limits, and how a request's images get done in time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.requests import Request
+
+from .batcher import ClosedError, FullError, Job, Ticket
+from .bodies import Bodies, Receive
+from .hosted import Loaded, Shelf
+from .metrics import Metrics
+from .problems import ApiError, BusyError
+from .settings import Settings
+
+log = logging.getLogger("vertebra.serve")
+
+
+class ClientGoneError(Exception):
+    """Nobody waits for the answer any more."""
+
+
+class Desk:
+    """One server's models, settings, bodies and counters."""
+
+    def __init__(self, settings: Settings, shelf: Shelf, metrics: Metrics) -> None:
+        self.settings = settings
+        self.shelf = shelf
+        self.metrics = metrics
+        self.bodies = Bodies(settings)
+        self.stopping: Callable[[], bool] = lambda: False
+
+    def deadline(self, milliseconds: int | None) -> float:
+        """When the request must be answered (`time.monotonic`): the server's limit, or the client's if that is less."""
+        seconds = self.settings.timeout
+        return time.monotonic() + (seconds if milliseconds is None else min(seconds, milliseconds / 1000))
+
+    @asynccontextmanager
+    async def body(self, request: Request, model: Loaded | None, deadline: float) -> AsyncIterator[bytes]:
+        """A request's body, in memory until the block ends.
+
+        Where the queue is full already, it is refused before anything of it is read.
+        """
+        if model is not None:
+            self._room(model, 1, deadline)
+        body, held = await self.bodies.read(request.receive, request.headers)
+        try:
+            yield body
+        finally:
+            self.bodies.release(held)
+
+    def _room(self, model: Loaded, count: int, deadline: float) -> None:
+        try:
+            model.batcher.check_room(count, deadline)
+        except FullError as full:
+            raise self._busy(model, full) from None
+
+    def _busy(self, model: Loaded, full: FullError) -> BusyError:
+        self.metrics.refused("queue")
+        return BusyError(
+            f"{len(model.batcher)} images wait for {model.name!r} already, about {full.seconds:.1f} s of work. "
+            "Try again later.",
+            full.seconds,
+        )
+
+    async def run(
+        self, name: str | None, make: Callable[[Loaded], Sequence[Job]], receive: Receive, deadline: float
+    ) -> tuple[Loaded, Sequence[Job]]:
+        """Have the jobs of a request done by the model of that name.
+
+        Raises:
+            ApiError: 404 no such model, 503 no room or no time, 500 the model failed.
+            ClientGoneError: the client has hung up; what was not begun is not done.
+        """
+        while True:
+            model = self.shelf.get(name)
+            jobs = make(model)
+            ticket = Ticket(jobs, deadline)
+            try:
+                model.batcher.put(ticket)
+                break
+            except ClosedError:
+                continue  # replaced just now
+            except FullError as full:
+                raise self._busy(model, full) from None
+        await self._finished(ticket, receive)
+        for job in jobs:
+            if job.failure is not None:
+                log.error("%s: %s", model.name, job.failure)
+                raise ApiError(500, f"the model {model.name!r} failed: {job.failure}")
+        return model, jobs
+
+    async def _finished(self, ticket: Ticket, receive: Receive) -> None:
+        hung_up: asyncio.Future[Any] = asyncio.ensure_future(receive())
+        try:
+            left = max(0.0, ticket.deadline - time.monotonic())
+            await asyncio.wait((ticket.done, hung_up), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            hung_up.cancel()
+            if not ticket.done.done():
+                ticket.dropped = True
+        if ticket.done.done():
+            return
+        if hung_up.done() and not hung_up.cancelled():
+            raise ClientGoneError
+        self.metrics.refused("deadline")
+        raise BusyError("the answer was not ready by the deadline. Try again later, or send fewer images.", 1)

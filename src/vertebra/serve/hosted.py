@@ -1,0 +1,313 @@
+"""Models that are being served: loaded, warmed up, and replaced when their files are."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from vertebra._load import in_cache, is_file
+from vertebra.card import Card, read_card
+from vertebra.errors import UsageError, nearest
+from vertebra.runtime.engines import OUTPUTS, PROBABILITIES, EngineError, FloatArray
+from vertebra.runtime.image import Pixels
+from vertebra.runtime.predictor import Predictor
+from vertebra.runtime.trial import trial_images
+
+from .anatomy import anatomy
+from .batcher import Batcher
+from .costs import Costs
+from .decode import network_input
+from .explain import Classifier, find_classifier, holds
+from .graph import read_graph
+from .metrics import Metrics
+from .problems import ApiError
+from .settings import Settings
+
+log = logging.getLogger("vertebra.serve")
+
+Stamp = tuple[int, int, int]
+
+_WARM_UP = (1, 2, 4)  # images of a batch; the first of each size also makes the engine reserve its memory
+_EXPORT = """
+import sys
+from vertebra._load import exported
+from vertebra.errors import VertebraError
+try:
+    exported(sys.argv[1], "DEFAULT")
+except VertebraError as error:
+    sys.exit(str(error))
+"""
+
+
+class Loaded:
+    """One version of a model's file, ready to predict; used until a newer one takes its place."""
+
+    def __init__(self, name: str, path: Path, settings: Settings, metrics: Metrics) -> None:
+        self.name = name
+        self.path = path
+        self.stamp = stamp_of(path)
+        predictor = Predictor(path, engine=settings.engine)
+        self.card: Card = predictor.card
+        if settings.tune:
+            predictor.tune(predictor.batch)
+        runner = predictor.runner(predictor.batch)
+        self.runner = runner
+        self.plan = runner.plan
+        self._trial = trial_images(self.card.preprocessing.crop_size, max(_WARM_UP))
+        self.classes = self._checked()
+        # A thread decodes and runs the network; a lane of several threads leaves the others of its cores to decoding.
+        self.batcher = Batcher(
+            self._run,
+            partial(_decode, preprocessing=self.card.preprocessing, max_pixels=settings.max_pixels),
+            workers=runner.plan.lanes * runner.plan.threads,
+            limit=settings.queue,
+            costs=self._warm(),
+            watch=metrics.watcher(name),
+            name=name,
+        )
+        self.since = datetime.now(UTC).isoformat(timespec="seconds")
+        self._described: tuple[Classifier | None, dict[str, Any] | None] | None = None
+        self._describing = threading.Lock()
+
+    def _run(self, pixels: Pixels, outputs: Any) -> list[FloatArray]:
+        values = self.runner.call(pixels, outputs)
+        # A number that is none poisons all that comes after it, and is no JSON.
+        for value in values:
+            if not np.isfinite(value).all():
+                raise EngineError(f"the model {self.name!r} gives values that are no numbers: its weights are damaged.")
+        return values
+
+    def _checked(self) -> int:
+        """The number of classes; a file that cannot predict, or not in numbers, is refused here."""
+        (probabilities,) = self._run(self._trial[:1], (PROBABILITIES,))
+        if probabilities.ndim != 2:
+            raise EngineError(f"{self.path} gives probabilities of shape {probabilities.shape}; it must be (N, K).")
+        if self.card.classes is not None and len(self.card.classes) != probabilities.shape[1]:
+            raise EngineError(
+                f"{self.path} gives {probabilities.shape[1]} probabilities, and its card names "
+                f"{len(self.card.classes)} classes. Export the network again."
+            )
+        return int(probabilities.shape[1])
+
+    def _warm(self) -> Costs:
+        """What batches cost: the second run of each size counts."""
+        costs = Costs()
+        for size in _WARM_UP:
+            for turn in range(2):
+                start = time.perf_counter()
+                self._run(self._trial[:size], (PROBABILITIES,))
+                seconds = time.perf_counter() - start
+                if turn:
+                    costs.measured(size, seconds, seconds)
+        costs.image = costs.batch[1]
+        return costs
+
+    @property
+    def classifier(self) -> Classifier | None:
+        """What class-activation maps are made with; None where the network does not end in pooling and one layer."""
+        return self._describe()[0]
+
+    @property
+    def anatomy(self) -> dict[str, Any] | None:
+        """The stages as its file has them; None where it cannot be told."""
+        return self._describe()[1]
+
+    @property
+    def explains_by(self) -> Literal["activation", "occlusion"]:
+        """How `explain` finds where a class was seen."""
+        return "occlusion" if self.classifier is None else "activation"
+
+    def _describe(self) -> tuple[Classifier | None, dict[str, Any] | None]:
+        """Read the graph, once; takes some hundredths of a second."""
+        with self._describing:
+            if self._described is None:
+                self._described = self._read()
+            return self._described
+
+    def _read(self) -> tuple[Classifier | None, dict[str, Any] | None]:
+        try:
+            graph = read_graph(self.path)
+            classifier = find_classifier(graph)
+            if stamp_of(self.path) != self.stamp:
+                return None, None  # a newer file is there already, and will be loaded
+            if classifier is not None:
+                _, embedding, features = self.runner.call(self._trial[1:2], OUTPUTS)
+                if not holds(classifier, features[0], embedding[0]):
+                    classifier = None
+            return classifier, anatomy(graph, self.card.preprocessing.crop_size)
+        except Exception:
+            # The server predicts all the same.
+            log.exception("the graph of %s cannot be described", self.path)
+            return None, None
+
+    def close(self) -> None:
+        """Finish what waits, then let go."""
+        self.batcher.close()
+        self.runner.close()
+
+
+class Hosted:
+    """A name, its file, and the version of it that is being served."""
+
+    def __init__(self, name: str, path: Path) -> None:
+        self.name = name
+        self.path = path
+        self.current: Loaded | None = None
+        self.error: str | None = None  # why the newest file is not being served
+        self.seen: Stamp | None = None  # the newest file that has been looked at
+
+
+class Shelf:
+    """All models of a server. Loading and watching happen in a thread of its own.
+
+    Raises:
+        VertebraError: a file cannot be read or has no card; told before anything is loaded.
+    """
+
+    def __init__(self, settings: Settings, tell: Callable[[str], None] = lambda what: None) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.models = {name: Hosted(name, _file_of(source, tell)) for name, source in settings.named().items()}
+        for hosted in self.models.values():
+            read_card(hosted.path)
+        self.default = next(iter(self.models))
+        self._ready = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="vertebra-models", daemon=True)
+        self.failure: Exception | None = None  # why there is nothing to serve
+        self.failed: Callable[[], None] = lambda: None  # is called then
+
+    def start(self) -> Shelf:
+        """Load everything, then look for new files."""
+        self._thread.start()
+        return self
+
+    @property
+    def ready(self) -> bool:
+        """Whether all models are loaded and warm."""
+        return self._ready.is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Until they are."""
+        return self._ready.wait(timeout)
+
+    def get(self, name: str | None) -> Loaded:
+        """A model by its name; None: the first.
+
+        Raises:
+            ApiError: 404, or 503 while it is being loaded.
+        """
+        hosted = self.models.get(name or self.default)
+        if hosted is None:
+            hint = nearest(str(name), self.models) or f"Served are {', '.join(self.models)}."
+            raise ApiError(404, f"there is no model {str(name)[:100]!r}. {hint}")
+        if hosted.current is None:
+            raise ApiError(503, f"the model {hosted.name!r} is still being loaded.", {"Retry-After": "1"})
+        return hosted.current
+
+    def close(self) -> None:
+        """Finish what waits in all models."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        for hosted in self.models.values():
+            if hosted.current is not None:
+                hosted.current.close()
+
+    # --- in its thread ----------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        try:
+            for hosted in self.models.values():
+                hosted.seen = stamp_of(hosted.path)
+                start = time.perf_counter()
+                hosted.current = loaded = Loaded(hosted.name, hosted.path, self.settings, self.metrics)
+                log.info(
+                    "%s: %s loaded in %.2f s, %s", hosted.name, hosted.path, time.perf_counter() - start, loaded.plan
+                )
+        except Exception as error:
+            self.failure = error
+            self.failed()
+            return
+        self._ready.set()
+        for hosted in self.models.values():
+            if hosted.current is not None:
+                hosted.current._describe()
+        changing: dict[str, Stamp] = {}
+        while not self._stop.wait(self.settings.reload_seconds):
+            for hosted in self.models.values():
+                self._look(hosted, changing)
+
+    def _look(self, hosted: Hosted, changing: dict[str, Stamp]) -> None:
+        """Load a file that is another than before, once it has stayed the same between two looks."""
+        try:
+            stamp = stamp_of(hosted.path)
+        except OSError:
+            return  # being replaced, or gone: what is loaded serves on
+        if stamp == hosted.seen:
+            changing.pop(hosted.name, None)
+            return
+        if changing.get(hosted.name) != stamp:
+            changing[hosted.name] = stamp
+            return
+        hosted.seen = stamp
+        try:
+            new = Loaded(hosted.name, hosted.path, self.settings, self.metrics)
+        except Exception as error:
+            hosted.error = f"the new {hosted.path.name} is not served: {' '.join(str(error).split())}"
+            self.metrics.reloaded(hosted.name, ok=False)
+            log.error("%s: %s The one before serves on.", hosted.name, hosted.error)
+            return
+        old, hosted.current, hosted.error = hosted.current, new, None
+        self.metrics.reloaded(hosted.name, ok=True)
+        log.info("%s: %s has been replaced", hosted.name, hosted.path)
+        if old is not None:
+            # Requests that it has accepted are finished; none can come any more, for they ask for `current`.
+            old.close()
+        new._describe()
+
+
+def stamp_of(path: Path) -> Stamp:
+    """What tells a file from another at the same place."""
+    status = os.stat(path)  # noqa: PTH116 - the path may be a link, which is followed
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _decode(data: bytes, name: str, *, preprocessing: Any, max_pixels: int) -> tuple[Pixels, int, int]:
+    return network_input(data, name, preprocessing, max_pixels)
+
+
+def _file_of(source: str, tell: Callable[[str], None]) -> Path:
+    """The file that was given, or a network's, exported into the cache first.
+
+    By another process: exporting loads torch, which this one never does.
+    """
+    if is_file(source):
+        return Path(source)
+    path = in_cache(source)
+    if path is not None and path.is_file():
+        return path
+    tell(f"exporting {source}, once")
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", _EXPORT, source],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    if done.returncode or path is None:
+        reason = (done.stderr.strip().splitlines() or ["the export failed"])[-1]
+        raise UsageError(reason)
+    return path

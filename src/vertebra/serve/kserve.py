@@ -1,0 +1,201 @@
+"""The KServe v2 protocol over HTTP: what Triton's and KServe's clients speak.
+
+https://github.com/kserve/open-inference-protocol, with Triton's extension for tensors in binary:
+https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from vertebra import __version__
+from vertebra.runtime.engines import INPUT, OUTPUTS
+from vertebra.runtime.image import Pixels
+
+from . import schemas
+from .answers import json_response
+from .api import Deadline
+from .batcher import Job
+from .bodies import parse_json
+from .desk import Desk
+from .hosted import Loaded
+from .problems import ApiError
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+_ALL = (400, 404, 408, 413, 415, 422, 500, 503)
+
+
+def routes(desk: Desk) -> APIRouter:
+    """All of them, for one server."""
+    router = APIRouter(prefix="/v2")
+    shelf = desk.shelf
+
+    @router.get("/health/live", response_model=dict[str, Any], summary="KServe: whether the process is up")
+    async def live() -> Response:
+        """Always 200."""
+        return json_response({"live": True})
+
+    @router.get(
+        "/health/ready",
+        response_model=dict[str, Any],
+        responses=schemas.problems(503),
+        summary="KServe: whether it can predict",
+    )
+    async def ready() -> Response:
+        """200 once every model is loaded and warm."""
+        if not shelf.ready or desk.stopping():
+            raise ApiError(503, "the models are not ready.", {"Retry-After": "1"})
+        return json_response({"ready": True})
+
+    @router.get("", response_model=dict[str, Any], summary="KServe: the server")
+    async def server() -> Response:
+        """Its name, version and extensions."""
+        return json_response({"name": "vertebra", "version": __version__, "extensions": ["binary_tensor_data"]})
+
+    @router.get(
+        "/models/{name}",
+        response_model=dict[str, Any],
+        responses=schemas.problems(404, 422, 503),
+        summary="KServe: a model's tensors",
+    )
+    async def metadata(name: str) -> Response:
+        """Names, types and shapes of what goes in and comes out."""
+        loaded = shelf.get(name)
+        size = loaded.card.preprocessing.crop_size
+        shapes = {"probabilities": [-1, loaded.classes], "embedding": [-1, -1], "features": [-1, -1, -1, -1]}
+        found = {
+            "name": loaded.name,
+            "versions": ["1"],
+            "platform": "vertebra_onnx",
+            "inputs": [{"name": INPUT, "datatype": "UINT8", "shape": [-1, size, size, 3]}],
+            "outputs": [{"name": output, "datatype": "FP32", "shape": shapes[output]} for output in OUTPUTS],
+        }
+        return json_response(found)
+
+    @router.get(
+        "/models/{name}/ready",
+        response_model=dict[str, Any],
+        responses=schemas.problems(404, 422, 503),
+        summary="KServe: whether a model can predict",
+    )
+    async def model_ready(name: str) -> Response:
+        """200 where it is loaded."""
+        return json_response({"name": shelf.get(name).name, "ready": True})
+
+    @router.post(
+        "/models/{name}/infer",
+        response_model=dict[str, Any],
+        responses=schemas.problems(*_ALL),
+        openapi_extra=schemas.TENSORS,
+        summary="KServe: run a model",
+    )
+    async def infer(name: str, request: Request, deadline_ms: Deadline = None) -> Response:
+        """Pixels as the network takes them → its outputs, in JSON or in binary."""
+        deadline = desk.deadline(deadline_ms)
+        async with desk.body(request, shelf.get(name), deadline) as body:
+            document, rest = _split(body, request.headers.get(HEADER_LENGTH))
+            pixels = _pixels(document, rest, shelf.get(name), desk.settings.max_images)
+            wanted = _wanted(document)
+
+            def make(loaded: Loaded) -> list[Job]:
+                if pixels.shape[1] != loaded.card.preprocessing.crop_size:
+                    raise ApiError(422, "the model has just been replaced by one of another input size. Ask again.")
+                return [Job(row, outputs=tuple(wanted)) for row in pixels]
+
+            loaded, jobs = await desk.run(name, make, request.receive, deadline)
+        desk.metrics.images(loaded.name, len(jobs), 0)
+        return _answer(loaded, document, wanted, jobs)
+
+    return router
+
+
+def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], bytes]:
+    """The JSON at the front, and the tensors after it."""
+    if header_length is None:
+        return parse_json(body), b""
+    if not header_length.isdecimal() or len(header_length) > 12 or int(header_length) > len(body):
+        raise ApiError(400, f"{HEADER_LENGTH} is {header_length[:20]!r}, and the body has {len(body)} bytes.")
+    length = int(header_length)
+    return parse_json(body[:length]), body[length:]
+
+
+def _pixels(document: dict[str, Any], rest: bytes, model: Loaded, limit: int) -> Pixels:
+    """The one input, uint8 (N, H, W, 3)."""
+    size = model.card.preprocessing.crop_size
+    wanted = f"one input {{'name': '{INPUT}', 'datatype': 'UINT8', 'shape': [N, {size}, {size}, 3]}}"
+    inputs = document.get("inputs")
+    entry = inputs[0] if isinstance(inputs, list) and len(inputs) == 1 else None
+    if not isinstance(entry, dict) or entry.get("name") != INPUT or entry.get("datatype") != "UINT8":
+        raise ApiError(422, f"the model {model.name!r} takes {wanted}.")
+    shape = entry.get("shape")
+    if (
+        not isinstance(shape, list)
+        or not all(type(value) is int for value in shape)
+        or shape[1:] != [size, size, 3]
+        or shape[0] < 1
+    ):
+        raise ApiError(422, f"the shape is {str(shape)[:60]}; the model {model.name!r} takes {wanted}.")
+    if shape[0] > limit:
+        raise ApiError(422, f"there are {shape[0]} images, and at most {limit} in one request. Send them in several.")
+    count = math.prod(shape)
+    parameters = entry.get("parameters")
+    binary = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
+    if binary is not None:
+        if binary != count or len(rest) != count:
+            raise ApiError(422, f"the tensor has {len(rest)} bytes; its shape {shape} makes {count}.")
+        return np.frombuffer(rest, np.uint8).reshape(shape)
+    try:
+        values = np.asarray(entry.get("data"))
+    except (ValueError, OverflowError):
+        raise ApiError(422, "the tensor's data are lists of unequal length.") from None
+    if values.dtype.kind not in "iu" or values.size != count:
+        raise ApiError(422, f"the tensor's data must be {count} whole numbers, as its shape {shape} says.")
+    if values.min() < 0 or values.max() > 255:
+        raise ApiError(422, "the tensor's data must be between 0 and 255.")
+    return values.astype(np.uint8).reshape(shape)
+
+
+def _wanted(document: dict[str, Any]) -> dict[str, bool]:
+    """Names of the outputs, and whether each is sent in binary."""
+    parameters = document.get("parameters")
+    binary = bool(parameters.get("binary_data_output")) if isinstance(parameters, dict) else False
+    outputs = document.get("outputs")
+    if not outputs:
+        return dict.fromkeys(OUTPUTS, binary)
+    found = {}
+    for entry in outputs if isinstance(outputs, list) else [outputs]:
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if name not in OUTPUTS:
+            raise ApiError(422, f"there is no output {str(name)[:60]!r}; there are {', '.join(OUTPUTS)}.")
+        given = entry.get("parameters")
+        found[str(name)] = bool(given.get("binary_data", binary)) if isinstance(given, dict) else binary
+    return found
+
+
+def _answer(model: Loaded, document: dict[str, Any], wanted: dict[str, bool], jobs: Sequence[Job]) -> Response:
+    outputs, tail = [], []
+    for name, binary in wanted.items():
+        value = np.stack([job.values[name] for job in jobs])
+        entry: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": list(value.shape)}
+        if binary:
+            content = value.astype("<f4").tobytes()
+            entry["parameters"] = {"binary_data_size": len(content)}
+            tail.append(content)
+        else:
+            entry["data"] = value.ravel()
+        outputs.append(entry)
+    answer: dict[str, Any] = {"model_name": model.name, "model_version": "1", "outputs": outputs}
+    if isinstance(document.get("id"), str):
+        answer["id"] = document["id"]
+    head = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+    if not tail:
+        return Response(head, media_type="application/json")
+    headers = {HEADER_LENGTH: str(len(head))}
+    return Response(b"".join([head, *tail]), media_type="application/octet-stream", headers=headers)

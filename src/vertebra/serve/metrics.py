@@ -1,0 +1,123 @@
+"""What a server counts, in the form that Prometheus reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.process_collector import ProcessCollector
+
+if TYPE_CHECKING:
+    from .hosted import Hosted
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_SIZES = (1, 2, 4, 8, 16)
+
+
+class Metrics:
+    """The counters of one server; each has a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._requests = Counter(
+            "vertebra_requests", "Answers by route and status.", ["route", "status"], registry=registry
+        )
+        self._request_seconds = Histogram(
+            "vertebra_request_seconds",
+            "From a request's headers to its answer.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._images = Counter("vertebra_images", "Images by result.", ["model", "result"], registry=registry)
+        self._batches = Histogram(
+            "vertebra_batch_images", "Images of a batch.", ["model"], buckets=_SIZES, registry=registry
+        )
+        self._decoding = Histogram(
+            "vertebra_decode_seconds", "Decoding of a batch.", ["model"], buckets=_SECONDS, registry=registry
+        )
+        self._inference = Histogram(
+            "vertebra_inference_seconds", "The network over a batch.", ["model"], buckets=_SECONDS, registry=registry
+        )
+        self._refused = Counter("vertebra_refused", "Requests turned away, by reason.", ["reason"], registry=registry)
+        self._reloads = Counter("vertebra_reloads", "New files of a model.", ["model", "result"], registry=registry)
+        self._bound: dict[tuple[str, int], Any] = {}
+        self._timed: dict[str, Any] = {}
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """A request has its answer."""
+        key = (route, status)
+        counter = self._bound.get(key)
+        if counter is None:
+            counter = self._bound[key] = self._requests.labels(route, str(status))
+            self._timed.setdefault(route, self._request_seconds.labels(route))
+        counter.inc()
+        self._timed[route].observe(seconds)
+
+    def images(self, model: str, good: int, bad: int) -> None:
+        """So many images of a request were predicted, and so many were no good."""
+        for result, count in (("ok", good), ("error", bad)):
+            if count:
+                self._images.labels(model, result).inc(count)
+
+    def refused(self, reason: str) -> None:
+        """A request was turned away: "queue", "deadline", "memory", "connections", "key", "origin", …"""
+        self._refused.labels(reason).inc()
+
+    def reloaded(self, model: str, *, ok: bool) -> None:
+        """A model's file was replaced."""
+        self._reloads.labels(model, "ok" if ok else "error").inc()
+
+    def watcher(self, model: str) -> Callable[[int, float, float], None]:
+        """What a model's batcher tells of each batch."""
+        sizes, decoding, inference = (each.labels(model) for each in (self._batches, self._decoding, self._inference))
+
+        def watch(size: int, decode_seconds: float, inference_seconds: float) -> None:
+            sizes.observe(size)
+            decoding.observe(decode_seconds)
+            inference.observe(inference_seconds)
+
+        return watch
+
+    def follow(
+        self, models: Mapping[str, Hosted], connections: Callable[[], int], body_bytes: Callable[[], int]
+    ) -> None:
+        """Report what is there at the moment when somebody asks."""
+        self.registry.register(_Now(models, connections, body_bytes))
+
+    def text(self) -> bytes:
+        """All of it."""
+        return generate_latest(self.registry)
+
+
+class _Now:
+    """Gauges that are looked up when they are asked for, so that they cost nothing meanwhile."""
+
+    def __init__(
+        self, models: Mapping[str, Hosted], connections: Callable[[], int], body_bytes: Callable[[], int]
+    ) -> None:
+        self.models = models
+        self.connections = connections
+        self.body_bytes = body_bytes
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        queue = GaugeMetricFamily("vertebra_queue_images", "Images that wait.", labels=["model"])
+        wait = GaugeMetricFamily("vertebra_queue_wait_seconds", "Expected wait of a new image.", labels=["model"])
+        busy = GaugeMetricFamily("vertebra_busy_threads", "Threads at work.", labels=["model"])
+        current = GaugeMetricFamily(
+            "vertebra_model_current", "1 where the newest file is served, 0 where it was refused.", labels=["model"]
+        )
+        for name, hosted in self.models.items():
+            loaded = hosted.current
+            queue.add_metric([name], 0 if loaded is None else len(loaded.batcher))
+            wait.add_metric([name], 0.0 if loaded is None else loaded.batcher.wait)
+            current.add_metric([name], float(loaded is not None and hosted.error is None))
+            busy.add_metric([name], 0 if loaded is None else loaded.batcher.busy)
+        yield from (queue, wait, busy, current)
+        yield GaugeMetricFamily("vertebra_connections", "Open connections.", value=self.connections())
+        yield GaugeMetricFamily("vertebra_body_bytes", "Bodies of requests in memory.", value=self.body_bytes())

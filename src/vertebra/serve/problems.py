@@ -1,0 +1,35 @@
+"""What a client gets to read when a request is refused or fails."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+JSON = b"application/json"
+
+
+class ApiError(Exception):
+    """An answer other than success: a status, one sentence, and perhaps headers."""
+
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.headers = dict(headers or {})
+
+    @property
+    def body(self) -> bytes:
+        """The JSON that is sent."""
+        return error_body(self.message)
+
+
+class BusyError(ApiError):
+    """There is no room, or no time, for this request now."""
+
+    def __init__(self, message: str, retry_seconds: float) -> None:
+        super().__init__(503, message, {"Retry-After": str(max(1, round(retry_seconds + 0.5)))})
+
+
+def error_body(message: str) -> bytes:
+    """`{"error": {"message": …}}`."""
+    return json.dumps({"error": {"message": message}}, ensure_ascii=False).encode()

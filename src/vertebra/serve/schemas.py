@@ -1,0 +1,232 @@
+"""What requests and answers look like, for the OpenAPI document; answers are written by hand, and tests compare."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ErrorText(BaseModel):
+    """What was wrong, and what to do."""
+
+    message: str
+
+
+class Problem(BaseModel):
+    """Any answer other than success."""
+
+    error: ErrorText
+
+
+class Info(BaseModel):
+    """The server itself."""
+
+    version: str
+    auth: bool = Field(description="Whether requests need an API key.")
+    limits: dict[str, int] = Field(description="images and bytes of a request, pixels of an image.")
+
+
+class ModelInfo(BaseModel):
+    """One model that is served."""
+
+    name: str
+    architecture: str
+    classes: int
+    input_size: int
+    engine: str
+    precision: str
+    threshold: float | None = Field(description="A best probability below it means: none of these classes.")
+    explain: Literal["activation", "occlusion"]
+    metrics: dict[str, Any]
+    loaded: str = Field(description="ISO 8601, UTC.")
+    default: bool
+    error: str | None = Field(description="Why a newer file of it is not served.")
+
+
+class Models(BaseModel):
+    """All models that are served."""
+
+    models: list[ModelInfo]
+
+
+class Classes(BaseModel):
+    """The names of a model's classes, in the order of their indices."""
+
+    classes: list[str]
+
+
+class Stage(BaseModel):
+    """A part of a network."""
+
+    name: str
+    kind: str
+    channels: int
+    height: int
+    width: int
+    parameters: int
+    macs: int
+    layers: int
+
+
+class Anatomy(BaseModel):
+    """A network from the picture to the classes; counts are for one image."""
+
+    input: list[int]
+    stages: list[Stage]
+    parameters: int
+    macs: int
+
+
+class Guess(BaseModel):
+    """A class and its probability."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    class_: str = Field(alias="class")
+    index: int
+    probability: float
+
+
+class ImageTiming(BaseModel):
+    """Milliseconds of one image; those of the network are its whole batch's."""
+
+    decode_ms: float
+    queue_ms: float
+    inference_ms: float
+    batch: int
+
+
+class Timing(BaseModel):
+    """Milliseconds from the request's headers to its answer."""
+
+    total_ms: float
+
+
+class ImageResult(BaseModel):
+    """What one image gave: classes, or the reason why there are none."""
+
+    name: str
+    error: str | None
+    predictions: list[Guess]
+    width: int | None = None
+    height: int | None = None
+    unsure: bool | None = None
+    timing: ImageTiming | None = None
+
+
+class Results(BaseModel):
+    """One result for each image, in the order sent."""
+
+    model: str
+    results: list[ImageResult]
+    timing: Timing
+
+
+class EmbeddingResult(BaseModel):
+    """What the classifier sees of one image."""
+
+    name: str
+    error: str | None
+    embedding: list[float]
+    width: int | None = None
+    height: int | None = None
+    timing: ImageTiming | None = None
+
+
+class Embeddings(BaseModel):
+    """One result for each image, in the order sent."""
+
+    model: str
+    results: list[EmbeddingResult]
+    timing: Timing
+
+
+class Status(BaseModel):
+    """Of the process."""
+
+    status: str
+
+
+_FILES = {
+    "schema": {
+        "type": "object",
+        "properties": {"files": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+    }
+}
+_RAW = {"schema": {"type": "string", "format": "binary"}}
+_IMAGES = {
+    "schema": {
+        "type": "object",
+        "required": ["images"],
+        "properties": {
+            "images": {
+                "type": "array",
+                "minItems": 1,
+                "items": {
+                    "type": "object",
+                    "required": ["data"],
+                    "properties": {
+                        "name": {"type": "string"},
+                        "data": {"type": "string", "contentEncoding": "base64"},
+                    },
+                },
+            },
+            "model": {"type": "string"},
+            "top": {"type": "integer", "minimum": 1, "maximum": 1000},
+        },
+    }
+}
+BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": _FILES,
+            "image/*": _RAW,
+            "application/octet-stream": _RAW,
+            "application/json": _IMAGES,
+        },
+    }
+}
+TENSORS: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["inputs"],
+                    "properties": {
+                        "id": {"type": "string"},
+                        "inputs": {"type": "array", "items": {"type": "object"}},
+                        "outputs": {"type": "array", "items": {"type": "object"}},
+                    },
+                }
+            },
+            "application/octet-stream": _RAW,
+        },
+    }
+}
+
+
+def problems(*statuses: int, without_one: type[BaseModel] | None = None) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI entries of answers other than success; `without_one`: results with not one good image are 422 too."""
+    meanings = {
+        400: "The request is malformed.",
+        404: "There is no such model.",
+        408: "The body came too slowly.",
+        413: "The body is too large.",
+        415: "The body is of a kind that is not taken.",
+        422: "The request cannot be done as it is.",
+        500: "The model failed.",
+        503: "There is no room or no time now; Retry-After says when to try again.",
+    }
+    always = {401: "The API key is missing or wrong.", 403: "The page that asks may not."}
+    found: dict[int | str, dict[str, Any]] = {
+        status: {"model": Problem, "description": text}
+        for status, text in {**meanings, **always}.items()
+        if status in statuses or status in always
+    }
+    if without_one is not None:
+        found[422] = {"model": Problem | without_one, "description": "Not one image could be read, or as for others."}
+    return found

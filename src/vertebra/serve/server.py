@@ -1,0 +1,239 @@
+"""The process: sockets, time limits of connections, start and end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sys
+import threading
+from types import TracebackType
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from vertebra.errors import UsageError, VertebraError
+
+from .app import build
+from .desk import Desk
+from .hosted import Shelf
+from .metrics import Metrics
+from .problems import error_body
+from .settings import Settings
+
+log = logging.getLogger("vertebra.serve")
+
+MAX_HEAD_BYTES = 65_536  # of a request's line and headers
+_BACKLOG = 1024
+
+
+class Service:
+    """A server, in this thread (`run`) or in one of its own (`start`, or as a context)."""
+
+    def __init__(self, settings: Settings, shelf: Shelf | None = None) -> None:
+        settings.check()
+        self.settings = settings
+        self.shelf = shelf or Shelf(settings).start()
+        self.metrics = self.shelf.metrics
+        self.socket = _bound(settings.host, settings.port)
+        self.desk = desk = Desk(settings, self.shelf, self.metrics)
+        config = uvicorn.Config(
+            build(desk),
+            http=_protocol(settings, self.metrics),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=_BACKLOG,
+            timeout_keep_alive=settings.keep_alive,
+            # Requests end by their deadline; what hangs longer is not theirs.
+            timeout_graceful_shutdown=int(settings.timeout) + 5,
+        )
+        self.server = _Server(config)
+        desk.stopping = lambda: self.server.should_exit
+        self.shelf.failed = self.stop
+        self.metrics.follow(
+            self.shelf.models, lambda: len(self.server.server_state.connections), lambda: desk.bodies.held
+        )
+        self._thread: threading.Thread | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        host, port = self.socket.getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def run(self) -> None:
+        """Serve until SIGINT or SIGTERM; what has been accepted is finished.
+
+        Raises:
+            VertebraError: a model cannot be loaded.
+        """
+        try:
+            if self.shelf.failure is None:
+                self.server.run([self.socket])
+        finally:
+            self.shelf.close()
+            self.socket.close()
+        if self.shelf.failure is not None:
+            raise self.shelf.failure
+
+    def stop(self) -> None:
+        """Take no more requests, finish those that were accepted, end."""
+        self.server.should_exit = True
+
+    def start(self) -> Service:
+        """Serve in a thread; comes back once every model is ready.
+
+        Raises:
+            VertebraError: a model cannot be loaded.
+        """
+        self._thread = threading.Thread(target=self._run_quietly, name="vertebra-server", daemon=True)
+        self._thread.start()
+        while not (self.server.started and self.shelf.ready):
+            self._thread.join(0.01)
+            if not self._thread.is_alive():
+                raise self.shelf.failure or VertebraError("the server has ended before it was ready; see its log.")
+        return self
+
+    def _run_quietly(self) -> None:
+        try:
+            self.run()
+        except Exception:
+            log.debug("the server has ended", exc_info=True)  # `start` raises it
+
+    def __enter__(self) -> Service:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+        if self._thread is not None:
+            self._thread.join()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, without its banner: it names the address before anything is loaded."""
+
+    def _log_started_message(self, listeners: Any) -> None:
+        pass
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket at that address.
+
+    Raises:
+        UsageError: it is taken, or none of this machine's.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise UsageError(f"host is {host!r}, which is no address of this machine ({error.strerror}).") from error
+    try:
+        # A server that was killed leaves connections behind; a new one must not wait a minute for them.
+        if sys.platform != "win32":
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+        # From here on those who connect wait until they are served, rather than being turned away.
+        found.listen(_BACKLOG)
+    except OSError as error:
+        found.close()
+        raise UsageError(
+            f"{host}:{port} cannot be listened on ({(error.strerror or str(error)).lower()}). "
+            "Choose another with --port, or --port 0 for any that is free."
+        ) from error
+    return found
+
+
+def _protocol(settings: Settings, metrics: Metrics) -> type[asyncio.Protocol]:
+    """uvicorn's HTTP, with limits for those who send nothing, slowly, without an end, or do not read."""
+
+    class Protocol(HttpToolsProtocol):
+        """One connection."""
+
+        _timer: asyncio.TimerHandle | None = None
+        _stuck: asyncio.TimerHandle | None = None
+        _head = 0  # bytes since the request began; -1: its headers are complete
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            if len(self.connections) > settings.connections:
+                metrics.refused("connections")
+                self._end(503, "there are too many connections. Try again later.", b"retry-after: 1\r\n")
+                return
+            self._arm()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._disarm()
+            if self._stuck is not None:
+                self._stuck.cancel()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            if self._head >= 0:
+                if self._timer is None:
+                    self._arm()
+                self._head += len(data)
+            super().data_received(data)
+            if self._head > MAX_HEAD_BYTES and not self.transport.is_closing():
+                metrics.refused("headers")
+                self._end(431, f"the headers have more than {MAX_HEAD_BYTES:,} bytes.")
+
+        def on_headers_complete(self) -> None:
+            self._disarm()
+            self._head = -1
+            super().on_headers_complete()
+            if not self.pipeline:
+                # Who reads the body answers sooner where it is slow; but it may have been refused unread.
+                self._timer = self.loop.call_later(settings.read_seconds + 1, self.transport.close)
+
+        def on_message_complete(self) -> None:
+            self._disarm()
+            self._head = 0
+            super().on_message_complete()
+
+        def send_400_response(self, msg: str) -> None:
+            self._disarm()
+            self._end(400, f"this is not HTTP that can be understood ({msg.rstrip('.').lower()}).")
+
+        def pause_writing(self) -> None:
+            """The client does not read its answer."""
+            super().pause_writing()
+            self._stuck = self.loop.call_later(settings.read_seconds, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            if self._stuck is not None:
+                self._stuck.cancel()
+                self._stuck = None
+            super().resume_writing()
+
+        def _arm(self) -> None:
+            self._timer = self.loop.call_later(settings.read_seconds, self._late)
+
+        def _disarm(self) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+        def _late(self) -> None:
+            self._timer = None
+            if self._head == 0:  # silent all the time: there is nothing to answer
+                self.transport.close()
+                return
+            metrics.refused("slow")
+            self._end(408, f"the headers were not complete after {settings.read_seconds:g} seconds.")
+
+        def _end(self, status: int, message: str, headers: bytes = b"") -> None:
+            body = error_body(message)
+            self.transport.write(
+                b"HTTP/1.1 %d \r\ncontent-type: application/json\r\nconnection: close\r\n%scontent-length: %d\r\n\r\n%s"
+                % (status, headers, len(body), body)
+            )
+            self.transport.close()
+
+    return Protocol

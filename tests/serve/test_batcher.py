@@ -1,0 +1,270 @@
+"""The queue and its threads: what waits together is taken together, nothing waits alone, nothing is lost."""
+
+import asyncio
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from vertebra.errors import ImageError
+from vertebra.serve.batcher import Batcher, ClosedError, FullError, Job, Ticket
+from vertebra.serve.costs import Costs
+
+
+class Network:
+    """Remembers its batches; waits at a gate while it has one."""
+
+    def __init__(self):
+        self.batches = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Semaphore(0)
+
+    def __call__(self, pixels, outputs):
+        self.entered.release()
+        assert self.gate.wait(10)
+        self.batches.append(len(pixels))
+        return [pixels[:, 0, 0, :1].astype(np.float32) for _ in outputs]
+
+
+def decode(data, name):
+    if data == b"bad":
+        raise ImageError(f"{name} is bad")
+    return np.full((4, 4, 3), data[0], np.uint8), 40, 30
+
+
+@pytest.fixture
+def network():
+    return Network()
+
+
+@pytest.fixture
+def make(network):
+    made = []
+
+    def build(workers=2, limit=100, costs=None, **options):
+        batcher = Batcher(network, decode, workers=workers, limit=limit, costs=costs, **options)
+        made.append(batcher)
+        return batcher
+
+    yield build
+    network.gate.set()
+    for batcher in made:
+        batcher.close()
+
+
+def known(**seconds):
+    """Costs that know these sizes: known(b1=…, b2=…)."""
+    costs = Costs()
+    costs.batch = {int(name[1:]): value for name, value in seconds.items()}
+    return costs
+
+
+def fixed(**seconds):
+    """Costs that learn nothing more."""
+    costs = known(**seconds)
+    costs.measured = lambda *arguments: None
+    return costs
+
+
+def ticket(jobs, seconds=10.0):
+    return Ticket(jobs, time.monotonic() + seconds)
+
+
+def jobs(*values):
+    return [Job(bytes([value]) if isinstance(value, int) else value, f"n{value}") for value in values]
+
+
+def test_each_job_has_its_own_result(make):
+    async def work():
+        batcher = make()
+        waiting = ticket(jobs(*range(30), b"bad", np.full((4, 4, 3), 200, np.uint8), lambda: "called"))
+        batcher.put(waiting)
+        await waiting.done
+        return waiting.jobs
+
+    *images, bad, pixels, called = asyncio.run(work())
+    assert [job.values["probabilities"][0] for job in images] == list(range(30))
+    assert all((job.width, job.height) == (40, 30) and job.batch >= 1 for job in images)
+    assert bad.error == "nb'bad' is bad" and bad.values == {}
+    assert pixels.values["probabilities"][0] == 200
+    assert called.result == "called"
+
+
+def test_what_waits_is_taken_together_and_shared(make, network):
+    async def work():
+        batcher = make(workers=2, costs=fixed(b1=1.0, b2=1.9, b4=3.6, b8=7.2))
+        network.gate.clear()
+        first = [ticket(jobs(1)), ticket(jobs(2))]
+        for each in first:
+            batcher.put(each)
+        network.entered.acquire()
+        network.entered.acquire()  # both threads are busy now
+        rest = ticket(jobs(*range(8)))
+        batcher.put(rest)
+        network.gate.set()
+        await asyncio.gather(rest.done, *(each.done for each in first))
+
+    asyncio.run(work())
+    # Four images cost less each than two, eight no less than four.
+    assert sorted(network.batches) == [1, 1, 4, 4]
+
+
+def test_idle_threads_share_what_comes_at_once(make, network):
+    async def work():
+        batcher = make(workers=2, costs=fixed(b1=1.0, b2=1.9, b4=3.6, b8=7.2))
+        await asyncio.sleep(0.1)
+        waiting = ticket(jobs(1, 2, 3, 4))
+        batcher.put(waiting)
+        await waiting.done
+
+    asyncio.run(work())
+    assert max(network.batches) <= 2
+
+
+def test_a_full_queue(make, network):
+    async def work():
+        batcher = make(workers=1, limit=3)
+        network.gate.clear()
+        running = ticket(jobs(1))
+        batcher.put(running)
+        network.entered.acquire()
+        waiting = ticket(jobs(1, 2, 3))
+        batcher.put(waiting)
+        with pytest.raises(FullError) as caught:
+            batcher.put(ticket(jobs(4)))
+        assert caught.value.seconds == pytest.approx(3 * batcher.costs.image)
+        network.gate.set()
+        await waiting.done
+
+    asyncio.run(work())
+
+
+def test_what_would_be_late_is_refused(make, network):
+    async def work():
+        batcher = make(workers=1)
+        network.gate.clear()
+        for _ in range(2):
+            batcher.put(ticket(jobs(1)))
+        network.entered.acquire()
+        batcher.costs.image = 5.0
+        with pytest.raises(FullError):
+            batcher.put(ticket(jobs(1), seconds=4.0))
+        network.gate.set()
+
+    asyncio.run(work())
+
+
+def test_what_nobody_waits_for_is_not_done(make, network):
+    async def work():
+        batcher = make(workers=1)
+        network.gate.clear()
+        running, dropped, late, last = (ticket(jobs(n), s) for n, s in ((1, 10), (2, 10), (3, 0.05), (4, 10)))
+        batcher.put(running)
+        network.entered.acquire()
+        for each in (dropped, late, last):
+            batcher.put(each)
+        dropped.dropped = True
+        await asyncio.sleep(0.1)
+        network.gate.set()
+        await last.done
+        assert not dropped.done.done() and not late.done.done()
+
+    asyncio.run(work())
+    assert network.batches == [1, 1]
+
+
+def test_a_failure_reaches_those_who_wait_and_the_thread_lives_on(make, network, monkeypatch):
+    async def work():
+        batcher = make(workers=1)
+        monkeypatch.setattr(batcher, "_run", lambda *arguments: 1 / 0)
+        broken = ticket(jobs(1))
+        batcher.put(broken)
+        await broken.done
+        assert isinstance(broken.jobs[0].failure, ZeroDivisionError)
+        monkeypatch.undo()
+        sound = ticket(jobs(1))
+        batcher.put(sound)
+        await sound.done
+        assert sound.jobs[0].failure is None
+
+    asyncio.run(work())
+
+
+def test_closing_finishes_what_waits(make, network):
+    async def work():
+        batcher = make(workers=1)
+        network.gate.clear()
+        waiting = ticket(jobs(*range(10)))
+        batcher.put(waiting)
+        threading.Timer(0.1, network.gate.set).start()
+        await asyncio.to_thread(batcher.close)
+        await waiting.done
+        with pytest.raises(ClosedError):
+            batcher.put(ticket(jobs(1)))
+
+    asyncio.run(work())
+    assert sum(network.batches) == 10
+
+
+def test_waiting_for_one_more_where_it_pays(make, network):
+    """On an accelerator, where two images take as long as one, a busy batcher waits for the next one to come."""
+
+    async def work():
+        batcher = make(workers=2, costs=fixed(b1=2.0, b2=2.0, b4=2.0, b8=2.0))
+        batcher.costs.interval = 0.001
+        network.gate.clear()
+        batcher.put(running := ticket(jobs(1)))
+        network.entered.acquire()
+        batcher.put(one := ticket(jobs(2)))
+        await asyncio.sleep(0.05)
+        assert len(batcher) in (0, 1)
+        batcher.put(two := ticket(jobs(3)))
+        network.gate.set()
+        await asyncio.gather(running.done, one.done, two.done)
+
+    asyncio.run(work())
+    assert sum(network.batches) == 3
+
+
+# --- costs ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_best_size_is_where_larger_ones_save_nothing():
+    assert known(b1=1.0, b2=2.0).best == 1
+    assert known(b1=1.0, b2=1.6, b4=3.2).best == 2
+    assert known(b1=1.0, b2=1.6, b4=2.4, b8=4.8).best == 4
+    assert known(b1=1.0, b2=1.99, b4=3.6, b8=7.2).best == 4  # one step that saves nothing is no end
+    assert known(b1=1.0, b2=1.6, b4=2.4).best == 8  # unknown: worth a try
+    assert known(b1=1.0, b2=1.6, b4=2.4, b8=3.6, b16=4.0).best == 16
+    assert known().best == 1
+
+
+def test_sizes_that_were_slow_once_are_tried_again():
+    costs = known(b1=1.0, b2=2.0)
+    taken = [costs.size(16) for _ in range(300)]
+    assert set(taken) == {1, 2} and taken.count(2) == 2
+    assert costs.size(1) == 1
+
+
+def test_waiting_pays_only_where_batches_save_time_and_images_come_soon():
+    processor = known(b1=1.0, b2=1.9, b3=2.8, b4=3.6, b8=7.2)
+    processor.interval = 0.5
+    assert processor.worth_waiting(1) == 0  # 0.1 s saved, 0.5 s to wait
+    processor.interval = 0.01
+    assert processor.worth_waiting(1) == pytest.approx(0.1)
+    assert processor.worth_waiting(4) == 0  # a full batch
+    assert known(b1=1.0).worth_waiting(1) == 0  # nothing known
+
+
+def test_running_means():
+    costs = Costs()
+    costs.measured(2, 1.0, 2.0)
+    assert costs.batch == {2: 1.0}
+    costs.measured(2, 2.0, 2.0)
+    assert costs.batch[2] == pytest.approx(1.1)
+    before = costs.interval
+    costs.arrived(100.0, 1)
+    costs.arrived(100.01, 1)
+    assert costs.interval < before

@@ -1,0 +1,247 @@
+"""Whatever is sent, the answer is one that is described: never a 500, never none, and the server is as before."""
+
+import io
+import random
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis.errors import Unsatisfiable
+from PIL import Image
+
+from vertebra.runtime.trial import trial_images
+
+schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
+
+ALLOWED = {200, 400, 408, 413, 415, 422}
+
+
+# --- the described API ------------------------------------------------------------------------------------------------
+
+
+CHECKS = [
+    schemathesis.checks.status_code_conformance,
+    schemathesis.checks.content_type_conformance,
+    schemathesis.checks.response_schema_conformance,
+]
+
+
+@pytest.mark.parametrize("kinds", [["positive"], ["negative"]], ids=["right", "wrong"])
+def test_every_answer_is_a_described_one(client, kinds):
+    document = schemathesis.openapi.from_url(f"{client.service.url}/openapi.json")
+    operations = [found.ok() for found in document.get_all_operations()]
+    assert len(operations) > 15
+    for operation in operations:
+        mode = schemathesis.GenerationMode(kinds[0])
+        cases = operation.as_strategy(generation_mode=mode)
+
+        @examples(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+        @given(case=cases)
+        def check(case):
+            answer = case.call(timeout=20)
+            assert answer.status_code != 500, answer.text
+            if answer.status_code == 503:  # a deadline of a millisecond
+                assert answer.headers["retry-after"]
+            else:
+                case.validate_response(answer, checks=CHECKS)
+
+        try:
+            check()
+        except Unsatisfiable:  # where there are no parameters, none can be wrong
+            assert mode == schemathesis.GenerationMode.NEGATIVE
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+def sound():
+    """A small file of each format."""
+    picture = Image.fromarray(trial_images(48, 2)[1])
+    found = {}
+    for kind, options in (
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True}),
+        ("PNG", {}),
+        ("WEBP", {}),
+        ("GIF", {}),
+        ("BMP", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("PPM", {}),
+        ("TGA", {}),
+        ("JPEG2000", {}),
+        ("AVIF", {}),
+    ):
+        file = io.BytesIO()
+        try:
+            picture.save(file, kind, **options)
+        except (OSError, KeyError):  # this Pillow is built without it
+            continue
+        found[f"{kind}{len(found)}"] = file.getvalue()
+    return list(found.values())
+
+
+def png(width, height, rows=b""):
+    """A PNG whose header says what one likes."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
+
+
+def bombs():
+    """Small files that would become large, or take long."""
+    yield png(60_000, 60_000)
+    yield png(2**31 - 1, 1)
+    yield png(0, 0)
+    yield png(100, 100, bytes(20_000_000))  # far more rows than there are
+    yield (
+        b"GIF89a\xff\xff\xff\xff\x80\x00\x00"
+        + bytes(6)
+        + b"\x2c"
+        + bytes(4)
+        + b"\xff\xff\xff\xff\x00\x02\x02D\x01\x00;"
+    )
+    yield b"BM" + struct.pack("<IHHIIiiHHIIiiII", 70, 0, 0, 54, 40, 50_000, -50_000, 1, 24, 0, 0, 0, 0, 0, 0)
+    yield b"P6 99999 99999 255\n" + bytes(100)
+    yield b"P6 " + b"9" * 5000 + b" 1 255\n"
+    file = io.BytesIO()
+    Image.new("RGB", (900, 900)).save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    scan = content[content.rindex(b"\xff\xda") : -2]
+    yield content[:-2] + scan * 2000 + content[-2:]
+    file = io.BytesIO()
+    Image.new("RGB", (1, 60_000)).save(file, "PNG")
+    yield file.getvalue()  # a strip: gigabytes once its shorter side is resized
+    frames = [Image.new("P", (300, 300), number % 256) for number in range(40)]
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    yield file.getvalue()
+
+
+def no_images(whole):
+    yield b""
+    yield b"\x00" * 1000
+    yield b"\xff" * 1000
+    yield b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>"
+    yield b"<!DOCTYPE x [<!ENTITY a 'b'><!ENTITY c '&a;&a;'>]><x>&c;</x>"
+    yield b"%PDF-1.7\n1 0 obj"
+    yield b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n(%pipe%id) run"
+    yield b"PK\x03\x04" + bytes(200)
+    yield b"\x7fELF" + bytes(200)
+    yield b"\x80\x04cos\nsystem\n(S'true'\ntR."  # a pickle
+    yield from (one + two for one in whole[:4] for two in (b"PK\x03\x04", b"<html><script>1</script>", *whole[:2]))
+    yield b"GIF89a/*" + bytes(20) + b"*/=1;alert(1)"
+
+
+def mutated(whole, count, seed=0):
+    """Sound files, spoilt in one way or in several."""
+    chance = random.Random(seed)
+    for _ in range(count):
+        data = bytearray(chance.choice(whole))
+        for _ in range(chance.choice((1, 1, 1, 2, 5))):
+            kind = chance.randrange(7)
+            place = chance.randrange(max(1, len(data)))
+            if kind == 0:
+                del data[place:]
+            elif kind == 1:
+                for _ in range(chance.choice((1, 3, 20))):
+                    data[chance.randrange(len(data))] = chance.randrange(256)
+            elif kind == 2 and len(data) > 40:  # where sizes and types stand
+                data[chance.randrange(40)] = chance.choice((0, 1, 127, 128, 255))
+            elif kind == 3:
+                del data[place : place + chance.randrange(1, 60)]
+            elif kind == 4:
+                data[place:place] = chance.randbytes(chance.randrange(1, 60))
+            elif kind == 5:
+                other = chance.choice(whole)
+                data[place:] = other[chance.randrange(len(other)) :]
+            elif kind == 6 and len(data) > place + 4:
+                data[place : place + 4] = struct.pack(">I", chance.choice((0, 2**31 - 1, 2**32 - 1, 65_536)))
+            if not data:
+                data = bytearray(b"\x00")
+        yield bytes(data)
+
+
+def send(client, images, ways=3):
+    """Each image by another way; statuses come back."""
+    statuses = {}
+    for number, image in enumerate(images):
+        if number % ways == 0:
+            answer = client.post("/v1/predict?top=1", image, "application/octet-stream")
+        elif number % ways == 1:
+            answer = client.files("/v1/predict?top=1", ("a.png", image), ("b", image))
+        else:
+            answer = client.post("/v1/explain", image, "image/jpeg")
+        assert answer.status in ALLOWED, (number, answer.status, answer.body[:300], image[:60])
+        statuses[answer.status] = statuses.get(answer.status, 0) + 1
+    return statuses
+
+
+def test_images_of_every_kind_of_badness(client, pngs):
+    whole = sound()
+    statuses = send(client, [*bombs(), *no_images(whole), *whole, *mutated(whole, 300)])
+    assert statuses[200] > 20 and statuses[422] > 100
+    assert client.post("/v1/predict", pngs[0]).status == 200
+    assert client.service.desk.bodies.held == 0
+
+
+def form_bodies(png, count, seed=1):
+    """Multipart bodies, spoilt."""
+    chance = random.Random(seed)
+    head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
+    right = (head + png + b"\r\n") * 2 + b"--b--\r\n"
+    yield b"--b" * 20_000
+    yield b"--b\r\n" * 20_000
+    yield (b"--b\r\n" + b"X: y\r\n" * 3000 + b"\r\n\r\n--b--").ljust(100_000)
+    yield b'--b\r\nContent-Disposition: form-data; filename="' + b"\\" * 50_000 + b"\r\n\r\nx\r\n--b--"
+    yield b"--b\r\nContent-Disposition: form-data" + b"; a=b" * 1500 + b"\r\n\r\nx\r\n--b--"
+    for encoded in (b"filename*=UTF-8''%ff%fe", b"filename*=x-none''a", b"filename*='", b'filename="\xff\xfe"'):
+        yield b"--b\r\nContent-Disposition: form-data; " + encoded + b"\r\n\r\nx\r\n--b--"
+    for _ in range(count):
+        data = bytearray(right)
+        for _ in range(chance.randrange(1, 6)):
+            place = chance.randrange(min(len(data), 400))
+            choice = chance.randrange(3)
+            if choice == 0:
+                data[place] = chance.randrange(256)
+            elif choice == 1:
+                del data[place : place + chance.randrange(1, 30)]
+            else:
+                data[place:place] = chance.choice((b"--b", b"\r\n", b"\r\n\r\n", b"--b--", b'"', b"\x00", b";"))
+        yield bytes(data)
+
+
+def test_forms_of_every_kind_of_badness(client, pngs):
+    for number, body in enumerate(form_bodies(pngs[0], 200)):
+        answer = client.post("/v1/predict", body, "multipart/form-data; boundary=b")
+        assert answer.status in ALLOWED, (number, answer.status, answer.body[:300])
+    for kind in (
+        "multipart/form-data; boundary=",
+        "multipart/form-data; boundary=" + "b" * 200,
+        "multipart/form-data;;;=",
+    ):
+        assert client.post("/v1/predict", b"--b--", kind).status == 400
+
+
+@pytest.mark.slow
+def test_ten_thousand_images_and_no_growth_of_memory(started):
+    """Against a process of its own with the usual limits: memory after all of them is that after a fifth."""
+    client, process = started()
+    whole = sound()
+    large = [png(7000, 7000, bytes(7000 * 21_001)), png(9000, 9000, bytes(9000 * 27_001))]
+    sizes, statuses = [], {}
+    for turn in range(10):
+        batch = [*large, *bombs(), *no_images(whole), *mutated(whole, 970, seed=turn)]
+        for status, count in send(client, batch).items():
+            statuses[status] = statuses.get(status, 0) + count
+        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+        sizes.append(next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmRSS")))
+    assert process.poll() is None
+    assert sum(statuses.values()) >= 10_000 and statuses[200] > 1_000
+    print(statuses, sizes)  # noqa: T201
+    assert sizes[-1] < sizes[1] + 50, sizes

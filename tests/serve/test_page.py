@@ -1,0 +1,47 @@
+"""The page's files, and the description of the API."""
+
+import json
+
+from vertebra.serve.page import Page
+
+
+def test_files_are_served_with_their_kinds(tmp_path):
+    (tmp_path / "assets").mkdir()
+    (tmp_path / "index.html").write_text("<!doctype html>")
+    (tmp_path / "assets/app-1a2b.js").write_text("1")
+    (tmp_path / ".hidden").write_text("no")
+    page = Page(tmp_path)
+    assert set(page.files) == {"/", "/index.html", "/assets/app-1a2b.js"}
+    script = page.files["/assets/app-1a2b.js"]
+    assert script.kind.startswith("text/javascript") and "immutable" in script.caching
+    assert page.files["/"].kind.startswith("text/html") and page.files["/"].caching == "no-cache"
+
+
+def test_without_the_page_there_is_a_hint(tmp_path):
+    page = Page(tmp_path / "none")
+    assert set(page.files) == {"/"} and b"/docs" in page.files["/"].content
+
+
+def test_over_http(client):
+    first = client.get("/")
+    assert first.status == 200 and first.headers["content-type"].startswith("text/html")
+    again = client("GET", "/", headers={"If-None-Match": first.headers["etag"]})
+    assert again.status == 304 and again.body == b""
+
+
+def test_the_description(client):
+    document = client.get("/openapi.json").json
+    assert document["info"]["title"] == "Vertebra"
+    assert {"/v1/predict", "/v1/explain", "/v2/models/{name}/infer", "/readyz"} <= set(document["paths"])
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            assert operation["summary"], path
+            assert "HTTPValidationError" not in json.dumps(operation)
+
+
+def test_the_description_as_a_page(client):
+    page = client.get("/docs")
+    text = page.body.decode()
+    assert page.status == 200 and "<script" not in text and "http://" not in text.replace(f"http://{client.host}", "")
+    assert "sha256-" in page.headers["content-security-policy"]
+    assert "POST /v1/predict" in text and "curl -F files=@cat.jpg" in text

@@ -1,0 +1,205 @@
+"""The process: it starts without torch, says what is wrong, finishes what it accepted, and leaves."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+import vertebra
+from vertebra.errors import UsageError, VertebraError
+from vertebra.serve import Settings
+from vertebra.serve.hosted import Shelf
+from vertebra.serve.server import Service
+
+
+def test_it_serves_and_ends_when_it_is_told(started, pngs):
+    client, process = started()
+    assert client.post("/v1/predict", pngs[0]).status == 200
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) in (0, -signal.SIGTERM)
+
+
+def test_ctrl_c(started):
+    _, process = started()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) in (0, 130, -signal.SIGINT)
+    assert "Traceback" not in process.stderr.read()
+
+
+def test_what_was_accepted_is_finished(serving, held, pngs):
+    client = serving()
+    gate = held(client)
+    batcher = client.service.shelf.get(None).batcher
+    answers = []
+
+    def ask():
+        answers.append(client.files("/v1/predict", *((f"{n}", png) for n, png in enumerate(pngs))).status)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    while not batcher.busy:
+        time.sleep(0.01)
+    client.service.stop()
+    time.sleep(0.3)
+    gate.set()
+    thread.join()
+    assert answers == [200]
+    with pytest.raises(OSError, match=r".*"):
+        client.get("/healthz")
+
+
+def test_the_server_never_loads_torch(tiny_model, pngs, tmp_path):
+    (tmp_path / "a.png").write_bytes(pngs[0])
+    code = f"""
+import sys
+for name in ("torch", "torchvision", "onnx", "onnxscript", "scipy", "sklearn", "multipart", "jinja2"):
+    sys.modules[name] = None
+import urllib.request
+from vertebra.serve import Settings
+from vertebra.serve.server import Service
+with Service(Settings(models=({str(tiny_model)!r},), port=0)) as service:
+    body = open({str(tmp_path / "a.png")!r}, "rb").read()
+    for path in ("/v1/predict", "/v1/embed", "/v1/explain"):
+        request = urllib.request.Request(service.url + path, body, {{"Content-Type": "image/png"}})
+        print(urllib.request.urlopen(request).status)
+    for path in ("/v1/models", "/v1/models/tiny/anatomy", "/docs", "/metrics", "/v2/models/tiny"):
+        print(urllib.request.urlopen(service.url + path).status)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["200"] * 8
+
+
+def test_without_its_packages_it_says_what_to_install(tiny_model):
+    code = f"""
+import sys
+for name in ("fastapi", "uvicorn"): sys.modules[name] = None
+import vertebra
+try:
+    vertebra.serve({str(tiny_model)!r}, port=0)
+except vertebra.VertebraError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "vertebra serve needs packages that are not installed" in done.stdout, done.stderr
+    assert "pip install 'vertebra[serve]'" in done.stdout
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "vertebra", "serve", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_files_that_cannot_be_served(tmp_path, write_model):
+    (tmp_path / "text.onnx").write_text("text")
+
+    def change(model):
+        model.graph.node[4].op_type = "Reluu"
+
+    strange = write_model(tmp_path / "strange.onnx", change=change)
+    for path, message in (
+        (tmp_path / "none.onnx", "no such file"),
+        (tmp_path / "text.onnx", "not an ONNX file"),
+        (strange, "needs the operator Reluu"),
+    ):
+        done = run(path, "--port", 0)
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        assert done.stderr.splitlines()[-1].startswith("vertebra: ") and message in done.stderr
+
+
+def test_calls_that_are_wrong(tiny_model):
+    for arguments, message in (
+        ((), "Missing argument"),
+        ((tiny_model, "--host", "0.0.0.0"), "--no-auth"),
+        ((tiny_model, "--host", "nowhere.invalid", "--no-auth"), "no address of this machine"),
+        ((tiny_model, "--engine", "onnx"), "no engine 'onnx'"),
+        ((tiny_model, tiny_model), "two models are called 'tiny'"),
+    ):
+        done = run(*arguments)
+        assert done.returncode == 2 and message in done.stderr, done.stderr
+        assert done.stderr.splitlines()[-1].startswith("vertebra: ")
+
+
+def test_a_port_that_is_taken(client, tiny_model):
+    with pytest.raises(UsageError, match=rf"{client.port} cannot be listened on .*--port 0"):
+        Service(Settings(models=(str(tiny_model),), port=client.port))
+
+
+def test_the_key_comes_from_the_environment(started, pngs):
+    client, _ = started(environment={"VERTEBRA_API_KEY": "from-outside"})
+    assert client.post("/v1/predict", pngs[0]).status == 401
+    assert client.post("/v1/predict", pngs[0], **{"X-API-Key": "from-outside"}).status == 200
+
+
+def test_not_ready_while_a_model_is_loading(tiny_model, pngs, monkeypatch, call):
+    go_on = threading.Event()
+    load = Shelf._watch
+
+    def later(self):
+        go_on.wait(10)
+        load(self)
+
+    monkeypatch.setattr(Shelf, "_watch", later)
+    service = Service(Settings(models=(str(tiny_model),), port=0))
+    thread = threading.Thread(target=service.run)
+    thread.start()
+    client = call(service)
+    try:
+        assert client.get("/healthz").status == 200
+        for path in ("/readyz", "/v2/health/ready", "/v1/models", "/v2/models/tiny"):
+            answer = client.get(path)
+            assert answer.status == 503 and answer.headers["retry-after"] == "1"
+        assert client.post("/v1/predict", pngs[0]).status == 503
+        assert b'vertebra_model_current{model="tiny"} 0.0' in client.get("/metrics").body
+        go_on.set()
+        service.shelf.wait(10)
+        assert client.get("/readyz").status == 200
+    finally:
+        go_on.set()
+        service.stop()
+        thread.join()
+
+
+def test_a_name_is_exported_by_another_process(tmp_path, monkeypatch, write_model):
+    from vertebra._load import in_cache
+    from vertebra.serve import hosted
+
+    monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path))
+    said = []
+    with pytest.raises(UsageError, match="Did you mean 'resnet18'"):
+        Shelf(Settings(models=("resnet-18",)), said.append)
+    assert said == ["exporting resnet-18, once"]
+
+    def export(command, **options):
+        assert command[-1] == "resnet18"
+        path = in_cache("resnet18")
+        path.parent.mkdir(parents=True)
+        write_model(path)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(hosted.subprocess, "run", export)
+    shelf = Shelf(Settings(models=("resnet18",)), said.append)
+    assert shelf.models["resnet18"].path == in_cache("resnet18")
+    monkeypatch.setattr(hosted.subprocess, "run", None)
+    Shelf(Settings(models=("resnet18",)))  # it is there now
+
+
+def test_a_failing_model_is_told_by_start(tmp_path, write_model):
+    def change(model):
+        model.graph.node[4].op_type = "Reluu"
+
+    path = write_model(tmp_path / "m.onnx", change=change)
+    with pytest.raises(VertebraError, match="Reluu"):
+        Service(Settings(models=(str(path),), port=0)).start()
+
+
+def test_the_public_name(tiny_model):
+    from vertebra.serve import serve
+
+    with pytest.raises(UsageError, match="there is no model to serve"):
+        vertebra.serve()
+    with pytest.raises(UsageError, match="port is -1"):
+        serve(str(tiny_model), port=-1)
