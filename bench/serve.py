@@ -286,7 +286,7 @@ def measure(n: int) -> Path:
         subprocess.run([sys.executable, "-m", "vertebra", "export", "efficientnet_lite0", "--out", model], check=True)
         network = vertebra.load(model)
         plan = network.tune(network.batch)
-        trials = {setting: peer(folder, model, paths, setting, min(seconds, 8.0)) for setting in PEER_SETTINGS}
+        trials = {setting: peer(folder, model, paths, setting, min(seconds, 6.0)) for setting in PEER_SETTINGS}
         best = max(trials, key=lambda setting: trials[setting]["images_per_second"])
         runs: dict[str, list[Any]] = {"alone": [], "vertebra": [], "litserve": []}
         for _ in range(n):

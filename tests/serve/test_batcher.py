@@ -148,7 +148,7 @@ def test_what_would_be_late_is_refused(make, network):
         for _ in range(2):
             batcher.put(ticket(jobs(1)))
         network.entered.acquire()
-        batcher.costs.image = 5.0
+        batcher.costs.image = 3.0
         with pytest.raises(FullError):
             batcher.put(ticket(jobs(1), seconds=4.0))
         network.gate.set()
@@ -160,13 +160,13 @@ def test_what_nobody_waits_for_is_not_done(make, network):
     async def work():
         batcher = make(workers=1)
         network.gate.clear()
-        running, dropped, late, last = (ticket(jobs(n), s) for n, s in ((1, 10), (2, 10), (3, 0.05), (4, 10)))
+        running, dropped, late, last = (ticket(jobs(n), s) for n, s in ((1, 10), (2, 10), (3, 0.2), (4, 10)))
         batcher.put(running)
         network.entered.acquire()
         for each in (dropped, late, last):
             batcher.put(each)
         dropped.dropped = True
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.3)
         network.gate.set()
         await last.done
         assert not dropped.done.done() and not late.done.done()
@@ -268,3 +268,21 @@ def test_running_means():
     costs.arrived(100.0, 1)
     costs.arrived(100.01, 1)
     assert costs.interval < before
+
+
+def test_threads_that_wait_for_more_may_find_nothing_left(make, network):
+    """Several threads that wait for one more image, and only one that gets it: the others go on waiting."""
+
+    async def work():
+        batcher = make(workers=4, costs=fixed(b1=0.02, b2=0.02, b4=0.02, b8=0.02))
+        batcher.costs.arrived = lambda *arguments: None
+        batcher.costs.interval = 0.001
+        for turn in range(200):
+            waiting = [ticket(jobs(n)) for n in range(1 + turn % 7)]
+            for each in waiting:
+                batcher.put(each)
+                await asyncio.sleep(0.0005)
+            await asyncio.gather(*(each.done for each in waiting))
+        assert all(thread.is_alive() for thread in batcher._threads)
+
+    asyncio.run(work())

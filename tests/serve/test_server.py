@@ -196,6 +196,29 @@ def test_a_failing_model_is_told_by_start(tmp_path, write_model):
         Service(Settings(models=(str(path),), port=0)).start()
 
 
+def test_from_python(tiny_model, pngs, call, monkeypatch):
+    import gc
+
+    from vertebra.serve import server
+
+    services = []
+    run = server.Service.run
+    monkeypatch.setattr(server.Service, "run", lambda self: (services.append(self), run(self)))
+    said = []
+    thread = threading.Thread(target=lambda: vertebra.serve(str(tiny_model), port=0, tell=said.append))
+    thread.start()
+    try:
+        while not services or not services[0].shelf.wait(0.01):
+            time.sleep(0.01)
+        assert said == [f"listening on {services[0].url}"] and gc.isenabled()
+        assert call(services[0]).post("/v1/predict", pngs[0]).status == 200
+    finally:
+        services[0].stop()
+        thread.join(10)
+    assert not thread.is_alive()
+    gc.unfreeze()
+
+
 def test_the_public_name(tiny_model):
     from vertebra.serve import serve
 

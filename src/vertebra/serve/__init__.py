@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -36,20 +37,34 @@ def serve(*models: str, tell: Callable[[str], None] = lambda what: None, **optio
 def run(settings: Settings, tell: Callable[[str], None] = lambda what: None) -> None:
     """Serve with these settings; raises as `serve` does."""
     settings.check()
-    # Hundreds of thousands of objects are made now that stay: looking through them again and again is a tenth of the
-    # start, and later would hold up requests.
-    gc.disable()
-    with needing("serve", "vertebra serve"):
-        from .hosted import Shelf
 
-        # The engine loads in its thread while the web framework is imported in this one.
-        shelf = Shelf(settings, tell).start()
-        from .server import Service
-    service = Service(settings, shelf)
-    gc.freeze()
-    gc.enable()
+    with _made_to_stay():
+        with needing("serve", "vertebra serve"):
+            from .hosted import Shelf
+
+            # The engine loads in its thread while the web framework is imported in this one.
+            shelf = Shelf(settings, tell).start()
+            from .server import Service
+        service = Service(settings, shelf)
     tell(f"listening on {service.url}")
     service.run()
+
+
+@contextmanager
+def _made_to_stay() -> Iterator[None]:
+    """Spare the garbage collector what is made in the block.
+
+    Looking through hundreds of thousands of objects again and again is a tenth of the start, and later would hold up
+    requests.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class _CallableModule(ModuleType):

@@ -36,22 +36,23 @@ def build(desk: Desk, page: Page | None = None) -> ASGIApp:
     )
     app.include_router(api.routes(desk))
     app.include_router(kserve.routes(desk))
+    # Coroutines: functions would each be handed to a thread.
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     for path in page.files:
         app.add_route(path, page.answer, methods=["GET"], include_in_schema=False)
 
-    def openapi(request: Request) -> Response:
+    async def openapi(request: Request) -> Response:
         return json_response(document(app))
 
-    def docs(request: Request) -> Response:
+    async def docs(request: Request) -> Response:
         text = docs_page(document(app), str(request.base_url).rstrip("/"))
         return Response(text, media_type="text/html", headers={"Content-Security-Policy": POLICY})
 
     app.add_route("/openapi.json", openapi, methods=["GET"], include_in_schema=False)
     app.add_route("/docs", docs, methods=["GET"], include_in_schema=False)
-    guarded: ASGIApp = Guard(app, desk.settings, desk.metrics, frozenset(page.files))
+    guarded: ASGIApp = Guard(app, desk, frozenset(page.files))
     if desk.settings.cors:
         from starlette.middleware.cors import CORSMiddleware
 
@@ -71,12 +72,12 @@ def document(app: FastAPI) -> dict[str, Any]:
     return app.openapi()
 
 
-def _api_error(request: Request, error: Exception) -> Response:
+async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)  # noqa: S101 - for the type checker
     return _problem(error.status, error.message, error.headers)
 
 
-def _http_error(request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     """Starlette's own: no such path, or another method."""
     assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker
     path, method = request.scope["path"][:100], request.scope["method"]
@@ -87,7 +88,7 @@ def _http_error(request: Request, error: Exception) -> Response:
     return _problem(error.status_code, texts.get(error.status_code, str(error.detail)), dict(error.headers or {}))
 
 
-def _invalid(request: Request, error: Exception) -> Response:
+async def _invalid(request: Request, error: Exception) -> Response:
     """A parameter that is not allowed."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - for the type checker
     parts = [f"{entry['loc'][-1]} is {str(entry.get('input'))[:60]!r}: {entry['msg']}" for entry in error.errors()]

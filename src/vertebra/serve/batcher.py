@@ -145,7 +145,9 @@ class Batcher:
         """
         waiting = len(self._queue)
         wait = self.wait
-        if waiting + count > self.limit or (waiting and time.monotonic() + wait > deadline):
+        # A forecast: half as long again, and its own work, must fit.
+        late = time.monotonic() + 1.5 * wait + self.costs.image > deadline
+        if waiting + count > self.limit or (waiting and late):
             raise FullError(wait)
 
     def put(self, ticket: Ticket) -> None:
@@ -228,7 +230,8 @@ class Batcher:
     def _worth_waiting(self) -> bool:
         """Wait a moment for one more image where that saves more than it costs; whether that was done.
 
-        Never where a thread is idle: then the machine has nothing to do meanwhile.
+        Other threads may have taken all that there was meanwhile. Never where a thread is idle: then the machine has
+        nothing else to do.
         """
         if self._idle or self._closed or self.workers == 1:
             return False
@@ -237,7 +240,8 @@ class Batcher:
         waited = time.monotonic() - first.queued
         if moment <= waited:
             return False
-        return self._changed.wait(moment - waited)
+        self._changed.wait(moment - waited)
+        return True
 
     def _call(self, job: Job) -> None:
         start = time.perf_counter()

@@ -18,6 +18,9 @@ from .metrics import Metrics
 from .problems import ApiError, BusyError
 from .settings import Settings
 
+_LOOK_SECONDS = 0.05
+_ON_THE_WAY = 0.15  # of a client's deadline, at most a second
+
 log = logging.getLogger("vertebra.serve")
 
 
@@ -34,11 +37,34 @@ class Desk:
         self.metrics = metrics
         self.bodies = Bodies(settings)
         self.stopping: Callable[[], bool] = lambda: False
+        self._lag = 0.0
+        self._looked = 0.0
+
+    @property
+    def lag(self) -> float:
+        """Seconds that the event loop is behind: what comes in has waited about as long before anything sees it."""
+        if not self._looked:
+            self._look(asyncio.get_running_loop(), 0.0)
+        return self._lag
+
+    def _look(self, loop: asyncio.AbstractEventLoop, wanted: float) -> None:
+        """Look regularly how much later than wanted it is."""
+        self._looked = now = time.monotonic()
+        if wanted:
+            late = max(0.0, now - wanted)
+            self._lag = max(late, 0.7 * self._lag)
+        loop.call_later(_LOOK_SECONDS, self._look, loop, now + _LOOK_SECONDS)
 
     def deadline(self, milliseconds: int | None) -> float:
-        """When the request must be answered (`time.monotonic`): the server's limit, or the client's if that is less."""
+        """When the request must be answered (`time.monotonic`): the server's limit, or the client's if that is less.
+
+        The client's is when it wants to hold the answer: a part of it is left for the way.
+        """
         seconds = self.settings.timeout
-        return time.monotonic() + (seconds if milliseconds is None else min(seconds, milliseconds / 1000))
+        if milliseconds is not None:
+            given = milliseconds / 1000
+            seconds = min(seconds, given - min(_ON_THE_WAY * given, 1.0) - 2 * self.lag)
+        return time.monotonic() + seconds
 
     @asynccontextmanager
     async def body(self, request: Request, model: Loaded | None, deadline: float) -> AsyncIterator[bytes]:
@@ -67,6 +93,23 @@ class Desk:
             "Try again later.",
             full.seconds,
         )
+
+    def overload(self, milliseconds: bytes) -> BusyError | None:
+        """What to answer to those who want something computed, whichever model they want; None: there is room.
+
+        Cheaper than finding out what exactly is wanted, which is what counts when there is too much of it.
+        """
+        deadline = self.deadline(int(milliseconds) if milliseconds.isdigit() and len(milliseconds) < 9 else None)
+        for hosted in self.shelf.models.values():
+            model = hosted.current
+            if model is None:
+                return None
+            try:
+                self._room(model, 1, deadline)
+                return None
+            except BusyError as error:
+                busy = error
+        return busy
 
     async def run(
         self, name: str | None, make: Callable[[Loaded], Sequence[Job]], receive: Receive, deadline: float

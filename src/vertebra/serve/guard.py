@@ -10,10 +10,9 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .desk import ClientGoneError
-from .metrics import Metrics
+from .desk import ClientGoneError, Desk
 from .problems import JSON, ApiError
-from .settings import Settings, is_loopback
+from .settings import is_loopback
 
 log = logging.getLogger("vertebra.serve")
 
@@ -38,6 +37,7 @@ _HEADERS = {
 _OPEN = frozenset(
     ("/", "/healthz", "/readyz", "/v1/info", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json")
 )
+COMPUTED = frozenset(("/v1/predict", "/v1/embed", "/v1/explain"))
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
@@ -46,14 +46,15 @@ class Guard:
 
     Args:
         app: what answers.
-        settings: key, host and origins.
-        metrics: counts answers.
+        desk: settings with key, host and origins; counters; whether there is room.
         page: the paths of the page's files, which need no key.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, page: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, desk: Desk, page: frozenset[str]) -> None:
+        settings = desk.settings
         self.app = app
-        self.metrics = metrics
+        self.desk = desk
+        self.metrics = desk.metrics
         self.open = _OPEN | page
         self.key = None if settings.api_key is None else settings.api_key.encode()
         self.origins = frozenset(settings.cors)
@@ -91,7 +92,7 @@ class Guard:
             await answer(sending, ApiError(500, "this is not an error that the server expects; its log says more."))
         finally:
             route = scope.get("route")
-            path = getattr(route, "path", None) or ("page" if scope["path"] in self.open else "other")
+            path = getattr(route, "path", None) or _route(scope["path"], self.open)
             self.metrics.answered(path, status, time.perf_counter() - start)
 
     def _check(self, scope: Scope) -> None:
@@ -115,9 +116,16 @@ class Guard:
                     "the API key is missing or wrong. Send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`.",
                     {"WWW-Authenticate": "Bearer"},
                 )
+        if scope["path"] in COMPUTED and (busy := self.desk.overload(headers.get(b"x-deadline-ms", b""))):
+            raise busy
 
     def _may(self, origin: str, host: str) -> bool:
         return origin in self.origins or "*" in self.origins or urlsplit(origin).netloc.lower() == host.lower()
+
+
+def _route(path: str, page: frozenset[str]) -> str:
+    """What the counters call a path that was not routed."""
+    return path if path in COMPUTED else "page" if path in page else "other"
 
 
 def _hostname(host: str) -> str:
