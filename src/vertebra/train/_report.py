@@ -21,7 +21,8 @@ _STYLE = (
     "<style>.chart{width:240px;display:inline-block}.chart svg{width:240px}svg text{font-size:10px;fill:currentColor}"
     ".chart figcaption{font-size:12px;text-align:center}.good{color:#2a8a4a}td:nth-child(n+2),th:nth-child(n+2)"
     "{white-space:nowrap}details{margin:.5rem 0}summary{cursor:pointer}code{overflow-wrap:anywhere}"
-    ".settings{columns:18rem;font-size:13px}.settings dd{margin:0 0 .3rem;break-before:avoid}.settings dt{float:left;clear:left;margin-right:.6rem}</style>"
+    ".settings{columns:18rem;font-size:13px}.settings dd{margin:0 0 .3rem;break-before:avoid}"
+    ".settings dt{float:left;clear:left;margin-right:.6rem}</style>"
 )
 
 
