@@ -3,12 +3,13 @@
 import asyncio
 import threading
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 from vertebra.errors import ImageError
-from vertebra.serve.batcher import Batcher, ClosedError, FullError, Job, Ticket
+from vertebra.serve.batcher import Batcher, ClosedError, FullError, Job
 from vertebra.serve.costs import Costs
 
 
@@ -68,8 +69,19 @@ def fixed(**seconds):
     return costs
 
 
-def ticket(jobs, seconds=10.0):
-    return Ticket(jobs, time.monotonic() + seconds)
+@dataclass
+class Waiting:
+    """Jobs that are to be done within some time."""
+
+    jobs: list
+    seconds: float = 10.0
+
+    def put(self, batcher):
+        self.ticket = batcher.put(self.jobs, time.monotonic() + self.seconds)
+
+    @property
+    def done(self):
+        return self.ticket.done
 
 
 def jobs(*values):
@@ -79,8 +91,8 @@ def jobs(*values):
 def test_each_job_has_its_own_result(make):
     async def work():
         batcher = make()
-        waiting = ticket(jobs(*range(30), b"bad", np.full((4, 4, 3), 200, np.uint8), lambda: "called"))
-        batcher.put(waiting)
+        waiting = Waiting(jobs(*range(30), b"bad", np.full((4, 4, 3), 200, np.uint8), lambda: "called"))
+        waiting.put(batcher)
         await waiting.done
         return waiting.jobs
 
@@ -96,13 +108,13 @@ def test_what_waits_is_taken_together_and_shared(make, network):
     async def work():
         batcher = make(workers=2, costs=fixed(b1=1.0, b2=1.9, b4=3.6, b8=7.2))
         network.gate.clear()
-        first = [ticket(jobs(1)), ticket(jobs(2))]
+        first = [Waiting(jobs(1)), Waiting(jobs(2))]
         for each in first:
-            batcher.put(each)
+            each.put(batcher)
         network.entered.acquire()
         network.entered.acquire()  # both threads are busy now
-        rest = ticket(jobs(*range(8)))
-        batcher.put(rest)
+        rest = Waiting(jobs(*range(8)))
+        rest.put(batcher)
         network.gate.set()
         await asyncio.gather(rest.done, *(each.done for each in first))
 
@@ -115,8 +127,8 @@ def test_idle_threads_share_what_comes_at_once(make, network):
     async def work():
         batcher = make(workers=2, costs=fixed(b1=1.0, b2=1.9, b4=3.6, b8=7.2))
         await asyncio.sleep(0.1)
-        waiting = ticket(jobs(1, 2, 3, 4))
-        batcher.put(waiting)
+        waiting = Waiting(jobs(1, 2, 3, 4))
+        waiting.put(batcher)
         await waiting.done
 
     asyncio.run(work())
@@ -127,13 +139,13 @@ def test_a_full_queue(make, network):
     async def work():
         batcher = make(workers=1, limit=3)
         network.gate.clear()
-        running = ticket(jobs(1))
-        batcher.put(running)
+        running = Waiting(jobs(1))
+        running.put(batcher)
         network.entered.acquire()
-        waiting = ticket(jobs(1, 2, 3))
-        batcher.put(waiting)
+        waiting = Waiting(jobs(1, 2, 3))
+        waiting.put(batcher)
         with pytest.raises(FullError) as caught:
-            batcher.put(ticket(jobs(4)))
+            Waiting(jobs(4)).put(batcher)
         assert caught.value.seconds == pytest.approx(3 * batcher.costs.image)
         network.gate.set()
         await waiting.done
@@ -146,11 +158,11 @@ def test_what_would_be_late_is_refused(make, network):
         batcher = make(workers=1)
         network.gate.clear()
         for _ in range(2):
-            batcher.put(ticket(jobs(1)))
+            Waiting(jobs(1)).put(batcher)
         network.entered.acquire()
         batcher.costs.image = 3.0
         with pytest.raises(FullError):
-            batcher.put(ticket(jobs(1), seconds=4.0))
+            Waiting(jobs(1), seconds=4.0).put(batcher)
         network.gate.set()
 
     asyncio.run(work())
@@ -160,12 +172,12 @@ def test_what_nobody_waits_for_is_not_done(make, network):
     async def work():
         batcher = make(workers=1)
         network.gate.clear()
-        running, dropped, late, last = (ticket(jobs(n), s) for n, s in ((1, 10), (2, 10), (3, 0.2), (4, 10)))
-        batcher.put(running)
+        running, dropped, late, last = (Waiting(jobs(n), s) for n, s in ((1, 10), (2, 10), (3, 0.2), (4, 10)))
+        running.put(batcher)
         network.entered.acquire()
         for each in (dropped, late, last):
-            batcher.put(each)
-        dropped.dropped = True
+            each.put(batcher)
+        dropped.ticket.dropped = True
         await asyncio.sleep(0.3)
         network.gate.set()
         await last.done
@@ -179,13 +191,13 @@ def test_a_failure_reaches_those_who_wait_and_the_thread_lives_on(make, network,
     async def work():
         batcher = make(workers=1)
         monkeypatch.setattr(batcher, "_run", lambda *arguments: 1 / 0)
-        broken = ticket(jobs(1))
-        batcher.put(broken)
+        broken = Waiting(jobs(1))
+        broken.put(batcher)
         await broken.done
         assert isinstance(broken.jobs[0].failure, ZeroDivisionError)
         monkeypatch.undo()
-        sound = ticket(jobs(1))
-        batcher.put(sound)
+        sound = Waiting(jobs(1))
+        sound.put(batcher)
         await sound.done
         assert sound.jobs[0].failure is None
 
@@ -196,13 +208,13 @@ def test_closing_finishes_what_waits(make, network):
     async def work():
         batcher = make(workers=1)
         network.gate.clear()
-        waiting = ticket(jobs(*range(10)))
-        batcher.put(waiting)
+        waiting = Waiting(jobs(*range(10)))
+        waiting.put(batcher)
         threading.Timer(0.1, network.gate.set).start()
         await asyncio.to_thread(batcher.close)
         await waiting.done
         with pytest.raises(ClosedError):
-            batcher.put(ticket(jobs(1)))
+            Waiting(jobs(1)).put(batcher)
 
     asyncio.run(work())
     assert sum(network.batches) == 10
@@ -215,12 +227,12 @@ def test_waiting_for_one_more_where_it_pays(make, network):
         batcher = make(workers=2, costs=fixed(b1=2.0, b2=2.0, b4=2.0, b8=2.0))
         batcher.costs.interval = 0.001
         network.gate.clear()
-        batcher.put(running := ticket(jobs(1)))
+        (running := Waiting(jobs(1))).put(batcher)
         network.entered.acquire()
-        batcher.put(one := ticket(jobs(2)))
+        (one := Waiting(jobs(2))).put(batcher)
         await asyncio.sleep(0.05)
         assert len(batcher) in (0, 1)
-        batcher.put(two := ticket(jobs(3)))
+        (two := Waiting(jobs(3))).put(batcher)
         network.gate.set()
         await asyncio.gather(running.done, one.done, two.done)
 
@@ -278,9 +290,9 @@ def test_threads_that_wait_for_more_may_find_nothing_left(make, network):
         batcher.costs.arrived = lambda *arguments: None
         batcher.costs.interval = 0.001
         for turn in range(200):
-            waiting = [ticket(jobs(n)) for n in range(1 + turn % 7)]
+            waiting = [Waiting(jobs(n)) for n in range(1 + turn % 7)]
             for each in waiting:
-                batcher.put(each)
+                each.put(batcher)
                 await asyncio.sleep(0.0005)
             await asyncio.gather(*(each.done for each in waiting))
         assert all(thread.is_alive() for thread in batcher._threads)

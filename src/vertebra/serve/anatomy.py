@@ -38,7 +38,7 @@ def anatomy(graph: Graph, size: int) -> dict[str, Any]:
     groups: list[tuple[str, list[Layer]]] = []
     for layer in layers:
         name = _stage(layer)
-        # What has no weights belongs to what is before it, except where nothing is.
+        # Norms, activations and poolings belong to what is before them, except where nothing is.
         if name is None:
             if groups:
                 groups[-1][1].append(layer)
@@ -71,8 +71,8 @@ def anatomy(graph: Graph, size: int) -> dict[str, Any]:
 
 
 def _stage(layer: Layer) -> str | None:
-    """`features.1` for `features.1.conv.0.0`, `layer1` for `layer1.0.conv1`; None for what has no weights."""
-    if layer.kind not in (*_WEIGHTED, *_NORMS):
+    """`features.1` for `features.1.conv.0.0`, `layer1` for `layer1.0.conv1`; None for what stays with the layer before it."""
+    if layer.kind not in _WEIGHTED:
         return None
     parts = layer.name.split(".")
     return ".".join(parts[: 2 if parts[0] in ("features", "classifier") else 1])

@@ -69,13 +69,12 @@ class Job:
 class Ticket:
     """The jobs of one request, until all are done or nobody wants them any more."""
 
-    def __init__(self, jobs: Sequence[Job], deadline: float) -> None:
-        self.jobs = jobs
+    def __init__(self, count: int, deadline: float) -> None:
         self.deadline = deadline  # of time.monotonic
         self.dropped = False  # read by the threads
         self.loop = asyncio.get_running_loop()
         self.done: asyncio.Future[None] = self.loop.create_future()
-        self._left = len(jobs)
+        self._left = count
 
     def finish(self, count: int) -> None:
         """So many more are done; called in the event loop."""
@@ -150,23 +149,27 @@ class Batcher:
         if waiting + count > self.limit or (waiting and late):
             raise FullError(wait)
 
-    def put(self, ticket: Ticket) -> None:
-        """Let the jobs of a request wait; its `done` is set once all are finished.
+    def put(self, jobs: Sequence[Job], deadline: float) -> Ticket:
+        """Let the jobs of a request wait; the ticket's `done` is set once all are finished.
 
         Raises:
             FullError: there is no room, or not enough time.
             ClosedError: there are no threads any more.
         """
-        self.check_room(len(ticket.jobs), ticket.deadline)
+        self.check_room(len(jobs), deadline)
+        # Jobs know their ticket, and not the other way round: in a circle they would keep their images until the
+        # garbage collector comes by.
+        ticket = Ticket(len(jobs), deadline)
         now = time.monotonic()
-        for job in ticket.jobs:
+        for job in jobs:
             job.ticket, job.queued = ticket, now
         with self._changed:
             if self._closed:
                 raise ClosedError
-            self.costs.arrived(now, len(ticket.jobs))
-            self._queue.extend(ticket.jobs)
-            self._changed.notify(len(ticket.jobs))
+            self.costs.arrived(now, len(jobs))
+            self._queue.extend(jobs)
+            self._changed.notify(len(jobs))
+        return ticket
 
     def close(self, wait: bool = True) -> None:
         """End the threads once all that waits is done."""

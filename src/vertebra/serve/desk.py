@@ -123,9 +123,8 @@ class Desk:
         while True:
             model = self.shelf.get(name)
             jobs = make(model)
-            ticket = Ticket(jobs, deadline)
             try:
-                model.batcher.put(ticket)
+                ticket = model.batcher.put(jobs, deadline)
                 break
             except ClosedError:
                 continue  # replaced just now
