@@ -20,7 +20,9 @@ _THUMBNAILS = 24
 _STYLE = (
     "<style>.chart{width:240px;display:inline-block}.chart svg{width:240px}svg text{font-size:10px;fill:currentColor}"
     ".chart figcaption{font-size:12px;text-align:center}.good{color:#2a8a4a}td:nth-child(n+2),th:nth-child(n+2)"
-    "{white-space:nowrap}details{margin:.5rem 0}summary{cursor:pointer}code{overflow-wrap:anywhere}</style>"
+    "{white-space:nowrap}details{margin:.5rem 0}summary{cursor:pointer}code{overflow-wrap:anywhere}"
+    ".settings{columns:18rem;font-size:13px}.settings dd{margin:0 0 .3rem;break-before:avoid}"
+    ".settings dt{float:left;clear:left;margin-right:.6rem}</style>"
 )
 
 
@@ -52,9 +54,9 @@ class Report:
         ]
         if self.audit:
             parts.append(f"<h2>The photos</h2><details><summary>Data audit</summary>{self.audit}</details>")
-        rows = "".join(f"<tr><td>{escape(k)}</td><td><code>{escape(v)}</code></td></tr>" for k, v in self.facts.items())
-        if rows:
-            parts.append(f"<h2>Settings and origin</h2><table>{rows}</table>")
+        facts = "".join(f"<dt>{escape(k)}</dt><dd><code>{escape(v)}</code></dd>" for k, v in self.facts.items())
+        if facts:
+            parts.append(f'<h2>Settings and origin</h2><dl class="settings">{facts}</dl>')
         return page(self.title, _STYLE + "".join(parts))
 
     def _numbers(self) -> str:

@@ -22,14 +22,16 @@ from vertebra.errors import UsageError, VertebraError
 from ._calibrate import Rejection, rejection, softmax
 from ._measure import Floats, Labels, Measures, calibration_error, measure
 from ._settings import Settings
+from ._world import World
 
-MODEL, REPORT, METRICS, SETTINGS, DATA, WEIGHTS = (
+MODEL, REPORT, METRICS, SETTINGS, DATA, WEIGHTS, START = (
     "model.onnx",
     "report.html",
-    "metrics.json",
+    "metrics.json",  # written last: a run that has it is finished
     "settings.toml",
     "data.csv",
     "weights.safetensors",
+    "start.json",  # what is known before the first step, until the run is finished
 )
 
 # What is being done, how much of it is done, how much it has in all.
@@ -155,6 +157,17 @@ def new_folder(out: Path) -> Path:
     return out
 
 
+def read_shared(world: World, folder: Path) -> Path:
+    """The folder that the first process chose; the others may have found another one free."""
+    if world.size == 1:
+        return folder
+    from torch import distributed
+
+    shared = [str(folder)]
+    distributed.broadcast_object_list(shared)
+    return Path(shared[0])
+
+
 def default_folder(data: str, model: str) -> Path:
     """`runs/photos-efficientnet_lite0`, with a number where that is taken."""
     stem = re.sub(r"[^\w.-]+", "-", Path(data).resolve().stem if Path(data).exists() else data).strip("-") or "data"
@@ -184,6 +197,25 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """As `write_text`."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_table(folder: Path) -> dict[str, tuple[list[Path], list[str]]]:
+    """Split -> paths and labels, from what `data_table` wrote.
+
+    Raises:
+        TrainError: the table is gone or damaged.
+    """
+    path = folder / DATA
+    found: dict[str, tuple[list[Path], list[str]]] = {}
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            for row in csv.DictReader(file):
+                paths, labels = found.setdefault(row["split"], ([], []))
+                paths.append(Path(row["path"]))
+                labels.append(row["label"])
+    except (OSError, KeyError, csv.Error) as error:
+        raise TrainError(f"{path} cannot be read ({error}). Start a new run.") from error
+    return found
 
 
 def data_table(photos: Sequence[Photo], facts: Sequence[Facts], splits: Sequence[str]) -> str:
