@@ -70,7 +70,7 @@ def test_the_weights_are_an_ordinary_checkpoint(run, shapes):
 
 def test_what_there_is_to_know_of_the_photos(run):
     assert run.metrics["notes"] == [
-        "1 photos cannot be used and were left out, such as cross/broken.png (is empty).",
+        "Left out: a photo, cross/broken.png, which cannot be used (is empty).",
         "Only 43 photos were held out, so these shares say little.",
     ]
     assert "top-5" not in run.report.read_text()  # of three classes

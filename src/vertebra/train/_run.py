@@ -129,14 +129,13 @@ def remarks(data: Labelled, held: Sequence[Photo], weights: str) -> list[str]:
     """What to know before one trusts figures of the held-out photos."""
     found = []
     if broken := data.audit.broken:
-        found.append(
-            f"{len(broken):,} photos cannot be used and were left out, such as {broken[0].path} ({broken[0].reason})."
-        )
+        count = f"{len(broken):,} photos, such as" if len(broken) > 1 else "a photo,"
+        found.append(f"Left out: {count} {broken[0].path}, which cannot be used ({broken[0].reason}).")
     if len(held) < FEW:
         found.append(f"Only {len(held)} photos were held out, so these shares say little.")
     lonely = [name for name, count in data.audit.classes.items() if count == 1]
     if lonely:
-        found.append(f"{len(lonely):,} classes have one photo, such as {lonely[0]}: held out, it cannot be known.")
+        found.append(f"Classes of one photo, which cannot be known where it is held out: {', '.join(lonely[:5])}.")
     if seen := seen_before(weights, held, data):
         found.append(
             f"The weights come from a run that was trained on {seen:,} of these {len(held):,} photos, so it looks "
