@@ -235,12 +235,14 @@ def test_a_lost_photo(stopped, more_shapes, tmp_path):
 
 
 def test_a_damaged_checkpoint(stopped):
+    sound = (stopped / CHECKPOINT).read_bytes()
     (stopped / CHECKPOINT).write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
     with pytest.raises(TrainError, match="cannot be used"):
         resume(stopped)
     (stopped / CHECKPOINT).write_bytes(b"nonsense")
     with pytest.raises(TrainError, match="cannot be used"):
         resume(stopped)
+    (stopped / CHECKPOINT).write_bytes(sound)
     (stopped / "start.json").write_text("nonsense")
     with pytest.raises(TrainError, match=r"start\.json is missing or damaged"):
         resume(stopped)

@@ -36,7 +36,7 @@ def test_presets_are_settings(name):
     found = settings(preset=name)
     row = PRESETS[name].values()
     assert {field: getattr(found, field) for field in row} == row
-    assert Settings.from_mapping({"data": "x", "preset": name, "epochs": 7, "lr": 0.5}, "test").lr == 0.5
+    assert settings(preset=name, epochs=7, lr=0.5).lr == 0.5
 
 
 def test_a_rate_belongs_to_its_batch_size():
