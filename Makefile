@@ -4,6 +4,7 @@
 #   make test    lint, types and the test suite with coverage
 #   make lint    lint and types alone
 #   make bench   the benchmarks; their figures go to bench/results/
+#   make web     build the page of `vertebra serve` from web/, which needs Node.js 20.19 or newer
 #
 # PYTHON names the interpreter that .venv is made with, WORKERS the number of test processes.
 
@@ -14,12 +15,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench web clean
 # A step that fails or is interrupted leaves no half-made target that the next call would take for done.
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '3,6s/^# *//p' Makefile
+	@sed -n '3,7s/^# *//p' Makefile
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = "%d.%d" % sys.version_info[:2]; sys.version_info >= (3, 11) or sys.exit("Vertebra needs Python 3.11 or newer and $(PYTHON) is " + v + ". Name another one: make $(MAKECMDGOALS) PYTHON=python3.12")'
@@ -59,5 +60,8 @@ test: lint
 bench: $(VENV)/.stamp-test
 	@for script in bench/[a-z]*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
+web:
+	cd web && npm ci && npm run build
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
+	rm -rf $(VENV) web/node_modules build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov

@@ -85,11 +85,17 @@ def test_a_finished_run_is_given_back(tuned):
         resume(tuned.run, lr=0.1)
 
 
-def start(data, folder, weights, **options):
+def start(data, folder, weights, *, new_group=False, **options):
     """A training process; more than one batch of pixels a second so that there is time to kill it."""
     flags = [f"--set={name}={value}" for name, value in (OPTIONS | options).items()]
     command = [sys.executable, "-m", "vertebra", "train", str(data), "--out", str(folder), "--weights", str(weights)]
-    return subprocess.Popen([*command, *flags], stderr=subprocess.PIPE, text=True, env={**os.environ, **THREADS})
+    return subprocess.Popen(
+        [*command, *flags],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **THREADS},
+        start_new_session=new_group,
+    )
 
 
 def go_on(folder, *flags):
@@ -146,6 +152,17 @@ def test_ctrl_c_finishes_the_step_and_says_how_to_go_on(more_shapes, small_weigh
     again = go_on(tmp_path / "run", "--epochs", "1")
     _, errors = again.communicate(timeout=120)
     assert again.returncode == 0, errors
+
+
+def test_a_polite_kill_is_a_ctrl_c(more_shapes, small_weights, tmp_path):
+    """Sent to all processes of the group, as `timeout` and service managers do."""
+    process = start(more_shapes, tmp_path / "run", small_weights, epochs=200, workers=1, new_group=True)
+    while process.poll() is None and not read_log(tmp_path / "run"):
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert re.search(r"stopped after step [\d,]+ of .*--resume", errors)
 
 
 def test_ctrl_c_before_the_first_step(more_shapes, small_weights, tmp_path):
@@ -218,15 +235,38 @@ def test_a_lost_photo(stopped, more_shapes, tmp_path):
 
 
 def test_a_damaged_checkpoint(stopped):
+    sound = (stopped / CHECKPOINT).read_bytes()
     (stopped / CHECKPOINT).write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
     with pytest.raises(TrainError, match="cannot be used"):
         resume(stopped)
     (stopped / CHECKPOINT).write_bytes(b"nonsense")
     with pytest.raises(TrainError, match="cannot be used"):
         resume(stopped)
+    (stopped / CHECKPOINT).write_bytes(sound)
     (stopped / "start.json").write_text("nonsense")
     with pytest.raises(TrainError, match=r"start\.json is missing or damaged"):
         resume(stopped)
+
+
+def test_settings_that_were_edited_to_those_of_another_network(stopped):
+    settings = stopped / "settings.toml"
+    settings.write_text(settings.read_text().replace('"resnet18"', '"resnet34"'))
+    with pytest.raises(UsageError, match="another model than the run began with: model was 'resnet18'"):
+        resume(stopped)
+
+
+def test_what_cannot_be_trained_leaves_no_folder(more_shapes, small_weights, tmp_path):
+    with pytest.raises(UsageError, match="freeze is 99"):
+        vertebra.train(more_shapes, tmp_path / "run", weights=str(small_weights), **OPTIONS | {"freeze": 99})
+    assert not (tmp_path / "run").exists()
+
+
+def test_photos_that_the_weights_have_seen_are_told_of(tuned, more_shapes, tmp_path):
+    weights = str(tuned.run / "weights.safetensors")
+    again = vertebra.train(more_shapes, tmp_path / "run", model="resnet18", weights=weights, seed=1)
+    assert any("trained on" in note and "looks better than it is" in note for note in again.metrics["notes"])
+    assert "looks better than it is" in again.report.read_text()
+    assert not any("looks better" in note for note in tuned.metrics["notes"])
 
 
 def test_what_cannot_change_in_the_middle(stopped, tmp_path):

@@ -36,7 +36,7 @@ def test_presets_are_settings(name):
     found = settings(preset=name)
     row = PRESETS[name].values()
     assert {field: getattr(found, field) for field in row} == row
-    assert Settings.from_mapping({"data": "x", "preset": name, "epochs": 7, "lr": 0.5}, "test").lr == 0.5
+    assert settings(preset=name, epochs=7, lr=0.5).lr == 0.5
 
 
 def test_a_rate_belongs_to_its_batch_size():
@@ -62,6 +62,9 @@ def test_settings_survive_their_file(tmp_path):
         ({"lr": 0.0}, "above 0"),
         ({"time_budget": "soon"}, "write it as 45s, 20m or 1h30m"),
         ({"time_budget": "0m"}, "write it as"),
+        ({"time_budget": "20"}, "write it as"),
+        ({"train": {"lr": 1.0}}, r"has a section \[train\]"),
+        ({"method": "probe", "epochs": 3, "lr": 0.1}, "epochs and lr would do nothing: the probe"),
         ({"epochs": 0}, "epochs is 0; it must be from 1"),
         ({"batch_size": 4, "accumulate": 8}, "a batch has only 4"),
         ({"batch_size": 0}, "batch_size is 0"),

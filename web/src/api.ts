@@ -126,6 +126,8 @@ async function call(path: string, init: RequestInit = {}, timeout = TIMEOUT_MS):
     throw new GoneError(String(error));
   }
   if (response.ok) return response;
+  // A proxy says so in the place of a server that is not there.
+  if (response.status === 502 || response.status === 504) throw new GoneError(`status ${response.status}`);
   throw await refusal(response);
 }
 

@@ -42,7 +42,8 @@ class Store {
   note: Note | null = null;
   /** What screen readers are told. */
   said = "";
-  heat = { on: true, opacity: 0.65 };
+  /** Null: nobody has said, and it is made where that takes no longer than a prediction. */
+  heat: { wanted: boolean | null; opacity: number } = { wanted: null, opacity: 0.65 };
   readonly about = new Map<string, About | Error>();
 
   readonly queue = new Queue({
@@ -114,14 +115,19 @@ class Store {
   private async listModels(): Promise<void> {
     this.models = await api.models();
     const name = this.model?.name;
-    this.model = this.models.find((model) => model.name === name) ?? this.models.find((model) => model.default) ?? this.models[0] ?? null;
-    if (this.model?.explain === "occlusion") this.heat = { ...this.heat, on: false };
+    this.model =
+      this.models.find((model) => model.name === name) ??
+      this.models.find((model) => model.default) ??
+      this.models[0] ??
+      null;
     this.lock = "closed";
     this.gone = false;
     this.busy = null;
     this.queue.release();
     if (this.tab === "model") void this.learn();
-    this.enqueueNew();
+    // What was added before there was a model was meant for it, however much it is.
+    if (name === undefined) this.classify(this.unseen);
+    else this.enqueueNew();
     this.changed();
   }
 
@@ -151,7 +157,8 @@ class Store {
   private lost(): void {
     this.queue.hold();
     this.gone = true;
-    clearTimeout(this.reconnecting);
+    // Several requests may find out at the same time.
+    if (this.reconnecting !== undefined) return;
     this.reconnecting = window.setTimeout(() => void this.reconnect(), 1000 * Math.min(10, 2 ** this.reconnects));
     this.reconnects += 1;
     this.changed();
@@ -159,6 +166,7 @@ class Store {
 
   async reconnect(): Promise<void> {
     clearTimeout(this.reconnecting);
+    this.reconnecting = undefined;
     if (!(await api.alive())) {
       this.lost();
       return;
@@ -174,6 +182,7 @@ class Store {
   choose(name: string): void {
     const model = this.models.find((each) => each.name === name);
     if (!model) return;
+    if (model.explain === "occlusion") this.heat = { ...this.heat, wanted: null };
     this.model = model;
     this.view = { ...this.view, className: "", only: "all" };
     this.queue.drop((_, of) => of !== name);
@@ -294,6 +303,10 @@ class Store {
   }
 
   // --- heat-maps ------------------------------------------------------------------------------------------------
+
+  get heatOn(): boolean {
+    return this.heat.wanted ?? this.model?.explain === "activation";
+  }
 
   /** Where a class was seen; kept for a while, so that going back and forth asks once. */
   explain(item: Item, index: number, layer: "heat" | "overlay"): Promise<Heat> {

@@ -60,9 +60,10 @@ async function shrink(file: File): Promise<string | null> {
   try {
     const bitmap = await createImageBitmap(file, { resizeWidth: WIDTH, resizeQuality: "medium" });
     const canvas = document.createElement("canvas");
-    canvas.width = bitmap.width;
-    canvas.height = bitmap.height;
-    canvas.getContext("2d")!.drawImage(bitmap, 0, 0);
+    // Some browsers do not resize while they decode.
+    canvas.width = Math.min(WIDTH, bitmap.width);
+    canvas.height = Math.max(1, Math.round((bitmap.height * canvas.width) / bitmap.width));
+    canvas.getContext("2d")!.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
     bitmap.close();
     const blob = await new Promise<Blob | null>((done) => canvas.toBlob(done, "image/webp", 0.8));
     return blob && URL.createObjectURL(blob);

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vertebra.errors import UsageError
+from vertebra.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from vertebra.train import Classifier
@@ -21,7 +21,9 @@ def train(
         str | None,
         typer.Argument(metavar="DATA", help="A folder of class folders, a table (.csv, .parquet), or a name."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="RUN", help="A new folder for what is made.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="A new folder for what is made; else one below runs/.")
+    ] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="A network that `vertebra models` lists.")] = None,
     weights: Annotated[
         str | None, typer.Option(metavar="NAME|FILE", help="Published weights to start from, or a weight file.")
@@ -31,15 +33,18 @@ def train(
     epochs: Annotated[int | None, typer.Option(metavar="N", help="Times that each photo is seen.")] = None,
     lr: Annotated[str | None, typer.Option(metavar="RATE|auto", help="Learning rate; auto: found by trying.")] = None,
     batch_size: Annotated[int | None, typer.Option(metavar="N", help="Photos of a step.")] = None,
-    time_budget: Annotated[str | None, typer.Option(metavar="TIME", help="Be done by then: 45s, 20m, 1h30m.")] = None,
+    time_budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Be done by about then: 45s, 20m, 1h30m.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Draws the held-out parts, and all else.")] = None,
     precision: Annotated[
-        float | None, typer.Option(metavar="SHARE", help="How often an answer must be right, else it is “unsure”.")
+        float | None,
+        typer.Option(metavar="SHARE", help="From 0 to 1: how often an answer must be right, else it is “unsure”."),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting; may be repeated.")
     ] = None,
-    config: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Settings; flags go before them.")] = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Settings; flags override them.")] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse data with problems.")] = False,
 ) -> None:
@@ -110,12 +115,13 @@ def _show(classifier: Classifier) -> None:
         return  # another process of the run says it
     m = classifier.metrics
     low, high = m["top1_interval"]
+    five = f"top-5 {100 * m['top5']:.1f} %, " if len(m["classes"]) > 5 else ""
     typer.echo(
-        f"top-1 {100 * m['top1']:.1f} % ({100 * low:.1f} – {100 * high:.1f}), top-5 {100 * m['top5']:.1f} %, balanced "
+        f"top-1 {100 * m['top1']:.1f} % ({100 * low:.1f} – {100 * high:.1f}), {five}balanced "
         f"{100 * m['balanced_accuracy']:.1f} %, ECE {100 * m['ece']:.1f} % on {m['n']:,} held-out photos"
     )
-    if "probe_top1" in m:
-        typer.echo(f"the probe that it started from: {100 * m['probe_top1']:.1f} % of the same photos")
+    for note in m["notes"]:
+        typer.echo(printable(note))
     for name, seconds in m["seconds"].items():
         typer.echo(f"  {seconds:6.1f} s  {name}")
     typer.echo(f"classifier: {classifier.run / 'model.onnx'}")

@@ -81,6 +81,23 @@ def best_file(folder: Path, step: int) -> Path:
     return folder / _BEST.format(step)
 
 
+def read_position(folder: Path) -> Position:
+    """What a run has done, without its tensors.
+
+    Raises:
+        TrainError: the file is damaged.
+    """
+    try:
+        with safe_open(folder / CHECKPOINT, "pt") as file:
+            return Position(**json.loads(file.metadata()["position"]))
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise _unusable(folder, error) from error
+
+
+def _unusable(folder: Path, error: Exception) -> TrainError:
+    return TrainError(f"{folder / CHECKPOINT} cannot be used ({error}). Start a new run, or put the file back.")
+
+
 def load(
     folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, averaged: dict[str, Tensor] | None
 ) -> Position:
@@ -95,10 +112,9 @@ def load(
     Raises:
         TrainError: the file is damaged, or of another network.
     """
-    path = folder / CHECKPOINT
+    position = read_position(folder)
     try:
-        with safe_open(path, "pt") as file:
-            position = Position(**json.loads(file.metadata()["position"]))
+        with safe_open(folder / CHECKPOINT, "pt") as file:
             stored = set(file.keys())
             for name, tensor in network.state_dict().items():
                 put_back(file.get_tensor(f"network.{name}"), tensor)
@@ -111,7 +127,7 @@ def load(
                 if keys and parameter.requires_grad:
                     optimizer.state[parameter] = {k.split(".")[1]: _like(file.get_tensor(k), parameter) for k in keys}
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise TrainError(f"{path} cannot be used ({error}). Start a new run, or put the file back.") from error
+        raise _unusable(folder, error) from error
     return position
 
 

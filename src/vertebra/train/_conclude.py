@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 
+from vertebra.cache import replacing
 from vertebra.card import Preprocessing, WeightSource, read_card
 from vertebra.export import export, prepare
 from vertebra.models import ConvNet
@@ -68,7 +69,8 @@ def conclude(settings: Settings, folder: Path, outcome: Outcome, clock: Clock, t
         # A run that was killed here may have left a file, which is not to be refused.
         (folder / MODEL).unlink(missing_ok=True)
         export(prepared, folder / MODEL, body=outcome.body)
-        save_file(outcome.network.state_dict(), folder / WEIGHTS)
+        with replacing(folder / WEIGHTS) as temporary:
+            temporary.write_bytes(save(outcome.network.state_dict()))
     with clock.step("writing the report"):
         write_text(folder / REPORT, _report(settings, folder, outcome, clock).html())
     figures = m.to_dict() | {
@@ -78,6 +80,7 @@ def conclude(settings: Settings, folder: Path, outcome: Outcome, clock: Clock, t
         "rejections": [asdict(entry) for entry in held.rejections],
         "held_out": held.what,
         **outcome.figures,
+        "notes": list(outcome.notes),
         "seconds": clock.seconds,
     }
     write_json(folder / METRICS, figures)
@@ -91,7 +94,7 @@ def _report(settings: Settings, folder: Path, outcome: Outcome, clock: Clock) ->
         title=f"{settings.model} on {settings.data}",
         summary=(
             f"{m.n:,} photos of {len(m.classes)} classes that it had not seen: {percent(m.top1)} right "
-            f"({interval(m.top1_interval)}), {percent(m.top5)} among the first five."
+            f"({interval(m.top1_interval)}){f', {percent(m.top5)} among the first five' if len(m.classes) > 5 else ''}."
         ),
         held=outcome.held,
         threshold=outcome.threshold,

@@ -7,7 +7,7 @@ checkpoint to the last step; concluding measures, exports and reports. A run tha
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ import torch
 from vertebra._load import exported
 from vertebra.cache import read_json
 from vertebra.card import Preprocessing, WeightSource, read_card
-from vertebra.data import Dataset, Facts, assign_splits, look_through, open_dataset, sections
+from vertebra.data import Dataset, Facts, Photo, assign_splits, look_through, open_dataset, sections
+from vertebra.errors import UsageError
 from vertebra.models import ConvNet, create_model, get_model_weights
 
 from ._calibrate import cross_entropy, fit_temperature, rejection, softmax
-from ._checkpoint import CHECKPOINT, Position, best_file, clean, save, save_best
+from ._checkpoint import CHECKPOINT, Position, best_file, clean, read_position, save, save_best
 from ._classifier import Classifier
 from ._conclude import Outcome, conclude
 from ._features import compute_features
@@ -30,6 +31,7 @@ from ._head import choose_strength
 from ._log import read_log
 from ._measure import Floats, Labels
 from ._probe import with_head
+from ._recipe import freeze
 from ._report import percent
 from ._run import (
     DATA,
@@ -42,11 +44,12 @@ from ._run import (
     data_table,
     judge,
     read_table,
+    remarks,
     usable_photos,
     write_json,
     write_text,
 )
-from ._settings import Settings
+from ._settings import FIXED, Settings
 from ._world import World
 
 # Pictures whose shorter side is no longer are trained from nothing at 32 pixels, with a stem that keeps them.
@@ -66,6 +69,12 @@ def run_finetune(settings: Settings, folder: Path, world: World, tell: Tell) -> 
     world.barrier()
     # What preparing has found out (rate, image size) is in the run's own settings.
     settings = Settings.from_toml(folder / SETTINGS)
+    before = read_position(folder).settings
+    if changed := [name for name in FIXED if before.get(name) != getattr(settings, name)]:
+        raise UsageError(
+            f"{folder / SETTINGS} has another {' and '.join(changed)} than the run began with: "
+            f"{', '.join(f'{name} was {before.get(name)!r}' for name in changed)}. Put it back, or start a new run."
+        )
     start = _start(folder)
     clock = Clock(dict(start["seconds"]))
     trainer, names = _trainer(settings, folder, world, tell)
@@ -105,6 +114,8 @@ class _Beginning:
 
 def _prepare(settings: Settings, folder: Path, world: World, tell: Tell) -> None:
     clock = Clock()
+    with torch.device("meta"):
+        freeze(create_model(settings.model, weights=None), settings.freeze)  # refuses more stages than there are
     with clock.step("finding the photos"):
         dataset = open_dataset(settings.data)
     begin = _from_probe if settings.method == "finetune" else _from_nothing
@@ -128,14 +139,24 @@ def _prepare(settings: Settings, folder: Path, world: World, tell: Tell) -> None
             "classes": photos.names,
             "probe": beginning.probe,
             "range": tried,
+            "notes": remarks(photos, _held_photos(beginning), settings.weights),
         },
     )
     score, loss = beginning.score
     position = Position(
-        seconds=sum(clock.seconds.values()), best_score=score, best_loss=loss, classes=list(photos.names)
+        seconds=sum(clock.seconds.values()),
+        best_score=score,
+        best_loss=loss,
+        classes=list(photos.names),
+        settings=asdict(settings),
     )
     save_best(folder, 0, beginning.network.state_dict(), alone)
     save(folder, position, beginning.network, None, {}, alone)
+
+
+def _held_photos(beginning: _Beginning) -> list[Photo]:
+    held = "test" if "test" in beginning.splits else "val"
+    return [photo for photo, split in zip(beginning.photos.photos, beginning.splits, strict=True) if split == held]
 
 
 def _from_probe(settings: Settings, dataset: Dataset, clock: Clock, tell: Tell) -> _Beginning:
@@ -282,7 +303,7 @@ def _outcome(
         "epochs": position.step / trainer.steps,
         "images_per_second": [round(record["images_per_second"], 2) for record in records],
     }
-    notes = []
+    notes = list(start["notes"])
     if start["probe"] is not None:
         notes.append(_beside_probe(start["probe"], held_logits.argmax(1) == held_part.labels, position))
         figures["probe_top1"] = start["probe"]["top1"]

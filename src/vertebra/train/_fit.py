@@ -47,6 +47,19 @@ class Stopped(TrainError):  # noqa: N818
     exit_code = 130
 
 
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Inside, a polite kill is a Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @dataclass(frozen=True)
 class Part:
     """Photos of one use, by their files and the numbers of their classes."""
@@ -109,10 +122,10 @@ class Trainer:
                 try:
                     self._steps(position, log)
                 except RuntimeError as error:
-                    # gloo and NCCL have no exceptions of their own.
-                    if self.world.size == 1:
+                    # gloo, NCCL and the DataLoader have no exceptions of their own.
+                    if self.world.size == 1 and "DataLoader worker" not in str(error):
                         raise
-                    raise TrainError(f"another process ended ({_first_line(error)}). {self._go_on()}") from error
+                    raise TrainError(f"another process ended: {_first_line(error)} {self._go_on()}") from error
                 finally:
                     if log is not None:
                         log.close()
@@ -133,7 +146,8 @@ class Trainer:
 
     def _steps(self, position: Position, log: Log | None) -> None:
         started = time.perf_counter() - position.seconds
-        clock = Clock(self.settings, self.total, position.seconds)
+        # The export takes about 12 s on two cores, and looking at a photo some 30 ms.
+        clock = Clock(self.settings, self.total, position.seconds, 12 + 0.06 * len(self.val.labels))
         pending: Tensor | None = None
         window = Window()
         saved = logged = time.perf_counter()
@@ -385,7 +399,8 @@ class Trainer:
 
         def ask(number: int, frame: Any) -> None:
             self._stop = True
-            signal.signal(signal.SIGINT, before[signal.SIGINT])
+            self.tell("finishing the step; Ctrl-C again stops at once", 0, 1)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         for number in before:
@@ -438,14 +453,15 @@ class Clock:
     total: int
     seconds: float
 
-    # Of the budget, for the last look at the photos that choose and test, the export and the report.
-    _LAST = 0.9
+    reserve: float = 0.0  # of the budget, for the last look at the photos, the export and the report
 
     def progress(self, step: int) -> float:
         """From 0 to 1."""
         budget = self.settings.seconds
         by_steps = step / self.total
-        return min(1.0, by_steps if budget is None else max(by_steps, self.seconds / (self._LAST * budget)))
+        if budget is None:
+            return min(1.0, by_steps)
+        return min(1.0, max(by_steps, self.seconds / max(1.0, budget - self.reserve)))
 
     def over(self, step: int) -> bool:
         """Whether the last step has been done."""
@@ -511,7 +527,7 @@ def to_images(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:200]
+    return str(error).partition("\n")[0][:200].rstrip(" .") + "."
 
 
 def range_test(trainer: Trainer, *, steps: int = 60) -> tuple[float, list[tuple[float, float]]]:

@@ -185,7 +185,7 @@ def stream(
             batch_sampler=draws,
             num_workers=workers,
             collate_fn=_collate,
-            worker_init_fn=_ignore_interrupts,
+            worker_init_fn=_ignore_signals,
             multiprocessing_context=context,
             pin_memory=pin,
         )
@@ -199,6 +199,8 @@ def _collate(entries: list[tuple[Tensor, int] | str]) -> Batch | str:
     return torch.stack([image for image, _ in good]), torch.tensor([label for _, label in good])
 
 
-def _ignore_interrupts(worker: int) -> None:
-    # Ctrl-C reaches every process of the terminal; the main one decides what happens then.
+def _ignore_signals(worker: int) -> None:
+    # Ctrl-C and a polite kill often reach every process of a group; the main one decides what happens then, and
+    # workers end with it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

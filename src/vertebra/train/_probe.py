@@ -22,7 +22,7 @@ from ._conclude import Outcome, conclude
 from ._features import compute_features
 from ._head import Head, Recipe, Trial, cross_validated
 from ._measure import Floats, Labels
-from ._run import DATA, Clock, Held, Labelled, Tell, data_table, folds_of, judge, usable_photos, write_text
+from ._run import DATA, Clock, Held, Labelled, Tell, data_table, folds_of, judge, remarks, usable_photos, write_text
 from ._settings import Settings
 
 
@@ -121,6 +121,7 @@ def run_probe(settings: Settings, folder: Path, tell: Tell) -> Classifier:
         audit=page,
         body=body,
         trials=probe.trials,
+        notes=remarks(photos, held.photos, settings.weights),
         figures={"strength": probe.recipe.strength, "computed": seen.computed},
     )
     return conclude(settings, folder, outcome, clock, tell)

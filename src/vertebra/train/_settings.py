@@ -102,7 +102,7 @@ class Settings:
         """
         if self.time_budget is None:
             return None
-        found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+)s?)?", self.time_budget.replace(" ", ""))
+        found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+)s)?", self.time_budget.replace(" ", ""))
         total = sum(int(n or 0) * unit for n, unit in zip(found.groups(), (3600, 60, 1), strict=True)) if found else 0
         if total <= 0:
             raise UsageError(f"time_budget is {self.time_budget!r}; write it as 45s, 20m or 1h30m.")
@@ -110,15 +110,17 @@ class Settings:
 
     def shown(self) -> dict[str, str]:
         """What has a value and matters for the method, for people."""
-        names = [field.name for field in fields(self)]
-        if self.method == "probe":
-            names = names[: names.index("preset")]
-        return {name: str(getattr(self, name)) for name in names if getattr(self, name) is not None}
+        return {name: str(value) for name, value in self._used().items()}
+
+    def _used(self) -> dict[str, Any]:
+        """What has a value and matters for the method."""
+        found = {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: found[name] for name in found if name in _PROBE} if self.method == "probe" else found
 
     def to_toml(self) -> str:
         """One line a setting; what is None is left out."""
         # Texts, numbers and truth values are written alike in JSON and TOML.
-        lines = (f"{name} = {json.dumps(value)}" for name, value in asdict(self).items() if value is not None)
+        lines = (f"{name} = {json.dumps(value)}" for name, value in self._used().items())
         return "\n".join(lines) + "\n"
 
     @staticmethod
@@ -134,6 +136,8 @@ class Settings:
         known = {field.name: field for field in fields(Settings)}
         checked: dict[str, Any] = {}
         for name, value in values.items():
+            if isinstance(value, Mapping):
+                raise UsageError(f"{source} has a section [{name}]. Settings are written without sections.")
             if name not in known:
                 hint = nearest(name, known) or f"Settings are {', '.join(known)}."
                 raise UsageError(f"{source} has an unknown setting {name!r}. {hint}")
@@ -141,6 +145,12 @@ class Settings:
         if "data" not in checked:
             raise UsageError(f'{source} does not say what to train on. Add data = "FOLDER".')
         method = checked.get("method", "probe")
+        idle = [name for name in checked if name not in _PROBE]
+        if method == "probe" and idle:
+            raise UsageError(
+                f"{' and '.join(idle)} would do nothing: the probe trains no network. Leave it out, or add --method "
+                "finetune (or scratch)."
+            )
         preset = checked.setdefault("preset", {"finetune": "finetune", "scratch": "small"}.get(method))
         if preset in PRESETS:
             row = PRESETS[preset].values()
@@ -160,6 +170,10 @@ class Settings:
         return Settings.from_mapping(read_toml(path), str(path))
 
 
+# What cannot change in the middle of a run: what has been done already follows from these.
+FIXED = ("data", "model", "weights", "method", "preset", "seed", "batch_size", "image_size", "optimizer", "ema")
+# The fields that mean something for the probe.
+_PROBE = ("data", "model", "weights", "method", "seed", "precision", "strict", "folds")
 _CHOICES: dict[str, tuple[str, ...]] = {
     "method": METHODS,
     "preset": tuple(PRESETS),

@@ -10,14 +10,11 @@ from vertebra.errors import UsageError, VertebraError
 
 from ._classifier import Classifier
 from ._finetune import run_finetune
-from ._fit import Stopped
+from ._fit import Stopped, terminable
 from ._probe import run_probe
 from ._run import METRICS, MODEL, SETTINGS, Tell, default_folder, new_folder, read_shared, write_text
-from ._settings import Settings, read_toml
+from ._settings import FIXED, Settings, read_toml
 from ._world import World, current_world
-
-# What has been done already follows from these.
-_FIXED = ("data", "model", "weights", "method", "preset", "seed", "batch_size", "image_size", "optimizer", "ema")
 
 
 def train(
@@ -82,7 +79,7 @@ def resume(run: str | os.PathLike[str], *, tell: Tell = lambda what, done, total
                 f"vertebra train DATA --method finetune --weights {folder / 'weights.safetensors'}"
             )
         return Classifier(folder)
-    if fixed := [name for name in _FIXED if name in changes]:
+    if fixed := [name for name in FIXED if name in changes]:
         raise UsageError(f"{' and '.join(fixed)} cannot change in the middle of a run. Start a new one for that.")
     settings = Settings.from_mapping(read_toml(folder / SETTINGS) | changes, str(folder / SETTINGS))
     world = current_world(fsdp=settings.fsdp)
@@ -98,9 +95,10 @@ def _run(settings: Settings, folder: Path, world: World, tell: Tell) -> Classifi
             "torchrun, or with --method finetune."
         )
     try:
-        if settings.method == "probe":
-            return run_probe(settings, folder, tell)
-        return run_finetune(settings, folder, world, tell)
+        with terminable():
+            if settings.method == "probe":
+                return run_probe(settings, folder, tell)
+            return run_finetune(settings, folder, world, tell)
     except KeyboardInterrupt as interrupt:
         # Between the steps of training; what has been found out until now is in the cache.
         raise Stopped(f"stopped. Go on with: vertebra train --resume {folder}") from interrupt

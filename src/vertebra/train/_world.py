@@ -6,6 +6,7 @@ torch's own DDP and `fully_shard`, started by torchrun; without it, everything h
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -76,7 +77,10 @@ class World:
         if self.size == 1:
             return network
         devices = [self.device.index] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
+        with warnings.catch_warnings():
+            # Newer versions have another name for it, older ones only this.
+            warnings.simplefilter("ignore", FutureWarning)
+            return nn.parallel.DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
 
 
 def apart(module: Any, *, last: bool) -> AbstractContextManager[None]:

@@ -4,7 +4,6 @@ import { useState } from "preact/hooks";
 import type { Anatomy, Stage } from "../api";
 import { short, whole } from "../format";
 
-const COLUMN = 92;
 const LEFT = 96;
 const FLOOR = 208;
 const MAX_HEIGHT = 132;
@@ -102,7 +101,9 @@ interface DiagramProps {
 
 function Diagram({ anatomy, summary, current, onPoint }: DiagramProps) {
   const { stages, input } = anatomy;
-  const width = LEFT + (stages.length + 1) * COLUMN + 8;
+  // Few stages spread over the page; many are scrolled through.
+  const column = Math.max(92, Math.min(140, 1000 / (stages.length + 1)));
+  const width = LEFT + (stages.length + 1) * column + 8;
   const height = FLOOR + 208;
   const side = Math.max(input[0], ...stages.map((stage) => stage.height));
   const thick = Math.max(...stages.map((stage) => stage.channels));
@@ -110,7 +111,7 @@ function Diagram({ anatomy, summary, current, onPoint }: DiagramProps) {
     high: Math.max(7, MAX_HEIGHT * Math.sqrt(rows / side)),
     wide: Math.max(3, MAX_DEPTH * Math.sqrt(channels / thick)),
   });
-  const centre = (column: number) => LEFT + (column + 0.5) * COLUMN;
+  const centre = (place: number) => LEFT + (place + 0.5) * column;
   const axis = FLOOR - 112;
   const most = [
     Math.max(...stages.map((stage) => share(stage.parameters, anatomy.parameters))),
@@ -138,7 +139,7 @@ function Diagram({ anatomy, summary, current, onPoint }: DiagramProps) {
             onPointerLeave={() => onPoint(null)}
           >
             <title>{`${stage.name}: ${stage.kind}, ${shape(stage)}`}</title>
-            <rect class="hit" x={x - COLUMN / 2} y={0} width={COLUMN} height={height} />
+            <rect class="hit" x={x - column / 2} y={0} width={column} height={height} />
             <Block x={x} y={axis} {...block(stage.height, stage.channels)} kind={spatial ? "maps" : "vector"} />
             <Caption x={x} lines={[stage.name, spatial ? `${stage.height} × ${stage.width}` : "", `${spatial ? "× " : ""}${whole(stage.channels)}`]} />
             {shares.map((value, row) => {

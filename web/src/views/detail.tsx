@@ -68,7 +68,7 @@ export function Detail({ item, titled = false }: { item: Item; titled?: boolean 
     <div class="detail">
       <Photo item={item} model={model} result={result} index={shown} />
       <div class="findings">
-        {!titled && <p class="soft file">{item.name}</p>}
+        {!titled && <h2 class="soft file">{item.name}</h2>}
         {outcome?.state === "failed" && (
           <div class="callout error">
             <Icon name="alert" />
@@ -93,10 +93,10 @@ export function Detail({ item, titled = false }: { item: Item; titled?: boolean 
           <Findings
             result={result}
             model={model}
-            index={state.heat.on ? shown : null}
+            index={state.heatOn ? shown : null}
             onChoose={(next) => {
               setIndex(next);
-              if (!state.heat.on) state.set({ heat: { ...state.heat, on: true } });
+              if (!state.heatOn) state.set({ heat: { ...state.heat, wanted: true } });
             }}
           />
         )}
@@ -192,7 +192,7 @@ function Photo({ item, model, result, index }: PhotoProps) {
   /** Files that the server can read and this browser cannot: the server's own picture stands in. */
   const [foreign, setForeign] = useState(false);
   const [ratio, setRatio] = useState<[number, number] | null>(null);
-  const { on, opacity } = state.heat;
+  const { heatOn: on, heat: { opacity } } = state;
   const heat = useHeat(item, on && result ? index : null, model, foreign ? "overlay" : "heat");
   const about = model && state.about.get(model.name);
   const card = about && !(about instanceof Error) ? about.card : null;
@@ -236,7 +236,7 @@ function Photo({ item, model, result, index }: PhotoProps) {
               type="checkbox"
               role="switch"
               checked={on}
-              onChange={(event) => state.set({ heat: { ...state.heat, on: event.currentTarget.checked } })}
+              onChange={(event) => state.set({ heat: { ...state.heat, wanted: event.currentTarget.checked } })}
             />
             <span>Heat-map</span>
           </label>
@@ -253,6 +253,9 @@ function Photo({ item, model, result, index }: PhotoProps) {
               onInput={(event) => state.set({ heat: { ...state.heat, opacity: Number(event.currentTarget.value) / 100 } })}
             />
           </label>
+          {!on && model?.explain === "occlusion" && (
+            <p class="soft small legend">This model's heat-maps take a while: it looks at the photo again and again with a part covered.</p>
+          )}
           {on && heat.error && (
             <p class="problem" role="alert">
               {heat.error}

@@ -60,6 +60,7 @@ export function Grid() {
   if (!shown.length) return <p class="nothing">No photo is like that.</p>;
   return (
     <>
+      <h2 class="said">Photos</h2>
       <ul class="grid" ref={list} role="list" aria-label="Photos; arrow keys move, Enter opens, Delete removes" onKeyDown={move}>
         {cards.map((item) => (
           <CardView
@@ -163,7 +164,7 @@ function Verdict({ item, model }: { item: Item; model: string }) {
         </span>
       )}
       <span class="verdict-line">
-        <b>{className(first.class)}</b> <span class="number">{percent(first.probability)}</span>
+        <b title={className(first.class)}>{className(first.class)}</b> <span class="number">{percent(first.probability)}</span>
       </span>
       <span class="track" aria-hidden="true">
         <span class={unsure ? "fill unsure" : "fill"} style={{ width: `${100 * first.probability}%` }} />

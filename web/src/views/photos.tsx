@@ -49,7 +49,7 @@ function Invitation() {
           )}
         </p>
         <Sources prominent />
-        <p class="soft small">
+        <p class="soft small by-key">
           <kbd>Ctrl</kbd> + <kbd>V</kbd> pastes a picture or a screenshot.
         </p>
       </section>
@@ -166,9 +166,9 @@ function Unseen() {
 }
 
 const ORDERS: [Order, string][] = [
-  ["added", "as added"],
-  ["name", "file name"],
-  ["class", "class"],
+  ["added", "as they came"],
+  ["name", "by file name"],
+  ["class", "by class"],
   ["most", "most sure first"],
   ["least", "least sure first"],
 ];
@@ -202,7 +202,7 @@ function Filters() {
         </button>
       )}
       <label class="field inline">
-        <span>Class</span>
+        <span class="said">Class</span>
         <select value={view.className} onChange={(event) => change({ className: event.currentTarget.value })}>
           <option value="">every class</option>
           {tally(items, name).map(([each, count]) => (
@@ -213,7 +213,7 @@ function Filters() {
         </select>
       </label>
       <label class="field inline">
-        <span>Sort</span>
+        <span class="said">Sort</span>
         <select value={view.order} onChange={(event) => change({ order: event.currentTarget.value as Order })}>
           {ORDERS.map(([order, title]) => (
             <option key={order} value={order}>

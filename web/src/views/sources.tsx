@@ -39,7 +39,7 @@ export function Sources({ prominent = false }: { prominent?: boolean }) {
       </button>
       {folders && (
         <button type="button" class={prominent ? "button large" : "button"} onClick={() => folder.current!.click()}>
-          <Icon name="folder" /> {prominent ? "Choose a folder" : "Folder"}
+          <Icon name="folder" /> <span class="label">{prominent ? "Choose a folder" : "Folder"}</span>
         </button>
       )}
       <button
@@ -47,7 +47,7 @@ export function Sources({ prominent = false }: { prominent?: boolean }) {
         class={prominent ? "button large" : "button"}
         onClick={() => (hasCamera() ? store.set({ camera: true }) : shot.current!.click())}
       >
-        <Icon name="camera" /> {prominent ? "Take a photo" : "Camera"}
+        <Icon name="camera" /> <span class="label">{prominent ? "Take a photo" : "Camera"}</span>
       </button>
     </div>
   );
