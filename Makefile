@@ -1,6 +1,6 @@
 # Each target does its own set-up in .venv and skips what is there already.
 #
-#   make demo    export EfficientNet-Lite0 as one file, and classify two photos with it, without torch
+#   make demo    export EfficientNet-Lite0, classify two photos without torch, and train it to read handwritten digits
 #   make test    lint, types and the test suite with coverage
 #   make lint    lint and types alone
 #   make bench   the benchmarks; their figures go to bench/results/
@@ -37,12 +37,17 @@ $(VENV)/.stamp-test: pyproject.toml | $(BIN)/python
 	@touch $(VENV)/.stamp-demo $@
 
 demo: $(VENV)/.stamp-demo
-	@mkdir -p build/demo
+	@rm -rf build/demo && mkdir -p build/demo
 	$(BIN)/vertebra export efficientnet_lite0 --out build/demo/lite0.onnx
 	@photos=$$($(BIN)/python -c 'import importlib.util, os; print(os.path.relpath(os.path.dirname(importlib.util.find_spec("sklearn").origin) + "/datasets/images"))') && \
 	now() { $(BIN)/python -c 'import time; print(int(time.time() * 1000))'; } && start=$$(now) && \
 	$(BIN)/vertebra predict "$$photos/china.jpg" "$$photos/flower.jpg" --model build/demo/lite0.onnx && \
 	echo "Two photos predicted in $$(( $$(now) - start )) ms, the start of the process included; the export took the seconds above."
+	$(BIN)/vertebra train digits --out build/demo/digits
+	$(BIN)/vertebra evaluate build/demo/digits digits
+	@digit=$$(sed -n 2p build/demo/digits/data.csv | cut -d, -f1) && \
+	$(BIN)/vertebra predict "$$digit" --model build/demo/digits/model.onnx
+	@echo "Open build/demo/digits/report.html to see how far to trust it. To serve it: vertebra serve build/demo/digits/model.onnx"
 
 lint: $(VENV)/.stamp-test
 	$(BIN)/ruff check

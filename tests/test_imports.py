@@ -48,7 +48,7 @@ PACKAGES = {
     "runtime": {"numpy", "PIL", "onnxruntime", "MNN", "pyarrow"},
     "bench": {"numpy", "torch", "onnxruntime", "openvino", "MNN", "ncnn", "pnnx"},
     "_load": set(),
-    "train": {"torch", "torchvision", "accelerate", "safetensors", "tensorboard", "numpy", "PIL"},
+    "train": {"torch", "torchvision", "safetensors", "numpy", "PIL"},
     "serve": {"fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client", "orjson", "numpy", "PIL"},
     "__init__": set(),
     "__main__": set(),

@@ -1,5 +1,7 @@
 """A small network, small photos, and a run on them."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -22,6 +24,12 @@ def draw(label, seed, size=48):
 
 
 @pytest.fixture(scope="session")
+def draw_shape():
+    """`draw`, for tests that make a folder of their own."""
+    return draw
+
+
+@pytest.fixture(scope="session")
 def shapes(tmp_path_factory):
     """Three classes of easy pictures, one of them broken and one mislabelled."""
     root = tmp_path_factory.mktemp("shapes")
@@ -31,6 +39,15 @@ def shapes(tmp_path_factory):
             draw(label, number).save(root / label / f"{number:02}.png")
     draw("circle", 99).save(root / "stripes" / "wrong.png")
     (root / "cross" / "broken.png").write_bytes(b"")
+    return root
+
+
+@pytest.fixture(scope="session")
+def shapes_without_broken(shapes, tmp_path_factory):
+    """The same, of sound files alone."""
+    root = tmp_path_factory.mktemp("sound") / "shapes"
+    shutil.copytree(shapes, root)
+    (root / "cross" / "broken.png").unlink()
     return root
 
 

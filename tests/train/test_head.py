@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from vertebra.train._head import Solver, choose_strength, cross_validated
+from vertebra.train._head import Solver, choose_strength, cross_validated, discriminant
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +41,28 @@ def test_no_photo_is_predicted_by_a_head_that_saw_it(problem):
     # Labels without any rule: seen photos would be predicted well, unseen ones are not.
     labels = np.random.default_rng(2).integers(0, 4, 300)
     calls = []
-    logits, strength, trials = cross_validated(
+    logits, recipe, trials = cross_validated(
         features, labels, np.arange(300) % 3, 4, lambda done, total: calls.append((done, total))
     )
     assert (logits.argmax(1) == labels).mean() < 0.4
-    assert strength in {t.strength for t in trials}
+    assert recipe.strength in {t.strength for t in trials}
     assert calls[-1] == (3, 3)
+
+
+def test_the_recipe_makes_the_head_that_was_measured(problem):
+    features, labels = problem
+    logits, recipe, _ = cross_validated(features, labels, np.arange(300) % 3, 4)
+    out = np.arange(300) % 3 == 1
+    again = recipe.fit(features[~out], labels[~out], 4).logits(features[out])
+    assert np.abs(again - logits[out]).max() < 0.05
+
+
+def test_the_discriminant_is_that_of_scikit_learn(problem):
+    analysis = pytest.importorskip("sklearn.discriminant_analysis")
+    features, labels = problem
+    found = discriminant(features, labels, 5)  # of the last class there is no photo
+    # scikit-learn's mixes with the mean variance in shares; half and half are the same directions, twice as long.
+    right = analysis.LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.5).fit(features, labels)
+    weight = found.weight[:, :4] * 2
+    assert np.abs(weight - weight.mean(1, keepdims=True) - (right.coef_ - right.coef_.mean(0)).T).max() < 0.05
+    assert (found.logits(features).argmax(1) < 4).all()

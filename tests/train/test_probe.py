@@ -68,6 +68,15 @@ def test_the_weights_are_an_ordinary_checkpoint(run, shapes):
         assert probabilities[entry["index"]].item() == pytest.approx(entry["probability"], abs=1e-4)
 
 
+def test_what_there_is_to_know_of_the_photos(run):
+    assert run.metrics["notes"] == [
+        "Left out: a photo, cross/broken.png, which cannot be used (is empty).",
+        "Only 43 photos were held out, so these shares say little.",
+    ]
+    assert "top-5" not in run.report.read_text()  # of three classes
+    assert "is \\ taken for" in run.report.read_text()
+
+
 def test_the_report_is_whole_and_opens_offline(run):
     text = run.report.read_text()
     for part in ("How far to trust it", "Most suspicious labels", "cannot be used", "broken.png", "regularisation"):

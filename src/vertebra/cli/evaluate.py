@@ -26,7 +26,7 @@ def evaluate(
 ) -> None:
     """Measure a classifier: accuracy with its uncertainty, calibration, and what it confuses.
 
-    Of data with a split the test part counts.
+    Where the data has a split, its test photos are measured.
     """
     from vertebra.cli._progress import progress_bar
 
@@ -36,21 +36,25 @@ def evaluate(
 
     with progress_bar(show=not json) as tell:
         found = measure(model, data, engine=engine, tell=tell)
-    if html is not None:
-        found.write(html)
     if json:
         print_json(found.to_dict())
     else:
-        _show(found, html)
+        _show(found)
+    if html is not None:
+        found.write(html)
+        typer.echo(f"report: {html}", err=json)
 
 
-def _show(found: Evaluation, html: Path | None) -> None:
+def _show(found: Evaluation) -> None:
     m = found.held.measures
-    for name, value, (low, high) in (
+    shares = [
         ("top-1", m.top1, m.top1_interval),
         ("top-5", m.top5, m.top5_interval),
         ("balanced accuracy", m.balanced_accuracy, m.balanced_accuracy_interval),
-    ):
+    ]
+    if len(m.classes) <= 5:
+        del shares[1]
+    for name, value, (low, high) in shares:
         typer.echo(f"{name:18} {100 * value:5.1f} %  ({100 * low:.1f} – {100 * high:.1f})")
     typer.echo(f"{'calibration error':18} {100 * m.ece:5.1f} %")
     if found.threshold is not None:
@@ -61,5 +65,3 @@ def _show(found: Evaluation, html: Path | None) -> None:
         typer.echo(printable(f"  {true} taken for {predicted}: {count}"))
     for note in found.notes:
         typer.echo(printable(note))
-    if html is not None:
-        typer.echo(f"report: {html}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vertebra.errors import UsageError
+from vertebra.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from vertebra.train import Classifier
@@ -21,17 +21,31 @@ def train(
         str | None,
         typer.Argument(metavar="DATA", help="A folder of class folders, a table (.csv, .parquet), or a name."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="RUN", help="A new folder for what is made.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="A new folder for what is made; else one below runs/.")
+    ] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="A network that `vertebra models` lists.")] = None,
     weights: Annotated[
         str | None, typer.Option(metavar="NAME|FILE", help="Published weights to start from, or a weight file.")
     ] = None,
     method: Annotated[str | None, typer.Option(metavar="NAME", help="probe, finetune or scratch.")] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Draws the held-out parts.")] = None,
-    precision: Annotated[
-        float | None, typer.Option(metavar="SHARE", help="How often an answer must be right, else it is “unsure”.")
+    preset: Annotated[str | None, typer.Option(metavar="NAME", help="A published recipe, such as resnet.")] = None,
+    epochs: Annotated[int | None, typer.Option(metavar="N", help="Times that each photo is seen.")] = None,
+    lr: Annotated[str | None, typer.Option(metavar="RATE|auto", help="Learning rate; auto: found by trying.")] = None,
+    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Photos of a step.")] = None,
+    time_budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Be done by about then: 45s, 20m, 1h30m.")
     ] = None,
-    config: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Settings; flags go before them.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Draws the held-out parts, and all else.")] = None,
+    precision: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="From 0 to 1: how often an answer must be right, else it is “unsure”."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting; may be repeated.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Settings; flags override them.")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse data with problems.")] = False,
 ) -> None:
     """Train a classifier, measure it on photos that it has not seen, and export it."""
@@ -40,39 +54,74 @@ def train(
         "model": model,
         "weights": weights,
         "method": method,
+        "preset": preset,
+        "epochs": epochs,
+        "lr": None if lr is None else _value(lr),
+        "batch_size": batch_size,
+        "time_budget": time_budget,
         "seed": seed,
         "precision": precision,
         "strict": strict or None,
     }
-    run({name: value for name, value in given.items() if value is not None}, out, config)
+    settings = {name: value for name, value in given.items() if value is not None}
+    for entry in set_ or []:
+        name, equals, value = entry.partition("=")
+        if not equals:
+            raise UsageError(f"--set takes NAME=VALUE, got {entry!r}. For example: --set ema=0.999")
+        settings[name.strip()] = _value(value.strip())
+    if config is not None:
+        from vertebra.train import read_toml
+
+        settings = read_toml(config) | settings
+    run(settings, out, resume)
 
 
-def run(given: dict[str, Any], out: Path | None, config: Path | None) -> None:
-    """Train with the given settings, and those of a file where they are not given.
+def run(settings: dict[str, Any], out: Path | None, resume: Path | None) -> None:
+    """Train with the given settings, or go on with a run.
 
     Raises:
         VertebraError: as `vertebra.train` does.
     """
     from vertebra.cli._progress import progress_bar
-    from vertebra.train import read_toml
+    from vertebra.train import resume as go_on
     from vertebra.train import train as do
 
-    settings = (read_toml(config) if config is not None else {}) | given
-    if "data" not in settings:
+    if resume is not None and ("data" in settings or out is not None):
+        raise UsageError("--resume takes data and folder from the run. Leave DATA and --out out.")
+    if resume is None and "data" not in settings:
         raise UsageError("there is nothing to train on. Give DATA: a folder of class folders, a table or a name.")
-    data = settings.pop("data")
     with progress_bar() as tell:
-        classifier = do(data, out, tell=tell, **settings)
+        if resume is not None:
+            classifier = go_on(resume, tell=tell, **settings)
+        else:
+            classifier = do(settings.pop("data"), out, tell=tell, **settings)
     _show(classifier)
 
 
+def _value(text: str) -> Any:
+    """As TOML would have it; what is no value of its own is a text."""
+    import tomllib
+
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
 def _show(classifier: Classifier) -> None:
+    import os
+
+    if os.environ.get("RANK", "0") != "0":
+        return  # another process of the run says it
     m = classifier.metrics
     low, high = m["top1_interval"]
+    five = f"top-5 {100 * m['top5']:.1f} %, " if len(m["classes"]) > 5 else ""
     typer.echo(
-        f"top-1 {100 * m['top1']:.1f} % ({100 * low:.1f} – {100 * high:.1f}), top-5 {100 * m['top5']:.1f} %, balanced "
+        f"top-1 {100 * m['top1']:.1f} % ({100 * low:.1f} – {100 * high:.1f}), {five}balanced "
         f"{100 * m['balanced_accuracy']:.1f} %, ECE {100 * m['ece']:.1f} % on {m['n']:,} held-out photos"
     )
+    for note in m["notes"]:
+        typer.echo(printable(note))
     for name, seconds in m["seconds"].items():
         typer.echo(f"  {seconds:6.1f} s  {name}")
     typer.echo(f"classifier: {classifier.run / 'model.onnx'}")

@@ -118,7 +118,11 @@ class Audit:
             DataError: names them.
         """
         if self.problems:
-            raise DataError(f"{self.name}: {'; '.join(self.problems)}. Correct them, or leave --strict out.")
+            example = f" The first is {self.broken[0].path} ({self.broken[0].reason})." if self.broken else ""
+            raise DataError(
+                f"{self.name}: {'; '.join(self.problems)}.{example} `vertebra audit` shows all. Correct them, or leave "
+                "--strict out."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""

@@ -59,13 +59,14 @@ class Dataset:
         return replace(self, photos=tuple(photo for photo in self.photos if keep(photo)))
 
 
-def open_dataset(data: str | os.PathLike[str]) -> Dataset:
+def open_dataset(data: str | os.PathLike[str], *, classes: int = 2) -> Dataset:
     """The labelled photos that `data` stands for.
 
     Args:
         data: a folder of class folders; a folder of `train`, `val` (`valid`, `validation`) and `test` folders with
             class folders in them; a .csv, .tsv or .parquet table with the columns path, label and, if wanted, split;
             or a name: `digits` (scikit-learn's handwritten digits, offline) or one that torchvision downloads.
+        classes: the least number of them that must have photos.
 
     Raises:
         UsageError: there is no such folder, table or name.
@@ -92,10 +93,10 @@ def open_dataset(data: str | os.PathLike[str]) -> Dataset:
     else:
         hint = nearest(text, _named.NAMES) or f"Names that need no folder: {', '.join(sorted(_named.NAMES))}."
         raise UsageError(f"there is no folder, table or data set {text!r}. {hint}")
-    return check_labels(found)
+    return check_labels(found, classes)
 
 
-def check_labels(dataset: Dataset) -> Dataset:
+def check_labels(dataset: Dataset, classes: int = 2) -> Dataset:
     """The data set, if there is anything to tell apart in it.
 
     Raises:
@@ -110,7 +111,7 @@ def check_labels(dataset: Dataset) -> Dataset:
             "folder named after it: photos/cat/1.jpg, photos/dog/2.jpg."
         )
     filled = [name for name, count in dataset.counts().items() if count]
-    if len(filled) == 1:
+    if len(filled) < classes:
         raise DataError(
             f"{dataset.name} has photos of one class only, {filled[0]!r}; a classifier needs at least two. Put the "
             "photos of each class in a folder of its own."

@@ -182,7 +182,8 @@ def _rename(graph: onnx.GraphProto) -> None:
             node.name = own[0].removeprefix(_PREFIX).removesuffix(".weight")
             # Convolutions and linear layers have (input, weight, bias); batch norm has four of its own.
             parts = ("weight", "bias", "mean", "var")
-            names |= {name: f"{node.name}.{part}" for name, part in zip(node.input[1:], parts, strict=False)}
+            for name, part in zip(node.input[1:], parts, strict=False):
+                names.setdefault(name, f"{node.name}.{part}")  # layers that hold the same numbers share a weight
         else:
             counts[node.op_type] = counts.get(node.op_type, 0) + 1
             node.name = f"{node.op_type}_{counts[node.op_type]}"

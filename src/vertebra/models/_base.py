@@ -8,7 +8,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -270,6 +270,31 @@ class ConvNet(nn.Module):
         # The kernel is replaced in place: the layer's other settings (padding, stride, hooks) stay as they are.
         old.weight = nn.Parameter(weight.contiguous(), requires_grad=old.weight.requires_grad)
         old.in_channels = in_channels
+
+    def reset_resolution(self) -> None:
+        """For pictures of some 32 pixels: leave out the first two halvings of the resolution.
+
+        Convolutions get a stride of 1, pooling layers become `nn.Identity`, and a first convolution of 5 × 5 pixels or
+        more becomes one of 3 × 3 with newly drawn weights, as He et al. 2016, 4.2 do it for CIFAR.
+        """
+        halving = [
+            (path, module)
+            for path, module in self.named_modules()
+            if isinstance(module, nn.Conv2d | nn.MaxPool2d) and module.stride in (2, (2, 2))
+        ]
+        for path, module in halving[:2]:
+            if isinstance(module, nn.Conv2d):
+                module.stride = (1, 1)
+                continue
+            parent, _, name = path.rpartition(".")
+            setattr(self.get_submodule(parent), name, nn.Identity())
+        stem = self.get_submodule(self._stem)
+        if isinstance(stem, nn.Conv2d) and stem.kernel_size[0] > 3:
+            stem.kernel_size, stem.padding = (3, 3), (1, 1)
+            stem.weight = nn.Parameter(stem.weight.new_empty(*stem.weight.shape[:2], 3, 3))
+            self._init_weights(stem)
+        self._stages = [replace(stage, stride=max(1, stage.stride // 4)) for stage in self._stages]
+        self.min_size = -(-self.min_size // 4)
 
     # --- memory -------------------------------------------------------------------------------------------------------
 

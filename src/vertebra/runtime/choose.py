@@ -32,6 +32,7 @@ WORTH_MEASURING = 500
 _GAIN = 0.99
 _TURNS = 2
 _SECONDS = 0.5  # of measuring a plan in each turn
+_HOPELESS = 1.25  # of the best time an image: no other turn
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,13 @@ def simple_plan(batch: int, cores: int, engine: str = "onnxruntime") -> Plan:
 
 def candidates(batch: int, cores: int, engine: str = "auto") -> list[Plan]:
     """The plans worth measuring, simple ones first."""
-    found = [simple_plan(batch, cores)] if engine in ("auto", "onnxruntime") else []
+    plans = [simple_plan(batch, cores)]
+    if plans[0].lanes > 1:
+        # All cores on one call: the weights are read once for all images, and Winograd's transforms shared.
+        plans.append(Plan(lanes=1, threads=cores, micro_batch=batch))
+    found = plans if engine in ("auto", "onnxruntime") else []
     if engine == "mnn" or (engine == "auto" and mnn.installed()):
-        found += [replace(simple_plan(batch, cores, "mnn"), winograd=level) for level in mnn.WINOGRAD_LEVELS]
+        found = found + [replace(plan, engine="mnn", winograd=n) for plan in plans for n in mnn.WINOGRAD_LEVELS]
     return found
 
 
@@ -126,8 +131,9 @@ def measure(
     best: dict[Plan, Measured] = {}
     reasons: list[str] = []
     for turn in range(_TURNS):
+        bound = min((entry.image for entry in best.values()), default=0.0) * _HOPELESS
         for plan in plans:
-            if turn and plan not in best:
+            if turn and (plan not in best or best[plan].image > bound):
                 continue
             tell(f"finding the fastest engine: {plan}")
             found = _in_a_process(path, plan, batch)

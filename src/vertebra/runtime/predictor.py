@@ -130,7 +130,8 @@ class Predictor:
         todo = (photo if isinstance(photo, Photo) else Photo(os.fspath(photo)) for photo in photos)
         if count is not None and count <= 1:
             return (self._predict_alone(photo, top, embed) for photo in todo)
-        runner = self._runner(self.batch, count, may_measure=True)
+        # A list without an end that is known may be short, or wait for its writer: `tune` is for whoever knows better.
+        runner = self._runner(self.batch, count, may_measure=count is not None)
         # Each lane's thread decodes for itself. One more keeps the lanes busy while a photo comes from a slow disk.
         workers = runner.plan.lanes * runner.plan.threads + 1
 

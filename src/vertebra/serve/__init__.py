@@ -15,6 +15,7 @@ from typing import Any
 
 from vertebra.errors import needing
 
+from .memory import give_back
 from .settings import Settings as Settings
 
 
@@ -37,7 +38,7 @@ def serve(*models: str, tell: Callable[[str], None] = lambda what: None, **optio
 def run(settings: Settings, tell: Callable[[str], None] = lambda what: None) -> None:
     """Serve with these settings; raises as `serve` does."""
     settings.check()
-
+    give_back()
     with _made_to_stay():
         with needing("serve", "vertebra serve"):
             from .hosted import Shelf

@@ -71,7 +71,7 @@ def anatomy(graph: Graph, size: int) -> dict[str, Any]:
 
 
 def _stage(layer: Layer) -> str | None:
-    """`features.1` for `features.1.conv.0.0`, `layer1` for `layer1.0.conv1`; None for what stays with the layer before it."""
+    """`features.1` for `features.1.conv.0.0`, `layer1` for `layer1.0.conv1`; None: as the layer before."""
     if layer.kind not in _WEIGHTED:
         return None
     parts = layer.name.split(".")

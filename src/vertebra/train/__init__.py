@@ -24,6 +24,7 @@ from ._evaluate import evaluate as evaluate
 from ._run import TrainError as TrainError
 from ._settings import Settings as Settings
 from ._settings import read_toml as read_toml
+from ._train import resume as resume
 from ._train import train as train
 
 

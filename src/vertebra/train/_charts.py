@@ -9,6 +9,7 @@ from ._measure import Bin
 
 _SIZE = 240
 _MARGIN = 34
+_NAMED = 12  # classes whose confusion is a table with names
 
 
 def _frame(title: str, x_label: str, y_label: str, content: str) -> str:
@@ -68,6 +69,18 @@ def curve(title: str, values: Sequence[float], lowest: float = 0.0) -> str:
 def confusion_chart(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> str:
     """True classes in rows, predicted ones in columns; the darker, the larger the share of the row."""
     count = len(names)
+    if count <= _NAMED:
+        heads = "".join(f"<th>{escape(name)}</th>" for name in names)
+        rows = "".join(
+            f"<tr><th>{escape(name)}</th>"
+            + "".join(
+                f"<td>{'<b>' if j == i else ''}{photos or '·'}{'</b>' if j == i else ''}</td>"
+                for j, photos in enumerate(confusion[i])
+            )
+            + "</tr>"
+            for i, name in enumerate(names)
+        )
+        return f"<h3>Which is taken for which</h3><table><tr><th>is \\ taken for</th>{heads}</tr>{rows}</table>"
     cell = max(3.0, min(22.0, 640 / count))
     cells = []
     for true, row in enumerate(confusion):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from vertebra.runtime.predictor import Predictor
 from ._measure import Floats, Labels
 from ._pass import look_and_run
 from ._report import Report, percent
-from ._run import DATA, MODEL, Held, judge, write_text
+from ._run import MODEL, Held, judge, trained_hashes, write_text
 
 _CHUNK = 4
 
@@ -111,12 +110,13 @@ def evaluate(
     """
     path = Path(model) / MODEL if Path(model).is_dir() else Path(model)
     if not path.is_file():
-        raise UsageError(f"{path}: no such file. Give the folder of a run, or a file that `vertebra export` wrote.")
+        what = f"{model} is no run: it has no {MODEL}" if Path(model).is_dir() else f"{path}: no such file"
+        raise UsageError(f"{what}. Give the folder of a run, or a file that `vertebra export` wrote.")
     predictor = Predictor(path, engine=engine)
     names = predictor.card.classes
     if names is None:
         raise UsageError(f"{path} has no class names in its card, so labels cannot be matched. Export with --classes.")
-    dataset = _test_part(open_dataset(data))
+    dataset = _test_part(open_dataset(data, classes=1))
     _check_classes(dataset, names, path)
     facts, probabilities = look_and_run(
         dataset,
@@ -132,7 +132,7 @@ def evaluate(
     number = {name: index for index, name in enumerate(names)}
     labels: Labels = np.array([number[photo.label] for photo in photos], np.int64)
     logits: Floats = np.log(np.maximum(probabilities[kept], 1e-30))
-    known = _trained_hashes(path.parent)
+    known = trained_hashes(path.parent)
     return Evaluation(
         model=path,
         data=dataset.name,
@@ -159,12 +159,3 @@ def _check_classes(dataset: Dataset, names: Sequence[str], path: Path) -> None:
             f"{dataset.name} has {len(unknown)} classes that {path} does not know, such as {unknown[0]!r}; it knows "
             f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''}. Rename the folders, or leave these out."
         )
-
-
-def _trained_hashes(run: Path) -> set[str]:
-    """The SHA-256 of the photos that the classifier in that folder was trained on; empty where it does not say."""
-    try:
-        with (run / DATA).open(encoding="utf-8", newline="") as file:
-            return {row["sha256"] for row in csv.DictReader(file) if row["split"] == "train"}
-    except (OSError, KeyError, ValueError):
-        return set()

@@ -20,7 +20,8 @@ _THUMBNAILS = 24
 _STYLE = (
     "<style>.chart{width:240px;display:inline-block}.chart svg{width:240px}svg text{font-size:10px;fill:currentColor}"
     ".chart figcaption{font-size:12px;text-align:center}.good{color:#2a8a4a}td:nth-child(n+2),th:nth-child(n+2)"
-    "{white-space:nowrap}details{margin:.5rem 0}summary{cursor:pointer}code{overflow-wrap:anywhere}</style>"
+    "{white-space:nowrap}details{margin:.5rem 0}summary{cursor:pointer}code{overflow-wrap:anywhere}"
+    ".settings{columns:22rem;font-size:13px}.settings p{margin:0 0 .3rem;break-inside:avoid}</style>"
 )
 
 
@@ -52,9 +53,9 @@ class Report:
         ]
         if self.audit:
             parts.append(f"<h2>The photos</h2><details><summary>Data audit</summary>{self.audit}</details>")
-        rows = "".join(f"<tr><td>{escape(k)}</td><td><code>{escape(v)}</code></td></tr>" for k, v in self.facts.items())
-        if rows:
-            parts.append(f"<h2>Settings and origin</h2><table>{rows}</table>")
+        facts = "".join(f"<p>{escape(k)} <code>{escape(v)}</code></p>" for k, v in self.facts.items())
+        if facts:
+            parts.append(f'<h2>Settings and origin</h2><div class="settings">{facts}</div>')
         return page(self.title, _STYLE + "".join(parts))
 
     def _numbers(self) -> str:
@@ -66,6 +67,8 @@ class Report:
             ("calibration error (ECE)", percent(m.ece), f"{percent(self.held.ece_before)} before calibration"),
             ("held-out photos", f"{m.n:,}", self.held.what),
         ]
+        if len(m.classes) <= 5:
+            del entries[1]
         boxes = "".join(f"<div><b>{a}</b>{escape(name)}<br><small>{escape(b)}</small></div>" for name, a, b in entries)
         small = "<p><small>Intervals hold the true value with 95 % probability.</small></p>"
         return f'<div class="facts">{boxes}</div>{small}'
@@ -158,7 +161,8 @@ class Report:
         )
         if trials:
             charts += (
-                "<table><tr><th>strength of the regularisation</th><th>loss where it was chosen</th><th>accuracy</th>"
+                "<table><tr><th>strength of the regularisation</th><th>loss on the part that chose it</th>"
+                "<th>right of that part</th>"
                 f"</tr>{trials}</table>"
             )
         times = "".join(f"<tr><td>{escape(k)}</td><td>{v:.1f} s</td></tr>" for k, v in self.seconds.items())

@@ -22,14 +22,16 @@ from vertebra.errors import UsageError, VertebraError
 from ._calibrate import Rejection, rejection, softmax
 from ._measure import Floats, Labels, Measures, calibration_error, measure
 from ._settings import Settings
+from ._world import World
 
-MODEL, REPORT, METRICS, SETTINGS, DATA, WEIGHTS = (
+MODEL, REPORT, METRICS, SETTINGS, DATA, WEIGHTS, START = (
     "model.onnx",
     "report.html",
-    "metrics.json",
+    "metrics.json",  # written last: a run that has it is finished
     "settings.toml",
     "data.csv",
     "weights.safetensors",
+    "start.json",  # what is known before the first step, until the run is finished
 )
 
 # What is being done, how much of it is done, how much it has in all.
@@ -120,6 +122,50 @@ def folds_of(data: Labelled, places: Sequence[int], settings: Settings) -> Label
     return np.array(folds, np.int64)
 
 
+FEW = 50  # held-out photos whose share of right answers says little
+
+
+def remarks(data: Labelled, held: Sequence[Photo], weights: str) -> list[str]:
+    """What to know before one trusts figures of the held-out photos."""
+    found = []
+    if broken := data.audit.broken:
+        count = f"{len(broken):,} photos, such as" if len(broken) > 1 else "a photo,"
+        found.append(f"Left out: {count} {broken[0].path}, which cannot be used ({broken[0].reason}).")
+    if len(held) < FEW:
+        found.append(f"Only {len(held)} photos were held out, so these shares say little.")
+    lonely = [name for name, count in data.audit.classes.items() if count == 1]
+    if lonely:
+        found.append(f"Classes of one photo, which cannot be known where it is held out: {', '.join(lonely[:5])}.")
+    if seen := seen_before(weights, held, data):
+        found.append(
+            f"The weights come from a run that was trained on {seen:,} of these {len(held):,} photos, so it looks "
+            "better than it is."
+        )
+    return found
+
+
+def seen_before(weights: str, photos: Sequence[Photo], data: Labelled) -> int:
+    """How many of the photos the network of those weights was trained on, if they lie in the folder of a run."""
+    run = Path(weights).parent
+    try:
+        if 'method = "probe"' in (run / SETTINGS).read_text(encoding="utf-8"):
+            return 0  # its body had seen none
+    except (OSError, UnicodeDecodeError):
+        return 0
+    known = trained_hashes(run)
+    digests = {photo.path: fact.sha256 for photo, fact in zip(data.photos, data.facts, strict=True)}
+    return sum(digests.get(photo.path) in known for photo in photos)
+
+
+def trained_hashes(run: Path) -> set[str]:
+    """The SHA-256 of the photos that the classifier in that folder was trained on; empty where it does not say."""
+    try:
+        with (run / DATA).open(encoding="utf-8", newline="") as file:
+            return {row["sha256"] for row in csv.DictReader(file) if row["split"] == "train"}
+    except (OSError, KeyError, ValueError):
+        return set()
+
+
 PRECISIONS = (0.9, 0.95, 0.98, 0.99)
 
 
@@ -146,6 +192,8 @@ def new_folder(out: Path) -> Path:
     Raises:
         UsageError: there is something in it already, or it cannot be made.
     """
+    if str(out) in ("", "."):
+        raise UsageError("the folder of a run is empty, as an unset variable would be. Give --out RUN.")
     try:
         if out.is_dir() and any(out.iterdir()):
             raise UsageError(f"{out} is not empty. Give another --out, or --resume {out} to go on with a run.")
@@ -153,6 +201,17 @@ def new_folder(out: Path) -> Path:
     except OSError as error:
         raise UsageError(f"{out} cannot be made ({error.strerror or error}). Give another --out.") from error
     return out
+
+
+def read_shared(world: World, folder: Path) -> Path:
+    """The folder that the first process chose; the others may have found another one free."""
+    if world.size == 1:
+        return folder
+    from torch import distributed
+
+    shared = [str(folder)]
+    distributed.broadcast_object_list(shared)
+    return Path(shared[0])
 
 
 def default_folder(data: str, model: str) -> Path:
@@ -176,14 +235,31 @@ def write_text(path: Path, text: str) -> None:
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
     except OSError as error:
-        raise TrainError(
-            f"{path} cannot be written ({error.strerror or error}). What was written before is kept."
-        ) from error
+        raise TrainError(f"{path} cannot be written ({error.strerror or error}).") from error
 
 
 def write_json(path: Path, value: Any) -> None:
     """As `write_text`."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_table(folder: Path) -> dict[str, tuple[list[Path], list[str]]]:
+    """Split -> paths and labels, from what `data_table` wrote.
+
+    Raises:
+        TrainError: the table is gone or damaged.
+    """
+    path = folder / DATA
+    found: dict[str, tuple[list[Path], list[str]]] = {}
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            for row in csv.DictReader(file):
+                paths, labels = found.setdefault(row["split"], ([], []))
+                paths.append(Path(row["path"]))
+                labels.append(row["label"])
+    except (OSError, KeyError, csv.Error) as error:
+        raise TrainError(f"{path} cannot be read ({error}). Start a new run.") from error
+    return found
 
 
 def data_table(photos: Sequence[Photo], facts: Sequence[Facts], splits: Sequence[str]) -> str:

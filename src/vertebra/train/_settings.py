@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -11,38 +12,123 @@ from typing import Any
 
 from vertebra.errors import UsageError, nearest
 
+from ._presets import PRESETS
+
 METHODS = ("probe", "finetune", "scratch")
+OPTIMIZERS = ("sgd", "adamw", "rmsprop")
+SCHEDULES = ("cosine", "step", "constant")
+AUGMENTS = ("none", "crop", "flip", "trivial", "rand")
+BALANCES = ("none", "sampler", "loss")
+DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to train on what, and how."""
+    """What to train on what, and how.
+
+    The fields from `preset` on are for the methods finetune and scratch. A preset fills those that are not given.
+    """
 
     data: str
     model: str = "efficientnet_lite0"
     weights: str = "DEFAULT"
     method: str = "probe"
     seed: int = 0
-    folds: int = 5  # probe: parts that are held out in turn where the data has no split
     precision: float = 0.95  # share of right answers that the threshold is for
     strict: bool = False  # refuse data with problems
+    folds: int = 5  # probe: parts that are held out in turn where the data has no split
+
+    preset: str | None = None  # see `_presets`
+    epochs: int = 5
+    time_budget: str | None = None  # such as "20m": the schedule ends by then, if its epochs do not end it before
+    batch_size: int = 32  # images of a step, of all processes together
+    accumulate: int = 1  # parts that a step is computed in, one after the other
+    image_size: int | None = None  # pixels; None: that of the weights; scratch: 32 for small pictures
+
+    optimizer: str = "sgd"
+    lr: float | str = 0.01  # or "auto": found by a range test
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    norm_weight_decay: float | None = None  # of biases and normalisations; None: as the others
+    layer_decay: float = 1.0  # each stage's rate is this times that of the stage behind it
+    freeze: int = 0  # stages from the stem on that are left as they are
+    schedule: str = "cosine"
+    step_epochs: float = 30.0  # schedule "step": epochs between two falls
+    gamma: float = 0.1  # schedule "step": factor of each fall
+    warmup: float = 0.0  # epochs of a rate that rises from 0
+
+    label_smoothing: float = 0.0
+    mixup: float = 0.0  # alpha; 0: off
+    cutmix: float = 0.0  # alpha; 0: off
+    augment: str = "flip"
+    crop_scale: float = 0.08  # least share of a photo's area that is cut out
+    magnitude: int = 9  # of augment "rand", 0 to 30
+    erasing: float = 0.0  # probability
+    dropout: float | None = None  # None: as the network has it
+    ema: float = 0.0  # decay of the averaged weights; 0: off
+    balance: str = "none"
+    progressive: int = 0  # steps in which image size and regularisation grow; 0: off
+    patience: int = 0  # epochs without a better one before it stops; 0: never
+
+    dtype: str = "float32"
+    compile: bool = False
+    fsdp: bool = False  # shard weights among the processes instead of copying them
+    workers: int | None = None  # processes that decode; None: by the cores
+    checkpoint_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            hint = nearest(self.method, METHODS) or f"Allowed are {', '.join(METHODS)}."
-            raise UsageError(f"there is no method {self.method!r}. {hint}")
-        _within("folds", self.folds, 2, 50)
-        _within("precision", self.precision, 0.0, 1.0)
+        for name, allowed in _CHOICES.items():
+            value = getattr(self, name)
+            if value is not None and value not in allowed:
+                hint = nearest(value, allowed) or f"Allowed are {', '.join(allowed)}."
+                raise UsageError(f"there is no {name} {value!r}. {hint}")
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise UsageError(f"{name} is {value}; it must be from {low:g} to {high:g}.")
+        if self.lr != "auto" and not (isinstance(self.lr, float | int) and 0 < self.lr <= 100):
+            raise UsageError(f'lr is {self.lr!r}; it must be above 0 and at most 100, or "auto".')
+        if self.accumulate > self.batch_size:
+            raise UsageError(f"accumulate is {self.accumulate}, and a batch has only {self.batch_size} images.")
+        _ = self.seconds
+
+    @property
+    def seconds(self) -> float | None:
+        """The time budget.
+
+        Raises:
+            UsageError: it is no time.
+        """
+        if self.time_budget is None:
+            return None
+        found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+)s)?", self.time_budget.replace(" ", ""))
+        total = sum(int(n or 0) * unit for n, unit in zip(found.groups(), (3600, 60, 1), strict=True)) if found else 0
+        if total <= 0:
+            raise UsageError(f"time_budget is {self.time_budget!r}; write it as 45s, 20m or 1h30m.")
+        return float(total)
+
+    def shown(self) -> dict[str, str]:
+        """What has a value and matters for the method, for people."""
+        return {name: str(value) for name, value in self._used().items()}
+
+    def _used(self) -> dict[str, Any]:
+        """What has a value and matters for the method."""
+        found = {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: found[name] for name in found if name in _PROBE} if self.method == "probe" else found
 
     def to_toml(self) -> str:
         """One line a setting; what is None is left out."""
         # Texts, numbers and truth values are written alike in JSON and TOML.
-        lines = (f"{name} = {json.dumps(value)}" for name, value in asdict(self).items() if value is not None)
+        lines = (f"{name} = {json.dumps(value)}" for name, value in self._used().items())
         return "\n".join(lines) + "\n"
 
     @staticmethod
     def from_mapping(values: Mapping[str, Any], source: str) -> Settings:
-        """Check names and types.
+        """Check names and types, and fill in the preset.
+
+        A preset's rate is for its batch size; for another one that is given without a rate, it changes in proportion
+        (Goyal et al. 2017).
 
         Raises:
             UsageError: a name that is unknown, or a value of another type.
@@ -50,12 +136,28 @@ class Settings:
         known = {field.name: field for field in fields(Settings)}
         checked: dict[str, Any] = {}
         for name, value in values.items():
+            if isinstance(value, Mapping):
+                raise UsageError(f"{source} has a section [{name}]. Settings are written without sections.")
             if name not in known:
                 hint = nearest(name, known) or f"Settings are {', '.join(known)}."
                 raise UsageError(f"{source} has an unknown setting {name!r}. {hint}")
             checked[name] = _typed(name, value, str(known[name].type), source)
         if "data" not in checked:
             raise UsageError(f'{source} does not say what to train on. Add data = "FOLDER".')
+        method = checked.get("method", "probe")
+        idle = [name for name in checked if name not in _PROBE]
+        if method == "probe" and idle:
+            raise UsageError(
+                f"{' and '.join(idle)} would do nothing: the probe trains no network. Leave it out, or add --method "
+                "finetune (or scratch)."
+            )
+        preset = checked.setdefault("preset", {"finetune": "finetune", "scratch": "small"}.get(method))
+        if preset in PRESETS:
+            row = PRESETS[preset].values()
+            batch_size = checked.get("batch_size", row["batch_size"])
+            if isinstance(row["lr"], float) and batch_size > 0:
+                row["lr"] = row["lr"] * (batch_size / row["batch_size"])
+            checked = row | checked
         return Settings(**checked)
 
     @staticmethod
@@ -66,6 +168,49 @@ class Settings:
             UsageError: the file cannot be read, or holds something else.
         """
         return Settings.from_mapping(read_toml(path), str(path))
+
+
+# What cannot change in the middle of a run: what has been done already follows from these.
+FIXED = ("data", "model", "weights", "method", "preset", "seed", "batch_size", "image_size", "optimizer", "ema")
+# The fields that mean something for the probe.
+_PROBE = ("data", "model", "weights", "method", "seed", "precision", "strict", "folds")
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "method": METHODS,
+    "preset": tuple(PRESETS),
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "augment": AUGMENTS,
+    "balance": BALANCES,
+    "dtype": DTYPES,
+}
+_RANGES: dict[str, tuple[float, float]] = {
+    "folds": (2, 50),
+    "precision": (0, 1),
+    "epochs": (1, 100_000),
+    "batch_size": (1, 1_000_000),
+    "accumulate": (1, 1_000_000),
+    "image_size": (8, 2048),
+    "momentum": (0, 0.9999),
+    "weight_decay": (0, 1),
+    "norm_weight_decay": (0, 1),
+    "layer_decay": (0.1, 1),
+    "freeze": (0, 1000),
+    "step_epochs": (1e-3, 1e6),
+    "gamma": (1e-6, 1),
+    "warmup": (0, 1e5),
+    "label_smoothing": (0, 0.99),
+    "mixup": (0, 100),
+    "cutmix": (0, 100),
+    "crop_scale": (0.01, 1),
+    "magnitude": (0, 30),
+    "erasing": (0, 1),
+    "dropout": (0, 0.99),
+    "ema": (0, 0.999999),
+    "progressive": (0, 100),
+    "patience": (0, 100_000),
+    "workers": (0, 256),
+    "checkpoint_seconds": (0, 1e6),
+}
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -89,9 +234,4 @@ def _typed(name: str, value: Any, kind: str, source: str) -> Any:
     allowed: tuple[Any, ...] = tuple(t for part in kind.split(" | ") for t in _TYPES.get(part, ()))
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
         raise UsageError(f"{source}: {name} is {value!r}; it must be of type {kind.removesuffix(' | None')}.")
-    return float(value) if "float" in kind else value
-
-
-def _within(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise UsageError(f"{name} is {value}; it must be from {low} to {high}.")
+    return float(value) if "float" in kind and not isinstance(value, str) else value

@@ -3,45 +3,18 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors.torch import save_file
+from vertebra.errors import UsageError, VertebraError
 
-from vertebra._load import exported
-from vertebra.card import read_card
-from vertebra.data import open_dataset, sections
-from vertebra.export import export, prepare
-
-from ._calibrate import fit_temperature, rejection, softmax
 from ._classifier import Classifier
-from ._features import compute_features
-from ._measure import Floats, Labels
-from ._probe import Probe, fit_probe, provenance, with_head
-from ._report import Report, interval, percent
-from ._run import (
-    DATA,
-    METRICS,
-    MODEL,
-    REPORT,
-    SETTINGS,
-    WEIGHTS,
-    Clock,
-    Held,
-    Labelled,
-    Tell,
-    data_table,
-    default_folder,
-    folds_of,
-    judge,
-    new_folder,
-    usable_photos,
-    write_json,
-    write_text,
-)
-from ._settings import Settings
+from ._finetune import run_finetune
+from ._fit import Stopped, terminable
+from ._probe import run_probe
+from ._run import METRICS, MODEL, SETTINGS, Tell, default_folder, new_folder, read_shared, write_text
+from ._settings import FIXED, Settings, read_toml
+from ._world import World, current_world
 
 
 def train(
@@ -62,131 +35,70 @@ def train(
     Raises:
         UsageError: a setting is not allowed, or the folder is not empty.
         DataError: the photos cannot be used.
-        TrainError: the run cannot go on.
+        TrainError: the run cannot go on; says what is kept, and how to go on with it.
     """
     settings = Settings.from_mapping({"data": os.fspath(data), **options}, "train()")
-    folder = new_folder(Path(out) if out is not None else default_folder(settings.data, settings.model))
-    return run_probe(settings, folder, tell)
+    world = current_world(fsdp=settings.fsdp)
+    folder = Path(out) if out is not None else default_folder(settings.data, settings.model)
+    if world.first:
+        new_folder(folder)
+        write_text(folder / SETTINGS, settings.to_toml())
+    try:
+        return _run(settings, read_shared(world, folder), world, tell)
+    except VertebraError as error:
+        # Nothing came of it: the same command is to work once the reason is gone.
+        if not isinstance(error, Stopped) and world.first and [path.name for path in folder.iterdir()] == [SETTINGS]:
+            (folder / SETTINGS).unlink()
+            folder.rmdir()
+        raise
 
 
-def run_probe(settings: Settings, folder: Path, tell: Tell) -> Classifier:
-    """The whole of a run by the method "probe"."""
-    clock = Clock()
-    write_text(folder / SETTINGS, settings.to_toml())
-    with clock.step("finding the photos"):
-        dataset = open_dataset(settings.data)
-    with clock.step("exporting the pretrained network"):
-        tell(f"exporting {settings.model}", 0, 1)
-        body = exported(settings.model, settings.weights)
-    with clock.step("decoding and computing features"):
-        seen = compute_features(dataset, body, lambda done, total: tell("computing features", done, total))
-    with clock.step("auditing"):
-        photos = usable_photos(dataset, seen.facts, strict=settings.strict)
-        page = sections(dataset, photos.audit)
-    features, names = seen.features[photos.usable], photos.names
-    test = np.array([photo.split == "test" for photo in photos.photos])
-    pool = np.nonzero(~test)[0]
-    with clock.step("fitting the head"):
-        folds = folds_of(photos, pool.tolist(), settings)
-        probe = fit_probe(
-            features[pool], photos.labels[pool], folds, len(names), lambda done, of: tell("fitting", done, of)
+def resume(run: str | os.PathLike[str], *, tell: Tell = lambda what, done, total: None, **changes: Any) -> Classifier:
+    """Go on with a run that was stopped, in whatever way; a finished one is returned as it is.
+
+    On a CPU with the same number of threads, the weights become those of a run that was never stopped, to the bit.
+
+    Args:
+        run: its folder.
+        tell: as for `train`.
+        changes: settings that may change in the middle (lr, epochs, time_budget, …).
+
+    Raises:
+        UsageError: there is no run, or a setting cannot change.
+        TrainError: as `train` does.
+    """
+    folder = Path(run)
+    if not (folder / SETTINGS).is_file():
+        raise UsageError(
+            f"{folder} holds no run: there is no {SETTINGS} in it. Start one: vertebra train DATA --out RUN"
         )
-        temperature = fit_temperature(probe.logits, photos.labels[pool])
-    with clock.step("measuring"):
-        parts = len(set(folds.tolist()))
-        what = f"each photo by a head fitted without its part, one of {parts}"
-        held = _judged(what, photos, pool, probe.logits, temperature)
-        calibrated = softmax(probe.logits / temperature)
-        found = rejection(calibrated, photos.labels[pool], settings.precision)
-        if test.any():
-            places = np.nonzero(test)[0]
-            held = _judged("the test photos", photos, places, probe.head.logits(features[places]), temperature)
-    with clock.step("exporting the classifier"):
-        tell("exporting the classifier", 0, 1)
-        _export(settings, folder, body, probe, held, names, temperature, found.threshold)
-    write_text(
-        folder / DATA,
-        data_table(photos.photos, photos.facts, ["test" if is_test else "train" for is_test in test.tolist()]),
-    )
-    with clock.step("writing the report"):
-        report = _report(settings, folder, held, probe, page, clock, found.threshold)
-        write_text(folder / REPORT, report.html())
-    metrics = held.measures.to_dict() | {
-        "ece_before": held.ece_before,
-        "temperature": temperature,
-        "threshold": found.threshold,
-        "strength": probe.strength,
-        "rejections": [asdict(entry) for entry in held.rejections],
-        "held_out": held.what,
-        "computed": seen.computed,
-        "seconds": clock.seconds,
-    }
-    write_json(folder / METRICS, metrics)
-    return Classifier(folder)
+    if (folder / METRICS).is_file() and (folder / MODEL).is_file():
+        if changes:
+            raise UsageError(
+                f"{folder} is finished, so nothing can change. Train on from its weights in a new run: "
+                f"vertebra train DATA --method finetune --weights {folder / 'weights.safetensors'}"
+            )
+        return Classifier(folder)
+    if fixed := [name for name in FIXED if name in changes]:
+        raise UsageError(f"{' and '.join(fixed)} cannot change in the middle of a run. Start a new one for that.")
+    settings = Settings.from_mapping(read_toml(folder / SETTINGS) | changes, str(folder / SETTINGS))
+    world = current_world(fsdp=settings.fsdp)
+    if world.first and changes:
+        write_text(folder / SETTINGS, settings.to_toml())
+    return _run(settings, folder, world, tell)
 
 
-def _judged(what: str, photos: Labelled, places: Labels, logits: Floats, temperature: float) -> Held:
-    chosen = [photos.photos[i] for i in places.tolist()]
-    return judge(what, chosen, photos.labels[places], logits, temperature, photos.names)
-
-
-def _export(
-    settings: Settings,
-    folder: Path,
-    body: Path,
-    probe: Probe,
-    held: Held,
-    names: tuple[str, ...],
-    temperature: float,
-    threshold: float | None,
-) -> None:
-    network = with_head(settings.model, settings.weights, probe.head)
-    card = read_card(body)
-    m = held.measures
-    prepared = prepare(
-        network,
-        architecture=card.architecture,
-        classes=names,
-        preprocessing=card.preprocessing,
-        provenance=provenance(body, probe.head, settings.data),
-        metrics={
-            f"{settings.data}, held out": {
-                "photos": m.n,
-                "top1": round(m.top1, 4),
-                "top5": round(m.top5, 4),
-                "balanced_accuracy": round(m.balanced_accuracy, 4),
-                "ece": round(m.ece, 4),
-            }
-        },
-        licence=card.licence,
-        temperature=temperature,
-        threshold=threshold or None,  # 0 is no threshold
-    )
-    export(prepared, folder / MODEL, body=body)
-    save_file(network.state_dict(), folder / WEIGHTS)
-
-
-def _report(
-    settings: Settings, folder: Path, held: Held, probe: Probe, page: str, clock: Clock, threshold: float | None
-) -> Report:
-    card = read_card(folder / MODEL)
-    m = held.measures
-    return Report(
-        title=f"{settings.model} on {settings.data}",
-        summary=(
-            f"{m.n:,} photos of {len(m.classes)} classes that it had not seen: {percent(m.top1)} right "
-            f"({interval(m.top1_interval)}), {percent(m.top5)} among the first five."
-        ),
-        held=held,
-        threshold=threshold,
-        facts={
-            **{name: str(value) for name, value in asdict(settings).items() if value is not None},
-            "weights from": card.weights.name if card.weights is not None else "drawn at random",
-            "preprocessing": str(card.preprocessing),
-            "versions": ", ".join(f"{name} {number}" for name, number in card.versions.items()),
-            "made": card.created or "",
-        },
-        audit=page,
-        seconds=dict(clock.seconds),
-        trials=probe.trials,
-    )
+def _run(settings: Settings, folder: Path, world: World, tell: Tell) -> Classifier:
+    if settings.method == "probe" and world.size > 1:
+        raise UsageError(
+            "the probe has nothing to share among processes: its features are computed once. Start it without "
+            "torchrun, or with --method finetune."
+        )
+    try:
+        with terminable():
+            if settings.method == "probe":
+                return run_probe(settings, folder, tell)
+            return run_finetune(settings, folder, world, tell)
+    except KeyboardInterrupt as interrupt:
+        # Between the steps of training; what has been found out until now is in the cache.
+        raise Stopped(f"stopped. Go on with: vertebra train --resume {folder}") from interrupt

@@ -1,0 +1,165 @@
+"""Where a training run is, in one file that is whole or not there.
+
+Tensors and JSON in the safetensors format; nothing in it is code. Random states need no place of their own: they
+follow from the seed and the step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vertebra.cache import replacing
+
+from ._run import TrainError
+from ._world import World, put_back, shared_out
+
+CHECKPOINT = "checkpoint.safetensors"
+_BEST = "best-{}.safetensors"
+
+
+@dataclass
+class Position:
+    """What a run has done."""
+
+    step: int = 0
+    seconds: float = 0.0  # of all that has been done, preparing included
+    best_step: int = 0
+    best_score: float = -1.0  # accuracy on the photos that choose
+    best_loss: float = float("inf")
+    epochs_since_best: int = 0
+    finished: bool = False
+    classes: list[str] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def save(
+    folder: Path,
+    position: Position,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    averaged: Mapping[str, Tensor],
+    world: World,
+) -> None:
+    """Write everything; every process must call it, one of them writes.
+
+    Raises:
+        TrainError: the disk is full, or the folder is gone.
+    """
+    tensors = {f"network.{name}": _stored(tensor) for name, tensor in network.state_dict().items()}
+    tensors |= {f"averaged.{name}": _stored(tensor) for name, tensor in averaged.items()}
+    if optimizer is not None:
+        for name, parameter in network.named_parameters():
+            for key, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizer.{key}.{name}"] = _stored(value)
+    if world.first:
+        _write(folder / CHECKPOINT, tensors, {"position": json.dumps(asdict(position))})
+        for old in folder.glob(_BEST.format("*")):
+            if old != best_file(folder, position.best_step):
+                old.unlink(missing_ok=True)
+
+
+def save_best(folder: Path, step: int, weights: Mapping[str, Tensor], world: World) -> None:
+    """Keep weights; they count once a checkpoint names their step."""
+    tensors = {name: _stored(tensor) for name, tensor in weights.items()}
+    if world.first:
+        _write(best_file(folder, step), tensors, {})
+
+
+def best_file(folder: Path, step: int) -> Path:
+    """Where the weights of that step are, if they were the best."""
+    return folder / _BEST.format(step)
+
+
+def read_position(folder: Path) -> Position:
+    """What a run has done, without its tensors.
+
+    Raises:
+        TrainError: the file is damaged.
+    """
+    try:
+        with safe_open(folder / CHECKPOINT, "pt") as file:
+            return Position(**json.loads(file.metadata()["position"]))
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise _unusable(folder, error) from error
+
+
+def _unusable(folder: Path, error: Exception) -> TrainError:
+    return TrainError(f"{folder / CHECKPOINT} cannot be used ({error}). Start a new run, or put the file back.")
+
+
+def load(
+    folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, averaged: dict[str, Tensor] | None
+) -> Position:
+    """Bring everything back to where it was.
+
+    Args:
+        folder: of the run.
+        network: as it was built for the run; its weights are replaced.
+        optimizer: its state is replaced.
+        averaged: filled with the averaged weights; None where there are none.
+
+    Raises:
+        TrainError: the file is damaged, or of another network.
+    """
+    position = read_position(folder)
+    try:
+        with safe_open(folder / CHECKPOINT, "pt") as file:
+            stored = set(file.keys())
+            for name, tensor in network.state_dict().items():
+                put_back(file.get_tensor(f"network.{name}"), tensor)
+                if averaged is not None:
+                    averaged[name] = tensor.clone()
+                    if f"averaged.{name}" in stored:
+                        put_back(file.get_tensor(f"averaged.{name}"), averaged[name])
+            for name, parameter in network.named_parameters():
+                keys = [k for k in stored if k.startswith("optimizer.") and k.split(".", 2)[2] == name]
+                if keys and parameter.requires_grad:
+                    optimizer.state[parameter] = {k.split(".")[1]: _like(file.get_tensor(k), parameter) for k in keys}
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise _unusable(folder, error) from error
+    return position
+
+
+def clean(folder: Path) -> None:
+    """Remove what a process that was killed while it wrote has left."""
+    for prefix in (Path(CHECKPOINT).stem, "best-"):
+        for left in folder.glob(f".{prefix}*"):
+            left.unlink(missing_ok=True)
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    return shared_out(tensor.detach()).cpu().contiguous()
+
+
+def _like(value: Tensor, parameter: Tensor) -> Tensor:
+    """On the parameter's device and in its memory layout: a fused step goes over both side by side."""
+    if value.ndim == 0:  # a count of steps
+        return value.to(parameter.device)
+    new = torch.empty_like(parameter, requires_grad=False)
+    put_back(value, new)
+    return new
+
+
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    try:
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())  # before the name: after a power cut there is the old file or the new one
+    except (OSError, SafetensorError) as error:
+        kept = "The checkpoint before it is kept" if path.exists() else "There is none before it"
+        raise TrainError(
+            f"{path} cannot be written ({getattr(error, 'strerror', None) or error}). {kept}. Make room, then run: "
+            f"vertebra train --resume {path.parent}"
+        ) from error

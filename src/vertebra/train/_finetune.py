@@ -1,0 +1,349 @@
+"""Training the whole network: from a probe's head (finetune) or from nothing (scratch).
+
+Three steps. Preparing looks through the photos, splits them and writes a checkpoint of step 0; fitting goes from a
+checkpoint to the last step; concluding measures, exports and reports. A run that was stopped starts at the second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vertebra._load import exported
+from vertebra.cache import read_json
+from vertebra.card import Preprocessing, WeightSource, read_card
+from vertebra.data import Dataset, Facts, Photo, assign_splits, look_through, open_dataset, sections
+from vertebra.errors import UsageError
+from vertebra.models import ConvNet, create_model, get_model_weights
+
+from ._calibrate import cross_entropy, fit_temperature, rejection, softmax
+from ._checkpoint import CHECKPOINT, Position, best_file, clean, read_position, save, save_best
+from ._classifier import Classifier
+from ._conclude import Outcome, conclude
+from ._features import compute_features
+from ._fit import Part, Trainer, range_test
+from ._head import choose_strength
+from ._log import read_log
+from ._measure import Floats, Labels
+from ._probe import with_head
+from ._recipe import freeze
+from ._report import percent
+from ._run import (
+    DATA,
+    SETTINGS,
+    START,
+    Clock,
+    Labelled,
+    Tell,
+    TrainError,
+    data_table,
+    judge,
+    read_table,
+    remarks,
+    usable_photos,
+    write_json,
+    write_text,
+)
+from ._settings import FIXED, Settings
+from ._world import World
+
+# Pictures whose shorter side is no longer are trained from nothing at 32 pixels, with a stem that keeps them.
+_SMALL = 64
+
+
+def run_finetune(settings: Settings, folder: Path, world: World, tell: Tell) -> Classifier:
+    """The whole of a run by the methods "finetune" and "scratch", from wherever it is.
+
+    Raises:
+        Stopped, TrainError: as `Trainer.fit` does.
+    """
+    if world.first:
+        clean(folder)
+        if not (folder / CHECKPOINT).exists():
+            _prepare(settings, folder, world, tell)
+    world.barrier()
+    # What preparing has found out (rate, image size) is in the run's own settings.
+    settings = Settings.from_toml(folder / SETTINGS)
+    before = read_position(folder).settings
+    if changed := [name for name in FIXED if before.get(name) != getattr(settings, name)]:
+        raise UsageError(
+            f"{folder / SETTINGS} has another {' and '.join(changed)} than the run began with: "
+            f"{', '.join(f'{name} was {before.get(name)!r}' for name in changed)}. Put it back, or start a new run."
+        )
+    start = _start(folder)
+    clock = Clock(dict(start["seconds"]))
+    trainer, names = _trainer(settings, folder, world, tell)
+    with clock.step("training"):
+        position = trainer.fit()
+    clock.seconds["training"] = round(position.seconds - sum(start["seconds"].values()), 2)
+    with clock.step("measuring"):
+        test = read_table(folder).get("test")
+        val_logits = trainer.logits(trainer.val, "measuring")
+        held_part = _part(test, names) if test else trainer.val
+        held_logits = trainer.logits(held_part, "measuring") if test else val_logits
+    classifier = None
+    if world.first:
+        what = "the test photos" if test else "the photos that chose the epoch, as there are none to test on"
+        outcome = _outcome(settings, folder, trainer, names, position, start, what, val_logits, held_part, held_logits)
+        classifier = conclude(settings, folder, outcome, clock, tell)
+        for done in (folder / CHECKPOINT, best_file(folder, position.best_step), folder / START):
+            done.unlink(missing_ok=True)
+    world.barrier()
+    return classifier or Classifier(folder)
+
+
+# --- before the first step -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Beginning:
+    """What training starts from."""
+
+    photos: Labelled
+    splits: list[str]
+    network: ConvNet
+    preprocessing: Preprocessing
+    score: tuple[float, float]  # accuracy and loss on the photos that choose, before the first step
+    probe: dict[str, Any] | None  # what the probe does on the test photos
+
+
+def _prepare(settings: Settings, folder: Path, world: World, tell: Tell) -> None:
+    clock = Clock()
+    with torch.device("meta"):
+        freeze(create_model(settings.model, weights=None), settings.freeze)  # refuses more stages than there are
+    with clock.step("finding the photos"):
+        dataset = open_dataset(settings.data)
+    begin = _from_probe if settings.method == "finetune" else _from_nothing
+    beginning = begin(settings, dataset, clock, tell)
+    photos = beginning.photos
+    write_text(folder / DATA, data_table(photos.photos, photos.facts, beginning.splits))
+    settings = replace(settings, image_size=beginning.preprocessing.crop_size)
+    alone = replace(world, size=1)
+    tried: list[tuple[float, float]] = []
+    if settings.lr == "auto":
+        with clock.step("finding a learning rate"):
+            trainer, _ = _trainer(settings, folder, alone, tell, beginning)
+            lr, tried = range_test(trainer)
+            settings = replace(settings, lr=lr)
+    write_text(folder / SETTINGS, settings.to_toml())
+    write_json(
+        folder / START,
+        {
+            "seconds": clock.seconds,
+            "audit": sections(dataset, photos.audit),
+            "classes": photos.names,
+            "probe": beginning.probe,
+            "range": tried,
+            "notes": remarks(photos, _held_photos(beginning), settings.weights),
+        },
+    )
+    score, loss = beginning.score
+    position = Position(
+        seconds=sum(clock.seconds.values()),
+        best_score=score,
+        best_loss=loss,
+        classes=list(photos.names),
+        settings=asdict(settings),
+    )
+    save_best(folder, 0, beginning.network.state_dict(), alone)
+    save(folder, position, beginning.network, None, {}, alone)
+
+
+def _held_photos(beginning: _Beginning) -> list[Photo]:
+    held = "test" if "test" in beginning.splits else "val"
+    return [photo for photo, split in zip(beginning.photos.photos, beginning.splits, strict=True) if split == held]
+
+
+def _from_probe(settings: Settings, dataset: Dataset, clock: Clock, tell: Tell) -> _Beginning:
+    """Pretrained weights, and a head fitted to their features."""
+    with clock.step("exporting the pretrained network"):
+        tell(f"exporting {settings.model}", 0, 1)
+        body = exported(settings.model, settings.weights)
+    with clock.step("decoding and computing features"):
+        seen = compute_features(dataset, body, lambda done, total: tell("computing features", done, total))
+    with clock.step("auditing"):
+        photos = usable_photos(dataset, seen.facts, strict=settings.strict)
+        splits = _splits(photos, settings)
+    with clock.step("fitting the head"):
+        features = seen.features[photos.usable]
+        train, val, test = (_places(splits, name) for name in ("train", "val", "test"))
+        strength, head, _ = choose_strength(
+            (features[train], photos.labels[train]), (features[val], photos.labels[val]), len(photos.names)
+        )
+    held = test if len(test) else val
+    right = head.logits(features[held]).argmax(1) == photos.labels[held]
+    probe = {"top1": float(right.mean()), "n": len(held), "strength": strength, "right": right.tolist()}
+    preprocessing = read_card(body).preprocessing
+    if settings.image_size is not None:
+        preprocessing = _at_size(preprocessing, settings.image_size)
+    network = with_head(settings.model, settings.weights, head)
+    return _Beginning(
+        photos, splits, network, preprocessing, _score(head.logits(features[val]), photos.labels[val]), probe
+    )
+
+
+def _from_nothing(settings: Settings, dataset: Dataset, clock: Clock, tell: Tell) -> _Beginning:
+    """Drawn weights; for small pictures a network that keeps their resolution longer."""
+    with clock.step("looking through the photos"):
+        facts: list[Facts] = look_through(
+            dataset, progress=lambda done, total: tell("looking through the photos", done, total)
+        )
+        photos = usable_photos(dataset, facts, strict=settings.strict)
+        splits = _splits(photos, settings)
+    size = settings.image_size or (32 if photos.audit.sizes[1] <= _SMALL else None)
+    preprocessing = get_model_weights(settings.model)["DEFAULT"].preprocessing
+    if size is not None:
+        preprocessing = _at_size(preprocessing, size)
+    network = _drawn(settings, preprocessing.crop_size, len(photos.names))
+    return _Beginning(photos, splits, network, preprocessing, (-1.0, float("inf")), None)
+
+
+def _drawn(settings: Settings, size: int, classes: int) -> ConvNet:
+    torch.manual_seed(settings.seed)
+    network = create_model(settings.model, weights=None, num_classes=classes)
+    if size <= _SMALL:
+        network.reset_resolution()
+    return network
+
+
+def _at_size(preprocessing: Preprocessing, size: int) -> Preprocessing:
+    """The same cut at another size; a small picture is not cut at all."""
+    border = preprocessing.resize_size / preprocessing.crop_size if size > _SMALL else 1.0
+    return replace(preprocessing, crop_size=size, resize_size=round(size * border))
+
+
+def _splits(photos: Labelled, settings: Settings) -> list[str]:
+    splits = assign_splits(
+        [fact.sha256 for fact in photos.facts],
+        [photo.label for photo in photos.photos],
+        [photo.split for photo in photos.photos],
+        seed=settings.seed,
+    )
+    if "val" not in splits:
+        raise TrainError(
+            f"{photos.dataset.name} has too few photos to hold some out that choose the best epoch ({len(splits)} in "
+            "all). Add photos, or use --method probe."
+        )
+    return splits
+
+
+def _places(splits: list[str], name: str) -> Labels:
+    return np.array([i for i, split in enumerate(splits) if split == name], np.int64)
+
+
+def _score(logits: Floats, labels: Labels) -> tuple[float, float]:
+    loss = cross_entropy(logits / fit_temperature(logits, labels), labels)
+    return float((logits.argmax(1) == labels).mean()), loss
+
+
+# --- training and after ----------------------------------------------------------------------------------------------
+
+
+def _trainer(
+    settings: Settings, folder: Path, world: World, tell: Tell, beginning: _Beginning | None = None
+) -> tuple[Trainer, tuple[str, ...]]:
+    """The trainer of a prepared run, and the names of its classes."""
+    table = read_table(folder)
+    names = beginning.photos.names if beginning is not None else tuple(_start(folder)["classes"])
+    if "train" not in table or "val" not in table:
+        raise TrainError(f"{folder / DATA} names no photos to train or to choose with. Start a new run.")
+    if beginning is not None:
+        network, preprocessing = beginning.network, beginning.preprocessing
+    elif settings.method == "scratch":
+        preprocessing = get_model_weights(settings.model)["DEFAULT"].preprocessing
+        network = _drawn(settings, settings.image_size or preprocessing.crop_size, len(names))
+    else:
+        preprocessing = read_card(exported(settings.model, settings.weights)).preprocessing
+        # Its weights come from the checkpoint.
+        network = create_model(settings.model, weights=settings.weights, num_classes=len(names))
+    if settings.image_size is not None:
+        preprocessing = _at_size(preprocessing, settings.image_size)
+    train, val = (_part(table[name], names) for name in ("train", "val"))
+    return Trainer(settings, network, preprocessing, train, val, folder, world, tell), names
+
+
+def _start(folder: Path) -> dict[str, Any]:
+    found = read_json(folder / START)
+    if found is None:
+        raise TrainError(f"{folder / START} is missing or damaged, so the run cannot go on. Start a new one.")
+    return found
+
+
+def _part(found: tuple[list[Path], list[str]], names: tuple[str, ...]) -> Part:
+    number = {name: index for index, name in enumerate(names)}
+    paths, labels = found
+    return Part(paths, np.array([number[label] for label in labels], np.int64))
+
+
+def _outcome(
+    settings: Settings,
+    folder: Path,
+    trainer: Trainer,
+    names: tuple[str, ...],
+    position: Position,
+    start: dict[str, Any],
+    what: str,
+    val_logits: Floats,
+    held_part: Part,
+    held_logits: Floats,
+) -> Outcome:
+    temperature = fit_temperature(val_logits, trainer.val.labels)
+    chosen = rejection(softmax(val_logits / temperature), trainer.val.labels, settings.precision)
+    held = judge(what, held_part.photos(names), held_part.labels, held_logits, temperature, names)
+    records = [record for record in read_log(folder) if "val_accuracy" in record]
+    figures: dict[str, Any] = {
+        "train_photos": len(trainer.train.labels),
+        "steps": position.step,
+        "best_step": position.best_step,
+        "epochs": position.step / trainer.steps,
+        "images_per_second": [round(record["images_per_second"], 2) for record in records],
+    }
+    notes = list(start["notes"])
+    if start["probe"] is not None:
+        notes.append(_beside_probe(start["probe"], held_logits.argmax(1) == held_part.labels, position))
+        figures["probe_top1"] = start["probe"]["top1"]
+    network = trainer.network.cpu().to(memory_format=torch.contiguous_format).eval()
+    digest = hashlib.sha256()
+    for tensor in network.state_dict().values():
+        digest.update(tensor.contiguous().numpy().tobytes())
+    body = None if settings.method == "scratch" else read_card(exported(settings.model, settings.weights))
+    source = body.weights.name if body is not None and body.weights is not None else "random weights"
+    verb = "fine-tuned" if settings.method == "finetune" else "trained"
+    return Outcome(
+        network=network,
+        names=names,
+        preprocessing=trainer.preprocessing,
+        origin=WeightSource(f"{source}, {verb} on {settings.data}", digest.hexdigest(), None),
+        licence=body.licence if body is not None else None,
+        held=held,
+        threshold=chosen.threshold,
+        audit=start["audit"],
+        curves={
+            "loss in training": [record["loss"] for record in records],
+            "right among the photos that choose": [record["val_accuracy"] for record in records],
+            "learning rate": [record["lr"] for record in records],
+            **({"loss at rising rates": [loss for _, loss in start["range"]]} if start["range"] else {}),
+        },
+        notes=notes,
+        figures=figures,
+    )
+
+
+def _beside_probe(probe: dict[str, Any], right: Any, position: Position) -> str:
+    """Whether it was worth it, on the same photos."""
+    before = np.array(probe["right"], bool)
+    won, lost = int((right & ~before).sum()), int((before & ~right).sum())
+    gain = float(right.mean()) - probe["top1"]
+    verdict = "beats" if gain > 0 else "does not beat"
+    text = (
+        f"Fine-tuning {verdict} the probe that it started from: {percent(float(right.mean()))} against "
+        f"{percent(probe['top1'])} of the same {probe['n']:,} photos ({won} became right, {lost} wrong)."
+    )
+    if position.best_step == 0:
+        text += " No epoch was better on the photos that choose, so the classifier is the probe."
+    return text

@@ -1,0 +1,561 @@
+"""Training steps: from a checkpoint to the last step, whatever happens in between."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.nn import functional as F
+
+from vertebra.card import Preprocessing
+from vertebra.data import Photo
+from vertebra.errors import ImageError, needing
+from vertebra.machine import usable_cores
+from vertebra.models import ConvNet
+from vertebra.runtime.image import network_pixels
+from vertebra.runtime.pipeline import in_order
+
+from . import _recipe as recipe
+from ._calibrate import cross_entropy, fit_temperature
+from ._checkpoint import Position, best_file, load, save, save_best
+from ._loader import Batch, TrainPhotos, seed_of, steps_of_epoch, stream
+from ._log import Log
+from ._measure import Floats, Labels
+from ._memory import memory_kept
+from ._run import Tell, TrainError
+from ._settings import Settings
+from ._world import World, apart
+
+_LOG_SECONDS = 10.0
+_HOPELESS = 100  # times the loss of guessing
+
+
+class Stopped(TrainError):  # noqa: N818
+    """Ctrl-C, or a signal that asks to end; everything up to the last step is kept."""
+
+    exit_code = 130
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Inside, a polite kill is a Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Photos of one use, by their files and the numbers of their classes."""
+
+    paths: list[Path]
+    labels: Labels
+
+    def photos(self, names: Sequence[str]) -> list[Photo]:
+        """As a data set has them."""
+        return [Photo(path, names[label]) for path, label in zip(self.paths, self.labels.tolist(), strict=True)]
+
+
+@dataclass
+class Trainer:
+    """One network in training.
+
+    `fit` goes from the step of the checkpoint to the last, and leaves the best weights in the network.
+    """
+
+    settings: Settings
+    network: ConvNet
+    preprocessing: Preprocessing
+    train: Part
+    val: Part
+    folder: Path
+    world: World
+    tell: Tell
+    _stop: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self.steps = steps_of_epoch(len(self.train.labels), self.settings)
+        self.total = self.settings.epochs * self.steps
+        self.network.to(self.world.device)
+        if self.settings.fsdp:
+            self.world.shard(self.network)
+        else:
+            self.network.to(memory_format=torch.channels_last)
+        recipe.avoid_copies(self.network)
+        recipe.freeze(self.network, self.settings.freeze)
+        self.dropouts = recipe.dropouts(self.network, self.settings)
+        self.optimizer = recipe.make_optimizer(self.network, self.settings)
+        self.averaged: dict[str, Tensor] = {}
+        module: Any = torch.compile(self.network) if self.settings.compile else self.network
+        self.module: Any = module if self.settings.fsdp else self.world.replicate(module)
+        self.step_loss = Loss(self.settings, self.train.labels, len(set(self.train.labels.tolist())), self.world.device)
+
+    # --- the whole ----------------------------------------------------------------------------------------------------
+
+    def fit(self) -> Position:
+        """Train to the end.
+
+        Raises:
+            Stopped: on Ctrl-C, after the step has been finished and saved.
+            TrainError: the loss is no number any more, a photo is lost, or the disk is full; says what is kept.
+        """
+        position = load(self.folder, self.network, self.optimizer, self.averaged if self.settings.ema else None)
+        if not position.finished:
+            log = Log(self.folder, position.step) if self.world.first else None
+            with self._signals(), memory_kept():
+                try:
+                    self._steps(position, log)
+                except RuntimeError as error:
+                    # gloo, NCCL and the DataLoader have no exceptions of their own.
+                    if self.world.size == 1 and "DataLoader worker" not in str(error):
+                        raise
+                    raise TrainError(f"another process ended: {_first_line(error)} {self._go_on()}") from error
+                finally:
+                    if log is not None:
+                        log.close()
+        self.world.barrier()  # rank 0 has written what all read now
+        self._take(position.best_step)
+        return position
+
+    def _take(self, step: int) -> None:
+        """The best weights into the network."""
+        from safetensors.torch import load_file
+
+        from ._world import put_back
+
+        weights = load_file(best_file(self.folder, step))
+        with torch.no_grad():
+            for name, tensor in self.network.state_dict().items():
+                put_back(weights[name], tensor)
+
+    def _steps(self, position: Position, log: Log | None) -> None:
+        started = time.perf_counter() - position.seconds
+        # The export takes about 12 s on two cores, and looking at a photo some 30 ms.
+        clock = Clock(self.settings, self.total, position.seconds, 12 + 0.06 * len(self.val.labels))
+        pending: Tensor | None = None
+        window = Window()
+        saved = logged = time.perf_counter()
+        for batch in self._stream(position.step):
+            if isinstance(batch, str):
+                self._save(position)
+                raise TrainError(f"{batch}. What was trained until step {position.step:,} is kept. {self._go_on()}")
+            progress = clock.progress(position.step)
+            lr = float(self.settings.lr) * recipe.rate(self.settings, progress, self._epochs(clock))
+            stats = self._step(batch, position.step, progress, lr)
+            now = time.perf_counter()
+            if self.world.first:
+                due = now - saved >= self.settings.checkpoint_seconds
+                stats[_SAVE], stats[_SECONDS] = float(due), now - started
+            stats[_STOP] = float(self._stop)
+            self.world.sum(stats)
+            # A GPU is asked for a step's figures once it has the next one to do.
+            read = pending if self.world.device.type == "cuda" else stats
+            pending = stats
+            position.step += 1
+            if read is None:
+                continue
+            figures = read.tolist()
+            window.add(figures)
+            self._check(figures, position)
+            position.seconds = figures[_SECONDS]
+            clock.seconds = position.seconds
+            ended = position.step % self.steps == 0 or clock.over(position.step)
+            if ended:
+                self._check(pending.tolist(), position)
+                self._validate(position, lr, window, log)
+                window = Window()
+                position.finished = clock.over(position.step) or self._tired(position)
+            elif log is not None and now - logged >= _LOG_SECONDS:
+                logged = now
+                log.write(position.step, lr=lr, **window.figures())
+            self._show(position, window, lr)
+            if ended or figures[_SAVE] or figures[_STOP]:
+                self._check(pending.tolist(), position)
+                self._save(position)
+                saved = time.perf_counter()
+            if position.finished:
+                return
+            if figures[_STOP]:
+                raise Stopped(f"stopped after step {position.step:,} of {self.total:,}. {self._go_on()}")
+
+    def _stream(self, start: int) -> Iterator[Batch | str]:
+        workers = self.settings.workers
+        if workers is None:
+            # On a GPU decoding is all that the cores have to do; else the network needs them.
+            cores = usable_cores() // self.world.local_size
+            workers = min(16, max(1, cores - 1)) if self.world.device.type == "cuda" else max(1, cores // 4)
+        photos = TrainPhotos(self.train.paths, self.train.labels, self.settings, self.preprocessing)
+        return stream(
+            photos,
+            start=start,
+            part=(self.world.rank, self.world.size),
+            total=self.total,
+            workers=workers,
+            pin=self.world.device.type == "cuda",
+        )
+
+    # --- one step -----------------------------------------------------------------------------------------------------
+
+    def _step(self, batch: Batch, step: int, progress: float, lr: float) -> Tensor:
+        """Forward, backward, update; the figures of this process."""
+        # Everything random in a step (dropout, stochastic depth, mixing) follows from its number.
+        torch.manual_seed(seed_of(self.settings.seed, 2, step, self.world.rank))
+        now = recipe.strength(self.settings, self.preprocessing.crop_size, progress)
+        recipe.set_dropout(self.network, self.dropouts, now.dropout)
+        recipe.set_training(self.network, self.settings)
+        recipe.set_rate(self.optimizer, lr)
+        of_all = self._batch_size(step)
+        pixels, labels = batch[0].to(self.world.device, non_blocking=True), batch[1].to(self.world.device)
+        images, targets = self.step_loss.mixed(to_images(pixels, self.preprocessing), labels, now.mixup)
+        stats = torch.zeros(6, dtype=torch.float64, device=self.world.device)
+        parts = min(self.settings.accumulate, len(images))
+        for number, (x, y) in enumerate(zip(images.chunk(parts), targets.chunk(parts), strict=True)):
+            with apart(self.module, last=number == parts - 1), self._autocast():
+                outputs = self.module(x)
+                loss = self.step_loss(outputs, y)  # summed over the images
+            # The processes' gradients are averaged, so the sum over all of them is divided by the batch of all.
+            torch.autograd.backward(loss * (self.world.size / of_all))
+            logits = (outputs if isinstance(outputs, Tensor) else outputs.logits).detach()
+            truth = y if y.ndim == 1 else y.argmax(1)
+            stats[_LOSS] += loss.detach()
+            stats[_RIGHT] += (logits.argmax(1) == truth).sum()
+            stats[_COUNT] += len(x)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.settings.ema:
+            self._average(step)
+        return stats
+
+    def _batch_size(self, step: int) -> int:
+        """Images of all processes in that step: `np.array_split` gives the first parts one more."""
+        count = len(self.train.labels)
+        return count // self.steps + (step % self.steps < count % self.steps)
+
+    def _autocast(self) -> Any:
+        if self.settings.dtype == "float32":
+            return nullcontext()
+        return torch.autocast(self.world.device.type, torch.bfloat16)
+
+    def _average(self, step: int) -> None:
+        # A new average follows faster, so that the drawn weights are soon forgotten (as in TensorFlow's).
+        decay = min(self.settings.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for name, tensor in self.network.state_dict().items():
+                if tensor.is_floating_point():
+                    self.averaged[name].lerp_(tensor, 1 - decay)
+                else:
+                    self.averaged[name].copy_(tensor)
+
+    def _check(self, figures: Sequence[float], position: Position) -> None:
+        """A loss far above that of guessing comes from weights that no smaller rate would mend."""
+        loss = figures[_LOSS] / max(figures[_COUNT], 1)
+        if not loss <= _HOPELESS * math.log(max(2, self.network.num_classes)):
+            self._set_back(f"the loss is {loss:.4g}", position)
+
+    def _set_back(self, what: str, position: Position) -> None:
+        """Go back to the best weights, which are known to be sound: a step may spoil what only the next one tells of.
+
+        Raises:
+            TrainError: always; says how to go on.
+        """
+        step, lr = position.step, self.optimizer.param_groups[0]["lr"]
+        self._take(position.best_step)
+        self.optimizer.state.clear()
+        self.averaged.update({name: tensor.clone() for name, tensor in self.network.state_dict().items()})
+        position.step, position.epochs_since_best = position.best_step, 0
+        averaged = self.averaged if self.settings.ema else {}
+        save(self.folder, position, self.network, self.optimizer, averaged, self.world)
+        raise TrainError(
+            f"{what} at step {step:,} with a learning rate of {lr:.3g}. The run is set back to step "
+            f"{position.step:,}, which was the best until then. A smaller rate helps most often: vertebra train "
+            f"--resume {self.folder} --lr {float(self.settings.lr) / 5:.2g}"
+        )
+
+    # --- now and then -------------------------------------------------------------------------------------------------
+
+    def _validate(self, position: Position, lr: float, window: Window, log: Log | None) -> None:
+        with self._evaluated():
+            logits = self.logits(self.val, "choosing")
+            score = float((logits.argmax(1) == self.val.labels).mean())
+            loss = cross_entropy(logits / fit_temperature(logits, self.val.labels), self.val.labels)
+            position.epochs_since_best += 1
+            if (score, -loss) > (position.best_score, -position.best_loss):
+                position.best_score, position.best_loss = score, loss
+                position.best_step, position.epochs_since_best = position.step, 0
+                save_best(self.folder, position.step, self.network.state_dict(), self.world)
+        if log is not None:
+            epoch = position.step / self.steps
+            log.write(
+                position.step, epoch=epoch, lr=lr, **window.figures(), val_accuracy=score, val_loss=loss,
+                seconds=round(position.seconds, 2),
+            )  # fmt: skip
+
+    @contextmanager
+    def _evaluated(self) -> Iterator[None]:
+        """Inside, the network has the weights that would be shipped now."""
+        self._agree()
+        state = self.network.state_dict()
+        if not self.averaged:
+            yield
+            return
+        with torch.no_grad():
+            own = {name: tensor.clone() for name, tensor in state.items()}
+            for name, tensor in state.items():
+                tensor.copy_(self.averaged[name])
+            yield
+            for name, tensor in state.items():
+                tensor.copy_(own[name])
+
+    def _agree(self) -> None:
+        """Running statistics, which each process has of its own images, averaged over all."""
+        names = {name for name, _ in self.network.named_buffers()}
+        self.world.average(self.network.buffers())
+        self.world.average(tensor for name, tensor in self.averaged.items() if name in names)
+
+    def logits(self, part: Part, what: str) -> Floats:
+        """(N, K) of photos as they are classified later; all processes share the work."""
+        mine = range(self.world.rank, len(part.paths), self.world.size)
+        found = torch.zeros(len(part.paths), self.network.num_classes, dtype=torch.float64)
+        pixels = in_order(
+            [part.paths[i] for i in mine],
+            lambda paths: [network_pixels(path, self.preprocessing) for path in paths],
+            workers=max(1, usable_cores() // self.world.local_size),
+            chunk=1,
+        )
+        self.network.eval()
+        size = 16
+        try:
+            for start in range(0, len(mine), size):
+                batch = np.stack([next(pixels) for _ in mine[start : start + size]])
+                images = to_images(torch.from_numpy(batch).to(self.world.device), self.preprocessing)
+                with torch.inference_mode(not self.settings.fsdp), torch.no_grad():
+                    found[list(mine[start : start + size])] = self.network(images).double().cpu()
+                self.tell(what, start * self.world.size, len(part.paths))
+            most, own = (-(-count // size) for count in (-(-len(part.paths) // self.world.size), len(mine)))
+            if self.settings.fsdp and own < most:
+                # A process without a photo left still has its part of the weights to give.
+                with torch.no_grad():
+                    self.network(torch.zeros(1, 3, *(self.preprocessing.crop_size,) * 2, device=self.world.device))
+        except ImageError as error:
+            raise TrainError(f"{error}. {self._go_on()}") from error
+        finally:
+            pixels.close()  # type: ignore[attr-defined]
+        return self.world.sum(found.to(self.world.device)).float().cpu().numpy()
+
+    def _save(self, position: Position) -> None:
+        self._agree()
+        # A step may leave weights that only the next one's loss would tell of.
+        bad = torch.zeros((), device=self.world.device)
+        for tensor in self.network.state_dict().values():
+            whole = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+            bad += (~torch.isfinite(whole)).sum()
+        if self.world.sum(bad).item():
+            self._set_back("there are weights that are no numbers", position)
+        position.settings = asdict(self.settings)
+        save(self.folder, position, self.network, self.optimizer, self.averaged, self.world)
+
+    def _tired(self, position: Position) -> bool:
+        return 0 < self.settings.patience <= position.epochs_since_best
+
+    def _epochs(self, clock: Clock) -> float:
+        return clock.epochs(self.steps)
+
+    def _show(self, position: Position, window: Window, lr: float) -> None:
+        found = window.figures()
+        if found:
+            epoch = min(self.settings.epochs, 1 + position.step // self.steps)
+            self.tell(
+                f"training: epoch {epoch} of {self.settings.epochs}, loss {found['loss']:.3f}, "
+                f"{100 * found['accuracy']:.1f} % right, rate {lr:.2g}",
+                round(position.step * len(self.train.labels) / self.steps),
+                len(self.train.labels) * self.settings.epochs,
+            )
+
+    def _go_on(self) -> str:
+        return f"Go on with: vertebra train --resume {self.folder}"
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ctrl-C and a polite kill end the run after the step; a second Ctrl-C ends it at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def ask(number: int, frame: Any) -> None:
+            self._stop = True
+            self.tell("finishing the step; Ctrl-C again stops at once", 0, 1)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in before:
+            signal.signal(number, ask)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+# Places in the figures of a step, which all processes add up.
+_LOSS, _RIGHT, _COUNT, _STOP, _SAVE, _SECONDS = range(6)
+
+
+@dataclass
+class Window:
+    """Sums since the last epoch began."""
+
+    loss: float = 0.0
+    right: float = 0.0
+    count: float = 0.0
+    start: float = field(default_factory=time.perf_counter)
+
+    def add(self, figures: Sequence[float]) -> None:
+        """One step's."""
+        self.loss += figures[_LOSS]
+        self.right += figures[_RIGHT]
+        self.count += figures[_COUNT]
+
+    def figures(self) -> dict[str, float]:
+        """Means; nothing before the first step."""
+        if not self.count:
+            return {}
+        return {
+            "loss": self.loss / self.count,
+            "accuracy": self.right / self.count,
+            "images_per_second": self.count / max(time.perf_counter() - self.start, 1e-9),
+        }
+
+
+@dataclass
+class Clock:
+    """How much of the training is done: by steps, or by time where there is a budget.
+
+    With a budget the clock decides, so such a run is not repeated to the bit.
+    """
+
+    settings: Settings
+    total: int
+    seconds: float
+
+    reserve: float = 0.0  # of the budget, for the last look at the photos, the export and the report
+
+    def progress(self, step: int) -> float:
+        """From 0 to 1."""
+        budget = self.settings.seconds
+        by_steps = step / self.total
+        if budget is None:
+            return min(1.0, by_steps)
+        return min(1.0, max(by_steps, self.seconds / max(1.0, budget - self.reserve)))
+
+    def over(self, step: int) -> bool:
+        """Whether the last step has been done."""
+        return step >= self.total or self.progress(step) >= 1.0
+
+    def epochs(self, steps: int) -> float:
+        """The epochs of the whole schedule, which warm-up and falls are counted in."""
+        return self.total / steps
+
+
+class Loss:
+    """Cross-entropy, summed over the images of a batch, with what the settings make of it."""
+
+    def __init__(self, settings: Settings, labels: Labels, classes: int, device: torch.device) -> None:
+        self.smoothing = settings.label_smoothing
+        self.weight: Tensor | None = None
+        if settings.balance == "loss":
+            counts = np.bincount(labels, minlength=classes)
+            # Their mean over the photos is 1, so that the learning rate means what it did.
+            weight = len(labels) / np.maximum(counts, 1) / max(1, (counts > 0).sum())
+            self.weight = torch.from_numpy(weight).float().to(device)
+        self.cutmix = settings.cutmix
+        self.classes = classes
+
+    def mixed(self, images: Tensor, labels: Tensor, mixup: float) -> tuple[Tensor, Tensor]:
+        """Mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019), whichever the dice say, where they are on."""
+        chosen = [(name, alpha) for name, alpha in (("MixUp", mixup), ("CutMix", self.cutmix)) if alpha > 0]
+        if not chosen:
+            return images, labels
+        with needing("train", "mixing images"):
+            from torchvision.transforms import v2
+        name, alpha = chosen[int(torch.randint(len(chosen), ()))]
+        mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = getattr(v2, name)(
+            alpha=alpha, num_classes=self.classes
+        )
+        images, targets = mix(images, labels)
+        return images.contiguous(memory_format=torch.channels_last), targets
+
+    def __call__(self, outputs: Any, targets: Tensor) -> Tensor:
+        """Logits, or GoogLeNet's three, whose other two weigh 0.3 (Szegedy et al. 2015, 5)."""
+        if isinstance(outputs, Tensor):
+            return self._one(outputs, targets)
+        others = [o for o in (outputs.aux_logits2, outputs.aux_logits1) if o is not None]
+        total = self._one(outputs.logits, targets)
+        for other in others:
+            total = total + 0.3 * self._one(other, targets)
+        return total
+
+    def _one(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(
+            logits.float(), targets, weight=self.weight, label_smoothing=self.smoothing, reduction="none"
+        ).sum()
+
+
+def to_images(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """uint8 (N, H, W, 3) → float32 (N, 3, H, W) in channels-last memory, normalised as the card says."""
+    mean, std = (
+        torch.tensor(values, dtype=torch.float32, device=pixels.device).view(1, 3, 1, 1)
+        for values in (preprocessing.mean, preprocessing.std)
+    )
+    # The bytes lie in that order already; nothing is moved.
+    return pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200].rstrip(" .") + "."
+
+
+def range_test(trainer: Trainer, *, steps: int = 60) -> tuple[float, list[tuple[float, float]]]:
+    """A learning rate, and the loss at each rate that was tried (Smith 2017).
+
+    The rate rises tenfold every few steps from far too small until the loss is four times its least; a tenth of where
+    it was least is taken. The network is left as it was.
+    """
+    settings = trainer.settings
+    low, high = (1e-6, 0.1) if settings.optimizer == "adamw" else (1e-5, 3.0)
+    kept = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
+    tried: list[tuple[float, float]] = []
+    smooth = 0.0
+    for number, batch in enumerate(trainer._stream(0)):
+        if isinstance(batch, str):
+            raise TrainError(batch)
+        lr = low * (high / low) ** (number / (steps - 1))
+        figures = trainer._step(batch, number, 0.0, lr).tolist()
+        smooth = 0.8 * smooth + 0.2 * figures[_LOSS] / figures[_COUNT]
+        loss = smooth / (1 - 0.8 ** (number + 1))
+        trainer.tell("finding a learning rate", number + 1, steps)
+        if math.isfinite(loss):
+            tried.append((lr, loss))
+        if number + 1 >= steps or not math.isfinite(loss) or loss > 4 * min(value for _, value in tried):
+            break
+    with torch.no_grad():
+        for name, tensor in trainer.network.state_dict().items():
+            tensor.copy_(kept[name])
+    trainer.optimizer.state.clear()
+    best = min(tried, key=lambda entry: entry[1])[0] if tried else low * 10
+    return float(f"{best / 10:.2g}"), tried

@@ -1,0 +1,206 @@
+"""Photos → batches, the same ones in the same order whatever the number of processes and wherever one starts.
+
+Every random choice follows from the seed, the epoch and the place in the epoch alone, so a run that goes on after
+having been killed sees the pixels that it would have seen.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from vertebra.card import Preprocessing
+from vertebra.errors import ImageError, needing
+from vertebra.runtime.image import fit, open_image
+
+from ._measure import Labels
+from ._recipe import Strength, strength
+from ._settings import Settings
+
+
+class Draw(NamedTuple):
+    """One photo of a batch."""
+
+    photo: int
+    epoch: int
+    place: int  # in the epoch
+    progress: float  # of training, 0 to 1
+
+
+Batch = tuple[Tensor, Tensor]  # uint8 (N, H, W, 3) and int64 (N,)
+
+
+def seed_of(*numbers: int) -> int:
+    """Numbers that are near give seeds that are not."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def batches_of_epoch(labels: Labels, settings: Settings, epoch: int) -> list[Labels]:
+    """The photos of each step, of all processes together: as many in each, but for one more or less.
+
+    Each photo comes once; with `balance="sampler"` each class as often as any other, and as many photos in all.
+    """
+    random = np.random.default_rng([settings.seed, 0, epoch])
+    count = len(labels)
+    if settings.balance == "sampler":
+        share = 1 / np.bincount(labels)[labels]
+        order = random.choice(count, count, p=share / share.sum())
+    else:
+        order = random.permutation(count)
+    return [np.asarray(part, np.int64) for part in np.array_split(order, steps_of_epoch(count, settings))]
+
+
+def steps_of_epoch(photos: int, settings: Settings) -> int:
+    """Steps that an epoch takes."""
+    return math.ceil(photos / settings.batch_size)
+
+
+class TrainPhotos(Dataset[Any]):
+    """Decoded and changed at random; what cannot be read gives its reason instead."""
+
+    def __init__(self, paths: Sequence[Path], labels: Labels, settings: Settings, preprocessing: Preprocessing) -> None:
+        self.paths = paths
+        self.labels = labels
+        self.settings = settings
+        self.preprocessing = preprocessing
+
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, int] | str:
+        now = strength(self.settings, self.preprocessing.crop_size, draw.progress)
+        # A crop of the least share is no smaller than what the network sees, so a large JPEG may come reduced.
+        least = math.ceil(now.size / math.sqrt(self.settings.crop_scale))
+        try:
+            picture = open_image(self.paths[draw.photo], at_least=least)
+            # In the main process the state belongs to the training step.
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed_of(self.settings.seed, 1, draw.epoch, draw.place))
+                return change(picture, self.settings, self.preprocessing, now), int(self.labels[draw.photo])
+        except ImageError as error:
+            return str(error)
+
+
+def change(picture: Image.Image, settings: Settings, preprocessing: Preprocessing, now: Strength) -> Tensor:
+    """A picture → uint8 (H, W, 3), cut and coloured at random by torch's generator."""
+    transform, erase = _transforms(
+        settings.augment,
+        settings.crop_scale,
+        settings.erasing,
+        now.size,
+        now.magnitude,
+        preprocessing.interpolation,
+        tuple(255 * value for value in preprocessing.mean),
+    )
+    if transform is None:
+        size = now.size * preprocessing.resize_size // preprocessing.crop_size
+        pixels: Any = fit(picture, Preprocessing(now.size, size, interpolation=preprocessing.interpolation))
+    else:
+        pixels = np.asarray(transform(picture))
+    image = torch.from_numpy(np.array(pixels))
+    return image if erase is None else erase(image.permute(2, 0, 1)).permute(1, 2, 0).contiguous()
+
+
+@functools.lru_cache(maxsize=64)
+def _transforms(
+    augment: str,
+    crop_scale: float,
+    erasing: float,
+    size: int,
+    magnitude: int,
+    interpolation: str,
+    mean: tuple[float, ...],
+) -> tuple[Callable[[Image.Image], Image.Image] | None, Callable[[Tensor], Tensor] | None]:
+    if augment == "none" and not erasing:
+        return None, None
+    with needing("train", "training with augmentation"):
+        from torchvision.transforms import InterpolationMode, v2
+    erase = v2.RandomErasing(p=erasing, value=list(mean)) if erasing else None
+    if augment == "none":
+        return None, erase
+    mode = InterpolationMode(interpolation)
+    steps: list[Any] = [v2.RandomResizedCrop(size, scale=(crop_scale, 1.0), interpolation=mode)]
+    if augment != "crop":
+        steps.append(v2.RandomHorizontalFlip())
+    if augment == "trivial":
+        steps.append(v2.TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR))
+    elif augment == "rand":
+        steps.append(v2.RandAugment(magnitude=magnitude, interpolation=InterpolationMode.BILINEAR))
+    return v2.Compose(steps), erase
+
+
+class _Draws(Sampler[list[Draw]]):
+    """The batches of one process, from a step on and without an end."""
+
+    def __init__(self, labels: Labels, settings: Settings, start: int, part: tuple[int, int], total: int) -> None:
+        self.labels = labels
+        self.settings = settings
+        self.start = start
+        self.rank, self.size = part
+        self.total = total
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        steps = steps_of_epoch(len(self.labels), self.settings)
+        epoch, skip = divmod(self.start, steps)
+        while True:
+            place = 0
+            for number, batch in enumerate(batches_of_epoch(self.labels, self.settings, epoch)):
+                if number >= skip:
+                    progress = min(1.0, (epoch * steps + number) / self.total)
+                    yield [
+                        Draw(int(photo), epoch, place + i, progress)
+                        for i, photo in enumerate(batch.tolist())
+                        if i % self.size == self.rank
+                    ]
+                place += len(batch)
+            epoch, skip = epoch + 1, 0
+
+
+def stream(
+    photos: TrainPhotos, *, start: int, part: tuple[int, int], total: int, workers: int, pin: bool = False
+) -> Iterator[Batch | str]:
+    """Batches from step `start` on, without an end; the reason where a photo cannot be read.
+
+    Args:
+        photos: what to draw from.
+        start: steps that have been done.
+        part: the number of this process, and how many there are.
+        total: steps in all, which `progress` is measured by.
+        workers: processes that decode; 0: none but this one.
+        pin: keep batches where a GPU fetches them fastest.
+    """
+    draws = _Draws(photos.labels, photos.settings, start, part, total)
+    # Forked: a worker is there at once and holds no second copy of torch. It never touches a GPU.
+    context = "fork" if workers and "fork" in torch.multiprocessing.get_all_start_methods() else None
+    return iter(
+        DataLoader(
+            photos,
+            batch_sampler=draws,
+            num_workers=workers,
+            collate_fn=_collate,
+            worker_init_fn=_ignore_signals,
+            multiprocessing_context=context,
+            pin_memory=pin,
+        )
+    )
+
+
+def _collate(entries: list[tuple[Tensor, int] | str]) -> Batch | str:
+    good = [entry for entry in entries if not isinstance(entry, str)]
+    if len(good) < len(entries):
+        return next(entry for entry in entries if isinstance(entry, str))
+    return torch.stack([image for image, _ in good]), torch.tensor([label for _, label in good])
+
+
+def _ignore_signals(worker: int) -> None:
+    # Ctrl-C and a polite kill often reach every process of a group; the main one decides what happens then, and
+    # workers end with it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,0 +1,65 @@
+"""What each of several processes does in `test_several`: train a network without statistics of the batch."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from vertebra.card import Preprocessing
+from vertebra.models._base import ConvNet
+from vertebra.train._checkpoint import Position, save, save_best
+from vertebra.train._fit import Part, Trainer
+from vertebra.train._settings import Settings
+from vertebra.train._world import current_world
+
+
+class Plain(ConvNet):
+    """Without batch norm two halves of a batch are as good as the whole."""
+
+    _head, _stem = "fc", "one.0"
+
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU())
+        self.two = nn.Sequential(nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU())
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(16, 3)
+        self._stage("one", ["one"], 8, 2)
+        self._stage("two", ["two"], 16, 4)
+
+
+def main(data, folder, fsdp):
+    world = current_world(fsdp=fsdp)
+    settings = Settings(
+        str(data), method="scratch", batch_size=7, epochs=3, lr=0.1, fsdp=fsdp, workers=0, ema=0.9, accumulate=2,
+        image_size=32, checkpoint_seconds=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    network = Plain()
+    if world.first:
+        Path(folder).mkdir()
+        save_best(Path(folder), 0, network.state_dict(), current_alone(world))
+        save(Path(folder), Position(), network, None, {}, current_alone(world))
+    world.barrier()
+    paths = sorted(Path(data).glob("*/*.png"))
+    labels = np.array([["circle", "cross", "stripes"].index(path.parent.name) for path in paths])
+    val = Part(paths[::5], labels[::5])
+    trainer = Trainer(
+        settings, network, Preprocessing(32, 32), Part(paths, labels), val, Path(folder), world, lambda *what: None
+    )
+    position = trainer.fit()
+    logits = trainer.logits(val, "measuring")
+    if world.first:
+        np.savez(Path(folder) / "found.npz", logits=logits, score=position.best_score, step=position.step)
+
+
+def current_alone(world):
+    from dataclasses import replace
+
+    return replace(world, size=1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], sys.argv[3] == "fsdp")
