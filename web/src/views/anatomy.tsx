@@ -16,6 +16,13 @@ const rounded = (value: number): string => (value > 0 && value < 0.005 ? "< 1 %"
 const shape = ({ height, width, channels }: Stage): string =>
   height === 1 && width === 1 ? whole(channels) : `${height} × ${width} × ${whole(channels)}`;
 
+/** Under its block there is room for a dozen letters: `denseblock1` of `features.denseblock1`, but all of `features.1`. */
+function brief(name: string): string {
+  const own = name.slice(name.lastIndexOf(".") + 1);
+  const text = /^\d/.test(own) ? name : own;
+  return text.length > 13 ? `${text.slice(0, 12)}…` : text;
+}
+
 export function AnatomyView({ anatomy, classes }: { anatomy: Anatomy; classes: number }) {
   const [current, setCurrent] = useState<number | null>(null);
   const { stages, input } = anatomy;
@@ -141,7 +148,7 @@ function Diagram({ anatomy, summary, current, onPoint }: DiagramProps) {
             <title>{`${stage.name}: ${stage.kind}, ${shape(stage)}`}</title>
             <rect class="hit" x={x - column / 2} y={0} width={column} height={height} />
             <Block x={x} y={axis} {...block(stage.height, stage.channels)} kind={spatial ? "maps" : "vector"} />
-            <Caption x={x} lines={[stage.name, spatial ? `${stage.height} × ${stage.width}` : "", `${spatial ? "× " : ""}${whole(stage.channels)}`]} />
+            <Caption x={x} lines={[brief(stage.name), spatial ? `${stage.height} × ${stage.width}` : "", `${spatial ? "× " : ""}${whole(stage.channels)}`]} />
             {shares.map((value, row) => {
               const floor = FLOOR + 118 + row * (BAR + 34);
               const tall = Math.max(1.5, BAR * share(value, most[row]!));
