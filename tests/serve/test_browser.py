@@ -110,7 +110,7 @@ def browser():
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
-    options = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    options = ["--use-fake-device-for-media-stream=device-count=2", "--use-fake-ui-for-media-stream"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # Chromium's sandbox refuses root
         options.append("--no-sandbox")
     with sync_api.sync_playwright() as playwright:
@@ -641,6 +641,9 @@ def test_the_camera(visit, serving, models, sound):
     page.get_by_role("button", name="Take a photo").click()
     page.wait_for_selector(".viewfinder-text", state="detached")
     sound(page)
+    page.get_by_role("button", name="Front camera").click()
+    page.get_by_role("button", name="Back camera").wait_for()
+    page.wait_for_selector(".mirrored .viewfinder-text", state="detached")
     page.get_by_role("button", name="Take photo").click()
     page.get_by_role("button", name="Show it").click()
     page.wait_for_selector(".bars")
