@@ -132,7 +132,7 @@ def test_a_deadline(serving, held, pngs):
     assert client.post("/v1/predict", pngs[0], **{"X-Deadline-Ms": "0"}).status == 422
 
 
-def test_a_full_queue(serving, held, pngs):
+def test_a_full_queue(serving, held, pngs, eventually):
     client = serving(queue=8)
     gate = held(client)
     batcher = client.service.shelf.get(None).batcher
@@ -145,8 +145,8 @@ def test_a_full_queue(serving, held, pngs):
     for count, waiting in (*((1, 0) for _ in range(batcher.workers)), (8, 8)):
         threads.append(threading.Thread(target=ask, args=(count,)))
         threads[-1].start()
-        while len(batcher) != waiting or batcher.busy < min(batcher.workers, len(threads)):
-            time.sleep(0.01)
+        busy = min(batcher.workers, len(threads))
+        eventually(lambda waiting=waiting, busy=busy: len(batcher) == waiting and batcher.busy >= busy)
     busy = client.post("/v1/predict", pngs[0])
     assert busy.status == 503 and "8 images wait for 'tiny'" in busy.message and int(busy.headers["retry-after"]) >= 1
     text = client.get("/metrics").body.decode()
@@ -158,21 +158,22 @@ def test_a_full_queue(serving, held, pngs):
     assert client.post("/v1/predict", pngs[0]).status == 200
 
 
-def test_what_a_client_that_hung_up_wanted_is_not_done(serving, held, pngs):
+def test_what_a_client_that_hung_up_wanted_is_not_done(serving, held, pngs, eventually):
     client = serving()
     gate = held(client)
     batcher = client.service.shelf.get(None).batcher
     connections = []
-    for _ in range(batcher.workers + 2):
+    for number in range(1, batcher.workers + 3):
         connection = http.client.HTTPConnection(client.host, client.port, timeout=10)
         connection.request("POST", "/v1/predict", pngs[0], {"Content-Type": "image/png"})
         connections.append(connection)
-    while len(batcher) < 2:
-        time.sleep(0.01)
+        # One after the other: a worker that is free would take two at once.
+        busy = min(number, batcher.workers)
+        eventually(lambda number=number, busy=busy: (batcher.busy, len(batcher)) == (busy, number - busy))
     for connection in connections:
         connection.close()
-    while f'status="499"}} {batcher.workers + 2}.0' not in client.get("/metrics").body.decode():
-        time.sleep(0.01)
+    gone = f'status="499"}} {batcher.workers + 2}.0'
+    eventually(lambda: gone in client.get("/metrics").body.decode())
     gate.set()
     assert client.post("/v1/predict", pngs[0]).status == 200
     text = client.get("/metrics").body.decode()

@@ -29,7 +29,7 @@ def test_ctrl_c(started):
     assert "Traceback" not in process.stderr.read()
 
 
-def test_what_was_accepted_is_finished(serving, held, pngs):
+def test_what_was_accepted_is_finished(serving, held, pngs, eventually):
     client = serving()
     gate = held(client)
     batcher = client.service.shelf.get(None).batcher
@@ -40,8 +40,7 @@ def test_what_was_accepted_is_finished(serving, held, pngs):
 
     thread = threading.Thread(target=ask)
     thread.start()
-    while not batcher.busy:
-        time.sleep(0.01)
+    eventually(lambda: batcher.busy)
     client.service.stop()
     time.sleep(0.3)
     gate.set()
