@@ -57,7 +57,13 @@ def test_settings_from_a_file(vertebra, place, tmp_path):
     [
         (("train",), "nothing to train on"),
         (("train", "nowhere", "--out", "{}/new"), "no folder, table or data set 'nowhere'"),
-        (("evaluate", "{}", "{}"), "no such file"),
+        (("evaluate", "{}", "{}"), "is no run: it has no model.onnx"),
+        (("evaluate", "{}/no.onnx", "{}"), "no such file"),
+        (("train", "{}", "--set", "ema"), "--set takes NAME=VALUE"),
+        (("train", "{}", "--set", "emma=0.9"), "Did you mean 'ema'"),
+        (("train", "{}", "--epochs", "3"), "epochs would do nothing"),
+        (("train", "{}", "--resume", "{}"), "takes data and folder from the run"),
+        (("train", "--resume", "{}"), "holds no run"),
         (("evaluate", "{}", "{}", "--html", "x.pdf"), "must end in .html"),
     ],
 )
