@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -165,7 +166,9 @@ def main() -> None:
     async def work() -> dict[str, Any]:
         return await Run(task)()
 
-    print(json.dumps(runner(work())))
+    answer = json.dumps(runner(work()))
+    os.set_blocking(sys.stdout.fileno(), True)  # the loop may have left it otherwise, and a long line would be cut
+    print(answer)
 
 
 if __name__ == "__main__":
