@@ -272,15 +272,15 @@ def _fields(file: IO[bytes], end: int, wanted: Collection[int]) -> Iterator[tupl
     https://protobuf.dev/programming-guides/encoding/
     """
     while file.tell() < end:
-        tag = _varint(file)
+        tag = varint(file)
         number, wire_type = tag >> 3, tag & 7
         if wire_type == 0:
-            _varint(file)
+            varint(file)
             size = 0
         elif wire_type in (1, 5):
             size = 8 if wire_type == 1 else 4
         elif wire_type == 2:
-            size = _varint(file)
+            size = varint(file)
         else:
             raise ValueError(f"wire type {wire_type}")
         if number == 0 or size > end - file.tell():
@@ -292,7 +292,12 @@ def _fields(file: IO[bytes], end: int, wanted: Collection[int]) -> Iterator[tupl
             yield number, b""
 
 
-def _varint(file: IO[bytes]) -> int:
+def varint(file: IO[bytes]) -> int:
+    """A whole number as protocol buffers write it.
+
+    Raises:
+        ValueError: the file ends within it, or it has more than 64 bits.
+    """
     value = 0
     for shift in range(0, 64, 7):
         byte = file.read(1)

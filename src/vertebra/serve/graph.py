@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vertebra.card import CardError
+from vertebra.card import CardError, varint
 
 Array = NDArray[Any]
 
@@ -123,17 +123,17 @@ def _fields(file: IO[bytes], start: int, end: int) -> Iterator[tuple[int, int, A
     """
     while start < end:
         file.seek(start)
-        tag = _varint(file)
+        tag = varint(file)
         number, wire_type = tag >> 3, tag & 7
         value: Any
         if wire_type == 0:
-            value = _varint(file)
+            value = varint(file)
             start = file.tell()
         elif wire_type in (1, 5):
             value = file.read(8 if wire_type == 1 else 4)
             start = file.tell()
         elif wire_type == 2:
-            size = _varint(file)
+            size = varint(file)
             begin = file.tell()
             start = begin + size
             value = (begin, start)
@@ -142,18 +142,6 @@ def _fields(file: IO[bytes], start: int, end: int) -> Iterator[tuple[int, int, A
         if start > end:
             raise ValueError("a field that reaches beyond the end")
         yield number, wire_type, value
-
-
-def _varint(file: IO[bytes]) -> int:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = file.read(1)
-        if not byte:
-            raise ValueError("the end came early")
-        value |= (byte[0] & 0x7F) << shift
-        if byte[0] < 0x80:
-            return value
-    raise ValueError("a number of more than 64 bits")
 
 
 def _bytes(file: IO[bytes], place: tuple[int, int]) -> bytes:
@@ -173,7 +161,7 @@ def _integers(file: IO[bytes], wire_type: int, value: Any) -> list[int]:
     inner = io.BytesIO(_bytes(file, value))
     end = value[1] - value[0]
     while inner.tell() < end:
-        found.append(_signed(_varint(inner)))
+        found.append(_signed(varint(inner)))
     return found
 
 

@@ -25,12 +25,11 @@ from ._calibrate import cross_entropy, fit_temperature, rejection, softmax
 from ._checkpoint import CHECKPOINT, Position, best_file, clean, read_position, save, save_best
 from ._classifier import Classifier
 from ._conclude import Outcome, conclude
-from ._features import compute_features
 from ._fit import Part, Trainer, range_test
 from ._head import choose_strength
 from ._log import read_log
 from ._measure import Floats, Labels
-from ._probe import with_head
+from ._probe import features_of, with_head
 from ._recipe import freeze
 from ._report import percent
 from ._run import (
@@ -161,13 +160,8 @@ def _held_photos(beginning: _Beginning) -> list[Photo]:
 
 def _from_probe(settings: Settings, dataset: Dataset, clock: Clock, tell: Tell) -> _Beginning:
     """Pretrained weights, and a head fitted to their features."""
-    with clock.step("exporting the pretrained network"):
-        tell(f"exporting {settings.model}", 0, 1)
-        body = exported(settings.model, settings.weights)
-    with clock.step("decoding and computing features"):
-        seen = compute_features(dataset, body, lambda done, total: tell("computing features", done, total))
+    body, seen, photos = features_of(settings, dataset, clock, tell)
     with clock.step("auditing"):
-        photos = usable_photos(dataset, seen.facts, strict=settings.strict)
         splits = _splits(photos, settings)
     with clock.step("fitting the head"):
         features = seen.features[photos.usable]

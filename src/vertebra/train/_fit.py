@@ -156,7 +156,7 @@ class Trainer:
                 self._save(position)
                 raise TrainError(f"{batch}. What was trained until step {position.step:,} is kept. {self._go_on()}")
             progress = clock.progress(position.step)
-            lr = float(self.settings.lr) * recipe.rate(self.settings, progress, self._epochs(clock))
+            lr = float(self.settings.lr) * recipe.rate(self.settings, progress, self.settings.epochs)
             stats = self._step(batch, position.step, progress, lr)
             now = time.perf_counter()
             if self.world.first:
@@ -373,9 +373,6 @@ class Trainer:
     def _tired(self, position: Position) -> bool:
         return 0 < self.settings.patience <= position.epochs_since_best
 
-    def _epochs(self, clock: Clock) -> float:
-        return clock.epochs(self.steps)
-
     def _show(self, position: Position, window: Window, lr: float) -> None:
         found = window.figures()
         if found:
@@ -466,10 +463,6 @@ class Clock:
     def over(self, step: int) -> bool:
         """Whether the last step has been done."""
         return step >= self.total or self.progress(step) >= 1.0
-
-    def epochs(self, steps: int) -> float:
-        """The epochs of the whole schedule, which warm-up and falls are counted in."""
-        return self.total / steps
 
 
 class Loss:

@@ -13,13 +13,13 @@ from torch import nn
 
 from vertebra._load import exported
 from vertebra.card import WeightSource, read_card
-from vertebra.data import open_dataset, sections
+from vertebra.data import Dataset, open_dataset, sections
 from vertebra.models import ConvNet, create_model
 
 from ._calibrate import fit_temperature, rejection, softmax
 from ._classifier import Classifier
 from ._conclude import Outcome, conclude
-from ._features import compute_features
+from ._features import Seen, compute_features
 from ._head import Head, Recipe, Trial, cross_validated
 from ._measure import Floats, Labels
 from ._run import DATA, Clock, Held, Labelled, Tell, data_table, folds_of, judge, remarks, usable_photos, write_text
@@ -74,11 +74,8 @@ def provenance(body: Path, head: Head, data: str) -> WeightSource:
     return WeightSource(f"{name}, its head trained on {data}", digest.hexdigest(), None)
 
 
-def run_probe(settings: Settings, folder: Path, tell: Tell) -> Classifier:
-    """The whole of a run by the method "probe"; one that was stopped finds its features in the cache."""
-    clock = Clock()
-    with clock.step("finding the photos"):
-        dataset = open_dataset(settings.data)
+def features_of(settings: Settings, dataset: Dataset, clock: Clock, tell: Tell) -> tuple[Path, Seen, Labelled]:
+    """The exported body, what it made of all photos, and those that can be used."""
     with clock.step("exporting the pretrained network"):
         tell(f"exporting {settings.model}", 0, 1)
         body = exported(settings.model, settings.weights)
@@ -86,6 +83,16 @@ def run_probe(settings: Settings, folder: Path, tell: Tell) -> Classifier:
         seen = compute_features(dataset, body, lambda done, total: tell("computing features", done, total))
     with clock.step("auditing"):
         photos = usable_photos(dataset, seen.facts, strict=settings.strict)
+    return body, seen, photos
+
+
+def run_probe(settings: Settings, folder: Path, tell: Tell) -> Classifier:
+    """The whole of a run by the method "probe"; one that was stopped finds its features in the cache."""
+    clock = Clock()
+    with clock.step("finding the photos"):
+        dataset = open_dataset(settings.data)
+    body, seen, photos = features_of(settings, dataset, clock, tell)
+    with clock.step("auditing"):
         page = sections(dataset, photos.audit)
     features, names = seen.features[photos.usable], photos.names
     test = np.array([photo.split == "test" for photo in photos.photos])
