@@ -1,14 +1,13 @@
 """A client that asks much and computes little: many connections in one process, requests made beforehand.
 
-Run as a process of its own: `python _client.py JSON`; one line of JSON comes back. It shares the cores with the server
-that it measures, so that it does nothing with an answer but read its status and its length.
+Run as a process of its own: `python _client.py JSON FILE`; what it got goes to the file as JSON. It shares the
+cores with the server that it measures, so that it does nothing with an answer but read its status and its length.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -166,9 +165,7 @@ def main() -> None:
     async def work() -> dict[str, Any]:
         return await Run(task)()
 
-    answer = json.dumps(runner(work()))
-    os.set_blocking(sys.stdout.fileno(), True)  # the loop may have left it otherwise, and a long line would be cut
-    print(answer)
+    Path(sys.argv[2]).write_text(json.dumps(runner(work())))
 
 
 if __name__ == "__main__":

@@ -142,6 +142,7 @@ def load(
 ) -> dict[str, Any]:
     """What so many clients get in that time, all processes together."""
     script = Path(__file__).with_name("_client.py")
+    folder = tempfile.TemporaryDirectory()
     started = []
     for number in range(PROCESSES):
         task = {
@@ -155,22 +156,22 @@ def load(
             "offset": number * len(paths) // PROCESSES,
             **options,
         }
-        command = [sys.executable, str(script), json.dumps(task)]
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        answer = Path(folder.name) / f"{number}.json"
+        started.append((answer, subprocess.Popen([sys.executable, str(script), json.dumps(task), str(answer)])))
     statuses: dict[str, int] = {}
     latencies: list[float] = []
     others: list[float] = []
     longest = 0.0
-    for process in started:
-        out, _ = process.communicate()
-        if process.returncode:
+    for answer, process in started:
+        if process.wait():
             sys.exit("a client has failed")
-        found = json.loads(out)
+        found = json.loads(answer.read_text())
         for status, count in found["statuses"].items():
             statuses[status] = statuses.get(status, 0) + count
         latencies += found["latencies"]
         others += found["others"]
         longest = max(longest, found["seconds"])
+    folder.cleanup()
     return {
         "images_per_second": round(len(latencies) / longest, 1),
         "statuses": statuses,

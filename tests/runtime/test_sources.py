@@ -104,7 +104,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.flush()
                 time.sleep(0.05)
         elif kind == "silent":
-            time.sleep(3)
+            time.sleep(5)
         elif kind == "loop":
             self.redirect("/loop")
         elif kind == "moved":
@@ -173,7 +173,7 @@ def test_a_slow_server_is_given_up(server, kind):
     start = time.perf_counter()
     with pytest.raises(ImageError, match=r"not complete after 0\.4 seconds"):
         fetch(f"{server}/{kind}", seconds=0.4)
-    assert time.perf_counter() - start < 2
+    assert time.perf_counter() - start < 4  # the answers take five
 
 
 def test_no_server():
