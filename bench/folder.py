@@ -37,7 +37,7 @@ def with_vertebra(paths: list[str], model: str) -> dict[str, Any]:
     import vertebra
 
     network = vertebra.load(model)
-    plan = network.tune(network.batch)
+    plan = network.runner(network.batch, tune=True).plan
     network.probabilities(_trial(network, 16))  # every lane awake
     start = time.perf_counter()
     best = [result.predictions[0]["index"] for result in network.predict_many(paths, top=1, count=len(paths))]
@@ -82,7 +82,7 @@ def core_times(paths: list[str], model: str) -> dict[str, Any]:
     from vertebra.runtime.image import network_pixels
 
     network = vertebra.load(model)
-    plan = replace(network.tune(network.batch), lanes=1, threads=1)
+    plan = replace(network.runner(network.batch, tune=True).plan, lanes=1, threads=1)
     start = time.perf_counter()
     for path in paths:
         network_pixels(path, network.card.preprocessing)
@@ -124,7 +124,7 @@ def measure(n: int) -> Path:
         subprocess.run([*command, int8_model, *calibration], check=True)
         for model in (float_model, int8_model):
             network = vertebra.load(model)
-            network.tune(network.batch)
+            network.runner(network.batch, tune=True)
         trials = {pair: in_a_process("torch", paths[:320], *pair)["seconds"] for pair in TORCH_SETTINGS}
         best = min(trials, key=lambda pair: trials[pair])
         runs = {

@@ -287,7 +287,7 @@ def measure(n: int) -> Path:
         model = f"{folder}/m.onnx"
         subprocess.run([sys.executable, "-m", "vertebra", "export", "efficientnet_lite0", "--out", model], check=True)
         network = vertebra.load(model)
-        plan = network.tune(network.batch)
+        plan = network.runner(network.batch, tune=True).plan
         if importlib.util.find_spec("litserve") is None:
             print("LitServe is left out: it is not installed. Run: pip install litserve python-multipart")
         settings = PEER_SETTINGS if importlib.util.find_spec("litserve") else ()

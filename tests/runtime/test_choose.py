@@ -83,6 +83,24 @@ def test_nothing_is_measured_for_a_few(tiny_model, timed):
     assert choose(tiny_model, batch=16, cores=2, images=20, may_measure=False).engine == "mnn"
 
 
+def test_cores_that_decode_as_well_rather_have_a_lane_each(tiny_model, monkeypatch):
+    together = Plan(lanes=1, threads=2, micro_batch=16)
+    seconds = {together: 0.009}
+
+    def measure(path, plans, batch, tell):
+        return [Measured(plan, 0.1, seconds.get(plan, 0.010)) for plan in plans]
+
+    monkeypatch.setattr(module, "measure", measure)
+    assert choose(tiny_model, batch=16, cores=2) == together
+    assert choose(tiny_model, batch=16, cores=2, decoding=True).lanes == 2
+    network = Predictor(tiny_model, threads=2)
+    assert network.runner(16, tune=True).plan.lanes == network.runner(16).plan.lanes == 2
+    assert network.tune(16) == together
+    next((cache_dir() / "engines").iterdir()).unlink()
+    seconds[together] = 0.005
+    assert choose(tiny_model, batch=16, cores=2, decoding=True) == together
+
+
 def test_another_version_makes_it_void(tiny_model, timed, monkeypatch):
     calls = timed(onnxruntime=0.02, mnn=0.01)
     choose(tiny_model, batch=16, cores=2)

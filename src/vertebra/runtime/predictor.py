@@ -95,7 +95,7 @@ class Predictor:
         self.threads = threads or usable_cores()
         self.scaled = scaled
         self._tell = tell
-        self._plans: dict[tuple[int, int | None, bool], Plan] = {}
+        self._plans: dict[tuple[int, int | None, bool, bool], Plan] = {}
         self._runners: dict[Plan, Runner] = {}
         self._lock = threading.Lock()
 
@@ -131,7 +131,7 @@ class Predictor:
         if count is not None and count <= 1:
             return (self._predict_alone(photo, top, embed) for photo in todo)
         # A list without an end that is known may be short, or wait for its writer: `tune` is for whoever knows better.
-        runner = self._runner(self.batch, count, may_measure=count is not None)
+        runner = self._runner(self.batch, count, may_measure=count is not None, decoding=True)
         # Each lane's thread decodes for itself. One more keeps the lanes busy while a photo comes from a slow disk.
         workers = runner.plan.lanes * runner.plan.threads + 1
 
@@ -170,15 +170,20 @@ class Predictor:
         """
         return self._runner(batch, None, may_measure=True).plan
 
-    def runner(self, batch: int) -> Runner:
-        """The engine for batches of that size, for those who call its lanes from threads of their own."""
-        return self._runner(batch)
+    def runner(self, batch: int, *, tune: bool = False) -> Runner:
+        """The engine for those who call its lanes from threads of their own, which decode as well.
 
-    def _runner(self, batch: int, count: int | None = None, *, may_measure: bool = False) -> Runner:
+        `tune` finds the fastest first, as the method of that name does.
+        """
+        return self._runner(batch, may_measure=tune, decoding=True)
+
+    def _runner(
+        self, batch: int, count: int | None = None, *, may_measure: bool = False, decoding: bool = False
+    ) -> Runner:
         """The engine for batches of that size and `count` images in all, loaded on first use."""
         # Two kinds are told apart: one image, and many.
         batch = 1 if batch <= 1 else max(2, self.batch)
-        key = (batch, count, may_measure)
+        key = (batch, count, may_measure, decoding)
         with self._lock:
             plan = self._plans.get(key)
             if plan is None:
@@ -189,12 +194,13 @@ class Predictor:
                     images=count,
                     may_measure=may_measure,
                     engine=self.engine,
+                    decoding=decoding,
                     tell=self._tell,
                 )
                 self._plans[key] = plan
                 if may_measure:
                     # What is known now holds for calls that would not have measured, too.
-                    self._plans[batch, None, False] = plan
+                    self._plans[batch, None, False, decoding] = plan
             runner = self._runners.get(plan)
             if runner is None:
                 runner = self._runners[plan] = Runner(open_engine(self.path, self.card, plan), plan)

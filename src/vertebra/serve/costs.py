@@ -8,7 +8,7 @@ from __future__ import annotations
 SIZES = (1, 2, 4, 8, 16)
 
 # A larger batch must save at least this share of an image's time: it makes all of its images wait for the last.
-_GAIN = 0.02
+_GAIN = 0.05
 _WEIGHT = 0.1  # of a new measurement, in a running mean
 _TRY_EVERY = 128  # batches until the next size is tried again
 _GAP = 1.0  # seconds; a longer pause between two requests says nothing about the next

@@ -59,9 +59,7 @@ class Loaded:
         self.stamp = stamp_of(path)
         predictor = Predictor(path, engine=settings.engine)
         self.card: Card = predictor.card
-        if settings.tune:
-            predictor.tune(predictor.batch)
-        runner = predictor.runner(predictor.batch)
+        runner = predictor.runner(predictor.batch, tune=settings.tune)
         self.runner = runner
         self.plan = runner.plan
         self._trial = trial_images(self.card.preprocessing.crop_size, max(_WARM_UP))

@@ -72,7 +72,8 @@ def compute_features(dataset: Dataset, body: Path, tell: Callable[[int, int], No
     """
     card = read_card(body)
     store = FeatureStore(body)
-    plan = choose(body, batch=_BATCH, cores=usable_cores(), images=len(dataset.photos), may_measure=False)
+    count = len(dataset.photos)
+    plan = choose(body, batch=_BATCH, cores=usable_cores(), images=count, may_measure=False, decoding=True)
     runner = Runner(open_engine(body, card, plan), plan)
     computed = 0
 
