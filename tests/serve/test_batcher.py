@@ -55,9 +55,9 @@ def make(network):
         batcher.close()
 
 
-def known(**seconds):
+def known(start=None, **seconds):
     """Costs that know these sizes: known(b1=…, b2=…)."""
-    costs = Costs()
+    costs = Costs(start)
     costs.batch = {int(name[1:]): value for name, value in seconds.items()}
     return costs
 
@@ -251,6 +251,14 @@ def test_the_best_size_is_where_larger_ones_save_nothing():
     assert known(b1=1.0, b2=1.6, b4=2.4).best == 8  # unknown: worth a try
     assert known(b1=1.0, b2=1.6, b4=2.4, b8=3.6, b16=4.0).best == 16
     assert known().best == 1
+
+
+def test_the_size_to_start_with_is_left_for_a_clear_gain_only():
+    assert known(start=4, b1=1.0, b2=2.0, b4=4.4).best == 4
+    assert known(start=4, b1=1.0, b2=2.0, b4=4.5).best == 1
+    assert known(start=4, b1=1.0, b2=1.6).best == 4  # not measured: as without
+    assert known(start=4, b1=1.0, b2=1.9, b4=3.6, b8=6.8).best == 4
+    assert known(start=4, b1=1.0, b2=1.9, b4=3.6, b8=6.0, b16=12.0).best == 8
 
 
 def test_sizes_that_were_slow_once_are_tried_again():

@@ -30,10 +30,12 @@ WORTH_MEASURING = 500
 
 # A plan that is not at least this much faster than a simpler one before it is not worth another engine.
 _GAIN = 0.99
+# The same where the cores have photos to decode as well. No plan is measured with that, and those whose threads wait
+# for each other within a layer lose most.
+_GAIN_DECODING = 0.87
 _TURNS = 2
 _SECONDS = 0.5  # of measuring a plan in each turn
 _HOPELESS = 1.25  # of the best time an image: no other turn
-_SHARED = 1.15  # what threads that wait for each other in a layer cost where the cores have photos to decode as well
 
 
 @dataclass(frozen=True)
@@ -108,16 +110,14 @@ def choose(
         measured = measure(path, plans, batch, tell)
         kept["measured"][key] = [asdict(entry) for entry in measured]
         keep_json(note, kept)
-    if decoding:
-        measured = [replace(m, image=m.image * _SHARED) if m.plan.threads > 1 else m for m in measured]
-    return fastest(measured, images).plan
+    return fastest(measured, images, _GAIN_DECODING if decoding else _GAIN).plan
 
 
-def fastest(measured: list[Measured], images: int | None) -> Measured:
+def fastest(measured: list[Measured], images: int | None, gain: float = _GAIN) -> Measured:
     """The entry that needs the least time, unless a simpler one before it needs hardly more."""
     best = measured[0]
     for entry in measured[1:]:
-        if entry.seconds(images) < best.seconds(images) * _GAIN:
+        if entry.seconds(images) < best.seconds(images) * gain:
             best = entry
     return best
 

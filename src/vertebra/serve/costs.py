@@ -7,8 +7,8 @@ from __future__ import annotations
 
 SIZES = (1, 2, 4, 8, 16)
 
-# A larger batch must save at least this share of an image's time: it makes all of its images wait for the last.
-_GAIN = 0.05
+_GAIN = 0.05  # of an image's time, that a larger batch must save: it makes all of its images wait for the last
+_SURE = 0.1  # the same, to leave the size that was found best when nothing else was running
 _WEIGHT = 0.1  # of a new measurement, in a running mean
 _TRY_EVERY = 128  # batches until the next size is tried again
 _GAP = 1.0  # seconds; a longer pause between two requests says nothing about the next
@@ -17,7 +17,9 @@ _GAP = 1.0  # seconds; a longer pause between two requests says nothing about th
 class Costs:
     """Running means: seconds of the network for each size of batch, of all work for an image, between two arrivals."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: int | None = None) -> None:
+        # Images of a batch, until another size has proved to be clearly better.
+        self.start = None if start is None else max(size for size in SIZES if size <= start)
         self.batch: dict[int, float] = {}  # size -> seconds of the network
         self.image = 0.02  # seconds of a thread for an image, decoding included
         self.interval = _GAP  # seconds between two images that arrive
@@ -43,6 +45,8 @@ class Costs:
         if not each:
             return SIZES[0]
         least = min(each.values()) * (1 + _GAIN)
+        if self.start is not None and each.get(self.start, least) * (1 - _SURE) < min(each.values()):
+            return self.start
         best = next(size for size, seconds in each.items() if seconds <= least)
         larger = next((size for size in SIZES if size > best and size not in each), best)
         return larger if best == max(each) else best

@@ -100,7 +100,7 @@ class Loaded:
 
     def _warm(self) -> Costs:
         """What batches cost: the second run of each size counts."""
-        costs = Costs()
+        costs = Costs(self.plan.micro_batch)
         for size in _WARM_UP:
             for turn in range(2):
                 start = time.perf_counter()
