@@ -27,7 +27,7 @@ def timed(monkeypatch):
     calls = []
 
     def set_to(**image):
-        def measured(path, plans, batch, tell):
+        def measured(path, plans, batch, tell, decoding):
             calls.append(batch)
             return [Measured(plan, 1.0, image[plan.engine]) for plan in plans if plan.engine in image]
 
@@ -83,22 +83,21 @@ def test_nothing_is_measured_for_a_few(tiny_model, timed):
     assert choose(tiny_model, batch=16, cores=2, images=20, may_measure=False).engine == "mnn"
 
 
-def test_cores_that_decode_as_well_rather_have_a_lane_each(tiny_model, monkeypatch):
+def test_where_the_cores_decode_as_well_plans_are_measured_so(tiny_model, monkeypatch):
     together = Plan(lanes=1, threads=2, micro_batch=16)
-    seconds = {together: 0.009}
+    asked = []
 
-    def measure(path, plans, batch, tell):
-        return [Measured(plan, 0.1, seconds.get(plan, 0.010)) for plan in plans]
+    def measure(path, plans, batch, tell, decoding):
+        asked.append(decoding)
+        return [Measured(plan, 0.1, 0.02 if plan == together and decoding else 0.01 / plan.threads) for plan in plans]
 
     monkeypatch.setattr(module, "measure", measure)
-    assert choose(tiny_model, batch=16, cores=2) == together
-    assert choose(tiny_model, batch=16, cores=2, decoding=True).lanes == 2
+    monkeypatch.setattr(mnn, "installed", lambda: False)
     network = Predictor(tiny_model, threads=2)
-    assert network.runner(16, tune=True).plan.lanes == network.runner(16).plan.lanes == 2
     assert network.tune(16) == together
-    next((cache_dir() / "engines").iterdir()).unlink()
-    seconds[together] = 0.005
-    assert choose(tiny_model, batch=16, cores=2, decoding=True) == together
+    assert network.runner(16, tune=True).plan.lanes == network.runner(16).plan.lanes == 2
+    assert choose(tiny_model, batch=16, cores=2) == together
+    assert asked == [False, True]
 
 
 def test_another_version_makes_it_void(tiny_model, timed, monkeypatch):
@@ -119,10 +118,11 @@ def test_a_damaged_note_is_measured_again(tiny_model, timed, content):
     assert calls == [16, 16]
 
 
-def test_a_real_measurement(tiny_model, monkeypatch):
+@pytest.mark.parametrize("decoding", [False, True])
+def test_a_real_measurement(tiny_model, monkeypatch, decoding):
     monkeypatch.setattr(module, "_SECONDS", 0.05)
     said = []
-    found = measure(tiny_model, [Plan(), Plan(lanes=2, micro_batch=2)], 4, said.append)
+    found = measure(tiny_model, [Plan(), Plan(lanes=2, micro_batch=2)], 4, said.append, decoding=decoding)
     assert [entry.plan.lanes for entry in found] == [1, 2]
     assert all(0 < entry.image < 1 and 0 < entry.load < 60 for entry in found)
     assert "onnxruntime" in said[0]
