@@ -55,10 +55,12 @@ def make(network):
         batcher.close()
 
 
-def known(start=None, **seconds):
+def known(start=1, **seconds):
     """Costs that know these sizes: known(b1=…, b2=…)."""
     costs = Costs(start)
-    costs.batch = {int(name[1:]): value for name, value in seconds.items()}
+    for name, value in seconds.items():
+        for _ in range(16):
+            costs.measured(int(name[1:]), value, value)
     return costs
 
 
@@ -106,7 +108,7 @@ def test_each_job_has_its_own_result(make):
 
 def test_what_waits_is_taken_together_and_shared(make, network):
     async def work():
-        batcher = make(workers=2, costs=fixed(b1=1.0, b2=1.9, b4=3.6, b8=7.2))
+        batcher = make(workers=2, costs=fixed(start=4, b1=1.0, b2=1.9, b4=3.6, b8=7.2))
         network.gate.clear()
         first = [Waiting(jobs(1)), Waiting(jobs(2))]
         for each in first:
@@ -119,13 +121,13 @@ def test_what_waits_is_taken_together_and_shared(make, network):
         await asyncio.gather(rest.done, *(each.done for each in first))
 
     asyncio.run(work())
-    # Four images cost less each than two, eight no less than four.
+    # Four are the size to start with, and no other costs clearly less an image.
     assert sorted(network.batches) == [1, 1, 4, 4]
 
 
 def test_idle_threads_share_what_comes_at_once(make, network):
     async def work():
-        batcher = make(workers=2, costs=fixed(b1=1.0, b2=1.9, b4=3.6, b8=7.2))
+        batcher = make(workers=2, costs=fixed(start=4, b1=1.0, b2=1.9, b4=3.6, b8=7.2))
         await asyncio.sleep(0.1)
         waiting = Waiting(jobs(1, 2, 3, 4))
         waiting.put(batcher)
@@ -243,33 +245,42 @@ def test_waiting_for_one_more_where_it_pays(make, network):
 # --- costs ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_best_size_is_where_larger_ones_save_nothing():
+def test_another_size_than_the_first_must_save_more_than_noise():
     assert known(b1=1.0, b2=2.0).best == 1
-    assert known(b1=1.0, b2=1.6, b4=3.2).best == 2
-    assert known(b1=1.0, b2=1.6, b4=2.4, b8=4.8).best == 4
-    assert known(b1=1.0, b2=1.99, b4=3.6, b8=7.2).best == 4  # one step that saves nothing is no end
-    assert known(b1=1.0, b2=1.6, b4=2.4).best == 8  # unknown: worth a try
-    assert known(b1=1.0, b2=1.6, b4=2.4, b8=3.6, b16=4.0).best == 16
+    assert known(b1=1.0, b2=1.85).best == 1
+    assert known(b1=1.0, b2=1.6, b4=3.2).best in (2, 4)
+    assert known(b1=1.0, b2=1.6, b4=2.4, b8=4.9).best == 4
+    assert known(b1=1.0, b2=1.99, b4=3.5, b8=7.2).best == 4  # one step that saves nothing is no end
+    assert known(start=4, b1=1.0, b2=2.0, b4=4.4).best == 4
+    assert known(start=4, b1=1.0, b2=2.1, b4=4.5).best == 1
+    assert known(start=7, b1=1.0).best == 4  # not known yet
     assert known().best == 1
 
 
-def test_the_size_to_start_with_is_left_for_a_clear_gain_only():
-    assert known(start=4, b1=1.0, b2=2.0, b4=4.4).best == 4
-    assert known(start=4, b1=1.0, b2=2.0, b4=4.5).best == 1
-    assert known(start=4, b1=1.0, b2=1.6).best == 4  # not measured: as without
-    assert known(start=4, b1=1.0, b2=1.9, b4=3.6, b8=6.8).best == 4
-    assert known(start=4, b1=1.0, b2=1.9, b4=3.6, b8=6.0, b16=12.0).best == 8
+def test_the_warm_up_is_not_compared_with_batches_under_load():
+    costs = Costs(4)
+    for size, seconds in ((1, 0.5), (2, 1.0), (4, 2.0)):
+        costs.warm(size, seconds)
+    assert costs.image == 0.5
+    for _ in range(100):
+        costs.measured(4, 4.0, 4.0)
+    assert costs.batch[4] == 4.0 and costs.best == 4
+    for _ in range(15):
+        costs.measured(1, 0.5, 0.5)
+    assert costs.best == 4  # too few to be sure
+    costs.measured(1, 0.5, 0.5)
+    assert costs.best == 1
 
 
-def test_sizes_that_were_slow_once_are_tried_again():
-    costs = known(b1=1.0, b2=2.0)
-    taken = [costs.size(16) for _ in range(300)]
-    assert set(taken) == {1, 2} and taken.count(2) == 2
+def test_neighbouring_sizes_are_tried_now_and_then():
+    costs = known(start=4, b4=4.0)
+    taken = [costs.size(100) for _ in range(320)]
+    assert taken.count(8) == taken.count(2) == 5 and taken.count(4) == 310
     assert costs.size(1) == 1
 
 
 def test_waiting_pays_only_where_batches_save_time_and_images_come_soon():
-    processor = known(b1=1.0, b2=1.9, b3=2.8, b4=3.6, b8=7.2)
+    processor = known(start=4, b1=1.0, b2=1.9, b3=2.8, b4=3.6, b8=7.2)
     processor.interval = 0.5
     assert processor.worth_waiting(1) == 0  # 0.1 s saved, 0.5 s to wait
     processor.interval = 0.01

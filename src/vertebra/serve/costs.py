@@ -5,30 +5,40 @@ Written to be changed under the batcher's lock only.
 
 from __future__ import annotations
 
+from collections import Counter
+
 SIZES = (1, 2, 4, 8, 16)
 
-_GAIN = 0.05  # of an image's time, that a larger batch must save: it makes all of its images wait for the last
-_SURE = 0.1  # the same, to leave the size that was found best when nothing else was running
+_GAIN = 0.1  # of an image's time, that another size must save: times under load are noisy
+_TRUSTED = 16  # batches of a size, before its time is compared with another's
+_TRY_EVERY = 32  # batches, until a neighbouring size is tried
 _WEIGHT = 0.1  # of a new measurement, in a running mean
-_TRY_EVERY = 128  # batches until the next size is tried again
 _GAP = 1.0  # seconds; a longer pause between two requests says nothing about the next
 
 
 class Costs:
     """Running means: seconds of the network for each size of batch, of all work for an image, between two arrivals."""
 
-    def __init__(self, start: int | None = None) -> None:
-        # Images of a batch, until another size has proved to be clearly better.
-        self.start = None if start is None else max(size for size in SIZES if size <= start)
+    def __init__(self, start: int = 1) -> None:
+        # Images of a batch, until another size has proved to be better.
+        self.start = max(size for size in SIZES if size <= start)
         self.batch: dict[int, float] = {}  # size -> seconds of the network
         self.image = 0.02  # seconds of a thread for an image, decoding included
         self.interval = _GAP  # seconds between two images that arrive
         self._last = 0.0
         self._taken = 0
+        self._times: Counter[int] = Counter()  # batches of each size, the warm-up's left out
+
+    def warm(self, size: int, seconds: float) -> None:
+        """A batch of that size took so many seconds of the network while nothing else ran."""
+        self.batch[size] = seconds
+        self.image = self.batch[min(self.batch)] / min(self.batch)
 
     def measured(self, size: int, inference: float, total: float) -> None:
         """A batch of that size took so many seconds of the network, and so many in all."""
-        known = self.batch.get(size)
+        self._times[size] += 1
+        # Under load a batch takes longer than in the warm-up, so that the first of its size starts anew.
+        known = self.batch.get(size) if self._times[size] > 1 else None
         self.batch[size] = inference if known is None else known + _WEIGHT * (inference - known)
         self.image += _WEIGHT * (total / size - self.image)
 
@@ -40,25 +50,20 @@ class Costs:
 
     @property
     def best(self) -> int:
-        """The smallest size that costs hardly more an image than any other; the next unknown one is worth a try."""
-        each = {size: self.batch[size] / size for size in SIZES if size in self.batch}
-        if not each:
-            return SIZES[0]
-        least = min(each.values()) * (1 + _GAIN)
-        if self.start is not None and each.get(self.start, least) * (1 - _SURE) < min(each.values()):
+        """The size to take where enough wait: the first one, unless another saves clearly more than noise."""
+        each = {size: self.batch[size] / size for size in SIZES if self._times[size] >= _TRUSTED}
+        if self.start not in each:
             return self.start
-        best = next(size for size, seconds in each.items() if seconds <= least)
-        larger = next((size for size in SIZES if size > best and size not in each), best)
-        return larger if best == max(each) else best
+        best = min(each, key=lambda size: each[size])
+        return best if each[best] < each[self.start] * (1 - _GAIN) else self.start
 
     def size(self, waiting: int) -> int:
-        """How many to take where so many wait."""
+        """How many to take where so many wait; now and then a size beside the best, to see what it costs."""
         self._taken += 1
         limit = self.best
         if self._taken % _TRY_EVERY == 0:
-            # What was measured in a bad moment must not hold for ever.
-            limit = min(2 * limit, SIZES[-1])
-        return max(1, min(waiting, limit))
+            limit = limit * 2 if self._taken // _TRY_EVERY % 2 else limit // 2
+        return max(1, min(waiting, limit, SIZES[-1]))
 
     def worth_waiting(self, waiting: int) -> float:
         """Seconds to wait for one more image, 0 where that does not pay.

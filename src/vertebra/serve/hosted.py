@@ -107,8 +107,7 @@ class Loaded:
                 self._run(self._trial[:size], (PROBABILITIES,))
                 seconds = time.perf_counter() - start
                 if turn:
-                    costs.measured(size, seconds, seconds)
-        costs.image = costs.batch[1]
+                    costs.warm(size, seconds)
         return costs
 
     @property
