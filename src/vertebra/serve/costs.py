@@ -28,6 +28,8 @@ class Costs:
         self._last = 0.0
         self._taken = 0
         self._times: Counter[int] = Counter()  # batches of each size, the warm-up's left out
+        self._pace: float | None = None  # seconds of the network for an image, just now, in batches of whatever size
+        self._relative: dict[int, float] = {}  # size -> the same in batches of that size, over the pace at that time
 
     def warm(self, size: int, seconds: float) -> None:
         """A batch of that size took so many seconds of the network while nothing else ran."""
@@ -36,22 +38,27 @@ class Costs:
 
     def measured(self, size: int, inference: float, total: float) -> None:
         """A batch of that size took so many seconds of the network, and so many in all."""
+        each = inference / size
         self._times[size] += 1
         # Under load a batch takes longer than in the warm-up, so that the first of its size starts anew.
-        known = self.batch.get(size) if self._times[size] > 1 else None
-        self.batch[size] = inference if known is None else known + _WEIGHT * (inference - known)
-        self.image += _WEIGHT * (total / size - self.image)
+        first = self._times[size] == 1
+        self.batch[size] = _mean(None if first else self.batch[size], inference)
+        # A busy minute makes all sizes slow, and those that ran in it must not look worse for it.
+        if self._pace is not None:
+            self._relative[size] = _mean(self._relative.get(size), each / self._pace)
+        self._pace = each if self._pace is None else (self._pace + each) / 2
+        self.image = _mean(self.image, total / size)
 
     def arrived(self, now: float, count: int) -> None:
         """So many images came at once."""
         gap = min(_GAP, now - self._last) / count
         self._last = now
-        self.interval += _WEIGHT * (gap - self.interval)
+        self.interval = _mean(self.interval, gap)
 
     @property
     def best(self) -> int:
         """The size to take where enough wait: the first one, unless another saves clearly more than noise."""
-        each = {size: self.batch[size] / size for size in SIZES if self._times[size] >= _TRUSTED}
+        each = {size: self._relative[size] for size in SIZES if self._times[size] >= _TRUSTED}
         if self.start not in each:
             return self.start
         best = min(each, key=lambda size: each[size])
@@ -77,3 +84,8 @@ class Costs:
         alone, now, more = (value for value in known if value is not None)
         saved = alone + now - more
         return saved if self.interval < saved else 0.0
+
+
+def _mean(before: float | None, value: float) -> float:
+    """A running mean with a new value; the first one is the mean."""
+    return value if before is None else before + _WEIGHT * (value - before)
