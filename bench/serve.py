@@ -33,7 +33,8 @@ from memory import resident_mb
 CLIENTS = 32
 PROCESSES = 2  # of clients
 SECONDS = 60.0
-WARM = 3.0
+SLICES = 6  # of these seconds: the two servers take turns, so that a slow minute of the machine hits both
+WARM = 1.0
 TIMES = 10  # of overload
 DEADLINE_MS = 2000
 # LitServe: workers, threads of each, images of a batch, milliseconds that it waits for one, its ZeroMQ queue or not.
@@ -130,7 +131,7 @@ def ours(model: str, port: int, *options: str) -> list[str]:
     return [sys.executable, "-m", "vertebra", "serve", f"m={model}", "--port", str(port), *options]
 
 
-def load(
+def ask(
     port: int,
     paths: list[str],
     *,
@@ -140,7 +141,7 @@ def load(
     warm: float = WARM,
     **options: Any,
 ) -> dict[str, Any]:
-    """What so many clients get in that time, all processes together."""
+    """What so many clients get in that time, all processes together: statuses, seconds, latencies."""
     script = Path(__file__).with_name("_client.py")
     folder = tempfile.TemporaryDirectory()
     started = []
@@ -172,13 +173,29 @@ def load(
         others += found["others"]
         longest = max(longest, found["seconds"])
     folder.cleanup()
+    return {"statuses": statuses, "latencies": latencies, "others": others, "seconds": longest}
+
+
+def figures(*answers: dict[str, Any]) -> dict[str, Any]:
+    """Rate and quantiles of what was asked in one or several goes."""
+    latencies = [value for answer in answers for value in answer["latencies"]]
+    others = [value for answer in answers for value in answer["others"]]
+    statuses: dict[str, int] = {}
+    for answer in answers:
+        for status, count in answer["statuses"].items():
+            statuses[status] = statuses.get(status, 0) + count
     return {
-        "images_per_second": round(len(latencies) / longest, 1),
+        "images_per_second": round(len(latencies) / sum(answer["seconds"] for answer in answers), 1),
         "statuses": statuses,
         **{f"p{share}_ms": quantile(latencies, share) for share in (50, 95, 99)},
         "max_ms": max(latencies, default=None),
         "max_other_ms": max(others, default=None),
     }
+
+
+def load(port: int, paths: list[str], **options: Any) -> dict[str, Any]:
+    """`ask` once, and its figures."""
+    return figures(ask(port, paths, **options))
 
 
 def quantile(values: list[float], share: int) -> float | None:
@@ -209,23 +226,46 @@ def alone(model: str, paths: list[str]) -> float:
     return float(json.loads(done.stdout.splitlines()[-1]))
 
 
-def peer(folder: str, model: str, paths: list[str], setting: tuple[int, ...], seconds: float) -> dict[str, Any]:
-    script = Path(folder) / "peer.py"
-    script.write_text(PEER)
+@contextlib.contextmanager
+def peer(model: str, setting: tuple[int, ...]) -> Iterator[tuple[subprocess.Popen[Any], int]]:
     port = free_port()
-    command = [sys.executable, str(script), model, str(port), *map(str, setting)]
-    with server(command, f"http://127.0.0.1:{port}/health"):
-        return load(port, paths, path="/predict", seconds=seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "peer.py"
+        script.write_text(PEER)
+        command = [sys.executable, str(script), model, str(port), *map(str, setting)]
+        with server(command, f"http://127.0.0.1:{port}/health") as process:
+            yield process, port
 
 
-def under_load(model: str, paths: list[str], seconds: float) -> dict[str, Any]:
+def trial(model: str, paths: list[str], setting: tuple[int, ...], seconds: float) -> float:
+    with peer(model, setting) as (_, port):
+        return float(load(port, paths, path="/predict", seconds=seconds)["images_per_second"])
+
+
+def side_by_side(model: str, paths: list[str], setting: tuple[int, ...], seconds: float) -> dict[str, dict[str, Any]]:
+    """Both servers under the same load, a slice of the time each; whoever's turn it is not stands still."""
     port = free_port()
-    with server(ours(model, port), f"http://127.0.0.1:{port}/readyz") as process:
+    with contextlib.ExitStack() as stack:
+        process = stack.enter_context(server(ours(model, port), f"http://127.0.0.1:{port}/readyz"))
         memory = Memory(process.pid)
         memory.start()
-        found = load(port, paths, seconds=seconds)
+        servers = {"vertebra": (process, port, "/v1/predict")}
+        if setting:
+            servers["litserve"] = (*stack.enter_context(peer(model, setting)), "/predict")
+        for other, _, _ in servers.values():
+            os.killpg(other.pid, signal.SIGSTOP)
+            stack.callback(os.killpg, other.pid, signal.SIGCONT)  # a stopped process could not end
+        answers: dict[str, list[dict[str, Any]]] = {name: [] for name in servers}
+        for turn in range(SLICES):
+            for name in list(servers)[:: 1 if turn % 2 else -1]:
+                running, where, path = servers[name]
+                os.killpg(running.pid, signal.SIGCONT)
+                answers[name].append(ask(where, paths, path=path, seconds=seconds / SLICES))
+                os.killpg(running.pid, signal.SIGSTOP)
         memory.ended.set()
-    return {**found, "peak_mb": round(memory.peak)}
+    found = {name: figures(*parts) for name, parts in answers.items()}
+    found["vertebra"]["peak_mb"] = round(memory.peak)
+    return found
 
 
 def overload(model: str, paths: list[str], rate: float, seconds: float) -> dict[str, Any]:
@@ -291,14 +331,13 @@ def measure(n: int) -> Path:
         if importlib.util.find_spec("litserve") is None:
             print("LitServe is left out: it is not installed. Run: pip install litserve python-multipart")
         settings = PEER_SETTINGS if importlib.util.find_spec("litserve") else ()
-        trials = {setting: peer(folder, model, paths, setting, min(seconds, 6.0)) for setting in settings}
-        best = max(trials, key=lambda setting: trials[setting]["images_per_second"], default=())
+        trials = {setting: trial(model, paths, setting, min(seconds, 6.0)) for setting in settings}
+        best = max(trials, key=lambda setting: trials[setting], default=())
         runs: dict[str, list[Any]] = {"alone": [], "vertebra": [], "litserve": []}
         for _ in range(n):
             runs["alone"].append(alone(model, paths))
-            runs["vertebra"].append(under_load(model, paths, seconds))
-            if best:
-                runs["litserve"].append(peer(folder, model, paths, best, seconds))
+            for name, found in side_by_side(model, paths, best, seconds).items():
+                runs[name].append(found)
             runs["alone"].append(alone(model, paths))
         rate = statistics.median(run["images_per_second"] for run in runs["vertebra"])
         results = {
@@ -307,9 +346,7 @@ def measure(n: int) -> Path:
             "seconds": seconds,
             "plan": str(plan),
             "litserve_setting": dict(zip(("workers", "threads", "batch", "wait_ms", "fast_queue"), best, strict=False)),
-            "litserve_trials": {
-                " × ".join(map(str, setting)): trial["images_per_second"] for setting, trial in trials.items()
-            },
+            "litserve_trials": {" × ".join(map(str, setting)): rate for setting, rate in trials.items()},
             "alone_images_per_second": _common.summary(runs["alone"], digits=1),
             "vertebra": runs["vertebra"],
             "litserve": runs["litserve"],
@@ -354,8 +391,8 @@ def render(document: dict[str, Any]) -> str:
     ready = document["ready_after_kill_seconds"]
     return (
         f"{_common.table(head, rows)}\n\n"
-        f"{document['seconds']:g} s each, clients on the same cores; the server reaches {document['of_alone']:.0%} of "
-        f"the runtime alone. {peer_text}"
+        f"{document['seconds']:g} s each in {SLICES} turns, clients on the same cores; the server reaches "
+        f"{document['of_alone']:.0%} of the runtime alone. {peer_text}"
         f"Ten times the load ({over['clients']} clients, {over['offered_per_second']:,} requests/s offered, a deadline "
         f"of {over['deadline_ms'] / 1000:g} s): {good:,} answers were 200, {busy:,} were 503, {other} anything else, "
         f"the slowest after {max(over['max_ms'] or 0, over['max_other_ms'] or 0) / 1000:.2f} s, "

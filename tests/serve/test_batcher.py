@@ -268,7 +268,7 @@ def test_the_warm_up_is_not_compared_with_batches_under_load():
     for _ in range(100):
         costs.measured(4, 4.0, 4.0)
     assert costs.batch[4] == 4.0 and costs.best == 4
-    for _ in range(15):
+    for _ in range(7):
         costs.measured(1, 0.5, 0.5)
     assert costs.best == 4  # too few to be sure
     costs.measured(1, 0.5, 0.5)
@@ -284,8 +284,8 @@ def test_a_slow_minute_makes_no_size_look_bad():
 
 def test_neighbouring_sizes_are_tried_now_and_then():
     costs = known(start=4, b4=4.0)
-    taken = [costs.size(100) for _ in range(320)]
-    assert taken.count(8) == taken.count(2) == 5 and taken.count(4) == 310
+    taken = [costs.size(100) for _ in range(2560)]
+    assert taken.count(8) == taken.count(2) == 5 and taken.count(4) == 2550
     assert costs.size(1) == 1
 
 

@@ -10,8 +10,8 @@ from collections import Counter
 SIZES = (1, 2, 4, 8, 16)
 
 _GAIN = 0.1  # of an image's time, that another size must save: times under load are noisy
-_TRUSTED = 16  # batches of a size, before its time is compared with another's
-_TRY_EVERY = 32  # batches, until a neighbouring size is tried
+_TRUSTED = 8  # batches of a size, before its time is compared with another's
+_TRY_EVERY = 256  # batches, until a neighbouring size is tried: larger ones make all of their images wait
 _WEIGHT = 0.1  # of a new measurement, in a running mean
 _GAP = 1.0  # seconds; a longer pause between two requests says nothing about the next
 
