@@ -24,6 +24,7 @@ from .pipeline import in_order
 from .sources import Photo
 
 BATCH = 16
+_DOWNLOADING = 4  # threads
 
 
 @dataclass
@@ -132,11 +133,13 @@ class Predictor:
             return (self._predict_alone(photo, top, embed) for photo in todo)
         # A list without an end that is known may be short, or wait for its writer: `tune` is for whoever knows better.
         runner = self._runner(self.batch, count, may_measure=count is not None, decoding=True)
-        # Each lane's thread decodes for itself. One more keeps the lanes busy while a photo comes from a slow disk.
-        workers = runner.plan.lanes * runner.plan.threads + 1
+        # Each lane's thread decodes for itself; more of them would only push each other off the cores. So the others,
+        # which are there to download ahead, compute when it is their turn.
+        turns = threading.Semaphore(runner.plan.lanes * runner.plan.threads)
+        workers = runner.plan.lanes * runner.plan.threads + _DOWNLOADING
 
         def work(part: Sequence[Photo]) -> list[Prediction]:
-            return self._read_and_classify(runner, part, top, embed)
+            return self._read_and_classify(runner, part, top, embed, turns)
 
         return in_order(todo, work, workers=workers, chunk=runner.plan.micro_batch)
 
@@ -227,19 +230,28 @@ class Predictor:
     def _pixels(self, source: Source) -> Pixels:
         return network_pixels(source, self.card.preprocessing, scaled=self.scaled)
 
-    def _read_and_classify(self, runner: Runner, photos: Sequence[Photo], top: int, embed: bool) -> list[Prediction]:
+    def _read_and_classify(
+        self, runner: Runner, photos: Sequence[Photo], top: int, embed: bool, turns: threading.Semaphore
+    ) -> list[Prediction]:
         results = [Prediction(photo.path, error=photo.error) for photo in photos]
-        ready, pixels = [], []
+        sources: list[tuple[Prediction, Source]] = []
         for photo, result in zip(photos, results, strict=True):
             if result.error is None:
                 try:
-                    pixels.append(self._pixels(photo.open()))
+                    sources.append((result, photo.open()))
+                except ImageError as error:
+                    result.error = str(error)
+        with turns:
+            ready, pixels = [], []
+            for result, source in sources:
+                try:
+                    pixels.append(self._pixels(source))
                 except ImageError as error:
                     result.error = str(error)
                 else:
                     ready.append(result)
-        if ready:
-            self._classify(runner, ready, pixels, top, embed)
+            if ready:
+                self._classify(runner, ready, pixels, top, embed)
         return results
 
     def _classify(
