@@ -22,7 +22,8 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,34 +160,32 @@ def ask(
         }
         answer = Path(folder.name) / f"{number}.json"
         started.append((answer, subprocess.Popen([sys.executable, str(script), json.dumps(task), str(answer)])))
-    statuses: dict[str, int] = {}
-    latencies: list[float] = []
-    others: list[float] = []
-    longest = 0.0
+    found = []
     for answer, process in started:
         if process.wait():
             sys.exit("a client has failed")
-        found = json.loads(answer.read_text())
-        for status, count in found["statuses"].items():
-            statuses[status] = statuses.get(status, 0) + count
-        latencies += found["latencies"]
-        others += found["others"]
-        longest = max(longest, found["seconds"])
+        found.append(json.loads(answer.read_text()))
     folder.cleanup()
-    return {"statuses": statuses, "latencies": latencies, "others": others, "seconds": longest}
+    return pooled(found, max(answer["seconds"] for answer in found))
+
+
+def pooled(answers: Sequence[dict[str, Any]], seconds: float) -> dict[str, Any]:
+    """What several got, as if one had got it in so many seconds."""
+    return {
+        "statuses": dict(sum((Counter(answer["statuses"]) for answer in answers), Counter())),
+        "latencies": [value for answer in answers for value in answer["latencies"]],
+        "others": [value for answer in answers for value in answer["others"]],
+        "seconds": seconds,
+    }
 
 
 def figures(*answers: dict[str, Any]) -> dict[str, Any]:
     """Rate and quantiles of what was asked in one or several goes."""
-    latencies = [value for answer in answers for value in answer["latencies"]]
-    others = [value for answer in answers for value in answer["others"]]
-    statuses: dict[str, int] = {}
-    for answer in answers:
-        for status, count in answer["statuses"].items():
-            statuses[status] = statuses.get(status, 0) + count
+    found = pooled(answers, sum(answer["seconds"] for answer in answers))
+    latencies, others = found["latencies"], found["others"]
     return {
-        "images_per_second": round(len(latencies) / sum(answer["seconds"] for answer in answers), 1),
-        "statuses": statuses,
+        "images_per_second": round(len(latencies) / found["seconds"], 1),
+        "statuses": found["statuses"],
         **{f"p{share}_ms": quantile(latencies, share) for share in (50, 95, 99)},
         "max_ms": max(latencies, default=None),
         "max_other_ms": max(others, default=None),
