@@ -16,7 +16,7 @@ from typing import Any
 
 import _common
 
-NETWORKS = ("mobilenet_v2", "efficientnet_b0", "resnet50")
+NETWORKS = ("mobilenet_v2", "efficientnet_b0", "resnet50", "vgg16")
 
 # What one writes first after reading torchvision's documentation.
 TORCHVISION = """

@@ -6,16 +6,16 @@ sees the pixels it was trained on. In an exported file it is JSON in the metadat
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from vertebra.errors import ImageError, VertebraError
+from vertebra.protobuf import content, fields
 
 METADATA_KEY = "vertebra.card"
 FORMAT_VERSION = 1
@@ -256,57 +256,14 @@ def read_metadata(path: Path) -> dict[str, str]:
 def _walk_model(file: IO[bytes]) -> dict[str, str]:
     seen = set()
     metadata = {}
-    for number, content in _fields(file, os.fstat(file.fileno()).st_size, wanted=(_METADATA,)):
+    for number, value in fields(file, 0, os.fstat(file.fileno()).st_size):
         seen.add(number)
         if number == _METADATA:
-            entry = dict(_fields(io.BytesIO(content), len(content), wanted=(_KEY, _VALUE)))
-            metadata[entry.get(_KEY, b"").decode("utf-8")] = entry.get(_VALUE, b"").decode("utf-8")
+            entry = {part: content(file, place).decode("utf-8") for part, place in list(fields(file, *value))}
+            metadata[entry.get(_KEY, "")] = entry.get(_VALUE, "")
     if not {_IR_VERSION, _GRAPH} <= seen:
         raise ValueError("a protobuf message, but no model")
     return metadata
-
-
-def _fields(file: IO[bytes], end: int, wanted: Collection[int]) -> Iterator[tuple[int, bytes]]:
-    """Each field of a protobuf message as (number, content); what is not wanted is skipped and comes empty.
-
-    https://protobuf.dev/programming-guides/encoding/
-    """
-    while file.tell() < end:
-        tag = varint(file)
-        number, wire_type = tag >> 3, tag & 7
-        if wire_type == 0:
-            varint(file)
-            size = 0
-        elif wire_type in (1, 5):
-            size = 8 if wire_type == 1 else 4
-        elif wire_type == 2:
-            size = varint(file)
-        else:
-            raise ValueError(f"wire type {wire_type}")
-        if number == 0 or size > end - file.tell():
-            raise ValueError("a field that reaches beyond the end")
-        if number in wanted:
-            yield number, file.read(size)
-        else:
-            file.seek(size, os.SEEK_CUR)
-            yield number, b""
-
-
-def varint(file: IO[bytes]) -> int:
-    """A whole number as protocol buffers write it.
-
-    Raises:
-        ValueError: the file ends within it, or it has more than 64 bits.
-    """
-    value = 0
-    for shift in range(0, 64, 7):
-        byte = file.read(1)
-        if not byte:
-            raise ValueError("the end came early")
-        value |= (byte[0] & 0x7F) << shift
-        if byte[0] < 0x80:
-            return value
-    raise ValueError("a number of more than 64 bits")
 
 
 # The size from which Pillow refuses to decode: a strip of 1 × 20,000 pixels is a small file, and 4 GB once resized.

@@ -13,6 +13,7 @@ import vertebra
 from vertebra.card import read_card
 from vertebra.data import DataError
 from vertebra.errors import UsageError
+from vertebra.runtime.engines import Runner
 from vertebra.train import Classifier, Settings, TrainError, evaluate
 from vertebra.train import _features as features_module
 
@@ -86,7 +87,7 @@ def test_the_report_is_whole_and_opens_offline(run):
 
 
 def test_a_second_run_computes_nothing_again(run, shapes, small_weights, tmp_path, monkeypatch):
-    monkeypatch.setattr(features_module.Runner, "call", None)
+    monkeypatch.setattr(Runner, "call", None)
     (shapes / "cross" / "00.png").rename(shapes / "cross" / "renamed.png")
     try:
         again = vertebra.train(shapes, tmp_path / "run", model="resnet18", weights=str(small_weights), folds=3)

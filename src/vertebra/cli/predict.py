@@ -26,6 +26,8 @@ app = typer.Typer(rich_markup_mode=None)
 BAR_WIDTH = 30
 # More photos than these get one line each instead of a bar for each class, and a progress bar on a terminal.
 FEW = 8
+# So many are done sooner with an engine that is slower and ready at once.
+BRIEF = 3
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ def run(settings: Settings) -> None:
         engine=settings.engine,
         batch=settings.batch,
         scaled=settings.fast_jpeg,
+        brief=count is not None and count <= BRIEF,
         tell=_tell,
     )
     classes = predictor.card.classes

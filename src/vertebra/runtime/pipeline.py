@@ -12,7 +12,33 @@ from itertools import islice
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+S = TypeVar("S")
 R = TypeVar("R")
+
+
+def read_ahead(
+    items: Iterable[T],
+    read: Callable[[Sequence[T]], S],
+    work: Callable[[S], Sequence[R]],
+    *,
+    workers: int,
+    chunk: int,
+    ahead: int = 4,
+) -> Iterator[R]:
+    """As `in_order`, for work on what must be read first, from a disk or a network that may be slow.
+
+    There are `ahead` more threads than `workers`, so that some read while others work. No more than `workers` work at a
+    time, or they would push each other off the cores: 137 images/s of EfficientNet-Lite0 on two cores, and 125 to 131
+    where a third thread worked as well.
+    """
+    turns = threading.Semaphore(workers)
+
+    def both(part: Sequence[T]) -> Sequence[R]:
+        found = read(part)
+        with turns:
+            return work(found)
+
+    return in_order(items, both, workers=workers + ahead, chunk=chunk)
 
 
 def in_order(

@@ -20,11 +20,10 @@ from vertebra.machine import usable_cores
 from .choose import choose
 from .engines import EMBEDDING, PROBABILITIES, EngineError, FloatArray, Plan, Runner, check_engine, open_engine
 from .image import Pixels, Source, network_pixels
-from .pipeline import in_order
+from .pipeline import read_ahead
 from .sources import Photo
 
 BATCH = 16
-_DOWNLOADING = 4  # threads
 
 
 @dataclass
@@ -66,6 +65,7 @@ class Predictor:
         batch: images that go through the network at once where many are asked for.
         threads: None: as many as this process may run at once.
         scaled: decode large JPEGs at a fraction of their size; see `image.network_pixels`.
+        brief: a few images are all there will be; be ready sooner at the price of their speed.
         tell: called with what is being done where that takes seconds.
 
     Raises:
@@ -83,6 +83,7 @@ class Predictor:
         batch: int = BATCH,
         threads: int | None = None,
         scaled: bool = False,
+        brief: bool = False,
         tell: Callable[[str], None] = lambda what: None,
     ) -> None:
         for name, value in (("batch", batch), ("threads", threads)):
@@ -95,6 +96,7 @@ class Predictor:
         self.batch = batch
         self.threads = threads or usable_cores()
         self.scaled = scaled
+        self.brief = brief
         self._tell = tell
         self._plans: dict[tuple[int, int | None, bool, bool], Plan] = {}
         self._runners: dict[Plan, Runner] = {}
@@ -129,19 +131,17 @@ class Predictor:
         if count is None and isinstance(photos, Sized):
             count = len(photos)
         todo = (photo if isinstance(photo, Photo) else Photo(os.fspath(photo)) for photo in photos)
-        if count is not None and count <= 1:
+        if self.brief or (count is not None and count <= 1):
             return (self._predict_alone(photo, top, embed) for photo in todo)
         # A list without an end that is known may be short, or wait for its writer: `tune` is for whoever knows better.
         runner = self._runner(self.batch, count, may_measure=count is not None, decoding=True)
-        # Each lane's thread decodes for itself; more of them would only push each other off the cores. So the others,
-        # which are there to download ahead, compute when it is their turn.
-        turns = threading.Semaphore(runner.plan.lanes * runner.plan.threads)
-        workers = runner.plan.lanes * runner.plan.threads + _DOWNLOADING
-
-        def work(part: Sequence[Photo]) -> list[Prediction]:
-            return self._read_and_classify(runner, part, top, embed, turns)
-
-        return in_order(todo, work, workers=workers, chunk=runner.plan.micro_batch)
+        return read_ahead(
+            todo,
+            _opened,
+            lambda opened: self._decode_and_classify(runner, opened, top, embed),
+            workers=runner.plan.lanes * runner.plan.threads,
+            chunk=runner.plan.micro_batch,
+        )
 
     def probabilities(self, pixels: Pixels) -> FloatArray:
         """uint8 (N, crop, crop, 3), as `image.network_pixels` gives them → (N, K)."""
@@ -189,6 +189,8 @@ class Predictor:
         key = (batch, count, may_measure, decoding)
         with self._lock:
             plan = self._plans.get(key)
+            if plan is None and self.brief and self.engine != "mnn":
+                plan = self._plans[key] = Plan(threads=self.threads, brief=True)
             if plan is None:
                 plan = choose(
                     self.path,
@@ -230,29 +232,22 @@ class Predictor:
     def _pixels(self, source: Source) -> Pixels:
         return network_pixels(source, self.card.preprocessing, scaled=self.scaled)
 
-    def _read_and_classify(
-        self, runner: Runner, photos: Sequence[Photo], top: int, embed: bool, turns: threading.Semaphore
+    def _decode_and_classify(
+        self, runner: Runner, opened: Sequence[tuple[Prediction, Source | None]], top: int, embed: bool
     ) -> list[Prediction]:
-        results = [Prediction(photo.path, error=photo.error) for photo in photos]
-        sources: list[tuple[Prediction, Source]] = []
-        for photo, result in zip(photos, results, strict=True):
-            if result.error is None:
-                try:
-                    sources.append((result, photo.open()))
-                except ImageError as error:
-                    result.error = str(error)
-        with turns:
-            ready, pixels = [], []
-            for result, source in sources:
-                try:
-                    pixels.append(self._pixels(source))
-                except ImageError as error:
-                    result.error = str(error)
-                else:
-                    ready.append(result)
-            if ready:
-                self._classify(runner, ready, pixels, top, embed)
-        return results
+        ready, pixels = [], []
+        for result, source in opened:
+            if source is None:
+                continue
+            try:
+                pixels.append(self._pixels(source))
+            except ImageError as error:
+                result.error = str(error)
+            else:
+                ready.append(result)
+        if ready:
+            self._classify(runner, ready, pixels, top, embed)
+        return [result for result, _ in opened]
 
     def _classify(
         self, runner: Runner, results: list[Prediction], pixels: list[Pixels], top: int, embed: bool
@@ -267,3 +262,17 @@ class Predictor:
             if embed:
                 result.embedding = rest[0][row].copy()
         return results
+
+
+def _opened(photos: Sequence[Photo]) -> list[tuple[Prediction, Source | None]]:
+    """What each photo is read from, downloaded where it must be; None and the reason in `error` where it cannot be."""
+    found: list[tuple[Prediction, Source | None]] = []
+    for photo in photos:
+        result, source = Prediction(photo.path, error=photo.error), None
+        if result.error is None:
+            try:
+                source = photo.open()
+            except ImageError as error:
+                result.error = str(error)
+        found.append((result, source))
+    return found

@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import os
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -19,7 +18,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vertebra.card import CardError, varint
+from vertebra.card import CardError
+from vertebra.protobuf import Place, content, fields, varint
 
 Array = NDArray[Any]
 
@@ -79,9 +79,9 @@ class Graph:
             return np.array(tensor.values, _TYPES[tensor.kind]).reshape(tensor.shape)
         with self.path.open("rb") as file:
             file.seek(tensor.start)
-            content = file.read(tensor.size)
+            values = file.read(tensor.size)
         try:
-            return np.frombuffer(content, np.dtype(_TYPES[tensor.kind]).newbyteorder("<")).reshape(tensor.shape)
+            return np.frombuffer(values, np.dtype(_TYPES[tensor.kind]).newbyteorder("<")).reshape(tensor.shape)
         except ValueError as error:
             raise CardError(f"{self.path}: the weight {name!r} is damaged.") from error
 
@@ -96,12 +96,12 @@ def read_graph(path: Path) -> Graph:
     tensors: dict[str, Tensor] = {}
     try:
         with path.open("rb") as file:
-            for number, _, content in _fields(file, 0, os.fstat(file.fileno()).st_size):
+            for number, value in fields(file, 0, os.fstat(file.fileno()).st_size):
                 if number != 7:
                     continue
-                for part, _, place in _fields(file, *content):
+                for part, place in fields(file, *value):
                     if part == 1:
-                        nodes.append(_node(_bytes(file, place)))
+                        nodes.append(_node(content(file, place)))
                     elif part == 5:
                         tensor = _tensor(file, *place)
                         tensors[tensor.name] = tensor
@@ -116,86 +116,53 @@ def read_graph(path: Path) -> Graph:
     return Graph(path, nodes, tensors)
 
 
-def _fields(file: IO[bytes], start: int, end: int) -> Iterator[tuple[int, int, Any]]:
-    """Each field as (number, wire type, value); of contents that have a length, (start, end) in the file.
-
-    The file may be moved between two fields.
-    """
-    while start < end:
-        file.seek(start)
-        tag = varint(file)
-        number, wire_type = tag >> 3, tag & 7
-        value: Any
-        if wire_type == 0:
-            value = varint(file)
-            start = file.tell()
-        elif wire_type in (1, 5):
-            value = file.read(8 if wire_type == 1 else 4)
-            start = file.tell()
-        elif wire_type == 2:
-            size = varint(file)
-            begin = file.tell()
-            start = begin + size
-            value = (begin, start)
-        else:
-            raise ValueError(f"wire type {wire_type}")
-        if start > end:
-            raise ValueError("a field that reaches beyond the end")
-        yield number, wire_type, value
-
-
-def _bytes(file: IO[bytes], place: tuple[int, int]) -> bytes:
-    file.seek(place[0])
-    return file.read(place[1] - place[0])
-
-
 def _signed(value: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
-def _integers(file: IO[bytes], wire_type: int, value: Any) -> list[int]:
+def _integers(file: IO[bytes], value: int | Place) -> list[int]:
     """A repeated integer, packed or not."""
-    if wire_type == 0:
+    if isinstance(value, int):
         return [_signed(value)]
     found = []
-    inner = io.BytesIO(_bytes(file, value))
+    inner = io.BytesIO(content(file, value))
     end = value[1] - value[0]
     while inner.tell() < end:
         found.append(_signed(varint(inner)))
     return found
 
 
-def _node(content: bytes) -> Node:
-    file = io.BytesIO(content)
+def _node(message: bytes) -> Node:
+    file = io.BytesIO(message)
     texts: dict[int, list[str]] = {1: [], 2: [], 3: [], 4: []}
     attributes = {}
-    for number, _, value in _fields(file, 0, len(content)):
+    for number, value in fields(file, 0, len(message)):
         if number in texts:
-            texts[number].append(_bytes(file, value).decode())
+            texts[number].append(content(file, value).decode())
         elif number == 5:
-            name, found = _attribute(_bytes(file, value))
+            name, found = _attribute(content(file, value))
             attributes[name] = found
     return Node("".join(texts[3]), "".join(texts[4]), tuple(texts[1]), tuple(texts[2]), attributes)
 
 
-def _attribute(content: bytes) -> tuple[str, Any]:
-    file = io.BytesIO(content)
+def _attribute(message: bytes) -> tuple[str, Any]:
+    file = io.BytesIO(message)
     name, found = "", None
     integers: list[int] = []
-    for number, wire_type, value in _fields(file, 0, len(content)):
+    for number, value in fields(file, 0, len(message)):
         if number == 1:
-            name = _bytes(file, value).decode()
+            name = content(file, value).decode()
         elif number == 2:
             found = struct.unpack("<f", value)[0]
         elif number == 3:
             found = _signed(value)
         elif number == 4:
-            found = _bytes(file, value).decode("utf-8", "replace")
+            found = content(file, value).decode("utf-8", "replace")
         elif number == 5:
             # Its values lie within this message; they are read now, for they are few.
-            found = _small(_bytes(file, value))
+            found = _small(content(file, value))
         elif number == 8:
-            integers += _integers(file, wire_type, value)
+            integers += _integers(file, value)
     return name, integers or found
 
 
@@ -203,26 +170,26 @@ def _tensor(file: IO[bytes], start: int, end: int) -> Tensor:
     shape: list[int] = []
     values: list[int] = []
     name, kind, place = "", 0, (0, 0)
-    for number, wire_type, value in _fields(file, start, end):
+    for number, value in fields(file, start, end):
         if number == 1:
-            shape += _integers(file, wire_type, value)
+            shape += _integers(file, value)
         elif number == 2:
             kind = value
         elif number in (5, 7):
-            values += _integers(file, wire_type, value)
+            values += _integers(file, value)
         elif number == 8:
-            name = _bytes(file, value).decode()
+            name = content(file, value).decode()
         elif number == 9:
             place = value
     return Tensor(name, tuple(shape), kind, place[0], place[1] - place[0], tuple(values))
 
 
-def _small(content: bytes) -> Tensor | None:
+def _small(message: bytes) -> Tensor | None:
     """A tensor within an attribute, of integers; None for others."""
-    tensor = _tensor(io.BytesIO(content), 0, len(content))
+    tensor = _tensor(io.BytesIO(message), 0, len(message))
     if tensor.kind not in (6, 7) or tensor.count > 64:
         return None
     if not tensor.values and tensor.size:
-        raw = np.frombuffer(content[tensor.start : tensor.start + tensor.size], _TYPES[tensor.kind])
+        raw = np.frombuffer(message[tensor.start : tensor.start + tensor.size], _TYPES[tensor.kind])
         return Tensor(tensor.name, tensor.shape, tensor.kind, 0, 0, tuple(raw.tolist()))
     return tensor

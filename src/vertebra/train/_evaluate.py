@@ -12,15 +12,13 @@ import numpy as np
 
 from vertebra.data import Dataset, audit, open_dataset
 from vertebra.errors import UsageError
-from vertebra.machine import usable_cores
+from vertebra.runtime.engines import PROBABILITIES
 from vertebra.runtime.predictor import Predictor
 
 from ._measure import Floats, Labels
 from ._pass import look_and_run
 from ._report import Report, percent
 from ._run import MODEL, Held, judge, trained_hashes, write_text
-
-_CHUNK = 4
 
 
 @dataclass(frozen=True)
@@ -121,9 +119,8 @@ def evaluate(
     facts, probabilities = look_and_run(
         dataset,
         predictor.card.preprocessing,
-        predictor.probabilities,
-        workers=usable_cores() + 1,
-        chunk=_CHUNK,
+        predictor.runner(predictor.batch),
+        PROBABILITIES,
         tell=lambda done, total: tell("predicting", done, total),
     )
     audit(dataset, facts)  # raises where nothing can be used

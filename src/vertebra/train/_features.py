@@ -15,13 +15,10 @@ import numpy as np
 from vertebra.cache import cache_dir
 from vertebra.card import read_card
 from vertebra.data import Dataset, Facts, Shelf
-from vertebra.machine import usable_cores
-from vertebra.runtime.choose import choose
-from vertebra.runtime.engines import EMBEDDING, FloatArray, Runner, open_engine
+from vertebra.runtime.engines import EMBEDDING, FloatArray
+from vertebra.runtime.predictor import Predictor
 
 from ._pass import look_and_run
-
-_BATCH = 16
 
 
 class FeatureStore:
@@ -70,11 +67,9 @@ def compute_features(dataset: Dataset, body: Path, tell: Callable[[int, int], No
     Raises:
         EngineError: the network cannot be run.
     """
-    card = read_card(body)
     store = FeatureStore(body)
-    count = len(dataset.photos)
-    plan = choose(body, batch=_BATCH, cores=usable_cores(), images=count, may_measure=False, decoding=True)
-    runner = Runner(open_engine(body, card, plan), plan)
+    predictor = Predictor(body)
+    runner = predictor.runner(predictor.batch)
     computed = 0
 
     def keep(digest: str, values: FloatArray) -> None:
@@ -85,11 +80,9 @@ def compute_features(dataset: Dataset, body: Path, tell: Callable[[int, int], No
     try:
         facts, features = look_and_run(
             dataset,
-            card.preprocessing,
-            lambda pixels: runner.call(pixels, (EMBEDDING,))[0],
-            # One thread more than lanes keeps them busy while a photo comes from a slow disk.
-            workers=plan.lanes * plan.threads + 1,
-            chunk=2 * plan.micro_batch,
+            predictor.card.preprocessing,
+            runner,
+            EMBEDDING,
             recall=store.get,
             keep=keep,
             tell=tell,

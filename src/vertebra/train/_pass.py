@@ -10,18 +10,17 @@ import numpy as np
 from vertebra.card import Preprocessing
 from vertebra.data import Album, Dataset, Facts, Photo, read_file
 from vertebra.errors import ImageError
-from vertebra.runtime.engines import FloatArray
-from vertebra.runtime.image import Pixels, fit
-from vertebra.runtime.pipeline import in_order
+from vertebra.runtime.engines import FloatArray, Runner
+from vertebra.runtime.image import fit
+from vertebra.runtime.pipeline import read_ahead
 
 
 def look_and_run(
     dataset: Dataset,
     preprocessing: Preprocessing,
-    network: Callable[[Pixels], FloatArray],
+    runner: Runner,
+    output: str,
     *,
-    workers: int,
-    chunk: int,
     recall: Callable[[str], FloatArray | None] = lambda digest: None,
     keep: Callable[[str, FloatArray], None] = lambda digest, values: None,
     tell: Callable[[int, int], None] = lambda done, total: None,
@@ -31,9 +30,8 @@ def look_and_run(
     Args:
         dataset: the photos.
         preprocessing: from a picture to the network's pixels.
-        network: uint8 (N, H, W, 3) → (N, D); called by several threads.
-        workers: how many of them there are.
-        chunk: photos that a thread takes at a time.
+        runner: the network.
+        output: what of it is wanted, (N, D).
         recall: by a photo's SHA-256 what the network made of it before; such a photo is not decoded for it.
         keep: called with what is new.
         tell: called with the photos done and the photos in all.
@@ -43,11 +41,13 @@ def look_and_run(
     """
     album = Album()
 
-    def work(photos: Sequence[Photo]) -> list[tuple[Facts, FloatArray | None]]:
+    def read(photos: Sequence[Photo]) -> list[tuple[bytes, Facts | None]]:
+        return [read_file(photo.path) for photo in photos]
+
+    def work(files: Sequence[tuple[bytes, Facts | None]]) -> list[tuple[Facts, FloatArray | None]]:
         results: list[tuple[Facts, FloatArray | None]] = []
         waiting, pixels = [], []
-        for photo in photos:
-            content, failed = read_file(photo.path)
+        for content, failed in files:
             if failed is not None:
                 results.append((failed, None))
                 continue
@@ -62,7 +62,7 @@ def look_and_run(
                     facts = Facts(digest, broken="damaged", reason=str(error))
             results.append((facts, known))
         if pixels:
-            for place, values in zip(waiting, network(np.stack(pixels)), strict=True):
+            for place, values in zip(waiting, runner.call(np.stack(pixels), (output,))[0], strict=True):
                 facts = results[place][0]
                 keep(facts.sha256, values)
                 results[place] = facts, values.copy()
@@ -70,7 +70,10 @@ def look_and_run(
 
     facts, rows = [], []
     try:
-        for fact, values in in_order(dataset.photos, work, workers=workers, chunk=chunk):
+        plan = runner.plan
+        for fact, values in read_ahead(
+            dataset.photos, read, work, workers=plan.lanes * plan.threads, chunk=plan.micro_batch
+        ):
             facts.append(fact)
             rows.append(values)
             tell(len(rows), len(dataset.photos))

@@ -1,0 +1,103 @@
+"""A model whose weights are mapped from its own file predicts what the file does."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from vertebra.card import read_card
+from vertebra.runtime.engines import OUTPUTS, EngineError, OnnxRuntimeEngine, Plan, open_engine
+from vertebra.runtime.mapped import without_weights
+from vertebra.runtime.predictor import Predictor
+from vertebra.runtime.trial import trial_images
+
+CLASSES = [f"class {index}" for index in range(200)]  # a weight of 6,400 bytes
+
+
+@pytest.fixture(scope="module")
+def model(write_model, tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("mapped") / "m.onnx", classes=CLASSES)
+
+
+def test_large_weights_become_places_and_the_rest_stays(model):
+    found, whole = onnx.load_from_string(without_weights(model)), onnx.load(model)
+    content = model.read_bytes()
+    elsewhere = 0
+    for tensor, original in zip(found.graph.initializer, whole.graph.initializer, strict=True):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            elsewhere += 1
+            place = {entry.key: entry.value for entry in tensor.external_data}
+            assert place["location"] == "m.onnx"
+            start, length = int(place["offset"]), int(place["length"])
+            assert content[start : start + length] == numpy_helper.to_array(original).tobytes()
+            tensor.ClearField("external_data")
+            tensor.ClearField("data_location")
+            tensor.raw_data = original.raw_data
+    assert elsewhere == 1
+    assert found == whole
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "my photos.onnx", "häuser = 3; x.onnx", "..onnx"])
+def test_the_outputs_are_those_of_the_file(write_model, tmp_path, name):
+    path = write_model(tmp_path / name, classes=CLASSES)
+    card = read_card(path)
+    images = trial_images(32, 3)
+    wanted = OnnxRuntimeEngine(path, card, Plan()).run(images, OUTPUTS)
+    found = open_engine(path, card, Plan(brief=True)).run(images, OUTPUTS)
+    for one, other in zip(wanted, found, strict=True):
+        assert np.abs(one - other).max() <= 1e-5 * np.abs(one).max()  # another order of adding up
+
+
+def test_through_a_link_and_from_another_folder(model, tmp_path, monkeypatch):
+    link = tmp_path / "link.onnx"
+    link.symlink_to(model)
+    monkeypatch.chdir(tmp_path)
+    images = trial_images(32, 1)
+    (found,) = open_engine(link.relative_to(tmp_path), read_card(link), Plan(brief=True)).run(images)
+    np.testing.assert_allclose(found, OnnxRuntimeEngine(model, read_card(model), Plan()).run(images)[0], rtol=1e-5)
+
+
+def test_a_model_that_keeps_its_numbers_one_by_one(write_model, tmp_path):
+    """Other writers than onnx's put floats into a field of their own, which stays as it is."""
+
+    def change(model):
+        for tensor in model.graph.initializer:
+            values = numpy_helper.to_array(tensor).ravel().tolist()
+            tensor.ClearField("raw_data")
+            tensor.float_data.extend(values)
+
+    path = write_model(tmp_path / "m.onnx", classes=CLASSES, change=change)
+    assert onnx.load_from_string(without_weights(path)) == onnx.load(path)
+
+
+def test_a_damaged_graph_is_named(model, tmp_path):
+    card = read_card(model)
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_bytes(model.read_bytes().replace(b"GlobalAveragePool", b"GlobalNonsensPool"))
+    with pytest.raises(EngineError, match=r"damaged\.onnx.*GlobalNonsensPool"):
+        open_engine(damaged, card, Plan(brief=True))
+    damaged.write_bytes(model.read_bytes()[:3000])
+    with pytest.raises(EngineError, match=r"damaged\.onnx cannot be loaded"):
+        open_engine(damaged, card, Plan(brief=True))
+    with pytest.raises(EngineError, match=r"no\.onnx cannot be loaded"):
+        open_engine(tmp_path / "no.onnx", card, Plan(brief=True))
+
+
+def test_a_few_photos_take_it(model, tmp_path, monkeypatch):
+    import vertebra.runtime.predictor as module
+
+    plans = []
+    monkeypatch.setattr(
+        module, "open_engine", lambda path, card, plan: plans.append(plan) or open_engine(path, card, plan)
+    )
+    from PIL import Image
+
+    photos = []
+    for index, pixels in enumerate(trial_images(48, 3)):
+        photos.append(tmp_path / f"{index}.png")
+        Image.fromarray(pixels).save(photos[-1])
+    brief = Predictor(model, brief=True, threads=2)
+    found = list(brief.predict_many(photos, top=3))
+    assert plans == [Plan(threads=2, brief=True)]
+    for one, other in zip(found, Predictor(model).predict_many(photos, top=3), strict=True):
+        assert [entry["class"] for entry in one.predictions] == [entry["class"] for entry in other.predictions]
