@@ -34,7 +34,7 @@ from memory import resident_mb
 CLIENTS = 32
 PROCESSES = 2  # of clients
 SECONDS = 60.0
-SLICES = 6  # of these seconds: the two servers take turns, so that a slow minute of the machine hits both
+TURNS = 12  # in these seconds: the two servers alternate, so that a slow minute of the machine hits both
 WARM = 1.0
 TIMES = 10  # of overload
 DEADLINE_MS = 2000
@@ -255,11 +255,11 @@ def side_by_side(model: str, paths: list[str], setting: tuple[int, ...], seconds
             os.killpg(other.pid, signal.SIGSTOP)
             stack.callback(os.killpg, other.pid, signal.SIGCONT)  # a stopped process could not end
         answers: dict[str, list[dict[str, Any]]] = {name: [] for name in servers}
-        for turn in range(SLICES):
+        for turn in range(TURNS):
             for name in list(servers)[:: 1 if turn % 2 else -1]:
                 running, where, path = servers[name]
                 os.killpg(running.pid, signal.SIGCONT)
-                answers[name].append(ask(where, paths, path=path, seconds=seconds / SLICES))
+                answers[name].append(ask(where, paths, path=path, seconds=seconds / TURNS))
                 os.killpg(running.pid, signal.SIGSTOP)
         memory.ended.set()
     found = {name: figures(*parts) for name, parts in answers.items()}
@@ -343,6 +343,7 @@ def measure(n: int) -> Path:
             "photos": len(paths),
             "clients": CLIENTS,
             "seconds": seconds,
+            "turns": TURNS,
             "plan": str(plan),
             "litserve_setting": dict(zip(("workers", "threads", "batch", "wait_ms", "fast_queue"), best, strict=False)),
             "litserve_trials": {" × ".join(map(str, setting)): rate for setting, rate in trials.items()},
@@ -390,7 +391,7 @@ def render(document: dict[str, Any]) -> str:
     ready = document["ready_after_kill_seconds"]
     return (
         f"{_common.table(head, rows)}\n\n"
-        f"{document['seconds']:g} s each in {SLICES} turns, clients on the same cores; the server reaches "
+        f"{document['seconds']:g} s each in {document['turns']} turns, clients on the same cores; the server reaches "
         f"{document['of_alone']:.0%} of the runtime alone. {peer_text}"
         f"Ten times the load ({over['clients']} clients, {over['offered_per_second']:,} requests/s offered, a deadline "
         f"of {over['deadline_ms'] / 1000:g} s): {good:,} answers were 200, {busy:,} were 503, {other} anything else, "

@@ -282,6 +282,14 @@ def test_a_slow_minute_makes_no_size_look_bad():
         assert costs.best == 4
 
 
+def test_the_small_batches_at_the_end_of_a_rush_prove_nothing():
+    costs = known(start=4, b4=4.0)
+    for _ in range(100):
+        costs.measured(1, 0.5, 0.5, crowded=False)
+        costs.measured(4, 4.0, 4.0)
+    assert costs.best == 4 and costs.batch[1] == 0.5
+
+
 def test_neighbouring_sizes_are_tried_now_and_then():
     costs = known(start=4, b4=4.0)
     taken = [costs.size(100) for _ in range(2560)]

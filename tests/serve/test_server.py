@@ -54,7 +54,7 @@ def test_the_server_never_loads_torch(tiny_model, pngs, tmp_path):
     (tmp_path / "a.png").write_bytes(pngs[0])
     code = f"""
 import sys
-for name in ("torch", "torchvision", "onnx", "onnxscript", "scipy", "sklearn", "multipart", "jinja2"):
+for name in ("torch", "torchvision", "onnx", "scipy", "sklearn", "multipart", "jinja2"):
     sys.modules[name] = None
 import urllib.request
 from vertebra.serve import Settings

@@ -23,9 +23,9 @@ from torch.utils._pytree import tree_map
 from vertebra.errors import MissingExtraError, UsageError
 
 from . import _trace
-from ._graph import to_onnx
 from ._kernels import EAGER, ONNXRUNTIME, Kernel, kernels_of
 from ._network import Subject
+from ._onnx import for_timing
 from ._rows import Row, counted
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _in_onnxruntime(subject: Subject, rows: Sequence[Row], seconds: float) -> Me
     except ImportError as error:
         raise MissingExtraError("timing in ONNX Runtime", "torch") from error
     trace = _trace.run(subject.network, subject.args, subject.kwargs)
-    model = to_onnx(trace)
+    model = for_timing(trace)
     x = np.random.default_rng(0).standard_normal(trace.inputs[0].shape).astype(np.float32)
 
     def session(options: Any) -> Any:

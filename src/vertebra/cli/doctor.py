@@ -19,7 +19,7 @@ from vertebra.units import count, size
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 # Packages whose version matters when something behaves oddly.
-PACKAGES = ("torch", "torchvision", "onnxruntime", "onnx", "onnxscript", "MNN", "numpy", "pillow", "safetensors")
+PACKAGES = ("torch", "torchvision", "onnxruntime", "onnx", "MNN", "numpy", "pillow", "safetensors")
 # Extras for users; the others are for the development of Vertebra itself.
 EXTRAS = ("torch", "fast", "parquet", "train", "serve")
 # Variables that change what the commands do or how fast.

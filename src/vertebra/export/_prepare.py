@@ -153,7 +153,7 @@ def _published_metrics(member: WeightsEnum | None) -> Mapping[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    packages = {name: version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")}
+    packages = {name: version(name) for name in ("torch", "onnx", "onnxruntime")}
     return {"vertebra": vertebra.__version__, "python": platform.python_version()} | packages
 
 

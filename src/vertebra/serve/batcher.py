@@ -259,6 +259,7 @@ class Batcher:
     def _predict(self, jobs: list[Job]) -> None:
         start = time.perf_counter()
         taken = time.monotonic()
+        crowded = bool(self._queue) and not self._idle
         ready, pixels = [], []
         for job in jobs:
             begin = time.perf_counter()
@@ -289,7 +290,7 @@ class Batcher:
             job.inference_seconds = inference
             job.batch = len(ready)
         with self._changed:
-            self.costs.measured(len(ready), inference, time.perf_counter() - start)
+            self.costs.measured(len(ready), inference, time.perf_counter() - start, crowded)
         self._watch(len(ready), begin - start, inference)
 
 

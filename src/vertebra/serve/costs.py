@@ -36,18 +36,24 @@ class Costs:
         self.batch[size] = seconds
         self.image = self.batch[min(self.batch)] / min(self.batch)
 
-    def measured(self, size: int, inference: float, total: float) -> None:
-        """A batch of that size took so many seconds of the network, and so many in all."""
+    def measured(self, size: int, inference: float, total: float, crowded: bool = True) -> None:
+        """A batch of that size took so many seconds of the network, and so many in all.
+
+        `crowded`: images waited beside it, and every thread was at work. Only such batches are compared: what is left
+        at the end of a rush comes in small ones, which are quick because the cores are free.
+        """
         each = inference / size
-        self._times[size] += 1
+        self.image = _mean(self.image, total / size)
+        self._times[size] += crowded
         # Under load a batch takes longer than in the warm-up, so that the first of its size starts anew.
-        first = self._times[size] == 1
-        self.batch[size] = _mean(None if first else self.batch[size], inference)
+        first = crowded and self._times[size] == 1
+        self.batch[size] = _mean(None if first else self.batch.get(size), inference)
+        if not crowded:
+            return
         # A busy minute makes all sizes slow, and those that ran in it must not look worse for it.
         if self._pace is not None:
             self._relative[size] = _mean(self._relative.get(size), each / self._pace)
         self._pace = each if self._pace is None else (self._pace + each) / 2
-        self.image = _mean(self.image, total / size)
 
     def arrived(self, now: float, count: int) -> None:
         """So many images came at once."""

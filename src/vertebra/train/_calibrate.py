@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +10,7 @@ from ._measure import Floats, Labels
 
 # A temperature beyond these says that there was too little to fit it on.
 _RANGE = (0.05, 20.0)
+_MOST_STEPS = 50
 
 
 def softmax(logits: Floats) -> Floats:
@@ -23,9 +22,28 @@ def softmax(logits: Floats) -> Floats:
 
 
 def fit_temperature(logits: Floats, labels: Labels) -> float:
-    """What the logits must be divided by for the likeliest labels (Guo et al. 2017); it changes no ranking."""
-    found = _least(lambda t: cross_entropy(logits / math.exp(t), labels), math.log(_RANGE[0]), math.log(_RANGE[1]))
-    return math.exp(found)
+    """What the logits must be divided by for the likeliest labels (Guo et al. 2017); it changes no ranking.
+
+    Newton's method on the inverse of the temperature, in which the cross-entropy is convex; it takes about six passes.
+    """
+    centred = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    own = centred[np.arange(len(labels)), labels].mean()
+    low, high = 1 / _RANGE[1], 1 / _RANGE[0]
+    inverse = 1.0
+    for _ in range(_MOST_STEPS):
+        weights = np.exp(inverse * centred)
+        weights /= weights.sum(axis=1, keepdims=True)
+        mean = (weights * centred).sum(axis=1)
+        slope = mean.mean() - own
+        curvature = ((weights * centred**2).sum(axis=1) - mean**2).mean()
+        low, high = (low, inverse) if slope > 0 else (inverse, high)
+        following = inverse - slope / curvature if curvature > 0 else low
+        if not low < following < high:
+            following = (low + high) / 2
+        if abs(following - inverse) < 1e-6 * inverse:
+            break
+        inverse = following
+    return 1 / inverse
 
 
 def cross_entropy(logits: Floats, labels: Labels) -> float:
@@ -33,23 +51,6 @@ def cross_entropy(logits: Floats, labels: Labels) -> float:
     centred = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     own = centred[np.arange(len(labels)), labels]
     return float((np.log(np.exp(centred).sum(axis=1)) - own).mean())
-
-
-def _least(function: Callable[[float], float], low: float, high: float) -> float:
-    """Where a function with one valley is least, by golden sections."""
-    ratio = (math.sqrt(5) - 1) / 2
-    one, other = high - ratio * (high - low), low + ratio * (high - low)
-    at_one, at_other = function(one), function(other)
-    while high - low > 1e-4:
-        if at_one < at_other:
-            high, other, at_other = other, one, at_one
-            one = high - ratio * (high - low)
-            at_one = function(one)
-        else:
-            low, one, at_one = one, other, at_other
-            other = low + ratio * (high - low)
-            at_other = function(other)
-    return (low + high) / 2
 
 
 @dataclass(frozen=True)
