@@ -145,7 +145,7 @@ class Graph:
         types = {torch.float32: TensorProto.FLOAT, torch.uint8: TensorProto.UINT8, torch.int64: TensorProto.INT64}
 
         def described(name: str, ref: TensorRef) -> Any:
-            shape = ["N", *ref.shape[1:]] if self.dynamic else ref.shape
+            shape: list[str | int | None] = ["N", *ref.shape[1:]] if self.dynamic else list(ref.shape)
             return helper.make_tensor_value_info(name, types[ref.dtype], shape)
 
         described_inputs, described_outputs = (

@@ -89,4 +89,5 @@ def trace(network: ConvNet, preprocessing: Preprocessing, temperature: float = 1
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8, device="meta")
     found = run(to_meta(deployed), (example,), {})
     tensors = dict(deployed.named_parameters()) | dict(deployed.named_buffers())
-    return Graph(found, tensors, prefix=_PREFIX, dynamic=True).write([INPUT], OUTPUTS)
+    model: onnx.ModelProto = Graph(found, tensors, prefix=_PREFIX, dynamic=True).write([INPUT], OUTPUTS)
+    return model
