@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 from vertebra.card import Preprocessing
@@ -35,7 +34,7 @@ from ._measure import Floats, Labels
 from ._memory import memory_kept
 from ._run import Tell, TrainError
 from ._settings import Settings
-from ._world import World, apart
+from ._world import World, apart, is_sharded
 
 _LOG_SECONDS = 10.0
 _HOPELESS = 100  # times the loss of guessing
@@ -363,7 +362,7 @@ class Trainer:
         # A step may leave weights that only the next one's loss would tell of.
         bad = torch.zeros((), device=self.world.device)
         for tensor in self.network.state_dict().values():
-            whole = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+            whole = tensor.to_local() if is_sharded(tensor) else tensor
             bad += (~torch.isfinite(whole)).sum()
         if self.world.sum(bad).item():
             self._set_back("there are weights that are no numbers", position)

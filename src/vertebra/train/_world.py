@@ -6,6 +6,7 @@ torch's own DDP and `fully_shard`, started by torchrun; without it, everything h
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from vertebra.errors import UsageError
 from vertebra.machine import usable_cores
@@ -114,14 +114,23 @@ def current_world(*, fsdp: bool = False) -> World:
     return World(rank, size, local_size, device)
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether each process holds a part of it only."""
+    # Its module takes 0.7 s to import, and has been where there are any.
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
 def shared_out(tensor: Tensor) -> Tensor:
     """The whole of a tensor that may be sharded; every process must ask for it."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def put_back(whole: Tensor, into: Tensor) -> None:
     """The other way round, in place."""
-    if isinstance(into, DTensor):
-        into.copy_(distribute_tensor(whole.to(into.device), into.device_mesh, into.placements))
+    if is_sharded(into):
+        from torch.distributed.tensor import distribute_tensor
+
+        into.copy_(distribute_tensor(whole.to(into.device), into.device_mesh, into.placements))  # type: ignore[attr-defined]
     else:
         into.copy_(whole)
