@@ -127,6 +127,93 @@ def test_googlenets_second_normalisation_is_in_the_graph(tmp_path: Path) -> None
     assert report.max_difference <= 1e-4
 
 
+class Odd(nn.Module):
+    """What heads of one's own may do: views, constants in the code, a parameter used as it is, operations in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(256, 7))
+        self.register_buffer("shift", torch.randn(7))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.reshape(x.shape[0], 2, 256).transpose(1, 2)
+        x = (x[:, :, 0] - 0.5 * x[:, :, 1]) / 1.5
+        x += torch.add(x, x, alpha=0.25)
+        x = (-x).exp().unsqueeze(1).sqrt()[:, 0]
+        return x.clamp(min=-1.0) @ self.weight + self.get_buffer("shift")
+
+
+HEADS = {
+    "layers": nn.Sequential(
+        *(nn.LayerNorm(512), nn.Linear(512, 64), nn.GELU(), nn.Dropout(), nn.BatchNorm1d(64), nn.Tanh()),
+        *(
+            nn.Linear(64, 64, bias=False),
+            nn.LeakyReLU(0.1),
+            nn.Hardswish(),
+            nn.ELU(),
+            nn.Hardsigmoid(),
+            nn.Linear(64, 7),
+        ),
+    ),
+    "code": nn.Sequential(Odd(), nn.Linear(7, 7)),
+    "shared": nn.Sequential(*[nn.Sequential(nn.Linear(512, 512), nn.ReLU(inplace=True))] * 2, nn.Linear(512, 7)),
+    "probabilities": nn.Sequential(nn.Linear(512, 7), nn.LogSoftmax(1), nn.Linear(7, 7)),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_of_one_s_own(name: str, tmp_path: Path) -> None:
+    options = own()
+    options["model"].set_classifier(HEADS[name])
+    assert export(out=tmp_path / "m.onnx", **options).max_difference <= 1e-4
+
+
+def test_norms_are_folded_where_layers_share_weights(tmp_path: Path) -> None:
+    network = create_model("resnet18", num_classes=7)
+    first, second = network.layer1
+    second.conv1.weight = first.conv1.weight  # one weight, two norms
+    second.bn1.weight.data.mul_(2)
+    report = export(
+        network, tmp_path / "m.onnx", architecture="resnet18", preprocessing=Preprocessing(crop_size=64, resize_size=64)
+    )
+    assert report.max_difference <= 1e-4
+    assert not [node for node in onnx.load(report.path).graph.node if node.op_type == "BatchNormalization"]
+
+
+class Constant(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.arange(512.0)
+
+
+class Mixing(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.reshape(-1, 7)
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (
+            nn.Sequential(nn.Linear(512, 7), nn.Softshrink(), nn.Linear(7, 7)),
+            r"fc\.1 uses the operation aten::softshrink",
+        ),
+        (
+            nn.Sequential(nn.BatchNorm1d(512, track_running_stats=False), nn.Linear(512, 7)),
+            r"fc\.0 takes its statistics",
+        ),
+        (nn.Sequential(nn.GELU("tanh"), nn.Linear(512, 7)), r"fc\.0 is an approximate GELU"),
+        (nn.Sequential(Constant(), nn.Linear(512, 7)), r"fc\.0 uses"),
+        (nn.Sequential(nn.Linear(512, 14), Mixing(), nn.Linear(7, 7)), r"fc\.1 takes the images of a batch together"),
+    ],
+)
+def test_a_layer_that_cannot_be_written_is_named(head: nn.Module, message: str, tmp_path: Path) -> None:
+    options = own()
+    options["model"].set_classifier(head)
+    with pytest.raises(UsageError, match=message):
+        export(out=tmp_path / "m.onnx", **options)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_checkpoint(tmp_path: Path) -> None:
     model = create_model("resnet18", num_classes=3)
     torch.save(model.state_dict(), tmp_path / "mine.pth")

@@ -475,6 +475,21 @@ def _slice(graph: Graph, op: Op) -> str:
     return graph.node("Slice", graph.value(op.inputs[0]), *values)
 
 
+def _select(graph: Graph, op: Op) -> str:
+    a = arguments(op)
+    return graph.node("Gather", graph.value(op.inputs[0]), graph.constant(np.int64(a["index"])), axis=a["dim"])
+
+
+def _side(kind: str) -> Writer:
+    """A side of one more, or one less."""
+
+    def write(graph: Graph, op: Op) -> str:
+        axes = graph.constant(np.array([arguments(op)["dim"]], np.int64))
+        return graph.node(kind, graph.value(op.inputs[0]), axes)
+
+    return write
+
+
 def _along(kind: str) -> Writer:
     def write(graph: Graph, op: Op) -> str:
         return graph.node(kind, graph.value(op.inputs[0]), axis=arguments(op)["dim"])
@@ -503,6 +518,9 @@ _WRITERS: dict[str, Writer] = {
     "relu": _simple("Relu"),
     "sigmoid": _simple("Sigmoid"),
     "tanh": _simple("Tanh"),
+    "exp": _simple("Exp"),
+    "sqrt": _simple("Sqrt"),
+    "neg": _simple("Neg"),
     "leaky_relu": _simple("LeakyRelu", alpha="negative_slope"),
     "elu": _simple("Elu", alpha="alpha"),
     "hardswish": _simple("HardSwish"),
@@ -529,6 +547,8 @@ _WRITERS: dict[str, Writer] = {
     "transpose": _transpose,
     "t": _transpose,
     "slice": _slice,
+    "select": _select,
+    "unsqueeze": _side("Unsqueeze"),
     "_softmax": _along("Softmax"),
     "_log_softmax": _along("LogSoftmax"),
     "_to_copy": _cast,
