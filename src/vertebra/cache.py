@@ -74,7 +74,7 @@ def fingerprint(path: Path) -> str:
     import hashlib
 
     try:
-        state = _state(path)
+        state = file_state(path)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
@@ -87,7 +87,7 @@ def known_fingerprint(path: Path) -> str | None:
     """The SHA-256 of a file where it has been taken before; never by reading the file."""
     try:
         known = read_json(_note(path))
-        if known is not None and known.get("state") == _state(path):
+        if known is not None and known.get("state") == file_state(path):
             return str(known["sha256"])
     except (OSError, KeyError):
         pass
@@ -100,6 +100,7 @@ def _note(path: Path) -> Path:
     return cache_dir() / "hashes" / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]}.json"
 
 
-def _state(path: Path) -> dict[str, int]:
+def file_state(path: Path) -> dict[str, int]:
+    """What tells a file from another that takes its place, or from itself after a change."""
     status = path.stat()
     return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}

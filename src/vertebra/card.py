@@ -240,6 +240,8 @@ def read_metadata(path: Path) -> dict[str, str]:
     try:
         if path.is_dir():
             raise CardError(f"{path} is a folder, not a model file.")
+        if path.exists() and not path.is_file():
+            raise CardError(f"{path} is a pipe or device, not a model file.")  # reading it may never end
         with path.open("rb") as file:
             return _walk_model(file)
     except FileNotFoundError:

@@ -435,3 +435,13 @@ def test_progress_on_a_terminal(vertebra, tiny_model, folder, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     result = vertebra("predict", folder, "--model", tiny_model)
     assert len(result.out.splitlines()) == 11
+
+
+def test_a_run_that_is_stopped_says_how_it_goes_on(vertebra, tiny_model, folder, tmp_path, monkeypatch):
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict_module, "_deliver", stopped)
+    result = vertebra("predict", folder, "--model", tiny_model, "--out", tmp_path / "x.csv")
+    assert result.code == 130
+    assert "Go on with the same command and --resume." in result.err

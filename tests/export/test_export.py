@@ -180,6 +180,23 @@ def test_norms_are_folded_where_layers_share_weights(tmp_path: Path) -> None:
     assert not [node for node in onnx.load(report.path).graph.node if node.op_type == "BatchNormalization"]
 
 
+class InView(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        part = x[:, :10]
+        part.mul_(5)
+        return x
+
+
+class Rounding(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.div(x, 0.1, rounding_mode="floor")
+
+
+class Narrow(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :100]
+
+
 class Constant(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * torch.arange(512.0)
@@ -203,6 +220,10 @@ class Mixing(nn.Module):
         ),
         (nn.Sequential(nn.GELU("tanh"), nn.Linear(512, 7)), r"fc\.0 is an approximate GELU"),
         (nn.Sequential(Constant(), nn.Linear(512, 7)), r"fc\.0 uses"),
+        (nn.Sequential(InView(), nn.Linear(512, 7)), r"fc\.1 reads what was changed in place"),
+        (nn.Sequential(Rounding(), nn.Linear(512, 7)), r"fc\.0 divides and rounds"),
+        (nn.Sequential(Narrow(), nn.Linear(512, 7)), r"fails on images of 64 × 64 pixels \(RuntimeError"),
+        (nn.Linear(512, 7, device="meta"), r"cannot be copied to the CPU"),
         (nn.Sequential(nn.Linear(512, 14), Mixing(), nn.Linear(7, 7)), r"fc\.1 takes the images of a batch together"),
     ],
 )

@@ -291,6 +291,8 @@ def test_classifier_is_read_and_replaced_alike(name: str) -> None:
     assert model(x).shape == (2, width)
     with pytest.raises(UsageError, match="Identity"):
         model.reset_classifier(3)
+    with pytest.raises(UsageError, match=r"empty nn\.Sequential"):
+        model.set_classifier(nn.Sequential())
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 2.0, True, "10"])

@@ -1,6 +1,7 @@
 """An exported file becomes predictions: the same whatever the engine, the batch and the way a photo is given."""
 
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -319,3 +320,19 @@ def test_torch_is_never_loaded(tiny_model, photos, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1] == "20"
+
+
+def test_a_file_that_was_replaced_is_not_mixed_with_the_one_before(write_model, photos, tmp_path):
+    network = Predictor(write_model(tmp_path / "m.onnx"))
+    before = network.predict(photos[0]).predictions
+    write_model(tmp_path / "new.onnx", seed=1).replace(tmp_path / "m.onnx")
+    assert network.predict(photos[0]).predictions == before  # what is loaded goes on
+    with pytest.raises(EngineError, match="has been replaced since it was loaded"):
+        list(network.predict_many(photos))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no named pipes in folders")
+def test_a_pipe_is_no_model(tmp_path):
+    os.mkfifo(tmp_path / "m.onnx")
+    with pytest.raises(CardError, match="is a pipe or device"):
+        Predictor(tmp_path / "m.onnx")

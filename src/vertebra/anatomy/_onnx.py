@@ -49,6 +49,7 @@ class Graph:
         self.values: dict[TensorRef, str] = {}  # names of what has been worked out
         self._counts: Counter[str] = Counter()
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._changed: set[int] = set()  # storages that were written to in place
         self._views: dict[str, TensorRef] = {}  # how a weight of that name was looked at first
 
     # --- what writers use -------------------------------------------------------------------------------------------
@@ -107,6 +108,11 @@ class Graph:
 
     def unknown(self, ref: TensorRef) -> str:
         """What to do with a tensor that is neither a weight nor a result."""
+        if ref.storage in self._changed:
+            raise UsageError(
+                f"{self.where} reads what was changed in place through another view of it, which cannot be written as "
+                "ONNX. Compute a new tensor instead."
+            )
         raise UsageError(
             f"{self.where} uses a tensor of shape {ref.shape} that is no parameter or buffer of the network. Keep it "
             "with register_buffer."
@@ -178,11 +184,13 @@ class Graph:
         if op.name not in _WRITERS:
             raise UsageError(
                 f"{self.where} uses the operation aten::{op.name}, which cannot be written as ONNX. Known are "
-                f"{', '.join(sorted(name for name in _WRITERS if not name.startswith('_')))}."
+                f"{', '.join(sorted(name for name in _WRITERS if not name.startswith('_')))}. "
+                "Replace the layer by what is known."
             )
         result = _WRITERS[op.name](self, op)
         if op.in_place:  # what other views of the same memory held is gone
             self.values = {ref: name for ref, name in self.values.items() if ref.storage != op.outputs[0].storage}
+            self._changed.add(op.outputs[0].storage)
         self.values[op.outputs[0]] = result
 
     def _fold(self) -> None:
@@ -348,6 +356,8 @@ def _clip(graph: Graph, op: Op) -> str:
 def _binary(kind: str) -> Writer:
     def write(graph: Graph, op: Op) -> str:
         a = arguments(op)
+        if a.get("rounding_mode") is not None:
+            raise UsageError(f"{graph.where} divides and rounds, which cannot be written as ONNX.")
         other = graph.value(a["other"])
         if a.get("alpha", 1) != 1:
             other = graph.node("Mul", other, graph.value(a["alpha"]))

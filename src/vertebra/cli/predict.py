@@ -132,7 +132,12 @@ def run(settings: Settings) -> None:
         with progress_bar(show=count is None or count > FEW) as show:
             start = time.perf_counter()
             results = _counted(predictor.predict_many(found, top=top, embed=settings.embed, count=count), count, show)
-            tally = _deliver(results, settings, count, output)
+            try:
+                tally = _deliver(results, settings, count, output)
+            except KeyboardInterrupt:
+                if output is not None:
+                    typer.echo("vertebra: stopped. Go on with the same command and --resume.", err=True)
+                raise
             seconds = time.perf_counter() - start
     if settings.out is not None and not settings.json:
         rate = f" in {seconds:.1f} s, {tally.total / seconds:.0f} images/s" if tally.total else ""

@@ -61,7 +61,10 @@ def prove(model: bytes, network: ConvNet, card: Card, images: Sequence[Pixels]) 
     for count in BATCH_SIZES:
         batch = np.stack([images[(start + i) % len(images)] for i in range(count)])
         start += count
-        expected = reference(network, card.preprocessing, card.temperature, batch)
+        try:
+            expected = reference(network, card.preprocessing, card.temperature, batch)
+        except RuntimeError as error:
+            raise ExportError(f"torch itself cannot run the network at batch size {count} ({error}).") from error
         if not all(np.isfinite(array).all() for array in expected):
             source = card.weights.name if card.weights is not None else card.architecture
             raise WeightsError(f"{source} gives outputs that are no numbers: the weights are damaged.")

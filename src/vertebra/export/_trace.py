@@ -40,7 +40,10 @@ def deployable(network: ConvNet, preprocessing: Preprocessing) -> ConvNet:
             f"crop_size is {preprocessing.crop_size}, and {type(network).__name__} takes images of at least "
             f"{network.min_size} pixels. Export it with a larger crop_size."
         )
-    return copy.deepcopy(network).to("cpu", torch.float32).eval().requires_grad_(False)
+    try:
+        return copy.deepcopy(network).to("cpu", torch.float32).eval().requires_grad_(False)
+    except Exception as error:  # a module may raise whatever it likes
+        raise UsageError(f"the network cannot be copied to the CPU in float32 ({_reason(error)}).") from error
 
 
 class Deployed(nn.Module):
@@ -87,7 +90,19 @@ def trace(network: ConvNet, preprocessing: Preprocessing, temperature: float = 1
     deployed = Deployed(network, preprocessing, temperature).eval()
     # Two images, so that a side of one is not taken for the batch.
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8, device="meta")
-    found = run(to_meta(deployed), (example,), {})
+    try:
+        found = run(to_meta(deployed), (example,), {})
+    except UsageError as error:
+        if error.__cause__ is None:
+            raise
+        raise UsageError(
+            f"the network fails on images of {size} × {size} pixels ({_reason(error.__cause__)}). It must take them as "
+            "(N, 3, H, W), and give logits (N, K)."
+        ) from error
     tensors = dict(deployed.named_parameters()) | dict(deployed.named_buffers())
     model: onnx.ModelProto = Graph(found, tensors, prefix=_PREFIX, dynamic=True).write([INPUT], OUTPUTS)
     return model
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '').rstrip('.')}"

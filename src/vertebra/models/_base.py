@@ -179,6 +179,8 @@ class ConvNet(nn.Module):
             raise UsageError(
                 f"the classifier is to be a {type(module).__name__}; give an nn.Module, e.g. nn.Identity()."
             )
+        if isinstance(module, nn.Sequential) and not len(module):
+            raise UsageError("the classifier is to be an empty nn.Sequential. Give nn.Identity() for none.")
         head = getattr(self, self._head)
         if isinstance(head, nn.Sequential):
             head[-1] = module
@@ -212,7 +214,10 @@ class ConvNet(nn.Module):
         """
         width = getattr(self.get_classifier(), "out_features", None)
         if width is None:
-            raise UsageError(f"the classifier is a {type(self.get_classifier()).__name__}, so its width is unknown.")
+            raise UsageError(
+                f"the classifier is a {type(self.get_classifier()).__name__}, so its width is unknown. End it with an "
+                "nn.Linear, or give it an attribute `out_features`."
+            )
         return int(width)
 
     # --- weights ------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from vertebra.cache import file_state
 from vertebra.card import Card, read_card
 from vertebra.errors import ImageError, UsageError
 from vertebra.machine import usable_cores
@@ -92,6 +93,7 @@ class Predictor:
         check_engine(engine)
         self.path = Path(path)
         self.card = read_card(path)
+        self._state = file_state(self.path)
         self.engine = engine
         self.batch = batch
         self.threads = threads or usable_cores()
@@ -208,6 +210,8 @@ class Predictor:
                     self._plans[batch, None, False, decoding] = plan
             runner = self._runners.get(plan)
             if runner is None:
+                if not self.path.is_file() or file_state(self.path) != self._state:
+                    raise EngineError(f"{self.path} has been replaced since it was loaded. Load it again.")
                 runner = self._runners[plan] = Runner(open_engine(self.path, self.card, plan), plan)
             return runner
 

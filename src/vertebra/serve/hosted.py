@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vertebra._load import in_cache, is_file
+from vertebra.cache import file_state
 from vertebra.card import Card, read_card
 from vertebra.errors import UsageError, nearest
 from vertebra.runtime.engines import OUTPUTS, PROBABILITIES, EngineError, FloatArray
@@ -36,8 +37,6 @@ from .settings import Settings
 
 log = logging.getLogger("vertebra.serve")
 
-Stamp = tuple[int, int, int]
-
 _WARM_UP = (1, 2, 4)  # images of a batch; the first of each size also makes the engine reserve its memory
 _EXPORT = """
 import sys
@@ -56,7 +55,7 @@ class Loaded:
     def __init__(self, name: str, path: Path, settings: Settings, metrics: Metrics) -> None:
         self.name = name
         self.path = path
-        self.stamp = stamp_of(path)
+        self.stamp = file_state(path)
         predictor = Predictor(path, engine=settings.engine)
         self.card: Card = predictor.card
         runner = predictor.runner(predictor.batch, tune=settings.tune)
@@ -136,7 +135,7 @@ class Loaded:
         try:
             graph = read_graph(self.path)
             classifier = find_classifier(graph)
-            if stamp_of(self.path) != self.stamp:
+            if file_state(self.path) != self.stamp:
                 return None, None  # a newer file is there already, and will be loaded
             if classifier is not None:
                 _, embedding, features = self.runner.call(self._trial[1:2], OUTPUTS)
@@ -162,7 +161,7 @@ class Hosted:
         self.path = path
         self.current: Loaded | None = None
         self.error: str | None = None  # why the newest file is not being served
-        self.seen: Stamp | None = None  # the newest file that has been looked at
+        self.seen: dict[str, int] | None = None  # the newest file that has been looked at
 
 
 class Shelf:
@@ -227,7 +226,7 @@ class Shelf:
     def _watch(self) -> None:
         try:
             for hosted in self.models.values():
-                hosted.seen = stamp_of(hosted.path)
+                hosted.seen = file_state(hosted.path)
                 start = time.perf_counter()
                 hosted.current = loaded = Loaded(hosted.name, hosted.path, self.settings, self.metrics)
                 log.info(
@@ -241,15 +240,15 @@ class Shelf:
         for hosted in self.models.values():
             if hosted.current is not None:
                 hosted.current._describe()
-        changing: dict[str, Stamp] = {}
+        changing: dict[str, dict[str, int]] = {}
         while not self._stop.wait(self.settings.reload_seconds):
             for hosted in self.models.values():
                 self._look(hosted, changing)
 
-    def _look(self, hosted: Hosted, changing: dict[str, Stamp]) -> None:
+    def _look(self, hosted: Hosted, changing: dict[str, dict[str, int]]) -> None:
         """Load a file that is another than before, once it has stayed the same between two looks."""
         try:
-            stamp = stamp_of(hosted.path)
+            stamp = file_state(hosted.path)
         except OSError:
             return  # being replaced, or gone: what is loaded serves on
         if stamp == hosted.seen:
@@ -273,12 +272,6 @@ class Shelf:
             # Requests that it has accepted are finished; none can come any more, for they ask for `current`.
             old.close()
         new._describe()
-
-
-def stamp_of(path: Path) -> Stamp:
-    """What tells a file from another at the same place."""
-    status = os.stat(path)  # noqa: PTH116 - the path may be a link, which is followed
-    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _decode(data: bytes, name: str, *, preprocessing: Any, max_pixels: int) -> tuple[Pixels, int, int]:
