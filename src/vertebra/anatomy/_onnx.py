@@ -146,7 +146,8 @@ class Graph:
         for op in self.trace.ops:
             self.op = op
             self.operation()
-        self._fold()
+        self._fold_pads()
+        self._fold_norms()
         self._call(outputs)
         types = {torch.float32: TensorProto.FLOAT, torch.uint8: TensorProto.UINT8, torch.int64: TensorProto.INT64}
 
@@ -193,10 +194,34 @@ class Graph:
             self._changed.add(op.outputs[0].storage)
         self.values[op.outputs[0]] = result
 
-    def _fold(self) -> None:
+    def _readers(self) -> Counter[str]:
+        """How often each tensor is read, by nodes or as a result."""
+        found = Counter(name for node in self.nodes for name in node.input)
+        found.update(self.values[ref] for ref in self.trace.outputs if ref in self.values)
+        return found
+
+    def _fold_pads(self) -> None:
+        """Let convolutions do the padding with zeros before them, which may be unlike on both sides."""
+        readers = self._readers()
+        makers = {node.output[0]: node for node in self.nodes}
+        gone = set()
+        for node in self.nodes:
+            pad = makers.get(node.input[0]) if node.op_type == "Conv" else None
+            if pad is None or pad.op_type != "Pad" or readers[pad.output[0]] > 1 or self.weights[pad.input[2]] != 0:
+                continue
+            added = self.weights[pad.input[1]]
+            rank = len(added) // 2
+            if added.min() < 0 or added[:2].any() or added[rank : rank + 2].any():
+                continue  # cut off, or channels added
+            own = next(attribute for attribute in node.attribute if attribute.name == "pads")
+            own.ints[:] = [a + b for a, b in zip(own.ints, [*added[2:rank], *added[rank + 2 :]], strict=True)]
+            node.input[0] = pad.input[0]
+            gone.add(pad.output[0])
+        self.nodes = [node for node in self.nodes if node.output[0] not in gone]
+
+    def _fold_norms(self) -> None:
         """Put batch norms into the convolutions before them, where nothing else reads what these give."""
-        readers = Counter(name for node in self.nodes for name in node.input)
-        readers.update(self.values[ref] for ref in self.trace.outputs if ref in self.values)
+        readers = self._readers()
         makers = {node.output[0]: node for node in self.nodes}
         renamed: dict[str, str] = {}
         kept = []

@@ -40,9 +40,9 @@ def fit_temperature(logits: Floats, labels: Labels) -> float:
         following = inverse - slope / curvature if curvature > 0 else low
         if not low < following < high:
             following = (low + high) / 2
-        if abs(following - inverse) < 1e-6 * inverse:
+        step, inverse = following - inverse, following
+        if abs(step) < 1e-6 * inverse:
             break
-        inverse = following
     return 1 / inverse
 
 

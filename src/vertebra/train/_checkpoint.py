@@ -133,7 +133,8 @@ def load(
 
 def clean(folder: Path) -> None:
     """Remove what a process that was killed while it wrote has left."""
-    for prefix in (Path(CHECKPOINT).stem, "best-"):
+    # The last is what safetensors calls a file that is not whole yet.
+    for prefix in (Path(CHECKPOINT).stem, "best-", "tmp"):
         for left in folder.glob(f".{prefix}*"):
             left.unlink(missing_ok=True)
 
