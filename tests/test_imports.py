@@ -231,6 +231,23 @@ def test_the_runtime_never_loads_torch():
     assert run(code.replace("'torch' in sys.modules", "'works'"), "torch") == "works"
 
 
+def test_a_probe_does_without_torchs_compiler():
+    # Importing it takes 1.5 s; optimisers and many operations on the meta device do so at their first use.
+    code = (
+        "import sys, tempfile, pathlib, numpy, vertebra\n"
+        "from vertebra.export import export, prepare\n"
+        "from vertebra.train._head import cross_validated\n"
+        "for name in ('efficientnet_lite0', 'googlenet', 'densenet121', 'vgg11_bn'):\n"
+        "    with tempfile.TemporaryDirectory() as folder:\n"
+        "        export(prepare(name, weights=None), pathlib.Path(folder) / 'x.onnx')\n"
+        "random = numpy.random.default_rng(0)\n"
+        "features = random.normal(0, 1, (60, 5)).astype('float32')\n"
+        "cross_validated(features, numpy.arange(60) % 3, numpy.arange(60) // 3 % 2, 3)\n"
+        "print(*[name for name in ('torch._dynamo', 'sympy') if name in sys.modules])"
+    )
+    assert run(code) == ""
+
+
 def test_a_fault_of_our_own_is_not_taken_for_a_missing_extra(monkeypatch):
     monkeypatch.setitem(vertebra._EXPORTS, "absent", ("vertebra.absent", "torch"))
     with pytest.raises(ModuleNotFoundError, match=r"vertebra\.absent") as caught:

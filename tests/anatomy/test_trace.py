@@ -62,6 +62,7 @@ CALLS = [
     (aten.mul.Tensor, (meta(2, 8, 1, 1), meta(*X))),
     (aten.mul.Tensor, (meta(*X), meta(2, 8, 1, 1))),
     (aten.mul.Tensor, (meta(*X), 0.5)),
+    (aten._softmax.default, (meta(2, 8), 1, False)),
     (aten.add_.Tensor, (meta(*X), meta(*X))),
     (aten.mul_.Tensor, (meta(*X), meta(*X))),
     *[
@@ -101,6 +102,7 @@ def test_every_shortcut_is_tested():
         (aten.convolution.default, (meta(*X), meta(8, 6, 3, 3), None, [1], [0], [1], True, [0], 1)),
         (aten.relu.default, (meta(*X).contiguous(memory_format=torch.channels_last),)),
         (aten.relu.default, (meta(*X).transpose(2, 3),)),
+        (aten._softmax.default, (meta(2, 8, dtype=torch.float16), 1, True)),
         (aten.native_batch_norm.default, (meta(*X).mT, meta(8), meta(8), meta(8), meta(8), True, 0.1, 1e-5)),
         (aten.native_batch_norm_backward.default, (meta(*X), meta(*X).mT, *[meta(8)] * 5, True, 1e-5, [True] * 3)),
         (

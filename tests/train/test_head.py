@@ -5,6 +5,9 @@ import pytest
 
 pytest.importorskip("torch")
 
+from sklearn.linear_model import LogisticRegression
+
+from vertebra.train._calibrate import cross_entropy
 from vertebra.train._head import Solver, choose_strength, cross_validated, discriminant
 
 
@@ -14,6 +17,31 @@ def problem():
     centres = random.normal(0, 1, (4, 20))
     labels = random.integers(0, 4, 300)
     return (centres[labels] + random.normal(0, 1.5, (300, 20)) + 5).astype(np.float32), labels
+
+
+@pytest.mark.parametrize("strength", [1e-1, 1e-3, 1e-5])
+def test_the_softmax_is_as_good_as_scikit_learns(problem, strength):
+    features, labels = problem
+    head = Solver(features, labels, 4).fit(strength)
+    scaled = features - features.mean(0)
+    scale = np.linalg.norm(scaled, axis=1).mean()
+    theirs = LogisticRegression(C=1 / (strength * len(labels)), tol=1e-8, max_iter=10_000).fit(scaled / scale, labels)
+
+    def loss(weight, logits):
+        return cross_entropy(logits, labels) + strength / 2 * (weight**2).sum()
+
+    best = loss(theirs.coef_, theirs.decision_function(scaled / scale))
+    assert best - 1e-6 < loss(head.weight * scale, head.logits(features)) < best + 1e-4
+
+
+def test_a_step_that_would_go_too_far_is_shortened():
+    # Far outliers: Newton's length from where the curvature is nearly nothing would throw the weights away.
+    features = np.random.default_rng(3).normal(0, 1, (60, 4)).astype(np.float32)
+    features[:3] *= 1e4
+    labels = np.arange(60) % 2
+    head = Solver(features, labels, 2).fit(1e-7)
+    assert np.isfinite(head.weight).all()
+    assert cross_entropy(head.logits(features), labels) < np.log(2)
 
 
 def test_a_warm_start_changes_nothing(problem):

@@ -61,7 +61,7 @@ def test_the_weights_are_an_ordinary_checkpoint(run, shapes):
     from vertebra.runtime.image import open_image
 
     network = vertebra.create_model("resnet18", weights=str(run.run / "weights.safetensors"), num_classes=3).eval()
-    transform = get_model_weights("resnet18").DEFAULT.transforms()
+    transform = get_model_weights("resnet18").DEFAULT.transforms(resize_size=run.card.preprocessing.resize_size)
     with torch.inference_mode():
         logits = network(transform(open_image(shapes / "cross" / "01.png")).unsqueeze(0))[0]
     probabilities = (logits / run.card.temperature).softmax(0)
@@ -178,18 +178,19 @@ def test_strict_and_too_few(shapes, small_weights, tmp_path):
 
 def test_a_cache_that_cannot_be_used_costs_only_time(shapes, small_weights, tmp_path, monkeypatch):
     from vertebra._load import exported
+    from vertebra.card import read_card
     from vertebra.data import open_dataset
 
     body = exported("resnet18", str(small_weights))
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(features_module, "cache_dir", lambda: tmp_path / "file")
-    store = features_module.FeatureStore(body)
+    store = features_module.FeatureStore(body, read_card(body).preprocessing)
     assert store.get("x") is None
     store.put("x", np.ones(3, np.float32))
     store.save()
     assert store.get("x").tolist() == [1, 1, 1]
     dataset = open_dataset(shapes).only(lambda photo: photo.path.stem < "02")
-    seen = features_module.compute_features(dataset, body)
+    seen = features_module.compute_features(dataset, body, read_card(body).preprocessing)
     assert seen.computed == 6
     assert np.abs(seen.features).max() > 0
 

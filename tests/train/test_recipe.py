@@ -20,8 +20,8 @@ from vertebra.models.googlenet import GoogLeNetOutputs
 from vertebra.runtime.image import network_pixels
 from vertebra.train import Settings
 from vertebra.train import _recipe as recipe
-from vertebra.train._fit import Loss, to_images
 from vertebra.train._loader import Draw, TrainPhotos, batches_of_epoch, change, stream
+from vertebra.train._loss import Loss, to_images
 from vertebra.train._presets import PRESETS
 
 PREPROCESSING = Preprocessing(32, 36)
@@ -43,6 +43,21 @@ def test_a_rate_belongs_to_its_batch_size():
     assert settings(preset="resnet").lr == 0.1
     assert settings(preset="resnet", batch_size=64).lr == pytest.approx(0.025)
     assert settings(preset="resnet", batch_size=64, lr=0.3).lr == 0.3
+
+
+def test_what_the_network_sees_of_a_photo():
+    published = Preprocessing(224, 256, interpolation="bicubic")
+    for values, size, expected in (
+        ({}, None, (224, 224)),
+        ({"crop_pct": 0.875}, None, (224, 256)),
+        ({"preset": "resnet"}, 192, (192, 219)),
+        ({"preset": "resnet"}, 32, (32, 32)),  # small pictures are seen whole
+    ):
+        found = recipe.view_of(settings(**values), published, size)
+        assert (found.crop_size, found.resize_size) == expected
+        assert found.interpolation == "bicubic"
+    with pytest.raises(UsageError, match=r"crop_pct is 1\.5; it must be from 0\.1 to 1"):
+        settings(crop_pct=1.5)
 
 
 def test_settings_survive_their_file(tmp_path):

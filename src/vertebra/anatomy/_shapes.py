@@ -108,6 +108,10 @@ def _same(x: Tensor, *args: Any, **kwargs: Any) -> Any:
     return _new(x, x.shape) if _plain(x) and x.is_floating_point() else None
 
 
+def _softmax(x: Tensor, dim: int, half_to_float: bool) -> Any:
+    return None if half_to_float else _same(x)
+
+
 def _itself(x: Tensor, *args: Any, **kwargs: Any) -> Any:
     return x
 
@@ -218,6 +222,7 @@ SHORTCUTS: dict[Any, Rule] = {
     aten.silu.default: _same,
     aten.sigmoid.default: _same,
     aten.hardtanh.default: _same,
+    aten._softmax.default: _softmax,
     aten.relu_.default: _itself,
     aten.silu_.default: _itself,
     aten.sigmoid_.default: _itself,

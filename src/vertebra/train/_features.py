@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from vertebra.cache import cache_dir
-from vertebra.card import read_card
+from vertebra.card import Preprocessing, read_card
 from vertebra.data import Dataset, Facts, Shelf
 from vertebra.runtime.engines import EMBEDDING, FloatArray
 from vertebra.runtime.predictor import Predictor
@@ -22,14 +22,14 @@ from ._pass import look_and_run
 
 
 class FeatureStore:
-    """The features of one network, by the SHA-256 of photos, in an SQLite file."""
+    """The features of one network that sees photos in one way, by their SHA-256, in an SQLite file."""
 
-    def __init__(self, body: Path) -> None:
+    def __init__(self, body: Path, preprocessing: Preprocessing) -> None:
         card = read_card(body)
         weights = card.weights.sha256 if card.weights is not None else None
         # Equal weights give equal features whenever the file was made; without a hash the file stands for itself.
         identity = weights or hashlib.sha256(body.read_bytes()).hexdigest()
-        key = hashlib.sha256(f"{card.architecture} {identity} {card.preprocessing} {EMBEDDING}".encode()).hexdigest()
+        key = hashlib.sha256(f"{card.architecture} {identity} {preprocessing} {EMBEDDING}".encode()).hexdigest()
         path = cache_dir() / "features" / f"{card.architecture}-{key[:24]}.sqlite"
         self._shelf = Shelf(path, "features", ("photo BLOB",))
 
@@ -56,18 +56,24 @@ class Seen:
     computed: int  # photos whose features were not known yet
 
 
-def compute_features(dataset: Dataset, body: Path, tell: Callable[[int, int], None] = lambda done, total: None) -> Seen:
+def compute_features(
+    dataset: Dataset,
+    body: Path,
+    preprocessing: Preprocessing,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> Seen:
     """The facts and the features of each photo.
 
     Args:
         dataset: the photos.
         body: an exported network.
+        preprocessing: from a photo to the network's pixels; of its `crop_size`.
         tell: called with the photos done and the photos in all.
 
     Raises:
         EngineError: the network cannot be run.
     """
-    store = FeatureStore(body)
+    store = FeatureStore(body, preprocessing)
     predictor = Predictor(body)
     runner = predictor.runner(predictor.batch)
     computed = 0
@@ -80,7 +86,7 @@ def compute_features(dataset: Dataset, body: Path, tell: Callable[[int, int], No
     try:
         facts, features = look_and_run(
             dataset,
-            predictor.card.preprocessing,
+            preprocessing,
             runner,
             EMBEDDING,
             recall=store.get,

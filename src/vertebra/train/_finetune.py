@@ -30,7 +30,7 @@ from ._head import choose_strength
 from ._log import read_log
 from ._measure import Floats, Labels
 from ._probe import features_of, with_head
-from ._recipe import freeze
+from ._recipe import SMALL, freeze, view_of
 from ._report import percent
 from ._run import (
     DATA,
@@ -50,9 +50,6 @@ from ._run import (
 )
 from ._settings import FIXED, Settings
 from ._world import World
-
-# Pictures whose shorter side is no longer are trained from nothing at 32 pixels, with a stem that keeps them.
-_SMALL = 64
 
 
 def run_finetune(settings: Settings, folder: Path, world: World, tell: Tell) -> Classifier:
@@ -172,9 +169,7 @@ def _from_probe(settings: Settings, dataset: Dataset, clock: Clock, tell: Tell) 
     held = test if len(test) else val
     right = head.logits(features[held]).argmax(1) == photos.labels[held]
     probe = {"top1": float(right.mean()), "n": len(held), "strength": strength, "right": right.tolist()}
-    preprocessing = read_card(body).preprocessing
-    if settings.image_size is not None:
-        preprocessing = _at_size(preprocessing, settings.image_size)
+    preprocessing = view_of(settings, read_card(body).preprocessing, settings.image_size)
     network = with_head(settings.model, settings.weights, head)
     return _Beginning(
         photos, splits, network, preprocessing, _score(head.logits(features[val]), photos.labels[val]), probe
@@ -189,10 +184,8 @@ def _from_nothing(settings: Settings, dataset: Dataset, clock: Clock, tell: Tell
         )
         photos = usable_photos(dataset, facts, strict=settings.strict)
         splits = _splits(photos, settings)
-    size = settings.image_size or (32 if photos.audit.sizes[1] <= _SMALL else None)
-    preprocessing = get_model_weights(settings.model)["DEFAULT"].preprocessing
-    if size is not None:
-        preprocessing = _at_size(preprocessing, size)
+    size = settings.image_size or (32 if photos.audit.sizes[1] <= SMALL else None)
+    preprocessing = view_of(settings, get_model_weights(settings.model)["DEFAULT"].preprocessing, size)
     network = _drawn(settings, preprocessing.crop_size, len(photos.names))
     return _Beginning(photos, splits, network, preprocessing, (-1.0, float("inf")), None)
 
@@ -200,15 +193,9 @@ def _from_nothing(settings: Settings, dataset: Dataset, clock: Clock, tell: Tell
 def _drawn(settings: Settings, size: int, classes: int) -> ConvNet:
     torch.manual_seed(settings.seed)
     network = create_model(settings.model, weights=None, num_classes=classes)
-    if size <= _SMALL:
+    if size <= SMALL:
         network.reset_resolution()
     return network
-
-
-def _at_size(preprocessing: Preprocessing, size: int) -> Preprocessing:
-    """The same cut at another size; a small picture is not cut at all."""
-    border = preprocessing.resize_size / preprocessing.crop_size if size > _SMALL else 1.0
-    return replace(preprocessing, crop_size=size, resize_size=round(size * border))
 
 
 def _splits(photos: Labelled, settings: Settings) -> list[str]:
@@ -255,8 +242,7 @@ def _trainer(
         preprocessing = read_card(exported(settings.model, settings.weights)).preprocessing
         # Its weights come from the checkpoint.
         network = create_model(settings.model, weights=settings.weights, num_classes=len(names))
-    if settings.image_size is not None:
-        preprocessing = _at_size(preprocessing, settings.image_size)
+    preprocessing = view_of(settings, preprocessing, settings.image_size)
     train, val = (_part(table[name], names) for name in ("train", "val"))
     return Trainer(settings, network, preprocessing, train, val, folder, world, tell), names
 

@@ -3,27 +3,30 @@
 The softmax is one convex problem: the mean cross-entropy plus `strength / 2` times the squared weights. Features are
 centred and scaled so that their mean length is 1, which makes a strength mean the same for every network.
 
-A step of L-BFGS costs 8·N·D·K operations (two matrix products forth and back): 2.4 GFLOPs for 4,600 photos, 1,280
-features and 101 classes, 25 ms on two cores. From nothing it takes about 80 steps, from a neighbouring strength half.
+A step of L-BFGS costs 4·N·D·K operations (a matrix product forth and one back): 2.4 GFLOPs for 4,600 photos, 1,280
+features and 101 classes, 20 ms on two cores. From nothing it takes about 60 steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ._calibrate import cross_entropy, fit_temperature
 from ._measure import Floats, Labels
 
 STRENGTHS = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7, 1e-7)
 _STEPS = 300
-# Single precision cannot tell smaller changes of the loss apart.
+_HISTORY = 15  # steps that L-BFGS remembers
+# It has converged when a step changes the loss by less; single precision cannot tell much smaller changes apart.
 _LEAST_CHANGE = 3e-6
+# Enough to tell strengths apart: their losses differ by some hundredths.
+_CHANGE_OF_TRIALS = 1e-4
 
 
 @dataclass(frozen=True)
@@ -40,41 +43,98 @@ class Head:
 
 
 class Solver:
-    """Fits heads to some photos' features, one strength after the other."""
+    """Fits heads to some photos' features, one strength after the other, by L-BFGS (Nocedal 1980).
+
+    Not torch's: its optimisers import torch's compiler (1.5 s), and it does not know that logits are linear in the
+    weights. Here the product of features and direction serves every length of a step, so that the length is Newton's,
+    from the exact slope and curvature, and a second look costs no product. That takes a quarter fewer steps.
+    """
 
     def __init__(self, features: Floats, labels: Labels, classes: int) -> None:
         values = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32))
         self._mean = values.mean(0)
         values = values - self._mean
         self._scale = float(values.norm(dim=1).mean()) or 1.0
-        self._features = values / self._scale
+        # The last column is for the bias.
+        self._features = torch.cat([values / self._scale, torch.ones(len(values), 1)], 1)
         self._labels = torch.from_numpy(labels)
-        self._weight = torch.zeros(values.shape[1], classes, requires_grad=True)
-        self._bias = torch.zeros(classes, requires_grad=True)
+        self._weight = torch.zeros(self._features.shape[1], classes)
 
-    def fit(self, strength: float) -> Head:
+    @torch.no_grad()
+    def fit(self, strength: float, least_change: float = _LEAST_CHANGE) -> Head:
         """The best head for a strength, starting from the one before."""
-        optimiser = torch.optim.LBFGS(
-            [self._weight, self._bias],
-            max_iter=_STEPS,
-            max_eval=2 * _STEPS,
-            history_size=10,
-            tolerance_grad=1e-5,
-            tolerance_change=_LEAST_CHANGE,
-            line_search_fn="strong_wolfe",
-        )
+        decay = torch.full((len(self._weight), 1), strength)
+        decay[-1] = 0.0
+        weight, logits = self._weight, self._features @ self._weight
+        loss, chances = self._softmax(logits)
+        loss += float((decay * weight.square()).sum()) / 2
+        gradient = self._slope(chances) + decay * weight
+        history: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=_HISTORY)
+        for _ in range(_STEPS):
+            direction = _downhill(gradient, history)
+            change = self._features @ direction
+            slope = _dot(gradient, direction)
+            mean = (chances * change).sum(1)
+            curvature = float(((chances * change.square()).sum(1) - mean.square()).mean())
+            curvature += float((decay * direction.square()).sum())
+            length = -slope / curvature if curvature > 0 else 1.0
+            while True:
+                following = weight + length * direction
+                found, chances = self._softmax(logits + length * change)
+                found += float((decay * following.square()).sum()) / 2
+                if found <= loss + 1e-4 * length * slope or length < 1e-9:
+                    break
+                length /= 2
+            if not found < loss:
+                break
+            gained, loss = loss - found, found
+            logits += length * change
+            before, gradient = gradient, self._slope(chances) + decay * following
+            step, turn = following - weight, gradient - before
+            weight = following
+            if (product := _dot(step, turn)) > 0:
+                history.append((step, turn, product))
+            if gained < least_change:
+                break
+        self._weight = weight
+        scaled = weight[:-1] / self._scale
+        bias = weight[-1] - self._mean @ scaled
+        return Head(scaled.numpy(), bias.numpy())
 
-        def loss() -> Tensor:
-            optimiser.zero_grad()
-            logits = torch.addmm(self._bias, self._features, self._weight)
-            value = F.cross_entropy(logits, self._labels) + strength / 2 * self._weight.square().sum()
-            value.backward()  # type: ignore[no-untyped-call]
-            return value
+    def _softmax(self, logits: Tensor) -> tuple[float, Tensor]:
+        """The mean cross-entropy and the probabilities, (N, K)."""
+        logarithms = logits.log_softmax(1)
+        return -float(logarithms.gather(1, self._labels[:, None]).double().mean()), logarithms.exp_()
 
-        optimiser.step(loss)  # type: ignore[no-untyped-call]
-        weight = self._weight.detach() / self._scale
-        bias = self._bias.detach() - self._mean @ weight
-        return Head(weight.numpy().copy(), bias.numpy().copy())
+    def _slope(self, chances: Tensor) -> Tensor:
+        """The cross-entropy's gradient, (D + 1, K)."""
+        gradient = chances.clone()
+        gradient[torch.arange(len(gradient)), self._labels] -= 1
+        return self._features.T @ gradient.div_(len(gradient))
+
+
+def _dot(one: Tensor, other: Tensor) -> float:
+    return float(torch.dot(one.flatten(), other.flatten()))
+
+
+def _downhill(gradient: Tensor, history: Iterable[tuple[Tensor, Tensor, float]]) -> Tensor:
+    """L-BFGS's two loops: minus the gradient times the inverse curvature that the last steps have shown.
+
+    Args:
+        gradient: of any shape.
+        history: steps, what the gradient changed by in them, and the products of both, the oldest first.
+    """
+    steps = list(history)
+    direction, shares = -gradient, []
+    for step, turn, product in reversed(steps):
+        shares.append(_dot(step, direction) / product)
+        direction.sub_(turn, alpha=shares[-1])
+    if steps:
+        _, turn, product = steps[-1]
+        direction *= product / _dot(turn, turn)
+    for (step, turn, product), share in zip(steps, reversed(shares), strict=True):
+        direction.add_(step, alpha=share - _dot(turn, direction) / product)
+    return direction
 
 
 @dataclass(frozen=True)
@@ -98,14 +158,12 @@ def choose_strength(
     """
     solver = Solver(*train, classes)
     trials: dict[int, Trial] = {}
-    heads: dict[int, Head] = {}
 
     def loss(place: int) -> float:
         if not 0 <= place < len(STRENGTHS):
             return float("inf")
         if place not in trials:
-            heads[place] = solver.fit(STRENGTHS[place])
-            logits = heads[place].logits(val[0])
+            logits = solver.fit(STRENGTHS[place], _CHANGE_OF_TRIALS).logits(val[0])
             trials[place] = Trial(
                 STRENGTHS[place],
                 cross_entropy(logits / fit_temperature(logits, val[1]), val[1]),
@@ -117,7 +175,7 @@ def choose_strength(
     direction = 1 if loss(best + 1) < loss(best) else -1
     while loss(best + direction) < loss(best):
         best += direction
-    return STRENGTHS[best], heads[best], [trials[place] for place in sorted(trials)]
+    return STRENGTHS[best], solver.fit(STRENGTHS[best]), [trials[place] for place in sorted(trials)]
 
 
 def discriminant(features: Floats, labels: Labels, classes: int) -> Head:

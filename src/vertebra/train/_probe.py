@@ -22,6 +22,7 @@ from ._conclude import Outcome, conclude
 from ._features import Seen, compute_features
 from ._head import Head, Recipe, Trial, cross_validated
 from ._measure import Floats, Labels
+from ._recipe import view_of
 from ._run import DATA, Clock, Held, Labelled, Tell, data_table, folds_of, judge, remarks, usable_photos, write_text
 from ._settings import Settings
 
@@ -80,7 +81,8 @@ def features_of(settings: Settings, dataset: Dataset, clock: Clock, tell: Tell) 
         tell(f"exporting {settings.model}", 0, 1)
         body = exported(settings.model, settings.weights)
     with clock.step("decoding and computing features"):
-        seen = compute_features(dataset, body, lambda done, total: tell("computing features", done, total))
+        view = view_of(settings, read_card(body).preprocessing)
+        seen = compute_features(dataset, body, view, lambda done, total: tell("computing features", done, total))
     with clock.step("auditing"):
         photos = usable_photos(dataset, seen.facts, strict=settings.strict)
     return body, seen, photos
@@ -120,7 +122,7 @@ def run_probe(settings: Settings, folder: Path, tell: Tell) -> Classifier:
     outcome = Outcome(
         network=with_head(settings.model, settings.weights, probe.head),
         names=names,
-        preprocessing=card.preprocessing,
+        preprocessing=view_of(settings, card.preprocessing),
         origin=provenance(body, probe.head, settings.data),
         licence=card.licence,
         held=held,

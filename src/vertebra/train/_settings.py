@@ -37,6 +37,8 @@ class Settings:
     precision: float = 0.95  # share of right answers that the threshold is for
     strict: bool = False  # refuse data with problems
     folds: int = 5  # probe: parts that are held out in turn where the data has no split
+    # Share of a photo's shorter side that the network sees, as in timm; papers on ImageNet cut off the rest of 0.875.
+    crop_pct: float = 1.0
 
     preset: str | None = None  # see `_presets`
     epochs: int = 5
@@ -171,9 +173,10 @@ class Settings:
 
 
 # What cannot change in the middle of a run: what has been done already follows from these.
-FIXED = ("data", "model", "weights", "method", "preset", "seed", "batch_size", "image_size", "optimizer", "ema")
+_FIXED = ("data", "model", "weights", "method", "seed", "crop_pct")
+FIXED = (*_FIXED, "preset", "batch_size", "image_size", "optimizer", "ema")
 # The fields that mean something for the probe.
-_PROBE = ("data", "model", "weights", "method", "seed", "precision", "strict", "folds")
+_PROBE = (*_FIXED, "precision", "strict", "folds")
 _CHOICES: dict[str, tuple[str, ...]] = {
     "method": METHODS,
     "preset": tuple(PRESETS),
@@ -185,6 +188,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 }
 _RANGES: dict[str, tuple[float, float]] = {
     "folds": (2, 50),
+    "crop_pct": (0.1, 1),
     "precision": (0, 1),
     "epochs": (1, 100_000),
     "batch_size": (1, 1_000_000),

@@ -1,0 +1,106 @@
+"""What the probe should see of a photo: the middle that weights are published with, all of it, or its mirror image too.
+
+Each photo of Caltech-101 is predicted by a head that has seen neither it nor its mirror image. Ten photos a class stand
+for the small data sets that most people have.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from typing import Any
+
+import _common
+import numpy as np
+
+from vertebra._load import exported
+from vertebra.card import Preprocessing
+from vertebra.data import open_dataset
+from vertebra.runtime.engines import EMBEDDING
+from vertebra.runtime.image import network_pixels
+from vertebra.runtime.pipeline import read_ahead
+from vertebra.runtime.predictor import Predictor
+from vertebra.train._calibrate import cross_entropy, fit_temperature
+from vertebra.train._head import cross_validated
+
+DATA = _common.ROOT.parent / "shared" / "data" / "caltech101"
+MODEL = "efficientnet_lite0"
+A_CLASS = 10  # photos of the small data set
+FOLDS = 5
+
+
+def features(predictor: Predictor, paths: list[str], preprocessing: Preprocessing, *, flip: bool) -> Any:
+    """(N, D)."""
+    runner = predictor.runner(predictor.batch)
+
+    def work(part: Any) -> list[Any]:
+        pixels = np.stack([network_pixels(path, preprocessing) for path in part])
+        return list(runner.call(pixels[:, :, ::-1].copy() if flip else pixels, (EMBEDDING,))[0].copy())
+
+    plan = runner.plan
+    found = np.stack(list(read_ahead(paths, list, work, workers=plan.lanes * plan.threads, chunk=plan.micro_batch)))
+    runner.close()
+    return found
+
+
+def judged(views: list[Any], labels: Any, places: Any, classes: int) -> dict[str, float]:
+    """Top-1 and cross-entropy of the first view's photos, by heads fitted to all views of the others."""
+    truth = np.tile(labels[places], len(views))
+    folds = np.tile(np.random.default_rng(1).integers(0, FOLDS, len(places)), len(views))
+    logits, _, _ = cross_validated(np.concatenate([view[places] for view in views]), truth, folds, classes)
+    logits, truth = logits[: len(places)], truth[: len(places)]
+    loss = cross_entropy(logits / fit_temperature(logits, truth), truth)
+    return {"n": len(places), "top1": round(float((logits.argmax(1) == truth).mean()), 4), "loss": round(loss, 4)}
+
+
+def measure() -> None:
+    dataset = open_dataset(DATA)
+    names = sorted({photo.label for photo in dataset.photos})
+    labels = np.array([names.index(photo.label) for photo in dataset.photos])
+    random = np.random.default_rng(0)
+    few = np.concatenate([random.permutation(np.nonzero(labels == c)[0])[:A_CLASS] for c in range(len(names))])
+    predictor = Predictor(exported(MODEL, "DEFAULT"))
+    published = predictor.card.preprocessing
+    ways = {"middle": published, "whole": replace(published, resize_size=published.crop_size)}
+    paths = [str(photo.path) for photo in dataset.photos]
+    seen, rows = {}, []
+    for name, preprocessing in ways.items():
+        for flip in (False, True):
+            start = time.perf_counter()
+            seen[name, flip] = features(predictor, paths, preprocessing, flip=flip)
+            print(f"{name}, {'mirrored' if flip else 'as it is'}: {time.perf_counter() - start:.1f} s", flush=True)
+    for name in ways:
+        for views in ([seen[name, False]], [seen[name, False], seen[name, True]]):
+            row = {"view": name, "views": len(views), "few": judged(views, labels, few, len(names))}
+            row["all"] = judged(views, labels, np.arange(len(labels)), len(names))
+            rows.append(row)
+            print(row, flush=True)
+    _common.write("views", ("torch", "onnxruntime"), {"rows": rows})
+
+
+def render(document: dict[str, Any]) -> str:
+    labels = {"middle": "the middle 224 of 256 pixels", "whole": "the whole shorter side (the default)"}
+    lines = []
+    for row in document["rows"]:
+        label = labels[row["view"]] + (", and mirrored" if row["views"] > 1 else "")
+        lines.append([label, *(f"{100 * row[k]['top1']:.1f} %, {row[k]['loss']:.3f}" for k in ("few", "all"))])
+    counts = [document["rows"][0][key]["n"] for key in ("few", "all")]
+    heads = ["The probe sees", *(f"top-1 and loss, {count:,} photos" for count in counts)]
+    return f"{_common.table(heads, lines)}\n\n{_common.footnote(document)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What the probe should see of a photo")
+    parser.add_argument("--table", action="store_true", help="only make the README's table again from the JSON")
+    if not parser.parse_args().table:
+        if not DATA.is_dir():
+            raise SystemExit(f"{DATA} is missing: there are no photos to measure on.")
+        measure()
+    text = render(_common.read("views"))
+    _common.into_readme("views", text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
