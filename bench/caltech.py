@@ -145,7 +145,12 @@ def load_pretrained(model: Any) -> None:
     torch.nn.init.zeros_(theirs["classifier.bias"])
 
 
-def measure(options: argparse.Namespace) -> Path:
+def keep(rows: dict[str, Any]) -> None:
+    print(rows, flush=True)
+    _common.write("caltech", PACKAGES, {"rows": rows})
+
+
+def measure(options: argparse.Namespace) -> None:
     path = _common.RESULTS / "caltech.json"
     rows: dict[str, Any] = json.loads(path.read_text())["rows"] if path.exists() else {}
     with tempfile.TemporaryDirectory() as name:
@@ -157,18 +162,17 @@ def measure(options: argparse.Namespace) -> Path:
             rows["probe again"] = vertebra(table, folder)
             rows["every photo, each held out once"] = vertebra(DATA, folder)
             rows["in 20 parts"] = vertebra(DATA, folder, "--set", "folds=20")
-            print(rows, flush=True)
+            keep(rows)
         if "timm" in options.only:
             command = [sys.executable, __file__, "--peer", str(table), "--timm-steps", str(options.timm_steps)]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             rows["timm"] = json.loads(done.stdout.splitlines()[-1])
-            print(rows["timm"], flush=True)
+            keep(rows)
         if "finetune" in options.only:
             rows["finetune"] = vertebra(table, folder, "--method", "finetune", "--epochs", str(EPOCHS))
-            print(rows["finetune"], flush=True)
+            keep(rows)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-    return _common.write("caltech", PACKAGES, {"rows": rows})
 
 
 LABELS = {

@@ -64,6 +64,12 @@ def _plain(name: str) -> str:
     return "".join(character for character in name.lower() if character.isalnum())
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of another package says, its first line without a full stop; its type where it says nothing."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return line[:200].rstrip(" .")
+
+
 def printable(text: str) -> str:
     """The text with control characters written out: a file's name must not reach a terminal as a command to it."""
     return "".join(

@@ -69,3 +69,11 @@ def test_every_class_is_trained():
 def test_shares_that_leave_nothing(values):
     with pytest.raises(UsageError, match=r"share|leave nothing"):
         Shares(*values)
+
+
+def test_a_split_of_ones_own_can_be_split_again():
+    digests = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(400)]
+    first = assign_splits(digests, ["a"] * 400, shares=Shares(val=0.0, test=0.15))
+    again = assign_splits(digests, ["a"] * 400, first)
+    assert 20 < again.count("val") < 60
+    assert [split == "test" for split in again] == [split == "test" for split in first]

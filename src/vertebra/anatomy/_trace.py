@@ -21,7 +21,7 @@ from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-def
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from vertebra.errors import UsageError, VertebraError
+from vertebra.errors import UsageError, VertebraError, first_line
 
 from ._shapes import SHORTCUTS
 
@@ -259,7 +259,7 @@ def to_meta(network: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
         twin = copy.deepcopy(network, memo)
     except Exception as error:
         raise UsageError(
-            f"{type(network).__name__} cannot be copied ({_first_line(error)}), and anatomy never touches the "
+            f"{type(network).__name__} cannot be copied ({first_line(error)}), and anatomy never touches the "
             "original. Remove the attribute that copy.deepcopy refuses."
         ) from error
     return twin.eval()
@@ -305,12 +305,12 @@ def call(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
         name, given = type(network).__name__, describe(args, kwargs)
         if isinstance(error, NotImplementedError) and "meta" in str(error).lower():
             raise UsageError(
-                f"{name} cannot run on shapes alone: {_first_line(error)} An operator of your own needs a shape rule: "
+                f"{name} cannot run on shapes alone: {first_line(error)}. An operator of your own needs a shape rule: "
                 "torch.library.register_fake."
             ) from error
         takes = ", ".join(map(str, inspect.signature(network.forward).parameters.values()))
         raise UsageError(
-            f"{name} does not take {given}: {type(error).__name__}: {_first_line(error)} Its forward() takes "
+            f"{name} does not take {given}: {type(error).__name__}: {first_line(error)}. Its forward() takes "
             f"({takes}); give another input_size=, or inputs=, a tensor, a tuple for several or a dict by name."
         ) from error
 
@@ -326,8 +326,3 @@ def describe(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     words = [one(leaf) for leaf in tree_leaves(list(args))]
     words += [f"{name}={one(leaf)}" for name, value in kwargs.items() for leaf in tree_leaves(value)]
     return ", ".join(words) or "no input"
-
-
-def _first_line(error: Exception) -> str:
-    line = next(iter(str(error).strip().splitlines()), type(error).__name__).strip()
-    return line if line.endswith(".") else f"{line}."

@@ -61,7 +61,8 @@ def assign_splits(
         if split in ("val", "test"):
             found.append(split)
         elif split == "train":
-            found.append("val" if "val" not in brought and lot < val else "train")
+            # Another lot: that split may have been drawn by this one, and would have left none below the share.
+            found.append("val" if _lot(f"val {digest}", seed) < val else "train")
         else:
             found.append("test" if lot < test else "val" if lot < test + val else "train")
     trained = {label for label, split in zip(labels, found, strict=True) if split == "train"}

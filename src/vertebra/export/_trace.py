@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vertebra.anatomy._onnx import Graph
 from vertebra.anatomy._trace import run, to_meta
 from vertebra.card import Preprocessing
-from vertebra.errors import UsageError
+from vertebra.errors import UsageError, first_line
 from vertebra.models import ConvNet, GoogLeNet
 
 INPUT = "image"
@@ -43,7 +43,9 @@ def deployable(network: ConvNet, preprocessing: Preprocessing) -> ConvNet:
     try:
         return copy.deepcopy(network).to("cpu", torch.float32).eval().requires_grad_(False)
     except Exception as error:  # a module may raise whatever it likes
-        raise UsageError(f"the network cannot be copied to the CPU in float32 ({_reason(error)}).") from error
+        raise UsageError(
+            f"the network cannot be copied to the CPU in float32 ({type(error).__name__}: {first_line(error)})."
+        ) from error
 
 
 class Deployed(nn.Module):
@@ -94,16 +96,13 @@ def trace(network: ConvNet, preprocessing: Preprocessing, temperature: float = 1
     try:
         found = run(to_meta(deployed), (example,), {})
     except UsageError as error:
-        if error.__cause__ is None:
+        cause = error.__cause__
+        if cause is None:
             raise
         raise UsageError(
-            f"the network fails on images of {size} × {size} pixels ({_reason(error.__cause__)}). It must take them as "
-            "(N, 3, H, W), and give logits (N, K)."
+            f"the network fails on images of {size} × {size} pixels ({type(cause).__name__}: {first_line(cause)}). It "
+            "must take them as (N, 3, H, W), and give logits (N, K)."
         ) from error
     tensors = dict(deployed.named_parameters()) | dict(deployed.named_buffers())
     model: onnx.ModelProto = Graph(found, tensors, prefix=_PREFIX, dynamic=True).write([INPUT], OUTPUTS)
     return model
-
-
-def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '').rstrip('.')}"

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
-from vertebra.errors import WeightsError, nearest
+from vertebra.errors import WeightsError, first_line, nearest
 
 from . import _torchfile
 
@@ -136,7 +136,7 @@ def _read_torch(path: Path, mapped: bool) -> Any:
         raise
     except Exception as error:  # a damaged file can make the reader fail in any way
         raise _refused(path, error) or WeightsError(
-            f"'{path}' is damaged or cut short ({_first_line(error)}). Delete it and fetch or save it again."
+            f"'{path}' is damaged or cut short ({_cause(error)}). Delete it and fetch or save it again."
         ) from error
 
 
@@ -166,7 +166,7 @@ def _refused(path: Path, error: Exception) -> WeightsError | None:
             f"code. {advice}"
         )
     if re.search(r"reduce for unrecognized function|Can only (?:create|build)|must be imported to load", message):
-        return WeightsError(f"'{path}' was not opened: it holds more than tensors ({_first_line(error)}). {advice}")
+        return WeightsError(f"'{path}' was not opened: it holds more than tensors ({_cause(error)}). {advice}")
     return None
 
 
@@ -186,11 +186,10 @@ def _foreign_name(path: Path) -> str | None:
     return None
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+def _cause(error: Exception) -> str:
     # Torch's own preface about `weights_only` says nothing of the file; the cause stands last.
-    cause = next((line for line in lines if "WeightsUnpickler error" in line), lines[0])
-    return cause.rpartition("WeightsUnpickler error: ")[2][:200].rstrip(". ") or type(error).__name__
+    cause = next((line for line in str(error).splitlines() if "WeightsUnpickler error" in line), None)
+    return first_line(error) if cause is None else cause.rpartition("WeightsUnpickler error: ")[2][:200].rstrip(". ")
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -204,7 +203,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return {name: tensor.clone() for name, tensor in load_file(path).items()}
     except (SafetensorError, ValueError, RuntimeError, KeyError, OSError) as error:
         raise WeightsError(
-            f"'{path}' is damaged or cut short ({_first_line(error)}). Delete it and fetch or save it again."
+            f"'{path}' is damaged or cut short ({_cause(error)}). Delete it and fetch or save it again."
         ) from error
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from vertebra.card import Preprocessing, centre_crop_box, resized_size
-from vertebra.errors import ImageError
+from vertebra.errors import ImageError, first_line
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes]
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -156,7 +156,7 @@ def _decode(file: IO[bytes], name: str, max_pixels: int, at_least: int | None) -
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         # Pillow's own check comes first where its limit is no higher than ours; its message has the number of pixels.
-        raise ImageError(f"{name} has too many pixels: {_reason(error)}") from error
+        raise ImageError(f"{name} has too many pixels: {first_line(error)}") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{name} {_what_instead(file)}") from error
     except MemoryError as error:
@@ -164,7 +164,7 @@ def _decode(file: IO[bytes], name: str, max_pixels: int, at_least: int | None) -
     except Exception as error:
         # Damaged files make Pillow's readers raise nearly anything (struct.error, KeyError, SyntaxError, …), and one
         # bad photo must never stop a run.
-        raise ImageError(f"{name} is damaged or truncated ({_reason(error)})") from error
+        raise ImageError(f"{name} is damaged or truncated ({first_line(error)})") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -225,7 +225,3 @@ def _what_instead(file: IO[bytes]) -> str:
     text = not any(byte < 9 or 13 < byte < 32 for byte in head)
     found = "is a text file, not an image" if text else "is not an image in a known format"
     return f"{found} (known: {', '.join(FORMATS)})"
-
-
-def _reason(error: Exception) -> str:
-    return str(error).rstrip(".") or type(error).__name__

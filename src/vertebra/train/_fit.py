@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vertebra.card import Preprocessing
 from vertebra.data import Photo
-from vertebra.errors import ImageError
+from vertebra.errors import ImageError, first_line
 from vertebra.machine import usable_cores
 from vertebra.models import ConvNet
 from vertebra.runtime.image import network_pixels
@@ -124,7 +124,7 @@ class Trainer:
                     # gloo, NCCL and the DataLoader have no exceptions of their own.
                     if self.world.size == 1 and "DataLoader worker" not in str(error):
                         raise
-                    raise TrainError(f"another process ended: {_first_line(error)} {self._go_on()}") from error
+                    raise TrainError(f"another process ended: {first_line(error)}. {self._go_on()}") from error
                 finally:
                     if log is not None:
                         log.close()
@@ -462,10 +462,6 @@ class Clock:
     def over(self, step: int) -> bool:
         """Whether the last step has been done."""
         return step >= self.total or self.progress(step) >= 1.0
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:200].rstrip(" .") + "."
 
 
 def range_test(trainer: Trainer, *, steps: int = 60) -> tuple[float, list[tuple[float, float]]]:
