@@ -248,6 +248,29 @@ def test_a_probe_does_without_torchs_compiler():
     assert run(code) == ""
 
 
+def test_onnx_runtime_writes_nothing_down_for_its_maker(tmp_path, monkeypatch):
+    pytest.importorskip("onnx")
+    from onnx import TensorProto, helper
+
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    model = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Relu", ["x"], ["y"])],
+            "g",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+        ),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=8,
+    )
+    (tmp_path / "relu.onnx").write_bytes(model.SerializeToString())
+    code = f"import vertebra, onnxruntime; onnxruntime.InferenceSession({str(tmp_path / 'relu.onnx')!r}); print('ran')"
+    assert run(code) == "ran"
+    assert [path.name for path in tmp_path.rglob("*")] == ["relu.onnx"]
+
+
 def test_a_fault_of_our_own_is_not_taken_for_a_missing_extra(monkeypatch):
     monkeypatch.setitem(vertebra._EXPORTS, "absent", ("vertebra.absent", "torch"))
     with pytest.raises(ModuleNotFoundError, match=r"vertebra\.absent") as caught:

@@ -6,6 +6,7 @@ the base install. A name whose packages are missing says which extra of Vertebra
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from vertebra.train import train
 
 __version__ = "0.1.0"
+
+# ONNX Runtime's packages (1.32) write down what they run, below ~/.cache, and send it to their maker. It reads this
+# when it is imported; who wants that sets the variable to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # Public name -> (module that has it, extra that installs what the module imports, None where the base install does). A
 # module of that very name is exported itself.
