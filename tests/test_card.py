@@ -160,6 +160,8 @@ def test_an_onnx_file_without_a_card(model_file):
         b"PK\x03\x04",
         b"\x80" * 20,
         b"\x08\x0a",
+        b"\x70\x01",  # the metadata as a number
+        b"\x72\x02\x08\x01",  # their key as one
     ],
 )
 def test_what_is_no_onnx_file(model_file, data):

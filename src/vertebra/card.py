@@ -261,6 +261,8 @@ def _walk_model(file: IO[bytes]) -> dict[str, str]:
     for number, value in fields(file, 0, os.fstat(file.fileno()).st_size):
         seen.add(number)
         if number == _METADATA:
+            if isinstance(value, int):
+                raise ValueError("a number where texts should be")
             entry = {part: content(file, place).decode("utf-8") for part, place in list(fields(file, *value))}
             metadata[entry.get(_KEY, "")] = entry.get(_VALUE, "")
     if not {_IR_VERSION, _GRAPH} <= seen:

@@ -42,8 +42,14 @@ def fields(file: IO[bytes], start: int, end: int) -> Iterator[tuple[int, Any]]:
         yield number, value
 
 
-def content(file: IO[bytes], place: Place) -> bytes:
-    """What lies there."""
+def content(file: IO[bytes], place: Place | int) -> bytes:
+    """What lies there.
+
+    Raises:
+        ValueError: the field is a number.
+    """
+    if isinstance(place, int):
+        raise ValueError("a number where contents should be")
     file.seek(place[0])
     return file.read(place[1] - place[0])
 

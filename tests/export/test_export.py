@@ -311,6 +311,13 @@ def test_another_order_of_classes_is_seen() -> None:
     wide = wanted * 0.1  # the same order, differences within the tolerance
     with pytest.raises(ExportError, match=r"five best classes of image 1"):
         _compare([wide, *rest], [got * 0.1, *rest], 1)
+    # Where a network is sure of another class, the order of the rest is noise.
+    sure = np.array([[0.9999, 3e-5, 2e-5, 1e-5, 5e-6]], np.float32)
+    assert _compare([sure, *rest], [sure[:, [0, 2, 1, 4, 3]], *rest], 1) < 2e-5
+    likelier = np.array([[0.9, 3e-2, 2.999e-2]], np.float32)
+    assert _compare([likelier, *rest], [likelier[:, [0, 2, 1]], *rest], 1) < 2e-5
+    with pytest.raises(ExportError, match=r"\[0, 2, 1\]"):
+        _compare([np.array([[0.9, 3e-4, 2.5e-4]]), *rest], [np.array([[0.9, 2.5e-4, 3e-4]]), *rest], 1)
 
 
 def test_damaged_weights(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -461,10 +462,28 @@ def test_network_pixels_are_those_of_training(tmp_path, size, kind, interpolatio
     assert torch.equal(torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255, expected)
 
 
-def test_a_strip_is_named(tmp_path):
-    from vertebra.card import Preprocessing
-    from vertebra.runtime.image import network_pixels
+@pytest.mark.parametrize("source", [None, 5, Image.new("RGB", (2, 2)), np.zeros((2, 2, 3), np.uint8), ["a.jpg"]])
+def test_what_is_no_source_is_told(source):
+    with pytest.raises(ImageError, match=f"given as a path.* not as a {type(source).__name__}"):
+        image_module.open_image(source)
 
-    Image.new("RGB", (1, 30_000)).save(tmp_path / "strip.png")
-    with pytest.raises(ImageError, match=r"strip\.png"):
-        network_pixels(tmp_path / "strip.png", Preprocessing(224))
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_of_a_strip_only_what_is_seen_is_resized(tmp_path, upright):
+    from vertebra.card import Preprocessing
+    from vertebra.runtime.image import fit, network_pixels
+
+    # Its middle is white over twice what is seen.
+    strip = Image.new("RGB", (40_000, 2))
+    strip.paste((255, 255, 255), (19_998, 0, 20_002, 2))
+    strip = strip.transpose(Image.Transpose.ROTATE_90) if upright else strip
+    strip.save(tmp_path / "strip.png")
+    tracemalloc.start()
+    pixels = network_pixels(tmp_path / "strip.png", Preprocessing(224))
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
+    assert pixels.shape == (224, 224, 3) and pixels.mean() > 250
+    # Up to sixteen times as long as wide, nothing is cut off beforehand.
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 330, 3), dtype=np.uint8))
+    one, other = (fit(noise.crop(box), Preprocessing(32, 32)) for box in ((0, 0, 330, 20), (5, 0, 325, 20)))
+    assert np.array_equal(one, other)

@@ -1,10 +1,12 @@
 """The process: it starts without torch, says what is wrong, finishes what it accepted, and leaves."""
 
+import contextlib
 import signal
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 
 import pytest
 
@@ -27,6 +29,43 @@ def test_ctrl_c(started):
     process.send_signal(signal.SIGINT)
     assert process.wait(10) in (0, 130, -signal.SIGINT)
     assert "Traceback" not in process.stderr.read()
+
+
+def test_from_python_it_comes_back_on_ctrl_c(tiny_model):
+    code = f"import vertebra; vertebra.serve({str(tiny_model)!r}, port=0, tell=print); print('came back')"
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    for line in process.stdout:
+        if "listening" in line:
+            url = line.split()[-1]
+            break
+    for _ in range(100):
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"{url}/readyz")
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (0, "came back\n"), err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(("--max-mb", "inf"), "--max-mb is inf"), (("--max-megapixels", "nan"), "nan"), (("--timeout", "inf"), "timeout")],
+)
+def test_numbers_that_are_none(tiny_model, options, message):
+    done = subprocess.run(
+        [sys.executable, "-m", "vertebra", "serve", str(tiny_model), *options], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "expects" not in done.stderr
 
 
 def test_what_was_accepted_is_finished(serving, held, pngs, eventually):

@@ -174,6 +174,10 @@ def test_strict_and_too_few(shapes, small_weights, tmp_path):
         Image.open(shapes / "cross" / "00.png").save(tmp_path / "two" / label / "same.png")
     with pytest.raises(TrainError, match="too few different photos"):
         vertebra.train(tmp_path / "two", tmp_path / "run", **options)
+    rows = [f"{path},{path.parent.name},test" for path in sorted(shapes.glob("c*/0*.png"))]
+    (tmp_path / "test.csv").write_text("\n".join(["path,label,split", *rows]))
+    with pytest.raises(TrainError, match=r"marks no photo for training\. Change the split"):
+        vertebra.train(tmp_path / "test.csv", tmp_path / "run", **options)
 
 
 def test_a_cache_that_cannot_be_used_costs_only_time(shapes, small_weights, tmp_path, monkeypatch):

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from vertebra.errors import UsageError
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
@@ -56,7 +58,14 @@ def serve(
         timeout=timeout,
         queue=queue,
         max_images=max_images,
-        max_bytes=int(max_mb * 1e6),
-        max_pixels=int(max_megapixels * 1e6),
+        max_bytes=_count("--max-mb", max_mb),
+        max_pixels=_count("--max-megapixels", max_megapixels),
     )
     run(settings, logging.getLogger("vertebra.serve").info)
+
+
+def _count(option: str, millions: float) -> int:
+    """What the option means, in ones."""
+    if not 1e-6 <= millions <= 1e9:
+        raise UsageError(f"{option} is {millions}; it must be above 0 and at most 10⁹.")
+    return int(millions * 1e6)

@@ -63,6 +63,10 @@ _FILTERS = {
 }
 
 
+# Longer pictures, in multiples of the shorter side, lose their ends before they are resized.
+_LONGEST = 16
+
+
 def network_pixels(source: Source, preprocessing: Preprocessing, *, scaled: bool = False) -> Pixels:
     """Decode a photo and cut the network's input out of it: uint8 (crop, crop, 3), RGB.
 
@@ -75,22 +79,19 @@ def network_pixels(source: Source, preprocessing: Preprocessing, *, scaled: bool
     unless asked for; smaller photos are never touched.
 
     Raises:
-        ImageError: as `open_image` does, and for a strip so narrow that the resized picture would fill the memory.
+        ImageError: as `open_image` does.
     """
     least = SCALED_MARGIN * preprocessing.resize_size if scaled else None
-    picture = open_image(source, at_least=least)
-    try:
-        return fit(picture, preprocessing)
-    except ImageError as error:  # knows the picture, not the file that it came from
-        raise ImageError(f"{_name_of(source)}: {error}") from error
+    return fit(open_image(source, at_least=least), preprocessing)
 
 
 def fit(picture: Image.Image, preprocessing: Preprocessing) -> Pixels:
-    """The shorter side resized, the centre cut out: an RGB picture → uint8 (crop, crop, 3).
-
-    Raises:
-        ImageError: a strip so narrow that the resized picture would fill the memory.
-    """
+    """The shorter side resized, the centre cut out: an RGB picture → uint8 (crop, crop, 3)."""
+    # A strip of 1 × 30,000 pixels would be gigabytes once it is resized, and nearly all of it is cut off then.
+    beyond = (max(picture.size) - _LONGEST * min(picture.size)) // 2
+    if beyond > 0:
+        x, y = (beyond, 0) if picture.width > picture.height else (0, beyond)
+        picture = picture.crop((x, y, picture.width - x, picture.height - y))
     size = resized_size(picture.height, picture.width, preprocessing.resize_size)
     if size != (picture.height, picture.width):
         picture = picture.resize(size[::-1], _FILTERS[preprocessing.interpolation])
@@ -112,6 +113,11 @@ def open_image(source: Source, *, max_pixels: int = MAX_PIXELS, at_least: int | 
     if isinstance(source, bytes):
         return _decode(io.BytesIO(source), _name_of(source), max_pixels, at_least)
     if not isinstance(source, str | os.PathLike):
+        if not hasattr(source, "read"):
+            raise ImageError(
+                f"a photo is given as a path, as the bytes of a file or as an open binary file, not as a "
+                f"{type(source).__name__}"
+            )
         return _decode(source, _name_of(source), max_pixels, at_least)
     path = Path(source)
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import Any
 
@@ -32,7 +32,8 @@ def serve(*models: str, tell: Callable[[str], None] = lambda what: None, **optio
         VertebraError: a model cannot be loaded.
         MissingExtraError: FastAPI and uvicorn are not installed.
     """
-    run(Settings(models=tuple(map(str, models)), **options), tell)
+    with suppress(KeyboardInterrupt):  # uvicorn raises it again once all is finished
+        run(Settings(models=tuple(map(str, models)), **options), tell)
 
 
 def run(settings: Settings, tell: Callable[[str], None] = lambda what: None) -> None:

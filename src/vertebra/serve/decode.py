@@ -51,13 +51,10 @@ def network_input(data: bytes, name: str, preprocessing: Preprocessing, max_pixe
     """What the network sees of a photo, uint8 (crop, crop, 3), and the photo's width and height.
 
     Raises:
-        ImageError: as `picture` does, and for a strip that cannot be resized.
+        ImageError: as `picture` does.
     """
     found = picture(data, name, max_pixels)
-    try:
-        return fit(found, preprocessing), found.width, found.height
-    except ImageError as error:
-        raise ImageError(f"{shown(name)}: {error}") from error
+    return fit(found, preprocessing), found.width, found.height
 
 
 def shown(name: str) -> str:

@@ -50,8 +50,8 @@ class Settings:
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         for name in ("timeout", "reload_seconds", "read_seconds", "keep_alive"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"{name} is {getattr(self, name)} seconds; it must be above 0.")
+            if not 0 < getattr(self, name) < 1e9:
+                raise UsageError(f"{name} is {getattr(self, name)} seconds; it must be above 0 and below 10⁹.")
         if not 0 <= self.port <= 65_535:
             raise UsageError(f"port is {self.port}; it must be between 0 and 65535 (0: any that is free).")
         if self.queue < self.max_images:

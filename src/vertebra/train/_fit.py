@@ -153,7 +153,10 @@ class Trainer:
         for batch in self._stream(position.step):
             if isinstance(batch, str):
                 self._save(position)
-                raise TrainError(f"{batch}. What was trained until step {position.step:,} is kept. {self._go_on()}")
+                raise TrainError(
+                    f"{batch}. What was trained until step {position.step:,} is kept. Put the photo back: a run goes "
+                    f"on with those that it began with. {self._go_on()}"
+                )
             progress = clock.progress(position.step)
             lr = float(self.settings.lr) * recipe.rate(self.settings, progress, self.settings.epochs)
             stats = self._step(batch, position.step, progress, lr)

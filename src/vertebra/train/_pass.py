@@ -9,7 +9,6 @@ import numpy as np
 
 from vertebra.card import Preprocessing
 from vertebra.data import Album, Dataset, Facts, Photo, read_file
-from vertebra.errors import ImageError
 from vertebra.runtime.engines import FloatArray, Runner
 from vertebra.runtime.image import fit
 from vertebra.runtime.pipeline import read_ahead
@@ -55,11 +54,8 @@ def look_and_run(
             known = recall(digest)
             facts, picture = album.look_at(content, digest, decode=known is None)
             if picture is not None:
-                try:
-                    pixels.append(fit(picture, preprocessing))
-                    waiting.append(len(results))
-                except ImageError as error:
-                    facts = Facts(digest, broken="damaged", reason=str(error))
+                pixels.append(fit(picture, preprocessing))
+                waiting.append(len(results))
             results.append((facts, known))
         if pixels:
             for place, values in zip(waiting, runner.call(np.stack(pixels), (output,))[0], strict=True):

@@ -114,6 +114,8 @@ def usable_photos(dataset: Dataset, facts: list[Facts], *, strict: bool) -> Labe
 
 def folds_of(data: Labelled, places: Sequence[int], settings: Settings) -> Labels:
     """The part that each of those photos is held out with."""
+    if not places:
+        raise TrainError(f"{data.dataset.name} marks no photo for training. Change the split of some to train.")
     facts = [data.facts[place] for place in places]
     hashes = [fact.sha256 for fact in facts]
     folds = assign_folds(hashes, near_copies(facts), folds=settings.folds, seed=settings.seed)
