@@ -69,8 +69,13 @@ def test_a_bad_file_leaves_the_old_one_serving(serving, place, pngs, content):
 
 def test_a_file_that_is_gone_serves_on(serving, place, pngs):
     client = serving(models=(str(place.path),), reload_seconds=0.05)
+    content = place.path.read_bytes()
     place.path.unlink()
-    time.sleep(0.2)
+    until(lambda: client.get("/v1/models").json["models"][0]["error"])
+    assert "m.onnx is gone" in client.get("/v1/models").json["models"][0]["error"]
+    assert client.post("/v1/predict", pngs[0]).status == 200
+    place.path.write_bytes(content)
+    until(lambda: client.get("/v1/models").json["models"][0]["error"] is None)
     assert client.post("/v1/predict", pngs[0]).status == 200
 
 

@@ -250,7 +250,7 @@ class Shelf:
         try:
             stamp = file_state(hosted.path)
         except OSError:
-            return  # being replaced, or gone: what is loaded serves on
+            stamp = {}  # being replaced, or gone
         if stamp == hosted.seen:
             changing.pop(hosted.name, None)
             return
@@ -258,6 +258,10 @@ class Shelf:
             changing[hosted.name] = stamp
             return
         hosted.seen = stamp
+        if not stamp:
+            hosted.error = f"{hosted.path} is gone."
+            log.warning("%s: %s What was loaded from it serves on.", hosted.name, hosted.error)
+            return
         try:
             new = Loaded(hosted.name, hosted.path, self.settings, self.metrics)
         except Exception as error:
