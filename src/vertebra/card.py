@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from vertebra.errors import ImageError, VertebraError
-from vertebra.protobuf import content, fields
+from vertebra.protobuf import content, fields, place_of
 
 METADATA_KEY = "vertebra.card"
 FORMAT_VERSION = 1
@@ -261,9 +261,8 @@ def _walk_model(file: IO[bytes]) -> dict[str, str]:
     for number, value in fields(file, 0, os.fstat(file.fileno()).st_size):
         seen.add(number)
         if number == _METADATA:
-            if isinstance(value, int):
-                raise ValueError("a number where texts should be")
-            entry = {part: content(file, place).decode("utf-8") for part, place in list(fields(file, *value))}
+            parts = list(fields(file, *place_of(value)))
+            entry = {part: content(file, found).decode("utf-8") for part, found in parts}
             metadata[entry.get(_KEY, "")] = entry.get(_VALUE, "")
     if not {_IR_VERSION, _GRAPH} <= seen:
         raise ValueError("a protobuf message, but no model")

@@ -42,14 +42,20 @@ def fields(file: IO[bytes], start: int, end: int) -> Iterator[tuple[int, Any]]:
         yield number, value
 
 
-def content(file: IO[bytes], place: Place | int) -> bytes:
-    """What lies there.
+def place_of(value: Place | int) -> Place:
+    """Where the contents of a field lie.
 
     Raises:
         ValueError: the field is a number.
     """
-    if isinstance(place, int):
+    if isinstance(value, int):
         raise ValueError("a number where contents should be")
+    return value
+
+
+def content(file: IO[bytes], value: Place | int) -> bytes:
+    """The contents of a field; raises as `place_of` does."""
+    place = place_of(value)
     file.seek(place[0])
     return file.read(place[1] - place[0])
 

@@ -115,7 +115,7 @@ def open_image(source: Source, *, max_pixels: int = MAX_PIXELS, at_least: int | 
     if not isinstance(source, str | os.PathLike):
         if not hasattr(source, "read"):
             raise ImageError(
-                f"a photo is given as a path, as the bytes of a file or as an open binary file, not as a "
+                "a photo is given as a path, as the bytes of a file or as an open binary file, not as a "
                 f"{type(source).__name__}"
             )
         return _decode(source, _name_of(source), max_pixels, at_least)

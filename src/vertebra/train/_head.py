@@ -66,9 +66,8 @@ class Solver:
         decay = torch.full((len(self._weight), 1), strength)
         decay[-1] = 0.0
         weight, logits = self._weight, self._features @ self._weight
-        loss, chances = self._softmax(logits)
-        loss += float((decay * weight.square()).sum()) / 2
-        gradient = self._slope(chances) + decay * weight
+        loss, chances = self._loss(logits, weight, decay)
+        gradient = self._gradient(chances, weight, decay)
         history: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=_HISTORY)
         for _ in range(_STEPS):
             direction = _downhill(gradient, history)
@@ -80,8 +79,7 @@ class Solver:
             length = -slope / curvature if curvature > 0 else 1.0
             while True:
                 following = weight + length * direction
-                found, chances = self._softmax(logits + length * change)
-                found += float((decay * following.square()).sum()) / 2
+                found, chances = self._loss(logits + length * change, following, decay)
                 if found <= loss + 1e-4 * length * slope or length < 1e-9:
                     break
                 length /= 2
@@ -89,7 +87,7 @@ class Solver:
                 break
             gained, loss = loss - found, found
             logits += length * change
-            before, gradient = gradient, self._slope(chances) + decay * following
+            before, gradient = gradient, self._gradient(chances, following, decay)
             step, turn = following - weight, gradient - before
             weight = following
             if (product := _dot(step, turn)) > 0:
@@ -101,16 +99,17 @@ class Solver:
         bias = weight[-1] - self._mean @ scaled
         return Head(scaled.numpy(), bias.numpy())
 
-    def _softmax(self, logits: Tensor) -> tuple[float, Tensor]:
-        """The mean cross-entropy and the probabilities, (N, K)."""
+    def _loss(self, logits: Tensor, weight: Tensor, decay: Tensor) -> tuple[float, Tensor]:
+        """What is made small, and the probabilities, (N, K)."""
         logarithms = logits.log_softmax(1)
-        return -float(logarithms.gather(1, self._labels[:, None]).double().mean()), logarithms.exp_()
+        entropy = -float(logarithms.gather(1, self._labels[:, None]).double().mean())
+        return entropy + float((decay * weight.square()).sum()) / 2, logarithms.exp_()
 
-    def _slope(self, chances: Tensor) -> Tensor:
-        """The cross-entropy's gradient, (D + 1, K)."""
-        gradient = chances.clone()
-        gradient[torch.arange(len(gradient)), self._labels] -= 1
-        return self._features.T @ gradient.div_(len(gradient))
+    def _gradient(self, chances: Tensor, weight: Tensor, decay: Tensor) -> Tensor:
+        """Of the loss, (D + 1, K)."""
+        missed = chances.clone()
+        missed[torch.arange(len(missed)), self._labels] -= 1
+        return self._features.T @ missed.div_(len(missed)) + decay * weight
 
 
 def _dot(one: Tensor, other: Tensor) -> float:

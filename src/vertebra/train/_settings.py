@@ -172,11 +172,12 @@ class Settings:
         return Settings.from_mapping(read_toml(path), str(path))
 
 
+# What a run of any method begins with.
+_BEGINNING = ("data", "model", "weights", "method", "seed", "crop_pct")
 # What cannot change in the middle of a run: what has been done already follows from these.
-_FIXED = ("data", "model", "weights", "method", "seed", "crop_pct")
-FIXED = (*_FIXED, "preset", "batch_size", "image_size", "optimizer", "ema")
+FIXED = (*_BEGINNING, "preset", "batch_size", "image_size", "optimizer", "ema")
 # The fields that mean something for the probe.
-_PROBE = (*_FIXED, "precision", "strict", "folds")
+_PROBE = (*_BEGINNING, "precision", "strict", "folds")
 _CHOICES: dict[str, tuple[str, ...]] = {
     "method": METHODS,
     "preset": tuple(PRESETS),
