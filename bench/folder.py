@@ -78,8 +78,8 @@ def core_times(paths: list[str], model: str) -> dict[str, Any]:
     from dataclasses import replace
 
     import vertebra
+    from vertebra.pixels import network_pixels
     from vertebra.runtime.engines import Runner, open_engine
-    from vertebra.runtime.image import network_pixels
 
     network = vertebra.load(model)
     plan = replace(network.runner(network.batch, tune=True).plan, lanes=1, threads=1)

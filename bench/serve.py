@@ -52,7 +52,7 @@ class Classifier(litserve.LitAPI):
     def setup(self, device):
         import onnxruntime
         from vertebra.card import read_card
-        from vertebra.runtime.image import network_pixels
+        from vertebra.pixels import network_pixels
         from pathlib import Path
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads

@@ -17,8 +17,8 @@ import numpy as np
 from vertebra._load import exported
 from vertebra.card import Preprocessing
 from vertebra.data import open_dataset
+from vertebra.pixels import network_pixels
 from vertebra.runtime.engines import EMBEDDING
-from vertebra.runtime.image import network_pixels
 from vertebra.runtime.pipeline import read_ahead
 from vertebra.runtime.predictor import Predictor
 from vertebra.train._calibrate import cross_entropy, fit_temperature

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from vertebra import __version__
-from vertebra.cache import cache_dir, fingerprint, replacing
+from vertebra.cache import cache_dir, fingerprint
 from vertebra.errors import UsageError, needing
+from vertebra.files import replacing
 from vertebra.runtime.predictor import Predictor
 
 _WEIGHT_FILES = (".pth", ".pt", ".safetensors")

@@ -8,12 +8,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from vertebra.errors import VertebraError
+from vertebra.files import replacing
 
 
 def cache_dir() -> Path:
@@ -22,27 +21,6 @@ def cache_dir() -> Path:
         return Path(folder).expanduser()
     home = os.environ.get("XDG_CACHE_HOME") or (os.environ.get("LOCALAPPDATA") if os.name == "nt" else None)
     return Path(home or "~/.cache").expanduser() / "vertebra"
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A new name beside `path`, whose file takes the place of `path` once the block has ended well.
-
-    Another process never sees half a file, and of two that write at once the last one wins.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        # mkstemp makes files that only their owner can read; these are files like any other.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

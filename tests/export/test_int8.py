@@ -331,7 +331,7 @@ def test_every_family(name: str, tmp_path: Path, paying: None) -> None:
 def test_lite0_keeps_its_accuracy(tmp_path: Path, shared_photos: list[Path], paying: None) -> None:
     """Calibrated on every second photo, judged on the others; defaults of quantisation diverge by 0.027."""
     from vertebra.export import prepare
-    from vertebra.runtime.image import network_pixels
+    from vertebra.pixels import network_pixels
 
     prepared = prepare("efficientnet_lite0")
     pixels = np.stack([network_pixels(path, prepared.card.preprocessing) for path in shared_photos])

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from vertebra.cache import cache_dir, fingerprint, keep_json, known_fingerprint, read_json, replacing
+from vertebra.cache import cache_dir, fingerprint, keep_json, known_fingerprint, read_json
+from vertebra.files import replacing
 from vertebra.runtime import choose as module
 from vertebra.runtime import mnn
 from vertebra.runtime.choose import Measured, candidates, choose, fastest, measure, simple_plan

@@ -13,9 +13,9 @@ from PIL import Image
 import vertebra
 from vertebra.card import CardError, Preprocessing, read_card
 from vertebra.errors import ImageError, MissingExtraError, UsageError
+from vertebra.pixels import network_pixels
 from vertebra.runtime import mnn
 from vertebra.runtime.engines import EngineError, OnnxRuntimeEngine, Plan, Runner, open_engine
-from vertebra.runtime.image import network_pixels
 from vertebra.runtime.predictor import Prediction, Predictor
 from vertebra.runtime.trial import trial_images
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 import vertebra
 from vertebra.card import Preprocessing
-from vertebra.runtime.image import network_pixels
+from vertebra.pixels import network_pixels
 from vertebra.serve import explain
 from vertebra.serve.explain import covered, crop_box, draw, find_classifier, holds, losses, shrunk
 from vertebra.serve.graph import read_graph

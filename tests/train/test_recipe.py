@@ -17,7 +17,7 @@ from vertebra.card import Preprocessing
 from vertebra.errors import UsageError
 from vertebra.models import create_model
 from vertebra.models.googlenet import GoogLeNetOutputs
-from vertebra.runtime.image import network_pixels
+from vertebra.pixels import network_pixels
 from vertebra.train import Settings
 from vertebra.train import _recipe as recipe
 from vertebra.train._loader import Draw, TrainPhotos, batches_of_epoch, change, stream
@@ -255,7 +255,7 @@ def test_mixing(options):
 
 def test_images_equal_those_of_the_preset(photo_files):
     from vertebra.models._preset import ImageClassification
-    from vertebra.runtime.image import open_image
+    from vertebra.pixels import open_image
 
     pixels = torch.from_numpy(network_pixels(photo_files[0], PREPROCESSING).copy()).unsqueeze(0)
     found = to_images(pixels, PREPROCESSING)

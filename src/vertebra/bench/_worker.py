@@ -18,7 +18,7 @@ import numpy as np
 
 from vertebra.bench._files import Files
 from vertebra.card import Preprocessing
-from vertebra.runtime.image import Pixels
+from vertebra.pixels import Pixels
 from vertebra.runtime.trial import trial_images
 
 # Pixels → probabilities, and what there is to say of it.

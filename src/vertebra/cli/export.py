@@ -173,7 +173,7 @@ def _lines(path: Path) -> list[str]:
 
 def _photos(option: str, folder: Path, most: int) -> list[Path]:
     """At most so many photos of a folder and all below it, evenly over their sorted paths."""
-    from vertebra.runtime.image import SUFFIXES
+    from vertebra.pixels import SUFFIXES
 
     if not folder.is_dir():
         raise UsageError(f"{option} {folder} is no folder. Give one with photos.")
@@ -188,7 +188,7 @@ def _pixels(
     paths: list[Path], preprocessing: Preprocessing, tell: Callable[[str, int, int], None]
 ) -> tuple[list[Any], list[Path]]:
     """The photos as the network sees them, uint8 (crop, crop, 3), and their paths; those that are broken are named."""
-    from vertebra.runtime.image import network_pixels
+    from vertebra.pixels import network_pixels
 
     pixels, read = [], []
     for i, path in enumerate(paths):

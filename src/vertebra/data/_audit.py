@@ -71,6 +71,7 @@ class Audit:
     case_clashes: tuple[tuple[str, ...], ...]  # class names that differ in case only
     others: tuple[str, ...]  # files that are no photos by their name
     unreadable: tuple[str, ...]  # folders that could not be listed, and why
+    notes: tuple[str, ...] = ()  # sentences: what was joined, left out or passed by when it was read
 
     @property
     def usable(self) -> int:
@@ -172,6 +173,7 @@ class Audit:
                 continue
             tell(title, [f"{photo.path} ({photo.width} × {photo.height})" for photo in odd])
         tell("other files, left alone", self.others)
+        lines.extend(self.notes)
         if not self.problems:
             lines.append("no problems found")
         return lines
@@ -216,6 +218,7 @@ def audit(dataset: Dataset, facts: Sequence[Facts], splits: Sequence[str] | None
         case_clashes=_case_clashes(dataset.classes),
         others=dataset.others,
         unreadable=dataset.unreadable,
+        notes=dataset.notes,
     )
 
 

@@ -36,6 +36,7 @@ class Dataset:
     root: Path  # paths are shown relative to it
     others: tuple[str, ...] = ()  # files that are no photos by their name, relative to the root
     unreadable: tuple[str, ...] = ()  # folders that could not be listed, and why
+    notes: tuple[str, ...] = ()  # sentences: what was joined, left out or passed by on the way here
 
     @property
     def has_splits(self) -> bool:

@@ -21,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from vertebra.cache import cache_dir
 from vertebra.errors import ImageError
 from vertebra.machine import usable_cores
-from vertebra.runtime.image import FORMATS, open_image
+from vertebra.pixels import FORMATS, open_image
 
 from ._dataset import Dataset, Photo
 from ._shelf import Shelf

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from vertebra.runtime.image import SUFFIXES
+from vertebra.pixels import SUFFIXES
 
 from ._dataset import DataError, Dataset, Photo
 

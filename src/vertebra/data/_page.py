@@ -10,9 +10,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from vertebra.cache import replacing
 from vertebra.errors import ImageError
-from vertebra.runtime.image import open_image
+from vertebra.files import replacing
+from vertebra.pixels import open_image
 
 from ._audit import FEW, TINY, Audit, Group, Odd
 from ._dataset import DataError, Dataset
@@ -74,6 +74,7 @@ def sections(dataset: Dataset, found: Audit) -> str:
     problems = found.problems or ["no problems found"]
     kind = "bad" if found.problems else "good"
     parts += [f'<p class="{kind}">{escape(problem)}</p>' for problem in problems]
+    parts += [f"<p>{escape(note)}</p>" for note in found.notes]
     if found.broken:
         rows = "".join(
             f"<tr><td>{escape(b.path)}</td><td>{escape(b.kind)}</td><td>{escape(b.reason)}</td></tr>"

@@ -27,7 +27,7 @@ from ._photos import Pixels, drawn_photos
 from ._prepare import Prepared, prepare, with_precision
 from ._proof import prove
 from ._trace import deployable, trace
-from ._write import ExportError, check_target, write_whole
+from ._write import ExportError, check_target, write_model
 
 __all__ = [
     "Calibration",
@@ -135,7 +135,7 @@ def export(
         timed("quantise", started)
 
     content = with_card(graph, card).SerializeToString()
-    write_whole(path, content)
+    write_model(path, content)
     tell("done", 3, 3)
     return ExportReport(path, card, len(content), difference, timings, quantised)
 

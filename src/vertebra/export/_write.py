@@ -1,17 +1,15 @@
-"""Files that appear whole or not at all."""
+"""Where an export may write, and what it says where it cannot."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import os
 import shutil
 import tempfile
 from pathlib import Path
 
-from vertebra.cache import replacing
 from vertebra.card import CardError, read_metadata
 from vertebra.errors import UsageError, VertebraError
+from vertebra.files import write_whole
 from vertebra.units import size
 
 
@@ -47,33 +45,16 @@ def check_target(path: Path) -> None:
         raise _not_written(path, error) from error
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or, on any failure, as it was before.
+def write_model(path: Path, content: bytes) -> None:
+    """Write a model's file whole, or leave what is there as it was.
 
     Raises:
         ExportError: the disk is full, or the folder cannot be written to.
     """
     try:
-        free = shutil.disk_usage(path.parent).free
-        if free < len(content):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        _sync_folder(path.parent)
+        write_whole(path, content)
     except OSError as error:
         raise _not_written(path, error, len(content)) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name itself survive a power cut, where the system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _not_written(path: Path, error: OSError, needed: int | None = None) -> ExportError:

@@ -24,10 +24,10 @@ from vertebra.cache import cache_dir, fingerprint, keep_json, known_fingerprint,
 from vertebra.card import Card, read_card
 from vertebra.errors import VertebraError
 from vertebra.machine import processor
+from vertebra.pixels import network_pixels
 
 from . import mnn
 from .engines import EngineError, Plan, Runner, open_engine
-from .image import network_pixels
 from .pipeline import in_order
 from .trial import trial_images
 

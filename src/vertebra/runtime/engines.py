@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from vertebra.card import Card
 from vertebra.errors import UsageError, VertebraError, nearest
+from vertebra.pixels import Pixels
 
-from .image import Pixels
 from .mapped import without_weights
 
 if TYPE_CHECKING:

@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from vertebra.cache import cache_dir, fingerprint, keep_json, read_json, replacing
+from vertebra.cache import cache_dir, fingerprint, keep_json, read_json
 from vertebra.card import Card
 from vertebra.errors import MissingExtraError
+from vertebra.files import replacing
+from vertebra.pixels import Pixels
 
 from .engines import INPUT, PROBABILITIES, EngineError, FloatArray, Plan
-from .image import Pixels
 from .trial import compare
 
 # How much memory a 3 × 3 convolution may spend on Winograd's way: large tiles, MNN's own choice and best for batches,

@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from vertebra.cache import replacing
 from vertebra.errors import MissingExtraError, UsageError, VertebraError
+from vertebra.files import replacing
 
 from .predictor import Prediction
 from .sources import Photo

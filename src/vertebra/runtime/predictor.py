@@ -17,10 +17,10 @@ from vertebra.cache import file_state
 from vertebra.card import Card, read_card
 from vertebra.errors import ImageError, UsageError
 from vertebra.machine import usable_cores
+from vertebra.pixels import Pixels, Source, network_pixels
 
 from .choose import choose
 from .engines import EMBEDDING, PROBABILITIES, EngineError, FloatArray, Plan, Runner, check_engine, open_engine
-from .image import Pixels, Source, network_pixels
 from .pipeline import read_ahead
 from .sources import Photo
 
@@ -163,7 +163,7 @@ class Predictor:
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (size, size, 3) or not len(pixels):
             raise UsageError(
                 f"the pixels are {pixels.dtype} {pixels.shape}; {self.path.name} takes uint8 (N, {size}, {size}, 3). "
-                "Make them with vertebra.runtime.image.network_pixels."
+                "Make them with vertebra.pixels.network_pixels."
             )
         return self._runner(len(pixels)).run(pixels, outputs)
 

@@ -15,9 +15,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 from vertebra import __version__
 from vertebra.errors import ImageError
+from vertebra.pixels import SUFFIXES, Source
 from vertebra.units import size
-
-from .image import SUFFIXES, Source
 
 if TYPE_CHECKING:
     import socket

@@ -11,8 +11,8 @@ from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
 from vertebra import __version__
+from vertebra.pixels import Pixels, fit
 from vertebra.runtime.engines import EMBEDDING, FEATURES, PROBABILITIES, FloatArray
-from vertebra.runtime.image import Pixels, fit
 
 from . import explain as heat
 from . import schemas

@@ -20,8 +20,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from vertebra.errors import ImageError, VertebraError
+from vertebra.pixels import Pixels
 from vertebra.runtime.engines import PROBABILITIES, FloatArray
-from vertebra.runtime.image import Pixels
 
 from .costs import Costs
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from vertebra.card import Preprocessing
 from vertebra.errors import ImageError, printable
-from vertebra.runtime.image import OversizeError, Pixels, fit, open_image
+from vertebra.pixels import OversizeError, Pixels, fit, open_image
 
 # Larger pictures are decoded one at a time, so that memory holds one of them and not one for each thread.
 LARGE_PIXELS = 8_000_000

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vertebra.card import Preprocessing, centre_crop_box, resized_size
-from vertebra.runtime.image import Pixels
+from vertebra.pixels import Pixels
 
 from .graph import Array, Graph, Node
 

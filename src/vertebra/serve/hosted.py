@@ -20,8 +20,8 @@ from vertebra._load import in_cache, is_file
 from vertebra.cache import file_state
 from vertebra.card import Card, read_card
 from vertebra.errors import UsageError, nearest
+from vertebra.pixels import Pixels
 from vertebra.runtime.engines import OUTPUTS, PROBABILITIES, EngineError, FloatArray
-from vertebra.runtime.image import Pixels
 from vertebra.runtime.predictor import Predictor
 from vertebra.runtime.trial import trial_images
 

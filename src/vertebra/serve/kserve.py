@@ -16,8 +16,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from vertebra import __version__
+from vertebra.pixels import Pixels
 from vertebra.runtime.engines import INPUT, OUTPUTS
-from vertebra.runtime.image import Pixels
 
 from . import schemas
 from .answers import json_response

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vertebra.cache import replacing
+from vertebra.files import replacing
 
 from ._run import TrainError
 from ._world import World, put_back, shared_out

@@ -10,10 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vertebra.cache import replacing
 from vertebra.card import Card
 from vertebra.errors import UsageError
-from vertebra.runtime.image import Source
+from vertebra.files import replacing
+from vertebra.pixels import Source
 from vertebra.runtime.predictor import Prediction, Predictor
 
 from ._run import METRICS, MODEL, REPORT, TrainError

@@ -9,9 +9,9 @@ from typing import Any
 
 from safetensors.torch import save
 
-from vertebra.cache import replacing
 from vertebra.card import Preprocessing, WeightSource, read_card
 from vertebra.export import export, prepare
+from vertebra.files import replacing
 from vertebra.models import ConvNet
 
 from ._classifier import Classifier

@@ -21,7 +21,7 @@ from vertebra.data import Photo
 from vertebra.errors import ImageError, first_line
 from vertebra.machine import usable_cores
 from vertebra.models import ConvNet
-from vertebra.runtime.image import network_pixels
+from vertebra.pixels import network_pixels
 from vertebra.runtime.pipeline import in_order
 
 from . import _recipe as recipe

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vertebra.card import Preprocessing
 from vertebra.errors import ImageError, needing
-from vertebra.runtime.image import fit, open_image
+from vertebra.pixels import fit, open_image
 
 from ._measure import Labels
 from ._recipe import Strength, strength

@@ -9,8 +9,8 @@ import numpy as np
 
 from vertebra.card import Preprocessing
 from vertebra.data import Album, Dataset, Facts, Photo, read_file
+from vertebra.pixels import fit
 from vertebra.runtime.engines import FloatArray, Runner
-from vertebra.runtime.image import fit
 from vertebra.runtime.pipeline import read_ahead
 
 

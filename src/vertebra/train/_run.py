@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from vertebra.cache import replacing
 from vertebra.data import Audit, Dataset, Facts, Photo, assign_folds, audit, check_labels, near_copies
 from vertebra.errors import UsageError, VertebraError
+from vertebra.files import replacing
 
 from ._calibrate import Rejection, rejection, softmax
 from ._measure import Floats, Labels, Measures, calibration_error, measure
@@ -105,7 +105,7 @@ def usable_photos(dataset: Dataset, facts: list[Facts], *, strict: bool) -> Labe
         found.check()
     usable = [index for index, fact in enumerate(facts) if fact.broken is None]
     names = tuple(name for name in dataset.classes if found.classes[name])
-    kept = Dataset(dataset.name, tuple(dataset.photos[i] for i in usable), names, dataset.root)
+    kept = Dataset(dataset.name, tuple(dataset.photos[i] for i in usable), names, dataset.root, notes=dataset.notes)
     check_labels(kept)
     number = {name: index for index, name in enumerate(names)}
     labels = np.array([number[photo.label] for photo in kept.photos], np.int64)
@@ -129,7 +129,7 @@ FEW = 50  # held-out photos whose share of right answers says little
 
 def remarks(data: Labelled, held: Sequence[Photo], weights: str) -> list[str]:
     """What to know before one trusts figures of the held-out photos."""
-    found = []
+    found = list(data.audit.notes)
     if broken := data.audit.broken:
         count = f"{len(broken):,} photos, such as" if len(broken) > 1 else "a photo,"
         found.append(f"Left out: {count} {broken[0].path}, which cannot be used ({broken[0].reason}).")

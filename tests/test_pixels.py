@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
+from vertebra import pixels as image_module
 from vertebra.errors import ImageError
-from vertebra.runtime import image as image_module
-from vertebra.runtime.image import MAX_PIXELS, open_image
+from vertebra.pixels import MAX_PIXELS, open_image
 
 # Pillow speaks of metadata that the tests damage.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -450,7 +450,7 @@ def test_network_pixels_are_those_of_training(tmp_path, size, kind, interpolatio
     torch = pytest.importorskip("torch")
     from vertebra.card import Preprocessing
     from vertebra.models._preset import ImageClassification
-    from vertebra.runtime.image import network_pixels
+    from vertebra.pixels import network_pixels
 
     random = np.random.default_rng(0)
     picture = Image.fromarray(random.integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
@@ -471,7 +471,7 @@ def test_what_is_no_source_is_told(source):
 @pytest.mark.parametrize("upright", [False, True])
 def test_of_a_strip_only_what_is_seen_is_resized(tmp_path, upright):
     from vertebra.card import Preprocessing
-    from vertebra.runtime.image import fit, network_pixels
+    from vertebra.pixels import fit, network_pixels
 
     # Its middle is white over twice what is seen.
     strip = Image.new("RGB", (40_000, 2))
