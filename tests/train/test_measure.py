@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vertebra.train._calibrate import cross_entropy, fit_temperature, rejection, softmax
-from vertebra.train._measure import calibration_error, measure, reliability, wilson
+from vertebra.train._measure import calibration_error, measure, reliability
 
 
 @pytest.fixture
@@ -46,14 +46,6 @@ def test_equal_probabilities_count_as_argmax_does():
     found = measure(np.full((2, 3), 1 / 3), np.array([0, 1]), tuple("abc"))
     assert found.top1 == 0.5
     assert found.confusion == ((1, 0, 0), (1, 0, 0), (0, 0, 0))
-
-
-@pytest.mark.parametrize(
-    ("hits", "n", "interval"),  # Wilson's formula, worked out apart
-    [(10, 10, (0.722467, 1.0)), (0, 10, (0.0, 0.277533)), (95, 100, (0.888250, 0.978456))],
-)
-def test_wilson(hits, n, interval):
-    assert wilson(hits, n) == pytest.approx(interval, abs=1e-4)
 
 
 def test_calibration_error_by_hand():

@@ -9,12 +9,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from vertebra.intervals import Interval, Z, wilson
+
 Floats: TypeAlias = NDArray[np.floating[Any]]
 Labels: TypeAlias = NDArray[np.int64]
-Interval: TypeAlias = tuple[float, float]
 
 ECE_BINS = 15  # as in Guo et al. 2017
-_Z = 1.959964  # of 95 % of a normal distribution
 
 
 @dataclass(frozen=True)
@@ -117,16 +117,8 @@ def _balanced(confusion: NDArray[np.int64]) -> tuple[float, Interval]:
     # Each class's recall is a share of its own photos; one more right and one more wrong keep a class of a few photos,
     # all of them right, from counting as certain (Agresti and Coull 1998).
     smoothed = (recalls * photos[there] + 1) / (photos[there] + 2)
-    spread = _Z * math.sqrt(float((smoothed * (1 - smoothed) / (photos[there] + 2)).sum())) / len(recalls)
+    spread = Z * math.sqrt(float((smoothed * (1 - smoothed) / (photos[there] + 2)).sum())) / len(recalls)
     return balanced, (max(0.0, balanced - spread), min(1.0, balanced + spread))
-
-
-def wilson(hits: int, n: int) -> Interval:
-    """The 95 % confidence interval of a share (Wilson 1927): right also for few photos and shares near 1."""
-    share, z2 = hits / n, _Z * _Z
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    spread = _Z * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return max(0.0, centre - spread), min(1.0, centre + spread)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,47 @@
+"""Intervals of shares and of paired differences, against values and formulas from elsewhere."""
+
+import math
+
+import numpy as np
+import pytest
+
+from vertebra.intervals import Z, paired, wilson
+
+
+@pytest.mark.parametrize(
+    ("hits", "n", "interval"),  # Wilson's formula, worked out apart
+    [(10, 10, (0.722467, 1.0)), (0, 10, (0.0, 0.277533)), (95, 100, (0.888250, 0.978456))],
+)
+def test_wilson(hits, n, interval):
+    assert wilson(hits, n) == pytest.approx(interval, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "n", "interval"),  # Fagerland, Lydersen and Laake 2014, table V: 1 and 7 of 21 photos differ
+    [(1, 7, 21, (-0.517, -0.026)), (7, 1, 21, (0.026, 0.517)), (0, 0, 380, (-0.01, 0.01))],
+)
+def test_paired(lost, gained, n, interval):
+    assert paired(lost, gained, n) == pytest.approx(interval, abs=6e-4)
+
+
+@pytest.mark.parametrize(("lost", "gained", "n"), [(3, 1, 40), (0, 2, 9), (12, 12, 60), (5, 0, 5), (0, 0, 7)])
+def test_paired_ends_where_the_score_is_that_of_95_percent(lost, gained, n):
+    """The likeliest shares under a given difference by search, in place of the quadratic's root."""
+
+    def score(difference):
+        shares = np.linspace(max(0, -difference), min(1, (1 - difference) / 2), 200_001)[1:-1]
+        other, rest = shares + difference, 1 - 2 * shares - difference
+        with np.errstate(divide="ignore", invalid="ignore"):
+            likelihood = sum(
+                count * np.log(share) if count else 0 * share
+                for count, share in ((gained, shares), (lost, other), (n - lost - gained, rest))
+            )
+        best = shares[np.nanargmax(likelihood)]
+        return (lost - gained - n * difference) / math.sqrt(n * (2 * best + difference * (1 - difference)))
+
+    low, high = paired(lost, gained, n)
+    assert low <= (lost - gained) / n <= high
+    if high < 1:
+        assert score(high) == pytest.approx(-Z, abs=0.01)
+    if low > -1:
+        assert score(low) == pytest.approx(Z, abs=0.01)
