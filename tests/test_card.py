@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from vertebra.card import METADATA_KEY, Card, CardError, Preprocessing, WeightSource, read_card
+from vertebra.card import METADATA_KEY, Card, CardError, Decoding, Preprocessing, WeightSource, read_card
 
 CARD = Card(
     architecture="efficientnet_lite0",
@@ -84,10 +84,33 @@ def test_absent_optional_keys_get_their_defaults():
 
 def test_a_card_of_a_newer_format_says_what_to_install():
     document = json.loads(CARD.to_json()) | {"format_version": 7, "versions": {"vertebra": "3.2.0"}, "classes": 5}
-    with pytest.raises(CardError, match=r"m\.onnx has a card of format 7.*up to 1.*--upgrade 'vertebra>=3\.2\.0'"):
+    with pytest.raises(CardError, match=r"m\.onnx has a card of format 7.*up to 2.*--upgrade 'vertebra>=3\.2\.0'"):
         Card.from_json(json.dumps(document), "m.onnx")
     with pytest.raises(CardError, match=r"pip install --upgrade 'vertebra'"):
         Card.from_json(json.dumps(document | {"versions": []}), "m.onnx")
+
+
+def test_a_card_without_a_decoding_rule_is_of_the_first():
+    document = json.loads(CARD.to_json())
+    assert document["preprocessing"].pop("decoding") == {"rule": 2, "bits": None}
+    card = Card.from_json(json.dumps(document))
+    assert card.preprocessing.decoding == Decoding(rule=1)
+    assert Card.from_json(card.to_json()) == card, "it stays of that rule when it is written again"
+
+
+def test_only_a_card_with_bits_is_refused_by_readers_of_the_first_format():
+    assert json.loads(CARD.to_json())["format_version"] == 1
+    preprocessing = replace(CARD.preprocessing, decoding=Decoding(bits=12))
+    for card in (Card("resnet18", preprocessing), replace(CARD, preprocessing=preprocessing)):
+        assert json.loads(card.to_json())["format_version"] == 2
+        assert Card.from_json(card.to_json()) == card
+
+
+def test_a_decoding_rule_that_is_not_known_says_what_to_install():
+    document = json.loads(CARD.to_json())
+    document["preprocessing"]["decoding"]["rule"] = 9
+    with pytest.raises(CardError, match=r"m\.onnx, preprocessing.*rule 9.*up to 2.*pip install --upgrade vertebra"):
+        Card.from_json(json.dumps(document), "m.onnx")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"name": "resnet18"}'])
@@ -120,6 +143,12 @@ def test_what_is_no_card(text):
         (("preprocessing", "interpolation"), "lanczos"),
         (("preprocessing", "mean"), [0.5, "a", 0.5]),
         (("preprocessing", "std"), []),
+        (("preprocessing", "decoding"), 2),
+        (("preprocessing", "decoding", "rule"), 0),
+        (("preprocessing", "decoding", "rule"), "2"),
+        (("preprocessing", "decoding", "bits"), 7),
+        (("preprocessing", "decoding", "bits"), 17),
+        (("preprocessing", "decoding", "bits"), 12.0),
     ],
 )
 def test_a_value_that_is_not_allowed_is_named(path, value):

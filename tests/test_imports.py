@@ -12,7 +12,7 @@ import pytest
 import vertebra
 
 SOURCE = Path(vertebra.__file__).parent
-BASE = {"errors", "units", "intervals", "protobuf", "card", "cache", "files", "machine", "pixels"}
+BASE = {"errors", "units", "intervals", "protobuf", "card", "cache", "files", "machine", "bit_depth", "pixels"}
 
 # Room (or module at the top) -> rooms that it may import. The table of the design, and nothing else.
 ROOMS = {
@@ -24,7 +24,8 @@ ROOMS = {
     "files": set(),
     "cache": {"errors", "files"},
     "machine": {"errors"},
-    "pixels": {"errors", "card"},  # photos are decoded in one place
+    "bit_depth": {"errors", "card"},
+    "pixels": {"errors", "card", "bit_depth"},  # photos are decoded in one place
     "models": BASE,
     "anatomy": BASE | {"models"},
     "data": BASE | {"runtime"},
@@ -48,6 +49,7 @@ PACKAGES = {
     "files": set(),
     "cache": set(),
     "machine": set(),
+    "bit_depth": {"numpy", "PIL"},
     "pixels": {"numpy", "PIL"},
     "models": {"torch", "safetensors", "numpy", "PIL", "rich"},
     "anatomy": {"torch", "numpy", "pandas", "onnx", "onnxruntime", "matplotlib"},

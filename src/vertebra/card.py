@@ -18,7 +18,7 @@ from vertebra.errors import ImageError, VertebraError
 from vertebra.protobuf import content, fields, place_of
 
 METADATA_KEY = "vertebra.card"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # the newest that is read; what a card is written in is `Card.format_version`
 PRECISIONS = ("float32", "int8")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 
@@ -26,12 +26,27 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+# How files are decoded to 8 bits of red, green and blue where that is open to question. A card without the key is
+# of rule 1, in which alpha that is 0 everywhere was laid on white and 16-bit values were of 16 bits whatever the file
+# said.
+DECODING_RULE = 2
+BITS = (8, 16)  # the least and the most that `Decoding.bits` may be
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How an image file becomes an RGB picture, as `vertebra.pixels` does it."""
+
+    rule: int = DECODING_RULE
+    bits: int | None = None  # white is 2**bits - 1 in 16-bit files that do not say their depth; None: 65,535
+
+
 @dataclass(frozen=True)
 class Preprocessing:
-    """From an RGB picture to the input of a network.
+    """From an image file to the input of a network.
 
-    The shorter side is resized to `resize_size` pixels, the centre `crop_size` × `crop_size` cut out, values scaled
-    from 0–255 to 0–1, then `(value - mean) / std` for each channel.
+    The file is decoded to an RGB picture, the shorter side resized to `resize_size` pixels, the centre `crop_size` ×
+    `crop_size` cut out, values scaled from 0–255 to 0–1, then `(value - mean) / std` for each channel.
     """
 
     crop_size: int
@@ -39,6 +54,7 @@ class Preprocessing:
     interpolation: str = "bilinear"  # as Pillow names them: "nearest", "bilinear", "bicubic"
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    decoding: Decoding = Decoding()
 
 
 class CardError(VertebraError):
@@ -73,7 +89,12 @@ class Card:
     created: str | None = None  # ISO 8601, UTC
     temperature: float = 1.0
     threshold: float | None = None  # a best probability below it means "none of these classes"
-    format_version: int = FORMAT_VERSION
+    format_version: int = 1  # raised to the oldest whose readers predict as this card says
+
+    def __post_init__(self) -> None:
+        # Readers of format 1 pass `bits` by, and a photo of 12 bits is black to them.
+        needed = 1 if self.preprocessing.decoding.bits is None else 2
+        object.__setattr__(self, "format_version", max(self.format_version, needed))
 
     def class_name(self, index: int) -> str:
         """The name of a class, or its number where classes have no names."""
@@ -159,7 +180,26 @@ class _Reader:
         interpolation = self.take("interpolation", str)
         if interpolation not in INTERPOLATIONS:
             raise self.wrong("interpolation", interpolation, ", ".join(INTERPOLATIONS))
-        return Preprocessing(**sizes, interpolation=interpolation, mean=self.numbers("mean"), std=self.numbers("std"))
+        return Preprocessing(
+            **sizes,
+            interpolation=interpolation,
+            mean=self.numbers("mean"),
+            std=self.numbers("std"),
+            decoding=self.part("decoding", self.take("decoding", dict, {"rule": 1})).decoding(),
+        )
+
+    def decoding(self) -> Decoding:
+        rule, bits = self.take("rule", int), self.take("bits", int, None)
+        if rule < 1:
+            raise self.wrong("rule", rule, "a whole number of at least 1")
+        if rule > DECODING_RULE:
+            raise CardError(
+                f"{self.source}: photos are decoded by rule {rule}, and this Vertebra knows rules up to "
+                f"{DECODING_RULE}. Run: pip install --upgrade vertebra"
+            )
+        if bits is not None and not BITS[0] <= bits <= BITS[1]:
+            raise self.wrong("bits", bits, f"null or a whole number from {BITS[0]} to {BITS[1]}")
+        return Decoding(rule, bits)
 
     def numbers(self, name: str) -> tuple[float, ...]:
         values = self.take(name, list)

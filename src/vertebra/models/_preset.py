@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from vertebra.card import Preprocessing, centre_crop_box, resized_size
 from vertebra.errors import UsageError, nearest
+from vertebra.pixels import fit, upright_rgb
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,8 +35,13 @@ class ImageClassification(nn.Module):
     """Resize the shorter side, cut out the centre, scale to 0–1, normalise.
 
     A PIL image or a tensor (C, H, W) → float32 (C, crop, crop); a batch (N, C, H, W) → (N, C, crop, crop). Integer
-    tensors span their type's range, floating-point ones 0–1. A picture that has not three channels (greyscale,
-    palette, alpha, CMYK) is turned to RGB where the preprocessing is for three.
+    tensors span their type's range, floating-point ones 0–1.
+
+    Where the preprocessing is for three channels, a PIL image takes the road that its file takes when `vertebra
+    predict` or training reads it: upright as its EXIF says, transparency on white, palettes, CMYK and 16 bits to RGB
+    (`vertebra.pixels`). On an upright RGB picture all this does nothing, and the numbers are torchvision's. Give the
+    picture as `PIL.Image.open` returns it: once it is loaded or converted, some of what its file says is lost.
+    For one channel, or four, the picture's own channels are taken as they are.
 
     Args:
         preprocessing: the sizes and numbers.
@@ -42,7 +49,8 @@ class ImageClassification(nn.Module):
 
     Raises:
         UsageError: a setting or an input is not allowed.
-        ImageError: a strip so narrow that the resized picture would fill the memory.
+        ImageError: a PIL image without pixels, or whose file is damaged; a tensor so narrow that the resized picture
+            would fill the memory (of a picture the middle is taken).
     """
 
     def __init__(self, preprocessing: Preprocessing, *, antialias: bool | None = True) -> None:
@@ -84,9 +92,15 @@ class ImageClassification(nn.Module):
                 f"the input is a {type(img).__name__}; allowed are a PIL image and a tensor (C, H, W) or (N, C, H, W). "
                 "Open a file with PIL.Image.open(path)."
             )
-        # The numbers of deep modes have no agreed white, so turning them to RGB is the caller's choice.
-        if len(self.mean) == 3 != len(img.getbands()) and not img.mode.startswith(("I", "F")):
-            img = img.convert("RGB")
+        if len(self.mean) == 3:
+            now = replace(
+                self.preprocessing,
+                crop_size=self.crop_size[0],
+                resize_size=self.resize_size[0],
+                interpolation=self.interpolation.value,
+            )
+            cut = fit(upright_rgb(img, now.decoding), now)
+            return torch.as_tensor(np.array(cut)).permute(2, 0, 1)
         size = resized_size(img.height, img.width, self.resize_size[0])
         img = img.resize(size[::-1], _PILLOW[self.interpolation])
         img = img.crop(centre_crop_box(img.height, img.width, self.crop_size[0]))

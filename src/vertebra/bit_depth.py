@@ -1,0 +1,289 @@
+"""Values of more than 8 bits → 8 bits: what a file says of its depth, and what it holds.
+
+Pillow gives grey of 16 bits as it is stored, and of 16-bit colour the upper bytes alone. Where a file uses fewer bits
+than it has room for, both are nearly black unless white is moved to where the file, or a person, says that it is.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImagePalette
+
+from vertebra.card import Decoding
+from vertebra.errors import ImageError
+
+# TIFF 6.0: tags, and what they hold.
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _MAX_SAMPLE, _COLOUR_MAP, _SAMPLE_FORMAT, _S_MAX_SAMPLE = 258, 262, 281, 320, 339, 341
+_MIN_IS_WHITE, _UNSIGNED, _SIGNED = 0, 1, 2
+
+# How values became 8 bits, where another way was possible.
+STRETCHED, UNIT_FLOAT, BYTE_FLOAT, CLAIMED = "stretched", "float to 1", "float to 255", "claimed depth"
+
+
+class DepthError(ImageError):
+    """A file's lower bits cannot be read and would be needed; the message wants the file's name before it."""
+
+
+@dataclass(frozen=True)
+class Depth:
+    """What a file that has been opened, and not loaded yet, says of its values."""
+
+    said: int | None = (
+        None  # bits that are used, where the file says; 16 where Pillow has scaled them to the full range
+    )
+    claimed: int | None = None  # bits by PNG's sBIT or TIFF's greatest value: true where no value is above
+    colour: bool = False  # more than one channel, each of 16 bits
+
+
+def depth_of(image: Image.Image, file: IO[bytes] | None) -> Depth:
+    """Read the header; `file` is where the image was opened from, and is left where it stood."""
+    tiles: Any = getattr(image, "tile", None)
+    colour = len(image.getbands()) > 1 and ";16" in rawmode_of(image)
+    if image.format == "PNG" and (colour or image.mode.startswith("I")):
+        return Depth(claimed=_significant_bits(file), colour=colour)
+    if image.format == "TIFF":
+        tags: Any = getattr(image, "tag_v2", {})
+        bits = _largest(tags.get(_BITS_PER_SAMPLE)) or 1
+        colour = len(image.getbands()) > 1 and bits == 16
+        if 8 < bits < 16:
+            return Depth(said=bits)
+        claims = [_largest(tags.get(tag)) for tag in (_S_MAX_SAMPLE, _MAX_SAMPLE)]
+        # Other greatest values are statistics of the picture and say nothing of its depth.
+        exact = [value.bit_length() for value in claims if value is not None and value >= 255 and not value & value + 1]
+        return Depth(claimed=exact[0] if exact and exact[0] < min(bits, 16) else None, colour=colour)
+    if image.format == "PPM" and tiles and tiles[0].codec_name.startswith("ppm"):
+        greatest = int(tiles[0].args[1])  # Pillow scales it to 65,535, or to 255 in colour
+        whole = greatest == 65_535
+        return Depth(said=None if whole else 16, colour=whole and len(image.getbands()) > 1)
+    if image.format == "JPEG2000":
+        whole = _codestream_bits(file) == 16  # fewer ones Pillow spreads over all 16
+        return Depth(said=None if whole else 16, colour=whole and len(image.getbands()) > 1)
+    return Depth()
+
+
+def rawmode_of(image: Image.Image) -> str:
+    """How the first tile is stored, in Pillow's words; empty where the image is loaded already."""
+    tiles = getattr(image, "tile", None)
+    args: Any = tiles[0].args if tiles else ""
+    return str(args[0]) if isinstance(args, tuple) and args else str(args or "")
+
+
+def _largest(value: Any) -> int | None:
+    values = value if isinstance(value, tuple | list) else (value,)
+    found = [int(v) for v in values if isinstance(v, int | float) and v == v and abs(v) < 1e9]
+    return max(found) if found else None
+
+
+@contextmanager
+def _from_start(file: IO[bytes]) -> Iterator[IO[bytes]]:
+    before = file.tell()
+    file.seek(0)
+    try:
+        yield file
+    finally:
+        file.seek(before)
+
+
+def _significant_bits(file: IO[bytes] | None) -> int | None:
+    """What PNG's sBIT has, where that is fewer bits than are stored."""
+    if file is None:
+        return None
+    with _from_start(file):
+        file.seek(8)
+        for _ in range(64):  # it stands before the palette and the pixels
+            head = file.read(8)
+            if len(head) < 8 or head[4:] in (b"IDAT", b"PLTE"):
+                return None
+            (length,) = struct.unpack(">I", head[:4])
+            if head[4:] == b"sBIT" and 0 < length <= 4:
+                bits = max(file.read(length))
+                return bits if 8 <= bits < 16 else None
+            file.seek(length + 4, 1)
+    return None
+
+
+def _codestream_bits(file: IO[bytes] | None) -> int | None:
+    """Bits of JPEG 2000's first component: ISO 15444-1, A.5.1."""
+    if file is None:
+        return None
+    with _from_start(file):
+        data = file.read(1 << 16)
+    start = data.find(b"\xff\x4f\xff\x51")
+    return (data[start + 42] & 0x7F) + 1 if 0 <= start < len(data) - 42 else None
+
+
+def _believed(bits: int | None, greatest: int) -> int | None:
+    """The depth that a file claims, or None where its values are not stored so.
+
+    PNG has values of 12 bits spread over all 16, and its sBIT says only that they had 12 once; many writers leave them
+    as they were. What was spread goes beyond 4,095, unless it is as good as black.
+    """
+    return bits if bits is not None and greatest < 2**bits else None
+
+
+# --- grey ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A picture of 8 bits."""
+
+    image: Image.Image
+    levels: int = 0  # the largest value of a file that does not say how many of its 16 bits are used; else 0
+    remark: str = ""
+
+
+def scaled_grey(image: Image.Image, depth: Depth, decoding: Decoding) -> Scaled:
+    """Grey of more than 8 bits → 8 bits; Pillow's own conversion clips everything above 255 to white.
+
+    Integers from 0 to 65,535 have their white at 65,535, or at `2**bits - 1` where the file says its depth or
+    `decoding` does. Other integers and floating point have no agreed white: floats within 0–1 and 0–255 are taken as
+    such, and anything else is stretched from its own least to its greatest value.
+    """
+    stored: NDArray[Any] = np.asarray(image)
+    tags: Any = getattr(image, "tag_v2", {})
+    if decoding.rule > 1 and image.mode == "I" and tags.get(_SAMPLE_FORMAT, (1,)) == (_UNSIGNED,):
+        stored = stored.view(np.uint32)  # TIFF's unsigned values come as signed ones
+    values = np.nan_to_num(stored.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    white, levels, remark = 65_535.0, 0, ""
+    if image.mode == "F":
+        white = 1.0 if high <= 1 else 255.0
+        remark = UNIT_FLOAT if high <= 1 else BYTE_FLOAT
+    if low < 0 or high > white:
+        values, white, remark = values - low, high - low, STRETCHED
+    elif image.mode != "F" and decoding.rule > 1:
+        bits = depth.said or _believed(depth.claimed, int(high))
+        remark = CLAIMED if bits and not depth.said else ""
+        levels = 0 if bits else int(high)
+        white = float(2 ** (bits or decoding.bits or 16) - 1)
+    grey = np.rint(np.minimum(values * (255.0 / white), 255.0)).astype(np.uint8)
+    if decoding.rule > 1:
+        if tags.get(_PHOTOMETRIC) == _MIN_IS_WHITE:
+            grey = 255 - grey  # Pillow turns 8 bits, and not 16
+        key = image.info.get("transparency")
+        if image.format == "PNG" and isinstance(key, int) and (stored != key).any():
+            grey[stored == key] = 255  # transparent, on white
+    return Scaled(Image.fromarray(grey), levels, remark)
+
+
+def is_signed_byte(image: Image.Image) -> bool:
+    """Whether Pillow takes values from -128 to 127 for such from 0 to 255."""
+    tags: Any = getattr(image, "tag_v2", {})
+    return image.mode == "L" and tags.get(_SAMPLE_FORMAT) == (_SIGNED,)
+
+
+def scaled_bytes(image: Image.Image) -> Scaled:
+    """Signed bytes → 0 to 255: as they are where none is negative, else stretched as other signed values are."""
+    values = np.asarray(image).view(np.int8)
+    if values.min() >= 0:
+        return Scaled(image)
+    return scaled_grey(Image.fromarray(values.astype(np.int32)), Depth(), Decoding())
+
+
+# --- colour ----------------------------------------------------------------------------------------------------------
+
+
+def scaled_colour(image: Image.Image, file: IO[bytes] | None, depth: Depth, decoding: Decoding) -> Scaled:
+    """A loaded picture whose file has 16 bits a channel → 8 bits, from all its bits where the upper 8 are too few.
+
+    Raises:
+        DepthError: its lower bits cannot be read, and white is below 65,535.
+    """
+    colours = [band for band in image.getbands() if band != "A"]
+    extremes: list[Any] = [image.getchannel(band).getextrema() for band in colours]
+    upper = max(int(greatest) for _, greatest in extremes)
+    greatest = upper << 8 | 255
+    claimed = _believed(depth.claimed, greatest)
+    bits = claimed or decoding.bits or 16
+    levels, remark = (0, CLAIMED) if claimed else (greatest, "")
+    key = image.info.get("transparency")
+    if bits == 16 and not isinstance(key, tuple):
+        return Scaled(image, levels, remark)
+    values = _whole_values(image, file, bits)
+    scaled = image
+    if bits < 16:
+        grey = np.rint(np.minimum(values * (255.0 / (2**bits - 1)), 255.0)).astype(np.uint8)
+        scaled = Image.fromarray(grey, image.mode)
+    if isinstance(key, tuple):  # the colour that is transparent, in 16 bits
+        scaled = scaled.convert("RGB") if bits < 16 else Image.fromarray(np.asarray(image))
+        scaled.putalpha(Image.fromarray(np.where((values == key).all(axis=-1), 0, 255).astype(np.uint8)))
+    return Scaled(scaled, levels, remark)
+
+
+def _whole_values(image: Image.Image, file: IO[bytes] | None, bits: int) -> NDArray[np.uint16]:
+    """(H, W, C), read a second time: Pillow's decoders give upper bytes or lower ones."""
+    refusal = DepthError(
+        f"has 16-bit colours of which only the upper 8 bits can be read here, and it is black where {bits} bits are "
+        "used. Save it as a PNG, or as a TIFF without premultiplied alpha"
+    )
+    if file is None:
+        raise refusal
+    with _from_start(file), Image.open(file, formats=[image.format or ""]) as probe:
+        rawmode = rawmode_of(probe)
+        if rawmode == "LA;16B":
+            # Four bytes a pixel: the upper and the lower of grey, then of alpha.
+            both = np.asarray(reopened(file, image, {"LA;16B": "RGBA"}, mode="RGBA")).astype(np.uint16)
+            grey, alpha = (both[..., i] << 8 | both[..., i + 1] for i in (0, 2))
+            return np.stack([grey, grey, grey, alpha], axis=-1)
+        if probe.format == "PPM" and probe.tile[0].codec_name == "ppm":
+            tile = probe.tile[0]._replace(codec_name="raw")
+            upper, lower = (
+                reopened(file, image, {}, tiles=[tile._replace(args=(f"RGB;16{end}", 0, 1))]) for end in "BL"
+            )
+        elif rawmode.endswith((";16B", ";16L", ";16N")) and "a" not in rawmode:
+            ends = "LB" if sys.byteorder == "little" else "BL"
+            other = {"B": "L", "L": "B", "N": ends[1]}[rawmode[-1]]
+            upper, lower = image, reopened(file, image, {rawmode: rawmode[:-1] + other})
+        else:
+            raise refusal
+    whole: NDArray[np.uint16] = np.asarray(upper).astype(np.uint16) << 8 | np.asarray(lower)
+    return whole
+
+
+def reopened(
+    file: IO[bytes], image: Image.Image, rawmodes: dict[str, str], *, mode: str | None = None, tiles: Any = None
+) -> Image.Image:
+    """The picture of a file once more, its bytes taken in another way."""
+    with _from_start(file), Image.open(file, formats=[image.format or ""]) as again:
+        if mode is not None:
+            again._mode = mode
+        again.tile = tiles or [tile._replace(args=_renamed(tile.args, rawmodes)) for tile in again.tile]
+        again.load()
+        return again
+
+
+def _renamed(args: Any, rawmodes: dict[str, str]) -> Any:
+    if isinstance(args, tuple):
+        return (rawmodes.get(args[0], args[0]), *args[1:])
+    return rawmodes.get(args, args)
+
+
+# --- what Pillow reads wrongly ---------------------------------------------------------------------------------------
+
+
+def mend(image: Image.Image) -> None:
+    """Before a TIFF is loaded: planes of 16 bits that Pillow reads as such of 8, and colour maps of 8 bits as of 16."""
+    tags: Any = getattr(image, "tag_v2", {})
+    if image.format != "TIFF" or not tags:
+        return
+    if _largest(tags.get(_BITS_PER_SAMPLE)) == 16:
+        suffix = ";16B" if tags.prefix == b"MM" else ";16L"
+        image.tile = [  # type: ignore[attr-defined]
+            tile._replace(args=(tile.args[0] + suffix, *tile.args[1:]))
+            if tile.codec_name == "raw" and tile.args[0] in ("R", "G", "B", "A")
+            else tile
+            for tile in image.tile  # type: ignore[attr-defined]
+        ]
+    colours = tags.get(_COLOUR_MAP)
+    if image.mode in ("P", "PA") and colours and max(colours) < 256:
+        # Colours of 16 bits that are all nearly black: written as bytes, as libtiff takes them too.
+        image.palette = ImagePalette.raw("RGB;L", bytes(colours))
