@@ -45,11 +45,6 @@ MAX_PIXELS = 178_956_970
 # Formats of photos only. Others that Pillow knows start programs (EPS runs Ghostscript) or are documents.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "TGA")
 
-# How files of these formats are named; what is looked for in a folder.
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2", ".tga")
-)
-
 # EXIF orientation -> what turns the stored pixels upright; 1 is upright. EXIF 2.3, 4.6.4 A.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -113,7 +113,12 @@ def test_a_file_that_is_no_table(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
 def test_tables(tmp_path, suffix):
-    rows = [("b/2.png", "dog", "valid"), ("1.png", "cat", ""), ("/far/3.png", "cat", "train")]
+    rows = [
+        ("b/2.png", "dog", "valid"),
+        ("1.png", "cat", ""),
+        ("/far/3.png", "cat", "train"),
+        ("c.png", "dog", " TRAIN"),
+    ]
     path = tmp_path / f"list{suffix}"
     if suffix == ".parquet":
         pyarrow = pytest.importorskip("pyarrow")
@@ -124,11 +129,13 @@ def test_tables(tmp_path, suffix):
     else:
         separator = "\t" if suffix == ".tsv" else ","
         path.write_text("\n".join(separator.join(row) for row in [("path", "label", "split"), *rows]))
+    (tmp_path / "1.png").write_bytes(b"")
     found = open_dataset(path)
     assert [(found.shown(p.path), p.label, p.split) for p in found.photos] == [
         ("/far/3.png", "cat", "train"),
         ("1.png", "cat", None),
         ("b/2.png", "dog", "val"),
+        ("c.png", "dog", "train"),
     ]
 
 
@@ -139,7 +146,10 @@ def test_tables(tmp_path, suffix):
         ("path,label\n1.png,\n", "line 2: the label is empty"),
         ("path,label\n,cat\n", "line 2: the path is empty"),
         ("path,label,split\n1.png,cat,tset\n", "the split is 'tset'.*Did you mean 'test'"),
-        ("path,label\n1.png,cat\n1.png,dog\n", "listed already, in row 1"),
+        (
+            "path,label\n1.png,cat\n1.png,dog\n",
+            "line 3: 1.png is listed already, in line 2, as 'cat', and here",
+        ),
         ("", "has no column 'path'"),
     ],
 )

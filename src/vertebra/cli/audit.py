@@ -25,6 +25,8 @@ class Settings:
     json: bool = False
     html: Path | None = None
     strict: bool = False
+    ignore: tuple[str, ...] = ()
+    allow_unseen: bool = False
 
 
 @app.command()
@@ -37,12 +39,19 @@ def audit(
         Path | None, typer.Option(metavar="FILE.html", help="Write a page with thumbnails of what was found.")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail where there is any problem.")] = False,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Pass by a folder, or a label, split or column of a table; may be repeated."),
+    ] = None,
+    allow_unseen: Annotated[
+        bool, typer.Option("--allow-unseen", help="Leave out classes that only test or val has.")
+    ] = False,
 ) -> None:
     """Find the broken, doubled and mislabelled photos of a data set: copies, contradictions, leakage, imbalance.
 
     Every photo is decoded, once: what has been seen before is known by its content.
     """
-    run(Settings(data, json, html, strict))
+    run(Settings(data, json, html, strict, tuple(ignore or ()), allow_unseen))
 
 
 def run(settings: Settings) -> None:
@@ -56,7 +65,7 @@ def run(settings: Settings) -> None:
 
     if settings.html is not None and settings.html.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"the page to write is {str(settings.html)!r}; its name must end in .html")
-    dataset = open_dataset(settings.data)
+    dataset = open_dataset(settings.data, ignore=settings.ignore, allow_unseen=settings.allow_unseen)
     found = _look(dataset, progress=not settings.json)
     if settings.json:
         print_json(found.to_dict())

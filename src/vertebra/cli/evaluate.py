@@ -23,6 +23,13 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="Print JSON; shares are fractions from 0 to 1.")] = False,
     html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a report.")] = None,
     engine: Annotated[str, typer.Option(metavar="NAME", help="auto (measured fastest), onnxruntime or mnn.")] = "auto",
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Pass by a folder, or a label, split or column of a table; may be repeated."),
+    ] = None,
+    allow_unseen: Annotated[
+        bool, typer.Option("--allow-unseen", help="Leave out classes that the model does not know.")
+    ] = False,
 ) -> None:
     """Measure a classifier: accuracy with its uncertainty, calibration, and what it confuses.
 
@@ -35,7 +42,7 @@ def evaluate(
     from vertebra.train import evaluate as measure
 
     with progress_bar(show=not json) as tell:
-        found = measure(model, data, engine=engine, tell=tell)
+        found = measure(model, data, engine=engine, ignore=ignore or (), allow_unseen=allow_unseen, tell=tell)
     if json:
         print_json(found.to_dict())
     else:

@@ -173,11 +173,11 @@ def _lines(path: Path) -> list[str]:
 
 def _photos(option: str, folder: Path, most: int) -> list[Path]:
     """At most so many photos of a folder and all below it, evenly over their sorted paths."""
-    from vertebra.pixels import SUFFIXES
+    from vertebra.runtime.sources import photos
 
     if not folder.is_dir():
         raise UsageError(f"{option} {folder} is no folder. Give one with photos.")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    found = sorted(Path(photo.path) for photo in photos([str(folder)]) if photo.error is None)
     if not found:
         raise UsageError(f"{option} {folder} has no photos. Give a folder with some.")
     step = max(1, len(found) / most)

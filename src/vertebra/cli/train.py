@@ -46,6 +46,13 @@ def train(
     ] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Settings; flags override them.")] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Pass by a folder, or a label, split or column of a table; may be repeated."),
+    ] = None,
+    allow_unseen: Annotated[
+        bool, typer.Option("--allow-unseen", help="Leave out classes that only test or val has.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse data with problems.")] = False,
 ) -> None:
     """Train a classifier, measure it on photos that it has not seen, and export it."""
@@ -61,9 +68,11 @@ def train(
         "time_budget": time_budget,
         "seed": seed,
         "precision": precision,
+        "ignore": ignore,
+        "allow_unseen": allow_unseen or None,
         "strict": strict or None,
     }
-    settings = {name: value for name, value in given.items() if value is not None}
+    settings = {name: value for name, value in given.items() if value is not None and value != []}
     for entry in set_ or []:
         name, equals, value = entry.partition("=")
         if not equals:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from ._alike import near_copies
 from ._audit import Audit, audit
-from ._dataset import DataError, Dataset, Photo, check_labels, open_dataset
+from ._dataset import DataError, Dataset, Photo, check_labels, check_seen, open_dataset
 from ._facts import Album, Facts, look_through, read_file
+from ._labels import match_names
 from ._page import page, sections, thumbnail, write_page
 from ._shelf import Shelf
 from ._split import Shares, assign_folds, assign_splits
@@ -26,7 +27,9 @@ __all__ = [
     "assign_splits",
     "audit",
     "check_labels",
+    "check_seen",
     "look_through",
+    "match_names",
     "near_copies",
     "open_dataset",
     "page",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -60,18 +60,23 @@ class Dataset:
         return replace(self, photos=tuple(photo for photo in self.photos if keep(photo)))
 
 
-def open_dataset(data: str | os.PathLike[str], *, classes: int = 2) -> Dataset:
+def open_dataset(
+    data: str | os.PathLike[str], *, ignore: Sequence[str] = (), allow_unseen: bool = False, training: bool = True
+) -> Dataset:
     """The labelled photos that `data` stands for.
 
     Args:
-        data: a folder of class folders; a folder of `train`, `val` (`valid`, `validation`) and `test` folders with
+        data: a folder of class folders; a folder of `train`, `val` (`valid`, `validation`, …) and `test` folders with
             class folders in them; a .csv, .tsv or .parquet table with the columns path, label and, if wanted, split;
             or a name: `digits` (scikit-learn's handwritten digits, offline) or one that torchvision downloads.
-        classes: the least number of them that must have photos.
+        ignore: what to pass by: folders by name or path; of a table labels, splits and columns.
+        allow_unseen: leave out the photos of classes that have none to train on, instead of refusing them.
+        training: False where the photos only measure a classifier: one class is enough, and none needs photos to
+            train on.
 
     Raises:
-        UsageError: there is no such folder, table or name.
-        DataError: it is there and holds no labelled photos.
+        UsageError: there is no such folder, table or name, or nothing of a name to ignore.
+        DataError: it is there and holds no labelled photos, or what it means can be taken in two ways.
         MissingExtraError: a name or a format needs a package that is not installed.
     """
     from . import _layout, _named, _table
@@ -81,20 +86,52 @@ def open_dataset(data: str | os.PathLike[str], *, classes: int = 2) -> Dataset:
     if not text:
         raise UsageError("DATA is empty, as an unset variable would be. Give a folder, a table or a name.")
     if path.is_dir():
-        found = _layout.read_folder(path)
+        found = _layout.read_folder(path, ignore=ignore, training=training)
     elif path.suffix.lower() in _table.SUFFIXES and (path.exists() or path.name != text):
-        found = _table.read_table(path)
+        found = _table.read_table(path, ignore=ignore)
     elif path.exists():
         raise UsageError(
             f"{text} is a file that is no table. Give a folder of class folders, or a table ending in "
             f"{', '.join(_table.SUFFIXES)}."
         )
     elif text in _named.NAMES:
-        found = _named.read_named(text)
+        found = _named.read_named(text, ignore=ignore)
     else:
         hint = nearest(text, _named.NAMES) or f"Names that need no folder: {', '.join(sorted(_named.NAMES))}."
         raise UsageError(f"there is no folder, table or data set {text!r}. {hint}")
-    return check_labels(found, classes)
+    return check_seen(check_labels(found), allow_unseen) if training else check_labels(found, 1)
+
+
+def check_seen(dataset: Dataset, allow_unseen: bool) -> Dataset:
+    """The data set, if each of its classes can be learned; with `allow_unseen` without the photos of those that cannot.
+
+    Raises:
+        DataError: a class has photos to choose or to test with, and none to train on.
+    """
+    trained = {photo.label for photo in dataset.photos if photo.split in ("train", None)}
+    unseen = sorted({photo.label for photo in dataset.photos} - trained)
+    # Without any photo to train on, it is there to be measured.
+    if not unseen or not trained:
+        return dataset
+    counts = dataset.counts()
+    places = {name: " and ".join(_splits_of(dataset, name)) for name in unseen}
+    if not allow_unseen:
+        more = f" So have {len(unseen) - 1} others." if len(unseen) > 1 else ""
+        raise DataError(
+            f"{dataset.name}: the class {unseen[0]!r} has photos in {places[unseen[0]]} and none to train on.{more} "
+            f"{nearest(unseen[0], trained) or 'Add some, or rename it.'} --allow-unseen leaves such photos out."
+        )
+    out = ", ".join(f"{name!r} ({counts[name]:,} in {places[name]})" for name in unseen[:5])
+    more = f" and {len(unseen) - 5} others" if len(unseen) > 5 else ""
+    kept = dataset.only(lambda photo: photo.label in trained)
+    names = tuple(name for name in dataset.classes if name not in unseen)
+    note = f"Left out, as these classes have no photo to train on: {out}{more}."
+    return check_labels(replace(kept, classes=names, notes=(*dataset.notes, note)))
+
+
+def _splits_of(dataset: Dataset, label: str) -> list[str]:
+    found = {photo.split for photo in dataset.photos if photo.label == label}
+    return [split for split in SPLITS if split in found]
 
 
 def check_labels(dataset: Dataset, classes: int = 2) -> Dataset:

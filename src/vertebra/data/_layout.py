@@ -1,104 +1,308 @@
-"""Folders of photos: `cat/1.jpg`, or `train/cat/1.jpg` beside `test/cat/2.jpg`."""
+"""Folders of photos: `cat/1.jpg`, or `train/cat/1.jpg` beside `test/cat/2.jpg`.
+
+What a folder means is decided here: a class, a split, a wrapper around them, or nothing. What could be taken in two
+ways is refused by name; what is left out or joined is told in the data set's notes.
+"""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
-from vertebra.pixels import SUFFIXES
+from vertebra.photo_files import entries, is_litter, is_passed_by, is_photo
 
 from ._dataset import DataError, Dataset, Photo
-
-# Names of folders that mean a split, as they are found in the wild.
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
+from ._labels import KNOWN_SPLITS, Ignored, join_names, split_of, split_within
 
 
-def read_folder(root: Path) -> Dataset:
+def read_folder(root: Path, *, ignore: Sequence[str] = (), training: bool = True) -> Dataset:
     """The photos below a folder; the first folder below it (or below the split) is the class.
 
+    Args:
+        root: the folder.
+        ignore: folders to pass by, by name (at any depth) or by path.
+        training: False where the photos only measure a classifier. Then one class is enough, and a folder that holds
+            everything is the class.
+
     Raises:
-        DataError: the folder itself cannot be listed, or photos lie beside the split folders.
+        DataError: the folder itself cannot be listed, or what its folders mean can be taken in two ways.
+        UsageError: a name to ignore stands for nothing.
     """
-    walk = _Walk(root)
-    try:
-        top = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
-    except OSError as error:
-        raise DataError(f"{root} cannot be listed ({error.strerror or error}).") from error
-    splits = {name: SPLIT_NAMES[name.lower()] for name in top if name.lower() in SPLIT_NAMES}
-    photos: list[Photo] = []
-    classes: set[str] = set()
-    # `train` alone may be a class beside `plane` and `car`: all folders must be splits, one of them `train`.
-    split_layout = "train" in splits.values() and len(splits) == len(top)
-    for folder, split in [(root / name, splits[name]) for name in top] if split_layout else [(root, None)]:
-        for name in walk.folders(folder):
-            classes.add(name)
-            photos += [Photo(path, name, split) for path in walk.photos(folder / name)]
-    return Dataset(str(root), tuple(photos), tuple(sorted(classes)), root, tuple(walk.others), tuple(walk.unreadable))
+    ignored = Ignored(ignore, root)
+    walk = _Walk(root, ignored)
+    top = walk.tree()
+    ignored.check(walk.names, str(root))
+    notes = walk.notes()
+    top = _unwrapped(top, walk, notes, training)
+    split_folders = _split_folders(top, walk, notes)
+    groups = [(top, None)] if split_folders is None else split_folders
+    where: dict[str, str] = {}
+    found: list[tuple[_Folder, str | None]] = []
+    for folder, split in groups:
+        for each in folder.folders:
+            found.append((each, split))
+            where.setdefault(each.name, walk.shown(each.path))
+            _check_class(each, walk, notes)
+    _tell_loose([top, *(folder for folder, _ in groups if folder is not top)], walk, notes)
+    if split_folders is None:
+        _tell_classes(top, walk, notes)
+    classes, joined = join_names(where, str(root))
+    photos = [Photo(path, classes[folder.name], split) for folder, split in found for path in folder.below()]
+    counts = Counter(photo.label for photo in photos)
+    names = sorted(set(classes.values()))
+    if empty := [name for name in names if not counts[name]]:
+        notes.append(f"Without any photo, and left out: {_some([repr(name) for name in empty])}.")
+    return Dataset(
+        str(root),
+        tuple(photos),
+        tuple(names),
+        root,
+        tuple(walk.others),
+        tuple(walk.unreadable),
+        tuple(joined + notes),
+    )
+
+
+@dataclass
+class _Folder:
+    """A folder with what lies in it, in the order of the names."""
+
+    path: Path
+    entries: list[Path | _Folder] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @cached_property
+    def folders(self) -> list[_Folder]:
+        return [entry for entry in self.entries if isinstance(entry, _Folder)]
+
+    @cached_property
+    def photos(self) -> list[Path]:
+        """Those that lie directly in it."""
+        return [entry for entry in self.entries if isinstance(entry, Path)]
+
+    @cached_property
+    def filled(self) -> list[_Folder]:
+        """Its folders that hold photos at any depth."""
+        return [folder for folder in self.folders if folder.photos or folder.filled]
+
+    def below(self) -> Iterator[Path]:
+        """All photos in it and below it."""
+        for entry in self.entries:
+            if isinstance(entry, _Folder):
+                yield from entry.below()
+            else:
+                yield entry
 
 
 class _Walk:
     """Goes through folders in order, follows links but not in a circle, and notes what it passes by."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, ignored: Ignored) -> None:
         self.root = root
         self.others: list[str] = []
         self.unreadable: list[str] = []
+        self.names: set[str] = set()  # of all folders
+        self._real_root = os.path.realpath(root)
+        self._ignored = ignored
+        self._asked: list[str] = []
+        self._passed_by: list[str] = []
+        self._links: list[str] = []
 
-    def folders(self, folder: Path) -> list[str]:
-        """The class folders in a folder; what else lies there is noted."""
-        found = []
-        for entry in self._entries(folder):
-            if entry.is_dir():
-                found.append(entry.name)
-            else:
-                self._note(entry)
-        return found
+    def tree(self) -> _Folder:
+        """The root with all that is below it.
 
-    def photos(self, folder: Path, above: tuple[tuple[int, int], ...] = ()) -> list[Path]:
-        """All files in it and below it whose names are photos'."""
+        Raises:
+            DataError: it cannot be listed.
+        """
         try:
-            status = folder.stat()
+            entries(self.root)
         except OSError as error:
-            self._cannot(folder, error)
-            return []
-        here = (status.st_dev, status.st_ino)
-        if here in above or (not above and self._is_above(folder)):
-            self.unreadable.append(f"{folder.relative_to(self.root)} is a link to a folder that it lies in")
-            return []
-        found: list[Path] = []
-        for entry in self._entries(folder):
-            if entry.is_dir():
-                found += self.photos(folder / entry.name, (*above, here))
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:  # noqa: PTH122 - of an entry
-                found.append(Path(entry.path))
-            else:
-                self._note(entry)
+            raise DataError(f"{self.root} cannot be listed ({error.strerror or error}).") from error
+        return self._folder(self.root, ())
+
+    def shown(self, path: Path | str) -> str:
+        """A path relative to the root."""
+        return str(Path(path).relative_to(self.root))
+
+    def notes(self) -> list[str]:
+        """What was passed by, and what counts twice."""
+        notes = []
+        if self._asked:
+            notes.append(f"Ignored, as asked: {_some(self._asked)}.")
+        if self._passed_by:
+            notes.append(f"Passed by, as hidden or made by a system: {_some(self._passed_by)}.")
+        if self._links:
+            notes.append(f"Links within this folder, so their photos count more than once: {_some(self._links)}.")
+        return notes
+
+    def _folder(self, path: Path, above: tuple[tuple[int, int], ...]) -> _Folder:
+        found = _Folder(path)
+        try:
+            status = path.stat()
+            here = (status.st_dev, status.st_ino)
+            if here in above or self._is_above(path):
+                self.unreadable.append(f"{self.shown(path)} is a link to a folder that it lies in")
+                return found
+            inside = entries(path)
+        except OSError as error:
+            self.unreadable.append(f"{self.shown(path)} cannot be listed ({error.strerror or error})")
+            return found
+        for entry in inside:
+            self._take(entry, found, (*above, here))
         return found
+
+    def _take(self, entry: os.DirEntry[str], to: _Folder, above: tuple[tuple[int, int], ...]) -> None:
+        shown = self.shown(entry.path)
+        if entry.is_dir() and self._ignored.has(entry.name, Path(shown).as_posix()):
+            self._asked.append(shown)
+        elif is_passed_by(entry):
+            if not is_litter(entry.name) and (entry.is_dir() or is_photo(entry)):
+                self._passed_by.append(shown)
+        elif entry.is_dir():
+            self.names.add(entry.name)
+            folder = self._folder(Path(entry.path), above)
+            to.entries.append(folder)
+            if folder.entries:
+                self._tell_link(entry, shown)
+        elif is_photo(entry):
+            to.entries.append(Path(entry.path))
+            self._tell_link(entry, shown)
+        else:
+            self.others.append(shown)
+
+    def _tell_link(self, entry: os.DirEntry[str], shown: str) -> None:
+        if entry.is_symlink():
+            target = os.path.realpath(entry.path)
+            if Path(self._real_root) in Path(target).parents:
+                self._links.append(f"{shown} → {os.path.relpath(target, self._real_root)}")
 
     def _is_above(self, folder: Path) -> bool:
-        """Whether a class folder is really a link to the root, or to what the root lies in."""
-        target = folder.resolve()
-        return folder.is_symlink() and (target == self.root.resolve() or target in self.root.resolve().parents)
+        """Whether a folder is really a link to what the root lies in."""
+        return folder.is_symlink() and Path(folder).resolve() in Path(self._real_root).parents
 
-    def _entries(self, folder: Path) -> list[os.DirEntry[str]]:
-        """What lies in a folder, hidden files left out (macOS puts "._photo.jpg" beside each photo)."""
-        try:
-            with os.scandir(folder) as found:
-                return sorted((e for e in found if not e.name.startswith(".")), key=lambda entry: entry.name)
-        except OSError as error:
-            self._cannot(folder, error)
-            return []
 
-    def _cannot(self, folder: Path, error: OSError) -> None:
-        self.unreadable.append(f"{folder.relative_to(self.root)} cannot be listed ({error.strerror or error})")
+def _unwrapped(top: _Folder, walk: _Walk, notes: list[str], training: bool) -> _Folder:
+    """The folder that holds the class folders or splits: one within the other, as archives unpack, are gone through."""
+    inner = top
+    while len(inner.filled) == 1 and not _is_split(inner.filled[0]) and not inner.filled[0].photos:
+        inner = inner.filled[0]
+    split = any(_is_split(folder) for folder in inner.filled)
+    if inner is top or not (split or (training and len(inner.filled) > 1)):
+        return top
+    _tell_loose([top], walk, notes)
+    notes.append(f"All photos in folders lie in {walk.shown(inner.path)}; its folders are read.")
+    return inner
 
-    def _note(self, entry: os.DirEntry[str]) -> None:
-        self.others.append(str(Path(entry.path).relative_to(self.root)))
+
+def _is_split(folder: _Folder) -> bool:
+    """Whether a folder is a split: by its name, and because photos lie in folders of it."""
+    return split_of(folder.name) is not None and bool(folder.filled)
+
+
+def _split_folders(top: _Folder, walk: _Walk, notes: list[str]) -> list[tuple[_Folder, str]] | None:
+    """The folders that are splits with their splits; None where the folders are classes.
+
+    Raises:
+        DataError: some folders are splits, and others are not, or one split has two folders.
+    """
+    where = walk.root if top.path == walk.root else top.path
+    splits = [(folder, split) for folder in top.filled if _is_split(folder) and (split := split_of(folder.name))]
+    if not splits:
+        _check_named_like_splits(top, where)
+        return None
+    names = [folder.name for folder, _ in splits]
+    # A name of a split whose photos lie in no class folders may be a class, or photos without labels.
+    beside = [folder.name for folder in top.filled if not _is_split(folder)]
+    if beside:
+        ways = " ".join(f"--ignore {_quoted(name)}" for name in beside[:5])
+        flat = [name for name in beside if split_of(name)]
+        reason = "whose photos lie in no class folders" if flat == beside else "which are no splits with class folders"
+        raise DataError(
+            f"{where} has the splits {_listed(names)} and beside them {_listed(beside)}, {reason}. Move them away, or "
+            f"pass them by with {ways}. Splits are named {KNOWN_SPLITS}; if {_listed(names)} are classes, put their "
+            "photos into them directly."
+        )
+    for _, split in splits:
+        same = [folder.name for folder, other in splits if other == split]
+        if len(same) > 1:
+            raise DataError(
+                f"{where} has {_listed(same)}, which are all names of the split {split}. Merge them, or pass one by "
+                f"with --ignore {_quoted(same[1])}."
+            )
+    if empty := [folder.name for folder in top.folders if folder not in top.filled]:
+        notes.append(f"Beside the splits {_listed(names)}, without any photo and left alone: {_some(empty)}.")
+    return splits
+
+
+def _check_named_like_splits(top: _Folder, where: Path) -> None:
+    """Refuse to learn to tell `train2017` from `val2017`, or `train/1.jpg` from `test/2.jpg`."""
+    like: dict[str, dict[str, str]] = {}
+    for folder in top.filled:
+        if found := split_within(folder.name):
+            like.setdefault(found[1], {}).setdefault(found[0], folder.name)
+    for group in like.values():
+        if len(group) > 1:
+            names = list(group.values())
+            raise DataError(
+                f"{where} has {_listed(names)}, which are named like splits and would be taken for classes. Name the "
+                f"splits {KNOWN_SPLITS}, and put the photos of each class in a folder in them: train/cat/1.jpg. Pass "
+                f"one by with --ignore {_quoted(names[1])}."
+            )
+
+
+def _check_class(folder: _Folder, walk: _Walk, notes: list[str]) -> None:
+    """Refuse splits below a class; tell of one folder that is named so."""
+    below = [each for each in folder.filled if split_of(each.name)]
+    if len({split_of(each.name) for each in below}) > 1:
+        names = [walk.shown(each.path) for each in below]
+        raise DataError(
+            f"{walk.root} has {_listed(names)}: splits in the folder of a class would be trained on alike. Put the "
+            f"classes into the splits ({below[0].name}/{folder.name}), or pass one by with --ignore "
+            f"{_quoted(below[1].name)}."
+        )
+    if below:
+        notes.append(f"{walk.shown(below[0].path)} is a part of the class {folder.name!r}, and no split.")
+
+
+def _tell_loose(folders: list[_Folder], walk: _Walk, notes: list[str]) -> None:
+    """Photos that lie beside class folders belong to no class."""
+    loose = [walk.shown(path) for folder in folders for path in folder.photos]
+    if loose:
+        walk.others += loose
+        notes.append(f"In no class folder, and left out: {_some(loose)}.")
+
+
+def _tell_classes(top: _Folder, walk: _Walk, notes: list[str]) -> None:
+    """What could be meant otherwise and is taken for a class."""
+    for folder in top.filled:
+        if (found := split_within(folder.name)) and not found[1]:
+            notes.append(f"The folder {folder.name!r} is taken for a class, although it is named like a split.")
+    inside = [{each.name for each in folder.filled} for folder in top.filled if not folder.photos]
+    if len(inside) == len(top.filled) > 1 and len(inside[0]) > 1 and all(names == inside[0] for names in inside):
+        notes.append(
+            f"The folders {_listed([folder.name for folder in top.filled])} are taken for the classes; each of them "
+            f"holds folders of the same names ({_listed(sorted(inside[0]))}), which count for nothing."
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """`"a, b and c"`, of many the first ones."""
+    if len(names) > 6:
+        return f"{', '.join(names[:5])} and {len(names) - 5:,} others"
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    """`"3, such as a, b and c"`, or the names where they are few."""
+    return _listed(names) if len(names) <= most else f"{len(names):,}, such as {_listed(names[:most])}"
+
+
+def _quoted(name: str) -> str:
+    return name if name.replace("-", "").replace("_", "").isalnum() else f'"{name}"'

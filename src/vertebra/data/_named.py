@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ _TORCHVISION = {
 NAMES = ("digits", *_TORCHVISION)
 
 
-def read_named(name: str) -> Dataset:
+def read_named(name: str, *, ignore: Sequence[str] = ()) -> Dataset:
     """The photos of a named data set, fetched and unpacked on first use.
 
     Raises:
@@ -70,7 +70,7 @@ def read_named(name: str) -> Dataset:
     folder = cache_dir() / "datasets" / name
     if not folder.is_dir():
         _make(folder, lambda to: _write(_digits() if name == "digits" else _download(name), to))
-    return replace(read_folder(folder), name=name)
+    return replace(read_folder(folder, ignore=ignore), name=name)
 
 
 def _make(folder: Path, fill: Callable[[Path], None]) -> None:

@@ -15,7 +15,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 from vertebra import __version__
 from vertebra.errors import ImageError
-from vertebra.pixels import SUFFIXES, Source
+from vertebra.photo_files import SUFFIXES, entries, is_passed_by, is_photo
+from vertebra.pixels import Source
 from vertebra.units import size
 
 if TYPE_CHECKING:
@@ -83,9 +84,9 @@ def _of(name: str) -> Iterator[Photo]:
         yield Photo(name)
         return
     found = False
-    for path in _below(name, ()):
+    for photo in _below(name, ()):
         found = True
-        yield Photo(path)
+        yield photo
     if not found:
         endings = ", ".join(sorted(SUFFIXES))
         yield Photo(name, f"{name}: there is no photo in this folder (looked for {endings})")
@@ -102,26 +103,28 @@ def _matching(pattern: str) -> Iterator[Photo]:
         yield from _of(path)
 
 
-def _below(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """The photos in a folder and all below it, hidden ones left out (macOS puts "._photo.jpg" beside each photo).
+def _below(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[Photo]:
+    """The photos in a folder and all below it, without what is hidden or a system's own.
 
-    Links to folders are followed, but not in a circle.
+    Links to folders are followed, but not in a circle. A folder that cannot be listed comes with the reason.
     """
     try:
         status = os.stat(folder)  # noqa: PTH116
         here = (status.st_dev, status.st_ino)
         if here in above:
             return
-        with os.scandir(folder) as found:
-            entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    except OSError:
+        inside = entries(folder)
+    except OSError as error:
+        yield Photo(folder, f"{folder} cannot be listed ({error.strerror or error})")
         return
-    for entry in entries:
+    for entry in inside:
+        if is_passed_by(entry):
+            continue
         if entry.is_dir():
             yield from _below(entry.path, (*above, here))
-        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:  # noqa: PTH122
+        elif is_photo(entry):
             # Broken links and pipes too: what is there and cannot be read is named.
-            yield str(Path(entry.path))
+            yield Photo(str(Path(entry.path)))
 
 
 # --- the web --------------------------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from vertebra.data import Dataset, audit, open_dataset
-from vertebra.errors import UsageError
+from vertebra.data import Dataset, audit, match_names, open_dataset
+from vertebra.errors import UsageError, nearest
 from vertebra.runtime.engines import PROBABILITIES
 from vertebra.runtime.predictor import Predictor
 
@@ -31,6 +31,7 @@ class Evaluation:
     broken: tuple[str, ...]  # photos that could not be used, and why
     trained_on: int  # photos that the classifier was trained on
     threshold: float | None
+    reading: tuple[str, ...] = ()  # what was joined, left out or passed by when the photos were found
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON; shares are fractions from 0 to 1."""
@@ -47,6 +48,7 @@ class Evaluation:
             "most_confused": [list(entry) for entry in self.held.measures.most_confused()],
             "trained_on": self.trained_on,
             "broken": list(self.broken),
+            "notes": self.notes,
             "confusion": confusion,
         }
 
@@ -61,7 +63,7 @@ class Evaluation:
     @property
     def notes(self) -> list[str]:
         """What makes the numbers less than they seem."""
-        notes = []
+        notes = list(self.reading)
         if self.trained_on:
             notes.append(
                 f"{self.trained_on:,} of these {self.held.measures.n:,} photos trained this classifier, so it looks "
@@ -91,6 +93,8 @@ def evaluate(
     data: str | os.PathLike[str],
     *,
     engine: str = "auto",
+    ignore: Sequence[str] = (),
+    allow_unseen: bool = False,
     tell: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Evaluation:
     """Measure an exported classifier.
@@ -100,11 +104,13 @@ def evaluate(
         data: labelled photos, as `open_dataset` takes them; where they have a split, those of `test` count (or of
             `val`, where there is no `test`).
         engine: as `vertebra.load` takes it.
+        ignore: what to pass by, as for `open_dataset`.
+        allow_unseen: leave out the photos of classes that the model does not know, instead of refusing them.
         tell: called with what is being done, the photos done and the photos in all.
 
     Raises:
         UsageError: the model has no class names, or the data has classes that it does not know.
-        DataError: the data cannot be used.
+        DataError: the data cannot be used, or a class may be one of the model's or not.
     """
     path = Path(model) / MODEL if Path(model).is_dir() else Path(model)
     if not path.is_file():
@@ -114,8 +120,8 @@ def evaluate(
     names = predictor.card.classes
     if names is None:
         raise UsageError(f"{path} has no class names in its card, so labels cannot be matched. Export with --classes.")
-    dataset = _test_part(open_dataset(data, classes=1))
-    _check_classes(dataset, names, path)
+    dataset = _test_part(open_dataset(data, ignore=ignore, training=False))
+    dataset = _with_known_classes(dataset, names, path, allow_unseen)
     facts, probabilities = look_and_run(
         dataset,
         predictor.card.preprocessing,
@@ -137,6 +143,7 @@ def evaluate(
         broken=tuple(f"{dataset.shown(dataset.photos[i].path)}: {f.reason}" for i, f in enumerate(facts) if f.broken),
         trained_on=sum(facts[i].sha256 in known for i in kept),
         threshold=predictor.card.threshold,
+        reading=dataset.notes,
     )
 
 
@@ -148,11 +155,30 @@ def _test_part(dataset: Dataset) -> Dataset:
     return dataset
 
 
-def _check_classes(dataset: Dataset, names: Sequence[str], path: Path) -> None:
-    there = {photo.label for photo in dataset.photos}
-    unknown = sorted(there - set(names))
-    if unknown:
+def _with_known_classes(dataset: Dataset, names: Sequence[str], path: Path, allow_unseen: bool) -> Dataset:
+    """The data set with the model's own names of its classes, and without the classes that the model does not know.
+
+    Raises:
+        UsageError: there are some, and they may not be left out; or none is left.
+    """
+    matched, unknown = match_names(sorted({photo.label for photo in dataset.photos}), names, dataset.name)
+    knows = f"it knows {', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
+    if unknown and not (allow_unseen and matched):
+        hint = nearest(unknown[0], names)
+        ways = "Rename the folders, or leave their photos out with --allow-unseen." if matched else ""
         raise UsageError(
-            f"{dataset.name} has {len(unknown)} classes that {path} does not know, such as {unknown[0]!r}; it knows "
-            f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''}. Rename the folders, or leave these out."
+            f"{dataset.name} has {len(unknown)} classes that {path} does not know, such as {unknown[0]!r}; {knows}. "
+            f"{hint} {ways}".replace("  ", " ").rstrip()
         )
+    twice = sorted({name for name in matched.values() if list(names).count(name) > 1})
+    if twice:
+        raise UsageError(
+            f"{path} has more than one class named {twice[0]!r}, so it cannot be told which one the photos in "
+            f"{dataset.name} are of. Pass them by with --ignore."
+        )
+    kept = tuple(replace(photo, label=matched[photo.label]) for photo in dataset.photos if photo.label in matched)
+    notes = dataset.notes
+    if out := len(dataset.photos) - len(kept):
+        listed = ", ".join(map(repr, unknown[:5])) + (f" and {len(unknown) - 5} others" if len(unknown) > 5 else "")
+        notes = (*notes, f"Left out: {out:,} photos of classes that the model does not know: {listed}.")
+    return replace(dataset, photos=kept, classes=tuple(sorted(set(matched.values()))), notes=notes)

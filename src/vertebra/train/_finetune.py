@@ -65,11 +65,12 @@ def run_finetune(settings: Settings, folder: Path, world: World, tell: Tell) -> 
     world.barrier()
     # What preparing has found out (rate, image size) is in the run's own settings.
     settings = Settings.from_toml(folder / SETTINGS)
-    before = read_position(folder).settings
-    if changed := [name for name in FIXED if before.get(name) != getattr(settings, name)]:
+    # What was not known yet when the run began had its usual value.
+    before = asdict(Settings(data=settings.data)) | read_position(folder).settings
+    if changed := [name for name in FIXED if _plain(before[name]) != _plain(getattr(settings, name))]:
         raise UsageError(
             f"{folder / SETTINGS} has another {' and '.join(changed)} than the run began with: "
-            f"{', '.join(f'{name} was {before.get(name)!r}' for name in changed)}. Put it back, or start a new run."
+            f"{', '.join(f'{name} was {before[name]!r}' for name in changed)}. Put it back, or start a new run."
         )
     start = _start(folder)
     clock = Clock(dict(start["seconds"]))
@@ -93,6 +94,11 @@ def run_finetune(settings: Settings, folder: Path, world: World, tell: Tell) -> 
     return classifier or Classifier(folder)
 
 
+def _plain(value: Any) -> Any:
+    """A checkpoint has lists where settings have tuples."""
+    return list(value) if isinstance(value, tuple) else value
+
+
 # --- before the first step -------------------------------------------------------------------------------------------
 
 
@@ -113,7 +119,7 @@ def _prepare(settings: Settings, folder: Path, world: World, tell: Tell) -> None
     with torch.device("meta"):
         freeze(create_model(settings.model, weights=None), settings.freeze)  # refuses more stages than there are
     with clock.step("finding the photos"):
-        dataset = open_dataset(settings.data)
+        dataset = open_dataset(settings.data, ignore=settings.ignore, allow_unseen=settings.allow_unseen)
     begin = _from_probe if settings.method == "finetune" else _from_nothing
     beginning = begin(settings, dataset, clock, tell)
     photos = beginning.photos
@@ -182,7 +188,7 @@ def _from_nothing(settings: Settings, dataset: Dataset, clock: Clock, tell: Tell
         facts: list[Facts] = look_through(
             dataset, progress=lambda done, total: tell("looking through the photos", done, total)
         )
-        photos = usable_photos(dataset, facts, strict=settings.strict)
+        photos = usable_photos(dataset, facts, settings)
         splits = _splits(photos, settings)
     size = settings.image_size or (32 if photos.audit.sizes[1] <= SMALL else None)
     preprocessing = view_of(settings, get_model_weights(settings.model)["DEFAULT"].preprocessing, size)

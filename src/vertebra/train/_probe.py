@@ -84,7 +84,7 @@ def features_of(settings: Settings, dataset: Dataset, clock: Clock, tell: Tell) 
         view = view_of(settings, read_card(body).preprocessing)
         seen = compute_features(dataset, body, view, lambda done, total: tell("computing features", done, total))
     with clock.step("auditing"):
-        photos = usable_photos(dataset, seen.facts, strict=settings.strict)
+        photos = usable_photos(dataset, seen.facts, settings)
     return body, seen, photos
 
 
@@ -92,7 +92,7 @@ def run_probe(settings: Settings, folder: Path, tell: Tell) -> Classifier:
     """The whole of a run by the method "probe"; one that was stopped finds its features in the cache."""
     clock = Clock()
     with clock.step("finding the photos"):
-        dataset = open_dataset(settings.data)
+        dataset = open_dataset(settings.data, ignore=settings.ignore, allow_unseen=settings.allow_unseen)
     body, seen, photos = features_of(settings, dataset, clock, tell)
     with clock.step("auditing"):
         page = sections(dataset, photos.audit)

@@ -9,13 +9,13 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vertebra.data import Audit, Dataset, Facts, Photo, assign_folds, audit, check_labels, near_copies
+from vertebra.data import Audit, Dataset, Facts, Photo, assign_folds, audit, check_labels, check_seen, near_copies
 from vertebra.errors import UsageError, VertebraError
 from vertebra.files import replacing
 
@@ -94,22 +94,33 @@ class Held:
         return softmax(self.logits / self.temperature)
 
 
-def usable_photos(dataset: Dataset, facts: list[Facts], *, strict: bool) -> Labelled:
+def usable_photos(dataset: Dataset, facts: list[Facts], settings: Settings) -> Labelled:
     """Leave out what cannot be used, and number the classes.
 
     Raises:
-        DataError: nothing is left to tell apart, or `strict` and there are problems.
+        DataError: nothing is left to tell apart, a class has no photo to train on, or `strict` and there are problems.
+        TrainError: no photo is for training.
     """
     found = audit(dataset, facts)
-    if strict:
+    if settings.strict:
         found.check()
     usable = [index for index, fact in enumerate(facts) if fact.broken is None]
     names = tuple(name for name in dataset.classes if found.classes[name])
     kept = Dataset(dataset.name, tuple(dataset.photos[i] for i in usable), names, dataset.root, notes=dataset.notes)
-    check_labels(kept)
-    number = {name: index for index, name in enumerate(names)}
+    if gone := {photo.label: dataset.shown(photo.path) for photo in dataset.photos if photo.label not in names}:
+        listed = ", ".join(map(repr, list(gone)[:5])) + (f" and {len(gone) - 5} others" if len(gone) > 5 else "")
+        note = f"Not learned, as no photo of it can be used: {listed}, such as {next(iter(gone.values()))}."
+        kept = replace(kept, notes=(*kept.notes, note))
+    if kept.photos and all(photo.split not in ("train", None) for photo in kept.photos):
+        splits = " and ".join(sorted({str(photo.split) for photo in kept.photos}))
+        raise TrainError(
+            f"{dataset.name} marks no photo for training. Change the split of some to train; all are in {splits}."
+        )
+    kept = check_seen(check_labels(kept), settings.allow_unseen)
+    usable = [index for index in usable if dataset.photos[index].label in kept.classes]
+    number = {name: index for index, name in enumerate(kept.classes)}
     labels = np.array([number[photo.label] for photo in kept.photos], np.int64)
-    return Labelled(kept, [facts[i] for i in usable], found, names, labels, usable)
+    return Labelled(kept, [facts[i] for i in usable], found, kept.classes, labels, usable)
 
 
 def folds_of(data: Labelled, places: Sequence[int], settings: Settings) -> Labels:
@@ -129,7 +140,12 @@ FEW = 50  # held-out photos whose share of right answers says little
 
 def remarks(data: Labelled, held: Sequence[Photo], weights: str) -> list[str]:
     """What to know before one trusts figures of the held-out photos."""
-    found = list(data.audit.notes)
+    found = list(data.dataset.notes)
+    if unreadable := data.audit.unreadable:
+        found.append(f"Passed by: {'; '.join(unreadable[:3])}{'; …' if len(unreadable) > 3 else ''}.")
+    # A table or a text beside the class folders is common; in them it may have been meant for a photo.
+    if others := [name for name in data.audit.others if Path(name).parent.parts]:
+        found.append(f"No photos, and left alone: {len(others):,} files in class folders, such as {others[0]}.")
     if broken := data.audit.broken:
         count = f"{len(broken):,} photos, such as" if len(broken) > 1 else "a photo,"
         found.append(f"Left out: {count} {broken[0].path}, which cannot be used ({broken[0].reason}).")
@@ -270,5 +286,5 @@ def data_table(photos: Sequence[Photo], facts: Sequence[Facts], splits: Sequence
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(("path", "label", "split", "sha256"))
     for photo, fact, split in zip(photos, facts, splits, strict=True):
-        writer.writerow((photo.path.resolve(), photo.label, split, fact.sha256))
+        writer.writerow((photo.path.absolute(), photo.label, split, fact.sha256))
     return buffer.getvalue()

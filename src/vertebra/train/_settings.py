@@ -36,6 +36,8 @@ class Settings:
     seed: int = 0
     precision: float = 0.95  # share of right answers that the threshold is for
     strict: bool = False  # refuse data with problems
+    ignore: tuple[str, ...] = ()  # folders, labels, splits or columns of the data to pass by
+    allow_unseen: bool = False  # leave out the photos of classes that have none to train on, instead of refusing them
     folds: int = 5  # probe: parts that are held out in turn where the data has no split
     # Share of a photo's shorter side that the network sees, as in timm; papers on ImageNet cut off the rest of 0.875.
     crop_pct: float = 1.0
@@ -112,16 +114,17 @@ class Settings:
 
     def shown(self) -> dict[str, str]:
         """What has a value and matters for the method, for people."""
-        return {name: str(value) for name, value in self._used().items()}
+        used = self._used()
+        return {name: ", ".join(value) if isinstance(value, tuple) else str(value) for name, value in used.items()}
 
     def _used(self) -> dict[str, Any]:
         """What has a value and matters for the method."""
-        found = {name: value for name, value in asdict(self).items() if value is not None}
+        found = {name: value for name, value in asdict(self).items() if value is not None and value != ()}
         return {name: found[name] for name in found if name in _PROBE} if self.method == "probe" else found
 
     def to_toml(self) -> str:
         """One line a setting; what is None is left out."""
-        # Texts, numbers and truth values are written alike in JSON and TOML.
+        # Texts, lists of them, numbers and truth values are written alike in JSON and TOML.
         lines = (f"{name} = {json.dumps(value)}" for name, value in self._used().items())
         return "\n".join(lines) + "\n"
 
@@ -173,7 +176,7 @@ class Settings:
 
 
 # What a run of any method begins with.
-_BEGINNING = ("data", "model", "weights", "method", "seed", "crop_pct")
+_BEGINNING = ("data", "ignore", "allow_unseen", "model", "weights", "method", "seed", "crop_pct")
 # What cannot change in the middle of a run: what has been done already follows from these.
 FIXED = (*_BEGINNING, "preset", "batch_size", "image_size", "optimizer", "ema")
 # The fields that mean something for the probe.
@@ -236,6 +239,10 @@ _TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (f
 
 
 def _typed(name: str, value: Any, kind: str, source: str) -> Any:
+    if kind.startswith("tuple"):
+        if not isinstance(value, list | tuple) or not all(isinstance(entry, str) for entry in value):
+            raise UsageError(f'{source}: {name} is {value!r}; it must be a list of texts, such as ["extra"].')
+        return tuple(value)
     allowed: tuple[Any, ...] = tuple(t for part in kind.split(" | ") for t in _TYPES.get(part, ()))
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
         raise UsageError(f"{source}: {name} is {value!r}; it must be of type {kind.removesuffix(' | None')}.")

@@ -1,0 +1,224 @@
+"""Which column of a table is the path, the label and the split; every other one is named as not read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vertebra.errors import nearest
+
+from ._dataset import DataError
+from ._labels import KNOWN_SPLITS, SPLIT_SPELLINGS, Ignored, is_text, split_of, split_within, tidy
+from ._table_file import Table
+
+# The first of each is the documented name; another is taken where it is the only one there. Compared without case,
+# spaces, hyphens and underscores.
+_PATHS = (
+    *("path", "file", "filename", "filepath", "image", "imagefile", "imagefilename", "imagename", "imagepath"),
+    *("img", "imgname", "imgpath", "photo", "photopath"),
+)
+_LABELS = ("label", "labels", "labelname", "class", "classname", "category", "categoryname", "target")
+# Columns that say the split by its name, where their values are names of splits.
+_SPLITS = ("split", "splits", "datasplit", "set", "subset", "partition", "part", "phase", "stage", "usage", "fold")
+_BOOLEANS = {
+    **dict.fromkeys(("true", "t", "yes", "y", "1", "1.0"), True),
+    **dict.fromkeys(("false", "f", "no", "n", "0", "0.0"), False),
+}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What is read of a table."""
+
+    path: int
+    label: int
+    splits: list[str | None] | None  # of each row as it is written; None where the table has no column of it
+    notes: tuple[str, ...]
+
+
+def fits(names: Sequence[str]) -> bool:
+    """Whether the columns of a path and of a label are there."""
+    keys = {_key(name.strip('" ')) for name in names}
+    return bool(keys & set(_PATHS)) and bool(keys & set(_LABELS))
+
+
+def choose_columns(table: Table, ignored: Ignored) -> Columns:
+    """Choose the columns by their names; those of splits also by their values.
+
+    Raises:
+        DataError: a column is missing or there are two of it, or a column of splits has other values.
+    """
+    here = [i for i, name in enumerate(table.names) if not ignored.has(name)]
+    asked = [table.names[i] for i in range(len(table.names)) if i not in here]
+    notes = [f"Columns ignored, as asked: {_listed(asked)}."] if asked else []
+    path = _choose(table, here, _PATHS, notes)
+    label = _choose(table, here, _LABELS, notes)
+    kinds = {i: _split_kind(table, i) for i in here if i not in (path, label)}
+    by_name, by_value, unread = (
+        [i for i, kind in kinds.items() if kind == wanted] for wanted in ("name", "boolean", None)
+    )
+    found = by_name + by_value
+    if len(by_name) > 1 or (by_name and by_value):
+        names = [table.names[i] for i in found]
+        raise DataError(
+            f"{table.source} has {len(found)} columns that say the split: {_listed(names)}. Leave one, or pass one by "
+            f"with --ignore {names[-1]}."
+        )
+    splits: list[str | None] | None = None
+    if by_name:
+        splits = [_written(table, by_name[0], row, value) for row, value in enumerate(table.column(by_name[0]))]
+    elif by_value:
+        splits = list(_from_booleans(table, by_value))
+    if found and _key(table.names[found[0]]) != "split":
+        notes.append(f"The split is read from {_columns([table.names[i] for i in found])}.")
+    if unread:
+        notes.append(f"Not read: {_columns([table.names[i] for i in unread])}.")
+    numbered = [table.names[i] for i in unread if _key(table.names[i]) in _SPLITS]
+    if numbered:
+        notes.append(
+            f"{_columns(numbered).capitalize()} may say the split, but not by its name, so the photos are split "
+            f"without it. Names are {KNOWN_SPLITS}."
+        )
+    return Columns(path, label, splits, tuple(notes))
+
+
+def _choose(table: Table, here: Sequence[int], names: tuple[str, ...], notes: list[str]) -> int:
+    """The column of a documented name, or else the only one of the others."""
+    wanted = names[0]
+    exact = [i for i in here if _key(table.names[i]) == wanted]
+    found = exact or [i for i in here if _key(table.names[i]) in names]
+    there = [table.names[i] for i in here]
+    if not found:
+        hint = nearest(wanted, there)
+        raise DataError(
+            f"{table.source} has no column {wanted!r} (it has {', '.join(there) or 'none'}). {hint} The first line "
+            "names the columns: path,label or path,label,split.".replace("  ", " ")
+        )
+    if len(found) > 1:
+        several = [table.names[i] for i in found]
+        raise DataError(
+            f"{table.source} has {len(found)} columns that may be the {wanted}: {_listed(several)}. Name the right one "
+            f"{wanted!r}, or pass one by with --ignore {several[-1]}."
+        )
+    if not exact:
+        notes.append(f"The {wanted} is read from the column {table.names[found[0]]!r}.")
+    return found[0]
+
+
+def _split_kind(table: Table, index: int) -> str | None:
+    """Whether a column says the split by its "name", as a "boolean", or not at all.
+
+    Raises:
+        DataError: by its name it does, and by its values it does not, or it may mean something else.
+    """
+    name, key = table.names[index], _key(table.names[index])
+    if key == "split":
+        return "name"
+    within = split_within(name)
+    is_boolean = within is not None and within[1] in ("", "is")
+    if table.kinds[index] not in _READABLE and not re.match(r"u?int|float|double", table.kinds[index]):
+        return None
+    values = table.column(index)
+    if is_boolean and key not in _SPLITS:
+        wrong = next((row for row, value in enumerate(values) if _boolean(value) is None), None)
+        if within is not None and within[1] == "is" and wrong is not None:
+            raise DataError(
+                f"{table.source}, {table.where(wrong)}: {name} is {values[wrong]!r}; it must be true or false, 1 or 0."
+            )
+        if wrong is None and key == "valid":
+            raise DataError(
+                f"{table.source}: the column {name!r} may mark the validation photos or those that are sound. Name it "
+                f"is_valid if it is the split, or pass it by with --ignore {name}."
+            )
+        if wrong is None:
+            return "boolean"
+    texts = {_text(value) for value in values if not _is_missing(value)} - {""}
+    splits = {split_of(text) for text in texts}
+    if key in _SPLITS:
+        return "name" if splits - {None} else None
+    # A column of another name may hold such words by chance, but hardly these and no others.
+    return "name" if None not in splits and len(splits) > 1 and "train" in splits else None
+
+
+_READABLE = ("string", "large_string", "string_view", "bool")
+
+
+def _written(table: Table, index: int, row: int, value: Any) -> str | None:
+    text = "" if _is_missing(value) else _text(value)
+    if not is_text(text):
+        raise DataError(f"{table.source}, {table.where(row)}: the split {text!a} is no text in UTF-8.")
+    return text or None
+
+
+def check_split(text: str, where: str) -> str:
+    """The split that a value stands for.
+
+    Raises:
+        DataError: it stands for none.
+    """
+    found = split_of(text)
+    if found is None:
+        spellings = [spelling for group in SPLIT_SPELLINGS.values() for spelling in group]
+        hint = nearest(text, spellings)
+        raise DataError(
+            f"{where}: the split is {text!r}; it must be train, val, test or empty. {hint} Leave such rows out with "
+            f"--ignore {text}.".replace("  ", " ")
+        )
+    return found
+
+
+def _from_booleans(table: Table, indices: Sequence[int]) -> list[str]:
+    """The split of each row, from columns such as is_valid and is_test; a row that is in none is for training.
+
+    Raises:
+        DataError: a row is in two.
+    """
+    found: list[str | None] = [None] * table.rows
+    trained = False
+    for index in indices:
+        within = split_within(table.names[index])
+        split = within[0] if within is not None else "train"
+        trained = trained or split == "train"
+        for row, value in enumerate(table.column(index)):
+            if _boolean(value):
+                if found[row] not in (None, split):
+                    raise DataError(
+                        f"{table.source}, {table.where(row)}: it is in {found[row]} and in {split}, by "
+                        f"{_columns([table.names[i] for i in indices])}."
+                    )
+                found[row] = split
+    if trained and None in found and len(indices) > 1:
+        row = found.index(None)
+        raise DataError(
+            f"{table.source}, {table.where(row)}: it is in no split, by {_columns([table.names[i] for i in indices])}."
+        )
+    return [split or ("test" if trained else "train") for split in found]
+
+
+def _boolean(value: Any) -> bool | None:
+    if isinstance(value, bool):
+        return value
+    return _BOOLEANS.get(str(value).strip().casefold())
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value != value
+
+
+def _text(value: Any) -> str:
+    return tidy(str(value))
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[\s_-]+", "", tidy(name).casefold())
+
+
+def _columns(names: Sequence[str]) -> str:
+    return f"the column{'s' if len(names) > 1 else ''} {_listed(names)}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = [repr(name) for name in names]
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)

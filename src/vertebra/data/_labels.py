@@ -1,0 +1,234 @@
+"""What names mean: which are one class, which are a split, and which are to be passed by.
+
+The same rule for folders, tables and the classes that a model knows.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+
+from vertebra.errors import UsageError, nearest
+
+from ._dataset import DataError
+
+# How the splits are spelled in the wild; in any case, with or without white space around.
+SPLIT_SPELLINGS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev", "eval", "evaluation"),
+    "test": ("test", "testing", "tests"),
+}
+_SPLITS = {spelling: split for split, spellings in SPLIT_SPELLINGS.items() for spelling in spellings}
+KNOWN_SPLITS = "; ".join(" or ".join(spellings) for spellings in SPLIT_SPELLINGS.values())
+# What stands beside the split in a name without saying what is in it: `test_images`, `trainset`.
+_FILLERS = frozenset(
+    [
+        "set",
+        "data",
+        "dataset",
+        "images",
+        "image",
+        "imgs",
+        "img",
+        "photos",
+        "photo",
+        "pics",
+        "pictures",
+        "split",
+        "folder",
+    ]
+)
+_NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?")
+
+
+def tidy(name: str) -> str:
+    """A name without white space and invisible characters around it, its Unicode in composed form (NFC)."""
+    start, end = 0, len(name)
+    while start < end and _is_blank(name[start]):
+        start += 1
+    while end > start and _is_blank(name[end - 1]):
+        end -= 1
+    return unicodedata.normalize("NFC", name[start:end])
+
+
+def _is_blank(character: str) -> bool:
+    return character.isspace() or unicodedata.category(character) in ("Cc", "Cf")
+
+
+def split_of(name: str) -> str | None:
+    """The split that a name stands for, or None."""
+    return _SPLITS.get(tidy(name).casefold())
+
+
+def split_within(name: str) -> tuple[str, str] | None:
+    """The one split that a part of a name stands for, and what else it says: `birds_train2` → ("train", "birds").
+
+    None where no part of it, or more than one, stands for a split.
+    """
+    words = [word.casefold() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)]
+    splits, rest = [], []
+    for word in words:
+        found = _SPLITS.get(word) or _SPLITS.get(word.removesuffix("set"))
+        if found is not None:
+            splits.append(found)
+        elif word not in _FILLERS:
+            rest.append(word)
+    return (splits[0], " ".join(rest)) if len(splits) == 1 else None
+
+
+def join_names(found: Mapping[str, str], source: str) -> tuple[dict[str, str], list[str]]:
+    """Which spellings are one class, and sentences that tell of it.
+
+    Args:
+        found: each spelling → where it stands first, for people.
+        source: what they were found in.
+
+    Returns:
+        spelling → class: names that differ only in Unicode form or in white space around them are one.
+
+    Raises:
+        DataError: a name is empty or no text, or two differ so little that they may be one class or two.
+    """
+    classes = {spelling: tidy(spelling) for spelling in found}
+    notes: list[str] = []
+    alike: dict[tuple[str, str], str] = {}
+    written: dict[str, list[str]] = {}
+    for spelling, name in classes.items():
+        where = found[spelling]
+        if not name:
+            raise DataError(f"{source}: the class name is empty ({where}). Rename it.")
+        if not is_text(name):
+            raise DataError(f"{source}: the class name {name!a} is not UTF-8 text ({where}). Rename it.")
+        for key, how in ((_folded(name), "in case only"), (_number(name), "in how the same number is written")):
+            other = alike.setdefault(key, spelling) if key else spelling
+            if classes[other] != name:
+                raise DataError(
+                    f"{source}: the classes {classes[other]!r} ({found[other]}) and {name!r} ({where}) differ {how}, "
+                    "so they may be one class or two. Rename one of them, or pass one by with --ignore "
+                    f"{_argument(other)}."
+                )
+        written.setdefault(name, []).append(spelling)
+    for name, spellings in written.items():
+        if len(spellings) > 1:
+            places = ", ".join(f"{spelling!a} ({found[spelling]})" for spelling in spellings)
+            notes.append(f"Joined, as they differ only in Unicode form or outer white space: {places} → {name!r}.")
+        elif spellings[0].strip() != spellings[0]:
+            notes.append(f"The class {spellings[0]!a} is named {name!r}, without the white space around it.")
+    separated: dict[str, list[str]] = {}
+    for name in written:
+        separated.setdefault("".join(c for c in name.casefold() if c.isalnum()), []).append(name)
+    for letters, names in separated.items():
+        if letters and len(names) > 1:
+            notes.append(
+                f"The classes {' and '.join(map(repr, names))} differ only in separators or signs. They are kept "
+                "apart; if they are one, give them one name."
+            )
+    for name in written:
+        if stands_for_missing(name):
+            notes.append(
+                f"{name!r} is taken for the name of a class; if it stands for a missing label, leave it out with "
+                f"--ignore {_argument(name)}."
+            )
+    return classes, notes
+
+
+def is_text(name: str) -> bool:
+    """Whether a name is text in Unicode: the bytes of a file's name may be anything."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def stands_for_missing(name: str) -> bool:
+    """Whether a label is what other programs write where there is none."""
+    return name.casefold() in ("nan", "<na>", "nat", "none", "null", "na", "n/a", "#n/a")
+
+
+def _folded(name: str) -> tuple[str, str]:
+    return "case", unicodedata.normalize("NFC", name.casefold())
+
+
+def _number(name: str) -> tuple[str, str] | None:
+    return ("number", str(Decimal(name).normalize() + 0)) if _NUMBER.fullmatch(name) else None
+
+
+def _argument(name: str) -> str:
+    return name if re.fullmatch(r"[\w./+-]+", name) else f'"{name}"'
+
+
+def match_names(labels: Iterable[str], known: Sequence[str], source: str) -> tuple[dict[str, str], list[str]]:
+    """The class of a model that each label of a data set means, and the labels that mean none.
+
+    Raises:
+        DataError: a label differs from a class in case only, or in how a number is written.
+    """
+    by_key: dict[object, str] = {}
+    for name in known:
+        for key in (tidy(name), _folded(tidy(name)), _number(tidy(name))):
+            if key is not None:
+                by_key.setdefault(key, name)
+    matched, unknown = {}, []
+    for label in labels:
+        key = tidy(label)
+        if key in by_key:
+            matched[label] = by_key[key]
+        elif other := by_key.get(_folded(key)) or by_key.get(_number(key)):
+            raise DataError(
+                f"{source}: the class {label!r} and the model's {other!r} differ only in case or in how a number is "
+                f"written, so they may be one class or two. Rename it, or pass it by with --ignore {_argument(label)}."
+            )
+        else:
+            unknown.append(label)
+    return matched, unknown
+
+
+class Ignored:
+    """The names that a person asked to pass by: folders, classes, splits or columns.
+
+    A name with a separator is a path below the root; one without stands for every folder or value of that name.
+    """
+
+    def __init__(self, names: Sequence[str], root: Path | None = None) -> None:
+        if isinstance(names, str):
+            raise UsageError(f"ignore is {names!r}; it must be a list of names.")
+        self._asked = {name: {_path(name), *_relative(name, root)} for name in names}
+        if empty := [name for name, spellings in self._asked.items() if not all(spellings)]:
+            raise UsageError(f"the name to ignore is {empty[0]!r}. Give the name of a folder or class.")
+        self._used: set[str] = set()
+
+    def has(self, *spellings: str) -> bool:
+        """Whether one of these was asked for."""
+        wanted = {tidy(spelling) for spelling in spellings}
+        found = [name for name, asked in self._asked.items() if asked & wanted]
+        self._used.update(found)
+        return bool(found)
+
+    def check(self, seen: Iterable[str], source: str) -> None:
+        """Refuse what was not found.
+
+        Raises:
+            UsageError: names it, with the nearest of what is there.
+        """
+        unused = [name for name in self._asked if name not in self._used]
+        if unused:
+            there = sorted(set(seen))
+            most = f"There are {', '.join(there[:10])}{', …' if len(there) > 10 else ''}."
+            raise UsageError(
+                f"{source} has nothing named {unused[0]!r} to ignore. "
+                f"{nearest(unused[0], there) or (most if there else '')}".rstrip()
+            )
+
+
+def _path(name: str) -> str:
+    """As `tidy`, without a separator at the end (which shells add) or `./` before."""
+    return tidy(name).rstrip("/").rstrip(os.sep).removeprefix("./")
+
+
+def _relative(name: str, root: Path | None) -> set[str]:
+    """The same as a path below the root, where it was given from the working folder."""
+    if root is None or "/" not in name.rstrip("/"):
+        return set()
+    found = os.path.relpath(name, root)
+    return set() if found.startswith(os.pardir) or found == os.curdir else {tidy(Path(found).as_posix())}

@@ -1,0 +1,179 @@
+"""Files of tables → columns. Text is read strictly: a row without the fields of the first line is refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vertebra.errors import MissingExtraError, first_line
+
+from ._dataset import DataError
+from ._labels import is_text
+
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+# How files begin that are no text, and what to say of them.
+_OTHERS = (
+    (b"\xff\xfe", "it is in UTF-16"),
+    (b"\xfe\xff", "it is in UTF-16"),
+    (b"PK\x03\x04", "it is an Excel workbook or a ZIP archive"),
+    (b"\xd0\xcf\x11\xe0", "it is an old Excel workbook"),
+    (b"\x1f\x8b", "it is compressed by gzip"),
+    (b"PAR1", "it is a Parquet table, whose name must end in .parquet"),
+    (b"version https://git-lfs", "it is a Git LFS pointer; git lfs pull brings the file"),
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """The columns of a file, read when they are asked for."""
+
+    source: str  # the file's name, for messages
+    names: tuple[str, ...]
+    rows: int
+    where: Callable[[int], str]  # the place of a row, for people: "line 3" or "row 2"
+    column: Callable[[int], list[Any]]  # the values of a column
+    kinds: tuple[str, ...]  # the type of each column, as the file has it; "string" for text
+    notes: tuple[str, ...] = ()
+
+
+def read_text(path: Path, fits: Callable[[Sequence[str]], bool]) -> Table:
+    """A .csv or .tsv file in UTF-8.
+
+    Args:
+        path: the file.
+        fits: whether a first line has the names of the columns that are needed; the separator is chosen by it.
+
+    Raises:
+        DataError: it cannot be read, is no text in UTF-8, or a row has too few or too many fields or a stray quote.
+    """
+    lines = _lines(path)
+    separator, start = ("\t" if path.suffix.lower() == ".tsv" else ","), 0
+    if lines and (said := re.fullmatch(r"sep=(.)", lines[0])):  # as Excel writes it
+        separator, start = said[1], 1
+    while start < len(lines) and not lines[start].strip():
+        start += 1
+    if start == len(lines):
+        return Table(str(path), (), 0, str, lambda index: [], ())
+    notes: tuple[str, ...] = ()
+    header = _fields(lines[start], separator, path, start)
+    if not fits(header):
+        others = [mark for mark in _SEPARATORS if mark != separator and fits(lines[start].split(mark))]
+        if len(others) == 1:
+            separator = others[0]
+            notes = (f"The fields of {path.name} are separated by {_SEPARATORS[separator]}.",)
+            header = _fields(lines[start], separator, path, start)
+    if not is_text(lines[start]):
+        raise _no_utf8(path, start)
+    rows, numbers = [], []
+    for number in range(start + 1, len(lines)):
+        if not lines[number].strip(" "):
+            continue
+        fields = _fields(lines[number], separator, path, number)
+        if len(fields) != len(header):
+            raise DataError(
+                f"{path}, line {number + 1}: it has {len(fields)} fields, and the first line names {len(header)} "
+                f"columns. Put a value that contains {_SEPARATORS.get(separator, repr(separator))} in quotes: "
+                f'"black{separator} white".'
+            )
+        rows.append(fields)
+        numbers.append(number + 1)
+    return Table(
+        str(path),
+        tuple(name.strip() for name in header),
+        len(rows),
+        lambda index: f"line {numbers[index]}",
+        lambda index: [row[index] for row in rows],
+        ("string",) * len(header),
+        notes,
+    )
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error}).") from error
+    for beginning, what in _OTHERS:
+        if content.startswith(beginning):
+            raise DataError(f"{path} is no table of text in UTF-8: {what}. Save it as CSV in UTF-8.")
+    if b"\0" in content:
+        raise DataError(f"{path} is no table of text in UTF-8: it holds NUL bytes. Save it as CSV in UTF-8.")
+    # The names of files may be any bytes; in all else they are refused once it is known where they stand.
+    return re.split(r"\r\n|\n|\r", content.decode("utf-8-sig", errors="surrogateescape"))
+
+
+def _no_utf8(path: Path, number: int) -> DataError:
+    return DataError(
+        f"{path} is no table of text in UTF-8: line {number + 1} has other bytes, as Latin-1 has them. Save it as CSV "
+        "in UTF-8."
+    )
+
+
+def _fields(line: str, separator: str, path: Path, number: int) -> list[str]:
+    """The fields of a line. A quoted field ends on its line, so that a stray quote cannot swallow the rows below.
+
+    Raises:
+        DataError: a quote is not closed, or stands within a field.
+    """
+    if '"' not in line:
+        return line.split(separator)
+    mark = re.escape(separator)
+    field = re.compile(rf' *"((?:[^"]|"")*)" *(?={mark}|$)|([^"{mark}]*)(?={mark}|$)')
+    found, at = [], 0
+    while at <= len(line):
+        match = field.match(line, at)
+        if match is None:
+            closed = line.count('"') % 2 == 0
+            reason = "a quote stands within a field" if closed else "a quote is not closed on its line"
+            raise DataError(
+                f"{path}, line {number + 1}: {reason}. Put the whole field in quotes and double those in it: "
+                '"5"" disk".'
+            )
+        found.append(match[2] if match[1] is None else match[1].replace('""', '"'))
+        at = match.end() + 1
+    return found
+
+
+def read_parquet(path: Path) -> Table:
+    """A .parquet file, of which only the columns that are asked for are read.
+
+    Raises:
+        DataError: it cannot be read.
+        MissingExtraError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"reading {path.name}", "parquet") from error
+
+    def column(index: int) -> list[Any]:
+        try:
+            values: list[Any] = file.read(columns=[names[index]]).column(0).to_pylist()
+        except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: the column {names[index]!r} cannot be read ({first_line(error)}).") from error
+        return values
+
+    try:
+        # Not `read_table`, which takes folders named `split=train` above the file for columns of it.
+        file = parquet.ParquetFile(path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file.") from None
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path} is no Parquet table ({first_line(error)}).") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or first_line(error)}).") from error
+    schema = file.schema_arrow
+    names = tuple(schema.names)
+    kinds = tuple(_kind(field.type) for field in schema)
+    return Table(str(path), names, file.metadata.num_rows, lambda index: f"row {index + 1}", column, kinds)
+
+
+def _kind(found: Any) -> str:
+    """A column's type: that of its values, where they are numbered in a dictionary."""
+    return str(getattr(found, "value_type", found) if str(found).startswith("dictionary") else found)

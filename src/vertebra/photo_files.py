@@ -1,0 +1,108 @@
+"""Which files in a folder are photos: the one rule for data sets, predictions and calibration alike.
+
+A name's ending is a hint and the first bytes decide: a file with the suffix of a photo is one (and is named as broken
+where its content is none), and so is a file with any other suffix, or with none, that begins as an image does.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+# How photos are named. Files with these suffixes are not opened to be found.
+SUFFIXES = frozenset(
+    (
+        *(".jpg", ".jpeg", ".jfif", ".jpe", ".jif", ".png", ".webp", ".gif", ".bmp", ".tif"),
+        *(".tiff", ".ppm", ".pgm", ".avif", ".jp2", ".tga", ".heic", ".heif", ".jxl"),
+    )
+)
+
+# Raw files of cameras begin as a TIFF file does, and what is decoded of one is a preview of some 160 pixels.
+RAW_SUFFIXES = frozenset(
+    (
+        *(".3fr", ".arw", ".cr2", ".cr3", ".dng", ".iiq", ".nef", ".nrw"),
+        *(".orf", ".pef", ".raf", ".raw", ".rw2", ".sr2", ".srw"),
+    )
+)
+
+# What archives, file servers, notebooks and systems put beside photos: previews and what was deleted.
+_SYSTEM_FOLDERS = frozenset(
+    (
+        "__macosx",
+        "__pycache__",
+        "@eadir",
+        "@recycle",
+        "@synoeastream",
+        "#recycle",
+        "#snapshot",
+        "$recycle.bin",
+        "lost+found",
+        "network trash folder",
+        "system volume information",
+        "temporary items",
+    )
+)
+_SYSTEM_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini", "zbthumbnail.info", "icon\r"))
+
+HEAD_BYTES = 32  # that `image_format` needs
+
+_SIGNATURES = (
+    (rb"\xff\xd8\xff", "JPEG"),
+    (rb"\x89PNG\r\n\x1a\n", "PNG"),
+    (rb"GIF8[79]a", "GIF"),
+    (rb"RIFF....WEBP", "WEBP"),
+    # Two letters are too little to go by: the reserved bytes and the length of the header that follows, too.
+    (rb"BM....\0{4}....[\x0c\x28\x34\x38\x40\x6c\x7c]\0{3}", "BMP"),
+    (rb"II[*+]\0|MM\0[*+]", "TIFF"),
+    (rb"P[1-6][ \t\r\n]+(?:#|\d)", "PPM"),
+    (rb"....ftypavi[fs]", "AVIF"),
+    (rb"\0{3}\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51", "JPEG2000"),
+    (rb"....ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1)", "HEIC"),
+    (rb"\0{3}\x0cJXL \r\n\x87\n", "JPEG XL"),
+)
+_FORMATS = tuple((re.compile(pattern, re.DOTALL), name) for pattern, name in _SIGNATURES)
+
+
+def image_format(head: bytes) -> str | None:
+    """The image format that a file begins as, from its first `HEAD_BYTES`; None where it begins as none.
+
+    TGA files have no beginning of their own. HEIC and JPEG XL are known, and not decoded.
+    """
+    return next((name for pattern, name in _FORMATS if pattern.match(head)), None)
+
+
+def is_photo(entry: os.DirEntry[str]) -> bool:
+    """Whether a file is a photo, by its suffix or by how it begins. Broken links and pipes are, by their suffix."""
+    suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - of an entry
+    if suffix in SUFFIXES:
+        return True
+    if suffix in RAW_SUFFIXES or entry.name.lower() in _SYSTEM_FILES:
+        return False
+    try:
+        # Opening a pipe or a device could wait for ever.
+        if not entry.is_file():
+            return False
+        with open(entry.path, "rb", buffering=0) as file:  # noqa: PTH123 - of an entry
+            return image_format(file.read(HEAD_BYTES)) is not None
+    except OSError:
+        return False
+
+
+def is_litter(name: str) -> bool:
+    """Whether macOS puts a file of that name beside each photo or into each folder: it is worth no word."""
+    return name.startswith("._") or name == ".DS_Store"
+
+
+def is_passed_by(entry: os.DirEntry[str]) -> bool:
+    """Whether it is hidden, or a folder that systems make: nothing in it is a photo."""
+    return entry.name.startswith(".") or (entry.name.lower() in _SYSTEM_FOLDERS and entry.is_dir())
+
+
+def entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
+    """All that lies in a folder, by name.
+
+    Raises:
+        OSError: it cannot be listed.
+    """
+    with os.scandir(folder) as found:
+        return sorted(found, key=lambda entry: entry.name)
