@@ -1,14 +1,17 @@
 """`vertebra export` and `vertebra card`."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from vertebra.card import read_card
+from vertebra.card import Card, Preprocessing, read_card
 from vertebra.cli import main
-from vertebra.models import create_model
+from vertebra.export import Prepared
+from vertebra.models import EfficientNet, create_model
+from vertebra.models.efficientnet import MBConvConfig
 
 
 @pytest.fixture
@@ -113,3 +116,105 @@ def test_too_few_photos(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     error = capsys.readouterr().err
     assert "3" in error and error.count("\n") == 1
     assert not (tmp_path / "m.onnx").exists()
+
+
+# --- how good int8 is, and how well that is known --------------------------------------------------------------------
+
+CROP = 32
+# Exit code, standard output, standard error, the file.
+Exported = Callable[..., tuple[int, str, str, Path]]
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Prepared:
+    """A network of two blocks that is sure of itself, for pictures of 32 pixels."""
+    from vertebra.export._photos import drawn_photos
+
+    torch.manual_seed(0)
+    blocks = [MBConvConfig(1, 3, 1, 32, 16, 1, 1, 1), MBConvConfig(4, 3, 2, 16, 24, 1, 1, 1)]
+    network = EfficientNet(blocks, dropout=0, num_classes=3)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None
+    network.train()
+    with torch.no_grad():
+        network(torch.from_numpy(drawn_photos(8, CROP)).permute(0, 3, 1, 2).float().div(64).sub(2))
+        network.get_classifier().weight *= 8
+    preprocessing = Preprocessing(CROP, CROP)
+    return Prepared(network.eval(), Card("tiny", preprocessing, ("ant", "bee", "cat")))
+
+
+@pytest.fixture
+def tiny_export(
+    tiny: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Exported:
+    """The command with that network on so many drawn photos, in class folders by what it says of them or in one."""
+    from PIL import Image
+
+    from vertebra.export import _int8
+    from vertebra.export._photos import drawn_photos
+    from vertebra.export._proof import reference
+
+    monkeypatch.setattr("vertebra.export.prepare", lambda model, **options: tiny)
+    monkeypatch.setattr(_int8, "time_sessions", lambda sessions, image: [2.0, 1.0])
+
+    def run(photos: int, *options: str, labelled: bool = True) -> tuple[int, str, str, Path]:
+        pixels = drawn_photos(photos, CROP)
+        answers = reference(tiny.network, tiny.card.preprocessing, 1.0, pixels)[0].argmax(1)
+        for number, (picture, answer) in enumerate(zip(pixels, answers, strict=True)):
+            name = ("ant", "Bee", "CAT")[answer] if labelled else "all"
+            (tmp_path / "photos" / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(tmp_path / "photos" / name / f"{number:03}.png")
+        out = tmp_path / "m.onnx"
+        code = main(["export", "tiny", "--out", str(out), *INT8, str(tmp_path / "photos"), *options])
+        return code, *capsys.readouterr(), out
+
+    return run
+
+
+@pytest.mark.parametrize(("photos", "judged"), [(20, 5), (60, 15)])
+def test_few_photos_export_and_claim_nothing(photos: int, judged: int, tiny_export: Exported) -> None:
+    code, printed, _, out = tiny_export(photos)
+    assert code == 0
+    assert f"Judged on {judged} photos that neither set ranges ({photos // 2} others)" in printed
+    assert f"not shown: {judged} photos judged, a bound of 1 point needs about" in printed
+    measured = read_card(out).metrics["int8 beside float32"]
+    assert measured["photos"] == judged and measured["loss of at most 1"].startswith("not shown")
+    low, high = measured["agreement interval"]
+    assert low <= measured["agreement"] <= high and high - low > 15
+    assert measured["loss interval"][1] > 1
+    assert main(["card", str(out)]) == 0
+
+
+def test_few_photos_are_refused_where_proof_is_required(
+    tiny_export: Exported,
+) -> None:
+    code, _, error, out = tiny_export(20, "--require-proof")
+    assert code == 1 and error.count("\n") == 1
+    assert "5 photos judged, a bound of 1 point needs about" in error and "Nothing was written" in error
+    assert not out.exists()
+
+
+def test_enough_photos_show_it(tiny_export: Exported) -> None:
+    code, printed, _, out = tiny_export(400, "--require-proof", "--max-drop", "5")
+    assert code == 0
+    assert "Judged on 208 photos" in printed and "A loss of at most 5 points: shown with 95 % confidence" in printed
+    measured = read_card(out).metrics["int8 beside float32"]
+    assert measured["measure"] == "accuracy" and measured["photos"] == 208
+    assert measured["loss interval"][0] <= measured["loss"] <= measured["loss interval"][1] <= 5
+
+
+def test_without_labels_agreement_bounds_the_loss(tiny_export: Exported) -> None:
+    code, printed, _, out = tiny_export(60, labelled=False)
+    assert code == 0 and "No folder names a class" in printed
+    measured = read_card(out).metrics["int8 beside float32"]
+    assert measured["measure"] == "agreement" and measured["largest loss"] > 15
+
+
+@pytest.mark.parametrize("options", [["--force", *INT8, "."], []])
+def test_what_proof_cannot_go_with(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "resnet18", "--weights", "none", "--out", "m.onnx", "--require-proof", *options]) == 2
+    assert "--require-proof" in capsys.readouterr().err

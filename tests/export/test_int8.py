@@ -1,5 +1,6 @@
 """int8: grids that cannot overflow, rounding that changes outputs least, files written only if they pay."""
 
+import unicodedata
 from pathlib import Path, PurePath
 from types import SimpleNamespace
 from typing import Any
@@ -15,12 +16,13 @@ from vertebra.errors import UsageError
 from vertebra.export import Calibration, ExportError, ExportReport, Verdict, _int8, export, labels_of
 from vertebra.export._calibrate import Extent, Moments, extents, moments, run
 from vertebra.export._graph import Graph
-from vertebra.export._judge import check_order, judge
+from vertebra.export._judge import check_order, folder_size, judge, part_sizes
 from vertebra.export._photos import drawn_photos
 from vertebra.export._preface import in_bytes
 from vertebra.export._qdq import Scale, Writer
 from vertebra.export._rounding import best_levels, bias_change, nearest_levels, weight_scales
 from vertebra.export._trace import deployable, trace
+from vertebra.intervals import paired, wilson
 from vertebra.models import ConvNet, EfficientNet, create_model
 from vertebra.models._weights import imagenet_classes
 from vertebra.models.efficientnet import MBConvConfig
@@ -257,9 +259,12 @@ def test_the_file_says_what_it_is(int8_file: ExportReport) -> None:
     onnx.checker.check_model(int8_file.path, full_check=True)
     card = read_card(int8_file.path)
     assert card == int8_file.card and card.precision == "int8"
-    assert card.metrics["int8 beside float32"]["photos"] == 10
+    found = card.metrics["int8 beside float32"]
+    assert found["photos"] == 10 and found["loss of at most 100"].startswith("shown")
+    low, high = found["agreement interval"]
+    assert 0 <= low <= found["agreement"] <= high <= 100 and high - low > 20  # ten photos tell little
     report = int8_file.int8
-    assert report is not None and report.calibrated_on == 30
+    assert report is not None and (report.calibrated_on, report.chosen_on) == (20, 10)
     assert report.int8_bytes < 0.27 * report.float_bytes
     assert report.ship == "int8" and report.kept_float == ()
 
@@ -290,24 +295,55 @@ def test_a_layer_that_hurts_is_put_back(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(_int8, "best_levels", one_ruined)
     report = write(tmp_path / "m.onnx", max_drop=2).int8
     assert report is not None and report.kept_float[0] == "layer3.0.conv1"
-    assert report.verdict.allows(2)
+    assert report.verdict.exceeds(2) is False
 
 
 def test_a_slower_file_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_int8, "time_sessions", lambda sessions, image: [1.0, 2.0])
     with pytest.raises(ExportError, match=r"int8 takes 2\.00 ms and float 1\.00 ms.*--force"):
-        write(tmp_path / "m.onnx", max_drop=100)
+        write(tmp_path / "m.onnx", squeezing(), max_drop=100)
     assert list(tmp_path.iterdir()) == []
-    report = write(tmp_path / "m.onnx", max_drop=100, force=True)
+    report = write(tmp_path / "m.onnx", squeezing(), max_drop=100, force=True)
     assert report.path.is_file() and report.int8 is not None and report.int8.ship == "float32"
 
 
+def verdict(photos: int, lost: int, gained: int = 0, measure: str = "accuracy", expected: float = 0.1) -> Verdict:
+    """Float is right on all photos but those gained."""
+    right = 100 * (photos - gained) / photos
+    return Verdict(
+        photos,
+        measure,
+        right,
+        right - 100 * (lost - gained) / photos,
+        photos - lost - gained,
+        lost,
+        gained,
+        expected,
+        0,
+        1,
+    )
+
+
 def test_a_worse_file_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paying: None) -> None:
-    bad = Verdict(10, "accuracy", 90.0, 50.0, 30.0, 1.0)
-    monkeypatch.setattr(_int8, "judge", lambda *arguments: bad)
+    monkeypatch.setattr(_int8, "judge", lambda *arguments: verdict(10, 4))
     with pytest.raises(ExportError, match=r"int8 loses 40\.0 points on 10 photos.*1 are allowed.*put back"):
-        write(tmp_path / "m.onnx")
+        write(tmp_path / "m.onnx", squeezing())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_proof_nothing_is_written_where_proof_is_required(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paying: None
+) -> None:
+    monkeypatch.setattr(_int8, "judge", lambda *arguments: verdict(10, 0))
+    with pytest.raises(ExportError, match=r"10 photos judged, a bound of 1 point needs about 381\. Give .* 573 photos"):
+        write(tmp_path / "m.onnx", squeezing(), require_proof=True)
+    for wrong in ({"force": True}, {"calibration": None}):
+        with pytest.raises(UsageError, match="require_proof"):
+            write(tmp_path / "m.onnx", squeezing(), require_proof=True, **wrong)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(_int8, "judge", lambda *arguments: verdict(400, 0))
+    report = write(tmp_path / "m.onnx", squeezing(), require_proof=True)
+    assert report.int8 is not None and "shown with 95 % confidence: 400 photos" in report.int8.claim
 
 
 def test_too_few_photos(tmp_path: Path) -> None:
@@ -351,24 +387,76 @@ def test_verdict() -> None:
     found = np.array([[0.7, 0.3], [0.49, 0.51], [0.2, 0.8], [0.1, 0.9]])
     verdict = judge(expected, found, None)
     assert (verdict.measure, verdict.float_score, verdict.int8_score) == ("agreement", 100, 75)
+    assert (verdict.agreed, verdict.lost, verdict.gained, verdict.agreement) == (3, 1, 0, 75)
     assert verdict.drop == pytest.approx(0.5) and verdict.allows(0.5) and not verdict.allows(0.4)
+    assert verdict.expected_error == pytest.approx(0.5)  # 2, 0, 0, 0: standard deviation 1, of four photos
+    # The expected loss refuses, what may differ claims.
+    assert verdict.drop_interval == pytest.approx((0.5 - 1.96 * 0.5, 100 * wilson(1, 4)[1]), abs=1e-3)
     verdict = judge(expected, found, [frozenset([i]) for i in (0, 0, 0, 1)])
     assert (verdict.measure, verdict.float_score, verdict.int8_score, verdict.drop) == ("accuracy", 75, 50, 25)
+    assert (verdict.agreed, verdict.lost, verdict.gained) == (3, 1, 0)
     # One photo of four is all that can be lost, so the loss to expect decides.
     assert verdict.allows(0.5) and not verdict.allows(0.4)
-    assert not Verdict(40, "accuracy", 90, 80, 0.1, 0.1).allows(1)
     same = judge(expected, expected, None)
     assert same.divergence == pytest.approx(0) and same.drop == 0
+    gained = judge(found, expected, [frozenset([i]) for i in (0, 0, 1, 1)])
+    assert (gained.lost, gained.gained, gained.drop) == (0, 1, -25)
 
 
-def test_photos_kept_apart_are_not_calibrated_on() -> None:
-    for count in (20, 100, 500):
-        images = np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1) if count < 256 else drawn_photos(2, 2)[:1]
-        images = np.broadcast_to(np.arange(count).reshape(-1, 1, 1, 1), (count, 1, 1, 1))
-        ranges, judged = Calibration(images, [frozenset([i]) for i in range(count)]).split()
-        assert sorted([*ranges.ravel(), *judged.images.ravel()]) == list(range(count))
-        assert judged.labels == [frozenset([i]) for i in judged.images.ravel().tolist()]
-        assert len(ranges) <= 128 and len(judged.images) >= count // 4
+def test_what_few_photos_show() -> None:
+    assert not verdict(5, 0).shows(1) and not verdict(5, 1).exceeds(1) and not verdict(40, 2, 1).exceeds(1)
+    assert verdict(381, 0).shows(1) and not verdict(380, 0).shows(1)
+    assert verdict(10, 4).exceeds(1) and not verdict(10, 4).exceeds(30)
+    assert verdict(1000, 9, 8).shows(1) and not verdict(1000, 19, 18).shows(1)
+    assert verdict(60, 0).claim(1) == "not shown: 60 photos judged, a bound of 1 point needs about 381"
+    assert "a bound of 2.5 points needs about 150" in verdict(60, 0).claim(2.5)
+    assert verdict(400, 0).claim(1) == "shown with 95 % confidence: 400 photos judged, at most 0.95 points lost"
+
+
+@pytest.mark.parametrize(("photos", "lost", "gained", "bound"), [(60, 0, 0, 1), (200, 2, 1, 1), (50, 1, 3, 0.5)])
+def test_as_many_photos_as_needed_are_enough(photos: int, lost: int, gained: int, bound: float) -> None:
+    needed = verdict(photos, lost, gained).needed(bound)
+    assert needed is not None and needed > photos
+    shares = np.array([lost, gained]) / photos
+    assert 100 * paired(*shares * needed, needed)[1] <= bound < 100 * paired(*shares * (needed - 1), needed - 1)[1]
+    folder = folder_size(needed)
+    assert part_sizes(folder)[2] >= needed > part_sizes(folder - 1)[2]
+
+
+def test_where_no_number_of_photos_shows_it() -> None:
+    assert verdict(100, 3).needed(1) is None and verdict(100, 0).needed(0) is None
+    assert "no number of photos that lose 3.0 points shows a bound of 1 point" in verdict(100, 3).claim(1)
+    unlabelled = verdict(100, 3, measure="agreement")
+    assert "3 answers that differ from float's, a bound of 1 point needs photos whose class is known" in (
+        unlabelled.claim(1)
+    )
+
+
+@pytest.mark.parametrize("count", [20, 21, 60, 100, 256, 257, 400, 700])
+def test_the_three_parts_share_no_photo(count: int) -> None:
+    images = np.broadcast_to(np.arange(count).reshape(-1, 1, 1, 1), (count, 1, 1, 1))
+    labels = [frozenset([i]) for i in range(count)]
+    ranges, choosing, judging = Calibration(images, labels).split()
+    numbers = [part.ravel().tolist() for part in (ranges, choosing.images, judging.images)]
+    assert sorted(number for part in numbers for number in part) == list(range(count))
+    for part, found in ((choosing, numbers[1]), (judging, numbers[2])):
+        assert part.labels == [frozenset([i]) for i in found]
+    assert [len(part) for part in numbers] == list(part_sizes(count))
+    assert len(ranges) <= 128 and len(judging.images) >= count // 4
+    for part in numbers:
+        # Evenly over the order: no gap is much wider than the mean one.
+        assert np.diff([-1, *part, count]).max() <= 2.5 * count / len(part) + 1
+
+
+def test_each_part_has_photos_of_each_label() -> None:
+    labels = [frozenset([0 if i < 40 else i % 3 + 1]) for i in range(64)]  # 40 of one, 8 each of three in turns
+    images = np.broadcast_to(np.arange(64).reshape(-1, 1, 1, 1), (64, 1, 1, 1))
+    ranges, choosing, judging = Calibration(images, labels).split()
+    counts = [
+        [sum(labels[i] == {label} for i in part.ravel().tolist()) for label in range(4)]
+        for part in (ranges, choosing.images, judging.images)
+    ]
+    assert counts == [[20, 4, 4, 4], [10, 2, 2, 2], [10, 2, 2, 2]]
 
 
 def test_labels() -> None:
@@ -379,6 +467,8 @@ def test_labels() -> None:
     with pytest.raises(UsageError, match=r"'crame' is no class.*Did you mean 'crane'"):
         labels_of([PurePath("crane/1.jpg"), PurePath("crame/2.jpg")], classes, 4)
     assert labels_of([PurePath("1/a.jpg")], None, 2) == [{1}]
+    composed, apart = (unicodedata.normalize(form, "Küken") for form in ("NFC", "NFD"))
+    assert labels_of([PurePath(apart, "1.jpg")], ["Ei", composed], 2) == [{1}]
 
 
 def test_imagenets_ids_are_labels(shared_photos: list[Path]) -> None:

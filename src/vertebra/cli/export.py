@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-# More photos than these make int8 no better, and decoding them slow.
-MAX_CALIBRATION_PHOTOS = 512
+# About 200 make int8 as good as it gets, all others tell how good it is. Without --require-proof more only take time;
+# and all pixels are held in memory.
+MAX_CALIBRATION_PHOTOS = 2_048
+MAX_CALIBRATION_BYTES = 600_000_000
 PROOF_PHOTOS = 10
 
 
@@ -47,6 +49,7 @@ class Settings:
     calibration: Path | None = None
     max_drop: float = 1.0  # points of accuracy
     force: bool = False
+    require_proof: bool = False
     card: Path | None = None
 
 
@@ -79,14 +82,32 @@ def export(
         float, typer.Option(metavar="POINTS", min=0, help="Accuracy that int8 may lose, in points.")
     ] = Settings.max_drop,
     force: Annotated[bool, typer.Option("--force", help="Write int8 even if it is slower or loses more.")] = False,
+    require_proof: Annotated[
+        bool, typer.Option("--require-proof", help="Write int8 only if the photos show that it loses no more.")
+    ] = False,
     card: Annotated[Path | None, typer.Option(metavar="FILE.md", help="Also write a model card to read.")] = None,
 ) -> None:
     """Export a network as one ONNX file, after proof that it predicts what torch does.
 
     Input `image`: uint8 (N, H, W, 3), RGB, at the card's crop size. Outputs: `probabilities`, `embedding`, `features`.
-    An int8 file is written only if it is faster on this machine and loses no more accuracy than allowed.
+    An int8 file is written only if it is faster on this machine and is not shown to lose more accuracy than allowed.
     """
-    run(Settings(model, out, weights, architecture, classes, images, precision, calibration, max_drop, force, card))
+    run(
+        Settings(
+            model=model,
+            out=out,
+            weights=weights,
+            architecture=architecture,
+            classes=classes,
+            images=images,
+            precision=precision,
+            calibration=calibration,
+            max_drop=max_drop,
+            force=force,
+            require_proof=require_proof,
+            card=card,
+        )
+    )
 
 
 def run(settings: Settings) -> None:
@@ -100,6 +121,11 @@ def run(settings: Settings) -> None:
 
     if (settings.precision == Precision.INT8) != (settings.calibration is not None):
         raise UsageError("--precision int8 and --calibration DIR belong together: int8 needs photos, float32 none.")
+    if settings.require_proof and (settings.force or settings.precision != Precision.INT8):
+        raise UsageError(
+            "--require-proof writes an int8 file only where its loss is shown to be small: it needs --precision int8 "
+            "and cannot go with --force. Leave one out."
+        )
     if settings.card is not None:
         check_markdown(settings.card)
     options: dict[str, Any] = {"architecture": settings.architecture}
@@ -112,7 +138,9 @@ def run(settings: Settings) -> None:
         card = prepared.card
         images, calibration = None, None
         if settings.calibration is not None:
-            calibration = _calibration(settings.calibration, card, prepared.network.num_classes, tell)
+            calibration = _calibration(
+                settings.calibration, card, prepared.network.num_classes, settings.require_proof, tell
+            )
             images = list(calibration.images[:PROOF_PHOTOS])
         if settings.images is not None:
             paths = _photos("--images", settings.images, PROOF_PHOTOS)
@@ -124,6 +152,7 @@ def run(settings: Settings) -> None:
             calibration=calibration,
             max_drop=settings.max_drop,
             force=settings.force,
+            require_proof=settings.require_proof,
             progress=tell,
         )
     if settings.card is not None:
@@ -150,10 +179,20 @@ def _show(report: Int8Report) -> None:
     )
     for row in rows:
         typer.echo(f"{row[0]:12}{row[1]:>10}  {row[2]}")
+    low, high = verdict.agreement_interval
     typer.echo(
-        f"Judged on {verdict.photos} photos that the other {report.calibrated_on} did not calibrate; loss to expect "
-        f"{verdict.expected_drop:.2f} points, KL divergence {verdict.divergence:.4f}."
+        f"Judged on {verdict.photos:,} photos that neither set ranges ({report.calibrated_on} others) nor chose layers "
+        f"({report.chosen_on} others): the same class as float on {verdict.agreement:.1f} % ({low:.1f} to {high:.1f}), "
+        f"KL divergence {verdict.divergence:.4f}."
     )
+    low, high = verdict.drop_interval
+    typer.echo(
+        f"Accuracy lost: {verdict.drop:.2f} points ({low:.2f} to {high:.2f})."
+        if verdict.measure == "accuracy"
+        else f"No folder names a class: of accuracy at most {high:.2f} points are lost, and {verdict.drop:.2f} by "
+        "float's own probabilities."
+    )
+    typer.echo(f"A loss of at most {report.max_drop:g} points: {report.claim}.")
     if report.kept_float:
         typer.echo(f"Put back to float: {', '.join(report.kept_float)}.")
     typer.echo(f"Ship: {report.ship}.")
@@ -204,12 +243,15 @@ def _pixels(
     return pixels, read
 
 
-def _calibration(folder: Path, card: Card, classes: int, tell: Callable[[str, int, int], None]) -> Calibration:
+def _calibration(
+    folder: Path, card: Card, classes: int, proof: bool, tell: Callable[[str, int, int], None]
+) -> Calibration:
     import numpy as np
 
     from vertebra.export import Calibration, check_count, labels_of
 
-    paths = _photos("--calibration", folder, MAX_CALIBRATION_PHOTOS)
+    fitting = max(512, MAX_CALIBRATION_BYTES // (3 * card.preprocessing.crop_size**2))
+    paths = _photos("--calibration", folder, fitting if proof else min(MAX_CALIBRATION_PHOTOS, fitting))
     check_count(len(paths))
     pixels, read = _pixels(paths, card.preprocessing, tell)
     labels = labels_of([path.relative_to(folder) for path in read], card.classes, classes)

@@ -66,6 +66,7 @@ def export(
     calibration: Calibration | None = None,
     max_drop: float = 1.0,
     force: bool = False,
+    require_proof: bool = False,
     progress: Progress | None = None,
     body: str | os.PathLike[str] | None = None,
     **options: Any,
@@ -82,7 +83,8 @@ def export(
         images: pixels (H, W, 3) at the crop size to compare on. None: drawn ones.
         calibration: photos to quantise by; with them the file is int8, and otherwise float32.
         max_drop: points of accuracy that int8 may lose.
-        force: write an int8 file also where it loses more, or is slower than float.
+        force: write an int8 file also where it is shown to lose more, or is slower than float.
+        require_proof: write one only where the photos show, with 95 % confidence, that it loses no more.
         progress: called with what is being done, the steps done and the steps in all.
         body: an exported file of the same network with another classifier. Its graph is taken, which saves tracing the
             network; the proof shows a body that is another one.
@@ -91,12 +93,17 @@ def export(
     Raises:
         UsageError: an argument is not allowed.
         WeightsError: the weights cannot be had or do not fit.
-        ExportError: the graph differs from torch, int8 loses too much or is not faster, or the file cannot be
-            written. Nothing is left behind.
+        ExportError: the graph differs from torch, int8 loses too much, is not proven not to, or is not faster, or the
+            file cannot be written. Nothing is left behind.
     """
     path = Path(out)
     if max_drop < 0:
         raise UsageError(f"max_drop is {max_drop}; it is points of accuracy, 0 or more.")
+    if require_proof and (force or calibration is None):
+        raise UsageError(
+            "require_proof writes an int8 file only where its loss is shown to be small: it needs calibration, and "
+            "cannot go with force. Leave one out."
+        )
     check_target(path)
     tell = progress or (lambda what, done, total: None)
     timings: dict[str, float] = {}
@@ -130,7 +137,15 @@ def export(
     quantised = None
     if calibration is not None:
         started = time.perf_counter()
-        graph, quantised = quantise(graph, calibration, max_drop=max_drop, classes=card.classes, force=force, tell=tell)
+        graph, quantised = quantise(
+            graph,
+            calibration,
+            max_drop=max_drop,
+            classes=card.classes,
+            force=force,
+            require_proof=require_proof,
+            tell=tell,
+        )
         card = with_precision(card, "int8", {"int8 beside float32": _measured(quantised)})
         timed("quantise", started)
 
@@ -140,13 +155,20 @@ def export(
     return ExportReport(path, card, len(content), difference, timings, quantised)
 
 
-def _measured(report: Int8Report) -> dict[str, float | str]:
+def _measured(report: Int8Report) -> dict[str, Any]:
+    """For the card: scores and agreement in %, losses in points, each interval with 95 % confidence."""
     verdict = report.verdict
+    low, high = (round(end, 2) for end in verdict.drop_interval)
     return {
         "photos": verdict.photos,
         "measure": verdict.measure,
         "float32": round(verdict.float_score, 2),
         "int8": round(verdict.int8_score, 2),
+        "agreement": round(verdict.agreement, 2),
+        "agreement interval": [round(end, 2) for end in verdict.agreement_interval],
+        "loss" if verdict.measure == "accuracy" else "expected loss": round(verdict.drop, 2),
+        **({"loss interval": [low, high]} if verdict.measure == "accuracy" else {"largest loss": high}),
+        f"loss of at most {report.max_drop:g}": report.claim,
         "KL divergence": round(verdict.divergence, 5),
         "float32 ms": round(report.float_ms, 2),
         "int8 ms": round(report.int8_ms, 2),

@@ -14,7 +14,7 @@ import onnxruntime as ort
 
 from ._calibrate import MAX_INPUTS, extents, groups_of, moments, ranges
 from ._graph import Array, Graph
-from ._judge import Calibration, Verdict, check_order, judge
+from ._judge import Calibration, Verdict, check_order, folder_size, judge
 from ._photos import Pixels
 from ._preface import byte_range, in_bytes, normalisation
 from ._proof import session
@@ -33,8 +33,10 @@ Tell = Callable[[str, int, int], None]
 class Int8Report:
     """What int8 costs in accuracy and saves in time and size."""
 
-    calibrated_on: int  # photos
-    verdict: Verdict
+    calibrated_on: int  # photos that set the ranges and the rounding
+    chosen_on: int  # others, that said which layers go back to float
+    verdict: Verdict  # on others still
+    max_drop: float  # points of accuracy that may be lost
     float_ms: float  # median at batch size 1 on this machine
     int8_ms: float
     float_bytes: int
@@ -45,6 +47,11 @@ class Int8Report:
     def ship(self) -> str:
         """Which of the two to use on this machine: "int8" or "float32"."""
         return "int8" if self.int8_ms < self.float_ms else "float32"
+
+    @property
+    def claim(self) -> str:
+        """What the photos show of a loss of at most `max_drop` points."""
+        return self.verdict.claim(self.max_drop)
 
 
 @dataclass(frozen=True)
@@ -77,39 +84,60 @@ def quantise(
     max_drop: float,
     classes: Sequence[str] | None,
     force: bool,
+    require_proof: bool,
     tell: Tell,
 ) -> tuple[onnx.ModelProto, Int8Report]:
     """The int8 model that loses at most `max_drop` points, and what was found.
 
+    Ranges, the choice of layers and the judgement rest on three parts of the photos that have none in common.
+
     Raises:
         UsageError: too few photos, or labels in another order than the classes.
-        ExportError: int8 loses more than is allowed, or is not faster. With `force`, such a model is returned.
+        ExportError: int8 is shown to lose more than is allowed, or is not faster; with `force`, such a model is
+            returned. With `require_proof`, also where the photos do not show that it loses at most that.
     """
-    images, judged = calibration.split()
+    images, choosing, judging = calibration.split()
     floats = session(model.SerializeToString())
-    expected = predict(floats, judged.images)
-    if judged.labels is not None:
-        check_order(expected.argmax(1), judged.labels, classes)
+    expected, wanted = (predict(floats, part.images) for part in (choosing, judging))
+    if choosing.labels is not None and judging.labels is not None:
+        answers = np.concatenate([expected, wanted]).argmax(1)
+        check_order(answers, [*choosing.labels, *judging.labels], classes)
     plan = prepare_plan(Graph(model), images, tell)
-    quantised, verdict, kept = _good_enough(plan, judged, expected, max_drop, tell)
+    quantised, kept = _good_enough(plan, choosing, expected, max_drop, tell)
     content = quantised.SerializeToString()
+    ready = session(content)
+    tell("judging", 0, 1)
+    verdict = judge(wanted, predict(ready, judging.images), judging.labels)
     tell("timing", 0, 1)
-    float_ms, int8_ms = time_sessions([floats, session(content)], judged.images[:1])
-    report = Int8Report(len(images), verdict, float_ms, int8_ms, model.ByteSize(), len(content), tuple(kept))
-    problem = _problem(report, max_drop)
+    float_ms, int8_ms = time_sessions([floats, ready], judging.images[:1])
+    report = Int8Report(
+        calibrated_on=len(images),
+        chosen_on=len(choosing.images),
+        verdict=verdict,
+        max_drop=max_drop,
+        float_ms=float_ms,
+        int8_ms=int8_ms,
+        float_bytes=model.ByteSize(),
+        int8_bytes=len(content),
+        kept_float=tuple(kept),
+    )
+    problem = _problem(report)
     if problem and not force:
         raise ExportError(f"{problem} Nothing was written; --force writes it all the same.")
+    if require_proof and not verdict.shows(max_drop):
+        raise ExportError(f"{_without_proof(report)} Nothing was written.")
     return quantised, report
 
 
-def _problem(report: Int8Report, max_drop: float) -> str | None:
+def _problem(report: Int8Report) -> str | None:
     verdict = report.verdict
-    if not verdict.allows(max_drop):
+    if verdict.exceeds(report.max_drop):
+        low, high = verdict.drop_interval
         return (
-            f"int8 loses {verdict.drop:.1f} points on {verdict.photos} photos ({verdict.measure} "
-            f"{verdict.int8_score:.1f} %, float {verdict.float_score:.1f} %), and {max_drop:g} are allowed, although "
-            f"{len(report.kept_float)} layers were put back to float. Give more photos, allow a larger --max-drop, or "
-            "ship the float file."
+            f"int8 loses {verdict.drop:.1f} points on {verdict.photos} photos ({low:.1f} to {high:.1f} with 95 % "
+            f"confidence; {verdict.measure} {verdict.int8_score:.1f} %, float {verdict.float_score:.1f} %), and "
+            f"{report.max_drop:g} are allowed, although {len(report.kept_float)} layers were put back to float. Give "
+            "more photos, allow a larger --max-drop, or ship the float file."
         )
     if report.ship != "int8":
         return (
@@ -117,6 +145,13 @@ def _problem(report: Int8Report, max_drop: float) -> str | None:
             "is the one to ship."
         )
     return None
+
+
+def _without_proof(report: Int8Report) -> str:
+    needed = report.verdict.needed(report.max_drop)
+    more = "" if needed is None else f" Give a folder of about {folder_size(needed):,} photos, or"
+    remedy = f"{more} allow a larger --max-drop, or leave --require-proof out.".lstrip()
+    return f"that int8 loses at most {report.max_drop:g} points is {report.claim}. {remedy[0].upper()}{remedy[1:]}"
 
 
 # --- the plan -------------------------------------------------------------------------------------------------------
@@ -251,20 +286,20 @@ def _connected(graph: Graph, chosen: set[str]) -> set[str]:
 
 
 def _good_enough(
-    plan: Plan, judged: Calibration, expected: Array, max_drop: float, tell: Tell
-) -> tuple[onnx.ModelProto, Verdict, list[str]]:
-    """Put layers back to float, those that hurt most first, until the loss is allowed."""
+    plan: Plan, choosing: Calibration, expected: Array, max_drop: float, tell: Tell
+) -> tuple[onnx.ModelProto, list[str]]:
+    """Put layers back to float, those that hurt most first, until the loss on these photos is allowed."""
 
     def attempt(kept: list[str]) -> tuple[onnx.ModelProto, Verdict]:
         model = plan.write(kept)
-        return model, judge(expected, predict(session(model.SerializeToString()), judged.images), judged.labels)
+        return model, judge(expected, predict(session(model.SerializeToString()), choosing.images), choosing.labels)
 
-    tell("judging", 0, 1)
+    tell("choosing layers", 0, 1)
     model, verdict = attempt([])
     kept: list[str] = []
     if verdict.allows(max_drop):
-        return model, verdict, kept
-    ranking = _worst_first(plan, judged.images[:_SCREENED], expected[:_SCREENED], tell)
+        return model, kept
+    ranking = _worst_first(plan, choosing.images[:_SCREENED], expected[:_SCREENED], tell)
     step = 1
     while ranking and not verdict.allows(max_drop):
         kept, ranking = kept + ranking[:step], ranking[step:]
@@ -272,7 +307,7 @@ def _good_enough(
         model, verdict = attempt(kept)
         # Where single layers do not help soon, many will not be worth their time one by one.
         step = max(1, len(kept) // 2)
-    return model, verdict, kept
+    return model, kept
 
 
 def _worst_first(plan: Plan, images: Pixels, expected: Array, tell: Tell) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -12,12 +13,15 @@ from pathlib import PurePath
 import numpy as np
 
 from vertebra.errors import UsageError, nearest
+from vertebra.intervals import Interval, Z, paired, wilson
 
 from ._graph import Array
 from ._photos import Pixels
 
 MIN_PHOTOS = 20
 _MAX_RANGES = 128  # photos for ranges and rounding; more change little
+_MAX_CHOOSING = 64  # photos that say which layers go back to float; all others judge
+_MOST_NEEDED = 1_000_000  # photos; beyond, nobody will have them
 _WNID = re.compile(r"n\d{8}(?=_|$)")
 
 
@@ -32,21 +36,44 @@ class Calibration:
     images: Pixels
     labels: Sequence[frozenset[int]] | None = None
 
-    def split(self) -> tuple[Pixels, Calibration]:
-        """The photos for ranges and rounding, and those kept apart to judge by: every fourth, or more.
+    def split(self) -> tuple[Pixels, Calibration, Calibration]:
+        """Three parts that share no photo: for ranges and rounding, to choose layers by, and to judge by.
+
+        What was chosen to look well on some photos is judged on others. Each part is spread evenly over the photos of
+        each label, or over all of them in their order where labels are not known.
 
         Raises:
             UsageError: there are too few photos.
         """
         count = len(self.images)
         check_count(count)
-        order = np.arange(count)
-        judged = order % 4 == 3
-        if (~judged).sum() > _MAX_RANGES:
-            chosen = np.unique(np.linspace(0, count - 1, _MAX_RANGES).astype(int))
-            judged = ~np.isin(order, chosen)
-        labels = None if self.labels is None else [self.labels[i] for i in np.flatnonzero(judged).tolist()]
-        return self.images[~judged], Calibration(self.images[judged], labels)
+        order = list(range(count))
+        if self.labels is not None:
+            by_label = [sorted(right) for right in self.labels]
+            order.sort(key=lambda i: by_label[i])
+        sizes = part_sizes(count)
+        parts: tuple[list[int], ...] = ([], [], [])
+        for done, i in enumerate(order, 1):
+            # Whichever part is furthest behind its share of the photos so far.
+            behind = [size * done / count - len(part) for size, part in zip(sizes, parts, strict=True)]
+            parts[behind.index(max(behind))].append(i)
+        ranges, choosing, judging = (sorted(part) for part in parts)
+        return self.images[ranges], self._part(choosing), self._part(judging)
+
+    def _part(self, chosen: list[int]) -> Calibration:
+        labels = None if self.labels is None else [self.labels[i] for i in chosen]
+        return Calibration(self.images[chosen], labels)
+
+
+def part_sizes(count: int) -> tuple[int, int, int]:
+    """How many of `count` photos are for ranges, for choosing, and for judging."""
+    ranges, choosing = min(_MAX_RANGES, count // 2), min(_MAX_CHOOSING, count // 4)
+    return ranges, choosing, count - ranges - choosing
+
+
+def folder_size(judged: int) -> int:
+    """The fewest photos of which at least so many judge."""
+    return next(count for count in range(judged, 4 * judged + MIN_PHOTOS) if part_sizes(count)[2] >= judged)
 
 
 def check_count(photos: int) -> None:
@@ -60,22 +87,53 @@ def check_count(photos: int) -> None:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What int8 costs on the photos kept apart."""
+    """What int8 costs on photos that it was not made by."""
 
     photos: int
     measure: str  # "accuracy" or "agreement"
     float_score: float  # %; 100 where the measure is agreement with float
     int8_score: float  # %
+    agreed: int  # photos to which both give the same class
+    lost: int  # photos that float alone has right; without labels, all on which they differ: each may be one
+    gained: int  # photos that int8 alone has right; without labels 0
     expected_drop: float  # points of accuracy that are lost if the float network's own probabilities are right
+    expected_error: float  # its standard error, points
     divergence: float  # mean KL divergence of the probabilities, nats
+
+    @property
+    def agreement(self) -> float:
+        """On how many photos float and int8 give the same class, %."""
+        return 100 * self.agreed / self.photos
+
+    @property
+    def agreement_interval(self) -> Interval:
+        """Its 95 % confidence interval, %."""
+        low, high = wilson(self.agreed, self.photos)
+        return 100 * low, 100 * high
 
     @property
     def drop(self) -> float:
         """Points of accuracy lost. Without labels, the loss to expect: a change of mind between near equals is none."""
         return self.float_score - self.int8_score if self.measure == "accuracy" else self.expected_drop
 
+    @property
+    def drop_interval(self) -> Interval:
+        """The 95 % confidence interval of the accuracy lost, points.
+
+        Without labels its upper end is that of the share on which they differ: no more can be lost.
+        """
+        low, high = self._interval(self.photos)
+        if self.measure == "agreement":
+            low = (self.expected_drop - Z * self.expected_error) / 100
+        return 100 * low, 100 * high
+
+    def _interval(self, photos: float) -> Interval:
+        """Of the accuracy lost, as a share, if so many photos were judged and the same part of them differed."""
+        share = photos / self.photos
+        return paired(self.lost * share, self.gained * share, photos)
+
     def allows(self, max_drop: float) -> bool:
-        """Whether at most `max_drop` points are lost.
+        """Whether at most `max_drop` points are lost on these photos themselves; nothing is claimed of others.
 
         One photo more or less is below what a few photos can resolve: then the expected loss decides.
         """
@@ -83,24 +141,71 @@ class Verdict:
             self.drop <= 100 / self.photos + 1e-9 and self.expected_drop <= max_drop + 1e-9
         )
 
+    def shows(self, max_drop: float) -> bool:
+        """Whether the photos show, with 95 % confidence, that at most `max_drop` points are lost."""
+        return self.drop_interval[1] <= max_drop + 1e-9
+
+    def exceeds(self, max_drop: float) -> bool:
+        """Whether they show that more than `max_drop` points are lost."""
+        return self.drop_interval[0] > max_drop + 1e-9
+
+    def needed(self, max_drop: float) -> int | None:
+        """How many photos would show it, if they differ as often as these; None where no number would."""
+
+        def enough(photos: int) -> bool:
+            return 100 * self._interval(photos)[1] <= max_drop + 1e-9
+
+        if not enough(_MOST_NEEDED):
+            return None
+        low, high = 0, _MOST_NEEDED
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if enough(middle) else (middle, high)
+        return high
+
+    def claim(self, max_drop: float) -> str:
+        """What may be said of a loss of at most `max_drop` points."""
+        judged, points = f"{self.photos:,} photos judged", f"{max_drop:g} point{'s' * (max_drop != 1)}"
+        if self.shows(max_drop):
+            return f"shown with 95 % confidence: {judged}, at most {self.drop_interval[1]:.2f} points lost"
+        needed = self.needed(max_drop)
+        if needed is not None:
+            return f"not shown: {judged}, a bound of {points} needs about {needed:,}"
+        if self.measure == "agreement":
+            return (
+                f"not shown: {judged}, and with {self.photos - self.agreed} answers that differ from float's, a bound "
+                f"of {points} needs photos whose class is known"
+            )
+        return (
+            f"not shown: {judged}, and no number of photos that lose {self.drop:.1f} points shows a bound of {points}"
+        )
+
 
 def judge(expected: Array, found: Array, labels: Sequence[frozenset[int]] | None) -> Verdict:
     """Compare probabilities (N, K) of float and int8 on the same photos."""
-    rows = np.arange(len(expected))
+    count = len(expected)
+    rows = np.arange(count)
     ours, theirs = found.argmax(1), expected.argmax(1)
-    loss = (expected[rows, theirs] - expected[rows, ours]).mean() * 100
+    losses = (expected[rows, theirs] - expected[rows, ours]).astype(np.float64) * 100
+    error = float(losses.std(ddof=1) / np.sqrt(count)) if count > 1 else float("inf")
     p, q = (np.clip(values.astype(np.float64), 1e-9, 1) for values in (expected, found))
     divergence = (p * np.log(p / q)).sum(1).mean()
+    same = ours == theirs
     if labels is None:
-        scores = 100.0, float((ours == theirs).mean() * 100)
+        measure, scores = "agreement", (100.0, 100 * float(same.mean()))
+        lost, gained = int((~same).sum()), 0
     else:
-        scores = _accuracy(theirs, labels), _accuracy(ours, labels)
-    measure = "agreement" if labels is None else "accuracy"
-    return Verdict(len(expected), measure, *scores, float(loss), float(divergence))
+        right, still = _right(theirs, labels), _right(ours, labels)
+        measure, scores = "accuracy", (100 * float(right.mean()), 100 * float(still.mean()))
+        lost, gained = int((right & ~still).sum()), int((still & ~right).sum())
+    return Verdict(
+        count, measure, *scores, int(same.sum()), lost, gained, float(losses.mean()), error, float(divergence)
+    )
 
 
-def _accuracy(choices: Array, labels: Sequence[frozenset[int]]) -> float:
-    return 100 * sum(int(choice) in right for choice, right in zip(choices, labels, strict=True)) / len(labels)
+def _right(choices: Array, labels: Sequence[frozenset[int]]) -> Array:
+    """(N,) of bool: whether each choice is among the right classes."""
+    return np.array([int(choice) in right for choice, right in zip(choices, labels, strict=True)])
 
 
 def check_order(predicted: Array, labels: Sequence[frozenset[int]], classes: Sequence[str] | None) -> None:
@@ -169,8 +274,8 @@ def _known_classes(classes: Sequence[str] | None, count: int) -> dict[str, froze
 
 
 def _plain(name: str) -> str:
-    """`Golden_Retriever` and `golden retriever` are one."""
-    return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
+    """`Golden_Retriever` and `golden retriever` are one, and so are the two ways in which Unicode writes an accent."""
+    return " ".join(unicodedata.normalize("NFC", name).lower().replace("_", " ").replace("-", " ").split())
 
 
 def _is_imagenet(classes: Sequence[str]) -> bool:

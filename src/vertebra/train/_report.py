@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from vertebra.data import page, thumbnail
+from vertebra.intervals import Interval
 
 from ._calibrate import softmax
 from ._charts import confusion_chart, curve, line_chart, reliability_chart
-from ._measure import Interval, reliability
+from ._measure import reliability
 from ._run import Held
 
 _THUMBNAILS = 24
