@@ -181,6 +181,51 @@ def test_norms_are_folded_where_layers_share_weights(tmp_path: Path) -> None:
     assert not [node for node in onnx.load(report.path).graph.node if node.op_type == "BatchNormalization"]
 
 
+def _transposed(network: nn.Module) -> None:
+    classifier = network.get_classifier()
+    classifier.weight = nn.Parameter(classifier.weight.detach().t().contiguous().t())
+
+
+def _views_of_one(network: nn.Module) -> None:
+    parameters = list(network.parameters())
+    flat, end = torch.cat([p.detach().reshape(-1) for p in parameters]), 0
+    for parameter in parameters:
+        parameter.data = flat[end : end + parameter.numel()].view(parameter.shape)
+        end += parameter.numel()
+
+
+def _strided(network: nn.Module) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            twice = torch.randn(2 * len(module.weight), *module.weight.shape[1:])
+            module.weight = nn.Parameter(twice[1::2])
+
+
+def _expanded(network: nn.Module) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean = torch.tensor(0.1).expand(module.num_features)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "efficientnet_b0"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda network: network.to(memory_format=torch.channels_last),
+        lambda network: network.double(),
+        _transposed,
+        _views_of_one,
+        _strided,
+        _expanded,
+    ],
+    ids=["channels-last", "double", "transposed", "views of one", "strided", "expanded"],
+)
+def test_weights_may_lie_in_memory_as_they_like(name: str, change: Any, tmp_path: Path) -> None:
+    options = own(name, size=32)
+    change(options["model"])
+    assert export(out=tmp_path / "m.onnx", **options).max_difference <= 1e-4
+
+
 class InView(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         part = x[:, :10]

@@ -100,9 +100,11 @@ class Graph:
 
     def array(self, ref: TensorRef) -> Array:
         """The values of a parameter, a buffer, or a view of one."""
-        tensor = self.tensors[self.trace.storages[ref.storage].path or ""].detach()
+        # The trace ran on contiguous twins: its layouts say nothing of a weight that is channels-last, transposed,
+        # expanded or a part of a larger tensor.
+        tensor = self.tensors[self.trace.storages[ref.storage].path or ""].detach().contiguous()
         offset, *strides = ref.layout
-        found: Array = torch.as_strided(tensor, ref.shape, strides, offset).numpy()
+        found: Array = torch.as_strided(tensor, ref.shape, strides, tensor.storage_offset() + offset).numpy()
         return found
 
     def unknown(self, ref: TensorRef) -> str:
