@@ -13,6 +13,7 @@ import vertebra
 from vertebra.errors import UsageError
 from vertebra.models import FAMILIES, ConvNet, create_model, get_family, get_model_weights, list_models
 from vertebra.models._checkpoint import meta_build
+from vertebra.models.densenet import DenseNet
 
 NAMES = list_models()
 # The smallest of each family; the others are the same code with other numbers.
@@ -380,6 +381,57 @@ def test_activation_checkpointing_saves_memory() -> None:
         weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
         kept.append(sum(size for pointer, size in storages.items() if pointer not in weights))
     assert kept[1] < kept[0] / 2
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["layers", "layers and blocks"])
+def test_a_memory_efficient_densenet_counts_each_batch_once(whole: bool) -> None:
+    torch.manual_seed(0)
+    plain = DenseNet(8, (2, 3), 16, num_classes=3).train()
+    frugal = DenseNet(8, (2, 3), 16, num_classes=3, memory_efficient=True).train()
+    frugal.load_state_dict(plain.state_dict())
+    frugal.set_activation_checkpointing(whole)
+    pictures = torch.randn(3, 4, 3, 32, 32)
+    for model in (plain, frugal):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for batch in pictures:
+            optimizer.zero_grad()
+            model(batch).square().mean().backward()
+            optimizer.step()
+    wanted = plain.state_dict()
+    assert not [name for name, value in frugal.state_dict().items() if not torch.equal(value, wanted[name])]
+    assert frugal.features.norm0.num_batches_tracked == 3
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_hooks_keep_what_they_are_given_where_modules_are_not_in_place(
+    name: str, network: Callable[[str], ConvNet]
+) -> None:
+    """At the end of each stage, and in GoogLeNet and DenseNet everywhere: what works in place there can be told not to.
+
+    A residual network's own addition is in place, as torchvision's, so its last norms are left out.
+    """
+    model = copy.deepcopy(network(name)).train()
+    for module in model.modules():
+        if hasattr(module, "inplace"):
+            module.inplace = False
+    paths = {stage.module for stage in model.stages}
+    if get_family(name) in ("googlenet", "densenet"):
+        paths = {path for path, module in model.named_modules() if path}
+    given: list[tuple[str, Tensor, Tensor]] = []
+    reached = set()
+
+    def keep(path: str, output: Tensor) -> None:
+        given.append((path, output, output.detach().clone()))
+
+    for path in paths:
+        module = model.get_submodule(path)
+        module.register_forward_hook(lambda _module, _inputs, output, path=path: keep(path, output))
+        module.register_full_backward_hook(lambda _module, _before, _after, path=path: reached.add(path))
+    out = model(images(small_size(name)))
+    sum(part.square().mean() for part in (out if isinstance(out, tuple) else [out])).backward()
+    assert {path for path, *_ in given} == reached
+    assert len(reached) >= len(model.stages)
+    assert not [path for path, output, before in given if not torch.equal(output, before)]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -6,7 +6,7 @@ A family lists its stages once, in its constructor, as the paper's table does. E
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -104,7 +104,7 @@ class ConvNet(nn.Module):
         modules = [self.get_submodule(path) for path in paths]
         if self._checkpointing and torch.is_grad_enabled():
             for segment in _segments(modules):
-                x = _checkpointed(segment, x)
+                x = checkpointed(segment, x, norms=segment)
         else:
             for module in modules:
                 x = module(x)
@@ -337,23 +337,25 @@ def _segments(modules: Sequence[nn.Module]) -> Iterator[nn.Sequential]:
         yield nn.Sequential(*run)
 
 
-def _checkpointed(segment: nn.Sequential, x: Tensor) -> Tensor:
+def checkpointed(run: Callable[..., Tensor], *inputs: Tensor, norms: nn.Module) -> Tensor:
+    """`run(*inputs)`, computed again in the backward pass; batch norms in `norms` count each batch once all the same."""
+    output: Tensor
     if torch.compiler.is_compiling():  # a compiled graph changes the statistics once, however often it recomputes
-        compiled: Tensor = checkpoint(segment, x, use_reentrant=False)
-        return compiled
-    contexts = partial(_forward_and_recompute_contexts, segment)
-    output: Tensor = checkpoint(segment, x, use_reentrant=False, context_fn=contexts)
+        output = checkpoint(run, *inputs, use_reentrant=False)
+    else:
+        contexts = partial(_forward_and_recompute_contexts, norms)
+        output = checkpoint(run, *inputs, use_reentrant=False, context_fn=contexts)
     return output
 
 
-def _forward_and_recompute_contexts(segment: nn.Module) -> tuple[Any, Any]:
-    return nullcontext(), _statistics_kept(segment)
+def _forward_and_recompute_contexts(norms: nn.Module) -> tuple[Any, Any]:
+    return nullcontext(), _statistics_kept(norms)
 
 
 @contextmanager
-def _statistics_kept(segment: nn.Module) -> Iterator[None]:
+def _statistics_kept(module: nn.Module) -> Iterator[None]:
     """The second forward pass must not move the running statistics of batch norm a second time."""
-    norms = [m for m in segment.modules() if isinstance(m, _NormBase) and m.track_running_stats and m.training]
+    norms = [m for m in module.modules() if isinstance(m, _NormBase) and m.track_running_stats and m.training]
     kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         # Not track_running_stats = False: autograd would save two tensors less than in the first pass, and refuse.

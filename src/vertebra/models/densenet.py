@@ -16,9 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from ._base import ConvNet
+from ._base import ConvNet, checkpointed
 from ._registry import build, register_model
 from ._weights import WeightsEnum, entry
 
@@ -60,7 +59,9 @@ class _DenseLayer(nn.Module):
         features = [features] if isinstance(features, Tensor) else features
         # The concatenation is cheap to make and dear to keep (Pleiss et al. 2017, https://arxiv.org/abs/1707.06990).
         if self.memory_efficient and any(feature.requires_grad for feature in features):
-            out = checkpoint(self._bottleneck, *features, use_reentrant=False)
+            # torchvision's running statistics take in each batch twice here, once more when it is computed again:
+            # https://github.com/pytorch/vision/blob/v0.24.0/torchvision/models/densenet.py#L52-L58
+            out = checkpointed(self._bottleneck, *features, norms=self.norm1)
         else:
             out = self._bottleneck(*features)
         out = self.conv2(self.relu2(self.norm2(out)))
@@ -156,7 +157,7 @@ class DenseNet(ConvNet):
         self._initialise()
 
     def _finish(self, x: Tensor) -> Tensor:
-        return F.relu(x, inplace=True)
+        return F.relu(x)  # torchvision's is in place, which overwrites what a forward hook on norm5 was given
 
     def pool(self, features: Tensor) -> Tensor:
         return torch.flatten(F.adaptive_avg_pool2d(features, (1, 1)), 1)

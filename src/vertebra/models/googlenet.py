@@ -49,7 +49,7 @@ class BasicConv2d(nn.Module):
         self.bn = nn.BatchNorm2d(out_channels, eps=0.001)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn(self.conv(x)), inplace=True)
+        return F.relu(self.bn(self.conv(x)))  # not in place, as torchvision's: a hook on bn was given that tensor
 
 
 class Inception(nn.Module):
@@ -105,7 +105,7 @@ class InceptionAux(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.adaptive_avg_pool2d(x, (4, 4))  # C × 4 × 4; the paper pools 5×5 at stride 3, the same size at 224 pixels
         x = torch.flatten(self.conv(x), 1)  # 128 × 4 × 4 → 2048
-        x = self.dropout(F.relu(self.fc1(x), inplace=True))
+        x = self.dropout(F.relu(self.fc1(x)))
         logits: Tensor = self.fc2(x)
         return logits
 
