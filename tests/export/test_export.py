@@ -376,6 +376,15 @@ def test_damaged_weights(tmp_path: Path) -> None:
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["resnet18", "googlenet"])
+def test_one_class_is_refused(name: str, tmp_path: Path) -> None:
+    network = create_model(name, num_classes=1)
+    torch.save(network.state_dict(), tmp_path / "one.pth")
+    for model, options in ((network, {"preprocessing": Preprocessing(64)}), (tmp_path / "one.pth", {})):
+        with pytest.raises(UsageError, match=r"one class.*1\.0 for every photo.*num_classes=2"):
+            prepare(model, architecture=name, **options)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

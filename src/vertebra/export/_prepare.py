@@ -88,6 +88,12 @@ def prepare(
                 _same_order(given, categories) if member is not None and given is not None else given or categories
             )
     _check_classes(classes, network.num_classes)
+    if network.num_classes == 1:
+        raise UsageError(
+            "the network has one class, and the softmax of an exported file gives a single class the probability 1.0 "
+            "for every photo. Train a network with two classes, the second of photos that are not of the first: "
+            "num_classes=2."
+        )
     card = Card(
         architecture=name,
         preprocessing=preprocessing,
