@@ -36,6 +36,22 @@ def test_a_name_is_exported_once(exports):
     assert [path.name for path in first.path.parent.iterdir()] == [first.path.name]
 
 
+def test_a_file_in_the_cache_is_the_same_whenever_it_is_made(exports, monkeypatch):
+    """Results say by which file they were made, and can be gone on with after the cache has been deleted."""
+    import vertebra.export
+
+    cards = []
+    monkeypatch.setattr(
+        vertebra.export,
+        "export",
+        lambda prepared, out, counted=vertebra.export.export: (cards.append(prepared.card), counted(prepared, out)),
+    )
+    path = vertebra.load("efficientnet_lite0").path
+    path.unlink()
+    vertebra.load("efficientnet_lite0")
+    assert cards[0] == cards[1] and cards[0].created is None
+
+
 def test_other_weights_are_another_file(exports, tmp_path):
     import torch
 

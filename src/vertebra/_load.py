@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,8 @@ def exported(name: str, weights: str | os.PathLike[str], tell: Callable[[str], N
     with needing("torch", f"predicting with a name ({name!r}) rather than a file that `vertebra export` wrote"):
         from vertebra.export import export, prepare
     prepared = prepare(name, weights=os.fspath(weights))
+    # Without the time the file is the same whenever it is made again, and results that it made can be gone on with.
+    prepared = replace(prepared, card=replace(prepared.card, created=None))
     if path is None:
         raise UsageError(f"{name!r} with the weights {os.fspath(weights)!r} cannot be kept in the cache.")
     tell(f"exporting {name}, once")

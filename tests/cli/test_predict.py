@@ -1,5 +1,6 @@
 """Photos go in, classes come out; a bad photo never stops the others."""
 
+import csv
 import json
 import math
 import os
@@ -349,14 +350,158 @@ def test_results_into_a_file_and_on(vertebra, tiny_model, folder, tmp_path, suff
     assert result.code == 0 and f"{out}: 5 photos in" in result.out and "images/s" in result.out
     result = vertebra("predict", folder, "--model", tiny_model, "--out", out, "--top", 2, "--resume")
     assert result.code == 1
-    assert "7 photos in" in result.out and "(5 were there already)" in result.out
-    assert f"Their column 'error' in {out} says why" in result.error
+    assert f"{out}: 12 photos, 1 failed; 7 now in" in result.out and "(5 were there already)" in result.out
+    assert f"1 of 12 photos could not be classified. Their column 'error' in {out} says why" in result.error
+    # The whole file counts, however little this run adds.
     result = vertebra("predict", folder, "--model", tiny_model, "--out", out, "--top", 2, "--resume")
-    assert result.code == 0 and f"{out}: 0 photos (12 were there already)" in result.out
+    assert result.code == 1 and "(12 were there already, 1 of them made again)" in result.out
+    assert f"{out}: 12 photos, 1 failed; 1 now in" in result.out and "1 of 12 photos" in result.error
     if suffix == "csv":
         lines = out.read_text().splitlines()
         assert lines[0] == "path,class_1,probability_1,class_2,probability_2,error"
         assert [line.split(",")[0] for line in lines[1:]] == [str(folder / f"{index:02}.png") for index in range(12)]
+
+
+def read_rows(path):
+    """(path, class, error) of each row."""
+    if path.suffix == ".csv":
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            return [(row["path"], row["class_1"], row["error"]) for row in csv.DictReader(file)]
+    if path.suffix == ".jsonl":
+        found = [json.loads(line) for line in path.read_text().splitlines()]
+        return [(row["path"], (row["predictions"] or [{}])[0].get("class", ""), row["error"] or "") for row in found]
+    parquet = pytest.importorskip("pyarrow.parquet")
+    found = parquet.read_table(path).to_pylist()
+    return [(row["path"], row["class_1"] or "", row["error"] or "") for row in found]
+
+
+@pytest.fixture
+def messy(tmp_path):
+    """Photos with names that a table must quote or that are no Unicode; three are broken. The names, sorted."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    names = [
+        b"1, 2.png",
+        b'3 "best".png',
+        b"4 two\nlines.png",
+        b"5 caf\xe9.png",
+        "6 grün.png".encode(),
+        b"7\\8.png",
+        b"9.png",
+    ]
+    for index, name in enumerate(names):
+        path = Path(os.fsdecode(os.fsencode(folder) + b"/" + name))
+        if index in (1, 2, 3):
+            path.write_bytes(b"not yet copied")
+        else:
+            Image.new("RGB", (40, 40), (30 * index, 90, 200)).save(path)
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_photos_that_were_repaired_are_tried_again(vertebra, tiny_model, messy, tmp_path, suffix):
+    out, again = tmp_path / f"out.{suffix}", tmp_path / f"again.{suffix}"
+    command = ["predict", messy[0].parent, "--model", tiny_model, "--top", 1]
+    result = vertebra(*command, "--out", out)
+    assert result.code == 1 and f"{out}: 7 photos, 3 failed, in" in result.out and "3 of 7 photos" in result.error
+    for broken in messy[1:3]:
+        Image.new("RGB", (40, 40), (200, 30, 30)).save(broken)
+    result = vertebra(*command, "--out", out, "--resume")
+    assert result.code == 1 and f"{out}: 7 photos, 1 failed; 3 now in" in result.out
+    assert "1 of 7 photos" in result.error
+    Image.new("RGB", (40, 40), (30, 200, 30)).save(messy[3])
+    result = vertebra(*command, "--out", out, "--resume")
+    assert result.code == 0 and f"{out}: 7 photos; 1 now in" in result.out
+    result = vertebra(*command, "--out", out, "--resume")
+    assert result.code == 0 and f"{out}: 7 photos (7 were there already)" in result.out
+    # As a run that was never interrupted has them, in its order.
+    assert vertebra(*command, "--out", again).code == 0
+    assert read_rows(out) == read_rows(again) and len(read_rows(out)) == 7
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_killed_in_the_middle_of_a_line(vertebra, tiny_model, messy, tmp_path, suffix):
+    out, whole = tmp_path / f"out.{suffix}", tmp_path / f"whole.{suffix}"
+    command = ["predict", messy[0].parent, "--model", tiny_model, "--top", 1]
+    vertebra(*command, "--out", whole)
+    vertebra(*command, "--out", out)
+    content = out.read_bytes()
+    for broken in messy[1:3]:
+        Image.new("RGB", (40, 40), (200, 30, 30)).save(broken)
+    vertebra(*command, "--out", whole)
+    for cut in (10, content.index(b"two") + 4, len(content) - 3):
+        out.write_bytes(content[:cut])
+        result = vertebra(*command, "--out", out, "--resume")
+        assert result.code == 1 and f"{out}: 7 photos, 1 failed" in result.out, cut
+        assert read_rows(out) == read_rows(whole)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_rows_of_another_model_are_not_added(vertebra, tiny_model, write_model, folder, tmp_path, suffix):
+    out = tmp_path / f"out.{suffix}"
+    other = write_model(tmp_path / "tiny.onnx", seed=1)
+    first = ["predict", folder / "00.png", "--out", out]
+    assert vertebra(*first, "--model", tiny_model).code == 0
+    before = out.read_bytes()
+    on = ["predict", folder, "--out", out, "--resume"]
+    for options, said in (
+        (["--model", other], "by the model"),
+        (["--model", tiny_model, "--top", 1], "with --top 3, and this run is with --top 1"),
+        (["--model", tiny_model, "--embed"], "without --embed"),
+        (["--model", tiny_model, "--fast-jpeg"], "without --fast-jpeg"),
+    ):
+        result = vertebra(*on, *options)
+        assert result.code == 2 and said in result.error and "cannot be resumed" in result.error
+        assert out.read_bytes() == before
+    # 5 classes of 3 are 3, as 9 are; the same file in another place is the same model.
+    other.write_bytes(tiny_model.read_bytes())
+    result = vertebra(*on, "--model", other, "--top", 9)
+    assert result.code == 1 and "12 photos, 1 failed" in result.out
+
+
+def test_other_weights_are_another_model(vertebra, checkpoint, tmp_path):
+    out = tmp_path / "out.csv"
+    state = torch.load(checkpoint, weights_only=True)
+    name = list(state)[-1]
+    torch.save(state | {name: state[name] + 1}, tmp_path / "mine.pth")
+    command = ["predict", FLOWER, "--model", "resnet18", "--out", out]
+    assert vertebra(*command, "--weights", checkpoint).code == 0
+    result = vertebra(*command, "--weights", tmp_path / "mine.pth", "--resume")
+    assert result.code == 2 and "by the model resnet18" in result.error
+
+
+def test_a_file_of_an_older_version_is_not_resumed(vertebra, tiny_model, folder, tmp_path):
+    out = tmp_path / "out.csv"
+    command = ["predict", folder / "00.png", "--model", tiny_model, "--out", out]
+    vertebra(*command)
+    (tmp_path / "out.csv.meta.json").unlink()
+    result = vertebra(*command, "--resume")
+    assert result.code == 2 and "out.csv.meta.json to say by which model" in result.error
+    assert vertebra(*command).code == 0
+
+
+def test_photos_that_are_gone_keep_their_rows(vertebra, tiny_model, messy, tmp_path):
+    out = tmp_path / "out.csv"
+    good, bad = messy[4], messy[1]
+    command = ["predict", good, bad, "--model", tiny_model, "--out", out]
+    assert vertebra(*command).code == 1
+    good.unlink()
+    bad.unlink()
+    result = vertebra(*command, "--resume")
+    assert result.code == 1 and "1 of 2 photos" in result.error
+    (_, kind, error), (_, _, gone) = read_rows(out)
+    assert kind and not error and "no such file" in gone
+    Image.new("RGB", (40, 40)).save(bad)
+    result = vertebra("predict", bad, "--model", tiny_model, "--out", out, "--resume")
+    assert result.code == 0 and "1 of them not given now" in result.out
+
+
+def test_a_table_of_labels_is_not_replaced_by_results(vertebra, tiny_model, folder, tmp_path):
+    labels = tmp_path / "labels.csv"
+    labels.write_text("path,label\n00.png,cat\n")
+    result = vertebra("predict", folder, "--model", tiny_model, "--out", labels)
+    assert result.code == 2 and "labels.csv is not a file that this command has written" in result.error
+    assert labels.read_text() == "path,label\n00.png,cat\n"
 
 
 def test_embeddings(vertebra, tiny_model, folder, tmp_path):

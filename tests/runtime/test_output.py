@@ -3,7 +3,10 @@
 import csv
 import errno
 import json
+import os
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +30,10 @@ def result(index, *, error=None, embed=False, unsure=None):
     return Prediction(f"{index}.jpg", predictions, unsure=unsure, embedding=embedding)
 
 
+def opened(path, **options):
+    return Output(path, **{"model": "tiny.onnx", "sha256": "ab" * 32, "embed": False} | options)
+
+
 def rows(path):
     """Each row as a dict, whatever the format."""
     if path.suffix == ".csv":
@@ -39,7 +46,7 @@ def rows(path):
 
 
 def fill(path, indices, *, resume=False, **options):
-    with Output(path, top=2, resume=resume, embed=options.get("embed", False), unsure="unsure" in options) as output:
+    with opened(path, top=2, resume=resume, embed=options.get("embed", False), unsure="unsure" in options) as output:
         photos = list(output.remaining([Photo(f"{index}.jpg") for index in indices]))
         for photo in photos:
             output.write(result(photo.path.removesuffix(".jpg"), **options))
@@ -49,7 +56,7 @@ def fill(path, indices, *, resume=False, **options):
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_what_is_written_is_read(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
-    with Output(path, top=2, embed=True, unsure=True) as output:
+    with opened(path, top=2, embed=True, unsure=True) as output:
         output.write(result(0, embed=True, unsure=False))
         output.write(result(1, error="1.jpg: no such file"))
     first, second = rows(path)
@@ -64,7 +71,8 @@ def test_what_is_written_is_read(tmp_path, suffix):
         assert first["unsure"] in ("false", False)
         vector = json.loads(first["embedding"]) if suffix == ".csv" else first["embedding"]
         assert vector == [0, 0.5, 1]
-    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    beside = [] if suffix == ".parquet" else [f"{path.name}.meta.json"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [path.name, *beside]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -83,14 +91,17 @@ def test_a_killed_run_is_gone_on_with(tmp_path, suffix):
     whole = tmp_path / f"whole{suffix}"
     fill(whole, range(4))
     path = tmp_path / f"out{suffix}"
-    output = Output(path, top=2, embed=False)
+    output = opened(path, top=2)
     for index in range(3):
         output.write(result(index))
-    output._file.close()  # as if killed: never left
+    output._lines.close()  # as if killed: never left
     journal = path if suffix != ".parquet" else path.with_name(f"{path.name}.partial")
     written = journal.read_bytes()
+    beside = path.with_name(f"{path.name}.meta.json")
+    record = beside.read_bytes()
     for cut in range(0, len(written) + 1, 7):
         journal.write_bytes(written[:cut])
+        beside.write_bytes(record)
         path.unlink() if suffix == ".parquet" and path.exists() else None
         fill(path, range(4), resume=True)
         assert rows(path) == rows(whole), cut
@@ -114,8 +125,8 @@ def test_a_photo_given_twice_is_written_twice(tmp_path):
 def test_a_file_of_someone_else_is_left_alone(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
     path.write_text("name,age\nAda,36\n")
-    with pytest.raises(UsageError, match="cannot be gone on with"):
-        Output(path, top=2, embed=False, resume=True)
+    with pytest.raises(UsageError, match="not a file that this command has written"):
+        opened(path, top=2, resume=True)
     assert path.read_text() == "name,age\nAda,36\n"
 
 
@@ -123,8 +134,8 @@ def test_other_settings_are_refused(tmp_path):
     path = tmp_path / "out.csv"
     fill(path, range(2))
     before = path.read_bytes()
-    with pytest.raises(UsageError, match="other columns"):
-        Output(path, top=3, embed=False, resume=True)
+    with pytest.raises(UsageError, match=r"made with --top 2, and this run is with --top 3, so it cannot be resumed"):
+        opened(path, top=3, resume=True)
     assert path.read_bytes() == before
 
 
@@ -133,25 +144,25 @@ def test_a_parquet_file_of_someone_else(tmp_path):
     path = tmp_path / "out.parquet"
     path.write_text("not parquet")
     with pytest.raises(UsageError, match="not a file that this command has written"):
-        Output(path, top=2, embed=False, resume=True)
+        opened(path, top=2, resume=True)
     assert path.read_text() == "not parquet"
 
 
 @pytest.mark.parametrize("name", ["out", "out.txt", "out.csv.gz"])
 def test_another_suffix(tmp_path, name):
     with pytest.raises(UsageError, match=r"must end in \.csv or \.jsonl or \.parquet"):
-        Output(tmp_path / name, top=1, embed=False)
+        opened(tmp_path / name, top=1)
 
 
 def test_no_folder(tmp_path):
     with pytest.raises(OutputError, match=r"there is no folder .* to write out\.csv in"):
-        Output(tmp_path / "none" / "out.csv", top=1, embed=False)
+        opened(tmp_path / "none" / "out.csv", top=1)
 
 
 def test_a_folder_in_the_way(tmp_path):
     (tmp_path / "out.csv").mkdir()
     with pytest.raises(OutputError, match="cannot be written"):
-        Output(tmp_path / "out.csv", top=1, embed=False)
+        opened(tmp_path / "out.csv", top=1)
 
 
 class FullDisk:
@@ -161,11 +172,13 @@ class FullDisk:
         self.file, self.room = file, room
 
     def write(self, data):
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        # As the system does: what fits is taken, and only the number says so.
         fits = data[: self.room]
         self.file.write(fits)
         self.room -= len(fits)
-        if len(fits) < len(data):
-            raise OSError(errno.ENOSPC, "No space left on device")
+        return len(fits)
 
     def __getattr__(self, name):
         return getattr(self.file, name)
@@ -176,9 +189,9 @@ def test_a_full_disk_ends_in_a_whole_line(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
     with (
         pytest.raises(OutputError, match=r"disk is full: .* holds the results up to here.*--resume"),
-        Output(path, top=2, embed=False) as output,
+        opened(path, top=2) as output,
     ):
-        output._file = FullDisk(output._file, 400)
+        output._lines.file = FullDisk(output._lines.file, 400)
         for index in range(10):
             output.write(result(index))
     kept = len(rows(path))
@@ -189,17 +202,201 @@ def test_a_full_disk_ends_in_a_whole_line(tmp_path, suffix):
 def test_without_pyarrow(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtraError, match=r"vertebra\[parquet\]"):
-        Output(tmp_path / "out.parquet", top=1, embed=False)
+        opened(tmp_path / "out.parquet", top=1)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_names_that_are_no_unicode(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
-    with Output(path, top=1, embed=False) as output:
-        output.write(Prediction("caf\udce9.jpg", error="caf\udce9.jpg: no such file"))
-    if suffix != ".parquet":
-        with Output(path, top=1, embed=False, resume=True) as output:
-            assert list(output.remaining([Photo("caf\udce9.jpg"), Photo("b.jpg")])) == [Photo("b.jpg")]
-    else:
+    with opened(path, top=1) as output:
+        output.write(Prediction("caf\udce9.jpg", [{"class": "cat", "index": 0, "probability": 0.5}]))
+    if suffix == ".parquet":
         assert rows(path)[0]["path"] == "caf\\xe9.jpg"
+    with opened(path, top=1, resume=True) as output:
+        assert list(output.remaining([Photo("caf\udce9.jpg"), Photo("b.jpg")])) == [Photo("b.jpg")]
+
+
+# --- what is tried again ---------------------------------------------------------------------------------------------
+
+# Names that a table must quote, and one that is no Unicode.
+NAMES = ["a.jpg", 'b, "c"\nd.jpg', "caf\udce9.jpg", "e.jpg", "f'.jpg"]
+
+
+def good(name):
+    return Prediction(name, [{"class": "cat", "index": 0, "probability": 0.5}])
+
+
+def run_over(path, names, broken, *, resume=True, killed_after=None, **options):
+    """Predict all that remains, those in `broken` with an error; the names that were predicted."""
+    predicted = []
+    output = opened(path, top=1, resume=resume, **options)
+    with output:
+        for photo in list(output.remaining([Photo(name) for name in names])):
+            if len(predicted) == killed_after:
+                # As if killed: nothing is put in order, and what was written last is half a line.
+                torn = output._lines if output._again is None else output._again
+                torn.file.write(b'{"path": "half a' if path.suffix != ".csv" else b'"half a')
+                output._finish_parquet = output._replace = lambda: None
+                break
+            predicted.append(photo.path)
+            name = photo.path
+            output.write(Prediction(name, error=f"{name}: no such file") if name in broken else good(name))
+    return predicted, output
+
+
+def told(path):
+    """Each path, and whether it failed."""
+    return [(row["path"], bool(row["error"])) for row in rows(path)]
+
+
+def written(path, name):
+    return name if path.suffix != ".parquet" else name.replace("\udce9", "\\xe9")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_failed_rows_are_tried_again_and_replaced_in_their_place(tmp_path, suffix, monkeypatch):
+    if suffix == ".csv":  # rows() reads names as UTF-8
+        monkeypatch.setattr(sys.modules[__name__], "NAMES", [name.replace("\udce9", "é") for name in NAMES])
+    path = tmp_path / f"out{suffix}"
+    broken = {NAMES[1], NAMES[2], NAMES[4]}
+    _, output = run_over(path, NAMES, broken, resume=False)
+    assert (output.total, output.failed, output.done) == (5, 3, 0)
+    predicted, output = run_over(path, [*NAMES, "g.jpg"], {NAMES[2]})
+    assert predicted == [NAMES[1], NAMES[2], NAMES[4], "g.jpg"]
+    assert (output.total, output.failed, output.done, output.again) == (6, 1, 5, 3)
+    assert told(path) == [(written(path, name), name == NAMES[2]) for name in [*NAMES, "g.jpg"]]
+    predicted, output = run_over(path, [*NAMES, "g.jpg"], set())
+    assert predicted == [NAMES[2]] and output.failed == 0
+    assert told(path) == [(written(path, name), False) for name in [*NAMES, "g.jpg"]]
+    assert not list(tmp_path.glob("*.again"))
+    assert run_over(path, [*NAMES, "g.jpg"], set())[0] == []
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("killed_after", [0, 1, 2, 3])
+def test_killed_while_trying_again(tmp_path, suffix, killed_after):
+    path = tmp_path / f"out{suffix}"
+    names = list("abcde")
+    run_over(path, names, {"b", "d", "e"}, resume=False)
+    first, _ = run_over(path, [*names, "f"], {"d"}, killed_after=killed_after)
+    assert first == ["b", "d", "e"][:killed_after]
+    second, output = run_over(path, [*names, "f"], set())
+    assert second == [name for name in "bdef" if name not in first or name == "d"]
+    assert told(path) == [(name, False) for name in "abcdef"] and (output.total, output.failed) == (6, 0)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_photo_given_twice_that_failed_once(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    with opened(path, top=1) as output:
+        for result in (good("a"), Prediction("a", error="gone"), Prediction("b", error="gone")):
+            output.write(result)
+    predicted, output = run_over(path, ["a", "a", "b", "b"], set())
+    assert predicted == ["a", "b", "b"]
+    assert told(path) == [(name, False) for name in "aabb"]
+    assert (output.total, output.failed, output.again, output.absent) == (4, 0, 2, 0)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_rows_of_photos_that_are_not_given_now_stay(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    run_over(path, "abc", {"b"}, resume=False)
+    predicted, output = run_over(path, "ad", set())
+    assert predicted == ["d"] and output.absent == 2 and output.failed == 1
+    assert told(path) == [("a", False), ("b", True), ("c", False), ("d", False)]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_photo_that_changed_since_its_row_is_predicted_again(tmp_path, suffix):
+    names = [str(tmp_path / name) for name in ("a.png", "b.png", "c.png")]
+    for name in names[:2]:
+        Path(name).write_bytes(b"first")
+    path = tmp_path / f"out{suffix}"
+    run_over(path, names, {names[2]}, resume=False)
+    assert run_over(path, names[:2], set())[0] == []
+    time.sleep(0.02)  # clocks of file systems are coarse
+    Path(names[1]).write_bytes(b"second")
+    Path(names[2]).write_bytes(b"there now")
+    os.utime(names[1], (1, 1))  # a copy that keeps the time of the original
+    predicted, output = run_over(path, names, set())
+    assert predicted == names[1:] and output.again == 2
+    assert told(path) == [(name, False) for name in names]
+    # Their new rows are newer than they are.
+    assert run_over(path, names, set())[0] == []
+
+
+# --- what the rows were made with -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("partial", [False, True])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sha256": "cd" * 32, "model": "other.onnx"}, r"by the model tiny\.onnx .*abab…\), and this run's is other"),
+        ({"top": 2}, "with --top 1, and this run is with --top 2"),
+        ({"embed": True}, "without --embed, and this run is with --embed"),
+        ({"options": {"--fast-jpeg": True}}, "without --fast-jpeg, and this run is with --fast-jpeg"),
+    ],
+)
+def test_rows_of_another_kind_are_not_added(tmp_path, suffix, partial, options, message):
+    path = tmp_path / f"out{suffix}"
+    run_over(path, "abc", {"b"}, resume=False, killed_after=2 if partial else None)
+    before = {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()}
+    with pytest.raises(UsageError, match=message):
+        opened(path, **{"top": 1, "resume": True} | options)
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == before
+    # A model by another name is the same one.
+    assert run_over(path, "abc", set(), model="moved.onnx")[0] == ["b", "c"][: 1 + partial]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_that_does_not_say_what_made_it(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    run_over(path, "abc", set(), resume=False)
+    if suffix == ".parquet":
+        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(parquet.read_table(path).replace_schema_metadata(None), path)
+    else:
+        path.with_name(f"{path.name}.meta.json").unlink()
+    with pytest.raises(UsageError, match=r"cannot be resumed: .* by which model"):
+        opened(path, top=1, resume=True)
+    assert len(rows(path)) == 3
+    run_over(path, "d", set(), resume=False)
+    assert told(path) == [("d", False)]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_without_a_row_begins_with_any_settings(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    for options in ({}, {"sha256": "cd" * 32}):
+        path.unlink(missing_ok=True)
+        path.with_name(f"{path.name}.partial").unlink(missing_ok=True)
+        assert run_over(path, "a", set(), **options)[0] == ["a"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_relative_paths_belong_to_their_folder(tmp_path, suffix, monkeypatch):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "one")
+    path = tmp_path / f"out{suffix}"
+    run_over(path, ["a.jpg"], set(), resume=False)
+    monkeypatch.chdir(tmp_path / "two")
+    before = sorted(entry.name for entry in tmp_path.iterdir())
+    with pytest.raises(UsageError, match=r"relative to the folder '.*one', and this run is in '.*two'"):
+        opened(path, top=1, resume=True)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == before
+    run_over(path, ["/x/a.jpg", "https://example.org/a.jpg"], set(), resume=False)
+    monkeypatch.chdir(tmp_path / "one")
+    assert run_over(path, ["/x/a.jpg", "b.jpg"], set())[0] == ["b.jpg"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_another_file_is_not_replaced(tmp_path, suffix):
+    path = tmp_path / f"labels{suffix}"
+    path.write_text("path,label\n1.jpg,cat\n")
+    with pytest.raises(UsageError, match="not a file that this command has written"):
+        opened(path, top=1)
+    assert path.read_text() == "path,label\n1.jpg,cat\n" and len(list(tmp_path.iterdir())) == 1

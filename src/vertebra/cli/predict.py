@@ -18,7 +18,7 @@ from vertebra.errors import ImageError, UsageError, printable
 
 if TYPE_CHECKING:
     from vertebra.runtime.output import Output
-    from vertebra.runtime.predictor import Prediction
+    from vertebra.runtime.predictor import Prediction, Predictor
     from vertebra.runtime.sources import Photo
 
 app = typer.Typer(rich_markup_mode=None)
@@ -105,8 +105,8 @@ def run(settings: Settings) -> None:
     if STANDARD_INPUT not in settings.photos:
         found = list(found)
         count = len(found)
-        # Loading may fetch half a gigabyte of weights: not for photos that are not there.
-        if not any(photo.exists() for photo in found):
+        # Loading may fetch half a gigabyte of weights: not for photos that are not there, where no earlier row counts.
+        if not settings.resume and not any(photo.exists() for photo in found):
             _deliver(
                 (Prediction(photo.path, error=photo.error or f"{photo.path}: no such file") for photo in found),
                 settings,
@@ -125,10 +125,12 @@ def run(settings: Settings) -> None:
     )
     classes = predictor.card.classes
     top = settings.top if classes is None else min(settings.top, len(classes))
-    with _output(settings, top, predictor.card.threshold is not None) as output:
+    with _output(settings, top, predictor) as output:
         if output is not None:
             found = output.remaining(found)
-            count = None if count is None else max(0, count - output.done)
+            if count is not None:
+                found = list(found)
+                count = len(found)
         with progress_bar(show=count is None or count > FEW) as show:
             start = time.perf_counter()
             results = _counted(predictor.predict_many(found, top=top, embed=settings.embed, count=count), count, show)
@@ -139,13 +141,25 @@ def run(settings: Settings) -> None:
                     typer.echo("vertebra: stopped. Go on with the same command and --resume.", err=True)
                 raise
             seconds = time.perf_counter() - start
-    if settings.out is not None and not settings.json:
-        rate = f" in {seconds:.1f} s, {tally.total / seconds:.0f} images/s" if tally.total else ""
-        before = f" ({output.done:,} were there already)" if output is not None and output.done else ""
-        typer.echo(f"{settings.out}: {tally.total:,} photos{rate}{before}")
-    if tally.failed:
-        where = f" Their column 'error' in {settings.out} says why." if settings.out is not None else ""
-        raise ImageError(f"{tally.failed} of {tally.total} photos could not be classified.{where}")
+    if output is not None and not settings.json:
+        typer.echo(_summary(output, tally, seconds))
+    # Of a file the whole counts: earlier rows that still say an error are no success of this run.
+    total, failed = (tally.total, tally.failed) if output is None else (output.total, output.failed)
+    if failed:
+        where = f" Their column 'error' in {settings.out} says why." if output is not None else ""
+        raise ImageError(f"{failed:,} of {total:,} photos could not be classified.{where}")
+
+
+def _summary(output: Output, tally: _Tally, seconds: float) -> str:
+    """What the whole file holds, and what of it is new."""
+    text = f"{output.path}: {output.total:,} photos{f', {output.failed:,} failed' if output.failed else ''}"
+    rate = f"in {seconds:.1f} s, {tally.total / seconds:.0f} images/s" if tally.total else ""
+    if not output.done:
+        return f"{text}{',' if output.failed else ''} {rate}".rstrip(" ,")
+    notes = [f"{output.done:,} were there already"]
+    notes += [f"{output.again:,} of them made again"] if output.again else []
+    notes += [f"{output.absent:,} of them not given now"] if output.absent else []
+    return f"{text}{f'; {tally.total:,} now {rate}' if rate else ''} ({', '.join(notes)})"
 
 
 @dataclass
@@ -179,13 +193,23 @@ def _deliver(results: Iterator[Prediction], settings: Settings, count: int | Non
 
 
 @contextmanager
-def _output(settings: Settings, top: int, unsure: bool) -> Iterator[Output | None]:
+def _output(settings: Settings, top: int, predictor: Predictor) -> Iterator[Output | None]:
     if settings.out is None:
         yield None
         return
+    from vertebra.cache import fingerprint
     from vertebra.runtime.output import Output
 
-    with Output(settings.out, top=top, embed=settings.embed, unsure=unsure, resume=settings.resume) as output:
+    with Output(
+        settings.out,
+        model=settings.model,
+        sha256=fingerprint(predictor.path),
+        top=top,
+        embed=settings.embed,
+        options={"--fast-jpeg": settings.fast_jpeg},
+        unsure=predictor.card.threshold is not None,
+        resume=settings.resume,
+    ) as output:
         yield output
 
 

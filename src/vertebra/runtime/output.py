@@ -3,25 +3,32 @@
 CSV and JSON lines are written as results come, whole lines only in the end: what a killed process left of its last
 line is cut off before the next run goes on. A Parquet file is complete or not there; until then the results lie
 beside it in `NAME.parquet.partial`, as JSON lines.
+
+What the rows were made with (the model, the options that decide a row) is in the metadata of a Parquet file, and
+beside the others in `NAME.meta.json`: a run with anything else does not add to them. A photo that is tried again keeps
+the place of its row: the new one waits in `NAME.again` until the run ends, or until the next one begins.
 """
 
 from __future__ import annotations
 
-import csv
+import bisect
+import contextlib
 import errno
-import io
 import json
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from vertebra.errors import MissingExtraError, UsageError, VertebraError
-from vertebra.files import replacing
+from vertebra.errors import UsageError, VertebraError
+from vertebra.files import replacing, write_whole
 
+from .formats import Csv, JsonLines, need_pyarrow, parquet_lines, parquet_record, unicode_path, write_parquet
 from .predictor import Prediction
-from .sources import Photo
+from .sources import Photo, is_url
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
@@ -30,150 +37,374 @@ class OutputError(VertebraError):
     """Results cannot be written; what was written before is whole and can be gone on from."""
 
 
+@dataclass
+class Record:
+    """What the rows of a file were made with, and when."""
+
+    model: str  # as people know it
+    sha256: str  # of its file
+    options: dict[str, int | bool]  # those that decide a row
+    folder: str  # that paths are relative to
+    runs: list[tuple[int, float]] = field(default_factory=list)  # number of the first row, seconds since 1970
+    again: list[tuple[int, float]] = field(default_factory=list)  # rows that were replaced, and when
+
+    def to_json(self) -> bytes:
+        """As it is kept."""
+        return json.dumps({"format": 1} | asdict(self), indent=1).encode("ascii")
+
+    @staticmethod
+    def from_json(content: bytes) -> Record | None:
+        """None where that is no record."""
+        try:
+            found = json.loads(content)
+            runs, again = ([(int(row), float(at)) for row, at in found[name]] for name in ("runs", "again"))
+            return Record(found["model"], found["sha256"], dict(found["options"]), found["folder"], runs, again)
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def difference(self, other: Record) -> str | None:
+        """In what another run differs: `"by …, and this run …"`; None where its rows are of one kind with these."""
+        if self.sha256 != other.sha256:
+            ours, theirs = (f"{record.model} (SHA-256 {record.sha256[:12]}…)" for record in (self, other))
+            return f"by the model {ours}, and this run's is {theirs}"
+        for name in (*self.options, *other.options):
+            ours, theirs = (_said(name, record.options.get(name, False)) for record in (self, other))
+            if ours != theirs:
+                return f"{ours}, and this run is {theirs}"
+        return None
+
+
+def _said(name: str, value: int | bool) -> str:
+    return f"with{'' if value else 'out'} {name}" if isinstance(value, bool) else f"with {name} {value}"
+
+
+@dataclass
+class _Rows:
+    """What a file holds already."""
+
+    numbers: dict[str, list[int]] = field(default_factory=dict)  # path -> its rows; a failed row n is ~n
+    count: int = 0
+    failed: int = 0
+    size: int = 0  # bytes of all that is whole
+    relative: bool = False  # whether some path is relative to a folder
+
+
 class Output:
     """A file that results are written to, used as `with Output(path, …) as output:`.
 
     Args:
         path: its suffix says the format.
+        model: how people know the model, for messages.
+        sha256: of the model's file.
         top: how many classes a photo gets, which is how many columns a table has for them.
         embed: whether there is a column for embeddings.
+        options: others that decide what a row says, by their names on the command line.
         unsure: whether there is a column for "none of the classes".
-        resume: keep what an earlier run has written, and leave those photos out.
+        resume: keep what an earlier run has written, and leave those photos out whose rows have no error and which have
+            not been changed since.
 
     Raises:
-        UsageError: the suffix is not known, or what is there was written with other settings.
+        UsageError: the suffix is not known, what is there is no file of results, or was made with another model or
+            other options.
         MissingExtraError: a package for the format is not installed.
         OutputError: the file cannot be written.
     """
 
-    def __init__(self, path: Path, *, top: int, embed: bool, unsure: bool = False, resume: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        model: str,
+        sha256: str,
+        top: int,
+        embed: bool,
+        options: Mapping[str, bool] | None = None,
+        unsure: bool = False,
+        resume: bool = False,
+    ) -> None:
         if path.suffix.lower() not in SUFFIXES:
             raise UsageError(f"the results' file is {str(path)!r}; its name must end in {' or '.join(SUFFIXES)}.")
         self.path = path
         self._parquet = path.suffix.lower() == ".parquet"
         if self._parquet:
-            _pyarrow()
+            need_pyarrow()
         table = path.suffix.lower() == ".csv"
-        self._format: _Csv | _Lines = _Csv(top, embed, unsure) if table else _Lines(top, embed, unsure)
+        self._format: Csv | JsonLines = Csv(top, embed, unsure) if table else JsonLines(top, embed, unsure)
         # Results are appended to this file.
         self._journal = path.with_name(f"{path.name}.partial") if self._parquet else path
-        self._done: Counter[str] = Counter()
-        self._file: IO[bytes] = self._opened(resume)
+        self._beside = path.with_name(f"{path.name}.meta.json")
+        self._replaced = path.with_name(f"{path.name}.again")
+        self._started = time.time()
+        self._record = Record(model, sha256, {"--top": top, "--embed": embed, **(options or {})}, _here())
+        self._rows = _Rows()
+        self._waiting: defaultdict[str, deque[int]] = defaultdict(deque)  # rows that the next results of a path replace
+        self._again: _Lines | None = None
+        self.total = 0  # photos in the file, and those of them that failed
+        self.failed = 0
+        self.again = 0  # photos of earlier runs that were tried again
+        self.absent = 0  # photos of earlier runs that are not given this time; known once `remaining` has ended
+        try:
+            self._refuse_others()
+            if not (resume and self._recover()):
+                self._begin()
+            self._lines = _Lines(self._journal)
+        except OSError as error:
+            raise self._not_written(error) from error
 
     def __enter__(self) -> Output:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         try:
-            self._file.close()
+            self._lines.close()
+            if self._again is not None:
+                self._again.close()
+                try:
+                    self._replace()
+                except OSError:
+                    # The next run does it; where this one ended badly, what ended it is what one has to know.
+                    if kind is None:
+                        raise
+            if kind is None and self._parquet:
+                self._finish_parquet()
         except OSError as error:
             raise self._not_written(error) from error
-        if kind is None and self._parquet:
-            self._finish_parquet()
 
     @property
     def done(self) -> int:
-        """How many photos earlier runs have written."""
-        return self._done.total()
+        """How many photos earlier runs have written, those that failed included."""
+        return self._rows.count
 
     def remaining(self, photos: Iterable[Photo]) -> Iterator[Photo]:
-        """The photos that earlier runs have not written; one that is given twice is written twice."""
-        left = self._done.copy()
+        """The photos without a row, and those whose row is to be made again; one that is given twice has two."""
+        left = dict(self._rows.numbers)
         for photo in photos:
-            if left[photo.path] > 0:
-                left[photo.path] -= 1
-            else:
+            key = self._key(photo.path)
+            rows = left.get(key)
+            if not rows:
                 yield photo
+                continue
+            row, left[key] = rows[0], rows[1:]
+            if row < 0 or self._changed(photo.path, row):
+                self._waiting[key].append(row)
+                yield photo
+        self.absent = sum(map(len, left.values()))
 
     def write(self, result: Prediction) -> None:
-        """Append a result.
+        """Append a result, or put it in the place of the row that it is to replace.
 
         Raises:
             OutputError: the disk is full, or the file cannot be written any more. It ends in a whole line.
         """
-        start = self._file.tell()
+        line, failed = self._format.line(result), result.error is not None
+        waiting = self._waiting.get(self._key(result.path))
         try:
-            self._file.write(self._format.line(result))
-            # To the system, so that a killed process loses nothing; Python would keep it to itself for a while.
-            self._file.flush()
+            if waiting:
+                row = waiting[0]
+                if self._again is None:
+                    self._again = _Lines(self._replaced)
+                text = line.decode("utf-8", "surrogateescape")
+                self._again.append((json.dumps([max(row, ~row), self._started, text]) + "\n").encode("ascii"))
+                waiting.popleft()
+                self.again += 1
+                self.failed += failed - (row < 0)
+            else:
+                self._lines.append(line)
+                self.total += 1
+                self.failed += failed
         except OSError as error:
-            self._cut(start)
+            if self._lines.size <= len(self._format.head()):
+                self._lines.close()
+                for path in (self._journal, self._beside):
+                    path.unlink(missing_ok=True)
             raise self._not_written(error) from error
+
+    def _key(self, path: str) -> str:
+        """What a row calls a photo."""
+        return unicode_path(path) if self._parquet else path
+
+    def _changed(self, path: str, row: int) -> bool:
+        """Whether a photo is another than when its row was made, as far as the times of its file tell."""
+        if is_url(path):
+            return False
+        try:
+            status = os.stat(path)  # noqa: PTH116 - a name may be no path at all (a NUL in it)
+        except (OSError, ValueError):
+            return False
+        # A file that is moved here keeps the time of its last change.
+        return max(status.st_mtime, status.st_ctime) > self._made(row)
+
+    def _made(self, row: int) -> float:
+        """When the run began that wrote a row."""
+        again = self._record.again
+        at = bisect.bisect_left(again, row, key=lambda entry: entry[0])
+        if at < len(again) and again[at][0] == row:
+            return again[at][1]
+        runs = self._record.runs
+        return runs[max(0, bisect.bisect_right(runs, row, key=lambda entry: entry[0]) - 1)][1]
 
     # --- opening --------------------------------------------------------------------------------------------------
 
-    def _opened(self, resume: bool) -> IO[bytes]:
-        head = self._format.head()
-        try:
-            if resume:
-                self._recover(head)
-            else:
-                # Opened before the old content goes, so that a file that cannot be written is not emptied.
-                with self._journal.open("ab"):
-                    pass
-                self._journal.write_bytes(b"")
-            file = self._journal.open("ab", buffering=0)
-            if not file.tell():
-                try:
-                    file.write(head)
-                except OSError:
-                    file.close()
-                    self._journal.unlink(missing_ok=True)
-                    raise
-            return file
-        except OSError as error:
-            raise self._not_written(error) from error
-
-    def _recover(self, head: bytes) -> None:
-        """Read what earlier runs have written, and cut off the line that the last one was killed at."""
-        if self._parquet and not self._journal.exists() and self.path.exists():
-            # A finished run: its rows are the beginning of this one.
-            with replacing(self._journal) as temporary:
-                temporary.write_bytes(b"".join(_as_line(row) for row in _parquet_rows(self.path)))
-        if not self._journal.exists():
+    def _refuse_others(self) -> None:
+        """Leave alone what this command has not written, whether it would be added to or replaced."""
+        if not self.path.exists():
             return
-        whole = 0
+        if self._parquet:
+            parquet_record(self.path)
+            return
+        with self.path.open("rb") as file:
+            start = file.read(64)
+        if not self._format.is_ours(start):
+            raise UsageError(f"{self.path} is not a file that this command has written. Give another file.")
+
+    def _begin(self) -> None:
+        """Begin with no rows."""
+        # Opened before the old content goes, so that a file that cannot be written is not emptied.
+        with self._journal.open("ab"):
+            pass
+        self._replaced.unlink(missing_ok=True)
+        self._journal.write_bytes(b"")
+        # Before the first row, so that no row is ever without it.
+        self._record.runs = [(0, self._started)]
+        self._keep_record()
+        try:
+            with self._journal.open("ab", buffering=0) as file:
+                file.write(self._format.head())
+        except OSError:
+            for path in (self._journal, self._beside):
+                path.unlink(missing_ok=True)
+            raise
+
+    def _recover(self) -> bool:
+        """Take over what earlier runs have written; False where they have written no row.
+
+        The line that the last one was killed at is cut off.
+        """
+        unfolded = False
+        if not self._journal.exists():
+            if not (self._parquet and self.path.exists()):
+                return False
+            # A finished run: its rows are the beginning of this one.
+            count, content = parquet_record(self.path)
+            if not count:
+                return False
+            write_whole(self._beside, self._checked(Record.from_json(content)).to_json())
+            with replacing(self._journal) as temporary, temporary.open("wb") as file:
+                file.writelines(parquet_lines(self.path))
+            unfolded = True
+        try:
+            record = self._read_record()
+            if record is not None and self._journal.stat().st_size:
+                self._checked(record)
+            rows = self._scan()
+            if not rows.count:
+                return False
+            record = self._checked(record)
+            if rows.relative and record.folder != self._record.folder:
+                raise UsageError(
+                    f"the paths in {self.path} are relative to the folder {record.folder!r}, and this run is in "
+                    f"{self._record.folder!r}, so it cannot be resumed here. Run it there, or give another --out file."
+                )
+        except UsageError:
+            if unfolded:
+                for path in (self._journal, self._beside):
+                    path.unlink(missing_ok=True)
+            raise
+        record.folder = self._record.folder
+        self._record = record
+        os.truncate(self._journal, rows.size)
+        if self._replaced.exists():
+            self._replace()
+            rows = self._scan()
+        record.runs.append((rows.count, self._started))
+        self._keep_record()
+        self._rows, self.total, self.failed = rows, rows.count, rows.failed
+        return True
+
+    def _checked(self, found: Record | None) -> Record:
+        if found is None:
+            place = f"{'its metadata or ' if self._parquet else ''}{self._beside.name}"
+            raise UsageError(
+                f"{self.path} cannot be resumed: there is no {place} to say by which model its rows were made (older "
+                "versions did not keep that). Give another --out file, or leave --resume out to replace it."
+            )
+        if difference := found.difference(self._record):
+            raise UsageError(
+                f"{self.path} was made {difference}, so it cannot be resumed. Use what it was made with, or give "
+                "another --out file."
+            )
+        return found
+
+    def _scan(self) -> _Rows:
+        """The whole rows of the journal."""
+        found = _Rows()
+        head = self._format.head()
         with self._journal.open("rb") as file:
-            found = file.read(len(head))
-            if head and found != head:
-                if len(found) < len(head) and head.startswith(found):
-                    found = b""  # killed within the first line
-                else:
-                    raise UsageError(
-                        f"{self.path} has other columns than this run, so it cannot be gone on with. "
-                        "Use the --top, --embed and --model that it was written with, or give another file."
-                    )
-            whole = len(found)
+            start = file.read(len(head))
+            if len(start) < len(head):
+                return found  # killed within the first line
+            if start != head:
+                raise UsageError(
+                    f"{self.path} has other columns than this run, so it cannot be resumed. "
+                    "Use the --top, --embed and --model that it was written with, or give another file."
+                )
+            found.size = len(head)
             for record in self._format.records(file):
-                key = self._format.key_of(record)
-                if key is None:
+                row = self._format.read(record)
+                if row is None:
                     raise UsageError(
                         f"{self.path} holds a line that this command has not written ({record[:60]!r}), so it cannot "
-                        "be gone on with. Give another file."
+                        "be resumed. Give another file."
                     )
-                self._done[key] += 1
-                whole += len(record)
-        os.truncate(self._journal, whole)
+                path, failed = row
+                found.numbers.setdefault(self._key(path), []).append(~found.count if failed else found.count)
+                found.count += 1
+                found.failed += failed
+                found.size += len(record)
+                found.relative |= not (is_url(path) or os.path.isabs(path))  # noqa: PTH117
+        return found
+
+    def _read_record(self) -> Record | None:
+        try:
+            return Record.from_json(self._beside.read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def _keep_record(self) -> None:
+        write_whole(self._beside, self._record.to_json())
 
     # --- closing --------------------------------------------------------------------------------------------------
 
-    def _finish_parquet(self) -> None:
-        try:
-            with replacing(self.path) as temporary, self._journal.open("rb") as lines:
-                _write_parquet(temporary, lines, self._format)
-            self._journal.unlink()
-        except OSError as error:
-            raise self._not_written(error) from error
+    def _replace(self) -> None:
+        """Put the rows that were made again where the old ones are. Done twice it changes nothing more."""
+        places: dict[int, tuple[int, int]] = {}  # row -> where its new line begins and ends
+        made: dict[int, float] = dict(self._record.again)
+        with self._replaced.open("rb") as news:
+            begin = 0
+            for line in news:
+                if line.endswith(b"\n"):
+                    row, started, _ = json.loads(line)
+                    places[row], made[row] = (begin, begin + len(line)), started
+                begin += len(line)
+            head = self._format.head()
+            with replacing(self._journal) as temporary, temporary.open("wb") as new, self._journal.open("rb") as old:
+                new.write(old.read(len(head)))
+                for number, record in enumerate(self._format.records(old)):
+                    if number in places:
+                        begin, end = places[number]
+                        news.seek(begin)
+                        new.write(json.loads(news.read(end - begin))[2].encode("utf-8", "surrogateescape"))
+                    else:
+                        new.write(record)
+        self._record.again = sorted(made.items())
+        self._keep_record()
+        self._replaced.unlink()
 
-    def _cut(self, size: int) -> None:
-        """Take back what was written of a line."""
-        try:
-            os.ftruncate(self._file.fileno(), size)
-        except OSError:
-            return
-        if not size or size == len(self._format.head()):
-            self._file.close()
-            self._journal.unlink(missing_ok=True)
+    def _finish_parquet(self) -> None:
+        with replacing(self.path) as temporary, self._journal.open("rb") as lines:
+            write_parquet(temporary, lines, self._format, self._record.to_json())
+        for path in (self._journal, self._beside):
+            path.unlink()
 
     def _not_written(self, error: OSError) -> OutputError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -188,158 +419,33 @@ class Output:
         )
 
 
-# --- formats --------------------------------------------------------------------------------------------------------
-
-
 class _Lines:
-    """JSON lines: the object that `--json` prints, one a line, in ASCII."""
+    """A file that lines are appended to, each of them whole or not at all."""
 
-    def __init__(self, top: int, embed: bool, unsure: bool) -> None:
-        self.top, self.embed, self.unsure = top, embed, unsure
+    def __init__(self, path: Path) -> None:
+        # To the system at once, so that a killed process loses nothing; Python would keep it to itself for a while.
+        self.file: Any = path.open("ab", buffering=0)
+        self.size = self.file.tell()
 
-    def head(self) -> bytes:
-        return b""
-
-    def line(self, result: Prediction) -> bytes:
-        return _as_line(result.as_dict())
-
-    def records(self, file: IO[bytes]) -> Iterator[bytes]:
-        """The whole lines of an open file."""
-        for line in file:
-            if line.endswith(b"\n"):
-                yield line
-
-    def key_of(self, record: bytes) -> str | None:
-        """The path that a line is about; None where it is no line of ours."""
+    def append(self, line: bytes) -> None:
+        """Raise an `OSError` where the line cannot be written; the file is then as it was."""
+        rest = memoryview(line)
         try:
-            row = json.loads(record)
-            fits = isinstance(row["path"], str) and len(row["predictions"]) <= self.top
-            fits = fits and (row["error"] is not None or ("embedding" in row) == self.embed)
-        except (ValueError, KeyError, TypeError):
-            return None
-        return row["path"] if fits else None
+            # A disk that is nearly full takes a part and says so in the number only.
+            while rest:
+                rest = rest[self.file.write(rest) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self.file.fileno(), self.size)
+            raise
+        self.size += len(line)
+
+    def close(self) -> None:
+        self.file.close()
 
 
-class _Csv:
-    """A table: path, class and probability by rank, error; quoted as RFC 4180 has it."""
-
-    def __init__(self, top: int, embed: bool, unsure: bool) -> None:
-        self.top, self.embed, self.unsure = top, embed, unsure
-        self.columns = ["path"]
-        for rank in range(1, top + 1):
-            self.columns += [f"class_{rank}", f"probability_{rank}"]
-        self.columns += ["unsure"] * unsure + ["error"] + ["embedding"] * embed
-
-    def head(self) -> bytes:
-        return self._row(self.columns)
-
-    def line(self, result: Prediction) -> bytes:
-        cells: list[object] = [result.path]
-        for entry in result.predictions:
-            cells += [entry["class"], f"{entry['probability']:.6g}"]
-        cells += [""] * (1 + 2 * self.top - len(cells))
-        if self.unsure:
-            cells.append("" if result.unsure is None else str(result.unsure).lower())
-        cells.append(result.error or "")
-        if self.embed:
-            vector = result.embedding
-            cells.append("" if vector is None else json.dumps([round(float(value), 6) for value in vector]))
-        return self._row(cells)
-
-    def records(self, file: IO[bytes]) -> Iterator[bytes]:
-        """The whole rows of an open file: a line break between quotes does not end one."""
-        record = b""
-        for line in file:
-            record += line
-            if line.endswith(b"\n") and record.count(b'"') % 2 == 0:
-                yield record
-                record = b""
-
-    def key_of(self, record: bytes) -> str | None:
-        """The path that a row is about; None where it is no row of ours."""
-        rows = list(csv.reader(io.StringIO(record.decode("utf-8", "surrogateescape"), newline="")))
-        return rows[0][0] if len(rows) == 1 and len(rows[0]) == len(self.columns) else None
-
-    def _row(self, cells: Iterable[object]) -> bytes:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow(cells)
-        # A file's name can be any bytes; they come back as they were.
-        return text.getvalue().encode("utf-8", "surrogateescape")
-
-
-def _as_line(row: dict[str, Any]) -> bytes:
-    return (json.dumps(row, allow_nan=False) + "\n").encode("ascii")
-
-
-# --- Parquet --------------------------------------------------------------------------------------------------------
-
-
-def _pyarrow() -> Any:
+def _here() -> str:
     try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError("writing .parquet files", "parquet") from error
-    return pyarrow
-
-
-def _schema(pyarrow: Any, format: _Csv | _Lines) -> Any:
-    fields = [("path", pyarrow.string())]
-    for rank in range(1, format.top + 1):
-        fields += [
-            (f"class_{rank}", pyarrow.string()),
-            (f"index_{rank}", pyarrow.int32()),
-            (f"probability_{rank}", pyarrow.float32()),
-        ]
-    fields += [("unsure", pyarrow.bool_())] if format.unsure else []
-    fields += [("error", pyarrow.string())]
-    fields += [("embedding", pyarrow.list_(pyarrow.float32()))] if format.embed else []
-    return pyarrow.schema(fields)
-
-
-def _write_parquet(path: Path, lines: IO[bytes], format: _Csv | _Lines) -> None:
-    """JSON lines → a Parquet file, a few thousand rows in memory at a time."""
-    pyarrow = _pyarrow()
-    schema = _schema(pyarrow, format)
-    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
-        rows: list[dict[str, Any]] = []
-        for line in lines:
-            rows.append(_flat(json.loads(line)))
-            if len(rows) == 4096:
-                writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
-                rows = []
-        writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
-
-
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    flat = {name: row.get(name) for name in ("unsure", "error", "embedding")}
-    # Parquet's texts are Unicode, and a file's name can be any bytes: those that are none are written as \xNN.
-    flat["path"] = os.fsencode(row["path"]).decode("utf-8", "backslashreplace")
-    if flat["error"] is not None:
-        flat["error"] = flat["error"].encode("utf-8", "backslashreplace").decode("utf-8")
-    for rank, entry in enumerate(row["predictions"], 1):
-        flat |= {f"class_{rank}": entry["class"], f"index_{rank}": entry["index"]}
-        flat[f"probability_{rank}"] = entry["probability"]
-    return flat
-
-
-def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file that `_write_parquet` wrote, as they were before."""
-    pyarrow = _pyarrow()
-    try:
-        found = pyarrow.parquet.ParquetFile(path)
-        for batch in found.iter_batches():
-            for row in batch.to_pylist():
-                ranks = range(1, sum(name.startswith("class_") for name in row) + 1)
-                restored = {
-                    "path": row["path"],
-                    "predictions": [
-                        {"class": row[f"class_{r}"], "index": row[f"index_{r}"], "probability": row[f"probability_{r}"]}
-                        for r in ranks
-                        if row[f"class_{r}"] is not None
-                    ],
-                    "error": row["error"],
-                }
-                yield restored | {name: row[name] for name in ("unsure", "embedding") if row.get(name) is not None}
-    except (pyarrow.ArrowException, KeyError) as error:
-        raise UsageError(f"{path} is not a file that this command has written. Give another file.") from error
+        return os.getcwd()  # noqa: PTH109 - the text alone
+    except OSError:
+        return ""
