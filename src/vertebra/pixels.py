@@ -34,6 +34,7 @@ from vertebra.bit_depth import (
 )
 from vertebra.card import Decoding, Preprocessing, centre_crop_box, resized_size
 from vertebra.errors import ImageError, first_line
+from vertebra.photo_files import image_format
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes]
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -352,6 +353,10 @@ def _what_instead(file: IO[bytes]) -> str:
     head = file.read(512)
     if not head:
         return "is empty"
+    if head.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the image that it stands for: run git lfs pull"
+    if (found := image_format(head)) is not None and found not in FORMATS:
+        return f"is a {found} image, which is not decoded: convert it to JPEG or PNG"
     text = not any(byte < 9 or 13 < byte < 32 for byte in head)
     found = "is a text file, not an image" if text else "is not an image in a known format"
     return f"{found} (known: {', '.join(FORMATS)})"

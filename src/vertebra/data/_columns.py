@@ -75,12 +75,12 @@ def choose_columns(table: Table, ignored: Ignored) -> Columns:
         notes.append(f"The split is read from {_columns([table.names[i] for i in found])}.")
     if unread:
         notes.append(f"Not read: {_columns([table.names[i] for i in unread])}.")
-    numbered = [table.names[i] for i in unread if _key(table.names[i]) in _SPLITS]
-    if numbered:
-        notes.append(
-            f"{_columns(numbered).capitalize()} may say the split, but not by its name, so the photos are split "
-            f"without it. Names are {KNOWN_SPLITS}."
-        )
+    notes += [
+        f"The column {table.names[i]!r} may be a split, but its values are none of {KNOWN_SPLITS}; the photos are "
+        "split without it."
+        for i in unread
+        if _key(table.names[i]) in _SPLITS
+    ]
     return Columns(path, label, splits, tuple(notes))
 
 
@@ -220,5 +220,5 @@ def _columns(names: Sequence[str]) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = [repr(name) for name in names]
+    shown = [repr(name) if name else "without a name" for name in names]
     return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)

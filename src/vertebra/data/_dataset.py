@@ -110,13 +110,16 @@ def check_seen(dataset: Dataset, allow_unseen: bool) -> Dataset:
     """
     trained = {photo.label for photo in dataset.photos if photo.split in ("train", None)}
     unseen = sorted({photo.label for photo in dataset.photos} - trained)
-    # Without any photo to train on, it is there to be measured.
-    if not unseen or not trained:
+    if not trained:
+        note = "No photo is for training: a classifier can be measured on these, and none trained."
+        return replace(dataset, notes=(*dataset.notes, note))
+    if not unseen:
         return dataset
     counts = dataset.counts()
     places = {name: " and ".join(_splits_of(dataset, name)) for name in unseen}
     if not allow_unseen:
-        more = f" So have {len(unseen) - 1} others." if len(unseen) > 1 else ""
+        rest = len(unseen) - 1
+        more = f" So it is with {rest:,} other{'s' if rest > 1 else ''}." if rest else ""
         raise DataError(
             f"{dataset.name}: the class {unseen[0]!r} has photos in {places[unseen[0]]} and none to train on.{more} "
             f"{nearest(unseen[0], trained) or 'Add some, or rename it.'} --allow-unseen leaves such photos out."

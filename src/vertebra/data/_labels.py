@@ -23,7 +23,7 @@ SPLIT_SPELLINGS = {
     "test": ("test", "testing", "tests"),
 }
 _SPLITS = {spelling: split for split, spellings in SPLIT_SPELLINGS.items() for spelling in spellings}
-KNOWN_SPLITS = "; ".join(" or ".join(spellings) for spellings in SPLIT_SPELLINGS.values())
+KNOWN_SPLITS = ", ".join("/".join(spellings) for spellings in SPLIT_SPELLINGS.values())
 # What stands beside the split in a name without saying what is in it: `test_images`, `trainset`.
 _FILLERS = frozenset(
     [

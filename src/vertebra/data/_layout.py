@@ -226,15 +226,15 @@ def _split_folders(top: _Folder, walk: _Walk, notes: list[str]) -> list[tuple[_F
         reason = "whose photos lie in no class folders" if flat == beside else "which are no splits with class folders"
         raise DataError(
             f"{where} has the splits {_listed(names)} and beside them {_listed(beside)}, {reason}. Move them away, or "
-            f"pass them by with {ways}. Splits are named {KNOWN_SPLITS}; if {_listed(names)} are classes, put their "
-            "photos into them directly."
+            f"pass them by with {ways}. Splits are named {KNOWN_SPLITS}; a class of such a name has its photos "
+            "directly in it."
         )
     for _, split in splits:
         same = [folder.name for folder, other in splits if other == split]
         if len(same) > 1:
             raise DataError(
                 f"{where} has {_listed(same)}, which are all names of the split {split}. Merge them, or pass one by "
-                f"with --ignore {_quoted(same[1])}."
+                f"with --ignore {_quoted(_other_than(split, same))}."
             )
     if empty := [folder.name for folder in top.folders if folder not in top.filled]:
         notes.append(f"Beside the splits {_listed(names)}, without any photo and left alone: {_some(empty)}.")
@@ -253,7 +253,7 @@ def _check_named_like_splits(top: _Folder, where: Path) -> None:
             raise DataError(
                 f"{where} has {_listed(names)}, which are named like splits and would be taken for classes. Name the "
                 f"splits {KNOWN_SPLITS}, and put the photos of each class in a folder in them: train/cat/1.jpg. Pass "
-                f"one by with --ignore {_quoted(names[1])}."
+                f"one by with --ignore {_quoted(_other_than('train', names))}."
             )
 
 
@@ -265,10 +265,15 @@ def _check_class(folder: _Folder, walk: _Walk, notes: list[str]) -> None:
         raise DataError(
             f"{walk.root} has {_listed(names)}: splits in the folder of a class would be trained on alike. Put the "
             f"classes into the splits ({below[0].name}/{folder.name}), or pass one by with --ignore "
-            f"{_quoted(below[1].name)}."
+            f"{_quoted(_other_than('train', [each.name for each in below]))}."
         )
     if below:
         notes.append(f"{walk.shown(below[0].path)} is a part of the class {folder.name!r}, and no split.")
+
+
+def _other_than(split: str, names: Sequence[str]) -> str:
+    """The first of the names that one would rather do without than that of the split."""
+    return next((name for name in names if split not in name.casefold()), names[-1])
 
 
 def _tell_loose(folders: list[_Folder], walk: _Walk, notes: list[str]) -> None:

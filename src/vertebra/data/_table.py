@@ -68,7 +68,7 @@ def read_table(path: Path, *, ignore: Sequence[str] = ()) -> Dataset:
             )
         again += first is not row
     if again:
-        notes.append(f"Listed more than once with the same label, and counted once: {again:,} rows.")
+        notes.append(f"Listed again with the same label, and counted once: {again:,} of {len(rows):,} rows.")
     finder.check(list(photos.values()))
     found = sorted((photo for _, photo in photos.values()), key=lambda photo: photo.path)
     names = tuple(sorted({photo.label for photo in found}))
@@ -110,7 +110,7 @@ def _rows(table: Table, ignored: Ignored, notes: list[str]) -> list[_Row]:
         rows.append(_Row(table.where(number), os.fsdecode(name), label, meant))
     ignored.check([*table.names, *labels, *(split for split in splits if split)], table.source)
     if asked:
-        notes.append(f"Ignored, as asked: {', '.join(f'{count:,} rows of {name!r}' for name, count in asked.items())}.")
+        notes.append(f"Rows ignored, as asked: {', '.join(f'{name!r} ({n:,})' for name, n in asked.items())}.")
     for split, spellings in written.items():
         if len(spellings) > 1:
             raise DataError(
@@ -195,7 +195,7 @@ class _Finder:
         if scheme := re.match(r"([a-z][a-z0-9+.-]+)://", name.strip(), re.IGNORECASE):
             if scheme[1].lower() != "file":
                 raise DataError(f"{where}: {name} is an address on the web. Download it and give its path.")
-            self._read_as["addresses of files (file://)"] += 1
+            self._read_as["as addresses (file://)"] += 1
             return Path(unquote(urlsplit(name.strip()).path))
         plain = self._table.parent / name
         if name == name.strip() and name.isascii() and not re.search(r"\\|^~", name):
@@ -205,10 +205,10 @@ class _Finder:
         name = name.strip()
         for how, other in (
             ("", name),
-            ("with backslashes, read as slashes", name.replace("\\", "/")),
+            ("with backslashes", name.replace("\\", "/")),
             ("in another Unicode form", unicodedata.normalize("NFC", name)),
             ("in another Unicode form", unicodedata.normalize("NFD", name)),
-            ("below the home folder", os.path.expanduser(name)),  # noqa: PTH111 - may be no path
+            ("from the home folder (~)", os.path.expanduser(name)),  # noqa: PTH111 - may be no path
         ):
             if os.path.lexists(self._table.parent / other):
                 if how and other != name:
@@ -220,7 +220,7 @@ class _Finder:
 
     def notes(self) -> list[str]:
         """How paths were read that are not written as they are here."""
-        return [f"Paths {how}: {count:,}." for how, count in self._read_as.items()]
+        return [f"Paths written {how}, and found: {count:,}." for how, count in self._read_as.items()]
 
     def check(self, photos: Sequence[tuple[_Row, Photo]]) -> None:
         """Refuse a table of which no file is there.
