@@ -91,15 +91,16 @@ def _rows(table: Table, ignored: Ignored, notes: list[str]) -> list[_Row]:
             )
     paths, labels = table.column(columns.path), _labels(table, columns.label, notes)
     splits = columns.splits or [None] * table.rows
-    asked: Counter[str] = Counter()
+    asked = [next((v for v in values if v and ignored.has(v)), None) for values in zip(labels, splits, strict=True)]
+    ignored.check([*table.names, *labels, *(split for split in splits if split)], table.source)
+    if counts := Counter(value for value in asked if value is not None):
+        notes.append(f"Rows ignored, as asked: {', '.join(f'{name!r} ({n:,})' for name, n in counts.items())}.")
     written: dict[str, set[str]] = {}
     rows = []
     for number, (name, label, split) in enumerate(zip(paths, labels, splits, strict=True)):
-        where = f"{table.source}, {table.where(number)}"
-        out = [value for value in (label, split) if value and ignored.has(value)]
-        if out:
-            asked[out[0]] += 1
+        if asked[number] is not None:
             continue
+        where = f"{table.source}, {table.where(number)}"
         path = os.fsdecode(name or "").strip()
         if not label or not path:
             raise DataError(f"{where}: the {'label' if path else 'path'} is empty.")
@@ -108,9 +109,6 @@ def _rows(table: Table, ignored: Ignored, notes: list[str]) -> list[_Row]:
         if split and meant:
             written.setdefault(meant, set()).add(split.casefold())
         rows.append(_Row(table.where(number), os.fsdecode(name), label, meant))
-    ignored.check([*table.names, *labels, *(split for split in splits if split)], table.source)
-    if asked:
-        notes.append(f"Rows ignored, as asked: {', '.join(f'{name!r} ({n:,})' for name, n in asked.items())}.")
     for split, spellings in written.items():
         if len(spellings) > 1:
             raise DataError(
@@ -155,7 +153,7 @@ def _labels(table: Table, index: int, notes: list[str]) -> list[str]:
     # What pandas writes for whole numbers in a column that once lacked some.
     if table.kinds[index] == "string" and found and all(re.fullmatch(r" *-?[0-9]+\.0+ *", label) for label in found):
         whole = True
-        found = [str(int(float(label))) for label in found]
+        found = [label.strip().partition(".")[0] for label in found]
     if whole:
         notes.append(f"The labels are numbers with a decimal point, and read as whole ones, such as {found[0]!r}.")
     return found

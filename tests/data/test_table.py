@@ -1,0 +1,621 @@
+"""What tables say: columns, labels, splits and paths. Photos are empty files here: nothing is decoded."""
+
+import csv
+import io
+import re
+import unicodedata
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vertebra.data import DataError, open_dataset
+from vertebra.errors import UsageError, VertebraError
+
+NAMES = "train/training, val/valid/validation/dev/eval/evaluation, test/testing/tests"
+PATHS = ["cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png"]
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with the photos of `PATHS`."""
+    for path in (*PATHS, "cat/2.png", "dog/2.png"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).touch()
+    return tmp_path
+
+
+@pytest.fixture
+def read(place):
+    """Read a text as a table: `read("path,label\\n…")`."""
+
+    def read(text, name="list.csv", **options):
+        (place / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+        return open_dataset(place / name, **options)
+
+    return read
+
+
+@pytest.fixture
+def refusal(read, place):
+    """The message that a text is refused with, without where the table lies."""
+
+    def refusal(text, name="list.csv", kind=DataError, **options):
+        with pytest.raises(kind) as caught:
+            read(text, name, **options)
+        return str(caught.value).replace(str(place / name), "TABLE").replace(str(place), "FOLDER")
+
+    return refusal
+
+
+@pytest.fixture
+def parquet(place):
+    """Read columns as a Parquet table."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    def read(options=None, **columns):
+        parquet.write_table(pyarrow.table({"path": PATHS} | columns), place / "list.parquet")
+        return open_dataset(place / "list.parquet", **(options or {}))
+
+    return read
+
+
+def rows(*labels, header="path,label", values=None):
+    """A row of each of `PATHS`; of two labels each stands for two."""
+    labels = [label for label in labels for _ in range(4 // len(labels))]
+    lines = [f"{path},{label}" for path, label in zip(PATHS, labels, strict=True)]
+    if values is not None:
+        lines = [f"{line},{value}" for line, value in zip(lines, values, strict=True)]
+    return "\n".join([header, *lines, ""])
+
+
+def labels(dataset):
+    return [photo.label for photo in dataset.photos]
+
+
+def splits(dataset):
+    return [photo.split for photo in dataset.photos]
+
+
+# --- rows and quotes ------------------------------------------------------------------------------------------------
+
+
+def test_a_comma_in_a_label_needs_quotes(read, refusal):
+    assert refusal(rows("black, white", "dog")) == (
+        "TABLE, line 2: it has 3 fields, and the first line names 2 columns. Put a value that contains commas in "
+        'quotes: "black, white".'
+    )
+    assert labels(read(rows('"black, white"', '"a ""b"""'))) == ["black, white"] * 2 + ['a "b"'] * 2
+    assert labels(read(rows(' "cat" ', " dog"))) == ["cat", "cat", "dog", "dog"]
+    assert "line 3: it has 1 fields, and the first line names 2 columns" in refusal("path,label\ncat/0.png,a\nx\n")
+    assert "it has 3 fields" in refusal("path,label\ncat/0.png,a,\n")
+
+
+@pytest.mark.parametrize(
+    ("label", "reason"),
+    [
+        ('"cat', "a quote is not closed on its line"),
+        ('c"at', "a quote is not closed on its line"),
+        ('cat"', "a quote is not closed on its line"),
+        ('"cat" x', "a quote stands within a field"),
+        ('5" and 6"', "a quote stands within a field"),
+    ],
+)
+def test_a_stray_quote_is_refused_where_it_stands(refusal, label, reason):
+    # The second quote, far below, would close the first and swallow the rows between.
+    text = rows("a", "b") + f'cat/2.png,{label}\ndog/2.png",b\n'
+    assert refusal(text) == (
+        f'TABLE, line 6: {reason}. Put the whole field in quotes and double those in it: "5"" disk".'
+    )
+
+
+def test_lines_end_as_they_do_anywhere_and_empty_ones_count(read, refusal):
+    assert len(read(rows("a", "b").replace("\n", "\r\n")).photos) == 4
+    assert len(read(rows("a", "b").replace("\n", "\r")).photos) == 4
+    assert len(read("\ufeff\n\n" + rows("a", "b\u2028c") + "  \n").photos) == 4
+    assert refusal("\n\n" + rows("a", "b") + "\ncat/2.png,\n").startswith("TABLE, line 9: the label is empty")
+
+
+@pytest.mark.parametrize(
+    ("mark", "name", "what"),
+    [
+        (";", "list.csv", "semicolons"),
+        ("\t", "list.csv", "tabs"),
+        ("|", "list.csv", "vertical bars"),
+        (",", "list.tsv", "commas"),
+    ],
+)
+def test_another_separator_is_told(read, refusal, mark, name, what):
+    found = read(rows("a", "b").replace(",", mark), name)
+    assert found.notes == (f"The fields of {name} are separated by {what}.",)
+    assert labels(found) == ["a", "a", "b", "b"]
+    assert f"a value that contains {what} in quotes" in refusal(rows("a;,|\tb", "b").replace(",", mark), name)
+
+
+def test_excel_names_its_separator(read, refusal):
+    found = read("sep=;\n" + rows("a", "b", "c, d", "e").replace(",", ";").replace("c;", "c,"))
+    assert found.notes == ()
+    assert labels(found) == ["a", "b", "c, d", "e"]
+    assert refusal("sep=/\npath/label\na/b/c\n").endswith("""contains '/' in quotes: "black/ white".""")
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (rows("a", "b").encode("utf-16"), "it is in UTF-16"),
+        (b"\xfe\xff" + rows("a", "b").encode("utf-16-be"), "it is in UTF-16"),
+        (rows("a", "b").encode("utf-16-le"), "it holds NUL bytes"),
+        (b"PK\x03\x04", "it is an Excel workbook or a ZIP archive"),
+        (b"\xd0\xcf\x11\xe0", "it is an old Excel workbook"),
+        (b"\x1f\x8b\x08", "it is compressed by gzip"),
+        (b"PAR1", "it is a Parquet table, whose name must end in .parquet"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "it is a Git LFS pointer; git lfs pull brings the file"),
+    ],
+)
+def test_what_is_no_text_is_said(refusal, content, what):
+    assert refusal(content) == f"TABLE is no table of text in UTF-8: {what}. Save it as CSV in UTF-8."
+
+
+def test_latin_1_is_refused_where_it_stands(read, refusal, place):
+    assert refusal(rows("caf\u00e9", "dog").encode("latin-1")) == (
+        "TABLE, line 2: the label 'caf\\udce9' is no text in UTF-8, but perhaps in Latin-1. Save the table as CSV in "
+        "UTF-8."
+    )
+    assert refusal("path,label,caf\u00e9\n".encode("latin-1")) == (
+        "TABLE is no table of text in UTF-8: line 1 has other bytes, as Latin-1 has them. Save it as CSV in UTF-8."
+    )
+    assert "line 2: the split 'tr\\xe4in'" not in refusal(
+        rows("a", header="path,label,split", values=["tr\u00e4in"] * 4)
+    )
+    bytes_of_split = rows("a", header="path,label,split", values=["tr\u00e4in"] * 4).encode("latin-1")
+    assert "line 2: the split 'tr\\udce4in' is no text in UTF-8." in refusal(bytes_of_split)
+    missing = rows("a", "b").encode() + b"caf\xe9.png,a\n"
+    assert "line 6: the path 'caf\\udce9.png' is not there, and no text in UTF-8." in refusal(missing)
+    (place / "caf\udce9.png").touch()
+    assert len(read(missing).photos) == 5  # the names of files may be any bytes
+
+
+def test_a_table_without_rows(refusal):
+    assert refusal("path,label\n") == "TABLE lists no photos: no row is left below the names of the columns."
+    assert refusal("\n\n") == (
+        "TABLE has no column 'path' (it has none). The first line names the columns: path,label or path,label,split."
+    )
+    assert refusal(rows("a", "b"), ignore=["a", "b"]).startswith("TABLE lists no photos")
+
+
+# --- columns --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("header", ["path,label", "Path, LABEL ", '"path","label"', " path,Label"])
+def test_the_documented_columns(read, header):
+    assert read(rows("a", "b", header=header)).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("header", "path", "label"),
+    [
+        ("filename,class", "filename", "class"),
+        ("Image Path,category", "Image Path", "category"),
+        ("file_name,Class-Name", "file_name", "Class-Name"),
+        ("image,target", "image", "target"),
+    ],
+)
+def test_other_names_of_columns_are_told(read, header, path, label):
+    found = read(rows("a", "b", header=header))
+    assert found.notes == (
+        f"The path is read from the column {path!r}.",
+        f"The label is read from the column {label!r}.",
+    )
+    assert labels(found) == ["a", "a", "b", "b"]
+
+
+def test_columns_that_may_be_meant_are_refused(read, refusal):
+    text = rows("a", "b", header="file,image,label").replace(",a", ",x,a").replace(",b", ",x,b")
+    assert refusal(text) == (
+        "TABLE has 2 columns that may be the path: 'file' and 'image'. Name the right one 'path', or pass one by with "
+        "--ignore image."
+    )
+    assert read(text, ignore=["image"]).notes == (
+        "Columns ignored, as asked: 'image'.",
+        "The path is read from the column 'file'.",
+    )
+    assert "2 columns that may be the label: 'label' and 'Label'" in refusal("path,label,Label\na,b,c\n")
+    assert refusal("path,lable\n").startswith("TABLE has no column 'label' (it has path, lable). Did you mean 'lable'?")
+    found = read(rows("a", "b", header="path,label,class,image,", values=["x,y,z"] * 4))
+    assert found.notes == ("Not read: the columns 'class', 'image' and without a name.",)
+
+
+# --- labels ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["nan", "NaN", " NAN ", "<NA>", "NaT", "#N/A"])
+def test_a_missing_label_is_no_class(read, refusal, name):
+    assert refusal(rows("a", "b", "c", name)) == (
+        f"TABLE, line 5: the label is {name!r}, as programs write a missing one. Give a label, or leave such rows out "
+        f"with --ignore {name.strip()}. A class of that name needs another one."
+    )
+    found = read(rows("a", "b", "c", name), ignore=[name])
+    assert labels(found) == ["a", "b", "c"]
+    assert found.notes == (f"Rows ignored, as asked: {name!r} (1).",)
+
+
+@pytest.mark.parametrize("name", ["None", "null", "NA", "n/a", "none"])
+def test_a_class_whose_name_may_mean_none_is_told(read, name):
+    assert read(rows("a", name)).notes == (
+        f"{name!r} is taken for the name of a class; if it stands for a missing label, leave it out with --ignore "
+        f"{name}.",
+    )
+
+
+def test_empty_values_are_refused(refusal):
+    assert refusal(rows("a", "b", "", "c")) == "TABLE, line 4: the label is empty."
+    assert refusal(rows("a", "b", "c", " ")) == "TABLE, line 5: the label is empty."
+    assert refusal("path,label\n ,a\n") == "TABLE, line 2: the path is empty."
+
+
+def test_labels_that_are_one_are_joined_and_others_refused(read, refusal):
+    nfc, nfd = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    found = read(rows(nfc, nfd, f"{nfc} ", "dog"))
+    assert labels(found) == ["café", "café", "café", "dog"]
+    assert found.notes == (
+        "Joined, as they differ only in Unicode form or outer white space: 'caf\\xe9' (line 2), 'cafe\\u0301' (line "
+        "3), 'caf\\xe9 ' (line 4) → 'café'.",
+    )
+    assert refusal(rows("x", "Cat", "cat", "y")) == (
+        "TABLE: the classes 'Cat' (line 3) and 'cat' (line 4) differ in case only, so they may be one class or two. "
+        "Rename one of them, or pass one by with --ignore Cat."
+    )
+    assert labels(read(rows("x", "Cat", "cat", "y"), ignore=["cat"])) == ["x", "Cat", "y"]
+    assert "'1' (line 2) and '1.0' (line 3) differ in how the same number is written" in refusal(
+        rows("1", "1.0", "2", "3")
+    )
+
+
+def test_whole_numbers_with_a_decimal_point(read):
+    found = read(rows("1.0", "22.000"))
+    assert labels(found) == ["1", "1", "22", "22"]
+    assert found.notes == ("The labels are numbers with a decimal point, and read as whole ones, such as '1'.",)
+    assert labels(read(rows("1.0", "2.5"))) == ["1.0", "1.0", "2.5", "2.5"]  # versions, perhaps
+    assert labels(read(rows("9007199254740993.0", "9007199254740992.0")))[::2] == [
+        "9007199254740993",
+        "9007199254740992",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0, 0, 1, 1], ["0", "0", "1", "1"]),
+        ([False, False, True, True], ["False", "False", "True", "True"]),
+        ([b"a", b" a", b"caf\xc3\xa9", b"b"], ["a", "a", "café", "b"]),
+        (["a", "a", "b ", "b"], ["a", "a", "b", "b"]),
+    ],
+)
+def test_labels_of_any_type(parquet, values, expected):
+    found = parquet(label=values)
+    assert labels(found) == expected
+    assert not any("decimal" in note for note in found.notes)
+
+
+def test_labels_of_floats_categories_and_decimals(parquet):
+    pyarrow = pytest.importorskip("pyarrow")
+    from decimal import Decimal
+
+    for values in ([1.0, 1.0, -2.0, -2.0], [Decimal("1.0"), Decimal("1.0"), Decimal("-2.0"), Decimal("-2.0")]):
+        found = parquet(label=values)
+        assert labels(found) == ["1", "1", "-2", "-2"]
+        assert found.notes == ("The labels are numbers with a decimal point, and read as whole ones, such as '1'.",)
+    assert labels(parquet(label=pyarrow.array(["a", "b", "a", "b"]).dictionary_encode())) == ["a", "b", "a", "b"]
+    assert labels(parquet(label=pyarrow.array(["a", "b", "a", "b"], pyarrow.large_string()))) == ["a", "b", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([1.0, 1.0, float("nan"), 2.0], "row 3: the label is empty."),
+        (["a", None, "b", "b"], "row 2: the label is empty."),
+        ([None, None, None, None], "row 1: the label is empty."),
+        ([0, 1, None, 1], "row 3: the label is empty."),
+        ([1.0, 1.5, 2.0, 2.0], "row 2: the label is 1.5; it must be a name or a whole number."),
+        ([1.0, float("inf"), 2.0, 2.0], "row 2: the label is inf; it must be a name or a whole number."),
+        ([b"a", b"\xff", b"b", b"b"], "row 2: the label '\\udcff' is no text in UTF-8"),
+        ([["a"], ["a"], ["b"], ["b"]], "the column 'label' is of the type list<"),
+    ],
+)
+def test_labels_that_are_none(parquet, values, message):
+    with pytest.raises(DataError) as caught:
+        parquet(label=values)
+    assert message in str(caught.value)
+
+
+def test_paths_must_be_text(parquet):
+    with pytest.raises(DataError, match=r"the column 'path' is of the type int64; a path is text\."):
+        parquet(path=[1, 2, 3, 4], label=["a", "a", "b", "b"])
+    with pytest.raises(DataError, match=r"; a label is text, a whole number or a truth value\."):
+        parquet(label=[{"a": 1}] * 4)
+    assert len(parquet(path=[path.encode() for path in PATHS], label=["a", "a", "b", "b"]).photos) == 4
+    with pytest.raises(DataError, match=r"row 2: the path is empty\."):
+        parquet(path=["cat/0.png", None, "dog/0.png", "dog/1.png"], label=["a", "a", "b", "b"])
+    with pytest.raises(DataError, match=r"row 1: the path 'a\\x00b' contains a NUL\."):
+        parquet(path=["a\0b", *PATHS[1:]], label=["a", "a", "b", "b"])
+
+
+def test_parquet_takes_no_columns_from_its_folder(place, parquet):
+    parquet(label=["a", "a", "b", "b"])
+    below = place / "split=test" / "label=x"
+    below.mkdir(parents=True)
+    (place / "list.parquet").rename(below / "list.parquet")
+    with pytest.raises(DataError, match="none of its 4 photos is there"):
+        open_dataset(below / "list.parquet")
+
+
+# --- splits ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "expected"),
+    [
+        ("split", "train val train test", "train val train test"),
+        ("SPLIT", "Training,Val,Training,TEST", "train val train test"),
+        ("subset", "train validation train validation", "train val train val"),
+        ("Fold", "train test train test", "train test train test"),
+        ("data-split", "train dev train dev", "train val train val"),
+        ("purpose", "train test train test", "train test train test"),
+        ("is_valid", "False True False 1", "train val train val"),
+        ("is valid", "0 1.0 no Yes", "train val train val"),
+        ("IsTest", "f t n y", "train test train test"),
+        ("is_train", "true false 1 0", "train test train test"),
+        ("train", "1 0 1 0", "train test train test"),
+        ("is_training_image", "1 0 1 0", "train test train test"),
+    ],
+)
+def test_columns_of_splits(read, column, values, expected):
+    values = re.split("[ ,]", values)
+    found = read(rows("a", "b", header=f"path,label,{column}", values=values), training=False)
+    assert splits(found) == expected.split()
+    assert found.notes == (() if column.lower() == "split" else (f"The split is read from the column {column!r}.",))
+
+
+def test_several_columns_of_truth_values(read, refusal):
+    text = rows("a", "b", header="path,label,is_valid,is_test", values=["0,0", "1,0", "0,0", "0,1"])
+    found = read(text)
+    assert splits(found) == ["train", "val", "train", "test"]
+    assert found.notes == ("The split is read from the columns 'is_valid' and 'is_test'.",)
+    both = text.replace("1,0", "1,1")
+    assert refusal(both) == ("TABLE, line 3: it is in val and in test, by the columns 'is_valid' and 'is_test'.")
+    text = rows("a", "b", header="path,label,is_train,is_test", values=["1,0", "0,1", "1,0", "0,0"])
+    assert refusal(text) == "TABLE, line 5: it is in no split, by the columns 'is_train' and 'is_test'."
+    assert splits(read(text.replace("0,0", "0,1"))) == ["train", "test", "train", "test"]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("is_test", "0 0 0 maybe", "TABLE, line 5: is_test is 'maybe'; it must be true or false, 1 or 0."),
+        (
+            "valid",
+            "1 0 1 0",
+            "TABLE: the column 'valid' may mark the validation photos or those that are sound. Name it is_valid if it "
+            "is the split, or pass it by with --ignore valid.",
+        ),
+        (
+            "split",
+            "train 1 train test",
+            "TABLE, line 3: the split is '1'; it must be train, val, test or empty. Leave such rows out with --ignore "
+            "1.",
+        ),
+        (
+            "subset",
+            "train tset train test",
+            "TABLE, line 3: the split is 'tset'; it must be train, val, test or empty. Did you mean 'test'? "
+            "Leave such rows out with --ignore tset.",
+        ),
+        (
+            "split",
+            "train val train valid",
+            "TABLE: 'val' and 'valid' are all names of the split val. Use one, or leave rows out with --ignore valid.",
+        ),
+    ],
+)
+def test_columns_of_splits_with_mistakes(refusal, column, values, message):
+    assert refusal(rows("a", "b", header=f"path,label,{column}", values=values.split())) == message
+
+
+def test_two_columns_of_splits(read, refusal):
+    text = rows("a", "b", header="path,label,split,is_valid,w", values=["train,0,1"] * 4)
+    assert refusal(text) == (
+        "TABLE has 2 columns that say the split: 'split' and 'is_valid'. Leave one, or pass one by with --ignore "
+        "is_valid."
+    )
+    assert read(text, ignore=["is_valid"]).notes == (
+        "Columns ignored, as asked: 'is_valid'.",
+        "Not read: the column 'w'.",
+    )
+    assert "2 columns that say the split: 'split' and 'set'" in refusal(
+        text.replace("is_valid", "set").replace(",0", ",test")
+    )
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "told"),
+    [
+        ("fold", "1 2 1 2", True),
+        ("set", "x y x y", True),
+        ("status", "valid valid valid valid", False),
+        ("status", "valid test valid test", False),
+        ("source", "train train train train", False),
+        ("source", "train test train web", False),
+        ("test", "ok bad ok bad", False),
+        ("valid", "sound sound odd odd", False),
+    ],
+)
+def test_columns_that_are_not_read_are_named(read, column, values, told):
+    found = read(rows("a", "b", header=f"path,label,{column}", values=values.split()))
+    assert splits(found) == [None] * 4
+    notes = [f"Not read: the column {column!r}."]
+    if told:
+        notes.append(
+            f"The column {column!r} may be a split, but its values are none of {NAMES}; the photos are split without "
+            "it."
+        )
+    assert list(found.notes) == notes
+
+
+def test_columns_of_parquet(parquet):
+    same = {"label": ["a", "a", "b", "b"]}
+    found = parquet(**same, is_valid=[True, False, True, False], box=[[1], [2], [3], [4]], fold=[1, 2, 3, 4])
+    assert splits(found) == ["val", "train", "val", "train"]
+    assert found.notes[:2] == (
+        "The split is read from the column 'is_valid'.",
+        "Not read: the columns 'box' and 'fold'.",
+    )
+    found = parquet(**same, is_test=[0.0, 1.0, 0.0, 1.0])
+    assert splits(found) == ["train", "test", "train", "test"]
+    with pytest.raises(DataError, match="row 2: is_test is None; it must be true or false"):
+        parquet(**same, is_test=[True, None, False, True])
+    found = parquet(**same, split=["train", None, "train", "test"])
+    assert splits(found) == ["train", None, "train", "test"]
+
+
+def test_rows_without_a_split_are_told(read):
+    found = read(rows("a", "b", header="path,label,split", values=["train", "", "train", " "]))
+    assert splits(found) == ["train", None, "train", None]
+    assert found.notes == (
+        "Without a split: 2 of 4 rows. They are trained on, or held out where the table marks none for that.",
+    )
+    assert read(rows("a", "b", header="path,label,split", values=[""] * 4)).notes == ()
+
+
+def test_rows_can_be_left_out(read, refusal):
+    text = rows("a", "b", header="path,label,split", values=["train", "extra", "train", "extra"])
+    found = read(text, ignore=["extra"])
+    assert splits(found) == ["train", "train"]
+    assert found.notes == ("Rows ignored, as asked: 'extra' (2).",)
+    message = refusal(text, kind=UsageError, ignore=["extar"])
+    assert message == "TABLE has nothing named 'extar' to ignore. Did you mean 'extra'?"
+
+
+def test_a_label_that_only_test_has(read, refusal):
+    text = rows("ketch", "ketch", "dog", "ketches", header="path,label,is_test", values=["0", "0", "0", "1"])
+    assert "the class 'ketches' has photos in test and none to train on. Did you mean 'ketch'?" in refusal(text)
+    assert labels(read(text, allow_unseen=True)) == ["ketch", "ketch", "dog"]
+
+
+# --- paths ----------------------------------------------------------------------------------------------------------
+
+
+def test_paths_of_other_systems(read, place, monkeypatch):
+    found = read(rows("a", "b").replace("/", "\\"))
+    assert [found.shown(photo.path) for photo in found.photos] == PATHS
+    assert found.notes == ("Paths written with backslashes, and found: 4.",)
+    (place / "odd\\name.png").touch()
+    assert read(rows("a", "b") + "odd\\name.png,a\n").notes == ()
+    monkeypatch.setenv("HOME", str(place))
+    found = read(rows("a", "b") + f"~/cat/2.png,a\nfile://{place}/dog/2.png,b\n{place}/cat/../dog/0.png,b\n")
+    assert len(found.photos) == 6
+    assert found.notes == (
+        "Listed again with the same label, and counted once: 1 of 7 rows.",
+        "Paths written from the home folder (~), and found: 1.",
+        "Paths written as addresses (file://), and found: 1.",
+    )
+
+
+def test_paths_in_another_unicode_form(read, place):
+    (place / unicodedata.normalize("NFD", "café.png")).touch()
+    found = read(rows("a", "b") + unicodedata.normalize("NFC", "café.png") + ",a\n")
+    assert found.notes == ("Paths written in another Unicode form, and found: 1.",)
+    assert all(photo.path.exists() for photo in found.photos)
+
+
+def test_white_space_around_a_path(read, place):
+    (place / " spaced.png").touch()
+    found = read(rows("a", "b") + '" spaced.png",a\n cat/2.png ,a\n')
+    assert all(photo.path.exists() for photo in found.photos)
+    assert found.notes == ()
+
+
+def test_addresses_are_refused(refusal):
+    assert refusal(rows("a", "b") + "HTTPS://x.org/y.jpg,a\n") == (
+        "TABLE, line 6: HTTPS://x.org/y.jpg is an address on the web. Download it and give its path."
+    )
+
+
+def test_a_photo_that_is_listed_twice(read, refusal, place):
+    assert len(read(rows("a", "b") + "cat/./0.png,a\n").photos) == 4
+    assert refusal(rows("a", "b") + "dog/../cat/0.png,b\n") == (
+        "TABLE, line 6: dog/../cat/0.png is listed already, in line 2, as 'a', and here as 'b'. List each photo once."
+    )
+    text = rows("a", "b", header="path,label,split", values=["train"] * 4) + "cat/0.png,a,test\n"
+    assert "in line 2, as 'a' in train, and here as 'a' in test." in refusal(text)
+    (place / "link.png").symlink_to(place / "cat" / "0.png")
+    assert len(read(rows("a", "b") + "link.png,b\n").photos) == 5  # two files
+
+
+def test_a_table_whose_photos_are_elsewhere(refusal, read, place, monkeypatch):
+    assert refusal("path,label\n1.png,a\nx/2.png,b\n") == (
+        "TABLE: none of its 2 photos is there. The first, 1.png (line 2), was looked for as FOLDER/1.png. Paths are "
+        "absolute, or relative to the folder of the table."
+    )
+    assert refusal("path,label\ncat/0,a\ndog/0,b\n").endswith(
+        "relative to the folder of the table. There is cat/0.png: write the suffixes, too."
+    )
+    assert len(read("path,label\n1.png,a\ncat/0.png,b\n").photos) == 2  # the missing one is named by the audit
+    (place / "lists").mkdir()
+    monkeypatch.chdir(place)
+    assert refusal(rows("a", "b"), "lists/list.csv").endswith(
+        "It is there relative to the working folder; put the table there."
+    )
+
+
+# --- any table ------------------------------------------------------------------------------------------------------
+
+_CELLS = st.one_of(
+    st.sampled_from(
+        ["cat", "Cat", "dog", "nan", "", " ", "1", "1.0", "train", "val", "test", "true", "0", "caf\u00e9"]
+    ),
+    st.sampled_from([*PATHS, "cat\\0.png", "missing.png", '"', '"a,b"', 'a"b', "a,b", "http://x/y.jpg", "\u2028"]),
+    st.text(max_size=5),
+)
+_HEADERS = st.lists(
+    st.sampled_from(["path", "Path", "label", "class", "split", "is_valid", "fold", "w", "valid", ""]),
+    min_size=1,
+    max_size=5,
+)
+
+
+@settings(max_examples=150, derandomize=True, deadline=None)
+@given(
+    header=_HEADERS | st.just(["path", "label"]) | st.just(["path", "label", "split"]),
+    cells=st.lists(st.lists(_CELLS, min_size=1, max_size=5), max_size=8),
+    quoted=st.booleans(),
+    rest=st.booleans(),
+)
+def test_any_table_is_told_whole_or_refused(tmp_path_factory, header, cells, quoted, rest):
+    root = tmp_path_factory.mktemp("table")
+    for path in PATHS:
+        (root / path).parent.mkdir(exist_ok=True)
+        (root / path).touch()
+    if rest:  # rows of the right length
+        cells = [(row * 5)[: len(header)] for row in cells]
+        cells = [[PATHS[n % 4], *row[1:]] for n, row in enumerate(cells)] if header[0] == "path" else cells
+    buffer = io.StringIO(newline="")
+    if quoted:
+        csv.writer(buffer, lineterminator="\n").writerows([header, *cells])
+    else:
+        buffer.write("\n".join(map(",".join, [header, *cells])))
+    (root / "list.csv").write_bytes(buffer.getvalue().encode("utf-8", "surrogatepass"))
+    try:
+        found = open_dataset(root / "list.csv")
+    except VertebraError as error:
+        assert "\n" not in str(error)
+        assert str(error).startswith(str(root / "list.csv"))
+        return
+    read = sum(bool(",".join(row).strip(" ")) for row in cells)  # rows that are not empty
+    again = next((note for note in found.notes if note.startswith("Listed again")), "once: 0 of")
+    assert len(found.photos) + int(re.search(r"once: (\d+) of", again)[1]) == read
+    for name in header:
+        if name.lower() not in ("path", "label", "class", "split"):
+            assert repr(name) in " ".join(found.notes) or not name
+    assert {photo.label for photo in found.photos} == set(found.classes)
+    assert all(name == name.strip() and name == unicodedata.normalize("NFC", name) for name in found.classes)
