@@ -322,6 +322,8 @@ def test_path_with_a_null_character():
     [
         (b"", "is empty"),
         (b"Dear diary,\n", "is a text file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer, .*: run git lfs pull"),
+        (b"\0\0\0\x18ftypheic" + bytes(40), "is a HEIC image, which is not decoded: convert it to JPEG or PNG"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is a text file"),
         ("Grüße\n".encode(), "is a text file"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "is a text file"),

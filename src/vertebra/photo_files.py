@@ -95,7 +95,12 @@ def is_litter(name: str) -> bool:
 
 def is_passed_by(entry: os.DirEntry[str]) -> bool:
     """Whether it is hidden, or a folder that systems make: nothing in it is a photo."""
-    return entry.name.startswith(".") or (entry.name.lower() in _SYSTEM_FOLDERS and entry.is_dir())
+    return entry.name.startswith(".") or (is_system_folder(entry.name) and entry.is_dir())
+
+
+def is_system_folder(name: str) -> bool:
+    """Whether systems make folders of that name, which are not hidden."""
+    return name.lower() in _SYSTEM_FOLDERS
 
 
 def entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:

@@ -50,6 +50,31 @@ def test_mistakes(vertebra, photos, arguments, code, message):
     assert message in done.error
 
 
+def test_what_is_passed_by_and_left_out(vertebra, photos):
+    for path in ("data/train/cat", "data/train/dog", "data/test/cats", "data/extra"):
+        (photos / path).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (40, 40), (len(path) * 7, number * 9, 60)).save(photos / path / f"{number}.png")
+    done = vertebra("audit", photos / "data")
+    assert done.code == 1
+    assert "has the splits test and train and beside them extra, which are no splits" in done.error
+    done = vertebra("audit", photos / "data", "--ignore", "extra")
+    assert done.code == 1
+    assert "the class 'cats' has photos in test and none to train on. Did you mean 'cat'?" in done.error
+    done = vertebra("audit", photos / "data", "--ignore", "extra", "--allow-unseen", "--json")
+    assert done.code == 0
+    assert done.json["classes"] == {"cat": 2, "dog": 2}
+    assert done.json["notes"] == [
+        "Ignored, as asked: extra.",
+        "Left out, as these classes have no photo to train on: 'cats' (2 in test).",
+    ]
+    done = vertebra("audit", photos / "data", "--ignore", "extra", "--ignore", "test")
+    assert "Ignored, as asked: extra and test." in done.out
+    done = vertebra("audit", photos / "data", "--ignore", "extras")
+    assert done.code == 2
+    assert "has nothing named 'extras' to ignore. Did you mean 'extra'" in done.error
+
+
 def test_a_bar_on_a_terminal(monkeypatch, capsys):
     import io
     import sys

@@ -1,5 +1,8 @@
 """`vertebra train` and `vertebra evaluate`."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -43,6 +46,58 @@ def test_train_evaluate_predict(vertebra, place):
     assert found["top1"] == 1.0
     done = vertebra("predict", place / "photos" / "red" / "0.png", "--model", place / "run" / "model.onnx")
     assert "red" in done.out
+
+
+def test_what_was_passed_by_is_told_and_kept(vertebra, place, tmp_path):
+    shutil.copytree(place / "photos", tmp_path / "photos" / "Train")
+    for path in ("extra/1.png", "Train/red/@eaDir/1.png", "VAL/reds/1.png", "VAL/blue/1.png", "Train/green/1.jpg"):
+        (tmp_path / "photos" / path).parent.mkdir(parents=True, exist_ok=True)
+        if path.endswith(".png"):
+            shutil.copy(place / "photos" / "red" / "0.png", tmp_path / "photos" / path)
+        else:
+            (tmp_path / "photos" / path).write_text("no photo")
+    (tmp_path / "photos" / "Train" / "red" / "notes.txt").write_text("")
+    (tmp_path / "photos" / "Train" / "red" / "copy.png").symlink_to("0.png")
+    options = ("--model", "resnet18", "--weights", place / "drawn.pth", "--out", tmp_path / "run")
+    done = vertebra("train", tmp_path / "photos", *options)
+    assert done.code == 1
+    assert "beside them extra, which are no splits" in done.error
+    done = vertebra("train", tmp_path / "photos", "--ignore", "extra", *options)
+    assert done.code == 1
+    assert "the class 'reds' has photos in val and none to train on. Did you mean 'red'?" in done.error
+    assert not (tmp_path / "run").exists()
+    done = vertebra("train", tmp_path / "photos", "--ignore", "extra", "--allow-unseen", *options)
+    assert done.code == 0, done.err
+    notes = json.loads((tmp_path / "run" / "metrics.json").read_text())["notes"]
+    for note in (
+        "Ignored, as asked: extra.",
+        "Passed by, as hidden or made by a system: Train/red/@eaDir.",
+        "Links within this folder, so their photos count more than once: Train/red/copy.png → Train/red/0.png.",
+        "Left out, as these classes have no photo to train on: 'reds' (1 in val).",
+        "Not learned, as no photo of it can be used: 'green', such as Train/green/1.jpg.",
+        "No photos, and left alone: 1 files in class folders, such as Train/red/notes.txt.",
+    ):
+        assert note in notes
+        assert note in done.out
+    kept = (tmp_path / "run" / "settings.toml").read_text()
+    assert 'ignore = ["extra"]\nallow_unseen = true\n' in kept
+    # The run's own table is a data set: also with links, which are files of their own.
+    assert vertebra("audit", tmp_path / "run" / "data.csv", "--json").json["photos"] == 26
+    assert vertebra("train", "--resume", tmp_path / "run").code == 0
+    done = vertebra("evaluate", tmp_path / "run", tmp_path / "photos", "--ignore", "extra")
+    assert done.code == 2
+    assert "does not know, such as 'reds'; it knows blue, red. Did you mean 'red'?" in done.error
+    done = vertebra("evaluate", tmp_path / "run", tmp_path / "photos", "--ignore", "extra", "--allow-unseen", "--json")
+    assert done.json["n"] == 1
+    assert "Left out: 1 photos of classes that the model does not know: 'reds'." in done.json["notes"]
+
+
+def test_nothing_to_train_on_is_said(vertebra, place, tmp_path):
+    shutil.copytree(place / "photos", tmp_path / "photos" / "test")
+    options = ("--model", "resnet18", "--weights", place / "drawn.pth", "--out", tmp_path / "run")
+    done = vertebra("train", tmp_path / "photos", *options)
+    assert done.code == 1
+    assert "marks no photo for training. Change the split of some to train; all are in test." in done.error
 
 
 def test_settings_from_a_file(vertebra, place, tmp_path):

@@ -1,6 +1,7 @@
 """Photos from files, folders, patterns, lists and the web."""
 
 import io
+import os
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,6 +35,38 @@ def test_links_are_followed_but_not_in_a_circle(folder):
     (folder / "z").symlink_to(folder / "below" / "deep")
     assert names(photos([str(folder)]), folder)[-1] == "z/d.jpeg"
     assert len(list(photos([str(folder)]))) == 5
+
+
+def test_what_systems_put_beside_photos_is_no_photo(folder):
+    for name in ("@eaDir/b.jpg", "below/__MACOSX/c.jpg", "below/deep/.ipynb_checkpoints/d.jpg", "lost+found/x.png"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_bytes(b"x")
+    expected = ["a.PNG", "b.jpg", "below/c.webp", "below/deep/d.jpeg"]
+    assert names(photos([str(folder)]), folder) == expected
+    assert names(photos([f"{folder}/**/*.jpg"]), folder) == ["b.jpg"]
+    assert names(photos([f"{folder}/@eaDir/*.jpg"]), folder) == ["@eaDir/b.jpg"]  # as asked
+
+
+def test_files_of_other_suffixes_are_known_by_how_they_begin(folder):
+    (folder / "plain").write_bytes(b"\xff\xd8\xff\xe0" + bytes(30))
+    (folder / "u.JFIF").write_bytes(b"x")
+    (folder / "phone.HEIC").write_bytes(b"x")
+    found = names(photos([str(folder)]), folder)
+    assert found == ["a.PNG", "b.jpg", "below/c.webp", "below/deep/d.jpeg", "phone.HEIC", "plain", "u.JFIF"]
+
+
+def test_a_folder_that_cannot_be_listed_is_told(folder, monkeypatch):
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = list(photos([str(folder)]))
+    assert names(found, folder) == ["a.PNG", "b.jpg", "below/c.webp", "below/deep"]
+    assert found[-1].error == f"{folder}/below/deep cannot be listed (Permission denied)"
 
 
 def test_an_empty_folder_is_an_error(tmp_path):

@@ -253,6 +253,10 @@ def test_settings_that_were_edited_to_those_of_another_network(stopped):
     settings.write_text(settings.read_text().replace('"resnet18"', '"resnet34"'))
     with pytest.raises(UsageError, match="another model than the run began with: model was 'resnet18'"):
         resume(stopped)
+    text = settings.read_text().replace('"resnet34"', '"resnet18"')
+    settings.write_text(text + 'ignore = ["stripes"]\n')
+    with pytest.raises(UsageError, match=r"another ignore than the run began with: ignore was \[\]"):
+        resume(stopped)
 
 
 def test_what_cannot_be_trained_leaves_no_folder(more_shapes, small_weights, tmp_path):

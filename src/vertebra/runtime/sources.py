@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from vertebra import __version__
 from vertebra.errors import ImageError
-from vertebra.photo_files import SUFFIXES, entries, is_passed_by, is_photo
+from vertebra.photo_files import SUFFIXES, entries, is_passed_by, is_photo, is_system_folder
 from vertebra.pixels import Source
 from vertebra.units import size
 
@@ -93,7 +93,12 @@ def _of(name: str) -> Iterator[Photo]:
 
 
 def _matching(pattern: str) -> Iterator[Photo]:
-    paths = sorted(glob.iglob(pattern, recursive=True))  # noqa: PTH207 - a pattern may be absolute
+    written = Path(pattern).parts
+    paths = sorted(
+        path
+        for path in glob.iglob(pattern, recursive=True)  # noqa: PTH207 - a pattern may be absolute
+        if not any(is_system_folder(part) and part not in written for part in Path(path).parts[:-1])
+    )
     if not paths:
         yield Photo(pattern, f"{pattern}: no file matches")
     for path in paths:

@@ -1,0 +1,85 @@
+"""The classes of a data set beside those of a model."""
+
+import unicodedata
+
+import pytest
+from PIL import Image
+
+from vertebra.data import DataError
+from vertebra.errors import UsageError
+
+pytest.importorskip("torch")
+
+from vertebra.train import evaluate
+
+
+@pytest.fixture
+def measure(tmp_path, write_model):
+    """Evaluate a model of those classes on a folder with a photo of each label."""
+
+    def measure(classes, *labels, **options):
+        write_model(tmp_path / "model.onnx", classes=classes)
+        for number, label in enumerate(labels):
+            (tmp_path / "photos" / label).mkdir(parents=True)
+            Image.new("RGB", (40, 40), (60 * number, 90, 120)).save(tmp_path / "photos" / label / "1.png")
+        return evaluate(tmp_path / "model.onnx", tmp_path / "photos", **options)
+
+    return measure
+
+
+def test_names_in_another_unicode_form_are_matched(measure):
+    nfc, nfd = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    found = measure((nfd, "dog "), nfc, "dog")
+    assert found.held.labels.tolist() == [0, 1]
+    assert found.notes == []
+
+
+@pytest.mark.parametrize(
+    ("classes", "label", "message"),
+    [
+        (
+            ("Cat", "dog"),
+            "cat",
+            "the class 'cat' and the model's 'Cat' differ only in case or in how a number is written",
+        ),
+        (("1", "dog"), "1.0", "the class '1.0' and the model's '1' differ only in case"),
+    ],
+)
+def test_names_that_may_be_one_or_two_are_refused(measure, classes, label, message):
+    with pytest.raises(DataError) as caught:
+        measure(classes, label, "dog")
+    assert message in str(caught.value)
+    assert f"pass it by with --ignore {label}." in str(caught.value)
+
+
+def test_classes_that_the_model_does_not_know(measure):
+    with pytest.raises(UsageError) as caught:
+        measure(("cat", "dog"), "cats", "dog", "hen")
+    assert "has 2 classes that" in str(caught.value)
+    assert "such as 'cats'; it knows cat, dog. Did you mean 'cat'? Rename the folders, or leave their" in str(
+        caught.value
+    )
+
+
+def test_classes_that_the_model_does_not_know_are_left_out(measure):
+    found = measure(("cat", "dog"), "cats", "dog", "hen", allow_unseen=True)
+    assert found.held.measures.n == 1
+    assert found.held.labels.tolist() == [1]
+    assert found.notes == ["Left out: 2 photos of classes that the model does not know: 'cats', 'hen'."]
+    assert found.to_dict()["notes"] == found.notes
+
+
+def test_something_must_be_left(measure):
+    with pytest.raises(UsageError, match=r"has 1 classes .* it knows cat, dog, a, b, e, …\.$"):
+        measure(("cat", "dog", "a", "b", "e", "f"), "zebra", allow_unseen=True)
+
+
+def test_folders_can_be_passed_by(measure):
+    found = measure(("cat", "dog"), "dog", "hen", ignore=["hen"])
+    assert found.held.measures.n == 1
+    assert found.notes == ["Ignored, as asked: hen."]
+
+
+def test_two_classes_of_one_name_are_refused(measure):
+    with pytest.raises(UsageError, match="more than one class named 'crane', so it cannot be told which one"):
+        measure(("crane", "dog", "crane"), "crane", "dog")
