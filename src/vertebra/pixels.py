@@ -333,8 +333,8 @@ def _unsupported(file: IO[bytes]) -> str | None:
     """What an image is that Pillow has no decoder for, or None for what may be none at all."""
     file.seek(0)
     head = file.read(1 << 16)
-    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"):
-        return "is a HEIC image, which is not decoded. Save it as a JPEG"
+    if (found := image_format(head)) is not None and found not in FORMATS:
+        return f"is a {found} image, which is not decoded. Save it as a JPEG"
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return "is a TIFF image whose kind of values is not decoded. Save it as one of 8 or 16 bits, or as a PNG"
     if head[:2] == b"\xff\xd8":
@@ -355,8 +355,6 @@ def _what_instead(file: IO[bytes]) -> str:
         return "is empty"
     if head.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the image that it stands for: run git lfs pull"
-    if (found := image_format(head)) is not None and found not in FORMATS:
-        return f"is a {found} image, which is not decoded: convert it to JPEG or PNG"
     text = not any(byte < 9 or 13 < byte < 32 for byte in head)
     found = "is a text file, not an image" if text else "is not an image in a known format"
     return f"{found} (known: {', '.join(FORMATS)})"
