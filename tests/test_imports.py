@@ -13,7 +13,7 @@ import vertebra
 
 SOURCE = Path(vertebra.__file__).parent
 BASE = {"errors", "units", "intervals", "protobuf", "card", "cache", "files", "machine"}
-BASE |= {"bit_depth", "photo_files", "pixels"}
+BASE |= {"bit_depth", "photo_files", "pixels", "decoding_notes"}
 
 # Room (or module at the top) -> rooms that it may import. The table of the design, and nothing else.
 ROOMS = {
@@ -28,6 +28,7 @@ ROOMS = {
     "machine": {"errors"},
     "bit_depth": {"errors", "card"},
     "pixels": {"errors", "card", "bit_depth", "photo_files"},  # photos are decoded in one place
+    "decoding_notes": {"card", "bit_depth", "pixels"},
     "models": BASE,
     "anatomy": BASE | {"models"},
     "data": BASE | {"runtime"},
@@ -54,6 +55,7 @@ PACKAGES = {
     "machine": set(),
     "bit_depth": {"numpy", "PIL"},
     "pixels": {"numpy", "PIL"},
+    "decoding_notes": set(),
     "models": {"torch", "safetensors", "numpy", "PIL", "rich"},
     "anatomy": {"torch", "numpy", "pandas", "onnx", "onnxruntime", "matplotlib"},
     "data": {"numpy", "PIL", "pyarrow", "sklearn", "torchvision"},  # the last three for what needs them

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from vertebra import pixels as image_module
+from vertebra.card import Decoding
 from vertebra.errors import ImageError
-from vertebra.pixels import MAX_PIXELS, open_image
+from vertebra.pixels import MAX_PIXELS, decode, open_image
 
 # Pillow speaks of metadata that the tests damage.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -490,3 +491,94 @@ def test_of_a_strip_only_what_is_seen_is_resized(tmp_path, upright):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 330, 3), dtype=np.uint8))
     one, other = (fit(noise.crop(box), Preprocessing(32, 32)) for box in ((0, 0, 330, 20), (5, 0, 325, 20)))
     assert np.array_equal(one, other)
+
+
+# --- alpha that is 0 everywhere -----------------------------------------------------------------------------------
+
+
+def bmp_of_32_bits(picture):
+    """With a mask for alpha, as renderers write it."""
+    pixels = np.asarray(picture)[::-1, :, [2, 1, 0, 3]].tobytes()
+    header = struct.pack("<IiiHHIIiiII", 108, *picture.size, 1, 32, 3, len(pixels), 0, 0, 0, 0)
+    header += struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000) + b"BGRs" + bytes(48)
+    return b"BM" + struct.pack("<IHHI", 14 + len(header) + len(pixels), 0, 0, 14 + len(header)) + header + pixels
+
+
+def tiff_of(picture, extra):
+    """RGBA or LA whose alpha is unassociated (2), associated (1) or unspecified (0)."""
+    return encode(picture, "TIFF", tiffinfo={338: extra})
+
+
+def with_alpha(alpha, mode="RGBA"):
+    picture = gradient("L" if mode == "LA" else "RGB").convert(mode)
+    picture.putalpha(alpha)
+    return picture
+
+
+CLEAR = {
+    "png": lambda alpha: encode(with_alpha(alpha)),
+    "png of grey": lambda alpha: encode(with_alpha(alpha, "LA")),
+    "bmp": lambda alpha: bmp_of_32_bits(with_alpha(alpha)),
+    "tga": lambda alpha: encode(with_alpha(alpha), "TGA"),
+    "tga by runs": lambda alpha: encode(with_alpha(alpha), "TGA", compression="tga_rle"),
+    "webp": lambda alpha: encode(with_alpha(alpha), "WEBP", lossless=True, exact=True),
+    "tiff": lambda alpha: tiff_of(with_alpha(alpha), 2),
+    "tiff by lzw": lambda alpha: encode(with_alpha(alpha), "TIFF", compression="tiff_lzw"),
+    "tiff of grey": lambda alpha: tiff_of(with_alpha(alpha, "LA"), 2),
+    "jpeg 2000": lambda alpha: encode(with_alpha(alpha), "JPEG2000"),
+    "jpeg 2000 of grey": lambda alpha: encode(with_alpha(alpha, "LA"), "JPEG2000"),
+}
+
+
+@pytest.mark.parametrize("kind", CLEAR)
+def test_alpha_that_is_0_everywhere_is_passed_by(kind):
+    opaque = np.asarray(gradient("L").convert("RGB") if "grey" in kind else gradient())
+    data = CLEAR[kind](0)
+    found = decode(data)
+    np.testing.assert_array_equal(np.asarray(found.picture), opaque)
+    assert found.remarks == ("transparent",)
+    # The rule of files that were exported before.
+    assert np.asarray(open_image(data, decoding=Decoding(rule=1))).min() == 255
+    # One pixel that is seen, and alpha means what it says.
+    alpha = Image.new("L", (32, 24), 0)
+    alpha.putpixel((3, 2), 255)
+    found = decode(CLEAR[kind](alpha))
+    shown = np.asarray(found.picture).copy()
+    assert shown[2, 3].tolist() == opaque[2, 3].tolist() and found.remarks == ()
+    shown[2, 3] = 255
+    assert shown.min() == 255
+
+
+def test_a_palette_that_is_transparent_everywhere_is_passed_by():
+    picture = gradient().quantize(16)
+    expected = np.asarray(picture.convert("RGB"))
+    np.testing.assert_array_equal(pixels(encode(picture, transparency=bytes(256))), expected)
+    # What one sees is decided by the colours that are used.
+    used = Image.new("P", (4, 4), 1)
+    used.putpalette([*RED, *BLUE])
+    for format in ("PNG", "GIF"):
+        assert tuple(pixels(encode(used, format, transparency=1))[0, 0]) == BLUE
+        assert tuple(pixels(encode(used, format, transparency=0))[0, 0]) == BLUE
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_transparent_colour_that_is_everywhere_is_passed_by(mode):
+    colour = (40, 50, 60) if mode == "RGB" else 40
+    data = encode(Image.new(mode, (2, 2), colour), transparency=colour)
+    assert tuple(pixels(data)[0, 0]) == (colour if mode == "RGB" else (40, 40, 40))
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_associated_alpha_that_is_0_everywhere_leaves_the_colours(mode, compression):
+    # Pillow multiplies by it, which would leave nothing.
+    data = encode(with_alpha(0, mode), "TIFF", tiffinfo={338: 1}, compression=compression)
+    expected = np.asarray(gradient("L").convert("RGB") if mode == "LA" else gradient())
+    np.testing.assert_array_equal(pixels(data), expected)
+
+
+@pytest.mark.parametrize("colour", [4, 6])
+def test_alpha_of_16_bits_that_is_0_everywhere_is_passed_by(colour):
+    values = {4: (32_896, 0), 6: (65_535, 32_896, 0, 0)}[colour]
+    data = png_chunks(1, 1, 16, colour, b"\0" + struct.pack(f">{len(values)}H", *values))
+    assert tuple(pixels(data)[0, 0]) == {4: (128, 128, 128), 6: (255, 128, 0)}[colour]

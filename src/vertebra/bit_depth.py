@@ -22,6 +22,7 @@ from vertebra.errors import ImageError
 
 # TIFF 6.0: tags, and what they hold.
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _MAX_SAMPLE, _COLOUR_MAP, _SAMPLE_FORMAT, _S_MAX_SAMPLE = 258, 262, 281, 320, 339, 341
+_PLANES = 284
 _MIN_IS_WHITE, _UNSIGNED, _SIGNED = 0, 1, 2
 
 # How values became 8 bits, where another way was possible.
@@ -71,9 +72,8 @@ def depth_of(image: Image.Image, file: IO[bytes] | None) -> Depth:
 
 def rawmode_of(image: Image.Image) -> str:
     """How the first tile is stored, in Pillow's words; empty where the image is loaded already."""
-    tiles = getattr(image, "tile", None)
-    args: Any = tiles[0].args if tiles else ""
-    return str(args[0]) if isinstance(args, tuple) and args else str(args or "")
+    tiles: Any = getattr(image, "tile", None)
+    return _name_of(tiles[0]) if tiles else ""
 
 
 def _largest(value: Any) -> int | None:
@@ -150,7 +150,12 @@ def scaled_grey(image: Image.Image, depth: Depth, decoding: Decoding) -> Scaled:
     """
     stored: NDArray[Any] = np.asarray(image)
     tags: Any = getattr(image, "tag_v2", {})
-    if decoding.rule > 1 and image.mode == "I" and tags.get(_SAMPLE_FORMAT, (1,)) == (_UNSIGNED,):
+    if (
+        decoding.rule > 1
+        and image.format == "TIFF"
+        and image.mode == "I"
+        and tags.get(_SAMPLE_FORMAT, (1,)) == (_UNSIGNED,)
+    ):
         stored = stored.view(np.uint32)  # TIFF's unsigned values come as signed ones
     values = np.nan_to_num(stored.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
@@ -201,7 +206,8 @@ def scaled_colour(image: Image.Image, file: IO[bytes] | None, depth: Depth, deco
     colours = [band for band in image.getbands() if band != "A"]
     extremes: list[Any] = [image.getchannel(band).getextrema() for band in colours]
     upper = max(int(greatest) for _, greatest in extremes)
-    greatest = upper << 8 | 255
+    # Pillow cuts the lower bytes off, but of portable maps it rounds.
+    greatest = upper << 8 | 255 if image.format != "PPM" else max(255, 257 * upper - 128)
     claimed = _believed(depth.claimed, greatest)
     bits = claimed or decoding.bits or 16
     levels, remark = (0, CLAIMED) if claimed else (greatest, "")
@@ -228,23 +234,24 @@ def _whole_values(image: Image.Image, file: IO[bytes] | None, bits: int) -> NDAr
     if file is None:
         raise refusal
     with _from_start(file), Image.open(file, formats=[image.format or ""]) as probe:
-        rawmode = rawmode_of(probe)
-        if rawmode == "LA;16B":
-            # Four bytes a pixel: the upper and the lower of grey, then of alpha.
-            both = np.asarray(reopened(file, image, {"LA;16B": "RGBA"}, mode="RGBA")).astype(np.uint16)
-            grey, alpha = (both[..., i] << 8 | both[..., i + 1] for i in (0, 2))
-            return np.stack([grey, grey, grey, alpha], axis=-1)
-        if probe.format == "PPM" and probe.tile[0].codec_name == "ppm":
-            tile = probe.tile[0]._replace(codec_name="raw")
-            upper, lower = (
-                reopened(file, image, {}, tiles=[tile._replace(args=(f"RGB;16{end}", 0, 1))]) for end in "BL"
-            )
-        elif rawmode.endswith((";16B", ";16L", ";16N")) and "a" not in rawmode:
-            ends = "LB" if sys.byteorder == "little" else "BL"
-            other = {"B": "L", "L": "B", "N": ends[1]}[rawmode[-1]]
-            upper, lower = image, reopened(file, image, {rawmode: rawmode[:-1] + other})
-        else:
-            raise refusal
+        mend(probe)
+        tiles: Any = getattr(probe, "tile", [])
+        names = {_name_of(tile) for tile in tiles}
+        by_planes = len(tiles) == 1 and getattr(probe, "tag_v2", {}).get(_PLANES) == 2  # by libtiff, in its own way
+    if names == {"LA;16B"}:
+        # Four bytes a pixel: the upper and the lower of grey, then of alpha.
+        both = np.asarray(reopened(file, image, {"LA;16B": "RGBA"}, mode="RGBA")).astype(np.uint16)
+        grey, alpha = (both[..., i] << 8 | both[..., i + 1] for i in (0, 2))
+        return np.stack([grey, grey, grey, alpha], axis=-1)
+    if image.format == "PPM" and tiles[0].codec_name == "ppm":
+        raw = [[tiles[0]._replace(codec_name="raw", args=(f"RGB;16{end}", 0, 1))] for end in "BL"]
+        upper, lower = (reopened(file, image, {}, tiles=tile) for tile in raw)
+    elif names and not by_planes and all(name[-4:-1] == ";16" and "a" not in name for name in names):
+        ends = "BL" if sys.byteorder == "big" else "LB"  # N is the machine's order, whose upper byte L or B has
+        other = {"B": "L", "L": "B", "N": ends[1]}
+        upper, lower = image, reopened(file, image, {name: name[:-1] + other[name[-1]] for name in names})
+    else:
+        raise refusal
     whole: NDArray[np.uint16] = np.asarray(upper).astype(np.uint16) << 8 | np.asarray(lower)
     return whole
 
@@ -254,17 +261,21 @@ def reopened(
 ) -> Image.Image:
     """The picture of a file once more, its bytes taken in another way."""
     with _from_start(file), Image.open(file, formats=[image.format or ""]) as again:
+        mend(again)
         if mode is not None:
             again._mode = mode
-        again.tile = tiles or [tile._replace(args=_renamed(tile.args, rawmodes)) for tile in again.tile]
+        again.tile = tiles or [_renamed(tile, rawmodes) for tile in again.tile]
         again.load()
         return again
 
 
-def _renamed(args: Any, rawmodes: dict[str, str]) -> Any:
-    if isinstance(args, tuple):
-        return (rawmodes.get(args[0], args[0]), *args[1:])
-    return rawmodes.get(args, args)
+def _name_of(tile: Any) -> str:
+    return str(tile.args[0] if isinstance(tile.args, tuple) and tile.args else tile.args or "")
+
+
+def _renamed(tile: Any, rawmodes: dict[str, str]) -> Any:
+    name = rawmodes.get(_name_of(tile), _name_of(tile))
+    return tile._replace(args=(name, *tile.args[1:]) if isinstance(tile.args, tuple) else name)
 
 
 # --- what Pillow reads wrongly ---------------------------------------------------------------------------------------

@@ -83,7 +83,8 @@ class Decoded:
     remarks: tuple[str, ...] = ()  # TRANSPARENT, and those of `bit_depth`: where another reading was possible
 
 
-# Pictures whose shorter side is no longer are small and seen whole.
+# Pictures whose shorter side is no longer are small: they are seen whole, and trained from nothing at 32 pixels, with
+# a stem that keeps their resolution.
 SMALL = 64
 
 
@@ -113,6 +114,9 @@ _FILTERS = {
 }
 
 
+# Formats whose file is asked for more than Pillow tells of it.
+_ASKED = ("PNG", "TIFF", "PPM", "JPEG2000")
+
 # Longer pictures, in multiples of the shorter side, lose their ends before they are resized.
 _LONGEST = 16
 
@@ -131,21 +135,34 @@ def network_pixels(source: Source, preprocessing: Preprocessing, *, scaled: bool
     Raises:
         ImageError: as `open_image` does.
     """
-    least = SCALED_MARGIN * preprocessing.resize_size if scaled else None
+    least = least_side(preprocessing) if scaled else None
     return fit(open_image(source, at_least=least, decoding=preprocessing.decoding), preprocessing)
+
+
+def least_side(preprocessing: Preprocessing) -> int:
+    """The shorter side, in pixels, that a JPEG keeps at least where it is decoded at a fraction of its size."""
+    return SCALED_MARGIN * preprocessing.resize_size
 
 
 def fit(picture: Image.Image, preprocessing: Preprocessing) -> Pixels:
     """The shorter side resized, the centre cut out: an RGB picture → uint8 (crop, crop, 3)."""
-    # A strip of 1 × 30,000 pixels would be gigabytes once it is resized, and nearly all of it is cut off then.
-    beyond = (max(picture.size) - _LONGEST * min(picture.size)) // 2
-    if beyond > 0:
-        x, y = (beyond, 0) if picture.width > picture.height else (0, beyond)
-        picture = picture.crop((x, y, picture.width - x, picture.height - y))
+    middle = middle_of_strip(*picture.size)
+    if middle != (0, 0, *picture.size):
+        picture = picture.crop(middle)
     size = resized_size(picture.height, picture.width, preprocessing.resize_size)
     if size != (picture.height, picture.width):
         picture = picture.resize(size[::-1], _FILTERS[preprocessing.interpolation])
     return np.asarray(picture.crop(centre_crop_box(picture.height, picture.width, preprocessing.crop_size)))
+
+
+def middle_of_strip(width: int, height: int) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of what is resized of a picture: all of it, but for long strips.
+
+    A strip of 1 × 30,000 pixels would be gigabytes once it is resized, and nearly all of it is cut off then.
+    """
+    beyond = max(0, (max(width, height) - _LONGEST * min(width, height)) // 2)
+    x, y = (beyond, 0) if width > height else (0, beyond)
+    return x, y, width - x, height - y
 
 
 def open_image(
@@ -214,7 +231,9 @@ def upright_rgb(image: Image.Image, decoding: Decoding = Decoding()) -> Image.Im
         file = getattr(image, "fp", None)
         if not image.width * image.height:
             raise ImageError(f"{name} has no pixels ({image.width} × {image.height})")
-        if file is not None or not (image.mode.startswith("I;16") and Path(name).is_file()):
+        # Pillow closes what it opened itself once it has loaded it, and of a picture that is loaded its header is gone.
+        asked = image.format in _ASKED and (file is not None or image.mode.startswith("I;16"))
+        if not asked or not Path(name).is_file():
             return _upright_rgb(image, file, decoding).picture
         with Path(name).open("rb") as file:  # its header says what Pillow does not keep
             return _upright_rgb(image, file, decoding).picture

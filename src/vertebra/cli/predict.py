@@ -45,6 +45,7 @@ class Settings:
     engine: str = "auto"
     batch: int = 16
     fast_jpeg: bool = False
+    bits: int | None = None
 
 
 @app.command()
@@ -73,12 +74,18 @@ def predict(
     fast_jpeg: Annotated[
         bool, typer.Option("--fast-jpeg", help="Decode large JPEGs coarsely: 5 × sooner, slightly other results.")
     ] = False,
+    bits: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=8, max=16, help="Bits that 16-bit photos use, such as 12; else as the card says."
+        ),
+    ] = None,
 ) -> None:
     """Classify photos.
 
     A photo that cannot be read is reported while the others are still predicted; the exit code is then 1.
     """
-    run(Settings(tuple(photos), model, weights, top, json, out, embed, resume, engine, batch, fast_jpeg))
+    run(Settings(tuple(photos), model, weights, top, json, out, embed, resume, engine, batch, fast_jpeg, bits))
 
 
 def run(settings: Settings) -> None:
@@ -120,6 +127,7 @@ def run(settings: Settings) -> None:
         engine=settings.engine,
         batch=settings.batch,
         scaled=settings.fast_jpeg,
+        bits=settings.bits,
         brief=count is not None and count <= BRIEF,
         tell=_tell,
     )
@@ -141,6 +149,8 @@ def run(settings: Settings) -> None:
                     typer.echo("vertebra: stopped. Go on with the same command and --resume.", err=True)
                 raise
             seconds = time.perf_counter() - start
+    for note in predictor.notes.lines():
+        typer.echo(f"vertebra: {printable(note)}", err=True)
     if output is not None and not settings.json:
         typer.echo(_summary(output, tally, seconds))
     # Of a file the whole counts: earlier rows that still say an error are no success of this run.

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from vertebra.cache import file_state
-from vertebra.card import Card, read_card
+from vertebra.card import BITS, Card, read_card
+from vertebra.decoding_notes import DecodingNotes
 from vertebra.errors import ImageError, UsageError
 from vertebra.machine import usable_cores
-from vertebra.pixels import Pixels, Source, network_pixels
+from vertebra.pixels import Pixels, Source, decode, fit, least_side
 
 from .choose import choose
 from .engines import EMBEDDING, PROBABILITIES, EngineError, FloatArray, Plan, Runner, check_engine, open_engine
@@ -66,6 +67,7 @@ class Predictor:
         batch: images that go through the network at once where many are asked for.
         threads: None: as many as this process may run at once.
         scaled: decode large JPEGs at a fraction of their size; see `image.network_pixels`.
+        bits: that the photos' 16-bit files use which do not say it; None: what the card says.
         brief: a few images are all there will be; be ready sooner at the price of their speed.
         tell: called with what is being done where that takes seconds.
 
@@ -84,6 +86,7 @@ class Predictor:
         batch: int = BATCH,
         threads: int | None = None,
         scaled: bool = False,
+        bits: int | None = None,
         brief: bool = False,
         tell: Callable[[str], None] = lambda what: None,
     ) -> None:
@@ -91,8 +94,15 @@ class Predictor:
             if value is not None and value < 1:
                 raise UsageError(f"{name} is {value}; it must be at least 1.")
         check_engine(engine)
+        if bits is not None and not BITS[0] <= bits <= BITS[1]:
+            raise UsageError(f"bits is {bits}; it must be from {BITS[0]} to {BITS[1]}.")
         self.path = Path(path)
         self.card = read_card(path)
+        self.preprocessing = self.card.preprocessing
+        if bits is not None:
+            decoding = replace(self.preprocessing.decoding, bits=bits)
+            self.preprocessing = replace(self.preprocessing, decoding=decoding)
+        self.notes = DecodingNotes(self.preprocessing.decoding)  # of the photos that were decoded
         self._state = file_state(self.path)
         self.engine = engine
         self.batch = batch
@@ -113,7 +123,7 @@ class Predictor:
         name = os.fspath(photo) if isinstance(photo, str | os.PathLike) else "image"
         source = Photo(name).open() if isinstance(photo, str) else photo
         with self._loading(1) as runner:
-            pixels = self._pixels(source)
+            pixels = self._pixels(source, name)
         (result,) = self._classify(runner(), [Prediction(name)], [pixels], top, embed)
         return result
 
@@ -233,8 +243,12 @@ class Predictor:
         with ThreadPoolExecutor(1) as pool:
             yield pool.submit(self._runner, batch).result
 
-    def _pixels(self, source: Source) -> Pixels:
-        return network_pixels(source, self.card.preprocessing, scaled=self.scaled)
+    def _pixels(self, source: Source, name: str) -> Pixels:
+        """As `network_pixels`, with a note of what was open to question."""
+        least = least_side(self.preprocessing) if self.scaled else None
+        found = decode(source, at_least=least, decoding=self.preprocessing.decoding)
+        self.notes.add(name, found.levels, found.remarks)
+        return fit(found.picture, self.preprocessing)
 
     def _decode_and_classify(
         self, runner: Runner, opened: Sequence[tuple[Prediction, Source | None]], top: int, embed: bool
@@ -244,7 +258,7 @@ class Predictor:
             if source is None:
                 continue
             try:
-                pixels.append(self._pixels(source))
+                pixels.append(self._pixels(source, result.path))
             except ImageError as error:
                 result.error = str(error)
             else:

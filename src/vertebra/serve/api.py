@@ -229,8 +229,8 @@ def _content(desk: Desk, request: Request, body: bytes) -> Content:
 
 def _opened(desk: Desk, model: Loaded, data: bytes, name: str) -> Any:
     """The photo in a handy size, the box of what the network sees of it, and what it sees."""
-    photo = picture(data, shown(name), desk.settings.max_pixels)
     preprocessing = model.card.preprocessing
+    photo = picture(data, shown(name), desk.settings.max_pixels, preprocessing.decoding)
     box = heat.crop_box(photo.height, photo.width, preprocessing)
     return heat.shrunk(photo), box, fit(photo, preprocessing)
 

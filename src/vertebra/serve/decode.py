@@ -7,7 +7,7 @@ import threading
 
 from PIL import Image
 
-from vertebra.card import Preprocessing
+from vertebra.card import Decoding, Preprocessing
 from vertebra.errors import ImageError, printable
 from vertebra.pixels import OversizeError, Pixels, fit, open_image
 
@@ -30,7 +30,7 @@ class _Named(io.BytesIO):
         self.name = name
 
 
-def picture(data: bytes, name: str, max_pixels: int) -> Image.Image:
+def picture(data: bytes, name: str, max_pixels: int, decoding: Decoding) -> Image.Image:
     """An RGB picture that stands upright.
 
     Raises:
@@ -39,12 +39,12 @@ def picture(data: bytes, name: str, max_pixels: int) -> Image.Image:
     name = shown(name)
     _check_scans(data, name, max_pixels)
     try:
-        return open_image(_Named(data, name), max_pixels=min(LARGE_PIXELS, max_pixels))
+        return open_image(_Named(data, name), max_pixels=min(LARGE_PIXELS, max_pixels), decoding=decoding)
     except OversizeError:
         if max_pixels <= LARGE_PIXELS:
             raise
     with _one_large:
-        return open_image(_Named(data, name), max_pixels=max_pixels)
+        return open_image(_Named(data, name), max_pixels=max_pixels, decoding=decoding)
 
 
 def network_input(data: bytes, name: str, preprocessing: Preprocessing, max_pixels: int) -> tuple[Pixels, int, int]:
@@ -53,7 +53,7 @@ def network_input(data: bytes, name: str, preprocessing: Preprocessing, max_pixe
     Raises:
         ImageError: as `picture` does.
     """
-    found = picture(data, name, max_pixels)
+    found = picture(data, name, max_pixels, preprocessing.decoding)
     return fit(found, preprocessing), found.width, found.height
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vertebra.card import Preprocessing, centre_crop_box, resized_size
-from vertebra.pixels import Pixels
+from vertebra.pixels import Pixels, middle_of_strip
 
 from .graph import Array, Graph, Node
 
@@ -150,9 +150,16 @@ def shrunk(picture: Image.Image) -> Image.Image:
 
 def crop_box(height: int, width: int, preprocessing: Preprocessing) -> tuple[float, float, float, float]:
     """Left, top, right, bottom of what the network saw, as shares of the picture's sides; may reach outside."""
-    high, wide = resized_size(height, width, preprocessing.resize_size)
+    x, y, x_end, y_end = middle_of_strip(width, height)
+    high, wide = resized_size(y_end - y, x_end - x, preprocessing.resize_size)
     left, top, right, bottom = centre_crop_box(high, wide, preprocessing.crop_size)
-    return left / wide, top / high, right / wide, bottom / high
+    across, down = (x_end - x) / wide, (y_end - y) / high  # pixels of the picture for one of the resized
+    return (
+        (x + left * across) / width,
+        (y + top * down) / height,
+        (x + right * across) / width,
+        (y + bottom * down) / height,
+    )
 
 
 def draw(heat: Map, picture: Image.Image, box: tuple[float, float, float, float], *, overlay: bool) -> bytes:

@@ -20,6 +20,7 @@ from vertebra.card import Preprocessing, WeightSource, read_card
 from vertebra.data import Dataset, Facts, Photo, assign_splits, look_through, open_dataset, sections
 from vertebra.errors import UsageError
 from vertebra.models import ConvNet, create_model, get_model_weights
+from vertebra.pixels import SMALL
 
 from ._calibrate import cross_entropy, fit_temperature, rejection, softmax
 from ._checkpoint import CHECKPOINT, Position, best_file, clean, read_position, save, save_best
@@ -30,7 +31,7 @@ from ._head import choose_strength
 from ._log import read_log
 from ._measure import Floats, Labels
 from ._probe import features_of, with_head
-from ._recipe import SMALL, freeze, view_of
+from ._recipe import freeze, view_of
 from ._report import percent
 from ._run import (
     DATA,

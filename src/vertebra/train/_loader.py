@@ -76,10 +76,12 @@ class TrainPhotos(Dataset[Any]):
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, int] | str:
         now = strength(self.settings, self.preprocessing.crop_size, draw.progress)
-        # A crop of the least share is no smaller than what the network sees, so a large JPEG may come reduced.
-        least = math.ceil(now.size / math.sqrt(self.settings.crop_scale))
+        # A crop of the least share is no smaller than what the network sees, so a large JPEG may come reduced. Without
+        # random crops the pixels are those of prediction, bit for bit.
+        crops = self.settings.augment != "none"
+        least = math.ceil(now.size / math.sqrt(self.settings.crop_scale)) if crops else None
         try:
-            picture = open_image(self.paths[draw.photo], at_least=least)
+            picture = open_image(self.paths[draw.photo], at_least=least, decoding=self.preprocessing.decoding)
             # In the main process the state belongs to the training step.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed_of(self.settings.seed, 1, draw.epoch, draw.place))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -12,31 +12,17 @@ from torch import nn
 from vertebra.card import Preprocessing
 from vertebra.errors import UsageError
 from vertebra.models import ConvNet
+from vertebra.pixels import view
 
 from ._settings import Settings
 
 # Tan & Le 2021, Table 6: of the size, the magnitude and the dropout that are reached at the end.
 _FIRST_SIZE, _FIRST_MAGNITUDE, _FIRST_DROPOUT = 128 / 300, 5 / 15, 0.1 / 0.3
 
-# Pictures whose shorter side is no longer are small: they are trained from nothing at 32 pixels, with a stem that
-# keeps their resolution, and seen whole.
-SMALL = 64
-
 
 def view_of(settings: Settings, published: Preprocessing, size: int | None = None) -> Preprocessing:
-    """What a run's network sees of a photo.
-
-    Weights are published with a border that is cut off (224 pixels of 256). One's own photos are seen whole: on
-    Caltech-101 the probe is right on 95.0 % instead of 94.7, and on 90.7 % instead of 88.8 with 10 photos a class
-    (`bench/views.py`).
-
-    Args:
-        settings: of the run.
-        published: the preprocessing of the weights.
-        size: pixels; None: that of the weights.
-    """
-    size = size or published.crop_size
-    return replace(published, crop_size=size, resize_size=round(size / (settings.crop_pct if size > SMALL else 1.0)))
+    """What a run's network sees of a photo: `pixels.view` by the run's settings."""
+    return view(published, size, settings.crop_pct, settings.decoding)
 
 
 @dataclass(frozen=True)

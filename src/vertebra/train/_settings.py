@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from vertebra.card import BITS, Decoding
 from vertebra.errors import UsageError, nearest
 
 from ._presets import PRESETS
@@ -41,6 +42,7 @@ class Settings:
     folds: int = 5  # probe: parts that are held out in turn where the data has no split
     # Share of a photo's shorter side that the network sees, as in timm; papers on ImageNet cut off the rest of 0.875.
     crop_pct: float = 1.0
+    bits: int | None = None  # that 16-bit files use which do not say it: white is 2**bits - 1; None: 16
 
     preset: str | None = None  # see `_presets`
     epochs: int = 5
@@ -96,6 +98,11 @@ class Settings:
         if self.accumulate > self.batch_size:
             raise UsageError(f"accumulate is {self.accumulate}, and a batch has only {self.batch_size} images.")
         _ = self.seconds
+
+    @property
+    def decoding(self) -> Decoding:
+        """How the photos' files are decoded."""
+        return Decoding(bits=self.bits)
 
     @property
     def seconds(self) -> float | None:
@@ -176,7 +183,7 @@ class Settings:
 
 
 # What a run of any method begins with.
-_BEGINNING = ("data", "ignore", "allow_unseen", "model", "weights", "method", "seed", "crop_pct")
+_BEGINNING = ("data", "ignore", "allow_unseen", "model", "weights", "method", "seed", "crop_pct", "bits")
 # What cannot change in the middle of a run: what has been done already follows from these.
 FIXED = (*_BEGINNING, "preset", "batch_size", "image_size", "optimizer", "ema")
 # The fields that mean something for the probe.
@@ -193,6 +200,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 _RANGES: dict[str, tuple[float, float]] = {
     "folds": (2, 50),
     "crop_pct": (0.1, 1),
+    "bits": BITS,
     "precision": (0, 1),
     "epochs": (1, 100_000),
     "batch_size": (1, 1_000_000),

@@ -1,0 +1,109 @@
+"""What to say of photos whose files leave open how they are to be decoded.
+
+The audit, training, evaluation and prediction say it with the same words, from counts that need no memory for each
+photo.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterable
+
+from vertebra.bit_depth import BYTE_FLOAT, CLAIMED, STRETCHED, UNIT_FLOAT
+from vertebra.card import Decoding
+from vertebra.pixels import TRANSPARENT
+
+_DEPTHS = (8, 10, 12, 14)  # bits that cameras and scanners have where files have 16
+_DARK = 12  # bits; of 16, what stays below is no brighter than a sixteenth
+
+
+class DecodingNotes:
+    """Counts what `pixels.decode` had to decide; several threads may add to it."""
+
+    def __init__(self, decoding: Decoding) -> None:
+        self.given = decoding.bits is not None
+        self.bits = decoding.bits or 16
+        self._lock = threading.Lock()
+        self._photos = 0
+        self._largest: tuple[int, str] = (0, "")
+        self._lengths: Counter[int] = Counter()  # bits that a photo's largest value takes -> photos
+        self._remarks: Counter[str] = Counter()
+        self._first: dict[int | str, str] = {}  # of those photos
+
+    def add(self, name: str, levels: int, remarks: Iterable[str]) -> None:
+        """Count a photo, by its `Decoded.levels` and `Decoded.remarks`."""
+        with self._lock:
+            self._photos += 1
+            if levels:
+                self._largest = max(self._largest, (levels, name))
+                self._lengths[levels.bit_length()] += 1
+                self._first.setdefault(levels.bit_length(), name)
+            for remark in remarks:
+                self._remarks[remark] += 1
+                self._first.setdefault(remark, name)
+
+    @property
+    def suggested(self) -> int | None:
+        """The fewest usual bits that all 16-bit values fit in, where nobody has said how many they use."""
+        largest = self._largest[0]
+        fitting = [bits for bits in _DEPTHS if 0 < largest < 2**bits]
+        return fitting[0] if fitting and not self.given else None
+
+    @property
+    def unclear(self) -> int:
+        """Photos that are nearly black, or whose brightest values are cut off, by where white is."""
+        return self._lengths.total() if self.suggested is not None else self._over
+
+    @property
+    def _over(self) -> int:
+        return sum(count for length, count in self._lengths.items() if length > self.bits)
+
+    def lines(self) -> list[str]:
+        """A sentence for each thing that is worth knowing."""
+        return [*self._of_16_bits(), *self._of_others()]
+
+    def _of_16_bits(self) -> Iterable[str]:
+        deep, (largest, brightest) = self._lengths.total(), self._largest
+        if self.suggested is not None:
+            yield (
+                f"16-bit values stay below {2**self.suggested:,} in {_all(deep)}, such as {brightest}, where white is "
+                f"65,535: nearly black. If {self.suggested} bits are used, add --bits {self.suggested}; if they are "
+                "dark indeed, --bits 16."
+            )
+            return
+        dark = [] if self.given else [length for length in self._lengths if length <= _DARK]
+        if dark:
+            count = sum(self._lengths[length] for length in dark)
+            yield (
+                f"16-bit values stay below {2**_DARK:,} in {count:,} of {deep:,} such photos, such as "
+                f"{self._first[max(dark)]}, and reach {largest:,} in {brightest}: the dark ones may use fewer bits."
+            )
+        if self._over:
+            yield (
+                f"16-bit values above {2**self.bits - 1:,} are cut off to white in {_photos(self._over)}, such as "
+                f"{brightest}, as bits is {self.bits}."
+            )
+        if self.bits < 16 and not deep and self._photos > 1:
+            yield f"bits is {self.bits}, which changes nothing: no photo has 16-bit values and leaves their depth open."
+
+    def _of_others(self) -> Iterable[str]:
+        say = {
+            CLAIMED: "scaled by the depth below 16 bits that the file itself says",
+            TRANSPARENT: "taken as opaque, as alpha is 0 everywhere",
+            STRETCHED: "stretched from the least to the greatest of its own values, which have no agreed white (they "
+            "are signed, of 32 bits or floating-point), so that brightness cannot be compared between photos",
+            UNIT_FLOAT: "of floating-point values whose white is taken to be 1, as none is above",
+            BYTE_FLOAT: "of floating-point values whose white is taken to be 255, as some are above 1",
+        }
+        for remark, what in say.items():
+            if count := self._remarks[remark]:
+                yield f"{_photos(count).capitalize()} {what}, such as {self._first[remark]}."
+
+
+def _photos(count: int) -> str:
+    return "1 photo" if count == 1 else f"{count:,} photos"
+
+
+def _all(count: int) -> str:
+    return "the one such photo" if count == 1 else f"all {count:,} such photos"
