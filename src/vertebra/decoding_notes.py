@@ -25,7 +25,6 @@ class DecodingNotes:
         self.given = decoding.bits is not None
         self.bits = decoding.bits or 16
         self._lock = threading.Lock()
-        self._photos = 0
         self._largest: tuple[int, str] = (0, "")
         self._lengths: Counter[int] = Counter()  # bits that a photo's largest value takes -> photos
         self._remarks: Counter[str] = Counter()
@@ -34,7 +33,6 @@ class DecodingNotes:
     def add(self, name: str, levels: int, remarks: Iterable[str]) -> None:
         """Count a photo, by its `Decoded.levels` and `Decoded.remarks`."""
         with self._lock:
-            self._photos += 1
             if levels:
                 self._largest = max(self._largest, (levels, name))
                 self._lengths[levels.bit_length()] += 1
@@ -59,16 +57,19 @@ class DecodingNotes:
     def _over(self) -> int:
         return sum(count for length, count in self._lengths.items() if length > self.bits)
 
-    def lines(self) -> list[str]:
-        """A sentence for each thing that is worth knowing."""
-        return [*self._of_16_bits(), *self._of_others()]
+    def lines(self, *, idle: bool = False) -> list[str]:
+        """A sentence for each thing that is worth knowing; with `idle` also that `bits` changed nothing."""
+        found = [*self._of_16_bits(), *self._of_others()]
+        if idle and self.bits < 16 and not self._lengths:
+            found.append(f"bits is {self.bits}, which changes nothing: no photo leaves open how many of 16 it uses.")
+        return found
 
     def _of_16_bits(self) -> Iterable[str]:
         deep, (largest, brightest) = self._lengths.total(), self._largest
         if self.suggested is not None:
             yield (
-                f"16-bit values stay below {2**self.suggested:,} in {_all(deep)}, such as {brightest}, where white is "
-                f"65,535: nearly black. If {self.suggested} bits are used, add --bits {self.suggested}; if they are "
+                f"The 16-bit values {_of(deep, brightest)} stay below {2**self.suggested:,} where white is 65,535: "
+                f"nearly black. If {self.suggested} bits are used, add --bits {self.suggested}; if they are "
                 "dark indeed, --bits 16."
             )
             return
@@ -84,8 +85,6 @@ class DecodingNotes:
                 f"16-bit values above {2**self.bits - 1:,} are cut off to white in {_photos(self._over)}, such as "
                 f"{brightest}, as bits is {self.bits}."
             )
-        if self.bits < 16 and not deep and self._photos > 1:
-            yield f"bits is {self.bits}, which changes nothing: no photo has 16-bit values and leaves their depth open."
 
     def _of_others(self) -> Iterable[str]:
         say = {
@@ -105,5 +104,5 @@ def _photos(count: int) -> str:
     return "1 photo" if count == 1 else f"{count:,} photos"
 
 
-def _all(count: int) -> str:
-    return "the one such photo" if count == 1 else f"all {count:,} such photos"
+def _of(count: int, name: str) -> str:
+    return f"of {name}" if count == 1 else f"of all {count:,} such photos, such as {name},"

@@ -126,3 +126,50 @@ def test_mistakes(vertebra, tmp_path, arguments, message):
     done = vertebra(*(argument.format(tmp_path) for argument in arguments))
     assert done.code == 2
     assert message in done.error
+
+
+def test_12_bits_in_16(vertebra, place, tmp_path, monkeypatch):
+    """What is learned of photos of 12 bits in files of 16 is what is learned of the same photos in 8."""
+    monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "cache"))
+    random = np.random.default_rng(0)
+    levels = {"dark": 60, "light": 180}
+    for label, level in levels.items():
+        for name in ("of 8", "of 12"):
+            (tmp_path / name / label).mkdir(parents=True)
+        for number in range(8):
+            grey = np.clip(level + random.normal(0, 30, (40, 40)), 0, 255).astype(np.uint8)
+            grey[0, 0] = 255
+            Image.fromarray(grey).save(tmp_path / "of 8" / label / f"{number}.png")
+            deep = np.rint(grey * (4095 / 255)).astype(np.uint16)
+            Image.fromarray(deep).save(tmp_path / "of 12" / label / f"{number}.png")
+    told = "stay below 4,096 where white is 65,535: nearly black. If 12 bits are used, add --bits 12"
+    done = vertebra("audit", tmp_path / "of 12", "--strict")
+    assert done.code == 1 and told in done.out and "no problems" not in done.out
+    assert "16 photos of 16-bit values whose white is in doubt" in done.err
+    assert vertebra("audit", tmp_path / "of 12", "--strict", "--bits", 12).code == 0
+    common = ("--model", "resnet18", "--weights", place / "drawn.pth", "--set", "folds=3")
+    done = vertebra("train", tmp_path / "of 12", "--out", tmp_path / "unsaid", *common)
+    assert done.code == 0 and told in done.out
+    assert told in (tmp_path / "unsaid" / "report.html").read_text(encoding="utf-8")
+    for name, more in (("of 8", ()), ("of 12", ("--bits", 12))):
+        done = vertebra("train", tmp_path / name, "--out", tmp_path / f"run {name}", *common, *more)
+        assert done.code == 0 and "16-bit" not in done.out
+    found = [
+        vertebra(
+            "predict", tmp_path / name / "light" / "3.png", "--model", tmp_path / f"run {name}" / "model.onnx", "--json"
+        )
+        for name in ("of 8", "of 12")
+    ]
+    assert found[0].json[0]["predictions"] == found[1].json[0]["predictions"] and not found[1].err
+    deep = tmp_path / "of 12" / "light" / "3.png"
+    # Another model says nothing of the depth, so predict does, and may be told.
+    done = vertebra("predict", deep, "--model", tmp_path / "run of 8" / "model.onnx", "--json")
+    assert told in done.error and done.json[0]["predictions"] != found[0].json[0]["predictions"]
+    done = vertebra("predict", deep, "--model", tmp_path / "run of 8" / "model.onnx", "--json", "--bits", 12)
+    assert not done.err and done.json[0]["predictions"] == found[0].json[0]["predictions"]
+    done = vertebra("evaluate", tmp_path / "run of 12", tmp_path / "of 12")
+    assert done.code == 0 and "16-bit" not in done.out
+    assert told in vertebra("evaluate", tmp_path / "run of 8", tmp_path / "of 12").out
+    assert told not in vertebra("evaluate", tmp_path / "run of 8", tmp_path / "of 12", "--bits", 12).out
+    assert "white at 4,095" in vertebra("card", tmp_path / "run of 12" / "model.onnx").out
+    assert vertebra("train", tmp_path / "of 12", "--bits", 17, "--out", tmp_path / "no").code == 2

@@ -13,7 +13,7 @@ pytest.importorskip("torchvision")
 import torch
 from PIL import Image
 
-from vertebra.card import Preprocessing
+from vertebra.card import Decoding, Preprocessing
 from vertebra.errors import UsageError
 from vertebra.models import create_model
 from vertebra.models.googlenet import GoogLeNetOutputs
@@ -56,6 +56,7 @@ def test_what_the_network_sees_of_a_photo():
         found = recipe.view_of(settings(**values), published, size)
         assert (found.crop_size, found.resize_size) == expected
         assert found.interpolation == "bicubic"
+    assert recipe.view_of(settings(bits=12), published).decoding == Decoding(bits=12)
     with pytest.raises(UsageError, match=r"crop_pct is 1\.5; it must be from 0\.1 to 1"):
         settings(crop_pct=1.5)
 

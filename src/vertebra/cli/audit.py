@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vertebra.card import Decoding
 from vertebra.cli._output import print_json
 from vertebra.errors import UsageError, printable
 
@@ -27,6 +28,7 @@ class Settings:
     strict: bool = False
     ignore: tuple[str, ...] = ()
     allow_unseen: bool = False
+    bits: int | None = None
 
 
 @app.command()
@@ -46,12 +48,15 @@ def audit(
     allow_unseen: Annotated[
         bool, typer.Option("--allow-unseen", help="Leave out classes that only test or val has.")
     ] = False,
+    bits: Annotated[
+        int | None, typer.Option(metavar="N", min=8, max=16, help="Bits that 16-bit photos use, such as 12.")
+    ] = None,
 ) -> None:
     """Find the broken, doubled and mislabelled photos of a data set: copies, contradictions, leakage, imbalance.
 
     Every photo is decoded, once: what has been seen before is known by its content.
     """
-    run(Settings(data, json, html, strict, tuple(ignore or ()), allow_unseen))
+    run(Settings(data, json, html, strict, tuple(ignore or ()), allow_unseen, bits))
 
 
 def run(settings: Settings) -> None:
@@ -66,7 +71,7 @@ def run(settings: Settings) -> None:
     if settings.html is not None and settings.html.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"the page to write is {str(settings.html)!r}; its name must end in .html")
     dataset = open_dataset(settings.data, ignore=settings.ignore, allow_unseen=settings.allow_unseen)
-    found = _look(dataset, progress=not settings.json)
+    found = _look(dataset, Decoding(bits=settings.bits), progress=not settings.json)
     if settings.json:
         print_json(found.to_dict())
     else:
@@ -80,11 +85,13 @@ def run(settings: Settings) -> None:
         found.check()
 
 
-def _look(dataset: Dataset, *, progress: bool) -> Audit:
+def _look(dataset: Dataset, decoding: Decoding, *, progress: bool) -> Audit:
     from vertebra.cli._progress import progress_bar
     from vertebra.data import audit as judge
     from vertebra.data import look_through
 
     with progress_bar(show=progress) as tell:
-        facts = look_through(dataset, progress=lambda done, total: tell("looking through the photos", done, total))
-    return judge(dataset, facts)
+        facts = look_through(
+            dataset, progress=lambda done, total: tell("looking through the photos", done, total), decoding=decoding
+        )
+    return judge(dataset, facts, decoding=decoding)

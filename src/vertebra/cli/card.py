@@ -11,7 +11,7 @@ import typer
 from vertebra.errors import UsageError, VertebraError
 
 if TYPE_CHECKING:
-    from vertebra.card import Card
+    from vertebra.card import Card, Decoding
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -38,6 +38,12 @@ def card(
         typer.echo(f"{name:{width}}  {value}")
 
 
+def _depth(decoding: Decoding) -> str:
+    if decoding.rule == 1:
+        return "white at 65,535 whatever the file says; alpha of 0 everywhere is white (the rule of older files)"
+    return f"white at {2 ** (decoding.bits or 16) - 1:,}, or where the file says"
+
+
 def facts(card: Card) -> list[tuple[str, str]]:
     """What a card says, a line each."""
     steps = card.preprocessing
@@ -50,6 +56,7 @@ def facts(card: Card) -> list[tuple[str, str]]:
             f"shorter side to {steps.resize_size} pixels ({steps.interpolation}), centre {steps.crop_size} × "
             f"{steps.crop_size}; the graph normalises",
         ),
+        ("16-bit photos", _depth(steps.decoding)),
         ("outputs", "probabilities (N, K), embedding (N, D), features (N, C, h, w)"),
         ("classes", names),
     ]

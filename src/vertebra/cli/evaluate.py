@@ -30,6 +30,12 @@ def evaluate(
     allow_unseen: Annotated[
         bool, typer.Option("--allow-unseen", help="Leave out classes that the model does not know.")
     ] = False,
+    bits: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=8, max=16, help="Bits that 16-bit photos use, such as 12; else as the card says."
+        ),
+    ] = None,
 ) -> None:
     """Measure a classifier: accuracy with its uncertainty, calibration, and what it confuses.
 
@@ -42,7 +48,9 @@ def evaluate(
     from vertebra.train import evaluate as measure
 
     with progress_bar(show=not json) as tell:
-        found = measure(model, data, engine=engine, ignore=ignore or (), allow_unseen=allow_unseen, tell=tell)
+        found = measure(
+            model, data, engine=engine, ignore=ignore or (), allow_unseen=allow_unseen, bits=bits, tell=tell
+        )
     if json:
         print_json(found.to_dict())
     else:

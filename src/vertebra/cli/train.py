@@ -53,6 +53,9 @@ def train(
     allow_unseen: Annotated[
         bool, typer.Option("--allow-unseen", help="Leave out classes that only test or val has.")
     ] = False,
+    bits: Annotated[
+        int | None, typer.Option(metavar="N", min=8, max=16, help="Bits that 16-bit photos use, such as 12.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse data with problems.")] = False,
 ) -> None:
     """Train a classifier, measure it on photos that it has not seen, and export it."""
@@ -68,6 +71,7 @@ def train(
         "time_budget": time_budget,
         "seed": seed,
         "precision": precision,
+        "bits": bits,
         "ignore": ignore,
         "allow_unseen": allow_unseen or None,
         "strict": strict or None,

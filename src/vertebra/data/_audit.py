@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from vertebra.card import Decoding
+from vertebra.decoding_notes import DecodingNotes
+
 from ._alike import copies, near_copies
 from ._dataset import SPLITS, DataError, Dataset
 from ._facts import Facts
@@ -22,7 +25,7 @@ class Broken:
     """A photo that cannot be used."""
 
     path: str
-    kind: str  # "unreadable", "empty", "not an image" or "damaged"
+    kind: str  # "unreadable", "empty", "not an image", "not supported" or "damaged"
     reason: str
 
 
@@ -71,7 +74,8 @@ class Audit:
     case_clashes: tuple[tuple[str, ...], ...]  # class names that differ in case only
     others: tuple[str, ...]  # files that are no photos by their name
     unreadable: tuple[str, ...]  # folders that could not be listed, and why
-    notes: tuple[str, ...] = ()  # sentences: what was joined, left out or passed by when it was read
+    notes: tuple[str, ...] = ()  # sentences: what was joined, left out or passed by when it was read, how it decodes
+    unclear: int = 0  # photos of 16-bit values that are nearly black, or cut off to white, as their depth is not known
 
     @property
     def usable(self) -> int:
@@ -109,6 +113,7 @@ class Audit:
             (len(self.leaks), "appear in different splits", "picture"),
             (len(self.case_clashes), "differ in case only", "set of class names"),
             (sum(count == 0 for count in self.classes.values()), "without any usable photo", "class"),
+            (self.unclear, "of 16-bit values whose white is in doubt (see --bits)", "photo"),
         ]
         return [f"{plural(count, what)} {how}" for count, how, what in found if count]
 
@@ -179,13 +184,19 @@ class Audit:
         return lines
 
 
-def audit(dataset: Dataset, facts: Sequence[Facts], splits: Sequence[str] | None = None) -> Audit:
+def audit(
+    dataset: Dataset,
+    facts: Sequence[Facts],
+    splits: Sequence[str] | None = None,
+    decoding: Decoding = Decoding(),  # noqa: B008 - frozen
+) -> Audit:
     """Judge a data set by the facts of its photos.
 
     Args:
         dataset: the photos.
         facts: of each photo, as `look_through` returns them.
         splits: of each photo. None: those that the data set brings.
+        decoding: that the facts were found by.
     """
     photos = dataset.photos
     shown = [dataset.shown(photo.path) for photo in photos]
@@ -205,6 +216,9 @@ def audit(dataset: Dataset, facts: Sequence[Facts], splits: Sequence[str] | None
             where = tuple(given[i] for i in members if given[i])
             labels = tuple(photos[i].label for i in members)
             groups.append(Group(tuple(shown[i] for i in members), labels, where, exact))
+    decoded = DecodingNotes(decoding)
+    for i in usable:
+        decoded.add(shown[i], facts[i].levels, facts[i].remarks.splitlines())
     return Audit(
         name=dataset.name,
         photos=len(photos),
@@ -218,7 +232,8 @@ def audit(dataset: Dataset, facts: Sequence[Facts], splits: Sequence[str] | None
         case_clashes=_case_clashes(dataset.classes),
         others=dataset.others,
         unreadable=dataset.unreadable,
-        notes=dataset.notes,
+        notes=(*dataset.notes, *decoded.lines(idle=True)),
+        unclear=decoded.unclear,
     )
 
 

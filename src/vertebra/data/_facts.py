@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from vertebra.cache import cache_dir
+from vertebra.card import Decoding
 from vertebra.errors import ImageError
 from vertebra.machine import usable_cores
-from vertebra.pixels import FORMATS, open_image
+from vertebra.pixels import FORMATS, UnsupportedError, decode, open_image
 
 from ._dataset import Dataset, Photo
 from ._shelf import Shelf
@@ -32,8 +33,11 @@ Look: TypeAlias = NDArray[np.uint8]  # (16, 16)
 
 # A JPEG twice as large or more is decoded coarsely: seven times sooner for a photo of 12 megapixels.
 _ENOUGH = 256
-_VERSION = 1  # of what is kept: another way of computing it must not meet old values
-_COLUMNS = ("version INTEGER", "width INTEGER", "height INTEGER", "look BLOB", "broken TEXT", "reason TEXT")
+_VERSION = 2  # of what is kept: another way of computing it must not meet old values
+_COLUMNS = (
+    *("version TEXT", "width INTEGER", "height INTEGER", "look BLOB", "broken TEXT", "reason TEXT"),
+    *("levels INTEGER", "remarks TEXT"),
+)
 
 
 @dataclass(frozen=True)
@@ -44,14 +48,21 @@ class Facts:
     width: int = 0  # pixels, as the photo stands upright
     height: int = 0
     look: bytes = b""  # 16 × 16 levels of grey
-    broken: str | None = None  # "unreadable", "empty", "not an image" or "damaged"
+    broken: str | None = None  # "unreadable", "empty", "not an image", "not supported" or "damaged"
     reason: str = ""  # what the decoder said, without the file's name
+    levels: int = 0  # and `remarks`: as `pixels.Decoded` has them, the latter with a line break between them
+    remarks: str = ""
 
 
 class Album:
-    """The facts of all photos seen before, in one file; several threads and processes may use it."""
+    """The facts of all photos seen before, in one file; several threads and processes may use it.
 
-    def __init__(self, path: Path | None = None) -> None:
+    Facts that were found by another decoding are found anew.
+    """
+
+    def __init__(self, path: Path | None = None, decoding: Decoding = Decoding()) -> None:  # noqa: B008 - frozen
+        self.decoding = decoding
+        self._version = f"{_VERSION}, {decoding}"
         self._shelf = Shelf(path or cache_dir() / "photos.sqlite", "facts", _COLUMNS)
 
     def save(self) -> None:
@@ -68,28 +79,31 @@ class Album:
         digest = digest or hashlib.sha256(content).hexdigest()
         row = self._shelf.get(digest)
         picture = None
-        if row is not None and row[0] == _VERSION:
+        if row is not None and row[0] == self._version:
             facts = Facts(digest, *row[1:])
         else:
-            facts, picture = _examine(digest, content)
-            self._shelf.put(digest, (_VERSION, *astuple(facts)[1:]))
+            facts, picture = _examine(digest, content, self.decoding)
+            self._shelf.put(digest, (self._version, *astuple(facts)[1:]))
         if decode and facts.broken is None and picture is None:
-            picture = open_image(content)
+            picture = open_image(content, decoding=self.decoding)
         return facts, picture if decode else None
 
 
-def _examine(digest: str, content: bytes) -> tuple[Facts, Image.Image | None]:
+def _examine(digest: str, content: bytes, decoding: Decoding) -> tuple[Facts, Image.Image | None]:
     """Facts by decoding; with them the picture, where it was decoded in full."""
     try:
-        picture = open_image(content, at_least=_ENOUGH)
+        found = decode(content, at_least=_ENOUGH, decoding=decoding)
     except ImageError as error:
         kind = "damaged"
         if not content:
             kind = "empty"
+        elif isinstance(error, UnsupportedError):
+            kind = "not supported"
         elif isinstance(error.__cause__, UnidentifiedImageError):
             kind = "not an image"
         reason = str(error).removeprefix(f"image of {len(content)} bytes ")
         return Facts(digest, broken=kind, reason=reason), None
+    picture = found.picture
     with Image.open(io.BytesIO(content), formats=FORMATS) as header:
         stored = header.size
     # Turned by its EXIF orientation? Then the sides are exchanged; a coarse picture has the same ratio.
@@ -97,7 +111,9 @@ def _examine(digest: str, content: bytes) -> tuple[Facts, Image.Image | None]:
     width, height = stored[::-1] if turned else stored
     whole = picture.size == (width, height)
     grey = picture.convert("L").resize((LOOK_SIZE, LOOK_SIZE), Image.Resampling.BOX)
-    return Facts(digest, width, height, grey.tobytes()), picture if whole else None
+    levels, remarks = found.levels, "\n".join(found.remarks)
+    facts = Facts(digest, width, height, grey.tobytes(), levels=levels, remarks=remarks)
+    return facts, picture if whole else None
 
 
 def read_file(path: Path) -> tuple[bytes, Facts | None]:
@@ -112,7 +128,10 @@ def read_file(path: Path) -> tuple[bytes, Facts | None]:
 
 
 def look_through(
-    dataset: Dataset, album: Album | None = None, progress: Callable[[int, int], None] | None = None
+    dataset: Dataset,
+    album: Album | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    decoding: Decoding = Decoding(),  # noqa: B008 - frozen
 ) -> list[Facts]:
     """The facts of each photo, in the order of the data set. What has not been seen before is decoded, in parallel.
 
@@ -120,8 +139,9 @@ def look_through(
         dataset: the photos.
         album: what is known already; None: the one in the cache.
         progress: called with the photos done and the photos in all.
+        decoding: of the photos' files, where no album says it.
     """
-    album = album or Album()
+    album = album or Album(decoding=decoding)
     photos = dataset.photos
 
     def look(part: Sequence[Photo]) -> list[Facts]:

@@ -95,6 +95,7 @@ def evaluate(
     engine: str = "auto",
     ignore: Sequence[str] = (),
     allow_unseen: bool = False,
+    bits: int | None = None,
     tell: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Evaluation:
     """Measure an exported classifier.
@@ -106,6 +107,7 @@ def evaluate(
         engine: as `vertebra.load` takes it.
         ignore: what to pass by, as for `open_dataset`.
         allow_unseen: leave out the photos of classes that the model does not know, instead of refusing them.
+        bits: as `vertebra.load` takes it.
         tell: called with what is being done, the photos done and the photos in all.
 
     Raises:
@@ -116,7 +118,7 @@ def evaluate(
     if not path.is_file():
         what = f"{model} is no run: it has no {MODEL}" if Path(model).is_dir() else f"{path}: no such file"
         raise UsageError(f"{what}. Give the folder of a run, or a file that `vertebra export` wrote.")
-    predictor = Predictor(path, engine=engine)
+    predictor = Predictor(path, engine=engine, bits=bits)
     names = predictor.card.classes
     if names is None:
         raise UsageError(f"{path} has no class names in its card, so labels cannot be matched. Export with --classes.")
@@ -124,12 +126,13 @@ def evaluate(
     dataset = _with_known_classes(dataset, names, path, allow_unseen)
     facts, probabilities = look_and_run(
         dataset,
-        predictor.card.preprocessing,
+        predictor.preprocessing,
         predictor.runner(predictor.batch),
         PROBABILITIES,
         tell=lambda done, total: tell("predicting", done, total),
     )
-    audit(dataset, facts)  # raises where nothing can be used
+    # Raises where nothing can be used.
+    audited = audit(dataset, facts, decoding=predictor.preprocessing.decoding)
     kept = [i for i, fact in enumerate(facts) if fact.broken is None]
     photos = [dataset.photos[i] for i in kept]
     number = {name: index for index, name in enumerate(names)}
@@ -143,7 +146,7 @@ def evaluate(
         broken=tuple(f"{dataset.shown(dataset.photos[i].path)}: {f.reason}" for i, f in enumerate(facts) if f.broken),
         trained_on=sum(facts[i].sha256 in known for i in kept),
         threshold=predictor.card.threshold,
-        reading=dataset.notes,
+        reading=audited.notes,
     )
 
 

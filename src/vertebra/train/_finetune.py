@@ -187,7 +187,9 @@ def _from_nothing(settings: Settings, dataset: Dataset, clock: Clock, tell: Tell
     """Drawn weights; for small pictures a network that keeps their resolution longer."""
     with clock.step("looking through the photos"):
         facts: list[Facts] = look_through(
-            dataset, progress=lambda done, total: tell("looking through the photos", done, total)
+            dataset,
+            progress=lambda done, total: tell("looking through the photos", done, total),
+            decoding=settings.decoding,
         )
         photos = usable_photos(dataset, facts, settings)
         splits = _splits(photos, settings)

@@ -38,7 +38,7 @@ def look_and_run(
     Returns:
         Facts and values (N, D) in the order of the photos; zeros for those that cannot be used.
     """
-    album = Album()
+    album = Album(decoding=preprocessing.decoding)
 
     def read(photos: Sequence[Photo]) -> list[tuple[bytes, Facts | None]]:
         return [read_file(photo.path) for photo in photos]

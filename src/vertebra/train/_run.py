@@ -101,12 +101,12 @@ def usable_photos(dataset: Dataset, facts: list[Facts], settings: Settings) -> L
         DataError: nothing is left to tell apart, a class has no photo to train on, or `strict` and there are problems.
         TrainError: no photo is for training.
     """
-    found = audit(dataset, facts)
+    found = audit(dataset, facts, decoding=settings.decoding)
     if settings.strict:
         found.check()
     usable = [index for index, fact in enumerate(facts) if fact.broken is None]
     names = tuple(name for name in dataset.classes if found.classes[name])
-    kept = Dataset(dataset.name, tuple(dataset.photos[i] for i in usable), names, dataset.root, notes=dataset.notes)
+    kept = Dataset(dataset.name, tuple(dataset.photos[i] for i in usable), names, dataset.root, notes=found.notes)
     if gone := {photo.label: dataset.shown(photo.path) for photo in dataset.photos if photo.label not in names}:
         listed = ", ".join(map(repr, list(gone)[:5])) + (f" and {len(gone) - 5} others" if len(gone) > 5 else "")
         note = f"Not learned, as no photo of it can be used: {listed}, such as {next(iter(gone.values()))}."
