@@ -216,7 +216,7 @@ def _output(settings: Settings, top: int, predictor: Predictor) -> Iterator[Outp
         sha256=fingerprint(predictor.path),
         top=top,
         embed=settings.embed,
-        options={"--fast-jpeg": settings.fast_jpeg},
+        options={"--fast-jpeg": settings.fast_jpeg, "--bits": settings.bits or False},
         unsure=predictor.card.threshold is not None,
         resume=settings.resume,
     ) as output:

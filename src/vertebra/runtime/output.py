@@ -118,7 +118,7 @@ class Output:
         sha256: str,
         top: int,
         embed: bool,
-        options: Mapping[str, bool] | None = None,
+        options: Mapping[str, int | bool] | None = None,
         unsure: bool = False,
         resume: bool = False,
     ) -> None:
