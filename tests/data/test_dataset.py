@@ -92,6 +92,9 @@ def test_nothing_to_tell_apart(folder, tmp_path):
     (tmp_path / "empty" / "1.jpg").write_bytes(b"x")
     with pytest.raises(DataError, match=r"1 other files, such as 1\.jpg"):
         open_dataset(tmp_path / "empty")
+    (tmp_path / "empty" / "Labels.CSV").touch()
+    with pytest.raises(DataError, match=r"If Labels\.CSV has their labels, give .*/empty/Labels\.CSV instead\.$"):
+        open_dataset(tmp_path / "empty")
     with pytest.raises(DataError, match="one class only, 'cat'"):
         open_dataset(folder(cat=2))
 

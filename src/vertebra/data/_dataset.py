@@ -147,9 +147,11 @@ def check_labels(dataset: Dataset, classes: int = 2) -> Dataset:
         reason = f" {dataset.unreadable[0]}." if dataset.unreadable else ""
         empty = f" It has {len(dataset.classes)} class folders, all empty." if dataset.classes else ""
         others = f" There are {len(dataset.others)} other files, such as {dataset.others[0]}." if dataset.others else ""
+        tables = [name for name in dataset.others if name.lower().endswith((".csv", ".tsv", ".parquet"))]
+        instead = f" If {tables[0]} has their labels, give {dataset.root / tables[0]} instead." if tables else ""
         raise DataError(
             f"{dataset.name} has no photos in class folders.{reason}{empty}{others} Put the photos of each class in a "
-            "folder named after it: photos/cat/1.jpg, photos/dog/2.jpg."
+            f"folder named after it: photos/cat/1.jpg, photos/dog/2.jpg.{instead}"
         )
     filled = [name for name, count in dataset.counts().items() if count]
     if len(filled) < classes:

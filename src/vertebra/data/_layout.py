@@ -125,7 +125,7 @@ class _Walk:
             entries(self.root)
         except OSError as error:
             raise DataError(f"{self.root} cannot be listed ({error.strerror or error}).") from error
-        return self._folder(self.root, ())
+        return self._folder(self.root, "", ())
 
     def shown(self, path: Path | str) -> str:
         """A path relative to the root."""
@@ -142,32 +142,31 @@ class _Walk:
             notes.append(f"Links within this folder, so their photos count more than once: {_some(self._links)}.")
         return notes
 
-    def _folder(self, path: Path, above: tuple[tuple[int, int], ...]) -> _Folder:
+    def _folder(self, path: Path, shown: str, above: tuple[tuple[int, int], ...]) -> _Folder:
         found = _Folder(path)
         try:
             status = path.stat()
             here = (status.st_dev, status.st_ino)
             if here in above or self._is_above(path):
-                self.unreadable.append(f"{self.shown(path)} is a link to a folder that it lies in")
+                self.unreadable.append(f"{shown} is a link to a folder that it lies in")
                 return found
             inside = entries(path)
         except OSError as error:
-            self.unreadable.append(f"{self.shown(path)} cannot be listed ({error.strerror or error})")
+            self.unreadable.append(f"{shown} cannot be listed ({error.strerror or error})")
             return found
         for entry in inside:
-            self._take(entry, found, (*above, here))
+            self._take(entry, found, f"{shown}{os.sep}{entry.name}" if shown else entry.name, (*above, here))
         return found
 
-    def _take(self, entry: os.DirEntry[str], to: _Folder, above: tuple[tuple[int, int], ...]) -> None:
-        shown = self.shown(entry.path)
-        if entry.is_dir() and self._ignored.has(entry.name, Path(shown).as_posix()):
+    def _take(self, entry: os.DirEntry[str], to: _Folder, shown: str, above: tuple[tuple[int, int], ...]) -> None:
+        if entry.is_dir() and self._ignored.has(entry.name, shown.replace(os.sep, "/")):
             self._asked.append(shown)
         elif is_passed_by(entry):
             if not is_litter(entry.name) and (entry.is_dir() or is_photo(entry)):
                 self._passed_by.append(shown)
         elif entry.is_dir():
             self.names.add(entry.name)
-            folder = self._folder(Path(entry.path), above)
+            folder = self._folder(Path(entry.path), shown, above)
             to.entries.append(folder)
             if folder.entries:
                 self._tell_link(entry, shown)

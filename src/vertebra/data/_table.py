@@ -96,6 +96,7 @@ def _rows(table: Table, ignored: Ignored, notes: list[str]) -> list[_Row]:
     if counts := Counter(value for value in asked if value is not None):
         notes.append(f"Rows ignored, as asked: {', '.join(f'{name!r} ({n:,})' for name, n in counts.items())}.")
     written: dict[str, set[str]] = {}
+    known: set[str] = set()
     rows = []
     for number, (name, label, split) in enumerate(zip(paths, labels, splits, strict=True)):
         if asked[number] is not None:
@@ -104,7 +105,9 @@ def _rows(table: Table, ignored: Ignored, notes: list[str]) -> list[_Row]:
         path = os.fsdecode(name or "").strip()
         if not label or not path:
             raise DataError(f"{where}: the {'label' if path else 'path'} is empty.")
-        _check_label(label, where)
+        if label not in known:
+            _check_label(label, where)
+            known.add(label)
         meant = check_split(split, where) if split else None
         if split and meant:
             written.setdefault(meant, set()).add(split.casefold())
