@@ -1,0 +1,214 @@
+"""Tests that could fail: small faults are put into modules one by one, and the tests of each module are to notice.
+
+Run by hand, not by `make bench`: `python bench/mutation.py [FILE…]`, about ten minutes for all on two cores. Cosmic Ray
+(https://cosmic-ray.readthedocs.io) makes the mutants; 40 of each file are drawn by a fixed seed, less those that change
+an annotation alone, which nothing runs. They are written into a copy of the tree, never into this one. `--table` prints
+the last results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import difflib
+import importlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import _common
+
+DRAWN = 40
+SEED = 13
+SOURCE = Path("src") / "vertebra"
+
+# Module -> the tests that are to notice, the fastest that are enough; what follows a path are pytest's options.
+DATASET = ["tests/data/test_dataset.py"]
+TESTS: dict[str, list[str]] = {
+    "data/_layout.py": DATASET,
+    "data/_table.py": DATASET,
+    "data/_split.py": ["tests/data/test_split.py", *DATASET],
+    "data/_alike.py": ["tests/data/test_split.py", "tests/data/test_audit.py"],
+    "train/_calibrate.py": ["tests/train/test_measure.py", "tests/train/test_head.py"],
+    "train/_measure.py": ["tests/train/test_measure.py"],
+    "train/_head.py": ["tests/train/test_head.py"],
+    "models/_checkpoint.py": ["tests/models/test_checkpoint.py"],
+}
+
+# Survivors that no test can kill: the line as the mutant has it, and why nothing changes.
+EQUIVALENT: dict[str, dict[str, str]] = {}
+
+# Imported before the first mutant, so that its process has them at once.
+PRELOADED = (
+    "numpy",
+    "PIL.Image",
+    "torch",
+    "torchvision.transforms.v2",
+    "safetensors.torch",
+    "sklearn.metrics",
+    "pyarrow.parquet",
+    "hypothesis",
+    "pytest",
+)
+
+
+def mutants(source: str) -> tuple[int, Iterator[tuple[str, str]]]:
+    """How many Cosmic Ray makes of a file, and (operator, mutated source) of each, in an order of chance."""
+    from cosmic_ray.ast import ast_nodes, get_ast
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator, operator_names
+
+    tree = get_ast(source)
+    found = []
+    for name in sorted(operator_names()):
+        kind = get_operator(name)
+        if kind.arguments():
+            continue
+        count = sum(1 for node in ast_nodes(tree) for _ in kind().mutation_positions(node))
+        found += [(name, occurrence) for occurrence in range(count)]
+    random.Random(SEED).shuffle(found)
+    unchanged = without_annotations(source)
+
+    def made() -> Iterator[tuple[str, str]]:
+        for name, occurrence in found:
+            code = mutate_code(source, get_operator(name)(), occurrence)
+            if code is not None and without_annotations(code) != unchanged:
+                yield name, code
+
+    return len(found), made()
+
+
+def without_annotations(source: str) -> str | None:
+    """What is run of a file; None where it is no Python."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return None
+    for node in ast.walk(tree):
+        for name in ("annotation", "returns"):
+            if getattr(node, name, None) is not None:
+                setattr(node, name, None if name == "returns" or isinstance(node, ast.arg) else ast.Constant(None))
+    return ast.dump(tree)
+
+
+def run_tests(tree: Path, arguments: list[str], seconds: float | None, log: Path) -> str:
+    """`"killed"`, `"survived"` or `"timed out"`: the tests in a process that is forked off this one."""
+    child = os.fork()
+    if not child:
+        code = 3
+        try:
+            os.setsid()
+            descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            for stream in (1, 2):
+                os.dup2(descriptor, stream)
+            code = _tests(tree, arguments)
+        finally:
+            os._exit(code)
+    deadline = time.monotonic() + (seconds or 3600)
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return "survived" if os.waitstatus_to_exitcode(status) == 0 else "killed"
+        time.sleep(0.02)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "timed out"
+
+
+def _tests(tree: Path, arguments: list[str]) -> int:
+    import pytest
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "vertebra"]:
+        del sys.modules[name]
+    # For processes that tests start, too.
+    os.environ["PYTHONPATH"] = str(tree / "src")
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    sys.dont_write_bytecode = True
+    sys.path[:0] = [str(tree / "src")]
+    os.chdir(tree)
+    scratch = tree.parent / "scratch"
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={scratch}"]
+    return int(pytest.main([*options, *arguments]))
+
+
+def difference(source: str, mutated: str, file: str) -> str:
+    lines = (text.splitlines() for text in (source, mutated))
+    return "\n".join(difflib.unified_diff(*lines, file, file, n=1, lineterm=""))
+
+
+def examine(tree: Path, file: str, drawn: int) -> dict[str, Any]:
+    """Put the file's mutants in its place one by one."""
+    path, log = tree / SOURCE / file, tree.parent / "log.txt"
+    source = path.read_text(encoding="utf-8")
+    start = time.monotonic()
+    if run_tests(tree, TESTS[file], None, log) != "survived":
+        sys.exit(f"{file}: its tests fail as it is:\n{log.read_text(errors='replace')[-3000:]}")
+    seconds = time.monotonic() - start
+    print(f"{file}: {seconds:.1f} s as it is", flush=True)
+    outcomes = {"killed": 0, "timed out": 0, "equivalent": 0, "survived": 0}
+    survivors = []
+    generated, candidates = mutants(source)
+    try:
+        for _, (operator, mutated) in zip(range(drawn), candidates, strict=False):
+            path.write_text(mutated, encoding="utf-8")
+            outcome = run_tests(tree, TESTS[file], 20 + 5 * seconds, log)
+            if outcome == "survived":
+                diff = difference(source, mutated, file)
+                added = [line[1:].strip() for line in diff.splitlines()[2:] if line.startswith("+")]
+                reasons = [why for line, why in EQUIVALENT.get(file, {}).items() if line in added]
+                outcome = "equivalent" if reasons else "survived"
+                survivors.append({"operator": operator, "diff": diff, **({"equivalent": reasons[0]} if reasons else {})})
+                print(f"{outcome}: {operator}\n{diff}\n", flush=True)
+            outcomes[outcome] += 1
+    finally:
+        path.write_text(source, encoding="utf-8")
+    row = {"generated": generated, "drawn": sum(outcomes.values()), **outcomes}
+    print(f"{file}: {row}", flush=True)
+    return row | {"tests": TESTS[file], "seconds": round(time.monotonic() - start), "survivors": survivors}
+
+
+def render(document: dict[str, Any]) -> str:
+    names = ["drawn", "killed", "timed out", "equivalent", "survived", "generated"]
+    rows = [[file, *[row[name] for name in names]] for file, row in document["files"].items()]
+    return _common.table(["file", *names], rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("files", nargs="*", metavar="FILE", help=f"of {', '.join(TESTS)}; all without")
+    parser.add_argument("--table", action="store_true", help="print the last results")
+    parser.add_argument("-n", type=int, default=DRAWN, help="mutants of a file")
+    settings = parser.parse_args()
+    path = _common.RESULTS / "mutation.json"
+    if not settings.table:
+        files = [file.partition("src/vertebra/")[2] or file for file in settings.files] or list(TESTS)
+        if unknown := set(files) - set(TESTS):
+            parser.error(f"{sorted(unknown)[0]} has no tests in the table; known are {', '.join(TESTS)}")
+        for name in PRELOADED:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
+        results = json.loads(path.read_text(encoding="utf-8"))["files"] if path.is_file() else {}
+        with tempfile.TemporaryDirectory() as folder:
+            tree = Path(folder, "work", "tree")
+            left_out = shutil.ignore_patterns(".*", "node_modules", "__pycache__", "results", "runs", "build", "dist")
+            shutil.copytree(_common.ROOT, tree, ignore=left_out)
+            for file in files:
+                results[file] = examine(tree, file, settings.n)
+                kept = {file: results[file] for file in TESTS if file in results}
+                _common.write("mutation", ("cosmic-ray", "pytest"), {"seed": SEED, "files": kept})
+    print(render(json.loads(path.read_text(encoding="utf-8"))))
+
+
+if __name__ == "__main__":
+    main()
