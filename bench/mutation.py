@@ -34,11 +34,11 @@ SEED = 13
 SOURCE = Path("src") / "vertebra"
 
 # Module -> the tests that are to notice, the fastest that are enough; what follows a path are pytest's options.
-DATASET = ["tests/data/test_dataset.py"]
+DATASET = "tests/data/test_dataset.py"
 TESTS: dict[str, list[str]] = {
-    "data/_layout.py": DATASET,
-    "data/_table.py": DATASET,
-    "data/_split.py": ["tests/data/test_split.py", *DATASET],
+    "data/_layout.py": ["tests/data/test_layout.py", DATASET],
+    "data/_table.py": ["tests/data/test_table.py", DATASET],
+    "data/_split.py": ["tests/data/test_split.py", DATASET],
     "data/_alike.py": ["tests/data/test_split.py", "tests/data/test_audit.py"],
     "train/_calibrate.py": ["tests/train/test_measure.py", "tests/train/test_head.py"],
     "train/_measure.py": ["tests/train/test_measure.py"],
@@ -168,7 +168,9 @@ def examine(tree: Path, file: str, drawn: int) -> dict[str, Any]:
                 added = [line[1:].strip() for line in diff.splitlines()[2:] if line.startswith("+")]
                 reasons = [why for line, why in EQUIVALENT.get(file, {}).items() if line in added]
                 outcome = "equivalent" if reasons else "survived"
-                survivors.append({"operator": operator, "diff": diff, **({"equivalent": reasons[0]} if reasons else {})})
+                survivors.append(
+                    {"operator": operator, "diff": diff, **({"equivalent": reasons[0]} if reasons else {})}
+                )
                 print(f"{outcome}: {operator}\n{diff}\n", flush=True)
             outcomes[outcome] += 1
     finally:

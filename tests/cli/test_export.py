@@ -179,7 +179,7 @@ def test_few_photos_export_and_claim_nothing(photos: int, judged: int, tiny_expo
     assert f"Judged on {judged} photos that neither set ranges ({photos // 2} others)" in printed
     assert f"not shown: {judged} photos judged, a bound of 1 point needs about" in printed
     measured = read_card(out).metrics["int8 beside float32"]
-    assert measured["photos"] == judged and measured["loss of at most 1"].startswith("not shown")
+    assert measured["photos"] == judged and measured["at most 1 point lost"].startswith("not shown")
     low, high = measured["agreement interval"]
     assert low <= measured["agreement"] <= high and high - low > 15
     assert measured["loss interval"][1] > 1

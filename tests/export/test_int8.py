@@ -260,7 +260,7 @@ def test_the_file_says_what_it_is(int8_file: ExportReport) -> None:
     card = read_card(int8_file.path)
     assert card == int8_file.card and card.precision == "int8"
     found = card.metrics["int8 beside float32"]
-    assert found["photos"] == 10 and found["loss of at most 100"].startswith("shown")
+    assert found["photos"] == 10 and found["at most 100 points lost"].startswith("shown")
     low, high = found["agreement interval"]
     assert 0 <= low <= found["agreement"] <= high <= 100 and high - low > 20  # ten photos tell little
     report = int8_file.int8
@@ -424,8 +424,12 @@ def test_as_many_photos_as_needed_are_enough(photos: int, lost: int, gained: int
 
 
 def test_where_no_number_of_photos_shows_it() -> None:
-    assert verdict(100, 3).needed(1) is None and verdict(100, 0).needed(0) is None
-    assert "no number of photos that lose 3.0 points shows a bound of 1 point" in verdict(100, 3).claim(1)
+    assert verdict(1000, 30).needed(1) is None and verdict(100, 0).needed(0) is None
+    assert "which lose 3.0 points, and a bound of 1 point is below that" in verdict(1000, 30).claim(1)
+    # One photo of 25 is no reason to say so: how often they differ is known, and what is lost by float's probabilities.
+    needed = verdict(25, 1, expected=0).needed(1)
+    assert needed is not None and needed == pytest.approx(1.96**2 * 0.04 / 0.01**2, rel=0.1)
+    assert verdict(25, 1, expected=1.5).needed(1) is None
     unlabelled = verdict(100, 3, measure="agreement")
     assert "3 answers that differ from float's, a bound of 1 point needs photos whose class is known" in (
         unlabelled.claim(1)

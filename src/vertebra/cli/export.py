@@ -192,7 +192,7 @@ def _show(report: Int8Report) -> None:
         else f"No folder names a class: of accuracy at most {high:.2f} points are lost, and {verdict.drop:.2f} by "
         "float's own probabilities."
     )
-    typer.echo(f"A loss of at most {report.max_drop:g} points: {report.claim}.")
+    typer.echo(f"A loss of at most {report.max_drop:g} point{'' if report.max_drop == 1 else 's'}: {report.claim}.")
     if report.kept_float:
         typer.echo(f"Put back to float: {', '.join(report.kept_float)}.")
     typer.echo(f"Ship: {report.ship}.")

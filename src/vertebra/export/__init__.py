@@ -22,7 +22,7 @@ from vertebra.models import ConvNet
 
 from ._classifier import with_classifier
 from ._int8 import Int8Report, quantise
-from ._judge import Calibration, Verdict, check_count, labels_of
+from ._judge import Calibration, Verdict, check_count, labels_of, points
 from ._photos import Pixels, drawn_photos
 from ._prepare import Prepared, prepare, with_precision
 from ._proof import prove
@@ -168,7 +168,7 @@ def _measured(report: Int8Report) -> dict[str, Any]:
         "agreement interval": [round(end, 2) for end in verdict.agreement_interval],
         "loss" if verdict.measure == "accuracy" else "expected loss": round(verdict.drop, 2),
         **({"loss interval": [low, high]} if verdict.measure == "accuracy" else {"largest loss": high}),
-        f"loss of at most {report.max_drop:g}": report.claim,
+        f"at most {points(report.max_drop)} lost": report.claim,
         "KL divergence": round(verdict.divergence, 5),
         "float32 ms": round(report.float_ms, 2),
         "int8 ms": round(report.int8_ms, 2),

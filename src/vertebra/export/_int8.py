@@ -14,7 +14,7 @@ import onnxruntime as ort
 
 from ._calibrate import MAX_INPUTS, extents, groups_of, moments, ranges
 from ._graph import Array, Graph
-from ._judge import Calibration, Verdict, check_order, folder_size, judge
+from ._judge import Calibration, Verdict, check_order, folder_size, judge, points
 from ._photos import Pixels
 from ._preface import byte_range, in_bytes, normalisation
 from ._proof import session
@@ -151,7 +151,7 @@ def _without_proof(report: Int8Report) -> str:
     needed = report.verdict.needed(report.max_drop)
     more = "" if needed is None else f" Give a folder of about {folder_size(needed):,} photos, or"
     remedy = f"{more} allow a larger --max-drop, or leave --require-proof out.".lstrip()
-    return f"that int8 loses at most {report.max_drop:g} points is {report.claim}. {remedy[0].upper()}{remedy[1:]}"
+    return f"that int8 loses at most {points(report.max_drop)} is {report.claim}. {remedy[0].upper()}{remedy[1:]}"
 
 
 # --- the plan -------------------------------------------------------------------------------------------------------

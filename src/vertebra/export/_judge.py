@@ -122,15 +122,10 @@ class Verdict:
 
         Without labels its upper end is that of the share on which they differ: no more can be lost.
         """
-        low, high = self._interval(self.photos)
+        low, high = paired(self.lost, self.gained, self.photos)
         if self.measure == "agreement":
             low = (self.expected_drop - Z * self.expected_error) / 100
         return 100 * low, 100 * high
-
-    def _interval(self, photos: float) -> Interval:
-        """Of the accuracy lost, as a share, if so many photos were judged and the same part of them differed."""
-        share = photos / self.photos
-        return paired(self.lost * share, self.gained * share, photos)
 
     def allows(self, max_drop: float) -> bool:
         """Whether at most `max_drop` points are lost on these photos themselves; nothing is claimed of others.
@@ -150,10 +145,15 @@ class Verdict:
         return self.drop_interval[0] > max_drop + 1e-9
 
     def needed(self, max_drop: float) -> int | None:
-        """How many photos would show it, if they differ as often as these; None where no number would."""
+        """How many photos would show it, if as many of them differ as here; None where no number would."""
+        lost, gained = self.lost / self.photos, self.gained / self.photos
+        if self.measure == "accuracy" and self.drop >= max_drop and not self.exceeds(max_drop):
+            # So few photos tell how often the two differ, but not who is right more often: float's probabilities do.
+            differing, drop = lost + gained, min(max(self.expected_drop / 100, 0.0), lost + gained)
+            lost, gained = (differing + drop) / 2, (differing - drop) / 2
 
         def enough(photos: int) -> bool:
-            return 100 * self._interval(photos)[1] <= max_drop + 1e-9
+            return 100 * paired(lost * photos, gained * photos, photos)[1] <= max_drop + 1e-9
 
         if not enough(_MOST_NEEDED):
             return None
@@ -165,20 +165,25 @@ class Verdict:
 
     def claim(self, max_drop: float) -> str:
         """What may be said of a loss of at most `max_drop` points."""
-        judged, points = f"{self.photos:,} photos judged", f"{max_drop:g} point{'s' * (max_drop != 1)}"
+        judged = f"{self.photos:,} photos judged"
         if self.shows(max_drop):
             return f"shown with 95 % confidence: {judged}, at most {self.drop_interval[1]:.2f} points lost"
         needed = self.needed(max_drop)
         if needed is not None:
-            return f"not shown: {judged}, a bound of {points} needs about {needed:,}"
+            return f"not shown: {judged}, a bound of {points(max_drop)} needs about {needed:,}"
         if self.measure == "agreement":
             return (
                 f"not shown: {judged}, and with {self.photos - self.agreed} answers that differ from float's, a bound "
-                f"of {points} needs photos whose class is known"
+                f"of {points(max_drop)} needs photos whose class is known"
             )
         return (
-            f"not shown: {judged}, and no number of photos that lose {self.drop:.1f} points shows a bound of {points}"
+            f"not shown: {judged}, which lose {self.drop:.1f} points, and a bound of {points(max_drop)} is below that"
         )
+
+
+def points(number: float) -> str:
+    """`"1 point"`, `"2.5 points"`."""
+    return f"{number:g} point{'' if number == 1 else 's'}"
 
 
 def judge(expected: Array, found: Array, labels: Sequence[frozenset[int]] | None) -> Verdict:
