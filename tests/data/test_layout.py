@@ -77,8 +77,8 @@ def test_a_folder_beside_splits_is_refused_and_can_be_passed_by(tree, name):
     root = tree(*SPLITS, f"{name}/1.jpg")
     assert refusal(root) == (
         f"DATA has the splits train and val and beside them {name}, which are no splits with class folders. Move them "
-        f"away, or pass them by with --ignore {name}. Splits are named {NAMES}; a class of such a name has its photos "
-        "directly in it."
+        f"into a split or away, or pass them by with --ignore {name}. Splits are named {NAMES}; a class of such a name "
+        "has its photos directly in it."
     )
     found = open_dataset(root, ignore=[name])
     assert [path for path, _, _ in shown(found)] == SPLITS
@@ -161,11 +161,27 @@ def test_names_that_only_sound_like_splits_are_classes(tree, names):
     assert open_dataset(tree(*(f"{name}/1.jpg" for name in names))).classes == tuple(sorted(names))
 
 
+def test_one_folder_that_is_named_like_a_split_and_holds_class_folders(tree):
+    root = tree("sea_train/sea_train/a/1.jpg", "sea_train/sea_train/b/1.jpg", "pred/1.jpg")
+    assert refusal(root) == (
+        "DATA has sea_train, which is named like a split, holds folders of photos, and would be taken for a class. "
+        f"Name the splits {NAMES}, and put the photos of each class in a folder in them: train/cat/1.jpg. Pass one by "
+        "with --ignore sea_train. A class of such a name has its photos directly in it."
+    )
+    assert open_dataset(root, ignore=["pred"]).classes == ("a", "b")
+    found = open_dataset(tree("test tube/2020/1.jpg", "cup/1.jpg", root="other"))
+    assert found.notes == ("The folder 'test tube' is taken for a class, although it is named like a split.",)
+    assert "has test tube, which is named like" in refusal(tree("test tube/2021/1.jpg", root="other"))
+
+
 def test_splits_below_classes_are_refused(tree):
     root = tree("cat/train/1.jpg", "cat/test/1.jpg", "dog/train/1.jpg")
     assert refusal(root) == (
         "DATA has cat/test and cat/train: splits in the folder of a class would be trained on alike. Put the classes "
-        "into the splits (test/cat), or pass one by with --ignore test."
+        "into the splits (train/cat), or pass one by with --ignore test."
+    )
+    assert "DATA has cat/x_test and cat/x_train: splits in" in refusal(
+        tree("cat/x_train/1.jpg", "cat/x_test/1.jpg", "dog/1.jpg", root="other")
     )
     found = open_dataset(root, ignore=["test"])
     assert found.notes == (

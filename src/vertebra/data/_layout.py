@@ -224,9 +224,9 @@ def _split_folders(top: _Folder, walk: _Walk, notes: list[str]) -> list[tuple[_F
         flat = [name for name in beside if split_of(name)]
         reason = "whose photos lie in no class folders" if flat == beside else "which are no splits with class folders"
         raise DataError(
-            f"{where} has the splits {_listed(names)} and beside them {_listed(beside)}, {reason}. Move them away, or "
-            f"pass them by with {ways}. Splits are named {KNOWN_SPLITS}; a class of such a name has its photos "
-            "directly in it."
+            f"{where} has the splits {_listed(names)} and beside them {_listed(beside)}, {reason}. Move them into a "
+            f"split or away, or pass them by with {ways}. Splits are named {KNOWN_SPLITS}; a class of such a name has "
+            "its photos directly in it."
         )
     for _, split in splits:
         same = [folder.name for folder, other in splits if other == split]
@@ -242,32 +242,52 @@ def _split_folders(top: _Folder, walk: _Walk, notes: list[str]) -> list[tuple[_F
 
 def _check_named_like_splits(top: _Folder, where: Path) -> None:
     """Refuse to learn to tell `train2017` from `val2017`, or `train/1.jpg` from `test/2.jpg`."""
-    like: dict[str, dict[str, str]] = {}
+    ways = (
+        f"Name the splits {KNOWN_SPLITS}, and put the photos of each class in a folder in them: train/cat/1.jpg. Pass "
+        "one by with --ignore"
+    )
+    for names in _named_like_splits(top.filled):
+        if len(names) > 1:
+            raise DataError(
+                f"{where} has {_listed(names)}, which are named like splits and would be taken for classes. {ways} "
+                f"{_quoted(_other_than('train', names))}."
+            )
     for folder in top.filled:
+        if split_within(folder.name) and len(_innermost(folder).filled) > 1:
+            raise DataError(
+                f"{where} has {folder.name}, which is named like a split, holds folders of photos, and would be taken "
+                f"for a class. {ways} {_quoted(folder.name)}. A class of such a name has its photos directly in it."
+            )
+
+
+def _innermost(folder: _Folder) -> _Folder:
+    """The folder, or the one that holds all its photos, through folders that hold nothing else."""
+    while len(folder.filled) == 1 and not folder.photos:
+        folder = folder.filled[0]
+    return folder
+
+
+def _named_like_splits(folders: Sequence[_Folder]) -> list[list[str]]:
+    """The folders that are named like different splits of the same, such as `x_train` and `x_test`: one of each."""
+    like: dict[str, dict[str, str]] = {}
+    for folder in folders:
         if found := split_within(folder.name):
             like.setdefault(found[1], {}).setdefault(found[0], folder.name)
-    for group in like.values():
-        if len(group) > 1:
-            names = list(group.values())
-            raise DataError(
-                f"{where} has {_listed(names)}, which are named like splits and would be taken for classes. Name the "
-                f"splits {KNOWN_SPLITS}, and put the photos of each class in a folder in them: train/cat/1.jpg. Pass "
-                f"one by with --ignore {_quoted(_other_than('train', names))}."
-            )
+    return [list(group.values()) for group in like.values()]
 
 
 def _check_class(folder: _Folder, walk: _Walk, notes: list[str]) -> None:
     """Refuse splits below a class; tell of one folder that is named so."""
-    below = [each for each in folder.filled if split_of(each.name)]
-    if len({split_of(each.name) for each in below}) > 1:
-        names = [walk.shown(each.path) for each in below]
-        raise DataError(
-            f"{walk.root} has {_listed(names)}: splits in the folder of a class would be trained on alike. Put the "
-            f"classes into the splits ({below[0].name}/{folder.name}), or pass one by with --ignore "
-            f"{_quoted(_other_than('train', [each.name for each in below]))}."
-        )
-    if below:
-        notes.append(f"{walk.shown(below[0].path)} is a part of the class {folder.name!r}, and no split.")
+    for names in _named_like_splits(folder.filled):
+        if len(names) > 1:
+            raise DataError(
+                f"{walk.root} has {_listed([walk.shown(folder.path / name) for name in names])}: splits in the folder "
+                f"of a class would be trained on alike. Put the classes into the splits (train/{folder.name}), or pass "
+                f"one by with --ignore {_quoted(_other_than('train', names))}."
+            )
+    for below in folder.filled:
+        if split_of(below.name):
+            notes.append(f"{walk.shown(below.path)} is a part of the class {folder.name!r}, and no split.")
 
 
 def _other_than(split: str, names: Sequence[str]) -> str:
@@ -286,7 +306,7 @@ def _tell_loose(folders: list[_Folder], walk: _Walk, notes: list[str]) -> None:
 def _tell_classes(top: _Folder, walk: _Walk, notes: list[str]) -> None:
     """What could be meant otherwise and is taken for a class."""
     for folder in top.filled:
-        if (found := split_within(folder.name)) and not found[1]:
+        if (found := split_within(folder.name)) and (not found[1] or folder.filled):
             notes.append(f"The folder {folder.name!r} is taken for a class, although it is named like a split.")
     inside = [{each.name for each in folder.filled} for folder in top.filled if not folder.photos]
     if len(inside) == len(top.filled) > 1 and len(inside[0]) > 1 and all(names == inside[0] for names in inside):
