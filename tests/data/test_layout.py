@@ -3,6 +3,7 @@
 import os
 import unicodedata
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -90,6 +91,46 @@ def test_folders_beside_splits_are_all_named(tree):
     assert "beside them a x, b x, c x, d x, e x and 2 others," in message
     assert 'with --ignore "a x" --ignore "b x" --ignore "c x" --ignore "d x" --ignore "e x".' in message
     assert '"f x"' not in message
+
+
+@pytest.mark.parametrize(
+    ("count", "listed"),
+    [
+        (1, "a0"),
+        (2, "a0 and a1"),
+        (6, "a0, a1, a2, a3, a4 and a5"),
+        (7, "a0, a1, a2, a3, a4 and 2 others"),
+        (8, "a0, a1, a2, a3, a4 and 3 others"),
+        (13, "a0, a1, a2, a3, a4 and 8 others"),
+    ],
+)
+def test_lists_of_names(tree, count, listed):
+    names = [f"a{number:x}" for number in range(count)]
+    assert f"and beside them {listed}, which" in refusal(tree(*SPLITS, *(f"{name}/1.jpg" for name in names)))
+    found = open_dataset(tree(*SPLITS, *(f"{name}/" for name in names), root="empty"))
+    told = listed if count < 4 else f"{count}, such as a0, a1 and a2"
+    assert found.notes == (f"Beside the splits train and val, without any photo and left alone: {told}.",)
+
+
+def test_folders_that_cannot_be_listed(tree, monkeypatch):
+    root = tree("cat/1.jpg", "dog/1.jpg", "dog/closed/2.jpg", "hen/1.jpg")
+    scan = os.scandir
+
+    def refuse(path):
+        if Path(path).name in closed:
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    closed = ["closed", "hen"]
+    found = open_dataset(root)
+    assert found.unreadable == (
+        "dog/closed cannot be listed (Permission denied)",
+        "hen cannot be listed (Permission denied)",
+    )
+    assert found.counts() == {"cat": 1, "dog": 1, "hen": 0}
+    closed = ["photos"]
+    assert refusal(root) == "DATA cannot be listed (Permission denied)."
 
 
 def test_a_split_without_class_folders_beside_one_with_them_is_refused(tree):

@@ -176,6 +176,12 @@ def test_latin_1_is_refused_where_it_stands(read, refusal, place):
     assert len(read(missing).photos) == 5  # the names of files may be any bytes
 
 
+def test_tables_that_were_joined(refusal):
+    assert refusal(rows("a", "b") + rows("c", "d")) == (
+        "TABLE, line 6: the names of the columns stand here again, as where files were joined. Leave out this line."
+    )
+
+
 def test_a_table_without_rows(refusal):
     assert refusal("path,label\n") == "TABLE lists no photos: no row is left below the names of the columns."
     assert refusal("\n\n") == (

@@ -78,6 +78,11 @@ def read_text(path: Path, fits: Callable[[Sequence[str]], bool]) -> Table:
                 f"columns. Put a value that contains {_SEPARATORS.get(separator, repr(separator))} in quotes: "
                 f'"black{separator} white".'
             )
+        if fields == header:
+            raise DataError(
+                f"{path}, line {number + 1}: the names of the columns stand here again, as where files were joined. "
+                "Leave out this line."
+            )
         rows.append(fields)
         numbers.append(number + 1)
     return Table(
