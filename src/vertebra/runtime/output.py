@@ -50,7 +50,7 @@ class Record:
 
     def to_json(self) -> bytes:
         """As it is kept."""
-        return json.dumps({"format": 1} | asdict(self), indent=1).encode("ascii")
+        return json.dumps({"format": 1} | asdict(self)).encode("ascii")
 
     @staticmethod
     def from_json(content: bytes) -> Record | None:
