@@ -233,6 +233,15 @@ def test_splits_below_classes_are_refused(tree):
     assert len(found.photos) == 2
 
 
+def test_each_folder_of_a_class_that_is_named_like_a_split_is_told(tree):
+    found = open_dataset(tree("cat/Train/1.jpg", "cat/training/1.jpg", "dog/1.jpg"))
+    assert found.classes == ("cat", "dog")
+    assert found.notes == (
+        "cat/Train is a part of the class 'cat', and no split.",
+        "cat/training is a part of the class 'cat', and no split.",
+    )
+
+
 def test_folders_that_all_hold_the_same_folders_are_told(tree):
     note = (
         "The folders a and b are taken for the classes; each of them holds folders of the same names (x and y), which "
