@@ -1,6 +1,7 @@
 """`vertebra train` and `vertebra evaluate`."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -173,3 +174,130 @@ def test_12_bits_in_16(vertebra, place, tmp_path, monkeypatch):
     assert told not in vertebra("evaluate", tmp_path / "run of 8", tmp_path / "of 12", "--bits", 12).out
     assert "white at 4,095" in vertebra("card", tmp_path / "run of 12" / "model.onnx").out
     assert vertebra("train", tmp_path / "of 12", "--bits", 17, "--out", tmp_path / "no").code == 2
+
+
+# --- what can be measured, and what is said where it cannot -----------------------------------------------------------
+
+
+def photos(root, counts, seed=0):
+    """Photos of one colour each class, in folders; `{"red": 3}`, or `{"val/red": 3}`."""
+    random = np.random.default_rng(seed)
+    colours = {"red": (220, 30, 30), "blue": (30, 30, 220), "green": (30, 200, 40)}
+    for folder, count in counts.items():
+        (root / folder).mkdir(parents=True)
+        for number in range(count):
+            colour = np.array(colours[folder.rpartition("/")[2]])
+            # Coarse squares, so that no photo looks like another.
+            squares = random.normal(0, 40, (5, 5, 3)).repeat(8, 0).repeat(8, 1)
+            values = np.clip(colour + squares, 0, 255).astype(np.uint8)
+            Image.fromarray(values).save(root / folder / f"{number}.png")
+    return root
+
+
+@pytest.fixture
+def train(vertebra, place, tmp_path):
+    def run(data, *options):
+        weights = ("--model", "resnet18", "--weights", place / "drawn.pth")
+        done = vertebra("train", data, "--out", tmp_path / "run", *weights, *options)
+        path = tmp_path / "run" / "metrics.json"
+        return done, json.loads(path.read_text()) if path.exists() else None
+
+    return run
+
+
+def test_one_photo_a_class_has_no_figure(vertebra, train, tmp_path):
+    done, metrics = train(photos(tmp_path / "data", {"red": 1, "blue": 1, "green": 1}))
+    assert done.code == 0, done.err
+    assert "top-1 not measured" in done.out
+    assert "Not measured, though trained on: 3 photos of blue, green, red" in done.out
+    assert "100.0 %" not in done.out
+    assert metrics["n"] == 0
+    assert {metrics[name] for name in ("top1", "top1_interval", "balanced_accuracy", "ece", "nll", "threshold")} == {
+        None
+    }
+    assert metrics["target"]["text"] == "target precision 0.95 not measured"
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "whose accuracy is not measured" in report
+    assert " 100.0 %" not in report
+    card = vertebra("card", tmp_path / "run" / "model.onnx").out
+    assert "photos 0, top1 not measured, target precision 0.95 not measured" in card
+    # What is shipped works.
+    predicted = vertebra("predict", tmp_path / "data" / "red" / "0.png", "--model", tmp_path / "run" / "model.onnx")
+    assert "red" in predicted.out
+
+
+def test_of_a_few_classes_some_are_not_measured(train, tmp_path):
+    done, metrics = train(photos(tmp_path / "data", {"red": 8, "blue": 2, "green": 1}))
+    assert metrics["n"] == 10
+    assert {c["name"]: c["photos"] for c in metrics["classes"]} == {"red": 8, "blue": 2, "green": 0}
+    assert next(c for c in metrics["classes"] if c["name"] == "green")["recall"] is None
+    assert "Not measured, though trained on: 1 photo of green" in done.out
+    assert "ECE not measured on 10 held-out photos" in done.out
+    assert metrics["top5"] is None
+    assert "classes without a photo" not in done.out  # green has been named
+
+
+def test_val_photos_are_held_out_where_there_are_no_test_photos(vertebra, train, tmp_path):
+    counts = {"train/red": 9, "train/blue": 9, "val/red": 2, "val/blue": 3}
+    done, metrics = train(photos(tmp_path / "data", counts))
+    assert "on 5 held-out photos: the val photos" in done.out
+    assert metrics["held_out"] == "the val photos"
+    assert metrics["n"] == 5
+    table = (tmp_path / "run" / "data.csv").read_text()
+    assert (table.count(",val,"), table.count(",train,")) == (5, 18)
+    found = vertebra("evaluate", tmp_path / "run", tmp_path / "data", "--json").json
+    assert (found["n"], found["trained_on"], found["top1"]) == (5, 0, metrics["top1"])
+
+
+def test_val_photos_that_train_beside_test_photos_are_told_of(train, tmp_path):
+    counts = {"train/red": 6, "train/blue": 6, "val/red": 2, "val/blue": 2, "test/red": 1}
+    done, metrics = train(photos(tmp_path / "data", counts))
+    assert "on 1 held-out photos: the test photos" in done.out
+    assert "The 4 val photos train too" in done.out
+    assert "Only 1 photo was held out" in done.out
+    assert "1 of 2 classes without a photo among the held-out ones, so no figure speaks of them: blue" in done.out
+    assert metrics["n"] == 1
+    assert metrics["top1_interval"][1] - metrics["top1_interval"][0] > 0.7
+
+
+def test_a_precision_that_cannot_be_reached(vertebra, train, tmp_path):
+    data = photos(tmp_path / "data", {"red": 10, "blue": 10})
+    for number in range(4):  # labels without a rule
+        (data / "red" / f"{number}.png").rename(data / "blue" / f"{number + 20}.png")
+    done, metrics = train(data, "--precision", "0.99", "--strict")
+    assert done.code == 1
+    target = metrics["target"]
+    assert (target["target"], target["reached"]) == (0.99, False)
+    assert 0.3 < target["estimate"] < 0.96
+    text = f"target precision 0.99 not reached: {np.floor(target['estimate'] * 100) / 100:g}"
+    assert target["text"] == text
+    assert f"{text}; “unsure” below {target['threshold']:.3f}: " in done.out
+    assert done.error.startswith(f"vertebra: {text}. The run is kept in {tmp_path / 'run'}.")
+    assert text in (tmp_path / "run" / "report.html").read_text()
+    card = vertebra("card", tmp_path / "run" / "model.onnx").out
+    assert text in card
+    assert re.search(rf"unsure below +{target['threshold']:.3f}", card)
+    assert metrics["threshold"] == target["threshold"] > 0
+    assert vertebra("train", "--resume", tmp_path / "run").code == 1  # the run is strict
+    settings = tmp_path / "run" / "settings.toml"
+    settings.write_text(settings.read_text().replace("strict = true", "strict = false"))
+    assert vertebra("train", "--resume", tmp_path / "run").code == 0
+
+
+def test_a_precision_of_nothing_answers_always(vertebra, train, tmp_path):
+    done, metrics = train(photos(tmp_path / "data", {"red": 6, "blue": 6}), "--precision", "0", "--strict")
+    assert done.code == 0, done.err
+    assert metrics["threshold"] is None
+    assert "target precision" not in done.out
+    assert "unsure below" not in vertebra("card", tmp_path / "run" / "model.onnx").out
+    assert "The file answers always" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_evaluate_says_how_sure_its_figures_are(vertebra, train, tmp_path):
+    train(photos(tmp_path / "data", {"red": 12, "blue": 12}))
+    few = photos(tmp_path / "few", {"red": 2, "blue": 1}, seed=7)
+    out = vertebra("evaluate", tmp_path / "run", few, "--html", tmp_path / "e.html").out
+    assert "not measured: too few photos" in out
+    assert "Only 3 photos were measured, so these shares say little." in out
+    assert re.search(r"answered +\d+\.\d %  of which (none|\d+\.\d % \(\d+\.\d – \d+\.\d\)) are right", out)
+    assert "<h2>How far to trust it</h2>" in (tmp_path / "e.html").read_text()

@@ -14,16 +14,23 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 
 import vertebra
 from vertebra.data import open_dataset
 from vertebra.errors import UsageError
+from vertebra.models import get_model_weights
+from vertebra.pixels import network_pixels
 from vertebra.train import Settings, TrainError, resume
 from vertebra.train import _checkpoint as checkpoint_module
-from vertebra.train._checkpoint import CHECKPOINT
+from vertebra.train._calibrate import cross_entropy, fit_temperature
+from vertebra.train._checkpoint import CHECKPOINT, best_file, read_position
 from vertebra.train._log import read_log
+from vertebra.train._loss import to_images
+from vertebra.train._recipe import view_of
+from vertebra.train._run import read_table
 
 OPTIONS = {"model": "resnet18", "method": "finetune", "image_size": 32, "batch_size": 8, "epochs": 2, "workers": 0}
 THREADS = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -278,6 +285,62 @@ def test_what_cannot_change_in_the_middle(stopped, tmp_path):
         resume(stopped, seed=1, model="resnet34")
     with pytest.raises(UsageError, match="holds no run"):
         resume(tmp_path / "nothing")
+
+
+# --- what the figures rest on -----------------------------------------------------------------------------------------
+
+
+def begun(data, folder, weights, **options):
+    """A run that is stopped before its first step."""
+
+    def stop(what, done, total):
+        if what.startswith("training"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(TrainError, match="stopped"):
+        vertebra.train(data, folder, tell=stop, weights=str(weights), **OPTIONS | options)
+    return folder
+
+
+def test_step_0_is_judged_at_the_size_of_the_epochs(more_shapes, small_weights, tmp_path):
+    folder = begun(more_shapes, tmp_path / "run", small_weights, image_size=48, lr=1e-9)
+    position = read_position(folder)
+    network = vertebra.create_model("resnet18", weights=None, num_classes=3).eval()
+    network.load_state_dict(load_file(best_file(folder, 0)))
+    paths, labels = read_table(folder)["val"]
+    view = view_of(
+        Settings.from_toml(folder / "settings.toml"), get_model_weights("resnet18")["DEFAULT"].preprocessing, 48
+    )
+    pixels = np.stack([network_pixels(path, view) for path in paths])
+    with torch.inference_mode():
+        logits = network(to_images(torch.from_numpy(pixels), view)).numpy()
+    truth = np.array([position.classes.index(label) for label in labels])
+    assert pixels.shape[1:3] == (48, 48)
+    assert position.best_score == (logits.argmax(1) == truth).mean()
+    assert position.best_loss == pytest.approx(cross_entropy(logits / fit_temperature(logits, truth), truth), abs=1e-3)
+
+
+def test_the_sizes_of_probe_and_network_are_told(tuned):
+    report = tuned.report.read_text()
+    assert "The probe sees 224 pixels of each, the trained network 32." in report
+
+
+def test_without_test_photos_calibration_is_measured_apart(tmp_path, small_weights, draw_shape):
+    for split, count in (("train", 20), ("val", 8)):
+        for label in ("circle", "cross"):
+            (tmp_path / "data" / split / label).mkdir(parents=True)
+            for number in range(count):
+                draw_shape(label, number + 100 * count).save(tmp_path / "data" / split / label / f"{number}.png")
+    found = vertebra.train(tmp_path / "data", tmp_path / "run", weights=str(small_weights), **OPTIONS | {"epochs": 1})
+    metrics = found.metrics
+    assert metrics["n"] == 16
+    assert metrics["held_out"] == "the photos that chose the epoch, as there are none to test on"
+    assert any("also chose the epoch, so accuracy looks better than it is" in note for note in metrics["notes"])
+    # The same photos by the file, whose temperature was fitted to all of them.
+    beside = found.evaluate(tmp_path / "data").held.measures
+    assert beside.top1 == metrics["top1"]
+    assert metrics["nll"] != pytest.approx(beside.nll, abs=1e-6)
+    assert metrics["nll"] == pytest.approx(beside.nll, abs=0.3)
 
 
 # --- other ways -------------------------------------------------------------------------------------------------------

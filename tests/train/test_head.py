@@ -7,8 +7,8 @@ pytest.importorskip("torch")
 
 from sklearn.linear_model import LogisticRegression
 
-from vertebra.train._calibrate import cross_entropy
-from vertebra.train._head import Solver, choose_strength, cross_validated, discriminant
+from vertebra.train._calibrate import NO_PRIOR, Prior, cross_entropy, fit_temperature, posterior_loss
+from vertebra.train._head import SHARES, STRENGTHS, Recipe, Solver, choose_strength, cross_validated, discriminant
 
 
 @pytest.fixture(scope="module")
@@ -52,16 +52,64 @@ def test_a_warm_start_changes_nothing(problem):
     assert np.abs(warm.logits(features) - cold.logits(features)).max() < 0.05
 
 
+def halves(features, labels):
+    return [((features[:100], labels[:100]), (features[100:], labels[100:]))]
+
+
 def test_noise_is_regularised_more_than_signal():
     random = np.random.default_rng(1)
     labels = random.integers(0, 2, 200)
     noise = random.normal(0, 1, (200, 50)).astype(np.float32)
-    strong, _, trials = choose_strength((noise[:100], labels[:100]), (noise[100:], labels[100:]), 2)
+    strong, _, trials = choose_strength(halves(noise, labels), 2, NO_PRIOR)
     clear = (noise[:, :5] * 0.1 + labels[:, None] * 4).astype(np.float32)
-    weak, head, _ = choose_strength((clear[:100], labels[:100]), (clear[100:], labels[100:]), 2)
+    weak, (head,), _ = choose_strength(halves(clear, labels), 2, NO_PRIOR)
     assert strong > weak
     assert [t.strength for t in trials] == sorted((t.strength for t in trials), reverse=True)
     assert (head.logits(clear).argmax(1) == labels).all()
+
+
+def test_photos_that_any_head_tells_apart_ask_for_no_weaker_one():
+    random = np.random.default_rng(0)
+    labels = np.arange(36) % 3
+    features = (random.normal(0, 1, (36, 40)) + 4 * np.eye(40)[labels]).astype(np.float32)
+    parts = [((features[:24], labels[:24]), (features[24:], labels[24:]))]
+    strength, _, trials = choose_strength(parts, 3)
+    assert all(t.accuracy == 1 for t in trials)
+    assert strength == STRENGTHS[len(STRENGTHS) // 2]
+    weaker, _, trials = choose_strength(parts, 3, NO_PRIOR)
+    assert weaker < strength
+    assert min(t.loss for t in trials) < 0.01
+
+
+def test_a_strength_is_chosen_by_all_parts(problem):
+    features, labels = problem
+    parts = []
+    for fold in range(3):
+        out = np.arange(300) % 3 == fold
+        parts.append(((features[~out], labels[~out]), (features[out], labels[out])))
+    strength, heads, trials = choose_strength(parts, 4)
+    truth = np.concatenate([val[1] for _, val in parts])
+    for trial in trials:
+        fitted = [Solver(*train, 4).fit(trial.strength) for train, _ in parts]
+        logits = np.concatenate([head.logits(val[0]) for head, (_, val) in zip(fitted, parts, strict=True)])
+        assert trial.loss == pytest.approx(cross_entropy(logits / fit_temperature(logits, truth), truth), abs=0.03)
+        assert trial.accuracy == pytest.approx((logits.argmax(1) == truth).mean(), abs=0.02)
+    assert len(heads) == 3
+    one = Solver(*parts[1][0], 4).fit(strength).logits(features)
+    assert np.abs(heads[1].logits(features) - one).max() < 0.05 * one.std()
+
+
+def test_what_a_strength_gains_has_to_outweigh_the_prior():
+    random = np.random.default_rng(1)
+    labels = random.integers(0, 2, 200)
+    noise = random.normal(0, 1, (200, 50)).astype(np.float32)
+    trials = {t.strength: t.loss for t in choose_strength(halves(noise, labels), 2, NO_PRIOR)[2]}
+    gain = trials[1e-5] - trials[3e-5]
+    # Where both come to the same: the square of the step's logarithm over twice the variance, for 100 photos.
+    deviation = np.log(3e-5 / 1e-5) / np.sqrt(2 * gain * 100)
+    for factor, stays in ((0.95, True), (1.05, False)):
+        prior = Prior(np.inf, np.inf, deviation * factor)
+        assert (choose_strength(halves(noise, labels), 2, prior)[0] == 1e-5) is stays
 
 
 def test_no_photo_is_predicted_by_a_head_that_saw_it(problem):
@@ -69,20 +117,78 @@ def test_no_photo_is_predicted_by_a_head_that_saw_it(problem):
     # Labels without any rule: seen photos would be predicted well, unseen ones are not.
     labels = np.random.default_rng(2).integers(0, 4, 300)
     calls = []
-    logits, recipe, trials = cross_validated(
-        features, labels, np.arange(300) % 3, 4, lambda done, total: calls.append((done, total))
+    found = cross_validated(features, labels, np.arange(300) % 3, 4, lambda done, total: calls.append((done, total)))
+    assert (found.softmax_logits.argmax(1) == labels).mean() < 0.4
+    assert (found.other_logits.argmax(1) == labels).mean() < 0.4
+    assert found.strength in {t.strength for t in found.trials}
+    assert calls == [(1, 3), (2, 3), (3, 3)]
+    assert found.measurable.all()
+
+
+@pytest.mark.parametrize("count", [300, 1500])
+def test_of_many_photos_the_largest_folds_choose(count):
+    random = np.random.default_rng(6)
+    labels = np.arange(count) % 2
+    features = (random.normal(0, 1, (count, 3)) + labels[:, None]).astype(np.float32)
+    folds = np.repeat([7, 3, 9], [count // 5, count // 2, count - count // 5 - count // 2])
+    found = cross_validated(features, labels, folds, 2)
+    # 300 held-out photos are enough: of 1,500 the largest fold has 750 of them, of 300 all folds are asked.
+    chosen = folds == 3 if count == 1500 else folds >= 0
+    logits = found.softmax_logits[chosen]
+    (trial,) = [t for t in found.trials if t.strength == found.strength]
+    assert trial.accuracy == (logits.argmax(1) == labels[chosen]).mean()
+    assert trial.loss == pytest.approx(posterior_loss(logits, labels[chosen])[1], abs=2e-3)
+    assert trial.loss == pytest.approx(
+        cross_entropy(logits / fit_temperature(logits, labels[chosen]), labels[chosen]), abs=1e-4
     )
-    assert (logits.argmax(1) == labels).mean() < 0.4
-    assert recipe.strength in {t.strength for t in trials}
-    assert calls[-1] == (3, 3)
+
+
+def test_what_no_head_could_know_is_not_measured():
+    random = np.random.default_rng(8)
+    labels = np.array([0, 0, 0, 1, 1, 2, 2, 3])
+    folds = np.array([0, 1, 2, 0, 0, 1, 2, 1])  # both of class 1 are held out together, and that of class 3
+    found = cross_validated(random.normal(0, 1, (8, 5)).astype(np.float32), labels, folds, 4)
+    assert found.measurable.tolist() == [True, True, True, False, False, True, True, False]
+    assert all(t.accuracy * 5 == pytest.approx(round(t.accuracy * 5)) for t in found.trials)
+
+
+def test_one_photo_a_class_leaves_the_head_as_it_is():
+    features = np.eye(3, dtype=np.float32)
+    found = cross_validated(features, np.arange(3), np.arange(3), 3)
+    assert not found.measurable.any()
+    assert found.trials == []
+    recipe, temperature = found.recipe(np.zeros(0, int))
+    assert (recipe, temperature) == (Recipe(1e-5, 1.0, 0.0), 1.0)
+    assert (recipe.fit(features, np.arange(3), 3).logits(features).argmax(1) == np.arange(3)).all()
+
+
+def test_the_recipe_is_the_best_share_on_the_photos_that_are_given(problem):
+    features, labels = problem
+    found = cross_validated(features, labels, np.arange(300) % 3, 4)
+    for places in (np.arange(300), np.arange(40)):
+        one, other, truth = found.softmax_logits[places], found.other_logits[places], labels[places]
+        spread = [np.sqrt(((x - x.mean(1, keepdims=True)).astype(float) ** 2).mean()) for x in (one, other)]
+        shares = {
+            share: posterior_loss((1 - share) * one + share * spread[0] / spread[1] * other, truth)
+            for share in SHARES
+        }  # fmt: skip
+        best = min(shares, key=lambda share: shares[share][1])
+        recipe, temperature = found.recipe(places)
+        assert recipe.strength == found.strength
+        assert recipe.softmax_factor == 1 - best
+        assert recipe.discriminant_factor == pytest.approx(best * spread[0] / spread[1], rel=1e-5)
+        assert temperature == pytest.approx(shares[best][0], rel=1e-4)
+    assert found.recipe(np.arange(300), NO_PRIOR)[1] != found.recipe(np.arange(300))[1]
 
 
 def test_the_recipe_makes_the_head_that_was_measured(problem):
     features, labels = problem
-    logits, recipe, _ = cross_validated(features, labels, np.arange(300) % 3, 4)
-    out = np.arange(300) % 3 == 1
-    again = recipe.fit(features[~out], labels[~out], 4).logits(features[out])
-    assert np.abs(again - logits[out]).max() < 0.05
+    found = cross_validated(features, labels, np.arange(300) % 3, 4)
+    for recipe in (found.recipe(np.arange(300))[0], Recipe(found.strength, 0.4, 0.1), Recipe(found.strength, 0.7)):
+        logits = recipe.logits(found.softmax_logits, found.other_logits)
+        out = np.arange(300) % 3 == 1
+        again = recipe.fit(features[~out], labels[~out], 4).logits(features[out])
+        assert np.abs(again - logits[out]).max() < 0.05 * logits.std()
 
 
 def test_the_discriminant_is_that_of_scikit_learn(problem):

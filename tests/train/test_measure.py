@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from vertebra.train._calibrate import cross_entropy, fit_temperature, rejection, softmax
-from vertebra.train._measure import calibration_error, measure, reliability
+from vertebra.intervals import wilson
+from vertebra.train._calibrate import softmax
+from vertebra.train._measure import ECE_BINS, calibration_error, measure, reliability
 
 
 @pytest.fixture
@@ -31,7 +32,9 @@ def test_against_scikit_learn(predictions):
     assert np.array_equal(found.confusion, metrics.confusion_matrix(labels, predicted, labels=range(7)))
     right = metrics.precision_recall_fscore_support(labels, predicted, labels=range(7), zero_division=0)
     for name, column in zip(("precision", "recall", "f1", "photos"), right, strict=True):
-        assert [getattr(c, name) for c in found.classes] == pytest.approx(list(column)), name
+        assert [getattr(c, name) for c in found.classes[:6]] == pytest.approx(list(column[:6])), name
+    last = found.classes[6]
+    assert (last.name, last.precision, last.recall, last.f1, last.photos) == ("g", 0.0, None, None, 0)
     for value, (low, high) in (
         (found.top1, found.top1_interval),
         (found.top5, found.top5_interval),
@@ -51,34 +54,76 @@ def test_equal_probabilities_count_as_argmax_does():
 def test_calibration_error_by_hand():
     probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.39, 0.61], [0.45, 0.55]])
     labels = np.array([0, 1, 1, 0])
-    # Bins of a fifteenth: 0.9 twice (half right), 0.61 alone (right), 0.55 alone (wrong).
-    assert calibration_error(probabilities, labels) == pytest.approx((2 * 0.4 + 0.39 + 0.55) / 4)
+    # Bins of a fourth: 0.9 twice (half right); 0.61 (right) and 0.55 (wrong) together.
+    assert calibration_error(probabilities, labels, bins=4) == pytest.approx((2 * 0.4 + 2 * 0.08) / 4)
     assert [b.photos for b in reliability(probabilities, labels)] == [1, 1, 2]
+    assert [(b.confidence, b.accuracy) for b in reliability(probabilities, labels, bins=4)] == [
+        (pytest.approx(0.58), 0.5), (pytest.approx(0.9), 0.5)
+    ]  # fmt: skip
     assert reliability(np.array([[1.0, 0.0]]), np.array([0]))[0].confidence == 1.0
 
 
-def test_temperature_is_found_again():
-    random = np.random.default_rng(1)
-    logits = random.normal(0, 2, (4000, 5))
-    labels = np.array([random.choice(5, p=row) for row in softmax(logits)])
-    found = fit_temperature(logits * 3, labels)
-    assert found == pytest.approx(3, rel=0.1)
-    losses = [cross_entropy(logits * 3 / t, labels) for t in (found * 0.9, found, found * 1.1)]
-    assert losses[1] < min(losses[0], losses[2])
-    assert calibration_error(softmax(logits * 3 / found), labels) < calibration_error(softmax(logits * 3), labels)
-    # All right and well apart: no temperature is low enough, and it stays within bounds.
-    assert 0.05 <= fit_temperature(np.eye(4) * 9, np.arange(4)) < 0.5
+def test_a_calibration_of_fewer_photos_than_bins_is_not_measured():
+    probabilities, labels = np.tile([[0.8, 0.2]], (ECE_BINS, 1)), np.zeros(ECE_BINS, int)
+    assert calibration_error(probabilities, labels) == pytest.approx(0.2)
+    assert calibration_error(probabilities[1:], labels[1:]) is None
+    assert measure(probabilities[1:], labels[1:], ("a", "b")).ece is None
 
 
-def test_rejection():
-    confidence = np.array([0.95, 0.9, 0.8, 0.7, 0.7, 0.6])
-    probabilities = np.stack([confidence, 1 - confidence], axis=1)
-    labels = np.array([0, 0, 1, 0, 0, 1])
-    found = rejection(probabilities, labels, 0.8)
-    assert found.threshold == pytest.approx(0.65)
-    assert found.coverage == pytest.approx(5 / 6)
-    assert rejection(probabilities, labels, 0.99).threshold == pytest.approx(0.85)
-    assert rejection(probabilities, labels, 0.5).threshold == 0.0
-    # Of two photos of the same confidence none can be answered alone.
-    assert rejection(probabilities, np.array([0, 0, 1, 0, 1, 1]), 0.75).threshold == pytest.approx(0.85)
-    assert rejection(probabilities, np.ones(6, int), 0.9).threshold is None
+def test_without_photos_there_is_no_figure():
+    found = measure(np.zeros((0, 6)), np.zeros(0, int), tuple("abcdef"))
+    values = found.to_dict()
+    assert values.pop("n") == 0
+    assert all(c == {"name": n, "precision": None, "recall": None, "f1": None, "photos": 0}
+               for c, n in zip(values.pop("classes"), "abcdef", strict=True))  # fmt: skip
+    assert values.pop("confusion") == ((0,) * 6,) * 6
+    assert set(values) == {
+        "top1", "top1_interval", "top5", "top5_interval", "balanced_accuracy", "balanced_accuracy_interval", "ece",
+        "nll",
+    }  # fmt: skip
+    assert set(values.values()) == {None}
+    assert found.most_confused() == []
+
+
+def test_the_best_five_of_five_are_no_figure():
+    labels = np.arange(5)
+    assert measure(np.eye(5), labels, tuple("abcde")).top5 is None
+    assert measure(np.eye(5), labels, tuple("abcde")).top5_interval is None
+    six = np.full((2, 6), 0.1)
+    six[0, 0] = six[1, 0] = 0.5
+    # Of equal probabilities the first counts as likelier: the last class is the sixth of six.
+    found = measure(six, np.array([4, 5]), tuple("abcdef"))
+    assert found.top5 == 0.5
+    assert found.top5_interval == wilson(1, 2)
+
+
+def test_f1_of_a_class_that_is_never_predicted_rightly():
+    found = measure(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([1, 0]), ("a", "b"))
+    assert [(c.precision, c.recall, c.f1) for c in found.classes] == [(0, 0, 0), (0, 0, 0)]
+    never = measure(np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([1, 0]), ("a", "b"))
+    assert [(c.precision, c.recall, c.f1) for c in never.classes] == [(0.5, 1, pytest.approx(2 / 3)), (None, 0, 0)]
+
+
+def test_most_confused():
+    predicted = [(0, 1)] * 3 + [(1, 0)] * 3 + [(2, 0)] * 1 + [(2, 2)] * 9
+    probabilities = np.eye(3)[[p for _, p in predicted]]
+    found = measure(probabilities, np.array([t for t, _ in predicted]), ("a", "b", "c"))
+    assert found.most_confused() == [("a", "b", 3), ("b", "a", 3), ("c", "a", 1)]
+    assert found.most_confused(1) == [("a", "b", 3)]
+
+
+def test_balanced_accuracy_and_its_interval_by_hand():
+    # Recalls 1 of 1, 2 of 4; Agresti and Coull's spread of each: (2/3)(1/3)/3 and (1/2)(1/2)/6.
+    labels = np.array([0, 1, 1, 1, 1])
+    found = measure(np.eye(3)[[0, 1, 1, 0, 2]], labels, ("a", "b", "c"))
+    spread = 1.959964 * np.sqrt(2 / 27 + 1 / 24) / 2
+    assert found.balanced_accuracy == 0.75
+    assert found.balanced_accuracy_interval == pytest.approx((0.75 - spread, 1.0))
+    low = measure(np.eye(3)[[1, 0, 0, 0, 1]], labels, ("a", "b", "c"))
+    spread = 1.959964 * np.sqrt(2 / 27 + (1 / 3) * (2 / 3) / 6) / 2
+    assert low.balanced_accuracy_interval == pytest.approx((0.0, 0.125 + spread))
+
+
+def test_a_probability_of_nothing_costs_what_can_be_counted():
+    found = measure(np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([1, 0]), ("a", "b"))
+    assert found.nll == pytest.approx((12 * np.log(10) + np.log(2)) / 2)

@@ -110,7 +110,7 @@ def test_data_that_brings_its_test(shapes, small_weights, tmp_path):
     assert found.held.measures.n == 9
     assert found.held.measures.top1 == run.metrics["top1"]
     assert found.trained_on == 0
-    assert found.notes == []
+    assert found.notes == ["Only 9 photos were measured, so these shares say little."]
 
 
 def test_evaluate(run, shapes, tmp_path):
@@ -120,10 +120,13 @@ def test_evaluate(run, shapes, tmp_path):
     assert found.held.measures.n == 43
     assert found.trained_on == 43
     assert len(found.broken) == 1
-    assert len(found.notes) == 2
+    assert len(found.notes) == 3
     as_json = json.loads(json.dumps(found.to_dict()))
-    for name in ("top1", "top5", "balanced_accuracy", "ece", "answered", "answered_right"):
+    for name in ("top1", "balanced_accuracy", "ece", "answered", "answered_right"):
         assert 0 <= as_json[name] <= 1
+    assert as_json["top5"] is None  # of three classes
+    low, high = as_json["answered_right_interval"]
+    assert low < as_json["answered_right"] <= high
     assert as_json["n"] == 43
     found.write(tmp_path / "page.html")
     assert "trained this classifier" in (tmp_path / "page.html").read_text()

@@ -67,14 +67,19 @@ def _show(found: Evaluation) -> None:
         ("top-5", m.top5, m.top5_interval),
         ("balanced accuracy", m.balanced_accuracy, m.balanced_accuracy_interval),
     ]
-    if len(m.classes) <= 5:
-        del shares[1]
-    for name, value, (low, high) in shares:
-        typer.echo(f"{name:18} {100 * value:5.1f} %  ({100 * low:.1f} – {100 * high:.1f})")
-    typer.echo(f"{'calibration error':18} {100 * m.ece:5.1f} %")
+    for name, value, interval in shares:
+        if value is not None and interval is not None:
+            typer.echo(f"{name:18} {100 * value:5.1f} %  ({100 * interval[0]:.1f} – {100 * interval[1]:.1f})")
+    error = "not measured: too few photos" if m.ece is None else f"{100 * m.ece:5.1f} %"
+    typer.echo(f"{'calibration error':18} {error}")
     if found.threshold is not None:
-        answered, right = found.answered
-        typer.echo(f"{'answered':18} {100 * answered:5.1f} %  of which {100 * right:.1f} % are right; the rest: unsure")
+        answered = found.answered
+        share = answered.coverage or 0.0
+        of_which = "none"
+        if answered.precision is not None and answered.precision_interval is not None:
+            low, high = answered.precision_interval
+            of_which = f"{100 * answered.precision:.1f} % ({100 * low:.1f} – {100 * high:.1f})"
+        typer.echo(f"{'answered':18} {100 * share:5.1f} %  of which {of_which} are right; the rest: unsure")
     typer.echo(f"{'photos':18} {m.n:5,}")
     for true, predicted, count in m.most_confused(5):
         typer.echo(printable(f"  {true} taken for {predicted}: {count}"))

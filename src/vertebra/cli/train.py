@@ -56,7 +56,9 @@ def train(
     bits: Annotated[
         int | None, typer.Option(metavar="N", min=8, max=16, help="Bits that 16-bit photos use, such as 12.")
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse data with problems.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse data with problems; exit 1 where the precision is not reached.")
+    ] = False,
 ) -> None:
     """Train a classifier, measure it on photos that it has not seen, and export it."""
     given = {
@@ -96,6 +98,7 @@ def run(settings: dict[str, Any], out: Path | None, resume: Path | None) -> None
         VertebraError: as `vertebra.train` does.
     """
     from vertebra.cli._progress import progress_bar
+    from vertebra.train import Settings
     from vertebra.train import resume as go_on
     from vertebra.train import train as do
 
@@ -109,6 +112,8 @@ def run(settings: dict[str, Any], out: Path | None, resume: Path | None) -> None
         else:
             classifier = do(settings.pop("data"), out, tell=tell, **settings)
     _show(classifier)
+    if Settings.from_toml(classifier.run / "settings.toml").strict:
+        classifier.check()
 
 
 def _value(text: str) -> Any:
@@ -127,15 +132,36 @@ def _show(classifier: Classifier) -> None:
     if os.environ.get("RANK", "0") != "0":
         return  # another process of the run says it
     m = classifier.metrics
-    low, high = m["top1_interval"]
-    five = f"top-5 {100 * m['top5']:.1f} %, " if len(m["classes"]) > 5 else ""
-    typer.echo(
-        f"top-1 {100 * m['top1']:.1f} % ({100 * low:.1f} – {100 * high:.1f}), {five}balanced "
-        f"{100 * m['balanced_accuracy']:.1f} %, ECE {100 * m['ece']:.1f} % on {m['n']:,} held-out photos"
-    )
+    # Where the data says which photos are held out, they are named.
+    which = f": {m['held_out']}" if m["held_out"].startswith("the ") else ""
+    if m["n"]:
+        low, high = m["top1_interval"]
+        five = f"top-5 {100 * m['top5']:.1f} %, " if m["top5"] is not None else ""
+        ece = "not measured" if m["ece"] is None else f"{100 * m['ece']:.1f} %"
+        typer.echo(
+            f"top-1 {100 * m['top1']:.1f} % ({100 * low:.1f} – {100 * high:.1f}), {five}balanced "
+            f"{100 * m['balanced_accuracy']:.1f} %, ECE {ece} on {m['n']:,} held-out photos{which}"
+        )
+    else:
+        typer.echo("top-1 not measured: no held-out photos")
+    target = m.get("target")
+    if target is not None and target["target"] > 0:
+        typer.echo(_of_threshold(target))
     for note in m["notes"]:
         typer.echo(printable(note))
     for name, seconds in m["seconds"].items():
         typer.echo(f"  {seconds:6.1f} s  {name}")
     typer.echo(f"classifier: {classifier.run / 'model.onnx'}")
     typer.echo(f"report:     {classifier.report}")
+
+
+def _of_threshold(target: dict[str, Any]) -> str:
+    if target["threshold"] is None:
+        return f"{target['text']}: no threshold, so every photo is answered"
+    if target["precision"] is None:
+        return f"{target['text']}; “unsure” below {target['threshold']:.3f}, which answers none of the held-out photos"
+    low, high = target["precision_interval"]
+    return (
+        f"{target['text']}; “unsure” below {target['threshold']:.3f}: {100 * target['coverage']:.1f} % are answered, "
+        f"{100 * target['precision']:.1f} % ({100 * low:.1f} – {100 * high:.1f}) of these rightly"
+    )

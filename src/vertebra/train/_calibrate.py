@@ -1,81 +1,238 @@
-"""What makes a classifier's confidence mean something: one temperature, and a threshold below which it is unsure."""
+"""What makes a classifier's confidence mean something: one temperature, and a threshold below which it is unsure.
+
+Both are fitted to held-out photos. Of a few photos that are all classified rightly the likelihood has no optimum: the
+sharper, the better, until every answer has a probability of 1. A prior on the logarithm of the temperature stands for
+the rest of the evidence: a normal density centred at T = 1, the head as it was fitted, against which N photos weigh in
+with N times their mean log-likelihood (maximum a posteriori). `bench/small.py` compares its widths.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
+from vertebra.intervals import Interval, wilson
 
 from ._measure import Floats, Labels
 
 # A temperature beyond these says that there was too little to fit it on.
 _RANGE = (0.05, 20.0)
-_MOST_STEPS = 50
+_MOST_STEPS = 60
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Standard deviations of normal densities, in natural logarithms; infinity is no prior.
+
+    To be sharper than the head as it was fitted takes more evidence than to be flatter: too much confidence costs more
+    than too little, and of few photos the likelihood asks for it whenever they are easy.
+    """
+
+    sharper: float = 0.25  # of log T below 0
+    flatter: float = 1.0  # of log T above 0
+    strength: float = 2.0  # of the logarithm of the head's regularisation, about the middle of those that are tried
+
+    def cost(self, log_temperature: float) -> float:
+        """The negative logarithm of the density, but for a constant."""
+        return log_temperature**2 / (2 * self._deviation(log_temperature) ** 2)
+
+    def slope(self, log_temperature: float) -> float:
+        """The derivative of `cost`."""
+        return log_temperature / self._deviation(log_temperature) ** 2
+
+    def curvature(self, log_temperature: float) -> float:
+        """The second derivative of `cost`."""
+        return 1 / self._deviation(log_temperature) ** 2
+
+    def _deviation(self, log_temperature: float) -> float:
+        return self.sharper if log_temperature < 0 else self.flatter
+
+
+PRIOR = Prior()
+NO_PRIOR = Prior(math.inf, math.inf, math.inf)
 
 
 def softmax(logits: Floats) -> Floats:
     """(N, K) → probabilities, in double precision."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    exponential = np.exp(shifted)
+    exponential = np.exp(_below_zero(logits))
     probabilities: Floats = exponential / exponential.sum(axis=1, keepdims=True)
     return probabilities
 
 
-def fit_temperature(logits: Floats, labels: Labels) -> float:
-    """What the logits must be divided by for the likeliest labels (Guo et al. 2017); it changes no ranking.
+def fit_temperature(logits: Floats, labels: Labels, prior: Prior = PRIOR) -> float:
+    """What the logits are divided by for the best posterior (Guo et al. 2017, with a prior); it changes no ranking.
 
-    Newton's method on the inverse of the temperature, in which the cross-entropy is convex; it takes about six passes.
+    Newton's method on the logarithm of the inverse temperature, between bounds that each step narrows; it takes about
+    six passes. Without photos it is 1.
     """
-    centred = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    if not len(labels):
+        return 1.0
+    centred = _below_zero(logits)
     own = centred[np.arange(len(labels)), labels].mean()
-    low, high = 1 / _RANGE[1], 1 / _RANGE[0]
-    inverse = 1.0
+    low, high = -math.log(_RANGE[1]), -math.log(_RANGE[0])
+    place = 0.0
     for _ in range(_MOST_STEPS):
+        inverse = math.exp(place)
         weights = np.exp(inverse * centred)
         weights /= weights.sum(axis=1, keepdims=True)
         mean = (weights * centred).sum(axis=1)
-        slope = mean.mean() - own
-        curvature = ((weights * centred**2).sum(axis=1) - mean**2).mean()
-        low, high = (low, inverse) if slope > 0 else (inverse, high)
-        following = inverse - slope / curvature if curvature > 0 else low
+        slope = inverse * (mean.mean() - own)
+        curvature = inverse**2 * ((weights * centred**2).sum(axis=1) - mean**2).mean() + slope
+        slope -= prior.slope(-place) / len(labels)
+        curvature += prior.curvature(-place) / len(labels)
+        low, high = (low, place) if slope > 0 else (place, high)
+        following = place - slope / curvature if curvature > 0 else low
         if not low < following < high:
             following = (low + high) / 2
-        step, inverse = following - inverse, following
-        if abs(step) < 1e-6 * inverse:
+        step, place = following - place, following
+        if abs(step) < 1e-6:
             break
-    return 1 / inverse
+    return math.exp(-place)
 
 
 def cross_entropy(logits: Floats, labels: Labels) -> float:
     """Mean negative logarithm of the true class's probability."""
-    centred = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    centred = _below_zero(logits)
     own = centred[np.arange(len(labels)), labels]
     return float((np.log(np.exp(centred).sum(axis=1)) - own).mean())
 
 
+def _below_zero(logits: Floats) -> Floats:
+    found: Floats = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return found
+
+
+def posterior_loss(logits: Floats, labels: Labels, prior: Prior = PRIOR) -> tuple[float, float]:
+    """The temperature, and the negative logarithm of its posterior for each photo: cross-entropy and prior."""
+    temperature = fit_temperature(logits, labels, prior)
+    return temperature, cross_entropy(logits / temperature, labels) + prior.cost(math.log(temperature)) / len(labels)
+
+
+# --- thresholds -------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
-class Rejection:
+class Threshold:
     """What it takes to be right as often as wanted."""
 
-    precision: float  # wanted share of right answers among the answers
-    threshold: float | None  # least probability of an answer; None: cannot be reached
-    coverage: float  # share of photos that are answered
+    target: float  # wanted share of right answers among the answers
+    value: float | None  # least probability of an answer; None: always answers
+    estimate: float | None  # share of right answers to expect; None: there was nothing to estimate it from
+    reached: bool  # the estimate is at least the target; else `value` is that of the best estimate
+
+    def answers(self, confidence: Floats) -> NDArray[np.bool_]:
+        """Which photos are answered, by their best probabilities (N,)."""
+        return confidence >= (self.value or 0.0)
 
 
-def rejection(probabilities: Floats, labels: Labels, precision: float) -> Rejection:
-    """The lowest threshold whose answers are right as often as wanted, and what share of photos it answers."""
+def fit_threshold(probabilities: Floats, labels: Labels, target: float) -> Threshold:
+    """The lowest threshold whose answers may be expected to be right as often as wanted; else the best there is.
+
+    Of n answers k right, (k + 1) / (n + 2) is expected of the next (Laplace's rule of succession): of a few photos all
+    right does not show a precision of 99 %, which takes 98. Nothing is answered that is less sure than any photo that
+    was measured, of which nothing is known. A target of 0 asks for every answer.
+    """
+    if target <= 0:
+        return Threshold(target, None, None, True)
+    if not len(labels):
+        return Threshold(target, None, None, False)
     confidence = probabilities.max(axis=1)
     order = np.argsort(-confidence, kind="stable")
     right = (probabilities.argmax(axis=1) == labels)[order]
-    found = np.cumsum(right) / np.arange(1, len(right) + 1)
+    expected = (np.cumsum(right) + 1) / np.arange(3, len(right) + 3)
     # Photos of the same confidence are answered or refused together.
     last = np.append(np.diff(confidence[order]) < 0, True)
-    enough = np.nonzero((found >= precision) & last)[0]
-    if not len(enough):
-        return Rejection(precision, None, 0.0)
-    at = int(enough[-1])
-    if at == len(right) - 1:
-        return Rejection(precision, 0.0, 1.0)
+    enough = np.nonzero((expected >= target) & last)[0]
+    if len(enough):
+        at = int(enough[-1])
+    else:
+        allowed = np.where(last, expected, -1.0)
+        at = int(np.nonzero(allowed == allowed.max())[0][-1])
+    lowest = float(confidence[order[at]])
     # Between the last that is answered and the first that is not, so that rounding decides nothing.
-    threshold = float(confidence[order[at]] + confidence[order[at + 1]]) / 2
-    return Rejection(precision, threshold, (at + 1) / len(right))
+    below = float(confidence[order[at + 1]]) if at + 1 < len(right) else lowest * (1 - 1e-5)
+    return Threshold(target, (lowest + below) / 2, float(expected[at]), bool(len(enough)))
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A threshold, and what it did on photos that it was not fitted to."""
+
+    target: float  # wanted share of right answers among the answers
+    threshold: float | None  # least probability of an answer; None: always answers
+    reached: bool  # the threshold's estimate is at least the target
+    estimate: float | None  # what the threshold was chosen by
+    coverage: float | None  # share of photos that were answered; None: not measured
+    precision: float | None  # share of right answers among these; None: nothing was answered, or not measured
+    precision_interval: Interval | None
+
+    def __str__(self) -> str:
+        """Whether it is reached, in one line for people: `"target precision 0.99 not reached: 0.93"`."""
+        if self.target <= 0:
+            return "no target precision"
+        what = f"target precision {self.target:g}"
+        if self.reached:
+            return f"{what} reached"
+        if self.estimate is None:
+            return f"{what} not measured"
+        # Rounded down, so that it is never shown as what it falls short of.
+        digits = 2 if math.floor(self.estimate * 100) / 100 < self.target else 4
+        return f"{what} not reached: {math.floor(self.estimate * 10**digits) / 10**digits:g}"
+
+
+def rejection(threshold: Threshold, answered: NDArray[np.bool_], right: NDArray[np.bool_]) -> Rejection:
+    """What a threshold did.
+
+    Args:
+        threshold: the one that is shipped.
+        answered: (N,), whether each photo was answered by a threshold that was not fitted to it.
+        right: (N,), whether its best class was the true one.
+    """
+    count, hits = int(answered.sum()), int((answered & right).sum())
+    return Rejection(
+        target=threshold.target,
+        threshold=threshold.value,
+        reached=threshold.reached,
+        estimate=threshold.estimate,
+        coverage=count / len(right) if len(right) else None,
+        precision=hits / count if count else None,
+        precision_interval=wilson(hits, count) if count else None,
+    )
+
+
+# --- measuring what was fitted to the same photos ---------------------------------------------------------------------
+
+# From places of photos to fit to, to what gives the calibrated probabilities of other places.
+Fit = Callable[[Labels], Callable[[Labels], Floats]]
+
+
+def cross_fitted(fit: Fit, labels: Labels, parts: Labels, targets: Sequence[float]) -> tuple[Floats, NDArray[np.bool_]]:
+    """Calibrated predictions of each photo by a temperature and thresholds that were fitted to the other parts.
+
+    Fitted to the same photos, confidence would look better calibrated, and thresholds more precise, than they are.
+
+    Args:
+        fit: fits to some places among the photos.
+        labels: (N,).
+        parts: (N,), the part that each photo is left out with; at least two.
+        targets: wanted precisions.
+
+    Returns:
+        Probabilities (N, K), and which photos are answered for each target (N, targets).
+    """
+    probabilities: list[Floats] = []
+    answered = np.zeros((len(labels), len(targets)), bool)
+    places: list[Labels] = []
+    for part in np.unique(parts):
+        own, others = np.nonzero(parts == part)[0], np.nonzero(parts != part)[0]
+        apply = fit(others)
+        seen, found = apply(others), apply(own)
+        for column, target in enumerate(targets):
+            answered[own, column] = fit_threshold(seen, labels[others], target).answers(found.max(axis=1))
+        probabilities.append(found)
+        places.append(own)
+    return np.concatenate(probabilities)[np.argsort(np.concatenate(places))], answered

@@ -90,10 +90,24 @@ class Classifier:
             raise TrainError(f"{target} cannot be written ({error.strerror or error}).") from error
         return target
 
+    def check(self) -> None:
+        """Refuse a classifier whose threshold does not reach the precision that was asked for.
+
+        Raises:
+            TrainError: it does not; says what it reaches, and that the run is kept.
+        """
+        target = self.metrics.get("target")
+        if target is not None and not target["reached"]:
+            raise TrainError(
+                f"{target['text']}. The run is kept in {self.run}. Add photos, or ask for less with --precision."
+            )
+
     def __repr__(self) -> str:
+        found = f"<Classifier of {len(self.card.classes or ())} classes, {self.card.architecture}: top-1 "
+        if self.metrics["top1"] is None:
+            return f"{found}not measured; {self.report}>"
         low, high = self.metrics["top1_interval"]
         return (
-            f"<Classifier of {len(self.card.classes or ())} classes, {self.card.architecture}: top-1 "
-            f"{100 * self.metrics['top1']:.1f} % ({100 * low:.1f} – {100 * high:.1f}) on {self.metrics['n']:,} photos "
-            f"that it had not seen; {self.report}>"
+            f"{found}{100 * self.metrics['top1']:.1f} % ({100 * low:.1f} – {100 * high:.1f}) on "
+            f"{self.metrics['n']:,} photos that it had not seen; {self.report}>"
         )

@@ -15,8 +15,8 @@ from vertebra.files import replacing
 from vertebra.models import ConvNet
 
 from ._classifier import Classifier
-from ._report import Report, interval, percent
-from ._run import METRICS, MODEL, REPORT, WEIGHTS, Clock, Held, Tell, write_json, write_text
+from ._report import NOT_MEASURED, Report, interval, percent
+from ._run import METRICS, MODEL, REPORT, WEIGHTS, Calibration, Clock, Held, Tell, write_json, write_text
 from ._settings import Settings
 
 
@@ -30,7 +30,7 @@ class Outcome:
     origin: WeightSource
     licence: str | None
     held: Held
-    threshold: float | None
+    calibration: Calibration  # that is shipped
     audit: str  # HTML
     body: Path | None = None  # an export of the same network with another head
     trials: Sequence[Any] = ()
@@ -45,26 +45,38 @@ def conclude(settings: Settings, folder: Path, outcome: Outcome, clock: Clock, t
     Raises:
         ExportError, TrainError: a file cannot be written, or does not give what the network gives.
     """
-    held, m = outcome.held, outcome.held.measures
+    held, m, wanted = outcome.held, outcome.held.measures, outcome.held.rejections[-1]
     with clock.step("exporting the classifier"):
         tell("exporting the classifier", 0, 1)
         measured = {
             "photos": m.n,
-            "top1": round(m.top1, 4),
-            "top5": round(m.top5, 4),
-            "balanced_accuracy": round(m.balanced_accuracy, 4),
-            "ece": round(m.ece, 4),
+            "top1": m.top1,
+            "top5": m.top5,
+            "balanced_accuracy": m.balanced_accuracy,
+            "ece": m.ece,
+            "coverage": wanted.coverage,
+            "precision": wanted.precision,
         }
+        measures: dict[str, Any] = {
+            name: value if isinstance(value, int) else round(value, 4)
+            for name, value in measured.items()
+            if value is not None
+        }
+        if not m.n:
+            measures["top1"] = NOT_MEASURED
+        if wanted.target > 0:
+            what, _, found = str(wanted).partition(f" {wanted.target:g} ")
+            measures[what] = f"{wanted.target:g} {found}"
         prepared = prepare(
             outcome.network,
             architecture=settings.model,
             classes=outcome.names,
             preprocessing=outcome.preprocessing,
             provenance=outcome.origin,
-            metrics={f"{settings.data}, held out": measured},
+            metrics={f"{settings.data}, held out": measures},
             licence=outcome.licence,
-            temperature=held.temperature,
-            threshold=outcome.threshold or None,  # 0 is no threshold
+            temperature=outcome.calibration.temperature,
+            threshold=wanted.threshold,
         )
         # A run that was killed here may have left a file, which is not to be refused.
         (folder / MODEL).unlink(missing_ok=True)
@@ -75,9 +87,10 @@ def conclude(settings: Settings, folder: Path, outcome: Outcome, clock: Clock, t
         write_text(folder / REPORT, _report(settings, folder, outcome, clock).html())
     figures = m.to_dict() | {
         "ece_before": held.ece_before,
-        "temperature": held.temperature,
-        "threshold": outcome.threshold,
-        "rejections": [asdict(entry) for entry in held.rejections],
+        "temperature": outcome.calibration.temperature,
+        "threshold": wanted.threshold,
+        "target": asdict(wanted) | {"text": str(wanted)},
+        "rejections": [asdict(entry) for entry in held.rejections[:-1]],
         "held_out": held.what,
         **outcome.figures,
         "notes": list(outcome.notes),
@@ -94,10 +107,13 @@ def _report(settings: Settings, folder: Path, outcome: Outcome, clock: Clock) ->
         title=f"{settings.model} on {settings.data}",
         summary=(
             f"{m.n:,} photos of {len(m.classes)} classes that it had not seen: {percent(m.top1)} right "
-            f"({interval(m.top1_interval)}){f', {percent(m.top5)} among the first five' if len(m.classes) > 5 else ''}."
+            f"({interval(m.top1_interval)}){f', {percent(m.top5)} among the first five' if m.top5 is not None else ''}."
+            if m.n
+            else f"A classifier of {len(m.classes)} classes, whose accuracy is not measured."
         ),
         held=outcome.held,
-        threshold=outcome.threshold,
+        threshold=outcome.held.rejections[-1].threshold,
+        temperature=outcome.calibration.temperature,
         facts={
             **settings.shown(),
             "weights from": card.weights.name if card.weights is not None else "drawn at random",

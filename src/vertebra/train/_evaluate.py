@@ -15,10 +15,11 @@ from vertebra.errors import UsageError, nearest
 from vertebra.runtime.engines import PROBABILITIES
 from vertebra.runtime.predictor import Predictor
 
+from ._calibrate import Rejection, Threshold, rejection, softmax
 from ._measure import Floats, Labels
 from ._pass import look_and_run
 from ._report import Report, percent
-from ._run import MODEL, Held, judge, trained_hashes, write_text
+from ._run import MODEL, Calibration, Held, few, judge, trained_hashes, write_text
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,14 @@ class Evaluation:
         """Ready for JSON; shares are fractions from 0 to 1."""
         found = self.held.measures.to_dict()
         confusion = found.pop("confusion")
-        answered, right = self.answered
+        answered = self.answered
         return {
             "model": str(self.model),
             "data": self.data,
             **found,
-            "answered": answered,
-            "answered_right": right,
+            "answered": answered.coverage,
+            "answered_right": answered.precision,
+            "answered_right_interval": answered.precision_interval,
             "threshold": self.threshold,
             "most_confused": [list(entry) for entry in self.held.measures.most_confused()],
             "trained_on": self.trained_on,
@@ -53,17 +55,14 @@ class Evaluation:
         }
 
     @property
-    def answered(self) -> tuple[float, float]:
-        """The share of photos that are answered rather than "unsure", and the share of right ones among them."""
-        probabilities = self.held.probabilities
-        kept = probabilities.max(axis=1) >= (self.threshold or 0.0)
-        right = probabilities.argmax(axis=1) == self.held.labels
-        return float(kept.mean()), float(right[kept].mean()) if kept.any() else 0.0
+    def answered(self) -> Rejection:
+        """What the file's threshold does: the share of photos answered rather than "unsure", and of right ones."""
+        return self.held.rejections[-1]
 
     @property
     def notes(self) -> list[str]:
         """What makes the numbers less than they seem."""
-        notes = list(self.reading)
+        notes = [*self.reading, *few(self.held.measures.n, "measured")]
         if self.trained_on:
             notes.append(
                 f"{self.trained_on:,} of these {self.held.measures.n:,} photos trained this classifier, so it looks "
@@ -138,14 +137,26 @@ def evaluate(
     number = {name: index for index, name in enumerate(names)}
     labels: Labels = np.array([number[photo.label] for photo in photos], np.int64)
     logits: Floats = np.log(np.maximum(probabilities[kept], 1e-30))
+    threshold = predictor.card.threshold
+    calibration = Calibration.fit(logits, labels, 0.0, temperature=1.0)
+    held = judge(
+        f"all photos of {dataset.name}", photos, labels, logits, calibration, names,
+        fit=lambda places: lambda others: softmax(logits[others]),
+    )  # fmt: skip
+    own = Threshold(0.0, threshold, None, reached=True)
+    right = held.probabilities.argmax(axis=1) == labels
+    held = replace(
+        held,
+        rejections=(*held.rejections[:-1], rejection(own, own.answers(held.probabilities.max(axis=1)), right)),
+    )
     known = trained_hashes(path.parent)
     return Evaluation(
         model=path,
         data=dataset.name,
-        held=judge(f"all photos of {dataset.name}", photos, labels, logits, 1.0, names),
+        held=held,
         broken=tuple(f"{dataset.shown(dataset.photos[i].path)}: {f.reason}" for i, f in enumerate(facts) if f.broken),
         trained_on=sum(facts[i].sha256 in known for i in kept),
-        threshold=predictor.card.threshold,
+        threshold=threshold,
         reading=audited.notes,
     )
 

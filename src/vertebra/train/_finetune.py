@@ -7,6 +7,7 @@ checkpoint to the last step; concluding measures, exports and reports. A run tha
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,11 @@ from vertebra.errors import UsageError
 from vertebra.models import ConvNet, create_model, get_model_weights
 from vertebra.pixels import SMALL
 
-from ._calibrate import cross_entropy, fit_temperature, rejection, softmax
+from ._calibrate import fit_temperature, softmax
 from ._checkpoint import CHECKPOINT, Position, best_file, clean, read_position, save, save_best
 from ._classifier import Classifier
 from ._conclude import Outcome, conclude
-from ._fit import Part, Trainer, range_test
+from ._fit import Part, Trainer, range_test, score
 from ._head import choose_strength
 from ._log import read_log
 from ._measure import Floats, Labels
@@ -37,6 +38,7 @@ from ._run import (
     DATA,
     SETTINGS,
     START,
+    Calibration,
     Clock,
     Labelled,
     Tell,
@@ -111,7 +113,6 @@ class _Beginning:
     splits: list[str]
     network: ConvNet
     preprocessing: Preprocessing
-    score: tuple[float, float]  # accuracy and loss on the photos that choose, before the first step
     probe: dict[str, Any] | None  # what the probe does on the test photos
 
 
@@ -145,7 +146,8 @@ def _prepare(settings: Settings, folder: Path, world: World, tell: Tell) -> None
             "notes": remarks(photos, _held_photos(beginning), settings.weights),
         },
     )
-    score, loss = beginning.score
+    with clock.step("measuring the start"):
+        score, loss = _first_score(settings, folder, alone, tell, beginning)
     position = Position(
         seconds=sum(clock.seconds.values()),
         best_score=score,
@@ -170,17 +172,21 @@ def _from_probe(settings: Settings, dataset: Dataset, clock: Clock, tell: Tell) 
     with clock.step("fitting the head"):
         features = seen.features[photos.usable]
         train, val, test = (_places(splits, name) for name in ("train", "val", "test"))
-        strength, head, _ = choose_strength(
-            (features[train], photos.labels[train]), (features[val], photos.labels[val]), len(photos.names)
-        )
+        part = (features[train], photos.labels[train]), (features[val], photos.labels[val])
+        strength, (head,), _ = choose_strength([part], len(photos.names))
     held = test if len(test) else val
+    card = read_card(body)
     right = head.logits(features[held]).argmax(1) == photos.labels[held]
-    probe = {"top1": float(right.mean()), "n": len(held), "strength": strength, "right": right.tolist()}
-    preprocessing = view_of(settings, read_card(body).preprocessing, settings.image_size)
+    probe = {
+        "top1": float(right.mean()),
+        "n": len(held),
+        "strength": strength,
+        "right": right.tolist(),
+        "size": card.preprocessing.crop_size,
+    }
+    preprocessing = view_of(settings, card.preprocessing, settings.image_size)
     network = with_head(settings.model, settings.weights, head)
-    return _Beginning(
-        photos, splits, network, preprocessing, _score(head.logits(features[val]), photos.labels[val]), probe
-    )
+    return _Beginning(photos, splits, network, preprocessing, probe)
 
 
 def _from_nothing(settings: Settings, dataset: Dataset, clock: Clock, tell: Tell) -> _Beginning:
@@ -196,7 +202,7 @@ def _from_nothing(settings: Settings, dataset: Dataset, clock: Clock, tell: Tell
     size = settings.image_size or (32 if photos.audit.sizes[1] <= SMALL else None)
     preprocessing = view_of(settings, get_model_weights(settings.model)["DEFAULT"].preprocessing, size)
     network = _drawn(settings, preprocessing.crop_size, len(photos.names))
-    return _Beginning(photos, splits, network, preprocessing, (-1.0, float("inf")), None)
+    return _Beginning(photos, splits, network, preprocessing, None)
 
 
 def _drawn(settings: Settings, size: int, classes: int) -> ConvNet:
@@ -226,9 +232,18 @@ def _places(splits: list[str], name: str) -> Labels:
     return np.array([i for i, split in enumerate(splits) if split == name], np.int64)
 
 
-def _score(logits: Floats, labels: Labels) -> tuple[float, float]:
-    loss = cross_entropy(logits / fit_temperature(logits, labels), labels)
-    return float((logits.argmax(1) == labels).mean()), loss
+def _first_score(
+    settings: Settings, folder: Path, alone: World, tell: Tell, beginning: _Beginning
+) -> tuple[float, float]:
+    """Accuracy and loss on the photos that choose, before the first step.
+
+    As each epoch is judged: by the network that is trained, on pixels of the size that it is trained at. The probe's
+    own features come from pixels of the size of its weights, of which a smaller network may be far from.
+    """
+    if settings.method == "scratch":
+        return -1.0, float("inf")
+    trainer, _ = _trainer(replace(settings, fsdp=False, compile=False), folder, alone, tell, beginning)
+    return score(trainer.logits(trainer.val, "choosing"), trainer.val.labels)
 
 
 # --- training and after ----------------------------------------------------------------------------------------------
@@ -281,9 +296,15 @@ def _outcome(
     held_part: Part,
     held_logits: Floats,
 ) -> Outcome:
-    temperature = fit_temperature(val_logits, trainer.val.labels)
-    chosen = rejection(softmax(val_logits / temperature), trainer.val.labels, settings.precision)
-    held = judge(what, held_part.photos(names), held_part.labels, held_logits, temperature, names)
+    labels = trainer.val.labels
+    calibration = Calibration.fit(val_logits, labels, settings.precision)
+
+    def refitted(places: Labels) -> Callable[[Labels], Floats]:
+        temperature = fit_temperature(val_logits[places], labels[places])
+        return lambda others: softmax(val_logits[others] / temperature)
+
+    fit = refitted if held_part is trainer.val else None  # else no photo that is measured calibrates
+    held = judge(what, held_part.photos(names), held_part.labels, held_logits, calibration, names, fit=fit)
     records = [record for record in read_log(folder) if "val_accuracy" in record]
     figures: dict[str, Any] = {
         "train_photos": len(trainer.train.labels),
@@ -293,8 +314,20 @@ def _outcome(
         "images_per_second": [round(record["images_per_second"], 2) for record in records],
     }
     notes = list(start["notes"])
+    if held_part is trainer.val:
+        notes.append(
+            "The photos that were measured also chose the epoch, so accuracy looks better than it is. Give test photos "
+            "of their own for a figure to rely on."
+        )
     if start["probe"] is not None:
-        notes.append(_beside_probe(start["probe"], held_logits.argmax(1) == held_part.labels, position))
+        notes.append(
+            _beside_probe(
+                start["probe"],
+                held_logits.argmax(1) == held_part.labels,
+                position,
+                trainer.preprocessing.crop_size,
+            )
+        )
         figures["probe_top1"] = start["probe"]["top1"]
     network = trainer.network.cpu().to(memory_format=torch.contiguous_format).eval()
     digest = hashlib.sha256()
@@ -310,7 +343,7 @@ def _outcome(
         origin=WeightSource(f"{source}, {verb} on {settings.data}", digest.hexdigest(), None),
         licence=body.licence if body is not None else None,
         held=held,
-        threshold=chosen.threshold,
+        calibration=calibration,
         audit=start["audit"],
         curves={
             "loss in training": [record["loss"] for record in records],
@@ -323,16 +356,19 @@ def _outcome(
     )
 
 
-def _beside_probe(probe: dict[str, Any], right: Any, position: Position) -> str:
-    """Whether it was worth it, on the same photos."""
+def _beside_probe(probe: dict[str, Any], right: Any, position: Position, size: int) -> str:
+    """Whether it was worth it, on the same photos, each network at its own size of pixels."""
     before = np.array(probe["right"], bool)
     won, lost = int((right & ~before).sum()), int((before & ~right).sum())
     gain = float(right.mean()) - probe["top1"]
     verdict = "beats" if gain > 0 else "does not beat"
+    of_probe = probe.get("size", size)
+    sizes = "" if of_probe == size else f" The probe sees {of_probe} pixels of each, the trained network {size}."
     text = (
         f"Fine-tuning {verdict} the probe that it started from: {percent(float(right.mean()))} against "
-        f"{percent(probe['top1'])} of the same {probe['n']:,} photos ({won} became right, {lost} wrong)."
+        f"{percent(probe['top1'])} of the same {probe['n']:,} photos ({won} became right, {lost} wrong).{sizes}"
     )
     if position.best_step == 0:
-        text += " No epoch was better on the photos that choose, so the classifier is the probe."
+        what = "the probe" if of_probe == size else f"the probe's head on a network that sees {size} pixels"
+        text += f" No epoch was better on the photos that choose, so the classifier is {what}."
     return text

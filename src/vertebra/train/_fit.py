@@ -294,17 +294,16 @@ class Trainer:
     def _validate(self, position: Position, lr: float, window: Window, log: Log | None) -> None:
         with self._evaluated():
             logits = self.logits(self.val, "choosing")
-            score = float((logits.argmax(1) == self.val.labels).mean())
-            loss = cross_entropy(logits / fit_temperature(logits, self.val.labels), self.val.labels)
+            accuracy, loss = score(logits, self.val.labels)
             position.epochs_since_best += 1
-            if (score, -loss) > (position.best_score, -position.best_loss):
-                position.best_score, position.best_loss = score, loss
+            if (accuracy, -loss) > (position.best_score, -position.best_loss):
+                position.best_score, position.best_loss = accuracy, loss
                 position.best_step, position.epochs_since_best = position.step, 0
                 save_best(self.folder, position.step, self.network.state_dict(), self.world)
         if log is not None:
             epoch = position.step / self.steps
             log.write(
-                position.step, epoch=epoch, lr=lr, **window.figures(), val_accuracy=score, val_loss=loss,
+                position.step, epoch=epoch, lr=lr, **window.figures(), val_accuracy=accuracy, val_loss=loss,
                 seconds=round(position.seconds, 2),
             )  # fmt: skip
 
@@ -465,6 +464,12 @@ class Clock:
     def over(self, step: int) -> bool:
         """Whether the last step has been done."""
         return step >= self.total or self.progress(step) >= 1.0
+
+
+def score(logits: Floats, labels: Labels) -> tuple[float, float]:
+    """By which epochs are compared: accuracy, and the cross-entropy at the best temperature."""
+    loss = cross_entropy(logits / fit_temperature(logits, labels), labels)
+    return float((logits.argmax(1) == labels).mean()), loss
 
 
 def range_test(trainer: Trainer, *, steps: int = 60) -> tuple[float, list[tuple[float, float]]]:

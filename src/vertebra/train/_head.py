@@ -9,15 +9,18 @@ features and 101 classes, 20 ms on two cores. From nothing it takes about 60 ste
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ._calibrate import cross_entropy, fit_temperature
+from ._calibrate import PRIOR, Prior, cross_entropy, posterior_loss
 from ._measure import Floats, Labels
 
 STRENGTHS = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7, 1e-7)
@@ -145,36 +148,53 @@ class Trial:
     accuracy: float
 
 
+# Photos that are enough to choose a strength by; of fewer, more folds are asked.
+_ENOUGH = 300
+
+Photos: TypeAlias = tuple[Floats, Labels]  # features (N, D), labels (N,)
+
+
 def choose_strength(
-    train: tuple[Floats, Labels], val: tuple[Floats, Labels], classes: int
-) -> tuple[float, Head, list[Trial]]:
-    """From the middle of `STRENGTHS` to where the photos that choose say that it gets worse.
+    parts: Sequence[tuple[Photos, Photos]], classes: int, prior: Prior = PRIOR
+) -> tuple[float, list[Head], list[Trial]]:
+    """From the middle of `STRENGTHS` to where held-out photos say that it gets worse.
 
     They are asked after calibration: the plain loss would punish a strong head for its modesty, which one number cures.
+    A prior about the middle keeps photos that any head classifies rightly from asking for ever weaker regularisation:
+    with N photos, their loss has to fall by more than an N-th of what the prior rises by.
+
+    Args:
+        parts: photos to train on and others to choose by, as many times as photos are held out.
+        classes: their number.
+        prior: on temperature and strength.
 
     Returns:
-        The strength, its head fitted to `train`, and all trials in the order of their strengths.
+        The strength, its heads fitted to each part's training photos, and all trials in the order of their strengths.
     """
-    solver = Solver(*train, classes)
-    trials: dict[int, Trial] = {}
+    solvers = [Solver(*train, classes) for train, _ in parts]
+    labels = np.concatenate([val[1] for _, val in parts])
+    middle = len(STRENGTHS) // 2
+    trials: dict[int, tuple[float, Trial]] = {}
 
     def loss(place: int) -> float:
         if not 0 <= place < len(STRENGTHS):
             return float("inf")
         if place not in trials:
-            logits = solver.fit(STRENGTHS[place], _CHANGE_OF_TRIALS).logits(val[0])
-            trials[place] = Trial(
-                STRENGTHS[place],
-                cross_entropy(logits / fit_temperature(logits, val[1]), val[1]),
-                float((logits.argmax(1) == val[1]).mean()),
-            )
-        return trials[place].loss
+            strength = STRENGTHS[place]
+            heads = [solver.fit(strength, _CHANGE_OF_TRIALS) for solver in solvers]
+            logits = np.concatenate([head.logits(val[0]) for head, (_, val) in zip(heads, parts, strict=True)])
+            temperature, found = posterior_loss(logits, labels, prior)
+            found += math.log(strength / STRENGTHS[middle]) ** 2 / (2 * prior.strength**2) / len(labels)
+            accuracy = float((logits.argmax(1) == labels).mean())
+            trials[place] = found, Trial(strength, cross_entropy(logits / temperature, labels), accuracy)
+        return trials[place][0]
 
-    best = len(STRENGTHS) // 2
+    best = middle
     direction = 1 if loss(best + 1) < loss(best) else -1
     while loss(best + direction) < loss(best):
         best += direction
-    return STRENGTHS[best], solver.fit(STRENGTHS[best]), [trials[place] for place in sorted(trials)]
+    strength = STRENGTHS[best]
+    return strength, [solver.fit(strength) for solver in solvers], [trials[place][1] for place in sorted(trials)]
 
 
 def discriminant(features: Floats, labels: Labels, classes: int) -> Head:
@@ -199,11 +219,15 @@ SHARES = (0.0, 0.15, 0.3, 0.5)
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the final head is made."""
+    """How the final head is made: a softmax head and a discriminant, added up."""
 
-    strength: float
-    softmax_factor: float
-    discriminant_factor: float
+    strength: float  # of the softmax head's regularisation
+    softmax_factor: float = 1.0
+    discriminant_factor: float = 0.0
+
+    def logits(self, softmax_logits: Floats, other_logits: Floats) -> Floats:
+        """(N, K) and (N, K) → (N, K)."""
+        return self.softmax_factor * softmax_logits + self.discriminant_factor * other_logits
 
     def fit(self, features: Floats, labels: Labels, classes: int) -> Head:
         """Both heads on all photos, added up."""
@@ -211,10 +235,48 @@ class Recipe:
         if not self.discriminant_factor:
             return Head(self.softmax_factor * one.weight, self.softmax_factor * one.bias)
         other = discriminant(features, labels, classes)
-        return Head(
-            self.softmax_factor * one.weight + self.discriminant_factor * other.weight,
-            self.softmax_factor * one.bias + self.discriminant_factor * other.bias,
-        )
+        return Head(self.logits(one.weight, other.weight), self.logits(one.bias, other.bias))
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """Predictions of each photo by heads that had not seen it."""
+
+    labels: Labels  # (N,)
+    softmax_logits: Floats  # (N, K)
+    other_logits: Floats  # (N, K), of the discriminant
+    measurable: NDArray[np.bool_]  # (N,), whether those heads had seen other photos of its class
+    strength: float
+    trials: list[Trial]  # that chose the strength
+
+    def recipe(self, places: Labels, prior: Prior = PRIOR) -> tuple[Recipe, float]:
+        """The share of the discriminant that does best on these photos, and the temperature of the sum.
+
+        The discriminant is far too sure of itself: it is brought to the scale of the softmax head before they are
+        added, which is the scale that the prior on the temperature speaks of.
+
+        Args:
+            places: of the photos to fit to; none leaves the softmax head as it is.
+            prior: on the temperature.
+        """
+        labels, one, other = self.labels[places], self.softmax_logits[places], self.other_logits[places]
+        best, temperature = Recipe(self.strength), 1.0
+        if not len(places):
+            return best, temperature
+        scale = _spread(one) / max(_spread(other), 1e-12)
+        least = float("inf")
+        for share in SHARES:
+            recipe = Recipe(self.strength, 1 - share, share * scale)
+            own, loss = posterior_loss(recipe.logits(one, other), labels, prior)
+            if loss < least:
+                least, best, temperature = loss, recipe, own
+        return best, temperature
+
+
+def _spread(logits: Floats) -> float:
+    """Root mean square of logits whose mean over the classes is 0."""
+    centred = logits - logits.mean(axis=1, keepdims=True)
+    return float(np.sqrt((centred.astype(np.float64) ** 2).mean()))
 
 
 def cross_validated(
@@ -223,36 +285,32 @@ def cross_validated(
     folds: Labels,
     classes: int,
     tell: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[Floats, Recipe, list[Trial]]:
+    prior: Prior = PRIOR,
+) -> OutOfFold:
     """Predict each photo by heads that have not seen it.
 
-    The strength is chosen by the largest fold alone, so that its choice costs a few fits and not that for each.
-
-    Returns:
-        Logits (N, K), the recipe, and the trials that chose its strength.
+    The strength is chosen by the largest folds, as many as have enough photos for it, so that of many photos its choice
+    costs a few fits and not that for each fold.
     """
-    numbers, sizes = np.unique(folds, return_counts=True)
-    order = numbers[np.argsort(-sizes, kind="stable")]
-    softmax_logits, other_logits = (np.zeros((len(labels), classes), np.float32) for _ in range(2))
-    strength = 0.0
+    numbers, fold_of = np.unique(folds, return_inverse=True)
+    counts = np.zeros((len(numbers), classes), np.int64)
+    np.add.at(counts, (fold_of, labels), 1)
+    measurable = counts.sum(axis=0)[labels] > counts[fold_of, labels]
+    order = np.argsort(-counts.sum(axis=1), kind="stable")
+    outs = [fold_of == fold for fold in order]
+    # The first folds that together have enough photos to choose by; without any, the strength stays in the middle.
+    usable = np.cumsum([(out & measurable).sum() for out in outs])
+    choosing = min(int((usable < _ENOUGH).sum()) + 1, len(outs)) if usable[-1] else 0
+    parts = [((features[~out], labels[~out]), (features[out & measurable], labels[out & measurable])) for out in outs]
+    strength = STRENGTHS[len(STRENGTHS) // 2]
+    heads: list[Head] = []
     trials: list[Trial] = []
-    for done, fold in enumerate(order):
-        out = folds == fold
-        train = features[~out], labels[~out]
-        if done == 0:
-            strength, head, trials = choose_strength(train, (features[out], labels[out]), classes)
-        else:
-            head = Solver(*train, classes).fit(strength)
+    if choosing:
+        strength, heads, trials = choose_strength(parts[:choosing], classes, prior)
+    softmax_logits, other_logits = (np.zeros((len(labels), classes), np.float32) for _ in range(2))
+    for done, (out, (train, _)) in enumerate(zip(outs, parts, strict=True)):
+        head = heads[done] if done < choosing else Solver(*train, classes).fit(strength)
         softmax_logits[out] = head.logits(features[out])
         other_logits[out] = discriminant(*train, classes).logits(features[out])
-        tell(done + 1, len(order))
-    # The discriminant is far too sure of itself; each is brought to its own temperature before they are added.
-    one, other = (1 / fit_temperature(logits, labels) for logits in (softmax_logits, other_logits))
-    best_loss, best_logits, recipe = float("inf"), softmax_logits, Recipe(strength, one, 0.0)
-    for share in SHARES:
-        logits = (1 - share) * one * softmax_logits + share * other * other_logits
-        loss = cross_entropy(logits / fit_temperature(logits, labels), labels)
-        if loss < best_loss:
-            best_loss, best_logits = loss, logits
-            recipe = Recipe(strength, (1 - share) * one, share * other)
-    return best_logits, recipe, trials
+        tell(done + 1, len(outs))
+    return OutOfFold(labels, softmax_logits, other_logits, measurable, strength, trials)

@@ -19,28 +19,32 @@ ECE_BINS = 15  # as in Guo et al. 2017
 
 @dataclass(frozen=True)
 class ClassMeasures:
-    """Of one class; precision and recall are 0 where nothing was predicted or nothing is there."""
+    """Of one class; None where nothing was predicted as it, or it has no photos."""
 
     name: str
-    precision: float
-    recall: float
-    f1: float
+    precision: float | None
+    recall: float | None
+    f1: float | None
     photos: int
 
 
 @dataclass(frozen=True)
 class Measures:
-    """All values are fractions from 0 to 1; intervals hold the true value with 95 % probability."""
+    """All values are fractions from 0 to 1; intervals hold the true value with 95 % probability.
+
+    None is what cannot be measured: all of it without photos, the best five of five classes or fewer, and the
+    calibration of so few photos that each could have a bin of its own.
+    """
 
     n: int
-    top1: float
-    top1_interval: Interval
-    top5: float
-    top5_interval: Interval
-    balanced_accuracy: float  # mean recall of the classes that have photos
-    balanced_accuracy_interval: Interval
-    ece: float  # expected calibration error
-    nll: float  # mean negative logarithm of the true class's probability
+    top1: float | None
+    top1_interval: Interval | None
+    top5: float | None
+    top5_interval: Interval | None
+    balanced_accuracy: float | None  # mean recall of the classes that have photos
+    balanced_accuracy_interval: Interval | None
+    ece: float | None  # expected calibration error
+    nll: float | None  # mean negative logarithm of the true class's probability
     classes: tuple[ClassMeasures, ...]
     confusion: tuple[tuple[int, ...], ...]  # [true][predicted] -> photos
 
@@ -68,6 +72,9 @@ def measure(probabilities: Floats, labels: Labels, names: tuple[str, ...]) -> Me
         names: of the K classes.
     """
     n, count = probabilities.shape
+    if not n:
+        unknown = tuple(ClassMeasures(name, None, None, None, 0) for name in names)
+        return Measures(0, *(None,) * 8, classes=unknown, confusion=((0,) * count,) * count)
     predicted = probabilities.argmax(axis=1)
     confusion = np.zeros((count, count), np.int64)
     np.add.at(confusion, (labels, predicted), 1)
@@ -83,8 +90,8 @@ def measure(probabilities: Floats, labels: Labels, names: tuple[str, ...]) -> Me
         n=n,
         top1=right / n,
         top1_interval=wilson(right, n),
-        top5=among_five / n,
-        top5_interval=wilson(among_five, n),
+        top5=among_five / n if count > 5 else None,
+        top5_interval=wilson(among_five, n) if count > 5 else None,
         balanced_accuracy=balanced,
         balanced_accuracy_interval=balanced_interval,
         ece=calibration_error(probabilities, labels),
@@ -102,9 +109,9 @@ def _per_class(confusion: NDArray[np.int64], names: tuple[str, ...]) -> tuple[Cl
             int(confusion[:, index].sum()),
             int(confusion[index].sum()),
         )
-        precision = hits / guesses if guesses else 0.0
-        recall = hits / photos if photos else 0.0
-        f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
+        precision = hits / guesses if guesses else None
+        recall = hits / photos if photos else None
+        f1 = 2 * hits / (guesses + photos) if photos else None
         found.append(ClassMeasures(name, precision, recall, f1, photos))
     return tuple(found)
 
@@ -142,7 +149,12 @@ def reliability(probabilities: Floats, labels: Labels, bins: int = ECE_BINS) -> 
     ]
 
 
-def calibration_error(probabilities: Floats, labels: Labels, bins: int = ECE_BINS) -> float:
-    """Mean gap between confidence and accuracy (ECE, Naeini et al. 2015)."""
+def calibration_error(probabilities: Floats, labels: Labels, bins: int = ECE_BINS) -> float | None:
+    """Mean gap between confidence and accuracy (ECE, Naeini et al. 2015); None of fewer photos than bins.
+
+    A bin of one photo has an accuracy of 0 or 1 whatever the classifier's confidence is worth.
+    """
+    if len(labels) < bins:
+        return None
     found = reliability(probabilities, labels, bins)
     return sum(b.photos * abs(b.confidence - b.accuracy) for b in found) / len(labels)

@@ -16,14 +16,26 @@ from vertebra.card import WeightSource, read_card
 from vertebra.data import Dataset, open_dataset, sections
 from vertebra.models import ConvNet, create_model
 
-from ._calibrate import fit_temperature, rejection, softmax
+from ._calibrate import softmax
 from ._classifier import Classifier
 from ._conclude import Outcome, conclude
 from ._features import Seen, compute_features
-from ._head import Head, Recipe, Trial, cross_validated
+from ._head import Head, OutOfFold, Recipe, cross_validated
 from ._measure import Floats, Labels
 from ._recipe import view_of
-from ._run import DATA, Clock, Held, Labelled, Tell, data_table, folds_of, judge, remarks, usable_photos, write_text
+from ._run import (
+    DATA,
+    Calibration,
+    Clock,
+    Labelled,
+    Tell,
+    data_table,
+    folds_of,
+    judge,
+    remarks,
+    usable_photos,
+    write_text,
+)
 from ._settings import Settings
 
 
@@ -32,9 +44,29 @@ class Probe:
     """What the probe found."""
 
     head: Head  # fitted to every photo that may be trained on
-    logits: Floats  # (N, K) of those photos, each by a head that had not seen it
     recipe: Recipe
-    trials: list[Trial]
+    temperature: float
+    found: OutOfFold  # of those photos
+
+    @property
+    def measurable(self) -> Labels:
+        """Places of the photos that heads predicted which had seen others of their class."""
+        return np.nonzero(self.found.measurable)[0]
+
+    def logits(self, places: Labels) -> Floats:
+        """Out-of-fold logits of these photos, (N, K)."""
+        return self.recipe.logits(self.found.softmax_logits[places], self.found.other_logits[places])
+
+    def refitted(self, places: Labels) -> Callable[[Labels], Floats]:
+        """Recipe and temperature fitted to some of the measurable photos, for `cross_fitted`."""
+        own = self.measurable
+        recipe, temperature = self.found.recipe(own[places])
+
+        def apply(others: Labels) -> Floats:
+            one, other = self.found.softmax_logits[own[others]], self.found.other_logits[own[others]]
+            return softmax(recipe.logits(one, other) / temperature)
+
+        return apply
 
 
 def fit_probe(features: Floats, labels: Labels, folds: Labels, classes: int, tell: Callable[[int, int], None]) -> Probe:
@@ -48,10 +80,11 @@ def fit_probe(features: Floats, labels: Labels, folds: Labels, classes: int, tel
         tell: called with the fits done and the fits in all.
     """
     parts = len(np.unique(folds)) + 1
-    logits, recipe, trials = cross_validated(features, labels, folds, classes, lambda done, _: tell(done, parts))
+    found = cross_validated(features, labels, folds, classes, lambda done, _: tell(done, parts))
+    recipe, temperature = found.recipe(np.nonzero(found.measurable)[0])
     head = recipe.fit(features, labels, classes)
     tell(parts, parts)
-    return Probe(head, logits, recipe, trials)
+    return Probe(head, recipe, temperature, found)
 
 
 def with_head(model: str, weights: str, head: Head) -> ConvNet:
@@ -97,26 +130,44 @@ def run_probe(settings: Settings, folder: Path, tell: Tell) -> Classifier:
     with clock.step("auditing"):
         page = sections(dataset, photos.audit)
     features, names = seen.features[photos.usable], photos.names
-    test = np.array([photo.split == "test" for photo in photos.photos])
-    pool = np.nonzero(~test)[0]
+    splits = np.array([photo.split or "" for photo in photos.photos])
+    held_split = next((split for split in ("test", "val") if (splits == split).any()), None)
+    places = np.nonzero(splits == held_split)[0]  # photos that are held out from all
+    pool = np.nonzero(splits != held_split)[0]
     with clock.step("fitting the head"):
         folds = folds_of(photos, pool.tolist(), settings)
         probe = fit_probe(
             features[pool], photos.labels[pool], folds, len(names), lambda done, of: tell("fitting", done, of)
         )
-        temperature = fit_temperature(probe.logits, photos.labels[pool])
     with clock.step("measuring"):
-        parts = len(set(folds.tolist()))
-        what = f"each photo by a head fitted without its part, one of {parts}"
-        held = _judged(what, photos, pool, probe.logits, temperature)
-        calibrated = softmax(probe.logits / temperature)
-        found = rejection(calibrated, photos.labels[pool], settings.precision)
-        if test.any():
-            places = np.nonzero(test)[0]
-            held = _judged("the test photos", photos, places, probe.head.logits(features[places]), temperature)
+        own = probe.measurable
+        unmeasured = np.setdiff1d(np.arange(len(pool)), own)
+        calibration = Calibration.fit(
+            probe.logits(own), photos.labels[pool][own], settings.precision, probe.temperature
+        )
+        if held_split is not None:
+            what, unmeasured = f"the {held_split} photos", unmeasured[:0]
+            chosen = [photos.photos[i] for i in places.tolist()]
+            logits = probe.head.logits(features[places])
+            held = judge(what, chosen, photos.labels[places], logits, calibration, names)
+        else:
+            what = f"each photo by a head fitted without its part, one of {len(set(folds.tolist()))}"
+            chosen = [photos.photos[i] for i in pool[own].tolist()]
+            held = judge(
+                what, chosen, photos.labels[pool][own], probe.logits(own), calibration, names,
+                fit=probe.refitted, parts=folds[own],
+            )  # fmt: skip
+    notes = remarks(photos, held.photos, settings.weights, [photos.photos[i] for i in pool[unmeasured].tolist()])
+    if held_split == "test" and (splits == "val").any():
+        notes.append(
+            f"The {int((splits == 'val').sum()):,} val photos train too: the probe chooses by cross-validation, and "
+            "only the test photos are held out."
+        )
     write_text(
         folder / DATA,
-        data_table(photos.photos, photos.facts, ["test" if is_test else "train" for is_test in test.tolist()]),
+        data_table(
+            photos.photos, photos.facts, [split if split == held_split else "train" for split in splits.tolist()]
+        ),
     )
     card = read_card(body)
     outcome = Outcome(
@@ -126,16 +177,11 @@ def run_probe(settings: Settings, folder: Path, tell: Tell) -> Classifier:
         origin=provenance(body, probe.head, settings.data),
         licence=card.licence,
         held=held,
-        threshold=found.threshold,
+        calibration=calibration,
         audit=page,
         body=body,
-        trials=probe.trials,
-        notes=remarks(photos, held.photos, settings.weights),
+        trials=probe.found.trials,
+        notes=notes,
         figures={"strength": probe.recipe.strength, "computed": seen.computed},
     )
     return conclude(settings, folder, outcome, clock, tell)
-
-
-def _judged(what: str, photos: Labelled, places: Labels, logits: Floats, temperature: float) -> Held:
-    chosen = [photos.photos[i] for i in places.tolist()]
-    return judge(what, chosen, photos.labels[places], logits, temperature, photos.names)

@@ -12,7 +12,7 @@ import numpy as np
 from vertebra.data import page, thumbnail
 from vertebra.intervals import Interval
 
-from ._calibrate import softmax
+from ._calibrate import Rejection, softmax
 from ._charts import confusion_chart, curve, line_chart, reliability_chart
 from ._measure import reliability
 from ._run import Held
@@ -34,6 +34,7 @@ class Report:
     summary: str  # one sentence
     held: Held
     threshold: float | None = None
+    temperature: float = 1.0
     facts: Mapping[str, str] = field(default_factory=dict)  # name -> value, for the table at the end
     audit: str = ""  # HTML
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -65,17 +66,23 @@ class Report:
             ("top-1", percent(m.top1), interval(m.top1_interval)),
             ("top-5", percent(m.top5), interval(m.top5_interval)),
             ("balanced accuracy", percent(m.balanced_accuracy), interval(m.balanced_accuracy_interval)),
-            ("calibration error (ECE)", percent(m.ece), f"{percent(self.held.ece_before)} before calibration"),
+            (
+                "calibration error (ECE)",
+                percent(m.ece),
+                f"{percent(self.held.ece_before)} before calibration" if m.ece is not None else "of too few photos",
+            ),
             ("held-out photos", f"{m.n:,}", self.held.what),
         ]
-        if len(m.classes) <= 5:
+        if m.top5 is None and m.n:
             del entries[1]
         boxes = "".join(f"<div><b>{a}</b>{escape(name)}<br><small>{escape(b)}</small></div>" for name, a, b in entries)
         small = "<p><small>Intervals hold the true value with 95 % probability.</small></p>"
         return f'<div class="facts">{boxes}</div>{small}'
 
     def _trust(self) -> str:
-        held = self.held
+        held, wanted = self.held, self.held.rejections[-1]
+        if not held.measures.n:
+            return f"<h2>How far to trust it</h2><p>{NOT_MEASURED.capitalize()}.</p>"
         calibrated = held.probabilities
         confidence = calibrated.max(axis=1)
         right = (calibrated.argmax(axis=1) == held.labels)[np.argsort(-confidence, kind="stable")]
@@ -84,23 +91,26 @@ class Report:
         points = [((i + 1) / len(right), float(shares[i])) for i in steps.tolist()]
         charts = (
             reliability_chart("before calibration", reliability(softmax(held.logits), held.labels))
-            + reliability_chart(f"after: temperature {held.temperature:.3f}", reliability(calibrated, held.labels))
+            + reliability_chart(f"after: temperature {self.temperature:.3f}", reliability(calibrated, held.labels))
             + line_chart("answers that are right", "share of photos answered", "share right", points)
         )
         rows = "".join(
-            f"<tr><td>{percent(r.precision)}</td>"
-            f"<td>{'cannot be reached' if r.threshold is None else f'{r.threshold:.3f}'}</td>"
-            f"<td>{percent(r.coverage)}</td></tr>"
-            for r in held.rejections
+            f"<tr><td>{percent(r.target)}</td><td>{'-' if r.threshold is None else f'{r.threshold:.3f}'}</td>"
+            f"<td>{percent(r.coverage)}</td><td>{percent(r.precision)}</td><td>{interval(r.precision_interval)}</td>"
+            f"<td>{'yes' if r.reached else str(r).rpartition(': ')[2]}</td></tr>"
+            for r in held.rejections[:-1]
         )
         chosen = (
-            f"<p>The file answers “unsure” where its best probability is below {self.threshold:.3f}.</p>"
-            if self.threshold
-            else "<p>The file answers always: no threshold is needed, or none reaches the wanted precision.</p>"
-        )
+            f"<p>The file answers “unsure” where its best probability is below {self.threshold:.3f}: {{}}</p>"
+            if self.threshold is not None
+            else "<p>The file answers always, as it has no threshold: {}</p>"
+        ).format(f"{f'{wanted}; ' if wanted.target > 0 else ''}{answered(wanted)}.")
         return (
-            f"<h2>How far to trust it</h2>{charts}<table><tr><th>right answers wanted</th><th>least probability</th>"
-            f"<th>photos answered</th></tr>{rows}</table>{chosen}"
+            f"<h2>How far to trust it</h2>{charts}<table><tr><th>target precision</th><th>threshold</th>"
+            f"<th>photos answered</th><th>precision</th><th>95 % interval</th><th>reached</th></tr>{rows}</table>"
+            "<p><small>Temperature and thresholds are judged on photos that they were not fitted to. A target is "
+            "reached where one right answer more and one wrong one, added to the photos that a threshold was chosen "
+            f"by, leave its precision.</small></p>{chosen}"
         )
 
     def _mistakes(self) -> str:
@@ -136,7 +146,7 @@ class Report:
         sure = suspicious[(confidence[suspicious] > 0.9)][:_THUMBNAILS]
         rest = worst[~np.isin(worst, sure)]
         if not len(wrong):
-            return "<h2>Mistakes</h2><p>None.</p>"
+            return f"<h2>Mistakes</h2><p>{'None' if held.measures.n else NOT_MEASURED.capitalize()}.</p>"
         return (
             f"<h2>Mistakes: {len(wrong):,}</h2><h3>Most confused</h3><table><tr><th>is</th><th>taken for</th>"
             f"<th>photos</th></tr>{confused}</table>{confusion_chart(names, held.measures.confusion)}"
@@ -148,7 +158,7 @@ class Report:
         rows = "".join(
             f"<tr><td>{escape(c.name)}</td><td>{percent(c.precision)}</td><td>{percent(c.recall)}</td>"
             f"<td>{percent(c.f1)}</td><td>{c.photos:,}</td></tr>"
-            for c in sorted(self.held.measures.classes, key=lambda c: (c.f1, c.name))
+            for c in sorted(self.held.measures.classes, key=lambda c: (c.f1 is None, c.f1, c.name))
         )
         return (
             "<h2>Classes</h2><details open><summary>worst first</summary><table><tr><th>class</th><th>precision</th>"
@@ -171,11 +181,27 @@ class Report:
         return f"<h2>Training</h2>{charts}<table>{times}</table>" if charts or times else ""
 
 
-def percent(share: float) -> str:
-    """`"95.3 %"`."""
-    return f"{100 * share:.1f} %"
+NOT_MEASURED = "not measured"
 
 
-def interval(found: Interval) -> str:
-    """`"94.0 – 96.5 %"`."""
-    return f"{100 * found[0]:.1f} – {100 * found[1]:.1f} %"
+def percent(share: float | None) -> str:
+    """`"95.3 %"`; `"not measured"` of None."""
+    return NOT_MEASURED if share is None else f"{100 * share:.1f} %"
+
+
+def interval(found: Interval | None) -> str:
+    """`"94.0 – 96.5 %"`; nothing of None."""
+    return "" if found is None else f"{100 * found[0]:.1f} – {100 * found[1]:.1f} %"
+
+
+def answered(found: Rejection) -> str:
+    """`"93.1 % of the photos were answered, 97.2 % (95.0 – 98.4) of these rightly"`."""
+    if found.coverage is None:
+        return NOT_MEASURED
+    if found.precision is None or found.precision_interval is None:
+        return "none of the photos was answered"
+    low, high = found.precision_interval
+    return (
+        f"{percent(found.coverage)} of the photos were answered, {percent(found.precision)} "
+        f"({100 * low:.1f} – {100 * high:.1f}) of these rightly"
+    )

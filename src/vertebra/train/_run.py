@@ -19,7 +19,7 @@ from vertebra.data import Audit, Dataset, Facts, Photo, assign_folds, audit, che
 from vertebra.errors import UsageError, VertebraError
 from vertebra.files import replacing
 
-from ._calibrate import Rejection, rejection, softmax
+from ._calibrate import Fit, Rejection, Threshold, cross_fitted, fit_temperature, fit_threshold, rejection, softmax
 from ._measure import Floats, Labels, Measures, calibration_error, measure
 from ._settings import Settings
 from ._world import World
@@ -82,16 +82,11 @@ class Held:
     what: str  # how the photos were held out, for people
     photos: tuple[Photo, ...]
     labels: Labels
-    logits: Floats
-    temperature: float
-    measures: Measures  # of the calibrated probabilities
-    ece_before: float
-    rejections: tuple[Rejection, ...]
-
-    @property
-    def probabilities(self) -> Floats:
-        """Calibrated, (N, K)."""
-        return softmax(self.logits / self.temperature)
+    logits: Floats  # (N, K), before calibration
+    probabilities: Floats  # (N, K), calibrated by what was not fitted to these photos
+    measures: Measures  # of the probabilities
+    ece_before: float | None
+    rejections: tuple[Rejection, ...]  # one for each of `PRECISIONS`, and the last for the precision that is wanted
 
 
 def usable_photos(dataset: Dataset, facts: list[Facts], settings: Settings) -> Labelled:
@@ -138,8 +133,24 @@ def folds_of(data: Labelled, places: Sequence[int], settings: Settings) -> Label
 FEW = 50  # held-out photos whose share of right answers says little
 
 
-def remarks(data: Labelled, held: Sequence[Photo], weights: str) -> list[str]:
-    """What to know before one trusts figures of the held-out photos."""
+def few(count: int, what: str = "held out") -> list[str]:
+    """What to know of figures of so few photos."""
+    if count >= FEW:
+        return []
+    if not count:
+        return ["Nothing was measured: no photo could be held out of a class that has others to learn it from."]
+    return [f"Only {count} photo{'s were' if count > 1 else ' was'} {what}, so these shares say little."]
+
+
+def remarks(data: Labelled, held: Sequence[Photo], weights: str, unmeasured: Sequence[Photo] = ()) -> list[str]:
+    """What to know before one trusts figures of the held-out photos.
+
+    Args:
+        data: all photos of the run.
+        held: those that were measured.
+        weights: that the network started from.
+        unmeasured: photos that were held out with all that show their class.
+    """
     found = list(data.dataset.notes)
     if unreadable := data.audit.unreadable:
         found.append(f"Passed by: {'; '.join(unreadable[:3])}{'; …' if len(unreadable) > 3 else ''}.")
@@ -149,17 +160,28 @@ def remarks(data: Labelled, held: Sequence[Photo], weights: str) -> list[str]:
     if broken := data.audit.broken:
         count = f"{len(broken):,} photos, such as" if len(broken) > 1 else "a photo,"
         found.append(f"Left out: {count} {broken[0].path}, which cannot be used ({broken[0].reason}).")
-    if len(held) < FEW:
-        found.append(f"Only {len(held)} photos were held out, so these shares say little.")
-    lonely = [name for name, count in data.audit.classes.items() if count == 1]
-    if lonely:
-        found.append(f"Classes of one photo, which cannot be known where it is held out: {', '.join(lonely[:5])}.")
+    found += few(len(held))
+    if unmeasured:
+        found.append(
+            f"Not measured, though trained on: {len(unmeasured):,} photo{'s' if len(unmeasured) > 1 else ''} of "
+            f"{_names({photo.label for photo in unmeasured})}, held out with all that show their class."
+        )
+    without = {photo.label for photo in data.photos} - {photo.label for photo in [*held, *unmeasured]}
+    if held and without:
+        found.append(
+            f"{len(without):,} of {len(data.names):,} classes without a photo among the held-out ones, so no figure "
+            f"speaks of them: {_names(without)}."
+        )
     if seen := seen_before(weights, held, data):
         found.append(
             f"The weights come from a run that was trained on {seen:,} of these {len(held):,} photos, so it looks "
             "better than it is."
         )
     return found
+
+
+def _names(classes: set[str], most: int = 5) -> str:
+    return ", ".join(sorted(classes)[:most]) + (", …" if len(classes) > most else "")
 
 
 def seen_before(weights: str, photos: Sequence[Photo], data: Labelled) -> int:
@@ -187,20 +209,67 @@ def trained_hashes(run: Path) -> set[str]:
 PRECISIONS = (0.9, 0.95, 0.98, 0.99)
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """A temperature, and what a best probability has to be for each of some precisions."""
+
+    temperature: float
+    thresholds: tuple[Threshold, ...]  # for `PRECISIONS`, and the last for the precision that is wanted
+
+    @staticmethod
+    def fit(logits: Floats, labels: Labels, precision: float, temperature: float | None = None) -> Calibration:
+        """From held-out photos, (N, K) and (N,); the temperature too, where none is given."""
+        own = fit_temperature(logits, labels) if temperature is None else temperature
+        probabilities = softmax(logits / own)
+        return Calibration(
+            own, tuple(fit_threshold(probabilities, labels, value) for value in (*PRECISIONS, precision))
+        )
+
+
 def judge(
-    what: str, photos: Sequence[Photo], labels: Labels, logits: Floats, temperature: float, names: Sequence[str]
+    what: str,
+    photos: Sequence[Photo],
+    labels: Labels,
+    logits: Floats,
+    calibration: Calibration,
+    names: Sequence[str],
+    *,
+    fit: Fit | None = None,
+    parts: Labels | None = None,
 ) -> Held:
-    """Measure predictions of held-out photos."""
-    probabilities = softmax(logits / temperature)
+    """Measure predictions of held-out photos.
+
+    Args:
+        what: how the photos were held out, for people.
+        photos: N of them.
+        labels: (N,).
+        logits: (N, K), before calibration.
+        calibration: what is shipped.
+        names: of the K classes.
+        fit: where the calibration was fitted to these very photos, what fits another one to some of them; each part is
+            then measured by what was fitted to the others.
+        parts: (N,), with `fit`; None: every fifth photo is a part.
+    """
+    targets = [threshold.target for threshold in calibration.thresholds]
+    parts = np.arange(len(labels)) % min(5, max(1, len(labels))) if parts is None else parts
+    if fit is not None and len(labels):
+        probabilities, answered = cross_fitted(fit, labels, parts, targets)
+    else:
+        probabilities = softmax(logits / calibration.temperature)
+        confidence = probabilities.max(axis=1)
+        answered = np.stack([threshold.answers(confidence) for threshold in calibration.thresholds], axis=1)
+    right = probabilities.argmax(axis=1) == labels
     return Held(
         what=what,
         photos=tuple(photos),
         labels=labels,
         logits=logits,
-        temperature=temperature,
+        probabilities=probabilities,
         measures=measure(probabilities, labels, tuple(names)),
         ece_before=calibration_error(softmax(logits), labels),
-        rejections=tuple(rejection(probabilities, labels, value) for value in PRECISIONS),
+        rejections=tuple(
+            rejection(threshold, answered[:, column], right) for column, threshold in enumerate(calibration.thresholds)
+        ),
     )
 
 

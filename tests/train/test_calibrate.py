@@ -1,0 +1,229 @@
+"""Temperature, thresholds, and their measurement, against scipy and by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from vertebra.intervals import wilson
+from vertebra.train._calibrate import (
+    NO_PRIOR,
+    PRIOR,
+    Prior,
+    Rejection,
+    Threshold,
+    cross_entropy,
+    cross_fitted,
+    fit_temperature,
+    fit_threshold,
+    posterior_loss,
+    rejection,
+    softmax,
+)
+from vertebra.train._measure import calibration_error
+
+
+def random_problem(seed, n=60, classes=4, margin=1.0, scale=1.0):
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, classes, n)
+    logits = random.normal(0, 1, (n, classes)).astype(np.float32)
+    logits[np.arange(n), labels] += margin
+    return logits * np.float32(scale), labels
+
+
+def test_softmax_and_cross_entropy_against_scipy():
+    special = pytest.importorskip("scipy.special")
+    logits, labels = random_problem(0, scale=300)
+    assert np.allclose(softmax(logits), special.softmax(logits.astype(float), axis=1), atol=1e-12)
+    expected = -special.log_softmax(logits.astype(float), axis=1)[np.arange(60), labels].mean()
+    assert cross_entropy(logits, labels) == pytest.approx(expected)
+
+
+def objective(logits, labels, prior):
+    """The negative log-posterior of a log temperature, written as the prior's densities are."""
+    stats = pytest.importorskip("scipy.stats")
+
+    def of(log_temperature):
+        width = prior.sharper if log_temperature < 0 else prior.flatter
+        density = stats.norm.logpdf(log_temperature, 0, width) - stats.norm.logpdf(0, 0, width)
+        own = softmax(logits / np.exp(log_temperature))[np.arange(len(labels)), labels]
+        return -np.log(own).sum() - density
+
+    return of
+
+
+@pytest.mark.parametrize("prior", [PRIOR, Prior(0.5, 0.1, 1.0), Prior(1e3, 1e3, 1.0)])
+@pytest.mark.parametrize(
+    ("n", "margin", "scale"), [(5, 1, 1), (60, 1, 1), (60, 1, 8), (60, 1, 0.1), (8, 30, 1), (8, -3, 4), (400, 2, 3)]
+)
+def test_the_temperature_is_the_best_of_the_posterior(prior, n, margin, scale):
+    optimize = pytest.importorskip("scipy.optimize")
+    logits, labels = random_problem(n, n=n, margin=margin, scale=scale)
+    of = objective(logits, labels, prior)
+    best = optimize.minimize_scalar(
+        of, bounds=(math.log(0.05), math.log(20)), method="bounded", options={"xatol": 1e-9}
+    )
+    found, loss = posterior_loss(logits, labels, prior)
+    assert math.log(found) == pytest.approx(best.x, abs=2e-4)
+    assert loss * n == pytest.approx(best.fun, abs=1e-5)
+    assert fit_temperature(logits, labels, prior) == found
+
+
+def test_the_prior_is_that_of_the_head_as_it_is_fitted():
+    assert (PRIOR.cost(0.0), PRIOR.slope(0.0)) == (0, 0)
+    assert PRIOR.cost(-0.25) == PRIOR.cost(1.0) == 0.5  # a standard deviation each
+    assert PRIOR.slope(-0.25) == -4
+    assert PRIOR.slope(0.5) == 0.5
+    assert PRIOR.curvature(-0.1) == 16
+    assert PRIOR.curvature(0.0) == PRIOR.curvature(0.1) == 1
+    assert NO_PRIOR.cost(-3) == NO_PRIOR.slope(2) == NO_PRIOR.curvature(2) == 0
+
+
+def test_easy_photos_are_no_reason_to_be_sure():
+    logits, labels = random_problem(2, n=36, classes=3, margin=8)
+    assert (logits.argmax(1) == labels).all()
+    alone = fit_temperature(logits, labels, NO_PRIOR)
+    assert alone < 0.2  # as sharp as is allowed, or nearly
+    assert 0.8 < fit_temperature(logits, labels) <= 1.0
+    # A hundred times as many say the same, and are believed more, but not without end.
+    many = fit_temperature(np.tile(logits, (100, 1)), np.tile(labels, 100))
+    assert alone < many < fit_temperature(logits, labels)
+
+
+def test_without_photos_the_head_is_left_as_it_is():
+    assert fit_temperature(np.zeros((0, 3), np.float32), np.zeros(0, int)) == 1.0
+
+
+def test_bounds():
+    # All wrong and sure of it: no temperature is flat enough.
+    assert fit_temperature(np.eye(4) * 900, np.arange(4)[::-1], NO_PRIOR) == pytest.approx(20, rel=1e-3)
+    # All right: rounding says where the loss is no smaller.
+    assert 0.05 <= fit_temperature(np.eye(4) * 9, np.arange(4), NO_PRIOR) < 0.2
+    assert fit_temperature(np.eye(4) * 0.5, np.arange(4), NO_PRIOR) == pytest.approx(0.05, rel=1e-3)
+    assert fit_temperature(np.zeros((4, 2)), np.array([0, 1, 0, 1])) == pytest.approx(1.0)
+
+
+def test_temperature_is_found_again():
+    random = np.random.default_rng(1)
+    logits = random.normal(0, 2, (4000, 5))
+    labels = np.array([random.choice(5, p=row) for row in softmax(logits)])
+    found = fit_temperature(logits * 3, labels)
+    assert found == pytest.approx(3, rel=0.1)
+    losses = [cross_entropy(logits * 3 / t, labels) for t in (found * 0.9, found, found * 1.1)]
+    assert losses[1] < min(losses[0], losses[2])
+    assert calibration_error(softmax(logits * 3 / found), labels) < calibration_error(softmax(logits * 3), labels)
+
+
+# --- thresholds -------------------------------------------------------------------------------------------------------
+
+CONFIDENCE = np.array([0.95, 0.9, 0.8, 0.7, 0.7, 0.6])
+PROBABILITIES = np.stack([CONFIDENCE, 1 - CONFIDENCE], axis=1)
+
+
+def test_a_threshold_is_the_lowest_that_is_expected_to_do():
+    labels = np.array([0, 0, 1, 0, 0, 1])
+    # Right ones among the first n, one more right and one more wrong added: 2/3, 3/4, 3/5, 4/6, 5/7, 5/8.
+    found = fit_threshold(PROBABILITIES, labels, 0.7)
+    assert found == Threshold(0.7, pytest.approx(0.65), pytest.approx(5 / 7), True)
+    assert fit_threshold(PROBABILITIES, labels, 0.75).value == pytest.approx(0.85)  # the estimate is exactly that
+    assert fit_threshold(PROBABILITIES, labels, 5 / 8).reached
+    assert found.answers(CONFIDENCE).tolist() == [True] * 5 + [False]
+    assert Threshold(0.5, 0.8, None, True).answers(CONFIDENCE).tolist() == [True] * 3 + [False] * 3
+
+
+def test_photos_of_the_same_confidence_are_answered_together():
+    labels = np.array([0, 0, 1, 0, 1, 1])  # 2/3, 3/4, 3/5, [4/6], 4/7, 4/8
+    assert fit_threshold(PROBABILITIES, labels, 0.66).value == pytest.approx(0.85)
+    unreachable = fit_threshold(PROBABILITIES[3:5], np.array([0, 1]), 0.6)  # alone the first would be the best
+    assert unreachable == Threshold(0.6, pytest.approx(0.7, rel=1e-4), 0.5, False)
+
+
+def test_what_cannot_be_reached_takes_the_best_there_is():
+    labels = np.array([0, 0, 1, 0, 0, 1])
+    found = fit_threshold(PROBABILITIES, labels, 0.99)
+    assert found == Threshold(0.99, pytest.approx(0.85), 0.75, False)
+    # Of equals the one that answers more: 2/3, 2/4, 3/5, 4/6.
+    ties = fit_threshold(PROBABILITIES[[0, 1, 2, 3]], np.array([0, 1, 0, 0]), 0.9)
+    assert ties.estimate == pytest.approx(4 / 6)
+    assert ties.value == pytest.approx(0.7, rel=1e-4)
+    assert fit_threshold(PROBABILITIES, np.ones(6, int), 0.9).estimate == pytest.approx(1 / 3)
+
+
+def test_nothing_is_answered_that_is_less_sure_than_what_was_measured():
+    found = fit_threshold(PROBABILITIES, np.zeros(6, int), 0.5)
+    assert found.reached
+    assert 0.6 * (1 - 1e-5) < found.value < 0.6
+    assert found.answers(CONFIDENCE).all()
+
+
+@pytest.mark.parametrize(("n", "reached"), [(17, False), (18, True)])
+def test_a_few_photos_all_right_show_no_high_precision(n, reached):
+    found = fit_threshold(np.tile([[0.9, 0.1]], (n, 1)), np.zeros(n, int), 0.95)
+    assert found.reached is reached
+    assert found.estimate == pytest.approx((n + 1) / (n + 2))
+
+
+def test_no_target_and_no_photos():
+    assert fit_threshold(PROBABILITIES, np.zeros(6, int), 0.0) == Threshold(0.0, None, None, True)
+    assert fit_threshold(np.zeros((0, 2)), np.zeros(0, int), 0.9) == Threshold(0.9, None, None, False)
+    assert Threshold(0.9, None, None, False).answers(CONFIDENCE).all()
+
+
+def test_what_a_threshold_did():
+    answered, right = np.array([True, True, True, False]), np.array([True, True, False, True])
+    found = rejection(Threshold(0.9, 0.7, 0.95, True), answered, right)
+    assert found == Rejection(0.9, 0.7, True, 0.95, 0.75, 2 / 3, wilson(2, 3))
+    none = rejection(Threshold(0.9, 0.7, 0.8, False), np.zeros(4, bool), right)
+    assert none == Rejection(0.9, 0.7, False, 0.8, 0.0, None, None)
+    nothing = rejection(Threshold(0.9, None, None, False), np.zeros(0, bool), np.zeros(0, bool))
+    assert nothing == Rejection(0.9, None, False, None, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("target", "estimate", "reached", "text"),
+    [
+        (0.99, 0.934, False, "target precision 0.99 not reached: 0.93"),
+        (0.99, 0.98999, False, "target precision 0.99 not reached: 0.98"),
+        (0.995, 0.99495, False, "target precision 0.995 not reached: 0.99"),
+        (0.905, 0.9049, False, "target precision 0.905 not reached: 0.9"),
+        (0.9, 0.5, True, "target precision 0.9 reached"),
+        (0.9, None, False, "target precision 0.9 not measured"),
+        (0.0, None, True, "no target precision"),
+    ],
+)
+def test_what_is_said_of_a_target(target, estimate, reached, text):
+    assert str(Rejection(target, 0.5, reached, estimate, None, None, None)) == text
+
+
+# --- figures on photos that chose -------------------------------------------------------------------------------------
+
+
+def test_each_part_is_judged_by_what_was_fitted_to_the_others():
+    logits, labels = random_problem(4, n=30, classes=3)
+    parts = np.array([2, 0, 1] * 10)
+    asked = []
+
+    def fit(places):
+        asked.append(places.tolist())
+        temperature = fit_temperature(logits[places], labels[places])
+        return lambda others: softmax(logits[others] / temperature)
+
+    probabilities, answered = cross_fitted(fit, labels, parts, (0.5, 0.8))
+    assert [set(parts[places]) for places in asked] == [{1, 2}, {0, 2}, {0, 1}]
+    for part in range(3):
+        own, others = parts == part, parts != part
+        temperature = fit_temperature(logits[others], labels[others])
+        assert np.allclose(probabilities[own], softmax(logits[own] / temperature))
+        for column, target in enumerate((0.5, 0.8)):
+            found = fit_threshold(softmax(logits[others] / temperature), labels[others], target)
+            assert answered[own, column].tolist() == found.answers(probabilities[own].max(1)).tolist()
+    assert answered.shape == (30, 2)
+    assert 0 < answered[:, 1].sum() < answered[:, 0].sum()
+
+
+def test_a_single_photo_is_judged_by_nothing():
+    probabilities, answered = cross_fitted(
+        lambda places: lambda others: softmax(np.array([[2.0, 0.0]])[others]), np.array([0]), np.array([0]), (0.9,)
+    )
+    assert probabilities == pytest.approx(softmax(np.array([[2.0, 0.0]])))
+    assert answered.all()
