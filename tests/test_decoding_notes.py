@@ -50,6 +50,13 @@ def test_a_few_dark_photos_among_others_are_named():
     assert notes.unclear == 0
 
 
+def test_the_first_of_each_kind_is_known():
+    notes = DecodingNotes(Decoding())
+    for levels, new in ((0, False), (4000, True), (3000, False), (900, True), (4001, False)):
+        assert notes.add("a.png", levels, ()) is new
+    assert notes.add("a.png", 0, ["transparent"]) and not notes.add("a.png", 0, ["transparent"])
+
+
 def test_values_beyond_white_are_named():
     notes = notes_of([4095, 4096, 60_000], 12)
     (line,) = notes.lines()
@@ -69,6 +76,7 @@ def test_bits_that_change_nothing_are_told_where_that_matters():
     ("remark", "words"),
     [
         ("transparent", "taken as opaque, as alpha is 0 everywhere"),
+        ("first of several", "several frames or pages, of which only the first is seen"),
         ("stretched", "stretched from the least to the greatest"),
         ("float to 1", "white is taken to be 1"),
         ("float to 255", "white is taken to be 255"),

@@ -246,12 +246,15 @@ def test_first_frame_of_an_animation(format):
     options = {"lossless": True} if format == "WEBP" else {}
     data = encode(frames[0], format, save_all=True, append_images=frames[1:], **options)
     assert tuple(pixels(data)[4, 4]) == RED
+    assert decode(data).remarks == ("first of several",)
+    assert decode(encode(frames[0], format, **options)).remarks == ()
 
 
 def test_several_photos_in_one_jpeg():
     frames = [Image.new("RGB", (16, 16), colour) for colour in (RED, BLUE)]
     data = encode(frames[0], "MPO", save_all=True, append_images=frames[1:])
     assert close(pixels(data), np.full((16, 16, 3), RED))
+    assert decode(data).remarks == ()
 
 
 # --- orientation ---------------------------------------------------------------------------------------------------
@@ -330,8 +333,9 @@ def test_path_with_a_null_character():
         ("Grüße\n".encode(), "is a text file"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "is a text file"),
         (b"\x7fELF\x02\x01\x01\0" + bytes(100), "not an image in a known format"),
-        (b"\xff\xd8\xff", "JPEG"),
-        (b"\x89PNG\r\n\x1a\n", "damaged|format"),
+        (b"\xff\xd8\xff", "is a JPEG image that is damaged or truncated"),
+        (b"\x89PNG\r\n\x1a\n", "is a PNG image that is damaged or truncated"),
+        (b"II*\0\xf0\0\0\0" + bytes(40), "is a TIFF image that is damaged or truncated"),
     ],
 )
 def test_what_is_not_an_image(tmp_path, content, message):

@@ -11,6 +11,7 @@ from typing import Any
 
 from vertebra import __version__
 from vertebra.cache import cache_dir, fingerprint
+from vertebra.card import DECODING_RULE
 from vertebra.errors import UsageError, needing
 from vertebra.files import replacing
 from vertebra.runtime.predictor import Predictor
@@ -82,7 +83,7 @@ def in_cache(name: str, weights: str | os.PathLike[str] = "DEFAULT") -> Path | N
     label = fingerprint(given)[:16] if given.is_file() else weights
     if not all(re.fullmatch(r"[\w.]+", part) for part in (name, label)):
         return None
-    return cache_dir() / "models" / f"{name}-{label}-{__version__}.onnx"
+    return cache_dir() / "models" / f"{name}-{label}-{__version__}-{DECODING_RULE}.onnx"
 
 
 def is_file(model: str | os.PathLike[str]) -> bool:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from vertebra.bit_depth import BYTE_FLOAT, CLAIMED, STRETCHED, UNIT_FLOAT
 from vertebra.card import Decoding
-from vertebra.pixels import TRANSPARENT
+from vertebra.pixels import FIRST_OF_SEVERAL, TRANSPARENT
 
 _DEPTHS = (8, 10, 12, 14)  # bits that cameras and scanners have where files have 16
 _DARK = 12  # bits; of 16, what stays below is no brighter than a sixteenth
@@ -30,16 +30,18 @@ class DecodingNotes:
         self._remarks: Counter[str] = Counter()
         self._first: dict[int | str, str] = {}  # of those photos
 
-    def add(self, name: str, levels: int, remarks: Iterable[str]) -> None:
-        """Count a photo, by its `Decoded.levels` and `Decoded.remarks`."""
+    def add(self, name: str, levels: int, remarks: Sequence[str]) -> bool:
+        """Count a photo, by its `Decoded.levels` and `Decoded.remarks`; whether it is the first of its kind."""
+        kinds: list[int | str] = [levels.bit_length(), *remarks] if levels else list(remarks)
         with self._lock:
+            new = any(kind not in self._first for kind in kinds)
+            for kind in kinds:
+                self._first.setdefault(kind, name)
             if levels:
                 self._largest = max(self._largest, (levels, name))
                 self._lengths[levels.bit_length()] += 1
-                self._first.setdefault(levels.bit_length(), name)
-            for remark in remarks:
-                self._remarks[remark] += 1
-                self._first.setdefault(remark, name)
+            self._remarks.update(remarks)
+        return new
 
     @property
     def suggested(self) -> int | None:
@@ -90,6 +92,7 @@ class DecodingNotes:
         say = {
             CLAIMED: "scaled by the depth below 16 bits that the file itself says",
             TRANSPARENT: "taken as opaque, as alpha is 0 everywhere",
+            FIRST_OF_SEVERAL: "of several frames or pages, of which only the first is seen",
             STRETCHED: "stretched from the least to the greatest of its own values, which have no agreed white (they "
             "are signed, of 32 bits or floating-point), so that brightness cannot be compared between photos",
             UNIT_FLOAT: "of floating-point values whose white is taken to be 1, as none is above",

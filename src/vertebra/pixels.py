@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -72,6 +73,7 @@ class UnsupportedError(ImageError):
 
 
 TRANSPARENT = "transparent"  # alpha was 0 everywhere and has been passed by
+FIRST_OF_SEVERAL = "first of several"  # frames of an animation, or pages
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Decoded:
 
     picture: Image.Image  # RGB, upright
     levels: int = 0  # the largest value of a file that does not say how many of its 16 bits are used; 0: other files
-    remarks: tuple[str, ...] = ()  # TRANSPARENT, and those of `bit_depth`: where another reading was possible
+    remarks: tuple[str, ...] = ()  # these two, and those of `bit_depth`: where another reading was possible
 
 
 # Pictures whose shorter side is no longer are small: they are seen whole, and trained from nothing at 32 pixels, with
@@ -261,7 +263,19 @@ def _decode(file: IO[bytes], name: str, max_pixels: int, at_least: int | None, d
             # Only JPEG's decoder can; for other formats it does nothing. Both sides are given the same factor.
             factor = min(width, height) / at_least
             image.draft(None, (int(width / factor), int(height / factor)))
-        return _upright_rgb(image, file, decoding)
+        several = _has_several(image)
+        found = _upright_rgb(image, file, decoding)
+        return replace(found, remarks=(*found.remarks, FIRST_OF_SEVERAL)) if several else found
+
+
+def _has_several(image: Image.Image) -> bool:
+    """Whether there are more frames or pages; the previews that phones put behind a JPEG are none."""
+    if image.format not in ("GIF", "PNG", "TIFF", "WEBP", "AVIF"):
+        return False
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:
+        return False  # of what comes behind a sound frame, nothing is needed
 
 
 @contextmanager
@@ -354,7 +368,8 @@ def _unsupported(file: IO[bytes]) -> str | None:
     head = file.read(1 << 16)
     if (found := image_format(head)) is not None and found not in FORMATS:
         return f"is a {found} image, which is not decoded. Save it as a JPEG"
-    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+    order = "<" if head[:2] == b"II" else ">"
+    if head[:4] in (b"II*\0", b"MM\0*") and struct.unpack(order + "I", head[4:8].ljust(4, b"\0"))[0] < _size_of(file):
         return "is a TIFF image whose kind of values is not decoded. Save it as one of 8 or 16 bits, or as a PNG"
     if head[:2] == b"\xff\xd8":
         place = 2
@@ -366,6 +381,10 @@ def _unsupported(file: IO[bytes]) -> str | None:
     return None
 
 
+def _size_of(file: IO[bytes]) -> int:
+    return file.seek(0, os.SEEK_END)
+
+
 def _what_instead(file: IO[bytes]) -> str:
     """Say what a file is that is not an image."""
     file.seek(0)
@@ -374,6 +393,8 @@ def _what_instead(file: IO[bytes]) -> str:
         return "is empty"
     if head.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the image that it stands for: run git lfs pull"
+    if (known := image_format(head)) in FORMATS:
+        return f"is a {known} image that is damaged or truncated"
     text = not any(byte < 9 or 13 < byte < 32 for byte in head)
     found = "is a text file, not an image" if text else "is not an image in a known format"
     return f"{found} (known: {', '.join(FORMATS)})"

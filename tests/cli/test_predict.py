@@ -449,6 +449,7 @@ def test_rows_of_another_model_are_not_added(vertebra, tiny_model, write_model, 
         (["--model", tiny_model, "--top", 1], "with --top 3, and this run is with --top 1"),
         (["--model", tiny_model, "--embed"], "without --embed"),
         (["--model", tiny_model, "--fast-jpeg"], "without --fast-jpeg"),
+        (["--model", tiny_model, "--bits", 12], "without --bits, and this run is with --bits 12"),
     ):
         result = vertebra(*on, *options)
         assert result.code == 2 and said in result.error and "cannot be resumed" in result.error

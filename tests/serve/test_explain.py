@@ -181,3 +181,16 @@ def test_a_crop_that_reaches_outside_of_a_small_picture():
 def test_large_pictures_come_back_small():
     assert shrunk(Image.new("RGB", (4000, 100))).size == (1024, 26)
     assert shrunk(Image.new("RGB", (300, 200))).size == (300, 200)
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_of_a_strip_the_box_is_in_its_middle(client, upright):
+    size = (20_000, 2) if not upright else (2, 20_000)
+    left, top, right, bottom = crop_box(*size[::-1], Preprocessing(224, 256))
+    long, short = ((top, bottom), (left, right)) if upright else ((left, right), (top, bottom))
+    # As high as 224 of 256 of its shorter side, and as wide.
+    assert short == pytest.approx((16 / 256, 240 / 256))
+    assert sum(long) == pytest.approx(1) and long[1] - long[0] == pytest.approx(2 * 224 / 256 / 20_000)
+    file = io.BytesIO()
+    Image.new("RGB", size, "red").save(file, "PNG")
+    assert max(opened(client.post("/v1/explain", file.getvalue())).size) <= 1024

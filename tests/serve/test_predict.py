@@ -1,10 +1,12 @@
 """Predict and embed over HTTP: the numbers of the runtime, in every form that a request can have."""
 
 import base64
+import io
 import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import vertebra
 
@@ -209,3 +211,45 @@ def test_paths_and_methods(client):
         answer = client(method, path)
         assert (answer.status, path) == (status, path)
         assert answer.message
+
+
+def of_12_bits():
+    grey = np.arange(60 * 48).reshape(48, 60) % 251
+    file = io.BytesIO()
+    Image.fromarray((grey * 16).astype(np.uint16)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_a_photo_whose_depth_is_in_doubt_is_logged_once(client, caplog):
+    data = of_12_bits()
+    for _ in range(3):
+        assert client.post("/v1/predict", data).status == 200
+    lines = [record.getMessage() for record in caplog.records if "16-bit values" in record.getMessage()]
+    assert len(lines) == 1 and "stay below 4,096" in lines[0]
+
+
+def test_photos_are_decoded_as_the_card_says(write_model, tmp_path, serving, pngs):
+    """By the rule that a file was exported with, and by its bits: as the runtime does it, and so the server."""
+    clear = Image.open(io.BytesIO(pngs[0])).convert("RGBA")
+    clear.putalpha(0)
+    file = io.BytesIO()
+    clear.save(file, "PNG")
+    preprocessing = {
+        "crop_size": 32,
+        "resize_size": 40,
+        "interpolation": "bicubic",
+        "mean": [0.0] * 3,
+        "std": [1.0] * 3,
+    }
+    found = {}
+    for name, decoding in (("old", None), ("now", {"rule": 2, "bits": None}), ("deep", {"rule": 2, "bits": 12})):
+        steps = preprocessing if decoding is None else preprocessing | {"decoding": decoding}
+        card = {"format_version": 1, "architecture": "tiny", "preprocessing": steps, "classes": ["cat", "dog", "fish"]}
+        path = write_model(tmp_path / f"{name}.onnx", card=json.dumps(card))
+        other = serving(models=(str(path),))
+        for photo, data in (("clear", file.getvalue()), ("12 bits", of_12_bits())):
+            (result,) = other.post("/v1/predict", data).json["results"]
+            same(result, vertebra.load(path).predict(data))
+            found[name, photo] = [entry["probability"] for entry in result["predictions"]]
+    assert found["old", "clear"] != found["now", "clear"] == found["deep", "clear"]
+    assert found["old", "12 bits"] == found["now", "12 bits"] != found["deep", "12 bits"]

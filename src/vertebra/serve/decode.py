@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import logging
 import threading
 
 from PIL import Image
 
 from vertebra.card import Decoding, Preprocessing
+from vertebra.decoding_notes import DecodingNotes
 from vertebra.errors import ImageError, printable
-from vertebra.pixels import OversizeError, Pixels, fit, open_image
+from vertebra.pixels import Decoded, OversizeError, Pixels, decode, fit
 
 # Larger pictures are decoded one at a time, so that memory holds one of them and not one for each thread.
 LARGE_PIXELS = 8_000_000
@@ -19,6 +21,7 @@ LARGE_PIXELS = 8_000_000
 MAX_SCAN_PIXELS = 1_000_000_000
 _SCAN = b"\xff\xda"
 
+log = logging.getLogger("vertebra.serve")
 _one_large = threading.Lock()
 
 
@@ -31,7 +34,12 @@ class _Named(io.BytesIO):
 
 
 def picture(data: bytes, name: str, max_pixels: int, decoding: Decoding) -> Image.Image:
-    """An RGB picture that stands upright.
+    """An RGB picture that stands upright, as `opened` gives it."""
+    return opened(data, name, max_pixels, decoding).picture
+
+
+def opened(data: bytes, name: str, max_pixels: int, decoding: Decoding) -> Decoded:
+    """An RGB picture that stands upright, and what was open to question in its file.
 
     Raises:
         ImageError: it is no image, is damaged, or has more pixels, or more work in it, than is allowed.
@@ -39,22 +47,31 @@ def picture(data: bytes, name: str, max_pixels: int, decoding: Decoding) -> Imag
     name = shown(name)
     _check_scans(data, name, max_pixels)
     try:
-        return open_image(_Named(data, name), max_pixels=min(LARGE_PIXELS, max_pixels), decoding=decoding)
+        return decode(_Named(data, name), max_pixels=min(LARGE_PIXELS, max_pixels), decoding=decoding)
     except OversizeError:
         if max_pixels <= LARGE_PIXELS:
             raise
     with _one_large:
-        return open_image(_Named(data, name), max_pixels=max_pixels, decoding=decoding)
+        return decode(_Named(data, name), max_pixels=max_pixels, decoding=decoding)
 
 
-def network_input(data: bytes, name: str, preprocessing: Preprocessing, max_pixels: int) -> tuple[Pixels, int, int]:
+def network_input(
+    data: bytes, name: str, preprocessing: Preprocessing, max_pixels: int, notes: DecodingNotes | None = None
+) -> tuple[Pixels, int, int]:
     """What the network sees of a photo, uint8 (crop, crop, 3), and the photo's width and height.
+
+    Photos whose decoding is open to question are counted in `notes`, and the first of each kind is logged.
 
     Raises:
         ImageError: as `picture` does.
     """
-    found = picture(data, name, max_pixels, preprocessing.decoding)
-    return fit(found, preprocessing), found.width, found.height
+    found = opened(data, name, max_pixels, preprocessing.decoding)
+    if notes is not None and notes.add(shown(name), found.levels, found.remarks):
+        alone = DecodingNotes(preprocessing.decoding)
+        alone.add(shown(name), found.levels, found.remarks)
+        for line in alone.lines():
+            log.warning("%s", line)
+    return fit(found.picture, preprocessing), found.picture.width, found.picture.height
 
 
 def shown(name: str) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 from vertebra._load import in_cache, is_file
 from vertebra.cache import file_state
 from vertebra.card import Card, read_card
+from vertebra.decoding_notes import DecodingNotes
 from vertebra.errors import UsageError, nearest
 from vertebra.pixels import Pixels
 from vertebra.runtime.engines import OUTPUTS, PROBABILITIES, EngineError, FloatArray
@@ -66,7 +67,12 @@ class Loaded:
         # A thread decodes and runs the network; a lane of several threads leaves the others of its cores to decoding.
         self.batcher = Batcher(
             self._run,
-            partial(_decode, preprocessing=self.card.preprocessing, max_pixels=settings.max_pixels),
+            partial(
+                network_input,
+                preprocessing=self.card.preprocessing,
+                max_pixels=settings.max_pixels,
+                notes=DecodingNotes(self.card.preprocessing.decoding),
+            ),
             workers=runner.plan.lanes * runner.plan.threads,
             limit=settings.queue,
             costs=self._warm(),
@@ -276,10 +282,6 @@ class Shelf:
             # Requests that it has accepted are finished; none can come any more, for they ask for `current`.
             old.close()
         new._describe()
-
-
-def _decode(data: bytes, name: str, *, preprocessing: Any, max_pixels: int) -> tuple[Pixels, int, int]:
-    return network_input(data, name, preprocessing, max_pixels)
 
 
 def _file_of(source: str, tell: Callable[[str], None]) -> Path:
