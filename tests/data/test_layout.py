@@ -368,6 +368,9 @@ def test_class_folders_without_photos_are_named(tree):
     found = open_dataset(tree("cat/1.jpg", "dog/1.jpg", "ketch/1.txt", "yawl/"))
     assert found.counts() == {"cat": 1, "dog": 1, "ketch": 0, "yawl": 0}
     assert found.notes == ("Without any photo, and left out: 'ketch' and 'yawl'.",)
+    found = open_dataset(tree("Cat/", "dog /", " /", "d\udce9/"))  # no second class, as there is nothing in it
+    assert found.counts() == {"Cat": 0, "cat": 1, "dog": 1, "ketch": 0, "yawl": 0}
+    assert found.notes == ("Without any photo, and left out: 'Cat', 'ketch' and 'yawl'.",)
 
 
 def test_links_within_the_folder_are_told(tree):
@@ -522,7 +525,7 @@ def test_any_tree_is_told_whole_or_refused(tmp_path_factory, paths, ignored, all
             assert {"train": "train", "val": "val", "eval": "val", "test": "test"}[
                 next(f for f in folders if f.lower() in ("train", "val", "eval", "test")).lower()
             ] == split
-    spelled = Counter(name.casefold() for name in found.classes)
+    spelled = Counter(name.casefold() for name in {label for label, _ in photos.values()})
     assert max(spelled.values()) == 1
     trained = {label for label, split in photos.values() if split in ("train", None)}
     if training and trained:

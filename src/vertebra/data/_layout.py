@@ -7,7 +7,6 @@ ways is refused by name; what is left out or joined is told in the data set's no
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +15,7 @@ from pathlib import Path
 from vertebra.photo_files import entries, is_litter, is_passed_by, is_photo
 
 from ._dataset import DataError, Dataset, Photo
-from ._labels import KNOWN_SPLITS, Ignored, join_names, split_of, split_within
+from ._labels import KNOWN_SPLITS, Ignored, is_text, join_names, split_of, split_within, tidy
 
 
 def read_folder(root: Path, *, ignore: Sequence[str] = (), training: bool = True) -> Dataset:
@@ -41,9 +40,11 @@ def read_folder(root: Path, *, ignore: Sequence[str] = (), training: bool = True
     split_folders = _split_folders(top, walk, notes)
     groups = [(top, None)] if split_folders is None else split_folders
     where: dict[str, str] = {}
+    empty: set[str] = set()
     found: list[tuple[_Folder, str | None]] = []
     for folder, split in groups:
-        for each in folder.folders:
+        empty |= {tidy(each.name) for each in folder.folders if not each.is_filled}
+        for each in folder.filled:
             found.append((each, split))
             where.setdefault(each.name, walk.shown(each.path))
             _check_class(each, walk, notes)
@@ -52,14 +53,13 @@ def read_folder(root: Path, *, ignore: Sequence[str] = (), training: bool = True
         _tell_classes(top, walk, notes)
     classes, joined = join_names(where, str(root))
     photos = [Photo(path, classes[folder.name], split) for folder, split in found for path in folder.below()]
-    counts = Counter(photo.label for photo in photos)
-    names = sorted(set(classes.values()))
-    if empty := [name for name in names if not counts[name]]:
-        notes.append(f"Without any photo, and left out: {_some([repr(name) for name in empty])}.")
+    names = set(classes.values())
+    if empty := {name for name in empty - names if name and is_text(name)}:
+        notes.append(f"Without any photo, and left out: {_some([repr(name) for name in sorted(empty)])}.")
     return Dataset(
         str(root),
         tuple(photos),
-        tuple(names),
+        tuple(sorted(names | empty)),
         root,
         tuple(walk.others),
         tuple(walk.unreadable),
@@ -90,7 +90,12 @@ class _Folder:
     @cached_property
     def filled(self) -> list[_Folder]:
         """Its folders that hold photos at any depth."""
-        return [folder for folder in self.folders if folder.photos or folder.filled]
+        return [folder for folder in self.folders if folder.is_filled]
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether it holds photos at any depth."""
+        return bool(self.photos or self.filled)
 
     def below(self) -> Iterator[Path]:
         """All photos in it and below it."""
@@ -235,7 +240,7 @@ def _split_folders(top: _Folder, walk: _Walk, notes: list[str]) -> list[tuple[_F
                 f"{where} has {_listed(same)}, which are all names of the split {split}. Merge them, or pass one by "
                 f"with --ignore {_quoted(_other_than(split, same))}."
             )
-    if empty := [folder.name for folder in top.folders if folder not in top.filled]:
+    if empty := [folder.name for folder in top.folders if not folder.is_filled]:
         notes.append(f"Beside the splits {_listed(names)}, without any photo and left alone: {_some(empty)}.")
     return splits
 
