@@ -161,7 +161,9 @@ def test_12_bits_in_16(vertebra, place, tmp_path, monkeypatch):
         )
         for name in ("of 8", "of 12")
     ]
-    assert found[0].json[0]["predictions"] == found[1].json[0]["predictions"] and not found[1].err
+    # Files of other contents are held out in other parts, which may fit a temperature that differs by a little.
+    chances = [{entry["class"]: entry["probability"] for entry in done.json[0]["predictions"]} for done in found]
+    assert chances[0] == pytest.approx(chances[1], abs=1e-3) and not found[1].err
     deep = tmp_path / "of 12" / "light" / "3.png"
     # Another model says nothing of the depth, so predict does, and may be told.
     done = vertebra("predict", deep, "--model", tmp_path / "run of 8" / "model.onnx", "--json")
