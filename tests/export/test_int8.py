@@ -425,7 +425,7 @@ def test_as_many_photos_as_needed_are_enough(photos: int, lost: int, gained: int
 
 def test_where_no_number_of_photos_shows_it() -> None:
     assert verdict(1000, 30).needed(1) is None and verdict(100, 0).needed(0) is None
-    assert "which lose 3.0 points, and a bound of 1 point is below that" in verdict(1000, 30).claim(1)
+    assert "lose 3.0 points, and no number of photos like these shows a bound of 1 point" in verdict(1000, 30).claim(1)
     # One photo of 25 is no reason to say so: how often they differ is known, and what is lost by float's probabilities.
     needed = verdict(25, 1, expected=0).needed(1)
     assert needed is not None and needed == pytest.approx(1.96**2 * 0.04 / 0.01**2, rel=0.1)

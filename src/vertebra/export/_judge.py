@@ -177,7 +177,8 @@ class Verdict:
                 f"of {points(max_drop)} needs photos whose class is known"
             )
         return (
-            f"not shown: {judged}, which lose {self.drop:.1f} points, and a bound of {points(max_drop)} is below that"
+            f"not shown: {judged} lose {self.drop:.1f} points, and no number of photos like these shows a bound of "
+            f"{points(max_drop)}"
         )
 
 
