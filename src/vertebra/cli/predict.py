@@ -66,7 +66,9 @@ def predict(
         Path | None, typer.Option(metavar="FILE", help="Write the results to a .csv, .jsonl or .parquet file.")
     ] = None,
     embed: Annotated[bool, typer.Option("--embed", help="Add the features that the classifier sees.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that wrote to --out before.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that wrote to --out before; what failed is tried again.")
+    ] = False,
     engine: Annotated[
         str, typer.Option(metavar="NAME", help="auto (measured fastest), onnxruntime or mnn.")
     ] = Settings.engine,
