@@ -227,3 +227,14 @@ def test_a_single_photo_is_judged_by_nothing():
     )
     assert probabilities == pytest.approx(softmax(np.array([[2.0, 0.0]])))
     assert answered.all()
+
+
+@pytest.mark.parametrize(("n", "margin", "scale"), [(60, 1, 1), (60, 1, 8), (60, 1, 0.1), (400, 2, 3)])
+def test_newtons_method_takes_few_steps(n, margin, scale, monkeypatch):
+    """A wrong curvature would find the same temperature by halving the bounds, in four times as many passes."""
+    from vertebra.train import _calibrate
+
+    problem = random_problem(0, n, margin=margin, scale=scale)
+    expected = fit_temperature(*problem)
+    monkeypatch.setattr(_calibrate, "_MOST_STEPS", 8)
+    assert fit_temperature(*problem) == pytest.approx(expected, rel=1e-5)
