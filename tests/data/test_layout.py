@@ -158,6 +158,12 @@ def test_two_names_of_one_split_are_refused(tree, first, second, split, passed):
         assert len(open_dataset(root, ignore=[passed]).photos) == 3
 
 
+def test_three_names_of_one_split_are_refused(tree):
+    message = refusal(tree("Train/cat/1.jpg", "train/cat/1.jpg", "training/cat/1.jpg"))
+    assert message.startswith("DATA has Train, train and training, which are all names of the split train. Merge")
+    assert message.endswith("--ignore training.")
+
+
 def test_an_empty_folder_beside_splits_is_told(tree):
     found = open_dataset(tree(*SPLITS, "notes/read.txt", "eval/", "eval2/"))
     assert len(found.photos) == 4

@@ -347,6 +347,19 @@ def test_paths_must_be_text(parquet):
         parquet(path=["a\0b", *PATHS[1:]], label=["a", "a", "b", "b"])
 
 
+def test_columns_in_any_order(place, read):
+    assert labels(read("split,label,path\ntrain,a,cat/0.png\ntrain,b,dog/0.png\n")) == ["a", "b"]
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"label": [1, 2], "path": [1, 2]}), place / "list.parquet")
+    with pytest.raises(DataError, match=r"the column 'path' is of the type int64; a path is text\.$"):
+        open_dataset(place / "list.parquet")
+    parquet.write_table(pyarrow.table({"label": [[1], [2]], "path": ["a", "b"]}), place / "list.parquet")
+    with pytest.raises(DataError, match=r"'label' is of the type list<.*; a label is text, a whole number or a truth"):
+        open_dataset(place / "list.parquet")
+
+
 def test_parquet_takes_no_columns_from_its_folder(place, parquet):
     parquet(label=["a", "a", "b", "b"])
     below = place / "split=test" / "label=x"
