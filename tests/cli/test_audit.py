@@ -75,6 +75,26 @@ def test_what_is_passed_by_and_left_out(vertebra, photos):
     assert "has nothing named 'extras' to ignore. Did you mean 'extra'" in done.error
 
 
+def test_classes_of_which_nothing_can_be_used(vertebra, photos):
+    for path in ("train/cat/1.png", "train/dog/2.png", "train/hen/3.png", "test/dog/4.png", "test/ox/5.png"):
+        (photos / "data" / path).parent.mkdir(parents=True)
+        Image.new("RGB", (40, 40), (int(path[-5]) * 40, 90, 60)).save(photos / "data" / path)
+    (photos / "data" / "train" / "ox").mkdir()
+    for path in ("train/hen/3.png", "train/ox/6.png"):
+        (photos / "data" / path).write_text("no photo")
+    done = vertebra("audit", photos / "data")
+    assert done.code == 0
+    assert (
+        "Training on these is refused: "
+        + str(photos / "data")
+        + ": the class 'ox' has photos in test and none to train "
+        "on. Add some, or rename it. --allow-unseen leaves such photos out."
+    ) in done.out
+    done = vertebra("audit", photos / "data", "--allow-unseen")
+    assert "Not learned, as no photo of it can be used: 'hen', such as train/hen/3.png." in done.out
+    assert "Left out, as these classes have no photo to train on: 'ox' (1 in test)." in done.out
+
+
 def test_a_bar_on_a_terminal(monkeypatch, capsys):
     import io
     import sys

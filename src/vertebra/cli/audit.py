@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,7 +71,7 @@ def run(settings: Settings) -> None:
     if settings.html is not None and settings.html.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"the page to write is {str(settings.html)!r}; its name must end in .html")
     dataset = open_dataset(settings.data, ignore=settings.ignore, allow_unseen=settings.allow_unseen)
-    found = _look(dataset, Decoding(bits=settings.bits), progress=not settings.json)
+    found = _look(dataset, settings, progress=not settings.json)
     if settings.json:
         print_json(found.to_dict())
     else:
@@ -85,13 +85,20 @@ def run(settings: Settings) -> None:
         found.check()
 
 
-def _look(dataset: Dataset, decoding: Decoding, *, progress: bool) -> Audit:
+def _look(dataset: Dataset, settings: Settings, *, progress: bool) -> Audit:
     from vertebra.cli._progress import progress_bar
+    from vertebra.data import DataError, look_through, usable_part
     from vertebra.data import audit as judge
-    from vertebra.data import look_through
 
+    decoding = Decoding(bits=settings.bits)
     with progress_bar(show=progress) as tell:
         facts = look_through(
             dataset, progress=lambda done, total: tell("looking through the photos", done, total), decoding=decoding
         )
-    return judge(dataset, facts, decoding=decoding)
+    found = judge(dataset, facts, decoding=decoding)
+    usable = [place for place, fact in enumerate(facts) if fact.broken is None]
+    try:
+        notes = usable_part(replace(dataset, notes=found.notes), usable, settings.allow_unseen)[0].notes
+    except DataError as error:
+        notes = (*found.notes, f"Training on these is refused: {error}")
+    return replace(found, notes=notes)

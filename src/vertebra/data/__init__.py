@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ._alike import near_copies
 from ._audit import Audit, audit
-from ._dataset import DataError, Dataset, Photo, check_labels, check_seen, open_dataset
+from ._dataset import DataError, Dataset, Photo, check_labels, check_seen, open_dataset, usable_part
 from ._facts import Album, Facts, look_through, read_file
 from ._labels import match_names
 from ._page import page, sections, thumbnail, write_page
@@ -36,5 +36,6 @@ __all__ = [
     "read_file",
     "sections",
     "thumbnail",
+    "usable_part",
     "write_page",
 ]

@@ -112,7 +112,7 @@ def check_seen(dataset: Dataset, allow_unseen: bool) -> Dataset:
     unseen = sorted({photo.label for photo in dataset.photos} - trained)
     if not trained:
         note = "No photo is for training: a classifier can be measured on these, and none trained."
-        return replace(dataset, notes=(*dataset.notes, note))
+        return dataset if note in dataset.notes else replace(dataset, notes=(*dataset.notes, note))
     if not unseen:
         return dataset
     counts = dataset.counts()
@@ -130,6 +130,31 @@ def check_seen(dataset: Dataset, allow_unseen: bool) -> Dataset:
     names = tuple(name for name in dataset.classes if name not in unseen)
     note = f"Left out, as these classes have no photo to train on: {out}{more}."
     return check_labels(replace(kept, classes=names, notes=(*dataset.notes, note)))
+
+
+def usable_part(dataset: Dataset, usable: Sequence[int], allow_unseen: bool) -> tuple[Dataset, list[int]]:
+    """What can be trained on of a data set of which only some photos can be used: it, and the places of its photos.
+
+    Args:
+        dataset: all photos.
+        usable: the places of those that can be used.
+        allow_unseen: as for `open_dataset`.
+
+    Raises:
+        DataError: nothing is left to tell apart, or a class has photos to test with and none to train on.
+    """
+    names = {dataset.photos[place].label for place in usable}
+    kept = replace(
+        dataset,
+        photos=tuple(dataset.photos[place] for place in usable),
+        classes=tuple(name for name in dataset.classes if name in names),
+    )
+    if gone := {photo.label: dataset.shown(photo.path) for photo in dataset.photos if photo.label not in names}:
+        listed = ", ".join(map(repr, list(gone)[:5])) + (f" and {len(gone) - 5} others" if len(gone) > 5 else "")
+        note = f"Not learned, as no photo of it can be used: {listed}, such as {next(iter(gone.values()))}."
+        kept = replace(kept, notes=(*kept.notes, note))
+    kept = check_seen(check_labels(kept), allow_unseen)
+    return kept, [place for place in usable if dataset.photos[place].label in kept.classes]
 
 
 def _splits_of(dataset: Dataset, label: str) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vertebra.data import Audit, Dataset, Facts, Photo, assign_folds, audit, check_labels, check_seen, near_copies
+from vertebra.data import Audit, Dataset, Facts, Photo, assign_folds, audit, near_copies, usable_part
 from vertebra.errors import UsageError, VertebraError
 from vertebra.files import replacing
 
@@ -100,19 +100,12 @@ def usable_photos(dataset: Dataset, facts: list[Facts], settings: Settings) -> L
     if settings.strict:
         found.check()
     usable = [index for index, fact in enumerate(facts) if fact.broken is None]
-    names = tuple(name for name in dataset.classes if found.classes[name])
-    kept = Dataset(dataset.name, tuple(dataset.photos[i] for i in usable), names, dataset.root, notes=found.notes)
-    if gone := {photo.label: dataset.shown(photo.path) for photo in dataset.photos if photo.label not in names}:
-        listed = ", ".join(map(repr, list(gone)[:5])) + (f" and {len(gone) - 5} others" if len(gone) > 5 else "")
-        note = f"Not learned, as no photo of it can be used: {listed}, such as {next(iter(gone.values()))}."
-        kept = replace(kept, notes=(*kept.notes, note))
-    if kept.photos and all(photo.split not in ("train", None) for photo in kept.photos):
+    kept, usable = usable_part(replace(dataset, notes=found.notes), usable, settings.allow_unseen)
+    if all(photo.split not in ("train", None) for photo in kept.photos):
         splits = " and ".join(sorted({str(photo.split) for photo in kept.photos}))
         raise TrainError(
             f"{dataset.name} marks no photo for training. Change the split of some to train; all are in {splits}."
         )
-    kept = check_seen(check_labels(kept), settings.allow_unseen)
-    usable = [index for index in usable if dataset.photos[index].label in kept.classes]
     number = {name: index for index, name in enumerate(kept.classes)}
     labels = np.array([number[photo.label] for photo in kept.photos], np.int64)
     return Labelled(kept, [facts[i] for i in usable], found, kept.classes, labels, usable)
