@@ -73,7 +73,7 @@ class Report:
             ),
             ("held-out photos", f"{m.n:,}", self.held.what),
         ]
-        if m.top5 is None and m.n:
+        if len(m.classes) <= 5:
             del entries[1]
         boxes = "".join(f"<div><b>{a}</b>{escape(name)}<br><small>{escape(b)}</small></div>" for name, a, b in entries)
         small = "<p><small>Intervals hold the true value with 95 % probability.</small></p>"
@@ -97,7 +97,7 @@ class Report:
         rows = "".join(
             f"<tr><td>{percent(r.target)}</td><td>{'-' if r.threshold is None else f'{r.threshold:.3f}'}</td>"
             f"<td>{percent(r.coverage)}</td><td>{percent(r.precision)}</td><td>{interval(r.precision_interval)}</td>"
-            f"<td>{'yes' if r.reached else str(r).rpartition(': ')[2]}</td></tr>"
+            f"<td>{'yes' if r.reached else 'no, ' + str(r).rpartition(': ')[2]}</td></tr>"
             for r in held.rejections[:-1]
         )
         chosen = (
