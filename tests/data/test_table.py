@@ -4,6 +4,7 @@ import csv
 import io
 import re
 import unicodedata
+from decimal import Decimal
 
 import pytest
 from hypothesis import given, settings
@@ -306,8 +307,6 @@ def test_labels_of_any_type(parquet, values, expected):
 
 def test_labels_of_floats_categories_and_decimals(parquet):
     pyarrow = pytest.importorskip("pyarrow")
-    from decimal import Decimal
-
     for values in ([1.0, 1.0, -2.0, -2.0], [Decimal("1.0"), Decimal("1.0"), Decimal("-2.0"), Decimal("-2.0")]):
         found = parquet(label=values)
         assert labels(found) == ["1", "1", "-2", "-2"]
@@ -326,6 +325,14 @@ def test_labels_of_floats_categories_and_decimals(parquet):
         ([1.0, 1.5, 2.0, 2.0], "row 2: the label is 1.5; it must be a name or a whole number."),
         ([1.0, float("inf"), 2.0, 2.0], "row 2: the label is inf; it must be a name or a whole number."),
         ([b"a", b"\xff", b"b", b"b"], "row 2: the label '\\udcff' is no text in UTF-8"),
+        (
+            [Decimal("1.0"), Decimal("1.5"), Decimal("2.0"), Decimal("2.0")],
+            "row 2: the label is 1.5; it must be a name",
+        ),
+        (
+            [Decimal("1.2"), Decimal("1.0"), Decimal("2.0"), Decimal("2.0")],
+            "row 1: the label is 1.2; it must be a name",
+        ),
         ([["a"], ["a"], ["b"], ["b"]], "the column 'label' is of the type list<"),
     ],
 )
@@ -542,8 +549,10 @@ def test_paths_of_other_systems(read, place, monkeypatch):
 
 def test_paths_in_another_unicode_form(read, place):
     (place / unicodedata.normalize("NFD", "café.png")).touch()
-    found = read(rows("a", "b") + unicodedata.normalize("NFC", "café.png") + ",a\n")
-    assert found.notes == ("Paths written in another Unicode form, and found: 1.",)
+    (place / unicodedata.normalize("NFC", "thé.png")).touch()
+    names = [unicodedata.normalize("NFC", "café.png"), unicodedata.normalize("NFD", "thé.png")]
+    found = read(rows("a", "b") + "".join(f"{name},a\n" for name in names))
+    assert found.notes == ("Paths written in another Unicode form, and found: 2.",)
     assert all(photo.path.exists() for photo in found.photos)
 
 

@@ -31,7 +31,7 @@ def test_names_in_another_unicode_form_are_matched(measure):
     nfc, nfd = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
     found = measure((nfd, "dog "), nfc, "dog")
     assert found.held.labels.tolist() == [0, 1]
-    assert found.notes == []
+    assert found.reading == ()
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_classes_that_the_model_does_not_know_are_left_out(measure):
     found = measure(("cat", "dog"), "cats", "dog", "hen", allow_unseen=True)
     assert found.held.measures.n == 1
     assert found.held.labels.tolist() == [1]
-    assert found.notes == ["Left out: 2 photos of classes that the model does not know: 'cats', 'hen'."]
+    assert found.notes[0] == "Left out: 2 photos of classes that the model does not know: 'cats', 'hen'."
     assert found.to_dict()["notes"] == found.notes
 
 
@@ -77,7 +77,7 @@ def test_something_must_be_left(measure):
 def test_folders_can_be_passed_by(measure):
     found = measure(("cat", "dog"), "dog", "hen", ignore=["hen"])
     assert found.held.measures.n == 1
-    assert found.notes == ["Ignored, as asked: hen."]
+    assert found.reading == ("Ignored, as asked: hen.",)
 
 
 def test_two_classes_of_one_name_are_refused(measure):

@@ -212,7 +212,7 @@ class _Finder:
             ("from the home folder (~)", os.path.expanduser(name)),  # noqa: PTH111 - may be no path
         ):
             if os.path.lexists(self._table.parent / other):
-                if how and other != name:
+                if how:
                     self._read_as[how] += 1
                 return self._table.parent / other
         if not is_text(name):
