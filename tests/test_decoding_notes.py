@@ -85,6 +85,6 @@ def test_bits_that_change_nothing_are_told_where_that_matters():
 )
 def test_each_remark_has_its_sentence(remark, words):
     (line,) = notes_of([0], remarks=[remark]).lines()
-    assert line.startswith("1 photo ") and words in line and line.endswith("such as 0.png.")
+    assert line.startswith("1 photo ") and words in line and line.endswith(": 0.png.")
     (line,) = notes_of([0] * 1200, remarks=[remark]).lines()
-    assert line.startswith("1,200 photos ")
+    assert line.startswith("1,200 photos ") and line.endswith(", such as 0.png.")

@@ -100,7 +100,7 @@ class DecodingNotes:
         }
         for remark, what in say.items():
             if count := self._remarks[remark]:
-                yield f"{_photos(count).capitalize()} {what}, such as {self._first[remark]}."
+                yield f"{_photos(count)} {what}{': ' if count == 1 else ', such as '}{self._first[remark]}."
 
 
 def _photos(count: int) -> str:
