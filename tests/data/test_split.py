@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vertebra.data import Shares, assign_splits
+from vertebra.data._split import assign_folds
 from vertebra.errors import UsageError
 
 
@@ -77,3 +78,40 @@ def test_a_split_of_ones_own_can_be_split_again():
     again = assign_splits(digests, ["a"] * 400, first)
     assert 20 < again.count("val") < 60
     assert [split == "test" for split in again] == [split == "test" for split in first]
+
+
+def test_parts_of_many_photos_are_even_and_do_not_depend_on_the_others():
+    digests = hashes(400)
+    found = assign_folds(digests, (), folds=5)
+    assert sorted(Counter(found)) == [0, 1, 2, 3, 4]
+    assert all(count == pytest.approx(80, abs=30) for count in Counter(found).values())
+    assert assign_folds(digests[:150], (), folds=5) == found[:150]
+    assert assign_folds(digests, (), folds=5, seed=0) == found != assign_folds(digests, (), folds=5, seed=1)
+
+
+def test_parts_of_few_photos_are_dealt_out():
+    digests = hashes(23)
+    found = assign_folds(digests, [(3, 4, 9)], folds=5)
+    assert sorted(Counter(found).values()) in ([4, 4, 4, 4, 7], [4, 4, 4, 5, 6])
+    assert assign_folds(hashes(99), (), folds=5, seed=2) != assign_folds(hashes(99), (), folds=5, seed=3)
+    assert sorted(Counter(assign_folds(hashes(99), (), folds=5)).values()) == [19, 20, 20, 20, 20]
+
+
+@pytest.mark.parametrize("count", [23, 400])
+def test_photos_that_are_alike_are_held_out_together(count):
+    digests = hashes(count)
+    groups = [(0, 5, 11), (2, 3)]
+    found = assign_folds(digests, groups, folds=5)
+    for group in groups:
+        assert len({found[place] for place in group}) == 1
+
+
+def test_splits_are_known_by_what_they_say():
+    """Names that were read from a table are other objects than those in the code."""
+    names = [str(bytearray(name, "ascii"), "ascii") for name in ("train", "val", "test")]
+    given_splits = names * 100
+    found = assign_splits(hashes(300), ["a"] * 300, given_splits, shares=Shares(val=0.5))
+    assert found == given_splits
+    without_val = [name if name != "val" else names[0] for name in given_splits]
+    found = assign_splits(hashes(300), ["a"] * 300, without_val, shares=Shares(val=0.5))
+    assert Counter(found) == {"train": pytest.approx(100, abs=25), "val": pytest.approx(100, abs=25), "test": 100}

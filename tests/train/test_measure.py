@@ -127,3 +127,13 @@ def test_balanced_accuracy_and_its_interval_by_hand():
 def test_a_probability_of_nothing_costs_what_can_be_counted():
     found = measure(np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([1, 0]), ("a", "b"))
     assert found.nll == pytest.approx((12 * np.log(10) + np.log(2)) / 2)
+
+
+def test_the_best_five_of_three_are_no_figure():
+    found = measure(np.eye(3), np.arange(3), tuple("abc"))
+    assert found.top5 is None and found.top5_interval is None
+
+
+def test_the_ten_most_frequent_mistakes_are_named():
+    true = np.arange(12)
+    assert len(measure(np.eye(12)[(true + 1) % 12], true, tuple("abcdefghijkl")).most_confused()) == 10
