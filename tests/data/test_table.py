@@ -255,6 +255,14 @@ def test_a_class_whose_name_may_mean_none_is_told(read, name):
     )
 
 
+def test_labels_that_name_splits_are_told(read):
+    assert read(rows("train", "Test")).notes == (
+        "The labels 'Test' and 'train' are taken for classes, although they name splits.",
+    )
+    assert read(rows("train", "car")).notes == ()
+    assert read(rows("valid", "val")).notes == ()
+
+
 def test_empty_values_are_refused(refusal):
     assert refusal(rows("a", "b", "", "c")) == "TABLE, line 4: the label is empty."
     assert refusal(rows("a", "b", "c", " ")) == "TABLE, line 5: the label is empty."

@@ -16,7 +16,7 @@ from vertebra.photo_files import SUFFIXES as PHOTO_SUFFIXES
 
 from ._columns import check_split, choose_columns, fits
 from ._dataset import DataError, Dataset, Photo
-from ._labels import Ignored, is_text, join_names, tidy
+from ._labels import Ignored, is_text, join_names, split_of, tidy
 from ._table_file import Table, read_parquet, read_text
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -55,6 +55,9 @@ def read_table(path: Path, *, ignore: Sequence[str] = ()) -> Dataset:
     for row in rows:
         where.setdefault(row.label, row.where)
     classes, joined = join_names(where, str(path))
+    splits = sorted(name for name in set(classes.values()) if split_of(name))
+    if len({split_of(name) for name in splits}) > 1:
+        notes.append(f"The labels {' and '.join(map(repr, splits))} are taken for classes, although they name splits.")
     finder = _Finder(path)
     photos: dict[str, tuple[_Row, Photo]] = {}
     again = 0
