@@ -115,3 +115,25 @@ def test_splits_are_known_by_what_they_say():
     without_val = [name if name != "val" else names[0] for name in given_splits]
     found = assign_splits(hashes(300), ["a"] * 300, without_val, shares=Shares(val=0.5))
     assert Counter(found) == {"train": pytest.approx(100, abs=25), "val": pytest.approx(100, abs=25), "test": 100}
+
+
+def test_a_class_without_a_photo_to_train_on_takes_the_nearest_and_no_other():
+    digests = hashes(200)
+    alone = assign_splits(digests, ["a"] * 200)
+    others = hashes(200, "b")
+    tested = [
+        digest for digest, split in zip(others, assign_splits(others, ["b"] * 200), strict=True) if split == "test"
+    ]
+    labels = ["a"] * 200 + ["b"] * 3
+    found = assign_splits(digests + tested[:3], labels)
+    assert found[:200] == alone
+    assert sorted(found[200:]) == ["test", "test", "train"]
+
+
+def test_a_data_set_that_brings_its_test_photos_gets_no_more():
+    digests = hashes(300)
+    given_splits = ["test"] * 10 + [None] * 290
+    found = Counter(assign_splits(digests, ["a"] * 300, given_splits, shares=Shares(val=0.2, test=0.3)))
+    assert found["test"] == 10 and found["val"] == pytest.approx(58, abs=25)
+    found = Counter(assign_splits(digests, ["a"] * 300, ["val"] * 10 + [None] * 290, shares=Shares(0.2, 0.3)))
+    assert found["val"] == 10 and found["test"] == pytest.approx(87, abs=30)
