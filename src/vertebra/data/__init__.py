@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from ._alike import near_copies
 from ._audit import Audit, audit
 from ._dataset import DataError, Dataset, Photo, check_labels, check_seen, open_dataset, usable_part
+from ._duplicates import Duplicates, find_duplicates
 from ._facts import Album, Facts, look_through, read_file
 from ._labels import match_names
 from ._page import page, sections, thumbnail, write_page
@@ -19,6 +19,7 @@ __all__ = [
     "Audit",
     "DataError",
     "Dataset",
+    "Duplicates",
     "Facts",
     "Photo",
     "Shares",
@@ -28,9 +29,9 @@ __all__ = [
     "audit",
     "check_labels",
     "check_seen",
+    "find_duplicates",
     "look_through",
     "match_names",
-    "near_copies",
     "open_dataset",
     "page",
     "read_file",

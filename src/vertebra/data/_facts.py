@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
@@ -22,22 +24,28 @@ from vertebra.cache import cache_dir
 from vertebra.card import Decoding
 from vertebra.errors import ImageError
 from vertebra.machine import usable_cores
-from vertebra.pixels import FORMATS, UnsupportedError, decode, open_image
+from vertebra.pixels import FORMATS, OversizeError, UnsupportedError, decode, open_image
 
 from ._dataset import Dataset, Photo
 from ._shelf import Shelf
 
-# A thumbnail in grey is what photos are compared by.
+# Grey thumbnails are what photos are compared by: coarse ones, which are in memory, and finer ones, which are on disk.
 LOOK_SIZE = 16
-Look: TypeAlias = NDArray[np.uint8]  # (16, 16)
+THUMBNAIL_SIZE = 64
+Thumbnail: TypeAlias = NDArray[np.uint8]  # (64, 64)
 
 # A JPEG twice as large or more is decoded coarsely: seven times sooner for a photo of 12 megapixels.
 _ENOUGH = 256
-_VERSION = 2  # of what is kept: another way of computing it must not meet old values
+# Of what is kept: another way of computing it, or another decoder, must not meet old values.
+_VERSION = f"3, Pillow {PIL.__version__}"
 _COLUMNS = (
-    *("version TEXT", "width INTEGER", "height INTEGER", "look BLOB", "broken TEXT", "reason TEXT"),
-    *("levels INTEGER", "remarks TEXT"),
+    *("version TEXT", "width INTEGER", "height INTEGER", "look BLOB", "darkest INTEGER", "lightest INTEGER"),
+    *("edge REAL", "levels INTEGER", "remarks TEXT"),
 )
+_KEPT = tuple(column.split()[0] for column in _COLUMNS[1:])
+_THUMBNAIL_COLUMNS = ("version TEXT", "greys BLOB")
+# Levels of grey and edges are measured on a photo of this shorter side, in pixels: larger ones are reduced to it.
+_MEASURED = 128
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,12 @@ class Facts:
     width: int = 0  # pixels, as the photo stands upright
     height: int = 0
     look: bytes = b""  # 16 × 16 levels of grey
-    broken: str | None = None  # "unreadable", "empty", "not an image", "not supported" or "damaged"
+    darkest: int = 0  # level of grey, 0 … 255, that 1 % of the pixels are below
+    lightest: int = 255  # that 1 % are above
+    edge: float = 1.0  # steps between neighbouring pixels that 1 % are above, as a share of lightest - darkest
+    broken: str | None = (
+        None  # "unreadable", "empty", "not an image", "not supported", "too large", "out of memory" or "damaged"
+    )
     reason: str = ""  # what the decoder said, without the file's name
     levels: int = 0  # and `remarks`: as `pixels.Decoded` has them, the latter with a line break between them
     remarks: str = ""
@@ -57,17 +70,21 @@ class Facts:
 class Album:
     """The facts of all photos seen before, in one file; several threads and processes may use it.
 
-    Facts that were found by another decoding are found anew.
+    Only what was decoded is kept, and found anew by another decoding or decoder. Why a photo could not be decoded
+    depends on more than these: on the memory that was free, on a library's options.
     """
 
     def __init__(self, path: Path | None = None, decoding: Decoding = Decoding()) -> None:  # noqa: B008 - frozen
         self.decoding = decoding
         self._version = f"{_VERSION}, {decoding}"
-        self._shelf = Shelf(path or cache_dir() / "photos.sqlite", "facts", _COLUMNS)
+        path = path or cache_dir() / "photos.sqlite"
+        self._facts = Shelf(path, "facts", _COLUMNS)
+        self._thumbnails = Shelf(path, "thumbnails", _THUMBNAIL_COLUMNS)
 
     def save(self) -> None:
         """Keep what was found since the last call."""
-        self._shelf.save()
+        self._facts.save()
+        self._thumbnails.save()
 
     def look_at(
         self, content: bytes, digest: str | None = None, *, decode: bool = False
@@ -77,43 +94,101 @@ class Album:
         `digest` is the content's SHA-256, where it has been taken already.
         """
         digest = digest or hashlib.sha256(content).hexdigest()
-        row = self._shelf.get(digest)
-        picture = None
+        row = self._facts.get(digest)
         if row is not None and row[0] == self._version:
-            facts = Facts(digest, *row[1:])
-        else:
-            facts, picture = _examine(digest, content, self.decoding)
-            self._shelf.put(digest, (self._version, *astuple(facts)[1:]))
+            facts = Facts(digest, **dict(zip(_KEPT, row[1:], strict=True)))
+            if not decode:
+                return facts, None
+            try:
+                return facts, open_image(content, decoding=self.decoding)
+            except ImageError as error:
+                return _failed(digest, content, error), None
+        facts, picture = self._examine(digest, content)
         if decode and facts.broken is None and picture is None:
-            picture = open_image(content, decoding=self.decoding)
+            try:
+                picture = open_image(content, decoding=self.decoding)
+            except ImageError as error:
+                facts = _failed(digest, content, error)
         return facts, picture if decode else None
 
+    def thumbnail(self, digest: str, path: Path) -> Thumbnail | None:
+        """The thumbnail of a photo, from what is kept or from its file; None where that has changed or is gone."""
+        row = self._thumbnails.get(digest)
+        if row is None or row[0] != self._version:
+            content, failed = read_file(path)
+            if failed is not None or hashlib.sha256(content).hexdigest() != digest:
+                return None
+            try:
+                return _reduced(open_image(content, at_least=_ENOUGH, decoding=self.decoding).convert("L"))
+            except ImageError:
+                return None
+        greys = np.frombuffer(zlib.decompress(row[1]), np.uint8)
+        return greys.reshape(THUMBNAIL_SIZE, THUMBNAIL_SIZE)
 
-def _examine(digest: str, content: bytes, decoding: Decoding) -> tuple[Facts, Image.Image | None]:
-    """Facts by decoding; with them the picture, where it was decoded in full."""
-    try:
-        found = decode(content, at_least=_ENOUGH, decoding=decoding)
-    except ImageError as error:
-        kind = "damaged"
-        if not content:
-            kind = "empty"
-        elif isinstance(error, UnsupportedError):
-            kind = "not supported"
-        elif isinstance(error.__cause__, UnidentifiedImageError):
-            kind = "not an image"
-        reason = str(error).removeprefix(f"image of {len(content)} bytes ")
-        return Facts(digest, broken=kind, reason=reason), None
-    picture = found.picture
-    with Image.open(io.BytesIO(content), formats=FORMATS) as header:
-        stored = header.size
-    # Turned by its EXIF orientation? Then the sides are exchanged; a coarse picture has the same ratio.
-    turned = (stored[0] > stored[1]) != (picture.width > picture.height) and picture.width != picture.height
-    width, height = stored[::-1] if turned else stored
-    whole = picture.size == (width, height)
-    grey = picture.convert("L").resize((LOOK_SIZE, LOOK_SIZE), Image.Resampling.BOX)
-    levels, remarks = found.levels, "\n".join(found.remarks)
-    facts = Facts(digest, width, height, grey.tobytes(), levels=levels, remarks=remarks)
-    return facts, picture if whole else None
+    def _examine(self, digest: str, content: bytes) -> tuple[Facts, Image.Image | None]:
+        """Facts by decoding, to be kept; with them the picture, where it was decoded in full."""
+        try:
+            found = decode(content, at_least=_ENOUGH, decoding=self.decoding)
+        except ImageError as error:
+            return _failed(digest, content, error), None
+        picture = found.picture
+        with Image.open(io.BytesIO(content), formats=FORMATS) as header:
+            stored = header.size
+        # Turned by its EXIF orientation? Then the sides are exchanged; a coarse picture has the same ratio.
+        turned = (stored[0] > stored[1]) != (picture.width > picture.height) and picture.width != picture.height
+        width, height = stored[::-1] if turned else stored
+        grey = picture.convert("L")
+        thumbnail = _reduced(grey)
+        look = thumbnail.reshape(LOOK_SIZE, 4, LOOK_SIZE, 4).mean(axis=(1, 3)).round().astype(np.uint8)
+        facts = Facts(
+            digest, width, height, look.tobytes(), *_levels(grey), levels=found.levels, remarks="\n".join(found.remarks)
+        )
+        self._facts.put(digest, (self._version, *(getattr(facts, name) for name in _KEPT)))
+        self._thumbnails.put(digest, (self._version, zlib.compress(thumbnail.tobytes(), 1)))
+        return facts, picture if picture.size == (width, height) else None
+
+
+def _failed(digest: str, content: bytes, error: ImageError) -> Facts:
+    kind = "damaged"
+    if not content:
+        kind = "empty"
+    elif isinstance(error, UnsupportedError):
+        kind = "not supported"
+    elif isinstance(error.__cause__, UnidentifiedImageError):
+        kind = "not an image"
+    elif isinstance(error.__cause__, MemoryError):
+        kind = "out of memory"
+    elif isinstance(error, OversizeError):
+        kind = "too large"
+    reason = str(error).removeprefix(f"image of {len(content)} bytes ")
+    return Facts(digest, broken=kind, reason=reason)
+
+
+def _reduced(grey: Image.Image) -> Thumbnail:
+    return np.asarray(grey.resize((THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.BILINEAR, reducing_gap=3.0))
+
+
+def _levels(grey: Image.Image) -> tuple[int, int, float]:
+    """The darkest and the lightest level but for 1 % of the pixels, and the steepest step but for 1 %."""
+    scale = min(1.0, _MEASURED / min(grey.size))
+    # Of a long strip, the middle is enough.
+    side = 4 * min(grey.size)
+    if max(grey.size) > side:
+        left, top = max(0, (grey.width - side) // 2), max(0, (grey.height - side) // 2)
+        grey = grey.crop((left, top, grey.width - left, grey.height - top))
+    size = (max(1, round(grey.width * scale)), max(1, round(grey.height * scale)))
+    levels = np.asarray(grey.resize(size, Image.Resampling.BOX)).astype(np.int16)
+    darkest, lightest = _quantile(levels, 0.01), _quantile(levels, 0.99)
+    steps = np.concatenate([np.abs(np.diff(levels, axis=axis)).ravel() for axis in (0, 1)])
+    if not len(steps) or lightest == darkest:
+        return darkest, lightest, 1.0
+    return darkest, lightest, min(1.0, _quantile(steps, 0.99) / (lightest - darkest))
+
+
+def _quantile(values: NDArray[np.int16], share: float) -> int:
+    """The least of the values, 0 … 255, that so large a share of them are no larger than."""
+    counts = np.bincount(values.ravel(), minlength=256).cumsum()
+    return int(np.searchsorted(counts, share * counts[-1]))
 
 
 def read_file(path: Path) -> tuple[bytes, Facts | None]:

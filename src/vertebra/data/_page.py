@@ -14,7 +14,7 @@ from vertebra.errors import ImageError
 from vertebra.files import replacing
 from vertebra.pixels import open_image
 
-from ._audit import FEW, TINY, Audit, Group, Odd
+from ._audit import FEW, Audit, Group, Odd
 from ._dataset import DataError, Dataset
 
 _THUMBNAIL = 112  # pixels of the longer side
@@ -71,9 +71,10 @@ def sections(dataset: Dataset, found: Audit) -> str:
         *[(name, f"{count:,}") for name, count in found.splits.items()],
     ]
     parts = ['<div class="facts">' + "".join(f"<div><b>{b}</b>{escape(a)}</div>" for a, b in numbers) + "</div>"]
-    problems = found.problems or ["no problems found"]
-    kind = "bad" if found.problems else "good"
-    parts += [f'<p class="{kind}">{escape(problem)}</p>' for problem in problems]
+    for problem in found.problems:
+        parts.append(f'<p class="bad">{escape(problem)}</p>')
+    if not found.problems:
+        parts.append(f'<p class="good">{escape(found.conclusion)}</p>')
     parts += [f"<p>{escape(note)}</p>" for note in found.notes]
     if found.broken:
         rows = "".join(
@@ -90,9 +91,9 @@ def sections(dataset: Dataset, found: Audit) -> str:
     ):
         if groups:
             parts.append(_section(title, len(groups), _groups(dataset, groups)))
-    for title, odd in ((f"Smaller than {TINY} pixels", found.tiny), ("Long and narrow", found.extreme)):
-        if odd and 2 * len(odd) <= found.usable:
-            parts.append(_section(title, len(odd), _odd(dataset, odd)))
+    for title, odd in found.odd:
+        if odd and not found.is_usual(odd):
+            parts.append(_section(title[0].upper() + title[1:], len(odd), _odd(dataset, odd)))
     for title, lines in (
         ("Class names that differ in case only", [" and ".join(names) for names in found.case_clashes]),
         (f"Classes with fewer than {FEW} photos", [f"{name}: {count}" for name, count in found.few.items()]),
@@ -121,10 +122,11 @@ def _bars(classes: dict[str, int]) -> str:
 def _groups(dataset: Dataset, groups: Sequence[Group]) -> str:
     shown = []
     for group in groups[:_MOST]:
-        splits = group.splits if len(group.splits) == len(group.paths) else ("",) * len(group.paths)
+        count = len(group.paths)
+        splits = group.splits if len(group.splits) == count else ("",) * count
         figures = [
-            thumbnail(dataset.root / path, f"{path} {split}".strip())
-            for path, split in list(zip(group.paths, splits, strict=True))[:6]
+            thumbnail(dataset.root / path, " · ".join(part for part in (path, kind, split) if part))
+            for path, kind, split in list(zip(group.paths, group.kinds or ("",) * count, splits, strict=True))[:6]
         ]
         rest = f"<p>and {len(group.paths) - 6} more</p>" if len(group.paths) > 6 else ""
         shown.append(f'<div class="group">{"".join(figures)}{rest}</div>')

@@ -34,6 +34,9 @@ class Shelf:
         with contextlib.suppress(sqlite3.Error, OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(path, timeout=10, check_same_thread=False)
+            known = connection.execute(f"SELECT name || ' ' || type FROM pragma_table_info('{table}')").fetchall()  # noqa: S608
+            if known and [row[0] for row in known[1:]] != list(columns):
+                connection.execute(f"DROP TABLE {table}")  # of another version, whose rows nobody reads any more
             connection.execute(f"CREATE TABLE IF NOT EXISTS {table} (sha256 TEXT PRIMARY KEY, {', '.join(columns)})")
             self._connection = connection
 
@@ -49,6 +52,8 @@ class Shelf:
 
     def put(self, digest: str, row: tuple[Any, ...]) -> None:
         """Keep a row; it is on disk after `save`, which this calls now and then."""
+        if self._connection is None:
+            return
         with self._lock:
             self._new[digest] = row
             full = len(self._new) >= _SAVE_EVERY
@@ -58,7 +63,8 @@ class Shelf:
     def save(self) -> None:
         """Write what is new."""
         with self._lock, contextlib.suppress(sqlite3.Error):
-            if self._connection is not None and self._new:
+            # Forgotten even where they cannot be written: they would fill the memory.
+            new, self._new = self._new, {}
+            if self._connection is not None and new:
                 with self._connection:
-                    self._connection.executemany(self._insert, [(key, *row) for key, row in self._new.items()])
-                self._new = {}
+                    self._connection.executemany(self._insert, [(key, *row) for key, row in new.items()])

@@ -1,7 +1,8 @@
 """Which photos train, which choose, which test.
 
 A photo's place follows from its content and the seed alone: adding or renaming photos moves no other one, a copy goes
-where its original went, and a classifier trained again on more photos is tested on the same ones.
+where its original went, and a classifier trained again on more photos is tested on the same ones. Photos that show the
+same picture stay together: one of them decides for all.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def assign_splits(
     labels: Sequence[str],
     given: Sequence[str | None] | None = None,
     *,
+    alike: Sequence[Sequence[int]] = (),
     shares: Shares | None = None,
     seed: int = 0,
 ) -> list[str]:
@@ -45,7 +47,9 @@ def assign_splits(
         hashes: SHA-256 of the photos' content, in hex.
         labels: their classes.
         given: splits that the data set brings; None where it does not say. Photos without one are split among train
-            and those that the data set does not bring.
+            and those that the data set does not bring; one that shows the same picture as a photo that has one goes
+            with it. A given split is never changed, except that train may give some to val.
+        alike: groups of places in `hashes` that show the same picture.
         shares: of the photos without a given split.
         seed: another seed draws other lots.
     """
@@ -55,8 +59,10 @@ def assign_splits(
     test = 0.0 if "test" in brought else shares.test
     # What the data set keeps for training may still have to give some for choosing.
     val = 0.0 if "val" in brought else shares.val
+    deciding = _deciding(hashes, alike)
+    given = _given_together(given, alike)
     found: list[str] = []
-    for digest, split in zip(hashes, given, strict=True):
+    for digest, split in zip(deciding, given, strict=True):
         lot = _lot(digest, seed)
         if split in ("val", "test"):
             found.append(split)
@@ -65,12 +71,38 @@ def assign_splits(
             found.append("val" if _lot(f"val {digest}", seed) < val else "train")
         else:
             found.append("test" if lot < test else "val" if lot < test + val else "train")
-    trained = {label for label, split in zip(labels, found, strict=True) if split == "train"}
-    for label in set(labels) - trained:
-        own = [i for i, other in enumerate(labels) if other == label and given[i] in (None, "train")]
-        if own:
-            found[max(own, key=lambda i: _lot(hashes[i], seed))] = "train"
+    for label in sorted(set(labels)):
+        own = [i for i, other in enumerate(labels) if other == label]
+        if "train" in {found[i] for i in own}:
+            continue
+        if movable := [i for i in own if given[i] in (None, "train")]:
+            chosen = deciding[max(movable, key=lambda i: _lot(deciding[i], seed))]
+            for i, digest in enumerate(deciding):
+                if digest == chosen and given[i] in (None, "train"):
+                    found[i] = "train"
     return found
+
+
+def _deciding(hashes: Sequence[str], alike: Sequence[Sequence[int]]) -> list[str]:
+    """The hash whose lot each photo draws: the least of its group, which is as good a lot as any other."""
+    deciding = list(hashes)
+    for group in alike:
+        least = min(hashes[place] for place in group)
+        for place in group:
+            deciding[place] = least
+    return deciding
+
+
+def _given_together(given: Sequence[str | None], alike: Sequence[Sequence[int]]) -> list[str | None]:
+    """The given splits, also for photos without one that show the same picture as one that has it."""
+    together = list(given)
+    for group in alike:
+        own = {given[place] for place in group}
+        # Where the data set has a picture in several already, one more in train gives nothing away.
+        split = next((name for name in ("train", "val", "test") if name in own), None)
+        for place in group:
+            together[place] = given[place] or split
+    return together
 
 
 def assign_folds(hashes: Sequence[str], alike: Sequence[Sequence[int]], *, folds: int, seed: int = 0) -> list[int]:
@@ -82,11 +114,7 @@ def assign_folds(hashes: Sequence[str], alike: Sequence[Sequence[int]], *, folds
         folds: number of parts.
         seed: another seed draws other lots.
     """
-    lots = [_lot(digest, seed) for digest in hashes]
-    for group in alike:
-        least = min(lots[place] for place in group)
-        for place in group:
-            lots[place] = least
+    lots = [_lot(digest, seed) for digest in _deciding(hashes, alike)]
     if len(hashes) >= 20 * folds:
         return [int(lot * folds) for lot in lots]
     # So few that chance could leave a part empty: the parts are dealt out in the order of the lots.

@@ -131,7 +131,7 @@ def evaluate(
         tell=lambda done, total: tell("predicting", done, total),
     )
     # Raises where nothing can be used.
-    audited = audit(dataset, facts, decoding=predictor.preprocessing.decoding)
+    audited = audit(dataset, facts, decoding=predictor.preprocessing.decoding, duplicates=())
     kept = [i for i, fact in enumerate(facts) if fact.broken is None]
     photos = [dataset.photos[i] for i in kept]
     number = {name: index for index, name in enumerate(names)}

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vertebra.data import Audit, Dataset, Facts, Photo, assign_folds, audit, near_copies, usable_part
+from vertebra.data import Album, Audit, Dataset, Facts, Photo, assign_folds, audit, find_duplicates, usable_part
 from vertebra.errors import UsageError, VertebraError
 from vertebra.files import replacing
 
@@ -68,11 +68,17 @@ class Labelled:
     names: tuple[str, ...]  # of the classes that have photos
     labels: Labels
     usable: list[int]  # places among the photos that were looked through
+    alike: tuple[tuple[int, ...], ...]  # groups of places in `photos` that show the same picture
+    audit_again: Callable[[Sequence[str]], Audit]  # with the splits of `photos`
 
     @property
     def photos(self) -> Sequence[Photo]:
         """In the order of `labels`."""
         return self.dataset.photos
+
+    def with_splits(self, splits: Sequence[str]) -> Labelled:
+        """The same, audited with the splits that a run uses; of each photo."""
+        return replace(self, audit=self.audit_again(splits))
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,8 @@ def usable_photos(dataset: Dataset, facts: list[Facts], settings: Settings) -> L
         DataError: nothing is left to tell apart, a class has no photo to train on, or `strict` and there are problems.
         TrainError: no photo is for training.
     """
-    found = audit(dataset, facts, decoding=settings.decoding)
+    duplicates = find_duplicates(dataset, facts, Album(decoding=settings.decoding))
+    found = audit(dataset, facts, decoding=settings.decoding, duplicates=duplicates)
     if settings.strict:
         found.check()
     usable = [index for index, fact in enumerate(facts) if fact.broken is None]
@@ -108,16 +115,27 @@ def usable_photos(dataset: Dataset, facts: list[Facts], settings: Settings) -> L
         )
     number = {name: index for index, name in enumerate(kept.classes)}
     labels = np.array([number[photo.label] for photo in kept.photos], np.int64)
-    return Labelled(kept, [facts[i] for i in usable], found, kept.classes, labels, usable)
+    place_of = {index: place for place, index in enumerate(usable)}
+    groups = (tuple(place_of[i] for i in group.members if i in place_of) for group in duplicates)
+
+    def audit_again(splits: Sequence[str]) -> Audit:
+        every = [""] * len(facts)
+        for index, split in zip(usable, splits, strict=True):
+            every[index] = split
+        return audit(dataset, facts, every, settings.decoding, duplicates)
+
+    alike = tuple(group for group in groups if len(group) > 1)
+    return Labelled(kept, [facts[i] for i in usable], found, kept.classes, labels, usable, alike, audit_again)
 
 
 def folds_of(data: Labelled, places: Sequence[int], settings: Settings) -> Labels:
     """The part that each of those photos is held out with."""
     if not places:
         raise TrainError(f"{data.dataset.name} marks no photo for training. Change the split of some to train.")
-    facts = [data.facts[place] for place in places]
-    hashes = [fact.sha256 for fact in facts]
-    folds = assign_folds(hashes, near_copies(facts), folds=settings.folds, seed=settings.seed)
+    hashes = [data.facts[place].sha256 for place in places]
+    number = {place: index for index, place in enumerate(places)}
+    alike = [[number[place] for place in group if place in number] for group in data.alike]
+    folds = assign_folds(hashes, [group for group in alike if group], folds=settings.folds, seed=settings.seed)
     if len(set(folds)) < 2:
         raise TrainError(f"{data.dataset.name} has too few different photos to hold some out. Add photos.")
     return np.array(folds, np.int64)

@@ -1,0 +1,268 @@
+"""Photos that are there more than once: the same file, or the same picture mirrored, rotated, cropped or re-encoded."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._compare import (
+    MIN_CONTRAST,
+    ROUGH_RATIO,
+    Floats,
+    Placement,
+    coarse_correlation,
+    compare,
+    same_proportions,
+    smoothed,
+)
+from ._dataset import Dataset
+from ._facts import LOOK_SIZE, Album, Facts, Thumbnail
+from ._hashes import WINDOWS, Candidates, Index, candidates, greys_of
+
+# Of pictures with fewer pixels, those of different things agree as well as crops and mirror images do (digits of
+# 8 × 8, icons): only the same picture as it stands is looked for.
+MIN_SIDE = 32
+IDENTICAL = "identical file"
+
+_BATCH = 64  # pairs of thumbnails compared at once: 10 MB
+_MIN_COARSE = 0.77  # correlation of 16 × 16 greys below which thumbnails are not compared
+_MOVES = 8  # how often a photo may be compared with another original of its group
+_REMEMBERED = 1 << 22  # pairs
+_BLOCK = 4096  # photos or pairs whose coarse greys are compared at once
+_ALL = np.array([0, 0, 1, 1], np.float32)  # the box of a whole photo
+_COST = 4  # of comparing thumbnails, where that of coarse greys is 1
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Photos of the same picture: the one that shows most of it first, then what was done to get each other."""
+
+    members: tuple[int, ...]  # places in the facts
+    kinds: tuple[str, ...]  # of each; that of the first is empty
+
+
+def find_duplicates(dataset: Dataset, facts: Sequence[Facts], album: Album | None = None) -> list[Duplicates]:
+    """Groups of photos of a data set that show the same picture.
+
+    Args:
+        dataset: the photos.
+        facts: of each photo, as `look_through` returns them.
+        album: what is known of photos; None: the one in the cache.
+    """
+    album = album or Album()
+    return group_duplicates(facts, lambda place: album.thumbnail(facts[place].sha256, dataset.photos[place].path))
+
+
+def group_duplicates(facts: Sequence[Facts], thumbnail: Callable[[int], Thumbnail | None]) -> list[Duplicates]:
+    """Groups of photos that show the same picture; photos that cannot be used are left out.
+
+    Each member of a group agrees with its first: what is alike to another member alone does not join.
+
+    Args:
+        facts: of each photo.
+        thumbnail: of a photo by its place; None where it cannot be had. Then only its bytes are compared.
+    """
+    first_of = _first_of_each_file(facts)
+    firsts = np.nonzero(first_of == np.arange(len(facts)))[0].astype(np.int32)
+    search = _Search(facts, firsts, thumbnail)
+    search.run()
+    copies: dict[int, list[int]] = defaultdict(list)
+    for place in np.nonzero((first_of >= 0) & (first_of != np.arange(len(facts))))[0].tolist():
+        copies[int(first_of[place])].append(place)
+    found = []
+    alone = set(copies)
+    for first, members in search.members.items():
+        kinds = search.kinds(members)
+        group = [(first, ""), *sorted(zip(members, kinds, strict=True))]
+        alone -= {place for place, _ in group}
+        group = [
+            entry
+            for place, kind in group
+            for entry in ((place, kind), *((copy, kind or IDENTICAL) for copy in copies.get(place, ())))
+        ]
+        found.append(Duplicates(*(tuple(column) for column in zip(*group, strict=True))))
+    for first in alone:
+        found.append(Duplicates((first, *copies[first]), ("", *[IDENTICAL] * len(copies[first]))))
+    return sorted(found, key=lambda group: min(group.members))
+
+
+def _first_of_each_file(facts: Sequence[Facts]) -> NDArray[np.int32]:
+    """(N,) the first photo with the same bytes; -1 for those that cannot be used."""
+    first = np.full(len(facts), -1, np.int32)
+    # A dictionary of a million digests would take a quarter of the memory.
+    digests = np.fromiter((hash(found.sha256) for found in facts), np.int64, len(facts))
+    order = np.argsort(digests, kind="stable")
+    seen: dict[str, int] = {}
+    last = None
+    for place in order.tolist():
+        if facts[place].broken is None:
+            if digests[place] != last:
+                seen, last = {}, digests[place]
+            first[place] = seen.setdefault(facts[place].sha256, place)
+    return first
+
+
+class _Search:
+    """Groups of photos around an original each, which grow pair by pair."""
+
+    def __init__(
+        self, facts: Sequence[Facts], photos: NDArray[np.int32], thumbnail: Callable[[int], Thumbnail | None]
+    ) -> None:
+        count = len(facts)
+        self._looks = [found.look for found in facts]
+        self._sizes = np.array([(found.width, found.height) for found in facts], np.float32).reshape(-1, 2)
+        self._photos = photos
+        self._thumbnail = thumbnail
+        self._smoothed = lru_cache(512)(self._load)
+        self.members: dict[int, list[int]] = {}
+        self._original = np.arange(count, dtype=np.int32)  # itself, or the original of its group
+        self._orientation = np.zeros(count, np.int8)  # in its original
+        self._boxes = np.tile(_ALL, (count, 1))
+        self._active = np.zeros(count, bool)
+        self._moves = np.zeros(count, np.uint8)
+        # So much work is spent on each photo's likes that the search ends in time, however many they are.
+        self._effort = np.full(count, np.clip(2_000_000 // max(count, 1), 8, 48), np.int16)
+        self._tried = np.zeros(_REMEMBERED, np.uint32)
+
+    def run(self) -> None:
+        """Find the groups."""
+        kept = np.zeros(len(self._photos), bool)
+        for start in range(0, len(kept), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            kept[part] = greys_of(self._looks, self._photos[part]).std(axis=(1, 2)) >= MIN_CONTRAST
+        photos = self._photos[kept]
+        if len(photos) < 2:
+            return
+        self._active[photos] = True
+        index = Index.of(self._looks, photos, self._sizes[photos].min(axis=1) >= MIN_SIDE)
+        for found in candidates(index, self._active):
+            self._take(found)
+
+    def kinds(self, members: Sequence[int]) -> list[str]:
+        """What was done to the original to get each."""
+        return self._placement(np.array(members)).kinds()
+
+    def _placement(self, places: NDArray[Any]) -> Placement:
+        return Placement(self._orientation[places].astype(np.int64), self._boxes[places].astype(np.float64))
+
+    def _take(self, found: Candidates) -> None:
+        """Compare candidates, the most similar first, and join what is the same."""
+        found = found.at(self._worth(found))
+        likeness = np.zeros(len(found))
+        for start in range(0, len(found), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            likeness[part] = self._coarse(found.at(part))
+        hopeful = likeness >= _MIN_COARSE
+        np.subtract.at(self._effort, found.copy[~hopeful], 1)
+        # A symmetric picture agrees in several orientations: as it stands is the simplest.
+        order = np.argsort(-(likeness + 0.02 * (found.orientation == 0) + 0.02 * (found.window == 0)), kind="stable")
+        waiting = found.at(order[hopeful[order]])
+        while len(waiting):
+            again = self._compare(waiting.at(slice(_BATCH)))
+            waiting = again.before(waiting.at(slice(_BATCH, None)))
+
+    def _worth(self, found: Candidates) -> NDArray[Any]:
+        """Which candidates are compared: those that were not before, of photos that were not compared too often."""
+        pair = found.copy * np.int64(1_000_003) + found.original
+        code = ((pair * 8 + found.orientation) * 32 + found.window).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        _, once = np.unique(code, return_index=True)
+        once.sort()
+        slot = (code[once] >> np.uint64(42)).astype(np.int64) % _REMEMBERED
+        tag = (code[once] >> np.uint64(8)).astype(np.uint32) | np.uint32(1)
+        new = self._tried[slot] != tag
+        self._tried[slot] = tag
+        once = once[new]
+        copy, original = found.copy[once], found.original[once]
+        together = self._original[copy] == self._original[original]
+        return np.asarray(once[self._active[copy] & (self._effort[copy] > 0) & ~together])
+
+    def _coarse(self, found: Candidates) -> NDArray[np.float64]:
+        """(N,) the correlation of 16 × 16 greys; 0 where the proportions differ."""
+        guess = _guess(found)
+        likeness = np.zeros(len(found))
+        sizes = self._sizes[found.original], self._sizes[found.copy]
+        places = np.nonzero(same_proportions(*sizes, guess, ROUGH_RATIO))[0]
+        originals, copies = (greys_of(self._looks, photos[places]) for photos in (found.original, found.copy))
+        likeness[places] = coarse_correlation(originals, copies, guess.at(places))
+        return likeness
+
+    def _load(self, place: int) -> Floats | None:
+        greys = self._thumbnail(place)
+        return None if greys is None else smoothed(greys)
+
+    def _compare(self, batch: Candidates) -> Candidates:
+        """Join the pairs of a batch that are the same; those whose original has joined another are given back."""
+        leaders = self._original[batch.original]
+        open_ = (self._original[batch.copy] == batch.copy) & (leaders != batch.copy) & (self._effort[batch.copy] > 0)
+        batch, leaders = batch.at(open_), leaders[open_]
+        guess = _guess(batch).then(self._placement(batch.original))
+        same, found = self._same(leaders, batch.copy, guess)
+        np.subtract.at(self._effort, batch.copy[~same], _COST)
+        again = []
+        for place in np.nonzero(same)[0].tolist():
+            copy, leader = int(batch.copy[place]), int(leaders[place])
+            if self._original[copy] != copy:
+                continue
+            if self._original[leader] != leader:
+                again.append(place)
+                continue
+            self._join(copy, leader, found.at(np.array([place])))
+        return batch.at(np.array(again, np.int64))
+
+    def _same(
+        self, originals: NDArray[Any], copies: NDArray[Any], guess: Placement
+    ) -> tuple[NDArray[np.bool_], Placement]:
+        """Whether each copy shows the same as its original or a part of it, and where it lies."""
+        thumbnails: list[tuple[Floats, Floats]] = []
+        there = np.zeros(len(copies), bool)
+        for place, (original, copy) in enumerate(zip(originals.tolist(), copies.tolist(), strict=True)):
+            one, other = self._smoothed(original), self._smoothed(copy)
+            if one is not None and other is not None:
+                thumbnails.append((one, other))
+                there[place] = True
+        same = np.zeros(len(copies), bool)
+        if not thumbnails:
+            return same, guess
+        firsts, seconds = (np.stack(column) for column in zip(*thumbnails, strict=True))
+        movable = self._sizes[copies[there]].min(axis=1) >= MIN_SIDE
+        same[there], found = compare(firsts, seconds, guess.at(there), movable=movable)
+        guess.boxes[there] = found.boxes
+        return same & same_proportions(self._sizes[originals], self._sizes[copies], guess), guess
+
+    def _join(self, copy: int, original: int, placement: Placement) -> None:
+        """Put a photo, and those of which it was the original, into the group of another."""
+        sizes = len(self.members.get(copy, ())), len(self.members.get(original, ()))
+        if not placement.cropped[0] and (sizes[0], -copy) > (sizes[1], -original):
+            copy, original, placement = original, copy, placement.inverse()
+        moved = self.members.pop(copy, [])
+        group = self.members.setdefault(original, [])
+        self._put(copy, original, placement.at(np.array([0])))
+        group.append(copy)
+        for start in range(0, len(moved), _BATCH):
+            places = np.array(moved[start : start + _BATCH])
+            guess = self._placement(places).then(placement.at(np.zeros(len(places), np.int64)))
+            same, found = self._same(np.full(len(places), original), places, guess)
+            self._moves[places] += 1
+            for k, place in enumerate(places.tolist()):
+                if same[k] and self._moves[place] < _MOVES:
+                    self._put(place, original, found.at(np.array([k])))
+                    group.append(place)
+                else:
+                    self._original[place], self._active[place] = place, True
+                    self._orientation[place], self._boxes[place] = 0, _ALL
+
+    def _put(self, copy: int, original: int, placement: Placement) -> None:
+        self._original[copy], self._active[copy] = original, False
+        self._orientation[copy], self._boxes[copy] = placement.orientation[0], placement.boxes[0]
+
+
+def _guess(found: Candidates) -> Placement:
+    """Where the copies would lie, by their hashes."""
+    x, y, width, height = np.array(WINDOWS, np.float64)[found.window].T / LOOK_SIZE
+    return Placement(found.orientation, np.stack([x, y, x + width, y + height], axis=1))
