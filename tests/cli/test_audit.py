@@ -19,7 +19,7 @@ def test_text_page_and_strict(vertebra, photos, tmp_path):
     done = vertebra("audit", photos, "--html", tmp_path / "a.html", "--strict")
     assert done.code == 0
     assert "4 photos in 2 classes, 4 of them usable" in done.out
-    assert "no problems found" in done.out
+    assert "no problems that --strict refuses; to look at: 2 classes with fewer than 10 photos" in done.out
     assert (tmp_path / "a.html").is_file()
     (photos / "cat" / "\x1b[31mbad.png").write_bytes(b"")
     done = vertebra("audit", photos)

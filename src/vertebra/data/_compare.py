@@ -24,6 +24,7 @@ Numbers: TypeAlias = NDArray[np.int64]
 # different photos only those of like objects before the same background.
 MIN_CORRELATION = 0.9  # of the greys
 MIN_DETAIL = 0.965  # of the greys less their mean over 5 × 5 of 32 × 32
+MIN_EVEN_DETAIL = 0.92  # of these divided by their strength around each point: not of the strongest edges alone
 # Flat pictures (a white page, a black frame) and mere gradients look all alike without being the same.
 MIN_CONTRAST = 4.0  # standard deviation of the greys, of 255
 MIN_DETAIL_CONTRAST = 1.0
@@ -38,6 +39,7 @@ _GRID = 32  # points in either direction at which thumbnails are compared
 _STEPS = 4
 _LONGEST_STEP = 0.06  # of a side
 _HOPEFUL = 0.7  # correlation below which moving and scaling hardly ever helps
+_FAINT = 2.0  # strength of detail, in levels, below which it counts for less
 _CLIPPED = 245.0  # a level from which brightening may have cut off what was there
 
 SAME = "same picture"
@@ -249,12 +251,17 @@ def _agree(values: Floats, targets: Floats, correlation: Doubles) -> Flags:
     if not len(hopeful):
         return same
     one, other = values[hopeful], targets[hopeful]
-    # What one has lost to brightening, and what is next to it, says nothing; unless that is most of the picture.
+    # What one has lost to brightening, and what is next to it, says nothing; unless that is nearly all of the picture.
     lost = _widened((one >= _CLIPPED) != (other >= _CLIPPED))
-    kept = ~lost | (lost.mean(axis=(1, 2)) > 0.5)[:, None, None]
-    details = [greys - _local_mean(greys) for greys in (one, other)]
+    kept = ~lost | (lost.mean(axis=(1, 2)) > 0.8)[:, None, None]
+    details = [greys - _local_mean(greys, 5) for greys in (one, other)]
     enough = np.minimum(*(detail.std(axis=(1, 2)) for detail in details)) >= MIN_DETAIL_CONTRAST
-    same[hopeful] = enough & (_correlation(details[0], details[1], kept) >= MIN_DETAIL)
+    even = [detail / np.sqrt(_local_mean(detail**2, 9) + _FAINT**2) for detail in details]
+    same[hopeful] = (
+        enough
+        & (_correlation(details[0], details[1], kept) >= MIN_DETAIL)
+        & (_correlation(even[0], even[1], kept) >= MIN_EVEN_DETAIL)
+    )
     return same
 
 
@@ -265,11 +272,12 @@ def _widened(mask: Flags) -> Flags:
     return np.asarray(rows[:, :, :-2] | rows[:, :, 1:-1] | rows[:, :, 2:])
 
 
-def _local_mean(greys: Floats) -> Floats:
-    """The mean over 5 × 5 pixels; edges are repeated outwards."""
-    padded = np.pad(greys, ((0, 0), (2, 2), (2, 2)), mode="edge")
-    rows = np.sum([padded[:, k : k + _GRID] for k in range(5)], axis=0)
-    return np.asarray(np.sum([rows[:, :, k : k + _GRID] for k in range(5)], axis=0) / 25, np.float32)
+def _local_mean(greys: Floats, size: int) -> Floats:
+    """The mean over size × size points; edges are repeated outwards."""
+    edge = size // 2
+    padded = np.pad(greys, ((0, 0), (edge, edge), (edge, edge)), mode="edge")
+    rows = np.sum([padded[:, k : k + _GRID] for k in range(size)], axis=0)
+    return np.asarray(np.sum([rows[:, :, k : k + _GRID] for k in range(size)], axis=0) / size**2, np.float32)
 
 
 def _correlation(one: Floats, other: Floats, kept: Flags | None = None) -> Doubles:

@@ -69,8 +69,9 @@ def group_duplicates(facts: Sequence[Facts], thumbnail: Callable[[int], Thumbnai
         thumbnail: of a photo by its place; None where it cannot be had. Then only its bytes are compared.
     """
     first_of = _first_of_each_file(facts)
-    firsts = np.nonzero(first_of == np.arange(len(facts)))[0].astype(np.int32)
-    search = _Search(facts, firsts, thumbnail)
+    # In the order of their contents: what the files are called and in which order they lie changes nothing.
+    files = sorted(np.nonzero(first_of == np.arange(len(facts)))[0].tolist(), key=lambda place: facts[place].sha256)
+    search = _Search([facts[place] for place in files], lambda number: thumbnail(files[number]))
     search.run()
     copies: dict[int, list[int]] = defaultdict(list)
     for place in np.nonzero((first_of >= 0) & (first_of != np.arange(len(facts))))[0].tolist():
@@ -79,7 +80,8 @@ def group_duplicates(facts: Sequence[Facts], thumbnail: Callable[[int], Thumbnai
     alone = set(copies)
     for first, members in search.members.items():
         kinds = search.kinds(members)
-        group = [(first, ""), *sorted(zip(members, kinds, strict=True))]
+        others = ((files[number], kind) for number, kind in zip(members, kinds, strict=True))
+        group = [(files[first], ""), *sorted(others)]
         alone -= {place for place, _ in group}
         group = [
             entry
@@ -111,13 +113,10 @@ def _first_of_each_file(facts: Sequence[Facts]) -> NDArray[np.int32]:
 class _Search:
     """Groups of photos around an original each, which grow pair by pair."""
 
-    def __init__(
-        self, facts: Sequence[Facts], photos: NDArray[np.int32], thumbnail: Callable[[int], Thumbnail | None]
-    ) -> None:
+    def __init__(self, facts: Sequence[Facts], thumbnail: Callable[[int], Thumbnail | None]) -> None:
         count = len(facts)
         self._looks = [found.look for found in facts]
         self._sizes = np.array([(found.width, found.height) for found in facts], np.float32).reshape(-1, 2)
-        self._photos = photos
         self._thumbnail = thumbnail
         self._smoothed = lru_cache(512)(self._load)
         self.members: dict[int, list[int]] = {}
@@ -132,11 +131,12 @@ class _Search:
 
     def run(self) -> None:
         """Find the groups."""
-        kept = np.zeros(len(self._photos), bool)
-        for start in range(0, len(kept), _BLOCK):
+        every = np.arange(len(self._looks), dtype=np.int32)
+        kept = np.zeros(len(every), bool)
+        for start in range(0, len(every), _BLOCK):
             part = slice(start, start + _BLOCK)
-            kept[part] = greys_of(self._looks, self._photos[part]).std(axis=(1, 2)) >= MIN_CONTRAST
-        photos = self._photos[kept]
+            kept[part] = greys_of(self._looks, every[part]).std(axis=(1, 2)) >= MIN_CONTRAST
+        photos = every[kept]
         if len(photos) < 2:
             return
         self._active[photos] = True
@@ -237,8 +237,11 @@ class _Search:
 
     def _join(self, copy: int, original: int, placement: Placement) -> None:
         """Put a photo, and those of which it was the original, into the group of another."""
-        sizes = len(self.members.get(copy, ())), len(self.members.get(original, ()))
-        if not placement.cropped[0] and (sizes[0], -copy) > (sizes[1], -original):
+        # Where neither is a part of the other: the one of the larger group, then the larger photo, then either.
+        copy_rank, original_rank = (
+            (len(self.members.get(photo, ())), float(self._sizes[photo].prod()), -photo) for photo in (copy, original)
+        )
+        if not placement.cropped[0] and copy_rank > original_rank:
             copy, original, placement = original, copy, placement.inverse()
         moved = self.members.pop(copy, [])
         group = self.members.setdefault(original, [])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 _SAVE_EVERY = 512  # rows: what an interrupted run loses at most
+_MOST_UNSAVED = 4096  # rows: some megabytes
 
 
 class Shelf:
@@ -52,8 +53,6 @@ class Shelf:
 
     def put(self, digest: str, row: tuple[Any, ...]) -> None:
         """Keep a row; it is on disk after `save`, which this calls now and then."""
-        if self._connection is None:
-            return
         with self._lock:
             self._new[digest] = row
             full = len(self._new) >= _SAVE_EVERY
@@ -61,10 +60,12 @@ class Shelf:
             self.save()
 
     def save(self) -> None:
-        """Write what is new."""
-        with self._lock, contextlib.suppress(sqlite3.Error):
-            # Forgotten even where they cannot be written: they would fill the memory.
-            new, self._new = self._new, {}
-            if self._connection is not None and new:
-                with self._connection:
-                    self._connection.executemany(self._insert, [(key, *row) for key, row in new.items()])
+        """Write what is new; of what cannot be written, the last rows are remembered as long as the process runs."""
+        with self._lock:
+            with contextlib.suppress(sqlite3.Error):
+                if self._connection is not None and self._new:
+                    with self._connection:
+                        self._connection.executemany(self._insert, [(key, *row) for key, row in self._new.items()])
+                    self._new = {}
+            for key in list(self._new)[:-_MOST_UNSAVED]:
+                del self._new[key]

@@ -29,6 +29,7 @@ from ._classifier import Classifier
 from ._conclude import Outcome, conclude
 from ._fit import Part, Trainer, range_test, score
 from ._head import choose_strength
+from ._leaks import leak_notes, leaked
 from ._log import read_log
 from ._measure import Floats, Labels
 from ._probe import features_of, with_head
@@ -124,7 +125,7 @@ def _prepare(settings: Settings, folder: Path, world: World, tell: Tell) -> None
         dataset = open_dataset(settings.data, ignore=settings.ignore, allow_unseen=settings.allow_unseen)
     begin = _from_probe if settings.method == "finetune" else _from_nothing
     beginning = begin(settings, dataset, clock, tell)
-    photos = beginning.photos
+    photos = beginning.photos.with_splits(beginning.splits)
     write_text(folder / DATA, data_table(photos.photos, photos.facts, beginning.splits))
     settings = replace(settings, image_size=beginning.preprocessing.crop_size)
     alone = replace(world, size=1)
@@ -144,6 +145,7 @@ def _prepare(settings: Settings, folder: Path, world: World, tell: Tell) -> None
             "probe": beginning.probe,
             "range": tried,
             "notes": remarks(photos, _held_photos(beginning), settings.weights),
+            "leaked": leaked(photos, beginning.splits, _held_split(beginning)),
         },
     )
     with clock.step("measuring the start"):
@@ -160,8 +162,12 @@ def _prepare(settings: Settings, folder: Path, world: World, tell: Tell) -> None
 
 
 def _held_photos(beginning: _Beginning) -> list[Photo]:
-    held = "test" if "test" in beginning.splits else "val"
+    held = _held_split(beginning)
     return [photo for photo, split in zip(beginning.photos.photos, beginning.splits, strict=True) if split == held]
+
+
+def _held_split(beginning: _Beginning) -> str:
+    return "test" if "test" in beginning.splits else "val"
 
 
 def _from_probe(settings: Settings, dataset: Dataset, clock: Clock, tell: Tell) -> _Beginning:
@@ -314,7 +320,7 @@ def _outcome(
         "epochs": position.step / trainer.steps,
         "images_per_second": [round(record["images_per_second"], 2) for record in records],
     }
-    notes = list(start["notes"])
+    notes = [*start["notes"], *leak_notes(start.get("leaked", {}), held)]
     if held_part is trainer.val:
         notes.append(
             "The photos that were measured also chose the epoch, so accuracy looks better than it is. Give test photos "

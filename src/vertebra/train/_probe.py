@@ -21,6 +21,7 @@ from ._classifier import Classifier
 from ._conclude import Outcome, conclude
 from ._features import Seen, compute_features
 from ._head import Head, OutOfFold, Recipe, cross_validated
+from ._leaks import leak_notes, leaked
 from ._measure import Floats, Labels
 from ._recipe import view_of
 from ._run import (
@@ -127,13 +128,15 @@ def run_probe(settings: Settings, folder: Path, tell: Tell) -> Classifier:
     with clock.step("finding the photos"):
         dataset = open_dataset(settings.data, ignore=settings.ignore, allow_unseen=settings.allow_unseen)
     body, seen, photos = features_of(settings, dataset, clock, tell)
-    with clock.step("auditing"):
-        page = sections(dataset, photos.audit)
     features, names = seen.features[photos.usable], photos.names
     splits = np.array([photo.split or "" for photo in photos.photos])
     held_split = next((split for split in ("test", "val") if (splits == split).any()), None)
     places = np.nonzero(splits == held_split)[0]  # photos that are held out from all
     pool = np.nonzero(splits != held_split)[0]
+    used = [split if split == held_split else "train" for split in splits.tolist()]
+    with clock.step("auditing"):
+        photos = photos.with_splits(used)
+        page = sections(dataset, photos.audit)
     with clock.step("fitting the head"):
         folds = folds_of(photos, pool.tolist(), settings)
         probe = fit_probe(
@@ -158,6 +161,8 @@ def run_probe(settings: Settings, folder: Path, tell: Tell) -> Classifier:
                 fit=probe.refitted, parts=folds[own],
             )  # fmt: skip
     notes = remarks(photos, held.photos, settings.weights, [photos.photos[i] for i in pool[unmeasured].tolist()])
+    if held_split is not None:
+        notes += leak_notes(leaked(photos, used, held_split), held, photos.dataset.shown)
     if held_split == "test" and (splits == "val").any():
         notes.append(
             f"The {int((splits == 'val').sum()):,} val photos train too: the probe chooses by cross-validation, and "
@@ -165,9 +170,7 @@ def run_probe(settings: Settings, folder: Path, tell: Tell) -> Classifier:
         )
     write_text(
         folder / DATA,
-        data_table(
-            photos.photos, photos.facts, [split if split == held_split else "train" for split in splits.tolist()]
-        ),
+        data_table(photos.photos, photos.facts, used),
     )
     card = read_card(body)
     outcome = Outcome(
