@@ -13,10 +13,8 @@ from vertebra import __version__
 from vertebra.cache import cache_dir, fingerprint
 from vertebra.card import DECODING_RULE
 from vertebra.errors import UsageError, needing
-from vertebra.files import replacing
+from vertebra.files import WEIGHT_SUFFIXES, replacing
 from vertebra.runtime.predictor import Predictor
-
-_WEIGHT_FILES = (".pth", ".pt", ".safetensors")
 
 
 def load(
@@ -45,7 +43,7 @@ def load(
         path = exported(os.fspath(model), weights, tell)
     elif os.fspath(weights) != "DEFAULT":
         raise UsageError(f"{path} holds its weights, so weights={os.fspath(weights)!r} is one too many. Leave one out.")
-    elif path.suffix.lower() in _WEIGHT_FILES:
+    elif path.suffix.lower() in WEIGHT_SUFFIXES:
         out = path.with_suffix(".onnx").name
         raise UsageError(f"{path} holds weights alone. Run: vertebra export {path} --model NAME --out {out}")
     return Predictor(path, tell=tell, **options)
@@ -89,6 +87,6 @@ def in_cache(name: str, weights: str | os.PathLike[str] = "DEFAULT") -> Path | N
 def is_file(model: str | os.PathLike[str]) -> bool:
     """Whether a model is given by its file; a name has neither a suffix nor a folder."""
     text = os.fspath(model)
-    known = (".onnx", *_WEIGHT_FILES)
+    known = (".onnx", *WEIGHT_SUFFIXES)
     separators = {os.sep, os.altsep or os.sep}
     return not isinstance(model, str) or text.lower().endswith(known) or any(s in text for s in separators)

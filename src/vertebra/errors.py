@@ -7,6 +7,7 @@ and exits with `exit_code`: 2 where the call was wrong, 1 where the work failed.
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -50,6 +51,15 @@ class ImageError(VertebraError):
 
 class WeightsError(VertebraError):
     """A weight file cannot be fetched, is damaged, is not safe, or does not fit its network."""
+
+
+class VertebraWarning(UserWarning):
+    """What was taken for granted, chosen or passed by, and does not keep the work from being done."""
+
+
+def warn(text: str) -> None:
+    """Tell it: a line on stderr from the command line, a `VertebraWarning` from Python."""
+    warnings.warn(text, VertebraWarning, stacklevel=3)
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:

@@ -10,6 +10,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+# What weight files end in, where a name has to be told from a path. What a file is, its content decides.
+WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".tar")
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:

@@ -1,5 +1,6 @@
 """`vertebra export` and `vertebra card`."""
 
+import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,42 @@ def test_a_checkpoint_with_its_classes(
     assert json.loads(capsys.readouterr().out)["classes"] == ["ant", "bee", "cat"]
     assert main(["card", str(out), "--markdown", str(tmp_path / "again.md")]) == 0
     assert (tmp_path / "again.md").read_text() == readme.read_text()
+
+
+def test_options_for_all_that_a_file_does_not_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"model": create_model("googlenet", num_classes=3).state_dict()}, tmp_path / "mine.ckpt")
+    (tmp_path / "names.txt").write_text("ant\nbee\ncat\n")
+    out = tmp_path / "m.onnx"
+    bare = ["export", str(tmp_path / "mine.ckpt"), "--model", "googlenet", "--out", str(out)]
+    options = "--size 64 --resize 80 --mean 0.5 --std 0.25,0.5,0.75 --interpolation bicubic".split()
+    options += ["--temperature", "1.5", "--threshold", "0.25", "--classes", str(tmp_path / "names.txt")]
+    assert main([*bare, *options]) == 0
+    assert capsys.readouterr().err == ""
+    card = read_card(out)
+    assert card.preprocessing == Preprocessing(64, 80, "bicubic", (0.5, 0.5, 0.5), (0.25, 0.5, 0.75))
+    assert card.temperature == 1.5 and card.threshold == 0.25 and card.classes == ("ant", "bee", "cat")
+    assert main([*bare, "--size", "64", "--transform-input"]) == 0
+    first, second = capsys.readouterr().err.splitlines()
+    assert "says transform_input=False; transform_input=True was asked for" in first
+    assert second.startswith("vertebra: '") and "assumed: resize 73, interpolation bilinear, mean" in second
+    for text in ("--mean 0.5,0.5", "--std x", "--threshold 2", "--size 0", "--mean 123,116,103"):
+        wrong = text.split()
+        assert main([*bare, *wrong]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    resnet = ["export", "resnet18", "--weights", "none", "--no-transform-input", "--out", str(out)]
+    assert main(resnet) == 2
+    assert "resnet18 does not take transform_input" in capsys.readouterr().err
+
+
+def test_an_averaged_copy_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = create_model("mobilenet_v2", num_classes=3).state_dict()
+    ema = {f"module.{name}": value * 2 for name, value in state.items()}
+    path, out = str(tmp_path / "m.pth.tar"), str(tmp_path / "m.onnx")
+    torch.save({"state_dict": state, "state_dict_ema": ema, "args": argparse.Namespace()}, path)
+    assert main(["export", path, "--model", "mobilenet_v2", "--out", out]) == 0
+    averaged, assumed = capsys.readouterr().err.splitlines()
+    assert "weights at 'state_dict' and an averaged copy at 'state_dict_ema → module', which is taken" in averaged
+    assert "assumed: size 224" in assumed
 
 
 def test_without_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

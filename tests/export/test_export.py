@@ -3,7 +3,9 @@
 import copy
 import errno
 import shutil
+import warnings
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,12 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from safetensors.torch import save
 from torch import nn
 
-from vertebra.card import Card, CardError, Preprocessing, read_card
-from vertebra.errors import UsageError, WeightsError
-from vertebra.export import ExportError, ExportReport, export, prepare
+from vertebra.card import Card, CardError, Preprocessing, WeightSource, read_card
+from vertebra.errors import UsageError, VertebraWarning, WeightsError
+from vertebra.export import ExportError, ExportReport, Prepared, export, metadata, prepare
 from vertebra.export._photos import drawn_photos
 from vertebra.export._proof import prove
 from vertebra.export._trace import trace
@@ -197,7 +200,8 @@ def _views_of_one(network: nn.Module) -> None:
 def _strided(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
-            twice = torch.randn(2 * len(module.weight), *module.weight.shape[1:])
+            twice = module.weight.detach().repeat_interleave(2, 0)
+            twice[::2] = 9
             module.weight = nn.Parameter(twice[1::2])
 
 
@@ -290,6 +294,107 @@ def test_a_checkpoint(tmp_path: Path) -> None:
     assert card.licence is None and card.metrics == {}
 
 
+@pytest.fixture
+def carried(tmp_path: Path) -> Prepared:
+    """What a run ends with, and its weights in `run.safetensors`."""
+    torch.manual_seed(0)
+    network = create_model("googlenet", num_classes=3, aux_logits=False, transform_input=True)
+    prepared = prepare(
+        network,
+        architecture="googlenet",
+        classes=["ant", "bee", "cat"],
+        preprocessing=Preprocessing(64, 72, "bicubic", (0.5,) * 3, (0.25,) * 3),
+        provenance=WeightSource("GoogLeNet_Weights.IMAGENET1K_V1, fine-tuned on insects", "0" * 64),
+        metrics={"insects": {"top1": 0.9}},
+        licence="BSD-3-Clause",
+        temperature=1.5,
+        threshold=0.4,
+    )
+    (tmp_path / "run.safetensors").write_bytes(save(network.state_dict(), metadata(prepared)))
+    return prepared
+
+
+def told(record: list[warnings.WarningMessage]) -> list[str]:
+    return [str(warning.message) for warning in record if warning.category is VertebraWarning]
+
+
+def test_a_run_s_weights_bring_all_that_is_known_of_them(carried: Prepared, tmp_path: Path) -> None:
+    images = drawn_photos(3, 64)
+    direct = export(carried, tmp_path / "a.onnx")
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always")
+        again = export(tmp_path / "run.safetensors", tmp_path / "b.onnx")
+    assert told(record) == []
+    assert replace(again.card, created=None) == replace(direct.card, created=None)
+    for one, other in zip(run(direct.path, images), run(again.path, images), strict=True):
+        assert np.array_equal(one, other)
+    named = prepare("googlenet", weights=tmp_path / "run.safetensors")
+    assert named.card.preprocessing == carried.card.preprocessing
+    assert named.network.transform_input  # type: ignore[attr-defined]
+
+
+def test_what_is_asked_for_beats_what_a_file_says_and_is_told(carried: Prepared, tmp_path: Path) -> None:
+    with pytest.warns(VertebraWarning) as record:
+        card = prepare(
+            tmp_path / "run.safetensors",
+            classes=["a", "b", "c"],
+            preprocessing={"crop_size": 96},
+            temperature=1.0,
+            threshold=0,
+            network_options={"transform_input": False},
+        ).card
+    assert card.classes == ("a", "b", "c") and card.temperature == 1 and card.threshold is None
+    assert card.preprocessing == replace(carried.card.preprocessing, crop_size=96, resize_size=108)
+    assert card.metrics == {}  # measured with another view
+    first, second = told(list(record))
+    assert "says transform_input=True; transform_input=False was asked for" in first
+    for part in (
+        "crop_size 64, and 96 was asked for",
+        "resize_size 72, and 108 was asked for",
+        "temperature 1.5, and 1.0 was asked for",
+        "threshold 0.4, and 0 was asked for",
+        "other class names",
+    ):
+        assert part in second
+    with warnings.catch_warnings(record=True) as same:
+        warnings.simplefilter("always")
+        card = prepare(tmp_path / "run.safetensors", temperature=1.5, threshold=0.4, classes=["ant", "bee", "cat"]).card
+    assert told(same) == [] and card.metrics == carried.card.metrics
+
+
+def test_weights_of_another_network_are_refused(carried: Prepared, tmp_path: Path) -> None:
+    for call in (
+        lambda path: prepare(path, architecture="resnet18"),
+        lambda path: prepare("resnet18", weights=path),
+        lambda path: create_model("resnet18", weights=path),
+    ):
+        with pytest.raises(WeightsError, match=r"holds weights of googlenet, and resnet18 was asked for"):
+            call(tmp_path / "run.safetensors")
+
+
+def test_what_a_bare_file_does_not_say_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "mine.pth.tar"
+    torch.save({"state_dict": create_model("mobilenet_v2", num_classes=3).state_dict()}, path)
+    with pytest.warns(VertebraWarning) as record:
+        prepare(path, architecture="mobilenet_v2")
+    (line,) = told(list(record))
+    assert "mine.pth.tar' does not say how its network is used; assumed: size 224, resize 232, " in line
+    assert "interpolation bilinear, mean 0.485/0.456/0.406, std 0.229/0.224/0.225, classes 0 to 2, " in line
+    assert "temperature 1, threshold 0. Each is an option" in line
+    given = {"crop_size": 64, "resize_size": 64, "interpolation": "bicubic", "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    with pytest.warns(VertebraWarning) as record:
+        prepare(path, architecture="mobilenet_v2", preprocessing=given, classes=["a", "b", "c"])
+    assert "assumed: temperature 1, threshold 0. Each" in told(list(record))[0]
+    with warnings.catch_warnings(record=True) as none:
+        warnings.simplefilter("always")
+        full = {"preprocessing": Preprocessing(64, 64), "classes": ["a", "b", "c"], "temperature": 1, "threshold": 0}
+        prepare(path, architecture="mobilenet_v2", **full)
+    assert told(none) == []
+    torch.save(create_model("mobilenet_v2").state_dict(), path)
+    with pytest.warns(VertebraWarning, match="classes tench, goldfish … as published"):
+        assert prepare(path, architecture="mobilenet_v2").card.classes[0] == "tench"
+
+
 def test_temperature_is_in_the_graph(tmp_path: Path) -> None:
     images = drawn_photos(2, 64)
     cold = run(export(out=tmp_path / "a.onnx", **own()).path, images)[0]
@@ -374,6 +479,23 @@ def test_damaged_weights(tmp_path: Path) -> None:
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mean": (123.7, 116.3, 103.5)}, r"mean has the value 123\.7.*Of bytes it would be 0\.4851"),
+        ({"mean": (-0.5, 0.5, 0.5)}, r"mean has the value -0\.5.*from 0 to 1"),
+        ({"std": (58.4, 57.1, 57.4)}, r"std has the value 58\.4.*0\.229"),
+        ({"std": (0.5, 0.0, 0.5)}, r"std has the value 0.*not 0"),
+        ({"interpolation": "bicubik"}, r"allowed are nearest, bilinear, bicubic\. Did you mean 'bicubic'"),
+        ({"crop_size": 96, "resize_size": 64}, r"resize is 64 and size 96"),
+        ({"crop": 96}, r"preprocessing has no 'crop'; it has crop_size"),
+    ],
+)
+def test_a_preprocessing_that_cannot_be_meant(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        prepare("mobilenet_v2", weights=None, preprocessing=changes)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "googlenet"])

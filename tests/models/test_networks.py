@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 import vertebra
 from vertebra.errors import UsageError
 from vertebra.models import FAMILIES, ConvNet, create_model, get_family, get_model_weights, list_models
-from vertebra.models._checkpoint import meta_build
+from vertebra.models._state_dict import meta_build
 from vertebra.models.densenet import DenseNet
 
 NAMES = list_models()

@@ -4,6 +4,7 @@ import copy
 import pickle
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import vertebra.models as ours
-from vertebra.errors import UsageError, WeightsError
+from vertebra.errors import UsageError, VertebraWarning, WeightsError
 from vertebra.models import ConvNet, create_model, get_model_weights, get_weight, list_models
 
 theirs = pytest.importorskip("torchvision.models", reason="torchvision is the oracle")
@@ -210,7 +211,9 @@ def test_another_number_of_channels_adapts_the_stem(name: str, tmp_path: Path) -
 def test_a_published_name_brings_what_is_known_of_it(tmp_path: Path) -> None:
     """GoogLeNet's published file wants inputs normalised otherwise; a file of one's own does not."""
     model = reference("googlenet")
-    own, published = save(model, tmp_path / "own.pth"), save(model, tmp_path / "googlenet-1378be20.pth")
+    own, published = tmp_path / "own.pth", tmp_path / "googlenet-1378be20.pth"
+    for path in (own, published):
+        torch.save(dict(model.state_dict()), path)  # a plain dict says nothing of its network
     assert not create_model("googlenet", weights=own).transform_input
     loaded = create_model("googlenet", weights=published)
     assert loaded.transform_input and not loaded.aux_logits and loaded.aux1 is None
@@ -219,6 +222,71 @@ def test_a_published_name_brings_what_is_known_of_it(tmp_path: Path) -> None:
     expected.load_state_dict(model.state_dict())
     assert torch.equal(loaded.eval()(x), expected.eval()(x))
     assert not create_model("googlenet", weights=published, transform_input=False).transform_input
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_what_tensors_do_not_tell_travels_with_them(suffix: str, tmp_path: Path) -> None:
+    """A dict of tensors alone has lost it: there it is assumed, and told."""
+    torch.manual_seed(0)
+    model = create_model("googlenet", num_classes=3, aux_logits=False, transform_input=True).eval()
+    x = torch.randn(1, 3, 64, 64)
+    torch.save({"model": model.state_dict()}, tmp_path / "nested.pth")
+    assert torch.equal(create_model("googlenet", weights=tmp_path / "nested.pth").eval()(x), model(x))
+    with pytest.warns(VertebraWarning, match="says transform_input=True; transform_input=False was asked for"):
+        other = create_model("googlenet", weights=tmp_path / "nested.pth", transform_input=False)
+    assert not other.transform_input
+    path = tmp_path / f"bare{suffix}"
+    if suffix == ".pth":
+        torch.save(dict(model.state_dict()), path)
+    else:
+        save_file(model.state_dict(), path)
+    with pytest.warns(VertebraWarning, match="does not say transform_input; transform_input=False is assumed"):
+        assert not create_model("googlenet", weights=path).transform_input
+    assert torch.equal(create_model("googlenet", weights=path, transform_input=True).eval()(x), model(x))
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18"])
+def test_a_network_for_small_pictures_is_loaded_as_one(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = create_model(name, num_classes=3)
+    model.reset_resolution()
+    x = torch.randn(2, 3, 32, 32)
+    path = save(model.eval(), tmp_path / "small.pth")
+    loaded = create_model(name, weights=path).eval()
+    assert loaded.stages == model.stages and loaded.min_size == model.min_size
+    assert torch.equal(loaded(x), model(x))
+    with pytest.raises(
+        WeightsError, match=r"saved from a .* with low_resolution=True, and this one is built otherwise"
+    ):
+        create_model(name, num_classes=3).load_state_dict(model.state_dict())
+    twin = create_model(name, num_classes=3)
+    twin.reset_resolution()
+    twin.load_state_dict(model.state_dict())
+    if name == "resnet18":  # the size of its first kernels tells it even where nothing else does
+        torch.save(dict(model.state_dict()), path)
+        with pytest.warns(VertebraWarning, match=r"first kernels of 3 × 3"):
+            loaded = create_model(name, weights=path).eval()
+        assert torch.equal(loaded(x), model(x))
+
+
+def test_dilation_travels_too(tmp_path: Path) -> None:
+    model = create_model("resnet50", num_classes=3, replace_stride_with_dilation=[False, True, True])
+    loaded = create_model("resnet50", weights=save(model, tmp_path / "w.pth"))
+    assert loaded.layer4[1].conv2.dilation == (4, 4)
+    plain = create_model("resnet50", num_classes=3)
+    with pytest.warns(VertebraWarning, match="replace_stride_with_dilation"):
+        plain.load_state_dict(model.state_dict(), strict=False)
+    with pytest.raises(WeightsError, match="replace_stride_with_dilation"):
+        plain.load_state_dict(model.state_dict())
+
+
+@pytest.mark.parametrize("said", [{"transform_input": "x"}, {"transform_input": None, "low_resolution": 3}, "x", []])
+def test_what_a_file_says_is_not_trusted_blindly(said: Any, tmp_path: Path) -> None:
+    state = create_model("googlenet", num_classes=3, aux_logits=False).state_dict()
+    state._metadata[""]["vertebra"] = said
+    torch.save(state, tmp_path / "w.pth")
+    loaded = create_model("googlenet", weights=tmp_path / "w.pth")
+    assert loaded.untold == {"low_resolution": False, "transform_input": False}
 
 
 def test_googlenets_heads_are_kept_when_asked_for(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 from vertebra.errors import UsageError
 from vertebra.models import ConvNet, get_model, get_model_weights
 from vertebra.models._base import check_count
-from vertebra.models._checkpoint import meta_build
+from vertebra.models._state_dict import meta_build
 
 from ._trace import META, to_meta
 

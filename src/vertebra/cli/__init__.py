@@ -10,9 +10,11 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
-from vertebra.errors import UsageError, VertebraError, printable
+from vertebra.errors import UsageError, VertebraError, VertebraWarning, printable
 
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
@@ -35,7 +37,8 @@ def main(arguments: Sequence[str]) -> int:
     """
     arguments, debug = _take_debug(arguments)
     try:
-        return _dispatch(arguments)
+        with _warnings_told():
+            return _dispatch(arguments)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
@@ -51,6 +54,25 @@ def main(arguments: Sequence[str]) -> int:
             raise
         hint = "This is not an error that vertebra expects; run the command again with --debug to see where it arose."
         return _report(f"{type(error).__name__}: {error}. {hint}", EXIT_FAILURE)
+
+
+@contextmanager
+def _warnings_told() -> Iterator[None]:
+    """What Vertebra warns of is a line on stderr, once; other warnings go their way."""
+    told: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **kind: Any) -> None:
+        if not issubclass(category, VertebraWarning):
+            others(message, category, *place, **kind)
+        elif str(message) not in told:
+            told.add(str(message))
+            print(f"vertebra: {printable(' '.join(str(message).split()))}", file=sys.stderr)  # noqa: T201
+
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+        warnings.simplefilter("always", VertebraWarning)
+        warnings.showwarning = show
+        yield
 
 
 def _take_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:

@@ -44,6 +44,15 @@ class Settings:
     weights: str = "DEFAULT"
     architecture: str | None = None
     classes: Path | None = None
+    # Of what a file says of its network, what is to be otherwise; None: nothing.
+    crop_size: int | None = None  # pixels
+    resize_size: int | None = None  # pixels
+    interpolation: str | None = None
+    mean: str | None = None
+    std: str | None = None
+    temperature: float | None = None
+    threshold: float | None = None
+    transform_input: bool | None = None
     images: Path | None = None
     precision: Precision = Precision.FLOAT32
     calibration: Path | None = None
@@ -65,6 +74,28 @@ def export(
     ] = None,
     classes: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Class names, one a line, in the order of the logits.")
+    ] = None,
+    crop: Annotated[
+        int | None, typer.Option("--size", metavar="PIXELS", min=1, help="Side of what the network sees.")
+    ] = None,
+    resize: Annotated[
+        int | None, typer.Option(metavar="PIXELS", min=1, help="Shorter side before the middle is cut out.")
+    ] = None,
+    interpolation: Annotated[
+        str | None, typer.Option(metavar="NAME", help="nearest, bilinear or bicubic, for resizing.")
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(metavar="R,G,B", help="Taken from the values, which are from 0 to 1.")
+    ] = None,
+    std: Annotated[str | None, typer.Option(metavar="R,G,B", help="What they are divided by then.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(metavar="T", help="What the logits are divided by before softmax.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(metavar="P", min=0, max=1, help="Least probability of an answer; 0: none.")
+    ] = None,
+    transform_input: Annotated[
+        bool | None, typer.Option(help="GoogLeNet: the weights expect a mean and deviation of 0.5 inside.")
     ] = None,
     images: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Photos to compare with torch on; drawn ones without.")
@@ -99,6 +130,14 @@ def export(
             weights=weights,
             architecture=architecture,
             classes=classes,
+            crop_size=crop,
+            resize_size=resize,
+            interpolation=interpolation,
+            mean=mean,
+            std=std,
+            temperature=temperature,
+            threshold=threshold,
+            transform_input=transform_input,
             images=images,
             precision=precision,
             calibration=calibration,
@@ -128,7 +167,14 @@ def run(settings: Settings) -> None:
         )
     if settings.card is not None:
         check_markdown(settings.card)
-    options: dict[str, Any] = {"architecture": settings.architecture}
+    options: dict[str, Any] = {
+        "architecture": settings.architecture,
+        "preprocessing": _view(settings),
+        "temperature": settings.temperature,
+        "threshold": settings.threshold,
+    }
+    if settings.transform_input is not None:
+        options["network_options"] = {"transform_input": settings.transform_input}
     if settings.classes is not None:
         options["classes"] = _lines(settings.classes)
     weights = None if settings.weights.lower() == "none" else settings.weights
@@ -196,6 +242,29 @@ def _show(report: Int8Report) -> None:
     if report.kept_float:
         typer.echo(f"Put back to float: {', '.join(report.kept_float)}.")
     typer.echo(f"Ship: {report.ship}.")
+
+
+def _view(settings: Settings) -> dict[str, Any]:
+    """The fields of the preprocessing that are given."""
+    found = {
+        "crop_size": settings.crop_size,
+        "resize_size": settings.resize_size,
+        "interpolation": settings.interpolation,
+        "mean": None if settings.mean is None else _channels("--mean", settings.mean),
+        "std": None if settings.std is None else _channels("--std", settings.std),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _channels(option: str, text: str) -> tuple[float, ...]:
+    """`"0.5,0.5,0.5"` or `"0.5"`, which is for all three."""
+    try:
+        values = tuple(float(part) for part in text.replace(",", " ").split())
+    except ValueError:
+        values = ()
+    if len(values) not in (1, 3):
+        raise UsageError(f"{option} is {text!r}; give one number or three, as in {option} 0.485,0.456,0.406")
+    return values * (3 // len(values))
 
 
 def _lines(path: Path) -> list[str]:

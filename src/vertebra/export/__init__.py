@@ -24,7 +24,7 @@ from ._classifier import with_classifier
 from ._int8 import Int8Report, quantise
 from ._judge import Calibration, Verdict, check_count, labels_of, points
 from ._photos import Pixels, drawn_photos
-from ._prepare import Prepared, prepare, with_precision
+from ._prepare import Prepared, metadata, prepare, with_precision
 from ._proof import prove
 from ._trace import deployable, trace
 from ._write import ExportError, check_target, write_model
@@ -39,6 +39,7 @@ __all__ = [
     "check_count",
     "export",
     "labels_of",
+    "metadata",
     "prepare",
 ]
 

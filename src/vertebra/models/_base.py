@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
-from vertebra.errors import UsageError, WeightsError
+from vertebra.errors import UsageError, WeightsError, warn
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,15 @@ class ConvNet(nn.Module):
     _body: str | None = None  # the attribute that holds all stages, where there is one
     _head: str = "classifier"  # the attribute that holds the head
     _stem: str  # path of the first convolution
+    # Arguments of the constructor that decide what the network computes and that its tensors do not tell.
+    _untold: tuple[str, ...] = ()
     avgpool: nn.Module  # where the family has it as a module
 
     def __init__(self) -> None:
         super().__init__()
         self._stages: list[Stage] = []
         self._checkpointing = False
+        self._low_resolution = False
 
     # --- stages -------------------------------------------------------------------------------------------------------
 
@@ -250,8 +253,37 @@ class ConvNet(nn.Module):
             )
         return {"num_classes": state_dict[heads[-1]].shape[0], "in_channels": stem.shape[1]}
 
+    @property
+    def untold(self) -> dict[str, Any]:
+        """What this network does that the names and shapes of its tensors do not tell.
+
+        It travels beside the tensors of `state_dict()`, in the `_metadata` that torch keeps there and saves.
+        """
+        return {"low_resolution": self._low_resolution} | {name: getattr(self, name) for name in self._untold}
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if prefix.removesuffix(".") in (modules := getattr(destination, "_metadata", {})):
+            modules[prefix.removesuffix(".")][UNTOLD] = self.untold
+
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As `nn.Module.load_state_dict`, for the key names of older checkpoints too."""
+        """As `nn.Module.load_state_dict`, for the key names of older checkpoints too.
+
+        Raises:
+            WeightsError: the tensors were saved from a network that computes something else with them (`untold`). With
+                `strict=False` that is a warning.
+        """
+        said = untold_of(state_dict)
+        mine = self.untold
+        if differing := {name: said[name] for name in said.keys() & mine if said[name] != mine[name]}:
+            text = (
+                f"these weights were saved from a {type(self).__name__} with "
+                f"{' and '.join(f'{name}={value!r}' for name, value in sorted(differing.items()))}, and this one is "
+                "built otherwise. Build it alike, or give create_model the file itself as weights=PATH."
+            )
+            if strict:
+                raise WeightsError(text)
+            warn(text)
         return super().load_state_dict(self.convert_state_dict(state_dict), strict=strict, assign=assign)
 
     def reset_stem(self, in_channels: int) -> None:
@@ -300,6 +332,7 @@ class ConvNet(nn.Module):
             self._init_weights(stem)
         self._stages = [replace(stage, stride=max(1, stage.stride // 4)) for stage in self._stages]
         self.min_size = -(-self.min_size // 4)
+        self._low_resolution = True
 
     # --- memory -------------------------------------------------------------------------------------------------------
 
@@ -311,6 +344,17 @@ class ConvNet(nn.Module):
         if not isinstance(enabled, bool):
             raise UsageError(f"enabled is {enabled!r}; it must be True or False.")
         self._checkpointing = enabled
+
+
+UNTOLD = "vertebra"  # the key of `ConvNet.untold` in the metadata of a state dict
+
+
+def untold_of(state_dict: Any, module: str = "") -> dict[str, Any]:
+    """What the network says of itself that was saved from `module` of a model; empty where it says nothing."""
+    modules = getattr(state_dict, "_metadata", None)
+    of_module = modules.get(module) if isinstance(modules, dict) else None
+    said = of_module.get(UNTOLD) if isinstance(of_module, dict) else None
+    return said if isinstance(said, dict) else {}
 
 
 def check_count(name: str, value: Any) -> int:
@@ -338,7 +382,7 @@ def _segments(modules: Sequence[nn.Module]) -> Iterator[nn.Sequential]:
 
 
 def checkpointed(run: Callable[..., Tensor], *inputs: Tensor, norms: nn.Module) -> Tensor:
-    """`run(*inputs)`, computed again in the backward pass; batch norms in `norms` count each batch once all the same."""
+    """`run(*inputs)`, computed again in the backward pass; the batch norms in `norms` count each batch once."""
     output: Tensor
     if torch.compiler.is_compiling():  # a compiled graph changes the statistics once, however often it recomputes
         output = checkpoint(run, *inputs, use_reentrant=False)

@@ -5,17 +5,22 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar, cast
 
-from vertebra.errors import UsageError, WeightsError, nearest
+from torch import Tensor, nn
+
+from vertebra.card import Card
+from vertebra.errors import UsageError, WeightsError, nearest, warn
 
 from . import _checkpoint, _download
 from ._base import ConvNet, check_count
+from ._state_dict import fitting, load_state_dict, meta_build
+from ._unwrap import Candidate, fitting_weights
 from ._weights import WeightsEnum, resolve
 
 Builder = Callable[..., ConvNet]
@@ -77,13 +82,15 @@ def build(
     *,
     num_classes: int | None = None,
     in_channels: int | None = None,
+    assumed: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> N:
     """Build `network(**options)`; with weights, build it without drawing any, and map the file's tensors into it.
 
     Where `num_classes` is not the file's, the body is the file's and the classifier newly drawn; where `in_channels`
     is not the file's, the first convolution is adapted (`ConvNet.reset_stem`). None is what the file has, or else 1000
-    and 3.
+    and 3. What the file says of the network that it was saved from (`ConvNet.untold`) is kept, unless `options` say
+    otherwise; `assumed` are options that hold where neither says anything.
     """
     in_channels = None if in_channels is None else check_count("in_channels", in_channels)
     num_classes = None if num_classes is None else check_count("num_classes", num_classes)
@@ -94,20 +101,79 @@ def build(
     path = source if isinstance(source, Path) else _download.fetch(source.url, progress=progress)
     # The cache's files are only ever replaced whole. A file of one's own may be saved over: it is copied.
     mapped = not isinstance(source, Path) or path.parent.absolute() == _download.hub_dir().absolute()
+    content = _checkpoint.read(path, mapped=mapped)
+    check_architecture(content.card, _name_of(weights_enum), path)
     cls = _network_class(network)
-    state = dict(cls.convert_state_dict(_checkpoint.read_state_dict(path, mapped=mapped)))
-    try:
-        options |= cls.options_of(state)
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from None
-    with _checkpoint.meta_build():
-        model = network(**options)
-    _checkpoint.load_state_dict(model, state, str(path))
+
+    def fit(candidate: Candidate) -> tuple[N, Mapping[str, Tensor]]:
+        state = cls.convert_state_dict(candidate.tensors)
+        model = _shaped(network, cls, state, dict(assumed or {}) | _known(candidate.untold, cls) | options, path)
+        if candidate.untold.get("low_resolution", _has_low_stem(model, state)) is True:
+            with meta_build():
+                model.reset_resolution()
+        fitting(model, state, str(path))
+        return model, state
+
+    candidate, (model, state) = fitting_weights(content, cls._stem, fit)
+    _tell_options(path, _known(candidate.untold, cls), options, assumed if isinstance(source, Path) else None)
+    if model.untold["low_resolution"] and "low_resolution" not in candidate.untold:
+        warn(f"'{path}' has first kernels of 3 × 3, so reset_resolution() is taken to have been called on its network.")
+    load_state_dict(model, state, str(path))
     if num_classes is not None and num_classes != model.num_classes:
         model.reset_classifier(num_classes)
     if in_channels is not None:
         model.reset_stem(in_channels)
     return model
+
+
+def _shaped(
+    network: Callable[..., N], cls: type[N], state: Mapping[str, Tensor], options: dict[str, Any], path: Path
+) -> N:
+    """The network for tensors of these shapes, without values."""
+    try:
+        options |= cls.options_of(state)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    with meta_build():
+        return network(**options)
+
+
+def _known(untold: Mapping[str, Any], cls: type[ConvNet]) -> dict[str, Any]:
+    """Of what a file says of its network the arguments of the constructor."""
+    found = {name: untold[name] for name in cls._untold if name in untold}
+    return {name: value for name, value in found.items() if isinstance(value, bool | list)}
+
+
+def _has_low_stem(model: ConvNet, state: Mapping[str, Tensor]) -> bool:
+    """Whether the first kernels are of 3 × 3 where the network's are larger, as `reset_resolution` makes them."""
+    stem = model.get_submodule(model._stem)
+    found = tuple(state[f"{model._stem}.weight"].shape[2:])
+    return isinstance(stem, nn.Conv2d) and stem.kernel_size[0] > 3 and found == (3, 3)
+
+
+def _tell_options(
+    path: Path, said: Mapping[str, Any], options: Mapping[str, Any], assumed: Mapping[str, Any] | None
+) -> None:
+    for name, value in said.items():
+        if name in options and options[name] != value:
+            warn(f"'{path}' says {name}={value!r}; {name}={options[name]!r} was asked for and is taken.")
+    for name, value in (assumed or {}).items():
+        if name not in said and name not in options and not value:
+            warn(f"'{path}' does not say {name}; {name}={value!r} is assumed. Give {name}=… where it is otherwise.")
+
+
+def check_architecture(card: Card | None, name: str, path: Path) -> None:
+    """Refuse a file that says that its weights are another network's.
+
+    Raises:
+        WeightsError: it does.
+    """
+    if card is not None and card.architecture != name:
+        raise WeightsError(f"'{path}' holds weights of {card.architecture}, and {name} was asked for. Name the former.")
+
+
+def _name_of(weights_enum: type[WeightsEnum]) -> str:
+    return next(name for name, registered in _MODELS.items() if registered.weights is weights_enum)
 
 
 def _network_class(network: Callable[..., N]) -> type[N]:

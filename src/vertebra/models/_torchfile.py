@@ -3,7 +3,7 @@
 A state dict is a small pickled program beside blocks of numbers. Torch's own safe reader runs any program of its kind
 opcode by opcode, which is most of the time of loading a network with many layers, and maps only the newer of its two
 formats. Here the few calls of a plain state dict are known, and no other; that takes a fifth of the time. Where a file
-says more, or is not sound, `read` gives None, and torch's reader has the word: it loads it, or names what is wrong.
+says more, or is not sound, `read` gives None, and the interpreter of `_inert` has the word, by `read_with`.
 
 The formats are those of torch/serialization.py: zip (torch ≥ 1.6), and the older one, where blocks follow the program.
 Published files of both kinds are in use; torchvision's VGG weights are of the older.
@@ -35,7 +35,7 @@ _READERS = 2  # threads; memory is the limit, not the processor
 
 
 class _UnusualError(Exception):
-    """The file holds something else than a plain state dict; another reader's business."""
+    """The file holds something else than a plain state dict; says what where no reader here can do with it."""
 
 
 class _Storage(NamedTuple):
@@ -53,6 +53,9 @@ class _Storage(NamedTuple):
 Block = Callable[[_Storage], Tensor]  # → its numbers, one-dimensional
 
 
+Program = Callable[..., tuple[Any, int]]  # code, place, maker of tensors → object, end
+
+
 def read(path: Path, mapped: bool = True) -> Any:
     """The object in a checkpoint, with its tensors on the CPU and copy-on-write; None where it is unusual or damaged.
 
@@ -60,32 +63,41 @@ def read(path: Path, mapped: bool = True) -> Any:
     Either way they begin at multiples of 64 bytes, as torch's own do; at others, kernels add in another order.
     """
     try:
-        with path.open("rb") as file:
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        return _read_zip(path, content, mapped) if content[:4] == b"PK\x03\x04" else _read_older(path, content)
+        return read_with(_run, path, mapped)
     except MemoryError:
         raise
     except Exception:  # damage shows in any way
         return None
 
 
+def read_with(run: Program, path: Path, mapped: bool) -> Any:
+    """As `read`, by an interpreter of one's own; raises whatever damage leads to."""
+    with path.open("rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    if content[:4] == b"PK\x03\x04":
+        return _read_zip(path, content, mapped, run)
+    return _read_older(path, content, run)
+
+
 # --- the two formats -------------------------------------------------------------------------------------------------
 
 
-def _read_zip(path: Path, content: mmap.mmap, mapped: bool) -> Any:
+def _read_zip(path: Path, content: mmap.mmap, mapped: bool, run: Program) -> Any:
     with zipfile.ZipFile(path) as archive:
         # Every name begins with a folder, called like the file that was saved.
         entries = {info.filename.partition("/")[2]: info for info in archive.infolist()}
         if "constants.pkl" in entries:
-            raise _UnusualError  # TorchScript
+            raise _UnusualError("is a TorchScript program, not a state dict")
         if "byteorder" in entries and archive.read(entries["byteorder"]) != sys.byteorder.encode():
-            raise _UnusualError
+            raise _UnusualError("was saved on a machine with another order of bytes")
+        if any(info.compress_type for info in entries.values()):
+            raise _UnusualError("is a compressed archive, which torch.save never writes")
         program = archive.read(entries["data.pkl"])  # checks its CRC
 
     places: dict[str, tuple[int, int]] = {}
     for name, entry in entries.items():
         folder, _, key = name.partition("/")
-        if folder == "data" and not entry.compress_type:
+        if folder == "data":
             # The local header may have other extra fields than the directory's: torch pads with them.
             names, extra = struct.unpack_from("<HH", content, entry.header_offset + 26)
             places[key] = entry.header_offset + 30 + names + extra, entry.file_size
@@ -98,14 +110,14 @@ def _read_zip(path: Path, content: mmap.mmap, mapped: bool) -> Any:
             raise _UnusualError
         return _view(content, at, storage)
 
-    return _run(program, 0, _Tensors(block))[0]
+    return run(program, 0, _Tensors(block))[0]
 
 
-def _read_older(path: Path, content: mmap.mmap) -> Any:
-    program = content[:_PROGRAM_LIMIT]
-    magic, at = _run(program, 0)
-    version, at = _run(program, at)
-    system, at = _run(program, at)
+def _read_older(path: Path, content: mmap.mmap, run: Program) -> Any:
+    program = content[:_PROGRAM_LIMIT] if run is _run else content
+    magic, at = run(program, 0)
+    version, at = run(program, at)
+    system, at = run(program, at)
     if magic != _MAGIC or version != _VERSION or system["little_endian"] != (sys.byteorder == "little"):
         raise _UnusualError
 
@@ -116,8 +128,8 @@ def _read_older(path: Path, content: mmap.mmap) -> Any:
         storages[storage.key] = storage
         return torch.empty(storage.numel, dtype=storage.dtype, device="meta")
 
-    _, end = _run(program, at, _Tensors(collect))
-    keys, stop = _run(program, end)
+    _, end = run(program, at, _Tensors(collect))
+    keys, stop = run(program, end)
     places: dict[str, tuple[int, int]] = {}
     for key in keys:
         # Before each block stands its number of elements.
@@ -125,9 +137,11 @@ def _read_older(path: Path, content: mmap.mmap) -> Any:
             raise _UnusualError
         places[key] = stop + 8, storages[key].nbytes
         stop += 8 + storages[key].nbytes
+    if stop > len(content):
+        raise _UnusualError
 
     content, places = _copied(path, places)
-    return _run(program, at, _Tensors(lambda storage: _view(content, places[storage.key][0], storage)))[0]
+    return run(program, at, _Tensors(lambda storage: _view(content, places[storage.key][0], storage)))[0]
 
 
 def _view(buffer: mmap.mmap, at: int, storage: _Storage) -> Tensor:
@@ -246,11 +260,17 @@ def _storage(identity: Any) -> _Storage:
 def _call(function: Any, arguments: Any, tensors: _Tensors | None) -> Any:
     if function is _TENSOR and tensors:
         return tensors.make(*arguments)
-    if function is _ORDERED_DICT:
-        return OrderedDict(*arguments)
+    if function is _ORDERED_DICT and not arguments:
+        return OrderedDict()
     if function is _PARAMETER:
         return arguments[0]
     raise _UnusualError
+
+
+def _set_attributes(made: Any, state: Any) -> None:
+    """Of a state dict, what its modules say of themselves beside their tensors; of anything else nothing."""
+    if type(made) is OrderedDict and isinstance(state, dict) and isinstance(state.get("_metadata"), dict):
+        vars(made)["_metadata"] = state["_metadata"]
 
 
 def _run(code: bytes, at: int, tensors: _Tensors | None = None) -> tuple[Any, int]:
@@ -302,6 +322,8 @@ def _run(code: bytes, at: int, tensors: _Tensors | None = None) -> tuple[Any, in
             push({})
         elif op == 0x73:  # SETITEM
             value, key = stack.pop(), stack.pop()
+            if type(key) is tuple:  # hashing one that is nested deeply ends the process
+                raise _UnusualError
             stack[-1][key] = value
         elif op == 0x6A:  # LONG_BINGET
             push(memo[int.from_bytes(code[at : at + 4], "little")])
@@ -315,6 +337,8 @@ def _run(code: bytes, at: int, tensors: _Tensors | None = None) -> tuple[Any, in
         elif op == 0x75:  # SETITEMS
             items, stack = stack, marks.pop()
             push = stack.append
+            if any(type(key) is tuple for key in items[::2]):
+                raise _UnusualError
             stack[-1].update(zip(items[::2], items[1::2], strict=True))
         elif op == 0x86:  # TUPLE2
             stack[-2:] = [tuple(stack[-2:])]
@@ -344,10 +368,11 @@ def _run(code: bytes, at: int, tensors: _Tensors | None = None) -> tuple[Any, in
             end = code.index(b"\n", code.index(b"\n", at) + 1)
             push(_NAMES[code[at:end]])
             at = end + 1
-        elif op == 0x62:  # BUILD: the versions of layers, which are attributes of the dict
+        elif op == 0x62:  # BUILD
             if type(stack[-2]) is not OrderedDict:
                 raise _UnusualError
-            stack.pop()
+            state = stack.pop()
+            _set_attributes(stack[-1], state)
         elif op == 0x80:  # PROTO
             at += 1
         elif op == 0x2E:  # STOP

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vertebra.card import Preprocessing
 from vertebra.errors import UsageError, nearest
+from vertebra.files import WEIGHT_SUFFIXES
 
 from . import _checkpoint, _download
 from ._preset import ImageClassification
@@ -109,7 +110,7 @@ def resolve(weights_enum: type[WeightsEnum], weights: Any) -> WeightsEnum | Path
     """
     if isinstance(weights, str) and weights.removeprefix(f"{weights_enum.__name__}.") not in weights_enum.__members__:
         path = Path(weights)
-        if path.suffix.lower() in _checkpoint.SUFFIXES or len(path.parts) > 1 or path.exists():
+        if path.suffix.lower() in WEIGHT_SUFFIXES or len(path.parts) > 1 or path.exists():
             return path  # if it is none, the reader says so better
     if isinstance(weights, Path):
         return weights

@@ -121,6 +121,7 @@ class GoogLeNet(ConvNet):
     min_size = 15
     _head = "fc"
     _stem = "conv1.conv"
+    _untold = ("transform_input",)
 
     def __init__(
         self,
@@ -244,11 +245,11 @@ def googlenet(*, weights: GoogLeNet_Weights | None = None, progress: bool = True
     source = resolve(GoogLeNet_Weights, weights)
     if source is None:
         return build(GoogLeNet, GoogLeNet_Weights, None, progress, **kwargs)
-    # Nothing in a file tells how its input was normalised; what was published, under its name, wants the 0.5 and 0.5.
+    # No tensor tells how the input was normalised; what was published, under its name, wants the 0.5 and 0.5.
     known = source if isinstance(source, WeightsEnum) else published(GoogLeNet_Weights, source)
-    kwargs.setdefault("transform_input", known is not None)
+    assumed = {"transform_input": known is not None}
     aux_logits = kwargs.pop("aux_logits", False)
-    model = build(GoogLeNet, GoogLeNet_Weights, source, progress, **kwargs)
+    model = build(GoogLeNet, GoogLeNet_Weights, source, progress, assumed=assumed, **kwargs)
     if not aux_logits:
         model.aux_logits, model.aux1, model.aux2 = False, None, None
     elif not model.aux_logits:

@@ -145,6 +145,7 @@ class ResNet(ConvNet):
 
     _head = "fc"
     _stem = "conv1"
+    _untold = ("replace_stride_with_dilation",)
 
     def __init__(
         self,
@@ -161,6 +162,7 @@ class ResNet(ConvNet):
     ) -> None:
         super().__init__()
         dilate = replace_stride_with_dilation or (False, False, False)
+        self.replace_stride_with_dilation = list(dilate)
         if len(dilate) != 3:
             raise UsageError(f"replace_stride_with_dilation is {dilate}; give three booleans, for layers 2, 3 and 4.")
         self.groups = groups

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import save
 
 from vertebra.card import Preprocessing, WeightSource, read_card
-from vertebra.export import export, prepare
+from vertebra.export import export, metadata, prepare
 from vertebra.files import replacing
 from vertebra.models import ConvNet
 
@@ -82,7 +82,7 @@ def conclude(settings: Settings, folder: Path, outcome: Outcome, clock: Clock, t
         (folder / MODEL).unlink(missing_ok=True)
         export(prepared, folder / MODEL, body=outcome.body)
         with replacing(folder / WEIGHTS) as temporary:
-            temporary.write_bytes(save(outcome.network.state_dict()))
+            temporary.write_bytes(save(outcome.network.state_dict(), metadata(prepared)))
     with clock.step("writing the report"):
         write_text(folder / REPORT, _report(settings, folder, outcome, clock).html())
     figures = m.to_dict() | {

@@ -1,0 +1,190 @@
+"""The weights of a network among all that a training script has saved: under which key, behind which prefix.
+
+No list of keys and wrappers decides, but the network: its weights are where all of its names are, and no other below
+the same prefix. `DistributedDataParallel`, `torch.compile`, Lightning, timm and scripts of one's own put them below
+`state_dict`, `model_ema`, `module.`, `_orig_mod.`, `net.backbone.` and so on, in any order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from vertebra.errors import WeightsError, warn
+
+from ._base import untold_of
+from ._checkpoint import Content, named_tensors
+from ._inert import Foreign
+from ._state_dict import some
+
+N = TypeVar("N")
+
+_DEPTH = 4  # of dicts in dicts; Lightning keeps averages in its callbacks' states
+# What scripts call the averaged copy, which is the one that they evaluate.
+_AVERAGED = {"ema", "swa", "avg", "average", "averaged", "averaging", "polyak", "shadow"}
+# AveragedModel's counter stands beside the weights and is none.
+_COUNTERS = ("n_averaged",)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Tensors that may be the weights."""
+
+    place: str  # keys and prefix, for people; "" is the file itself
+    prefix: str  # of the names there
+    averaged: bool
+    tensors: dict[str, Tensor]  # without the prefix; `fitting_weights` makes sure that they are tensors
+    untold: Mapping[str, Any]  # what the network that was saved says of itself; see `ConvNet.untold`
+    beside: tuple[str, ...]  # names of tensors in the same dict that do not have the prefix
+
+
+def fitting_weights(content: Content, stem: str, fit: Callable[[Candidate], N]) -> tuple[Candidate, N]:
+    """The weights in a file, and what `fit` made for them.
+
+    Where an averaged copy fits as well it is taken, as timm does, and a warning says so.
+
+    Args:
+        content: of the file.
+        stem: path of the first convolution; its weight marks where a network's names begin.
+        fit: called with what may be the weights.
+
+    Raises:
+        WeightsError: none fit, or several do that differ; `fit` raises it for what does not fit.
+    """
+    path = content.path
+    candidates = list(_candidates(content, stem))
+    if not candidates:
+        candidates = [_whole(content)]
+    fitting: list[tuple[Candidate, N]] = []
+    errors: list[tuple[Candidate, WeightsError]] = []
+    for candidate in candidates:
+        try:
+            sound = replace(candidate, tensors=named_tensors(candidate.tensors, path))
+            fitting.append((sound, fit(sound)))
+        except WeightsError as error:
+            errors.append((candidate, error))
+    if not fitting:
+        raise max(errors, key=lambda pair: len(pair[0].tensors))[1]
+    different = [pair for i, pair in enumerate(fitting) if not any(_equal(pair[0], other) for other, _ in fitting[:i])]
+    averaged = [pair for pair in different if pair[0].averaged]
+    if len(different) > 1 and len(averaged) != 1:
+        places = " and ".join(_shown(candidate) for candidate, _ in different)
+        raise WeightsError(
+            f"'{path}' holds several networks that fit and differ: {places}. Save the one that is meant to a file of "
+            "its own: torch.save(model.state_dict(), path)."
+        )
+    chosen = averaged[0] if averaged else different[0]
+    if len(different) > 1:
+        others = " and ".join(_shown(candidate) for candidate, _ in different if candidate is not chosen[0])
+        warn(f"'{path}' holds weights at {others} and an averaged copy at {_shown(chosen[0])}, which is taken.")
+    passed = [*_unreadable(content.value), *_outermost(c.place for c, _ in errors if c.averaged)]
+    if passed and not chosen[0].averaged:
+        warn(
+            f"'{path}' holds something averaged ({some(passed)}) that is no complete set of weights of this network; "
+            f"the weights at {_shown(chosen[0])} are taken."
+        )
+    others_below = tuple(candidate.prefix for candidate, _ in fitting if candidate.prefix)
+    if beside := [name for name in chosen[0].beside if not name.startswith(others_below)]:
+        warn(
+            f"'{path}' holds more than this network, whose weights are at {_shown(chosen[0])}; passed by: "
+            f"{some(beside)}."
+        )
+    return chosen
+
+
+def _candidates(content: Content, stem: str) -> Iterator[Candidate]:
+    first = f"{stem}.weight"
+    for place, mapping in _mappings(content.value, (), set()):
+        for name in mapping:
+            if not isinstance(name, str) or not name.endswith(first):
+                continue
+            prefix = name.removesuffix(first)
+            if prefix and not prefix.endswith("."):
+                continue
+            yield _candidate(content, place, prefix, mapping)
+
+
+def _candidate(content: Content, place: tuple[str, ...], prefix: str, mapping: Mapping[Any, Any]) -> Candidate:
+    below = {name: value for name, value in mapping.items() if isinstance(name, str) and name.startswith(prefix)}
+    if not prefix:
+        below = {name: value for name, value in mapping.items() if name not in _COUNTERS}
+    beside = [
+        name
+        for name, value in mapping.items()
+        if name not in below and name not in _COUNTERS and isinstance(value, Tensor)
+    ]
+    parts = [*place, *([prefix.rstrip(".")] if prefix else [])]
+    words = {word for part in parts for word in _words(part)}
+    return Candidate(
+        place=" → ".join(parts),
+        prefix=prefix,
+        averaged=bool(words & _AVERAGED) or any(name in mapping for name in _COUNTERS),
+        tensors={name.removeprefix(prefix): value for name, value in below.items()},
+        untold=untold_of(mapping, prefix.removesuffix(".")) or content.untold,
+        beside=tuple(str(name) for name in beside),
+    )
+
+
+def _whole(content: Content) -> Candidate:
+    """For the error, what there is most of: the names of another network, or what is no network."""
+    found = [mapping for _, mapping in _mappings(content.value, (), set())]
+    largest = max(found, key=len, default=content.value)
+    if not found and (foreign := next(_foreign(content.value), None)) is not None:
+        largest = foreign[1]
+    return Candidate("", "", False, named_tensors(largest, content.path), {}, ())
+
+
+def _mappings(
+    value: Any, place: tuple[str, ...], seen: set[int]
+) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
+    """Each dict that holds tensors, and the keys that lead there."""
+    if not isinstance(value, Mapping) or id(value) in seen or len(place) > _DEPTH:
+        return
+    seen.add(id(value))
+    if any(isinstance(entry, Tensor) for entry in value.values()):
+        yield place, value
+    for key, entry in value.items():
+        if isinstance(key, str):
+            yield from _mappings(entry, (*place, key), seen)
+
+
+def _foreign(value: Any) -> Iterator[tuple[str, Foreign]]:
+    """What only code could make at the top of a file, or at its first keys."""
+    if isinstance(value, Mapping):
+        yield from ((str(key), entry) for key, entry in value.items() if isinstance(entry, Foreign))
+    elif isinstance(value, Foreign):
+        yield "", value
+
+
+def _unreadable(value: Any) -> list[str]:
+    """Averaged copies that were saved as an object, not as tensors."""
+    return [f"{key}, an object of {foreign.name}" for key, foreign in _foreign(value) if set(_words(key)) & _AVERAGED]
+
+
+def _outermost(places: Iterable[str]) -> list[str]:
+    """Without those inside of others: the blocks of a network that does not fit."""
+    found: list[str] = []
+    for place in sorted(filter(None, places)):
+        if not any(place.startswith((f"{outer} → ", f"{outer}.")) for outer in found):
+            found.append(place)
+    return found
+
+
+def _words(name: str) -> list[str]:
+    """`"modelEMA_state"` → model, ema, state."""
+    return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
+
+
+def _shown(candidate: Candidate) -> str:
+    return f"'{candidate.place}'" if candidate.place else "the top"
+
+
+def _equal(one: Candidate, other: Candidate) -> bool:
+    return one.tensors.keys() == other.tensors.keys() and all(
+        value is other.tensors[name] or torch.equal(value, other.tensors[name]) for name, value in one.tensors.items()
+    )

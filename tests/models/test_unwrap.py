@@ -1,0 +1,183 @@
+"""The weights of a network among all else that training scripts save, and what is told of the choice."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from vertebra.errors import VertebraWarning, WeightsError
+from vertebra.models import create_model
+from vertebra.models._unwrap import _words
+
+State = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def plain() -> State:
+    torch.manual_seed(0)
+    return dict(create_model("mobilenet_v2", num_classes=3).state_dict())
+
+
+@pytest.fixture(scope="module")
+def average(plain: State) -> State:
+    return {name: value + 1 for name, value in plain.items()}
+
+
+def below(prefix: str, state: State) -> State:
+    return {prefix + name: value for name, value in state.items()}
+
+
+def without(state: State, word: str) -> State:
+    return {name: value for name, value in state.items() if word not in name}
+
+
+def loaded(content: Any, path: Path) -> tuple[State, list[str]]:
+    """What comes into the network, and what is told."""
+    torch.save(content, path)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        state = create_model("mobilenet_v2", weights=path).state_dict()
+    return dict(state), [str(warning.message) for warning in told if warning.category is VertebraWarning]
+
+
+def assert_same(got: State, wanted: State) -> None:
+    assert not [name for name, value in wanted.items() if not torch.equal(got[name], value)]
+
+
+@pytest.mark.parametrize(
+    "keys", [(), ("state_dict",), ("model_state_dict",), ("net",), ("params", "weights"), ("a", "b", "c", "d")]
+)
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module.", "module._orig_mod.", "model.net.backbone."])
+def test_weights_are_found_below_any_key_and_prefix(
+    plain: State, tmp_path: Path, keys: tuple[str, ...], prefix: str
+) -> None:
+    content: Any = below(prefix, plain)
+    for key in reversed(keys):
+        content = {"epoch": 3, "optimizer": {"state": {0: {"step": torch.ones(1)}}}, key: content}
+    got, told = loaded(content, tmp_path / "run.pth.tar")
+    assert_same(got, plain)
+    assert told == []
+
+
+def test_weights_are_not_searched_for_ever(plain: State, tmp_path: Path) -> None:
+    content: Any = {"epoch": 1, "model": plain}
+    content["self"] = content
+    assert_same(loaded(content, tmp_path / "run.pth")[0], plain)
+    deep: Any = plain
+    for _ in range(5):
+        deep = {"a": deep}
+    with pytest.raises(WeightsError, match=r"is not a dict of tensors"):
+        loaded(deep, tmp_path / "deep.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        (lambda p, a: {"state_dict": p, "state_dict_ema": a}, "'state_dict_ema'"),
+        (lambda p, a: {"model_ema": below("module.", a), "model": p}, "'model_ema → module'"),
+        (lambda p, a: {"modelEMA": a, "model": p}, "'modelEMA'"),
+        (lambda p, a: {"model": p, "best": below("module.", a) | {"n_averaged": torch.tensor(4)}}, "'best → module'"),
+        (lambda p, a: {"state_dict": below("model.", p) | below("ema_model.module.", a)}, "'state_dict → ema_model"),
+        (
+            lambda p, a: {"state_dict": below("net.", p), "callbacks": {"EMA": {"ema_weights": below("net.", a)}}},
+            "'callbacks → EMA → ema_weights → net'",
+        ),
+    ],
+)
+def test_the_averaged_copy_is_taken_and_told(
+    plain: State, average: State, tmp_path: Path, content: Any, place: str
+) -> None:
+    got, told = loaded(content(plain, average), tmp_path / "run.ckpt")
+    assert_same(got, average)
+    assert len(told) == 1
+    assert f"an averaged copy at {place}" in told[0]
+    assert "which is taken" in told[0]
+    assert "run.ckpt' holds weights at '" in told[0]
+
+
+@pytest.mark.parametrize("averaged", [None, {}, {"decay": 0.9, "updates": 3}])
+def test_an_averaged_copy_that_was_never_made_is_no_matter(plain: State, tmp_path: Path, averaged: Any) -> None:
+    got, told = loaded({"model": plain, "ema": averaged}, tmp_path / "run.pth")
+    assert_same(got, plain)
+    assert told == []
+
+
+def test_an_averaged_copy_that_is_not_whole_is_passed_by_and_told(plain: State, average: State, tmp_path: Path) -> None:
+    got, told = loaded({"model": plain, "ema": argparse.Namespace(module=average)}, tmp_path / "run.pth")
+    assert_same(got, plain)
+    assert "(ema, an object of argparse.Namespace)" in told[0]
+
+
+def test_an_averaged_copy_alone_is_taken(average: State, tmp_path: Path) -> None:
+    content = below("module.", average) | {"n_averaged": torch.tensor(9)}
+    got, told = loaded(content, tmp_path / "swa.bin")
+    assert_same(got, average)
+    assert told == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lambda p, a: {"student": p, "teacher": a},
+        lambda p, a: {"state_dict": below("encoder_q.", p) | below("encoder_k.", a)},
+        lambda p, a: {"model": p, "ema": a, "swa": without(p, "num_batches")},
+    ],
+)
+def test_several_that_differ_are_refused_by_name(plain: State, average: State, tmp_path: Path, content: Any) -> None:
+    torch.manual_seed(1)
+    other = {name: value * 2 + 1 for name, value in plain.items()}
+    with pytest.raises(WeightsError, match=r"several networks that fit and differ: '.*' and '.*own: torch\.save"):
+        loaded(content(other, average), tmp_path / "run.pth")
+
+
+def test_several_that_are_equal_are_one(plain: State, tmp_path: Path) -> None:
+    copy = {name: value.clone() for name, value in plain.items()}
+    got, told = loaded({"state_dict": plain, "model": copy}, tmp_path / "run.pth")
+    assert_same(got, plain)
+    assert told == []
+
+
+def test_what_else_lies_beside_the_prefix_is_told(plain: State, tmp_path: Path) -> None:
+    content = {"state_dict": below("model.", plain) | {"criterion.weight": torch.ones(3)}}
+    got, told = loaded(content, tmp_path / "run.ckpt")
+    assert_same(got, plain)
+    assert len(told) == 1
+    assert "are at 'state_dict → model'; passed by: criterion.weight." in told[0]
+
+
+def test_a_tensor_too_many_or_too_few_is_an_error(plain: State, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"1 unknown to the network: criterion\.weight"):
+        loaded({"model": plain | {"criterion.weight": torch.ones(3)}}, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=r"1 missing in the file: features\.0\.1\.bias"):
+        loaded({"model": below("module.", without(plain, "features.0.1.bias"))}, tmp_path / "b.pth")
+
+
+def test_the_weights_of_another_network_are_named_as_such(plain: State, tmp_path: Path) -> None:
+    torch.save({"model": plain}, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=r"a\.pth: no DenseNet: of 314 tensors"):
+        create_model("densenet121", weights=tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=r"do not fit EfficientNet with its "):
+        create_model("efficientnet_lite0", weights=tmp_path / "a.pth")
+
+
+def test_what_stands_beside_the_weights_stays_closed(plain: State, tmp_path: Path) -> None:
+    got, told = loaded({"model": plain, "args": argparse.Namespace(lr=0.1)}, tmp_path / "run.pth")
+    assert_same(got, plain)
+    assert told == []
+    with pytest.raises(WeightsError, match=r"wants to run 'argparse\.Namespace'"):
+        loaded(plain | {"args": argparse.Namespace(lr=0.1)}, tmp_path / "flat.pth")
+    with pytest.raises(WeightsError, match=r"wants to run 'vertebra\.models\.resnet\.ResNet'.*state_dict"):
+        loaded({"epoch": 1, "model": create_model("resnet18")}, tmp_path / "whole.pth")
+
+
+def test_words_of_names() -> None:
+    assert _words("state_dict_ema") == ["state", "dict", "ema"]
+    assert _words("modelEMA_state") == ["model", "ema", "state"]
+    assert _words("EmaModel.module") == ["ema", "model", "module"]
+    assert _words("schema") == ["schema"]
