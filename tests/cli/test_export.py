@@ -47,7 +47,8 @@ def test_options_for_all_that_a_file_does_not_say(tmp_path: Path, capsys: pytest
     (tmp_path / "names.txt").write_text("ant\nbee\ncat\n")
     out = tmp_path / "m.onnx"
     bare = ["export", str(tmp_path / "mine.ckpt"), "--model", "googlenet", "--out", str(out)]
-    options = "--size 64 --resize 80 --mean 0.5 --std 0.25,0.5,0.75 --interpolation bicubic".split()
+    view = "--size 64 --resize 80 --mean 0.5 --std 0.25,0.5,0.75 --interpolation bicubic"
+    options = view.split()
     options += ["--temperature", "1.5", "--threshold", "0.25", "--classes", str(tmp_path / "names.txt")]
     assert main([*bare, *options]) == 0
     assert capsys.readouterr().err == ""
