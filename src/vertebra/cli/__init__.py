@@ -58,21 +58,25 @@ def main(arguments: Sequence[str]) -> int:
 
 @contextmanager
 def _warnings_told() -> Iterator[None]:
-    """What Vertebra warns of is a line on stderr, once; other warnings go their way."""
-    told: set[str] = set()
+    """What Vertebra warns of is a line on stderr, once, after a command that ended well: an error is one line alone.
 
-    def show(message: Warning | str, category: type[Warning], *place: Any, **kind: Any) -> None:
-        if not issubclass(category, VertebraWarning):
+    Other warnings go their way.
+    """
+    told: dict[str, None] = {}
+
+    def keep(message: Warning | str, category: type[Warning], *place: Any, **kind: Any) -> None:
+        if issubclass(category, VertebraWarning):
+            told[str(message)] = None
+        else:
             others(message, category, *place, **kind)
-        elif str(message) not in told:
-            told.add(str(message))
-            print(f"vertebra: {printable(' '.join(str(message).split()))}", file=sys.stderr)  # noqa: T201
 
     with warnings.catch_warnings():
         others = warnings.showwarning
         warnings.simplefilter("always", VertebraWarning)
-        warnings.showwarning = show
+        warnings.showwarning = keep
         yield
+    for message in told:
+        print(f"vertebra: {printable(' '.join(message.split()))}", file=sys.stderr)  # noqa: T201
 
 
 def _take_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
