@@ -200,3 +200,17 @@ def test_the_discriminant_is_that_of_scikit_learn(problem):
     weight = found.weight[:, :4] * 2
     assert np.abs(weight - weight.mean(1, keepdims=True) - (right.coef_ - right.coef_.mean(0)).T).max() < 0.05
     assert (found.logits(features).argmax(1) < 4).all()
+
+
+def test_the_discriminant_of_fewer_photos_than_features_is_the_same():
+    random = np.random.default_rng(9)
+    labels = np.arange(21) % 3
+    features = (random.normal(0, 1, (21, 50)) + labels[:, None]).astype(np.float32)
+    found = discriminant(features, labels, 3)
+    means = np.stack([features[labels == c].mean(0) for c in range(3)]).astype(float)
+    rest = features - means[labels]
+    covariance = rest.T @ rest / 21
+    covariance += (np.trace(covariance) / 50 + 1e-6) * np.eye(50)
+    weight = np.linalg.solve(covariance, means.T)
+    assert found.weight == pytest.approx(weight, abs=1e-4 * abs(weight).max())
+    assert found.bias == pytest.approx(np.log(7) - (means * weight.T).sum(1) / 2, rel=1e-4)
