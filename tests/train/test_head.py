@@ -152,6 +152,15 @@ def test_what_no_head_could_know_is_not_measured():
     assert all(t.accuracy * 5 == pytest.approx(round(t.accuracy * 5)) for t in found.trials)
 
 
+def test_photos_of_a_single_class_measure_nothing():
+    labels = np.array([0, 0, 0, 0, 1])
+    features = np.random.default_rng(8).normal(0, 1, (5, 4)).astype(np.float32)
+    assert not cross_validated(features, labels, np.array([0, 1, 2, 0, 1]), 2).measurable.any()
+    labels[0] = 1
+    found = cross_validated(features, labels, np.array([0, 1, 2, 0, 1]), 2)
+    assert found.measurable.all()
+
+
 def test_one_photo_a_class_leaves_the_head_as_it_is():
     features = np.eye(3, dtype=np.float32)
     found = cross_validated(features, np.arange(3), np.arange(3), 3)

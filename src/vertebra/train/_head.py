@@ -255,7 +255,7 @@ class OutOfFold:
     labels: Labels  # (N,)
     softmax_logits: Floats  # (N, K)
     other_logits: Floats  # (N, K), of the discriminant
-    measurable: NDArray[np.bool_]  # (N,), whether those heads had seen other photos of its class
+    measurable: NDArray[np.bool_]  # (N,), whether those heads had seen others of its class, and there are two classes
     strength: float
     trials: list[Trial]  # that chose the strength
 
@@ -306,6 +306,8 @@ def cross_validated(
     counts = np.zeros((len(numbers), classes), np.int64)
     np.add.at(counts, (fold_of, labels), 1)
     measurable = counts.sum(axis=0)[labels] > counts[fold_of, labels]
+    if len(np.unique(labels[measurable])) < 2:
+        measurable[:] = False  # photos of a single class do not show that it is told from others
     order = np.argsort(-counts.sum(axis=1), kind="stable")
     outs = [fold_of == fold for fold in order]
     # The first folds that together have enough photos to choose by; without any, the strength stays in the middle.

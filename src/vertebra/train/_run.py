@@ -149,7 +149,7 @@ def few(count: int, what: str = "held out") -> list[str]:
     if count >= FEW:
         return []
     if not count:
-        return ["Nothing was measured: no photo could be held out of a class that has others to learn it from."]
+        return ["Nothing was measured: that takes two different photos of each of two classes at least."]
     return [f"Only {count} photo{'s were' if count > 1 else ' was'} {what}, so these shares say little."]
 
 
@@ -160,7 +160,7 @@ def remarks(data: Labelled, held: Sequence[Photo], weights: str, unmeasured: Seq
         data: all photos of the run.
         held: those that were measured.
         weights: that the network started from.
-        unmeasured: photos that were held out with all that show their class.
+        unmeasured: photos that were held out and are in no figure.
     """
     found = list(data.dataset.notes)
     if unreadable := data.audit.unreadable:
@@ -175,7 +175,8 @@ def remarks(data: Labelled, held: Sequence[Photo], weights: str, unmeasured: Seq
     if unmeasured:
         found.append(
             f"Not measured, though trained on: {len(unmeasured):,} photo{'s' if len(unmeasured) > 1 else ''} of "
-            f"{_names({photo.label for photo in unmeasured})}, held out with all that show their class."
+            f"{_names({photo.label for photo in unmeasured})}, for want of another of the class to learn from"
+            f"{'' if held else ', or of a second class to tell it from'}."
         )
     without = {photo.label for photo in data.photos} - {photo.label for photo in [*held, *unmeasured]}
     if held and without:
