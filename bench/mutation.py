@@ -47,6 +47,8 @@ TESTS: dict[str, list[str]] = {
     "train/_measure.py": ["tests/train/test_measure.py"],
     "train/_head.py": ["tests/train/test_head.py"],
     "models/_checkpoint.py": ["tests/models/test_checkpoint.py"],
+    "models/_unwrap.py": ["tests/models/test_unwrap.py", "tests/models/test_checkpoint.py"],
+    "models/_state_dict.py": ["tests/models/test_state_dict.py", "tests/models/test_checkpoint.py"],
 }
 
 # Survivors that no test can kill: what is in the mutant's line, and why nothing changes.

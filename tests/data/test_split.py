@@ -115,6 +115,7 @@ def test_splits_are_known_by_what_they_say():
     without_val = [name if name != "val" else names[0] for name in given_splits]
     found = assign_splits(hashes(300), ["a"] * 300, without_val, shares=Shares(val=0.5))
     assert Counter(found) == {"train": pytest.approx(100, abs=25), "val": pytest.approx(100, abs=25), "test": 100}
+    assert found == assign_splits(hashes(300), ["a"] * 300, ["train", "train", "test"] * 100, shares=Shares(val=0.5))
 
 
 def test_a_class_without_a_photo_to_train_on_takes_the_nearest_and_no_other():

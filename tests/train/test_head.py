@@ -1,5 +1,7 @@
 """The softmax head, against scikit-learn's."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -223,3 +225,31 @@ def test_the_discriminant_of_fewer_photos_than_features_is_the_same():
     weight = np.linalg.solve(covariance, means.T)
     assert found.weight == pytest.approx(weight, abs=1e-4 * abs(weight).max())
     assert found.bias == pytest.approx(np.log(7) - (means * weight.T).sum(1) / 2, rel=1e-4)
+
+
+def test_strengths_fall_by_thirds():
+    ratios = [stronger / weaker for stronger, weaker in itertools.pairwise(STRENGTHS)]
+    assert all(2.9 < ratio < 3.4 for ratio in ratios) and STRENGTHS[len(STRENGTHS) // 2] == 1e-5
+
+
+def test_one_class_asks_for_no_step(problem):
+    features, labels = problem
+    head = Solver(features, np.zeros_like(labels), 1).fit(1e-5)
+    assert not head.weight.any() and not head.bias.any()
+
+
+def test_a_trial_stops_when_the_loss_hardly_falls(problem, monkeypatch):
+    features, labels = problem
+    gradient, taken = Solver._gradient, []
+
+    def counted(self, *arguments):
+        taken.append(1)
+        return gradient(self, *arguments)
+
+    monkeypatch.setattr(Solver, "_gradient", counted)
+    steps = []
+    for least_change in (0.1, 1e-4, 3e-6):
+        taken.clear()
+        Solver(features, labels, 4).fit(1e-5, least_change)
+        steps.append(len(taken))
+    assert steps[0] <= 4 and steps == sorted(set(steps))
