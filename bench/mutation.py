@@ -169,8 +169,8 @@ def difference(source: str, mutated: str, file: str) -> str:
     return "\n".join(difflib.unified_diff(*lines, file, file, n=1, lineterm=""))
 
 
-def examine(tree: Path, file: str, drawn: int) -> dict[str, Any]:
-    """Put the file's mutants in its place one by one."""
+def examine(tree: Path, file: str, drawn: int, last: dict[str, Any] | None) -> dict[str, Any]:
+    """Put the file's mutants in its place one by one; of those that were examined before, the survivors alone."""
     path, log = tree / SOURCE / file, tree.parent / "log.txt"
     source = path.read_text(encoding="utf-8")
     start = time.monotonic()
@@ -178,15 +178,21 @@ def examine(tree: Path, file: str, drawn: int) -> dict[str, Any]:
         sys.exit(f"{file}: its tests fail as it is:\n{log.read_text(errors='replace')[-3000:]}")
     seconds = time.monotonic() - start
     print(f"{file}: {seconds:.1f} s as it is", flush=True)
-    outcomes = {"killed": 0, "timed out": 0, "equivalent": 0, "survived": 0}
-    survivors = []
     generated, candidates = mutants(source)
+    chosen = [(*made, difference(source, made[1], file)) for _, made in zip(range(drawn), candidates, strict=False)]
+    outcomes = {"killed": 0, "timed out": 0, "equivalent": 0, "survived": 0}
+    if last is not None:
+        survived = [row["diff"] for row in last["survivors"]]
+        chosen = [made for made in chosen if made[2] in survived]
+        if len(chosen) != len(survived):
+            sys.exit(f"{file} has changed since its mutants were drawn. Examine all of them, without --survivors.")
+        outcomes |= {name: last[name] for name in ("killed", "timed out")}
+    survivors = []
     try:
-        for _, (operator, mutated) in zip(range(drawn), candidates, strict=False):
+        for operator, mutated, diff in chosen:
             path.write_text(mutated, encoding="utf-8")
             outcome = run_tests(tree, TESTS[file], 20 + 5 * seconds, log)
             if outcome == "survived":
-                diff = difference(source, mutated, file)
                 added = "\n".join(line for line in diff.splitlines()[2:] if line.startswith("+"))
                 reasons = [why for part, why in EQUIVALENT.get(file, {}).items() if part in added]
                 outcome = "equivalent" if reasons else "survived"
@@ -200,7 +206,7 @@ def examine(tree: Path, file: str, drawn: int) -> dict[str, Any]:
         path.write_text(source, encoding="utf-8")
     row = {"generated": generated, "drawn": sum(outcomes.values()), **outcomes}
     print(f"{file}: {row}", flush=True)
-    return row | {"tests": TESTS[file], "seconds": round(time.monotonic() - start), "survivors": survivors}
+    return row | {"tests": TESTS[file], "survivors": survivors}
 
 
 def render(document: dict[str, Any]) -> str:
@@ -209,10 +215,16 @@ def render(document: dict[str, Any]) -> str:
     return _common.table(["file", *names], rows)
 
 
+def rows_of(path: Path) -> dict[str, Any]:
+    rows: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["files"] if path.is_file() else {}
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("files", nargs="*", metavar="FILE", help=f"of {', '.join(TESTS)}; all without")
     parser.add_argument("--table", action="store_true", help="print the last results")
+    parser.add_argument("--survivors", action="store_true", help="only those that survived the last time")
     parser.add_argument("-n", type=int, default=DRAWN, help="mutants of a file")
     settings = parser.parse_args()
     path = _common.RESULTS / "mutation.json"
@@ -228,10 +240,9 @@ def main() -> None:
             left_out = shutil.ignore_patterns(".*", "node_modules", "__pycache__", "results", "runs", "build", "dist")
             shutil.copytree(_common.ROOT, tree, ignore=left_out)
             for file in files:
-                row = examine(tree, file, settings.n)
+                row = examine(tree, file, settings.n, rows_of(path)[file] if settings.survivors else None)
                 # Read again each time: another run may have examined other files meanwhile.
-                rows = json.loads(path.read_text(encoding="utf-8"))["files"] if path.is_file() else {}
-                rows[file] = row
+                rows = rows_of(path) | {file: row}
                 kept = {file: rows[file] for file in TESTS if file in rows}
                 _common.write("mutation", ("cosmic-ray", "pytest"), {"seed": SEED, "files": kept})
     print(render(json.loads(path.read_text(encoding="utf-8"))))
