@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vertebra.card import METADATA_KEY, Card, CardError, Preprocessing
 from vertebra.errors import WeightsError
-from vertebra.models._checkpoint import read, read_state_dict
+from vertebra.models._checkpoint import NETWORK_KEY, read, read_card, read_state_dict
 from vertebra.models._state_dict import load_state_dict, meta_build
 
 
@@ -282,3 +283,50 @@ def test_mapped_weights_outlive_a_replaced_file(saved: Path, weights: dict[str, 
     torch.save({name: value + 1 for name, value in weights.items()}, other)
     other.replace(saved)
     assert_same(copies(model), dict(weights))
+
+
+# --- what a safetensors file says beside its tensors ---------------------------------------------------------------
+
+
+def test_a_card_is_read_without_the_tensors(weights: dict[str, Tensor], saved: Path, tmp_path: Path) -> None:
+    card = Card("small", Preprocessing(32), ("ant", "bee"))
+    path = tmp_path / "carded.weights"  # the first bytes say what it is
+    save_file(weights, path, {METADATA_KEY: card.to_json()})
+    assert read_card(path) == card and read(path).card == card
+    assert read_card(saved) is None
+    save_file(weights, path)
+    assert read_card(path) is None and read(path).card is None and read(path).untold == {}
+    save_file(weights, path, {METADATA_KEY: "no card"})
+    with pytest.raises(CardError, match=r"carded\.weights is not a card"):
+        read_card(path)
+
+
+def test_what_a_network_says_of_itself(weights: dict[str, Tensor], tmp_path: Path) -> None:
+    path = tmp_path / "told.safetensors"
+    for text, untold in (('{"transform_input": true}', {"transform_input": True}), ("[1]", {}), ("7", {})):
+        save_file(weights, path, {NETWORK_KEY: text})
+        assert read(path).untold == untold
+    save_file(weights, path, {NETWORK_KEY: "{"})
+    with pytest.raises(WeightsError, match=r"told\.safetensors' is damaged"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("length", "message"),
+    [
+        (100_000_000, "is damaged or cut short"),  # as long as safetensors allows a header to be
+        (100_000_001, "is neither a torch checkpoint nor a safetensors file"),
+        (1 << 56, "is neither a torch checkpoint nor a safetensors file"),
+    ],
+)
+def test_a_header_longer_than_allowed_is_none(length: int, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + b"{}" + bytes(100))
+    with pytest.raises(WeightsError, match=message):
+        read(path)
+
+
+def test_whether_to_map_is_said_by_name(saved: Path) -> None:
+    assert_same(read(path=saved, mapped=False).value, read(saved).value)
+    with pytest.raises(TypeError):
+        read(saved, False)
