@@ -181,3 +181,8 @@ def test_words_of_names() -> None:
     assert _words("modelEMA_state") == ["model", "ema", "state"]
     assert _words("EmaModel.module") == ["ema", "model", "module"]
     assert _words("schema") == ["schema"]
+
+
+def test_keys_that_are_no_names_are_no_matter(plain: State, tmp_path: Path) -> None:
+    got, _ = loaded({7: {"step": torch.ones(1)}, "net": plain, ("a", 1): 2}, tmp_path / "run.pth")
+    assert_same(got, plain)
