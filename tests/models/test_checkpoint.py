@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -330,3 +332,118 @@ def test_whether_to_map_is_said_by_name(saved: Path) -> None:
     assert_same(read(path=saved, mapped=False).value, read(saved).value)
     with pytest.raises(TypeError):
         read(saved, False)
+
+
+# --- what a file says beside its tensors ------------------------------------------------------------------------------
+
+
+def test_a_card_is_read_from_safetensors_alone(weights: dict[str, Tensor], tmp_path: Path) -> None:
+    card = Card("resnet18", Preprocessing(64, 64), ("a", "b"), temperature=1.25)
+    path = tmp_path / "w.safetensors"
+    save_file(dict(weights), path, {METADATA_KEY: card.to_json(), NETWORK_KEY: '{"low_resolution": true}'})
+    assert read_card(path) == read(path).card == card
+    assert read(path).untold == {"low_resolution": True}
+    assert read(path).path == path
+    save_file(dict(weights), path)
+    assert read_card(path) is None and read(path).card is None and read(path).untold == {}
+    torch.save(weights, tmp_path / "w.pth")
+    assert read_card(tmp_path / "w.pth") is None and read(tmp_path / "w.pth").card is None
+
+
+def test_what_a_file_says_may_be_damaged_too(weights: dict[str, Tensor], tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_file(dict(weights), path, {NETWORK_KEY: "{"})
+    with pytest.raises(WeightsError, match="damaged or cut short"):
+        read(path)
+    save_file(dict(weights), path, {NETWORK_KEY: "[1]"})
+    assert read(path).untold == {}
+    save_file(dict(weights), path, {METADATA_KEY: "{}"})
+    for reading in (read, read_card):
+        with pytest.raises(CardError, match=r"w\.safetensors is not a card"):
+            reading(path)
+
+
+def test_paths_may_begin_at_home(saved: Path, weights: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(saved.parent))
+    monkeypatch.setenv("USERPROFILE", str(saved.parent))
+    assert_same(read_state_dict("~/small.pth"), dict(weights))
+    assert read_card("~/small.pth") is None
+
+
+@pytest.mark.parametrize(("length", "kind"), [(100_000_000, "damaged or cut short"), (100_000_001, "neither a torch")])
+def test_a_header_has_an_end(tmp_path: Path, length: int, kind: str) -> None:
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + b"{" + b" " * 90)
+    for reading in (read, read_card):
+        with pytest.raises(WeightsError, match=kind):
+            reading(path)
+
+
+def test_a_folder_names_the_weight_files_in_it(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"is a folder, not a weight file\. Name the file\.$"):
+        read(tmp_path)
+    for name in ("b.ckpt", "a.PTH", "c.pth.tar", "notes.txt", "photo.jpg"):
+        (tmp_path / name).touch()
+    with pytest.raises(WeightsError, match=r"Name the file\. It holds a\.PTH, b\.ckpt, c\.pth\.tar\.$"):
+        read(tmp_path)
+
+
+def test_files_may_be_read_without_mapping_them(saved: Path, weights: dict[str, Tensor]) -> None:
+    value = read(saved, mapped=False).value
+    saved.write_bytes(b"")
+    assert_same(value, dict(weights))
+    maps = Path("/proc/self/maps")
+    assert not maps.exists() or str(saved) not in maps.read_text()
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (torch.ones(2, dtype=torch.uint16), r"entry 'a' is of an unusual type\. Save ordinary"),
+        (torch.ones(2, dtype=torch.complex64), r"entry 'a' is of an unusual type\."),
+        ({"b": 1}, r"its entry 'a' is of type dict"),
+        (None, r"its entry 'a' is of type NoneType"),
+    ],
+)
+def test_entries_that_no_network_takes(tmp_path: Path, entry: Any, message: str) -> None:
+    torch.save({"a": entry, "b": torch.ones(1)}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=message):
+        read_state_dict(tmp_path / "w.pth")
+
+
+def test_a_key_of_many_parts_is_not_shown(tmp_path: Path) -> None:
+    torch.save({("a", 1): torch.ones(1)}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"its entry with a key of many parts is of type Tensor"):
+        read_state_dict(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    ("part", "content", "message"),
+    [
+        ("byteorder", b"big", r"w\.pth' was saved on a machine with another order of bytes\. Where you trust it"),
+        ("constants.pkl", b"", r"w\.pth' is a TorchScript program, not a state dict\. Where you trust it"),
+    ],
+)
+def test_archives_of_another_kind(saved: Path, tmp_path: Path, part: str, content: bytes, message: str) -> None:
+    path = tmp_path / "w.pth"
+    with zipfile.ZipFile(saved) as whole, zipfile.ZipFile(path, "w") as other:
+        folder = whole.namelist()[0].partition("/")[0]
+        parts = {info.filename: whole.read(info) for info in whole.infolist()} | {f"{folder}/{part}": content}
+        for name, value in parts.items():
+            other.writestr(name, value)
+    with pytest.raises(WeightsError, match=message):
+        read(path)
+    with zipfile.ZipFile(saved) as whole, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as other:
+        for info in whole.infolist():
+            other.writestr(info.filename, whole.read(info))
+    with pytest.raises(WeightsError, match=r"is a compressed archive, which torch\.save never writes"):
+        read(path)
+
+
+def test_safetensors_may_be_missing(
+    weights: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file(dict(weights), tmp_path / "w.safetensors")
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(WeightsError, match=r"needs the package safetensors\. Run: pip install safetensors"):
+        read(tmp_path / "w.safetensors")

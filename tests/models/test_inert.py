@@ -59,6 +59,7 @@ OBJECTS = {
     "array of bytes": bytearray(b"ab"),
     "complex": 1j,
     "big": 2**3000,
+    "long": torch.ones(1, dtype=torch.uint16),
     "device": torch.device("cpu"),
     "type": torch.float16,
     "size": torch.Size([1, 2]),
@@ -74,6 +75,10 @@ OBJECTS = {
 def test_objects_beside_the_weights_are_passed_by(tmp_path: Path, protocol: int, zipped: bool) -> None:
     weights = {"a": torch.arange(6.0).view(2, 3), "b": torch.nn.Parameter(torch.ones(2)), "c": torch.tensor(3)}
     content = {**OBJECTS, "model": weights, "last": 7}
+    if zipped:
+        content["complex numbers"] = torch.ones(2, dtype=torch.complex64)
+    else:  # where the older format has no sizes for other types, what follows them cannot be found
+        del content["long"]
     torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped, pickle_protocol=protocol)
     got = read(tmp_path / "w.pth").value
     assert list(got) == list(content)

@@ -54,6 +54,14 @@ def test_the_file_gives_what_the_run_measured(run, shapes, tmp_path):
         run.save(tmp_path / "file" / "shapes.onnx")
 
 
+def test_the_weights_bring_the_run_s_card(run):
+    from dataclasses import replace
+
+    from vertebra.export import prepare
+
+    assert replace(prepare(run.run / "weights.safetensors").card, created=run.card.created) == run.card
+
+
 def test_the_weights_are_an_ordinary_checkpoint(run, shapes):
     import torch
 

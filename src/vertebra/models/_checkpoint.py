@@ -199,7 +199,7 @@ def named_tensors(value: Any, path: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name, entry in value.items():
         if isinstance(entry, _inert.Foreign):
-            if state := _FORMS.get(entry.name):
+            if state := _FORMS.get(entry.name, _FORMS[_OTHER_TYPE] if entry.name.endswith("Storage") else None):
                 raise WeightsError(f"'{path}': entry {name!r} {state}. Save ordinary, dense tensors.")
             raise _not_opened(path, entry.name)
         if not isinstance(name, str) or not isinstance(entry, Tensor):
@@ -213,6 +213,7 @@ def named_tensors(value: Any, path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+_OTHER_TYPE = "torch._utils._rebuild_tensor_v3"
 # What makes tensors that no network here could take.
 _FORMS = {
     "torch._utils._rebuild_sparse_tensor": "is sparse or quantized",
@@ -220,5 +221,5 @@ _FORMS = {
     "torch._utils._rebuild_qtensor": "is sparse or quantized",
     "torch._utils._rebuild_nested_tensor": "is nested",
     "torch._utils._rebuild_meta_tensor_no_storage": "has no values (meta device)",
-    "torch._utils._rebuild_tensor_v3": "is of an unusual type",
+    _OTHER_TYPE: "is of an unusual type",
 }

@@ -224,6 +224,8 @@ class _Machine:
             self.stack.append(made)
             self.fill([part for pair in pairs for part in pair])
             return self.stack.pop()
+        if function is _torchfile._TENSOR and arguments and isinstance(arguments[0], Foreign):
+            return arguments[0]
         if self.tensors is None or function not in (_torchfile._TENSOR, _torchfile._PARAMETER):
             return Foreign(_name(function))
         return _torchfile._call(function, arguments, self.tensors)
@@ -259,6 +261,8 @@ class _Machine:
         identity = self.stack.pop()
         if type(identity) is tuple and len(identity) > 1 and identity[0] == "module":
             self.push(Foreign(_name(identity[1])))  # a network's class with its source, as older files have it
+        elif type(identity) is tuple and len(identity) > 1 and isinstance(identity[1], Foreign):
+            self.push(identity[1])  # numbers of a type that no network here has: complex, quantized
         else:
             self.push(_torchfile._storage(identity))
 
