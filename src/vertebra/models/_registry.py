@@ -114,7 +114,7 @@ def build(
         fitting(model, state, str(path))
         return model, state
 
-    candidate, (model, state) = fitting_weights(content, cls._stem, fit)
+    candidate, (model, state) = fitting_weights(content, cls._stem, cls._head, fit)
     _tell_options(path, _known(candidate.untold, cls), options, assumed if isinstance(source, Path) else None)
     if model.untold["low_resolution"] and "low_resolution" not in candidate.untold:
         warn(f"'{path}' has first kernels of 3 × 3, so reset_resolution() is taken to have been called on its network.")

@@ -43,7 +43,7 @@ class Candidate:
     beside: tuple[str, ...]  # names of tensors in the same dict that do not have the prefix
 
 
-def fitting_weights(content: Content, stem: str, fit: Callable[[Candidate], N]) -> tuple[Candidate, N]:
+def fitting_weights(content: Content, stem: str, head: str, fit: Callable[[Candidate], N]) -> tuple[Candidate, N]:
     """The weights in a file, and what `fit` made for them.
 
     Where an averaged copy fits as well it is taken, as timm does, and a warning says so.
@@ -51,13 +51,14 @@ def fitting_weights(content: Content, stem: str, fit: Callable[[Candidate], N]) 
     Args:
         content: of the file.
         stem: path of the first convolution; its weight marks where a network's names begin.
+        head: path of the classifier, which blocks whose first layer is called like the network's do not have.
         fit: called with what may be the weights.
 
     Raises:
         WeightsError: none fit, or several do that differ; `fit` raises it for what does not fit.
     """
     path = content.path
-    candidates = list(_candidates(content, stem))
+    candidates = list(_candidates(content, stem, head))
     if not candidates:
         candidates = [_whole(content)]
     fitting: list[tuple[Candidate, N]] = []
@@ -97,14 +98,14 @@ def fitting_weights(content: Content, stem: str, fit: Callable[[Candidate], N]) 
     return chosen
 
 
-def _candidates(content: Content, stem: str) -> Iterator[Candidate]:
+def _candidates(content: Content, stem: str, head: str) -> Iterator[Candidate]:
     first = f"{stem}.weight"
     for place, mapping in _mappings(content.value, (), set()):
-        for name in mapping:
-            if not isinstance(name, str) or not name.endswith(first):
-                continue
+        names = [name for name in mapping if isinstance(name, str)]
+        modules = {name[:at] for name in names for at, letter in enumerate(name) if letter == "."}
+        for name in names:
             prefix = name.removesuffix(first)
-            if prefix and not prefix.endswith("."):
+            if prefix == name or (prefix and not prefix.endswith(".")) or prefix + head not in modules:
                 continue
             yield _candidate(content, place, prefix, mapping)
 
