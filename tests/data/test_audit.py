@@ -1,13 +1,17 @@
 """What is found in a data set, and how it is told."""
 
+import base64
+import io
 import json
 import os
+import re
 import sqlite3
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from vertebra.card import Decoding
 from vertebra.data import Album, DataError, Facts, audit, look_through, open_dataset, write_page
 
 
@@ -96,6 +100,18 @@ def test_the_page_shows_it(messy, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
         write_page(dataset, found, tmp_path / "file" / "audit.html")
+
+
+def test_the_page_shows_photos_by_the_depth_that_was_said(folder, tmp_path):
+    root = folder(cat=2, dog=2)
+    for name, size in (("one", (40, 40)), ("two", (40, 40)), ("tiny", (20, 20))):
+        Image.fromarray(np.full(size, 3000, np.uint16)).save(root / "cat" / f"{name}.png")
+    dataset, decoding = open_dataset(root), Decoding(bits=12)
+    found = audit(dataset, look_through(dataset, decoding=decoding), decoding=decoding)
+    write_page(dataset, found, tmp_path / "audit.html", decoding)
+    shown = re.findall('base64,([^"]+)', (tmp_path / "audit.html").read_text())
+    means = [np.asarray(Image.open(io.BytesIO(base64.b64decode(each)))).mean() for each in shown]
+    assert len(means) > 3 and all(abs(mean - 3000 * 255 / 4095) < 2 for mean in means)
 
 
 def test_a_clean_folder(folder):

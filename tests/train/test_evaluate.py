@@ -1,7 +1,11 @@
 """The classes of a data set beside those of a model."""
 
+import base64
+import io
+import re
 import unicodedata
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -83,3 +87,14 @@ def test_folders_can_be_passed_by(measure):
 def test_two_classes_of_one_name_are_refused(measure):
     with pytest.raises(UsageError, match="more than one class named 'crane', so it cannot be told which one"):
         measure(("crane", "dog", "crane"), "crane", "dog")
+
+
+def test_the_page_shows_photos_by_the_depth_that_was_said(tmp_path, write_model):
+    write_model(tmp_path / "model.onnx", classes=("cat", "dog"))
+    for label in ("cat", "dog"):  # one picture, so that one of them is a mistake
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        Image.fromarray(np.full((40, 40), 3000, np.uint16)).save(tmp_path / "photos" / label / "1.png")
+    evaluate(tmp_path / "model.onnx", tmp_path / "photos", bits=12).write(tmp_path / "page.html")
+    (shown,) = re.findall('base64,([^"]+)', (tmp_path / "page.html").read_text(encoding="utf-8"))
+    grey = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown))))
+    assert abs(grey.mean() - 3000 * 255 / 4095) < 2

@@ -78,7 +78,7 @@ def run(settings: Settings) -> None:
         for line in found.lines():
             typer.echo(printable(line))
     if settings.html is not None:
-        write_page(dataset, found, settings.html)
+        write_page(dataset, found, settings.html, Decoding(bits=settings.bits))
         if not settings.json:
             typer.echo(f"page: {settings.html}")
     if settings.strict:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from vertebra.card import Decoding
 from vertebra.errors import ImageError
 from vertebra.files import replacing
 from vertebra.pixels import open_image
@@ -36,13 +37,18 @@ white-space:nowrap;text-overflow:ellipsis}.bar i{background:var(--accent);height
 """
 
 
-def write_page(dataset: Dataset, found: Audit, path: Path) -> None:
-    """Write the page, whole or not at all.
+def write_page(
+    dataset: Dataset,
+    found: Audit,
+    path: Path,
+    decoding: Decoding = Decoding(),  # noqa: B008 - frozen
+) -> None:
+    """Write the page, whole or not at all; `decoding` is that by which the audit found what it shows.
 
     Raises:
         DataError: it cannot be written.
     """
-    text = page(f"Data audit: {found.name}", sections(dataset, found))
+    text = page(f"Data audit: {found.name}", sections(dataset, found, decoding))
     try:
         with replacing(path) as temporary:
             # A file's name may hold bytes that are no text.
@@ -59,7 +65,7 @@ def page(title: str, body: str) -> str:
     )
 
 
-def sections(dataset: Dataset, found: Audit) -> str:
+def sections(dataset: Dataset, found: Audit, decoding: Decoding) -> str:
     """The body of the page."""
     least, median, most = found.sizes
     numbers = [
@@ -90,10 +96,10 @@ def sections(dataset: Dataset, found: Audit) -> str:
         ("Near-duplicates within a class", [group for group in own if not group.exact]),
     ):
         if groups:
-            parts.append(_section(title, len(groups), _groups(dataset, groups)))
+            parts.append(_section(title, len(groups), _groups(dataset, groups, decoding)))
     for title, odd in found.odd:
         if odd and not found.is_usual(odd):
-            parts.append(_section(title[0].upper() + title[1:], len(odd), _odd(dataset, odd)))
+            parts.append(_section(title[0].upper() + title[1:], len(odd), _odd(dataset, odd, decoding)))
     for title, lines in (
         ("Class names that differ in case only", [" and ".join(names) for names in found.case_clashes]),
         (f"Classes with fewer than {FEW} photos", [f"{name}: {count}" for name, count in found.few.items()]),
@@ -119,13 +125,13 @@ def _bars(classes: dict[str, int]) -> str:
     return f'<div class="bars">{"".join(bars)}</div>'
 
 
-def _groups(dataset: Dataset, groups: Sequence[Group]) -> str:
+def _groups(dataset: Dataset, groups: Sequence[Group], decoding: Decoding) -> str:
     shown = []
     for group in groups[:_MOST]:
         count = len(group.paths)
         splits = group.splits if len(group.splits) == count else ("",) * count
         figures = [
-            thumbnail(dataset.root / path, " · ".join(part for part in (path, kind, split) if part))
+            thumbnail(dataset.root / path, " · ".join(part for part in (path, kind, split) if part), decoding)
             for path, kind, split in list(zip(group.paths, group.kinds or ("",) * count, splits, strict=True))[:6]
         ]
         rest = f"<p>and {len(group.paths) - 6} more</p>" if len(group.paths) > 6 else ""
@@ -133,9 +139,10 @@ def _groups(dataset: Dataset, groups: Sequence[Group]) -> str:
     return " ".join(shown) + _more(len(groups))
 
 
-def _odd(dataset: Dataset, odd: Sequence[Odd]) -> str:
+def _odd(dataset: Dataset, odd: Sequence[Odd], decoding: Decoding) -> str:
     figures: Iterable[str] = (
-        thumbnail(dataset.root / photo.path, f"{photo.path}, {photo.width} × {photo.height}") for photo in odd[:_MOST]
+        thumbnail(dataset.root / photo.path, f"{photo.path}, {photo.width} × {photo.height}", decoding)
+        for photo in odd[:_MOST]
     )
     return f'<div class="row">{"".join(figures)}</div>' + _more(len(odd))
 
@@ -144,10 +151,10 @@ def _more(count: int) -> str:
     return f"<p>and {count - _MOST:,} more</p>" if count > _MOST else ""
 
 
-def thumbnail(path: Path, caption: str) -> str:
+def thumbnail(path: Path, caption: str, decoding: Decoding) -> str:
     """A small copy of a photo with its caption, as part of a page; an empty frame where it cannot be read any more."""
     try:
-        picture = open_image(path, at_least=2 * _THUMBNAIL)
+        picture = open_image(path, at_least=2 * _THUMBNAIL, decoding=decoding)
     except ImageError:
         return f"<figure><figcaption>{escape(caption)}</figcaption></figure>"
     picture.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BILINEAR)

@@ -112,6 +112,7 @@ def _report(settings: Settings, folder: Path, outcome: Outcome, clock: Clock) ->
             else f"A classifier of {len(m.classes)} classes, whose accuracy is not measured."
         ),
         held=outcome.held,
+        decoding=outcome.preprocessing.decoding,
         threshold=outcome.held.rejections[-1].threshold,
         temperature=outcome.calibration.temperature,
         facts={

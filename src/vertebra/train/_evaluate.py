@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from vertebra.card import Decoding
 from vertebra.data import Dataset, audit, match_names, open_dataset
 from vertebra.errors import UsageError, nearest
 from vertebra.runtime.engines import PROBABILITIES
@@ -32,6 +33,7 @@ class Evaluation:
     broken: tuple[str, ...]  # photos that could not be used, and why
     trained_on: int  # photos that the classifier was trained on
     threshold: float | None
+    decoding: Decoding  # of the photos' files
     reading: tuple[str, ...] = ()  # what was joined, left out or passed by when the photos were found
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,7 +84,13 @@ class Evaluation:
         summary = f"{self.model} on {m.n:,} photos of {self.data}: top-1 {percent(m.top1)}."
         facts = {"model": str(self.model), "data": self.data}
         page = Report(
-            f"Evaluation: {self.model.name}", summary, self.held, self.threshold, facts=facts, notes=self.notes
+            f"Evaluation: {self.model.name}",
+            summary,
+            self.held,
+            self.decoding,
+            self.threshold,
+            facts=facts,
+            notes=self.notes,
         )
         write_text(path, page.html())
 
@@ -157,6 +165,7 @@ def evaluate(
         broken=tuple(f"{dataset.shown(dataset.photos[i].path)}: {f.reason}" for i, f in enumerate(facts) if f.broken),
         trained_on=sum(facts[i].sha256 in known for i in kept),
         threshold=threshold,
+        decoding=predictor.preprocessing.decoding,
         reading=audited.notes,
     )
 

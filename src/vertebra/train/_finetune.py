@@ -140,7 +140,7 @@ def _prepare(settings: Settings, folder: Path, world: World, tell: Tell) -> None
         folder / START,
         {
             "seconds": clock.seconds,
-            "audit": sections(dataset, photos.audit),
+            "audit": sections(dataset, photos.audit, settings.decoding),
             "classes": photos.names,
             "probe": beginning.probe,
             "range": tried,

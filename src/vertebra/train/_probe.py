@@ -136,7 +136,7 @@ def run_probe(settings: Settings, folder: Path, tell: Tell) -> Classifier:
     used = [split if split == held_split else "train" for split in splits.tolist()]
     with clock.step("auditing"):
         photos = photos.with_splits(used)
-        page = sections(dataset, photos.audit)
+        page = sections(dataset, photos.audit, settings.decoding)
     with clock.step("fitting the head"):
         folds = folds_of(photos, pool.tolist(), settings)
         probe = fit_probe(

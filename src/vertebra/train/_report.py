@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vertebra.card import Decoding
 from vertebra.data import page, thumbnail
 from vertebra.intervals import Interval
 
@@ -33,6 +34,7 @@ class Report:
     title: str
     summary: str  # one sentence
     held: Held
+    decoding: Decoding  # of the photos' files
     threshold: float | None = None
     temperature: float = 1.0
     facts: Mapping[str, str] = field(default_factory=dict)  # name -> value, for the table at the end
@@ -133,6 +135,7 @@ class Report:
                         held.photos[i].path,
                         f"{names[held.labels[i]]}, taken for {names[predicted[i]]} ({percent(float(confidence[i]))}): "
                         f"{held.photos[i].path.name}",
+                        self.decoding,
                     )
                     for i in places[:_THUMBNAILS].tolist()
                 )
