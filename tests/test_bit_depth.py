@@ -127,6 +127,24 @@ def test_the_significant_bits_of_a_colour_png_are_obeyed(bits, colour):
     np.testing.assert_array_equal(found, to_8(colours, bits))
 
 
+@pytest.mark.parametrize("colour", [4, 6])
+@pytest.mark.parametrize("bits", [10, 14])
+def test_alpha_may_use_more_bits_than_the_colours(colour, bits):
+    values = ramp(bits, {4: 2, 6: 4}[colour])
+    values[..., -1] = 65_535
+    values[0, 0] = 0
+    colours = to_8(values[..., :1].repeat(3, axis=-1) if colour == 4 else values[..., :3], bits)
+    colours[0, 0] = 255
+    said = png(values, colour, [bits] * (values.shape[-1] - 1) + [16])
+    np.testing.assert_array_equal(np.asarray(open_image(said)), colours)
+    half = values.copy()
+    half[..., -1] = 32_768 + 255
+    for data in (png(half, colour), png(half, colour, [bits] * (values.shape[-1] - 1) + [16])):
+        found = np.asarray(open_image(data, decoding=Decoding(bits=bits))).astype(int)
+        expected = to_8(half[..., :1].repeat(3, axis=-1) if colour == 4 else half[..., :3], bits) / 2 + 127
+        assert np.abs(found - expected).max() <= 1
+
+
 @pytest.mark.parametrize("tag", [341, 281])
 @pytest.mark.parametrize("order", [LITTLE, BIG])
 def test_the_greatest_value_of_a_tiff_is_its_white(tag, order):

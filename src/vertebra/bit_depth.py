@@ -93,7 +93,7 @@ def _from_start(file: IO[bytes]) -> Iterator[IO[bytes]]:
 
 
 def _significant_bits(file: IO[bytes] | None) -> int | None:
-    """What PNG's sBIT has, where that is fewer bits than are stored."""
+    """What PNG's sBIT has for the colours, where that is fewer bits than are stored; alpha has a depth of its own."""
     if file is None:
         return None
     with _from_start(file):
@@ -104,7 +104,7 @@ def _significant_bits(file: IO[bytes] | None) -> int | None:
                 return None
             (length,) = struct.unpack(">I", head[:4])
             if head[4:] == b"sBIT" and 0 < length <= 4:
-                bits = max(file.read(length))
+                bits = max(file.read(length)[: 3 if length > 2 else 1])
                 return bits if 8 <= bits < 16 else None
             file.seek(length + 4, 1)
     return None
@@ -218,6 +218,8 @@ def scaled_colour(image: Image.Image, file: IO[bytes] | None, depth: Depth, deco
     scaled = image
     if bits < 16:
         grey = np.rint(np.minimum(values * (255.0 / (2**bits - 1)), 255.0)).astype(np.uint8)
+        if image.mode == "RGBA" and values[..., -1].max() >= 2**bits:
+            grey[..., -1] = np.asarray(image)[..., -1]  # alpha uses all 16
         scaled = Image.fromarray(grey, image.mode)
     if isinstance(key, tuple):  # the colour that is transparent, in 16 bits
         scaled = scaled.convert("RGB") if bits < 16 else Image.fromarray(np.asarray(image))
