@@ -33,8 +33,8 @@ def test_the_command_for_the_depth_is_named(levels, bits, limit):
 
 
 def test_whoever_said_the_depth_is_not_asked_again():
-    for bits in (12, 16):
-        notes = notes_of([4000, 900, 0], bits)
+    for bits, dark in ((12, 1024), (16, 900)):
+        notes = notes_of([4000, dark, 0], bits)
         assert notes.lines() == [] and notes.unclear == 0
 
 
@@ -47,6 +47,16 @@ def test_a_few_dark_photos_among_others_are_named():
     notes = notes_of([65_535, 4095, 800, 30_000])
     (line,) = notes.lines()
     assert "below 4,096 in 2 of 4 such photos, such as 1.png, and reach 65,535 in 0.png" in line
+    assert notes.unclear == 0
+    # Two cameras, of 14 bits and of 16.
+    (line,) = notes_of([16_383, 65_535, 16_384, 15_000]).lines()
+    assert "below 16,384 in 2 of 4 such photos, such as 0.png, and reach 65,535 in 1.png" in line
+
+
+def test_photos_that_are_dark_by_the_depth_that_was_said_are_named():
+    notes = notes_of([16_383, 1023, 900, 4096], 14)
+    (line,) = notes.lines()
+    assert "below 1,024 in 2 of 4 such photos, such as 1.png, where bits, which is 14, puts white at 16,383" in line
     assert notes.unclear == 0
 
 
@@ -76,6 +86,7 @@ def test_bits_that_change_nothing_are_told_where_that_matters():
     ("remark", "words"),
     [
         ("transparent", "taken as opaque, as alpha is 0 everywhere"),
+        ("hidden", "nearly all transparent: more than 99 % of what is seen is white"),
         ("first of several", "several frames or pages, of which only the first is seen"),
         ("stretched", "stretched from the least to the greatest"),
         ("float to 1", "white is taken to be 1"),

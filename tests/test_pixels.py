@@ -548,9 +548,12 @@ def test_alpha_that_is_0_everywhere_is_passed_by(kind):
     alpha.putpixel((3, 2), 255)
     found = decode(CLEAR[kind](alpha))
     shown = np.asarray(found.picture).copy()
-    assert shown[2, 3].tolist() == opaque[2, 3].tolist() and found.remarks == ()
+    assert shown[2, 3].tolist() == opaque[2, 3].tolist() and found.remarks == ("hidden",)
     shown[2, 3] = 255
     assert shown.min() == 255
+    # A spot on nothing is a picture.
+    alpha.paste(255, (0, 0, 8, 1))
+    assert decode(CLEAR[kind](alpha)).remarks == ()
 
 
 def test_a_palette_that_is_transparent_everywhere_is_passed_by():

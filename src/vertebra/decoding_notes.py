@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 
 from vertebra.bit_depth import BYTE_FLOAT, CLAIMED, STRETCHED, UNIT_FLOAT
 from vertebra.card import Decoding
-from vertebra.pixels import FIRST_OF_SEVERAL, TRANSPARENT
+from vertebra.pixels import FIRST_OF_SEVERAL, HIDDEN, TRANSPARENT
 
 _DEPTHS = (8, 10, 12, 14)  # bits that cameras and scanners have where files have 16
-_DARK = 12  # bits; of 16, what stays below is no brighter than a sixteenth
+_DARK = 2  # bits fewer than white has: what stays below is no brighter than a quarter
 
 
 class DecodingNotes:
@@ -75,12 +75,14 @@ class DecodingNotes:
                 "dark indeed, --bits 16."
             )
             return
-        dark = [] if self.given else [length for length in self._lengths if length <= _DARK]
+        dark = [length for length in self._lengths if length <= self.bits - _DARK]
+        if self.given and self.bits == 16:
+            dark = []  # dark indeed
         if dark:
-            count = sum(self._lengths[length] for length in dark)
+            count, limit = sum(self._lengths[length] for length in dark), min(b for b in _DEPTHS if b >= max(dark))
             yield (
-                f"16-bit values stay below {2**_DARK:,} in {count:,} of {deep:,} such photos, such as "
-                f"{self._first[max(dark)]}, and reach {largest:,} in {brightest}: the dark ones may use fewer bits."
+                f"16-bit values stay below {2**limit:,} in {count:,} of {deep:,} such photos, such as "
+                f"{self._first[max(dark)]}, {self._beside(largest, brightest)}: the dark ones may use fewer bits."
             )
         if self._over:
             yield (
@@ -88,10 +90,16 @@ class DecodingNotes:
                 f"{brightest}, as bits is {self.bits}."
             )
 
+    def _beside(self, largest: int, brightest: str) -> str:
+        if self.given:
+            return f"where bits, which is {self.bits}, puts white at {2**self.bits - 1:,}"
+        return f"and reach {largest:,} in {brightest}"
+
     def _of_others(self) -> Iterable[str]:
         say = {
             CLAIMED: "scaled by the depth below 16 bits that the file itself says",
             TRANSPARENT: "taken as opaque, as alpha is 0 everywhere",
+            HIDDEN: "nearly all transparent: more than 99 % of what is seen is white",
             FIRST_OF_SEVERAL: "of several frames or pages, of which only the first is seen",
             STRETCHED: "stretched from the least to the greatest of its own values, which have no agreed white (they "
             "are signed, of 32 bits or floating-point), so that brightness cannot be compared between photos",

@@ -73,6 +73,8 @@ class UnsupportedError(ImageError):
 
 
 TRANSPARENT = "transparent"  # alpha was 0 everywhere and has been passed by
+HIDDEN = "hidden"  # alpha is 0 nearly everywhere, and what is seen is white
+_HIDDEN_SHARE = 0.99  # of the pixels
 FIRST_OF_SEVERAL = "first of several"  # frames of an animation, or pages
 
 
@@ -82,7 +84,7 @@ class Decoded:
 
     picture: Image.Image  # RGB, upright
     levels: int = 0  # the largest value of a file that does not say how many of its 16 bits are used; 0: other files
-    remarks: tuple[str, ...] = ()  # these two, and those of `bit_depth`: where another reading was possible
+    remarks: tuple[str, ...] = ()  # these three, and those of `bit_depth`: where another reading was possible
 
 
 # Pictures whose shorter side is no longer are small: they are seen whole, and trained from nothing at 32 pixels, with
@@ -323,10 +325,12 @@ def _upright_rgb(image: Image.Image, file: IO[bytes] | None, decoding: Decoding)
         # Premultiplied modes convert only to their own plain form.
         plain = {"La": "LA", "RGBa": "RGBA"}.get(picture.mode)
         transparent = (picture.convert(plain) if plain else picture).convert("RGBA")
-        if decoding.rule > 1 and transparent.getchannel("A").getextrema()[1] == 0:
+        unseen = transparent.getchannel("A").histogram()[0] / (transparent.width * transparent.height)
+        if decoding.rule > 1 and unseen == 1:
             picture = _without_alpha(picture, transparent, file, stored)
             remarks += (TRANSPARENT,)
         else:
+            remarks += (HIDDEN,) if unseen > _HIDDEN_SHARE else ()
             white = Image.new("RGBA", transparent.size, "white")
             picture = Image.alpha_composite(white, transparent)
     picture = picture if picture.mode == "RGB" else picture.convert("RGB")

@@ -37,7 +37,7 @@ Thumbnail: TypeAlias = NDArray[np.uint8]  # (64, 64)
 # A JPEG twice as large or more is decoded coarsely: seven times sooner for a photo of 12 megapixels.
 _ENOUGH = 256
 # Of what is kept: another way of computing it, or another decoder, must not meet old values.
-_VERSION = f"3, Pillow {PIL.__version__}"
+_VERSION = f"4, Pillow {PIL.__version__}"
 _COLUMNS = (
     *("version TEXT", "width INTEGER", "height INTEGER", "look BLOB", "darkest INTEGER", "lightest INTEGER"),
     *("edge REAL", "levels INTEGER", "remarks TEXT"),
