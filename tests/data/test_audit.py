@@ -9,10 +9,12 @@ import sqlite3
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from vertebra.card import Decoding
-from vertebra.data import Album, DataError, Facts, audit, look_through, open_dataset, write_page
+from vertebra.data import Album, DataError, Facts, Shelf, audit, look_through, open_dataset, write_page
+from vertebra.data import _facts as facts_module
+from vertebra.pixels import Decoded
 
 
 @pytest.fixture(autouse=True)
@@ -220,3 +222,162 @@ def test_a_file_that_cannot_be_opened(folder, monkeypatch):
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
     assert {f.reason for f in look_through(dataset)} == {"cannot be read (Permission denied)"}
+
+
+@pytest.fixture
+def detailed(tmp_path):
+    """Photos with edges: `detailed(seed)`, of 160 × 120 pixels."""
+
+    def make(seed):
+        random = np.random.default_rng(seed)
+        levels = sum(
+            np.asarray(Image.fromarray(random.integers(0, 256, (n, n, 3), dtype=np.uint8)).resize((160, 120)), float)
+            / n**0.7
+            for n in (3, 8, 24, 60)
+        )
+        return Image.fromarray((levels * 220 / levels.max()).astype(np.uint8))
+
+    return make
+
+
+def test_flat_dark_light_and_blurred_photos_are_named(tmp_path, detailed):
+    root = tmp_path / "photos"
+    for label in ("cat", "dog"):
+        (root / label).mkdir(parents=True)
+        for number in range(12):
+            detailed(number + 100 * ord(label[0])).save(root / label / f"{number}.png")
+    image = detailed(1)
+    Image.new("RGB", (90, 90), (200, 30, 30)).save(root / "cat" / "red.png")
+    image.point(lambda level: level // 8).save(root / "cat" / "lens cap.png")
+    image.point(lambda level: 225 + level // 8).save(root / "cat" / "washed out.png")
+    image.filter(ImageFilter.GaussianBlur(5)).save(root / "dog" / "shaken.jpg")
+    image.resize((60, 45)).filter(ImageFilter.GaussianBlur(3)).save(root / "dog" / "too small to tell.png")
+    _, found = audited(root)
+    named = {title: [photo.path for photo in odd] for title, odd in found.odd if odd}
+    assert named == {
+        "of a single colour": ["cat/red.png"],
+        "nearly black": ["cat/lens cap.png"],
+        "nearly white": ["cat/washed out.png"],
+        "very blurred": ["dog/shaken.jpg"],
+    }
+    assert found.problems == []
+    assert found.findings == [f"1 photo {title}" for title in named]
+    assert found.lines()[-1] == f"no problems that --strict refuses; to look at: {', '.join(found.findings)}"
+    assert "very blurred: 1" in found.lines()
+    assert found.to_dict()["findings"] == found.findings
+    found.check()
+
+
+def test_levels_are_those_of_the_picture():
+    def levels(values):
+        buffer = io.BytesIO()
+        Image.fromarray(values.astype(np.uint8)).save(buffer, "PNG")
+        facts = Album().look_at(buffer.getvalue())[0]
+        return facts.darkest, facts.lightest, facts.edge
+
+    half = np.full((100, 100), 20)
+    half[:, 50:] = 220
+    assert levels(half) == (20, 220, 1.0)
+    speck = np.full((100, 100), 50)
+    speck[:9, :11] = 255  # less than 1 %
+    assert levels(speck)[:2] == (50, 50)
+    ramp = np.repeat(np.arange(0, 200, 2)[None], 100, axis=0)
+    darkest, lightest, edge = levels(ramp)
+    assert (darkest, lightest) in ((0, 196), (0, 198), (2, 196))
+    assert edge == pytest.approx(2 / 196, abs=1e-3)
+
+
+def test_copies_are_told_with_what_was_done(tmp_path, detailed):
+    root = tmp_path / "photos"
+    for label in ("train/cat", "train/dog", "test/cat", "test/dog"):
+        (root / label).mkdir(parents=True)
+        for number in range(10):
+            detailed(number + sum(map(ord, label)) * 50).save(root / label / f"{number}.png")
+    image = detailed(1)
+    image.save(root / "train" / "cat" / "whole.png")
+    image.crop((0, 0, 140, 105)).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(root / "test" / "cat" / "part.png")
+    (root / "test" / "cat" / "again.png").write_bytes((root / "test" / "cat" / "part.png").read_bytes())
+    image.crop((20, 15, 160, 120)).save(root / "train" / "dog" / "other.png")
+    dataset, found = audited(root)
+    (group,) = found.leaks
+    assert found.contradictions == [group]
+    assert group.paths[0] == "train/cat/whole.png"
+    told = group.shown()
+    assert "test/cat/part.png (mirrored, cropped, test)" in told
+    assert "test/cat/again.png (mirrored, cropped, test)" in told
+    assert "train/dog/other.png (cropped, train)" in told
+    assert found.lines()[-1].startswith("problems that --strict refuses: 1 picture appear under different labels")
+    write_page(dataset, found, tmp_path / "audit.html")
+    assert "mirrored, cropped · test" in (tmp_path / "audit.html").read_text()
+
+
+def test_why_a_photo_could_not_be_decoded_is_not_remembered(tmp_path, draw, monkeypatch):
+    draw(1).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+
+    def fail(*arguments, **options):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "load", fail)
+        album = Album()
+        facts, image = album.look_at(content, decode=True)
+        album.save()
+    assert (facts.broken, image) == ("out of memory", None)
+    assert Album().look_at(content)[0].broken is None
+    text = b"one day an image"
+    assert Album().look_at(text)[0].broken == "not an image"
+    monkeypatch.setattr(facts_module, "decode", lambda *arguments, **options: Decoded(draw(2)))
+    monkeypatch.setattr(facts_module.Image, "open", lambda *arguments, **options: draw(2))
+    assert Album().look_at(text)[0].broken is None
+
+
+def test_a_known_photo_that_cannot_be_decoded_any_more_stops_nothing(tmp_path, draw, monkeypatch):
+    draw(1).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    album = Album()
+    assert album.look_at(content)[0].broken is None
+
+    def fail(*arguments, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "load", fail)
+    facts, image = album.look_at(content, decode=True)
+    assert (facts.broken, image) == ("out of memory", None)
+
+
+def test_facts_of_another_decoder_are_found_anew(tmp_path, draw, monkeypatch):
+    draw(1).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    album = Album()
+    facts, _ = album.look_at(content)
+    album.save()
+    calls = []
+    examine = Album._examine
+    monkeypatch.setattr(Album, "_examine", lambda self, *a: calls.append(1) or examine(self, *a))
+    assert Album().look_at(content)[0] == facts
+    assert not calls
+    monkeypatch.setattr(facts_module, "_VERSION", "3, Pillow 99")
+    assert Album().look_at(content)[0] == facts
+    assert calls == [1]
+
+
+def test_a_table_of_another_version_is_made_anew(tmp_path):
+    for columns in (("one TEXT",), ("one TEXT", "two INTEGER"), ("one TEXT", "two INTEGER")):
+        shelf = Shelf(tmp_path / "a.sqlite", "things", columns)
+        known = shelf.get("x")
+        row = ("a", 1)[: len(columns)]
+        shelf.put("x", row)
+        shelf.save()
+        assert Shelf(tmp_path / "a.sqlite", "things", columns).get("x") == row
+    assert known == ("a", 1)
+
+
+def test_what_cannot_be_written_does_not_fill_the_memory(tmp_path):
+    (tmp_path / "bad.sqlite").write_bytes(b"this is no database, whatever its name says" * 50)
+    shelf = Shelf(tmp_path / "bad.sqlite", "things", ("one TEXT",))
+    for number in range(6000):
+        shelf.put(str(number), ("a",))
+    shelf.save()
+    assert len(shelf._new) <= 4096
+    assert shelf.get("5999") == ("a",)

@@ -58,7 +58,7 @@ class Facts:
     look: bytes = b""  # 16 × 16 levels of grey
     darkest: int = 0  # level of grey, 0 … 255, that 1 % of the pixels are below
     lightest: int = 255  # that 1 % are above
-    edge: float = 1.0  # steps between neighbouring pixels that 1 % are above, as a share of lightest - darkest
+    edge: float = 1.0  # step between neighbouring pixels that 0.2 % are above, as a share of lightest - darkest
     broken: str | None = (
         None  # "unreadable", "empty", "not an image", "not supported", "too large", "out of memory" or "damaged"
     )
@@ -169,7 +169,7 @@ def _reduced(grey: Image.Image) -> Thumbnail:
 
 
 def _levels(grey: Image.Image) -> tuple[int, int, float]:
-    """The darkest and the lightest level but for 1 % of the pixels, and the steepest step but for 1 %."""
+    """The darkest and the lightest level but for 1 % of the pixels, and the steepest step but for 0.2 %."""
     scale = min(1.0, _MEASURED / min(grey.size))
     # Of a long strip, the middle is enough.
     side = 4 * min(grey.size)
@@ -182,7 +182,7 @@ def _levels(grey: Image.Image) -> tuple[int, int, float]:
     steps = np.concatenate([np.abs(np.diff(levels, axis=axis)).ravel() for axis in (0, 1)])
     if not len(steps) or lightest == darkest:
         return darkest, lightest, 1.0
-    return darkest, lightest, min(1.0, _quantile(steps, 0.99) / (lightest - darkest))
+    return darkest, lightest, min(1.0, _quantile(steps, 0.998) / (lightest - darkest))
 
 
 def _quantile(values: NDArray[np.int16], share: float) -> int:

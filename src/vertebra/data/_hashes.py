@@ -42,6 +42,10 @@ WINDOWS = (
 # An orientation is a transposition (4), then a flip up to down (2), then one left to right (1).
 ORIENTATIONS = 8
 
+# A coefficient that is no larger is noise, as half of them are in a symmetric picture: no sign is read into it. 16
+# levels × pixels of 256 pixels, a sixteenth of a level.
+_NOISE = 16.0
+
 _BLOCK = 8192  # photos whose hashes are computed at once: 8 MB of greys
 _PART = 1 << 19  # hashes sorted and compared at once: 70 MB
 
@@ -92,7 +96,7 @@ def _cosines(size: int) -> Floats:
 def hashes_of(found: Floats) -> Hashes:
     """(N, 8, 8) coefficients → (N,) hashes."""
     rows, columns = (list(index) for index in zip(*_BITS, strict=True))
-    return np.asarray((found[:, rows, columns] > 0) @ _PLACES, np.uint64)
+    return np.asarray((found[:, rows, columns] > _NOISE) @ _PLACES, np.uint64)
 
 
 def _flip(orientation: int) -> np.uint64:
