@@ -235,7 +235,10 @@ def detailed(tmp_path):
             / n**0.7
             for n in (3, 8, 24, 60)
         )
-        return Image.fromarray((levels * 220 / levels.max()).astype(np.uint8))
+        image = Image.fromarray((levels * 220 / levels.max()).astype(np.uint8))
+        image.paste((20, 20, 20), (40, 30, 90, 80))
+        image.paste((235, 235, 235), (100, 20 + seed % 50, 120, 100))
+        return image
 
     return make
 
@@ -249,9 +252,9 @@ def test_flat_dark_light_and_blurred_photos_are_named(tmp_path, detailed):
     image = detailed(1)
     Image.new("RGB", (90, 90), (200, 30, 30)).save(root / "cat" / "red.png")
     image.point(lambda level: level // 8).save(root / "cat" / "lens cap.png")
-    image.point(lambda level: 225 + level // 8).save(root / "cat" / "washed out.png")
-    image.filter(ImageFilter.GaussianBlur(5)).save(root / "dog" / "shaken.jpg")
-    image.resize((60, 45)).filter(ImageFilter.GaussianBlur(3)).save(root / "dog" / "too small to tell.png")
+    detailed(2).point(lambda level: 225 + level // 8).save(root / "cat" / "washed out.png")
+    detailed(3).filter(ImageFilter.GaussianBlur(5)).save(root / "dog" / "shaken.jpg")
+    detailed(4).resize((60, 45)).filter(ImageFilter.GaussianBlur(3)).save(root / "dog" / "too small to tell.png")
     _, found = audited(root)
     named = {title: [photo.path for photo in odd] for title, odd in found.odd if odd}
     assert named == {

@@ -71,7 +71,8 @@ def test_leaks_of_the_data_set_itself_are_told(small_weights, tmp_path):
     (note,) = [note for note in found.metrics["notes"] if "same picture" in note]
     assert note.startswith(
         "1 of these 9 photos shows the same picture as a photo that was not held out, by the data set's own splits, "
-        "such as test/heads/turned.png and train/heads/twin.png. So accuracy looks better than it is. Without them top-1 is "
+        "such as test/heads/turned.png and train/heads/twin.png. So accuracy looks better than it is. Without them "
+        "top-1 is "
     )
     assert note.endswith(" % of 8.")
     assert "Same picture, different splits: 1" in found.report.read_text(encoding="utf-8")
