@@ -42,6 +42,7 @@ def test_mirrored_copies_give_nothing_away(mirrored, small_weights, tmp_path):
     assert "mirrored" in found.report.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_copies_stay_together_in_every_split(mirrored, small_weights, tmp_path):
     vertebra.train(
         mirrored, tmp_path / "run", model="resnet18", method="scratch", epochs=1, lr=0.01, image_size=32, batch_size=32
