@@ -60,7 +60,20 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     },
     "data/_split.py": {"lot <= test + val": "no lot of 64 bits is exactly that"},
     "train/_head.py": {
-        "(step, turn)) != 0": "the loss is convex: what the gradient changes by is never against the step"
+        "(step, turn)) != 0": "the loss is convex: what the gradient changes by is never against the step",
+        "1e-4 // length": "a step that lowers the loss at all is taken in place of one that lowers it a little",
+        "place is not len(STRENGTHS)": "places are small numbers, and change by one",
+    },
+    "models/_checkpoint.py": {
+        "file.read( 65)": "no more than the first 64 bytes tell what a file is",
+        'is "safetensors"': "both are the text of one line",
+        "RuntimeError, CosmicRayTestingException, OSError": "no file is known of which a KeyError comes",
+    },
+    "models/_unwrap.py": {
+        'Candidate("", "", True': "only the names are looked at, for an error",
+        "averaged[ -1]": "of several that differ there is one that is averaged, or they are refused",
+        "different[ -1]": "where none is averaged there is one, or they are refused",
+        "len(different) != 1": "there is one at least",
     },
     "train/_calibrate.py": {
         "np.diff(confidence[order]) != 0": "confidences are in falling order",

@@ -253,3 +253,7 @@ def test_a_trial_stops_when_the_loss_hardly_falls(problem, monkeypatch):
         Solver(features, labels, 4).fit(1e-5, least_change)
         steps.append(len(taken))
     assert steps[0] <= 4 and steps == sorted(set(steps))
+
+
+def test_shares_rise_from_none_to_a_half():
+    assert list(SHARES) == sorted(SHARES) and SHARES[0] == 0 and SHARES[-1] == 0.5
