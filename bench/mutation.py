@@ -58,6 +58,10 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "len(inside[0]) != 1": "a folder that has photos, and none directly in it, has at least one folder",
         "if len(same) != 1": "the split itself is among those of its name",
     },
+    "data/_duplicates.py": {
+        "(code[once] // np.uint64(8))": "another hash of the pair",
+        "(code[once] // np.uint64(42))": "another hash of the pair",
+    },
     "data/_split.py": {"lot <= test + val": "no lot of 64 bits is exactly that"},
     "train/_head.py": {
         "(step, turn)) != 0": "the loss is convex: what the gradient changes by is never against the step",

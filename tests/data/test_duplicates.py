@@ -300,3 +300,26 @@ def test_digits_do_not_run_together():
     groups = find_duplicates(dataset, look_through(dataset))
     assert max(len(group.members) for group in groups) <= 17  # 1 % of 1,797
     assert sum(len(group.members) for group in groups) <= 17
+
+
+def test_a_group_joins_the_whole_that_it_is_a_part_of():
+    for seed in (1, 2, 3):
+        whole = picture(seed)
+        part = crop(whole, 0.5, 0.5)
+        mirrored = part.transpose(TURN.FLIP_LEFT_RIGHT)
+        found = grouped(picture(50), encoded(part), encoded(part, 60), encoded(mirrored, 80), encoded(whole))
+        ((members, kinds),) = found
+        assert members[0] == 4 and sorted(members) == [1, 2, 3, 4]
+        told = dict(zip(members, kinds, strict=True))
+        assert (told[4], told[1], told[2], told[3]) == ("", "cropped", "cropped", "mirrored, cropped")
+
+
+def test_of_equal_ones_the_larger_is_the_original():
+    original = picture(11)
+    small = original.resize((96, 72))
+    assert grouped(small, original) == [((1, 0), ("", "same picture"))]
+    assert grouped(original, small) == [((0, 1), ("", "same picture"))]
+    # Of two of one size the one of the larger group.
+    part = crop(original, 1, 0)
+    ((members, _),) = grouped(part, crop(part, 0.5, 0.5, 0.93, 0.93), original)
+    assert members[0] == 2
