@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vertebra.errors import WeightsError
 from vertebra.models._checkpoint import read_state_dict
-from vertebra.models._state_dict import load_state_dict, meta_build
+from vertebra.models._state_dict import _overlapping, load_state_dict, meta_build
 
 
 class Small(nn.Module):
@@ -271,3 +271,24 @@ def test_a_network_can_be_built_and_loaded_in_a_fresh_process(saved: Path) -> No
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "0.0\n", "")
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_one_tensor_too_few_or_too_many_is_refused(weights: dict[str, Tensor], missing: bool) -> None:
+    state = dict(weights)
+    if missing:
+        del state["head.bias"]
+    else:
+        state["tail.bias"] = torch.zeros(4)
+    with pytest.raises(WeightsError, match=r"1 (missing in the file: head|unknown to the network: tail)\.bias\."):
+        load_state_dict(Small(), state, "x.pth")
+
+
+def test_which_tensors_share_memory() -> None:
+    rows = torch.zeros(4, 3)
+    assert _overlapping([rows[0], rows[1], rows[3], torch.zeros(3)]) == set()
+    first, second, third = rows[:2], rows[1], rows[2:]
+    assert _overlapping([first, second, third]) == {id(second)}
+    columns = [rows[:, 0], rows[:, 1]]
+    assert _overlapping(columns) == {id(columns[1])}
+    assert _overlapping([rows[:0], rows[:0], rows]) == set()
