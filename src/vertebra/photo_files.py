@@ -95,7 +95,15 @@ def is_litter(name: str) -> bool:
 
 def is_passed_by(entry: os.DirEntry[str]) -> bool:
     """Whether it is hidden, or a folder that systems make: nothing in it is a photo."""
-    return entry.name.startswith(".") or (is_system_folder(entry.name) and entry.is_dir())
+    return entry.name.startswith(".") or (is_system_folder(entry.name) and is_folder(entry))
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder or a link to one. A link that leads in a circle, or behind a closed folder, is none."""
+    try:
+        return entry.is_dir()
+    except OSError:  # `is_dir` itself knows links to what is missing, and no others
+        return False
 
 
 def is_system_folder(name: str) -> bool:

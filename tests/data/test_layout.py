@@ -393,6 +393,18 @@ def test_links_within_the_folder_are_told(tree):
     assert found.unreadable == ("hen/up is a link to a folder that it lies in",)
 
 
+def test_links_to_nothing_are_told(tree):
+    root = tree("cat/1.jpg", "dog/1.jpg")
+    (root / "hen").symlink_to("../unplugged/hen")
+    (root / "egg").symlink_to("nest")
+    (root / "nest").symlink_to("egg")
+    (root / "dog" / "2.jpg").symlink_to("gone.jpg")  # named as missing by the audit
+    found = open_dataset(root)
+    assert [path for path, _, _ in shown(found)] == ["cat/1.jpg", "dog/1.jpg", "dog/2.jpg"]
+    assert found.unreadable == tuple(f"{name} is a link to nothing" for name in ("egg", "hen", "nest"))
+    assert found.others == ()
+
+
 # --- names of classes -----------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from vertebra.photo_files import entries, is_litter, is_passed_by, is_photo
+from vertebra.photo_files import entries, is_folder, is_litter, is_passed_by, is_photo
 
 from ._dataset import DataError, Dataset, Photo
 from ._labels import KNOWN_SPLITS, Ignored, is_text, join_names, split_of, split_within, tidy
@@ -164,12 +164,12 @@ class _Walk:
         return found
 
     def _take(self, entry: os.DirEntry[str], to: _Folder, shown: str, above: tuple[tuple[int, int], ...]) -> None:
-        if entry.is_dir() and self._ignored.has(entry.name, shown.replace(os.sep, "/")):
+        if is_folder(entry) and self._ignored.has(entry.name, shown.replace(os.sep, "/")):
             self._asked.append(shown)
         elif is_passed_by(entry):
-            if not is_litter(entry.name) and (entry.is_dir() or is_photo(entry)):
+            if not is_litter(entry.name) and (is_folder(entry) or is_photo(entry)):
                 self._passed_by.append(shown)
-        elif entry.is_dir():
+        elif is_folder(entry):
             self.names.add(entry.name)
             folder = self._folder(Path(entry.path), shown, above)
             to.entries.append(folder)
@@ -178,6 +178,8 @@ class _Walk:
         elif is_photo(entry):
             to.entries.append(Path(entry.path))
             self._tell_link(entry, shown)
+        elif entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110 - that of `Path` may raise
+            self.unreadable.append(f"{shown} is a link to nothing")
         else:
             self.others.append(shown)
 

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from vertebra import __version__
 from vertebra.errors import ImageError
-from vertebra.photo_files import SUFFIXES, entries, is_passed_by, is_photo, is_system_folder
+from vertebra.photo_files import SUFFIXES, entries, is_folder, is_passed_by, is_photo, is_system_folder
 from vertebra.pixels import Source
 from vertebra.units import size
 
@@ -125,7 +125,7 @@ def _below(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[Photo]:
     for entry in inside:
         if is_passed_by(entry):
             continue
-        if entry.is_dir():
+        if is_folder(entry):
             yield from _below(entry.path, (*above, here))
         elif is_photo(entry):
             # Broken links and pipes too: what is there and cannot be read is named.
