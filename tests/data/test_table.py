@@ -111,6 +111,80 @@ def test_a_stray_quote_is_refused_where_it_stands(refusal, label, reason):
     )
 
 
+_CAPTIONS = "path,label,caption\ncat/0.png,a,{}\ncat/1.png,a,x\ndog/0.png,b,{}\ndog/1.png,b,z\n"
+
+
+@pytest.mark.parametrize(
+    "caption", ['"one,\ntwo, three"', '"\r\n"', '"it is ""so""\n\n, or not"', '"one,\ntwo, three,\n see 1.png"']
+)
+def test_a_value_that_is_not_read_may_have_several_lines(read, caption):
+    found = read(_CAPTIONS.format(caption, "y"))
+    assert labels(found) == ["a", "a", "b", "b"]
+    assert (
+        found.notes
+        == (
+            "Not read: the column 'caption'.",
+            "Rows with a value of several lines: 1, first in line 2.",
+        )[::-1]
+    )
+    found = read(f'caption,path,label\n{caption},cat/0.png,a\nx,dog/0.png,b\n"x\ny",cat/1.png,b\n')
+    assert labels(found) == ["a", "b", "b"]
+    assert found.notes[0] == "Rows with a value of several lines: 2, first in line 2."
+    assert len(read(f'path,caption,label\ncat/0.png,{caption},a\ndog/0.png,"x\ny",b\n').photos) == 2
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ('"x', 'y"'),  # rows between look like rows
+        ('"x', '"y'),
+        ('"x', "y"),
+        ('"', '"'),
+        ('"a, b', 'd, e"'),
+    ],
+)
+def test_a_quote_that_would_swallow_rows_is_refused(refusal, first, second):
+    text = _CAPTIONS.format(first, second)
+    reason = "line 2: a quote is not closed on its line"
+    assert reason in refusal(text)
+    assert reason in refusal(text.replace("cat/1.png,a,x\n", ""))  # the next row
+    turned = "\n".join(",".join(line.split(",", 2)[::-1]) for line in text.splitlines())  # the caption comes first
+    assert "line 2: a quote" in refusal(turned)
+
+
+def test_quotes_over_lines_where_paths_have_no_suffix(refusal, place):
+    for name in ("cat", "dog"):
+        (place / name / "0").touch()
+    text = 'path,label,caption\ncat/0,a,"x\ndog/0,b,y"\n'
+    assert "line 2: a quote is not closed on its line" in refusal(text)
+    assert "one class only" in refusal(text.replace("dog/0,b,", ""))
+
+
+def test_labels_and_paths_of_several_lines_are_refused(refusal):
+    assert refusal('path,label,split\ncat/0.png,"a\nb",train\n') == (
+        "TABLE, line 2: the label is 'a\\nb', which has several lines. Close its quotes, or write it on one line."
+    )
+    assert refusal('path,label,split\n"cat/\n0.png",a,train\n') == (
+        "TABLE, line 2: the path 'cat/\\n0.png' has several lines. Close its quotes, or write it on one line."
+    )
+    assert refusal('path,label,split\ncat/0.png,a,"tr\nain"\n') == (
+        "TABLE, line 2: the split is 'tr\\nain'; it must be train, val, test or empty. Did you mean 'train' "
+        "or 'training'?"
+    )
+
+
+def test_rows_without_any_value_are_left_out(read):
+    found = read(rows("a", "b") + ' , \n"",""\n,')
+    assert len(found.photos) == 4
+    assert found.notes == ("Rows in which all fields are empty, and left out: 3, first in line 6.",)
+
+
+def test_comments_are_refused(refusal):
+    hint = " A line that begins with # is no comment here: leave it out."
+    assert refusal("# of today\n" + rows("a", "b")).endswith(hint)
+    assert refusal(rows("a", "b") + "# the end\n").endswith(hint)
+
+
 def test_lines_end_as_they_do_anywhere_and_empty_ones_count(read, refusal):
     assert len(read(rows("a", "b").replace("\n", "\r\n")).photos) == 4
     assert len(read(rows("a", "b").replace("\n", "\r")).photos) == 4
@@ -264,9 +338,9 @@ def test_labels_that_name_splits_are_told(read):
 
 
 def test_empty_values_are_refused(refusal):
-    assert refusal(rows("a", "b", "", "c")) == "TABLE, line 4: the label is empty."
-    assert refusal(rows("a", "b", "c", " ")) == "TABLE, line 5: the label is empty."
-    assert refusal("path,label\n ,a\n") == "TABLE, line 2: the path is empty."
+    assert refusal(rows("a", "b", "", "c")) == "TABLE, line 4: the label is empty. Give one, or delete the row."
+    assert refusal(rows("a", "b", "c", " ")) == "TABLE, line 5: the label is empty. Give one, or delete the row."
+    assert refusal("path,label\n ,a\n") == "TABLE, line 2: the path is empty. Give one, or delete the row."
 
 
 def test_labels_that_are_one_are_joined_and_others_refused(read, refusal):
@@ -475,11 +549,14 @@ def test_two_columns_of_splits(read, refusal):
     ("column", "values", "told"),
     [
         ("fold", "1 2 1 2", True),
+        ("k_fold", "1 2 1 2", True),
+        ("scaffold", "1 2 1 2", False),
+        ("is_holdout", "1 0 1 0", True),
         ("set", "x y x y", True),
         ("status", "valid valid valid valid", False),
         ("status", "valid test valid test", False),
         ("source", "train train train train", False),
-        ("source", "train test train web", False),
+        ("source", "train train train web", False),
         ("test", "ok bad ok bad", False),
         ("valid", "sound sound odd odd", False),
     ],
@@ -494,6 +571,16 @@ def test_columns_that_are_not_read_are_named(read, column, values, told):
             "it."
         )
     assert list(found.notes) == notes
+
+
+def test_a_column_with_names_of_splits_and_other_values_is_told(read):
+    found = read(rows("a", "b", header="path,label,ml_use", values=["TRAIN", "TEST", "", "unassigned"]))
+    assert splits(found) == [None] * 4
+    assert found.notes == (
+        "Not read: the column 'ml_use'.",
+        "The column 'ml_use' may be a split: it has names of splits and other values, such as 'unassigned'. Name it "
+        "split if it is one; the photos are split without it.",
+    )
 
 
 def test_columns_of_parquet(parquet):
@@ -647,7 +734,7 @@ def test_any_table_is_told_whole_or_refused(tmp_path_factory, header, cells, quo
         assert "\n" not in str(error)
         assert str(error).startswith(str(root / "list.csv"))
         return
-    read = sum(bool(",".join(row).strip(" ")) for row in cells)  # rows that are not empty
+    read = sum(any(cell.strip() for cell in row) for row in cells)  # rows that are not empty
     again = next((note for note in found.notes if note.startswith("Listed again")), "once: 0 of")
     assert len(found.photos) + int(re.search(r"once: (\d+) of", again)[1]) == read
     for name in header:

@@ -22,6 +22,8 @@ _PATHS = (
 _LABELS = ("label", "labels", "labelname", "class", "classname", "category", "categoryname", "target")
 # Columns that say the split by its name, where their values are names of splits.
 _SPLITS = ("split", "splits", "datasplit", "set", "subset", "partition", "part", "phase", "stage", "usage", "fold")
+# What columns are called that may say a split in a way that is not read.
+_LIKE_SPLITS = re.compile(r"^(k|cv)?folds?$|h[eo]ldout")
 _BOOLEANS = {
     **dict.fromkeys(("true", "t", "yes", "y", "1", "1.0"), True),
     **dict.fromkeys(("false", "f", "no", "n", "0", "0.0"), False),
@@ -56,9 +58,10 @@ def choose_columns(table: Table, ignored: Ignored) -> Columns:
     path = _choose(table, here, _PATHS, notes)
     label = _choose(table, here, _LABELS, notes)
     kinds = {i: _split_kind(table, i) for i in here if i not in (path, label)}
-    by_name, by_value, unread = (
-        [i for i, kind in kinds.items() if kind == wanted] for wanted in ("name", "boolean", None)
+    by_name, by_value, partly = (
+        [i for i, kind in kinds.items() if kind == wanted] for wanted in ("name", "boolean", "partly")
     )
+    unread = [i for i, kind in kinds.items() if kind in (None, "partly")]
     found = by_name + by_value
     if len(by_name) > 1 or (by_name and by_value):
         names = [table.names[i] for i in found]
@@ -79,7 +82,13 @@ def choose_columns(table: Table, ignored: Ignored) -> Columns:
         f"The column {table.names[i]!r} may be a split, but its values are none of {KNOWN_SPLITS}; the photos are "
         "split without it."
         for i in unread
-        if _key(table.names[i]) in _SPLITS
+        if _key(table.names[i]) in _SPLITS or _LIKE_SPLITS.search(_key(table.names[i]))
+    ]
+    notes += [
+        f"The column {table.names[i]!r} may be a split: it has names of splits and other values, such as "
+        f"{next(text for text in map(_text, table.column(i)) if text and not split_of(text))!r}. Name it split if it "
+        "is one; the photos are split without it."
+        for i in partly
     ]
     return Columns(path, label, splits, tuple(notes))
 
@@ -108,7 +117,7 @@ def _choose(table: Table, here: Sequence[int], names: tuple[str, ...], notes: li
 
 
 def _split_kind(table: Table, index: int) -> str | None:
-    """Whether a column says the split by its "name", as a "boolean", or not at all.
+    """Whether a column says the split by its "name", as a "boolean", perhaps ("partly"), or not at all.
 
     Raises:
         DataError: by its name it does, and by its values it does not, or it may mean something else.
@@ -139,7 +148,9 @@ def _split_kind(table: Table, index: int) -> str | None:
     if key in _SPLITS:
         return "name" if splits - {None} else None
     # A column of another name may hold such words by chance, but hardly these and no others.
-    return "name" if None not in splits and len(splits) > 1 and "train" in splits else None
+    if "train" not in splits or len(splits - {None}) < 2:
+        return None
+    return "partly" if None in splits else "name"
 
 
 _READABLE = ("string", "large_string", "string_view", "bool")
@@ -162,10 +173,9 @@ def check_split(text: str, where: str) -> str:
     if found is None:
         spellings = [spelling for group in SPLIT_SPELLINGS.values() for spelling in group]
         hint = nearest(text, spellings)
-        raise DataError(
-            f"{where}: the split is {text!r}; it must be train, val, test or empty. {hint} Leave such rows out with "
-            f"--ignore {text}.".replace("  ", " ")
-        )
+        out = f"Leave such rows out with --ignore {text}." if text.isprintable() else ""
+        wrong = f"{where}: the split is {text!r}; it must be train, val, test or empty."
+        raise DataError(" ".join(filter(None, [wrong, hint, out])))
     return found
 
 

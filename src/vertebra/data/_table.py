@@ -95,7 +95,7 @@ def _rows(table: Table, ignored: Ignored, notes: list[str]) -> list[_Row]:
     paths, labels = table.column(columns.path), _labels(table, columns.label, notes)
     splits = columns.splits or [None] * table.rows
     asked = [next((v for v in values if v and ignored.has(v)), None) for values in zip(labels, splits, strict=True)]
-    ignored.check([*table.names, *labels, *(split for split in splits if split)], table.source)
+    ignored.check(filter(None, [*table.names, *labels, *splits]), table.source)
     if counts := Counter(value for value in asked if value is not None):
         notes.append(f"Rows ignored, as asked: {', '.join(f'{name!r} ({n:,})' for name, n in counts.items())}.")
     written: dict[str, set[str]] = {}
@@ -107,7 +107,7 @@ def _rows(table: Table, ignored: Ignored, notes: list[str]) -> list[_Row]:
         where = f"{table.source}, {table.where(number)}"
         path = os.fsdecode(name or "").strip()
         if not label or not path:
-            raise DataError(f"{where}: the {'label' if path else 'path'} is empty.")
+            raise DataError(f"{where}: the {'label' if path else 'path'} is empty. Give one, or delete the row.")
         if label not in known:
             _check_label(label, where)
             known.add(label)
@@ -176,7 +176,11 @@ def _check_label(label: str, where: str) -> None:
             f"with --ignore {tidy(label)}. A class of that name needs another one."
         )
     if not tidy(label):
-        raise DataError(f"{where}: the label is empty.")
+        raise DataError(f"{where}: the label is empty. Give one, or delete the row.")
+    if "\n" in tidy(label):
+        raise DataError(
+            f"{where}: the label is {label!r}, which has several lines. Close its quotes, or write it on one line."
+        )
 
 
 class _Finder:
@@ -196,6 +200,8 @@ class _Finder:
         name = row.path
         if "\0" in name:
             raise DataError(f"{where}: the path {name!r} contains a NUL.")
+        if "\n" in name and not os.path.lexists(self._table.parent / name):
+            raise DataError(f"{where}: the path {name!r} has several lines. Close its quotes, or write it on one line.")
         if scheme := re.match(r"([a-z][a-z0-9+.-]+)://", name.strip(), re.IGNORECASE):
             if scheme[1].lower() != "file":
                 raise DataError(f"{where}: {name} is an address on the web. Download it and give its path.")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vertebra.errors import MissingExtraError, first_line
+from vertebra.photo_files import SUFFIXES as PHOTO_SUFFIXES
 
 from ._dataset import DataError
 from ._labels import is_text
@@ -67,16 +68,24 @@ def read_text(path: Path, fits: Callable[[Sequence[str]], bool]) -> Table:
             header = _fields(lines[start], separator, path, start)
     if not is_text(lines[start]):
         raise _no_utf8(path, start)
-    rows, numbers = [], []
-    for number in range(start + 1, len(lines)):
+    rows: list[list[str]] = []
+    numbers: list[int] = []
+    empty: list[int] = []
+    several: list[int] = []
+    end = start + 1
+    while end < len(lines):
+        number, end = end, _end(lines, end)
         if not lines[number].strip(" "):
             continue
-        fields = _fields(lines[number], separator, path, number)
+        fields = _fields(_joined(lines[number:end], separator, len(header), path, number), separator, path, number)
+        if len(fields) == len(header) and not any(field.strip() for field in fields):
+            empty.append(number + 1)  # as spreadsheets write rows that were cleared
+            continue
         if len(fields) != len(header):
             raise DataError(
                 f"{path}, line {number + 1}: it has {len(fields)} fields, and the first line names {len(header)} "
                 f"columns. Put a value that contains {_SEPARATORS.get(separator, repr(separator))} in quotes: "
-                f'"black{separator} white".'
+                f'"black{separator} white".{_comment(lines[start], lines[number])}'
             )
         if fields == header:
             raise DataError(
@@ -85,6 +94,12 @@ def read_text(path: Path, fits: Callable[[Sequence[str]], bool]) -> Table:
             )
         rows.append(fields)
         numbers.append(number + 1)
+        if end > number + 1:
+            several.append(number + 1)
+    if empty:
+        notes += (f"Rows in which all fields are empty, and left out: {len(empty):,}, first in line {empty[0]}.",)
+    if several:
+        notes += (f"Rows with a value of several lines: {len(several):,}, first in line {several[0]}.",)
     return Table(
         str(path),
         tuple(name.strip() for name in header),
@@ -119,8 +134,49 @@ def _no_utf8(path: Path, number: int) -> DataError:
     )
 
 
+def _end(lines: Sequence[str], number: int) -> int:
+    """Where the row of a line ends: below it, or below the line that closes its last quote where there is one."""
+    quotes = 0
+    for end in range(number, len(lines)):
+        quotes += lines[end].count('"')
+        if quotes % 2 == 0:
+            return end + 1
+    return number + 1
+
+
+def _joined(lines: Sequence[str], separator: str, columns: int, path: Path, number: int) -> str:
+    """The lines of a row, of which a quoted value has several; the first alone where its quote may be a stray one.
+
+    A stray quote swallows whole rows, up to the next quote: a line within the value that looks like a row, or a first
+    and a last line that both do.
+    """
+    if len(lines) == 1:
+        return lines[0]
+    if any(_is_photo(field) for line in lines for field in line.split(separator)):
+
+        def is_row(line: str) -> bool:
+            fields = line.split(separator)
+            return len(fields) >= columns and any(_is_photo(field) for field in fields)
+    else:  # a table without suffixes
+
+        def is_row(line: str) -> bool:
+            return line.count(separator) >= columns - 1
+
+    if any(map(is_row, lines[1:-1])) or (is_row(lines[0]) and is_row(lines[-1])):
+        return lines[0]
+    return "\n".join(lines)
+
+
+def _is_photo(field: str) -> bool:
+    return field.strip(' "').lower().endswith(tuple(PHOTO_SUFFIXES))
+
+
+def _comment(*lines: str) -> str:
+    return " A line that begins with # is no comment here: leave it out." if any(x[:1] == "#" for x in lines) else ""
+
+
 def _fields(line: str, separator: str, path: Path, number: int) -> list[str]:
-    """The fields of a line. A quoted field ends on its line, so that a stray quote cannot swallow the rows below.
+    """The fields of a row.
 
     Raises:
         DataError: a quote is not closed, or stands within a field.
