@@ -271,6 +271,10 @@ def test_files_of_8_bits_are_left_alone():
 def test_a_card_of_the_first_rule_takes_16_bits_for_16():
     for data in (png(ramp(12), 0, [12]), tiff(ramp(12), 1, "u2", tags=[(341, 3, [4095])])):
         np.testing.assert_array_equal(grey_of(data, rule=1), to_8(ramp(12), 16))
+        assert decode(data, decoding=Decoding(rule=1)).levels == 4095, "that it is nearly black can be told"
+    colours = png(ramp(12, 3), 2)
+    np.testing.assert_array_equal(np.asarray(open_image(colours, decoding=Decoding(rule=1))), ramp(12, 3) >> 8)
+    assert decode(colours, decoding=Decoding(rule=1)).levels == 4095
 
 
 # --- what has no agreed white, and what Pillow reads wrongly ----------------------------------------------------------

@@ -53,6 +53,16 @@ def test_a_few_dark_photos_among_others_are_named():
     assert "below 16,384 in 2 of 4 such photos, such as 0.png, and reach 65,535 in 1.png" in line
 
 
+def test_the_remedy_is_one_that_there_is():
+    for notes, remedy in (
+        (DecodingNotes(Decoding(rule=1)), "export the model anew, as its file is older than --bits."),
+        (DecodingNotes(Decoding(), served=True), "serve a model that is trained with --bits 12."),
+    ):
+        notes.add("a.png", 4000, ())
+        (line,) = notes.lines()
+        assert line.endswith(f"If 12 bits are used, {remedy}")
+
+
 def test_photos_that_are_dark_by_the_depth_that_was_said_are_named():
     notes = notes_of([16_383, 1023, 900, 4096], 14)
     (line,) = notes.lines()

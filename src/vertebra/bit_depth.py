@@ -165,7 +165,9 @@ def scaled_grey(image: Image.Image, depth: Depth, decoding: Decoding) -> Scaled:
         remark = UNIT_FLOAT if high <= 1 else BYTE_FLOAT
     if low < 0 or high > white:
         values, white, remark = values - low, high - low, STRETCHED
-    elif image.mode != "F" and decoding.rule > 1:
+    elif image.mode != "F" and decoding.rule == 1:
+        levels = int(high)
+    elif image.mode != "F":
         bits = depth.said or _believed(depth.claimed, int(high))
         remark = CLAIMED if bits and not depth.said else ""
         levels = 0 if bits else int(high)
@@ -208,6 +210,8 @@ def scaled_colour(image: Image.Image, file: IO[bytes] | None, depth: Depth, deco
     upper = max(int(greatest) for _, greatest in extremes)
     # Pillow cuts the lower bytes off, but of portable maps it rounds.
     greatest = upper << 8 | 255 if image.format != "PPM" else max(255, 257 * upper - 128)
+    if decoding.rule == 1:
+        return Scaled(image, greatest)
     claimed = _believed(depth.claimed, greatest)
     bits = claimed or decoding.bits or 16
     levels, remark = (0, CLAIMED) if claimed else (greatest, "")

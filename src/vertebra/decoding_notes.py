@@ -19,11 +19,15 @@ _DARK = 2  # bits fewer than white has: what stays below is no brighter than a q
 
 
 class DecodingNotes:
-    """Counts what `pixels.decode` had to decide; several threads may add to it."""
+    """Counts what `pixels.decode` had to decide; several threads may add to it.
 
-    def __init__(self, decoding: Decoding) -> None:
+    `served`: nobody can be asked for another `--bits` than the model's.
+    """
+
+    def __init__(self, decoding: Decoding, *, served: bool = False) -> None:
         self.given = decoding.bits is not None
         self.bits = decoding.bits or 16
+        self._old, self._served = decoding.rule == 1, served
         self._lock = threading.Lock()
         self._largest: tuple[int, str] = (0, "")
         self._lengths: Counter[int] = Counter()  # bits that a photo's largest value takes -> photos
@@ -71,8 +75,8 @@ class DecodingNotes:
         if self.suggested is not None:
             yield (
                 f"The 16-bit values {_of(deep, brightest)} stay below {2**self.suggested:,} where white is 65,535: "
-                f"nearly black. If {self.suggested} bits are used, add --bits {self.suggested}; if they are "
-                "dark indeed, --bits 16."
+                f"nearly black. If {self.suggested} bits are used, {self._remedy}"
+                + ("." if self._old or self._served else "; if they are dark indeed, --bits 16.")
             )
             return
         dark = [length for length in self._lengths if length <= self.bits - _DARK]
@@ -89,6 +93,14 @@ class DecodingNotes:
                 f"16-bit values above {2**self.bits - 1:,} are cut off to white in {_photos(self._over)}, such as "
                 f"{brightest}, as bits is {self.bits}."
             )
+
+    @property
+    def _remedy(self) -> str:
+        if self._old:
+            return "export the model anew, as its file is older than --bits"
+        if self._served:
+            return f"serve a model that is trained with --bits {self.suggested}"
+        return f"add --bits {self.suggested}"
 
     def _beside(self, largest: int, brightest: str) -> str:
         if self.given:

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from vertebra.bit_depth import (
-    Depth,
     DepthError,
     Scaled,
     depth_of,
@@ -307,9 +306,8 @@ def _errors_named(name: str, file: IO[bytes] | None) -> Iterator[None]:
 
 def _upright_rgb(image: Image.Image, file: IO[bytes] | None, decoding: Decoding) -> Decoded:
     """The one road from a picture that has been opened to RGB; `file` is where it was opened from."""
-    depth, stored = Depth(), ""
+    depth, stored = depth_of(image, file), rawmode_of(image)
     if decoding.rule > 1:
-        depth, stored = depth_of(image, file), rawmode_of(image)
         mend(image)
     image.load()
     scaled = Scaled(image)

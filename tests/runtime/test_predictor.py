@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import vertebra
-from vertebra.card import CardError, Preprocessing, read_card
+from vertebra.card import Card, CardError, Decoding, Preprocessing, read_card
 from vertebra.errors import ImageError, MissingExtraError, UsageError
 from vertebra.pixels import network_pixels
 from vertebra.runtime import mnn
@@ -153,6 +153,15 @@ def test_pixels_of_another_shape(tiny_model):
 def test_arguments_that_are_not_allowed(tiny_model, options, message):
     with pytest.raises(UsageError, match=message):
         Predictor(tiny_model, **options)
+
+
+def test_bits_of_a_file_that_is_older_than_they_are(write_model, tmp_path):
+    path = tmp_path / "old.onnx"
+    card = Card("tiny", Preprocessing(32, 40, decoding=Decoding(rule=1)), ("cat", "dog", "fish"))
+    write_model(path, card=card.to_json())
+    with pytest.raises(UsageError, match=r"bits is 12, but .*old\.onnx was exported by an older .* export it anew"):
+        Predictor(path, bits=12)
+    assert Predictor(path, bits=16).preprocessing.decoding == Decoding(1, 16)
 
 
 # --- files that are not what they should be ---------------------------------------------------------------------------

@@ -72,7 +72,7 @@ class Predictor:
         tell: called with what is being done where that takes seconds.
 
     Raises:
-        UsageError: an argument is not allowed.
+        UsageError: an argument is not allowed, or `bits` is not with this file.
         CardError: the file is missing, not ONNX, or has no card that can be read.
         MissingExtraError: the engine is not installed.
         EngineError: the engine cannot run the file.
@@ -100,6 +100,11 @@ class Predictor:
         self.card = read_card(path)
         self.preprocessing = self.card.preprocessing
         if bits is not None:
+            if self.preprocessing.decoding.rule == 1 and bits != BITS[1]:
+                raise UsageError(
+                    f"bits is {bits}, but {path} was exported by an older Vertebra: its white is 65,535 in all 16-bit "
+                    "files. Leave bits out, or export it anew."
+                )
             decoding = replace(self.preprocessing.decoding, bits=bits)
             self.preprocessing = replace(self.preprocessing, decoding=decoding)
         self.notes = DecodingNotes(self.preprocessing.decoding)  # of the photos that were decoded

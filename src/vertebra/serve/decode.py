@@ -67,7 +67,7 @@ def network_input(
     """
     found = opened(data, name, max_pixels, preprocessing.decoding)
     if notes is not None and notes.add(shown(name), found.levels, found.remarks):
-        alone = DecodingNotes(preprocessing.decoding)
+        alone = DecodingNotes(preprocessing.decoding, served=True)
         alone.add(shown(name), found.levels, found.remarks)
         for line in alone.lines():
             log.warning("%s", line)

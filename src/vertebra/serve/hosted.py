@@ -71,7 +71,7 @@ class Loaded:
                 network_input,
                 preprocessing=self.card.preprocessing,
                 max_pixels=settings.max_pixels,
-                notes=DecodingNotes(self.card.preprocessing.decoding),
+                notes=DecodingNotes(self.card.preprocessing.decoding, served=True),
             ),
             workers=runner.plan.lanes * runner.plan.threads,
             limit=settings.queue,
