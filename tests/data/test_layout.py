@@ -1,6 +1,7 @@
 """What folders mean: classes, splits, wrappers, or nothing. Photos are empty files here: nothing is decoded."""
 
 import os
+import re
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -254,9 +255,77 @@ def test_folders_that_all_hold_the_same_folders_are_told(tree):
         "count for nothing."
     )
     assert open_dataset(tree("a/x/1.jpg", "a/y/1.jpg", "b/x/1.jpg", "b/y/1.jpg")).notes == (note,)
-    assert open_dataset(tree("c/x/1.jpg", "c/y/1.jpg", "c/z/1.jpg", root="photos")).notes == ()
+    assert open_dataset(tree("c/x/1.jpg", "c/y/1.jpg", "c/z/1.jpg", root="photos")).notes == (
+        "The folders a, b and c are taken for classes; the folders in them (x, y and z) count for nothing.",
+    )
     assert open_dataset(tree("a/x/1.jpg", "b/x/1.jpg", root="one")).notes == ()
-    assert open_dataset(tree("a/x/1.jpg", "a/y/1.jpg", "b/x/1.jpg", "b/y/1.jpg", "b/1.jpg", root="loose")).notes == ()
+    root = tree("a/x/1.jpg", "a/y/1.jpg", "b/x/1.jpg", "b/y/1.jpg", "b/1.jpg", root="loose")
+    assert open_dataset(root).notes == (
+        "The folder a is taken for a class; the folders in it (x and y) count for nothing.",
+    )
+    found = open_dataset(tree("train/a/x/1.jpg", "train/a/y/1.jpg", "train/b/1.jpg", "test/b/1.jpg", root="splits"))
+    assert found.notes == ("The folder train/a is taken for a class; the folders in it (x and y) count for nothing.",)
+
+
+@pytest.mark.parametrize(
+    "names", [("fold1", "fold2"), ("Fold_01", "fold_2 ", "FOLD 3"), ("dataset1", "shard-0002"), ("Images", "masks")]
+)
+def test_parts_of_a_data_set_are_no_classes(tree, names):
+    root = tree(*(f"{name}/{label}/1.jpg" for name in names for label in ("cat", "dog")))
+    message = refusal(root)
+    assert message.startswith(f"DATA has {', '.join(sorted(names)[:-1])} and {max(names)}, which are named like parts")
+    assert message.endswith("or list them in a table with the columns path,label.")
+    assert open_dataset(tree("fold1/cat/1.jpg", "foldable/cat/1.jpg", "foldable/dog/1.jpg", root="x")).notes == (
+        "The folder foldable is taken for a class; the folders in it (cat and dog) count for nothing.",
+    )
+    assert open_dataset(tree("fold1/1.jpg", "fold2/1.jpg", root="flat")).notes == (
+        "The folders fold1 and fold2 are taken for classes, although they are named like parts of one data set.",
+    )
+
+
+def test_several_data_sets_are_no_classes(tree):
+    root = tree("birds/train/owl/1.jpg", "birds/train/jay/1.jpg", "cars/v1/test/bus/1.jpg", "cars/v1/test/van/1.jpg")
+    assert refusal(root) == (
+        "DATA has birds/train, a split with class folders, in the folder birds, which would be taken for a class. Give "
+        "the folder of one data set, such as DATA/birds, or pass it by with --ignore birds."
+    )
+    tree("hen/1.jpg")
+    assert "DATA has cars/v1/test, a split with class folders, in the folder cars," in refusal(root, ignore=["birds"])
+    tree("cars/v1/train/bus/1.jpg")
+    assert "DATA has cars/v1/test and cars/v1/train: splits in" in refusal(root, ignore=["birds"])
+    assert open_dataset(tree("cars/train/1.jpg", "hen/1.jpg", root="flat")).classes == ("cars", "hen")
+
+
+def test_a_table_beside_photos_without_class_folders_is_named(tree):
+    root = tree("train/1.jpg", "test/2.jpg", "train.csv")
+    assert refusal(root).endswith(
+        "Pass one by with --ignore test. If train.csv has their labels, give DATA/train.csv instead."
+    )
+    tree("sample.csv")
+    assert refusal(root).endswith(" If one of sample.csv, train.csv has their labels, give that instead.")
+
+
+@pytest.mark.parametrize(
+    "name", ["cat|dog", "cat, dog", "cat+dog", "dog and cat", "cat;hen;dog", "dog cat", "cat & dog"]
+)
+def test_classes_of_several_labels_are_told(tree, name):
+    found = open_dataset(tree("cat/1.jpg", "dog/1.jpg", "hen/1.jpg", f"{name}/1.jpg"))
+    parts = [part for part in re.split("[^a-z]+", name) if part != "and"]
+    (note,) = found.notes
+    assert note.startswith(
+        f"{name!r} is taken for a class of its own, beside {' and '.join(map(repr, parts))}. A photo"
+    )
+    assert len(open_dataset(tree(root="photos"), ignore=[name]).photos) == 3
+    assert open_dataset(tree("cat/1.jpg", "cat fish/1.jpg", "black, white/1.jpg", root="other")).notes == ()
+
+
+def test_characters_of_other_forms_are_told(tree):
+    found = open_dataset(tree("AB/1.jpg", "\uff21\uff22/1.jpg", "\u200bcat/1.jpg"))
+    assert found.notes == (
+        "The class '\\u200bcat' is named 'cat', without the invisible characters around it.",
+        "The classes 'AB' and '\uff21\uff22' differ only in separators or signs. They are kept apart; if they are one, "
+        "give them one name.",
+    )
 
 
 def test_only_what_is_measured_on(tree):

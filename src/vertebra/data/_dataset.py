@@ -172,11 +172,10 @@ def check_labels(dataset: Dataset, classes: int = 2) -> Dataset:
         reason = f" {dataset.unreadable[0]}." if dataset.unreadable else ""
         empty = f" It has {len(dataset.classes)} class folders, all empty." if dataset.classes else ""
         others = f" There are {len(dataset.others)} other files, such as {dataset.others[0]}." if dataset.others else ""
-        tables = [name for name in dataset.others if name.lower().endswith((".csv", ".tsv", ".parquet"))]
-        instead = f" If {tables[0]} has their labels, give {dataset.root / tables[0]} instead." if tables else ""
         raise DataError(
             f"{dataset.name} has no photos in class folders.{reason}{empty}{others} Put the photos of each class in a "
-            f"folder named after it: photos/cat/1.jpg, photos/dog/2.jpg.{instead}"
+            f"folder named after it: photos/cat/1.jpg, photos/dog/2.jpg."
+            f"{instead_of_folders(dataset.others, dataset.root)}"
         )
     filled = [name for name, count in dataset.counts().items() if count]
     if len(filled) < classes:
@@ -185,3 +184,11 @@ def check_labels(dataset: Dataset, classes: int = 2) -> Dataset:
             "photos of each class in a folder of its own."
         )
     return dataset
+
+
+def instead_of_folders(others: Sequence[str], root: Path) -> str:
+    """Where the labels may be that folders do not give: in a table among the other files. Empty where there is none."""
+    tables = [name for name in others if name.lower().endswith((".csv", ".tsv", ".parquet"))]
+    if len(tables) > 1:
+        return f" If one of {', '.join(tables[:5])} has their labels, give that instead."
+    return f" If {tables[0]} has their labels, give {root / tables[0]} instead." if tables else ""

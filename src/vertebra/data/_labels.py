@@ -42,6 +42,8 @@ _FILLERS = frozenset(
         "folder",
     ]
 )
+# What stands between several labels of a photo.
+_BETWEEN_LABELS = re.compile(r"\s*[|;,/+&]\s*|\s+and\s+|\s+")
 _NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?")
 
 
@@ -116,11 +118,13 @@ def join_names(found: Mapping[str, str], source: str) -> tuple[dict[str, str], l
         if len(spellings) > 1:
             places = ", ".join(f"{spelling!a} ({found[spelling]})" for spelling in spellings)
             notes.append(f"Joined, as they differ only in Unicode form or outer white space: {places} → {name!r}.")
-        elif spellings[0].strip() != spellings[0]:
-            notes.append(f"The class {spellings[0]!a} is named {name!r}, without the white space around it.")
+        elif unicodedata.normalize("NFC", spellings[0]) != name:
+            what = "white space" if spellings[0].strip() != spellings[0] else "invisible characters"
+            notes.append(f"The class {spellings[0]!a} is named {name!r}, without the {what} around it.")
     separated: dict[str, list[str]] = {}
     for name in written:
-        separated.setdefault("".join(c for c in name.casefold() if c.isalnum()), []).append(name)
+        letters = unicodedata.normalize("NFKC", name).casefold()  # also those of full width
+        separated.setdefault("".join(c for c in letters if c.isalnum()), []).append(name)
     for letters, names in separated.items():
         if letters and len(names) > 1:
             notes.append(
@@ -128,6 +132,13 @@ def join_names(found: Mapping[str, str], source: str) -> tuple[dict[str, str], l
                 "apart; if they are one, give them one name."
             )
     for name in written:
+        parts = [tidy(part) for part in _BETWEEN_LABELS.split(name)]
+        if len(parts) > 1 and all(part in written for part in parts):
+            notes.append(
+                f"{name!r} is taken for a class of its own, beside {' and '.join(map(repr, dict.fromkeys(parts)))}. A "
+                f"photo has one class here; if these photos have several, leave them out with --ignore "
+                f"{_argument(name)}."
+            )
         if stands_for_missing(name):
             notes.append(
                 f"{name!r} is taken for the name of a class; if it stands for a missing label, leave it out with "

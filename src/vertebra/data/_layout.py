@@ -7,6 +7,7 @@ ways is refused by name; what is left out or joined is told in the data set's no
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from vertebra.photo_files import entries, is_folder, is_litter, is_passed_by, is_photo
 
-from ._dataset import DataError, Dataset, Photo
+from ._dataset import DataError, Dataset, Photo, instead_of_folders
 from ._labels import KNOWN_SPLITS, Ignored, is_text, join_names, split_of, split_within, tidy
 
 
@@ -50,7 +51,8 @@ def read_folder(root: Path, *, ignore: Sequence[str] = (), training: bool = True
             _check_class(each, walk, notes)
     _tell_loose([top, *(folder for folder, _ in groups if folder is not top)], walk, notes)
     if split_folders is None:
-        _tell_classes(top, walk, notes)
+        _tell_names(top, notes)
+    _tell_below(groups, walk, notes)
     classes, joined = join_names(where, str(root))
     photos = [Photo(path, classes[folder.name], split) for folder, split in found for path in folder.below()]
     names = set(classes.values())
@@ -221,7 +223,7 @@ def _split_folders(top: _Folder, walk: _Walk, notes: list[str]) -> list[tuple[_F
     where = walk.root if top.path == walk.root else top.path
     splits = [(folder, split) for folder in top.filled if _is_split(folder) and (split := split_of(folder.name))]
     if not splits:
-        _check_named_like_splits(top, where)
+        _check_named_like_splits(top, where, walk)
         return None
     names = [folder.name for folder, _ in splits]
     # A name of a split whose photos lie in no class folders may be a class, or photos without labels.
@@ -247,8 +249,14 @@ def _split_folders(top: _Folder, walk: _Walk, notes: list[str]) -> list[tuple[_F
     return splits
 
 
-def _check_named_like_splits(top: _Folder, where: Path) -> None:
-    """Refuse to learn to tell `train2017` from `val2017`, or `train/1.jpg` from `test/2.jpg`."""
+def _check_named_like_splits(top: _Folder, where: Path, walk: _Walk) -> None:
+    """Refuse to learn to tell `train2017` from `val2017`, `train/1.jpg` from `test/2.jpg`, or `fold1` from `fold2`."""
+    if _are_parts(top) and any(len(folder.filled) > 1 for folder in top.filled):
+        raise DataError(
+            f"{where} has {_listed([folder.name for folder in top.filled])}, which are named like parts of one data "
+            "set, hold folders of photos, and would be taken for classes. Put all photos of a class in one folder, or "
+            "list them in a table with the columns path,label."
+        )
     ways = (
         f"Name the splits {KNOWN_SPLITS}, and put the photos of each class in a folder in them: train/cat/1.jpg. Pass "
         "one by with --ignore"
@@ -257,7 +265,7 @@ def _check_named_like_splits(top: _Folder, where: Path) -> None:
         if len(names) > 1:
             raise DataError(
                 f"{where} has {_listed(names)}, which are named like splits and would be taken for classes. {ways} "
-                f"{_quoted(_other_than('train', names))}."
+                f"{_quoted(_other_than('train', names))}.{instead_of_folders(walk.others, walk.root)}"
             )
     for folder in top.filled:
         if split_within(folder.name) and len(_innermost(folder).filled) > 1:
@@ -285,13 +293,24 @@ def _named_like_splits(folders: Sequence[_Folder]) -> list[list[str]]:
 
 def _check_class(folder: _Folder, walk: _Walk, notes: list[str]) -> None:
     """Refuse splits below a class; tell of one folder that is named so."""
-    for names in _named_like_splits(folder.filled):
-        if len(names) > 1:
+    inner = folder
+    while True:
+        for names in _named_like_splits(inner.filled):
+            if len(names) > 1:
+                raise DataError(
+                    f"{walk.root} has {_listed([walk.shown(inner.path / name) for name in names])}: splits in the "
+                    f"folder of a class would be trained on alike. Put the classes into the splits "
+                    f"(train/{folder.name}), or pass one by with --ignore {_quoted(_other_than('train', names))}."
+                )
+        if len(inner.filled) != 1 or inner.photos:
+            break
+        if _is_split(inner.filled[0]):
             raise DataError(
-                f"{walk.root} has {_listed([walk.shown(folder.path / name) for name in names])}: splits in the folder "
-                f"of a class would be trained on alike. Put the classes into the splits (train/{folder.name}), or pass "
-                f"one by with --ignore {_quoted(_other_than('train', names))}."
+                f"{walk.root} has {walk.shown(inner.filled[0].path)}, a split with class folders, in the folder "
+                f"{folder.name}, which would be taken for a class. Give the folder of one data set, such as "
+                f"{inner.path}, or pass it by with --ignore {_quoted(folder.name)}."
             )
+        inner = inner.filled[0]
     for below in folder.filled:
         if split_of(below.name):
             notes.append(f"{walk.shown(below.path)} is a part of the class {folder.name!r}, and no split.")
@@ -310,17 +329,51 @@ def _tell_loose(folders: list[_Folder], walk: _Walk, notes: list[str]) -> None:
         notes.append(f"In no class folder, and left out: {_some(loose)}.")
 
 
-def _tell_classes(top: _Folder, walk: _Walk, notes: list[str]) -> None:
-    """What could be meant otherwise and is taken for a class."""
+# Folders that are all called so are parts of one data set.
+_PART = re.compile(
+    r"(cv|fold|split|subset|partition|shard|chunk|dataset)[ _-]*[0-9]+|(images?|imgs?|photos?|masks?|annotations?)",
+    re.IGNORECASE,
+)
+
+
+def _are_parts(top: _Folder) -> bool:
+    return len(top.filled) > 1 and all(_PART.fullmatch(tidy(folder.name)) for folder in top.filled)
+
+
+def _tell_names(top: _Folder, notes: list[str]) -> None:
+    """What is named like something else and is taken for a class."""
     for folder in top.filled:
         if (found := split_within(folder.name)) and (not found[1] or folder.filled):
             notes.append(f"The folder {folder.name!r} is taken for a class, although it is named like a split.")
-    inside = [{each.name for each in folder.filled} for folder in top.filled if not folder.photos]
-    if len(inside) == len(top.filled) > 1 and len(inside[0]) > 1 and all(names == inside[0] for names in inside):
-        notes.append(
-            f"The folders {_listed([folder.name for folder in top.filled])} are taken for the classes; each of them "
-            f"holds folders of the same names ({_listed(sorted(inside[0]))}), which count for nothing."
-        )
+    if _are_parts(top):
+        names = _listed([folder.name for folder in top.filled])
+        notes.append(f"The folders {names} are taken for classes, although they are named like parts of one data set.")
+
+
+def _tell_below(groups: Sequence[tuple[_Folder, str | None]], walk: _Walk, notes: list[str]) -> None:
+    """Folders of folders that are taken for classes: those in them may be the classes that were meant."""
+    for top, split in groups:
+        nested = [
+            folder
+            for folder in top.filled
+            if not folder.photos and len([each for each in folder.filled if not split_of(each.name)]) > 1
+        ]
+        if not nested or len(top.filled) == 1:
+            continue
+        names = _listed([walk.shown(folder.path) if split else folder.name for folder in nested])
+        below = [{each.name for each in folder.filled} for folder in nested]
+        if len(nested) == len(top.filled) > 1 and all(each == below[0] for each in below):
+            notes.append(
+                f"The folders {names} are taken for the classes; each of them holds folders of the same names "
+                f"({_listed(sorted(below[0]))}), which count for nothing."
+            )
+        else:
+            within = _listed(sorted(set.union(*below)))
+            notes.append(
+                f"The folder {names} is taken for a class; the folders in it ({within}) count for nothing."
+                if len(nested) == 1
+                else f"The folders {names} are taken for classes; the folders in them ({within}) count for nothing."
+            )
 
 
 def _listed(names: Sequence[str]) -> str:
