@@ -57,10 +57,13 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "sorted(inside[ 1])": "the folders in them are the same",
         "len(inside[0]) != 1": "a folder that has photos, and none directly in it, has at least one folder",
         "if len(same) != 1": "the split itself is among those of its name",
+        "if other is split": "the names of splits come from one table",
     },
     "data/_duplicates.py": {
         "(code[once] // np.uint64(8))": "another hash of the pair",
         "(code[once] // np.uint64(42))": "another hash of the pair",
+        "(code[once] ^ np.uint64(8))": "another hash of the pair",
+        "_REMEMBERED = 2 << 22": "more memory, and fewer pairs that are compared twice",
     },
     "data/_split.py": {"lot <= test + val": "no lot of 64 bits is exactly that"},
     "train/_head.py": {
