@@ -58,6 +58,8 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "len(inside[0]) != 1": "a folder that has photos, and none directly in it, has at least one folder",
         "if len(same) != 1": "the split itself is among those of its name",
         "if other is split": "the names of splits come from one table",
+        "folder.filled[ -1]": "there is one alone",
+        "inner.filled[ -1]": "there is one alone",
     },
     "data/_duplicates.py": {
         "(code[once] // np.uint64(8))": "another hash of the pair",
@@ -72,9 +74,12 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "place is not len(STRENGTHS)": "places are small numbers, and change by one",
     },
     "models/_checkpoint.py": {
-        "file.read( 65)": "no more than the first 64 bytes tell what a file is",
+        "file.read( 65)": "a file is known by less than its first 63 bytes",
+        "file.read( 63)": "a file is known by less than its first 63 bytes",
         'is "safetensors"': "both are the text of one line",
         "RuntimeError, CosmicRayTestingException, OSError": "no file is known of which a KeyError comes",
+        "ValueError, CosmicRayTestingException, KeyError": "no file is known of which a RuntimeError comes",
+        "KeyError, CosmicRayTestingException": "a file that cannot be read is refused before",
     },
     "models/_unwrap.py": {
         'Candidate("", "", True': "only the names are looked at, for an error",

@@ -447,3 +447,13 @@ def test_safetensors_may_be_missing(
     monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(WeightsError, match=r"needs the package safetensors\. Run: pip install safetensors"):
         read(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("brace", [b"|", b"z"])
+def test_a_file_of_another_kind_is_shown_by_its_first_twelve_bytes(brace: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    path.write_bytes((2).to_bytes(8, "little") + brace + b"\x01\x02\x03\x04\x05")
+    with pytest.raises(WeightsError) as caught:
+        read(path)
+    shown = (2).to_bytes(8, "little") + brace + b"\x01\x02\x03"
+    assert f"is neither a torch checkpoint nor a safetensors file: it begins with {shown!r}." in str(caught.value)
