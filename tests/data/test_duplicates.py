@@ -323,3 +323,12 @@ def test_of_equal_ones_the_larger_is_the_original():
     part = crop(original, 1, 0)
     ((members, _),) = grouped(part, crop(part, 0.5, 0.5, 0.93, 0.93), original)
     assert members[0] == 2
+
+
+def test_pairs_of_several_groups_are_compared_at_once():
+    files = []
+    for seed in range(60, 66):
+        image = picture(seed)
+        files += [encoded(image), encoded(image, 70), encoded(image, 50), encoded(crop(image, 0, 1))]
+    found = grouped(*files)
+    assert sorted(tuple(sorted(members)) for members, _ in found) == [tuple(range(4 * n, 4 * n + 4)) for n in range(6)]
