@@ -319,6 +319,25 @@ def test_classes_of_several_labels_are_told(tree, name):
     assert open_dataset(tree("cat/1.jpg", "cat fish/1.jpg", "black, white/1.jpg", root="other")).notes == ()
 
 
+@pytest.mark.parametrize(
+    "name", ["cat (1)", "cat(2)", "cat - Copy", "cat - Copy (3)", "cat copy", "cat copy 2", "cat_copy", "Copy of cat"]
+)
+def test_copies_of_class_folders_are_told(tree, name):
+    found = open_dataset(tree("cat/1.jpg", f"{name}/1.jpg", "copycat/1.jpg"))
+    assert found.notes == (
+        f"{name!r} is taken for a class of its own, although it is named like a copy of 'cat'. If they are one, put "
+        "their photos together.",
+    )
+
+
+@pytest.mark.parametrize("name", ["unlabeled", "Un-labelled", "no_label", "unsorted"])
+def test_folders_of_photos_without_a_label_are_told(tree, name):
+    found = open_dataset(tree(*SPLITS, f"train/{name}/1.jpg"))
+    (note,) = found.notes
+    assert note.startswith(f"{name!r} is taken for the name of a class; if it stands for a missing label, leave")
+    assert len(open_dataset(tree(root="photos"), ignore=[name]).photos) == len(SPLITS)
+
+
 def test_characters_of_other_forms_are_told(tree):
     found = open_dataset(tree("AB/1.jpg", "\uff21\uff22/1.jpg", "\u200bcat/1.jpg"))
     assert found.notes == (

@@ -139,6 +139,11 @@ def join_names(found: Mapping[str, str], source: str) -> tuple[dict[str, str], l
                 f"photo has one class here; if these photos have several, leave them out with --ignore "
                 f"{_argument(name)}."
             )
+        if (original := _original(name)) in written:
+            notes.append(
+                f"{name!r} is taken for a class of its own, although it is named like a copy of {original!r}. If they "
+                "are one, put their photos together."
+            )
         if stands_for_missing(name):
             notes.append(
                 f"{name!r} is taken for the name of a class; if it stands for a missing label, leave it out with "
@@ -153,8 +158,19 @@ def is_text(name: str) -> bool:
 
 
 def stands_for_missing(name: str) -> bool:
-    """Whether a label is what other programs write where there is none."""
-    return name.casefold() in ("nan", "<na>", "nat", "none", "null", "na", "n/a", "#n/a")
+    """Whether a label is what programs and people write where there is none."""
+    letters = name.casefold()
+    if letters in ("nan", "<na>", "nat", "none", "null", "na", "n/a", "#n/a"):
+        return True
+    return re.sub(r"[\W_]", "", letters) in ("nolabel", "unlabeled", "unlabelled", "unannotated", "unsorted", "unsup")
+
+
+def _original(name: str) -> str | None:
+    """What a name is a copy of, as systems name copies of folders: `cat (1)`, `cat - Copy`, `Copy of cat`."""
+    for pattern in (r"(.+?)(?: ?-? ?copy)?(?: ?\([0-9]+\))", r"(.+?)(?: ?-|_)? ?copy(?: [0-9]+)?", r"copy of (.+)"):
+        if match := re.fullmatch(pattern, name, re.IGNORECASE):
+            return match[1]
+    return None
 
 
 def _folded(name: str) -> tuple[str, str]:
