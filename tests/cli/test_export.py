@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vertebra.card import Card, Preprocessing, read_card
+from vertebra.card import Card, Decoding, Preprocessing, read_card
 from vertebra.cli import main
 from vertebra.export import Prepared
 from vertebra.models import EfficientNet, create_model
@@ -142,6 +142,20 @@ def test_int8(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "00.jpg" in printed.err  # left out by name
     assert "Judged on" in printed.out and "Ship: " in printed.out
     assert read_card(out).precision == "int8"
+
+
+def test_photos_of_12_bits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from PIL import Image
+
+    folder, out = tmp_path / "deep", tmp_path / "m.onnx"
+    folder.mkdir()
+    Image.linear_gradient("L").convert("I;16").point(lambda value: value * 16).save(folder / "deep.png")
+    arguments = ["export", "resnet18", "--weights", "none", "--out", str(out), "--size", "32", "--images", str(folder)]
+    assert main(arguments) == 0
+    assert "stay below 4,096 where white is 65,535" in capsys.readouterr().err
+    assert main([*arguments, "--bits", "12"]) == 0
+    assert capsys.readouterr().err == ""
+    assert read_card(out).preprocessing.decoding == Decoding(bits=12)
 
 
 def test_too_few_photos(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,6 +50,7 @@ class Settings:
     interpolation: str | None = None
     mean: str | None = None
     std: str | None = None
+    bits: int | None = None
     temperature: float | None = None
     threshold: float | None = None
     transform_input: bool | None = None
@@ -88,6 +89,10 @@ def export(
         str | None, typer.Option(metavar="R,G,B", help="Taken from the values, which are from 0 to 1.")
     ] = None,
     std: Annotated[str | None, typer.Option(metavar="R,G,B", help="What they are divided by then.")] = None,
+    bits: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=8, max=16, help="Bits that 16-bit photos use, such as 12."),
+    ] = None,
     temperature: Annotated[
         float | None, typer.Option(metavar="T", help="What the logits are divided by before softmax.")
     ] = None,
@@ -135,6 +140,7 @@ def export(
             interpolation=interpolation,
             mean=mean,
             std=std,
+            bits=bits,
             temperature=temperature,
             threshold=threshold,
             transform_input=transform_input,
@@ -246,12 +252,15 @@ def _show(report: Int8Report) -> None:
 
 def _view(settings: Settings) -> dict[str, Any]:
     """The fields of the preprocessing that are given."""
+    from vertebra.card import Decoding
+
     found = {
         "crop_size": settings.crop_size,
         "resize_size": settings.resize_size,
         "interpolation": settings.interpolation,
         "mean": None if settings.mean is None else _channels("--mean", settings.mean),
         "std": None if settings.std is None else _channels("--std", settings.std),
+        "decoding": None if settings.bits is None else Decoding(bits=settings.bits),
     }
     return {name: value for name, value in found.items() if value is not None}
 
@@ -295,20 +304,28 @@ def _photos(option: str, folder: Path, most: int) -> list[Path]:
 def _pixels(
     paths: list[Path], preprocessing: Preprocessing, tell: Callable[[str, int, int], None]
 ) -> tuple[list[Any], list[Path]]:
-    """The photos as the network sees them, uint8 (crop, crop, 3), and their paths; those that are broken are named."""
-    from vertebra.pixels import network_pixels
+    """The photos as the network sees them, uint8 (crop, crop, 3), and their paths; those that are broken are named.
 
-    pixels, read = [], []
+    So is what their files leave open.
+    """
+    from vertebra.decoding_notes import DecodingNotes
+    from vertebra.pixels import decode, fit
+
+    pixels, read, notes = [], [], DecodingNotes(preprocessing.decoding)
     for i, path in enumerate(paths):
         tell("reading photos", i, len(paths))
         try:
-            pixels.append(network_pixels(path, preprocessing))
+            found = decode(path, decoding=preprocessing.decoding)
         except ImageError as error:
             typer.echo(f"vertebra: left out: {error}", err=True)
             continue
+        pixels.append(fit(found.picture, preprocessing))
+        notes.add(str(path), found.levels, found.remarks)
         read.append(path)
     if not read:
         raise ImageError(f"none of the {len(paths)} photos could be read.")
+    for line in notes.lines():
+        typer.echo(f"vertebra: {line}", err=True)
     return pixels, read
 
 

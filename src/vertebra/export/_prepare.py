@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import vertebra
-from vertebra.card import INTERPOLATIONS, METADATA_KEY, Card, Preprocessing, WeightSource
+from vertebra.card import BITS, INTERPOLATIONS, METADATA_KEY, Card, Decoding, Preprocessing, WeightSource
 from vertebra.errors import UsageError, WeightsError, nearest, warn
 from vertebra.files import WEIGHT_SUFFIXES
 from vertebra.models import ConvNet, WeightsEnum, create_model, get_model_weights
@@ -227,6 +227,8 @@ _OPTIONS = {
 
 
 def _words(value: Any) -> str:
+    if isinstance(value, Decoding):
+        return f"of {value.bits or BITS[1]} bits"
     return "/".join(f"{part:g}" for part in value) if isinstance(value, tuple) else str(value)
 
 
