@@ -301,7 +301,11 @@ def test_columns_that_may_be_meant_are_refused(read, refusal):
         "Columns ignored, as asked: 'image'.",
         "The path is read from the column 'file'.",
     )
-    assert "2 columns that may be the label: 'label' and 'Label'" in refusal("path,label,Label\na,b,c\n")
+    assert refusal("path,label,Label\na,b,c\n") == (
+        "TABLE has 2 columns that may be the label: 'label' and 'Label'. Name the right one 'label', or pass one by "
+        "with --ignore Label."
+    )
+    assert refusal("path,label,label\na,b,c\n").endswith("'label' and 'label'. Name the right one 'label' alone.")
     assert refusal("path,lable\n").startswith("TABLE has no column 'label' (it has path, lable). Did you mean 'lable'?")
     found = read(rows("a", "b", header="path,label,class,image,", values=["x,y,z"] * 4))
     assert found.notes == ("Not read: the columns 'class', 'image' and without a name.",)
@@ -310,7 +314,7 @@ def test_columns_that_may_be_meant_are_refused(read, refusal):
 # --- labels ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["nan", "NaN", " NAN ", "<NA>", "NaT", "#N/A"])
+@pytest.mark.parametrize("name", ["nan", "NaN", " NAN ", "<NA>", "NaT", "#N/A", "#REF!", "#DIV/0!", "#NAME?"])
 def test_a_missing_label_is_no_class(read, refusal, name):
     assert refusal(rows("a", "b", "c", name)) == (
         f"TABLE, line 5: the label is {name!r}, as programs write a missing one. Give a label, or leave such rows out "
@@ -551,6 +555,10 @@ def test_two_columns_of_splits(read, refusal):
         ("fold", "1 2 1 2", True),
         ("k_fold", "1 2 1 2", True),
         ("scaffold", "1 2 1 2", False),
+        ("val_fold", "1 2 1 2", True),
+        ("split_id", "0 1 0 1", True),
+        ("train_test", "0 1 0 1", True),
+        ("strain", "k12 b k12 b", False),
         ("is_holdout", "1 0 1 0", True),
         ("set", "x y x y", True),
         ("status", "valid valid valid valid", False),
@@ -581,6 +589,8 @@ def test_a_column_with_names_of_splits_and_other_values_is_told(read):
         "The column 'ml_use' may be a split: it has names of splits and other values, such as 'unassigned'. Name it "
         "split if it is one; the photos are split without it.",
     )
+    found = read(rows("a", "b", header="path,label,w", values=["TrainSet", "TestSet", "TrainSet", "TestSet"]))
+    assert len(found.notes) == 2
 
 
 def test_columns_of_parquet(parquet):

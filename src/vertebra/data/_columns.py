@@ -10,7 +10,7 @@ from typing import Any
 from vertebra.errors import nearest
 
 from ._dataset import DataError
-from ._labels import KNOWN_SPLITS, SPLIT_SPELLINGS, Ignored, is_text, split_of, split_within, tidy
+from ._labels import KNOWN_SPLITS, SPLIT_SPELLINGS, Ignored, argument, is_text, split_of, split_within, tidy
 from ._table_file import Table
 
 # The first of each is the documented name; another is taken where it is the only one there. Compared without case,
@@ -23,7 +23,7 @@ _LABELS = ("label", "labels", "labelname", "class", "classname", "category", "ca
 # Columns that say the split by its name, where their values are names of splits.
 _SPLITS = ("split", "splits", "datasplit", "set", "subset", "partition", "part", "phase", "stage", "usage", "fold")
 # What columns are called that may say a split in a way that is not read.
-_LIKE_SPLITS = re.compile(r"^(k|cv)?folds?$|h[eo]ldout")
+_LIKE_SPLITS = re.compile(r"^(k|cv|train|val|test)?folds?$|h[eo]ldout|split|(?<!s)train")
 _BOOLEANS = {
     **dict.fromkeys(("true", "t", "yes", "y", "1", "1.0"), True),
     **dict.fromkeys(("false", "f", "no", "n", "0", "0.0"), False),
@@ -67,7 +67,7 @@ def choose_columns(table: Table, ignored: Ignored) -> Columns:
         names = [table.names[i] for i in found]
         raise DataError(
             f"{table.source} has {len(found)} columns that say the split: {_listed(names)}. Leave one, or pass one by "
-            f"with --ignore {names[-1]}."
+            f"with --ignore {argument(names[-1])}."
         )
     splits: list[str | None] | None = None
     if by_name:
@@ -107,9 +107,10 @@ def _choose(table: Table, here: Sequence[int], names: tuple[str, ...], notes: li
         )
     if len(found) > 1:
         several = [table.names[i] for i in found]
+        other = f", or pass one by with --ignore {argument(several[-1])}" if len(set(several)) > 1 else " alone"
         raise DataError(
             f"{table.source} has {len(found)} columns that may be the {wanted}: {_listed(several)}. Name the right one "
-            f"{wanted!r}, or pass one by with --ignore {several[-1]}."
+            f"{wanted!r}{other}."
         )
     if not exact:
         notes.append(f"The {wanted} is read from the column {table.names[found[0]]!r}.")
@@ -139,7 +140,7 @@ def _split_kind(table: Table, index: int) -> str | None:
         if wrong is None and key == "valid":
             raise DataError(
                 f"{table.source}: the column {name!r} may mark the validation photos or those that are sound. Name it "
-                f"is_valid if it is the split, or pass it by with --ignore {name}."
+                f"is_valid if it is the split, or pass it by with --ignore {argument(name)}."
             )
         if wrong is None:
             return "boolean"
@@ -148,9 +149,11 @@ def _split_kind(table: Table, index: int) -> str | None:
     if key in _SPLITS:
         return "name" if splits - {None} else None
     # A column of another name may hold such words by chance, but hardly these and no others.
-    if "train" not in splits or len(splits - {None}) < 2:
-        return None
-    return "partly" if None in splits else "name"
+    if "train" in splits and len(splits) > 1 and None not in splits:
+        return "name"
+    few = [split_within(text) for text in texts] if len(texts) <= 20 else []
+    near = {found[0] for found in few if found and not found[1]}  # also `TestSet`
+    return "partly" if "train" in near and len(near) > 1 else None
 
 
 _READABLE = ("string", "large_string", "string_view", "bool")
@@ -173,7 +176,7 @@ def check_split(text: str, where: str) -> str:
     if found is None:
         spellings = [spelling for group in SPLIT_SPELLINGS.values() for spelling in group]
         hint = nearest(text, spellings)
-        out = f"Leave such rows out with --ignore {text}." if text.isprintable() else ""
+        out = f"Leave such rows out with --ignore {argument(text)}." if text.isprintable() else ""
         wrong = f"{where}: the split is {text!r}; it must be train, val, test or empty."
         raise DataError(" ".join(filter(None, [wrong, hint, out])))
     return found

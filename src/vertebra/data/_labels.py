@@ -111,7 +111,7 @@ def join_names(found: Mapping[str, str], source: str) -> tuple[dict[str, str], l
                 raise DataError(
                     f"{source}: the classes {classes[other]!r} ({found[other]}) and {name!r} ({where}) differ {how}, "
                     "so they may be one class or two. Rename one of them, or pass one by with --ignore "
-                    f"{_argument(other)}."
+                    f"{argument(other)}."
                 )
         written.setdefault(name, []).append(spelling)
     for name, spellings in written.items():
@@ -137,7 +137,7 @@ def join_names(found: Mapping[str, str], source: str) -> tuple[dict[str, str], l
             notes.append(
                 f"{name!r} is taken for a class of its own, beside {' and '.join(map(repr, dict.fromkeys(parts)))}. A "
                 f"photo has one class here; if these photos have several, leave them out with --ignore "
-                f"{_argument(name)}."
+                f"{argument(name)}."
             )
         if (original := _original(name)) in written:
             notes.append(
@@ -147,7 +147,7 @@ def join_names(found: Mapping[str, str], source: str) -> tuple[dict[str, str], l
         if stands_for_missing(name):
             notes.append(
                 f"{name!r} is taken for the name of a class; if it stands for a missing label, leave it out with "
-                f"--ignore {_argument(name)}."
+                f"--ignore {argument(name)}."
             )
     return classes, notes
 
@@ -181,7 +181,8 @@ def _number(name: str) -> tuple[str, str] | None:
     return ("number", str(Decimal(name).normalize() + 0)) if _NUMBER.fullmatch(name) else None
 
 
-def _argument(name: str) -> str:
+def argument(name: str) -> str:
+    """A name as one writes it on the command line."""
     return name if re.fullmatch(r"[\w./+-]+", name) else f'"{name}"'
 
 
@@ -204,7 +205,7 @@ def match_names(labels: Iterable[str], known: Sequence[str], source: str) -> tup
         elif other := by_key.get(_folded(key)) or by_key.get(_number(key)):
             raise DataError(
                 f"{source}: the class {label!r} and the model's {other!r} differ only in case or in how a number is "
-                f"written, so they may be one class or two. Rename it, or pass it by with --ignore {_argument(label)}."
+                f"written, so they may be one class or two. Rename it, or pass it by with --ignore {argument(label)}."
             )
         else:
             unknown.append(label)

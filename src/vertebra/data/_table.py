@@ -170,7 +170,7 @@ def _check_label(label: str, where: str) -> None:
         raise DataError(
             f"{where}: the label {label!a} is no text in UTF-8, but perhaps in Latin-1. Save the table as CSV in UTF-8."
         )
-    if tidy(label).casefold() in ("nan", "<na>", "nat", "#n/a"):
+    if tidy(label).casefold() in ("nan", "<na>", "nat", "#n/a") or re.fullmatch(r"#[A-Z/0]+[!?]", tidy(label)):
         raise DataError(
             f"{where}: the label is {label!r}, as programs write a missing one. Give a label, or leave such rows out "
             f"with --ignore {tidy(label)}. A class of that name needs another one."
