@@ -686,13 +686,16 @@ def test_a_photo_that_is_listed_twice(read, refusal, place):
 
 
 def test_a_table_whose_photos_are_elsewhere(refusal, read, place, monkeypatch):
-    assert refusal("path,label\n1.png,a\nx/2.png,b\n") == (
-        "TABLE: none of its 2 photos is there. The first, 1.png (line 2), was looked for as FOLDER/1.png. Paths are "
+    assert refusal("path,label\n9.png,a\nx/2.png,b\n") == (
+        "TABLE: none of its 2 photos is there. The first, 9.png (line 2), was looked for as FOLDER/9.png. Paths are "
         "absolute, or relative to the folder of the table."
     )
     assert refusal("path,label\ncat/0,a\ndog/0,b\n").endswith(
-        "relative to the folder of the table. There is cat/0.png: write the suffixes, too."
+        "relative to the folder of the table. There is cat/0.png: write the path so."
     )
+    for path in ("0", "0.png", "C:\\photos\\cat\\0.png", "/home/me/cat/0"):
+        assert refusal(f"path,label\n{path},a\ndog/0,b\n").endswith(" There is cat/0.png: write the path so.")
+    assert refusal("path,label\n9.png,a\ncat/9.png,b\n").endswith("relative to the folder of the table.")
     assert len(read("path,label\n1.png,a\ncat/0.png,b\n").photos) == 2  # the missing one is named by the audit
     (place / "lists").mkdir()
     monkeypatch.chdir(place)

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from vertebra.photo_files import SUFFIXES as PHOTO_SUFFIXES
+from vertebra.photo_files import entries, is_folder
 
 from ._columns import check_split, choose_columns, fits
 from ._dataset import DataError, Dataset, Photo
@@ -228,6 +229,21 @@ class _Finder:
             raise DataError(f"{where}: the path {name!a} is not there, and no text in UTF-8. Save it in UTF-8.")
         return self._table.parent / name
 
+    def _nearby(self, name: str) -> str | None:
+        """A file of that name relative to the table's folder: with a suffix, fewer folders, or in one that lies there.
+
+        Tables come from other machines (`C:\\photos\\cat\\1.jpg`), or give the names of files alone (`id,label`).
+        """
+        parts = [part for part in name.strip().replace("\\", "/").split("/") if part]
+        tails = ["/".join(parts[start:]) for start in range(len(parts))]
+        try:
+            folders = [entry.name for entry in entries(self._table.parent) if is_folder(entry)]
+        except OSError:
+            folders = []
+        tails += [f"{folder}/{parts[-1]}" for folder in folders if parts]
+        with_suffix = (f"{tail}{suffix}" for tail in tails for suffix in ("", *sorted(PHOTO_SUFFIXES)))
+        return next((each for each in with_suffix if os.path.isfile(self._table.parent / each)), None)  # noqa: PTH113
+
     def notes(self) -> list[str]:
         """How paths were read that are not written as they are here."""
         return [f"Paths written {how}, and found: {count:,}." for how, count in self._read_as.items()]
@@ -242,11 +258,10 @@ class _Finder:
             return
         row, photo = photos[0]
         hint = ""
-        with_suffix = [f"{row.path}{suffix}" for suffix in sorted(PHOTO_SUFFIXES)]
         if os.path.lexists(row.path):
             hint = " It is there relative to the working folder; put the table there."
-        elif there := [name for name in with_suffix if os.path.lexists(self._table.parent / name)]:
-            hint = f" There is {there[0]}: write the suffixes, too."
+        elif there := self._nearby(row.path):
+            hint = f" There is {there}: write the path so."
         raise DataError(
             f"{self._table}: none of its {len(photos):,} photos is there. The first, {row.path} ({row.where}), was "
             f"looked for as {photo.path.absolute()}. Paths are absolute, or relative to the folder of the table.{hint}"
