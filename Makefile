@@ -3,7 +3,7 @@
 #   make demo    export EfficientNet-Lite0, classify two photos without torch, and train it to read handwritten digits
 #   make test    lint, types and the test suite with coverage
 #   make lint    lint and types alone
-#   make bench   the benchmarks; their figures go to bench/results/
+#   make bench   the benchmarks; their figures go to bench/results/ (bench/mutation.py is run by hand: it takes hours)
 #   make web     build the page of `vertebra serve` from web/, which needs Node.js 20.19 or newer
 #
 # PYTHON names the interpreter that .venv is made with, WORKERS the number of test processes.
@@ -58,7 +58,7 @@ test: lint
 	$(BIN)/pytest -n $(WORKERS) --cov
 
 bench: $(VENV)/.stamp-test
-	@for script in bench/[a-z]*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+	@for script in $(filter-out bench/mutation.py,$(wildcard bench/[a-z]*.py)); do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 web:
 	cd web && npm ci && npm run build
