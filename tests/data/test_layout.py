@@ -301,6 +301,7 @@ def test_a_table_beside_photos_without_class_folders_is_named(tree):
     assert refusal(root).endswith(
         "Pass one by with --ignore test. If train.csv has their labels, give DATA/train.csv instead."
     )
+    assert refusal(root, ignore=["test"]).endswith("give DATA/train.csv instead.")
     tree("sample.csv")
     assert refusal(root).endswith(" If one of sample.csv, train.csv has their labels, give that instead.")
 

@@ -181,7 +181,7 @@ def check_labels(dataset: Dataset, classes: int = 2) -> Dataset:
     if len(filled) < classes:
         raise DataError(
             f"{dataset.name} has photos of one class only, {filled[0]!r}; a classifier needs at least two. Put the "
-            "photos of each class in a folder of its own."
+            f"photos of each class in a folder of its own.{instead_of_folders(dataset.others, dataset.root)}"
         )
     return dataset
 
