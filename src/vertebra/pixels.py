@@ -222,7 +222,12 @@ def decode(
 
 
 def upright_rgb(image: Image.Image, decoding: Decoding = Decoding()) -> Image.Image:  # noqa: B008 - frozen
-    """What `open_image` makes of a file, of a picture that Pillow has opened: RGB, upright. `image` stays as it is.
+    """The picture that `upright` gives: RGB, upright."""
+    return upright(image, decoding).picture
+
+
+def upright(image: Image.Image, decoding: Decoding = Decoding()) -> Decoded:  # noqa: B008 - frozen
+    """What `decode` makes of a file, of a picture that Pillow has opened. `image` stays as it is.
 
     Give it as `PIL.Image.open` returns it: once it is loaded, Pillow has dropped the lower bytes of 16-bit colours.
 
@@ -237,9 +242,9 @@ def upright_rgb(image: Image.Image, decoding: Decoding = Decoding()) -> Image.Im
         # Pillow closes what it opened itself once it has loaded it, and of a picture that is loaded its header is gone.
         asked = image.format in _ASKED and (file is not None or image.mode.startswith("I;16"))
         if not asked or not Path(name).is_file():
-            return _upright_rgb(image, file, decoding).picture
+            return _upright_rgb(image, file, decoding)
         with Path(name).open("rb") as file:  # its header says what Pillow does not keep
-            return _upright_rgb(image, file, decoding).picture
+            return _upright_rgb(image, file, decoding)
 
 
 def _name_of(source: Source) -> str:

@@ -20,8 +20,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as oracle
 from torchvision.transforms._presets import ImageClassification as TorchvisionPreset
 
-from vertebra.card import Preprocessing, centre_crop_box, resized_size
-from vertebra.errors import ImageError, UsageError
+from vertebra.card import Decoding, Preprocessing, centre_crop_box, resized_size
+from vertebra.errors import ImageError, UsageError, VertebraWarning
 from vertebra.models._preset import ImageClassification
 
 CARD = Preprocessing(crop_size=28, resize_size=32)
@@ -254,6 +254,23 @@ def test_a_picture_without_pixels_or_cut_short_is_told(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:3000])
     with Image.open(path) as picture, pytest.raises(ImageError, match=r"photo\.png is damaged or truncated"):
         ImageClassification(CARD)(picture)
+
+
+def test_a_picture_of_12_bits_in_16_is_told(tmp_path: Path) -> None:
+    grey = np.arange(40 * 40, dtype=np.uint16).reshape(40, 40) % 256
+    Image.fromarray(grey * 16).save(tmp_path / "deep.png")
+    Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "plain.png")
+    card = Preprocessing(32, 40)
+    with Image.open(tmp_path / "deep.png") as picture:
+        with pytest.warns(VertebraWarning, match=r"below 4,096 .*decoding=vertebra\.card\.Decoding\(bits=12\)"):
+            dark = ImageClassification(card)(picture)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = ImageClassification(replace(card, decoding=Decoding(bits=12)))(picture)
+            ImageClassification(replace(card, decoding=Decoding(bits=16)))(picture)
+    with Image.open(tmp_path / "plain.png") as picture:
+        expected = ImageClassification(card)(picture)
+    assert (found - expected).abs().max() < 0.03 and dark.max() < -1
 
 
 def test_torchvision_is_not_imported() -> None:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vertebra.card import Preprocessing, centre_crop_box, resized_size
-from vertebra.errors import UsageError, nearest
-from vertebra.pixels import fit, upright_rgb
+from vertebra.decoding_notes import DecodingNotes
+from vertebra.errors import UsageError, nearest, warn
+from vertebra.pixels import fit, upright
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,7 +42,8 @@ class ImageClassification(nn.Module):
     predict` or training reads it: upright as its EXIF says, transparency on white, palettes, CMYK and 16 bits to RGB
     (`vertebra.pixels`). On an upright RGB picture all this does nothing, and the numbers are torchvision's. Give the
     picture as `PIL.Image.open` returns it: once it is loaded or converted, some of what its file says is lost.
-    For one channel, or four, the picture's own channels are taken as they are.
+    A warning tells of 16-bit pictures that seem to use fewer bits. For one channel, or
+    four, the picture's own channels are taken as they are.
 
     Args:
         preprocessing: the sizes and numbers.
@@ -99,7 +101,16 @@ class ImageClassification(nn.Module):
                 resize_size=self.resize_size[0],
                 interpolation=self.interpolation.value,
             )
-            cut = fit(upright_rgb(img, now.decoding), now)
+            found = upright(img, now.decoding)
+            notes = DecodingNotes(now.decoding)
+            notes.add("", found.levels, ())
+            if (bits := notes.suggested) is not None:
+                warn(
+                    f"the 16-bit values of a picture stay below {2**bits:,} where white is 65,535: nearly black. If "
+                    f"{bits} bits are used, give transforms() decoding=vertebra.card.Decoding(bits={bits}); if it is "
+                    "dark indeed, bits=16."
+                )
+            cut = fit(found.picture, now)
             return torch.as_tensor(np.array(cut)).permute(2, 0, 1)
         size = resized_size(img.height, img.width, self.resize_size[0])
         img = img.resize(size[::-1], _PILLOW[self.interpolation])
