@@ -263,6 +263,8 @@ def test_val_photos_that_train_beside_test_photos_are_told_of(train, tmp_path):
 
 def test_a_precision_that_cannot_be_reached(vertebra, train, tmp_path):
     data = photos(tmp_path / "data", {"red": 10, "blue": 10})
+    from vertebra.train import PrecisionError, resume
+
     for number in range(4):  # labels without a rule
         (data / "red" / f"{number}.png").rename(data / "blue" / f"{number + 20}.png")
     done, metrics = train(data, "--precision", "0.99", "--strict")
@@ -279,7 +281,11 @@ def test_a_precision_that_cannot_be_reached(vertebra, train, tmp_path):
     assert text in card
     assert re.search(rf"unsure below +{target['threshold']:.3f}", card)
     assert metrics["threshold"] == target["threshold"] > 0
+    assert "top-1 " in done.out
     assert vertebra("train", "--resume", tmp_path / "run").code == 1  # the run is strict
+    with pytest.raises(PrecisionError, match=r"target precision 0\.99 not reached") as caught:
+        resume(tmp_path / "run")
+    assert caught.value.classifier.metrics == metrics
     settings = tmp_path / "run" / "settings.toml"
     settings.write_text(settings.read_text().replace("strict = true", "strict = false"))
     assert vertebra("train", "--resume", tmp_path / "run").code == 0
@@ -302,3 +308,42 @@ def test_evaluate_says_how_sure_its_figures_are(vertebra, train, tmp_path):
     assert "Only 3 photos were measured, so these shares say little." in out
     assert re.search(r"answered +\d+\.\d %  of which (none|\d+\.\d % \(\d+\.\d – \d+\.\d\)) are right", out)
     assert "<h2>How far to trust it</h2>" in (tmp_path / "e.html").read_text()
+
+
+def test_duplicates_count_once_in_intervals(vertebra, train, tmp_path):
+    data = photos(tmp_path / "data", {"red": 9, "blue": 9})
+    _, once = train(data)
+    shutil.rmtree(tmp_path / "run")
+    for path in sorted(data.rglob("*.png")):
+        Image.open(path).resize((120, 120), Image.Resampling.NEAREST).save(path.with_name(f"{path.stem} large.png"))
+        shutil.copy(path, path.with_name(f"{path.stem} copy.png"))
+    done, metrics = train(data, "--precision", "0.97")
+    assert (metrics["n"], metrics["pictures"], once["pictures"]) == (54, 18, 18)
+    assert metrics["top1"] == once["top1"] == 1
+    assert metrics["top1_interval"] == pytest.approx(once["top1_interval"])
+    assert not metrics["target"]["reached"]  # which takes 65 different photos
+    for note in (
+        "The 54 photos that were held out show 18 different pictures: duplicates count once in intervals",
+        "Only 18 different pictures were held out, so these shares say little.",
+    ):
+        assert note in done.out
+    found = vertebra("evaluate", tmp_path / "run", data, "--json").json
+    assert (found["n"], found["pictures"]) == (54, 18)
+    assert found["top1_interval"] == pytest.approx(once["top1_interval"])
+    assert found["answered_right_interval"][0] < 0.83
+    assert any(note.startswith("The 54 photos that were measured show 18") for note in found["notes"])
+
+
+def test_a_class_of_two_photos_is_measured(train, tmp_path):
+    # Of this seed both are in one part by their lots.
+    done, metrics = train(photos(tmp_path / "data", {"red": 4, "blue": 5, "green": 2}, seed=2))
+    assert metrics["n"] == 11
+    assert "Not measured" not in done.out
+
+
+def test_a_picture_under_two_labels_is_told(train, tmp_path):
+    data = photos(tmp_path / "data", {"red": 6, "blue": 6})
+    Image.open(data / "red" / "3.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(data / "blue" / "x.png")
+    done, _ = train(data)
+    assert "The same picture under different labels: 1, such as " in done.out
+    assert "It is learned as each of them." in done.out

@@ -200,3 +200,25 @@ def test_train_photos_that_go_to_val_go_with_their_likes():
     found = assign_splits(digests, ["a"] * 400, ["train"] * 400, alike=alike)
     assert found[:200] == found[200:]
     assert {"train", "val"} <= set(found)
+
+
+@pytest.mark.parametrize("others", [8, 200])
+def test_a_class_of_a_few_photos_is_not_held_out_as_a_whole(others):
+    """Else nothing is left to learn it from while they are held out."""
+    moved = 0
+    for seed in range(30):
+        digests = hashes(others + 3, f"{seed} ")
+        labels = ["many"] * others + ["few"] * 3
+        alike = [[others, others + 1]]
+        found = assign_folds(digests, alike, folds=5, seed=seed, labels=labels)
+        assert found[-3] == found[-2] != found[-1]
+        plain = assign_folds(digests, alike, folds=5, seed=seed)
+        assert found[:others] == plain[:others]
+        moved += found != plain
+    assert moved
+
+
+def test_a_class_of_one_picture_stays_where_it_is():
+    digests = hashes(22)
+    labels = ["many"] * 20 + ["few"] * 2
+    assert assign_folds(digests, [[20, 21]], folds=5, labels=labels) == assign_folds(digests, [[20, 21]], folds=5)

@@ -238,3 +238,18 @@ def test_newtons_method_takes_few_steps(n, margin, scale, monkeypatch):
     expected = fit_temperature(*problem)
     monkeypatch.setattr(_calibrate, "_MOST_STEPS", 8)
     assert fit_temperature(*problem) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_threshold_counts_photos_of_the_same_picture_as_one():
+    once = fit_threshold(PROBABILITIES, np.zeros(6, int), 0.7)
+    many = np.tile(PROBABILITIES, (10, 1))
+    weights = np.full(60, 0.1)
+    found = fit_threshold(many, np.zeros(60, int), 0.7, weights)
+    assert (found.value, found.estimate, found.reached) == (
+        pytest.approx(once.value), pytest.approx(once.estimate), once.reached
+    )  # fmt: skip
+    assert fit_threshold(many, np.zeros(60, int), 0.7).estimate != pytest.approx(once.estimate)
+    answered, right = np.tile([True, True, False], 4), np.tile([True, False, True], 4)
+    copies = rejection(Threshold(0.9, 0.7, 0.95, True), answered, right, np.full(12, 0.25))
+    assert copies.precision_interval == pytest.approx(wilson(1, 2))
+    assert (copies.coverage, copies.precision) == (pytest.approx(2 / 3), 0.5)

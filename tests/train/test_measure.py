@@ -5,7 +5,7 @@ import pytest
 
 from vertebra.intervals import wilson
 from vertebra.train._calibrate import softmax
-from vertebra.train._measure import ECE_BINS, calibration_error, measure, reliability
+from vertebra.train._measure import ECE_BINS, calibration_error, measure, reliability, weights_of
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_a_calibration_of_fewer_photos_than_bins_is_not_measured():
 def test_without_photos_there_is_no_figure():
     found = measure(np.zeros((0, 6)), np.zeros(0, int), tuple("abcdef"))
     values = found.to_dict()
-    assert values.pop("n") == 0
+    assert (values.pop("n"), values.pop("pictures")) == (0, 0)
     assert all(c == {"name": n, "precision": None, "recall": None, "f1": None, "photos": 0}
                for c, n in zip(values.pop("classes"), "abcdef", strict=True))  # fmt: skip
     assert values.pop("confusion") == ((0,) * 6,) * 6
@@ -137,3 +137,20 @@ def test_the_best_five_of_three_are_no_figure():
 def test_the_ten_most_frequent_mistakes_are_named():
     true = np.arange(12)
     assert len(measure(np.eye(12)[(true + 1) % 12], true, tuple("abcdefghijkl")).most_confused()) == 10
+
+
+def test_photos_of_the_same_picture_count_as_one_in_intervals():
+    random = np.random.default_rng(1)
+    labels = random.integers(0, 6, 60)
+    probabilities = softmax(random.normal(0, 1, (60, 6)) + 2 * np.eye(6)[labels])
+    once = measure(probabilities, labels, tuple("abcdef"))
+    thrice = measure(
+        np.tile(probabilities, (3, 1)), np.tile(labels, 3), tuple("abcdef"), weights_of(np.tile(np.arange(60), 3))
+    )
+    assert (once.n, once.pictures, thrice.n, thrice.pictures) == (60, 60, 180, 60)
+    for name in ("top1", "top5", "balanced_accuracy"):
+        assert getattr(thrice, name) == pytest.approx(getattr(once, name))
+        assert getattr(thrice, f"{name}_interval") == pytest.approx(getattr(once, f"{name}_interval"))
+    alone = measure(np.tile(probabilities, (3, 1)), np.tile(labels, 3), tuple("abcdef"))
+    assert alone.top1_interval[0] > once.top1_interval[0]  # as if they were independent
+    assert weights_of(np.array([4, 4, 7, 4])).tolist() == pytest.approx([1 / 3, 1 / 3, 1, 1 / 3])

@@ -14,7 +14,7 @@ from vertebra.card import read_card
 from vertebra.data import DataError
 from vertebra.errors import UsageError
 from vertebra.runtime.engines import Runner
-from vertebra.train import Classifier, Settings, TrainError, evaluate
+from vertebra.train import Classifier, PrecisionError, Settings, TrainError, evaluate
 from vertebra.train import _features as features_module
 
 
@@ -174,12 +174,16 @@ def test_runs_are_numbered(tmp_path, monkeypatch, shapes):
     assert default_folder("digits", "resnet18").name == "digits-resnet18"
 
 
-def test_strict_and_too_few(shapes, small_weights, tmp_path):
+def test_strict_and_too_few(shapes, shapes_without_broken, small_weights, tmp_path):
     from PIL import Image
 
     options = {"model": "resnet18", "weights": str(small_weights)}
     with pytest.raises(DataError, match="1 photo cannot be used"):
         vertebra.train(shapes, tmp_path / "strict", strict=True, **options)
+    whole = shapes_without_broken
+    with pytest.raises(PrecisionError, match=r"not reached.*The run is kept in") as caught:
+        vertebra.train(whole, tmp_path / "kept", strict=True, precision=1.0, **options)
+    assert caught.value.classifier.report.is_file()
     for label in "ab":
         (tmp_path / "two" / label).mkdir(parents=True)
         Image.open(shapes / "cross" / "00.png").save(tmp_path / "two" / label / "same.png")

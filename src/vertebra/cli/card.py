@@ -47,7 +47,11 @@ def _depth(decoding: Decoding) -> str:
 def facts(card: Card) -> list[tuple[str, str]]:
     """What a card says, a line each."""
     steps = card.preprocessing
-    names = "numbers" if card.classes is None else f"{len(card.classes)}: {', '.join(card.classes[:3])}, …"
+    names = (
+        "numbers"
+        if card.classes is None
+        else f"{len(card.classes)}: {', '.join(card.classes[:3])}{', …' if len(card.classes) > 3 else ''}"
+    )
     rows = [
         ("network", f"{card.architecture}, {card.precision}"),
         ("input", f"image: uint8 (N, {steps.crop_size}, {steps.crop_size}, 3), RGB"),

@@ -98,7 +98,7 @@ def run(settings: dict[str, Any], out: Path | None, resume: Path | None) -> None
         VertebraError: as `vertebra.train` does.
     """
     from vertebra.cli._progress import progress_bar
-    from vertebra.train import Settings
+    from vertebra.train import PrecisionError
     from vertebra.train import resume as go_on
     from vertebra.train import train as do
 
@@ -106,14 +106,16 @@ def run(settings: dict[str, Any], out: Path | None, resume: Path | None) -> None
         raise UsageError("--resume takes data and folder from the run. Leave DATA and --out out.")
     if resume is None and "data" not in settings:
         raise UsageError("there is nothing to train on. Give DATA: a folder of class folders, a table or a name.")
-    with progress_bar() as tell:
-        if resume is not None:
-            classifier = go_on(resume, tell=tell, **settings)
-        else:
-            classifier = do(settings.pop("data"), out, tell=tell, **settings)
+    try:
+        with progress_bar() as tell:
+            if resume is not None:
+                classifier = go_on(resume, tell=tell, **settings)
+            else:
+                classifier = do(settings.pop("data"), out, tell=tell, **settings)
+    except PrecisionError as error:
+        _show(error.classifier)
+        raise
     _show(classifier)
-    if Settings.from_toml(classifier.run / "settings.toml").strict:
-        classifier.check()
 
 
 def _value(text: str) -> Any:

@@ -8,6 +8,7 @@ same picture stay together: one of them decides for all.
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -105,21 +106,40 @@ def _given_together(given: Sequence[str | None], alike: Sequence[Sequence[int]])
     return together
 
 
-def assign_folds(hashes: Sequence[str], alike: Sequence[Sequence[int]], *, folds: int, seed: int = 0) -> list[int]:
+def assign_folds(
+    hashes: Sequence[str],
+    alike: Sequence[Sequence[int]],
+    *,
+    folds: int,
+    seed: int = 0,
+    labels: Sequence[str | int] | None = None,
+) -> list[int]:
     """The part, from 0 to `folds` - 1, that each photo is held out with; photos that are alike go together.
+
+    A class whose different photos all fall into one part would have none to learn from while they are held out: the
+    one of the highest lot goes into the next part.
 
     Args:
         hashes: SHA-256 of the photos' content, in hex.
         alike: groups of places in `hashes` that show the same picture.
         folds: number of parts.
         seed: another seed draws other lots.
+        labels: their classes; None: all of one.
     """
     lots = [_lot(digest, seed) for digest in _deciding(hashes, alike)]
     if len(hashes) >= 20 * folds:
-        return [int(lot * folds) for lot in lots]
-    # So few that chance could leave a part empty: the parts are dealt out in the order of the lots.
-    place_of = {lot: place for place, lot in enumerate(sorted(set(lots)))}
-    return [place_of[lot] % folds for lot in lots]
+        fold_of = {lot: int(lot * folds) for lot in lots}
+    else:
+        # So few that chance could leave a part empty: the parts are dealt out in the order of the lots.
+        fold_of = {lot: place % folds for place, lot in enumerate(sorted(set(lots)))}
+    of_class: dict[str | int, set[float]] = defaultdict(set)
+    for lot, label in zip(lots, labels if labels is not None else [""] * len(lots), strict=True):
+        of_class[label].add(lot)
+    for label in sorted(of_class, key=str):
+        own = of_class[label]
+        if len(own) > 1 and len({fold_of[lot] for lot in own}) == 1:
+            fold_of[max(own)] = (fold_of[max(own)] + 1) % folds
+    return [fold_of[lot] for lot in lots]
 
 
 def _lot(digest: str, seed: int) -> float:

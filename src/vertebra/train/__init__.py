@@ -19,6 +19,7 @@ except ModuleNotFoundError as error:
     raise MissingExtraError("vertebra.train", "train") from error
 
 from ._classifier import Classifier as Classifier
+from ._classifier import PrecisionError as PrecisionError
 from ._evaluate import Evaluation as Evaluation
 from ._evaluate import evaluate as evaluate
 from ._run import TrainError as TrainError

@@ -129,12 +129,13 @@ class Threshold:
         return confidence >= (self.value or 0.0)
 
 
-def fit_threshold(probabilities: Floats, labels: Labels, target: float) -> Threshold:
+def fit_threshold(probabilities: Floats, labels: Labels, target: float, weights: Floats | None = None) -> Threshold:
     """The lowest threshold whose answers may be expected to be right as often as wanted; else the best there is.
 
     Of n answers k right, (k + 1) / (n + 2) is expected of the next (Laplace's rule of succession): of a few photos all
     right does not show a precision of 99 %, which takes 98. Nothing is answered that is less sure than any photo that
-    was measured, of which nothing is known. A target of 0 asks for every answer.
+    was measured, of which nothing is known. A target of 0 asks for every answer. `weights` (N,) are what each photo
+    counts for, as from `weights_of`; None: 1.
     """
     if target <= 0:
         return Threshold(target, None, None, True)
@@ -143,7 +144,8 @@ def fit_threshold(probabilities: Floats, labels: Labels, target: float) -> Thres
     confidence = probabilities.max(axis=1)
     order = np.argsort(-confidence, kind="stable")
     right = (probabilities.argmax(axis=1) == labels)[order]
-    expected = (np.cumsum(right) + 1) / np.arange(3, len(right) + 3)
+    counts = (np.ones(len(labels)) if weights is None else weights)[order]
+    expected = (np.cumsum(right * counts) + 1) / (np.cumsum(counts) + 2)
     # Photos of the same confidence are answered or refused together.
     last = np.append(np.diff(confidence[order]) < 0, True)
     enough = np.nonzero((expected >= target) & last)[0]
@@ -184,15 +186,19 @@ class Rejection:
         return f"{what} not reached: {math.floor(self.estimate * 10**digits) / 10**digits:g}"
 
 
-def rejection(threshold: Threshold, answered: NDArray[np.bool_], right: NDArray[np.bool_]) -> Rejection:
+def rejection(
+    threshold: Threshold, answered: NDArray[np.bool_], right: NDArray[np.bool_], weights: Floats | None = None
+) -> Rejection:
     """What a threshold did.
 
     Args:
         threshold: the one that is shipped.
         answered: (N,), whether each photo was answered by a threshold that was not fitted to it.
         right: (N,), whether its best class was the true one.
+        weights: (N,), from `weights_of`. None: no two photos show the same picture.
     """
     count, hits = int(answered.sum()), int((answered & right).sum())
+    pictures = count if weights is None else float(weights[answered].sum())
     return Rejection(
         target=threshold.target,
         threshold=threshold.value,
@@ -200,7 +206,7 @@ def rejection(threshold: Threshold, answered: NDArray[np.bool_], right: NDArray[
         estimate=threshold.estimate,
         coverage=count / len(right) if len(right) else None,
         precision=hits / count if count else None,
-        precision_interval=wilson(hits, count) if count else None,
+        precision_interval=wilson(hits / count * pictures, pictures) if count else None,
     )
 
 
@@ -210,7 +216,9 @@ def rejection(threshold: Threshold, answered: NDArray[np.bool_], right: NDArray[
 Fit = Callable[[Labels], Callable[[Labels], Floats]]
 
 
-def cross_fitted(fit: Fit, labels: Labels, parts: Labels, targets: Sequence[float]) -> tuple[Floats, NDArray[np.bool_]]:
+def cross_fitted(
+    fit: Fit, labels: Labels, parts: Labels, targets: Sequence[float], weights: Floats | None = None
+) -> tuple[Floats, NDArray[np.bool_]]:
     """Calibrated predictions of each photo by a temperature and thresholds that were fitted to the other parts.
 
     Fitted to the same photos, confidence would look better calibrated, and thresholds more precise, than they are.
@@ -220,10 +228,12 @@ def cross_fitted(fit: Fit, labels: Labels, parts: Labels, targets: Sequence[floa
         labels: (N,).
         parts: (N,), the part that each photo is left out with; at least two.
         targets: wanted precisions.
+        weights: (N,), from `weights_of`. None: no two photos show the same picture.
 
     Returns:
         Probabilities (N, K), and which photos are answered for each target (N, targets).
     """
+    weights = np.ones(len(labels)) if weights is None else weights
     probabilities: list[Floats] = []
     answered = np.zeros((len(labels), len(targets)), bool)
     places: list[Labels] = []
@@ -232,7 +242,8 @@ def cross_fitted(fit: Fit, labels: Labels, parts: Labels, targets: Sequence[floa
         apply = fit(others)
         seen, found = apply(others), apply(own)
         for column, target in enumerate(targets):
-            answered[own, column] = fit_threshold(seen, labels[others], target).answers(found.max(axis=1))
+            threshold = fit_threshold(seen, labels[others], target, weights[others])
+            answered[own, column] = threshold.answers(found.max(axis=1))
         probabilities.append(found)
         places.append(own)
     return np.concatenate(probabilities)[np.argsort(np.concatenate(places))], answered

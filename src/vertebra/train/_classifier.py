@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from ._evaluate import Evaluation
 
 
+class PrecisionError(TrainError):
+    """A run with `strict` is finished and kept, and does not reach the precision that was asked for."""
+
+    def __init__(self, message: str, classifier: Classifier) -> None:
+        super().__init__(message)
+        self.classifier = classifier
+
+
 class Classifier:
     """The classifier in a run's folder.
 
@@ -94,12 +102,12 @@ class Classifier:
         """Refuse a classifier whose threshold does not reach the precision that was asked for.
 
         Raises:
-            TrainError: it does not; says what it reaches, and that the run is kept.
+            PrecisionError: it does not; says what it reaches, and that the run is kept.
         """
         target = self.metrics.get("target")
         if target is not None and not target["reached"]:
-            raise TrainError(
-                f"{target['text']}. The run is kept in {self.run}. Add photos, or ask for less with --precision."
+            raise PrecisionError(
+                f"{target['text']}. The run is kept in {self.run}. Add photos, or ask for less with --precision.", self
             )
 
     def __repr__(self) -> str:

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 
 from vertebra.card import Decoding
-from vertebra.data import Dataset, audit, match_names, open_dataset
+from vertebra.data import Album, Dataset, audit, find_duplicates, match_names, open_dataset
 from vertebra.errors import UsageError, nearest
 from vertebra.runtime.engines import PROBABILITIES
 from vertebra.runtime.predictor import Predictor
 
 from ._calibrate import Rejection, Threshold, rejection, softmax
-from ._measure import Floats, Labels
+from ._measure import Floats, Labels, weights_of
 from ._pass import look_and_run
 from ._report import Report, percent
-from ._run import MODEL, Calibration, Held, few, judge, trained_hashes, write_text
+from ._run import MODEL, Calibration, Held, few, judge, pictures_of, trained_hashes, write_text
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Evaluation:
     @property
     def notes(self) -> list[str]:
         """What makes the numbers less than they seem."""
-        notes = [*self.reading, *few(self.held.measures.n, "measured")]
+        notes = [*self.reading, *few(self.held.measures.n, self.held.measures.pictures, "measured")]
         if self.trained_on:
             notes.append(
                 f"{self.trained_on:,} of these {self.held.measures.n:,} photos trained this classifier, so it looks "
@@ -139,8 +139,11 @@ def evaluate(
         tell=lambda done, total: tell("predicting", done, total),
     )
     # Raises where nothing can be used.
-    audited = audit(dataset, facts, decoding=predictor.preprocessing.decoding, duplicates=())
+    decoding = predictor.preprocessing.decoding
+    audited = audit(dataset, facts, decoding=decoding, duplicates=())
     kept = [i for i, fact in enumerate(facts) if fact.broken is None]
+    duplicates = find_duplicates(dataset, facts, Album(decoding=decoding))
+    pictures = pictures_of(len(facts), (group.members for group in duplicates))[kept]
     photos = [dataset.photos[i] for i in kept]
     number = {name: index for index, name in enumerate(names)}
     labels: Labels = np.array([number[photo.label] for photo in photos], np.int64)
@@ -149,13 +152,16 @@ def evaluate(
     calibration = Calibration.fit(logits, labels, 0.0, temperature=1.0)
     held = judge(
         f"all photos of {dataset.name}", photos, labels, logits, calibration, names,
-        fit=lambda places: lambda others: softmax(logits[others]),
+        pictures=pictures, fit=lambda places: lambda others: softmax(logits[others]),
     )  # fmt: skip
     own = Threshold(0.0, threshold, None, reached=True)
     right = held.probabilities.argmax(axis=1) == labels
     held = replace(
         held,
-        rejections=(*held.rejections[:-1], rejection(own, own.answers(held.probabilities.max(axis=1)), right)),
+        rejections=(
+            *held.rejections[:-1],
+            rejection(own, own.answers(held.probabilities.max(axis=1)), right, weights_of(pictures)),
+        ),
     )
     known = trained_hashes(path.parent)
     return Evaluation(

@@ -145,6 +145,7 @@ def _prepare(settings: Settings, folder: Path, world: World, tell: Tell) -> None
             "probe": beginning.probe,
             "range": tried,
             "notes": remarks(photos, _held_photos(beginning), settings.weights),
+            "pictures": {name: photos.pictures[_places(beginning.splits, name)].tolist() for name in ("val", "test")},
             "leaked": leaked(photos, beginning.splits, _held_split(beginning)),
         },
     )
@@ -304,14 +305,23 @@ def _outcome(
     held_logits: Floats,
 ) -> Outcome:
     labels = trainer.val.labels
-    calibration = Calibration.fit(val_logits, labels, settings.precision)
+    pictures = start.get("pictures", {})  # a run that began before they were noted has none
+
+    def pictures_of(part: Part) -> Labels | None:
+        found = pictures.get("val" if part is trainer.val else "test")
+        return None if found is None else np.array(found, np.int64)
+
+    calibration = Calibration.fit(val_logits, labels, settings.precision, pictures=pictures_of(trainer.val))
 
     def refitted(places: Labels) -> Callable[[Labels], Floats]:
         temperature = fit_temperature(val_logits[places], labels[places])
         return lambda others: softmax(val_logits[others] / temperature)
 
     fit = refitted if held_part is trainer.val else None  # else no photo that is measured calibrates
-    held = judge(what, held_part.photos(names), held_part.labels, held_logits, calibration, names, fit=fit)
+    held = judge(
+        what, held_part.photos(names), held_part.labels, held_logits, calibration, names,
+        pictures=pictures_of(held_part), fit=fit,
+    )  # fmt: skip
     records = [record for record in read_log(folder) if "val_accuracy" in record]
     figures: dict[str, Any] = {
         "train_photos": len(trainer.train.labels),

@@ -36,7 +36,8 @@ class Measures:
     calibration of so few photos that each could have a bin of its own.
     """
 
-    n: int
+    n: int  # photos
+    pictures: int  # different ones among them; intervals count photos of the same picture as one
     top1: float | None
     top1_interval: Interval | None
     top5: float | None
@@ -63,18 +64,31 @@ class Measures:
         return sorted(found, key=lambda entry: (-entry[2], entry[:2]))[:most]
 
 
-def measure(probabilities: Floats, labels: Labels, names: tuple[str, ...]) -> Measures:
+def weights_of(pictures: Labels) -> Floats:
+    """What each photo counts for, so that photos of the same picture count as one together; 1 of those alone.
+
+    Args:
+        pictures: (N,), equal numbers for photos that show the same picture.
+    """
+    _, place, counts = np.unique(pictures, return_inverse=True, return_counts=True)
+    weights: Floats = 1.0 / counts[place]
+    return weights
+
+
+def measure(probabilities: Floats, labels: Labels, names: tuple[str, ...], weights: Floats | None = None) -> Measures:
     """Judge predictions.
 
     Args:
         probabilities: (N, K).
         labels: (N,), the true classes.
         names: of the K classes.
+        weights: (N,), from `weights_of`. None: no two photos show the same picture.
     """
     n, count = probabilities.shape
+    weights = np.ones(n) if weights is None else weights
     if not n:
         unknown = tuple(ClassMeasures(name, None, None, None, 0) for name in names)
-        return Measures(0, *(None,) * 8, classes=unknown, confusion=((0,) * count,) * count)
+        return Measures(0, 0, *(None,) * 8, classes=unknown, confusion=((0,) * count,) * count)
     predicted = probabilities.argmax(axis=1)
     confusion = np.zeros((count, count), np.int64)
     np.add.at(confusion, (labels, predicted), 1)
@@ -85,13 +99,16 @@ def measure(probabilities: Floats, labels: Labels, names: tuple[str, ...]) -> Me
     better = ((probabilities > own[:, None]) | ((probabilities == own[:, None]) & earlier)).sum(axis=1)
     among_five = int((better < 5).sum())
     per_class = _per_class(confusion, names)
-    balanced, balanced_interval = _balanced(confusion)
+    pictures = float(weights.sum())
+    share = pictures / n
+    balanced, balanced_interval = _balanced(confusion, np.bincount(labels, weights, minlength=count))
     return Measures(
         n=n,
+        pictures=round(pictures),
         top1=right / n,
-        top1_interval=wilson(right, n),
+        top1_interval=wilson(right * share, pictures),
         top5=among_five / n if count > 5 else None,
-        top5_interval=wilson(among_five, n) if count > 5 else None,
+        top5_interval=wilson(among_five * share, pictures) if count > 5 else None,
         balanced_accuracy=balanced,
         balanced_accuracy_interval=balanced_interval,
         ece=calibration_error(probabilities, labels),
@@ -116,15 +133,15 @@ def _per_class(confusion: NDArray[np.int64], names: tuple[str, ...]) -> tuple[Cl
     return tuple(found)
 
 
-def _balanced(confusion: NDArray[np.int64]) -> tuple[float, Interval]:
+def _balanced(confusion: NDArray[np.int64], pictures: NDArray[Any]) -> tuple[float, Interval]:
     photos = confusion.sum(axis=1)
     there = photos > 0
-    recalls = np.diagonal(confusion)[there] / photos[there]
+    recalls, counts = np.diagonal(confusion)[there] / photos[there], pictures[there]
     balanced = float(recalls.mean())
     # Each class's recall is a share of its own photos; one more right and one more wrong keep a class of a few photos,
     # all of them right, from counting as certain (Agresti and Coull 1998).
-    smoothed = (recalls * photos[there] + 1) / (photos[there] + 2)
-    spread = Z * math.sqrt(float((smoothed * (1 - smoothed) / (photos[there] + 2)).sum())) / len(recalls)
+    smoothed = (recalls * counts + 1) / (counts + 2)
+    spread = Z * math.sqrt(float((smoothed * (1 - smoothed) / (counts + 2)).sum())) / len(recalls)
     return balanced, (max(0.0, balanced - spread), min(1.0, balanced + spread))
 
 

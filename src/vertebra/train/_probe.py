@@ -146,19 +146,25 @@ def run_probe(settings: Settings, folder: Path, tell: Tell) -> Classifier:
         own = probe.measurable
         unmeasured = np.setdiff1d(np.arange(len(pool)), own)
         calibration = Calibration.fit(
-            probe.logits(own), photos.labels[pool][own], settings.precision, probe.temperature
+            probe.logits(own),
+            photos.labels[pool][own],
+            settings.precision,
+            probe.temperature,
+            photos.pictures[pool][own],
         )
         if held_split is not None:
             what, unmeasured = f"the {held_split} photos", unmeasured[:0]
             chosen = [photos.photos[i] for i in places.tolist()]
             logits = probe.head.logits(features[places])
-            held = judge(what, chosen, photos.labels[places], logits, calibration, names)
+            held = judge(
+                what, chosen, photos.labels[places], logits, calibration, names, pictures=photos.pictures[places]
+            )
         else:
             what = f"each photo by a head fitted without its part, one of {len(set(folds.tolist()))}"
             chosen = [photos.photos[i] for i in pool[own].tolist()]
             held = judge(
                 what, chosen, photos.labels[pool][own], probe.logits(own), calibration, names,
-                fit=probe.refitted, parts=folds[own],
+                pictures=photos.pictures[pool][own], fit=probe.refitted, parts=folds[own],
             )  # fmt: skip
     notes = remarks(photos, held.photos, settings.weights, [photos.photos[i] for i in pool[unmeasured].tolist()])
     if held_split is not None:

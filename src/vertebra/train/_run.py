@@ -7,7 +7,7 @@ import io
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from vertebra.errors import UsageError, VertebraError
 from vertebra.files import replacing
 
 from ._calibrate import Fit, Rejection, Threshold, cross_fitted, fit_temperature, fit_threshold, rejection, softmax
-from ._measure import Floats, Labels, Measures, calibration_error, measure
+from ._measure import Floats, Labels, Measures, calibration_error, measure, weights_of
 from ._settings import Settings
 from ._world import World
 
@@ -76,9 +76,22 @@ class Labelled:
         """In the order of `labels`."""
         return self.dataset.photos
 
+    @property
+    def pictures(self) -> Labels:
+        """(N,), equal numbers for photos that show the same picture."""
+        return pictures_of(len(self.labels), self.alike)
+
     def with_splits(self, splits: Sequence[str]) -> Labelled:
         """The same, audited with the splits that a run uses; of each photo."""
         return replace(self, audit=self.audit_again(splits))
+
+
+def pictures_of(count: int, alike: Iterable[Sequence[int]]) -> Labels:
+    """(count,), equal numbers for photos of the same picture, from groups of their places."""
+    found = np.arange(count)
+    for group in alike:
+        found[list(group)] = min(group)
+    return found
 
 
 @dataclass(frozen=True)
@@ -135,7 +148,13 @@ def folds_of(data: Labelled, places: Sequence[int], settings: Settings) -> Label
     hashes = [data.facts[place].sha256 for place in places]
     number = {place: index for index, place in enumerate(places)}
     alike = [[number[place] for place in group if place in number] for group in data.alike]
-    folds = assign_folds(hashes, [group for group in alike if group], folds=settings.folds, seed=settings.seed)
+    folds = assign_folds(
+        hashes,
+        [group for group in alike if group],
+        folds=settings.folds,
+        seed=settings.seed,
+        labels=[data.photos[place].label for place in places],
+    )
     if len(set(folds)) < 2:
         raise TrainError(f"{data.dataset.name} has too few different photos to hold some out. Add photos.")
     return np.array(folds, np.int64)
@@ -144,13 +163,22 @@ def folds_of(data: Labelled, places: Sequence[int], settings: Settings) -> Label
 FEW = 50  # held-out photos whose share of right answers says little
 
 
-def few(count: int, what: str = "held out") -> list[str]:
-    """What to know of figures of so few photos."""
-    if count >= FEW:
-        return []
+def few(count: int, pictures: int, what: str = "held out") -> list[str]:
+    """What to know of figures of so few photos, or of photos that show fewer pictures."""
     if not count:
         return ["Nothing was measured: that takes two different photos of each of two classes at least."]
-    return [f"Only {count} photo{'s were' if count > 1 else ' was'} {what}, so these shares say little."]
+    found, kind = [], "photo"
+    if pictures < count:
+        kind = "different picture"
+        found.append(
+            f"The {count:,} photos that were {what} show {pictures:,} different picture{'s' if pictures > 1 else ''}: "
+            "duplicates count once in intervals and thresholds."
+        )
+    if pictures < FEW:
+        found.append(
+            f"Only {pictures} {kind}{'s were' if pictures > 1 else ' was'} {what}, so these shares say little."
+        )
+    return found
 
 
 def remarks(data: Labelled, held: Sequence[Photo], weights: str, unmeasured: Sequence[Photo] = ()) -> list[str]:
@@ -171,7 +199,13 @@ def remarks(data: Labelled, held: Sequence[Photo], weights: str, unmeasured: Seq
     if broken := data.audit.broken:
         count = f"{len(broken):,} photos, such as" if len(broken) > 1 else "a photo,"
         found.append(f"Left out: {count} {broken[0].path}, which cannot be used ({broken[0].reason}).")
-    found += few(len(held))
+    if contradictions := data.audit.contradictions:
+        found.append(
+            f"The same picture under different labels: {len(contradictions):,}, such as "
+            f"{contradictions[0].shown(splits=False)}. It is learned as each of them."
+        )
+    number = dict(zip((photo.path for photo in data.photos), data.pictures.tolist(), strict=True))
+    found += few(len(held), len({number[photo.path] for photo in held}))
     if unmeasured:
         found.append(
             f"Not measured, though trained on: {len(unmeasured):,} photo{'s' if len(unmeasured) > 1 else ''} of "
@@ -229,12 +263,22 @@ class Calibration:
     thresholds: tuple[Threshold, ...]  # for `PRECISIONS`, and the last for the precision that is wanted
 
     @staticmethod
-    def fit(logits: Floats, labels: Labels, precision: float, temperature: float | None = None) -> Calibration:
-        """From held-out photos, (N, K) and (N,); the temperature too, where none is given."""
+    def fit(
+        logits: Floats,
+        labels: Labels,
+        precision: float,
+        temperature: float | None = None,
+        pictures: Labels | None = None,
+    ) -> Calibration:
+        """From held-out photos, (N, K) and (N,); the temperature too, where none is given.
+
+        Photos of equal numbers in `pictures` (N,) show the same picture.
+        """
+        weights = None if pictures is None else weights_of(pictures)
         own = fit_temperature(logits, labels) if temperature is None else temperature
         probabilities = softmax(logits / own)
         return Calibration(
-            own, tuple(fit_threshold(probabilities, labels, value) for value in (*PRECISIONS, precision))
+            own, tuple(fit_threshold(probabilities, labels, value, weights) for value in (*PRECISIONS, precision))
         )
 
 
@@ -246,6 +290,7 @@ def judge(
     calibration: Calibration,
     names: Sequence[str],
     *,
+    pictures: Labels | None = None,
     fit: Fit | None = None,
     parts: Labels | None = None,
 ) -> Held:
@@ -258,14 +303,17 @@ def judge(
         logits: (N, K), before calibration.
         calibration: what is shipped.
         names: of the K classes.
+        pictures: (N,), equal numbers for photos that show the same picture. None: no two do.
         fit: where the calibration was fitted to these very photos, what fits another one to some of them; each part is
             then measured by what was fitted to the others.
-        parts: (N,), with `fit`; None: every fifth photo is a part.
+        parts: (N,), with `fit`; None: every fifth picture is a part.
     """
     targets = [threshold.target for threshold in calibration.thresholds]
-    parts = np.arange(len(labels)) % min(5, max(1, len(labels))) if parts is None else parts
+    pictures = np.arange(len(labels)) if pictures is None else np.unique(pictures, return_inverse=True)[1]
+    weights = weights_of(pictures)
+    parts = pictures % min(5, max(1, len(labels))) if parts is None else parts
     if fit is not None and len(labels):
-        probabilities, answered = cross_fitted(fit, labels, parts, targets)
+        probabilities, answered = cross_fitted(fit, labels, parts, targets, weights)
     else:
         probabilities = softmax(logits / calibration.temperature)
         confidence = probabilities.max(axis=1)
@@ -277,10 +325,11 @@ def judge(
         labels=labels,
         logits=logits,
         probabilities=probabilities,
-        measures=measure(probabilities, labels, tuple(names)),
+        measures=measure(probabilities, labels, tuple(names), weights),
         ece_before=calibration_error(softmax(logits), labels),
         rejections=tuple(
-            rejection(threshold, answered[:, column], right) for column, threshold in enumerate(calibration.thresholds)
+            rejection(threshold, answered[:, column], right, weights)
+            for column, threshold in enumerate(calibration.thresholds)
         ),
     )
 

@@ -36,7 +36,7 @@ class Settings:
     method: str = "probe"
     seed: int = 0
     precision: float = 0.95  # share of right answers that the threshold is for
-    strict: bool = False  # refuse data with problems; the command exits 1 where `precision` is not reached
+    strict: bool = False  # refuse data with problems; fail, with the run kept, where `precision` is not reached
     ignore: tuple[str, ...] = ()  # folders, labels, splits or columns of the data to pass by
     allow_unseen: bool = False  # leave out the photos of classes that have none to train on, instead of refusing them
     folds: int = 5  # probe: parts that are held out in turn where the data has no split

@@ -36,6 +36,7 @@ def train(
         UsageError: a setting is not allowed, or the folder is not empty.
         DataError: the photos cannot be used.
         TrainError: the run cannot go on; says what is kept, and how to go on with it.
+        PrecisionError: with `strict`: the run is finished and kept, and does not reach `precision`.
     """
     settings = Settings.from_mapping({"data": os.fspath(data), **options}, "train()")
     world = current_world(fsdp=settings.fsdp)
@@ -44,13 +45,14 @@ def train(
         new_folder(folder)
         write_text(folder / SETTINGS, settings.to_toml())
     try:
-        return _run(settings, read_shared(world, folder), world, tell)
+        classifier = _run(settings, read_shared(world, folder), world, tell)
     except VertebraError as error:
         # Nothing came of it: the same command is to work once the reason is gone.
         if not isinstance(error, Stopped) and world.first and [path.name for path in folder.iterdir()] == [SETTINGS]:
             (folder / SETTINGS).unlink()
             folder.rmdir()
         raise
+    return _checked(classifier, settings)
 
 
 def resume(run: str | os.PathLike[str], *, tell: Tell = lambda what, done, total: None, **changes: Any) -> Classifier:
@@ -65,7 +67,7 @@ def resume(run: str | os.PathLike[str], *, tell: Tell = lambda what, done, total
 
     Raises:
         UsageError: there is no run, or a setting cannot change.
-        TrainError: as `train` does.
+        TrainError, PrecisionError: as `train` does.
     """
     folder = Path(run)
     if not (folder / SETTINGS).is_file():
@@ -78,14 +80,20 @@ def resume(run: str | os.PathLike[str], *, tell: Tell = lambda what, done, total
                 f"{folder} is finished, so nothing can change. Train on from its weights in a new run: "
                 f"vertebra train DATA --method finetune --weights {folder / 'weights.safetensors'}"
             )
-        return Classifier(folder)
+        return _checked(Classifier(folder), Settings.from_toml(folder / SETTINGS))
     if fixed := [name for name in FIXED if name in changes]:
         raise UsageError(f"{' and '.join(fixed)} cannot change in the middle of a run. Start a new one for that.")
     settings = Settings.from_mapping(read_toml(folder / SETTINGS) | changes, str(folder / SETTINGS))
     world = current_world(fsdp=settings.fsdp)
     if world.first and changes:
         write_text(folder / SETTINGS, settings.to_toml())
-    return _run(settings, folder, world, tell)
+    return _checked(_run(settings, folder, world, tell), settings)
+
+
+def _checked(classifier: Classifier, settings: Settings) -> Classifier:
+    if settings.strict:
+        classifier.check()
+    return classifier
 
 
 def _run(settings: Settings, folder: Path, world: World, tell: Tell) -> Classifier:
