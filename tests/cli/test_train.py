@@ -347,3 +347,9 @@ def test_a_picture_under_two_labels_is_told(train, tmp_path):
     done, _ = train(data)
     assert "The same picture under different labels: 1, such as " in done.out
     assert "It is learned as each of them." in done.out
+
+
+def test_evaluate_names_classes_without_a_photo(vertebra, train, tmp_path):
+    train(photos(tmp_path / "data", {"red": 5, "blue": 5, "green": 5}))
+    done = vertebra("evaluate", tmp_path / "run", photos(tmp_path / "other", {"red": 3}, seed=9))
+    assert "2 of 3 classes without a photo among these, so no figure speaks of them: blue, green." in done.out

@@ -20,7 +20,7 @@ from ._calibrate import Rejection, Threshold, rejection, softmax
 from ._measure import Floats, Labels, weights_of
 from ._pass import look_and_run
 from ._report import Report, percent
-from ._run import MODEL, Calibration, Held, few, judge, pictures_of, trained_hashes, write_text
+from ._run import MODEL, Calibration, Held, few, judge, pictures_of, trained_hashes, unseen, write_text
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,8 @@ class Evaluation:
     def notes(self) -> list[str]:
         """What makes the numbers less than they seem."""
         notes = [*self.reading, *few(self.held.measures.n, self.held.measures.pictures, "measured")]
+        classes = self.held.measures.classes
+        notes += unseen({c.name for c in classes if not c.photos}, len(classes), "these")
         if self.trained_on:
             notes.append(
                 f"{self.trained_on:,} of these {self.held.measures.n:,} photos trained this classifier, so it looks "

@@ -213,17 +213,24 @@ def remarks(data: Labelled, held: Sequence[Photo], weights: str, unmeasured: Seq
             f"{'' if held else ', or of a second class to tell it from'}."
         )
     without = {photo.label for photo in data.photos} - {photo.label for photo in [*held, *unmeasured]}
-    if held and without:
-        found.append(
-            f"{len(without):,} of {len(data.names):,} classes without a photo among the held-out ones, so no figure "
-            f"speaks of them: {_names(without)}."
-        )
+    if held:
+        found += unseen(without, len(data.names), "the held-out ones")
     if seen := seen_before(weights, held, data):
         found.append(
             f"The weights come from a run that was trained on {seen:,} of these {len(held):,} photos, so it looks "
             "better than it is."
         )
     return found
+
+
+def unseen(without: set[str], count: int, among: str) -> list[str]:
+    """What to know where some of all `count` classes have no photo to measure."""
+    if not without:
+        return []
+    return [
+        f"{len(without):,} of {count:,} classes without a photo among {among}, so no figure speaks of them: "
+        f"{_names(without)}."
+    ]
 
 
 def _names(classes: set[str], most: int = 5) -> str:
