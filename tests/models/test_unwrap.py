@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -112,6 +113,35 @@ def test_an_averaged_copy_that_is_not_whole_is_passed_by_and_told(plain: State, 
     got, told = loaded({"model": plain, "ema": argparse.Namespace(module=average)}, tmp_path / "run.pth")
     assert_same(got, plain)
     assert "(ema, an object of argparse.Namespace)" in told[0]
+
+
+def test_an_averaged_copy_that_is_a_list_of_parameters_is_told(plain: State, tmp_path: Path) -> None:
+    """As the package torch-ema saves it."""
+    averaged = {"decay": 0.999, "num_updates": 3, "shadow_params": [value + 1 for value in plain.values()]}
+    got, told = loaded({"model": plain, "ema": averaged}, tmp_path / "w.pth")
+    assert_same(got, plain)
+    assert len(told) == 1
+    assert f"shadow_params, a list of {len(plain)} tensors without names" in told[0]
+    assert "the weights at 'model' are taken" in told[0]
+
+
+def test_numbers_of_averages_are_no_networks(plain: State, tmp_path: Path) -> None:
+    content = {"model": plain, "avg_loss": np.float64(0.3), "ema_decay": np.float32(0.9), "ema_step": np.arange(3)}
+    assert loaded(content, tmp_path / "w.pth")[1] == []
+
+
+def test_lightnings_averaging_keeps_the_averaged_copy_as_the_state_dict(
+    plain: State, average: State, tmp_path: Path
+) -> None:
+    content = {
+        "state_dict": below("model.", average),
+        "current_model_state": below("model.", plain),
+        "averaging_state": {"n_averaged": torch.tensor(3)},
+    }
+    got, told = loaded(content, tmp_path / "w.ckpt")
+    assert_same(got, average)
+    assert len(told) == 1
+    assert "an averaged copy at 'state_dict → model', which is taken" in told[0]
 
 
 def test_an_averaged_copy_alone_is_taken(average: State, tmp_path: Path) -> None:

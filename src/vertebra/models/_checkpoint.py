@@ -135,6 +135,8 @@ def _read_torch(path: Path, mapped: bool) -> Any:
             raise WeightsError(f"'{path}' {error}. {_ADVICE}") from error
         if foreign := _inert.first_foreign(path):
             raise _not_opened(path, foreign) from error
+        if _inert.is_program(path):
+            raise WeightsError(f"'{path}' is a pickle that torch.save did not write. {_STATE_DICT}") from error
         raise _damaged(path, error) from error
 
 

@@ -21,6 +21,8 @@ _KEYS = (str, int, float, bool, bytes, type(None))
 # In a tensor of a class of one's own: what makes the plain tensor in it, and that tensor's arguments.
 _TYPED = "torch._tensor._rebuild_from_type_v2"
 _WITH_STATE = "torch._utils._rebuild_parameter_with_state"
+# Read as the dict that it is; what it would call for a missing key stays closed.
+_DEFAULT_DICT = "collections.defaultdict"
 
 
 class Foreign:
@@ -213,6 +215,8 @@ class _Machine:
         if type(arguments) is not tuple:
             raise ValueError("arguments that are no tuple")
         if isinstance(function, Foreign):
+            if function.name == _DEFAULT_DICT:
+                return {}
             if function.name == _WITH_STATE:
                 return arguments[0]
             if function.name == _TYPED and type(arguments[2]) is tuple:
@@ -295,3 +299,13 @@ def first_foreign(path: Path) -> str | None:
     with contextlib.suppress(Exception), path.open("rb") as file:
         _run(file, Noting(None))
     return made[0] if made else None
+
+
+def is_program(path: Path) -> bool:
+    """Whether a file is one whole pickle and no more, as `pickle.dump` writes it."""
+    try:
+        with path.open("rb") as file:
+            _run(file, _Machine(None))
+            return not file.read(1)
+    except Exception:
+        return False

@@ -30,6 +30,9 @@ _AVERAGED = {"ema", "swa", "avg", "average", "averaged", "averaging", "polyak", 
 # AveragedModel's counter stands beside the weights and is none.
 _COUNTERS = ("n_averaged",)
 
+# Whose objects are numbers and settings (`avg_loss`, `ema_decay`), not networks.
+_PLAIN = {"numpy", "builtins", "collections", "datetime", "decimal", "pathlib", "_codecs"}
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -124,11 +127,16 @@ def _candidate(content: Content, place: tuple[str, ...], prefix: str, mapping: M
     return Candidate(
         place=" → ".join(parts),
         prefix=prefix,
-        averaged=bool(words & _AVERAGED) or any(name in mapping for name in _COUNTERS),
+        averaged=bool(words & _AVERAGED) or any(name in mapping for name in _COUNTERS) or _swapped(content, place),
         tensors={name.removeprefix(prefix): value for name, value in below.items()},
         untold=untold_of(mapping, prefix.removesuffix(".")) or content.untold,
         beside=tuple(str(name) for name in beside),
     )
+
+
+def _swapped(content: Content, place: tuple[str, ...]) -> bool:
+    """Lightning's WeightAveraging saves the averaged copy as the `state_dict`, and the other beside it."""
+    return place[:1] == ("state_dict",) and "current_model_state" in content.value
 
 
 def _whole(content: Content) -> Candidate:
@@ -162,9 +170,22 @@ def _foreign(value: Any) -> Iterator[tuple[str, Foreign]]:
         yield "", value
 
 
-def _unreadable(value: Any) -> list[str]:
-    """Averaged copies that were saved as an object, not as tensors."""
-    return [f"{key}, an object of {foreign.name}" for key, foreign in _foreign(value) if set(_words(key)) & _AVERAGED]
+def _unreadable(value: Any, averaged: bool = False, depth: int = _DEPTH) -> list[str]:
+    """Averaged copies that were saved as an object, or as a list without names, not as named tensors."""
+    if not isinstance(value, Mapping) or depth < 0:
+        return []
+    found: list[str] = []
+    for key, entry in value.items():
+        if not isinstance(key, str):
+            continue
+        within = averaged or bool(set(_words(key)) & _AVERAGED)
+        if within and not averaged and isinstance(entry, Foreign) and entry.name.partition(".")[0] not in _PLAIN:
+            found.append(f"{key}, an object of {entry.name}")
+        elif within and isinstance(entry, list | tuple) and any(isinstance(part, Tensor) for part in entry):
+            found.append(f"{key}, a list of {len(entry)} tensors without names")
+        else:
+            found += _unreadable(entry, within, depth - 1)
+    return found
 
 
 def _outermost(places: Iterable[str]) -> list[str]:
