@@ -7,7 +7,7 @@ import pytest
 import vertebra
 from vertebra import _load
 from vertebra.cache import cache_dir
-from vertebra.errors import MissingExtraError, UsageError
+from vertebra.errors import MissingExtraError, UsageError, VertebraWarning
 
 
 @pytest.fixture
@@ -62,6 +62,20 @@ def test_other_weights_are_another_file(exports, tmp_path):
     torch.save(create_model("resnet18", num_classes=3).state_dict(), tmp_path / "a.pth")
     other = vertebra.load("resnet18", weights=str(tmp_path / "a.pth")).path
     assert one != other and len(exports) == 2
+
+
+def test_what_is_assumed_of_weights_is_told_each_time(exports, tmp_path):
+    import torch
+
+    from vertebra import create_model
+
+    torch.save(create_model("resnet18", num_classes=3).state_dict(), tmp_path / "a.pth")
+    with pytest.warns(VertebraWarning, match=r"a\.pth' does not say how its network is used.*classes 0 to 2"):
+        vertebra.load("resnet18", weights=tmp_path / "a.pth")
+    (tmp_path / "a.pth").rename(tmp_path / "b.pth")
+    with pytest.warns(VertebraWarning, match=r"b\.pth' does not say how its network is used.*classes 0 to 2") as told:
+        vertebra.load("resnet18", weights=tmp_path / "b.pth")
+    assert len(told) == 1 and len(exports) == 1
 
 
 def test_an_unknown_name_has_a_hint(exports):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vertebra import __version__
-from vertebra.cache import cache_dir, fingerprint
+from vertebra.cache import cache_dir, fingerprint, keep_json, read_json
 from vertebra.card import DECODING_RULE
-from vertebra.errors import UsageError, needing
+from vertebra.errors import UsageError, VertebraWarning, needing, warn
 from vertebra.files import WEIGHT_SUFFIXES, replacing
 from vertebra.runtime.predictor import Predictor
 
@@ -58,20 +59,35 @@ def exported(name: str, weights: str | os.PathLike[str], tell: Callable[[str], N
     """
     path = in_cache(name, weights)
     if path is not None and path.is_file():
+        kept = read_json(_notes(path)) or {}
+        for text in kept.get("told", ()):
+            warn(text.replace(f"'{kept['weights']}'", f"'{os.fspath(weights)}'"))  # of another place, with this content
         return path
     with needing("torch", f"predicting with a name ({name!r}) rather than a file that `vertebra export` wrote"):
         from vertebra.export import export, prepare
-    prepared = prepare(name, weights=os.fspath(weights))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", VertebraWarning)
+        prepared = prepare(name, weights=os.fspath(weights))
+    for warning in told:
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     # Without the time the file is the same whenever it is made again, and results that it made can be gone on with.
     prepared = replace(prepared, card=replace(prepared.card, created=None))
     if path is None:
         raise UsageError(f"{name!r} with the weights {os.fspath(weights)!r} cannot be kept in the cache.")
     tell(f"exporting {name}, once")
     path.parent.mkdir(parents=True, exist_ok=True)
+    texts = list(dict.fromkeys(str(warning.message) for warning in told if warning.category is VertebraWarning))
+    if texts:
+        keep_json(_notes(path), {"weights": os.fspath(weights), "told": texts})
     with replacing(path) as temporary:
         temporary.unlink()  # the export refuses to replace a file that is no network
         export(prepared, temporary)
     return path
+
+
+def _notes(path: Path) -> Path:
+    """Beside a file in the cache, what was told when it was made: it holds for every use of the file."""
+    return path.with_suffix(".json")
 
 
 def in_cache(name: str, weights: str | os.PathLike[str] = "DEFAULT") -> Path | None:
