@@ -159,7 +159,7 @@ def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> 
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())  # before the name: after a power cut there is the old file or the new one
     except (OSError, SafetensorError) as error:
-        kept = "The checkpoint before it is kept" if path.exists() else "There is none before it"
+        kept = "The checkpoint before it is kept" if (path.parent / CHECKPOINT).exists() else "There is none before it"
         raise TrainError(
             f"{path} cannot be written ({getattr(error, 'strerror', None) or error}). {kept}. Make room, then run: "
             f"vertebra train --resume {path.parent}"
