@@ -57,6 +57,9 @@ _NAMES = (
 )
 
 
+_KINDS = [", ".join(part for part in (name, cropped) if part) or SAME for name in _NAMES for cropped in ("", "cropped")]
+
+
 @dataclass(frozen=True)
 class Placement:
     """Where the frames of copies lie in those of their originals."""
@@ -89,10 +92,7 @@ class Placement:
 
     def kinds(self) -> list[str]:
         """In words what was done to the originals."""
-        return [
-            ", ".join(part for part in (_NAMES[orientation], "cropped" if cropped else "") if part) or SAME
-            for orientation, cropped in zip(self.orientation.tolist(), self.cropped.tolist(), strict=True)
-        ]
+        return [_KINDS[kind] for kind in (2 * self.orientation + self.cropped).tolist()]
 
 
 def _turned_boxes(boxes: Doubles, orientation: Numbers) -> Doubles:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ _MOVES = 8  # how often a photo may be compared with another original of its gro
 _REMEMBERED = 1 << 22  # pairs
 _BLOCK = 4096  # photos or pairs whose coarse greys are compared at once
 _ALL = np.array([0, 0, 1, 1], np.float32)  # the box of a whole photo
+_NONE = array("i")
 _COST = 4  # of comparing thumbnails, where that of coarse greys is 1
 
 
@@ -69,9 +71,8 @@ def group_duplicates(facts: Sequence[Facts], thumbnail: Callable[[int], Thumbnai
         thumbnail: of a photo by its place; None where it cannot be had. Then only its bytes are compared.
     """
     first_of = _first_of_each_file(facts)
-    # In the order of their contents: what the files are called and in which order they lie changes nothing.
-    files = sorted(np.nonzero(first_of == np.arange(len(facts)))[0].tolist(), key=lambda place: facts[place].sha256)
-    search = _Search([facts[place] for place in files], lambda number: thumbnail(files[number]))
+    files = _by_content(facts, np.nonzero(first_of == np.arange(len(facts)))[0])
+    search = _Search(facts, files, thumbnail)
     search.run()
     copies: dict[int, list[int]] = defaultdict(list)
     for place in np.nonzero((first_of >= 0) & (first_of != np.arange(len(facts))))[0].tolist():
@@ -79,19 +80,27 @@ def group_duplicates(facts: Sequence[Facts], thumbnail: Callable[[int], Thumbnai
     found = []
     alone = set(copies)
     for first, members in search.members.items():
-        kinds = search.kinds(members)
-        others = ((files[number], kind) for number, kind in zip(members, kinds, strict=True))
-        group = [(files[first], ""), *sorted(others)]
-        alone -= {place for place, _ in group}
-        group = [
-            entry
-            for place, kind in group
-            for entry in ((place, kind), *((copy, kind or IDENTICAL) for copy in copies.get(place, ())))
-        ]
-        found.append(Duplicates(*(tuple(column) for column in zip(*group, strict=True))))
+        # A group may hold all photos there are: lists of numbers, not of pairs.
+        ranked = np.array(members)[np.argsort(files[np.array(members)])]
+        places = [int(files[first]), *files[ranked].tolist()]
+        kinds = ["", *search.kinds(ranked)]
+        if copied := [place for place in places if place in copies]:
+            alone.difference_update(copied)
+            every = [
+                entry
+                for place, kind in zip(places, kinds, strict=True)
+                for entry in ((place, kind), *((copy, kind or IDENTICAL) for copy in copies.get(place, ())))
+            ]
+            places, kinds = [place for place, _ in every], [kind for _, kind in every]
+        found.append(Duplicates(tuple(places), tuple(kinds)))
     for first in alone:
         found.append(Duplicates((first, *copies[first]), ("", *[IDENTICAL] * len(copies[first]))))
     return sorted(found, key=lambda group: min(group.members))
+
+
+def _by_content(facts: Sequence[Facts], places: NDArray[Any]) -> NDArray[np.int32]:
+    """So that neither what the files are called nor the order in which they lie changes anything."""
+    return np.array(sorted(places.tolist(), key=lambda place: facts[place].sha256), np.int32)
 
 
 def _first_of_each_file(facts: Sequence[Facts]) -> NDArray[np.int32]:
@@ -113,13 +122,18 @@ def _first_of_each_file(facts: Sequence[Facts]) -> NDArray[np.int32]:
 class _Search:
     """Groups of photos around an original each, which grow pair by pair."""
 
-    def __init__(self, facts: Sequence[Facts], thumbnail: Callable[[int], Thumbnail | None]) -> None:
-        count = len(facts)
-        self._looks = [found.look for found in facts]
-        self._sizes = np.array([(found.width, found.height) for found in facts], np.float32).reshape(-1, 2)
+    def __init__(
+        self, facts: Sequence[Facts], files: NDArray[np.int32], thumbnail: Callable[[int], Thumbnail | None]
+    ) -> None:
+        count = len(files)
+        self._files = files
+        self._looks = [facts[place].look for place in files.tolist()]
+        self._sizes = np.empty((count, 2), np.float32)
+        for number, place in enumerate(files.tolist()):
+            self._sizes[number] = facts[place].width, facts[place].height
         self._thumbnail = thumbnail
         self._smoothed = lru_cache(512)(self._load)
-        self.members: dict[int, list[int]] = {}
+        self.members: dict[int, array[int]] = {}  # of each original, all as numbers of files
         self._original = np.arange(count, dtype=np.int32)  # itself, or the original of its group
         self._orientation = np.zeros(count, np.int8)  # in its original
         self._boxes = np.tile(_ALL, (count, 1))
@@ -144,9 +158,9 @@ class _Search:
         for found in candidates(index, self._active):
             self._take(found)
 
-    def kinds(self, members: Sequence[int]) -> list[str]:
+    def kinds(self, members: NDArray[Any]) -> list[str]:
         """What was done to the original to get each."""
-        return self._placement(np.array(members)).kinds()
+        return self._placement(members).kinds()
 
     def _placement(self, places: NDArray[Any]) -> Placement:
         return Placement(self._orientation[places].astype(np.int64), self._boxes[places].astype(np.float64))
@@ -193,7 +207,7 @@ class _Search:
         return likeness
 
     def _load(self, place: int) -> Floats | None:
-        greys = self._thumbnail(place)
+        greys = self._thumbnail(int(self._files[place]))
         return None if greys is None else smoothed(greys)
 
     def _compare(self, batch: Candidates) -> Candidates:
@@ -243,8 +257,8 @@ class _Search:
         )
         if not placement.cropped[0] and copy_rank > original_rank:
             copy, original, placement = original, copy, placement.inverse()
-        moved = self.members.pop(copy, [])
-        group = self.members.setdefault(original, [])
+        moved = self.members.pop(copy, _NONE)
+        group = self.members.setdefault(original, array("i"))
         self._put(copy, original, placement.at(np.array([0])))
         group.append(copy)
         for start in range(0, len(moved), _BATCH):

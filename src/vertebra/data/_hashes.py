@@ -47,7 +47,11 @@ ORIENTATIONS = 8
 _NOISE = 16.0
 
 _BLOCK = 8192  # photos whose hashes are computed at once: 8 MB of greys
-_PART = 1 << 19  # hashes sorted and compared at once: 70 MB
+_PART = 1 << 19  # hashes sorted at once: 20 MB
+_QUERIES = 1 << 17  # of which so many are compared with them at once: 20 MB
+# Where many more hashes begin alike than a part holds, as those of one picture do: the parts that are compared with
+# all, and of how many others one.
+_MOST_PARTS = 8
 
 
 def _frequencies() -> list[tuple[int, int]]:
@@ -186,25 +190,32 @@ def candidates(index: Index, active: NDArray[np.bool_]) -> Iterator[Candidates]:
 def _neighbours(
     index: Index, active: NDArray[np.bool_], order: Sequence[int], mask: np.uint64, pattern: np.uint64, reach: int
 ) -> Iterator[Candidates]:
-    for entries in _parts(index, active, mask, pattern, oriented=False):
+    for number, entries in enumerate(_parts(index, active, mask, pattern, _PART, oriented=False)):
         originals = _sorted(index, entries, order, oriented=False)
-        for queries in _parts(index, active, mask, pattern, oriented=True):
-            yield _nearest(_sorted(index, queries, order, oriented=True), originals, reach)
+        for other, queries in enumerate(_parts(index, active, mask, pattern, _QUERIES, oriented=True)):
+            if number < _MOST_PARTS or number % _MOST_PARTS == other % _MOST_PARTS:
+                yield _nearest(_sorted(index, queries, order, oriented=True), originals, reach)
 
 
 def _parts(
-    index: Index, active: NDArray[np.bool_], mask: np.uint64, pattern: np.uint64, *, oriented: bool
+    index: Index, active: NDArray[np.bool_], mask: np.uint64, pattern: np.uint64, size: int, *, oriented: bool
 ) -> Iterator[Indices]:
     """Codes (kind × photos + photo) of the hashes of active photos whose masked bits are those of the pattern."""
     codes: list[Indices] = []
+    room = size
     for kind in range(ORIENTATIONS if oriented else len(WINDOWS)):
-        alive = active[index.photos] & index.detailed if kind else active[index.photos]
-        found = np.nonzero(alive & ((_hashes(index, kind, oriented=oriented) & mask) == pattern))[0]
-        codes.append(found + kind * len(index.photos))
-        if sum(map(len, codes)) >= _PART:
+        alive = active[index.photos]
+        if kind:
+            alive &= index.detailed
+        alive &= (_hashes(index, kind, oriented=oriented) & mask) == pattern
+        found = np.nonzero(alive)[0].astype(np.int32)
+        while len(found) >= room:
+            codes.append(found[:room] + np.int64(kind * len(index.photos)))
             yield np.concatenate(codes)
-            codes = []
-    if sum(map(len, codes)):
+            found, codes, room = found[room:], [], size
+        codes.append(found + np.int64(kind * len(index.photos)))
+        room -= len(found)
+    if room < size:
         yield np.concatenate(codes)
 
 
