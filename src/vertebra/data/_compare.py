@@ -255,7 +255,8 @@ def _agree(values: Floats, targets: Floats, correlation: Doubles) -> Flags:
     lost = _widened((one >= _CLIPPED) != (other >= _CLIPPED))
     kept = ~lost | (lost.mean(axis=(1, 2)) > 0.8)[:, None, None]
     details = [greys - _local_mean(greys, 5) for greys in (one, other)]
-    enough = np.minimum(*(detail.std(axis=(1, 2)) for detail in details)) >= MIN_DETAIL_CONTRAST
+    # Not at the edges, where a gradient differs from the mean of what is repeated outwards.
+    enough = np.minimum(*(detail[:, 2:-2, 2:-2].std(axis=(1, 2)) for detail in details)) >= MIN_DETAIL_CONTRAST
     even = [detail / np.sqrt(_local_mean(detail**2, 9) + _FAINT**2) for detail in details]
     same[hopeful] = (
         enough

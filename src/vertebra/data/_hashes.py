@@ -98,7 +98,7 @@ def _cosines(size: int) -> Floats:
 
 
 def hashes_of(found: Floats) -> Hashes:
-    """(N, 8, 8) coefficients → (N,) hashes."""
+    """(N, 8, 8) coefficients → (N,) hashes; those of the negated coefficients are not their complement."""
     rows, columns = (list(index) for index in zip(*_BITS, strict=True))
     return np.asarray((found[:, rows, columns] > _NOISE) @ _PLACES, np.uint64)
 
@@ -109,7 +109,7 @@ def _flip(orientation: int) -> np.uint64:
     return np.uint64(sum(int(place) for place, flip in zip(_PLACES, flipped, strict=True) if flip))
 
 
-_FLIPS = [_flip(orientation) for orientation in range(ORIENTATIONS)]
+_FLIPS = np.array([_flip(orientation) for orientation in range(ORIENTATIONS)], np.uint64)
 
 
 @dataclass(frozen=True)
@@ -118,14 +118,15 @@ class Index:
 
     photos: NDArray[np.int32]  # (N,)
     windows: Hashes  # (N, 16)
-    transposed: Hashes  # (N,) of the whole
+    # (N, 2, 2) of the whole, as it stands and transposed, of its coefficients and of the negated ones
+    whole: Hashes
     detailed: NDArray[np.bool_]  # (N,) whether other orientations and windows are looked for
 
     @classmethod
     def of(cls, looks: Sequence[bytes], photos: NDArray[np.int32], detailed: NDArray[np.bool_]) -> Index:
         """Compute the hashes from the 16 × 16 greys of each photo."""
         windows = np.empty((len(photos), len(WINDOWS)), np.uint64)
-        transposed = np.empty(len(photos), np.uint64)
+        whole = np.empty((len(photos), 2, 2), np.uint64)
         for start in range(0, len(photos), _BLOCK):
             part = slice(start, start + _BLOCK)
             greys = greys_of(looks, photos[part])
@@ -133,8 +134,18 @@ class Index:
                 found = coefficients(greys, window)
                 windows[part, place] = hashes_of(found)
                 if place == 0:
-                    transposed[part] = hashes_of(found.transpose(0, 2, 1))
-        return cls(photos, windows, transposed, detailed)
+                    for turned, values in enumerate((found, found.transpose(0, 2, 1))):
+                        whole[part, turned, 0], whole[part, turned, 1] = hashes_of(values), hashes_of(-values)
+        return cls(photos, windows, whole, detailed)
+
+    def oriented(self, places: NDArray[Any] | slice, kinds: NDArray[Any] | int) -> Hashes:
+        """Hashes of the whole in those orientations, as if computed anew.
+
+        Negating a coefficient flips its bit, but not where it is noise, whose bit is 0 either way.
+        """
+        turned = kinds >> 2
+        flips = _FLIPS[kinds]
+        return np.asarray(self.whole[places, turned, 0] & ~flips | self.whole[places, turned, 1] & flips, np.uint64)
 
 
 def greys_of(looks: Sequence[bytes], photos: NDArray[Any]) -> Floats:
@@ -207,7 +218,8 @@ def _parts(
         alive = active[index.photos]
         if kind:
             alive &= index.detailed
-        alive &= (_hashes(index, kind, oriented=oriented) & mask) == pattern
+        hashes = index.oriented(slice(None), kind) if oriented else index.windows[:, kind]
+        alive &= (hashes & mask) == pattern
         found = np.nonzero(alive)[0].astype(np.int32)
         while len(found) >= room:
             codes.append(found[:room] + np.int64(kind * len(index.photos)))
@@ -217,12 +229,6 @@ def _parts(
         room -= len(found)
     if room < size:
         yield np.concatenate(codes)
-
-
-def _hashes(index: Index, kind: int, *, oriented: bool) -> Hashes:
-    if not oriented:
-        return index.windows[:, kind]
-    return np.asarray((index.transposed if kind & 4 else index.windows[:, 0]) ^ _FLIPS[kind], np.uint64)
 
 
 @dataclass(frozen=True)
@@ -236,11 +242,7 @@ class _Sorted:
 def _sorted(index: Index, codes: Indices, order: Sequence[int], *, oriented: bool) -> _Sorted:
     """Hashes, sorted by their bits in that order."""
     kinds, places = np.divmod(codes, len(index.photos))
-    if oriented:
-        whole = np.where(kinds & 4, index.transposed[places], index.windows[places, 0])
-        hashes = np.asarray(whole ^ np.array(_FLIPS, np.uint64)[kinds], np.uint64)
-    else:
-        hashes = index.windows[places, kinds]
+    hashes = index.oriented(places, kinds) if oriented else index.windows[places, kinds]
     keys = np.zeros(len(codes), np.uint32)
     for bit in order[:32]:
         keys = (keys << np.uint32(1)) | ((hashes & _PLACES[bit]) != 0)
