@@ -340,4 +340,4 @@ def test_a_faint_frequency_hides_no_copy(way):
     values[60:140, 96:104] = 90 + 30 * np.cos(np.arange(80))[:, None]
     lamp = Image.fromarray(values.astype(np.uint8)).convert("RGB")
     ((places, _),) = grouped(lamp, lamp.transpose(way))
-    assert places == (0, 1)
+    assert sorted(places) == [0, 1]
