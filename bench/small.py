@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from vertebra._load import exported
 from vertebra.card import read_card
-from vertebra.data import near_copies, open_dataset
+from vertebra.data import find_duplicates, open_dataset
 from vertebra.machine import affinity
 from vertebra.train._calibrate import (
     NO_PRIOR,
@@ -89,7 +89,7 @@ def all_photos() -> Photos:
     view = view_of(Settings(data=str(DATA)), read_card(body).preprocessing)
     seen = compute_features(dataset, body, view)
     names = sorted({photo.label for photo in dataset.photos})
-    copies = {place for group in near_copies(seen.facts) for place in sorted(group)[1:]}
+    copies = {place for group in find_duplicates(dataset, seen.facts) for place in sorted(group.members)[1:]}
     kept = np.array([i for i in range(len(dataset.photos)) if i not in copies])
     labels = np.array([names.index(dataset.photos[i].label) for i in kept])
     return Photos(seen.features[kept], labels)

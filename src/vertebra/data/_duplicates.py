@@ -34,8 +34,8 @@ IDENTICAL = "identical file"
 _BATCH = 64  # pairs of thumbnails compared at once: 10 MB
 _MIN_COARSE = 0.77  # correlation of 16 × 16 greys below which thumbnails are not compared
 _MOVES = 8  # how often a photo may be compared with another original of its group
-_REMEMBERED = 1 << 22  # pairs
-_BLOCK = 4096  # photos or pairs whose coarse greys are compared at once
+_REMEMBERED = 1 << 21  # pairs
+_BLOCK = 1024  # photos or pairs whose coarse greys are compared at once: 15 MB
 _ALL = np.array([0, 0, 1, 1], np.float32)  # the box of a whole photo
 _NONE = array("i")
 _COST = 4  # of comparing thumbnails, where that of coarse greys is 1
@@ -119,6 +119,17 @@ def _first_of_each_file(facts: Sequence[Facts]) -> NDArray[np.int32]:
     return first
 
 
+@dataclass(frozen=True)
+class _Looks:
+    """The coarse greys of files by their numbers."""
+
+    facts: Sequence[Facts]
+    files: NDArray[np.int32]
+
+    def __getitem__(self, number: int) -> bytes:
+        return self.facts[int(self.files[number])].look
+
+
 class _Search:
     """Groups of photos around an original each, which grow pair by pair."""
 
@@ -127,7 +138,7 @@ class _Search:
     ) -> None:
         count = len(files)
         self._files = files
-        self._looks = [facts[place].look for place in files.tolist()]
+        self._looks = _Looks(facts, files)
         self._sizes = np.empty((count, 2), np.float32)
         for number, place in enumerate(files.tolist()):
             self._sizes[number] = facts[place].width, facts[place].height
@@ -145,7 +156,7 @@ class _Search:
 
     def run(self) -> None:
         """Find the groups."""
-        every = np.arange(len(self._looks), dtype=np.int32)
+        every = np.arange(len(self._files), dtype=np.int32)
         kept = np.zeros(len(every), bool)
         for start in range(0, len(every), _BLOCK):
             part = slice(start, start + _BLOCK)
@@ -187,7 +198,7 @@ class _Search:
         code = ((pair * 8 + found.orientation) * 32 + found.window).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         _, once = np.unique(code, return_index=True)
         once.sort()
-        slot = (code[once] >> np.uint64(42)).astype(np.int64) % _REMEMBERED
+        slot = (code[once] >> np.uint64(40)).astype(np.int64) % _REMEMBERED
         tag = (code[once] >> np.uint64(8)).astype(np.uint32) | np.uint32(1)
         new = self._tried[slot] != tag
         self._tried[slot] = tag

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +48,7 @@ _NOISE = 16.0
 
 _BLOCK = 8192  # photos whose hashes are computed at once: 8 MB of greys
 _PART = 1 << 19  # hashes sorted at once: 20 MB
-_QUERIES = 1 << 17  # of which so many are compared with them at once: 20 MB
+_QUERIES = 1 << 16  # so many are compared with them at once: 10 MB
 # Where many more hashes begin alike than a part holds, as those of one picture do: the parts that are compared with
 # all, and of how many others one.
 _MOST_PARTS = 8
@@ -112,6 +112,12 @@ def _flip(orientation: int) -> np.uint64:
 _FLIPS = np.array([_flip(orientation) for orientation in range(ORIENTATIONS)], np.uint64)
 
 
+class Looks(Protocol):
+    """The 16 × 16 greys of photos."""
+
+    def __getitem__(self, photo: int, /) -> bytes: ...
+
+
 @dataclass(frozen=True)
 class Index:
     """The hashes of some photos; `photos` says which."""
@@ -123,7 +129,7 @@ class Index:
     detailed: NDArray[np.bool_]  # (N,) whether other orientations and windows are looked for
 
     @classmethod
-    def of(cls, looks: Sequence[bytes], photos: NDArray[np.int32], detailed: NDArray[np.bool_]) -> Index:
+    def of(cls, looks: Looks, photos: NDArray[np.int32], detailed: NDArray[np.bool_]) -> Index:
         """Compute the hashes from the 16 × 16 greys of each photo."""
         windows = np.empty((len(photos), len(WINDOWS)), np.uint64)
         whole = np.empty((len(photos), 2, 2), np.uint64)
@@ -148,7 +154,7 @@ class Index:
         return np.asarray(self.whole[places, turned, 0] & ~flips | self.whole[places, turned, 1] & flips, np.uint64)
 
 
-def greys_of(looks: Sequence[bytes], photos: NDArray[Any]) -> Floats:
+def greys_of(looks: Looks, photos: NDArray[Any]) -> Floats:
     """(N, 16, 16)."""
     joined = b"".join(looks[photo] for photo in photos.tolist())
     return np.frombuffer(joined, np.uint8).reshape(-1, LOOK_SIZE, LOOK_SIZE).astype(np.float32)
