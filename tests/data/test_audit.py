@@ -75,7 +75,9 @@ def test_everything_is_found(messy):
     assert found.imbalance == 16
     assert found.others == ("cat/Thumbs.db",)
     assert len(found.problems) == 3
-    with pytest.raises(DataError, match=r"5 photos cannot be used; 1 picture appear.*1 class without any usable"):
+    with pytest.raises(
+        DataError, match=r"5 photos cannot be used; 1 picture appears under.*1 class without any usable"
+    ):
         found.check()
     text = "\n".join(found.lines())
     for part in (
@@ -309,7 +311,7 @@ def test_copies_are_told_with_what_was_done(tmp_path, detailed):
     assert "test/cat/part.png (mirrored, cropped, test)" in told
     assert "test/cat/again.png (mirrored, cropped, test)" in told
     assert "train/dog/other.png (cropped, train)" in told
-    assert found.lines()[-1].startswith("problems that --strict refuses: 1 picture appear under different labels")
+    assert found.lines()[-1].startswith("problems that --strict refuses: 1 picture appears under different labels")
     write_page(dataset, found, tmp_path / "audit.html")
     assert "mirrored, cropped · test" in (tmp_path / "audit.html").read_text()
 

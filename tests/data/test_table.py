@@ -234,8 +234,7 @@ def test_what_is_no_text_is_said(refusal, content, what):
 
 def test_latin_1_is_refused_where_it_stands(read, refusal, place):
     assert refusal(rows("caf\u00e9", "dog").encode("latin-1")) == (
-        "TABLE, line 2: the label 'caf\\udce9' is no text in UTF-8, but perhaps in Latin-1. Save the table as CSV in "
-        "UTF-8."
+        "TABLE, line 2: the label 'café' (read as Latin-1) is no text in UTF-8. Save the table as CSV in UTF-8."
     )
     assert refusal("path,label,caf\u00e9\n".encode("latin-1")) == (
         "TABLE is no table of text in UTF-8: line 1 has other bytes, as Latin-1 has them. Save it as CSV in UTF-8."
@@ -244,9 +243,9 @@ def test_latin_1_is_refused_where_it_stands(read, refusal, place):
         rows("a", header="path,label,split", values=["tr\u00e4in"] * 4)
     )
     bytes_of_split = rows("a", header="path,label,split", values=["tr\u00e4in"] * 4).encode("latin-1")
-    assert "line 2: the split 'tr\\udce4in' is no text in UTF-8." in refusal(bytes_of_split)
+    assert "line 2: the split 'träin' (read as Latin-1) is no text in UTF-8." in refusal(bytes_of_split)
     missing = rows("a", "b").encode() + b"caf\xe9.png,a\n"
-    assert "line 6: the path 'caf\\udce9.png' is not there, and no text in UTF-8." in refusal(missing)
+    assert "line 6: the path 'café.png' (read as Latin-1) is not there, and no text in UTF-8." in refusal(missing)
     (place / "caf\udce9.png").touch()
     assert len(read(missing).photos) == 5  # the names of files may be any bytes
 
@@ -410,7 +409,7 @@ def test_labels_of_floats_categories_and_decimals(parquet):
         ([0, 1, None, 1], "row 3: the label is empty."),
         ([1.0, 1.5, 2.0, 2.0], "row 2: the label is 1.5; it must be a name or a whole number."),
         ([1.0, float("inf"), 2.0, 2.0], "row 2: the label is inf; it must be a name or a whole number."),
-        ([b"a", b"\xff", b"b", b"b"], "row 2: the label '\\udcff' is no text in UTF-8"),
+        ([b"a", b"\xff", b"b", b"b"], "row 2: the label 'ÿ' (read as Latin-1) is no text in UTF-8"),
         (
             [Decimal("1.0"), Decimal("1.5"), Decimal("2.0"), Decimal("2.0")],
             "row 2: the label is 1.5; it must be a name",

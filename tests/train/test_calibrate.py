@@ -169,6 +169,20 @@ def test_no_target_and_no_photos():
     assert Threshold(0.9, None, None, False).answers(CONFIDENCE).all()
 
 
+def test_why_a_target_is_not_reached():
+    """The estimate is another figure than the share that was right."""
+    sure = np.tile([0.9, 0.1], (8, 1))
+    eight = fit_threshold(sure, np.zeros(8, int), 0.95)
+    found = rejection(eight, np.ones(8, bool), np.ones(8, bool))
+    assert str(found) == "target precision 0.95 not reached: 0.9"
+    assert found.precision == 1
+    assert found.why == "0.9 is expected of the next answer, from 8 right of 8"
+    copies = fit_threshold(sure, np.array([0] * 7 + [1]), 0.95, np.array([1.0] * 7 + [0.5]))
+    assert rejection(copies, np.ones(8, bool), np.ones(8, bool)).why.endswith("from 7 right of 7.5")
+    reached = fit_threshold(sure, np.zeros(8, int), 0.9)
+    assert rejection(reached, np.ones(8, bool), np.ones(8, bool)).why is None
+
+
 def test_what_a_threshold_did():
     answered, right = np.array([True, True, True, False]), np.array([True, True, False, True])
     found = rejection(Threshold(0.9, 0.7, 0.95, True), answered, right)

@@ -158,12 +158,18 @@ def _show(classifier: Classifier) -> None:
 
 
 def _of_threshold(target: dict[str, Any]) -> str:
+    # Runs of earlier versions do not say why.
+    why = f"; {target['why']}" if target.get("why") else ""
     if target["threshold"] is None:
         return f"{target['text']}: no threshold, so every photo is answered"
     if target["precision"] is None:
-        return f"{target['text']}; “unsure” below {target['threshold']:.3f}, which answers none of the held-out photos"
+        return (
+            f"{target['text']}; “unsure” below {target['threshold']:.3f}, which answers none of the held-out "
+            f"photos{why}"
+        )
     low, high = target["precision_interval"]
     return (
         f"{target['text']}; “unsure” below {target['threshold']:.3f}: {100 * target['coverage']:.1f} % are answered, "
         f"{100 * target['precision']:.1f} % ({100 * low:.1f} – {100 * high:.1f}) of these rightly"
+        f"{why}"
     )

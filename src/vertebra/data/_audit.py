@@ -132,9 +132,9 @@ class Audit:
         found = [
             (len(self.broken), "cannot be used", "photo"),
             (len(self.unreadable), "cannot be listed", "folder"),
-            (len(self.contradictions), "appear under different labels", "picture"),
-            (len(self.leaks), "appear in different splits", "picture"),
-            (len(self.case_clashes), "differ in case only", "set of class names"),
+            (count := len(self.contradictions), f"{verb('appear', count)} under different labels", "picture"),
+            (count := len(self.leaks), f"{verb('appear', count)} in different splits", "picture"),
+            (count := len(self.case_clashes), f"{verb('differ', count)} in case only", "set of class names"),
             (sum(count == 0 for count in self.classes.values()), "without any usable photo", "class"),
             (self.unclear, "of 16-bit values whose white is in doubt (see --bits)", "photo"),
         ]
@@ -338,3 +338,8 @@ def plural(count: int, what: str) -> str:
     if what.startswith("set of"):
         return f"{count:,} {what.replace('set', 'sets', 1)}"
     return f"{count:,} {what}{'es' if what.endswith('s') else 's'}"
+
+
+def verb(base: str, count: int) -> str:
+    """`"appears"` of one, `"appear"` of more."""
+    return f"{base}s" if count == 1 else base

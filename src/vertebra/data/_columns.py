@@ -10,7 +10,7 @@ from typing import Any
 from vertebra.errors import nearest
 
 from ._dataset import DataError
-from ._labels import KNOWN_SPLITS, SPLIT_SPELLINGS, Ignored, argument, is_text, split_of, split_within, tidy
+from ._labels import KNOWN_SPLITS, SPLIT_SPELLINGS, Ignored, argument, as_latin1, is_text, split_of, split_within, tidy
 from ._table_file import Table
 
 # The first of each is the documented name; another is taken where it is the only one there. Compared without case,
@@ -162,7 +162,7 @@ _READABLE = ("string", "large_string", "string_view", "bool")
 def _written(table: Table, index: int, row: int, value: Any) -> str | None:
     text = "" if _is_missing(value) else _text(value)
     if not is_text(text):
-        raise DataError(f"{table.source}, {table.where(row)}: the split {text!a} is no text in UTF-8.")
+        raise DataError(f"{table.source}, {table.where(row)}: the split {as_latin1(text)} is no text in UTF-8.")
     return text or None
 
 

@@ -1,4 +1,8 @@
-"""Photos that are there more than once: the same file, or the same picture mirrored, rotated, cropped or re-encoded."""
+"""Photos that are there more than once: the same file, or the same picture mirrored, rotated, cropped or re-encoded.
+
+What is not found: a picture rotated by other angles than 90°, 180° and 270°, a part with less than 7/8 of a side, and
+one with a border around it.
+"""
 
 from __future__ import annotations
 

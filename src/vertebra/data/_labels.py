@@ -104,7 +104,7 @@ def join_names(found: Mapping[str, str], source: str) -> tuple[dict[str, str], l
         if not name:
             raise DataError(f"{source}: the class name is empty ({where}). Rename it.")
         if not is_text(name):
-            raise DataError(f"{source}: the class name {name!a} is not UTF-8 text ({where}). Rename it.")
+            raise DataError(f"{source}: the class name {as_latin1(name)} is not UTF-8 text ({where}). Rename it.")
         for key, how in ((_folded(name), "in case only"), (_number(name), "in how the same number is written")):
             other = alike.setdefault(key, spelling) if key else spelling
             if classes[other] != name:
@@ -155,6 +155,12 @@ def join_names(found: Mapping[str, str], source: str) -> tuple[dict[str, str], l
 def is_text(name: str) -> bool:
     """Whether a name is text in Unicode: the bytes of a file's name may be anything."""
     return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def as_latin1(name: str) -> str:
+    """For people: a name that is no text, quoted, its bytes read as Latin-1, which they mostly are."""
+    read = "".join(chr(ord(c) - 0xDC00) if "\udc80" <= c <= "\udcff" else c for c in name)
+    return f"{read!r} (read as Latin-1)"
 
 
 def stands_for_missing(name: str) -> bool:

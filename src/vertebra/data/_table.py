@@ -17,7 +17,7 @@ from vertebra.photo_files import entries, is_folder
 
 from ._columns import check_split, choose_columns, fits
 from ._dataset import DataError, Dataset, Photo
-from ._labels import Ignored, is_text, join_names, split_of, tidy
+from ._labels import Ignored, as_latin1, is_text, join_names, split_of, tidy
 from ._table_file import Table, read_parquet, read_text
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -168,9 +168,7 @@ def _labels(table: Table, index: int, notes: list[str]) -> list[str]:
 
 def _check_label(label: str, where: str) -> None:
     if not is_text(label):
-        raise DataError(
-            f"{where}: the label {label!a} is no text in UTF-8, but perhaps in Latin-1. Save the table as CSV in UTF-8."
-        )
+        raise DataError(f"{where}: the label {as_latin1(label)} is no text in UTF-8. Save the table as CSV in UTF-8.")
     if tidy(label).casefold() in ("nan", "<na>", "nat", "#n/a") or re.fullmatch(r"#[A-Z/0]+[!?]", tidy(label)):
         raise DataError(
             f"{where}: the label is {label!r}, as programs write a missing one. Give a label, or leave such rows out "
@@ -226,7 +224,9 @@ class _Finder:
                     self._read_as[how] += 1
                 return self._table.parent / other
         if not is_text(name):
-            raise DataError(f"{where}: the path {name!a} is not there, and no text in UTF-8. Save it in UTF-8.")
+            raise DataError(
+                f"{where}: the path {as_latin1(name)} is not there, and no text in UTF-8. Save it in UTF-8."
+            )
         return self._table.parent / name
 
     def _nearby(self, name: str) -> str | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,6 +123,8 @@ class Threshold:
     value: float | None  # least probability of an answer; None: always answers
     estimate: float | None  # share of right answers to expect; None: there was nothing to estimate it from
     reached: bool  # the estimate is at least the target; else `value` is that of the best estimate
+    # Right ones and all of the answers that the estimate is from; it says the same.
+    counts: tuple[float, float] | None = field(default=None, compare=False)
 
     def answers(self, confidence: Floats) -> NDArray[np.bool_]:
         """Which photos are answered, by their best probabilities (N,)."""
@@ -145,7 +147,8 @@ def fit_threshold(probabilities: Floats, labels: Labels, target: float, weights:
     order = np.argsort(-confidence, kind="stable")
     right = (probabilities.argmax(axis=1) == labels)[order]
     counts = (np.ones(len(labels)) if weights is None else weights)[order]
-    expected = (np.cumsum(right * counts) + 1) / (np.cumsum(counts) + 2)
+    hits, answers = np.cumsum(right * counts), np.cumsum(counts)
+    expected = (hits + 1) / (answers + 2)
     # Photos of the same confidence are answered or refused together.
     last = np.append(np.diff(confidence[order]) < 0, True)
     enough = np.nonzero((expected >= target) & last)[0]
@@ -157,7 +160,9 @@ def fit_threshold(probabilities: Floats, labels: Labels, target: float, weights:
     lowest = float(confidence[order[at]])
     # Between the last that is answered and the first that is not, so that rounding decides nothing.
     below = float(confidence[order[at + 1]]) if at + 1 < len(right) else lowest * (1 - 1e-5)
-    return Threshold(target, (lowest + below) / 2, float(expected[at]), bool(len(enough)))
+    return Threshold(
+        target, (lowest + below) / 2, float(expected[at]), bool(len(enough)), (float(hits[at]), float(answers[at]))
+    )
 
 
 @dataclass(frozen=True)
@@ -171,6 +176,7 @@ class Rejection:
     coverage: float | None  # share of photos that were answered; None: not measured
     precision: float | None  # share of right answers among these; None: nothing was answered, or not measured
     precision_interval: Interval | None
+    counts: tuple[float, float] | None = field(default=None, compare=False)  # as `Threshold` has them
 
     def __str__(self) -> str:
         """Whether it is reached, in one line for people: `"target precision 0.99 not reached: 0.93"`."""
@@ -181,9 +187,20 @@ class Rejection:
             return f"{what} reached"
         if self.estimate is None:
             return f"{what} not measured"
+        return f"{what} not reached: {self._rounded_down(self.estimate)}"
+
+    @property
+    def why(self) -> str | None:
+        """Why it is not reached, for people: the estimate is another figure than `precision`; None where it is."""
+        if self.reached or self.estimate is None or self.counts is None:
+            return None
+        right, answers = (f"{count:,.1f}".removesuffix(".0") for count in self.counts)
+        return f"{self._rounded_down(self.estimate)} is expected of the next answer, from {right} right of {answers}"
+
+    def _rounded_down(self, estimate: float) -> str:
         # Rounded down, so that it is never shown as what it falls short of.
-        digits = 2 if math.floor(self.estimate * 100) / 100 < self.target else 4
-        return f"{what} not reached: {math.floor(self.estimate * 10**digits) / 10**digits:g}"
+        digits = 2 if math.floor(estimate * 100) / 100 < self.target else 4
+        return f"{math.floor(estimate * 10**digits) / 10**digits:g}"
 
 
 def rejection(
@@ -207,6 +224,7 @@ def rejection(
         coverage=count / len(right) if len(right) else None,
         precision=hits / count if count else None,
         precision_interval=wilson(hits / count * pictures, pictures) if count else None,
+        counts=threshold.counts,
     )
 
 

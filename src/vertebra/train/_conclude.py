@@ -89,7 +89,7 @@ def conclude(settings: Settings, folder: Path, outcome: Outcome, clock: Clock, t
         "ece_before": held.ece_before,
         "temperature": outcome.calibration.temperature,
         "threshold": wanted.threshold,
-        "target": asdict(wanted) | {"text": str(wanted)},
+        "target": asdict(wanted) | {"text": str(wanted), "why": wanted.why},
         "rejections": [asdict(entry) for entry in held.rejections[:-1]],
         "held_out": held.what,
         **outcome.figures,
