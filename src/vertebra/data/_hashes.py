@@ -123,7 +123,7 @@ class Index:
     """The hashes of some photos; `photos` says which."""
 
     photos: NDArray[np.int32]  # (N,)
-    windows: Hashes  # (N, 16)
+    windows: Hashes  # (N, 15), but for the whole
     # (N, 2, 2) of the whole, as it stands and transposed, of its coefficients and of the negated ones
     whole: Hashes
     detailed: NDArray[np.bool_]  # (N,) whether other orientations and windows are looked for
@@ -131,18 +131,23 @@ class Index:
     @classmethod
     def of(cls, looks: Looks, photos: NDArray[np.int32], detailed: NDArray[np.bool_]) -> Index:
         """Compute the hashes from the 16 × 16 greys of each photo."""
-        windows = np.empty((len(photos), len(WINDOWS)), np.uint64)
+        windows = np.empty((len(photos), len(WINDOWS) - 1), np.uint64)
         whole = np.empty((len(photos), 2, 2), np.uint64)
         for start in range(0, len(photos), _BLOCK):
             part = slice(start, start + _BLOCK)
             greys = greys_of(looks, photos[part])
             for place, window in enumerate(WINDOWS):
                 found = coefficients(greys, window)
-                windows[part, place] = hashes_of(found)
-                if place == 0:
+                if place > 0:
+                    windows[part, place - 1] = hashes_of(found)
+                else:
                     for turned, values in enumerate((found, found.transpose(0, 2, 1))):
                         whole[part, turned, 0], whole[part, turned, 1] = hashes_of(values), hashes_of(-values)
         return cls(photos, windows, whole, detailed)
+
+    def windowed(self, places: NDArray[Any] | slice, kinds: NDArray[Any] | int) -> Hashes:
+        """Hashes of those windows."""
+        return np.where(kinds, self.windows[places, kinds - 1], self.whole[places, 0, 0])
 
     def oriented(self, places: NDArray[Any] | slice, kinds: NDArray[Any] | int) -> Hashes:
         """Hashes of the whole in those orientations, as if computed anew.
@@ -224,7 +229,7 @@ def _parts(
         alive = active[index.photos]
         if kind:
             alive &= index.detailed
-        hashes = index.oriented(slice(None), kind) if oriented else index.windows[:, kind]
+        hashes = index.oriented(slice(None), kind) if oriented else index.windowed(slice(None), kind)
         alive &= (hashes & mask) == pattern
         found = np.nonzero(alive)[0].astype(np.int32)
         while len(found) >= room:
@@ -248,7 +253,7 @@ class _Sorted:
 def _sorted(index: Index, codes: Indices, order: Sequence[int], *, oriented: bool) -> _Sorted:
     """Hashes, sorted by their bits in that order."""
     kinds, places = np.divmod(codes, len(index.photos))
-    hashes = index.oriented(places, kinds) if oriented else index.windows[places, kinds]
+    hashes = index.oriented(places, kinds) if oriented else index.windowed(places, kinds)
     keys = np.zeros(len(codes), np.uint32)
     for bit in order[:32]:
         keys = (keys << np.uint32(1)) | ((hashes & _PLACES[bit]) != 0)
