@@ -5,15 +5,23 @@ import inspect
 import pytest
 
 from vertebra import errors
-from vertebra.errors import ImageError, MissingExtraError, UsageError, VertebraError, WeightsError, nearest
+from vertebra.errors import (
+    ImageError,
+    MissingExtraError,
+    UsageError,
+    VertebraError,
+    VertebraWarning,
+    WeightsError,
+    nearest,
+)
 
 NAMES = ["resnet18", "resnet50", "resnext50_32x4d", "vgg16_bn", "efficientnet_lite0", "efficientnet_b0", "densenet121"]
 
 
 def test_every_error_is_a_vertebra_error():
     classes = [value for _, value in inspect.getmembers(errors, inspect.isclass) if issubclass(value, Exception)]
-    assert len(classes) == 5
-    assert all(issubclass(value, VertebraError) for value in classes)
+    assert len(classes) == 6
+    assert all(issubclass(value, VertebraError | VertebraWarning) for value in classes)
 
 
 @pytest.mark.parametrize(

@@ -282,3 +282,15 @@ def test_photos_to_calibrate_by_are_found_as_those_to_predict(tmp_path: Path) ->
     found = _photos("--images", tmp_path, 10)
     assert [str(path.relative_to(tmp_path)) for path in found] == ["cat/a.JFIF", "cat/b.jpg", "plain"]
     assert len(_photos("--images", tmp_path, 2)) == 2
+
+
+def test_the_resolution_of_a_bare_file_is_assumed_or_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = create_model("mobilenet_v2", num_classes=3)
+    network.reset_resolution()
+    path, out = tmp_path / "small.pth", tmp_path / "m.onnx"
+    torch.save(dict(network.state_dict()), path)
+    command = ["export", str(path), "--model", "mobilenet_v2", "--size", "32", "--out", str(out)]
+    assert main(command) == 0
+    assert "resolution as published (else --low-resolution)" in capsys.readouterr().err
+    assert main([*command, "--low-resolution"]) == 0
+    assert "resolution as published" not in capsys.readouterr().err

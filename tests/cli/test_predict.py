@@ -592,3 +592,9 @@ def test_a_run_that_is_stopped_says_how_it_goes_on(vertebra, tiny_model, folder,
     result = vertebra("predict", folder, "--model", tiny_model, "--out", tmp_path / "x.csv")
     assert result.code == 130
     assert "Go on with the same command and --resume." in result.err
+
+
+def test_weights_without_their_network_hint_at_it(vertebra, checkpoint):
+    result = vertebra("predict", CHINA, "--weights", checkpoint)
+    assert result.code == 1
+    assert result.err.count("\n") == 1 and "no EfficientNet" in result.err and "add --model NAME" in result.err

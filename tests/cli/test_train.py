@@ -49,6 +49,53 @@ def test_train_evaluate_predict(vertebra, place):
     assert "red" in done.out
 
 
+def detailed(seed):
+    """A picture with edges, of 120 × 90 pixels."""
+    random = np.random.default_rng(seed)
+    levels = sum(
+        np.asarray(Image.fromarray(random.integers(0, 256, (n, n, 3), dtype=np.uint8)).resize((120, 90)), float)
+        / n**0.7
+        for n in (3, 8, 24)
+    )
+    return Image.fromarray((levels * 220 / levels.max()).astype(np.uint8))
+
+
+def test_copies_of_training_photos_are_told(vertebra, place, tmp_path, monkeypatch):
+    for number in range(12):
+        label = ("red", "blue")[number % 2]
+        for folder in ("photos", "others"):
+            (tmp_path / folder / label).mkdir(parents=True, exist_ok=True)
+        image = detailed(number)
+        image.save(tmp_path / "photos" / label / f"{number}.png")
+        if number < 6:
+            mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            mirrored.save(tmp_path / "others" / label / f"m{number}.jpg", quality=80)
+        else:
+            detailed(100 + number).save(tmp_path / "others" / label / f"{number}.png")
+    run = tmp_path / "run"
+    options = ("--out", run, "--model", "resnet18", "--weights", place / "drawn.pth")
+    assert vertebra("train", tmp_path / "photos", *options).code == 0
+    out = vertebra("evaluate", run, tmp_path / "others").out
+    told = (
+        "6 of these 12 photos show the same picture as a photo that trained this classifier, such as blue/m1.jpg and "
+    )
+    assert f"{told}{tmp_path / 'photos' / 'blue' / '1.png'}. So accuracy looks better than it is. Without" in out
+    right = re.search(r"Without them top-1 is ([0-9.]+) % of 6\.", out)
+    assert right is not None
+    shutil.copy(tmp_path / "photos" / "red" / "0.png", tmp_path / "others" / "red" / "again.png")
+    found = vertebra("evaluate", run, tmp_path / "others", "--json").json
+    assert (found["n"], found["trained_on"], found["copies_of_trained"]) == (13, 1, 6)
+    assert any(note.endswith(f"Without all of these top-1 is {right[1]} % of 6.") for note in found["notes"])
+    shutil.copy(run / "model.onnx", tmp_path / "alone.onnx")
+    found = vertebra("evaluate", tmp_path / "alone.onnx", tmp_path / "others", "--json").json
+    assert (found["trained_on"], found["copies_of_trained"]) == (0, 0)
+    monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "photos" / "blue" / "1.png").unlink()
+    found = vertebra("evaluate", run, tmp_path / "others", "--json").json
+    assert found["copies_of_trained"] == 5
+    assert "Of the photos that trained this classifier 1 is gone or changed, so copies" in found["notes"][-1]
+
+
 def test_what_was_passed_by_is_told_and_kept(vertebra, place, tmp_path):
     shutil.copytree(place / "photos", tmp_path / "photos" / "Train")
     for path in ("extra/1.png", "Train/red/@eaDir/1.png", "VAL/reds/1.png", "VAL/blue/1.png", "Train/green/1.jpg"):

@@ -28,3 +28,22 @@ def test_a_large_first_kernel_is_drawn_anew():
     assert network.conv1.weight.shape == (64, 3, 3, 3)
     assert 0.02 < network.conv1.weight.std().item() < 0.2
     assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 1000)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_b0"])
+def test_a_dict_of_tensors_alone_leaves_the_resolution_open(name, tmp_path):
+    network = create_model(name, num_classes=3)
+    network.reset_resolution()
+    state, path = network.state_dict(), tmp_path / "small.pth"
+    torch.save(state, path)
+    kept = create_model(name, weights=path)
+    assert kept.untold["low_resolution"] and not kept.resolution_assumed
+    torch.save(dict(state), path)
+    bare = create_model(name, weights=path)
+    assert bare.resolution_assumed and not bare.untold["low_resolution"]
+    told = create_model(name, weights=path, low_resolution=True)
+    assert told.untold["low_resolution"] and not told.resolution_assumed
+    x = torch.rand(1, 3, 32, 32)
+    assert torch.equal(told.eval()(x), network.eval()(x))
+    torch.save(dict(create_model("resnet18", num_classes=3).state_dict()), path)
+    assert not create_model("resnet18", weights=path).resolution_assumed  # its first kernels tell

@@ -216,3 +216,35 @@ def test_words_of_names() -> None:
 def test_keys_that_are_no_names_are_no_matter(plain: State, tmp_path: Path) -> None:
     got, _ = loaded({7: {"step": torch.ones(1)}, "net": plain, ("a", 1): 2}, tmp_path / "run.pth")
     assert_same(got, plain)
+
+
+def test_a_body_without_its_classifier_is_told_as_that(tmp_path: Path) -> None:
+    """Encoders of self-supervised training, and classifiers of other names."""
+    torch.manual_seed(0)
+    body = without(dict(create_model("resnet18").state_dict()), "fc.")
+    head = {"head.fc.weight": torch.ones(5, 512), "head.fc.bias": torch.ones(5)}
+    path = tmp_path / "encoder.pth"
+    for content, place, rest in (
+        (body, "at the top", "nor any other linear layer"),
+        ({"state_dict": below("backbone.", body)}, "at 'state_dict → backbone'", "nor any other linear layer"),
+        (below("backbone.", body) | head, "at 'backbone'", "are head.fc.weight. .* renamed: backbone.fc.weight"),
+    ):
+        torch.save(content, path)
+        with pytest.raises(WeightsError, match=rf"body {place} and no classifier 'fc' beside it.*{rest}"):
+            create_model("resnet18", weights=path)
+    torch.save(body, path)
+    with pytest.raises(WeightsError, match=r"conv1.weight is there, and no linear layer is in fc.*add --model NAME"):
+        create_model("resnet50", weights=path)  # not its body
+    with pytest.raises(WeightsError, match=r"none is the convolution features.0.0.weight.*add --model NAME"):
+        create_model("mobilenet_v2", weights=path)
+
+
+def test_values_that_are_not_finite_are_told(plain: State, tmp_path: Path) -> None:
+    name = "features.1.conv.1.weight"
+    for value in (float("nan"), float("inf")):
+        spoilt = plain | {name: plain[name].clone()}
+        spoilt[name].view(-1)[3] = value
+        _, told = loaded(spoilt, tmp_path / "spoilt.pth")
+        assert len(told) == 1 and f"spoilt.pth' holds NaN or infinite values in {name}" in told[0]
+    large = plain | {name: torch.full_like(plain[name], 6e4).half()}  # whose sum overflows
+    assert loaded(large, tmp_path / "large.pth")[1] == []

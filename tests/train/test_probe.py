@@ -240,3 +240,23 @@ def test_settings_as_toml(tmp_path):
     for name, message in (("bad.toml", "is no TOML"), ("none.toml", "cannot be read")):
         with pytest.raises(UsageError, match=message):
             Settings.from_toml(tmp_path / name)
+
+
+def test_what_is_assumed_of_weights_is_noted_in_each_run(shapes_without_broken, tmp_path):
+    from vertebra import create_model
+    from vertebra.errors import VertebraWarning
+
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    state = dict(create_model("resnet18").state_dict())
+    averaged = {name: value * 2 for name, value in state.items()}
+    path = tmp_path / "mine.pth"
+    torch.save({"state_dict": state, "state_dict_ema": averaged}, path)
+    for name in ("first", "cached"):
+        with pytest.warns(VertebraWarning):
+            run = vertebra.train(shapes_without_broken, tmp_path / name, model="resnet18", weights=str(path), folds=3)
+        chosen, assumed = json.loads((run.run / "metrics.json").read_text())["notes"][:2]
+        assert "an averaged copy at 'state_dict_ema', which is taken" in chosen
+        assert "mine.pth' does not say how its network was trained; assumed: size 224, resize" in assumed
+        assert not any(word in assumed for word in ("classes", "temperature", "threshold"))
+        assert "an averaged copy at" in (run.run / "report.html").read_text(encoding="utf-8")

@@ -54,6 +54,7 @@ class Settings:
     temperature: float | None = None
     threshold: float | None = None
     transform_input: bool | None = None
+    low_resolution: bool | None = None
     images: Path | None = None
     precision: Precision = Precision.FLOAT32
     calibration: Path | None = None
@@ -65,7 +66,7 @@ class Settings:
 
 @app.command()
 def export(
-    model: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A network, or a .pth or .safetensors file.")],
+    model: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A network, or a weight file.")],
     out: Annotated[Path, typer.Option(metavar="FILE.onnx", help="The file to write.")],
     weights: Annotated[
         str, typer.Option(metavar="NAME|FILE|none", help="Published weights or a file; none draws them.")
@@ -101,6 +102,9 @@ def export(
     ] = None,
     transform_input: Annotated[
         bool | None, typer.Option(help="GoogLeNet: the weights expect a mean and deviation of 0.5 inside.")
+    ] = None,
+    low_resolution: Annotated[
+        bool | None, typer.Option(help="FILE was trained from scratch on pictures of at most 64 pixels.")
     ] = None,
     images: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Photos to compare with torch on; drawn ones without.")
@@ -144,6 +148,7 @@ def export(
             temperature=temperature,
             threshold=threshold,
             transform_input=transform_input,
+            low_resolution=low_resolution,
             images=images,
             precision=precision,
             calibration=calibration,
@@ -179,8 +184,8 @@ def run(settings: Settings) -> None:
         "temperature": settings.temperature,
         "threshold": settings.threshold,
     }
-    if settings.transform_input is not None:
-        options["network_options"] = {"transform_input": settings.transform_input}
+    network_options = {"transform_input": settings.transform_input, "low_resolution": settings.low_resolution}
+    options["network_options"] = {name: value for name, value in network_options.items() if value is not None}
     if settings.classes is not None:
         options["classes"] = _lines(settings.classes)
     weights = None if settings.weights.lower() == "none" else settings.weights

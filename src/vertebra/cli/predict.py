@@ -58,7 +58,7 @@ def predict(
         str, typer.Option(metavar="NAME|FILE.onnx", help="A network that `vertebra models` lists, or an exported file.")
     ] = Settings.model,
     weights: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="For a NAME: published weights, or a .pth or .safetensors file.")
+        str, typer.Option(metavar="NAME|FILE", help="For a NAME: published weights, or a weight file.")
     ] = Settings.weights,
     top: Annotated[int, typer.Option(metavar="N", min=1, help="How many classes to show.")] = Settings.top,
     json: Annotated[bool, typer.Option("--json", help="Print JSON: a list with one object a photo.")] = False,

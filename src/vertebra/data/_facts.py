@@ -94,9 +94,8 @@ class Album:
         `digest` is the content's SHA-256, where it has been taken already.
         """
         digest = digest or hashlib.sha256(content).hexdigest()
-        row = self._facts.get(digest)
-        if row is not None and row[0] == self._version:
-            facts = Facts(digest, **dict(zip(_KEPT, row[1:], strict=True)))
+        facts = self._known(digest)
+        if facts is not None:
             if not decode:
                 return facts, None
             try:
@@ -110,6 +109,21 @@ class Album:
             except ImageError as error:
                 facts = _failed(digest, content, error)
         return facts, picture if decode else None
+
+    def recall(self, digest: str, path: Path) -> Facts | None:
+        """The facts of a photo, from what is kept or from its file; None where that has changed or is gone."""
+        facts = self._known(digest)
+        if facts is None:
+            content, failed = read_file(path)
+            if failed is None and hashlib.sha256(content).hexdigest() == digest:
+                facts, _ = self.look_at(content, digest)
+        return facts
+
+    def _known(self, digest: str) -> Facts | None:
+        row = self._facts.get(digest)
+        if row is None or row[0] != self._version:
+            return None
+        return Facts(digest, **dict(zip(_KEPT, row[1:], strict=True)))
 
     def thumbnail(self, digest: str, path: Path) -> Thumbnail | None:
         """The thumbnail of a photo, from what is kept or from its file; None where that has changed or is gone."""

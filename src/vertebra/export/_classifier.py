@@ -25,6 +25,9 @@ def with_classifier(model: onnx.ModelProto, classifier: nn.Module, temperature: 
     makers = {name: node for node in graph.node for name in node.output}
     softmax = makers.get(probabilities)
     linear = makers.get(softmax.input[0]) if softmax is not None and softmax.op_type == "Softmax" else None
+    divided = linear if linear is not None and linear.op_type == "Div" else None  # by the old one's temperature
+    if divided is not None:
+        linear = makers.get(divided.input[0])
     weights = {item.name: item for item in graph.initializer}
     if (
         linear is None
@@ -45,6 +48,10 @@ def with_classifier(model: onnx.ModelProto, classifier: nn.Module, temperature: 
     values = (weight if _transposed(linear) else weight.T, bias.astype(np.float32))
     for name, value in zip(linear.input[1:], values, strict=True):
         weights[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), name))
+    if divided is not None and softmax is not None:
+        softmax.input[0] = divided.input[0]
+        graph.node.remove(divided)
+        graph.initializer.remove(weights[divided.input[1]])
     output = next(item for item in graph.output if item.name == probabilities)
     output.type.tensor_type.shape.dim[1].dim_value = len(weight)
     return model

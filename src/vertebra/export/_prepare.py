@@ -66,7 +66,8 @@ def prepare(
         licence: of the weights. None: the published weights', or not known.
         temperature: the logits are divided by it before softmax. None: what the file says, or 1.
         threshold: a best probability below it means "none of these classes"; 0: none does. None: what the file says.
-        network_options: for the constructor of a named network or a file's, such as transform_input.
+        network_options: for the constructor of a named network or a file's, such as transform_input; and
+            low_resolution, whether `ConvNet.reset_resolution` was called on the network that was saved.
 
     Raises:
         UsageError: a name, or a value, is not allowed; the classes are too many, too few, or in another order.
@@ -114,7 +115,7 @@ def prepare(
             if categories is not None and len(categories) == network.num_classes:
                 classes = _same_order(classes, categories) if member is not None and classes else classes or categories
             if member is None:
-                told = _assumptions(given, preprocessing, classes, network.num_classes)
+                told = _assumptions(given, preprocessing, classes, network)
     _check_preprocessing(preprocessing)
     _check_classes(classes, network.num_classes)
     if network.num_classes == 1:
@@ -193,20 +194,13 @@ def _changes(given: Mapping[str, Any], known: Card, preprocessing: Preprocessing
 
 
 def _assumptions(
-    given: Mapping[str, Any], preprocessing: Preprocessing, classes: Sequence[str] | None, count: int
+    given: Mapping[str, Any], preprocessing: Preprocessing, classes: Sequence[str] | None, network: ConvNet
 ) -> str:
     """What a bare file does not say, and is taken for granted."""
-    view, told = given["preprocessing"], []
-    if not isinstance(view, Preprocessing):
-        told = [
-            f"{option} {_words(getattr(preprocessing, name))}"
-            for option, name in _OPTIONS.items()
-            if name not in (view or {})
-        ]
+    told = _assumed_input(given["preprocessing"], preprocessing, network)
     if given["classes"] is None:
-        told.append(
-            f"classes 0 to {count - 1}" if classes is None else f"classes {classes[0]}, {classes[1]} … as published"
-        )
+        numbers = f"classes 0 to {network.num_classes - 1}"
+        told.append(numbers if classes is None else f"classes {classes[0]}, {classes[1]} … as published")
     told += [f"{name} {value}" for name, value in (("temperature", 1), ("threshold", 0)) if given[name] is None]
     if not told:
         return ""
@@ -214,6 +208,37 @@ def _assumptions(
         f"does not say how its network is used; assumed: {', '.join(told)}. Each is an option of `vertebra export`, "
         "and an argument of vertebra.export()."
     )
+
+
+def _assumed_input(
+    asked: Preprocessing | Mapping[str, Any] | None, preprocessing: Preprocessing, network: ConvNet
+) -> list[str]:
+    """Of what a bare file does not say, what concerns the photos and the body rather than the classifier."""
+    told = []
+    if not isinstance(asked, Preprocessing):
+        told = [
+            f"{option} {_words(getattr(preprocessing, name))}"
+            for option, name in _OPTIONS.items()
+            if name not in (asked or {})
+        ]
+    return [*told, "resolution as published (else --low-resolution)"] if network.resolution_assumed else told
+
+
+def assumed_of_body(name: str, weights: str, network: ConvNet, preprocessing: Preprocessing) -> list[str]:
+    """What is taken for granted where a bare file's network is trained on with a new classifier: one sentence or none.
+
+    Args:
+        name: of the network.
+        weights: as `prepare` takes them.
+        network: with these weights.
+        preprocessing: that is assumed of them.
+    """
+    enum = get_model_weights(name)
+    source = resolve(enum, weights)
+    if not isinstance(source, Path) or published(enum, source) is not None or read_card(source) is not None:
+        return []
+    told = ", ".join(_assumed_input(None, preprocessing, network))
+    return [f"'{weights}' does not say how its network was trained; assumed: {told}."]
 
 
 # What the command line calls the fields of a preprocessing.

@@ -51,6 +51,8 @@ class ConvNet(nn.Module):
     # Arguments of the constructor that decide what the network computes and that its tensors do not tell.
     _untold: tuple[str, ...] = ()
     avgpool: nn.Module  # where the family has it as a module
+    # Whether the file that the weights are from leaves open what `reset_resolution` would have changed.
+    resolution_assumed: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -247,9 +249,12 @@ class ConvNet(nn.Module):
         stem = state_dict.get(f"{cls._stem}.weight")
         heads = [k for k, v in state_dict.items() if k.startswith(f"{cls._head}.") and v.ndim == 2]
         if stem is None or stem.ndim != 4 or not heads:
+            lacking = f"none is the convolution {cls._stem}.weight"
+            if stem is not None and stem.ndim == 4:
+                lacking = f"{cls._stem}.weight is there, and no linear layer is in {cls._head}"
             raise WeightsError(
-                f"no {cls.__name__}: of {len(state_dict)} tensors ({', '.join(list(state_dict)[:3])}, …) none is "
-                f"{cls._stem}.weight, or no linear layer is in {cls._head}. Was it saved from another network?"
+                f"no {cls.__name__}: of {len(state_dict)} tensors ({', '.join(list(state_dict)[:3])}, …) {lacking}. "
+                "Was it saved from another network? Then add --model NAME (`vertebra models` lists all)."
             )
         return {"num_classes": state_dict[heads[-1]].shape[0], "in_channels": stem.shape[1]}
 

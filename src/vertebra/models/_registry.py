@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -82,6 +82,7 @@ def build(
     *,
     num_classes: int | None = None,
     in_channels: int | None = None,
+    low_resolution: bool | None = None,
     assumed: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> N:
@@ -90,13 +91,17 @@ def build(
     Where `num_classes` is not the file's, the body is the file's and the classifier newly drawn; where `in_channels`
     is not the file's, the first convolution is adapted (`ConvNet.reset_stem`). None is what the file has, or else 1000
     and 3. What the file says of the network that it was saved from (`ConvNet.untold`) is kept, unless `options` say
-    otherwise; `assumed` are options that hold where neither says anything.
+    otherwise; `assumed` are options that hold where neither says anything. So it is with `low_resolution`, whether
+    `ConvNet.reset_resolution` was called; where nothing tells, `resolution_assumed` says so.
     """
     in_channels = None if in_channels is None else check_count("in_channels", in_channels)
     num_classes = None if num_classes is None else check_count("num_classes", num_classes)
     source = resolve(weights_enum, weights)
     if source is None:
-        return network(num_classes=num_classes or 1000, in_channels=in_channels or 3, **options)
+        drawn = network(num_classes=num_classes or 1000, in_channels=in_channels or 3, **options)
+        if low_resolution:
+            drawn.reset_resolution()
+        return drawn
 
     path = source if isinstance(source, Path) else _download.fetch(source.url, progress=progress)
     # The cache's files are only ever replaced whole. A file of one's own may be saved over: it is copied.
@@ -108,16 +113,33 @@ def build(
     def fit(candidate: Candidate) -> tuple[N, Mapping[str, Tensor]]:
         state = cls.convert_state_dict(candidate.tensors)
         model = _shaped(network, cls, state, dict(assumed or {}) | _known(candidate.untold, cls) | options, path)
-        if candidate.untold.get("low_resolution", _has_low_stem(model, state)) is True:
+        said = candidate.untold.get("low_resolution")
+        if said is None and _has_low_stem(model, state):
+            said = True
+        unsaid = low_resolution is None and said is None
+        model.resolution_assumed = unsaid and isinstance(source, Path) and _has_small_stem(model)
+        if (said if low_resolution is None else low_resolution) is True:
             with meta_build():
                 model.reset_resolution()
         fitting(model, state, str(path))
         return model, state
 
-    candidate, (model, state) = fitting_weights(content, cls._stem, cls._head, fit)
-    _tell_options(path, _known(candidate.untold, cls), options, assumed if isinstance(source, Path) else None)
-    if model.untold["low_resolution"] and "low_resolution" not in candidate.untold:
+    @functools.cache
+    def names() -> list[str]:
+        with meta_build():
+            return list(network(**dict(assumed or {}) | options).state_dict())
+
+    def lacking(tensors: Mapping[str, Any]) -> list[str]:
+        return _lacking_head(names(), cls.convert_state_dict(tensors), cls._head)
+
+    candidate, (model, state) = fitting_weights(content, cls._stem, cls._head, fit, lacking)
+    asked = options if low_resolution is None else options | {"low_resolution": low_resolution}
+    said = _known(candidate.untold, cls, "low_resolution")
+    _tell_options(path, said, asked, assumed if isinstance(source, Path) else None)
+    if low_resolution is None and model.untold["low_resolution"] and "low_resolution" not in candidate.untold:
         warn(f"'{path}' has first kernels of 3 × 3, so reset_resolution() is taken to have been called on its network.")
+    if not mapped:  # of a mapped file that would read every page, most of which nobody needs yet
+        _tell_not_finite(path, state)
     load_state_dict(model, state, str(path))
     if num_classes is not None and num_classes != model.num_classes:
         model.reset_classifier(num_classes)
@@ -138,17 +160,40 @@ def _shaped(
         return network(**options)
 
 
-def _known(untold: Mapping[str, Any], cls: type[ConvNet]) -> dict[str, Any]:
-    """Of what a file says of its network the arguments of the constructor."""
-    found = {name: untold[name] for name in cls._untold if name in untold}
+def _known(untold: Mapping[str, Any], cls: type[ConvNet], *others: str) -> dict[str, Any]:
+    """Of what a file says of its network the arguments of the constructor, and these others."""
+    found = {name: untold[name] for name in (*cls._untold, *others) if name in untold}
     return {name: value for name, value in found.items() if isinstance(value, bool | list)}
 
 
 def _has_low_stem(model: ConvNet, state: Mapping[str, Tensor]) -> bool:
     """Whether the first kernels are of 3 × 3 where the network's are larger, as `reset_resolution` makes them."""
+    return not _has_small_stem(model) and tuple(state[f"{model._stem}.weight"].shape[2:]) == (3, 3)
+
+
+def _has_small_stem(model: ConvNet) -> bool:
+    """Whether `reset_resolution` leaves the first kernels as they are, so that no tensor tells that it was called."""
     stem = model.get_submodule(model._stem)
-    found = tuple(state[f"{model._stem}.weight"].shape[2:])
-    return isinstance(stem, nn.Conv2d) and stem.kernel_size[0] > 3 and found == (3, 3)
+    return not isinstance(stem, nn.Conv2d) or stem.kernel_size[0] <= 3
+
+
+_BODY_SHARE = 0.9  # of the names; GoogLeNet's auxiliary heads may be left out
+
+
+def _lacking_head(wanted: Sequence[str], tensors: Mapping[str, Any], head: str) -> list[str]:
+    """The names of the classifier's tensors, where these are a network's without them; else none."""
+    body = [name for name in wanted if not name.startswith(f"{head}.") and not name.endswith("num_batches_tracked")]
+    if sum(name in tensors for name in body) < _BODY_SHARE * len(body):
+        return []
+    return [name for name in wanted if name.startswith(f"{head}.")]
+
+
+def _tell_not_finite(path: Path, state: Mapping[str, Tensor]) -> None:
+    for name, tensor in state.items():
+        # A sum is NaN or infinite if a value is, and takes no memory; it may overflow where none is.
+        if tensor.is_floating_point() and not tensor.sum().isfinite() and not tensor.isfinite().all():
+            warn(f"'{path}' holds NaN or infinite values in {name}, so its network predicts nothing of use.")
+            return
 
 
 def _tell_options(

@@ -88,7 +88,8 @@ def fitting(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> 
         listed = "; ".join(f"{len(names)} {kind}: {some(names)}" for kind, names in kinds if names)
         raise WeightsError(
             f"The weights '{source}' do not fit {type(model).__name__} with its {len(slots)} tensors: {listed}. "
-            "The network is unchanged. Are they the weights of another network, or of another number of classes?"
+            "The network is unchanged. Are they the weights of another network (then add --model NAME), or of another "
+            "number of classes?"
         )
     return {name: value for name, value in values.items() if value is not None}
 

@@ -46,7 +46,13 @@ class Candidate:
     beside: tuple[str, ...]  # names of tensors in the same dict that do not have the prefix
 
 
-def fitting_weights(content: Content, stem: str, head: str, fit: Callable[[Candidate], N]) -> tuple[Candidate, N]:
+def fitting_weights(
+    content: Content,
+    stem: str,
+    head: str,
+    fit: Callable[[Candidate], N],
+    lacking: Callable[[Mapping[str, Any]], list[str]],
+) -> tuple[Candidate, N]:
     """The weights in a file, and what `fit` made for them.
 
     Where an averaged copy fits as well it is taken, as timm does, and a warning says so.
@@ -56,6 +62,8 @@ def fitting_weights(content: Content, stem: str, head: str, fit: Callable[[Candi
         stem: path of the first convolution; its weight marks where a network's names begin.
         head: path of the classifier, which blocks whose first layer is called like the network's do not have.
         fit: called with what may be the weights.
+        lacking: called with tensors that may be the network without its classifier; gives the names that the classifier
+            would have, or none where they are not.
 
     Raises:
         WeightsError: none fit, or several do that differ; `fit` raises it for what does not fit.
@@ -63,6 +71,7 @@ def fitting_weights(content: Content, stem: str, head: str, fit: Callable[[Candi
     path = content.path
     candidates = list(_candidates(content, stem, head))
     if not candidates:
+        _refuse_headless(content, stem, head, lacking)
         candidates = [_whole(content)]
     fitting: list[tuple[Candidate, N]] = []
     errors: list[tuple[Candidate, WeightsError]] = []
@@ -146,6 +155,32 @@ def _whole(content: Content) -> Candidate:
     if not found and (foreign := next(_foreign(content.value), None)) is not None:
         largest = foreign[1]
     return Candidate("", "", False, named_tensors(largest, content.path), {}, ())
+
+
+def _refuse_headless(content: Content, stem: str, head: str, lacking: Callable[[Mapping[str, Any]], list[str]]) -> None:
+    """Say it where a file holds the network without its classifier, as self-supervised training and encoders do.
+
+    Raises:
+        WeightsError: it does.
+    """
+    for place, mapping in _mappings(content.value, (), set()):
+        names = [name for name in mapping if isinstance(name, str)]
+        found = {name.removesuffix(f"{stem}.weight") for name in names if f".{name}".endswith(f".{stem}.weight")}
+        for prefix in sorted(found, key=len):
+            body = _candidate(content, place, prefix, mapping)
+            if not (wanted := lacking(body.tensors)):
+                continue
+            linear = [name for name in names if getattr(mapping[name], "ndim", 0) == 2]
+            text = f"'{content.path}' holds the network's body at {_shown(body)} and no classifier '{head}' beside it"
+            if linear:
+                raise WeightsError(
+                    f"{text}; linear layers of other names are {some(linear)}. If one of them is the classifier, save "
+                    f"the file again with its tensors renamed: {some([prefix + name for name in wanted])}."
+                )
+            raise WeightsError(
+                f"{text}, nor any other linear layer: it was saved from an encoder. Save it again with a classifier, "
+                f"of random values where a new one is trained: {some([prefix + name for name in wanted])}."
+            )
 
 
 def _mappings(

@@ -17,10 +17,12 @@ from vertebra.runtime.engines import PROBABILITIES
 from vertebra.runtime.predictor import Predictor
 
 from ._calibrate import Rejection, Threshold, rejection, softmax
+from ._leaks import trained_notes
 from ._measure import Floats, Labels, weights_of
 from ._pass import look_and_run
 from ._report import Report, percent
-from ._run import MODEL, Calibration, Held, few, judge, pictures_of, trained_hashes, unseen, write_text
+from ._run import DATA, MODEL, Calibration, Held, few, judge, pictures_of, unseen, write_text
+from ._trained import Trained, trained_among
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Evaluation:
     data: str
     held: Held
     broken: tuple[str, ...]  # photos that could not be used, and why
-    trained_on: int  # photos that the classifier was trained on
+    trained: Trained  # those of the photos that were measured that the classifier was trained on, by their places
+    shown: Callable[[Path], str]  # how the path of a photo is written for people
     threshold: float | None
     decoding: Decoding  # of the photos' files
     reading: tuple[str, ...] = ()  # what was joined, left out or passed by when the photos were found
@@ -51,10 +54,16 @@ class Evaluation:
             "threshold": self.threshold,
             "most_confused": [list(entry) for entry in self.held.measures.most_confused()],
             "trained_on": self.trained_on,
+            "copies_of_trained": len(self.trained.copies),
             "broken": list(self.broken),
             "notes": self.notes,
             "confusion": confusion,
         }
+
+    @property
+    def trained_on(self) -> int:
+        """Photos that the classifier was trained on, as the same files."""
+        return len(self.trained.files)
 
     @property
     def answered(self) -> Rejection:
@@ -67,11 +76,7 @@ class Evaluation:
         notes = [*self.reading, *few(self.held.measures.n, self.held.measures.pictures, "measured")]
         classes = self.held.measures.classes
         notes += unseen({c.name for c in classes if not c.photos}, len(classes), "these")
-        if self.trained_on:
-            notes.append(
-                f"{self.trained_on:,} of these {self.held.measures.n:,} photos trained this classifier, so it looks "
-                "better than it is; its own report has what it does on photos that it had not seen."
-            )
+        notes += trained_notes(self.trained, self.held, self.shown)
         if self.broken:
             notes.append(f"{len(self.broken):,} photos could not be used and are left out, such as {self.broken[0]}.")
         return notes
@@ -165,13 +170,15 @@ def evaluate(
             rejection(own, own.answers(held.probabilities.max(axis=1)), right, weights_of(pictures)),
         ),
     )
-    known = trained_hashes(path.parent)
+    measured = replace(dataset, photos=tuple(photos))
+    trained = trained_among(path.parent / DATA, measured, [facts[i] for i in kept], decoding)
     return Evaluation(
         model=path,
         data=dataset.name,
         held=held,
         broken=tuple(f"{dataset.shown(dataset.photos[i].path)}: {f.reason}" for i, f in enumerate(facts) if f.broken),
-        trained_on=sum(facts[i].sha256 in known for i in kept),
+        trained=trained,
+        shown=dataset.shown,
         threshold=threshold,
         decoding=predictor.preprocessing.decoding,
         reading=audited.notes,

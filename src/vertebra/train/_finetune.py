@@ -7,7 +7,7 @@ checkpoint to the last step; concluding measures, exports and reports. A run tha
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,7 @@ class _Beginning:
     network: ConvNet
     preprocessing: Preprocessing
     probe: dict[str, Any] | None  # what the probe does on the test photos
+    notes: Sequence[str] = ()  # what to know of the weights
 
 
 def _prepare(settings: Settings, folder: Path, world: World, tell: Tell) -> None:
@@ -144,7 +145,7 @@ def _prepare(settings: Settings, folder: Path, world: World, tell: Tell) -> None
             "classes": photos.names,
             "probe": beginning.probe,
             "range": tried,
-            "notes": remarks(photos, _held_photos(beginning), settings.weights),
+            "notes": [*beginning.notes, *remarks(photos, _held_photos(beginning), settings)],
             "pictures": {name: photos.pictures[_places(beginning.splits, name)].tolist() for name in ("val", "test")},
             "leaked": leaked(photos, beginning.splits, _held_split(beginning)),
         },
@@ -192,8 +193,8 @@ def _from_probe(settings: Settings, dataset: Dataset, clock: Clock, tell: Tell) 
         "size": card.preprocessing.crop_size,
     }
     preprocessing = view_of(settings, card.preprocessing, settings.image_size)
-    network = with_head(settings.model, settings.weights, head)
-    return _Beginning(photos, splits, network, preprocessing, probe)
+    network, notes = with_head(body, settings.weights, head)
+    return _Beginning(photos, splits, network, preprocessing, probe, notes)
 
 
 def _from_nothing(settings: Settings, dataset: Dataset, clock: Clock, tell: Tell) -> _Beginning:

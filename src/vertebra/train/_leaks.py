@@ -1,14 +1,16 @@
-"""Held-out photos that show the same picture as one that was trained on, because the data set itself puts them so."""
+"""Measured photos that show the same picture as one that was trained on, as the data set or its user puts them so."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from vertebra.data import Photo
 
 from ._report import percent
 from ._run import Held, Labelled
+from ._trained import Trained
 
 
 def leaked(data: Labelled, splits: Sequence[str], held: str) -> dict[str, str]:
@@ -40,16 +42,53 @@ def leak_notes(found: Mapping[str, str], held: Held, shown: Any = str) -> list[s
     count = sum(twins)
     if not count:
         return []
-    right = held.logits.argmax(axis=1) == held.labels
-    others = [bool(ok) for ok, twin in zip(right, twins, strict=True) if not twin]
     first = next(photo for photo, twin in zip(held.photos, twins, strict=True) if twin)
-    without = f" Without them top-1 is {percent(sum(others) / len(others))} of {len(others):,}." if others else ""
     are = "shows" if count == 1 else "show"
     return [
         f"{count:,} of these {len(twins):,} photos {are} the same picture as a photo that was not held out, by the "
         f"data set's own splits, such as {shown(first.path)} and {found[_path(first)]}. So accuracy looks better than "
-        f"it is.{without}"
+        f"it is.{without(held, twins)}"
     ]
+
+
+def trained_notes(found: Trained, held: Held, shown: Callable[[Path], str] = str) -> list[str]:
+    """What photos that trained the classifier before do to the accuracy.
+
+    Args:
+        found: the places of these among the photos that were measured.
+        held: the photos that were measured.
+        shown: how a photo's path is written for people.
+    """
+    count, notes = len(held.photos), []
+    them = without(held, [place in found for place in range(count)])
+    if found.files:
+        notes.append(
+            f"{len(found.files):,} of these {count:,} photos trained this classifier, so it looks better than it is; "
+            f"its own report has what it does on photos that it had not seen.{'' if found.copies else them}"
+        )
+    if found.copies:
+        first = min(found.copies)
+        are = "shows" if len(found.copies) == 1 else "show"
+        also = them.replace("Without them", "Without all of these") if found.files else them
+        notes.append(
+            f"{len(found.copies):,} of these {count:,} photos {are} the same picture as a photo that trained this "
+            f"classifier, such as {shown(held.photos[first].path)} and {found.copies[first]}. So accuracy looks better "
+            f"than it is.{also}"
+        )
+    if found.lost:
+        is_or_are = "is" if found.lost == 1 else "are"
+        notes.append(
+            f"Of the photos that trained this classifier {found.lost:,} {is_or_are} gone or changed, so copies of "
+            "such are not found."
+        )
+    return notes
+
+
+def without(held: Held, left_out: Sequence[bool]) -> str:
+    """The accuracy without some of the photos; empty where that leaves none."""
+    right = held.logits.argmax(axis=1) == held.labels
+    others = [bool(ok) for ok, out in zip(right, left_out, strict=True) if not out]
+    return f" Without them top-1 is {percent(sum(others) / len(others))} of {len(others):,}." if others else ""
 
 
 def _path(photo: Photo) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from torch import nn
 from vertebra._load import exported
 from vertebra.card import WeightSource, read_card
 from vertebra.data import Dataset, open_dataset, sections
+from vertebra.errors import VertebraWarning
+from vertebra.export._prepare import assumed_of_body
 from vertebra.models import ConvNet, create_model
 
 from ._calibrate import softmax
@@ -88,15 +91,26 @@ def fit_probe(features: Floats, labels: Labels, folds: Labels, classes: int, tel
     return Probe(head, recipe, temperature, found)
 
 
-def with_head(model: str, weights: str, head: Head) -> ConvNet:
-    """The network with that head as its classifier."""
-    network = create_model(model, weights=weights).eval()
+def with_head(body: Path, weights: str, head: Head) -> tuple[ConvNet, list[str]]:
+    """The network of that exported body with that head as its classifier, and what to know of its weights.
+
+    What was taken for granted, chosen or passed by in their file is told with each run: what the export said of it
+    stands in no run that finds the body in the cache.
+    """
+    card = read_card(body)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", VertebraWarning)
+        network = create_model(card.architecture, weights=weights).eval()
+    for warning in told:
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    notes = [str(warning.message) for warning in told if issubclass(warning.category, VertebraWarning)]
+    notes += assumed_of_body(card.architecture, weights, network, card.preprocessing)
     linear = nn.Linear(head.weight.shape[0], head.weight.shape[1])
     with torch.no_grad():
         linear.weight.copy_(torch.from_numpy(head.weight.T.copy()))
         linear.bias.copy_(torch.from_numpy(head.bias))
     network.set_classifier(linear.eval())
-    return network
+    return network, list(dict.fromkeys(notes))
 
 
 def provenance(body: Path, head: Head, data: str) -> WeightSource:
@@ -166,7 +180,11 @@ def run_probe(settings: Settings, folder: Path, tell: Tell) -> Classifier:
                 what, chosen, photos.labels[pool][own], probe.logits(own), calibration, names,
                 pictures=photos.pictures[pool][own], fit=probe.refitted, parts=folds[own],
             )  # fmt: skip
-    notes = remarks(photos, held.photos, settings.weights, [photos.photos[i] for i in pool[unmeasured].tolist()])
+    network, of_weights = with_head(body, settings.weights, probe.head)
+    notes = [
+        *of_weights,
+        *remarks(photos, held.photos, settings, [photos.photos[i] for i in pool[unmeasured].tolist()]),
+    ]
     if held_split is not None:
         notes += leak_notes(leaked(photos, used, held_split), held, photos.dataset.shown)
     if held_split == "test" and (splits == "val").any():
@@ -180,7 +198,7 @@ def run_probe(settings: Settings, folder: Path, tell: Tell) -> Classifier:
     )
     card = read_card(body)
     outcome = Outcome(
-        network=with_head(settings.model, settings.weights, probe.head),
+        network=network,
         names=names,
         preprocessing=view_of(settings, card.preprocessing),
         origin=provenance(body, probe.head, settings.data),

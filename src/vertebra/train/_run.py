@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from vertebra.card import Decoding
 from vertebra.data import Album, Audit, Dataset, Facts, Photo, assign_folds, audit, find_duplicates, usable_part
 from vertebra.errors import UsageError, VertebraError
 from vertebra.files import replacing
@@ -22,6 +23,7 @@ from vertebra.files import replacing
 from ._calibrate import Fit, Rejection, Threshold, cross_fitted, fit_temperature, fit_threshold, rejection, softmax
 from ._measure import Floats, Labels, Measures, calibration_error, measure, weights_of
 from ._settings import Settings
+from ._trained import trained_among
 from ._world import World
 
 MODEL, REPORT, METRICS, SETTINGS, DATA, WEIGHTS, START = (
@@ -181,13 +183,13 @@ def few(count: int, pictures: int, what: str = "held out") -> list[str]:
     return found
 
 
-def remarks(data: Labelled, held: Sequence[Photo], weights: str, unmeasured: Sequence[Photo] = ()) -> list[str]:
+def remarks(data: Labelled, held: Sequence[Photo], settings: Settings, unmeasured: Sequence[Photo] = ()) -> list[str]:
     """What to know before one trusts figures of the held-out photos.
 
     Args:
         data: all photos of the run.
         held: those that were measured.
-        weights: that the network started from.
+        settings: of the run.
         unmeasured: photos that were held out and are in no figure.
     """
     found = list(data.dataset.notes)
@@ -215,10 +217,10 @@ def remarks(data: Labelled, held: Sequence[Photo], weights: str, unmeasured: Seq
     without = {photo.label for photo in data.photos} - {photo.label for photo in [*held, *unmeasured]}
     if held:
         found += unseen(without, len(data.names), "the held-out ones")
-    if seen := seen_before(weights, held, data):
+    if seen := seen_before(settings.weights, held, data, settings.decoding):
         found.append(
-            f"The weights come from a run that was trained on {seen:,} of these {len(held):,} photos, so it looks "
-            "better than it is."
+            f"The weights come from a run that was trained on {seen:,} of these {len(held):,} photos or on copies of "
+            "them, so it looks better than it is."
         )
     return found
 
@@ -237,26 +239,18 @@ def _names(classes: set[str], most: int = 5) -> str:
     return ", ".join(sorted(classes)[:most]) + (", …" if len(classes) > most else "")
 
 
-def seen_before(weights: str, photos: Sequence[Photo], data: Labelled) -> int:
-    """How many of the photos the network of those weights was trained on, if they lie in the folder of a run."""
+def seen_before(weights: str, photos: Sequence[Photo], data: Labelled, decoding: Decoding) -> int:
+    """On how many of the photos, or copies of them, the network of weights in the folder of a run was trained."""
     run = Path(weights).parent
     try:
         if 'method = "probe"' in (run / SETTINGS).read_text(encoding="utf-8"):
             return 0  # its body had seen none
     except (OSError, UnicodeDecodeError):
         return 0
-    known = trained_hashes(run)
-    digests = {photo.path: fact.sha256 for photo, fact in zip(data.photos, data.facts, strict=True)}
-    return sum(digests.get(photo.path) in known for photo in photos)
-
-
-def trained_hashes(run: Path) -> set[str]:
-    """The SHA-256 of the photos that the classifier in that folder was trained on; empty where it does not say."""
-    try:
-        with (run / DATA).open(encoding="utf-8", newline="") as file:
-            return {row["sha256"] for row in csv.DictReader(file) if row["split"] == "train"}
-    except (OSError, KeyError, ValueError):
-        return set()
+    fact_of = {photo.path: fact for photo, fact in zip(data.photos, data.facts, strict=True)}
+    measured = replace(data.dataset, photos=tuple(photos))
+    found = trained_among(run / DATA, measured, [fact_of[photo.path] for photo in photos], decoding)
+    return len(found.files) + len(found.copies)
 
 
 PRECISIONS = (0.9, 0.95, 0.98, 0.99)
