@@ -535,7 +535,7 @@ def test_white_space_around_a_name_is_told(tree):
         (("cat/1.jpg", " /1.jpg"), "DATA: the class name is empty ( ). Rename it."),
         (
             ("cat/1.jpg", "d\udce9/1.jpg"),
-            "DATA: the class name 'd\\udce9' is not UTF-8 text (d\udce9). Rename it.",
+            "DATA: the class name 'dé' (read as Latin-1) is not UTF-8 text (d\udce9). Rename it.",
         ),
     ],
 )
