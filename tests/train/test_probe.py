@@ -78,7 +78,9 @@ def test_the_weights_are_an_ordinary_checkpoint(run, shapes):
 
 
 def test_what_there_is_to_know_of_the_photos(run):
-    assert run.metrics["notes"] == [
+    of_weights, *notes = run.metrics["notes"]
+    assert "does not say how its network was trained; assumed: size 224, resize 256" in of_weights
+    assert notes == [
         "Left out: a photo, cross/broken.png, which cannot be used (is empty).",
         "Only 43 photos were held out, so these shares say little.",
     ]
