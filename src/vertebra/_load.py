@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from vertebra import __version__
 from vertebra.cache import cache_dir, fingerprint, keep_json, read_json
 from vertebra.card import DECODING_RULE
-from vertebra.errors import UsageError, VertebraWarning, needing, warn
+from vertebra.errors import UsageError, needing, noting, warn
 from vertebra.files import WEIGHT_SUFFIXES, replacing
 from vertebra.runtime.predictor import Predictor
 
@@ -65,18 +64,14 @@ def exported(name: str, weights: str | os.PathLike[str], tell: Callable[[str], N
         return path
     with needing("torch", f"predicting with a name ({name!r}) rather than a file that `vertebra export` wrote"):
         from vertebra.export import export, prepare
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always", VertebraWarning)
+    with noting() as texts:
         prepared = prepare(name, weights=os.fspath(weights))
-    for warning in told:
-        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     # Without the time the file is the same whenever it is made again, and results that it made can be gone on with.
     prepared = replace(prepared, card=replace(prepared.card, created=None))
     if path is None:
         raise UsageError(f"{name!r} with the weights {os.fspath(weights)!r} cannot be kept in the cache.")
     tell(f"exporting {name}, once")
     path.parent.mkdir(parents=True, exist_ok=True)
-    texts = list(dict.fromkeys(str(warning.message) for warning in told if warning.category is VertebraWarning))
     if texts:
         keep_json(_notes(path), {"weights": os.fspath(weights), "told": texts})
     with replacing(path) as temporary:

@@ -57,6 +57,18 @@ class VertebraWarning(UserWarning):
     """What was taken for granted, chosen or passed by, and does not keep the work from being done."""
 
 
+@contextmanager
+def noting() -> Iterator[list[str]]:
+    """Around what may `warn`, which is told all the same: a list that has each text once the block has ended."""
+    texts: list[str] = []
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", VertebraWarning)
+        yield texts
+    for warning in told:
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    texts += dict.fromkeys(str(warning.message) for warning in told if issubclass(warning.category, VertebraWarning))
+
+
 def warn(text: str) -> None:
     """Tell it: a line on stderr from the command line, a `VertebraWarning` from Python."""
     warnings.warn(text, VertebraWarning, stacklevel=3)

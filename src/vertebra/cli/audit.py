@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vertebra.card import Decoding
+from vertebra.cli._options import AllowUnseen, Bits, Ignore
 from vertebra.cli._output import print_json
 from vertebra.errors import UsageError, printable
 
@@ -41,16 +42,9 @@ def audit(
         Path | None, typer.Option(metavar="FILE.html", help="Write a page with thumbnails of what was found.")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail where there is any problem.")] = False,
-    ignore: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Pass by a folder, or a label, split or column of a table; may be repeated."),
-    ] = None,
-    allow_unseen: Annotated[
-        bool, typer.Option("--allow-unseen", help="Leave out classes that only test or val has.")
-    ] = False,
-    bits: Annotated[
-        int | None, typer.Option(metavar="N", min=8, max=16, help="Bits that 16-bit photos use, such as 12.")
-    ] = None,
+    ignore: Ignore = None,
+    allow_unseen: AllowUnseen = False,
+    bits: Bits = None,
 ) -> None:
     """Find the broken, doubled and mislabelled photos of a data set: copies, contradictions, leakage, imbalance.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vertebra.cli._options import BitsOverCard, Ignore
 from vertebra.cli._output import print_json
 from vertebra.errors import UsageError, printable
 
@@ -23,19 +24,11 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="Print JSON; shares are fractions from 0 to 1.")] = False,
     html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a report.")] = None,
     engine: Annotated[str, typer.Option(metavar="NAME", help="auto (measured fastest), onnxruntime or mnn.")] = "auto",
-    ignore: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Pass by a folder, or a label, split or column of a table; may be repeated."),
-    ] = None,
+    ignore: Ignore = None,
     allow_unseen: Annotated[
         bool, typer.Option("--allow-unseen", help="Leave out classes that the model does not know.")
     ] = False,
-    bits: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=8, max=16, help="Bits that 16-bit photos use, such as 12; else as the card says."
-        ),
-    ] = None,
+    bits: BitsOverCard = None,
 ) -> None:
     """Measure a classifier: accuracy with its uncertainty, calibration, and what it confuses.
 

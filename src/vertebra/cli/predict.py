@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vertebra.cli._options import BitsOverCard
 from vertebra.cli._output import echo, print_json_list
 from vertebra.cli._progress import progress_bar
 from vertebra.errors import ImageError, UsageError, printable
@@ -76,12 +77,7 @@ def predict(
     fast_jpeg: Annotated[
         bool, typer.Option("--fast-jpeg", help="Decode large JPEGs coarsely: 5 × sooner, slightly other results.")
     ] = False,
-    bits: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=8, max=16, help="Bits that 16-bit photos use, such as 12; else as the card says."
-        ),
-    ] = None,
+    bits: BitsOverCard = None,
 ) -> None:
     """Classify photos.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vertebra.cli._options import AllowUnseen, Bits, Ignore
 from vertebra.errors import UsageError, printable
 
 if TYPE_CHECKING:
@@ -46,16 +47,9 @@ def train(
     ] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Settings; flags override them.")] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")] = None,
-    ignore: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Pass by a folder, or a label, split or column of a table; may be repeated."),
-    ] = None,
-    allow_unseen: Annotated[
-        bool, typer.Option("--allow-unseen", help="Leave out classes that only test or val has.")
-    ] = False,
-    bits: Annotated[
-        int | None, typer.Option(metavar="N", min=8, max=16, help="Bits that 16-bit photos use, such as 12.")
-    ] = None,
+    ignore: Ignore = None,
+    allow_unseen: AllowUnseen = False,
+    bits: Bits = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse data with problems; exit 1 where the precision is not reached.")
     ] = False,

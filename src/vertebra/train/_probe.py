@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import nn
 from vertebra._load import exported
 from vertebra.card import WeightSource, read_card
 from vertebra.data import Dataset, open_dataset, sections
-from vertebra.errors import VertebraWarning
+from vertebra.errors import noting
 from vertebra.export._prepare import assumed_of_body
 from vertebra.models import ConvNet, create_model
 
@@ -98,12 +97,8 @@ def with_head(body: Path, weights: str, head: Head) -> tuple[ConvNet, list[str]]
     stands in no run that finds the body in the cache.
     """
     card = read_card(body)
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always", VertebraWarning)
+    with noting() as notes:
         network = create_model(card.architecture, weights=weights).eval()
-    for warning in told:
-        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    notes = [str(warning.message) for warning in told if issubclass(warning.category, VertebraWarning)]
     notes += assumed_of_body(card.architecture, weights, network, card.preprocessing)
     linear = nn.Linear(head.weight.shape[0], head.weight.shape[1])
     with torch.no_grad():
