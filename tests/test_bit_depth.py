@@ -10,7 +10,7 @@ from PIL import Image
 
 from vertebra.card import Decoding
 from vertebra.errors import ImageError
-from vertebra.pixels import UnsupportedError, decode, open_image, upright_rgb
+from vertebra.pixels import UnsupportedError, decode, open_image, upright
 
 LITTLE, BIG = "<", ">"
 
@@ -364,13 +364,13 @@ def test_an_opened_picture_takes_the_road_of_its_file(tmp_path):
         path.write_bytes(data)
         expected = np.asarray(open_image(path))
         with Image.open(path) as picture:
-            np.testing.assert_array_equal(np.asarray(upright_rgb(picture)), expected, err_msg=name)
+            np.testing.assert_array_equal(np.asarray(upright(picture).picture), expected, err_msg=name)
         for source in (path, io.BytesIO(data)):
             with Image.open(source) as picture:
-                np.testing.assert_array_equal(np.asarray(upright_rgb(picture)), expected, err_msg=name)
+                np.testing.assert_array_equal(np.asarray(upright(picture).picture), expected, err_msg=name)
     with Image.open(tmp_path / "deep.png") as picture:
         picture.load()
-        np.testing.assert_array_equal(np.asarray(upright_rgb(picture)), np.asarray(open_image(files["deep.png"])))
+        np.testing.assert_array_equal(np.asarray(upright(picture).picture), np.asarray(open_image(files["deep.png"])))
 
 
 def test_a_picture_whose_file_was_closed_is_told(tmp_path):
@@ -379,4 +379,4 @@ def test_a_picture_whose_file_was_closed_is_told(tmp_path):
     picture = Image.open(path)
     picture.close()
     with pytest.raises(ImageError, match=r"photo\.png is damaged or truncated"):
-        upright_rgb(picture)
+        upright(picture)

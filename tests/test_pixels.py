@@ -209,12 +209,12 @@ def test_modes_that_few_files_have(mode):
     """Reached through the conversion itself: Pillow decodes them from files that it cannot write."""
     if mode.startswith("I;16"):
         picture = Image.frombytes(mode, (2, 1), struct.pack(">2H" if mode.endswith("B") else "<2H", 0, 65_535))
-        assert np.asarray(image_module.upright_rgb(picture))[0, 1].tolist() == [255, 255, 255]
+        assert np.asarray(image_module.upright(picture).picture)[0, 1].tolist() == [255, 255, 255]
     else:
         plain = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA", "RGBX": "RGB", "HSV": "RGB"}[mode]
         picture = Image.new(plain, (2, 2), (255, 255) if plain == "LA" else WHITE)
         picture = picture.quantize(2).convert("PA") if mode == "PA" else picture.convert(mode)
-        result = image_module.upright_rgb(picture)
+        result = image_module.upright(picture).picture
         assert result.mode == "RGB"
         assert result.getpixel((0, 0)) == WHITE
 

@@ -221,11 +221,6 @@ def decode(
         raise ImageError(f"{path} cannot be read ({reason})") from error
 
 
-def upright_rgb(image: Image.Image, decoding: Decoding = Decoding()) -> Image.Image:  # noqa: B008 - frozen
-    """The picture that `upright` gives: RGB, upright."""
-    return upright(image, decoding).picture
-
-
 def upright(image: Image.Image, decoding: Decoding = Decoding()) -> Decoded:  # noqa: B008 - frozen
     """What `decode` makes of a file, of a picture that Pillow has opened. `image` stays as it is.
 
