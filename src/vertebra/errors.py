@@ -53,6 +53,10 @@ class WeightsError(VertebraError):
     """A weight file cannot be fetched, is damaged, is not safe, or does not fit its network."""
 
 
+class InUseError(VertebraError):
+    """Another process writes to the same file or folder."""
+
+
 class VertebraWarning(UserWarning):
     """What was taken for granted, chosen or passed by, and does not keep the work from being done."""
 

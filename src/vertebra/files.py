@@ -1,38 +1,65 @@
-"""Files that appear whole or not at all: the one place where results are written."""
+"""The one place where files are written: whole or not at all, durable where they are results, by one process at a time.
+
+Three ways, and no module writes otherwise (a test reads the source):
+
+- `write_whole`, and `replacing(path, durable=True)` where a library writes: results and checkpoints. Once the call has
+  returned, the file survives a power cut: its bytes are synced before it takes its name, its folder after that.
+- `replacing`: caches, which can be made again. Another process never sees half a file; a power cut may lose it.
+- `Lines`: results that grow line by line.
+
+`locked` is around what two processes may not do to the same path at once.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+from vertebra.errors import InUseError, warn
 
 # What weight files end in, where a name has to be told from a path. What a file is, its content decides.
 WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".tar")
 
+# What a file system answers that keeps no locks.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+_NO_WRITING = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A new name beside `path`, whose file takes the place of `path` once the block has ended well.
+def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """A new, empty file beside `path`, which takes the place of `path` once the block has ended well.
 
     Another process never sees half a file, and of two that write at once the last one wins.
+
+    Args:
+        path: its folder is made where there is none.
+        durable: the new file survives a power cut, and at any moment of one there is the old file or the new one.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written to; `path` is as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-    os.close(descriptor)
-    temporary = Path(name)
+    if not path.parent.is_dir():
+        make_folder(path.parent)
+    # With few characters of its name, which may be as long as names can be. Of the rights of any file: not `mkstemp`,
+    # which makes files that only their owner can read.
+    temporary = path.with_name(f".{path.stem[:32]}.{os.urandom(6).hex()}{path.suffix[:16]}")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
-        # mkstemp makes files that only their owner can read; these are files like any other.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         yield temporary
+        if durable:
+            _sync(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    if durable:
+        sync_folder(path.parent)
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -41,20 +68,155 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         OSError: the disk is full, or the folder cannot be written to.
     """
+    import shutil
+
     if shutil.disk_usage(path.parent).free < len(content):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    _sync_folder(path.parent)
+    with replacing(path, durable=True) as temporary:
+        temporary.write_bytes(content)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the new name itself survive a power cut, where the system can."""
-    with contextlib.suppress(OSError):
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, so that they survive a power cut; one that is there is left as it is.
+
+    Raises:
+        OSError: it cannot be made, or is no folder.
+    """
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        sync_folder(made.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make new names in a folder survive a power cut, where the system can."""
+    with contextlib.suppress(PermissionError):  # Windows cannot open folders
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF):
+                raise
         finally:
             os.close(descriptor)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR)  # Windows syncs only what may be written
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Lines:
+    """A file that lines are appended to, each of them whole or not at all.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        # To the system at once, so that a killed process loses nothing; Python would keep it to itself for a while.
+        self.file: Any = path.open("ab", buffering=0)
+        self.size = self.file.tell()
+
+    def append(self, line: bytes) -> None:
+        """Raise an `OSError` where the line cannot be written; the file is then as it was."""
+        rest = memoryview(line)
+        try:
+            # A disk that is nearly full takes a part and says so in the number only.
+            while rest:
+                rest = rest[self.file.write(rest) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self.file.fileno(), self.size)
+            raise
+        self.size += len(line)
+
+    def sync(self) -> None:
+        """Make what has been appended survive a power cut."""
+        os.fsync(self.file.fileno())
+
+    def close(self) -> None:
+        """No line can be appended any more."""
+        self.file.close()
+
+
+# --- one process at a time --------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def locked(
+    path: Path, remedy: str, *, wait: float | None = 0.0, waiting: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Inside, no other process is inside for the same path.
+
+    The system's lock on a hidden file: `.lock` in a folder, `.NAME.lock` beside a file; however the path is spelt, and
+    through links. It ends with the process, however that ends, and processes that are forked inside do not hold it.
+    The hidden file goes when the block ends; one that a killed process has left holds nothing.
+
+    Where nothing can be written (a read-only file system, a folder without the right to), there is nothing that two
+    could damage: then there is no lock, and the writing itself says what is wrong. Where the file system keeps no locks
+    (some network file systems), the work goes on without one, and a `VertebraWarning` says so.
+
+    Args:
+        path: a folder that is there, or a file that may be there.
+        remedy: what to do where it is held, as it goes on after "Wait until it has ended, or ": `"give another --out"`.
+        wait: seconds for the other process to end; None: without an end.
+        waiting: called once where it has to wait.
+
+    Raises:
+        InUseError: another process (or thread) is inside, and did not leave in that time.
+        OSError: the lock's file cannot be made: there is no folder for it, or the disk is full.
+    """
+    from filelock import FileLock, Timeout  # 30 ms, of which a mere prediction needs none
+
+    file = lock_file(path)
+    if not file.parent.is_dir():  # filelock would make it
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file.parent))
+    # Not its own way out of file systems without locks: it leaves files that hold after their process was killed.
+    lock = FileLock(file, thread_local=False, fallback_to_soft=False)
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if wait == 0:
+                raise
+            waiting()
+            lock.acquire(timeout=-1 if wait is None else wait)
+    except Timeout as error:
+        raise InUseError(
+            f"{path} is being written by another process. Wait until that has ended, or {remedy}."
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        number = getattr(error, "errno", None) or errno.ENOSYS
+        if number not in _NO_LOCKS | _NO_WRITING:
+            raise
+        if number in _NO_LOCKS or file.exists() or os.access(file.parent, os.W_OK):
+            warn(
+                f"{file} cannot be locked ({getattr(error, 'strerror', None) or error}), so nothing keeps another "
+                f"process from writing to {path} at the same time. Start no second one."
+            )
+        yield
+        return
+    try:
+        yield
+    finally:
+        # Before the release: whoever waits for this file finds that it is gone, and makes a new one.
+        with contextlib.suppress(OSError):  # Windows removes no open file
+            file.unlink()
+        lock.release()
+
+
+def lock_file(path: Path) -> Path:
+    """The hidden file that `locked` locks."""
+    resolved = path.resolve()
+    if resolved.is_dir():
+        return resolved / ".lock"
+    name = resolved.name
+    if len(os.fsencode(name)) > 240:  # of 255 that file systems allow
+        import hashlib
+
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return resolved.with_name(f".{name}.lock")

@@ -12,7 +12,6 @@ the place of its row: the new one waits in `NAME.again` until the run ends, or u
 from __future__ import annotations
 
 import bisect
-import contextlib
 import errno
 import json
 import os
@@ -21,10 +20,9 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from vertebra.errors import UsageError, VertebraError
-from vertebra.files import replacing, write_whole
+from vertebra.files import Lines, replacing, write_whole
 
 from .formats import Csv, JsonLines, need_pyarrow, parquet_lines, parquet_record, unicode_path, write_parquet
 from .predictor import Prediction
@@ -138,7 +136,7 @@ class Output:
         self._record = Record(model, sha256, {"--top": top, "--embed": embed, **(options or {})}, _here())
         self._rows = _Rows()
         self._waiting: defaultdict[str, deque[int]] = defaultdict(deque)  # rows that the next results of a path replace
-        self._again: _Lines | None = None
+        self._again: Lines | None = None
         self.total = 0  # photos in the file, and those of them that failed
         self.failed = 0
         self.again = 0  # photos of earlier runs that were tried again
@@ -147,7 +145,7 @@ class Output:
             self._refuse_others()
             if not (resume and self._recover()):
                 self._begin()
-            self._lines = _Lines(self._journal)
+            self._lines = Lines(self._journal)
         except OSError as error:
             raise self._not_written(error) from error
 
@@ -202,7 +200,7 @@ class Output:
             if waiting:
                 row = waiting[0]
                 if self._again is None:
-                    self._again = _Lines(self._replaced)
+                    self._again = Lines(self._replaced)
                 text = line.decode("utf-8", "surrogateescape")
                 self._again.append((json.dumps([max(row, ~row), self._started, text]) + "\n").encode("ascii"))
                 waiting.popleft()
@@ -417,31 +415,6 @@ class Output:
         return OutputError(
             f"{self.path} cannot be written ({(error.strerror or str(error)).lower()}). Give another place with --out."
         )
-
-
-class _Lines:
-    """A file that lines are appended to, each of them whole or not at all."""
-
-    def __init__(self, path: Path) -> None:
-        # To the system at once, so that a killed process loses nothing; Python would keep it to itself for a while.
-        self.file: Any = path.open("ab", buffering=0)
-        self.size = self.file.tell()
-
-    def append(self, line: bytes) -> None:
-        """Raise an `OSError` where the line cannot be written; the file is then as it was."""
-        rest = memoryview(line)
-        try:
-            # A disk that is nearly full takes a part and says so in the number only.
-            while rest:
-                rest = rest[self.file.write(rest) :]
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self.file.fileno(), self.size)
-            raise
-        self.size += len(line)
-
-    def close(self) -> None:
-        self.file.close()
 
 
 def _here() -> str:
