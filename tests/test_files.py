@@ -42,7 +42,7 @@ def calls(monkeypatch):
     return found
 
 
-def no_room(*args):
+def no_room(*args, **kwargs):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
