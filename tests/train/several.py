@@ -30,10 +30,10 @@ class Plain(ConvNet):
         self._stage("two", ["two"], 16, 4)
 
 
-def main(data, folder, fsdp):
-    world = current_world(fsdp=fsdp)
+def main(data, folder):
+    world = current_world()
     settings = Settings(
-        str(data), method="scratch", batch_size=7, epochs=3, lr=0.1, fsdp=fsdp, workers=0, ema=0.9, accumulate=2,
+        str(data), method="scratch", batch_size=7, epochs=3, lr=0.1, workers=0, ema=0.9, accumulate=2,
         image_size=32, checkpoint_seconds=0,
     )  # fmt: skip
     torch.manual_seed(0)
@@ -62,4 +62,4 @@ def current_alone(world):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3] == "fsdp")
+    main(sys.argv[1], sys.argv[2])

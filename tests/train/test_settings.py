@@ -24,3 +24,17 @@ def test_names_to_ignore_are_kept(tmp_path, given):
 def test_names_to_ignore_are_a_list(given):
     with pytest.raises(UsageError, match=r'ignore is .*; it must be a list of texts, such as \["extra"\]\.'):
         Settings.from_mapping({"data": "x", "ignore": given}, "here")
+
+
+@pytest.mark.parametrize("value", [True, 1, "true", "yes", {"a": 1}])
+def test_a_setting_that_is_gone_says_what_there_is_instead(value):
+    with pytest.raises(UsageError, match=r"^RUN/settings\.toml has fsdp = .*gone.*torchrun.*--set fsdp=false"):
+        Settings.from_mapping({"data": "x", "fsdp": value}, "RUN/settings.toml")
+
+
+def test_settings_of_earlier_versions_are_read(tmp_path):
+    expected = Settings.from_mapping({"data": "x", "method": "scratch"}, "here")
+    (tmp_path / "settings.toml").write_text(expected.to_toml() + "fsdp = false\n")
+    found = Settings.from_toml(tmp_path / "settings.toml")
+    assert found == expected
+    assert "fsdp" not in found.to_toml()

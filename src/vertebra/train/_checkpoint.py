@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from vertebra.files import replacing
 
 from ._run import TrainError
-from ._world import World, put_back, shared_out
+from ._world import World
 
 CHECKPOINT = "checkpoint.safetensors"
 _BEST = "best-{}.safetensors"
@@ -117,11 +117,11 @@ def load(
         with safe_open(folder / CHECKPOINT, "pt") as file:
             stored = set(file.keys())
             for name, tensor in network.state_dict().items():
-                put_back(file.get_tensor(f"network.{name}"), tensor)
+                tensor.copy_(file.get_tensor(f"network.{name}"))
                 if averaged is not None:
                     averaged[name] = tensor.clone()
                     if f"averaged.{name}" in stored:
-                        put_back(file.get_tensor(f"averaged.{name}"), averaged[name])
+                        averaged[name].copy_(file.get_tensor(f"averaged.{name}"))
             for name, parameter in network.named_parameters():
                 keys = [k for k in stored if k.startswith("optimizer.") and k.split(".", 2)[2] == name]
                 if keys and parameter.requires_grad:
@@ -140,16 +140,14 @@ def clean(folder: Path) -> None:
 
 
 def _stored(tensor: Tensor) -> Tensor:
-    return shared_out(tensor.detach()).cpu().contiguous()
+    return tensor.detach().cpu().contiguous()
 
 
 def _like(value: Tensor, parameter: Tensor) -> Tensor:
     """On the parameter's device and in its memory layout: a fused step goes over both side by side."""
     if value.ndim == 0:  # a count of steps
         return value.to(parameter.device)
-    new = torch.empty_like(parameter, requires_grad=False)
-    put_back(value, new)
-    return new
+    return torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

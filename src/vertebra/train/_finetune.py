@@ -251,7 +251,7 @@ def _first_score(
     """
     if settings.method == "scratch":
         return -1.0, float("inf")
-    trainer, _ = _trainer(replace(settings, fsdp=False, compile=False), folder, alone, tell, beginning)
+    trainer, _ = _trainer(replace(settings, compile=False), folder, alone, tell, beginning)
     return score(trainer.logits(trainer.val, "choosing"), trainer.val.labels)
 
 

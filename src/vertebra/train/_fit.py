@@ -34,7 +34,7 @@ from ._measure import Floats, Labels
 from ._memory import memory_kept
 from ._run import Tell, TrainError
 from ._settings import Settings
-from ._world import World, apart, is_sharded
+from ._world import World, apart
 
 _LOG_SECONDS = 10.0
 _HOPELESS = 100  # times the loss of guessing
@@ -92,17 +92,14 @@ class Trainer:
         self.steps = steps_of_epoch(len(self.train.labels), self.settings)
         self.total = self.settings.epochs * self.steps
         self.network.to(self.world.device)
-        if self.settings.fsdp:
-            self.world.shard(self.network)
-        else:
-            self.network.to(memory_format=torch.channels_last)
+        self.network.to(memory_format=torch.channels_last)
         recipe.avoid_copies(self.network)
         recipe.freeze(self.network, self.settings.freeze)
         self.dropouts = recipe.dropouts(self.network, self.settings)
         self.optimizer = recipe.make_optimizer(self.network, self.settings)
         self.averaged: dict[str, Tensor] = {}
         module: Any = torch.compile(self.network) if self.settings.compile else self.network
-        self.module: Any = module if self.settings.fsdp else self.world.replicate(module)
+        self.module = self.world.replicate(module)
         self.step_loss = Loss(self.settings, self.train.labels, len(set(self.train.labels.tolist())), self.world.device)
 
     # --- the whole ----------------------------------------------------------------------------------------------------
@@ -136,12 +133,10 @@ class Trainer:
         """The best weights into the network."""
         from safetensors.torch import load_file
 
-        from ._world import put_back
-
         weights = load_file(best_file(self.folder, step))
         with torch.no_grad():
             for name, tensor in self.network.state_dict().items():
-                put_back(weights[name], tensor)
+                tensor.copy_(weights[name])
 
     def _steps(self, position: Position, log: Log | None) -> None:
         started = time.perf_counter() - position.seconds
@@ -345,14 +340,9 @@ class Trainer:
             for start in range(0, len(mine), size):
                 batch = np.stack([next(pixels) for _ in mine[start : start + size]])
                 images = to_images(torch.from_numpy(batch).to(self.world.device), self.preprocessing)
-                with torch.inference_mode(not self.settings.fsdp), torch.no_grad():
+                with torch.inference_mode():
                     found[list(mine[start : start + size])] = self.network(images).double().cpu()
                 self.tell(what, start * self.world.size, len(part.paths))
-            most, own = (-(-count // size) for count in (-(-len(part.paths) // self.world.size), len(mine)))
-            if self.settings.fsdp and own < most:
-                # A process without a photo left still has its part of the weights to give.
-                with torch.no_grad():
-                    self.network(torch.zeros(1, 3, *(self.preprocessing.crop_size,) * 2, device=self.world.device))
         except ImageError as error:
             raise TrainError(f"{error}. {self._go_on()}") from error
         finally:
@@ -364,8 +354,7 @@ class Trainer:
         # A step may leave weights that only the next one's loss would tell of.
         bad = torch.zeros((), device=self.world.device)
         for tensor in self.network.state_dict().values():
-            whole = tensor.to_local() if is_sharded(tensor) else tensor
-            bad += (~torch.isfinite(whole)).sum()
+            bad += (~torch.isfinite(tensor)).sum()
         if self.world.sum(bad).item():
             self._set_back("there are weights that are no numbers", position)
         position.settings = asdict(self.settings)

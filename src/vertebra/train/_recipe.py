@@ -123,14 +123,13 @@ def make_optimizer(network: ConvNet, settings: Settings) -> torch.optim.Optimize
         groups.setdefault((decay or 0.0, scale), []).append(parameter)
     listed = [{"params": found, "weight_decay": decay, "scale": scale} for (decay, scale), found in groups.items()]
     first = settings.lr if isinstance(settings.lr, float) else 1.0  # set anew before each step
-    # One pass over the memory for all parameters of a group; sharded ones have no such kernel.
-    fused = not settings.fsdp
+    # Fused: one pass over the memory for all parameters of a group.
     if settings.optimizer == "sgd":
         return torch.optim.SGD(
-            listed, first, settings.momentum, nesterov=settings.nesterov and settings.momentum > 0, fused=fused
+            listed, first, settings.momentum, nesterov=settings.nesterov and settings.momentum > 0, fused=True
         )
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(listed, first, fused=fused)
+        return torch.optim.AdamW(listed, first, fused=True)
     # alpha and eps are those of the papers' own code: TensorFlow's defaults, as in torchvision's reference.
     return torch.optim.RMSprop(listed, first, alpha=0.9, eps=0.0316, momentum=settings.momentum)
 

@@ -79,7 +79,6 @@ class Settings:
 
     dtype: str = "float32"
     compile: bool = False
-    fsdp: bool = False  # shard weights among the processes instead of copying them
     workers: int | None = None  # processes that decode; None: by the cores
     checkpoint_seconds: float = 60.0
 
@@ -148,6 +147,10 @@ class Settings:
         known = {field.name: field for field in fields(Settings)}
         checked: dict[str, Any] = {}
         for name, value in values.items():
+            if name in _REMOVED:
+                if value is not False:
+                    raise UsageError(f"{source} has {name} = {json.dumps(value, default=str)}. {_REMOVED[name]}")
+                continue
             if isinstance(value, Mapping):
                 raise UsageError(f"{source} has a section [{name}]. Settings are written without sections.")
             if name not in known:
@@ -182,6 +185,14 @@ class Settings:
         return Settings.from_mapping(read_toml(path), str(path))
 
 
+# Settings of earlier versions, which the settings of their runs still name: only what was their usual value may stay.
+_REMOVED = {
+    "fsdp": (
+        "That setting is gone: the weights of every network here fit into one GPU. Leave it out; several processes "
+        "train together with DDP: torchrun --nproc-per-node 2 -m vertebra train …, and a run that has the setting goes "
+        "on with: vertebra train --resume RUN --set fsdp=false"
+    )
+}
 # What a run of any method begins with.
 _BEGINNING = ("data", "ignore", "allow_unseen", "model", "weights", "method", "seed", "crop_pct", "bits")
 # What cannot change in the middle of a run: what has been done already follows from these.

@@ -39,7 +39,7 @@ def train(
         PrecisionError: with `strict`: the run is finished and kept, and does not reach `precision`.
     """
     settings = Settings.from_mapping({"data": os.fspath(data), **options}, "train()")
-    world = current_world(fsdp=settings.fsdp)
+    world = current_world()
     folder = Path(out) if out is not None else default_folder(settings.data, settings.model)
     if world.first:
         new_folder(folder)
@@ -84,7 +84,7 @@ def resume(run: str | os.PathLike[str], *, tell: Tell = lambda what, done, total
     if fixed := [name for name in FIXED if name in changes]:
         raise UsageError(f"{' and '.join(fixed)} cannot change in the middle of a run. Start a new one for that.")
     settings = Settings.from_mapping(read_toml(folder / SETTINGS) | changes, str(folder / SETTINGS))
-    world = current_world(fsdp=settings.fsdp)
+    world = current_world()
     if world.first and changes:
         write_text(folder / SETTINGS, settings.to_toml())
     return _checked(_run(settings, folder, world, tell), settings)

@@ -1,12 +1,11 @@
 """One process, or several that train together: who this one is, and how they share.
 
-torch's own DDP and `fully_shard`, started by torchrun; without it, everything here is a matter of one process.
+torch's own DDP, started by torchrun; without it, everything here is a matter of one process.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -18,9 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from vertebra.errors import UsageError
 from vertebra.machine import usable_cores
-from vertebra.models import ConvNet
 
 # Rank 0 looks through all photos before the others have anything to do. One that died is noticed at once.
 _PATIENCE = timedelta(hours=12)
@@ -59,19 +56,6 @@ class World:
                     dist.all_reduce(tensor)
                     tensor.div_(self.size)
 
-    def shard(self, network: ConvNet) -> None:
-        """Deal out the weights: each process keeps a part of every stage, and fetches the rest when it is needed."""
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
-
-        mesh = init_device_mesh(self.device.type, (self.size,))
-        for stage in network.stages:
-            for path in stage.modules:
-                module = network.get_submodule(path)
-                if any(True for _ in module.parameters()):
-                    fully_shard(module, mesh=mesh)
-        fully_shard(network, mesh=mesh)
-
     def replicate(self, network: nn.Module) -> nn.Module:
         """The module to call: gradients are averaged. Running statistics stay apart until `average`."""
         if self.size == 1:
@@ -90,12 +74,8 @@ def apart(module: Any, *, last: bool) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def current_world(*, fsdp: bool = False) -> World:
-    """The process as torchrun started it, or alone.
-
-    Raises:
-        UsageError: sharding was asked for and there is nothing to share with.
-    """
+def current_world() -> World:
+    """The process as torchrun started it, or alone."""
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     local_size, local = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     on_gpu = torch.cuda.is_available() and torch.cuda.device_count() >= local_size
@@ -104,33 +84,6 @@ def current_world(*, fsdp: bool = False) -> World:
         torch.cuda.set_device(device)
     if size > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE)
-    if fsdp and size == 1:
-        raise UsageError(
-            "fsdp shards the weights among processes, and there is one. Start several: "
-            "torchrun --nproc-per-node 2 -m vertebra train …"
-        )
     if not on_gpu:
         torch.set_num_threads(max(1, usable_cores() // local_size))
     return World(rank, size, local_size, device)
-
-
-def is_sharded(tensor: Tensor) -> bool:
-    """Whether each process holds a part of it only."""
-    # Its module takes 0.7 s to import, and has been where there are any.
-    module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and isinstance(tensor, module.DTensor)
-
-
-def shared_out(tensor: Tensor) -> Tensor:
-    """The whole of a tensor that may be sharded; every process must ask for it."""
-    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
-
-
-def put_back(whole: Tensor, into: Tensor) -> None:
-    """The other way round, in place."""
-    if is_sharded(into):
-        from torch.distributed.tensor import distribute_tensor
-
-        into.copy_(distribute_tensor(whole.to(into.device), into.device_mesh, into.placements))  # type: ignore[attr-defined]
-    else:
-        into.copy_(whole)
