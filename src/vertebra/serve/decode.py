@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import threading
 
 from PIL import Image
@@ -16,10 +17,18 @@ from vertebra.pixels import Decoded, OversizeError, Pixels, decode, fit
 # Larger pictures are decoded one at a time, so that memory holds one of them and not one for each thread.
 LARGE_PIXELS = 8_000_000
 
-# A progressive JPEG may hold thousands of passes over the whole picture: kilobytes that take minutes to decode.
+# A progressive JPEG may hold thousands of scans of the whole picture: kilobytes that take minutes to decode.
 # Encoders write about ten.
 MAX_SCAN_PIXELS = 1_000_000_000
-_SCAN = b"\xff\xda"
+_USUAL_SCANS = 20
+_MAX_SEGMENTS = 10_000  # a large photo has some hundreds, for its profile and for what its maker adds
+_MAX_FILL = 65_536  # bytes between two segments; Pillow passes them by one at a time
+_LOOK = 2**20  # bytes that are searched at a time: meanwhile no other thread runs
+
+# JPEG, ITU-T T.81, table B.1: FF 00 is a byte of a scan, FF FF fills, D0 to D7 are restarts within a scan.
+_START, _END, _SCAN = 0xD8, 0xD9, 0xDA
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # begin with precision, height and width
 
 log = logging.getLogger("vertebra.serve")
 _one_large = threading.Lock()
@@ -81,18 +90,42 @@ def shown(name: str) -> str:
 
 
 def _check_scans(data: bytes, name: str, max_pixels: int) -> None:
+    """Refuse a JPEG whose scans, up to its end of image, would take very long.
+
+    It goes from marker to marker as libjpeg does, so that neither a thumbnail within a segment counts, nor what
+    phones put behind the picture: further pictures, a gain map, a video.
+    """
     if not data.startswith(b"\xff\xd8"):
         return
-    scans = data.count(_SCAN)
-    # A thumbnail, and an MPO's further frames, have scans of their own.
-    if scans <= 20:
-        return
-    try:
-        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-            pixels = image.width * image.height
-    except Exception:
-        return  # whatever is wrong with it is told by the one who decodes it
-    if scans * min(pixels, max_pixels) > MAX_SCAN_PIXELS:
-        raise ImageError(
-            f"{name} has {pixels:,} pixels in {scans} passes, which would take very long. Save it as a plain JPEG."
-        )
+    place, scans, pixels = 2, 0, 0
+    for _ in range(_MAX_SEGMENTS):
+        marker = _next_marker(data, place)
+        if not scans and (marker.start() if marker else len(data)) - place > _MAX_FILL:
+            break
+        if marker is None:
+            return
+        place = marker.end()
+        kind = data[place - 1]
+        if kind == _END:
+            return
+        if kind == _START or kind < 0xC0:
+            continue  # without a length; libjpeg looks on right behind it
+        if kind in _FRAMES and not pixels:
+            height, width = (int.from_bytes(data[at : at + 2], "big") for at in (place + 3, place + 5))
+            pixels = height * width
+        elif kind == _SCAN:
+            scans += 1
+            if scans > _USUAL_SCANS and scans * min(pixels, max_pixels) > MAX_SCAN_PIXELS:
+                raise ImageError(
+                    f"{name} has {pixels:,} pixels in {scans:,} scans or more, which would take very long. "
+                    "Save it as a plain JPEG."
+                )
+        place += max(2, int.from_bytes(data[place : place + 2], "big"))
+    raise ImageError(f"{name} has segments as no encoder writes them, too many or far apart. Save it as a plain JPEG.")
+
+
+def _next_marker(data: bytes, place: int) -> re.Match[bytes] | None:
+    for start in range(place, len(data), _LOOK):
+        if marker := _MARKER.search(data, start, start + _LOOK + 1):
+            return marker
+    return None
