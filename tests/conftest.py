@@ -32,14 +32,26 @@ def _own_cache(tmp_path_factory):
 def write_model():
     """Write a network of one convolution and its card, as `vertebra export` would: `write_model(path, …)`.
 
-    Made by hand, so that tests of the runtime need no torch. `change` gets the ONNX model before it is written.
+    Made by hand, so that tests of the runtime need no torch. `change` gets the ONNX model before it is written;
+    `checksum` gives it one, without which it is like a file of an older version.
     """
     onnx = pytest.importorskip("onnx")
     from onnx import TensorProto, helper, numpy_helper
 
     from vertebra.card import METADATA_KEY, Card, Preprocessing
+    from vertebra.model_checksum import BLANK, with_checksum
 
-    def write(path, *, classes=("cat", "dog", "fish"), size=32, threshold=None, card=None, change=None, seed=0):
+    def write(
+        path,
+        *,
+        classes=("cat", "dog", "fish"),
+        size=32,
+        threshold=None,
+        card=None,
+        change=None,
+        seed=0,
+        checksum=False,
+    ):
         random = np.random.default_rng(seed)
         count = len(classes)
         weights = {
@@ -68,12 +80,20 @@ def write_model():
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
         if card is None:
-            card = Card("tiny", Preprocessing(size, size + 8, "bicubic"), tuple(classes), threshold=threshold).to_json()
+            card = Card(
+                "tiny",
+                Preprocessing(size, size + 8, "bicubic"),
+                tuple(classes),
+                threshold=threshold,
+                content_sha256=BLANK if checksum else None,
+            ).to_json()
         if card:
             model.metadata_props.add(key=METADATA_KEY, value=card)
         if change is not None:
             change(model)
         onnx.save(model, path)
+        if checksum:
+            path.write_bytes(with_checksum(path.read_bytes())[0])
         return path
 
     return write

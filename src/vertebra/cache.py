@@ -72,6 +72,21 @@ def known_fingerprint(path: Path) -> str | None:
     return None
 
 
+def known_intact(path: Path, status: os.stat_result) -> bool:
+    """Whether a model's file in this state was found to be as it was exported, by its checksum."""
+    try:
+        known = read_json(_note(path))
+    except OSError:
+        return False
+    # The time of the last change of any kind, too: it is not set back by those who set back the other.
+    return known is not None and known.get("state") == _state(status) and known.get("intact") == status.st_ctime_ns
+
+
+def keep_intact(path: Path, status: os.stat_result, digest: str) -> None:
+    """Note that; with the file's SHA-256, which the same reading has given. `status`: as it was before that."""
+    keep_json(_note(path), {"state": _state(status), "sha256": digest, "intact": status.st_ctime_ns})
+
+
 def _note(path: Path) -> Path:
     import hashlib
 
@@ -80,5 +95,8 @@ def _note(path: Path) -> Path:
 
 def file_state(path: Path) -> dict[str, int]:
     """What tells a file from another that takes its place, or from itself after a change."""
-    status = path.stat()
+    return _state(path.stat())
+
+
+def _state(status: os.stat_result) -> dict[str, int]:
     return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}

@@ -28,8 +28,9 @@ def fields(file: IO[bytes], start: int, end: int) -> Iterator[tuple[int, Any]]:
             value = varint(file)
             start = file.tell()
         elif wire_type in (1, 5):
-            value = file.read(8 if wire_type == 1 else 4)
-            start = file.tell()
+            size = 8 if wire_type == 1 else 4
+            value = file.read(size)
+            start = file.tell() if len(value) == size else end + 1
         elif wire_type == 2:
             size = varint(file)
             begin = file.tell()

@@ -23,6 +23,7 @@ from vertebra.export import ExportError, ExportReport, Prepared, export, metadat
 from vertebra.export._photos import drawn_photos
 from vertebra.export._proof import prove
 from vertebra.export._trace import trace
+from vertebra.model_checksum import verify
 from vertebra.models import create_model, list_models
 
 SMALL = ["vgg11", "googlenet", "resnet18", "densenet121", "mobilenet_v2", "efficientnet_b0", "efficientnet_v2_s"]
@@ -74,6 +75,7 @@ def test_card_is_in_the_file(lite0: ExportReport) -> None:
     assert card.preprocessing.interpolation == "bicubic"
     metadata = ort.InferenceSession(str(lite0.path), providers=["CPUExecutionProvider"]).get_modelmeta()
     assert Card.from_json(metadata.custom_metadata_map["vertebra.card"]) == card
+    assert verify(lite0.path).content_sha256 is not None
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7])

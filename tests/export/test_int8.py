@@ -11,7 +11,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from vertebra.card import Preprocessing, read_card
+from vertebra.card import Preprocessing
 from vertebra.errors import UsageError
 from vertebra.export import Calibration, ExportError, ExportReport, Verdict, _int8, export, labels_of
 from vertebra.export._calibrate import Extent, Moments, extents, moments, run
@@ -23,6 +23,7 @@ from vertebra.export._qdq import Scale, Writer
 from vertebra.export._rounding import best_levels, bias_change, nearest_levels, weight_scales
 from vertebra.export._trace import deployable, trace
 from vertebra.intervals import paired, wilson
+from vertebra.model_checksum import verify
 from vertebra.models import ConvNet, EfficientNet, create_model
 from vertebra.models._weights import imagenet_classes
 from vertebra.models.efficientnet import MBConvConfig
@@ -257,8 +258,8 @@ def int8_file(tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
 
 def test_the_file_says_what_it_is(int8_file: ExportReport) -> None:
     onnx.checker.check_model(int8_file.path, full_check=True)
-    card = read_card(int8_file.path)
-    assert card == int8_file.card and card.precision == "int8"
+    card = verify(int8_file.path)
+    assert card == int8_file.card and card.precision == "int8" and card.content_sha256 is not None
     found = card.metrics["int8 beside float32"]
     assert found["photos"] == 10 and found["at most 100 points lost"].startswith("shown")
     low, high = found["agreement interval"]

@@ -50,6 +50,24 @@ def test_a_new_file_is_served_without_a_dropped_request(serving, place, pngs):
     assert 'vertebra_reloads_total{model="m",result="ok"} 3.0' in client.get("/metrics").body.decode()
 
 
+def test_a_damaged_file_leaves_the_old_one_serving(serving, place, pngs, monkeypatch):
+    place(seed=3, checksum=True)
+    client = serving(models=(str(place.path),), reload_seconds=0.05)
+    before = client.post("/v1/predict", pngs[0]).json["results"][0]["predictions"]
+    damaged = bytearray(place.path.read_bytes())
+    damaged[600] ^= 0x80  # the sign of a weight
+    # What the cache says of it, a server does not rely on.
+    monkeypatch.setattr("vertebra.model_checksum.known_intact", lambda path, status: True)
+    place.path.with_suffix(".tmp").write_bytes(damaged)
+    place.path.with_suffix(".tmp").replace(place.path)
+    until(lambda: client.get("/v1/models").json["models"][0]["error"])
+    error = client.get("/v1/models").json["models"][0]["error"]
+    assert "the new m.onnx is not served" in error and "is damaged" in error
+    assert client.post("/v1/predict", pngs[0]).json["results"][0]["predictions"] == before
+    place(seed=3, checksum=True)
+    until(lambda: not client.get("/v1/models").json["models"][0]["error"])
+
+
 @pytest.mark.parametrize("content", [b"no model", b""])
 def test_a_bad_file_leaves_the_old_one_serving(serving, place, pngs, content):
     client = serving(models=(str(place.path),), reload_seconds=0.05)

@@ -9,6 +9,7 @@ from typing import Any
 
 from vertebra.card import Preprocessing, read_card
 from vertebra.errors import needing
+from vertebra.model_checksum import checked_card
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ def files_of(model: str, folder: Path) -> Files:
         UsageError, VertebraError: there is no such network, or no such file.
     """
     if model.lower().endswith(".onnx") or os.sep in model:
-        read_card(model)
+        checked_card(model)
         return Files(Path(model).name, os.fspath(Path(model).resolve()))
     with needing("torch", f"timing a network by its name ({model!r})"):
         import torch

@@ -21,21 +21,43 @@ def card(
     file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="An exported network.")],
     json: Annotated[bool, typer.Option("--json", help="Print the card as it is in the file.")] = False,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE.md", help="Write a model card to read.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Read the whole file: is it as it was exported?")] = False,
 ) -> None:
     """Show the card inside an exported file: network, classes, preprocessing, weights, accuracy, licence."""
     from vertebra.card import read_card
 
     if markdown is not None:
         check_markdown(markdown)
-    found = read_card(file)
+    found = verified(file) if verify else read_card(file)
     if markdown is not None:
         write_markdown(found, markdown)
     if json:
         typer.echo(json_format.dumps(json_format.loads(found.to_json()), indent=2))
         return
+    if verify:
+        typer.echo(f"{file} is as it was exported: the SHA-256 of its contents is {found.content_sha256}")
+        return
     width = max(len(name) for name, _ in facts(found))
     for name, value in facts(found):
         typer.echo(f"{name:{width}}  {value}")
+
+
+def verified(file: Path) -> Card:
+    """The card of a file that is as it was exported.
+
+    Raises:
+        CardError: it is not, or that cannot be known.
+    """
+    from vertebra.card import CardError
+    from vertebra.model_checksum import verify
+
+    found = verify(file)
+    if found.content_sha256 is None:
+        raise CardError(
+            f"{file} has no checksum: it was made by an older Vertebra, so it cannot be known whether it is as it was "
+            "exported. Files that are exported now have one."
+        )
+    return found
 
 
 def _depth(decoding: Decoding) -> str:
@@ -75,6 +97,7 @@ def facts(card: Card) -> list[tuple[str, str]]:
         rows.append((data, ", ".join(f"{name} {value}" for name, value in measures.items())))
     if card.threshold is not None:
         rows.append(("unsure below", f"{card.threshold:.3f}"))
+    rows.append(("contents", f"SHA-256 {card.content_sha256}" if card.content_sha256 else "without a checksum"))
     rows.append(("made", f"{card.created or 'at an unknown time'} with {_versions(card)}"))
     return rows
 

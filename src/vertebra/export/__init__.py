@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import onnx
 
 from vertebra.card import METADATA_KEY, Card
 from vertebra.errors import UsageError
+from vertebra.model_checksum import BLANK, checked_card, with_checksum
 from vertebra.models import ConvNet
 
 from ._classifier import with_classifier
@@ -124,6 +125,7 @@ def export(
     if body is None:
         graph = trace(network, card.preprocessing, card.temperature)
     else:
+        checked_card(body)
         graph = with_classifier(onnx.load(body), network.get_classifier(), card.temperature)
     onnx.checker.check_model(graph, full_check=True)
     timed("trace", started)
@@ -150,10 +152,10 @@ def export(
         card = with_precision(card, "int8", {"int8 beside float32": _measured(quantised)})
         timed("quantise", started)
 
-    content = with_card(graph, card).SerializeToString()
+    content, digest = with_checksum(with_card(graph, card).SerializeToString())
     write_model(path, content)
     tell("done", 3, 3)
-    return ExportReport(path, card, len(content), difference, timings, quantised)
+    return ExportReport(path, replace(card, content_sha256=digest), len(content), difference, timings, quantised)
 
 
 def _measured(report: Int8Report) -> dict[str, Any]:
@@ -177,7 +179,7 @@ def _measured(report: Int8Report) -> dict[str, Any]:
 
 
 def with_card(graph: onnx.ModelProto, card: Card) -> onnx.ModelProto:
-    """The model with the card in its metadata."""
+    """The model with the card in its metadata, which has room for the checksum of the file."""
     del graph.metadata_props[:]
-    graph.metadata_props.add(key=METADATA_KEY, value=card.to_json())
+    graph.metadata_props.add(key=METADATA_KEY, value=replace(card, content_sha256=BLANK).to_json())
     return graph

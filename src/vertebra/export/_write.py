@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from vertebra.card import CardError, read_metadata
+from vertebra.card import CardError, locate_card, opened
 from vertebra.errors import UsageError, VertebraError
 from vertebra.files import write_whole
 from vertebra.units import size
@@ -35,7 +35,8 @@ def check_target(path: Path) -> None:
         raise UsageError(f"there is no folder {str(folder)!r} to write {path.name} in. Run: mkdir -p '{folder}'")
     if path.exists():
         try:
-            read_metadata(path)
+            with opened(path) as file:
+                locate_card(file)
         except CardError as error:
             raise UsageError(f"{path} is there already and is not an ONNX file. Give another name.") from error
     try:

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from vertebra.cache import file_state
-from vertebra.card import BITS, Card, read_card
+from vertebra.card import BITS, Card
 from vertebra.decoding_notes import DecodingNotes
 from vertebra.errors import ImageError, UsageError
 from vertebra.machine import usable_cores
+from vertebra.model_checksum import checked_card
 from vertebra.pixels import Pixels, Source, decode, fit, least_side
 
 from .choose import choose
@@ -73,7 +74,7 @@ class Predictor:
 
     Raises:
         UsageError: an argument is not allowed, or `bits` is not with this file.
-        CardError: the file is missing, not ONNX, or has no card that can be read.
+        CardError: the file is missing, not ONNX, has no card that can be read, or is not as it was exported.
         MissingExtraError: the engine is not installed.
         EngineError: the engine cannot run the file.
     """
@@ -97,7 +98,7 @@ class Predictor:
         if bits is not None and not BITS[0] <= bits <= BITS[1]:
             raise UsageError(f"bits is {bits}; it must be from {BITS[0]} to {BITS[1]}.")
         self.path = Path(path)
-        self.card = read_card(path)
+        self.card = checked_card(path)
         self.preprocessing = self.card.preprocessing
         if bits is not None:
             if self.preprocessing.decoding.rule == 1 and bits != BITS[1]:

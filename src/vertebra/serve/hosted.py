@@ -21,6 +21,7 @@ from vertebra.cache import file_state
 from vertebra.card import Card, read_card
 from vertebra.decoding_notes import DecodingNotes
 from vertebra.errors import UsageError, nearest
+from vertebra.model_checksum import verify
 from vertebra.pixels import Pixels
 from vertebra.runtime.engines import OUTPUTS, PROBABILITIES, EngineError, FloatArray
 from vertebra.runtime.predictor import Predictor
@@ -57,6 +58,7 @@ class Loaded:
         self.name = name
         self.path = path
         self.stamp = file_state(path)
+        verify(path)  # at each load, whatever the cache says: it serves for long
         predictor = Predictor(path, engine=settings.engine)
         self.card: Card = predictor.card
         runner = predictor.runner(predictor.batch, tune=settings.tune)

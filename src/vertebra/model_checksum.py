@@ -1,0 +1,120 @@
+"""The checksum of a model's file: over every byte of it, so that nothing predicts that is damaged anywhere.
+
+The last entry of the card in an exported file, `content_sha256`, is the SHA-256 of the whole file with zeros in the
+place of its own 64 digits: graph, weights, scales, and the card's classes and preprocessing. Files that were exported
+before there was one have none, and are taken as they are.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import IO
+
+from vertebra.cache import keep_intact, known_intact
+from vertebra.card import Card, CardError, card_at, locate_card, opened
+from vertebra.protobuf import Place, content
+
+BLANK = "0" * 64  # what the card says while its file's checksum is taken
+_PIECE = 1 << 20  # bytes that are read at once
+
+
+class DamagedError(CardError):
+    """A model's file is not as it was exported."""
+
+
+def with_checksum(model: bytes) -> tuple[bytes, str]:
+    """An ONNX file whose card has `BLANK` as its checksum → the file with its own, and that."""
+    file = io.BytesIO(model)
+    place = locate_card(file)
+    at = None if place is None else _digits(file, place, BLANK)
+    if at is None:
+        raise ValueError("the card has no place for a checksum")
+    _, digest = _digests(file, at)
+    return b"".join((model[:at], digest.encode(), model[at + len(BLANK) :])), digest
+
+
+def checked_card(path: str | os.PathLike[str]) -> Card:
+    """The card of a file that is to predict: one with a checksum is as it was exported.
+
+    It is read once for each state of the file: what was found is kept in the cache.
+
+    Raises:
+        DamagedError: the file is not as it was exported.
+        CardError: as `read_card` does.
+    """
+    with opened(path) as file:
+        place = locate_card(file)
+        card = card_at(file, place, os.fspath(path))
+        if card.content_sha256 is not None and place is not None:
+            status = os.fstat(file.fileno())
+            if not known_intact(Path(path), status):
+                _check(Path(path), file, place, card.content_sha256)
+        return card
+
+
+def verify(path: str | os.PathLike[str]) -> Card:
+    """As `checked_card`, by reading the whole file now, whatever was found before.
+
+    Where the card that comes back has no `content_sha256`, it cannot be known whether the file is as it was exported.
+    """
+    with opened(path) as file:
+        place = locate_card(file)
+        card = card_at(file, place, os.fspath(path))
+        if card.content_sha256 is not None and place is not None:
+            _check(Path(path), file, place, card.content_sha256)
+        return card
+
+
+def _check(path: Path, file: IO[bytes], place: Place, wanted: str) -> None:
+    status = os.fstat(file.fileno())  # before the bytes: a file that is written to meanwhile has another then
+    at = _digits(file, place, wanted)
+    if at is None:
+        # The card has been written anew by a program of another taste, and with it the file.
+        raise _damaged(path, "its card does not end in its checksum")
+    whole, found = _digests(file, at)
+    if found != wanted:
+        raise _damaged(path, f"the SHA-256 of its contents is {found[:12]}…, and its card says {wanted[:12]}…")
+    keep_intact(path, status, whole)
+
+
+def _damaged(path: Path, reason: str) -> DamagedError:
+    return DamagedError(
+        f"{path} is damaged, or was changed after it was exported ({reason}). Copy it again from where it is whole, "
+        "or export the network again with: vertebra export NAME|CHECKPOINT --out FILE.onnx"
+    )
+
+
+def _digits(file: IO[bytes], place: Place, digest: str) -> int | None:
+    """Where in the file the digits of the checksum begin; None where the card does not end in them."""
+    end = f"{json.dumps('content_sha256')}: {json.dumps(digest)}}}".encode()
+    start = place[1] - len(end)
+    if start < place[0] or content(file, (start, place[1])) != end:
+        return None
+    return place[1] - len(b'"}') - len(digest)
+
+
+def _digests(file: IO[bytes], at: int) -> tuple[str, str]:
+    """SHA-256 of a file as it is, and with zeros in the place of the 64 digits at `at`; one pass up to there."""
+    import hashlib
+
+    whole = hashlib.sha256()
+    file.seek(0)
+    while at > file.tell():
+        whole.update(_read(file, min(_PIECE, at - file.tell())))
+    blank = whole.copy()
+    whole.update(_read(file, len(BLANK)))
+    blank.update(BLANK.encode())
+    while piece := file.read(_PIECE):
+        whole.update(piece)
+        blank.update(piece)
+    return whole.hexdigest(), blank.hexdigest()
+
+
+def _read(file: IO[bytes], size: int) -> bytes:
+    piece = file.read(size)
+    if not piece:
+        raise ValueError("cut short while it is read")
+    return piece

@@ -1,0 +1,50 @@
+"""`vertebra card`: what a file says of itself, and whether it is as it was exported."""
+
+import pytest
+from PIL import Image
+
+from vertebra.card import read_card
+
+
+@pytest.fixture
+def model(tmp_path, write_model):
+    return write_model(tmp_path / "m.onnx", checksum=True)
+
+
+@pytest.fixture
+def photo(tmp_path):
+    Image.new("RGB", (50, 40), "orange").save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def damage(path):
+    data = bytearray(path.read_bytes())
+    data[600] ^= 0x80  # the sign of a weight
+    path.write_bytes(data)
+
+
+def test_a_file_that_is_as_it_was_exported(vertebra, model):
+    digest = read_card(model).content_sha256
+    result = vertebra("card", model, "--verify")
+    assert (result.code, result.err) == (0, "")
+    assert result.out == f"{model} is as it was exported: the SHA-256 of its contents is {digest}\n"
+    assert vertebra("card", model, "--verify", "--json").json["content_sha256"] == digest
+    assert f"contents       SHA-256 {digest}" in vertebra("card", model).out
+
+
+def test_a_damaged_file(vertebra, model, photo):
+    assert vertebra("predict", photo, "--model", model).code == 0
+    damage(model)
+    shown = vertebra("card", model)
+    assert (shown.code, shown.err) == (0, ""), "the card can be read, and says so"
+    for arguments in (("card", model, "--verify"), ("card", model, "--verify", "--json"), ("predict", photo)):
+        result = vertebra(*arguments, *(("--model", model) if arguments[0] == "predict" else ()))
+        assert (result.code, result.out) == (1, "")
+        assert "m.onnx is damaged" in result.error and "vertebra export" in result.error
+
+
+def test_a_file_without_a_checksum(vertebra, tiny_model, photo):
+    result = vertebra("card", tiny_model, "--verify")
+    assert (result.code, result.out) == (1, "") and "cannot be known" in result.error
+    assert "contents       without a checksum" in vertebra("card", tiny_model).out
+    assert vertebra("predict", photo, "--model", tiny_model).code == 0
