@@ -238,6 +238,43 @@ def test_pages_that_are_allowed(serving, pngs):
     assert client.post("/v1/predict", pngs[0], Origin="https://other.example").status == 403
 
 
+def test_methods(client, pngs):
+    """HEAD wherever GET is, and OPTIONS tells which there are."""
+    for path in (
+        "/",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/v1/models",
+        "/v1/models/tiny/card",
+        "/v2/health/ready",
+        "/docs",
+    ):
+        plain, head = client.get(path), client("HEAD", path)
+        assert (head.status, head.body) == (200, b"") and head.headers["content-type"] == plain.headers["content-type"]
+        if path != "/metrics":
+            assert head.headers["content-length"] == str(len(plain.body))
+        options = client("OPTIONS", path)
+        assert (options.status, options.body, options.headers["allow"]) == (204, b"", "GET, HEAD, OPTIONS")
+    assert client("HEAD", "/nowhere").status == 404 and client("OPTIONS", "/nowhere").status == 404
+    for method in ("HEAD", "GET", "PUT", "DELETE", "TRACE"):
+        answer = client(method, "/v1/predict")
+        assert answer.status == 405 and answer.headers["allow"] == "POST, OPTIONS"
+    assert "/v1/predict takes POST, OPTIONS alone" in answer.message
+    assert client("OPTIONS", "/v1/predict").headers["allow"] == "POST, OPTIONS"
+    assert client("POST", "/healthz").headers["allow"] == "GET, HEAD, OPTIONS"
+    assert client("OPTIONS", "*").headers["allow"] == "GET, HEAD, POST, OPTIONS"
+    assert 'route="/healthz",status="200"' in client.get("/metrics").body.decode()
+
+
+def test_the_address_that_the_docs_show(client):
+    assert f"http://{client.host}:{client.port}/v1/predict" in client.get("/docs").body.decode()
+    proxied = client("GET", "/docs", headers={"Host": "localhost", "X-Forwarded-Proto": "https"}).body.decode()
+    assert "https://localhost/v1/predict" in proxied
+    strange = client("GET", "/docs", headers={"X-Forwarded-Proto": "javascript"}).body.decode()
+    assert "javascript" not in strange and f"http://{client.host}" in strange
+
+
 def test_what_browsers_are_told(client):
     for path in ("/", "/healthz", "/nowhere", "/v1/models"):
         headers = client.get(path).headers
@@ -263,6 +300,14 @@ def test_what_browsers_are_told(client):
         ({"api_key": "short"}, "8 or more printable"),
         ({"api_key": "with a blank"}, "without blanks"),
         ({"cors": ("example.org",)}, "an origin is written like"),
+        ({"allow_host": ("https://example.org",)}, "without scheme, port or path"),
+        ({"allow_host": ("example.org:8000",)}, "allow_host has 'example.org:8000'"),
+        ({"allow_host": ("10.0.0.1:8000",)}, "without scheme, port or path"),
+        ({"allow_host": ("a.example", "*")}, r"allow_host has '\*'"),
+        ({"allow_host": ("a.*.example",)}, "for all beneath it"),
+        ({"allow_host": ("bücher.example",)}, "in ASCII"),
+        ({"allow_host": ("",)}, "allow_host has ''"),
+        ({"keep_alive": 0}, "keep_alive is 0 seconds"),
     ],
 )
 def test_settings_that_are_refused(changes, message):
@@ -273,6 +318,8 @@ def test_settings_that_are_refused(changes, message):
 def test_settings_that_are_allowed():
     Settings(models=("m.onnx",), host="0.0.0.0", no_auth=True).check()
     Settings(models=("m.onnx",), host="0.0.0.0", api_key="long-enough-key").check()
+    Settings(models=("m.onnx",), allow_host=("a", "photos.example.org.", "*.xn--bcher-kva.example", "::1")).check()
+    assert Settings().keep_alive > 60  # what usual balancers keep theirs for
     assert is_loopback("127.8.8.8") and is_loopback("::1") and is_loopback("localhost")
     assert not is_loopback("192.168.1.1") and not is_loopback("localhost.example")
 

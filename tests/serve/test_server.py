@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -170,6 +171,18 @@ def test_the_key_comes_from_the_environment(started, pngs):
     client, _ = started(environment={"VERTEBRA_API_KEY": "from-outside"})
     assert client.post("/v1/predict", pngs[0]).status == 401
     assert client.post("/v1/predict", pngs[0], **{"X-API-Key": "from-outside"}).status == 200
+
+
+def test_names_and_time_that_the_command_is_given(started, pngs):
+    client, _ = started("--allow-host", "photos.example.org", "--allow-host", "*.example.net", "--keep-alive", "1")
+    for host, status in (("photos.example.org", 200), ("a.example.net", 200), ("evil.example", 403)):
+        answer = client.post("/v1/predict", pngs[0], Host=host, Origin=f"https://{host}")
+        assert answer.status == status
+    assert "--allow-host evil.example" in answer.message
+    with socket.create_connection((client.host, client.port), timeout=20) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        while connection.recv(65_536):  # it is closed after that second
+            pass
 
 
 def test_not_ready_while_a_model_is_loading(tiny_model, pngs, monkeypatch, call):

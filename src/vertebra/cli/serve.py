@@ -27,9 +27,14 @@ def serve(
     cors: Annotated[
         list[str] | None, typer.Option(metavar="ORIGIN", help="Let pages of https://… call it; may be repeated.")
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Answer to this name besides localhost, or to *.NAME; may be repeated."),
+    ] = None,
     engine: Annotated[str, typer.Option(metavar="NAME", help="auto, onnxruntime or mnn.")] = "auto",
     tune: Annotated[bool, typer.Option("--tune", help="Find the fastest engine first; takes some seconds.")] = False,
     timeout: Annotated[float, typer.Option(metavar="S", help="Seconds until each request is answered.")] = 30.0,
+    keep_alive: Annotated[int, typer.Option(metavar="S", help="Seconds until an idle connection is closed.")] = 75,
     queue: Annotated[int, typer.Option(metavar="N", help="Images that may wait, for each model.")] = 256,
     max_images: Annotated[int, typer.Option(metavar="N", help="Images of one request.")] = 64,
     max_mb: Annotated[float, typer.Option(metavar="MB", help="Size of one request, in 10⁶ bytes.")] = 32.0,
@@ -53,9 +58,11 @@ def serve(
         api_key=api_key or os.environ.get(API_KEY_VARIABLE) or None,
         no_auth=no_auth,
         cors=tuple(cors or ()),
+        allow_host=tuple(allow_host or ()),
         engine=engine,
         tune=tune,
         timeout=timeout,
+        keep_alive=keep_alive,
         queue=queue,
         max_images=max_images,
         max_bytes=_count("--max-mb", max_mb),

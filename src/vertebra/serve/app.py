@@ -47,7 +47,10 @@ def build(desk: Desk, page: Page | None = None) -> ASGIApp:
         return json_response(document(app))
 
     async def docs(request: Request) -> Response:
-        text = docs_page(document(app), str(request.base_url).rstrip("/"))
+        base = request.base_url
+        if request.headers.get("x-forwarded-proto") == "https":  # the proxy's; it changes the text of this page alone
+            base = base.replace(scheme="https")
+        text = docs_page(document(app), str(base).rstrip("/"))
         return Response(text, media_type="text/html", headers={"Content-Security-Policy": POLICY})
 
     app.add_route("/openapi.json", openapi, methods=["GET"], include_in_schema=False)
@@ -58,7 +61,7 @@ def build(desk: Desk, page: Page | None = None) -> ASGIApp:
 
         guarded = CORSMiddleware(
             guarded,
-            allow_origins=desk.settings.cors,
+            allow_origins=desk.settings.origins,
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Deadline-Ms"],
             expose_headers=["Retry-After", "X-Class-Index", "X-Class-Name", "X-Method"],
@@ -80,12 +83,15 @@ async def _api_error(request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     """Starlette's own: no such path, or another method."""
     assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker
-    path, method = request.scope["path"][:100], request.scope["method"]
-    texts = {
-        404: f"there is nothing at {path!r}. See /docs.",
-        405: f"{path} does not take {method}. See /docs.",
-    }
-    return _problem(error.status_code, texts.get(error.status_code, str(error.detail)), dict(error.headers or {}))
+    path, asked = request.scope["path"][:100], request.scope["method"] == "OPTIONS"
+    if error.status_code == 405 or (asked and path == "*"):
+        given = (error.headers or {}).get("Allow", "GET, POST")
+        methods = given.replace("GET", "GET, HEAD").replace("HEAD, HEAD", "HEAD") + ", OPTIONS"
+        if asked:
+            return Response(status_code=204, headers={"Allow": methods})
+        return _problem(405, f"{path} takes {methods} alone. See /docs.", {"Allow": methods})
+    text = f"there is nothing at {path!r}. See /docs." if error.status_code == 404 else str(error.detail)
+    return _problem(error.status_code, text, dict(error.headers or {}))
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

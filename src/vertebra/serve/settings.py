@@ -25,6 +25,7 @@ class Settings:
     api_key: str | None = field(default=None, repr=False)
     no_auth: bool = False  # let anyone in who can reach it
     cors: tuple[str, ...] = ()  # origins of other pages that may call it
+    allow_host: tuple[str, ...] = ()  # names besides localhost that it is asked by: photos.example.org, *.example.org
     engine: str = "auto"
     tune: bool = False  # find the fastest engine before the first request, where that is not known yet
     timeout: float = 30.0  # until each request is answered, waiting included
@@ -34,7 +35,9 @@ class Settings:
     max_pixels: int = 50_000_000  # of one image
     reload_seconds: float = 1.0  # between two looks at the files
     read_seconds: float = 10.0  # for a request's headers, and again for its body
-    keep_alive: int = 15  # until a connection without a request is closed
+    # Until a connection without a request is closed. Balancers keep theirs for 60 by default, and one that is closed
+    # just as it is used again is an error to somebody.
+    keep_alive: int = 75
     connections: int = 1000
 
     def check(self) -> None:
@@ -72,6 +75,17 @@ class Settings:
         for origin in self.cors:
             if origin != "*" and not re.fullmatch(r"https?://[^/\s]+", origin):
                 raise UsageError(f"cors has {origin!r}; an origin is written like https://example.org, without a path.")
+        for name in self.allow_host:
+            if not _is_address(name) and not re.fullmatch(r"(\*\.)?[\w-]+(\.[\w-]+)*\.?", name, re.ASCII):
+                raise UsageError(
+                    f"allow_host has {name!r}; a name is written like photos.example.org, or *.example.org for all "
+                    "beneath it, in ASCII and without scheme, port or path."
+                )
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Those of `cors` as browsers write them: in lower case, without the port that goes without saying."""
+        return tuple(re.sub(r"^(http://.*):80$|^(https://.*):443$", r"\1\2", origin.lower()) for origin in self.cors)
 
     @property
     def max_body_bytes(self) -> int:
@@ -101,6 +115,14 @@ class Settings:
                 )
             found[name] = source
         return found
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def is_loopback(host: str) -> bool:
