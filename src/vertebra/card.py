@@ -146,6 +146,7 @@ class Card:
         return _Reader(document, source).card()
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_DEPTH = 20  # a card of today is nested 4 deep; what is nested without end ends the process that walks through it
 
 
@@ -160,12 +161,13 @@ def _parsed(text: str) -> Any:
         found = dict(pairs)
         if len(found) != len(pairs):
             names = [name for name, _ in pairs]
-            raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands in it twice")
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"the key {_shortened(repr(twice), 20)} stands in it twice")
         return found
 
     def finite(number: str) -> float:
         if not math.isfinite(value := float(number)):
-            raise ValueError(f"{number} is no finite number")
+            raise ValueError(f"{_shortened(number, 20)} is no finite number")
         return value
 
     document = json.loads(text, object_pairs_hook=once, parse_float=finite, parse_constant=finite)
@@ -174,7 +176,8 @@ def _parsed(text: str) -> Any:
         deeper: list[Any] = []
         for value in level:
             if isinstance(value, str):
-                value.encode()  # half of a surrogate pair can be written in JSON, and is no character
+                if _SURROGATE.search(value):  # which JSON can write, and no file and no terminal takes
+                    raise ValueError("it has half a character, a lone surrogate")
             elif isinstance(value, dict):
                 deeper += [*value, *value.values()]
             elif isinstance(value, list):
@@ -185,8 +188,8 @@ def _parsed(text: str) -> Any:
     raise ValueError(f"it is nested more than {_MAX_DEPTH} levels deep")
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:60]}…"
+def _shortened(text: str, length: int = 60) -> str:
+    return text if len(text) <= length else f"{text[:length]}…"
 
 
 class _Reader:
@@ -270,8 +273,8 @@ class _Reader:
             raise self.wrong("rule", rule, "a whole number of at least 1")
         if rule > DECODING_RULE:
             raise CardError(
-                f"{self.source}: photos are decoded by rule {rule}, and this Vertebra knows rules up to "
-                f"{DECODING_RULE}. Run: pip install --upgrade vertebra"
+                f"{self.source}: photos are decoded by rule {_shortened(str(rule), 20)}, and this Vertebra knows rules "
+                f"up to {DECODING_RULE}. Run: pip install --upgrade vertebra"
             )
         if bits is not None and not BITS[0] <= bits <= BITS[1]:
             raise self.wrong("bits", bits, f"null or a whole number from {BITS[0]} to {BITS[1]}")

@@ -43,18 +43,18 @@ def fields(file: IO[bytes], start: int, end: int) -> Iterator[tuple[int, Any]]:
         yield number, value
 
 
-def place_of(value: Place | int) -> Place:
+def place_of(value: Place | int | bytes) -> Place:
     """Where the contents of a field lie.
 
     Raises:
         ValueError: the field is a number.
     """
-    if isinstance(value, int):
+    if not isinstance(value, tuple):
         raise ValueError("a number where contents should be")
     return value
 
 
-def content(file: IO[bytes], value: Place | int) -> bytes:
+def content(file: IO[bytes], value: Place | int | bytes) -> bytes:
     """The contents of a field; raises as `place_of` does."""
     place = place_of(value)
     file.seek(place[0])
