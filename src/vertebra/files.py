@@ -71,7 +71,7 @@ def write_whole(path: Path, content: bytes) -> None:
     import shutil
 
     if shutil.disk_usage(path.parent).free < len(content):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     with replacing(path, durable=True) as temporary:
         temporary.write_bytes(content)
 

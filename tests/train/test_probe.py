@@ -165,7 +165,7 @@ def test_folders_that_hold_no_run(tmp_path, shapes):
 
 
 def test_runs_are_numbered(tmp_path, monkeypatch, shapes):
-    from vertebra.train._run import default_folder
+    from vertebra.train._folder import default_folder
 
     monkeypatch.chdir(tmp_path)
     first = default_folder(str(shapes), "resnet18")

@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 
 from vertebra.train import resume
-from vertebra.train._checkpoint import CHECKPOINT
+from vertebra.train._folder import CHECKPOINT
 from vertebra.train._loader import batches_of_epoch
 from vertebra.train._log import read_log
 from vertebra.train._settings import Settings

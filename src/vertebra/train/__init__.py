@@ -22,7 +22,7 @@ from ._classifier import Classifier as Classifier
 from ._classifier import PrecisionError as PrecisionError
 from ._evaluate import Evaluation as Evaluation
 from ._evaluate import evaluate as evaluate
-from ._run import TrainError as TrainError
+from ._folder import TrainError as TrainError
 from ._settings import Settings as Settings
 from ._settings import read_toml as read_toml
 from ._train import resume as resume

@@ -7,7 +7,6 @@ follow from the seed and the step.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,11 +19,8 @@ from torch import Tensor, nn
 
 from vertebra.files import replacing
 
-from ._run import TrainError
+from ._folder import BEST, CHECKPOINT, TrainError, going_on
 from ._world import World
-
-CHECKPOINT = "checkpoint.safetensors"
-_BEST = "best-{}.safetensors"
 
 
 @dataclass
@@ -62,9 +58,11 @@ def save(
             for key, value in optimizer.state.get(parameter, {}).items():
                 if isinstance(value, Tensor):
                     tensors[f"optimizer.{key}.{name}"] = _stored(value)
-    if world.first:
+    with world.together():
+        if not world.first:
+            return
         _write(folder / CHECKPOINT, tensors, {"position": json.dumps(asdict(position))})
-        for old in folder.glob(_BEST.format("*")):
+        for old in folder.glob(BEST.format("*")):
             if old != best_file(folder, position.best_step):
                 old.unlink(missing_ok=True)
 
@@ -72,13 +70,14 @@ def save(
 def save_best(folder: Path, step: int, weights: Mapping[str, Tensor], world: World) -> None:
     """Keep weights; they count once a checkpoint names their step."""
     tensors = {name: _stored(tensor) for name, tensor in weights.items()}
-    if world.first:
-        _write(best_file(folder, step), tensors, {})
+    with world.together():
+        if world.first:
+            _write(best_file(folder, step), tensors, {})
 
 
 def best_file(folder: Path, step: int) -> Path:
     """Where the weights of that step are, if they were the best."""
-    return folder / _BEST.format(step)
+    return folder / BEST.format(step)
 
 
 def read_position(folder: Path) -> Position:
@@ -131,14 +130,6 @@ def load(
     return position
 
 
-def clean(folder: Path) -> None:
-    """Remove what a process that was killed while it wrote has left."""
-    # The last is what safetensors calls a file that is not whole yet.
-    for prefix in (Path(CHECKPOINT).stem, "best-", "tmp"):
-        for left in folder.glob(f".{prefix}*"):
-            left.unlink(missing_ok=True)
-
-
 def _stored(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().contiguous()
 
@@ -151,14 +142,5 @@ def _like(value: Tensor, parameter: Tensor) -> Tensor:
 
 
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    try:
-        with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())  # before the name: after a power cut there is the old file or the new one
-    except (OSError, SafetensorError) as error:
-        kept = "The checkpoint before it is kept" if (path.parent / CHECKPOINT).exists() else "There is none before it"
-        raise TrainError(
-            f"{path} cannot be written ({getattr(error, 'strerror', None) or error}). {kept}. Make room, then run: "
-            f"vertebra train --resume {path.parent}"
-        ) from error
+    with going_on(path, SafetensorError), replacing(path, durable=True) as temporary:
+        save_file(tensors, temporary, metadata)

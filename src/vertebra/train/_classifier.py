@@ -16,7 +16,7 @@ from vertebra.files import replacing
 from vertebra.pixels import Source
 from vertebra.runtime.predictor import Prediction, Predictor
 
-from ._run import METRICS, MODEL, REPORT, TrainError
+from ._folder import METRICS, MODEL, REPORT, TrainError
 
 if TYPE_CHECKING:
     from ._evaluate import Evaluation
@@ -59,8 +59,16 @@ class Classifier:
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """What was measured on photos that were not trained on."""
-        found: dict[str, Any] = json.loads((self.run / METRICS).read_text(encoding="utf-8"))
+        """What was measured on photos that were not trained on.
+
+        Raises:
+            TrainError: the file is gone or damaged.
+        """
+        try:
+            found: dict[str, Any] = json.loads((self.run / METRICS).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "it is damaged"
+            raise TrainError(f"{self.run / METRICS} cannot be read ({reason}). Put it back.") from error
         return found
 
     def predict(self, photo: Source, *, top: int = 5) -> Prediction:
@@ -92,7 +100,7 @@ class Classifier:
         if target.suffix.lower() != ".onnx":
             raise UsageError(f"the file to write is {str(target)!r}; its name must end in .onnx")
         try:
-            with replacing(target) as temporary:
+            with replacing(target, durable=True) as temporary:
                 shutil.copyfile(self.run / MODEL, temporary)
         except OSError as error:
             raise TrainError(f"{target} cannot be written ({error.strerror or error}).") from error

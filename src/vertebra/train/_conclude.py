@@ -11,12 +11,13 @@ from safetensors.torch import save
 
 from vertebra.card import Preprocessing, WeightSource, read_card
 from vertebra.export import export, metadata, prepare
-from vertebra.files import replacing
+from vertebra.files import write_whole
 from vertebra.models import ConvNet
 
 from ._classifier import Classifier
+from ._folder import METRICS, MODEL, REPORT, WEIGHTS, going_on, write_json, write_text
 from ._report import NOT_MEASURED, Report, interval, percent
-from ._run import METRICS, MODEL, REPORT, WEIGHTS, Calibration, Clock, Held, Tell, write_json, write_text
+from ._run import Calibration, Clock, Held, Tell
 from ._settings import Settings
 
 
@@ -40,7 +41,7 @@ class Outcome:
 
 
 def conclude(settings: Settings, folder: Path, outcome: Outcome, clock: Clock, tell: Tell) -> Classifier:
-    """Export, report, and last of all the figures that say that the run is finished.
+    """Export, report, and last of all the figures that say that the run is finished; each durable before the next.
 
     Raises:
         ExportError, TrainError: a file cannot be written, or does not give what the network gives.
@@ -78,11 +79,12 @@ def conclude(settings: Settings, folder: Path, outcome: Outcome, clock: Clock, t
             temperature=outcome.calibration.temperature,
             threshold=wanted.threshold,
         )
-        # A run that was killed here may have left a file, which is not to be refused.
-        (folder / MODEL).unlink(missing_ok=True)
+        with going_on(folder / MODEL):
+            # A run that was killed here may have left a file, which is not to be refused.
+            (folder / MODEL).unlink(missing_ok=True)
         export(prepared, folder / MODEL, body=outcome.body)
-        with replacing(folder / WEIGHTS) as temporary:
-            temporary.write_bytes(save(outcome.network.state_dict(), metadata(prepared)))
+        with going_on(folder / WEIGHTS):
+            write_whole(folder / WEIGHTS, save(outcome.network.state_dict(), metadata(prepared)))
     with clock.step("writing the report"):
         write_text(folder / REPORT, _report(settings, folder, outcome, clock).html())
     figures = m.to_dict() | {

@@ -13,15 +13,17 @@ import numpy as np
 from vertebra.card import Decoding
 from vertebra.data import Album, Dataset, audit, find_duplicates, match_names, open_dataset
 from vertebra.errors import UsageError, nearest
+from vertebra.files import write_whole
 from vertebra.runtime.engines import PROBABILITIES
 from vertebra.runtime.predictor import Predictor
 
 from ._calibrate import Rejection, Threshold, rejection, softmax
+from ._folder import DATA, MODEL, TrainError
 from ._leaks import trained_notes
 from ._measure import Floats, Labels, weights_of
 from ._pass import look_and_run
 from ._report import Report, percent
-from ._run import DATA, MODEL, Calibration, Held, few, judge, pictures_of, unseen, write_text
+from ._run import Calibration, Held, few, judge, pictures_of, unseen
 from ._trained import Trained, trained_among
 
 
@@ -99,7 +101,10 @@ class Evaluation:
             facts=facts,
             notes=self.notes,
         )
-        write_text(path, page.html())
+        try:
+            write_whole(path, page.html().encode("utf-8", "backslashreplace"))
+        except OSError as error:
+            raise TrainError(f"{path} cannot be written ({error.strerror or error}). Give another place.") from error
 
 
 def evaluate(

@@ -24,10 +24,24 @@ from vertebra.models import ConvNet, create_model, get_model_weights
 from vertebra.pixels import SMALL
 
 from ._calibrate import fit_temperature, softmax
-from ._checkpoint import CHECKPOINT, Position, best_file, clean, read_position, save, save_best
+from ._checkpoint import Position, read_position, save, save_best
 from ._classifier import Classifier
 from ._conclude import Outcome, conclude
 from ._fit import Part, Trainer, range_test, score
+from ._folder import (
+    CHECKPOINT,
+    DATA,
+    SETTINGS,
+    START,
+    TrainError,
+    data_table,
+    read_hashes,
+    read_table,
+    remove_progress,
+    resume_command,
+    write_json,
+    write_text,
+)
 from ._head import choose_strength
 from ._leaks import leak_notes, leaked
 from ._log import read_log
@@ -35,24 +49,9 @@ from ._measure import Floats, Labels
 from ._probe import features_of, with_head
 from ._recipe import freeze, view_of
 from ._report import percent
-from ._run import (
-    DATA,
-    SETTINGS,
-    START,
-    Calibration,
-    Clock,
-    Labelled,
-    Tell,
-    TrainError,
-    data_table,
-    judge,
-    read_table,
-    remarks,
-    usable_photos,
-    write_json,
-    write_text,
-)
+from ._run import Calibration, Clock, Labelled, Tell, judge, remarks, usable_photos
 from ._settings import FIXED, Settings
+from ._unchanged import changed_photos, states_of
 from ._world import World
 
 
@@ -62,11 +61,12 @@ def run_finetune(settings: Settings, folder: Path, world: World, tell: Tell) -> 
     Raises:
         Stopped, TrainError: as `Trainer.fit` does.
     """
-    if world.first:
-        clean(folder)
-        if not (folder / CHECKPOINT).exists():
-            _prepare(settings, folder, world, tell)
-    world.barrier()
+    with world.together():
+        if world.first:
+            if (folder / CHECKPOINT).exists():
+                _refuse_changed(folder, tell)
+            else:
+                _prepare(settings, folder, world, tell)
     # What preparing has found out (rate, image size) is in the run's own settings.
     settings = Settings.from_toml(folder / SETTINGS)
     # What was not known yet when the run began had its usual value.
@@ -87,15 +87,15 @@ def run_finetune(settings: Settings, folder: Path, world: World, tell: Tell) -> 
         val_logits = trainer.logits(trainer.val, "measuring")
         held_part = _part(test, names) if test else trainer.val
         held_logits = trainer.logits(held_part, "measuring") if test else val_logits
-    classifier = None
-    if world.first:
-        what = "the test photos" if test else "the photos that chose the epoch, as there are none to test on"
-        outcome = _outcome(settings, folder, trainer, names, position, start, what, val_logits, held_part, held_logits)
-        classifier = conclude(settings, folder, outcome, clock, tell)
-        for done in (folder / CHECKPOINT, best_file(folder, position.best_step), folder / START):
-            done.unlink(missing_ok=True)
-    world.barrier()
-    return classifier or Classifier(folder)
+    what = "the test photos" if test else "the photos that chose the epoch, as there are none to test on"
+    with world.together():
+        if world.first:
+            outcome = _outcome(
+                settings, folder, trainer, names, position, start, what, val_logits, held_part, held_logits
+            )
+            conclude(settings, folder, outcome, clock, tell)
+            remove_progress(folder)
+    return Classifier(folder)
 
 
 def _plain(value: Any) -> Any:
@@ -124,19 +124,20 @@ def _prepare(settings: Settings, folder: Path, world: World, tell: Tell) -> None
         freeze(create_model(settings.model, weights=None), settings.freeze)  # refuses more stages than there are
     with clock.step("finding the photos"):
         dataset = open_dataset(settings.data, ignore=settings.ignore, allow_unseen=settings.allow_unseen)
+        states = dict(zip((p.path for p in dataset.photos), states_of(p.path for p in dataset.photos), strict=True))
     begin = _from_probe if settings.method == "finetune" else _from_nothing
     beginning = begin(settings, dataset, clock, tell)
     photos = beginning.photos.with_splits(beginning.splits)
     write_text(folder / DATA, data_table(photos.photos, photos.facts, beginning.splits))
     settings = replace(settings, image_size=beginning.preprocessing.crop_size)
     alone = replace(world, size=1)
-    tried: list[tuple[float, float]] = []
+    # A run that was stopped before its first checkpoint begins anew; a rate that it had found is in its settings.
+    tried: list[tuple[float, float]] = (read_json(folder / START) or {}).get("range", [])
     if settings.lr == "auto":
         with clock.step("finding a learning rate"):
             trainer, _ = _trainer(settings, folder, alone, tell, beginning)
             lr, tried = range_test(trainer)
             settings = replace(settings, lr=lr)
-    write_text(folder / SETTINGS, settings.to_toml())
     write_json(
         folder / START,
         {
@@ -148,8 +149,10 @@ def _prepare(settings: Settings, folder: Path, world: World, tell: Tell) -> None
             "notes": [*beginning.notes, *remarks(photos, _held_photos(beginning), settings)],
             "pictures": {name: photos.pictures[_places(beginning.splits, name)].tolist() for name in ("val", "test")},
             "leaked": leaked(photos, beginning.splits, _held_split(beginning)),
+            "states": [states[photo.path] for photo in photos.photos],
         },
     )
+    write_text(folder / SETTINGS, settings.to_toml())
     with clock.step("measuring the start"):
         score, loss = _first_score(settings, folder, alone, tell, beginning)
     position = Position(
@@ -161,6 +164,36 @@ def _prepare(settings: Settings, folder: Path, world: World, tell: Tell) -> None
     )
     save_best(folder, 0, beginning.network.state_dict(), alone)
     save(folder, position, beginning.network, None, {}, alone)
+
+
+def _changed(folder: Path, tell: Tell) -> list[Path]:
+    """The photos that are others than those that the run began with."""
+    paths, hashes = read_hashes(folder)
+    states = _start(folder).get("states")  # a run that began before they were noted has none
+    if not isinstance(states, list) or len(states) != len(paths):
+        states = [None] * len(paths)
+    return changed_photos(paths, hashes, states, lambda done, total: tell("checking the photos", done, total))
+
+
+def _refuse_changed(folder: Path, tell: Tell) -> None:
+    """Refuse to learn from other photos than the run began with.
+
+    Raises:
+        TrainError: some have another content; says which.
+    """
+    changed = _changed(folder, tell)
+    if changed:
+        raise TrainError(
+            f"{_such_as(changed)} since the run began, and a run goes on with what it began with. Put back what was "
+            f"there (its SHA-256 is in {folder / DATA}) and run: {resume_command(folder)}. Or start a new run."
+        )
+
+
+def _such_as(paths: Sequence[Path], most: int = 3) -> str:
+    names = ", ".join(str(path) for path in paths[:most]) + (", …" if len(paths) > most else "")
+    if len(paths) == 1:
+        return f"a photo has been changed ({names})"
+    return f"{len(paths):,} photos have been changed ({names})"
 
 
 def _held_photos(beginning: _Beginning) -> list[Photo]:
@@ -336,6 +369,11 @@ def _outcome(
         notes.append(
             "The photos that were measured also chose the epoch, so accuracy looks better than it is. Give test photos "
             "of their own for a figure to rely on."
+        )
+    if changed := _changed(folder, trainer.tell):
+        notes.append(
+            f"While the run went on, {_such_as(changed)}: what was learned of them may be of either content. "
+            f"{DATA} has the SHA-256 that the run began with."
         )
     if start["probe"] is not None:
         notes.append(

@@ -27,12 +27,13 @@ from vertebra.runtime.pipeline import in_order
 from . import _recipe as recipe
 from ._calibrate import cross_entropy, fit_temperature
 from ._checkpoint import Position, best_file, load, save, save_best
+from ._folder import TrainError, resume_command
 from ._loader import Batch, TrainPhotos, seed_of, steps_of_epoch, stream
 from ._log import Log
 from ._loss import Loss, to_images
 from ._measure import Floats, Labels
 from ._memory import memory_kept
-from ._run import Tell, TrainError
+from ._run import Tell
 from ._settings import Settings
 from ._world import World, apart
 
@@ -114,7 +115,7 @@ class Trainer:
         position = load(self.folder, self.network, self.optimizer, self.averaged if self.settings.ema else None)
         if not position.finished:
             log = Log(self.folder, position.step) if self.world.first else None
-            with self._signals(), memory_kept():
+            with self._signals(), memory_kept(), log or nullcontext():
                 try:
                     self._steps(position, log)
                 except RuntimeError as error:
@@ -122,9 +123,6 @@ class Trainer:
                     if self.world.size == 1 and "DataLoader worker" not in str(error):
                         raise
                     raise TrainError(f"another process ended: {first_line(error)}. {self._go_on()}") from error
-                finally:
-                    if log is not None:
-                        log.close()
         self.world.barrier()  # rank 0 has written what all read now
         self._take(position.best_step)
         return position
@@ -280,8 +278,8 @@ class Trainer:
         save(self.folder, position, self.network, self.optimizer, averaged, self.world)
         raise TrainError(
             f"{what} at step {step:,} with a learning rate of {lr:.3g}. The run is set back to step "
-            f"{position.step:,}, which was the best until then. A smaller rate helps most often: vertebra train "
-            f"--resume {self.folder} --lr {float(self.settings.lr) / 5:.2g}"
+            f"{position.step:,}, which was the best until then. A smaller rate helps most often: "
+            f"{resume_command(self.folder)} --lr {float(self.settings.lr) / 5:.2g}"
         )
 
     # --- now and then -------------------------------------------------------------------------------------------------
@@ -375,7 +373,7 @@ class Trainer:
             )
 
     def _go_on(self) -> str:
-        return f"Go on with: vertebra train --resume {self.folder}"
+        return f"Go on with: {resume_command(self.folder)}"
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

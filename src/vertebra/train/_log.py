@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
-from ._run import TrainError, write_text
+from vertebra.files import Lines
 
-LOG, BOARD = "metrics.jsonl", "tensorboard"
+from ._folder import LOG, going_on, write_text
+
+BOARD = "tensorboard"
 
 
 class Log:
-    """One line a record, in the order of the steps; going on from a step forgets what came after it."""
+    """One line a record, in the order of the steps; going on from a step forgets what came after it.
+
+    Used as `with Log(…) as log:`.
+
+    Raises:
+        TrainError: the disk is full, or the folder cannot be written to; says how to go on.
+    """
 
     def __init__(self, folder: Path, step: int) -> None:
         self._path = folder / LOG
@@ -23,40 +32,54 @@ class Log:
         if importlib.util.find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(folder / BOARD), purge_step=step + 1 if step else None)
+            with going_on(folder / BOARD):
+                self._board = SummaryWriter(str(folder / BOARD), purge_step=step + 1 if step else None)
+        with going_on(self._path):
+            self._lines = Lines(self._path)
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._lines.close()
+        if self._board is None:
+            return
+        if kind is None:
+            with going_on(self._path.parent / BOARD):
+                self._board.close()
+        else:
+            # What ended the run is what one has to know.
+            with contextlib.suppress(OSError):
+                self._board.close()
 
     def write(self, step: int, **values: float) -> None:
-        """Add what was measured at a step.
+        """Add what was measured at a step; it is durable before the checkpoint that follows it.
 
         Raises:
-            TrainError: the disk is full.
+            TrainError: the disk is full; says how to go on.
         """
-        try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
-            if self._board is not None:
+        with going_on(self._path):
+            self._lines.append((json.dumps({"step": step, **values}) + "\n").encode())
+            self._lines.sync()
+        if self._board is not None:
+            with going_on(self._path.parent / BOARD):
                 for name, value in values.items():
                     self._board.add_scalar(name, value, step)
                 self._board.flush()
-        except OSError as error:
-            raise TrainError(f"{self._path} cannot be written ({error.strerror or error}).") from error
-
-    def close(self) -> None:
-        """End TensorBoard's writer."""
-        if self._board is not None:
-            self._board.close()
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """All records; a line that was being written when the process was killed is left out."""
     try:
-        lines = (folder / LOG).read_text(encoding="utf-8").splitlines()
+        lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
     found = []
     for line in lines:
         try:
-            found.append(json.loads(line))
+            record = json.loads(line)
         except ValueError:
             continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            found.append(record)
     return found

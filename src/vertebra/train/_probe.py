@@ -22,23 +22,12 @@ from ._calibrate import softmax
 from ._classifier import Classifier
 from ._conclude import Outcome, conclude
 from ._features import Seen, compute_features
+from ._folder import DATA, data_table, write_text
 from ._head import Head, OutOfFold, Recipe, cross_validated
 from ._leaks import leak_notes, leaked
 from ._measure import Floats, Labels
 from ._recipe import view_of
-from ._run import (
-    DATA,
-    Calibration,
-    Clock,
-    Labelled,
-    Tell,
-    data_table,
-    folds_of,
-    judge,
-    remarks,
-    usable_photos,
-    write_text,
-)
+from ._run import Calibration, Clock, Labelled, Tell, folds_of, judge, remarks, usable_photos
 from ._settings import Settings
 
 

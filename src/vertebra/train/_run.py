@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from vertebra.card import Decoding
 from vertebra.data import Album, Audit, Dataset, Facts, Photo, assign_folds, audit, find_duplicates, usable_part
-from vertebra.errors import UsageError, VertebraError
-from vertebra.files import replacing
 
 from ._calibrate import Fit, Rejection, Threshold, cross_fitted, fit_temperature, fit_threshold, rejection, softmax
+from ._folder import DATA, SETTINGS, TrainError
 from ._measure import Floats, Labels, Measures, calibration_error, measure, weights_of
 from ._settings import Settings
 from ._trained import trained_among
-from ._world import World
-
-MODEL, REPORT, METRICS, SETTINGS, DATA, WEIGHTS, START = (
-    "model.onnx",
-    "report.html",
-    "metrics.json",  # written last: a run that has it is finished
-    "settings.toml",
-    "data.csv",
-    "weights.safetensors",
-    "start.json",  # what is known before the first step, until the run is finished
-)
 
 # What is being done, how much of it is done, how much it has in all.
 Tell = Callable[[str, int, int], None]
-
-
-class TrainError(VertebraError):
-    """A training run cannot go on; says what is kept and where."""
 
 
 @dataclass
@@ -333,89 +312,3 @@ def judge(
             for column, threshold in enumerate(calibration.thresholds)
         ),
     )
-
-
-def new_folder(out: Path) -> Path:
-    """Make the folder of a run.
-
-    Raises:
-        UsageError: there is something in it already, or it cannot be made.
-    """
-    if str(out) in ("", "."):
-        raise UsageError("the folder of a run is empty, as an unset variable would be. Give --out RUN.")
-    try:
-        if out.is_dir() and any(out.iterdir()):
-            raise UsageError(f"{out} is not empty. Give another --out, or --resume {out} to go on with a run.")
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{out} cannot be made ({error.strerror or error}). Give another --out.") from error
-    return out
-
-
-def read_shared(world: World, folder: Path) -> Path:
-    """The folder that the first process chose; the others may have found another one free."""
-    if world.size == 1:
-        return folder
-    from torch import distributed
-
-    shared = [str(folder)]
-    distributed.broadcast_object_list(shared)
-    return Path(shared[0])
-
-
-def default_folder(data: str, model: str) -> Path:
-    """`runs/photos-efficientnet_lite0`, with a number where that is taken."""
-    stem = re.sub(r"[^\w.-]+", "-", Path(data).resolve().stem if Path(data).exists() else data).strip("-") or "data"
-    first = Path("runs") / f"{stem}-{model}"
-    number, found = 1, first
-    while found.exists():
-        number += 1
-        found = first.with_name(f"{first.name}-{number}")
-    return found
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file of the run, whole or not at all.
-
-    Raises:
-        TrainError: the disk is full, or the folder is gone.
-    """
-    try:
-        with replacing(path) as temporary:
-            temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
-    except OSError as error:
-        raise TrainError(f"{path} cannot be written ({error.strerror or error}).") from error
-
-
-def write_json(path: Path, value: Any) -> None:
-    """As `write_text`."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
-
-
-def read_table(folder: Path) -> dict[str, tuple[list[Path], list[str]]]:
-    """Split -> paths and labels, from what `data_table` wrote.
-
-    Raises:
-        TrainError: the table is gone or damaged.
-    """
-    path = folder / DATA
-    found: dict[str, tuple[list[Path], list[str]]] = {}
-    try:
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            for row in csv.DictReader(file):
-                paths, labels = found.setdefault(row["split"], ([], []))
-                paths.append(Path(row["path"]))
-                labels.append(row["label"])
-    except (OSError, KeyError, csv.Error) as error:
-        raise TrainError(f"{path} cannot be read ({error}). Start a new run.") from error
-    return found
-
-
-def data_table(photos: Sequence[Photo], facts: Sequence[Facts], splits: Sequence[str]) -> str:
-    """The photos of a run as a table that is itself a data set."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(("path", "label", "split", "sha256"))
-    for photo, fact, split in zip(photos, facts, splits, strict=True):
-        writer.writerow((photo.path.absolute(), photo.label, split, fact.sha256))
-    return buffer.getvalue()

@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from vertebra.errors import UsageError, VertebraError
+from vertebra.export import ExportError
+from vertebra.files import write_whole
 
 from ._classifier import Classifier
 from ._finetune import run_finetune
 from ._fit import Stopped, terminable
+from ._folder import (
+    LOCK,
+    METRICS,
+    MODEL,
+    SETTINGS,
+    WEIGHTS,
+    TrainError,
+    default_folder,
+    holding,
+    new_folder,
+    not_written,
+    refuse_filled,
+    remove_progress,
+    remove_temporaries,
+    resume_command,
+    write_text,
+)
 from ._probe import run_probe
-from ._run import METRICS, MODEL, SETTINGS, Tell, default_folder, new_folder, read_shared, write_text
+from ._run import Tell
 from ._settings import FIXED, Settings, read_toml
-from ._world import World, current_world
+from ._world import LostProcessError, World, current_world
 
 
 def train(
@@ -40,19 +61,46 @@ def train(
     """
     settings = Settings.from_mapping({"data": os.fspath(data), **options}, "train()")
     world = current_world()
-    folder = Path(out) if out is not None else default_folder(settings.data, settings.model)
-    if world.first:
-        new_folder(folder)
-        write_text(folder / SETTINGS, settings.to_toml())
-    try:
-        classifier = _run(settings, read_shared(world, folder), world, tell)
-    except VertebraError as error:
-        # Nothing came of it: the same command is to work once the reason is gone.
-        if not isinstance(error, Stopped) and world.first and [path.name for path in folder.iterdir()] == [SETTINGS]:
-            (folder / SETTINGS).unlink()
-            folder.rmdir()
-        raise
+    folder: Path | None = None
+    with ExitStack() as held:
+        with world.together():
+            if world.first:
+                folder = held.enter_context(_begun(settings, out))
+        classifier = _run(settings, world.shared(folder), world, tell)
     return _checked(classifier, settings)
+
+
+@contextmanager
+def _begun(settings: Settings, out: str | os.PathLike[str] | None) -> Iterator[Path]:
+    """A new run's folder, held by this process; where nothing comes of it, it is gone afterwards.
+
+    Raises:
+        UsageError: the folder cannot be used.
+        InUseError: another run has it.
+        TrainError: the disk is full.
+    """
+    folder = default_folder(settings.data, settings.model) if out is None else new_folder(Path(out))
+    try:
+        with holding(folder, "give another --out"), _stoppable(folder):
+            refuse_filled(folder)
+            try:
+                write_whole(folder / SETTINGS, settings.to_toml().encode("utf-8", "surrogateescape"))
+            except OSError as error:
+                raise TrainError(
+                    f"{folder / SETTINGS} cannot be written ({error.strerror or error}). Nothing was begun. Make room "
+                    "there, or give another --out, and run the same command again."
+                ) from error
+            try:
+                yield folder
+            except VertebraError as error:
+                # The same command is to work once the reason is gone.
+                with suppress(OSError):
+                    if not isinstance(error, Stopped) and {path.name for path in folder.iterdir()} <= {SETTINGS, LOCK}:
+                        (folder / SETTINGS).unlink()
+                raise
+    finally:
+        with suppress(OSError):  # there is something in it
+            folder.rmdir()
 
 
 def resume(run: str | os.PathLike[str], *, tell: Tell = lambda what, done, total: None, **changes: Any) -> Classifier:
@@ -67,6 +115,7 @@ def resume(run: str | os.PathLike[str], *, tell: Tell = lambda what, done, total
 
     Raises:
         UsageError: there is no run, or a setting cannot change.
+        InUseError: another process trains in the folder.
         TrainError, PrecisionError: as `train` does.
     """
     folder = Path(run)
@@ -74,20 +123,53 @@ def resume(run: str | os.PathLike[str], *, tell: Tell = lambda what, done, total
         raise UsageError(
             f"{folder} holds no run: there is no {SETTINGS} in it. Start one: vertebra train DATA --out RUN"
         )
-    if (folder / METRICS).is_file() and (folder / MODEL).is_file():
-        if changes:
-            raise UsageError(
-                f"{folder} is finished, so nothing can change. Train on from its weights in a new run: "
-                f"vertebra train DATA --method finetune --weights {folder / 'weights.safetensors'}"
-            )
-        return _checked(Classifier(folder), Settings.from_toml(folder / SETTINGS))
-    if fixed := [name for name in FIXED if name in changes]:
-        raise UsageError(f"{' and '.join(fixed)} cannot change in the middle of a run. Start a new one for that.")
-    settings = Settings.from_mapping(read_toml(folder / SETTINGS) | changes, str(folder / SETTINGS))
     world = current_world()
-    if world.first and changes:
-        write_text(folder / SETTINGS, settings.to_toml())
-    return _checked(_run(settings, folder, world, tell), settings)
+    with ExitStack() as held:
+        finished = False
+        with world.together():
+            if world.first:
+                held.enter_context(holding(folder, "stop it first"))
+                remove_temporaries(folder)
+                finished = _is_finished(folder)
+        if world.shared(finished):
+            if changes:
+                raise UsageError(
+                    f"{folder} is finished, so nothing can change. Train on from its weights in a new run: "
+                    f"vertebra train DATA --method finetune --weights {folder / WEIGHTS}"
+                )
+            if world.first:
+                remove_progress(folder)
+            return _checked(Classifier(folder), Settings.from_toml(folder / SETTINGS))
+        if fixed := [name for name in FIXED if name in changes]:
+            raise UsageError(f"{' and '.join(fixed)} cannot change in the middle of a run. Start a new one for that.")
+        with world.together():
+            settings = Settings.from_mapping(read_toml(folder / SETTINGS) | changes, str(folder / SETTINGS))
+            if world.first and changes:
+                write_text(folder / SETTINGS, settings.to_toml())
+        return _checked(_run(settings, folder, world, tell), settings)
+
+
+@contextmanager
+def _stoppable(folder: Path) -> Iterator[None]:
+    """Inside, Ctrl-C and a polite kill say how to go on, but for the steps of training, which end by themselves.
+
+    What has been found out until then is in the cache.
+    """
+    try:
+        with terminable():
+            yield
+    except KeyboardInterrupt as interrupt:
+        if not (folder / SETTINGS).is_file():
+            raise  # nothing has begun
+        raise Stopped(f"stopped. Go on with: {resume_command(folder)}") from interrupt
+
+
+def _is_finished(folder: Path) -> bool:
+    if not (folder / METRICS).is_file():
+        return False
+    if not (folder / MODEL).is_file():
+        raise TrainError(f"{folder} is finished, and its {MODEL} is missing. Put it back, or start a new run.")
+    return True
 
 
 def _checked(classifier: Classifier, settings: Settings) -> Classifier:
@@ -103,10 +185,15 @@ def _run(settings: Settings, folder: Path, world: World, tell: Tell) -> Classifi
             "torchrun, or with --method finetune."
         )
     try:
-        with terminable():
+        with _stoppable(folder):
             if settings.method == "probe":
                 return run_probe(settings, folder, tell)
             return run_finetune(settings, folder, world, tell)
-    except KeyboardInterrupt as interrupt:
-        # Between the steps of training; what has been found out until now is in the cache.
-        raise Stopped(f"stopped. Go on with: vertebra train --resume {folder}") from interrupt
+    except LostProcessError as error:
+        raise TrainError(f"another process ended: {error}. Go on with: {resume_command(folder)}") from error
+    except ExportError as error:
+        # Into the run's folder, or into the cache.
+        if not isinstance(error.__cause__, OSError):
+            raise
+        path = Path(error.__cause__.filename or folder / MODEL)
+        raise not_written(path, error.__cause__, folder) from error

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -17,10 +17,22 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from vertebra.errors import first_line
 from vertebra.machine import usable_cores
 
-# Rank 0 looks through all photos before the others have anything to do. One that died is noticed at once.
+from ._folder import TrainError
+
+# One that died is noticed at once; these are for one that hangs, or whose machine is cut off.
+_STEP = timedelta(minutes=30)
+# Rank 0 looks through all photos before the others have anything to do, and exports after they are done.
 _PATIENCE = timedelta(hours=12)
+
+# Over the CPU whatever the device is, so that asking waits for no GPU; made with the first `current_world`.
+_groups: dict[timedelta, Any] = {}
+
+
+class LostProcessError(RuntimeError):
+    """Another process ended or cannot be reached, and could not say why."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,51 @@ class World:
         if self.size > 1:
             dist.barrier()
 
+    def shared(self, value: Any) -> Any:
+        """What the first process gives; every process must ask."""
+        found = [value]
+        if self.size > 1:
+            with _talking():
+                dist.broadcast_object_list(found, group=_groups[_PATIENCE])
+        return found[0]
+
+    def first_of(self, value: Any, within: timedelta = _STEP) -> Any:
+        """The value of the first process that has one, None where no process has; every process must ask."""
+        if self.size == 1:
+            return value
+        with _talking():
+            rank = torch.tensor(self.size if value is None else self.rank)
+            dist.all_reduce(rank, dist.ReduceOp.MIN, group=_groups[within])
+            found = [value]
+            if rank < self.size:
+                dist.broadcast_object_list(found, src=int(rank), group=_groups[within])
+        return found[0]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Around what some processes do while the others wait: where one fails, all of them do.
+
+        Every process must go in. Outside, each one's own error is raised as it is, or a `TrainError` that says what
+        another one's says; `is_told_elsewhere` tells that the first process says it too.
+        """
+        if self.size == 1:
+            yield
+            return
+        own: Exception | None = None
+        try:
+            yield
+        except LostProcessError:
+            raise
+        except Exception as raised:  # whatever it is, the others must not wait for this process
+            own = raised
+        code = getattr(own, "exit_code", 1)
+        found = self.first_of(None if own is None else (str(own) or type(own).__name__, code), _PATIENCE)
+        if found is None:
+            return
+        error = own or TrainError(found[0])
+        vars(error).update(exit_code=found[1], is_told_elsewhere=not self.first)
+        raise error
+
     def average(self, tensors: Iterable[Tensor]) -> None:
         """Of all processes, in place; whole numbers are left alone."""
         if self.size > 1:
@@ -74,6 +131,14 @@ def apart(module: Any, *, last: bool) -> AbstractContextManager[None]:
     return nullcontext()
 
 
+@contextmanager
+def _talking() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # gloo has no exception of its own
+        raise LostProcessError(first_line(error)) from error
+
+
 def current_world() -> World:
     """The process as torchrun started it, or alone."""
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
@@ -83,7 +148,8 @@ def current_world() -> World:
     if on_gpu:
         torch.cuda.set_device(device)
     if size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE)
+        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_STEP)
+        _groups.update({within: dist.new_group(backend="gloo", timeout=within) for within in (_STEP, _PATIENCE)})
     if not on_gpu:
         torch.set_num_threads(max(1, usable_cores() // local_size))
     return World(rank, size, local_size, device)

@@ -1,0 +1,244 @@
+"""The folder of a run: its files and the order they are written in, who may write, and what is told where that fails.
+
+A file that a run goes on from, or that is its result, is durable before anything is done that needs it: the table of
+photos, the settings and `start.json` before the first checkpoint; the classifier, the weights and the report before
+`metrics.json`, which says that the run is finished; and that before the checkpoint is removed. So after a kill, a full
+disk or a power cut at any moment, `--resume` finds all that it needs, or a finished run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import errno
+import io
+import json
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from vertebra.data import Facts, Photo
+from vertebra.errors import UsageError, VertebraError
+from vertebra.files import locked, make_folder, write_whole
+
+MODEL, REPORT, METRICS, SETTINGS, DATA, WEIGHTS, START = (
+    "model.onnx",
+    "report.html",
+    "metrics.json",  # written last: a run that has it is finished
+    "settings.toml",
+    "data.csv",
+    "weights.safetensors",
+    "start.json",  # what is known before the first step, until the run is finished
+)
+CHECKPOINT, LOG = "checkpoint.safetensors", "metrics.jsonl"
+LOCK = ".lock"  # of `files.locked`
+BEST = "best-{}.safetensors"
+
+
+class TrainError(VertebraError):
+    """A training run cannot go on; says what is kept and where."""
+
+
+def resume_command(folder: Path) -> str:
+    """What a person types to go on with a run."""
+    return f"vertebra train --resume {shlex.quote(str(folder))}"
+
+
+# --- making and holding it --------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def holding(folder: Path, remedy: str) -> Iterator[None]:
+    """Inside, no other process trains in that folder. Reading it (evaluate, predict, serve) goes on.
+
+    `remedy` is what to do where one does, instead of waiting.
+
+    Raises:
+        InUseError: another process does.
+        TrainError: the disk is full.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder, remedy))
+        except OSError as error:
+            raise not_written(folder, error) from error
+        yield
+
+
+def new_folder(out: Path) -> Path:
+    """Make the folder of a run.
+
+    Raises:
+        UsageError: there is something in it already, or it cannot be made.
+    """
+    if str(out) in ("", "."):
+        raise UsageError("the folder of a run is empty, as an unset variable would be. Give --out RUN.")
+    try:
+        make_folder(out)
+    except OSError as error:
+        raise UsageError(f"{out} cannot be made ({error.strerror or error}). Give another --out.") from error
+    # A run that another process is at is no run to go on with: that is left to `holding`.
+    if not (out / SETTINGS).is_file():
+        refuse_filled(out)
+    return out
+
+
+def refuse_filled(out: Path) -> None:
+    """Refuse a folder with something in it.
+
+    Raises:
+        UsageError: there is.
+    """
+    try:
+        filled = any(path.name != LOCK for path in out.iterdir())
+    except OSError as error:
+        raise UsageError(f"{out} cannot be read ({error.strerror or error}). Give another --out.") from error
+    if filled:
+        raise UsageError(f"{out} is not empty. Give another --out, or --resume {out} to go on with a run.")
+
+
+def default_folder(data: str, model: str) -> Path:
+    """Make `runs/photos-efficientnet_lite0`, with a number where that is taken.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    stem = re.sub(r"[^\w.-]+", "-", Path(data).resolve().stem if Path(data).exists() else data).strip("-") or "data"
+    first = Path("runs") / f"{stem}-{model}"
+    number, found = 1, first
+    while True:
+        try:
+            make_folder(found.parent)
+            found.mkdir()  # of two runs that begin at once, one gets the next number
+            return found
+        except FileExistsError:
+            number += 1
+            found = first.with_name(f"{first.name}-{number}")
+        except OSError as error:
+            raise UsageError(f"{found} cannot be made ({error.strerror or error}). Give --out RUN.") from error
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what a process that was killed while it wrote has left; of a folder that this process holds."""
+    names = (MODEL, REPORT, METRICS, SETTINGS, DATA, WEIGHTS, START, CHECKPOINT, LOG)
+    # The last is what safetensors calls a file that is not whole yet.
+    for start in (*(f"{Path(name).stem}." for name in names), "best-", "tmp"):
+        for left in folder.glob(f".{start}*"):
+            with contextlib.suppress(OSError):
+                left.unlink()
+
+
+def remove_progress(folder: Path) -> None:
+    """Remove what a finished run needs no more: checkpoint, best weights, what was known at the start."""
+    for name in (CHECKPOINT, BEST.format("*"), START):
+        for done in folder.glob(name):
+            with contextlib.suppress(OSError):  # the run is finished all the same
+                done.unlink()
+
+
+# --- writing into it --------------------------------------------------------------------------------------------------
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of the run, whole or not at all, so that it survives a power cut.
+
+    Raises:
+        TrainError: the disk is full, or the folder is gone or cannot be written to; says how to go on.
+    """
+    with going_on(path):
+        write_whole(path, text.encode("utf-8", "surrogateescape"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """As `write_text`."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def going_on(path: Path, *others: type[Exception]) -> Iterator[None]:
+    """Around what writes a file of a run: where it cannot, the error says how to go on.
+
+    Args:
+        path: the file.
+        others: what a library raises for a file that cannot be written.
+
+    Raises:
+        TrainError: it cannot be written.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, (OSError, *others)):
+            raise
+        raise not_written(path, error) from error
+
+
+def not_written(path: Path, error: Exception, run: Path | None = None) -> TrainError:
+    """A file that cannot be written: what is kept, and how to go on with the run; None: the file's folder."""
+    folder = path if path.is_dir() else path.parent
+    run = run or folder
+    reason = getattr(error, "strerror", None) or str(error)
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in reason:  # the latter is safetensors' way to say it
+        remedy = "Make room"
+    elif number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        remedy = f"Make {folder} writable"
+    elif number == errno.ENOENT:
+        remedy = f"Put {folder} back"
+    else:
+        remedy = "Mend that"
+    kept = "What was done before is kept"
+    if Path(path).name.startswith(("checkpoint", "best-")):
+        kept = "The checkpoint before it is kept" if (folder / CHECKPOINT).exists() else "There is none before it"
+    return TrainError(f"{path} cannot be written ({reason}). {kept}. {remedy}, then run: {resume_command(run)}")
+
+
+# --- its table of photos ----------------------------------------------------------------------------------------------
+
+
+def read_table(folder: Path) -> dict[str, tuple[list[Path], list[str]]]:
+    """Split -> paths and labels, from what `data_table` wrote.
+
+    Raises:
+        TrainError: the table is gone or damaged.
+    """
+    found: dict[str, tuple[list[Path], list[str]]] = {}
+    for row in _rows(folder):
+        paths, labels = found.setdefault(row["split"], ([], []))
+        paths.append(Path(row["path"]))
+        labels.append(row["label"])
+    return found
+
+
+def read_hashes(folder: Path) -> tuple[list[Path], list[str]]:
+    """The paths of all photos, and their SHA-256 when the run began.
+
+    Raises:
+        TrainError: the table is gone or damaged.
+    """
+    rows = _rows(folder)
+    return [Path(row["path"]) for row in rows], [row.get("sha256") or "" for row in rows]
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
+    path = folder / DATA
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            found = list(csv.DictReader(file))
+        for row in found:
+            _ = row["path"], row["label"], row["split"]
+    except (OSError, KeyError, csv.Error) as error:
+        raise TrainError(f"{path} cannot be read ({error}). Start a new run.") from error
+    return found
+
+
+def data_table(photos: Sequence[Photo], facts: Sequence[Facts], splits: Sequence[str]) -> str:
+    """The photos of a run as a table that is itself a data set."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(("path", "label", "split", "sha256"))
+    for photo, fact, split in zip(photos, facts, splits, strict=True):
+        writer.writerow((photo.path.absolute(), photo.label, split, fact.sha256))
+    return buffer.getvalue()

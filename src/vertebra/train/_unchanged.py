@@ -1,0 +1,70 @@
+"""Whether the photos of a run are still those that it began with: by size and times, and by hash where these differ."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from vertebra.machine import usable_cores
+
+State = list[int]  # bytes, and the times of the last change of the content and of the file, in ns
+
+
+def states_of(paths: Iterable[Path]) -> list[State | None]:
+    """What tells each file from another in its place; None for one that is not there.
+
+    Taken before a file is read: one that changes in between is noticed, and hashed once more.
+    """
+
+    def state(path: Path) -> State | None:
+        try:
+            status = path.stat()
+        except (OSError, ValueError):
+            return None
+        # A copy may keep the time of its content; that of the file itself is the system's own.
+        return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+    with ThreadPoolExecutor(4 * usable_cores()) as pool:  # on a network file system each one waits
+        return list(pool.map(state, paths))
+
+
+def changed_photos(
+    paths: Sequence[Path],
+    hashes: Sequence[str],
+    states: Sequence[State | None],
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Path]:
+    """The photos that have another content than they had.
+
+    Those that are gone are not among them: whoever reads them says so.
+
+    Args:
+        paths: of the photos.
+        hashes: SHA-256 of each, as it was.
+        states: of each, as `states_of` gave them; where it is the same as now, the content is not read.
+        tell: called with the files hashed, and how many have to be.
+    """
+    now = states_of(paths)
+    doubtful = [
+        (path, digest)
+        for path, digest, before, after in zip(paths, hashes, states, now, strict=True)
+        if after is not None and after != before
+    ]
+
+    def is_another(entry: tuple[Path, str]) -> bool:
+        path, digest = entry
+        try:
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest() != digest
+        except OSError:
+            return False
+
+    found = []
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        for done, (entry, another) in enumerate(zip(doubtful, pool.map(is_another, doubtful), strict=True)):
+            tell(done, len(doubtful))
+            if another:
+                found.append(entry[0])
+    return found
