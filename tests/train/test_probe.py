@@ -171,7 +171,7 @@ def test_runs_are_numbered(tmp_path, monkeypatch, shapes):
     first = default_folder(str(shapes), "resnet18")
     assert first.parts[0] == "runs"
     assert first.name.endswith("-resnet18")
-    first.mkdir(parents=True)
+    assert first.is_dir()
     assert default_folder(str(shapes), "resnet18").name == f"{first.name}-2"
     assert default_folder("digits", "resnet18").name == "digits-resnet18"
 
