@@ -1,8 +1,7 @@
-"""The process: sockets, time limits of connections, start and end."""
+"""The process: its socket, start and end."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
 import sys
@@ -11,20 +10,17 @@ from types import TracebackType
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from vertebra.errors import UsageError, VertebraError
 
 from .app import build
+from .connection import connection_type
 from .desk import Desk
 from .hosted import Shelf
-from .metrics import Metrics
-from .problems import error_body
 from .settings import Settings
 
 log = logging.getLogger("vertebra.serve")
 
-MAX_HEAD_BYTES = 65_536  # of a request's line and headers
 _BACKLOG = 1024
 
 
@@ -40,7 +36,7 @@ class Service:
         self.desk = desk = Desk(settings, self.shelf, self.metrics)
         config = uvicorn.Config(
             build(desk),
-            http=_protocol(settings, self.metrics),
+            http=connection_type(settings, self.metrics),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -148,92 +144,3 @@ def _bound(host: str, port: int) -> socket.socket:
             "Choose another with --port, or --port 0 for any that is free."
         ) from error
     return found
-
-
-def _protocol(settings: Settings, metrics: Metrics) -> type[asyncio.Protocol]:
-    """uvicorn's HTTP, with limits for those who send nothing, slowly, without an end, or do not read."""
-
-    class Protocol(HttpToolsProtocol):
-        """One connection."""
-
-        _timer: asyncio.TimerHandle | None = None
-        _stuck: asyncio.TimerHandle | None = None
-        _head = 0  # bytes since the request began; -1: its headers are complete
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            if len(self.connections) > settings.connections:
-                metrics.refused("connections")
-                self._end(503, "there are too many connections. Try again later.", b"retry-after: 1\r\n")
-                return
-            self._arm()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._disarm()
-            if self._stuck is not None:
-                self._stuck.cancel()
-            super().connection_lost(exc)
-
-        def data_received(self, data: bytes) -> None:
-            if self._head >= 0:
-                if self._timer is None:
-                    self._arm()
-                self._head += len(data)
-            super().data_received(data)
-            if self._head > MAX_HEAD_BYTES and not self.transport.is_closing():
-                metrics.refused("headers")
-                self._end(431, f"the headers have more than {MAX_HEAD_BYTES:,} bytes.")
-
-        def on_headers_complete(self) -> None:
-            self._disarm()
-            self._head = -1
-            super().on_headers_complete()
-            if not self.pipeline:
-                # Who reads the body answers sooner where it is slow; but it may have been refused unread.
-                self._timer = self.loop.call_later(settings.read_seconds + 1, self.transport.close)
-
-        def on_message_complete(self) -> None:
-            self._disarm()
-            self._head = 0
-            super().on_message_complete()
-
-        def send_400_response(self, msg: str) -> None:
-            self._disarm()
-            self._end(400, f"this is not HTTP that can be understood ({msg.rstrip('.').lower()}).")
-
-        def pause_writing(self) -> None:
-            """The client does not read its answer."""
-            super().pause_writing()
-            self._stuck = self.loop.call_later(settings.read_seconds, self.transport.abort)
-
-        def resume_writing(self) -> None:
-            if self._stuck is not None:
-                self._stuck.cancel()
-                self._stuck = None
-            super().resume_writing()
-
-        def _arm(self) -> None:
-            self._timer = self.loop.call_later(settings.read_seconds, self._late)
-
-        def _disarm(self) -> None:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-
-        def _late(self) -> None:
-            self._timer = None
-            if self._head == 0:  # silent all the time: there is nothing to answer
-                self.transport.close()
-                return
-            metrics.refused("slow")
-            self._end(408, f"the headers were not complete after {settings.read_seconds:g} seconds.")
-
-        def _end(self, status: int, message: str, headers: bytes = b"") -> None:
-            body = error_body(message)
-            self.transport.write(
-                b"HTTP/1.1 %d \r\ncontent-type: application/json\r\nconnection: close\r\n%scontent-length: %d\r\n\r\n%s"
-                % (status, headers, len(body), body)
-            )
-            self.transport.close()
-
-    return Protocol
