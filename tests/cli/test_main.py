@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -181,6 +182,18 @@ run()
     process.stderr.close()
     assert process.wait(timeout=60) == 1
     assert errors == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("arguments", [["--version"], ["models", "--json"]])
+def test_a_full_disk_behind_standard_output(arguments):
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "vertebra", *arguments]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "vertebra: the disk is full (No space left on device). Make room and run the command again.\n"
+    )
 
 
 def test_python_m_vertebra_and_the_script_are_the_same():

@@ -1,9 +1,11 @@
 """Results in files: complete, killed half-way, gone on with."""
 
+import contextlib
 import csv
 import errno
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vertebra.errors import MissingExtraError, UsageError
+from vertebra.errors import InUseError, MissingExtraError, UsageError
 from vertebra.runtime.output import Output, OutputError
 from vertebra.runtime.predictor import Prediction
 from vertebra.runtime.sources import Photo
@@ -95,6 +97,7 @@ def test_a_killed_run_is_gone_on_with(tmp_path, suffix):
     for index in range(3):
         output.write(result(index))
     output._lines.close()  # as if killed: never left
+    output._lock.close()
     journal = path if suffix != ".parquet" else path.with_name(f"{path.name}.partial")
     written = journal.read_bytes()
     beside = path.with_name(f"{path.name}.meta.json")
@@ -199,6 +202,177 @@ def test_a_full_disk_ends_in_a_whole_line(tmp_path, suffix):
     assert fill(path, range(10), resume=True) == 10 - kept
 
 
+@contextlib.contextmanager
+def largest_file(size):
+    """What the system gives on a real disk that fills: a part of a write, then an error."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("size", [500, 1000, 1500])
+def test_the_system_writes_no_more(tmp_path, suffix, size):
+    """For each row that it may stop in, and for a Parquet file when that is made in the end."""
+    path = tmp_path / f"out{suffix}"
+    for name in (path, tmp_path / f"whole{suffix}"):
+        fill(name, range(4))
+    with (
+        pytest.raises(OutputError, match=r"cannot be written \(file too large\).* holds the .* again with --resume\.$"),
+        largest_file(size),
+    ):
+        fill(path, range(40), resume=suffix != ".parquet")
+    journal = path if suffix != ".parquet" else path.with_name(f"{path.name}.partial")
+    assert journal.read_bytes().endswith(b"\n")
+    if suffix == ".parquet":
+        assert rows(path) == rows(tmp_path / f"whole{suffix}")  # that of the run before
+    fill(path, range(40), resume=True)
+    fill(tmp_path / f"whole{suffix}", range(40))
+    assert rows(path) == rows(tmp_path / f"whole{suffix}")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_the_system_writes_not_even_the_first_line(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    with (
+        pytest.raises(OutputError, match=r"file too large\)\. Allow larger files and run the same command again\.$"),
+        largest_file(700),
+        opened(path, top=500) as output,
+    ):
+        output.write(Prediction("a.jpg", [{"class": "c" * 700, "index": 0, "probability": 0.5}] * 500))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_what_the_system_says_in_the_end_only(tmp_path, suffix, number, monkeypatch):
+    """Network file systems tell of a full disk when a file is synced."""
+    path = tmp_path / f"out{suffix}"
+    message = "disk is full" if number != errno.EIO else r"cannot be written \(input/output error\)"
+    with (
+        pytest.raises(OutputError, match=rf"{message}: .* holds the results up to here.*--resume"),
+        opened(path, top=2) as output,
+    ):
+        output.write(result(0))
+        monkeypatch.setattr(os, "fsync", failing(number))
+    monkeypatch.undo()
+    assert fill(path, range(2), resume=True) == 1
+    assert [row["path"] for row in rows(path)] == ["0.jpg", "1.jpg"]
+
+
+def failing(number):
+    def fail(*arguments, **options):
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def test_no_room_to_make_the_parquet_file(tmp_path, monkeypatch):
+    path = tmp_path / "out.parquet"
+    with (
+        pytest.raises(OutputError, match=r"disk is full: .*out\.parquet\.partial holds the results up to here\. Make"),
+        opened(path, top=2) as output,
+    ):
+        output.write(result(0))
+        monkeypatch.setattr("vertebra.runtime.output.write_parquet", failing(errno.ENOSPC))
+    monkeypatch.undo()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out.parquet.meta.json", "out.parquet.partial"]
+    assert fill(path, range(1), resume=True) == 0
+    assert len(rows(path)) == 1
+
+
+def test_no_room_to_go_on_with_a_parquet_file(tmp_path, monkeypatch):
+    path = tmp_path / "out.parquet"
+    fill(path, range(2))
+    monkeypatch.setattr("vertebra.runtime.output.replacing", failing(errno.ENOSPC))
+    with pytest.raises(OutputError, match=r"the disk is full for .*\. Make room and run the same command again\.$"):
+        opened(path, top=2, resume=True)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out.parquet"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_no_room_to_put_rows_in_their_place(tmp_path, suffix, monkeypatch):
+    path = tmp_path / f"out{suffix}"
+    run_over(path, "abc", {"b"}, resume=False)
+    with (
+        pytest.raises(OutputError, match=r"disk is full: .* holds the results up to here"),
+        opened(path, top=1, resume=True) as output,
+    ):
+        (photo,) = output.remaining(map(Photo, "abc"))
+        output.write(good(photo.path))
+        monkeypatch.setattr("vertebra.runtime.output.replacing", failing(errno.ENOSPC))
+    monkeypatch.undo()
+    assert run_over(path, "abc", set())[0] == []
+    assert told(path) == [(name, False) for name in "abc"]
+
+
+def test_what_ended_a_run_is_what_is_told(tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt), opened(tmp_path / "out.csv", top=1) as output:
+        output.write(good("a"))
+        monkeypatch.setattr(os, "fsync", failing(errno.ENOSPC))
+        raise KeyboardInterrupt
+    monkeypatch.undo()
+    assert run_over(tmp_path / "out.csv", "a", set())[0] == []
+
+
+# --- one process at a time --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_file_that_is_being_written(tmp_path, suffix, resume, monkeypatch):
+    path = tmp_path / f"out{suffix}"
+    (tmp_path / f"link{suffix}").symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    with opened(path, top=1) as output:
+        output.write(good("a"))
+        before = {entry.name: entry.read_bytes() for entry in tmp_path.iterdir() if entry.is_file()}
+        for other in (path, Path(f"out{suffix}"), tmp_path / f"link{suffix}"):
+            with pytest.raises(
+                InUseError, match=r"is being written by another process\. .*give another file with --out"
+            ):
+                opened(other, top=1, resume=resume)
+        assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir() if entry.is_file()} == before
+        output.write(good("b"))
+    assert told(path) == [("a", False), ("b", False)]
+    assert not list(tmp_path.glob(".*"))
+    assert run_over(path, "ab", set())[0] == []
+
+
+def test_what_cannot_be_opened_is_not_held(tmp_path):
+    path = tmp_path / "out.csv"
+    run_over(path, "a", set())
+    with pytest.raises(UsageError):
+        opened(path, top=2, resume=True)
+    assert run_over(path, "ab", set())[0] == ["b"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_killed_process_holds_nothing(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    ready, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            output = opened(path, top=1).__enter__()
+            output.write(good("a"))
+            os.write(writing, b".")
+            time.sleep(60)
+        finally:
+            os._exit(1)
+    assert os.read(ready, 1) == b"."
+    with pytest.raises(InUseError):
+        opened(path, top=1)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert run_over(path, "ab", set())[0] == ["b"]
+    assert told(path) == [("a", False), ("b", False)]
+
+
 def test_without_pyarrow(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtraError, match=r"vertebra\[parquet\]"):
@@ -211,8 +385,7 @@ def test_names_that_are_no_unicode(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
     with opened(path, top=1) as output:
         output.write(Prediction("caf\udce9.jpg", [{"class": "cat", "index": 0, "probability": 0.5}]))
-    if suffix == ".parquet":
-        assert rows(path)[0]["path"] == "caf\\xe9.jpg"
+    assert rows(path)[0]["path"] == "caf\\xe9.jpg"
     with opened(path, top=1, resume=True) as output:
         assert list(output.remaining([Photo("caf\udce9.jpg"), Photo("b.jpg")])) == [Photo("b.jpg")]
 
@@ -250,14 +423,12 @@ def told(path):
     return [(row["path"], bool(row["error"])) for row in rows(path)]
 
 
-def written(path, name):
-    return name if path.suffix != ".parquet" else name.replace("\udce9", "\\xe9")
+def written(name):
+    return name.replace("\udce9", "\\xe9")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_failed_rows_are_tried_again_and_replaced_in_their_place(tmp_path, suffix, monkeypatch):
-    if suffix == ".csv":  # rows() reads names as UTF-8
-        monkeypatch.setattr(sys.modules[__name__], "NAMES", [name.replace("\udce9", "é") for name in NAMES])
+def test_failed_rows_are_tried_again_and_replaced_in_their_place(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
     broken = {NAMES[1], NAMES[2], NAMES[4]}
     _, output = run_over(path, NAMES, broken, resume=False)
@@ -265,10 +436,10 @@ def test_failed_rows_are_tried_again_and_replaced_in_their_place(tmp_path, suffi
     predicted, output = run_over(path, [*NAMES, "g.jpg"], {NAMES[2]})
     assert predicted == [NAMES[1], NAMES[2], NAMES[4], "g.jpg"]
     assert (output.total, output.failed, output.done, output.again) == (6, 1, 5, 3)
-    assert told(path) == [(written(path, name), name == NAMES[2]) for name in [*NAMES, "g.jpg"]]
+    assert told(path) == [(written(name), name == NAMES[2]) for name in [*NAMES, "g.jpg"]]
     predicted, output = run_over(path, [*NAMES, "g.jpg"], set())
     assert predicted == [NAMES[2]] and output.failed == 0
-    assert told(path) == [(written(path, name), False) for name in [*NAMES, "g.jpg"]]
+    assert told(path) == [(written(name), False) for name in [*NAMES, "g.jpg"]]
     assert not list(tmp_path.glob("*.again"))
     assert run_over(path, [*NAMES, "g.jpg"], set())[0] == []
 

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 130 stopped with Ct
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -18,6 +19,7 @@ from vertebra.errors import UsageError, VertebraError, VertebraWarning, printabl
 
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)  # of standard output, too, where that is a file
 
 
 def run() -> None:
@@ -52,6 +54,8 @@ def main(arguments: Sequence[str]) -> int:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            return _report(f"the disk is full ({error.strerror}). Make room and run the command again.", EXIT_FAILURE)
         hint = "This is not an error that vertebra expects; run the command again with --debug to see where it arose."
         return _report(f"{type(error).__name__}: {error}. {hint}", EXIT_FAILURE)
 

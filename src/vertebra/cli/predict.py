@@ -189,7 +189,9 @@ def _deliver(results: Iterator[Prediction], settings: Settings, count: int | Non
             yield result
 
     if settings.json:
-        print_json_list(result.as_dict() for result in passing())
+        from vertebra.runtime.formats import row_of
+
+        print_json_list(row_of(result) for result in passing())
     elif output is not None:
         for _ in passing():
             pass

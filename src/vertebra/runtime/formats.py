@@ -1,4 +1,11 @@
-"""How a file of results holds them: rows of CSV or JSON lines, written one by one, and Parquet made of the latter."""
+r"""How a file of results holds them: rows of CSV or JSON lines, written one by one, and Parquet made of the latter.
+
+All three are text in Unicode, and the name of a file is any bytes: `text_of_path` writes it so that every reader of
+the format takes it and `path_of_text` has the bytes back. A table is also read by spreadsheets, which take a cell that
+begins with `=`, `+`, `-`, `@`, a tab or a line break for a formula, also in full width
+(https://owasp.org/www-community/attacks/CSV_Injection): a path begins with `./` then, which is the same file, and any
+other cell that is no number with `'`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +13,8 @@ import csv
 import io
 import json
 import os
+import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +25,45 @@ from .predictor import Prediction
 
 # Under this key a Parquet file says what its rows were made with.
 RECORD_KEY = b"vertebra.predict"
+
+
+def text_of_path(path: str) -> str:
+    r"""A path as text in Unicode: bytes that are no UTF-8, and NUL, are written `\xNN`.
+
+    A backslash that would read like one of these is written `\x5c`, so that no two paths have the same text.
+    """
+    if path.isascii() and "\\" not in path and "\0" not in path:
+        return path
+    try:
+        name = os.fsencode(path)
+    except UnicodeEncodeError:  # no name that this system gave
+        name = path.encode("utf-8", "surrogatepass")
+    plain = re.sub(rb"\\(?=x(?:00|5c|[89a-f][0-9a-f]))", rb"\\x5c", name).replace(b"\0", rb"\x00")
+    return plain.decode("utf-8", "backslashreplace")
+
+
+def path_of_text(text: str) -> str:
+    """The path that `text_of_path` made the text of, or an earlier version, which left bytes that are no UTF-8."""
+    try:
+        name = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text
+    return os.fsdecode(re.sub(rb"\\x(00|5c|[89a-f][0-9a-f])", lambda found: bytes([int(found[1], 16)]), name))
+
+
+def row_of(result: Prediction) -> dict[str, Any]:
+    """A result for JSON, all texts in it Unicode."""
+    row = result.as_dict() | {"path": text_of_path(result.path)}
+    row["predictions"] = [entry | {"class": _text(entry["class"])} for entry in row["predictions"]]
+    return row | {"error": None if result.error is None else _text(result.error)}
+
+
+def _text(text: str) -> str:
+    r"""As Unicode: bytes that are none (as of a file's name in an error) are written `\xNN`."""
+    if text.isascii():
+        return text
+    escaped = re.sub("[\udc80-\udcff]", lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text)
+    return escaped.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class JsonLines:
@@ -30,7 +78,7 @@ class JsonLines:
 
     def line(self, result: Prediction) -> bytes:
         """A result's row."""
-        return _as_line(result.as_dict())
+        return _as_line(row_of(result))
 
     def records(self, file: IO[bytes]) -> Iterator[bytes]:
         """The whole lines of an open file."""
@@ -46,7 +94,7 @@ class JsonLines:
             fits = fits and (row["error"] is not None or ("embedding" in row) == self.embed)
         except (ValueError, KeyError, TypeError):
             return None
-        return (row["path"], row["error"] is not None) if fits else None
+        return (path_of_text(row["path"]), row["error"] is not None) if fits else None
 
     @staticmethod
     def is_ours(start: bytes) -> bool:
@@ -56,7 +104,7 @@ class JsonLines:
 
 
 class Csv:
-    """A table: path, class and probability by rank, error; quoted as RFC 4180 has it."""
+    """A table: path, class and probability by rank, error; quoted as RFC 4180 has it, lines ended as Unix does."""
 
     def __init__(self, top: int, embed: bool, unsure: bool) -> None:
         self.top, self.embed, self.unsure = top, embed, unsure
@@ -71,13 +119,14 @@ class Csv:
 
     def line(self, result: Prediction) -> bytes:
         """A result's row."""
-        cells: list[object] = [result.path]
-        for entry in result.predictions:
-            cells += [entry["class"], f"{entry['probability']:.6g}"]
+        row = row_of(result)
+        cells: list[str] = [row["path"] if not _is_formula(row["path"]) else f"./{row['path']}"]
+        for entry in row["predictions"]:
+            cells += [_as_cell(entry["class"]), f"{entry['probability']:.6g}"]
         cells += [""] * (1 + 2 * self.top - len(cells))
         if self.unsure:
             cells.append("" if result.unsure is None else str(result.unsure).lower())
-        cells.append(result.error or "")
+        cells.append(_as_cell(row["error"] or ""))
         if self.embed:
             vector = result.embedding
             cells.append("" if vector is None else json.dumps([round(float(value), 6) for value in vector]))
@@ -94,10 +143,15 @@ class Csv:
 
     def read(self, record: bytes) -> tuple[str, bool] | None:
         """The path that a row is about, and whether it failed; None where it is no row of ours."""
-        rows = list(csv.reader(io.StringIO(record.decode("utf-8", "surrogateescape"), newline="")))
+        try:
+            rows = list(csv.reader(io.StringIO(record.decode("utf-8", "surrogateescape"), newline="")))
+        except csv.Error:
+            return None
         if len(rows) != 1 or len(rows[0]) != len(self.columns):
             return None
-        return rows[0][0], rows[0][self.columns.index("error")] != ""
+        path = rows[0][0]
+        path = path[2:] if path.startswith("./") and _is_formula(path[2:]) else path
+        return path_of_text(path), rows[0][self.columns.index("error")] != ""
 
     @staticmethod
     def is_ours(start: bytes) -> bool:
@@ -105,11 +159,25 @@ class Csv:
         expected = b"path,class_1,probability_1,"
         return start[: len(expected)] == expected[: len(start)]
 
-    def _row(self, cells: Iterable[object]) -> bytes:
+    def _row(self, cells: Iterable[str]) -> bytes:
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow(cells)
-        # A file's name can be any bytes; they come back as they were.
-        return text.getvalue().encode("utf-8", "surrogateescape")
+        # What is in the line's end is quoted in cells: both characters, as readers end lines at either.
+        csv.writer(text, lineterminator="\r\n").writerow(cells)
+        return (text.getvalue().removesuffix("\r\n") + "\n").encode("utf-8")
+
+
+def _is_formula(cell: str) -> bool:
+    """Whether a spreadsheet may take it for one; also after blanks, which some of them leave out."""
+    start = unicodedata.normalize("NFKC", cell.lstrip()[:1])
+    return cell.startswith(("\t", "\r", "\n")) or start.startswith(("=", "+", "-", "@"))
+
+
+def _as_cell(text: str) -> str:
+    """A text that is no formula, and without a NUL, at which some readers end."""
+    text = text.replace("\0", "\\x00")
+    bare = text.lstrip("'")  # so that no two texts make the same cell
+    is_number = re.fullmatch(r"[+-][0-9]+(\.[0-9]+)?", bare)
+    return f"'{text}" if _is_formula(bare) and not is_number else text
 
 
 def _as_line(row: dict[str, Any]) -> bytes:
@@ -161,16 +229,9 @@ def write_parquet(path: Path, lines: IO[bytes], format: Csv | JsonLines, record:
         writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
 
 
-def unicode_path(path: str) -> str:
-    r"""A photo's path as a Parquet file has it: its texts are Unicode, and bytes that are none are written as \xNN."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
     flat = {name: row.get(name) for name in ("unsure", "error", "embedding")}
-    flat["path"] = unicode_path(row["path"])
-    if flat["error"] is not None:
-        flat["error"] = flat["error"].encode("utf-8", "backslashreplace").decode("utf-8")
+    flat["path"] = text_of_path(path_of_text(row["path"]))
     for rank, entry in enumerate(row["predictions"], 1):
         flat |= {f"class_{rank}": entry["class"], f"index_{rank}": entry["index"]}
         flat[f"probability_{rank}"] = entry["probability"]

@@ -2,7 +2,8 @@
 
 CSV and JSON lines are written as results come, whole lines only in the end: what a killed process left of its last
 line is cut off before the next run goes on. A Parquet file is complete or not there; until then the results lie
-beside it in `NAME.parquet.partial`, as JSON lines.
+beside it in `NAME.parquet.partial`, as JSON lines. A finished file survives a power cut, and of two runs that write to
+one file the second is refused.
 
 What the rows were made with (the model, the options that decide a row) is in the metadata of a Parquet file, and
 beside the others in `NAME.meta.json`: a run with anything else does not add to them. A photo that is tried again keeps
@@ -12,6 +13,7 @@ the place of its row: the new one waits in `NAME.again` until the run ends, or u
 from __future__ import annotations
 
 import bisect
+import contextlib
 import errno
 import json
 import os
@@ -22,13 +24,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from vertebra.errors import UsageError, VertebraError
-from vertebra.files import Lines, replacing, write_whole
+from vertebra.files import Lines, locked, replacing, write_whole
 
-from .formats import Csv, JsonLines, need_pyarrow, parquet_lines, parquet_record, unicode_path, write_parquet
+from .formats import Csv, JsonLines, need_pyarrow, parquet_lines, parquet_record, text_of_path, write_parquet
 from .predictor import Prediction
 from .sources import Photo, is_url
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
+
+# What to do where there is no room.
+_CURES = {errno.ENOSPC: "Make room", errno.EDQUOT: "Make room", errno.EFBIG: "Allow larger files"}
 
 
 class OutputError(VertebraError):
@@ -80,7 +85,7 @@ def _said(name: str, value: int | bool) -> str:
 class _Rows:
     """What a file holds already."""
 
-    numbers: dict[str, list[int]] = field(default_factory=dict)  # path -> its rows; a failed row n is ~n
+    numbers: dict[str, list[int]] = field(default_factory=dict)  # text of a path -> its rows; a failed row n is ~n
     count: int = 0
     failed: int = 0
     size: int = 0  # bytes of all that is whole
@@ -105,6 +110,7 @@ class Output:
         UsageError: the suffix is not known, what is there is no file of results, or was made with another model or
             other options.
         MissingExtraError: a package for the format is not installed.
+        InUseError: another process writes to it.
         OutputError: the file cannot be written.
     """
 
@@ -141,32 +147,30 @@ class Output:
         self.failed = 0
         self.again = 0  # photos of earlier runs that were tried again
         self.absent = 0  # photos of earlier runs that are not given this time; known once `remaining` has ended
-        try:
+        with self._reporting(), contextlib.ExitStack() as opening:
+            opening.enter_context(locked(path, "give another file with --out"))
             self._refuse_others()
             if not (resume and self._recover()):
                 self._begin()
             self._lines = Lines(self._journal)
-        except OSError as error:
-            raise self._not_written(error) from error
+            self._lock = opening.pop_all()
 
     def __enter__(self) -> Output:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        try:
-            self._lines.close()
-            if self._again is not None:
-                self._again.close()
-                try:
-                    self._replace()
-                except OSError:
-                    # The next run does it; where this one ended badly, what ended it is what one has to know.
-                    if kind is None:
-                        raise
-            if kind is None and self._parquet:
-                self._finish_parquet()
-        except OSError as error:
-            raise self._not_written(error) from error
+        with self._lock:
+            try:
+                with self._reporting():
+                    self._close()
+                    if kind is None and self._parquet:
+                        self._finish_parquet()
+                    elif kind is not None and issubclass(kind, OutputError) and not self.total:
+                        self._forget()
+            except OutputError:
+                # What is left to do, the next run does; where this one ended badly, what ended it has to be known.
+                if kind is None:
+                    raise
 
     @property
     def done(self) -> int:
@@ -177,7 +181,7 @@ class Output:
         """The photos without a row, and those whose row is to be made again; one that is given twice has two."""
         left = dict(self._rows.numbers)
         for photo in photos:
-            key = self._key(photo.path)
+            key = text_of_path(photo.path)
             rows = left.get(key)
             if not rows:
                 yield photo
@@ -195,31 +199,24 @@ class Output:
             OutputError: the disk is full, or the file cannot be written any more. It ends in a whole line.
         """
         line, failed = self._format.line(result), result.error is not None
-        waiting = self._waiting.get(self._key(result.path))
-        try:
-            if waiting:
-                row = waiting[0]
-                if self._again is None:
-                    self._again = Lines(self._replaced)
-                text = line.decode("utf-8", "surrogateescape")
-                self._again.append((json.dumps([max(row, ~row), self._started, text]) + "\n").encode("ascii"))
-                waiting.popleft()
-                self.again += 1
-                self.failed += failed - (row < 0)
-            else:
-                self._lines.append(line)
-                self.total += 1
-                self.failed += failed
-        except OSError as error:
-            if self._lines.size <= len(self._format.head()):
-                self._lines.close()
-                for path in (self._journal, self._beside):
-                    path.unlink(missing_ok=True)
-            raise self._not_written(error) from error
+        with self._reporting():
+            self._write(text_of_path(result.path), line, failed)
 
-    def _key(self, path: str) -> str:
-        """What a row calls a photo."""
-        return unicode_path(path) if self._parquet else path
+    def _write(self, path: str, line: bytes, failed: bool) -> None:
+        waiting = self._waiting.get(path)
+        if waiting:
+            row = waiting[0]
+            if self._again is None:
+                self._again = Lines(self._replaced)
+            text = line.decode("utf-8", "surrogateescape")
+            self._again.append((json.dumps([max(row, ~row), self._started, text]) + "\n").encode("ascii"))
+            waiting.popleft()
+            self.again += 1
+            self.failed += failed - (row < 0)
+        else:
+            self._lines.append(line)
+            self.total += 1
+            self.failed += failed
 
     def _changed(self, path: str, row: int) -> bool:
         """Whether a photo is another than when its row was made, as far as the times of its file tell."""
@@ -261,16 +258,15 @@ class Output:
         with self._journal.open("ab"):
             pass
         self._replaced.unlink(missing_ok=True)
-        self._journal.write_bytes(b"")
-        # Before the first row, so that no row is ever without it.
-        self._record.runs = [(0, self._started)]
-        self._keep_record()
         try:
-            with self._journal.open("ab", buffering=0) as file:
-                file.write(self._format.head())
+            self._journal.write_bytes(b"")
+            # Before the first row, so that no row is ever without it.
+            self._record.runs = [(0, self._started)]
+            self._keep_record()
+            with contextlib.closing(Lines(self._journal)) as lines:
+                lines.append(self._format.head())
         except OSError:
-            for path in (self._journal, self._beside):
-                path.unlink(missing_ok=True)
+            self._forget()
             raise
 
     def _recover(self) -> bool:
@@ -286,27 +282,28 @@ class Output:
             count, content = parquet_record(self.path)
             if not count:
                 return False
-            write_whole(self._beside, self._checked(Record.from_json(content)).to_json())
-            with replacing(self._journal) as temporary, temporary.open("wb") as file:
-                file.writelines(parquet_lines(self.path))
+            record = self._checked(Record.from_json(content))
             unfolded = True
         try:
-            record = self._read_record()
-            if record is not None and self._journal.stat().st_size:
-                self._checked(record)
+            if unfolded:
+                write_whole(self._beside, record.to_json())
+                with replacing(self._journal) as temporary, temporary.open("wb") as file:
+                    file.writelines(parquet_lines(self.path))
+            kept = self._read_record()
+            if kept is not None and self._journal.stat().st_size:
+                self._checked(kept)
             rows = self._scan()
             if not rows.count:
                 return False
-            record = self._checked(record)
+            record = self._checked(kept)
             if rows.relative and record.folder != self._record.folder:
                 raise UsageError(
                     f"the paths in {self.path} are relative to the folder {record.folder!r}, and this run is in "
                     f"{self._record.folder!r}, so it cannot be resumed here. Run it there, or give another --out file."
                 )
-        except UsageError:
+        except (UsageError, OSError):
             if unfolded:
-                for path in (self._journal, self._beside):
-                    path.unlink(missing_ok=True)
+                self._forget()
             raise
         record.folder = self._record.folder
         self._record = record
@@ -355,7 +352,7 @@ class Output:
                         "be resumed. Give another file."
                     )
                 path, failed = row
-                found.numbers.setdefault(self._key(path), []).append(~found.count if failed else found.count)
+                found.numbers.setdefault(text_of_path(path), []).append(~found.count if failed else found.count)
                 found.count += 1
                 found.failed += failed
                 found.size += len(record)
@@ -371,7 +368,22 @@ class Output:
     def _keep_record(self) -> None:
         write_whole(self._beside, self._record.to_json())
 
+    def _forget(self) -> None:
+        """Leave nothing of a run that has no row of its own."""
+        for path in (self._journal, self._beside):
+            path.unlink(missing_ok=True)
+
     # --- closing --------------------------------------------------------------------------------------------------
+
+    def _close(self) -> None:
+        """Let go of the files, all rows in them and in their places."""
+        for lines in (self._lines, self._again):
+            if lines is not None:
+                # Some file systems say only now that the disk is full.
+                with contextlib.closing(lines):
+                    lines.sync()
+        if self._again is not None:
+            self._replace()
 
     def _replace(self) -> None:
         """Put the rows that were made again where the old ones are. Done twice it changes nothing more."""
@@ -399,22 +411,33 @@ class Output:
         self._replaced.unlink()
 
     def _finish_parquet(self) -> None:
-        with replacing(self.path) as temporary, self._journal.open("rb") as lines:
+        with replacing(self.path, durable=True) as temporary, self._journal.open("rb") as lines:
             write_parquet(temporary, lines, self._format, self._record.to_json())
-        for path in (self._journal, self._beside):
-            path.unlink()
+        self._forget()
 
-    def _not_written(self, error: OSError) -> OutputError:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return OutputError(
-                f"the disk is full: {self.path} holds the results up to here. "
-                "Make room and run the same command again with --resume."
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """What the system says becomes an `OutputError` that says what is kept and how to go on."""
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(self._reason(error)) from error
+
+    def _reason(self, error: OSError) -> str:
+        said = (error.strerror or str(error)).lower()
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = "the disk is full" if full else f"{self.path} cannot be written ({said})"
+        cure = _CURES.get(error.errno or 0)
+        if self.total:
+            return (
+                f"{what}: {self._journal} holds the results up to here. {cure or 'Make it writable'} and run the same "
+                "command again with --resume."
             )
+        if cure is not None:
+            return f"{what}{f' for {self.path}' if full else ''}. {cure} and run the same command again."
         if isinstance(error, FileNotFoundError):
-            return OutputError(f"there is no folder {str(self.path.parent)!r} to write {self.path.name} in. Make it.")
-        return OutputError(
-            f"{self.path} cannot be written ({(error.strerror or str(error)).lower()}). Give another place with --out."
-        )
+            return f"there is no folder {str(self.path.parent)!r} to write {self.path.name} in. Make it."
+        return f"{what}. Give another place with --out."
 
 
 def _here() -> str:
