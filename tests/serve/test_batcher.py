@@ -1,58 +1,120 @@
-"""The queue and its threads: what waits together is taken together, nothing waits alone, nothing is lost."""
+"""The queue and its threads: what waits together is taken together, nothing waits alone, nothing is lost.
+
+No test measures time or waits for it to pass: the clock is the test's, and so is the moment at which a batch ends.
+"""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 from vertebra.errors import ImageError
-from vertebra.serve.batcher import Batcher, ClosedError, FullError, Job
+from vertebra.runtime.engines import EngineError
+from vertebra.serve.batcher import Batcher, Clock, ClosedError, FullError, Job
 from vertebra.serve.costs import Costs
+
+DECODING, INFERENCE = 0.25, 2.0  # seconds that the test's clock goes on for an image and for a batch
+
+
+class Count(threading.Semaphore):
+    """Who waits for it in vain fails."""
+
+    def __init__(self):
+        super().__init__(0)
+
+    def acquire(self):
+        assert super().acquire(timeout=10), "it did not happen within 10 s"
 
 
 class Network:
     """Remembers its batches; waits at a gate while it has one."""
 
-    def __init__(self):
+    def __init__(self, clock):
+        self.clock = clock
         self.batches = []
+        self.outputs = []
         self.gate = threading.Event()
         self.gate.set()
-        self.entered = threading.Semaphore(0)
+        self.entered = Count()
+        self.decoded = []
 
     def __call__(self, pixels, outputs):
+        self.batches.append(len(pixels))
+        self.outputs.append(outputs)
         self.entered.release()
         assert self.gate.wait(10)
-        self.batches.append(len(pixels))
-        return [pixels[:, 0, 0, :1].astype(np.float32) for _ in outputs]
+        self.clock.time += INFERENCE
+        return [pixels[:, 0, 0, :1].astype(np.float32) + 1000 * (name == "embedding") for name in outputs]
+
+    def decode(self, data, name):
+        self.clock.time += DECODING
+        self.decoded.append(name)
+        if data == b"bad":
+            raise ImageError(f"{name} is bad")
+        return np.full((4, 4, 3), data[0], np.uint8), 40, 30
 
 
-def decode(data, name):
-    if data == b"bad":
-        raise ImageError(f"{name} is bad")
-    return np.full((4, 4, 3), data[0], np.uint8), 40, 30
+class Hands:
+    """A clock that stands still until it is moved. Who pauses is woken by `notify` alone."""
+
+    def __init__(self):
+        self.time = 1000.0
+        self.pauses = []
+        self.paused = Count()
+
+    def pause(self, condition, seconds):
+        self.pauses.append(seconds)
+        self.paused.release()
+        assert condition.wait(10)
+
+    def __call__(self):
+        return self.time
 
 
 @pytest.fixture
-def network():
-    return Network()
+def clock():
+    return Hands()
 
 
 @pytest.fixture
-def make(network):
+def network(clock):
+    return Network(clock)
+
+
+@pytest.fixture
+def make(network, clock):
     made = []
 
     def build(workers=2, limit=100, costs=None, **options):
-        batcher = Batcher(network, decode, workers=workers, limit=limit, costs=costs, **options)
+        batcher = Batcher(
+            network,
+            network.decode,
+            workers=workers,
+            limit=limit,
+            costs=costs,
+            clock=Clock(clock, clock, clock.pause),
+            **options,
+        )
         made.append(batcher)
+        until(lambda: batcher.busy == 0)
         return batcher
 
     yield build
     network.gate.set()
     for batcher in made:
         batcher.close()
+
+
+def until(condition):
+    stop = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < stop, "not so after 10 s"
+        time.sleep(0.001)
 
 
 def known(start=1, **seconds):
@@ -67,11 +129,18 @@ def known(start=1, **seconds):
     return costs
 
 
-def fixed(**seconds):
-    """Costs that learn nothing more."""
+def fixed(interval=1.0, **seconds):
+    """Costs that learn nothing more, neither of batches nor of arrivals."""
     costs = known(**seconds)
     costs.measured = lambda *arguments: None
+    costs.arrived = lambda *arguments: None
+    costs.interval = interval
     return costs
+
+
+def accelerator(interval=0.001, seconds=2.0):
+    """Where two images, or eight, take as long as one."""
+    return fixed(interval, b1=seconds, b2=seconds, b4=seconds, b8=seconds)
 
 
 @dataclass
@@ -79,25 +148,29 @@ class Waiting:
     """Jobs that are to be done within some time."""
 
     jobs: list
-    seconds: float = 10.0
+    seconds: float = 10_000.0
 
     def put(self, batcher):
-        self.ticket = batcher.put(self.jobs, time.monotonic() + self.seconds)
+        self.ticket = batcher.put(self.jobs, batcher._clock.now() + self.seconds)
+        return self
 
     @property
     def done(self):
-        return self.ticket.done
+        return asyncio.wait_for(asyncio.shield(self.ticket.done), 10)
 
 
 def jobs(*values):
     return [Job(bytes([value]) if isinstance(value, int) else value, f"n{value}") for value in values]
 
 
+def put(batcher, *values, seconds=10_000.0):
+    return Waiting(jobs(*values), seconds).put(batcher)
+
+
 def test_each_job_has_its_own_result(make):
     async def work():
         batcher = make()
-        waiting = Waiting(jobs(*range(30), b"bad", np.full((4, 4, 3), 200, np.uint8), lambda: "called"))
-        waiting.put(batcher)
+        waiting = put(batcher, *range(30), b"bad", np.full((4, 4, 3), 200, np.uint8), lambda: "called")
         await waiting.done
         return waiting.jobs
 
@@ -109,17 +182,34 @@ def test_each_job_has_its_own_result(make):
     assert called.result == "called"
 
 
+def test_each_job_has_the_outputs_that_it_asked_for_and_nothing_of_its_batch(make, network):
+    async def work():
+        batcher = make(workers=1, costs=fixed(start=4, b4=4.0))
+        network.gate.clear()
+        running = put(batcher, 1)
+        network.entered.acquire()
+        both, one = (Job(b"\2", "a", ("probabilities", "embedding")), Job(b"\3", "b"))
+        waiting = Waiting([both, one]).put(batcher)
+        network.gate.set()
+        await asyncio.gather(running.done, waiting.done)
+        return both, one
+
+    both, one = asyncio.run(work())
+    assert network.batches == [1, 2] and network.outputs == [["probabilities"], ["embedding", "probabilities"]]
+    assert {name: value.tolist() for name, value in both.values.items()} == {"probabilities": [2], "embedding": [1002]}
+    assert {name: value.tolist() for name, value in one.values.items()} == {"probabilities": [3]}
+    # A view would keep the values of the whole batch.
+    assert all(value.base is None for job in (both, one) for value in job.values.values())
+
+
 def test_what_waits_is_taken_together_and_shared(make, network):
     async def work():
         batcher = make(workers=2, costs=fixed(start=4, b1=1.0, b2=1.9, b4=3.6, b8=7.2))
         network.gate.clear()
-        first = [Waiting(jobs(1)), Waiting(jobs(2))]
-        for each in first:
-            each.put(batcher)
+        first = [put(batcher, 1), put(batcher, 2)]
         network.entered.acquire()
         network.entered.acquire()  # both threads are busy now
-        rest = Waiting(jobs(*range(8)))
-        rest.put(batcher)
+        rest = put(batcher, *range(8))
         network.gate.set()
         await asyncio.gather(rest.done, *(each.done for each in first))
 
@@ -131,118 +221,399 @@ def test_what_waits_is_taken_together_and_shared(make, network):
 def test_idle_threads_share_what_comes_at_once(make, network):
     async def work():
         batcher = make(workers=2, costs=fixed(start=4, b1=1.0, b2=1.9, b4=3.6, b8=7.2))
-        await asyncio.sleep(0.1)
-        waiting = Waiting(jobs(1, 2, 3, 4))
-        waiting.put(batcher)
+        network.gate.clear()
+        waiting = put(batcher, 1, 2, 3, 4, 5)
+        network.entered.acquire()
+        network.entered.acquire()
+        assert sorted(network.batches) == [2, 3]
+        network.gate.set()
         await waiting.done
 
     asyncio.run(work())
-    assert max(network.batches) <= 2
+
+
+def test_what_is_called_is_no_part_of_a_batch(make, network):
+    async def work():
+        batcher = make(workers=1, costs=fixed(start=8, b8=8.0))
+        network.gate.clear()
+        running = put(batcher, 1)
+        network.entered.acquire()
+        rest = put(batcher, 1, 2, lambda: "a", lambda: "b", 3, 4, 5)
+        network.gate.set()
+        await asyncio.gather(running.done, rest.done)
+        return rest.jobs
+
+    found = asyncio.run(work())
+    assert network.batches == [1, 2, 3]
+    assert [job.result for job in found] == [None, None, "a", "b", None, None, None]
+
+
+def test_what_is_called_may_find_that_an_image_is_bad(make):
+    def bad():
+        raise ImageError("it is bad")
+
+    async def work():
+        batcher = make(workers=1)
+        waiting = put(batcher, bad)
+        await waiting.done
+        return waiting.jobs[0]
+
+    job = asyncio.run(work())
+    assert job.error == "it is bad" and job.failure is None and job.result is None
 
 
 def test_a_full_queue(make, network):
     async def work():
         batcher = make(workers=1, limit=3)
         network.gate.clear()
-        running = Waiting(jobs(1))
-        running.put(batcher)
+        running = put(batcher, 1)
         network.entered.acquire()
-        waiting = Waiting(jobs(1, 2, 3))
-        waiting.put(batcher)
+        waiting = put(batcher, 1, 2, 3)
+        assert len(batcher) == 3
         with pytest.raises(FullError) as caught:
-            Waiting(jobs(4)).put(batcher)
+            put(batcher, 4)
         assert caught.value.seconds == pytest.approx(3 * batcher.costs.image)
         network.gate.set()
-        await waiting.done
+        await asyncio.gather(running.done, waiting.done)
+        with pytest.raises(FullError):
+            put(batcher, 1, 2, 3, 4)  # more than ever find room
 
     asyncio.run(work())
+    assert network.batches == [1, 1, 1, 1]
 
 
 def test_what_would_be_late_is_refused(make, network):
     async def work():
-        batcher = make(workers=1)
-        network.gate.clear()
-        for _ in range(2):
-            Waiting(jobs(1)).put(batcher)
-        network.entered.acquire()
+        batcher = make(workers=2)
+        batcher.costs.measured = lambda *arguments: None
         batcher.costs.image = 3.0
-        with pytest.raises(FullError):
-            Waiting(jobs(1), seconds=4.0).put(batcher)
-        network.gate.set()
-
-    asyncio.run(work())
-
-
-def test_what_nobody_waits_for_is_not_done(make, network):
-    async def work():
-        batcher = make(workers=1)
         network.gate.clear()
-        running, dropped, late, last = (Waiting(jobs(n), s) for n, s in ((1, 10), (2, 10), (3, 0.2), (4, 10)))
-        running.put(batcher)
-        network.entered.acquire()
-        for each in (dropped, late, last):
-            each.put(batcher)
-        dropped.ticket.dropped = True
-        await asyncio.sleep(0.3)
+        # Whatever comes first is tried, late or not.
+        running = []
+        for _ in range(2):
+            running.append(put(batcher, 1, seconds=0.1))
+            network.entered.acquire()
+        running.append(put(batcher, 1, 2, 3, 4))
+        assert batcher.wait == 6.0  # four of 3 s for two threads
+        # Half as long again, and its own 3 s.
+        with pytest.raises(FullError) as caught:
+            put(batcher, 5, seconds=11.9)
+        assert caught.value.seconds == 6.0
+        running.append(put(batcher, 5, seconds=12.0))
         network.gate.set()
-        await last.done
-        assert not dropped.done.done() and not late.done.done()
+        await asyncio.gather(*(each.done for each in running[:3]))
 
     asyncio.run(work())
-    assert network.batches == [1, 1]
+
+
+def test_what_nobody_waits_for_is_not_done(make, network, clock):
+    async def work():
+        batcher = make(workers=1, costs=fixed(start=8, b8=8.0))
+        network.gate.clear()
+        running = put(batcher, 1)
+        network.entered.acquire()
+        dropped, first, late, last = (put(batcher, n, seconds=s) for n, s in ((2, 99), (3, 99), (4, 5), (5, 99)))
+        dropped.ticket.dropped = True
+        clock.time += 5.0
+        network.gate.set()
+        await asyncio.gather(running.done, first.done, last.done)
+        assert not dropped.ticket.done.done() and not late.ticket.done.done()
+
+    asyncio.run(work())
+    assert network.batches == [1, 2]
+    assert network.decoded == ["n1", "n3", "n5"]
 
 
 def test_a_failure_reaches_those_who_wait_and_the_thread_lives_on(make, network, monkeypatch):
     async def work():
         batcher = make(workers=1)
         monkeypatch.setattr(batcher, "_run", lambda *arguments: 1 / 0)
-        broken = Waiting(jobs(1))
-        broken.put(batcher)
+        broken = put(batcher, 1)
         await broken.done
         assert isinstance(broken.jobs[0].failure, ZeroDivisionError)
         monkeypatch.undo()
-        sound = Waiting(jobs(1))
-        sound.put(batcher)
+        sound = put(batcher, 1)
         await sound.done
         assert sound.jobs[0].failure is None
 
     asyncio.run(work())
 
 
+def test_jobs_are_freed_with_the_last_reference(make, monkeypatch):
+    """Also those of a batch that failed, and the last ones of a thread that has nothing more to do."""
+
+    class Watched(Job):
+        __slots__ = ("__weakref__",)
+
+    def fail(pixels, outputs):
+        raise EngineError("it fails")  # others are logged, and pytest keeps what is logged
+
+    async def one(batcher, data):
+        job = Watched(data)
+        await Waiting([job]).put(batcher).done
+        return weakref.ref(job)
+
+    async def work():
+        batcher = make(workers=1)
+        found = [await one(batcher, b"\1"), await one(batcher, b"bad"), await one(batcher, lambda: "called")]
+        monkeypatch.setattr(batcher, "_run", fail)
+        found.append(await one(batcher, b"\1"))
+        until(lambda: batcher.busy == 0)
+        return found
+
+    gc.disable()
+    try:
+        assert [reference() for reference in asyncio.run(work())] == [None] * 4
+    finally:
+        gc.enable()
+
+
 def test_closing_finishes_what_waits(make, network):
     async def work():
         batcher = make(workers=1)
         network.gate.clear()
-        waiting = Waiting(jobs(*range(10)))
-        waiting.put(batcher)
-        threading.Timer(0.1, network.gate.set).start()
-        await asyncio.to_thread(batcher.close)
-        await waiting.done
+        waiting = put(batcher, *range(10))
+        network.entered.acquire()
+        batcher.close(wait=False)
         with pytest.raises(ClosedError):
-            Waiting(jobs(1)).put(batcher)
+            put(batcher, 1)
+        assert batcher._threads[0].is_alive()
+        network.gate.set()
+        await waiting.done
+        batcher.close()
+        assert not batcher._threads[0].is_alive()
 
     asyncio.run(work())
-    assert sum(network.batches) == 10
+    assert network.batches == [1] * 10
 
 
-def test_waiting_for_one_more_where_it_pays(make, network):
+def test_closing_ends_idle_threads(make):
+    batcher = make(workers=3)
+    batcher.close()
+    assert not any(thread.is_alive() for thread in batcher._threads)
+
+
+def test_threads_that_cannot_be_started_leave_none_behind(make, monkeypatch):
+    """Else those that could be started would keep the network for good."""
+    started, start = [], threading.Thread.start
+
+    def second_fails(thread):
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", second_fails)
+    with pytest.raises(RuntimeError, match="can't start"):
+        make(workers=2)
+    started[0].join(10)
+    assert not started[0].is_alive()
+
+
+def test_waiting_for_one_more_where_it_pays(make, network, clock):
     """On an accelerator, where two images take as long as one, a busy batcher waits for the next one to come."""
 
     async def work():
-        batcher = make(workers=2, costs=fixed(b1=2.0, b2=2.0, b4=2.0, b8=2.0))
-        batcher.costs.interval = 0.001
+        batcher = make(workers=2, costs=accelerator())
         network.gate.clear()
-        (running := Waiting(jobs(1))).put(batcher)
+        running = put(batcher, 1)
         network.entered.acquire()
-        (one := Waiting(jobs(2))).put(batcher)
-        await asyncio.sleep(0.05)
-        assert len(batcher) in (0, 1)
-        (two := Waiting(jobs(3))).put(batcher)
+        one = put(batcher, 2)
+        clock.paused.acquire()
+        assert len(batcher) == 1 and clock.pauses == [2.0]  # at most what the other image saves
+        two = put(batcher, 3)
         network.gate.set()
         await asyncio.gather(running.done, one.done, two.done)
+        assert [job.batch for each in (one, two) for job in each.jobs] == [2, 2]
 
     asyncio.run(work())
-    assert sum(network.batches) == 3
+    assert network.batches == [1, 2]
+
+
+def test_no_longer_than_it_pays(make, network, clock):
+    """The image that waited is taken alone once the moment is over; what it has waited before counts."""
+
+    async def work():
+        batcher = make(workers=2, costs=accelerator())
+        network.gate.clear()
+        running = put(batcher, 1)
+        network.entered.acquire()
+        one = put(batcher, 2)
+        clock.paused.acquire()
+        clock.time += 1.5
+        with batcher._changed:
+            batcher._changed.notify_all()  # woken too soon
+        clock.paused.acquire()
+        assert clock.pauses == [2.0, 0.5]
+        clock.time += 0.5
+        with batcher._changed:
+            batcher._changed.notify_all()
+        network.entered.acquire()
+        network.gate.set()
+        await asyncio.gather(running.done, one.done)
+
+    asyncio.run(work())
+    assert network.batches == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("workers", "costs"),
+    [
+        (1, accelerator()),  # one thread has nobody who works meanwhile
+        (3, accelerator()),  # another one is idle
+        (2, accelerator(interval=2.5)),  # the next is not likely to come soon enough
+        (2, fixed(0.001, b1=1.0, b2=2.0, b4=4.0, b8=8.0)),  # a processor: nothing is saved
+    ],
+)
+def test_no_waiting_where_it_does_not_pay(make, network, clock, workers, costs):
+    async def work():
+        batcher = make(workers=workers, costs=costs)
+        network.gate.clear()
+        running = put(batcher, 1)
+        network.entered.acquire()
+        one = put(batcher, 2)
+        if workers > 1:
+            network.entered.acquire()
+        network.gate.set()
+        await asyncio.gather(running.done, one.done)
+
+    asyncio.run(work())
+    assert network.batches == [1, 1] and clock.pauses == []
+
+
+def test_a_batcher_that_is_closed_waits_for_no_more(make, network, clock):
+    async def work():
+        batcher = make(workers=2, costs=accelerator())
+        network.gate.clear()
+        running = put(batcher, 1)
+        network.entered.acquire()
+        one = put(batcher, 2)
+        clock.paused.acquire()
+        batcher.close(wait=False)
+        network.entered.acquire()
+        network.gate.set()
+        await asyncio.gather(running.done, one.done)
+
+    asyncio.run(work())
+    assert network.batches == [1, 1] and clock.pauses == [2.0]
+
+
+def test_threads_that_wait_for_more_may_find_nothing_left(make, network, clock):
+    """Several threads that wait for one more image, and only one that gets it: the others go on waiting."""
+
+    async def work():
+        batcher = make(workers=2, costs=accelerator(seconds=60.0))
+        network.gate.clear()
+        running = put(batcher, 1)
+        network.entered.acquire()
+        one = put(batcher, 2)
+        clock.paused.acquire()
+        network.gate.set()
+        await running.done
+        clock.paused.acquire()  # now both wait for another
+        network.gate.clear()
+        two = put(batcher, 3)
+        network.entered.acquire()
+        with batcher._changed:
+            batcher._changed.notify_all()
+        until(lambda: batcher.busy == 1)
+        network.gate.set()
+        await asyncio.gather(one.done, two.done)
+        until(lambda: batcher.busy == 0)
+        assert all(thread.is_alive() for thread in batcher._threads)
+
+    asyncio.run(work())
+    assert network.batches == [1, 2]
+
+
+def test_what_a_batch_took(make, network, clock):
+    """Of each job, for the watcher, and for the costs, which are to know whether others waited beside it."""
+    told, measured = [], []
+
+    async def work():
+        costs = fixed(start=4, b4=4.0)
+        costs.measured = lambda *arguments: measured.append(arguments)
+        batcher = make(workers=1, costs=costs, watch=lambda *arguments: told.append(arguments))
+        network.gate.clear()
+        first = put(batcher, 1)
+        network.entered.acquire()
+        rest = put(batcher, 2, b"bad", np.zeros((4, 4, 3), np.uint8), 3, 4)
+        clock.time += 7.0
+        network.gate.set()
+        await asyncio.gather(first.done, rest.done)
+        await put(batcher, b"bad").done
+        return first.jobs + rest.jobs
+
+    first, image, bad, pixels, other, last = asyncio.run(work())
+    assert network.batches == [1, 3, 1]
+    assert told == [(1, 0.25, 9.0), (3, 0.75, 2.0), (1, 0.25, 2.0)]
+    assert measured == [(1, 9.0, 9.25, False), (3, 2.0, 2.75, True), (1, 2.0, 2.25, False)]
+    assert [job.batch for job in (first, image, bad, pixels, other, last)] == [1, 3, 0, 3, 3, 1]
+    assert [job.decode_seconds for job in (image, bad, pixels, other)] == [0.25, 0.25, 0.0, 0.25]
+    assert [job.inference_seconds for job in (image, bad, pixels, other)] == [2.0, 0.0, 2.0, 2.0]
+    assert first.queue_seconds == 0.0
+    assert image.queue_seconds == other.queue_seconds == 9.0  # until the first was done
+    assert last.queue_seconds == 9.0 + 2.75
+
+
+def test_what_a_call_took(make, clock):
+    async def work():
+        batcher = make(workers=1)
+
+        def slow():
+            clock.time += 3.0
+
+        waiting = put(batcher, slow, slow)
+        await waiting.done
+        return waiting.jobs
+
+    assert [(job.queue_seconds, job.decode_seconds) for job in asyncio.run(work())] == [(0.0, 3.0), (3.0, 3.0)]
+
+
+def test_costs_are_told_of_arrivals(make):
+    told = []
+
+    async def work():
+        batcher = make(workers=1)
+        batcher.costs.arrived = lambda *arguments: told.append(arguments)
+        await put(batcher, 1, 2, 3).done
+
+    asyncio.run(work())
+    assert told == [(1000.0, 3)]
+
+
+def test_nobody_waits_in_a_loop_that_has_ended(make, network):
+    async def leave():
+        batcher = make(workers=1)
+        network.gate.clear()
+        put(batcher, 1)
+        network.entered.acquire()
+        return batcher
+
+    async def go_on(batcher):
+        network.gate.set()
+        waiting = put(batcher, 2)
+        await waiting.done
+        return waiting.jobs[0].values["probabilities"][0]
+
+    assert asyncio.run(go_on(asyncio.run(leave()))) == 2
+
+
+def test_those_who_look(make, network):
+    async def work():
+        batcher = make(workers=2, name="tulips")
+        assert (batcher.busy, len(batcher), batcher.wait) == (0, 0, 0.0)
+        network.gate.clear()
+        running = put(batcher, 1)
+        network.entered.acquire()
+        assert batcher.busy == 1
+        network.gate.set()
+        await running.done
+        assert [thread.name for thread in batcher._threads] == ["vertebra-tulips-0", "vertebra-tulips-1"]
+        # They must not keep the process from ending.
+        assert all(thread.daemon for thread in batcher._threads)
+
+    asyncio.run(work())
 
 
 # --- costs ------------------------------------------------------------------------------------------------------------
@@ -317,21 +688,3 @@ def test_running_means():
     costs.arrived(100.0, 1)
     costs.arrived(100.01, 1)
     assert costs.interval < before
-
-
-def test_threads_that_wait_for_more_may_find_nothing_left(make, network):
-    """Several threads that wait for one more image, and only one that gets it: the others go on waiting."""
-
-    async def work():
-        batcher = make(workers=4, costs=fixed(b1=0.02, b2=0.02, b4=0.02, b8=0.02))
-        batcher.costs.arrived = lambda *arguments: None
-        batcher.costs.interval = 0.001
-        for turn in range(200):
-            waiting = [Waiting(jobs(n)) for n in range(1 + turn % 7)]
-            for each in waiting:
-                each.put(batcher)
-                await asyncio.sleep(0.0005)
-            await asyncio.gather(*(each.done for each in waiting))
-        assert all(thread.is_alive() for thread in batcher._threads)
-
-    asyncio.run(work())

@@ -1,17 +1,31 @@
 """A file that is replaced: loaded without a dropped request; one that is bad changes nothing."""
 
+import contextlib
+import gc
+import re
+import subprocess
+import sys
 import threading
 import time
+import weakref
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from vertebra.runtime import mnn
+from vertebra.runtime.engines import EngineError, open_engine
 
-def until(condition):
-    for _ in range(1000):
-        if condition():
-            return
+onnx = pytest.importorskip("onnx")
+from onnx import helper, numpy_helper  # noqa: E402
+
+
+def until(condition, seconds=10):
+    stop = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < stop, f"it did not happen within {seconds} s"
         time.sleep(0.01)
-    raise AssertionError("it did not happen within 10 s")
 
 
 @pytest.fixture
@@ -97,15 +111,13 @@ def test_a_file_that_is_gone_serves_on(serving, place, pngs):
     assert client.post("/v1/predict", pngs[0]).status == 200
 
 
+def damage(model):
+    entry = next(entry for entry in model.graph.initializer if entry.name == "linear")
+    entry.raw_data = np.full((8, 3), np.nan, np.float32).tobytes()
+
+
 def test_a_file_of_damaged_weights_is_not_served(serving, place, pngs):
-    import numpy as np
-
     client = serving(models=(str(place.path),), reload_seconds=0.05)
-
-    def damage(model):
-        entry = next(entry for entry in model.graph.initializer if entry.name == "linear")
-        entry.raw_data = np.full((8, 3), np.nan, np.float32).tobytes()
-
     place(change=damage)
     until(lambda: client.get("/v1/models").json["models"][0]["error"])
     assert "no numbers" in client.get("/v1/models").json["models"][0]["error"]
@@ -132,3 +144,155 @@ def test_accepted_requests_are_finished_by_the_old_one(serving, place, held, png
     (answer,) = answers
     assert answer.status == 200
     assert {entry["class"] for r in answer.json["results"] for entry in r["predictions"]} == {"cat", "dog", "fish"}
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def without_collector():
+    """What is freed here is freed by its last reference: a reference cycle would stay."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@pytest.fixture
+def engines(monkeypatch):
+    """Weak references to all engines that are opened."""
+    found = []
+
+    def opened(*arguments):
+        engine = open_engine(*arguments)
+        found.append(weakref.ref(engine))
+        return engine
+
+    monkeypatch.setattr("vertebra.runtime.predictor.open_engine", opened)
+    return found
+
+
+def test_a_replaced_model_is_freed_with_its_last_answer(serving, write_model, place, engines, pngs, tmp_path):
+    other = write_model(tmp_path / "other.onnx")
+    client = serving(models=(str(place.path), str(other)), reload_seconds=0.05)
+    shelf = client.service.shelf
+    with without_collector():
+        gone = []
+        for turn in range(3):
+            old = shelf.get("m")
+            assert [
+                client.post("/v1/predict", pngs[0]).status,
+                client.post("/v1/predict", b"no photo").status,
+                client.post("/v1/explain", pngs[0]).status,
+                client.get("/v1/models/m/anatomy").status,
+            ] == [200, 422, 200, 200]
+            gone += [weakref.ref(part) for part in (old, old.batcher, old.runner, old.classifier)]
+            threads = old.batcher._threads
+            assert all(thread.is_alive() for thread in threads)
+            del old
+            place(seed=turn + 1)
+            until(lambda turn=turn: f'result="ok"}} {turn + 1}.0' in client.get("/metrics").body.decode())
+            until(lambda threads=threads: not any(thread.is_alive() for thread in threads))
+        until(lambda: not any(reference() for reference in gone))
+        # The one that is served now, and the other model.
+        until(lambda: sum(engine() is not None for engine in engines) == 2)
+    assert len(engines) == 5
+    assert client.post("/v1/predict?model=other", pngs[0]).status == 200
+
+
+def test_a_request_that_still_names_a_replaced_model_does_not_keep_its_network(serving, place, engines, pngs):
+    client = serving(models=(str(place.path),), reload_seconds=0.05)
+    old = client.service.shelf.get("m")
+    place(seed=1)
+    until(lambda: client.service.shelf.get("m") is not old)
+    until(lambda: engines[0]() is None)
+    with pytest.raises(EngineError, match="has been closed"):
+        old.runner.call(np.zeros((1, 32, 32, 3), np.uint8))
+    assert old.explains_by == "activation" and old.anatomy is not None and old.card.classes == ("cat", "dog", "fish")
+
+
+def test_models_that_cannot_be_loaded_leave_nothing(serving, place, engines, pngs):
+    client = serving(models=(str(place.path),), reload_seconds=0.02)
+    threads = threading.active_count()
+    with without_collector():
+        for turn in range(5):
+            place(change=damage, seed=turn)
+            until(lambda turn=turn: f'result="error"}} {turn + 1}.0' in client.get("/metrics").body.decode())
+        until(lambda: sum(engine() is not None for engine in engines) == 1)
+    assert len(engines) == 6 and threading.active_count() <= threads
+    assert client.post("/v1/predict", pngs[0]).status == 200
+
+
+SERVE = """
+import logging, sys
+logging.basicConfig(level=logging.INFO)
+from vertebra.serve import Settings, run
+run(Settings(models=(sys.argv[1],), port=0, reload_seconds=0.05, engine=sys.argv[2]), logging.info)
+"""
+
+
+def enlarged(turn, *, damaged):
+    """A change of the tiny model: 44 MB more of weights, in blocks of 0.3 to 3.2 MB as real ones have."""
+
+    def change(model):
+        if damaged:
+            damage(model)
+        graph, total = model.graph, "small"
+        softmax = graph.node[-1]
+        graph.node[-2].output[0] = total
+        del graph.node[-1]
+        for index in range(20):
+            width = 90_000 if index % 2 else 10_000
+            for name, shape in ((f"wide{index}", (8, width)), (f"narrow{index}", (width, 3))):
+                graph.initializer.append(numpy_helper.from_array(np.full(shape, 1e-6 * turn, np.float32), name))
+            last, total = total, f"sum{index}"
+            graph.node.append(helper.make_node("MatMul", ["embedding", f"wide{index}"], [f"hidden{index}"]))
+            graph.node.append(helper.make_node("MatMul", [f"hidden{index}", f"narrow{index}"], [f"term{index}"]))
+            graph.node.append(helper.make_node("Add", [last, f"term{index}"], [total]))
+        softmax.input[0] = total
+        graph.node.append(softmax)
+
+    return change
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+@pytest.mark.parametrize("engine", ["onnxruntime", *(["mnn"] if mnn.installed() else [])])
+@pytest.mark.parametrize("damaged", [False, True])
+def test_memory_is_flat_over_50_reloads_under_load(write_model, tmp_path, pngs, call, engine, damaged):
+    """A model of 44 MB that is replaced 50 times while others predict and explain, all of them with success."""
+    path = write_model(tmp_path / "m.onnx", change=enlarged(0, damaged=False))
+    process = subprocess.Popen([sys.executable, "-c", SERVE, path, engine], stderr=subprocess.PIPE, text=True)
+    statuses, stop, resident = [], threading.Event(), []
+    try:
+        url = next(found[1] for line in process.stderr if (found := re.search(r"listening on (http://\S+)", line)))
+        threading.Thread(target=process.stderr.read, daemon=True).start()
+        client = call(SimpleNamespace(url=url))
+        until(lambda: client.get("/readyz").status == 200)
+
+        def ask(path):
+            while not stop.is_set():
+                statuses.append(client.post(path, pngs[0]).status)
+
+        threads = [threading.Thread(target=ask, args=[f"/v1/{route}"]) for route in ("predict", "explain")]
+        for thread in threads:
+            thread.start()
+        wanted = f'vertebra_reloads_total{{model="m",result="{"error" if damaged else "ok"}"}} '
+        for turn in range(1, 51):
+            write_model(tmp_path / "new.onnx", change=enlarged(turn % 3, damaged=damaged)).replace(path)
+            until(lambda turn=turn: f"{wanted}{turn}.0" in client.get("/metrics").body.decode(), 60)
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            resident.append(int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1000)
+        stop.set()
+        for thread in threads:
+            thread.join()
+    finally:
+        stop.set()
+        process.kill()
+        process.wait()
+        process.stderr.close()
+    assert len(statuses) > 50 and set(statuses) == {200}
+    # MB; a leak of every model would be 2,000.
+    assert np.median(resident[-10:]) - np.median(resident[5:15]) < 22, resident

@@ -98,7 +98,7 @@ class Runner:
     """An engine and its lanes: calls from any number of threads, each on a lane of its own."""
 
     def __init__(self, engine: Engine, plan: Plan) -> None:
-        self.engine = engine
+        self.engine: Engine | None = engine  # None: closed
         self.plan = plan
         self._free: SimpleQueue[int] = SimpleQueue()
         for lane in range(plan.lanes):
@@ -106,10 +106,16 @@ class Runner:
         self._pool: ThreadPoolExecutor | None = None
 
     def call(self, batch: Pixels, outputs: Sequence[str] = (PROBABILITIES,)) -> list[FloatArray]:
-        """The whole batch on one lane, once one is free."""
+        """The whole batch on one lane, once one is free.
+
+        Raises:
+            EngineError: it has been closed, or the engine fails.
+        """
         lane = self._free.get()
         try:
-            return self.engine.run(batch, outputs, lane)
+            if (engine := self.engine) is None:
+                raise EngineError("this network has been closed. Load it again.")
+            return engine.run(batch, outputs, lane)
         finally:
             self._free.put(lane)
 
@@ -128,10 +134,11 @@ class Runner:
         return [np.concatenate(found) for found in zip(*results, strict=True)]
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads and free the engine, once the calls that have begun are done."""
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
+        self.engine = None
 
 
 class OnnxRuntimeEngine:

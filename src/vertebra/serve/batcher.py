@@ -44,6 +44,15 @@ class ClosedError(Exception):
     """A newer model has taken the place of this one: ask for it again."""
 
 
+@dataclass(frozen=True)
+class Clock:
+    """Where a batcher has its time from."""
+
+    now: Callable[[], float] = time.monotonic  # of arrivals and deadlines
+    timer: Callable[[], float] = time.perf_counter  # of durations
+    pause: Callable[[threading.Condition, float], object] = threading.Condition.wait  # so many seconds at most
+
+
 @dataclass(eq=False, slots=True)
 class Job:
     """One image of one request, and what became of it."""
@@ -93,6 +102,7 @@ class Batcher:
         limit: images that may wait.
         costs: what a batch takes here, from a warm-up.
         watch: is told of each batch: its size, and the seconds of decoding and of the network.
+        clock: another than the system's, for tests.
     """
 
     def __init__(
@@ -105,6 +115,7 @@ class Batcher:
         costs: Costs | None = None,
         watch: Callable[[int, float, float], None] = lambda size, decode, inference: None,
         name: str = "model",
+        clock: Clock = Clock(),
     ) -> None:
         self.workers = workers
         self.limit = limit
@@ -112,6 +123,7 @@ class Batcher:
         self._run = run
         self._decode = decode
         self._watch = watch
+        self._clock = clock
         self._queue: deque[Job] = deque()
         self._changed = threading.Condition()
         self._idle = 0
@@ -120,8 +132,12 @@ class Batcher:
             threading.Thread(target=self._serve, name=f"vertebra-{name}-{number}", daemon=True)
             for number in range(workers)
         ]
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except RuntimeError:
+            self.close(wait=False)  # there can be no more threads; those that there are would keep the network
+            raise
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -145,7 +161,7 @@ class Batcher:
         waiting = len(self._queue)
         wait = self.wait
         # A forecast: half as long again, and its own work, must fit.
-        late = time.monotonic() + 1.5 * wait + self.costs.image > deadline
+        late = self._clock.now() + 1.5 * wait + self.costs.image > deadline
         if waiting + count > self.limit or (waiting and late):
             raise FullError(wait)
 
@@ -160,7 +176,7 @@ class Batcher:
         # Jobs know their ticket, and not the other way round: in a circle they would keep their images until the
         # garbage collector comes by.
         ticket = Ticket(len(jobs), deadline)
-        now = time.monotonic()
+        now = self._clock.now()
         for job in jobs:
             job.ticket, job.queued = ticket, now
         with self._changed:
@@ -193,9 +209,9 @@ class Batcher:
                 # Whatever it is must reach those who wait, and the thread must live on.
                 if not isinstance(error, VertebraError):
                     log.exception("a batch failed")
-                for job in jobs:
-                    job.failure = error
+                _fail(jobs, error)
             _deliver(jobs)
+            del jobs  # or their images would stay until others come
 
     def _next(self) -> list[Job]:
         """The images to do next; none: there will be no more."""
@@ -223,7 +239,7 @@ class Batcher:
 
     def _forget_late(self) -> None:
         """Drop from the front what nobody waits for any more."""
-        now = time.monotonic()
+        now = self._clock.now()
         while self._queue:
             ticket = self._queue[0].ticket
             if ticket is not None and not ticket.dropped and ticket.deadline > now:
@@ -240,29 +256,31 @@ class Batcher:
             return False
         first = self._queue[0]
         moment = self.costs.worth_waiting(len(self._queue))
-        waited = time.monotonic() - first.queued
+        waited = self._clock.now() - first.queued
         if moment <= waited:
             return False
-        self._changed.wait(moment - waited)
+        self._clock.pause(self._changed, moment - waited)
         return True
 
     def _call(self, job: Job) -> None:
-        start = time.perf_counter()
-        job.queue_seconds = time.monotonic() - job.queued
+        timer = self._clock.timer
+        start = timer()
+        job.queue_seconds = self._clock.now() - job.queued
         try:
             assert callable(job.data)  # noqa: S101 - for the type checker
             job.result = job.data()
         except ImageError as error:
             job.error = str(error)
-        job.decode_seconds = time.perf_counter() - start
+        job.decode_seconds = timer() - start
 
     def _predict(self, jobs: list[Job]) -> None:
-        start = time.perf_counter()
-        taken = time.monotonic()
+        timer = self._clock.timer
+        start = timer()
+        taken = self._clock.now()
         crowded = bool(self._queue) and not self._idle
         ready, pixels = [], []
         for job in jobs:
-            begin = time.perf_counter()
+            begin = timer()
             job.queue_seconds = taken - job.queued
             if isinstance(job.data, np.ndarray):
                 pixels.append(job.data)
@@ -275,13 +293,13 @@ class Batcher:
             else:
                 pixels.append(found)
                 ready.append(job)
-            job.decode_seconds = time.perf_counter() - begin
+            job.decode_seconds = timer() - begin
         if not ready:
             return
         outputs = sorted({name for job in ready for name in job.outputs})
-        begin = time.perf_counter()
+        begin = timer()
         values = self._run(np.stack(pixels), outputs)
-        inference = time.perf_counter() - begin
+        inference = timer() - begin
         for row, job in enumerate(ready):
             # Copies: a row that is kept would keep the whole batch.
             job.values = {
@@ -290,8 +308,14 @@ class Batcher:
             job.inference_seconds = inference
             job.batch = len(ready)
         with self._changed:
-            self.costs.measured(len(ready), inference, time.perf_counter() - start, crowded)
+            self.costs.measured(len(ready), inference, timer() - start, crowded)
         self._watch(len(ready), begin - start, inference)
+
+
+def _fail(jobs: Sequence[Job], error: Exception) -> None:
+    """Without its traceback, which would keep the images and, in a reference cycle, the jobs themselves."""
+    for job in jobs:
+        job.failure = error.with_traceback(None)
 
 
 def _deliver(jobs: Sequence[Job]) -> None:

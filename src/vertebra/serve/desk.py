@@ -108,7 +108,7 @@ class Desk:
                 self._room(model, 1, deadline)
                 return None
             except BusyError as error:
-                busy = error
+                busy = error.with_traceback(None)  # or it and this frame would keep each other, and the model
         return busy
 
     async def run(

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from vertebra.decoding_notes import DecodingNotes
 from vertebra.errors import UsageError, nearest
 from vertebra.model_checksum import verify
 from vertebra.pixels import Pixels
-from vertebra.runtime.engines import OUTPUTS, PROBABILITIES, EngineError, FloatArray
+from vertebra.runtime.engines import OUTPUTS, PROBABILITIES, EngineError, FloatArray, Runner
 from vertebra.runtime.predictor import Predictor
 from vertebra.runtime.trial import trial_images
 
@@ -33,6 +33,7 @@ from .costs import Costs
 from .decode import network_input
 from .explain import Classifier, find_classifier, holds
 from .graph import read_graph
+from .memory import trim
 from .metrics import Metrics
 from .problems import ApiError
 from .settings import Settings
@@ -52,7 +53,11 @@ except VertebraError as error:
 
 
 class Loaded:
-    """One version of a model's file, ready to predict; used until a newer one takes its place."""
+    """One version of a model's file, ready to predict; used until a newer one takes its place.
+
+    What it holds is hundreds of megabytes, so no part of it may refer back to it: the last reference that goes frees
+    all at once, where a reference cycle would wait for the garbage collector, which comes rarely to a server.
+    """
 
     def __init__(self, name: str, path: Path, settings: Settings, metrics: Metrics) -> None:
         self.name = name
@@ -68,7 +73,7 @@ class Loaded:
         self.classes = self._checked()
         # A thread decodes and runs the network; a lane of several threads leaves the others of its cores to decoding.
         self.batcher = Batcher(
-            self._run,
+            partial(_finite, runner, name),
             partial(
                 network_input,
                 preprocessing=self.card.preprocessing,
@@ -85,17 +90,9 @@ class Loaded:
         self._described: tuple[Classifier | None, dict[str, Any] | None] | None = None
         self._describing = threading.Lock()
 
-    def _run(self, pixels: Pixels, outputs: Any) -> list[FloatArray]:
-        values = self.runner.call(pixels, outputs)
-        # A number that is none poisons all that comes after it, and is no JSON.
-        for value in values:
-            if not np.isfinite(value).all():
-                raise EngineError(f"the model {self.name!r} gives values that are no numbers: its weights are damaged.")
-        return values
-
     def _checked(self) -> int:
         """The number of classes; a file that cannot predict, or not in numbers, is refused here."""
-        (probabilities,) = self._run(self._trial[:1], (PROBABILITIES,))
+        (probabilities,) = _finite(self.runner, self.name, self._trial[:1], (PROBABILITIES,))
         if probabilities.ndim != 2:
             raise EngineError(f"{self.path} gives probabilities of shape {probabilities.shape}; it must be (N, K).")
         if self.card.classes is not None and len(self.card.classes) != probabilities.shape[1]:
@@ -111,7 +108,7 @@ class Loaded:
         for size in _WARM_UP:
             for turn in range(2):
                 start = time.perf_counter()
-                self._run(self._trial[:size], (PROBABILITIES,))
+                _finite(self.runner, self.name, self._trial[:size], (PROBABILITIES,))
                 seconds = time.perf_counter() - start
                 if turn:
                     costs.warm(size, seconds)
@@ -156,9 +153,22 @@ class Loaded:
             return None, None
 
     def close(self) -> None:
-        """Finish what waits, then let go."""
+        """Finish what waits, then free the network: a request that still names this model must not keep it."""
         self.batcher.close()
         self.runner.close()
+
+
+def _finite(runner: Runner, name: str, pixels: Pixels, outputs: Sequence[str]) -> list[FloatArray]:
+    """The named outputs of the network.
+
+    Raises:
+        EngineError: NaN or infinite values, which would poison all that is computed of them, and are no JSON.
+    """
+    values = runner.call(pixels, outputs)
+    for value in values:
+        if not np.isfinite(value).all():
+            raise EngineError(f"the model {name!r} gives values that are no numbers: its weights are damaged.")
+    return values
 
 
 class Hosted:
@@ -234,12 +244,7 @@ class Shelf:
     def _watch(self) -> None:
         try:
             for hosted in self.models.values():
-                hosted.seen = file_state(hosted.path)
-                start = time.perf_counter()
-                hosted.current = loaded = Loaded(hosted.name, hosted.path, self.settings, self.metrics)
-                log.info(
-                    "%s: %s loaded in %.2f s, %s", hosted.name, hosted.path, time.perf_counter() - start, loaded.plan
-                )
+                self._first(hosted)
         except Exception as error:
             self.failure = error
             self.failed()
@@ -252,6 +257,13 @@ class Shelf:
         while not self._stop.wait(self.settings.reload_seconds):
             for hosted in self.models.values():
                 self._look(hosted, changing)
+
+    def _first(self, hosted: Hosted) -> None:
+        """Load a model. In a method of its own: a local of `_watch`, which never returns, would keep it for good."""
+        hosted.seen = file_state(hosted.path)
+        start = time.perf_counter()
+        hosted.current = loaded = Loaded(hosted.name, hosted.path, self.settings, self.metrics)
+        log.info("%s: %s loaded in %.2f s, %s", hosted.name, hosted.path, time.perf_counter() - start, loaded.plan)
 
     def _look(self, hosted: Hosted, changing: dict[str, dict[str, int]]) -> None:
         """Load a file that is another than before, once it has stayed the same between two looks."""
@@ -276,6 +288,7 @@ class Shelf:
             hosted.error = f"the new {hosted.path.name} is not served: {' '.join(str(error).split())}"
             self.metrics.reloaded(hosted.name, ok=False)
             log.error("%s: %s The one before serves on.", hosted.name, hosted.error)
+            trim()
             return
         old, hosted.current, hosted.error = hosted.current, new, None
         self.metrics.reloaded(hosted.name, ok=True)
@@ -283,6 +296,7 @@ class Shelf:
         if old is not None:
             # Requests that it has accepted are finished; none can come any more, for they ask for `current`.
             old.close()
+            trim()
         new._describe()
 
 
