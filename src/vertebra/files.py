@@ -57,7 +57,8 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
             _sync(temporary)
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what failed before is what one has to know
+            temporary.unlink(missing_ok=True)
     if durable:
         sync_folder(path.parent)
 

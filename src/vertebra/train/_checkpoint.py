@@ -6,6 +6,7 @@ follow from the seed and the step.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -64,7 +65,8 @@ def save(
         _write(folder / CHECKPOINT, tensors, {"position": json.dumps(asdict(position))})
         for old in folder.glob(BEST.format("*")):
             if old != best_file(folder, position.best_step):
-                old.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # it is in nobody's way, and goes when the run is finished
+                    old.unlink()
 
 
 def save_best(folder: Path, step: int, weights: Mapping[str, Tensor], world: World) -> None:

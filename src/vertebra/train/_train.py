@@ -93,9 +93,10 @@ def _begun(settings: Settings, out: str | os.PathLike[str] | None) -> Iterator[P
             try:
                 yield folder
             except VertebraError as error:
-                # The same command is to work once the reason is gone.
+                # The same command is to work once the reason is gone, but where the error names one to go on with.
                 with suppress(OSError):
-                    if not isinstance(error, Stopped) and {path.name for path in folder.iterdir()} <= {SETTINGS, LOCK}:
+                    nothing = {path.name for path in folder.iterdir()} <= {SETTINGS, LOCK}
+                    if nothing and resume_command(folder) not in str(error):
                         (folder / SETTINGS).unlink()
                 raise
     finally:
