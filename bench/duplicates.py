@@ -96,7 +96,7 @@ def copies(n: int, folder: Path) -> dict[str, Any]:
             photos.append(Photo(path, photo.label))
             owners.append((name, index))
     every = replace(dataset, photos=tuple(photos))
-    album = Album(folder / "album.sqlite")
+    album = Album(folder / "album")
     group_of = {}
     for number, group in enumerate(find_duplicates(every, look_through(every, album), album)):
         group_of.update(dict.fromkeys(group.members, number))
@@ -113,7 +113,7 @@ def joined(folder: Path) -> dict[str, Any]:
     results = {}
     for name, data in (("caltech101", DATA), ("digits", "digits")):
         dataset: Dataset = open_dataset(data)
-        album = Album(folder / "album.sqlite")
+        album = Album(folder / "album")
         facts = look_through(dataset, album)
         start = time.perf_counter()
         groups = find_duplicates(dataset, facts, album)

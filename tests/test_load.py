@@ -1,5 +1,7 @@
 """`vertebra.load`: a file or a name."""
 
+import os
+import subprocess
 import sys
 
 import pytest
@@ -33,7 +35,7 @@ def test_a_name_is_exported_once(exports):
     assert first.path.parent == cache_dir() / "models"
     assert vertebra.load("efficientnet_lite0").path == first.path
     assert exports == ["efficientnet_lite0"]
-    assert [path.name for path in first.path.parent.iterdir()] == [first.path.name]
+    assert sorted(first.path.parent.iterdir()) == [first.path.with_suffix(".json"), first.path]
 
 
 def test_a_file_in_the_cache_is_the_same_whenever_it_is_made(exports, monkeypatch):
@@ -105,6 +107,112 @@ def test_a_failed_export_leaves_nothing(exports, monkeypatch):
     with pytest.raises(UsageError):
         vertebra.load("efficientnet_lite0")
     assert list((cache_dir() / "models").iterdir()) == []
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _flip(path):
+    """In place, its size and the time of its last change as before."""
+    status = path.stat()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x80
+    with path.open("r+b") as file:
+        file.write(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _deny(path):
+    path.unlink()
+    path.symlink_to(path)
+
+
+@pytest.mark.parametrize("damage", [_cut, _flip, _deny, lambda path: path.write_bytes(b"")])
+def test_a_damaged_export_is_made_again(exports, damage):
+    path = vertebra.load("efficientnet_lite0").path
+    content = path.read_bytes()
+    damage(path)
+    with pytest.warns(VertebraWarning, match=r"onnx is damaged\. What it held is made again"):
+        assert vertebra.load("efficientnet_lite0").path == path
+    assert path.read_bytes() == content and len(exports) == 2
+    vertebra.load("efficientnet_lite0")
+    assert len(exports) == 2
+
+
+def test_an_export_whose_note_is_damaged_is_made_again(exports):
+    """The note has what is told with each use, and what the file is compared with."""
+    path = vertebra.load("efficientnet_lite0").path
+    note = path.with_suffix(".json")
+    note.write_bytes(note.read_bytes().replace(b"DEFAULT", b"DEFAUKT"))
+    with pytest.warns(VertebraWarning, match=r"json is damaged"):
+        vertebra.load("efficientnet_lite0")
+    note.unlink()
+    vertebra.load("efficientnet_lite0")
+    assert len(exports) == 3
+
+
+def test_an_export_that_was_only_touched_or_copied_is_kept(exports):
+    path = vertebra.load("efficientnet_lite0").path
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content)
+    assert vertebra.load("efficientnet_lite0").path == path
+    assert len(exports) == 1
+
+
+def test_where_the_cache_cannot_be_written(exports, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "file" / "below"))
+    with pytest.warns(VertebraWarning, match=r"cannot be written \(.*\), so efficientnet_lite0 is"):
+        path = vertebra.load("efficientnet_lite0").path
+    assert path.is_file() and tmp_path not in path.parents
+    with pytest.warns(VertebraWarning, match="cannot be written"):
+        assert vertebra.load("efficientnet_lite0").path == path
+
+
+_FIRST_USE = """
+import sys, time, types
+from dataclasses import dataclass
+from pathlib import Path
+
+@dataclass
+class Card:
+    created: str | None = "now"
+
+@dataclass
+class Prepared:
+    card: Card
+
+def export(prepared, out):
+    Path(sys.argv[2]).open("a").write("made\\n")
+    time.sleep(0.5)  # in which all others come
+    out.write_bytes(Path(sys.argv[1]).read_bytes())
+
+fake = types.ModuleType("vertebra.export")
+fake.prepare, fake.export = lambda name, weights: Prepared(Card()), export
+sys.modules["vertebra.export"] = fake
+
+import vertebra
+print(vertebra.load("resnet18", threads=1).predict(sys.argv[3]).predictions[0]["class"])
+"""
+
+
+def test_eight_first_uses_at_once(tmp_path, tiny_model):
+    from PIL import Image
+
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "a.png")
+    arguments = [sys.executable, "-c", _FIRST_USE, str(tiny_model), str(tmp_path / "made"), str(tmp_path / "a.png")]
+    environment = {**os.environ, "VERTEBRA_CACHE": str(tmp_path / "cache"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    running = [
+        subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(8)
+    ]
+    said = [process.communicate() for process in running]
+    assert [process.returncode for process in running] == [0] * 8, said
+    assert len({out for out, _ in said}) == 1
+    assert (tmp_path / "made").read_text() == "made\n"
+    assert sorted(path.suffix for path in (tmp_path / "cache" / "models").iterdir()) == [".json", ".onnx"]
 
 
 def test_a_file_has_its_weights(tiny_model):

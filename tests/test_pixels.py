@@ -6,15 +6,16 @@ import tracemalloc
 import zlib
 
 import numpy as np
+import PIL
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from vertebra import pixels as image_module
-from vertebra.card import Decoding
+from vertebra.card import Decoding, Preprocessing
 from vertebra.errors import ImageError
-from vertebra.pixels import MAX_PIXELS, decode, open_image
+from vertebra.pixels import FIT_VERSION, MAX_PIXELS, decode, decoder, fit, open_image
 
 # Pillow speaks of metadata that the tests damage.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -589,3 +590,26 @@ def test_alpha_of_16_bits_that_is_0_everywhere_is_passed_by(colour):
     values = {4: (32_896, 0), 6: (65_535, 32_896, 0, 0)}[colour]
     data = png_chunks(1, 1, 16, colour, b"\0" + struct.pack(f">{len(values)}H", *values))
     assert tuple(pixels(data)[0, 0]) == {4: (128, 128, 128), 6: (255, 128, 0)}[colour]
+
+
+# --- what is kept of them ------------------------------------------------------------------------------------------
+
+
+def test_fit_gives_what_its_version_stands_for():
+    """Features are kept by the version: raise it together with these numbers."""
+    found = []
+    for width, height in ((50, 37), (37, 51), (20, 20), (9, 400)):
+        values = (np.arange(height * width * 3) * 31 % 251).astype(np.uint8)
+        pixels = fit(Image.fromarray(values.reshape(height, width, 3)), Preprocessing(24, 31, "nearest"))
+        found.append(zlib.crc32(pixels.tobytes()))
+    assert (FIT_VERSION, found) == (1, [3573454282, 230314752, 1236347279, 3742960489])
+
+
+def test_the_decoder_is_told_with_its_libraries(monkeypatch):
+    from PIL import features
+
+    assert decoder().startswith(f"Pillow {PIL.__version__}")
+    decoder.cache_clear()
+    monkeypatch.setattr(features, "version", lambda name: "99" if name == "libjpeg_turbo" else None)
+    assert decoder() == f"Pillow {PIL.__version__}, libjpeg_turbo 99"
+    decoder.cache_clear()

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from vertebra import __version__
-from vertebra.cache import cache_dir, fingerprint, keep_json, read_json
+from vertebra.cache import cache_dir, fingerprint, keep_note, kept_note, making, scratch_dir
 from vertebra.card import DECODING_RULE
-from vertebra.errors import UsageError, needing, noting, warn
+from vertebra.errors import UsageError, VertebraError, needing, noting, warn
 from vertebra.files import WEIGHT_SUFFIXES, replacing
 from vertebra.runtime.predictor import Predictor
 
@@ -49,40 +49,86 @@ def load(
     return Predictor(path, tell=tell, **options)
 
 
-def exported(name: str, weights: str | os.PathLike[str], tell: Callable[[str], None] = lambda what: None) -> Path:
-    """The file of a named network in the cache, exported into it if it is not there.
+def exported(
+    name: str,
+    weights: str | os.PathLike[str],
+    tell: Callable[[str], None] = lambda what: None,
+    *,
+    scratch: Path | None = None,
+) -> Path:
+    """The file of a named network in the cache, exported into it if it is not there or damaged.
+
+    Args:
+        name: of the network.
+        weights: "DEFAULT", the name of published weights, or a file.
+        tell: called with what is being done where that takes seconds.
+        scratch: a folder for it where the cache cannot be written, which is told. None: one of this process alone.
 
     Raises:
         UsageError, WeightsError, ExportError: as the export does.
         MissingExtraError: it is not there, and torch is not installed.
     """
     path = in_cache(name, weights)
-    if path is not None and path.is_file():
-        kept = read_json(_notes(path)) or {}
-        for text in kept.get("told", ()):
-            warn(text.replace(f"'{kept['weights']}'", f"'{os.fspath(weights)}'"))  # of another place, with this content
-        return path
-    with needing("torch", f"predicting with a name ({name!r}) rather than a file that `vertebra export` wrote"):
-        from vertebra.export import export, prepare
-    with noting() as texts:
-        prepared = prepare(name, weights=os.fspath(weights))
-    # Without the time the file is the same whenever it is made again, and results that it made can be gone on with.
-    prepared = replace(prepared, card=replace(prepared.card, created=None))
     if path is None:
+        _prepared(name, weights)  # has the better word for what is no name
         raise UsageError(f"{name!r} with the weights {os.fspath(weights)!r} cannot be kept in the cache.")
-    tell(f"exporting {name}, once")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if texts:
-        keep_json(_notes(path), {"weights": os.fspath(weights), "told": texts})
-    with replacing(path) as temporary:
-        temporary.unlink()  # the export refuses to replace a file that is no network
-        export(prepared, temporary)
+    if _is_kept(path, weights):
+        return path
+    with making(path, lambda: tell(f"waiting for another process that exports {name}")):
+        if _is_kept(path, weights):  # made while this process waited
+            return path
+        with noting() as texts:
+            prepared = _prepared(name, weights)
+        tell(f"exporting {name}, once")
+        try:
+            _export(prepared, path)
+        except (OSError, VertebraError) as error:
+            reason = error if isinstance(error, OSError) else error.__cause__
+            if not isinstance(reason, OSError):
+                raise
+            warn(
+                f"{path} cannot be written ({(reason.strerror or str(reason)).lower()}), so {name} is exported for "
+                "this run alone. VERTEBRA_CACHE names another folder."
+            )
+            path = (scratch or scratch_dir()) / path.name
+            try:
+                _export(prepared, path)
+            except OSError as error:
+                raise VertebraError(f"{path} cannot be written either ({error.strerror or error}).") from error
+        keep_note(path, {"weights": os.fspath(weights), "told": texts})
     return path
 
 
-def _notes(path: Path) -> Path:
-    """Beside a file in the cache, what was told when it was made: it holds for every use of the file."""
-    return path.with_suffix(".json")
+def _prepared(name: str, weights: str | os.PathLike[str]) -> Any:
+    with needing("torch", f"predicting with a name ({name!r}) rather than a file that `vertebra export` wrote"):
+        from vertebra.export import prepare
+    prepared = prepare(name, weights=os.fspath(weights))
+    # Without the time the file is the same whenever it is made again, and results that it made can be gone on with.
+    return replace(prepared, card=replace(prepared.card, created=None))
+
+
+def _export(prepared: Any, path: Path) -> None:
+    from vertebra.export import export
+
+    with replacing(path) as temporary:
+        temporary.unlink()  # the export refuses to replace a file that is no network
+        export(prepared, temporary)
+
+
+def _is_kept(path: Path, weights: str | os.PathLike[str]) -> bool:
+    """Whether a file in the cache is as it was made; what was told when it was made holds for every use of it."""
+    kept = kept_note(path)
+    if kept is None:
+        return False
+    for text in kept["told"]:
+        warn(text.replace(f"'{kept['weights']}'", f"'{os.fspath(weights)}'"))  # of another place, with this content
+    return True
+
+
+def kept_model(name: str) -> Path | None:
+    """The file of a named network where it is in the cache as it was made; None where it has to be exported."""
+    path = in_cache(name)
+    return path if path is not None and _is_kept(path, "DEFAULT") else None
 
 
 def in_cache(name: str, weights: str | os.PathLike[str] = "DEFAULT") -> Path | None:

@@ -1,18 +1,27 @@
 """What is kept between runs: exported networks, the forms that engines convert them to, measurements, features.
 
-All of it can be made again: the folder may be deleted at any time. `VERTEBRA_CACHE` names another one.
+All of it can be made again: the folder may be deleted at any time. `VERTEBRA_CACHE` names another one. A cache is never
+a reason to fail, nor to give something else: what is kept is read only where its checksum holds, what is damaged is
+told once and made again, and what cannot be kept is made for one run.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vertebra.errors import VertebraError
-from vertebra.files import replacing
+from vertebra.errors import InUseError, VertebraError, warn
+from vertebra.files import locked, replacing
+
+# Seconds after which nobody waits any more for another process to make something: longer than any export takes.
+_PATIENCE = 900.0
+_CHECKSUM = b'{"checksum": "'
+_told: set[str] = set()
 
 
 def cache_dir() -> Path:
@@ -23,25 +32,134 @@ def cache_dir() -> Path:
     return Path(home or "~/.cache").expanduser() / "vertebra"
 
 
+def checksum(*parts: str | bytes) -> bytes:
+    """16 bytes that tell what is kept from what has become of it, and from what was kept elsewhere."""
+    import hashlib
+
+    found = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        content = part.encode() if isinstance(part, str) else part
+        found.update(len(content).to_bytes(8, "little"))
+        found.update(content)
+    return found.digest()
+
+
+def tell_once(text: str) -> None:
+    """Tell something, the first time in this process."""
+    if text not in _told:
+        _told.add(text)
+        warn(text)
+
+
+def tell_damaged(path: Path) -> None:
+    """Tell that a cached file is damaged, once, and that this costs nothing but time."""
+    tell_once(f"{path} is damaged. What it held is made again; no result changes.")
+
+
+@contextlib.contextmanager
+def making(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Around the making of a cached file: one process makes it, others wait and then look for it again.
+
+    Where the cache cannot be locked, each makes its own, and the last one's stays.
+
+    Args:
+        path: the file; its folder is made.
+        waiting: called once where another process has begun.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, InUseError, RuntimeError):  # the last of Python 3.11, for a circle of links
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(path, f"delete {path.parent}", wait=_PATIENCE, waiting=waiting))
+        yield
+
+
+@functools.cache
+def scratch_dir() -> Path:
+    """A folder of this process alone, for what the cache cannot keep; it goes with the process."""
+    import atexit
+    import shutil
+    import tempfile
+
+    folder = Path(tempfile.mkdtemp(prefix="vertebra-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+# --- objects --------------------------------------------------------------------------------------------------------
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a file; None where there is none that can be read."""
+    """The object that `keep_json` kept; None where there is none, or none that is as it was kept."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        if not path.is_file():  # reading a pipe may never end
+            return None
+        content = path.read_bytes()
+    except OSError:
         return None
-    return value if isinstance(value, dict) else None
+    size = len(_head(path, b""))
+    head, body = content[:size], content[size:]
+    if head == _head(path, body):
+        value: dict[str, Any] = json.loads(b"{" + body)
+        return value
+    if not content.startswith(b"{") or content.startswith(_CHECKSUM):  # another version wrote none
+        tell_damaged(path)
+    return None
 
 
 def keep_json(path: Path, value: dict[str, Any]) -> None:
     """Write an object for the next run. A cache that cannot be written costs time, never the result."""
+    body = json.dumps(value, indent=1).encode()[1:]
     with contextlib.suppress(OSError), replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
+        temporary.write_bytes(_head(path, body) + body)
+
+
+def _head(path: Path, body: bytes) -> bytes:
+    """How a kept object begins: the checksum of the rest, and of the file's name, so that none stands for another."""
+    return _CHECKSUM + checksum(path.name, body).hex().encode() + b'",'
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def keep_note(path: Path, note: dict[str, Any]) -> None:
+    """Beside a file that has just been made in the cache: what is to be known of it, and what it holds."""
+    with contextlib.suppress(OSError):
+        state, digest = _hashed(path)
+        keep_json(path.with_suffix(".json"), {"note": note, "state": state, "sha256": digest})
+
+
+def kept_note(path: Path, *, thorough: bool = False) -> dict[str, Any] | None:
+    """The note of a file in the cache that is as it was made; None where it has to be made (again).
+
+    A file that has been touched since is hashed.
+
+    Args:
+        path: the file.
+        thorough: hash it in any case, for what changes on a disk by itself leaves no trace.
+    """
+    found = read_json(path.with_suffix(".json"))
+    if found is None:
+        return None
+    try:
+        if thorough or found["state"] != _state(path):
+            state, digest = _hashed(path)
+            if digest != found["sha256"]:
+                tell_damaged(path)
+                return None
+            keep_json(path.with_suffix(".json"), {**found, "state": state})
+    except FileNotFoundError:
+        return None  # deleted, which is allowed
+    except OSError:
+        tell_damaged(path)
+        return None
+    note: dict[str, Any] = found["note"]
+    return note
 
 
 def fingerprint(path: Path) -> str:
     """The SHA-256 of a file, 64 hex digits.
 
-    Hashing half a gigabyte takes a second, so it is kept together with the file's place, size and time of change, and
+    Hashing half a gigabyte takes a second, so it is kept together with the file's place, size and times of change, and
     only taken again where one of these is another.
 
     Raises:
@@ -49,12 +167,8 @@ def fingerprint(path: Path) -> str:
     """
     if known := known_fingerprint(path):
         return known
-    import hashlib
-
     try:
-        state = file_state(path)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        state, digest = _hashed(path)
     except OSError as error:
         raise VertebraError(f"{path} cannot be read ({error.strerror or error}).") from error
     keep_json(_note(path), {"state": state, "sha256": digest})
@@ -65,9 +179,9 @@ def known_fingerprint(path: Path) -> str | None:
     """The SHA-256 of a file where it has been taken before; never by reading the file."""
     try:
         known = read_json(_note(path))
-        if known is not None and known.get("state") == file_state(path):
+        if known is not None and known.get("state") == _state(path):
             return str(known["sha256"])
-    except (OSError, KeyError):
+    except OSError:
         pass
     return None
 
@@ -88,9 +202,25 @@ def keep_intact(path: Path, status: os.stat_result, digest: str) -> None:
 
 
 def _note(path: Path) -> Path:
+    # Not `Path.resolve`, which raises where links lead in a circle.
+    name = os.path.realpath(path)
+    return cache_dir() / "hashes" / f"{checksum(os.fsencode(name)).hex()}.json"
+
+
+def _hashed(path: Path) -> tuple[dict[str, int], str]:
+    """What a file is like, and the SHA-256 of its content."""
     import hashlib
 
-    return cache_dir() / "hashes" / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]}.json"
+    state = _state(path)
+    if path.exists() and not path.is_file():
+        raise OSError("is a folder, a pipe or a device")
+    with path.open("rb") as file:
+        return state, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _state(path: Path) -> dict[str, int]:
+    """As `file_state`; with the time of any change, which a program that writes into a file cannot set back."""
+    return {**file_state(path), "ctime_ns": path.stat().st_ctime_ns}
 
 
 def file_state(path: Path) -> dict[str, int]:

@@ -6,6 +6,7 @@ file at all gives either a picture or an `ImageError` that names it.
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import stat
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import IO, TypeAlias
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
@@ -77,6 +79,15 @@ _HIDDEN_SHARE = 0.99  # of the pixels
 FIRST_OF_SEVERAL = "first of several"  # frames of an animation, or pages
 
 
+@functools.cache
+def decoder() -> str:
+    """What decodes and resizes here, with its version: of other versions a photo may have other pixels."""
+    from PIL import features
+
+    found = {name: features.version(name) for name in _LIBRARIES}
+    return ", ".join([f"Pillow {PIL.__version__}", *(f"{name} {known}" for name, known in found.items() if known)])
+
+
 @dataclass(frozen=True)
 class Decoded:
     """A photo, and what was open to question in its file."""
@@ -117,8 +128,14 @@ _FILTERS = {
 }
 
 
+# Of Pillow, those that decode with losses: the same Pillow may come with another one.
+_LIBRARIES = ("jpg", "libjpeg_turbo", "jpg_2000", "webp", "avif", "libtiff")
+
 # Formats whose file is asked for more than Pillow tells of it.
 _ASKED = ("PNG", "TIFF", "PPM", "JPEG2000")
+
+# Of `fit`: raised whenever it gives other pixels of the same picture, so that nothing that was kept stands for them.
+FIT_VERSION = 1
 
 # Longer pictures, in multiples of the shorter side, lose their ends before they are resized.
 _LONGEST = 16

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image, ImageFilter
 
 from vertebra.card import Decoding
-from vertebra.data import Album, DataError, Facts, Shelf, audit, look_through, open_dataset, write_page
+from vertebra.data import Album, DataError, Facts, audit, look_through, open_dataset, write_page
 from vertebra.data import _facts as facts_module
+from vertebra.errors import VertebraWarning
 from vertebra.pixels import Decoded
 
 
@@ -203,15 +204,29 @@ def test_sizes_are_those_of_the_upright_photo(tmp_path, draw, size, orientation)
 
 def test_a_cache_that_cannot_be_used_costs_only_time(tmp_path, folder):
     dataset = open_dataset(folder(cat=2, dog=2))
-    (tmp_path / "bad.sqlite").write_bytes(b"this is no database, whatever its name says" * 50)
-    for path in (tmp_path / "bad.sqlite", tmp_path / "bad.sqlite" / "below"):
-        album = Album(path)
+    (tmp_path / "file").write_bytes(b"this is no folder")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        album = Album(place)
         found = look_through(dataset, album)
         assert all(isinstance(f, Facts) and f.broken is None for f in found)
-    album = Album(tmp_path / "good.sqlite")
-    album._facts._connection.close()
-    assert look_through(dataset, album) == found
-    assert sqlite3.connect(tmp_path / "good.sqlite").execute("SELECT count(*) FROM facts").fetchone() == (0,)
+    assert look_through(dataset, Album(tmp_path / "good")) == found
+
+
+def test_damaged_facts_and_thumbnails_are_found_anew(tmp_path, folder):
+    dataset = open_dataset(folder(cat=2, dog=2))
+    album = Album(tmp_path)
+    facts = look_through(dataset, album)
+    photo = dataset.photos[0]
+    thumbnail = album.thumbnail(facts[0].sha256, photo.path)
+    for name, column, value in (("facts", "width", 9999), ("thumbnails", "greys", b"short")):
+        with sqlite3.connect(tmp_path / f"{name}.sqlite") as database:
+            database.execute(f"UPDATE {name} SET {column} = ?", [value])
+    again = Album(tmp_path)
+    with pytest.warns(VertebraWarning, match=r"thumbnails\.sqlite is damaged"):
+        assert np.array_equal(again.thumbnail(facts[0].sha256, photo.path), thumbnail)
+    with pytest.warns(VertebraWarning, match=r"facts\.sqlite is damaged") as told:
+        assert look_through(dataset, again) == facts
+    assert len(told) == 1
 
 
 def test_a_file_that_cannot_be_opened(folder, monkeypatch):
@@ -365,24 +380,3 @@ def test_facts_of_another_decoder_are_found_anew(tmp_path, draw, monkeypatch):
     monkeypatch.setattr(facts_module, "_VERSION", "3, Pillow 99")
     assert Album().look_at(content)[0] == facts
     assert calls == [1]
-
-
-def test_a_table_of_another_version_is_made_anew(tmp_path):
-    for columns in (("one TEXT",), ("one TEXT", "two INTEGER"), ("one TEXT", "two INTEGER")):
-        shelf = Shelf(tmp_path / "a.sqlite", "things", columns)
-        known = shelf.get("x")
-        row = ("a", 1)[: len(columns)]
-        shelf.put("x", row)
-        shelf.save()
-        assert Shelf(tmp_path / "a.sqlite", "things", columns).get("x") == row
-    assert known == ("a", 1)
-
-
-def test_what_cannot_be_written_does_not_fill_the_memory(tmp_path):
-    (tmp_path / "bad.sqlite").write_bytes(b"this is no database, whatever its name says" * 50)
-    shelf = Shelf(tmp_path / "bad.sqlite", "things", ("one TEXT",))
-    for number in range(6000):
-        shelf.put(str(number), ("a",))
-    shelf.save()
-    assert len(shelf._new) <= 4096
-    assert shelf.get("5999") == ("a",)

@@ -223,7 +223,7 @@ def test_thumbnails_come_from_the_files_where_the_cache_has_none(tmp_path):
     facts = look_through(dataset)
     (group,) = find_duplicates(dataset, facts)
     assert group.members == (0, 2)
-    other = Album(tmp_path / "other.sqlite")
+    other = Album(tmp_path / "other")
     assert find_duplicates(dataset, facts, other) == [group]
     # A file that is another one by now says nothing of the first.
     picture(99).save(dataset.photos[2].path)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 import vertebra
+from vertebra import cache
 from vertebra.card import Card, CardError, Decoding, Preprocessing, read_card
 from vertebra.errors import ImageError, MissingExtraError, UsageError
 from vertebra.pixels import network_pixels
@@ -277,6 +279,76 @@ def test_what_mnn_cannot_convert(write_model, tmp_path):
     card = Predictor(path).card
     with pytest.raises(EngineError, match=r"MNN cannot convert|differ|needs the operator"):
         open_engine(path, card, Plan("mnn"))
+
+
+@pytest.fixture
+def forms(tmp_path, monkeypatch):
+    """How often MNN's converter has been run, with an empty cache."""
+    monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "_told", set())
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(mnn, "scratch_dir", lambda: tmp_path / "scratch")
+    runs = []
+    convert = mnn.convert
+    monkeypatch.setattr(mnn, "convert", lambda *paths: runs.append(1) or convert(*paths))
+    return runs
+
+
+@needs_mnn
+@pytest.mark.parametrize("damage", ["cut", "emptied", "flipped", "unseen", "folder", "note", "no note"])
+def test_a_damaged_form_is_made_again(tiny_model, photos, forms, damage):
+    expected = Predictor(tiny_model, engine="mnn").predict(photos[0])
+    (path,) = (cache.cache_dir() / "mnn").glob("*.mnn")
+    content = path.read_bytes()
+    if damage == "folder":
+        path.unlink()
+        path.mkdir()
+    elif "note" in damage:
+        note = path.with_suffix(".json")
+        note.write_bytes(note.read_bytes()[:-10])
+        if damage == "no note":
+            note.unlink()
+    else:
+        flipped = content[:800] + bytes(400) + content[1200:]
+        path.write_bytes({"flipped": flipped, "emptied": b""}.get(damage, content[:-100]))
+    if damage == "unseen":  # a disk changes bytes without a trace
+        cache.keep_json(
+            path.with_suffix(".json"),
+            cache.read_json(path.with_suffix(".json")) | {"state": cache._state(path)},
+        )
+    with pytest.warns() as told:
+        found = Predictor(tiny_model, engine="mnn").predict(photos[0])
+        cache.warn("the last")  # `pytest.warns` wants one
+    assert found.predictions == expected.predictions
+    said = [str(entry.message) for entry in told][:-1]
+    assert len(said) == (damage != "no note") + (damage == "folder") and all("damaged" in text for text in said[:1])
+    if damage == "folder":
+        assert "made for this run alone" in said[1]
+    else:
+        assert len(forms) == 2
+        Predictor(tiny_model, engine="mnn").predict(photos[0])
+        assert len(forms) == 2
+
+
+@needs_mnn
+def test_a_converter_that_was_stopped_is_tried_again(tiny_model, photos, forms, monkeypatch):
+    def stopped(command, **options):
+        return subprocess.CompletedProcess(command, -9, "", "")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "run", stopped)
+        with pytest.raises(EngineError, match=r"MNN cannot convert .* \(exit code -9\)"):
+            Predictor(tiny_model, engine="mnn").predict(photos[0])
+    assert Predictor(tiny_model, engine="mnn").predict(photos[0]).error is None
+
+
+@needs_mnn
+def test_where_a_form_cannot_be_kept(tiny_model, photos, forms, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "file"))
+    for _ in range(2):
+        assert Predictor(tiny_model, engine="mnn").predict(photos[0]).error is None
+    assert len(forms) == 1
 
 
 @needs_mnn

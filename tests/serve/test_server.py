@@ -1,6 +1,7 @@
 """The process: it starts without torch, says what is wrong, finishes what it accepted, and leaves."""
 
 import contextlib
+import json
 import signal
 import socket
 import subprocess
@@ -216,6 +217,9 @@ def test_not_ready_while_a_model_is_loading(tiny_model, pngs, monkeypatch, call)
 
 def test_a_name_is_exported_by_another_process(tmp_path, monkeypatch, write_model):
     from vertebra._load import in_cache
+    from vertebra.cache import keep_note
+    from vertebra.card import read_card
+    from vertebra.errors import VertebraWarning
     from vertebra.serve import hosted
 
     monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path))
@@ -225,17 +229,24 @@ def test_a_name_is_exported_by_another_process(tmp_path, monkeypatch, write_mode
     assert said == ["exporting resnet-18, once"]
 
     def export(command, **options):
-        assert command[-1] == "resnet18"
+        assert command[-2] == "resnet18"
         path = in_cache("resnet18")
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_model(path)
-        return subprocess.CompletedProcess(command, 0, "", "")
+        keep_note(path, {"weights": "DEFAULT", "told": []})
+        return subprocess.CompletedProcess(command, 0, json.dumps(str(path)), "")
 
     monkeypatch.setattr(hosted.subprocess, "run", export)
     shelf = Shelf(Settings(models=("resnet18",)), said.append)
     assert shelf.models["resnet18"].path == in_cache("resnet18")
     monkeypatch.setattr(hosted.subprocess, "run", None)
     Shelf(Settings(models=("resnet18",)))  # it is there now
+    path = in_cache("resnet18")
+    path.write_bytes(path.read_bytes()[:-100])
+    monkeypatch.setattr(hosted.subprocess, "run", export)
+    with pytest.warns(VertebraWarning, match=r"onnx is damaged"):
+        Shelf(Settings(models=("resnet18",)), said.append)
+    assert said[-1] == "exporting resnet18, once" and read_card(path).architecture == "tiny"
 
 
 def test_a_failing_model_is_told_by_start(tmp_path, write_model):

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import PIL
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
@@ -24,7 +23,7 @@ from vertebra.cache import cache_dir
 from vertebra.card import Decoding
 from vertebra.errors import ImageError
 from vertebra.machine import usable_cores
-from vertebra.pixels import FORMATS, OversizeError, UnsupportedError, decode, open_image
+from vertebra.pixels import FORMATS, OversizeError, UnsupportedError, decode, decoder, open_image
 
 from ._dataset import Dataset, Photo
 from ._shelf import Shelf
@@ -36,8 +35,8 @@ Thumbnail: TypeAlias = NDArray[np.uint8]  # (64, 64)
 
 # A JPEG twice as large or more is decoded coarsely: seven times sooner for a photo of 12 megapixels.
 _ENOUGH = 256
-# Of what is kept: another way of computing it, or another decoder, must not meet old values.
-_VERSION = f"4, Pillow {PIL.__version__}"
+# Of what is kept: another way of computing it must not meet old values.
+_VERSION = "5"
 _COLUMNS = (
     *("version TEXT", "width INTEGER", "height INTEGER", "look BLOB", "darkest INTEGER", "lightest INTEGER"),
     *("edge REAL", "levels INTEGER", "remarks TEXT"),
@@ -68,18 +67,18 @@ class Facts:
 
 
 class Album:
-    """The facts of all photos seen before, in one file; several threads and processes may use it.
+    """The facts of all photos seen before, in one folder; several threads and processes may use it.
 
     Only what was decoded is kept, and found anew by another decoding or decoder. Why a photo could not be decoded
     depends on more than these: on the memory that was free, on a library's options.
     """
 
-    def __init__(self, path: Path | None = None, decoding: Decoding = Decoding()) -> None:  # noqa: B008 - frozen
+    def __init__(self, folder: Path | None = None, decoding: Decoding = Decoding()) -> None:  # noqa: B008 - frozen
         self.decoding = decoding
-        self._version = f"{_VERSION}, {decoding}"
-        path = path or cache_dir() / "photos.sqlite"
-        self._facts = Shelf(path, "facts", _COLUMNS)
-        self._thumbnails = Shelf(path, "thumbnails", _THUMBNAIL_COLUMNS)
+        self._version = f"{_VERSION}, {decoder()}, {decoding}"
+        folder = folder or cache_dir() / "photos"
+        self._facts = Shelf(folder / "facts.sqlite", "facts", _COLUMNS)
+        self._thumbnails = Shelf(folder / "thumbnails.sqlite", "thumbnails", _THUMBNAIL_COLUMNS)
 
     def save(self) -> None:
         """Keep what was found since the last call."""

@@ -1,71 +1,230 @@
-"""What has been found out about contents, kept in an SQLite file by their SHA-256."""
+"""What has been found out about contents, kept in an SQLite file by their SHA-256.
+
+SQLite has no checksums: it gives what damaged bytes say, as long as they can be read at all. So each row has one.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
+import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+from vertebra.cache import checksum, making, tell_damaged, tell_once
+from vertebra.files import replacing
+
+Row: TypeAlias = tuple[Any, ...]
 
 _SAVE_EVERY = 512  # rows: what an interrupted run loses at most
 _MOST_UNSAVED = 4096  # rows: some megabytes
+_MOST_FAILURES = 20_000  # to read on in a damaged file: a second
+_PATIENCE = 10.0  # seconds that another process may hold the file, once in a run
+_IN_USE = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+# That the file cannot be written or opened says nothing of what it holds.
+_WELL = (
+    *(sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL),
+    *(sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_INTERRUPT),
+)
+# What reading damaged bytes raises. A ValueError comes where SQLite's message repeats them and they are no UTF-8.
+_ERRORS = (sqlite3.Error, ValueError, OverflowError, MemoryError)
 
 
 class Shelf:
     """One row for each SHA-256; several threads and processes may use it.
 
-    A file that cannot be used costs time, never the result: then nothing is known, and nothing is kept.
+    A file that cannot be used costs time, never the result: then nothing is known, and nothing is kept. A row comes
+    back as it was put, or not at all. A damaged file is told once and replaced, with those of its rows that are sound.
 
     Args:
-        path: the SQLite file.
+        path: the SQLite file, which holds this table alone.
         table: the table's name.
         columns: name and type of each column besides `sha256`: `"photo BLOB"`.
+        context: what the values depend on besides the content; rows of another context are damaged ones.
     """
 
-    def __init__(self, path: Path, table: str, columns: Sequence[str]) -> None:
+    def __init__(self, path: Path, table: str, columns: Sequence[str], context: str = "") -> None:
         names = ", ".join(column.split()[0] for column in columns)
-        self._select = f"SELECT {names} FROM {table} WHERE sha256 = ?"  # noqa: S608 - names of our own
         marks = ", ".join("?" * len(columns))
-        self._insert = f"INSERT OR REPLACE INTO {table} (sha256, {names}) VALUES (?, {marks})"  # noqa: S608
+        self._path, self._context = path, f"{table} ({', '.join(columns)}) {context}"
+        self._create = f"CREATE TABLE {table} (sha256 TEXT PRIMARY KEY, {', '.join(columns)}, checksum BLOB)"
+        self._select = f"SELECT {names}, checksum FROM {table} WHERE sha256 = ?"  # noqa: S608 - names of our own
+        self._every = f"SELECT rowid, sha256, {names}, checksum FROM {table} WHERE rowid > ? ORDER BY rowid"  # noqa: S608
+        self._insert = f"INSERT OR REPLACE INTO {table} (sha256, {names}, checksum) VALUES (?, {marks}, ?)"  # noqa: S608
+        self._version = int.from_bytes(checksum(self._create)[:3], "little")
         self._lock = threading.Lock()
-        self._new: dict[str, tuple[Any, ...]] = {}
+        self._new: dict[str, Row] = {}
+        self._unsaved = 0  # put since the last attempt
+        self._patience = _PATIENCE
+        self._unfit = False  # the file has to be replaced
         self._connection: sqlite3.Connection | None = None
-        with contextlib.suppress(sqlite3.Error, OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(path, timeout=10, check_same_thread=False)
-            known = connection.execute(f"SELECT name || ' ' || type FROM pragma_table_info('{table}')").fetchall()  # noqa: S608
-            if known and [row[0] for row in known[1:]] != list(columns):
-                connection.execute(f"DROP TABLE {table}")  # of another version, whose rows nobody reads any more
-            connection.execute(f"CREATE TABLE IF NOT EXISTS {table} (sha256 TEXT PRIMARY KEY, {', '.join(columns)})")
-            self._connection = connection
+        self._opened: tuple[int, int] | None = None
+        self._open()
 
-    def get(self, digest: str) -> tuple[Any, ...] | None:
+    def get(self, digest: str) -> Row | None:
         """The row, or None where there is none."""
-        with self._lock, contextlib.suppress(sqlite3.Error):
+        with self._lock:
             if digest in self._new:
                 return self._new[digest]
-            if self._connection is not None:
-                row: tuple[Any, ...] | None = self._connection.execute(self._select, [digest]).fetchone()
-                return row
+            row = self._read(digest)
+            if row is None or self._sound(digest, row):
+                return None if row is None else row[:-1]
+            self._unfit = True
+        tell_damaged(self._path)
         return None
 
-    def put(self, digest: str, row: tuple[Any, ...]) -> None:
+    def put(self, digest: str, row: Row) -> None:
         """Keep a row; it is on disk after `save`, which this calls now and then."""
         with self._lock:
             self._new[digest] = row
-            full = len(self._new) >= _SAVE_EVERY
+            self._unsaved += 1
+            full = self._unsaved >= _SAVE_EVERY
         if full:
             self.save()
 
     def save(self) -> None:
         """Write what is new; of what cannot be written, the last rows are remembered as long as the process runs."""
         with self._lock:
-            with contextlib.suppress(sqlite3.Error):
-                if self._connection is not None and self._new:
-                    with self._connection:
-                        self._connection.executemany(self._insert, [(key, *row) for key, row in self._new.items()])
-                    self._new = {}
+            self._unsaved = 0
+            if self._new and self._write():
+                self._new = {}
             for key in list(self._new)[:-_MOST_UNSAVED]:
                 del self._new[key]
+
+    # --- with the lock ----------------------------------------------------------------------------------------------
+
+    def _read(self, digest: str) -> Row | None:
+        if self._connection is None:
+            return None
+        try:
+            row: Row | None = self._connection.execute(self._select, [digest]).fetchone()
+        except _ERRORS as error:
+            self._note(error)
+            return None
+        return row
+
+    def _write(self) -> bool:
+        for _ in range(2):
+            # Deleted or replaced by another process, or damaged: what is written there is lost.
+            if self._unfit or self._opened != _identity(self._path):
+                self._open()
+            if self._connection is None:
+                return False
+            rows = [(key, *row, self._checksum(key, row)) for key, row in self._new.items()]
+            try:
+                with self._connection:
+                    self._connection.executemany(self._insert, rows)
+                return True
+            except _ERRORS as error:
+                self._note(error)
+            if not self._unfit:
+                return False
+        return False
+
+    def _open(self) -> None:
+        """Connect to the file, made where there is none, and made anew where it is damaged or of another version."""
+        with contextlib.suppress(OSError, *_ERRORS):
+            if self._unfit or not self._connect():
+                if not self._unfit:
+                    return
+                self._replace()
+                self._connect()
+
+    def _connect(self) -> bool:
+        """Whether there is a connection to a file with this table alone; where none can be, whether it is `_unfit`."""
+        self._close()
+        self._unfit = not self._path.exists()
+        if not self._path.is_file():
+            return False
+        try:
+            connection = sqlite3.connect(self._path, timeout=self._patience, check_same_thread=False)
+            opened = _identity(self._path)
+            found = [sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")]
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+        except _ERRORS as error:
+            self._note(error)
+            return False
+        if found != [self._create] or version != self._version:
+            connection.close()
+            self._unfit = True
+            # A file of another version has another table; nobody reads its rows any more.
+            if version == self._version or found in ([], [self._create]):
+                tell_damaged(self._path)
+            return False
+        self._connection, self._opened = connection, opened
+        return True
+
+    def _replace(self) -> None:
+        """A new file with the sound rows of this one, unless another process has been sooner."""
+        seen = self._opened or _identity(self._path)
+        with making(self._path):
+            if _identity(self._path) == seen:
+                with replacing(self._path) as temporary:
+                    connection = sqlite3.connect(temporary)
+                    with contextlib.closing(connection), connection:
+                        connection.execute(self._create)
+                        connection.execute(f"PRAGMA user_version = {self._version}")
+                        connection.executemany(self._insert, self._salvaged())
+                    self._close()
+                    # Of the file before: SQLite would put its pages back into the new one.
+                    for suffix in ("-journal", "-wal", "-shm"):
+                        Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+
+    def _salvaged(self) -> Iterator[Row]:
+        """The sound rows of a damaged file, checksums included."""
+        last = failures = 0  # row numbers; failures since the last row that could be read
+        for _ in range(_MOST_FAILURES):
+            try:
+                rows: Iterable[Row] = self._connection.execute(self._every, [last]) if self._connection else ()
+                for number, key, *row in rows:
+                    if self._sound(key, row):
+                        last, failures = number, 0
+                        yield key, *row
+                return
+            except _ERRORS:
+                # Past the rows of a page that cannot be read, which is some dozens; faster where it is many pages.
+                failures += 1
+                last += 1 + failures // 64
+
+    def _close(self) -> None:
+        with contextlib.suppress(*_ERRORS):
+            if self._connection is not None:
+                self._connection.close()
+        self._connection = self._opened = None
+
+    def _note(self, error: BaseException) -> None:
+        """Tell what keeps the file from being used, and remember it."""
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in _IN_USE:
+            if self._patience:
+                self._patience = 0.0
+                if self._connection is not None:
+                    self._connection.execute("PRAGMA busy_timeout = 0")
+                tell_once(f"{self._path} is locked by another process; what it holds is computed again meanwhile.")
+        elif code not in _WELL:
+            self._unfit = True
+            tell_damaged(self._path)
+
+    def _sound(self, digest: Any, row: Sequence[Any]) -> bool:
+        return isinstance(digest, str) and row[-1] == self._checksum(digest, row[:-1])
+
+    def _checksum(self, digest: str, row: Sequence[Any]) -> bytes:
+        return checksum(self._context, digest, *(part for value in row for part in _typed(value)))
+
+
+def _typed(value: Any) -> tuple[str, str | bytes]:
+    """A value as SQLite gives it back: its type, and bytes that no other value of the type has."""
+    if isinstance(value, bytes | str):
+        return type(value).__name__, value
+    return type(value).__name__, struct.pack("<d", value) if isinstance(value, float) else repr(value)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another in its place."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

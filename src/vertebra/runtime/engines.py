@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -65,6 +66,18 @@ class Engine(Protocol):
 
     def run(self, batch: Pixels, outputs: Sequence[str] = (PROBABILITIES,), lane: int = 0) -> list[FloatArray]:
         """uint8 (N, H, W, 3) → the named outputs, each float32 (N, …)."""
+
+
+def version_of(plan: Plan) -> str:
+    """What computes by a plan: others round differently."""
+    from importlib import metadata
+
+    package = {"mnn": "MNN"}.get(plan.engine, plan.engine)
+    try:
+        version = metadata.version(package)
+    except metadata.PackageNotFoundError:  # its other builds have names of their own
+        version = str(getattr(import_module(package), "__version__", "?"))
+    return f"{package} {version}, " + (f"Winograd {plan.winograd}" if plan.engine == "mnn" else f"brief {plan.brief}")
 
 
 def check_engine(name: str, known: Sequence[str] = ("auto", *ENGINES)) -> None:

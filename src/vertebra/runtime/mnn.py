@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import importlib.util
 import os
 import sys
@@ -17,9 +18,19 @@ from typing import Any
 
 import numpy as np
 
-from vertebra.cache import cache_dir, fingerprint, keep_json, read_json
+from vertebra.cache import (
+    cache_dir,
+    fingerprint,
+    keep_json,
+    keep_note,
+    kept_note,
+    making,
+    read_json,
+    scratch_dir,
+    tell_once,
+)
 from vertebra.card import Card
-from vertebra.errors import MissingExtraError
+from vertebra.errors import MissingExtraError, first_line
 from vertebra.files import replacing
 from vertebra.pixels import Pixels
 
@@ -45,18 +56,28 @@ class MnnEngine:
     def __init__(self, path: Path, card: Card, plan: Plan) -> None:
         if not installed():
             raise MissingExtraError("the engine MNN", "fast")
-        self._open(converted(path, card), plan)
+        model = converted(path, card)
+        try:
+            self._open(model, plan)
+        except EngineError:
+            if kept_note(model, thorough=True) is not None:
+                raise
+            model.unlink(missing_ok=True)
+            self._open(converted(path, card), plan)
 
     def _open(self, model: Path, plan: Plan) -> None:
         self._mnn = mnn = quietly_imported()
         self.lanes = plan.lanes
-        with _no_chatter():
-            # One for each lane: two sessions of one interpreter run one after the other.
-            self._interpreters = [mnn.Interpreter(os.fspath(model)) for _ in range(plan.lanes)]
-            self._sessions = []
-            for interpreter in self._interpreters:
-                interpreter.setSessionHint(_WINOGRAD_HINT, plan.winograd)
-                self._sessions.append(interpreter.createSession({"backend": "CPU", "numThread": plan.threads}))
+        try:
+            with _no_chatter():
+                # One for each lane: two sessions of one interpreter run one after the other.
+                self._interpreters = [mnn.Interpreter(os.fspath(model)) for _ in range(plan.lanes)]
+                self._sessions = []
+                for interpreter in self._interpreters:
+                    interpreter.setSessionHint(_WINOGRAD_HINT, plan.winograd)
+                    self._sessions.append(interpreter.createSession({"backend": "CPU", "numThread": plan.threads}))
+        except Exception as error:  # MNN has no class of its own
+            raise EngineError(f"MNN cannot load {model} ({first_line(error)}). Use --engine onnxruntime.") from error
         self._inputs = [
             interpreter.getSessionInput(session, INPUT)
             for interpreter, session in zip(self._interpreters, self._sessions, strict=True)
@@ -100,26 +121,62 @@ def converted(path: Path, card: Card) -> Path:
     """
     from importlib import metadata
 
-    key = f"{fingerprint(path)}-{metadata.version('MNN')}"
-    folder = cache_dir() / "mnn"
-    model, verdict = folder / f"{key}.mnn", folder / f"{key}.json"
-    known = read_json(verdict)
-    if known is not None and known.get("refused"):
+    model = cache_dir() / "mnn" / f"{fingerprint(path)}-{metadata.version('MNN')}.mnn"
+    if not _is_kept(model):
+        with making(model):
+            if not _is_kept(model):  # made while this process waited
+                try:
+                    _make(path, card, model)
+                except OSError as error:
+                    model = _made_elsewhere(path, card, model, error)
+    return model
+
+
+def _is_kept(model: Path) -> bool:
+    """Whether MNN's form is in the cache as it was made; an `EngineError` where MNN was refused."""
+    if (known := read_json(_refusal(model))) is not None:
         raise EngineError(str(known["refused"]))
-    if known is not None and model.is_file():
-        return model
+    return kept_note(model) is not None
+
+
+def _refusal(model: Path) -> Path:
+    return model.with_suffix(".refused.json")
+
+
+def _make(path: Path, card: Card, model: Path) -> None:
+    """Convert, compare and keep; an `OSError` where it cannot be written."""
+    import shutil
+
     try:
         with replacing(model) as temporary:
+            if shutil.disk_usage(model.parent).free < path.stat().st_size:  # the converter would not say so
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             convert(path, temporary)
             compare(path, card, [_Unproven(temporary, Plan("mnn", winograd=level)) for level in WINOGRAD_LEVELS])
-    except OSError as error:
-        raise EngineError(f"MNN's form of {path} cannot be written to {folder} ({error.strerror}).") from error
+    except _StoppedError:
+        raise
     except EngineError as error:
         # Kept, so that the same attempt is not made at every start.
-        keep_json(verdict, {"refused": str(error)})
+        keep_json(_refusal(model), {"refused": str(error)})
         raise
-    keep_json(verdict, {"refused": None})
-    return model
+    keep_note(model, {})
+
+
+def _made_elsewhere(path: Path, card: Card, model: Path, reason: OSError) -> Path:
+    """For this process alone, where the cache cannot be written."""
+    elsewhere = scratch_dir() / model.name
+    if not elsewhere.is_file():
+        why = f"{model.parent} cannot be written ({reason.strerror or reason})"
+        tell_once(f"{why}, so MNN's form of {path} is made for this run alone.")
+        try:
+            _make(path, card, elsewhere)
+        except OSError as error:
+            raise EngineError(f"MNN's form of {path} cannot be written to {elsewhere} ({error.strerror}).") from error
+    return elsewhere
+
+
+class _StoppedError(EngineError):
+    """The converter was stopped from outside: another attempt may succeed."""
 
 
 def convert(path: Path, target: Path) -> None:
@@ -136,7 +193,8 @@ def convert(path: Path, target: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")  # noqa: S603
     if done.returncode != 0 or "Converted Success" not in done.stdout or not target.stat().st_size:
         lines = [line.strip() for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
-        raise EngineError(
+        stopped = -done.returncode in (2, 9, 15)  # interrupted, for want of memory, ended
+        raise (_StoppedError if stopped else EngineError)(
             f"MNN cannot convert {path} ({lines[-1] if lines else f'exit code {done.returncode}'}). "
             "Use --engine onnxruntime."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import subprocess
@@ -16,8 +17,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vertebra._load import in_cache, is_file
-from vertebra.cache import file_state
+from vertebra._load import is_file, kept_model
+from vertebra.cache import file_state, scratch_dir
 from vertebra.card import Card, read_card
 from vertebra.decoding_notes import DecodingNotes
 from vertebra.errors import UsageError, nearest
@@ -42,11 +43,12 @@ log = logging.getLogger("vertebra.serve")
 
 _WARM_UP = (1, 2, 4)  # images of a batch; the first of each size also makes the engine reserve its memory
 _EXPORT = """
-import sys
+import json, os, sys
+from pathlib import Path
 from vertebra._load import exported
 from vertebra.errors import VertebraError
 try:
-    exported(sys.argv[1], "DEFAULT")
+    print(json.dumps(os.fspath(exported(sys.argv[1], "DEFAULT", scratch=Path(sys.argv[2])))))
 except VertebraError as error:
     sys.exit(str(error))
 """
@@ -307,19 +309,18 @@ def _file_of(source: str, tell: Callable[[str], None]) -> Path:
     """
     if is_file(source):
         return Path(source)
-    path = in_cache(source)
-    if path is not None and path.is_file():
+    path = kept_model(source)
+    if path is not None:
         return path
     tell(f"exporting {source}, once")
     done = subprocess.run(  # noqa: S603
-        [sys.executable, "-c", _EXPORT, source],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        [sys.executable, "-c", _EXPORT, source, os.fspath(scratch_dir())],
+        capture_output=True,
         text=True,
         errors="replace",
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
-    if done.returncode or path is None:
+    if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["the export failed"])[-1]
         raise UsageError(reason)
-    return path
+    return Path(json.loads(done.stdout.splitlines()[-1]))

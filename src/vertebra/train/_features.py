@@ -1,4 +1,4 @@
-"""Photos → features, once: kept on disk by the photo's content and the network's weights.
+"""Photos → features, once: kept on disk by the photo's content and all else that they depend on.
 
 One pass reads, hashes, looks at and computes; a photo that was seen before is neither decoded nor computed again.
 """
@@ -12,26 +12,32 @@ from pathlib import Path
 
 import numpy as np
 
-from vertebra.cache import cache_dir
+from vertebra.cache import cache_dir, fingerprint
 from vertebra.card import Preprocessing, read_card
 from vertebra.data import Dataset, Facts, Shelf
-from vertebra.runtime.engines import EMBEDDING, FloatArray
+from vertebra.pixels import FIT_VERSION, decoder
+from vertebra.runtime.engines import EMBEDDING, FloatArray, Plan, version_of
 from vertebra.runtime.predictor import Predictor
 
 from ._pass import look_and_run
 
 
 class FeatureStore:
-    """The features of one network that sees photos in one way, by their SHA-256, in an SQLite file."""
+    """The features of one network that sees photos in one way and is run by one engine, by their SHA-256.
 
-    def __init__(self, body: Path, preprocessing: Preprocessing) -> None:
-        card = read_card(body)
-        weights = card.weights.sha256 if card.weights is not None else None
-        # Equal weights give equal features whenever the file was made; without a hash the file stands for itself.
-        identity = weights or hashlib.sha256(body.read_bytes()).hexdigest()
-        key = hashlib.sha256(f"{card.architecture} {identity} {preprocessing} {EMBEDDING}".encode()).hexdigest()
-        path = cache_dir() / "features" / f"{card.architecture}-{key[:24]}.sqlite"
-        self._shelf = Shelf(path, "features", ("photo BLOB",))
+    Args:
+        body: an exported network; features of another file are others, be it only damaged.
+        preprocessing: from a photo to the network's pixels.
+        plan: how it is run.
+    """
+
+    def __init__(self, body: Path, preprocessing: Preprocessing, plan: Plan = Plan()) -> None:  # noqa: B008 - frozen
+        context = (
+            f"{EMBEDDING} of {fingerprint(body)} by {version_of(plan)}, {preprocessing}, fit {FIT_VERSION}, {decoder()}"
+        )
+        key = hashlib.sha256(context.encode()).hexdigest()
+        path = cache_dir() / "features" / f"{read_card(body).architecture}-{key[:24]}.sqlite"
+        self._shelf = Shelf(path, "features", ("photo BLOB",), context)
 
     def get(self, digest: str) -> FloatArray | None:
         """(D,), or None where they are not known."""
@@ -73,9 +79,9 @@ def compute_features(
     Raises:
         EngineError: the network cannot be run.
     """
-    store = FeatureStore(body, preprocessing)
     predictor = Predictor(body)
     runner = predictor.runner(predictor.batch)
+    store = FeatureStore(body, preprocessing, runner.plan)
     computed = 0
 
     def keep(digest: str, values: FloatArray) -> None:

@@ -7,6 +7,7 @@ checkpoint to the last step; concluding measures, exports and reports. A run tha
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +17,6 @@ import numpy as np
 import torch
 
 from vertebra._load import exported
-from vertebra.cache import read_json
 from vertebra.card import Preprocessing, WeightSource, read_card
 from vertebra.data import Dataset, Facts, Photo, assign_splits, look_through, open_dataset, sections
 from vertebra.errors import UsageError
@@ -314,8 +314,11 @@ def _trainer(
 
 
 def _start(folder: Path) -> dict[str, Any]:
-    found = read_json(folder / START)
-    if found is None:
+    try:
+        found = json.loads((folder / START).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
         raise TrainError(f"{folder / START} is missing or damaged, so the run cannot go on. Start a new one.")
     return found
 

@@ -1,0 +1,101 @@
+"""Features that are kept: of which photo, network, pixels and engine they are, and what becomes of damaged ones."""
+
+import sqlite3
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vertebra import cache
+from vertebra.card import Preprocessing, read_card
+from vertebra.data import open_dataset
+from vertebra.errors import VertebraWarning
+from vertebra.runtime.engines import Plan, version_of
+from vertebra.train import _features as features_module
+from vertebra.train._features import FeatureStore, compute_features
+
+PREPROCESSING = Preprocessing(32, 40, "bicubic")
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "_told", set())
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    random = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for number in range(6):
+            pixels = random.integers(0, 256, (48, 48, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / label / f"{number}.png")
+    return open_dataset(tmp_path / "photos")
+
+
+def the_file():
+    (path,) = (cache.cache_dir() / "features").glob("*.sqlite")
+    return path
+
+
+def test_damaged_rows_are_computed_again(dataset, tiny_model):
+    first = compute_features(dataset, tiny_model, PREPROCESSING)
+    assert (first.computed, compute_features(dataset, tiny_model, PREPROCESSING).computed) == (12, 0)
+    with sqlite3.connect(the_file()) as database:
+        damaged = [digest for (digest,) in database.execute("SELECT sha256 FROM features ORDER BY sha256 LIMIT 3")]
+        for digest, change in zip(damaged, ("zeroblob(32)", "substr(photo, 1, 29)", "'text'"), strict=True):
+            database.execute(f"UPDATE features SET photo = {change} WHERE sha256 = ?", [digest])
+    with pytest.warns(VertebraWarning, match=r"sqlite is damaged\. What it held is made again; no result") as told:
+        again = compute_features(dataset, tiny_model, PREPROCESSING)
+    assert again.computed == 3 and len(told) == 1
+    assert again.facts == first.facts
+    # Not the same batches, so rounding may differ.
+    assert np.allclose(again.features, first.features, rtol=1e-5, atol=1e-6)
+    assert compute_features(dataset, tiny_model, PREPROCESSING).computed == 0
+
+
+def test_a_file_of_another_network_in_its_place(dataset, tiny_model, write_model, tmp_path):
+    expected = compute_features(dataset, tiny_model, PREPROCESSING).features
+    content = the_file().read_bytes()
+    the_file().unlink()
+    other = write_model(tmp_path / "other.onnx", seed=1)
+    compute_features(dataset, other, PREPROCESSING)
+    the_file().write_bytes(content)
+    with pytest.warns(VertebraWarning, match="is damaged"):
+        found = compute_features(dataset, other, PREPROCESSING)
+    assert found.computed == 12
+    assert not np.allclose(found.features, expected, rtol=0.1)
+
+
+def test_what_features_are_kept_by(tiny_model, write_model, tmp_path, monkeypatch):
+    values = np.ones(8, np.float32)
+
+    def known(body=tiny_model, preprocessing=PREPROCESSING, plan=Plan()):  # noqa: B008 - frozen
+        store = FeatureStore(body, preprocessing, plan)
+        found = store.get("x") is not None
+        store.put("x", values)
+        store.save()
+        return found
+
+    assert [known(), known()] == [False, True]
+    assert known(plan=Plan(lanes=2, threads=3, micro_batch=4))  # which are equal to the last bit
+    assert not known(preprocessing=Preprocessing(32, 48, "bicubic"))
+    # Another network that calls itself the same, or the same one damaged.
+    other = write_model(tmp_path / "other.onnx", seed=1)
+    assert read_card(other) == read_card(tiny_model)
+    assert not known(body=other)
+    monkeypatch.setattr(features_module, "decoder", lambda: "Pillow 99")
+    assert not known()
+    monkeypatch.undo()
+    monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(features_module, "FIT_VERSION", 99)
+    assert not known()
+    monkeypatch.setattr(features_module, "version_of", lambda plan: "another engine")
+    assert not known()
+
+
+def test_engines_are_told_apart():
+    assert version_of(Plan()).startswith("onnxruntime ")
+    assert version_of(Plan()) != version_of(Plan(brief=True))
+    assert version_of(Plan()) == version_of(Plan(lanes=2, threads=2))
