@@ -9,6 +9,7 @@ from torch import nn
 
 from vertebra.card import Preprocessing
 from vertebra.models._base import ConvNet
+from vertebra.train import TrainError
 from vertebra.train._checkpoint import Position, save, save_best
 from vertebra.train._fit import Part, Trainer
 from vertebra.train._settings import Settings
@@ -33,7 +34,7 @@ class Plain(ConvNet):
 def main(data, folder):
     world = current_world()
     settings = Settings(
-        str(data), method="scratch", batch_size=7, epochs=3, lr=0.1, workers=0, ema=0.9, accumulate=2,
+        str(data), method="scratch", batch_size=10, epochs=3, lr=0.1, workers=0, ema=0.9, accumulate=4,
         image_size=32, checkpoint_seconds=0,
     )  # fmt: skip
     torch.manual_seed(0)
@@ -53,6 +54,23 @@ def main(data, folder):
     logits = trainer.logits(val, "measuring")
     if world.first:
         np.savez(Path(folder) / "found.npz", logits=logits, score=position.best_score, step=position.step)
+    # Each process tells of a photo that one of them cannot read.
+    trainer.val = Part([*val.paths[:-1], Path("gone.png")], val.labels)
+    try:
+        trainer.logits(trainer.val, "measuring")
+    except TrainError as error:
+        Path(folder, f"gone-{world.rank}.txt").write_text(str(error))
+    lost = Path(folder) / "lost"
+    if world.first:
+        lost.mkdir()
+        save_best(lost, 0, network.state_dict(), current_alone(world))
+        save(lost, Position(), network, None, {}, current_alone(world))
+    world.barrier()
+    trainer.folder, trainer.train = lost, Part([Path("away.png"), *paths[1:]], labels)
+    try:
+        trainer.fit()
+    except TrainError as error:
+        Path(folder, f"away-{world.rank}.txt").write_text(str(error))
 
 
 def current_alone(world):

@@ -1,6 +1,7 @@
 """Several processes, for real: they see what one sees, learn what one learns, and write one set of files."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -44,6 +45,10 @@ def test_as_many_processes_as_you_like_learn_the_same(processes, alone, shapes_w
     process = together(str(SCRIPT), str(shapes_without_broken), str(tmp_path / "run"), processes=processes)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
+    for rank in range(processes):
+        told = [(tmp_path / "run" / f"{name}-{rank}.txt").read_text() for name in ("gone", "away")]
+        assert re.search(r"gone\.png: no such file.*--resume", told[0])
+        assert re.search(r"away\.png: no such file.*is kept.*--resume", told[1])
     one, several = (np.load(folder / "found.npz") for folder in (alone, tmp_path / "run"))
     assert one["step"] == several["step"]
     assert one["score"] == pytest.approx(several["score"])

@@ -44,10 +44,11 @@ from ._folder import (
 )
 from ._head import choose_strength
 from ._leaks import leak_notes, leaked
+from ._limits import check_photos, check_settings
 from ._log import read_log
 from ._measure import Floats, Labels
 from ._probe import features_of, with_head
-from ._recipe import freeze, view_of
+from ._recipe import view_of
 from ._report import percent
 from ._run import Calibration, Clock, Labelled, Tell, judge, remarks, usable_photos
 from ._settings import FIXED, Settings
@@ -62,6 +63,7 @@ def run_finetune(settings: Settings, folder: Path, world: World, tell: Tell) -> 
         Stopped, TrainError: as `Trainer.fit` does.
     """
     with world.together():
+        check_settings(settings, world.size)
         if world.first:
             if (folder / CHECKPOINT).exists():
                 _refuse_changed(folder, tell)
@@ -78,7 +80,8 @@ def run_finetune(settings: Settings, folder: Path, world: World, tell: Tell) -> 
         )
     start = _start(folder)
     clock = Clock(dict(start["seconds"]))
-    trainer, names = _trainer(settings, folder, world, tell)
+    with world.together():
+        trainer, names = _trainer(settings, folder, world, tell)
     with clock.step("training"):
         position = trainer.fit()
     clock.seconds["training"] = round(position.seconds - sum(start["seconds"].values()), 2)
@@ -120,16 +123,16 @@ class _Beginning:
 
 def _prepare(settings: Settings, folder: Path, world: World, tell: Tell) -> None:
     clock = Clock()
-    with torch.device("meta"):
-        freeze(create_model(settings.model, weights=None), settings.freeze)  # refuses more stages than there are
     with clock.step("finding the photos"):
         dataset = open_dataset(settings.data, ignore=settings.ignore, allow_unseen=settings.allow_unseen)
         states = dict(zip((p.path for p in dataset.photos), states_of(p.path for p in dataset.photos), strict=True))
     begin = _from_probe if settings.method == "finetune" else _from_nothing
     beginning = begin(settings, dataset, clock, tell)
+    size = beginning.preprocessing.crop_size
+    _, limits = check_photos(settings, beginning.network, size, beginning.splits.count("train"), world.size)
     photos = beginning.photos.with_splits(beginning.splits)
     write_text(folder / DATA, data_table(photos.photos, photos.facts, beginning.splits))
-    settings = replace(settings, image_size=beginning.preprocessing.crop_size)
+    settings = replace(settings, image_size=size)
     alone = replace(world, size=1)
     # A run that was stopped before its first checkpoint begins anew; a rate that it had found is in its settings.
     tried: list[tuple[float, float]] = (read_json(folder / START) or {}).get("range", [])
@@ -146,7 +149,7 @@ def _prepare(settings: Settings, folder: Path, world: World, tell: Tell) -> None
             "classes": photos.names,
             "probe": beginning.probe,
             "range": tried,
-            "notes": [*beginning.notes, *remarks(photos, _held_photos(beginning), settings)],
+            "notes": [*beginning.notes, *limits, *remarks(photos, _held_photos(beginning), settings)],
             "pictures": {name: photos.pictures[_places(beginning.splits, name)].tolist() for name in ("val", "test")},
             "leaked": leaked(photos, beginning.splits, _held_split(beginning)),
             "states": [states[photo.path] for photo in photos.photos],

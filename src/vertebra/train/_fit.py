@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,7 +27,9 @@ from vertebra.runtime.pipeline import in_order
 from . import _recipe as recipe
 from ._calibrate import cross_entropy, fit_temperature
 from ._checkpoint import Position, best_file, load, save, save_best
+from ._figures import Figures, Pending, Window
 from ._folder import TrainError, resume_command
+from ._limits import check_photos
 from ._loader import Batch, TrainPhotos, seed_of, steps_of_epoch, stream
 from ._log import Log
 from ._loss import Loss, to_images
@@ -35,7 +37,7 @@ from ._measure import Floats, Labels
 from ._memory import memory_kept
 from ._run import Tell
 from ._settings import Settings
-from ._world import World, apart
+from ._world import LostProcessError, World, apart, is_of_another
 
 _LOG_SECONDS = 10.0
 _HOPELESS = 100  # times the loss of guessing
@@ -87,11 +89,17 @@ class Trainer:
     folder: Path
     world: World
     tell: Tell
+    lag: int | None = None  # steps that the host is ahead of the device's figures; None: 1 on a GPU
+    now: Callable[[], float] = time.perf_counter  # seconds
     _stop: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self.steps = steps_of_epoch(len(self.train.labels), self.settings)
         self.total = self.settings.epochs * self.steps
+        size = self.preprocessing.crop_size
+        self.least, self.notes = check_photos(
+            self.settings, self.network, size, len(self.train.labels), self.world.size
+        )
         self.network.to(self.world.device)
         self.network.to(memory_format=torch.channels_last)
         recipe.avoid_copies(self.network)
@@ -99,9 +107,8 @@ class Trainer:
         self.dropouts = recipe.dropouts(self.network, self.settings)
         self.optimizer = recipe.make_optimizer(self.network, self.settings)
         self.averaged: dict[str, Tensor] = {}
-        module: Any = torch.compile(self.network) if self.settings.compile else self.network
-        self.module = self.world.replicate(module)
-        self.step_loss = Loss(self.settings, self.train.labels, len(set(self.train.labels.tolist())), self.world.device)
+        self.module: Any = torch.compile(self.network) if self.settings.compile else self.network
+        self.step_loss = Loss(self.settings, self.train.labels, self.network.num_classes, self.world.device)
 
     # --- the whole ----------------------------------------------------------------------------------------------------
 
@@ -114,15 +121,15 @@ class Trainer:
         """
         position = load(self.folder, self.network, self.optimizer, self.averaged if self.settings.ema else None)
         if not position.finished:
+            self.module = self.world.replicate(self.module)
             log = Log(self.folder, position.step) if self.world.first else None
             with self._signals(), memory_kept(), log or nullcontext():
                 try:
                     self._steps(position, log)
                 except RuntimeError as error:
-                    # gloo, NCCL and the DataLoader have no exceptions of their own.
-                    if self.world.size == 1 and "DataLoader worker" not in str(error):
+                    if not is_of_another(error):
                         raise
-                    raise TrainError(f"another process ended: {first_line(error)}. {self._go_on()}") from error
+                    raise LostProcessError(first_line(error)) from error
         self.world.barrier()  # rank 0 has written what all read now
         self._take(position.best_step)
         return position
@@ -137,56 +144,52 @@ class Trainer:
                 tensor.copy_(weights[name])
 
     def _steps(self, position: Position, log: Log | None) -> None:
-        started = time.perf_counter() - position.seconds
+        first = self.world.first
+        started = self.now() - position.seconds
         # The export takes about 12 s on two cores, and looking at a photo some 30 ms.
         clock = Clock(self.settings, self.total, position.seconds, 12 + 0.06 * len(self.val.labels))
-        pending: Tensor | None = None
-        window = Window()
-        saved = logged = time.perf_counter()
+        lag = int(self.world.device.type == "cuda") if self.lag is None else self.lag
+        pending, window = Pending(lag), Window(self.now)
+        saved = logged = self.now()
         for batch in self._stream(position.step):
-            if isinstance(batch, str):
+            lost = self.world.first_of(batch if isinstance(batch, str) else None)
+            if isinstance(batch, str) or lost is not None:
+                self._read(pending, window, position, every=True)
                 self._save(position)
                 raise TrainError(
-                    f"{batch}. What was trained until step {position.step:,} is kept. Put the photo back: a run goes "
+                    f"{lost}. What was trained until step {position.step:,} is kept. Put the photo back: a run goes "
                     f"on with those that it began with. {self._go_on()}"
                 )
             progress = clock.progress(position.step)
             lr = float(self.settings.lr) * recipe.rate(self.settings, progress, self.settings.epochs)
-            stats = self._step(batch, position.step, progress, lr)
-            now = time.perf_counter()
-            if self.world.first:
-                due = now - saved >= self.settings.checkpoint_seconds
-                stats[_SAVE], stats[_SECONDS] = float(due), now - started
-            stats[_STOP] = float(self._stop)
-            self.world.sum(stats)
-            # A GPU is asked for a step's figures once it has the next one to do.
-            read = pending if self.world.device.type == "cuda" else stats
-            pending = stats
+            sums = self.world.sum(self._step(batch, position.step, progress, lr))
+            if self.settings.ema:
+                self._average(position.step)
             position.step += 1
-            if read is None:
-                continue
-            figures = read.tolist()
-            window.add(figures)
-            self._check(figures, position)
-            position.seconds = figures[_SECONDS]
+            pending.put(position.step, lr, sums)
+            now = self.now()
+            due = now - saved >= self.settings.checkpoint_seconds, now - logged >= _LOG_SECONDS, now - started
+            # The first process decides for all, but any of them may be asked to stop.
+            flags = torch.tensor([self._stop, *(due if first else (0, 0, 0))], dtype=torch.float64)
+            stop, save_due, log_due, position.seconds = self.world.sum(flags).tolist()
             clock.seconds = position.seconds
             ended = position.step % self.steps == 0 or clock.over(position.step)
+            # What is written is the same whenever the device tells of its steps.
+            self._read(pending, window, position, every=bool(ended or stop or save_due or log_due))
             if ended:
-                self._check(pending.tolist(), position)
                 self._validate(position, lr, window, log)
-                window = Window()
+                window = Window(self.now)
                 position.finished = clock.over(position.step) or self._tired(position)
-            elif log is not None and now - logged >= _LOG_SECONDS:
+            elif log_due and log is not None:
                 logged = now
-                log.write(position.step, lr=lr, **window.figures())
+                log.write(position.step, lr=lr, **window.means())
             self._show(position, window, lr)
-            if ended or figures[_SAVE] or figures[_STOP]:
-                self._check(pending.tolist(), position)
+            if ended or save_due or stop:
                 self._save(position)
-                saved = time.perf_counter()
+                saved = self.now()
             if position.finished:
                 return
-            if figures[_STOP]:
+            if stop:
                 raise Stopped(f"stopped after step {position.step:,} of {self.total:,}. {self._go_on()}")
 
     def _stream(self, start: int) -> Iterator[Batch | str]:
@@ -208,7 +211,7 @@ class Trainer:
     # --- one step -----------------------------------------------------------------------------------------------------
 
     def _step(self, batch: Batch, step: int, progress: float, lr: float) -> Tensor:
-        """Forward, backward, update; the figures of this process."""
+        """Forward, backward, update; (3,) loss, right and count of this process."""
         # Everything random in a step (dropout, stochastic depth, mixing) follows from its number.
         torch.manual_seed(seed_of(self.settings.seed, 2, step, self.world.rank))
         now = recipe.strength(self.settings, self.preprocessing.crop_size, progress)
@@ -218,24 +221,23 @@ class Trainer:
         of_all = self._batch_size(step)
         pixels, labels = batch[0].to(self.world.device, non_blocking=True), batch[1].to(self.world.device)
         images, targets = self.step_loss.mixed(to_images(pixels, self.preprocessing), labels, now.mixup)
-        stats = torch.zeros(6, dtype=torch.float64, device=self.world.device)
-        parts = min(self.settings.accumulate, len(images))
-        for number, (x, y) in enumerate(zip(images.chunk(parts), targets.chunk(parts), strict=True)):
-            with apart(self.module, last=number == parts - 1), self._autocast():
+        loss_sum, right, count = sums = torch.zeros(3, dtype=torch.float64, device=self.world.device)
+        sizes = micro_batches(len(images), self.settings.accumulate, self.least)
+        pairs = zip(torch.split(images, sizes), torch.split(targets, sizes), strict=True)
+        for number, (x, y) in enumerate(pairs, start=1):
+            with apart(self.module, last=number == len(sizes)), self._autocast():
                 outputs = self.module(x)
                 loss = self.step_loss(outputs, y)  # summed over the images
             # The processes' gradients are averaged, so the sum over all of them is divided by the batch of all.
             torch.autograd.backward(loss * (self.world.size / of_all))
             logits = (outputs if isinstance(outputs, Tensor) else outputs.logits).detach()
             truth = y if y.ndim == 1 else y.argmax(1)
-            stats[_LOSS] += loss.detach()
-            stats[_RIGHT] += (logits.argmax(1) == truth).sum()
-            stats[_COUNT] += len(x)
+            loss_sum += loss.detach()
+            right += (logits.argmax(1) == truth).sum()
+            count += len(x)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.settings.ema:
-            self._average(step)
-        return stats
+        return sums
 
     def _batch_size(self, step: int) -> int:
         """Images of all processes in that step: `np.array_split` gives the first parts one more."""
@@ -257,19 +259,23 @@ class Trainer:
                 else:
                     self.averaged[name].copy_(tensor)
 
-    def _check(self, figures: Sequence[float], position: Position) -> None:
-        """A loss far above that of guessing comes from weights that no smaller rate would mend."""
-        loss = figures[_LOSS] / max(figures[_COUNT], 1)
-        if not loss <= _HOPELESS * math.log(max(2, self.network.num_classes)):
-            self._set_back(f"the loss is {loss:.4g}", position)
+    def _read(self, pending: Pending, window: Window, position: Position, *, every: bool) -> None:
+        for figures in pending.take(every=every):
+            self._check(figures, position)
+            window.add(figures)
 
-    def _set_back(self, what: str, position: Position) -> None:
+    def _check(self, figures: Figures, position: Position) -> None:
+        """A loss far above that of guessing comes from weights that no smaller rate would mend."""
+        loss = figures.loss / max(figures.images, 1)
+        if not loss <= _HOPELESS * math.log(max(2, self.network.num_classes)):
+            self._set_back(f"the loss is {loss:.4g}", position, figures.step, figures.lr)
+
+    def _set_back(self, what: str, position: Position, step: int, lr: float) -> None:
         """Go back to the best weights, which are known to be sound: a step may spoil what only the next one tells of.
 
         Raises:
             TrainError: always; says how to go on.
         """
-        step, lr = position.step, self.optimizer.param_groups[0]["lr"]
         self._take(position.best_step)
         self.optimizer.state.clear()
         self.averaged.update({name: tensor.clone() for name, tensor in self.network.state_dict().items()})
@@ -296,7 +302,7 @@ class Trainer:
         if log is not None:
             epoch = position.step / self.steps
             log.write(
-                position.step, epoch=epoch, lr=lr, **window.figures(), val_accuracy=accuracy, val_loss=loss,
+                position.step, epoch=epoch, lr=lr, **window.means(), val_accuracy=accuracy, val_loss=loss,
                 seconds=round(position.seconds, 2),
             )  # fmt: skip
 
@@ -310,11 +316,13 @@ class Trainer:
             return
         with torch.no_grad():
             own = {name: tensor.clone() for name, tensor in state.items()}
-            for name, tensor in state.items():
-                tensor.copy_(self.averaged[name])
-            yield
-            for name, tensor in state.items():
-                tensor.copy_(own[name])
+            try:
+                for name, tensor in state.items():
+                    tensor.copy_(self.averaged[name])
+                yield
+            finally:
+                for name, tensor in state.items():
+                    tensor.copy_(own[name])
 
     def _agree(self) -> None:
         """Running statistics, which each process has of its own images, averaged over all."""
@@ -334,6 +342,7 @@ class Trainer:
         )
         self.network.eval()
         size = 16
+        lost = None
         try:
             for start in range(0, len(mine), size):
                 batch = np.stack([next(pixels) for _ in mine[start : start + size]])
@@ -342,9 +351,12 @@ class Trainer:
                     found[list(mine[start : start + size])] = self.network(images).double().cpu()
                 self.tell(what, start * self.world.size, len(part.paths))
         except ImageError as error:
-            raise TrainError(f"{error}. {self._go_on()}") from error
+            lost = str(error)
         finally:
             pixels.close()  # type: ignore[attr-defined]
+        lost = self.world.first_of(lost)
+        if lost is not None:
+            raise TrainError(f"{lost}. {self._go_on()}")
         return self.world.sum(found.to(self.world.device)).float().cpu().numpy()
 
     def _save(self, position: Position) -> None:
@@ -354,7 +366,8 @@ class Trainer:
         for tensor in self.network.state_dict().values():
             bad += (~torch.isfinite(tensor)).sum()
         if self.world.sum(bad).item():
-            self._set_back("there are weights that are no numbers", position)
+            lr = self.optimizer.param_groups[0]["lr"]
+            self._set_back("there are weights that are no numbers", position, position.step, lr)
         position.settings = asdict(self.settings)
         save(self.folder, position, self.network, self.optimizer, self.averaged, self.world)
 
@@ -362,7 +375,7 @@ class Trainer:
         return 0 < self.settings.patience <= position.epochs_since_best
 
     def _show(self, position: Position, window: Window, lr: float) -> None:
-        found = window.figures()
+        found = window.means()
         if found:
             epoch = min(self.settings.epochs, 1 + position.step // self.steps)
             self.tell(
@@ -385,7 +398,8 @@ class Trainer:
         def ask(number: int, frame: Any) -> None:
             self._stop = True
             self.tell("finishing the step; Ctrl-C again stops at once", 0, 1)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if self.world.size == 1:  # torchrun sends each process a second one by itself
+                signal.signal(signal.SIGINT, signal.default_int_handler)
 
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         for number in before:
@@ -395,36 +409,6 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-# Places in the figures of a step, which all processes add up.
-_LOSS, _RIGHT, _COUNT, _STOP, _SAVE, _SECONDS = range(6)
-
-
-@dataclass
-class Window:
-    """Sums since the last epoch began."""
-
-    loss: float = 0.0
-    right: float = 0.0
-    count: float = 0.0
-    start: float = field(default_factory=time.perf_counter)
-
-    def add(self, figures: Sequence[float]) -> None:
-        """One step's."""
-        self.loss += figures[_LOSS]
-        self.right += figures[_RIGHT]
-        self.count += figures[_COUNT]
-
-    def figures(self) -> dict[str, float]:
-        """Means; nothing before the first step."""
-        if not self.count:
-            return {}
-        return {
-            "loss": self.loss / self.count,
-            "accuracy": self.right / self.count,
-            "images_per_second": self.count / max(time.perf_counter() - self.start, 1e-9),
-        }
 
 
 @dataclass
@@ -453,6 +437,12 @@ class Clock:
         return step >= self.total or self.progress(step) >= 1.0
 
 
+def micro_batches(images: int, accumulate: int, least: int = 1) -> list[int]:
+    """Images of each part of a step: as equal as can be, and none of fewer than `least` where there are as many."""
+    parts = max(1, min(accumulate, images // least))
+    return [images // parts + (number < images % parts) for number in range(parts)]
+
+
 def score(logits: Floats, labels: Labels) -> tuple[float, float]:
     """By which epochs are compared: accuracy, and the cross-entropy at the best temperature."""
     loss = cross_entropy(logits / fit_temperature(logits, labels), labels)
@@ -474,8 +464,8 @@ def range_test(trainer: Trainer, *, steps: int = 60) -> tuple[float, list[tuple[
         if isinstance(batch, str):
             raise TrainError(batch)
         lr = low * (high / low) ** (number / (steps - 1))
-        figures = trainer._step(batch, number, 0.0, lr).tolist()
-        smooth = 0.8 * smooth + 0.2 * figures[_LOSS] / figures[_COUNT]
+        loss_sum, _, count = trainer._step(batch, number, 0.0, lr).tolist()
+        smooth = 0.8 * smooth + 0.2 * loss_sum / count
         loss = smooth / (1 - 0.8 ** (number + 1))
         trainer.tell("finding a learning rate", number + 1, steps)
         if math.isfinite(loss):

@@ -25,8 +25,9 @@ class Loss:
         self.weight: Tensor | None = None
         if settings.balance == "loss":
             counts = np.bincount(labels, minlength=classes)
-            # Their mean over the photos is 1, so that the learning rate means what it did.
-            weight = len(labels) / np.maximum(counts, 1) / max(1, (counts > 0).sum())
+            # Their mean over the photos is 1, so that the learning rate means what it did; a class without a photo to
+            # train on, which label smoothing takes part of the weight of, has 1 too.
+            weight = np.where(counts > 0, len(labels) / np.maximum(counts, 1) / max(1, (counts > 0).sum()), 1.0)
             self.weight = torch.from_numpy(weight).float().to(device)
         self.cutmix = settings.cutmix
         self.classes = classes

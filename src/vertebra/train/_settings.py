@@ -91,7 +91,7 @@ class Settings:
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
-                raise UsageError(f"{name} is {value}; it must be from {low:g} to {high:g}.")
+                raise UsageError(f"{name} is {value}; it must be from {_number(low)} to {_number(high)}.")
         if self.lr != "auto" and not (isinstance(self.lr, float | int) and 0 < self.lr <= 100):
             raise UsageError(f'lr is {self.lr!r}; it must be above 0 and at most 100, or "auto".')
         if self.accumulate > self.batch_size:
@@ -209,6 +209,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "dtype": DTYPES,
 }
 _RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**63 - 1),
     "folds": (2, 50),
     "crop_pct": (0.1, 1),
     "bits": BITS,
@@ -238,6 +239,10 @@ _RANGES: dict[str, tuple[float, float]] = {
     "workers": (0, 256),
     "checkpoint_seconds": (0, 1e6),
 }
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -50,9 +50,10 @@ class World:
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """Of all processes, in place."""
+        """Of all processes, in place. What is not on a GPU waits for none."""
         if self.size > 1:
-            dist.all_reduce(values)
+            with _talking():
+                dist.all_reduce(values, group=None if values.is_cuda else _groups[_STEP])
         return values
 
     def barrier(self) -> None:
@@ -137,6 +138,14 @@ def _talking() -> Iterator[None]:
         yield
     except RuntimeError as error:  # gloo has no exception of its own
         raise LostProcessError(first_line(error)) from error
+
+
+def is_of_another(error: RuntimeError) -> bool:
+    """Whether it says of another process, or of a DataLoader's worker, that it has ended."""
+    text = str(error)
+    return isinstance(error, dist.DistError) or any(
+        sign in text for sign in ("DataLoader worker", "gloo", "Connection closed by peer", "Connection reset")
+    )
 
 
 def current_world() -> World:

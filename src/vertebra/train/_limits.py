@@ -1,0 +1,124 @@
+"""What a run's settings need of its network, its photos and its processes; what cannot be had is refused at the start.
+
+A setting on its own, and beside others, `Settings` checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from vertebra.errors import UsageError
+from vertebra.models import ConvNet, create_model
+from vertebra.pixels import SMALL
+
+from ._recipe import freeze, set_training, strength
+from ._settings import Settings
+
+
+def check_settings(settings: Settings, processes: int) -> None:
+    """Refuse what cannot be trained, before the photos are looked at. It needs no weights and computes nothing.
+
+    Raises:
+        UsageError: there is no such network, it has fewer stages or needs larger images, or a step has too few images.
+    """
+    with torch.device("meta"):
+        network = create_model(settings.model, weights=None)
+        freeze(network, settings.freeze)
+        size = settings.image_size
+        if size is not None and size <= SMALL and settings.method == "scratch":
+            network.reset_resolution()
+    least = 1 if size is None else least_images(network, settings, size)
+    if settings.batch_size < least * processes:
+        raise UsageError(
+            f"batch_size is {settings.batch_size}{_too_few(least, processes, size)} Take --batch-size "
+            f"{least * processes} or more{', or fewer processes' if processes > 1 else ''}."
+        )
+
+
+def check_photos(settings: Settings, network: ConvNet, size: int, photos: int, processes: int) -> tuple[int, list[str]]:
+    """How many images each part of a step needs at least, and what to know of it.
+
+    Args:
+        settings: of the run.
+        network: on any device; its weights are left alone.
+        size: of the images at the end of training, in pixels.
+        photos: that are trained on.
+        processes: that share a step.
+
+    Raises:
+        UsageError: the smallest step of an epoch has too few images.
+    """
+    least = least_images(network, settings, size)
+    smallest = smallest_step(photos, settings.batch_size)
+    if smallest < least * processes:
+        enough = (
+            batch
+            for batch in range(settings.batch_size, photos + 1)
+            if smallest_step(photos, batch) >= least * processes
+        )
+        batch = next(enough, None)
+        fewer = ", or fewer processes" if processes > 1 else ""
+        remedy = f"Take --batch-size {batch}{fewer}" if batch else f"Add photos{fewer}"
+        raise UsageError(
+            f"of {photos:,} photos in steps of at most {settings.batch_size}, the smallest step has {smallest}"
+            f"{_too_few(least, processes, size)} {remedy}."
+        )
+    parts = max(1, smallest // processes // least)
+    notes = []
+    if least > 1 and settings.accumulate > parts:
+        notes.append(
+            f"accumulate is {settings.accumulate}, and some steps are computed in {parts} parts: batch norm needs two "
+            f"images of {size} × {size} pixels in each."
+        )
+    return least, notes
+
+
+def smallest_step(photos: int, batch_size: int) -> int:
+    """Images of an epoch's smallest step: its photos are shared out as evenly as can be."""
+    return photos // -(-photos // batch_size)
+
+
+def least_images(network: ConvNet, settings: Settings, size: int) -> int:
+    """Two where batch norm would have one value a channel of one image, which has no variance; else one.
+
+    Raises:
+        UsageError: the network needs larger images.
+    """
+    smallest = strength(settings, size, 0.0).size
+    if smallest < network.min_size:
+        grown = "" if smallest == size else f", which with progressive = {settings.progressive} begin at {smallest}"
+        raise UsageError(
+            f"image_size is {size}{grown}: {settings.model} needs images of {network.min_size} pixels at least. Take "
+            f"--set image_size={max(size, network.min_size)} or more{', or progressive=0' if grown else ''}."
+        )
+    before = [module.training for module in network.modules()]
+    set_training(network, settings)
+    try:
+        # On "meta" shapes alone are computed, and the network's own running statistics are not touched.
+        tensors = {name: torch.empty_like(tensor, device="meta") for name, tensor in _tensors(network)}
+        for pixels in {smallest, size}:
+            torch.func.functional_call(network, tensors, (torch.empty(1, 3, pixels, pixels, device="meta"),))
+    except UsageError:
+        raise
+    except ValueError:  # "Expected more than 1 value per channel when training"
+        return 2
+    finally:
+        for module, training in zip(network.modules(), before, strict=True):
+            module.training = training
+    return 1
+
+
+def _tensors(network: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from network.named_parameters()
+    yield from network.named_buffers()
+
+
+def _too_few(least: int, processes: int, size: int | None) -> str:
+    each = "each of them needs" if processes > 1 else "it needs"
+    shared = f", and {processes} processes share a step" if processes > 1 else ""
+    if least == 1:
+        return f"{shared}: {each} one image."
+    return f"{shared}: batch norm needs two images of {size} × {size} pixels{' in each' if processes > 1 else ''}."

@@ -1,0 +1,447 @@
+"""The steps of training: whatever the parts, processes and moments, the same is learned and written."""
+
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("torch")
+pytest.importorskip("torchvision")
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from vertebra.card import Preprocessing
+from vertebra.errors import UsageError
+from vertebra.models._base import ConvNet
+from vertebra.train import Settings, TrainError, _log
+from vertebra.train import _checkpoint as checkpoint
+from vertebra.train._checkpoint import CHECKPOINT, Position, best_file, read_position, save, save_best
+from vertebra.train._figures import Pending
+from vertebra.train._fit import Part, Stopped, Trainer, micro_batches, range_test
+from vertebra.train._log import read_log
+from vertebra.train._world import World
+
+ALONE = World(0, 1, 1, torch.device("cpu"))
+SIZE = 8
+
+
+class Tiny(ConvNet):
+    """Two stages; with batch norm, the second has one value a channel of an image of 8 pixels."""
+
+    _head, _stem = "fc", "one.0"
+
+    def __init__(self, normed=False):
+        super().__init__()
+        self.one = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU())
+        norm = nn.BatchNorm2d(8) if normed else nn.Identity()
+        self.two = nn.Sequential(nn.Conv2d(4, 8, 4, 4), norm, nn.ReLU())
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(8, 3)
+        self._stage("one", ["one"], 4, 2)
+        self._stage("two", ["two"], 8, 8)
+
+
+class Mean(Tiny):
+    """Of the colours; the fastest network there is."""
+
+    def forward(self, x):
+        return self.fc(x.mean((2, 3)).repeat(1, 3)[:, :8])
+
+
+@pytest.fixture(autouse=True)
+def _no_board(monkeypatch):
+    """TensorBoard takes seconds to import."""
+    monkeypatch.setattr(_log.importlib.util, "find_spec", lambda name: None)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    paths = [folder / f"{number:02}.png" for number in range(40)]
+    for number, path in enumerate(paths):
+        dark = 80 * (number % 3)
+        Image.fromarray(random.integers(dark, dark + 90, (SIZE, SIZE, 3), np.uint8)).save(path)
+    return paths
+
+
+def trainer_of(
+    photos, folder, *, count=9, classes=3, kind=Tiny, normed=False, world=ALONE, tell=lambda *what: None, **options
+):
+    own = {name: options.pop(name) for name in ("lag", "now") if name in options}
+    values = {"batch_size": 3, "epochs": 2, "lr": 0.05, "workers": 0, "augment": "none", "image_size": SIZE} | options
+    settings = Settings("x", method="scratch", **values)
+    torch.manual_seed(0)
+    network = kind(normed)
+    if folder is not None and not folder.exists():
+        folder.mkdir()
+        save_best(folder, 0, network.state_dict(), ALONE)
+        save(folder, Position(), network, None, {}, ALONE)
+    parts = [Part(paths, np.arange(len(paths)) % classes) for paths in (photos[:count], photos[30:])]
+    return Trainer(settings, network, Preprocessing(SIZE, SIZE), *parts, folder, world, tell, **own)
+
+
+# --- parts and processes ----------------------------------------------------------------------------------------------
+
+
+class Replica(nn.Module):
+    """As DistributedDataParallel, but that each process's gradients are added up by the test."""
+
+    def __init__(self, module, **options):
+        super().__init__()
+        self.module = module
+        self.shared = True
+        self.log = []
+
+    def forward(self, x):
+        self.log.append((len(x), self.shared))
+        return self.module(x)
+
+    @contextmanager
+    def no_sync(self):
+        self.shared = False
+        yield
+        self.shared = True
+
+
+class Gradients:
+    """In place of an optimizer."""
+
+    def __init__(self, network):
+        self.param_groups = [{"scale": 1.0}]
+        self.parameters = list(network.parameters())
+
+    def step(self):
+        self.found = torch.cat(
+            [parameter.grad.flatten() for parameter in self.parameters if parameter.grad is not None]
+        )
+
+    def zero_grad(self, **options):
+        for parameter in self.parameters:
+            parameter.grad = None
+
+
+def test_any_number_of_parts_and_processes_gives_the_gradients_of_one(photos, monkeypatch):
+    """960 combinations; of each process the last part, and no other, shares the gradients."""
+    monkeypatch.setattr(nn.parallel, "DistributedDataParallel", Replica)
+
+    def gradients(trainer, batch, accumulate):
+        trainer.settings = replace(trainer.settings, batch_size=40, accumulate=accumulate)
+        trainer._step(batch, 0, 0.0, 0.05)
+        return trainer.optimizer.found
+
+    worlds = {size: [World(rank, size, size, torch.device("cpu")) for rank in range(size)] for size in (1, 2, 3, 4)}
+    trainers = {
+        size: [trainer_of(photos, None, kind=Mean, world=world, batch_size=9) for world in worlds[size]]
+        for size in worlds
+    }
+    for trainer in (trainer for found in trainers.values() for trainer in found):
+        trainer.optimizer, trainer.steps = Gradients(trainer.network), 1
+        trainer.module = trainer.world.replicate(trainer.module)
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: None)  # it takes longer than the step
+    pixels = torch.randint(0, 256, (40, SIZE, SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    done = 0
+    for count in range(1, 41):
+        batch = pixels[:count], torch.arange(count) % 3
+        for trainer in (trainer for found in trainers.values() for trainer in found):
+            trainer.train = Part([], np.zeros(count, int))
+        expected = gradients(trainers[1][0], batch, 1)
+        for size, accumulate in product(worlds, (1, 2, 3, 4, 7, 32)):
+            done += 1
+            if count < size:
+                continue  # is refused
+            found = torch.zeros_like(expected)
+            for trainer in trainers[size]:
+                part = tuple(tensor[trainer.world.rank :: size] for tensor in batch)
+                found += gradients(trainer, part, accumulate) / size
+                if size > 1:
+                    sizes, shared = zip(*trainer.module.log, strict=True)
+                    assert sum(sizes) == len(part[0])
+                    assert len(sizes) == min(accumulate, len(part[0]))
+                    assert shared == (*[False] * (len(sizes) - 1), True)
+                    trainer.module.log.clear()
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    assert done == 960
+
+
+@pytest.mark.parametrize(("batch_size", "processes"), [(1, 2), (3, 4), (2, 3)])
+def test_a_process_without_an_image_is_refused(batch_size, processes, photos):
+    world = World(0, processes, processes, torch.device("cpu"))
+    with pytest.raises(UsageError, match=f"the smallest step has .*, and {processes} processes share a step: each of "):
+        trainer_of(photos, None, world=world, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 5, 8, 32, 70])
+def test_no_part_is_smaller_than_it_may_be(accumulate):
+    for images, least in product(range(1, 70), (1, 2)):
+        sizes = micro_batches(images, accumulate, least)
+        assert sum(sizes) == images
+        assert len(sizes) == max(1, min(accumulate, images // least))
+        assert min(sizes) >= min(least, images)
+        assert max(sizes) - min(sizes) <= 1
+    assert micro_batches(0, accumulate) == [0]
+
+
+# --- moments ----------------------------------------------------------------------------------------------------------
+
+
+class Told:
+    """What a run does, and a clock that goes on by four seconds with each step."""
+
+    def __init__(self, stop_after=None):
+        self.stop_after = stop_after
+        self.saved, self.steps, self.validated = [], 0, []
+
+    def now(self):
+        return 4.0 * self.steps
+
+    def attach(self, trainer, monkeypatch):
+        step, validate = trainer._step, trainer._validate
+
+        def count(batch, number, *rest):
+            self.steps += 1
+            if number + 1 == self.stop_after:
+                trainer._stop = True
+            return step(batch, number, *rest)
+
+        def note(position, *rest):
+            validate(position, *rest)
+            self.validated.append(position.step)
+
+        def write(folder, position, *rest):
+            self.saved.append((position.step, position.seconds, position.best_step, position.finished))
+            save(folder, position, *rest)
+
+        trainer._step, trainer._validate = count, note
+        monkeypatch.setattr("vertebra.train._fit.save", write)
+
+
+def fitted(photos, folder, monkeypatch, lag, stop_after=None, **options):
+    """What `fit` does, with what the clock says and the device tells of a step `lag` steps later."""
+    told = Told(stop_after)
+    trainer = trainer_of(photos, folder, lag=lag, now=told.now, **options)
+    told.attach(trainer, monkeypatch)
+    try:
+        trainer.fit()
+        end = "finished"
+    except Stopped as stopped:
+        end = str(stopped).replace(str(folder), "RUN")
+    records = [{name: value for name, value in record.items() if value == value} for record in read_log(folder)]
+    return (
+        end,
+        told.saved,
+        told.steps,
+        told.validated,
+        records,
+        {name: tensor.tolist() for name, tensor in load_file(folder / CHECKPOINT).items()},
+        replace(read_position(folder), settings={}),
+        {name: tensor.tolist() for name, tensor in trainer.network.state_dict().items()},
+    )
+
+
+RUNS = {
+    "one step": {"epochs": 1, "count": 3},
+    "an epoch of one step": {"epochs": 3, "count": 3},
+    "two epochs": {"ema": 0.9},
+    "patience": {"epochs": 6, "patience": 1, "lr": 1e-6},
+    "saved after each step": {"checkpoint_seconds": 0, "normed": True, "accumulate": 2},
+    "saved now and then": {"checkpoint_seconds": 9, "epochs": 3, "ema": 0.9, "normed": True},
+    "never saved in between": {"checkpoint_seconds": 1e6, "mixup": 0.4},
+    "by time": {"epochs": 50, "time_budget": "36s"},
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_when_a_device_tells_of_its_steps_changes_nothing(name, photos, tmp_path, monkeypatch):
+    first = None
+    for lag in (0, 1, 3):
+        found = fitted(photos, tmp_path / f"lag{lag}", monkeypatch, lag, **RUNS[name])
+        first = first or found
+        assert found == first
+    end, saved, steps, validated, records, _, position, _ = first
+    assert end == "finished"
+    assert position.finished
+    assert saved[-1] == (position.step, 4.0 * steps, position.best_step, True)
+    assert len({step for step, *_ in saved}) == len(saved)  # none is written twice
+    assert steps == position.step == validated[-1]
+    assert [record["step"] for record in records if "val_loss" in record] == validated
+
+
+def test_an_epoch_of_one_step_is_one_step(photos, tmp_path, monkeypatch):
+    _, saved, steps, validated, records, *_ = fitted(photos, tmp_path / "run", monkeypatch, 1, epochs=1, count=3)
+    assert steps == 1
+    assert validated == [1]
+    assert [step for step, *_ in saved] == [1]
+    assert len(records) == 1
+
+
+def test_timed_checkpoints(photos, tmp_path, monkeypatch):
+    """Steps take four seconds; an epoch of three ends with a checkpoint, from which the time is counted anew."""
+    run = {"checkpoint_seconds": 7, "epochs": 2, "count": 9}
+    for lag in (0, 1):
+        _, saved, *_ = fitted(photos, tmp_path / str(lag), monkeypatch, lag, **run)
+        assert [step for step, *_ in saved] == [2, 3, 5, 6]
+        assert [seconds for _, seconds, *_ in saved] == [8, 12, 20, 24]
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 4, 5, 6])
+def test_stopped_after_any_step_it_goes_on_as_if_it_had_not(stop_after, photos, tmp_path, monkeypatch):
+    options = {"ema": 0.9, "normed": True, "dropout": 0.1, "momentum": 0.9}
+    whole = fitted(photos, tmp_path / "whole", monkeypatch, 0, **options)
+    for lag in (0, 1):
+        folder = tmp_path / f"lag{lag}"
+        end, saved, steps, *_ = fitted(photos, folder, monkeypatch, lag, stop_after, **options)
+        assert steps == stop_after
+        assert [step for step, *_ in saved] == [step for step in (3, 6) if step < stop_after] + [stop_after]
+        if stop_after < 6:  # the last step ends it anyhow
+            assert end == f"stopped after step {stop_after} of 6. Go on with: vertebra train --resume RUN"
+            found = fitted(photos, folder, monkeypatch, lag, **options)
+            assert found[2] == 6 - stop_after
+            assert found[3] == [step for step in (3, 6) if step > stop_after]
+        else:
+            found = whole
+            assert end == "finished"
+        # The network, the checkpoint and the epochs in the log.
+        assert found[-1] == whole[-1]
+        assert found[5] == whole[5]
+        assert replace(found[6], seconds=0) == replace(whole[6], seconds=0)
+        scores = [
+            [(record["step"], record["val_accuracy"], record["val_loss"]) for record in records if "val_loss" in record]
+            for records in (read_log(folder), whole[4])
+        ]
+        assert scores[0] == scores[1]
+
+
+def test_figures_are_read_in_their_order():
+    pending = Pending(2)
+    seen = []
+    for step in range(1, 6):
+        pending.put(step, 0.1 * step, torch.tensor([float(step), 1.0, 2.0]))
+        seen.append([figures.step for figures in pending.take(every=False)])
+    assert seen == [[], [], [1], [2], [3]]
+    rest = list(pending.take(every=True))
+    assert [(figures.step, figures.loss) for figures in rest] == [(4, 4.0), (5, 5.0)]
+    assert not list(pending.take(every=True))
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_a_loss_that_diverges_is_told_of_with_its_step(lag, photos, tmp_path, monkeypatch):
+    trainer = trainer_of(photos, tmp_path / "run", lag=lag, epochs=3)
+    step = trainer._step
+
+    def spoilt(batch, number, *rest):
+        sums = step(batch, number, *rest)
+        if number == 4:
+            sums[0] = float("nan")
+        return sums
+
+    trainer._step = spoilt
+    with pytest.raises(
+        TrainError, match=r"the loss is nan at step 5 with a learning rate of .* set back to step [03],"
+    ):
+        trainer.fit()
+    position = read_position(tmp_path / "run")
+    assert position.step == position.best_step
+    best = load_file(best_file(tmp_path / "run", position.best_step))
+    kept = load_file(tmp_path / "run" / CHECKPOINT)
+    assert all(torch.equal(kept[f"network.{name}"], tensor) for name, tensor in best.items())
+    assert not [name for name in kept if name.startswith("optimizer.")]
+
+
+def test_a_photo_that_is_lost_while_validating_leaves_the_weights_of_training(photos, tmp_path):
+    trainer = trainer_of(photos, tmp_path / "run", ema=0.9, lr=0.5)
+    trainer.val = Part([*photos[30:33], tmp_path / "gone.png"], np.arange(4) % 3)
+    seen = {}
+    agree = trainer._agree
+
+    def note():
+        seen.update({name: tensor.clone() for name, tensor in trainer.network.state_dict().items()})
+        agree()
+
+    trainer._agree = note
+    with pytest.raises(TrainError, match=r"gone\.png: no such file.*--resume"):
+        trainer.fit()
+    assert seen
+    for name, tensor in trainer.network.state_dict().items():
+        assert torch.equal(tensor, seen[name])
+        assert not torch.equal(tensor, trainer.averaged[name])
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_a_photo_that_is_lost_in_training(lag, photos, tmp_path):
+    trainer = trainer_of(photos, tmp_path / "run", lag=lag)
+    trainer.train = Part([*photos[:8], tmp_path / "gone.png"], trainer.train.labels)
+    with pytest.raises(TrainError, match=r"gone\.png: no such file.*until step ([012]) is kept") as caught:
+        trainer.fit()
+    step = int(str(caught.value).split("until step ")[1][0])
+    assert read_position(tmp_path / "run").step == step
+
+
+# --- settings beside one another --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{"ema": 0.9}, {"accumulate": 3, "normed": True}, {"freeze": 1}, {"mixup": 0.3}])
+def test_a_rate_is_found_with(options, photos, tmp_path):
+    trainer = trainer_of(photos, tmp_path / "run", **options, lr="auto")
+    before = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
+    rate, tried = range_test(trainer, steps=12)
+    assert 1e-6 < rate < 1
+    assert len(tried) >= 5
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.network.state_dict().items())
+    assert not trainer.averaged
+    assert not trainer.optimizer.state
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"balance": "loss"}, {"balance": "sampler"}, {"mixup": 0.4}, {"cutmix": 1.0}, {"label_smoothing": 0.2},
+        {"balance": "loss", "cutmix": 1.0, "mixup": 0.4, "label_smoothing": 0.1},
+    ],
+)  # fmt: skip
+def test_a_class_without_a_photo_to_train_on(options, photos, tmp_path):
+    trainer = trainer_of(photos, tmp_path / "run", classes=2, **options)
+    assert trainer.fit().finished
+    if trainer.step_loss.weight is not None:
+        assert trainer.step_loss.weight.tolist() == pytest.approx([0.9, 1.125, 1])
+
+
+def test_batch_norm_gets_two_images(photos, tmp_path):
+    assert trainer_of(photos, tmp_path / "a", normed=True, batch_size=9, accumulate=9, epochs=1).fit().finished
+    trainer = trainer_of(photos, tmp_path / "b", normed=True, batch_size=9, accumulate=9)
+    assert trainer.least == 2
+    assert trainer.notes == [
+        "accumulate is 9, and some steps are computed in 4 parts: batch norm needs two images of 8 × 8 pixels in each."
+    ]
+    assert trainer_of(photos, tmp_path / "c", batch_size=1, epochs=1).fit().finished  # without batch norm one will do
+    # With what is frozen there are no statistics of a batch.
+    assert trainer_of(photos, tmp_path / "d", normed=True, freeze=2, batch_size=1, epochs=1).fit().finished
+
+
+@pytest.mark.parametrize(
+    ("options", "processes", "message"),
+    [
+        ({"batch_size": 1}, 1, r"smallest step has 1: batch norm needs two images of 8 × 8 pixels\. Take .* 3\."),
+        ({"batch_size": 2}, 1, r"of 9 photos in steps of at most 2, the smallest step has 1: .* Take --batch-size 3\."),
+        ({"batch_size": 3}, 2, r"smallest step has 3, and 2 processes share a step: batch .* Take --batch-size 5,"),
+        ({"batch_size": 9, "count": 3}, 2, r"Add photos, or fewer processes\."),
+    ],
+)  # fmt: skip
+def test_steps_of_too_few_images_are_refused(options, processes, message, photos):
+    world = World(0, processes, processes, torch.device("cpu"))
+    with pytest.raises(UsageError, match=message):
+        trainer_of(photos, None, normed=True, world=world, **options)
+
+
+def test_a_checkpoint_names_what_it_cannot_use(photos, tmp_path):
+    folder = tmp_path / "run"
+    trainer_of(photos, folder)
+    assert read_position(folder) == Position()
+    (folder / CHECKPOINT).write_bytes(b"nonsense")
+    with pytest.raises(TrainError, match="cannot be used"):
+        checkpoint.read_position(folder)
