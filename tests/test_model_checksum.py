@@ -152,7 +152,7 @@ def test_a_cache_that_cannot_be_written(sealed, cache, readings):
 @pytest.mark.parametrize("note", ["", "[]", '{"state": 3}', '{"intact": true}'])
 def test_a_note_that_is_damaged(sealed, cache, readings, note):
     checked_card(sealed)
-    (kept,) = (cache / "hashes").iterdir()
+    (kept,) = (cache / "intact").iterdir()
     kept.write_text(note)
     checked_card(sealed)
     assert len(readings) == 2

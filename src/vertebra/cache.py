@@ -141,7 +141,7 @@ def kept_note(path: Path, *, thorough: bool = False) -> dict[str, Any] | None:
     if found is None:
         return None
     try:
-        if thorough or found["state"] != _state(path):
+        if thorough or found["state"] != _state(path.stat()):
             state, digest = _hashed(path)
             if digest != found["sha256"]:
                 tell_damaged(path)
@@ -179,7 +179,7 @@ def known_fingerprint(path: Path) -> str | None:
     """The SHA-256 of a file where it has been taken before; never by reading the file."""
     try:
         known = read_json(_note(path))
-        if known is not None and known.get("state") == _state(path):
+        if known is not None and known.get("state") == _state(path.stat()):
             return str(known["sha256"])
     except OSError:
         pass
@@ -187,18 +187,25 @@ def known_fingerprint(path: Path) -> str | None:
 
 
 def known_intact(path: Path, status: os.stat_result) -> bool:
-    """Whether a model's file in this state was found to be as it was exported, by its checksum."""
-    try:
-        known = read_json(_note(path))
-    except OSError:
-        return False
-    # The time of the last change of any kind, too: it is not set back by those who set back the other.
-    return known is not None and known.get("state") == _state(status) and known.get("intact") == status.st_ctime_ns
+    """Whether a file in this state was found to be as it was written, by the checksums that it holds."""
+    return read_json(_intact(path)) == _state(status)
 
 
-def keep_intact(path: Path, status: os.stat_result, digest: str) -> None:
-    """Note that; with the file's SHA-256, which the same reading has given. `status`: as it was before that."""
-    keep_json(_note(path), {"state": _state(status), "sha256": digest, "intact": status.st_ctime_ns})
+def keep_intact(path: Path, status: os.stat_result, digest: str | None = None) -> None:
+    """Note that.
+
+    Args:
+        path: the file.
+        status: of it, as it was before it was read.
+        digest: its SHA-256, where the same reading has given it.
+    """
+    keep_json(_intact(path), _state(status))
+    if digest is not None:
+        keep_json(_note(path), {"state": _state(status), "sha256": digest})
+
+
+def _intact(path: Path) -> Path:
+    return _note(path).parent.with_name("intact") / _note(path).name
 
 
 def _note(path: Path) -> Path:
@@ -211,22 +218,24 @@ def _hashed(path: Path) -> tuple[dict[str, int], str]:
     """What a file is like, and the SHA-256 of its content."""
     import hashlib
 
-    state = _state(path)
+    state = _state(path.stat())
     if path.exists() and not path.is_file():
         raise OSError("is a folder, a pipe or a device")
     with path.open("rb") as file:
         return state, hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _state(path: Path) -> dict[str, int]:
-    """As `file_state`; with the time of any change, which a program that writes into a file cannot set back."""
-    return {**file_state(path), "ctime_ns": path.stat().st_ctime_ns}
-
-
 def file_state(path: Path) -> dict[str, int]:
     """What tells a file from another that takes its place, or from itself after a change."""
-    return _state(path.stat())
+    status = path.stat()
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}
 
 
 def _state(status: os.stat_result) -> dict[str, int]:
-    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}
+    """As `file_state`, with the time of the last change of any kind, which is not set back with the other."""
+    return {
+        "size": status.st_size,
+        "mtime_ns": status.st_mtime_ns,
+        "inode": status.st_ino,
+        "ctime_ns": status.st_ctime_ns,
+    }

@@ -7,7 +7,6 @@ checkpoint to the last step; concluding measures, exports and reports. A run tha
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -36,6 +35,7 @@ from ._folder import (
     TrainError,
     data_table,
     read_hashes,
+    read_json,
     read_table,
     remove_progress,
     resume_command,
@@ -317,11 +317,8 @@ def _trainer(
 
 
 def _start(folder: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((folder / START).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = None
-    if not isinstance(found, dict):
+    found = read_json(folder / START)
+    if found is None:
         raise TrainError(f"{folder / START} is missing or damaged, so the run cannot go on. Start a new one.")
     return found
 
