@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vertebra.errors import InUseError, warn
+from vertebra.errors import InUseError, VertebraError, warn
 
 # What weight files end in, where a name has to be told from a path. What a file is, its content decides.
 WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".tar")
@@ -75,6 +75,30 @@ def write_whole(path: Path, content: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     with replacing(path, durable=True) as temporary:
         temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def writing(path: Path, kind: type[VertebraError] = VertebraError) -> Iterator[None]:
+    """Around what writes a file that a person has named.
+
+    Raises:
+        VertebraError: of that kind: the file cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{path} cannot be written ({error.strerror or error}). Give another place.") from error
+
+
+def check_writable(folder: Path) -> None:
+    """Find out beforehand whether files can be made in a folder.
+
+    Raises:
+        OSError: they cannot.
+    """
+    probe = folder / f".{os.urandom(6).hex()}"
+    os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    probe.unlink()
 
 
 def make_folder(folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from vertebra.errors import MissingExtraError, UsageError
+from vertebra.files import replacing, writing
 
 from ._anatomy import Anatomy, Group, take_apart
 from ._latency import Latency, predict
@@ -136,7 +137,8 @@ class Comparison:
         axes.margins(x=0.15, y=0.1)
         axes.grid(color="0.92", which="both")
         axes.legend(loc="upper left")
-        figure.savefig(path, format="png", dpi=130)
+        with writing(Path(path)), replacing(Path(path), durable=True) as temporary:
+            figure.savefig(temporary, format="png", dpi=130)
 
 
 def compare(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vertebra.errors import MissingExtraError
+from vertebra.files import replacing, writing
 
 from ._latency import Latency
 from ._measure import Measurement
@@ -75,7 +76,8 @@ def picture(anatomy: Anatomy, path: str | Path, latency: Latency | None, measure
     _draw_shares(panels[0], anatomy, stages, latency, measurement)
     if latency is not None and timed:
         _draw_roofline(panels[1], latency, measurement)
-    figure.savefig(path, format="png", dpi=120)
+    with writing(Path(path)), replacing(Path(path), durable=True) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
 
 
 def _draw_shares(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vertebra.errors import UsageError, VertebraError
+from vertebra.errors import UsageError
+from vertebra.files import write_whole, writing
 
 if TYPE_CHECKING:
     from vertebra.card import Card, Decoding
@@ -125,7 +126,5 @@ def write_markdown(card: Card, path: Path) -> None:
         f"# {title}\n\nAn image classifier in one ONNX file. A client decodes a photo, resizes and crops it as below, "
         f"and gives the pixels as they are.\n\n| | |\n| --- | --- |\n{table}{classes}\n"
     )
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise VertebraError(f"{path} cannot be written ({error.strerror or error}). Give another place.") from error
+    with writing(path):
+        write_whole(path, text.encode("utf-8", "backslashreplace"))

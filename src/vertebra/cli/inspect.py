@@ -88,6 +88,7 @@ def run(settings: Settings) -> None:
         UsageError: an unknown network or device, or an input that the network does not take.
     """
     from vertebra.anatomy import take_apart
+    from vertebra.files import write_whole, writing
 
     for option, path in (("--html", settings.html), ("--png", settings.png)):
         if path is not None:
@@ -98,7 +99,8 @@ def run(settings: Settings) -> None:
     training = [anatomy.training_memory(checkpointing=on) for on in (False, True)] if settings.train else []
     if settings.html is not None:
         page = anatomy.to_html(latency=latency, measurement=measurement, training=training)
-        settings.html.write_text(page, encoding="utf-8")
+        with writing(settings.html):
+            write_whole(settings.html, page.encode("utf-8", "backslashreplace"))
     if settings.png is not None:
         anatomy.to_png(settings.png, latency=latency, measurement=measurement)
     if settings.json:

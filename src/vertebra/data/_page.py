@@ -12,7 +12,7 @@ from PIL import Image
 
 from vertebra.card import Decoding
 from vertebra.errors import ImageError
-from vertebra.files import replacing
+from vertebra.files import replacing, writing
 from vertebra.pixels import open_image
 
 from ._audit import FEW, Audit, Group, Odd
@@ -49,12 +49,9 @@ def write_page(
         DataError: it cannot be written.
     """
     text = page(f"Data audit: {found.name}", sections(dataset, found, decoding))
-    try:
-        with replacing(path) as temporary:
-            # A file's name may hold bytes that are no text.
-            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise DataError(f"{path} cannot be written ({error.strerror or error}).") from error
+    with writing(path, DataError), replacing(path, durable=True) as temporary:
+        # A file's name may hold bytes that are no text.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def page(title: str, body: str) -> str:

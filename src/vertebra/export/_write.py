@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import errno
 import shutil
-import tempfile
 from pathlib import Path
 
 from vertebra.card import CardError, locate_card, opened
 from vertebra.errors import UsageError, VertebraError
-from vertebra.files import write_whole
+from vertebra.files import check_writable, write_whole
 from vertebra.units import size
 
 
@@ -40,8 +39,7 @@ def check_target(path: Path) -> None:
         except CardError as error:
             raise UsageError(f"{path} is there already and is not an ONNX file. Give another name.") from error
     try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        check_writable(folder)
     except OSError as error:
         raise _not_written(path, error) from error
 

@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vertebra.errors import WeightsError
+from vertebra.files import sync_folder
 
 from . import _transfer
 from ._transfer import MIRROR
@@ -85,7 +86,7 @@ def fetch(url: str, progress: bool = True, check_hash: bool = True) -> Path:
                 else:
                     _transfer.download(source, partial, expected, show)
             partial.replace(path)
-            _transfer.sync_folder(path.parent)
+            sync_folder(path.parent)
     except OSError as error:
         raise _transfer.disk_error(error, path) from error
     return path

@@ -295,15 +295,6 @@ def _sync(file: IO[bytes]) -> None:
     os.fsync(file.fileno())
 
 
-def sync_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # Windows cannot open folders; the rename is then merely not yet durable
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 @contextlib.contextmanager
 def bar(source: str, path: Path, progress: bool) -> Iterator[Show]:
     if progress and sys.stderr.isatty():

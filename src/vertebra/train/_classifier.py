@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vertebra.card import Card
 from vertebra.errors import UsageError
-from vertebra.files import replacing
+from vertebra.files import replacing, writing
 from vertebra.pixels import Source
 from vertebra.runtime.predictor import Prediction, Predictor
 
@@ -99,11 +99,8 @@ class Classifier:
         target = Path(path)
         if target.suffix.lower() != ".onnx":
             raise UsageError(f"the file to write is {str(target)!r}; its name must end in .onnx")
-        try:
-            with replacing(target, durable=True) as temporary:
-                shutil.copyfile(self.run / MODEL, temporary)
-        except OSError as error:
-            raise TrainError(f"{target} cannot be written ({error.strerror or error}).") from error
+        with writing(target, TrainError), replacing(target, durable=True) as temporary:
+            shutil.copyfile(self.run / MODEL, temporary)
         return target
 
     def check(self) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from vertebra.card import Decoding
 from vertebra.data import Album, Dataset, audit, find_duplicates, match_names, open_dataset
 from vertebra.errors import UsageError, nearest
-from vertebra.files import write_whole
+from vertebra.files import replacing, writing
 from vertebra.runtime.engines import PROBABILITIES
 from vertebra.runtime.predictor import Predictor
 
@@ -101,10 +101,8 @@ class Evaluation:
             facts=facts,
             notes=self.notes,
         )
-        try:
-            write_whole(path, page.html().encode("utf-8", "backslashreplace"))
-        except OSError as error:
-            raise TrainError(f"{path} cannot be written ({error.strerror or error}). Give another place.") from error
+        with writing(path, TrainError), replacing(path, durable=True) as temporary:
+            temporary.write_bytes(page.html().encode("utf-8", "backslashreplace"))
 
 
 def evaluate(
