@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
+import lzma
 import os
 import pickle
 import sys
+import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +22,7 @@ from torch import Tensor, nn
 
 from vertebra.card import METADATA_KEY, Card, CardError, Preprocessing
 from vertebra.errors import WeightsError
+from vertebra.models import _inert
 from vertebra.models._checkpoint import NETWORK_KEY, read, read_card, read_state_dict
 from vertebra.models._state_dict import load_state_dict, meta_build
 
@@ -229,6 +235,57 @@ def test_a_torchscript_program_is_refused(tmp_path: Path) -> None:
     torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "script.pt"))
     with pytest.raises(WeightsError, match=r"is a TorchScript program"):
         read_state_dict(tmp_path / "script.pt")
+
+
+@pytest.mark.parametrize(
+    ("pack", "form"),
+    [
+        (gzip.compress, "gzip"),
+        (bz2.compress, "bzip2"),
+        (lzma.compress, "xz"),
+        (lambda content: b"\x28\xb5\x2f\xfd" + content, "zstd"),
+        (lambda content: b"7z\xbc\xaf\x27\x1c" + content, "7-Zip"),
+        (lambda content: b"Rar!\x1a\x07" + content, "RAR"),
+    ],
+)
+def test_packed_files_are_not_unpacked(saved: Path, pack: Callable[[bytes], bytes], form: str) -> None:
+    saved.write_bytes(pack(saved.read_bytes()))
+    with pytest.raises(WeightsError, match=rf"small\.pth' is packed with {form}\. Unpack it"):
+        read(saved)
+
+
+def test_a_tar_and_a_zip_around_a_weight_file(saved: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "w.tar", "w") as archive:
+        archive.add(saved, "small.pth")
+    with pytest.raises(WeightsError, match=r"w\.tar' is packed with tar\. Unpack it"):
+        read(tmp_path / "w.tar")
+    with zipfile.ZipFile(tmp_path / "w.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(saved, "run/small.pth")
+    with pytest.raises(WeightsError, match=r"w\.zip' is a zip archive with 'run/small\.pth', not torch's\. Unpack it"):
+        read(tmp_path / "w.zip")
+
+
+def test_a_record_that_is_damaged(saved: Path, weights: dict[str, Tensor]) -> None:
+    whole = bytearray(saved.read_bytes())
+    with zipfile.ZipFile(saved) as archive:
+        content = archive.read("small/data/0")
+    whole[whole.index(content) + 3] ^= 0x80  # the sign of a number
+    saved.write_bytes(whole)
+    with pytest.raises(WeightsError, match=r"small\.pth' is damaged.*the record 'data/0' does not have the CRC-32"):
+        read(saved)
+
+
+def test_a_compressed_archive_and_one_with_much_else(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_inert, "_STEPS", 10)
+    torch.save({"log": list(range(100)), "more": {1, 2}}, saved)
+    with pytest.raises(WeightsError, match=r"holds more than 10 other things beside its tensors\. Where you trust it"):
+        read(saved)
+    with zipfile.ZipFile(saved, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("small/data.pkl", bytes(1000))
+    with pytest.raises(
+        WeightsError, match=r"is a compressed archive, which torch\.save never writes\. Where you trust"
+    ):
+        read(saved)
 
 
 # --- mapping ---------------------------------------------------------------------------------------------------------

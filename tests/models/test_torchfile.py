@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 import random
+import tracemalloc
 import zipfile
+import zlib
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from vertebra.models import _torchfile
+from vertebra.models import _inert, _torchfile
 
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older"])
 
@@ -277,6 +282,160 @@ def test_packed_foreign_and_scripted_archives_are_left_to_torch(tmp_path: Path) 
     assert _torchfile.read(repacked(zipfile.ZIP_DEFLATED)) is None
     assert _torchfile.read(repacked(byteorder=b"big")) is None
     assert _torchfile.read(repacked(constants_pkl=b"")) is None
+
+
+# --- sizes and sums that an archive names ----------------------------------------------------------------------------
+
+
+Change = Callable[[zipfile.ZipFile], None]
+
+
+def archive(path: Path, parts: dict[str, bytes], change: Change = lambda archive: None) -> Path:
+    """A zip of these parts; `change` gets it before its directory is written."""
+    with zipfile.ZipFile(path, "w") as written:
+        for name, content in parts.items():
+            written.writestr(name, content)
+        change(written)
+    return path
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> dict[str, bytes]:
+    """What lies in a checkpoint."""
+    path = save({"a": torch.arange(1000.0), "b": torch.ones(7)}, tmp_path / "sound.pth", zipped=True)
+    with zipfile.ZipFile(path) as sound:
+        return {info.filename: sound.read(info) for info in sound.infolist()}
+
+
+def why_not(path: Path) -> str:
+    """Neither interpreter reads the file: the reason."""
+    assert _torchfile.read(path) is None
+    with pytest.raises((ValueError, _torchfile._UnusualError)) as told:
+        _torchfile.read_with(_inert.run, path, True)
+    return str(told.value)
+
+
+def test_one_bit_of_any_record(tmp_path: Path) -> None:
+    path = save({"a": torch.arange(30.0), "b": torch.ones(3)}, tmp_path / "file.pth", zipped=True)
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as sound:
+        starts = {info.filename: whole.index(sound.read(info), info.header_offset) for info in sound.infolist()}
+        sizes = {info.filename: info.file_size for info in sound.infolist()}
+    for name, start in starts.items():
+        for at in range(start, start + sizes[name]):
+            damaged = bytearray(whole)
+            damaged[at] ^= 1 << at % 8
+            path.write_bytes(damaged)
+            assert _torchfile.read(path) is None, (name, at)
+    assert "the record '.data/serialization_id' does not have the CRC-32" in why_not(path)
+
+
+def test_a_file_that_was_saved_without_sums_is_read(tmp_path: Path) -> None:
+    before = torch.serialization.get_crc32_options()
+    try:
+        torch.serialization.set_crc32_options(False)
+        path = save(CONTENTS["flat"], tmp_path / "file.pth", zipped=True)
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert_same(_torchfile.read(path), CONTENTS["flat"])
+
+
+def test_sums_are_taken_once_for_each_state_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save({"a": torch.arange(30.0)}, tmp_path / "file.pth", zipped=True)
+    taken: list[bytes] = []
+
+    def crc32(piece: bytes, value: int) -> int:
+        taken.append(piece)
+        return zlib.crc32(piece, value)
+
+    monkeypatch.setattr(_torchfile, "zlib", SimpleNamespace(crc32=crc32))
+    _torchfile.read(path)
+    once = len(taken)
+    _torchfile.read(path)
+    assert once > 3 and len(taken) == 2 * once, "a small file is not noted"
+    monkeypatch.setattr(_torchfile, "_WORTH_NOTING", 0)
+    for _ in range(3):
+        assert _torchfile.read(path) is not None
+    assert len(taken) == 3 * once
+    os.utime(path, ns=(1, 1))
+    assert _torchfile.read(path) is not None
+    assert len(taken) == 4 * once
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [(name, zipfile.ZIP_DEFLATED) for name in ("byteorder", "data.pkl", "data/0", "more")]
+    + [("byteorder", zipfile.ZIP_BZIP2)],
+)
+def test_a_bomb_is_not_unpacked(tmp_path: Path, parts: dict[str, bytes], name: str, method: int) -> None:
+    def pack(written: zipfile.ZipFile) -> None:
+        info = zipfile.ZipInfo(f"sound/{name}")
+        info.compress_type = method
+        with written.open(info, "w") as record:
+            for _ in range(32):
+                record.write(bytes(1 << 20))
+
+    path = archive(tmp_path / "bomb.pth", {k: v for k, v in parts.items() if k != f"sound/{name}"}, pack)
+    assert path.stat().st_size < 100_000
+    tracemalloc.start()
+    try:
+        assert why_not(path) == "is a compressed archive, which torch.save never writes"
+        assert tracemalloc.get_traced_memory()[1] < 4_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_records_that_lie_over_another(tmp_path: Path, parts: dict[str, bytes]) -> None:
+    def again(written: zipfile.ZipFile) -> None:
+        other = copy.copy(written.getinfo("sound/data/0"))
+        other.filename = other.orig_filename = "sound/data/2"
+        written.filelist.append(other)
+
+    assert "lies over another" in why_not(archive(tmp_path / "m.pth", parts, again))
+
+
+def test_a_record_that_is_said_to_be_larger_than_its_file(tmp_path: Path, parts: dict[str, bytes]) -> None:
+    def lie(written: zipfile.ZipFile) -> None:
+        last = max(written.filelist, key=lambda info: info.header_offset)
+        last.file_size = last.compress_size = 1 << 31
+
+    assert "reaches beyond the end" in why_not(archive(tmp_path / "m.pth", parts, lie))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_two_records_of_one_name(tmp_path: Path, parts: dict[str, bytes]) -> None:
+    again = archive(tmp_path / "m.pth", parts, lambda written: written.writestr("sound/data/0", b"x" * 4000))
+    assert "the same name" in why_not(again)
+    other = archive(tmp_path / "m.pth", parts, lambda written: written.writestr("other/data/0", b"x" * 4000))
+    assert "the same name" in why_not(other)
+
+
+@FORMATS
+def test_tensors_that_repeat_a_number_without_end(tmp_path: Path, zipped: bool) -> None:
+    """Small in a file and in memory, and 15 GB once they are copied into a network."""
+    wide = {"a": torch.zeros(1, 1).expand(3_000_000, 1280)}
+    reason = why_not(save(wide, tmp_path / "file.pth", zipped))
+    assert reason == "has tensors of 15.4 GB that repeat the same few numbers"
+    many = {str(i): torch.zeros(1).expand(1_000_000) for i in range(20)}
+    assert "repeat the same few numbers" in why_not(save(many, tmp_path / "file.pth", zipped))
+
+
+def test_a_program_without_end(tmp_path: Path, parts: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_torchfile, "_PROGRAM_LIMIT", 1000)
+    monkeypatch.setattr(_inert, "_STEPS", 1000)
+    for count, sound in ((900, True), (1100, False)):
+        code = b"\x80\x02(" + b"}" * count + b"l."
+        path = archive(tmp_path / "m.pth", {**parts, "sound/data.pkl": code})
+        if sound:
+            assert len(_torchfile.read_with(_inert.run, path, True)) == count
+        else:
+            assert why_not(path) == "holds more than 1,000 other things beside its tensors"
+
+
+def test_an_archive_of_something_else(tmp_path: Path) -> None:
+    assert "is a zip archive with 'w.pth', 'x.txt', not torch's" in why_not(
+        archive(tmp_path / "m.pth", {"w.pth": b"PK", "x.txt": b""})
+    )
 
 
 @pytest.mark.parametrize("what", ["magic", "version", "order", "count"])

@@ -26,6 +26,15 @@ from ._state_dict import some
 
 NETWORK_KEY = "vertebra.network"  # in the metadata of a safetensors file: what `ConvNet.untold` says, as JSON
 _ADVICE = "Where you trust it, open it with the program that wrote it and save only model.state_dict()."
+# What compressed files begin with. They are not unpacked here: a small one can be of any size then.
+_PACKED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"7z\xbc\xaf": "7-Zip",
+    b"Rar!": "RAR",
+}
 _STATE_DICT = "Save it with torch.save(model.state_dict(), path)."
 
 
@@ -90,6 +99,9 @@ def _kind_of(path: Path) -> str:
         return "safetensors"
     if head.startswith((b"PK\x03\x04", b"\x80")):  # a zip, or the pickle opcode PROTO
         return "torch"
+    packed = next((name for start, name in _PACKED.items() if head.startswith(start)), None)
+    if packed is not None or head[257:262] == b"ustar":
+        raise WeightsError(f"'{path}' is packed with {packed or 'tar'}. Unpack it, and name the weight file in it.")
     text = head.lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
         raise WeightsError(f"'{path}' is a web page, not weights: the download gave an error page. Fetch it again.")
@@ -111,7 +123,7 @@ def _beginning(path: Path) -> tuple[bytes, int]:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe could wait for ever
             raise WeightsError(f"'{path}' is a pipe or device, not a weight file. Name a file.")
         with path.open("rb") as file:
-            return file.read(64), os.fstat(file.fileno()).st_size
+            return file.read(512), os.fstat(file.fileno()).st_size
     except FileNotFoundError:
         names: list[str] = []
         with contextlib.suppress(OSError):
@@ -132,7 +144,8 @@ def _read_torch(path: Path, mapped: bool) -> Any:
         raise
     except Exception as error:  # a damaged file can make the reader fail in any way
         if isinstance(error, _torchfile._UnusualError) and error.args:
-            raise WeightsError(f"'{path}' {error}. {_ADVICE}") from error
+            what, advice = (*error.args, _ADVICE)[:2]
+            raise WeightsError(f"'{path}' {what}. {advice}") from error
         if foreign := _inert.first_foreign(path):
             raise _not_opened(path, foreign) from error
         if _inert.is_program(path):
@@ -164,7 +177,7 @@ def _read_safetensors(path: Path) -> Content:
         raise _damaged(path, error) from error
     try:
         untold = json.loads(metadata.get(NETWORK_KEY, "{}"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, error) from error
     return Content(path, tensors, _card_of(metadata, path), untold if isinstance(untold, dict) else {})
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from . import _torchfile
 
+_STEPS = 1_000_000  # of a program, each of which can make an object; 300 layers take 30,000
 _KEYS = (str, int, float, bool, bytes, type(None))
 # In a tensor of a class of one's own: what makes the plain tensor in it, and that tensor's arguments.
 _TYPED = "torch._tensor._rebuild_from_type_v2"
@@ -46,7 +47,9 @@ def run(code: bytes | mmap.mmap, at: int, tensors: _torchfile._Tensors | None = 
 
 
 def _run(file: Any, machine: _Machine) -> Any:
-    for opcode, argument, _ in pickletools.genops(file):
+    for steps, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if steps > _STEPS:
+            raise _torchfile._UnusualError(f"holds more than {_STEPS:,} other things beside its tensors")
         if opcode.name == "STOP":
             return machine.stack.pop()
         getattr(machine, f"do_{opcode.name.lower()}", machine.unknown)(argument)

@@ -5,6 +5,10 @@ opcode by opcode, which is most of the time of loading a network with many layer
 formats. Here the few calls of a plain state dict are known, and no other; that takes a fifth of the time. Where a file
 says more, or is not sound, `read` gives None, and the interpreter of `_inert` has the word, by `read_with`.
 
+Nothing of a file is read into memory before the sizes that it names have been held against its own: a record that is
+compressed, or that lies over another, can be a thousand times as large as its file. And the CRC of each record is
+checked, which torch does not do: one changed bit of a weight would load without a word.
+
 The formats are those of torch/serialization.py: zip (torch ≥ 1.6), and the older one, where blocks follow the program.
 Published files of both kinds are in use; torchvision's VGG weights are of the older.
 """
@@ -12,13 +16,15 @@ Published files of both kinds are in use; torchvision's VGG weights are of the o
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import os
 import struct
 import sys
 import zipfile
+import zlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,16 +32,36 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from vertebra.cache import keep_intact, known_intact
+from vertebra.units import size as shown_size
+
 _MAGIC = 0x1950A86A20F9469CFC6C  # first in the older format
 _VERSION = 1001
-_PROGRAM_LIMIT = 1 << 21  # bytes; the largest network here has a program of 250 kB
+_PROGRAM_LIMIT = 1 << 21  # bytes, each of which can make an object of 64; the largest network here has 250 kB
+_STRETCHED = 1 << 26  # bytes of all tensors that have more numbers than their blocks (`expand`)
+_WORTH_NOTING = 1 << 22  # bytes of a file; a smaller one is checked sooner than a note of it is found
 _ALIGNMENT = 64  # bytes, as torch's allocator gives
 _PIECE = 1 << 24  # bytes that a reader takes at once
+_CRC_PIECE = 1 << 20  # bytes of which a CRC is taken at once, while they are in the processor's cache
 _READERS = 2  # threads; memory is the limit, not the processor
 
 
 class _UnusualError(Exception):
-    """The file holds something else than a plain state dict; says what where no reader here can do with it."""
+    """The file holds something else than a plain state dict.
+
+    Args:
+        what: where no reader here can do with it.
+        advice: what to do then, if not what is said of all such files.
+    """
+
+
+class _Record(NamedTuple):
+    """A file in a zip archive, as it lies there."""
+
+    name: str
+    at: int
+    size: int
+    crc: int
 
 
 class _Storage(NamedTuple):
@@ -83,24 +109,19 @@ def read_with(run: Program, path: Path, mapped: bool) -> Any:
 
 
 def _read_zip(path: Path, content: mmap.mmap, mapped: bool, run: Program) -> Any:
-    with zipfile.ZipFile(path) as archive:
-        # Every name begins with a folder, called like the file that was saved.
-        entries = {info.filename.partition("/")[2]: info for info in archive.infolist()}
-        if "constants.pkl" in entries:
-            raise _UnusualError("is a TorchScript program, not a state dict")
-        if "byteorder" in entries and archive.read(entries["byteorder"]) != sys.byteorder.encode():
-            raise _UnusualError("was saved on a machine with another order of bytes")
-        if any(info.compress_type for info in entries.values()):
-            raise _UnusualError("is a compressed archive, which torch.save never writes")
-        program = archive.read(entries["data.pkl"])  # checks its CRC
+    records = _records(path, content)
+    if "byteorder" in records and _content(content, records["byteorder"]) != sys.byteorder.encode():
+        raise _UnusualError("was saved on a machine with another order of bytes")
+    if run is _run and records["data.pkl"].size > _PROGRAM_LIMIT:
+        raise _UnusualError
+    _check(path, records.values())
+    program = _content(content, records["data.pkl"])
 
     places: dict[str, tuple[int, int]] = {}
-    for name, entry in entries.items():
+    for name, record in records.items():
         folder, _, key = name.partition("/")
         if folder == "data":
-            # The local header may have other extra fields than the directory's: torch pads with them.
-            names, extra = struct.unpack_from("<HH", content, entry.header_offset + 26)
-            places[key] = entry.header_offset + 30 + names + extra, entry.file_size
+            places[key] = record.at, record.size
     if not mapped:
         content, places = _copied(path, places)
 
@@ -111,6 +132,78 @@ def _read_zip(path: Path, content: mmap.mmap, mapped: bool, run: Program) -> Any
         return _view(content, at, storage)
 
     return run(program, 0, _Tensors(block))[0]
+
+
+def _content(content: mmap.mmap, record: _Record) -> bytes:
+    return content[record.at : record.at + record.size]
+
+
+def _records(path: Path, content: mmap.mmap) -> dict[str, _Record]:
+    """What lies in an archive, by its name below the archive's own folder, and where; sizes and places are checked.
+
+    Raises:
+        _UnusualError: it is an archive of something else, or one that torch never writes.
+        ValueError: the places are not sound.
+    """
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    # Every name begins with a folder, called like the file that was saved.
+    names = [entry.filename.partition("/")[2] for entry in entries]
+    if "constants.pkl" in names:
+        raise _UnusualError("is a TorchScript program, not a state dict")
+    if "data.pkl" not in names:
+        inside = ", ".join(repr(entry.filename[:60]) for entry in entries[:3])
+        raise _UnusualError(
+            f"is a zip archive with {inside}, not torch's", "Unpack it, and name the weight file in it."
+        )
+    if any(entry.compress_type or entry.compress_size != entry.file_size for entry in entries):
+        raise _UnusualError("is a compressed archive, which torch.save never writes")
+    if len(set(names)) != len(names):
+        raise ValueError("two records have the same name")
+
+    records, end = {}, 0
+    for entry, name in sorted(zip(entries, names, strict=True), key=lambda pair: pair[0].header_offset):
+        # The local header may have other extra fields than the directory's: torch pads with them.
+        signature, named, extra = struct.unpack_from("<4s22xHH", content, entry.header_offset)
+        at = entry.header_offset + 30 + named + extra
+        if signature != b"PK\x03\x04" or entry.header_offset < end:
+            raise ValueError(f"the record {name[:60]!r} lies over another")
+        end = at + entry.file_size
+        if end > len(content):
+            raise ValueError(f"the record {name[:60]!r} reaches beyond the end")
+        records[name] = _Record(name, at, entry.file_size, entry.CRC)
+    return records
+
+
+def _check(path: Path, records: Iterable[_Record]) -> None:
+    """Hold the records of an archive against their CRCs, once for each state of the file: see `cache.known_intact`.
+
+    Raises:
+        ValueError: one is damaged.
+    """
+    found = sorted(records, key=lambda record: -record.size)
+    if not any(record.crc for record in found):
+        return  # saved under torch.serialization.set_crc32_options(False), which writes zeros: it cannot be known
+
+    status = path.stat()
+    noted = status.st_size >= _WORTH_NOTING
+    if noted and known_intact(path, status):
+        return
+
+    def check(record: _Record) -> None:
+        value = 0
+        # By reading, not from the mapping: its pages would be counted as this process's memory.
+        with path.open("rb", buffering=0) as file:
+            file.seek(record.at)
+            for start in range(0, record.size, _CRC_PIECE):
+                value = zlib.crc32(file.read(min(_CRC_PIECE, record.size - start)), value)
+        if value != record.crc:
+            raise ValueError(f"the record {record.name[:60]!r} does not have the CRC-32 that it was saved with")
+
+    with ThreadPoolExecutor(_READERS) as readers:
+        list(readers.map(check, found))
+    if noted:
+        keep_intact(path, status)
 
 
 def _read_older(path: Path, content: mmap.mmap, run: Program) -> Any:
@@ -229,6 +322,7 @@ class _Tensors:
     def __init__(self, block: Block) -> None:
         self._block = block
         self._blocks: dict[str, tuple[torch.dtype, Tensor]] = {}
+        self._stretched = 0  # bytes that tensors would have with numbers of their own, where they repeat a block's
 
     def make(self, storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
         if type(storage) is not _Storage:
@@ -244,6 +338,10 @@ class _Tensors:
         # Torch refuses negative numbers, but enlarges a block that was copied for a tensor that reaches beyond it.
         if last >= numbers.numel() and 0 not in size:
             raise _UnusualError
+        if (count := math.prod(size)) > numbers.numel():
+            self._stretched += count * dtype.itemsize
+            if self._stretched > _STRETCHED:
+                raise _UnusualError(f"has tensors of {shown_size(self._stretched)} that repeat the same few numbers")
         whole = numbers.untyped_storage()
         return torch.empty(0, dtype=dtype, device=numbers.device).set_(whole, offset, size, stride)
 
