@@ -17,7 +17,7 @@ from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import IO, Any
 
-from vertebra.errors import ImageError, VertebraError
+from vertebra.errors import ImageError, VertebraError, printable
 from vertebra.protobuf import Place, content, fields, place_of
 
 METADATA_KEY = "vertebra.card"
@@ -75,6 +75,10 @@ class WeightSource:
     name: str
     sha256: str | None = None
     url: str | None = None
+
+    def __post_init__(self) -> None:
+        # A card is Unicode, and the name of a file is any bytes.
+        object.__setattr__(self, "name", printable(self.name))
 
 
 @dataclass(frozen=True)

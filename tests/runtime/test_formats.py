@@ -6,7 +6,7 @@ import json
 import os
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vertebra.runtime.formats import Csv, JsonLines, path_of_text, row_of, text_of_path
@@ -59,6 +59,7 @@ def good(path, name="cat"):
     return Prediction(path, [{"class": name, "index": 0, "probability": 0.5}])
 
 
+@settings(deadline=None, max_examples=60)
 @given(names)
 @example(b"\\x5cxe9")
 @example(b"\\\xe9\\x\xff")
@@ -81,6 +82,7 @@ def test_what_no_system_calls_a_file_is_text_too():
     assert path_of_text("\ud800") == "\ud800"
 
 
+@settings(deadline=None, max_examples=60)
 @given(names)
 def test_a_row_of_a_table_is_one_row_to_all_readers(name):
     path = os.fsdecode(name)
@@ -94,6 +96,7 @@ def test_a_row_of_a_table_is_one_row_to_all_readers(name):
     assert list(table.records(io.BytesIO(line * 2))) == [line, line]
 
 
+@settings(deadline=None, max_examples=60)
 @given(names)
 def test_a_line_of_json_is_ascii(name):
     path = os.fsdecode(name)

@@ -1,6 +1,14 @@
 """What decides a run, as it is given and as it is kept."""
 
+import os
+import tempfile
+import tomllib
+from pathlib import Path
+
 import pytest
+from hypothesis import example, given
+from hypothesis import settings as options
+from hypothesis import strategies as st
 
 from vertebra.errors import UsageError
 
@@ -38,3 +46,32 @@ def test_settings_of_earlier_versions_are_read(tmp_path):
     found = Settings.from_toml(tmp_path / "settings.toml")
     assert found == expected
     assert "fsdp" not in found.to_toml()
+
+
+# What systems allow in paths: any bytes but NUL. A lone surrogate stands for a byte that is no UTF-8.
+_paths = st.one_of(
+    st.binary(min_size=1).filter(lambda name: b"\0" not in name).map(os.fsdecode),
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1),
+)
+
+
+@options(deadline=None, max_examples=60)
+@given(_paths, _paths, st.lists(_paths))
+@example("photos-📷", "C:\\new\\u0041", ["\x7f", "\x1b[31m", "a\r\nb", '"', "\\", "\u2028", "\ue000", "'''", "#"])
+@example("caf\udce9", "\udcff", ["📷\udce9"])
+def test_any_names_are_read_back(data, weights, ignore):
+    settings = Settings.from_mapping({"data": data, "weights": weights, "ignore": ignore}, "here")
+    text = settings.to_toml()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "settings.toml")
+        path.write_bytes(text.encode("utf-8", "surrogateescape"))
+        assert Settings.from_toml(path) == settings
+    assert tomllib.loads(text)["data"] == data
+
+
+@pytest.mark.parametrize("method", ["probe", "finetune", "scratch"])
+def test_all_kinds_of_values_are_read_back(tmp_path, method):
+    changes = {"lr": 1e-05, "augment": "none", "compile": True, "time_budget": "20m"} if method != "probe" else {}
+    settings = Settings.from_mapping({"data": "a", "method": method, "seed": 5, "precision": 1} | changes, "here")
+    (tmp_path / "settings.toml").write_text(settings.to_toml())
+    assert Settings.from_toml(tmp_path / "settings.toml") == settings

@@ -10,6 +10,7 @@ from typing import Any
 from safetensors.torch import save
 
 from vertebra.card import Preprocessing, WeightSource, read_card
+from vertebra.errors import printable
 from vertebra.export import export, metadata, prepare
 from vertebra.files import write_whole
 from vertebra.models import ConvNet
@@ -74,7 +75,7 @@ def conclude(settings: Settings, folder: Path, outcome: Outcome, clock: Clock, t
             classes=outcome.names,
             preprocessing=outcome.preprocessing,
             provenance=outcome.origin,
-            metrics={f"{settings.data}, held out": measures},
+            metrics={f"{printable(settings.data)}, held out": measures},
             licence=outcome.licence,
             temperature=outcome.calibration.temperature,
             threshold=wanted.threshold,

@@ -222,9 +222,9 @@ def seen_before(weights: str, photos: Sequence[Photo], data: Labelled, decoding:
     """On how many of the photos, or copies of them, the network of weights in the folder of a run was trained."""
     run = Path(weights).parent
     try:
-        if 'method = "probe"' in (run / SETTINGS).read_text(encoding="utf-8"):
+        if 'method = "probe"' in (run / SETTINGS).read_text(encoding="utf-8", errors="surrogateescape"):
             return 0  # its body had seen none
-    except (OSError, UnicodeDecodeError):
+    except OSError:
         return 0
     fact_of = {photo.path: fact for photo, fact in zip(data.photos, data.facts, strict=True)}
     measured = replace(data.dataset, photos=tuple(photos))

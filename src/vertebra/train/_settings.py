@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -129,10 +129,11 @@ class Settings:
         return {name: found[name] for name in found if name in _PROBE} if self.method == "probe" else found
 
     def to_toml(self) -> str:
-        """One line a setting; what is None is left out."""
-        # Texts, lists of them, numbers and truth values are written alike in JSON and TOML.
-        lines = (f"{name} = {json.dumps(value)}" for name, value in self._used().items())
-        return "\n".join(lines) + "\n"
+        """One line a setting; what is None is left out.
+
+        To be encoded with `surrogateescape`: bytes of a path that are no UTF-8 stay what they are.
+        """
+        return "".join(f"{name} = {_toml(value)}\n" for name, value in self._used().items())
 
     @staticmethod
     def from_mapping(values: Mapping[str, Any], source: str) -> Settings:
@@ -245,6 +246,23 @@ def _number(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:g}"
 
 
+def _toml(value: str | float | bool | Sequence[str]) -> str:
+    """A value as TOML has it (https://toml.io/en/v1.0.0)."""
+    if isinstance(value, str):
+        return f'"{re.sub(_NOT_IN_QUOTES, lambda found: _escaped(found[0]), value)}"'
+    if isinstance(value, Sequence):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value)  # numbers and truth values are written alike
+
+
+# JSON's escapes are no help: it has two for a character beyond 16 bits, which TOML refuses, and none for DEL.
+_NOT_IN_QUOTES = r'["\\\x00-\x1f\x7f]'
+
+
+def _escaped(character: str) -> str:
+    return f"\\{character}" if character in '"\\' else f"\\u{ord(character):04x}"
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """The settings in a file, unchecked.
 
@@ -252,10 +270,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         UsageError: the file cannot be read.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror or error}).") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path} is no TOML ({error}).") from error
 
 
