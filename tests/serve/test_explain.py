@@ -184,13 +184,14 @@ def test_large_pictures_come_back_small():
 
 
 @pytest.mark.parametrize("upright", [False, True])
-def test_of_a_strip_the_box_is_in_its_middle(client, upright):
-    size = (20_000, 2) if not upright else (2, 20_000)
+@pytest.mark.parametrize(("length", "width"), [(20_000, 2), (30_000, 1)])
+def test_of_a_strip_the_box_is_in_its_middle(client, upright, length, width):
+    size = (length, width) if not upright else (width, length)
     left, top, right, bottom = crop_box(*size[::-1], Preprocessing(224, 256))
     long, short = ((top, bottom), (left, right)) if upright else ((left, right), (top, bottom))
     # As high as 224 of 256 of its shorter side, and as wide.
     assert short == pytest.approx((16 / 256, 240 / 256))
-    assert sum(long) == pytest.approx(1) and long[1] - long[0] == pytest.approx(2 * 224 / 256 / 20_000)
+    assert sum(long) == pytest.approx(1) and long[1] - long[0] == pytest.approx(width * 224 / 256 / length)
     file = io.BytesIO()
     Image.new("RGB", size, "red").save(file, "PNG")
     assert max(opened(client.post("/v1/explain", file.getvalue())).size) <= 1024

@@ -216,6 +216,38 @@ def form_bodies(png, count, seed=1):
         yield bytes(data)
 
 
+@pytest.mark.parametrize(
+    ("encoded", "status"),
+    [
+        ("UTF-8''na%C3%AFve.jpg", 200),
+        ("utf-8'de'na%c3%afve.jpg", 200),
+        ("ISO-8859-1''na%EFve.jpg", 200),
+        ("UTF-8''na%C3%AFve%zz.jpg", 400),
+        ("UTF-8''a%", 400),
+        ("UTF-8''na%EFve.jpg", 400),
+        ("UTF-8''%ed%a0%80", 400),
+        ("utf-16''a%00", 400),
+        ("idna''a..b", 400),
+        ("punycode''%ff", 400),
+        ("undefined''a", 400),
+        ("hex''00", 400),
+        ("x%00y''a", 400),
+        ("\x00''a", 400),
+        ("''a", 400),
+        ("a.jpg", 400),
+        ("'", 400),
+    ],
+)
+def test_names_in_other_alphabets(client, pngs, encoded, status):
+    head = f"--b\r\nContent-Disposition: form-data; name=files; filename=x.png; filename*={encoded}\r\n\r\n".encode()
+    answer = client.post("/v1/predict", head + pngs[0] + b"\r\n--b--\r\n", "multipart/form-data; boundary=b")
+    assert answer.status == status
+    if status == 200:
+        assert answer.json["results"][0]["name"] == "naïve.jpg"
+    else:
+        assert "filename* is" in answer.message and "plain filename" in answer.message
+
+
 def test_forms_of_every_kind_of_badness(client, pngs):
     for number, body in enumerate(form_bodies(pngs[0], 200)):
         answer = client.post("/v1/predict", body, "multipart/form-data; boundary=b")

@@ -22,6 +22,7 @@ from .bodies import Content
 from .decode import picture, shown
 from .desk import Desk
 from .hosted import Loaded
+from .json_body import unblocked
 from .metrics import CONTENT_TYPE
 from .problems import ApiError
 
@@ -56,7 +57,8 @@ def routes(desk: Desk) -> APIRouter:
         """Classify one or more images. One that cannot be read stands with its error beside the others."""
         started = time.monotonic()
         loaded, jobs, fields = await _images(desk, request, model, (PROBABILITIES,), desk.deadline(deadline_ms))
-        return predictions(loaded, jobs, _field(fields, "top", top, MAX_TOP), started)
+        most = _field(fields, "top", top, MAX_TOP)
+        return await unblocked(100 * most * len(jobs), lambda: predictions(loaded, jobs, most, started))
 
     @router.post(
         "/v1/embed",
@@ -88,7 +90,7 @@ def routes(desk: Desk) -> APIRouter:
         """A heat-map over one image, as a PNG of at most 1024 pixels a side."""
         deadline = desk.deadline(deadline_ms)
         async with desk.body(request, shelf.get(model), deadline) as body:
-            content = _content(desk, request, body)
+            content = await _content(desk, request, body)
             if len(content.images) != 1:
                 raise ApiError(422, f"there are {len(content.images)} images in the request; send one to explain.")
             name = _field_text(content.fields, "model", model)
@@ -197,7 +199,7 @@ async def _images(
 ) -> tuple[Loaded, Sequence[Job], dict[str, Any]]:
     """Have all images of a request done."""
     async with desk.body(request, desk.shelf.get(model), deadline) as body:
-        content = _content(desk, request, body)
+        content = await _content(desk, request, body)
 
         def make(loaded: Loaded) -> list[Job]:
             return [Job(upload.data, upload.name, outputs) for upload in content.images]
@@ -223,8 +225,8 @@ async def _by_covering(
     return heat.losses(float(whole[index]), values)
 
 
-def _content(desk: Desk, request: Request, body: bytes) -> Content:
-    return desk.bodies.content(request.headers.get("content-type", ""), body)
+async def _content(desk: Desk, request: Request, body: bytes) -> Content:
+    return await desk.bodies.content(request.headers.get("content-type", ""), body)
 
 
 def _opened(desk: Desk, model: Loaded, data: bytes, name: str) -> Any:

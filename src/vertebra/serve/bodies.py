@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
-import orjson
-
+from .json_body import Data, base64_bytes, parse_json, unblocked
 from .problems import ApiError, BusyError
 from .settings import Settings
 
@@ -20,9 +17,9 @@ Receive = Callable[[], Awaitable[Any]]
 
 _RAW = ("application/octet-stream", "binary/octet-stream")
 _MAX_PART_HEADER = 8_192
-_DATA_URL = re.compile(r"data:[\w.+/-]*;base64,", re.ASCII)
 _BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]{1,70}")
 _PARAMETER = re.compile(r';\s*([\w-]+\*?)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;"\s]*))', re.ASCII)
+_EXTENDED = re.compile(r"(utf-8|iso-8859-1)'[\w-]*'((?:[^%]|%[0-9a-f]{2})*)", re.ASCII | re.IGNORECASE)
 
 
 @dataclass
@@ -107,7 +104,7 @@ class Bodies:
         """So many bytes are not in memory any more."""
         self.held -= count
 
-    def content(self, content_type: str, body: bytes) -> Content:
+    async def content(self, content_type: str, body: bytes) -> Content:
         """The images in a body.
 
         Raises:
@@ -116,9 +113,9 @@ class Bodies:
         kind, _, parameters = content_type.partition(";")
         kind = kind.strip().lower()
         if kind == "multipart/form-data":
-            found = _multipart(f";{parameters}", body, self.settings.max_images)
+            found = await unblocked(len(body), lambda: _multipart(f";{parameters}", body, self.settings.max_images))
         elif kind == "application/json":
-            found = _json(body, self.settings.max_images)
+            found = await unblocked(len(body), lambda: _json(body, self.settings.max_images))
         elif kind.startswith("image/") or kind in _RAW:
             found = Content([Upload("image", body)] if body else [])
         else:
@@ -204,34 +201,25 @@ def _parameters(value: str) -> dict[str, str]:
 
 
 def _extended(value: str) -> str:
-    """`UTF-8''na%C3%AFve.jpg` of RFC 5987."""
-    charset, _, rest = value.partition("'")
+    """`UTF-8''na%C3%AFve.jpg` of https://www.rfc-editor.org/rfc/rfc8187.
+
+    Raises:
+        ApiError: 400 where it is written otherwise: which file is meant is not guessed.
+    """
+    match = _EXTENDED.fullmatch(value)
     try:
-        return unquote(rest.partition("'")[2], charset or "utf-8", "replace")
-    except LookupError:
-        return unquote(rest.partition("'")[2], errors="replace")
+        if match is not None:
+            return unquote_to_bytes(match[2]).decode(match[1])
+    except ValueError:
+        pass
+    raise ApiError(400, f"filename* is {value[:60]!r}; write it as UTF-8''na%C3%AFve.jpg, or give a plain filename.")
 
 
 # --- JSON -----------------------------------------------------------------------------------------------------------
 
 
-def parse_json(body: bytes) -> dict[str, Any]:
-    """An object.
-
-    Raises:
-        ApiError: 400.
-    """
-    try:
-        document = orjson.loads(body)
-    except ValueError as error:
-        raise ApiError(400, f"the body is not JSON: {str(error)[:200]}.") from None
-    if not isinstance(document, dict):
-        raise ApiError(422, f"the body is JSON, but {type(document).__name__} rather than an object.")
-    return document
-
-
 def _json(body: bytes, limit: int) -> Content:
-    document = parse_json(body)
+    document = parse_json(body, limit)
     entries = document.get("images")
     if not isinstance(entries, list):
         raise ApiError(422, 'the JSON body has no list "images". Send {"images": [{"name": …, "data": "<base64>"}]}.')
@@ -241,13 +229,11 @@ def _json(body: bytes, limit: int) -> Content:
     for number, entry in enumerate(entries):
         data = entry.get("data") if isinstance(entry, dict) else None
         name = entry.get("name", f"image {number}") if isinstance(entry, dict) else None
-        if not isinstance(data, str) or not isinstance(name, str):
+        if not isinstance(data, Data) or not data.text or not isinstance(name, str):
             raise ApiError(422, f'images[{number}] must be {{"name": text, "data": "<base64>"}}; the name is optional.')
-        if prefix := _DATA_URL.match(data):
-            data = data[prefix.end() :]
         try:
-            images.append(Upload(name, base64.b64decode(data, validate=True)))
-        except (binascii.Error, ValueError):
+            images.append(Upload(name, base64_bytes(data)))
+        except ValueError:
             raise ApiError(422, f"the data of images[{number}] is not base64.") from None
     fields = {name: value for name, value in document.items() if name != "images"}
     return Content(images, fields)

@@ -7,6 +7,7 @@ https://github.com/triton-inference-server/server/blob/main/docs/protocol/extens
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,9 +24,9 @@ from . import schemas
 from .answers import json_response
 from .api import Deadline
 from .batcher import Job
-from .bodies import parse_json
 from .desk import Desk
 from .hosted import Loaded
+from .json_body import Data, json_numbers, numbers, parse_json, unblocked
 from .problems import ApiError
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -100,8 +101,9 @@ def routes(desk: Desk) -> APIRouter:
         """Pixels as the network takes them → its outputs, in JSON or in binary."""
         deadline = desk.deadline(deadline_ms)
         async with desk.body(request, shelf.get(name), deadline) as body:
-            document, rest = _split(body, request.headers.get(HEADER_LENGTH))
-            pixels = _pixels(document, rest, shelf.get(name), desk.settings.max_images)
+            length = request.headers.get(HEADER_LENGTH)
+            model, limit = shelf.get(name), desk.settings.max_images
+            document, pixels = await unblocked(len(body), lambda: _read(body, length, model, limit))
             wanted = _wanted(document)
 
             def make(loaded: Loaded) -> list[Job]:
@@ -111,19 +113,21 @@ def routes(desk: Desk) -> APIRouter:
 
             loaded, jobs = await desk.run(name, make, request.receive, deadline)
         desk.metrics.images(loaded.name, len(jobs), 0)
-        return _answer(loaded, document, wanted, jobs)
+        values = sum(value.size for job in jobs for value in job.values.values())
+        return await unblocked(values, lambda: _answer(loaded, document, wanted, jobs))
 
     return router
 
 
-def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], bytes]:
-    """The JSON at the front, and the tensors after it."""
-    if header_length is None:
-        return parse_json(body), b""
-    if not header_length.isdecimal() or len(header_length) > 12 or int(header_length) > len(body):
-        raise ApiError(400, f"{HEADER_LENGTH} is {header_length[:20]!r}, and the body has {len(body)} bytes.")
-    length = int(header_length)
-    return parse_json(body[:length]), body[length:]
+def _read(body: bytes, header_length: str | None, model: Loaded, limit: int) -> tuple[dict[str, Any], Pixels]:
+    """The JSON at the front of a body, and the pixels within it or behind it."""
+    length = len(body)
+    if header_length is not None:
+        if not re.fullmatch("[0-9]{1,12}", header_length) or int(header_length) > len(body):
+            raise ApiError(400, f"{HEADER_LENGTH} is {header_length[:20]!r}, and the body has {len(body)} bytes.")
+        length = int(header_length)
+    document = parse_json(body[:length], 1)
+    return document, _pixels(document, body[length:], model, limit)
 
 
 def _pixels(document: dict[str, Any], rest: bytes, model: Loaded, limit: int) -> Pixels:
@@ -148,18 +152,24 @@ def _pixels(document: dict[str, Any], rest: bytes, model: Loaded, limit: int) ->
     parameters = entry.get("parameters")
     binary = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
     if binary is not None:
-        if binary != count or len(rest) != count:
-            raise ApiError(422, f"the tensor has {len(rest)} bytes; its shape {shape} makes {count}.")
+        if type(binary) is not int or binary != count:
+            raise ApiError(422, f"binary_data_size is {str(binary)[:60]}; the shape {shape} makes {count} bytes.")
+        if len(rest) != count:
+            raise ApiError(422, f"binary_data_size is {count}, and {len(rest)} bytes follow the JSON.")
+        if "data" in entry:
+            raise ApiError(422, "the tensor has both data and a binary_data_size; send one of them.")
         return np.frombuffer(rest, np.uint8).reshape(shape)
+    if rest:
+        raise ApiError(422, f"{len(rest)} bytes follow the JSON, and the tensor has no binary_data_size.")
+    data = entry.get("data")
     try:
-        values = np.asarray(entry.get("data"))
-    except (ValueError, OverflowError):
-        raise ApiError(422, "the tensor's data are lists of unequal length.") from None
-    if values.dtype.kind not in "iu" or values.size != count:
-        raise ApiError(422, f"the tensor's data must be {count} whole numbers, as its shape {shape} says.")
-    if values.min() < 0 or values.max() > 255:
-        raise ApiError(422, "the tensor's data must be between 0 and 255.")
-    return values.astype(np.uint8).reshape(shape)
+        if isinstance(data, Data) and not data.text:
+            return numbers(data, shape)
+    except (ValueError, TypeError):
+        pass
+    raise ApiError(
+        422, f"the tensor's data must be {count} whole numbers from 0 to 255, flat or nested as its shape {shape} says."
+    )
 
 
 def _wanted(document: dict[str, Any]) -> dict[str, bool]:
@@ -167,7 +177,7 @@ def _wanted(document: dict[str, Any]) -> dict[str, bool]:
     parameters = document.get("parameters")
     binary = bool(parameters.get("binary_data_output")) if isinstance(parameters, dict) else False
     outputs = document.get("outputs")
-    if not outputs:
+    if outputs is None or outputs == []:
         return dict.fromkeys(OUTPUTS, binary)
     found = {}
     for entry in outputs if isinstance(outputs, list) else [outputs]:
@@ -188,13 +198,13 @@ def _answer(model: Loaded, document: dict[str, Any], wanted: dict[str, bool], jo
             content = value.astype("<f4").tobytes()
             entry["parameters"] = {"binary_data_size": len(content)}
             tail.append(content)
+            outputs.append(orjson.dumps(entry))
         else:
-            entry["data"] = value.ravel()
-        outputs.append(entry)
-    answer: dict[str, Any] = {"model_name": model.name, "model_version": "1", "outputs": outputs}
+            outputs.append(b'%s,"data":%s}' % (orjson.dumps(entry)[:-1], json_numbers(value.ravel())))
+    answer: dict[str, Any] = {"model_name": model.name, "model_version": "1"}
     if isinstance(document.get("id"), str):
         answer["id"] = document["id"]
-    head = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+    head = b'%s,"outputs":[%s]}' % (orjson.dumps(answer)[:-1], b",".join(outputs))
     if not tail:
         return Response(head, media_type="application/json")
     headers = {HEADER_LENGTH: str(len(head))}
