@@ -94,7 +94,7 @@ def fetch(url: str, progress: bool = True, check_hash: bool = True) -> Path:
 
 
 def sound(url: str, progress: bool = True) -> Path:
-    """The file of a published URL, verified; one that is damaged is fetched again, and stays until the new one is whole.
+    """The verified file of a published URL: a damaged one is fetched again, and stays until the new one is whole.
 
     Args:
         url: as `fetch` takes it.
@@ -126,7 +126,7 @@ def sound(url: str, progress: bool = True) -> Path:
 
 
 def is_sound_again(url: str, progress: bool = True) -> bool:
-    """Whether a file that could not be read is worth another attempt: it is what was published, fetched again or not."""
+    """Whether a file that could not be read is what was published now, be it that it was fetched again."""
     if url.startswith(_PACKAGE) or _hash_in(_file_name(url)) is None:
         return False
     try:
