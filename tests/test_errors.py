@@ -1,9 +1,16 @@
 """Errors say what to do next, and carry the exit code that the command line leaves with."""
 
+import contextlib
+import copy
+import importlib
 import inspect
+import pickle
+import re
+from pathlib import Path
 
 import pytest
 
+import vertebra
 from vertebra import errors
 from vertebra.errors import (
     ImageError,
@@ -20,7 +27,7 @@ NAMES = ["resnet18", "resnet50", "resnext50_32x4d", "vgg16_bn", "efficientnet_li
 
 def test_every_error_is_a_vertebra_error():
     classes = [value for _, value in inspect.getmembers(errors, inspect.isclass) if issubclass(value, Exception)]
-    assert len(classes) == 6
+    assert len(classes) == 7
     assert all(issubclass(value, VertebraError | VertebraWarning) for value in classes)
 
 
@@ -75,3 +82,29 @@ def test_nothing_near_is_no_hint():
 def test_hints_are_few():
     assert nearest("resnet", [f"resnet{depth}" for depth in (18, 34, 50, 101, 152)]).count("'") == 2 * 3
     assert nearest("resnet5", NAMES, count=1).count("'") == 2
+
+
+def every(kind):
+    return {kind}.union(*map(every, kind.__subclasses__()))
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))])
+def test_errors_travel_between_processes(copied):
+    """A pool of processes breaks down, or waits for ever, where it cannot read an error."""
+    folder = Path(vertebra.__file__).parent
+    for path in folder.rglob("*.py"):
+        if re.search(r"^class \w+\(.*Error\b.*\):", path.read_text(encoding="utf-8"), re.MULTILINE):
+            name = ".".join(path.relative_to(folder.parent).with_suffix("").parts)
+            with contextlib.suppress(ImportError):  # of an extra that is not installed
+                importlib.import_module(name)
+    kinds = every(VertebraError)
+    assert len(kinds) > 10
+    for kind in kinds:
+        made = kind.__dict__.get("__init__")
+        values = [f"a {name}" for name in list(inspect.signature(made).parameters)[1:]] if made else ["a reason"]
+        error = kind(*values)
+        error.extra = {"path": "a.png"}
+        found = copied(error)
+        assert type(found) is kind and found is not error
+        assert (str(found), found.args, vars(found)) == (str(error), error.args, vars(error))
+        assert any(value in str(found) for value in values)

@@ -10,12 +10,24 @@ import difflib
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class VertebraError(Exception):
-    """Something that the user can understand and act on."""
+    """Something that the user can understand and act on.
+
+    It can be pickled, whatever its class is made with: one that another process cannot read ends a pool of processes.
+    """
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (type(self), self.args), self.__dict__
+
+
+def _again(kind: type[VertebraError], args: tuple[Any, ...]) -> VertebraError:
+    """An error as it was, without what its class does when one is made."""
+    return kind.__new__(kind, *args)
 
 
 class UsageError(VertebraError, ValueError):
