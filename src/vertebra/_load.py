@@ -14,14 +14,14 @@ from vertebra.cache import cache_dir, fingerprint, keep_note, kept_note, making,
 from vertebra.card import DECODING_RULE
 from vertebra.errors import UsageError, VertebraError, needing, noting, warn
 from vertebra.files import WEIGHT_SUFFIXES, replacing
-from vertebra.runtime.predictor import Predictor
+from vertebra.runtime.predictor import Predictor, silent
 
 
 def load(
     model: str | os.PathLike[str],
     *,
     weights: str | os.PathLike[str] = "DEFAULT",
-    tell: Callable[[str], None] = lambda what: None,
+    tell: Callable[[str], None] = silent,
     **options: Any,
 ) -> Predictor:
     """Make a network ready to predict, without torch.
@@ -52,7 +52,7 @@ def load(
 def exported(
     name: str,
     weights: str | os.PathLike[str],
-    tell: Callable[[str], None] = lambda what: None,
+    tell: Callable[[str], None] = silent,
     *,
     scratch: Path | None = None,
 ) -> Path:

@@ -47,7 +47,10 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """
     if not path.parent.is_dir():
         make_folder(path.parent)
-    temporary = _new_beside(path)
+    # With few characters of its name, which may be as long as names can be. Of the rights of any file: not `mkstemp`,
+    # which makes files that only their owner can read.
+    temporary = path.with_name(f".{path.stem[:32]}.{os.urandom(6).hex()}{path.suffix[:16]}")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield temporary
         if durable:
@@ -58,15 +61,6 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
     if durable:
         sync_folder(path.parent)
-
-
-def _new_beside(path: Path) -> Path:
-    """An empty file `.STEM.0123456789ab.SUFFIX`."""
-    # Of few characters of the name, which may be as long as names can be. With the rights of any file: not `mkstemp`,
-    # which makes files that only their owner can read.
-    temporary = path.with_name(f".{path.stem[:32]}.{os.urandom(6).hex()}{path.suffix[:16]}")
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    return temporary
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -96,13 +90,15 @@ def writing(path: Path, kind: type[VertebraError] = VertebraError) -> Iterator[N
         raise kind(f"{path} cannot be written ({error.strerror or error}). Give another place.") from error
 
 
-def check_writable(path: Path) -> None:
-    """Find out beforehand whether a file can be made in its folder.
+def check_writable(folder: Path) -> None:
+    """Find out beforehand whether files can be made in a folder.
 
     Raises:
-        OSError: it cannot.
+        OSError: they cannot.
     """
-    _new_beside(path).unlink()
+    probe = folder / f".{os.urandom(6).hex()}"
+    os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    probe.unlink()
 
 
 def make_folder(folder: Path) -> None:

@@ -88,7 +88,7 @@ def test_a_damaged_graph_is_named(model, tmp_path):
 
 
 def test_a_few_photos_take_it(model, tmp_path, monkeypatch):
-    import vertebra.runtime.predictor as module
+    import vertebra.runtime.runners as module
 
     plans = []
     monkeypatch.setattr(

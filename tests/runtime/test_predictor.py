@@ -1,9 +1,15 @@
 """An exported file becomes predictions: the same whatever the engine, the batch and the way a photo is given."""
 
+import copy
+import gc
 import io
+import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
+import weakref
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -388,8 +394,6 @@ def test_the_tiny_file_is_sound(tiny_model):
 
 
 def test_torch_is_never_loaded(tiny_model, photos, tmp_path):
-    import subprocess
-
     code = (
         "import sys\n"
         "for name in ('torch', 'torchvision', 'onnx', 'scipy', 'pandas'): sys.modules[name] = None\n"
@@ -417,3 +421,123 @@ def test_a_pipe_is_no_model(tmp_path):
     os.mkfifo(tmp_path / "m.onnx")
     with pytest.raises(CardError, match="is a pipe or device"):
         Predictor(tmp_path / "m.onnx")
+
+
+# --- other processes --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def used(tiny_model, photos, monkeypatch):
+    """A network that has predicted, given by a relative path and with all options; and what it predicts."""
+    monkeypatch.chdir(tiny_model.parent)
+    options = {"engine": "onnxruntime", "batch": 3, "threads": 1, "scaled": True, "bits": 12}
+    network = vertebra.load(tiny_model.name, tell=lambda what: None, **options)
+    return network, [result.as_dict() for result in network.predict_many(photos)]
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda network: pickle.loads(pickle.dumps(network))])
+def test_a_network_is_copied_with_its_settings(used, photos, copied, monkeypatch, tmp_path):
+    network, wanted = used
+    network.notes.add("photo", 1 << 12, ())
+    found = copied(network)
+    monkeypatch.chdir(tmp_path)
+    for name in ("card", "preprocessing", "engine", "batch", "threads", "scaled", "brief"):
+        assert getattr(found, name) == getattr(network, name)
+    assert found.preprocessing.decoding.bits == 12 and found.path.is_absolute()
+    assert [result.as_dict() for result in found.predict_many(photos)] == wanted
+    assert found.predict(photos[0]).as_dict() == wanted[0]
+    assert found.notes.lines() == [] != network.notes.lines()  # counts of its own
+
+
+def test_a_copy_uses_the_cores_that_are_there(tiny_model, monkeypatch):
+    given, own = (pickle.dumps(Predictor(tiny_model, threads=threads)) for threads in (3, None))
+    monkeypatch.setattr("vertebra.runtime.predictor.usable_cores", lambda: 7)
+    assert (pickle.loads(given).threads, pickle.loads(own).threads) == (3, 7)
+
+
+@pytest.mark.parametrize("change", ["replaced", "removed"])
+def test_a_copy_of_a_file_that_is_another_says_so(write_model, photos, tmp_path, change):
+    """At the first prediction: a pool of processes waits for ever where a copy cannot be read at all."""
+    path = write_model(tmp_path / "m.onnx")
+    content = pickle.dumps(Predictor(path))
+    if change == "replaced":
+        write_model(path, seed=1)
+    else:
+        path.unlink()
+    network = pickle.loads(content)
+    with pytest.raises(EngineError, match=r"m\.onnx has been replaced since it was loaded"):
+        network.predict(photos[0])
+
+
+def test_in_processes_that_are_spawned(used, photos):
+    network, wanted = used
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        assert [result.as_dict() for result in pool.map(network.predict, photos[:3], timeout=60)] == wanted[:3]
+        with pytest.raises(ImageError, match=r"07\.png"):
+            pool.submit(network.predict, photos[7]).result(60)
+        assert pool.submit(network.predict, photos[0]).result(60).as_dict() == wanted[0]
+
+
+FORK = """
+import os, sys
+import numpy as np
+import vertebra
+
+engine, path, lock = sys.argv[1:]
+network = vertebra.load(path, engine=engine, threads=2)
+pixels = np.zeros((1, 32, 32, 3), np.uint8)
+before = network.probabilities(pixels)
+if lock == "locked":
+    network._runners._lock.acquire()  # by a thread that is not in the child
+child = os.fork()
+if not child:
+    try:
+        print(bool(np.allclose(network.probabilities(pixels), before)), flush=True)
+        again = vertebra.load(path, threads=2)  # whatever engine is the fastest here
+        print(bool(np.allclose(again.probabilities(pixels), before, atol=1e-4)), flush=True)
+    except vertebra.VertebraError as error:
+        print(error, flush=True)
+    finally:
+        os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+@pytest.mark.parametrize(
+    ("engine", "said"),
+    [
+        ("onnxruntime", "True\nTrue\n"),
+        pytest.param("mnn", "MNN ran in the process that this one was forked from", marks=needs_mnn),
+    ],
+)
+def test_in_a_process_that_is_forked(tiny_model, engine, said):
+    command = [sys.executable, "-c", FORK, engine, str(tiny_model), "locked"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout
+
+
+def test_a_network_is_freed_with_its_last_reference(tiny_model, photos, monkeypatch):
+    """Not when the garbage collector comes by: it holds hundreds of megabytes."""
+    engines = []
+
+    def opened(*arguments):
+        engine = open_engine(*arguments)
+        engines.append(weakref.ref(engine))
+        return engine
+
+    monkeypatch.setattr("vertebra.runtime.runners.open_engine", opened)
+    gc.collect()
+    gc.disable()
+    try:
+        network = Predictor(tiny_model, threads=2)
+        network.predict(photos[0])
+        list(network.predict_many(photos))
+        network.probabilities(np.zeros((9, 32, 32, 3), np.uint8))
+        with pytest.raises(ImageError):
+            network.predict(photos[7])
+        del network
+        assert len(engines) == 2 and not any(engine() for engine in engines)
+    finally:
+        gc.enable()

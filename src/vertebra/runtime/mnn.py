@@ -43,9 +43,17 @@ WINOGRAD_LEVELS = (3, 1)
 _WINOGRAD_HINT = 3  # Interpreter::HintMode::WINOGRAD_MEMORY_LEVEL
 
 
+_threads_in: int | None = None  # the process that has started its threads, which all its sessions share
+
+
 def installed() -> bool:
     """Whether MNN can be imported; it is not imported for that."""
     return importlib.util.find_spec("MNN") is not None
+
+
+def lost_threads() -> bool:
+    """Whether this process was forked from one where MNN ran: it would wait for threads that are not here."""
+    return _threads_in is not None and _threads_in != os.getpid()
 
 
 class MnnEngine:
@@ -66,6 +74,14 @@ class MnnEngine:
             self._open(converted(path, card), plan)
 
     def _open(self, model: Path, plan: Plan) -> None:
+        global _threads_in
+        if plan.threads > 1:
+            if lost_threads():
+                raise EngineError(
+                    "MNN ran in the process that this one was forked from, and would wait here for its threads. Start "
+                    'processes by "spawn", or use the engine onnxruntime.'
+                )
+            _threads_in = os.getpid()
         self._mnn = mnn = quietly_imported()
         self.lanes = plan.lanes
         try:

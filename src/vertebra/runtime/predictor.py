@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,12 +20,16 @@ from vertebra.machine import usable_cores
 from vertebra.model_checksum import checked_card
 from vertebra.pixels import Pixels, Source, decode, fit, least_side
 
-from .choose import choose
-from .engines import EMBEDDING, PROBABILITIES, EngineError, FloatArray, Plan, Runner, check_engine, open_engine
+from .engines import EMBEDDING, PROBABILITIES, EngineError, FloatArray, Plan, Runner, check_engine
 from .pipeline import read_ahead
+from .runners import Runners
 from .sources import Photo
 
 BATCH = 16
+
+
+def silent(what: str) -> None:
+    """Nobody is told."""
 
 
 @dataclass
@@ -60,7 +63,10 @@ def best_classes(card: Card, probabilities: FloatArray, top: int) -> tuple[list[
 
 
 class Predictor:
-    """A network made ready to predict; it may be called from several threads.
+    """A network made ready to predict; it may be called from several threads, copied, pickled and forked.
+
+    A copy has the path, the card and the settings but for `tell`, and opens the file when it is first asked for a
+    prediction: an EngineError there if the file is no longer what it was.
 
     Args:
         path: a file that `vertebra export` wrote.
@@ -89,7 +95,7 @@ class Predictor:
         scaled: bool = False,
         bits: int | None = None,
         brief: bool = False,
-        tell: Callable[[str], None] = lambda what: None,
+        tell: Callable[[str], None] = silent,
     ) -> None:
         for name, value in (("batch", batch), ("threads", threads)):
             if value is not None and value < 1:
@@ -98,6 +104,8 @@ class Predictor:
         if bits is not None and not BITS[0] <= bits <= BITS[1]:
             raise UsageError(f"bits is {bits}; it must be from {BITS[0]} to {BITS[1]}.")
         self.path = Path(path)
+        # Before it is read: a file that takes its place meanwhile is noticed when the engine is opened.
+        self._state = file_state(self.path) if self.path.is_file() else {}
         self.card = checked_card(path)
         self.preprocessing = self.card.preprocessing
         if bits is not None:
@@ -108,17 +116,36 @@ class Predictor:
                 )
             decoding = replace(self.preprocessing.decoding, bits=bits)
             self.preprocessing = replace(self.preprocessing, decoding=decoding)
-        self.notes = DecodingNotes(self.preprocessing.decoding)  # of the photos that were decoded
-        self._state = file_state(self.path)
         self.engine = engine
         self.batch = batch
-        self.threads = threads or usable_cores()
+        self._threads = threads
         self.scaled = scaled
         self.brief = brief
-        self._tell = tell
-        self._plans: dict[tuple[int, int | None, bool, bool], Plan] = {}
-        self._runners: dict[Plan, Runner] = {}
-        self._lock = threading.Lock()
+        self._prepare(tell)
+
+    def _prepare(self, tell: Callable[[str], None]) -> None:
+        """What a copy in another process has anew."""
+        self.notes = DecodingNotes(self.preprocessing.decoding)  # of the photos that were decoded
+        self.threads = self._threads or usable_cores()
+        self._runners = Runners(
+            self.path,
+            self.card,
+            self._state,
+            engine=self.engine,
+            threads=self.threads,
+            brief=self.brief,
+            tell=tell,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without engines, threads and counters, and with a path that holds in other folders, too."""
+        new = ("notes", "threads", "_runners")
+        state = {name: value for name, value in self.__dict__.items() if name not in new}
+        return state | {"path": self.path.absolute()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._prepare(silent)
 
     def predict(self, photo: Source, *, top: int = 5, embed: bool = False) -> Prediction:
         """Classify one photo: a path, a web address, the bytes of a file, or an open file.
@@ -189,47 +216,19 @@ class Predictor:
         Takes seconds. `predict`, `probabilities` and `embeddings` never measure by themselves; `predict_many` does
         where there are many photos.
         """
-        return self._runner(batch, None, may_measure=True).plan
+        return self._runner(batch, None, may_measure=True, wait=True).plan
 
     def runner(self, batch: int, *, tune: bool = False) -> Runner:
         """The engine for those who call its lanes from threads of their own, which decode as well.
 
         `tune` finds the fastest first, as the method of that name does.
         """
-        return self._runner(batch, may_measure=tune, decoding=True)
+        return self._runner(batch, may_measure=tune, wait=True, decoding=True)
 
-    def _runner(
-        self, batch: int, count: int | None = None, *, may_measure: bool = False, decoding: bool = False
-    ) -> Runner:
+    def _runner(self, batch: int, count: int | None = None, **how: bool) -> Runner:
         """The engine for batches of that size and `count` images in all, loaded on first use."""
         # Two kinds are told apart: one image, and many.
-        batch = 1 if batch <= 1 else max(2, self.batch)
-        key = (batch, count, may_measure, decoding)
-        with self._lock:
-            plan = self._plans.get(key)
-            if plan is None and self.brief and self.engine != "mnn":
-                plan = self._plans[key] = Plan(threads=self.threads, brief=True)
-            if plan is None:
-                plan = choose(
-                    self.path,
-                    batch=batch,
-                    cores=self.threads,
-                    images=count,
-                    may_measure=may_measure,
-                    engine=self.engine,
-                    decoding=decoding,
-                    tell=self._tell,
-                )
-                self._plans[key] = plan
-                if may_measure:
-                    # What is known now holds for calls that would not have measured, too.
-                    self._plans[batch, None, False, decoding] = plan
-            runner = self._runners.get(plan)
-            if runner is None:
-                if not self.path.is_file() or file_state(self.path) != self._state:
-                    raise EngineError(f"{self.path} has been replaced since it was loaded. Load it again.")
-                runner = self._runners[plan] = Runner(open_engine(self.path, self.card, plan), plan)
-            return runner
+        return self._runners.get(1 if batch <= 1 else max(2, self.batch), count, **how)
 
     def _predict_alone(self, photo: Photo, top: int, embed: bool) -> Prediction:
         if photo.error is not None:

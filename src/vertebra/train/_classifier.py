@@ -42,6 +42,10 @@ class Classifier:
         if not (self.run / MODEL).is_file():
             raise UsageError(f"{self.run} holds no finished run: there is no {MODEL} in it. See: vertebra train --help")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """With a path that holds in other folders, too."""
+        return self.__dict__ | {"run": self.run.absolute()}
+
     @cached_property
     def predictor(self) -> Predictor:
         """What runs the exported file; torch is not needed for that."""
