@@ -14,7 +14,10 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 
-from vertebra.train import resume
+from safetensors.numpy import load_file
+
+from vertebra.train import resume, train
+from vertebra.train._checkpoint import read_position
 from vertebra.train._folder import CHECKPOINT
 from vertebra.train._loader import batches_of_epoch
 from vertebra.train._log import read_log
@@ -73,27 +76,115 @@ def test_each_photo_is_seen_once_an_epoch(size):
     assert batches_of_epoch(labels, settings, 3)[0].tolist() != batches_of_epoch(labels, settings, 4)[0].tolist()
 
 
-def test_the_command_and_a_killed_process(shapes, small_weights, tmp_path):
-    """One set of files; a process that is killed ends the run, and another number of processes goes on with it."""
-    folder = tmp_path / "run"
-    flags = ["train", str(shapes), "--out", str(folder), "--model=resnet18", f"--weights={small_weights}"]
-    flags += ["--method=finetune", "--set=image_size=32", "--batch-size=8", "--set=workers=0", "--epochs=500"]
-    process = together("-m", "vertebra", *flags, "--set=checkpoint_seconds=0")
-    checkpoint = folder / CHECKPOINT
-    first = None
-    while process.poll() is None and (not checkpoint.exists() or checkpoint.stat().st_mtime_ns == first):
-        first = first or (checkpoint.stat().st_mtime_ns if checkpoint.exists() else None)
+FILES = {
+    "data.csv", "metrics.json", "metrics.jsonl", "model.onnx", "report.html", "settings.toml", "weights.safetensors",
+}  # fmt: skip
+
+
+def command(folder, *flags, processes, resumed=False):
+    """`vertebra train` on a folder, as torchrun starts it."""
+    what = ["train", "--resume", str(folder)] if resumed else ["train", "--out", str(folder)]
+    return together("-m", "vertebra", *what, *flags, processes=processes)
+
+
+def after_a_checkpoint(process, folder, count=2):
+    """Wait until the run has written so many of its own; the processes."""
+    checkpoint, seen = folder / CHECKPOINT, set()
+    while process.poll() is None and len(seen) <= count:
+        if checkpoint.exists():
+            seen.add(checkpoint.stat().st_mtime_ns)
         time.sleep(0.02)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert process.poll() is None, process.communicate()
+    return [int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def ended(process, *, well):
+    output, errors = process.communicate(timeout=240)
+    assert (process.returncode == 0) == well, errors
+    assert ("held-out photos" in output) == well
+    return output, errors
+
+
+def weights_of(folder):
+    assert {path.name for path in folder.iterdir()} - {"tensorboard"} == FILES
+    return load_file(folder / "weights.safetensors")
+
+
+def flags_of(shapes, small_weights, **options):
+    values = {"image_size": 32, "batch_size": 8, "workers": 0, "checkpoint_seconds": 0} | options
+    return [
+        str(shapes), "--model=resnet18", f"--weights={small_weights}", "--method=finetune",
+        *(f"--set={name}={value}" for name, value in values.items()),
+    ]  # fmt: skip
+
+
+def test_killed_and_resumed_by_other_numbers_of_processes(shapes, small_weights, tmp_path):
+    """Of the head alone, whose features no batch's statistics change: one process learns what two, three and one do.
+
+    But for float32 sums in another order: to 1e-5 of the weights, which are about 0.1.
+    """
+    options = {"freeze": 5, "epochs": 12, "lr": 0.02}
+    folder = tmp_path / "run"
+    process = command(folder, *flags_of(shapes, small_weights, **options), processes=2)
+    children = after_a_checkpoint(process, folder)
     assert len(children) == 2
-    os.kill(int(children[1]), signal.SIGKILL)
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode != 0, errors
-    assert "held-out photos" not in output
-    assert checkpoint.exists()
-    found = resume(folder, epochs=1)
-    assert {path.name for path in folder.iterdir()} - {"tensorboard"} == {
-        "data.csv", "metrics.json", "metrics.jsonl", "model.onnx", "report.html", "settings.toml",
-        "weights.safetensors",
-    }  # fmt: skip
-    assert found.metrics["n"] > 0
+    os.kill(children[1], signal.SIGKILL)
+    _, errors = ended(process, well=False)
+    step = read_position(folder).step
+    assert 0 < step < 12 * 4
+    process = command(folder, processes=3, resumed=True)
+    assert len(after_a_checkpoint(process, folder)) == 3
+    process.send_signal(signal.SIGTERM)  # torchrun sends it on
+    _, errors = ended(process, well=False)
+    assert "stopped after step" in errors
+    assert f"--resume {folder}" in errors
+    assert step < read_position(folder).step < 12 * 4
+    found = resume(folder)
+    assert found.metrics["epochs"] == 12
+    whole = train(
+        shapes, tmp_path / "whole", model="resnet18", method="finetune", weights=str(small_weights), image_size=32,
+        batch_size=8, workers=0, checkpoint_seconds=0, **options,
+    )  # fmt: skip
+    several, alone = weights_of(folder), weights_of(tmp_path / "whole")
+    for name, tensor in alone.items():
+        np.testing.assert_allclose(several[name], tensor, rtol=0, atol=1e-5)
+    assert np.abs(alone["fc.weight"]).mean() > 0.01
+    assert found.metrics["top1"] == whole.metrics["top1"]
+    assert found.metrics["best_step"] == whole.metrics["best_step"]
+    logs = ([record for record in read_log(run) if "val_loss" in record] for run in (folder, tmp_path / "whole"))
+    for mine, theirs in zip(*logs, strict=True):
+        assert mine["step"] == theirs["step"]
+        assert mine["val_loss"] == pytest.approx(theirs["val_loss"], abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_ended_all_at_once_and_resumed_by_as_many(number, shapes, small_weights, tmp_path):
+    """Of the whole network: two processes that were killed, or stopped, learn what two that were not do, to the bit."""
+    flags = flags_of(shapes, small_weights, epochs=3, ema=0.9, accumulate=3)
+    whole = command(tmp_path / "whole", *flags, processes=2)
+    output, _ = ended(whole, well=True)
+    assert output.count("report:") == 1  # the first process speaks for all
+    folder = tmp_path / "run"
+    process = command(folder, *flags, processes=2)
+    for pid in [process.pid, *after_a_checkpoint(process, folder)]:
+        os.kill(pid, number)
+    _, errors = ended(process, well=False)
+    assert 0 < read_position(folder).step < 3 * 4
+    if number == signal.SIGINT:
+        assert "stopped after step" in errors
+    process = command(folder, processes=2, resumed=True)
+    ended(process, well=True)
+    several, alone = weights_of(folder), weights_of(tmp_path / "whole")
+    for name, tensor in alone.items():
+        np.testing.assert_array_equal(several[name], tensor)
+
+
+def test_what_several_processes_cannot_train(shapes, small_weights, tmp_path):
+    """Is refused at once, in one line of the first."""
+    process = command(tmp_path / "run", *flags_of(shapes, small_weights, batch_size=2), processes=3)
+    _, errors = ended(process, well=False)
+    told = [line for line in errors.splitlines() if line.startswith("vertebra:")]
+    assert len(set(told)) == 1
+    assert "batch_size is 2, and 3 processes share a step: " in told[0]
+    assert not (tmp_path / "run").exists()
