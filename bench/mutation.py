@@ -46,6 +46,8 @@ TESTS: dict[str, list[str]] = {
     "train/_calibrate.py": ["tests/train/test_calibrate.py"],
     "train/_measure.py": ["tests/train/test_measure.py"],
     "train/_head.py": ["tests/train/test_head.py"],
+    "train/_fit.py": ["tests/train/test_fit.py"],
+    "train/_checkpoint.py": ["tests/train/test_checkpoint.py"],
     "models/_checkpoint.py": ["tests/models/test_checkpoint.py"],
     "models/_unwrap.py": ["tests/models/test_unwrap.py", "tests/models/test_checkpoint.py"],
     "models/_state_dict.py": ["tests/models/test_state_dict.py", "tests/models/test_checkpoint.py"],
