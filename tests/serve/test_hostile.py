@@ -1,7 +1,12 @@
 """Whatever is sent, the answer is one that is described: never a 500, never none, and the server is as before."""
 
+import collections
+import contextlib
 import io
+import json
 import random
+import re
+import socket
 import struct
 import zlib
 from pathlib import Path
@@ -258,6 +263,147 @@ def test_forms_of_every_kind_of_badness(client, pngs):
         "multipart/form-data;;;=",
     ):
         assert client.post("/v1/predict", b"--b--", kind).status == 400
+
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+PATHS = (
+    "/ /healthz /v1/models /v1/models/tiny/card /v1/models/%ff/card /v2/models/tiny /docs /metrics * // /%00 http://x/y"
+)
+POSTED = "/v1/predict /v1/embed /v1/explain /v2/models/tiny/infer /v2/models/none/infer /healthz"
+NAMES = (
+    "Host Origin Authorization X-API-Key X-Deadline-Ms Content-Type Content-Encoding Connection Upgrade Expect Range "
+    "Transfer-Encoding Content-Length Inference-Header-Content-Length If-None-Match X-Forwarded-Host X-Forwarded-Proto "
+    "Access-Control-Request-Method Forwarded Cookie"
+)
+VALUES = (
+    '|0|-1|7|99999999999999999999|1e9|\xb2|%ff|%00|\xe9|http://[|http://]:x|[::1|[::1]:1|localhost:99999|a@b|,|;;=|"|\\|'
+    "close|upgrade|h2c|websocket|100-continue|chunked|gzip, chunked|Bearer|Basic x|null|application/json; charset=x|"
+    f'multipart/form-data; boundary="b|bytes=0-|W/"x"|https|javascript:|{"x" * 3000}|{"x" * 70_000}'
+)
+CHARSETS = "UTF-8''%e9 utf-16''%00a idna''a..b punycode''%ff undefined''a hex''0 x' ' unicode_escape''\\N{x} \xff''"
+KEYS = "images data name model top inputs outputs shape datatype parameters binary_data_size binary_data id"
+LEAVES = (
+    None,
+    True,
+    0,
+    -1,
+    3072,
+    0.5,
+    1e308,
+    10**30,
+    "",
+    "image",
+    "UINT8",
+    "embedding",
+    "AAAA",
+    "\x00",
+    "\U0001f600",
+    "tiny",
+)
+
+
+def junk(chance, depth=0):
+    """Something that JSON can hold, of the names and values that are looked for."""
+    kind = chance.randrange(8)
+    if kind < 3 or depth > 3:
+        return chance.choice(LEAVES)
+    if kind < 5:
+        return [junk(chance, depth + 1) for _ in range(chance.randrange(4))]
+    return {chance.choice(KEYS.split()): junk(chance, depth + 1) for _ in range(chance.randrange(5))}
+
+
+def tensor(chance):
+    """An almost right inference request."""
+    rows = trial_images(32, 1)
+    found = {"name": "image", "datatype": "UINT8", "shape": [1, 32, 32, 3], "data": rows.tolist()}
+    if chance.random() < 0.5:
+        found.pop("data")
+        found["parameters"] = {"binary_data_size": 3072}
+    document = {"inputs": [found], "outputs": [{"name": "features", "parameters": {"binary_data": True}}]}
+    for where in (found, document, document):
+        if chance.random() < 0.4:
+            where[chance.choice([*where, "id", "parameters"])] = junk(chance)
+    return json.dumps(document).encode()
+
+
+def request_body(chance, png):
+    """(bytes, headers)."""
+    kind = chance.randrange(5)
+    if kind == 0:
+        return png, [("Content-Type", "image/png")]
+    if kind == 1:
+        name = chance.choice(("filename=a.png", "filename", f"filename*={chance.choice(CHARSETS.split())}", "name=top"))
+        part = f"--b\r\nContent-Disposition: form-data; name=files; {name}\r\n\r\n".encode("latin-1")
+        end = chance.choice((b"\r\n--b--\r\n", b"\r\n--b", b""))
+        return part + png + end, [("Content-Type", "multipart/form-data; boundary=b")]
+    if kind == 2:
+        images = {"images": [junk(chance), {"data": "AAAA"}]} | {"top": junk(chance), "model": junk(chance)}
+        return json.dumps(images).encode(), [("Content-Type", "application/json")]
+    head = tensor(chance)
+    length = chance.choice((len(head), len(head), 0, len(head) + 1, 10**9, -1, "x", "\xb2"))
+    binary = [("Inference-Header-Content-Length", str(length))] if kind == 3 else []
+    return head + bytes(3072) * (kind == 3), [("Content-Type", "application/json"), *binary]
+
+
+def raw_request(chance, png):
+    """The bytes of one request that is wrong in some way, or in none."""
+    body, headers = request_body(chance, png)
+    method, path = chance.choice(
+        (("POST", chance.choice(POSTED.split())),) * 4 + (("GET", chance.choice(PATHS.split())),)
+    )
+    if any(name.startswith("Inference") for name, _ in headers):
+        path = "/v2/models/tiny/infer"
+    if chance.random() < 0.1:
+        method = chance.choice(("HEAD", "OPTIONS", "PUT", "TRACE", "CONNECT", "PRI", "get"))
+    if chance.random() < 0.3:
+        fields = [
+            f"{chance.choice(('top', 'model', 'index', 'layer'))}={chance.choice(VALUES.split('|'))[:200]}"
+            for _ in range(2)
+        ]
+        path += "?" + "&".join(fields).replace(" ", "%20")
+    headers = [("Host", "localhost"), *headers]
+    for _ in range(chance.choice((0, 0, 0, 1, 2))):
+        headers.insert(chance.randrange(3), (chance.choice(NAMES.split()), chance.choice(VALUES.split("|"))))
+    if chance.random() < 0.3:
+        headers.append(("Transfer-Encoding", "chunked"))
+        half = len(body) // 2
+        chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (body[:half], body[half:]) if part)
+        body = chunks + chance.choice(
+            (b"0\r\n\r\n", b"0\r\nX: y\r\n\r\n", b"zz\r\n", b"-1\r\n", b"ffffffffffffffffff\r\n")
+        )
+    else:
+        headers.append(("Content-Length", str(len(body))))
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
+    found = f"{method} {path} HTTP/{chance.choice(('1.1', '1.1', '1.0', '9'))}\r\n{lines}\r\n".encode("latin-1") + body
+    return next(mutated([found], 1, chance.random())) if chance.random() < 0.1 else found
+
+
+@pytest.mark.parametrize("changes", [{}, {"host": "0.0.0.0", "no_auth": True}, {"cors": ("*",)}], ids=str)
+def test_requests_of_every_kind_of_badness(serving, pngs, caplog, eventually, changes):
+    """Over raw sockets, several on a connection: never a 500, no traceback in the log, nothing left behind."""
+    client = serving(read_seconds=0.2, **changes)
+    chance = random.Random(len(str(changes)))
+    statuses = collections.Counter()
+    for _ in range(150):
+        sent = [raw_request(chance, pngs[0]) for _ in range(chance.choice((1, 1, 2)))]
+        with (
+            socket.create_connection(("127.0.0.1", client.port), timeout=20) as connection,
+            contextlib.suppress(OSError),
+        ):
+            connection.sendall(
+                b"".join(sent) + b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            )
+            found = b""
+            while more := connection.recv(65_536):
+                found += more
+            codes = re.findall(rb"HTTP/1.1 (\d{3}) ", found)
+            assert codes and b"500" not in codes, (codes, sent)
+            statuses.update(codes)
+        assert not [record for record in caplog.records if record.exc_info], sent
+    assert min(statuses[code] for code in (b"200", b"400", b"404", b"422")) > 10, statuses
+    eventually(lambda: client.service.desk.bodies.held == 0 and not client.service.server.server_state.connections)
+    caplog.clear()
 
 
 @pytest.mark.slow

@@ -86,7 +86,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     path, asked = request.scope["path"][:100], request.scope["method"] == "OPTIONS"
     if error.status_code == 405 or (asked and path == "*"):
         given = (error.headers or {}).get("Allow", "GET, POST")
-        methods = given.replace("GET", "GET, HEAD").replace("HEAD, HEAD", "HEAD") + ", OPTIONS"
+        methods = given.replace("HEAD, ", "").replace(", HEAD", "").replace("GET", "GET, HEAD") + ", OPTIONS"
         if asked:
             return Response(status_code=204, headers={"Allow": methods})
         return _problem(405, f"{path} takes {methods} alone. See /docs.", {"Allow": methods})
