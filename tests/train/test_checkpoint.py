@@ -136,7 +136,7 @@ def damaged(tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    "kind", ["gone", "cut off", "nonsense", "no position", "no metadata", "no JSON", "another position"]
+    "kind", ["gone", "cut off", "nonsense", "no position", "no metadata", "no JSON", "another"]
 )
 def test_a_damaged_position_is_refused(kind, tmp_path):
     damaged(tmp_path, kind)
