@@ -102,7 +102,8 @@ class Card:
     threshold: float | None = None  # a best probability below it means "none of these classes"
     format_version: int = 1  # raised to the oldest whose readers predict as this card says
     # In an exported file: of all its bytes, with zeros in the place of these 64 digits (`model_checksum`). Stays last.
-    content_sha256: str | None = None
+    # Cards that say the same are equal, whatever files they are in.
+    content_sha256: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         # Readers of format 1 pass `bits` by, and a photo of 12 bits is black to them.

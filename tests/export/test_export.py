@@ -316,6 +316,15 @@ def carried(tmp_path: Path) -> Prepared:
     return prepared
 
 
+def test_a_run_s_weights_that_are_damaged(carried: Prepared, tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    whole = bytearray(path.read_bytes())
+    whole[-100_001] ^= 0x80
+    path.write_bytes(whole)
+    with pytest.raises(WeightsError, match=r"run\.safetensors' is damaged, or was changed"):
+        prepare(path)
+
+
 def told(record: list[warnings.WarningMessage]) -> list[str]:
     return [str(warning.message) for warning in record if warning.category is VertebraWarning]
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from vertebra.card import METADATA_KEY, Card, CardError, Preprocessing
 from vertebra.errors import WeightsError
 from vertebra.models import _inert
-from vertebra.models._checkpoint import NETWORK_KEY, read, read_card, read_state_dict
+from vertebra.models._checkpoint import CHECKSUM_KEY, NETWORK_KEY, checksum, read, read_card, read_state_dict
 from vertebra.models._state_dict import load_state_dict, meta_build
 
 
@@ -361,11 +361,66 @@ def test_a_card_is_read_without_the_tensors(weights: dict[str, Tensor], saved: P
         read_card(path)
 
 
+@pytest.fixture
+def summed(weights: dict[str, Tensor], tmp_path: Path) -> Path:
+    """A safetensors file as Vertebra writes it, with a checksum."""
+    known = {METADATA_KEY: Card("small", Preprocessing(32), ("ant", "bee")).to_json(), NETWORK_KEY: "{}"}
+    save_file(weights, tmp_path / "m.safetensors", known | {CHECKSUM_KEY: checksum(weights, known)})
+    return tmp_path / "m.safetensors"
+
+
+def test_a_file_with_a_checksum(summed: Path, weights: dict[str, Tensor]) -> None:
+    assert_same(dict(sorted(read_state_dict(summed).items())), dict(sorted(weights.items())))
+
+
+def test_one_bit_of_a_file_with_a_checksum(summed: Path) -> None:
+    whole = summed.read_bytes()
+    start = 8 + int.from_bytes(whole[:8], "little")
+    assert whole[start - 8 : start].endswith(b"}") or whole[start - 8 : start].endswith(b" ")
+    header = whole[8:start].rstrip()
+    # Without the spaces that fill the header up.
+    for at in [*range(0, 8 + len(header), 5), *range(start, len(whole), 97)]:
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << at % 7
+        summed.write_bytes(damaged)
+        with pytest.raises((WeightsError, CardError)):
+            read(summed)
+
+
+def test_a_checksum_says_what_is_wrong(summed: Path) -> None:
+    whole = bytearray(summed.read_bytes())
+    whole[-1] ^= 0x80
+    summed.write_bytes(whole)
+    for _ in range(2):
+        with pytest.raises(WeightsError, match=r"m\.safetensors' is damaged, or was changed after Vertebra wrote it"):
+            read(summed)
+
+
+def test_a_checksum_is_of_names_forms_and_metadata() -> None:
+    base = checksum({"a": torch.ones(2, 3)}, {"x": "1"})
+    assert base == checksum({"a": torch.ones(2, 3)}, {"x": "1", CHECKSUM_KEY: "0" * 64})
+    assert base == checksum({"a": torch.ones(3, 2).t()}, {"x": "1"}), "of what a file holds"
+    others = [
+        checksum({"b": torch.ones(2, 3)}, {"x": "1"}),
+        checksum({"a": torch.ones(3, 2)}, {"x": "1"}),
+        checksum({"a": torch.ones(2, 3).int()}, {"x": "1"}),
+        checksum({"a": torch.ones(2, 3, dtype=torch.bfloat16)}, {"x": "1"}),
+        checksum({"a": -torch.ones(2, 3)}, {"x": "1"}),
+        checksum({"a": torch.ones(2, 3)}, {"x": "2"}),
+        checksum({"a": torch.ones(2, 3), "b": torch.empty(0)}, {"x": "1"}),
+    ]
+    assert len({base, *others}) == 8
+
+
 def test_what_a_network_says_of_itself(weights: dict[str, Tensor], tmp_path: Path) -> None:
     path = tmp_path / "told.safetensors"
     for text, untold in (('{"transform_input": true}', {"transform_input": True}), ("[1]", {}), ("7", {})):
         save_file(weights, path, {NETWORK_KEY: text})
         assert read(path).untold == untold
+    for text in ("{", '{"a":' * 100_000):
+        save_file(weights, path, {NETWORK_KEY: text})
+        with pytest.raises(WeightsError, match=r"told\.safetensors' is damaged"):
+            read(path)
     save_file(weights, path, {NETWORK_KEY: "{"})
     with pytest.raises(WeightsError, match=r"told\.safetensors' is damaged"):
         read(path)

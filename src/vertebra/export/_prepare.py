@@ -17,7 +17,7 @@ from vertebra.card import BITS, INTERPOLATIONS, METADATA_KEY, Card, Decoding, Pr
 from vertebra.errors import UsageError, WeightsError, nearest, warn
 from vertebra.files import WEIGHT_SUFFIXES
 from vertebra.models import ConvNet, WeightsEnum, create_model, get_model_weights
-from vertebra.models._checkpoint import NETWORK_KEY, read_card
+from vertebra.models._checkpoint import CHECKSUM_KEY, NETWORK_KEY, checksum, read_card
 from vertebra.models._download import cached_path
 from vertebra.models._registry import check_architecture
 from vertebra.models._weights import published, resolve
@@ -321,9 +321,10 @@ def _versions() -> dict[str, str]:
 
 
 def metadata(prepared: Prepared) -> dict[str, str]:
-    """For a safetensors file with the network's weights: all that one must know to use them, as `prepare` reads it."""
+    """For a safetensors file with the network's state dict: all that one must know to use it, as `prepare` reads it."""
     untold = json.dumps(prepared.network.untold)
-    return {"format": "pt", METADATA_KEY: prepared.card.to_json(), NETWORK_KEY: untold}
+    known = {"format": "pt", METADATA_KEY: prepared.card.to_json(), NETWORK_KEY: untold}
+    return known | {CHECKSUM_KEY: checksum(prepared.network.state_dict(), known)}
 
 
 def with_precision(card: Card, precision: str, metrics: Mapping[str, Any]) -> Card:

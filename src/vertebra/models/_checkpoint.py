@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vertebra.card import METADATA_KEY, Card
@@ -24,7 +26,8 @@ from vertebra.files import WEIGHT_SUFFIXES
 from . import _inert, _torchfile
 from ._state_dict import some
 
-NETWORK_KEY = "vertebra.network"  # in the metadata of a safetensors file: what `ConvNet.untold` says, as JSON
+# In the metadata of a safetensors file, beside the card: what `ConvNet.untold` says, as JSON; and `checksum`.
+NETWORK_KEY, CHECKSUM_KEY = "vertebra.network", "vertebra.sha256"
 _ADVICE = "Where you trust it, open it with the program that wrote it and save only model.state_dict()."
 # What compressed files begin with. They are not unpacked here: a small one can be of any size then.
 _PACKED = {
@@ -87,6 +90,21 @@ def read_card(path: str | os.PathLike[str]) -> Card | None:
     """
     path = Path(path).expanduser()
     return _card_of(_metadata(path), path) if _kind_of(path) == "safetensors" else None
+
+
+def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """The SHA-256 of all that a safetensors file says: its metadata, less this, and each tensor's name, form and bytes.
+
+    The format has none of its own, and one changed bit of a weight would load without a word.
+    """
+    import hashlib
+
+    said = [entry for entry in sorted(metadata.items()) if entry[0] != CHECKSUM_KEY]
+    found = hashlib.sha256(json.dumps(said).encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(json.dumps([name, str(tensor.dtype), *tensor.shape]).encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _kind_of(path: Path) -> str:
@@ -175,11 +193,28 @@ def _read_safetensors(path: Path) -> Content:
         tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
     except (SafetensorError, ValueError, RuntimeError, KeyError, OSError) as error:
         raise _damaged(path, error) from error
+    _check(path, tensors, metadata)
     try:
         untold = json.loads(metadata.get(NETWORK_KEY, "{}"))
     except (ValueError, RecursionError) as error:
         raise _damaged(path, error) from error
     return Content(path, tensors, _card_of(metadata, path), untold if isinstance(untold, dict) else {})
+
+
+def _check(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Hold what was read against the checksum that Vertebra has written.
+
+    Raises:
+        WeightsError: it is another.
+    """
+    wanted = metadata.get(CHECKSUM_KEY)
+    # One damaged letter of its name, and it would be unknown.
+    lost = wanted is None and any(re.fullmatch("[0-9a-f]{64}", value) for value in metadata.values())
+    if lost or (wanted is not None and checksum(tensors, metadata) != wanted):
+        raise WeightsError(
+            f"'{path}' is damaged, or was changed after Vertebra wrote it: its tensors and its card do not have the "
+            "SHA-256 that was written with them. Copy it again from where it is whole."
+        )
 
 
 def _metadata(path: Path) -> dict[str, str]:
