@@ -18,6 +18,7 @@ from vertebra.runtime.engines import EngineError
 from vertebra.serve.batcher import Batcher, Clock, ClosedError, FullError, Job
 from vertebra.serve.costs import Costs
 
+SECONDS = 5  # until a test that waits in vain fails
 DECODING, INFERENCE = 0.25, 2.0  # seconds that the test's clock goes on for an image and for a batch
 
 
@@ -28,7 +29,7 @@ class Count(threading.Semaphore):
         super().__init__(0)
 
     def acquire(self):
-        assert super().acquire(timeout=10), "it did not happen within 10 s"
+        assert super().acquire(timeout=SECONDS), f"it did not happen within {SECONDS} s"
 
 
 class Network:
@@ -47,7 +48,7 @@ class Network:
         self.batches.append(len(pixels))
         self.outputs.append(outputs)
         self.entered.release()
-        assert self.gate.wait(10)
+        assert self.gate.wait(SECONDS)
         self.clock.time += INFERENCE
         return [pixels[:, 0, 0, :1].astype(np.float32) + 1000 * (name == "embedding") for name in outputs]
 
@@ -70,7 +71,7 @@ class Hands:
     def pause(self, condition, seconds):
         self.pauses.append(seconds)
         self.paused.release()
-        assert condition.wait(10)
+        assert condition.wait(SECONDS)
 
     def __call__(self):
         return self.time
@@ -107,13 +108,16 @@ def make(network, clock):
     yield build
     network.gate.set()
     for batcher in made:
-        batcher.close()
+        batcher.close(wait=False)
+        for thread in batcher._threads:
+            thread.join(SECONDS)
+            assert not thread.is_alive()
 
 
 def until(condition):
-    stop = time.monotonic() + 10
+    stop = time.monotonic() + SECONDS
     while not condition():
-        assert time.monotonic() < stop, "not so after 10 s"
+        assert time.monotonic() < stop, f"not so after {SECONDS} s"
         time.sleep(0.001)
 
 
@@ -156,7 +160,7 @@ class Waiting:
 
     @property
     def done(self):
-        return asyncio.wait_for(asyncio.shield(self.ticket.done), 10)
+        return asyncio.wait_for(asyncio.shield(self.ticket.done), SECONDS)
 
 
 def jobs(*values):
@@ -380,7 +384,7 @@ def test_closing_finishes_what_waits(make, network):
         assert batcher._threads[0].is_alive()
         network.gate.set()
         await waiting.done
-        batcher.close()
+        batcher._threads[0].join(SECONDS)
         assert not batcher._threads[0].is_alive()
 
     asyncio.run(work())
@@ -389,7 +393,10 @@ def test_closing_finishes_what_waits(make, network):
 
 def test_closing_ends_idle_threads(make):
     batcher = make(workers=3)
-    batcher.close()
+    closing = threading.Thread(target=batcher.close, daemon=True)
+    closing.start()
+    closing.join(SECONDS)
+    assert not closing.is_alive()
     assert not any(thread.is_alive() for thread in batcher._threads)
 
 
@@ -406,7 +413,7 @@ def test_threads_that_cannot_be_started_leave_none_behind(make, monkeypatch):
     monkeypatch.setattr(threading.Thread, "start", second_fails)
     with pytest.raises(RuntimeError, match="can't start"):
         make(workers=2)
-    started[0].join(10)
+    started[0].join(SECONDS)
     assert not started[0].is_alive()
 
 
