@@ -123,6 +123,20 @@ def test_names_as_long_as_they_can_be_and_rights_as_of_any_file(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
+def test_what_a_library_puts_in_its_place_has_the_rights_of_any_file(tmp_path):
+    """safetensors writes a file that only its owner can read, and moves it there."""
+    before = os.umask(0o027)
+    try:
+        with replacing(tmp_path / "weights") as temporary:
+            other = tmp_path / "other"
+            other.write_bytes(b"1")
+            other.chmod(0o600)
+            other.replace(temporary)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "weights").stat().st_mode) == 0o640
+
+
 def test_a_new_folder_is_in_a_synced_one(tmp_path, calls):
     make_folder(tmp_path / "one" / "two")
     assert (tmp_path / "one" / "two").is_dir()

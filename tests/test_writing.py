@@ -37,7 +37,7 @@ EXCEPTIONS = {
     ("models/_transfer.py", "truncate"): "that partial file, from the start again",
     ("models/_download.py", "open"): "the lock's file of a download",
     ("models/_download.py", "replace"): "the name of a download that is whole and synced",
-    ("cli/weights.py", "rename"): "a damaged file is put aside while it is fetched again",
+    ("models/_download.py", "rename"): "a damaged file is put aside while it is fetched again",
     ("runtime/formats.py", "ParquetWriter"): "into the new file that its caller has of `replacing`",
     ("runtime/formats.py", "write_table"): "into that file",
     ("runtime/output.py", "open"): "whether the results' file can be written, before it is emptied",

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,10 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem[:32]}.{os.urandom(6).hex()}{path.suffix[:16]}")
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
+        rights = temporary.stat().st_mode
         yield temporary
+        if temporary.stat().st_mode != rights:  # safetensors puts a file of its own there, for its owner alone
+            temporary.chmod(stat.S_IMODE(rights))
         if durable:
             _sync(temporary)
         temporary.replace(path)
