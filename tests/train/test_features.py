@@ -1,5 +1,7 @@
 """Features that are kept: of which photo, network, pixels and engine they are, and what becomes of damaged ones."""
 
+import random
+import shutil
 import sqlite3
 
 import numpy as np
@@ -17,19 +19,23 @@ from vertebra.train._features import FeatureStore, compute_features
 PREPROCESSING = Preprocessing(32, 40, "bicubic")
 
 
+_THE_CACHE = []  # of the session, which `run` fills
+
+
 @pytest.fixture(autouse=True)
 def _cache(tmp_path, monkeypatch):
+    _THE_CACHE[:] = [cache.cache_dir()]
     monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(cache, "_told", set())
 
 
 @pytest.fixture
 def dataset(tmp_path):
-    random = np.random.default_rng(0)
+    chance = np.random.default_rng(0)
     for label in ("cat", "dog"):
         (tmp_path / "photos" / label).mkdir(parents=True)
         for number in range(6):
-            pixels = random.integers(0, 256, (48, 48, 3), np.uint8)
+            pixels = chance.integers(0, 256, (48, 48, 3), np.uint8)
             Image.fromarray(pixels).save(tmp_path / "photos" / label / f"{number}.png")
     return open_dataset(tmp_path / "photos")
 
@@ -99,3 +105,27 @@ def test_engines_are_told_apart():
     assert version_of(Plan()).startswith("onnxruntime ")
     assert version_of(Plan()) != version_of(Plan(brief=True))
     assert version_of(Plan()) == version_of(Plan(lanes=2, threads=2))
+
+
+def test_a_run_with_a_damaged_cache_gives_the_same_classifier(run, shapes, small_weights, tmp_path, monkeypatch):
+    """Every file of the cache damaged at random: the network, the features, what is known of the photos, the notes."""
+    load_file = pytest.importorskip("safetensors.numpy").load_file
+    import vertebra
+
+    shutil.copytree(_THE_CACHE[0], tmp_path / "cache")
+    files = sorted(path for path in (tmp_path / "cache").rglob("*") if path.is_file())
+    assert {path.suffix for path in files} >= {".onnx", ".sqlite", ".json"}
+    for number, path in enumerate(files):
+        chance, content = random.Random(number), bytearray(path.read_bytes())
+        for _ in range(300):
+            content[chance.randrange(len(content))] = chance.randrange(256)
+        path.write_bytes(content)
+    with pytest.warns(VertebraWarning, match="is damaged") as told:
+        again = vertebra.train(
+            shapes, tmp_path / "run", model="resnet18", weights=str(small_weights), folds=3, precision=0.9
+        )
+    said = [str(entry.message) for entry in told if "is damaged" in str(entry.message)]
+    assert len(said) == len(set(said))
+    expected, found = (load_file(one.run / "weights.safetensors") for one in (run, again))
+    assert all(np.array_equal(expected[name], value) for name, value in found.items())
+    assert again.metrics["top1"] == run.metrics["top1"]
