@@ -11,7 +11,7 @@ import pytest
 
 import vertebra.runtime.runners as module
 from vertebra.cache import file_state
-from vertebra.errors import UsageError
+from vertebra.errors import UsageError, VertebraWarning
 from vertebra.runtime.engines import EngineError, Plan
 from vertebra.runtime.runners import OPEN, PLANS, Runners
 
@@ -114,6 +114,28 @@ def until(condition):
 
 
 # --- plans ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["auto", "mnn"])
+def test_an_engine_that_was_fastest_and_cannot_be_opened_any_more(world, path, monkeypatch, engine):
+    fast = Plan("mnn", lanes=1, threads=3)
+    world.plan = lambda images: fast
+    opened = world.open_engine
+
+    def open_engine(path, card, plan):
+        if plan.engine == "mnn":
+            raise EngineError("MNN's form is gone.")
+        return opened(path, card, plan)
+
+    monkeypatch.setattr(module, "open_engine", open_engine)
+    monkeypatch.setattr("vertebra.cache._told", set())
+    runners = Runners(path, None, file_state(path), engine=engine, threads=3, brief=False, tell=tell)
+    if engine == "mnn":  # which was asked for
+        with pytest.raises(EngineError, match="is gone"):
+            runners.get(16, may_measure=True)
+        return
+    with pytest.warns(VertebraWarning, match=r"MNN's form is gone\. Taken instead: onnxruntime"):
+        assert runners.get(16, may_measure=True).plan == Plan(lanes=1, threads=3)
 
 
 def test_an_engine_is_chosen_and_opened_once(runners, world, path):

@@ -8,9 +8,10 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
-from vertebra.cache import file_state
+from vertebra.cache import file_state, tell_once
 from vertebra.card import Card
 
 from .choose import WORTH_MEASURING, choose
@@ -170,7 +171,16 @@ class Runners:
 
     def _load(self, plan: Plan) -> Runner:
         self._check()
-        runner = Runner(open_engine(self.path, self.card, plan), plan)
+        try:
+            engine = open_engine(self.path, self.card, plan)
+        except EngineError as error:
+            if self.engine != "auto" or plan.engine == "onnxruntime":
+                raise
+            # It was the fastest when that was measured and kept, which is no reason to fail now.
+            plan = replace(plan, engine="onnxruntime")
+            tell_once(f"{error} Taken instead: onnxruntime.")
+            engine = open_engine(self.path, self.card, plan)
+        runner = Runner(engine, plan)
         self._check()  # or it might have been replaced between
         return runner
 
