@@ -116,6 +116,12 @@ PRELOADED = (
     "sklearn.metrics",
     "pyarrow.parquet",
     "hypothesis",
+    "fastapi",
+    "uvicorn",
+    "orjson",
+    "prometheus_client",
+    "onnx",
+    "onnxruntime",
     "pytest",
 )
 

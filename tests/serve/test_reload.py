@@ -16,6 +16,7 @@ import pytest
 
 from vertebra.runtime import mnn
 from vertebra.runtime.engines import EngineError, open_engine
+from vertebra.serve.batcher import Batcher
 
 onnx = pytest.importorskip("onnx")
 from onnx import helper, numpy_helper  # noqa: E402
@@ -144,6 +145,29 @@ def test_accepted_requests_are_finished_by_the_old_one(serving, place, held, png
     (answer,) = answers
     assert answer.status == 200
     assert {entry["class"] for r in answer.json["results"] for entry in r["predictions"]} == {"cat", "dog", "fish"}
+
+
+@pytest.mark.parametrize("explained", ["activation", "occlusion"])
+def test_an_explanation_is_by_one_model(serving, place, pngs, monkeypatch, explained):
+    """One that is replaced between two of its steps begins again: the new one takes other pixels."""
+    if explained == "occlusion":
+        monkeypatch.setattr("vertebra.serve.hosted.find_classifier", lambda graph: None)
+    client = serving(models=(str(place.path),), reload_seconds=0.02)
+    shelf = client.service.shelf
+    old, put, seen = shelf.get("m"), Batcher.put, []
+
+    def replacing(batcher, jobs, deadline):
+        """In place of the step that runs the network, or of the second that runs it with parts covered."""
+        seen.append(len(jobs))
+        if batcher is old.batcher and len(seen) == (3 if explained == "occlusion" else 2):
+            place(size=40, classes=("oak", "elm"))
+            until(lambda: shelf.get("m") is not old)
+        return put(batcher, jobs, deadline)
+
+    monkeypatch.setattr(Batcher, "put", replacing)
+    answer = client.post("/v1/explain", pngs[0])
+    assert answer.status == 200, answer.body
+    assert answer.headers["x-class-name"] in ("oak", "elm") and answer.headers["x-method"] == explained
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------

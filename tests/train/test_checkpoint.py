@@ -135,9 +135,7 @@ def damaged(tmp_path, kind):
         save_file(tensors | {"network.0.weight": torch.zeros(9, 9)}, path, position)
 
 
-@pytest.mark.parametrize(
-    "kind", ["gone", "cut off", "nonsense", "no position", "no metadata", "no JSON", "another"]
-)
+@pytest.mark.parametrize("kind", ["gone", "cut off", "nonsense", "no position", "no metadata", "no JSON", "another"])
 def test_a_damaged_position_is_refused(kind, tmp_path):
     damaged(tmp_path, kind)
     with pytest.raises(TrainError, match=REFUSED):

@@ -18,9 +18,9 @@ from . import explain as heat
 from . import schemas
 from .answers import embeddings, json_response, predictions
 from .batcher import Job
-from .bodies import Content
+from .bodies import Content, Upload
 from .decode import picture, shown
-from .desk import Desk
+from .desk import Desk, ReplacedError
 from .hosted import Loaded
 from .json_body import unblocked
 from .metrics import CONTENT_TYPE
@@ -94,33 +94,11 @@ def routes(desk: Desk) -> APIRouter:
             if len(content.images) != 1:
                 raise ApiError(422, f"there are {len(content.images)} images in the request; send one to explain.")
             name = _field_text(content.fields, "model", model)
-            upload = content.images[0]
-
-            def decode(loaded: Loaded) -> list[Job]:
-                return [Job(lambda: _opened(desk, loaded, upload.data, upload.name), upload.name)]
-
-            loaded, (job,) = await desk.run(name, decode, request.receive, deadline)
-        if job.error is not None:
-            raise ApiError(422, job.error)
-        if index is not None and index >= loaded.classes:
-            raise ApiError(422, f"index is {index}; {loaded.name!r} has the classes 0 to {loaded.classes - 1}.")
-        photo, box, pixels = job.result
-        method = await asyncio.to_thread(lambda: loaded.explains_by)
-        outputs = (PROBABILITIES, FEATURES) if method == "activation" else (PROBABILITIES,)
-        _, (job,) = await desk.run(loaded.name, lambda _: [Job(pixels, outputs=outputs)], request.receive, deadline)
-        whole = job.values[PROBABILITIES]
-        best = int(whole.argmax()) if index is None else index
-        if method == "activation" and loaded.classifier is not None:
-            found = loaded.classifier.activation(job.values[FEATURES], best)
-        else:
-            found = await _by_covering(desk, request, loaded.name, pixels, whole, best, deadline)
-
-        def drawn() -> bytes:
-            return heat.draw(found, photo, box, overlay=layer == "overlay")
-
-        _, (job,) = await desk.run(loaded.name, lambda _: [Job(drawn)], request.receive, deadline)
-        headers = heat.summary(method, best, loaded.card.class_name(best))
-        return Response(job.result, media_type="image/png", headers=headers)
+            while True:
+                try:
+                    return await _explained(desk, request, content.images[0], name, index, layer, deadline)
+                except ReplacedError:
+                    continue  # begin again with the newer model: it may want other pixels, and have other classes
 
     @router.get("/v1/info", response_model=schemas.Info, summary="The server")
     async def info() -> Response:
@@ -211,8 +189,45 @@ async def _images(
     return loaded, jobs, content.fields
 
 
+async def _explained(
+    desk: Desk, request: Request, upload: Upload, name: str | None, index: int | None, layer: str, deadline: float
+) -> Response:
+    """A heat-map, by one version of a model from the photo to the picture.
+
+    Raises:
+        ReplacedError: it has been replaced meanwhile.
+    """
+
+    def decode(loaded: Loaded) -> list[Job]:
+        return [Job(lambda: _opened(desk, loaded, upload.data, upload.name), upload.name)]
+
+    loaded, (job,) = await desk.run(name, decode, request.receive, deadline)
+    if job.error is not None:
+        raise ApiError(422, job.error)
+    if index is not None and index >= loaded.classes:
+        raise ApiError(422, f"index is {index}; {loaded.name!r} has the classes 0 to {loaded.classes - 1}.")
+    photo, box, pixels = job.result
+    method = await asyncio.to_thread(lambda: loaded.explains_by)
+    outputs = (PROBABILITIES, FEATURES) if method == "activation" else (PROBABILITIES,)
+    jobs = [Job(pixels, outputs=outputs)]
+    _, (job,) = await desk.run(loaded.name, lambda _: jobs, request.receive, deadline, only=loaded)
+    whole = job.values[PROBABILITIES]
+    best = int(whole.argmax()) if index is None else index
+    if method == "activation" and loaded.classifier is not None:
+        found = loaded.classifier.activation(job.values[FEATURES], best)
+    else:
+        found = await _by_covering(desk, request, loaded, pixels, whole, best, deadline)
+
+    def drawn() -> bytes:
+        return heat.draw(found, photo, box, overlay=layer == "overlay")
+
+    _, (job,) = await desk.run(loaded.name, lambda _: [Job(drawn)], request.receive, deadline)
+    headers = heat.summary(method, best, loaded.card.class_name(best))
+    return Response(job.result, media_type="image/png", headers=headers)
+
+
 async def _by_covering(
-    desk: Desk, request: Request, model: str, pixels: Pixels, whole: FloatArray, index: int, deadline: float
+    desk: Desk, request: Request, model: Loaded, pixels: Pixels, whole: FloatArray, index: int, deadline: float
 ) -> heat.Map:
     """What the class loses at each place; a few at a time, so that other requests come in between."""
     parts = heat.covered(pixels)
@@ -220,7 +235,7 @@ async def _by_covering(
     values: list[float] = []
     for start in range(0, len(parts), some):
         jobs = [Job(part) for part in parts[start : start + some]]
-        await desk.run(model, lambda _, jobs=jobs: jobs, request.receive, deadline)  # type: ignore[misc]
+        await desk.run(model.name, lambda _, jobs=jobs: jobs, request.receive, deadline, only=model)  # type: ignore[misc]
         values += (float(job.values[PROBABILITIES][index]) for job in jobs)
     return heat.losses(float(whole[index]), values)
 

@@ -28,6 +28,10 @@ class ClientGoneError(Exception):
     """Nobody waits for the answer any more."""
 
 
+class ReplacedError(Exception):
+    """A newer model has taken the place of the one that a request has begun with."""
+
+
 class Desk:
     """One server's models, settings, bodies and counters."""
 
@@ -112,16 +116,25 @@ class Desk:
         return busy
 
     async def run(
-        self, name: str | None, make: Callable[[Loaded], Sequence[Job]], receive: Receive, deadline: float
+        self,
+        name: str | None,
+        make: Callable[[Loaded], Sequence[Job]],
+        receive: Receive,
+        deadline: float,
+        *,
+        only: Loaded | None = None,
     ) -> tuple[Loaded, Sequence[Job]]:
         """Have the jobs of a request done by the model of that name.
 
         Raises:
+            ReplacedError: that is not `only` any more, which the request has begun with.
             ApiError: 404 no such model, 503 no room or no time, 500 the model failed.
             ClientGoneError: the client has hung up; what was not begun is not done.
         """
         while True:
             model = self.shelf.get(name)
+            if only is not None and model is not only:
+                raise ReplacedError
             jobs = make(model)
             try:
                 ticket = model.batcher.put(jobs, deadline)
