@@ -379,31 +379,53 @@ def raw_request(chance, png):
     return next(mutated([found], 1, chance.random())) if chance.random() < 0.1 else found
 
 
+@pytest.fixture
+def told(serving, caplog, eventually):
+    """`told(client, requests)` → the statuses; never a 500, no traceback in the log, nothing left behind."""
+
+    def tell(client, *sent):
+        last = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", client.port), timeout=20) as connection:
+            found = b""
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(b"".join(sent) + last)
+                while more := connection.recv(65_536):
+                    found += more
+        codes = re.findall(rb"HTTP/1.1 (\d{3}) ", found)
+        assert codes and b"500" not in codes, (codes, sent)
+        assert not [record for record in caplog.records if record.exc_info], sent
+        return codes
+
+    yield tell
+    caplog.clear()
+
+
+def left_behind(client):
+    return client.service.desk.bodies.held or client.service.server.server_state.connections
+
+
 @pytest.mark.parametrize("changes", [{}, {"host": "0.0.0.0", "no_auth": True}, {"cors": ("*",)}], ids=str)
-def test_requests_of_every_kind_of_badness(serving, pngs, caplog, eventually, changes):
-    """Over raw sockets, several on a connection: never a 500, no traceback in the log, nothing left behind."""
+def test_requests_of_every_kind_of_badness(serving, pngs, told, eventually, changes):
+    """Several on a connection."""
     client = serving(read_seconds=0.2, **changes)
     chance = random.Random(len(str(changes)))
     statuses = collections.Counter()
     for _ in range(150):
-        sent = [raw_request(chance, pngs[0]) for _ in range(chance.choice((1, 1, 2)))]
-        with (
-            socket.create_connection(("127.0.0.1", client.port), timeout=20) as connection,
-            contextlib.suppress(OSError),
-        ):
-            connection.sendall(
-                b"".join(sent) + b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-            )
-            found = b""
-            while more := connection.recv(65_536):
-                found += more
-            codes = re.findall(rb"HTTP/1.1 (\d{3}) ", found)
-            assert codes and b"500" not in codes, (codes, sent)
-            statuses.update(codes)
-        assert not [record for record in caplog.records if record.exc_info], sent
+        statuses.update(told(client, *(raw_request(chance, pngs[0]) for _ in range(chance.choice((1, 1, 2))))))
     assert min(statuses[code] for code in (b"200", b"400", b"404", b"422")) > 10, statuses
-    eventually(lambda: client.service.desk.bodies.held == 0 and not client.service.server.server_state.connections)
-    caplog.clear()
+    eventually(lambda: not left_behind(client))
+
+
+@pytest.mark.parametrize("name", NAMES.split())
+def test_headers_of_every_kind_of_badness(client, pngs, told, eventually, name):
+    path, body = "/v1/predict", pngs[0]
+    if name.startswith("Inference"):
+        path, body = "/v2/models/tiny/infer", b"{}"
+    for value in VALUES.split("|"):
+        lines = [f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: image/png", f"Content-Length: {len(body)}"]
+        lines = [line for line in lines if not line.startswith(name)]
+        told(client, "\r\n".join([*lines, f"{name}: {value}", "", ""]).encode("latin-1") + body)
+    eventually(lambda: not left_behind(client))
 
 
 @pytest.mark.slow
