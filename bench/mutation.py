@@ -59,6 +59,8 @@ TESTS: dict[str, list[str]] = {
     "models/_checkpoint.py": ["tests/models/test_checkpoint.py"],
     "models/_unwrap.py": ["tests/models/test_unwrap.py", "tests/models/test_checkpoint.py"],
     "models/_state_dict.py": ["tests/models/test_state_dict.py", "tests/models/test_checkpoint.py"],
+    "serve/guard.py": ["tests/serve/test_guard.py"],
+    "serve/decode.py": ["tests/serve/test_decode.py"],
 }
 
 # Survivors that no test can kill: what is in the mutant's line, and why nothing changes.
