@@ -362,3 +362,15 @@ def test_what_is_no_request_is_passed_on():
     guard = Guard(app, SimpleNamespace(settings=Settings(), metrics=None), frozenset())
     asyncio.run(guard({"type": "lifespan"}, 1, 2))
     assert seen == [("lifespan", 1, 2)]
+
+
+def test_long_values_are_cut(caplog):
+    long = "x" * 150
+    message = hosted(long + "@").message
+    assert f"is {'x' * 100!r};" in message
+    message = hosted(long).message
+    assert f"is {'x' * 100!r};" in message and f"--allow-host {'x' * 100}, or" in message
+    message = Asked(headers=[("host", long), ("origin", "y" * 150)], host="0.0.0.0", no_auth=True).message
+    assert f"pages of {'y' * 100!r} " in message and f"Host is {'x' * 100!r}." in message
+    Asked("/" + "p" * 300, headers=LOCAL, app=raising(RuntimeError()))
+    assert caplog.records[0].getMessage() == f"GET /{'p' * 199} failed"
