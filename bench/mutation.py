@@ -56,6 +56,8 @@ TESTS: dict[str, list[str]] = {
         "not mnn and not spawned and not form and not torch",
     ],
     "runtime/runners.py": ["tests/runtime/test_runners.py"],
+    "runtime/output.py": ["tests/runtime/test_output.py"],
+    "runtime/formats.py": ["tests/runtime/test_formats.py", "tests/runtime/test_output.py"],
     "models/_checkpoint.py": ["tests/models/test_checkpoint.py"],
     "models/_unwrap.py": ["tests/models/test_unwrap.py", "tests/models/test_checkpoint.py"],
     "models/_state_dict.py": ["tests/models/test_state_dict.py", "tests/models/test_checkpoint.py"],

@@ -318,3 +318,9 @@ def test_there_is_no_folder_for_it_or_no_room(tmp_path, monkeypatch):
     monkeypatch.setattr(filelock.FileLock, "acquire", no_room)
     with pytest.raises(OSError, match="No space left"), locked(tmp_path / "out.csv", "stop"):
         pass
+
+
+def test_a_link_to_itself_can_be_locked(tmp_path):
+    (tmp_path / "out.csv").symlink_to("out.csv")
+    with locked(tmp_path / "out.csv", "give another one"):
+        assert lock_file(tmp_path / "out.csv") == tmp_path / ".out.csv.lock"

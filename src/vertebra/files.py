@@ -240,8 +240,8 @@ def locked(
 
 def lock_file(path: Path) -> Path:
     """The hidden file that `locked` locks."""
-    resolved = path.resolve()
-    if resolved.is_dir():
+    resolved = Path(os.path.realpath(path))  # `resolve` fails where a link leads to itself
+    if os.path.isdir(resolved):  # noqa: PTH112 - and this one of `Path` where a name is too long
         return resolved / ".lock"
     name = resolved.name
     if len(os.fsencode(name)) > 240:  # of 255 that file systems allow

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
+from pathlib import Path
 
 # How photos are named. Files with these suffixes are not opened to be found.
 SUFFIXES = frozenset(
@@ -104,6 +106,47 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # `is_dir` itself knows links to what is missing, and no others
         return False
+
+
+def is_link_to_nothing(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a link whose end is missing, cannot be reached, or is the link itself."""
+    return entry.is_symlink() and not os.path.exists(entry.path)  # noqa: PTH110 - that of `Path` may raise
+
+
+class PassedByError(Exception):
+    """A folder below the one that was given is not gone into; says why, without its name."""
+
+
+class CircleError(PassedByError):
+    """Its photos are there already, or lie outside the folder that was given."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a folder was come to: the one that was given, with all links resolved, and what lies between them."""
+
+    root: str
+    above: tuple[tuple[int, int], ...] = ()  # device and inode of each
+
+
+def descend(folder: str, way: Way) -> tuple[list[os.DirEntry[str]], Way]:
+    """What lies in a folder, by name, and the way to what lies in those. Links are followed, but not in a circle.
+
+    Raises:
+        PassedByError: it cannot be listed.
+        CircleError: it is a link to a folder above it, within the one that was given or beyond it.
+    """
+    try:
+        status = os.stat(folder)  # noqa: PTH116
+        here = (status.st_dev, status.st_ino)
+        if here in way.above:
+            raise CircleError("is a link to a folder that it lies in")
+        # Only a link leads out of the root; `realpath` asks for each part of a path, so it is not asked of all folders.
+        if os.path.islink(folder) and Path(os.path.realpath(folder)) in Path(way.root).parents:  # noqa: PTH114
+            raise CircleError("is a link to a folder that it lies in")
+        return entries(folder), Way(way.root, (*way.above, here))
+    except OSError as error:
+        raise PassedByError(f"cannot be listed ({error.strerror or error})") from error
 
 
 def is_system_folder(name: str) -> bool:

@@ -291,3 +291,18 @@ def test_unknown_split_of_a_fake_class_is_kept_by_number(cache, monkeypatch, dra
 
     monkeypatch.setattr(datasets, "EuroSAT", lambda root, download: Plain())
     assert open_dataset("eurosat").classes == ("0", "1")
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_data_that_cannot_be_reached(tmp_path, training):
+    (tmp_path / "ring").symlink_to("ring")
+    (tmp_path / "file").touch()
+    for name, message in (
+        ("ring", r"ring cannot be read \(Too many levels of symbolic links\)"),
+        ("ring/x.csv", r"x.csv cannot be read \(Too many levels of symbolic links\)"),
+        ("a" * 300, r"a cannot be read \(File name too long\)"),
+        ("file/x", "there is no folder, table or data set"),
+        ("\0", "there is no folder, table or data set"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            open_dataset(tmp_path / name, training=training)

@@ -102,7 +102,7 @@ def test_a_killed_run_is_gone_on_with(tmp_path, suffix):
     written = journal.read_bytes()
     beside = path.with_name(f"{path.name}.meta.json")
     record = beside.read_bytes()
-    for cut in range(0, len(written) + 1, 7):
+    for cut in range(0, len(written) + 1, 17):
         journal.write_bytes(written[:cut])
         beside.write_bytes(record)
         path.unlink() if suffix == ".parquet" and path.exists() else None
@@ -155,6 +155,13 @@ def test_a_parquet_file_of_someone_else(tmp_path):
 def test_another_suffix(tmp_path, name):
     with pytest.raises(UsageError, match=r"must end in \.csv or \.jsonl or \.parquet"):
         opened(tmp_path / name, top=1)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_link_to_itself(tmp_path, suffix):
+    (tmp_path / f"out{suffix}").symlink_to(f"out{suffix}")
+    with pytest.raises(OutputError, match="cannot be written"):
+        fill(tmp_path / f"out{suffix}", range(1))
 
 
 def test_no_folder(tmp_path):

@@ -5,10 +5,12 @@ import os
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
-from vertebra.errors import ImageError
+from vertebra.errors import ImageError, VertebraWarning
+from vertebra.pixels import decode
 from vertebra.runtime.sources import Photo, fetch, photos
 
 
@@ -32,10 +34,47 @@ def test_a_folder_in_order_of_names(folder):
 
 def test_links_are_followed_but_not_in_a_circle(folder):
     (folder / "below" / "up").symlink_to(folder)
+    (folder / "below" / "out").symlink_to(folder.parent)
     (folder / "z").symlink_to(folder / "below" / "deep")
-    (folder / "below" / "ring").symlink_to("ring")
-    assert names(photos([str(folder)]), folder)[-1] == "z/d.jpeg"
-    assert len(list(photos([str(folder)]))) == 5
+    with pytest.warns(
+        VertebraWarning, match="below/(up|out) is a link to a folder that it lies in: it is not followed"
+    ):
+        found = list(photos([str(folder)]))
+    assert names(found, folder) == ["a.PNG", "b.jpg", "below/c.webp", "below/deep/d.jpeg", "z/d.jpeg"]
+
+
+def test_folders_that_link_to_one_another(tmp_path):
+    for one, other in (("a", "b"), ("b", "a")):
+        (tmp_path / one).mkdir()
+        (tmp_path / one / f"{one}.jpg").touch()
+        (tmp_path / one / "other").symlink_to(Path("..", other))
+        (tmp_path / one / "up").symlink_to("..")
+    with pytest.warns(VertebraWarning) as told:
+        found = list(photos([str(tmp_path)]))
+        by_pattern = list(photos([f"{tmp_path}/**/*.jpg"]))
+    assert names(found, tmp_path) == ["a/a.jpg", "a/other/b.jpg", "b/b.jpg", "b/other/a.jpg"]
+    assert by_pattern == found
+    assert len({str(warning.message) for warning in told}) == 6
+
+
+@pytest.mark.parametrize("name", ["ring", "ring.jpg"])
+def test_what_leads_nowhere_is_told_and_ends_nothing(folder, name):
+    (folder / name).symlink_to(name)
+    (folder / f"x{name}").symlink_to(f"y{name}")
+    (folder / f"y{name}").symlink_to(f"x{name}")
+    (folder / f"z{name}").symlink_to("nowhere")
+    os.mkfifo(folder / f"fifo{name}")
+    found = list(photos([str(folder)]))
+    bad = [photo for photo in found if "ring" in photo.path]
+    expected = [name, f"x{name}", f"y{name}", f"z{name}"]
+    assert names(bad, folder) == sorted(expected + ([f"fifo{name}"] if name == "ring.jpg" else []))
+    assert len(found) == 4 + len(bad)
+    if name == "ring":
+        assert [photo.error for photo in bad] == [f"{photo.path} is a link to nothing" for photo in bad]
+    for photo in bad:
+        if photo.error is None:
+            with pytest.raises(ImageError, match=photo.path):
+                decode(photo.open())
 
 
 def test_what_systems_put_beside_photos_is_no_photo(folder):
@@ -85,6 +124,36 @@ def test_patterns(folder):
     assert names(photos([f"{folder}/**/*.jpeg"]), folder) == ["below/deep/d.jpeg"]
     (photo,) = photos([f"{folder}/*.tga"])
     assert "no file matches" in photo.error
+
+
+def test_patterns_of_several_folders(folder, monkeypatch):
+    (folder / "below" / "deep" / "[x]" / "below").mkdir(parents=True)
+    (folder / "below" / "deep" / "[x]" / "below" / "e.jpg").touch()
+    (folder / "below" / ".secret").mkdir()
+    (folder / "below" / ".secret" / "f.jpg").touch()
+    for pattern in ("**/*.jpg", "**/**/*.jpg", "**//*.jpg"):
+        assert names(photos([f"{folder}/{pattern}"]), folder) == ["b.jpg", "below/deep/[x]/below/e.jpg"]
+    assert names(photos([f"{folder}/**/below/*.[wj]*"]), folder) == ["below/c.webp", "below/deep/[x]/below/e.jpg"]
+    assert names(photos([f"{folder}/below/**"]), folder) == [
+        *("below/c.webp", "below/deep/[x]/below/e.jpg", "below/deep/d.jpeg")
+    ]
+    assert names(photos([f"{folder}/b*/**/?.jpeg"]), folder) == ["below/deep/d.jpeg"]
+    monkeypatch.chdir(folder)
+    assert [photo.path for photo in photos(["**/*.jpeg", "b**/*.webp"])] == ["below/deep/d.jpeg", "below/c.webp"]
+
+
+def test_a_folder_that_a_pattern_cannot_list(folder, monkeypatch):
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = list(photos([f"{folder}/**/*.jpg"]))
+    assert names(found, folder) == ["b.jpg", "below/deep"]
+    assert found[-1].error == f"{folder}/below/deep cannot be listed (Permission denied)"
 
 
 def test_a_name_with_the_signs_of_a_pattern(tmp_path):

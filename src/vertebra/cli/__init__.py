@@ -57,6 +57,9 @@ def main(arguments: Sequence[str]) -> int:
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             return _report(f"the disk is full ({error.strerror}). Make room and run the command again.", EXIT_FAILURE)
         hint = "This is not an error that vertebra expects; run the command again with --debug to see where it arose."
+        if isinstance(error, OSError) and isinstance(error.filename, str | bytes):
+            name = os.fsdecode(error.filename)
+            return _report(f"{name} cannot be used ({error.strerror}). {hint}", EXIT_FAILURE)
         return _report(f"{type(error).__name__}: {error}. {hint}", EXIT_FAILURE)
 
 

@@ -85,11 +85,12 @@ def open_dataset(
     path = Path(text)
     if not text:
         raise UsageError("DATA is empty, as an unset variable would be. Give a folder, a table or a name.")
-    if path.is_dir():
+    is_there = _is_there(path)
+    if is_there and path.is_dir():
         found = _layout.read_folder(path, ignore=ignore, training=training)
-    elif path.suffix.lower() in _table.SUFFIXES and (path.exists() or path.name != text):
+    elif path.suffix.lower() in _table.SUFFIXES and (is_there or path.name != text):
         found = _table.read_table(path, ignore=ignore)
-    elif path.exists():
+    elif is_there:
         raise UsageError(
             f"{text} is a file that is no table. Give a folder of class folders, or a table ending in "
             f"{', '.join(_table.SUFFIXES)}."
@@ -100,6 +101,18 @@ def open_dataset(
         hint = nearest(text, _named.NAMES) or f"Names that need no folder: {', '.join(sorted(_named.NAMES))}."
         raise UsageError(f"there is no folder, table or data set {text!r}. {hint}")
     return check_seen(check_labels(found), allow_unseen) if training else check_labels(found, 1)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in it
+        return False
+    except OSError as error:  # a closed folder above it, a name that is too long, a link to itself
+        raise UsageError(
+            f"{path} cannot be read ({error.strerror or error}). Give a folder, a table or a name."
+        ) from error
+    return True
 
 
 def check_seen(dataset: Dataset, allow_unseen: bool) -> Dataset:

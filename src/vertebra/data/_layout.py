@@ -13,7 +13,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from vertebra.photo_files import entries, is_folder, is_litter, is_passed_by, is_photo
+from vertebra.photo_files import (
+    PassedByError,
+    Way,
+    descend,
+    entries,
+    is_folder,
+    is_link_to_nothing,
+    is_litter,
+    is_passed_by,
+    is_photo,
+)
 
 from ._dataset import DataError, Dataset, Photo, instead_of_folders
 from ._labels import KNOWN_SPLITS, Ignored, is_text, join_names, split_of, split_within, tidy
@@ -132,7 +142,7 @@ class _Walk:
             entries(self.root)
         except OSError as error:
             raise DataError(f"{self.root} cannot be listed ({error.strerror or error}).") from error
-        return self._folder(self.root, "", ())
+        return self._folder(self.root, "", Way(self._real_root))
 
     def shown(self, path: Path | str) -> str:
         """A path relative to the root."""
@@ -149,23 +159,18 @@ class _Walk:
             notes.append(f"Links within this folder, so their photos count more than once: {_some(self._links)}.")
         return notes
 
-    def _folder(self, path: Path, shown: str, above: tuple[tuple[int, int], ...]) -> _Folder:
+    def _folder(self, path: Path, shown: str, way: Way) -> _Folder:
         found = _Folder(path)
         try:
-            status = path.stat()
-            here = (status.st_dev, status.st_ino)
-            if here in above or self._is_above(path):
-                self.unreadable.append(f"{shown} is a link to a folder that it lies in")
-                return found
-            inside = entries(path)
-        except OSError as error:
-            self.unreadable.append(f"{shown} cannot be listed ({error.strerror or error})")
+            inside, below = descend(str(path), way)
+        except PassedByError as error:
+            self.unreadable.append(f"{shown} {error}")
             return found
         for entry in inside:
-            self._take(entry, found, f"{shown}{os.sep}{entry.name}" if shown else entry.name, (*above, here))
+            self._take(entry, found, f"{shown}{os.sep}{entry.name}" if shown else entry.name, below)
         return found
 
-    def _take(self, entry: os.DirEntry[str], to: _Folder, shown: str, above: tuple[tuple[int, int], ...]) -> None:
+    def _take(self, entry: os.DirEntry[str], to: _Folder, shown: str, way: Way) -> None:
         if is_folder(entry) and self._ignored.has(entry.name, shown.replace(os.sep, "/")):
             self._asked.append(shown)
         elif is_passed_by(entry):
@@ -173,27 +178,23 @@ class _Walk:
                 self._passed_by.append(shown)
         elif is_folder(entry):
             self.names.add(entry.name)
-            folder = self._folder(Path(entry.path), shown, above)
+            folder = self._folder(Path(entry.path), shown, way)
             to.entries.append(folder)
             if folder.entries:
                 self._tell_link(entry, shown)
         elif is_photo(entry):
             to.entries.append(Path(entry.path))
             self._tell_link(entry, shown)
-        elif entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110 - that of `Path` may raise
+        elif is_link_to_nothing(entry):
             self.unreadable.append(f"{shown} is a link to nothing")
         else:
             self.others.append(shown)
 
     def _tell_link(self, entry: os.DirEntry[str], shown: str) -> None:
-        if entry.is_symlink():
+        if entry.is_symlink() and not is_link_to_nothing(entry):
             target = os.path.realpath(entry.path)
             if Path(self._real_root) in Path(target).parents:
                 self._links.append(f"{shown} → {os.path.relpath(target, self._real_root)}")
-
-    def _is_above(self, folder: Path) -> bool:
-        """Whether a folder is really a link to what the root lies in."""
-        return folder.is_symlink() and Path(folder).resolve() in Path(self._real_root).parents
 
 
 def _unwrapped(top: _Folder, walk: _Walk, notes: list[str], training: bool) -> _Folder:

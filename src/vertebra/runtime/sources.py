@@ -14,8 +14,19 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from vertebra import __version__
-from vertebra.errors import ImageError
-from vertebra.photo_files import SUFFIXES, entries, is_folder, is_passed_by, is_photo, is_system_folder
+from vertebra.errors import ImageError, warn
+from vertebra.photo_files import (
+    SUFFIXES,
+    CircleError,
+    PassedByError,
+    Way,
+    descend,
+    is_folder,
+    is_link_to_nothing,
+    is_passed_by,
+    is_photo,
+    is_system_folder,
+)
 from vertebra.pixels import Source
 from vertebra.units import size
 
@@ -84,7 +95,7 @@ def _of(name: str) -> Iterator[Photo]:
         yield Photo(name)
         return
     found = False
-    for photo in _below(name, ()):
+    for photo in _below(name, Way(os.path.realpath(name))):
         found = True
         yield photo
     if not found:
@@ -94,42 +105,86 @@ def _of(name: str) -> Iterator[Photo]:
 
 def _matching(pattern: str) -> Iterator[Photo]:
     written = Path(pattern).parts
-    paths = sorted(
-        path
-        for path in glob.iglob(pattern, recursive=True)  # noqa: PTH207 - a pattern may be absolute
+    found = {
+        path: error
+        for path, error in _expanded(pattern)
         if not any(is_system_folder(part) and part not in written for part in Path(path).parts[:-1])
-    )
-    if not paths:
+    }
+    if not found:
         yield Photo(pattern, f"{pattern}: no file matches")
-    for path in paths:
+    for path in sorted(found):
+        if error := found[path]:
+            yield Photo(path, error)
         # `**` gives folders and files alike: a folder's files come by themselves.
-        if "**" in pattern and os.path.isdir(path):  # noqa: PTH112
+        elif "**" not in pattern or not os.path.isdir(path):  # noqa: PTH112
+            yield from _of(path)
+
+
+def _expanded(pattern: str) -> Iterator[tuple[str, str | None]]:
+    """What a pattern stands for, or the reason why a folder below a `**` gives none.
+
+    Not by `glob` alone: its `**` follows links in a circle, until the system has had enough.
+    """
+    before, stars, after = _at_stars(pattern)
+    if not stars:
+        yield from ((path, None) for path in glob.iglob(pattern))  # noqa: PTH207 - a pattern may be absolute
+        return
+    for top in glob.iglob(before) if before else [""]:  # noqa: PTH207
+        if not os.path.isdir(top or os.curdir):  # noqa: PTH112
             continue
-        yield from _of(path)
+        for folder, error in _folders(top, Way(os.path.realpath(top or os.curdir))):
+            if error is None:
+                yield from _expanded(os.path.join(glob.escape(folder), after or "*"))  # noqa: PTH118
+            else:
+                yield folder, error
 
 
-def _below(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[Photo]:
+def _at_stars(pattern: str) -> tuple[str, str, str]:
+    """What is before the first `**` that stands alone between separators, it, and what is behind it."""
+    parts = re.split(r"(?:^|(?<=/))(\*\*)(?:/+|$)", pattern.replace(os.sep, "/"), maxsplit=1)
+    return (parts[0], parts[1], parts[2]) if len(parts) == 3 else (pattern, "", "")
+
+
+def _folders(folder: str, way: Way) -> Iterator[tuple[str, str | None]]:
+    """A folder and all below it, or the reason why one cannot be listed, without those that are hidden."""
+    try:
+        inside, below = descend(folder or os.curdir, way)
+    except CircleError as circle:
+        warn(f"{folder} {circle}: it is not followed.")
+        return
+    except PassedByError as error:
+        yield folder, f"{folder} {error}"
+        return
+    yield folder, None
+    for entry in inside:
+        if is_folder(entry) and not entry.name.startswith("."):
+            yield from _folders(os.path.join(folder, entry.name), below)  # noqa: PTH118
+
+
+def _below(folder: str, way: Way) -> Iterator[Photo]:
     """The photos in a folder and all below it, without what is hidden or a system's own.
 
-    Links to folders are followed, but not in a circle. A folder that cannot be listed comes with the reason.
+    Links to folders are followed, but not in a circle. What cannot be listed, or leads nowhere, comes with the reason.
     """
     try:
-        status = os.stat(folder)  # noqa: PTH116
-        here = (status.st_dev, status.st_ino)
-        if here in above:
-            return
-        inside = entries(folder)
-    except OSError as error:
-        yield Photo(folder, f"{folder} cannot be listed ({error.strerror or error})")
+        inside, below = descend(folder, way)
+    except CircleError as circle:
+        warn(f"{folder} {circle}: it is not followed.")
+        return
+    except PassedByError as error:
+        yield Photo(folder, f"{folder} {error}")
         return
     for entry in inside:
         if is_passed_by(entry):
             continue
         if is_folder(entry):
-            yield from _below(entry.path, (*above, here))
+            yield from _below(entry.path, below)
         elif is_photo(entry):
             # Broken links and pipes too: what is there and cannot be read is named.
             yield Photo(str(Path(entry.path)))
+        elif is_link_to_nothing(entry):
+            # It may have been a folder of photos.
+            yield Photo(str(Path(entry.path)), f"{entry.path} is a link to nothing")
 
 
 # --- the web --------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import csv
 import errno
 import io
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -105,7 +106,8 @@ def default_folder(data: str, model: str) -> Path:
     Raises:
         UsageError: it cannot be made.
     """
-    stem = re.sub(r"[^\w.-]+", "-", Path(data).resolve().stem if Path(data).exists() else data).strip("-") or "data"
+    name = Path(os.path.realpath(data)).stem if os.path.exists(data) else data  # noqa: PTH110 - that of `Path` may raise
+    stem = re.sub(r"[^\w.-]+", "-", name).strip("-") or "data"
     first = Path("runs") / f"{stem}-{model}"
     number, found = 1, first
     while True:
