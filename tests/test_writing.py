@@ -26,6 +26,7 @@ EXCEPTIONS = {
     ("bench/__init__.py", "TemporaryDirectory"): "what is measured; removed at the end",
     ("bench/_files.py", "save"): "into that folder",
     ("bench/_worker.py", "TemporaryDirectory"): "what other tools convert; removed at once",
+    ("cache.py", "mkdtemp"): "a process's own, for what the cache cannot keep; it goes with the process",
     ("data/_named.py", "mkdtemp"): "a folder of photos, which takes its name once it is whole",
     ("data/_named.py", "replace"): "that name",
     ("data/_named.py", "rmtree"): "what is left of one that failed",

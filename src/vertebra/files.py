@@ -48,10 +48,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """
     if not path.parent.is_dir():
         make_folder(path.parent)
-    # With few characters of its name, which may be as long as names can be. Of the rights of any file: not `mkstemp`,
-    # which makes files that only their owner can read.
-    temporary = path.with_name(f".{path.stem[:32]}.{os.urandom(6).hex()}{path.suffix[:16]}")
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    temporary = _new_beside(path)
     try:
         rights = temporary.stat().st_mode
         yield temporary
@@ -65,6 +62,15 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
     if durable:
         sync_folder(path.parent)
+
+
+def _new_beside(path: Path) -> Path:
+    """An empty file `.STEM.0123456789ab.SUFFIX`."""
+    # Of few characters of the name, which may be as long as names can be. With the rights of any file: not `mkstemp`,
+    # which makes files that only their owner can read.
+    temporary = path.with_name(f".{path.stem[:32]}.{os.urandom(6).hex()}{path.suffix[:16]}")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    return temporary
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -94,15 +100,13 @@ def writing(path: Path, kind: type[VertebraError] = VertebraError) -> Iterator[N
         raise kind(f"{path} cannot be written ({error.strerror or error}). Give another place.") from error
 
 
-def check_writable(folder: Path) -> None:
-    """Find out beforehand whether files can be made in a folder.
+def check_writable(path: Path) -> None:
+    """Find out beforehand whether a file can be made in its folder.
 
     Raises:
-        OSError: they cannot.
+        OSError: it cannot.
     """
-    probe = folder / f".{os.urandom(6).hex()}"
-    os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    probe.unlink()
+    _new_beside(path).unlink()
 
 
 def make_folder(folder: Path) -> None:

@@ -1,6 +1,8 @@
 """Times: a device's formula, the fit of a calibration, its keeping, and measuring."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -186,6 +188,29 @@ def test_a_file_of_another_version_or_machine_is_replaced(cache, damage):
     assert json.loads(path.read_text()) == whole
 
 
+def test_two_that_calibrate_at_once_do_it_one_after_the_other(cache, monkeypatch):
+    made, _, _ = cache
+    calibrate, begun, go_on, heard = _calibrate.calibrate, threading.Event(), threading.Event(), []
+
+    def slowly(executor):
+        begun.set()
+        assert go_on.wait(60)
+        return calibrate(executor)
+
+    def hear(text):
+        heard.append(text)
+        if text.startswith("Waiting"):
+            go_on.set()
+
+    monkeypatch.setattr(_calibrate, "calibrate", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(_calibrate.calibrated, "torch")
+        assert begun.wait(60)
+        second = pool.submit(_calibrate.calibrated, "torch", hear)
+        assert first.result() == second.result()
+    assert made == ["torch"] and len(heard) == 1
+
+
 @pytest.mark.parametrize("unrest", ["noise", "others"])
 def test_a_calibration_of_a_busy_machine_is_not_kept(cache, unrest):
     _, extra, folder = cache
@@ -193,7 +218,7 @@ def test_a_calibration_of_a_busy_machine_is_not_kept(cache, unrest):
     heard = []
     _calibrate.calibrated("torch", heard.append)
     assert "not kept" in heard[-1]
-    assert not folder.exists()
+    assert list(folder.iterdir()) == []
 
 
 def test_where_nothing_can_be_written_it_still_works(cache, monkeypatch, tmp_path):

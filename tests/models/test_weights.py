@@ -405,3 +405,43 @@ def test_lite0_on_photos(shared_photos: list[Path]) -> None:
     assert torch.equal(got.argmax(1), wanted.argmax(1))
     right: Tensor = got.argmax(1) == torch.arange(len(shared_photos)) * 10
     assert right.float().mean() > 0.75
+
+
+@pytest.mark.parametrize("how", ["cut short", "no mirror", "sound"])
+def test_a_damaged_download_is_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """As far as it can be: a file without a fault of its own, and one that cannot be had again, give the error."""
+    import hashlib
+
+    from vertebra.models import _checkpoint
+    from vertebra.models._weights import WeightsEnum
+
+    network = create_model("mobilenet_v2", weights=None)
+    file = tmp_path / "net.pth"
+    torch.save(network.state_dict(), file)
+    name = f"net-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}.pth"
+    monkeypatch.setattr(WeightsEnum, "url", property(lambda member: f"https://weights.example/{name}"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("VERTEBRA_OFFLINE", "1")
+    kept = tmp_path / "torch" / "hub" / "checkpoints" / name
+    kept.parent.mkdir(parents=True)
+    content = file.read_bytes()
+    kept.write_bytes(content if how == "sound" else content[:-5000])
+    if how != "no mirror":
+        monkeypatch.setenv("VERTEBRA_WEIGHTS_MIRROR", str(tmp_path))
+        file.rename(tmp_path / name)
+    if how == "cut short":
+        with pytest.warns(VertebraWarning, match=r"is damaged or not the published file.*Fetching it again"):
+            found = create_model("mobilenet_v2", weights="DEFAULT")
+        assert all(torch.equal(value, found.state_dict()[key]) for key, value in network.state_dict().items())
+        assert kept.read_bytes() == content and len(list(kept.parent.iterdir())) == 1
+        return
+
+    def unreadable(*arguments: Any, read: Any = _checkpoint.read, **options: Any) -> Any:
+        if how == "sound":
+            raise WeightsError("not to be read")
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(_checkpoint, "read", unreadable)
+    with pytest.raises(WeightsError, match="not to be read" if how == "sound" else "cut short|damaged|not"):
+        create_model("mobilenet_v2", weights="DEFAULT")
+    assert kept.read_bytes() == (content if how == "sound" else content[:-5000])

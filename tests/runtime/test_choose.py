@@ -1,12 +1,13 @@
 """The engine is chosen by measuring, once; what was measured is kept and used."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 
-from vertebra.cache import cache_dir, fingerprint, keep_json, known_fingerprint, read_json
-from vertebra.files import replacing
+from vertebra.cache import cache_dir
 from vertebra.runtime import choose as module
 from vertebra.runtime import mnn
 from vertebra.runtime.choose import Measured, candidates, choose, fastest, measure, simple_plan
@@ -73,6 +74,28 @@ def test_measured_once_and_kept(tiny_model, timed):
     assert calls == [16, 1]
     (note,) = (cache_dir() / "engines").iterdir()
     assert set(json.loads(note.read_text())["measured"]) == {"batch 16, 2 cores", "batch 1, 2 cores"}
+
+
+def test_two_that_measure_at_once_do_it_one_after_the_other(tiny_model, timed, monkeypatch):
+    calls = timed(onnxruntime=0.02, mnn=0.01)
+    measure, begun, go_on, heard = module.measure, threading.Event(), threading.Event(), []
+
+    def slowly(*arguments, **options):
+        begun.set()
+        assert go_on.wait(60)
+        return measure(*arguments, **options)
+
+    def hear(text):
+        heard.append(text)
+        go_on.set()
+
+    monkeypatch.setattr(module, "measure", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(choose, tiny_model, batch=16, cores=2)
+        assert begun.wait(60)
+        second = pool.submit(choose, tiny_model, batch=16, cores=2, tell=hear)
+        assert first.result() == second.result() and first.result().engine == "mnn"
+    assert calls == [16] and heard == ["waiting for another process that finds the fastest engine"]
 
 
 def test_nothing_is_measured_for_a_few(tiny_model, timed):
@@ -144,55 +167,3 @@ def test_the_predictor_tunes_itself(tiny_model, timed):
     assert network.tune(16).engine == "mnn"
     assert network.tune(16).engine == "mnn"
     assert calls == [16]
-
-
-# --- the cache -------------------------------------------------------------------------------------------------------
-
-
-def test_a_fingerprint_is_taken_again_only_when_the_file_changes(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"one")
-    assert known_fingerprint(path) is None
-    first = fingerprint(path)
-    assert known_fingerprint(path) == first == fingerprint(path)
-    path.write_bytes(b"another")
-    assert known_fingerprint(path) is None
-    assert fingerprint(path) != first
-
-
-def test_a_file_that_cannot_be_read(tmp_path):
-    with pytest.raises(Exception, match="cannot be read"):
-        fingerprint(tmp_path / "none")
-
-
-def test_replacing_leaves_nothing_behind(tmp_path):
-    path = tmp_path / "below" / "file"
-    with replacing(path) as temporary:
-        temporary.write_text("new")
-        assert not path.exists()
-    with pytest.raises(RuntimeError), replacing(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
-    assert path.read_text() == "new" and list(path.parent.iterdir()) == [path]
-    assert path.stat().st_mode & 0o777 == 0o644 & path.stat().st_mode
-
-
-def test_a_cache_that_cannot_be_written_costs_no_result(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("in the way")
-    monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "file"))
-    keep_json(cache_dir() / "a.json", {"a": 1})
-    assert read_json(cache_dir() / "a.json") is None
-
-
-@pytest.mark.parametrize(
-    ("variables", "folder"),
-    [
-        ({"VERTEBRA_CACHE": "/a", "XDG_CACHE_HOME": "/b"}, "/a"),
-        ({"VERTEBRA_CACHE": "", "XDG_CACHE_HOME": "/b"}, "/b/vertebra"),
-        ({"VERTEBRA_CACHE": "", "XDG_CACHE_HOME": "", "HOME": "/home/me"}, "/home/me/.cache/vertebra"),
-    ],
-)
-def test_where_the_cache_is(monkeypatch, variables, folder):
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert str(cache_dir()) == folder

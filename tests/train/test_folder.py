@@ -489,3 +489,32 @@ def test_a_photo_that_is_changed_while_the_run_goes_on_is_told(photos, tmp_path)
     note = next(note for note in found.metrics["notes"] if "changed" in note)
     assert note.startswith(f"While the run went on, a photo has been changed ({victim})")
     assert note in html.unescape(found.report.read_text())
+
+
+# --- from elsewhere ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["probe", "scratch"])
+def test_a_run_is_gone_on_with_from_another_folder(method, photos, small_weights, tmp_path, monkeypatch):
+    """Its data and weights are relative to where it began, also where there are others of that name."""
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+    shutil.copytree(photos, tmp_path / "here" / "photos")
+    shutil.copy(small_weights, tmp_path / "here" / "drawn.pth")
+    shutil.copytree(photos, tmp_path / "there" / "photos" / "blue")
+    folder = tmp_path / "run"
+    options = OPTIONS if method == "scratch" else {"model": "resnet18", "weights": "./drawn.pth"}
+
+    def stop(what, done, total):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(TrainError, match="stopped"):
+        vertebra.train("photos", folder, tell=stop, **options)
+    monkeypatch.chdir(tmp_path / "there")
+    found = resume(folder)
+    assert found.card.classes == ("green", "red")
+    assert found.card.weights.name.endswith("trained on photos")
+    assert str(tmp_path) not in found.card.to_json()
+    with pytest.raises(UsageError, match="is finished"):
+        resume(folder, cwd="/")

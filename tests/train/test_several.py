@@ -1,7 +1,9 @@
 """Several processes, for real: they see what one sees, learn what one learns, and write one set of files."""
 
+import csv
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +18,8 @@ pytest.importorskip("torchvision")
 
 from safetensors.numpy import load_file
 
-from vertebra.train import resume, train
+from vertebra.files import locked
+from vertebra.train import TrainError, resume, train
 from vertebra.train._checkpoint import read_position
 from vertebra.train._folder import CHECKPOINT
 from vertebra.train._loader import batches_of_epoch
@@ -74,6 +77,54 @@ def test_each_photo_is_seen_once_an_epoch(size):
     assert sorted(seen) == list(range(53))
     assert batches_of_epoch(labels, settings, 3)[0].tolist() == batches_of_epoch(labels, settings, 3)[0].tolist()
     assert batches_of_epoch(labels, settings, 3)[0].tolist() != batches_of_epoch(labels, settings, 4)[0].tolist()
+
+
+def told(errors):
+    """The lines that are Vertebra's own; torchrun adds a report of its own."""
+    return [line for line in errors.splitlines() if line.startswith("vertebra: ")]
+
+
+@pytest.fixture
+def begun(shapes_without_broken, tmp_path):
+    """A run of one process that was stopped before its first step, and its photos."""
+    photos = shutil.copytree(shapes_without_broken, tmp_path / "photos")
+
+    def stop(what, done, total):
+        if what.startswith("training"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(TrainError, match="stopped"):
+        train(
+            photos, tmp_path / "run", tell=stop, model="mobilenet_v2", method="scratch", image_size=32, batch_size=8,
+            epochs=30, workers=0,
+        )  # fmt: skip
+    return tmp_path / "run"
+
+
+def test_a_photo_lost_in_one_process_ends_all_and_is_said_once(begun, shapes_without_broken):
+    rows = list(csv.DictReader((begun / "data.csv").open()))
+    lost = next(Path(row["path"]) for row in rows if row["split"] == "train")
+    lost.unlink()
+    process = together("-m", "vertebra", "train", "--resume", str(begun))
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    (line,) = told(errors)
+    assert line.startswith(f"vertebra: {lost}: no such file. What was trained until step ")
+    assert line.endswith(f"Go on with: vertebra train --resume {begun}")
+    # What they kept is sound: one process goes on with it.
+    shutil.copy(shapes_without_broken / lost.parent.name / lost.name, lost)
+    assert resume(begun, epochs=1).metrics["n"] > 0
+
+
+@pytest.mark.slow
+def test_a_run_that_another_process_holds_ends_all_and_is_said_once(begun):
+    with locked(begun, "stop"):
+        process = together("-m", "vertebra", "train", "--resume", str(begun))
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert told(errors) == [
+        f"vertebra: {begun} is being written by another process. Wait until that has ended, or stop it first."
+    ]
 
 
 FILES = {

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vertebra.cache import cache_dir, keep_json, read_json
+from vertebra.cache import cache_dir, keep_json, making, read_json
 from vertebra.errors import UsageError
 from vertebra.machine import processor
 
@@ -50,14 +50,21 @@ def calibrated(executor: str, notify: Callable[[str], None] | None = None) -> Ca
     found = kept(executor)
     if found is not None:
         return found
-    if notify is not None:
-        notify(f"Calibrating this machine for {executor}, once; this takes about 10 s …")
-    result = calibrate(executor)
-    if max(result.noise, result.others) <= MAX_UNREST:
-        keep_json(cache_path(executor), {"format": _FORMAT} | result.to_dict())
-    elif notify is not None:
-        notify("This machine is busy with something else, so the times are too long, and the calibration is not kept.")
-    return result
+    tell = notify or (lambda text: None)
+    # One at a time: two would make each other's times too long.
+    with making(cache_path(executor), lambda: tell("Waiting for another process that calibrates this machine …")):
+        found = kept(executor)
+        if found is not None:
+            return found
+        tell(f"Calibrating this machine for {executor}, once; this takes about 10 s …")
+        result = calibrate(executor)
+        if max(result.noise, result.others) <= MAX_UNREST:
+            keep_json(cache_path(executor), {"format": _FORMAT} | result.to_dict())
+        else:
+            tell(
+                "This machine is busy with something else, so the times are too long, and the calibration is not kept."
+            )
+        return result
 
 
 def kept(executor: str) -> Calibration | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vertebra.cli._options import AllowUnseen, Bits, Ignore
-from vertebra.errors import UsageError, printable
+from vertebra.errors import UsageError, VertebraError, printable
 
 if TYPE_CHECKING:
     from vertebra.train import Classifier
@@ -108,6 +109,12 @@ def run(settings: dict[str, Any], out: Path | None, resume: Path | None) -> None
                 classifier = do(settings.pop("data"), out, tell=tell, **settings)
     except PrecisionError as error:
         _show(error.classifier)
+        raise
+    except VertebraError as error:
+        if getattr(error, "is_told_elsewhere", False):
+            # By the first of several processes, which torchrun would kill before it has, if this one ended sooner.
+            time.sleep(1.0)
+            raise SystemExit(error.exit_code) from error
         raise
     _show(classifier)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -47,33 +46,10 @@ def list_(names: MaybeNames = None, json: Annotated[bool, typer.Option("--json",
 @app.command()
 def fetch(names: Names) -> None:
     """Download what is not here yet, or is here and damaged; prints the paths."""
-    for member in _members(names):
-        typer.echo(str(_sound(member)))
-
-
-def _sound(member: WeightsEnum) -> Path:
-    """The file, fetched again where the one that is here is damaged; that one stays until the new one is whole."""
     from vertebra.models import _download
 
-    path = _download.cached_path(member.url)
-    if not path.is_file():
-        return _download.fetch(member.url)
-    try:
-        _download.verify(path, member.url)
-        return path
-    except WeightsError as error:
-        if member.url.startswith("package:"):
-            raise
-        typer.echo(f"vertebra: {error} Fetching it again.", err=True)
-    damaged = path.with_name(f"{path.name}.damaged")
-    path.rename(damaged)
-    try:
-        _download.fetch(member.url)
-    except BaseException:
-        damaged.rename(path)
-        raise
-    damaged.unlink()
-    return path
+    for member in _members(names):
+        typer.echo(str(_download.sound(member.url)))
 
 
 @app.command()

@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from vertebra.cache import cache_dir
+from vertebra.cache import cache_dir, making
 from vertebra.errors import MissingExtraError
 
 from ._dataset import DataError, Dataset
@@ -69,7 +69,10 @@ def read_named(name: str, *, ignore: Sequence[str] = ()) -> Dataset:
     """
     folder = cache_dir() / "datasets" / name
     if not folder.is_dir():
-        _make(folder, lambda to: _write(_digits() if name == "digits" else _download(name), to))
+        # One process at a time: torchvision downloads into a folder that two would write to.
+        with making(folder.with_name(f"{name}.made")):
+            if not folder.is_dir():
+                _make(folder, lambda to: _write(_digits() if name == "digits" else _download(name), to))
     return replace(read_folder(folder, ignore=ignore), name=name)
 
 

@@ -39,7 +39,7 @@ def check_target(path: Path) -> None:
         except CardError as error:
             raise UsageError(f"{path} is there already and is not an ONNX file. Give another name.") from error
     try:
-        check_writable(folder)
+        check_writable(path)
     except OSError as error:
         raise _not_written(path, error) from error
 

@@ -23,7 +23,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from vertebra.errors import WeightsError
+from vertebra.cache import making
+from vertebra.errors import WeightsError, warn
 from vertebra.files import sync_folder
 
 from . import _transfer
@@ -90,6 +91,49 @@ def fetch(url: str, progress: bool = True, check_hash: bool = True) -> Path:
     except OSError as error:
         raise _transfer.disk_error(error, path) from error
     return path
+
+
+def sound(url: str, progress: bool = True) -> Path:
+    """The verified file of a published URL: a damaged one is fetched again, and stays until the new one is whole.
+
+    Args:
+        url: as `fetch` takes it.
+        progress: as `fetch` takes it.
+
+    Raises:
+        WeightsError: the file of a package is damaged, or a damaged one cannot be fetched again.
+    """
+    path = cached_path(url)
+    with making(path):
+        if not path.is_file():
+            return fetch(url, progress)
+        try:
+            verify(path, url)
+            return path
+        except WeightsError as error:
+            if url.startswith(_PACKAGE):
+                raise
+            warn(f"{error} Fetching it again.")
+        damaged = path.with_name(f"{path.name}.damaged")
+        path.rename(damaged)
+        try:
+            fetch(url, progress)
+        except BaseException:
+            damaged.rename(path)
+            raise
+        damaged.unlink()
+    return path
+
+
+def is_sound_again(url: str, progress: bool = True) -> bool:
+    """Whether a file that could not be read is what was published now, be it that it was fetched again."""
+    if url.startswith(_PACKAGE) or _hash_in(_file_name(url)) is None:
+        return False
+    try:
+        sound(url, progress)
+    except WeightsError:
+        return False  # the reader's error says more
+    return True
 
 
 def verify(path: Path, url: str) -> None:

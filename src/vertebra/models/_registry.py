@@ -106,7 +106,12 @@ def build(
     path = source if isinstance(source, Path) else _download.fetch(source.url, progress=progress)
     # The cache's files are only ever replaced whole. A file of one's own may be saved over: it is copied.
     mapped = not isinstance(source, Path) or path.parent.absolute() == _download.hub_dir().absolute()
-    content = _checkpoint.read(path, mapped=mapped)
+    try:
+        content = _checkpoint.read(path, mapped=mapped)
+    except WeightsError:
+        if isinstance(source, Path) or not _download.is_sound_again(source.url, progress):
+            raise
+        content = _checkpoint.read(path, mapped=mapped)
     check_architecture(content.card, _name_of(weights_enum), path)
     cls = _network_class(network)
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vertebra.cache import cache_dir, fingerprint, keep_json, known_fingerprint, read_json
+from vertebra.cache import cache_dir, fingerprint, keep_json, known_fingerprint, making, read_json
 from vertebra.card import Card, read_card
 from vertebra.errors import VertebraError
 from vertebra.machine import processor
@@ -100,22 +100,30 @@ def choose(
     if digest is None:
         return plans[0]
     note = cache_dir() / "engines" / f"{digest}.json"
-    kept = read_json(note)
-    if kept is None and not may_measure:
-        return plans[0]
     key = f"batch {batch}, {cores} cores{', decoding' if decoding else ''}"
-    # Another version of an engine, or another processor, makes what was measured void.
-    setting = {"processor": processor(), "versions": _versions()}
-    if kept is None or kept.get("setting") != setting:
-        kept = {"setting": setting, "measured": {}}
-    measured = _from_json(kept["measured"].get(key), plans)
+    measured = _from_json(_kept(note).get(key), plans)
     if measured is None:
         if not may_measure:
             return plans[0]
-        measured = measure(path, plans, batch, tell, decoding=decoding)
-        kept["measured"][key] = [asdict(entry) for entry in measured]
-        keep_json(note, kept)
+        with making(note, lambda: tell("waiting for another process that finds the fastest engine")):
+            # One at a time: two would disturb each other, and the second finds what the first has kept.
+            measured = _from_json(_kept(note).get(key), plans)
+            if measured is None:
+                measured = measure(path, plans, batch, tell, decoding=decoding)
+                found = _kept(note) | {key: [asdict(entry) for entry in measured]}
+                keep_json(note, {"setting": _setting(), "measured": found})
     return fastest(measured, images, _GAIN_DECODING if decoding else _GAIN).plan
+
+
+def _kept(note: Path) -> dict[str, Any]:
+    """What was measured here; another version of an engine, or another processor, makes it void."""
+    found = read_json(note)
+    measured = found["measured"] if found is not None and found.get("setting") == _setting() else {}
+    return measured if isinstance(measured, dict) else {}
+
+
+def _setting() -> dict[str, Any]:
+    return {"processor": processor(), "versions": _versions()}
 
 
 def fastest(measured: list[Measured], images: int | None, gain: float = _GAIN) -> Measured:

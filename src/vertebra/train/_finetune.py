@@ -124,7 +124,7 @@ class _Beginning:
 def _prepare(settings: Settings, folder: Path, world: World, tell: Tell) -> None:
     clock = Clock()
     with clock.step("finding the photos"):
-        dataset = open_dataset(settings.data, ignore=settings.ignore, allow_unseen=settings.allow_unseen)
+        dataset = open_dataset(settings.data_from_here, ignore=settings.ignore, allow_unseen=settings.allow_unseen)
         states = dict(zip((p.path for p in dataset.photos), states_of(p.path for p in dataset.photos), strict=True))
     begin = _from_probe if settings.method == "finetune" else _from_nothing
     beginning = begin(settings, dataset, clock, tell)
@@ -229,7 +229,7 @@ def _from_probe(settings: Settings, dataset: Dataset, clock: Clock, tell: Tell) 
         "size": card.preprocessing.crop_size,
     }
     preprocessing = view_of(settings, card.preprocessing, settings.image_size)
-    network, notes = with_head(body, settings.weights, head)
+    network, notes = with_head(body, settings.weights_from_here, head)
     return _Beginning(photos, splits, network, preprocessing, probe, notes)
 
 
@@ -308,9 +308,9 @@ def _trainer(
         preprocessing = get_model_weights(settings.model)["DEFAULT"].preprocessing
         network = _drawn(settings, settings.image_size or preprocessing.crop_size, len(names))
     else:
-        preprocessing = read_card(exported(settings.model, settings.weights)).preprocessing
+        preprocessing = read_card(exported(settings.model, settings.weights_from_here)).preprocessing
         # Its weights come from the checkpoint.
-        network = create_model(settings.model, weights=settings.weights, num_classes=len(names))
+        network = create_model(settings.model, weights=settings.weights_from_here, num_classes=len(names))
     preprocessing = view_of(settings, preprocessing, settings.image_size)
     train, val = (_part(table[name], names) for name in ("train", "val"))
     return Trainer(settings, network, preprocessing, train, val, folder, world, tell), names
@@ -392,7 +392,7 @@ def _outcome(
     digest = hashlib.sha256()
     for tensor in network.state_dict().values():
         digest.update(tensor.contiguous().numpy().tobytes())
-    body = None if settings.method == "scratch" else read_card(exported(settings.model, settings.weights))
+    body = None if settings.method == "scratch" else read_card(exported(settings.model, settings.weights_from_here))
     source = body.weights.name if body is not None and body.weights is not None else "random weights"
     verb = "fine-tuned" if settings.method == "finetune" else "trained"
     return Outcome(

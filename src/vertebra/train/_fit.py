@@ -156,10 +156,8 @@ class Trainer:
             if isinstance(batch, str) or lost is not None:
                 self._read(pending, window, position, every=True)
                 self._save(position)
-                raise TrainError(
-                    f"{lost}. What was trained until step {position.step:,} is kept. Put the photo back: a run goes "
-                    f"on with those that it began with. {self._go_on()}"
-                )
+                text = f"What was trained until step {position.step:,} is kept. Put the photo back: a run goes on with "
+                raise self.world.told(TrainError(f"{lost}. {text}those that it began with. {self._go_on()}"))
             progress = clock.progress(position.step)
             lr = float(self.settings.lr) * recipe.rate(self.settings, progress, self.settings.epochs)
             sums = self.world.sum(self._step(batch, position.step, progress, lr))
@@ -356,7 +354,7 @@ class Trainer:
             pixels.close()  # type: ignore[attr-defined]
         lost = self.world.first_of(lost)
         if lost is not None:
-            raise TrainError(f"{lost}. {self._go_on()}")
+            raise self.world.told(TrainError(f"{lost}. {self._go_on()}"))
         return self.world.sum(found.to(self.world.device)).float().cpu().numpy()
 
     def _save(self, position: Position) -> None:

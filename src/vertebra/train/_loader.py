@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -175,12 +176,14 @@ def stream(
         start: steps that have been done.
         part: the number of this process, and how many there are.
         total: steps in all, which `progress` is measured by.
-        workers: processes that decode; 0: none but this one.
+        workers: processes that decode; 0: none but this one. Where they would run the script again that has called
+            this, and the settings do not ask for them, there are none.
         pin: keep batches where a GPU fetches them fastest.
     """
     draws = _Draws(photos.labels, photos.settings, start, part, total)
-    # Forked: a worker is there at once and holds no second copy of torch. It never touches a GPU.
-    context = "fork" if workers and "fork" in torch.multiprocessing.get_all_start_methods() else None
+    context = start_method() if workers else None
+    if context == "spawn" and photos.settings.workers is None and not is_guarded():
+        workers, context = 0, None
     return iter(
         DataLoader(
             photos,
@@ -192,6 +195,31 @@ def stream(
             pin_memory=pin,
         )
     )
+
+
+def start_method() -> str:
+    """How workers are started.
+
+    On Linux by a fork: a worker is there at once and holds no second copy of torch; it never touches a GPU. On macOS
+    the system's libraries do not stand a fork, and Windows has none: there a worker is a new Python, which imports the
+    main module once more (https://docs.pytorch.org/docs/stable/data.html#platform-specific-behaviors).
+    """
+    return "fork" if sys.platform == "linux" else "spawn"
+
+
+def is_guarded() -> bool:
+    """Whether a new Python can import the main module without doing what it does once more.
+
+    That is known of this package's command, and of what is typed into an interpreter; not of other scripts, whose
+    `if __name__ == "__main__":` cannot be seen from here.
+    """
+    main = sys.modules.get("__main__")
+    name = getattr(getattr(main, "__spec__", None), "name", "")
+    file = getattr(main, "__file__", None)
+    if file is None or name.partition(".")[0] == "vertebra":
+        return True
+    script = Path(file).parent if Path(file).stem == "__main__" else Path(file)  # of Windows: vertebra.exe/__main__.py
+    return script.stem in ("vertebra", "vertebra-script")
 
 
 def _collate(entries: list[tuple[Tensor, int] | str]) -> Batch | str:

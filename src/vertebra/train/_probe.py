@@ -111,7 +111,7 @@ def features_of(settings: Settings, dataset: Dataset, clock: Clock, tell: Tell) 
     """The exported body, what it made of all photos, and those that can be used."""
     with clock.step("exporting the pretrained network"):
         tell(f"exporting {settings.model}", 0, 1)
-        body = exported(settings.model, settings.weights)
+        body = exported(settings.model, settings.weights_from_here)
     with clock.step("decoding and computing features"):
         view = view_of(settings, read_card(body).preprocessing)
         seen = compute_features(dataset, body, view, lambda done, total: tell("computing features", done, total))
@@ -124,7 +124,7 @@ def run_probe(settings: Settings, folder: Path, tell: Tell) -> Classifier:
     """The whole of a run by the method "probe"; one that was stopped finds its features in the cache."""
     clock = Clock()
     with clock.step("finding the photos"):
-        dataset = open_dataset(settings.data, ignore=settings.ignore, allow_unseen=settings.allow_unseen)
+        dataset = open_dataset(settings.data_from_here, ignore=settings.ignore, allow_unseen=settings.allow_unseen)
     body, seen, photos = features_of(settings, dataset, clock, tell)
     features, names = seen.features[photos.usable], photos.names
     splits = np.array([photo.split or "" for photo in photos.photos])
@@ -164,7 +164,7 @@ def run_probe(settings: Settings, folder: Path, tell: Tell) -> Classifier:
                 what, chosen, photos.labels[pool][own], probe.logits(own), calibration, names,
                 pictures=photos.pictures[pool][own], fit=probe.refitted, parts=folds[own],
             )  # fmt: skip
-    network, of_weights = with_head(body, settings.weights, probe.head)
+    network, of_weights = with_head(body, settings.weights_from_here, probe.head)
     notes = [
         *of_weights,
         *remarks(photos, held.photos, settings, [photos.photos[i] for i in pool[unmeasured].tolist()]),

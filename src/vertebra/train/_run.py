@@ -196,7 +196,7 @@ def remarks(data: Labelled, held: Sequence[Photo], settings: Settings, unmeasure
     without = {photo.label for photo in data.photos} - {photo.label for photo in [*held, *unmeasured]}
     if held:
         found += unseen(without, len(data.names), "the held-out ones")
-    if seen := seen_before(settings.weights, held, data, settings.decoding):
+    if seen := seen_before(settings.weights_from_here, held, data, settings.decoding):
         found.append(
             f"The weights come from a run that was trained on {seen:,} of these {len(held):,} photos or on copies of "
             "them, so it looks better than it is."

@@ -43,6 +43,7 @@ class Settings:
     # Share of a photo's shorter side that the network sees, as in timm; papers on ImageNet cut off the rest of 0.875.
     crop_pct: float = 1.0
     bits: int | None = None  # that 16-bit files use which do not say it: white is 2**bits - 1; None: 16
+    cwd: str | None = None  # folder that `data` and `weights` are relative to; None: neither is
 
     preset: str | None = None  # see `_presets`
     epochs: int = 5
@@ -104,6 +105,22 @@ class Settings:
         return Decoding(bits=self.bits)
 
     @property
+    def data_from_here(self) -> str:
+        """`data` as it is found from this folder, wherever the run began."""
+        return self._from_here(self.data)
+
+    @property
+    def weights_from_here(self) -> str:
+        """`weights` as they are found from this folder, wherever the run began."""
+        return self._from_here(self.weights)
+
+    def _from_here(self, text: str) -> str:
+        if self.cwd is None or Path(self.cwd).resolve() == Path.cwd():
+            return text
+        path = Path(self.cwd, text)  # which an absolute one is as it is
+        return str(path) if path.exists() else text
+
+    @property
     def seconds(self) -> float | None:
         """The time budget.
 
@@ -120,7 +137,7 @@ class Settings:
 
     def shown(self) -> dict[str, str]:
         """What has a value and matters for the method, for people."""
-        used = self._used()
+        used = {name: value for name, value in self._used().items() if name != "cwd"}
         return {name: ", ".join(value) if isinstance(value, tuple) else str(value) for name, value in used.items()}
 
     def _used(self) -> dict[str, Any]:
@@ -195,7 +212,7 @@ _REMOVED = {
     )
 }
 # What a run of any method begins with.
-_BEGINNING = ("data", "ignore", "allow_unseen", "model", "weights", "method", "seed", "crop_pct", "bits")
+_BEGINNING = ("data", "ignore", "allow_unseen", "model", "weights", "method", "seed", "crop_pct", "bits", "cwd")
 # What cannot change in the middle of a run: what has been done already follows from these.
 FIXED = (*_BEGINNING, "preset", "batch_size", "image_size", "optimizer", "ema")
 # The fields that mean something for the probe.

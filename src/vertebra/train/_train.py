@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +61,11 @@ def train(
         TrainError: the run cannot go on; says what is kept, and how to go on with it.
         PrecisionError: with `strict`: the run is finished and kept, and does not reach `precision`.
     """
+    _refuse_worker()
     settings = Settings.from_mapping({"data": os.fspath(data), **options}, "train()")
     world = current_world()
+    if any(not Path(text).is_absolute() and Path(text).exists() for text in (settings.data, settings.weights)):
+        settings = replace(settings, cwd=str(Path.cwd()))  # the run may be gone on with from elsewhere
     folder: Path | None = None
     with ExitStack() as held:
         with world.together():
@@ -68,6 +73,19 @@ def train(
                 folder = held.enter_context(_begun(settings, out))
         classifier = _run(settings, world.shared(folder), world, tell)
     return _checked(classifier, settings)
+
+
+def _refuse_worker() -> None:
+    """Refuse to train in a worker that has imported a script which trains as it is imported.
+
+    Raises:
+        UsageError: this is one.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise UsageError(
+            "a script that trains with workers is imported by each of them here, and must not begin to train then. "
+            "Put what it does below if __name__ == '__main__':, or train with workers=0."
+        )
 
 
 @contextmanager
@@ -86,6 +104,10 @@ def _begun(settings: Settings, out: str | os.PathLike[str] | None) -> Iterator[P
             try:
                 write_whole(folder / SETTINGS, settings.to_toml().encode("utf-8", "surrogateescape"))
             except OSError as error:
+                with suppress(OSError):  # where its name alone was not synced
+                    (folder / SETTINGS).unlink(missing_ok=True)
+                if (folder / SETTINGS).exists():
+                    raise not_written(folder / SETTINGS, error) from error
                 raise TrainError(
                     f"{folder / SETTINGS} cannot be written ({error.strerror or error}). Nothing was begun. Make room "
                     "there, or give another --out, and run the same command again."
@@ -119,6 +141,7 @@ def resume(run: str | os.PathLike[str], *, tell: Tell = lambda what, done, total
         InUseError: another process trains in the folder.
         TrainError, PrecisionError: as `train` does.
     """
+    _refuse_worker()
     folder = Path(run)
     if not (folder / SETTINGS).is_file():
         raise UsageError(

@@ -86,7 +86,7 @@ class World:
         """Around what some processes do while the others wait: where one fails, all of them do.
 
         Every process must go in. Outside, each one's own error is raised as it is, or a `TrainError` that says what
-        another one's says; `is_told_elsewhere` tells that the first process says it too.
+        another one's says, as `told` has it.
         """
         if self.size == 1:
             yield
@@ -103,8 +103,13 @@ class World:
         if found is None:
             return
         error = own or TrainError(found[0])
-        vars(error).update(exit_code=found[1], is_told_elsewhere=not self.first)
-        raise error
+        vars(error).update(exit_code=found[1])
+        raise self.told(error)
+
+    def told(self, error: Exception) -> Exception:
+        """An error that every process raises; `is_told_elsewhere` where it is enough that the first one says it."""
+        vars(error).update(is_told_elsewhere=not self.first)
+        return error
 
     def average(self, tensors: Iterable[Tensor]) -> None:
         """Of all processes, in place; whole numbers are left alone."""

@@ -1,0 +1,86 @@
+"""How the processes that decode are started, on each system and from each kind of script."""
+
+import multiprocessing
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("torchvision")
+
+import torch
+
+import vertebra
+from vertebra.card import Preprocessing
+from vertebra.errors import UsageError
+from vertebra.train import Settings, _loader, resume
+from vertebra.train._loader import TrainPhotos, is_guarded, start_method, stream
+
+
+@pytest.mark.parametrize(("platform", "method"), [("linux", "fork"), ("darwin", "spawn"), ("win32", "spawn")])
+def test_each_system_has_its_way(monkeypatch, platform, method):
+    monkeypatch.setattr(sys, "platform", platform)
+    assert start_method() == method
+
+
+@pytest.mark.parametrize(
+    ("file", "module", "guarded"),
+    [
+        ("/usr/lib/python3/site-packages/vertebra/__main__.py", "vertebra.__main__", True),  # python -m vertebra
+        ("/usr/local/bin/vertebra", None, True),
+        (r"C:\Python\Scripts\vertebra.exe\__main__.py".replace("\\", "/"), None, True),
+        (None, None, True),  # a notebook, `python -c`
+        ("/home/me/train.py", None, False),
+        ("/home/me/train/__main__.py", "train.__main__", False),
+    ],
+)
+def test_which_main_modules_can_be_imported_once_more(monkeypatch, file, module, guarded):
+    main = SimpleNamespace(__spec__=module and SimpleNamespace(name=module))
+    if file is not None:
+        main.__file__ = file
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    assert is_guarded() is guarded
+
+
+def batches(shapes, settings, **options):
+    paths = sorted(Path(shapes).glob("*/*.png"))[:12]
+    photos = TrainPhotos(paths, np.arange(12) % 3, settings, Preprocessing(32, 32))
+    found = stream(photos, start=0, part=(0, 1), total=3, **options)
+    return [next(found) for _ in range(2)], len(multiprocessing.active_children())
+
+
+def check_same(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one[0], other[0])
+        assert torch.equal(one[1], other[1])
+
+
+def test_a_script_is_not_run_once_more_by_workers_that_nobody_asked_for(shapes_without_broken, monkeypatch):
+    monkeypatch.setattr(_loader, "start_method", lambda: "spawn")
+    monkeypatch.setattr(_loader, "is_guarded", lambda: False)
+    settings = Settings("", method="scratch", batch_size=6, image_size=32)
+    expected, _ = batches(shapes_without_broken, settings, workers=0)
+    found, children = batches(shapes_without_broken, settings, workers=2)
+    assert children == 0
+    check_same(found, expected)
+
+
+@pytest.mark.slow
+def test_workers_that_are_a_new_python_give_the_same(shapes_without_broken, monkeypatch):
+    monkeypatch.setattr(_loader, "start_method", lambda: "spawn")
+    settings = Settings("", method="scratch", batch_size=6, image_size=32, augment="trivial", workers=1)
+    expected, _ = batches(shapes_without_broken, settings, workers=0)
+    found, children = batches(shapes_without_broken, settings, workers=1)
+    assert children == 1
+    check_same(found, expected)
+
+
+def test_a_worker_that_imports_the_script_trains_nothing(shapes, tmp_path, monkeypatch):
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    for call in (lambda: vertebra.train(shapes, tmp_path / "run"), lambda: resume(tmp_path / "run")):
+        with pytest.raises(UsageError, match=r"below if __name__ == '__main__':, or train with workers=0"):
+            call()
+    assert not (tmp_path / "run").exists()
