@@ -541,3 +541,17 @@ def test_a_network_is_freed_with_its_last_reference(tiny_model, photos, monkeypa
         assert len(engines) == 2 and not any(engine() for engine in engines)
     finally:
         gc.enable()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are text on this system")
+@pytest.mark.parametrize("brief", [False, True])
+def test_a_file_whose_name_is_no_text(tiny_model, tmp_path, brief):
+    path = tmp_path / "caf\udce9.onnx"
+    path.write_bytes(tiny_model.read_bytes())
+    picture = Image.new("RGB", (40, 40), (200, 30, 90))
+    photo = tmp_path / "a.png"
+    picture.save(photo)
+    found, expected = (
+        Predictor(each, engine="onnxruntime", brief=brief).predict(str(photo)) for each in (path, tiny_model)
+    )
+    assert found.predictions == expected.predictions

@@ -173,11 +173,14 @@ class OnnxRuntimeEngine:
         # Its warnings are about the graph, not for the one who predicts with it; errors are raised all the same.
         options.log_severity_level = 3
         self.lanes = plan.lanes
-        model: str | bytes = os.fspath(path)
         try:
+            # It takes names in UTF-8 alone.
+            is_text = not any("\ud800" <= character <= "\udfff" for character in os.fspath(path.resolve()))
+            model: str | bytes = os.fspath(path) if is_text else path.read_bytes()
             if plan.brief:
                 options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
                 options.add_session_config_entry("session.disable_prepacking", "1")
+            if plan.brief and is_text:
                 # Not through a link: it may lead out of the folder, and that is not allowed.
                 real = path.resolve()
                 options.add_session_config_entry(
