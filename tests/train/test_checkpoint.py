@@ -97,7 +97,7 @@ def test_the_best_weights_that_a_checkpoint_names_are_kept(tmp_path):
     save(tmp_path, POSITION, network, optimizer, averaged, FIRST)
     assert {path.name for path in tmp_path.iterdir()} == {CHECKPOINT, best_file(tmp_path, 4).name}
     with safe_open(tmp_path / CHECKPOINT, "pt") as file:
-        assert set(file.metadata()) == {"position"}
+        assert set(file.metadata()) == {"position", "sha256"}
         assert json.loads(file.metadata()["position"]) == dataclasses.asdict(POSITION)
 
 

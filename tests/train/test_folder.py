@@ -211,13 +211,13 @@ def whole(photos, tmp_path_factory):
 
 # Some of the operations of a run, the most telling ones; all of them by `-m slow`.
 SOME = (1, 6, 9, 18, 24, 30, 36, 41, 55, 63, 76, 84, 91, 97, 109, 111)
-ALL = tuple(range(1, 113))
+ALL = tuple(range(1, 114))
 
 
 def test_the_moments_are_those_of_the_whole_run(whole):
     """Else the sweeps below leave some out."""
     assert len(whole[1]) == len(ALL)
-    removed = [number for number, (kind, _) in enumerate(whole[1]) if kind == "remove"]
+    removed = [number for number, (kind, name) in enumerate(whole[1]) if kind == "remove" and name[0] != "."]
     finished = whole[1].index(("replace", "metrics.json"))
     assert [name for _, name in whole[1][finished + 2 :]] == [
         "checkpoint.safetensors",
@@ -489,6 +489,37 @@ def test_a_photo_that_is_changed_while_the_run_goes_on_is_told(photos, tmp_path)
     note = next(note for note in found.metrics["notes"] if "changed" in note)
     assert note.startswith(f"While the run went on, a photo has been changed ({victim})")
     assert note in html.unescape(found.report.read_text())
+
+
+def test_a_table_that_says_otherwise_is_refused(begun):
+    table = begun / "data.csv"
+    sound = table.read_text()
+    lines = sound.splitlines(keepends=True)
+    first = next(i for i, line in enumerate(lines) if ",red,train," in line)
+    others = [*lines[:first], lines[first].replace(",red,", ",green,"), *lines[first + 1 :]]
+    for damaged in ("".join(others), "".join(lines[:-1]), "".join([lines[0], *lines[:0:-1]])):
+        table.write_text(damaged)
+        with pytest.raises(TrainError, match=r"data\.csv has other photos, labels or splits than the run began with"):
+            resume(begun)
+    table.write_text(sound[: sound.rindex(",", 0, sound.rindex(","))])  # in the middle of the last line
+    with pytest.raises(TrainError, match=r"data\.csv cannot be read \(a line is cut off\)"):
+        resume(begun)
+    table.write_text(sound)
+    assert resume(begun).metrics["n"] > 0
+
+
+@pytest.mark.parametrize("name", ["checkpoint.safetensors", "best-0.safetensors"])
+def test_damaged_weights_are_not_trained_on(begun, name):
+    """A bit of a number: the file is still one of its format."""
+    path = begun / name
+    sound = path.read_bytes()
+    path.write_bytes(sound[:-9] + bytes([sound[-9] ^ 0x80]) + sound[-8:])
+    told = rf"{name} cannot be used \(it is damaged: its SHA-256 is another"
+    with pytest.raises(TrainError, match=told):
+        checkpoint_module.load_best(begun, 0) if name.startswith("best") else resume(begun)
+    path.unlink()
+    with pytest.raises(TrainError, match=rf"{name} cannot be used"):
+        checkpoint_module.load_best(begun, 0) if name.startswith("best") else checkpoint_module.read_position(begun)
 
 
 # --- from elsewhere ---------------------------------------------------------------------------------------------------

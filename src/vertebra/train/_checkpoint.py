@@ -7,6 +7,7 @@ follow from the seed and the step.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -92,11 +93,44 @@ def read_position(folder: Path) -> Position:
         with safe_open(folder / CHECKPOINT, "pt") as file:
             return Position(**json.loads(file.metadata()["position"]))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise _unusable(folder, error) from error
+        raise _unusable(folder / CHECKPOINT, error) from error
 
 
-def _unusable(folder: Path, error: Exception) -> TrainError:
-    return TrainError(f"{folder / CHECKPOINT} cannot be used ({error}). Start a new run, or put the file back.")
+def load_best(folder: Path, step: int) -> dict[str, Tensor]:
+    """The weights of that step.
+
+    Raises:
+        TrainError: the file is missing or damaged.
+    """
+    return _read(best_file(folder, step))[0]
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata, as they were written."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _unusable(path, error) from error
+    # Those of earlier versions have none.
+    if metadata.get("sha256", digest := _digest(tensors, metadata)) != digest:
+        raise _unusable(path, "it is damaged: its SHA-256 is another than when it was written")
+    return tensors, metadata
+
+
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 of all that a file holds, but for the digest itself: 64 hex digits."""
+    digest = hashlib.sha256(metadata.get("position", "").encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _unusable(path: Path, error: Exception | str) -> TrainError:
+    return TrainError(f"{path} cannot be used ({error}). Start a new run, or put the file back.")
 
 
 def load(
@@ -114,21 +148,20 @@ def load(
         TrainError: the file is damaged, or of another network.
     """
     position = read_position(folder)
+    stored, _ = _read(folder / CHECKPOINT)
     try:
-        with safe_open(folder / CHECKPOINT, "pt") as file:
-            stored = set(file.keys())
-            for name, tensor in network.state_dict().items():
-                tensor.copy_(file.get_tensor(f"network.{name}"))
-                if averaged is not None:
-                    averaged[name] = tensor.clone()
-                    if f"averaged.{name}" in stored:
-                        averaged[name].copy_(file.get_tensor(f"averaged.{name}"))
-            for name, parameter in network.named_parameters():
-                keys = [k for k in stored if k.startswith("optimizer.") and k.split(".", 2)[2] == name]
-                if keys and parameter.requires_grad:
-                    optimizer.state[parameter] = {k.split(".")[1]: _like(file.get_tensor(k), parameter) for k in keys}
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise _unusable(folder, error) from error
+        for name, tensor in network.state_dict().items():
+            tensor.copy_(stored[f"network.{name}"])
+            if averaged is not None:
+                averaged[name] = tensor.clone()
+                if f"averaged.{name}" in stored:
+                    averaged[name].copy_(stored[f"averaged.{name}"])
+        for name, parameter in network.named_parameters():
+            keys = [k for k in stored if k.startswith("optimizer.") and k.split(".", 2)[2] == name]
+            if keys and parameter.requires_grad:
+                optimizer.state[parameter] = {k.split(".")[1]: _like(stored[k], parameter) for k in keys}
+    except (KeyError, RuntimeError) as error:
+        raise _unusable(folder / CHECKPOINT, error) from error
     return position
 
 
@@ -144,5 +177,6 @@ def _like(value: Tensor, parameter: Tensor) -> Tensor:
 
 
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    metadata = metadata | {"sha256": _digest(tensors, metadata)}
     with going_on(path, SafetensorError), replacing(path, durable=True) as temporary:
         save_file(tensors, temporary, metadata)

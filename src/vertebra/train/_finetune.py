@@ -39,6 +39,7 @@ from ._folder import (
     read_table,
     remove_progress,
     resume_command,
+    table_digest,
     write_json,
     write_text,
 )
@@ -153,6 +154,7 @@ def _prepare(settings: Settings, folder: Path, world: World, tell: Tell) -> None
             "pictures": {name: photos.pictures[_places(beginning.splits, name)].tolist() for name in ("val", "test")},
             "leaked": leaked(photos, beginning.splits, _held_split(beginning)),
             "states": [states[photo.path] for photo in photos.photos],
+            "table": table_digest(folder),
         },
     )
     write_text(folder / SETTINGS, settings.to_toml())
@@ -182,8 +184,13 @@ def _refuse_changed(folder: Path, tell: Tell) -> None:
     """Refuse to learn from other photos than the run began with.
 
     Raises:
-        TrainError: some have another content; says which.
+        TrainError: some have another content, which are named; or the table says otherwise what they are.
     """
+    if _start(folder).get("table", digest := table_digest(folder)) != digest:
+        raise TrainError(
+            f"{folder / DATA} has other photos, labels or splits than the run began with. Put it back, or start a new "
+            "run."
+        )
     changed = _changed(folder, tell)
     if changed:
         raise TrainError(

@@ -26,7 +26,7 @@ from vertebra.runtime.pipeline import in_order
 
 from . import _recipe as recipe
 from ._calibrate import cross_entropy, fit_temperature
-from ._checkpoint import Position, best_file, load, save, save_best
+from ._checkpoint import Position, load, load_best, save, save_best
 from ._figures import Figures, Pending, Window
 from ._folder import TrainError, resume_command
 from ._limits import check_photos
@@ -136,9 +136,7 @@ class Trainer:
 
     def _take(self, step: int) -> None:
         """The best weights into the network."""
-        from safetensors.torch import load_file
-
-        weights = load_file(best_file(self.folder, step))
+        weights = load_best(self.folder, step)
         with torch.no_grad():
             for name, tensor in self.network.state_dict().items():
                 tensor.copy_(weights[name])

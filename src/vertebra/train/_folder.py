@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import hashlib
 import io
 import json
 import os
@@ -233,13 +234,24 @@ def read_hashes(folder: Path) -> tuple[list[Path], list[str]]:
     return [Path(row["path"]) for row in rows], [row.get("sha256") or "" for row in rows]
 
 
+def table_digest(folder: Path) -> str:
+    """SHA-256 of what decides a run in its table: labels, splits and contents in their order, wherever the photos lie.
+
+    Raises:
+        TrainError: the table is gone or damaged.
+    """
+    rows = [[row["label"], row["split"], row.get("sha256")] for row in _rows(folder)]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
 def _rows(folder: Path) -> list[dict[str, str]]:
     path = folder / DATA
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             found = list(csv.DictReader(file))
         for row in found:
-            _ = row["path"], row["label"], row["split"]
+            if None in (row["path"], row["label"], row["split"]):
+                raise csv.Error("a line is cut off")
     except (OSError, KeyError, csv.Error) as error:
         raise TrainError(f"{path} cannot be read ({error}). Start a new run.") from error
     return found
