@@ -36,6 +36,8 @@ SOURCE = Path("src") / "vertebra"
 # Module -> the tests that are to notice, the fastest that are enough; what follows a path are pytest's options.
 DATASET = "tests/data/test_dataset.py"
 TESTS: dict[str, list[str]] = {
+    "cache.py": ["tests/test_cache.py"],
+    "data/_shelf.py": ["tests/data/test_shelf.py"],
     "data/_layout.py": ["tests/data/test_layout.py", DATASET],
     "data/_table.py": ["tests/data/test_table.py", DATASET],
     "data/_table_file.py": ["tests/data/test_table.py", DATASET],
@@ -68,6 +70,7 @@ TESTS: dict[str, list[str]] = {
 
 # Survivors that no test can kill: what is in the mutant's line, and why nothing changes.
 EQUIVALENT: dict[str, dict[str, str]] = {
+    "cache.py": {'os.name <= "nt"': "the names of systems are nt and posix"},
     "data/_layout.py": {
         "sorted(inside[ 1])": "the folders in them are the same",
         "len(inside[0]) != 1": "a folder that has photos, and none directly in it, has at least one folder",

@@ -88,6 +88,8 @@ def test_parts_of_a_checksum_are_told_apart():
     found = {checksum(*parts) for parts in ((), ("",), ("ab",), ("a", "b"), ("", "ab"), ("b", "a"), (b"a", "b", "c"))}
     assert len(found) == 7 and {len(one) for one in found} == {16}
     assert checksum("ä") == checksum("ä".encode())
+    # Another sum would make all void that is kept.
+    assert checksum("a", b"bc").hex() == "f14abc19c330e936bb9c8506d69bac9b"
 
 
 # --- objects ----------------------------------------------------------------------------------------------------------
@@ -283,7 +285,7 @@ def test_things_are_told_once(tmp_path, said):
 
 
 def test_one_makes_and_the_other_waits(tmp_path):
-    path = tmp_path / "below" / "a"
+    path = tmp_path / "far" / "below" / "a"
     inside, go_on, order = threading.Event(), threading.Event(), []
 
     def first():
@@ -295,7 +297,7 @@ def test_one_makes_and_the_other_waits(tmp_path):
     with ThreadPoolExecutor(1) as pool:
         done = pool.submit(first)
         assert inside.wait(60)
-        with making(tmp_path / "below" / "another"):  # which is none of its business
+        with making(tmp_path / "far" / "below" / "another"):  # which is none of its business
             pass
         with making(path, go_on.set):
             order.append("second")
