@@ -504,6 +504,17 @@ def test_a_photo_that_changed_since_its_row_is_predicted_again(tmp_path, suffix)
     assert run_over(path, names, set())[0] == []
 
 
+def test_a_photo_that_came_between_two_runs(tmp_path):
+    """It is older than its row, and newer than the first run."""
+    names = [str(tmp_path / name) for name in ("a.png", "b.png")]
+    path = tmp_path / "out.csv"
+    for count in (1, 2):
+        Path(names[count - 1]).write_bytes(b"x")
+        time.sleep(0.02)  # clocks of file systems are coarse
+        assert run_over(path, names[:count], set())[0] == [names[count - 1]]
+    assert run_over(path, names, set())[0] == []
+
+
 # --- what the rows were made with -------------------------------------------------------------------------------------
 
 
