@@ -18,7 +18,7 @@ from vertebra.runtime.engines import EngineError
 from vertebra.serve.batcher import Batcher, Clock, ClosedError, FullError, Job
 from vertebra.serve.costs import Costs
 
-SECONDS = 5  # until a test that waits in vain fails
+SECONDS = 10  # until a test that waits in vain fails
 DECODING, INFERENCE = 0.25, 2.0  # seconds that the test's clock goes on for an image and for a batch
 
 
@@ -608,7 +608,7 @@ def test_nobody_waits_in_a_loop_that_has_ended(make, network):
 
 def test_those_who_look(make, network):
     async def work():
-        batcher = make(workers=2, name="tulips")
+        batcher = make(workers=3, name="tulips")
         assert (batcher.busy, len(batcher), batcher.wait) == (0, 0, 0.0)
         network.gate.clear()
         running = put(batcher, 1)
@@ -616,7 +616,7 @@ def test_those_who_look(make, network):
         assert batcher.busy == 1
         network.gate.set()
         await running.done
-        assert [thread.name for thread in batcher._threads] == ["vertebra-tulips-0", "vertebra-tulips-1"]
+        assert [thread.name for thread in batcher._threads] == [f"vertebra-tulips-{n}" for n in range(3)]
         # They must not keep the process from ending.
         assert all(thread.daemon for thread in batcher._threads)
 

@@ -1,6 +1,7 @@
 """Models and their files, without a server: each look at a file is the test's own."""
 
 import logging
+import re
 import threading
 import time
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 import vertebra.serve.hosted as module
 from vertebra.card import CardError
 from vertebra.errors import UsageError, VertebraError
-from vertebra.runtime.engines import EngineError
+from vertebra.runtime.engines import EngineError, Plan, Runner, open_engine
 from vertebra.serve.hosted import Loaded, Shelf
 from vertebra.serve.problems import ApiError
 
@@ -68,7 +69,6 @@ def test_what_is_known_of_a_model(shelf, path, settings):
     assert loaded.explains_by == "activation" and loaded.classifier.weight.shape == (3, 8)
     assert loaded.anatomy["input"] == [32, 32, 3]
     assert loaded.batcher.limit == 5
-    assert loaded.batcher.workers == loaded.plan.lanes * loaded.plan.threads
     assert loaded.batcher._threads[0].name == "vertebra-m-0"
 
 
@@ -103,6 +103,16 @@ def test_the_engine_is_the_one_that_was_asked_for(path, settings, monkeypatch):
     assert asked == [("onnxruntime", 16, False), ("onnxruntime", 16, True)]
 
 
+def test_a_thread_for_each_core_decodes_and_runs_the_network(path, settings, monkeypatch):
+    plan = Plan(lanes=2, threads=3, micro_batch=4)
+    monkeypatch.setattr(
+        module.Predictor, "runner", lambda self, batch, tune: Runner(open_engine(self.path, self.card, plan), plan)
+    )
+    loaded = Loaded("m", path, settings, module.Metrics())
+    loaded.close()
+    assert loaded.batcher.workers == 6 and loaded.batcher.costs.start == 4
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_values_that_are_no_numbers(shelf, value):
     class Runner:
@@ -125,6 +135,13 @@ def test_another_number_of_probabilities_than_classes(path, settings, monkeypatc
     monkeypatch.setattr(module, "_finite", lambda *arguments: [np.zeros((1, count), np.float32)])
     with pytest.raises(EngineError, match=f"gives {count} probabilities, and its card names 3 classes"):
         Loaded("m", path, settings, module.Metrics())
+
+
+def test_many_classes(write_model, settings, tmp_path):
+    path = write_model(tmp_path / "many.onnx", classes=[f"class {index}" for index in range(300)])
+    loaded = Loaded("many", path, settings, module.Metrics())
+    loaded.close()
+    assert loaded.classes == 300
 
 
 def test_a_graph_is_described_once(shelf, monkeypatch):
@@ -205,7 +222,8 @@ def test_a_name_is_exported_by_another_process_unless_it_is_kept(monkeypatch, tm
     ((command, options),) = runs
     assert command[0] == module.sys.executable and command[3:] == ["resnet18", str(module.scratch_dir())]
     assert options["env"]["PYTHONPATH"].split(module.os.pathsep) == module.sys.path
-    assert options["capture_output"] and told == ["exporting resnet18, once"]
+    assert options["capture_output"] and options["text"] and options["errors"] == "replace"
+    assert told == ["exporting resnet18, once"]
     kept.append(tmp_path / "kept.onnx")
     assert module._file_of("resnet18", told.append) == tmp_path / "kept.onnx"
     assert module._file_of("some/file", told.append).name == "file"
@@ -297,7 +315,8 @@ def test_all_are_loaded_and_watched_by_a_thread(path, write_model, settings, cap
     assert shelf.start() is shelf
     assert shelf.wait(10) and shelf.ready
     until(lambda: shelf.get("n")._described and shelf.get("m")._described)
-    assert "m.onnx loaded in " in caplog.text
+    assert all(0 < float(seconds) < 60 for seconds in re.findall(r"m\.onnx loaded in (\d+\.\d\d) s", caplog.text))
+    assert caplog.text.count("m.onnx loaded in ") == 2
     old = shelf.get("n")
     write_model(path.with_suffix(".new"), classes=("a", "b")).replace(path)
     until(lambda: shelf.get("m").classes == shelf.get("n").classes == 2)
