@@ -186,6 +186,13 @@ def test_each_job_has_its_own_result(make):
     assert called.result == "called"
 
 
+def test_a_job_that_nobody_has_taken_yet_has_taken_no_time():
+    job = Job(b"photo")
+    assert (job.name, job.outputs, job.values) == ("image", ("probabilities",), {})
+    assert [job.width, job.height, job.batch, job.queued] == [0, 0, 0, 0]
+    assert [job.queue_seconds, job.decode_seconds, job.inference_seconds] == [0, 0, 0]
+
+
 def test_each_job_has_the_outputs_that_it_asked_for_and_nothing_of_its_batch(make, network):
     async def work():
         batcher = make(workers=1, costs=fixed(start=4, b4=4.0))
