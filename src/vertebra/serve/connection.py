@@ -175,6 +175,8 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
         if self.transport.is_closing():
             return
+        if self.pipeline:
+            self.flow.pause_reading()  # thousands of requests fit in what is read at a time
         if self._last_words is not None and self._running.response_complete:
             self.transport.write(self._last_words)
             self.transport.close()
