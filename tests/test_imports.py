@@ -66,7 +66,8 @@ PACKAGES = {
     "bench": {"numpy", "torch", "onnxruntime", "openvino", "MNN", "ncnn", "pnnx"},
     "_load": set(),
     "train": {"torch", "torchvision", "safetensors", "numpy", "PIL"},
-    "serve": {"fastapi", "starlette", "uvicorn", "httptools", "pydantic", "prometheus_client", "orjson", "numpy", "PIL"},
+    "serve": {"fastapi", "starlette", "uvicorn", "httptools", "pydantic", "prometheus_client", "orjson"}
+    | {"numpy", "PIL"},
     "__init__": set(),
     "__main__": set(),
 }

@@ -292,7 +292,14 @@ LOCAL = [("host", "localhost")]
 
 
 def test_head_is_get_within():
-    for method, inner in (("HEAD", "GET"), ("GET", "GET"), ("POST", "POST"), ("OPTIONS", "OPTIONS"), ("PUT", "PUT")):
+    for method, inner in (
+        ("HEAD", "GET"),
+        ("GET", "GET"),
+        ("POST", "POST"),
+        ("OPTIONS", "OPTIONS"),
+        ("PUT", "PUT"),
+        ("DELETE", "DELETE"),
+    ):
         found = Asked(method=method, headers=LOCAL)
         assert found.seen == [inner] and found.scope["method"] == method
         assert found.counters.requests == [("/the/{route}", 200)]
