@@ -1,5 +1,7 @@
 """The steps of training: whatever the parts, processes and moments, the same is learned and written."""
 
+import os
+import signal
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
@@ -22,7 +24,8 @@ from vertebra.train import Settings, TrainError, _log
 from vertebra.train import _checkpoint as checkpoint
 from vertebra.train._checkpoint import CHECKPOINT, Position, best_file, read_position, save, save_best
 from vertebra.train._figures import Pending
-from vertebra.train._fit import Part, Stopped, Trainer, micro_batches, range_test
+from vertebra.train._fit import Part, Stopped, Trainer, micro_batches, range_test, terminable
+from vertebra.train._loader import batches_of_epoch
 from vertebra.train._log import read_log
 from vertebra.train._world import World
 
@@ -54,9 +57,10 @@ class Mean(Tiny):
 
 
 @pytest.fixture(autouse=True)
-def _no_board(monkeypatch):
-    """TensorBoard takes seconds to import."""
+def _fast(monkeypatch):
+    """TensorBoard takes seconds to import, and a busy disk as long to sync."""
     monkeypatch.setattr(_log.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +130,8 @@ class Gradients:
             parameter.grad = None
 
 
-def test_any_number_of_parts_and_processes_gives_the_gradients_of_one(photos, monkeypatch):
+@pytest.mark.parametrize("counts", [(5, 9), range(1, 41)], ids=["few", "960"])
+def test_any_number_of_parts_and_processes_gives_the_gradients_of_one(counts, photos, monkeypatch):
     """960 combinations; of each process the last part, and no other, shares the gradients."""
     monkeypatch.setattr(nn.parallel, "DistributedDataParallel", Replica)
 
@@ -145,16 +150,19 @@ def test_any_number_of_parts_and_processes_gives_the_gradients_of_one(photos, mo
         trainer.module = trainer.world.replicate(trainer.module)
     monkeypatch.setattr(torch, "manual_seed", lambda seed: None)  # it takes longer than the step
     pixels = torch.randint(0, 256, (40, SIZE, SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    done = 0
-    for count in range(1, 41):
+    done, seen = 0, set()
+    for count in counts:
         batch = pixels[:count], torch.arange(count) % 3
         for trainer in (trainer for found in trainers.values() for trainer in found):
             trainer.train = Part([], np.zeros(count, int))
         expected = gradients(trainers[1][0], batch, 1)
         for size, accumulate in product(worlds, (1, 2, 3, 4, 7, 32)):
             done += 1
-            if count < size:
-                continue  # is refused
+            images = [len(range(rank, count, size)) for rank in range(size)]
+            cut = size, tuple(tuple(micro_batches(number, accumulate)) for number in images)
+            if count < size or cut in seen:
+                continue  # is refused, or the same
+            seen.add(cut)
             found = torch.zeros_like(expected)
             for trainer in trainers[size]:
                 part = tuple(tensor[trainer.world.rank :: size] for tensor in batch)
@@ -166,7 +174,7 @@ def test_any_number_of_parts_and_processes_gives_the_gradients_of_one(photos, mo
                     assert shared == (*[False] * (len(sizes) - 1), True)
                     trainer.module.log.clear()
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
-    assert done == 960
+    assert done == 24 * len(counts)
 
 
 @pytest.mark.parametrize(("batch_size", "processes"), [(1, 2), (3, 4), (2, 3)])
@@ -315,6 +323,64 @@ def test_stopped_after_any_step_it_goes_on_as_if_it_had_not(stop_after, photos, 
             for records in (read_log(folder), whole[4])
         ]
         assert scores[0] == scores[1]
+
+
+def test_the_best_epoch_is_kept(photos, tmp_path, monkeypatch):
+    """By accuracy, and among equals by the loss."""
+    given = iter([(0.5, 1.0), (0.75, 2.0), (0.75, 1.0), (0.75, 1.5), (0.5, 0.1)])
+    monkeypatch.setattr("vertebra.train._fit.score", lambda logits, labels: next(given))
+    position = trainer_of(photos, tmp_path / "run", epochs=5, count=3).fit()
+    assert (position.step, position.best_step, position.epochs_since_best) == (5, 3, 2)
+    assert (position.best_score, position.best_loss) == (0.75, 1.0)
+    assert [path.name for path in (tmp_path / "run").glob("best*")] == [best_file(tmp_path / "run", 3).name]
+
+
+def test_images_of_all_processes_in_a_step(photos):
+    trainer = trainer_of(photos, None, count=25, batch_size=9)
+    batches = [len(batch) for batch in batches_of_epoch(trainer.train.labels, trainer.settings, 0)]
+    assert batches == [9, 8, 8]
+    assert [trainer._batch_size(step) for step in range(6)] == batches * 2
+
+
+def test_what_is_told(photos, tmp_path):
+    told = []
+    trainer_of(photos, tmp_path / "run", tell=lambda *what: told.append(what)).fit()
+    training = [(what.partition(",")[0], *rest) for what, *rest in told if what.startswith("training")]
+    # The last step of an epoch is in the log.
+    assert training == [
+        ("training: epoch 1 of 2", 3, 18), ("training: epoch 1 of 2", 6, 18), ("training: epoch 2 of 2", 12, 18),
+        ("training: epoch 2 of 2", 15, 18),
+    ]  # fmt: skip
+    assert ("choosing", 0, 10) in told
+
+
+def test_inside_a_polite_kill_is_a_ctrl_c():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), terminable():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_after_its_step(number, photos, tmp_path):
+    before = signal.getsignal(number)
+    trainer = trainer_of(photos, tmp_path / "run")
+    step, seen = trainer._step, []
+
+    def signalled(batch, at, *rest):
+        if at == 1:
+            signal.raise_signal(number)
+            # A second Ctrl-C ends it at once; of several processes torchrun sends each a second one itself.
+            seen.append(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+        return step(batch, at, *rest)
+
+    trainer._step = signalled
+    with pytest.raises(Stopped, match="stopped after step 2 of 6") as caught:
+        trainer.fit()
+    assert caught.value.exit_code == 130
+    assert seen == [True]
+    assert signal.getsignal(number) is before
+    assert read_position(tmp_path / "run").step == 2
 
 
 def test_figures_are_read_in_their_order():
