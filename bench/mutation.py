@@ -102,6 +102,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "file.read( 513)": "a file is known by less than its first 511 bytes",
         "file.read( 511)": "a file is known by less than its first 511 bytes",
         'is "safetensors"': "both are the text of one line",
+        '_kind_of(path) >= "torch"': "there are two kinds, and that one sorts last",
         "RuntimeError, CosmicRayTestingException, OSError": "no file is known of which a KeyError comes",
         "ValueError, CosmicRayTestingException, KeyError": "no file is known of which a RuntimeError comes",
         "KeyError, CosmicRayTestingException": "a file that cannot be read is refused before",
