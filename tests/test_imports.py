@@ -30,12 +30,13 @@ ROOMS = {
     "bit_depth": {"errors", "card"},
     "pixels": {"errors", "card", "bit_depth", "photo_files"},  # photos are decoded in one place
     "decoding_notes": {"card", "bit_depth", "pixels"},
+    "report": BASE | {"__init__"},  # the last for its version
     "models": BASE,
     "anatomy": BASE | {"models"},
-    "data": BASE | {"runtime"},
+    "data": BASE | {"runtime", "report"},
     "export": BASE | {"models", "anatomy", "__init__"},  # the last for its version
     "runtime": BASE | {"__init__"},  # for its version
-    "train": BASE | {"models", "data", "export", "runtime", "_load", "__init__"},
+    "train": BASE | {"report", "models", "data", "export", "runtime", "_load", "__init__"},
     "serve": BASE | {"runtime", "_load", "__init__"},
     "bench": BASE | {"__init__", "models", "export", "runtime"},
     "_load": BASE | {"__init__", "runtime", "export"},
@@ -60,6 +61,7 @@ PACKAGES = {
     "decoding_notes": set(),
     "models": {"torch", "safetensors", "numpy", "PIL", "rich"},
     "anatomy": {"torch", "numpy", "pandas", "onnx", "onnxruntime", "matplotlib"},
+    "report": {"PIL", "jinja2", "markupsafe"},
     "data": {"numpy", "PIL", "pyarrow", "sklearn", "torchvision"},  # the last three for what needs them
     "export": {"torch", "onnx", "onnxruntime", "numpy"},
     "runtime": {"numpy", "PIL", "onnxruntime", "MNN", "pyarrow"},

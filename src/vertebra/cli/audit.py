@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -73,11 +74,20 @@ def run(settings: Settings) -> None:
         for line in found.lines():
             typer.echo(printable(line))
     if settings.html is not None:
-        write_page(dataset, found, settings.html, Decoding(bits=settings.bits))
+        write_page(dataset, found, settings.html, Decoding(bits=settings.bits), _command(settings))
         if not settings.json:
             typer.echo(f"page: {settings.html}")
     if settings.strict:
         found.check()
+
+
+def _command(settings: Settings) -> str:
+    words = ["vertebra", "audit", settings.data, "--html", str(settings.html)]
+    for folder in settings.ignore:
+        words += ["--ignore", folder]
+    words += ["--allow-unseen"] * settings.allow_unseen
+    words += ["--bits", str(settings.bits)] if settings.bits is not None else []
+    return shlex.join(words)
 
 
 def _look(dataset: Dataset, settings: Settings, *, progress: bool) -> Audit:

@@ -10,7 +10,7 @@ from ._dataset import DataError, Dataset, Photo, check_labels, check_seen, open_
 from ._duplicates import Duplicates, find_duplicates
 from ._facts import Album, Facts, look_through, read_file
 from ._labels import match_names
-from ._page import page, sections, thumbnail, write_page
+from ._page import findings, write_page
 from ._shelf import Shelf
 from ._split import Shares, assign_folds, assign_splits
 
@@ -30,13 +30,11 @@ __all__ = [
     "check_labels",
     "check_seen",
     "find_duplicates",
+    "findings",
     "look_through",
     "match_names",
     "open_dataset",
-    "page",
     "read_file",
-    "sections",
-    "thumbnail",
     "usable_part",
     "write_page",
 ]

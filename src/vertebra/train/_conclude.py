@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,10 +16,11 @@ from vertebra.errors import printable
 from vertebra.export import export, metadata, prepare
 from vertebra.files import write_whole
 from vertebra.models import ConvNet
+from vertebra.report import NOT_MEASURED, interval, percent, versions
 
 from ._classifier import Classifier
-from ._folder import METRICS, MODEL, REPORT, WEIGHTS, going_on, write_json, write_text
-from ._report import NOT_MEASURED, Report, interval, percent
+from ._folder import DATA, METRICS, MODEL, REPORT, SETTINGS, WEIGHTS, going_on, write_json, write_text
+from ._report import Curve, Report, described
 from ._run import Calibration, Clock, Held, Tell
 from ._settings import Settings
 
@@ -33,10 +36,10 @@ class Outcome:
     licence: str | None
     held: Held
     calibration: Calibration  # that is shipped
-    audit: str  # HTML
+    found: Mapping[str, Any] | None  # by the audit, as `vertebra.data.findings` gives it
     body: Path | None = None  # an export of the same network with another head
     trials: Sequence[Any] = ()
-    curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    curves: Sequence[Curve] = ()
     notes: Sequence[str] = ()
     figures: Mapping[str, Any] = field(default_factory=dict)  # for metrics.json
 
@@ -87,7 +90,7 @@ def conclude(settings: Settings, folder: Path, outcome: Outcome, clock: Clock, t
         with going_on(folder / WEIGHTS):
             write_whole(folder / WEIGHTS, save(outcome.network.state_dict(), metadata(prepared)))
     with clock.step("writing the report"):
-        write_text(folder / REPORT, _report(settings, folder, outcome, clock).html())
+        write_text(folder / REPORT, _report(settings, folder, outcome, clock).html(folder))
     figures = m.to_dict() | {
         "ece_before": held.ece_before,
         "temperature": outcome.calibration.temperature,
@@ -106,11 +109,21 @@ def conclude(settings: Settings, folder: Path, outcome: Outcome, clock: Clock, t
 def _report(settings: Settings, folder: Path, outcome: Outcome, clock: Clock) -> Report:
     card = read_card(folder / MODEL)
     m = outcome.held.measures
+    five = "" if m.top5 is None else f", top-5 accuracy {percent(m.top5)}"
+    place = shlex.quote(str(folder))
+    hashes = {
+        f"{MODEL}, SHA-256 as in its card": card.content_sha256 or "",
+        f"{DATA}, SHA-256 (it has that of each photo)": hashlib.sha256((folder / DATA).read_bytes()).hexdigest(),
+        "weights": "randomly initialised" if card.weights is None else card.weights.name,
+        "weights, SHA-256": (card.weights.sha256 if card.weights is not None else None) or "",
+        "made": card.created or "",
+    }
     return Report(
         title=f"{settings.model} on {settings.data}",
+        kind="Training report",
         summary=(
-            f"{m.n:,} photos of {len(m.classes)} classes that it had not seen: {percent(m.top1)} right "
-            f"({interval(m.top1_interval)}){f', {percent(m.top5)} among the first five' if m.top5 is not None else ''}."
+            f"{m.n:,} held-out photos of {len(m.classes)} classes: top-1 accuracy {percent(m.top1)} (95 % interval "
+            f"{interval(m.top1_interval)}){five}."
             if m.n
             else f"A classifier of {len(m.classes)} classes, whose accuracy is not measured."
         ),
@@ -118,16 +131,24 @@ def _report(settings: Settings, folder: Path, outcome: Outcome, clock: Clock) ->
         decoding=outcome.preprocessing.decoding,
         threshold=outcome.held.rejections[-1].threshold,
         temperature=outcome.calibration.temperature,
-        facts={
-            **settings.shown(),
-            "weights from": card.weights.name if card.weights is not None else "drawn at random",
-            "preprocessing": str(card.preprocessing),
-            "versions": ", ".join(f"{name} {number}" for name, number in card.versions.items()),
-            "made": card.created or "",
-        },
-        audit=outcome.audit,
+        found=outcome.found,
         seconds=dict(clock.seconds),
         curves=outcome.curves,
         trials=outcome.trials,
         notes=outcome.notes,
+        commands=[
+            (
+                "This command trains it again:",
+                f"vertebra train --config {place}/{SETTINGS} --out AGAIN",
+            ),
+            (
+                "The classifier predicts, is measured and is served by:",
+                f"vertebra predict PHOTO --model {place}/{MODEL}\n"
+                f"vertebra evaluate {place} DATA\n"
+                f"vertebra serve {place}/{MODEL}",
+            ),
+        ],
+        facts={**settings.shown(), "preprocessing": described(card.preprocessing)} | {"started in": str(Path.cwd())},
+        versions=versions("torch", "numpy", "pillow", "onnxruntime") | dict(card.versions),
+        hashes={name: value for name, value in hashes.items() if value},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from vertebra.card import Decoding
+from vertebra.card import Decoding, read_card
 from vertebra.data import Album, Dataset, audit, find_duplicates, match_names, open_dataset
 from vertebra.errors import UsageError, nearest
 from vertebra.files import replacing, writing
+from vertebra.report import interval, percent, versions
 from vertebra.runtime.engines import PROBABILITIES
 from vertebra.runtime.predictor import Predictor
 
@@ -22,7 +24,7 @@ from ._folder import DATA, MODEL, TrainError
 from ._leaks import trained_notes
 from ._measure import Floats, Labels, weights_of
 from ._pass import look_and_run
-from ._report import Report, percent
+from ._report import Report, described
 from ._run import Calibration, Held, few, judge, pictures_of, unseen
 from ._trained import Trained, trained_among
 
@@ -39,6 +41,7 @@ class Evaluation:
     shown: Callable[[Path], str]  # how the path of a photo is written for people
     threshold: float | None
     decoding: Decoding  # of the photos' files
+    source: str  # the data as it was given
     reading: tuple[str, ...] = ()  # what was joined, left out or passed by when the photos were found
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,19 +93,28 @@ class Evaluation:
             TrainError: it cannot be written.
         """
         m = self.held.measures
-        summary = f"{self.model} on {m.n:,} photos of {self.data}: top-1 {percent(m.top1)}."
-        facts = {"model": str(self.model), "data": self.data}
+        command = f"vertebra evaluate {shlex.quote(str(self.model))} {shlex.quote(self.source)}"
+        if self.decoding.bits is not None:
+            command += f" --bits {self.decoding.bits}"
+        card = read_card(self.model)
         page = Report(
-            f"Evaluation: {self.model.name}",
-            summary,
-            self.held,
-            self.decoding,
-            self.threshold,
-            facts=facts,
+            title=f"{self.model.name} on {self.data}",
+            kind="Evaluation",
+            summary=f"{self.model} on {m.n:,} photos: top-1 accuracy {percent(m.top1)} (95 % interval "
+            f"{interval(m.top1_interval)}).",
+            held=self.held,
+            decoding=self.decoding,
+            threshold=self.threshold,
+            left_out=self.broken,
             notes=self.notes,
+            commands=[("This command measures the same again:", f"{command} --html {shlex.quote(str(path))}")],
+            facts={"model": str(self.model), "data": self.source, "preprocessing": described(card.preprocessing)},
+            versions=versions("numpy", "pillow", "onnxruntime"),
+            hashes={} if card.content_sha256 is None else {f"{self.model.name}, SHA-256": card.content_sha256},
         )
+        text = page.html(path.parent)
         with writing(path, TrainError), replacing(path, durable=True) as temporary:
-            temporary.write_bytes(page.html().encode("utf-8", "backslashreplace"))
+            temporary.write_bytes(text.encode("utf-8"))
 
 
 def evaluate(
@@ -184,6 +196,7 @@ def evaluate(
         shown=dataset.shown,
         threshold=threshold,
         decoding=predictor.preprocessing.decoding,
+        source=os.fspath(data),
         reading=audited.notes,
     )
 

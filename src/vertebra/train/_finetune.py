@@ -17,10 +17,11 @@ import torch
 
 from vertebra._load import exported
 from vertebra.card import Preprocessing, WeightSource, read_card
-from vertebra.data import Dataset, Facts, Photo, assign_splits, look_through, open_dataset, sections
+from vertebra.data import Dataset, Facts, Photo, assign_splits, findings, look_through, open_dataset
 from vertebra.errors import UsageError
 from vertebra.models import ConvNet, create_model, get_model_weights
 from vertebra.pixels import SMALL
+from vertebra.report import percent
 
 from ._calibrate import fit_temperature, softmax
 from ._checkpoint import Position, read_position, save, save_best
@@ -50,7 +51,7 @@ from ._log import read_log
 from ._measure import Floats, Labels
 from ._probe import features_of, with_head
 from ._recipe import view_of
-from ._report import percent
+from ._report import Curve
 from ._run import Calibration, Clock, Labelled, Tell, judge, remarks, usable_photos
 from ._settings import FIXED, Settings
 from ._unchanged import changed_photos, states_of
@@ -146,7 +147,7 @@ def _prepare(settings: Settings, folder: Path, world: World, tell: Tell) -> None
         folder / START,
         {
             "seconds": clock.seconds,
-            "audit": sections(dataset, photos.audit, settings.decoding),
+            "found": findings(dataset, photos.audit),
             "classes": photos.names,
             "probe": beginning.probe,
             "range": tried,
@@ -410,16 +411,34 @@ def _outcome(
         licence=body.licence if body is not None else None,
         held=held,
         calibration=calibration,
-        audit=start["audit"],
-        curves={
-            "loss in training": [record["loss"] for record in records],
-            "right among the photos that choose": [record["val_accuracy"] for record in records],
-            "learning rate": [record["lr"] for record in records],
-            **({"loss at rising rates": [loss for _, loss in start["range"]]} if start["range"] else {}),
-        },
+        found=start.get("found"),  # a run that an earlier version began has it as part of a page
+        curves=_curves(records, start["range"]),
         notes=notes,
         figures=figures,
     )
+
+
+def _curves(records: Sequence[dict[str, Any]], tried: Sequence[tuple[float, float]]) -> list[Curve]:
+    found = [
+        Curve(
+            "Training loss",
+            "The mean of each epoch, with augmentation and regularisation.",
+            "epoch",
+            [record["loss"] for record in records],
+        ),
+        Curve(
+            "Validation accuracy",
+            "On the photos that choose the epoch whose weights are kept: those of the highest point.",
+            "epoch",
+            [record["val_accuracy"] for record in records],
+            share=True,
+        ),
+        Curve("Learning rate", "At the end of each epoch.", "epoch", [record["lr"] for record in records]),
+    ]
+    if tried:
+        what = "The loss at rising rates: the rate was chosen where it falls, well before it rises again."
+        found.append(Curve("Learning-rate range test: loss", what, "step", [loss for _, loss in tried]))
+    return found
 
 
 def _beside_probe(probe: dict[str, Any], right: Any, position: Position, size: int) -> str:

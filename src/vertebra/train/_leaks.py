@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vertebra.data import Photo
+from vertebra.report import percent
 
-from ._report import percent
 from ._run import Held, Labelled
 from ._trained import Trained
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from vertebra._load import exported
 from vertebra.card import WeightSource, read_card
-from vertebra.data import Dataset, open_dataset, sections
+from vertebra.data import Dataset, findings, open_dataset
 from vertebra.errors import noting
 from vertebra.export._prepare import assumed_of_body
 from vertebra.models import ConvNet, create_model
@@ -134,7 +134,7 @@ def run_probe(settings: Settings, folder: Path, tell: Tell) -> Classifier:
     used = [split if split == held_split else "train" for split in splits.tolist()]
     with clock.step("auditing"):
         photos = photos.with_splits(used)
-        page = sections(dataset, photos.audit, settings.decoding)
+        found = findings(dataset, photos.audit)
     with clock.step("fitting the head"):
         folds = folds_of(photos, pool.tolist(), settings)
         probe = fit_probe(
@@ -158,7 +158,7 @@ def run_probe(settings: Settings, folder: Path, tell: Tell) -> Classifier:
                 what, chosen, photos.labels[places], logits, calibration, names, pictures=photos.pictures[places]
             )
         else:
-            what = f"each photo by a head fitted without its part, one of {len(set(folds.tolist()))}"
+            what = f"out-of-fold predictions of {len(set(folds.tolist()))}-fold cross-validation"
             chosen = [photos.photos[i] for i in pool[own].tolist()]
             held = judge(
                 what, chosen, photos.labels[pool][own], probe.logits(own), calibration, names,
@@ -189,7 +189,7 @@ def run_probe(settings: Settings, folder: Path, tell: Tell) -> Classifier:
         licence=card.licence,
         held=held,
         calibration=calibration,
-        audit=page,
+        found=found,
         body=body,
         trials=probe.found.trials,
         notes=notes,

@@ -1,30 +1,40 @@
-"""The report of a run: one HTML file that opens offline."""
+"""The report of a run, or of an evaluation: what is measured, as the page shows it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from html import escape
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vertebra.card import Decoding
-from vertebra.data import page, thumbnail
-from vertebra.intervals import Interval
+from vertebra import report
+from vertebra.card import Decoding, Preprocessing
+from vertebra.intervals import wilson
+from vertebra.report import NOT_MEASURED, Chart, Folder, Pictures, interval, percent, shown
 
 from ._calibrate import Rejection, softmax
-from ._charts import confusion_chart, curve, line_chart, reliability_chart
-from ._measure import reliability
+from ._measure import Labels, reliability
 from ._run import Held
 
-_THUMBNAILS = 24
-_STYLE = (
-    "<style>.chart{width:240px;display:inline-block}.chart svg{width:240px}svg text{font-size:10px;fill:currentColor}"
-    ".chart figcaption{font-size:12px;text-align:center}.good{color:#2a8a4a}td:nth-child(n+2),th:nth-child(n+2)"
-    "{white-space:nowrap}details{margin:.5rem 0}summary{cursor:pointer}code{overflow-wrap:anywhere}"
-    ".settings{columns:22rem;font-size:13px}.settings p{margin:0 0 .3rem;break-inside:avoid}</style>"
-)
+_SUSPICIOUS = 24
+_SURE = 0.9  # confidence in another class above which a label is suspicious
+_FINDINGS = 300  # thumbnails of what the audit found
+_NEAR = 250  # thumbnails of photos near the threshold
+_NAMED = 20_000  # photos that the page names; of the others it has the figures
+_CONFUSED = 12
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A value over the steps of training."""
+
+    title: str
+    caption: str
+    step: str  # what a step is: "epoch"
+    values: Sequence[float]
+    share: bool = False  # a fraction, shown in percent
 
 
 @dataclass(frozen=True)
@@ -32,179 +42,295 @@ class Report:
     """What a report shows."""
 
     title: str
+    kind: str
     summary: str  # one sentence
     held: Held
     decoding: Decoding  # of the photos' files
     threshold: float | None = None
-    temperature: float = 1.0
-    facts: Mapping[str, str] = field(default_factory=dict)  # name -> value, for the table at the end
-    audit: str = ""  # HTML
+    temperature: float | None = None  # None: the file's probabilities are calibrated already
+    found: Mapping[str, Any] | None = None  # by the audit, as `vertebra.data.findings` gives it
+    left_out: Sequence[str] = ()  # without an audit: photos that are left out, and why
     seconds: Mapping[str, float] = field(default_factory=dict)
-    curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    curves: Sequence[Curve] = ()
     trials: Sequence[Any] = ()  # strengths that were tried
     notes: Sequence[str] = ()
+    # How it is made again: what a command is for and the command; settings; versions; hashes.
+    commands: Sequence[tuple[str, str]] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    hashes: Mapping[str, str] = field(default_factory=dict)
 
-    def html(self) -> str:
-        """The whole page."""
-        parts = [
-            f"<p>{escape(self.summary)}</p>",
-            *(f'<p class="bad">{escape(note)}</p>' for note in self.notes),
-            self._numbers(),
-            self._trust(),
-            self._mistakes(),
-            self._classes(),
-            self._training(),
-        ]
-        if self.audit:
-            parts.append(f"<h2>The photos</h2><details><summary>Data audit</summary>{self.audit}</details>")
-        facts = "".join(f"<p>{escape(k)} <code>{escape(v)}</code></p>" for k, v in self.facts.items())
-        if facts:
-            parts.append(f'<h2>Settings and origin</h2><div class="settings">{facts}</div>')
-        return page(self.title, _STYLE + "".join(parts))
+    def html(self, folder: Path) -> str:
+        """The whole page, whose links hold in that folder."""
+        held, measures = self.held, self.held.measures
+        seen = _Photos(held, self.threshold)
+        photos = Folder(folder, [photo.path for photo in held.photos])
+        pictures = Pictures(self.decoding)
+        suspicious = [self._suspect(seen, entry, pictures, photos) for entry in seen.suspicious[:_SUSPICIOUS].tolist()]
+        found = None
+        if self.found is not None:
+            found = report.findings(self.found, pictures, photos, _FINDINGS)
+        return report.render(
+            "training.html",
+            title=self.title,
+            kind=self.kind,
+            data={"held": seen.data(pictures, photos) if measures.n else None, "pictures": pictures.data()},
+            summary=self.summary,
+            notes=self.notes,
+            measured=measures.n > 0,
+            tiles=self._tiles(),
+            charts={
+                "reliability": self._reliability_charts() if measures.n else [],
+                "coverage": self._coverage_chart(seen) if measures.n else None,
+                "training": self._curves(),
+            },
+            rejections=[_row(entry) for entry in held.rejections[:-1]],
+            threshold=self.threshold,
+            statement=self._statement(),
+            confused=self._confused(),
+            wrong=len(seen.wrong),
+            suspicious=suspicious,
+            other_errors=len(seen.wrong) > len(suspicious),
+            classes=self._classes(),
+            found=found,
+            left_out=self.left_out,
+            trials=[
+                {"strength": f"{t.strength:g}", "loss": f"{t.loss:.4f}", "accuracy": t.accuracy} for t in self.trials
+            ],
+            times=[*self.seconds.items(), ("together", sum(self.seconds.values()))] if self.seconds else [],
+            commands=self.commands,
+            facts=self.facts,
+            versions=self.versions,
+            hashes=self.hashes,
+        )
 
-    def _numbers(self) -> str:
+    def _tiles(self) -> list[tuple[str, str, str]]:
         m = self.held.measures
-        entries = [
-            ("top-1", percent(m.top1), interval(m.top1_interval)),
-            ("top-5", percent(m.top5), interval(m.top5_interval)),
+        found = [
+            ("top-1 accuracy", percent(m.top1), interval(m.top1_interval)),
+            ("top-5 accuracy", percent(m.top5), interval(m.top5_interval)),
             ("balanced accuracy", percent(m.balanced_accuracy), interval(m.balanced_accuracy_interval)),
-            (
-                "calibration error (ECE)",
-                percent(m.ece),
-                f"{percent(self.held.ece_before)} before calibration" if m.ece is not None else "of too few photos",
-            ),
+            ("calibration error (ECE)", percent(m.ece), self._before()),
             ("held-out photos", f"{m.n:,}", self.held.what),
         ]
         if len(m.classes) <= 5:
-            del entries[1]
-        boxes = "".join(f"<div><b>{a}</b>{escape(name)}<br><small>{escape(b)}</small></div>" for name, a, b in entries)
-        small = "<p><small>Intervals hold the true value with 95 % probability.</small></p>"
-        return f'<div class="facts">{boxes}</div>{small}'
+            del found[1]
+        return found
 
-    def _trust(self) -> str:
-        held, wanted = self.held, self.held.rejections[-1]
-        if not held.measures.n:
-            return f"<h2>How far to trust it</h2><p>{NOT_MEASURED.capitalize()}.</p>"
-        calibrated = held.probabilities
-        confidence = calibrated.max(axis=1)
-        right = (calibrated.argmax(axis=1) == held.labels)[np.argsort(-confidence, kind="stable")]
+    def _before(self) -> str:
+        if self.held.measures.ece is None:
+            return "too few photos"
+        return f"{percent(self.held.ece_before)} before calibration" if self.temperature is not None else ""
+
+    def _reliability_charts(self) -> list[Chart]:
+        held = self.held
+        how = (
+            "Each dot stands for photos of similar confidence, the larger the more of them; its line is the 95 % "
+            "interval of their accuracy. On the dashed diagonal confidence is as high as accuracy; below it the "
+            "classifier is overconfident, above it underconfident."
+        )
+        pairs = [("Reliability", reliability(held.probabilities, held.labels))]
+        if self.temperature is not None:
+            pairs = [
+                ("Reliability before calibration", reliability(softmax(held.logits), held.labels)),
+                (f"Reliability after calibration, temperature {self.temperature:.3f}", pairs[0][1]),
+            ]
+        return [
+            replace(
+                report.reliability_chart(title, [(b.confidence, b.accuracy, b.photos) for b in bins]),
+                caption=how if number == 0 else "The same photos; nearer to the diagonal is better.",
+            )
+            for number, (title, bins) in enumerate(pairs)
+        ]
+
+    def _coverage_chart(self, seen: _Photos) -> Chart:
+        right = (seen.predicted == self.held.labels)[np.argsort(-seen.confidence, kind="stable")]
         shares = np.cumsum(right) / np.arange(1, len(right) + 1)
-        steps = np.unique(np.linspace(0, len(right) - 1, 100).astype(int))
+        steps = np.unique(np.linspace(0, len(right) - 1, 200).astype(int))
         points = [((i + 1) / len(right), float(shares[i])) for i in steps.tolist()]
-        charts = (
-            reliability_chart("before calibration", reliability(softmax(held.logits), held.labels))
-            + reliability_chart(f"after: temperature {self.temperature:.3f}", reliability(calibrated, held.labels))
-            + line_chart("answers that are right", "share of photos answered", "share right", points)
+        return replace(
+            report.coverage_chart("Precision and coverage", points),
+            caption="From the left, photos are answered in the order of their confidence, the surest first; the curve "
+            "is the share of right answers so far. Its right end, where every photo is answered, is the top-1 "
+            "accuracy. The upright line is the threshold below.",
         )
-        rows = "".join(
-            f"<tr><td>{percent(r.target)}</td><td>{'-' if r.threshold is None else f'{r.threshold:.3f}'}</td>"
-            f"<td>{percent(r.coverage)}</td><td>{percent(r.precision)}</td><td>{interval(r.precision_interval)}</td>"
-            f"<td>{'yes' if r.reached else 'no, ' + str(r).rpartition(': ')[2]}</td></tr>"
-            for r in held.rejections[:-1]
-        )
-        chosen = (
-            f"<p>The file answers “unsure” where its best probability is below {self.threshold:.3f}: {{}}</p>"
-            if self.threshold is not None
-            else "<p>The file answers always, as it has no threshold: {}</p>"
-        ).format(f"{f'{wanted}; ' if wanted.target > 0 else ''}{answered(wanted)}.")
+
+    def _statement(self) -> str:
+        wanted = self.held.rejections[-1]
+        target = f"{str(wanted)[0].upper()}{str(wanted)[1:]}. " if wanted.target > 0 else ""
+        if self.threshold is None:
+            return f"{target}No threshold is set: the exported classifier answers every photo. {answered(wanted)}."
         return (
-            f"<h2>How far to trust it</h2>{charts}<table><tr><th>target precision</th><th>threshold</th>"
-            f"<th>photos answered</th><th>precision</th><th>95 % interval</th><th>reached</th></tr>{rows}</table>"
-            "<p><small>Temperature and thresholds are judged on photos that they were not fitted to. A target is "
-            "reached where one right answer more and one wrong one, added to the photos that a threshold was chosen "
-            f"by, leave its precision.</small></p>{chosen}"
+            f"{target}The exported classifier answers “unsure” where its highest probability is below "
+            f"{self.threshold:.3f}. {answered(wanted)}."
         )
 
-    def _mistakes(self) -> str:
-        held, names = self.held, [c.name for c in self.held.measures.classes]
-        probabilities = held.probabilities
-        predicted = probabilities.argmax(axis=1)
-        confidence = probabilities.max(axis=1)
-        own = probabilities[np.arange(len(held.labels)), held.labels]
-        wrong = np.nonzero(predicted != held.labels)[0]
-        confused = "".join(
-            f"<tr><td>{escape(a)}</td><td>{escape(b)}</td><td>{count}</td></tr>"
-            for a, b, count in held.measures.most_confused(12)
-        )
+    def _confused(self) -> list[dict[str, Any]]:
+        measures = self.held.measures
+        number = {c.name: index for index, c in enumerate(measures.classes)}
+        return [
+            {
+                "true": number[true],
+                "predicted": number[predicted],
+                "names": (true, predicted),
+                "photos": photos,
+                "share": photos / measures.classes[number[true]].photos,
+            }
+            for true, predicted, photos in measures.most_confused(_CONFUSED)
+        ]
 
-        def gallery(places: Any) -> str:
-            return (
-                '<div class="row">'
-                + "".join(
-                    thumbnail(
-                        held.photos[i].path,
-                        f"{names[held.labels[i]]}, taken for {names[predicted[i]]} ({percent(float(confidence[i]))}): "
-                        f"{held.photos[i].path.name}",
-                        self.decoding,
-                    )
-                    for i in places[:_THUMBNAILS].tolist()
+    def _suspect(self, seen: _Photos, place: int, pictures: Pictures, folder: Folder) -> dict[str, Any]:
+        names = [c.name for c in self.held.measures.classes]
+        label, guess = int(self.held.labels[place]), int(seen.predicted[place])
+        entries = [(place, "labelled ", label), (seen.typical[label], "typical ", label)]
+        entries.append((seen.typical[guess], "typical ", guess))
+        shots = []
+        for index, what, of in entries:
+            if index is not None:
+                path = self.held.photos[index].path
+                text = f"{what}{names[of]}"
+                shots.append(
+                    {
+                        "key": pictures.add(path),
+                        "link": folder.link(path),
+                        "name": shown(path.name),
+                        "text": shown(text),
+                    }
                 )
-                + "</div>"
-            )
+        return {
+            "label": names[label],
+            "predicted": names[guess],
+            "confidence": float(seen.confidence[place]),
+            "photos": shots,
+        }
 
+    def _classes(self) -> list[dict[str, Any]]:
+        held = self.held
+        found = []
+        for index, c in enumerate(held.measures.classes):
+            pictures = float(held.weights[held.labels == index].sum())
+            low, high = (None, None) if c.recall is None else wilson(c.recall * pictures, pictures)
+            found.append(
+                {"name": c.name, "recall": c.recall, "low": low, "high": high}
+                | {"precision": c.precision, "f1": c.f1, "photos": c.photos}
+            )
+        return sorted(found, key=lambda c: (c["f1"] is None, c["f1"], c["name"]))
+
+    def _curves(self) -> list[Chart]:
+        return [
+            replace(
+                report.line_chart(curve.title, curve.step, f"{curve.title}{', %' if curve.share else ''}", curve.values,
+                                  share=curve.share),
+                caption=curve.caption,
+            )
+            for curve in self.curves
+            if len(curve.values) > 1
+        ]  # fmt: skip
+
+
+class _Photos:
+    """The held-out photos, as the page's script works on them."""
+
+    def __init__(self, held: Held, threshold: float | None) -> None:
+        self._held, self._threshold = held, threshold
+        count = len(held.labels)
+        probabilities = held.probabilities
+        self.predicted: Labels = probabilities.argmax(axis=1) if count else np.zeros(0, np.int64)
+        self.confidence = probabilities.max(axis=1) if count else np.zeros(0)
+        self.own = probabilities[np.arange(count), held.labels] if count else np.zeros(0)
+        self.wrong = np.nonzero(self.predicted != held.labels)[0]
         # A label is suspicious where the classifier is sure of another class and gives the labelled one no chance.
-        suspicious = wrong[np.argsort(own[wrong], kind="stable")]
-        worst = wrong[np.argsort(-confidence[wrong], kind="stable")]
-        # The two lists often agree; each photo is shown once, and first where its label may be the mistake.
-        sure = suspicious[(confidence[suspicious] > 0.9)][:_THUMBNAILS]
-        rest = worst[~np.isin(worst, sure)]
-        if not len(wrong):
-            return f"<h2>Mistakes</h2><p>{'None' if held.measures.n else NOT_MEASURED.capitalize()}.</p>"
-        return (
-            f"<h2>Mistakes: {len(wrong):,}</h2><h3>Most confused</h3><table><tr><th>is</th><th>taken for</th>"
-            f"<th>photos</th></tr>{confused}</table>{confusion_chart(names, held.measures.confusion)}"
-            f"<h3>Most suspicious labels</h3>{gallery(sure) if len(sure) else '<p>None.</p>'}"
-            f"<h3>Worst errors</h3>{gallery(rest) if len(rest) else '<p>None besides these.</p>'}"
-        )
+        sure = self.wrong[self.confidence[self.wrong] > _SURE]
+        self.suspicious = sure[np.argsort(self.own[sure], kind="stable")]
+        self.typical: list[int | None] = [self._surest(index) for index in range(len(held.measures.classes))]
 
-    def _classes(self) -> str:
-        rows = "".join(
-            f"<tr><td>{escape(c.name)}</td><td>{percent(c.precision)}</td><td>{percent(c.recall)}</td>"
-            f"<td>{percent(c.f1)}</td><td>{c.photos:,}</td></tr>"
-            for c in sorted(self.held.measures.classes, key=lambda c: (c.f1 is None, c.f1, c.name))
-        )
-        return (
-            "<h2>Classes</h2><details open><summary>worst first</summary><table><tr><th>class</th><th>precision</th>"
-            f"<th>recall</th><th>F1</th><th>photos</th></tr>{rows}</table></details>"
-        )
+    def _surest(self, index: int) -> int | None:
+        right = np.nonzero((self._held.labels == index) & (self.predicted == index))[0]
+        return int(right[self.confidence[right].argmax()]) if len(right) else None
 
-    def _training(self) -> str:
-        charts = "".join(curve(name, values) for name, values in self.curves.items() if len(values) > 1)
-        trials = "".join(
-            f"<tr><td>{t.strength:g}</td><td>{t.loss:.4f}</td><td>{percent(t.accuracy)}</td></tr>" for t in self.trials
-        )
-        if trials:
-            charts += (
-                "<table><tr><th>strength of the regularisation</th><th>loss on the part that chose it</th>"
-                "<th>right of that part</th>"
-                f"</tr>{trials}</table>"
-            )
-        times = "".join(f"<tr><td>{escape(k)}</td><td>{v:.1f} s</td></tr>" for k, v in self.seconds.items())
-        times += f"<tr><td>together</td><td>{sum(self.seconds.values()):.1f} s</td></tr>" if times else ""
-        return f"<h2>Training</h2>{charts}<table>{times}</table>" if charts or times else ""
+    def data(self, pictures: Pictures, folder: Folder) -> dict[str, Any]:
+        """Of each photo its classes and probabilities; of the first ones their names, and which have a thumbnail.
+
+        First come the wrong ones, the most confident first, then those near the threshold.
+        """
+        held, names = self._held, [c.name for c in self._held.measures.classes]
+        wrong = self.wrong[np.argsort(-self.confidence[self.wrong], kind="stable")]
+        near = np.argsort(np.abs(self.confidence - self._middle), kind="stable")
+        order = np.array(list(dict.fromkeys([*wrong.tolist(), *near.tolist()])), np.int64)
+        keys: dict[int, int] = {}
+        links: dict[int, str] = {}
+        shown_names = []
+        # Wrong ones may have all the room but what those near the threshold have a claim on.
+        rooms = {*wrong[: max(0, pictures.room - _NEAR)].tolist(), *near[:_NEAR].tolist()}
+        for number, place in enumerate(order[:_NAMED].tolist()):
+            path = held.photos[place].path
+            name, link = folder.entry(path)
+            shown_names.append(name)
+            if link is not None:
+                links[number] = link
+            key = pictures.add(path) if place in rooms else pictures.key(path)
+            if key is not None:
+                keys[number] = key
+        suspects = set(self.suspicious[:_SUSPICIOUS].tolist())
+        confusion = held.measures.confusion
+        cells = [(a, b, photos) for a, row in enumerate(confusion) for b, photos in enumerate(row) if photos]
+        return {
+            "names": [shown(name) for name in names],
+            "root": folder.address,
+            "shown": shown_names,
+            "links": links,
+            "truth": held.labels[order].tolist(),
+            "predicted": self.predicted[order].tolist(),
+            "confidence": [_rounded(value) for value in self.confidence[order].tolist()],
+            "own": {number: _rounded(float(self.own[place])) for number, place in enumerate(wrong.tolist())},
+            "keys": keys,
+            "others": [number for number, place in enumerate(wrong.tolist()) if place not in suspects],
+            "matrix": cells,
+            "clustered": report.clustered(len(names), cells),
+            "threshold": self._threshold,
+            "wrong": len(wrong),
+        }
+
+    @property
+    def _middle(self) -> float:
+        """The threshold, or without one the least confidence."""
+        return self._threshold if self._threshold is not None else float(self.confidence.min())
 
 
-NOT_MEASURED = "not measured"
+def _rounded(value: float) -> float:
+    return round(value, 6)
 
 
-def percent(share: float | None) -> str:
-    """`"95.3 %"`; `"not measured"` of None."""
-    return NOT_MEASURED if share is None else f"{100 * share:.1f} %"
+def _row(entry: Rejection) -> dict[str, Any]:
+    return {
+        "target": entry.target,
+        "threshold": "none" if entry.threshold is None else f"{entry.threshold:.3f}",
+        "coverage": entry.coverage,
+        "precision": entry.precision,
+        "interval": entry.precision_interval,
+        "reached": "yes" if entry.reached else f"no, {str(entry).rpartition(': ')[2]}",
+    }
 
 
-def interval(found: Interval | None) -> str:
-    """`"94.0 – 96.5 %"`; nothing of None."""
-    return "" if found is None else f"{100 * found[0]:.1f} – {100 * found[1]:.1f} %"
+def described(preprocessing: Preprocessing) -> str:
+    """How a photo becomes the input of the network, in a line."""
+    p = preprocessing
+    mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (p.mean, p.std))
+    bits = "" if p.decoding.bits is None else f"; 16-bit files: {p.decoding.bits} bits used"
+    return (
+        f"shorter side to {p.resize_size} pixels ({p.interpolation}), centre {p.crop_size} × {p.crop_size}; "
+        f"mean {mean}; standard deviation {std}{bits}"
+    )
 
 
 def answered(found: Rejection) -> str:
-    """`"93.1 % of the photos were answered, 97.2 % (95.0 – 98.4) of these rightly"`."""
+    """`"Coverage 93.1 %, precision 97.2 % (95 % interval 95.0 – 98.4) on the held-out photos"`."""
     if found.coverage is None:
-        return NOT_MEASURED
+        return NOT_MEASURED.capitalize()
     if found.precision is None or found.precision_interval is None:
-        return "none of the photos was answered"
+        return "None of the held-out photos is answered"
     low, high = found.precision_interval
     return (
-        f"{percent(found.coverage)} of the photos were answered, {percent(found.precision)} "
-        f"({100 * low:.1f} – {100 * high:.1f}) of these rightly"
+        f"Coverage {percent(found.coverage)}, precision {percent(found.precision)} (95 % interval {100 * low:.1f} – "
+        f"{100 * high:.1f}) on the held-out photos"
     )

@@ -87,6 +87,7 @@ class Held:
     measures: Measures  # of the probabilities
     ece_before: float | None
     rejections: tuple[Rejection, ...]  # one for each of `PRECISIONS`, and the last for the precision that is wanted
+    weights: Floats  # (N,), what each photo counts for: those of the same picture together as one
 
 
 def usable_photos(dataset: Dataset, facts: list[Facts], settings: Settings) -> Labelled:
@@ -311,4 +312,5 @@ def judge(
             rejection(threshold, answered[:, column], right, weights)
             for column, threshold in enumerate(calibration.thresholds)
         ),
+        weights=weights,
     )

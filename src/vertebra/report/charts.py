@@ -1,0 +1,139 @@
+"""What charts are drawn from: coordinates in a frame of so many units; the template draws them as SVG."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vertebra.intervals import wilson
+
+WIDTH, HEIGHT = 460, 320
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 14, 12, 50
+
+
+@dataclass(frozen=True)
+class Axis:
+    """From a value to a place between two ends of the frame, with ticks at round values."""
+
+    title: str
+    low: float
+    high: float
+    ticks: tuple[tuple[float, str], ...]  # value, text
+    ends: tuple[float, float]  # where `low` and `high` are
+
+    def at(self, value: float) -> float:
+        """The place of a value, rounded to a tenth of a unit."""
+        share = (value - self.low) / (self.high - self.low)
+        return round(self.ends[0] + share * (self.ends[1] - self.ends[0]), 1)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A dot, with what is said of it, and the ends of its interval."""
+
+    x: float
+    y: float
+    radius: float
+    text: str
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart; the title is its name, the caption says how to read it."""
+
+    title: str
+    caption: str
+    x: Axis
+    y: Axis
+    line: str = ""  # points of a polyline
+    marks: tuple[Mark, ...] = ()
+    diagonal: bool = False
+    name: str = ""  # for `page.js`
+
+
+def axis(title: str, low: float, high: float, *, vertical: bool = False, share: bool = False, most: int = 6) -> Axis:
+    """An axis from below the lowest value to above the highest one, or of whole steps.
+
+    Args:
+        title: with the unit.
+        low: the lowest value.
+        high: the highest one.
+        vertical: upwards.
+        share: values are fractions, written as percentages; the axis ends at 0 and 1 at the furthest.
+        most: ticks.
+    """
+    step = _step((high - low) or abs(high) or 1.0, most - 1)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    last = max(last, first + 1)
+    ticks = tuple((i * step, _number(i * step, step, share)) for i in range(first, last + 1))
+    ends = (HEIGHT - _BOTTOM, _TOP) if vertical else (_LEFT, WIDTH - _RIGHT)
+    return Axis(title, first * step, last * step, ticks, (float(ends[0]), float(ends[1])))
+
+
+def _step(span: float, parts: int) -> float:
+    """1, 2 or 5 times a power of ten: so many parts of the span, or a few less."""
+    raw = span / parts
+    power: float = 10.0 ** math.floor(math.log10(raw))
+    return power * next(factor for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
+
+
+def _number(value: float, step: float, share: bool) -> str:
+    if share:
+        value, step = 100 * value, 100 * step
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    if digits > 4:
+        return f"{value:.1e}".replace("e-0", "e-") if value else "0"
+    return f"{value:,.{digits}f}"
+
+
+def reliability_chart(title: str, bins: Sequence[tuple[float, float, int]]) -> Chart:
+    """Confidence against accuracy.
+
+    Args:
+        title: of the chart.
+        bins: mean confidence, share of right answers, photos.
+    """
+    total = sum(photos for *_, photos in bins) or 1
+    x = axis("confidence, %", 0, 1, share=True)
+    y = axis("accuracy, %", 0, 1, share=True, vertical=True)
+    marks = []
+    for confidence, accuracy, photos in bins:
+        low, high = wilson(accuracy * photos, photos)
+        what = f"{photos:,} photo{'s' if photos != 1 else ''}"
+        text = (
+            f"{what}: confidence {100 * confidence:.1f} %, accuracy {100 * accuracy:.1f} % "
+            f"(95 % interval {100 * low:.1f} – {100 * high:.1f})"
+        )
+        radius = round(3 + 13 * (photos / total) ** 0.5, 1)
+        marks.append(Mark(x.at(confidence), y.at(accuracy), radius, text, y.at(low), y.at(high)))
+    return Chart(title, "", x, y, marks=tuple(marks), diagonal=True)
+
+
+def coverage_chart(title: str, points: Sequence[tuple[float, float]]) -> Chart:
+    """Share of photos that are answered against the share of right answers among them."""
+    x = axis("coverage: share of photos answered, %", 0, 1, share=True)
+    lowest = min((right for _, right in points), default=0.0)
+    y = axis("precision: share of right answers, %", min(lowest, 0.95), 1, share=True, vertical=True)
+    return Chart(title, "", x, y, line=_polyline(x, y, points), name="coverage")
+
+
+def line_chart(title: str, x_title: str, y_title: str, values: Sequence[float], *, share: bool = False) -> Chart:
+    """A value at each step from 1 on; those that are no numbers are left out."""
+    points = [(float(i), value) for i, value in enumerate(values, 1) if math.isfinite(value)]
+    x = axis(x_title, 1, max(2, len(values)))
+    found = [value for _, value in points] or [0.0]
+    y = axis(y_title, min(found), max(found), vertical=True, share=share)
+    marks: tuple[Mark, ...] = ()
+    if len(points) <= 40:
+        marks = tuple(
+            Mark(x.at(step), y.at(value), 3, f"{step:g}: {f'{100 * value:.1f} %' if share else f'{value:.4g}'}")
+            for step, value in points
+        )
+    return Chart(title, "", x, y, line=_polyline(x, y, points), marks=marks)
+
+
+def _polyline(x: Axis, y: Axis, points: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x.at(a):g},{y.at(b):g}" for a, b in points)
