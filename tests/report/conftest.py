@@ -60,7 +60,7 @@ def report(predictions):
         page = folder / "run" / "report.html"
         page.parent.mkdir()
         made = Report("a network on photos", "Training report", "Made up.", held, Decoding(),
-                      held.rejections[-1].threshold, 1.2, **more)  # fmt: skip
+                      threshold=held.rejections[-1].threshold, temperature=1.2, **more)  # fmt: skip
         page.write_text(made.html(page.parent), encoding="utf-8")
         return SimpleNamespace(held=held, as_uri=page.as_uri, path=page)
 

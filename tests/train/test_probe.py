@@ -85,15 +85,21 @@ def test_what_there_is_to_know_of_the_photos(run):
         "Only 43 photos were held out, so these shares say little.",
     ]
     assert "top-5" not in run.report.read_text()  # of three classes
-    assert "is \\ taken for" in run.report.read_text()
+    assert ">Confusion matrix</h2>" in run.report.read_text()
 
 
 def test_the_report_is_whole_and_opens_offline(run):
     text = run.report.read_text()
-    for part in ("How far to trust it", "Most suspicious labels", "cannot be used", "broken.png", "regularisation"):
+    for part in ("Calibration and threshold", "Suspicious labels", "cannot be used", "broken.png", "Regularisation"):
         assert part in text
-    assert "data:image/jpeg;base64," in text
-    assert not re.search(r'(src|href)="(?!data:)', text)
+    assert "data:image/png;base64," in text
+    assert not re.search(r'src="|(src|href)="\w+:(?!,)', text)
+    card = run.card
+    for part in (card.content_sha256, card.weights.sha256, f"--config {run.run}/settings.toml", "5.0"):
+        assert part in text
+    data = json.loads(re.search(r'id="data">(.*?)</script>', text)[1])
+    for place, link in enumerate(data["held"]["shown"]):
+        assert (run.run / data["held"]["root"] / link).is_file(), place
 
 
 def test_a_second_run_computes_nothing_again(run, shapes, small_weights, tmp_path, monkeypatch):

@@ -104,6 +104,7 @@ class Evaluation:
             f"{interval(m.top1_interval)}).",
             held=self.held,
             decoding=self.decoding,
+            photos="measured",
             threshold=self.threshold,
             left_out=self.broken,
             notes=self.notes,

@@ -46,6 +46,7 @@ class Report:
     summary: str  # one sentence
     held: Held
     decoding: Decoding  # of the photos' files
+    photos: str = "held-out"  # what kind of photos were measured
     threshold: float | None = None
     temperature: float | None = None  # None: the file's probabilities are calibrated already
     found: Mapping[str, Any] | None = None  # by the audit, as `vertebra.data.findings` gives it
@@ -76,6 +77,7 @@ class Report:
             kind=self.kind,
             data={"held": seen.data(pictures, photos) if measures.n else None, "pictures": pictures.data()},
             summary=self.summary,
+            photos=self.photos,
             notes=self.notes,
             measured=measures.n > 0,
             tiles=self._tiles(),
@@ -111,7 +113,7 @@ class Report:
             ("top-5 accuracy", percent(m.top5), interval(m.top5_interval)),
             ("balanced accuracy", percent(m.balanced_accuracy), interval(m.balanced_accuracy_interval)),
             ("calibration error (ECE)", percent(m.ece), self._before()),
-            ("held-out photos", f"{m.n:,}", self.held.what),
+            (f"{self.photos} photos", f"{m.n:,}", self.held.what),
         ]
         if len(m.classes) <= 5:
             del found[1]
@@ -158,11 +160,23 @@ class Report:
     def _statement(self) -> str:
         wanted = self.held.rejections[-1]
         target = f"{str(wanted)[0].upper()}{str(wanted)[1:]}. " if wanted.target > 0 else ""
-        if self.threshold is None:
-            return f"{target}No threshold is set: the exported classifier answers every photo. {answered(wanted)}."
+        what = (
+            "No threshold is set: the exported classifier answers every photo."
+            if self.threshold is None
+            else "The exported classifier answers “unsure” where its highest probability is below "
+            f"{self.threshold:.3f}."
+        )
+        return f"{target}{what} {self._answered(wanted)}."
+
+    def _answered(self, found: Rejection) -> str:
+        if found.coverage is None:
+            return NOT_MEASURED.capitalize()
+        if found.precision is None or found.precision_interval is None:
+            return f"None of the {self.photos} photos is answered"
+        low, high = found.precision_interval
         return (
-            f"{target}The exported classifier answers “unsure” where its highest probability is below "
-            f"{self.threshold:.3f}. {answered(wanted)}."
+            f"Coverage {percent(found.coverage)}, precision {percent(found.precision)} (95 % interval "
+            f"{100 * low:.1f} – {100 * high:.1f}) on the {self.photos} photos"
         )
 
     def _confused(self) -> list[dict[str, Any]]:
@@ -261,7 +275,8 @@ class _Photos:
         links: dict[int, str] = {}
         shown_names = []
         # Wrong ones may have all the room but what those near the threshold have a claim on.
-        rooms = {*wrong[: max(0, pictures.room - _NEAR)].tolist(), *near[:_NEAR].tolist()}
+        first = [*wrong[: max(0, pictures.room - _NEAR)].tolist(), *near[:_NEAR].tolist(), *wrong.tolist()]
+        rooms = set(list(dict.fromkeys(first))[: pictures.room])
         for number, place in enumerate(order[:_NAMED].tolist()):
             path = held.photos[place].path
             name, link = folder.entry(path)
@@ -320,17 +335,4 @@ def described(preprocessing: Preprocessing) -> str:
     return (
         f"shorter side to {p.resize_size} pixels ({p.interpolation}), centre {p.crop_size} × {p.crop_size}; "
         f"mean {mean}; standard deviation {std}{bits}"
-    )
-
-
-def answered(found: Rejection) -> str:
-    """`"Coverage 93.1 %, precision 97.2 % (95 % interval 95.0 – 98.4) on the held-out photos"`."""
-    if found.coverage is None:
-        return NOT_MEASURED.capitalize()
-    if found.precision is None or found.precision_interval is None:
-        return "None of the held-out photos is answered"
-    low, high = found.precision_interval
-    return (
-        f"Coverage {percent(found.coverage)}, precision {percent(found.precision)} (95 % interval {100 * low:.1f} – "
-        f"{100 * high:.1f}) on the held-out photos"
     )
