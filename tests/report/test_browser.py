@@ -156,6 +156,13 @@ def test_two_hundred_classes_have_legible_names(visit, report, tmp_path):
     assert int(page.locator("#matrix").get_attribute("data-cell")) > pitch
 
 
+@pytest.mark.slow
+def test_of_a_thousand_classes_those_with_the_most_errors_are_shown(visit, report, tmp_path):
+    page = visit(report(tmp_path, [f"kind {i}" for i in range(1000)], 1))
+    assert len(rows_of(page)) == 200
+    assert "the 200 classes with the most errors, of 1,000" in page.inner_text("#matrix-tools")
+
+
 def test_the_threshold_says_what_it_would_do(visit, ten):
     page = visit(ten)
     held = ten.held

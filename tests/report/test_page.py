@@ -3,6 +3,9 @@
 import base64
 import hashlib
 import re
+import subprocess
+import sys
+import zipfile
 from importlib import resources
 from pathlib import Path
 
@@ -96,3 +99,16 @@ def test_figures():
     assert (seconds(3.21), seconds(64.6), seconds(3600)) == ("3.2 s", "1 min 5 s", "60 min 0 s")
     found = versions("numpy", "no-such-package-anywhere")
     assert set(found) == {"vertebra", "python", "numpy"}
+
+
+@pytest.mark.network
+def test_the_wheel_brings_the_templates(tmp_path):
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(root)]
+    subprocess.run(command, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    package = root / "src" / "vertebra" / "report"
+    own = {path.relative_to(root / "src").as_posix() for path in package.rglob("*.*") if path.suffix != ".pyc"}
+    assert len(own) > 8
+    assert own <= packed

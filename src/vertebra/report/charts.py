@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from vertebra.intervals import wilson
 
 WIDTH, HEIGHT = 460, 320
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 14, 12, 50
+_LEFT, _RIGHT, _TOP, _BOTTOM = 76, 14, 12, 50
 
 
 @dataclass(frozen=True)

@@ -280,6 +280,8 @@ const ORDERS = {
   errors: [...names.keys()].sort((a, b) => errors[b] - errors[a] || a - b),
   clustered: D.held.clustered,
 };
+// As many as can be read: of more classes, those with the most errors.
+const MOST = 200, among = new Set(ORDERS.errors.slice(0, MOST));
 const canvas = document.createElement("canvas").getContext("2d");
 function cut(text, most, font) {
   canvas.font = font;
@@ -295,7 +297,7 @@ function fitting(classes, labels) {
   return Math.max(classes > 30 ? 12 : 24, Math.min(classes > 60 ? 14 : classes > 4 ? 46 : 72, Math.floor(free / classes)));
 }
 function draw() {
-  const list = ORDERS[order.value].filter((c) => !onlyWrong.checked || errors[c]);
+  const list = ORDERS[order.value].filter((c) => (!onlyWrong.checked || errors[c]) && among.has(c));
   const narrow = room.clientWidth < 600, most = narrow ? 92 : 150;
   const font = `11px ${getComputedStyle(document.body).fontFamily}`;
   canvas.font = font;
@@ -414,6 +416,7 @@ new ResizeObserver(() => {
 }).observe(room);
 draw();
 width = room.clientWidth;
+if (names.length > MOST) $("matrix-tools").append(make("span", { class: "soft small" }, `the ${MOST} classes with the most errors, of ${whole(names.length)}`));
 const worst = D.held.matrix.filter(([true_, guess]) => true_ !== guess).sort((a, b) => b[2] - a[2])[0];
 if (worst) choose(worst[0], worst[1]);
 $("matrix-tools").hidden = false;
