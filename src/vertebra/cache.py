@@ -231,6 +231,14 @@ def file_state(path: Path) -> dict[str, int]:
     return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}
 
 
+def change_state(path: Path) -> dict[str, int]:
+    """What tells a file from any other in its place, even one of its size, inode and time of modification.
+
+    `cp -p`, `rsync -a` and archives set that time, and file systems give a freed inode to the next file.
+    """
+    return _state(path.stat())
+
+
 def _state(status: os.stat_result) -> dict[str, int]:
     """As `file_state`, with the time of the last change of any kind, which is not set back with the other."""
     return {

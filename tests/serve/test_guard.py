@@ -350,8 +350,25 @@ def test_errors_that_nobody_expected(caplog):
     assert found.counters.requests == [("/v1/embed", 500)]
     (record,) = caplog.records
     assert record.getMessage() == "POST /v1/embed failed" and record.exc_info
+
+
+def test_errors_within_an_answer_are_the_connection_s(caplog):
+    """It logs them and hangs up, so that half of an answer does not pass for a whole one."""
     with pytest.raises(RuntimeError, match="secret"):
         Asked(headers=LOCAL, app=raising(RuntimeError("secret"), begun=True))
+    assert not caplog.records
+
+
+def test_errors_behind_an_answer_are_logged(caplog):
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        await send({"type": "http.response.body", "body": b"o", "more_body": True})
+        await send({"type": "http.response.body", "body": b"h"})
+        raise RuntimeError("late")
+
+    found = Asked("/v1/embed", "POST", LOCAL, app=app)
+    assert (found.status, found.body) == (500, b"oh") and found.counters.requests == [("/v1/embed", 500)]
+    assert [record.getMessage() for record in caplog.records] == ["POST /v1/embed failed"]
 
 
 def test_what_takes_its_time_is_counted(monkeypatch):

@@ -25,7 +25,7 @@ def entry(text, key="images"):
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 1000, 3 * LARGE // 4, 3 * LARGE // 4 + 1, 200_001])
-@pytest.mark.parametrize("write", ["plain", "url", "php", "net", "escapes"])
+@pytest.mark.parametrize("write", ["plain", "url", "php", "net", "escapes", "lines", "windows"])
 def test_base64_is_what_it_was(size, write):
     content = random.Random(size).randbytes(size)
     text = base64.b64encode(content).decode()
@@ -34,6 +34,8 @@ def test_base64_is_what_it_was(size, write):
         "url": "data:image/png;base64," + text,
         "php": text.replace("/", "\\/"),
         "net": text.replace("+", "\\u002B"),
+        "lines": base64.encodebytes(content).decode().replace("\n", "\\n"),
+        "windows": "\\r\\n".join(text[place : place + 64] for place in range(0, len(text), 64)),
         "escapes": "".join(f"\\u{ord(each):04x}" for each in text),
     }[write]
     assert base64_bytes(entry(f'"{text}"')) == content
@@ -42,7 +44,7 @@ def test_base64_is_what_it_was(size, write):
 @pytest.mark.parametrize(
     "text",
     [
-        *("A", "AAA", "A===", "AA=A", "AA==AAAA", "é", "AAAA AAAA", "\\n", "\\ud800", "AA\\", "data:;base64"),
+        *("A", "AAA", "A===", "AA=A", "AA==AAAA", "é", "AAAA AAAA", "AAAA\n", "A\\n", "\\ud800", "AA\\", "data:;base64"),
         *("A" * LARGE + "A===", "A" * (LARGE - 1) + "=" + "AAAA", "*" * LARGE),
     ],
 )

@@ -89,6 +89,12 @@ def test_what_is_not_http(client):
     assert answer.startswith(b"HTTP/1.1 400") and b"not HTTP" in answer
 
 
+@pytest.mark.parametrize("address", [b"http://localhost", b"http://localhost?model=m"])
+def test_an_address_without_a_path(client, address):
+    answer = talk(client, b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % address)
+    assert answer.startswith(b"HTTP/1.1 400") and b"no path" in answer
+
+
 # --- time -------------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import os
 import re
 import subprocess
 import sys
@@ -63,6 +64,24 @@ def test_a_new_file_is_served_without_a_dropped_request(serving, place, pngs):
         thread.join()
     assert set(statuses) == {200}
     assert 'vertebra_reloads_total{model="m",result="ok"} 3.0' in client.get("/metrics").body.decode()
+
+
+def test_a_new_file_of_the_same_size_inode_and_time(serving, place, write_model, tmp_path):
+    """As `cp -p`, `rsync --inplace` and archives with fixed times leave it: the order of the classes was corrected."""
+    path = place.path
+    write_model(path, classes=("cat", "dog", "fish"))
+    corrected = write_model(tmp_path / "corrected.onnx", classes=("dog", "cat", "fish"))
+    os.utime(path, (1e9, 1e9))
+    before = path.stat()
+    client = serving(models=(str(path),), reload_seconds=0.05)
+    assert client.get("/v1/models/m/classes").json["classes"] == ["cat", "dog", "fish"]
+    with path.open("r+b") as file:
+        file.write(corrected.read_bytes())
+    os.utime(path, (1e9, 1e9))
+    after = path.stat()
+    for same in ("st_size", "st_ino", "st_mtime_ns"):
+        assert getattr(before, same) == getattr(after, same)
+    until(lambda: client.get("/v1/models/m/classes").json["classes"] == ["dog", "cat", "fish"])
 
 
 def test_a_damaged_file_leaves_the_old_one_serving(serving, place, pngs, monkeypatch):

@@ -1,6 +1,7 @@
 """The process: it starts without torch, says what is wrong, finishes what it accepted, and leaves."""
 
 import contextlib
+import http.client
 import json
 import signal
 import socket
@@ -184,6 +185,21 @@ def test_names_and_time_that_the_command_is_given(started, pngs):
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         while connection.recv(65_536):  # it is closed after that second
             pass
+
+
+def test_a_route_that_fails_answers_as_all_do(client, monkeypatch, caplog):
+    monkeypatch.setattr(client.service.metrics, "text", lambda: 1 / 0)
+    connection = http.client.HTTPConnection(client.host, client.port, timeout=20)
+    with contextlib.closing(connection):
+        connection.request("GET", "/metrics")
+        answer = connection.getresponse()
+        assert answer.status == 500 and answer.getheader("Content-Type") == "application/json"
+        assert answer.getheader("X-Content-Type-Options") == "nosniff"
+        assert "its log says more" in json.loads(answer.read())["error"]["message"]
+        connection.request("GET", "/healthz")  # it was whole, so the connection goes on
+        assert connection.getresponse().status == 200
+    (record,) = (record for record in caplog.records if record.exc_info)
+    assert (record.name, record.getMessage()) == ("vertebra.serve", "GET /metrics failed")
 
 
 def test_not_ready_while_a_model_is_loading(tiny_model, pngs, monkeypatch, call):

@@ -18,7 +18,7 @@ from .desk import Desk
 from .docs import POLICY, docs_page
 from .guard import Guard
 from .page import Page
-from .problems import ApiError, error_body
+from .problems import UNEXPECTED, ApiError, error_body
 
 
 def build(desk: Desk, page: Page | None = None) -> ASGIApp:
@@ -40,6 +40,7 @@ def build(desk: Desk, page: Page | None = None) -> ASGIApp:
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(Exception, _unexpected)
     for path in page.files:
         app.add_route(path, page.answer, methods=["GET"], include_in_schema=False)
 
@@ -99,6 +100,11 @@ async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - for the type checker
     parts = [f"{entry['loc'][-1]} is {str(entry.get('input'))[:60]!r}: {entry['msg']}" for entry in error.errors()]
     return _problem(422, f"{'; '.join(parts)}. See /docs.", {})
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    """Anything else; Starlette raises it again after this answer, and the guard logs it."""
+    return _problem(500, UNEXPECTED, {})
 
 
 def _problem(status: int, message: str, headers: dict[str, str]) -> Response:

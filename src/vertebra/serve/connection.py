@@ -126,6 +126,8 @@ class Connection(HttpToolsProtocol):
             if self.parser.get_method() == b"CONNECT":
                 raise ValueError("CONNECT is a proxy's")
             return  # `_declined` comes next
+        if httptools.parse_url(self.url).path is None:  # http://host?query, in the form for proxies
+            raise ValueError("its address has no path")
         super().on_headers_complete()
         self._disarm()
         self._part = _BODY

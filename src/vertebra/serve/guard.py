@@ -11,7 +11,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .desk import ClientGoneError, Desk
-from .problems import JSON, ApiError
+from .problems import JSON, UNEXPECTED, ApiError
 from .settings import is_loopback
 
 log = logging.getLogger("vertebra.serve")
@@ -72,16 +72,19 @@ class Guard:
             return
         start = time.perf_counter()
         status = 0
+        complete = False
         # HEAD is GET without the body, which the connection leaves out.
         inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
 
         async def sending(message: Message) -> None:
-            nonlocal status
+            nonlocal status, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers: list[tuple[bytes, bytes]] = message["headers"]
                 given = {name for name, _ in headers}
                 headers.extend((name, value) for name, value in _HEADERS.items() if name not in given)
+            else:
+                complete = not message.get("more_body", False)
             await send(message)
 
         try:
@@ -92,10 +95,11 @@ class Guard:
         except ClientGoneError:
             status = 499
         except Exception:
+            if status and not complete:
+                raise  # uvicorn logs it, and hangs up: half of an answer must not pass for a whole one
             log.exception("%s %s failed", scope["method"], scope["path"][:200])
-            if status:
-                raise
-            await answer(sending, ApiError(500, "this is not an error that the server expects; its log says more."))
+            if not status:
+                await answer(sending, ApiError(500, UNEXPECTED))
         finally:
             route = inner.get("route")
             path = getattr(route, "path", None) or _route(scope["path"], self.open)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vertebra._load import is_file, kept_model
-from vertebra.cache import file_state, scratch_dir
+from vertebra.cache import change_state, scratch_dir
 from vertebra.card import Card, read_card
 from vertebra.decoding_notes import DecodingNotes
 from vertebra.errors import UsageError, nearest
@@ -64,7 +64,7 @@ class Loaded:
     def __init__(self, name: str, path: Path, settings: Settings, metrics: Metrics) -> None:
         self.name = name
         self.path = path
-        self.stamp = file_state(path)
+        self.stamp = change_state(path)
         verify(path)  # at each load, whatever the cache says: it serves for long
         predictor = Predictor(path, engine=settings.engine)
         self.card: Card = predictor.card
@@ -142,7 +142,7 @@ class Loaded:
         try:
             graph = read_graph(self.path)
             classifier = find_classifier(graph)
-            if file_state(self.path) != self.stamp:
+            if change_state(self.path) != self.stamp:
                 return None, None  # a newer file is there already, and will be loaded
             if classifier is not None:
                 _, embedding, features = self.runner.call(self._trial[1:2], OUTPUTS)
@@ -262,7 +262,7 @@ class Shelf:
 
     def _first(self, hosted: Hosted) -> None:
         """Load a model. In a method of its own: a local of `_watch`, which never returns, would keep it for good."""
-        hosted.seen = file_state(hosted.path)
+        hosted.seen = change_state(hosted.path)
         start = time.perf_counter()
         hosted.current = loaded = Loaded(hosted.name, hosted.path, self.settings, self.metrics)
         log.info("%s: %s loaded in %.2f s, %s", hosted.name, hosted.path, time.perf_counter() - start, loaded.plan)
@@ -270,7 +270,7 @@ class Shelf:
     def _look(self, hosted: Hosted, changing: dict[str, dict[str, int]]) -> None:
         """Load a file that is another than before, once it has stayed the same between two looks."""
         try:
-            stamp = file_state(hosted.path)
+            stamp = change_state(hosted.path)
         except OSError:
             stamp = {}  # being replaced, or gone
         if stamp == hosted.seen:

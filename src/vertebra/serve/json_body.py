@@ -158,6 +158,7 @@ def base64_bytes(data: Data) -> bytes:
     """
     if data.body.find(b"\\", data.start, data.end) >= 0:  # some write "/" as "\/", or "+" as "\u002b"
         text = b"".join(orjson.loads(b'"%s"' % piece).encode("ascii") for piece in data.between_escapes())
+        text = text.translate(None, b"\r\n")  # `base64 FILE` and Python's encodebytes break lines
         data = Data(text, 0, len(text), text=True)
     if prefix := _DATA_URL.match(data.body, data.start, data.end):
         data = Data(data.body, prefix.end(), data.end, text=True)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 
 JSON = b"application/json"
+UNEXPECTED = "this is not an error that the server expects; its log says more."
 
 
 class ApiError(Exception):
