@@ -44,7 +44,20 @@ def test_base64_is_what_it_was(size, write):
 @pytest.mark.parametrize(
     "text",
     [
-        *("A", "AAA", "A===", "AA=A", "AA==AAAA", "é", "AAAA AAAA", "AAAA\n", "A\\n", "\\ud800", "AA\\", "data:;base64"),
+        *(
+            "A",
+            "AAA",
+            "A===",
+            "AA=A",
+            "AA==AAAA",
+            "é",
+            "AAAA AAAA",
+            "AAAA\n",
+            "A\\n",
+            "\\ud800",
+            "AA\\",
+            "data:;base64",
+        ),
         *("A" * LARGE + "A===", "A" * (LARGE - 1) + "=" + "AAAA", "*" * LARGE),
     ],
 )
