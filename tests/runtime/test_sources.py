@@ -169,6 +169,24 @@ def test_a_list_on_standard_input(folder, end):
     assert names(found, folder) == ["first.jpg", "b.jpg", "below/c.webp", "below/deep/d.jpeg", "caf\udce9.jpg"]
 
 
+@pytest.mark.parametrize("coding", ["utf-8-sig", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("end", ["\r\n", "\n"])
+def test_a_list_as_windows_writes_it(coding, end):
+    lines = ["C:\\Köln\\Ċ.jpg", "", "日本.png", "/usr/share/x.jpg"]
+    content = ("\ufeff" if coding == "utf-16-be" else "") + end.join(lines)
+    found = photos(["-"], io.BytesIO(content.encode(coding)))
+    assert [photo.path for photo in found] == [lines[0], *lines[2:]]
+
+
+def test_a_name_that_begins_like_a_byte_order_mark(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("\ufeffa.jpg").touch()
+    lines = b"\xef\xbb\xbfa.jpg\n\xff\xfe.jpg\n"
+    assert [photo.path for photo in photos(["-"], io.BytesIO(lines))] == ["\ufeffa.jpg", os.fsdecode(b"\xff\xfe.jpg")]
+    lines = b"\xff\xfe.jpg\n\xef\xbb\xbfa.jpg\n"
+    assert [photo.path for photo in photos(["-"], io.BytesIO(lines))] == [os.fsdecode(b"\xff\xfe.jpg"), "\ufeffa.jpg"]
+
+
 def test_the_list_is_read_as_it_comes():
     class Slow(io.RawIOBase):
         def __iter__(self):

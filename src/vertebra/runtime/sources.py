@@ -5,6 +5,7 @@ The order is always the same: arguments as they are given, within a folder by na
 
 from __future__ import annotations
 
+import codecs
 import glob
 import os
 import re
@@ -83,9 +84,20 @@ def is_url(path: str) -> bool:
 
 
 def listed(stream: IO[bytes]) -> Iterator[str]:
-    """The names in a list, one a line or ended by a NUL; empty ones are left out. Any bytes are a name."""
+    """The names in a list, one a line or ended by a NUL; empty ones are left out. Any bytes are a name.
+
+    A list that begins with a byte order mark, as Windows writes them, is UTF-8 or UTF-16 without that mark.
+    """
+    first = True
     for line in stream:
+        if first and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and b"\0" in line:
+            # All at once: its lines do not end where those of bytes do.
+            yield from filter(None, re.split(r"[\r\n]+", (line + stream.read()).decode("utf-16", "replace")))
+            return
         for name in line.rstrip(b"\r\n").split(b"\0"):
+            if first and name.startswith(codecs.BOM_UTF8) and not os.path.lexists(name):
+                name = name.removeprefix(codecs.BOM_UTF8)
+            first = False
             if name:
                 yield os.fsdecode(name)
 
