@@ -320,7 +320,7 @@ def test_a_damaged_form_is_made_again(tiny_model, photos, forms, damage):
     if damage == "unseen":  # a disk changes bytes without a trace
         cache.keep_json(
             path.with_suffix(".json"),
-            cache.read_json(path.with_suffix(".json")) | {"state": cache._state(path)},
+            cache.read_json(path.with_suffix(".json")) | {"state": cache.change_state(path)},
         )
     with pytest.warns() as told:
         found = Predictor(tiny_model, engine="mnn").predict(photos[0])
@@ -449,14 +449,24 @@ def test_a_network_is_copied_with_its_settings(used, photos, copied, monkeypatch
     assert found.notes.lines() == [] != network.notes.lines()  # counts of its own
 
 
+@pytest.mark.parametrize("copied", [lambda network: network, lambda network: pickle.loads(pickle.dumps(network))])
+def test_a_network_of_a_relative_path_in_another_folder(tiny_model, photos, copied, monkeypatch, tmp_path):
+    monkeypatch.chdir(tiny_model.parent)
+    network = vertebra.load(tiny_model.name)
+    monkeypatch.chdir(tmp_path)
+    assert copied(network).predict(photos[0]).predictions == Predictor(tiny_model).predict(photos[0]).predictions
+
+
 def test_a_copy_uses_the_cores_that_are_there(tiny_model, monkeypatch):
     given, own = (pickle.dumps(Predictor(tiny_model, threads=threads)) for threads in (3, None))
     monkeypatch.setattr("vertebra.runtime.predictor.usable_cores", lambda: 7)
     assert (pickle.loads(given).threads, pickle.loads(own).threads) == (3, 7)
 
 
-@pytest.mark.parametrize("change", ["replaced", "removed"])
-def test_a_copy_of_a_file_that_is_another_says_so(write_model, photos, tmp_path, change):
+@pytest.mark.parametrize(
+    ("change", "message"), [("replaced", "has been replaced since it was loaded"), ("removed", "is not there any more")]
+)
+def test_a_copy_of_a_file_that_is_another_says_so(write_model, photos, tmp_path, change, message):
     """At the first prediction: a pool of processes waits for ever where a copy cannot be read at all."""
     path = write_model(tmp_path / "m.onnx")
     content = pickle.dumps(Predictor(path))
@@ -465,7 +475,7 @@ def test_a_copy_of_a_file_that_is_another_says_so(write_model, photos, tmp_path,
     else:
         path.unlink()
     network = pickle.loads(content)
-    with pytest.raises(EngineError, match=r"m\.onnx has been replaced since it was loaded"):
+    with pytest.raises(EngineError, match=rf"m\.onnx {message}"):
         network.predict(photos[0])
 
 

@@ -103,7 +103,7 @@ class Predictor:
         check_engine(engine)
         if bits is not None and not BITS[0] <= bits <= BITS[1]:
             raise UsageError(f"bits is {bits}; it must be from {BITS[0]} to {BITS[1]}.")
-        self.path = Path(path)
+        self.path = Path(path).absolute()  # engines are opened later, and in copies: perhaps from another folder
         # Before it is read: a file that takes its place meanwhile is noticed when the engine is opened.
         self._state = file_state(self.path) if self.path.is_file() else {}
         self.card = checked_card(path)
@@ -138,10 +138,9 @@ class Predictor:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without engines, threads and counters, and with a path that holds in other folders, too."""
+        """Without engines, threads and counters."""
         new = ("notes", "threads", "_runners")
-        state = {name: value for name, value in self.__dict__.items() if name not in new}
-        return state | {"path": self.path.absolute()}
+        return {name: value for name, value in self.__dict__.items() if name not in new}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
