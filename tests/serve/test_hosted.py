@@ -64,7 +64,7 @@ def test_what_is_known_of_a_model(shelf, path, settings):
     loaded = shelf.get("m")
     assert (loaded.name, loaded.path, loaded.classes) == ("m", path, 3)
     assert loaded.card.classes == ("cat", "dog", "fish") and loaded.plan == loaded.runner.plan
-    assert loaded.stamp == module.file_state(path) == shelf.models["m"].seen
+    assert loaded.stamp == module.change_state(path) == shelf.models["m"].seen
     assert loaded.since.endswith("+00:00") and len(loaded.since) == 25
     assert loaded.explains_by == "activation" and loaded.classifier.weight.shape == (3, 8)
     assert loaded.anatomy["input"] == [32, 32, 3]

@@ -187,7 +187,7 @@ class Runners:
     def _check(self) -> None:
         """Whether the file is the one that the card was read from."""
         if not self.path.is_file():
-            raise EngineError(f"{self.path} is not there any more, or not on this machine. Put it back, or load another.")
+            raise EngineError(f"{self.path} is not there any more, or not on this machine. Put it back.")
         if file_state(self.path) != self.state:
             raise EngineError(f"{self.path} has been replaced since it was loaded. Load it again.")
 
