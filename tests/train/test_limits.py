@@ -23,6 +23,7 @@ def settings(**values):
     ("values", "processes", "message"),
     [
         ({"model": "resnet19"}, 1, "Did you mean 'resnet1"),
+        ({"dropout": 0.5}, 1, "dropout is 0.5, which would do nothing: resnet18 has no dropout layer"),
         ({"freeze": 9}, 1, "freeze is 9, and the network has 5 stages"),
         ({"model": "vgg11", "image_size": 8}, 1, r"image_size is 8: vgg11 needs .* 32 pixels.*--set image_size=32"),
         ({"batch_size": 1, "image_size": 32}, 1, r"batch_size is 1: batch norm .* 32 × 32 .*--batch-size 2 or more\."),
@@ -41,6 +42,7 @@ def test_what_is_refused_at_once(values, processes, message):
     [
         ({}, 32), ({"batch_size": 1}, 1), ({"batch_size": 1, "image_size": 64}, 1),
         ({"batch_size": 8, "image_size": 32}, 4),
+        ({"dropout": 0.5, "model": "mobilenet_v2"}, 1),
         ({"batch_size": 1, "image_size": 32, "freeze": 5}, 1),
         ({"batch_size": 1, "image_size": 32, "model": "vgg11"}, 1),
         ({"batch_size": 1, "image_size": 32, "method": "scratch"}, 1),  # which keeps the resolution of small pictures

@@ -3,6 +3,7 @@
 import os
 import tempfile
 import tomllib
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,20 @@ def test_settings_of_earlier_versions_are_read(tmp_path):
     found = Settings.from_toml(tmp_path / "settings.toml")
     assert found == expected
     assert "fsdp" not in found.to_toml()
+
+
+@pytest.mark.parametrize("method", ["finetune", "scratch"])
+def test_a_file_of_an_earlier_version_names_what_its_method_has_no_use_for(method):
+    """At its usual value it stays, whatever else changes; what is written now is without it."""
+    now = Settings.from_mapping({"data": "x", "method": method}, "here")
+    before = {name: value for name, value in asdict(now).items() if value is not None}
+    found = Settings.from_mapping(before | {"schedule": "constant"}, "RUN/settings.toml")
+    assert found == replace(now, schedule="constant")
+    assert "folds" not in found.to_toml()
+    assert "folds" not in found.shown()
+    assert ("weights" in found.to_toml()) == (method == "finetune")
+    with pytest.raises(UsageError, match="folds would do nothing"):
+        Settings.from_mapping(before | {"folds": 4}, "RUN/settings.toml")
 
 
 # What systems allow in paths: any bytes but NUL. A lone surrogate stands for a byte that is no UTF-8.

@@ -78,7 +78,10 @@ def train(
         name, equals, value = entry.partition("=")
         if not equals:
             raise UsageError(f"--set takes NAME=VALUE, got {entry!r}. For example: --set ema=0.999")
-        settings[name.strip()] = _value(value.strip())
+        name, parsed = name.strip(), _value(value.strip())
+        if name in settings and settings[name] != parsed:
+            raise UsageError(f"{name} is given twice: {settings[name]!r}, and --set {entry}. Leave one of them out.")
+        settings[name] = parsed
     if config is not None:
         from vertebra.train import read_toml
 

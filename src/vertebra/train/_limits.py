@@ -14,7 +14,7 @@ from vertebra.errors import UsageError
 from vertebra.models import ConvNet, create_model
 from vertebra.pixels import SMALL
 
-from ._recipe import freeze, set_training, strength
+from ._recipe import dropouts, freeze, set_training, strength
 from ._settings import Settings
 
 
@@ -22,10 +22,16 @@ def check_settings(settings: Settings, processes: int) -> None:
     """Refuse what cannot be trained, before the photos are looked at. It needs no weights and computes nothing.
 
     Raises:
-        UsageError: there is no such network, it has fewer stages or needs larger images, or a step has too few images.
+        UsageError: there is no such network, it has fewer stages, no dropout or needs larger images, or a step has too
+            few images.
     """
     with torch.device("meta"):
         network = create_model(settings.model, weights=None)
+        if settings.dropout is not None and not dropouts(network, settings):
+            raise UsageError(
+                f"dropout is {settings.dropout:g}, which would do nothing: {settings.model} has no dropout layer. "
+                "Leave it out."
+            )
         freeze(network, settings.freeze)
         size = settings.image_size
         if size is not None and size <= SMALL and settings.method == "scratch":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -143,7 +143,7 @@ class Settings:
     def _used(self) -> dict[str, Any]:
         """What has a value and matters for the method."""
         found = {name: value for name, value in asdict(self).items() if value is not None and value != ()}
-        return {name: found[name] for name in found if name in _PROBE} if self.method == "probe" else found
+        return {name: value for name, value in found.items() if _is_used(name, self.method)}
 
     def to_toml(self) -> str:
         """One line a setting; what is None is left out.
@@ -160,7 +160,7 @@ class Settings:
         (Goyal et al. 2017).
 
         Raises:
-            UsageError: a name that is unknown, or a value of another type.
+            UsageError: a name that is unknown, a value of another type, or one that would do nothing.
         """
         known = {field.name: field for field in fields(Settings)}
         checked: dict[str, Any] = {}
@@ -177,13 +177,8 @@ class Settings:
             checked[name] = _typed(name, value, str(known[name].type), source)
         if "data" not in checked:
             raise UsageError(f'{source} does not say what to train on. Add data = "FOLDER".')
+        given = dict(checked)
         method = checked.get("method", "probe")
-        idle = [name for name in checked if name not in _PROBE]
-        if method == "probe" and idle:
-            raise UsageError(
-                f"{' and '.join(idle)} would do nothing: the probe trains no network. Leave it out, or add --method "
-                "finetune (or scratch)."
-            )
         preset = checked.setdefault("preset", {"finetune": "finetune", "scratch": "small"}.get(method))
         if preset in PRESETS:
             row = PRESETS[preset].values()
@@ -191,7 +186,9 @@ class Settings:
             if isinstance(row["lr"], float) and batch_size > 0:
                 row["lr"] = row["lr"] * (batch_size / row["batch_size"])
             checked = row | checked
-        return Settings(**checked)
+        settings = Settings(**checked)
+        _refuse_idle(settings, given, source)
+        return settings
 
     @staticmethod
     def from_toml(path: Path) -> Settings:
@@ -217,6 +214,21 @@ _BEGINNING = ("data", "ignore", "allow_unseen", "model", "weights", "method", "s
 FIXED = (*_BEGINNING, "preset", "batch_size", "image_size", "optimizer", "ema")
 # The fields that mean something for the probe.
 _PROBE = (*_BEGINNING, "precision", "strict", "folds")
+# Why a method has no use for the other fields, and which methods have.
+_NO_USE = {
+    "probe": ("the probe trains no network", "--method finetune (or scratch)"),
+    "finetune": ("finetune holds one validation set out, and no parts in turn", "--method probe"),
+    "scratch": ("scratch starts from random weights and holds one validation set out", "--method finetune (or probe)"),
+}
+# What matters only beside a certain value of another setting.
+_NEEDS: dict[str, tuple[str, Callable[[Settings], bool]]] = {
+    "step_epochs": ("schedule=step", lambda s: s.schedule == "step"),
+    "gamma": ("schedule=step", lambda s: s.schedule == "step"),
+    "momentum": ("optimizer=sgd or rmsprop", lambda s: s.optimizer != "adamw"),
+    "nesterov": ("optimizer=sgd and a momentum", lambda s: s.optimizer == "sgd" and s.momentum > 0),
+    "magnitude": ("augment=rand", lambda s: s.augment == "rand"),
+    "crop_scale": ("an augment other than none", lambda s: s.augment != "none"),
+}
 _CHOICES: dict[str, tuple[str, ...]] = {
     "method": METHODS,
     "preset": tuple(PRESETS),
@@ -257,6 +269,38 @@ _RANGES: dict[str, tuple[float, float]] = {
     "workers": (0, 256),
     "checkpoint_seconds": (0, 1e6),
 }
+
+
+def _is_used(name: str, method: str) -> bool:
+    if method == "probe":
+        return name in _PROBE
+    return name != "folds" and not (name == "weights" and method == "scratch")
+
+
+def _refuse_idle(settings: Settings, given: Mapping[str, Any], source: str) -> None:
+    """Refuse what was given and would do nothing.
+
+    What a preset, or the setting itself, has anyway may stand beside a value that it does not matter for: a run's file
+    names it. Earlier versions wrote even what the method has no use for.
+
+    Raises:
+        UsageError: names it.
+    """
+    usual = asdict(Settings(data=settings.data))
+    if settings.preset is not None:
+        usual |= PRESETS[settings.preset].values()
+    changed = {name for name, value in given.items() if value != usual[name]}
+    of_earlier_version = {"model", "weights", "method", "folds", "checkpoint_seconds"} <= given.keys()
+    idle = [name for name in given if not _is_used(name, settings.method)]
+    if idle := [name for name in idle if name in changed or not of_earlier_version]:
+        why, other = _NO_USE[settings.method]
+        raise UsageError(f"{' and '.join(idle)} would do nothing: {why}. Leave it out, or take {other}.")
+    for name, (needed, is_met) in _NEEDS.items():
+        if settings.method != "probe" and name in changed and not is_met(settings):
+            raise UsageError(
+                f"{source}: {name} = {_toml(given[name])} would do nothing: it takes {needed}. Leave it out or at "
+                f"{_toml(usual[name])}, or set that too."
+            )
 
 
 def _number(value: float) -> str:
