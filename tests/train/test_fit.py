@@ -148,7 +148,6 @@ def test_any_number_of_parts_and_processes_gives_the_gradients_of_one(counts, ph
     for trainer in (trainer for found in trainers.values() for trainer in found):
         trainer.optimizer, trainer.steps = Gradients(trainer.network), 1
         trainer.module = trainer.world.replicate(trainer.module)
-    monkeypatch.setattr(torch, "manual_seed", lambda seed: None)  # it takes longer than the step
     pixels = torch.randint(0, 256, (40, SIZE, SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     done, seen = 0, set()
     for count in counts:
@@ -323,6 +322,23 @@ def test_stopped_after_any_step_it_goes_on_as_if_it_had_not(stop_after, photos, 
             for records in (read_log(folder), whole[4])
         ]
         assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize("stop_after", [3, 4, 5])
+@pytest.mark.parametrize("ema", [0.0, 0.9], ids=["own", "averaged"])
+def test_stopped_behind_a_nearer_end_it_does_no_step(stop_after, ema, photos, tmp_path, monkeypatch):
+    """Of the steps that were done, the last is judged as any epoch's is, and once."""
+    folder = tmp_path / "run"
+    end, *_ = fitted(photos, folder, monkeypatch, None, stop_after=stop_after, epochs=4, ema=ema)
+    assert end.startswith(f"stopped after step {stop_after} of 12.")
+    judged = [record["step"] for record in read_log(folder) if "val_loss" in record]
+    trainer = trainer_of(photos, folder, epochs=1, ema=ema)
+    monkeypatch.setattr(trainer, "_step", None)
+    position = trainer.fit()
+    assert (position.step, position.finished) == (stop_after, True)
+    assert read_position(folder).finished
+    found = [record["step"] for record in read_log(folder) if "val_loss" in record]
+    assert found == judged + [stop_after] * (stop_after % 3 > 0)
 
 
 def test_the_best_epoch_is_kept(photos, tmp_path, monkeypatch):

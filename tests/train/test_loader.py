@@ -17,7 +17,7 @@ import vertebra
 from vertebra.card import Preprocessing
 from vertebra.errors import UsageError
 from vertebra.train import Settings, _loader, resume
-from vertebra.train._loader import TrainPhotos, is_guarded, start_method, stream
+from vertebra.train._loader import TrainPhotos, is_guarded, seed_generators, start_method, stream
 
 
 @pytest.mark.parametrize(("platform", "method"), [("linux", "fork"), ("darwin", "spawn"), ("win32", "spawn")])
@@ -84,3 +84,18 @@ def test_a_worker_that_imports_the_script_trains_nothing(shapes, tmp_path, monke
         with pytest.raises(UsageError, match=r"below if __name__ == '__main__':, or train with workers=0"):
             call()
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**63 - 1])
+def test_seeding_gives_torchs_own_numbers(seed, monkeypatch):
+    """On the CPU, to the bit; a GPU is seeded where one is in use."""
+    torch.manual_seed(seed)
+    expected = torch.get_rng_state()
+    torch.manual_seed(1)
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    for in_use in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda in_use=in_use: in_use)
+        seed_generators(seed)
+        assert torch.equal(torch.get_rng_state(), expected)
+        assert seeded == [seed] * in_use

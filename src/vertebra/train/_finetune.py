@@ -419,6 +419,8 @@ def _outcome(
 
 
 def _curves(records: Sequence[dict[str, Any]], tried: Sequence[tuple[float, float]]) -> list[Curve]:
+    # What was left of an epoch where a run ended as it went on has neither loss nor rate.
+    records = [record for record in records if "loss" in record]
     found = [
         Curve(
             "Training loss",
@@ -435,6 +437,8 @@ def _curves(records: Sequence[dict[str, Any]], tried: Sequence[tuple[float, floa
         ),
         Curve("Learning rate", "At the end of each epoch.", "epoch", [record["lr"] for record in records]),
     ]
+    if not records:
+        found = []
     if tried:
         what = "The loss at rising rates: the rate was chosen where it falls, well before it rises again."
         found.append(Curve("Learning-rate range test: loss", what, "step", [loss for _, loss in tried]))

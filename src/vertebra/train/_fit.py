@@ -30,7 +30,7 @@ from ._checkpoint import Position, load, load_best, save, save_best
 from ._figures import Figures, Pending, Window
 from ._folder import TrainError, resume_command
 from ._limits import check_photos
-from ._loader import Batch, TrainPhotos, seed_of, steps_of_epoch, stream
+from ._loader import Batch, TrainPhotos, seed_generators, seed_of, steps_of_epoch, stream
 from ._log import Log
 from ._loss import Loss, to_images
 from ._measure import Floats, Labels
@@ -149,6 +149,12 @@ class Trainer:
         lag = int(self.world.device.type == "cuda") if self.lag is None else self.lag
         pending, window = Pending(lag), Window(self.now)
         saved = logged = self.now()
+        if position.step and clock.over(position.step):  # it was stopped behind what has become the end
+            if position.step % self.steps:  # in the middle of an epoch
+                self._validate(position, {}, log)
+            position.finished = True
+            self._save(position)
+            return
         for batch in self._stream(position.step):
             lost = self.world.first_of(batch if isinstance(batch, str) else None)
             if isinstance(batch, str) or lost is not None:
@@ -173,7 +179,7 @@ class Trainer:
             # What is written is the same whenever the device tells of its steps.
             self._read(pending, window, position, every=bool(ended or stop or save_due or log_due))
             if ended:
-                self._validate(position, lr, window, log)
+                self._validate(position, {"lr": lr, **window.means()}, log)
                 window = Window(self.now)
                 position.finished = clock.over(position.step) or self._tired(position)
             elif log_due and log is not None:
@@ -209,7 +215,7 @@ class Trainer:
     def _step(self, batch: Batch, step: int, progress: float, lr: float) -> Tensor:
         """Forward, backward, update; (3,) loss, right and count of this process."""
         # Everything random in a step (dropout, stochastic depth, mixing) follows from its number.
-        torch.manual_seed(seed_of(self.settings.seed, 2, step, self.world.rank))
+        seed_generators(seed_of(self.settings.seed, 2, step, self.world.rank))
         now = recipe.strength(self.settings, self.preprocessing.crop_size, progress)
         recipe.set_dropout(self.network, self.dropouts, now.dropout)
         recipe.set_training(self.network, self.settings)
@@ -286,7 +292,7 @@ class Trainer:
 
     # --- now and then -------------------------------------------------------------------------------------------------
 
-    def _validate(self, position: Position, lr: float, window: Window, log: Log | None) -> None:
+    def _validate(self, position: Position, figures: dict[str, float], log: Log | None) -> None:
         with self._evaluated():
             logits = self.logits(self.val, "choosing")
             accuracy, loss = score(logits, self.val.labels)
@@ -298,7 +304,7 @@ class Trainer:
         if log is not None:
             epoch = position.step / self.steps
             log.write(
-                position.step, epoch=epoch, lr=lr, **window.means(), val_accuracy=accuracy, val_loss=loss,
+                position.step, epoch=epoch, **figures, val_accuracy=accuracy, val_loss=loss,
                 seconds=round(position.seconds, 2),
             )  # fmt: skip
 
