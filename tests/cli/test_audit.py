@@ -1,5 +1,8 @@
 """`vertebra audit`."""
 
+import hashlib
+import html
+
 import pytest
 from PIL import Image
 
@@ -20,7 +23,10 @@ def test_text_page_and_strict(vertebra, photos, tmp_path):
     assert done.code == 0
     assert "4 photos in 2 classes, 4 of them usable" in done.out
     assert "no problems that --strict refuses; to look at: 2 classes with fewer than 10 photos" in done.out
-    assert (tmp_path / "a.html").is_file()
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert f"vertebra audit {photos} --html {tmp_path}/a.html" in page
+    hashes = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in photos.rglob("*.png"))
+    assert hashlib.sha256("\n".join(hashes).encode()).hexdigest() in page
     (photos / "cat" / "\x1b[31mbad.png").write_bytes(b"")
     done = vertebra("audit", photos)
     assert done.code == 0
@@ -31,7 +37,9 @@ def test_text_page_and_strict(vertebra, photos, tmp_path):
 
 
 def test_json(vertebra, photos, tmp_path):
-    done = vertebra("audit", photos, "--json", "--html", tmp_path / "a.html")
+    done = vertebra("audit", photos, "--json", "--bits", "12", "--html", tmp_path / "a b.html")
+    page = html.unescape((tmp_path / "a b.html").read_text(encoding="utf-8"))
+    assert f"vertebra audit {photos} --html '{tmp_path}/a b.html' --bits 12\n" in page
     assert done.json["classes"] == {"cat": 2, "dog": 2}
     assert done.json["few"] == {"cat": 2, "dog": 2}
 

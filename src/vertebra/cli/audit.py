@@ -15,7 +15,7 @@ from vertebra.cli._output import print_json
 from vertebra.errors import UsageError, printable
 
 if TYPE_CHECKING:
-    from vertebra.data import Audit, Dataset
+    from vertebra.data import Audit, Dataset, Facts
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -67,14 +67,14 @@ def run(settings: Settings) -> None:
     if settings.html is not None and settings.html.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"the page to write is {str(settings.html)!r}; its name must end in .html")
     dataset = open_dataset(settings.data, ignore=settings.ignore, allow_unseen=settings.allow_unseen)
-    found = _look(dataset, settings, progress=not settings.json)
+    found, facts = _look(dataset, settings, progress=not settings.json)
     if settings.json:
         print_json(found.to_dict())
     else:
         for line in found.lines():
             typer.echo(printable(line))
     if settings.html is not None:
-        write_page(dataset, found, settings.html, Decoding(bits=settings.bits), _command(settings))
+        write_page(dataset, found, settings.html, Decoding(bits=settings.bits), _command(settings), facts)
         if not settings.json:
             typer.echo(f"page: {settings.html}")
     if settings.strict:
@@ -90,7 +90,7 @@ def _command(settings: Settings) -> str:
     return shlex.join(words)
 
 
-def _look(dataset: Dataset, settings: Settings, *, progress: bool) -> Audit:
+def _look(dataset: Dataset, settings: Settings, *, progress: bool) -> tuple[Audit, list[Facts]]:
     from vertebra.cli._progress import progress_bar
     from vertebra.data import DataError, look_through, usable_part
     from vertebra.data import audit as judge
@@ -106,4 +106,4 @@ def _look(dataset: Dataset, settings: Settings, *, progress: bool) -> Audit:
         notes = usable_part(replace(dataset, notes=found.notes), usable, settings.allow_unseen)[0].notes
     except DataError as error:
         notes = (*found.notes, f"Training on these is refused: {error}")
-    return replace(found, notes=notes)
+    return replace(found, notes=notes), facts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from vertebra.report import findings as shown_findings
 
 from ._audit import FEW, Audit, Group, Odd
 from ._dataset import DataError, Dataset
+from ._facts import Facts
 
 _MOST = 60  # photos or groups of a section
 _OF_GROUP = 6  # photos of a group
@@ -26,6 +28,7 @@ def write_page(
     path: Path,
     decoding: Decoding = Decoding(),  # noqa: B008 - frozen
     command: str = "",
+    facts: Sequence[Facts] = (),
 ) -> None:
     """Write the page, whole or not at all.
 
@@ -35,6 +38,7 @@ def write_page(
         path: of the page.
         decoding: that the audit decoded by.
         command: that makes the page again; empty: the plainest one that does.
+        facts: of the photos, whose content the page then names by a hash.
 
     Raises:
         DataError: it cannot be written.
@@ -60,10 +64,16 @@ def write_page(
         commands=[("This command makes the page again:", command)],
         facts={"data": str(dataset.root), "bits": "as the files say" if decoding.bits is None else str(decoding.bits)},
         versions=versions("numpy", "pillow"),
-        hashes={},
+        hashes={"photos": _digest(facts)} if facts else {},
     )
     with writing(path, DataError), replacing(path, durable=True) as temporary:
         temporary.write_bytes(text.encode("utf-8"))
+
+
+def _digest(facts: Sequence[Facts]) -> str:
+    """One hash of all contents; another order of the photos gives the same."""
+    hashes = "\n".join(sorted(fact.sha256 for fact in facts))
+    return f"{hashlib.sha256(hashes.encode()).hexdigest()}, the SHA-256 of their sorted SHA-256, a line each"
 
 
 def findings(dataset: Dataset, found: Audit) -> dict[str, Any]:
