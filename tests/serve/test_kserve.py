@@ -88,7 +88,7 @@ def test_json_both_ways(client, expected):
         (entry(data=None), b"", {}, 422, "whole numbers"),
         (entry(parameters={"binary_data_size": 3072}), b"short", {}, 422, "is 3072, and 5 bytes follow the JSON"),
         (entry(parameters={"binary_data_size": 3}), bytes(3072), {}, 422, "is 3; the shape [1, 32, 32, 3] makes 3072"),
-        (entry(parameters={"binary_data_size": "3072"}), bytes(3072), {}, 422, "binary_data_size is 3072; the shape"),
+        (entry(parameters={"binary_data_size": "3072"}), bytes(3072), {}, 422, "binary_data_size is '3072'; the shape"),
         (entry(parameters={"binary_data_size": 3072.0}), bytes(3072), {}, 422, "binary_data_size is 3072.0"),
         (entry(parameters={"binary_data_size": 3072}), bytes(3072), {}, 422, "both data and a binary_data_size"),
         (entry(), bytes(3072), {}, 422, "3072 bytes follow the JSON, and the tensor has no binary_data_size"),

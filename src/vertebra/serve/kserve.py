@@ -153,7 +153,10 @@ def _pixels(document: dict[str, Any], rest: bytes, model: Loaded, limit: int) ->
     binary = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
     if binary is not None:
         if type(binary) is not int or binary != count:
-            raise ApiError(422, f"binary_data_size is {str(binary)[:60]}; the shape {shape} makes {count} bytes.")
+            raise ApiError(
+                422,
+                f"binary_data_size is {repr(binary)[:60]}; the shape {shape} makes {count} bytes, given as a whole number.",
+            )
         if len(rest) != count:
             raise ApiError(422, f"binary_data_size is {count}, and {len(rest)} bytes follow the JSON.")
         if "data" in entry:
