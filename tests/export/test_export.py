@@ -612,7 +612,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
     def refuse(*arguments: Any, **options: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("vertebra.export._write.check_writable", refuse)
     with pytest.raises(ExportError, match=r"permission denied.*--out"):
         export(out=tmp_path / "m.onnx", **own())
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import vertebra
-from vertebra.errors import InUseError, UsageError
+from vertebra.errors import InUseError, UsageError, VertebraWarning
 from vertebra.files import Lines
 from vertebra.models import _registry, get_model_weights
 from vertebra.models._base import ConvNet
@@ -433,7 +433,7 @@ def test_tensorboard_on_a_full_disk(begun, monkeypatch):
     assert resume(begun).metrics["n"] > 0
 
 
-def test_a_full_disk_of_the_cache_says_how_to_go_on(photos, small_weights, tmp_path, monkeypatch):
+def test_a_full_disk_of_the_cache_is_told_and_stops_nothing(photos, small_weights, tmp_path, monkeypatch):
     """The exported body is kept there."""
     real = shutil.disk_usage
 
@@ -443,10 +443,9 @@ def test_a_full_disk_of_the_cache_says_how_to_go_on(photos, small_weights, tmp_p
     monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "cache"))
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", usage)
-        told = rf"cache/models/.*cannot be written \(No space left on device\)\. .* Make room, .*{tmp_path / 'run'}$"
-        with pytest.raises(TrainError, match=told):
-            vertebra.train(photos, tmp_path / "run", model="resnet18", weights=str(small_weights))
-    assert resume(tmp_path / "run").metrics["n"] > 0
+        with pytest.warns(VertebraWarning, match=r"cache/models/.*cannot be written \(no space left on device\), so .* is exported for "):
+            found = vertebra.train(photos, tmp_path / "run", model="resnet18", weights=str(small_weights))
+    assert found.metrics["n"] > 0
 
 
 # --- other photos than it began with ----------------------------------------------------------------------------------
