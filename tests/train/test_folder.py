@@ -443,7 +443,10 @@ def test_a_full_disk_of_the_cache_is_told_and_stops_nothing(photos, small_weight
     monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "cache"))
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", usage)
-        with pytest.warns(VertebraWarning, match=r"cache/models/.*cannot be written \(no space left on device\), so .* is exported for "):
+        with pytest.warns(
+            VertebraWarning,
+            match=r"cache/models/.*cannot be written \(no space left on device\), so .* is exported for ",
+        ):
             found = vertebra.train(photos, tmp_path / "run", model="resnet18", weights=str(small_weights))
     assert found.metrics["n"] > 0
 

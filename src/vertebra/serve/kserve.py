@@ -155,7 +155,8 @@ def _pixels(document: dict[str, Any], rest: bytes, model: Loaded, limit: int) ->
         if type(binary) is not int or binary != count:
             raise ApiError(
                 422,
-                f"binary_data_size is {repr(binary)[:60]}; the shape {shape} makes {count} bytes, given as a whole number.",
+                f"binary_data_size is {repr(binary)[:60]}; the shape {shape} makes {count} bytes, given as a whole "
+                "number.",
             )
         if len(rest) != count:
             raise ApiError(422, f"binary_data_size is {count}, and {len(rest)} bytes follow the JSON.")
