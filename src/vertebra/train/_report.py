@@ -276,7 +276,8 @@ class _Photos:
         shown_names = []
         # Wrong ones may have all the room but what those near the threshold have a claim on.
         first = [*wrong[: max(0, pictures.room - _NEAR)].tolist(), *near[:_NEAR].tolist(), *wrong.tolist()]
-        rooms = set(list(dict.fromkeys(first))[: pictures.room])
+        without = [place for place in dict.fromkeys(first) if pictures.key(held.photos[place].path) is None]
+        rooms = set(without[: pictures.room])
         for number, place in enumerate(order[:_NAMED].tolist()):
             path = held.photos[place].path
             name, link = folder.entry(path)
