@@ -176,6 +176,27 @@ class Lines:
         self.file.close()
 
 
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def utf8_name(path: Path) -> Iterator[Path]:
+    """A file's path, or another one to it, for libraries that take only names in UTF-8 (safetensors' reader).
+
+    Only Linux has names that are none, and there an open file has a second path.
+
+    Raises:
+        OSError: such a file cannot be opened.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with path.open("rb") as file:
+            yield Path("/proc/self/fd", str(file.fileno()))
+    else:
+        yield path
+
+
 # --- one process at a time --------------------------------------------------------------------------------------------
 
 

@@ -373,6 +373,18 @@ def test_a_file_with_a_checksum(summed: Path, weights: dict[str, Tensor]) -> Non
     assert_same(dict(sorted(read_state_dict(summed).items())), dict(sorted(weights.items())))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")
+def test_a_name_that_is_no_utf8(summed: Path, saved: Path, weights: dict[str, Tensor]) -> None:
+    folder = summed.with_name("caf\udce9")
+    folder.mkdir()
+    for path in (summed, saved):
+        renamed = path.rename(folder / path.name)
+        assert_same(dict(sorted(read_state_dict(renamed).items())), dict(sorted(weights.items())))
+    card = read_card(folder / summed.name)
+    assert card is not None
+    assert card.classes == ("ant", "bee")
+
+
 def test_one_bit_of_a_file_with_a_checksum(summed: Path) -> None:
     whole = summed.read_bytes()
     start = 8 + int.from_bytes(whole[:8], "little")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import pytest
 
@@ -54,6 +55,15 @@ def test_everything_comes_back(tmp_path):
     assert moments.is_contiguous(memory_format=torch.channels_last)
     assert not moments.requires_grad
     assert theirs.state[other[0].weight]["step"].ndim == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")
+def test_a_folder_whose_name_is_no_utf8(tmp_path):
+    network, optimizer, averaged = made()
+    folder = tmp_path / "caf\udce9"
+    folder.mkdir()
+    save(folder, POSITION, network, optimizer, averaged, FIRST)
+    assert load(folder, *made(1)[:2], {}) == POSITION == read_position(folder)
 
 
 def test_what_was_not_kept_is_as_it_begins(tmp_path):

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vertebra.card import METADATA_KEY, Card
 from vertebra.errors import WeightsError, first_line, nearest
-from vertebra.files import WEIGHT_SUFFIXES
+from vertebra.files import WEIGHT_SUFFIXES, utf8_name
 
 from . import _inert, _torchfile
 from ._state_dict import some
@@ -190,7 +190,8 @@ def _read_safetensors(path: Path) -> Content:
 
     try:
         # Copied: its tensors may be mapped, and stand at addresses at which kernels add in another order.
-        tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+        with utf8_name(path) as named:
+            tensors = {name: tensor.clone() for name, tensor in load_file(named).items()}
     except (SafetensorError, ValueError, RuntimeError, KeyError, OSError) as error:
         raise _damaged(path, error) from error
     _check(path, tensors, metadata)
@@ -223,7 +224,7 @@ def _metadata(path: Path) -> dict[str, str]:
     except ImportError:
         raise WeightsError(f"'{path}' needs the package safetensors. Run: pip install safetensors") from None
     try:
-        with safe_open(path, "pt") as file:
+        with utf8_name(path) as named, safe_open(named, "pt") as file:
             return dict(file.metadata() or {})
     except (SafetensorError, ValueError, OSError) as error:
         raise _damaged(path, error) from error

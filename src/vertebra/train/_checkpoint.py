@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vertebra.files import replacing
+from vertebra.files import replacing, utf8_name
 
 from ._folder import BEST, CHECKPOINT, TrainError, going_on
 from ._world import World
@@ -90,7 +90,7 @@ def read_position(folder: Path) -> Position:
         TrainError: the file is damaged.
     """
     try:
-        with safe_open(folder / CHECKPOINT, "pt") as file:
+        with utf8_name(folder / CHECKPOINT) as path, safe_open(path, "pt") as file:
             return Position(**json.loads(file.metadata()["position"]))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise _unusable(folder / CHECKPOINT, error) from error
@@ -108,7 +108,7 @@ def load_best(folder: Path, step: int) -> dict[str, Tensor]:
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata, as they were written."""
     try:
-        with safe_open(path, "pt") as file:
+        with utf8_name(path) as named, safe_open(named, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError, ValueError) as error:
