@@ -286,7 +286,7 @@ HOSTILE = [
 ]
 
 
-def test_hostile_class_names_are_text(visit, sound, report, tmp_path):
+def test_hostile_class_names_are_text(visit, report, tmp_path):
     page = visit(report(tmp_path, HOSTILE, 6, notes=["<b>note</b>"], facts={"<i>": "<script>alert(3)</script>"}))
     shown = [name.replace("\n", "\\n").replace("\u202e", "\\u202e") for name in HOSTILE]
     assert sorted(rows_of(page)) == sorted(shown)
@@ -296,7 +296,7 @@ def test_hostile_class_names_are_text(visit, sound, report, tmp_path):
     assert "<b>note</b>" in text
     assert page.locator("main img[src=x], main script, main b:has-text('note')").count() == 0
     assert page.locator("script").count() == 2
-    sound(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
 
 
 def test_hostile_file_names_are_text_and_lead_to_their_files(visit, photograph, tmp_path):
@@ -342,15 +342,14 @@ def test_the_audit_is_accessible(visit, sound, photograph, tmp_path):
     dataset = open_dataset(tmp_path / "data")
     found = audit(dataset, look_through(dataset))
     write_page(dataset, found, tmp_path / "audit.html", command="vertebra audit data --html audit.html")
-    for viewport in (WIDE, PHONE):
-        page = visit(tmp_path / "audit.html", viewport=viewport)
-        text = page.locator("body").inner_text()
-        for part in (
-            "Same picture, different labels: 1", "empty.png", "is empty", "notes.txt", "dog: 4",
-            "vertebra audit data --html audit.html", "1 photo cannot be used",
-        ):  # fmt: skip
-            assert part in text
-        sound(page)
+    page = visit(tmp_path / "audit.html", viewport=PHONE)
+    text = page.locator("body").inner_text()
+    for part in (
+        "Same picture, different labels: 1", "empty.png", "is empty", "notes.txt", "dog: 4",
+        "vertebra audit data --html audit.html", "1 photo cannot be used",
+    ):  # fmt: skip
+        assert part in text
+    sound(page)
     page.locator(".group .shot").nth(1).click()
     assert page.inner_text("#viewer-title").endswith("same.png")
     page.click("#viewer-back")
