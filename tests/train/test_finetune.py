@@ -353,7 +353,7 @@ def test_everything_at_once(more_shapes, small_weights, tmp_path):
         **OPTIONS | {
             "optimizer": "adamw", "lr": "auto", "layer_decay": 0.8, "freeze": 2, "warmup": 0.5, "accumulate": 2,
             "cutmix": 1.0, "mixup": 0.2, "augment": "rand", "erasing": 0.3, "balance": "sampler", "dtype": "bfloat16",
-            "progressive": 2, "patience": 1, "norm_weight_decay": 0.0, "time_budget": "10m", "dropout": 0.1,
+            "progressive": 2, "patience": 1, "norm_weight_decay": 0.0, "time_budget": "10m",
         },
     )  # fmt: skip
     kept = Settings.from_toml(found.run / "settings.toml")

@@ -446,7 +446,7 @@ def test_a_photo_that_is_lost_while_validating_leaves_the_weights_of_training(ph
         agree()
 
     trainer._agree = note
-    with pytest.raises(TrainError, match=r"gone\.png: no such file.*--resume"):
+    with pytest.raises(TrainError, match=r"gone\.png: no such file\. Put the photo back: .*--resume"):
         trainer.fit()
     assert seen
     for name, tensor in trainer.network.state_dict().items():

@@ -160,8 +160,7 @@ class Trainer:
             if isinstance(batch, str) or lost is not None:
                 self._read(pending, window, position, every=True)
                 self._save(position)
-                text = f"What was trained until step {position.step:,} is kept. Put the photo back: a run goes on with "
-                raise self.world.told(TrainError(f"{lost}. {text}those that it began with. {self._go_on()}"))
+                raise self._lost(f"{lost}. What was trained until step {position.step:,} is kept")
             progress = clock.progress(position.step)
             lr = float(self.settings.lr) * recipe.rate(self.settings, progress, self.settings.epochs)
             sums = self.world.sum(self._step(batch, position.step, progress, lr))
@@ -358,7 +357,7 @@ class Trainer:
             pixels.close()  # type: ignore[attr-defined]
         lost = self.world.first_of(lost)
         if lost is not None:
-            raise self.world.told(TrainError(f"{lost}. {self._go_on()}"))
+            raise self._lost(lost)
         return self.world.sum(found.to(self.world.device)).float().cpu().numpy()
 
     def _save(self, position: Position) -> None:
@@ -386,6 +385,11 @@ class Trainer:
                 round(position.step * len(self.train.labels) / self.steps),
                 len(self.train.labels) * self.settings.epochs,
             )
+
+    def _lost(self, what: str) -> Exception:
+        """What every process raises where one of them cannot read a photo."""
+        text = f"{what}. Put the photo back: a run goes on with those that it began with. {self._go_on()}"
+        return self.world.told(TrainError(text))
 
     def _go_on(self) -> str:
         return f"Go on with: {resume_command(self.folder)}"
