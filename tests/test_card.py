@@ -130,7 +130,7 @@ def test_a_decoding_rule_that_is_not_known_says_what_to_install():
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"name": "resnet18"}'])
 def test_what_is_no_card(text):
-    with pytest.raises(CardError, match="notes is not a card"):
+    with pytest.raises(CardError, match=r"notes is not a card.*Export the network again"):
         Card.from_json(text, "notes")
 
 

@@ -135,9 +135,11 @@ class Card:
         try:
             document = _parsed(text)
         except (ValueError, RecursionError) as error:
-            raise CardError(f"{source} is not a card: it is not JSON ({_shortened(str(error))}).") from None
+            raise CardError(
+                f"{source} is not a card: it is not JSON ({_shortened(str(error))}). Export the network again."
+            ) from None
         if not isinstance(document, dict) or "format_version" not in document:
-            raise CardError(f"{source} is not a card: it is JSON without a format_version.")
+            raise CardError(f"{source} is not a card: it is JSON without a format_version. Export the network again.")
         version = document["format_version"]
         if isinstance(version, int) and version > FORMAT_VERSION:
             made_by = document.get("versions")

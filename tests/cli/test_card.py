@@ -48,3 +48,11 @@ def test_a_file_without_a_checksum(vertebra, tiny_model, photo):
     assert (result.code, result.out) == (1, "") and "cannot be known" in result.error
     assert "contents       without a checksum" in vertebra("card", tiny_model).out
     assert vertebra("predict", photo, "--model", tiny_model).code == 0
+
+
+def test_control_characters_do_not_reach_the_terminal(vertebra, write_model, tmp_path):
+    path = write_model(tmp_path / "m.onnx", classes=("red\x1b[31m", "two\nlines", "bell\x07"))
+    result = vertebra("card", path, "--markdown", tmp_path / "card.md")
+    assert r"3: red\x1b[31m, two\nlines, bell\x07" in result.out
+    text = (tmp_path / "card.md").read_text(encoding="utf-8")
+    assert r"1. two\nlines" in text and not any(mark in text + result.out for mark in "\x1b\x07")

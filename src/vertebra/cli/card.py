@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vertebra.errors import UsageError
+from vertebra.errors import UsageError, printable
 from vertebra.files import write_whole, writing
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _depth(decoding: Decoding) -> str:
 
 
 def facts(card: Card) -> list[tuple[str, str]]:
-    """What a card says, a line each."""
+    """What a card says, a line each; control characters are escaped, since anybody may have written them."""
     steps = card.preprocessing
     names = (
         "numbers"
@@ -100,7 +100,11 @@ def facts(card: Card) -> list[tuple[str, str]]:
         rows.append(("unsure below", f"{card.threshold:.3f}"))
     rows.append(("contents", f"SHA-256 {card.content_sha256}" if card.content_sha256 else "without a checksum"))
     rows.append(("made", f"{card.created or 'at an unknown time'} with {_versions(card)}"))
-    return rows
+    return [(_line(name), _line(value)) for name, value in rows]
+
+
+def _line(text: str) -> str:
+    return printable(text).replace("\n", "\\n")
 
 
 def _versions(card: Card) -> str:
@@ -119,9 +123,11 @@ def write_markdown(card: Card, path: Path) -> None:
     Raises:
         VertebraError: the file cannot be written.
     """
-    title = card.architecture if card.precision == "float32" else f"{card.architecture} ({card.precision})"
+    title = _line(card.architecture) + ("" if card.precision == "float32" else f" ({card.precision})")
     table = "\n".join(f"| {name} | {value} |" for name, value in facts(card))
-    classes = "" if card.classes is None else "\n\n## Classes\n\n" + "\n".join(f"1. {name}" for name in card.classes)
+    classes = (
+        "" if card.classes is None else "\n\n## Classes\n\n" + "\n".join(f"1. {_line(name)}" for name in card.classes)
+    )
     text = (
         f"# {title}\n\nAn image classifier in one ONNX file. A client decodes a photo, resizes and crops it as below, "
         f"and gives the pixels as they are.\n\n| | |\n| --- | --- |\n{table}{classes}\n"
