@@ -275,6 +275,16 @@ def test_a_record_that_is_damaged(saved: Path, weights: dict[str, Tensor]) -> No
         read(saved)
 
 
+def test_a_record_that_is_shorter_than_its_tensor(saved: Path) -> None:
+    with zipfile.ZipFile(saved) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(saved, "w") as archive:
+        for name, content in records.items():
+            archive.writestr(name, content[:4] if name == "small/data/0" else content)
+    with pytest.raises(WeightsError, match=r"small\.pth' is damaged or cut short \(its parts do not fit together\)"):
+        read(saved)
+
+
 def test_a_compressed_archive_and_one_with_much_else(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_inert, "_STEPS", 10)
     torch.save({"log": list(range(100)), "more": {1, 2}}, saved)

@@ -265,6 +265,8 @@ def _name_and_weights(model: str | Path, weights: Any, architecture: str | None)
                 "give the path of a weight file, or the name alone."
             )
         return str(model), weights
+    if Path(model).is_dir():
+        raise WeightsError(f"{model} is a folder. Name the weight file in it.")
     if not Path(model).is_file():
         raise WeightsError(f"{model}: no such file.")
     card = read_card(model)

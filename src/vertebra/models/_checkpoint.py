@@ -179,7 +179,7 @@ def _not_opened(path: Path, foreign: str) -> WeightsError:
 
 
 def _damaged(path: Path, error: Exception) -> WeightsError:
-    cause = first_line(error)
+    cause = first_line(error) if str(error) else "its parts do not fit together"
     return WeightsError(f"'{path}' is damaged or cut short ({cause}). Delete it and fetch or save it again.")
 
 
