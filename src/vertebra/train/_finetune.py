@@ -367,7 +367,8 @@ def _outcome(
         what, held_part.photos(names), held_part.labels, held_logits, calibration, names,
         pictures=pictures_of(held_part), fit=fit,
     )  # fmt: skip
-    records = [record for record in read_log(folder) if "val_accuracy" in record]
+    # What was left of an epoch where a run ended as it went on has neither loss nor rate.
+    records = [record for record in read_log(folder) if {"val_accuracy", "loss"} <= record.keys()]
     figures: dict[str, Any] = {
         "train_photos": len(trainer.train.labels),
         "steps": position.step,
@@ -419,8 +420,6 @@ def _outcome(
 
 
 def _curves(records: Sequence[dict[str, Any]], tried: Sequence[tuple[float, float]]) -> list[Curve]:
-    # What was left of an epoch where a run ended as it went on has neither loss nor rate.
-    records = [record for record in records if "loss" in record]
     found = [
         Curve(
             "Training loss",
