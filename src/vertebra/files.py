@@ -181,18 +181,22 @@ class Lines:
 
 @contextlib.contextmanager
 def utf8_name(path: Path) -> Iterator[Path]:
-    """A file's path, or another one to it, for libraries that take only names in UTF-8 (safetensors' reader).
+    """A path, or another one to the same file or folder, for libraries that take only names in UTF-8.
 
-    Only Linux has names that are none, and there an open file has a second path.
+    Such are safetensors' reader and TensorBoard. Only Linux has names that are none, and there what is open has a
+    second path, until the block ends.
 
     Raises:
-        OSError: such a file cannot be opened.
+        OSError: such a file or folder cannot be opened.
     """
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        with path.open("rb") as file:
-            yield Path("/proc/self/fd", str(file.fileno()))
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            yield Path("/proc/self/fd", str(descriptor))
+        finally:
+            os.close(descriptor)
     else:
         yield path
 

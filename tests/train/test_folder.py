@@ -25,7 +25,7 @@ from vertebra.errors import InUseError, UsageError, VertebraWarning
 from vertebra.files import Lines
 from vertebra.models import _registry, get_model_weights
 from vertebra.models._base import ConvNet
-from vertebra.train import TrainError, resume
+from vertebra.train import TrainError, _log, resume
 from vertebra.train import _checkpoint as checkpoint_module
 from vertebra.train._log import read_log
 
@@ -551,3 +551,16 @@ def test_a_run_is_gone_on_with_from_another_folder(method, photos, small_weights
     assert str(tmp_path) not in found.card.to_json()
     with pytest.raises(UsageError, match="is finished"):
         resume(folder, cwd="/")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")
+def test_tensorboard_in_a_folder_whose_name_is_no_utf8(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    folder = tmp_path / "caf\udce9"
+    folder.mkdir()
+    with _log.Log(folder, 0) as log:
+        log.write(1, loss=0.5)
+    (events,) = (folder / _log.BOARD).iterdir()
+    assert b"loss" in events.read_bytes()
+    assert read_log(folder) == [{"step": 1, "loss": 0.5}]

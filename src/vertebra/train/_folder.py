@@ -173,7 +173,7 @@ def going_on(path: Path, *others: type[Exception]) -> Iterator[None]:
     """Around what writes a file of a run: where it cannot, the error says how to go on.
 
     Args:
-        path: the file.
+        path: the file, or folder, in the run's folder.
         others: what a library raises for a file that cannot be written.
 
     Raises:
@@ -184,7 +184,7 @@ def going_on(path: Path, *others: type[Exception]) -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, (OSError, *others)):
             raise
-        raise not_written(path, error) from error
+        raise not_written(path, error, path.parent) from error
 
 
 def not_written(path: Path, error: Exception, run: Path | None = None) -> TrainError:

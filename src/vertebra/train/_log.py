@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vertebra.files import Lines
+from vertebra.files import Lines, utf8_name
 
 from ._folder import LOG, going_on, write_text
 
@@ -29,11 +29,15 @@ class Log:
         kept = [record for record in read_log(folder) if record["step"] <= step]
         write_text(self._path, "".join(json.dumps(record) + "\n" for record in kept))
         self._board: Any = None
+        self._named = contextlib.ExitStack()
         if importlib.util.find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            with going_on(folder / BOARD):
-                self._board = SummaryWriter(str(folder / BOARD), purge_step=step + 1 if step else None)
+            board = folder / BOARD
+            with going_on(board):
+                board.mkdir(exist_ok=True)
+                named = self._named.enter_context(utf8_name(board))
+                self._board = SummaryWriter(str(named), purge_step=step + 1 if step else None)
         with going_on(self._path):
             self._lines = Lines(self._path)
 
@@ -44,13 +48,14 @@ class Log:
         self._lines.close()
         if self._board is None:
             return
-        if kind is None:
-            with going_on(self._path.parent / BOARD):
-                self._board.close()
-        else:
-            # What ended the run is what one has to know.
-            with contextlib.suppress(OSError):
-                self._board.close()
+        with self._named:
+            if kind is None:
+                with going_on(self._path.parent / BOARD):
+                    self._board.close()
+            else:
+                # What ended the run is what one has to know.
+                with contextlib.suppress(OSError):
+                    self._board.close()
 
     def write(self, step: int, **values: float) -> None:
         """Add what was measured at a step; it is durable before the checkpoint that follows it.
