@@ -324,3 +324,19 @@ def test_a_link_to_itself_can_be_locked(tmp_path):
     (tmp_path / "out.csv").symlink_to("out.csv")
     with locked(tmp_path / "out.csv", "give another one"):
         assert lock_file(tmp_path / "out.csv") == tmp_path / ".out.csv.lock"
+
+
+# --- links ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_what_a_link_leads_to_is_replaced(tmp_path, durable):
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "link.parquet"
+    link.symlink_to("disk/file.parquet")
+    for content in (b"new", b"newer"):  # nothing there, and a file
+        with replacing(link, durable=durable) as temporary:
+            temporary.write_bytes(content)
+        assert link.is_symlink()
+        assert (tmp_path / "disk" / "file.parquet").read_bytes() == content
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["file.parquet"]

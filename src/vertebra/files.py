@@ -40,12 +40,14 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     Another process never sees half a file, and of two that write at once the last one wins.
 
     Args:
-        path: its folder is made where there is none.
+        path: its folder is made where there is none. A link stays, and what it leads to is replaced.
         durable: the new file survives a power cut, and at any moment of one there is the old file or the new one.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written to; `path` is as it was.
     """
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
     if not path.parent.is_dir():
         make_folder(path.parent)
     temporary = _new_beside(path)

@@ -162,6 +162,7 @@ def test_settings_from_a_file(vertebra, place, tmp_path):
         (("train", "nowhere", "--out", "{}/new"), "no folder, table or data set 'nowhere'"),
         (("evaluate", "{}", "{}"), "is no run: it has no model.onnx"),
         (("evaluate", "{}/no.onnx", "{}"), "no such file"),
+        (("evaluate", "{}/begun", "{}"), "is not finished. Go on with it: vertebra train --resume"),
         (("train", "{}", "--set", "ema"), "--set takes NAME=VALUE"),
         (("train", "{}", "--set", "emma=0.9"), "Did you mean 'ema'"),
         (("train", "{}", "--epochs", "3"), "epochs would do nothing"),
@@ -175,6 +176,9 @@ def test_settings_from_a_file(vertebra, place, tmp_path):
     ],
 )
 def test_mistakes(vertebra, tmp_path, arguments, message):
+    if "{}/begun" in arguments:  # elsewhere the folder is empty
+        (tmp_path / "begun").mkdir()
+        (tmp_path / "begun" / "settings.toml").write_text("")
     done = vertebra(*(argument.format(tmp_path) for argument in arguments))
     assert done.code == 2
     assert message in done.error

@@ -589,3 +589,11 @@ def test_another_file_is_not_replaced(tmp_path, suffix):
     with pytest.raises(UsageError, match="not a file that this command has written"):
         opened(path, top=1)
     assert path.read_text() == "path,label\n1.jpg,cat\n" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_pipe_is_refused(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    os.mkfifo(path)
+    with pytest.raises(UsageError, match="is a pipe, which cannot be gone on with"):
+        opened(path, top=2)

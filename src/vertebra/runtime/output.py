@@ -244,6 +244,8 @@ class Output:
         """Leave alone what this command has not written, whether it would be added to or replaced."""
         if not self.path.exists():
             return
+        if self.path.is_fifo():  # whose reader one would wait for
+            raise UsageError(f"{self.path} is a pipe, which cannot be gone on with. Give a file.")
         if self._parquet:
             parquet_record(self.path)
             return

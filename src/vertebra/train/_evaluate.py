@@ -20,7 +20,7 @@ from vertebra.runtime.engines import PROBABILITIES
 from vertebra.runtime.predictor import Predictor
 
 from ._calibrate import Rejection, Threshold, rejection, softmax
-from ._folder import DATA, MODEL, TrainError
+from ._folder import DATA, MODEL, SETTINGS, TrainError, resume_command
 from ._leaks import trained_notes
 from ._measure import Floats, Labels, weights_of
 from ._pass import look_and_run
@@ -146,6 +146,8 @@ def evaluate(
     """
     path = Path(model) / MODEL if Path(model).is_dir() else Path(model)
     if not path.is_file():
+        if (Path(model) / SETTINGS).is_file():
+            raise UsageError(f"the run {model} is not finished. Go on with it: {resume_command(Path(model))}")
         what = f"{model} is no run: it has no {MODEL}" if Path(model).is_dir() else f"{path}: no such file"
         raise UsageError(f"{what}. Give the folder of a run, or a file that `vertebra export` wrote.")
     predictor = Predictor(path, engine=engine, bits=bits)
