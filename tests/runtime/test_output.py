@@ -5,6 +5,7 @@ import csv
 import errno
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -597,3 +598,37 @@ def test_a_pipe_is_refused(tmp_path, suffix):
     os.mkfifo(path)
     with pytest.raises(UsageError, match="is a pipe, which cannot be gone on with"):
         opened(path, top=2)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="where one is cannot be removed there")
+def test_where_one_is_may_be_gone(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    path = tmp_path / "out.csv"
+    assert fill(path, range(2)) == 2
+    assert [row["path"] for row in rows(path)] == ["0.jpg", "1.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "places"), [(".csv", "no out.csv.meta"), (".parquet", "its metadata or out.parquet.meta")]
+)
+def test_rows_without_a_record_say_where_it_was_looked_for(tmp_path, suffix, places):
+    path = tmp_path / f"out{suffix}"
+    with opened(path, top=2) as output:
+        output.write(result(0))
+        with pytest.raises(UsageError, match=re.escape(places)):
+            output._checked(None)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_first_photo_that_failed_is_right_the_second_time(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    fill(path, [0], error="it cannot be read")
+    with opened(path, top=2, resume=True) as output:
+        assert output.failed == 1
+        assert [photo.path for photo in output.remaining([Photo("0.jpg")])] == ["0.jpg"]
+        output.write(result(0))
+        assert (output.total, output.failed, output.again) == (1, 0, 1)
+    assert [bool(row["error"]) for row in rows(path)] == [False]

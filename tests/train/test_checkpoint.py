@@ -177,3 +177,26 @@ def test_a_full_disk_keeps_what_there_is(best, tmp_path, monkeypatch):
         else:
             save(tmp_path, Position(), network, optimizer, averaged, FIRST)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_run_begins_before_everything():
+    begin = Position()
+    assert begin == Position(step=0, seconds=0.0, best_step=0, epochs_since_best=0, finished=False)
+    # Whatever comes first is the best until then.
+    assert (begin.best_score, -begin.best_loss) < (0.0, -1e30)
+
+
+def test_the_best_weights_come_back(tmp_path):
+    weights = made()[0].state_dict()
+    save_best(tmp_path, 4, weights, FIRST)
+    found = checkpoint.load_best(tmp_path, 4)
+    assert found.keys() == weights.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in weights.items())
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff" * 100, b"\x08" + bytes(7) + b"no json."])
+def test_best_weights_that_are_no_file_of_tensors_are_refused(tmp_path, content):
+    if content is not None:
+        best_file(tmp_path, 4).write_bytes(content)
+    with pytest.raises(TrainError, match=r"best-4\.safetensors cannot be used \(.*\)\. Start a new run, or put"):
+        checkpoint.load_best(tmp_path, 4)
