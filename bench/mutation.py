@@ -119,6 +119,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "len(different) != 1": "there is one at least",
     },
     "train/_fit.py": {
+        "targets, sizes), strict=False": "both are cut by the same sizes",
         "pin=self.world.device.type": "pinned memory is faster, and the same",
         "size = 15": "images that are classified at once",
         "size = 17": "images that are classified at once",
