@@ -25,7 +25,7 @@ from vertebra.train import Settings, TrainError, _log
 from vertebra.train import _checkpoint as checkpoint
 from vertebra.train._checkpoint import CHECKPOINT, Position, best_file, read_position, save, save_best
 from vertebra.train._figures import Pending
-from vertebra.train._fit import Part, Stopped, Trainer, micro_batches, range_test, terminable
+from vertebra.train._fit import Clock, Part, Stopped, Trainer, micro_batches, range_test, terminable
 from vertebra.train._loader import batches_of_epoch
 from vertebra.train._log import read_log
 from vertebra.train._world import World
@@ -513,7 +513,7 @@ def test_rates_rise_from_far_too_small_to_far_too_large(optimizer, low, high):
 # The mean of the first two is (0.16 + 0.2 x) / 0.36, which is 4 where x is 6.4.
 @pytest.mark.parametrize(("second", "steps"), [(6.3, 4), (6.5, 2), (float("inf"), 2), (float("nan"), 2)])
 def test_rates_rise_until_the_loss_is_four_times_its_least(second, steps):
-    trainer = Losses([1.0, second, 0.0, 0.0])
+    trainer = Losses([2.0, 2 * second, 0.0, 0.0])
     rate, tried = range_test(trainer, steps=4)
     assert len(trainer.rates) == steps
     assert len(tried) == (steps if math.isfinite(second) else 1)
@@ -529,6 +529,26 @@ def test_a_tenth_of_the_rate_of_the_least_loss_is_taken():
 
 def test_where_the_first_loss_is_no_number_the_least_rate_is_taken():
     assert range_test(Losses([float("nan"), 1.0])) == (1e-5, [])
+
+
+@pytest.mark.parametrize(
+    ("budget", "seconds", "step", "progress"),
+    [(None, 99, 50, 0.5), (None, 99, 100, 1), (12, 5, 1, 0.5), (12, 1, 50, 0.5), (12, 10, 1, 1), (12, 1, 100, 1)],
+)
+def test_steps_or_a_budget_end_a_run(budget, seconds, step, progress):
+    settings = Settings("x", method="scratch", time_budget=None if budget is None else f"{budget}s")
+    clock = Clock(settings, 100, seconds, reserve=2.0)
+    assert clock.progress(step) == progress
+    assert clock.over(step) == (progress == 1)
+
+
+@pytest.mark.parametrize(("cores", "here", "workers"), [(16, 2, 2), (16, 1, 4), (3, 1, 1), (8, 8, 1)])
+def test_processes_share_the_cores_of_their_machine(cores, here, workers, photos, monkeypatch):
+    asked = {}
+    monkeypatch.setattr("vertebra.train._fit.usable_cores", lambda: cores)
+    monkeypatch.setattr("vertebra.train._fit.stream", lambda photos, **options: asked.update(options))
+    trainer_of(photos, None, workers=None, world=World(0, 1, here, torch.device("cpu")))._stream(0)
+    assert asked["workers"] == workers
 
 
 def test_a_new_average_follows_faster(photos, tmp_path):
