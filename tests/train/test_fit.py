@@ -206,7 +206,7 @@ class Told:
         self.saved, self.steps, self.validated = [], 0, []
 
     def now(self):
-        return 4.0 * self.steps
+        return 1000 + 4.0 * self.steps  # clocks begin anywhere
 
     def attach(self, trainer, monkeypatch):
         step, validate = trainer._step, trainer._validate
@@ -295,6 +295,13 @@ def test_timed_checkpoints(photos, tmp_path, monkeypatch):
         _, saved, *_ = fitted(photos, tmp_path / str(lag), monkeypatch, lag, **run)
         assert [step for step, *_ in saved] == [2, 3, 5, 6]
         assert [seconds for _, seconds, *_ in saved] == [8, 12, 20, 24]
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_the_log_has_a_line_every_ten_seconds_and_every_epoch(lag, photos, tmp_path, monkeypatch):
+    *_, records, _, _, _ = fitted(photos, tmp_path / "run", monkeypatch, lag, epochs=2, count=24)
+    assert [record["step"] for record in records] == [3, 6, 8, 9, 12, 15, 16]
+    assert [(record["step"], record["epoch"]) for record in records if "epoch" in record] == [(8, 1), (16, 2)]
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 4, 5, 6])

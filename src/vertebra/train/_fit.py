@@ -440,7 +440,7 @@ class Clock:
 
     def over(self, step: int) -> bool:
         """Whether the last step has been done."""
-        return step >= self.total or self.progress(step) >= 1.0
+        return self.progress(step) >= 1.0
 
 
 def micro_batches(images: int, accumulate: int, least: int = 1) -> list[int]:
