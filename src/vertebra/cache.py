@@ -15,6 +15,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+try:
+    from _blake2 import blake2b  # what hashlib has; that loads OpenSSL, 3 ms of every start
+except ImportError:  # of another Python
+    from hashlib import blake2b
+
 from vertebra.errors import InUseError, VertebraError, warn
 from vertebra.files import locked, replacing
 
@@ -34,9 +39,7 @@ def cache_dir() -> Path:
 
 def checksum(*parts: str | bytes) -> bytes:
     """16 bytes that tell what is kept from what has become of it, and from what was kept elsewhere."""
-    import hashlib
-
-    found = hashlib.blake2b(digest_size=16)
+    found = blake2b(digest_size=16)
     for part in parts:
         content = part.encode() if isinstance(part, str) else part
         found.update(len(content).to_bytes(8, "little"))
