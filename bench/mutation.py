@@ -79,6 +79,10 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "serve/batcher.py": {
         "len(jobs) != size": "it grows by one, from nothing, and the size is one at least",
     },
+    "serve/guard.py": {
+        "time.perf_counter() % start": "the same for as long as the machine runs longer than an answer takes",
+        'scope["type"] > "http"': "the other types of ASGI, lifespan and websocket, come after it in the alphabet",
+    },
     "serve/hosted.py": {
         "time.perf_counter() % start": "the same for as long as the machine runs longer than a model takes to load",
     },

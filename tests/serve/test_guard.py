@@ -282,7 +282,8 @@ def test_what_needs_no_key():
     for path in ("/assets/b.js", "/metrics", "/v1/predict", "/v2", "//", "/healthz/"):
         assert Asked(path, api_key=KEY, page=("/assets/a.js",)).status == 401
     assert Asked("/v1/predict", "OPTIONS", api_key=KEY).status == 200
-    assert Asked("/v1/models", "HEAD", api_key=KEY).status == 401
+    for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE"):
+        assert Asked("/v1/models", method, api_key=KEY).status == 401
 
 
 # --- in and out -------------------------------------------------------------------------------------------------------
