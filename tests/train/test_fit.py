@@ -549,13 +549,21 @@ def test_steps_or_a_budget_end_a_run(budget, seconds, step, progress):
     assert clock.over(step) == (progress == 1)
 
 
-@pytest.mark.parametrize(("cores", "here", "workers"), [(16, 2, 2), (16, 1, 4), (3, 1, 1), (8, 8, 1)])
-def test_processes_share_the_cores_of_their_machine(cores, here, workers, photos, monkeypatch):
+@pytest.mark.parametrize(
+    ("device", "cores", "here", "workers"),
+    [
+        ("cpu", 16, 2, 2), ("cpu", 16, 1, 4), ("cpu", 3, 1, 1), ("cpu", 8, 8, 1),
+        ("cuda", 16, 2, 7), ("cuda", 64, 1, 16), ("cuda", 1, 1, 1),
+    ],
+)  # fmt: skip
+def test_processes_share_the_cores_of_their_machine(device, cores, here, workers, photos, monkeypatch):
     asked = {}
     monkeypatch.setattr("vertebra.train._fit.usable_cores", lambda: cores)
     monkeypatch.setattr("vertebra.train._fit.stream", lambda photos, **options: asked.update(options))
-    trainer_of(photos, None, workers=None, world=World(0, 1, here, torch.device("cpu")))._stream(0)
-    assert asked["workers"] == workers
+    trainer = trainer_of(photos, None, workers=None)
+    trainer.world = World(0, 1, here, torch.device(device))
+    trainer._stream(0)
+    assert (asked["workers"], asked["pin"]) == (workers, device == "cuda")
 
 
 def test_a_new_average_follows_faster(photos, tmp_path):
