@@ -125,6 +125,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "train/_fit.py": {
         "targets, sizes), strict=False": "both are cut by the same sizes",
         "pin=self.world.device.type": "pinned memory is faster, and the same",
+        "max(1, usable_cores() << self": "more threads, and the same pixels",
         "size = 15": "images that are classified at once",
         "size = 17": "images that are classified at once",
         'trainer.tell("finding': "what is told while a rate is found",

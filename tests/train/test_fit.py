@@ -290,11 +290,11 @@ def test_an_epoch_of_one_step_is_one_step(photos, tmp_path, monkeypatch):
 
 def test_timed_checkpoints(photos, tmp_path, monkeypatch):
     """Steps take four seconds; an epoch of three ends with a checkpoint, from which the time is counted anew."""
-    run = {"checkpoint_seconds": 7, "epochs": 2, "count": 9}
-    for lag in (0, 1):
-        _, saved, *_ = fitted(photos, tmp_path / str(lag), monkeypatch, lag, **run)
+    for lag, seconds in ((0, 7), (1, 7), (0, 8)):
+        run = {"checkpoint_seconds": seconds, "epochs": 2, "count": 9}
+        _, saved, *_ = fitted(photos, tmp_path / f"{lag} {seconds}", monkeypatch, lag, **run)
         assert [step for step, *_ in saved] == [2, 3, 5, 6]
-        assert [seconds for _, seconds, *_ in saved] == [8, 12, 20, 24]
+        assert [at for _, at, *_ in saved] == [8, 12, 20, 24]
 
 
 @pytest.mark.parametrize("lag", [0, 1])
@@ -332,7 +332,7 @@ def test_stopped_after_any_step_it_goes_on_as_if_it_had_not(stop_after, photos, 
         assert scores[0] == scores[1]
 
 
-@pytest.mark.parametrize("stop_after", [3, 4, 5])
+@pytest.mark.parametrize("stop_after", [3, 4, 5, 6])
 @pytest.mark.parametrize("ema", [0.0, 0.9], ids=["own", "averaged"])
 def test_stopped_behind_a_nearer_end_it_does_no_step(stop_after, ema, photos, tmp_path, monkeypatch):
     """Of the steps that were done, the last is judged as any epoch's is, and once."""
@@ -388,7 +388,8 @@ def test_inside_a_polite_kill_is_a_ctrl_c():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_after_its_step(number, photos, tmp_path):
     before = signal.getsignal(number)
-    trainer = trainer_of(photos, tmp_path / "run")
+    told = []
+    trainer = trainer_of(photos, tmp_path / "run", tell=lambda *what: told.append(what))
     step, seen = trainer._step, []
 
     def signalled(batch, at, *rest):
@@ -403,6 +404,7 @@ def test_a_signal_ends_the_run_after_its_step(number, photos, tmp_path):
         trainer.fit()
     assert caught.value.exit_code == 130
     assert seen == [True]
+    assert ("finishing the step; Ctrl-C again stops at once", 0, 1) in told
     assert signal.getsignal(number) is before
     assert read_position(tmp_path / "run").step == 2
 
@@ -564,6 +566,21 @@ def test_processes_share_the_cores_of_their_machine(device, cores, here, workers
     trainer.world = World(0, 1, here, torch.device(device))
     trainer._stream(0)
     assert (asked["workers"], asked["pin"]) == (workers, device == "cuda")
+
+
+@pytest.mark.parametrize(
+    ("patience", "without", "tired"),
+    [(0, 0, False), (0, 9, False), (1, 0, False), (1, 1, True), (2, 1, False), (2, 2, True), (2, 3, True)],
+)
+def test_patience_ends_after_as_many_epochs(patience, without, tired, photos):
+    assert trainer_of(photos, None, patience=patience)._tired(Position(epochs_since_best=without)) is tired
+
+
+def test_how_many_photos_have_been_seen_is_told(photos):
+    told = []
+    trainer = trainer_of(photos, None, count=30, tell=lambda *what: told.append(what))
+    assert trainer.logits(trainer.train, "measuring").shape == (30, 3)
+    assert told == [("measuring", 0, 30), ("measuring", 16, 30)]
 
 
 def test_a_new_average_follows_faster(photos, tmp_path):
