@@ -8,9 +8,11 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 import weakref
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -25,6 +27,7 @@ from vertebra.pixels import network_pixels
 from vertebra.runtime import mnn
 from vertebra.runtime.engines import EngineError, OnnxRuntimeEngine, Plan, Runner, open_engine
 from vertebra.runtime.predictor import Prediction, Predictor
+from vertebra.runtime.sources import Photo
 from vertebra.runtime.trial import trial_images
 
 needs_mnn = pytest.mark.skipif(not mnn.installed(), reason="MNN is not installed")
@@ -565,3 +568,91 @@ def test_a_file_whose_name_is_no_text(tiny_model, tmp_path, brief):
         Predictor(each, engine="onnxruntime", brief=brief).predict(str(photo)) for each in (path, tiny_model)
     )
     assert found.predictions == expected.predictions
+
+
+# --- which engine is asked for ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ask", "asked"),
+    [
+        (lambda network, photos: network.predict(photos[0]), (1, None, {})),
+        (lambda network, photos: list(network.predict_many(photos[:1])), (1, None, {})),
+        (
+            lambda network, photos: list(network.predict_many(photos[:3])),
+            (4, 3, {"may_measure": True, "decoding": True}),
+        ),
+        # One that may be short, or wait for its writer.
+        (
+            lambda network, photos: list(network.predict_many(iter(photos[:3]))),
+            (4, None, {"may_measure": False, "decoding": True}),
+        ),
+        (
+            lambda network, photos: list(network.predict_many(iter(photos[:3]), count=900)),
+            (4, 900, {"may_measure": True, "decoding": True}),
+        ),
+        (lambda network, photos: network.tune(), (1, None, {"may_measure": True, "wait": True})),
+        (lambda network, photos: network.tune(9), (4, None, {"may_measure": True, "wait": True})),
+        (lambda network, photos: network.runner(9), (4, None, {"may_measure": False, "wait": True, "decoding": True})),
+        (
+            lambda network, photos: network.runner(1, tune=True),
+            (1, None, {"may_measure": True, "wait": True, "decoding": True}),
+        ),
+    ],
+)
+def test_which_engine_is_asked_for(ask, asked, tiny_model, photos, monkeypatch):
+    network, seen = Predictor(tiny_model, batch=4), []
+    given = network._runners.get(1)
+
+    def get(batch, count=None, **how):
+        seen.append((batch, count, how))
+        return given
+
+    monkeypatch.setattr(network._runners, "get", get)
+    ask(network, photos)
+    assert seen == [asked]
+
+
+def test_many_are_decoded_by_as_many_threads_as_the_engine_has(tiny_model, photos, monkeypatch):
+    network, asked = Predictor(tiny_model), {}
+    plan = Plan("onnxruntime", threads=3, lanes=2, micro_batch=5)
+    monkeypatch.setattr(network, "_runner", lambda *what, **how: SimpleNamespace(plan=plan))
+    monkeypatch.setattr("vertebra.runtime.predictor.read_ahead", lambda *what, **how: asked.update(how))
+    network.predict_many(photos)
+    assert asked == {"workers": 6, "chunk": 5}
+
+
+@pytest.mark.parametrize("brief", [False, True])
+def test_a_photo_that_cannot_be_opened_among_others(brief, tiny_model, photos, monkeypatch):
+    opened = Photo.open
+
+    def refuse(photo):
+        if photo.path == photos[1]:
+            raise ImageError("it is gone")
+        return opened(photo)
+
+    monkeypatch.setattr(Photo, "open", refuse)
+    found = list(Predictor(tiny_model, brief=brief).predict_many(photos[:3]))
+    assert [result.error for result in found] == [None, "it is gone", None]
+    assert [bool(result.predictions) for result in found] == [True, False, True]
+
+
+def test_the_first_photo_is_decoded_while_the_engine_is_opened(tiny_model, photos, monkeypatch):
+    network, threads = Predictor(tiny_model), []
+    get = network._runners.get
+
+    def noted(*what, **how):
+        threads.append(threading.current_thread() is threading.main_thread())
+        return get(*what, **how)
+
+    monkeypatch.setattr(network._runners, "get", noted)
+    for _ in range(2):
+        network.predict(photos[0])
+    assert threads == [False, True]
+
+
+def test_photos_behind_one_that_could_not_be_opened(tiny_model, photos):
+    network = Predictor(tiny_model)
+    opened = [(Prediction("gone", error="it is gone"), None), (Prediction("there"), Path(photos[0]))]
+    gone, there = network._decode_and_classify(network.runner(2), opened, 5, False)
+    assert (gone.error, gone.predictions) == ("it is gone", []) and there.predictions
