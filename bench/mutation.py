@@ -72,9 +72,11 @@ TESTS: dict[str, list[str]] = {
 EQUIVALENT: dict[str, dict[str, str]] = {
     "runtime/predictor.py": {
         "self._loading( 0)": "no image is as one",
+        "BATCH = 17": "photos of one call",
         "1 if batch == 1": "a batch has one image at least",
     },
     "runtime/output.py": {
+        "st_ctime) >= self": "two clocks that agree to the last digit",
         "error.errno or -1": "neither number is that of an error",
         "runs[max( -1,": "the first run begins with row 0",
         "size: int = 1": "of a file without rows it is not read",

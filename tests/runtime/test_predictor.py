@@ -26,7 +26,7 @@ from vertebra.errors import ImageError, MissingExtraError, UsageError
 from vertebra.pixels import network_pixels
 from vertebra.runtime import mnn
 from vertebra.runtime.engines import EngineError, OnnxRuntimeEngine, Plan, Runner, open_engine
-from vertebra.runtime.predictor import Prediction, Predictor
+from vertebra.runtime.predictor import Prediction, Predictor, best_classes
 from vertebra.runtime.sources import Photo
 from vertebra.runtime.trial import trial_images
 
@@ -99,6 +99,21 @@ def test_unsure_below_the_threshold(write_model, tmp_path, photos):
     unsure = Predictor(write_model(tmp_path / "unsure.onnx", threshold=1.0)).predict(photos[0])
     assert sure.unsure is False and sure.as_dict()["unsure"] is False
     assert unsure.unsure is True and unsure.predictions == sure.predictions
+
+
+def test_a_probability_as_high_as_the_threshold_is_sure():
+    card = Card(architecture="tiny", classes=("a", "b"), preprocessing=Preprocessing(32, 40, "bicubic"), threshold=0.75)
+    assert best_classes(card, np.float32([0.25, 0.75]), 1)[1] is False
+    assert best_classes(card, np.float32([0.26, 0.74]), 1)[1] is True
+
+
+def test_five_classes_unless_others_are_asked_for(write_model, tmp_path, photos):
+    network = Predictor(write_model(tmp_path / "m.onnx", classes=tuple("abcdefg")))
+    assert len(network.predict(photos[0]).predictions) == 5
+    assert [len(result.predictions) for result in network.predict_many(photos[:2])] == [5, 5]
+    assert len(network.predict(photos[0], top=6).predictions) == 6
+    with pytest.raises(TypeError):
+        network.predict(photos[0], 6)  # of what? it has a name
 
 
 # --- many photos ------------------------------------------------------------------------------------------------------
@@ -611,6 +626,7 @@ def test_which_engine_is_asked_for(ask, asked, tiny_model, photos, monkeypatch):
     monkeypatch.setattr(network._runners, "get", get)
     ask(network, photos)
     assert seen == [asked]
+    assert not list(network.predict_many([])) and len(seen) == 1
 
 
 def test_many_are_decoded_by_as_many_threads_as_the_engine_has(tiny_model, photos, monkeypatch):

@@ -181,7 +181,7 @@ def test_a_full_disk_keeps_what_there_is(best, tmp_path, monkeypatch):
 
 def test_a_run_begins_before_everything():
     begin = Position()
-    assert begin == Position(step=0, seconds=0.0, best_step=0, epochs_since_best=0, finished=False)
+    assert begin == Position(step=0, seconds=0.0, best_step=0, best_score=-1.0, epochs_since_best=0, finished=False)
     # Whatever comes first is the best until then.
     assert (begin.best_score, -begin.best_loss) < (0.0, -1e30)
 
