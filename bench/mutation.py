@@ -76,7 +76,9 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "1 if batch == 1": "a batch has one image at least",
     },
     "runtime/output.py": {
+        'suffix.lower() <= ".csv"': "the first of the three in the alphabet",
         "st_ctime) >= self": "two clocks that agree to the last digit",
+        "error.errno or 1": "neither number is of those with a cure",
         "error.errno or -1": "neither number is that of an error",
         "runs[max( -1,": "the first run begins with row 0",
         "size: int = 1": "of a file without rows it is not read",

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from vertebra.errors import InUseError, MissingExtraError, UsageError
+from vertebra.runtime import output as output_module
 from vertebra.runtime.output import Output, OutputError
 from vertebra.runtime.predictor import Prediction
 from vertebra.runtime.sources import Photo
@@ -632,3 +633,40 @@ def test_a_first_photo_that_failed_is_right_the_second_time(tmp_path, suffix):
         output.write(result(0))
         assert (output.total, output.failed, output.again) == (1, 0, 1)
     assert [bool(row["error"]) for row in rows(path)] == [False]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_photo_that_changed_between_two_runs_is_predicted_again(tmp_path, monkeypatch, suffix):
+    monkeypatch.chdir(tmp_path)
+    path, photo = tmp_path / f"out{suffix}", tmp_path / "0.jpg"
+    photo.write_bytes(b"one")
+    assert fill(path, [0]) == 1
+    photo.write_bytes(b"another")
+    with opened(path, top=2, resume=True) as output:
+        assert [entry.path for entry in output.remaining([Photo("0.jpg")])] == ["0.jpg"]
+        output.write(result(0))
+        assert (output.total, output.failed, output.again) == (1, 0, 1)
+    assert fill(path, [0], resume=True) == 0
+
+
+def test_a_finished_table_is_durable(tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow")
+    seen, path = [], tmp_path / "out.parquet"
+    replacing = output_module.replacing
+
+    def noted(name, **how):
+        seen.append((name, how))
+        return replacing(name, **how)
+
+    monkeypatch.setattr(output_module, "replacing", noted)
+    fill(path, range(2))
+    assert seen == [(path, {"durable": True})]
+
+
+def test_a_reason_without_a_number(tmp_path, monkeypatch):
+    path = tmp_path / "out.csv"
+    with opened(path, top=2) as output:
+        assert (
+            output._reason(OSError("it broke"))
+            == f"{path} cannot be written (it broke). Give another place with --out."
+        )
