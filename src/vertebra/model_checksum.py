@@ -45,14 +45,7 @@ def checked_card(path: str | os.PathLike[str]) -> Card:
         DamagedError: the file is not as it was exported.
         CardError: as `read_card` does.
     """
-    with opened(path) as file:
-        place = locate_card(file)
-        card = card_at(file, place, os.fspath(path))
-        if card.content_sha256 is not None and place is not None:
-            status = os.fstat(file.fileno())
-            if not known_intact(Path(path), status):
-                _check(Path(path), file, place, card.content_sha256)
-        return card
+    return _checked(path, again=False)
 
 
 def verify(path: str | os.PathLike[str]) -> Card:
@@ -60,16 +53,23 @@ def verify(path: str | os.PathLike[str]) -> Card:
 
     Where the card that comes back has no `content_sha256`, it cannot be known whether the file is as it was exported.
     """
+    return _checked(path, again=True)
+
+
+def _checked(path: str | os.PathLike[str], *, again: bool) -> Card:
     with opened(path) as file:
         place = locate_card(file)
         card = card_at(file, place, os.fspath(path))
         if card.content_sha256 is not None and place is not None:
-            _check(Path(path), file, place, card.content_sha256)
+            # Before the bytes: a file that is written to meanwhile has another then.
+            status = os.fstat(file.fileno())
+            if again or not known_intact(Path(path), status):
+                keep_intact(Path(path), status, _check(Path(path), file, place, card.content_sha256))
         return card
 
 
-def _check(path: Path, file: IO[bytes], place: Place, wanted: str) -> None:
-    status = os.fstat(file.fileno())  # before the bytes: a file that is written to meanwhile has another then
+def _check(path: Path, file: IO[bytes], place: Place, wanted: str) -> str:
+    """The SHA-256 of the whole file, whose contents have the one that its card says."""
     at = _digits(file, place, wanted)
     if at is None:
         # The card has been written anew by a program of another taste, and with it the file.
@@ -77,7 +77,7 @@ def _check(path: Path, file: IO[bytes], place: Place, wanted: str) -> None:
     whole, found = _digests(file, at)
     if found != wanted:
         raise _damaged(path, f"the SHA-256 of its contents is {found[:12]}…, and its card says {wanted[:12]}…")
-    keep_intact(path, status, whole)
+    return whole
 
 
 def _damaged(path: Path, reason: str) -> DamagedError:
