@@ -2,9 +2,7 @@
 
 import html
 import json
-import os
 import re
-import shutil
 
 import pytest
 from PIL import Image
@@ -15,7 +13,6 @@ from vertebra.anatomy import _calibrate
 from vertebra.anatomy._roofline import Calibration, Rate
 from vertebra.units import count, duration
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 HERE = Calibration(
     "onnxruntime",
     {"cpu": "a cpu", "threads": 2},
@@ -38,19 +35,6 @@ def file(anatomy, tmp_path_factory):
     training = [anatomy.training_memory()]
     path.write_text(anatomy.to_html(latency=anatomy.latency(HERE), training=training), encoding="utf-8")
     return path
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
-    with sync_api.sync_playwright() as playwright:
-        as_root = hasattr(os, "geteuid") and os.geteuid() == 0  # Chromium's sandbox refuses root
-        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"] if as_root else [])
-        yield found
-        found.close()
 
 
 @pytest.fixture

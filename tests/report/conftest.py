@@ -1,7 +1,5 @@
 """Reports of made-up predictions, and a browser without a network."""
 
-import os
-import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,8 +7,6 @@ import pytest
 from PIL import Image
 
 from vertebra.data import Photo
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 @pytest.fixture(scope="session")
@@ -65,19 +61,6 @@ def report(predictions):
         return SimpleNamespace(held=held, as_uri=page.as_uri, path=page)
 
     return write
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
-    with sync_api.sync_playwright() as playwright:
-        as_root = hasattr(os, "geteuid") and os.geteuid() == 0  # Chromium's sandbox refuses root
-        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"] if as_root else [])
-        yield found
-        found.close()
 
 
 @pytest.fixture

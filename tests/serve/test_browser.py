@@ -4,7 +4,6 @@ import base64
 import csv
 import hashlib
 import io
-import os
 import re
 import shutil
 from dataclasses import replace
@@ -20,7 +19,6 @@ pytest.importorskip("fastapi")
 
 from vertebra.serve.server import Service
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WEB = Path(__file__).parents[2] / "web"
 STATIC = resources.files("vertebra.serve") / "static"
 # A comma, quotes and what a spreadsheet would run: tables must survive them.
@@ -102,21 +100,6 @@ def service(settings, models):
 def server(service, call):
     """A server with both models, for all tests."""
     return call(service)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
-    options = ["--use-fake-device-for-media-stream=device-count=2", "--use-fake-ui-for-media-stream"]
-    if hasattr(os, "geteuid") and os.geteuid() == 0:  # Chromium's sandbox refuses root
-        options.append("--no-sandbox")
-    with sync_api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=path, args=options)
-        yield found
-        found.close()
 
 
 @pytest.fixture
