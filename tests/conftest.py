@@ -217,8 +217,8 @@ def _tiny_googlenet(num_classes: int = 1000, **options: Any) -> Any:
 def _tiny_resnet(block: str = "BasicBlock", num_classes: int = 1000, in_channels: int = 3, **options: Any) -> Any:
     from torch import nn
 
-    from vertebra.models.resnet import BasicBlock, Bottleneck, ResNet
     from vertebra.models._state_dict import meta_build
+    from vertebra.models.resnet import BasicBlock, Bottleneck, ResNet
 
     kind = {"BasicBlock": BasicBlock, "Bottleneck": Bottleneck}[block]
     with meta_build():  # the constructor's widths are the paper's
