@@ -13,7 +13,7 @@ import vertebra
 
 SOURCE = Path(vertebra.__file__).parent
 BASE = {"errors", "units", "intervals", "protobuf", "card", "cache", "model_checksum", "files", "machine"}
-BASE |= {"bit_depth", "photo_files", "pixels", "decoding_notes"}
+BASE |= {"bit_depth", "photo_files", "pixels", "decoding_notes", "strict_json"}
 
 # Room (or module at the top) -> rooms that it may import. The table of the design, and nothing else.
 ROOMS = {
@@ -24,6 +24,7 @@ ROOMS = {
     "card": {"errors", "units", "protobuf"},
     "files": {"errors"},
     "photo_files": set(),
+    "strict_json": set(),
     "cache": {"errors", "files"},
     "model_checksum": {"errors", "card", "cache", "protobuf"},
     "machine": {"errors"},
@@ -54,6 +55,7 @@ PACKAGES = {
     "model_checksum": set(),
     "files": {"filelock"},
     "photo_files": set(),
+    "strict_json": set(),
     "cache": set(),
     "machine": set(),
     "bit_depth": {"numpy", "PIL"},

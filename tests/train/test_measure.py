@@ -34,7 +34,7 @@ def test_against_scikit_learn(predictions):
     for name, column in zip(("precision", "recall", "f1", "photos"), right, strict=True):
         assert [getattr(c, name) for c in found.classes[:6]] == pytest.approx(list(column[:6])), name
     last = found.classes[6]
-    assert (last.name, last.precision, last.recall, last.f1, last.photos) == ("g", 0.0, None, None, 0)
+    assert (last.name, last.precision, last.recall, last.f1, last.photos) == ("g", None, None, None, 0)
     for value, (low, high) in (
         (found.top1, found.top1_interval),
         (found.top5, found.top5_interval),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vertebra.errors import MissingExtraError
 from vertebra.files import replacing, writing
+from vertebra.strict_json import dumps
 
 from ._latency import Latency
 from ._measure import Measurement
@@ -35,7 +35,7 @@ def page(
     data["layers"] = len(anatomy.layers)
     del data["blocks"]
     # Inside a script element "</script" or "<!--" in a name would end or change it.
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    text = dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     template = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     before, title, rest = template.partition("{{title}}")
     middle, mark, after = rest.partition("{{data}}")

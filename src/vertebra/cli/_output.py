@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
@@ -10,6 +9,8 @@ from textwrap import fill, indent
 from typing import TYPE_CHECKING, Any
 
 import typer
+
+from vertebra.strict_json import dumps
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,15 +23,15 @@ def echo(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print JSON in ASCII, so that no file name and no terminal's encoding can break it."""
-    typer.echo(json.dumps(value, indent=2, allow_nan=False))
+    """Print JSON in ASCII, so that no file name and no terminal's encoding can break it; NaN and infinity as null."""
+    typer.echo(dumps(value, indent=2))
 
 
 def print_json_list(values: Iterable[Any]) -> None:
     """Print a list as `print_json` would, each value as soon as it is there and forgotten at once."""
     ends_with = "["
     for value in values:
-        typer.echo(f"{ends_with}\n{indent(json.dumps(value, indent=2, allow_nan=False), '  ')}", nl=False)
+        typer.echo(f"{ends_with}\n{indent(dumps(value, indent=2), '  ')}", nl=False)
         ends_with = ","
     typer.echo("[]" if ends_with == "[" else "\n]")
 

@@ -11,6 +11,7 @@ from importlib import metadata, resources
 from typing import TYPE_CHECKING, Any
 
 from vertebra.errors import printable
+from vertebra.strict_json import dumps
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -92,7 +93,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":"), "allow_nan": False}
+    found.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
+    found.policies["json.dumps_function"] = dumps
     found.filters |= {"shown": shown, "percent": percent, "interval": interval, "whole": whole, "seconds": seconds}
     found.filters["digest"] = _digest
     found.globals |= {"version": __version__, "width": WIDTH, "height": HEIGHT}

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from vertebra.errors import MissingExtraError, UsageError
+from vertebra.strict_json import dumps
 
 from .predictor import Prediction
 
@@ -129,7 +130,7 @@ class Csv:
         cells.append(_as_cell(row["error"] or ""))
         if self.embed:
             vector = result.embedding
-            cells.append("" if vector is None else json.dumps([round(float(value), 6) for value in vector]))
+            cells.append("" if vector is None else dumps([round(float(value), 6) for value in vector]))
         return self._row(cells)
 
     def records(self, file: IO[bytes]) -> Iterator[bytes]:
@@ -181,7 +182,7 @@ def _as_cell(text: str) -> str:
 
 
 def _as_line(row: dict[str, Any]) -> bytes:
-    return (json.dumps(row, allow_nan=False) + "\n").encode("ascii")
+    return (dumps(row) + "\n").encode("ascii")
 
 
 # --- Parquet --------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from typing import Any
 from vertebra.data import Facts, Photo
 from vertebra.errors import UsageError, VertebraError
 from vertebra.files import locked, make_folder, write_whole
+from vertebra.strict_json import dumps
 
 MODEL, REPORT, METRICS, SETTINGS, DATA, WEIGHTS, START = (
     "model.onnx",
@@ -156,7 +157,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """As `write_text`."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+    write_text(path, dumps(value, indent=1) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

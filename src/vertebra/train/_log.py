@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from vertebra.files import Lines, utf8_name
+from vertebra.strict_json import dumps
 
 from ._folder import LOG, going_on, write_text
 
@@ -27,7 +29,7 @@ class Log:
     def __init__(self, folder: Path, step: int) -> None:
         self._path = folder / LOG
         kept = [record for record in read_log(folder) if record["step"] <= step]
-        write_text(self._path, "".join(json.dumps(record) + "\n" for record in kept))
+        write_text(self._path, "".join(dumps(record) + "\n" for record in kept))
         self._board: Any = None
         self._named = contextlib.ExitStack()
         if importlib.util.find_spec("tensorboard") is not None:
@@ -64,7 +66,7 @@ class Log:
             TrainError: the disk is full; says how to go on.
         """
         with going_on(self._path):
-            self._lines.append((json.dumps({"step": step, **values}) + "\n").encode())
+            self._lines.append((dumps({"step": step, **values}) + "\n").encode())
             self._lines.sync()
         if self._board is not None:
             with going_on(self._path.parent / BOARD):
@@ -86,5 +88,6 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
         if isinstance(record, dict) and isinstance(record.get("step"), int):
-            found.append(record)
+            # A loss that was NaN or infinite is null in the file.
+            found.append({name: math.nan if value is None else value for name, value in record.items()})
     return found

@@ -19,7 +19,7 @@ ECE_BINS = 15  # as in Guo et al. 2017
 
 @dataclass(frozen=True)
 class ClassMeasures:
-    """Of one class; None where nothing was predicted as it, or it has no photos."""
+    """Of one class; None without photos of it, and a precision also where nothing was predicted as it."""
 
     name: str
     precision: float | None
@@ -126,7 +126,7 @@ def _per_class(confusion: NDArray[np.int64], names: tuple[str, ...]) -> tuple[Cl
             int(confusion[:, index].sum()),
             int(confusion[index].sum()),
         )
-        precision = hits / guesses if guesses else None
+        precision = hits / guesses if guesses and photos else None
         recall = hits / photos if photos else None
         f1 = 2 * hits / (guesses + photos) if photos else None
         found.append(ClassMeasures(name, precision, recall, f1, photos))
