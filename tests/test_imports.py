@@ -241,6 +241,7 @@ except vertebra.VertebraError as error:
 
 def test_another_package_of_the_extra_that_is_missing_says_what_to_install(monkeypatch):
     monkeypatch.setitem(vertebra._EXPORTS, "lacking", ("no_such_package_anywhere", "train"))
+    monkeypatch.setitem(vertebra.errors.EXTRAS, "train", ("no_such_package_anywhere",))
     with pytest.raises(vertebra.errors.MissingExtraError, match=r"vertebra\.lacking needs .*'vertebra\[train\]'"):
         _ = vertebra.lacking
 

@@ -10,7 +10,7 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from vertebra.errors import MissingExtraError, VertebraError
+from vertebra.errors import VertebraError, needing
 
 if TYPE_CHECKING:
     from vertebra import models as models
@@ -73,13 +73,8 @@ def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'vertebra' has no attribute {name!r}")
     module_name, extra = _EXPORTS[name]
-    try:
+    with needing(extra, f"vertebra.{name}"):
         module = import_module(module_name)
-    except ModuleNotFoundError as error:
-        # A module of Vertebra itself that is missing is a fault of Vertebra: no extra would bring it.
-        if extra is None or error.name is None or error.name.partition(".")[0] == "vertebra":
-            raise
-        raise MissingExtraError(f"vertebra.{name}", extra) from error
     value = module if module_name == f"vertebra.{name}" else getattr(module, name)
     globals()[name] = value
     return value

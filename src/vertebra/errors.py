@@ -7,6 +7,7 @@ and exits with `exit_code`: 2 where the call was wrong, 1 where the work failed.
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -45,16 +46,83 @@ class MissingExtraError(VertebraError, ImportError):
         super().__init__(f"{feature} needs packages that are not installed. Run: pip install 'vertebra[{extra}]'")
 
 
+class BrokenPackageError(VertebraError, ImportError):
+    """A package is installed and does not load, which no extra of Vertebra mends."""
+
+
+# What the extras bring, by the names that are imported; an extra has what the one that it includes has.
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "torch": ("torch", "safetensors", "onnx", "matplotlib"),
+    "train": ("torchvision", "sklearn", "tensorboard"),
+    "fast": ("MNN",),
+    "parquet": ("pyarrow",),
+    "serve": ("fastapi", "starlette", "uvicorn", "httptools", "orjson", "pydantic", "prometheus_client", "uvloop"),
+}
+INCLUDED = {"train": "torch"}
+
+
 @contextmanager
-def needing(extra: str, feature: str) -> Iterator[None]:
-    """Around imports: what is not installed becomes a `MissingExtraError` of this feature."""
+def needing(extra: str | None, feature: str) -> Iterator[None]:
+    """Around what imports packages of an extra, at any depth: where one is missing, the error names the extra.
+
+    Raises:
+        MissingExtraError: a package that an extra brings is not installed. Named is `extra` where
+            that has it, else the one that brings it.
+        BrokenPackageError: it is installed and does not load; says why.
+    """
     try:
         yield
-    except ImportError as error:
-        # A module of Vertebra itself that is missing is a fault of Vertebra: no extra would bring it.
-        if not isinstance(error, MissingExtraError) and (error.name or "vertebra").startswith("vertebra"):
+    except (ImportError, OSError) as error:
+        told = import_problem(error, feature, extra)
+        if told is None:
             raise
-        raise MissingExtraError(feature, extra) from error
+        raise told from error
+
+
+def import_problem(error: BaseException, feature: str, extra: str | None = None) -> VertebraError | None:
+    """What to tell of an import that failed; None where no package of an extra is to blame.
+
+    Args:
+        error: that was raised, by an import or by anything that imports as it works.
+        feature: what needs the package.
+        extra: to be named where it has the package; None: the one that brings it.
+    """
+    if isinstance(error, VertebraError) or not isinstance(error, ImportError | OSError):
+        return None
+    name = getattr(error, "name", None) or ""
+    package = name.partition(".")[0]
+    if package == "vertebra":  # a fault of our own
+        return None
+    home = next((name for name, packages in EXTRAS.items() if package in packages), None)
+    if isinstance(error, ModuleNotFoundError) and home is not None and not _is_installed(package):
+        return MissingExtraError(feature, extra if extra is not None and home in (extra, INCLUDED.get(extra)) else home)
+    # A library that is not found is an `OSError` without a number.
+    broken = _imported_from(error) if isinstance(error, ImportError) or error.errno is None else None
+    if broken is None:
+        return None
+    return BrokenPackageError(
+        f"{feature} needs {broken}, which is installed and does not load ({first_line(error)}). Install it again: "
+        f"pip install --force-reinstall {'scikit-learn' if broken == 'sklearn' else broken}"
+    )
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _imported_from(error: BaseException) -> str | None:
+    """The package of an extra whose own code an import failed in, or which lacks what is imported from it."""
+    brought = {package for packages in EXTRAS.values() for package in packages}
+    trace, found = error.__traceback__, None
+    while trace is not None:
+        package = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+        found = package if package in brought else found
+        trace = trace.tb_next
+    lacking = (getattr(error, "name", None) or "").partition(".")[0]
+    return found or (lacking if lacking in brought else None)
 
 
 class ImageError(VertebraError):

@@ -215,3 +215,13 @@ def test_completion_knows_the_commands():
     environment = {**os.environ, "_VERTEBRA_COMPLETE": "complete_bash", "COMP_WORDS": "vertebra mo", "COMP_CWORD": "1"}
     done = python("from vertebra.cli import main; main([])", env=environment)
     assert done.stdout.split() == ["models"]
+
+
+def test_a_package_that_is_missing_deep_inside_is_told_with_its_extra(vertebra, monkeypatch):
+    failing(monkeypatch, ModuleNotFoundError("No module named 'tensorboard'", name="tensorboard"))
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    result = vertebra("models")
+    assert result.code == 2
+    assert result.error == (
+        "vertebra: vertebra models needs packages that are not installed. Run: pip install 'vertebra[train]'"
+    )

@@ -264,7 +264,8 @@ def test_a_download_that_fails(cache, monkeypatch):
 def test_names_without_their_packages(cache, monkeypatch):
     import sys
 
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.delitem(sys.modules, "sklearn.datasets", raising=False)
     monkeypatch.setitem(sys.modules, "torchvision", None)
     for name in ("digits", "mnist"):
         with pytest.raises(MissingExtraError, match=rf"the data set {name} needs .*vertebra\[train\]"):

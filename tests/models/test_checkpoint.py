@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vertebra.card import METADATA_KEY, Card, CardError, Preprocessing
-from vertebra.errors import WeightsError
+from vertebra.errors import MissingExtraError, WeightsError
 from vertebra.models import _inert
 from vertebra.models._checkpoint import CHECKSUM_KEY, NETWORK_KEY, checksum, read, read_card, read_state_dict
 from vertebra.models._state_dict import load_state_dict, meta_build
@@ -580,7 +580,7 @@ def test_safetensors_may_be_missing(
 ) -> None:
     save_file(dict(weights), tmp_path / "w.safetensors")
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    with pytest.raises(WeightsError, match=r"needs the package safetensors\. Run: pip install safetensors"):
+    with pytest.raises(MissingExtraError, match=r"^reading w\.safetensors needs packages .*vertebra\[torch\]"):
         read(tmp_path / "w.safetensors")
 
 

@@ -14,13 +14,11 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-from vertebra.errors import MissingExtraError
+from vertebra.errors import needing
 
-try:
+with needing("torch", "vertebra.anatomy"):
     import torch
     from torch import nn
-except ModuleNotFoundError as error:
-    raise MissingExtraError("vertebra.anatomy", "torch") from error
 
 from ._anatomy import Anatomy as Anatomy
 from ._anatomy import Group as Group

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from vertebra.errors import MissingExtraError, UsageError
+from vertebra.errors import UsageError, needing
 from vertebra.files import replacing, writing
 
 from ._anatomy import Anatomy, Group, take_apart
@@ -110,11 +110,9 @@ class Comparison:
         known = [entry for entry in self.entries if entry.published is not None]
         if not known:
             raise UsageError("none of these networks has a published accuracy to draw. Name some of Vertebra's.")
-        try:
+        with needing("torch", "the plot"):
             from matplotlib.backends.backend_agg import FigureCanvasAgg
             from matplotlib.figure import Figure
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("the plot", "torch") from error
         figure = Figure(figsize=(8, 5.5), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()

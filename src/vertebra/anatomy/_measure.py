@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from vertebra.errors import MissingExtraError, UsageError
+from vertebra.errors import UsageError, needing
 
 from . import _trace
 from ._kernels import EAGER, ONNXRUNTIME, Kernel, kernels_of
@@ -79,12 +79,11 @@ def measure(anatomy: Anatomy, executor: str = ONNXRUNTIME, seconds: float = 2.0)
 
 
 def _in_onnxruntime(subject: Subject, rows: Sequence[Row], seconds: float) -> Measurement:
-    try:
-        import numpy as np
+    with needing("torch", "timing in ONNX Runtime"):
         import onnx  # noqa: F401
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError("timing in ONNX Runtime", "torch") from error
+    import numpy as np
+    import onnxruntime
+
     trace = _trace.run(subject.network, subject.args, subject.kwargs)
     model = for_timing(trace)
     x = np.random.default_rng(0).standard_normal(trace.inputs[0].shape).astype(np.float32)

@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vertebra.errors import MissingExtraError
+from vertebra.errors import needing
 from vertebra.files import replacing, writing
 from vertebra.strict_json import dumps
 
@@ -62,11 +62,9 @@ def picture(anatomy: Anatomy, path: str | Path, latency: Latency | None, measure
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
+    with needing("torch", "the picture"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("the picture", "torch") from error
     stages = [stage for stage in anatomy.stages if stage.rows[0].kind is not Kind.UNUSED]
     timed = latency is not None and bool(latency.kernels)
     figure = Figure(figsize=(13 if timed else 7.5, 2.2 + 0.42 * max(len(stages), 6)), layout="constrained")

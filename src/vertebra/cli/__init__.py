@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from vertebra.errors import UsageError, VertebraError, VertebraWarning, printable
+from vertebra.errors import UsageError, VertebraError, VertebraWarning, import_problem, printable
 
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
@@ -54,6 +54,8 @@ def main(arguments: Sequence[str]) -> int:
     except Exception as error:
         if debug:
             raise
+        if (problem := import_problem(error, _command_of(arguments))) is not None:
+            return _report(str(problem), problem.exit_code)
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             return _report(f"the disk is full ({error.strerror}). Make room and run the command again.", EXIT_FAILURE)
         hint = "This is not an error that vertebra expects; run the command again with --debug to see where it arose."
@@ -92,6 +94,11 @@ def _take_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
     end = arguments.index("--") if "--" in arguments else len(arguments)
     options = [argument for argument in arguments[:end] if argument != "--debug"]
     return options + arguments[end:], len(options) < end
+
+
+def _command_of(arguments: Sequence[str]) -> str:
+    """The command that was typed: `"vertebra train"`."""
+    return " ".join(["vertebra", *[word for word in arguments if not word.startswith("-")][:1]])
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from vertebra.cache import cache_dir, making
-from vertebra.errors import MissingExtraError
+from vertebra.errors import needing
 
 from ._dataset import DataError, Dataset
 from ._layout import read_folder
@@ -110,20 +110,16 @@ def _write(items: _Items, to: Path) -> None:
 
 def _digits() -> _Items:
     """1,797 handwritten digits of 8 × 8 pixels and 17 levels of grey."""
-    try:
+    with needing("train", "the data set digits"):
         from sklearn.datasets import load_digits
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("the data set digits", "train") from error
     digits = load_digits()
     for values, label in zip(digits.images, digits.target, strict=True):
         yield None, str(label), Image.fromarray((values * (255 / 16)).round().astype("uint8"))
 
 
 def _download(name: str) -> _Items:
-    try:
+    with needing("train", f"the data set {name}"):
         from torchvision import datasets
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(f"the data set {name}", "train") from error
     source = _TORCHVISION[name]
     root = cache_dir() / "downloads" / name
     root.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vertebra.errors import MissingExtraError, first_line
+from vertebra.errors import first_line, needing
 from vertebra.photo_files import SUFFIXES as PHOTO_SUFFIXES
 
 from ._dataset import DataError
@@ -207,11 +207,9 @@ def read_parquet(path: Path) -> Table:
         DataError: it cannot be read.
         MissingExtraError: pyarrow is not installed.
     """
-    try:
+    with needing("parquet", f"reading {path.name}"):
         import pyarrow
         from pyarrow import parquet
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(f"reading {path.name}", "parquet") from error
 
     def column(index: int) -> list[Any]:
         try:

@@ -14,11 +14,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from vertebra.card import METADATA_KEY, Card
-from vertebra.errors import UsageError
+from vertebra.errors import UsageError, needing
 from vertebra.model_checksum import BLANK, checked_card, with_checksum
+
+with needing("torch", "vertebra.export"):
+    import onnx
+    import torch  # noqa: F401
+
 from vertebra.models import ConvNet
 
 from ._classifier import with_classifier

@@ -3,12 +3,10 @@
 `create_model("resnet50", weights="DEFAULT", num_classes=10)` or `resnet50(weights=ResNet50_Weights.DEFAULT)`.
 """
 
-from vertebra.errors import MissingExtraError
+from vertebra.errors import needing
 
-try:
+with needing("torch", "vertebra.models"):
     import torch  # noqa: F401
-except ModuleNotFoundError as error:
-    raise MissingExtraError("vertebra.models", "torch") from error
 
 from ._base import ConvNet as ConvNet
 from ._base import Stage as Stage

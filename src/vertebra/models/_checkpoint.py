@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from vertebra.card import METADATA_KEY, Card
-from vertebra.errors import WeightsError, first_line, nearest
+from vertebra.errors import WeightsError, first_line, nearest, needing
 from vertebra.files import WEIGHT_SUFFIXES, utf8_name
 
 from . import _inert, _torchfile
@@ -219,10 +219,8 @@ def _check(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str
 
 
 def _metadata(path: Path) -> dict[str, str]:
-    try:
+    with needing("torch", f"reading {path.name}"):
         from safetensors import SafetensorError, safe_open
-    except ImportError:
-        raise WeightsError(f"'{path}' needs the package safetensors. Run: pip install safetensors") from None
     try:
         with utf8_name(path) as named, safe_open(named, "pt") as file:
             return dict(file.metadata() or {})

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from vertebra.errors import MissingExtraError, UsageError
+from vertebra.errors import UsageError, needing
 from vertebra.strict_json import dumps
 
 from .predictor import Prediction
@@ -194,11 +194,9 @@ def need_pyarrow() -> Any:
     Raises:
         MissingExtraError: it is not installed.
     """
-    try:
+    with needing("parquet", "writing .parquet files"):
         import pyarrow
         import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError("writing .parquet files", "parquet") from error
     return pyarrow
 
 

@@ -30,7 +30,7 @@ from vertebra.cache import (
     tell_once,
 )
 from vertebra.card import Card
-from vertebra.errors import MissingExtraError, first_line
+from vertebra.errors import MissingExtraError, first_line, needing
 from vertebra.files import replacing
 from vertebra.pixels import Pixels
 
@@ -221,7 +221,7 @@ def convert(path: Path, target: Path) -> None:
 
 def quietly_imported() -> Any:
     """The package; it prints when it is loaded."""
-    with _no_chatter():
+    with needing("fast", "the engine MNN"), _no_chatter():
         import MNN
     return MNN
 
