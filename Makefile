@@ -1,8 +1,11 @@
 # Each target does its own set-up in .venv and skips what is there already.
 #
 #   make demo    export EfficientNet-Lite0, classify two photos without torch, and train it to read handwritten digits
+#   make check   lint, types and the tests nearest to what has changed: before each commit
 #   make test    lint, types and the test suite with coverage
-#   make lint    lint and types alone
+#   make slow    the tests that the suite leaves out, which take long
+#   make lint    lint, spelling and types alone
+#   make hooks   have git run the linters before each commit
 #   make bench   the benchmarks; their figures go to bench/results/ (bench/mutation.py is run by hand: it takes hours)
 #   make web     build the page of `vertebra serve` from web/, which needs Node.js 20.19 or newer
 #
@@ -12,15 +15,16 @@ PYTHON ?= python3
 WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
+PROGRAMS := chromium nginx-light openssl
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench web clean
+.PHONY: help demo check test slow lint hooks programs bench web clean
 # A step that fails or is interrupted leaves no half-made target that the next call would take for done.
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '3,7s/^# *//p' Makefile
+	@sed -n '3,11s/^# *//p' Makefile
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = "%d.%d" % sys.version_info[:2]; sys.version_info >= (3, 11) or sys.exit("Vertebra needs Python 3.11 or newer and $(PYTHON) is " + v + ". Name another one: make $(MAKECMDGOALS) PYTHON=python3.12")'
@@ -52,10 +56,30 @@ demo: $(VENV)/.stamp-demo
 lint: $(VENV)/.stamp-test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/codespell
 	$(BIN)/mypy
 
-test: lint
+# A browser and a proxy, which some tests drive. Elsewhere those tests are skipped, and the last line says so.
+programs:
+	@have() { command -v "$$1" >/dev/null; }; \
+	if { have chromium || have chromium-browser || have google-chrome; } && have nginx && have openssl; then :; \
+	elif [ "$$(id -u)" = 0 ] && have apt-get; then \
+		echo "Installing $(PROGRAMS) with apt-get, for the tests of pages and of the proxy ..."; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $(PROGRAMS) >/dev/null; \
+	fi
+
+check: lint
+	$(BIN)/python tests/affected.py
+
+test: lint programs
 	$(BIN)/pytest -n $(WORKERS) --cov
+
+slow: $(VENV)/.stamp-test programs
+	$(BIN)/pytest -n $(WORKERS) -m slow
+
+hooks: $(VENV)/.stamp-test
+	$(PIP) pre-commit
+	$(BIN)/pre-commit install
 
 bench: $(VENV)/.stamp-test
 	@for script in $(filter-out bench/mutation.py,$(wildcard bench/[a-z]*.py)); do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done

@@ -1,4 +1,7 @@
-"""Imports flow one way, and what is not installed or not needed is not imported."""
+"""Imports flow one way, and what is not installed or not needed is not imported.
+
+CONTRIBUTING.md shows the table of rooms below; `python tests/test_imports.py` writes it there.
+"""
 
 import ast
 import os
@@ -81,6 +84,9 @@ CLI_PACKAGES_AT_THE_TOP = {"typer"}
 
 FILES = sorted(SOURCE.rglob("*.py"))
 
+CONTRIBUTING = Path(__file__).parents[1] / "CONTRIBUTING.md"
+ROOMS_MARKS = "<!-- rooms -->\n", "<!-- /rooms -->"
+
 
 def module_of(path):
     """('vertebra', 'models', 'vgg') for src/vertebra/models/vgg.py, and whether it is a package."""
@@ -149,6 +155,35 @@ def violations(path):
                     yield f"{where} at the top"
             elif imported[0] not in PACKAGES[room]:
                 yield where
+
+
+def rooms_table():
+    """The rooms as a Markdown table: what the first line of each says, and what it may import."""
+    lines = ["| room | what it holds | of Vertebra | of other packages |", "| --- | --- | --- | --- |"]
+    for room in (*sorted(BASE), *(room for room in ROOMS if room not in BASE and not room.startswith("__")), "cli"):
+        path = SOURCE / room / "__init__.py" if (SOURCE / room).is_dir() else SOURCE / f"{room}.py"
+        holds = " ".join(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))).split("\n\n")[0].split())
+        if room == "cli":
+            lines.append(f"| `cli/` | {holds} | all, inside a command | all, inside a command; typer at the top |")
+            continue
+        others = ROOMS[room] - {"__init__"}
+        whole = others >= BASE  # those at the top, which come first
+        named = ["those at the top"] * whole + [f"`{name}`" for name in sorted(others - BASE if whole else others)]
+        packages = ", ".join(sorted(PACKAGES[room], key=str.lower))
+        name = f"{room}/" if (SOURCE / room).is_dir() else room
+        lines.append(f"| `{name}` | {holds} | {', '.join(named) or '-'} | {packages or '-'} |")
+    return "\n".join(lines) + "\n"
+
+
+def with_rooms(text):
+    """The text of CONTRIBUTING.md with the table of today."""
+    before, rest = text.split(ROOMS_MARKS[0])
+    return before + ROOMS_MARKS[0] + rooms_table() + ROOMS_MARKS[1] + rest.split(ROOMS_MARKS[1])[1]
+
+
+def test_contributing_has_the_rooms_of_today():
+    text = CONTRIBUTING.read_text(encoding="utf-8")
+    assert text == with_rooms(text), "CONTRIBUTING.md is stale. Run: .venv/bin/python tests/test_imports.py"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
@@ -314,3 +349,7 @@ print("LOADED", code, *[name for name in {HEAVY} if name in sys.modules])
     output = run(code)
     assert "predict" in output
     assert output.splitlines()[-1] == "LOADED 0"
+
+
+if __name__ == "__main__":
+    CONTRIBUTING.write_text(with_rooms(CONTRIBUTING.read_text(encoding="utf-8")), encoding="utf-8")

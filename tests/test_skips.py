@@ -1,0 +1,46 @@
+"""What the suite says of tests that were skipped."""
+
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+TESTS = """
+import pytest
+
+def test_good():
+    pass
+
+def test_without_a_gpu():
+    pytest.skip("needs a GPU")
+
+{more}
+"""
+ORACLE = """
+def test_against_an_oracle():
+    pytest.skip("no oracle (apt-get install oracle)")
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "ci", "code", "last"),
+    [
+        ("", "true", 0, None),
+        (ORACLE, "true", 1, None),
+        ("", "", 0, "Not tested here: 1 × needs a GPU"),
+        (ORACLE, "", 0, "Not tested here: 1 × needs a GPU; 1 × no oracle (apt-get install oracle)"),
+    ],
+)
+def test_a_skipped_oracle_fails_where_all_was_to_be_installed_and_is_told_elsewhere(
+    pytester, monkeypatch, capfd, more, ci, code, last
+):
+    pytester.makeconftest((Path(__file__).parent / "conftest.py").read_text(encoding="utf-8"))
+    pytester.makepyfile(TESTS.format(more=more))
+    monkeypatch.setenv("CI", ci)
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider")
+    out = result.outlines + capfd.readouterr().out.splitlines()
+    assert result.ret == code
+    assert ("no oracle" in result.stderr.str()) == (code == 1)
+    assert last is None or last in out
+    assert last is not None or not any("Not tested" in line for line in out)
