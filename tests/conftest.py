@@ -21,14 +21,11 @@ import functools
 import importlib
 import os
 import shutil
-<<<<<<< HEAD
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-=======
-import sys
-from collections import Counter
->>>>>>> f61dfc2 (contributing: make check, slow and hooks, programs for tests, rooms from the test of imports; skipped oracles fail in CI)
 from pathlib import Path
 from typing import Any
 
