@@ -60,7 +60,7 @@ def pytest_sessionfinish(session):
     unexpected = [reason for reason in _skipped(session.config) if not reason.startswith(MAY_BE_MISSING)]
     if unexpected and os.environ.get("CI") == "true":
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        print(f"\nSkipped, which CI=true forbids: {'; '.join(unexpected)}", file=sys.stderr)
+        sys.stderr.write(f"\nSkipped, which CI=true forbids: {'; '.join(unexpected)}\n")
 
 
 def pytest_unconfigure(config):
@@ -68,7 +68,7 @@ def pytest_unconfigure(config):
     skipped = _skipped(config)
     if skipped and os.environ.get("CI") != "true":
         reasons = "; ".join(f"{count} × {reason}" for reason, count in skipped.most_common())
-        print(f"Not tested here: {reasons}")
+        sys.stdout.write(f"Not tested here: {reasons}\n")
 
 
 # --- fixtures --------------------------------------------------------------------------------------------------------
