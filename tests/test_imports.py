@@ -16,7 +16,7 @@ import vertebra
 
 SOURCE = Path(vertebra.__file__).parent
 BASE = {"errors", "units", "intervals", "protobuf", "card", "cache", "model_checksum", "files", "machine"}
-BASE |= {"bit_depth", "photo_files", "pixels", "decoding_notes", "strict_json"}
+BASE |= {"bit_depth", "photo_files", "pixels", "decoding_notes", "strict_json", "file_kinds"}
 
 # Room (or module at the top) -> rooms that it may import. The table of the design, and nothing else.
 ROOMS = {
@@ -26,13 +26,14 @@ ROOMS = {
     "protobuf": set(),
     "card": {"errors", "units", "protobuf"},
     "files": {"errors"},
-    "photo_files": set(),
+    "file_kinds": set(),
+    "photo_files": {"file_kinds"},
     "strict_json": set(),
     "cache": {"errors", "files"},
     "model_checksum": {"errors", "card", "cache", "protobuf"},
     "machine": {"errors"},
     "bit_depth": {"errors", "card"},
-    "pixels": {"errors", "card", "bit_depth", "photo_files"},  # photos are decoded in one place
+    "pixels": {"errors", "card", "bit_depth", "file_kinds", "photo_files"},  # photos are decoded in one place
     "decoding_notes": {"card", "bit_depth", "pixels"},
     "report": BASE | {"__init__"},  # the last for its version
     "models": BASE,
@@ -57,12 +58,13 @@ PACKAGES = {
     "card": set(),
     "model_checksum": set(),
     "files": {"filelock"},
+    "file_kinds": set(),
     "photo_files": set(),
     "strict_json": set(),
     "cache": set(),
     "machine": set(),
     "bit_depth": {"numpy", "PIL"},
-    "pixels": {"numpy", "PIL"},
+    "pixels": {"numpy", "PIL", "pillow_heif"},  # the last for HEIC
     "decoding_notes": set(),
     "models": {"torch", "safetensors", "numpy", "PIL", "rich"},
     "anatomy": {"torch", "numpy", "pandas", "onnx", "onnxruntime", "matplotlib"},

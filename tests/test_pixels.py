@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 import tracemalloc
 import zlib
 
@@ -10,12 +11,12 @@ import PIL
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, TiffImagePlugin
 
 from vertebra import pixels as image_module
 from vertebra.card import Decoding, Preprocessing
 from vertebra.errors import ImageError
-from vertebra.pixels import FIT_VERSION, MAX_PIXELS, decode, decoder, fit, open_image
+from vertebra.pixels import FIT_VERSION, MAX_PIXELS, UnsupportedError, decode, decoder, fit, open_image, stored_size
 
 # Pillow speaks of metadata that the tests damage.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -328,11 +329,15 @@ def test_path_with_a_null_character():
         (b"", "is empty"),
         (b"Dear diary,\n", "is a text file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer, .*: run git lfs pull"),
-        (b"\0\0\0\x18ftypheic" + bytes(40), r"is a HEIC image, which is not decoded\. Save it as a JPEG"),
+        (b"\0\0\0\x18ftypheic" + bytes(40), "is a HEIC image that is damaged|is a HEIC image, and pillow-heif"),
         (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(40), r"is a JPEG XL image, which is not decoded\."),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is a text file"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", r"is a vector drawing \(SVG\), .*\. Export it as PNG"),
         ("Grüße\n".encode(), "is a text file"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "is a text file"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", r"is a vector drawing \(PostScript\), not an image"),
+        (b"\0\0\0\x20ftypisom" + bytes(40), r"is a video \(MP4\), not an image .*ffmpeg"),
+        (b"%PDF-1.7\n", "is a PDF, not an image .*pdftoppm"),
+        (b"PK\x03\x04" + bytes(40), r"is an archive \(ZIP\), not an image .*\. Unpack it and give the folder"),
+        (b"<!DOCTYPE html>\n<html>", r"is a web page \(HTML\), .*: download the image itself"),
         (b"\x7fELF\x02\x01\x01\0" + bytes(100), "not an image in a known format"),
         (b"\xff\xd8\xff", "is a JPEG image that is damaged or truncated"),
         (b"\x89PNG\r\n\x1a\n", "is a PNG image that is damaged or truncated"),
@@ -377,7 +382,7 @@ def test_pixel_limit_can_be_lowered():
 
 def test_picture_without_pixels():
     class Nothing:
-        size = (0, 5)
+        size, format = (0, 5), "PPM"
 
         def __enter__(self):
             return self
@@ -610,6 +615,77 @@ def test_the_decoder_is_told_with_its_libraries(monkeypatch):
 
     assert decoder().startswith(f"Pillow {PIL.__version__}")
     decoder.cache_clear()
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
     monkeypatch.setattr(features, "version", lambda name: "99" if name == "libjpeg_turbo" else None)
     assert decoder() == f"Pillow {PIL.__version__}, libjpeg_turbo 99"
     decoder.cache_clear()
+
+
+# --- HEIC ------------------------------------------------------------------------------------------------------------
+
+
+def heic(picture, **options):
+    """The bytes of a HEIC file."""
+    pillow_heif = pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    pillow_heif.from_pillow(picture).save(file, quality=95, **options)
+    return file.getvalue()
+
+
+def halves(left, right, mode="RGB"):
+    picture = Image.new(mode, (64, 48), left)
+    picture.paste(right, (32, 0, 64, 48))
+    return picture
+
+
+def test_heic_is_decoded_upright(tmp_path):
+    picture = halves((200, 30, 30), (30, 30, 200))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90° to the right
+    content = heic(picture, exif=exif.tobytes())
+    found = pixels(content)
+    assert found.shape == (64, 48, 3)
+    assert close(found, np.asarray(picture.transpose(Image.Transpose.ROTATE_270)))
+    (tmp_path / "photo.jpg").write_bytes(content)  # as phones and messengers name it
+    np.testing.assert_array_equal(pixels(tmp_path / "photo.jpg"), found)
+    np.testing.assert_array_equal(np.asarray(open_image(content, at_least=8)), found)  # no preview
+    assert stored_size(content) == (48, 64)
+
+
+def test_heic_with_alpha_and_with_10_bits():
+    found = pixels(heic(halves((255, 0, 0, 0), (0, 255, 0, 255), "RGBA")))
+    assert close(found[24, [5, 60]], [[255, 255, 255], [0, 255, 0]])
+    pillow_heif = pytest.importorskip("pillow_heif")
+    values = np.linspace(0, 65535, 48).round().astype(np.uint16)[:, None, None].repeat(64, 1).repeat(3, 2)
+    file = io.BytesIO()
+    pillow_heif.from_bytes(mode="RGB;16", size=(64, 48), data=values.tobytes()).save(file, quality=100)
+    assert pillow_heif.open_heif(file).info["bit_depth"] > 8
+    assert close(pixels(file.getvalue()), (values / 257).round())
+
+
+def test_heic_without_its_package_or_whole(monkeypatch):
+    content = heic(gradient())
+    with pytest.raises(ImageError, match="is a HEIC image that is damaged or truncated"):
+        open_image(content[:200])
+    known = decoder.__wrapped__()
+    assert "pillow_heif" in known
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    message = r"and pillow-heif, .* is not installed\. Run: pip install 'vertebra\[heif\]', or save"
+    with pytest.raises(UnsupportedError, match=message):
+        open_image(content)
+    # What could not be decoded is tried again once it can.
+    assert decoder.__wrapped__() == known.partition(", pillow_heif")[0]
+
+
+@pytest.mark.parametrize("tags", [{50706: b"\1\4\0\0"}, {254: 1, 330: 8}])
+def test_a_raw_file_is_refused_whatever_it_is_called(tmp_path, tags):
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag, value in tags.items():
+        info.tagtype[tag] = 1 if isinstance(value, bytes) else 4
+        info[tag] = value
+    gradient().save(tmp_path / "photo.tif", tiffinfo=info)
+    with pytest.raises(UnsupportedError, match="is a camera's raw file, not an image that is decoded here"):
+        open_image(tmp_path / "photo.tif")
+    gradient().save(tmp_path / "photo.NEF", "TIFF")
+    with pytest.raises(UnsupportedError, match=r"is a camera's raw file \(NEF\), .* export it as JPEG"):
+        open_image(tmp_path / "photo.NEF")

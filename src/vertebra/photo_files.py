@@ -11,19 +11,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from vertebra.file_kinds import RAW_SUFFIXES
+
 # How photos are named. Files with these suffixes are not opened to be found.
 SUFFIXES = frozenset(
     (
         *(".jpg", ".jpeg", ".jfif", ".jpe", ".jif", ".png", ".webp", ".gif", ".bmp", ".tif"),
-        *(".tiff", ".ppm", ".pgm", ".avif", ".jp2", ".tga", ".heic", ".heif", ".jxl"),
-    )
-)
-
-# Raw files of cameras begin as a TIFF file does, and what is decoded of one is a preview of some 160 pixels.
-RAW_SUFFIXES = frozenset(
-    (
-        *(".3fr", ".arw", ".cr2", ".cr3", ".dng", ".iiq", ".nef", ".nrw"),
-        *(".orf", ".pef", ".raf", ".raw", ".rw2", ".sr2", ".srw"),
+        *(".tiff", ".ppm", ".pgm", ".avif", ".jp2", ".tga", ".heic", ".heif", ".hif", ".jxl"),
     )
 )
 
@@ -57,7 +51,8 @@ _SIGNATURES = (
     (rb"BM....\0{4}....[\x0c\x28\x34\x38\x40\x6c\x7c]\0{3}", "BMP"),
     (rb"II[*+]\0|MM\0[*+]", "TIFF"),
     (rb"P[1-6][ \t\r\n]+(?:#|\d)", "PPM"),
-    (rb"....ftypavi[fs]", "AVIF"),
+    # The brand of a container may be a general one, and say which in the list behind it.
+    (rb"....ftyp(?:avi[fs]|m(?:if|sf)1.{4}(?:.{4})*?avi[fs])", "AVIF"),
     (rb"\0{3}\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51", "JPEG2000"),
     (rb"....ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1)", "HEIC"),
     (rb"\0{3}\x0cJXL \r\n\x87\n", "JPEG XL"),
@@ -68,7 +63,7 @@ _FORMATS = tuple((re.compile(pattern, re.DOTALL), name) for pattern, name in _SI
 def image_format(head: bytes) -> str | None:
     """The image format that a file begins as, from its first `HEAD_BYTES`; None where it begins as none.
 
-    TGA files have no beginning of their own. HEIC and JPEG XL are known, and not decoded.
+    TGA files have no beginning of their own. JPEG XL is known, and not decoded; HEIC needs pillow-heif.
     """
     return next((name for pattern, name in _FORMATS if pattern.match(head)), None)
 

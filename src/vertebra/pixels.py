@@ -7,12 +7,13 @@ file at all gives either a picture or an `ImageError` that names it.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import io
 import os
 import stat
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TypeAlias
@@ -36,7 +37,8 @@ from vertebra.bit_depth import (
 )
 from vertebra.card import Decoding, Preprocessing, centre_crop_box, resized_size
 from vertebra.errors import ImageError, first_line
-from vertebra.photo_files import image_format
+from vertebra.file_kinds import RAW, Found, kind_of, raw_file
+from vertebra.photo_files import HEAD_BYTES, image_format
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes]
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -47,6 +49,8 @@ MAX_PIXELS = 178_956_970
 
 # Formats of photos only. Others that Pillow knows start programs (EPS runs Ghostscript) or are documents.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "TGA")
+# TIFF tags: what every DNG has (DNG specification 1.7, chapter 4), NewSubfileType with its value, SubIFDs.
+_DNG_VERSION, _SUBFILE_TYPE, _PREVIEW, _SUB_IMAGES = 50706, 254, 1, 330
 
 # EXIF orientation -> what turns the stored pixels upright; 1 is upright. EXIF 2.3, 4.6.4 A.
 _UPRIGHT = {
@@ -85,6 +89,11 @@ def decoder() -> str:
     from PIL import features
 
     found = {name: features.version(name) for name in _LIBRARIES}
+    if importlib.util.find_spec("pillow_heif") is not None:
+        from importlib import metadata
+
+        with suppress(metadata.PackageNotFoundError):
+            found["pillow_heif"] = metadata.version("pillow-heif")
     return ", ".join([f"Pillow {PIL.__version__}", *(f"{name} {known}" for name, known in found.items() if known)])
 
 
@@ -268,7 +277,7 @@ def _name_of(source: Source) -> str:
 def _decode(file: IO[bytes], name: str, max_pixels: int, at_least: int | None, decoding: Decoding) -> Decoded:
     with _errors_named(name, None):
         file = file if file.seekable() else io.BytesIO(file.read())
-    with _errors_named(name, file), Image.open(file, formats=FORMATS) as image:
+    with _errors_named(name, file), _opened(file, name) as image:
         width, height = image.size
         if width * height > max_pixels:
             raise OversizeError(
@@ -277,8 +286,8 @@ def _decode(file: IO[bytes], name: str, max_pixels: int, at_least: int | None, d
             )
         if width * height == 0:
             raise ImageError(f"{name} has no pixels ({width} × {height})")
-        if at_least is not None:
-            # Only JPEG's decoder can; for other formats it does nothing. Both sides are given the same factor.
+        if at_least is not None and image.format != HEIF:
+            # Only JPEG's decoder can (HEIF's would take a preview). Both sides are given the same factor.
             factor = min(width, height) / at_least
             image.draft(None, (int(width / factor), int(height / factor)))
         several = _has_several(image)
@@ -286,9 +295,65 @@ def _decode(file: IO[bytes], name: str, max_pixels: int, at_least: int | None, d
         return replace(found, remarks=(*found.remarks, FIRST_OF_SEVERAL)) if several else found
 
 
+def stored_size(content: bytes) -> tuple[int, int]:
+    """Width and height of a photo as its file stores it, of one that has been decoded before."""
+    with _opened(io.BytesIO(content), "the photo") as image:
+        return image.size
+
+
+HEIF = "HEIF"  # what Pillow calls a picture that pillow-heif has opened
+
+
+def _opened(file: IO[bytes], name: str) -> Image.Image:
+    """A photo whose header has been read; its pixels have not.
+
+    Raises:
+        UnsupportedError: it is a raw file of a camera, or HEIC without pillow-heif.
+        UnidentifiedImageError: it is no photo, or damaged.
+    """
+    if raw := raw_file(name):
+        raise UnsupportedError(f"{name} {raw.refusal}")
+    try:
+        image: Image.Image = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError:
+        file.seek(0)
+        if image_format(file.read(HEAD_BYTES)) != "HEIC":
+            raise
+        file.seek(0)
+        return _opened_heif(file, name)
+    if image.format == "TIFF" and _is_raw(image):
+        raise UnsupportedError(f"{name} {Found(RAW, '').refusal}")
+    return image
+
+
+def _is_raw(image: Image.Image) -> bool:
+    """Whether a TIFF file is a camera's: DNG says so; NEF, ARW and others begin with a preview of what lies below."""
+    tags = getattr(image, "tag_v2", {})
+    return _DNG_VERSION in tags or (tags.get(_SUBFILE_TYPE) == _PREVIEW and _SUB_IMAGES in tags)
+
+
+def _opened_heif(file: IO[bytes], name: str) -> Image.Image:
+    """By pillow-heif, imported here alone. Its picture stands upright already, and has 8 bits where the file has more.
+
+    Not by way of Pillow's registry, which would change what other code in the process opens.
+    """
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError as error:
+        raise UnsupportedError(
+            f"{name} is a HEIC image, and pillow-heif, which decodes these, is not installed. Run: pip install "
+            "'vertebra[heif]', or save it as a JPEG"
+        ) from error
+    try:
+        image: Image.Image = HeifImageFile(file)  # type: ignore[no-untyped-call]
+    except SyntaxError as error:
+        raise ImageError(f"{name} is a HEIC image that is damaged or truncated ({first_line(error)})") from error
+    return image
+
+
 def _has_several(image: Image.Image) -> bool:
     """Whether there are more frames or pages; the previews that phones put behind a JPEG are none."""
-    if image.format not in ("GIF", "PNG", "TIFF", "WEBP", "AVIF"):
+    if image.format not in ("GIF", "PNG", "TIFF", "WEBP", "AVIF", HEIF):
         return False
     try:
         return bool(getattr(image, "is_animated", False))
@@ -309,7 +374,7 @@ def _errors_named(name: str, file: IO[bytes] | None) -> Iterator[None]:
         # Pillow's own check comes first where its limit is no higher than ours; its message has the number of pixels.
         raise ImageError(f"{name} has too many pixels: {first_line(error)}") from error
     except UnidentifiedImageError as error:
-        found = _unsupported(file) if file is not None else None
+        found = _unsupported(file, name) if file is not None else None
         if found:
             raise UnsupportedError(f"{name} {found}") from error
         raise ImageError(f"{name} {_what_instead(file) if file is not None else 'is not an image'}") from error
@@ -381,12 +446,14 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
     return turned
 
 
-def _unsupported(file: IO[bytes]) -> str | None:
+def _unsupported(file: IO[bytes], name: str) -> str | None:
     """What an image is that Pillow has no decoder for, or None for what may be none at all."""
     file.seek(0)
     head = file.read(1 << 16)
     if (found := image_format(head)) is not None and found not in FORMATS:
         return f"is a {found} image, which is not decoded. Save it as a JPEG"
+    if found is None and (kind := kind_of(head, name)) is not None:
+        return kind.refusal
     order = "<" if head[:2] == b"II" else ">"
     if head[:4] in (b"II*\0", b"MM\0*") and struct.unpack(order + "I", head[4:8].ljust(4, b"\0"))[0] < _size_of(file):
         return "is a TIFF image whose kind of values is not decoded. Save it as one of 8 or 16 bits, or as a PNG"

@@ -637,3 +637,24 @@ def test_any_tree_is_told_whole_or_refused(tmp_path_factory, paths, ignored, all
     trained = {label for label, split in photos.values() if split in ("train", None)}
     if training and trained:
         assert {label for label, _ in photos.values()} == trained
+
+
+def test_what_may_hold_pictures_and_is_no_photo_is_told(tmp_path):
+    for label in ("cat", "dog"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+    (tmp_path / "photos" / "cat" / "clip.mp4").write_bytes(b"\0\0\0\x20ftypisom\0\0\2\0")
+    (tmp_path / "photos" / "more.zip").write_bytes(b"PK\x03\x04")
+    with pytest.raises(DataError) as caught:
+        open_dataset(tmp_path / "photos")
+    assert "Left out, as no photos: a video, cat/clip.mp4. Export frames as JPEG" in str(caught.value)
+    assert "Left out, as no photos: an archive, more.zip. Unpack it and give the folder." in str(caught.value)
+    for label in ("cat", "dog"):
+        (tmp_path / "photos" / label / "1.png").touch()
+    found = open_dataset(tmp_path / "photos")
+    assert found.others == ("cat/clip.mp4", "more.zip")
+    assert [note.partition(".")[0] for note in found.notes] == [
+        "Left out, as no photos: a video, cat/clip",
+        "Left out, as no photos: an archive, more",
+    ]
+    with pytest.raises(UsageError, match=r"is no table, but an archive \(ZIP\)\. Unpack it and give the folder\. "):
+        open_dataset(tmp_path / "photos" / "more.zip")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from vertebra.errors import ImageError, VertebraWarning
+from vertebra.photo_files import SUFFIXES
 from vertebra.pixels import decode
 from vertebra.runtime.sources import Photo, fetch, photos
 
@@ -300,3 +301,20 @@ def test_a_slow_server_is_given_up(server, kind):
 def test_no_server():
     with pytest.raises(ImageError, match="cannot be fetched"):
         fetch("http://127.0.0.1:9/photo.jpg", seconds=2)
+
+
+def test_videos_and_archives_in_a_folder_are_told(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "clip").write_bytes(b"\0\0\0\x20ftypisom\0\0\2\0")
+    (tmp_path / "more.zip").write_bytes(b"PK\x03\x04")
+    (tmp_path / "notes.txt").write_text("hello")
+    (photo,) = photos([str(tmp_path)])
+    assert f"{', '.join(sorted(SUFFIXES))}). Left out, as no photos: a video, {tmp_path}/deep/clip" in photo.error
+    assert photo.error.endswith(f"an archive, {tmp_path}/more.zip. Unpack it and give the folder")
+    (tmp_path / "a.jpg").touch()
+    with pytest.warns(VertebraWarning) as told:
+        assert names(photos([str(tmp_path)]), tmp_path) == ["a.jpg"]
+    assert [str(warning.message).partition(f"{tmp_path}/")[0] for warning in told] == [
+        "Left out, as no photos: a video, ",
+        "Left out, as no photos: an archive, ",
+    ]

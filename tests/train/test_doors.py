@@ -1,5 +1,6 @@
 """Whichever door a photo comes in by, a network sees the same pixels of it, bit for bit."""
 
+import importlib.util
 import io
 from types import SimpleNamespace
 
@@ -86,11 +87,17 @@ PHOTOS = {
     "small.png": (lambda: noise("RGB").resize((20, 9)), {}),
     "large.jpg": (lambda: noise("RGB").resize((1200, 900)), {}),
 }
+if importlib.util.find_spec("pillow_heif") is not None:
+    PHOTOS |= {"turned.heic": (lambda: noise("RGBA"), {"exif": exif(6)})}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("doors")
+    if "turned.heic" in PHOTOS:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()  # for `Image.save`, and for those who open a picture themselves
     for name, (make, options) in PHOTOS.items():
         make().save(root / name, **options)
     return root

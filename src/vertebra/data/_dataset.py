@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vertebra.errors import UsageError, VertebraError, nearest
+from vertebra.file_kinds import LEFT_OUT, kind_of_file
 
 SPLITS = ("train", "val", "test")
 
@@ -91,8 +92,10 @@ def open_dataset(
     elif path.suffix.lower() in _table.SUFFIXES and (is_there or path.name != text):
         found = _table.read_table(path, ignore=ignore)
     elif is_there:
+        kind = kind_of_file(path)
+        what = f"no table, but {kind}. {kind.kind.advice}" if kind else "no table"
         raise UsageError(
-            f"{text} is a file that is no table. Give a folder of class folders, or a table ending in "
+            f"{text} is a file that is {what}. Give a folder of class folders, or a table ending in "
             f"{', '.join(_table.SUFFIXES)}."
         )
     elif text in _named.NAMES:
@@ -185,9 +188,10 @@ def check_labels(dataset: Dataset, classes: int = 2) -> Dataset:
         reason = f" {dataset.unreadable[0]}." if dataset.unreadable else ""
         empty = f" It has {len(dataset.classes)} class folders, all empty." if dataset.classes else ""
         others = f" There are {len(dataset.others)} other files, such as {dataset.others[0]}." if dataset.others else ""
+        kinds = "".join(f" {note}" for note in dataset.notes if note.startswith(LEFT_OUT))
         raise DataError(
-            f"{dataset.name} has no photos in class folders.{reason}{empty}{others} Put the photos of each class in a "
-            f"folder named after it: photos/cat/1.jpg, photos/dog/2.jpg."
+            f"{dataset.name} has no photos in class folders.{reason}{empty}{others}{kinds} Put the photos of each "
+            f"class in a folder named after it: photos/cat/1.jpg, photos/dog/2.jpg."
             f"{instead_of_folders(dataset.others, dataset.root)}"
         )
     filled = [name for name, count in dataset.counts().items() if count]

@@ -7,7 +7,6 @@ it is called and wherever it lies.
 from __future__ import annotations
 
 import hashlib
-import io
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,8 +21,9 @@ from PIL import Image, UnidentifiedImageError
 from vertebra.cache import cache_dir
 from vertebra.card import Decoding
 from vertebra.errors import ImageError
+from vertebra.file_kinds import raw_file
 from vertebra.machine import usable_cores
-from vertebra.pixels import FORMATS, OversizeError, UnsupportedError, decode, decoder, open_image
+from vertebra.pixels import OversizeError, UnsupportedError, decode, decoder, open_image, stored_size
 
 from ._dataset import Dataset, Photo
 from ._shelf import Shelf
@@ -145,8 +145,7 @@ class Album:
         except ImageError as error:
             return _failed(digest, content, error), None
         picture = found.picture
-        with Image.open(io.BytesIO(content), formats=FORMATS) as header:
-            stored = header.size
+        stored = stored_size(content)
         # Turned by its EXIF orientation? Then the sides are exchanged; a coarse picture has the same ratio.
         turned = (stored[0] > stored[1]) != (picture.width > picture.height) and picture.width != picture.height
         width, height = stored[::-1] if turned else stored
@@ -210,6 +209,8 @@ def read_file(path: Path) -> tuple[bytes, Facts | None]:
         if not path.is_file():
             what = "a folder" if path.is_dir() else "a pipe or device" if path.exists() else "missing"
             return b"", Facts(broken="unreadable", reason=f"is {what}")
+        if raw := raw_file(path.name):
+            return b"", Facts(broken="not supported", reason=raw.refusal)
         return path.read_bytes(), None
     except OSError as error:
         return b"", Facts(broken="unreadable", reason=f"cannot be read ({error.strerror or error})")

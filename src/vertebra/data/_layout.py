@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from vertebra.file_kinds import Kind, kind_of_file, left_out
 from vertebra.photo_files import (
     PassedByError,
     Way,
@@ -131,6 +132,7 @@ class _Walk:
         self._asked: list[str] = []
         self._passed_by: list[str] = []
         self._links: list[str] = []
+        self._kinds: dict[Kind, list[str]] = {}  # of files that are no photos and are told of
 
     def tree(self) -> _Folder:
         """The root with all that is below it.
@@ -157,7 +159,7 @@ class _Walk:
             notes.append(f"Passed by, as hidden or made by a system: {_some(self._passed_by)}.")
         if self._links:
             notes.append(f"Links within this folder, so their photos count more than once: {_some(self._links)}.")
-        return notes
+        return notes + left_out(self._kinds, self.root)
 
     def _folder(self, path: Path, shown: str, way: Way) -> _Folder:
         found = _Folder(path)
@@ -189,6 +191,8 @@ class _Walk:
             self.unreadable.append(f"{shown} is a link to nothing")
         else:
             self.others.append(shown)
+            if (found := kind_of_file(entry.path)) and found.kind.is_told:
+                self._kinds.setdefault(found.kind, []).append(shown)
 
     def _tell_link(self, entry: os.DirEntry[str], shown: str) -> None:
         if entry.is_symlink() and not is_link_to_nothing(entry):

@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from vertebra import __version__
 from vertebra.errors import ImageError, warn
+from vertebra.file_kinds import Kind, kind_of_file, left_out
 from vertebra.photo_files import (
     SUFFIXES,
     CircleError,
@@ -107,12 +108,18 @@ def _of(name: str) -> Iterator[Photo]:
         yield Photo(name)
         return
     found = False
-    for photo in _below(name, Way(os.path.realpath(name))):
+    kinds: dict[Kind, list[str]] = {}
+    for photo in _below(name, Way(os.path.realpath(name)), kinds):
         found = True
         yield photo
+    others = left_out(kinds)
     if not found:
         endings = ", ".join(sorted(SUFFIXES))
-        yield Photo(name, f"{name}: there is no photo in this folder (looked for {endings})")
+        more = f". {' '.join(others)}".rstrip(".") if others else ""
+        yield Photo(name, f"{name}: there is no photo in this folder (looked for {endings}){more}")
+    else:
+        for other in others:
+            warn(other)
 
 
 def _matching(pattern: str) -> Iterator[Photo]:
@@ -173,10 +180,11 @@ def _folders(folder: str, way: Way) -> Iterator[tuple[str, str | None]]:
             yield from _folders(os.path.join(folder, entry.name), below)  # noqa: PTH118
 
 
-def _below(folder: str, way: Way) -> Iterator[Photo]:
+def _below(folder: str, way: Way, kinds: dict[Kind, list[str]]) -> Iterator[Photo]:
     """The photos in a folder and all below it, without what is hidden or a system's own.
 
     Links to folders are followed, but not in a circle. What cannot be listed, or leads nowhere, comes with the reason.
+    Other files whose kind is told of are added to `kinds`.
     """
     try:
         inside, below = descend(folder, way)
@@ -190,13 +198,15 @@ def _below(folder: str, way: Way) -> Iterator[Photo]:
         if is_passed_by(entry):
             continue
         if is_folder(entry):
-            yield from _below(entry.path, below)
+            yield from _below(entry.path, below, kinds)
         elif is_photo(entry):
             # Broken links and pipes too: what is there and cannot be read is named.
             yield Photo(str(Path(entry.path)))
         elif is_link_to_nothing(entry):
             # It may have been a folder of photos.
             yield Photo(str(Path(entry.path)), f"{entry.path} is a link to nothing")
+        elif (other := kind_of_file(entry.path)) and other.kind.is_told:
+            kinds.setdefault(other.kind, []).append(str(Path(entry.path)))
 
 
 # --- the web --------------------------------------------------------------------------------------------------------
