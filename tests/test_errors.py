@@ -120,7 +120,7 @@ def test_errors_travel_between_processes(copied):
 # --- what an extra brings ---------------------------------------------------------------------------------------------
 
 PYPROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-IMPORTED_AS = {"scikit-learn": "sklearn", "prometheus-client": "prometheus_client"}
+IMPORTED_AS = {"scikit-learn": "sklearn", "prometheus-client": "prometheus_client", "pillow-heif": "pillow_heif"}
 
 
 def packages_of(extra):

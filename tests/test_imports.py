@@ -16,11 +16,12 @@ import vertebra
 
 SOURCE = Path(vertebra.__file__).parent
 BASE = {"errors", "units", "intervals", "protobuf", "card", "cache", "model_checksum", "files", "machine"}
-BASE |= {"bit_depth", "photo_files", "pixels", "decoding_notes", "strict_json", "file_kinds"}
+BASE |= {"bit_depth", "photo_files", "pixels", "decoding_notes", "stopping", "strict_json", "file_kinds"}
 
 # Room (or module at the top) -> rooms that it may import. The table of the design, and nothing else.
 ROOMS = {
     "errors": set(),
+    "stopping": set(),
     "units": {"errors"},
     "intervals": set(),
     "protobuf": set(),
@@ -52,6 +53,7 @@ ROOMS = {
 # Room -> packages from outside that it may import.
 PACKAGES = {
     "errors": set(),
+    "stopping": set(),
     "units": set(),
     "intervals": set(),
     "protobuf": set(),

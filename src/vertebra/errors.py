@@ -55,6 +55,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "torch": ("torch", "safetensors", "onnx", "matplotlib"),
     "train": ("torchvision", "sklearn", "tensorboard"),
     "fast": ("MNN",),
+    "heif": ("pillow_heif",),
     "parquet": ("pyarrow",),
     "serve": ("fastapi", "starlette", "uvicorn", "httptools", "orjson", "pydantic", "prometheus_client", "uvloop"),
 }
@@ -104,6 +105,16 @@ def import_problem(error: BaseException, feature: str, extra: str | None = None)
         f"{feature} needs {broken}, which is installed and does not load ({first_line(error)}). Install it again: "
         f"pip install --force-reinstall {'scikit-learn' if broken == 'sklearn' else broken}"
     )
+
+
+def need(extra: str, feature: str, *packages: str) -> None:
+    """Find out, without importing them, that these packages are installed.
+
+    Raises:
+        MissingExtraError: one is not.
+    """
+    if not all(map(_is_installed, packages)):
+        raise MissingExtraError(feature, extra)
 
 
 def _is_installed(package: str) -> bool:

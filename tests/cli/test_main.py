@@ -13,6 +13,7 @@ import vertebra as package
 from vertebra import cli
 from vertebra.cli import _app
 from vertebra.errors import UsageError, VertebraError, WeightsError
+from vertebra.stopping import Terminated
 
 
 def python(code, **options):
@@ -225,3 +226,16 @@ def test_a_package_that_is_missing_deep_inside_is_told_with_its_extra(vertebra, 
     assert result.error == (
         "vertebra: vertebra models needs packages that are not installed. Run: pip install 'vertebra[train]'"
     )
+
+
+@pytest.mark.parametrize("command", ["audit", "export", "bench"])
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt(), 130), (Terminated(signal.SIGTERM), 143)])
+def test_what_was_stopped_says_how_to_go_on(vertebra, monkeypatch, command, stop, code):
+    failing(monkeypatch, stop)
+    result = vertebra(command)
+    assert result.code == code
+    advice = {
+        "audit": "What was found out about photos is kept: the same command looks at the others only.",
+        "export": "Nothing was written. Run the same command again.",
+    }
+    assert result.error == f"vertebra: stopped. {advice.get(command, '')}".rstrip()

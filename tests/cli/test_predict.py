@@ -4,8 +4,10 @@ import csv
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -592,6 +594,31 @@ def test_a_run_that_is_stopped_says_how_it_goes_on(vertebra, tiny_model, folder,
     result = vertebra("predict", folder, "--model", tiny_model, "--out", tmp_path / "x.csv")
     assert result.code == 130
     assert "Go on with the same command and --resume." in result.err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_asks_to_end_says_how_it_goes_on(vertebra, tiny_model, folder, tmp_path, number):
+    out = tmp_path / "x.csv"
+    command = [sys.executable, "-m", "vertebra", "predict", "-", "--model", tiny_model, "--out", out, "--batch", "1"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        for path in sorted(folder.glob("*"))[:4]:
+            process.stdin.write(f"{path}\n")
+        process.stdin.flush()
+        while process.poll() is None and not (out.is_file() and out.read_text().count("\n") > 1):
+            time.sleep(0.02)
+        process.send_signal(number)
+        errors = process.stderr.read()
+        assert process.wait(30) == 128 + number
+    finally:
+        process.kill()
+    assert "vertebra: stopped. Go on with the same command and --resume.\n" in errors
+    assert "Traceback" not in errors
+    rows = out.read_text(encoding="utf-8")
+    assert rows.endswith("\n")
+    done = vertebra("predict", folder, "--model", tiny_model, "--out", out, "--resume", "--batch", "1")
+    assert f"{rows.count(chr(10)) - 1} were there already" in done.out
 
 
 def test_weights_without_their_network_hint_at_it(vertebra, checkpoint):

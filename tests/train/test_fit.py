@@ -21,11 +21,12 @@ from torch import nn
 from vertebra.card import Preprocessing
 from vertebra.errors import UsageError
 from vertebra.models._base import ConvNet
+from vertebra.stopping import terminable
 from vertebra.train import Settings, TrainError, _log
 from vertebra.train import _checkpoint as checkpoint
 from vertebra.train._checkpoint import CHECKPOINT, Position, best_file, read_position, save, save_best
 from vertebra.train._figures import Pending
-from vertebra.train._fit import Clock, Part, Stopped, Trainer, micro_batches, range_test, terminable
+from vertebra.train._fit import Clock, Part, Stopped, Trainer, micro_batches, range_test
 from vertebra.train._loader import batches_of_epoch
 from vertebra.train._log import read_log
 from vertebra.train._world import World

@@ -1,6 +1,7 @@
 """The command `vertebra`: one module a command, imported when it is invoked.
 
-Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 130 stopped with Ctrl-C. An error is one line on stderr;
+Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 130 stopped with Ctrl-C, 143
+with SIGTERM. An error is one line on stderr;
 `--debug`, anywhere on the line, shows the traceback instead.
 """
 
@@ -16,9 +17,18 @@ from contextlib import contextmanager
 from typing import Any
 
 from vertebra.errors import UsageError, VertebraError, VertebraWarning, import_problem, printable
+from vertebra.stopping import terminable
 
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
+# What a command that was stopped has left behind, and how to go on.
+_GOING_ON = {
+    "audit": "What was found out about photos is kept: the same command looks at the others only.",
+    "evaluate": "What was found out about photos is kept: the same command looks at the others only.",
+    "export": "Nothing was written. Run the same command again.",
+    "predict": "Run the same command again; with --out FILE it could go on with --resume.",
+    "weights": "What has come of a file is kept: the same command goes on from there.",
+}
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)  # of standard output, too, where that is a file
 
 
@@ -39,10 +49,10 @@ def main(arguments: Sequence[str]) -> int:
     """
     arguments, debug = _take_debug(arguments)
     try:
-        with _warnings_told():
+        with terminable(), _warnings_told():
             return _dispatch(arguments)
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as stop:
+        return _stopped(stop, _command_of(arguments))
     except BrokenPipeError:
         # The reader (`| head`) has seen enough. Python would complain once more when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -105,7 +115,7 @@ def _dispatch(arguments: list[str]) -> int:
     # Inside the function and thus inside main's handlers: Ctrl-C while these load ends without a traceback too.
     import typer
 
-    from vertebra.cli._app import command
+    from vertebra.cli._app import Interrupted, command
 
     try:
         result = command().main(arguments, prog_name="vertebra", standalone_mode=False)
@@ -118,9 +128,17 @@ def _dispatch(arguments: list[str]) -> int:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "vertebra"
         raise UsageError(f"{error.format_message().rstrip('.')}. See: {path} --help") from error
+    except Interrupted as interrupted:
+        raise interrupted.__cause__ or KeyboardInterrupt from None
     except typer.Abort:
         return EXIT_INTERRUPTED
     return result if isinstance(result, int) else 0
+
+
+def _stopped(stop: KeyboardInterrupt, command: str) -> int:
+    """Say how to go on after Ctrl-C, or a signal that asks to end: as what was stopped says, or else the command."""
+    told = getattr(stop, "__notes__", None) or [_GOING_ON.get(command.removeprefix("vertebra "), "")]
+    return _report(f"stopped. {' '.join(told)}".rstrip(), getattr(stop, "exit_code", EXIT_INTERRUPTED))
 
 
 def _report(message: str, exit_code: int) -> int:

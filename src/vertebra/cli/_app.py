@@ -30,6 +30,10 @@ COMMANDS = {
 }
 
 
+class Interrupted(BaseException):
+    """A `KeyboardInterrupt`, its cause, on its way through typer, which would make an exit code of any."""
+
+
 class LazyGroup(TyperGroup):
     """Commands that cost nothing until they are invoked: listing them needs only the table above."""
 
@@ -53,6 +57,13 @@ class LazyGroup(TyperGroup):
         loaded = typer.main.get_command(module.app)
         loaded.name = name
         return name, loaded, args[1:]
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise Interrupted from stop
 
 
 # Plain help: rich's would cost 0.1 s at each --help.

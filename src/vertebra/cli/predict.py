@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
@@ -105,7 +105,7 @@ def run(settings: Settings) -> None:
         raise UsageError("--resume goes on with a file, so it needs --out FILE.")
     if settings.embed and settings.out is None and not settings.json:
         raise UsageError("--embed gives a thousand numbers a photo. Add --json or --out FILE.")
-    found: Iterable[Photo] = photos(settings.photos, sys.stdin.buffer)
+    found: Iterable[Photo] = photos(settings.photos, _standard_input())
     count = None
     if STANDARD_INPUT not in settings.photos:
         found = list(found)
@@ -142,9 +142,9 @@ def run(settings: Settings) -> None:
             results = _counted(predictor.predict_many(found, top=top, embed=settings.embed, count=count), count, show)
             try:
                 tally = _deliver(results, settings, count, output)
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as stop:
                 if output is not None:
-                    typer.echo("vertebra: stopped. Go on with the same command and --resume.", err=True)
+                    stop.add_note("Go on with the same command and --resume.")
                 raise
             seconds = time.perf_counter() - start
     for note in predictor.notes.lines():
@@ -156,6 +156,14 @@ def run(settings: Settings) -> None:
     if failed:
         where = f" Their column 'error' in {settings.out} says why." if output is not None else ""
         raise ImageError(f"{failed:,} of {total:,} photos could not be classified.{where}")
+
+
+def _standard_input() -> IO[bytes]:
+    """Standard input, apart from `sys.stdin`: Python aborts where a thread that is stopped still reads from that."""
+    try:
+        return open(sys.stdin.fileno(), "rb", closefd=False)
+    except (OSError, ValueError, AttributeError):  # closed, or replaced by what is no file
+        return sys.stdin.buffer
 
 
 def _summary(output: Output, tally: _Tally, seconds: float) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from vertebra.errors import UsageError
+from vertebra.stopping import Terminated
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -68,7 +70,8 @@ def serve(
         max_bytes=_count("--max-mb", max_mb),
         max_pixels=_count("--max-megapixels", max_megapixels),
     )
-    run(settings, logging.getLogger("vertebra.serve").info)
+    with suppress(Terminated):  # once what was accepted is finished, which is what was asked for
+        run(settings, logging.getLogger("vertebra.serve").info)
 
 
 def _count(option: str, millions: float) -> int:

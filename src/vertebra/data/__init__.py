@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from ._audit import Audit, audit
-from ._dataset import DataError, Dataset, Photo, check_labels, check_seen, open_dataset, usable_part
+from ._dataset import DataError, Dataset, Photo, check_labels, check_seen, check_source, open_dataset, usable_part
 from ._duplicates import Duplicates, find_duplicates
 from ._facts import Album, Facts, look_through, read_file
 from ._labels import match_names
@@ -29,6 +29,7 @@ __all__ = [
     "audit",
     "check_labels",
     "check_seen",
+    "check_source",
     "find_duplicates",
     "findings",
     "look_through",

@@ -80,6 +80,16 @@ def open_dataset(
         DataError: it is there and holds no labelled photos, or what it means can be taken in two ways.
         MissingExtraError: a name or a format needs a package that is not installed.
     """
+    found = check_source(data)(ignore, training)
+    return check_seen(check_labels(found), allow_unseen) if training else check_labels(found, 1)
+
+
+def check_source(data: str | os.PathLike[str]) -> Callable[[Sequence[str], bool], Dataset]:
+    """What reads the photos that `data` stands for, given what to pass by and whether they are to train on.
+
+    Raises:
+        UsageError: there is no such folder, table or name.
+    """
     from . import _layout, _named, _table
 
     text = os.fspath(data)
@@ -88,22 +98,20 @@ def open_dataset(
         raise UsageError("DATA is empty, as an unset variable would be. Give a folder, a table or a name.")
     is_there = _is_there(path)
     if is_there and path.is_dir():
-        found = _layout.read_folder(path, ignore=ignore, training=training)
-    elif path.suffix.lower() in _table.SUFFIXES and (is_there or path.name != text):
-        found = _table.read_table(path, ignore=ignore)
-    elif is_there:
+        return lambda ignore, training: _layout.read_folder(path, ignore=ignore, training=training)
+    if path.suffix.lower() in _table.SUFFIXES and (is_there or path.name != text):
+        return lambda ignore, training: _table.read_table(path, ignore=ignore)
+    if is_there:
         kind = kind_of_file(path)
         what = f"no table, but {kind}. {kind.kind.advice}" if kind else "no table"
         raise UsageError(
             f"{text} is a file that is {what}. Give a folder of class folders, or a table ending in "
             f"{', '.join(_table.SUFFIXES)}."
         )
-    elif text in _named.NAMES:
-        found = _named.read_named(text, ignore=ignore)
-    else:
-        hint = nearest(text, _named.NAMES) or f"Names that need no folder: {', '.join(sorted(_named.NAMES))}."
-        raise UsageError(f"there is no folder, table or data set {text!r}. {hint}")
-    return check_seen(check_labels(found), allow_unseen) if training else check_labels(found, 1)
+    if text in _named.NAMES:
+        return lambda ignore, training: _named.read_named(text, ignore=ignore)
+    hint = nearest(text, _named.NAMES) or f"Names that need no folder: {', '.join(sorted(_named.NAMES))}."
+    raise UsageError(f"there is no folder, table or data set {text!r}. {hint}")
 
 
 def _is_there(path: Path) -> bool:

@@ -1,41 +1,67 @@
 """From a folder of photos to a classifier that says how far to trust it.
 
 `clf = vertebra.train("photos/")`, or `vertebra train photos/ --out RUN`. The package is itself that function, so that
-`vertebra.train` is one thing whether or not something of it has been imported before.
+`vertebra.train` is one thing whether or not something of it has been imported before. Its names are loaded when they
+are first touched: wrong settings are refused before torch is, which takes seconds.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vertebra.errors import MissingExtraError
+from vertebra.errors import needing
 
-try:
-    import torch as _torch  # noqa: F401
-except ModuleNotFoundError as error:
-    raise MissingExtraError("vertebra.train", "train") from error
+if TYPE_CHECKING:
+    from ._classifier import Classifier as Classifier
+    from ._classifier import PrecisionError as PrecisionError
+    from ._evaluate import Evaluation as Evaluation
+    from ._evaluate import evaluate as evaluate
+    from ._folder import TrainError as TrainError
+    from ._settings import Settings as Settings
+    from ._settings import read_toml as read_toml
+    from ._train import resume as resume
+    from ._train import train as train
 
-from ._classifier import Classifier as Classifier
-from ._classifier import PrecisionError as PrecisionError
-from ._evaluate import Evaluation as Evaluation
-from ._evaluate import evaluate as evaluate
-from ._folder import TrainError as TrainError
-from ._settings import Settings as Settings
-from ._settings import read_toml as read_toml
-from ._train import resume as resume
-from ._train import train as train
+_EXPORTS = {
+    "Classifier": "_classifier",
+    "Evaluation": "_evaluate",
+    "PrecisionError": "_classifier",
+    "Settings": "_settings",
+    "TrainError": "_folder",
+    "evaluate": "_evaluate",
+    "read_toml": "_settings",
+    "resume": "_train",
+    "train": "_train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name on its first use."""
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'vertebra.train' has no attribute {name!r}")
+    with needing("train", f"vertebra.train.{name}"):
+        value = getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """All names, also those not loaded yet."""
+    return sorted({*globals(), *_EXPORTS})
 
 
 class _CallableModule(ModuleType):
     def __call__(
         self, data: str | os.PathLike[str], out: str | os.PathLike[str] | None = None, **options: Any
     ) -> Classifier:
-        return train(data, out, **options)
+        """Train a classifier on labelled photos, as `vertebra.train.train` does and documents."""
+        from ._train import train
 
-    __call__.__doc__ = train.__doc__
+        return train(data, out, **options)
 
 
 sys.modules[__name__].__class__ = _CallableModule

@@ -23,12 +23,13 @@ from vertebra.machine import usable_cores
 from vertebra.models import ConvNet
 from vertebra.pixels import network_pixels
 from vertebra.runtime.pipeline import in_order
+from vertebra.stopping import SIGNALS
 
 from . import _recipe as recipe
 from ._calibrate import cross_entropy, fit_temperature
 from ._checkpoint import Position, load, load_best, save, save_best
 from ._figures import Figures, Pending, Window
-from ._folder import TrainError, resume_command
+from ._folder import Stopped, TrainError, resume_command
 from ._limits import check_photos
 from ._loader import Batch, TrainPhotos, seed_generators, seed_of, steps_of_epoch, stream
 from ._log import Log
@@ -41,25 +42,6 @@ from ._world import LostProcessError, World, apart, is_of_another
 
 _LOG_SECONDS = 10.0
 _HOPELESS = 100  # times the loss of guessing
-
-
-class Stopped(TrainError):  # noqa: N818
-    """Ctrl-C, or a signal that asks to end; everything up to the last step is kept."""
-
-    exit_code = 130
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Inside, a polite kill is a Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @dataclass(frozen=True)
@@ -407,7 +389,8 @@ class Trainer:
             if self.world.size == 1:  # torchrun sends each process a second one by itself
                 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, *SIGNALS)}
+        before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
         for number in before:
             signal.signal(number, ask)
         try:

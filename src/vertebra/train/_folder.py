@@ -44,6 +44,12 @@ class TrainError(VertebraError):
     """A training run cannot go on; says what is kept and where."""
 
 
+class Stopped(TrainError):  # noqa: N818
+    """Ctrl-C, or a signal that asks to end; everything up to the last step is kept."""
+
+    exit_code = 130
+
+
 def resume_command(folder: Path) -> str:
     """What a person types to go on with a run."""
     return f"vertebra train --resume {shlex.quote(str(folder))}"

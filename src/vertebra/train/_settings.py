@@ -172,7 +172,7 @@ class Settings:
             if isinstance(value, Mapping):
                 raise UsageError(f"{source} has a section [{name}]. Settings are written without sections.")
             if name not in known:
-                hint = nearest(name, known) or f"Settings are {', '.join(known)}."
+                hint = nearest(name, known) or _other_name(name) or f"Settings are {', '.join(known)}."
                 raise UsageError(f"{source} has an unknown setting {name!r}. {hint}")
             checked[name] = _typed(name, value, str(known[name].type), source)
         if "data" not in checked:
@@ -301,6 +301,26 @@ def _refuse_idle(settings: Settings, given: Mapping[str, Any], source: str) -> N
                 f"{source}: {name} = {_toml(given[name])} would do nothing: it takes {needed}. Leave it out or at "
                 f"{_toml(usual[name])}, or set that too."
             )
+
+
+# What others call them.
+_ALSO_CALLED = {
+    "learning_rate": "lr",
+    "base_lr": "lr",
+    "bs": "batch_size",
+    "wd": "weight_decay",
+    "img_size": "image_size",
+    "input_size": "image_size",
+    "drop_rate": "dropout",
+    "early_stopping": "patience",
+    "random_state": "seed",
+}
+
+
+def _other_name(name: str) -> str:
+    """The hint for a setting that has another name elsewhere: `"Did you mean 'lr'?"`, or `""`."""
+    found = [setting for other, setting in _ALSO_CALLED.items() if nearest(name, [other])]
+    return f"Did you mean {found[0]!r}?" if found else ""
 
 
 def _number(value: float) -> str:

@@ -8,21 +8,21 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vertebra.errors import UsageError, VertebraError
-from vertebra.export import ExportError
+from vertebra.data import check_source
+from vertebra.errors import UsageError, VertebraError, need, needing
 from vertebra.files import write_whole
+from vertebra.stopping import terminable
 
 from ._classifier import Classifier
-from ._finetune import run_finetune
-from ._fit import Stopped, terminable
 from ._folder import (
     LOCK,
     METRICS,
     MODEL,
     SETTINGS,
     WEIGHTS,
+    Stopped,
     TrainError,
     default_folder,
     holding,
@@ -34,10 +34,13 @@ from ._folder import (
     resume_command,
     write_text,
 )
-from ._probe import run_probe
 from ._run import Tell
 from ._settings import FIXED, Settings, read_toml
-from ._world import LostProcessError, World, current_world
+
+if TYPE_CHECKING:
+    from ._world import World
+
+_EXTRA, _FEATURE = "train", "vertebra.train"
 
 
 def train(
@@ -63,16 +66,39 @@ def train(
     """
     _refuse_worker()
     settings = Settings.from_mapping({"data": os.fspath(data), **options}, "train()")
-    world = current_world()
     if any(not Path(text).is_absolute() and Path(text).exists() for text in (settings.data, settings.weights)):
         settings = replace(settings, cwd=str(Path.cwd()))  # the run may be gone on with from elsewhere
     folder: Path | None = None
     with ExitStack() as held:
+        if _is_alone():
+            # What can be refused without torch is refused before the seconds that its import takes.
+            folder = held.enter_context(_begun(settings, out))
+            check_source(settings.data)
+        _need(settings)
+        with needing(_EXTRA, _FEATURE):
+            from ._world import current_world
+        world = current_world()
         with world.together():
-            if world.first:
+            if world.first and folder is None:
                 folder = held.enter_context(_begun(settings, out))
         classifier = _run(settings, world.shared(folder), world, tell)
     return _checked(classifier, settings)
+
+
+def _is_alone() -> bool:
+    """Whether this process trains alone, rather than one of several that `torchrun` has started."""
+    return os.environ.get("WORLD_SIZE", "1") == "1"
+
+
+def _need(settings: Settings) -> None:
+    """Refuse at once what an extra is missing for.
+
+    Raises:
+        MissingExtraError: it is.
+    """
+    need(_EXTRA, _FEATURE, "torch", "safetensors", "onnx")
+    if settings.method != "probe":
+        need(_EXTRA, f"{_FEATURE} with method={settings.method!r}", "torchvision")
 
 
 def _refuse_worker() -> None:
@@ -124,6 +150,8 @@ def _begun(settings: Settings, out: str | os.PathLike[str] | None) -> Iterator[P
     finally:
         with suppress(OSError):  # there is something in it
             folder.rmdir()
+            if out is None:
+                folder.parent.rmdir()
 
 
 def resume(run: str | os.PathLike[str], *, tell: Tell = lambda what, done, total: None, **changes: Any) -> Classifier:
@@ -147,6 +175,11 @@ def resume(run: str | os.PathLike[str], *, tell: Tell = lambda what, done, total
         raise UsageError(
             f"{folder} holds no run: there is no {SETTINGS} in it. Start one: vertebra train DATA --out RUN"
         )
+    known = Settings.from_mapping(read_toml(folder / SETTINGS) | changes, str(folder / SETTINGS))
+    if not (folder / METRICS).is_file():
+        _need(known)
+    with needing(_EXTRA, _FEATURE):
+        from ._world import current_world
     world = current_world()
     with ExitStack() as held:
         finished = False
@@ -203,6 +236,12 @@ def _checked(classifier: Classifier, settings: Settings) -> Classifier:
 
 
 def _run(settings: Settings, folder: Path, world: World, tell: Tell) -> Classifier:
+    with needing(_EXTRA, _FEATURE):
+        from vertebra.export import ExportError
+
+        from ._finetune import run_finetune
+        from ._probe import run_probe
+        from ._world import LostProcessError
     if settings.method == "probe" and world.size > 1:
         raise UsageError(
             "the probe has nothing to share among processes: its features are computed once. Start it without "

@@ -1,0 +1,50 @@
+"""Signals that ask a process to end, as an exception wherever its work is: files close, it says how to go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+# SIGHUP is sent where a terminal closes; Windows has none.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP, handled wherever Ctrl-C is."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"signal {number}")
+        self.exit_code = 128 + number  # as a shell has it
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Inside, the signals raise `Terminated`; a second one ends the process at once.
+
+    What is ignored (`nohup`) stays ignored. In a thread, which gets no signals, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    process = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        if os.getpid() != process:  # forked inside: whoever forked it wants it to end
+            signal.raise_signal(number)
+        raise Terminated(number)
+
+    # None: set by what is not Python, which cannot be put back.
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,61 @@
+"""Signals that ask a process to end."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from vertebra.stopping import SIGNALS, Terminated, terminable
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_an_exception_inside(number):
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt) as caught, terminable():
+        try:
+            signal.raise_signal(number)
+        finally:
+            assert signal.getsignal(number) is signal.SIG_DFL  # a second one ends the process
+    assert isinstance(caught.value, Terminated)
+    assert caught.value.exit_code == 128 + number
+    assert signal.getsignal(number) is before
+
+
+def test_what_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with terminable():
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_thread_leaves_signals_alone():
+    before = signal.getsignal(signal.SIGTERM)
+    seen = []
+
+    def work():
+        with terminable():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_forked_process_dies_of_it(number):
+    with terminable():
+        child = os.fork()
+        if child == 0:
+            try:
+                signal.raise_signal(number)
+            finally:
+                os._exit(99)
+        _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == number
