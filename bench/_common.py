@@ -1,7 +1,7 @@
-"""What every benchmark needs: fair timing, the machine, a JSON file, a table in the README made from it.
+"""What every benchmark needs: fair timing, the machine, a JSON file, a table in the docs made from it.
 
-A benchmark writes `bench/results/NAME.json` and the README's part between `<!-- bench:NAME -->` and
-`<!-- /bench:NAME -->`. `--table` makes that part again from the JSON, without measuring.
+A benchmark writes `bench/results/NAME.json` and the part of a page, README.md or docs/*.md, between
+`<!-- bench:NAME -->` and `<!-- /bench:NAME -->`. `--table` makes that part again from the JSON, without measuring.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import platform
+import re
 import statistics
 import sys
 import time
@@ -128,25 +129,37 @@ def footnote(document: Mapping[str, Any]) -> str:
     )
 
 
-def into_readme(name: str, text: str) -> None:
-    """Put `text` between the README's markers of that name, where it has them."""
-    path = ROOT / "README.md"
-    start, stop = f"<!-- bench:{name} -->", f"<!-- /bench:{name} -->"
-    readme = path.read_text(encoding="utf-8") if path.exists() else ""
-    before, found, rest = readme.partition(start)
-    _, closed, after = rest.partition(stop)
-    if found and closed:
-        path.write_text(f"{before}{start}\n{text}\n{stop}{after}", encoding="utf-8")
+def pages() -> list[Path]:
+    """The pages that may have tables."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def tables(page: str) -> dict[str, str]:
+    """Name -> text between its markers, of all tables in a page's source."""
+    return {found[1]: found[2] for found in re.finditer(r"<!-- bench:(\w+) -->\n(.*?)\n<!-- /bench:\1 -->", page, re.S)}
+
+
+def publish(name: str, text: str) -> None:
+    """Put `text` between the markers of that name, in every page that has them, and the headline figures after it."""
+    import headlines
+
+    made = {name: text, "headlines": headlines.render()}
+    for path in pages():
+        page = path.read_text(encoding="utf-8")
+        for table_name, old in tables(page).items():
+            start = f"<!-- bench:{table_name} -->\n"
+            page = page.replace(f"{start}{old}\n", f"{start}{made.get(table_name, old)}\n")
+        path.write_text(page, encoding="utf-8")
 
 
 def main(name: str, measure: Callable[[int], Path], render: Callable[[dict[str, Any]], str], n: int) -> None:
-    """The command line of a benchmark: `measure(n)` writes the JSON, `render(JSON)` is the README's part."""
+    """The command line of a benchmark: `measure(n)` writes the JSON, `render(JSON)` is its table in the docs."""
     parser = argparse.ArgumentParser(description=(sys.modules["__main__"].__doc__ or name).partition("\n")[0])
     parser.add_argument("-n", type=int, default=n, help=f"measurements of each candidate (default {n})")
-    parser.add_argument("--table", action="store_true", help="only make the README's table again from the JSON")
+    parser.add_argument("--table", action="store_true", help="only make the table in the docs again from the JSON")
     options = parser.parse_args()
     if not options.table:
         print(f"written: {measure(options.n).relative_to(ROOT)}")
     text = render(read(name))
-    into_readme(name, text)
+    publish(name, text)
     print(text)

@@ -1,4 +1,4 @@
-"""How long it takes to take each network apart: `vertebra.anatomy(name)` of every model, in one process."""
+"""How long the analysis of each network takes: `vertebra.anatomy(name)` of every model, in one process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def render(document: dict[str, Any]) -> str:
     middle = document["ms"][longest[len(longest) // 2]]["median"]
     slowest = ", ".join(f"{name} {document['ms'][name]['median']:.0f} ms" for name in longest[:3])
     return (
-        f"Taking a network apart takes {middle:.0f} ms in the middle of {len(longest)} networks, and most for "
+        f"The analysis of a network takes {middle:.0f} ms (median of {len(longest)} networks), and longest for "
         f"{slowest}. {_common.footnote(document)}"
     )
 

@@ -204,7 +204,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time to accuracy on Caltech-101")
     every = ("probe", "timm", "finetune")
     parser.add_argument("--only", nargs="+", choices=every, default=every, help="measure these again")
-    parser.add_argument("--table", action="store_true", help="only make the README's table again from the JSON")
+    parser.add_argument("--table", action="store_true", help="only make the table in the docs again from the JSON")
     parser.add_argument("--timm-steps", type=int, default=0, help="stop timm after so many, and extrapolate its time")
     parser.add_argument("--peer", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -216,7 +216,7 @@ def main() -> None:
             raise SystemExit(f"{DATA} is missing: there are no photos to train on.")
         measure(options)
     text = render(_common.read("caltech"))
-    _common.into_readme("caltech", text)
+    _common.publish("caltech", text)
     print(text)
 
 

@@ -64,13 +64,13 @@ def render(document: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Latency of eight networks beside their peers")
     parser.add_argument("-n", type=int, default=4, help="turns of each backend (default 4)")
-    parser.add_argument("--table", action="store_true", help="only make the README's table again from the JSON")
+    parser.add_argument("--table", action="store_true", help="only make the table in the docs again from the JSON")
     parser.add_argument("--only", nargs="+", choices=NETWORKS, default=NETWORKS, help="measure these networks again")
     options = parser.parse_args()
     if not options.table:
         measure(options.n, tuple(options.only))
     text = render(_common.read("latency"))
-    _common.into_readme("latency", text)
+    _common.publish("latency", text)
     print(text)
 
 

@@ -174,9 +174,9 @@ def render(document: dict[str, Any]) -> str:
         for name, found in document["exported"].items()
     )
     return (
-        f"{_common.table(headings, rows)}\n\nAll networks of up to {MAX_GMACS} GMACs, none of which the calibration "
-        f"saw. The graphs that are timed in ONNX Runtime have made-up weights and take as long as exported files: "
-        f"{exported}. {_common.footnote(document)}"
+        f"{_common.table(headings, rows)}\n\nAll networks of up to {MAX_GMACS} GMACs, none of them part of the "
+        f"calibration. The graphs that are timed in ONNX Runtime have random weights and take as long as exported "
+        f"files: {exported}. {_common.footnote(document)}"
     )
 
 

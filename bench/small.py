@@ -354,8 +354,6 @@ def draw(document: dict[str, Any], path: Path) -> None:
 
 
 def render(document: dict[str, Any]) -> str:
-    draw(document, _common.RESULTS / "small.png")
-
     def shown(entry: dict[str, float], digits: int = 1) -> str:
         return f"{100 * entry['mean']:.{digits}f} %"
 
@@ -395,8 +393,9 @@ def main() -> None:
         if not DATA.is_dir():
             raise SystemExit(f"{DATA} is missing: there are no photos to draw sets from.")
         print(f"written: {measure(options.n).relative_to(_common.ROOT)}")
+    draw(_common.read("small"), _common.RESULTS / "small.png")
     text = render(_common.read("small"))
-    _common.into_readme("small", text)
+    _common.publish("small", text)
     print(text)
 
 

@@ -177,7 +177,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Training steps beside a plain torch loop")
     parser.add_argument("-n", type=int, default=3, help="turns of each subject (default 3)")
     parser.add_argument("--steps", type=int, default=12, help="timed steps of a turn (default 12)")
-    parser.add_argument("--table", action="store_true", help="only make the README's table again from the JSON")
+    parser.add_argument("--table", action="store_true", help="only make the table in the docs again from the JSON")
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -187,7 +187,7 @@ def main() -> None:
     if not options.table:
         measure(options.n, options.steps)
     text = render(_common.read("steps"))
-    _common.into_readme("steps", text)
+    _common.publish("steps", text)
     print(text)
 
 

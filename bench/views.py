@@ -88,19 +88,19 @@ def render(document: dict[str, Any]) -> str:
         label = labels[row["view"]] + (", and mirrored" if row["views"] > 1 else "")
         lines.append([label, *(f"{100 * row[k]['top1']:.1f} %, {row[k]['loss']:.3f}" for k in ("few", "all"))])
     counts = [document["rows"][0][key]["n"] for key in ("few", "all")]
-    heads = ["The probe sees", *(f"top-1 and loss, {count:,} photos" for count in counts)]
+    heads = ["Pixels given to the probe", *(f"top-1 and loss, {count:,} photos" for count in counts)]
     return f"{_common.table(heads, lines)}\n\n{_common.footnote(document)}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What the probe should see of a photo")
-    parser.add_argument("--table", action="store_true", help="only make the README's table again from the JSON")
+    parser.add_argument("--table", action="store_true", help="only make the table in the docs again from the JSON")
     if not parser.parse_args().table:
         if not DATA.is_dir():
             raise SystemExit(f"{DATA} is missing: there are no photos to measure on.")
         measure()
     text = render(_common.read("views"))
-    _common.into_readme("views", text)
+    _common.publish("views", text)
     print(text)
 
 

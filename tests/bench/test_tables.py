@@ -1,0 +1,49 @@
+"""The tables of README.md and docs/ are those that their JSON gives: none is out of date, none edited by hand."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parents[2] / "bench"
+
+
+@pytest.fixture(scope="module")
+def script():
+    """Import a script of bench/ by name; nothing of it stays, as they have names like `export`."""
+    before = set(sys.modules)
+    sys.path.insert(0, str(BENCH))
+    yield importlib.import_module
+    sys.path.remove(str(BENCH))
+    for name in set(sys.modules) - before:
+        if str(BENCH) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+def test_tables_are_made_from_their_results(script):
+    common = script("_common")
+    shown = {}
+    for page in common.pages():
+        shown |= common.tables(page.read_text(encoding="utf-8"))
+    for name, text in shown.items():
+        render = script(name).render
+        assert text == (render() if name == "headlines" else render(common.read(name))), f"bench/{name}.py --table"
+    results = {path.stem for path in common.RESULTS.glob("*.json")}
+    assert set(shown) == results - {"mutation"} | {"headlines"}
+
+
+def test_a_table_is_put_into_every_page_that_has_its_markers(script, monkeypatch, tmp_path):
+    common = script("_common")
+    (tmp_path / "docs").mkdir()
+    marked = "<!-- bench:{0} -->\n{1}\n<!-- /bench:{0} -->\n\n"
+    before = marked.format("folder", "two\n\nlines") + marked.format("latency", "kept")
+    after = marked.format("folder", "new \\1") + marked.format("latency", "kept")
+    for name in ("README.md", "docs/a.md"):
+        (tmp_path / name).write_text(before)
+    (tmp_path / "docs/b.md").write_text("no table\n")
+    monkeypatch.setattr(common, "ROOT", tmp_path)
+    common.publish("folder", "new \\1")
+    for name in ("README.md", "docs/a.md"):
+        assert (tmp_path / name).read_text() == after
+    assert (tmp_path / "docs/b.md").read_text() == "no table\n"
