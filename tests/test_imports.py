@@ -17,6 +17,7 @@ import vertebra
 SOURCE = Path(vertebra.__file__).parent
 BASE = {"errors", "units", "intervals", "protobuf", "card", "cache", "model_checksum", "files", "machine"}
 BASE |= {"bit_depth", "photo_files", "pixels", "decoding_notes", "stopping", "strict_json", "file_kinds"}
+BASE |= {"model_table", "weight_files", "weight_transfer"}
 
 # Room (or module at the top) -> rooms that it may import. The table of the design, and nothing else.
 ROOMS = {
@@ -31,6 +32,9 @@ ROOMS = {
     "photo_files": {"file_kinds"},
     "strict_json": set(),
     "cache": {"errors", "files"},
+    "model_table": {"errors", "units"},
+    "weight_transfer": {"errors", "units"},
+    "weight_files": {"errors", "cache", "files", "weight_transfer"},
     "model_checksum": {"errors", "card", "cache", "protobuf"},
     "machine": {"errors"},
     "bit_depth": {"errors", "card"},
@@ -59,6 +63,9 @@ PACKAGES = {
     "protobuf": set(),
     "card": set(),
     "model_checksum": set(),
+    "model_table": set(),
+    "weight_transfer": {"rich"},
+    "weight_files": set(),
     "files": {"filelock"},
     "file_kinds": set(),
     "photo_files": set(),
@@ -68,7 +75,7 @@ PACKAGES = {
     "bit_depth": {"numpy", "PIL"},
     "pixels": {"numpy", "PIL", "pillow_heif"},  # the last for HEIC
     "decoding_notes": set(),
-    "models": {"torch", "safetensors", "numpy", "PIL", "rich"},
+    "models": {"torch", "safetensors", "numpy", "PIL"},
     "anatomy": {"torch", "numpy", "pandas", "onnx", "onnxruntime", "matplotlib"},
     "report": {"PIL", "jinja2", "markupsafe"},
     "data": {"numpy", "PIL", "pyarrow", "sklearn", "torchvision"},  # the last three for what needs them

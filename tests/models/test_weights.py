@@ -353,7 +353,7 @@ def test_legacy_arguments() -> None:
 
 
 def lite_file(name: str) -> Path:
-    from vertebra.models._download import cached_path
+    from vertebra.weight_files import cached_path
 
     try:
         return cached_path(get_model_weights(name).DEFAULT.url)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vertebra.models import best_top1, get_model_weights
-from vertebra.units import MEGA
+from vertebra.model_table import find_network
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +31,14 @@ def published(name: str) -> Published:
     Raises:
         UsageError: there is no such network; the message has the nearest names.
     """
-    enum = get_model_weights(name)
-    top1 = best_top1(enum)
-    best = next(member for member in enum if member.meta["_metrics"]["ImageNet-1K"]["acc@1"] == top1)
+    network = find_network(name)
+    best = network.best
     return Published(
-        name=name.lower(),
-        weights=repr(best),
-        top1=top1,
-        size=best.preprocessing.crop_size,
-        mb=round(float(best.meta["_file_size"]) * 2**20 / MEGA, 2),  # published in units of 2²⁰ bytes
-        parameters=best.meta["num_params"],
-        gmacs=best.meta["_ops"],
+        name=network.name,
+        weights=best.name,
+        top1=best.top1 or 0.0,
+        size=best.crop_size,
+        mb=best.mb,
+        parameters=best.parameters,
+        gmacs=best.gmacs,
     )

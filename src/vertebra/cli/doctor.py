@@ -100,13 +100,11 @@ def _torch() -> dict[str, Any] | None:
     }
 
 
-def _cache() -> dict[str, Any] | None:
-    """Where weights lie, and how many bytes they take; None without torch, which alone can use them."""
-    try:
-        from vertebra.models import _download
-    except ImportError:
-        return None
-    folder = _download.hub_dir()
+def _cache() -> dict[str, Any]:
+    """Where weights lie, and how many bytes they take."""
+    from vertebra import weight_files
+
+    folder = weight_files.hub_dir()
     sizes = [path.stat().st_size for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
     return {"folder": str(folder), "files": len(sizes), "bytes": sum(sizes)}
 
@@ -145,10 +143,7 @@ def _pages(report: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     else:
         machine.append(("threads", f"{torch['threads']} ({torch['cpu_capability']})"))
         machine.append(("accelerator", ", ".join(torch["devices"]) or "none"))
-    if cache is None:
-        machine.append(("weights", "their cache is used with torch only"))
-    else:
-        machine.append(("weights", f"{count(cache['files'])} files, {size(cache['bytes'])} in {cache['folder']}"))
+    machine.append(("weights", f"{count(cache['files'])} files, {size(cache['bytes'])} in {cache['folder']}"))
     versions = [("vertebra", report["vertebra"]), ("python", f"{python['version']}  {python['executable']}")]
     packages = report["packages"] | ({"torch": torch["version"]} if torch and "version" in torch else {})
     versions += [(name, version or "not installed") for name, version in packages.items()]

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any
+from fnmatch import fnmatch
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vertebra.cli._output import print_json, print_table
+from vertebra.cli.weights import is_here
 from vertebra.errors import nearest
 from vertebra.units import MEGA, count, three_figures
+
+if TYPE_CHECKING:
+    from vertebra.model_table import PublishedNetwork
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -102,46 +107,40 @@ def list_rows(filters: Filters) -> list[dict[str, Any]]:
 
     Raises:
         UsageError: there is no such family.
-        MissingExtraError: torch is not installed.
     """
-    from vertebra import list_models
+    from vertebra.model_table import check_family, networks
 
-    names = list_models(
-        include=_as_pattern(filters.pattern),
-        family=filters.family,
-        max_params=filters.max_parameters,
-        max_gmacs=filters.max_gmacs,
-        min_top1=filters.min_top1,
+    if filters.family is not None:
+        check_family(filters.family)
+    return [_row(network) for network in networks().values() if _passes(network, filters)]
+
+
+def _passes(network: PublishedNetwork, filters: Filters) -> bool:
+    default, best = network.default, network.best
+    pattern = _as_pattern(filters.pattern)
+    return (
+        (pattern is None or fnmatch(network.name, pattern))
+        and filters.family in (None, network.family)
+        and (filters.max_parameters is None or default.parameters <= filters.max_parameters)
+        and (filters.max_gmacs is None or default.gmacs <= filters.max_gmacs)
+        and (filters.max_mb is None or default.mb <= filters.max_mb)
+        and (filters.min_top1 is None or (best.top1 or 0.0) >= filters.min_top1)
+        and (not filters.pretrained_here or any(map(is_here, network.weights)))
     )
-    rows = [_row(name) for name in names if not filters.pretrained_here or _is_here(name)]
-    return [row for row in rows if filters.max_mb is None or row["mb"] <= filters.max_mb]
 
 
-def _row(name: str) -> dict[str, Any]:
-    from vertebra.cli.weights import megabytes
-    from vertebra.models import best_top1, get_family, get_model_weights
-
-    enum = get_model_weights(name)
-    meta = enum["DEFAULT"].meta
-    top1 = best_top1(enum)
-    best = next(member for member in enum if member.meta["_metrics"]["ImageNet-1K"]["acc@1"] == top1)
+def _row(network: PublishedNetwork) -> dict[str, Any]:
+    default, best = network.default, network.best
     return {
-        "name": name,
-        "family": get_family(name),
-        "parameters": meta["num_params"],
-        "gmacs": meta["_ops"],
-        "mb": megabytes(enum["DEFAULT"]),
-        "min_size": max(meta["min_size"]),
-        "top1": top1,
-        "weights": repr(best),
+        "name": network.name,
+        "family": network.family,
+        "parameters": default.parameters,
+        "gmacs": default.gmacs,
+        "mb": default.mb,
+        "min_size": default.min_size,
+        "top1": best.top1,
+        "weights": best.name,
     }
-
-
-def _is_here(name: str) -> bool:
-    from vertebra.cli.weights import is_here
-    from vertebra.models import get_model_weights
-
-    return any(is_here(member) for member in get_model_weights(name))
 
 
 def _as_pattern(text: str | None) -> str | None:
@@ -152,6 +151,6 @@ def _as_pattern(text: str | None) -> str | None:
 
 
 def _hint(pattern: str | None) -> str:
-    from vertebra import list_models
+    from vertebra.model_table import networks
 
-    return nearest(pattern, list_models()) if pattern else ""
+    return nearest(pattern, networks()) if pattern else ""

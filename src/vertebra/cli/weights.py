@@ -8,10 +8,10 @@ import typer
 
 from vertebra.cli._output import print_json, print_table
 from vertebra.errors import VertebraError, WeightsError
-from vertebra.units import MEGA, three_figures
+from vertebra.units import three_figures
 
 if TYPE_CHECKING:
-    from vertebra.models import WeightsEnum
+    from vertebra.model_table import PublishedWeights
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 
@@ -46,29 +46,29 @@ def list_(names: MaybeNames = None, json: Annotated[bool, typer.Option("--json",
 @app.command()
 def fetch(names: Names) -> None:
     """Download what is not here yet, or is here and damaged; prints the paths."""
-    from vertebra.models import _download
+    from vertebra import weight_files
 
     for member in _members(names):
-        typer.echo(str(_download.sound(member.url)))
+        typer.echo(str(weight_files.sound(member.url)))
 
 
 @app.command()
 def verify(names: MaybeNames = None) -> None:
     """Check the SHA-256 of files on this machine."""
-    from vertebra.models import _download
+    from vertebra import weight_files
 
     members = _members(names)
     if not names:
         members = [member for member in members if is_here(member)]
         if not members:
-            typer.echo(f"There are no weights in {_download.hub_dir()}.", err=True)
+            typer.echo(f"There are no weights in {weight_files.hub_dir()}.", err=True)
     failures = 0
     for member in members:
         try:
-            path = _download.cached_path(member.url)
+            path = weight_files.cached_path(member.url)
             if not path.is_file():
                 raise WeightsError(f"is not on this machine. Run: vertebra weights fetch {member!r}")
-            _download.verify(path, member.url)
+            weight_files.verify(path, member.url)
             typer.echo(f"ok       {member!r}  {path}")
         except VertebraError as error:
             failures += 1
@@ -80,51 +80,46 @@ def verify(names: MaybeNames = None) -> None:
 @app.command()
 def path(names: Names) -> None:
     """Print where weights lie or would lie."""
-    from vertebra.models import _download
+    from vertebra import weight_files
 
     members = _members(names)
     for member in members:
-        typer.echo(str(_download.cached_path(member.url)))
+        typer.echo(str(weight_files.cached_path(member.url)))
     absent = [repr(member) for member in members if not is_here(member)]
     if absent:
         raise WeightsError(f"not on this machine yet. Run: vertebra weights fetch {' '.join(absent)}")
 
 
-def is_here(member: WeightsEnum) -> bool:
+def is_here(member: PublishedWeights) -> bool:
     """Whether the file is on this machine: in the cache, or in an installed package."""
-    from vertebra.models import _download
+    from vertebra import weight_files
 
     try:
-        return _download.cached_path(member.url).is_file()
+        return weight_files.cached_path(member.url).is_file()
     except WeightsError:  # its package is not installed
         return False
 
 
-def megabytes(member: WeightsEnum) -> float:
-    """Size of the weight file in MB (10⁶ bytes), from the published figure, which counts units of 2²⁰ bytes."""
-    return round(float(member.meta["_file_size"]) * 2**20 / MEGA, 2)
-
-
-def _members(names: list[str] | None) -> list[WeightsEnum]:
+def _members(names: list[str] | None) -> list[PublishedWeights]:
     """The weights of those names: `resnet50` for its default, or a full name; all published ones where none is given.
 
     Raises:
         UsageError: there is no such network, or it has no such weights; the message has the nearest names.
     """
-    from vertebra.models import get_model_weights, get_weight, list_models
+    from vertebra.model_table import find_weights, networks
 
     if names:
-        return [get_weight(name) if "." in name else get_model_weights(name)["DEFAULT"] for name in names]
-    return [member for name in list_models() for member in get_model_weights(name)]
+        return [find_weights(name) for name in names]
+    return [weights for network in networks().values() for weights in network.weights]
 
 
-def _row(member: WeightsEnum) -> dict[str, Any]:
+def _row(member: PublishedWeights) -> dict[str, Any]:
     # The scheme "package:" names a file inside an installed Python package.
     scheme, _, rest = member.url.partition(":")
     package = rest.partition("/")[0].replace("_", "-")
     return {
         "name": repr(member),
-        "mb": megabytes(member),
+        "mb": member.mb,
         "here": is_here(member),
         "origin": f"package {package}" if scheme == "package" else member.url,
     }

@@ -18,9 +18,9 @@ from vertebra.errors import UsageError, WeightsError, nearest, warn
 from vertebra.files import WEIGHT_SUFFIXES
 from vertebra.models import ConvNet, WeightsEnum, create_model, get_model_weights
 from vertebra.models._checkpoint import CHECKSUM_KEY, NETWORK_KEY, checksum, read_card
-from vertebra.models._download import cached_path
 from vertebra.models._registry import check_architecture
 from vertebra.models._weights import published, resolve
+from vertebra.weight_files import cached_path
 
 # Of the weights, which is what a file mainly holds.
 _LICENCES = {"https": "BSD-3-Clause", "package": "Apache-2.0"}  # torchvision's, EfficientNet-Lite's

@@ -14,10 +14,13 @@ from typing import Any, TypeVar, cast
 
 from torch import Tensor, nn
 
+from vertebra import weight_files
 from vertebra.card import Card
 from vertebra.errors import UsageError, WeightsError, nearest, warn
+from vertebra.model_table import FAMILIES as FAMILIES
+from vertebra.model_table import check_family
 
-from . import _checkpoint, _download
+from . import _checkpoint
 from ._base import ConvNet, check_count
 from ._state_dict import fitting, load_state_dict, meta_build
 from ._unwrap import Candidate, fitting_weights
@@ -26,7 +29,6 @@ from ._weights import WeightsEnum, resolve
 Builder = Callable[..., ConvNet]
 B = TypeVar("B", bound=Builder)
 N = TypeVar("N", bound=ConvNet)
-FAMILIES = ("vgg", "googlenet", "resnet", "densenet", "mobilenetv2", "efficientnet")
 
 
 @dataclass(frozen=True)
@@ -103,13 +105,13 @@ def build(
             drawn.reset_resolution()
         return drawn
 
-    path = source if isinstance(source, Path) else _download.fetch(source.url, progress=progress)
+    path = source if isinstance(source, Path) else weight_files.fetch(source.url, progress=progress)
     # The cache's files are only ever replaced whole. A file of one's own may be saved over: it is copied.
-    mapped = not isinstance(source, Path) or path.parent.absolute() == _download.hub_dir().absolute()
+    mapped = not isinstance(source, Path) or path.parent.absolute() == weight_files.hub_dir().absolute()
     try:
         content = _checkpoint.read(path, mapped=mapped)
     except WeightsError:
-        if isinstance(source, Path) or not _download.is_sound_again(source.url, progress):
+        if isinstance(source, Path) or not weight_files.is_sound_again(source.url, progress):
             raise
         content = _checkpoint.read(path, mapped=mapped)
     check_architecture(content.card, _name_of(weights_enum), path)
@@ -322,8 +324,8 @@ def list_models(
     Raises:
         UsageError: there is no such family.
     """
-    if family is not None and family not in FAMILIES:
-        raise UsageError(f"there is no family {family!r}; there are {', '.join(FAMILIES)}. {nearest(family, FAMILIES)}")
+    if family is not None:
+        check_family(family)
     include = [include] if isinstance(include, str) else include
     exclude = [exclude] if isinstance(exclude, str) else exclude or ()
 

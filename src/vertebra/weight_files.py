@@ -23,12 +23,11 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from vertebra import weight_transfer as transfer
 from vertebra.cache import making
 from vertebra.errors import WeightsError, warn
 from vertebra.files import sync_folder
-
-from . import _transfer
-from ._transfer import MIRROR
+from vertebra.weight_transfer import MIRROR
 
 OFFLINE = "VERTEBRA_OFFLINE"
 
@@ -81,15 +80,15 @@ def fetch(url: str, progress: bool = True, check_hash: bool = True) -> Path:
         with _exclusive(path, progress) as partial:
             if path.is_file():  # another process was faster
                 return path
-            with _transfer.bar(f"{source}", path, progress) as show:
+            with transfer.bar(f"{source}", path, progress) as show:
                 if isinstance(source, Path):
-                    _transfer.copy(source, partial, expected, show)
+                    transfer.copy(source, partial, expected, show)
                 else:
-                    _transfer.download(source, partial, expected, show)
+                    transfer.download(source, partial, expected, show)
             partial.replace(path)
             sync_folder(path.parent)
     except OSError as error:
-        raise _transfer.disk_error(error, path) from error
+        raise transfer.disk_error(error, path) from error
     return path
 
 
@@ -244,7 +243,7 @@ def _exclusive(path: Path, announce: bool) -> Iterator[Path]:
         try:
             yield private
         finally:
-            _transfer.forget(private)
+            transfer.forget(private)
         return
     try:
         yield path.with_name(f"{path.name}.partial")

@@ -1,0 +1,111 @@
+"""The networks and their published weights as plain figures, for commands that list them without torch.
+
+`model_table.json` is written from the registry, which a test holds it against: `python tests/test_model_table.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from vertebra.errors import UsageError, nearest
+from vertebra.units import MEGA
+
+FAMILIES = ("vgg", "googlenet", "resnet", "densenet", "mobilenetv2", "efficientnet")
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedWeights:
+    """One published file."""
+
+    name: str  # "ResNet50_Weights.IMAGENET1K_V2"
+    url: str  # `package:NAME/FILE` is a file inside an installed Python package
+    parameters: int
+    gmacs: float  # 10⁹ multiply-accumulates an image
+    mebibytes: float  # of the file, in 2²⁰ bytes, as it is published
+    top1: float | None  # % on ImageNet; None: without a classifier
+    min_size: int  # smallest side of an image, in pixels
+    crop_size: int  # side of the image that the accuracy was measured on, in pixels
+
+    @property
+    def mb(self) -> float:
+        """Size of the file in MB (10⁶ bytes)."""
+        return round(self.mebibytes * 2**20 / MEGA, 2)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedNetwork:
+    """A network with all its published weights."""
+
+    name: str
+    family: str
+    weights: tuple[PublishedWeights, ...]
+    default: PublishedWeights
+
+    @property
+    def best(self) -> PublishedWeights:
+        """The weights that do best on ImageNet; the first of several."""
+        return max(self.weights, key=lambda weights: weights.top1 or 0.0)
+
+
+@cache
+def networks() -> Mapping[str, PublishedNetwork]:
+    """All networks by name, sorted."""
+    rows = json.loads(files(__package__).joinpath("model_table.json").read_text(encoding="ascii"))
+    found = {}
+    for row in rows:
+        members = {
+            member: PublishedWeights(f"{row['enum']}.{member}", **values) for member, values in row["weights"].items()
+        }
+        found[row["name"]] = PublishedNetwork(
+            row["name"], row["family"], tuple(members.values()), members[row["default"]]
+        )
+    return found
+
+
+def find_network(name: str) -> PublishedNetwork:
+    """The network of that name.
+
+    Raises:
+        UsageError: there is none; the message has the nearest names.
+    """
+    found = networks().get(name.lower())
+    if found is None:
+        hint = nearest(name, networks()) or "`vertebra models` lists all."
+        raise UsageError(f"there is no model {name!r}. {hint}")
+    return found
+
+
+def find_weights(name: str) -> PublishedWeights:
+    """The weights of that name: "resnet50" for its default, or "ResNet50_Weights.IMAGENET1K_V2".
+
+    Raises:
+        UsageError: there are none; the message has the nearest names.
+    """
+    member = name.partition(".")[2]
+    if not member:
+        return find_network(name).default
+    known = {weights.name: weights for network in networks().values() for weights in network.weights}
+    if member == "DEFAULT":
+        known |= {f"{each.default.name.partition('.')[0]}.DEFAULT": each.default for each in networks().values()}
+    if name not in known:
+        raise UsageError(
+            f"there are no weights {name!r}; a name is like 'ResNet50_Weights.IMAGENET1K_V2'. {nearest(name, known)}"
+        )
+    return known[name]
+
+
+def check_family(name: str) -> None:
+    """Refuse what is no family.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if name not in FAMILIES:
+        raise UsageError(f"there is no family {name!r}; there are {', '.join(FAMILIES)}. {nearest(name, FAMILIES)}")
