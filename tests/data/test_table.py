@@ -218,8 +218,7 @@ def test_excel_names_its_separator(read, refusal):
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (rows("a", "b").encode("utf-16"), "it is in UTF-16"),
-        (b"\xfe\xff" + rows("a", "b").encode("utf-16-be"), "it is in UTF-16"),
+        (rows("a", "b").encode("utf-32"), "it is in UTF-32"),
         (rows("a", "b").encode("utf-16-le"), "it holds NUL bytes"),
         (b"PK\x03\x04", "it is an Excel workbook or a ZIP archive"),
         (b"\xd0\xcf\x11\xe0", "it is an old Excel workbook"),
@@ -293,21 +292,24 @@ def test_other_names_of_columns_are_told(read, header, path, label):
 def test_columns_that_may_be_meant_are_refused(read, refusal):
     text = rows("a", "b", header="file,image,label").replace(",a", ",x,a").replace(",b", ",x,b")
     assert refusal(text) == (
-        "TABLE has 2 columns that may be the path: 'file' and 'image'. Name the right one 'path', or pass one by with "
-        "--ignore image."
+        "TABLE has 2 columns that may be the path: 'file' and 'image', which begin with 'cat/0.png' and 'x'. Say "
+        "which: --path-column file or --path-column image."
     )
     assert read(text, ignore=["image"]).notes == (
         "Columns ignored, as asked: 'image'.",
         "The path is read from the column 'file'.",
     )
     assert refusal("path,label,Label\na,b,c\n") == (
-        "TABLE has 2 columns that may be the label: 'label' and 'Label'. Name the right one 'label', or pass one by "
-        "with --ignore Label."
+        "TABLE has 2 columns that may be the label: 'label' and 'Label', which begin with 'b' and 'c'. Say which: "
+        "--label-column label or --label-column Label."
     )
-    assert refusal("path,label,label\na,b,c\n").endswith("'label' and 'label'. Name the right one 'label' alone.")
+    assert refusal("path,label,label\na,b,c\n").endswith("begin with 'b' and 'c'. Give them different names.")
     assert refusal("path,lable\n").startswith("TABLE has no column 'label' (it has path, lable). Did you mean 'lable'?")
-    found = read(rows("a", "b", header="path,label,class,image,", values=["x,y,z"] * 4))
-    assert found.notes == ("Not read: the columns 'class', 'image' and without a name.",)
+    text = rows("a", "b", header="path,label,class,image,", values=["x,y,z"] * 4)
+    assert "2 columns that may be the path: 'path' and 'image'" in refusal(text)
+    assert read(text, path_column="path", label_column="label").notes == (
+        "Not read: the columns 'class', 'image' and without a name.",
+    )
 
 
 # --- labels ---------------------------------------------------------------------------------------------------------
@@ -536,8 +538,8 @@ def test_columns_of_splits_with_mistakes(refusal, column, values, message):
 def test_two_columns_of_splits(read, refusal):
     text = rows("a", "b", header="path,label,split,is_valid,w", values=["train,0,1"] * 4)
     assert refusal(text) == (
-        "TABLE has 2 columns that say the split: 'split' and 'is_valid'. Leave one, or pass one by with --ignore "
-        "is_valid."
+        "TABLE has 2 columns that say the split: 'split' and 'is_valid'. Say which counts: --split-column split or "
+        "--split-column is_valid."
     )
     assert read(text, ignore=["is_valid"]).notes == (
         "Columns ignored, as asked: 'is_valid'.",
@@ -585,8 +587,8 @@ def test_a_column_with_names_of_splits_and_other_values_is_told(read):
     assert splits(found) == [None] * 4
     assert found.notes == (
         "Not read: the column 'ml_use'.",
-        "The column 'ml_use' may be a split: it has names of splits and other values, such as 'unassigned'. Name it "
-        "split if it is one; the photos are split without it.",
+        "The column 'ml_use' may be a split: it has names of splits and other values, such as 'unassigned'. Give "
+        "--split-column ml_use if it is one; the photos are split without it.",
     )
     found = read(rows("a", "b", header="path,label,w", values=["TrainSet", "TestSet", "TrainSet", "TestSet"]))
     assert len(found.notes) == 2
@@ -689,18 +691,152 @@ def test_a_table_whose_photos_are_elsewhere(refusal, read, place, monkeypatch):
         "TABLE: none of its 2 photos is there. The first, 9.png (line 2), was looked for as FOLDER/9.png. Paths are "
         "absolute, or relative to the folder of the table."
     )
-    assert refusal("path,label\ncat/0,a\ndog/0,b\n").endswith(
-        "relative to the folder of the table. There is cat/0.png: write the path so."
-    )
-    for path in ("0", "0.png", "C:\\photos\\cat\\0.png", "/home/me/cat/0"):
-        assert refusal(f"path,label\n{path},a\ndog/0,b\n").endswith(" There is cat/0.png: write the path so.")
+    for path in ("C:\\photos\\cat\\0.png", "/home/me/cat/0"):
+        assert refusal(f"path,label\n{path},a\ndog/9,b\n").endswith(" There is cat/0.png: write the path so.")
+    for path in ("0", "0.png"):
+        assert refusal(f"path,label\n{path},a\ndog/9,b\n").endswith(
+            " It is there in cat: give --image-root FOLDER/cat."
+        )
     assert refusal("path,label\n9.png,a\ncat/9.png,b\n").endswith("relative to the folder of the table.")
-    assert len(read("path,label\n1.png,a\ncat/0.png,b\n").photos) == 2  # the missing one is named by the audit
     (place / "lists").mkdir()
     monkeypatch.chdir(place)
     assert refusal(rows("a", "b"), "lists/list.csv").endswith(
-        "It is there relative to the working folder; put the table there."
+        "It is there relative to the working folder: give --image-root ."
     )
+    found = open_dataset("lists/list.csv", image_root=".")
+    assert [found.shown(photo.path) for photo in found.photos] == PATHS
+    assert found.looked_in == f"relative paths are looked up in {place} (as --image-root says)"
+    assert "none of its 4 photos is there" in refusal(rows("a", "b"), image_root="cat")
+    assert "there is no folder 'nowhere', which --image-root" in refusal(
+        rows("a", "b"), kind=UsageError, image_root="nowhere"
+    )
+
+
+def test_some_photos_that_are_not_there_are_told_with_the_folder(read, place):
+    found = read("path,label\n1.png,a\ncat/0.png,b\n")
+    assert len(found.photos) == 2  # the audit names it, too
+    assert found.looked_in == f"relative paths are looked up in {place} (the folder of the table)"
+    assert found.notes == (f"Not there: 1 of 2 listed paths, such as 1.png; {found.looked_in}.",)
+    assert read(f"path,label\n{place}/cat/0.png,a\n{place}/dog/0.png,b\n").looked_in == ""
+
+
+def test_photos_that_are_in_two_folders_are_told(read, place, tmp_path_factory, monkeypatch):
+    other = tmp_path_factory.mktemp("other")
+    (other / "cat").mkdir()
+    (other / "cat" / "0.png").touch()
+    monkeypatch.chdir(other)
+    (note,) = read(rows("a", "b")).notes
+    assert note.startswith(
+        "1 of the paths, such as cat/0.png, are there relative to the working folder as well, as other"
+    )
+    assert note.endswith(f"Those in {place} are taken, the folder of the table; --image-root . takes the others.")
+    monkeypatch.chdir(place)
+    assert read(rows("a", "b")).notes == ()
+
+
+def test_paths_without_their_ending(read, refusal, place):
+    (place / "dog" / "3.JPG").touch()
+    found = read("image_id,label\ncat/0,a\ncat/1,a\ndog/3,b\n")
+    assert [found.shown(photo.path) for photo in found.photos] == ["cat/0.png", "cat/1.png", "dog/3.JPG"]
+    assert found.notes == (
+        "The path is read from the column 'image_id'.",
+        "Paths written without their ending, and found: 2 with .png, 1 with .JPG.",
+    )
+    assert len(read("id,breed\n0,a\n1,b\n", image_root=str(place / "cat")).photos) == 2
+    backslashes = read("path,label\ncat\\0,a\ndog\\0,b\n")
+    assert backslashes.notes[-2:] == (
+        "Paths written with backslashes, and found: 2.",
+        "Paths written without their ending, and found: 2 with .png.",
+    )
+    (place / "cat" / "0.jpg").touch()
+    assert refusal("path,label\ncat/0,a\ndog/0,b\n") == (
+        "TABLE, line 2: cat/0 has no ending, and there are 0.jpg and 0.png. Write the one that is meant."
+    )
+
+
+# --- what a person says of a table --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mark", ",;\t|")
+@pytest.mark.parametrize("path_column", ["Datei", "datei", "DATEI "])
+def test_columns_that_are_said(read, place, mark, path_column):
+    other = ";" if mark == "," else ","  # within a path and a label
+    (place / f"1{other}2.png").touch()
+    text = f"Datei{mark}Art\ncat/0.png{mark}a{other}b\n1{other}2.png{mark}e\n"
+    found = read(text, path_column=path_column, label_column="art")
+    assert [found.shown(photo.path) for photo in found.photos] == [f"1{other}2.png", "cat/0.png"]
+    assert labels(found) == ["e", f"a{other}b"]
+    assert found.notes[-2:] == (
+        "The path is read from the column 'Datei'.",
+        "The label is read from the column 'Art'.",
+    )
+
+
+def test_a_column_that_is_said_and_not_there(refusal):
+    assert refusal(rows("a", "b"), kind=UsageError, label_column="lable") == (
+        "TABLE has no column 'lable' (it has path, label), which --label-column asks for. Did you mean 'label'?"
+    )
+    assert "cannot be both path and label" in refusal(rows("a", "b"), kind=UsageError, path_column="label")
+    assert "cannot be the split as well" in refusal(rows("a", "b"), kind=UsageError, split_column="label")
+    assert "has 2 columns 'a'" in refusal("path,label,a,a\nx,y,z,z\n", kind=UsageError, split_column="a")
+
+
+def test_what_is_said_counts_for_tables_only(place):
+    for option in ("path_column", "label_column", "split_column", "image_root"):
+        with pytest.raises(UsageError, match=rf"^--{option.replace('_', '-')} is for tables \(\.csv, .* is none"):
+            open_dataset(place, **{option: "x"})
+
+
+def test_the_split_that_is_said(read, refusal):
+    text = rows("a", "b", header="path,label,split,ml_use,is_test", values=["train,TEST,1", "test,TRAINING,0"] * 2)
+    assert splits(read(text, split_column="ml_use")) == ["test", "train", "test", "train"]
+    assert splits(read(text, split_column="is_test")) == ["test", "train", "test", "train"]
+    found = read(text, split_column="split")
+    assert splits(found) == ["train", "test", "train", "test"]
+    assert found.notes == ("Not read: the columns 'ml_use' and 'is_test'.",)
+    assert "the split is '1'; it must be train, val, test" in refusal(
+        rows("a", "b", header="path,label,fold", values="1212"), split_column="fold"
+    )
+
+
+def test_names_of_columns_come_before_their_numbers(read, refusal):
+    text = rows("a", "b", header="filename,category,image_id,class_id,species", values=["7,0,x"] * 4)
+    assert read(text).notes == (
+        "The path is read from the column 'filename'.",
+        "The label is read from the column 'category'.",
+        "Not read: the columns 'image_id', 'class_id' and 'species'.",
+    )
+    assert "2 columns that may be the label: 'class_id' and 'species'" in refusal(text.replace("category", "w"))
+
+
+def test_a_separator_that_is_not_sure_is_asked_for(read, refusal):
+    text = "path,label,x;path;label\ncat/0.png,a,x;y;z\ndog/0.png,b,x;y;z\n"
+    assert refusal(text) == (
+        "TABLE, line 1: the columns may be separated by commas or semicolons. Say by which in a line above it: sep=, "
+        "or sep=;."
+    )
+    assert labels(read("sep=,\n" + text)) == ["a", "b"]
+    assert "no column 'path' (it has Datei, Art)" in refusal("Datei;Art\nx,1.png;a\ny.png;b\n")
+    assert "no column 'path' (it has Datei;Art)" in refusal("Datei;Art\nx.png\n")
+    assert "no column 'label' (it has path)" in refusal("path\ncat/0.png\n")
+    assert "its first line has a photo, cat/0.png. Put the names of the columns above" in refusal("cat/0.png;a\n")
+
+
+def test_tables_as_other_programs_write_them(read, refusal):
+    lines = rows("a", "b").splitlines()
+    numbered = [lines[0], *(f"{n},{line}" for n, line in enumerate(lines[1:], 1))]
+    assert read("\n".join(numbered)).notes == ("Not read: the column without a name.",)  # R's write.table
+    quoted = [" ".join(f'"{field}"' for field in line.split(",")) for line in numbered]
+    assert labels(read("\n".join(quoted))) == ["a", "a", "b", "b"]  # with its usual separator
+    assert "it has 3 fields" in refusal("\n".join([*numbered[:2], "7" + numbered[2], *numbered[3:]]))
+    pandas = ["," + lines[0], *(f"{n},{line}" for n, line in enumerate(lines[1:]))]
+    assert read("\n".join(pandas)).notes == ("Not read: the column without a name.",)
+    excel = "\r\n".join(rows("caf\u00e9", "b").replace(",", "\t").splitlines())  # as "Unicode text"
+    for content in (excel.encode("utf-16"), b"\xfe\xff" + excel.encode("utf-16-be")):
+        found = read(content, "list.txt")
+        assert found.notes == ("list.txt is read as UTF-16.",)
+        assert labels(found) == ["caf\u00e9", "caf\u00e9", "b", "b"]
+    assert "is no table of text in UTF-16" in refusal(b"\xff\xfea")
 
 
 # --- any table ------------------------------------------------------------------------------------------------------

@@ -10,6 +10,13 @@ Ignore = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME", help="Pass by a folder, or a label, split or column of a table; may be repeated."),
 ]
+PathColumn = Annotated[str | None, typer.Option(metavar="NAME", help="Of a table: the column of paths.")]
+LabelColumn = Annotated[str | None, typer.Option(metavar="NAME", help="Of a table: the column of labels.")]
+SplitColumn = Annotated[str | None, typer.Option(metavar="NAME", help="Of a table: the column of train, val and test.")]
+ImageRoot = Annotated[
+    str | None,
+    typer.Option(metavar="FOLDER", help="What a table's paths are relative to; else the folder that it lies in."),
+]
 AllowUnseen = Annotated[bool, typer.Option("--allow-unseen", help="Leave out classes that only test or val has.")]
 Bits = Annotated[int | None, typer.Option(metavar="N", min=8, max=16, help="Bits that 16-bit photos use, such as 12.")]
 BitsOverCard = Annotated[

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vertebra.card import Decoding
-from vertebra.cli._options import AllowUnseen, Bits, Ignore
+from vertebra.cli._options import AllowUnseen, Bits, Ignore, ImageRoot, LabelColumn, PathColumn, SplitColumn
 from vertebra.cli._output import print_json
 from vertebra.errors import UsageError, printable
 
@@ -31,6 +31,16 @@ class Settings:
     ignore: tuple[str, ...] = ()
     allow_unseen: bool = False
     bits: int | None = None
+    path_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    image_root: str | None = None
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What was said of a table."""
+        names = ("path_column", "label_column", "split_column", "image_root")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 @app.command()
@@ -46,13 +56,18 @@ def audit(
     ignore: Ignore = None,
     allow_unseen: AllowUnseen = False,
     bits: Bits = None,
+    path_column: PathColumn = None,
+    label_column: LabelColumn = None,
+    split_column: SplitColumn = None,
+    image_root: ImageRoot = None,
 ) -> None:
     """Find the broken, doubled and mislabelled photos of a data set: copies, contradictions, leakage, imbalance.
 
     Every photo is decoded, once: what has been seen before is known by its content. Copies that are rotated by a few
     degrees, cropped to less than 7/8 of a side or framed by a border are not found.
     """
-    run(Settings(data, json, html, strict, tuple(ignore or ()), allow_unseen, bits))
+    columns = (path_column, label_column, split_column, image_root)
+    run(Settings(data, json, html, strict, tuple(ignore or ()), allow_unseen, bits, *columns))
 
 
 def run(settings: Settings) -> None:
@@ -66,7 +81,9 @@ def run(settings: Settings) -> None:
 
     if settings.html is not None and settings.html.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"the page to write is {str(settings.html)!r}; its name must end in .html")
-    dataset = open_dataset(settings.data, ignore=settings.ignore, allow_unseen=settings.allow_unseen)
+    dataset = open_dataset(
+        settings.data, ignore=settings.ignore, allow_unseen=settings.allow_unseen, **settings.columns
+    )
     found, facts = _look(dataset, settings, progress=not settings.json)
     if settings.json:
         print_json(found.to_dict())
@@ -87,6 +104,8 @@ def _command(settings: Settings) -> str:
         words += ["--ignore", folder]
     words += ["--allow-unseen"] * settings.allow_unseen
     words += ["--bits", str(settings.bits)] if settings.bits is not None else []
+    for name, value in settings.columns.items():
+        words += [f"--{name.replace('_', '-')}", value]
     return shlex.join(words)
 
 

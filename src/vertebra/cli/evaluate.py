@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vertebra.cli._options import BitsOverCard, Ignore
+from vertebra.cli._options import BitsOverCard, Ignore, ImageRoot, LabelColumn, PathColumn, SplitColumn
 from vertebra.cli._output import print_json
 from vertebra.errors import UsageError, printable
 
@@ -29,6 +29,10 @@ def evaluate(
         bool, typer.Option("--allow-unseen", help="Leave out classes that the model does not know.")
     ] = False,
     bits: BitsOverCard = None,
+    path_column: PathColumn = None,
+    label_column: LabelColumn = None,
+    split_column: SplitColumn = None,
+    image_root: ImageRoot = None,
 ) -> None:
     """Measure a classifier: accuracy with its uncertainty, calibration, and what it confuses.
 
@@ -42,7 +46,17 @@ def evaluate(
 
     with progress_bar(show=not json) as tell:
         found = measure(
-            model, data, engine=engine, ignore=ignore or (), allow_unseen=allow_unseen, bits=bits, tell=tell
+            model,
+            data,
+            engine=engine,
+            ignore=ignore or (),
+            allow_unseen=allow_unseen,
+            bits=bits,
+            path_column=path_column,
+            label_column=label_column,
+            split_column=split_column,
+            image_root=image_root,
+            tell=tell,
         )
     if json:
         print_json(found.to_dict())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vertebra.cli._options import AllowUnseen, Bits, Ignore
+from vertebra.cli._options import AllowUnseen, Bits, Ignore, ImageRoot, LabelColumn, PathColumn, SplitColumn
 from vertebra.errors import UsageError, VertebraError, printable
 
 if TYPE_CHECKING:
@@ -51,6 +51,10 @@ def train(
     ignore: Ignore = None,
     allow_unseen: AllowUnseen = False,
     bits: Bits = None,
+    path_column: PathColumn = None,
+    label_column: LabelColumn = None,
+    split_column: SplitColumn = None,
+    image_root: ImageRoot = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse data with problems; exit 1 where the precision is not reached.")
     ] = False,
@@ -69,6 +73,10 @@ def train(
         "seed": seed,
         "precision": precision,
         "bits": bits,
+        "path_column": path_column,
+        "label_column": label_column,
+        "split_column": split_column,
+        "image_root": image_root,
         "ignore": ignore,
         "allow_unseen": allow_unseen or None,
         "strict": strict or None,

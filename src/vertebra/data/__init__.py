@@ -6,7 +6,17 @@
 from __future__ import annotations
 
 from ._audit import Audit, audit
-from ._dataset import DataError, Dataset, Photo, check_labels, check_seen, check_source, open_dataset, usable_part
+from ._dataset import (
+    DataError,
+    Dataset,
+    Photo,
+    check_labels,
+    check_seen,
+    check_source,
+    is_table,
+    open_dataset,
+    usable_part,
+)
 from ._duplicates import Duplicates, find_duplicates
 from ._facts import Album, Facts, look_through, read_file
 from ._labels import match_names
@@ -32,6 +42,7 @@ __all__ = [
     "check_source",
     "find_duplicates",
     "findings",
+    "is_table",
     "look_through",
     "match_names",
     "open_dataset",

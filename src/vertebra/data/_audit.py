@@ -98,6 +98,7 @@ class Audit:
     others: tuple[str, ...]  # files that are no photos by their name
     unreadable: tuple[str, ...]  # folders that could not be listed, and why
     notes: tuple[str, ...] = ()  # sentences: what was joined, left out or passed by when it was read, how it decodes
+    looked_in: str = ""  # of a table: where relative paths were looked up
     unclear: int = 0  # photos of 16-bit values that are nearly black, or cut off to white, as their depth is not known
 
     @property
@@ -216,6 +217,8 @@ class Audit:
             f"smallest class {smallest} ({named[smallest]:,}), largest {biggest} ({named[biggest]:,})"
             + (f": imbalance {self.imbalance:.1f}" if self.imbalance >= IMBALANCE else ""),
         ]
+        if self.looked_in:
+            lines.append(self.looked_in)
         if self.splits:
             lines.append(", ".join(f"{name} {count:,}" for name, count in self.splits.items()))
 
@@ -305,6 +308,7 @@ def audit(
         others=dataset.others,
         unreadable=dataset.unreadable,
         notes=(*dataset.notes, *decoded.lines(idle=True)),
+        looked_in=dataset.looked_in,
         unclear=decoded.unclear,
     )
 

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from vertebra.errors import nearest
+from vertebra.errors import UsageError, nearest
+from vertebra.photo_files import SUFFIXES as PHOTO_SUFFIXES
 
 from ._dataset import DataError
 from ._labels import KNOWN_SPLITS, SPLIT_SPELLINGS, Ignored, argument, as_latin1, is_text, split_of, split_within, tidy
 from ._table_file import Table
 
-# The first of each is the documented name; another is taken where it is the only one there. Compared without case,
-# spaces, hyphens and underscores.
+# Names of columns, compared without case, spaces, hyphens and underscores; the first of all is the documented one.
+# Those of the second row count only where none of the first is there: numbers of photos and classes mostly stand
+# beside their names.
 _PATHS = (
-    *("path", "file", "filename", "filepath", "image", "imagefile", "imagefilename", "imagename", "imagepath"),
-    *("img", "imgname", "imgpath", "photo", "photopath"),
+    (
+        *("path", "file", "filename", "filepath", "image", "imagefile", "imagefilename", "imagename", "imagepath"),
+        *("img", "imgfile", "imgname", "imgpath", "photo", "photofile", "photoname", "photopath"),
+    ),
+    ("imageid", "imgid", "photoid", "fileid", "idcode", "id"),
 )
-_LABELS = ("label", "labels", "labelname", "class", "classname", "category", "categoryname", "target")
+_LABELS = (
+    *(("label", "labels", "labelname", "class", "classname", "category", "categoryname", "target", "targetname"),),
+    ("species", "breed", "diagnosis", "labelid", "classid", "categoryid", "targetid", "classindex", "labelindex"),
+)
 # Columns that say the split by its name, where their values are names of splits.
 _SPLITS = ("split", "splits", "datasplit", "set", "subset", "partition", "part", "phase", "stage", "usage", "fold")
 # What columns are called that may say a split in a way that is not read.
@@ -28,6 +36,30 @@ _BOOLEANS = {
     **dict.fromkeys(("true", "t", "yes", "y", "1", "1.0"), True),
     **dict.fromkeys(("false", "f", "no", "n", "0", "0.0"), False),
 }
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a person said of a table: the names of its columns, and the folder that its paths are relative to."""
+
+    path_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    image_root: str | None = None
+
+    @property
+    def flags(self) -> list[str]:
+        """As words of a command."""
+        said = {name: value for name, value in asdict(self).items() if value is not None}
+        return [word for name, value in said.items() for word in (f"--{name.replace('_', '-')}", value)]
+
+    def fits(self, names: Sequence[str]) -> bool:
+        """Whether a table's first line has the columns of a path and of a label."""
+        keys = {_key(name.strip('" ')) for name in names}
+        return all(
+            _key(said) in keys if said is not None else not keys.isdisjoint(name for row in known for name in row)
+            for said, known in ((self.path_column, _PATHS), (self.label_column, _LABELS))
+        )
 
 
 @dataclass(frozen=True)
@@ -40,24 +72,27 @@ class Columns:
     notes: tuple[str, ...]
 
 
-def fits(names: Sequence[str]) -> bool:
-    """Whether the columns of a path and of a label are there."""
-    keys = {_key(name.strip('" ')) for name in names}
-    return bool(keys & set(_PATHS)) and bool(keys & set(_LABELS))
-
-
-def choose_columns(table: Table, ignored: Ignored) -> Columns:
-    """Choose the columns by their names; those of splits also by their values.
+def choose_columns(table: Table, ignored: Ignored, said: Asked) -> Columns:
+    """Choose the columns by what was said of them, or by their names; those of splits also by their values.
 
     Raises:
         DataError: a column is missing or there are two of it, or a column of splits has other values.
+        UsageError: there is no column of a name that was said.
     """
     here = [i for i, name in enumerate(table.names) if not ignored.has(name)]
     asked = [table.names[i] for i in range(len(table.names)) if i not in here]
     notes = [f"Columns ignored, as asked: {_listed(asked)}."] if asked else []
-    path = _choose(table, here, _PATHS, notes)
-    label = _choose(table, here, _LABELS, notes)
+    path = _choose(table, here, _PATHS, said.path_column, notes)
+    label = _choose(table, here, _LABELS, said.label_column, notes)
+    if path == label:
+        raise UsageError(f"{table.source}: the column {table.names[path]!r} cannot be both path and label.")
     kinds = {i: _split_kind(table, i) for i in here if i not in (path, label)}
+    if said.split_column is not None:
+        own = _named(table, here, "split", said.split_column)
+        if own in (path, label):
+            raise UsageError(f"{table.source}: the column {table.names[own]!r} cannot be the split as well.")
+        kinds = {i: "name" if i == own and kind != "boolean" else kind for i, kind in kinds.items()}
+        kinds = {i: None if i != own and kind != "partly" else kind for i, kind in kinds.items()}
     by_name, by_value, partly = (
         [i for i, kind in kinds.items() if kind == wanted] for wanted in ("name", "boolean", "partly")
     )
@@ -66,8 +101,8 @@ def choose_columns(table: Table, ignored: Ignored) -> Columns:
     if len(by_name) > 1 or (by_name and by_value):
         names = [table.names[i] for i in found]
         raise DataError(
-            f"{table.source} has {len(found)} columns that say the split: {_listed(names)}. Leave one, or pass one by "
-            f"with --ignore {argument(names[-1])}."
+            f"{table.source} has {len(found)} columns that say the split: {_listed(names)}. Say which counts: "
+            f"{_ways('split', names)}."
         )
     splits: list[str | None] | None = None
     if by_name:
@@ -86,35 +121,74 @@ def choose_columns(table: Table, ignored: Ignored) -> Columns:
     ]
     notes += [
         f"The column {table.names[i]!r} may be a split: it has names of splits and other values, such as "
-        f"{next(text for text in map(_text, table.column(i)) if text and not split_of(text))!r}. Name it split if it "
-        "is one; the photos are split without it."
+        f"{next(text for text in map(_text, table.column(i)) if text and not split_of(text))!r}. Give "
+        f"--split-column {argument(table.names[i])} if it is one; the photos are split without it."
         for i in partly
     ]
     return Columns(path, label, splits, tuple(notes))
 
 
-def _choose(table: Table, here: Sequence[int], names: tuple[str, ...], notes: list[str]) -> int:
-    """The column of a documented name, or else the only one of the others."""
-    wanted = names[0]
-    exact = [i for i in here if _key(table.names[i]) == wanted]
-    found = exact or [i for i in here if _key(table.names[i]) in names]
+def _choose(
+    table: Table, here: Sequence[int], known: tuple[tuple[str, ...], ...], said: str | None, notes: list[str]
+) -> int:
+    """The column that was said, or else the only one whose name is known."""
+    wanted = known[0][0]
+    if said is not None:
+        found = [_named(table, here, wanted, said)]
+    else:
+        rows = ([i for i in here if _key(table.names[i]) in names] for names in known)
+        found = next(filter(None, rows), [])
+        # Parquet has images themselves in columns, too, and boxes in those of labels.
+        found = [i for i in found if "<" not in table.kinds[i]] or found
     there = [table.names[i] for i in here]
     if not found:
-        hint = nearest(wanted, there)
-        raise DataError(
-            f"{table.source} has no column {wanted!r} (it has {', '.join(there) or 'none'}). {hint} The first line "
-            "names the columns: path,label or path,label,split.".replace("  ", " ")
-        )
+        raise DataError(_without(table, wanted, there))
     if len(found) > 1:
         several = [table.names[i] for i in found]
-        other = f", or pass one by with --ignore {argument(several[-1])}" if len(set(several)) > 1 else " alone"
         raise DataError(
-            f"{table.source} has {len(found)} columns that may be the {wanted}: {_listed(several)}. Name the right one "
-            f"{wanted!r}{other}."
+            f"{table.source} has {len(found)} columns that may be the {wanted}: {_listed(several)}"
+            + (f", which begin with {_listed([_text(table.column(i)[0]) for i in found])}. " if table.rows else ". ")
+            + (f"Say which: {_ways(wanted, several)}." if len(set(several)) > 1 else "Give them different names.")
         )
-    if not exact:
+    if _key(table.names[found[0]]) != wanted:
         notes.append(f"The {wanted} is read from the column {table.names[found[0]]!r}.")
     return found[0]
+
+
+def _named(table: Table, here: Sequence[int], wanted: str, said: str) -> int:
+    """The column of a name, as it is written or else without case, spaces, hyphens and underscores.
+
+    Raises:
+        UsageError: there is none, or more than one.
+    """
+    names = [table.names[i] for i in here]
+    found = [i for i in here if table.names[i] == tidy(said)]
+    found = found or [i for i in here if _key(table.names[i]) == _key(said)]
+    if len(found) == 1:
+        return found[0]
+    how = f"{len(found)} columns" if found else "no column"
+    hint = nearest(said, names) if not found else "Give them different names."
+    listed = f" (it has {', '.join(name or 'one without a name' for name in names)})" if names else ""
+    raise UsageError(f"{table.source} has {how} {said!r}{listed}, which --{wanted}-column asks for. {hint}".rstrip())
+
+
+def _without(table: Table, wanted: str, there: Sequence[str]) -> str:
+    """What is said where a column is missing."""
+    photo = next((name for name in there if name.lower().endswith(tuple(PHOTO_SUFFIXES))), None)
+    if photo is not None:
+        return (
+            f"{table.source} has no column {wanted!r}: its first line has a photo, {photo}. Put the names of the "
+            "columns above it: path,label or path,label,split."
+        )
+    which = f"If one of them is it, give --{wanted}-column NAME. " if there else ""
+    return (
+        f"{table.source} has no column {wanted!r} (it has {', '.join(there) or 'none'}). {nearest(wanted, there)} "
+        f"{which}The first line names the columns: path,label or path,label,split."
+    ).replace("  ", " ")
+
+
+def _ways(wanted: str, names: Sequence[str]) -> str:
+    return " or ".join(f"--{wanted}-column {argument(name)}" for name in names)
 
 
 def _split_kind(table: Table, index: int) -> str | None:

@@ -38,6 +38,7 @@ class Dataset:
     others: tuple[str, ...] = ()  # files that are no photos by their name, relative to the root
     unreadable: tuple[str, ...] = ()  # folders that could not be listed, and why
     notes: tuple[str, ...] = ()  # sentences: what was joined, left out or passed by on the way here
+    looked_in: str = ""  # of a table: where relative paths were looked up, for people
 
     @property
     def has_splits(self) -> bool:
@@ -62,45 +63,70 @@ class Dataset:
 
 
 def open_dataset(
-    data: str | os.PathLike[str], *, ignore: Sequence[str] = (), allow_unseen: bool = False, training: bool = True
+    data: str | os.PathLike[str],
+    *,
+    ignore: Sequence[str] = (),
+    allow_unseen: bool = False,
+    training: bool = True,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    split_column: str | None = None,
+    image_root: str | os.PathLike[str] | None = None,
 ) -> Dataset:
     """The labelled photos that `data` stands for.
 
     Args:
         data: a folder of class folders; a folder of `train`, `val` (`valid`, `validation`, …) and `test` folders with
-            class folders in them; a .csv, .tsv or .parquet table with the columns path, label and, if wanted, split;
-            or a name: `digits` (scikit-learn's handwritten digits, offline) or one that torchvision downloads.
+            class folders in them; a .csv, .tsv, .txt or .parquet table with the columns path, label and, if wanted,
+            split; or a name: `digits` (scikit-learn's handwritten digits, offline) or one that torchvision downloads.
         ignore: what to pass by: folders by name or path; of a table labels, splits and columns.
         allow_unseen: leave out the photos of classes that have none to train on, instead of refusing them.
         training: False where the photos only measure a classifier: one class is enough, and none needs photos to
             train on.
+        path_column: of a table, the name of the column of paths; None: the one that is named like one.
+        label_column: of labels.
+        split_column: of splits; None: the one that is named like one or has their values, where there is one.
+        image_root: the folder that the paths of a table are relative to; None: the one that it lies in.
 
     Raises:
         UsageError: there is no such folder, table or name, or nothing of a name to ignore.
         DataError: it is there and holds no labelled photos, or what it means can be taken in two ways.
         MissingExtraError: a name or a format needs a package that is not installed.
     """
-    found = check_source(data)(ignore, training)
+    found = check_source(
+        data,
+        path_column=path_column,
+        label_column=label_column,
+        split_column=split_column,
+        image_root=None if image_root is None else os.fspath(image_root),
+    )(ignore, training)
     return check_seen(check_labels(found), allow_unseen) if training else check_labels(found, 1)
 
 
-def check_source(data: str | os.PathLike[str]) -> Callable[[Sequence[str], bool], Dataset]:
+def check_source(data: str | os.PathLike[str], **columns: str | None) -> Callable[[Sequence[str], bool], Dataset]:
     """What reads the photos that `data` stands for, given what to pass by and whether they are to train on.
 
+    `columns` are what `open_dataset` takes of a table.
+
     Raises:
-        UsageError: there is no such folder, table or name.
+        UsageError: there is no such folder, table or name; or it is no table, and columns are given.
     """
-    from . import _layout, _named, _table
+    from . import _columns, _layout, _named, _table
 
     text = os.fspath(data)
     path = Path(text)
     if not text:
         raise UsageError("DATA is empty, as an unset variable would be. Give a folder, a table or a name.")
     is_there = _is_there(path)
+    said = _columns.Asked(**columns)
+    if said.flags and not is_table(path):
+        raise UsageError(
+            f"{said.flags[0]} is for tables ({', '.join(_table.SUFFIXES)}), and {text} is none. Leave it out."
+        )
     if is_there and path.is_dir():
         return lambda ignore, training: _layout.read_folder(path, ignore=ignore, training=training)
     if path.suffix.lower() in _table.SUFFIXES and (is_there or path.name != text):
-        return lambda ignore, training: _table.read_table(path, ignore=ignore)
+        return lambda ignore, training: _table.read_table(path, ignore=ignore, said=said)
     if is_there:
         kind = kind_of_file(path)
         what = f"no table, but {kind}. {kind.kind.advice}" if kind else "no table"
@@ -112,6 +138,13 @@ def check_source(data: str | os.PathLike[str]) -> Callable[[Sequence[str], bool]
         return lambda ignore, training: _named.read_named(text, ignore=ignore)
     hint = nearest(text, _named.NAMES) or f"Names that need no folder: {', '.join(sorted(_named.NAMES))}."
     raise UsageError(f"there is no folder, table or data set {text!r}. {hint}")
+
+
+def is_table(data: str | os.PathLike[str]) -> bool:
+    """Whether data is given as a table: by its name's ending."""
+    from ._table import SUFFIXES
+
+    return Path(data).suffix.lower() in SUFFIXES and not Path(data).is_dir()
 
 
 def _is_there(path: Path) -> bool:

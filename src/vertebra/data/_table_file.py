@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,10 @@ from vertebra.photo_files import SUFFIXES as PHOTO_SUFFIXES
 from ._dataset import DataError
 from ._labels import is_text
 
-_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars", " ": "spaces"}
 # How files begin that are no text, and what to say of them.
 _OTHERS = (
-    (b"\xff\xfe", "it is in UTF-16"),
-    (b"\xfe\xff", "it is in UTF-16"),
+    (b"\xff\xfe\0\0", "it is in UTF-32"),
     (b"PK\x03\x04", "it is an Excel workbook or a ZIP archive"),
     (b"\xd0\xcf\x11\xe0", "it is an old Excel workbook"),
     (b"\x1f\x8b", "it is compressed by gzip"),
@@ -41,31 +42,30 @@ class Table:
 
 
 def read_text(path: Path, fits: Callable[[Sequence[str]], bool]) -> Table:
-    """A .csv or .tsv file in UTF-8.
+    """A table of text in UTF-8, or in UTF-16 with its byte order mark.
 
     Args:
         path: the file.
         fits: whether a first line has the names of the columns that are needed; the separator is chosen by it.
 
     Raises:
-        DataError: it cannot be read, is no text in UTF-8, or a row has too few or too many fields or a stray quote.
+        DataError: it cannot be read, is no such text, may have more than one separator, or a row has too few or too
+            many fields or a stray quote.
     """
-    lines = _lines(path)
-    separator, start = ("\t" if path.suffix.lower() == ".tsv" else ","), 0
-    if lines and (said := re.fullmatch(r"sep=(.)", lines[0])):  # as Excel writes it
+    lines, notes = _lines(path)
+    separator, start = None, 0
+    if lines and (said := re.fullmatch(r'"?sep=(.)"?', lines[0], re.IGNORECASE)):  # as Excel writes it
         separator, start = said[1], 1
     while start < len(lines) and not lines[start].strip():
         start += 1
     if start == len(lines):
         return Table(str(path), (), 0, str, lambda index: [], ())
-    notes: tuple[str, ...] = ()
+    usual = "," if path.suffix.lower() == ".csv" else "\t"
+    if separator is None:
+        separator = _separator(lines[start:], usual, path, start, fits)
+        if separator != usual:
+            notes += (f"The fields of {path.name} are separated by {_SEPARATORS[separator]}.",)
     header = _fields(lines[start], separator, path, start)
-    if not fits(header):
-        others = [mark for mark in _SEPARATORS if mark != separator and fits(lines[start].split(mark))]
-        if len(others) == 1:
-            separator = others[0]
-            notes = (f"The fields of {path.name} are separated by {_SEPARATORS[separator]}.",)
-            header = _fields(lines[start], separator, path, start)
     if not is_text(lines[start]):
         raise _no_utf8(path, start)
     rows: list[list[str]] = []
@@ -81,6 +81,8 @@ def read_text(path: Path, fits: Callable[[Sequence[str]], bool]) -> Table:
         if len(fields) == len(header) and not any(field.strip() for field in fields):
             empty.append(number + 1)  # as spreadsheets write rows that were cleared
             continue
+        if not rows and len(fields) == len(header) + 1 and _has_row_numbers(lines[number:], separator, len(header)):
+            header = ["", *header]  # R's write.table names no column for them
         if len(fields) != len(header):
             raise DataError(
                 f"{path}, line {number + 1}: it has {len(fields)} fields, and the first line names {len(header)} "
@@ -111,7 +113,52 @@ def read_text(path: Path, fits: Callable[[Sequence[str]], bool]) -> Table:
     )
 
 
-def _lines(path: Path) -> list[str]:
+def _separator(lines: Sequence[str], usual: str, path: Path, number: int, fits: Callable[[Sequence[str]], bool]) -> str:
+    """What stands between the fields of a table, from its first line: what gives the columns that are needed.
+
+    Where nothing does, what cuts the first lines alike: the error that follows then names the columns.
+
+    Raises:
+        DataError: more than one sign would do.
+    """
+    marks = [usual, *(mark for mark in ",;\t|" if mark != usual)]
+    if not any(mark in lines[0] for mark in marks):
+        marks.append(" ")
+    headers: dict[str, list[str]] = {}
+    for mark in marks:
+        with suppress(DataError):
+            headers[mark] = _fields(lines[0], mark, path, number)
+    found = [mark for mark, header in headers.items() if fits(header)]
+    if len(found) > 1:
+        raise DataError(
+            f"{path}, line {number + 1}: the columns may be separated by "
+            f"{' or '.join(_SEPARATORS[mark] for mark in found)}. Say by which in a line above it: "
+            f"{' or '.join(f'sep={mark}' for mark in found)}."
+        )
+    if found:
+        return found[0]
+    first = [line for line in lines[:20] if line.strip()]
+    alike = [
+        mark
+        for mark, header in headers.items()
+        if len(header) > 1 and all(line.count(mark) == len(header) - 1 for line in first)
+    ]
+    return alike[0] if len(alike) == 1 and alike != [" "] else usual
+
+
+def _has_row_numbers(lines: Sequence[str], separator: str, columns: int) -> bool:
+    """Whether each row has one field more than the first line, which counts them from 0 or 1."""
+    rows = [line.split(separator) for line in lines if line.strip()]
+    numbers = [row[0].strip(' "') for row in rows]
+    return (
+        len(rows) > 1
+        and all(len(row) == columns + 1 for row in rows)
+        and any(numbers == [str(n) for n in range(start, start + len(rows))] for start in (0, 1))
+    )
+
+
+def _lines(path: Path) -> tuple[list[str], tuple[str, ...]]:
+    """The lines of a table, and what was odd about its encoding."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -121,10 +168,18 @@ def _lines(path: Path) -> list[str]:
     for beginning, what in _OTHERS:
         if content.startswith(beginning):
             raise DataError(f"{path} is no table of text in UTF-8: {what}. Save it as CSV in UTF-8.")
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as Excel's "Unicode text" is
+        try:
+            text = content.decode("utf-16")
+        except UnicodeDecodeError:
+            raise DataError(
+                f"{path} is no table of text in UTF-16, as which it begins. Save it as CSV in UTF-8."
+            ) from None
+        return re.split(r"\r\n|\n|\r", text), (f"{path.name} is read as UTF-16.",)
     if b"\0" in content:
         raise DataError(f"{path} is no table of text in UTF-8: it holds NUL bytes. Save it as CSV in UTF-8.")
     # The names of files may be any bytes; in all else they are refused once it is known where they stand.
-    return re.split(r"\r\n|\n|\r", content.decode("utf-8-sig", errors="surrogateescape"))
+    return re.split(r"\r\n|\n|\r", content.decode("utf-8-sig", errors="surrogateescape")), ()
 
 
 def _no_utf8(path: Path, number: int) -> DataError:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vertebra.card import Decoding, read_card
-from vertebra.data import Album, Dataset, audit, find_duplicates, match_names, open_dataset
+from vertebra.data import Album, Dataset, audit, find_duplicates, is_table, match_names, open_dataset
 from vertebra.errors import UsageError, nearest
 from vertebra.files import replacing, writing
 from vertebra.report import interval, percent, versions
@@ -26,6 +26,7 @@ from ._measure import Floats, Labels, weights_of
 from ._pass import look_and_run
 from ._report import Report, described
 from ._run import Calibration, Held, few, judge, pictures_of, unseen
+from ._settings import Settings
 from ._trained import Trained, trained_among
 
 
@@ -43,6 +44,7 @@ class Evaluation:
     decoding: Decoding  # of the photos' files
     source: str  # the data as it was given
     reading: tuple[str, ...] = ()  # what was joined, left out or passed by when the photos were found
+    arguments: tuple[str, ...] = ()  # of the command that measures the same, beside model and data
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON; shares are fractions from 0 to 1."""
@@ -93,7 +95,7 @@ class Evaluation:
             TrainError: it cannot be written.
         """
         m = self.held.measures
-        command = f"vertebra evaluate {shlex.quote(str(self.model))} {shlex.quote(self.source)}"
+        command = shlex.join(["vertebra", "evaluate", str(self.model), self.source, *self.arguments])
         if self.decoding.bits is not None:
             command += f" --bits {self.decoding.bits}"
         card = read_card(self.model)
@@ -126,6 +128,10 @@ def evaluate(
     ignore: Sequence[str] = (),
     allow_unseen: bool = False,
     bits: int | None = None,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    split_column: str | None = None,
+    image_root: str | os.PathLike[str] | None = None,
     tell: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Evaluation:
     """Measure an exported classifier.
@@ -138,6 +144,11 @@ def evaluate(
         ignore: what to pass by, as for `open_dataset`.
         allow_unseen: leave out the photos of classes that the model does not know, instead of refusing them.
         bits: as `vertebra.load` takes it.
+        path_column: of a table, as `open_dataset` takes it. Where neither this nor one of the next three is given, a
+            table that has the columns that a run was trained with is read by these.
+        label_column: likewise.
+        split_column: likewise.
+        image_root: likewise.
         tell: called with what is being done, the photos done and the photos in all.
 
     Raises:
@@ -154,7 +165,11 @@ def evaluate(
     names = predictor.card.classes
     if names is None:
         raise UsageError(f"{path} has no class names in its card, so labels cannot be matched. Export with --classes.")
-    dataset = _test_part(open_dataset(data, ignore=ignore, training=False))
+    root = None if image_root is None else os.fspath(image_root)
+    columns = {"path_column": path_column, "label_column": label_column, "split_column": split_column}
+    given = {name: value for name, value in (columns | {"image_root": root}).items() if value is not None}
+    opened, said = _opened(data, ignore, given, Path(model))
+    dataset = _test_part(opened)
     dataset = _with_known_classes(dataset, names, path, allow_unseen)
     facts, probabilities = look_and_run(
         dataset,
@@ -201,7 +216,38 @@ def evaluate(
         decoding=predictor.preprocessing.decoding,
         source=os.fspath(data),
         reading=audited.notes,
+        arguments=(
+            *(word for name in ignore for word in ("--ignore", name)),
+            *(["--allow-unseen"] if allow_unseen else []),
+            *(word for name, value in said.items() for word in (f"--{name.replace('_', '-')}", value)),
+        ),
     )
+
+
+def _opened(
+    data: str | os.PathLike[str], ignore: Sequence[str], said: dict[str, Any], run: Path
+) -> tuple[Dataset, dict[str, Any]]:
+    """The data set, and what was said of its table: by the call, or else by the run, if the table has its columns."""
+    kept = {} if said or not is_table(data) else _said_by(run, data)
+    if kept:
+        try:
+            found = open_dataset(data, ignore=ignore, training=False, **kept)
+        except UsageError:  # no such column
+            kept = {}
+        else:
+            flags = " ".join(f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in kept.items())
+            return replace(found, notes=(*found.notes, f"The table is read as the run's: {flags}.")), kept
+    return open_dataset(data, ignore=ignore, training=False, **said), said
+
+
+def _said_by(run: Path, data: str | os.PathLike[str]) -> dict[str, Any]:
+    """What the settings of a run say of its table; where the photos are, of the same table only."""
+    if not (run / SETTINGS).is_file():
+        return {}
+    settings = Settings.from_toml(run / SETTINGS)
+    is_same = Path(settings.data_from_here).resolve() == Path(data).resolve()
+    said = {name: value for name, value in settings.columns.items() if value is not None}
+    return {name: value for name, value in said.items() if is_same or name != "image_root"}
 
 
 def _test_part(dataset: Dataset) -> Dataset:

@@ -126,7 +126,7 @@ class _Beginning:
 def _prepare(settings: Settings, folder: Path, world: World, tell: Tell) -> None:
     clock = Clock()
     with clock.step("finding the photos"):
-        dataset = open_dataset(settings.data_from_here, ignore=settings.ignore, allow_unseen=settings.allow_unseen)
+        dataset = open_dataset(settings.data_from_here, **settings.reading)
         states = dict(zip((p.path for p in dataset.photos), states_of(p.path for p in dataset.photos), strict=True))
     begin = _from_probe if settings.method == "finetune" else _from_nothing
     beginning = begin(settings, dataset, clock, tell)

@@ -124,7 +124,7 @@ def run_probe(settings: Settings, folder: Path, tell: Tell) -> Classifier:
     """The whole of a run by the method "probe"; one that was stopped finds its features in the cache."""
     clock = Clock()
     with clock.step("finding the photos"):
-        dataset = open_dataset(settings.data_from_here, ignore=settings.ignore, allow_unseen=settings.allow_unseen)
+        dataset = open_dataset(settings.data_from_here, **settings.reading)
     body, seen, photos = features_of(settings, dataset, clock, tell)
     features, names = seen.features[photos.usable], photos.names
     splits = np.array([photo.split or "" for photo in photos.photos])

@@ -43,7 +43,13 @@ class Settings:
     # Share of a photo's shorter side that the network sees, as in timm; papers on ImageNet cut off the rest of 0.875.
     crop_pct: float = 1.0
     bits: int | None = None  # that 16-bit files use which do not say it: white is 2**bits - 1; None: 16
-    cwd: str | None = None  # folder that `data` and `weights` are relative to; None: neither is
+    # Of a table: the names of its columns, where they are not plain, and what its paths are relative to (None: the
+    # folder that it lies in).
+    path_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    image_root: str | None = None
+    cwd: str | None = None  # folder that `data`, `weights` and `image_root` are relative to; None: none is
 
     preset: str | None = None  # see `_presets`
     epochs: int = 5
@@ -103,6 +109,18 @@ class Settings:
     def decoding(self) -> Decoding:
         """How the photos' files are decoded."""
         return Decoding(bits=self.bits)
+
+    @property
+    def columns(self) -> dict[str, str | None]:
+        """How a table is read, as `check_source` takes it."""
+        root = None if self.image_root is None else self._from_here(self.image_root)
+        names = ("path_column", "label_column", "split_column")
+        return {name: getattr(self, name) for name in names} | {"image_root": root}
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the data are read, as `open_dataset` takes it."""
+        return {"ignore": self.ignore, "allow_unseen": self.allow_unseen, **self.columns}
 
     @property
     def data_from_here(self) -> str:
@@ -209,7 +227,10 @@ _REMOVED = {
     )
 }
 # What a run of any method begins with.
-_BEGINNING = ("data", "ignore", "allow_unseen", "model", "weights", "method", "seed", "crop_pct", "bits", "cwd")
+_BEGINNING = (
+    *("data", "ignore", "allow_unseen", "path_column", "label_column", "split_column", "image_root"),
+    *("model", "weights", "method", "seed", "crop_pct", "bits", "cwd"),
+)
 # What cannot change in the middle of a run: what has been done already follows from these.
 FIXED = (*_BEGINNING, "preset", "batch_size", "image_size", "optimizer", "ema")
 # The fields that mean something for the probe.

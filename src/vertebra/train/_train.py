@@ -66,14 +66,15 @@ def train(
     """
     _refuse_worker()
     settings = Settings.from_mapping({"data": os.fspath(data), **options}, "train()")
-    if any(not Path(text).is_absolute() and Path(text).exists() for text in (settings.data, settings.weights)):
+    places = (settings.data, settings.weights, settings.image_root)
+    if any(text is not None and not Path(text).is_absolute() and Path(text).exists() for text in places):
         settings = replace(settings, cwd=str(Path.cwd()))  # the run may be gone on with from elsewhere
     folder: Path | None = None
     with ExitStack() as held:
         if _is_alone():
             # What can be refused without torch is refused before the seconds that its import takes.
             folder = held.enter_context(_begun(settings, out))
-            check_source(settings.data)
+            check_source(settings.data_from_here, **settings.columns)
         _need(settings)
         with needing(_EXTRA, _FEATURE):
             from ._world import current_world
