@@ -10,7 +10,7 @@ from PIL import Image
 
 from vertebra.card import Decoding
 from vertebra.errors import ImageError
-from vertebra.pixels import UnsupportedError, decode, open_image, upright
+from vertebra.pixels import FIRST_OF_SEVERAL, UnsupportedError, decode, open_image, upright
 
 LITTLE, BIG = "<", ">"
 
@@ -63,7 +63,7 @@ def tiff(values, photometric, kind, order=LITTLE, planar=False, tags=(), deflate
     } | {tag: (type_, numbers) for tag, type_, numbers in tags}
 
     def packed(type_, numbers):
-        return struct.pack(order + {3: "H", 4: "I"}[type_] * len(numbers), *numbers)
+        return struct.pack(order + {1: "B", 3: "H", 4: "I"}[type_] * len(numbers), *numbers)
 
     over = 8 + 2 + 12 * len(found) + 4
     start = over + sum(len(packed(*entry)) for entry in found.values() if len(packed(*entry)) > 4)
@@ -378,5 +378,66 @@ def test_a_picture_whose_file_was_closed_is_told(tmp_path):
     path.write_bytes(png(ramp(12), 0))
     picture = Image.open(path)
     picture.close()
-    with pytest.raises(ImageError, match=r"photo\.png is damaged or truncated"):
+    with pytest.raises(ImageError, match=r"photo\.png was closed before it was read"):
         upright(picture)
+
+
+@pytest.mark.parametrize("given", [Decoding(), Decoding(bits=12)])
+@pytest.mark.parametrize("claimed", [None, [12] * 3])
+def test_16_bit_colours_of_a_picture_that_was_loaded(tmp_path, given, claimed):
+    """Pillow has dropped their lower bytes then: without a word it would be nearly black the second time."""
+    path = tmp_path / "photo.png"
+    path.write_bytes(png(ramp(12, 3), 2, claimed))
+    expected = decode(path, decoding=given)
+    with Image.open(path) as picture:
+        for _ in range(2):
+            found = upright(picture, given)
+            np.testing.assert_array_equal(np.asarray(found.picture), np.asarray(expected.picture))
+            assert (found.levels, found.remarks) == (expected.levels, expected.remarks)
+        picture.load()
+        if given.bits is None and claimed is None:  # the upper bytes are enough
+            assert upright(picture, given) == expected
+            return
+        with pytest.raises(UnsupportedError, match=r"photo\.png has 16-bit colours .* Pillow dropped .* Give its path"):
+            upright(picture, given)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_tiff_that_lies_on_its_side_and_is_mapped(tmp_path, orientation):
+    """Pillow 13.0 maps the pixels of one that it opened by name as if it stood upright."""
+    path, exif = tmp_path / "photo.tif", Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(ramp(8)[:, ::-1].astype(np.uint8)).resize((31, 17)).save(path, exif=exif)
+    expected = np.asarray(open_image(path))
+    with Image.open(path) as picture:
+        np.testing.assert_array_equal(np.asarray(upright(picture).picture), expected)
+        picture.load()
+        try:
+            np.testing.assert_array_equal(np.asarray(upright(picture).picture), expected)
+        except ImageError as error:
+            assert orientation == 6 and "photo.tif is a TIFF that lies on its side" in str(error)
+
+
+def test_frames_of_a_picture_are_told_and_chosen(tmp_path):
+    path = tmp_path / "photo.gif"
+    frames = [Image.new("L", (8, 8), value) for value in (0, 200)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    with Image.open(path) as picture:
+        assert upright(picture).remarks == decode(path).remarks == (FIRST_OF_SEVERAL,)
+        picture.seek(1)
+        found = upright(picture)
+    assert found.remarks == () and found.picture.getpixel((0, 0)) == (200, 200, 200)
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_raw_file_that_pillow_opened_is_refused_as_its_path_is(tmp_path, loaded):
+    """Pillow gives the preview that such a file begins with."""
+    path = tmp_path / "photo.tif"
+    path.write_bytes(tiff(ramp(8), 1, "u1", tags=((50706, 1, (1, 4, 0, 0)),)))  # DNGVersion
+    with pytest.raises(UnsupportedError, match="raw file"):
+        open_image(path)
+    with Image.open(path) as picture:
+        if loaded:
+            picture.load()
+        with pytest.raises(UnsupportedError, match=r"photo\.tif is a camera's raw file"):
+            upright(picture)

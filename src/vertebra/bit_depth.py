@@ -83,7 +83,8 @@ def _largest(value: Any) -> int | None:
 
 
 @contextmanager
-def _from_start(file: IO[bytes]) -> Iterator[IO[bytes]]:
+def from_start(file: IO[bytes]) -> Iterator[IO[bytes]]:
+    """The file at its first byte, and where it stood once the block has ended."""
     before = file.tell()
     file.seek(0)
     try:
@@ -96,7 +97,7 @@ def _significant_bits(file: IO[bytes] | None) -> int | None:
     """What PNG's sBIT has for the colours, where that is fewer bits than are stored; alpha has a depth of its own."""
     if file is None:
         return None
-    with _from_start(file):
+    with from_start(file):
         file.seek(8)
         for _ in range(64):  # it stands before the palette and the pixels
             head = file.read(8)
@@ -114,7 +115,7 @@ def _codestream_bits(file: IO[bytes] | None) -> int | None:
     """Bits of JPEG 2000's first component: ISO 15444-1, A.5.1."""
     if file is None:
         return None
-    with _from_start(file):
+    with from_start(file):
         data = file.read(1 << 16)
     start = data.find(b"\xff\x4f\xff\x51")
     return (data[start + 42] & 0x7F) + 1 if 0 <= start < len(data) - 42 else None
@@ -239,7 +240,7 @@ def _whole_values(image: Image.Image, file: IO[bytes] | None, bits: int) -> NDAr
     )
     if file is None:
         raise refusal
-    with _from_start(file), Image.open(file, formats=[image.format or ""]) as probe:
+    with from_start(file), Image.open(file, formats=[image.format or ""]) as probe:
         mend(probe)
         tiles: Any = getattr(probe, "tile", [])
         names = {_name_of(tile) for tile in tiles}
@@ -266,7 +267,7 @@ def reopened(
     file: IO[bytes], image: Image.Image, rawmodes: dict[str, str], *, mode: str | None = None, tiles: Any = None
 ) -> Image.Image:
     """The picture of a file once more, its bytes taken in another way."""
-    with _from_start(file), Image.open(file, formats=[image.format or ""]) as again:
+    with from_start(file), Image.open(file, formats=[image.format or ""]) as again:
         mend(again)
         if mode is not None:
             again._mode = mode

@@ -24,9 +24,11 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from vertebra.bit_depth import (
+    Depth,
     DepthError,
     Scaled,
     depth_of,
+    from_start,
     is_signed_byte,
     mend,
     rawmode_of,
@@ -208,6 +210,7 @@ def open_image(
 def decode(
     source: Source,
     *,
+    name: str | None = None,
     max_pixels: int = MAX_PIXELS,
     at_least: int | None = None,
     decoding: Decoding = Decoding(),  # noqa: B008 - frozen
@@ -218,21 +221,22 @@ def decode(
     laid on white (alpha that is 0 everywhere is passed by), values of more than 8 bits are scaled to 8 as `bit_depth`
     says, and of an animation or of several pages the first is taken. Colour profiles are not applied, as in the
     pipelines that the pretrained networks were trained with. With `at_least`, a large JPEG may come in a half, a
-    quarter or an eighth of its size, its shorter side no smaller than that many pixels.
+    quarter or an eighth of its size, its shorter side no smaller than that many pixels. Errors call what is no path
+    `name`.
 
     Raises `ImageError`, which names the file, where it is missing, no regular file, empty, not an image, of a kind
     that is not decoded (an `UnsupportedError`), damaged, truncated, or has more than `max_pixels` pixels (an
     `OversizeError`, told from its header, before any pixel is decoded).
     """
     if isinstance(source, bytes):
-        return _decode(io.BytesIO(source), _name_of(source), max_pixels, at_least, decoding)
+        return _decode(io.BytesIO(source), name or _name_of(source), max_pixels, at_least, decoding)
     if not isinstance(source, str | os.PathLike):
         if not hasattr(source, "read"):
             raise ImageError(
                 "a photo is given as a path, as the bytes of a file or as an open binary file, not as a "
                 f"{type(source).__name__}"
             )
-        return _decode(source, _name_of(source), max_pixels, at_least, decoding)
+        return _decode(source, name or _name_of(source), max_pixels, at_least, decoding)
     path = Path(source)
     try:
         # A pipe or a device could be read without an end, and opening one can wait for ever.
@@ -247,25 +251,65 @@ def decode(
         raise ImageError(f"{path} cannot be read ({reason})") from error
 
 
-def upright(image: Image.Image, decoding: Decoding = Decoding()) -> Decoded:  # noqa: B008 - frozen
+def upright(
+    image: Image.Image,
+    decoding: Decoding = Decoding(),  # noqa: B008 - frozen
+    *,
+    name: str | None = None,
+) -> Decoded:
     """What `decode` makes of a file, of a picture that Pillow has opened. `image` stays as it is.
+
+    Errors call it `name`, or by its file.
 
     Give it as `PIL.Image.open` returns it: once it is loaded, Pillow has dropped the lower bytes of 16-bit colours.
 
     Raises:
         ImageError: it has no pixels, or its file is damaged or gone.
     """
-    name = getattr(image, "filename", "") or "the picture"
-    with _errors_named(str(name), None):
-        file = getattr(image, "fp", None)
+    path = getattr(image, "filename", "") or "the picture"
+    name = name or str(path)
+    with _errors_named(name, None):
         if not image.width * image.height:
             raise ImageError(f"{name} has no pixels ({image.width} × {image.height})")
-        # Pillow closes what it opened itself once it has loaded it, and of a picture that is loaded its header is gone.
-        asked = image.format in _ASKED and (file is not None or image.mode.startswith("I;16"))
-        if not asked or not Path(name).is_file():
+        if raw_file(str(path)) or (image.format == "TIFF" and _is_raw(image)):
+            raise UnsupportedError(f"{name} {Found(RAW, '').refusal}")
+        file: IO[bytes] | None = getattr(image, "fp", None)
+        unread = bool(getattr(image, "tile", None))
+        if unread and (file is None or file.closed):
+            raise ImageError(f"{name} was closed before it was read. Use it before it is closed, or give its path.")
+        if unread and file is not None and image.format in FORMATS and image.tell() == 0:
+            # Once more, from the open file, so that `image` is not loaded: Pillow would drop the lower bytes, which may
+            # be asked for again. And Pillow 13.0 maps a TIFF that it opened itself wrongly where it lies on its side.
+            with from_start(file), _opened(file, name) as again:
+                several = _has_several(again)
+                found = _upright_rgb(again, file, decoding)
+                return replace(found, remarks=(*found.remarks, FIRST_OF_SEVERAL)) if several else found
+        return _upright_loaded(image, file, Path(path), name, decoding)
+
+
+def _upright_loaded(image: Image.Image, file: IO[bytes] | None, path: Path, name: str, decoding: Decoding) -> Decoded:
+    # Pillow closes what it opened itself once it has loaded it, and of a picture that is loaded its header is gone.
+    if image.format not in _ASKED or image.tell() != 0 or not path.is_file():
+        return _upright_rgb(image, file, decoding)
+    with path.open("rb") as file:  # its header says what Pillow does not keep
+        depth, mapped = None, False
+        with suppress(Exception), Image.open(file, formats=FORMATS) as header:  # or the file is another by now
+            depth = depth_of(header, file)
+            mapped = image.format == header.format == "TIFF" and image.size == header.size[::-1] != header.size
+        if mapped:
+            raise ImageError(
+                f"{name} is a TIFF that lies on its side, which Pillow {PIL.__version__} has loaded wrongly. Give its "
+                "path, or the image as PIL.Image.open returns it."
+            )
+        if image.mode.startswith("I;16"):
             return _upright_rgb(image, file, decoding)
-        with Path(name).open("rb") as file:  # its header says what Pillow does not keep
-            return _upright_rgb(image, file, decoding)
+        try:
+            return _upright_rgb(image, None, decoding, depth)
+        except DepthError as error:
+            raise UnsupportedError(
+                f"{name} has 16-bit colours whose lower bytes are needed, and Pillow dropped them when it was loaded. "
+                "Give its path, or the image as PIL.Image.open returns it."
+            ) from error
 
 
 def _name_of(source: Source) -> str:
@@ -386,9 +430,9 @@ def _errors_named(name: str, file: IO[bytes] | None) -> Iterator[None]:
         raise ImageError(f"{name} is damaged or truncated ({first_line(error)})") from error
 
 
-def _upright_rgb(image: Image.Image, file: IO[bytes] | None, decoding: Decoding) -> Decoded:
+def _upright_rgb(image: Image.Image, file: IO[bytes] | None, decoding: Decoding, depth: Depth | None = None) -> Decoded:
     """The one road from a picture that has been opened to RGB; `file` is where it was opened from."""
-    depth, stored = depth_of(image, file), rawmode_of(image)
+    depth, stored = depth or depth_of(image, file), rawmode_of(image)
     if decoding.rule > 1:
         mend(image)
     image.load()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import re
 import threading
@@ -34,14 +33,6 @@ log = logging.getLogger("vertebra.serve")
 _one_large = threading.Lock()
 
 
-class _Named(io.BytesIO):
-    """Bytes that errors can call by a name."""
-
-    def __init__(self, data: bytes, name: str) -> None:
-        super().__init__(data)
-        self.name = name
-
-
 def picture(data: bytes, name: str, max_pixels: int, decoding: Decoding) -> Image.Image:
     """An RGB picture that stands upright, as `opened` gives it."""
     return opened(data, name, max_pixels, decoding).picture
@@ -56,12 +47,12 @@ def opened(data: bytes, name: str, max_pixels: int, decoding: Decoding) -> Decod
     name = shown(name)
     _check_scans(data, name, max_pixels)
     try:
-        return decode(_Named(data, name), max_pixels=min(LARGE_PIXELS, max_pixels), decoding=decoding)
+        return decode(data, name=name, max_pixels=min(LARGE_PIXELS, max_pixels), decoding=decoding)
     except OversizeError:
         if max_pixels <= LARGE_PIXELS:
             raise
     with _one_large:
-        return decode(_Named(data, name), max_pixels=max_pixels, decoding=decoding)
+        return decode(data, name=name, max_pixels=max_pixels, decoding=decoding)
 
 
 def network_input(
