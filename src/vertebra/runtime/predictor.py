@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import operator
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from vertebra.cache import file_state
-from vertebra.card import BITS, Card
+from vertebra.card import BITS, Preprocessing
 from vertebra.decoding_notes import DecodingNotes
-from vertebra.errors import ImageError, UsageError
+from vertebra.errors import ImageError, UsageError, printable
 from vertebra.machine import usable_cores
 from vertebra.model_checksum import checked_card
-from vertebra.pixels import Pixels, Source, decode, fit, least_side
+from vertebra.pixels import Pixels, decode, fit, least_side, upright
 
 from .engines import EMBEDDING, PROBABILITIES, EngineError, FloatArray, Plan, Runner, check_engine
+from .inputs import Given, ImageInput, ImageInputs, NetworkPixels, Opened, many_inputs, one_input
 from .pipeline import read_ahead
+from .prediction import Prediction as Prediction
+from .prediction import best_classes as best_classes
 from .runners import Runners
 from .sources import Photo
 
@@ -30,36 +36,6 @@ BATCH = 16
 
 def silent(what: str) -> None:
     """Nobody is told."""
-
-
-@dataclass
-class Prediction:
-    """What one photo gave: classes, best first, or the reason why there are none."""
-
-    path: str
-    predictions: list[dict[str, Any]] = field(default_factory=list)  # class, index, probability
-    error: str | None = None
-    unsure: bool | None = None  # the best probability is below the card's threshold; None: the card has none
-    embedding: FloatArray | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON: path, predictions and error; unsure and embedding only where there are any."""
-        found: dict[str, Any] = {"path": self.path, "predictions": self.predictions, "error": self.error}
-        if self.unsure is not None:
-            found["unsure"] = self.unsure
-        if self.embedding is not None:
-            found["embedding"] = self.embedding.tolist()
-        return found
-
-
-def best_classes(card: Card, probabilities: FloatArray, top: int) -> tuple[list[dict[str, Any]], bool | None]:
-    """(K,) → the `top` best classes, best first, and whether even the best is below the card's threshold."""
-    best = np.argsort(-probabilities, kind="stable")[:top]
-    found = [
-        {"class": card.class_name(index), "index": index, "probability": value}
-        for index, value in zip(best.tolist(), probabilities[best].tolist(), strict=True)
-    ]
-    return found, None if card.threshold is None else bool(probabilities.max() < card.threshold)
 
 
 class Predictor:
@@ -137,6 +113,16 @@ class Predictor:
             tell=tell,
         )
 
+    def __repr__(self) -> str:
+        """One line: what it is, what it takes, the classes that it knows."""
+        size, names = self.card.preprocessing.crop_size, self.card.classes
+        classes = "classes without names"
+        if names is not None:
+            few = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+            classes = f"{len(names):,} {'class' if len(names) == 1 else 'classes'} ({few})"
+        found = f"<Predictor {self.card.architecture}: {classes}, {size} × {size} pixels; {self.path}>"
+        return printable(found).replace("\n", "\\n")
+
     def __getstate__(self) -> dict[str, Any]:
         """Without engines, threads and counters."""
         new = ("notes", "threads", "_runners")
@@ -146,37 +132,82 @@ class Predictor:
         self.__dict__ |= state
         self._prepare(silent)
 
-    def predict(self, photo: Source, *, top: int = 5, embed: bool = False) -> Prediction:
-        """Classify one photo: a path, a web address, the bytes of a file, or an open file.
+    @cached_property
+    def classes(self) -> list[str]:
+        """The names of the classes, in the order of the probabilities; their numbers where they have no names."""
+        if self.card.classes is not None:
+            return list(self.card.classes)
+        size = self.card.preprocessing.crop_size
+        count = self.probabilities(np.zeros((1, size, size, 3), np.uint8)).shape[1]
+        return [self.card.class_name(index) for index in range(count)]
+
+    def predict(
+        self, photo: ImageInput, *, top: int = 5, embed: bool = False, preprocessed: bool = False
+    ) -> Prediction:
+        """Classify one photo.
+
+        Args:
+            photo: one of
+                a path or a web address;
+                the bytes of an image file, or such a file, open in binary mode;
+                a PIL image of any mode: what its file gives, EXIF orientation included;
+                NumPy uint8 (H, W, 3) in the order red, green, blue; also (H, W) and (H, W, 1) of grey, and (H, W, 4) of
+                RGBA. OpenCV has blue first, which cannot be seen: write image[..., ::-1];
+                torch uint8 (3, H, W), also of 1 or 4 channels or (H, W), on any device.
+                Pixels of any size are resized and cropped as those of a file are, and give the same result as a file
+                without losses.
+            top: classes that are told, best first.
+            embed: add the features that the classifier sees.
+            preprocessed: the photo is NumPy or torch float (3, S, S), S the network's input size, as the network's own
+                transforms give it: resized, cropped and normalised. An exported file takes pixels of 8 bits and
+                normalises itself, so the normalisation is undone; values that are no such pixel's are refused.
 
         Raises:
+            UsageError: it is nothing of that, or several photos; says what to write.
             ImageError: it cannot be read.
         """
-        name = os.fspath(photo) if isinstance(photo, str | os.PathLike) else "image"
-        source = Photo(name).open() if isinstance(photo, str) else photo
-        with self._loading(1) as runner:
-            pixels = self._pixels(source, name)
-        (result,) = self._classify(runner(), [Prediction(name)], [pixels], top, embed)
-        return result
+        _check_top(top)
+        item = one_input(photo, self._normalised(preprocessed))
+        return self._predict_one(item, top, embed)
+
+    def __call__(
+        self, photo: ImageInput, *, top: int = 5, embed: bool = False, preprocessed: bool = False
+    ) -> Prediction:
+        """The same as `predict`."""
+        return self.predict(photo, top=top, embed=embed, preprocessed=preprocessed)
 
     def predict_many(
         self,
-        photos: Iterable[str | os.PathLike[str] | Photo],
+        photos: ImageInputs,
         *,
         top: int = 5,
         embed: bool = False,
+        preprocessed: bool = False,
         count: int | None = None,
     ) -> Iterator[Prediction]:
         """Classify any number of photos in the order given; one that cannot be read comes with its `error`.
 
-        Only a few dozen are in memory at a time. `count`, where it is known, tells whether it is worth while to find
-        the fastest engine first.
+        Only a few dozen are in memory at a time. What a generator gives is read before the next is asked for.
+
+        Args:
+            photos: a list, a generator or another iterable of what `predict` takes. A text in it may also be a folder,
+                which stands for all photos in it and below it, or a pattern such as "shots/**/*.jpg", in the order in
+                which the command takes them; a Path may be a folder. Or one of these alone; or a batch: NumPy uint8
+                (N, H, W, 3) or torch uint8 (N, 3, H, W), which a list may hold as well.
+            top: as for `predict`.
+            embed: as for `predict`.
+            preprocessed: as for `predict`; a batch is float (N, 3, S, S).
+            count: of the photos, where it is known: whether it is worth while to find the fastest engine first.
+
+        Raises:
+            UsageError: something is nothing of that; of a list at once, of a generator when it comes.
         """
-        if count is None and isinstance(photos, Sized):
-            count = len(photos)
-        todo = (photo if isinstance(photo, Photo) else Photo(os.fspath(photo)) for photo in photos)
+        _check_top(top)
+        inputs, found = many_inputs(photos, self._normalised(preprocessed))
+        count = found if count is None else count
+        todo = (self._taken(item) for item in inputs)
         if self.brief or (count is not None and count <= 1):
-            return (self._predict_alone(photo, top, embed) for photo in todo)
+            return (self._predict_alone(item, top, embed) for item in todo)
         # A list without an end that is known may be short, or wait for its writer: `tune` is for whoever knows better.
         runner = self._runner(self.batch, count, may_measure=count is not None, decoding=True)
         return read_ahead(
@@ -229,14 +260,32 @@ class Predictor:
         # Two kinds are told apart: one image, and many.
         return self._runners.get(1 if batch <= 1 else max(2, self.batch), count, **how)
 
-    def _predict_alone(self, photo: Photo, top: int, embed: bool) -> Prediction:
-        if photo.error is not None:
-            return Prediction(photo.path, error=photo.error)
+    def _normalised(self, preprocessed: bool) -> Preprocessing | None:
+        return self.preprocessing if preprocessed else None
+
+    def _predict_one(self, item: Photo | Given, top: int, embed: bool) -> Prediction:
+        opened = item.open()
+        with self._loading(1) as runner:
+            pixels = self._pixels(opened, item.path)
+        (result,) = self._classify(runner(), [Prediction(item.path)], [pixels], top, embed)
+        return result
+
+    def _predict_alone(self, item: Photo | Given, top: int, embed: bool) -> Prediction:
+        if item.error is not None:
+            return Prediction(item.path, error=item.error)
         try:
-            result = self.predict(photo.open(), top=top, embed=embed)
+            return self._predict_one(item, top, embed)
         except ImageError as error:
-            return Prediction(photo.path, error=str(error))
-        return replace(result, path=photo.path)
+            return Prediction(item.path, error=str(error))
+
+    def _taken(self, item: Photo | Given) -> Photo | Given:
+        """An image whose content does not change any more, whatever is asked for next."""
+        if isinstance(item, Photo) or not item.may_change:
+            return item
+        try:
+            return Given(item.path, NetworkPixels(self._pixels(item.open(), item.path)))
+        except ImageError as error:
+            return Given(item.path, error=str(error))
 
     @contextmanager
     def _loading(self, batch: int) -> Iterator[Callable[[], Runner]]:
@@ -247,15 +296,21 @@ class Predictor:
         with ThreadPoolExecutor(1) as pool:
             yield pool.submit(self._runner, batch).result
 
-    def _pixels(self, source: Source, name: str) -> Pixels:
+    def _pixels(self, opened: Opened, name: str) -> Pixels:
         """As `network_pixels`, with a note of what was open to question."""
-        least = least_side(self.preprocessing) if self.scaled else None
-        found = decode(source, at_least=least, decoding=self.preprocessing.decoding)
+        if isinstance(opened, NetworkPixels):
+            return opened.pixels
+        decoding = self.preprocessing.decoding
+        if isinstance(opened, Image.Image):
+            found = upright(opened, decoding, name=name)
+        else:
+            least = least_side(self.preprocessing) if self.scaled else None
+            found = decode(opened, name=name, at_least=least, decoding=decoding)
         self.notes.add(name, found.levels, found.remarks)
         return fit(found.picture, self.preprocessing)
 
     def _decode_and_classify(
-        self, runner: Runner, opened: Sequence[tuple[Prediction, Source | None]], top: int, embed: bool
+        self, runner: Runner, opened: Sequence[tuple[Prediction, Opened | None]], top: int, embed: bool
     ) -> list[Prediction]:
         ready, pixels = [], []
         for result, source in opened:
@@ -286,15 +341,24 @@ class Predictor:
         return results
 
 
-def _opened(photos: Sequence[Photo]) -> list[tuple[Prediction, Source | None]]:
+def _opened(items: Sequence[Photo | Given]) -> list[tuple[Prediction, Opened | None]]:
     """What each photo is read from, downloaded where it must be; None and the reason in `error` where it cannot be."""
-    found: list[tuple[Prediction, Source | None]] = []
-    for photo in photos:
-        result, source = Prediction(photo.path, error=photo.error), None
+    found: list[tuple[Prediction, Opened | None]] = []
+    for item in items:
+        result, source = Prediction(item.path, error=item.error), None
         if result.error is None:
             try:
-                source = photo.open()
+                source = item.open()
             except ImageError as error:
                 result.error = str(error)
         found.append((result, source))
     return found
+
+
+def _check_top(top: int) -> None:
+    try:
+        if operator.index(top) >= 1:
+            return
+    except TypeError:
+        pass
+    raise UsageError(f"top is {top!r}; it must be a whole number of at least 1.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vertebra.card import Card
 from vertebra.errors import UsageError
 from vertebra.files import replacing, writing
-from vertebra.pixels import Source
+from vertebra.runtime.inputs import ImageInput, ImageInputs
 from vertebra.runtime.predictor import Prediction, Predictor
 
 from ._folder import METRICS, MODEL, REPORT, TrainError
@@ -75,17 +75,38 @@ class Classifier:
             raise TrainError(f"{self.run / METRICS} cannot be read ({reason}). Put it back.") from error
         return found
 
-    def predict(self, photo: Source, *, top: int = 5) -> Prediction:
-        """Classify one photo: a path, a web address, bytes, or an open file.
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes, in the order of the probabilities."""
+        return self.predictor.classes
+
+    def predict(
+        self, photo: ImageInput, *, top: int = 5, embed: bool = False, preprocessed: bool = False
+    ) -> Prediction:
+        """Classify one photo: a path, a web address, bytes, an open file, a PIL image, pixels of NumPy or torch.
+
+        `vertebra.runtime.predictor.Predictor.predict` says which and how.
 
         Raises:
+            UsageError: it is nothing of that; says what to write.
             ImageError: it cannot be read.
         """
-        return self.predictor.predict(photo, top=top)
+        return self.predictor.predict(photo, top=top, embed=embed, preprocessed=preprocessed)
 
-    def predict_many(self, photos: Iterable[str | os.PathLike[str]], *, top: int = 5) -> Iterator[Prediction]:
-        """Classify any number of photos, in order; one that cannot be read comes with its error."""
-        return self.predictor.predict_many(photos, top=top)
+    def __call__(
+        self, photo: ImageInput, *, top: int = 5, embed: bool = False, preprocessed: bool = False
+    ) -> Prediction:
+        """The same as `predict`."""
+        return self.predict(photo, top=top, embed=embed, preprocessed=preprocessed)
+
+    def predict_many(
+        self, photos: ImageInputs, *, top: int = 5, embed: bool = False, preprocessed: bool = False
+    ) -> Iterator[Prediction]:
+        """Classify any number of photos, in order; one that cannot be read comes with its error.
+
+        `vertebra.runtime.predictor.Predictor.predict_many` says what they may be.
+        """
+        return self.predictor.predict_many(photos, top=top, embed=embed, preprocessed=preprocessed)
 
     def evaluate(self, data: str | os.PathLike[str]) -> Evaluation:
         """Measure it on other labelled photos."""

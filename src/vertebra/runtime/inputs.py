@@ -1,0 +1,344 @@
+"""What `predict` and `predict_many` take: the one place that says what their first argument stands for."""
+
+from __future__ import annotations
+
+import glob
+import inspect
+import io
+import os
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass, replace
+from typing import IO, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vertebra.card import Preprocessing
+from vertebra.errors import ImageError, UsageError
+from vertebra.pixels import Pixels, Source
+
+from .arrays import Tensor, images_of, is_array, network_pixels_of
+from .sources import Photo, is_url, photos
+
+# One image: a path, a web address, the content of a file, an open binary file, a picture of Pillow, pixels.
+ImageInput: TypeAlias = (
+    str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | NDArray[Any] | Tensor | Photo
+)
+# Any number of them: a folder, a pattern, a batch of pixels, or an iterable of all these.
+ImageInputs: TypeAlias = ImageInput | Iterable[ImageInput]
+
+SHORT = 64  # the photos of lists no longer than that are counted before the first is predicted, those in folders too
+_LONGEST_PATH = 4_096  # characters
+
+_ONE = (
+    "a path, a web address, the bytes of a file, an open binary file, a PIL image, a NumPy array uint8 (H, W, 3) or a "
+    "torch tensor uint8 (3, H, W)"
+)
+_MANY = (
+    "a list or a generator of what predict takes, a folder, a pattern such as 'photos/*.jpg', a NumPy array uint8 "
+    "(N, H, W, 3) or a torch tensor uint8 (N, 3, H, W)"
+)
+_NORMALISED = "float (3, S, S) of NumPy or torch where preprocessed=True"
+
+
+@dataclass(frozen=True)
+class NetworkPixels:
+    """What the network sees: uint8 (S, S, 3), resized and cropped already."""
+
+    pixels: Pixels
+
+
+Opened: TypeAlias = Source | Image.Image | NetworkPixels  # what the network's input is made of
+
+
+@dataclass(frozen=True)
+class Given:
+    """An image that is in memory, or an open file."""
+
+    path: str  # how its result and errors call it
+    content: Opened | Pixels | None = None
+    error: str | None = None  # why there is no content
+    may_change: bool = False  # it has to be read before the next is asked for, and by one thread at a time
+
+    def open(self) -> Opened:
+        """What the decoder takes.
+
+        Raises:
+            ImageError: it has no pixels.
+        """
+        if not isinstance(self.content, np.ndarray):
+            if self.content is None:
+                raise ImageError(self.error or f"{self.path} has no content")
+            return self.content
+        if not self.content.size:
+            height, width = self.content.shape[:2]
+            raise ImageError(f"{self.path} has no pixels ({width} × {height})")
+        return Image.fromarray(self.content)
+
+
+def one_input(value: Any, preprocessing: Preprocessing | None = None) -> Photo | Given:
+    """What one image is read from.
+
+    Args:
+        value: see `ImageInput`.
+        preprocessing: None; or that of the network, where the pixels are normalised as it says.
+
+    Raises:
+        UsageError: it is no image, or several; says what to write.
+        ImageError: it is the path of a folder, or a pattern.
+    """
+    if _is_path(value) and preprocessing is None:
+        return Photo(_path_of_one(value))
+    found, batch = _Reader(preprocessing, _ONE).read(value, "image", "the image")
+    if batch:
+        raise UsageError(
+            f"the image is a batch {tuple(value.shape)}, and predict takes one image. Write predict_many(x) for all in "
+            "it, or x[0] for the first."
+        )
+    return found[0]
+
+
+def many_inputs(values: Any, preprocessing: Preprocessing | None = None) -> tuple[Iterable[Photo | Given], int | None]:
+    """What any number of images are read from, in order, and how many they are, or are at least; None: unknown.
+
+    Args:
+        values: see `ImageInputs`.
+        preprocessing: see `one_input`.
+
+    Raises:
+        UsageError: these are no images, or something in a list is none; says what to write. What a generator gives is
+            looked at when it comes.
+    """
+    reader = _Reader(preprocessing, _ONE)
+    listed = _listed(values, reader)
+    if listed is None:
+        return _asked_for(values, reader), _length(values)
+    # All are looked at before the first is predicted: a mistake in the last shows at once.
+    checked = [_checked(value, index, reader) for index, value in enumerate(listed)]
+    found = (item for part in checked for item in _expanded(part))
+    if len(checked) > SHORT:
+        return found, len(checked)
+    known = list(found)
+    return known, len(known)
+
+
+# --- paths ------------------------------------------------------------------------------------------------------------
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str | os.PathLike)
+
+
+def _check_path(value: Any, where: str) -> str:
+    """The path as text, where it can be one.
+
+    Raises:
+        UsageError: it is empty, or the content of a file as text.
+    """
+    path = os.fspath(value)
+    path = os.fsdecode(path) if isinstance(path, bytes) else str(path)
+    if not path:
+        raise UsageError(f"{where} is an empty path. The folder of this process is '.'.")
+    if path[:5].lower() == "data:" or len(path) > _LONGEST_PATH:
+        raise UsageError(
+            f"{where} is a text of {len(path):,} characters ({path[:20]!r} …), which is no path. Give base64 as bytes: "
+            "base64.b64decode(text), without what comes before the comma of a data: URL."
+        )
+    return path
+
+
+def _path_of_one(value: Any) -> str:
+    path = _check_path(value, "the image")
+    if is_url(path):
+        return path
+    if os.path.isdir(path):  # noqa: PTH112 - it may be no path at all (a NUL in it)
+        raise ImageError(
+            f"{path} is a folder, and predict takes one photo. Write predict_many({path!r}) for all in it."
+        )
+    if isinstance(value, str) and glob.has_magic(path) and not os.path.lexists(path):
+        raise ImageError(
+            f"{path}: no such file. Where it is a pattern, write predict_many({path!r}) for all that match."
+        )
+    return path
+
+
+def _expanded(part: Any) -> Iterable[Photo | Given]:
+    """What has been checked: a text as the command takes it, another path as it is, or what is in memory."""
+    if not _is_path(part):
+        return part  # type: ignore[no-any-return]
+    path = _check_path(part, "the image")
+    if isinstance(part, str) or os.path.isdir(path):  # noqa: PTH112
+        return photos([path])
+    return [Photo(path)]
+
+
+# --- many -------------------------------------------------------------------------------------------------------------
+
+
+def _listed(values: Any, reader: _Reader) -> list[Any] | None:
+    """The images in a list, where they are all there; None where they have to be asked for one by one.
+
+    Raises:
+        UsageError: these are no images.
+    """
+    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "UO":
+        return list(values.tolist())  # paths, or images of several sizes
+    if is_array(values):
+        found, batch = reader.read(values, "image", "the batch")
+        if not batch:  # its rows are no images, and (N, H, W) may be one of N channels
+            grey = "" if reader.preprocessing else ", predict_many(list(x)) where it is several of grey"
+            raise UsageError(
+                f"the images are one array {tuple(values.shape)}. Write predict(x) or predict_many([x]) where it is "
+                f"one image{grey}."
+            )
+        return [replace(given, path=f"image {index}") for index, given in enumerate(found)]
+    if _is_path(values) or reader.is_image(values):
+        return [values]
+    if isinstance(values, list | tuple) or type(values).__name__ in ("Series", "Index"):  # of pandas or polars
+        return list(values)
+    if isinstance(values, Mapping | Set) or type(values).__name__ in _TABLES or not _is_iterable(values):
+        raise refusal(values, "what predict_many was given", _MANY)
+    return None
+
+
+def _checked(value: Any, index: int, reader: _Reader) -> Any:
+    """A path as it was given, or what an image, or a batch of them, is read from."""
+    if _is_path(value) and reader.preprocessing is None:
+        _check_path(value, f"images[{index}]")
+        return value
+    return reader.read(value, f"image {index}", f"images[{index}]")[0]
+
+
+def _asked_for(values: Iterable[Any], reader: _Reader) -> Iterator[Photo | Given]:
+    for index, value in enumerate(values):
+        for item in _expanded(_checked(value, index, reader)):
+            # The next one may be read into the memory of this one, or its file be closed.
+            yield replace(item, may_change=True) if isinstance(item, Given) else item
+
+
+def _is_iterable(values: Any) -> bool:
+    return hasattr(values, "__iter__") or hasattr(values, "__getitem__")
+
+
+def _length(values: Any) -> int | None:
+    try:
+        return len(values)
+    except TypeError:  # some have the method and do not know
+        return None
+
+
+# --- one image that is no path --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Says what an image is read from that is not given by its path."""
+
+    preprocessing: Preprocessing | None
+    allowed: str
+
+    def is_image(self, value: Any) -> bool:
+        """Whether it is one by its type, and no array."""
+        return isinstance(value, Photo | Given | bytes | bytearray | memoryview | Image.Image) or hasattr(value, "read")
+
+    def read(self, value: Any, name: str, where: str) -> tuple[list[Photo | Given], bool]:
+        """The image, or those of a batch, and whether it is a batch.
+
+        Raises:
+            UsageError: it is none; says what to write.
+        """
+        if isinstance(value, Given):
+            return [value], False
+        if self.preprocessing is not None:
+            if not is_array(value):
+                raise refusal(value, where, _NORMALISED, " Leave preprocessed out." if self._known(value) else "")
+            cut, batch = network_pixels_of(value, where, self.preprocessing)
+            contents: list[Any] = [NetworkPixels(pixels) for pixels in cut]
+        elif is_array(value):
+            contents, batch = images_of(value, where)
+        elif isinstance(value, Photo):
+            return [value], False
+        elif isinstance(value, bytes | bytearray | memoryview):
+            return [Given(name, bytes(value))], False
+        elif isinstance(value, Image.Image):
+            known = getattr(value, "filename", "")
+            return [Given(str(known or name), value, may_change=True)], False
+        elif hasattr(value, "read"):
+            known = getattr(value, "name", "")
+            content = _binary(value, where)
+            return [Given(known if isinstance(known, str) and known else name, content, may_change=True)], False
+        else:
+            raise refusal(value, where, self.allowed)
+        names = [f"{name}[{index}]" for index in range(len(contents))] if batch else [name]
+        return [Given(each, content) for each, content in zip(names, contents, strict=True)], batch
+
+    def _known(self, value: Any) -> bool:
+        return _is_path(value) or self.is_image(value)
+
+
+def _binary(file: Any, where: str) -> Source:
+    """An open file of which bytes can be read.
+
+    Raises:
+        UsageError: it is open as text, closed, or read in another way; says what to write.
+    """
+    if isinstance(file, io.TextIOBase):
+        raise UsageError(
+            f"{where} is a file that is open as text. Write open(path, 'rb') for an image, x.read().splitlines() for a "
+            "list of paths."
+        )
+    if getattr(file, "closed", False) is True:
+        raise UsageError(f"{where} is a file that has been closed. Give its path, or predict before it is closed.")
+    if inspect.iscoroutinefunction(file.read):
+        raise UsageError(
+            f"{where} is of the type {type(file).__name__}, whose read has to be awaited. Give await x.read()."
+        )
+    readable = getattr(file, "readable", None)
+    if callable(readable) and not readable():
+        raise UsageError(f"{where} is a file that is open for writing. Write open(path, 'rb').")
+    if hasattr(file, "seekable"):
+        return file  # type: ignore[no-any-return]
+    content = file.read()
+    if not isinstance(content, bytes):
+        raise UsageError(
+            f"{where} is of the type {type(file).__name__}, whose read gives {type(content).__name__}, not bytes."
+        )
+    return content
+
+
+# --- what is none -----------------------------------------------------------------------------------------------------
+
+_TABLES = ("DataFrame", "LazyFrame", "Table", "RecordBatch")
+_MISSING = ("NoneType", "NAType", "NaTType")
+
+
+def refusal(value: Any, where: str, allowed: str, hint: str = "") -> UsageError:
+    """The error for what is no image, with what to write instead."""
+    kind = type(value).__name__
+    what = f"of the type {kind}"
+    if isinstance(value, int | float | complex | np.generic) or kind in _MISSING:
+        what = repr(value)[:40]
+        hint = hint or (" A missing value has to be left out." if kind in _MISSING or value != value else "")
+    return UsageError(f"{where} is {what}; allowed is {allowed}.{hint or _what_to_write(value)}")
+
+
+def _what_to_write(value: Any) -> str:
+    kind = type(value).__name__
+    if kind in _TABLES:
+        return " Give its column of paths: x['path']."
+    if isinstance(value, Mapping):
+        return " Give the image or the path in it: x['image']."
+    if isinstance(value, Set):
+        return " A set has no order: write sorted(x)."
+    if isinstance(value, tuple):
+        return " Of pairs of an image and a label write predict_many(image for image, label in pairs)."
+    if isinstance(value, list) or kind in ("Series", "Index") or isinstance(value, Iterator):
+        return " For several images write predict_many(x), of one flat list."
+    if hasattr(value, "content") and hasattr(value, "status_code"):
+        return " Give what was downloaded: x.content."
+    if hasattr(value, "__array__"):
+        return " Give it as an array of NumPy: numpy.asarray(x)."
+    if hasattr(value, "as_py"):
+        return " Give a list of Python's own values: x.to_pylist()."
+    return ""

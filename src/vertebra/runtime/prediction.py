@@ -1,0 +1,92 @@
+"""What one photo gave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from vertebra.card import Card
+from vertebra.errors import printable
+
+from .engines import FloatArray
+
+_SHOWN = 3  # classes in a repr, which is one line
+_BAR = 12  # width in em, of a probability of 1
+
+
+@dataclass
+class Prediction:
+    """What one photo gave: classes, best first, or the reason why there are none."""
+
+    path: str  # or "image" and, of many, "image 3" for what has none
+    predictions: list[dict[str, Any]] = field(default_factory=list)  # class, index, probability
+    error: str | None = None
+    unsure: bool | None = None  # the best probability is below the card's threshold; None: the card has none
+    embedding: FloatArray | None = None
+
+    @property
+    def label(self) -> str | None:
+        """The name of the most likely class, also where the result is `unsure`; None where there is an error."""
+        return str(self.predictions[0]["class"]) if self.predictions else None
+
+    @property
+    def probability(self) -> float | None:
+        """That of `label`, from 0 to 1; None where there is an error."""
+        return float(self.predictions[0]["probability"]) if self.predictions else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON: path, predictions and error; unsure and embedding only where there are any."""
+        found: dict[str, Any] = {"path": self.path, "predictions": self.predictions, "error": self.error}
+        if self.unsure is not None:
+            found["unsure"] = self.unsure
+        if self.embedding is not None:
+            found["embedding"] = self.embedding.tolist()
+        return found
+
+    def __repr__(self) -> str:
+        """One line: `<Prediction cat.jpg: tabby 61.2%, tiger cat 20.1%, lynx 9.0%>`."""
+        shown = [f"{entry['class']} {_percent(entry['probability'])}" for entry in self.predictions[:_SHOWN]]
+        more = ["…"] if len(self.predictions) > _SHOWN else []
+        found = f"error: {self.error}" if self.error is not None else ", ".join(shown + more)
+        return printable(f"<Prediction {self.path}: {'unsure: ' if self.unsure else ''}{found}>").replace("\n", "\\n")
+
+    def _repr_html_(self) -> str:
+        """A table with a bar for each class, for notebooks."""
+        # Elements, not text: names of classes and files may hold any characters.
+        from xml.etree.ElementTree import Element, SubElement, tostring
+
+        def cell(row: Element, text: str, style: str = "text-align: left") -> Element:
+            found = SubElement(row, "td", {"style": style})
+            found.text = printable(text)
+            return found
+
+        table = Element("table")
+        unsure = " (unsure: none of these is likely enough)" if self.unsure else ""
+        caption = SubElement(table, "caption", {"style": "text-align: left; white-space: nowrap"})
+        caption.text = printable(f"{self.path}{unsure}")
+        if self.error is not None:
+            cell(SubElement(table, "tr"), self.error)
+        for entry in self.predictions:
+            row = SubElement(table, "tr")
+            cell(row, str(entry["class"]))
+            cell(row, _percent(entry["probability"]), "text-align: right")
+            width = _BAR * entry["probability"]
+            bar = f"width: {width:.2f}em; height: 0.8em; background: currentColor; opacity: 0.6"
+            SubElement(cell(row, "", f"min-width: {_BAR}em"), "div", {"style": bar})
+        return tostring(table, encoding="unicode", method="html")
+
+
+def best_classes(card: Card, probabilities: FloatArray, top: int) -> tuple[list[dict[str, Any]], bool | None]:
+    """(K,) → the `top` best classes, best first, and whether even the best is below the card's threshold."""
+    best = np.argsort(-probabilities, kind="stable")[:top]
+    found = [
+        {"class": card.class_name(index), "index": index, "probability": value}
+        for index, value in zip(best.tolist(), probabilities[best].tolist(), strict=True)
+    ]
+    return found, None if card.threshold is None else bool(probabilities.max() < card.threshold)
+
+
+def _percent(probability: float) -> str:
+    return f"{probability:.1%}"
