@@ -625,3 +625,20 @@ def test_weights_without_their_network_hint_at_it(vertebra, checkpoint):
     result = vertebra("predict", CHINA, "--weights", checkpoint)
     assert result.code == 1
     assert result.err.count("\n") == 1 and "no EfficientNet" in result.err and "add --model NAME" in result.err
+
+
+def test_what_is_left_out_of_a_folder_is_told_beside_what_fails(vertebra, tmp_path, tiny_model):
+    (tmp_path / "clip.mp4").write_bytes(b"\0\0\0\x20ftypisom" + bytes(40))
+    (tmp_path / "scan.jpg").write_bytes(b"%PDF-1.7\n")
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    done = vertebra("predict", tmp_path, "--model", tiny_model)
+    assert done.code == 1
+    assert "scan.jpg is a PDF, not an image that is decoded here. Export its pages as images" in done.err
+    assert f"vertebra: Left out, as no photos: a video, {tmp_path}/clip.mp4. Export frames as JPEG" in done.err
+    (tmp_path / "scan.jpg").unlink()
+    done = vertebra("predict", tmp_path, "--model", tiny_model)
+    assert (done.code, done.err.count("Left out, as no photos: a video")) == (0, 1)
+    for name, kind in (("clip.mp4", "a video (MP4)"), ("list.csv", "a table")):
+        (tmp_path / "list.csv").write_text("path,label\na.png,cat\n")
+        done = vertebra("predict", tmp_path / name, "--model", tiny_model)
+        assert f"{name} is {kind}, not an image" in done.err

@@ -174,3 +174,13 @@ def test_a_marker_across_two_looks(monkeypatch):
         assert opened(data + video(), "x.jpg", LIMIT, Decoding()).picture.size == (64, 64)
         with pytest.raises(ImageError, match="in 11 scans"):
             opened(data[:-2] + b"\xff\xda\x00\x02", "x.jpg", LIMIT, Decoding())
+
+
+def test_an_upload_that_is_no_photo_says_what_it_is():
+    for content, name, message in (
+        (b"\0\0\0\x20ftypisom" + bytes(40), "clip.jpg", r"clip\.jpg is a video \(MP4\), .*ffmpeg"),
+        (jpeg(), "IMG_1.NEF", r"IMG_1\.NEF is a camera's raw file \(NEF\)"),
+        (b"<html>", "cat.png", r"cat\.png is a web page"),
+    ):
+        with pytest.raises(ImageError, match=message):
+            opened(content, name, LIMIT, Decoding())

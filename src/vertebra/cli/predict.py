@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import typer
 from vertebra.cli._options import BitsOverCard
 from vertebra.cli._output import echo, print_json_list
 from vertebra.cli._progress import progress_bar
-from vertebra.errors import ImageError, UsageError, printable
+from vertebra.errors import ImageError, UsageError, VertebraWarning, printable
 
 if TYPE_CHECKING:
     from vertebra.runtime.output import Output
@@ -107,8 +108,12 @@ def run(settings: Settings) -> None:
         raise UsageError("--embed gives a thousand numbers a photo. Add --json or --out FILE.")
     found: Iterable[Photo] = photos(settings.photos, _standard_input())
     count = None
+    passed_by: list[str] = []  # told also where some photos fail
     if STANDARD_INPUT not in settings.photos:
-        found = list(found)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", VertebraWarning)
+            found = list(found)
+        passed_by += dict.fromkeys(str(warning.message) for warning in told)
         count = len(found)
         # Loading may fetch half a gigabyte of weights: not for photos that are not there, where no earlier row counts.
         if not settings.resume and not any(photo.exists() for photo in found):
@@ -147,7 +152,7 @@ def run(settings: Settings) -> None:
                     stop.add_note("Go on with the same command and --resume.")
                 raise
             seconds = time.perf_counter() - start
-    for note in predictor.notes.lines():
+    for note in [*passed_by, *predictor.notes.lines()]:
         typer.echo(f"vertebra: {printable(note)}", err=True)
     if output is not None and not settings.json:
         typer.echo(_summary(output, tally, seconds))
