@@ -363,6 +363,8 @@ def tiny_names() -> Callable[[], contextlib.AbstractContextManager[None]]:
             constructor = partial(constructor, kind)
         elif registered.family == "resnet":
             constructor = partial(constructor, "BasicBlock" if name in ("resnet18", "resnet34") else "Bottleneck")
+            if name.startswith("resnext"):
+                constructor = partial(constructor, groups=4, width_per_group=16)
         assumed = {"transform_input": False} if name == "googlenet" else None
 
         @functools.wraps(registered.builder)

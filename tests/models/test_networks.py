@@ -3,7 +3,9 @@
 import copy
 import pickle
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -16,13 +18,13 @@ from vertebra.models._state_dict import meta_build
 from vertebra.models.densenet import DenseNet
 
 NAMES = list_models()
-# The smallest of each family; the others are the same code with other numbers.
+# The smallest of each family and of each kind of block; the others are the same code with other numbers.
 SMALL = ["vgg11", "googlenet", "resnet18", "densenet121", "mobilenet_v2", "efficientnet_b0"]
 SMALL += ["resnext50_32x4d", "efficientnet_v2_s", "efficientnet_lite0"]
 
 
-# Recording a deep graph takes 5 to 15 s, so the default run does it for the small ones.
-RECORDED = [pytest.param(name, marks=() if name in SMALL else pytest.mark.slow) for name in NAMES]
+# What takes more than a moment and is decided by the blocks is done for one of each kind in the default run.
+DEEP = [pytest.param(name, marks=() if name in SMALL else pytest.mark.slow) for name in NAMES]
 
 
 def on_meta(name: str, **options: object) -> ConvNet:
@@ -35,15 +37,16 @@ def on_meta(name: str, **options: object) -> ConvNet:
 shared = cache(on_meta)
 
 
-@pytest.fixture(scope="module")
-def network() -> Callable[[str], ConvNet]:
-    """One network of each kind, drawn once; tests that change it take a copy."""
+@pytest.fixture(scope="module", params=["tiny", pytest.param("whole", marks=pytest.mark.slow)])
+def network(request: pytest.FixtureRequest, tiny_names: Any) -> Callable[[str], ConvNet]:
+    """One network of each kind, drawn once; tests that change it take a copy. The tiny ones have the same blocks."""
     drawn: dict[str, ConvNet] = {}
 
     def get(name: str) -> ConvNet:
         if name not in drawn:
             torch.manual_seed(0)
-            drawn[name] = create_model(name, num_classes=10).eval()
+            with tiny_names() if request.param == "tiny" else nullcontext():
+                drawn[name] = create_model(name, num_classes=10).eval()
         return drawn[name]
 
     return get
@@ -221,7 +224,7 @@ def test_channels_last(name: str, network: Callable[[str], ConvNet]) -> None:
     assert features.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DEEP)
 def test_copies(name: str) -> None:
     model = shared(name)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
@@ -230,14 +233,16 @@ def test_copies(name: str) -> None:
         assert other(torch.empty(1, 3, 64, 64, device="meta")).shape == (1, 1000)
 
 
-@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.slow  # test_recorded_graphs_compute_the_same does it with tiny ones
+@pytest.mark.parametrize("name", NAMES)
 def test_fx(name: str) -> None:
     model = shared(name)
     graph = fx.symbolic_trace(model)
     assert graph(torch.empty(1, 3, 64, 64, device="meta")).shape == (1, 1000)
 
 
-@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.slow  # test_recorded_graphs_compute_the_same does it with tiny ones
+@pytest.mark.parametrize("name", NAMES)
 def test_export_with_a_dynamic_batch(name: str) -> None:
     batch = torch.export.Dim("batch", min=1, max=512)
     program = torch.export.export(
@@ -246,14 +251,20 @@ def test_export_with_a_dynamic_batch(name: str) -> None:
     assert program.module()(torch.empty(5, 3, 64, 64, device="meta")).shape == (5, 1000)
 
 
-@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.slow  # test_recorded_graphs_compute_the_same does it with tiny ones
+@pytest.mark.parametrize("name", NAMES)
 def test_compile_without_a_graph_break(name: str) -> None:
     torch.compiler.reset()
     compiled = torch.compile(on_meta(name), fullgraph=True, backend="eager")
     assert compiled(torch.empty(2, 3, 64, 64, device="meta")).shape == (2, 1000)
 
 
-@pytest.mark.parametrize("name", SMALL)
+# Their blocks are recorded within efficientnet_b0 and resnet18, but for the fused and the grouped convolution.
+ALIKE = ("resnext50_32x4d", "efficientnet_v2_s")
+
+
+@pytest.mark.no_cover  # tracing torch's compiler takes twice as long
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in ALIKE else n for n in SMALL])
 def test_recorded_graphs_compute_the_same(name: str, network: Callable[[str], ConvNet]) -> None:
     model, size = network(name), small_size(name)
     x = images(size, batch=3)
@@ -279,7 +290,7 @@ def test_inductor(name: str, network: Callable[[str], ConvNet]) -> None:
 # --- classifier and channels ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DEEP)
 def test_classifier_is_read_and_replaced_alike(name: str) -> None:
     model = on_meta(name)
     before = list(model.parameters())
@@ -318,7 +329,7 @@ def test_googlenets_other_heads_follow_the_classifier() -> None:
     assert out._fields == ("logits", "aux_logits2", "aux_logits1")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DEEP)
 @pytest.mark.parametrize("channels", [1, 13])
 def test_in_channels(name: str, channels: int) -> None:
     model = on_meta(name, in_channels=channels)
