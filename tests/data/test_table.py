@@ -754,6 +754,14 @@ def test_paths_without_their_ending(read, refusal, place):
     )
 
 
+def test_names_in_another_case(read, place):
+    found = read("path,label\ncat/0.PNG,a\ncat/1.png,a\ndog\\0.Png,b\n")
+    assert [found.shown(photo.path) for photo in found.photos] == ["cat/0.png", "cat/1.png", "dog/0.png"]
+    assert found.notes[-1] == "Paths written in another case, and found: 2."
+    (place / "cat" / "0.Png").touch()  # either may be meant
+    assert read("path,label\ncat/0.PNG,a\ncat/1.png,a\n", training=False).notes[0].startswith("Not there: 1 of 2")
+
+
 # --- what a person says of a table --------------------------------------------------------------------------------
 
 

@@ -19,13 +19,17 @@ from ._table_file import Table
 # beside their names.
 _PATHS = (
     (
-        *("path", "file", "filename", "filepath", "image", "imagefile", "imagefilename", "imagename", "imagepath"),
-        *("img", "imgfile", "imgname", "imgpath", "photo", "photofile", "photoname", "photopath"),
+        *("path", "file", "filename", "filepath", "paths", "files", "filenames", "filepaths", "fname", "fullpath"),
+        *("image", "imagefile", "imagefilename", "imagefilepath", "imagename", "imagepath", "images", "imagepaths"),
+        *("img", "imgfile", "imgname", "imgpath", "photo", "photofile", "photoname", "photopath", "photos"),
     ),
     ("imageid", "imgid", "photoid", "fileid", "idcode", "id"),
 )
 _LABELS = (
-    *(("label", "labels", "labelname", "class", "classname", "category", "categoryname", "target", "targetname"),),
+    (
+        *("label", "labels", "labelname", "class", "classes", "classname", "classlabel", "category", "categories"),
+        *("categoryname", "target", "targets", "targetname"),
+    ),
     ("species", "breed", "diagnosis", "labelid", "classid", "categoryid", "targetid", "classindex", "labelindex"),
 )
 # Columns that say the split by its name, where their values are names of splits.

@@ -198,7 +198,11 @@ class _Finder:
             raise UsageError(f"there is no folder {said.image_root!r}, which --image-root asks for.")
         self._read_as: Counter[str] = Counter()
         self._endings: Counter[str] = Counter()
-        self._stems: dict[Path, dict[str, list[str]]] = {}  # folder -> name without its ending -> names
+        # Of each folder that was looked into: name without its ending, and whole name in lower case -> names.
+        self._stems: dict[Path, dict[str, list[str]]] = {}
+        self._folded: dict[Path, dict[str, list[str]]] = {}
+        self._rows: Sequence[_Row] = ()
+        self._found: Sequence[Path] = ()
         self._missing: list[str] = []
         self._relative = False
 
@@ -211,7 +215,7 @@ class _Finder:
         found = [self._find(row) for row in rows]
         for number, (row, path) in enumerate(zip(rows, found, strict=True)):
             if not os.path.lexists(path):
-                found[number] = self._with_ending(row, path)
+                found[number] = self._alike(row, path)
                 if found[number] == path:
                     self._missing.append(row.path)
         self._relative = not all(Path(row.path.strip()).is_absolute() for row in rows)
@@ -257,8 +261,8 @@ class _Finder:
             )
         return self.root / name
 
-    def _with_ending(self, row: _Row, path: Path) -> Path:
-        """The one photo that has such a name and an ending; the path as it is where there is none.
+    def _alike(self, row: _Row, path: Path) -> Path:
+        """The one photo that has such a name in another case, or such a name and an ending; else the path as it is.
 
         Tables of competitions give numbers of photos, `0a1b2c` for `0a1b2c.jpg`.
 
@@ -266,6 +270,11 @@ class _Finder:
             DataError: there are several.
         """
         found = self._named_alike(path)
+        if path.suffix.lower() in PHOTO_SUFFIXES:  # Windows and macOS do not tell cases apart
+            if len(found) != 1:
+                return path
+            self._read_as["in another case"] += 1
+            return path.with_name(found[0])
         if len(found) > 1:
             raise DataError(
                 f"{self._table}, {row.where}: {row.path} has no ending, and there are {' and '.join(sorted(found))}. "
@@ -277,17 +286,19 @@ class _Finder:
         return path.with_name(found[0])
 
     def _named_alike(self, path: Path) -> list[str]:
-        """Photos whose name is that of the path and an ending; none where it has one itself."""
-        if path.suffix.lower() in PHOTO_SUFFIXES:
-            return []
+        """Photos beside a path that it may mean: its name in another case or, where it has no ending, with one."""
         if path.parent not in self._stems:
             stems: dict[str, list[str]] = {}
+            folded: dict[str, list[str]] = {}
             with suppress(OSError, ValueError):
                 for entry in entries(path.parent):
                     stem, ending = os.path.splitext(entry.name)  # noqa: PTH122 - of an entry
                     if ending.lower() in PHOTO_SUFFIXES:
                         stems.setdefault(stem, []).append(entry.name)
-            self._stems[path.parent] = stems
+                        folded.setdefault(entry.name.casefold(), []).append(entry.name)
+            self._stems[path.parent], self._folded[path.parent] = stems, folded
+        if path.suffix.lower() in PHOTO_SUFFIXES:
+            return self._folded[path.parent].get(path.name.casefold(), [])
         return self._stems[path.parent].get(path.name, [])
 
     @property

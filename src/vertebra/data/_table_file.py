@@ -81,7 +81,11 @@ def read_text(path: Path, fits: Callable[[Sequence[str]], bool]) -> Table:
         if len(fields) == len(header) and not any(field.strip() for field in fields):
             empty.append(number + 1)  # as spreadsheets write rows that were cleared
             continue
-        if not rows and len(fields) == len(header) + 1 and _has_row_numbers(lines[number:], separator, len(header)):
+        if (
+            not rows
+            and len(fields) == len(header) + 1
+            and _has_row_numbers(lines[number:], separator, len(header), path)
+        ):
             header = ["", *header]  # R's write.table names no column for them
         if len(fields) != len(header):
             raise DataError(
@@ -146,10 +150,13 @@ def _separator(lines: Sequence[str], usual: str, path: Path, number: int, fits: 
     return alike[0] if len(alike) == 1 and alike != [" "] else usual
 
 
-def _has_row_numbers(lines: Sequence[str], separator: str, columns: int) -> bool:
+def _has_row_numbers(lines: Sequence[str], separator: str, columns: int, path: Path) -> bool:
     """Whether each row has one field more than the first line, which counts them from 0 or 1."""
-    rows = [line.split(separator) for line in lines if line.strip()]
-    numbers = [row[0].strip(' "') for row in rows]
+    try:
+        rows = [_fields(line, separator, path, 0) for line in lines if line.strip()]
+    except DataError:  # a value of several lines, perhaps
+        return False
+    numbers = [row[0].strip() for row in rows]
     return (
         len(rows) > 1
         and all(len(row) == columns + 1 for row in rows)
