@@ -17,7 +17,7 @@ import vertebra
 SOURCE = Path(vertebra.__file__).parent
 BASE = {"errors", "units", "intervals", "protobuf", "card", "cache", "model_checksum", "files", "machine"}
 BASE |= {"bit_depth", "photo_files", "pixels", "decoding_notes", "stopping", "strict_json", "file_kinds"}
-BASE |= {"model_table", "weight_files", "weight_transfer"}
+BASE |= {"model_table", "preprocessing", "weight_files", "weight_transfer"}
 
 # Room (or module at the top) -> rooms that it may import. The table of the design, and nothing else.
 ROOMS = {
@@ -26,7 +26,8 @@ ROOMS = {
     "units": {"errors"},
     "intervals": set(),
     "protobuf": set(),
-    "card": {"errors", "units", "protobuf"},
+    "preprocessing": {"errors"},
+    "card": {"errors", "units", "preprocessing", "protobuf"},
     "files": {"errors"},
     "file_kinds": set(),
     "photo_files": {"file_kinds"},
@@ -61,6 +62,7 @@ PACKAGES = {
     "units": set(),
     "intervals": set(),
     "protobuf": set(),
+    "preprocessing": set(),
     "card": set(),
     "model_checksum": set(),
     "model_table": set(),
@@ -271,7 +273,7 @@ for name, (_, extra) in vertebra._EXPORTS.items():
         getattr(vertebra, name)
     except vertebra.VertebraError as error:
         assert isinstance(error, ImportError), error
-        assert str(error).startswith(("vertebra.models needs", "vertebra.anatomy needs")), error
+        assert str(error).startswith(tuple(f"vertebra.{room} needs" for room in ("models", "anatomy", "export"))), error
         assert "pip install 'vertebra[torch]'" in str(error), error
     else:
         raise SystemExit(f"{name} needs no torch?")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vertebra._load import load
     from vertebra.anatomy import choose, compare
     from vertebra.anatomy import take_apart as anatomy
+    from vertebra.export import export
     from vertebra.models import (
         create_model,
         get_model,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         get_weight,
         list_models,
     )
+    from vertebra.preprocessing import Preprocessing
     from vertebra.serve import serve
     from vertebra.train import train
 
@@ -36,10 +38,12 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 # Public name -> (module that has it, extra that installs what the module imports, None where the base install does). A
 # module of that very name is exported itself.
 _EXPORTS: dict[str, tuple[str, str | None]] = {
+    "Preprocessing": ("vertebra.preprocessing", None),
     "anatomy": ("vertebra.anatomy", "torch"),
     "choose": ("vertebra.anatomy", "torch"),
     "compare": ("vertebra.anatomy", "torch"),
     "create_model": ("vertebra.models", "torch"),
+    "export": ("vertebra.export", "torch"),
     "get_model": ("vertebra.models", "torch"),
     "get_model_weights": ("vertebra.models", "torch"),
     "get_weight": ("vertebra.models", "torch"),
@@ -51,12 +55,14 @@ _EXPORTS: dict[str, tuple[str, str | None]] = {
 }
 
 __all__ = [
+    "Preprocessing",
     "VertebraError",
     "__version__",
     "anatomy",
     "choose",
     "compare",
     "create_model",
+    "export",
     "get_model",
     "get_model_weights",
     "get_weight",

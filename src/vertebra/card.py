@@ -18,50 +18,20 @@ from pathlib import Path
 from typing import IO, Any
 
 from vertebra.errors import ImageError, VertebraError, printable
+from vertebra.preprocessing import BITS as BITS
+from vertebra.preprocessing import DECODING_RULE as DECODING_RULE
+from vertebra.preprocessing import INTERPOLATIONS as INTERPOLATIONS
+from vertebra.preprocessing import Decoding as Decoding
+from vertebra.preprocessing import Preprocessing as Preprocessing
 from vertebra.protobuf import Place, content, fields, place_of
 
 METADATA_KEY = "vertebra.card"
 FORMAT_VERSION = 2  # the newest that is read; what a card is written in is `Card.format_version`
 PRECISIONS = ("float32", "int8")
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-# How files are decoded to 8 bits of red, green and blue where that is open to question. A card without the key is
-# of rule 1, in which alpha that is 0 everywhere was laid on white and 16-bit values were of 16 bits whatever the file
-# said.
-DECODING_RULE = 2
-BITS = (8, 16)  # the least and the most that `Decoding.bits` may be
 
 # The size from which Pillow refuses to decode: a strip of 1 × 20,000 pixels is a small file, and 4 GB once resized.
 MAX_RESIZED_PIXELS = 178_956_970
 MAX_SIDE = math.isqrt(MAX_RESIZED_PIXELS)  # of a square input
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How an image file becomes an RGB picture, as `vertebra.pixels` does it."""
-
-    rule: int = DECODING_RULE
-    bits: int | None = None  # white is 2**bits - 1 in 16-bit files that do not say their depth; None: 65,535
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """From an image file to the input of a network.
-
-    The file is decoded to an RGB picture, the shorter side resized to `resize_size` pixels, the centre `crop_size` ×
-    `crop_size` cut out, values scaled from 0–255 to 0–1, then `(value - mean) / std` for each channel.
-    """
-
-    crop_size: int
-    resize_size: int = 256
-    interpolation: str = "bilinear"  # as Pillow names them: "nearest", "bilinear", "bicubic"
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    decoding: Decoding = Decoding()
 
 
 class CardError(VertebraError):

@@ -218,7 +218,7 @@ def test_looks_like_torchvisions() -> None:
         ),
         ({"interpolation": "lanczos"}, r"'lanczos'; allowed are"),
         ({"crop_size": 0}, r"crop_size is 0"),
-        ({"resize_size": -3}, r"resize_size -3"),
+        ({"resize_size": -3}, r"resize_size is -3"),
         ({"std": (0.1, 0.0, 0.1)}, r"std is \(0\.1, 0\.0, 0\.1\)"),
     ],
 )

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vertebra.errors import UsageError
 
-from ._operators import WRITERS
+from ._operators import WRITERS, UnwritableError
 from ._rows import counted
 from ._trace import TensorRef, Trace
 
@@ -110,11 +110,11 @@ class Graph:
     def unknown(self, ref: TensorRef) -> str:
         """What to do with a tensor that is neither a weight nor a result."""
         if ref.storage in self._changed:
-            raise UsageError(
+            raise UnwritableError(
                 f"{self.where} reads what was changed in place through another view of it, which cannot be written as "
                 "ONNX. Compute a new tensor instead."
             )
-        raise UsageError(
+        raise UnwritableError(
             f"{self.where} uses a tensor of shape {ref.shape} that is no parameter or buffer of the network. Keep it "
             "with register_buffer."
         )
@@ -184,7 +184,7 @@ class Graph:
         if all(ref.elements == 0 for ref in op.outputs):
             return  # what batch norm would keep for training
         if op.name not in WRITERS:
-            raise UsageError(
+            raise UnwritableError(
                 f"{self.where} uses the operation aten::{op.name}, which cannot be written as ONNX. Known are "
                 f"{', '.join(sorted(name for name in WRITERS if not name.startswith('_')))}. "
                 "Replace the layer by what is known."

@@ -18,6 +18,11 @@ from ._trace import Op, TensorRef
 if TYPE_CHECKING:
     from ._onnx import Graph
 
+
+class UnwritableError(UsageError):
+    """A network does something that is not written as ONNX here."""
+
+
 Writer = Callable[["Graph", Op], str]
 
 
@@ -25,7 +30,7 @@ def _convolution(graph: Graph, op: Op) -> str:
     a = arguments(op)
     dims = len(a["weight"].shape) - 2
     if a["transposed"]:
-        raise UsageError(f"{graph.where} is a transposed convolution, which cannot be written as ONNX.")
+        raise UnwritableError(f"{graph.where} is a transposed convolution, which cannot be written as ONNX.")
     pads = spread(a["padding"], dims)
     return graph.node(
         "Conv",
@@ -79,7 +84,9 @@ def _silu(graph: Graph, op: Op) -> str:
 
 def _gelu(graph: Graph, op: Op) -> str:
     if arguments(op)["approximate"] != "none":
-        raise UsageError(f"{graph.where} is an approximate GELU, which cannot be written as ONNX. Use the exact one.")
+        raise UnwritableError(
+            f"{graph.where} is an approximate GELU, which cannot be written as ONNX. Use the exact one."
+        )
     x = graph.value(op.inputs[0])
     error = graph.node("Erf", graph.node("Mul", x, graph.value(0.5**0.5)))
     return graph.node("Mul", graph.node("Mul", x, graph.value(0.5)), graph.node("Add", error, graph.value(1.0)))
@@ -95,7 +102,7 @@ def _binary(kind: str) -> Writer:
     def write(graph: Graph, op: Op) -> str:
         a = arguments(op)
         if a.get("rounding_mode") is not None:
-            raise UsageError(f"{graph.where} divides and rounds, which cannot be written as ONNX.")
+            raise UnwritableError(f"{graph.where} divides and rounds, which cannot be written as ONNX.")
         other = graph.value(a["other"])
         if a.get("alpha", 1) != 1:
             other = graph.node("Mul", other, graph.value(a["alpha"]))
@@ -136,7 +143,7 @@ def _pool(kind: str) -> Writer:
         else:
             attributes["count_include_pad"] = int(a["count_include_pad"])
             if a["divisor_override"] is not None:
-                raise UsageError(f"{graph.where} has a divisor_override, which cannot be written as ONNX.")
+                raise UnwritableError(f"{graph.where} has a divisor_override, which cannot be written as ONNX.")
         return graph.node(kind, graph.value(op.inputs[0]), **attributes)
 
     return write
@@ -180,7 +187,7 @@ def _mean(graph: Graph, op: Op) -> str:
 def _linear(graph: Graph, op: Op) -> str:
     a = arguments(op)
     if a.get("alpha", 1) != 1 or a.get("beta", 1) != 1:
-        raise UsageError(f"{graph.where} scales a matrix product, which cannot be written as ONNX.")
+        raise UnwritableError(f"{graph.where} scales a matrix product, which cannot be written as ONNX.")
     one, other = a.get("mat1", a.get("self")), a["mat2"]
     attributes = {}
     if graph.is_weight(other):  # as torch keeps it: (out, in)
@@ -199,7 +206,7 @@ def _reshape(graph: Graph, op: Op) -> str:
     if len(after) == 2 and before[0] == after[0]:
         return graph.node("Flatten", x, axis=1)
     if graph.dynamic and before[0] != after[0]:
-        raise UsageError(f"{graph.where} takes the images of a batch together, so its size cannot be free.")
+        raise UnwritableError(f"{graph.where} takes the images of a batch together, so its size cannot be free.")
     return graph.node("Reshape", x, graph.constant(np.array(graph.batch(after), np.int64)))
 
 
@@ -251,7 +258,7 @@ def _cast(graph: Graph, op: Op) -> str:
     if op.inputs[0].dtype == op.outputs[0].dtype:
         return _same(graph, op)
     if op.outputs[0].dtype != torch.float32:
-        raise UsageError(f"{graph.where} computes in {op.outputs[0].dtype}; ONNX is written in float32.")
+        raise UnwritableError(f"{graph.where} computes in {op.outputs[0].dtype}; ONNX is written in float32.")
     return graph.node("Cast", graph.value(op.inputs[0]), to=TensorProto.FLOAT)
 
 

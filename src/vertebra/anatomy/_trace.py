@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
+from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -243,7 +244,7 @@ def to_meta(network: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     Raises:
         UsageError: it cannot be copied, is a TorchScript module or has layers without a shape yet.
     """
-    network = _unwrapped(network)
+    network = unwrapped(network)
     if isinstance(network, torch.jit.ScriptModule):
         raise UsageError("the network is a TorchScript module; give the Python module that it was made from.")
     memo: dict[int, Any] = {}
@@ -271,11 +272,11 @@ def _shape_of(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return nn.Parameter(twin, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
 
 
-def _unwrapped(network: nn.Module) -> nn.Module:
-    """The network inside torch.compile's or a data-parallel wrapper."""
+def unwrapped(network: nn.Module) -> nn.Module:
+    """The network inside torch.compile's, a data-parallel or an averaging wrapper."""
     while True:
         inner = getattr(network, "_orig_mod", None)
-        if isinstance(network, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        if isinstance(network, (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)):
             inner = network.module
         if not isinstance(inner, nn.Module):
             return network

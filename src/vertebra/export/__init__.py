@@ -2,16 +2,20 @@
 
 With photos to calibrate on the file is int8: smaller and faster, and written only if it keeps its accuracy.
 
-`export("efficientnet_lite0", "lite0.onnx")`, or `vertebra export efficientnet_lite0 --out lite0.onnx`.
+`vertebra.export("efficientnet_lite0", "lite0.onnx")`, or `vertebra export efficientnet_lite0 --out lite0.onnx`. The
+package is itself that function, so that `vertebra.export` is one thing whether or not something of it has been imported
+before.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from vertebra.card import METADATA_KEY, Card
@@ -20,17 +24,17 @@ from vertebra.model_checksum import BLANK, checked_card, with_checksum
 
 with needing("torch", "vertebra.export"):
     import onnx
-    import torch  # noqa: F401
-
-from vertebra.models import ConvNet
+    from torch import nn
 
 from ._classifier import with_classifier
 from ._int8 import Int8Report, quantise
 from ._judge import Calibration, Verdict, check_count, labels_of, points
+from ._network import Observed, deployable
 from ._photos import Pixels, drawn_photos
-from ._prepare import Prepared, metadata, prepare, with_precision
+from ._prepare import metadata, prepare, with_precision
+from ._prepared import Prepared, class_names
 from ._proof import prove
-from ._trace import deployable, trace
+from ._trace import trace
 from ._write import ExportError, check_target, write_model
 
 __all__ = [
@@ -41,6 +45,7 @@ __all__ = [
     "Prepared",
     "Verdict",
     "check_count",
+    "class_names",
     "export",
     "labels_of",
     "metadata",
@@ -64,7 +69,7 @@ class ExportReport:
 
 
 def export(
-    model: ConvNet | Prepared | str | Path,
+    model: nn.Module | Prepared | str | Path,
     out: str | os.PathLike[str],
     *,
     images: Sequence[Pixels] | None = None,
@@ -83,7 +88,8 @@ def export(
     written it is compared with torch at batch sizes 1, 2 and 7.
 
     Args:
-        model: a name, a path to a .pth or .safetensors file, a network, or what `prepare` returned.
+        model: a name, a path to a .pth or .safetensors file, any `nn.Module` that classifies, or what `prepare`
+            returned.
         out: the file to write, ending in .onnx. A model there already is replaced once the new one is complete.
         images: pixels (H, W, 3) at the crop size to compare on. None: drawn ones.
         calibration: photos to quantise by; with them the file is int8, and otherwise float32.
@@ -128,6 +134,8 @@ def export(
     if body is None:
         graph = trace(network, card.preprocessing, card.temperature)
     else:
+        if isinstance(network, Observed):
+            raise UsageError("body= is for our own networks. Export this one without it.")
         checked_card(body)
         graph = with_classifier(onnx.load(body), network.get_classifier(), card.temperature)
     onnx.checker.check_model(graph, full_check=True)
@@ -186,3 +194,15 @@ def with_card(graph: onnx.ModelProto, card: Card) -> onnx.ModelProto:
     del graph.metadata_props[:]
     graph.metadata_props.add(key=METADATA_KEY, value=replace(card, content_sha256=BLANK).to_json())
     return graph
+
+
+class _CallableModule(ModuleType):
+    def __call__(
+        self, model: nn.Module | Prepared | str | Path, out: str | os.PathLike[str], **options: Any
+    ) -> ExportReport:
+        return export(model, out, **options)
+
+    __call__.__doc__ = export.__doc__
+
+
+sys.modules[__name__].__class__ = _CallableModule

@@ -10,9 +10,10 @@ import onnxruntime as ort
 import torch
 
 from vertebra.card import Card, Preprocessing
-from vertebra.errors import WeightsError
+from vertebra.errors import WeightsError, first_line
 from vertebra.models import ConvNet
 
+from ._network import Observed
 from ._photos import Pixels
 from ._trace import INPUT, OUTPUTS
 from ._write import ExportError
@@ -37,26 +38,35 @@ def session(model: bytes, threads: int | None = None) -> ort.InferenceSession:
 
 
 def reference(
-    network: ConvNet, preprocessing: Preprocessing, temperature: float, images: Pixels
+    network: ConvNet | Observed, preprocessing: Preprocessing, temperature: float, images: Pixels
 ) -> tuple[Array, Array, Array]:
     """What torch says of (N, H, W, 3) pixels: probabilities, embedding, features; the steps of training, one by one."""
     mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (preprocessing.mean, preprocessing.std))
     with torch.inference_mode():
         x = (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255).sub(mean).div(std)
-        features = network.forward_features(x)
-        probabilities = (network.forward_head(features) / temperature).softmax(1)
-        embedding = network.forward_embedding(features)
+        if isinstance(network, Observed):
+            logits, embedding, features = network(x)
+        else:
+            features = network.forward_features(x)
+            logits = network.forward_head(features)
+            embedding = network.forward_embedding(features)
+        probabilities = (logits / temperature).softmax(1)
     return probabilities.numpy(), embedding.numpy(), features.numpy()
 
 
-def prove(model: bytes, network: ConvNet, card: Card, images: Sequence[Pixels]) -> float:
+def prove(model: bytes, network: ConvNet | Observed, card: Card, images: Sequence[Pixels]) -> float:
     """Compare the model with torch at each batch size; return the largest difference of a probability.
 
     Raises:
         ExportError: they differ by more than is allowed, or the five best classes are others.
         WeightsError: torch itself gives no numbers.
     """
-    runtime = session(model)
+    try:
+        runtime = session(model)
+    except Exception as error:
+        raise ExportError(
+            f"ONNX Runtime does not load the exported network ({first_line(error)}). Nothing was written."
+        ) from error
     largest, start = 0.0, 0
     for count in BATCH_SIZES:
         batch = np.stack([images[(start + i) % len(images)] for i in range(count)])
@@ -65,10 +75,20 @@ def prove(model: bytes, network: ConvNet, card: Card, images: Sequence[Pixels]) 
             expected = reference(network, card.preprocessing, card.temperature, batch)
         except RuntimeError as error:
             raise ExportError(f"torch itself cannot run the network at batch size {count} ({error}).") from error
+        if len(expected[0]) != count:
+            raise ExportError(
+                f"torch itself gives {len(expected[0])} rows of logits for {count} images; the network mixes the "
+                "images of a batch. Nothing was written."
+            )
         if not all(np.isfinite(array).all() for array in expected):
             source = card.weights.name if card.weights is not None else card.architecture
             raise WeightsError(f"{source} gives outputs that are no numbers: the weights are damaged.")
-        found = runtime.run(list(OUTPUTS), {INPUT: batch})
+        try:
+            found = runtime.run(list(OUTPUTS), {INPUT: batch})
+        except Exception as error:  # ONNX Runtime has no error of its own for it
+            raise ExportError(
+                f"the exported network cannot be run at batch size {count} ({first_line(error)}). Nothing was written."
+            ) from error
         largest = max(largest, _compare(expected, found, count))
     return largest
 

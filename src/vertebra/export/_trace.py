@@ -6,46 +6,26 @@ The network runs once on shapes alone, and each operation that it did is written
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
 
-from vertebra.anatomy._onnx import Graph
-from vertebra.anatomy._trace import run, to_meta
+from vertebra.anatomy._onnx import OPSET, Graph
+from vertebra.anatomy._operators import UnwritableError
+from vertebra.anatomy._trace import Trace, run, to_meta
 from vertebra.card import Preprocessing
-from vertebra.errors import UsageError, first_line
+from vertebra.errors import UsageError, first_line, warn
 from vertebra.models import ConvNet, GoogLeNet
+
+from ._network import Observed
+from ._torch_onnx import exported as by_torch
 
 INPUT = "image"
 OUTPUTS = ("probabilities", "embedding", "features")
-_PREFIX = "network."  # of the paths inside `Deployed`
-
-
-def deployable(network: ConvNet, preprocessing: Preprocessing) -> ConvNet:
-    """A copy of the network as it will be exported: on the CPU, in float32, ready to predict.
-
-    Raises:
-        UsageError: it does not take RGB photos of the card's size.
-    """
-    channels = network.in_channels
-    if channels != 3 or len(preprocessing.mean) not in (1, 3) or len(preprocessing.std) not in (1, 3):
-        raise UsageError(
-            f"the network takes {channels} channels and its preprocessing has {len(preprocessing.mean)}; "
-            "an exported file takes RGB photos, so both must be for 3."
-        )
-    if preprocessing.crop_size < network.min_size:
-        raise UsageError(
-            f"crop_size is {preprocessing.crop_size}, and {type(network).__name__} takes images of at least "
-            f"{network.min_size} pixels. Export it with a larger crop_size."
-        )
-    try:
-        return copy.deepcopy(network).to("cpu", torch.float32).eval().requires_grad_(False)
-    except Exception as error:  # a module may raise whatever it likes
-        raise UsageError(
-            f"the network cannot be copied to the CPU in float32 ({type(error).__name__}: {first_line(error)})."
-        ) from error
+_PREFIX = "network."  # of the paths inside `Deployed`, and of those inside `Observed`
 
 
 class Deployed(nn.Module):
@@ -54,7 +34,7 @@ class Deployed(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, network: ConvNet, preprocessing: Preprocessing, temperature: float) -> None:
+    def __init__(self, network: ConvNet | Observed, preprocessing: Preprocessing, temperature: float) -> None:
         super().__init__()
         mean, std = (np.broadcast_to(np.asarray(v, np.float64), 3) for v in (preprocessing.mean, preprocessing.std))
         scale, shift = 1 / (255 * std), -mean / std
@@ -67,6 +47,7 @@ class Deployed(nn.Module):
             scale, shift = scale * factor, shift * factor + offset
             self.network = copy.copy(network)
             self.network.transform_input = False
+        self.normalisation = (preprocessing.mean, preprocessing.std)
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32).view(1, 3, 1, 1))
         self.register_buffer("shift", torch.tensor(shift, dtype=torch.float32).view(1, 3, 1, 1))
         self.temperature = temperature
@@ -75,15 +56,18 @@ class Deployed(nn.Module):
         # Channels first while they are bytes: numbers on the last axis, three at a time, cost ONNX Runtime 1.5 ms.
         x = image.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
         x = x * self.scale + self.shift
-        features = self.network.forward_features(x)
-        embedding = self.network.forward_embedding(features)
-        logits = self.network.get_classifier()(embedding)
+        if isinstance(self.network, Observed):
+            logits, embedding, features = self.network(x)
+        else:
+            features = self.network.forward_features(x)
+            embedding = self.network.forward_embedding(features)
+            logits = self.network.get_classifier()(embedding)
         if self.temperature != 1.0:
             logits = logits / self.temperature
         return logits.softmax(1), embedding, features
 
 
-def trace(network: ConvNet, preprocessing: Preprocessing, temperature: float = 1.0) -> onnx.ModelProto:
+def trace(network: ConvNet | Observed, preprocessing: Preprocessing, temperature: float = 1.0) -> onnx.ModelProto:
     """The ONNX model of a network that `deployable` made.
 
     Raises:
@@ -94,15 +78,74 @@ def trace(network: ConvNet, preprocessing: Preprocessing, temperature: float = 1
     # Two images, so that a side of one is not taken for the batch.
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8, device="meta")
     try:
+        return _traced(deployed, example, size)
+    except UnwritableError as error:
+        try:
+            return by_torch(deployed, size, [INPUT], OUTPUTS, OPSET)
+        except UnwritableError as other:
+            raise UnwritableError(f"{error} {other}") from error
+
+
+def _traced(deployed: Deployed, example: Tensor, size: int) -> onnx.ModelProto:
+    observed = isinstance(deployed.network, Observed)
+    try:
         found = run(to_meta(deployed), (example,), {})
     except UsageError as error:
         cause = error.__cause__
+        if observed:  # it ran on the CPU, so it is not what it takes
+            raise UnwritableError(str(error)) from error
         if cause is None:
             raise
         raise UsageError(
             f"the network fails on images of {size} × {size} pixels ({type(cause).__name__}: {first_line(cause)}). It "
             "must take them as (N, 3, H, W), and give logits (N, K)."
         ) from error
+    _check_logits(found)
+    _tell_normalisation(found, deployed)
     tensors = dict(deployed.named_parameters()) | dict(deployed.named_buffers())
-    model: onnx.ModelProto = Graph(found, tensors, prefix=_PREFIX, dynamic=True).write([INPUT], OUTPUTS)
+    prefix = _PREFIX * 2 if observed else _PREFIX
+    model: onnx.ModelProto = Graph(found, tensors, prefix=prefix, dynamic=True).write([INPUT], OUTPUTS)
     return model
+
+
+def _check_logits(found: Trace) -> None:
+    """Refuse a network whose own last step makes probabilities: of these the softmax would make others."""
+    makers = {ref: op for op in found.ops for ref in op.outputs if op.is_view or not op.in_place}
+    op = makers[found.outputs[0]]  # the softmax of the file
+    while op.inputs and (op := makers.get(op.inputs[0], op)) is not None:
+        if op.name not in ("div", "view", "alias", "detach", "clone", "_to_copy", "squeeze"):
+            break
+    if op.name in ("_softmax", "sigmoid") and found.outputs[0] not in op.outputs:
+        several = " Probabilities of several classes in one photo are not exported." if op.name == "sigmoid" else ""
+        raise UsageError(
+            f"the network ends in a {op.name.strip('_')} of its own, and the softmax of an exported file takes logits. "
+            f"Leave that layer out.{several}"
+        )
+
+
+def _tell_normalisation(found: Trace, deployed: Deployed) -> None:
+    """A network that normalises its input itself, as it seems, and a preprocessing that does."""
+    mean, std = deployed.normalisation
+    inner = deployed.network.network if isinstance(deployed.network, Observed) else deployed.network
+    if getattr(inner, "transform_input", False) or (not any(mean) and all(value == 1 for value in std)):
+        return
+    own = [op for op in found.ops if op.module.startswith(_PREFIX.rstrip("."))]
+    views = {own[0].inputs[0]} if own else set()
+    for op in own:
+        if not views & set(op.inputs):
+            continue
+        if op.is_view:
+            views |= set(op.outputs)
+        elif op.name in ("sub", "div", "add", "mul"):
+            warn(
+                f"the network begins by changing the values of its input itself (aten::{op.name}), and the file has "
+                f"normalised them by then: mean {_words(mean)}, std {_words(std)}. Where the network normalises values "
+                "from 0 to 1 itself, give a preprocessing with mean=(0, 0, 0) and std=(1, 1, 1)."
+            )
+            return
+        else:
+            return
+
+
+def _words(values: Sequence[float]) -> str:
+    return "/".join(f"{value:g}" for value in values)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -18,6 +18,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
 from vertebra.errors import UsageError, WeightsError, warn
+
+if TYPE_CHECKING:
+    from ._origin import Origin
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class ConvNet(nn.Module):
     avgpool: nn.Module  # where the family has it as a module
     # Whether the file that the weights are from leaves open what `reset_resolution` would have changed.
     resolution_assumed: bool = False
+    # The weights that it was built with; None: randomly initialised ones. A copy, a pickle and a new head keep it.
+    origin: Origin | None = None
 
     def __init__(self) -> None:
         super().__init__()

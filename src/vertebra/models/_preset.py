@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from vertebra.card import Preprocessing, centre_crop_box, resized_size
 from vertebra.decoding_notes import DecodingNotes
-from vertebra.errors import UsageError, nearest, warn
+from vertebra.errors import UsageError, warn
 from vertebra.pixels import fit, upright
 
 if TYPE_CHECKING:
@@ -57,19 +57,6 @@ class ImageClassification(nn.Module):
 
     def __init__(self, preprocessing: Preprocessing, *, antialias: bool | None = True) -> None:
         super().__init__()
-        modes = [mode.value for mode in InterpolationMode]
-        if preprocessing.interpolation not in modes:
-            raise UsageError(
-                f"interpolation is {preprocessing.interpolation!r}; allowed are {', '.join(modes)}. "
-                f"{nearest(str(preprocessing.interpolation), modes)}"
-            )
-        if min(preprocessing.crop_size, preprocessing.resize_size) < 1:
-            raise UsageError(
-                f"crop_size is {preprocessing.crop_size} and resize_size {preprocessing.resize_size}; "
-                "both are pixels, at least 1."
-            )
-        if 0 in preprocessing.std:
-            raise UsageError(f"std is {preprocessing.std}; no channel can be divided by 0.")
         self.preprocessing = preprocessing
         # Lists, as torchvision keeps them.
         self.crop_size = [preprocessing.crop_size]

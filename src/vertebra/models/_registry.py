@@ -22,9 +22,10 @@ from vertebra.model_table import check_family
 
 from . import _checkpoint
 from ._base import ConvNet, check_count
+from ._origin import Origin
 from ._state_dict import fitting, load_state_dict, meta_build
 from ._unwrap import Candidate, fitting_weights
-from ._weights import WeightsEnum, resolve
+from ._weights import WeightsEnum, published, resolve
 
 Builder = Callable[..., ConvNet]
 B = TypeVar("B", bound=Builder)
@@ -148,6 +149,9 @@ def build(
     if not mapped:  # of a mapped file that would read every page, most of which nobody needs yet
         _tell_not_finite(path, state)
     load_state_dict(model, state, str(path))
+    own = source.absolute() if isinstance(source, Path) else None
+    member = published(weights_enum, source) if isinstance(source, Path) else source
+    model.origin = Origin(_name_of(weights_enum), member, own, content.card)
     if num_classes is not None and num_classes != model.num_classes:
         model.reset_classifier(num_classes)
     if in_channels is not None:

@@ -43,8 +43,6 @@ class Weights:
     def transforms(self, **changes: Any) -> ImageClassification:
         """The preprocessing as a callable: a PIL image or a tensor → (3, H, W). `changes` replace its settings."""
         antialias = changes.pop("antialias", True)
-        if "interpolation" in changes:  # torchvision gives an enum, whose value is the name
-            changes["interpolation"] = getattr(changes["interpolation"], "value", changes["interpolation"])
         return ImageClassification(replace(self.preprocessing, **changes), antialias=antialias)
 
 

@@ -1,0 +1,266 @@
+"""Any network that classifies: where its logits, its embedding and its last feature map are.
+
+Our families tell. Of other networks, and of ours where their own `forward` was changed or has hooks, they are found by
+running it once.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
+
+from vertebra.card import Preprocessing
+from vertebra.errors import UsageError, VertebraError, first_line
+from vertebra.models import ConvNet
+
+Outputs: TypeAlias = tuple[Tensor, Tensor, Tensor]  # logits (N, K), embedding (N, D), features (N, C, h, w)
+
+Call: TypeAlias = tuple[str, nn.Module, Any, Any]  # a module's path, itself, its arguments, its output
+
+_QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.quantization", "torchao.")
+
+
+class Observed(nn.Module):
+    """A network of any kind: (N, 3, H, W) → logits, embedding, features.
+
+    The embedding is what the last linear layer takes, and the feature map what is averaged before it. A network
+    without such a layer has the mean of its last feature map for an embedding, and one without feature maps has its
+    embedding as a map of one position.
+    """
+
+    def __init__(self, network: nn.Module, size: int) -> None:
+        super().__init__()
+        self.network = network
+        self.num_classes = 0
+        self.linear: str | None = None  # path of the layer whose result the logits are
+        self.map: tuple[str, str] | None = None  # a path, and whether its "input" or its "output" is the feature map
+        self._find(size)
+
+    def forward(self, x: Tensor) -> Outputs:
+        seen: dict[str, Tensor] = {}
+        hooks = []
+        if self.linear is not None:
+            hooks.append(
+                self.network.get_submodule(self.linear).register_forward_pre_hook(
+                    lambda module, args: seen.update(embedding=args[0])
+                )
+            )
+        if self.map is not None:
+            path, side = self.map
+            hooks.append(
+                self.network.get_submodule(path).register_forward_hook(
+                    lambda module, args, output: seen.update(features=args[0] if side == "input" else output)
+                )
+            )
+        try:
+            logits = logits_of(self.network(x))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        features, embedding = seen.get("features"), seen.get("embedding")
+        if embedding is None:
+            embedding = logits if features is None else features.mean((2, 3))
+        return logits, embedding, embedding[:, :, None, None] if features is None else features
+
+    def get_classifier(self) -> nn.Module:
+        """The layer that gives the logits, or the network itself where none does."""
+        return self.network if self.linear is None else self.network.get_submodule(self.linear)
+
+    def _find(self, size: int) -> None:
+        """Run it once, and look for the layer that gives the logits and the map that is averaged."""
+        calls: list[Call] = []
+        hooks = [
+            module.register_forward_hook(
+                lambda module, args, output, path=path: calls.append((path, module, args, output))
+            )
+            for path, module in self.network.named_modules()
+            if path
+        ]
+        x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+        try:
+            with torch.inference_mode():
+                logits = logits_of(self.network(x))
+        except VertebraError:
+            raise
+        except Exception as error:
+            raise UsageError(
+                f"the network fails on images of {size} × {size} pixels ({type(error).__name__}: "
+                f"{first_line(error)}). It must take them as (N, 3, H, W), and give logits (N, K); another size is "
+                "given by preprocessing=."
+            ) from error
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if logits.ndim != 2 or len(logits) != 2 or not logits.is_floating_point():
+            raise UsageError(
+                f"the network gives {_form(logits)} for 2 images; it must give logits (2, K), one number a class. "
+                "Export the classifier alone, or wrap it in a module whose forward() returns them."
+            )
+        self.num_classes = logits.shape[1]
+        embedding = None
+        for path, module, args, output in reversed(calls):
+            if isinstance(module, nn.Linear) and _is_same(output, logits) and args[0].ndim == 2:
+                self.linear, embedding = path, args[0]
+                break
+        self.map = _last_map(calls, embedding)
+
+
+def _last_map(calls: Sequence[Call], embedding: Tensor | None) -> tuple[str, str] | None:
+    """The map whose mean the embedding is; else one that a linear layer takes flat; else the last that is averaged."""
+    made = [(path, output) for path, _, _, output in reversed(calls) if _is_map(output)]
+    for path, output in made:
+        if embedding is not None and output.shape[1] == embedding.shape[1]:
+            mean = output.mean((2, 3))
+            if torch.allclose(mean, embedding, rtol=1e-3, atol=1e-4 * float(embedding.abs().max())):
+                return path, "output"
+    flat = {args[0].shape[1] for _, module, args, _ in calls if isinstance(module, nn.Linear) and args[0].ndim == 2}
+    for path, output in made:
+        if output[0].numel() in flat:
+            return path, "output"
+    for path, _, args, output in reversed(calls):
+        if args and _is_map(args[0]) and isinstance(output, Tensor) and output.numel() == args[0][:, :, 0, 0].numel():
+            return path, "input"
+    return None
+
+
+def _is_map(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 4 and value.shape[0] == 2 and value.shape[2] * value.shape[3] > 1
+
+
+def _is_same(output: Any, logits: Tensor) -> bool:
+    same = isinstance(output, Tensor) and output.numel() == logits.numel()
+    return same and output.data_ptr() == logits.data_ptr()
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits among what a network gives.
+
+    Raises:
+        UsageError: it gives several things, and none is called so.
+    """
+    if isinstance(output, Mapping):
+        named = output.get("logits")
+    else:
+        named = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(named, Tensor):
+        raise UsageError(
+            f"the network gives {_form(output)}; it must give a tensor of logits (N, K). Wrap it in a module whose "
+            "forward() returns them."
+        )
+    return named
+
+
+def _form(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return f"a tensor {tuple(output.shape)} of {output.dtype}"
+    if isinstance(output, Mapping):
+        return f"a dict of {', '.join(map(repr, output))}"
+    if isinstance(output, tuple | list):
+        return f"a {type(output).__name__} of {len(output)}"
+    return f"a {type(output).__name__}"
+
+
+# --- what can be exported --------------------------------------------------------------------------------------------
+
+
+def check(network: nn.Module) -> None:
+    """Refuse what cannot be copied to the CPU in float32.
+
+    Raises:
+        UsageError: it is quantised, TorchScript, has lazy layers, or does not take RGB.
+    """
+    if isinstance(network, torch.jit.ScriptModule):
+        raise UsageError("the network is a TorchScript module; give the Python module that it was made from.")
+    if getattr(network, "num_classes", None) == 0 and not isinstance(network, ConvNet):
+        raise UsageError(
+            f"this {type(network).__name__} has no classifier (num_classes=0), and a file predicts classes. Give it "
+            "one with reset_classifier(N), trained or loaded, and export that."
+        )
+    for path, module in network.named_modules():
+        if type(module).__module__.startswith(_QUANTISED):
+            raise UsageError(
+                f"the layer {path or type(module).__name__} is quantised ({type(module).__name__}). Export the float "
+                "network; with calibration= (on the command line --precision int8) the file is int8."
+            )
+    for path, tensor in [*network.named_parameters(), *network.named_buffers()]:
+        if isinstance(tensor, UninitializedTensorMixin):
+            raise UsageError(f"{path} has no shape yet: it belongs to a lazy layer. Run the network once, then export.")
+
+
+def channels_of(network: nn.Module) -> int:
+    """How many channels its images have."""
+    if isinstance(network, ConvNet):
+        return network.in_channels
+    return next((module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d)), 3)
+
+
+def is_family(network: nn.Module) -> bool:
+    """Whether it is one of our networks, whose parts in turn do what it does as a whole."""
+    return (
+        isinstance(network, ConvNet)
+        and type(network).__module__.startswith(ConvNet.__module__.rpartition(".")[0])
+        and "forward" not in vars(network)
+        and not network._forward_hooks
+        and not network._forward_pre_hooks
+    )
+
+
+def deployable(network: nn.Module, preprocessing: Preprocessing) -> ConvNet | Observed:
+    """A copy of the network as it will be exported: on the CPU, in float32, ready to predict. Made once.
+
+    Raises:
+        UsageError: it does not take RGB photos of the card's size.
+    """
+    if isinstance(network, Observed):
+        return network
+    channels = channels_of(network)
+    if channels != 3 or len(preprocessing.mean) not in (1, 3) or len(preprocessing.std) not in (1, 3):
+        raise UsageError(
+            f"the network takes {channels} channels and its preprocessing has {len(preprocessing.mean)}; "
+            "an exported file takes RGB photos, so both must be for 3."
+        )
+    if isinstance(network, ConvNet) and preprocessing.crop_size < network.min_size:
+        raise UsageError(
+            f"crop_size is {preprocessing.crop_size}, and {type(network).__name__} takes images of at least "
+            f"{network.min_size} pixels. Export it with a larger crop_size."
+        )
+    check(network)
+    try:
+        twin = _plain(copy.deepcopy(network)).to("cpu", torch.float32).eval().requires_grad_(False)
+    except Exception as error:  # a module may raise whatever it likes
+        raise UsageError(
+            f"the network cannot be copied to the CPU in float32 ({type(error).__name__}: {first_line(error)})."
+        ) from error
+    if isinstance(twin, ConvNet) and is_family(twin):
+        return twin
+    return Observed(twin, preprocessing.crop_size)
+
+
+class _Normalise(nn.Module):
+    """(…, C, H, W) → (values - mean) / std."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.as_tensor(values, dtype=torch.float32).reshape(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+def _plain(network: nn.Module) -> nn.Module:
+    """The network with torchvision's `Normalize` written as arithmetic: that asks for values, which a trace has not."""
+    for path, module in list(network.named_modules()):
+        if path and type(module).__name__ == "Normalize" and type(module).__module__.startswith("torchvision."):
+            parent, _, name = path.rpartition(".")
+            plain = _Normalise(module.mean, module.std)
+            setattr(network.get_submodule(parent), name, plain)
+    return network
