@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vertebra.card import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from vertebra.errors import UsageError, first_line
 from vertebra.pixels import Pixels
+from vertebra.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
 
