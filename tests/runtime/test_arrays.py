@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from vertebra.card import IMAGENET_MEAN, IMAGENET_STD, Card, Preprocessing
+from vertebra.card import Card, Preprocessing
 from vertebra.errors import UsageError
+from vertebra.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from vertebra.runtime.predictor import Predictor
 from vertebra.runtime.trial import trial_images
 
