@@ -825,7 +825,8 @@ def test_a_separator_that_is_not_sure_is_asked_for(read, refusal):
     )
     assert labels(read("sep=,\n" + text)) == ["a", "b"]
     assert "no column 'path' (it has Datei, Art)" in refusal("Datei;Art\nx,1.png;a\ny.png;b\n")
-    assert "no column 'path' (it has Datei;Art)" in refusal("Datei;Art\nx.png\n")
+    assert "its first line is one field, 'Datei;Art'" in refusal("Datei;Art\nx.png\n")
+    assert refusal('"path,label"\n"cat/0.png,a"\n').endswith("Take away the quotes around whole lines: path,label.")
     assert "no column 'label' (it has path)" in refusal("path\ncat/0.png\n")
     assert "its first line has a photo, cat/0.png. Put the names of the columns above" in refusal("cat/0.png;a\n")
 

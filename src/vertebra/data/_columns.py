@@ -184,7 +184,13 @@ def _without(table: Table, wanted: str, there: Sequence[str]) -> str:
             f"{table.source} has no column {wanted!r}: its first line has a photo, {photo}. Put the names of the "
             "columns above it: path,label or path,label,split."
         )
-    which = f"If one of them is it, give --{wanted}-column NAME. " if there else ""
+    if len(there) == 1 and (cut := re.split(r"[,;\t|]", there[0]))[1:]:
+        return (
+            f"{table.source} has no column {wanted!r}: its first line is one field, {there[0]!r}. Take away the quotes "
+            f"around whole lines: {','.join(cut)}."
+        )
+    others = there if wanted == "path" else there[1:]
+    which = f"If one of them is it, give --{wanted}-column NAME. " if others else ""
     return (
         f"{table.source} has no column {wanted!r} (it has {', '.join(there) or 'none'}). {nearest(wanted, there)} "
         f"{which}The first line names the columns: path,label or path,label,split."
