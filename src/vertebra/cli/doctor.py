@@ -13,6 +13,7 @@ import typer
 
 from vertebra import __version__
 from vertebra.cli._output import print_json
+from vertebra.errors import EXTRAS
 from vertebra.machine import affinity, processor, quota_cores
 from vertebra.units import count, size
 
@@ -20,8 +21,6 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 # Packages whose version matters when something behaves oddly.
 PACKAGES = ("torch", "torchvision", "onnxruntime", "onnx", "MNN", "numpy", "pillow", "safetensors")
-# Extras for users; the others are for the development of Vertebra itself.
-EXTRAS = ("torch", "fast", "parquet", "train", "serve")
 # Variables that change what the commands do or how fast.
 VARIABLES = (
     "TORCH_HOME",
