@@ -347,6 +347,21 @@ def test_slow_blocks_of(page, tmp_path, monkeypatch):
     run_page(page, tmp_path, monkeypatch, slow=True)
 
 
+@pytest.mark.slow
+def test_the_readme_runs_from_a_fresh_clone(tmp_path):
+    """With what git has alone: nothing that only lies in this folder is needed."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout")
+    clone = tmp_path / "vertebra"
+    subprocess.run(["git", "clone", "-q", ROOT, clone], check=True)
+    if SHARED.is_dir():
+        (tmp_path / "shared").symlink_to(SHARED.parent)
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "tests/test_docs.py", "-k", "test_blocks_of and README"]
+    environment = os.environ | {"PYTHONPATH": str(clone / "src")}
+    done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout
+
+
 # What does not run.
 
 NOT_RUN = [
