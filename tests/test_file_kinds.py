@@ -61,6 +61,7 @@ def saved(array):
         (b"version https://git-lfs.github.com/spec/v1\n", "x.mp4", "None"),
         (b"hello", "notes.txt", "None"),
         (b"hello", "", "None"),
+        (b"G" * 512, "", "None"),
     ],
 )
 def test_what_a_file_is(tmp_path, content, name, expected):

@@ -28,6 +28,8 @@ def test_the_formats_that_are_decoded_are_known_by_how_they_begin(name):
         (b"\xff\x4f\xff\x51", "JPEG2000"),
         (b"\0\0\0\x18ftypheic", "HEIC"),
         (b"\0\0\0\x1cftypmif1", "HEIC"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1heicmiaf", "HEIC"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf", "AVIF"),
         (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
         (b"", None),
         (b"\xff\xd8", None),

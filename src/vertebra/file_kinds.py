@@ -59,7 +59,7 @@ _SIGNATURES: tuple[tuple[Kind, str, bytes], ...] = (
     (VIDEO, "AVI", rb"RIFF....AVI "),
     (VIDEO, "WebM", rb"\x1a\x45\xdf\xa3.*?webm"),
     (VIDEO, "Matroska", rb"\x1a\x45\xdf\xa3"),
-    (VIDEO, "MPEG", rb"\0\0\x01[\xba\xb3]|\x47.{187}\x47"),
+    (VIDEO, "MPEG", rb"\0\0\x01[\xba\xb3]"),
     (VIDEO, "WMV", rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),
     (VIDEO, "FLV", rb"FLV\x01"),
     (VIDEO, "Ogg", rb"OggS"),

@@ -54,6 +54,19 @@ def test_a_table_is_audited_or_says_what_to_write(vertebra, place, monkeypatch):
     assert (done.code, "--path-column is for tables" in done.error) == (2, True)
 
 
+def test_from_python(place, tiny_run, tiny_registry):
+    import vertebra
+
+    columns = {"path_column": "image_id", "label_column": "species", "image_root": place / "images"}
+    found = vertebra.train(
+        place / "list.csv", place / "run", model="resnet18", weights=tiny_run.parent / "drawn.pth", folds=3, **columns
+    )
+    assert found.metrics["n"] == 36
+    measured = vertebra.train.evaluate(place / "run" / "model.onnx", place / "list.csv", **columns)
+    assert measured.trained_on == 36
+    assert measured.arguments[:2] == ("--path-column", "image_id")
+
+
 def test_a_run_keeps_how_its_table_is_read(vertebra, place, tiny_run, tiny_registry, monkeypatch):
     monkeypatch.chdir(place)
     weights = ("--model", "resnet18", "--weights", tiny_run.parent / "drawn.pth", "--set", "folds=3")

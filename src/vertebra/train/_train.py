@@ -65,7 +65,8 @@ def train(
         PrecisionError: with `strict`: the run is finished and kept, and does not reach `precision`.
     """
     _refuse_worker()
-    settings = Settings.from_mapping({"data": os.fspath(data), **options}, "train()")
+    paths = {name: os.fspath(value) for name, value in options.items() if isinstance(value, os.PathLike)}
+    settings = Settings.from_mapping({"data": os.fspath(data), **options, **paths}, "train()")
     places = (settings.data, settings.weights, settings.image_root)
     if any(text is not None and not Path(text).is_absolute() and Path(text).exists() for text in places):
         settings = replace(settings, cwd=str(Path.cwd()))  # the run may be gone on with from elsewhere
