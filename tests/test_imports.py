@@ -17,7 +17,7 @@ import vertebra
 SOURCE = Path(vertebra.__file__).parent
 BASE = {"errors", "units", "intervals", "protobuf", "card", "cache", "model_checksum", "files", "machine"}
 BASE |= {"bit_depth", "photo_files", "pixels", "decoding_notes", "stopping", "strict_json", "file_kinds"}
-BASE |= {"model_table", "preprocessing", "weight_files", "weight_transfer"}
+BASE |= {"model_table", "model_argument", "preprocessing", "weight_files", "weight_transfer"}
 
 # Room (or module at the top) -> rooms that it may import. The table of the design, and nothing else.
 ROOMS = {
@@ -38,6 +38,8 @@ ROOMS = {
     "weight_files": {"errors", "cache", "files", "weight_transfer"},
     "model_checksum": {"errors", "card", "cache", "protobuf"},
     "machine": {"errors"},
+    "model_function": {"errors"},
+    "model_argument": {"errors", "card", "files", "model_function", "model_table"},
     "bit_depth": {"errors", "card"},
     "pixels": {"errors", "card", "bit_depth", "file_kinds", "photo_files"},  # photos are decoded in one place
     "decoding_notes": {"card", "bit_depth", "pixels"},
@@ -49,7 +51,7 @@ ROOMS = {
     "runtime": BASE | {"__init__"},  # for its version
     "train": BASE | {"report", "models", "data", "export", "runtime", "_load", "__init__"},
     "serve": BASE | {"runtime", "_load", "__init__"},
-    "bench": BASE | {"__init__", "models", "export", "runtime"},
+    "bench": BASE | {"__init__", "models", "export", "runtime", "_load"},
     "_load": BASE | {"__init__", "runtime", "export"},
     "__init__": BASE,  # all else is loaded on first use
     "__main__": {"cli"},
@@ -74,6 +76,8 @@ PACKAGES = {
     "strict_json": set(),
     "cache": set(),
     "machine": set(),
+    "model_function": set(),
+    "model_argument": set(),
     "bit_depth": {"numpy", "PIL"},
     "pixels": {"numpy", "PIL", "pillow_heif"},  # the last for HEIC
     "decoding_notes": set(),
@@ -84,7 +88,7 @@ PACKAGES = {
     "export": {"torch", "onnx", "onnxruntime", "numpy"},
     "runtime": {"numpy", "PIL", "onnxruntime", "MNN", "pyarrow"},
     "bench": {"numpy", "torch", "onnxruntime", "openvino", "MNN", "ncnn", "pnnx"},
-    "_load": set(),
+    "_load": {"torch"},
     "train": {"torch", "torchvision", "safetensors", "numpy", "PIL"},
     "serve": {"fastapi", "starlette", "uvicorn", "httptools", "pydantic", "prometheus_client", "orjson"}
     | {"numpy", "PIL"},

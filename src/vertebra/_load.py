@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,8 @@ from vertebra import __version__
 from vertebra.cache import cache_dir, fingerprint, keep_note, kept_note, making, scratch_dir
 from vertebra.card import DECODING_RULE
 from vertebra.errors import UsageError, VertebraError, needing, noting, warn
-from vertebra.files import WEIGHT_SUFFIXES, replacing
+from vertebra.files import replacing
+from vertebra.model_argument import ModelArgument, ModelKind, resolve_model
 from vertebra.runtime.predictor import Predictor, silent
 
 
@@ -27,8 +30,9 @@ def load(
     """Make a network ready to predict, without torch.
 
     Args:
-        model: a file that `vertebra export` wrote, or a name that `vertebra models` lists. A name is exported once into
-            the cache, which needs torch, and runs from there ever after, which does not.
+        model: a file that `vertebra export` wrote, the folder of a run, a name that `vertebra models` lists, or
+            "FILE.py:FUNCTION" for a network of one's own. A name is exported once into the cache, which needs torch,
+            and runs from there ever after, which does not.
         weights: for a name: "DEFAULT", the name of published weights, or a .pth or .safetensors file.
         tell: called with what is being done where that takes seconds.
         options: as `vertebra.runtime.predictor.Predictor` takes them (engine, batch, threads, …).
@@ -38,15 +42,53 @@ def load(
         MissingExtraError: a name has not been exported yet, and torch is not installed.
         VertebraError: the file, or the weights, cannot be used; says why.
     """
-    path = Path(model)
-    if not is_file(model):
-        path = exported(os.fspath(model), weights, tell)
-    elif os.fspath(weights) != "DEFAULT":
-        raise UsageError(f"{path} holds its weights, so weights={os.fspath(weights)!r} is one too many. Leave one out.")
-    elif path.suffix.lower() in WEIGHT_SUFFIXES:
-        out = path.with_suffix(".onnx").name
-        raise UsageError(f"{path} holds weights alone. Run: vertebra export {path} --model NAME --out {out}")
-    return Predictor(path, tell=tell, **options)
+    return Predictor(exported_file(resolve_model(model, "predict"), weights, tell), tell=tell, **options)
+
+
+def exported_file(
+    model: ModelArgument,
+    weights: str | os.PathLike[str] = "DEFAULT",
+    tell: Callable[[str], None] = silent,
+    *,
+    scratch: Path | None = None,
+) -> Path:
+    """The exported file of a MODEL: that is given, a run's, a named network's in the cache, a function's made anew.
+
+    Args:
+        model: what `resolve_model` found for a command that takes exported files.
+        weights: for a name, as `load` takes them.
+        tell: called with what is being done where that takes seconds.
+        scratch: a folder for what the cache does not keep. None: one of this process alone.
+
+    Raises:
+        UsageError: weights for what has its own, or a run without a file.
+        MissingExtraError: it has to be exported, and torch is not installed.
+        VertebraError: it cannot be exported; says why.
+    """
+    if model.kind is ModelKind.NETWORK:
+        return exported(model.name, weights, tell, scratch=scratch)
+    if os.fspath(weights) != "DEFAULT":
+        raise UsageError(
+            f"{model.given} has its own weights, so weights={os.fspath(weights)!r} is one too many. Leave one out."
+        )
+    if model.kind is not ModelKind.FUNCTION:
+        return model.exported_file
+    with needing("torch", f"predicting with a network of one's own ({model.given!r})"):
+        import torch  # noqa: F401
+
+        from vertebra.export import prepare
+    network = model.call()
+    try:
+        prepared = _timeless(prepare(network))
+    except UsageError as error:
+        raise UsageError(
+            f"{model.given}: {error} Or export it with its preprocessing first: vertebra export "
+            f"{shlex.quote(model.given)} --size PIXELS --out {model.name}.onnx"
+        ) from error
+    tell(f"exporting {model.given}, for this run alone")
+    path = Path(tempfile.mkdtemp(dir=scratch or scratch_dir()), f"{model.name}.onnx")
+    _export(prepared, path)
+    return path
 
 
 def exported(
@@ -101,9 +143,15 @@ def exported(
 
 def _prepared(name: str, weights: str | os.PathLike[str]) -> Any:
     with needing("torch", f"predicting with a name ({name!r}) rather than a file that `vertebra export` wrote"):
+        import torch  # noqa: F401 - before a package that would name itself
+
         from vertebra.export import prepare
     prepared = prepare(name, weights=os.fspath(weights))
-    # Without the time the file is the same whenever it is made again, and results that it made can be gone on with.
+    return _timeless(prepared)
+
+
+def _timeless(prepared: Any) -> Any:
+    """Without the time the file is the same whenever it is made again, and results that it made can be gone on with."""
     return replace(prepared, card=replace(prepared.card, created=None))
 
 
@@ -139,11 +187,3 @@ def in_cache(name: str, weights: str | os.PathLike[str] = "DEFAULT") -> Path | N
     if not all(re.fullmatch(r"[\w.]+", part) for part in (name, label)):
         return None
     return cache_dir() / "models" / f"{name}-{label}-{__version__}-{DECODING_RULE}.onnx"
-
-
-def is_file(model: str | os.PathLike[str]) -> bool:
-    """Whether a model is given by its file; a name has neither a suffix nor a folder."""
-    text = os.fspath(model)
-    known = (".onnx", *WEIGHT_SUFFIXES)
-    separators = {os.sep, os.altsep or os.sep}
-    return not isinstance(model, str) or text.lower().endswith(known) or any(s in text for s in separators)

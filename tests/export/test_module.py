@@ -180,7 +180,7 @@ class Mixing(nn.Module):
         (lambda: Then(lambda y: y.argmax(1)), {}, r"a tensor \(2,\)"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(7, 5)), {}, r"fails on images of 24 × 24 pixels \(RuntimeError"),
         (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(5)), {}, r"1\.weight has no shape yet"),
-        (lambda: Small, {}, r"the model is a type; give a name.*Call it"),
+        (lambda: Small, {}, r"the model is a type; give a network's name.*Call it"),
         (lambda: 5, {}, r"the model is a int"),
     ],
 )

@@ -330,16 +330,27 @@ def test_settings_that_are_allowed():
     assert not is_loopback("192.168.1.1") and not is_loopback("localhost.example")
 
 
-def test_names_of_models():
+def test_names_of_models(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a/m.onnx", "b/m.onnx", "a/m m.onnx", "x=y.onnx", "m.onnx", "run/model.onnx"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
     assert Settings(models=("a/m.onnx", "b=x=y.onnx", "resnet18")).named() == {
         "m": "a/m.onnx",
         "b": "x=y.onnx",
         "resnet18": "resnet18",
     }
+    assert Settings(models=("run", "net:build", "x=net.py:build")).named() == {
+        "run": "run",
+        "build": "net:build",
+        "x": "net.py:build",
+    }
     for models, message in (
         (("a/m.onnx", "b/m.onnx"), "two models are called 'm'"),
         (("a/m m.onnx",), "letters, digits"),
         (("-x=m.onnx",), "letters, digits"),
+        (("x=y.onnx",), r"vertebra serve NAME=x=y\.onnx"),
+        (("nowhere.onnx",), "no such file"),
     ):
         with pytest.raises(UsageError, match=message):
             Settings(models=models).named()

@@ -11,6 +11,7 @@ from torch import nn
 
 from vertebra.errors import UsageError, needing
 from vertebra.files import replacing, writing
+from vertebra.model_argument import ModelKind, resolve_model
 
 from ._anatomy import Anatomy, Group, take_apart
 from ._latency import Latency, predict
@@ -162,14 +163,18 @@ def compare(
     """
     if isinstance(models, str) or len(models) < 2:
         raise UsageError(f"models is {models!r}; compare takes a list of two networks or more.")
+    are_named = [
+        not isinstance(model, nn.Module) and resolve_model(model, "compare").kind is ModelKind.NETWORK
+        for model in models
+    ]
     # A wrong name or input is found before this machine is calibrated.
     anatomies = [take_apart(model, input_size, batch_size) for model in models]
     entries = []
-    for model, anatomy in zip(models, anatomies, strict=True):
+    for named, anatomy in zip(are_named, anatomies, strict=True):
         latency = None if device is None else predict(anatomy, device, executor, notify)
         if latency is not None and isinstance(latency.device, Calibration):
             device, executor = latency.device, None  # one calibration serves all, also where it is not kept
-        entries.append(Entry(anatomy, latency, published(model) if isinstance(model, str) else None))
+        entries.append(Entry(anatomy, latency, published(anatomy.name) if named else None))
     return Comparison(tuple(entries))
 
 

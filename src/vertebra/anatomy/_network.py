@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from vertebra.errors import UsageError
-from vertebra.models import ConvNet, get_model, get_model_weights
+from vertebra.model_argument import ModelArgument, ModelKind, resolve_model
+from vertebra.models import ConvNet, create_model, get_model, get_model_weights
 from vertebra.models._base import check_count
+from vertebra.models._checkpoint import read_card
 from vertebra.models._state_dict import meta_build
 
 from ._trace import META, to_meta
@@ -49,7 +52,7 @@ class Subject:
 
 
 def prepare(
-    model: nn.Module | str,
+    model: nn.Module | str | os.PathLike[str],
     input_size: int | Sequence[int] | None,
     batch_size: int,
     dtype: torch.dtype | str | None,
@@ -63,13 +66,8 @@ def prepare(
     check_count("batch_size", batch_size)
     dtype = _dtype(dtype)
     modes = None
-    if isinstance(model, str):
-        name = model.lower()
-        weights = get_model_weights(name)["DEFAULT"]
-        with meta_build():
-            network: nn.Module = get_model(name, **_AS_PUBLISHED.get(name, {})).eval()
-        network = network.to(dtype) if dtype is not None else network
-        default_size = weights.preprocessing.crop_size
+    if isinstance(model, str | os.PathLike):
+        name, network, default_size = _named(resolve_model(model, "inspect"), dtype)
     elif isinstance(model, nn.Module):
         network = to_meta(model, dtype)
         name, default_size = type(network).__name__, DEFAULT_SIZE
@@ -87,6 +85,26 @@ def prepare(
     args, kwargs = _given(inputs, dtype)
     first = next((value for value in [*args, *kwargs.values()] if isinstance(value, Tensor) and value.ndim), None)
     return Subject(name, network, modes, args, kwargs, 1 if first is None else first.shape[0], dtype or own)
+
+
+def _named(model: ModelArgument, dtype: torch.dtype | None) -> tuple[str, nn.Module, int]:
+    """Name, network on the meta device and the side of its images, of what is no module yet."""
+    if model.kind is ModelKind.NETWORK:
+        weights = get_model_weights(model.name)["DEFAULT"]
+        with meta_build():
+            built: nn.Module = get_model(model.name, **_AS_PUBLISHED.get(model.name, {})).eval()
+        return model.name, built.to(dtype) if dtype is not None else built, weights.preprocessing.crop_size
+    if model.kind is ModelKind.FUNCTION:
+        return model.name, to_meta(model.call(), dtype), DEFAULT_SIZE
+    path = model.weight_file
+    card = read_card(path)
+    if card is None:
+        raise UsageError(
+            f"{path} does not say which network it is for, so it cannot be built. Inspect the network by its name: "
+            "vertebra inspect NAME (`vertebra models` lists all)."
+        )
+    network = create_model(card.architecture, weights=path)
+    return f"{model.name} ({card.architecture})", to_meta(network, dtype), card.preprocessing.crop_size
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

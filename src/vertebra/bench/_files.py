@@ -7,8 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from vertebra._load import exported_file
 from vertebra.card import Preprocessing, read_card
 from vertebra.errors import needing
+from vertebra.model_argument import ModelKind, resolve_model
 from vertebra.model_checksum import checked_card
 
 
@@ -37,9 +39,12 @@ def files_of(model: str, folder: Path) -> Files:
         MissingExtraError: a name, and torch is not installed.
         UsageError, VertebraError: there is no such network, or no such file.
     """
-    if model.lower().endswith(".onnx") or os.sep in model:
-        checked_card(model)
-        return Files(Path(model).name, os.fspath(Path(model).resolve()))
+    argument = resolve_model(model, "bench")
+    if argument.kind is not ModelKind.NETWORK:
+        path = exported_file(argument, scratch=folder)
+        checked_card(path)
+        return Files(argument.name if argument.kind is not ModelKind.EXPORTED else path.name, os.fspath(path.resolve()))
+    model = argument.name
     with needing("torch", f"timing a network by its name ({model!r})"):
         import torch
 

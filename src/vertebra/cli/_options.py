@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from vertebra.model_argument import takes
+
 Ignore = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME", help="Pass by a folder, or a label, split or column of a table; may be repeated."),
@@ -23,3 +25,9 @@ BitsOverCard = Annotated[
     int | None,
     typer.Option(metavar="N", min=8, max=16, help="Bits that 16-bit photos use, such as 12; else as the card says."),
 ]
+
+
+def model_help(command: str) -> str:
+    """What `--help` says of a MODEL: the same words in every command, for what this one takes."""
+    text = takes(command)
+    return f"{text[0].upper()}{text[1:]}."

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vertebra.cli._options import model_help
 from vertebra.cli._output import print_json, print_table
 from vertebra.cli._progress import progress_bar
 from vertebra.errors import UsageError, VertebraError
@@ -32,9 +33,7 @@ class Settings:
 
 @app.command()
 def bench(
-    models: Annotated[
-        list[str] | None, typer.Argument(metavar="MODEL", help="Names that `vertebra models` lists, or exported files.")
-    ] = None,
+    models: Annotated[list[str] | None, typer.Argument(metavar="MODEL", help=model_help("bench"))] = None,
     batch: Annotated[str, typer.Option(metavar="N,…", help="Images of one call.")] = Settings.batch,
     backends: Annotated[
         str, typer.Option(metavar="NAME,…", help="Only these (all that are installed).")

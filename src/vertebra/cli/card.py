@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vertebra.cli._options import model_help
 from vertebra.errors import UsageError, printable
 from vertebra.files import write_whole, writing
 
@@ -19,16 +20,22 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def card(
-    file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="An exported network.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=model_help("card"))],
     json: Annotated[bool, typer.Option("--json", help="Print the card as it is in the file.")] = False,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE.md", help="Write a model card to read.")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Read the whole file: is it as it was exported?")] = False,
 ) -> None:
-    """Show the card inside an exported file: network, classes, preprocessing, weights, accuracy, licence."""
+    """Show the card inside an exported file: network, classes, preprocessing, weights, accuracy, licence.
+
+    Of a network's name it is the card of the file that predicts by that name, which is exported once.
+    """
+    from vertebra._load import exported_file
     from vertebra.card import read_card
+    from vertebra.model_argument import resolve_model
 
     if markdown is not None:
         check_markdown(markdown)
+    file = exported_file(resolve_model(model, "card"))
     found = verified(file) if verify else read_card(file)
     if markdown is not None:
         write_markdown(found, markdown)

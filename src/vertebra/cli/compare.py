@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vertebra.cli._options import model_help
 from vertebra.cli._output import print_json, print_table
 from vertebra.cli.inspect import Executor, check_out, parse_size
 from vertebra.units import count, duration, size
@@ -35,7 +36,7 @@ class Settings:
 
 @app.command()
 def compare(
-    models: Annotated[list[str], typer.Argument(metavar="NAME NAME…", help="Two networks or more.")],
+    models: Annotated[list[str], typer.Argument(metavar="MODEL MODEL…", help=f"Two or more. {model_help('compare')}")],
     size: Annotated[
         str | None, typer.Option(metavar="SIDE|HxW", help="Pixels of the input; each one's own without.")
     ] = None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vertebra.cli._options import BitsOverCard, Ignore, ImageRoot, LabelColumn, PathColumn, SplitColumn
+from vertebra.cli._options import BitsOverCard, Ignore, ImageRoot, LabelColumn, PathColumn, SplitColumn, model_help
 from vertebra.cli._output import print_json
 from vertebra.errors import UsageError, printable
 
@@ -19,7 +19,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="RUN|FILE.onnx", help="A run's folder, or an exported file.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=model_help("evaluate"))],
     data: Annotated[str, typer.Argument(metavar="DATA", help="Labelled photos: class folders, a table, or a name.")],
     json: Annotated[bool, typer.Option("--json", help="Print JSON; shares are fractions from 0 to 1.")] = False,
     html: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a report.")] = None,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vertebra.cli._options import model_help
 from vertebra.cli._progress import progress_bar
 from vertebra.cli.card import check_markdown, write_markdown
 from vertebra.errors import ImageError, UsageError
@@ -66,7 +67,7 @@ class Settings:
 
 @app.command()
 def export(
-    model: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A network, or a weight file.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=model_help("export"))],
     out: Annotated[Path, typer.Option(metavar="FILE.onnx", help="The file to write.")],
     weights: Annotated[
         str, typer.Option(metavar="NAME|FILE|none", help="Published weights or a file; none draws them.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vertebra.cli._options import model_help
 from vertebra.cli._output import bar, console, print_json, print_table, wrapped
 from vertebra.errors import UsageError
 from vertebra.units import count, duration, size, three_figures
@@ -54,7 +55,7 @@ class Settings:
 
 @app.command()
 def inspect(
-    model: Annotated[str, typer.Argument(metavar="NAME", help="A network, as `vertebra models` lists them.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=model_help("inspect"))],
     depth: Annotated[Depth, typer.Option(help="What one line stands for.")] = Settings.depth,
     size: Annotated[
         str | None, typer.Option(metavar="SIDE|HxW", help="Pixels of the input; the weights' own size without.")

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
-from vertebra.cli._options import BitsOverCard
+from vertebra.cli._options import BitsOverCard, model_help
 from vertebra.cli._output import echo, print_json_list
 from vertebra.cli._progress import progress_bar
 from vertebra.errors import ImageError, UsageError, VertebraWarning, printable
@@ -56,9 +56,7 @@ def predict(
         list[str],
         typer.Argument(metavar="PHOTO…", help="Photos, folders, patterns, web addresses, or - for a list on stdin."),
     ],
-    model: Annotated[
-        str, typer.Option(metavar="NAME|FILE.onnx", help="A network that `vertebra models` lists, or an exported file.")
-    ] = Settings.model,
+    model: Annotated[str, typer.Option(metavar="MODEL", help=model_help("predict"))] = Settings.model,
     weights: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="For a NAME: published weights, or a weight file.")
     ] = Settings.weights,

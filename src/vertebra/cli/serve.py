@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from vertebra.cli._options import model_help
 from vertebra.errors import UsageError
 from vertebra.stopping import Terminated
 
@@ -18,7 +19,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 def serve(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL…", help="FILE.onnx, NAME=FILE.onnx, or a network that `vertebra models` lists."),
+        typer.Argument(metavar="MODEL…", help=f"{model_help('serve')} NAME=MODEL serves it under that name."),
     ],
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0 is everywhere.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="N", help="0: any that is free.")] = 8000,

@@ -11,7 +11,8 @@ from typing import Any
 from torch import nn
 
 from vertebra.card import METADATA_KEY, Card, Preprocessing, WeightSource
-from vertebra.errors import UsageError, WeightsError, warn
+from vertebra.errors import UsageError, warn
+from vertebra.model_argument import ModelArgument, ModelKind, resolve_model
 from vertebra.models import ConvNet, WeightsEnum, create_model, get_model_weights
 from vertebra.models._checkpoint import CHECKSUM_KEY, NETWORK_KEY, checksum, read_card
 from vertebra.models._registry import check_architecture
@@ -19,7 +20,7 @@ from vertebra.models._weights import published, resolve
 from vertebra.weight_files import cached_path
 
 from ._module import prepare_module
-from ._prepared import LICENCES, Prepared, assumed_input, class_names, finished, is_weight_file, same_order, view, words
+from ._prepared import LICENCES, Prepared, assumed_input, class_names, finished, same_order, view, words
 from ._weight_values import digest_of
 
 
@@ -72,6 +73,10 @@ def prepare(
         WeightsError: the weights cannot be had or do not fit.
     """
     classes = class_names(classes)
+    if not isinstance(model, nn.Module):
+        argument = resolve_model(model, "export")
+        if argument.kind is ModelKind.FUNCTION:
+            model = argument.call()
     if isinstance(model, nn.Module):
         if network_options:
             raise UsageError(f"the network is built already, so {' and '.join(network_options)} cannot be given.")
@@ -87,14 +92,8 @@ def prepare(
             temperature=temperature,
             threshold=threshold,
         )
-    other: Any = model
-    if not isinstance(other, str | Path):
-        call = " Call it, and give what it returns." if callable(other) else ""
-        raise UsageError(
-            f"the model is a {type(other).__name__}; give a name, a weight file or a torch.nn.Module.{call}"
-        )
     told = ""
-    name, weights = _name_and_weights(model, weights, architecture)
+    name, weights = _name_and_weights(argument, weights, architecture)
     enum = get_model_weights(name)
     source = resolve(enum, weights)
     member = published(enum, source) if isinstance(source, Path) else source
@@ -195,29 +194,28 @@ def assumed_of_body(name: str, weights: str, network: ConvNet, preprocessing: Pr
     return [f"'{weights}' does not say how its network was trained; assumed: {told}."]
 
 
-def _name_and_weights(model: str | Path, weights: Any, architecture: str | None) -> tuple[str, Any]:
-    if not is_weight_file(model):
-        if architecture not in (None, model):
+def _name_and_weights(model: ModelArgument, weights: Any, architecture: str | None) -> tuple[str, Any]:
+    if model.kind is ModelKind.NETWORK:
+        if architecture not in (None, model.given, model.name):
             raise UsageError(
-                f"the network is {model!r} and its architecture {architecture!r}. An architecture is for a file: "
+                f"the network is {model.given!r} and its architecture {architecture!r}. An architecture is for a file: "
                 "give the path of a weight file, or the name alone."
             )
-        return str(model), weights
-    if Path(model).is_dir():
-        raise WeightsError(f"{model} is a folder. Name the weight file in it.")
-    if not Path(model).is_file():
-        raise WeightsError(f"{model}: no such file.")
-    card = read_card(model)
+        return model.name, weights
+    path = model.weight_file
+    card = read_card(path)
     if architecture is None and card is not None:
         architecture = card.architecture
     if architecture is None:
         raise UsageError(
-            f"{model} does not say which network it is for. Add --model NAME (`vertebra models` lists all)."
+            f"{path} does not say which network it is for. Add --model NAME (`vertebra models` lists all)."
         )
-    check_architecture(card, architecture, Path(model))
+    check_architecture(card, architecture, path)
     if weights != "DEFAULT":
-        raise UsageError(f"{model} is a weight file already, so weights={weights!r} is one too many. Leave one out.")
-    return architecture, Path(model)
+        raise UsageError(
+            f"{model.given} has its own weights already, so weights={weights!r} is one too many. Leave one out."
+        )
+    return architecture, path
 
 
 def _provenance(source: WeightsEnum | Path, member: WeightsEnum | None) -> WeightSource:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -17,11 +18,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vertebra._load import is_file, kept_model
+from vertebra._load import kept_model
 from vertebra.cache import change_state, scratch_dir
 from vertebra.card import Card, read_card
 from vertebra.decoding_notes import DecodingNotes
-from vertebra.errors import UsageError, nearest
+from vertebra.errors import UsageError, VertebraWarning, nearest
+from vertebra.model_argument import ModelKind, resolve_model
 from vertebra.model_checksum import verify
 from vertebra.pixels import Pixels
 from vertebra.runtime.engines import OUTPUTS, PROBABILITIES, EngineError, FloatArray, Runner
@@ -43,12 +45,17 @@ log = logging.getLogger("vertebra.serve")
 
 _WARM_UP = (1, 2, 4)  # images of a batch; the first of each size also makes the engine reserve its memory
 _EXPORT = """
-import json, os, sys
+import json, os, sys, warnings
 from pathlib import Path
-from vertebra._load import exported
-from vertebra.errors import VertebraError
+from vertebra._load import exported_file
+from vertebra.errors import VertebraError, VertebraWarning
+from vertebra.model_argument import resolve_model
 try:
-    print(json.dumps(os.fspath(exported(sys.argv[1], "DEFAULT", scratch=Path(sys.argv[2])))))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", VertebraWarning)
+        path = exported_file(resolve_model(sys.argv[1], "serve"), scratch=Path(sys.argv[2]))
+    texts = [str(each.message) for each in told if issubclass(each.category, VertebraWarning)]
+    print(json.dumps({"path": os.fspath(path), "told": texts}))
 except VertebraError as error:
     sys.exit(str(error))
 """
@@ -303,13 +310,21 @@ class Shelf:
 
 
 def _file_of(source: str, tell: Callable[[str], None]) -> Path:
-    """The file that was given, or a network's, exported into the cache first.
+    """The file that was given, or that of a run; that of a network or a function, exported first.
 
     By another process: exporting loads torch, which this one never does.
     """
-    if is_file(source):
-        return Path(source)
-    path = kept_model(source)
+    # What is told is told now: warnings are shown when a command ends, and this one runs for long.
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", VertebraWarning)
+        model = resolve_model(source, "serve")
+        if model.kind is ModelKind.NETWORK:
+            path = kept_model(model.name)
+        else:
+            path = None if model.kind is ModelKind.FUNCTION else model.exported_file
+    texts = list(dict.fromkeys(str(each.message) for each in told if issubclass(each.category, VertebraWarning)))
+    for text in texts:
+        tell(text)
     if path is not None:
         return path
     tell(f"exporting {source}, once")
@@ -323,4 +338,8 @@ def _file_of(source: str, tell: Callable[[str], None]) -> Path:
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["the export failed"])[-1]
         raise UsageError(reason)
-    return Path(json.loads(done.stdout.splitlines()[-1]))
+    found = json.loads(done.stdout.splitlines()[-1])
+    for text in dict.fromkeys(found["told"]):
+        if text not in texts:
+            tell(text)
+    return Path(found["path"])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+import warnings
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from vertebra._load import is_file
-from vertebra.errors import UsageError
+from vertebra.errors import UsageError, VertebraWarning
+from vertebra.model_argument import resolve_model
 from vertebra.runtime.engines import check_engine
 
 API_KEY_VARIABLE = "VERTEBRA_API_KEY"
@@ -19,7 +20,7 @@ MIN_KEY_LENGTH = 8
 class Settings:
     """Everything about one server. Sizes are in bytes, times in seconds."""
 
-    models: tuple[str, ...] = ()  # FILE.onnx, NAME=FILE.onnx, or a name that `vertebra models` lists
+    models: tuple[str, ...] = ()  # MODEL or NAME=MODEL, as `model_argument.resolve_model` takes them for serve
     host: str = "127.0.0.1"
     port: int = 8000  # 0: any that is free
     api_key: str | None = field(default=None, repr=False)
@@ -101,8 +102,10 @@ class Settings:
         found: dict[str, str] = {}
         for given in self.models:
             name, separator, source = given.partition("=")
-            if not separator or "/" in name:
-                name, source = Path(given).stem if is_file(given) else given, given
+            if not separator or "/" in name or (os.path.lexists(given) and not os.path.lexists(source)):
+                with warnings.catch_warnings():  # what is told is told where the file is looked for
+                    warnings.simplefilter("ignore", VertebraWarning)
+                    name, source = resolve_model(given, "serve").name, given
             if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", name, re.ASCII):
                 raise UsageError(
                     f"{name!r} cannot be a model's name: letters, digits, '_', '.' and '-' only. "

@@ -11,16 +11,18 @@ from typing import Any
 
 import numpy as np
 
+from vertebra._load import exported_file
 from vertebra.card import Decoding, read_card
 from vertebra.data import Album, Dataset, audit, find_duplicates, is_table, match_names, open_dataset
 from vertebra.errors import UsageError, nearest
 from vertebra.files import replacing, writing
+from vertebra.model_argument import resolve_model
 from vertebra.report import interval, percent, versions
 from vertebra.runtime.engines import PROBABILITIES
 from vertebra.runtime.predictor import Predictor
 
 from ._calibrate import Rejection, Threshold, rejection, softmax
-from ._folder import DATA, MODEL, SETTINGS, TrainError, resume_command
+from ._folder import DATA, SETTINGS, TrainError
 from ._leaks import trained_notes
 from ._measure import Floats, Labels, weights_of
 from ._pass import look_and_run
@@ -137,7 +139,7 @@ def evaluate(
     """Measure an exported classifier.
 
     Args:
-        model: the folder of a run, or an exported file.
+        model: the folder of a run, an exported file, or what else `vertebra.load` takes.
         data: labelled photos, as `open_dataset` takes them; where they have a split, those of `test` count (or of
             `val`, where there is no `test`).
         engine: as `vertebra.load` takes it.
@@ -155,12 +157,7 @@ def evaluate(
         UsageError: the model has no class names, or the data has classes that it does not know.
         DataError: the data cannot be used, or a class may be one of the model's or not.
     """
-    path = Path(model) / MODEL if Path(model).is_dir() else Path(model)
-    if not path.is_file():
-        if (Path(model) / SETTINGS).is_file():
-            raise UsageError(f"the run {model} is not finished. Go on with it: {resume_command(Path(model))}")
-        what = f"{model} is no run: it has no {MODEL}" if Path(model).is_dir() else f"{path}: no such file"
-        raise UsageError(f"{what}. Give the folder of a run, or a file that `vertebra export` wrote.")
+    path = exported_file(resolve_model(model, "evaluate"))
     predictor = Predictor(path, engine=engine, bits=bits)
     names = predictor.card.classes
     if names is None:

@@ -16,7 +16,6 @@ import io
 import json
 import os
 import re
-import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,17 +23,13 @@ from typing import Any
 from vertebra.data import Facts, Photo
 from vertebra.errors import UsageError, VertebraError
 from vertebra.files import locked, make_folder, write_whole
+from vertebra.model_argument import RUN_METRICS, RUN_MODEL, RUN_SETTINGS, RUN_WEIGHTS
+from vertebra.model_argument import resume_command as resume_command
 from vertebra.strict_json import dumps
 
-MODEL, REPORT, METRICS, SETTINGS, DATA, WEIGHTS, START = (
-    "model.onnx",
-    "report.html",
-    "metrics.json",  # written last: a run that has it is finished
-    "settings.toml",
-    "data.csv",
-    "weights.safetensors",
-    "start.json",  # what is known before the first step, until the run is finished
-)
+MODEL, METRICS, SETTINGS, WEIGHTS = RUN_MODEL, RUN_METRICS, RUN_SETTINGS, RUN_WEIGHTS
+REPORT, DATA = "report.html", "data.csv"
+START = "start.json"  # what is known before the first step, until the run is finished
 CHECKPOINT, LOG = "checkpoint.safetensors", "metrics.jsonl"
 LOCK = ".lock"  # of `files.locked`
 BEST = "best-{}.safetensors"
@@ -48,11 +43,6 @@ class Stopped(TrainError):  # noqa: N818
     """Ctrl-C, or a signal that asks to end; everything up to the last step is kept."""
 
     exit_code = 130
-
-
-def resume_command(folder: Path) -> str:
-    """What a person types to go on with a run."""
-    return f"vertebra train --resume {shlex.quote(str(folder))}"
 
 
 # --- making and holding it --------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vertebra.data import check_source
 from vertebra.errors import UsageError, VertebraError, need, needing
 from vertebra.files import write_whole
+from vertebra.model_argument import resolve_model
 from vertebra.stopping import terminable
 
 from ._classifier import Classifier
@@ -67,6 +68,7 @@ def train(
     _refuse_worker()
     paths = {name: os.fspath(value) for name, value in options.items() if isinstance(value, os.PathLike)}
     settings = Settings.from_mapping({"data": os.fspath(data), **options, **paths}, "train()")
+    resolve_model(settings.model, "train")
     places = (settings.data, settings.weights, settings.image_root)
     if any(text is not None and not Path(text).is_absolute() and Path(text).exists() for text in places):
         settings = replace(settings, cwd=str(Path.cwd()))  # the run may be gone on with from elsewhere

@@ -1,0 +1,383 @@
+"""What a MODEL argument is: decided in this one place for every command and for the Python functions of their names.
+
+A MODEL is a network's name, a file that `vertebra export` wrote, the folder of a run of `vertebra train`, a weight
+file, or a function in Python code that makes a network. Standard library only, so that who predicts or serves with a
+file needs no torch to find out that it is one.
+
+Where a text can be read in two ways, the first of these holds, and a warning tells of the other: a network's name, a
+function in a file of Python code that is there, a file or folder that is there, a function in an importable module.
+So `--model resnet50` is the same network in whichever folder it is typed; `./resnet50` is the file or folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from vertebra.card import CardError, locate_card, opened, read_card
+from vertebra.errors import UsageError, nearest, warn
+from vertebra.files import WEIGHT_SUFFIXES
+
+# Files in the folder of a run.
+RUN_MODEL, RUN_METRICS, RUN_SETTINGS, RUN_WEIGHTS = (
+    "model.onnx",
+    "metrics.json",  # written last: a run that has it is finished
+    "settings.toml",
+    "weights.safetensors",
+)
+
+
+class ModelKind(StrEnum):
+    """The kinds of MODEL, in words for people."""
+
+    NETWORK = "a network's name"
+    EXPORTED = "an exported file"
+    RUN = "the folder of a run"
+    WEIGHTS = "a weight file"
+    FUNCTION = "a function (FILE.py:NAME or package.module:NAME)"
+
+
+_EXPORTED_FROM = frozenset([ModelKind.NETWORK, ModelKind.EXPORTED, ModelKind.RUN, ModelKind.FUNCTION])
+_BUILT_FROM = frozenset([ModelKind.NETWORK, ModelKind.RUN, ModelKind.WEIGHTS, ModelKind.FUNCTION])
+# What each command takes, and the Python function of its name.
+ACCEPTED: dict[str, frozenset[ModelKind]] = {
+    "predict": _EXPORTED_FROM,
+    "serve": _EXPORTED_FROM,
+    "card": _EXPORTED_FROM,
+    "evaluate": _EXPORTED_FROM,
+    "bench": _EXPORTED_FROM,
+    "inspect": _BUILT_FROM,
+    "compare": _BUILT_FROM,
+    "export": _BUILT_FROM,
+    "train": frozenset([ModelKind.NETWORK]),
+}
+
+
+@dataclass(frozen=True)
+class ModelArgument:
+    """What a MODEL argument was found to be."""
+
+    given: str
+    kind: ModelKind
+    function: str = ""
+    source: str = ""  # of the function: FILE.py or package.module
+
+    @property
+    def name(self) -> str:
+        """A short name: the network's, the file's without its suffix, the folder's, the function's."""
+        if self.kind is ModelKind.NETWORK:
+            return self.given.lower()
+        if self.kind is ModelKind.FUNCTION:
+            return self.function
+        return self.path.stem if self.kind is not ModelKind.RUN else self.path.absolute().name
+
+    @property
+    def path(self) -> Path:
+        """Of the file or of the run's folder."""
+        return Path(self.given)
+
+    @property
+    def exported_file(self) -> Path:
+        """The exported file, of a run that in its folder.
+
+        Raises:
+            UsageError: the run has none; says how to get it.
+        """
+        return self.path if self.kind is ModelKind.EXPORTED else run_model(self.path)
+
+    @property
+    def weight_file(self) -> Path:
+        """The weight file, of a run that in its folder.
+
+        Raises:
+            UsageError: the run has none; says what to do instead.
+        """
+        return self.path if self.kind is ModelKind.WEIGHTS else run_weights(self.path)
+
+    def call(self) -> Any:
+        """The `torch.nn.Module` that the function returns, which runs the code that was named.
+
+        Raises:
+            UsageError: there is no such file, module or function, or it returns something else.
+            VertebraError: the code raises.
+        """
+        from vertebra.model_function import call
+
+        return call(self.source, self.function)
+
+
+def resolve_model(model: object, command: str) -> ModelArgument:
+    """What a MODEL argument is.
+
+    Args:
+        model: a text as on the command line; a `Path` is a file or folder.
+        command: a key of `ACCEPTED`, which says what the caller can use.
+
+    Raises:
+        UsageError: it is nothing of what the command takes; says what it is, and what to do.
+    """
+    if not isinstance(model, str | os.PathLike):
+        hint = " Call it, and give what it returns." if callable(model) else ""
+        module = ", or a torch.nn.Module" if ACCEPTED[command] == _BUILT_FROM else ""
+        raise UsageError(f"the model is a {type(model).__name__}; give {takes(command)}{module}.{hint}")
+    text = os.fsdecode(model)
+    if not text.strip():
+        raise UsageError("the MODEL is empty, as an unset variable would be. " + _offer(command))
+    readings = _readings(text, command, is_path=not isinstance(model, str))
+    if not readings:
+        raise UsageError(_nothing(text, command))
+    found, *others = readings
+    if others and len(ACCEPTED[command]) > 1:  # where names alone are taken, nothing else can be meant
+        _tell_precedence(found)
+    if found.kind not in ACCEPTED[command]:
+        raise UsageError(_refusal(found, command))
+    return found
+
+
+def takes(command: str) -> str:
+    """What a command takes, in words: "a network's name, an exported file or the folder of a run"."""
+    *most, last = (kind.value for kind in ModelKind if kind in ACCEPTED[command])
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def _readings(text: str, command: str, *, is_path: bool) -> list[ModelArgument]:
+    """All that the text can mean, first what holds."""
+    found = []
+    exists = os.path.lexists(text)
+    if not is_path and re.fullmatch(r"[\w.-]+", text) and not _is_file_name(text) and (not exists or _is_known(text)):
+        found.append(ModelArgument(text, ModelKind.NETWORK))  # an unknown one the registry has the better word for
+    source, colon, function = text.rpartition(":")
+    named = not is_path and bool(colon) and _is_dotted(function)
+    in_file = named and _is_code(source)
+    if in_file and os.path.isfile(source):  # noqa: PTH113 - that of `Path` may raise
+        found.append(ModelArgument(text, ModelKind.FUNCTION, function, source))
+    if exists:
+        # What it is matters where nothing else holds.
+        found.append(ModelArgument(text, ModelKind.RUN) if found else _of_path(text, command))
+    if named and not in_file and not found and _is_dotted(source):
+        found.append(ModelArgument(text, ModelKind.FUNCTION, function, source))
+    return found
+
+
+def _is_known(name: str) -> bool:
+    from vertebra.model_table import networks  # which predicting with a file or in a tidy folder does without
+
+    return name.lower() in networks()
+
+
+def _is_dotted(text: str) -> bool:
+    return all(part.isidentifier() for part in text.split("."))
+
+
+def _is_code(text: str) -> bool:
+    return text.lower().endswith(".py")
+
+
+def _is_file_name(text: str) -> bool:
+    return text.lower().endswith((".onnx", ".py", *WEIGHT_SUFFIXES)) or text.startswith(".")
+
+
+def _of_path(text: str, command: str) -> ModelArgument:
+    """A file or folder that is there.
+
+    Raises:
+        UsageError: it is no model.
+    """
+    path = Path(text)
+    if os.path.isdir(text):  # noqa: PTH112
+        if any((path / name).is_file() for name in (RUN_MODEL, RUN_METRICS, RUN_SETTINGS, RUN_WEIGHTS)):
+            return ModelArgument(text, ModelKind.RUN)
+        raise UsageError(_of_folder(path, command))
+    suffix = path.suffix.lower()
+    if suffix == ".py":
+        from vertebra.model_function import functions_in
+
+        names = functions_in(path)
+        offered = f" It has {', '.join(names[:5])}{', …' if len(names) > 5 else ''}." if names else ""
+        raise UsageError(
+            f"{text} is Python code. Name the function in it that makes the network: {text}:NAME.{offered}"
+        )
+    if suffix == ".onnx":
+        return ModelArgument(text, ModelKind.EXPORTED)
+    if suffix in WEIGHT_SUFFIXES:
+        return ModelArgument(text, ModelKind.WEIGHTS)
+    return ModelArgument(text, _kind_by_content(path))
+
+
+def _kind_by_content(path: Path) -> ModelKind:
+    """Of a file whose name does not say what it is.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if path.is_file():
+        try:
+            with path.open("rb") as file:
+                start = file.read(9)
+            # torch's two formats, and safetensors, which begins with a length and JSON.
+            if start.startswith((b"PK\x03\x04", b"\x80\x02")) or start[8:9] == b"{":
+                return ModelKind.WEIGHTS
+            with opened(path) as file:
+                locate_card(file)
+            return ModelKind.EXPORTED
+        except (OSError, CardError):
+            pass
+    raise UsageError(
+        f"{path} is no model: neither a file that `vertebra export` wrote (.onnx) nor weights (.pth, .safetensors). "
+        "`vertebra models` lists the networks that have a name."
+    )
+
+
+def _of_folder(path: Path, command: str) -> str:
+    """Why a folder is no model, and what in it may be meant."""
+    try:
+        inside = sorted(path.iterdir())
+    except OSError as error:
+        return f"{path} cannot be read ({error.strerror or error})."
+    text = f"{path} is no run: it has no {RUN_MODEL} and no {RUN_SETTINGS}."
+    runs = [entry for entry in inside if (entry / RUN_SETTINGS).is_file() or (entry / RUN_MODEL).is_file()]
+    files = [entry for entry in inside if entry.suffix.lower() in (".onnx", *WEIGHT_SUFFIXES)]
+    for what, found in (("run", runs), ("file", files)):
+        if found:
+            most = ", ".join(shlex.quote(str(entry)) for entry in found[:3]) + (", …" if len(found) > 3 else "")
+            return f"{text} Name the {what} in it: {most}"
+    return f"{text} {_offer(command)}"
+
+
+def _nothing(text: str, command: str) -> str:
+    """Why a text is nothing that is there."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
+        return f"{text} is a web address, and no model is taken from there. Download the file, then give its path."
+    source, colon, function = text.rpartition(":")
+    if colon and _is_code(source):
+        if not os.path.isfile(source):  # noqa: PTH113
+            return f"{source}: no such file. {_neighbour(source)}".rstrip()
+        fault = f"{function!r} is no name of a function" if function else f"{text} names no function"
+        return f"{fault}. Write {source}:NAME, the function that makes the network."
+    if text.lower().endswith(".onnx") and ModelKind.EXPORTED in ACCEPTED[command]:
+        advice = f"Make one with: vertebra export NAME --out {shlex.quote(text)}"
+        return f"{text}: no such file. {_neighbour(text) or advice}"
+    if _is_file_name(text) or os.sep in text or (os.altsep or os.sep) in text:
+        return f"{text}: no such file or folder. {_neighbour(text) or _offer(command)}".replace("  ", " ")
+    return f"{text!r} is no model. {_offer(command)}"
+
+
+def _neighbour(text: str) -> str:
+    """The hint for a mistyped path: what else its folder has."""
+    path = Path(text)
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except (OSError, ValueError):
+        return ""
+    # The suffix, which is right, would make any two names alike.
+    return nearest(path.name, [name for name in names if nearest(path.stem, [Path(name).stem])])
+
+
+def _offer(command: str) -> str:
+    return f"vertebra {command} takes {takes(command)}."
+
+
+def _tell_precedence(found: ModelArgument) -> None:
+    taken = (
+        f"network {found.name}" if found.kind is ModelKind.NETWORK else f"function {found.function} of {found.source}"
+    )
+    what = "folder" if found.path.is_dir() else "file"
+    warn(f"{found.given!r} is taken for the {taken}. The {what} of that name is written ./{found.given}")
+
+
+def _refusal(found: ModelArgument, command: str) -> str:
+    """Why a command does not take a kind of model, and what to do instead."""
+    path, given = found.path, shlex.quote(found.given)
+    if found.kind is ModelKind.WEIGHTS and command != "train":
+        if (path.parent / RUN_MODEL).is_file() and path.name == RUN_WEIGHTS:
+            return f"{path} holds weights alone. Give the run that it is of: {shlex.quote(str(path.parent))}"
+        return (
+            f"{path} holds weights alone. Run: vertebra export {given} --model NAME --out "
+            f"{shlex.quote(path.with_suffix('.onnx').name)}"
+        )
+    if found.kind is ModelKind.EXPORTED and command != "train":
+        if path.name == RUN_MODEL and (path.parent / RUN_WEIGHTS).is_file():
+            return f"{path} is exported already. Give the run that it is of: {shlex.quote(str(path.parent))}"
+        if command == "export":
+            return f"{path} is exported already. Give {takes(command)}; vertebra card {given} says what it is of."
+        return (
+            f"{path} is exported already, and vertebra {command} reads networks of torch.{_network_of(path, command)}"
+        )
+    if command == "train" and found.kind in (ModelKind.RUN, ModelKind.WEIGHTS):
+        weights = shlex.quote(str(found.path / RUN_WEIGHTS if found.kind is ModelKind.RUN else found.path))
+        return f"{found.given} is {found.kind.value}. To train on from it: --model NAME --weights {weights}"
+    what = "a function that makes a network" if found.kind is ModelKind.FUNCTION else found.kind.value
+    return f"{found.given} is {what}; vertebra {command} takes {takes(command)}."
+
+
+def _network_of(path: Path, command: str) -> str:
+    """The command for the network of an exported file, where its card names one."""
+    try:
+        name = read_card(path).architecture
+    except CardError:
+        return ""
+    return f" Its network is: vertebra {command} {name}" if _is_known(name) else ""
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+def resume_command(run: Path) -> str:
+    """What a person types to go on with a run."""
+    return f"vertebra train --resume {shlex.quote(str(run))}"
+
+
+def run_model(run: Path) -> Path:
+    """The exported file of a run.
+
+    Raises:
+        UsageError: it has none: it is not finished, or the file is gone.
+    """
+    path, again = run / RUN_MODEL, shlex.quote(str(run))
+    if path.is_file():
+        _tell_unfinished(run)
+        return path
+    if (run / RUN_WEIGHTS).is_file():
+        raise UsageError(
+            f"the run {run} has no {RUN_MODEL}. Export its weights: vertebra export {again} --out "
+            f"{shlex.quote(str(path))}"
+        )
+    raise _unusable(run, RUN_MODEL)
+
+
+def run_weights(run: Path) -> Path:
+    """The weights of a run.
+
+    Raises:
+        UsageError: it has none: it is not finished, of an older version, or the file is gone.
+    """
+    path = run / RUN_WEIGHTS
+    if path.is_file():
+        _tell_unfinished(run)
+        return path
+    if (run / RUN_MODEL).is_file():
+        settings = run / RUN_SETTINGS
+        again = f" For weights, train again: vertebra train --config {shlex.quote(str(settings))} --out AGAIN"
+        raise UsageError(
+            f"the run {run} has no {RUN_WEIGHTS}: an older Vertebra made it, or the file was removed. It still "
+            f"predicts; its exported file is {run / RUN_MODEL}.{again if settings.is_file() else ''}"
+        )
+    raise _unusable(run, RUN_WEIGHTS)
+
+
+def _tell_unfinished(run: Path) -> None:
+    if (run / RUN_SETTINGS).is_file() and not (run / RUN_METRICS).is_file():
+        warn(
+            f"the run {run} has not written its report yet; its classifier is used. To finish it: {resume_command(run)}"
+        )
+
+
+def _unusable(run: Path, name: str) -> UsageError:
+    if (run / RUN_METRICS).is_file() or not (run / RUN_SETTINGS).is_file():
+        return UsageError(f"the run {run} is finished, and its {name} is missing. Put it back, or start a new run.")
+    return UsageError(f"the run {run} is not finished. Go on with it: {resume_command(run)}")

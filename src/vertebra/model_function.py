@@ -1,0 +1,194 @@
+"""`FILE.py:FUNCTION` or `package.module:FUNCTION` → the network that the function returns.
+
+This runs Python code: the file or module that a person has named, and nothing else. No command looks for such code by
+itself, and no model file leads to any.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from vertebra.errors import UsageError, VertebraError, first_line, import_problem, nearest
+
+
+def call(source: str, function: str) -> Any:
+    """Run the code, then the function without arguments.
+
+    What it prints goes to stderr: standard output is the command's. While it runs, the file's folder, or for a module
+    the working folder, is the first that imports look in, as with `python FILE.py` and `python -m`.
+
+    Args:
+        source: a file whose name ends in .py, or the dotted name of a module.
+        function: its name, or a dotted one.
+
+    Returns:
+        a `torch.nn.Module`.
+
+    Raises:
+        UsageError: no such file, module or function; it needs arguments, or returns something else.
+        VertebraError: the code cannot be read, or raises.
+    """
+    named = f"{source}:{function}"
+    path = Path(source) if source.lower().endswith(".py") else None
+    with _first_on_path(Path.cwd() if path is None else path.parent), redirect_stdout(sys.stderr):
+        code = _imported(source) if path is None else _module_of_file(path)
+        made: Any = code
+        for part in function.split("."):
+            if not hasattr(made, part):
+                raise UsageError(f"{source} has no function {function!r}. {_others(function, code)}".rstrip())
+            made = getattr(made, part)
+        if not _is_module(made):
+            if not callable(made):
+                raise UsageError(
+                    f"{named} is of type {type(made).__name__}, not a function that returns a torch.nn.Module."
+                )
+            _check_callable_without_arguments(made, named)
+            with _told(named):
+                made = made()
+    if not _is_module(made):
+        hint = " Return its network alone." if isinstance(made, tuple | list | dict) else ""
+        raise UsageError(
+            f"{named} returns an object of type {type(made).__name__}; it must return a torch.nn.Module.{hint}"
+        )
+    return made
+
+
+def functions_in(path: Path) -> list[str]:
+    """The functions and classes that a file of Python code defines; it is read, not run."""
+    try:
+        parsed = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return []
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    return [node.name for node in parsed.body if isinstance(node, kinds) and not node.name.startswith("_")]
+
+
+def _module_of_file(path: Path) -> ModuleType:
+    """The module of a file, run anew; nothing is written beside it, and nothing that lies there is taken for it."""
+    # Under its own name, so that a module that it imports can import it, unless that is another's.
+    name = path.stem if path.stem.isidentifier() and path.stem not in sys.modules else f"_vertebra_{len(sys.modules)}"
+    module = ModuleType(name)
+    module.__file__ = str(path)
+    sys.modules[name] = module
+    try:
+        with _told(str(path)):
+            exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)  # noqa: S102 - asked for
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _imported(name: str) -> ModuleType:
+    """The module of that dotted name.
+
+    Raises:
+        UsageError: there is none.
+        VertebraError: it cannot be imported, as where a module that it imports is not there.
+    """
+    importlib.invalidate_caches()
+    with _told(name):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            missing = error.name or ""
+            if name != missing and not name.startswith(f"{missing}."):
+                raise
+    parent, _, last = missing.rpartition(".")
+    places = getattr(sys.modules.get(parent), "__path__", []) if parent else [sys.path[0]]
+    hint = nearest(last, [found.name for found in pkgutil.iter_modules(places)])
+    raise UsageError(
+        f"there is no module {missing!r} to import, looked for from {Path.cwd()}. {hint} The function of a file is "
+        "written FILE.py:NAME.".replace("  ", " ")
+    )
+
+
+def _check_callable_without_arguments(function: Callable[..., Any], named: str) -> None:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # of some that are written in C
+        return
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in variable]
+    if needed:
+        raise UsageError(
+            f"{named} needs {' and '.join(needed)}, and is called without arguments. Give "
+            f"{'them defaults' if needed[1:] else 'it a default'}, or name a function that needs none."
+        )
+
+
+def _others(function: str, code: ModuleType) -> str:
+    """The hint for a name that a module has not."""
+    own = [
+        name
+        for name, value in vars(code).items()
+        if not name.startswith("_") and (callable(value) or _is_module(value)) and _is_from(value, code)
+    ]
+    return nearest(function, own) or (f"It has {', '.join(own[:5])}{', …' if len(own) > 5 else ''}." if own else "")
+
+
+def _is_from(value: Any, code: ModuleType) -> bool:
+    return _is_module(value) or getattr(value, "__module__", None) == code.__name__
+
+
+def _is_module(value: Any) -> bool:
+    """Whether it is a `torch.nn.Module`; without torch there can be none."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.nn.Module)
+
+
+@contextmanager
+def _first_on_path(place: Path) -> Iterator[None]:
+    """Inside, imports look in that folder first; afterwards last, for what the code imports later.
+
+    Not first for good: a file `random.py` beside the network must not stand for Python's in Vertebra's own imports.
+    """
+    folder = str(place.absolute())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+        if folder not in sys.path:
+            sys.path.append(folder)
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """What the code raises as one line: the error and where in the code it arose.
+
+    Raises:
+        VertebraError: it did.
+    """
+    try:
+        yield
+    except VertebraError as error:
+        raise VertebraError(f"{what}: {error}") from error
+    except SyntaxError as error:
+        raise VertebraError(
+            f"{error.filename or what}, line {error.lineno}: {error.msg}. Mend the code and run the command again."
+        ) from error
+    except (Exception, SystemExit) as error:
+        if (missing := import_problem(error, what, "torch")) is not None:
+            raise missing from error
+        line = _line_of(error)
+        reason = f"{type(error).__name__}: {first_line(error)}" if str(error) else type(error).__name__
+        raise VertebraError(f"{what} raises {reason}{line}. With --debug the traceback is shown.") from error
+
+
+def _line_of(error: BaseException) -> str:
+    """Where in the person's own code it arose: the last line that is neither Vertebra's nor of an installed package."""
+    others = ("<frozen", str(Path(__file__).parent), str(Path(inspect.__file__).parent))  # the last is Python's own
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if "site-packages" not in f.filename and not f.filename.startswith(others)]
+    return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""

@@ -1,0 +1,255 @@
+"""Every command that takes a MODEL, with every kind of MODEL."""
+
+import contextlib
+import io
+import shutil
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("torch")
+
+from vertebra._load import in_cache
+from vertebra.cache import keep_note
+from vertebra.model_argument import ACCEPTED, ModelKind
+
+MODELS = {
+    ModelKind.NETWORK: "resnet18",
+    ModelKind.EXPORTED: "tiny.onnx",
+    ModelKind.RUN: "run",
+    ModelKind.WEIGHTS: "weights.pth",
+    ModelKind.FUNCTION: "my net.py:build",
+}
+
+CODE = """
+from torch import nn
+
+def build():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    network.pretrained_cfg = {
+        "input_size": (3, 32, 32), "crop_pct": 1.0, "interpolation": "bilinear", "mean": (0.5,) * 3, "std": (0.5,) * 3,
+        "num_classes": 3, "label_names": ["red", "green", "blue"],
+    }
+    return network.eval()
+"""
+
+
+def arguments(command, model):
+    return {
+        "predict": ("predict", "photo.png", "--model", model, "--json"),
+        "serve": ("serve", model, "--port", "0"),
+        "card": ("card", model),
+        "evaluate": ("evaluate", model, "photos", "--json"),
+        "bench": ("bench", model, "--batch", "1", "--json"),
+        "inspect": ("inspect", model, "--device", "none", "--size", "32", "--json"),
+        "compare": ("compare", model, model, "--device", "none", "--size", "32", "--json"),
+        "export": ("export", model, "--out", "out.onnx"),
+        "train": ("train", "photos", "--model", model, "--out", "new", "--weights", "nowhere.pth"),
+    }[command]
+
+
+# What a command says of a kind that it does not take.
+REFUSED = {
+    ("train", ModelKind.EXPORTED): "tiny.onnx is an exported file; vertebra train takes a network's name.",
+    ("train", ModelKind.RUN): "run is the folder of a run. To train on from it: --model NAME --weights run/weights.saf",
+    (
+        "train",
+        ModelKind.WEIGHTS,
+    ): "weights.pth is a weight file. To train on from it: --model NAME --weights weights.pth",
+    (
+        "train",
+        ModelKind.FUNCTION,
+    ): "my net.py:build is a function that makes a network; vertebra train takes a network's",
+    (
+        "export",
+        ModelKind.EXPORTED,
+    ): "tiny.onnx is exported already. Give a network's name, the folder of a run, a weight",
+    ("inspect", ModelKind.EXPORTED): "reads networks of torch. Its network is: vertebra inspect resnet18",
+    ("compare", ModelKind.EXPORTED): "reads networks of torch. Its network is: vertebra compare resnet18",
+    **{
+        (command, ModelKind.WEIGHTS): "weights.pth holds weights alone. Run: vertebra export weights.pth --model NAME"
+        for command in ("predict", "serve", "card", "evaluate", "bench")
+    },
+}
+# Taken as a kind, and not usable: such files may say nothing of their network.
+UNTOLD = {
+    ("inspect", ModelKind.WEIGHTS): "weights.pth does not say which network it is for, so it cannot be built.",
+    ("compare", ModelKind.WEIGHTS): "weights.pth does not say which network it is for, so it cannot be built.",
+    ("export", ModelKind.WEIGHTS): "weights.pth does not say which network it is for. Add --model NAME",
+    ("train", ModelKind.NETWORK): "nowhere.pth",
+}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, tiny_run, tiny_export, tiny_photos, tiny_registry, tiny_network):
+    """A working folder with one of each; `resnet18` is tiny, and has been exported before."""
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "cache"))
+    shutil.copyfile(tiny_export, tmp_path / "tiny.onnx")
+    shutil.copyfile(tiny_photos / "red" / "00.png", tmp_path / "photo.png")
+    (tmp_path / "run").symlink_to(tiny_run)
+    (tmp_path / "photos").symlink_to(tiny_photos)
+    (tmp_path / "my net.py").write_text(CODE)
+    torch.save(tiny_network("resnet").state_dict(), tmp_path / "weights.pth")
+    kept = in_cache("resnet18")  # of classes that are those of the photos
+    kept.parent.mkdir(parents=True)
+    shutil.copyfile(tiny_run / "model.onnx", kept)
+    keep_note(kept, {"weights": "DEFAULT", "told": []})
+    return tmp_path
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """What a server would serve, in place of serving it; what another process would export is exported in this one."""
+    pytest.importorskip("fastapi")
+    import vertebra.serve.hosted
+    import vertebra.serve.server
+
+    def run_here(command, **options):
+        output = io.StringIO()
+        with monkeypatch.context() as patch, contextlib.redirect_stdout(output):
+            patch.setattr(sys, "argv", ["-c", *command[3:]])
+            try:
+                exec(command[2], {})
+            except SystemExit as error:
+                return SimpleNamespace(returncode=1, stdout="", stderr=str(error))
+        return SimpleNamespace(returncode=0, stdout=output.getvalue(), stderr="")
+
+    monkeypatch.setattr(vertebra.serve.hosted.subprocess, "run", run_here)
+
+    found = {}
+
+    class Service:
+        url = "http://127.0.0.1:0"
+
+        def __init__(self, settings, shelf):
+            assert shelf.wait(60)
+            found.update({name: hosted.path for name, hosted in shelf.models.items()})
+            shelf.close()
+
+        def run(self):
+            pass
+
+    monkeypatch.setattr(vertebra.serve.server, "Service", Service)
+    return found
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """`vertebra bench` without processes."""
+    import vertebra.bench
+
+    def compare(files, batch, backends, turns, seconds, threads, step):
+        yield vertebra.bench.Timing(files.name, batch, "vertebra", 1.0, 1.0, 1.0, 3, files.exported)
+
+    monkeypatch.setattr(vertebra.bench, "_compare", compare)
+
+
+NAMES = {
+    ModelKind.NETWORK: "resnet18",
+    ModelKind.EXPORTED: "tiny",
+    ModelKind.RUN: "run",
+    ModelKind.FUNCTION: "build",
+}
+
+
+def check(command, kind, done, served):
+    """That the right network was used."""
+    name = NAMES[kind]
+    if command == "predict":
+        assert len(done.json[0]["predictions"]) == (5 if kind is ModelKind.EXPORTED else 3)
+    elif command == "serve":
+        assert list(served) == [name]
+        assert served[name].name == {ModelKind.EXPORTED: "tiny.onnx", ModelKind.RUN: "model.onnx"}.get(
+            kind, in_cache("resnet18").name if kind is ModelKind.NETWORK else "build.onnx"
+        )
+    elif command == "card":
+        assert done.out.split()[1] == ("sequential," if kind is ModelKind.FUNCTION else "resnet18,")
+    elif command == "evaluate":
+        assert done.json["n"] == 36
+    elif command == "bench":
+        assert done.json[0]["network"] == ("tiny.onnx" if kind is ModelKind.EXPORTED else name)
+    elif command == "inspect":
+        assert done.json["name"] == ("run (resnet18)" if kind is ModelKind.RUN else name)
+    elif command == "compare":
+        networks = done.json["networks"]
+        assert [network["published"] is not None for network in networks] == [kind is ModelKind.NETWORK] * 2
+    elif command == "export":
+        from vertebra.card import read_card
+
+        found = read_card("out.onnx").classes
+        of_function = ("red", "green", "blue")
+        assert found == {ModelKind.NETWORK: None, ModelKind.FUNCTION: of_function}.get(kind, ("blue", "green", "red"))
+
+
+@pytest.mark.parametrize("kind", ModelKind, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("command", ACCEPTED)
+def test_each_command_with_each_kind(vertebra, place, served, timed, command, kind):
+    call = arguments(command, MODELS[kind])
+    if (command, kind) == ("export", ModelKind.NETWORK):
+        call = (*call, "--weights", "none")
+    if (command, kind) == ("evaluate", ModelKind.EXPORTED):
+        call = tuple("run/model.onnx" if part == "tiny.onnx" else part for part in call)
+    done = vertebra(*call)
+    if (message := REFUSED.get((command, kind))) is not None:
+        assert kind not in ACCEPTED[command]
+        assert (done.code, done.out) == (2, "") and message in done.error
+        return
+    assert kind in ACCEPTED[command]
+    if (message := UNTOLD.get((command, kind))) is not None:
+        assert done.code != 0 and message in done.error
+        return
+    assert done.code == 0, done.err
+    check(command, kind, done, served)
+
+
+@pytest.mark.parametrize("command", ACCEPTED)
+def test_each_command_says_the_same_of_what_is_no_model(vertebra, place, command):
+    for model, message in (
+        ("", "is empty, as an unset variable would be"),
+        ("./nowhere", "./nowhere: no such file or folder"),
+        ("https://example.org/m.onnx", "is a web address"),
+        ("photos", "photos is no run: it has no model.onnx and no settings.toml."),
+        ("nowhere.py:build", "nowhere.py: no such file"),
+    ):
+        done = vertebra(*arguments(command, model))
+        assert (done.code, done.out) == (2, "") and message in done.error
+
+
+@pytest.mark.parametrize("command", sorted(set(ACCEPTED) - {"train"}))
+def test_help_says_the_same(vertebra, command):
+    text = " ".join(vertebra(command, "--help").out.split())
+    assert "MODEL" in text
+    assert "the folder of a run" in text and "(FILE.py:NAME or package.module:NAME)" in text
+
+
+def test_a_name_and_a_folder_of_that_name(vertebra, place):
+    (place / "resnet18").symlink_to(place / "run")
+    done = vertebra("predict", "photo.png", "--model", "resnet18")
+    assert done.code == 0
+    assert done.err == (
+        "vertebra: 'resnet18' is taken for the network resnet18. The folder of that name is written ./resnet18\n"
+    )
+    assert vertebra("predict", "photo.png", "--model", "./resnet18").err == ""
+
+
+def test_a_server_tells_it_when_it_starts(vertebra, place, served, caplog):
+    (place / "resnet18").symlink_to(place / "run")
+    with caplog.at_level("INFO"):
+        assert vertebra("serve", "resnet18", "--port", "0").code == 0
+    assert "'resnet18' is taken for the network resnet18" in caplog.text
+
+
+def test_code_that_fails_is_one_line_and_a_traceback_with_debug(vertebra, place):
+    (place / "my net.py").write_text("def build():\n    raise ValueError('too\\nwide')\n")
+    done = vertebra("inspect", "my net.py:build")
+    assert (done.code, done.out) == (1, "")
+    assert done.error == (
+        "vertebra: my net.py:build raises ValueError: too (my net.py, line 2). With --debug the traceback is shown."
+    )
+    with pytest.raises(Exception, match="raises ValueError") as caught:
+        vertebra("inspect", "my net.py:build", "--debug")
+    assert isinstance(caught.value.__cause__, ValueError)
