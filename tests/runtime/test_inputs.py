@@ -3,6 +3,7 @@
 import io
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -255,13 +256,17 @@ REFUSED = [
     (lambda: 7, "is 7; allowed is a path"),
     (lambda: {"image": A}, r"type dict; .* Give the image or the path in it"),
     (lambda: [A, A], r"type list; .* predict_many\(x\)"),
-    (lambda: (A, 1), r"type tuple; .* pairs of an image and a label"),
+    (lambda: (A, 1), r"type tuple; .* pairs of an image, or of a batch, and a label"),
     (lambda: iter([A]), r"predict_many\(x\)"),
     (lambda: {"a.png"}, "A set has no order"),
     (object, "type object; allowed is a path"),
     (lambda: "", r"is an empty path"),
     (lambda: "data:image/png;base64,AAAA", r"26 characters .*base64\.b64decode"),
     (lambda: "A" * 5000, "5,000 characters"),
+    (lambda: "s3://bucket/a.jpg", r"s3://bucket/a\.jpg, and of addresses only http:// and https:// are fetched\.$"),
+    (lambda: Path("https://example.org/a.jpg"), "Give it as text: a Path has lost one of its slashes"),
+    (lambda: SimpleNamespace(path="a.jpg"), r"Give its path: x\.path"),
+    (lambda: SimpleNamespace(content=b"", status_code=200), r"Give what was downloaded: x\.content"),
     (lambda: io.StringIO("text"), r"open as text. Write open\(path, 'rb'\)"),
     (lambda: upload(None, lambda self: "text"), "type Upload, whose read gives str"),
 ]

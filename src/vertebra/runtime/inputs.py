@@ -6,6 +6,7 @@ import glob
 import inspect
 import io
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import IO, Any, TypeAlias
@@ -145,6 +146,9 @@ def _check_path(value: Any, where: str) -> str:
             f"{where} is a text of {len(path):,} characters ({path[:20]!r} …), which is no path. Give base64 as bytes: "
             "base64.b64decode(text), without what comes before the comma of a data: URL."
         )
+    if re.match(r"[a-z][\w+.-]+:/", path, re.IGNORECASE) and not is_url(path) and not os.path.lexists(path):
+        hint = "" if isinstance(value, str) else " Give it as text: a Path has lost one of its slashes."
+        raise UsageError(f"{where} is {path}, and of addresses only http:// and https:// are fetched.{hint}")
     return path
 
 
@@ -331,14 +335,19 @@ def _what_to_write(value: Any) -> str:
         return " Give the image or the path in it: x['image']."
     if isinstance(value, Set):
         return " A set has no order: write sorted(x)."
-    if isinstance(value, tuple):
-        return " Of pairs of an image and a label write predict_many(image for image, label in pairs)."
-    if isinstance(value, list) or kind in ("Series", "Index") or isinstance(value, Iterator):
-        return " For several images write predict_many(x), of one flat list."
+    if isinstance(value, list | tuple):
+        return (
+            " For several images write predict_many(x), of one flat list; for pairs of an image, or of a batch, and a "
+            "label predict_many(image for image, label in pairs)."
+        )
+    if kind in ("Series", "Index") or isinstance(value, Iterator):
+        return " For several images write predict_many(x)."
     if hasattr(value, "content") and hasattr(value, "status_code"):
         return " Give what was downloaded: x.content."
     if hasattr(value, "__array__"):
         return " Give it as an array of NumPy: numpy.asarray(x)."
+    if isinstance(getattr(value, "path", None), str):
+        return " Give its path: x.path."
     if hasattr(value, "as_py"):
         return " Give a list of Python's own values: x.to_pylist()."
     return ""

@@ -62,7 +62,7 @@ class Prediction:
             found.text = printable(text)
             return found
 
-        table = Element("table")
+        table = Element("table", {"style": "color: inherit"})
         unsure = " (unsure: none of these is likely enough)" if self.unsure else ""
         caption = SubElement(table, "caption", {"style": "text-align: left; white-space: nowrap"})
         caption.text = printable(f"{self.path}{unsure}")
