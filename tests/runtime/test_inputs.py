@@ -2,6 +2,8 @@
 
 import io
 import os
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -197,11 +199,31 @@ def test_what_a_generator_gives_is_read_before_it_goes_on(network, pixels, folde
     assert len(results) == 6 and all(same(result, wanted[0]) for result in results)
 
 
-def test_one_file_or_image_many_times(network, folder):
+def test_one_file_or_image_many_times(tiny_model, network, folder):
+    """Several threads that read one open file at a time would get pieces of it."""
     wanted = network(folder / "b.png", embed=True)
-    with (folder / "b.png").open("rb") as file, Image.open(folder / "b.png") as image:
-        results = list(network.predict_many([file, image] * 20, embed=True))
-    assert len(results) == 40 and all(same(result, wanted) for result in results)
+    clashes, reading = [], threading.Lock()
+
+    class Watched(io.BytesIO):
+        def read(self, *count):
+            clashes.append(not reading.acquire(blocking=False))
+            time.sleep(0.0005)
+            if not clashes[-1]:
+                reading.release()
+            return super().read(*count)
+
+    file = Watched((folder / "b.png").read_bytes())
+    parallel = Predictor(tiny_model, engine="onnxruntime", threads=4)
+    with Image.open(file) as image:
+        results = list(parallel.predict_many([file, image] * 10, embed=True))
+    assert len(results) == 20 and all(same(result, wanted) for result in results) and not any(clashes)
+
+
+def test_bits_hold_for_pil_images(tiny_model, pixels, tmp_path):
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 16).save(tmp_path / "photo.png")
+    network = Predictor(tiny_model, engine="onnxruntime", threads=1, bits=12)
+    with Image.open(tmp_path / "photo.png") as image:
+        assert same(network(image, embed=True), network(tmp_path / "photo.png", embed=True))
 
 
 def test_names_of_what_has_none(network, pixels, folder):
