@@ -4,6 +4,7 @@ import io
 import os
 import threading
 import time
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -49,6 +50,12 @@ def upload(content, read=None):
     return type("Upload", (), {"read": read or (lambda self: content)})()
 
 
+def archive():
+    content = io.BytesIO()
+    zipfile.ZipFile(content, "w").close()
+    return zipfile.ZipFile(content)
+
+
 # --- the same pixels --------------------------------------------------------------------------------------------------
 
 
@@ -72,10 +79,13 @@ def test_one_photo_in_every_form(network, pixels, folder):
         "torch contiguous": first.contiguous(),
         "subclass of a tensor": torch.nn.Parameter(first, requires_grad=False),
     }
+    forms["BytesIO"].name = "<response>"
     with path.open("rb") as file:
         forms["file"] = file
         for name, form in forms.items():
-            assert same(network(form, embed=True), wanted), name
+            result = network(form, embed=True)
+            assert same(result, wanted), name
+            assert result.path == (str(path) if name in ("Path", "PIL", "file") else "image"), name
     assert network(pixels[..., ::-1]).predictions != wanted.predictions  # blue first is another picture
 
 
@@ -287,6 +297,8 @@ REFUSED = [
     (lambda: "A" * 5000, "5,000 characters"),
     (lambda: "s3://bucket/a.jpg", r"s3://bucket/a\.jpg, and of addresses only http:// and https:// are fetched\.$"),
     (lambda: Path("https://example.org/a.jpg"), "Give it as text: a Path has lost one of its slashes"),
+    (lambda: archive(), r"type ZipFile; .* Give a file in it: x\.open\(name\)"),
+    (lambda: zipfile.Path(archive()), r"type Path; .* Give its content: x\.read_bytes\(\)"),
     (lambda: SimpleNamespace(path="a.jpg"), r"Give its path: x\.path"),
     (lambda: SimpleNamespace(content=b"", status_code=200), r"Give what was downloaded: x\.content"),
     (lambda: io.StringIO("text"), r"open as text. Write open\(path, 'rb'\)"),

@@ -217,8 +217,10 @@ def _checked(value: Any, index: int, reader: _Reader) -> Any:
 def _asked_for(values: Iterable[Any], reader: _Reader) -> Iterator[Photo | Given]:
     for index, value in enumerate(values):
         for item in _expanded(_checked(value, index, reader)):
-            # The next one may be read into the memory of this one, or its file be closed.
-            yield replace(item, may_change=True) if isinstance(item, Given) else item
+            # The next one may be read into the memory of this one, or its file be closed; bytes stay.
+            if isinstance(item, Given) and not isinstance(item.content, bytes):
+                item = replace(item, may_change=True)
+            yield item
 
 
 def _is_iterable(values: Any) -> bool:
@@ -269,9 +271,11 @@ class _Reader:
             known = getattr(value, "filename", "")
             return [Given(str(known or name), value, may_change=True)], False
         elif hasattr(value, "read"):
-            known = getattr(value, "name", "")
+            known = getattr(value, "name", None)  # a number, or "<stdin>", is none
             content = _binary(value, where)
-            return [Given(known if isinstance(known, str) and known else name, content, may_change=True)], False
+            if isinstance(known, str) and known and not known.startswith("<"):
+                name = known
+            return [Given(name, content, may_change=True)], False
         else:
             raise refusal(value, where, self.allowed)
         names = [f"{name}[{index}]" for index in range(len(contents))] if batch else [name]
@@ -303,7 +307,11 @@ def _binary(file: Any, where: str) -> Source:
         raise UsageError(f"{where} is a file that is open for writing. Write open(path, 'rb').")
     if hasattr(file, "seekable"):
         return file  # type: ignore[no-any-return]
-    content = file.read()
+    try:
+        content = file.read()
+    except TypeError as error:  # of an archive it is asked for by name
+        hint = " Give a file in it: x.open(name)."
+        raise refusal(file, where, _ONE, hint) from error
     if not isinstance(content, bytes):
         raise UsageError(
             f"{where} is of the type {type(file).__name__}, whose read gives {type(content).__name__}, not bytes."
@@ -344,6 +352,8 @@ def _what_to_write(value: Any) -> str:
         return " For several images write predict_many(x)."
     if hasattr(value, "content") and hasattr(value, "status_code"):
         return " Give what was downloaded: x.content."
+    if hasattr(value, "read_bytes"):
+        return " Give its content: x.read_bytes()."
     if hasattr(value, "__array__"):
         return " Give it as an array of NumPy: numpy.asarray(x)."
     if isinstance(getattr(value, "path", None), str):
