@@ -1,10 +1,11 @@
 """What every test may rely on, and what is made once for all of them.
 
 - `write_model(path, …)`, `tiny_model`: an ONNX file of one convolution with its card, made without torch.
-- `tiny_network(family, …)`: a network of 3,000 to 60,000 parameters that is built from the family's own classes, for
+- `tiny_network(family, …)`: a network of 10,000 to 250,000 parameters that is built from the family's own classes, for
   pictures of 32 pixels and more. `tiny_family` runs a test once for each of the six families.
 - `tiny_registry`: for the time of one test `resnet18`, `vgg11` and so on are these, by name, in this process; so a
-  command that takes the name of a network trains, exports or profiles one in no time.
+  command that takes the name of a network trains, exports or profiles one in no time. `tiny_command` is the path of a
+  script that is `vertebra` with these names, for tests that need a process.
 - `tiny_export`: the path of such a network, exported with its card (five classes, 32 pixels).
 - `tiny_run`: the folder of a finished training run of such a network on `tiny_photos`, three class folders of twelve
   pictures each; to be read only. Both hold what the commands write: card, report, table, weights, `model.onnx`.
@@ -17,19 +18,17 @@ run (train); `client`, a running server (serve).
 """
 
 import contextlib
-import importlib
 import os
 import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 
 # Set before torch is imported: the suite runs in several processes, and each of them taking all cores is slower.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -206,137 +205,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
 # --- tiny networks ----------------------------------------------------------------------------------------------------
 
 
-def _tiny_vgg(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    dropout: float = 0.5,
-    batch_norm: bool = False,
-    init_weights: bool = True,
-) -> Any:
-    from torch import nn
-
-    from vertebra.models._state_dict import meta_build
-    from vertebra.models.vgg import VGG, make_layers
-
-    with meta_build():  # the constructor's classifier has 120 M parameters
-        network = VGG(nn.Sequential(), num_classes)
-    column: list[int | str] = [8, "M", 8, "M", 16, 16, "M", 16, 16, "M", 16, 16, "M"]
-    network.features = make_layers(column, batch_norm, in_channels)
-    network.classifier = nn.Sequential(
-        nn.Linear(16 * 7 * 7, 32), nn.ReLU(inplace=True), nn.Dropout(dropout),
-        nn.Linear(32, 32), nn.ReLU(inplace=True), nn.Dropout(dropout),
-        nn.Linear(32, num_classes),
-    )  # fmt: skip
-    network._stages.clear()
-    network._list_stages()
-    if init_weights:
-        network._initialise()
-    return network
-
-
-def _tiny_googlenet(num_classes: int = 1000, **options: Any) -> Any:
-    from torch import nn
-
-    from vertebra.models.googlenet import BasicConv2d, GoogLeNet, Inception, InceptionAux
-
-    def conv(inputs: int, outputs: int, **more: Any) -> nn.Module:
-        return BasicConv2d(inputs if inputs < 8 else inputs // 8, outputs // 8, **more)
-
-    def inception(*widths: int) -> nn.Module:
-        return Inception(*widths, conv_block=conv)
-
-    def aux(inputs: int, classes: int, **more: Any) -> nn.Module:
-        head = InceptionAux(inputs, classes, conv_block=conv, **more)
-        head.fc1, head.fc2 = nn.Linear(256, 32), nn.Linear(32, classes)
-        return head
-
-    network = GoogLeNet(num_classes, blocks=(conv, inception, aux), **options)
-    network.fc = nn.Linear(128, num_classes)
-    network._stages = [replace(stage, channels=stage.channels // 8) for stage in network._stages]
-    network._initialise()
-    return network
-
-
-def _tiny_resnet(block: str = "BasicBlock", num_classes: int = 1000, in_channels: int = 3, **options: Any) -> Any:
-    from torch import nn
-
-    from vertebra.models._state_dict import meta_build
-    from vertebra.models.resnet import BasicBlock, Bottleneck, ResNet
-
-    kind = {"BasicBlock": BasicBlock, "Bottleneck": Bottleneck}[block]
-    with meta_build():  # the constructor's widths are the paper's
-        network = ResNet(kind, (1, 1, 1, 1), **options)
-    network.inplanes, network.dilation = 16, 1
-    network.conv1 = nn.Conv2d(in_channels, 16, kernel_size=7, stride=2, padding=3, bias=False)
-    network.bn1 = nn.BatchNorm2d(16)
-    network._stages.clear()
-    network._stage("stem", ["conv1", "bn1", "relu", "maxpool"], 16, 4)
-    dilate = [False, *network.replace_stride_with_dilation]
-    for number, width in enumerate((8, 12, 16, 32)):
-        layer = network._make_layer(kind, width, 1, 2 if number else 1, dilate[number])
-        setattr(network, f"layer{number + 1}", layer)
-    network.fc = nn.Linear(32 * kind.expansion, num_classes)
-    network._initialise()
-    return network
-
-
-def _tiny_densenet(num_classes: int = 1000, **options: Any) -> Any:
-    from vertebra.models.densenet import DenseNet
-
-    return DenseNet(8, (2, 2, 2, 2), 16, num_classes=num_classes, **options)
-
-
-def _tiny_mobilenet(num_classes: int = 1000, **options: Any) -> Any:
-    from torch import nn
-
-    from vertebra.models.mobilenetv2 import MobileNetV2
-
-    rows = [(1, 8, 1, 1), (6, 8, 1, 2), (6, 16, 2, 2), (6, 24, 1, 2), (6, 32, 1, 2)]
-    network = MobileNetV2(num_classes, inverted_residual_setting=rows, **options)
-    last = len(network.features) - 1
-    network.features[last][0] = nn.Conv2d(32, 64, 1, bias=False)  # the constructor has at least 1280
-    network.features[last][1] = nn.BatchNorm2d(64)
-    network.features[last].out_channels = 64
-    network._stages[-1] = replace(network._stages[-1], channels=64)
-    network.last_channel = 64
-    network.classifier[-1] = nn.Linear(64, num_classes)
-    network._initialise()
-    return network
-
-
-def _tiny_efficientnet(kind: str = "b", num_classes: int = 1000, **options: Any) -> Any:
-    from torch import nn
-
-    from vertebra.models.efficientnet import Conv2dSame, EfficientNet, FusedMBConvConfig, MBConvConfig, _lite_block
-
-    make, fused = MBConvConfig, FusedMBConvConfig
-    block = _lite_block if kind == "lite" else None
-    rows = [
-        fused(1, 3, 1, 16, 8, 1) if kind == "v2" else make(1, 3, 1, 16, 8, 1, block=block),
-        fused(4, 3, 2, 8, 8, 1) if kind == "v2" else make(6, 3, 2, 8, 8, 1, block=block),
-        make(6, 5, 2, 8, 16, 2, block=block),
-        make(6, 3, 2, 16, 24, 1, block=block),
-        make(6, 5, 2, 24, 32, 1, block=block),
-    ]
-    if kind == "lite":
-        options = {"activation_layer": nn.ReLU6, "conv_layer": Conv2dSame} | options
-    if kind == "v2":  # as the real ones
-        options = {"norm_layer": partial(nn.BatchNorm2d, eps=1e-3), "min_size": 33} | options
-    options = {"dropout": 0.2, "last_channel": 64} | options
-    return EfficientNet(rows, num_classes=num_classes, **options)
-
-
-TINY = {
-    "vgg": _tiny_vgg,
-    "googlenet": _tiny_googlenet,
-    "resnet": _tiny_resnet,
-    "densenet": _tiny_densenet,
-    "mobilenetv2": _tiny_mobilenet,
-    "efficientnet": _tiny_efficientnet,
-}
-
-
-@pytest.fixture(params=TINY, scope="session")
+@pytest.fixture(params=tiny.FAMILIES, scope="session")
 def tiny_family(request: pytest.FixtureRequest) -> str:
     """The name of each of the six families in turn."""
     return str(request.param)
@@ -346,15 +215,15 @@ def tiny_family(request: pytest.FixtureRequest) -> str:
 def tiny_network() -> Callable[..., Any]:
     """`tiny_network(family, num_classes=5, seed=0, …)`: a tiny network of our classes, set to `eval`, newly drawn.
 
-    `tiny_network("resnet", block="Bottleneck")` and `tiny_network("efficientnet", kind="v2" or "lite")` are the other
-    kinds of blocks.
+    `tiny_network("resnet", block="Bottleneck", widths=(16, 32, 64, 96), depth=1)` and
+    `tiny_network("efficientnet", kind="v2" or "lite")` are the other kinds of blocks.
     """
     torch = pytest.importorskip("torch")
 
     def make(family: str, num_classes: int = 5, seed: int = 0, **options: Any) -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return TINY[family](num_classes=num_classes, **options).eval()
+            return tiny.FAMILIES[family](num_classes=num_classes, **options).eval()
 
     return make
 
@@ -363,36 +232,13 @@ def tiny_network() -> Callable[..., Any]:
 def tiny_names() -> Callable[[], contextlib.AbstractContextManager[None]]:
     """`with tiny_names():` each registered name builds the tiny network of its family, in this process."""
     pytest.importorskip("torch")
-    from vertebra.models import _registry
+    return tiny.tiny_names
 
-    def constructor(name: str, family: str) -> Callable[..., Any]:
-        options: dict[str, Any] = {}
-        if family == "vgg":
-            options = {"batch_norm": name.endswith("_bn")}
-        elif family == "efficientnet":
-            options = {"kind": next((kind for kind in ("lite", "v2") if f"_{kind}" in name), "b")}
-        elif family == "resnet":
-            options = {"block": "BasicBlock" if name in ("resnet18", "resnet34") else "Bottleneck"}
-            if name.startswith("resnext"):
-                options |= {"groups": 4, "width_per_group": 16}
-        return partial(TINY[family], **options)
 
-    @contextlib.contextmanager
-    def replaced() -> Iterator[None]:
-        def build(network: Any, weights_enum: Any, *arguments: Any, **options: Any) -> Any:
-            name = _registry._name_of(weights_enum)
-            tiny = constructor(name, _registry.get_family(name))
-            return _registry.build(tiny, weights_enum, *arguments, **options)
-
-        with pytest.MonkeyPatch.context() as patch:
-            for family, function in TINY.items():
-                module = importlib.import_module(f"vertebra.models.{family}")
-                patch.setattr(module, "build", build)
-                cls = next(c for c in vars(module).values() if isinstance(c, type) and c.__name__.lower() == family)
-                patch.setitem(function.__annotations__, "return", cls)  # what reading a file asks for
-            yield
-
-    return replaced
+@pytest.fixture(scope="session")
+def tiny_command() -> str:
+    """A script that is `vertebra` with these names, for processes of one's own: `python tiny_command train …`."""
+    return tiny.__file__
 
 
 @pytest.fixture

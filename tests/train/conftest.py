@@ -1,4 +1,4 @@
-"""A small network, small photos, and a run on them."""
+"""A tiny network, small photos, and a run on them. Here `resnet18` and all other names build tiny networks."""
 
 import shutil
 
@@ -51,22 +51,27 @@ def shapes_without_broken(shapes, tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="session")
-def small_weights(tmp_path_factory):
-    """Drawn weights of a ResNet-18, as a file; the smallest network that is quick to export."""
-    torch = pytest.importorskip("torch")
-    from vertebra import create_model
+@pytest.fixture(scope="module", autouse=True)
+def _tiny_names(tiny_names):
+    with tiny_names():
+        yield
 
-    torch.manual_seed(0)
+
+@pytest.fixture(scope="session")
+def small_weights(tiny_network, tmp_path_factory):
+    """Drawn weights of a tiny ResNet-18, as a file."""
+    import torch
+
     path = tmp_path_factory.mktemp("weights") / "drawn.pth"
-    torch.save(create_model("resnet18", weights=None).state_dict(), path)
+    torch.save(tiny_network("resnet", num_classes=1000).state_dict(), path)
     return path
 
 
 @pytest.fixture(scope="session")
-def run(shapes, small_weights, tmp_path_factory):
+def run(shapes, small_weights, tiny_names, tmp_path_factory):
     """A finished run of the probe; not to be changed."""
     import vertebra
 
     folder = tmp_path_factory.mktemp("run")
-    return vertebra.train(shapes, folder, model="resnet18", weights=str(small_weights), folds=3, precision=0.9)
+    with tiny_names():
+        return vertebra.train(shapes, folder, model="resnet18", weights=str(small_weights), folds=3, precision=0.9)
