@@ -17,7 +17,7 @@ import vertebra
 SOURCE = Path(vertebra.__file__).parent
 BASE = {"errors", "units", "intervals", "protobuf", "card", "cache", "model_checksum", "files", "machine"}
 BASE |= {"bit_depth", "photo_files", "pixels", "decoding_notes", "stopping", "strict_json", "file_kinds"}
-BASE |= {"model_table", "model_argument", "preprocessing", "weight_files", "weight_transfer"}
+BASE |= {"model_table", "model_argument", "preprocessing", "timm_names", "weight_files", "weight_transfer"}
 
 # Room (or module at the top) -> rooms that it may import. The table of the design, and nothing else.
 ROOMS = {
@@ -34,6 +34,7 @@ ROOMS = {
     "strict_json": set(),
     "cache": {"errors", "files"},
     "model_table": {"errors", "units"},
+    "timm_names": {"errors"},
     "weight_transfer": {"errors", "units"},
     "weight_files": {"errors", "cache", "files", "weight_transfer"},
     "model_checksum": {"errors", "card", "cache", "protobuf"},
@@ -68,6 +69,7 @@ PACKAGES = {
     "card": set(),
     "model_checksum": set(),
     "model_table": set(),
+    "timm_names": set(),
     "weight_transfer": {"rich"},
     "weight_files": set(),
     "files": {"filelock"},

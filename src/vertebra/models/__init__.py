@@ -18,7 +18,11 @@ from ._registry import get_model as get_model
 from ._registry import get_model_builder as get_model_builder
 from ._registry import get_model_weights as get_model_weights
 from ._registry import get_weight as get_weight
+from ._registry import is_model as is_model
 from ._registry import list_models as list_models
+from ._registry import list_modules as list_modules
+from ._registry import list_pretrained as list_pretrained
+from ._registry import model_entrypoint as model_entrypoint
 from ._weights import Weights as Weights
 from ._weights import WeightsEnum as WeightsEnum
 from .densenet import *

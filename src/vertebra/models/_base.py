@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
 from vertebra.errors import UsageError, WeightsError, warn
+
+from ._timm import NoClassifier, TimmMethods, checked_pooling, is_zero, unpooled_head
 
 if TYPE_CHECKING:
     from ._origin import Origin
@@ -38,10 +41,13 @@ class Stage:
         return self.modules[-1]
 
 
-class ConvNet(nn.Module):
+class ConvNet(TimmMethods, nn.Module):
     """A convolutional classifier: stages, then pooling, then a head that ends in one linear classifier.
 
-    `forward(x)` is `forward_head(forward_features(x))`: (N, in_channels, H, W) → logits (N, num_classes).
+    `forward(x)` is `forward_head(forward_features(x))`: (N, in_channels, H, W) → logits (N, num_classes). Without a
+    classifier (`reset_classifier(0)`) it is what the classifier would see, (N, head_hidden_size), and with
+    `global_pool=""` the last feature map; built with `features_only=True` it is a list of feature maps
+    (`feature_info`).
 
     Raises:
         UsageError: the input is not (N, in_channels, H, W) with H and W of at least `min_size` pixels.
@@ -77,6 +83,7 @@ class ConvNet(nn.Module):
 
     def forward_stages(self, x: Tensor) -> list[Tensor]:
         """(N, in_channels, H, W) → one feature map (N, channels, ~H/stride, ~W/stride) a stage."""
+        self._check_head("forward_stages")
         x = self._prepare(x)
         outputs = []
         for stage in self._stages:
@@ -87,6 +94,7 @@ class ConvNet(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) → the last feature map, which is the last of `forward_stages`."""
+        self._check_head("forward_features")
         x = self._prepare(x)
         if self._body is not None and not self._checkpointing:
             # As a whole, so that hooks on it are called, and layers that were added to it run.
@@ -153,18 +161,38 @@ class ConvNet(nn.Module):
 
     # --- head ---------------------------------------------------------------------------------------------------------
 
+    def _check_head(self, what: str) -> None:
+        if self._feature_info is not None:
+            raise UsageError(
+                f"this network returns feature maps alone (features_only=True), so there is no {what}. Call it as it "
+                "is, or build it without features_only."
+            )
+
     def pool(self, features: Tensor) -> Tensor:
         """The last feature map → (N, D), the input of the head."""
         return torch.flatten(self.avgpool(features), 1)
 
-    def forward_head(self, features: Tensor) -> Tensor:
-        """The last feature map → logits (N, num_classes)."""
-        logits: Tensor = getattr(self, self._head)(self.pool(features))
+    def _pooled(self, features: Tensor) -> Tensor:
+        x = self.pool(features)
+        return F.dropout(x, self._head_dropout, self.training) if self._head_dropout else x
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """The last feature map → logits (N, num_classes); with `pre_logits` what the classifier sees.
+
+        That is `forward_embedding`, or with `global_pool=""` the map without pooling.
+        """
+        self._check_head("forward_head")
+        if not self._global_pool:
+            return unpooled_head(self, features)
+        if pre_logits:
+            return self.forward_embedding(features)
+        logits: Tensor = getattr(self, self._head)(self._pooled(features))
         return logits
 
     def forward_embedding(self, features: Tensor) -> Tensor:
         """The last feature map → (N, D), what the classifier sees (4096 values in VGG, pooled channels elsewhere)."""
-        x = self.pool(features)
+        self._check_head("forward_embedding")
+        x = self._pooled(features)
         head = getattr(self, self._head)
         if isinstance(head, nn.Sequential):
             for layer in list(head)[:-1]:
@@ -172,10 +200,13 @@ class ConvNet(nn.Module):
         return x
 
     def forward(self, x: Tensor) -> Any:
+        if self._feature_info is not None:
+            return self._run_maps(x, self._feature_info.out_indices, to_end=False)[1]
         return self.forward_head(self.forward_features(x))
 
     def get_classifier(self) -> nn.Module:
         """The last layer, an `nn.Linear` unless it was replaced."""
+        self._check_head("classifier")
         head: nn.Module = getattr(self, self._head)
         return head[-1] if isinstance(head, nn.Sequential) else head
 
@@ -191,27 +222,48 @@ class ConvNet(nn.Module):
             )
         if isinstance(module, nn.Sequential) and not len(module):
             raise UsageError("the classifier is to be an empty nn.Sequential. Give nn.Identity() for none.")
+        self._check_head("classifier")
         head = getattr(self, self._head)
         if isinstance(head, nn.Sequential):
             head[-1] = module
         else:
             setattr(self, self._head, module)
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """Replace the last layer by a newly drawn linear one; the body is not touched.
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the last layer by a newly drawn linear one, or with 0 by none; the body is not touched.
+
+        Without a classifier, `forward` returns what it would see: (N, head_hidden_size), and with `global_pool=""` the
+        last feature map, (N, num_features, h, w) (in VGG what its fully connected layers make of each 7 × 7 values of
+        it, (N, 4096, h - 6, w - 6)). `global_pool=None` leaves the pooling as it is.
 
         Raises:
-            UsageError: `num_classes` is not a positive number.
+            UsageError: `num_classes` is no whole number of at least 0, there is no such pooling, or a classifier is
+                asked for without pooling.
         """
-        num_classes = check_count("num_classes", num_classes)
-        self.set_classifier(self._new_linear(self.get_classifier(), num_classes))
+        pooling = self._global_pool if global_pool is None else checked_pooling(global_pool)
+        if is_zero(num_classes):
+            classifier: nn.Module = NoClassifier().train(self.training)
+        else:
+            num_classes = check_count("num_classes", num_classes)
+            if not pooling:
+                raise UsageError(
+                    f"num_classes is {num_classes} without pooling (global_pool=''), and a linear classifier takes no "
+                    f"feature maps. Write reset_classifier({num_classes}, global_pool='avg')."
+                )
+            classifier = self._new_linear(self.get_classifier(), num_classes)
+        self.set_classifier(classifier)
+        self._global_pool = pooling
 
     def _new_linear(self, old: nn.Module, num_classes: int) -> nn.Linear:
-        if not isinstance(old, nn.Linear):
+        if isinstance(old, nn.Linear):
+            width, like = old.in_features, old.weight
+        elif isinstance(old, NoClassifier):
+            width, like = self.head_hidden_size, next(self.parameters())
+        else:
             raise UsageError(
                 f"the classifier is a {type(old).__name__}, so its width is unknown. Use set_classifier(module)."
             )
-        new = nn.Linear(old.in_features, num_classes, device=old.weight.device, dtype=old.weight.dtype)
+        new = nn.Linear(width, num_classes, device=like.device, dtype=like.dtype)
         self._init_weights(new)
         return new.train(old.training)
 
@@ -341,6 +393,7 @@ class ConvNet(nn.Module):
             stem.weight = nn.Parameter(stem.weight.new_empty(*stem.weight.shape[:2], 3, 3))
             self._init_weights(stem)
         self._stages = [replace(stage, stride=max(1, stage.stride // 4)) for stage in self._stages]
+        self._map_ends = None
         self.min_size = -(-self.min_size // 4)
         self._low_resolution = True
 

@@ -6,7 +6,7 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from types import ModuleType
@@ -19,11 +19,13 @@ from vertebra.card import Card
 from vertebra.errors import UsageError, WeightsError, nearest, warn
 from vertebra.model_table import FAMILIES as FAMILIES
 from vertebra.model_table import check_family
+from vertebra.timm_names import TAGS, TimmName, explain_unknown, read_name
 
 from . import _checkpoint
 from ._base import ConvNet, check_count
 from ._origin import Origin
 from ._state_dict import fitting, load_state_dict, meta_build
+from ._timm import translated
 from ._unwrap import Candidate, fitting_weights
 from ._weights import WeightsEnum, published, resolve
 
@@ -48,7 +50,11 @@ def register_model(weights: type[WeightsEnum]) -> Callable[[B], B]:
     def register(builder: B) -> B:
         @functools.wraps(builder)
         def build_model(*args: Any, **kwargs: Any) -> ConvNet:
-            return builder(**_modern_arguments(builder.__name__, weights, args, kwargs))
+            options = _modern_arguments(builder.__name__, weights, args, kwargs)
+            options, head = translated(builder.__name__, family, options)
+            network = builder(**options)
+            network._default = (builder.__name__, weights["DEFAULT"])
+            return head.applied_to(network)
 
         family = builder.__module__.rsplit(".", 1)[-1]
         _MODELS[builder.__name__] = _Registered(build_model, weights, family)
@@ -241,22 +247,27 @@ def _network_class(network: Callable[..., N]) -> type[N]:
 
 
 def get_model_builder(name: str) -> Builder:
-    """The builder of that name.
+    """The builder of that name. It takes timm's arguments, too; one of timm's names stands for `create_model` with it.
 
     Raises:
         UsageError: there is none; the message has the nearest names.
     """
-    return _registered(name).builder
+    registered = _registered(name)
+    return registered.builder if name.lower() in _MODELS else functools.partial(create_model, name)
 
 
 def _registered(name: Any) -> _Registered:
+    return _MODELS[_read_name(name).alias.name]
+
+
+def _read_name(name: Any) -> TimmName:
+    """The network that a name stands for, ours or timm's."""
     if not isinstance(name, str):
         raise UsageError(f"the model's name is {name!r}; it must be a word such as 'resnet50'.")
-    try:
-        return _MODELS[name.lower()]
-    except KeyError:
-        hint = nearest(name, _MODELS) or "`vertebra models` lists all."
-        raise UsageError(f"there is no model {name!r}. {hint}") from None
+    found = read_name(name, _MODELS)
+    if found is None:
+        raise UsageError(explain_unknown(name, _MODELS))
+    return found
 
 
 def get_model(name: str, **config: Any) -> ConvNet:
@@ -265,25 +276,89 @@ def get_model(name: str, **config: Any) -> ConvNet:
 
 
 def create_model(
-    name: str, weights: Any = None, num_classes: int | None = None, in_channels: int = 3, **options: Any
+    name: str | None = None,
+    weights: Any = None,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    **options: Any,
 ) -> ConvNet:
-    """Build a network by name.
+    """Build a network by name. timm's names and arguments are understood (docs/timm.md).
 
     Args:
-        name: as `list_models()` has it, for example "efficientnet_lite0".
+        name: as `list_models()` has it, for example "efficientnet_lite0"; or timm's for the same network
+            ("mobilenetv2_100"), with a tag for weights that are here ("resnet50.tv2_in1k"). `model_name` is the same.
         weights: None, "DEFAULT", a member of the network's weights enum (also torchvision's), a member's name, or a
             path to a .pth or .safetensors file.
-        num_classes: width of the logits. Another number than the weights' keeps the body and draws a new classifier.
+        num_classes: width of the logits. Another number than the weights' keeps the body and draws a new classifier; 0
+            leaves it out, so that pooled features come out, or with `global_pool=""` the last feature map.
         in_channels: channels of the images. Another number than the published weights' 3 adapts the first convolution;
             with a file of one's own, 3 stands for as many as the file has.
-        options: what the family takes, for example `dropout=0.3`.
+        options: what the family takes, for example `dropout=0.3`; and timm's: `pretrained=True` (the weights of the
+            name's tag, or "DEFAULT"), `features_only=True` with `out_indices` (a list of feature maps), `global_pool`,
+            `in_chans`, `drop_rate`, `drop_path_rate`, `output_stride` (ResNet), `checkpoint_path`.
 
     Raises:
-        UsageError: a name or number that is not allowed.
+        UsageError: a name, number or argument that is not allowed.
         WeightsError: weights that cannot be had or do not fit.
     """
+    model_name = options.pop("model_name", None)
+    if (name is None) == (model_name is None):
+        raise UsageError("give create_model one name: create_model('resnet50'); name= and model_name= are the same.")
+    found = _read_name(model_name if name is None else name)
+    if found.alias.differs:
+        warn(f"{found.timm} is built as {found.alias.name}: {found.alias.differs}.")
+    pretrained = options.pop("pretrained", None)
+    if isinstance(weights, bool):
+        weights, pretrained = None, weights
+    if isinstance(options.get("pretrained_cfg"), str):  # as timm has it, a tag
+        found = replace(found, tag=options.pop("pretrained_cfg"))
+    name = found.alias.name
+    if pretrained:
+        weights = _pretrained_weights(found, weights, options)
+    elif found.unknown_tag:
+        warn(f"{found.unknown_tag} Without pretrained=True none are loaded; pretrained_cfg is that of 'DEFAULT'.")
+    if _MODELS[name].family == "densenet" and options.get("drop_rate"):
+        rate = options["drop_rate"]
+        warn(
+            f"{name}: drop_rate={rate!r} drops values behind each layer of a block, as in torchvision; in timm that is "
+            f"proj_drop_rate. Write dropout={rate!r} for timm's drop_rate, before the classifier."
+        )
     channels = None if in_channels == 3 else in_channels
-    return get_model_builder(name)(weights=weights, num_classes=num_classes, in_channels=channels, **options)
+    options = {**found.alias.options, **options}
+    return _MODELS[name].builder(weights=weights, num_classes=num_classes, in_channels=channels, **options)
+
+
+def _pretrained_weights(found: TimmName, weights: Any, options: Mapping[str, Any]) -> Any:
+    """What `pretrained=True` loads; a file that is given beside it is loaded instead, as in timm."""
+    enum = _MODELS[found.alias.name].weights
+    if weights is not None:
+        raise UsageError(f"weights={weights!r} and pretrained=True both name weights. Leave pretrained out.")
+    if options.get("checkpoint_path"):
+        return None
+    member = enum[found.weights(enum["DEFAULT"].name)]
+    if told := found.other_default(member.name):
+        warn(told)
+    return member
+
+
+def is_model(name: str) -> bool:
+    """Whether `create_model` builds a network of that name, ours or timm's, whatever its tag."""
+    return read_name(str(name), _MODELS) is not None
+
+
+def model_entrypoint(name: str) -> Builder:
+    """`get_model_builder`, by timm's name."""
+    return get_model_builder(name)
+
+
+def list_modules() -> list[str]:
+    """The families, which are the names of the modules that hold them."""
+    return sorted(FAMILIES)
+
+
+def list_pretrained(filter: Any = "", exclude_filters: Any = "") -> list[str]:
+    """Names with timm's tags of all weights that are here under such a name: "resnet50.tv2_in1k"."""
+    return list_models(filter=filter, exclude_filters=exclude_filters, include_tags=True)
 
 
 def get_model_weights(name: Builder | str) -> type[WeightsEnum]:
@@ -305,48 +380,84 @@ def get_weight(name: str) -> WeightsEnum:
 
 
 def list_models(
-    module: ModuleType | None = None,
+    module: ModuleType | str | Iterable[str] | None = None,
     include: Iterable[str] | str | None = None,
-    exclude: Iterable[str] | str | None = None,
+    exclude: Iterable[str] | str | bool | None = None,
     *,
     family: str | None = None,
     max_params: float | None = None,
     max_gmacs: float | None = None,
     min_top1: float | None = None,
+    filter: Iterable[str] | str | None = None,
+    pretrained: bool = False,
+    exclude_filters: Iterable[str] | str | None = None,
+    include_tags: bool | None = None,
+    name_matches_cfg: bool = False,
 ) -> list[str]:
     """Names of the networks, sorted.
 
+    Calls that were written for torchvision (`list_models(module=vertebra.models, include="resnet*")`) and for timm
+    (`list_models("*res*")`, `list_models("*res*", "resnet")`, `list_models(module="resnet", exclude_filters="*101*")`)
+    are understood.
+
     Args:
-        module: the module that registers them (`vertebra.models`); for calls written for torchvision.
-        include: shell patterns of names to keep, for example "resnet*".
-        exclude: shell patterns of names to leave out.
+        module: the module that registers them (`vertebra.models`), or a family; other texts are patterns as in
+            `include`.
+        include: shell patterns of names to keep, for example "resnet*"; after patterns in the first place, a family.
+        exclude: shell patterns of names to leave out. (A boolean in this place is timm's `pretrained`.)
         family: one of vgg, googlenet, resnet, densenet, mobilenetv2, efficientnet.
         max_params: largest number of parameters.
         max_gmacs: most multiply-accumulates an image, in 10⁹, at the size of the default weights.
         min_top1: least ImageNet top-1 accuracy of the best weights, in %.
+        filter: `include`, in timm.
+        pretrained: whether to keep only networks with weights, which all have.
+        exclude_filters: `exclude`, in timm.
+        include_tags: whether to list names with timm's tags of the weights that are here ("resnet50.tv2_in1k").
+        name_matches_cfg: without effect: all names do.
 
     Raises:
         UsageError: there is no such family.
     """
-    if family is not None:
-        check_family(family)
-    include = [include] if isinstance(include, str) else include
-    exclude = [exclude] if isinstance(exclude, str) else exclude or ()
+    patterns = _texts(include) if module is None or isinstance(module, ModuleType) else _texts(module)
+    families = _texts(family)
+    if module is not None and not isinstance(module, ModuleType):
+        if patterns and set(patterns) <= set(FAMILIES):
+            patterns, families = _texts(include), families + patterns
+        else:  # timm's order: patterns, then a module of its own
+            families += _texts(include)
+    for name in families:
+        check_family(name)
+    patterns += _texts(filter)
+    excluded = ([] if isinstance(exclude, bool) else _texts(exclude)) + _texts(exclude_filters)
 
-    def wanted(name: str) -> bool:
-        registered = _MODELS[name]
+    def matches(name: str, tag: str, wanted: Sequence[str]) -> bool:
+        names = {name, _read_name(name).alias.name} | ({f"{name}.{tag}"} if tag else set())
+        return any(fnmatch(name, pattern) for pattern in wanted for name in names)
+
+    def wanted(name: str, tag: str) -> bool:
+        registered = _registered(name)
         meta = registered.weights["DEFAULT"].meta
         return (
-            (module is None or registered.builder.__module__.rsplit(".", 1)[0] == module.__name__)
-            and (not include or any(fnmatch(name, pattern) for pattern in include))
-            and not any(fnmatch(name, pattern) for pattern in exclude)
-            and family in (None, registered.family)
+            (not isinstance(module, ModuleType) or _package_of(registered) == module.__name__)
+            and (not patterns or matches(name, tag, patterns))
+            and not matches(name, tag, excluded)
+            and (not families or registered.family in families)
             and (max_params is None or meta["num_params"] <= max_params)
             and (max_gmacs is None or meta["_ops"] <= max_gmacs)
             and (min_top1 is None or best_top1(registered.weights) >= min_top1)
         )
 
-    return sorted(filter(wanted, _MODELS))
+    if include_tags:
+        return sorted(f"{name}.{tag}" for name, tags in TAGS.items() for tag in tags if wanted(name, tag))
+    return sorted(name for name in _MODELS if wanted(name, ""))
+
+
+def _texts(value: Iterable[str] | str | None) -> list[str]:
+    return [] if not value else [value] if isinstance(value, str) else list(value)
+
+
+def _package_of(registered: _Registered) -> str:
+    return registered.builder.__module__.rsplit(".", 1)[0]
 
 
 def best_top1(weights: type[WeightsEnum]) -> float:

@@ -201,15 +201,18 @@ class GoogLeNet(ConvNet):
         pooled: Tensor = self.dropout(super().pool(features))
         return pooled
 
-    def reset_classifier(self, num_classes: int) -> None:
-        super().reset_classifier(num_classes)
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        super().reset_classifier(num_classes, global_pool)
+        if not num_classes:  # the auxiliary classifiers would have no classes either
+            self.aux_logits, self.aux1, self.aux2 = False, None, None
         for aux in (self.aux1, self.aux2):
             if isinstance(aux, InceptionAux):
                 aux.fc2 = self._new_linear(aux.fc2, num_classes)
 
     def forward(self, x: Tensor) -> Tensor | GoogLeNetOutputs:
         if not (self.training and self.aux_logits):
-            return self.forward_head(self.forward_features(x))
+            logits: Tensor = super().forward(x)
+            return logits
         x = self._prepare(x)
         paths = [path for stage in self._stages for path in stage.modules]
         after_4a, after_4d = paths.index("inception4a") + 1, paths.index("inception4d") + 1

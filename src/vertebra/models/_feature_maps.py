@@ -1,0 +1,150 @@
+"""Feature maps of each resolution, as timm names and numbers them, for any family that lists its stages."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from vertebra.errors import UsageError
+
+if TYPE_CHECKING:
+    from ._base import ConvNet
+
+
+class FeatureInfo:
+    """What the feature maps of a network are: one dict a map, with the keys of timm's `FeatureInfo`.
+
+    `num_chs` is the number of channels, `reduction` the pixels of the input per pixel of the map along each side,
+    `module` the path of the last module before it, `index` its number.
+    """
+
+    def __init__(self, info: Sequence[dict[str, Any]], out_indices: Sequence[int]) -> None:
+        self.info = list(info)
+        self.out_indices = tuple(out_indices)
+
+    def from_other(self, out_indices: int | Sequence[int]) -> FeatureInfo:
+        """The same network's with other output indices."""
+        return FeatureInfo(copy.deepcopy(self.info), map_indices(out_indices, len(self.info)))
+
+    def get(self, key: str, idx: int | Sequence[int] | None = None) -> Any:
+        """The value of a key for each map that is returned, or for the maps of these numbers."""
+        if isinstance(idx, int):
+            return self.info[idx][key]
+        return [self.info[i][key] for i in (self.out_indices if idx is None else idx)]
+
+    def get_dicts(self, keys: Sequence[str] | None = None, idx: int | Sequence[int] | None = None) -> Any:
+        """The dicts of the maps that are returned, or of those of these numbers, with these keys or all."""
+        if isinstance(idx, int):
+            found = self.info[idx]
+            return found if keys is None else {key: found[key] for key in keys}
+        return [self.get_dicts(keys, i) for i in (self.out_indices if idx is None else idx)]
+
+    def channels(self, idx: int | Sequence[int] | None = None) -> Any:
+        """Channels of each map that is returned."""
+        return self.get("num_chs", idx)
+
+    def reduction(self, idx: int | Sequence[int] | None = None) -> Any:
+        """Pixels of the input per pixel of each map that is returned, along each side."""
+        return self.get("reduction", idx)
+
+    def module_name(self, idx: int | Sequence[int] | None = None) -> Any:
+        """Path of the last module before each map that is returned."""
+        return self.get("module", idx)
+
+    def __getitem__(self, item: Any) -> Any:
+        return self.info[item]
+
+    def __len__(self) -> int:
+        return len(self.info)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.info)
+
+    def __repr__(self) -> str:
+        return (
+            f"FeatureInfo(channels={self.channels()}, reduction={self.reduction()}, module_name={self.module_name()})"
+        )
+
+
+@dataclass(frozen=True)
+class MapEnd:
+    """Where in the network a feature map ends."""
+
+    count: int  # modules of the stages, in order, that have run
+    module: str  # path of the last of them
+    channels: int
+    reduction: int
+
+    def as_dict(self, index: int) -> dict[str, Any]:
+        """The entry of `FeatureInfo`."""
+        return {"num_chs": self.channels, "reduction": self.reduction, "module": self.module, "index": index}
+
+
+def stage_modules(network: ConvNet) -> list[str]:
+    """The paths of the modules of all stages, in the order in which they run."""
+    return [path for stage in network.stages for path in stage.modules]
+
+
+def map_ends(network: ConvNet) -> tuple[MapEnd, ...]:
+    """The last map of each resolution, before what halves it, and that of the last stage of blocks.
+
+    So are timm's: ResNet's are behind the first ReLU and the four layers, DenseNet's before the transitions, VGG's
+    before the poolings and behind the last. The widening 1×1 convolution behind the blocks of MobileNetV2 and
+    EfficientNet ("head") is left out. Of a layer that is dilated instead of halved the map is one of its own.
+    """
+    paths: list[str] = []
+    ends: list[MapEnd] = []
+    reduction, channels = 1, 0
+    for stage in network.stages:
+        if stage.name == "head":
+            break
+        for path in stage.modules:
+            module = network.get_submodule(path)
+            stride, dilated = _stride(module)
+            if (stride > 1 or dilated) and channels:
+                ends.append(MapEnd(len(paths), paths[-1], channels, reduction))
+            paths.append(path)
+            reduction *= stride
+            channels = stage.channels if path == stage.module else _channels(module) or channels
+    return (*ends, MapEnd(len(paths), paths[-1], channels, reduction))
+
+
+def _stride(module: nn.Module) -> tuple[int, bool]:
+    """The stride of a module of a stage, none of which halves twice, and whether it is dilated instead."""
+    stride, dilated = 1, False
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
+            stride = max(stride, layer.stride if isinstance(layer.stride, int) else layer.stride[0])
+        if isinstance(layer, nn.Conv2d):
+            dilated = dilated or layer.dilation[0] > 1
+    return stride, dilated
+
+
+def _channels(module: nn.Module) -> int:
+    """Channels of the last convolution of a module in the middle of a stage; 0 where it has none."""
+    convolutions = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
+    return convolutions[-1].out_channels if convolutions else 0
+
+
+def map_indices(indices: Any, count: int, argument: str = "out_indices") -> tuple[int, ...]:
+    """Numbers of maps, in the order in which the network makes them: None is all, an int n the last n.
+
+    Raises:
+        UsageError: there is no map of such a number, or none is asked for.
+    """
+    if isinstance(indices, bool) or not isinstance(indices, int | Sequence | None) or isinstance(indices, str):
+        raise UsageError(f"{argument} is {indices!r}; give numbers of feature maps such as (1, 2, 3), or how many.")
+    if indices is None:
+        return tuple(range(count))
+    if isinstance(indices, int):
+        if not 0 < indices <= count:
+            raise UsageError(f"{argument} is {indices}: the last so many feature maps, of which there are {count}.")
+        return tuple(range(count - indices, count))
+    absolute = {index + count if index < 0 else index for index in indices}
+    if not absolute or not all(0 <= index < count for index in absolute):
+        raise UsageError(f"{argument} is {tuple(indices)!r}; there are {count} feature maps, 0 to {count - 1}.")
+    return tuple(sorted(absolute))

@@ -1,0 +1,271 @@
+"""timm's names of networks and of their weights: which are here, under which name, and what is nearest to the others.
+
+Standard library only, so that a command can say what is meant by a name without torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vertebra.errors import UsageError, nearest
+
+SIX_FAMILIES = "VGG, GoogLeNet, ResNet, DenseNet, MobileNetV2, EfficientNet"
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A network here that one of timm's names stands for."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)  # arguments of its builder
+    tag: str = ""  # weights that the name itself stands for
+    differs: str = ""  # what it computes otherwise than timm's
+
+
+_TF = "timm's pads as TensorFlow does and has batch norm with eps=0.001; {} pads symmetrically, with eps={}"
+_V2_EPS = "timm's has batch norm with eps=0.00001; {} with 0.001"
+
+# The layers, their order and shapes are timm's in each of these (tests/models/test_timm_names.py moves weights over).
+ALIASES: dict[str, Alias] = {
+    "mobilenetv2_100": Alias("mobilenet_v2"),
+    **{f"mobilenetv2_{w:03}": Alias("mobilenet_v2", {"width_mult": w / 100}) for w in (35, 50, 75, 140)},
+    **{f"tf_efficientnet_lite{i}": Alias(f"efficientnet_lite{i}") for i in range(3)},
+    **{
+        f"tf_efficientnet_b{i}": Alias(
+            f"efficientnet_b{i}", differs=_TF.format(f"efficientnet_b{i}", "0.00001" if i < 5 else "0.001")
+        )
+        for i in range(8)
+    },
+    **{
+        f"tf_efficientnetv2_{s}": Alias(f"efficientnet_v2_{s}", differs=_TF.format(f"efficientnet_v2_{s}", "0.001"))
+        for s in "sml"
+    },
+    **{
+        f"efficientnetv2_{s}": Alias(f"efficientnet_v2_{s}", differs=_V2_EPS.format(f"efficientnet_v2_{s}"))
+        for s in "sml"
+    },
+    "efficientnet_b2a": Alias("efficientnet_b2"),
+    "efficientnet_b3a": Alias("efficientnet_b3"),
+    # Older names of torchvision's weights in timm.
+    **{f"tv_resnet{d}": Alias(f"resnet{d}", tag="tv_in1k") for d in (34, 50, 101, 152)},
+    "tv_resnext50_32x4d": Alias("resnext50_32x4d", tag="tv_in1k"),
+    "tv_densenet121": Alias("densenet121", tag="tv_in1k"),
+}
+
+_V1, _V2 = "IMAGENET1K_V1", "IMAGENET1K_V2"
+_TV, _TV2 = {"tv_in1k": _V1}, {"tv_in1k": _V1, "tv2_in1k": _V2}
+_RA, _RA2 = {"ra_in1k": _V1}, {"ra2_in1k": _V1}
+_FAMILY_VGG = [f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")]
+# timm's name and tag → the same weights here. EfficientNet B0 to B4 are timm's own, which torchvision took over
+# (https://github.com/pytorch/vision/blob/v0.12.0/torchvision/models/efficientnet.py#L35-L41: the hashes are timm's);
+# Lite's are from the same TensorFlow checkpoints.
+TAGS: dict[str, dict[str, str]] = {
+    **dict.fromkeys([*_FAMILY_VGG, "resnet18", "resnet34", "resnext101_64x4d"], _TV),
+    **dict.fromkeys(["resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d"], _TV2),
+    **dict.fromkeys(["wide_resnet50_2", "wide_resnet101_2"], _TV2),
+    **dict.fromkeys([f"densenet{depth}" for depth in (121, 161, 169, 201)], _TV),
+    **dict.fromkeys(["efficientnet_b0", "efficientnet_b2"], _RA),
+    "efficientnet_b1": {"ft_in1k": _V1},
+    **dict.fromkeys(["efficientnet_b3", "efficientnet_b4"], _RA2),
+    **{f"tf_efficientnet_lite{i}": {"in1k": _V1} for i in range(3)},
+}
+# The weights that `pretrained=True` stands for in timm where the name has no tag, if they are not the only ones here.
+_TIMM_DEFAULTS = {
+    **dict.fromkeys(["resnet18", "resnet34", "resnet50"], "a1_in1k"),
+    **dict.fromkeys(["resnet101", "resnet152", "resnext50_32x4d"], "a1h_in1k"),
+    **dict.fromkeys(["resnext101_32x8d", "wide_resnet101_2"], "tv_in1k"),
+    "resnext101_64x4d": "c1_in1k",
+    "wide_resnet50_2": "racm_in1k",
+    "densenet121": "ra_in1k",
+    "mobilenetv2_100": "ra_in1k",
+    "efficientnet_b1": "ra4_e3600_r240_in1k",
+    "efficientnet_b5": "sw_in12k_ft_in1k",
+    "efficientnet_lite0": "ra_in1k",
+    **{f"tf_efficientnet_b{i}": "ns_jft_in1k" for i in range(8)},
+    **{f"tf_efficientnetv2_{size}": "in21k_ft_in1k" for size in "sml"},
+}
+
+
+@dataclass(frozen=True)
+class TimmName:
+    """One of timm's names, read: `timm` without the tag, the network here, the tag or ""."""
+
+    timm: str
+    alias: Alias
+    tag: str
+
+    def weights(self, default: str) -> str:
+        """The member of the weights enum that `pretrained=True` takes for this name; `default` where it has no tag.
+
+        Raises:
+            UsageError: the tag names weights that are not here, or the network has none of this width.
+        """
+        if self.alias.options:
+            options = ", ".join(f"{name}={value!r}" for name, value in self.alias.options.items())
+            raise UsageError(
+                f"there are no weights for {self.timm} here, which is {self.alias.name} with {options}. Leave "
+                f"pretrained=True out, give your own file as weights=PATH, or take {self.alias.name}."
+            )
+        if not self.tag:
+            return default
+        here = self._here
+        if self.tag not in here:
+            raise UsageError(f"{self._missing(here)} Take one of these, or give your own file as weights=PATH.")
+        return here[self.tag]
+
+    @property
+    def unknown_tag(self) -> str:
+        """A sentence where the name's tag is of weights that are not here; else ""."""
+        return "" if not self.tag or self.tag in self._here else self._missing(self._here)
+
+    def other_default(self, member: str) -> str:
+        """A sentence where timm's weights for this name are others than this member; else ""."""
+        if self.tag:
+            return ""
+        theirs = _TIMM_DEFAULTS.get(self.timm)
+        if theirs is None:
+            known = self.timm in TAGS
+            return "" if known else f"pretrained=True takes {member} for {self.timm}; timm has no weights of that name."
+        if self._here.get(theirs) == member:
+            return ""
+        return (
+            f"pretrained=True takes {member} for {self.timm}; timm's, {theirs!r}, are other weights. "
+            f"weights={member!r} says the same."
+        )
+
+    @property
+    def _here(self) -> dict[str, str]:
+        return TAGS.get(self.timm) or TAGS.get(self.alias.name) or {}
+
+    def _missing(self, here: dict[str, str]) -> str:
+        base = self.timm if self.timm in TAGS else self.alias.name
+        known = [f"'{base}.{tag}' ({member})" for tag, member in here.items()] or [f"'{self.alias.name}' without a tag"]
+        return f"there are no weights {self.tag!r} of {self.timm} here; there are {' and '.join(known)}."
+
+
+def read_name(name: str, networks: Mapping[str, Any]) -> TimmName | None:
+    """The network here that a name of timm's stands for, with or without a tag; None if there is none.
+
+    `networks` are the names that are here.
+    """
+    timm, _, tag = name.lower().partition(".")
+    if timm in networks:
+        return TimmName(timm, Alias(timm), tag)
+    alias = ALIASES.get(timm)
+    return None if alias is None else TimmName(timm, alias, tag or alias.tag)
+
+
+def explain_unknown(name: str, networks: Mapping[str, Any]) -> str:
+    """What to say of a name that is none here: where it comes from, the nearest network, or a spelling."""
+    source, colon, _ = name.partition(":")
+    if colon and source in ("hf-hub", "hf_hub", "local-dir"):
+        return (
+            f"there is no model {name!r}: networks have plain names here, such as 'resnet50'. Give a file as "
+            "weights=PATH."
+        )
+    base = name.lower().partition(".")[0]
+    if base in _OTHER_WEIGHTS:
+        network = _OTHER_WEIGHTS[base]
+        return f"there is no model {name!r}: the network is {network!r}, and those weights are not here."
+    relative = _relative(base)
+    if relative is not None:
+        return f"there is no model {name!r}; the nearest is {relative!r}, which has other layers."
+    for pattern, network in _OUTSIDE:
+        if re.match(pattern, base):
+            return f"{name!r} is not among the six families ({SIX_FAMILIES}); the nearest is {network!r}."
+    hint = nearest(name, networks) or nearest(name, ALIASES) or "`vertebra models` lists all."
+    return f"there is no model {name!r}. {hint}"
+
+
+# Names of timm's that are networks of here with weights that are not.
+_OTHER_WEIGHTS = {
+    **{f"gluon_resnet{depth}_v1b": f"resnet{depth}" for depth in (18, 34, 50, 101, 152)},
+    "gluon_resnext50_32x4d": "resnext50_32x4d",
+    "gluon_resnext101_64x4d": "resnext101_64x4d",
+    "ig_resnext101_32x8d": "resnext101_32x8d",
+    **{f"{kind}_resnet{depth}": f"resnet{depth}" for kind in ("ssl", "swsl") for depth in (18, 50)},
+    **{f"{kind}_resnext50_32x4d": "resnext50_32x4d" for kind in ("ssl", "swsl")},
+    **{f"{kind}_resnext101_32x8d": "resnext101_32x8d" for kind in ("ssl", "swsl")},
+    **{f"tf_efficientnet_b{i}_{kind}": f"efficientnet_b{i}" for i in range(8) for kind in ("ap", "ns")},
+    **{f"tf_efficientnetv2_{s}_in21{kind}": f"efficientnet_v2_{s}" for s in "sml" for kind in ("k", "ft1k")},
+}
+
+# ResNet's children in timm that are not here; the letters are changes of the stem, the shortcuts, the attention.
+_RESNETS = (
+    r"(gluon_|bat_|eca_|nf_|lambda_|legacy_|(ssl|swsl|ig)_|se|eca|sk|gc|lam|halo2?|t)*((res|res2|bot|halo|halobot)ne(t|xt|st)|"
+    r"senet|haloregnet)|dpn\d|dla\d|wide_resnet"
+)
+# Of these networks the names that are none of them but may be mistyped names of here.
+_RESNET_TYPO = r"resnet[-_]?\d*(_?v\d)?$|resnext[-_]?\d*(_\d+x\d+d?)?$|wide_resnet\d*(_2)?$"
+_OTHER_DEPTHS = r"resnet(26|200)$|resnext101_32x(4|16|32|48)d$|wide_resnet(28|40)"
+_OTHER_EFFICIENT = {
+    r"efficientnet_(b8|l2)|tf_efficientnet_(b8|l2)": "efficientnet_b7",
+    r"(tf_)?efficientnet_es": "efficientnet_lite0",
+    r"(tf_)?efficientnet_em": "efficientnet_lite2",
+    r"(tf_)?efficientnet_el": "efficientnet_b3",
+    r"(tf_)?efficientnet_lite[34]": "efficientnet_lite2",
+    r"(tf_)?efficientnetv2_xl": "efficientnet_v2_l",
+    r"efficientnetv2_rw_(s|t)|gc_efficientnetv2_rw_t": "efficientnet_v2_s",
+    r"efficientnetv2_rw_m": "efficientnet_v2_m",
+    r"mobilenetv2_1[12]0d": "mobilenet_v2",
+    r"densenet264": "densenet201",
+    r"densenetblur121": "densenet121",
+}
+
+
+def _relative(base: str) -> str | None:
+    """Of a network of the six families that is not here the nearest that is."""
+    for pattern, network in _OTHER_EFFICIENT.items():
+        if re.match(pattern, base):
+            return network
+    variant = re.match(r"(tf_)?efficientnet(v2|_cc|_x|_h|_blur)?_(b[0-7])(?=_|$)", base)
+    if variant and base != f"efficientnet_{variant[3]}":
+        return f"efficientnet_{variant[3]}"
+    if not re.match(_RESNETS, base) or (re.match(_RESNET_TYPO, base) and not re.match(_OTHER_DEPTHS, base)):
+        return None
+    found = re.search(r"\d\d+", base.replace("legacy_", ""))
+    depth = int(found[0]) if found else 50
+    if "next" in base:
+        return "resnext50_32x4d" if depth <= 50 else "resnext101_32x8d"
+    if base.startswith("wide"):
+        return "wide_resnet50_2" if depth <= 50 else "wide_resnet101_2"
+    return next(f"resnet{here}" for here, most in _DEPTHS if depth <= most)
+
+
+_DEPTHS = ((18, 26), (34, 42), (50, 75), (101, 126), (152, 10**9))  # here, up to that depth of others
+
+# Beginnings of names in timm and torchvision → the network here that is nearest in kind and size; the first that fits.
+_LARGE = r"\w*(large|huge|giant|gigantic|_l\b|_l_|xl|_h_|enormous)"
+_SMALL = r"\w*(tiny|small|_t\b|_s\b|_s\d)"
+_TINY = r"convnext\w*(atto|femto|pico|nano|zepto)|(vit|deit|deit3|xcit|cait|pit|tiny_vit)\w*(tiny|nano|xs|_ti_)"
+_MOBILE = (
+    r"(tf_)?(mobilenet_?v[1345]|mobilenet_edgetpu|mobilenet_100|mnasnet|semnasnet|mixnet|mobileone|mobilevit|ghostnet|"
+    r"shufflenet|squeezenet|fbnet|spnasnet|lcnet|tinynet|hardcorenas|rexnet|edgenext|efficientvit|efficientformer|"
+    r"repvit|repghost|fastvit|hardnet|starnet|selecsls|peleenet|shvit|swiftformer|cpubone|lowformer|iformer|efficientvim)"
+)
+_TRANSFORMER = (
+    r"(vit|deit|deit3|beit|beitv2|eva|eva02|cait|swin|swinv2|xcit|pit|tnt|twins|volo|crossvit|coat|convit|levit|visformer|"
+    r"maxvit|maxxvit|maxxvitv2|coatnet|mvit|mvitv2|davit|gcvit|hiera|hieradet|sam2|samvit|sequencer2d|nest|naflexvit|"
+    r"aimv2|jx_nest|qwen3_vit|gemma4_vit|deepseek_vit|flexivit|focalnet|poolformer|poolformerv2|caformer|pvt|mixer|resmlp|gmlp|gmixer|tiny_vit|nextvit|fasternet|"
+    r"efficientnetformer|vitamin|dinov2|dinov3|csatv2|rdnet|inception_next|hgnet|hgnetv2|mambaout|convmixer|convformer)"
+)
+_OUTSIDE: tuple[tuple[str, str], ...] = (
+    (_MOBILE, "mobilenet_v2"),
+    (r"alexnet", "vgg11"),
+    (r"repvgg", "vgg16_bn"),
+    (r"(ese_|eca_)?vovnet|sedarknet|cs\w*net|cspresne|darknet|hrnet|res2ne", "resnet50"),
+    (r"(tf_|adv_|legacy_|ens_adv_|gluon_)?inception_(v\d|resnet)|inception$", "googlenet"),
+    (r"(gc|legacy_|tf_)?xception", "efficientnet_v2_s"),
+    (r"regnet\w_?(00[24568]|016|400mf|800mf|1_6gf)|regnet_\w_(400mf|800mf|1_6gf)", "resnet18"),
+    (r"regnet\w_?(032|040|064|080)|regnet_\w_(3_2gf|8gf)", "resnet50"),
+    (r"regnet", "resnet152"),
+    (r"(eca_|dm_)?nfnet|nf_regnet", "efficientnet_v2_m"),
+    (r"(pn|n)asnet|gernet|cspnext", "efficientnet_v2_s"),
+    (_TINY, "efficientnet_b0"),
+    (rf"(convnext|{_TRANSFORMER}){_LARGE}", "efficientnet_v2_l"),
+    (rf"(convnext|{_TRANSFORMER}){_SMALL}", "efficientnet_v2_s"),
+    (rf"(convnext|{_TRANSFORMER})", "efficientnet_v2_m"),
+)
