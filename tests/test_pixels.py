@@ -652,6 +652,15 @@ def test_heic_is_decoded_upright(tmp_path):
     assert stored_size(content) == (48, 64)
 
 
+def test_of_heic_no_preview_is_taken():
+    pillow_heif = pytest.importorskip("pillow_heif")
+    image = pillow_heif.from_pillow(gradient(size=(256, 192)))
+    image.info["thumbnails"] = [64]
+    file = io.BytesIO()
+    image.save(file)
+    assert open_image(file.getvalue(), at_least=8).size == (256, 192)
+
+
 def test_heic_with_alpha_and_with_10_bits():
     found = pixels(heic(halves((255, 0, 0, 0), (0, 255, 0, 255), "RGBA")))
     assert close(found[24, [5, 60]], [[255, 255, 255], [0, 255, 0]])
