@@ -121,6 +121,14 @@ def caltech(path):
     path.symlink_to(SHARED / "caltech101")
 
 
+NET = """
+from torch import nn
+
+
+def small() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+"""
+
 INPUTS = {
     "photos/": photos,
     "caltech101/": caltech,
@@ -128,6 +136,7 @@ INPUTS = {
     "china.jpg": lambda path: shutil.copy(example("china.jpg"), path),
     "lite0.onnx": lite0,
     "birds.onnx": lite0,
+    "net.py": lambda path: path.write_text(NET),
     "notes.txt": lambda path: path.write_text("To do: take more photos.\n"),
 }
 
@@ -286,7 +295,8 @@ class Session:
         while b"listening on" not in (said := Path("server.log").read_bytes()):
             assert self.server.poll() is None and time.monotonic() < limit, said.decode()
             time.sleep(0.02)
-        return said.decode().replace(f":{self.port}", f":{PORT}")
+        lines = said.decode().replace(f":{self.port}", f":{PORT}").splitlines(keepends=True)
+        return "".join(sorted(lines, key=lambda line: "listening on" in line))  # models load meanwhile
 
     def stop(self):
         if self.server is not None:
@@ -412,6 +422,12 @@ def test_links_lead_somewhere(page):
         assert found.exists(), f"{page.name} links to {target}"
         if anchor:
             assert anchor in anchors(found), f"{page.name} links to {target}"
+
+
+def test_the_command_line_page_has_every_command():
+    table = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8").partition("## ")[0]
+    for command in _app.COMMANDS:
+        assert f"`{command}`" in table
 
 
 def test_the_readme_is_short_and_leads_to_every_page():
