@@ -120,8 +120,8 @@ def render(document: dict[str, Any]) -> str:
         ],
     )
     return (
-        f"{forward}\n\n{document['gpu']}. The bound is that of `inspect --device {document['device']}`; measured is the "
-        f"best of eager, in a CUDA graph and, where it says so, compiled (bfloat16 alone).\n\n{training}\n\n"
+        f"{forward}\n\n{document['gpu']}. The bound is that of `inspect --device {document['device']}`; measured is "
+        f"the best of eager, in a CUDA graph and, where it says so, compiled (bfloat16 alone).\n\n{training}\n\n"
         f"Batch {document['batch']}, float32 with TF32 in convolutions, JPEGs decoded and cut at random on the way. "
         f"{_common.footnote(document)}"
     )
