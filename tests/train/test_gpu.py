@@ -112,10 +112,11 @@ def test_settings_that_touch_the_device(photos, tmp_path, dtype):
 
 
 def test_a_module_on_the_gpu_is_exported(tmp_path):
-    from vertebra import create_model, load
-    from vertebra.export import export, prepare
+    import vertebra
 
-    network = create_model("resnet18", num_classes=3).eval().cuda()
-    export(prepare(network, architecture="resnet18"), tmp_path / "x.onnx")
+    network = vertebra.create_model("resnet18", num_classes=3).eval().cuda()
+    preprocessing = vertebra.Preprocessing(224, 256, "bicubic")
+    vertebra.export.export(network, tmp_path / "x.onnx", preprocessing=preprocessing)
     assert next(network.parameters()).is_cuda
-    assert load(tmp_path / "x.onnx").card.classes
+    pixels = np.zeros((1, 224, 224, 3), np.uint8)
+    assert vertebra.load(tmp_path / "x.onnx").probabilities(pixels).shape == (1, 3)
