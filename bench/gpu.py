@@ -74,7 +74,8 @@ def measure(n: int) -> Path:
     import torch
 
     if not torch.cuda.is_available():
-        sys.exit("There is no GPU here; the figures in bench/results/gpu.json stay.")
+        print("There is no GPU here; the figures in bench/results/gpu.json stay.")
+        sys.exit()
     torch.backends.cudnn.benchmark = True
     rows = []
     for name in NETWORKS:
