@@ -17,7 +17,7 @@ import vertebra
 SOURCE = Path(vertebra.__file__).parent
 BASE = {"errors", "units", "intervals", "protobuf", "card", "cache", "model_checksum", "files", "machine"}
 BASE |= {"bit_depth", "photo_files", "pixels", "decoding_notes", "stopping", "strict_json", "file_kinds"}
-BASE |= {"model_table", "model_argument", "preprocessing", "timm_names", "weight_files", "weight_transfer"}
+BASE |= {"model_table", "model_argument", "preprocessing", "progress", "timm_names", "weight_files", "weight_transfer"}
 
 # Room (or module at the top) -> rooms that it may import. The table of the design, and nothing else.
 ROOMS = {
@@ -35,7 +35,8 @@ ROOMS = {
     "cache": {"errors", "files"},
     "model_table": {"errors", "units"},
     "timm_names": {"errors"},
-    "weight_transfer": {"errors", "units"},
+    "progress": {"errors", "units"},
+    "weight_transfer": {"errors", "units", "progress"},
     "weight_files": {"errors", "cache", "files", "weight_transfer"},
     "model_checksum": {"errors", "card", "cache", "protobuf"},
     "machine": {"errors"},
@@ -70,7 +71,8 @@ PACKAGES = {
     "model_checksum": set(),
     "model_table": set(),
     "timm_names": set(),
-    "weight_transfer": {"rich"},
+    "progress": {"rich"},
+    "weight_transfer": set(),
     "weight_files": set(),
     "files": {"filelock"},
     "file_kinds": set(),

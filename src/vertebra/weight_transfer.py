@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 from vertebra.errors import WeightsError
+from vertebra.progress import progress as telling
 from vertebra.units import size as in_bytes
 
 MIRROR = "VERTEBRA_WEIGHTS_MIRROR"
@@ -299,28 +300,10 @@ def _sync(file: IO[bytes]) -> None:
 @contextlib.contextmanager
 def bar(source: str, path: Path, progress: bool) -> Iterator[Show]:
     """What to call with the bytes that have come, and those in all; it shows them where somebody reads it."""
-    if progress and sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task(path.name, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+    if not progress:
+        yield lambda done, total: None
         return
-    if progress:
+    if not sys.stderr.isatty():
         sys.stderr.write(f"Downloading {source} to {path}\n")
-    yield lambda done, total: None
+    with telling(path.name, in_bytes=True, transient=False) as tell:
+        yield lambda done, total: tell(path.name, done, total)

@@ -6,8 +6,6 @@ import html
 import pytest
 from PIL import Image
 
-from vertebra.cli._progress import progress_bar
-
 
 @pytest.fixture
 def photos(tmp_path):
@@ -101,19 +99,3 @@ def test_classes_of_which_nothing_can_be_used(vertebra, photos):
     done = vertebra("audit", photos / "data", "--allow-unseen")
     assert "Not learned, as no photo of it can be used: 'hen', such as train/hen/3.png." in done.out
     assert "Left out, as these classes have no photo to train on: 'ox' (1 in test)." in done.out
-
-
-def test_a_bar_on_a_terminal(monkeypatch, capsys):
-    import io
-    import sys
-
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    with progress_bar() as tell:
-        tell("looking: a", 1, 3)
-        tell("looking: b", 3, 3)
-        tell("fitting", 0, 2)
-    assert sys.stderr.getvalue()

@@ -84,7 +84,7 @@ def run(settings: Settings) -> None:
     dataset = open_dataset(
         settings.data, ignore=settings.ignore, allow_unseen=settings.allow_unseen, **settings.columns
     )
-    found, facts = _look(dataset, settings, progress=not settings.json)
+    found, facts = _look(dataset, settings)
     if settings.json:
         print_json(found.to_dict())
     else:
@@ -109,13 +109,13 @@ def _command(settings: Settings) -> str:
     return shlex.join(words)
 
 
-def _look(dataset: Dataset, settings: Settings, *, progress: bool) -> tuple[Audit, list[Facts]]:
-    from vertebra.cli._progress import progress_bar
+def _look(dataset: Dataset, settings: Settings) -> tuple[Audit, list[Facts]]:
     from vertebra.data import DataError, look_through, usable_part
     from vertebra.data import audit as judge
+    from vertebra.progress import progress
 
     decoding = Decoding(bits=settings.bits)
-    with progress_bar(show=progress) as tell:
+    with progress("looking through the photos", bar=not settings.json) as tell:
         facts = look_through(
             dataset, progress=lambda done, total: tell("looking through the photos", done, total), decoding=decoding
         )

@@ -9,8 +9,8 @@ import typer
 
 from vertebra.cli._options import model_help
 from vertebra.cli._output import print_json, print_table
-from vertebra.cli._progress import progress_bar
 from vertebra.errors import UsageError, VertebraError
+from vertebra.progress import progress
 
 if TYPE_CHECKING:
     from vertebra.bench import Timing
@@ -69,7 +69,7 @@ def run(settings: Settings) -> None:
             f"--batch is {settings.batch!r}; it must be whole numbers with commas, such as 1,16."
         ) from None
     backends = [name.strip() for name in settings.backends.split(",")] if settings.backends else None
-    with progress_bar() as advance:
+    with progress("preparing") as advance:
         found = list(
             compare(
                 settings.models,

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vertebra.cli._options import model_help
-from vertebra.cli._progress import progress_bar
 from vertebra.cli.card import check_markdown, write_markdown
 from vertebra.errors import ImageError, UsageError
+from vertebra.progress import progress
 from vertebra.units import size, three_figures
 
 if TYPE_CHECKING:
@@ -190,8 +190,7 @@ def run(settings: Settings) -> None:
     if settings.classes is not None:
         options["classes"] = _lines(settings.classes)
     weights = None if settings.weights.lower() == "none" else settings.weights
-    with progress_bar() as tell:
-        tell("loading", 0, 1)
+    with progress("loading") as tell:
         prepared = prepare(settings.model, weights=weights, **options)
         card = prepared.card
         images, calibration = None, None

@@ -15,8 +15,8 @@ import typer
 
 from vertebra.cli._options import BitsOverCard, model_help
 from vertebra.cli._output import echo, print_json_list
-from vertebra.cli._progress import progress_bar
 from vertebra.errors import ImageError, UsageError, VertebraWarning, printable
+from vertebra.progress import progress
 
 if TYPE_CHECKING:
     from vertebra.runtime.output import Output
@@ -122,16 +122,22 @@ def run(settings: Settings) -> None:
                 None,
             )
             raise ImageError(f"{count} of {count} photos could not be classified.")
-    predictor = load(
-        settings.model,
-        weights=settings.weights,
-        engine=settings.engine,
-        batch=settings.batch,
-        scaled=settings.fast_jpeg,
-        bits=settings.bits,
-        brief=count is not None and count <= BRIEF,
-        tell=_tell,
-    )
+    with progress("loading the model", bar=False) as show:
+
+        def say(what: str) -> None:
+            _tell(what)
+            show(what, 0, 1)
+
+        predictor = load(
+            settings.model,
+            weights=settings.weights,
+            engine=settings.engine,
+            batch=settings.batch,
+            scaled=settings.fast_jpeg,
+            bits=settings.bits,
+            brief=count is not None and count <= BRIEF,
+            tell=say,
+        )
     classes = predictor.card.classes
     top = settings.top if classes is None else min(settings.top, len(classes))
     with _output(settings, top, predictor) as output:
@@ -140,7 +146,7 @@ def run(settings: Settings) -> None:
             if count is not None:
                 found = list(found)
                 count = len(found)
-        with progress_bar(show=count is None or count > FEW) as show:
+        with progress("predicting", bar=count is None or count > FEW) as show:
             start = time.perf_counter()
             results = _counted(predictor.predict_many(found, top=top, embed=settings.embed, count=count), count, show)
             try:

@@ -103,7 +103,7 @@ def run(settings: dict[str, Any], out: Path | None, resume: Path | None) -> None
     Raises:
         VertebraError: as `vertebra.train` does.
     """
-    from vertebra.cli._progress import progress_bar
+    from vertebra.progress import progress
     from vertebra.train import PrecisionError
     from vertebra.train import resume as go_on
     from vertebra.train import train as do
@@ -113,7 +113,7 @@ def run(settings: dict[str, Any], out: Path | None, resume: Path | None) -> None
     if resume is None and "data" not in settings:
         raise UsageError("there is nothing to train on. Give DATA: a folder of class folders, a table or a name.")
     try:
-        with progress_bar() as tell:
+        with progress("finding the photos") as tell:
             if resume is not None:
                 classifier = go_on(resume, tell=tell, **settings)
             else:

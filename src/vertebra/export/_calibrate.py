@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import onnx
@@ -24,6 +25,7 @@ _SMALLEST = 1e-30
 _FRACTIONS = np.linspace(0.3, 1.0, 36)
 # Memory that second moments may take at once, in bytes.
 _MOMENT_BYTES = 400_000_000
+BATCH = 2  # images
 MAX_INPUTS = 5000  # of a layer's output; beyond, second moments cost more than they bring (VGG's first linear layer)
 
 
@@ -43,17 +45,28 @@ class Moments:
     mean: Array
 
 
-def run(model: onnx.ModelProto, images: Pixels, names: Sequence[str], batch: int = 2) -> Iterator[dict[str, Array]]:
-    """The tensors of these names, a few images at a time."""
+# Called with the steps done and the steps in all.
+Count: TypeAlias = Callable[[int, int], None]
+
+
+def silent(done: int, total: int) -> None:
+    """For whom nobody asks how far it is."""
+
+
+def run(
+    model: onnx.ModelProto, images: Pixels, names: Sequence[str], batch: int = BATCH, count: Count = silent
+) -> Iterator[dict[str, Array]]:
+    """The tensors of these names, a few images at a time; `count` is told of the images."""
     runtime = session(with_outputs(model, names))
     for start in range(0, len(images), batch):
+        count(start, len(images))
         yield dict(zip(names, runtime.run(list(names), {INPUT: images[start : start + batch]}), strict=True))
 
 
-def extents(graph: Graph, images: Pixels, names: Sequence[str]) -> dict[str, Extent]:
+def extents(graph: Graph, images: Pixels, names: Sequence[str], count: Count = silent) -> dict[str, Extent]:
     """The extents of tensors (N, C, …) over all images."""
     found: dict[str, Extent] = {}
-    for tensors in run(graph.model, images, names):
+    for tensors in run(graph.model, images, names, count=count):
         for name, value in tensors.items():
             axes = (0, *range(2, value.ndim))
             low, high = value.min(axis=axes), value.max(axis=axes)
@@ -63,11 +76,13 @@ def extents(graph: Graph, images: Pixels, names: Sequence[str]) -> dict[str, Ext
     return found
 
 
-def ranges(graph: Graph, images: Pixels, extent: dict[str, Extent]) -> dict[str, tuple[float, float]]:
+def ranges(
+    graph: Graph, images: Pixels, extent: dict[str, Extent], count: Count = silent
+) -> dict[str, tuple[float, float]]:
     """For each tensor the range in which rounding to 256 levels, and clipping, does the least squared error."""
     limits = {name: (float(e.low.min()), float(e.high.max())) for name, e in extent.items()}
     counts = {name: np.zeros(_BINS) for name in limits}
-    for tensors in run(graph.model, images, list(limits)):
+    for tensors in run(graph.model, images, list(limits), count=count):
         for name, value in tensors.items():
             low, high = limits[name]
             if high - low > _SMALLEST:
@@ -96,23 +111,27 @@ def groups_of(node: onnx.NodeProto) -> int:
     return int(attribute(node, "group", 1))
 
 
-def moments(graph: Graph, images: Pixels, nodes: Sequence[onnx.NodeProto]) -> Iterator[tuple[onnx.NodeProto, Moments]]:
+def moments(
+    graph: Graph, images: Pixels, nodes: Sequence[onnx.NodeProto], count: Count = silent
+) -> Iterator[tuple[onnx.NodeProto, Moments]]:
     """Second moments of the inputs of these layers, a few layers at a time, so that memory stays bounded."""
-    for part in _in_parts(graph, nodes):
+    parts = list(_in_parts(graph, nodes))
+    for number, part in enumerate(parts):
         random = np.random.default_rng(0)
         names = sorted({node.input[0] for node in part})
         second: dict[str, Array] = {}
         mean: dict[str, Array] = {}
         samples = dict.fromkeys((node.name for node in part), 0)
-        for tensors in run(graph.model, images, names):
+        for batch, tensors in enumerate(run(graph.model, images, names, BATCH)):
+            count(number * len(images) + batch * BATCH, len(parts) * len(images))
             for node in part:
                 x = _inputs(graph, node, tensors[node.input[0]], random)
                 second[node.name] = second.get(node.name, 0) + x.transpose(0, 2, 1) @ x
                 mean[node.name] = mean.get(node.name, 0) + x.sum(1, dtype=np.float64)
                 samples[node.name] += x.shape[1]
         for node in part:
-            count = samples[node.name]
-            yield node, Moments(second.pop(node.name) / np.float32(count), mean.pop(node.name) / count)
+            n = samples[node.name]
+            yield node, Moments(second.pop(node.name) / np.float32(n), mean.pop(node.name) / n)
 
 
 def _in_parts(graph: Graph, nodes: Sequence[onnx.NodeProto]) -> Iterator[list[onnx.NodeProto]]:

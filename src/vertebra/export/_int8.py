@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from ._calibrate import MAX_INPUTS, extents, groups_of, moments, ranges
+from ._calibrate import MAX_INPUTS, Count, extents, groups_of, moments, ranges, silent
 from ._graph import Array, Graph
 from ._judge import Calibration, Verdict, check_order, folder_size, judge, points
 from ._photos import Pixels
@@ -98,7 +98,9 @@ def quantise(
     """
     images, choosing, judging = calibration.split()
     floats = session(model.SerializeToString())
-    expected, wanted = (predict(floats, part.images) for part in (choosing, judging))
+    expected, wanted = (
+        predict(floats, part.images, _counted(tell, "predicting in float32")) for part in (choosing, judging)
+    )
     if choosing.labels is not None and judging.labels is not None:
         answers = np.concatenate([expected, wanted]).argmax(1)
         check_order(answers, [*choosing.labels, *judging.labels], classes)
@@ -106,8 +108,7 @@ def quantise(
     quantised, kept = _good_enough(plan, choosing, expected, max_drop, tell)
     content = quantised.SerializeToString()
     ready = session(content)
-    tell("judging", 0, 1)
-    verdict = judge(wanted, predict(ready, judging.images), judging.labels)
+    verdict = judge(wanted, predict(ready, judging.images, _counted(tell, "judging")), judging.labels)
     tell("timing", 0, 1)
     float_ms, int8_ms = time_sessions([floats, ready], judging.images[:1])
     report = Int8Report(
@@ -163,10 +164,8 @@ def prepare_plan(floats: Graph, images: Pixels, tell: Tell) -> Plan:
     candidates = quantisable(graph)
     layers = [node for node in graph.weighted() if node.name in candidates]
     names = _held_tensors(graph, candidates)
-    tell("ranges", 0, 2)
-    extent = extents(graph, images, names)
-    tell("ranges", 1, 2)
-    found = ranges(graph, images, extent)
+    extent = extents(graph, images, names, _counted(tell, "finding extents"))
+    found = ranges(graph, images, extent, _counted(tell, "finding ranges"))
     found.pop(next(node.input[0] for node in graph.nodes if node.op_type == "Softmax"), None)
 
     image, *steps = normalisation(floats)
@@ -175,7 +174,7 @@ def prepare_plan(floats: Graph, images: Pixels, tell: Tell) -> Plan:
     scales: dict[str, Array] = {}
     changed: dict[str, Array] = {}
     done = 0
-    for node, moment in _with_moments(floats, images, layers):
+    for node, moment in _with_moments(floats, images, layers, _counted(tell, "finding moments")):
         tell("rounding", done, len(layers))
         done += 1
         name = node.input[1]
@@ -194,9 +193,11 @@ def prepare_plan(floats: Graph, images: Pixels, tell: Tell) -> Plan:
     return Plan(graph, floats, found, scales, tuple(candidates))
 
 
-def _with_moments(graph: Graph, images: Pixels, layers: Sequence[onnx.NodeProto]) -> Iterable[tuple[Any, Any]]:
+def _with_moments(
+    graph: Graph, images: Pixels, layers: Sequence[onnx.NodeProto], count: Count
+) -> Iterable[tuple[Any, Any]]:
     small = [node for node in layers if graph.weights[node.input[1]][0].size <= MAX_INPUTS]
-    yield from moments(graph, images, small)
+    yield from moments(graph, images, small, count)
     yield from ((node, None) for node in layers if node not in small)
 
 
@@ -290,12 +291,12 @@ def _good_enough(
 ) -> tuple[onnx.ModelProto, list[str]]:
     """Put layers back to float, those that hurt most first, until the loss on these photos is allowed."""
 
-    def attempt(kept: list[str]) -> tuple[onnx.ModelProto, Verdict]:
+    def attempt(kept: list[str], count: Count) -> tuple[onnx.ModelProto, Verdict]:
         model = plan.write(kept)
-        return model, judge(expected, predict(session(model.SerializeToString()), choosing.images), choosing.labels)
+        found = predict(session(model.SerializeToString()), choosing.images, count)
+        return model, judge(expected, found, choosing.labels)
 
-    tell("choosing layers", 0, 1)
-    model, verdict = attempt([])
+    model, verdict = attempt([], _counted(tell, "predicting in int8"))
     kept: list[str] = []
     if verdict.allows(max_drop):
         return model, kept
@@ -304,7 +305,7 @@ def _good_enough(
     while ranking and not verdict.allows(max_drop):
         kept, ranking = kept + ranking[:step], ranking[step:]
         tell("putting layers back", len(kept), len(kept) + len(ranking))
-        model, verdict = attempt(kept)
+        model, verdict = attempt(kept, silent)
         # Where single layers do not help soon, many will not be worth their time one by one.
         step = max(1, len(kept) // 2)
     return model, kept
@@ -325,12 +326,18 @@ def _worst_first(plan: Plan, images: Pixels, expected: Array, tell: Tell) -> lis
 # --- running --------------------------------------------------------------------------------------------------------
 
 
-def predict(runtime: ort.InferenceSession, images: Pixels, batch: int = 4) -> Array:
-    """Probabilities (N, K)."""
-    parts = [
-        runtime.run([OUTPUTS[0]], {INPUT: images[start : start + batch]})[0] for start in range(0, len(images), batch)
-    ]
+def predict(runtime: ort.InferenceSession, images: Pixels, count: Count = silent, batch: int = 4) -> Array:
+    """Probabilities (N, K); `count` is told of the images."""
+    parts = []
+    for start in range(0, len(images), batch):
+        count(start, len(images))
+        parts.append(runtime.run([OUTPUTS[0]], {INPUT: images[start : start + batch]})[0])
     return np.concatenate(parts)
+
+
+def _counted(tell: Tell, what: str) -> Count:
+    """What tells of one step how far it is."""
+    return lambda done, total: tell(what, done, total)
 
 
 def time_sessions(sessions: Sequence[ort.InferenceSession], image: Pixels, blocks: int = 6) -> list[float]:
