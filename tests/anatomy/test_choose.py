@@ -126,3 +126,17 @@ def test_wrong_names_and_devices():
 
 def test_a_ratio_is_never_one():
     assert _choose._times(1.01) == "1.010 ×"
+
+
+def test_no_device_is_no_time(monkeypatch):
+    monkeypatch.setattr(_choose, "take_apart", lambda *arguments: pytest.fail("nothing is timed"))
+    told = []
+    for device in (None, "none"):
+        choice = vertebra.choose(
+            Limits(max_mb=30, min_top1=70), device, names=NAMES, tell=lambda *step: told.append(step)
+        )
+        assert names(choice.fits) == ["efficientnet_b0", "mobilenet_v2"]
+        assert choice.device == "none" and {candidate.ms for candidate in choice.fits} == {None}
+        with pytest.raises(UsageError, match=r"max_ms is 5, and device is none: .* Leave one of them out\."):
+            vertebra.choose(Limits(max_ms=5), device)
+    assert told[:2] == [("choosing: resnet50", 0, 5), ("choosing: efficientnet_b0", 1, 5)]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from vertebra.anatomy import _choose
 from vertebra.models import list_models
 
 
@@ -33,10 +34,34 @@ def test_json_and_size(vertebra):
     assert "not at 160 pixels" in vertebra(*arguments).out
 
 
+def test_by_size_and_accuracy_alone(vertebra, monkeypatch):
+    monkeypatch.setattr(_choose, "take_apart", lambda *arguments: pytest.fail("nothing is timed"))
+    limits = ["choose", "--max-mb", "25", "--min-top1", "70", "--device", "none"]
+    result = vertebra(*limits)
+    assert result.code == 0
+    lines = result.out.splitlines()
+    assert lines[0].split() == ["fits", "top-1", "parameters", "MB", "pixels", "weights"]
+    assert lines[1].split() == [
+        "efficientnet_b0",
+        "77.69",
+        "5.29",
+        "M",
+        "21.4",
+        "224",
+        "EfficientNet_B0_Weights.IMAGENET1K_V1",
+    ]
+    assert "By size and accuracy alone." in lines and "Times on" not in result.out
+    found = vertebra(*limits, "--json").json
+    assert found["device"] == "none" and found["fits"][0]["predicted_ms"] is None
+    result = vertebra("choose", "--min-top1", "99", "--device", "none")
+    assert result.code == 1 and result.out.startswith("Nothing fits. --min-top1 is the tightest limit")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["choose", "--device", "none"], "choose needs times"),
+        (["choose", "--device", "none", "--max-ms", "5"], "max_ms is 5.0, and device is none"),
+        (["choose", "--device", "none", "--size", "160"], "size is 160, and device is none"),
         (["choose", "--device", "h10"], "Did you mean 'h100'"),
         (["choose", "--max-ms", "-1", "--device", "laptop"], "max_ms is -1"),
         (["choose", "--max-ms", "fast"], "--max-ms"),

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from importlib import metadata
+from types import SimpleNamespace
 
 import torch
 
@@ -73,3 +74,21 @@ def test_passwords_are_not_told(vertebra, monkeypatch):
         out = vertebra(*arguments).out
         assert "secret" not in out
         assert "https://***@mirror.example/weights" in out
+
+
+def test_a_calibration_anew(vertebra, monkeypatch):
+    asked = []
+
+    def calibrated_anew(executor, notify):
+        asked.append(executor)
+        return SimpleNamespace(is_provisional=executor == "torch", others=0.25, noise=0.02)
+
+    monkeypatch.setattr("vertebra.anatomy.calibrated_anew", calibrated_anew)
+    result = vertebra("doctor", "--calibrate", "--json")
+    assert result.code == 0 and result.json["vertebra"]
+    assert asked == ["onnxruntime", "torch"]
+    assert result.err.splitlines() == [
+        "onnxruntime: kept (other programs took 25% of the processor, repeated runs differed by 2%)",
+        "torch: kept provisionally, as the machine is busy (other programs took 25% of the processor, repeated runs "
+        "differed by 2%)",
+    ]

@@ -23,6 +23,7 @@ with needing("torch", "vertebra.anatomy"):
 from ._anatomy import Anatomy as Anatomy
 from ._anatomy import Group as Group
 from ._anatomy import take_apart as take_apart
+from ._calibrate import calibrated_anew as calibrated_anew
 from ._choose import Candidate as Candidate
 from ._choose import Choice as Choice
 from ._choose import Limits as Limits

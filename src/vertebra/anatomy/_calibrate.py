@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import statistics
@@ -29,14 +30,15 @@ from ._roofline import Calibration, Rate, label
 
 SEEDS = (2, 4, 5, 7, 8, 10)  # of the networks that are timed
 SECONDS_EACH = 0.6
-# A calibration whose runs differed by more, or during which other programs used more of the processor, is used once and
-# made again next time.
-MAX_UNREST = 0.15
+RETRY = 3 * 3600.0  # seconds after which a provisional calibration is made again
 _FORMAT = 2
 
 
 def calibrated(executor: str, notify: Callable[[str], None] | None = None) -> Calibration:
     """The kept calibration of this machine, or a new one where there is none for what is installed now.
+
+    One that was made while the machine was busy is provisional: it serves for three hours, with a warning wherever
+    times are predicted by it (`predict`), and is then made again; the quieter of the two is kept.
 
     Args:
         executor: "onnxruntime" or "torch".
@@ -45,37 +47,51 @@ def calibrated(executor: str, notify: Callable[[str], None] | None = None) -> Ca
     Raises:
         UsageError: there is no such executor.
     """
+    return _calibrated(executor, notify, anew=False)
+
+
+def calibrated_anew(executor: str, notify: Callable[[str], None] | None = None) -> Calibration:
+    """A new calibration of this machine, which is kept whatever there was; arguments and errors as of `calibrated`."""
+    return _calibrated(executor, notify, anew=True)
+
+
+def _calibrated(executor: str, notify: Callable[[str], None] | None, anew: bool) -> Calibration:
     if executor not in EXECUTORS:
         raise UsageError(f"executor is {executor!r}; it must be one of {', '.join(EXECUTORS)}.")
-    found = kept(executor)
-    if found is not None:
+    found, age = _kept(executor)
+    if found is not None and not anew and (not found.is_provisional or age < RETRY):
         return found
     tell = notify or (lambda text: None)
     # One at a time: two would make each other's times too long.
     with making(cache_path(executor), lambda: tell("Waiting for another process that calibrates this machine …")):
-        found = kept(executor)
-        if found is not None:
+        found, age = _kept(executor)
+        if found is not None and not anew and (not found.is_provisional or age < RETRY):
             return found
-        tell(f"Calibrating this machine for {executor}, once; this takes about 10 s …")
+        when = "once" if found is None else "again"
+        tell(f"Calibrating this machine for {executor}, {when}; this takes about 10 s …")
         result = calibrate(executor)
-        if max(result.noise, result.others) <= MAX_UNREST:
-            keep_json(cache_path(executor), {"format": _FORMAT} | result.to_dict())
-        else:
-            tell(
-                "This machine is busy with something else, so the times are too long, and the calibration is not kept."
-            )
+        if found is not None and not anew and found.unrest < result.unrest:
+            result = found
+        made = {"made": time.time()} if result.is_provisional else {}
+        keep_json(cache_path(executor), {"format": _FORMAT} | made | result.to_dict())
         return result
 
 
 def kept(executor: str) -> Calibration | None:
     """The calibration that was kept, if it is of this machine and of what is installed now."""
+    return _kept(executor)[0]
+
+
+def _kept(executor: str) -> tuple[Calibration | None, float]:
+    """Also its age in seconds; infinite where that is not known, or the clock was set back."""
     try:
         found = read_json(cache_path(executor)) or {}
+        age = time.time() - float(found.pop("made", "-inf"))
         if found.pop("format") == _FORMAT and found["machine"] == describe_machine(executor):
-            return Calibration.from_dict(found)
+            return Calibration.from_dict(found), age if age >= 0 else math.inf
     except (ValueError, KeyError, TypeError):
         pass  # there is none, or one that another version wrote
-    return None
+    return None, math.inf
 
 
 def calibrate(executor: str) -> Calibration:

@@ -57,7 +57,7 @@ class Candidate:
 class Choice:
     """What fits and what does not."""
 
-    device: str  # "this machine (…)"
+    device: str  # "this machine (…)"; "none" where no times were asked for
     is_bound: bool  # are the times the least that the device allows, and not predictions?
     fits: tuple[Candidate, ...]  # best first
     out: tuple[tuple[Candidate, str], ...]  # with the reason, nearest first
@@ -76,39 +76,48 @@ class Choice:
 
 def choose(
     limits: Limits,
-    device: str | Calibration = "here",
+    device: str | Calibration | None = "here",
     executor: str | None = None,
     size: int | None = None,
     names: Sequence[str] | None = None,
     finalists: int = 5,
     notify: Callable[[str], None] | None = None,
+    tell: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Choice:
     """Find the networks within the limits.
 
     Args:
         limits: what they may cost and have to reach.
         device: as in `Anatomy.latency`. Where it is this machine, the finalists are timed, and the measured time
-            decides.
+            decides. None or "none": by size and accuracy alone, without times.
         executor: of this machine "onnxruntime" (the default) or "torch".
         size: side of the image in pixels, for the times; None takes the one that the accuracy was published for.
         names: among which to choose; None takes all.
         finalists: how many to time at most among those that fit.
         notify: is told what takes long.
+        tell: called with what is being done, the networks done and the networks in all.
 
     Raises:
-        UsageError: a limit, device or name that is not allowed.
+        UsageError: a limit, device or name that is not allowed, or one that needs times where there are none.
     """
+    device = None if device == "none" else device
     for name, limit in vars(limits).items():
         if limit is not None and not 0 < limit < float("inf"):
             raise UsageError(f"{name} is {limit}; it must be a number above 0.")
     if isinstance(device, str) and device != "here":
         find_device(device)
+    for name, value in (("max_ms", limits.max_ms), ("size", size), ("executor", executor)):
+        if device is None and value is not None:
+            raise UsageError(
+                f"{name} is {value!r}, and device is none: without a device there are no times. Leave one of them out."
+            )
     found = [published(name) for name in names or list_models()]
     ranked = sorted(found, key=lambda entry: -entry.top1)
     judge = _Judge(limits, device, executor, size, notify)
     fits: list[Candidate] = []
     out: list[tuple[Candidate, str]] = []
-    for entry in ranked:
+    for number, entry in enumerate(ranked):
+        tell(f"choosing: {entry.name}", number, len(ranked))
         candidate = Candidate(entry, size or entry.size)
         reasons = judge.misses(candidate)
         if not reasons:
@@ -128,13 +137,13 @@ class _Judge:
     def __init__(
         self,
         limits: Limits,
-        device: str | Calibration,
+        device: str | Calibration | None,
         executor: str | None,
         size: int | None,
         notify: Callable[[str], None] | None,
     ) -> None:
         self.limits = limits
-        self.device_name, self.is_bound = "", False
+        self.device_name, self.is_bound = "none" if device is None else "", False
         self._device, self._executor, self._size, self._notify = device, executor, size, notify
 
     def misses(self, candidate: Candidate) -> dict[str, str]:
@@ -156,6 +165,8 @@ class _Judge:
 
     def timed(self, candidate: Candidate, measure: bool) -> Candidate:
         """The candidate with its predicted time; with a measured one where that is possible, asked for and in doubt."""
+        if self._device is None:
+            return candidate
         anatomy = take_apart(candidate.published.name, self._size or candidate.size)
         latency = predict(anatomy, self._device, self._executor, self._notify)
         # One calibration serves all, also where it is not kept.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from vertebra.errors import UsageError
+from vertebra.errors import UsageError, warn
 
 from ._calibrate import calibrated
 from ._kernels import ONNXRUNTIME, Kernel, kernels_of
@@ -54,6 +54,7 @@ class Latency:
             "executor": self.device.executor,
             "dtype": self.dtype,
             "is_bound": self.is_bound,
+            "is_provisional": isinstance(self.device, Calibration) and self.device.is_provisional,
             "total_ms": self.total_ms,
             "bandwidth": self.device.bandwidth,
             "peaks": self.device.peaks(self.dtype),
@@ -90,5 +91,12 @@ def predict(
             device = find_device(device)
     elif not isinstance(device, (Device, Calibration)):
         raise UsageError(f"device is {device!r}; give 'here', a name from vertebra.anatomy.devices(), or a Device.")
+    if isinstance(device, Calibration) and device.is_provisional:
+        warn(
+            f"This machine was busy when it was calibrated for {device.executor} (other programs took "
+            f"{device.others:.0%} of the processor, repeated runs differed by {device.noise:.0%}), so predicted times "
+            "are provisional, and probably too long. It is calibrated again after 3 hours; when it is quiet, at once "
+            "by: vertebra doctor --calibrate"
+        )
     times = tuple((kernel, device.time(kernel, anatomy.dtype)) for kernel in kernels_of(anatomy.rows, device.executor))
     return Latency(device, anatomy.dtype, times)

@@ -104,6 +104,10 @@ class Rate:
     activations: float  # ms for 10⁶ bytes of activations, read or written
 
 
+# A calibration whose runs differed by more, or during which other programs used more of the processor, is provisional.
+MAX_UNREST = 0.15
+
+
 @dataclass(frozen=True)
 class Calibration:
     """A machine as it was measured, for one executor and float32: the one that this runs on."""
@@ -118,6 +122,16 @@ class Calibration:
 
     key = "here"
     is_bound = False
+
+    @property
+    def unrest(self) -> float:
+        """How much the machine was busy with other things meanwhile, as a share."""
+        return max(self.noise, self.others)
+
+    @property
+    def is_provisional(self) -> bool:
+        """Whether the machine was too busy, so that times are too long."""
+        return self.unrest > MAX_UNREST
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ import typer
 
 from vertebra.cli._output import print_json, print_table, wrapped
 from vertebra.cli.inspect import Executor
-from vertebra.errors import UsageError
+from vertebra.progress import progress
 from vertebra.units import count, duration, three_figures
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ def choose(
         float | None, typer.Option(metavar="PERCENT", help="At least that top-1 accuracy on ImageNet.")
     ] = None,
     max_params: Annotated[float | None, typer.Option(metavar="M", help="At most that many million parameters.")] = None,
-    device: Annotated[str, typer.Option(metavar="here|h100|…", help="Where the time is to hold.")] = Settings.device,
+    device: Annotated[
+        str, typer.Option(metavar="here|h100|…|none", help="Where the time is to hold; none: no times.")
+    ] = Settings.device,
     executor: Annotated[Executor, typer.Option(help="What runs it on this machine.")] = Settings.executor,
     size: Annotated[
         int | None,
@@ -67,16 +69,16 @@ def run(settings: Settings) -> None:
     from vertebra.anatomy import Limits
     from vertebra.anatomy import choose as find
 
-    if settings.device == "none":
-        raise UsageError("--device is 'none'; choose needs times. Give here, or a device that `inspect --help` lists.")
-    choice = find(
-        Limits(settings.max_ms, settings.max_mb, settings.min_top1, settings.max_params),
-        settings.device,
-        settings.executor if settings.device == "here" else None,
-        settings.size,
-        finalists=settings.top,
-        notify=lambda line: typer.echo(line, err=True),
-    )
+    with progress("choosing", bar=False) as tell:
+        choice = find(
+            Limits(settings.max_ms, settings.max_mb, settings.min_top1, settings.max_params),
+            settings.device,
+            settings.executor if settings.device == "here" else None,
+            settings.size,
+            finalists=settings.top,
+            notify=lambda line: typer.echo(line, err=True),
+            tell=tell,
+        )
     if settings.json:
         print_json(choice.to_dict())
     else:
@@ -87,12 +89,14 @@ def run(settings: Settings) -> None:
 
 def _print(choice: Choice, settings: Settings) -> None:
     measured = any(candidate.measured_ms is not None for candidate in choice.fits)
-    columns = ["top-1", "parameters", "MB", "pixels", "at least" if choice.is_bound else "predicted"]
+    timed = settings.device != "none"
+    columns = ["top-1", "parameters", "MB", "pixels"]
+    columns += ["at least" if choice.is_bound else "predicted"] if timed else []
     columns += ["measured"] if measured else []
     if choice.fits:
-        rows = [_row(candidate, measured) for candidate in choice.fits]
+        rows = [_row(candidate, timed, measured) for candidate in choice.fits]
         print_table(["fits", *columns, "weights"], rows, numbers=columns)
-        typer.echo(f"Times on {choice.device}, one image at a time.")
+        typer.echo(f"Times on {choice.device}, one image at a time." if timed else "By size and accuracy alone.")
     else:
         typer.echo(wrapped(f"Nothing fits. {choice.tightest}"))
     if settings.size is not None:
@@ -103,9 +107,9 @@ def _print(choice: Choice, settings: Settings) -> None:
         print_table(["out", "because"], reasons)
 
 
-def _row(candidate: Candidate, measured: bool) -> list[str]:
+def _row(candidate: Candidate, timed: bool, measured: bool) -> list[str]:
     known = candidate.published
-    times = [candidate.predicted_ms, *([candidate.measured_ms] if measured else [])]
+    times = [candidate.predicted_ms] * timed + [candidate.measured_ms] * measured
     return [
         known.name,
         f"{known.top1:.2f}",

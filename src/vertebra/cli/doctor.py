@@ -34,8 +34,15 @@ VARIABLES = (
 
 
 @app.command()
-def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def doctor(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="First measure this machine anew, as times are predicted by that.")
+    ] = False,
+) -> None:
     """Show versions, devices, threads, the weight cache, and what is missing with the command that installs it."""
+    if calibrate:
+        _calibrate()
     report = examine()
     if json:
         print_json(report)
@@ -45,6 +52,21 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
         width = max(len(name) for name, _ in lines)
         for name, value in lines:
             typer.echo(f"  {name:<{width}}  {value}")
+
+
+def _calibrate() -> None:
+    """Measure what predictions of times rest on; what was kept is replaced."""
+    from vertebra.anatomy import calibrated_anew
+    from vertebra.cli.inspect import Executor
+
+    for executor in Executor:
+        found = calibrated_anew(executor.value, lambda line: typer.echo(line, err=True))
+        state = "kept provisionally, as the machine is busy" if found.is_provisional else "kept"
+        typer.echo(
+            f"{executor.value}: {state} (other programs took {found.others:.0%} of the processor, repeated runs "
+            f"differed by {found.noise:.0%})",
+            err=True,
+        )
 
 
 def examine() -> dict[str, Any]:
