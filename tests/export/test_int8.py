@@ -18,11 +18,12 @@ from vertebra.export import Calibration, ExportError, ExportReport, Verdict, _in
 from vertebra.export._calibrate import Extent, Moments, extents, moments, run
 from vertebra.export._graph import Graph
 from vertebra.export._judge import check_order, folder_size, judge, part_sizes
+from vertebra.export._network import deployable
 from vertebra.export._photos import drawn_photos
 from vertebra.export._preface import in_bytes
 from vertebra.export._qdq import Scale, Writer
 from vertebra.export._rounding import best_levels, bias_change, nearest_levels, weight_scales
-from vertebra.export._trace import deployable, trace
+from vertebra.export._trace import trace
 from vertebra.intervals import paired, wilson
 from vertebra.model_checksum import verify
 from vertebra.models import ConvNet, EfficientNet, create_model
@@ -217,6 +218,19 @@ def test_integers_compute_what_the_pairs_say(plan: _int8.Plan) -> None:
     coarse = {name: scale / 3 for name, scale in plan.weight_scales.items()}  # more than 127 levels are cut off
     broken = _int8.Plan(plan.graph, plan.floats, plan.ranges, coarse, plan.candidates).write()
     assert np.abs(features(broken, images) - stepwise).mean() > 0.2 * scale
+
+
+def test_how_far_it_is_is_told(floats: onnx.ModelProto) -> None:
+    told: list[tuple[str, int, int]] = []
+    _int8.prepare_plan(Graph(floats), drawn_photos(5, SIZE), lambda *step: told.append(step))
+    assert [step for step in told if step[0] in ("finding extents", "finding ranges", "finding moments")] == [
+        (what, done, 5) for what in ("finding extents", "finding ranges", "finding moments") for done in (0, 2, 4)
+    ]
+    rounding = [step[1:] for step in told if step[0] == "rounding"]
+    assert rounding == [(done, len(rounding)) for done in range(len(rounding))] and len(rounding) > 1
+    images: list[tuple[int, int]] = []
+    _int8.predict(_int8.session(floats.SerializeToString()), drawn_photos(5, SIZE), lambda *step: images.append(step))
+    assert images == [(0, 5), (4, 5)]
 
 
 def test_layers_left_out_are_as_they_were(plan: _int8.Plan, floats: onnx.ModelProto) -> None:
@@ -508,7 +522,7 @@ def test_a_gate_that_hardly_moves_has_a_range(monkeypatch: pytest.MonkeyPatch) -
 
     low = np.float32(0.5)
     high = np.nextafter(low, np.float32(1))
-    monkeypatch.setattr(_calibrate, "run", lambda *arguments: [{"gate": np.array([[low, high, low]])}])
+    monkeypatch.setattr(_calibrate, "run", lambda *arguments, **options: [{"gate": np.array([[low, high, low]])}])
     graph = SimpleNamespace(model=None)
     extent = {"gate": _calibrate.Extent(np.array([low]), np.array([high]))}
     assert _calibrate.ranges(graph, np.zeros(0), extent) == {"gate": (0.0, pytest.approx(0.5))}
