@@ -130,6 +130,51 @@ def test_whatever_it_is_wrapped_in_it_predicts_the_same_and_is_left_as_it_was(
     assert len(hooks) == (1 if isinstance(given, Small) and given._forward_hooks else 0)
 
 
+class Attention(nn.Module):
+    """What vision transformers and shuffled channels are made of: a class token, both kinds of attention, chunks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches = nn.Conv2d(3, 16, 8, 8)
+        self.token = nn.Parameter(torch.randn(1, 1, 16))
+        self.position = nn.Parameter(torch.randn(1, 10, 16))
+        self.norm = nn.LayerNorm(16)
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.qkv = nn.Linear(16, 48)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, other = self.patches(x).chunk(2, 1)
+        x = torch.stack([one, other], 2).flatten(1, 2).flatten(2).transpose(1, 2)  # (N, 9, 16)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.position
+        y = self.norm(x)
+        x = x + self.attention(y, y, y, need_weights=False)[0]
+        q, k, v = self.qkv(x).reshape(len(x), 10, 3, 2, 8).permute(2, 0, 3, 1, 4).unbind(0)
+        x = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(len(x), 10, 16)
+        return self.head(x[:, 0])
+
+
+def test_attention_is_written_for_any_number_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_torch_onnx, "find_spec", lambda name: None)  # not by torch's exporter
+    report = export(Attention(), tmp_path / "m.onnx", preprocessing=PREPROCESSING)
+    for count in (1, 3, 8):
+        images = drawn_photos(count, SIZE, seed=count)
+        probabilities, embedding, features = outputs(report.path, images)
+        np.testing.assert_allclose(probabilities, expected(Attention(), images), atol=1e-5)
+        assert embedding.shape == (count, 16)
+        assert np.array_equal(features[:, :, 0, 0], embedding)  # which has no map
+
+
+def test_averages_whose_strides_torch_sets_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_torch_onnx, "find_spec", lambda name: None)
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    network = layers.to(memory_format=torch.channels_last)
+    report = export(network, tmp_path / "m.onnx", preprocessing=PREPROCESSING)
+    images = drawn_photos(3, SIZE)
+    np.testing.assert_allclose(outputs(report.path, images)[0], expected(network, images), atol=1e-5)
+
+
 def test_an_operation_that_is_not_known_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = nn.Sequential(Small(), nn.Softshrink(), nn.Linear(5, 3))
     monkeypatch.setattr(_torch_onnx, "find_spec", lambda name: None)

@@ -20,7 +20,7 @@ from vertebra.errors import UsageError
 
 from ._operators import WRITERS, UnwritableError
 from ._rows import counted
-from ._trace import TensorRef, Trace
+from ._trace import Op, TensorRef, Trace
 
 OPSET, IR_VERSION = 18, 8  # the latter of the ONNX release that brought opset 18
 
@@ -34,7 +34,8 @@ class Graph:
         trace: what the network did.
         tensors: its parameters and buffers by their paths.
         prefix: of these paths and those of modules, left out in the names of nodes and weights.
-        dynamic: the first side of each activation is the batch, of any size.
+        dynamic: the batch may be of any size. A side that is a multiple of the trace's batch is taken to grow with it,
+            so that is to be traced with a large prime number of images.
     """
 
     def __init__(self, trace: Trace, tensors: Mapping[str, Tensor], *, prefix: str = "", dynamic: bool = False) -> None:
@@ -42,6 +43,8 @@ class Graph:
         self.tensors = tensors
         self.prefix = prefix
         self.dynamic = dynamic
+        self.batch_size = trace.inputs[0].shape[0] if dynamic else 0
+        self.input = ""  # the name of the first
         self.op = trace.ops[0]  # that is being written
         self.nodes: list[Any] = []
         self.weights: dict[str, Array] = {}
@@ -125,9 +128,24 @@ class Graph:
         path = self._short(self.op.module)
         return f"the layer {path}" if path else "the network's forward()"
 
-    def batch(self, shape: Sequence[int]) -> list[int]:
-        """A shape to reshape to; 0 stands for the side that is there already."""
-        return [0, *shape[1:]] if self.dynamic and shape else list(shape)
+    def batch(self, before: Sequence[int], after: Sequence[int]) -> list[int]:
+        """A shape to reshape to; 0 stands for the side that is there already, -1 for one that follows from the rest.
+
+        Raises:
+            UnwritableError: several sides depend on the number of images.
+        """
+        if not self.dynamic or not after:
+            return list(after)
+        found = [-1 if side % self.batch_size == 0 else side for side in after]
+        if before[0] == after[0] and -1 not in found[1:]:
+            return [0, *after[1:]]
+        if found.count(-1) != 1:
+            raise UnwritableError(f"{self.where} takes the images of a batch together, so its size cannot be free.")
+        return found
+
+    def _repeats_weight(self, op: Op) -> bool:
+        """Whether a weight is given once for each image, as a class token is."""
+        return self.dynamic and op.name == "expand" and self.batch_size in op.outputs[0].shape
 
     def _short(self, path: str) -> str:
         return path.removeprefix(self.prefix) if path != self.prefix.rstrip(".") else ""
@@ -143,6 +161,7 @@ class Graph:
         from onnx import TensorProto, helper
 
         self.values.update(zip(self.trace.inputs, inputs, strict=True))
+        self.input = inputs[0]
         self._counts.update([*inputs, *outputs])  # names that are taken
         for op in self.trace.ops:
             self.op = op
@@ -179,7 +198,7 @@ class Graph:
     def operation(self) -> None:
         """Write the operation of the trace whose turn it is."""
         op = self.op
-        if op.is_view and all(map(self.is_weight, op.inputs)):
+        if op.is_view and all(map(self.is_weight, op.inputs)) and not self._repeats_weight(op):
             return  # `array` follows views
         if all(ref.elements == 0 for ref in op.outputs):
             return  # what batch norm would keep for training

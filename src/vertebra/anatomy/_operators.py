@@ -46,7 +46,9 @@ def _convolution(graph: Graph, op: Op) -> str:
 def _batch_norm(graph: Graph, op: Op) -> str:
     a = arguments(op)
     if a["training"] or a["running_mean"] is None:
-        raise UsageError(f"{graph.where} takes its statistics from the batch, which cannot be written as ONNX.")
+        # Over a weight, as weight standardisation does it, they are the same for every batch.
+        kind = UnwritableError if graph.is_weight(a["input"]) else UsageError
+        raise kind(f"{graph.where} takes its statistics from the batch, which cannot be written as ONNX.")
     channels = op.inputs[0].shape[1]
     affine = [
         graph.constant(np.full(channels, default, np.float32)) if a[name] is None else graph.value(a[name])
@@ -116,6 +118,13 @@ def _concat(graph: Graph, op: Op) -> str:
     if len(a["tensors"]) == 1:
         return graph.value(a["tensors"][0])
     return graph.node("Concat", *(graph.value(ref) for ref in a["tensors"]), axis=a["dim"])
+
+
+def _stack(graph: Graph, op: Op) -> str:
+    a = arguments(op)
+    axis = a["dim"] % len(op.outputs[0].shape)
+    axes = graph.constant(np.array([axis], np.int64))
+    return graph.node("Concat", *(graph.node("Unsqueeze", graph.value(ref), axes) for ref in a["tensors"]), axis=axis)
 
 
 def _pad(graph: Graph, op: Op) -> str:
@@ -205,9 +214,65 @@ def _reshape(graph: Graph, op: Op) -> str:
         return x
     if len(after) == 2 and before[0] == after[0]:
         return graph.node("Flatten", x, axis=1)
-    if graph.dynamic and before[0] != after[0]:
-        raise UnwritableError(f"{graph.where} takes the images of a batch together, so its size cannot be free.")
-    return graph.node("Reshape", x, graph.constant(np.array(graph.batch(after), np.int64)))
+    return graph.node("Reshape", x, graph.constant(np.array(graph.batch(before, after), np.int64)))
+
+
+def _expand(graph: Graph, op: Op) -> str:
+    before, after = op.inputs[0].shape, op.outputs[0].shape
+    x = graph.value(op.inputs[0])
+    if before == after:
+        return x
+    before = (*[1] * (len(after) - len(before)), *before)
+    # A side that is there already is left as it is by 1.
+    sides = [1 if side == was else side for was, side in zip(before, after, strict=True)]
+    if graph.dynamic and graph.batch_size in sides:
+        images = graph.node("Shape", graph.input, start=0, end=1)
+        at = sides.index(graph.batch_size)
+        parts = [graph.constant(np.array(part, np.int64)) for part in (sides[:at], sides[at + 1 :])]
+        return graph.node("Expand", x, graph.node("Concat", parts[0], images, parts[1], axis=0))
+    return graph.node("Expand", x, graph.constant(np.array(sides, np.int64)))
+
+
+def _split(graph: Graph, op: Op) -> str:
+    """Each part is a slice."""
+    axis, start, names = arguments(op)["dim"], 0, []
+    for part in op.outputs:
+        end = start + part.shape[axis]
+        bounds = [graph.constant(np.array([value], np.int64)) for value in (start, end, axis)]
+        names.append(graph.node("Slice", graph.value(op.inputs[0]), *bounds))
+        graph.values[part] = names[-1]
+        start = end
+    return names[0]
+
+
+def _unbind(graph: Graph, op: Op) -> str:
+    x, axis = graph.value(op.inputs[0]), arguments(op)["dim"]
+    for index, part in enumerate(op.outputs):
+        graph.values[part] = graph.node("Gather", x, graph.constant(np.int64(index)), axis=axis)
+    return graph.values[op.outputs[0]]
+
+
+def _product(graph: Graph, op: Op) -> str:
+    return graph.node("MatMul", *(graph.value(ref) for ref in (op.args[0], op.args[1])))
+
+
+def _as_strided(graph: Graph, op: Op) -> str:
+    """Only other strides of sides of 1, as torch gives them to what has been averaged; they say nothing."""
+    ref = op.outputs[0]
+    same = [name for known, name in graph.values.items() if _has_values_of(known, ref)]
+    if not same:
+        raise UnwritableError(f"{graph.where} looks at its memory in another way, which cannot be written as ONNX.")
+    return same[-1]
+
+
+def _has_values_of(one: TensorRef, other: TensorRef) -> bool:
+    """Whether both are the same part of the same memory, in the same order."""
+
+    def read(ref: TensorRef) -> tuple[object, ...]:
+        offset, *strides = ref.layout
+        return offset, *(stride for side, stride in zip(ref.shape, strides, strict=True) if side > 1)
+
+    return one.storage == other.storage and one.shape == other.shape and read(one) == read(other)
 
 
 def _transpose(graph: Graph, op: Op) -> str:
@@ -289,6 +354,7 @@ WRITERS: dict[str, Writer] = {
     "mul": _binary("Mul"),
     "div": _binary("Div"),
     "cat": _concat,
+    "stack": _stack,
     "constant_pad_nd": _pad,
     "max_pool2d_with_indices": _pool("MaxPool"),
     "avg_pool2d": _pool("AveragePool"),
@@ -296,15 +362,22 @@ WRITERS: dict[str, Writer] = {
     "mean": _mean,
     "addmm": _linear,
     "mm": _linear,
+    "bmm": _product,
     "view": _reshape,
     "_unsafe_view": _reshape,
     "permute": _transpose,
     "transpose": _transpose,
     "t": _transpose,
+    "expand": _expand,
+    "as_strided": _as_strided,
+    "split": _split,
+    "unbind": _unbind,
     "slice": _slice,
     "select": _select,
     "unsqueeze": _side("Unsqueeze"),
+    "squeeze": _side("Squeeze"),
     "_softmax": _along("Softmax"),
+    "_safe_softmax": _along("Softmax"),  # which is another where all of a row is masked; nothing here masks
     "_log_softmax": _along("LogSoftmax"),
     "_to_copy": _cast,
     "clone": _same,

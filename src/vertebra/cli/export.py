@@ -76,7 +76,8 @@ def export(
         str | None, typer.Option("--model", metavar="NAME", help="The network that FILE is for.")
     ] = None,
     classes: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Class names, one a line, in the order of the logits.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Class names, one a line in the order of the logits; or imagenet."),
     ] = None,
     crop: Annotated[
         int | None, typer.Option("--size", metavar="PIXELS", min=1, help="Side of what the network sees.")
@@ -188,7 +189,7 @@ def run(settings: Settings) -> None:
     network_options = {"transform_input": settings.transform_input, "low_resolution": settings.low_resolution}
     options["network_options"] = {name: value for name, value in network_options.items() if value is not None}
     if settings.classes is not None:
-        options["classes"] = _lines(settings.classes)
+        options["classes"] = settings.classes
     weights = None if settings.weights.lower() == "none" else settings.weights
     with progress("loading") as tell:
         prepared = prepare(settings.model, weights=weights, **options)
@@ -279,18 +280,6 @@ def _channels(option: str, text: str) -> tuple[float, ...]:
     if len(values) not in (1, 3):
         raise UsageError(f"{option} is {text!r}; give one number or three, as in {option} 0.485,0.456,0.406")
     return values * (3 // len(values))
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"--classes {path} cannot be read ({error}). Give a text file with one name a line."
-        ) from error
-    if not names:
-        raise UsageError(f"--classes {path} holds no names. Give a text file with one name a line.")
-    return names
 
 
 def _photos(option: str, folder: Path, most: int) -> list[Path]:

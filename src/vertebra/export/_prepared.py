@@ -98,7 +98,7 @@ def class_names(classes: Sequence[str] | str | Path | None) -> Sequence[str] | N
             "imagenet."
         ) from error
     if not names:
-        raise UsageError(f"the classes {str(classes)!r} hold no names. Give a text file with one name a line.")
+        raise UsageError(f"the file {str(classes)!r} holds no names of classes. Give one with a name a line.")
     return names
 
 

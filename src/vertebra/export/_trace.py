@@ -25,6 +25,7 @@ from ._torch_onnx import exported as by_torch
 
 INPUT = "image"
 OUTPUTS = ("probabilities", "embedding", "features")
+_IMAGES = 1009  # of the trace, where they cost nothing: a prime number, so that no other side is a multiple of it
 _PREFIX = "network."  # of the paths inside `Deployed`, and of those inside `Observed`
 
 
@@ -75,8 +76,7 @@ def trace(network: ConvNet | Observed, preprocessing: Preprocessing, temperature
     """
     size = preprocessing.crop_size
     deployed = Deployed(network, preprocessing, temperature).eval()
-    # Two images, so that a side of one is not taken for the batch.
-    example = torch.zeros(2, size, size, 3, dtype=torch.uint8, device="meta")
+    example = torch.zeros(_IMAGES, size, size, 3, dtype=torch.uint8, device="meta")
     try:
         return _traced(deployed, example, size)
     except UnwritableError as error:
