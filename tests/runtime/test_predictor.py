@@ -259,7 +259,7 @@ def test_other_classes_than_outputs(write_model, tmp_path):
 def test_files_without_a_card(write_model, tmp_path, make, message):
     make(tmp_path / "m.onnx", write_model)
     with pytest.raises(CardError, match=message):
-        vertebra.load(tmp_path / "m.onnx")
+        Predictor(tmp_path / "m.onnx")
 
 
 # --- engines ----------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from vertebra.errors import ImageError, UsageError
 from vertebra.pixels import Pixels, Source
 
 from .arrays import Tensor, images_of, is_array, network_pixels_of
+from .refusal import TABLES, refusal
 from .sources import Photo, is_url, photos
 
 # One image: a path, a web address, the content of a file, an open binary file, a picture of Pillow, pixels.
@@ -201,7 +202,7 @@ def _listed(values: Any, reader: _Reader) -> list[Any] | None:
         return [values]
     if isinstance(values, list | tuple) or type(values).__name__ in ("Series", "Index"):  # of pandas or polars
         return list(values)
-    if isinstance(values, Mapping | Set) or type(values).__name__ in _TABLES or not _is_iterable(values):
+    if isinstance(values, Mapping | Set) or type(values).__name__ in TABLES or not _is_iterable(values):
         raise refusal(values, "what predict_many was given", _MANY)
     return None
 
@@ -317,47 +318,3 @@ def _binary(file: Any, where: str) -> Source:
             f"{where} is of the type {type(file).__name__}, whose read gives {type(content).__name__}, not bytes."
         )
     return content
-
-
-# --- what is none -----------------------------------------------------------------------------------------------------
-
-_TABLES = ("DataFrame", "LazyFrame", "Table", "RecordBatch")
-_MISSING = ("NoneType", "NAType", "NaTType")
-
-
-def refusal(value: Any, where: str, allowed: str, hint: str = "") -> UsageError:
-    """The error for what is no image, with what to write instead."""
-    kind = type(value).__name__
-    what = f"of the type {kind}"
-    if isinstance(value, int | float | complex | np.generic) or kind in _MISSING:
-        what = repr(value)[:40]
-        hint = hint or (" A missing value has to be left out." if kind in _MISSING or value != value else "")
-    return UsageError(f"{where} is {what}; allowed is {allowed}.{hint or _what_to_write(value)}")
-
-
-def _what_to_write(value: Any) -> str:
-    kind = type(value).__name__
-    if kind in _TABLES:
-        return " Give its column of paths: x['path']."
-    if isinstance(value, Mapping):
-        return " Give the image or the path in it: x['image']."
-    if isinstance(value, Set):
-        return " A set has no order: write sorted(x)."
-    if isinstance(value, list | tuple):
-        return (
-            " For several images write predict_many(x), of one flat list; for pairs of an image, or of a batch, and a "
-            "label predict_many(image for image, label in pairs)."
-        )
-    if kind in ("Series", "Index") or isinstance(value, Iterator):
-        return " For several images write predict_many(x)."
-    if hasattr(value, "content") and hasattr(value, "status_code"):
-        return " Give what was downloaded: x.content."
-    if hasattr(value, "read_bytes"):
-        return " Give its content: x.read_bytes()."
-    if hasattr(value, "__array__"):
-        return " Give it as an array of NumPy: numpy.asarray(x)."
-    if isinstance(getattr(value, "path", None), str):
-        return " Give its path: x.path."
-    if hasattr(value, "as_py"):
-        return " Give a list of Python's own values: x.to_pylist()."
-    return ""
