@@ -33,7 +33,7 @@ ROOMS = {
     "photo_files": {"file_kinds"},
     "strict_json": set(),
     "cache": {"errors", "files"},
-    "model_table": {"errors", "units"},
+    "model_table": {"errors", "timm_names", "units"},
     "timm_names": {"errors"},
     "progress": {"errors", "units"},
     "weight_transfer": {"errors", "units", "progress"},

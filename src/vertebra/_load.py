@@ -14,7 +14,7 @@ from typing import Any
 from vertebra import __version__
 from vertebra.cache import cache_dir, fingerprint, keep_note, kept_note, making, scratch_dir
 from vertebra.card import DECODING_RULE
-from vertebra.errors import UsageError, VertebraError, needing, noting, warn
+from vertebra.errors import MissingExtraError, UsageError, VertebraError, needing, noting, warn
 from vertebra.files import replacing
 from vertebra.model_argument import ModelArgument, ModelKind, resolve_model
 from vertebra.runtime.predictor import Predictor, silent
@@ -142,10 +142,16 @@ def exported(
 
 
 def _prepared(name: str, weights: str | os.PathLike[str]) -> Any:
-    with needing("torch", f"predicting with a name ({name!r}) rather than a file that `vertebra export` wrote"):
-        import torch  # noqa: F401 - before a package that would name itself
+    try:
+        with needing("torch", f"predicting with a name ({name!r}) rather than a file that `vertebra export` wrote"):
+            import torch  # noqa: F401 - before a package that would name itself
 
-        from vertebra.export import prepare
+            from vertebra.export import prepare
+    except MissingExtraError:
+        from vertebra.model_table import find_network
+
+        find_network(name)  # has the better word for what is no name
+        raise
     prepared = prepare(name, weights=os.fspath(weights))
     return _timeless(prepared)
 

@@ -12,6 +12,7 @@ from functools import cache
 from importlib.resources import files
 
 from vertebra.errors import UsageError, nearest
+from vertebra.timm_names import explain_unknown, read_name
 from vertebra.units import MEGA
 
 FAMILIES = ("vgg", "googlenet", "resnet", "densenet", "mobilenetv2", "efficientnet")
@@ -70,16 +71,15 @@ def networks() -> Mapping[str, PublishedNetwork]:
 
 
 def find_network(name: str) -> PublishedNetwork:
-    """The network of that name.
+    """The network of that name, ours or timm's.
 
     Raises:
         UsageError: there is none; the message has the nearest names.
     """
-    found = networks().get(name.lower())
+    found = read_name(name, networks())
     if found is None:
-        hint = nearest(name, networks()) or "`vertebra models` lists all."
-        raise UsageError(f"there is no model {name!r}. {hint}")
-    return found
+        raise UsageError(explain_unknown(name, networks()))
+    return networks()[found.alias.name]
 
 
 def find_weights(name: str) -> PublishedWeights:

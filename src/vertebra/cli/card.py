@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vertebra.cli._options import model_help
-from vertebra.errors import UsageError, printable
+from vertebra.errors import MissingExtraError, UsageError, printable
 from vertebra.files import write_whole, writing
+from vertebra.units import count, three_figures
 
 if TYPE_CHECKING:
     from vertebra.card import Card, Decoding
@@ -31,11 +32,18 @@ def card(
     """
     from vertebra._load import exported_file
     from vertebra.card import read_card
-    from vertebra.model_argument import resolve_model
+    from vertebra.model_argument import ModelKind, resolve_model
 
     if markdown is not None:
         check_markdown(markdown)
-    file = exported_file(resolve_model(model, "card"))
+    found_model = resolve_model(model, "card")
+    try:
+        file = exported_file(found_model)
+    except MissingExtraError:
+        if json or markdown is not None or verify or found_model.kind is not ModelKind.NETWORK:
+            raise
+        _show_published(found_model.name)
+        return
     found = verified(file) if verify else read_card(file)
     if markdown is not None:
         write_markdown(found, markdown)
@@ -45,9 +53,36 @@ def card(
     if verify:
         typer.echo(f"{file} is as it was exported: the SHA-256 of its contents is {found.content_sha256}")
         return
-    width = max(len(name) for name, _ in facts(found))
-    for name, value in facts(found):
+    _print(facts(found))
+
+
+def _print(rows: list[tuple[str, str]]) -> None:
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
         typer.echo(f"{name:{width}}  {value}")
+
+
+def _show_published(name: str) -> None:
+    """What is known of a network without torch, which makes the file whose card is asked for."""
+    from vertebra.model_table import find_network
+
+    network = find_network(name)
+    weights = network.default
+    _print(
+        [
+            ("network", f"{network.name}, of the family {network.family}"),
+            ("parameters", count(weights.parameters)),
+            ("cost", f"{three_figures(weights.gmacs)} GMACs an image of {weights.crop_size} × {weights.crop_size}"),
+            ("weights", f"{weights.name}, {three_figures(weights.mb)} MB"),
+            ("from", weights.url),
+            ("ImageNet", f"top-1 {weights.top1:.2f} %"),
+        ]
+    )
+    typer.echo(
+        "vertebra: that is what is published; the card of its exported file needs torch. Run: pip install "
+        "'vertebra[torch]'",
+        err=True,
+    )
 
 
 def verified(file: Path) -> Card:
