@@ -3,8 +3,9 @@
 - `write_model(path, …)`, `tiny_model`: an ONNX file of one convolution with its card, made without torch.
 - `tiny_network(family, …)`: a network of 10,000 to 250,000 parameters that is built from the family's own classes, for
   pictures of 32 pixels and more. `tiny_family` runs a test once for each of the six families.
-- `tiny_registry`: for the time of one test `resnet18`, `vgg11` and so on are these, by name, in this process; so a
-  command that takes the name of a network trains, exports or profiles one in no time. `tiny_command` is the path of a
+- `tiny_registry`: for the time of one test `resnet18`, `vgg11` and so on are these, by name, in this process (but for
+  published weights, as of efficientnet_lite0); so a command that takes the name of a network trains, exports or
+  profiles one in no time. `tiny_module` does so for all tests of a module. `tiny_command` is the path of a
   script that is `vertebra` with these names, for tests that need a process.
 - `tiny_export`: the path of such a network, exported with its card (five classes, 32 pixels).
 - `tiny_run`: the folder of a finished training run of such a network on `tiny_photos`, three class folders of twelve
@@ -71,8 +72,8 @@ def pytest_unconfigure(config):
 
 # --- coverage --------------------------------------------------------------------------------------------------------
 
-# Python 3.11 runs at half its speed while lines are counted, in torch's code as in ours. The cases of a parametrised test
-# run the same lines, so they are counted until they have taken this many seconds; what is reported is a lower bound.
+# Python 3.11 runs at half its speed while lines are counted, in torch's code as in ours. The cases of a test run much
+# the same lines, so they are counted until they have taken this many seconds; what is reported is a lower bound.
 COUNTED_SECONDS = 0.5
 _counted = Counter()  # parametrised test -> seconds that its cases took in this process
 
@@ -258,6 +259,12 @@ def tiny_names() -> Callable[[], contextlib.AbstractContextManager[None]]:
 
 
 @pytest.fixture(scope="session")
+def whole_names() -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """`with whole_names():` within a test or module with tiny names: the papers' networks again."""
+    return tiny.whole_names
+
+
+@pytest.fixture(scope="session")
 def tiny_command() -> str:
     """A script that is `vertebra` with these names, for processes of one's own: `python tiny_command train …`."""
     return tiny.__file__
@@ -266,6 +273,13 @@ def tiny_command() -> str:
 @pytest.fixture
 def tiny_registry(tiny_names: Callable[[], contextlib.AbstractContextManager[None]]) -> Iterator[None]:
     """For the time of this test each registered name builds the tiny network of its family."""
+    with tiny_names():
+        yield
+
+
+@pytest.fixture(scope="module")
+def tiny_module(tiny_names: Callable[[], contextlib.AbstractContextManager[None]]) -> Iterator[None]:
+    """The same for all tests of a module: `pytestmark = pytest.mark.usefixtures("tiny_module")`."""
     with tiny_names():
         yield
 

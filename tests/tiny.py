@@ -163,14 +163,29 @@ def _constructor(name: str, family: str) -> Callable[..., Any]:
     return partial(FAMILIES[family], **options)
 
 
+_whole: list[str] = []  # whether the papers' networks are built for a while
+
+
+@contextlib.contextmanager
+def whole_names() -> Iterator[None]:
+    """Within `tiny_names`: the papers' networks again."""
+    _whole.append("")
+    try:
+        yield
+    finally:
+        _whole.pop()
+
+
 @contextlib.contextmanager
 def tiny_names() -> Iterator[None]:
-    """Each registered name builds the tiny network of its family, in this process."""
+    """Each registered name builds the tiny network of its family, unless it is asked for with published weights."""
     from vertebra.models import _registry
 
-    def build(network: Any, weights_enum: Any, *arguments: Any, **options: Any) -> Any:
+    def build(network: Any, weights_enum: Any, weights: Any, *arguments: Any, **options: Any) -> Any:
         name = _registry._name_of(weights_enum)
-        return _registry.build(_constructor(name, _registry.get_family(name)), weights_enum, *arguments, **options)
+        if not _whole and not isinstance(_registry.resolve(weights_enum, weights), weights_enum):
+            network = _constructor(name, _registry.get_family(name))
+        return _registry.build(network, weights_enum, weights, *arguments, **options)
 
     with contextlib.ExitStack() as stack:
         for family, function in FAMILIES.items():

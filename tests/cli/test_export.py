@@ -14,6 +14,8 @@ from vertebra.export import Prepared
 from vertebra.models import EfficientNet, create_model
 from vertebra.models.efficientnet import MBConvConfig
 
+pytestmark = pytest.mark.usefixtures("tiny_module")
+
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:

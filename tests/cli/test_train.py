@@ -10,9 +10,11 @@ from PIL import Image
 
 pytest.importorskip("torch")
 
+pytestmark = pytest.mark.usefixtures("tiny_module")
+
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tiny_module, tmp_path_factory):
     """Two classes of photos, and weights that need no download."""
     import torch
 

@@ -5,6 +5,7 @@ import errno
 import shutil
 import warnings
 from collections import namedtuple
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from vertebra.models import create_model, list_models
 
 SMALL = ["vgg11", "googlenet", "resnet18", "densenet121", "mobilenet_v2", "efficientnet_b0", "efficientnet_v2_s"]
 OUTPUTS = ["probabilities", "embedding", "features"]
+
+pytestmark = pytest.mark.usefixtures("tiny_module")
 
 
 def run(path: Path, images: np.ndarray) -> list[np.ndarray]:
@@ -110,13 +113,15 @@ def test_openvino_runs_it_unchanged(lite0: ExportReport) -> None:
         np.testing.assert_allclose(found[index], wanted, rtol=1e-2, atol=1e-4)
 
 
-EVERY = [pytest.param(name, marks=() if name in SMALL else pytest.mark.slow) for name in list_models()]
+EVERY = [(name, "tiny") for name in [*SMALL, "vgg11_bn", "resnext50_32x4d", "efficientnet_lite0"]]
+EVERY += [pytest.param(name, "whole", marks=pytest.mark.slow) for name in list_models()]
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_every_network_exports(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "width"), EVERY)
+def test_every_network_exports(name: str, width: str, whole_names: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network = create_model(name, num_classes=10)
+    with whole_names() if width == "whole" else nullcontext():
+        network = create_model(name, num_classes=10)
     report = export(
         network, tmp_path / "m.onnx", architecture=name, preprocessing=Preprocessing(crop_size=64, resize_size=64)
     )
@@ -138,11 +143,11 @@ class Odd(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(256, 7))
+        self.weight = nn.Parameter(torch.randn(48, 7))
         self.register_buffer("shift", torch.randn(7))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x.reshape(x.shape[0], 2, 256).transpose(1, 2)
+        x = x.reshape(x.shape[0], 2, 48).transpose(1, 2)
         x = (x[:, :, 0] - 0.5 * x[:, :, 1]) / 1.5
         x += torch.add(x, x, alpha=0.25)
         x = (-x).exp().unsqueeze(1).sqrt()[:, 0]
@@ -151,7 +156,7 @@ class Odd(nn.Module):
 
 HEADS = {
     "layers": nn.Sequential(
-        *(nn.LayerNorm(512), nn.Linear(512, 64), nn.GELU(), nn.Dropout(), nn.BatchNorm1d(64), nn.Tanh()),
+        *(nn.LayerNorm(96), nn.Linear(96, 64), nn.GELU(), nn.Dropout(), nn.BatchNorm1d(64), nn.Tanh()),
         *(
             nn.Linear(64, 64, bias=False),
             nn.LeakyReLU(0.1),
@@ -162,8 +167,8 @@ HEADS = {
         ),
     ),
     "code": nn.Sequential(Odd(), nn.Linear(7, 7)),
-    "shared": nn.Sequential(*[nn.Sequential(nn.Linear(512, 512), nn.ReLU(inplace=True))] * 2, nn.Linear(512, 7)),
-    "probabilities": nn.Sequential(nn.Linear(512, 7), nn.LogSoftmax(1), nn.Linear(7, 7)),
+    "shared": nn.Sequential(*[nn.Sequential(nn.Linear(96, 96), nn.ReLU(inplace=True))] * 2, nn.Linear(96, 7)),
+    "probabilities": nn.Sequential(nn.Linear(96, 7), nn.LogSoftmax(1), nn.Linear(7, 7)),
 }
 
 
@@ -174,8 +179,8 @@ def test_heads_of_one_s_own(name: str, tmp_path: Path) -> None:
     assert export(out=tmp_path / "m.onnx", **options).max_difference <= 1e-4
 
 
-def test_norms_are_folded_where_layers_share_weights(tmp_path: Path) -> None:
-    network = create_model("resnet18", num_classes=7)
+def test_norms_are_folded_where_layers_share_weights(tiny_network: Any, tmp_path: Path) -> None:
+    network = tiny_network("resnet", num_classes=7, depth=2)
     first, second = network.layer1
     second.conv1.weight = first.conv1.weight  # one weight, two norms
     second.bn1.weight.data.mul_(2)
@@ -246,12 +251,12 @@ class Rounding(nn.Module):
 
 class Narrow(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x[:, :100]
+        return x[:, :50]
 
 
 class Constant(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * torch.arange(512.0)
+        return x * torch.arange(96.0)
 
 
 class Mixing(nn.Module):
@@ -263,20 +268,20 @@ class Mixing(nn.Module):
     ("head", "message"),
     [
         (
-            nn.Sequential(nn.Linear(512, 7), nn.Softshrink(), nn.Linear(7, 7)),
+            nn.Sequential(nn.Linear(96, 7), nn.Softshrink(), nn.Linear(7, 7)),
             r"fc\.1 uses the operation aten::softshrink",
         ),
         (
-            nn.Sequential(nn.BatchNorm1d(512, track_running_stats=False), nn.Linear(512, 7)),
+            nn.Sequential(nn.BatchNorm1d(96, track_running_stats=False), nn.Linear(96, 7)),
             r"fc\.0 takes its statistics",
         ),
-        (nn.Sequential(nn.GELU("tanh"), nn.Linear(512, 7)), r"fc\.0 is an approximate GELU"),
-        (nn.Sequential(Constant(), nn.Linear(512, 7)), r"fc\.0 uses"),
-        (nn.Sequential(InView(), nn.Linear(512, 7)), r"fc\.1 reads what was changed in place"),
-        (nn.Sequential(Rounding(), nn.Linear(512, 7)), r"fc\.0 divides and rounds"),
-        (nn.Sequential(Narrow(), nn.Linear(512, 7)), r"fails on images of 64 × 64 pixels \(RuntimeError"),
-        (nn.Linear(512, 7, device="meta"), r"cannot be copied to the CPU"),
-        (nn.Sequential(nn.Linear(512, 14), Mixing(), nn.Linear(7, 7)), r"fc\.1 takes the images of a batch together"),
+        (nn.Sequential(nn.GELU("tanh"), nn.Linear(96, 7)), r"fc\.0 is an approximate GELU"),
+        (nn.Sequential(Constant(), nn.Linear(96, 7)), r"fc\.0 uses"),
+        (nn.Sequential(InView(), nn.Linear(96, 7)), r"fc\.1 reads what was changed in place"),
+        (nn.Sequential(Rounding(), nn.Linear(96, 7)), r"fc\.0 divides and rounds"),
+        (nn.Sequential(Narrow(), nn.Linear(96, 7)), r"fails on images of 64 × 64 pixels \(RuntimeError"),
+        (nn.Linear(96, 7, device="meta"), r"cannot be copied to the CPU"),
+        (nn.Sequential(nn.Linear(96, 14), Mixing(), nn.Linear(7, 7)), r"fc\.1 takes the images of a batch together"),
     ],
 )
 def test_a_layer_that_cannot_be_written_is_named(

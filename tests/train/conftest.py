@@ -52,9 +52,8 @@ def shapes_without_broken(shapes, tmp_path_factory):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _tiny_names(tiny_names):
-    with tiny_names():
-        yield
+def _tiny_names(tiny_module):
+    """For all tests of this folder."""
 
 
 @pytest.fixture(scope="session")
