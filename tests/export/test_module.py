@@ -351,9 +351,14 @@ def test_a_network_remembers_the_file_of_its_weights(tmp_path: Path, tiny_regist
     assert "cannot be read any more" in told(lambda: prepare(network))[1]
 
 
-def test_random_weights_are_of_nothing(tiny_network: Any) -> None:
-    with pytest.raises(UsageError, match=r"nothing says how the photos of this \w+ are prepared"):
-        prepare(tiny_network("resnet"))
+def test_random_weights_are_of_nothing(tiny_network: Any, tiny_registry: None) -> None:
+    for network in (tiny_network("resnet"), create_model("resnet18"), nn.Sequential(create_model("resnet18"))):
+        with pytest.raises(UsageError, match=r"nothing says how the photos of this \w+ are prepared\. Give"):
+            prepare(network)
+    network = create_model("resnet18")
+    network.reset_classifier(0)
+    with pytest.raises(UsageError, match=r"no classifier \(num_classes=0\)"):
+        prepare(network, preprocessing=PREPROCESSING)
 
 
 # --- torchvision's ---------------------------------------------------------------------------------------------------

@@ -156,7 +156,8 @@ def known_of(network: nn.Module, weights: Any, architecture: str | None) -> Know
         if origin.weights is not None:
             return _published(network, origin.weights, name, origin.file)
         return _of_file(network, origin, name)
-    config = timm_config(network)
+    # Ours show what their default weights have in the same words, whatever weights they are with.
+    config = None if isinstance(network, ConvNet) else timm_config(network)
     if config is not None:
         return _of_timm(network, config, architecture)
     return Known(name, provenance=None if isinstance(network, ConvNet) else WeightSource("not recorded"))
@@ -170,7 +171,7 @@ def refusal(network: nn.Module) -> UsageError:
             origin = part.origin
             where = repr(origin.weights) if origin.weights is not None else f"'{origin.file}'"
             hint = f" Its part {path} was created with {where}."
-        elif path and timm_config(part) is not None:
+        elif path and not isinstance(part, ConvNet) and timm_config(part) is not None:
             dotted = all(name.isidentifier() for name in path.split("."))
             code = f"model.{path}" if dotted else f"model.get_submodule({path!r})"
             hint = f" Its part {path} is one of timm's: preprocessing=vertebra.Preprocessing.from_timm({code})."

@@ -181,7 +181,7 @@ def check(network: nn.Module) -> None:
     """
     if isinstance(network, torch.jit.ScriptModule):
         raise UsageError("the network is a TorchScript module; give the Python module that it was made from.")
-    if getattr(network, "num_classes", None) == 0 and not isinstance(network, ConvNet):
+    if _num_classes(network) == 0:
         raise UsageError(
             f"this {type(network).__name__} has no classifier (num_classes=0), and a file predicts classes. Give it "
             "one with reset_classifier(N), trained or loaded, and export that."
@@ -195,6 +195,14 @@ def check(network: nn.Module) -> None:
     for path, tensor in [*network.named_parameters(), *network.named_buffers()]:
         if isinstance(tensor, UninitializedTensorMixin):
             raise UsageError(f"{path} has no shape yet: it belongs to a lazy layer. Run the network once, then export.")
+
+
+def _num_classes(network: nn.Module) -> Any:
+    """What it says of itself; None: nothing."""
+    try:
+        return getattr(network, "num_classes", None)
+    except UsageError:  # one of ours with a head that does not tell its width
+        return None
 
 
 def channels_of(network: nn.Module) -> int:
