@@ -18,6 +18,7 @@ SOURCE = Path(vertebra.__file__).parent
 BASE = {"errors", "units", "intervals", "protobuf", "card", "cache", "model_checksum", "files", "machine"}
 BASE |= {"bit_depth", "photo_files", "pixels", "decoding_notes", "stopping", "strict_json", "file_kinds"}
 BASE |= {"model_table", "model_argument", "preprocessing", "progress", "timm_names", "weight_files", "weight_transfer"}
+BASE |= {"imagenet"}
 
 # Room (or module at the top) -> rooms that it may import. The table of the design, and nothing else.
 ROOMS = {
@@ -33,6 +34,7 @@ ROOMS = {
     "photo_files": {"file_kinds"},
     "strict_json": set(),
     "cache": {"errors", "files"},
+    "imagenet": set(),
     "model_table": {"errors", "timm_names", "units"},
     "timm_names": {"errors"},
     "progress": {"errors", "units"},
@@ -80,6 +82,7 @@ PACKAGES = {
     "strict_json": set(),
     "cache": set(),
     "machine": set(),
+    "imagenet": set(),
     "model_function": set(),
     "model_argument": set(),
     "bit_depth": {"numpy", "PIL"},

@@ -24,10 +24,10 @@ from vertebra.export._preface import in_bytes
 from vertebra.export._qdq import Scale, Writer
 from vertebra.export._rounding import best_levels, bias_change, nearest_levels, weight_scales
 from vertebra.export._trace import trace
+from vertebra.imagenet import class_names
 from vertebra.intervals import paired, wilson
 from vertebra.model_checksum import verify
 from vertebra.models import ConvNet, EfficientNet, create_model
-from vertebra.models._weights import imagenet_classes
 from vertebra.models.efficientnet import MBConvConfig
 
 OUTPUTS = ["probabilities", "embedding", "features"]
@@ -500,7 +500,7 @@ def test_labels() -> None:
 
 
 def test_imagenets_ids_are_labels(shared_photos: list[Path]) -> None:
-    names = imagenet_classes()
+    names = class_names()
     found = labels_of([PurePath(path.name) for path in shared_photos], names, 1000)
     assert found == [{10 * i} for i in range(100)]
     assert labels_of([PurePath("n01443537/x.jpg")], names, 1000) == [{1}]

@@ -11,6 +11,7 @@ from PIL import Image
 
 from vertebra.data import DataError
 from vertebra.errors import UsageError
+from vertebra.imagenet import FORMER_NAMES, class_names
 
 pytest.importorskip("torch")
 
@@ -98,3 +99,47 @@ def test_the_page_shows_photos_by_the_depth_that_was_said(tmp_path, write_model)
     shown = re.findall('base64,([^"]+)', (tmp_path / "page.html").read_text(encoding="utf-8"))
     greys = [np.asarray(Image.open(io.BytesIO(base64.b64decode(each)))).mean() for each in shown]
     assert len(greys) == 2 and all(abs(grey - 3000 * 255 / 4095) < 2 for grey in greys)
+
+
+@pytest.fixture(scope="module")
+def imagenet_model(write_model, tmp_path_factory):
+    """A network of ImageNet's classes, by the names that torchvision had before, two of which stand there twice."""
+    names = [FORMER_NAMES.get(index, name) for index, name in enumerate(class_names())]
+    return write_model(tmp_path_factory.mktemp("imagenet") / "model.onnx", classes=names)
+
+
+def labelled(folder, *labels):
+    for number, label in enumerate(labels):
+        (folder / label).mkdir(parents=True)
+        Image.new("RGB", (40, 40), (60 * number, 90, 120)).save(folder / label / "1.png")
+    return folder
+
+
+def test_imagenets_classes_are_known_by_wnid(tmp_path, imagenet_model):
+    found = evaluate(imagenet_model, labelled(tmp_path / "photos", "n01440764", "n02012849", "n03710721"))
+    assert found.held.labels.tolist() == [0, 134, 639]
+    assert found.to_dict()["labelled_by"] == "wnid"
+    assert found.notes[0].startswith("ImageNet classes, labelled by wnid ('n01440764' is 'tench'), 3 of 1,000; each")
+    assert "997 of 1,000 classes without a photo" in " ".join(found.notes)
+    names = [entry.name for entry in found.held.measures.classes]
+    assert names[134] == "crane (n02012849)" and names[517] == "crane (n03126707)" and names[0] == "tench"
+
+
+def test_imagenets_classes_and_others(tmp_path, imagenet_model):
+    photos = labelled(tmp_path / "photos", "n01440764", "n01440765", "n02012849")
+    with pytest.raises(UsageError, match=r"1 classes that .* such as 'n01440765'; .* Did you mean 'n01440764'"):
+        evaluate(imagenet_model, photos)
+    found = evaluate(imagenet_model, photos, allow_unseen=True)
+    assert found.held.labels.tolist() == [0, 134]
+    assert "Left out: 1 photos of classes that the model does not know: 'n01440765'." in found.notes
+    with pytest.raises(UsageError, match=r"labels its photos in 2 ways: by wnid \('n01440764'\) and by class name"):
+        evaluate(imagenet_model, labelled(tmp_path / "mixed", "n01440764", "goldfish"))
+
+
+def test_other_models_are_not_guessed_to_know_wnids(measure):
+    with pytest.raises(UsageError, match="does not know, such as 'n01440764'"):
+        measure(("tench", "goldfish"), "n01440764", "n01443537")
+
+
+def test_of_other_models_labels_are_class_names(measure):
+    assert measure(("cat", "dog"), "cat", "dog").to_dict()["labelled_by"] == "class name"

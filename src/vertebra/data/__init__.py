@@ -19,6 +19,7 @@ from ._dataset import (
 )
 from ._duplicates import Duplicates, find_duplicates
 from ._facts import Album, Facts, look_through, read_file
+from ._imagenet import match_imagenet
 from ._labels import match_names
 from ._page import findings, write_page
 from ._shelf import Shelf
@@ -44,6 +45,7 @@ __all__ = [
     "findings",
     "is_table",
     "look_through",
+    "match_imagenet",
     "match_names",
     "open_dataset",
     "read_file",

@@ -6,13 +6,12 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from pathlib import PurePath
 
 import numpy as np
 
 from vertebra.errors import UsageError, nearest
+from vertebra.imagenet import is_imagenet, wnids
 from vertebra.intervals import Interval, Z, paired, wilson
 
 from ._graph import Array
@@ -274,23 +273,11 @@ def _known_classes(classes: Sequence[str] | None, count: int) -> dict[str, froze
     if classes is not None:
         for i, name in enumerate(classes):
             known[_plain(name)] = known.get(_plain(name), frozenset()) | {i} if not name.isdigit() else frozenset([i])
-        if _is_imagenet(classes):
-            known |= {wnid: frozenset([i]) for i, wnid in enumerate(_wnids())}
+        if is_imagenet(classes):
+            known |= {wnid: frozenset([i]) for i, wnid in enumerate(wnids())}
     return known
 
 
 def _plain(name: str) -> str:
     """`Golden_Retriever` and `golden retriever` are one, and so are the two ways in which Unicode writes an accent."""
     return " ".join(unicodedata.normalize("NFC", name).lower().replace("_", " ").replace("-", " ").split())
-
-
-def _is_imagenet(classes: Sequence[str]) -> bool:
-    from vertebra.models._weights import imagenet_classes
-
-    return list(classes) == imagenet_classes()
-
-
-@cache
-def _wnids() -> list[str]:
-    """WordNet ids of the 1,000 classes of ImageNet-1K, whose sorted order is that of the logits."""
-    return files(__package__).joinpath("imagenet_wnids.txt").read_text(encoding="ascii").split()

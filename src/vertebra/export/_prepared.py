@@ -13,11 +13,11 @@ from typing import Any
 from torch import nn
 
 import vertebra
+from vertebra import imagenet
 from vertebra.card import BITS, Card, Decoding, Preprocessing, WeightSource
 from vertebra.errors import UsageError
 from vertebra.files import WEIGHT_SUFFIXES
 from vertebra.models import ConvNet
-from vertebra.models._weights import imagenet_classes
 
 from ._network import Observed
 
@@ -89,7 +89,7 @@ def class_names(classes: Sequence[str] | str | Path | None) -> Sequence[str] | N
     if classes is None or not isinstance(classes, str | Path):
         return classes
     if str(classes).lower() == "imagenet" and not Path(classes).is_file():
-        return imagenet_classes()
+        return imagenet.class_names()
     try:
         names = [line.strip() for line in Path(classes).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:

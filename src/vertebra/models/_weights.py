@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +17,7 @@ from vertebra import weight_files
 from vertebra.card import Preprocessing
 from vertebra.errors import UsageError, nearest
 from vertebra.files import WEIGHT_SUFFIXES
+from vertebra.imagenet import class_names
 
 from . import _checkpoint
 from ._preset import ImageClassification
@@ -149,7 +148,7 @@ def entry(
         meta={
             "num_params": num_params,
             "min_size": (min_size, min_size),
-            "categories": imagenet_classes() if classes else None,
+            "categories": class_names() if classes else None,
             "recipe": recipe,
             "_metrics": {"ImageNet-1K": accuracies},
             "_ops": gmacs,
@@ -157,9 +156,3 @@ def entry(
             "_docs": docs,
         },
     )
-
-
-@cache
-def imagenet_classes() -> list[str]:
-    """The 1,000 class names of ImageNet-1K in the order of the logits."""
-    return files(__package__).joinpath("imagenet_classes.txt").read_text(encoding="utf-8").splitlines()

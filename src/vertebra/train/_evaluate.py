@@ -13,9 +13,10 @@ import numpy as np
 
 from vertebra._load import exported_file
 from vertebra.card import Decoding, read_card
-from vertebra.data import Album, Dataset, audit, find_duplicates, is_table, match_names, open_dataset
+from vertebra.data import Album, Dataset, audit, find_duplicates, is_table, match_imagenet, match_names, open_dataset
 from vertebra.errors import UsageError, nearest
 from vertebra.files import replacing, writing
+from vertebra.imagenet import is_imagenet, wnids
 from vertebra.model_argument import resolve_model
 from vertebra.report import interval, percent, versions
 from vertebra.runtime.engines import PROBABILITIES
@@ -45,6 +46,7 @@ class Evaluation:
     threshold: float | None
     decoding: Decoding  # of the photos' files
     source: str  # the data as it was given
+    labelled_by: str = "class name"  # or "wnid", "wnid and name", "class index": how it says a photo's class
     reading: tuple[str, ...] = ()  # what was joined, left out or passed by when the photos were found
     arguments: tuple[str, ...] = ()  # of the command that measures the same, beside model and data
 
@@ -61,6 +63,7 @@ class Evaluation:
             "answered_right": answered.precision,
             "answered_right_interval": answered.precision_interval,
             "threshold": self.threshold,
+            "labelled_by": self.labelled_by,
             "most_confused": [list(entry) for entry in self.held.measures.most_confused()],
             "trained_on": self.trained_on,
             "copies_of_trained": len(self.trained.copies),
@@ -167,7 +170,8 @@ def evaluate(
     given = {name: value for name, value in (columns | {"image_root": root}).items() if value is not None}
     opened, said = _opened(data, ignore, given, Path(model))
     dataset = _test_part(opened)
-    dataset = _with_known_classes(dataset, names, path, allow_unseen)
+    labelled = _with_known_classes(dataset, names, path, allow_unseen)
+    dataset, names = labelled.dataset, labelled.names
     facts, probabilities = look_and_run(
         dataset,
         predictor.preprocessing,
@@ -212,6 +216,7 @@ def evaluate(
         threshold=threshold,
         decoding=predictor.preprocessing.decoding,
         source=os.fspath(data),
+        labelled_by=labelled.labelled_by,
         reading=audited.notes,
         arguments=(
             *(word for name in ignore for word in ("--ignore", name)),
@@ -255,16 +260,37 @@ def _test_part(dataset: Dataset) -> Dataset:
     return dataset
 
 
-def _with_known_classes(dataset: Dataset, names: Sequence[str], path: Path, allow_unseen: bool) -> Dataset:
+@dataclass(frozen=True)
+class _Labelled:
+    """A data set whose labels are a model's names of its classes."""
+
+    dataset: Dataset
+    names: tuple[str, ...]  # of all the model's classes, no two alike
+    labelled_by: str  # how the data set says which class a photo is of
+
+
+def _with_known_classes(dataset: Dataset, names: Sequence[str], path: Path, allow_unseen: bool) -> _Labelled:
     """The data set with the model's own names of its classes, and without the classes that the model does not know.
 
     Raises:
         UsageError: there are some, and they may not be left out; or none is left.
     """
-    matched, unknown = match_names(sorted({photo.label for photo in dataset.photos}), names, dataset.name)
+    labels = sorted({photo.label for photo in dataset.photos})
+    notes, labelled_by = dataset.notes, "class name"
+    if is_imagenet(names):
+        found = match_imagenet(labels, dataset.name)
+        names = [
+            f"{name} ({wnid})" if list(names).count(name) > 1 else name
+            for name, wnid in zip(names, wnids(), strict=True)
+        ]
+        matched, unknown = {label: names[index] for label, index in found.indices.items()}, found.unknown
+        notes, labelled_by = (*notes, *found.notes), found.way
+        hint = found.nearest(unknown[0]) if unknown else ""
+    else:
+        matched, unknown = match_names(labels, names, dataset.name)
+        hint = nearest(unknown[0], names) if unknown else ""
     knows = f"it knows {', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
     if unknown and not (allow_unseen and matched):
-        hint = nearest(unknown[0], names)
         ways = "Rename the folders, or leave their photos out with --allow-unseen." if matched else ""
         raise UsageError(
             f"{dataset.name} has {len(unknown)} classes that {path} does not know, such as {unknown[0]!r}; {knows}. "
@@ -277,8 +303,8 @@ def _with_known_classes(dataset: Dataset, names: Sequence[str], path: Path, allo
             f"{dataset.name} are of. Pass them by with --ignore."
         )
     kept = tuple(replace(photo, label=matched[photo.label]) for photo in dataset.photos if photo.label in matched)
-    notes = dataset.notes
     if out := len(dataset.photos) - len(kept):
         listed = ", ".join(map(repr, unknown[:5])) + (f" and {len(unknown) - 5} others" if len(unknown) > 5 else "")
         notes = (*notes, f"Left out: {out:,} photos of classes that the model does not know: {listed}.")
-    return replace(dataset, photos=kept, classes=tuple(sorted(set(matched.values()))), notes=notes)
+    classes = tuple(sorted(set(matched.values())))
+    return _Labelled(replace(dataset, photos=kept, classes=classes, notes=notes), tuple(names), labelled_by)

@@ -1,0 +1,136 @@
+"""How the photos of ImageNet, and of subsets such as Imagenette, are labelled: by wnid, by number or by class name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+
+from vertebra.errors import UsageError, nearest
+from vertebra.imagenet import COUNT, FORMER_NAMES, class_names, wnids
+
+from ._dataset import DataError
+from ._labels import argument, tidy
+
+# The ways to label, in words for people.
+WNID, WNID_AND_NAME, INDEX, NAME = "wnid", "wnid and name", "class index", "class name"
+_WAYS = (WNID, WNID_AND_NAME, INDEX, NAME)
+_WNID = re.compile(r"(n[0-9]{8})(?:[\s_.,-]+(.+))?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ImageNetLabels:
+    """What the labels of a data set mean among ImageNet's 1,000 classes."""
+
+    way: str  # one of the four above
+    indices: dict[str, int]  # label → class
+    unknown: list[str]  # labels that mean none of them
+    notes: tuple[str, ...]  # what to tell
+
+    def nearest(self, label: str) -> str:
+        """The hint for a label that means no class: names of the way in which the others are written."""
+        if self.way == INDEX:
+            return f"Class indices are from 0 to {COUNT - 1}."
+        known = class_names() if self.way == NAME else wnids()
+        return nearest(label[:9] if self.way == WNID_AND_NAME else label, known)
+
+
+def match_imagenet(labels: Iterable[str], source: str) -> ImageNetLabels:
+    """The ImageNet classes that labels mean.
+
+    All of them have to be written in one way: `n01440764`, `n01440764_tench`, `0` or `tench` (with `_` or `-` for the
+    spaces of a name, or not).
+
+    Raises:
+        UsageError: they are written in several ways, or one names two classes.
+        DataError: a name differs from a class's in case only, which tells cardigan from Cardigan.
+    """
+    read = {label: _read(tidy(label), source) for label in labels}
+    by_way: dict[str, list[str]] = {}
+    for label, (way, index) in read.items():
+        if index is not None:
+            by_way.setdefault(way, []).append(label)
+    if len(by_way) > 1:
+        ways = " and ".join(f"by {way} ({by_way[way][0]!r})" for way in _WAYS if way in by_way)
+        raise UsageError(
+            f"{source} labels its photos in {len(by_way)} ways: {ways}. Rename the folders, or change the labels of "
+            "the table, so that all are written in one way."
+        )
+    indices = {label: index for label, (_, index) in read.items() if index is not None}
+    unknown = [label for label, (_, index) in read.items() if index is None]
+    way = next(iter(by_way), read[unknown[0]][0] if unknown else NAME)
+    return ImageNetLabels(way, indices, unknown, tuple(_notes(way, indices)))
+
+
+def _read(label: str, source: str) -> tuple[str, int | None]:
+    """The way in which a label is written, and its class; None where it has that form and means none."""
+    if label.isascii() and label.isdecimal():
+        return INDEX, int(label) if int(label) < COUNT else None
+    if found := _WNID.fullmatch(label):
+        index = _indices().get(found[1].lower())
+        if found[2] is None:
+            return WNID, index
+        _check_name(label, index, found[2], source)
+        return WNID_AND_NAME, index
+    index = _names().get(_plain(label))
+    if index is None and (other := _folded().get(_plain(label).casefold())) is not None:
+        raise DataError(
+            f"{source}: the class {label!r} and the model's {class_names()[other]!r} differ only in case, so they may "
+            f"be one class or two. Rename it, or pass it by with --ignore {argument(label)}."
+        )
+    return NAME, index
+
+
+def _check_name(label: str, index: int | None, name: str, source: str) -> None:
+    """Refuse a wnid that stands beside the name of another class."""
+    other = _names().get(_plain(name))
+    # Some are called by the first word of theirs, which is another's name: crane (bird), maillot (tank suit).
+    if index is None or other in (None, index) or _plain(class_names()[index]).startswith(_plain(name)):
+        return
+    raise UsageError(
+        f"{source}: {label!r} names two classes: {wnids()[index]} is {class_names()[index]!r}, and {name!r} is "
+        f"{wnids()[other or 0]}. Rename it."
+    )
+
+
+def _notes(way: str, indices: dict[str, int]) -> Iterable[str]:
+    if not indices:
+        return
+    first = next(iter(indices))
+    example = repr(first) if way == NAME else f"{first!r} is {class_names()[indices[first]]!r}"
+    subset = len(set(indices.values()))
+    among = "" if subset == COUNT else f", {subset:,} of {COUNT:,}; each photo is classified among all {COUNT:,}"
+    yield f"ImageNet classes, labelled by {way} ({example}){among}."
+    same: dict[int, list[str]] = {}
+    for label, index in indices.items():
+        same.setdefault(index, []).append(label)
+    for index, spellings in same.items():
+        if len(spellings) > 1:
+            yield f"{' and '.join(map(repr, spellings))} are one class: {class_names()[index]!r}."
+    for other, name in FORMER_NAMES.items():
+        spelling = next((label for label, index in indices.items() if class_names()[index] == name), None)
+        if way == NAME and spelling is not None:
+            yield (
+                f"{spelling!r} is taken for {wnids()[indices[spelling]]} and not for {wnids()[other]}, which is "
+                f"{class_names()[other]!r} here; in WordNet both are {name!r}."
+            )
+
+
+def _plain(name: str) -> str:
+    return " ".join(re.split(r"[\s_-]+", name.strip()))
+
+
+@cache
+def _indices() -> dict[str, int]:
+    return {wnid: index for index, wnid in enumerate(wnids())}
+
+
+@cache
+def _names() -> dict[str, int]:
+    return {_plain(name): index for index, name in enumerate(class_names())}
+
+
+@cache
+def _folded() -> dict[str, int]:
+    return {name.casefold(): index for name, index in _names().items()}
