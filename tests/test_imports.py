@@ -43,7 +43,7 @@ ROOMS = {
     "model_checksum": {"errors", "card", "cache", "protobuf"},
     "machine": {"errors"},
     "model_function": {"errors"},
-    "model_argument": {"errors", "card", "files", "model_function", "model_table"},
+    "model_argument": {"errors", "card", "files", "model_function", "model_table", "timm_names"},
     "bit_depth": {"errors", "card"},
     "pixels": {"errors", "card", "bit_depth", "file_kinds", "photo_files"},  # photos are decoded in one place
     "decoding_notes": {"card", "bit_depth", "pixels"},

@@ -122,6 +122,35 @@ def test_a_function_holds_before_a_file_of_that_name_which_is_told(place):
     assert resolve_model("./net.py:build", ANYTHING).kind is ModelKind.FUNCTION, "a file of Python code is a path, too"
 
 
+@pytest.mark.parametrize(
+    ("text", "network", "weights"),
+    [
+        ("ResNet18", "resnet18", "DEFAULT"),
+        ("resnet50.tv_in1k", "resnet50", "IMAGENET1K_V1"),
+        ("resnet50.tv2_in1k", "resnet50", "IMAGENET1K_V2"),
+        ("tf_efficientnet_lite0", "efficientnet_lite0", "DEFAULT"),
+        ("mobilenetv2_100", "mobilenet_v2", "DEFAULT"),
+    ],
+)
+def test_names_of_timm(place, text, network, weights):
+    found = resolve_model(text, "predict")
+    assert (found.network, found.weights(), found.weights("own.pth")) == (network, weights, "own.pth")
+
+
+def test_names_that_stand_for_no_weights_or_no_network(place):
+    for text, message in (
+        ("resnet50.a1_in1k", "there are no weights 'a1_in1k' of resnet50 here"),
+        ("mobilenetv2_050", "there are no weights for mobilenetv2_050 here"),
+        ("convnext_tiny", "not among the six families"),
+        ("resnet-50", "Did you mean 'resnet50'"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            resolve_model(text, "predict").weights()
+    assert resolve_model("mobilenetv2_050", "inspect").network == "mobilenetv2_050"
+    with pytest.warns(VertebraWarning, match="tf_efficientnet_b0 is built as efficientnet_b0: timm's pads"):
+        resolve_model("tf_efficientnet_b0", "predict").weights()
+
+
 def test_what_a_command_takes_in_words():
     assert takes("train") == "a network's name"
     assert takes("predict").endswith("the folder of a run or a function (FILE.py:NAME or package.module:NAME)")

@@ -66,7 +66,8 @@ def exported_file(
         VertebraError: it cannot be exported; says why.
     """
     if model.kind is ModelKind.NETWORK:
-        return exported(model.name, weights, tell, scratch=scratch)
+        kept = kept_model(model.name) if os.fspath(weights) == "DEFAULT" else None
+        return kept or exported(model.network, model.weights(os.fspath(weights)), tell, scratch=scratch)
     if os.fspath(weights) != "DEFAULT":
         raise UsageError(
             f"{model.given} has its own weights, so weights={os.fspath(weights)!r} is one too many. Leave one out."
@@ -181,7 +182,7 @@ def _is_kept(path: Path, weights: str | os.PathLike[str]) -> bool:
 
 def kept_model(name: str) -> Path | None:
     """The file of a named network where it is in the cache as it was made; None where it has to be exported."""
-    path = in_cache(name)
+    path = in_cache(name) if name.isidentifier() else None  # with a tag, as timm has them, it is of other weights
     return path if path is not None and _is_kept(path, "DEFAULT") else None
 
 

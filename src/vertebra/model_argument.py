@@ -17,11 +17,14 @@ import shlex
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vertebra.card import CardError, locate_card, opened, read_card
 from vertebra.errors import UsageError, nearest, warn
 from vertebra.files import WEIGHT_SUFFIXES
+
+if TYPE_CHECKING:
+    from vertebra.timm_names import TimmName
 
 # Files in the folder of a run.
 RUN_MODEL, RUN_METRICS, RUN_SETTINGS, RUN_WEIGHTS = (
@@ -75,6 +78,29 @@ class ModelArgument:
         if self.kind is ModelKind.FUNCTION:
             return self.function
         return self.path.stem if self.kind is not ModelKind.RUN else self.path.absolute().name
+
+    @property
+    def network(self) -> str:
+        """Of a network's name that of ours which it stands for; timm's name where that stands for another width.
+
+        Raises:
+            UsageError: there is no such network; says which is nearest.
+        """
+        found = _named(self.given)
+        return found.timm if found.alias.options else found.alias.name
+
+    def weights(self, asked: Any = "DEFAULT") -> Any:
+        """The weights of a network's name: those that were asked for, or that its tag in timm's way names.
+
+        Raises:
+            UsageError: there is no such network, or no weights of that tag or width.
+        """
+        found = _named(self.given)
+        if found.alias.differs:
+            warn(f"{found.timm} is built as {found.alias.name}: {found.alias.differs}.")
+        if asked != "DEFAULT":
+            return asked
+        return found.weights("DEFAULT")
 
     @property
     def path(self) -> Path:
@@ -164,10 +190,23 @@ def _readings(text: str, command: str, *, is_path: bool) -> list[ModelArgument]:
     return found
 
 
-def _is_known(name: str) -> bool:
-    from vertebra.model_table import networks  # which predicting with a file or in a tidy folder does without
+def _named(name: str) -> TimmName:
+    # Both are read where something has to be found out about a name: not where its file is in the cache.
+    from vertebra.model_table import networks
+    from vertebra.timm_names import explain_unknown, read_name
 
-    return name.lower() in networks()
+    found = read_name(name, networks())
+    if found is None:
+        raise UsageError(explain_unknown(name, networks()))
+    return found
+
+
+def _is_known(name: str) -> bool:
+    try:
+        _named(name)
+    except UsageError:
+        return False
+    return True
 
 
 def _is_dotted(text: str) -> bool:

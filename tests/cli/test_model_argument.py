@@ -253,3 +253,18 @@ def test_code_that_fails_is_one_line_and_a_traceback_with_debug(vertebra, place)
     with pytest.raises(Exception, match="raises ValueError") as caught:
         vertebra("inspect", "my net.py:build", "--debug")
     assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_a_network_of_another_width_has_no_published_accuracy(vertebra):
+    done = vertebra("compare", "mobilenetv2_050", "mobilenetv2_100", "--device", "none", "--size", "32", "--json")
+    assert [network["published"] is not None for network in done.json["networks"]] == [False, True]
+
+
+def test_training_takes_the_weights_of_a_name_or_refuses(vertebra, place):
+    for name, message in (
+        ("resnet50.a1_in1k", "there are no weights 'a1_in1k' of resnet50 here"),
+        ("mobilenetv2_050", "is a network of another width"),
+        ("convnext_tiny", "not among the six families"),
+    ):
+        done = vertebra("train", "photos", "--model", name, "--out", "new")
+        assert (done.code, done.out) == (2, "") and message in done.error

@@ -12,6 +12,7 @@ from torch import nn
 from vertebra.errors import UsageError, needing
 from vertebra.files import replacing, writing
 from vertebra.model_argument import ModelKind, resolve_model
+from vertebra.model_table import networks
 
 from ._anatomy import Anatomy, Group, take_apart
 from ._latency import Latency, predict
@@ -163,19 +164,24 @@ def compare(
     """
     if isinstance(models, str) or len(models) < 2:
         raise UsageError(f"models is {models!r}; compare takes a list of two networks or more.")
-    are_named = [
-        not isinstance(model, nn.Module) and resolve_model(model, "compare").kind is ModelKind.NETWORK
-        for model in models
-    ]
+    names = [_published_name(model) for model in models]
     # A wrong name or input is found before this machine is calibrated.
     anatomies = [take_apart(model, input_size, batch_size) for model in models]
     entries = []
-    for named, anatomy in zip(are_named, anatomies, strict=True):
+    for name, anatomy in zip(names, anatomies, strict=True):
         latency = None if device is None else predict(anatomy, device, executor, notify)
         if latency is not None and isinstance(latency.device, Calibration):
             device, executor = latency.device, None  # one calibration serves all, also where it is not kept
-        entries.append(Entry(anatomy, latency, published(anatomy.name) if named else None))
+        entries.append(Entry(anatomy, latency, None if name is None else published(name)))
     return Comparison(tuple(entries))
+
+
+def _published_name(model: nn.Module | str) -> str | None:
+    """The network that an accuracy is published for: one that is given by a name of this very network."""
+    if isinstance(model, nn.Module):
+        return None
+    found = resolve_model(model, "compare")
+    return found.network if found.kind is ModelKind.NETWORK and found.network in networks() else None
 
 
 def _top1(entry: Entry) -> float:

@@ -90,9 +90,9 @@ def prepare(
 def _named(model: ModelArgument, dtype: torch.dtype | None) -> tuple[str, nn.Module, int]:
     """Name, network on the meta device and the side of its images, of what is no module yet."""
     if model.kind is ModelKind.NETWORK:
-        weights = get_model_weights(model.name)["DEFAULT"]
+        weights = get_model_weights(model.network)["DEFAULT"]
         with meta_build():
-            built: nn.Module = get_model(model.name, **_AS_PUBLISHED.get(model.name, {})).eval()
+            built: nn.Module = get_model(model.network, **_AS_PUBLISHED.get(model.network, {})).eval()
         return model.name, built.to(dtype) if dtype is not None else built, weights.preprocessing.crop_size
     if model.kind is ModelKind.FUNCTION:
         return model.name, to_meta(model.call(), dtype), DEFAULT_SIZE

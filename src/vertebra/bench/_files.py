@@ -50,7 +50,7 @@ def files_of(model: str, folder: Path) -> Files:
 
         from vertebra.export import export, prepare
     torch.manual_seed(0)
-    prepared = prepare(model, weights=None)
+    prepared = prepare(argument.network, weights=None)
     exported, weights = (os.fspath(folder / f"{model}{suffix}") for suffix in (".onnx", ".pth"))
     torch.save(prepared.network.state_dict(), weights)
     export(prepared, exported)

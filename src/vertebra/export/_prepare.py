@@ -201,7 +201,7 @@ def _name_and_weights(model: ModelArgument, weights: Any, architecture: str | No
                 f"the network is {model.given!r} and its architecture {architecture!r}. An architecture is for a file: "
                 "give the path of a weight file, or the name alone."
             )
-        return model.name, weights
+        return model.network, model.weights(weights)
     path = model.weight_file
     card = read_card(path)
     if architecture is None and card is not None:

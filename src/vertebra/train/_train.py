@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vertebra.data import check_source
-from vertebra.errors import UsageError, VertebraError, need, needing
+from vertebra.errors import UsageError, VertebraError, nearest, need, needing
 from vertebra.files import write_whole
 from vertebra.model_argument import resolve_model
+from vertebra.model_table import networks
 from vertebra.stopping import terminable
 
 from ._classifier import Classifier
@@ -68,7 +69,7 @@ def train(
     _refuse_worker()
     paths = {name: os.fspath(value) for name, value in options.items() if isinstance(value, os.PathLike)}
     settings = Settings.from_mapping({"data": os.fspath(data), **options, **paths}, "train()")
-    resolve_model(settings.model, "train")
+    settings = _with_network(settings)
     places = (settings.data, settings.weights, settings.image_root)
     if any(text is not None and not Path(text).is_absolute() and Path(text).exists() for text in places):
         settings = replace(settings, cwd=str(Path.cwd()))  # the run may be gone on with from elsewhere
@@ -103,6 +104,22 @@ def _need(settings: Settings) -> None:
     need(_EXTRA, _FEATURE, "torch", "safetensors", "onnx")
     if settings.method != "probe":
         need(_EXTRA, f"{_FEATURE} with method={settings.method!r}", "torchvision")
+
+
+def _with_network(settings: Settings) -> Settings:
+    """The settings with the network and the weights that its name stands for, which may be one of timm's.
+
+    Raises:
+        UsageError: there is no such network, it has no weights of that tag, or it is of another width.
+    """
+    model = resolve_model(settings.model, "train")
+    if model.network not in networks():
+        raise UsageError(
+            f"{model.given!r} is a network of another width than those that `vertebra models` lists, which training "
+            f"takes. {nearest(model.network, networks())}".rstrip()
+        )
+    weights = settings.weights if settings.method == "scratch" else model.weights(settings.weights)
+    return replace(settings, model=model.network, weights=weights)
 
 
 def _refuse_worker() -> None:
