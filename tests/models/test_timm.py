@@ -334,6 +334,11 @@ def test_names_of_timm_are_names_here() -> None:
         assert type(get_model("tf_efficientnet_lite0")) is type(get_model_builder("efficientnet_lite0")())
         with pytest.warns(VertebraWarning, match=r"built as efficientnet_v2_s: timm's pads as TensorFlow"):
             vertebra.create_model("tf_efficientnetv2_s")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            build = vertebra.model_entrypoint("mobilenetv2_035")
+            assert build(pretrained=False, num_classes=4).num_classes == 4
+        assert build.__name__ == "mobilenet_v2"
     assert vertebra.is_model("resnet50.a1_in1k")
     assert not vertebra.is_model("resnet50d")
     assert vertebra.models.get_family("mobilenetv2_100") == "mobilenetv2"
@@ -345,10 +350,9 @@ def test_names_of_timm_are_names_here() -> None:
 
 def test_lists_of_names() -> None:
     assert list_models("*res*") == list_models(include="*res*") == list_models(filter=["*res*"])
-    assert list_models("*net*", "resnet", exclude_filters=("*101*", "*152*")) == list_models(
-        "*net*", module_filter := "resnet", exclude=["*101*", "*152*"]
-    )
-    assert module_filter == "resnet"
+    wanted = list_models(family="resnet", exclude=["*101*", "*152*"])
+    assert list_models("*net*", "resnet", exclude_filters=("*101*", "*152*")) == wanted
+    assert list_models(["res*", "wide*"], module="resnet", exclude_filters=["*101*", "*152*"]) == wanted
     assert list_models(module="resnet") == list_models(family="resnet") == list_models(vertebra.models, family="resnet")
     assert list_models(module=vertebra.models, include="vgg*") == list_models("vgg*", pretrained=True)
     assert list_models("resnet50", include_tags=True) == ["resnet50.tv2_in1k", "resnet50.tv_in1k"]
@@ -356,8 +360,9 @@ def test_lists_of_names() -> None:
     assert all(vertebra.is_model(name) for name in vertebra.list_pretrained())
     assert vertebra.list_modules() == sorted(vertebra.models.FAMILIES)
     assert list_models("vit*") == []
-    with pytest.raises(UsageError, match=r"no family 'resnets'.*Did you mean 'resnet'"):
-        list_models("*50*", "resnets")
+    for arguments in (("*50*", "resnets"), ("", "resnets")):
+        with pytest.raises(UsageError, match=r"no family 'resnets'.*Did you mean 'resnet'"):
+            list_models(*arguments) if arguments[0] else list_models(module="resnets")
 
 
 # --- what is not taken over -------------------------------------------------------------------------------------------

@@ -347,8 +347,9 @@ def is_model(name: str) -> bool:
 
 
 def model_entrypoint(name: str) -> Builder:
-    """`get_model_builder`, by timm's name."""
-    return get_model_builder(name)
+    """`create_model` of that name, as a function of all else."""
+    registered = _registered(name)
+    return functools.update_wrapper(functools.partial(create_model, name), registered.builder)
 
 
 def list_modules() -> list[str]:
@@ -380,10 +381,12 @@ def get_weight(name: str) -> WeightsEnum:
 
 
 def list_models(
-    module: ModuleType | str | Iterable[str] | None = None,
+    where: ModuleType | str | Iterable[str] | None = None,
+    /,
     include: Iterable[str] | str | None = None,
     exclude: Iterable[str] | str | bool | None = None,
     *,
+    module: ModuleType | str | Iterable[str] | None = None,
     family: str | None = None,
     max_params: float | None = None,
     max_gmacs: float | None = None,
@@ -401,10 +404,10 @@ def list_models(
     are understood.
 
     Args:
-        module: the module that registers them (`vertebra.models`), or a family; other texts are patterns as in
-            `include`.
+        where: in the first place, `module`, or patterns as in `include`.
         include: shell patterns of names to keep, for example "resnet*"; after patterns in the first place, a family.
         exclude: shell patterns of names to leave out. (A boolean in this place is timm's `pretrained`.)
+        module: the module that registers them (`vertebra.models`), or as in timm `family`.
         family: one of vgg, googlenet, resnet, densenet, mobilenetv2, efficientnet.
         max_params: largest number of parameters.
         max_gmacs: most multiply-accumulates an image, in 10⁹, at the size of the default weights.
@@ -418,13 +421,13 @@ def list_models(
     Raises:
         UsageError: there is no such family.
     """
-    patterns = _texts(include) if module is None or isinstance(module, ModuleType) else _texts(module)
-    families = _texts(family)
-    if module is not None and not isinstance(module, ModuleType):
-        if patterns and set(patterns) <= set(FAMILIES):
-            patterns, families = _texts(include), families + patterns
-        else:  # timm's order: patterns, then a module of its own
-            families += _texts(include)
+    if isinstance(where, ModuleType):
+        module, where = where, None
+    patterns, families = _texts(include), _texts(family)
+    if where:  # timm's order: patterns, then a module of its own
+        patterns, families = _texts(where), families + patterns
+    if not isinstance(module, ModuleType):
+        families += _texts(module)
     for name in families:
         check_family(name)
     patterns += _texts(filter)
