@@ -2,6 +2,7 @@
 
 import pytest
 
+from vertebra.errors import UsageError
 from vertebra.timm_names import ALIASES, TAGS, explain_unknown, read_name
 
 timm = pytest.importorskip("timm", reason="timm is the oracle")
@@ -83,3 +84,17 @@ def test_every_network_of_timm_is_here_or_has_a_nearest() -> None:
 def test_what_is_said_of_other_names(name: str, said: str) -> None:
     assert read_name(name, NETWORKS) is None
     assert said in explain_unknown(name, NETWORKS)
+
+
+def test_the_table_of_networks_knows_the_names_too() -> None:
+    from vertebra.model_table import find_network
+
+    assert find_network("mobilenetv2_100").name == "mobilenet_v2"
+    assert find_network("resnet50.tv_in1k").default.name == "ResNet50_Weights.IMAGENET1K_V1"
+    for name, said in [
+        ("mobilenetv2_050", "no weights for mobilenetv2_050"),
+        ("resnet50.a1_in1k", "no weights 'a1_in1k'"),
+        ("swin_t", "the nearest is 'efficientnet_v2_s'"),
+    ]:
+        with pytest.raises(UsageError, match=said):
+            find_network(name)

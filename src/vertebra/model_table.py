@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 
@@ -71,15 +71,20 @@ def networks() -> Mapping[str, PublishedNetwork]:
 
 
 def find_network(name: str) -> PublishedNetwork:
-    """The network of that name, ours or timm's.
+    """The network of that name, also timm's; with one of timm's tags, only the weights that it names.
 
     Raises:
-        UsageError: there is none; the message has the nearest names.
+        UsageError: there is none, or no such weights; the message has the nearest names.
     """
-    found = read_name(name, networks())
-    if found is None:
+    read = read_name(name, networks())
+    if read is None:
         raise UsageError(explain_unknown(name, networks()))
-    return networks()[found.alias.name]
+    found = networks()[read.alias.name]
+    if read.tag or read.alias.options:
+        member = read.weights("")
+        named = next(weights for weights in found.weights if weights.name.endswith(f".{member}"))
+        found = replace(found, weights=(named,), default=named)
+    return found
 
 
 def find_weights(name: str) -> PublishedWeights:

@@ -315,6 +315,8 @@ def create_model(
     name = found.alias.name
     if pretrained:
         weights = _pretrained_weights(found, weights, options)
+    elif weights is not None:
+        weights = _named_weights(found, weights)
     elif found.unknown_tag:
         warn(f"{found.unknown_tag} Without pretrained=True none are loaded; pretrained_cfg is that of 'DEFAULT'.")
     if _MODELS[name].family == "densenet" and options.get("drop_rate"):
@@ -338,6 +340,19 @@ def _pretrained_weights(found: TimmName, weights: Any, options: Mapping[str, Any
     member = enum[found.weights(enum["DEFAULT"].name)]
     if told := found.other_default(member.name):
         warn(told)
+    return member
+
+
+def _named_weights(found: TimmName, weights: Any) -> Any:
+    """`weights`, where they are those that the name's tag names; "DEFAULT" of a name with a tag is what it names."""
+    if not (found.tag or found.alias.options) or isinstance(resolve(_MODELS[found.alias.name].weights, weights), Path):
+        return weights
+    enum = _MODELS[found.alias.name].weights
+    member = enum[found.weights("DEFAULT")]
+    if weights != "DEFAULT" and resolve(enum, weights) is not member:
+        raise UsageError(
+            f"'{found.timm}.{found.tag}' names the weights {member!r}, and weights={weights!r} others. Leave one out."
+        )
     return member
 
 
