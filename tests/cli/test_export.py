@@ -296,3 +296,21 @@ def test_the_resolution_of_a_bare_file_is_assumed_or_given(tmp_path: Path, capsy
     assert "resolution as published (else --low-resolution)" in capsys.readouterr().err
     assert main([*command, "--low-resolution"]) == 0
     assert "resolution as published" not in capsys.readouterr().err
+
+
+def test_a_function_of_one_s_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "def small():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))\n"
+    )
+    (tmp_path / "classes.txt").write_text("ant\nbee\ncat\n")
+    call = ["export", f"{tmp_path / 'mine.py'}:small", "--out", str(tmp_path / "m.onnx")]
+    assert main(call) == 2
+    error = capsys.readouterr().err
+    assert "nothing says how the photos of this Sequential are prepared" in error and "--size" in error
+    call += ["--size", "32", "--mean", "0.5", "--std", "0.25", "--classes", str(tmp_path / "classes.txt")]
+    assert main(call) == 0
+    assert "assumed: resize 37, interpolation bilinear" in capsys.readouterr().err
+    card = read_card(tmp_path / "m.onnx")
+    assert card.classes == ("ant", "bee", "cat") and card.preprocessing == Preprocessing(32, 37, mean=0.5, std=0.25)

@@ -91,9 +91,12 @@ def prepare_module(
     elif known.classes is not None and len(known.classes) == count:
         classes = known.classes
     elif known.unnamed:
-        imagenet = ", or classes='imagenet'" if count == IMAGENET_CLASSES else ""
+        imagenet = ", or imagenet" if count == IMAGENET_CLASSES else ""
         why = known.unnamed if known.categories in (None, count) else f"{known.source} has {known.categories}"
-        told.append(f"the classes are numbers, 0 to {count - 1}, since {why}; classes=[…] names them{imagenet}")
+        told.append(
+            f"the classes are numbers, 0 to {count - 1}, since {why}; classes= (--classes) names them: "
+            f"a list, a file{imagenet}"
+        )
     prepared = finished(
         network,
         known.name,
@@ -121,7 +124,7 @@ def _view_of(
         return asked
     if base is not None:
         return view(asked, base)
-    if asked is None:
+    if not asked:
         raise refusal(module)
     if lacking := [option for option, name in OPTIONS.items() if name in _NEEDED and name not in asked]:
         given = " and ".join(option for option, name in OPTIONS.items() if name in asked) or "nothing"
