@@ -191,14 +191,10 @@ def _readings(text: str, command: str, *, is_path: bool) -> list[ModelArgument]:
 
 
 def _named(name: str) -> TimmName:
-    # Both are read where something has to be found out about a name: not where its file is in the cache.
-    from vertebra.model_table import networks
-    from vertebra.timm_names import explain_unknown, read_name
+    # Imported where a name has to be understood, not where its file is in the cache.
+    from vertebra.model_table import read_network_name
 
-    found = read_name(name, networks())
-    if found is None:
-        raise UsageError(explain_unknown(name, networks()))
-    return found
+    return read_network_name(name)
 
 
 def _is_known(name: str) -> bool:
@@ -292,6 +288,9 @@ def _nothing(text: str, command: str) -> str:
     """Why a text is nothing that is there."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
         return f"{text} is a web address, and no model is taken from there. Download the file, then give its path."
+    last = re.split(r"[/\\:]", text)[-1]  # of hf-hub:timm/resnet50, too
+    if last != text and _is_known(last):
+        return f"{text}: no such file or folder. The network of that name is written {last}"
     source, colon, function = text.rpartition(":")
     if colon and _is_code(source):
         if not os.path.isfile(source):  # noqa: PTH113

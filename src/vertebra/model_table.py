@@ -12,7 +12,7 @@ from functools import cache
 from importlib.resources import files
 
 from vertebra.errors import UsageError, nearest
-from vertebra.timm_names import explain_unknown, read_name
+from vertebra.timm_names import TimmName, explain_unknown, read_name
 from vertebra.units import MEGA
 
 FAMILIES = ("vgg", "googlenet", "resnet", "densenet", "mobilenetv2", "efficientnet")
@@ -76,14 +76,24 @@ def find_network(name: str) -> PublishedNetwork:
     Raises:
         UsageError: there is none, or no such weights; the message has the nearest names.
     """
-    read = read_name(name, networks())
-    if read is None:
-        raise UsageError(explain_unknown(name, networks()))
+    read = read_network_name(name)
     found = networks()[read.alias.name]
     if read.tag or read.alias.options:
         member = read.weights("")
         named = next(weights for weights in found.weights if weights.name.endswith(f".{member}"))
         found = replace(found, weights=(named,), default=named)
+    return found
+
+
+def read_network_name(name: str) -> TimmName:
+    """What a network's name, ours or timm's, says: the network, the tag of its weights, its width.
+
+    Raises:
+        UsageError: there is none; the message has the nearest names.
+    """
+    found = read_name(name, networks())
+    if found is None:
+        raise UsageError(explain_unknown(name, networks()))
     return found
 
 
