@@ -21,6 +21,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 import warnings
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -320,8 +321,16 @@ class Session:
         while b"listening on" not in (said := Path("server.log").read_bytes()):
             assert self.server.poll() is None and time.monotonic() < limit, said.decode()
             time.sleep(0.02)
-        lines = said.decode().replace(f":{self.port}", f":{PORT}").splitlines(keepends=True)
+        while not self.ready():
+            time.sleep(0.02)
+        lines = Path("server.log").read_text().replace(f":{self.port}", f":{PORT}").splitlines(keepends=True)
         return "".join(sorted(lines, key=lambda line: "listening on" in line))  # models load meanwhile
+
+    def ready(self):
+        try:
+            return urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz").status == 200
+        except urllib.error.HTTPError:
+            return False
 
     def stop(self):
         if self.server is not None:
@@ -333,15 +342,19 @@ class Session:
         return captured(lambda: exec(compile(source, str(self.page), "single"), self.names))[0]
 
     def script(self, block):
-        """Statement by statement; a comment behind one that shows something is what it shows."""
+        """Statement by statement; comments behind what shows something are what it shows."""
         text = block.text.replace(f":{PORT}", f":{self.port}")
         lines = text.splitlines()
         for statement in ast.parse(text).body:
-            last = lines[statement.end_lineno - 1].encode()[statement.end_col_offset :].decode()
+            shown = []
+            for inner in ast.walk(statement):
+                if isinstance(inner, ast.Expr):
+                    behind = lines[inner.end_lineno - 1].encode()[inner.end_col_offset :].decode()
+                    shown.append((inner.lineno, behind.strip().removeprefix("#").strip()))
             source = "\n".join(lines[statement.lineno - 1 : statement.end_lineno]) + "\n"
             actual = self.interactive(source)
             if actual.strip():
-                self.check(block, source.strip(), last.strip().removeprefix("#"), actual)
+                self.check(block, source.strip(), "\n".join(text for _, text in sorted(shown) if text), actual)
 
 
 def captured(call, *arguments):
