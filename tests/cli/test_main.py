@@ -205,7 +205,7 @@ def test_python_m_vertebra_and_the_script_are_the_same():
 
 
 def test_without_torch_a_command_says_what_to_install():
-    code = "import sys; sys.modules['torch'] = None\nfrom vertebra.cli import main\nsys.exit(main(['inspect', 'vgg11']))"
+    code = "import sys; sys.modules['torch'] = None\nfrom vertebra.cli import main\nsys.exit(main(['choose']))"
     done = python(code)
     assert done.returncode == 2
     assert "pip install 'vertebra[torch]'" in done.stderr
