@@ -21,6 +21,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.request
 import warnings
 from dataclasses import dataclass, field
@@ -410,28 +411,34 @@ def test_the_readme_runs_from_a_fresh_clone(tmp_path):
     assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout
 
 
-# What does not run.
-
-NOT_RUN = [
-    pytest.param(command, id=f"{page.stem}-{block.line}-{number}")
-    for page in PAGES
-    for block in blocks(page)
-    if block.language == "console" and block.not_run
-    for number, (command, _) in enumerate(block.calls)
-    if re.search(r"\bvertebra [a-z]", command)
-]
+# What does not run: its commands exist, with the options that it names.
 
 
-@pytest.mark.parametrize("command", NOT_RUN)
-def test_commands_that_do_not_run_exist_with_their_options(command):
-    words = shlex.split(command, comments=True)
-    words = words[words.index("vertebra") + 1 :]
-    assert words[0] in _app.COMMANDS
-    _, loaded, _ = _app.command().resolve_command(None, words)
-    options = {option for parameter in loaded.params for option in (*parameter.opts, *parameter.secondary_opts)}
-    for word in words[1:]:
-        if word.startswith("-") and word != "-":
-            assert word.partition("=")[0] in options | {"--debug", "--help"}
+def prose(page):
+    """The page without its fenced blocks."""
+    return re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+def named_commands(page):
+    for block in blocks(page):
+        if block.language == "console" and block.not_run:
+            yield from (command for command, _ in block.calls)
+    yield from re.findall(r"`(vertebra [a-z][^`]*)`", prose(page))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_that_do_not_run_exist_with_their_options(page):
+    for command in named_commands(page):
+        words = shlex.split(command, comments=True)
+        if "vertebra" not in words:
+            continue  # of other programs
+        words = words[words.index("vertebra") + 1 :]
+        assert words[0] in _app.COMMANDS, command
+        _, loaded, _ = _app.command().resolve_command(None, words)
+        options = {option for parameter in loaded.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        for word in words[1:]:
+            if word.startswith("--"):
+                assert word.partition("=")[0] in options | {"--debug", "--help"}, command
 
 
 def test_few_blocks_do_not_run():
@@ -445,14 +452,13 @@ def test_few_blocks_do_not_run():
 
 def anchors(page):
     """The anchors of a page's headings, as GitHub makes them."""
-    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S), flags=re.M)
+    headings = re.findall(r"^#+ (.+)$", prose(page), flags=re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.stem)
 def test_links_lead_somewhere(page):
-    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if re.match(r"[a-z]+:", target):
             continue
         name, _, anchor = target.partition("#")
@@ -466,6 +472,12 @@ def test_the_command_line_page_has_every_command():
     table = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8").partition("## ")[0]
     for command in _app.COMMANDS:
         assert f"`{command}`" in table
+
+
+def test_the_readme_names_every_extra():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [name for name in extras if f"`vertebra[{name}]`" not in readme] == ["test", "dev"]
 
 
 def test_the_readme_is_short_and_leads_to_every_page():
