@@ -320,6 +320,8 @@ def _file_of(source: str, tell: Callable[[str], None]) -> Path:
         model = resolve_model(source, "serve")
         if model.kind is ModelKind.NETWORK:
             path = kept_model(model.name)
+            if path is None:
+                _ = model.network  # what is no network's name is refused before another process loads torch
         else:
             path = None if model.kind is ModelKind.FUNCTION else model.exported_file
     texts = list(dict.fromkeys(str(each.message) for each in told if issubclass(each.category, VertebraWarning)))
