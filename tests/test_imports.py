@@ -311,14 +311,16 @@ def test_the_runtime_never_loads_torch():
     assert run(code.replace("'torch' in sys.modules", "'works'"), "torch") == "works"
 
 
-def test_a_probe_does_without_torchs_compiler():
+def test_a_probe_does_without_torchs_compiler(tiny_command):
     # Importing it takes 1.5 s; optimisers and many operations on the meta device do so at their first use.
     code = (
         "import sys, tempfile, pathlib, numpy, vertebra\n"
+        f"sys.path.insert(0, {str(Path(tiny_command).parent)!r})\n"
+        "from tiny import tiny_names\n"
         "from vertebra.export import export, prepare\n"
         "from vertebra.train._head import cross_validated\n"
         "for name in ('efficientnet_lite0', 'googlenet', 'densenet121', 'vgg11_bn'):\n"
-        "    with tempfile.TemporaryDirectory() as folder:\n"
+        "    with tempfile.TemporaryDirectory() as folder, tiny_names():\n"
         "        export(prepare(name, weights=None), pathlib.Path(folder) / 'x.onnx')\n"
         "random = numpy.random.default_rng(0)\n"
         "features = random.normal(0, 1, (60, 5)).astype('float32')\n"

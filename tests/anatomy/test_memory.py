@@ -1,6 +1,7 @@
 """Forecasts of memory against brute force and against what torch keeps."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from vertebra.anatomy import Kind
 from vertebra.errors import UsageError
 
 SIZE, BATCH = 64, 4
+pytestmark = pytest.mark.usefixtures("tiny_module")
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +41,12 @@ def saved_by_torch(network, x):
     return sum(nbytes for nbytes, _ in kept.values())
 
 
-def test_saved_activations_are_what_torch_saves(of_family, network):
-    built = network(of_family).train()
-    measured = saved_by_torch(built, torch.randn(BATCH, 3, SIZE, SIZE))
-    forecast = vertebra.anatomy(of_family, SIZE).training_memory(batch_size=BATCH)
+def test_saved_activations_are_what_torch_saves(of_family, network, whole_names):
+    # The copy of GoogLeNet's input that its second normalisation makes is little only beside whole activations.
+    with whole_names() if of_family == "googlenet" else nullcontext():
+        built = network(of_family).train()
+        measured = saved_by_torch(built, torch.randn(BATCH, 3, SIZE, SIZE))
+        forecast = vertebra.anatomy(of_family, SIZE).training_memory(batch_size=BATCH)
     assert forecast.saved_activations == pytest.approx(measured, rel=0.10)
     assert forecast.saved_activations == pytest.approx(measured, rel=0.02)  # as it is today
 
@@ -103,8 +107,9 @@ def test_optimizer_state_is_torchs(optimizer, values):
     )
 
 
-def test_frozen_parameters_need_neither_gradient_nor_state():
-    network = models.resnet18()
+def test_frozen_parameters_need_neither_gradient_nor_state(whole_names):
+    with whole_names():
+        network = models.resnet18()
     anatomy = vertebra.anatomy(network, SIZE)
     for parameter in network.parameters():
         parameter.requires_grad = False
@@ -204,13 +209,14 @@ def test_peak_is_what_brute_force_finds(of_family):
         assert rows[index].live_bytes == sum(trace.storages[s].nbytes for s in held), rows[index].name
 
 
-def test_dense_blocks_hold_their_features():
+def test_dense_blocks_hold_their_features(whole_names):
     """Inside a dense block the memory grows from layer to layer; in a residual stage it does not."""
-    dense = vertebra.anatomy("densenet121", 224)
+    with whole_names():
+        dense, residual = vertebra.anatomy("densenet121", 224), vertebra.anatomy("resnet50", 224)
     layers = [g for g in dense.blocks if "denseblock3" in g.name]
     inside = [max(r.live_bytes for r in g.rows if r.kind in (Kind.POINTWISE, Kind.DENSE)) for g in layers if g.macs]
     assert inside == sorted(inside) and inside[-1] > 2 * inside[0]
-    residual = [g for g in vertebra.anatomy("resnet50", 224).blocks if g.name.startswith("layer3.")][1:]
+    residual = [g for g in residual.blocks if g.name.startswith("layer3.")][1:]
     assert len({max(r.live_bytes for r in g.rows) for g in residual}) == 1
 
 
