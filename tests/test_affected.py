@@ -1,0 +1,47 @@
+"""Which tests are near to a change, and how many of them fit."""
+
+import affected
+
+
+def test_the_nearest_are_named_after_what_has_changed():
+    near = affected.nearest(["src/vertebra/data/_split.py"])
+    assert min(near.values()) == near["tests/data/test_split.py"] == 0
+    assert near["tests/train/test_probe.py"] > near["tests/data/test_dataset.py"] > 0
+    assert "tests/models/test_parity.py" not in near
+
+
+def test_a_changed_test_is_nearest_and_a_conftest_stands_for_its_folder():
+    near = affected.nearest(["tests/data/test_table.py", "tests/report/conftest.py"])
+    assert near["tests/data/test_table.py"] == 0
+    assert {test for test, distance in near.items() if distance == 1} == {
+        path.relative_to(affected.ROOT).as_posix() for path in (affected.ROOT / "tests/report").glob("test_*.py")
+    }
+
+
+def test_a_template_stands_for_its_room():
+    assert affected.nearest(["src/vertebra/report/style.css"])["tests/report/test_charts.py"] == 1
+
+
+def test_what_takes_too_long_is_left_out():
+    near = {"tests/test_a.py": 0, "tests/test_b.py": 1, "tests/test_c.py": 2}
+    seconds = {"tests/test_a.py": 30.0, "tests/test_b.py": 9.0, "tests/test_c.py": 1.0}
+    long = {"tests/test_a.py::test_long": 26.0}
+    assert affected.chosen(near, seconds, long, 60) == (list(near), [], 0)
+    assert affected.chosen(near, seconds, long, 6) == (
+        ["tests/test_a.py", "tests/test_c.py"], ["tests/test_a.py::test_long"], 1,
+    )  # fmt: skip
+    assert affected.chosen(near, seconds, {}, 6) == (["tests/test_a.py"], [], 2)  # the nearest always
+
+
+def test_seconds_are_those_of_a_junit_file(tmp_path, monkeypatch):
+    (tmp_path / "junit.xml").write_text(
+        '<testsuites><testsuite><testcase classname="tests.data.test_split" name="test_x[1]" time="3"/>'
+        '<testcase classname="tests.data.test_split" name="test_x[2]" time="2.04"/>'
+        '<testcase classname="tests.data.test_split" name="test_y" time="0.5"/></testsuite></testsuites>'
+    )
+    monkeypatch.setattr(affected, "RECORD", tmp_path / "seconds.json")
+    affected.record(tmp_path / "junit.xml")
+    assert affected.json.loads((tmp_path / "seconds.json").read_text()) == {
+        "files": {"tests/data/test_split.py": 5.5},
+        "long": {"tests/data/test_split.py::test_x": 5.0},
+    }
