@@ -36,9 +36,9 @@ def render() -> str:
             "a-folder-of-photos",
         ),
         (
-            f"Train on Caltech-101, top-1 on {ours['n']:,} held-out photos",
+            f"Train on Caltech-101 (linear probe), top-1 on {ours['n']:,} held-out photos",
             f"{ours['wall_seconds']:.0f} s, {100 * ours['top1']:.1f} %",
-            f"timm, 3 epochs: {peer['wall_seconds']:.0f} s, {100 * peer['top1']:.1f} %",
+            f"timm, fine-tuning, {peer['epochs']} epochs: {peer['wall_seconds']:.0f} s, {100 * peer['top1']:.1f} %",
             "time-to-accuracy",
         ),
         (
