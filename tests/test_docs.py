@@ -116,6 +116,15 @@ def more(folder):
             shutil.copy(photo, folder / name)
 
 
+def imagenet(folder):
+    found = sorted((SHARED / "imagenet-photos").glob("*.JPEG"))[:12]
+    if not found:
+        pytest.skip(f"no photos in {SHARED / 'imagenet-photos'}")
+    for photo in found:
+        (folder / photo.name.partition("_")[0]).mkdir(parents=True)
+        shutil.copy(photo, folder / photo.name.partition("_")[0])
+
+
 def holiday(folder):
     folder.mkdir()
     for name in ("flower.jpg", "china.jpg"):
@@ -155,6 +164,7 @@ INPUTS = {
     "photos/": photos,
     "more/": more,
     "holiday/": holiday,
+    "imagenet/": imagenet,
     "caltech101/": caltech,
     "crab.jpg": lambda path: shutil.copy([*of_caltech("crab")[24:25], example("china.jpg")][0], path),
     "flower.jpg": lambda path: shutil.copy(example("flower.jpg"), path),
