@@ -11,6 +11,7 @@ import importlib.util
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 
@@ -175,6 +176,18 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     plain = {_plain(candidate): candidate for candidate in known}
     matches = [plain[match] for match in difflib.get_close_matches(_plain(name), plain, n=count, cutoff=0.6)]
     return f"Did you mean {' or '.join(map(repr, matches))}?" if matches else ""
+
+
+def nearest_path(text: str) -> str:
+    """The hint for a mistyped path: what else its folder has, or `""`."""
+    path = Path(text)
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except (OSError, ValueError):
+        return ""
+    # The suffix, which is right, would make any two names alike.
+    names = [name for name in names if nearest(path.stem, [Path(name).stem])]
+    return nearest(path.name, names)
 
 
 def _plain(name: str) -> str:

@@ -102,6 +102,14 @@ def writing(path: Path, kind: type[VertebraError] = VertebraError) -> Iterator[N
         raise kind(f"{path} cannot be written ({error.strerror or error}). Give another place.") from error
 
 
+def no_folder(path: Path) -> str:
+    """What to do where the folder of a file is not there that a person has named."""
+    import shlex
+
+    folder = str(path.parent)
+    return f"there is no folder {folder!r} to write {path.name} in. Run: mkdir -p {shlex.quote(folder)}"
+
+
 def check_writable(path: Path) -> None:
     """Find out beforehand whether a file can be made in its folder.
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vertebra.card import CardError, locate_card, opened, read_card
-from vertebra.errors import UsageError, nearest, warn
+from vertebra.errors import UsageError, nearest_path, warn
 from vertebra.files import WEIGHT_SUFFIXES
 
 if TYPE_CHECKING:
@@ -294,26 +294,15 @@ def _nothing(text: str, command: str) -> str:
     source, colon, function = text.rpartition(":")
     if colon and _is_code(source):
         if not os.path.isfile(source):  # noqa: PTH113
-            return f"{source}: no such file. {_neighbour(source)}".rstrip()
+            return f"{source}: no such file. {nearest_path(source)}".rstrip()
         fault = f"{function!r} is no name of a function" if function else f"{text} names no function"
         return f"{fault}. Write {source}:NAME, the function that makes the network."
     if text.lower().endswith(".onnx") and ModelKind.EXPORTED in ACCEPTED[command]:
         advice = f"Make one with: vertebra export NAME --out {shlex.quote(text)}"
-        return f"{text}: no such file. {_neighbour(text) or advice}"
+        return f"{text}: no such file. {nearest_path(text) or advice}"
     if _is_file_name(text) or os.sep in text or (os.altsep or os.sep) in text:
-        return f"{text}: no such file or folder. {_neighbour(text) or _offer(command)}".replace("  ", " ")
+        return f"{text}: no such file or folder. {nearest_path(text) or _offer(command)}".replace("  ", " ")
     return f"{text!r} is no model. {_offer(command)}"
-
-
-def _neighbour(text: str) -> str:
-    """The hint for a mistyped path: what else its folder has."""
-    path = Path(text)
-    try:
-        names = [entry.name for entry in path.parent.iterdir()]
-    except (OSError, ValueError):
-        return ""
-    # The suffix, which is right, would make any two names alike.
-    return nearest(path.name, [name for name in names if nearest(path.stem, [Path(name).stem])])
 
 
 def _offer(command: str) -> str:

@@ -28,7 +28,7 @@ def test_text_page_and_strict(vertebra, photos, tmp_path):
     (photos / "cat" / "\x1b[31mbad.png").write_bytes(b"")
     done = vertebra("audit", photos)
     assert done.code == 0
-    assert "\\x1b[31mbad.png: empty" in done.out
+    assert "\\x1b[31mbad.png is empty" in done.out
     done = vertebra("audit", photos, "--strict")
     assert done.code == 1
     assert "1 photo cannot be used" in done.error

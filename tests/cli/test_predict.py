@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from vertebra import create_model, get_model_weights
 from vertebra.cli import predict as predict_module
 from vertebra.cli._output import print_json
+from vertebra.runtime.predictor import Predictor
 
 PHOTOS = Path(find_spec("sklearn").origin).parent / "datasets" / "images"
 CHINA, FLOWER = PHOTOS / "china.jpg", PHOTOS / "flower.jpg"
@@ -580,17 +581,27 @@ def test_coarse_decoding_changes_little(vertebra, tmp_path):
     assert math.isclose(exact[0]["probability"], coarse[0]["probability"], abs_tol=0.1)
 
 
+def test_a_mistyped_photo(vertebra, tiny_model, folder):
+    (folder / "ladybird.jpg").touch()
+    result = vertebra("predict", folder / "ladybrid.jpg", "--model", tiny_model)
+    assert (result.code, result.err.splitlines()[0]) == (
+        1,
+        f"vertebra: {folder}/ladybrid.jpg: no such file. Did you mean 'ladybird.jpg'?",
+    )
+
+
 def test_progress_on_a_terminal(vertebra, tiny_model, folder, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     result = vertebra("predict", folder, "--model", tiny_model)
     assert len(result.out.splitlines()) == 11
 
 
-def test_a_run_that_is_stopped_says_how_it_goes_on(vertebra, tiny_model, folder, tmp_path, monkeypatch):
-    def stopped(*arguments):
+@pytest.mark.parametrize("place", [(predict_module, "_deliver"), (Predictor, "predict_many")])
+def test_a_run_that_is_stopped_says_how_it_goes_on(vertebra, tiny_model, folder, tmp_path, monkeypatch, place):
+    def stopped(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(predict_module, "_deliver", stopped)
+    monkeypatch.setattr(*place, stopped)
     result = vertebra("predict", folder, "--model", tiny_model, "--out", tmp_path / "x.csv")
     assert result.code == 130
     assert "Go on with the same command and --resume." in result.err

@@ -82,7 +82,7 @@ def test_everything_is_found(messy):
         found.check()
     text = "\n".join(found.lines())
     for part in (
-        "cat/empty.jpg: empty (is empty)",
+        "cat/empty.jpg is empty",
         "bird (0)",
         "strip.png (500 × 60)",
         "imbalance 16.0",

@@ -90,13 +90,26 @@ def test_nothing_to_tell_apart(folder, tmp_path):
     with pytest.raises(DataError, match="1 class folders, all empty"):
         open_dataset(tmp_path / "empty")
     (tmp_path / "empty" / "1.jpg").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"1 other files, such as 1\.jpg"):
+    with pytest.raises(DataError, match=r"In no class folder, and left out: 1\.jpg\. Put"):
+        open_dataset(tmp_path / "empty")
+    for number in range(2, 6):
+        (tmp_path / "empty" / f"{number}.jpg").touch()
+    (tmp_path / "empty" / "film.mp4").write_bytes(b"\0\0\0\x18ftypmp42")
+    with pytest.raises(
+        DataError, match=r"left out: 5, such as 1\.jpg, 2\.jpg and 3\.jpg\. Left out, as no photos: a vid"
+    ):
         open_dataset(tmp_path / "empty")
     (tmp_path / "empty" / "Labels.CSV").touch()
     with pytest.raises(DataError, match=r"If Labels\.CSV has their labels, give .*/empty/Labels\.CSV instead\.$"):
         open_dataset(tmp_path / "empty")
     with pytest.raises(DataError, match="one class only, 'cat'"):
         open_dataset(folder(cat=2))
+
+
+def test_a_mistyped_folder(folder):
+    root = folder(cat=1, dog=1)
+    with pytest.raises(UsageError, match=rf"no folder, table or data set .*\. Did you mean '{root.name}'\?$"):
+        open_dataset(f"{root}s")
 
 
 @pytest.mark.parametrize("name", ["", "digit", "no/such/folder", "nothing"])

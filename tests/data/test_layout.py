@@ -384,6 +384,9 @@ def test_a_class_folder_is_no_wrapper(tree):
     assert found.classes == ("cat",)
     assert found.notes == ()
     assert "photos of one class only, 'cat'" in refusal(tree("cat/1.jpg"))
+    assert "needs at least two. In no class folder, and left out: 2.jpg and 3.jpg. Put" in refusal(
+        tree("cat/1.jpg", "2.jpg", "3.jpg")
+    )
 
 
 def test_photos_in_no_class_folder_are_told(tree):

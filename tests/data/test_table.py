@@ -14,6 +14,7 @@ from vertebra.data import DataError, open_dataset
 from vertebra.errors import UsageError, VertebraError
 
 NAMES = "train/training, val/valid/validation/dev/eval/evaluation, test/testing/tests"
+UTF8 = "Save the table as CSV in UTF-8, in Excel the type “CSV UTF-8”."
 PATHS = ["cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png"]
 
 
@@ -228,21 +229,24 @@ def test_excel_names_its_separator(read, refusal):
     ],
 )
 def test_what_is_no_text_is_said(refusal, content, what):
-    assert refusal(content) == f"TABLE is no table of text in UTF-8: {what}. Save it as CSV in UTF-8."
+    assert refusal(content) == f"TABLE is no table of text in UTF-8: {what}. {UTF8}"
 
 
 def test_latin_1_is_refused_where_it_stands(read, refusal, place):
     assert refusal(rows("caf\u00e9", "dog").encode("latin-1")) == (
-        "TABLE, line 2: the label 'café' (read as Latin-1) is no text in UTF-8. Save the table as CSV in UTF-8."
+        f"TABLE, line 2: the label 'café' (read as Latin-1) is no text in UTF-8. {UTF8}"
     )
     assert refusal("path,label,caf\u00e9\n".encode("latin-1")) == (
-        "TABLE is no table of text in UTF-8: line 1 has other bytes, as Latin-1 has them. Save it as CSV in UTF-8."
+        f"TABLE is no table of text in UTF-8: line 1 has other bytes, as Latin-1 has them. {UTF8}"
     )
     assert "line 2: the split 'tr\\xe4in'" not in refusal(
         rows("a", header="path,label,split", values=["tr\u00e4in"] * 4)
     )
     bytes_of_split = rows("a", header="path,label,split", values=["tr\u00e4in"] * 4).encode("latin-1")
-    assert "line 2: the split 'träin' (read as Latin-1) is no text in UTF-8." in refusal(bytes_of_split)
+    assert (
+        "line 2: the split 'träin' (read as Latin-1) is no text in UTF-8. Save the table as CSV in UTF-8, in Excel"
+        in refusal(bytes_of_split)
+    )
     missing = rows("a", "b").encode() + b"caf\xe9.png,a\n"
     assert "line 6: the path 'café.png' (read as Latin-1) is not there, and no text in UTF-8." in refusal(missing)
     (place / "caf\udce9.png").touch()

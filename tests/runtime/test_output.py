@@ -167,8 +167,10 @@ def test_a_link_to_itself(tmp_path, suffix):
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(OutputError, match=r"there is no folder .* to write out\.csv in"):
-        opened(tmp_path / "none" / "out.csv", top=1)
+    with pytest.raises(
+        OutputError, match=r"there is no folder .*/my files' to write out\.csv in\. Run: mkdir -p '.*/my files'$"
+    ):
+        opened(tmp_path / "my files" / "out.csv", top=1)
 
 
 def test_a_folder_in_the_way(tmp_path):

@@ -184,7 +184,7 @@ def test_a_polite_kill_is_a_ctrl_c(start, more_shapes, small_weights, tmp_path):
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    assert process.returncode == 143, errors
     assert re.search(r"stopped after step [\d,]+ of .*--resume", errors)
 
 

@@ -403,7 +403,7 @@ def test_a_signal_ends_the_run_after_its_step(number, photos, tmp_path):
     trainer._step = signalled
     with pytest.raises(Stopped, match="stopped after step 2 of 6") as caught:
         trainer.fit()
-    assert caught.value.exit_code == 130
+    assert caught.value.exit_code == 128 + number
     assert seen == [True]
     assert ("finishing the step; Ctrl-C again stops at once", 0, 1) in told
     assert signal.getsignal(number) is before

@@ -81,7 +81,7 @@ def test_what_there_is_to_know_of_the_photos(run):
     of_weights, *notes = run.metrics["notes"]
     assert "does not say how its network was trained; assumed: size 224, resize 256" in of_weights
     assert notes == [
-        "Left out: a photo, cross/broken.png, which cannot be used (is empty).",
+        "Left out: a photo that cannot be used, cross/broken.png, which is empty.",
         "Only 43 photos were held out, so these shares say little.",
     ]
     assert "top-5" not in run.report.read_text()  # of three classes

@@ -155,10 +155,12 @@ def check_out(option: str, path: Path, suffix: str) -> None:
     Raises:
         UsageError: another suffix, a folder that is not there, or a folder of that name.
     """
+    from vertebra.files import no_folder
+
     if path.suffix.lower() != suffix:
         raise UsageError(f"{option} is {str(path)!r}; its name must end in {suffix}.")
     if not path.parent.is_dir():
-        raise UsageError(f"{option} is {str(path)!r}, and there is no folder {str(path.parent)!r}. Make it first.")
+        raise UsageError(f"{option} is {str(path)!r}, and {no_folder(path)}")
     if path.is_dir():
         raise UsageError(f"{option} is {str(path)!r}, which is a folder. Give the name of a file.")
 

@@ -15,7 +15,7 @@ import typer
 
 from vertebra.cli._options import BitsOverCard, model_help
 from vertebra.cli._output import echo, print_json_list
-from vertebra.errors import ImageError, UsageError, VertebraWarning, printable
+from vertebra.errors import ImageError, UsageError, VertebraWarning, nearest_path, printable
 from vertebra.progress import progress
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def run(settings: Settings) -> None:
         # Loading may fetch half a gigabyte of weights: not for photos that are not there, where no earlier row counts.
         if not settings.resume and not any(photo.exists() for photo in found):
             _deliver(
-                (Prediction(photo.path, error=photo.error or f"{photo.path}: no such file") for photo in found),
+                (Prediction(photo.path, error=photo.error or _nothing_there(photo.path, count)) for photo in found),
                 settings,
                 count,
                 None,
@@ -149,12 +149,7 @@ def run(settings: Settings) -> None:
         with progress("predicting", bar=count is None or count > FEW) as show:
             start = time.perf_counter()
             results = _counted(predictor.predict_many(found, top=top, embed=settings.embed, count=count), count, show)
-            try:
-                tally = _deliver(results, settings, count, output)
-            except KeyboardInterrupt as stop:
-                if output is not None:
-                    stop.add_note("Go on with the same command and --resume.")
-                raise
+            tally = _deliver(results, settings, count, output)
             seconds = time.perf_counter() - start
     for note in [*passed_by, *predictor.notes.lines()]:
         typer.echo(f"vertebra: {printable(note)}", err=True)
@@ -165,6 +160,11 @@ def run(settings: Settings) -> None:
     if failed:
         where = f" Their column 'error' in {settings.out} says why." if output is not None else ""
         raise ImageError(f"{failed:,} of {total:,} photos could not be classified.{where}")
+
+
+def _nothing_there(path: str, count: int) -> str:
+    hint = nearest_path(path) if count <= FEW else ""  # each is searched for in its folder
+    return f"{path}: no such file. {hint}" if hint else f"{path}: no such file"
 
 
 def _standard_input() -> IO[bytes]:
@@ -237,7 +237,11 @@ def _output(settings: Settings, top: int, predictor: Predictor) -> Iterator[Outp
         unsure=predictor.card.threshold is not None,
         resume=settings.resume,
     ) as output:
-        yield output
+        try:
+            yield output
+        except KeyboardInterrupt as stop:
+            stop.add_note("Go on with the same command and --resume.")
+            raise
 
 
 def _counted(

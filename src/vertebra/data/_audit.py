@@ -187,7 +187,7 @@ class Audit:
             DataError: names them.
         """
         if self.problems:
-            example = f" The first is {self.broken[0].path} ({self.broken[0].reason})." if self.broken else ""
+            example = f" The first, {self.broken[0].path}, {self.broken[0].reason}." if self.broken else ""
             raise DataError(
                 f"{self.name}: {'; '.join(self.problems)}.{example} `vertebra audit` shows all. Correct them, or leave "
                 "--strict out."
@@ -229,7 +229,7 @@ class Audit:
                 if len(entries) > most:
                     lines.append(f"  … and {len(entries) - most:,} more")
 
-        tell("cannot be used", [f"{b.path}: {b.kind} ({b.reason})" for b in self.broken])
+        tell("cannot be used", [f"{b.path} {b.reason}" for b in self.broken])
         tell("folders passed by", self.unreadable)
         tell("same picture, different labels", [group.shown(splits=False) for group in self.contradictions])
         tell("same picture, different splits", [group.shown() for group in self.leaks])

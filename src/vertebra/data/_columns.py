@@ -12,7 +12,7 @@ from vertebra.photo_files import SUFFIXES as PHOTO_SUFFIXES
 
 from ._dataset import DataError
 from ._labels import KNOWN_SPLITS, SPLIT_SPELLINGS, Ignored, argument, as_latin1, is_text, split_of, split_within, tidy
-from ._table_file import Table
+from ._table_file import SAVE_AS_UTF8, Table
 
 # Names of columns, compared without case, spaces, hyphens and underscores; the first of all is the documented one.
 # Those of the second row count only where none of the first is there: numbers of photos and classes mostly stand
@@ -246,7 +246,9 @@ _READABLE = ("string", "large_string", "string_view", "bool")
 def _written(table: Table, index: int, row: int, value: Any) -> str | None:
     text = "" if _is_missing(value) else _text(value)
     if not is_text(text):
-        raise DataError(f"{table.source}, {table.where(row)}: the split {as_latin1(text)} is no text in UTF-8.")
+        raise DataError(
+            f"{table.source}, {table.where(row)}: the split {as_latin1(text)} is no text in UTF-8. {SAVE_AS_UTF8}"
+        )
     return text or None
 
 

@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vertebra.errors import UsageError, VertebraError, nearest
+from vertebra.errors import UsageError, VertebraError, nearest, nearest_path
 from vertebra.file_kinds import LEFT_OUT, kind_of_file
 
 SPLITS = ("train", "val", "test")
+# How the note of photos begins that lie beside class folders.
+IN_NO_CLASS = "In no class folder, and left out"
 
 
 class DataError(VertebraError):
@@ -136,7 +138,11 @@ def check_source(data: str | os.PathLike[str], **columns: str | None) -> Callabl
         )
     if text in _named.NAMES:
         return lambda ignore, training: _named.read_named(text, ignore=ignore)
-    hint = nearest(text, _named.NAMES) or f"Names that need no folder: {', '.join(sorted(_named.NAMES))}."
+    hint = (
+        nearest(text, _named.NAMES)
+        or nearest_path(text)
+        or f"Names that need no folder: {', '.join(sorted(_named.NAMES))}."
+    )
     raise UsageError(f"there is no folder, table or data set {text!r}. {hint}")
 
 
@@ -228,20 +234,29 @@ def check_labels(dataset: Dataset, classes: int = 2) -> Dataset:
     if not dataset.photos:
         reason = f" {dataset.unreadable[0]}." if dataset.unreadable else ""
         empty = f" It has {len(dataset.classes)} class folders, all empty." if dataset.classes else ""
-        others = f" There are {len(dataset.others)} other files, such as {dataset.others[0]}." if dataset.others else ""
-        kinds = "".join(f" {note}" for note in dataset.notes if note.startswith(LEFT_OUT))
+        # Photos in no class folder are among the other files, and a note says it: they are what the person looks for.
+        loose = _notes(dataset, IN_NO_CLASS)
+        count = len(dataset.others)
+        files = "is 1 other file" if count == 1 else f"are {count:,} other files"
+        others = f" There {files}, such as {dataset.others[0]}." if count and not loose else ""
         raise DataError(
-            f"{dataset.name} has no photos in class folders.{reason}{empty}{others}{kinds} Put the photos of each "
-            f"class in a folder named after it: photos/cat/1.jpg, photos/dog/2.jpg."
+            f"{dataset.name} has no photos in class folders.{reason}{empty}{loose}{others}{_notes(dataset, LEFT_OUT)} "
+            f"Put the photos of each class in a folder named after it: photos/cat/1.jpg, photos/dog/2.jpg."
             f"{instead_of_folders(dataset.others, dataset.root)}"
         )
     filled = [name for name, count in dataset.counts().items() if count]
     if len(filled) < classes:
         raise DataError(
-            f"{dataset.name} has photos of one class only, {filled[0]!r}; a classifier needs at least two. Put the "
-            f"photos of each class in a folder of its own.{instead_of_folders(dataset.others, dataset.root)}"
+            f"{dataset.name} has photos of one class only, {filled[0]!r}; a classifier needs at least "
+            f"two.{_notes(dataset, IN_NO_CLASS)} Put the photos of each class in a folder of its own."
+            f"{instead_of_folders(dataset.others, dataset.root)}"
         )
     return dataset
+
+
+def _notes(dataset: Dataset, begin: str) -> str:
+    """The notes of one kind, each after a space."""
+    return "".join(f" {note}" for note in dataset.notes if note.startswith(begin))
 
 
 def instead_of_folders(others: Sequence[str], root: Path) -> str:

@@ -26,7 +26,7 @@ from vertebra.photo_files import (
     is_photo,
 )
 
-from ._dataset import DataError, Dataset, Photo, instead_of_folders
+from ._dataset import IN_NO_CLASS, DataError, Dataset, Photo, instead_of_folders
 from ._labels import KNOWN_SPLITS, Ignored, is_text, join_names, split_of, split_within, tidy
 
 
@@ -331,7 +331,7 @@ def _tell_loose(folders: list[_Folder], walk: _Walk, notes: list[str]) -> None:
     loose = [walk.shown(path) for folder in folders for path in folder.photos]
     if loose:
         walk.others += loose
-        notes.append(f"In no class folder, and left out: {_some(loose)}.")
+        notes.append(f"{IN_NO_CLASS}: {_some(loose)}.")
 
 
 # Folders that are all called so are parts of one data set.

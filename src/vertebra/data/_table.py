@@ -21,7 +21,7 @@ from vertebra.photo_files import entries, is_folder
 from ._columns import Asked, check_split, choose_columns
 from ._dataset import DataError, Dataset, Photo
 from ._labels import Ignored, as_latin1, is_text, join_names, split_of, tidy
-from ._table_file import Table, read_parquet, read_text
+from ._table_file import SAVE_AS_UTF8, Table, read_parquet, read_text
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".parquet")
 
@@ -173,7 +173,7 @@ def _labels(table: Table, index: int, notes: list[str]) -> list[str]:
 
 def _check_label(label: str, where: str) -> None:
     if not is_text(label):
-        raise DataError(f"{where}: the label {as_latin1(label)} is no text in UTF-8. Save the table as CSV in UTF-8.")
+        raise DataError(f"{where}: the label {as_latin1(label)} is no text in UTF-8. {SAVE_AS_UTF8}")
     if tidy(label).casefold() in ("nan", "<na>", "nat", "#n/a") or re.fullmatch(r"#[A-Z/0]+[!?]", tidy(label)):
         raise DataError(
             f"{where}: the label is {label!r}, as programs write a missing one. Give a label, or leave such rows out "
@@ -256,9 +256,7 @@ class _Finder:
             self._read_as["with backslashes"] += 1
             return self.root / slashed  # its ending is added next
         if not is_text(name):
-            raise DataError(
-                f"{where}: the path {as_latin1(name)} is not there, and no text in UTF-8. Save it in UTF-8."
-            )
+            raise DataError(f"{where}: the path {as_latin1(name)} is not there, and no text in UTF-8. {SAVE_AS_UTF8}")
         return self.root / name
 
     def _alike(self, row: _Row, path: Path) -> Path:

@@ -27,6 +27,9 @@ _OTHERS = (
     (b"version https://git-lfs", "it is a Git LFS pointer; git lfs pull brings the file"),
 )
 
+# The type that Excel offers first is in the encoding of the system, Windows-1252 in western Europe.
+SAVE_AS_UTF8 = "Save the table as CSV in UTF-8, in Excel the type “CSV UTF-8”."
+
 
 @dataclass(frozen=True)
 class Table:
@@ -174,25 +177,22 @@ def _lines(path: Path) -> tuple[list[str], tuple[str, ...]]:
         raise DataError(f"{path} cannot be read ({error.strerror or error}).") from error
     for beginning, what in _OTHERS:
         if content.startswith(beginning):
-            raise DataError(f"{path} is no table of text in UTF-8: {what}. Save it as CSV in UTF-8.")
+            raise DataError(f"{path} is no table of text in UTF-8: {what}. {SAVE_AS_UTF8}")
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as Excel's "Unicode text" is
         try:
             text = content.decode("utf-16")
         except UnicodeDecodeError:
-            raise DataError(
-                f"{path} is no table of text in UTF-16, as which it begins. Save it as CSV in UTF-8."
-            ) from None
+            raise DataError(f"{path} is no table of text in UTF-16, as which it begins. {SAVE_AS_UTF8}") from None
         return re.split(r"\r\n|\n|\r", text), (f"{path.name} is read as UTF-16.",)
     if b"\0" in content:
-        raise DataError(f"{path} is no table of text in UTF-8: it holds NUL bytes. Save it as CSV in UTF-8.")
+        raise DataError(f"{path} is no table of text in UTF-8: it holds NUL bytes. {SAVE_AS_UTF8}")
     # The names of files may be any bytes; in all else they are refused once it is known where they stand.
     return re.split(r"\r\n|\n|\r", content.decode("utf-8-sig", errors="surrogateescape")), ()
 
 
 def _no_utf8(path: Path, number: int) -> DataError:
     return DataError(
-        f"{path} is no table of text in UTF-8: line {number + 1} has other bytes, as Latin-1 has them. Save it as CSV "
-        "in UTF-8."
+        f"{path} is no table of text in UTF-8: line {number + 1} has other bytes, as Latin-1 has them. {SAVE_AS_UTF8}"
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vertebra.card import CardError, locate_card, opened
 from vertebra.errors import UsageError, VertebraError
-from vertebra.files import check_writable, write_whole
+from vertebra.files import check_writable, no_folder, write_whole
 from vertebra.units import size
 
 
@@ -29,9 +29,8 @@ def check_target(path: Path) -> None:
         )
     if path.is_dir():
         raise UsageError(f"{path} is a folder. Give a file, for example {path / 'model.onnx'}")
-    folder = path.parent
-    if not folder.is_dir():
-        raise UsageError(f"there is no folder {str(folder)!r} to write {path.name} in. Run: mkdir -p '{folder}'")
+    if not path.parent.is_dir():
+        raise UsageError(no_folder(path))
     if path.exists():
         try:
             with opened(path) as file:

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from vertebra.errors import UsageError, VertebraError
-from vertebra.files import Lines, locked, replacing, write_whole
+from vertebra.files import Lines, locked, no_folder, replacing, write_whole
 
 from .formats import Csv, JsonLines, need_pyarrow, parquet_lines, parquet_record, text_of_path, write_parquet
 from .predictor import Prediction
@@ -438,7 +438,7 @@ class Output:
         if cure is not None:
             return f"{what}{f' for {self.path}' if full else ''}. {cure} and run the same command again."
         if isinstance(error, FileNotFoundError):
-            return f"there is no folder {str(self.path.parent)!r} to write {self.path.name} in. Make it."
+            return no_folder(self.path)
         return f"{what}. Give another place with --out."
 
 

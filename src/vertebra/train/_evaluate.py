@@ -28,7 +28,7 @@ from ._leaks import trained_notes
 from ._measure import Floats, Labels, weights_of
 from ._pass import look_and_run
 from ._report import Report, described
-from ._run import Calibration, Held, few, judge, pictures_of, unseen
+from ._run import Calibration, Held, cannot_be_used, few, judge, pictures_of, unseen
 from ._settings import Settings
 from ._trained import Trained, trained_among
 
@@ -90,7 +90,7 @@ class Evaluation:
         notes += unseen({c.name for c in classes if not c.photos}, len(classes), "these")
         notes += trained_notes(self.trained, self.held, self.shown)
         if self.broken:
-            notes.append(f"{len(self.broken):,} photos could not be used and are left out, such as {self.broken[0]}.")
+            notes.append(cannot_be_used(len(self.broken), self.broken[0]))
         return notes
 
     def write(self, path: Path) -> None:

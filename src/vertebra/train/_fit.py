@@ -74,6 +74,7 @@ class Trainer:
     lag: int | None = None  # steps that the host is ahead of the device's figures; None: 1 on a GPU
     now: Callable[[], float] = time.perf_counter  # seconds
     _stop: bool = field(default=False, init=False)
+    _signal: int = field(default=signal.SIGINT, init=False)  # that asked to stop
 
     def __post_init__(self) -> None:
         self.steps = steps_of_epoch(len(self.train.labels), self.settings)
@@ -173,7 +174,8 @@ class Trainer:
             if position.finished:
                 return
             if stop:
-                raise Stopped(f"stopped after step {position.step:,} of {self.total:,}. {self._go_on()}")
+                message = f"stopped after step {position.step:,} of {self.total:,}. {self._go_on()}"
+                raise Stopped(message, 128 + self._signal)
 
     def _stream(self, start: int) -> Iterator[Batch | str]:
         workers = self.settings.workers
@@ -384,7 +386,7 @@ class Trainer:
             return
 
         def ask(number: int, frame: Any) -> None:
-            self._stop = True
+            self._stop, self._signal = True, number
             self.tell("finishing the step; Ctrl-C again stops at once", 0, 1)
             if self.world.size == 1:  # torchrun sends each process a second one by itself
                 signal.signal(signal.SIGINT, signal.default_int_handler)

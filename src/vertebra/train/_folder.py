@@ -42,7 +42,9 @@ class TrainError(VertebraError):
 class Stopped(TrainError):  # noqa: N818
     """Ctrl-C, or a signal that asks to end; everything up to the last step is kept."""
 
-    exit_code = 130
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # 128 and the number of the signal, as a shell has it
 
 
 # --- making and holding it --------------------------------------------------------------------------------------------

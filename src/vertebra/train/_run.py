@@ -179,8 +179,7 @@ def remarks(data: Labelled, held: Sequence[Photo], settings: Settings, unmeasure
     if others := [name for name in data.audit.others if Path(name).parent.parts]:
         found.append(f"No photos, and left alone: {len(others):,} files in class folders, such as {others[0]}.")
     if broken := data.audit.broken:
-        count = f"{len(broken):,} photos, such as" if len(broken) > 1 else "a photo,"
-        found.append(f"Left out: {count} {broken[0].path}, which cannot be used ({broken[0].reason}).")
+        found.append(cannot_be_used(len(broken), f"{broken[0].path}, which {broken[0].reason}"))
     if contradictions := data.audit.contradictions:
         found.append(
             f"The same picture under different labels: {len(contradictions):,}, such as "
@@ -203,6 +202,12 @@ def remarks(data: Labelled, held: Sequence[Photo], settings: Settings, unmeasure
             "them, so it looks better than it is."
         )
     return found
+
+
+def cannot_be_used(count: int, first: str) -> str:
+    """What to know where photos were left out; `first` says of one of them why."""
+    photos = f"{count:,} photos that cannot be used, such as" if count > 1 else "a photo that cannot be used,"
+    return f"Left out: {photos} {first.rstrip('.')}."
 
 
 def unseen(without: set[str], count: int, among: str) -> list[str]:

@@ -15,7 +15,7 @@ from vertebra.errors import UsageError, VertebraError, nearest, need, needing
 from vertebra.files import write_whole
 from vertebra.model_argument import resolve_model
 from vertebra.model_table import networks
-from vertebra.stopping import terminable
+from vertebra.stopping import Terminated, terminable
 
 from ._classifier import Classifier
 from ._folder import (
@@ -239,7 +239,8 @@ def _stoppable(folder: Path) -> Iterator[None]:
     except KeyboardInterrupt as interrupt:
         if not (folder / SETTINGS).is_file():
             raise  # nothing has begun
-        raise Stopped(f"stopped. Go on with: {resume_command(folder)}") from interrupt
+        exit_code = interrupt.exit_code if isinstance(interrupt, Terminated) else 130
+        raise Stopped(f"stopped. Go on with: {resume_command(folder)}", exit_code) from interrupt
 
 
 def _is_finished(folder: Path) -> bool:
