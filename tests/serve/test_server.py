@@ -165,8 +165,11 @@ def test_calls_that_are_wrong(tiny_model):
 
 
 def test_a_port_that_is_taken(client, tiny_model):
+    before = set(threading.enumerate())
     with pytest.raises(UsageError, match=rf"{client.port} cannot be listened on .*--port 0"):
-        Service(Settings(models=(str(tiny_model),), port=client.port))
+        vertebra.serve(tiny_model, port=client.port)
+    # What still loads a model when the process ends aborts it.
+    assert set(threading.enumerate()) <= before
 
 
 def test_the_key_comes_from_the_environment(started, pngs):

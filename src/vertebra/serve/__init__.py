@@ -46,8 +46,13 @@ def run(settings: Settings, tell: Callable[[str], None] = lambda what: None) -> 
 
             # The engine loads in its thread while the web framework is imported in this one.
             shelf = Shelf(settings, tell).start()
-            from .server import Service
-        service = Service(settings, shelf)
+        try:
+            with needing("serve", "vertebra serve"):
+                from .server import Service
+            service = Service(settings, shelf)
+        except BaseException:
+            shelf.close()  # a thread that is still loading aborts a process that ends: exit code 134
+            raise
     tell(f"listening on {service.url}")
     service.run()
 
