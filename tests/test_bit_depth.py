@@ -339,7 +339,7 @@ def test_a_transparent_colour_of_16_bits():
         (tiff(ramp(10), 1, "u2", tags=[(258, 3, [10])]), "is a TIFF image whose kind of values is not decoded"),
         (tiff(ramp(8), 1, "u4", BIG), "is a TIFF image whose kind of values"),
         (b"\xff\xd8\xff\xc1\x00\x0b\x0c\x00\x10\x00\x10\x01\x01\x11\x00" + bytes(40), "is a JPEG of 12 bits"),
-        (b"\0\0\0\x18ftypheic" + bytes(100), "is a HEIC image, which is not decoded. Save it as a JPEG"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(100), "is a JPEG XL image, which is not decoded. Save it as a JPEG"),
     ],
 )
 def test_images_of_kinds_that_are_not_decoded_are_told_from_what_is_none(data, message):

@@ -330,6 +330,7 @@ def test_path_with_a_null_character():
         (b"Dear diary,\n", "is a text file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer, .*: run git lfs pull"),
         (b"\0\0\0\x18ftypheic" + bytes(40), "is a HEIC image that is damaged|is a HEIC image, and pillow-heif"),
+        (b"\xff\x0a" + bytes(40), r"is a JPEG XL image, which is not decoded\."),
         (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(40), r"is a JPEG XL image, which is not decoded\."),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", r"is a vector drawing \(SVG\), .*\. Export it as PNG"),
         ("Grüße\n".encode(), "is a text file"),

@@ -494,7 +494,8 @@ def _unsupported(file: IO[bytes], name: str) -> str | None:
     """What an image is that Pillow has no decoder for, or None for what may be none at all."""
     file.seek(0)
     head = file.read(1 << 16)
-    if (found := image_format(head)) is not None and found not in FORMATS:
+    found = "JPEG XL" if head.startswith(b"\xff\x0a") else image_format(head)  # bare; two bytes are too few elsewhere
+    if found is not None and found not in FORMATS:
         return f"is a {found} image, which is not decoded. Save it as a JPEG"
     if found is None and (kind := kind_of(head, name)) is not None:
         return kind.refusal
