@@ -61,6 +61,7 @@ def test_by_size_and_accuracy_alone(vertebra, monkeypatch):
     ("arguments", "message"),
     [
         (["choose", "--device", "none", "--max-ms", "5"], "max_ms is 5.0, and device is none"),
+        (["choose", "--device", "None", "--max-mb", "5"], "there are here, none, "),
         (["choose", "--device", "none", "--size", "160"], "size is 160, and device is none"),
         (["choose", "--device", "h10"], "Did you mean 'h100'"),
         (["choose", "--max-ms", "-1", "--device", "laptop"], "max_ms is -1"),

@@ -230,6 +230,6 @@ def find_device(key: str) -> Device:
     """
     known = devices()
     if key.lower() not in known:
-        hint = nearest(key, ["here", *known])
-        raise UsageError(f"there is no device {key!r}; there are here, {', '.join(known)}. {hint}")
+        names = ["here", "none", *known]
+        raise UsageError(f"there is no device {key!r}; there are {', '.join(names)}. {nearest(key, names)}".rstrip())
     return known[key.lower()]
