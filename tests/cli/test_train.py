@@ -169,6 +169,7 @@ def test_settings_from_a_file(vertebra, place, tmp_path):
         (("train", "{}", "--set", "emma=0.9"), "Did you mean 'ema'"),
         (("train", "{}", "--epochs", "3"), "epochs would do nothing"),
         (("train", "{}", "--set", "data=other"), "data is given twice"),
+        (("train", "{}", "--set", "out=runs/1"), "out is no setting. Give --out runs/1."),
         (("train", "{}", "--seed", "1", "--set", "seed = 2"), "seed is given twice: 1, and --set seed = 2. Leave one"),
         (("train", "{}", "--set", "folds=3", "--set", "folds=4"), "folds is given twice: 3, and --set folds=4."),
         (("train", "{}", "--method", "scratch", "--weights", "DEFAULT"), "weights would do nothing: scratch starts"),

@@ -87,13 +87,18 @@ def train(
         if not equals:
             raise UsageError(f"--set takes NAME=VALUE, got {entry!r}. For example: --set ema=0.999")
         name, parsed = name.strip(), _value(value.strip())
+        if name == "out":
+            raise UsageError(f"out is no setting. Give --out {value.strip()}.")
         if name in settings and settings[name] != parsed:
             raise UsageError(f"{name} is given twice: {settings[name]!r}, and --set {entry}. Leave one of them out.")
         settings[name] = parsed
     if config is not None:
         from vertebra.train import read_toml
 
-        settings = read_toml(config) | settings
+        kept = read_toml(config)
+        if "out" in kept:
+            raise UsageError(f"{config} has out, which is no setting. Leave it out, and give --out {kept['out']}.")
+        settings = kept | settings
     run(settings, out, resume)
 
 
