@@ -73,6 +73,7 @@ def test_a_run_keeps_how_its_table_is_read(vertebra, place, tiny_run, tiny_regis
     columns = ("--label-column", "species", "--image-root", "images")
     done = vertebra("train", "list.csv", "--out", "run", *weights, *columns)
     assert done.code == 0, done.err
+    assert f"Relative paths are looked up in {place}/images (as --image-root says)." in done.out
     assert "The label is read from the column 'species'." in done.out
     kept = tomllib.loads((place / "run" / "settings.toml").read_text("utf-8"))
     assert (kept["label_column"], kept["image_root"], kept["cwd"]) == ("species", "images", str(place))
@@ -83,6 +84,7 @@ def test_a_run_keeps_how_its_table_is_read(vertebra, place, tiny_run, tiny_regis
     assert done.code == 2
     done = vertebra("evaluate", place / "run", place / "list.csv", "--html", place / "page.html")
     assert done.code == 0, done.err
+    assert f"Relative paths are looked up in {place}/images (as --image-root says)." in done.out
     assert f"The table is read as the run's: --label-column species --image-root {place}/images." in done.out
     assert "36 of these 36 photos trained this classifier" in done.out
     page = (place / "page.html").read_text("utf-8")

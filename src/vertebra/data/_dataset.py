@@ -47,6 +47,11 @@ class Dataset:
         """Whether the data set says itself which photos to test on."""
         return any(photo.split is not None for photo in self.photos)
 
+    @property
+    def place(self) -> tuple[str, ...]:
+        """A sentence on where relative paths were looked up, of a table that has such paths."""
+        return (f"{self.looked_in[0].upper()}{self.looked_in[1:]}.",) if self.looked_in else ()
+
     def shown(self, path: Path) -> str:
         """How a path is written for people: relative to the root where it lies below it."""
         try:
@@ -248,8 +253,13 @@ def check_labels(dataset: Dataset, classes: int = 2) -> Dataset:
     if len(filled) < classes:
         raise DataError(
             f"{dataset.name} has photos of one class only, {filled[0]!r}; a classifier needs at least "
-            f"two.{_notes(dataset, IN_NO_CLASS)} Put the photos of each class in a folder of its own."
-            f"{instead_of_folders(dataset.others, dataset.root)}"
+            f"two.{_notes(dataset, IN_NO_CLASS)} "
+            + (
+                "Is another column the label? Give --label-column NAME."
+                if is_table(dataset.name)
+                else f"Put the photos of each class in a folder of its own."
+                f"{instead_of_folders(dataset.others, dataset.root)}"
+            )
         )
     return dataset
 

@@ -276,7 +276,7 @@ def _with_known_classes(dataset: Dataset, names: Sequence[str], path: Path, allo
         UsageError: there are some, and they may not be left out; or none is left.
     """
     labels = sorted({photo.label for photo in dataset.photos})
-    notes, labelled_by = dataset.notes, "class name"
+    notes, labelled_by = (*dataset.place, *dataset.notes), "class name"
     if is_imagenet(names):
         found = match_imagenet(labels, dataset.name)
         names = [

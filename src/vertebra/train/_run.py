@@ -172,7 +172,7 @@ def remarks(data: Labelled, held: Sequence[Photo], settings: Settings, unmeasure
         settings: of the run.
         unmeasured: photos that were held out and are in no figure.
     """
-    found = list(data.dataset.notes)
+    found = [*data.dataset.place, *data.dataset.notes]
     if unreadable := data.audit.unreadable:
         found.append(f"Passed by: {'; '.join(unreadable[:3])}{'; …' if len(unreadable) > 3 else ''}.")
     # A table or a text beside the class folders is common; in them it may have been meant for a photo.
