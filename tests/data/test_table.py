@@ -91,7 +91,67 @@ def test_a_comma_in_a_label_needs_quotes(read, refusal):
     assert labels(read(rows('"black, white"', '"a ""b"""'))) == ["black, white"] * 2 + ['a "b"'] * 2
     assert labels(read(rows(' "cat" ', " dog"))) == ["cat", "cat", "dog", "dog"]
     assert "line 3: it has 1 fields, and the first line names 2 columns" in refusal("path,label\ncat/0.png,a\nx\n")
-    assert "it has 3 fields" in refusal("path,label\ncat/0.png,a,\n")
+    assert "it has 4 fields" in refusal("path,label\ncat/0.png,a,,x\n")
+
+
+def test_separators_at_the_ends_of_lines(read, refusal):
+    found = read("path;label\n" + "".join(f"{path};{path[:3]};\n" for path in PATHS) + ";;;\n")
+    assert labels(found) == ["cat", "cat", "dog", "dog"]
+    assert found.notes == (
+        "The fields of list.csv are separated by semicolons.",
+        "Rows in which all fields are empty, and left out: 1, first in line 6.",
+        "Rows that end in more separators than the first line, with nothing behind them: 4, first in line 2.",
+    )
+    found = read("path,label,,\n" + "".join(f"{path},{path[:3]}\n" for path in PATHS))
+    assert found.notes == (
+        "Rows without the fields of the last columns, which have no name: 4, first in line 2.",
+        "Not read: the columns without a name.",
+    )
+    assert "it has 2 fields, and the first line names 3 columns" in refusal("path,label,note\ncat/0.png,a\n")
+    assert refusal("My animals\npath,label\ncat/0.png,a\n").endswith(
+        "it has 2 fields, and the first line names 1 columns. Leave out what stands above the line that names the "
+        "columns."
+    )
+
+
+def test_two_byte_order_marks(read):
+    assert read("\ufeff\ufeffpath,label\ncat/0.png,a\ndog/0.png,b\n").notes == ()
+
+
+def test_a_separator_that_is_said_and_wrong(refusal):
+    assert refusal("sep=;\npath,label\ncat/0.png,a\n") == (
+        "TABLE, line 1: semicolons separate the fields, it says, and in line 2 commas do. Write sep=,, or leave that "
+        "line out."
+    )
+
+
+def test_a_column_of_photos_is_proposed(refusal):
+    assert refusal("Bildname;Art\ncat/0.png;a\ndog/0.png;b\n") == (
+        "TABLE has no column 'path' (it has Bildname, Art). The column 'Bildname' has names of photos: give "
+        "--path-column Bildname, and --label-column NAME for that of the labels."
+    )
+    assert refusal("cell;class\ncat/0.png;a\ndog/0.png;b\n").endswith("give --path-column cell.")
+    assert refusal("cat/0.png 0\ndog/0.png 1\n", "list.txt") == (
+        "TABLE has no column 'path': its first line has a photo, cat/0.png. Put the names of the columns above it: "
+        "path,label or path,label,split."
+    )
+
+
+@pytest.mark.parametrize("one", ["1", "1.0"])
+def test_a_column_for_each_class_is_not_read(refusal, one):
+    zero = one.replace("1", "0", 1)
+    assert refusal(f"filename, cat, dog\ncat/0.png, {one}, {zero}\ndog/0.png, {zero}, {one}\n") == (
+        "TABLE has no column 'label', but 2 of zeros and ones ('cat', 'dog'), as where each class has one. Add a "
+        "column 'label' with the name of each photo's class; in pandas: table['label'] = "
+        "table[['cat', 'dog']].idxmax(axis=1)."
+    )
+    assert "--label-column NAME" in refusal("filename,kind,old,new\ncat/0.png,a,1,0\ndog/0.png,b,0,1\n")
+
+
+def test_numbers_with_decimals_are_told(read):
+    for values in (("0.5", "2.5"), ("-1.25", "1.0")):
+        assert any("each taken for the name of a class: 2, such as" in note for note in read(rows(*values)).notes)
+    assert any("each taken for the name of a class: 2" in note for note in read(rows('"0,5"', '"2,5"')).notes)
 
 
 @pytest.mark.parametrize(
@@ -282,6 +342,8 @@ def test_the_documented_columns(read, header):
         ("Image Path,category", "Image Path", "category"),
         ("file_name,Class-Name", "file_name", "Class-Name"),
         ("image,target", "image", "target"),
+        ("File.Name,Class.Label", "File.Name", "Class.Label"),
+        ("#filename,Class?", "#filename", "Class?"),
     ],
 )
 def test_other_names_of_columns_are_told(read, header, path, label):
@@ -330,11 +392,11 @@ def test_a_missing_label_is_no_class(read, refusal, name):
     assert found.notes == (f"Rows ignored, as asked: {name!r} (1).",)
 
 
-@pytest.mark.parametrize("name", ["None", "null", "NA", "n/a", "none"])
+@pytest.mark.parametrize("name", ["None", "null", "NA", "n/a", "none", "-", "?"])
 def test_a_class_whose_name_may_mean_none_is_told(read, name):
     assert read(rows("a", name)).notes == (
         f"{name!r} is taken for the name of a class; if it stands for a missing label, leave it out with --ignore "
-        f"{name}.",
+        f"{chr(34) + name + chr(34) if name == '?' else name}.",
     )
 
 
@@ -480,6 +542,7 @@ def test_parquet_takes_no_columns_from_its_folder(place, parquet):
         ("data-split", "train dev train dev", "train val train val"),
         ("purpose", "train test train test", "train test train test"),
         ("is_valid", "False True False 1", "train val train val"),
+        ("is_test", "FALSCH WAHR falsch WAHR", "train test train test"),
         ("is valid", "0 1.0 no Yes", "train val train val"),
         ("IsTest", "f t n y", "train test train test"),
         ("is_train", "true false 1 0", "train test train test"),
@@ -695,7 +758,7 @@ def test_a_table_whose_photos_are_elsewhere(refusal, read, place, monkeypatch):
         "TABLE: none of its 2 photos is there. The first, 9.png (line 2), was looked for as FOLDER/9.png. Paths are "
         "absolute, or relative to the folder of the table."
     )
-    for path in ("C:\\photos\\cat\\0.png", "/home/me/cat/0"):
+    for path in ("C:\\photos\\cat\\0.png", "/home/me/cat/0", "cat/0.jpeg"):
         assert refusal(f"path,label\n{path},a\ndog/9,b\n").endswith(" There is cat/0.png: write the path so.")
     for path in ("0", "0.png"):
         assert refusal(f"path,label\n{path},a\ndog/9,b\n").endswith(

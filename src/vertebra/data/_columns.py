@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +14,8 @@ from ._dataset import DataError
 from ._labels import KNOWN_SPLITS, SPLIT_SPELLINGS, Ignored, argument, as_latin1, is_text, split_of, split_within, tidy
 from ._table_file import SAVE_AS_UTF8, Table
 
-# Names of columns, compared without case, spaces, hyphens and underscores; the first of all is the documented one.
+# Names of columns, compared without case, spaces and signs (R writes dots for spaces); the first of all is the
+# documented one.
 # Those of the second row count only where none of the first is there: numbers of photos and classes mostly stand
 # beside their names.
 _PATHS = (
@@ -28,7 +29,7 @@ _PATHS = (
 _LABELS = (
     (
         *("label", "labels", "labelname", "class", "classes", "classname", "classlabel", "category", "categories"),
-        *("categoryname", "target", "targets", "targetname"),
+        *("categoryname", "target", "targets", "targetname", "imagelabel", "imageclass", "imagecategory"),
     ),
     ("species", "breed", "diagnosis", "labelid", "classid", "categoryid", "targetid", "classindex", "labelindex"),
 )
@@ -37,8 +38,9 @@ _SPLITS = ("split", "splits", "datasplit", "set", "subset", "partition", "part",
 # What columns are called that may say a split in a way that is not read.
 _LIKE_SPLITS = re.compile(r"^(k|cv|train|val|test)?folds?$|h[eo]ldout|split|(?<!s)train")
 _BOOLEANS = {
-    **dict.fromkeys(("true", "t", "yes", "y", "1", "1.0"), True),
-    **dict.fromkeys(("false", "f", "no", "n", "0", "0.0"), False),
+    # Spreadsheets write truth values in the language of their user.
+    **dict.fromkeys(("true", "t", "yes", "y", "1", "1.0", "wahr", "vrai", "verdadero", "vero", "waar"), True),
+    **dict.fromkeys(("false", "f", "no", "n", "0", "0.0", "falsch", "faux", "falso", "onwaar"), False),
 }
 
 
@@ -144,9 +146,8 @@ def _choose(
         found = next(filter(None, rows), [])
         # Parquet has images themselves in columns, too, and boxes in those of labels.
         found = [i for i in found if "<" not in table.kinds[i]] or found
-    there = [table.names[i] for i in here]
     if not found:
-        raise DataError(_without(table, wanted, there))
+        raise DataError(_without(table, wanted, here))
     if len(found) > 1:
         several = [table.names[i] for i in found]
         raise DataError(
@@ -160,14 +161,14 @@ def _choose(
 
 
 def _named(table: Table, here: Sequence[int], wanted: str, said: str) -> int:
-    """The column of a name, as it is written or else without case, spaces, hyphens and underscores.
+    """The column of a name, as it is written or else without case, spaces and signs.
 
     Raises:
         UsageError: there is none, or more than one.
     """
     names = [table.names[i] for i in here]
     found = [i for i in here if table.names[i] == tidy(said)]
-    found = found or [i for i in here if _key(table.names[i]) == _key(said)]
+    found = found or [i for i in here if _key(table.names[i]) == _key(said) != ""]
     if len(found) == 1:
         return found[0]
     how = f"{len(found)} columns" if found else "no column"
@@ -176,9 +177,11 @@ def _named(table: Table, here: Sequence[int], wanted: str, said: str) -> int:
     raise UsageError(f"{table.source} has {how} {said!r}{listed}, which --{wanted}-column asks for. {hint}".rstrip())
 
 
-def _without(table: Table, wanted: str, there: Sequence[str]) -> str:
+def _without(table: Table, wanted: str, here: Sequence[int]) -> str:
     """What is said where a column is missing."""
-    photo = next((name for name in there if name.lower().endswith(tuple(PHOTO_SUFFIXES))), None)
+    there = [table.names[i] for i in here]
+    words = (word for name in there for word in (name, *name.split()))
+    photo = next((word for word in words if _is_photo(word)), None)
     if photo is not None:
         return (
             f"{table.source} has no column {wanted!r}: its first line has a photo, {photo}. Put the names of the "
@@ -189,12 +192,54 @@ def _without(table: Table, wanted: str, there: Sequence[str]) -> str:
             f"{table.source} has no column {wanted!r}: its first line is one field, {there[0]!r}. Take away the quotes "
             f"around whole lines: {','.join(cut)}."
         )
+    if wanted == "label" and (one_hot := _one_hot(table, here)):
+        few = ", ".join(map(repr, one_hot[:3])) + (", …" if one_hot[3:] else "")
+        return (
+            f"{table.source} has no column 'label', but {len(one_hot)} of zeros and ones ({few}), as where "
+            "each class has one. Add a column 'label' with the name of each photo's class; in pandas: "
+            f"table['label'] = table[[{few}]].idxmax(axis=1)."
+        )
+    if meant := _of_photos(table, here) if wanted == "path" else []:
+        return (
+            f"{table.source} has no column 'path' (it has {', '.join(there)}). The column {meant[0]!r} has names of "
+            f"photos: give --path-column {argument(meant[0])}"
+            + ("." if _has_labels(there) else ", and --label-column NAME for that of the labels.")
+        )
     others = there if wanted == "path" else there[1:]
     which = f"If one of them is it, give --{wanted}-column NAME. " if others else ""
     return (
         f"{table.source} has no column {wanted!r} (it has {', '.join(there) or 'none'}). {nearest(wanted, there)} "
         f"{which}The first line names the columns: path,label or path,label,split."
     ).replace("  ", " ")
+
+
+def _is_photo(text: str) -> bool:
+    return text.strip().lower().endswith(tuple(PHOTO_SUFFIXES))
+
+
+def _has_labels(names: Sequence[str]) -> bool:
+    return any(_key(name) in known for name in names for known in _LABELS)
+
+
+def _of_photos(table: Table, here: Sequence[int]) -> list[str]:
+    """The columns whose first values are names of photos."""
+    return [table.names[i] for i in here if table.names[i] and _all(table, i, _is_photo)]
+
+
+def _one_hot(table: Table, here: Sequence[int]) -> list[str]:
+    """The columns of a table that has one for each class: two or more of zeros and ones, and no other but of paths."""
+    found = [i for i in here if _all(table, i, lambda text: text in ("0", "1", "0.0", "1.0"))]
+    known = {name for names in _PATHS for name in names}
+    others = [i for i in here if i not in found and table.names[i] and _key(table.names[i]) not in known]
+    return [table.names[i] for i in found] if len(found) > 1 and not others else []
+
+
+def _all(table: Table, index: int, test: Callable[[str], bool]) -> bool:
+    """Whether a test holds for each of a column's values, as far as they are text or numbers."""
+    if not re.match(r"(large_)?string|string_view|bool|u?int|float|double", table.kinds[index]):
+        return False
+    values = table.column(index)[:1000]
+    return bool(values) and all(test(_text(value)) for value in values)
 
 
 def _ways(wanted: str, names: Sequence[str]) -> str:
@@ -311,7 +356,7 @@ def _text(value: Any) -> str:
 
 
 def _key(name: str) -> str:
-    return re.sub(r"[\s_-]+", "", tidy(name).casefold())
+    return re.sub(r"[\W_]+", "", tidy(name).casefold())
 
 
 def _columns(names: Sequence[str]) -> str:
@@ -319,5 +364,5 @@ def _columns(names: Sequence[str]) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = [repr(name) if name else "without a name" for name in names]
+    shown = list(dict.fromkeys(repr(name) if name else "without a name" for name in names))
     return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)

@@ -166,7 +166,7 @@ def as_latin1(name: str) -> str:
 def stands_for_missing(name: str) -> bool:
     """Whether a label is what programs and people write where there is none."""
     letters = name.casefold()
-    if letters in ("nan", "<na>", "nat", "none", "null", "na", "n/a", "#n/a"):
+    if letters in ("nan", "<na>", "nat", "none", "null", "na", "n/a", "#n/a", "\\n", "-", "--", "---", "?", "??", "."):
         return True
     return re.sub(r"[\W_]", "", letters) in ("nolabel", "unlabeled", "unlabelled", "unannotated", "unsorted", "unsup")
 

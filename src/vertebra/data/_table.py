@@ -166,6 +166,12 @@ def _labels(table: Table, index: int, notes: list[str]) -> list[str]:
     if table.kinds[index] == "string" and found and all(re.fullmatch(r" *-?[0-9]+\.0+ *", label) for label in found):
         whole = True
         found = [label.strip().partition(".")[0] for label in found]
+    parts = [label for label in set(found) if re.fullmatch(r" *-?[0-9]+[.,][0-9]+ *", label)]
+    if not whole and len(parts) > 1:
+        notes.append(
+            f"Labels that are numbers with decimals, each taken for the name of a class: {len(parts):,}, such as "
+            f"{min(parts)!r}. Quantities are not learned as such here."
+        )
     if whole:
         notes.append(f"The labels are numbers with a decimal point, and read as whole ones, such as {found[0]!r}.")
     return found
@@ -372,6 +378,7 @@ class _Finder:
         parts = [part for part in name.split("/") if part]
         tails = ["/".join(parts[start:]) for start in range(len(parts))]
         tails += [f"{folder}/{parts[-1]}" for folder in folders if parts]
+        tails += [os.path.splitext(tail)[0] for tail in tails if tail.lower().endswith(tuple(PHOTO_SUFFIXES))]  # noqa: PTH122
         with_suffix = (f"{tail}{suffix}" for tail in tails for suffix in ("", *sorted(PHOTO_SUFFIXES)))
         return next((each for each in with_suffix if os.path.isfile(self._table.parent / each)), None)  # noqa: PTH113
 

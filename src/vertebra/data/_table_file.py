@@ -17,6 +17,7 @@ from ._dataset import DataError
 from ._labels import is_text
 
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars", " ": "spaces"}
+_MARK = "\ufeff"  # the byte order mark; what adds one to a file that has one leaves two
 # How files begin that are no text, and what to say of them.
 _OTHERS = (
     (b"\xff\xfe\0\0", "it is in UTF-32"),
@@ -69,19 +70,26 @@ def read_text(path: Path, fits: Callable[[Sequence[str]], bool]) -> Table:
         if separator != usual:
             notes += (f"The fields of {path.name} are separated by {_SEPARATORS[separator]}.",)
     header = _fields(lines[start], separator, path, start)
+    if start and len(header) == 1 and (others := [m for m in _SEPARATORS if m != " " and fits(lines[start].split(m))]):
+        raise DataError(
+            f"{path}, line {start}: {_SEPARATORS.get(separator, repr(separator))} separate the fields, it says, and "
+            f"in line {start + 1} {_SEPARATORS[others[0]]} do. Write sep={others[0]}, or leave that line out."
+        )
     if not is_text(lines[start]):
         raise _no_utf8(path, start)
     rows: list[list[str]] = []
     numbers: list[int] = []
     empty: list[int] = []
     several: list[int] = []
+    longer: list[int] = []
+    shorter: list[int] = []
     end = start + 1
     while end < len(lines):
         number, end = end, _end(lines, end)
         if not lines[number].strip(" "):
             continue
         fields = _fields(_joined(lines[number:end], separator, len(header), path, number), separator, path, number)
-        if len(fields) == len(header) and not any(field.strip() for field in fields):
+        if len(fields) >= len(header) and not any(field.strip() for field in fields):
             empty.append(number + 1)  # as spreadsheets write rows that were cleared
             continue
         if (
@@ -90,11 +98,15 @@ def read_text(path: Path, fits: Callable[[Sequence[str]], bool]) -> Table:
             and _has_row_numbers(lines[number:], separator, len(header), path)
         ):
             header = ["", *header]  # R's write.table names no column for them
+        if len(fields) > len(header) and not any(field.strip() for field in fields[len(header) :]):
+            fields = fields[: len(header)]
+            longer.append(number + 1)
+        elif len(fields) < len(header) and not any(name.strip() for name in header[len(fields) :]):
+            fields = [*fields, *[""] * (len(header) - len(fields))]
+            shorter.append(number + 1)
         if len(fields) != len(header):
-            raise DataError(
-                f"{path}, line {number + 1}: it has {len(fields)} fields, and the first line names {len(header)} "
-                f"columns. Put a value that contains {_SEPARATORS.get(separator, repr(separator))} in quotes: "
-                f'"black{separator} white".{_comment(lines[start], lines[number])}'
+            raise _wrong_fields(
+                len(fields), len(header), separator, f"{path}, line {number + 1}", lines[start], lines[number]
             )
         if fields == header:
             raise DataError(
@@ -107,6 +119,12 @@ def read_text(path: Path, fits: Callable[[Sequence[str]], bool]) -> Table:
             several.append(number + 1)
     if empty:
         notes += (f"Rows in which all fields are empty, and left out: {len(empty):,}, first in line {empty[0]}.",)
+    for what, found in (
+        ("that end in more separators than the first line, with nothing behind them", longer),
+        ("without the fields of the last columns, which have no name", shorter),
+    ):
+        if found:
+            notes += (f"Rows {what}: {len(found):,}, first in line {found[0]}.",)
     if several:
         notes += (f"Rows with a value of several lines: {len(several):,}, first in line {several[0]}.",)
     return Table(
@@ -183,11 +201,11 @@ def _lines(path: Path) -> tuple[list[str], tuple[str, ...]]:
             text = content.decode("utf-16")
         except UnicodeDecodeError:
             raise DataError(f"{path} is no table of text in UTF-16, as which it begins. {SAVE_AS_UTF8}") from None
-        return re.split(r"\r\n|\n|\r", text), (f"{path.name} is read as UTF-16.",)
+        return re.split(r"\r\n|\n|\r", text.lstrip(_MARK)), (f"{path.name} is read as UTF-16.",)
     if b"\0" in content:
         raise DataError(f"{path} is no table of text in UTF-8: it holds NUL bytes. {SAVE_AS_UTF8}")
     # The names of files may be any bytes; in all else they are refused once it is known where they stand.
-    return re.split(r"\r\n|\n|\r", content.decode("utf-8-sig", errors="surrogateescape")), ()
+    return re.split(r"\r\n|\n|\r", content.decode("utf-8", errors="surrogateescape").lstrip(_MARK)), ()
 
 
 def _no_utf8(path: Path, number: int) -> DataError:
@@ -231,6 +249,17 @@ def _joined(lines: Sequence[str], separator: str, columns: int, path: Path, numb
 
 def _is_photo(field: str) -> bool:
     return field.strip(' "').lower().endswith(tuple(PHOTO_SUFFIXES))
+
+
+def _wrong_fields(count: int, columns: int, separator: str, where: str, header: str, line: str) -> DataError:
+    remedy = (
+        f'Put a value that contains {_SEPARATORS.get(separator, repr(separator))} in quotes: "black{separator} white".'
+    )
+    if columns == 1:
+        remedy = "Leave out what stands above the line that names the columns."
+    return DataError(
+        f"{where}: it has {count} fields, and the first line names {columns} columns. {remedy}{_comment(header, line)}"
+    )
 
 
 def _comment(*lines: str) -> str:
