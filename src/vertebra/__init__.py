@@ -89,7 +89,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import a public name on its first use."""
     if name not in _EXPORTS:
-        raise AttributeError(f"module 'vertebra' has no attribute {name!r}")
+        from vertebra.timm_names import advice
+
+        raise AttributeError(f"module 'vertebra' has no attribute {name!r}{advice(name)}")
     module_name, extra = _EXPORTS[name]
     with needing(extra, f"vertebra.{name}"):
         module = import_module(module_name)

@@ -146,16 +146,59 @@ class TimmName:
         return f"there are no weights {self.tag!r} of {self.timm} here; there are {' and '.join(known)}."
 
 
+_WORKS = "timm's own works on the networks here: import timm.{0}"
+# Names in timm's package that are not here → what to write.
+_NOT_HERE = {
+    **{module: _WORKS.format(module) for module in ("data", "layers", "loss", "optim", "scheduler", "utils")},
+    "create_transform": "Write get_model_weights(NAME).DEFAULT.transforms().",
+    "get_pretrained_cfg": "Write create_model(NAME).pretrained_cfg, or get_model_weights(NAME).DEFAULT.",
+    "get_pretrained_cfg_value": "Write create_model(NAME).pretrained_cfg[KEY].",
+    "is_model_pretrained": "All networks of list_models() have weights; list_pretrained() has timm's tags of them.",
+    "load_checkpoint": "Write create_model(NAME, weights=PATH).",
+    "load_state_dict": "Write create_model(NAME, weights=PATH).",
+    "register_model": "Networks of one's own need no registry: export and inspect take any nn.Module.",
+    "set_exportable": "Every network can be exported as it is; leave it out.",
+    "set_scriptable": "TorchScript is not supported; write torch.export.export(network, (x,)).",
+}
+
+
+def advice(name: str) -> str:
+    """What to write instead of a name in timm's package that is not here, with a space before; "" for others."""
+    return f". {_NOT_HERE[name]}" if name in _NOT_HERE else ""
+
+
 def read_name(name: str, networks: Mapping[str, Any]) -> TimmName | None:
     """The network here that a name of timm's stands for, with or without a tag; None if there is none.
 
     `networks` are the names that are here.
     """
-    timm, _, tag = name.lower().partition(".")
+    timm, _, tag = name.strip().lower().partition(".")
     if timm in networks:
         return TimmName(timm, Alias(timm), tag)
     alias = ALIASES.get(timm)
     return None if alias is None else TimmName(timm, alias, tag or alias.tag)
+
+
+def differing_weights(network: str, arch: str = "") -> str:
+    """What timm's networks do otherwise than this one with the same tensors; "" for nothing.
+
+    `arch` is the name of timm's that the weights were saved from, "" where it is not known.
+    """
+    if network.startswith("efficientnet_lite"):
+        differs = (
+            f"timm's {network} pads symmetrically and has batch norm with eps=0.00001; {network} here as tf_{network}"
+        )
+        names = {f"tf_{network}": "", network: differs}
+    else:
+        names = {theirs: alias.differs for theirs, alias in ALIASES.items() if alias.name == network}
+        names.setdefault(network, "")
+        if network in ("efficientnet_b5", "efficientnet_b6", "efficientnet_b7"):
+            names[network] = _V2_EPS.format(network)
+    if arch in names:
+        differs = names[arch]
+        return f"They are those of {arch}: {differs}, so outputs differ." if differs else ""
+    cases = [f"those of timm's {theirs} ({differs})" for theirs, differs in names.items() if differs]
+    return f"Where they are {' or '.join(cases)}, outputs differ." if cases else ""
 
 
 def explain_unknown(name: str, networks: Mapping[str, Any]) -> str:

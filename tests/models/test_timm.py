@@ -2,10 +2,12 @@
 
 import copy
 import pickle
+import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -303,7 +305,11 @@ def test_tags_name_weights_that_are_here(monkeypatch: pytest.MonkeyPatch) -> Non
 
     taken: list[Any] = []
     registered = _registry._MODELS["resnet50"]
-    builder = lambda **options: taken.append(options["weights"])  # noqa: E731
+
+    def builder(**options: Any) -> Any:
+        taken.append(options["weights"])
+        return SimpleNamespace()
+
     monkeypatch.setitem(_registry._MODELS, "resnet50", _registry.replace(registered, builder=builder))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -438,3 +444,111 @@ def test_a_classifier_needs_pooling() -> None:
     for arguments in [(10,), (10, "")]:
         with pytest.raises(UsageError, match=r"reset_classifier\(10, global_pool='avg'\)"):
             net.reset_classifier(*arguments)
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("mobilenetv2_035", ""),
+        ("tf_efficientnet_lite0", r"timm's efficientnet_lite0 \(.*pads symmetrically"),
+        pytest.param("efficientnet_b0", r"timm's tf_efficientnet_b0 \(", marks=pytest.mark.slow),
+        pytest.param("vgg11_bn", "", marks=pytest.mark.slow),
+    ],
+)
+def test_checkpoints_of_timm_are_taken(name: str, said: str, tmp_path: Path) -> None:
+    theirs = timm.create_model(name, num_classes=5).eval()
+    file = tmp_path / "theirs.pth"
+    # Sorted, as safetensors does, so that the order of the names tells nothing; below a key and a prefix.
+    state = {f"module.{key}": value for key, value in sorted(theirs.state_dict().items())}
+    torch.save({"state_dict": state}, file)
+    with warnings.catch_warnings(record=True) as told, torch.no_grad():
+        warnings.simplefilter("always")
+        ours = create_model(name, weights=file).eval()
+        assert equal(theirs(X), ours(X))
+        ours.load_state_dict(theirs.state_dict())
+    assert re.search(said, " ".join(str(warning.message) for warning in told))
+    assert bool(told) is bool(said)
+
+
+def test_a_checkpoint_says_which_network_it_is_of(tmp_path: Path) -> None:
+    file = tmp_path / "theirs.pth"
+
+    def saved(arch: str, name: str) -> Any:
+        torch.save({"arch": arch, "state_dict": timm.create_model(name, num_classes=2).state_dict()}, file)
+        return file
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        create_model("mobilenetv2_035", weights=saved("mobilenetv2_035", "mobilenetv2_035"))
+        create_model("tf_efficientnet_lite0", weights=saved("tf_efficientnet_lite0.in1k", "tf_efficientnet_lite0"))
+        create_model("resnet18", weights=saved("resnet18.a1_in1k", "resnet18"))
+    with pytest.warns(VertebraWarning, match=r"those of efficientnet_lite0: .*pads symmetrically.*outputs differ"):
+        create_model("tf_efficientnet_lite0", weights=saved("efficientnet_lite0", "efficientnet_lite0"))
+    with pytest.warns(VertebraWarning, match=r"says arch='resnetblur18', and its weights are taken for resnet18"):
+        create_model("resnet18", weights=saved("resnetblur18", "resnetblur18"))
+
+
+@pytest.mark.parametrize(
+    ("network", "arch", "said"),
+    [
+        ("mobilenet_v2", "", ""),
+        ("efficientnet_b4", "efficientnet_b4", ""),
+        ("efficientnet_b4", "tf_efficientnet_b4", "They are those of tf_efficientnet_b4: timm's pads"),
+        ("efficientnet_b6", "efficientnet_b6", r"eps=0\.00001; efficientnet_b6 with 0\.001"),
+        ("efficientnet_v2_s", "", r"timm's tf_efficientnetv2_s \(.*timm's efficientnetv2_s \("),
+    ],
+)
+def test_what_timm_computes_otherwise(network: str, arch: str, said: str) -> None:
+    from vertebra.timm_names import differing_weights
+
+    found = differing_weights(network, arch)
+    assert re.search(said, found)
+    assert bool(found) is bool(said)
+
+
+# --- attributes -------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_pooling_and_dropout_are_read_and_not_set(pair: Callable[..., Any]) -> None:
+    theirs, ours = pair("resnet18")
+    features = ours.forward_features(X)
+    assert equal(theirs.global_pool(features), ours.global_pool(features))
+    assert ours.drop_rate == theirs.drop_rate == 0.3
+    with meta_build():
+        for name, rate in (("mobilenet_v2", 0.2), ("googlenet", 0.2), ("vgg11", 0.5), ("densenet121", 0.0)):
+            assert create_model(name).drop_rate == rate
+        assert isinstance(create_model("resnet18", num_classes=0, global_pool="").global_pool, nn.Identity)
+    for name, value in (("global_pool", nn.Identity()), ("drop_rate", 0.5)):
+        with pytest.raises(UsageError, match=rf"{name} cannot be set to"):
+            setattr(ours, name, value)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11", "efficientnet_b1", "densenet121", "tf_efficientnetv2_s"])
+def test_the_size_of_the_last_map_is_known(name: str) -> None:
+    with meta_build(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        net = create_model(name)
+        size = net.pretrained_cfg["input_size"]
+        maps = net.forward_features(torch.empty(1, *size, device="meta"))
+    assert net.pretrained_cfg["pool_size"] == tuple(maps.shape[2:])
+
+
+def test_a_tag_decides_the_preprocessing() -> None:
+    with meta_build():
+        for tag, resize in (("tv_in1k", 256), ("tv2_in1k", 232)):
+            assert create_model(f"resnet50.{tag}").pretrained_cfg["crop_pct"] == 224 / resize
+        assert create_model("tv_resnet50").pretrained_cfg["tag"] == "IMAGENET1K_V1"
+
+
+def test_names_with_spaces_and_names_that_are_timms() -> None:
+    with meta_build():
+        assert create_model(" resnet18 ").num_classes == 1000
+    assert list_models("mobilenetv2_0*") == ["mobilenetv2_035", "mobilenetv2_050", "mobilenetv2_075"]
+    assert list_models("tf_efficientnet_lite*") == [f"tf_efficientnet_lite{i}" for i in range(3)]
+    for name, advice in (("optim", r"import timm\.optim"), ("get_pretrained_cfg", r"create_model\(NAME\)\.pretrained")):
+        with pytest.raises(AttributeError, match=advice):
+            getattr(vertebra, name)

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from vertebra.errors import UsageError, WeightsError, warn
 
 from ._timm import NoClassifier, TimmMethods, checked_pooling, is_zero, unpooled_head
+from ._timm_weights import named_as_here
 
 if TYPE_CHECKING:
     from ._origin import Origin
@@ -301,6 +302,11 @@ class ConvNet(TimmMethods, nn.Module):
         return state_dict
 
     @classmethod
+    def _own_names(cls, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Keys of older checkpoints, and of timm's → this family's."""
+        return cls.convert_state_dict(named_as_here(cls, state_dict))
+
+    @classmethod
     def options_of(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
         """Arguments for the network that these tensors were saved from, as far as their shapes tell."""
         stem = state_dict.get(f"{cls._stem}.weight")
@@ -346,7 +352,7 @@ class ConvNet(TimmMethods, nn.Module):
             if strict:
                 raise WeightsError(text)
             warn(text)
-        return super().load_state_dict(self.convert_state_dict(state_dict), strict=strict, assign=assign)
+        return super().load_state_dict(self._own_names(state_dict), strict=strict, assign=assign)
 
     def reset_stem(self, in_channels: int) -> None:
         """Let the first convolution take `in_channels` channels, keeping what it has learnt.

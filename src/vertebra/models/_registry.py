@@ -19,9 +19,9 @@ from vertebra.card import Card
 from vertebra.errors import UsageError, WeightsError, nearest, warn
 from vertebra.model_table import FAMILIES as FAMILIES
 from vertebra.model_table import check_family
-from vertebra.timm_names import TAGS, TimmName, explain_unknown, read_name
+from vertebra.timm_names import ALIASES, TAGS, TimmName, explain_unknown, read_name
 
-from . import _checkpoint
+from . import _checkpoint, _timm_weights
 from ._base import ConvNet, check_count
 from ._origin import Origin
 from ._state_dict import fitting, load_state_dict, meta_build
@@ -125,7 +125,7 @@ def build(
     cls = _network_class(network)
 
     def fit(candidate: Candidate) -> tuple[N, Mapping[str, Tensor]]:
-        state = cls.convert_state_dict(candidate.tensors)
+        state = cls._own_names(candidate.tensors)
         model = _shaped(network, cls, state, dict(assumed or {}) | _known(candidate.untold, cls) | options, path)
         said = candidate.untold.get("low_resolution")
         if said is None and _has_low_stem(model, state):
@@ -144,12 +144,15 @@ def build(
             return list(network(**dict(assumed or {}) | options).state_dict())
 
     def lacking(tensors: Mapping[str, Any]) -> list[str]:
-        return _lacking_head(names(), cls.convert_state_dict(tensors), cls._head)
+        return _lacking_head(names(), cls._own_names(tensors), cls._head)
 
-    candidate, (model, state) = fitting_weights(content, cls._stem, cls._head, fit, lacking)
+    candidate, (model, state) = fitting_weights(
+        content, ((cls._stem, cls._head), *_timm_weights.marks(cls)), fit, lacking
+    )
     asked = options if low_resolution is None else options | {"low_resolution": low_resolution}
     said = _known(candidate.untold, cls, "low_resolution")
     _tell_options(path, said, asked, assumed if isinstance(source, Path) else None)
+    _timm_weights.tell_difference(content, candidate.tensors, _name_of(weights_enum), cls)
     if low_resolution is None and model.untold["low_resolution"] and "low_resolution" not in candidate.untold:
         warn(f"'{path}' has first kernels of 3 × 3, so reset_resolution() is taken to have been called on its network.")
     if not mapped:  # of a mapped file that would read every page, most of which nobody needs yet
@@ -266,7 +269,7 @@ def _read_name(name: Any) -> TimmName:
         raise UsageError(f"the model's name is {name!r}; it must be a word such as 'resnet50'.")
     found = read_name(name, _MODELS)
     if found is None:
-        raise UsageError(explain_unknown(name, _MODELS))
+        raise UsageError(explain_unknown(name.strip(), _MODELS))
     return found
 
 
@@ -327,7 +330,10 @@ def create_model(
         )
     channels = None if in_channels == 3 else in_channels
     options = {**found.alias.options, **options}
-    return _MODELS[name].builder(weights=weights, num_classes=num_classes, in_channels=channels, **options)
+    network = _MODELS[name].builder(weights=weights, num_classes=num_classes, in_channels=channels, **options)
+    if found.tag and not found.unknown_tag:  # what the tag names decides the preprocessing, also without its values
+        network._default = (name, _MODELS[name].weights[found.weights("DEFAULT")])
+    return network
 
 
 def _pretrained_weights(found: TimmName, weights: Any, options: Mapping[str, Any]) -> Any:
@@ -418,6 +424,8 @@ def list_models(
     (`list_models("*res*")`, `list_models("*res*", "resnet")`, `list_models(module="resnet", exclude_filters="*101*")`)
     are understood.
 
+    Where patterns fit none of these names but timm's for networks that are here ("mobilenetv2_*"), they are those.
+
     Args:
         where: in the first place, `module`, or patterns as in `include`.
         include: shell patterns of names to keep, for example "resnet*"; after patterns in the first place, a family.
@@ -467,7 +475,9 @@ def list_models(
 
     if include_tags:
         return sorted(f"{name}.{tag}" for name, tags in TAGS.items() for tag in tags if wanted(name, tag))
-    return sorted(name for name in _MODELS if wanted(name, ""))
+    here = sorted(name for name in _MODELS if wanted(name, ""))
+    # Patterns that fit none of these names may be of timm's, which `create_model` takes, too.
+    return here or sorted(name for name in ALIASES if patterns and wanted(name, ""))
 
 
 def _texts(value: Iterable[str] | str | None) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -61,6 +61,11 @@ _NO_NORM_LAYER = ("vgg", "googlenet", "densenet")
 _WITH_DROPOUT = ("vgg", "googlenet", "mobilenetv2", "efficientnet")  # a module of theirs before the classifier
 _DILATION = {32: None, 16: (False, False, True), 8: (False, True, True)}  # of ResNet, by output_stride
 _POOLINGS = ("avg", "")
+# Attributes of timm's that scripts set, and that are none here → what to write.
+_SET_OTHERWISE = {
+    "global_pool": "For the last feature map write reset_classifier(0, global_pool=''), and pool it yourself.",
+    "drop_rate": "Give create_model drop_rate=….",
+}
 _WITH_PREVIOUS = 99999  # of a pattern of timm's groups: what it matches is of the group before
 
 
@@ -258,6 +263,25 @@ class TimmMethods:
         """`in_channels`."""
         return self._network().in_channels
 
+    @property
+    def global_pool(self) -> Callable[[Tensor], Tensor]:
+        """`pool`, or with `global_pool=""` a function that returns its argument."""
+        return self._network().pool if self._global_pool else nn.Identity()
+
+    @property
+    def drop_rate(self) -> float:
+        """Probability to drop a value before the classifier."""
+        network = self._network()
+        head = getattr(network, network._head, None)
+        layers = [*(() if head is None else head.modules()), getattr(network, "dropout", None)]
+        found = [layer.p for layer in layers if isinstance(layer, nn.Dropout)]
+        return found[-1] if found else self._head_dropout
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _SET_OTHERWISE:  # nothing here would read it
+            raise UsageError(f"{name} cannot be set to {value!r} here. {_SET_OTHERWISE[name]}")
+        super().__setattr__(name, value)
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """`set_activation_checkpointing`."""
         self._network().set_activation_checkpointing(enable)
@@ -375,6 +399,7 @@ class TimmMethods:
         card = None if origin is None else origin.card
         preprocessing = member.preprocessing if card is None else card.preprocessing
         size = preprocessing.crop_size
+        side = -(-size // network.stages[-1].stride)
         found = {
             "architecture": name,
             "tag": member.name if card is None else None,
@@ -386,7 +411,7 @@ class TimmMethods:
             "crop_mode": "center",
             "mean": preprocessing.mean,
             "std": preprocessing.std,
-            "pool_size": None,
+            "pool_size": (side, side),  # of the last feature map; fastai pools the maps itself where it is told
             "first_conv": network._stem,
         }
         if self._feature_info is None:

@@ -8,7 +8,7 @@ the same prefix. `DistributedDataParallel`, `torch.compile`, Lightning, timm and
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -48,8 +48,7 @@ class Candidate:
 
 def fitting_weights(
     content: Content,
-    stem: str,
-    head: str,
+    marks: Sequence[tuple[str, str]],
     fit: Callable[[Candidate], N],
     lacking: Callable[[Mapping[str, Any]], list[str]],
 ) -> tuple[Candidate, N]:
@@ -59,8 +58,8 @@ def fitting_weights(
 
     Args:
         content: of the file.
-        stem: path of the first convolution; its weight marks where a network's names begin.
-        head: path of the classifier, which blocks whose first layer is called like the network's do not have.
+        marks: paths of the first convolution, whose weight marks where a network's names begin, and of the classifier,
+            which blocks whose first layer is called like the network's do not have; here, and where it differs in timm.
         fit: called with what may be the weights.
         lacking: called with tensors that may be the network without its classifier; gives the names that the classifier
             would have, or none where they are not.
@@ -69,9 +68,10 @@ def fitting_weights(
         WeightsError: none fit, or several do that differ; `fit` raises it for what does not fit.
     """
     path = content.path
-    candidates = list(_candidates(content, stem, head))
+    candidates = [candidate for stem, head in marks for candidate in _candidates(content, stem, head)]
     if not candidates:
-        _refuse_headless(content, stem, head, lacking)
+        for stem, _ in marks:
+            _refuse_headless(content, stem, marks[0][1], lacking)
         candidates = [_whole(content)]
     fitting: list[tuple[Candidate, N]] = []
     errors: list[tuple[Candidate, WeightsError]] = []

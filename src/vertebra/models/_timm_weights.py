@@ -1,0 +1,123 @@
+"""timm's names of tensors → torchvision's, where the layers are the same: MobileNetV2, EfficientNet and VGG.
+
+ResNet's and DenseNet's names are the same in both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from vertebra.errors import warn
+from vertebra.timm_names import differing_weights, read_name
+
+from ._checkpoint import Content
+
+_BLOCK = re.compile(r"blocks\.(\d+)\.(\d+)\.(\w+)\.(.+)")
+# The layers of timm's blocks in the order in which they run, each with the batch norm behind it.
+_WIDENED = (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("se", ""), ("conv_pwl", "bn3"))
+_DEPTHWISE = (("conv_dw", "bn1"), ("se", ""), ("conv_pw", "bn2"))  # of a block that does not widen
+_FUSED = (("conv_exp", "bn1"), ("se", ""), ("conv_pwl", "bn2"))
+_SINGLE = (("conv", "bn1"),)
+_SQUEEZE = {"conv_reduce": "fc1", "conv_expand": "fc2"}
+_VGG = {"pre_logits.fc1": "classifier.0", "pre_logits.fc2": "classifier.3", "head.fc": "classifier.6"}
+
+Names = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
+def marks(cls: type) -> tuple[tuple[str, str], ...]:
+    """First convolution and classifier of the class's networks in timm, where they have other names there."""
+    found = _family(cls)
+    return () if found is None else (found[0],)
+
+
+def named_as_here(cls: type, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The tensors by torchvision's names; unchanged where they do not have timm's."""
+    found = _family(cls)
+    return tensors if found is None else found[1](tensors)
+
+
+def tell_difference(content: Content, tensors: Mapping[str, Any], network: str, cls: type) -> None:
+    """Warn where a file says that its weights are another network's, or where timm's compute something else with them.
+
+    Training scripts of timm and others save the network's name as "arch".
+    """
+    said = content.value.get("arch") if isinstance(content.value, Mapping) else None
+    arch = said.lower().partition(".")[0] if isinstance(said, str) else ""
+    known = read_name(arch, {network: None})
+    if arch and (known is None or known.alias.name != network):
+        warn(
+            f"'{content.path}' says arch={said!r}, and its weights are taken for {network}. Where its layers are "
+            "others, the network predicts something else than the one that was saved."
+        )
+        return
+    if named_as_here(cls, tensors) is not tensors and (told := differing_weights(network, arch)):
+        warn(f"'{content.path}' has timm's names. {told}")
+
+
+def _family(cls: type) -> tuple[tuple[str, str], Names] | None:
+    return next((_FAMILIES[base.__name__] for base in cls.__mro__ if base.__name__ in _FAMILIES), None)
+
+
+def _vgg(tensors: Mapping[str, Any]) -> Mapping[str, Any]:
+    if "head.fc.weight" not in tensors:
+        return tensors
+    renamed = {}
+    for name, value in tensors.items():
+        module, _, kind = name.rpartition(".")
+        # timm's first two linear layers are convolutions of 7 × 7 and 1 × 1.
+        flat = module in _VGG and kind == "weight" and getattr(value, "ndim", 0) == 4
+        renamed[f"{_VGG.get(module, module)}.{kind}"] = value.flatten(1) if flat else value
+    return renamed
+
+
+def _efficientnet(tensors: Mapping[str, Any]) -> Mapping[str, Any]:
+    return _mobile(tensors, one_stage=False)
+
+
+def _mobilenetv2(tensors: Mapping[str, Any]) -> Mapping[str, Any]:
+    return _mobile(tensors, one_stage=True)
+
+
+def _mobile(tensors: Mapping[str, Any], *, one_stage: bool) -> Mapping[str, Any]:
+    if "conv_stem.weight" not in tensors:
+        return tensors
+    layers: dict[tuple[int, int], set[str]] = {}
+    for name in tensors:
+        if found := _BLOCK.fullmatch(name):
+            layers.setdefault((int(found[1]), int(found[2])), set()).add(found[3])
+    last = 1 + (len(layers) if one_stage else len({stage for stage, _ in layers}))
+    modules = {"conv_stem": "features.0.0", "bn1": "features.0.1", "classifier": "classifier.1"}
+    modules |= {"conv_head": f"features.{last}.0", "bn2": f"features.{last}.1"}
+    for number, (stage, block) in enumerate(sorted(layers), start=1):
+        here = f"features.{number}.conv" if one_stage else f"features.{stage + 1}.{block}.block"
+        for theirs, ours in _block_names(layers[stage, block], one_stage):
+            modules[f"blocks.{stage}.{block}.{theirs}"] = f"{here}.{ours}"
+    return {_renamed(name, modules): value for name, value in tensors.items()}
+
+
+def _block_names(layers: set[str], one_stage: bool) -> Iterator[tuple[str, str]]:
+    """(timm's, ours) for each module of a block. MobileNetV2's last convolution and norm are in no Sequential."""
+    order = _WIDENED if "conv_pwl" in layers else _DEPTHWISE if "conv_dw" in layers else _SINGLE
+    order = _FUSED if "conv_exp" in layers else order
+    there = [(layer, norm) for layer, norm in order if layer in layers]
+    for i, (layer, norm) in enumerate(there):
+        if layer == "se":
+            yield from ((f"se.{theirs}", f"{i}.{ours}") for theirs, ours in _SQUEEZE.items())
+            continue
+        flat = one_stage and i == len(there) - 1
+        yield layer, f"{i}" if flat else f"{i}.0"
+        yield norm, f"{i + 1}" if flat else f"{i}.1"
+
+
+def _renamed(name: str, modules: Mapping[str, str]) -> str:
+    module, _, kind = name.rpartition(".")
+    return f"{modules.get(module, module)}.{kind}"
+
+
+_FAMILIES: dict[str, tuple[tuple[str, str], Names]] = {
+    "EfficientNet": (("conv_stem", "classifier"), _efficientnet),
+    "MobileNetV2": (("conv_stem", "classifier"), _mobilenetv2),
+    "VGG": (("features.0", "head"), _vgg),
+}
