@@ -64,7 +64,7 @@ _POOLINGS = ("avg", "")
 # Attributes of timm's that scripts set, and that are none here → what to write.
 _SET_OTHERWISE = {
     "global_pool": "For the last feature map write reset_classifier(0, global_pool=''), and pool it yourself.",
-    "drop_rate": "Give create_model drop_rate=….",
+    "drop_rate": "Give create_model drop_rate=…, of a DenseNet dropout=….",
 }
 _WITH_PREVIOUS = 99999  # of a pattern of timm's groups: what it matches is of the group before
 
