@@ -14,6 +14,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import vertebra
 from vertebra.card import Preprocessing, read_card
@@ -197,6 +198,17 @@ def test_torch_s_exporter_writes_what_the_tracer_does_not(tmp_path: Path, capfd:
 # --- what is refused or told -----------------------------------------------------------------------------------------
 
 
+def pruned(network: Small) -> nn.Module:
+    prune.random_unstructured(network.head, "weight", 0.5)
+    return network
+
+
+def pairs_only(logits: Tensor) -> Tensor:
+    """Fails as what `torch.export.export` made does on another number of images than it was made with."""
+    assert len(logits) in (2, 1009), "two images at a time"
+    return logits
+
+
 class Mixing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.reshape(-1, 5)
@@ -217,8 +229,18 @@ class Mixing(nn.Module):
         (Small, {"network_options": {"transform_input": True}}, r"is built already, so transform_input"),
         (lambda: Small(channels=1), {}, r"takes 1 channels.*RGB"),
         (lambda: Small(1), {}, r"one class.*num_classes=2"),
-        (lambda: Then(lambda y: y.softmax(1)), {}, r"ends in a softmax of its own.*Leave that layer out\."),
+        (lambda: Then(lambda y: y.softmax(1)), {}, r"ends in a softmax of its own.*Return what is before it"),
+        (lambda: Then(pairs_only), {}, r"torch itself cannot run the network at batch size 1 \(two images at a time"),
         (lambda: nn.Sequential(Small(), nn.Sigmoid()), {}, r"ends in a sigmoid.*several classes"),
+        (lambda: Then(lambda y: (y.softmax(1) + y.flip(1).softmax(1)) / 2), {}, r"gives probabilities.*mean"),
+        (lambda: Then(lambda y: y.exp() / y.exp().sum(1, keepdim=True)), {}, r"gives probabilities"),
+        (lambda: pruned(Small()), {}, r"cannot be copied.*torch\.nn\.utils\.prune\.remove\(layer, 'weight'\)"),
+        (Small, {"classes": {"ant", "bee", "cat", "elk", "fox"}}, r"classes is a set, which has no order"),
+        (Small, {"classes": 5}, r"classes is 5; give a list of names"),
+        (Small, {"classes": ["ant", "bee", "cat", None, "fox"]}, r"classes\[3\] is None; the name of a class is text"),
+        (Small, {"classes": ["ant", "bee", " ", "elk", "fox"]}, r"classes\[2\] is ' '"),
+        (Small, {"classes": dict(zip("abcde", (1, 2, 3, 4, 5), strict=True))}, r"indices are not 0 to 4, each once"),
+        (Small, {"classes": dict(zip("abcde", "vwxyz", strict=True))}, r"indices are not 0 to 4"),
         (lambda: Then(lambda y: (y, y)), {}, r"gives a tuple of 2; it must give a tensor of logits"),
         (lambda: Then(lambda y: {"out": y}), {}, r"gives a dict of 'out'"),
         (lambda: Then(lambda y: y[:, :, None]), {}, r"a tensor \(2, 5, 1\)"),
@@ -230,7 +252,7 @@ class Mixing(nn.Module):
     ],
 )
 def test_what_cannot_be_exported(network: Any, options: dict[str, Any], message: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises((UsageError, ExportError), match=message):
         export(network(), tmp_path / "m.onnx", **({"preprocessing": PREPROCESSING} | options))
     assert not list(tmp_path.iterdir())
 
@@ -238,6 +260,12 @@ def test_what_cannot_be_exported(network: Any, options: dict[str, Any], message:
 def test_a_network_that_mixes_the_images_of_a_batch(tmp_path: Path) -> None:
     with pytest.raises((UsageError, ExportError), match=r"gives a tensor \(4, 5\) of torch.float32 for 2 images"):
         export(nn.Sequential(Small(10), Mixing()), tmp_path / "m.onnx", preprocessing=PREPROCESSING)
+
+
+def test_a_network_whose_result_is_of_all_images_of_a_batch(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"for an image alone than .* mixes the images of a batch"):
+        export(Then(lambda y: y - y.mean(0)), tmp_path / "m.onnx", preprocessing=PREPROCESSING)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_quantised_network(tmp_path: Path) -> None:
@@ -277,6 +305,16 @@ def test_classes_from_a_file_and_by_name(tmp_path: Path) -> None:
     for classes in (tmp_path / "classes.txt", str(tmp_path / "classes.txt")):
         card = prepare(Small(), preprocessing=PREPROCESSING, classes=classes).card
         assert card.classes == ("ant", "bee", "cat", "elk", "fox")
+    names = ("fox", "ant", "elk", "bee", "cat")
+    for given in (
+        {"ant": 1, "bee": 3, "cat": 4, "elk": 2, "fox": 0},  # as ImageFolder.class_to_idx, not in order
+        {index: names[index] for index in (4, 2, 0, 1, 3)},
+        {str(index): names[index] for index in (4, 2, 0, 1, 3)},  # id2label in a JSON file
+        iter(names),
+        np.array(names),
+    ):
+        assert prepare(Small(), preprocessing=PREPROCESSING, classes=given).card.classes == names, given
+    assert prepare(Small(), preprocessing=PREPROCESSING, classes=range(5)).card.classes == tuple("01234")
     thousand = prepare(Small(1000), preprocessing=PREPROCESSING, classes="imagenet").card.classes
     assert thousand is not None and thousand[0] == "tench"
 
@@ -399,7 +437,8 @@ def test_timm_s_networks_say_how_their_photos_are_prepared(tmp_path: Path) -> No
     card = report.card
     assert card.preprocessing == Preprocessing.from_timm(network) and card.preprocessing.crop_size == 160
     assert card.architecture == "test_resnet" and card.classes is None and card.licence == "apache-2.0"
-    assert "it has 4 outputs and test_resnet.r160_in1k 1000" in text and "size 160, resize 168" in text
+    assert "it has 4 outputs and the pretrained_cfg of test_resnet.r160_in1k says 1000" in text
+    assert "size 160, resize 168" in text
     images = drawn_photos(2, 160)
     probabilities, embedding, features = outputs(report.path, images)
     np.testing.assert_allclose(probabilities, expected(network, images, card.preprocessing), atol=1e-5)
@@ -420,3 +459,7 @@ def test_timm_s_label_names() -> None:
     network.head, network.num_classes = nn.Linear(12, 4), 4  # type: ignore[assignment]
     prepared, text = told(lambda: prepare(network))
     assert prepared.card.classes is None and "0 to 3" in text
+    network.num_classes = 3  # type: ignore[assignment] # only the head was set
+    prepared, text = told(lambda: prepare(network))
+    assert prepared.card.classes is None and "0 to 3, since its classifier was replaced" in text
+    assert "it has 4 outputs and the pretrained_cfg of small.mine says 3" in text

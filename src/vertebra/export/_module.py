@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ class Known:
     source: str = ""  # what the preprocessing is of
     doubt: str = ""  # why it may not hold; "": it holds
     unnamed: str = ""  # why the classes have no names, where the weights have some
+    outputs: int | None = None  # how many the weights have, where another number says that its values are others
 
 
 def prepare_module(
@@ -74,6 +75,7 @@ def prepare_module(
     preprocessing = _view_of(module, asked, known.preprocessing)
     network = module if isinstance(module, ConvNet) and is_family(module) else deployable(module, preprocessing)
     count = network.num_classes
+    known = _of_so_many(known, count)
     card = known.card
     told = []
     if known.preprocessing is None and (assumed := assumed_input(asked, preprocessing, module)):
@@ -306,14 +308,7 @@ def _of_timm(network: nn.Module, config: Mapping[str, Any], architecture: str | 
     """A network of timm's."""
     published = str(config.get("architecture") or type(network).__name__.lower())
     label = f"{published}.{config['tag']}" if config.get("tag") else published
-    count, outputs = config.get("num_classes"), getattr(network, "num_classes", None)
-    names = config.get("label_names")
-    doubt = unnamed = ""
-    if isinstance(count, int) and isinstance(outputs, int) and count != outputs:
-        doubt = f"it has {outputs} outputs and {label} {count}, so it was trained further, or will be"
-        unnamed, names = "its classifier was replaced", None
-    elif names is None:
-        unnamed = f"the pretrained_cfg of {label} names none"
+    count, names = config.get("num_classes"), config.get("label_names")
     return Known(
         architecture or published,
         Preprocessing.from_timm(config),
@@ -321,6 +316,18 @@ def _of_timm(network: nn.Module, config: Mapping[str, Any], architecture: str | 
         provenance=WeightSource(f"{label} of timm, not verified"),
         licence=config.get("license"),
         source=f"the pretrained_cfg of {label}",
-        doubt=doubt,
-        unnamed=unnamed,
+        unnamed="" if names is not None else f"the pretrained_cfg of {label} names none",
+        outputs=count if isinstance(count, int) else None,
+    )
+
+
+def _of_so_many(known: Known, count: int) -> Known:
+    """What is known of a network that has `count` outputs, whatever its num_classes says: its head may be another."""
+    if known.outputs in (None, count):
+        return known
+    return replace(
+        known,
+        classes=None,
+        doubt=f"it has {count} outputs and {known.source} says {known.outputs}, so it was trained further, or will be",
+        unnamed="its classifier was replaced",
     )

@@ -102,6 +102,12 @@ class Observed(nn.Module):
                 "Export the classifier alone, or wrap it in a module whose forward() returns them."
             )
         self.num_classes = logits.shape[1]
+        if self.num_classes > 1 and _are_probabilities(logits):
+            raise UsageError(
+                "the network gives probabilities, whose sum is 1 for each image, so it ends in a softmax of its own or "
+                "in their mean, and the softmax of an exported file takes logits. Return what is before it, or the "
+                "logarithm of the probabilities."
+            )
         embedding = None
         for path, module, args, output in reversed(calls):
             if isinstance(module, nn.Linear) and _is_same(output, logits) and args[0].ndim == 2:
@@ -140,6 +146,10 @@ def _is_mean_of(features: Tensor, output: Tensor) -> bool:
 def _is_same(output: Any, logits: Tensor) -> bool:
     same = isinstance(output, Tensor) and output.numel() == logits.numel()
     return same and output.data_ptr() == logits.data_ptr()
+
+
+def _are_probabilities(outputs: Tensor) -> bool:
+    return bool((outputs >= 0).all()) and torch.allclose(outputs.sum(1), torch.ones(len(outputs)), atol=1e-4)
 
 
 def logits_of(output: Any) -> Tensor:
@@ -246,8 +256,14 @@ def deployable(network: nn.Module, preprocessing: Preprocessing) -> ConvNet | Ob
     try:
         twin = _plain(copy.deepcopy(network)).to("cpu", torch.float32).eval().requires_grad_(False)
     except Exception as error:  # a module may raise whatever it likes
+        hint = (
+            " Where its values are computed from others, make them plain first: torch.nn.utils.prune.remove(layer, "
+            "'weight'), torch.nn.utils.remove_weight_norm(layer)."
+            if "graph leaves" in str(error)
+            else ""
+        )
         raise UsageError(
-            f"the network cannot be copied to the CPU in float32 ({type(error).__name__}: {first_line(error)})."
+            f"the network cannot be copied to the CPU in float32 ({type(error).__name__}: {first_line(error)}).{hint}"
         ) from error
     if isinstance(twin, ConvNet) and is_family(twin):
         return twin

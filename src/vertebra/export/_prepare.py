@@ -20,7 +20,7 @@ from vertebra.models._weights import published, resolve
 from vertebra.weight_files import cached_path
 
 from ._module import prepare_module
-from ._prepared import LICENCES, Prepared, assumed_input, class_names, finished, same_order, view, words
+from ._prepared import LICENCES, ClassNames, Prepared, assumed_input, class_names, finished, same_order, view, words
 from ._weight_values import digest_of
 
 
@@ -29,7 +29,7 @@ def prepare(
     *,
     weights: Any = "DEFAULT",
     architecture: str | None = None,
-    classes: Sequence[str] | str | Path | None = None,
+    classes: ClassNames | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     provenance: WeightSource | None = None,
     metrics: Mapping[str, Any] | None = None,
@@ -56,8 +56,9 @@ def prepare(
             the published weights that it has or was trained from, a member of our or torchvision's enums or its name.
         architecture: name of the network that a file is for, or that the card is to give for a network of one's own.
             None: what the file says.
-        classes: names in the order of the logits, a text file with one a line, or "imagenet". None: those of the file
-            or the published weights, or numbers.
+        classes: names in the order of the logits, a mapping of name to index (`ImageFolder.class_to_idx`) or of index
+            to name, a text file with one a line, or "imagenet". None: those of the file or the published weights, or
+            numbers.
         preprocessing: None: that of the file, the published weights, or the architecture's default weights. A mapping
             replaces fields of that; a `crop_size` alone takes `resize_size` with it.
         provenance: what the card says of the weights of a network of one's own.

