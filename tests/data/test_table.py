@@ -142,8 +142,11 @@ def test_a_column_for_each_class_is_not_read(refusal, one):
     zero = one.replace("1", "0", 1)
     assert refusal(f"filename, cat, dog\ncat/0.png, {one}, {zero}\ndog/0.png, {zero}, {one}\n") == (
         "TABLE has no column 'label', but 2 of zeros and ones ('cat', 'dog'), as where each class has one. Add a "
-        "column 'label' with the name of each photo's class; in pandas: table['label'] = "
-        "table[['cat', 'dog']].idxmax(axis=1)."
+        "column 'label' with the name of each photo's class, in pandas: table['label'] = "
+        "table.iloc[:, 1:3].idxmax(axis=1)."
+    )
+    assert refusal(f"filename,cat,dog\ncat/0.png,{one},{one}\ndog/0.png,{zero},{one}\n").endswith(
+        "In line 2 not exactly one of them is 1, but a photo has one class here: add a column 'label' that says which."
     )
     assert "--label-column NAME" in refusal("filename,kind,old,new\ncat/0.png,a,1,0\ndog/0.png,b,0,1\n")
 

@@ -193,11 +193,21 @@ def _without(table: Table, wanted: str, here: Sequence[int]) -> str:
             f"around whole lines: {','.join(cut)}."
         )
     if wanted == "label" and (one_hot := _one_hot(table, here)):
-        few = ", ".join(map(repr, one_hot[:3])) + (", …" if one_hot[3:] else "")
+        names = [table.names[i] for i in one_hot]
+        several = next((row for row, ones in enumerate(_ones(table, one_hot)) if ones != 1), None)
+        span = f"{one_hot[0]}:{one_hot[-1] + 1}"
+        how = (
+            f": table['label'] = table.iloc[:, {span}].idxmax(axis=1)" if _is_span(one_hot) else ", with idxmax(axis=1)"
+        )
         return (
-            f"{table.source} has no column 'label', but {len(one_hot)} of zeros and ones ({few}), as where "
-            "each class has one. Add a column 'label' with the name of each photo's class; in pandas: "
-            f"table['label'] = table[[{few}]].idxmax(axis=1)."
+            f"{table.source} has no column 'label', but {len(names)} of zeros and ones "
+            f"({', '.join(map(repr, names[:3]))}{', …' if names[3:] else ''}), as where each class has one. "
+            + (
+                f"Add a column 'label' with the name of each photo's class, in pandas{how}."
+                if several is None
+                else f"In {table.where(several)} not exactly one of them is 1, but a photo has one class here: add a "
+                "column 'label' that says which."
+            )
         )
     if meant := _of_photos(table, here) if wanted == "path" else []:
         return (
@@ -226,19 +236,28 @@ def _of_photos(table: Table, here: Sequence[int]) -> list[str]:
     return [table.names[i] for i in here if table.names[i] and _all(table, i, _is_photo)]
 
 
-def _one_hot(table: Table, here: Sequence[int]) -> list[str]:
+def _one_hot(table: Table, here: Sequence[int]) -> list[int]:
     """The columns of a table that has one for each class: two or more of zeros and ones, and no other but of paths."""
-    found = [i for i in here if _all(table, i, lambda text: text in ("0", "1", "0.0", "1.0"))]
+    found = [i for i in here if _all(table, i, lambda text: text in ("0", "1", "0.0", "1.0"), whole=True)]
     known = {name for names in _PATHS for name in names}
     others = [i for i in here if i not in found and table.names[i] and _key(table.names[i]) not in known]
-    return [table.names[i] for i in found] if len(found) > 1 and not others else []
+    return found if len(found) > 1 and not others else []
 
 
-def _all(table: Table, index: int, test: Callable[[str], bool]) -> bool:
-    """Whether a test holds for each of a column's values, as far as they are text or numbers."""
+def _ones(table: Table, indices: Sequence[int]) -> list[float]:
+    """How many of the columns are 1, for each row."""
+    return [sum(map(float, row)) for row in zip(*map(table.column, indices), strict=True)]
+
+
+def _is_span(indices: Sequence[int]) -> bool:
+    return list(indices) == list(range(indices[0], indices[-1] + 1))
+
+
+def _all(table: Table, index: int, test: Callable[[str], bool], *, whole: bool = False) -> bool:
+    """Whether a test holds for a column's first values, or for the whole of it, of text or numbers."""
     if not re.match(r"(large_)?string|string_view|bool|u?int|float|double", table.kinds[index]):
         return False
-    values = table.column(index)[:1000]
+    values = table.column(index)[: None if whole else 1000]
     return bool(values) and all(test(_text(value)) for value in values)
 
 
