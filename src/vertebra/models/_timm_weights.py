@@ -69,7 +69,7 @@ def _vgg(tensors: Mapping[str, Any]) -> Mapping[str, Any]:
         # timm's first two linear layers are convolutions of 7 × 7 and 1 × 1.
         flat = module in _VGG and kind == "weight" and getattr(value, "ndim", 0) == 4
         renamed[f"{_VGG.get(module, module)}.{kind}"] = value.flatten(1) if flat else value
-    return renamed
+    return dict(sorted(renamed.items()))  # the last linear layer tells the number of classes
 
 
 def _efficientnet(tensors: Mapping[str, Any]) -> Mapping[str, Any]:
