@@ -300,14 +300,19 @@ def _select(graph: Graph, op: Op) -> str:
     return graph.node("Gather", graph.value(op.inputs[0]), graph.constant(np.int64(a["index"])), axis=a["dim"])
 
 
-def _side(kind: str) -> Writer:
-    """A side of one more, or one less."""
+def _unsqueeze(graph: Graph, op: Op) -> str:
+    axes = graph.constant(np.array([arguments(op)["dim"]], np.int64))
+    return graph.node("Unsqueeze", graph.value(op.inputs[0]), axes)
 
-    def write(graph: Graph, op: Op) -> str:
-        axes = graph.constant(np.array([arguments(op)["dim"]], np.int64))
-        return graph.node(kind, graph.value(op.inputs[0]), axes)
 
-    return write
+def _squeeze(graph: Graph, op: Op) -> str:
+    """Without sides of 1, of those that are named or of all; torch leaves others as they are, which ONNX refuses."""
+    shape, dims = op.inputs[0].shape, arguments(op).get("dim")
+    named = range(len(shape)) if dims is None else [dims] if isinstance(dims, int) else dims
+    axes = sorted({dim % len(shape) for dim in named if shape[dim] == 1})
+    if not axes:
+        return _same(graph, op)
+    return graph.node("Squeeze", graph.value(op.inputs[0]), graph.constant(np.array(axes, np.int64)))
 
 
 def _along(kind: str) -> Writer:
@@ -374,8 +379,8 @@ WRITERS: dict[str, Writer] = {
     "unbind": _unbind,
     "slice": _slice,
     "select": _select,
-    "unsqueeze": _side("Unsqueeze"),
-    "squeeze": _side("Squeeze"),
+    "unsqueeze": _unsqueeze,
+    "squeeze": _squeeze,
     "_softmax": _along("Softmax"),
     "_safe_softmax": _along("Softmax"),  # which is another where all of a row is masked; nothing here masks
     "_log_softmax": _along("LogSoftmax"),

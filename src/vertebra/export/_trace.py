@@ -112,7 +112,9 @@ def _check_logits(found: Trace) -> None:
     """Refuse a network whose own last step makes probabilities: of these the softmax would make others."""
     makers = {ref: op for op in found.ops for ref in op.outputs if op.is_view or not op.in_place}
     op = makers[found.outputs[0]]  # the softmax of the file
-    while op.inputs and (op := makers.get(op.inputs[0], op)) is not None:
+    # What changes nothing gives back its input, and so is its own maker; the parameters and the image have none.
+    while op.inputs and (maker := makers.get(op.inputs[0], op)) is not op:
+        op = maker
         if op.name not in ("div", "view", "alias", "detach", "clone", "_to_copy", "squeeze"):
             break
     if op.name in ("_softmax", "sigmoid") and found.outputs[0] not in op.outputs:
