@@ -2,8 +2,9 @@
 
 Changed is what differs from the branch's base (origin/main, or main) and what git does not know yet; on main without
 changes, the last commit. Nearest are the changed tests themselves, then the tests named after a changed module, then
-those that import it, then those that import what imports it. How long each takes is in seconds.json beside this file,
-which `python tests/affected.py --record build/junit.xml` writes after `pytest -n 2 --junitxml build/junit.xml`.
+those that import it, then those that import what imports it; of other files, the tests that name them. Those over all
+modules' imports and first lines run with any module. How long each takes is in seconds.json beside this file, which
+`python tests/affected.py --record build/junit.xml` writes after `pytest -n 2 --junitxml build/junit.xml`.
 
 This needs no data base of earlier runs, so it works in a fresh clone; what it leaves out, `make test` runs.
 """
@@ -29,6 +30,11 @@ BUDGET = 80.0  # seconds of tests, by the record; two processes share them
 FAR = 3  # imports from a changed module to a test; what is behind more is everything
 LONG = 4.0  # seconds from which a test is left out of a file that does not fit as a whole
 UNKNOWN = 2.0  # seconds of a file that the record lacks
+# Of every module: which way it imports, and what CONTRIBUTING.md says of it.
+OF_EVERY_MODULE = tuple(
+    f"tests/test_imports.py::{name}"
+    for name in ("test_imports_flow_one_way", "test_contributing_has_the_rooms_of_today")
+)
 
 
 # --- what has changed -------------------------------------------------------------------------------------------------
@@ -92,6 +98,8 @@ def graph() -> tuple[set[str], dict[str, set[str]], dict[str, set[str]], dict[st
         for other in imported(path, module):
             if other in modules and other != module:
                 importers[other].add(module)
+    for command in (SOURCE / "cli").glob("[a-z]*.py"):  # imported by its name when it is invoked
+        importers[f"vertebra.cli.{command.stem}"].add("vertebra.cli._app")
     tests = [path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*.py")]
     readers: dict[str, set[str]] = defaultdict(set)
     namesakes: dict[str, set[str]] = defaultdict(set)
@@ -110,6 +118,7 @@ def nearest(paths: Iterable[str]) -> dict[str, int]:
     """
     modules, importers, readers, namesakes = graph()
     tests = [path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*.py")]
+    texts = {test: (ROOT / test).read_text("utf-8") for test in tests}
     rooms = set()
     found: dict[str, int] = {}
 
@@ -120,6 +129,8 @@ def nearest(paths: Iterable[str]) -> dict[str, int]:
     for path in paths:
         if path in tests:
             reached(path, 0)
+        elif path in ("tests/affected.py", "tests/seconds.json"):
+            reached("tests/test_affected.py", 0)
         elif path.startswith("tests/"):  # a fixture, or data of tests: those of its folder
             for test in tests:
                 if test.startswith(path.rpartition("/")[0] + "/"):
@@ -128,11 +139,17 @@ def nearest(paths: Iterable[str]) -> dict[str, int]:
             rooms.add(path.split("/")[2])
             if path.endswith(".py"):
                 waiting.append((0, module_of(path)))
-            else:  # a template or another file that the modules of its room read
+            else:  # a template or another file that the modules of its room read, or one at the top
                 room = path.split("/")[2]
+                own = [file for file in SOURCE.glob("*.py") if f'"{room}"' in file.read_text("utf-8")]
                 waiting += [(1, module) for module in modules if module.split(".")[1:2] == [room]]
-        elif path.startswith(("docs/", "README")):
-            reached("tests/test_docs.py", 1)
+                waiting += [(1, f"vertebra.{file.stem}") for file in own]
+        else:
+            if path.startswith("docs/"):
+                reached("tests/test_docs.py", 1)
+            for test, text in texts.items():
+                if Path(path).name in text:
+                    reached(test, 1)
     seen: set[str] = set()
     heapq.heapify(waiting)
     while waiting:
@@ -202,12 +219,16 @@ def main() -> int:
         record(options.record)
         return 0
     known = json.loads(RECORD.read_text("utf-8")) if RECORD.is_file() else {"files": {}, "long": {}}
-    files, deselected, left_out = chosen(nearest(changed(options.base)), known["files"], known["long"], options.budget)
+    paths = changed(options.base)
+    files, deselected, left_out = chosen(nearest(paths), known["files"], known["long"], options.budget)
+    if any(path.startswith("src/vertebra/") and path.endswith(".py") for path in paths):
+        files += [test for test in OF_EVERY_MODULE if test.partition("::")[0] not in files]
     if not files:
         sys.stdout.write("No test is near to what has changed.\n")
         return 0
     more = f"; {left_out} more files are less near or take longer: make test" if left_out else ""
-    sys.stdout.write(f"{len(files)} test files are nearest to what has changed{more}.\n")
+    count = len({test.partition("::")[0] for test in files})
+    sys.stdout.write(f"{count} test file{'s are' if count > 1 else ' is'} nearest to what has changed{more}.\n")
     sys.stdout.flush()
     command = [sys.executable, "-m", "pytest", "-q", "-n", options.workers, "--dist", "worksteal", *files]
     command += [f"--deselect={name}" for name in deselected]

@@ -1,6 +1,7 @@
 """Which tests are near to a change, and how many of them fit."""
 
 import affected
+import pytest
 
 
 def test_the_nearest_are_named_after_what_has_changed():
@@ -20,6 +21,33 @@ def test_a_changed_test_is_nearest_and_a_conftest_stands_for_its_folder():
 
 def test_a_template_stands_for_its_room():
     assert affected.nearest(["src/vertebra/report/style.css"])["tests/report/test_charts.py"] == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "test"),
+    [
+        ("src/vertebra/cli/models.py", "tests/cli/test_main.py"),  # imported by its name
+        ("src/vertebra/cli/models.py", "tests/test_docs.py"),
+        ("src/vertebra/model_table.json", "tests/test_model_table.py"),
+        ("CONTRIBUTING.md", "tests/test_imports.py"),
+        ("pyproject.toml", "tests/test_errors.py"),
+        ("deploy/kubernetes.yaml", "tests/serve/test_deploy.py"),
+        ("docs/serve.md", "tests/serve/test_proxy.py"),
+        ("tests/seconds.json", "tests/test_affected.py"),
+    ],
+)
+def test_what_is_read_and_not_imported_has_its_tests(path, test):
+    near = affected.nearest([path])
+    assert test in near
+    assert len(near) < 100
+
+
+@pytest.mark.parametrize("path", ["src/vertebra/runtime/predictor.py", "src/vertebra/serve/new.py"])
+def test_which_way_a_module_imports_is_tested_whatever_else_is(path, monkeypatch, capsys):
+    monkeypatch.setattr(affected, "changed", lambda base: [path])
+    monkeypatch.setattr(affected.sys, "argv", ["affected.py", "--list", "--budget", "0"])
+    assert affected.main() == 0
+    assert set(affected.OF_EVERY_MODULE) <= set(capsys.readouterr().out.splitlines())
 
 
 def test_what_takes_too_long_is_left_out():
