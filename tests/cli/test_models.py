@@ -61,6 +61,23 @@ def test_sorted_by_each_column(column, vertebra):
     assert len(set(values)) > 1
 
 
+def test_the_best_first(vertebra):
+    assert names(vertebra("models", "lite", "--sort", "TOP1", "--reverse", "--json")) == [
+        "efficientnet_lite2",
+        "efficientnet_lite1",
+        "efficientnet_lite0",
+    ]
+    first = vertebra("models", "lite", "--sort", "top1", "--reverse").out.splitlines()[1]
+    assert first.startswith("efficientnet_lite2")
+
+
+def test_equal_ones_are_in_the_order_of_their_names(vertebra):
+    rows = vertebra("models", "--sort", "family", "--reverse", "--json").json
+    assert [row["family"] for row in rows] == sorted((row["family"] for row in rows), reverse=True)
+    vggs = [row["name"] for row in rows if row["family"] == "vgg"]
+    assert vggs == sorted(vggs)
+
+
 def test_nothing_found_has_a_hint(vertebra):
     result = vertebra("models", "resent50")
     assert result.code == 0

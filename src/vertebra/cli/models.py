@@ -61,7 +61,8 @@ def models(
     pretrained_here: Annotated[
         bool, typer.Option("--pretrained-here", help="Only those with weights on this machine.")
     ] = False,
-    sort: Annotated[Sort, typer.Option(help="The column to sort by.")] = Sort.NAME,
+    sort: Annotated[Sort, typer.Option(case_sensitive=False, help="The column to sort by.")] = Sort.NAME,
+    reverse: Annotated[bool, typer.Option("--reverse", help="The largest first; of names, the last.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the networks with their size, cost and accuracy.
@@ -78,7 +79,8 @@ def models(
         min_top1=min_top1,
         pretrained_here=pretrained_here,
     )
-    rows = sorted(list_rows(filters), key=lambda row: (row[sort.value], row["name"]))
+    rows = sorted(list_rows(filters), key=lambda row: row["name"])
+    rows.sort(key=lambda row: row[sort.value], reverse=reverse)  # of equal ones the names go on from A to Z
     if json:
         print_json(rows)
         return
