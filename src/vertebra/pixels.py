@@ -1,4 +1,4 @@
-"""From a photo to an RGB picture: the one place where image files are decoded.
+"""From a photo to the input of a network: the one place where image files are decoded, resized and cropped.
 
 Training, prediction and the server all read photos here, so that a network sees the same pixels everywhere, and any
 file at all gives either a picture or an `ImageError` that names it.
