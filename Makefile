@@ -24,7 +24,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '3,11s/^# *//p' Makefile
+	@sed -n '3,12s/^# *//p' Makefile
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = "%d.%d" % sys.version_info[:2]; sys.version_info >= (3, 11) or sys.exit("Vertebra needs Python 3.11 or newer and $(PYTHON) is " + v + ". Name another one: make $(MAKECMDGOALS) PYTHON=python3.12")'
