@@ -1,5 +1,6 @@
 """Models and their files, without a server: each look at a file is the test's own."""
 
+import json
 import logging
 import re
 import threading
@@ -214,7 +215,8 @@ def test_a_name_is_exported_by_another_process_unless_it_is_kept(monkeypatch, tm
 
     def run(command, **options):
         runs.append((command, options))
-        return SimpleNamespace(returncode=0, stderr="", stdout=f'noise\n"{tmp_path}/net.onnx"\n')
+        found = json.dumps({"path": f"{tmp_path}/net.onnx", "told": ["its classes are numbers"]})
+        return SimpleNamespace(returncode=0, stderr="", stdout=f"noise\n{found}\n")
 
     monkeypatch.setattr(module, "kept_model", lambda name: kept[-1] if kept else None)
     monkeypatch.setattr(module.subprocess, "run", run)
@@ -223,11 +225,11 @@ def test_a_name_is_exported_by_another_process_unless_it_is_kept(monkeypatch, tm
     assert command[0] == module.sys.executable and command[3:] == ["resnet18", str(module.scratch_dir())]
     assert options["env"]["PYTHONPATH"].split(module.os.pathsep) == module.sys.path
     assert options["capture_output"] and options["text"] and options["errors"] == "replace"
-    assert told == ["exporting resnet18, once"]
+    assert told == ["exporting resnet18, once", "its classes are numbers"]
     kept.append(tmp_path / "kept.onnx")
     assert module._file_of("resnet18", told.append) == tmp_path / "kept.onnx"
     assert module._file_of("some/file", told.append).name == "file"
-    assert len(told) == len(runs) == 1
+    assert (len(told), len(runs)) == (2, 1)
 
 
 @pytest.mark.parametrize(
