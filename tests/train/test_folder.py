@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from torch import nn
 import vertebra
 from vertebra.errors import InUseError, UsageError, VertebraWarning
 from vertebra.files import Lines
+from vertebra.model_table import networks
 from vertebra.models import _registry, get_model_weights
 from vertebra.models._base import ConvNet
 from vertebra.train import TrainError, _log, resume
@@ -62,6 +64,7 @@ def _plain(monkeypatch):
 
     entry = _registry._Registered(build, get_model_weights("resnet18"), "resnet")
     monkeypatch.setitem(_registry._MODELS, "plain", entry)
+    monkeypatch.setitem(networks(), "plain", replace(networks()["resnet18"], name="plain"))
     # It takes seconds to import, and has a test of its own.
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorboard" else real(name))
