@@ -92,6 +92,11 @@ def run_finetune(settings: Settings, folder: Path, world: World, tell: Tell) -> 
         val_logits = trainer.logits(trainer.val, "measuring")
         held_part = _part(test, names) if test else trainer.val
         held_logits = trainer.logits(held_part, "measuring") if test else val_logits
+        if not np.isfinite(held_logits).all():
+            raise TrainError(
+                "the network's outputs on held-out photos are NaN or infinite, so nothing can be said of it, and it is "
+                f"not exported. Train again with a rate below {float(settings.lr):.3g}: --lr {float(settings.lr) / 5:.2g}"
+            )
     what = "the test photos" if test else "the photos that chose the epoch, as there are none to test on"
     with world.together():
         if world.first:

@@ -273,11 +273,19 @@ class Trainer:
             f"{resume_command(self.folder)} --lr {float(self.settings.lr) / 5:.2g}"
         )
 
+    def _refuse_outputs(self, position: Position) -> None:
+        what = "the network's outputs on validation photos are NaN or infinite"
+        if not position.step:
+            raise TrainError(f"{what} before the first step: the weights that were given cannot be trained on.")
+        self._set_back(what, position, position.step, self.optimizer.param_groups[0]["lr"])
+
     # --- now and then -------------------------------------------------------------------------------------------------
 
     def _validate(self, position: Position, figures: dict[str, float], log: Log | None) -> None:
         with self._evaluated():
             logits = self.logits(self.val, "choosing")
+            if not np.isfinite(logits).all():  # weights may be finite, and what they compute not
+                self._refuse_outputs(position)
             accuracy, loss = score(logits, self.val.labels)
             position.epochs_since_best += 1
             if (accuracy, -loss) > (position.best_score, -position.best_loss):
