@@ -307,7 +307,7 @@ if hasattr(ctypes.CDLL(None), "mallopt"):
     before = faults()
     with memory_kept():
         faults()
-        kept = faults()
+        kept = min(faults() for _ in range(5))  # the system takes back what lies idle, now and then
     print(before, kept, faults())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

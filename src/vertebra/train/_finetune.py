@@ -95,7 +95,7 @@ def run_finetune(settings: Settings, folder: Path, world: World, tell: Tell) -> 
         if not np.isfinite(held_logits).all():
             raise TrainError(
                 "the network's outputs on held-out photos are NaN or infinite, so nothing can be said of it, and it is "
-                f"not exported. Train again with a rate below {float(settings.lr):.3g}: --lr {float(settings.lr) / 5:.2g}"
+                f"not exported. Train again with a smaller learning rate, such as --lr {float(settings.lr) / 5:.2g}"
             )
     what = "the test photos" if test else "the photos that chose the epoch, as there are none to test on"
     with world.together():
