@@ -21,6 +21,7 @@ run (train); `client`, a running server (serve).
 import contextlib
 import os
 import shutil
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -34,6 +35,12 @@ import tiny
 # Set before torch is imported: the suite runs in several processes, and each of them taking all cores is slower.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A suite that is started in the background or under nohup ignores these, and so would all that its tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SHARED = Path(__file__).parents[2] / "shared" / "data"

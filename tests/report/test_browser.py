@@ -182,7 +182,7 @@ def test_the_threshold_says_what_it_would_do(visit, ten):
     assert page.locator("#refused a").first.get_attribute("href").endswith(f"/{held.photos[first].path.name}")
     low = page.locator("#here-coverage").get_attribute("x1")
     page.fill("#slider", "0")
-    page.wait_for_function("document.getElementById('try-refused').firstChild.textContent === '0'")
+    page.wait_for_function("() => document.getElementById('try-refused').firstChild.textContent === '0'")
     assert float(page.locator("#here-coverage").get_attribute("x1")) > float(low)
     page.click("#slider-own")
     assert page.inner_text("#try-refused").split()[0] == str((confidence < own).sum())
