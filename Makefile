@@ -72,10 +72,10 @@ check: lint
 	$(BIN)/python tests/affected.py
 
 test: lint programs
-	$(BIN)/pytest -n $(WORKERS) --cov
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal --cov
 
 slow: $(VENV)/.stamp-test programs
-	$(BIN)/pytest -n $(WORKERS) -m slow
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m slow
 
 hooks: $(VENV)/.stamp-test
 	$(PIP) pre-commit
