@@ -1,6 +1,7 @@
 """Every command in a real environment of each extra, from the wheel: it works, or says which extra it needs."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,7 +53,8 @@ def environment(request, wheel, tmp_path_factory):
     python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
     what = f"{wheel}[{extra}]" if extra else str(wheel)
     subprocess.run([python, "-m", "pip", "install", "-q", what], check=True)
-    return extra, python
+    yield extra, python
+    shutil.rmtree(folder)  # with torch it is some gigabytes
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from vertebra.card import read_card
+from vertebra.card import Card, Preprocessing, WeightSource, read_card
 
 
 @pytest.fixture
@@ -56,3 +56,24 @@ def test_control_characters_do_not_reach_the_terminal(vertebra, write_model, tmp
     assert r"3: red\x1b[31m, two\nlines, bell\x07" in result.out
     text = (tmp_path / "card.md").read_text(encoding="utf-8")
     assert r"1. two\nlines" in text and not any(mark in text + result.out for mark in "\x1b\x07")
+
+
+def test_a_name_whose_weights_are_not_here_has_its_published_figures(vertebra, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("VERTEBRA_OFFLINE", "1")
+    result = vertebra("card", "resnet50.tv_in1k")
+    assert result.code == 0 and "ResNet50_Weights.IMAGENET1K_V1, 103 MB" in result.out
+    assert result.error.startswith(
+        "vertebra: that is what is published; the card of its exported file cannot be made: resnet50-0676ba61.pth is "
+        "not on this machine"
+    )
+    result = vertebra("card", "resnet50", "--json")
+    assert (result.code, result.out) == (1, "") and "not on this machine" in result.error
+
+
+def test_weights_without_a_digest_have_none_on_the_card(vertebra, write_model, tmp_path):
+    card = Card("tiny", Preprocessing(32, 40), ("cat", "dog", "fish"), weights=WeightSource("not recorded"))
+    result = vertebra("card", write_model(tmp_path / "m.onnx", card=card.to_json()))
+    assert "weights        not recorded\n" in result.out

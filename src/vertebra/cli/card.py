@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vertebra.cli._options import model_help
-from vertebra.errors import MissingExtraError, UsageError, printable
+from vertebra.errors import MissingExtraError, UsageError, WeightsError, printable
 from vertebra.files import write_whole, writing
 from vertebra.units import count, three_figures
 
@@ -28,7 +28,8 @@ def card(
 ) -> None:
     """Show the card inside an exported file: network, classes, preprocessing, weights, accuracy, licence.
 
-    Of a network's name it is the card of the file that predicts by that name, which is exported once.
+    Of a network's name it is the card of the file that predicts by that name, which is exported once; where that cannot
+    be done, its published figures.
     """
     from vertebra._load import exported_file
     from vertebra.card import read_card
@@ -39,10 +40,19 @@ def card(
     found_model = resolve_model(model, "card")
     try:
         file = exported_file(found_model)
-    except MissingExtraError:
+    except (MissingExtraError, WeightsError) as error:
         if json or markdown is not None or verify or found_model.kind is not ModelKind.NETWORK:
             raise
         _show_published(found_model.name)
+        why = (
+            "needs torch. Run: pip install 'vertebra[torch]'"
+            if isinstance(error, MissingExtraError)
+            else f"cannot be made: {error}"
+        )
+        typer.echo(
+            f"vertebra: that is what is published; the card of its exported file {printable(why)}".replace("\n", " "),
+            err=True,
+        )
         return
     found = verified(file) if verify else read_card(file)
     if markdown is not None:
@@ -63,7 +73,7 @@ def _print(rows: list[tuple[str, str]]) -> None:
 
 
 def _show_published(name: str) -> None:
-    """What is known of a network without torch, which makes the file whose card is asked for."""
+    """What is known of a network whose file, which has the card that is asked for, cannot be made."""
     from vertebra.model_table import find_network
 
     network = find_network(name)
@@ -77,11 +87,6 @@ def _show_published(name: str) -> None:
             ("from", weights.url),
             ("ImageNet", f"top-1 {weights.top1:.2f} %"),
         ]
-    )
-    typer.echo(
-        "vertebra: that is what is published; the card of its exported file needs torch. Run: pip install "
-        "'vertebra[torch]'",
-        err=True,
     )
 
 
@@ -132,7 +137,8 @@ def facts(card: Card) -> list[tuple[str, str]]:
     if card.weights is None:
         rows.append(("weights", "drawn at random"))
     else:
-        rows.append(("weights", f"{card.weights.name}, SHA-256 {card.weights.sha256}"))
+        digest = f", SHA-256 {card.weights.sha256}" if card.weights.sha256 is not None else ""
+        rows.append(("weights", f"{card.weights.name}{digest}"))
         if card.weights.url is not None:
             rows.append(("from", card.weights.url))
     rows.append(("licence", card.licence or "not known"))
