@@ -25,6 +25,9 @@ _BITS_PER_SAMPLE, _PHOTOMETRIC, _MAX_SAMPLE, _COLOUR_MAP, _SAMPLE_FORMAT, _S_MAX
 _PLANES = 284
 _MIN_IS_WHITE, _UNSIGNED, _SIGNED = 0, 1, 2
 
+# Floating-point values that end above 1 and not above this may be from 0 to 1, and resized.
+_OVERSHOOT = 2.0
+
 # How values became 8 bits, where another way was possible.
 STRETCHED, UNIT_FLOAT, BYTE_FLOAT, CLAIMED = "stretched", "float to 1", "float to 255", "claimed depth"
 
@@ -181,6 +184,39 @@ def scaled_grey(image: Image.Image, depth: Depth, decoding: Decoding) -> Scaled:
         if image.format == "PNG" and isinstance(key, int) and (stored != key).any():
             grey[stored == key] = 255  # transparent, on white
     return Scaled(Image.fromarray(grey), levels, remark)
+
+
+def check_scale(image: Image.Image, decoding: Decoding) -> None:
+    """Refuse a picture in memory, from no file, whose values may have another white than `scaled_grey` takes.
+
+    Pillow's `convert("I")` leaves white at 255, where integers of a file have it at 65,535.
+
+    Raises:
+        DepthError: says what to write.
+    """
+    if not (image.mode.startswith("I") or image.mode == "F"):
+        return
+    values: NDArray[Any] = np.asarray(image)
+    if not np.isfinite(values).all():
+        raise DepthError("has values that are NaN or infinite")
+    low, high = values.min(), values.max()
+    what, whole = f"is a PIL image of mode {image.mode} with values from {low:,.6g} to {high:,.6g}", image.mode != "F"
+    if low < 0 or high > (65_535 if whole else 255):
+        raise DepthError(
+            f"{what}, which have no agreed white. Scale them to 0 to 255 and write x.convert('L'); from the least to "
+            f"the greatest that is x.point(lambda v: v * {255 / (float(high) - float(low) or 1.0):.6g} + "
+            f"{-255 * float(low) / (float(high) - float(low) or 1.0):.6g}).convert('L')"
+        )
+    if whole and 0 < high <= 255 and decoding.bits != 8:
+        raise DepthError(
+            f"{what}, nearly black where white is 65,535. Write x.convert('L') where white is 255, "
+            "x.point(lambda v: v / 257).convert('L') where it is 65,535"
+        )
+    if not whole and 1 < high <= _OVERSHOOT:
+        raise DepthError(
+            f"{what}: from 0 to 1 and beyond as resizing may leave them, or nearly black from 0 to 255. Write "
+            "x.point(lambda v: v * 255).convert('L') where white is 1, x.convert('L') where it is 255"
+        )
 
 
 def is_signed_byte(image: Image.Image) -> bool:

@@ -27,6 +27,7 @@ from vertebra.bit_depth import (
     Depth,
     DepthError,
     Scaled,
+    check_scale,
     depth_of,
     from_start,
     is_signed_byte,
@@ -264,7 +265,8 @@ def upright(
     Give it as `PIL.Image.open` returns it: once it is loaded, Pillow has dropped the lower bytes of 16-bit colours.
 
     Raises:
-        ImageError: it has no pixels, or its file is damaged or gone.
+        ImageError: it has no pixels, its file is damaged or gone, or it was made in memory and may have its white at
+            one of several values.
     """
     path = getattr(image, "filename", "") or "the picture"
     name = name or str(path)
@@ -281,13 +283,15 @@ def upright(
             # Once more, from the open file, so that `image` is not loaded: Pillow would drop the lower bytes, which may
             # be asked for again. And Pillow 13.0 maps a TIFF that it opened itself wrongly where it lies on its side.
             with from_start(file), _opened(file, name) as again:
-                several = _has_several(again)
+                several = has_frames(again)
                 found = _upright_rgb(again, file, decoding)
                 return replace(found, remarks=(*found.remarks, FIRST_OF_SEVERAL)) if several else found
         return _upright_loaded(image, file, Path(path), name, decoding)
 
 
 def _upright_loaded(image: Image.Image, file: IO[bytes] | None, path: Path, name: str, decoding: Decoding) -> Decoded:
+    if image.format is None:
+        check_scale(image, decoding)
     # Pillow closes what it opened itself once it has loaded it, and of a picture that is loaded its header is gone.
     if image.format not in _ASKED or image.tell() != 0 or not path.is_file():
         return _upright_rgb(image, file, decoding)
@@ -334,7 +338,7 @@ def _decode(file: IO[bytes], name: str, max_pixels: int, at_least: int | None, d
             # Only JPEG's decoder can (HEIF's would take a preview). Both sides are given the same factor.
             factor = min(width, height) / at_least
             image.draft(None, (int(width / factor), int(height / factor)))
-        several = _has_several(image)
+        several = has_frames(image)
         found = _upright_rgb(image, file, decoding)
         return replace(found, remarks=(*found.remarks, FIRST_OF_SEVERAL)) if several else found
 
@@ -395,7 +399,7 @@ def _opened_heif(file: IO[bytes], name: str) -> Image.Image:
     return image
 
 
-def _has_several(image: Image.Image) -> bool:
+def has_frames(image: Image.Image) -> bool:
     """Whether there are more frames or pages; the previews that phones put behind a JPEG are none."""
     if image.format not in ("GIF", "PNG", "TIFF", "WEBP", "AVIF", HEIF):
         return False

@@ -1,5 +1,6 @@
 """What `predict` and `predict_many` take: the same pixels give the same result, and what is no image is refused."""
 
+import base64
 import io
 import os
 import threading
@@ -10,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from vertebra.errors import ImageError, UsageError
 from vertebra.runtime.predictor import Predictor
@@ -234,6 +235,78 @@ def test_bits_hold_for_pil_images(tiny_model, pixels, tmp_path):
     network = Predictor(tiny_model, engine="onnxruntime", threads=1, bits=12)
     with Image.open(tmp_path / "photo.png") as image:
         assert same(network(image, embed=True), network(tmp_path / "photo.png", embed=True))
+
+
+@pytest.mark.parametrize("mode", ["I", "I;16"])
+def test_integers_in_memory_whose_white_may_be_255_are_refused(network, pixels, mode):
+    picture = Image.fromarray(pixels).convert("L")
+    deep = picture.convert("I") if mode == "I" else Image.fromarray(np.asarray(picture, np.uint16))
+    assert deep.mode == mode
+    with pytest.raises(
+        ImageError, match=rf"^image is a PIL image of mode {mode} .*x\.convert\('L'\) where white is 255"
+    ):
+        network(deep)
+    (result,) = network.predict_many([deep])
+    assert result.error.startswith(f"image 0 is a PIL image of mode {mode} with values from ")
+    assert same(network(deep.convert("L"), embed=True), network(picture, embed=True))  # as it says
+    whole = deep.point(lambda v: v * 257) if mode == "I" else Image.fromarray(np.asarray(picture, np.uint16) * 257)
+    assert same(network(whole, embed=True), network(picture, embed=True))
+    assert network(Image.new(mode, (8, 8))).predictions  # black either way
+    assert network(deep.point(lambda v: v / 257).convert("L")).predictions  # where it is dark indeed
+
+
+def test_pil_images_whose_values_have_no_agreed_white_are_refused(network, pixels):
+    grey = pixels[..., 0].astype(np.float32)
+    for values in (grey.astype(np.int32) - 9, grey - 9, grey.astype(np.int32) * 1000, grey * 1000):
+        with pytest.raises(ImageError, match=r"no agreed white.* x\.point\(lambda v: v \* [\d.e-]+ \+ [\d.e-]+\)"):
+            network(Image.fromarray(values))
+    with pytest.raises(ImageError, match=r"from 0 to 1 and beyond as resizing"):
+        network(Image.fromarray(grey / 250))
+    with pytest.raises(ImageError, match="NaN or infinite"):
+        network(Image.fromarray(np.where(grey > 100, np.nan, grey)))
+    wanted = network(pixels[..., 0], embed=True)
+    for scale in (1, 1 / 255):
+        assert same(network(Image.fromarray(grey * np.float32(scale)), embed=True), wanted)
+
+
+def test_one_image_many_times_that_has_several_frames_is_refused(network, pixels, tmp_path):
+    frames = [Image.fromarray(np.roll(pixels, 20 * index, axis=0)) for index in range(3)]
+    for suffix in ("gif", "tif", "png", "webp"):
+        path = tmp_path / f"frames.{suffix}"
+        frames[0].save(path, save_all=True, append_images=frames[1:])
+        with Image.open(path) as image:
+            with pytest.raises(UsageError, match=r"^images\[0\] and images\[1\] are one PIL image, .*frame\.copy\(\)"):
+                network.predict_many(list(ImageSequence.Iterator(image)))
+            image.seek(0)
+            copies = [frame.copy() for frame in ImageSequence.Iterator(image)]
+            image.seek(0)
+            results = list(network.predict_many(copies, embed=True))
+            assert len(results) == 3 and not same(results[0], results[2])
+            one_by_one = network.predict_many(ImageSequence.Iterator(image), embed=True)
+            assert all(map(same, one_by_one, results)), suffix
+
+
+def test_bytes_that_are_a_path_or_base64_say_so(network, folder):
+    path = folder / "b.png"
+    content = path.read_bytes()
+    for form in (
+        os.fsencode(path),
+        os.fsencode(folder),
+        b"away/photo.jpg",
+        b"https://host/photo",
+        bytearray(b"a.webp"),
+    ):
+        with pytest.raises(UsageError, match=r"^the image is .* as bytes, .* Write os\.fsdecode\(x\)"):
+            network(form)
+    for encode, name in ((base64.b64encode, "b64decode"), (base64.encodebytes, "b64decode")):
+        with pytest.raises(UsageError, match=rf"^the image is base64 as bytes, .* base64\.{name}\(x\)"):
+            network(encode(content))
+    with pytest.raises(UsageError, match=r"^images\[1\] is base64"):
+        network.predict_many([path, base64.b64encode(content)])
+    with pytest.raises(UsageError, match=r"data: URL as bytes\. Write base64"):
+        network(b"data:image/png;base64," + base64.b64encode(content))
+    with pytest.raises(ImageError, match="text file"):
+        network(b"some words\nin lines")
 
 
 def test_names_of_what_has_none(network, pixels, folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import glob
 import inspect
 import io
@@ -17,7 +18,8 @@ from PIL import Image
 
 from vertebra.card import Preprocessing
 from vertebra.errors import ImageError, UsageError
-from vertebra.pixels import Pixels, Source
+from vertebra.photo_files import HEAD_BYTES, SUFFIXES, image_format
+from vertebra.pixels import Pixels, Source, has_frames
 
 from .arrays import Tensor, images_of, is_array, network_pixels_of
 from .refusal import TABLES, refusal
@@ -116,6 +118,7 @@ def many_inputs(values: Any, preprocessing: Preprocessing | None = None) -> tupl
     listed = _listed(values, reader)
     if listed is None:
         return _asked_for(values, reader), _length(values)
+    _check_frames(listed)
     # All are looked at before the first is predicted: a mistake in the last shows at once.
     checked = [_checked(value, index, reader) for index, value in enumerate(listed)]
     found = (item for part in checked for item in _expanded(part))
@@ -215,6 +218,24 @@ def _checked(value: Any, index: int, reader: _Reader) -> Any:
     return reader.read(value, f"image {index}", f"images[{index}]")[0]
 
 
+def _check_frames(listed: list[Any]) -> None:
+    """Refuse a list of one animation's frames that is one image many times, which shows whatever frame it is at.
+
+    Raises:
+        UsageError: says what to write.
+    """
+    first: dict[int, int] = {}
+    for index, value in enumerate(listed):
+        if not isinstance(value, Image.Image) or first.setdefault(id(value), index) == index:
+            continue
+        # The preview behind a phone's JPEG is no frame, unless it has been gone to.
+        if has_frames(value) or value.tell() != 0:
+            raise UsageError(
+                f"images[{first[id(value)]}] and images[{index}] are one PIL image, which has several frames and is at "
+                "one of them. Give copies: [frame.copy() for frame in PIL.ImageSequence.Iterator(x)]."
+            )
+
+
 def _asked_for(values: Iterable[Any], reader: _Reader) -> Iterator[Photo | Given]:
     for index, value in enumerate(values):
         for item in _expanded(_checked(value, index, reader)):
@@ -267,7 +288,7 @@ class _Reader:
         elif isinstance(value, Photo):
             return [value], False
         elif isinstance(value, bytes | bytearray | memoryview):
-            return [Given(name, bytes(value))], False
+            return [Given(name, _content(bytes(value), where))], False
         elif isinstance(value, Image.Image):
             known = getattr(value, "filename", "")
             return [Given(str(known or name), value, may_change=True)], False
@@ -284,6 +305,35 @@ class _Reader:
 
     def _known(self, value: Any) -> bool:
         return _is_path(value) or self.is_image(value)
+
+
+def _content(content: bytes, where: str) -> bytes:
+    """The content of a file, which is neither its path nor base64.
+
+    Raises:
+        UsageError: it is one of these; says what to write.
+    """
+    if image_format(content[:HEAD_BYTES]) is not None:
+        return content
+    start = content[:_LONGEST_PATH]
+    if start[:5].lower() == b"data:":
+        raise UsageError(
+            f"{where} is a data: URL as bytes. Write base64.b64decode(x.partition(b',')[2]) where it is base64."
+        )
+    plain = b"".join(start.split())
+    if re.fullmatch(rb"[\w+/-]{16,}={0,2}", plain):
+        ways = "urlsafe_b64decode" if re.search(b"[-_]", plain) else "b64decode"
+        head = base64.b64decode(plain[:64].rstrip(b"=")[: 4 * (len(plain[:64].rstrip(b"=")) // 4)], altchars=b"-_")
+        if image_format(head[:HEAD_BYTES]) is not None:
+            raise UsageError(f"{where} is base64 as bytes, not the content of a file. Write base64.{ways}(x).")
+    if len(content) < _LONGEST_PATH and content and b"\0" not in content and b"\n" not in content:
+        path = os.fsdecode(content)
+        suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122 - it may be no path
+        if is_url(path) or suffix in SUFFIXES or os.path.lexists(path):
+            raise UsageError(
+                f"{where} is {path!r} as bytes, and bytes are the content of a file. Write os.fsdecode(x) for a path."
+            )
+    return content
 
 
 def _binary(file: Any, where: str) -> Source:
