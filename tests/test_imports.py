@@ -18,7 +18,7 @@ SOURCE = Path(vertebra.__file__).parent
 BASE = {"errors", "units", "intervals", "protobuf", "card", "cache", "model_checksum", "files", "machine"}
 BASE |= {"bit_depth", "photo_files", "pixels", "decoding_notes", "stopping", "strict_json", "file_kinds"}
 BASE |= {"model_table", "model_argument", "preprocessing", "progress", "timm_names", "weight_files", "weight_transfer"}
-BASE |= {"imagenet"}
+BASE |= {"imagenet", "run_files"}
 
 # Room (or module at the top) -> rooms that it may import. The table of the design, and nothing else.
 ROOMS = {
@@ -43,7 +43,8 @@ ROOMS = {
     "model_checksum": {"errors", "card", "cache", "protobuf"},
     "machine": {"errors"},
     "model_function": {"errors"},
-    "model_argument": {"errors", "card", "files", "model_function", "model_table", "timm_names"},
+    "run_files": {"errors", "card", "model_table"},
+    "model_argument": {"errors", "card", "files", "model_function", "model_table", "run_files", "timm_names"},
     "bit_depth": {"errors", "card"},
     "pixels": {"errors", "card", "bit_depth", "file_kinds", "photo_files"},  # photos are decoded in one place
     "decoding_notes": {"card", "bit_depth", "pixels"},
@@ -85,6 +86,7 @@ PACKAGES = {
     "imagenet": set(),
     "model_function": set(),
     "model_argument": set(),
+    "run_files": set(),
     "bit_depth": {"numpy", "PIL"},
     "pixels": {"numpy", "PIL", "pillow_heif"},  # the last for HEIC
     "decoding_notes": set(),

@@ -368,6 +368,7 @@ def run_model(run: Path) -> Path:
     path, again = run / RUN_MODEL, shlex.quote(str(run))
     if path.is_file():
         _tell_unfinished(run)
+        _tell_other(run, path)
         return path
     if (run / RUN_WEIGHTS).is_file():
         raise UsageError(
@@ -386,6 +387,7 @@ def run_weights(run: Path) -> Path:
     path = run / RUN_WEIGHTS
     if path.is_file():
         _tell_unfinished(run)
+        _tell_other(run, path)
         return path
     if (run / RUN_MODEL).is_file():
         settings = run / RUN_SETTINGS
@@ -402,6 +404,18 @@ def _tell_unfinished(run: Path) -> None:
         warn(
             f"the run {run} has not written its report yet; its classifier is used. To finish it: {resume_command(run)}"
         )
+
+
+def _tell_other(run: Path, path: Path) -> None:
+    """Warn of a file that was put into the folder of another run."""
+    from vertebra.run_files import differences
+
+    if found := differences(path, run / RUN_SETTINGS, run / RUN_METRICS):
+        weights = run / RUN_WEIGHTS
+        again = ""
+        if path != weights and weights.is_file() and not differences(weights, run / RUN_SETTINGS, run / RUN_METRICS):
+            again = f" Its own is made with: vertebra export {shlex.quote(str(run))} --out {shlex.quote(str(path))}"
+        warn(f"{path} is not as the run {run} made it: {'; '.join(found)}. It is used all the same.{again}")
 
 
 def _unusable(run: Path, name: str) -> UsageError:
