@@ -2,7 +2,7 @@
 
 import pytest
 
-from vertebra.data import DataError, match_imagenet
+from vertebra.data import DataError, check_indices, match_imagenet
 from vertebra.errors import UsageError
 from vertebra.imagenet import class_names, wnids
 
@@ -79,14 +79,63 @@ def test_what_is_refused(labels, error, message):
 @pytest.mark.parametrize(
     ("labels", "unknown", "hint"),
     [
-        (["n01440764", "n01440765"], ["n01440765"], "Did you mean 'n01440764'"),
-        (["n01440764_tench", "n99999999_thing"], ["n99999999_thing"], ""),
+        (["n01440764", "n01440765"], ["n01440765"], "n01440765 is none of the 1,000 wnids of ImageNet-1K."),
+        (["N02084071"], ["N02084071"], "n02084071 is none of the 1,000 wnids of ImageNet-1K."),
+        (["n01440764_tench", "n99999999_thing"], ["n99999999_thing"], "n99999999 is none of"),
+        (["n01440764", "backpac"], ["backpac"], "The other labels are each a wnid, such as 'n01440764'."),
         (["0", "999", "1000"], ["1000"], "Class indices are from 0 to 999."),
+        (
+            ["1", "1000"],
+            ["1000"],
+            "Class indices are from 0 to 999. 1000 is among these labels and 0 is not, so they seem "
+            "to be counted from 1.",
+        ),
+        (["0001", "01000 "], ["01000 "], "Class indices are from 0 to 999. 1000 is among these labels and 0 is not"),
+        (["7", "1001"], ["1001"], "Class indices are from 0 to 999."),
         (["tench", "goldfisch"], ["goldfisch"], "Did you mean 'goldfish'"),
         (["tench", "Tinca tinca"], ["Tinca tinca"], ""),
+        (
+            ["goldfish, Carassius auratus"],
+            ["goldfish, Carassius auratus"],
+            "It has the name of one class, 'goldfish' (n01443537). Label by that name alone, or by wnid.",
+        ),
+        (
+            ["Great_white_shark,_white_shark"],
+            ["Great_white_shark,_white_shark"],
+            "It has the name of one class, 'great white shark' (n01484850).",
+        ),
+        (
+            ["maillot, tank suit"],
+            ["maillot, tank suit"],
+            "It has the name of one class, 'maillot tank suit' (n03710721).",
+        ),
+        (["tench;goldfish"], ["tench;goldfish"], "It has the names of 2 classes, 'tench' (n01440764) and 'goldfish' "),
     ],
 )
 def test_what_means_no_class(labels, unknown, hint):
     found = match_imagenet(labels, "photos")
     assert found.unknown == unknown
     assert found.nearest(unknown[0]).startswith(hint)
+    assert ("counted from 1" in found.nearest(unknown[0])) == ("0 is not" in hint)
+
+
+@pytest.mark.parametrize(
+    ("labels", "predicted", "told"),
+    [
+        ([1, 2, 501, 1], [0, 1, 500, 9], "With each class index one less top-1 would be 75.0 % instead of 0.0 %: "
+         "these labels seem to be counted from 1"),
+        ([0, 1, 499], [1, 2, 500], "With each class index one more top-1 would be 100.0 % instead of 0.0 %: these "
+         "labels seem to be one too low"),
+        ([0, 1, 2, 3], [500, 17, 3, 700], "Top-1 is only 0.0 %. A class index is taken for a place among the 1,000 "
+         "sorted wnids, from 0. Those of this data are 0 to 3 without a gap, as if"),
+        ([400, 7], [500, 17], "Top-1 is only 0.0 %. A class index is taken for a place among the 1,000 sorted wnids, "
+         "from 0. If they were numbered"),
+        ([281, 281, 281], [282, 282, 282], "Top-1 is only 0.0 %. A"),  # one class is mistaken for its neighbour
+        ([281, 282, 283, 9, 9], [282, 283, 283, 9, 9], None),
+        ([], [], None),
+    ],
+)  # fmt: skip
+def test_indices_that_mean_other_classes(labels, predicted, told):
+    notes = check_indices(labels, predicted)
+    assert len(notes) == (told is not None)
+    assert told is None or notes[0].startswith(told)

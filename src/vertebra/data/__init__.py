@@ -19,13 +19,14 @@ from ._dataset import (
 )
 from ._duplicates import Duplicates, find_duplicates
 from ._facts import Album, Facts, look_through, read_file
-from ._imagenet import match_imagenet
+from ._imagenet import INDEX, check_indices, match_imagenet
 from ._labels import match_names
 from ._page import findings, write_page
 from ._shelf import Shelf
 from ._split import Shares, assign_folds, assign_splits
 
 __all__ = [
+    "INDEX",
     "Album",
     "Audit",
     "DataError",
@@ -38,6 +39,7 @@ __all__ = [
     "assign_folds",
     "assign_splits",
     "audit",
+    "check_indices",
     "check_labels",
     "check_seen",
     "check_source",

@@ -9,6 +9,7 @@ from functools import cache
 
 from vertebra.errors import UsageError, nearest
 from vertebra.imagenet import COUNT, FORMER_NAMES, class_names, wnids
+from vertebra.report import percent
 
 from ._dataset import DataError
 from ._labels import argument, tidy
@@ -16,6 +17,7 @@ from ._labels import argument, tidy
 # The ways to label, in words for people.
 WNID, WNID_AND_NAME, INDEX, NAME = "wnid", "wnid and name", "class index", "class name"
 _WAYS = (WNID, WNID_AND_NAME, INDEX, NAME)
+_FEW_RIGHT = 0.1  # top-1 below which indices may mean other classes; that of published networks is over 0.5
 _WNID = re.compile(r"(n[0-9]{8})(?:[\s_.,-]+(.+))?", re.IGNORECASE)
 
 
@@ -29,11 +31,22 @@ class ImageNetLabels:
     notes: tuple[str, ...]  # what to tell
 
     def nearest(self, label: str) -> str:
-        """The hint for a label that means no class: names of the way in which the others are written."""
-        if self.way == INDEX:
-            return f"Class indices are from 0 to {COUNT - 1}."
-        known = class_names() if self.way == NAME else wnids()
-        return nearest(label[:9] if self.way == WNID_AND_NAME else label, known)
+        """The hint for a label that means no class: what it would have to be, or the class that may be meant."""
+        label = tidy(label)
+        if _is_index(label):
+            return f"Class indices are from 0 to {COUNT - 1}.{self._counted_from_one}"
+        if wnid := _WNID.fullmatch(label):  # a number one apart is of anything, and no typing error
+            return f"{wnid[1].lower()} is none of the {COUNT:,} wnids of ImageNet-1K."
+        if self.indices and self.way != NAME:
+            return f"The other labels are each a {self.way}, such as {next(iter(self.indices))!r}."
+        return _named_within(label) or nearest(label, class_names())
+
+    @property
+    def _counted_from_one(self) -> str:
+        labels = [int(label) for label in map(tidy, (*self.indices, *self.unknown)) if _is_index(label)]
+        if COUNT not in labels or 0 in labels or max(labels) > COUNT:
+            return ""
+        return f" {COUNT} is among these labels and 0 is not, so they seem to be counted from 1."
 
 
 def match_imagenet(labels: Iterable[str], source: str) -> ImageNetLabels:
@@ -65,7 +78,7 @@ def match_imagenet(labels: Iterable[str], source: str) -> ImageNetLabels:
 
 def _read(label: str, source: str) -> tuple[str, int | None]:
     """The way in which a label is written, and its class; None where it has that form and means none."""
-    if label.isascii() and label.isdecimal():
+    if _is_index(label):
         return INDEX, int(label) if int(label) < COUNT else None
     if found := _WNID.fullmatch(label):
         index = _indices().get(found[1].lower())
@@ -80,6 +93,58 @@ def _read(label: str, source: str) -> tuple[str, int | None]:
             f"be one class or two. Rename it, or pass it by with --ignore {argument(label)}."
         )
     return NAME, index
+
+
+def _is_index(label: str) -> bool:
+    return label.isascii() and label.isdecimal()
+
+
+def _named_within(label: str) -> str:
+    """The hint for a label with all the names of a WordNet synset: "goldfish, Carassius auratus"."""
+    parts = [_plain(part.strip(" _-")) for part in re.split("[,;|]", label)]
+    if len(parts) < 2:
+        return ""
+    whole = _names().get(" ".join(parts))  # maillot, tank suit: two names, which together are the class's here
+    read = (_names().get(part, _folded().get(part.casefold())) for part in parts)
+    found = list(dict.fromkeys(index for index in read if index is not None)) if whole is None else [whole]
+    if not found:
+        return ""
+    classes = " and ".join(f"{class_names()[index]!r} ({wnids()[index]})" for index in found)
+    if len(found) > 1:
+        return f"It has the names of {len(found)} classes, {classes}. Label by the one that is meant, or by wnid."
+    return f"It has the name of one class, {classes}. Label by that name alone, or by wnid."
+
+
+def check_indices(labels: Iterable[int], predicted: Iterable[int]) -> tuple[str, ...]:
+    """What to tell of photos that are labelled by class index, where the indices may be counted in another way.
+
+    Args:
+        labels: of each photo.
+        predicted: by the classifier, of the same photos.
+    """
+    pairs = [(int(label), int(found)) for label, found in zip(labels, predicted, strict=True)]
+    if not pairs:
+        return ()
+    top1 = sum(label == found for label, found in pairs) / len(pairs)
+    for step, way, why in ((-1, "less", "counted from 1"), (1, "more", "one too low")):
+        right = [label for label, found in pairs if label + step == found]
+        # Confusions of one class with its neighbour, which is often alike, are no sign of it.
+        if len(set(right)) > 1 and len(right) / len(pairs) >= max(_FEW_RIGHT, 3 * top1):
+            return (
+                f"With each class index one {way} top-1 would be {percent(len(right) / len(pairs))} instead of "
+                f"{percent(top1)}: these labels seem to be {why}, and indices are from 0.",
+            )
+    if top1 >= _FEW_RIGHT:
+        return ()
+    different = {label for label, _ in pairs}
+    own = len(different) > 1 and different == set(range(len(different))) and len(different) < COUNT
+    gapless = (
+        f" Those of this data are 0 to {max(different)} without a gap, as if numbered for it alone." if own else ""
+    )
+    return (
+        f"Top-1 is only {percent(top1)}. A class index is taken for a place among the {COUNT:,} sorted wnids, from "
+        f"0.{gapless} If they were numbered in another way, no figure here is right: label by wnid or class name.",
+    )
 
 
 def _check_name(label: str, index: int | None, name: str, source: str) -> None:
