@@ -268,3 +268,19 @@ def test_training_takes_the_weights_of_a_name_or_refuses(vertebra, place):
     ):
         done = vertebra("train", "photos", "--model", name, "--out", "new")
         assert (done.code, done.out) == (2, "") and message in done.error
+
+
+def test_evaluate_names_the_model_as_it_was_given(vertebra, place):
+    done = vertebra("evaluate", "resnet18", "photos", "--json", "--html", "page.html")
+    assert done.json["model"] == "resnet18"
+    page = (place / "page.html").read_text(encoding="utf-8")
+    assert "<title>resnet18 on photos" in page and "vertebra evaluate resnet18 photos --html page.html" in page
+    assert str(place / "cache") not in page and in_cache("resnet18").name not in page
+    assert vertebra("evaluate", "run/model.onnx", "photos", "--json").json["model"] == "run/model.onnx"
+    (place / "photos").unlink()
+    (place / "photos" / "violet").mkdir(parents=True)
+    shutil.copyfile(place / "photo.png", place / "photos" / "violet" / "0.png")
+    error = vertebra("evaluate", "resnet18", "photos").error
+    assert error.startswith("vertebra: photos has 1 class that resnet18 does not know, such as 'violet'; it knows")
+    error = vertebra("evaluate", "my net.py:build", "photos").error
+    assert error.startswith("vertebra: photos has 1 class that my net.py:build does not know, such as 'violet'; it")

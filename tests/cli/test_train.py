@@ -139,7 +139,7 @@ def test_what_was_passed_by_is_told_and_kept(vertebra, place, tmp_path):
     assert "does not know, such as 'reds'; it knows blue, red. Did you mean 'red'?" in done.error
     done = vertebra("evaluate", tmp_path / "run", tmp_path / "photos", "--ignore", "extra", "--allow-unseen", "--json")
     assert done.json["n"] == 1
-    assert "Left out: 1 photos of classes that the model does not know: 'reds'." in done.json["notes"]
+    assert "Left out: 1 photo of a class that the model does not know: 'reds'." in done.json["notes"]
 
 
 def test_nothing_to_train_on_is_said(vertebra, place, tmp_path):

@@ -15,6 +15,7 @@ from vertebra.imagenet import FORMER_NAMES, class_names
 
 pytest.importorskip("torch")
 
+import vertebra
 from vertebra.train import evaluate
 
 
@@ -75,7 +76,7 @@ def test_classes_that_the_model_does_not_know_are_left_out(measure):
 
 
 def test_something_must_be_left(measure):
-    with pytest.raises(UsageError, match=r"has 1 classes .* it knows cat, dog, a, b, e, …\.$"):
+    with pytest.raises(UsageError, match=r"has 1 class that .* it knows cat, dog, a, b, e, …\.$"):
         measure(("cat", "dog", "a", "b", "e", "f"), "zebra", allow_unseen=True)
 
 
@@ -127,13 +128,51 @@ def test_imagenets_classes_are_known_by_wnid(tmp_path, imagenet_model):
 
 def test_imagenets_classes_and_others(tmp_path, imagenet_model):
     photos = labelled(tmp_path / "photos", "n01440764", "n01440765", "n02012849")
-    with pytest.raises(UsageError, match=r"1 classes that .* such as 'n01440765'; .* Did you mean 'n01440764'"):
+    with pytest.raises(
+        UsageError, match=r"1 class that .* such as 'n01440765'; .* n01440765 is none of the 1,000 wnids"
+    ):
         evaluate(imagenet_model, photos)
     found = evaluate(imagenet_model, photos, allow_unseen=True)
     assert found.held.labels.tolist() == [0, 134]
-    assert "Left out: 1 photos of classes that the model does not know: 'n01440765'." in found.notes
+    assert "Left out: 1 photo of a class that the model does not know: 'n01440765'." in found.notes
     with pytest.raises(UsageError, match=r"labels its photos in 2 ways: by wnid \('n01440764'\) and by class name"):
         evaluate(imagenet_model, labelled(tmp_path / "mixed", "n01440764", "goldfish"))
+
+
+def test_indices_that_are_counted_from_one_are_told(tmp_path, write_model):
+    model = write_model(tmp_path / "model.onnx", classes=class_names())
+    predictor = vertebra.load(model, engine="onnxruntime")
+    rows = []
+    for number, brightness in enumerate((255, 120, 60, 20)):
+        path = tmp_path / f"{number}.png"
+        noise = np.random.default_rng(number).random((40, 40, 3)) * brightness * np.roll([1, 0.5, 0], number)
+        Image.fromarray(noise.astype(np.uint8)).save(path)
+        rows.append((path.name, predictor.predict(path).predictions[0]["index"] + 1))
+    assert len({index for _, index in rows}) > 1 and all(index < 1000 for _, index in rows)
+    (tmp_path / "list.csv").write_text("path,label\n" + "".join(f"{name},{index}\n" for name, index in rows))
+    notes = evaluate(model, tmp_path / "list.csv", engine="onnxruntime").to_dict()["notes"]
+    assert (
+        "With each class index one less top-1 would be 100.0 % instead of 0.0 %: these labels seem to be counted from "
+        "1, and indices are from 0." in notes
+    )
+
+
+@pytest.mark.parametrize(
+    ("folders", "note"),
+    [
+        (("train/cat", "valid/cat", "valid/dog"), "The val photos are measured, 2 of 3."),
+        (("train/cat", "val/cat", "test/cat", "test/dog"), "The test photos are measured, 2 of 4."),
+        (("train/cat", "train/dog"), "No photo is marked test or val, so all 2 are measured, also those marked train."),
+        (("test/cat", "test/dog"), None),
+        (("cat", "dog"), None),
+    ],
+)
+def test_the_split_that_is_measured_is_told(measure, folders, note):
+    found = measure(("cat", "dog"), *folders)
+    assert found.held.measures.n == 2
+    assert [each for each in found.to_dict()["notes"] if "measured" in each and "Only" not in each] == (
+        [] if note is None else [note]
+    )
 
 
 def test_other_models_are_not_guessed_to_know_wnids(measure):

@@ -13,11 +13,22 @@ import numpy as np
 
 from vertebra._load import exported_file
 from vertebra.card import Decoding, read_card
-from vertebra.data import Album, Dataset, audit, find_duplicates, is_table, match_imagenet, match_names, open_dataset
+from vertebra.data import (
+    INDEX,
+    Album,
+    Dataset,
+    audit,
+    check_indices,
+    find_duplicates,
+    is_table,
+    match_imagenet,
+    match_names,
+    open_dataset,
+)
 from vertebra.errors import UsageError, nearest
 from vertebra.files import replacing, writing
 from vertebra.imagenet import is_imagenet, wnids
-from vertebra.model_argument import resolve_model
+from vertebra.model_argument import ModelArgument, ModelKind, resolve_model
 from vertebra.report import interval, percent, versions
 from vertebra.runtime.engines import PROBABILITIES
 from vertebra.runtime.predictor import Predictor
@@ -37,7 +48,8 @@ from ._trained import Trained, trained_among
 class Evaluation:
     """What was measured. The file's probabilities are calibrated already, so there is one calibration error."""
 
-    model: Path
+    model: Path  # the exported file, which may lie in the cache or be made for this run alone
+    given: str  # the model for people, and for the command that measures the same
     data: str
     held: Held
     broken: tuple[str, ...]  # photos that could not be used, and why
@@ -56,7 +68,7 @@ class Evaluation:
         confusion = found.pop("confusion")
         answered = self.answered
         return {
-            "model": str(self.model),
+            "model": self.given,
             "data": self.data,
             **found,
             "answered": answered.coverage,
@@ -100,14 +112,15 @@ class Evaluation:
             TrainError: it cannot be written.
         """
         m = self.held.measures
-        command = shlex.join(["vertebra", "evaluate", str(self.model), self.source, *self.arguments])
+        command = shlex.join(["vertebra", "evaluate", self.given, self.source, *self.arguments])
         if self.decoding.bits is not None:
             command += f" --bits {self.decoding.bits}"
         card = read_card(self.model)
+        name = self.model.name if self.given == str(self.model) else self.given
         page = Report(
-            title=f"{self.model.name} on {self.data}",
+            title=f"{name} on {self.data}",
             kind="Evaluation",
-            summary=f"{self.model} on {m.n:,} photos: top-1 accuracy {percent(m.top1)} (95 % interval "
+            summary=f"{self.given} on {m.n:,} photos: top-1 accuracy {percent(m.top1)} (95 % interval "
             f"{interval(m.top1_interval)}).",
             held=self.held,
             decoding=self.decoding,
@@ -116,9 +129,9 @@ class Evaluation:
             left_out=self.broken,
             notes=self.notes,
             commands=[("This command measures the same again:", f"{command} --html {shlex.quote(str(path))}")],
-            facts={"model": str(self.model), "data": self.source, "preprocessing": described(card.preprocessing)},
+            facts={"model": self.given, "data": self.source, "preprocessing": described(card.preprocessing)},
             versions=versions("numpy", "pillow", "onnxruntime"),
-            hashes={} if card.content_sha256 is None else {f"{self.model.name}, SHA-256": card.content_sha256},
+            hashes={} if card.content_sha256 is None else {f"{name}, SHA-256": card.content_sha256},
         )
         text = page.html(path.parent)
         with writing(path, TrainError), replacing(path, durable=True) as temporary:
@@ -160,17 +173,19 @@ def evaluate(
         UsageError: the model has no class names, or the data has classes that it does not know.
         DataError: the data cannot be used, or a class may be one of the model's or not.
     """
-    path = exported_file(resolve_model(model, "evaluate"))
+    argument = resolve_model(model, "evaluate")
+    path = exported_file(argument)
+    shown = _shown(argument, path)
     predictor = Predictor(path, engine=engine, bits=bits)
     names = predictor.card.classes
     if names is None:
-        raise UsageError(f"{path} has no class names in its card, so labels cannot be matched. Export with --classes.")
+        raise UsageError(f"{shown} has no class names in its card, so labels cannot be matched. Export with --classes.")
     root = None if image_root is None else os.fspath(image_root)
     columns = {"path_column": path_column, "label_column": label_column, "split_column": split_column}
     given = {name: value for name, value in (columns | {"image_root": root}).items() if value is not None}
     opened, said = _opened(data, ignore, given, Path(model))
     dataset = _test_part(opened)
-    labelled = _with_known_classes(dataset, names, path, allow_unseen)
+    labelled = _with_known_classes(dataset, names, shown, allow_unseen)
     dataset, names = labelled.dataset, labelled.names
     facts, probabilities = look_and_run(
         dataset,
@@ -205,9 +220,11 @@ def evaluate(
         ),
     )
     measured = replace(dataset, photos=tuple(photos))
+    doubts = check_indices(labels, held.probabilities.argmax(axis=1)) if labelled.labelled_by == INDEX else ()
     trained = trained_among(path.parent / DATA, measured, [facts[i] for i in kept], decoding)
     return Evaluation(
         model=path,
+        given=shown,
         data=dataset.name,
         held=held,
         broken=tuple(f"{dataset.shown(dataset.photos[i].path)}: {f.reason}" for i, f in enumerate(facts) if f.broken),
@@ -217,13 +234,18 @@ def evaluate(
         decoding=predictor.preprocessing.decoding,
         source=os.fspath(data),
         labelled_by=labelled.labelled_by,
-        reading=audited.notes,
+        reading=(*audited.notes, *doubts),
         arguments=(
             *(word for name in ignore for word in ("--ignore", name)),
             *(["--allow-unseen"] if allow_unseen else []),
             *(word for name, value in said.items() for word in (f"--{name.replace('_', '-')}", value)),
         ),
     )
+
+
+def _shown(model: ModelArgument, path: Path) -> str:
+    """A model for people: as it was given where its file lies in the cache or is made for this run alone."""
+    return model.given if model.kind in (ModelKind.NETWORK, ModelKind.FUNCTION) else str(path)
 
 
 def _opened(
@@ -256,7 +278,13 @@ def _test_part(dataset: Dataset) -> Dataset:
     for split in ("test", "val"):
         if any(photo.split == split for photo in dataset.photos):
             part = dataset.only(lambda photo, wanted=split: photo.split == wanted)  # type: ignore[misc]
-            return replace(part, name=f"{dataset.name} ({split})")
+            count, of = len(part.photos), len(dataset.photos)
+            note = f"The {split} photos are measured, {count:,} of {of:,}."
+            notes = (*part.notes, note) if count < of else part.notes
+            return replace(part, name=f"{dataset.name} ({split})", notes=notes)
+    if dataset.has_splits:
+        note = f"No photo is marked test or val, so all {len(dataset.photos):,} are measured, also those marked train."
+        return replace(dataset, notes=(*dataset.notes, note))
     return dataset
 
 
@@ -269,7 +297,7 @@ class _Labelled:
     labelled_by: str  # how the data set says which class a photo is of
 
 
-def _with_known_classes(dataset: Dataset, names: Sequence[str], path: Path, allow_unseen: bool) -> _Labelled:
+def _with_known_classes(dataset: Dataset, names: Sequence[str], model: str, allow_unseen: bool) -> _Labelled:
     """The data set with the model's own names of its classes, and without the classes that the model does not know.
 
     Raises:
@@ -293,18 +321,23 @@ def _with_known_classes(dataset: Dataset, names: Sequence[str], path: Path, allo
     if unknown and not (allow_unseen and matched):
         ways = "Rename the folders, or leave their photos out with --allow-unseen." if matched else ""
         raise UsageError(
-            f"{dataset.name} has {len(unknown)} classes that {path} does not know, such as {unknown[0]!r}; {knows}. "
-            f"{hint} {ways}".replace("  ", " ").rstrip()
+            f"{dataset.name} has {_several(len(unknown), 'class', 'es')} that {model} does not know, such as "
+            f"{unknown[0]!r}; {knows}. {hint} {ways}".replace("  ", " ").rstrip()
         )
     twice = sorted({name for name in matched.values() if list(names).count(name) > 1})
     if twice:
         raise UsageError(
-            f"{path} has more than one class named {twice[0]!r}, so it cannot be told which one the photos in "
+            f"{model} has more than one class named {twice[0]!r}, so it cannot be told which one the photos in "
             f"{dataset.name} are of. Pass them by with --ignore."
         )
     kept = tuple(replace(photo, label=matched[photo.label]) for photo in dataset.photos if photo.label in matched)
     if out := len(dataset.photos) - len(kept):
         listed = ", ".join(map(repr, unknown[:5])) + (f" and {len(unknown) - 5} others" if len(unknown) > 5 else "")
-        notes = (*notes, f"Left out: {out:,} photos of classes that the model does not know: {listed}.")
-    classes = tuple(sorted(set(matched.values())))
-    return _Labelled(replace(dataset, photos=kept, classes=classes, notes=notes), tuple(names), labelled_by)
+        photos, classes = _several(out, "photo", "s"), "classes" if len(unknown) > 1 else "a class"
+        notes = (*notes, f"Left out: {photos} of {classes} that the model does not know: {listed}.")
+    known = tuple(sorted(set(matched.values())))
+    return _Labelled(replace(dataset, photos=kept, classes=known, notes=notes), tuple(names), labelled_by)
+
+
+def _several(count: int, what: str, ending: str) -> str:
+    return f"{count:,} {what}{ending if count != 1 else ''}"
