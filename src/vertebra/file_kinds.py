@@ -40,6 +40,11 @@ PAGE = Kind(
     "a web page (HTML)", "web pages", "The download gave a page in place of the image: download the image itself", False
 )
 OFFICE = Kind("an office document", "office documents", "Save a workbook as CSV, and its pictures as files", False)
+CLOUD = Kind(
+    "a photo that iCloud has not downloaded",
+    "photos that iCloud has not downloaded",
+    "Download them (Finder: Download Now; in a terminal: brctl download FOLDER), and run the command again",
+)
 TABLE = Kind(
     "a table",
     "tables",
@@ -168,6 +173,7 @@ def kind_of_file(path: str | os.PathLike[str]) -> Found | None:
 
 
 LEFT_OUT = "Left out, as no photos"
+NOT_DOWNLOADED = "Left out, as not downloaded"
 
 
 def left_out(found: Mapping[Kind, Iterable[str]], root: str | os.PathLike[str] = "") -> list[str]:
@@ -184,7 +190,8 @@ def left_out(found: Mapping[Kind, Iterable[str]], root: str | os.PathLike[str] =
         for path in paths:
             (with_photo if kind in (VIDEO, RAW) and _has_photo(os.path.join(root, path)) else alone).append(path)  # noqa: PTH118
         if alone:
-            sentences.append(f"{LEFT_OUT}: {_counted(kind, alone)}. {kind.advice}.")
+            why = NOT_DOWNLOADED if kind is CLOUD else LEFT_OUT
+            sentences.append(f"{why}: {_counted(kind, alone)}. {kind.advice}.")
         if with_photo:
             live = ", as Live Photos have them" if kind is VIDEO else ""
             sentences.append(

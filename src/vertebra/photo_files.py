@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from vertebra.file_kinds import RAW_SUFFIXES
+from vertebra.file_kinds import CLOUD, RAW_SUFFIXES, Kind, kind_of_file
 
 # How photos are named. Files with these suffixes are not opened to be found.
 SUFFIXES = frozenset(
@@ -83,6 +83,19 @@ def is_photo(entry: os.DirEntry[str]) -> bool:
             return image_format(file.read(HEAD_BYTES)) is not None
     except OSError:
         return False
+
+
+def kind_left_out(entry: os.DirEntry[str]) -> Kind | None:
+    """The kind of a file that is no photo and is told of, also of a hidden one that stands for a photo; else None.
+
+    macOS puts `.IMG_1.jpg.icloud` in the place of IMG_1.jpg while that is in iCloud alone.
+    """
+    if entry.name.startswith("."):
+        stem, suffix = os.path.splitext(entry.name[1:])  # noqa: PTH122 - of an entry
+        is_stand_in = suffix.lower() == ".icloud" and os.path.splitext(stem)[1].lower() in SUFFIXES  # noqa: PTH122
+        return CLOUD if is_stand_in and not is_folder(entry) else None
+    found = kind_of_file(entry.path)
+    return found.kind if found and found.kind.is_told else None
 
 
 def is_litter(name: str) -> bool:

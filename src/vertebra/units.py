@@ -14,6 +14,14 @@ def count(number: float) -> str:
     return _scaled(number, "")
 
 
+def counted(number: int, what: str) -> str:
+    """A whole number of things: `"1 photo"`, `"2,000 photos"`, `"2 classes"`, `"2 sets of copies"`."""
+    if number == 1:
+        return f"1 {what}"
+    noun, of, rest = what.partition(" of ")
+    return f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}{of}{rest}"
+
+
 def size(number: float) -> str:
     """A number of bytes: `"102 MB"`, `"1.5 kB"`, `"12 B"`."""
     return _scaled(number, "B")

@@ -359,10 +359,21 @@ def test_results_into_a_file_and_on(vertebra, tiny_model, folder, tmp_path, suff
     result = vertebra("predict", folder, "--model", tiny_model, "--out", out, "--top", 2, "--resume")
     assert result.code == 1 and "(12 were there already, 1 of them made again)" in result.out
     assert f"{out}: 12 photos, 1 failed; 1 now in" in result.out and "1 of 12 photos" in result.error
+    assert "earlier run" not in result.err
     if suffix == "csv":
         lines = out.read_text().splitlines()
         assert lines[0] == "path,class_1,probability_1,class_2,probability_2,error"
         assert [line.split(",")[0] for line in lines[1:]] == [str(folder / f"{index:02}.png") for index in range(12)]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_rows_of_an_earlier_run_are_not_replaced_without_a_word(vertebra, tiny_model, folder, tmp_path, suffix):
+    out = tmp_path / f"out.{suffix}"
+    first = [folder / f"{index:02}.png" for index in range(3)]
+    told = [vertebra("predict", *first[:n], "--model", tiny_model, "--out", out).err for n in (3, 1, 2)]
+    said = f"vertebra: {out} had {{}} of an earlier run, which this one replaces; --resume keeps them.\n"
+    assert told == ["", said.format("3 rows"), said.format("1 row")]
+    assert len(read_rows(out)) == 2
 
 
 def read_rows(path):

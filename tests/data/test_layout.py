@@ -411,6 +411,18 @@ def test_folders_of_systems_are_never_photos(tree, name):
     assert all(path in note for path in (f" {name}", f"cat/{name}", f"cat/sub/{name}"))
 
 
+def test_photos_that_are_not_downloaded_are_told(tree):
+    root = tree("cat/1.jpg", "dog/1.jpg", "cat/.IMG_2.HEIC.icloud", "dog/.b.b.jpeg.icloud", "dog/.notes.txt.icloud")
+    (note,) = open_dataset(root).notes
+    assert note.startswith(
+        "Left out, as not downloaded: 2 photos that iCloud has not downloaded, such as cat/.IMG_2.HEIC.icloud. Download"
+    )
+    for path in ("cat/1.jpg", "dog/1.jpg"):
+        Path(root, path).unlink()
+    with pytest.raises(DataError, match=r"all empty\. Left out, as not downloaded: 2 photos that iCloud"):
+        open_dataset(root)
+
+
 def test_hidden_photos_are_told_and_litter_is_not(tree):
     found = open_dataset(
         tree("cat/1.jpg", "dog/1.jpg", "cat/.2.jpg", "cat/._1.jpg", ".DS_Store", "dog/Thumbs.db", ".notes.txt")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import vertebra
+from vertebra import imagenet
 from vertebra.card import Preprocessing, read_card
 from vertebra.errors import UsageError, VertebraWarning
 from vertebra.export import ExportError, _torch_onnx, export, prepare
@@ -320,6 +321,21 @@ def test_classes_from_a_file_and_by_name(tmp_path: Path) -> None:
     assert prepare(Small(), preprocessing=PREPROCESSING, classes=range(5)).card.classes == tuple("01234")
     thousand = prepare(Small(1000), preprocessing=PREPROCESSING, classes="imagenet").card.classes
     assert thousand is not None and thousand[0] == "tench"
+
+
+def test_classes_of_one_name_are_told(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("a\nb\n b\nc\na\n")
+    of_index = {0: "a", 1: "b", 2: "b", 3: "c", 4: "a"}
+    for classes in (list("abbca"), tmp_path / "classes.txt", of_index):
+        prepared, text = told(lambda given=classes: prepare(Small(), preprocessing=PREPROCESSING, classes=given))
+        assert "the classes 0 and 4 are all named 'a' (and so with 1 other name), so results cannot tell" in text
+        assert prepared.card.classes == tuple("abbca")
+    former = imagenet.class_names().copy()
+    for index, name in imagenet.FORMER_NAMES.items():
+        former[index] = name
+    assert former.count("crane") == former.count("maillot") == 2
+    assert told(lambda: prepare(Small(1000), preprocessing=PREPROCESSING, classes=former))[1] == ""
+    assert told(lambda: prepare(Small(), preprocessing=PREPROCESSING, classes=list("abcde")))[1] == ""
 
 
 # --- ours: the weights that a network was created with ---------------------------------------------------------------

@@ -116,8 +116,15 @@ def test_a_killed_run_is_gone_on_with(tmp_path, suffix):
 def test_without_resume_it_begins_again(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
     fill(path, range(5))
+    assert len(rows(path)) == 5
+    with opened(path, top=1, embed=True) as output:  # of other columns
+        assert output.replaced == 5
+    with opened(path, top=2) as output:
+        assert output.replaced == 0
     fill(path, range(2))
     assert len(rows(path)) == 2
+    with opened(path, top=2, resume=True) as output:
+        assert output.replaced == 0
 
 
 def test_a_photo_given_twice_is_written_twice(tmp_path):

@@ -33,6 +33,17 @@ def test_a_folder_in_order_of_names(folder):
     assert names(photos([str(folder)]), folder) == ["a.PNG", "b.jpg", "below/c.webp", "below/deep/d.jpeg"]
 
 
+def test_photos_that_are_not_downloaded_are_told(folder):
+    (folder / "below" / ".IMG_1.jpg.icloud").write_bytes(b"bplist00")
+    (folder / ".list.txt.icloud").write_bytes(b"bplist00")
+    with pytest.warns(VertebraWarning, match=r"a photo that iCloud has not downloaded, .*below/\.IMG_1\.jpg\.icloud\."):
+        assert len(list(photos([str(folder)]))) == 4
+    (folder / "alone").mkdir()
+    (folder / "alone" / ".a.png.icloud").touch()
+    (only,) = photos([str(folder / "alone")])
+    assert "there is no photo in this folder" in only.error and "iCloud has not downloaded" in only.error
+
+
 def test_links_are_followed_but_not_in_a_circle(folder):
     (folder / "below" / "up").symlink_to(folder)
     (folder / "below" / "out").symlink_to(folder.parent)

@@ -17,6 +17,7 @@ from vertebra.cli._options import BitsOverCard, model_help
 from vertebra.cli._output import echo, print_json_list
 from vertebra.errors import ImageError, UsageError, VertebraWarning, nearest_path, printable
 from vertebra.progress import progress
+from vertebra.units import counted
 
 if TYPE_CHECKING:
     from vertebra.runtime.output import Output
@@ -142,6 +143,13 @@ def run(settings: Settings) -> None:
     top = settings.top if classes is None else min(settings.top, len(classes))
     with _output(settings, top, predictor) as output:
         if output is not None:
+            if output.replaced:
+                rows = counted(output.replaced, "row")
+                typer.echo(
+                    f"vertebra: {printable(str(output.path))} had {rows} of an earlier run, which this one replaces; "
+                    "--resume keeps them.",
+                    err=True,
+                )
             found = output.remaining(found)
             if count is not None:
                 found = list(found)

@@ -9,6 +9,7 @@ from typing import Any
 
 from vertebra.card import Decoding
 from vertebra.decoding_notes import DecodingNotes
+from vertebra.units import counted
 
 from ._compare import SAME
 from ._dataset import SPLITS, DataError, Dataset
@@ -139,7 +140,7 @@ class Audit:
             (sum(count == 0 for count in self.classes.values()), "without any usable photo", "class"),
             (self.unclear, "of 16-bit values whose white is in doubt (see --bits)", "photo"),
         ]
-        return [f"{plural(count, what)} {how}" for count, how, what in found if count]
+        return [f"{counted(count, what)} {how}" for count, how, what in found if count]
 
     @property
     def findings(self) -> list[str]:
@@ -153,7 +154,7 @@ class Audit:
             (len(self.others), "left alone", "other file"),
             (len(self.notes), "on how it was read", "note"),
         ]
-        return [f"{plural(count, what)} {how}" for count, how, what in found if count]
+        return [f"{counted(count, what)} {how}" for count, how, what in found if count]
 
     @property
     def odd(self) -> list[tuple[str, tuple[Odd, ...]]]:
@@ -211,8 +212,8 @@ class Audit:
         named = {name: count for name, count in self.classes.items() if count}
         smallest, biggest = min(named, key=named.__getitem__), max(named, key=named.__getitem__)
         lines = [
-            f"{self.name}: {plural(self.photos, 'photo')} in {plural(len(self.classes), 'class')}, {self.usable:,} of "
-            "them usable",
+            f"{self.name}: {counted(self.photos, 'photo')} in {counted(len(self.classes), 'class')}, {self.usable:,} "
+            "of them usable",
             f"shorter side {least:,} to {largest:,} pixels, median {median:,}",
             f"smallest class {smallest} ({named[smallest]:,}), largest {biggest} ({named[biggest]:,})"
             + (f": imbalance {self.imbalance:.1f}" if self.imbalance >= IMBALANCE else ""),
@@ -333,15 +334,6 @@ def check_usable(dataset: Dataset, facts: Sequence[Facts]) -> None:
 
 def _is_flat(facts: Facts) -> bool:
     return facts.lightest - facts.darkest <= FLAT
-
-
-def plural(count: int, what: str) -> str:
-    """`"1 photo"`, `"2,000 photos"`, `"2 classes"`."""
-    if count == 1:
-        return f"1 {what}"
-    if what.startswith("set of"):
-        return f"{count:,} {what.replace('set', 'sets', 1)}"
-    return f"{count:,} {what}{'es' if what.endswith('s') else 's'}"
 
 
 def verb(base: str, count: int) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vertebra.errors import UsageError, VertebraError, nearest, nearest_path
-from vertebra.file_kinds import LEFT_OUT, kind_of_file
+from vertebra.file_kinds import LEFT_OUT, NOT_DOWNLOADED, kind_of_file
 
 SPLITS = ("train", "val", "test")
 # How the note of photos begins that lie beside class folders.
@@ -245,7 +245,8 @@ def check_labels(dataset: Dataset, classes: int = 2) -> Dataset:
         files = "is 1 other file" if count == 1 else f"are {count:,} other files"
         others = f" There {files}, such as {dataset.others[0]}." if count and not loose else ""
         raise DataError(
-            f"{dataset.name} has no photos in class folders.{reason}{empty}{loose}{others}{_notes(dataset, LEFT_OUT)} "
+            f"{dataset.name} has no photos in class folders.{reason}{empty}{loose}{others}"
+            f"{_notes(dataset, NOT_DOWNLOADED)}{_notes(dataset, LEFT_OUT)} "
             f"Put the photos of each class in a folder named after it: photos/cat/1.jpg, photos/dog/2.jpg."
             f"{instead_of_folders(dataset.others, dataset.root)}"
         )

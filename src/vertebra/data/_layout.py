@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from vertebra.file_kinds import Kind, kind_of_file, left_out
+from vertebra.file_kinds import Kind, left_out
 from vertebra.photo_files import (
     PassedByError,
     Way,
@@ -24,6 +24,7 @@ from vertebra.photo_files import (
     is_litter,
     is_passed_by,
     is_photo,
+    kind_left_out,
 )
 
 from ._dataset import IN_NO_CLASS, DataError, Dataset, Photo, instead_of_folders
@@ -176,7 +177,9 @@ class _Walk:
         if is_folder(entry) and self._ignored.has(entry.name, shown.replace(os.sep, "/")):
             self._asked.append(shown)
         elif is_passed_by(entry):
-            if not is_litter(entry.name) and (is_folder(entry) or is_photo(entry)):
+            if kind := kind_left_out(entry):
+                self._kinds.setdefault(kind, []).append(shown)
+            elif not is_litter(entry.name) and (is_folder(entry) or is_photo(entry)):
                 self._passed_by.append(shown)
         elif is_folder(entry):
             self.names.add(entry.name)
@@ -191,8 +194,8 @@ class _Walk:
             self.unreadable.append(f"{shown} is a link to nothing")
         else:
             self.others.append(shown)
-            if (found := kind_of_file(entry.path)) and found.kind.is_told:
-                self._kinds.setdefault(found.kind, []).append(shown)
+            if kind := kind_left_out(entry):
+                self._kinds.setdefault(kind, []).append(shown)
 
     def _tell_link(self, entry: os.DirEntry[str], shown: str) -> None:
         if entry.is_symlink() and not is_link_to_nothing(entry):

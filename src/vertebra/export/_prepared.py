@@ -16,9 +16,10 @@ from torch import nn
 import vertebra
 from vertebra import imagenet
 from vertebra.card import BITS, Card, Decoding, Preprocessing, WeightSource
-from vertebra.errors import UsageError
+from vertebra.errors import UsageError, warn
 from vertebra.files import WEIGHT_SUFFIXES
 from vertebra.models import ConvNet
+from vertebra.units import counted
 
 from ._network import Observed
 
@@ -112,7 +113,7 @@ def class_names(classes: ClassNames | None) -> Sequence[str] | None:
     for index, name in enumerate(given):
         if not _is_name(name):
             raise UsageError(f"classes[{index}] is {name!r}; the name of a class is text. Give one for each logit.")
-    return [str(name) for name in given]
+    return _told([str(name) for name in given])
 
 
 def _names_of_file(classes: str | Path) -> Sequence[str]:
@@ -127,6 +128,22 @@ def _names_of_file(classes: str | Path) -> Sequence[str]:
         ) from error
     if not names:
         raise UsageError(f"the file {str(classes)!r} holds no names of classes. Give one with a name a line.")
+    return _told(names)
+
+
+def _told(names: list[str]) -> list[str]:
+    """The names, and a warning where several classes have one; those of ImageNet that share a name are known."""
+    places: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        places.setdefault(name, []).append(index)
+    twice = [name for name, indices in places.items() if len(indices) > 1]
+    if twice and not imagenet.is_imagenet(names):
+        indices = " and ".join(map(str, places[twice[0]][:5])) + (" …" if len(places[twice[0]]) > 5 else "")
+        more = f" (and so with {counted(len(twice) - 1, 'other name')})" if len(twice) > 1 else ""
+        warn(
+            f"the classes {indices} are all named {twice[0]!r}{more}, so results cannot tell them apart. Give each a "
+            "name of its own."
+        )
     return names
 
 

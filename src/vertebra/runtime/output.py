@@ -146,6 +146,7 @@ class Output:
         self.total = 0  # photos in the file, and those of them that failed
         self.failed = 0
         self.again = 0  # photos of earlier runs that were tried again
+        self.replaced = 0  # rows of an earlier run that this one does without
         self.absent = 0  # photos of earlier runs that are not given this time; known once `remaining` has ended
         with self._reporting(), contextlib.ExitStack() as opening:
             opening.enter_context(locked(path, "give another file with --out"))
@@ -259,6 +260,7 @@ class Output:
         # Opened before the old content goes, so that a file that cannot be written is not emptied.
         with self._journal.open("ab"):
             pass
+        self.replaced = self._earlier()
         self._replaced.unlink(missing_ok=True)
         try:
             self._journal.write_bytes(b"")
@@ -270,6 +272,12 @@ class Output:
         except OSError:
             self._forget()
             raise
+
+    def _earlier(self) -> int:
+        """How many whole rows are there, whatever their columns."""
+        with self._journal.open("rb") as file:
+            rows = max(0, sum(1 for _ in self._format.records(file)) - bool(self._format.head()))
+        return max(rows, parquet_record(self.path)[0]) if self._parquet and self.path.exists() else rows
 
     def _recover(self) -> bool:
         """Take over what earlier runs have written; False where they have written no row.

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from vertebra import __version__
 from vertebra.errors import ImageError, warn
-from vertebra.file_kinds import Kind, kind_of_file, left_out
+from vertebra.file_kinds import Kind, left_out
 from vertebra.photo_files import (
     SUFFIXES,
     CircleError,
@@ -28,6 +28,7 @@ from vertebra.photo_files import (
     is_passed_by,
     is_photo,
     is_system_folder,
+    kind_left_out,
 )
 from vertebra.pixels import Source
 from vertebra.units import size
@@ -196,8 +197,9 @@ def _below(folder: str, way: Way, kinds: dict[Kind, list[str]]) -> Iterator[Phot
         return
     for entry in inside:
         if is_passed_by(entry):
-            continue
-        if is_folder(entry):
+            if kind := kind_left_out(entry):
+                kinds.setdefault(kind, []).append(str(Path(entry.path)))
+        elif is_folder(entry):
             yield from _below(entry.path, below, kinds)
         elif is_photo(entry):
             # Broken links and pipes too: what is there and cannot be read is named.
@@ -205,8 +207,8 @@ def _below(folder: str, way: Way, kinds: dict[Kind, list[str]]) -> Iterator[Phot
         elif is_link_to_nothing(entry):
             # It may have been a folder of photos.
             yield Photo(str(Path(entry.path)), f"{entry.path} is a link to nothing")
-        elif (other := kind_of_file(entry.path)) and other.kind.is_told:
-            kinds.setdefault(other.kind, []).append(str(Path(entry.path)))
+        elif kind := kind_left_out(entry):
+            kinds.setdefault(kind, []).append(str(Path(entry.path)))
 
 
 # --- the web --------------------------------------------------------------------------------------------------------
