@@ -126,7 +126,10 @@ def test_data_that_brings_its_test(shapes, small_weights, tmp_path):
     assert found.held.measures.n == 9
     assert found.held.measures.top1 == run.metrics["top1"]
     assert found.trained_on == 0
-    assert found.notes == ["Only 9 photos were measured, so these shares say little."]
+    assert found.notes == [
+        "The test photos are measured, 9 of 44.",
+        "Only 9 photos were measured, so these shares say little.",
+    ]
 
 
 def test_evaluate(run, shapes, tmp_path):
