@@ -222,8 +222,10 @@ def leaves(): sys.exit("bye")
 
 
 @pytest.fixture
-def code(place):
+def code(place, monkeypatch):
     pytest.importorskip("torch")
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("net", "pkg")]:
+        monkeypatch.delitem(sys.modules, name)  # of another test's folder
     (place / "pkg").mkdir()
     for name in ("net.py", "my net: 2.py", "pkg/net.py"):
         (place / name).write_text(CODE)

@@ -564,6 +564,7 @@ def test_names_that_could_be_meant_otherwise_are_told(tree):
     assert found.notes == (
         "The classes 'polar bear' and 'polar_bear' differ only in separators or signs. They are kept apart; if they "
         "are one, give them one name.",
+        "'-' is taken for the name of a class; if it stands for a missing label, leave it out with --ignore -.",
         "'nan' is taken for the name of a class; if it stands for a missing label, leave it out with --ignore nan.",
     )
 

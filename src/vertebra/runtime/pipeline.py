@@ -7,6 +7,7 @@ running the network, keep all cores busy without handing pixels from one to anot
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Generic, TypeVar
@@ -14,6 +15,8 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 S = TypeVar("S")
 R = TypeVar("R")
+
+_PATIENCE = 2.0  # seconds in which threads may end what they are at
 
 
 def read_ahead(
@@ -62,9 +65,10 @@ def in_order(
         yield from state.results()
     finally:
         state.stop()
+        # Threads that wait for a download or for standard input must not hold up Ctrl-C, however many they are.
+        end = time.monotonic() + _PATIENCE
         for thread in threads:
-            # One that waits for a download or for standard input must not hold up Ctrl-C.
-            thread.join(timeout=5)
+            thread.join(max(0.0, end - time.monotonic()))
 
 
 class _State(Generic[T, R]):
