@@ -78,14 +78,18 @@ def exported_file(
         import torch  # noqa: F401
 
         from vertebra.export import prepare
+        from vertebra.export._module import PreprocessingError
     network = model.call()
     try:
         prepared = _timeless(prepare(network))
-    except UsageError as error:
+    except PreprocessingError as error:
         raise UsageError(
-            f"{model.given}: {error} Or export it with its preprocessing first: vertebra export "
-            f"{shlex.quote(model.given)} --size PIXELS --out {model.name}.onnx"
+            f"{model.given}: {error.fault} Export it first, with the values that it was trained with: vertebra export "
+            f"{shlex.quote(model.given)} --size 224 --mean 0.5 --std 0.5 --out {model.name}.onnx. Or let the function "
+            "set the network's attribute preprocessing = vertebra.Preprocessing(…)."
         ) from error
+    except UsageError as error:
+        raise UsageError(f"{model.given}: {error}") from error
     tell(f"exporting {model.given}, for this run alone")
     path = Path(tempfile.mkdtemp(dir=scratch or scratch_dir()), f"{model.name}.onnx")
     _export(prepared, path)

@@ -33,9 +33,16 @@ def _again(kind: type[VertebraError], args: tuple[Any, ...]) -> VertebraError:
 
 
 class UsageError(VertebraError, ValueError):
-    """An argument has a value that is not allowed."""
+    """An argument has a value that is not allowed.
+
+    `on_command_line` is what the command line says in place of the text, where that names options and not keywords.
+    """
 
     exit_code = 2
+
+    def __init__(self, text: str, on_command_line: str | None = None) -> None:
+        super().__init__(text)
+        self.on_command_line = on_command_line
 
 
 class MissingExtraError(VertebraError, ImportError):

@@ -309,6 +309,10 @@ def test_a_function_of_one_s_own(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(call) == 2
     error = capsys.readouterr().err
     assert "nothing says how the photos of this Sequential are prepared" in error and "--size" in error
+    assert "preprocessing=" not in error and "weights=" not in error  # what is typed here are options
+    assert main([*call, "--resize", "40", "--bits", "12"]) == 2
+    error = capsys.readouterr().err
+    assert "this Sequential is incomplete: give --size, --mean and --std too, or --weights NAME for" in error
     call += ["--size", "32", "--mean", "0.5", "--std", "0.25", "--classes", str(tmp_path / "classes.txt")]
     assert main(call) == 0
     assert "assumed: resize 37, interpolation bilinear" in capsys.readouterr().err

@@ -5,6 +5,7 @@ import pickle
 import types
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -221,8 +222,12 @@ class Mixing(nn.Module):
     ("network", "options", "message"),
     [
         (Small, {"preprocessing": None}, r"nothing says how the photos of this Small.*weights=.*preprocessing=vert"),
-        (Small, {"preprocessing": {"crop_size": 24}}, r"size is given, and not mean and std"),
-        (Small, {"preprocessing": {"side": 24}}, r"size is given|nothing is given"),
+        (
+            Small,
+            {"preprocessing": {"crop_size": 24}},
+            r"this Small is incomplete: give mean and std too, or weights=",
+        ),
+        (Small, {"preprocessing": {"side": 24}}, r"preprocessing has no 'side'"),
         (Small, {"classes": list("abc")}, r"3 class names, and the network has 5"),
         (Small, {"classes": "none.txt"}, r"classes 'none\.txt' cannot be read"),
         (Small, {"weights": "mine.pth"}, r"the file 'mine\.pth' is one too many.*load_state_dict"),
@@ -406,6 +411,19 @@ def test_a_network_remembers_the_file_of_its_weights(tmp_path: Path, tiny_regist
     assert told(lambda: prepare(network, preprocessing=PREPROCESSING, classes=list("abc")))[1] == ""
     (tmp_path / "mine.pth").unlink()
     assert "cannot be read any more" in told(lambda: prepare(network))[1]
+
+
+def test_a_module_s_own_preprocessing() -> None:
+    network = Small()
+    network.preprocessing = PREPROCESSING
+    assert told(lambda: prepare(network, classes=list("abcde")))[0].card.preprocessing == PREPROCESSING
+    changed = prepare(network, preprocessing={"interpolation": "nearest"}, classes=list("abcde"))
+    assert changed.card.preprocessing == replace(PREPROCESSING, interpolation="nearest")
+    other = replace(PREPROCESSING, mean=(0.1, 0.2, 0.3))
+    assert prepare(network, preprocessing=other, classes=list("abcde")).card.preprocessing == other
+    network.preprocessing = "transforms"
+    with pytest.raises(UsageError, match="nothing says how"):
+        prepare(network)
 
 
 def test_random_weights_are_of_nothing(tiny_network: Any, tiny_registry: None) -> None:

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     except VertebraError as error:
         if debug:
             raise
-        return _report(str(error), error.exit_code)
+        return _report(getattr(error, "on_command_line", None) or str(error), error.exit_code)
     except Exception as error:
         if debug:
             raise

@@ -68,6 +68,8 @@ def prepare_module(
     check(module)
     if asked is not None and not isinstance(asked, Preprocessing | Mapping):
         asked = Preprocessing.from_weights(asked)  # what weights.transforms() gives
+    if weights is None and isinstance(own := getattr(module, "preprocessing", None), Preprocessing):
+        asked = view(asked, own)  # as if it were an argument
     if isinstance(asked, Preprocessing) and classes is not None and provenance is not None and weights is None:
         known = Known(architecture or type(module).__name__.lower())  # there is nothing to look up
     else:
@@ -128,17 +130,32 @@ def _view_of(
         return view(asked, base)
     if not asked:
         raise refusal(module)
-    if lacking := [option for option, name in OPTIONS.items() if name in _NEEDED and name not in asked]:
-        given = " and ".join(option for option, name in OPTIONS.items() if name in asked) or "nothing"
-        raise UsageError(
-            f"of how the photos of this {type(module).__name__} are prepared, {given} is given, and not "
-            f"{' and '.join(lacking)}. Give that too, or the published weights that it was trained from (weights=, "
-            "--weights)."
+    found = view(asked, Preprocessing(asked.get("crop_size", 224)))
+    if lacking := [name for name in _NEEDED if name not in asked]:
+        options = {name: f"--{option}" for option, name in OPTIONS.items()}
+        raise PreprocessingError(
+            f"the preprocessing of this {type(module).__name__} is incomplete:",
+            f"give {_and(lacking)} too, or weights= for that of published weights.",
+            f"give {_and([options[name] for name in lacking])} too, or --weights NAME for that of published weights.",
         )
-    return view(asked, Preprocessing(asked["crop_size"]))
+    return found
 
 
 _NEEDED = ("crop_size", "mean", "std")  # without which nothing can be assumed
+
+
+def _and(names: Sequence[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+class PreprocessingError(UsageError):
+    """It is not known how photos are prepared for a module."""
+
+    def __init__(self, fault: str, python: str, options: str) -> None:
+        """`fault` is what is wrong; the others say what to give, in Python and on the command line."""
+        super().__init__(f"{fault} {python}", f"{fault} {options}")
+        self.fault = fault
 
 
 def known_of(network: nn.Module, weights: Any, architecture: str | None) -> Known:
@@ -168,9 +185,9 @@ def known_of(network: nn.Module, weights: Any, architecture: str | None) -> Know
     return Known(name, provenance=None if isinstance(network, ConvNet) else WeightSource("not recorded"))
 
 
-def refusal(network: nn.Module) -> UsageError:
+def refusal(network: nn.Module) -> PreprocessingError:
     """For a module of which nothing says how its photos are prepared: what to write."""
-    hint = ""
+    hint, code = "", ""
     for path, part in network.named_modules():
         if path and isinstance(part, ConvNet) and part.origin is not None:
             origin = part.origin
@@ -178,16 +195,18 @@ def refusal(network: nn.Module) -> UsageError:
             hint = f" Its part {path} was created with {where}."
         elif path and not isinstance(part, ConvNet) and timm_config(part) is not None:
             dotted = all(name.isidentifier() for name in path.split("."))
-            code = f"model.{path}" if dotted else f"model.get_submodule({path!r})"
-            hint = f" Its part {path} is one of timm's: preprocessing=vertebra.Preprocessing.from_timm({code})."
+            named = f"model.{path}" if dotted else f"model.get_submodule({path!r})"
+            hint = f" Its part {path} is one of timm's."
+            code = f"preprocessing=vertebra.Preprocessing.from_timm({named}), or "
         if hint:
             break
-    return UsageError(
-        f"nothing says how the photos of this {type(network).__name__} are prepared.{hint} Give the weights that it "
-        "has, such as weights=torchvision.models.ResNet50_Weights.IMAGENET1K_V2 or their name, or "
-        "preprocessing=vertebra.Preprocessing(size=224, resize=256, interpolation='bilinear', mean=(0.485, 0.456, "
-        "0.406), std=(0.229, 0.224, 0.225)) with the values that it was trained with (on the command line --weights "
-        "NAME, or --size, --resize, --interpolation, --mean and --std)."
+    return PreprocessingError(
+        f"nothing says how the photos of this {type(network).__name__} are prepared.{hint}",
+        f"Give {code}weights=torchvision.models.ResNet50_Weights.IMAGENET1K_V2 or the name of others, or preprocessing="
+        "vertebra.Preprocessing(size=224, resize=256, interpolation='bilinear', mean=(0.485, 0.456, 0.406), "
+        "std=(0.229, 0.224, 0.225)) with the values that it was trained with.",
+        "Give --weights with the name of published ones, such as ResNet50_Weights.IMAGENET1K_V2, or --size, --mean and "
+        "--std (--resize, --interpolation) with the values that it was trained with.",
     )
 
 

@@ -45,7 +45,8 @@ def prepare(
 
     Any module can be exported that takes float images (N, 3, H, W) and gives logits (N, K). Its preprocessing is that
     of the weights that one of our networks was created with, also once its head is another, that of timm's
-    `pretrained_cfg`, or what `weights` or `preprocessing` say; without any of these it is refused. Its classes have
+    `pretrained_cfg`, its own attribute `preprocessing` (a `vertebra.Preprocessing`), or what `weights` or
+    `preprocessing` say; without any of these it is refused. Its classes have
     names where its classifier still is the one of weights whose classes are known. It is unwrapped (DataParallel,
     DistributedDataParallel, torch.compile, AveragedModel), exported as it is in eval mode and in float32, and left as
     it is.
