@@ -300,3 +300,47 @@ def test_code_may_import_what_lies_beside_it_and_shadows_nothing(code, monkeypat
     import colorsys
 
     assert colorsys.rgb_to_hsv(0, 0, 0) == (0, 0, 0)
+
+
+def test_the_command_s_arguments_are_not_the_code_s(code, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["vertebra", "inspect", "parses.py:build", "--json"])
+    (code / "parses.py").write_text(
+        "import argparse\nfrom torch.nn import Linear\n"
+        "parser = argparse.ArgumentParser()\nparser.add_argument('--width', type=int, default=3)\n"
+        "width = parser.parse_args().width\n"
+        "def build():\n    return Linear(width, parser.parse_args().width)\n"
+    )
+    assert resolve_model("parses.py:build", "inspect").call().in_features == 3
+    assert sys.argv[3] == "--json"
+
+
+def test_a_file_of_a_package_imports_from_it(code, monkeypatch):
+    folder = code / "pkg" / "deep"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "parts.py").write_text("width = 4\n")
+    (code / "pkg" / "wide.py").write_text("factor = 2\n")
+    (folder / "relative.py").write_text(
+        "from torch.nn import Linear\nfrom .parts import width\n"
+        "def build():\n    from ..wide import factor\n    return Linear(width, factor)\n"
+    )
+    for working, text in (
+        (code, "pkg/deep/relative.py"),
+        (folder, "relative.py"),
+        (code.parent, folder / "relative.py"),
+    ):
+        for name in [name for name in sys.modules if name.partition(".")[0] == "pkg"]:
+            del sys.modules[name]
+        monkeypatch.chdir(working)
+        made = resolve_model(f"{text}:build", "inspect").call()
+        assert (made.in_features, made.out_features) == (4, 2)
+
+
+def test_a_package_whose_name_is_in_use_is_not_imported(code):
+    (code / "json").mkdir()
+    (code / "json" / "__init__.py").write_text("raise SystemExit('taken for a module of Python')\n")
+    (code / "json" / "relative.py").write_text("from torch.nn import Identity as build\n")
+    assert type(resolve_model("json/relative.py:build", "inspect").call()).__name__ == "Identity"
+    (code / "json" / "relative.py").write_text("from . import decoder\n")
+    with pytest.raises(VertebraError, match="attempted relative import with no known parent package"):
+        resolve_model("json/relative.py:build", "inspect").call()

@@ -25,7 +25,9 @@ def call(source: str, function: str) -> Any:
     """Run the code, then the function without arguments.
 
     What it prints goes to stderr: standard output is the command's. While it runs, the file's folder, or for a module
-    the working folder, is the first that imports look in, as with `python FILE.py` and `python -m`.
+    the working folder, is the first that imports look in, as with `python FILE.py` and `python -m`; the command's own
+    arguments are not the code's, and `sys.argv` has no other than the source. A file of a package may import from it
+    with a dot.
 
     Args:
         source: a file whose name ends in .py, or the dotted name of a module.
@@ -40,7 +42,9 @@ def call(source: str, function: str) -> Any:
     """
     named = f"{source}:{function}"
     path = Path(source) if source.lower().endswith(".py") else None
-    with _first_on_path(Path.cwd() if path is None else path.parent), redirect_stdout(sys.stderr):
+    place = Path.cwd() if path is None else path.parent
+    root = place if path is None else _package_of(path)[1]
+    with _first_on_path(root), _first_on_path(place), redirect_stdout(sys.stderr), _without_arguments(source):
         code = _imported(source) if path is None else _module_of_file(path)
         made: Any = code
         for part in function.split("."):
@@ -79,6 +83,8 @@ def _module_of_file(path: Path) -> ModuleType:
     name = path.stem if path.stem.isidentifier() and path.stem not in sys.modules else f"_vertebra_{len(sys.modules)}"
     module = ModuleType(name)
     module.__file__ = str(path)
+    if package := _package_of(path)[0]:
+        module.__package__ = package
     sys.modules[name] = module
     try:
         with _told(str(path)):
@@ -87,6 +93,24 @@ def _module_of_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _package_of(path: Path) -> tuple[str, Path]:
+    """The package that a file is in, "" for none, and the folder to import it from; it is imported once it is needed.
+
+    A package is of folders with an `__init__.py`.
+    """
+    names: list[str] = []
+    folder = path.absolute().parent
+    while folder.name.isidentifier() and (folder / "__init__.py").is_file():
+        names.insert(0, folder.name)
+        folder = folder.parent
+    if not names:
+        return "", path.parent
+    loaded = sys.modules.get(names[0])
+    if loaded is not None and str(folder / names[0]) not in getattr(loaded, "__path__", ()):
+        return "", path.parent  # of that name another is in use, as of a folder `torch`
+    return ".".join(names), folder
 
 
 def _imported(name: str) -> ModuleType:
@@ -161,6 +185,17 @@ def _first_on_path(place: Path) -> Iterator[None]:
         sys.path.remove(folder)
         if folder not in sys.path:
             sys.path.append(folder)
+
+
+@contextmanager
+def _without_arguments(source: str) -> Iterator[None]:
+    """Inside, a script's own parser of arguments finds none."""
+    kept = sys.argv
+    sys.argv = [source]
+    try:
+        yield
+    finally:
+        sys.argv = kept
 
 
 @contextmanager
