@@ -5,6 +5,14 @@ import pytest
 from vertebra import units
 
 
+def test_nouns():
+    found = [units.counted(n, what) for n in (0, 1, 2_000) for what in ("photo", "class", "set of class names")]
+    assert found == [
+        *("0 photos", "0 classes", "0 sets of class names", "1 photo", "1 class", "1 set of class names"),
+        *("2,000 photos", "2,000 classes", "2,000 sets of class names"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("number", "text"),
     [

@@ -88,6 +88,20 @@ def test_wrong_calls_are_one_line_and_exit_2(vertebra, arguments):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["train", "photos", "--precision", "0,95"], "Write 0.95, with a decimal point. See: vertebra train --help"),
+        (["models", "--max-params", ",5"], "Write 0.5, with"),
+        (["choose", "--max-params", "5,25"], "Write 5.25, with"),
+        (["predict", "a.jpg", "--top", "1,5"], "See: vertebra predict --help"),
+    ],
+)
+def test_a_decimal_comma_is_told(vertebra, arguments, hint):
+    result = vertebra(*arguments)
+    assert result.code == 2 and hint in result.error
+
+
+@pytest.mark.parametrize(
     ("error", "code"),
     [(VertebraError("broken\n  in two lines"), 1), (WeightsError("x"), 1), (UsageError("x"), 2)],
 )

@@ -125,7 +125,7 @@ def test_what_was_passed_by_is_told_and_kept(vertebra, place, tmp_path):
         "Links within this folder, so their photos count more than once: Train/red/copy.png → Train/red/0.png.",
         "Left out, as these classes have no photo to train on: 'reds' (1 in val).",
         "Not learned, as no photo of it can be used: 'green', such as Train/green/1.jpg.",
-        "No photos, and left alone: 1 files in class folders, such as Train/red/notes.txt.",
+        "No photos, and left alone: 1 file in class folders, such as Train/red/notes.txt.",
     ):
         assert note in notes
         assert note in done.out
@@ -311,7 +311,7 @@ def test_val_photos_are_held_out_where_there_are_no_test_photos(vertebra, train,
 def test_val_photos_that_train_beside_test_photos_are_told_of(train, tmp_path):
     counts = {"train/red": 6, "train/blue": 6, "val/red": 2, "val/blue": 2, "test/red": 1}
     done, metrics = train(photos(tmp_path / "data", counts))
-    assert "on 1 held-out photos: the test photos" in done.out
+    assert "on 1 held-out photo: the test photos" in done.out
     assert "The 4 val photos train too" in done.out
     assert "Only 1 photo was held out" in done.out
     assert "1 of 2 classes without a photo among the held-out ones, so no figure speaks of them: blue" in done.out
@@ -410,4 +410,12 @@ def test_a_picture_under_two_labels_is_told(train, tmp_path):
 def test_evaluate_names_classes_without_a_photo(vertebra, train, tmp_path):
     train(photos(tmp_path / "data", {"red": 5, "blue": 5, "green": 5}))
     done = vertebra("evaluate", tmp_path / "run", photos(tmp_path / "other", {"red": 3}, seed=9))
-    assert "2 of 3 classes without a photo among these, so no figure speaks of them: blue, green." in done.out
+    said = "2 of 3 classes without a photo among these, so no figure speaks of them: blue, green."
+    assert said in done.out
+    (tmp_path / "other" / "green").mkdir()
+    (tmp_path / "other" / "lilac").mkdir()
+    done = vertebra("evaluate", tmp_path / "run", tmp_path / "other")
+    assert said in done.out and done.out.count("green") == 1
+    assert "Folders without any photo, of no class of the model: 'lilac'." in done.out
+    done = vertebra("train", "--resume", tmp_path / "run")
+    assert done.out.startswith(f"{tmp_path / 'run'} is finished, so nothing was left to do. Its figures:\ntop-1 ")

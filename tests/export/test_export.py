@@ -568,7 +568,7 @@ def test_classes_in_another_order() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"in_channels": 1}, "takes 1 channels"),
+        ({"in_channels": 1}, "takes 1 channel "),
         ({"name": "vgg11", "size": 31}, "at least 32 pixels"),
     ],
 )

@@ -235,7 +235,7 @@ class Mixing(nn.Module):
         (Small, {"weights": "IMAGENET1K_V1"}, r"many networks have.*'ResNet50_Weights\.IMAGENET1K_V1'"),
         (Small, {"weights": "ResNet18_Weights.IMAGNET1K_V1"}, r"Did you mean 'IMAGENET1K_V1'"),
         (Small, {"network_options": {"transform_input": True}}, r"is built already, so transform_input"),
-        (lambda: Small(channels=1), {}, r"takes 1 channels.*RGB"),
+        (lambda: Small(channels=1), {}, r"takes 1 channel .*RGB"),
         (lambda: Small(1), {}, r"one class.*num_classes=2"),
         (lambda: Then(lambda y: y.softmax(1)), {}, r"ends in a softmax of its own.*Return what is before it"),
         (lambda: Then(lambda y: y.squeeze()), {}, r"torch itself cannot run the network at batch size 1 "),

@@ -235,7 +235,7 @@ def test_settings_that_are_not_allowed(change: dict[str, Any], message: str) -> 
         (torch.zeros(40, 40), r"shape \(40, 40\)"),
         (torch.zeros(0, 3, 40, 40), r"not empty"),
         (torch.zeros(3, 40, 0), r"not empty"),
-        (torch.zeros(1, 40, 40), r"has 1 channels and the preprocessing is for 3"),
+        (torch.zeros(1, 40, 40), r"has 1 channel and the preprocessing is for 3"),
         (torch.zeros(2, 4, 40, 40), r"has 4 channels"),
     ],
     # Named by their types: the default would hold addresses, which differ between the processes of one run.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -127,7 +128,10 @@ def _dispatch(arguments: list[str]) -> int:
             return UsageError.exit_code
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "vertebra"
-        raise UsageError(f"{error.format_message().rstrip('.')}. See: {path} --help") from error
+        message = error.format_message().rstrip(".")
+        if comma := re.search(r"'([+-]?\d*),(\d+)' is not a valid float", message):
+            message += f". Write {comma[1] or 0}.{comma[2]}, with a decimal point"
+        raise UsageError(f"{message}. See: {path} --help") from error
     except Interrupted as interrupted:
         raise interrupted.__cause__ or KeyboardInterrupt from None
     except typer.Abort:

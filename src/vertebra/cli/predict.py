@@ -185,7 +185,7 @@ def _standard_input() -> IO[bytes]:
 
 def _summary(output: Output, tally: _Tally, seconds: float) -> str:
     """What the whole file holds, and what of it is new."""
-    text = f"{output.path}: {output.total:,} photos{f', {output.failed:,} failed' if output.failed else ''}"
+    text = f"{output.path}: {counted(output.total, 'photo')}{f', {output.failed:,} failed' if output.failed else ''}"
     rate = f"in {seconds:.1f} s, {tally.total / seconds:.0f} images/s" if tally.total else ""
     if not output.done:
         return f"{text}{',' if output.failed else ''} {rate}".rstrip(" ,")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,7 @@ import typer
 
 from vertebra.cli._options import AllowUnseen, Bits, Ignore, ImageRoot, LabelColumn, PathColumn, SplitColumn
 from vertebra.errors import UsageError, VertebraError, printable
+from vertebra.units import counted
 
 if TYPE_CHECKING:
     from vertebra.train import Classifier
@@ -117,6 +119,7 @@ def run(settings: dict[str, Any], out: Path | None, resume: Path | None) -> None
         raise UsageError("--resume takes data and folder from the run. Leave DATA and --out out.")
     if resume is None and "data" not in settings:
         raise UsageError("there is nothing to train on. Give DATA: a folder of class folders, a table or a name.")
+    finished = resume is not None and (resume / "metrics.json").is_file()
     try:
         with progress("finding the photos") as tell:
             if resume is not None:
@@ -132,6 +135,8 @@ def run(settings: dict[str, Any], out: Path | None, resume: Path | None) -> None
             time.sleep(1.0)
             raise SystemExit(error.exit_code) from error
         raise
+    if finished and os.environ.get("RANK", "0") == "0":
+        typer.echo(f"{printable(str(resume))} is finished, so nothing was left to do. Its figures:")
     _show(classifier)
 
 
@@ -146,8 +151,6 @@ def _value(text: str) -> Any:
 
 
 def _show(classifier: Classifier) -> None:
-    import os
-
     if os.environ.get("RANK", "0") != "0":
         return  # another process of the run says it
     m = classifier.metrics
@@ -159,7 +162,7 @@ def _show(classifier: Classifier) -> None:
         ece = "not measured" if m["ece"] is None else f"{100 * m['ece']:.1f} %"
         typer.echo(
             f"top-1 {100 * m['top1']:.1f} % ({100 * low:.1f} – {100 * high:.1f}), {five}balanced "
-            f"{100 * m['balanced_accuracy']:.1f} %, ECE {ece} on {m['n']:,} held-out photos{which}"
+            f"{100 * m['balanced_accuracy']:.1f} %, ECE {ece} on {counted(m['n'], 'held-out photo')}{which}"
         )
     else:
         typer.echo("top-1 not measured: no held-out photos")

@@ -68,7 +68,9 @@ def read_folder(root: Path, *, ignore: Sequence[str] = (), training: bool = True
     classes, joined = join_names(where, str(root))
     photos = [Photo(path, classes[folder.name], split) for folder, split in found for path in folder.below()]
     names = set(classes.values())
-    if empty := {name for name in empty - names if name and is_text(name)}:
+    empty = {name for name in empty - names if name and is_text(name)}
+    # A classifier that is measured names all classes without a photo, those without a folder too.
+    if empty and training:
         notes.append(f"Without any photo, and left out: {_some([repr(name) for name in sorted(empty)])}.")
     return Dataset(
         str(root),

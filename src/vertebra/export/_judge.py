@@ -13,6 +13,7 @@ import numpy as np
 from vertebra.errors import UsageError, nearest
 from vertebra.imagenet import is_imagenet, wnids
 from vertebra.intervals import Interval, Z, paired, wilson
+from vertebra.units import counted
 
 from ._graph import Array
 from ._photos import Pixels
@@ -79,7 +80,8 @@ def check_count(photos: int) -> None:
     """Raise a `UsageError` where there are too few photos to quantise by."""
     if photos < MIN_PHOTOS:
         raise UsageError(
-            f"{photos} photos are too few to quantise by: at least {MIN_PHOTOS} are needed, and 100 or more of the "
+            f"{counted(photos, 'photo')} {'is' if photos == 1 else 'are'} too few to quantise by: "
+            f"at least {MIN_PHOTOS} are needed, and 100 or more of the "
             "kind that the network will see are better. Add photos to the calibration folder."
         )
 

@@ -17,6 +17,7 @@ from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-def
 from vertebra.card import Preprocessing
 from vertebra.errors import UsageError, VertebraError, first_line
 from vertebra.models import ConvNet
+from vertebra.units import counted
 
 Outputs: TypeAlias = tuple[Tensor, Tensor, Tensor]  # logits (N, K), embedding (N, D), features (N, C, h, w)
 
@@ -244,7 +245,7 @@ def deployable(network: nn.Module, preprocessing: Preprocessing) -> ConvNet | Ob
     channels = channels_of(network)
     if channels != 3 or len(preprocessing.mean) not in (1, 3) or len(preprocessing.std) not in (1, 3):
         raise UsageError(
-            f"the network takes {channels} channels and its preprocessing has {len(preprocessing.mean)}; "
+            f"the network takes {counted(channels, 'channel')} and its preprocessing has {len(preprocessing.mean)}; "
             "an exported file takes RGB photos, so both must be for 3."
         )
     if isinstance(network, ConvNet) and preprocessing.crop_size < network.min_size:

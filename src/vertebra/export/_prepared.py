@@ -252,7 +252,8 @@ def same_order(given: Sequence[str], categories: Sequence[str]) -> Sequence[str]
 def _check_classes(classes: Sequence[str] | None, count: int) -> None:
     if classes is not None and len(classes) != count:
         raise UsageError(
-            f"there are {len(classes)} class names, and the network has {count} classes. Give one for each."
+            f"classes gives {counted(len(classes), 'class name')}, and the network has {counted(count, 'class')}. Give "
+            "one for each."
         )
 
 

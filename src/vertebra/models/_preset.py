@@ -15,6 +15,7 @@ from vertebra.card import Preprocessing, centre_crop_box, resized_size
 from vertebra.decoding_notes import DecodingNotes
 from vertebra.errors import UsageError, warn
 from vertebra.pixels import fit, upright
+from vertebra.units import counted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -146,7 +147,7 @@ class ImageClassification(nn.Module):
     def _check_channels(self, channels: int) -> None:
         if len(self.mean) not in (1, channels):
             raise UsageError(
-                f"the image has {channels} channels and the preprocessing is for {len(self.mean)}. "
+                f"the image has {counted(channels, 'channel')} and the preprocessing is for {len(self.mean)}. "
                 "Turn the image to RGB, or give as many means and standard deviations as channels."
             )
 

@@ -29,6 +29,7 @@ from vertebra.pixels import Pixels
 from vertebra.runtime.engines import OUTPUTS, PROBABILITIES, EngineError, FloatArray, Runner
 from vertebra.runtime.predictor import Predictor
 from vertebra.runtime.trial import trial_images
+from vertebra.units import counted
 
 from .anatomy import anatomy
 from .batcher import Batcher
@@ -107,7 +108,7 @@ class Loaded:
         if self.card.classes is not None and len(self.card.classes) != probabilities.shape[1]:
             raise EngineError(
                 f"{self.path} gives {probabilities.shape[1]} probabilities, and its card names "
-                f"{len(self.card.classes)} classes. Export the network again."
+                f"{counted(len(self.card.classes), 'class')}. Export the network again."
             )
         return int(probabilities.shape[1])
 

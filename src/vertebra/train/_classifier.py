@@ -15,6 +15,7 @@ from vertebra.errors import UsageError
 from vertebra.files import replacing, writing
 from vertebra.runtime.inputs import ImageInput, ImageInputs
 from vertebra.runtime.predictor import Prediction, Predictor
+from vertebra.units import counted
 
 from ._folder import METRICS, MODEL, REPORT, TrainError
 
@@ -141,11 +142,11 @@ class Classifier:
             )
 
     def __repr__(self) -> str:
-        found = f"<Classifier of {len(self.card.classes or ())} classes, {self.card.architecture}: top-1 "
+        found = f"<Classifier of {counted(len(self.card.classes or ()), 'class')}, {self.card.architecture}: top-1 "
         if self.metrics["top1"] is None:
             return f"{found}not measured; {self.report}>"
         low, high = self.metrics["top1_interval"]
         return (
             f"{found}{100 * self.metrics['top1']:.1f} % ({100 * low:.1f} – {100 * high:.1f}) on "
-            f"{self.metrics['n']:,} photos that it had not seen; {self.report}>"
+            f"{counted(self.metrics['n'], 'photo')} that it had not seen; {self.report}>"
         )

@@ -17,6 +17,7 @@ from vertebra.export import export, metadata, prepare
 from vertebra.files import write_whole
 from vertebra.models import ConvNet
 from vertebra.report import NOT_MEASURED, interval, percent, versions
+from vertebra.units import counted
 
 from ._classifier import Classifier
 from ._folder import DATA, METRICS, MODEL, REPORT, SETTINGS, WEIGHTS, going_on, write_json, write_text
@@ -122,10 +123,10 @@ def _report(settings: Settings, folder: Path, outcome: Outcome, clock: Clock) ->
         title=f"{settings.model} on {settings.data}",
         kind="Training report",
         summary=(
-            f"{m.n:,} held-out photos of {len(m.classes)} classes: top-1 accuracy {percent(m.top1)} (95 % interval "
-            f"{interval(m.top1_interval)}){five}."
+            f"{counted(m.n, 'held-out photo')} of {counted(len(m.classes), 'class')}: top-1 accuracy "
+            f"{percent(m.top1)} (95 % interval {interval(m.top1_interval)}){five}."
             if m.n
-            else f"A classifier of {len(m.classes)} classes, whose accuracy is not measured."
+            else f"A classifier of {counted(len(m.classes), 'class')}, whose accuracy is not measured."
         ),
         held=outcome.held,
         decoding=outcome.preprocessing.decoding,

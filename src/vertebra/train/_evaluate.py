@@ -32,6 +32,7 @@ from vertebra.model_argument import ModelArgument, ModelKind, resolve_model
 from vertebra.report import interval, percent, versions
 from vertebra.runtime.engines import PROBABILITIES
 from vertebra.runtime.predictor import Predictor
+from vertebra.units import counted
 
 from ._calibrate import Rejection, Threshold, rejection, softmax
 from ._folder import DATA, SETTINGS, TrainError
@@ -120,7 +121,7 @@ class Evaluation:
         page = Report(
             title=f"{name} on {self.data}",
             kind="Evaluation",
-            summary=f"{self.given} on {m.n:,} photos: top-1 accuracy {percent(m.top1)} (95 % interval "
+            summary=f"{self.given} on {counted(m.n, 'photo')}: top-1 accuracy {percent(m.top1)} (95 % interval "
             f"{interval(m.top1_interval)}).",
             held=self.held,
             decoding=self.decoding,
@@ -305,6 +306,11 @@ def _with_known_classes(dataset: Dataset, names: Sequence[str], model: str, allo
     """
     labels = sorted({photo.label for photo in dataset.photos})
     notes, labelled_by = (*dataset.place, *dataset.notes), "class name"
+    own = {*names, *wnids()} if is_imagenet(names) else set(names)
+    if empty := sorted({*dataset.classes} - {*labels} - own):
+        more = f" and {len(empty) - 5} others" if len(empty) > 5 else ""
+        shown = ", ".join(map(repr, empty[:5]))
+        notes = (*notes, f"Folders without any photo, of no class of the model: {shown}{more}.")
     if is_imagenet(names):
         found = match_imagenet(labels, dataset.name)
         names = [
@@ -321,7 +327,7 @@ def _with_known_classes(dataset: Dataset, names: Sequence[str], model: str, allo
     if unknown and not (allow_unseen and matched):
         ways = "Rename the folders, or leave their photos out with --allow-unseen." if matched else ""
         raise UsageError(
-            f"{dataset.name} has {_several(len(unknown), 'class', 'es')} that {model} does not know, such as "
+            f"{dataset.name} has {counted(len(unknown), 'class')} that {model} does not know, such as "
             f"{unknown[0]!r}; {knows}. {hint} {ways}".replace("  ", " ").rstrip()
         )
     twice = sorted({name for name in matched.values() if list(names).count(name) > 1})
@@ -333,11 +339,7 @@ def _with_known_classes(dataset: Dataset, names: Sequence[str], model: str, allo
     kept = tuple(replace(photo, label=matched[photo.label]) for photo in dataset.photos if photo.label in matched)
     if out := len(dataset.photos) - len(kept):
         listed = ", ".join(map(repr, unknown[:5])) + (f" and {len(unknown) - 5} others" if len(unknown) > 5 else "")
-        photos, classes = _several(out, "photo", "s"), "classes" if len(unknown) > 1 else "a class"
+        photos, classes = counted(out, "photo"), "classes" if len(unknown) > 1 else "a class"
         notes = (*notes, f"Left out: {photos} of {classes} that the model does not know: {listed}.")
     known = tuple(sorted(set(matched.values())))
     return _Labelled(replace(dataset, photos=kept, classes=known, notes=notes), tuple(names), labelled_by)
-
-
-def _several(count: int, what: str, ending: str) -> str:
-    return f"{count:,} {what}{ending if count != 1 else ''}"

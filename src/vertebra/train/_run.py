@@ -12,6 +12,7 @@ import numpy as np
 
 from vertebra.card import Decoding
 from vertebra.data import Album, Audit, Dataset, Facts, Photo, assign_folds, audit, find_duplicates, usable_part
+from vertebra.units import counted
 
 from ._calibrate import Fit, Rejection, Threshold, cross_fitted, fit_temperature, fit_threshold, rejection, softmax
 from ._folder import DATA, SETTINGS, TrainError
@@ -177,7 +178,9 @@ def remarks(data: Labelled, held: Sequence[Photo], settings: Settings, unmeasure
         found.append(f"Passed by: {'; '.join(unreadable[:3])}{'; …' if len(unreadable) > 3 else ''}.")
     # A table or a text beside the class folders is common; in them it may have been meant for a photo.
     if others := [name for name in data.audit.others if Path(name).parent.parts]:
-        found.append(f"No photos, and left alone: {len(others):,} files in class folders, such as {others[0]}.")
+        found.append(
+            f"No photos, and left alone: {counted(len(others), 'file')} in class folders, such as {others[0]}."
+        )
     if broken := data.audit.broken:
         found.append(cannot_be_used(len(broken), f"{broken[0].path}, which {broken[0].reason}"))
     if contradictions := data.audit.contradictions:
