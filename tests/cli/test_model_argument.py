@@ -109,13 +109,17 @@ def served(monkeypatch):
     import vertebra.serve.server
 
     def run_here(command, **options):
-        output = io.StringIO()
-        with monkeypatch.context() as patch, contextlib.redirect_stdout(output):
+        output, errors = io.StringIO(), io.StringIO()
+        with (
+            monkeypatch.context() as patch,
+            contextlib.redirect_stdout(output),
+            contextlib.redirect_stderr(errors),
+        ):
             patch.setattr(sys, "argv", ["-c", *command[3:]])
             try:
                 exec(command[2], {})
             except SystemExit as error:
-                return SimpleNamespace(returncode=1, stdout="", stderr=str(error))
+                return SimpleNamespace(returncode=error.code, stdout="", stderr=errors.getvalue())
         return SimpleNamespace(returncode=0, stdout=output.getvalue(), stderr="")
 
     monkeypatch.setattr(vertebra.serve.hosted.subprocess, "run", run_here)
@@ -241,6 +245,17 @@ def test_a_server_tells_it_when_it_starts(vertebra, place, served, caplog):
     with caplog.at_level("INFO"):
         assert vertebra("serve", "resnet18", "--port", "0").code == 0
     assert "'resnet18' is taken for the network resnet18" in caplog.text
+
+
+def test_a_server_that_cannot_get_weights_has_failed(vertebra, place, served, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(place))
+    monkeypatch.setenv("VERTEBRA_OFFLINE", "1")
+    for call in (("serve", "vgg11", "--port", "0"), ("predict", "photo.png", "--model", "vgg11")):
+        done = vertebra(*call)
+        assert (done.code, done.out) == (1, "") and "is not on this machine" in done.err
+    (place / "my net.py").write_text("def build(): return 3\n")
+    done = vertebra("serve", "my net.py:build", "--port", "0")
+    assert done.code == 2 and "returns an object of type int" in done.err
 
 
 def test_code_that_fails_is_one_line_and_a_traceback_with_debug(vertebra, place):

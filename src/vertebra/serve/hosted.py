@@ -22,7 +22,7 @@ from vertebra._load import kept_model
 from vertebra.cache import change_state, scratch_dir
 from vertebra.card import Card, read_card
 from vertebra.decoding_notes import DecodingNotes
-from vertebra.errors import UsageError, VertebraWarning, nearest
+from vertebra.errors import UsageError, VertebraError, VertebraWarning, nearest
 from vertebra.model_argument import ModelKind, resolve_model
 from vertebra.model_checksum import verify
 from vertebra.pixels import Pixels
@@ -58,7 +58,8 @@ try:
     texts = [str(each.message) for each in told if issubclass(each.category, VertebraWarning)]
     print(json.dumps({"path": os.fspath(path), "told": texts}))
 except VertebraError as error:
-    sys.exit(str(error))
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
 """
 
 
@@ -340,7 +341,7 @@ def _file_of(source: str, tell: Callable[[str], None]) -> Path:
     )
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["the export failed"])[-1]
-        raise UsageError(reason)
+        raise (UsageError if done.returncode == UsageError.exit_code else VertebraError)(reason)
     found = json.loads(done.stdout.splitlines()[-1])
     for text in dict.fromkeys(found["told"]):
         if text not in texts:
