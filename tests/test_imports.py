@@ -18,7 +18,7 @@ SOURCE = Path(vertebra.__file__).parent
 BASE = {"errors", "units", "intervals", "protobuf", "card", "cache", "model_checksum", "files", "machine"}
 BASE |= {"bit_depth", "photo_files", "pixels", "decoding_notes", "stopping", "strict_json", "file_kinds"}
 BASE |= {"model_table", "model_argument", "preprocessing", "progress", "timm_names", "weight_files", "weight_transfer"}
-BASE |= {"imagenet", "run_files"}
+BASE |= {"imagenet", "run_files", "torch_archives"}
 
 # Room (or module at the top) -> rooms that it may import. The table of the design, and nothing else.
 ROOMS = {
@@ -44,7 +44,9 @@ ROOMS = {
     "machine": {"errors"},
     "model_function": {"errors"},
     "run_files": {"errors", "card", "model_table"},
-    "model_argument": {"errors", "card", "files", "model_function", "model_table", "run_files", "timm_names"},
+    "torch_archives": set(),
+    "model_argument": {"errors", "card", "files", "model_function", "model_table", "run_files", "timm_names"}
+    | {"torch_archives"},
     "bit_depth": {"errors", "card"},
     "pixels": {"errors", "card", "bit_depth", "file_kinds", "photo_files"},  # photos are decoded in one place
     "decoding_notes": {"card", "bit_depth", "pixels"},
@@ -87,6 +89,7 @@ PACKAGES = {
     "model_function": set(),
     "model_argument": set(),
     "run_files": set(),
+    "torch_archives": set(),
     "bit_depth": {"numpy", "PIL"},
     "pixels": {"numpy", "PIL", "pillow_heif"},  # the last for HEIC
     "decoding_notes": set(),

@@ -92,6 +92,7 @@ def test_the_folder_itself_may_be_a_run(place, monkeypatch):
         ("s3://bucket/m.onnx", "is a web address"),
         ("net.py:build", r"net\.py: no such file"),
         ("C:\\code\\net.py:build", r"net\.py: no such file"),
+        ("net.py::build", r"is written with one colon: net\.py:build"),
         ("two words", "'two words' is no model"),
         (3, "the model is a int; give a network's name, an exported file"),
         (print, "Call it, and give what it returns"),
@@ -151,6 +152,35 @@ def test_names_that_stand_for_no_weights_or_no_network(place):
     assert resolve_model("mobilenetv2_050", "inspect").network == "mobilenetv2_050"
     with pytest.warns(VertebraWarning, match="tf_efficientnet_b0 is built as efficientnet_b0: timm's pads"):
         resolve_model("tf_efficientnet_b0", "predict").weights()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize("command", ["predict", "card", "inspect", "export", "train"])
+def test_a_whole_network_is_no_weights(place, command):
+    torch = pytest.importorskip("torch")
+    network = torch.nn.Sequential(torch.nn.Linear(2, 3))
+    torch.jit.trace(network, torch.zeros(1, 2)).save("script.pt")
+    torch.save(network, "whole.pth")
+    torch.save(network.state_dict(), "weights.pth")
+    torch.save({"model": network.state_dict(), "epoch": 3}, "checkpoint.pth")
+    torch.save(torch.zeros(3), "tensor.pth")
+    for name, what in (
+        ("script.pt", "a TorchScript program"),
+        ("whole.pth", "a pickled object of the class torch.nn.modules.container.Sequential"),
+    ):
+        advice = "Save its state_dict" if command == "train" else "Give a function that makes its network: FILE.py:NAME"
+        with pytest.raises(UsageError) as caught:
+            resolve_model(name, command)
+        assert f"{name} is {what}, not weights, and is not opened. {advice}" in str(caught.value)
+    for name in ("weights.pth", "checkpoint.pth", "tensor.pth", "plain", "w.PTH"):
+        assert resolve_model(name, ANYTHING).kind is ModelKind.WEIGHTS
+
+
+def test_an_exported_file_without_a_card_of_a_network(place, write_model):
+    write_model(place / "foreign.onnx", card="")
+    for command in ("inspect", "compare"):
+        with pytest.raises(UsageError, match=r"networks of torch\. Give a network's name, the folder of a run, a"):
+            resolve_model("foreign.onnx", command)
 
 
 def test_what_a_command_takes_in_words():

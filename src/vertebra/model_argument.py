@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vertebra.card import CardError, locate_card, opened, read_card
-from vertebra.errors import UsageError, nearest_path, warn
+from vertebra.errors import UsageError, nearest_path, printable, warn
 from vertebra.files import WEIGHT_SUFFIXES
 
 if TYPE_CHECKING:
@@ -160,6 +160,8 @@ def resolve_model(model: object, command: str) -> ModelArgument:
     found, *others = readings
     if others and len(ACCEPTED[command]) > 1:  # where names alone are taken, nothing else can be meant
         _tell_precedence(found)
+    if found.kind is ModelKind.WEIGHTS:
+        _check_weights(found.path, command)
     if found.kind not in ACCEPTED[command]:
         raise UsageError(_refusal(found, command))
     return found
@@ -292,6 +294,8 @@ def _nothing(text: str, command: str) -> str:
     if last != text and _is_known(last):
         return f"{text}: no such file or folder. The network of that name is written {last}"
     source, colon, function = text.rpartition(":")
+    if colon and _is_code(source.rstrip(":")) and source.endswith(":"):  # as pytest has it
+        return f"{text} is no model. A function in a file is written with one colon: {source.rstrip(':')}:{function}"
     if colon and _is_code(source):
         if not os.path.isfile(source):  # noqa: PTH113
             return f"{source}: no such file. {nearest_path(source)}".rstrip()
@@ -333,7 +337,7 @@ def _refusal(found: ModelArgument, command: str) -> str:
         if command == "export":
             return f"{path} is exported already. Give {takes(command)}; vertebra card {given} says what it is of."
         return (
-            f"{path} is exported already, and vertebra {command} reads networks of torch.{_network_of(path, command)}"
+            f"{path} is exported already, and vertebra {command} reads networks of torch. {_network_of(path, command)}"
         )
     if command == "train" and found.kind in (ModelKind.RUN, ModelKind.WEIGHTS):
         weights = shlex.quote(str(found.path / RUN_WEIGHTS if found.kind is ModelKind.RUN else found.path))
@@ -342,13 +346,27 @@ def _refusal(found: ModelArgument, command: str) -> str:
     return f"{found.given} is {what}; vertebra {command} takes {takes(command)}."
 
 
+def _check_weights(path: Path, command: str) -> None:
+    """Refuse a file with a whole network, which nothing here opens, since that is to run what it says.
+
+    Raises:
+        UsageError: it is one.
+    """
+    from vertebra.torch_archives import network_in
+
+    if what := network_in(path):
+        function = ModelKind.FUNCTION in ACCEPTED[command]
+        advice = "Give a function that makes its network: FILE.py:NAME" if function else "Save its state_dict() alone"
+        raise UsageError(f"{path} is {printable(what)}, not weights, and is not opened. {advice}.")
+
+
 def _network_of(path: Path, command: str) -> str:
-    """The command for the network of an exported file, where its card names one."""
+    """The command for the network of an exported file, where its card names one; else what the command takes."""
     try:
         name = read_card(path).architecture
     except CardError:
-        return ""
-    return f" Its network is: vertebra {command} {name}" if _is_known(name) else ""
+        name = ""
+    return f"Its network is: vertebra {command} {name}" if _is_known(name) else f"Give {takes(command)}."
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------
