@@ -13,7 +13,7 @@ import pytest
 
 import vertebra.serve.hosted as module
 from vertebra.card import CardError
-from vertebra.errors import UsageError, VertebraError
+from vertebra.errors import VertebraError
 from vertebra.runtime.engines import EngineError, Plan, Runner, open_engine
 from vertebra.serve.hosted import Loaded, Shelf
 from vertebra.serve.problems import ApiError
@@ -234,15 +234,20 @@ def test_a_name_is_exported_by_another_process_unless_it_is_kept(monkeypatch, tm
 
 
 @pytest.mark.parametrize(
-    ("stderr", "message"),
-    [("a warning\nthere is no network\n", "^there is no network$"), ("", "the export failed")],
+    ("code", "stderr", "message"),
+    [
+        (2, "a warning\nthere is no network\n", "^there is no network$"),
+        (1, "the weights cannot be had\n", "^the weights cannot be had$"),
+        (1, "", "the export failed"),
+    ],
 )
-def test_an_export_that_fails(monkeypatch, stderr, message):
+def test_an_export_that_fails(monkeypatch, code, stderr, message):
     monkeypatch.setattr(module, "kept_model", lambda name: None)
-    found = SimpleNamespace(returncode=1, stderr=stderr, stdout='"net.onnx"')
+    found = SimpleNamespace(returncode=code, stderr=stderr, stdout='"net.onnx"')
     monkeypatch.setattr(module.subprocess, "run", lambda *arguments, **options: found)
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(VertebraError, match=message) as caught:
         module._file_of("resnet18", lambda what: None)
+    assert caught.value.exit_code == code
 
 
 # --- files that change ------------------------------------------------------------------------------------------------
