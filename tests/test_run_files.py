@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from vertebra.card import METADATA_KEY, Card, Preprocessing
+from vertebra.card import METADATA_KEY, Card, CardError, Preprocessing
 from vertebra.errors import VertebraWarning
 from vertebra.model_argument import resolve_model
 
@@ -73,3 +73,11 @@ def test_a_run_that_cannot_be_read_says_nothing(run, content):
     assert told(run, "exported_file") == []
     (run / "weights.safetensors").write_text(content)
     assert told(run, "weight_file") == []
+
+
+def test_an_empty_file_is_exported_again(run):
+    (run / "model.onnx").write_bytes(b"")
+    with pytest.raises(CardError) as caught:
+        told(run, "exported_file")
+    export = f"vertebra export '{run}' --out '{run / 'model.onnx'}'"
+    assert str(caught.value) == f"{run / 'model.onnx'} is empty. Export its weights: {export}"

@@ -382,17 +382,18 @@ def run_model(run: Path) -> Path:
 
     Raises:
         UsageError: it has none: it is not finished, or the file is gone.
+        CardError: it is empty.
     """
-    path, again = run / RUN_MODEL, shlex.quote(str(run))
+    path, has_weights = run / RUN_MODEL, (run / RUN_WEIGHTS).is_file()
+    export = f"Export its weights: vertebra export {shlex.quote(str(run))} --out {shlex.quote(str(path))}"
     if path.is_file():
+        if has_weights and path.stat().st_size == 0:
+            raise CardError(f"{path} is empty. {export}")
         _tell_unfinished(run)
         _tell_other(run, path)
         return path
-    if (run / RUN_WEIGHTS).is_file():
-        raise UsageError(
-            f"the run {run} has no {RUN_MODEL}. Export its weights: vertebra export {again} --out "
-            f"{shlex.quote(str(path))}"
-        )
+    if has_weights:
+        raise UsageError(f"the run {run} has no {RUN_MODEL}. {export}")
     raise _unusable(run, RUN_MODEL)
 
 

@@ -258,6 +258,21 @@ def test_a_server_that_cannot_get_weights_has_failed(vertebra, place, served, mo
     assert done.code == 2 and "returns an object of type int" in done.err
 
 
+def test_a_run_whose_exported_file_is_empty(vertebra, place, tiny_run):
+    (place / "emptied").mkdir()
+    for path in tiny_run.iterdir():
+        if path.is_file() and path.name != "model.onnx":
+            shutil.copyfile(path, place / "emptied" / path.name)
+    (place / "emptied" / "model.onnx").touch()
+    done = vertebra("card", "emptied")
+    assert (done.code, done.out) == (1, "")
+    command = done.error.partition("Export its weights: vertebra ")[2].split()
+    assert command == ["export", "emptied", "--out", "emptied/model.onnx"]
+    assert vertebra(*command).code == 0
+    done = vertebra("card", "emptied")
+    assert (done.code, done.err) == (0, "") and "3: blue, green, red" in done.out
+
+
 def test_code_that_fails_is_one_line_and_a_traceback_with_debug(vertebra, place):
     (place / "my net.py").write_text("def build():\n    raise ValueError('too\\nwide')\n")
     done = vertebra("inspect", "my net.py:build")

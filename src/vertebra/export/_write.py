@@ -31,7 +31,7 @@ def check_target(path: Path) -> None:
         raise UsageError(f"{path} is a folder. Give a file, for example {path / 'model.onnx'}")
     if not path.parent.is_dir():
         raise UsageError(no_folder(path))
-    if path.exists():
+    if path.exists() and not (path.is_file() and path.stat().st_size == 0):  # an empty file is nothing to keep
         try:
             with opened(path) as file:
                 locate_card(file)
