@@ -253,3 +253,19 @@ def test_what_was_stopped_says_how_to_go_on(vertebra, monkeypatch, command, stop
         "export": "Nothing was written. Run the same command again.",
     }
     assert result.error == f"vertebra: stopped. {advice.get(command, '')}".rstrip()
+
+
+@pytest.mark.parametrize(("under_torchrun", "told"), [(True, ""), (False, "vertebra: stopped.\n")])
+def test_a_process_that_torchrun_ends_says_nothing(vertebra, monkeypatch, under_torchrun, told):
+    """The one that failed has said why."""
+
+    def ended(arguments):
+        raise Terminated(signal.SIGTERM)
+
+    monkeypatch.setattr(cli, "_dispatch", ended)
+    if under_torchrun:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    else:
+        monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    result = vertebra("train", "photos")
+    assert (result.code, result.err) == (143, told)

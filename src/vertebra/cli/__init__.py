@@ -1,8 +1,7 @@
 """The command `vertebra`: one module a command, imported when it is invoked.
 
-Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 130 stopped with Ctrl-C, 143
-with SIGTERM. An error is one line on stderr;
-`--debug`, anywhere on the line, shows the traceback instead.
+Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 130 stopped with Ctrl-C, 143 with SIGTERM. An error is one
+line on stderr; `--debug`, anywhere on the line, shows the traceback instead.
 """
 
 from __future__ import annotations
@@ -141,8 +140,11 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _stopped(stop: KeyboardInterrupt, command: str) -> int:
     """Say how to go on after Ctrl-C, or a signal that asks to end: as what was stopped says, or else the command."""
+    exit_code = getattr(stop, "exit_code", EXIT_INTERRUPTED)
+    if "TORCHELASTIC_RUN_ID" in os.environ and not getattr(stop, "__notes__", None):
+        return exit_code  # torchrun ends the others where one fails, and that one has said why
     told = getattr(stop, "__notes__", None) or [_GOING_ON.get(command.removeprefix("vertebra "), "")]
-    return _report(f"stopped. {' '.join(told)}".rstrip(), getattr(stop, "exit_code", EXIT_INTERRUPTED))
+    return _report(f"stopped. {' '.join(told)}".rstrip(), exit_code)
 
 
 def _report(message: str, exit_code: int) -> int:
