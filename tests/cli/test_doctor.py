@@ -38,7 +38,7 @@ def test_cache_folder_and_its_size(vertebra, tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     (folder / "a-12345678.pth").write_bytes(bytes(1_500_000))
     assert vertebra("doctor", "--json").json["cache"] == {"folder": str(folder), "files": 1, "bytes": 1_500_000}
-    assert f"1 files, 1.50 MB in {folder}" in vertebra("doctor").out
+    assert f"1 file, 1.50 MB in {folder}" in vertebra("doctor").out
 
 
 def test_missing_extras_have_their_command(vertebra, monkeypatch):

@@ -15,7 +15,7 @@ from vertebra import __version__
 from vertebra.cli._output import print_json
 from vertebra.errors import EXTRAS
 from vertebra.machine import affinity, processor, quota_cores
-from vertebra.units import count, size
+from vertebra.units import counted, size
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -164,7 +164,8 @@ def _pages(report: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     else:
         machine.append(("threads", f"{torch['threads']} ({torch['cpu_capability']})"))
         machine.append(("accelerator", ", ".join(torch["devices"]) or "none"))
-    machine.append(("weights", f"{count(cache['files'])} files, {size(cache['bytes'])} in {cache['folder']}"))
+    files = counted(cache["files"], "file")
+    machine.append(("weights", f"{files}, {size(cache['bytes'])} in {cache['folder']}"))
     versions = [("vertebra", report["vertebra"]), ("python", f"{python['version']}  {python['executable']}")]
     packages = report["packages"] | ({"torch": torch["version"]} if torch and "version" in torch else {})
     versions += [(name, version or "not installed") for name, version in packages.items()]

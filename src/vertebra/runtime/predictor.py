@@ -150,7 +150,8 @@ class Predictor:
             photo: one of
                 a path or a web address;
                 the bytes of an image file, or such a file, open in binary mode;
-                a PIL image of any mode: what its file gives, EXIF orientation included;
+                a PIL image of any mode: what its file gives, EXIF orientation included; one made in memory, of mode I,
+                I;16 or F, is refused where its values do not tell what is white;
                 NumPy uint8 (H, W, 3) in the order red, green, blue; also (H, W) and (H, W, 1) of grey, and (H, W, 4) of
                 RGBA. OpenCV has blue first, which cannot be seen: write image[..., ::-1];
                 torch uint8 (3, H, W), also of 1 or 4 channels or (H, W), on any device.
