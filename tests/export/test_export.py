@@ -536,7 +536,7 @@ def test_one_class_is_refused(name: str, tmp_path: Path) -> None:
         ({"model": "missing.pth"}, "no such file"),
         ({"model": Path(__file__).parent}, "export is no run: .* a weight file"),
         ({"model": "resnet18", "architecture": "resnet34", "weights": None}, "architecture"),
-        ({"model": "resnet18", "weights": None, "classes": ["one"]}, "1 class names.*1000 classes"),
+        ({"model": "resnet18", "weights": None, "classes": ["one"]}, "1 class name, .* 1,000 classes"),
         ({"model": "vgg16", "weights": "nope"}, "no weights 'nope'"),
     ],
 )

@@ -236,6 +236,7 @@ def test_ended_all_at_once_and_resumed_by_as_many(number, command, shapes, small
         np.testing.assert_array_equal(several[name], tensor)
 
 
+@pytest.mark.slow  # test_limits asks for the same without processes
 def test_what_several_processes_cannot_train(command, shapes, small_weights, tmp_path):
     """Is refused at once, in one line of the first."""
     process = command(tmp_path / "run", *flags_of(shapes, small_weights, batch_size=1), processes=2)
