@@ -23,7 +23,7 @@ from vertebra.machine import usable_cores
 from vertebra.models import ConvNet
 from vertebra.pixels import network_pixels
 from vertebra.runtime.pipeline import in_order
-from vertebra.stopping import SIGNALS
+from vertebra.stopping import SIGNALS, handled_by
 
 from . import _recipe as recipe
 from ._calibrate import cross_entropy, fit_temperature
@@ -399,15 +399,8 @@ class Trainer:
             if self.world.size == 1:  # torchrun sends each process a second one by itself
                 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, *SIGNALS)}
-        before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
-        for number in before:
-            signal.signal(number, ask)
-        try:
+        with handled_by(ask, (signal.SIGINT, *SIGNALS)):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 @dataclass
