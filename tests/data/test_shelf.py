@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from vertebra import cache
-from vertebra.data import Shelf
+from vertebra.data import Shelf, _shelf
 from vertebra.errors import VertebraWarning
 
 COLUMNS = ("photo BLOB", "count INTEGER", "share REAL", "words TEXT")
@@ -213,7 +213,7 @@ def test_several_processes_at_once(tmp_path):
     code = """
 import sys
 from pathlib import Path
-from vertebra.data import Shelf
+from vertebra.data import Shelf, _shelf
 shelf = Shelf(Path(sys.argv[1]), "things", ("one INTEGER",))
 for number in range(int(sys.argv[2]), int(sys.argv[2]) + 20):
     shelf.put(str(number), (number,))
@@ -225,3 +225,26 @@ for number in range(int(sys.argv[2]), int(sys.argv[2]) + 20):
     assert [process.wait() for process in running] == [0, 0, 0]
     shelf = Shelf(path, "things", ("one INTEGER",))
     assert [shelf.get(str(number)) for number in range(60)] == [(number,) for number in range(60)]
+
+
+@pytest.mark.parametrize(("content", "moment"), [(b"no database", "tell_damaged"), (None, "making")])
+def test_another_process_is_sooner_to_replace_a_file(tmp_path, monkeypatch, content, moment):
+    """Between judging the file and holding its lock, another process makes a new one and keeps a row there."""
+    path = tmp_path / "a.sqlite"
+    if content is not None:
+        path.write_bytes(content)
+    function = getattr(_shelf, moment)
+
+    def sooner(path):
+        monkeypatch.setattr(_shelf, moment, function)
+        other = Shelf(path, "things", ("one INTEGER",))
+        other.put("1", (1,))
+        other.save()
+        return function(path)
+
+    monkeypatch.setattr(_shelf, moment, sooner)
+    late = Shelf(path, "things", ("one INTEGER",))
+    late.put("2", (2,))
+    late.save()
+    shelf = Shelf(path, "things", ("one INTEGER",))
+    assert [shelf.get("1"), shelf.get("2")] == [(1,), (2,)]

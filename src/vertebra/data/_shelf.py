@@ -116,11 +116,12 @@ class Shelf:
             try:
                 with self._connection:
                     self._connection.executemany(self._insert, rows)
-                return True
+                if self._opened == _identity(self._path):  # else another process has replaced it meanwhile
+                    return True
             except _ERRORS as error:
                 self._note(error)
-            if not self._unfit:
-                return False
+                if not self._unfit:
+                    return False
         return False
 
     def _open(self) -> None:
@@ -158,19 +159,23 @@ class Shelf:
 
     def _replace(self) -> None:
         """A new file with the sound rows of this one, unless another process has been sooner."""
-        seen = self._opened or _identity(self._path)
         with making(self._path):
-            if _identity(self._path) == seen:
-                with replacing(self._path) as temporary:
-                    connection = sqlite3.connect(temporary)
-                    with contextlib.closing(connection), connection:
-                        connection.execute(self._create)
-                        connection.execute(f"PRAGMA user_version = {self._version}")
-                        connection.executemany(self._insert, self._salvaged())
-                    self._close()
-                    # Of the file before: SQLite would put its pages back into the new one.
-                    for suffix in ("-journal", "-wal", "-shm"):
-                        Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+            if self._connection is None:
+                # Judged before the lock was ours: what is there now may be another process's new file.
+                if self._connect() or not self._unfit:
+                    return
+            elif _identity(self._path) != self._opened:
+                return
+            with replacing(self._path) as temporary:
+                connection = sqlite3.connect(temporary)
+                with contextlib.closing(connection), connection:
+                    connection.execute(self._create)
+                    connection.execute(f"PRAGMA user_version = {self._version}")
+                    connection.executemany(self._insert, self._salvaged())
+                self._close()
+                # Of the file before: SQLite would put its pages back into the new one.
+                for suffix in ("-journal", "-wal", "-shm"):
+                    Path(f"{self._path}{suffix}").unlink(missing_ok=True)
 
     def _salvaged(self) -> Iterator[Row]:
         """The sound rows of a damaged file, checksums included."""
