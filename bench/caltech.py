@@ -31,7 +31,7 @@ BATCH = 32
 def split_table(path: Path) -> None:
     """All photos with a split that depends on their content alone."""
     from vertebra.data import assign_splits, look_through, open_dataset
-    from vertebra.data._split import Shares
+    from vertebra.data.split import Shares
 
     dataset = open_dataset(DATA)
     facts = look_through(dataset)

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from vertebra.data import Album, Dataset, Facts, Photo, find_duplicates, look_through, open_dataset
-from vertebra.data._duplicates import group_duplicates
+from vertebra.data.duplicates import group_duplicates
 
 DATA = _common.ROOT.parent / "shared" / "data" / "caltech101"
 MANY = 1_000_000

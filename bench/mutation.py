@@ -37,14 +37,14 @@ SOURCE = Path("src") / "vertebra"
 DATASET = "tests/data/test_dataset.py"
 TESTS: dict[str, list[str]] = {
     "cache.py": ["tests/test_cache.py"],
-    "data/_shelf.py": ["tests/data/test_shelf.py"],
-    "data/_layout.py": ["tests/data/test_layout.py", DATASET],
-    "data/_table.py": ["tests/data/test_table.py", DATASET],
-    "data/_table_file.py": ["tests/data/test_table.py", DATASET],
-    "data/_columns.py": ["tests/data/test_table.py", "tests/data/test_layout.py", DATASET],
-    "data/_labels.py": ["tests/data/test_table.py", "tests/data/test_layout.py", DATASET],
-    "data/_split.py": ["tests/data/test_split.py", DATASET],
-    "data/_duplicates.py": ["tests/data/test_duplicates.py"],
+    "data/sqlite_cache.py": ["tests/data/test_sqlite_cache.py"],
+    "data/class_folders.py": ["tests/data/test_class_folders.py", DATASET],
+    "data/table.py": ["tests/data/test_table.py", DATASET],
+    "data/table_file.py": ["tests/data/test_table.py", DATASET],
+    "data/table_columns.py": ["tests/data/test_table.py", "tests/data/test_class_folders.py", DATASET],
+    "data/label_names.py": ["tests/data/test_table.py", "tests/data/test_class_folders.py", DATASET],
+    "data/split.py": ["tests/data/test_split.py", DATASET],
+    "data/duplicates.py": ["tests/data/test_duplicates.py"],
     "train/_calibrate.py": ["tests/train/test_calibrate.py"],
     "train/_measure.py": ["tests/train/test_measure.py"],
     "train/_head.py": ["tests/train/test_head.py"],
@@ -94,7 +94,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "serve/hosted.py": {
         "time.perf_counter() % start": "the same for as long as the machine runs longer than a model takes to load",
     },
-    "data/_layout.py": {
+    "data/class_folders.py": {
         "sorted(inside[ 1])": "the folders in them are the same",
         "len(inside[0]) != 1": "a folder that has photos, and none directly in it, has at least one folder",
         "if len(same) != 1": "the split itself is among those of its name",
@@ -102,13 +102,13 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "folder.filled[ -1]": "there is one alone",
         "inner.filled[ -1]": "there is one alone",
     },
-    "data/_duplicates.py": {
+    "data/duplicates.py": {
         "(code[once] // np.uint64(8))": "another hash of the pair",
         "(code[once] // np.uint64(42))": "another hash of the pair",
         "(code[once] ^ np.uint64(8))": "another hash of the pair",
         "_REMEMBERED = 2 << 22": "more memory, and fewer pairs that are compared twice",
     },
-    "data/_split.py": {"lot <= test + val": "no lot of 64 bits is exactly that"},
+    "data/split.py": {"lot <= test + val": "no lot of 64 bits is exactly that"},
     "train/_head.py": {
         "(step, turn)) != 0": "the loss is convex: what the gradient changes by is never against the step",
         "1e-4 // length": "a step that lowers the loss at all is taken in place of one that lowers it a little",

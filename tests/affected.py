@@ -61,7 +61,7 @@ def changed(base: str | None) -> list[str]:
 
 
 def module_of(path: str) -> str:
-    """src/vertebra/data/_split.py → vertebra.data._split"""
+    """src/vertebra/data/split.py → vertebra.data.split"""
     parts = Path(path).with_suffix("").parts[1:]
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 

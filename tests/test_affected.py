@@ -5,7 +5,7 @@ import pytest
 
 
 def test_the_nearest_are_named_after_what_has_changed():
-    near = affected.nearest(["src/vertebra/data/_split.py"])
+    near = affected.nearest(["src/vertebra/data/split.py"])
     assert min(near.values()) == near["tests/data/test_split.py"] == 0
     assert near["tests/train/test_probe.py"] > near["tests/data/test_dataset.py"] > 0
     assert "tests/models/test_parity.py" not in near

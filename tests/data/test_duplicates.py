@@ -7,10 +7,10 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from vertebra.data import Album, Facts, find_duplicates, look_through, open_dataset
-from vertebra.data import _compare as compare_module
-from vertebra.data._compare import Placement, compare, same_proportions, smoothed
-from vertebra.data._duplicates import group_duplicates
-from vertebra.data._hashes import WINDOWS, Index, coefficients, hashes_of
+from vertebra.data import image_alignment as compare_module
+from vertebra.data.duplicates import group_duplicates
+from vertebra.data.image_alignment import Placement, compare, same_proportions, smoothed
+from vertebra.data.perceptual_hash import WINDOWS, Index, coefficients, hashes_of
 
 SIZE = (160, 120)
 TURN = Image.Transpose

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from ._audit import Audit, audit
-from ._dataset import (
+from .audit_page import findings, write_page
+from .data_audit import Audit, audit
+from .dataset import (
     DataError,
     Dataset,
     Photo,
@@ -17,13 +18,12 @@ from ._dataset import (
     open_dataset,
     usable_part,
 )
-from ._duplicates import Duplicates, find_duplicates
-from ._facts import Album, Facts, look_through, read_file
-from ._imagenet import INDEX, check_indices, match_imagenet
-from ._labels import match_names
-from ._page import findings, write_page
-from ._shelf import Shelf
-from ._split import Shares, assign_folds, assign_splits
+from .duplicates import Duplicates, find_duplicates
+from .image_info import Album, Facts, look_through, read_file
+from .imagenet_labels import INDEX, check_indices, match_imagenet
+from .label_names import match_names
+from .split import Shares, assign_folds, assign_splits
+from .sqlite_cache import Shelf
 
 __all__ = [
     "INDEX",

@@ -11,8 +11,8 @@ from vertebra.errors import UsageError, nearest
 from vertebra.imagenet import COUNT, FORMER_NAMES, class_names, wnids
 from vertebra.report import percent
 
-from ._dataset import DataError
-from ._labels import argument, tidy
+from .dataset import DataError
+from .label_names import argument, tidy
 
 # The ways to label, in words for people.
 WNID, WNID_AND_NAME, INDEX, NAME = "wnid", "wnid and name", "class index", "class name"

@@ -18,8 +18,8 @@ from PIL import Image
 from vertebra.cache import cache_dir, making
 from vertebra.errors import needing
 
-from ._dataset import DataError, Dataset
-from ._layout import read_folder
+from .class_folders import read_folder
+from .dataset import DataError, Dataset
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vertebra.errors import UsageError, nearest
 
-from ._dataset import DataError
+from .dataset import DataError
 
 # How the splits are spelled in the wild; in any case, with or without white space around.
 SPLIT_SPELLINGS = {

@@ -10,9 +10,19 @@ from typing import Any
 from vertebra.errors import UsageError, nearest
 from vertebra.photo_files import SUFFIXES as PHOTO_SUFFIXES
 
-from ._dataset import DataError
-from ._labels import KNOWN_SPLITS, SPLIT_SPELLINGS, Ignored, argument, as_latin1, is_text, split_of, split_within, tidy
-from ._table_file import SAVE_AS_UTF8, Table
+from .dataset import DataError
+from .label_names import (
+    KNOWN_SPLITS,
+    SPLIT_SPELLINGS,
+    Ignored,
+    argument,
+    as_latin1,
+    is_text,
+    split_of,
+    split_within,
+    tidy,
+)
+from .table_file import SAVE_AS_UTF8, Table
 
 # Names of columns, compared without case, spaces and signs (R writes dots for spaces); the first of all is the
 # documented one.

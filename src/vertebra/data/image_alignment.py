@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ._facts import LOOK_SIZE, THUMBNAIL_SIZE
+from .image_info import LOOK_SIZE, THUMBNAIL_SIZE
 
 Floats: TypeAlias = NDArray[np.float32]
 Doubles: TypeAlias = NDArray[np.float64]

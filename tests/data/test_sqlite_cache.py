@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from vertebra import cache
-from vertebra.data import Shelf, _shelf
+from vertebra.data import Shelf, sqlite_cache
 from vertebra.errors import VertebraWarning
 
 COLUMNS = ("photo BLOB", "count INTEGER", "share REAL", "words TEXT")
@@ -188,7 +188,7 @@ def test_a_file_that_is_deleted_or_replaced_meanwhile(tmp_path):
 
 
 def test_a_file_that_another_process_has_locked(tmp_path, content, monkeypatch):
-    monkeypatch.setattr("vertebra.data._shelf._PATIENCE", 0.05)
+    monkeypatch.setattr("vertebra.data.sqlite_cache._PATIENCE", 0.05)
     path = tmp_path / "a.sqlite"
     path.write_bytes(content)
     for opened in (True, False):
@@ -213,7 +213,7 @@ def test_several_processes_at_once(tmp_path):
     code = """
 import sys
 from pathlib import Path
-from vertebra.data import Shelf, _shelf
+from vertebra.data import Shelf, sqlite_cache
 shelf = Shelf(Path(sys.argv[1]), "things", ("one INTEGER",))
 for number in range(int(sys.argv[2]), int(sys.argv[2]) + 20):
     shelf.put(str(number), (number,))
@@ -233,16 +233,16 @@ def test_another_process_is_sooner_to_replace_a_file(tmp_path, monkeypatch, cont
     path = tmp_path / "a.sqlite"
     if content is not None:
         path.write_bytes(content)
-    function = getattr(_shelf, moment)
+    function = getattr(sqlite_cache, moment)
 
     def sooner(path):
-        monkeypatch.setattr(_shelf, moment, function)
+        monkeypatch.setattr(sqlite_cache, moment, function)
         other = Shelf(path, "things", ("one INTEGER",))
         other.put("1", (1,))
         other.save()
         return function(path)
 
-    monkeypatch.setattr(_shelf, moment, sooner)
+    monkeypatch.setattr(sqlite_cache, moment, sooner)
     late = Shelf(path, "things", ("one INTEGER",))
     late.put("2", (2,))
     late.save()

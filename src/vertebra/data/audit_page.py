@@ -13,9 +13,9 @@ from vertebra.files import replacing, writing
 from vertebra.report import Folder, Pictures, render, versions
 from vertebra.report import findings as shown_findings
 
-from ._audit import FEW, Audit, Group, Odd
-from ._dataset import DataError, Dataset
-from ._facts import Facts
+from .data_audit import FEW, Audit, Group, Odd
+from .dataset import DataError, Dataset
+from .image_info import Facts
 
 _MOST = 60  # photos or groups of a section
 _OF_GROUP = 6  # photos of a group

@@ -11,10 +11,10 @@ from vertebra.card import Decoding
 from vertebra.decoding_notes import DecodingNotes
 from vertebra.units import counted
 
-from ._compare import SAME
-from ._dataset import SPLITS, DataError, Dataset
-from ._duplicates import Duplicates, find_duplicates
-from ._facts import Album, Facts
+from .dataset import SPLITS, DataError, Dataset
+from .duplicates import Duplicates, find_duplicates
+from .image_alignment import SAME
+from .image_info import Album, Facts
 
 TINY = 32  # pixels of the shorter side
 EXTREME = 4.0  # longer side / shorter side: a centre crop loses three quarters of it

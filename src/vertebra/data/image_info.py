@@ -25,8 +25,8 @@ from vertebra.file_kinds import raw_file
 from vertebra.machine import usable_cores
 from vertebra.pixels import OversizeError, UnsupportedError, decode, decoder, open_image, stored_size
 
-from ._dataset import Dataset, Photo
-from ._shelf import Shelf
+from .dataset import Dataset, Photo
+from .sqlite_cache import Shelf
 
 # Grey thumbnails are what photos are compared by: coarse ones, which are in memory, and finer ones, which are on disk.
 LOOK_SIZE = 16

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ._facts import LOOK_SIZE
+from .image_info import LOOK_SIZE
 
 Floats: TypeAlias = NDArray[np.float32]
 Hashes: TypeAlias = NDArray[np.uint64]

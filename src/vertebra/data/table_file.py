@@ -13,8 +13,8 @@ from typing import Any
 from vertebra.errors import first_line, needing
 from vertebra.photo_files import SUFFIXES as PHOTO_SUFFIXES
 
-from ._dataset import DataError
-from ._labels import is_text
+from .dataset import DataError
+from .label_names import is_text
 
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars", " ": "spaces"}
 _MARK = "\ufeff"  # the byte order mark; what adds one to a file that has one leaves two

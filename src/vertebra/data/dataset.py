@@ -118,42 +118,42 @@ def check_source(data: str | os.PathLike[str], **columns: str | None) -> Callabl
     Raises:
         UsageError: there is no such folder, table or name; or it is no table, and columns are given.
     """
-    from . import _columns, _layout, _named, _table
+    from . import class_folders, named_datasets, table, table_columns
 
     text = os.fspath(data)
     path = Path(text)
     if not text:
         raise UsageError("DATA is empty, as an unset variable would be. Give a folder, a table or a name.")
     is_there = _is_there(path)
-    said = _columns.Asked(**columns)
+    said = table_columns.Asked(**columns)
     if said.flags and not is_table(path):
         raise UsageError(
-            f"{said.flags[0]} is for tables ({', '.join(_table.SUFFIXES)}), and {text} is none. Leave it out."
+            f"{said.flags[0]} is for tables ({', '.join(table.SUFFIXES)}), and {text} is none. Leave it out."
         )
     if is_there and path.is_dir():
-        return lambda ignore, training: _layout.read_folder(path, ignore=ignore, training=training)
-    if path.suffix.lower() in _table.SUFFIXES and (is_there or path.name != text):
-        return lambda ignore, training: _table.read_table(path, ignore=ignore, said=said)
+        return lambda ignore, training: class_folders.read_folder(path, ignore=ignore, training=training)
+    if path.suffix.lower() in table.SUFFIXES and (is_there or path.name != text):
+        return lambda ignore, training: table.read_table(path, ignore=ignore, said=said)
     if is_there:
         kind = kind_of_file(path)
         what = f"no table, but {kind}. {kind.kind.advice}" if kind else "no table"
         raise UsageError(
             f"{text} is a file that is {what}. Give a folder of class folders, or a table ending in "
-            f"{', '.join(_table.SUFFIXES)}."
+            f"{', '.join(table.SUFFIXES)}."
         )
-    if text in _named.NAMES:
-        return lambda ignore, training: _named.read_named(text, ignore=ignore)
+    if text in named_datasets.NAMES:
+        return lambda ignore, training: named_datasets.read_named(text, ignore=ignore)
     hint = (
-        nearest(text, _named.NAMES)
+        nearest(text, named_datasets.NAMES)
         or nearest_path(text)
-        or f"Names that need no folder: {', '.join(sorted(_named.NAMES))}."
+        or f"Names that need no folder: {', '.join(sorted(named_datasets.NAMES))}."
     )
     raise UsageError(f"there is no folder, table or data set {text!r}. {hint}")
 
 
 def is_table(data: str | os.PathLike[str]) -> bool:
     """Whether data is given as a table: by its name's ending."""
-    from ._table import SUFFIXES
+    from .table import SUFFIXES
 
     return Path(data).suffix.lower() in SUFFIXES and not Path(data).is_dir()
 

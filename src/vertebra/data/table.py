@@ -18,10 +18,10 @@ from vertebra.errors import UsageError
 from vertebra.photo_files import SUFFIXES as PHOTO_SUFFIXES
 from vertebra.photo_files import entries, is_folder
 
-from ._columns import Asked, check_split, choose_columns
-from ._dataset import DataError, Dataset, Photo
-from ._labels import Ignored, as_latin1, is_text, join_names, split_of, tidy
-from ._table_file import SAVE_AS_UTF8, Table, read_parquet, read_text
+from .dataset import DataError, Dataset, Photo
+from .label_names import Ignored, as_latin1, is_text, join_names, split_of, tidy
+from .table_columns import Asked, check_split, choose_columns
+from .table_file import SAVE_AS_UTF8, Table, read_parquet, read_text
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".parquet")
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._compare import (
+from .dataset import Dataset
+from .image_alignment import (
     MIN_CONTRAST,
     ROUGH_RATIO,
     Floats,
@@ -26,9 +27,8 @@ from ._compare import (
     same_proportions,
     smoothed,
 )
-from ._dataset import Dataset
-from ._facts import LOOK_SIZE, Album, Facts, Thumbnail
-from ._hashes import WINDOWS, Candidates, Index, candidates, greys_of
+from .image_info import LOOK_SIZE, Album, Facts, Thumbnail
+from .perceptual_hash import WINDOWS, Candidates, Index, candidates, greys_of
 
 # Of pictures with fewer pixels, those of different things agree as well as crops and mirror images do (digits of
 # 8 × 8, icons): only the same picture as it stands is looked for.

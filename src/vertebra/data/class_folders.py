@@ -27,8 +27,8 @@ from vertebra.photo_files import (
     kind_left_out,
 )
 
-from ._dataset import IN_NO_CLASS, DataError, Dataset, Photo, instead_of_folders
-from ._labels import KNOWN_SPLITS, Ignored, is_text, join_names, split_of, split_within, tidy
+from .dataset import IN_NO_CLASS, DataError, Dataset, Photo, instead_of_folders
+from .label_names import KNOWN_SPLITS, Ignored, is_text, join_names, split_of, split_within, tidy
 
 
 def read_folder(root: Path, *, ignore: Sequence[str] = (), training: bool = True) -> Dataset:
