@@ -44,7 +44,7 @@ def measure_executor(executor: str, n: int) -> dict[str, Any]:
 
     import vertebra
     from vertebra.anatomy import predict
-    from vertebra.anatomy._calibrate import calibrate
+    from vertebra.anatomy.machine_calibration import calibrate
     from vertebra.models import get_family
 
     calibration = min((calibrate(executor) for _ in range(n)), key=lambda found: max(found.noise, found.others))
@@ -77,7 +77,7 @@ def measure_executor(executor: str, n: int) -> dict[str, Any]:
 
 def _calmest(run: Any, n: int) -> Any:
     """The first measurement in peace, or of n the one with least unrest."""
-    from vertebra.anatomy._calibrate import busy_seconds
+    from vertebra.anatomy.machine_calibration import busy_seconds
 
     found = []
     for _ in range(n):

@@ -22,7 +22,7 @@ SAVERS = {"torch", "onnx"}  # whose `save` takes a path
 
 # (file, what is called) -> why it may.
 EXCEPTIONS = {
-    ("anatomy/_measure.py", "TemporaryDirectory"): "the profiler's own files, read and removed at once",
+    ("anatomy/measurement.py", "TemporaryDirectory"): "the profiler's own files, read and removed at once",
     ("bench/__init__.py", "TemporaryDirectory"): "what is measured; removed at the end",
     ("bench/_files.py", "save"): "into that folder",
     ("bench/_worker.py", "TemporaryDirectory"): "what other tools convert; removed at once",

@@ -7,7 +7,7 @@ from torch import nn
 
 import vertebra
 from vertebra.anatomy import Kind
-from vertebra.anatomy._kernels import COMPILED, EAGER, ONNXRUNTIME, kernels_of
+from vertebra.anatomy.kernels import COMPILED, EAGER, ONNXRUNTIME, kernels_of
 
 
 def optimised(anatomy, path):

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 import vertebra
-from vertebra.anatomy import _calibrate, _synthetic, devices, predict
-from vertebra.anatomy._kernels import ONNXRUNTIME, kernels_of
-from vertebra.anatomy._roofline import Calibration, Rate, find_device
+from vertebra.anatomy import calibration_networks, devices, machine_calibration, predict
+from vertebra.anatomy.kernels import ONNXRUNTIME, kernels_of
+from vertebra.anatomy.roofline import Calibration, Rate, find_device
 from vertebra.errors import UsageError, VertebraWarning
 
 NETWORK = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 30 * 30, 10))
@@ -157,7 +157,7 @@ def test_the_fit_finds_the_rates_that_made_the_times(taken):
         ms = true.launch + (true.operations * kernel.operations + true.weights * kernel.weight_bytes) / 1e6
         times[kernel.main.index] = (ms + true.activations * activations / 1e6) * random.normal(1, 0.01)
     measured = SimpleNamespace(rows=times)
-    rate = _calibrate.fit([(kernels, measured)])["1×1 conv"]
+    rate = machine_calibration.fit([(kernels, measured)])["1×1 conv"]
     assert rate.launch == pytest.approx(true.launch, rel=0.05)
     assert rate.operations == pytest.approx(true.operations, rel=0.05)
     assert rate.weights == pytest.approx(true.weights, rel=0.1)
@@ -167,23 +167,23 @@ def test_the_fit_finds_the_rates_that_made_the_times(taken):
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """An empty cache, and a calibration that is counted instead of made."""
-    monkeypatch.setattr(_calibrate, "cache_path", lambda executor: tmp_path / "deep" / f"{executor}.json")
+    monkeypatch.setattr(machine_calibration, "cache_path", lambda executor: tmp_path / "deep" / f"{executor}.json")
     made = []
 
     def calibrate(executor):
         made.append(executor)
-        return calibration(executor=executor, machine=_calibrate.describe_machine(executor), **extra)
+        return calibration(executor=executor, machine=machine_calibration.describe_machine(executor), **extra)
 
     extra = {}
-    monkeypatch.setattr(_calibrate, "calibrate", calibrate)
+    monkeypatch.setattr(machine_calibration, "calibrate", calibrate)
     return made, extra, tmp_path / "deep"
 
 
 def test_a_calibration_is_kept(cache):
     made, _, folder = cache
     heard = []
-    first = _calibrate.calibrated("onnxruntime", heard.append)
-    assert _calibrate.calibrated("onnxruntime", heard.append) == first
+    first = machine_calibration.calibrated("onnxruntime", heard.append)
+    assert machine_calibration.calibrated("onnxruntime", heard.append) == first
     assert made == ["onnxruntime"]
     assert len(heard) == 1
     assert [path.name for path in folder.iterdir()] == ["onnxruntime.json"], "and nothing unfinished beside it"
@@ -192,18 +192,18 @@ def test_a_calibration_is_kept(cache):
 @pytest.mark.parametrize("damage", ["", "[]", "{}", '{"format": 1}', "machine"])
 def test_a_file_of_another_version_or_machine_is_replaced(cache, damage):
     made, _, folder = cache
-    _calibrate.calibrated("torch")
+    machine_calibration.calibrated("torch")
     path = folder / "torch.json"
     whole = json.loads(path.read_text())
     path.write_text(json.dumps(whole | {"machine": {"cpu": "another"}}) if damage == "machine" else damage)
-    _calibrate.calibrated("torch")
+    machine_calibration.calibrated("torch")
     assert made == ["torch", "torch"]
     assert json.loads(path.read_text()) == whole
 
 
 def test_two_that_calibrate_at_once_do_it_one_after_the_other(cache, monkeypatch):
     made, _, _ = cache
-    calibrate, begun, go_on, heard = _calibrate.calibrate, threading.Event(), threading.Event(), []
+    calibrate, begun, go_on, heard = machine_calibration.calibrate, threading.Event(), threading.Event(), []
 
     def slowly(executor):
         begun.set()
@@ -215,11 +215,11 @@ def test_two_that_calibrate_at_once_do_it_one_after_the_other(cache, monkeypatch
         if text.startswith("Waiting"):
             go_on.set()
 
-    monkeypatch.setattr(_calibrate, "calibrate", slowly)
+    monkeypatch.setattr(machine_calibration, "calibrate", slowly)
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(_calibrate.calibrated, "torch")
+        first = pool.submit(machine_calibration.calibrated, "torch")
         assert begun.wait(60)
-        second = pool.submit(_calibrate.calibrated, "torch", hear)
+        second = pool.submit(machine_calibration.calibrated, "torch", hear)
         assert first.result() == second.result()
     assert made == ["torch"] and len(heard) == 1
 
@@ -229,55 +229,55 @@ def test_a_calibration_of_a_busy_machine_is_kept_provisionally(cache, monkeypatc
     made, extra, _ = cache
     extra[unrest] = 0.5
     heard = []
-    busy = _calibrate.calibrated("torch", heard.append)
+    busy = machine_calibration.calibrated("torch", heard.append)
     assert busy.is_provisional and busy.unrest == 0.5
-    assert _calibrate.calibrated("torch", heard.append) == busy
+    assert machine_calibration.calibrated("torch", heard.append) == busy
     assert made == ["torch"], "it is not repeated at each call"
     assert [line.partition(";")[0] for line in heard] == ["Calibrating this machine for torch, once"]
-    monkeypatch.setattr(_calibrate, "RETRY", 0.0)  # hours later
+    monkeypatch.setattr(machine_calibration, "RETRY", 0.0)  # hours later
     extra[unrest] = 0.6
-    assert _calibrate.calibrated("torch", heard.append) == busy, "the quieter of the two"
+    assert machine_calibration.calibrated("torch", heard.append) == busy, "the quieter of the two"
     extra[unrest] = 0.01
-    quiet = _calibrate.calibrated("torch", heard.append)
+    quiet = machine_calibration.calibrated("torch", heard.append)
     assert made == ["torch"] * 3 and not quiet.is_provisional
     assert heard[-1].startswith("Calibrating this machine for torch, again;")
-    assert _calibrate.calibrated("torch") == _calibrate.kept("torch") == quiet
+    assert machine_calibration.calibrated("torch") == machine_calibration.kept("torch") == quiet
     assert made == ["torch"] * 3, "a quiet one stays"
 
 
 def test_a_calibration_is_made_anew_where_that_is_asked_for(cache):
     made, extra, _ = cache
-    assert not _calibrate.calibrated("torch").is_provisional
+    assert not machine_calibration.calibrated("torch").is_provisional
     extra["others"] = 0.5
-    assert _calibrate.calibrated_anew("torch").is_provisional
-    assert _calibrate.kept("torch").is_provisional and made == ["torch", "torch"]
+    assert machine_calibration.calibrated_anew("torch").is_provisional
+    assert machine_calibration.kept("torch").is_provisional and made == ["torch", "torch"]
 
 
 def test_a_clock_that_was_set_back_makes_no_calibration_last(cache, monkeypatch):
     made, extra, _ = cache
     extra["noise"] = 0.5
-    _calibrate.calibrated("torch")
-    monkeypatch.setattr(_calibrate.time, "time", lambda: 0.0)
-    _calibrate.calibrated("torch")
+    machine_calibration.calibrated("torch")
+    monkeypatch.setattr(machine_calibration.time, "time", lambda: 0.0)
+    machine_calibration.calibrated("torch")
     assert made == ["torch", "torch"]
 
 
 def test_where_nothing_can_be_written_it_still_works(cache, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(_calibrate, "cache_path", lambda executor: tmp_path / "file" / "x.json")
-    assert _calibrate.calibrated("torch").executor == "torch"
+    monkeypatch.setattr(machine_calibration, "cache_path", lambda executor: tmp_path / "file" / "x.json")
+    assert machine_calibration.calibrated("torch").executor == "torch"
 
 
 def test_the_cache_is_where_it_is_asked_for(monkeypatch, tmp_path):
     monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path))
-    assert _calibrate.cache_path("torch") == tmp_path / "roofline-torch.json"
+    assert machine_calibration.cache_path("torch") == tmp_path / "roofline-torch.json"
 
 
 @pytest.mark.parametrize("executor", ["onnxruntime", "torch"])
 def test_calibrating_for_real_in_little(executor, monkeypatch):
-    monkeypatch.setattr(_calibrate, "SEEDS", (8,))
-    monkeypatch.setattr(_calibrate, "SECONDS_EACH", 0.01)
-    found = _calibrate.calibrate(executor)
+    monkeypatch.setattr(machine_calibration, "SEEDS", (8,))
+    monkeypatch.setattr(machine_calibration, "SECONDS_EACH", 0.01)
+    found = machine_calibration.calibrate(executor)
     assert found.rates.keys() >= {"dense conv", "1×1 conv", "matmul"}
     assert all(min(rate.launch, rate.operations, rate.weights, rate.activations) >= 0 for rate in found.rates.values())
     assert Calibration.from_dict(json.loads(json.dumps(found.to_dict()))) == found
@@ -289,8 +289,8 @@ def test_calibrating_for_real_in_little(executor, monkeypatch):
 def test_the_networks_of_the_calibration_hold_every_kind():
     """Five sorts of convolutions and products, and the element-wise work between them, are all measured."""
     kinds = set()
-    for seed in _calibrate.SEEDS:
-        network, size = _synthetic.network(seed)
+    for seed in machine_calibration.SEEDS:
+        network, size = calibration_networks.network(seed)
         kinds |= {row.kind.value for row in vertebra.anatomy(network, size).rows}
     assert kinds >= {"dense conv", "1×1 conv", "grouped conv", "depthwise conv", "matmul", "elementwise", "pooling"}
 

@@ -3,8 +3,8 @@
 import pytest
 
 from vertebra import anatomy
-from vertebra.anatomy import _calibrate
-from vertebra.anatomy._roofline import Calibration, Rate
+from vertebra.anatomy import machine_calibration
+from vertebra.anatomy.roofline import Calibration, Rate
 from vertebra.cli._output import bar
 from vertebra.cli.inspect import parse_size
 from vertebra.units import count, duration
@@ -17,11 +17,11 @@ def calibration(monkeypatch):
 
     def calibrate(executor):
         made.append(executor)
-        machine = _calibrate.describe_machine(executor)
+        machine = machine_calibration.describe_machine(executor)
         rates = {"elementwise": Rate(0.001, 0, 0, 0.3), "dense conv": Rate(0.01, 0.01, 0.2, 0.1)}
         return Calibration(executor, machine, rates, between=0.0, seconds=1.0, noise=1.0, others=0.0)
 
-    monkeypatch.setattr(_calibrate, "calibrate", calibrate)
+    monkeypatch.setattr(machine_calibration, "calibrate", calibrate)
     return made
 
 

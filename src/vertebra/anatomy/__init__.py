@@ -20,23 +20,23 @@ with needing("torch", "vertebra.anatomy"):
     import torch
     from torch import nn
 
-from ._anatomy import Anatomy as Anatomy
-from ._anatomy import Group as Group
-from ._anatomy import take_apart as take_apart
-from ._calibrate import calibrated_anew as calibrated_anew
-from ._choose import Candidate as Candidate
-from ._choose import Choice as Choice
-from ._choose import Limits as Limits
-from ._choose import choose as choose
-from ._compare import Comparison as Comparison
-from ._compare import compare as compare
-from ._latency import Latency as Latency
-from ._latency import predict as predict
-from ._measure import Measurement as Measurement
-from ._memory import TrainingMemory as TrainingMemory
 from ._ops import Kind as Kind
-from ._roofline import devices as devices
 from ._rows import Row as Row
+from .analysis import Anatomy as Anatomy
+from .analysis import Group as Group
+from .analysis import take_apart as take_apart
+from .choice import Candidate as Candidate
+from .choice import Choice as Choice
+from .choice import Limits as Limits
+from .choice import choose as choose
+from .comparison import Comparison as Comparison
+from .comparison import compare as compare
+from .latency import Latency as Latency
+from .latency import predict as predict
+from .machine_calibration import calibrated_anew as calibrated_anew
+from .measurement import Measurement as Measurement
+from .roofline import devices as devices
+from .training_memory import TrainingMemory as TrainingMemory
 
 
 class _CallableModule(ModuleType):

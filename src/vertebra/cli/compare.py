@@ -16,7 +16,7 @@ from vertebra.units import count, duration, size
 
 if TYPE_CHECKING:
     from vertebra.anatomy import Comparison, Group
-    from vertebra.anatomy._compare import Entry
+    from vertebra.anatomy.comparison import Entry
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 

@@ -12,13 +12,13 @@ from vertebra.errors import needing
 from vertebra.files import replacing, writing
 from vertebra.strict_json import dumps
 
-from ._latency import Latency
-from ._measure import Measurement
-from ._memory import TrainingMemory
 from ._ops import CONVOLUTIONS, Kind
+from .latency import Latency
+from .measurement import Measurement
+from .training_memory import TrainingMemory
 
 if TYPE_CHECKING:
-    from ._anatomy import Anatomy
+    from .analysis import Anatomy
 
 # What the page shows of a row; the others would double its size.
 _PLACE = ("index", "name", "op", "kind", "detail", "stage", "block", "output_shape", "receptive_field", "sees_all")
@@ -45,9 +45,9 @@ def page(
 
 def in_notebook(anatomy: Anatomy) -> str:
     """The page in a frame, so that its style and the notebook's leave each other alone."""
-    from ._calibrate import kept
-    from ._kernels import ONNXRUNTIME
-    from ._latency import predict
+    from .kernels import ONNXRUNTIME
+    from .latency import predict
+    from .machine_calibration import kept
 
     calibration = kept(ONNXRUNTIME) if anatomy.dtype == "float32" else None
     latency = None if calibration is None else predict(anatomy, calibration)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from vertebra.errors import UsageError, warn
 
-from ._calibrate import calibrated
-from ._kernels import ONNXRUNTIME, Kernel, kernels_of
-from ._roofline import Calibration, Device, Time, find_device
 from ._rows import Row
+from .kernels import ONNXRUNTIME, Kernel, kernels_of
+from .machine_calibration import calibrated
+from .roofline import Calibration, Device, Time, find_device
 
 if TYPE_CHECKING:
-    from ._anatomy import Anatomy
+    from .analysis import Anatomy
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from vertebra.errors import UsageError
 from vertebra.models import list_models
 from vertebra.units import duration, three_figures
 
-from ._anatomy import take_apart
-from ._kernels import ONNXRUNTIME
-from ._latency import predict
-from ._published import Published, published
-from ._roofline import Calibration, find_device
+from .analysis import take_apart
+from .kernels import ONNXRUNTIME
+from .latency import predict
+from .published import Published, published
+from .roofline import Calibration, find_device
 
 # A prediction that is off by no more than this decides nothing on this machine: the network is timed.
 _DOUBT = 0.25

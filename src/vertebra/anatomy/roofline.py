@@ -16,8 +16,8 @@ from typing import Any
 
 from vertebra.errors import UsageError, nearest
 
-from ._kernels import COMPILED, Kernel
 from ._ops import CONVOLUTIONS, Kind
+from .kernels import COMPILED, Kernel
 
 ARITHMETIC, MEMORY, LAUNCH = "arithmetic", "memory", "launch"
 # Products of matrices, for which a processor may have units of their own. A depthwise convolution is none.

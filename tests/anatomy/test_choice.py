@@ -5,8 +5,9 @@ import json
 import pytest
 
 import vertebra
-from vertebra.anatomy import Anatomy, Limits, _choose
-from vertebra.anatomy._roofline import Calibration, Rate
+from vertebra.anatomy import Anatomy, Limits
+from vertebra.anatomy.choice import _times
+from vertebra.anatomy.roofline import Calibration, Rate
 from vertebra.errors import UsageError
 
 NAMES = ("resnet50", "mobilenet_v2", "vgg16", "efficientnet_b0", "resnet18")
@@ -125,11 +126,11 @@ def test_wrong_names_and_devices():
 
 
 def test_a_ratio_is_never_one():
-    assert _choose._times(1.01) == "1.010 ×"
+    assert _times(1.01) == "1.010 ×"
 
 
 def test_no_device_is_no_time(monkeypatch):
-    monkeypatch.setattr(_choose, "take_apart", lambda *arguments: pytest.fail("nothing is timed"))
+    monkeypatch.setattr("vertebra.anatomy.choice.take_apart", lambda *arguments: pytest.fail("nothing is timed"))
     told = []
     for device in (None, "none"):
         choice = vertebra.choose(

@@ -14,17 +14,17 @@ from torch.utils._pytree import tree_leaves
 from vertebra.errors import VertebraError
 from vertebra.models._base import check_count
 
-from . import _memory, _trace
-from ._memory import TrainingMemory
+from . import _trace, training_memory
 from ._network import Subject, prepare
 from ._ops import Kind
 from ._rows import Row, rows_of
+from .training_memory import TrainingMemory
 
 if TYPE_CHECKING:
     import pandas
 
-    from ._latency import Latency
-    from ._measure import Measurement
+    from .latency import Latency
+    from .measurement import Measurement
 
 SCHEMA = 1  # of to_dict(); a higher number is another meaning
 
@@ -190,7 +190,7 @@ class Anatomy(Group):
         """
         size = self.batch_size if batch_size is None else batch_size
         check_count("batch_size", size)
-        return _memory.training_memory(self.subject, optimizer, checkpointing, size)
+        return training_memory.training_memory(self.subject, optimizer, checkpointing, size)
 
     def latency(self, device: Any = "here", executor: str | None = None) -> Latency:
         """Predict the time of each operation and of the whole, in ms.
@@ -202,7 +202,7 @@ class Anatomy(Group):
         Raises:
             UsageError: an unknown device or executor, or a dtype that the device has no figures for.
         """
-        from ._latency import predict
+        from .latency import predict
 
         return predict(self, device, executor)
 
@@ -216,7 +216,7 @@ class Anatomy(Group):
         Raises:
             UsageError: an unknown executor, or operations that are not given to ONNX Runtime here.
         """
-        from ._measure import measure
+        from .measurement import measure
 
         return measure(self, executor, seconds)
 
@@ -240,7 +240,7 @@ class Anatomy(Group):
 
     def verdict(self, latency: Latency | None = None) -> str:
         """What stands out, in a few sentences that are worked out from the rows."""
-        from ._verdict import verdict
+        from .verdict import verdict
 
         return verdict(self, latency)
 
@@ -282,7 +282,7 @@ class Anatomy(Group):
         training: Iterable[TrainingMemory] = (),
     ) -> str:
         """A page to look at it: one file that opens without a network, in light and dark, by mouse and by keyboard."""
-        from ._page import page
+        from .anatomy_page import page
 
         return page(self, latency, measurement, training)
 
@@ -294,13 +294,13 @@ class Anatomy(Group):
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        from ._page import picture
+        from .anatomy_page import picture
 
         picture(self, path, latency, measurement)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the page, with times where this machine has been calibrated."""
-        from ._page import in_notebook
+        from .anatomy_page import in_notebook
 
         return in_notebook(self)
 

@@ -14,11 +14,11 @@ from vertebra.files import replacing, writing
 from vertebra.model_argument import ModelKind, resolve_model
 from vertebra.model_table import networks
 
-from ._anatomy import Anatomy, Group, take_apart
-from ._latency import Latency, predict
 from ._ops import Kind
-from ._published import Published, published
-from ._roofline import Calibration
+from .analysis import Anatomy, Group, take_apart
+from .latency import Latency, predict
+from .published import Published, published
+from .roofline import Calibration
 
 HEAD = "head"  # what comes after the last map
 

@@ -21,12 +21,12 @@ from vertebra.cache import cache_dir, keep_json, making, read_json
 from vertebra.errors import UsageError
 from vertebra.machine import processor
 
-from . import _synthetic
-from ._anatomy import take_apart
-from ._kernels import Kernel, kernels_of
-from ._measure import EXECUTORS, Measurement, measure
+from . import calibration_networks
 from ._ops import Kind
-from ._roofline import Calibration, Rate, label
+from .analysis import take_apart
+from .kernels import Kernel, kernels_of
+from .measurement import EXECUTORS, Measurement, measure
+from .roofline import Calibration, Rate, label
 
 SEEDS = (2, 4, 5, 7, 8, 10)  # of the networks that are timed
 SECONDS_EACH = 0.6
@@ -103,7 +103,7 @@ def calibrate(executor: str) -> Calibration:
     runs: list[tuple[list[Kernel], Measurement]] = []
     for seed in SEEDS:
         with torch.device("meta"):
-            network, size = _synthetic.network(seed)
+            network, size = calibration_networks.network(seed)
         anatomy = take_apart(network, size)
         runs.append((kernels_of(anatomy.rows, executor), measure(anatomy, executor, SECONDS_EACH)))
     seconds = time.perf_counter() - begin

@@ -12,8 +12,8 @@ from ._ops import Kind
 from ._rows import Row
 
 if TYPE_CHECKING:
-    from ._anatomy import Anatomy
-    from ._latency import Latency
+    from .analysis import Anatomy
+    from .latency import Latency
 
 _FEW = 3  # layers that can be named in a sentence
 _PLURALS = {

@@ -23,13 +23,13 @@ from torch.utils._pytree import tree_map
 from vertebra.errors import UsageError, needing
 
 from . import _trace
-from ._kernels import EAGER, ONNXRUNTIME, Kernel, kernels_of
 from ._network import Subject
 from ._onnx import for_timing
 from ._rows import Row, counted
+from .kernels import EAGER, ONNXRUNTIME, Kernel, kernels_of
 
 if TYPE_CHECKING:
-    from ._anatomy import Anatomy
+    from .analysis import Anatomy
 
 EXECUTORS = (ONNXRUNTIME, EAGER)
 
