@@ -36,8 +36,8 @@ def with_torch(deployed: Any, size: int) -> Any:
 
 
 def measure(n: int) -> Path:
-    from vertebra.export._prepare import prepare
     from vertebra.export._trace import Deployed, deployable, trace
+    from vertebra.export.prepare_network import prepare
 
     rows: dict[str, Any] = {}
     for name in ("mobilenet_v2", *NETWORKS):

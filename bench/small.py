@@ -22,9 +22,9 @@ import _common
 import numpy as np
 from numpy.typing import NDArray
 
-from vertebra._load import exported
 from vertebra.card import read_card
 from vertebra.data import find_duplicates, open_dataset
+from vertebra.loading import exported
 from vertebra.machine import affinity
 from vertebra.train._calibrate import (
     NO_PRIOR,

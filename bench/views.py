@@ -14,9 +14,9 @@ from typing import Any
 import _common
 import numpy as np
 
-from vertebra._load import exported
 from vertebra.card import Preprocessing
 from vertebra.data import open_dataset
+from vertebra.loading import exported
 from vertebra.pixels import network_pixels
 from vertebra.runtime.engines import EMBEDDING
 from vertebra.runtime.pipeline import read_ahead

@@ -56,10 +56,10 @@ ROOMS = {
     "data": BASE | {"runtime", "report"},
     "export": BASE | {"models", "anatomy", "__init__"},  # the last for its version
     "runtime": BASE | {"__init__"},  # for its version
-    "train": BASE | {"report", "models", "data", "export", "runtime", "_load", "__init__"},
-    "serve": BASE | {"runtime", "_load", "__init__"},
-    "bench": BASE | {"__init__", "models", "export", "runtime", "_load"},
-    "_load": BASE | {"__init__", "runtime", "export"},
+    "train": BASE | {"report", "models", "data", "export", "runtime", "loading", "__init__"},
+    "serve": BASE | {"runtime", "loading", "__init__"},
+    "bench": BASE | {"__init__", "models", "export", "runtime", "loading"},
+    "loading": BASE | {"__init__", "runtime", "export"},
     "__init__": BASE,  # all else is loaded on first use
     "__main__": {"cli"},
 }
@@ -100,7 +100,7 @@ PACKAGES = {
     "export": {"torch", "onnx", "onnxruntime", "numpy"},
     "runtime": {"numpy", "PIL", "onnxruntime", "MNN", "pyarrow"},
     "bench": {"numpy", "torch", "onnxruntime", "openvino", "MNN", "ncnn", "pnnx"},
-    "_load": {"torch"},
+    "loading": {"torch"},
     "train": {"torch", "torchvision", "safetensors", "numpy", "PIL"},
     "serve": {"fastapi", "starlette", "uvicorn", "httptools", "pydantic", "prometheus_client", "orjson"}
     | {"numpy", "PIL"},
@@ -242,7 +242,7 @@ def test_imports_flow_one_way(path):
 )
 def test_a_wrong_import_is_seen(tmp_path, monkeypatch, place, line):
     root = tmp_path / "vertebra"
-    for folder in (*ROOMS.keys() - {"__init__", "__main__", "_load"} - BASE, "cli"):
+    for folder in (*ROOMS.keys() - {"__init__", "__main__", "loading"} - BASE, "cli"):
         (root / folder).mkdir(parents=True)
     path = root / place
     path.write_text(line)

@@ -191,7 +191,7 @@ def test_what_a_command_takes_in_words():
 def test_files_and_runs_are_told_without_torch(place):
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "from vertebra._load import exported_file\nfrom vertebra.model_argument import resolve_model\n"
+        "from vertebra.loading import exported_file\nfrom vertebra.model_argument import resolve_model\n"
         "print(*(exported_file(resolve_model(model, 'predict')) for model in ('m.onnx', 'run')))"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

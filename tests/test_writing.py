@@ -26,7 +26,7 @@ EXCEPTIONS = {
     ("bench/__init__.py", "TemporaryDirectory"): "what is measured; removed at the end",
     ("bench/_files.py", "save"): "into that folder",
     ("bench/_worker.py", "TemporaryDirectory"): "what other tools convert; removed at once",
-    ("_load.py", "mkdtemp"): "a folder in that one, for a network of one's own that is exported for one run",
+    ("loading.py", "mkdtemp"): "a folder in that one, for a network of one's own that is exported for one run",
     ("cache.py", "mkdtemp"): "a process's own, for what the cache cannot keep; it goes with the process",
     ("data/named_datasets.py", "mkdtemp"): "a folder of photos, which takes its name once it is whole",
     ("data/named_datasets.py", "replace"): "that name",

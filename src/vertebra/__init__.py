@@ -14,10 +14,10 @@ from vertebra.errors import VertebraError, needing
 
 if TYPE_CHECKING:
     from vertebra import models as models
-    from vertebra._load import load
     from vertebra.anatomy import choose, compare
     from vertebra.anatomy import take_apart as anatomy
     from vertebra.export import export
+    from vertebra.loading import load
     from vertebra.models import (
         create_model,
         get_model,
@@ -55,7 +55,7 @@ _EXPORTS: dict[str, tuple[str, str | None]] = {
     "list_models": ("vertebra.models", "torch"),
     "list_modules": ("vertebra.models", "torch"),
     "list_pretrained": ("vertebra.models", "torch"),
-    "load": ("vertebra._load", None),
+    "load": ("vertebra.loading", None),
     "model_entrypoint": ("vertebra.models", "torch"),
     "models": ("vertebra.models", "torch"),
     "serve": ("vertebra.serve", "serve"),

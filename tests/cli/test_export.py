@@ -127,7 +127,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """32 pictures, and one that is broken."""
     from PIL import Image
 
-    from vertebra.export._photos import drawn_photos
+    from vertebra.export.synthetic_photos import drawn_photos
 
     folder = tmp_path_factory.mktemp("photos")
     for number, pixels in enumerate(drawn_photos(32, 128)):
@@ -182,7 +182,7 @@ Exported = Callable[..., tuple[int, str, str, Path]]
 @pytest.fixture(scope="module")
 def tiny() -> Prepared:
     """A network of two blocks that is sure of itself, for pictures of 32 pixels."""
-    from vertebra.export._photos import drawn_photos
+    from vertebra.export.synthetic_photos import drawn_photos
 
     torch.manual_seed(0)
     blocks = [MBConvConfig(1, 3, 1, 32, 16, 1, 1, 1), MBConvConfig(4, 3, 2, 16, 24, 1, 1, 1)]
@@ -205,12 +205,12 @@ def tiny_export(
     """The command with that network on so many drawn photos, in class folders by what it says of them or in one."""
     from PIL import Image
 
-    from vertebra.export import _int8
-    from vertebra.export._photos import drawn_photos
-    from vertebra.export._proof import reference
+    from vertebra.export import int8
+    from vertebra.export.synthetic_photos import drawn_photos
+    from vertebra.export.torch_check import reference
 
     monkeypatch.setattr("vertebra.export.prepare", lambda model, **options: tiny)
-    monkeypatch.setattr(_int8, "time_sessions", lambda sessions, image: [2.0, 1.0])
+    monkeypatch.setattr(int8, "time_sessions", lambda sessions, image: [2.0, 1.0])
 
     def run(photos: int, *options: str, labelled: bool = True) -> tuple[int, str, str, Path]:
         pixels = drawn_photos(photos, CROP)

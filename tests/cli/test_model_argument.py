@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from vertebra._load import in_cache
 from vertebra.cache import keep_note
+from vertebra.loading import in_cache
 from vertebra.model_argument import ACCEPTED, ModelKind
 
 MODELS = {

@@ -20,10 +20,10 @@ from torch import nn
 
 from vertebra.card import Card, CardError, Preprocessing, WeightSource, read_card
 from vertebra.errors import UsageError, VertebraWarning, WeightsError
-from vertebra.export import ExportError, ExportReport, Prepared, _torch_onnx, export, metadata, prepare
-from vertebra.export._photos import drawn_photos
-from vertebra.export._proof import prove
+from vertebra.export import ExportError, ExportReport, Prepared, export, metadata, prepare, torch_exporter
 from vertebra.export._trace import trace
+from vertebra.export.synthetic_photos import drawn_photos
+from vertebra.export.torch_check import prove
 from vertebra.model_checksum import verify
 from vertebra.models import create_model, list_models
 
@@ -290,7 +290,7 @@ class Mixing(nn.Module):
 def test_a_layer_that_cannot_be_written_is_named(
     head: nn.Module, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_torch_onnx, "find_spec", lambda name: None)  # as where onnxscript is not installed
+    monkeypatch.setattr(torch_exporter, "find_spec", lambda name: None)  # as where onnxscript is not installed
     options = own()
     options["model"].set_classifier(head)
     with pytest.raises((UsageError, ExportError), match=message):
@@ -460,22 +460,22 @@ def test_the_other_outputs_are_proven_too(output: int, monkeypatch: pytest.Monke
     images = list(drawn_photos(3, 64))
     card = Card("resnet18", options["preprocessing"])
     assert prove(model, network, card, images) <= 1e-4
-    from vertebra.export import _proof
+    from vertebra.export import torch_check
 
-    reference = _proof.reference
+    reference = torch_check.reference
 
     def moved(*arguments: Any) -> Any:
         expected = [array.copy() for array in reference(*arguments)]
         expected[output][0] += 0.05 * np.abs(expected[output]).max()
         return tuple(expected)
 
-    monkeypatch.setattr(_proof, "reference", moved)
+    monkeypatch.setattr(torch_check, "reference", moved)
     with pytest.raises(ExportError, match=OUTPUTS[output]):
         prove(model, network, card, images)
 
 
 def test_another_order_of_classes_is_seen() -> None:
-    from vertebra.export._proof import _compare
+    from vertebra.export.torch_check import _compare
 
     wanted = np.full((1, 6), 0.1, np.float32) + np.arange(6, dtype=np.float32) * 4e-5
     got = wanted[:, ::-1] * 0 + np.sort(wanted)[:, ::-1]
@@ -624,7 +624,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
     def refuse(*arguments: Any, **options: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("vertebra.export._write.check_writable", refuse)
+    monkeypatch.setattr("vertebra.export.write_file.check_writable", refuse)
     with pytest.raises(ExportError, match=r"permission denied.*--out"):
         export(out=tmp_path / "m.onnx", **own())
 

@@ -14,16 +14,16 @@ import torch
 
 from vertebra.card import Preprocessing
 from vertebra.errors import UsageError
-from vertebra.export import Calibration, ExportError, ExportReport, Verdict, _int8, export, labels_of
-from vertebra.export._calibrate import Extent, Moments, extents, moments, run
+from vertebra.export import Calibration, ExportError, ExportReport, Verdict, export, int8, labels_of
 from vertebra.export._graph import Graph
-from vertebra.export._judge import check_order, folder_size, judge, part_sizes
-from vertebra.export._network import deployable
-from vertebra.export._photos import drawn_photos
-from vertebra.export._preface import in_bytes
-from vertebra.export._qdq import Scale, Writer
-from vertebra.export._rounding import best_levels, bias_change, nearest_levels, weight_scales
 from vertebra.export._trace import trace
+from vertebra.export.accuracy_check import check_order, folder_size, judge, part_sizes
+from vertebra.export.activation_ranges import Extent, Moments, extents, moments, run
+from vertebra.export.input_fusion import in_bytes
+from vertebra.export.observed_network import deployable
+from vertebra.export.qdq_writer import Scale, Writer
+from vertebra.export.synthetic_photos import drawn_photos
+from vertebra.export.weight_rounding import best_levels, bias_change, nearest_levels, weight_scales
 from vertebra.imagenet import class_names
 from vertebra.intervals import paired, wilson
 from vertebra.model_checksum import verify
@@ -95,14 +95,14 @@ def floats(narrow: ConvNet) -> onnx.ModelProto:
 
 
 @pytest.fixture(scope="module")
-def plan(floats: onnx.ModelProto) -> _int8.Plan:
-    return _int8.prepare_plan(Graph(floats), drawn_photos(32, SIZE), silent)
+def plan(floats: onnx.ModelProto) -> int8.Plan:
+    return int8.prepare_plan(Graph(floats), drawn_photos(32, SIZE), silent)
 
 
 @pytest.fixture
 def paying(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests share their cores, so that what is measured there is chance: int8 takes half the time."""
-    monkeypatch.setattr(_int8, "time_sessions", lambda sessions, image: [2.0, 1.0])
+    monkeypatch.setattr(int8, "time_sessions", lambda sessions, image: [2.0, 1.0])
 
 
 def write(path: Path, network: ConvNet, photos: int = 40, **options: Any) -> ExportReport:
@@ -205,7 +205,7 @@ def test_extents(floats: onnx.ModelProto) -> None:
 # --- the graph --------------------------------------------------------------------------------------------------------
 
 
-def test_integers_compute_what_the_pairs_say(plan: _int8.Plan) -> None:
+def test_integers_compute_what_the_pairs_say(plan: int8.Plan) -> None:
     """ONNX Runtime in integers against the same file step by step in float: nothing overflows.
 
     Halves are rounded differently on the two ways, which this sure network's probabilities magnify; its features tell.
@@ -216,24 +216,24 @@ def test_integers_compute_what_the_pairs_say(plan: _int8.Plan) -> None:
     scale = stepwise.std()
     assert np.abs(features(model, images) - stepwise).mean() < 0.05 * scale
     coarse = {name: scale / 3 for name, scale in plan.weight_scales.items()}  # more than 127 levels are cut off
-    broken = _int8.Plan(plan.graph, plan.floats, plan.ranges, coarse, plan.candidates).write()
+    broken = int8.Plan(plan.graph, plan.floats, plan.ranges, coarse, plan.candidates).write()
     assert np.abs(features(broken, images) - stepwise).mean() > 0.2 * scale
 
 
 def test_how_far_it_is_is_told(floats: onnx.ModelProto) -> None:
     told: list[tuple[str, int, int]] = []
-    _int8.prepare_plan(Graph(floats), drawn_photos(5, SIZE), lambda *step: told.append(step))
+    int8.prepare_plan(Graph(floats), drawn_photos(5, SIZE), lambda *step: told.append(step))
     assert [step for step in told if step[0] in ("finding extents", "finding ranges", "finding moments")] == [
         (what, done, 5) for what in ("finding extents", "finding ranges", "finding moments") for done in (0, 2, 4)
     ]
     rounding = [step[1:] for step in told if step[0] == "rounding"]
     assert rounding == [(done, len(rounding)) for done in range(len(rounding))] and len(rounding) > 1
     images: list[tuple[int, int]] = []
-    _int8.predict(_int8.session(floats.SerializeToString()), drawn_photos(5, SIZE), lambda *step: images.append(step))
+    int8.predict(int8.session(floats.SerializeToString()), drawn_photos(5, SIZE), lambda *step: images.append(step))
     assert images == [(0, 5), (4, 5)]
 
 
-def test_layers_left_out_are_as_they_were(plan: _int8.Plan, floats: onnx.ModelProto) -> None:
+def test_layers_left_out_are_as_they_were(plan: int8.Plan, floats: onnx.ModelProto) -> None:
     images = drawn_photos(3, SIZE)
     none = plan.write(plan.candidates)
     np.testing.assert_array_equal(probabilities(none, images), probabilities(floats, images))
@@ -247,7 +247,7 @@ def test_layers_left_out_are_as_they_were(plan: _int8.Plan, floats: onnx.ModelPr
 def test_both_beginnings_are_exact(steps: Preprocessing) -> None:
     graph = Graph(trace(deployable(squeezing(), steps), steps))
     images = drawn_photos(24, SIZE)
-    plan = _int8.prepare_plan(graph, images, silent)
+    plan = int8.prepare_plan(graph, images, silent)
     plain = Writer(plan.graph, plan.ranges, plan.weight_scales, set(plan.candidates)).model()
     fast = in_bytes(onnx.ModelProto.FromString(plain.SerializeToString()))
     before_first = [node.op_type for node in fast.graph.node[:3]]
@@ -258,7 +258,7 @@ def test_both_beginnings_are_exact(steps: Preprocessing) -> None:
 
 def test_squeeze_excitation_stays_float() -> None:
     graph = Graph(trace(deployable(squeezing(), PREPROCESSING), PREPROCESSING))
-    candidates = _int8.quantisable(graph)
+    candidates = int8.quantisable(graph)
     floating = {node.name for node in graph.weighted()} - set(candidates)
     assert floating == {f"features.{i}.0.block.{i}.fc{j}" for i in (1, 2) for j in (1, 2)}
     pools = [node.name for node in graph.nodes if node.op_type == "GlobalAveragePool"]
@@ -273,7 +273,7 @@ def test_squeeze_excitation_stays_float() -> None:
 @pytest.fixture(scope="module")
 def int8_file(tmp_path_factory: pytest.TempPathFactory, narrow: ConvNet) -> ExportReport:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_int8, "time_sessions", lambda sessions, image: [2.0, 1.0])
+        patch.setattr(int8, "time_sessions", lambda sessions, image: [2.0, 1.0])
         return write(tmp_path_factory.mktemp("int8") / "m.onnx", narrow, max_drop=100)
 
 
@@ -310,20 +310,20 @@ def test_both_runtimes_run_it(int8_file: ExportReport, floats: onnx.ModelProto) 
 def test_a_layer_that_hurts_is_put_back(
     tmp_path: Path, narrow: ConvNet, monkeypatch: pytest.MonkeyPatch, paying: None
 ) -> None:
-    rounding = _int8.best_levels
+    rounding = int8.best_levels
 
     def one_ruined(weight: np.ndarray, scale: np.ndarray, moment: Moments) -> np.ndarray:
         rounded = rounding(weight, scale, moment)
         return rounded * 0 if weight.shape == (64, 32, 3, 3) else rounded  # layer3.0.conv1
 
-    monkeypatch.setattr(_int8, "best_levels", one_ruined)
+    monkeypatch.setattr(int8, "best_levels", one_ruined)
     report = write(tmp_path / "m.onnx", narrow, max_drop=2).int8
     assert report is not None and report.kept_float[0] == "layer3.0.conv1"
     assert report.verdict.exceeds(2) is False
 
 
 def test_a_slower_file_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_int8, "time_sessions", lambda sessions, image: [1.0, 2.0])
+    monkeypatch.setattr(int8, "time_sessions", lambda sessions, image: [1.0, 2.0])
     with pytest.raises(ExportError, match=r"int8 takes 2\.00 ms and float 1\.00 ms.*--force"):
         write(tmp_path / "m.onnx", squeezing(), max_drop=100)
     assert list(tmp_path.iterdir()) == []
@@ -349,7 +349,7 @@ def verdict(photos: int, lost: int, gained: int = 0, measure: str = "accuracy", 
 
 
 def test_a_worse_file_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paying: None) -> None:
-    monkeypatch.setattr(_int8, "judge", lambda *arguments: verdict(10, 4))
+    monkeypatch.setattr(int8, "judge", lambda *arguments: verdict(10, 4))
     with pytest.raises(ExportError, match=r"int8 loses 40\.0 points on 10 photos.*1 are allowed.*put back"):
         write(tmp_path / "m.onnx", squeezing())
     assert list(tmp_path.iterdir()) == []
@@ -358,14 +358,14 @@ def test_a_worse_file_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_without_proof_nothing_is_written_where_proof_is_required(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paying: None
 ) -> None:
-    monkeypatch.setattr(_int8, "judge", lambda *arguments: verdict(10, 0))
+    monkeypatch.setattr(int8, "judge", lambda *arguments: verdict(10, 0))
     with pytest.raises(ExportError, match=r"10 photos judged, a bound of 1 point needs about 381\. Give .* 573 photos"):
         write(tmp_path / "m.onnx", squeezing(), require_proof=True)
     for wrong in ({"force": True}, {"calibration": None}):
         with pytest.raises(UsageError, match="require_proof"):
             write(tmp_path / "m.onnx", squeezing(), require_proof=True, **wrong)
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(_int8, "judge", lambda *arguments: verdict(400, 0))
+    monkeypatch.setattr(int8, "judge", lambda *arguments: verdict(400, 0))
     report = write(tmp_path / "m.onnx", squeezing(), require_proof=True)
     assert report.int8 is not None and "shown with 95 % confidence: 400 photos" in report.int8.claim
 
@@ -518,11 +518,13 @@ def test_classes_in_another_order_are_seen() -> None:
 
 def test_a_gate_that_hardly_moves_has_a_range(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two neighbours of float32 leave no room for 2,048 bins in float32."""
-    from vertebra.export import _calibrate
+    from vertebra.export import activation_ranges
 
     low = np.float32(0.5)
     high = np.nextafter(low, np.float32(1))
-    monkeypatch.setattr(_calibrate, "run", lambda *arguments, **options: [{"gate": np.array([[low, high, low]])}])
+    monkeypatch.setattr(
+        activation_ranges, "run", lambda *arguments, **options: [{"gate": np.array([[low, high, low]])}]
+    )
     graph = SimpleNamespace(model=None)
-    extent = {"gate": _calibrate.Extent(np.array([low]), np.array([high]))}
-    assert _calibrate.ranges(graph, np.zeros(0), extent) == {"gate": (0.0, pytest.approx(0.5))}
+    extent = {"gate": activation_ranges.Extent(np.array([low]), np.array([high]))}
+    assert activation_ranges.ranges(graph, np.zeros(0), extent) == {"gate": (0.0, pytest.approx(0.5))}

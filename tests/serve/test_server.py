@@ -235,9 +235,9 @@ def test_not_ready_while_a_model_is_loading(tiny_model, pngs, monkeypatch, call)
 
 
 def test_a_name_is_exported_by_another_process(tmp_path, monkeypatch, write_model):
-    from vertebra._load import in_cache
     from vertebra.cache import keep_note
     from vertebra.card import read_card
+    from vertebra.loading import in_cache
     from vertebra.serve import hosted
 
     monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path))

@@ -207,9 +207,9 @@ def test_strict_and_too_few(shapes, shapes_without_broken, small_weights, tmp_pa
 
 
 def test_a_cache_that_cannot_be_used_costs_only_time(shapes, small_weights, tmp_path, monkeypatch):
-    from vertebra._load import exported
     from vertebra.card import read_card
     from vertebra.data import open_dataset
+    from vertebra.loading import exported
 
     body = exported("resnet18", str(small_weights))
     (tmp_path / "file").write_text("")

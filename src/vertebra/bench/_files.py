@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from vertebra._load import exported_file
 from vertebra.card import Preprocessing, read_card
 from vertebra.errors import needing
+from vertebra.loading import exported_file
 from vertebra.model_argument import ModelKind, resolve_model
 from vertebra.model_checksum import checked_card
 

@@ -31,8 +31,8 @@ def card(
     Of a network's name it is the card of the file that predicts by that name, which is exported once; where that cannot
     be done, its published figures.
     """
-    from vertebra._load import exported_file
     from vertebra.card import read_card
+    from vertebra.loading import exported_file
     from vertebra.model_argument import ModelKind, resolve_model
 
     if markdown is not None:

@@ -93,7 +93,7 @@ def run(settings: Settings) -> None:
         ImageError: some photos could not be read; the results of the others are out.
         VertebraError: the model or the settings cannot be used, or results cannot be written.
     """
-    from vertebra._load import load
+    from vertebra.loading import load
     from vertebra.runtime.predictor import Prediction
     from vertebra.runtime.sources import STANDARD_INPUT, photos
 

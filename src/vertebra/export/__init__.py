@@ -26,16 +26,16 @@ with needing("torch", "vertebra.export"):
     import onnx
     from torch import nn
 
-from ._classifier import with_classifier
-from ._int8 import Int8Report, quantise
-from ._judge import Calibration, Verdict, check_count, labels_of, points
-from ._network import Observed, deployable
-from ._photos import Pixels, drawn_photos
-from ._prepare import metadata, prepare, with_precision
-from ._prepared import Prepared, class_names
-from ._proof import prove
 from ._trace import trace
-from ._write import ExportError, check_target, write_model
+from .accuracy_check import Calibration, Verdict, check_count, labels_of, points
+from .classifier_swap import with_classifier
+from .int8 import Int8Report, quantise
+from .network_card import Prepared, class_names
+from .observed_network import Observed, deployable
+from .prepare_network import metadata, prepare, with_precision
+from .synthetic_photos import Pixels, drawn_photos
+from .torch_check import prove
+from .write_file import ExportError, check_target, write_model
 
 __all__ = [
     "Calibration",

@@ -20,8 +20,8 @@ from vertebra.card import Preprocessing
 from vertebra.errors import UsageError, first_line, warn
 from vertebra.models import ConvNet, GoogLeNet
 
-from ._network import Observed
-from ._torch_onnx import exported as by_torch
+from .observed_network import Observed
+from .torch_exporter import exported as by_torch
 
 INPUT = "image"
 OUTPUTS = ("probabilities", "embedding", "features")

@@ -18,11 +18,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vertebra._load import kept_model
 from vertebra.cache import change_state, scratch_dir
 from vertebra.card import Card, read_card
 from vertebra.decoding_notes import DecodingNotes
 from vertebra.errors import UsageError, VertebraError, VertebraWarning, nearest
+from vertebra.loading import kept_model
 from vertebra.model_argument import ModelKind, resolve_model
 from vertebra.model_checksum import verify
 from vertebra.pixels import Pixels
@@ -48,7 +48,7 @@ _WARM_UP = (1, 2, 4)  # images of a batch; the first of each size also makes the
 _EXPORT = """
 import json, os, sys, warnings
 from pathlib import Path
-from vertebra._load import exported_file
+from vertebra.loading import exported_file
 from vertebra.errors import VertebraError, VertebraWarning
 from vertebra.model_argument import resolve_model
 try:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from vertebra._load import exported_file
 from vertebra.card import Decoding, read_card
 from vertebra.data import (
     INDEX,
@@ -28,6 +27,7 @@ from vertebra.data import (
 from vertebra.errors import UsageError, nearest
 from vertebra.files import replacing, writing
 from vertebra.imagenet import is_imagenet, wnids
+from vertebra.loading import exported_file
 from vertebra.model_argument import ModelArgument, ModelKind, resolve_model
 from vertebra.report import interval, percent, versions
 from vertebra.runtime.engines import PROBABILITIES

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from vertebra._load import exported
 from vertebra.card import Preprocessing, WeightSource, read_card
 from vertebra.data import Dataset, Facts, Photo, assign_splits, findings, look_through, open_dataset
 from vertebra.errors import UsageError
+from vertebra.loading import exported
 from vertebra.models import ConvNet, create_model, get_model_weights
 from vertebra.pixels import SMALL
 from vertebra.report import percent

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from vertebra._load import exported
 from vertebra.card import WeightSource, read_card
 from vertebra.data import Dataset, findings, open_dataset
 from vertebra.errors import noting
-from vertebra.export._prepare import assumed_of_body
+from vertebra.export.prepare_network import assumed_of_body
+from vertebra.loading import exported
 from vertebra.models import ConvNet, create_model
 
 from ._calibrate import softmax

@@ -21,7 +21,7 @@ from vertebra.files import WEIGHT_SUFFIXES
 from vertebra.models import ConvNet
 from vertebra.units import counted
 
-from ._network import Observed
+from .observed_network import Observed
 
 # Of the weights, which is what a file mainly holds.
 LICENCES = {"https": "BSD-3-Clause", "package": "Apache-2.0"}  # torchvision's, EfficientNet-Lite's
@@ -233,6 +233,7 @@ OPTIONS = {
 
 
 def words(value: Any) -> str:
+    """A value of a card as text: `"of 12 bits"`, `"0.5/0.5/0.5"`."""
     if isinstance(value, Decoding):
         return f"of {value.bits or BITS[1]} bits"
     return "/".join(f"{part:g}" for part in value) if isinstance(value, tuple) else str(value)

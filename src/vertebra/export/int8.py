@@ -12,16 +12,16 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from ._calibrate import MAX_INPUTS, Count, extents, groups_of, moments, ranges, silent
 from ._graph import Array, Graph
-from ._judge import Calibration, Verdict, check_order, folder_size, judge, points
-from ._photos import Pixels
-from ._preface import byte_range, in_bytes, normalisation
-from ._proof import session
-from ._qdq import QUANTISABLE, Scale, Writer
-from ._rounding import best_levels, bias_change, nearest_levels, weight_scales
 from ._trace import INPUT, OUTPUTS
-from ._write import ExportError
+from .accuracy_check import Calibration, Verdict, check_order, folder_size, judge, points
+from .activation_ranges import MAX_INPUTS, Count, extents, groups_of, moments, ranges, silent
+from .input_fusion import byte_range, in_bytes, normalisation
+from .qdq_writer import QUANTISABLE, Scale, Writer
+from .synthetic_photos import Pixels
+from .torch_check import session
+from .weight_rounding import best_levels, bias_change, nearest_levels, weight_scales
+from .write_file import ExportError
 
 _BLOCK_RUNS = 8
 _SCREENED = 24  # photos by which single layers are compared

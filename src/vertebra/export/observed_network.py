@@ -43,6 +43,7 @@ class Observed(nn.Module):
         self._find(size)
 
     def forward(self, x: Tensor) -> Outputs:
+        """(N, 3, H, W) → logits (N, K), embedding (N, D), features (N, C, h, w)."""
         seen: dict[str, Tensor] = {}
         hooks = []
         if self.linear is not None:

@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 
 from ._graph import Array, Graph, attribute, with_outputs
-from ._photos import Pixels
-from ._proof import session
-from ._qdq import Scale
 from ._trace import INPUT
+from .qdq_writer import Scale
+from .synthetic_photos import Pixels
+from .torch_check import session
 
 _BINS = 2048
 # Values of a tensor and positions of a layer looked at in each image: enough for a curve and a covariance.

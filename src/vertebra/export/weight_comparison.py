@@ -27,6 +27,7 @@ def file_of(member: Any) -> Path | None:
 
 
 def digest_of(path: Path | None) -> str | None:
+    """The SHA-256 of a file, 64 hexadecimal digits; None of no file."""
     if path is None:
         return None
     with path.open("rb") as file:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._calibrate import Extent, Moments
 from ._graph import Array
-from ._qdq import Scale
+from .activation_ranges import Extent, Moments
+from .qdq_writer import Scale
 
 _LEVELS = 127
 _INT16 = 32_767

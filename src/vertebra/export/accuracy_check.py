@@ -16,7 +16,7 @@ from vertebra.intervals import Interval, Z, paired, wilson
 from vertebra.units import counted
 
 from ._graph import Array
-from ._photos import Pixels
+from .synthetic_photos import Pixels
 
 MIN_PHOTOS = 20
 _MAX_RANGES = 128  # photos for ranges and rounding; more change little

@@ -13,10 +13,10 @@ from vertebra.card import Card, Preprocessing
 from vertebra.errors import WeightsError, first_line
 from vertebra.models import ConvNet
 
-from ._network import Observed
-from ._photos import Pixels
 from ._trace import INPUT, OUTPUTS
-from ._write import ExportError
+from .observed_network import Observed
+from .synthetic_photos import Pixels
+from .write_file import ExportError
 
 BATCH_SIZES = (1, 2, 7)
 MAX_DIFFERENCE = 1e-4  # of a probability

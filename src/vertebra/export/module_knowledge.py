@@ -23,9 +23,9 @@ from vertebra.models import ConvNet, get_model_weights, get_weight
 from vertebra.models._origin import Origin
 from vertebra.preprocessing import timm_config
 
-from ._network import Observed, check, deployable, is_family
-from ._prepared import LICENCES, OPTIONS, Prepared, assumed_input, finished, is_weight_file, same_order, view
-from ._weight_values import content_of, digest_of, file_of, state_of
+from .network_card import LICENCES, OPTIONS, Prepared, assumed_input, finished, is_weight_file, same_order, view
+from .observed_network import Observed, check, deployable, is_family
+from .weight_comparison import content_of, digest_of, file_of, state_of
 
 
 @dataclass(frozen=True)

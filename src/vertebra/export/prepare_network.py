@@ -19,9 +19,9 @@ from vertebra.models._registry import check_architecture
 from vertebra.models._weights import published, resolve
 from vertebra.weight_files import cached_path
 
-from ._module import prepare_module
-from ._prepared import LICENCES, ClassNames, Prepared, assumed_input, class_names, finished, same_order, view, words
-from ._weight_values import digest_of
+from .module_knowledge import prepare_module
+from .network_card import LICENCES, ClassNames, Prepared, assumed_input, class_names, finished, same_order, view, words
+from .weight_comparison import digest_of
 
 
 def prepare(
