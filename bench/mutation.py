@@ -51,7 +51,9 @@ TESTS: dict[str, list[str]] = {
     "train/_fit.py": ["tests/train/test_fit.py", "-k", "not 960"],
     "train/_checkpoint.py": ["tests/train/test_checkpoint.py"],
     "serve/batcher.py": ["tests/serve/test_batcher.py"],
-    "serve/hosted.py": ["tests/serve/test_hosted.py"],
+    "serve/loaded_model.py": ["tests/serve/test_loaded_model.py"],
+    "serve/model_registry.py": ["tests/serve/test_model_registry.py"],
+    "serve/model_source.py": ["tests/serve/test_model_source.py"],
     "runtime/predictor.py": [
         "tests/runtime/test_predictor.py",
         "-k",
@@ -64,8 +66,8 @@ TESTS: dict[str, list[str]] = {
     "models/_checkpoint.py": ["tests/models/test_checkpoint.py"],
     "models/_unwrap.py": ["tests/models/test_unwrap.py", "tests/models/test_checkpoint.py"],
     "models/_state_dict.py": ["tests/models/test_state_dict.py", "tests/models/test_checkpoint.py"],
-    "serve/guard.py": ["tests/serve/test_guard.py"],
-    "serve/decode.py": ["tests/serve/test_decode.py"],
+    "serve/middleware.py": ["tests/serve/test_middleware.py"],
+    "serve/image_decoding.py": ["tests/serve/test_image_decoding.py"],
 }
 
 # Survivors that no test can kill: what is in the mutant's line, and why nothing changes.
@@ -87,11 +89,11 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "serve/batcher.py": {
         "len(jobs) != size": "it grows by one, from nothing, and the size is one at least",
     },
-    "serve/guard.py": {
+    "serve/middleware.py": {
         "time.perf_counter() % start": "the same for as long as the machine runs longer than an answer takes",
         'scope["type"] > "http"': "the other types of ASGI, lifespan and websocket, come after it in the alphabet",
     },
-    "serve/hosted.py": {
+    "serve/model_registry.py": {
         "time.perf_counter() % start": "the same for as long as the machine runs longer than a model takes to load",
     },
     "data/class_folders.py": {

@@ -105,7 +105,7 @@ def place(tmp_path, monkeypatch, tiny_run, tiny_export, tiny_photos, tiny_regist
 def served(monkeypatch):
     """What a server would serve, in place of serving it; what another process would export is exported in this one."""
     pytest.importorskip("fastapi")
-    import vertebra.serve.hosted
+    import vertebra.serve.model_source
     import vertebra.serve.server
 
     def run_here(command, **options):
@@ -122,22 +122,22 @@ def served(monkeypatch):
                 return SimpleNamespace(returncode=error.code, stdout="", stderr=errors.getvalue())
         return SimpleNamespace(returncode=0, stdout=output.getvalue(), stderr="")
 
-    monkeypatch.setattr(vertebra.serve.hosted.subprocess, "run", run_here)
+    monkeypatch.setattr(vertebra.serve.model_source.subprocess, "run", run_here)
 
     found = {}
 
-    class Service:
+    class Server:
         url = "http://127.0.0.1:0"
 
-        def __init__(self, settings, shelf):
-            assert shelf.wait(60)
-            found.update({name: hosted.path for name, hosted in shelf.models.items()})
-            shelf.close()
+        def __init__(self, settings, registry):
+            assert registry.wait(60)
+            found.update({name: served.path for name, served in registry.models.items()})
+            registry.close()
 
         def run(self):
             pass
 
-    monkeypatch.setattr(vertebra.serve.server, "Service", Service)
+    monkeypatch.setattr(vertebra.serve.server, "Server", Server)
     return found
 
 

@@ -23,7 +23,7 @@ for package in ("fastapi", "uvicorn", "orjson", "prometheus_client"):
     pytest.importorskip(package)
 
 from vertebra.serve import Settings  # noqa: E402
-from vertebra.serve.server import Service  # noqa: E402
+from vertebra.serve.server import Server  # noqa: E402
 
 
 @dataclass
@@ -94,7 +94,7 @@ def settings(tiny_model):
 @pytest.fixture(scope="session")
 def client(settings):
     """A server that all tests share, with one model."""
-    with Service(settings) as service:
+    with Server(settings) as service:
         yield Client(service)
 
 
@@ -121,7 +121,7 @@ def call():
 def serving(settings):
     """Servers of one's own: `serving(timeout=1)` → a client."""
     with contextlib.ExitStack() as stack:
-        yield lambda **changes: Client(stack.enter_context(Service(replace(settings, **changes))))
+        yield lambda **changes: Client(stack.enter_context(Server(replace(settings, **changes))))
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def held(monkeypatch):
     gates = []
 
     def hold(client):
-        loaded = client.service.shelf.get(None)
+        loaded = client.service.registry.get(None)
         run, gate = loaded.runner.call, threading.Event()
         gates.append(gate)
         monkeypatch.setattr(loaded.runner, "call", lambda *arguments: (gate.wait(20), run(*arguments))[1])

@@ -15,8 +15,8 @@ import pytest
 
 from vertebra.errors import ImageError
 from vertebra.runtime.engines import EngineError
-from vertebra.serve.batcher import Batcher, Clock, ClosedError, FullError, Job
-from vertebra.serve.costs import Costs
+from vertebra.serve.batch_costs import BatchCosts
+from vertebra.serve.batcher import Batcher, BatcherClosedError, Clock, Job, QueueFullError
 
 SECONDS = 10  # until a test that waits in vain fails
 DECODING, INFERENCE = 0.25, 2.0  # seconds that the test's clock goes on for an image and for a batch
@@ -122,8 +122,8 @@ def until(condition):
 
 
 def known(start=1, **seconds):
-    """Costs that know these sizes: known(b1=…, b2=…)."""
-    costs = Costs(start)
+    """BatchCosts that know these sizes: known(b1=…, b2=…)."""
+    costs = BatchCosts(start)
     usual = seconds.get(f"b{costs.start}")
     for _ in range(20):
         for name, value in seconds.items():
@@ -134,7 +134,7 @@ def known(start=1, **seconds):
 
 
 def fixed(interval=1.0, **seconds):
-    """Costs that learn nothing more, neither of batches nor of arrivals."""
+    """BatchCosts that learn nothing more, neither of batches nor of arrivals."""
     costs = known(**seconds)
     costs.measured = lambda *arguments: None
     costs.arrived = lambda *arguments: None
@@ -155,12 +155,12 @@ class Waiting:
     seconds: float = 10_000.0
 
     def put(self, batcher):
-        self.ticket = batcher.put(self.jobs, batcher._clock.now() + self.seconds)
+        self.completion = batcher.put(self.jobs, batcher._clock.now() + self.seconds)
         return self
 
     @property
     def done(self):
-        return asyncio.wait_for(asyncio.shield(self.ticket.done), SECONDS)
+        return asyncio.wait_for(asyncio.shield(self.completion.done), SECONDS)
 
 
 def jobs(*values):
@@ -281,12 +281,12 @@ def test_a_full_queue(make, network):
         network.entered.acquire()
         waiting = put(batcher, 1, 2, 3)
         assert len(batcher) == 3
-        with pytest.raises(FullError) as caught:
+        with pytest.raises(QueueFullError) as caught:
             put(batcher, 4)
         assert caught.value.seconds == pytest.approx(3 * batcher.costs.image)
         network.gate.set()
         await asyncio.gather(running.done, waiting.done)
-        with pytest.raises(FullError):
+        with pytest.raises(QueueFullError):
             put(batcher, 1, 2, 3, 4)  # more than ever find room
 
     asyncio.run(work())
@@ -307,7 +307,7 @@ def test_what_would_be_late_is_refused(make, network):
         running.append(put(batcher, 1, 2, 3, 4))
         assert batcher.wait == 6.0  # four of 3 s for two threads
         # Half as long again, and its own 3 s.
-        with pytest.raises(FullError) as caught:
+        with pytest.raises(QueueFullError) as caught:
             put(batcher, 5, seconds=11.9)
         assert caught.value.seconds == 6.0
         running.append(put(batcher, 5, seconds=12.0))
@@ -324,11 +324,11 @@ def test_what_nobody_waits_for_is_not_done(make, network, clock):
         running = put(batcher, 1)
         network.entered.acquire()
         dropped, first, late, last = (put(batcher, n, seconds=s) for n, s in ((2, 99), (3, 99), (4, 5), (5, 99)))
-        dropped.ticket.dropped = True
+        dropped.completion.dropped = True
         clock.time += 5.0
         network.gate.set()
         await asyncio.gather(running.done, first.done, last.done)
-        assert not dropped.ticket.done.done() and not late.ticket.done.done()
+        assert not dropped.completion.done.done() and not late.completion.done.done()
 
     asyncio.run(work())
     assert network.batches == [1, 2]
@@ -386,7 +386,7 @@ def test_closing_finishes_what_waits(make, network):
         waiting = put(batcher, *range(10))
         network.entered.acquire()
         batcher.close(wait=False)
-        with pytest.raises(ClosedError):
+        with pytest.raises(BatcherClosedError):
             put(batcher, 1)
         assert batcher._threads[0].is_alive()
         network.gate.set()
@@ -646,7 +646,7 @@ def test_another_size_than_the_first_must_save_more_than_noise():
 
 
 def test_the_warm_up_is_not_compared_with_batches_under_load():
-    costs = Costs(4)
+    costs = BatchCosts(4)
     for size, seconds in ((1, 0.5), (2, 1.0), (4, 2.0)):
         costs.warm(size, seconds)
     assert costs.image == 0.5
@@ -693,7 +693,7 @@ def test_waiting_pays_only_where_batches_save_time_and_images_come_soon():
 
 
 def test_running_means():
-    costs = Costs()
+    costs = BatchCosts()
     costs.measured(2, 1.0, 2.0)
     assert costs.batch == {2: 1.0}
     costs.measured(2, 2.0, 2.0)

@@ -17,7 +17,7 @@ import vertebra
 
 pytest.importorskip("fastapi")
 
-from vertebra.serve.server import Service
+from vertebra.serve.server import Server
 
 WEB = Path(__file__).parents[2] / "web"
 STATIC = resources.files("vertebra.serve") / "static"
@@ -92,7 +92,7 @@ def models(write_model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def service(settings, models):
-    with Service(replace(settings, models=models, queue=64)) as running:
+    with Server(replace(settings, models=models, queue=64)) as running:
         yield running
 
 

@@ -104,7 +104,7 @@ def test_stages_of_real_networks(exported, name, kinds, last):
     import torch
 
     from vertebra import create_model
-    from vertebra.serve.explain import find_classifier
+    from vertebra.serve.saliency import find_classifier
 
     graph = read_graph(exported(name))
     found = anatomy(graph, 64)

@@ -12,8 +12,8 @@ import orjson
 import pytest
 
 from vertebra.serve import json_body
+from vertebra.serve.api_errors import ApiError
 from vertebra.serve.json_body import LARGE, Data, base64_bytes, json_numbers, numbers, parse_json, unblocked
-from vertebra.serve.problems import ApiError
 
 
 def entry(text, key="images"):

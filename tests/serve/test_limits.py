@@ -11,7 +11,7 @@ import pytest
 
 from vertebra.errors import UsageError
 from vertebra.serve import Settings
-from vertebra.serve.settings import is_loopback
+from vertebra.serve.server_settings import is_loopback
 
 
 def talk(client, *parts, pause=0.0, timeout=10):
@@ -46,7 +46,7 @@ def test_a_body_that_grows_too_large(client):
     chunk = b"c350\r\n" + bytes(50_000) + b"\r\n"
     answer = talk(client, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", chunk, chunk, chunk, chunk, chunk)
     assert answer.startswith(b"HTTP/1.1 413")
-    assert client.service.desk.bodies.held == 0
+    assert client.service.dispatcher.bodies.held == 0
 
 
 def test_chunks_that_fit(client, pngs):
@@ -62,10 +62,10 @@ def test_a_compressed_body(client):
 
 def test_all_bodies_together(serving, pngs):
     client = serving()
-    client.service.desk.bodies.held = 4 * 200_000
+    client.service.dispatcher.bodies.held = 4 * 200_000
     answer = client.post("/v1/predict", pngs[0])
     assert answer.status == 503 and "memory" in answer.message and answer.headers["retry-after"]
-    client.service.desk.bodies.held = 0
+    client.service.dispatcher.bodies.held = 0
     assert client.post("/v1/predict", pngs[0]).status == 200
 
 
@@ -74,7 +74,7 @@ def test_pixels(serving, pngs, monkeypatch):
     answer = client.post("/v1/predict", pngs[0])
     assert answer.status == 422 and "has 60 × 48 pixels; at most 1,000" in answer.json["results"][0]["error"]
     # Large ones are decoded one at a time, and all the same.
-    monkeypatch.setattr("vertebra.serve.decode.LARGE_PIXELS", 1000)
+    monkeypatch.setattr("vertebra.serve.image_decoding.LARGE_PIXELS", 1000)
     assert serving().post("/v1/predict", pngs[0]).status == 200
 
 
@@ -143,7 +143,7 @@ def test_a_deadline(serving, held, pngs):
 def test_a_full_queue(serving, held, pngs, eventually):
     client = serving(queue=8)
     gate = held(client)
-    batcher = client.service.shelf.get(None).batcher
+    batcher = client.service.registry.get(None).batcher
     answers = []
 
     def ask(count):
@@ -169,7 +169,7 @@ def test_a_full_queue(serving, held, pngs, eventually):
 def test_what_a_client_that_hung_up_wanted_is_not_done(serving, held, pngs, eventually):
     client = serving()
     gate = held(client)
-    batcher = client.service.shelf.get(None).batcher
+    batcher = client.service.registry.get(None).batcher
     connections = []
     for number in range(1, batcher.workers + 3):
         connection = http.client.HTTPConnection(client.host, client.port, timeout=10)

@@ -147,7 +147,7 @@ def test_a_file_of_damaged_weights_is_not_served(serving, place, pngs):
 def test_accepted_requests_are_finished_by_the_old_one(serving, place, held, pngs):
     client = serving(models=(str(place.path),), reload_seconds=0.05)
     gate = held(client)
-    old = client.service.shelf.get("m")
+    old = client.service.registry.get("m")
     answers = []
 
     def ask():
@@ -157,7 +157,7 @@ def test_accepted_requests_are_finished_by_the_old_one(serving, place, held, png
     thread.start()
     until(lambda: old.batcher.busy)
     place(classes=("new", "newer"))
-    until(lambda: client.service.shelf.get("m") is not old)
+    until(lambda: client.service.registry.get("m") is not old)
     assert client.post("/v1/predict", pngs[0]).json["results"][0]["predictions"][0]["class"] in ("new", "newer")
     gate.set()
     thread.join()
@@ -170,17 +170,17 @@ def test_accepted_requests_are_finished_by_the_old_one(serving, place, held, png
 def test_an_explanation_is_by_one_model(serving, place, pngs, monkeypatch, explained):
     """One that is replaced between two of its steps begins again: the new one takes other pixels."""
     if explained == "occlusion":
-        monkeypatch.setattr("vertebra.serve.hosted.find_classifier", lambda graph: None)
+        monkeypatch.setattr("vertebra.serve.loaded_model.find_classifier", lambda graph: None)
     client = serving(models=(str(place.path),), reload_seconds=0.02)
-    shelf = client.service.shelf
-    old, put, seen = shelf.get("m"), Batcher.put, []
+    registry = client.service.registry
+    old, put, seen = registry.get("m"), Batcher.put, []
 
     def replacing(batcher, jobs, deadline):
         """In place of the step that runs the network, or of the second that runs it with parts covered."""
         seen.append(len(jobs))
         if batcher is old.batcher and len(seen) == (3 if explained == "occlusion" else 2):
             place(size=40, classes=("oak", "elm"))
-            until(lambda: shelf.get("m") is not old)
+            until(lambda: registry.get("m") is not old)
         return put(batcher, jobs, deadline)
 
     monkeypatch.setattr(Batcher, "put", replacing)
@@ -220,11 +220,11 @@ def engines(monkeypatch):
 def test_a_replaced_model_is_freed_with_its_last_answer(serving, write_model, place, engines, pngs, tmp_path):
     other = write_model(tmp_path / "other.onnx")
     client = serving(models=(str(place.path), str(other)), reload_seconds=0.05)
-    shelf = client.service.shelf
+    registry = client.service.registry
     with without_collector():
         gone = []
         for turn in range(3):
-            old = shelf.get("m")
+            old = registry.get("m")
             assert [
                 client.post("/v1/predict", pngs[0]).status,
                 client.post("/v1/predict", b"no photo").status,
@@ -247,9 +247,9 @@ def test_a_replaced_model_is_freed_with_its_last_answer(serving, write_model, pl
 
 def test_a_request_that_still_names_a_replaced_model_does_not_keep_its_network(serving, place, engines, pngs):
     client = serving(models=(str(place.path),), reload_seconds=0.05)
-    old = client.service.shelf.get("m")
+    old = client.service.registry.get("m")
     place(seed=1)
-    until(lambda: client.service.shelf.get("m") is not old)
+    until(lambda: client.service.registry.get("m") is not old)
     until(lambda: engines[0]() is None)
     with pytest.raises(EngineError, match="has been closed"):
         old.runner.call(np.zeros((1, 32, 32, 3), np.uint8))

@@ -16,8 +16,8 @@ import pytest
 import vertebra
 from vertebra.errors import UsageError, VertebraError
 from vertebra.serve import Settings
-from vertebra.serve.hosted import Shelf
-from vertebra.serve.server import Service
+from vertebra.serve.model_registry import ModelRegistry
+from vertebra.serve.server import Server
 
 
 def test_it_serves_and_ends_when_it_is_told(started, pngs):
@@ -74,7 +74,7 @@ def test_numbers_that_are_none(tiny_model, options, message):
 def test_what_was_accepted_is_finished(serving, held, pngs, eventually):
     client = serving()
     gate = held(client)
-    batcher = client.service.shelf.get(None).batcher
+    batcher = client.service.registry.get(None).batcher
     answers = []
 
     def ask():
@@ -100,8 +100,8 @@ for name in ("torch", "torchvision", "onnx", "scipy", "sklearn", "multipart", "j
     sys.modules[name] = None
 import urllib.request
 from vertebra.serve import Settings
-from vertebra.serve.server import Service
-with Service(Settings(models=({str(tiny_model)!r},), port=0)) as service:
+from vertebra.serve.server import Server
+with Server(Settings(models=({str(tiny_model)!r},), port=0)) as service:
     body = open({str(tmp_path / "a.png")!r}, "rb").read()
     for path in ("/v1/predict", "/v1/embed", "/v1/explain"):
         request = urllib.request.Request(service.url + path, body, {{"Content-Type": "image/png"}})
@@ -207,14 +207,14 @@ def test_a_route_that_fails_answers_as_all_do(client, monkeypatch, caplog):
 
 def test_not_ready_while_a_model_is_loading(tiny_model, pngs, monkeypatch, call):
     go_on = threading.Event()
-    load = Shelf._watch
+    load = ModelRegistry._watch
 
     def later(self):
         go_on.wait(10)
         load(self)
 
-    monkeypatch.setattr(Shelf, "_watch", later)
-    service = Service(Settings(models=(str(tiny_model),), port=0))
+    monkeypatch.setattr(ModelRegistry, "_watch", later)
+    service = Server(Settings(models=(str(tiny_model),), port=0))
     thread = threading.Thread(target=service.run)
     thread.start()
     client = call(service)
@@ -226,7 +226,7 @@ def test_not_ready_while_a_model_is_loading(tiny_model, pngs, monkeypatch, call)
         assert client.post("/v1/predict", pngs[0]).status == 503
         assert b'vertebra_model_current{model="tiny"} 0.0' in client.get("/metrics").body
         go_on.set()
-        service.shelf.wait(10)
+        service.registry.wait(10)
         assert client.get("/readyz").status == 200
     finally:
         go_on.set()
@@ -238,12 +238,12 @@ def test_a_name_is_exported_by_another_process(tmp_path, monkeypatch, write_mode
     from vertebra.cache import keep_note
     from vertebra.card import read_card
     from vertebra.loading import in_cache
-    from vertebra.serve import hosted
+    from vertebra.serve import model_source
 
     monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path))
     said = []
     with pytest.raises(UsageError, match="Did you mean 'resnet18'"):
-        Shelf(Settings(models=("resnet-18",)), said.append)
+        ModelRegistry(Settings(models=("resnet-18",)), said.append)
     assert said == []
 
     def export(command, **options):
@@ -254,16 +254,16 @@ def test_a_name_is_exported_by_another_process(tmp_path, monkeypatch, write_mode
         keep_note(path, {"weights": "DEFAULT", "told": []})
         return subprocess.CompletedProcess(command, 0, json.dumps({"path": str(path), "told": ["a note"]}), "")
 
-    monkeypatch.setattr(hosted.subprocess, "run", export)
-    shelf = Shelf(Settings(models=("resnet18",)), said.append)
-    assert shelf.models["resnet18"].path == in_cache("resnet18")
+    monkeypatch.setattr(model_source.subprocess, "run", export)
+    registry = ModelRegistry(Settings(models=("resnet18",)), said.append)
+    assert registry.models["resnet18"].path == in_cache("resnet18")
     assert said == ["exporting resnet18, once", "a note"]
-    monkeypatch.setattr(hosted.subprocess, "run", None)
-    Shelf(Settings(models=("resnet18",)))  # it is there now
+    monkeypatch.setattr(model_source.subprocess, "run", None)
+    ModelRegistry(Settings(models=("resnet18",)))  # it is there now
     path = in_cache("resnet18")
     path.write_bytes(path.read_bytes()[:-100])
-    monkeypatch.setattr(hosted.subprocess, "run", export)
-    Shelf(Settings(models=("resnet18",)), said.append)
+    monkeypatch.setattr(model_source.subprocess, "run", export)
+    ModelRegistry(Settings(models=("resnet18",)), said.append)
     assert "onnx is damaged" in said[-3], "at the start, not when the server ends"
     assert said[-2:] == ["exporting resnet18, once", "a note"] and read_card(path).architecture == "tiny"
 
@@ -274,7 +274,7 @@ def test_a_failing_model_is_told_by_start(tmp_path, write_model):
 
     path = write_model(tmp_path / "m.onnx", change=change)
     with pytest.raises(VertebraError, match="Reluu"):
-        Service(Settings(models=(str(path),), port=0)).start()
+        Server(Settings(models=(str(path),), port=0)).start()
 
 
 def test_from_python(tiny_model, pngs, call, monkeypatch):
@@ -283,13 +283,13 @@ def test_from_python(tiny_model, pngs, call, monkeypatch):
     from vertebra.serve import server
 
     services = []
-    run = server.Service.run
-    monkeypatch.setattr(server.Service, "run", lambda self: (services.append(self), run(self)))
+    run = server.Server.run
+    monkeypatch.setattr(server.Server, "run", lambda self: (services.append(self), run(self)))
     said = []
     thread = threading.Thread(target=lambda: vertebra.serve(str(tiny_model), port=0, tell=said.append))
     thread.start()
     try:
-        while not services or not services[0].shelf.wait(0.01):
+        while not services or not services[0].registry.wait(0.01):
             time.sleep(0.01)
         assert said == [f"listening on {services[0].url}"] and gc.isenabled()
         assert call(services[0]).post("/v1/predict", pngs[0]).status == 200

@@ -17,7 +17,7 @@ from vertebra.data import Dataset, Photo
 from vertebra.models._preset import ImageClassification
 from vertebra.pixels import decode, fit, network_pixels
 from vertebra.runtime.predictor import Predictor
-from vertebra.serve.decode import network_input
+from vertebra.serve.image_decoding import network_input
 from vertebra.train import Settings
 from vertebra.train._loader import Draw, TrainPhotos
 from vertebra.train._pass import look_and_run

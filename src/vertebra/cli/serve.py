@@ -53,7 +53,7 @@ def serve(
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     with needing("serve", "vertebra serve"):
         from vertebra.serve import Settings, run
-        from vertebra.serve.settings import API_KEY_VARIABLE
+        from vertebra.serve.server_settings import API_KEY_VARIABLE
     settings = Settings(
         models=tuple(models),
         host=host,

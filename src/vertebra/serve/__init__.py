@@ -15,8 +15,8 @@ from typing import Any
 
 from vertebra.errors import needing
 
-from .memory import give_back
-from .settings import Settings as Settings
+from .glibc_malloc import give_back
+from .server_settings import Settings as Settings
 
 
 def serve(*models: str, tell: Callable[[str], None] = lambda what: None, **options: Any) -> None:
@@ -42,16 +42,16 @@ def run(settings: Settings, tell: Callable[[str], None] = lambda what: None) -> 
     give_back()
     with _made_to_stay():
         with needing("serve", "vertebra serve"):
-            from .hosted import Shelf
+            from .model_registry import ModelRegistry
 
             # The engine loads in its thread while the web framework is imported in this one.
-            shelf = Shelf(settings, tell).start()
+            registry = ModelRegistry(settings, tell).start()
         try:
             with needing("serve", "vertebra serve"):
-                from .server import Service
-            service = Service(settings, shelf)
+                from .server import Server
+            service = Server(settings, registry)
         except BaseException:
-            shelf.close()  # a thread that is still loading aborts a process that ends: exit code 134
+            registry.close()  # a thread that is still loading aborts a process that ends: exit code 134
             raise
     tell(f"listening on {service.url}")
     service.run()

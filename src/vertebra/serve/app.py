@@ -12,18 +12,18 @@ from starlette.types import ASGIApp
 
 from vertebra import __version__
 
-from . import api, kserve
-from .answers import json_response
-from .desk import Desk
-from .docs import POLICY, docs_page
-from .guard import Guard
-from .page import Page
-from .problems import UNEXPECTED, ApiError, error_body
+from . import kserve_routes, v1_routes
+from .api_errors import UNEXPECTED, ApiError, error_body
+from .dispatcher import Dispatcher
+from .docs_page import POLICY, docs_page
+from .middleware import Middleware
+from .responses import json_response
+from .static_page import StaticPage
 
 
-def build(desk: Desk, page: Page | None = None) -> ASGIApp:
+def build(dispatcher: Dispatcher, page: StaticPage | None = None) -> ASGIApp:
     """The application of one server."""
-    page = page or Page()
+    page = page or StaticPage()
     app = FastAPI(
         title="Vertebra",
         version=__version__,
@@ -34,8 +34,8 @@ def build(desk: Desk, page: Page | None = None) -> ASGIApp:
         openapi_url=None,
         redirect_slashes=False,
     )
-    app.include_router(api.routes(desk))
-    app.include_router(kserve.routes(desk))
+    app.include_router(v1_routes.routes(dispatcher))
+    app.include_router(kserve_routes.routes(dispatcher))
     # Coroutines: functions would each be handed to a thread.
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
@@ -56,13 +56,13 @@ def build(desk: Desk, page: Page | None = None) -> ASGIApp:
 
     app.add_route("/openapi.json", openapi, methods=["GET"], include_in_schema=False)
     app.add_route("/docs", docs, methods=["GET"], include_in_schema=False)
-    guarded: ASGIApp = Guard(app, desk, frozenset(page.files))
-    if desk.settings.cors:
+    guarded: ASGIApp = Middleware(app, dispatcher, frozenset(page.files))
+    if dispatcher.settings.cors:
         from starlette.middleware.cors import CORSMiddleware
 
         guarded = CORSMiddleware(
             guarded,
-            allow_origins=desk.settings.origins,
+            allow_origins=dispatcher.settings.origins,
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Deadline-Ms"],
             expose_headers=["Retry-After", "X-Class-Index", "X-Class-Name", "X-Method"],

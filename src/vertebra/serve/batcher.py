@@ -23,7 +23,7 @@ from vertebra.errors import ImageError, VertebraError
 from vertebra.pixels import Pixels
 from vertebra.runtime.engines import PROBABILITIES, FloatArray
 
-from .costs import Costs
+from .batch_costs import BatchCosts
 
 log = logging.getLogger("vertebra.serve")
 
@@ -32,7 +32,7 @@ Decode: TypeAlias = Callable[[bytes, str], tuple[Pixels, int, int]]
 Run: TypeAlias = Callable[[Pixels, Sequence[str]], list[FloatArray]]
 
 
-class FullError(Exception):
+class QueueFullError(Exception):
     """So many images wait already that this one would not be done in time."""
 
     def __init__(self, seconds: float) -> None:
@@ -40,7 +40,7 @@ class FullError(Exception):
         self.seconds = seconds
 
 
-class ClosedError(Exception):
+class BatcherClosedError(Exception):
     """A newer model has taken the place of this one: ask for it again."""
 
 
@@ -71,11 +71,11 @@ class Job:
     decode_seconds: float = 0.0
     inference_seconds: float = 0.0
     batch: int = 0
-    ticket: Ticket | None = None
+    completion: Completion | None = None
     queued: float = 0.0
 
 
-class Ticket:
+class Completion:
     """The jobs of one request, until all are done or nobody wants them any more."""
 
     def __init__(self, count: int, deadline: float) -> None:
@@ -112,14 +112,14 @@ class Batcher:
         *,
         workers: int,
         limit: int,
-        costs: Costs | None = None,
+        costs: BatchCosts | None = None,
         watch: Callable[[int, float, float], None] = lambda size, decode, inference: None,
         name: str = "model",
         clock: Clock = Clock(),
     ) -> None:
         self.workers = workers
         self.limit = limit
-        self.costs = costs or Costs()
+        self.costs = costs or BatchCosts()
         self._run = run
         self._decode = decode
         self._watch = watch
@@ -156,36 +156,36 @@ class Batcher:
         """Whether so many images would find room and be done by then (`time.monotonic`).
 
         Raises:
-            FullError: they would not.
+            QueueFullError: they would not.
         """
         waiting = len(self._queue)
         wait = self.wait
         # A forecast: half as long again, and its own work, must fit.
         late = self._clock.now() + 1.5 * wait + self.costs.image > deadline
         if waiting + count > self.limit or (waiting and late):
-            raise FullError(wait)
+            raise QueueFullError(wait)
 
-    def put(self, jobs: Sequence[Job], deadline: float) -> Ticket:
-        """Let the jobs of a request wait; the ticket's `done` is set once all are finished.
+    def put(self, jobs: Sequence[Job], deadline: float) -> Completion:
+        """Let the jobs of a request wait; the completion's `done` is set once all are finished.
 
         Raises:
-            FullError: there is no room, or not enough time.
-            ClosedError: there are no threads any more.
+            QueueFullError: there is no room, or not enough time.
+            BatcherClosedError: there are no threads any more.
         """
         self.check_room(len(jobs), deadline)
-        # Jobs know their ticket, and not the other way round: in a circle they would keep their images until the
+        # Jobs know their completion, and not the other way round: in a circle they would keep their images until the
         # garbage collector comes by.
-        ticket = Ticket(len(jobs), deadline)
+        completion = Completion(len(jobs), deadline)
         now = self._clock.now()
         for job in jobs:
-            job.ticket, job.queued = ticket, now
+            job.completion, job.queued = completion, now
         with self._changed:
             if self._closed:
-                raise ClosedError
+                raise BatcherClosedError
             self.costs.arrived(now, len(jobs))
             self._queue.extend(jobs)
             self._changed.notify(len(jobs))
-        return ticket
+        return completion
 
     def close(self, wait: bool = True) -> None:
         """End the threads once all that waits is done."""
@@ -241,8 +241,8 @@ class Batcher:
         """Drop from the front what nobody waits for any more."""
         now = self._clock.now()
         while self._queue:
-            ticket = self._queue[0].ticket
-            if ticket is not None and not ticket.dropped and ticket.deadline > now:
+            completion = self._queue[0].completion
+            if completion is not None and not completion.dropped and completion.deadline > now:
                 return
             self._queue.popleft()
 
@@ -320,14 +320,14 @@ def _fail(jobs: Sequence[Job], error: Exception) -> None:
 
 def _deliver(jobs: Sequence[Job]) -> None:
     """Tell those who wait, with one call into the event loop for each loop and batch."""
-    tickets: dict[Ticket, int] = {}
+    tickets: dict[Completion, int] = {}
     for job in jobs:
-        if job.ticket is not None:
-            tickets[job.ticket] = tickets.get(job.ticket, 0) + 1
+        if job.completion is not None:
+            tickets[job.completion] = tickets.get(job.completion, 0) + 1
 
     def finish() -> None:
-        for ticket, count in tickets.items():
-            ticket.finish(count)
+        for completion, count in tickets.items():
+            completion.finish(count)
 
     # Where the loop has ended, nobody waits any more.
     with contextlib.suppress(RuntimeError, StopIteration):

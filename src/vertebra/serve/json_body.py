@@ -21,7 +21,7 @@ import orjson
 
 from vertebra.pixels import Pixels
 
-from .problems import ApiError
+from .api_errors import ApiError
 
 T = TypeVar("T")
 

@@ -14,28 +14,28 @@ import uvicorn
 from vertebra.errors import UsageError, VertebraError
 
 from .app import build
-from .connection import connection_type
-from .desk import Desk
-from .hosted import Shelf
-from .settings import Settings
+from .dispatcher import Dispatcher
+from .http_connection import connection_type
+from .model_registry import ModelRegistry
+from .server_settings import Settings
 
 log = logging.getLogger("vertebra.serve")
 
 _BACKLOG = 1024
 
 
-class Service:
+class Server:
     """A server, in this thread (`run`) or in one of its own (`start`, or as a context)."""
 
-    def __init__(self, settings: Settings, shelf: Shelf | None = None) -> None:
+    def __init__(self, settings: Settings, registry: ModelRegistry | None = None) -> None:
         settings.check()
         self.settings = settings
-        self.shelf = shelf or Shelf(settings).start()
-        self.metrics = self.shelf.metrics
+        self.registry = registry or ModelRegistry(settings).start()
+        self.metrics = self.registry.metrics
         self.socket = _bound(settings.host, settings.port)
-        self.desk = desk = Desk(settings, self.shelf, self.metrics)
+        self.dispatcher = dispatcher = Dispatcher(settings, self.registry, self.metrics)
         config = uvicorn.Config(
-            build(desk),
+            build(dispatcher),
             http=connection_type(settings, self.metrics),
             ws="none",
             lifespan="off",
@@ -48,11 +48,11 @@ class Service:
             # Requests end by their deadline; what hangs longer is not theirs.
             timeout_graceful_shutdown=int(settings.timeout) + 5,
         )
-        self.server = _Server(config)
-        desk.stopping = lambda: self.server.should_exit
-        self.shelf.failed = self.stop
+        self.server = _UvicornServer(config)
+        dispatcher.stopping = lambda: self.server.should_exit
+        self.registry.failed = self.stop
         self.metrics.follow(
-            self.shelf.models, lambda: len(self.server.server_state.connections), lambda: desk.bodies.held
+            self.registry.models, lambda: len(self.server.server_state.connections), lambda: dispatcher.bodies.held
         )
         self._thread: threading.Thread | None = None
 
@@ -69,19 +69,19 @@ class Service:
             VertebraError: a model cannot be loaded.
         """
         try:
-            if self.shelf.failure is None:
+            if self.registry.failure is None:
                 self.server.run([self.socket])
         finally:
-            self.shelf.close()
+            self.registry.close()
             self.socket.close()
-        if self.shelf.failure is not None:
-            raise self.shelf.failure
+        if self.registry.failure is not None:
+            raise self.registry.failure
 
     def stop(self) -> None:
         """Take no more requests, finish those that were accepted, end."""
         self.server.should_exit = True
 
-    def start(self) -> Service:
+    def start(self) -> Server:
         """Serve in a thread; comes back once every model is ready.
 
         Raises:
@@ -89,10 +89,10 @@ class Service:
         """
         self._thread = threading.Thread(target=self._run_quietly, name="vertebra-server", daemon=True)
         self._thread.start()
-        while not (self.server.started and self.shelf.ready):
+        while not (self.server.started and self.registry.ready):
             self._thread.join(0.01)
             if not self._thread.is_alive():
-                raise self.shelf.failure or VertebraError("the server has ended before it was ready; see its log.")
+                raise self.registry.failure or VertebraError("the server has ended before it was ready; see its log.")
         return self
 
     def _run_quietly(self) -> None:
@@ -101,7 +101,7 @@ class Service:
         except Exception:
             log.debug("the server has ended", exc_info=True)  # `start` raises it
 
-    def __enter__(self) -> Service:
+    def __enter__(self) -> Server:
         return self.start()
 
     def __exit__(
@@ -112,7 +112,7 @@ class Service:
             self._thread.join()
 
 
-class _Server(uvicorn.Server):
+class _UvicornServer(uvicorn.Server):
     """uvicorn's, without its banner: it names the address before anything is loaded."""
 
     def _log_started_message(self, listeners: Any) -> None:

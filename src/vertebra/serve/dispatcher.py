@@ -11,12 +11,13 @@ from typing import Any
 
 from starlette.requests import Request
 
-from .batcher import ClosedError, FullError, Job, Ticket
-from .bodies import Bodies, Receive
-from .hosted import Loaded, Shelf
-from .metrics import Metrics
-from .problems import ApiError, BusyError
-from .settings import Settings
+from .api_errors import ApiError, BusyError
+from .batcher import BatcherClosedError, Completion, Job, QueueFullError
+from .loaded_model import LoadedModel
+from .model_registry import ModelRegistry
+from .prometheus_metrics import Metrics
+from .request_body import BodyReader, Receive
+from .server_settings import Settings
 
 _LOOK_SECONDS = 0.05
 _ON_THE_WAY = 0.15  # of a client's deadline, at most a second
@@ -24,22 +25,22 @@ _ON_THE_WAY = 0.15  # of a client's deadline, at most a second
 log = logging.getLogger("vertebra.serve")
 
 
-class ClientGoneError(Exception):
+class ClientDisconnectedError(Exception):
     """Nobody waits for the answer any more."""
 
 
-class ReplacedError(Exception):
+class ModelReplacedError(Exception):
     """A newer model has taken the place of the one that a request has begun with."""
 
 
-class Desk:
+class Dispatcher:
     """One server's models, settings, bodies and counters."""
 
-    def __init__(self, settings: Settings, shelf: Shelf, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, registry: ModelRegistry, metrics: Metrics) -> None:
         self.settings = settings
-        self.shelf = shelf
+        self.registry = registry
         self.metrics = metrics
-        self.bodies = Bodies(settings)
+        self.bodies = BodyReader(settings)
         self.stopping: Callable[[], bool] = lambda: False
         self._lag = 0.0
         self._looked = 0.0
@@ -71,7 +72,7 @@ class Desk:
         return time.monotonic() + seconds
 
     @asynccontextmanager
-    async def body(self, request: Request, model: Loaded | None, deadline: float) -> AsyncIterator[bytes]:
+    async def body(self, request: Request, model: LoadedModel | None, deadline: float) -> AsyncIterator[bytes]:
         """A request's body, in memory until the block ends.
 
         Where the queue is full already, it is refused before anything of it is read.
@@ -84,13 +85,13 @@ class Desk:
         finally:
             self.bodies.release(held)
 
-    def _room(self, model: Loaded, count: int, deadline: float) -> None:
+    def _room(self, model: LoadedModel, count: int, deadline: float) -> None:
         try:
             model.batcher.check_room(count, deadline)
-        except FullError as full:
+        except QueueFullError as full:
             raise self._busy(model, full) from None
 
-    def _busy(self, model: Loaded, full: FullError) -> BusyError:
+    def _busy(self, model: LoadedModel, full: QueueFullError) -> BusyError:
         self.metrics.refused("queue")
         return BusyError(
             f"{len(model.batcher)} images wait for {model.name!r} already, about {full.seconds:.1f} s of work. "
@@ -104,8 +105,8 @@ class Desk:
         Cheaper than finding out what exactly is wanted, which is what counts when there is too much of it.
         """
         deadline = self.deadline(int(milliseconds) if milliseconds.isdigit() and len(milliseconds) < 9 else None)
-        for hosted in self.shelf.models.values():
-            model = hosted.current
+        for served in self.registry.models.values():
+            model = served.current
             if model is None:
                 return None
             try:
@@ -118,50 +119,50 @@ class Desk:
     async def run(
         self,
         name: str | None,
-        make: Callable[[Loaded], Sequence[Job]],
+        make: Callable[[LoadedModel], Sequence[Job]],
         receive: Receive,
         deadline: float,
         *,
-        only: Loaded | None = None,
-    ) -> tuple[Loaded, Sequence[Job]]:
+        only: LoadedModel | None = None,
+    ) -> tuple[LoadedModel, Sequence[Job]]:
         """Have the jobs of a request done by the model of that name.
 
         Raises:
-            ReplacedError: that is not `only` any more, which the request has begun with.
+            ModelReplacedError: that is not `only` any more, which the request has begun with.
             ApiError: 404 no such model, 503 no room or no time, 500 the model failed.
-            ClientGoneError: the client has hung up; what was not begun is not done.
+            ClientDisconnectedError: the client has hung up; what was not begun is not done.
         """
         while True:
-            model = self.shelf.get(name)
+            model = self.registry.get(name)
             if only is not None and model is not only:
-                raise ReplacedError
+                raise ModelReplacedError
             jobs = make(model)
             try:
-                ticket = model.batcher.put(jobs, deadline)
+                completion = model.batcher.put(jobs, deadline)
                 break
-            except ClosedError:
+            except BatcherClosedError:
                 continue  # replaced just now
-            except FullError as full:
+            except QueueFullError as full:
                 raise self._busy(model, full) from None
-        await self._finished(ticket, receive)
+        await self._finished(completion, receive)
         for job in jobs:
             if job.failure is not None:
                 log.error("%s: %s", model.name, job.failure)
                 raise ApiError(500, f"the model {model.name!r} failed: {job.failure}")
         return model, jobs
 
-    async def _finished(self, ticket: Ticket, receive: Receive) -> None:
+    async def _finished(self, completion: Completion, receive: Receive) -> None:
         hung_up: asyncio.Future[Any] = asyncio.ensure_future(receive())
         try:
-            left = max(0.0, ticket.deadline - time.monotonic())
-            await asyncio.wait((ticket.done, hung_up), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            left = max(0.0, completion.deadline - time.monotonic())
+            await asyncio.wait((completion.done, hung_up), timeout=left, return_when=asyncio.FIRST_COMPLETED)
         finally:
             hung_up.cancel()
-            if not ticket.done.done():
-                ticket.dropped = True
-        if ticket.done.done():
+            if not completion.done.done():
+                completion.dropped = True
+        if completion.done.done():
             return
         if hung_up.done() and not hung_up.cancelled():
-            raise ClientGoneError
+            raise ClientDisconnectedError
         self.metrics.refused("deadline")
         raise BusyError("the answer was not ready by the deadline. Try again later, or send fewer images.", 1)

@@ -10,8 +10,8 @@ from PIL import Image
 from vertebra.card import Decoding
 from vertebra.errors import ImageError
 from vertebra.runtime.trial import trial_images
-from vertebra.serve import decode
-from vertebra.serve.decode import opened
+from vertebra.serve import image_decoding
+from vertebra.serve.image_decoding import opened
 
 LIMIT = 50_000_000
 PHOTO = Image.fromarray(trial_images(64, 1)[0])
@@ -103,8 +103,8 @@ def test_what_phones_put_behind_a_picture_is_no_work(large, kind):
 )
 def test_every_way_to_write_a_photo(monkeypatch, options):
     data = jpeg(**options) + video()
-    monkeypatch.setattr(decode, "_USUAL_SCANS", 0)
-    monkeypatch.setattr(decode, "MAX_SCAN_PIXELS", 64 * 64 * 10)  # as many as Pillow writes
+    monkeypatch.setattr(image_decoding, "_USUAL_SCANS", 0)
+    monkeypatch.setattr(image_decoding, "MAX_SCAN_PIXELS", 64 * 64 * 10)  # as many as Pillow writes
     assert opened(data, "photo.jpg", LIMIT, Decoding()).picture.size == (64, 64)
     filled = data.replace(b"\xff\xda", b"\xff\xff\xff\xda", 1)
     assert opened(filled, "photo.jpg", LIMIT, Decoding()).picture.size == (64, 64)
@@ -160,15 +160,15 @@ def test_headers_that_take_long_to_read_are_not_read(monkeypatch, data):
     def decoded(*arguments, **options):
         raise AssertionError("it is given to Pillow")
 
-    monkeypatch.setattr(decode, "decode", decoded)
+    monkeypatch.setattr(image_decoding, "decode", decoded)
     with pytest.raises(ImageError, match=r"x\.jpg has segments as no encoder writes them"):
         opened(data, "x.jpg", LIMIT, Decoding())
 
 
 def test_a_marker_across_two_looks(monkeypatch):
-    monkeypatch.setattr(decode, "_LOOK", 16)
-    monkeypatch.setattr(decode, "_USUAL_SCANS", 0)
-    monkeypatch.setattr(decode, "MAX_SCAN_PIXELS", 64 * 64 * 10)
+    monkeypatch.setattr(image_decoding, "_LOOK", 16)
+    monkeypatch.setattr(image_decoding, "_USUAL_SCANS", 0)
+    monkeypatch.setattr(image_decoding, "MAX_SCAN_PIXELS", 64 * 64 * 10)
     for shift in range(16):
         data = with_segment(jpeg(progressive=True), 0xFE, bytes(shift))
         assert opened(data + video(), "x.jpg", LIMIT, Decoding()).picture.size == (64, 64)

@@ -13,8 +13,8 @@ from vertebra.runtime.engines import EMBEDDING, PROBABILITIES
 from vertebra.runtime.predictor import best_classes
 
 from .batcher import Job
-from .decode import shown
-from .hosted import Loaded
+from .image_decoding import shown
+from .loaded_model import LoadedModel
 
 
 def json_response(value: Any, status: int = 200) -> Response:
@@ -22,22 +22,22 @@ def json_response(value: Any, status: int = 200) -> Response:
     return Response(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY), status, media_type="application/json")
 
 
-def predictions(model: Loaded, jobs: Sequence[Job], top: int, started: float) -> Response:
+def predictions(model: LoadedModel, jobs: Sequence[Job], top: int, started: float) -> Response:
     """The answer of /v1/predict; 422 where not one image could be read."""
     return _answer(model, jobs, started, lambda job: _classes(model, job, top), {"predictions": []})
 
 
-def embeddings(model: Loaded, jobs: Sequence[Job], started: float) -> Response:
+def embeddings(model: LoadedModel, jobs: Sequence[Job], started: float) -> Response:
     """The answer of /v1/embed; 422 where not one image could be read."""
     return _answer(model, jobs, started, lambda job: {"embedding": job.values[EMBEDDING]}, {"embedding": []})
 
 
-def _classes(model: Loaded, job: Job, top: int) -> dict[str, Any]:
+def _classes(model: LoadedModel, job: Job, top: int) -> dict[str, Any]:
     found, unsure = best_classes(model.card, job.values[PROBABILITIES], top)
     return {"predictions": found, "unsure": unsure}
 
 
-def _answer(model: Loaded, jobs: Sequence[Job], started: float, values: Any, nothing: dict[str, Any]) -> Response:
+def _answer(model: LoadedModel, jobs: Sequence[Job], started: float, values: Any, nothing: dict[str, Any]) -> Response:
     results = []
     for job in jobs:
         if job.error is not None:

@@ -14,17 +14,17 @@ from vertebra import __version__
 from vertebra.pixels import Pixels, fit
 from vertebra.runtime.engines import EMBEDDING, FEATURES, PROBABILITIES, FloatArray
 
-from . import explain as heat
+from . import saliency as heat
 from . import schemas
-from .answers import embeddings, json_response, predictions
+from .api_errors import ApiError
 from .batcher import Job
-from .bodies import Content, Upload
-from .decode import picture, shown
-from .desk import Desk, ReplacedError
-from .hosted import Loaded
+from .dispatcher import Dispatcher, ModelReplacedError
+from .image_decoding import picture, shown
 from .json_body import unblocked
-from .metrics import CONTENT_TYPE
-from .problems import ApiError
+from .loaded_model import LoadedModel
+from .prometheus_metrics import CONTENT_TYPE
+from .request_body import RequestContent, Upload
+from .responses import embeddings, json_response, predictions
 
 MAX_TOP = 1000
 
@@ -36,10 +36,10 @@ Deadline = Annotated[
 _ALL = (400, 404, 408, 413, 415, 422, 500, 503)
 
 
-def routes(desk: Desk) -> APIRouter:
+def routes(dispatcher: Dispatcher) -> APIRouter:
     """All of them, for one server."""
     router = APIRouter()
-    shelf = desk.shelf
+    registry = dispatcher.registry
 
     @router.post(
         "/v1/predict",
@@ -56,7 +56,9 @@ def routes(desk: Desk) -> APIRouter:
     ) -> Response:
         """Classify one or more images. One that cannot be read stands with its error beside the others."""
         started = time.monotonic()
-        loaded, jobs, fields = await _images(desk, request, model, (PROBABILITIES,), desk.deadline(deadline_ms))
+        loaded, jobs, fields = await _images(
+            dispatcher, request, model, (PROBABILITIES,), dispatcher.deadline(deadline_ms)
+        )
         most = _field(fields, "top", top, MAX_TOP)
         return await unblocked(100 * most * len(jobs), lambda: predictions(loaded, jobs, most, started))
 
@@ -70,7 +72,7 @@ def routes(desk: Desk) -> APIRouter:
     async def embed(request: Request, model: ModelName = None, deadline_ms: Deadline = None) -> Response:
         """The features that the classifier sees, for one or more images."""
         started = time.monotonic()
-        loaded, jobs, _ = await _images(desk, request, model, (EMBEDDING,), desk.deadline(deadline_ms))
+        loaded, jobs, _ = await _images(dispatcher, request, model, (EMBEDDING,), dispatcher.deadline(deadline_ms))
         return embeddings(loaded, jobs, started)
 
     @router.post(
@@ -88,29 +90,29 @@ def routes(desk: Desk) -> APIRouter:
         deadline_ms: Deadline = None,
     ) -> Response:
         """A heat-map over one image, as a PNG of at most 1024 pixels a side."""
-        deadline = desk.deadline(deadline_ms)
-        async with desk.body(request, shelf.get(model), deadline) as body:
-            content = await _content(desk, request, body)
+        deadline = dispatcher.deadline(deadline_ms)
+        async with dispatcher.body(request, registry.get(model), deadline) as body:
+            content = await _content(dispatcher, request, body)
             if len(content.images) != 1:
                 raise ApiError(422, f"there are {len(content.images)} images in the request; send one to explain.")
             name = _field_text(content.fields, "model", model)
             while True:
                 try:
-                    return await _explained(desk, request, content.images[0], name, index, layer, deadline)
-                except ReplacedError:
+                    return await _explained(dispatcher, request, content.images[0], name, index, layer, deadline)
+                except ModelReplacedError:
                     continue  # begin again with the newer model: it may want other pixels, and have other classes
 
     @router.get("/v1/info", response_model=schemas.Info, summary="The server")
     async def info() -> Response:
         """Version, whether a key is needed, and what a request may hold."""
-        settings = desk.settings
+        settings = dispatcher.settings
         limits = {"images": settings.max_images, "bytes": settings.max_bytes, "pixels": settings.max_pixels}
         return json_response({"version": __version__, "auth": settings.api_key is not None, "limits": limits})
 
     @router.get("/v1/models", response_model=schemas.Models, responses=schemas.problems(503), summary="List the models")
     async def models() -> Response:
         """All models that are served."""
-        found = [await asyncio.to_thread(_about, desk, name) for name in shelf.models]
+        found = [await asyncio.to_thread(_about, dispatcher, name) for name in registry.models]
         return json_response({"models": found})
 
     @router.get(
@@ -121,7 +123,7 @@ def routes(desk: Desk) -> APIRouter:
     )
     async def card(name: str) -> Response:
         """All that the file says of itself."""
-        return Response(shelf.get(name).card.to_json(), media_type="application/json")
+        return Response(registry.get(name).card.to_json(), media_type="application/json")
 
     @router.get(
         "/v1/models/{name}/classes",
@@ -131,7 +133,7 @@ def routes(desk: Desk) -> APIRouter:
     )
     async def classes(name: str) -> Response:
         """Their names by index; numbers where they have none."""
-        loaded = shelf.get(name)
+        loaded = registry.get(name)
         return json_response({"classes": [loaded.card.class_name(index) for index in range(loaded.classes)]})
 
     @router.get(
@@ -142,7 +144,7 @@ def routes(desk: Desk) -> APIRouter:
     )
     async def anatomy(name: str) -> Response:
         """Output, parameters and multiply-accumulates of each stage, read from the file."""
-        loaded = shelf.get(name)
+        loaded = registry.get(name)
         found = await asyncio.to_thread(lambda: loaded.anatomy)
         if found is None:
             raise ApiError(503, f"the stages of {loaded.name!r} cannot be told from its file.", {"Retry-After": "60"})
@@ -158,50 +160,56 @@ def routes(desk: Desk) -> APIRouter:
     )
     async def readyz() -> Response:
         """200 once every model is loaded and warm, until the server stops."""
-        if desk.stopping():
+        if dispatcher.stopping():
             raise ApiError(503, "the server is stopping.", {"Retry-After": "5"})
-        if not shelf.ready:
+        if not registry.ready:
             raise ApiError(503, "the models are still being loaded.", {"Retry-After": "1"})
         return json_response({"status": "ready"})
 
     @router.get("/metrics", response_class=Response, summary="Counters for Prometheus")
     async def metrics() -> Response:
         """Requests, latencies, batches, queues, memory."""
-        return Response(desk.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+        return Response(dispatcher.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     return router
 
 
 async def _images(
-    desk: Desk, request: Request, model: str | None, outputs: tuple[str, ...], deadline: float
-) -> tuple[Loaded, Sequence[Job], dict[str, Any]]:
+    dispatcher: Dispatcher, request: Request, model: str | None, outputs: tuple[str, ...], deadline: float
+) -> tuple[LoadedModel, Sequence[Job], dict[str, Any]]:
     """Have all images of a request done."""
-    async with desk.body(request, desk.shelf.get(model), deadline) as body:
-        content = await _content(desk, request, body)
+    async with dispatcher.body(request, dispatcher.registry.get(model), deadline) as body:
+        content = await _content(dispatcher, request, body)
 
-        def make(loaded: Loaded) -> list[Job]:
+        def make(loaded: LoadedModel) -> list[Job]:
             return [Job(upload.data, upload.name, outputs) for upload in content.images]
 
         name = _field_text(content.fields, "model", model)
-        loaded, jobs = await desk.run(name, make, request.receive, deadline)
+        loaded, jobs = await dispatcher.run(name, make, request.receive, deadline)
     bad = sum(job.error is not None for job in jobs)
-    desk.metrics.images(loaded.name, len(jobs) - bad, bad)
+    dispatcher.metrics.images(loaded.name, len(jobs) - bad, bad)
     return loaded, jobs, content.fields
 
 
 async def _explained(
-    desk: Desk, request: Request, upload: Upload, name: str | None, index: int | None, layer: str, deadline: float
+    dispatcher: Dispatcher,
+    request: Request,
+    upload: Upload,
+    name: str | None,
+    index: int | None,
+    layer: str,
+    deadline: float,
 ) -> Response:
     """A heat-map, by one version of a model from the photo to the picture.
 
     Raises:
-        ReplacedError: it has been replaced meanwhile.
+        ModelReplacedError: it has been replaced meanwhile.
     """
 
-    def decode(loaded: Loaded) -> list[Job]:
-        return [Job(lambda: _opened(desk, loaded, upload.data, upload.name), upload.name)]
+    def decode(loaded: LoadedModel) -> list[Job]:
+        return [Job(lambda: _opened(dispatcher, loaded, upload.data, upload.name), upload.name)]
 
-    loaded, (job,) = await desk.run(name, decode, request.receive, deadline)
+    loaded, (job,) = await dispatcher.run(name, decode, request.receive, deadline)
     if job.error is not None:
         raise ApiError(422, job.error)
     if index is not None and index >= loaded.classes:
@@ -210,51 +218,57 @@ async def _explained(
     method = await asyncio.to_thread(lambda: loaded.explains_by)
     outputs = (PROBABILITIES, FEATURES) if method == "activation" else (PROBABILITIES,)
     jobs = [Job(pixels, outputs=outputs)]
-    _, (job,) = await desk.run(loaded.name, lambda _: jobs, request.receive, deadline, only=loaded)
+    _, (job,) = await dispatcher.run(loaded.name, lambda _: jobs, request.receive, deadline, only=loaded)
     whole = job.values[PROBABILITIES]
     best = int(whole.argmax()) if index is None else index
     if method == "activation" and loaded.classifier is not None:
         found = loaded.classifier.activation(job.values[FEATURES], best)
     else:
-        found = await _by_covering(desk, request, loaded, pixels, whole, best, deadline)
+        found = await _by_covering(dispatcher, request, loaded, pixels, whole, best, deadline)
 
     def drawn() -> bytes:
         return heat.draw(found, photo, box, overlay=layer == "overlay")
 
-    _, (job,) = await desk.run(loaded.name, lambda _: [Job(drawn)], request.receive, deadline)
+    _, (job,) = await dispatcher.run(loaded.name, lambda _: [Job(drawn)], request.receive, deadline)
     headers = heat.summary(method, best, loaded.card.class_name(best))
     return Response(job.result, media_type="image/png", headers=headers)
 
 
 async def _by_covering(
-    desk: Desk, request: Request, model: Loaded, pixels: Pixels, whole: FloatArray, index: int, deadline: float
+    dispatcher: Dispatcher,
+    request: Request,
+    model: LoadedModel,
+    pixels: Pixels,
+    whole: FloatArray,
+    index: int,
+    deadline: float,
 ) -> heat.Map:
     """What the class loses at each place; a few at a time, so that other requests come in between."""
     parts = heat.covered(pixels)
-    some = max(1, min(16, desk.settings.queue // 2))
+    some = max(1, min(16, dispatcher.settings.queue // 2))
     values: list[float] = []
     for start in range(0, len(parts), some):
         jobs = [Job(part) for part in parts[start : start + some]]
-        await desk.run(model.name, lambda _, jobs=jobs: jobs, request.receive, deadline, only=model)  # type: ignore[misc]
+        await dispatcher.run(model.name, lambda _, jobs=jobs: jobs, request.receive, deadline, only=model)  # type: ignore[misc]
         values += (float(job.values[PROBABILITIES][index]) for job in jobs)
     return heat.losses(float(whole[index]), values)
 
 
-async def _content(desk: Desk, request: Request, body: bytes) -> Content:
-    return await desk.bodies.content(request.headers.get("content-type", ""), body)
+async def _content(dispatcher: Dispatcher, request: Request, body: bytes) -> RequestContent:
+    return await dispatcher.bodies.content(request.headers.get("content-type", ""), body)
 
 
-def _opened(desk: Desk, model: Loaded, data: bytes, name: str) -> Any:
+def _opened(dispatcher: Dispatcher, model: LoadedModel, data: bytes, name: str) -> Any:
     """The photo in a handy size, the box of what the network sees of it, and what it sees."""
     preprocessing = model.card.preprocessing
-    photo = picture(data, shown(name), desk.settings.max_pixels, preprocessing.decoding)
+    photo = picture(data, shown(name), dispatcher.settings.max_pixels, preprocessing.decoding)
     box = heat.crop_box(photo.height, photo.width, preprocessing)
     return heat.shrunk(photo), box, fit(photo, preprocessing)
 
 
-def _about(desk: Desk, name: str) -> dict[str, Any]:
-    hosted = desk.shelf.models[name]
-    loaded = desk.shelf.get(name)
+def _about(dispatcher: Dispatcher, name: str) -> dict[str, Any]:
+    served = dispatcher.registry.models[name]
+    loaded = dispatcher.registry.get(name)
     card = loaded.card
     return {
         "name": name,
@@ -267,8 +281,8 @@ def _about(desk: Desk, name: str) -> dict[str, Any]:
         "explain": loaded.explains_by,
         "metrics": card.metrics,
         "loaded": loaded.since,
-        "default": name == desk.shelf.default,
-        "error": hosted.error,
+        "default": name == dispatcher.registry.default,
+        "error": served.error,
     }
 
 

@@ -2,7 +2,7 @@
 
 import json
 
-from vertebra.serve.page import Page
+from vertebra.serve.static_page import StaticPage
 
 
 def test_files_are_served_with_their_kinds(tmp_path):
@@ -10,7 +10,7 @@ def test_files_are_served_with_their_kinds(tmp_path):
     (tmp_path / "index.html").write_text("<!doctype html>")
     (tmp_path / "assets/app-1a2b.js").write_text("1")
     (tmp_path / ".hidden").write_text("no")
-    page = Page(tmp_path)
+    page = StaticPage(tmp_path)
     assert set(page.files) == {"/", "/index.html", "/assets/app-1a2b.js"}
     script = page.files["/assets/app-1a2b.js"]
     assert script.kind.startswith("text/javascript") and "immutable" in script.caching
@@ -18,7 +18,7 @@ def test_files_are_served_with_their_kinds(tmp_path):
 
 
 def test_without_the_page_there_is_a_hint(tmp_path):
-    page = Page(tmp_path / "none")
+    page = StaticPage(tmp_path / "none")
     assert set(page.files) == {"/"} and b"/docs" in page.files["/"].content
 
 

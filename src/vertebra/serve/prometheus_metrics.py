@@ -11,7 +11,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.process_collector import ProcessCollector
 
 if TYPE_CHECKING:
-    from .hosted import Hosted
+    from .model_registry import ServedModel
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -85,21 +85,21 @@ class Metrics:
         return watch
 
     def follow(
-        self, models: Mapping[str, Hosted], connections: Callable[[], int], body_bytes: Callable[[], int]
+        self, models: Mapping[str, ServedModel], connections: Callable[[], int], body_bytes: Callable[[], int]
     ) -> None:
         """Report what is there at the moment when somebody asks."""
-        self.registry.register(_Now(models, connections, body_bytes))
+        self.registry.register(_Gauges(models, connections, body_bytes))
 
     def text(self) -> bytes:
         """All of it."""
         return generate_latest(self.registry)
 
 
-class _Now:
+class _Gauges:
     """Gauges that are looked up when they are asked for, so that they cost nothing meanwhile."""
 
     def __init__(
-        self, models: Mapping[str, Hosted], connections: Callable[[], int], body_bytes: Callable[[], int]
+        self, models: Mapping[str, ServedModel], connections: Callable[[], int], body_bytes: Callable[[], int]
     ) -> None:
         self.models = models
         self.connections = connections
@@ -112,12 +112,12 @@ class _Now:
         current = GaugeMetricFamily(
             "vertebra_model_current", "1 where the newest file is served, 0 where it was refused.", labels=["model"]
         )
-        for name, hosted in self.models.items():
-            loaded = hosted.current
+        for name, served in self.models.items():
+            loaded = served.current
             queue.add_metric([name], 0 if loaded is None else len(loaded.batcher))
             wait.add_metric([name], 0.0 if loaded is None else loaded.batcher.wait)
-            current.add_metric([name], float(loaded is not None and hosted.error is None))
+            current.add_metric([name], float(loaded is not None and served.error is None))
             busy.add_metric([name], 0 if loaded is None else loaded.batcher.busy)
         yield from (queue, wait, busy, current)
         yield GaugeMetricFamily("vertebra_connections", "Open connections.", value=self.connections())
-        yield GaugeMetricFamily("vertebra_body_bytes", "Bodies of requests in memory.", value=self.body_bytes())
+        yield GaugeMetricFamily("vertebra_body_bytes", "BodyReader of requests in memory.", value=self.body_bytes())

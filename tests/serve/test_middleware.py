@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from vertebra.serve.desk import ClientGoneError
-from vertebra.serve.guard import CONTENT_SECURITY_POLICY, Guard
-from vertebra.serve.problems import ApiError, BusyError
-from vertebra.serve.settings import Settings
+from vertebra.serve.api_errors import ApiError, BusyError
+from vertebra.serve.dispatcher import ClientDisconnectedError
+from vertebra.serve.middleware import CONTENT_SECURITY_POLICY, Middleware
+from vertebra.serve.server_settings import Settings
 
 KEY = "correct-horse"
 
@@ -50,8 +50,8 @@ class Asked:
             else:
                 self.body += message["body"]
 
-        desk = SimpleNamespace(settings=Settings(**settings), metrics=self.counters, overload=overload)
-        guard = Guard(app or plain, desk, frozenset(page))
+        dispatcher = SimpleNamespace(settings=Settings(**settings), metrics=self.counters, overload=overload)
+        guard = Middleware(app or plain, dispatcher, frozenset(page))
         lines = [(name.encode(), value.encode("latin-1")) for name, value in headers]
         # As a server makes them: equal to the guard's own texts, but no longer the same objects.
         texts = {"type": "http", "method": method, "path": path}
@@ -63,7 +63,7 @@ class Asked:
         return json.loads(self.body)["error"]["message"]
 
 
-def hosted(host, **settings):
+def served(host, **settings):
     return Asked(headers=[("host", host)], **settings)
 
 
@@ -98,7 +98,7 @@ def hosted(host, **settings):
     ],
 )
 def test_a_loopback_server_answers_to_its_own_names(host, status):
-    found = hosted(host)
+    found = served(host)
     assert found.status == status and found.seen == ["GET"] * (status == 200)
     assert found.counters.reasons == ["host"] * (status != 200)
     if status == 403:
@@ -128,7 +128,7 @@ def test_a_loopback_server_answers_to_its_own_names(host, status):
 )
 def test_names_that_are_allowed(allowed, host, status):
     Settings(models=("m",), allow_host=(allowed,)).check()
-    found = hosted(host, allow_host=(allowed,))
+    found = served(host, allow_host=(allowed,))
     assert found.status == status
     if status == 403:
         assert f"answers to localhost, {allowed} only" in found.message
@@ -341,7 +341,7 @@ def test_errors_of_the_application(caplog):
     assert (b"content-length", b"%d" % len(found.body)) in found.headers
     assert (b"content-type", b"application/json") in found.headers and found.counters.requests == [("page", 418)]
     assert not caplog.records
-    gone = Asked("/", headers=LOCAL, app=raising(ClientGoneError()))
+    gone = Asked("/", headers=LOCAL, app=raising(ClientDisconnectedError()))
     assert gone.status is None and gone.counters.requests == [("page", 499)]
 
 
@@ -374,7 +374,7 @@ def test_errors_behind_an_answer_are_logged(caplog):
 
 def test_what_takes_its_time_is_counted(monkeypatch):
     clock = iter((100.0, 107.0))
-    monkeypatch.setattr("vertebra.serve.guard.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr("vertebra.serve.middleware.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     assert Asked(headers=LOCAL).counters.seconds == [7.0]
 
 
@@ -384,16 +384,16 @@ def test_what_is_no_request_is_passed_on():
     async def app(scope, receive, send):
         seen.append((scope["type"], receive, send))
 
-    guard = Guard(app, SimpleNamespace(settings=Settings(), metrics=None), frozenset())
+    guard = Middleware(app, SimpleNamespace(settings=Settings(), metrics=None), frozenset())
     asyncio.run(guard({"type": "lifespan"}, 1, 2))
     assert seen == [("lifespan", 1, 2)]
 
 
 def test_long_values_are_cut(caplog):
     long = "x" * 150
-    message = hosted(long + "@").message
+    message = served(long + "@").message
     assert f"is {'x' * 100!r};" in message
-    message = hosted(long).message
+    message = served(long).message
     assert f"is {'x' * 100!r};" in message and f"--allow-host {'x' * 100}, or" in message
     message = Asked(headers=[("host", long), ("origin", "y" * 150)], host="0.0.0.0", no_auth=True).message
     assert f"pages of {'y' * 100!r} " in message and f"Host is {'x' * 100!r}." in message

@@ -9,9 +9,9 @@ from PIL import Image
 import vertebra
 from vertebra.card import Preprocessing
 from vertebra.pixels import network_pixels
-from vertebra.serve import explain
-from vertebra.serve.explain import covered, crop_box, draw, find_classifier, holds, losses, shrunk
+from vertebra.serve import saliency
 from vertebra.serve.graph import read_graph
+from vertebra.serve.saliency import covered, crop_box, draw, find_classifier, holds, losses, shrunk
 
 
 def opened(answer):
@@ -149,7 +149,7 @@ def test_covering_finds_what_matters():
     pixels = np.zeros((70, 70, 3), np.uint8)
     pixels[10:20, 40:50] = 255
     parts = covered(pixels)
-    assert len(parts) == explain.GRID**2
+    assert len(parts) == saliency.GRID**2
     # A class that is seen where it is bright.
     lost = losses(0.9, [float(0.1 + 0.8 * (part[14, 44, 0] == 255)) for part in parts])
     assert np.unravel_index(lost.argmax(), lost.shape) == (1, 4)

@@ -21,22 +21,22 @@ from vertebra.pixels import Pixels
 from vertebra.runtime.engines import INPUT, OUTPUTS
 
 from . import schemas
-from .answers import json_response
-from .api import Deadline
+from .api_errors import ApiError
 from .batcher import Job
-from .desk import Desk
-from .hosted import Loaded
+from .dispatcher import Dispatcher
 from .json_body import Data, json_numbers, numbers, parse_json, unblocked
-from .problems import ApiError
+from .loaded_model import LoadedModel
+from .responses import json_response
+from .v1_routes import Deadline
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _ALL = (400, 404, 408, 413, 415, 422, 500, 503)
 
 
-def routes(desk: Desk) -> APIRouter:
+def routes(dispatcher: Dispatcher) -> APIRouter:
     """All of them, for one server."""
     router = APIRouter(prefix="/v2")
-    shelf = desk.shelf
+    registry = dispatcher.registry
 
     @router.get("/health/live", response_model=dict[str, Any], summary="KServe: whether the process is up")
     async def live() -> Response:
@@ -51,7 +51,7 @@ def routes(desk: Desk) -> APIRouter:
     )
     async def ready() -> Response:
         """200 once every model is loaded and warm."""
-        if not shelf.ready or desk.stopping():
+        if not registry.ready or dispatcher.stopping():
             raise ApiError(503, "the models are not ready.", {"Retry-After": "1"})
         return json_response({"ready": True})
 
@@ -68,7 +68,7 @@ def routes(desk: Desk) -> APIRouter:
     )
     async def metadata(name: str) -> Response:
         """Names, types and shapes of what goes in and comes out."""
-        loaded = shelf.get(name)
+        loaded = registry.get(name)
         size = loaded.card.preprocessing.crop_size
         shapes = {"probabilities": [-1, loaded.classes], "embedding": [-1, -1], "features": [-1, -1, -1, -1]}
         found = {
@@ -88,7 +88,7 @@ def routes(desk: Desk) -> APIRouter:
     )
     async def model_ready(name: str) -> Response:
         """200 where it is loaded."""
-        return json_response({"name": shelf.get(name).name, "ready": True})
+        return json_response({"name": registry.get(name).name, "ready": True})
 
     @router.post(
         "/models/{name}/infer",
@@ -99,27 +99,27 @@ def routes(desk: Desk) -> APIRouter:
     )
     async def infer(name: str, request: Request, deadline_ms: Deadline = None) -> Response:
         """Pixels as the network takes them → its outputs, in JSON or in binary."""
-        deadline = desk.deadline(deadline_ms)
-        async with desk.body(request, shelf.get(name), deadline) as body:
+        deadline = dispatcher.deadline(deadline_ms)
+        async with dispatcher.body(request, registry.get(name), deadline) as body:
             length = request.headers.get(HEADER_LENGTH)
-            model, limit = shelf.get(name), desk.settings.max_images
+            model, limit = registry.get(name), dispatcher.settings.max_images
             document, pixels = await unblocked(len(body), lambda: _read(body, length, model, limit))
             wanted = _wanted(document)
 
-            def make(loaded: Loaded) -> list[Job]:
+            def make(loaded: LoadedModel) -> list[Job]:
                 if pixels.shape[1] != loaded.card.preprocessing.crop_size:
                     raise ApiError(422, "the model has just been replaced by one of another input size. Ask again.")
                 return [Job(row, outputs=tuple(wanted)) for row in pixels]
 
-            loaded, jobs = await desk.run(name, make, request.receive, deadline)
-        desk.metrics.images(loaded.name, len(jobs), 0)
+            loaded, jobs = await dispatcher.run(name, make, request.receive, deadline)
+        dispatcher.metrics.images(loaded.name, len(jobs), 0)
         values = sum(value.size for job in jobs for value in job.values.values())
         return await unblocked(values, lambda: _answer(loaded, document, wanted, jobs))
 
     return router
 
 
-def _read(body: bytes, header_length: str | None, model: Loaded, limit: int) -> tuple[dict[str, Any], Pixels]:
+def _read(body: bytes, header_length: str | None, model: LoadedModel, limit: int) -> tuple[dict[str, Any], Pixels]:
     """The JSON at the front of a body, and the pixels within it or behind it."""
     length = len(body)
     if header_length is not None:
@@ -130,7 +130,7 @@ def _read(body: bytes, header_length: str | None, model: Loaded, limit: int) -> 
     return document, _pixels(document, body[length:], model, limit)
 
 
-def _pixels(document: dict[str, Any], rest: bytes, model: Loaded, limit: int) -> Pixels:
+def _pixels(document: dict[str, Any], rest: bytes, model: LoadedModel, limit: int) -> Pixels:
     """The one input, uint8 (N, H, W, 3)."""
     size = model.card.preprocessing.crop_size
     wanted = f"one input {{'name': '{INPUT}', 'datatype': 'UINT8', 'shape': [N, {size}, {size}, 3]}}"
@@ -193,7 +193,7 @@ def _wanted(document: dict[str, Any]) -> dict[str, bool]:
     return found
 
 
-def _answer(model: Loaded, document: dict[str, Any], wanted: dict[str, bool], jobs: Sequence[Job]) -> Response:
+def _answer(model: LoadedModel, document: dict[str, Any], wanted: dict[str, bool], jobs: Sequence[Job]) -> Response:
     outputs, tail = [], []
     for name, binary in wanted.items():
         value = np.stack([job.values[name] for job in jobs])

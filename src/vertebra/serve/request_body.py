@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+from .api_errors import ApiError, BusyError
 from .json_body import Data, base64_bytes, parse_json, unblocked
-from .problems import ApiError, BusyError
-from .settings import Settings
+from .server_settings import Settings
 
 Receive = Callable[[], Awaitable[Any]]
 
@@ -31,14 +31,14 @@ class Upload:
 
 
 @dataclass
-class Content:
+class RequestContent:
     """What a body holds: images, and fields beside them."""
 
     images: list[Upload]
     fields: dict[str, Any] = field(default_factory=dict)
 
 
-class Bodies:
+class BodyReader:
     """Reads bodies; all that are in memory at a time stay below a limit."""
 
     def __init__(self, settings: Settings) -> None:
@@ -104,7 +104,7 @@ class Bodies:
         """So many bytes are not in memory any more."""
         self.held -= count
 
-    async def content(self, content_type: str, body: bytes) -> Content:
+    async def content(self, content_type: str, body: bytes) -> RequestContent:
         """The images in a body.
 
         Raises:
@@ -117,7 +117,7 @@ class Bodies:
         elif kind == "application/json":
             found = await unblocked(len(body), lambda: _json(body, self.settings.max_images))
         elif kind.startswith("image/") or kind in _RAW:
-            found = Content([Upload("image", body)] if body else [])
+            found = RequestContent([Upload("image", body)] if body else [])
         else:
             sent = f"{kind[:60]!r}" if kind else "nothing"
             raise ApiError(
@@ -148,7 +148,7 @@ def _too_many(limit: int) -> ApiError:
 # --- multipart ------------------------------------------------------------------------------------------------------
 
 
-def _multipart(parameters: str, body: bytes, limit: int) -> Content:
+def _multipart(parameters: str, body: bytes, limit: int) -> RequestContent:
     """https://www.rfc-editor.org/rfc/rfc7578; each part with a file name, or declared as an image, is an image."""
     boundary = _parameters(parameters).get("boundary", "").encode("latin-1", "replace")
     if not _BOUNDARY.fullmatch(boundary):
@@ -157,7 +157,7 @@ def _multipart(parameters: str, body: bytes, limit: int) -> Content:
     parts = (b"\r\n" + body).split(b"\r\n--" + boundary, limit + 32)
     if len(parts) < 2:
         raise ApiError(400, "the multipart body does not have the boundary that its Content-Type names.")
-    content = Content([])
+    content = RequestContent([])
     for number, part in enumerate(parts[1:], 1):
         if part.startswith(b"--"):
             return content
@@ -218,7 +218,7 @@ def _extended(value: str) -> str:
 # --- JSON -----------------------------------------------------------------------------------------------------------
 
 
-def _json(body: bytes, limit: int) -> Content:
+def _json(body: bytes, limit: int) -> RequestContent:
     document = parse_json(body, limit)
     entries = document.get("images")
     if not isinstance(entries, list):
@@ -236,4 +236,4 @@ def _json(body: bytes, limit: int) -> Content:
         except ValueError:
             raise ApiError(422, f"the data of images[{number}] is not base64.") from None
     fields = {name: value for name, value in document.items() if name != "images"}
-    return Content(images, fields)
+    return RequestContent(images, fields)

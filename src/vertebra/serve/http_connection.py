@@ -8,9 +8,9 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from .metrics import Metrics
-from .problems import error_body
-from .settings import Settings
+from .api_errors import error_body
+from .prometheus_metrics import Metrics
+from .server_settings import Settings
 
 MAX_HEAD_BYTES = 65_536  # of a request's line and headers
 

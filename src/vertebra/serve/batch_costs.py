@@ -16,7 +16,7 @@ _WEIGHT = 0.1  # of a new measurement, in a running mean
 _GAP = 1.0  # seconds; a longer pause between two requests says nothing about the next
 
 
-class Costs:
+class BatchCosts:
     """Running means: seconds of the network for each size of batch, of all work for an image, between two arrivals."""
 
     def __init__(self, start: int = 1) -> None:

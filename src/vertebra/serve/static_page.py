@@ -43,7 +43,7 @@ class File:
     caching: str
 
 
-class Page:
+class StaticPage:
     """All files of the page, by the path of their address."""
 
     def __init__(self, folder: Traversable | None = None) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .desk import ClientGoneError, Desk
-from .problems import JSON, UNEXPECTED, ApiError
-from .settings import is_loopback
+from .api_errors import JSON, UNEXPECTED, ApiError
+from .dispatcher import ClientDisconnectedError, Dispatcher
+from .server_settings import is_loopback
 
 log = logging.getLogger("vertebra.serve")
 
@@ -42,20 +42,20 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::([0-9]{0,5}))?", re.ASCII)
 _PORTS = {"http": 80, "https": 443}
 
 
-class Guard:
+class Middleware:
     """An ASGI application around another.
 
     Args:
         app: what answers.
-        desk: settings with key, host and origins; counters; whether there is room.
+        dispatcher: settings with key, host and origins; counters; whether there is room.
         page: the paths of the page's files, which need no key.
     """
 
-    def __init__(self, app: ASGIApp, desk: Desk, page: frozenset[str]) -> None:
-        settings = desk.settings
+    def __init__(self, app: ASGIApp, dispatcher: Dispatcher, page: frozenset[str]) -> None:
+        settings = dispatcher.settings
         self.app = app
-        self.desk = desk
-        self.metrics = desk.metrics
+        self.dispatcher = dispatcher
+        self.metrics = dispatcher.metrics
         self.open = _OPEN | page
         self.key = None if settings.api_key is None else settings.api_key.encode()
         self.origins = frozenset(settings.origins)
@@ -92,7 +92,7 @@ class Guard:
             await self.app(inner, receive, sending)
         except ApiError as error:
             await answer(sending, error)
-        except ClientGoneError:
+        except ClientDisconnectedError:
             status = 499
         except Exception:
             if status and not complete:
@@ -113,7 +113,7 @@ class Guard:
             raise ApiError(400, f"the Host header is {host[:100]!r}; send one, with a name and perhaps a port.")
         if self.hosts is not None and not self._answers_to(_hostname(host)):
             self.metrics.refused("host")
-            allowed = self.desk.settings.allow_host
+            allowed = self.dispatcher.settings.allow_host
             instead = "" if allowed else ", or with an API key"
             raise ApiError(
                 403,
@@ -138,7 +138,7 @@ class Guard:
                     {"WWW-Authenticate": "Bearer"},
                 )
         computed = scope["path"] in COMPUTED and scope["method"] == "POST"
-        if computed and (busy := self.desk.overload(headers.get(b"x-deadline-ms", b""))):
+        if computed and (busy := self.dispatcher.overload(headers.get(b"x-deadline-ms", b""))):
             raise busy
 
     def _answers_to(self, name: str) -> bool:

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from vertebra.serve import connection as module
+from vertebra.serve import http_connection as module
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 LAST = GET[:-2] + b"Connection: close\r\n\r\n"
@@ -92,7 +92,7 @@ def test_a_good_request_before_a_bad_one_has_its_answer(client, pngs, kind):
 
 def test_an_answer_under_way_comes_before_the_refusal(serving, held, pngs, eventually):
     client = serving()
-    gate, batcher = held(client), client.service.shelf.get(None).batcher
+    gate, batcher = held(client), client.service.registry.get(None).batcher
     with connected(client) as connection:
         connection.sendall(picture(pngs[0]))
         eventually(lambda: batcher.busy)
@@ -129,13 +129,13 @@ def test_a_body_that_breaks_has_one_answer(client, pngs):
         assert one(connection)[0] == 404
         connection.sendall(b"no length\r\n")
         assert answers(connection) == []
-    assert client.service.desk.bodies.held == 0
+    assert client.service.dispatcher.bodies.held == 0
 
 
 def test_who_hangs_up_is_noticed_also_with_requests_behind(serving, held, pngs, eventually):
     client = serving()
     held(client)
-    batcher = client.service.shelf.get(None).batcher
+    batcher = client.service.registry.get(None).batcher
     with connected(client) as connection:
         connection.sendall(picture(pngs[0]) + GET)
         eventually(lambda: batcher.busy)
@@ -214,9 +214,9 @@ REFUSED = {
 def guarded(settings):
     from dataclasses import replace
 
-    from vertebra.serve.server import Service
+    from vertebra.serve.server import Server
 
-    with Service(replace(settings, api_key="correct-horse")) as service:
+    with Server(replace(settings, api_key="correct-horse")) as service:
         host, port = service.socket.getsockname()[:2]
         yield lambda: contextlib.closing(http.client.HTTPConnection(host, port, timeout=60))
 

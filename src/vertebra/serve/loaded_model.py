@@ -1,0 +1,156 @@
+"""Models that are being served: loaded, warmed up, and replaced when their files are."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from vertebra.cache import change_state
+from vertebra.card import Card
+from vertebra.decoding_notes import DecodingNotes
+from vertebra.model_checksum import verify
+from vertebra.pixels import Pixels
+from vertebra.runtime.engines import OUTPUTS, PROBABILITIES, EngineError, FloatArray, Runner
+from vertebra.runtime.predictor import Predictor
+from vertebra.runtime.trial import trial_images
+from vertebra.units import counted
+
+from .anatomy import anatomy
+from .batch_costs import BatchCosts
+from .batcher import Batcher
+from .graph import read_graph
+from .image_decoding import network_input
+from .prometheus_metrics import Metrics
+from .saliency import Classifier, find_classifier, holds
+from .server_settings import Settings
+
+log = logging.getLogger("vertebra.serve")
+
+_WARM_UP = (1, 2, 4)  # images of a batch; the first of each size also makes the engine reserve its memory
+
+
+class LoadedModel:
+    """One version of a model's file, ready to predict; used until a newer one takes its place.
+
+    What it holds is hundreds of megabytes, so no part of it may refer back to it: the last reference that goes frees
+    all at once, where a reference cycle would wait for the garbage collector, which comes rarely to a server.
+    """
+
+    def __init__(self, name: str, path: Path, settings: Settings, metrics: Metrics) -> None:
+        self.name = name
+        self.path = path
+        self.stamp = change_state(path)
+        verify(path)  # at each load, whatever the cache says: it serves for long
+        predictor = Predictor(path, engine=settings.engine)
+        self.card: Card = predictor.card
+        runner = predictor.runner(predictor.batch, tune=settings.tune)
+        self.runner = runner
+        self.plan = runner.plan
+        self._trial = trial_images(self.card.preprocessing.crop_size, max(_WARM_UP))
+        self.classes = self._checked()
+        # A thread decodes and runs the network; a lane of several threads leaves the others of its cores to decoding.
+        self.batcher = Batcher(
+            partial(_finite, runner, name),
+            partial(
+                network_input,
+                preprocessing=self.card.preprocessing,
+                max_pixels=settings.max_pixels,
+                notes=DecodingNotes(self.card.preprocessing.decoding, served=True),
+            ),
+            workers=runner.plan.lanes * runner.plan.threads,
+            limit=settings.queue,
+            costs=self._warm(),
+            watch=metrics.watcher(name),
+            name=name,
+        )
+        self.since = datetime.now(UTC).isoformat(timespec="seconds")
+        self._described: tuple[Classifier | None, dict[str, Any] | None] | None = None
+        self._describing = threading.Lock()
+
+    def _checked(self) -> int:
+        """The number of classes; a file that cannot predict, or not in numbers, is refused here."""
+        (probabilities,) = _finite(self.runner, self.name, self._trial[:1], (PROBABILITIES,))
+        if probabilities.ndim != 2:
+            raise EngineError(f"{self.path} gives probabilities of shape {probabilities.shape}; it must be (N, K).")
+        if self.card.classes is not None and len(self.card.classes) != probabilities.shape[1]:
+            raise EngineError(
+                f"{self.path} gives {probabilities.shape[1]} probabilities, and its card names "
+                f"{counted(len(self.card.classes), 'class')}. Export the network again."
+            )
+        return int(probabilities.shape[1])
+
+    def _warm(self) -> BatchCosts:
+        """What batches cost: the second run of each size counts."""
+        costs = BatchCosts(self.plan.micro_batch)
+        for size in _WARM_UP:
+            for turn in range(2):
+                start = time.perf_counter()
+                _finite(self.runner, self.name, self._trial[:size], (PROBABILITIES,))
+                seconds = time.perf_counter() - start
+                if turn:
+                    costs.warm(size, seconds)
+        return costs
+
+    @property
+    def classifier(self) -> Classifier | None:
+        """What class-activation maps are made with; None where the network does not end in pooling and one layer."""
+        return self._describe()[0]
+
+    @property
+    def anatomy(self) -> dict[str, Any] | None:
+        """The stages as its file has them; None where it cannot be told."""
+        return self._describe()[1]
+
+    @property
+    def explains_by(self) -> Literal["activation", "occlusion"]:
+        """How `explain` finds where a class was seen."""
+        return "occlusion" if self.classifier is None else "activation"
+
+    def _describe(self) -> tuple[Classifier | None, dict[str, Any] | None]:
+        """Read the graph, once; takes some hundredths of a second."""
+        with self._describing:
+            if self._described is None:
+                self._described = self._read()
+            return self._described
+
+    def _read(self) -> tuple[Classifier | None, dict[str, Any] | None]:
+        try:
+            graph = read_graph(self.path)
+            classifier = find_classifier(graph)
+            if change_state(self.path) != self.stamp:
+                return None, None  # a newer file is there already, and will be loaded
+            if classifier is not None:
+                _, embedding, features = self.runner.call(self._trial[1:2], OUTPUTS)
+                if not holds(classifier, features[0], embedding[0]):
+                    classifier = None
+            return classifier, anatomy(graph, self.card.preprocessing.crop_size)
+        except Exception:
+            # The server predicts all the same.
+            log.exception("the graph of %s cannot be described", self.path)
+            return None, None
+
+    def close(self) -> None:
+        """Finish what waits, then free the network: a request that still names this model must not keep it."""
+        self.batcher.close()
+        self.runner.close()
+
+
+def _finite(runner: Runner, name: str, pixels: Pixels, outputs: Sequence[str]) -> list[FloatArray]:
+    """The named outputs of the network.
+
+    Raises:
+        EngineError: NaN or infinite values, which would poison all that is computed of them, and are no JSON.
+    """
+    values = runner.call(pixels, outputs)
+    for value in values:
+        if not np.isfinite(value).all():
+            raise EngineError(f"the model {name!r} gives values that are no numbers: its weights are damaged.")
+    return values

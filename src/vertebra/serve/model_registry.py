@@ -1,0 +1,155 @@
+"""The models of a server by name: loaded in a thread of their own, and replaced when their files are."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from vertebra.cache import change_state
+from vertebra.card import read_card
+from vertebra.errors import nearest
+
+from .api_errors import ApiError
+from .glibc_malloc import trim
+from .loaded_model import LoadedModel
+from .model_source import exported_file_of
+from .prometheus_metrics import Metrics
+from .server_settings import Settings
+
+log = logging.getLogger("vertebra.serve")
+
+_WARM_UP = (1, 2, 4)  # images of a batch; the first of each size also makes the engine reserve its memory
+
+
+class ServedModel:
+    """A name, its file, and the version of it that is being served."""
+
+    def __init__(self, name: str, path: Path) -> None:
+        self.name = name
+        self.path = path
+        self.current: LoadedModel | None = None
+        self.error: str | None = None  # why the newest file is not being served
+        self.seen: dict[str, int] | None = None  # the newest file that has been looked at
+
+
+class ModelRegistry:
+    """All models of a server. Loading and watching happen in a thread of its own.
+
+    Raises:
+        VertebraError: a file cannot be read or has no card; told before anything is loaded.
+    """
+
+    def __init__(self, settings: Settings, tell: Callable[[str], None] = lambda what: None) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.models = {
+            name: ServedModel(name, exported_file_of(source, tell)) for name, source in settings.named().items()
+        }
+        for served in self.models.values():
+            read_card(served.path)
+        self.default = next(iter(self.models))
+        self._ready = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="vertebra-models", daemon=True)
+        self.failure: Exception | None = None  # why there is nothing to serve
+        self.failed: Callable[[], None] = lambda: None  # is called then
+
+    def start(self) -> ModelRegistry:
+        """Load everything, then look for new files."""
+        self._thread.start()
+        return self
+
+    @property
+    def ready(self) -> bool:
+        """Whether all models are loaded and warm."""
+        return self._ready.is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Until they are."""
+        return self._ready.wait(timeout)
+
+    def get(self, name: str | None) -> LoadedModel:
+        """A model by its name; None: the first.
+
+        Raises:
+            ApiError: 404, or 503 while it is being loaded.
+        """
+        served = self.models.get(name or self.default)
+        if served is None:
+            hint = nearest(str(name), self.models) or f"Served are {', '.join(self.models)}."
+            raise ApiError(404, f"there is no model {str(name)[:100]!r}. {hint}")
+        if served.current is None:
+            raise ApiError(503, f"the model {served.name!r} is still being loaded.", {"Retry-After": "1"})
+        return served.current
+
+    def close(self) -> None:
+        """Finish what waits in all models."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        for served in self.models.values():
+            if served.current is not None:
+                served.current.close()
+
+    # --- in its thread ----------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        try:
+            for served in self.models.values():
+                self._first(served)
+        except Exception as error:
+            self.failure = error
+            self.failed()
+            return
+        self._ready.set()
+        for served in self.models.values():
+            if served.current is not None:
+                served.current._describe()
+        changing: dict[str, dict[str, int]] = {}
+        while not self._stop.wait(self.settings.reload_seconds):
+            for served in self.models.values():
+                self._look(served, changing)
+
+    def _first(self, served: ServedModel) -> None:
+        """Load a model. In a method of its own: a local of `_watch`, which never returns, would keep it for good."""
+        served.seen = change_state(served.path)
+        start = time.perf_counter()
+        served.current = loaded = LoadedModel(served.name, served.path, self.settings, self.metrics)
+        log.info("%s: %s loaded in %.2f s, %s", served.name, served.path, time.perf_counter() - start, loaded.plan)
+
+    def _look(self, served: ServedModel, changing: dict[str, dict[str, int]]) -> None:
+        """Load a file that is another than before, once it has stayed the same between two looks."""
+        try:
+            stamp = change_state(served.path)
+        except OSError:
+            stamp = {}  # being replaced, or gone
+        if stamp == served.seen:
+            changing.pop(served.name, None)
+            return
+        if changing.get(served.name) != stamp:
+            changing[served.name] = stamp
+            return
+        served.seen = stamp
+        if not stamp:
+            served.error = f"{served.path} is gone."
+            log.warning("%s: %s What was loaded from it serves on.", served.name, served.error)
+            return
+        try:
+            new = LoadedModel(served.name, served.path, self.settings, self.metrics)
+        except Exception as error:
+            served.error = f"the new {served.path.name} is not served: {' '.join(str(error).split())}"
+            self.metrics.reloaded(served.name, ok=False)
+            log.error("%s: %s The one before serves on.", served.name, served.error)
+            trim()
+            return
+        old, served.current, served.error = served.current, new, None
+        self.metrics.reloaded(served.name, ok=True)
+        log.info("%s: %s has been replaced", served.name, served.path)
+        if old is not None:
+            # Requests that it has accepted are finished; none can come any more, for they ask for `current`.
+            old.close()
+            trim()
+        new._describe()

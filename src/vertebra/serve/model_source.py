@@ -1,0 +1,75 @@
+"""The exported file behind what was given to serve: that of a network or a function is exported first."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from vertebra.cache import scratch_dir
+from vertebra.errors import UsageError, VertebraError, VertebraWarning
+from vertebra.loading import kept_model
+from vertebra.model_argument import ModelKind, resolve_model
+
+log = logging.getLogger("vertebra.serve")
+
+_WARM_UP = (1, 2, 4)  # images of a batch; the first of each size also makes the engine reserve its memory
+_EXPORT = """
+import json, os, sys, warnings
+from pathlib import Path
+from vertebra.loading import exported_file
+from vertebra.errors import VertebraError, VertebraWarning
+from vertebra.model_argument import resolve_model
+try:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", VertebraWarning)
+        path = exported_file(resolve_model(sys.argv[1], "serve"), scratch=Path(sys.argv[2]))
+    texts = [str(each.message) for each in told if issubclass(each.category, VertebraWarning)]
+    print(json.dumps({"path": os.fspath(path), "told": texts}))
+except VertebraError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+
+
+def exported_file_of(source: str, tell: Callable[[str], None]) -> Path:
+    """The file that was given, or that of a run; that of a network or a function, exported first.
+
+    By another process: exporting loads torch, which this one never does.
+    """
+    # What is told is told now: warnings are shown when a command ends, and this one runs for long.
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", VertebraWarning)
+        model = resolve_model(source, "serve")
+        if model.kind is ModelKind.NETWORK:
+            path = kept_model(model.name)
+            if path is None:
+                _ = model.network  # what is no network's name is refused before another process loads torch
+        else:
+            path = None if model.kind is ModelKind.FUNCTION else model.exported_file
+    texts = list(dict.fromkeys(str(each.message) for each in told if issubclass(each.category, VertebraWarning)))
+    for text in texts:
+        tell(text)
+    if path is not None:
+        return path
+    tell(f"exporting {source}, once")
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", _EXPORT, source, os.fspath(scratch_dir())],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["the export failed"])[-1]
+        raise (UsageError if done.returncode == UsageError.exit_code else VertebraError)(reason)
+    found = json.loads(done.stdout.splitlines()[-1])
+    for text in dict.fromkeys(found["told"]):
+        if text not in texts:
+            tell(text)
+    return Path(found["path"])
