@@ -45,11 +45,11 @@ TESTS: dict[str, list[str]] = {
     "data/label_names.py": ["tests/data/test_table.py", "tests/data/test_class_folders.py", DATASET],
     "data/split.py": ["tests/data/test_split.py", DATASET],
     "data/duplicates.py": ["tests/data/test_duplicates.py"],
-    "train/_calibrate.py": ["tests/train/test_calibrate.py"],
-    "train/_measure.py": ["tests/train/test_measure.py"],
-    "train/_head.py": ["tests/train/test_head.py"],
-    "train/_fit.py": ["tests/train/test_fit.py", "-k", "not 960"],
-    "train/_checkpoint.py": ["tests/train/test_checkpoint.py"],
+    "train/temperature.py": ["tests/train/test_temperature.py"],
+    "train/metrics.py": ["tests/train/test_metrics.py"],
+    "train/linear_head.py": ["tests/train/test_linear_head.py"],
+    "train/fit.py": ["tests/train/test_fit.py", "-k", "not 960"],
+    "train/run_checkpoint.py": ["tests/train/test_run_checkpoint.py"],
     "serve/batcher.py": ["tests/serve/test_batcher.py"],
     "serve/loaded_model.py": ["tests/serve/test_loaded_model.py"],
     "serve/model_registry.py": ["tests/serve/test_model_registry.py"],
@@ -111,7 +111,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "_REMEMBERED = 2 << 22": "more memory, and fewer pairs that are compared twice",
     },
     "data/split.py": {"lot <= test + val": "no lot of 64 bits is exactly that"},
-    "train/_head.py": {
+    "train/linear_head.py": {
         "(step, turn)) != 0": "the loss is convex: what the gradient changes by is never against the step",
         "1e-4 // length": "a step that lowers the loss at all is taken in place of one that lowers it a little",
         "place is not len(STRENGTHS)": "places are small numbers, and change by one",
@@ -132,7 +132,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "different[ -1]": "where none is averaged there is one, or they are refused",
         "len(different) != 1": "there is one at least",
     },
-    "train/_fit.py": {
+    "train/fit.py": {
         "targets, sizes), strict=False": "both are cut by the same sizes",
         "pin=self.world.device.type": "pinned memory is faster, and the same",
         "max(1, usable_cores() << self": "more threads, and the same pixels",
@@ -140,7 +140,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "size = 17": "images that are classified at once",
         'trainer.tell("finding': "what is told while a rate is found",
     },
-    "train/_calibrate.py": {
+    "train/temperature.py": {
         "np.diff(confidence[order]) != 0": "confidences are in falling order",
         "expected, not 1.0)": "where no share is above 0 the last place is taken, which is allowed",
     },

@@ -26,7 +26,11 @@ from vertebra.card import read_card
 from vertebra.data import find_duplicates, open_dataset
 from vertebra.loading import exported
 from vertebra.machine import affinity
-from vertebra.train._calibrate import (
+from vertebra.train.dataset_features import compute_features
+from vertebra.train.linear_head import SHARES, Recipe, choose_strength, cross_validated, discriminant
+from vertebra.train.metrics import calibration_error
+from vertebra.train.schedule import view_of
+from vertebra.train.temperature import (
     NO_PRIOR,
     PRIOR,
     Prior,
@@ -37,11 +41,7 @@ from vertebra.train._calibrate import (
     posterior_loss,
     softmax,
 )
-from vertebra.train._features import compute_features
-from vertebra.train._head import SHARES, Recipe, choose_strength, cross_validated, discriminant
-from vertebra.train._measure import calibration_error
-from vertebra.train._recipe import view_of
-from vertebra.train._settings import Settings
+from vertebra.train.train_settings import Settings
 
 DATA = _common.ROOT.parent / "shared" / "data" / "caltech101"
 MODEL = "efficientnet_lite0"

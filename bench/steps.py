@@ -41,11 +41,11 @@ def vertebra(network: str, steps: int, workers: int, batch: int) -> list[float]:
     import numpy as np
 
     from vertebra.models import create_model, get_model_weights
-    from vertebra.train._checkpoint import Position
-    from vertebra.train._fit import Part, Trainer
-    from vertebra.train._memory import memory_kept
-    from vertebra.train._settings import Settings
-    from vertebra.train._world import current_world
+    from vertebra.train.distributed import current_world
+    from vertebra.train.fit import Part, Trainer
+    from vertebra.train.malloc import memory_kept
+    from vertebra.train.run_checkpoint import Position
+    from vertebra.train.train_settings import Settings
 
     class EnoughError(Exception):
         pass

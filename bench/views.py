@@ -21,8 +21,8 @@ from vertebra.pixels import network_pixels
 from vertebra.runtime.engines import EMBEDDING
 from vertebra.runtime.pipeline import read_ahead
 from vertebra.runtime.predictor import Predictor
-from vertebra.train._calibrate import cross_entropy, fit_temperature
-from vertebra.train._head import cross_validated
+from vertebra.train.linear_head import cross_validated
+from vertebra.train.temperature import cross_entropy, fit_temperature
 
 DATA = _common.ROOT.parent / "shared" / "data" / "caltech101"
 MODEL = "efficientnet_lite0"

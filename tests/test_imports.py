@@ -323,7 +323,7 @@ def test_a_probe_does_without_torchs_compiler(tiny_command):
         f"sys.path.insert(0, {str(Path(tiny_command).parent)!r})\n"
         "from tiny import tiny_names\n"
         "from vertebra.export import export, prepare\n"
-        "from vertebra.train._head import cross_validated\n"
+        "from vertebra.train.linear_head import cross_validated\n"
         "for name in ('efficientnet_lite0', 'googlenet', 'densenet121', 'vgg11_bn'):\n"
         "    with tempfile.TemporaryDirectory() as folder, tiny_names():\n"
         "        export(prepare(name, weights=None), pathlib.Path(folder) / 'x.onnx')\n"

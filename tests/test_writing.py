@@ -47,7 +47,7 @@ EXCEPTIONS = {
     ("runtime/output.py", "truncate"): "half a line that a killed process has left",
     ("runtime/mnn.py", "open"): "the null device, for what a library prints",
     ("cli/__init__.py", "open"): "the null device, for a reader who has gone",
-    ("train/_log.py", "SummaryWriter"): "TensorBoard appends to files of its own format",
+    ("train/training_log.py", "SummaryWriter"): "TensorBoard appends to files of its own format",
 }
 
 

@@ -26,7 +26,7 @@ def photograph():
 def predictions(photograph):
     """Held-out predictions of photos in class folders: `predictions(root, ["cat", "dog"], 6)`; some are wrong."""
     pytest.importorskip("torch")
-    from vertebra.train._run import Calibration, judge
+    from vertebra.train.prepare import Calibration, judge
 
     def make(root, names, of_each=6, size=(8, 8), precision=0.9):
         random = np.random.default_rng(len(names))
@@ -49,7 +49,7 @@ def predictions(photograph):
 def report(predictions):
     """Write a report: `report(folder, names, …)` → its path and what it is of; `more` are fields of `Report`."""
     from vertebra.card import Decoding
-    from vertebra.train._report import Report
+    from vertebra.train.report import Report
 
     def write(folder, names, of_each=6, size=(8, 8), **more):
         held = predictions(folder / "photos", names, of_each, size)

@@ -17,7 +17,7 @@ CHOSEN = ".cell.chosen"
 @pytest.fixture(scope="module")
 def ten(report, tmp_path_factory):
     """Ten classes of pictures of 8 × 8."""
-    from vertebra.train._report import Curve
+    from vertebra.train.report import Curve
 
     curves = [Curve("Training loss", "Of each epoch.", "epoch", [2.0, 1.0, 0.7, 0.61])]
     facts = {"model": "a network", "seed": "0"}

@@ -12,9 +12,9 @@ pytest.importorskip("torch")
 from vertebra.card import Decoding
 from vertebra.data import Photo
 from vertebra.report.pictures import BYTES, MOST
-from vertebra.train import _report
-from vertebra.train._report import Report
-from vertebra.train._run import Calibration, judge
+from vertebra.train import report
+from vertebra.train.prepare import Calibration, judge
+from vertebra.train.report import Report
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_6000_photos_with_as_many_thumbnails_as_there_may_be(photos, tmp_path):
 
 
 def test_wrong_photos_and_those_near_the_threshold_have_thumbnails(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(_report, "_NEAR", 20)
+    monkeypatch.setattr(report, "_NEAR", 20)
     _, data = made(photos[:300], tmp_path, wrong=30)
     held = data["held"]
     own = {int(number) for number in held["keys"]}
@@ -71,7 +71,7 @@ def test_wrong_photos_and_those_near_the_threshold_have_thumbnails(photos, tmp_p
 
 
 def test_a_page_names_only_so_many(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(_report, "_NAMED", 50)
+    monkeypatch.setattr(report, "_NAMED", 50)
     _, data = made(photos[:300], tmp_path, wrong=30)
     assert len(data["held"]["shown"]) == 50
     assert len(data["held"]["truth"]) == len(data["held"]["confidence"]) == 300

@@ -10,10 +10,10 @@ from torch import nn
 from vertebra.card import Preprocessing
 from vertebra.models._base import ConvNet
 from vertebra.train import TrainError
-from vertebra.train._checkpoint import Position, save, save_best
-from vertebra.train._fit import Part, Trainer
-from vertebra.train._settings import Settings
-from vertebra.train._world import current_world
+from vertebra.train.distributed import current_world
+from vertebra.train.fit import Part, Trainer
+from vertebra.train.run_checkpoint import Position, save, save_best
+from vertebra.train.train_settings import Settings
 
 
 class Plain(ConvNet):

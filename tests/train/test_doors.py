@@ -19,8 +19,8 @@ from vertebra.pixels import decode, fit, network_pixels
 from vertebra.runtime.predictor import Predictor
 from vertebra.serve.image_decoding import network_input
 from vertebra.train import Settings
-from vertebra.train._loader import Draw, TrainPhotos
-from vertebra.train._pass import look_and_run
+from vertebra.train.batch_loader import Draw, TrainPhotos
+from vertebra.train.dataset_inference import look_and_run
 
 PREPROCESSING = Preprocessing(48, 56, "bicubic", (0.0,) * 3, (1.0,) * 3)
 SIZE = (90, 70)

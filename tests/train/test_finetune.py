@@ -25,13 +25,13 @@ from vertebra.errors import UsageError
 from vertebra.models import get_model_weights
 from vertebra.pixels import network_pixels
 from vertebra.train import Settings, TrainError, resume
-from vertebra.train import _checkpoint as checkpoint_module
-from vertebra.train._calibrate import cross_entropy, fit_temperature
-from vertebra.train._checkpoint import best_file, read_position
-from vertebra.train._folder import CHECKPOINT, read_table
-from vertebra.train._log import read_log
-from vertebra.train._loss import to_images
-from vertebra.train._recipe import view_of
+from vertebra.train import run_checkpoint as checkpoint_module
+from vertebra.train.loss import to_images
+from vertebra.train.run_checkpoint import best_file, read_position
+from vertebra.train.run_folder import CHECKPOINT, read_table
+from vertebra.train.schedule import view_of
+from vertebra.train.temperature import cross_entropy, fit_temperature
+from vertebra.train.training_log import read_log
 
 OPTIONS = {"model": "resnet18", "method": "finetune", "image_size": 32, "batch_size": 8, "epochs": 2, "workers": 0}
 THREADS = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

@@ -22,14 +22,14 @@ from vertebra.card import Preprocessing
 from vertebra.errors import UsageError
 from vertebra.models._base import ConvNet
 from vertebra.stopping import terminable
-from vertebra.train import Settings, TrainError, _log
-from vertebra.train import _checkpoint as checkpoint
-from vertebra.train._checkpoint import CHECKPOINT, Position, best_file, read_position, save, save_best
-from vertebra.train._figures import Pending
-from vertebra.train._fit import Clock, Part, Stopped, Trainer, micro_batches, range_test
-from vertebra.train._loader import batches_of_epoch
-from vertebra.train._log import read_log
-from vertebra.train._world import World
+from vertebra.train import Settings, TrainError, training_log
+from vertebra.train import run_checkpoint as checkpoint
+from vertebra.train.batch_loader import batches_of_epoch
+from vertebra.train.distributed import World
+from vertebra.train.fit import Clock, Part, Stopped, Trainer, micro_batches, range_test
+from vertebra.train.run_checkpoint import CHECKPOINT, Position, best_file, read_position, save, save_best
+from vertebra.train.step_metrics import Pending
+from vertebra.train.training_log import read_log
 
 ALONE = World(0, 1, 1, torch.device("cpu"))
 SIZE = 8
@@ -61,7 +61,7 @@ class Mean(Tiny):
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch):
     """TensorBoard takes seconds to import, and a busy disk as long to sync."""
-    monkeypatch.setattr(_log.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(training_log.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
@@ -227,7 +227,7 @@ class Told:
             save(folder, position, *rest)
 
         trainer._step, trainer._validate = count, note
-        monkeypatch.setattr("vertebra.train._fit.save", write)
+        monkeypatch.setattr("vertebra.train.fit.save", write)
 
 
 def fitted(photos, folder, monkeypatch, lag, stop_after=None, **options):
@@ -353,7 +353,7 @@ def test_stopped_behind_a_nearer_end_it_does_no_step(stop_after, ema, photos, tm
 def test_the_best_epoch_is_kept(photos, tmp_path, monkeypatch):
     """By accuracy, and among equals by the loss."""
     given = iter([(0.5, 1.0), (0.75, 2.0), (0.75, 1.0), (0.75, 1.5), (0.5, 0.1)])
-    monkeypatch.setattr("vertebra.train._fit.score", lambda logits, labels: next(given))
+    monkeypatch.setattr("vertebra.train.fit.score", lambda logits, labels: next(given))
     position = trainer_of(photos, tmp_path / "run", epochs=5, count=3).fit()
     assert (position.step, position.best_step, position.epochs_since_best) == (5, 3, 2)
     assert (position.best_score, position.best_loss) == (0.75, 1.0)
@@ -561,8 +561,8 @@ def test_steps_or_a_budget_end_a_run(budget, seconds, step, progress):
 )  # fmt: skip
 def test_processes_share_the_cores_of_their_machine(device, cores, here, workers, photos, monkeypatch):
     asked = {}
-    monkeypatch.setattr("vertebra.train._fit.usable_cores", lambda: cores)
-    monkeypatch.setattr("vertebra.train._fit.stream", lambda photos, **options: asked.update(options))
+    monkeypatch.setattr("vertebra.train.fit.usable_cores", lambda: cores)
+    monkeypatch.setattr("vertebra.train.fit.stream", lambda photos, **options: asked.update(options))
     trainer = trainer_of(photos, None, workers=None)
     trainer.world = World(0, 1, here, torch.device(device))
     trainer._stream(0)

@@ -14,8 +14,8 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 
 from safetensors.torch import load_file  # noqa: E402
 
-from vertebra.train._folder import CHECKPOINT  # noqa: E402
-from vertebra.train._log import read_log  # noqa: E402
+from vertebra.train.run_folder import CHECKPOINT  # noqa: E402
+from vertebra.train.training_log import read_log  # noqa: E402
 
 SETTINGS = ("model=resnet18", "image_size=32", "batch_size=8", "epochs=4", "workers=2", "lr=0.001")
 SETTINGS += ("checkpoint_seconds=0",)

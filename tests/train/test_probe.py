@@ -15,7 +15,7 @@ from vertebra.data import DataError
 from vertebra.errors import UsageError
 from vertebra.runtime.engines import Runner
 from vertebra.train import Classifier, PrecisionError, Settings, TrainError, evaluate
-from vertebra.train import _features as features_module
+from vertebra.train import dataset_features as features_module
 
 
 def test_what_a_run_leaves(run, shapes):
@@ -174,7 +174,7 @@ def test_folders_that_hold_no_run(tmp_path, shapes):
 
 
 def test_runs_are_numbered(tmp_path, monkeypatch, shapes):
-    from vertebra.train._folder import default_folder
+    from vertebra.train.run_folder import default_folder
 
     monkeypatch.chdir(tmp_path)
     first = default_folder(str(shapes), "resnet18")

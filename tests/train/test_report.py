@@ -12,8 +12,8 @@ pytest.importorskip("torch")
 from vertebra.card import Decoding, Preprocessing
 from vertebra.data import Photo
 from vertebra.intervals import wilson
-from vertebra.train._report import Curve, Report, described
-from vertebra.train._run import Calibration, judge
+from vertebra.train.prepare import Calibration, judge
+from vertebra.train.report import Curve, Report, described
 
 NAMES = ("cat", "dog", "hen")
 

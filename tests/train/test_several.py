@@ -21,11 +21,11 @@ from safetensors.numpy import load_file
 
 from vertebra.files import locked
 from vertebra.train import Classifier, TrainError, resume, train
-from vertebra.train._checkpoint import read_position
-from vertebra.train._folder import CHECKPOINT
-from vertebra.train._loader import batches_of_epoch
-from vertebra.train._log import read_log
-from vertebra.train._settings import Settings
+from vertebra.train.batch_loader import batches_of_epoch
+from vertebra.train.run_checkpoint import read_position
+from vertebra.train.run_folder import CHECKPOINT
+from vertebra.train.train_settings import Settings
+from vertebra.train.training_log import read_log
 
 THREADS = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 SCRIPT = Path(__file__).with_name("several.py")

@@ -16,26 +16,26 @@ from typing import TYPE_CHECKING, Any
 from vertebra.errors import needing
 
 if TYPE_CHECKING:
-    from ._classifier import Classifier as Classifier
-    from ._classifier import PrecisionError as PrecisionError
-    from ._evaluate import Evaluation as Evaluation
-    from ._evaluate import evaluate as evaluate
-    from ._folder import TrainError as TrainError
-    from ._settings import Settings as Settings
-    from ._settings import read_toml as read_toml
-    from ._train import resume as resume
-    from ._train import train as train
+    from .evaluation import Evaluation as Evaluation
+    from .evaluation import evaluate as evaluate
+    from .run_folder import TrainError as TrainError
+    from .train_settings import Settings as Settings
+    from .train_settings import read_toml as read_toml
+    from .trained_classifier import Classifier as Classifier
+    from .trained_classifier import PrecisionError as PrecisionError
+    from .training import resume as resume
+    from .training import train as train
 
 _EXPORTS = {
-    "Classifier": "_classifier",
-    "Evaluation": "_evaluate",
-    "PrecisionError": "_classifier",
-    "Settings": "_settings",
-    "TrainError": "_folder",
-    "evaluate": "_evaluate",
-    "read_toml": "_settings",
-    "resume": "_train",
-    "train": "_train",
+    "Classifier": "trained_classifier",
+    "Evaluation": "evaluation",
+    "PrecisionError": "trained_classifier",
+    "Settings": "train_settings",
+    "TrainError": "run_folder",
+    "evaluate": "evaluation",
+    "read_toml": "train_settings",
+    "resume": "training",
+    "train": "training",
 }
 
 
@@ -59,7 +59,7 @@ class _CallableModule(ModuleType):
         self, data: str | os.PathLike[str], out: str | os.PathLike[str] | None = None, **options: Any
     ) -> Classifier:
         """Train a classifier on labelled photos, as `vertebra.train.train` does and documents."""
-        from ._train import train
+        from .training import train
 
         return train(data, out, **options)
 

@@ -20,7 +20,7 @@ from torch import distributed as dist
 from vertebra.errors import first_line
 from vertebra.machine import usable_cores
 
-from ._folder import TrainError
+from .run_folder import TrainError
 
 # One that died is noticed at once; these are for one that hangs, or whose machine is cut off.
 _STEP = timedelta(minutes=30)

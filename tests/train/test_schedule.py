@@ -19,10 +19,10 @@ from vertebra.models import create_model
 from vertebra.models.googlenet import GoogLeNetOutputs
 from vertebra.pixels import network_pixels
 from vertebra.train import Settings
-from vertebra.train import _recipe as recipe
-from vertebra.train._loader import Draw, TrainPhotos, batches_of_epoch, change, stream
-from vertebra.train._loss import Loss, to_images
-from vertebra.train._presets import PRESETS
+from vertebra.train import schedule as recipe
+from vertebra.train.batch_loader import Draw, TrainPhotos, batches_of_epoch, change, stream
+from vertebra.train.loss import Loss, to_images
+from vertebra.train.presets import PRESETS
 
 PREPROCESSING = Preprocessing(32, 36)
 
@@ -295,7 +295,7 @@ def test_out_of_place_is_the_same_to_the_bit():
 def test_memory_is_kept_between_steps():
     code = """
 import ctypes, resource, torch
-from vertebra.train._memory import memory_kept
+from vertebra.train.malloc import memory_kept
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from vertebra.card import Preprocessing
 from vertebra.errors import needing
 
-from ._measure import Labels
-from ._settings import Settings
+from .metrics import Labels
+from .train_settings import Settings
 
 
 class Loss:

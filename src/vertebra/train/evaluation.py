@@ -34,15 +34,15 @@ from vertebra.runtime.engines import PROBABILITIES
 from vertebra.runtime.predictor import Predictor
 from vertebra.units import counted
 
-from ._calibrate import Rejection, Threshold, rejection, softmax
-from ._folder import DATA, SETTINGS, TrainError
-from ._leaks import trained_notes
-from ._measure import Floats, Labels, weights_of
-from ._pass import look_and_run
-from ._report import Report, described
-from ._run import Calibration, Held, cannot_be_used, few, judge, pictures_of, unseen
-from ._settings import Settings
-from ._trained import Trained, trained_among
+from .dataset_inference import look_and_run
+from .leakage import trained_notes
+from .metrics import Floats, Labels, weights_of
+from .prepare import Calibration, Held, cannot_be_used, few, judge, pictures_of, unseen
+from .report import Report, described
+from .run_folder import DATA, SETTINGS, TrainError
+from .temperature import Rejection, Threshold, rejection, softmax
+from .train_settings import Settings
+from .trained_photos import Trained, trained_among
 
 
 @dataclass(frozen=True)

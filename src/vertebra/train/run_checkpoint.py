@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from vertebra.files import replacing, utf8_name
 
-from ._folder import BEST, CHECKPOINT, TrainError, going_on
-from ._world import World
+from .distributed import World
+from .run_folder import BEST, CHECKPOINT, TrainError, going_on
 
 
 @dataclass

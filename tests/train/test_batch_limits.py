@@ -9,8 +9,8 @@ import torch
 from vertebra.errors import UsageError
 from vertebra.models import create_model
 from vertebra.train import Settings
-from vertebra.train._limits import check_photos, check_settings, least_images, smallest_step
-from vertebra.train._loader import batches_of_epoch
+from vertebra.train.batch_limits import check_photos, check_settings, least_images, smallest_step
+from vertebra.train.batch_loader import batches_of_epoch
 
 NOTE = "accumulate is 8, and some steps are computed in 3 parts: batch norm needs two images of 32 × 32 pixels in each."
 

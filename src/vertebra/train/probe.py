@@ -18,17 +18,17 @@ from vertebra.export.prepare_network import assumed_of_body
 from vertebra.loading import exported
 from vertebra.models import ConvNet, create_model
 
-from ._calibrate import softmax
-from ._classifier import Classifier
-from ._conclude import Outcome, conclude
-from ._features import Seen, compute_features
-from ._folder import DATA, data_table, write_text
-from ._head import Head, OutOfFold, Recipe, cross_validated
-from ._leaks import leak_notes, leaked
-from ._measure import Floats, Labels
-from ._recipe import view_of
-from ._run import Calibration, Clock, Labelled, Tell, folds_of, judge, remarks, usable_photos
-from ._settings import Settings
+from .dataset_features import Seen, compute_features
+from .finalize import Outcome, conclude
+from .leakage import leak_notes, leaked
+from .linear_head import Head, OutOfFold, Recipe, cross_validated
+from .metrics import Floats, Labels
+from .prepare import Calibration, Clock, Labelled, Tell, folds_of, judge, remarks, usable_photos
+from .run_folder import DATA, data_table, write_text
+from .schedule import view_of
+from .temperature import softmax
+from .train_settings import Settings
+from .trained_classifier import Classifier
 
 
 @dataclass(frozen=True)

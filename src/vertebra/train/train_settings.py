@@ -13,7 +13,7 @@ from typing import Any
 from vertebra.card import BITS, Decoding
 from vertebra.errors import UsageError, nearest
 
-from ._presets import PRESETS
+from .presets import PRESETS
 
 METHODS = ("probe", "finetune", "scratch")
 OPTIMIZERS = ("sgd", "adamw", "rmsprop")
@@ -51,7 +51,7 @@ class Settings:
     image_root: str | None = None
     cwd: str | None = None  # folder that `data`, `weights` and `image_root` are relative to; None: none is
 
-    preset: str | None = None  # see `_presets`
+    preset: str | None = None  # see `presets`
     epochs: int = 5
     time_budget: str | None = None  # such as "20m": the schedule ends by then, if its epochs do not end it before
     batch_size: int = 32  # images of a step, of all processes together

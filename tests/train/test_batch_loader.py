@@ -16,8 +16,8 @@ import torch
 import vertebra
 from vertebra.card import Preprocessing
 from vertebra.errors import UsageError
-from vertebra.train import Settings, _loader, resume
-from vertebra.train._loader import TrainPhotos, is_guarded, seed_generators, start_method, stream
+from vertebra.train import Settings, batch_loader, resume
+from vertebra.train.batch_loader import TrainPhotos, is_guarded, seed_generators, start_method, stream
 
 
 @pytest.mark.parametrize(("platform", "method"), [("linux", "fork"), ("darwin", "spawn"), ("win32", "spawn")])
@@ -59,8 +59,8 @@ def check_same(found, expected):
 
 
 def test_a_script_is_not_run_once_more_by_workers_that_nobody_asked_for(shapes_without_broken, monkeypatch):
-    monkeypatch.setattr(_loader, "start_method", lambda: "spawn")
-    monkeypatch.setattr(_loader, "is_guarded", lambda: False)
+    monkeypatch.setattr(batch_loader, "start_method", lambda: "spawn")
+    monkeypatch.setattr(batch_loader, "is_guarded", lambda: False)
     settings = Settings("", method="scratch", batch_size=6, image_size=32)
     expected, _ = batches(shapes_without_broken, settings, workers=0)
     found, children = batches(shapes_without_broken, settings, workers=2)
@@ -70,7 +70,7 @@ def test_a_script_is_not_run_once_more_by_workers_that_nobody_asked_for(shapes_w
 
 @pytest.mark.slow
 def test_workers_that_are_a_new_python_give_the_same(shapes_without_broken, monkeypatch):
-    monkeypatch.setattr(_loader, "start_method", lambda: "spawn")
+    monkeypatch.setattr(batch_loader, "start_method", lambda: "spawn")
     settings = Settings("", method="scratch", batch_size=6, image_size=32, augment="trivial", workers=1)
     expected, _ = batches(shapes_without_broken, settings, workers=0)
     found, children = batches(shapes_without_broken, settings, workers=1)

@@ -13,8 +13,8 @@ from vertebra.card import Preprocessing, read_card
 from vertebra.data import open_dataset
 from vertebra.errors import VertebraWarning
 from vertebra.runtime.engines import Plan, version_of
-from vertebra.train import _features as features_module
-from vertebra.train._features import FeatureStore, compute_features
+from vertebra.train import dataset_features as features_module
+from vertebra.train.dataset_features import FeatureStore, compute_features
 
 PREPROCESSING = Preprocessing(32, 40, "bicubic")
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from vertebra.intervals import wilson
-from vertebra.train._calibrate import softmax
-from vertebra.train._measure import ECE_BINS, calibration_error, measure, reliability, weights_of
+from vertebra.train.metrics import ECE_BINS, calibration_error, measure, reliability, weights_of
+from vertebra.train.temperature import softmax
 
 
 @pytest.fixture

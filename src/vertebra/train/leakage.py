@@ -9,8 +9,8 @@ from typing import Any
 from vertebra.data import Photo
 from vertebra.report import percent
 
-from ._run import Held, Labelled
-from ._trained import Trained
+from .prepare import Held, Labelled
+from .trained_photos import Trained
 
 
 def leaked(data: Labelled, splits: Sequence[str], held: str) -> dict[str, str]:

@@ -17,10 +17,10 @@ from vertebra.runtime.inputs import ImageInput, ImageInputs
 from vertebra.runtime.predictor import Prediction, Predictor
 from vertebra.units import counted
 
-from ._folder import METRICS, MODEL, REPORT, TrainError
+from .run_folder import METRICS, MODEL, REPORT, TrainError
 
 if TYPE_CHECKING:
-    from ._evaluate import Evaluation
+    from .evaluation import Evaluation
 
 
 class PrecisionError(TrainError):
@@ -111,7 +111,7 @@ class Classifier:
 
     def evaluate(self, data: str | os.PathLike[str]) -> Evaluation:
         """Measure it on other labelled photos."""
-        from ._evaluate import evaluate
+        from .evaluation import evaluate
 
         return evaluate(self.run, data)
 

@@ -15,7 +15,7 @@ from vertebra.errors import UsageError
 
 pytest.importorskip("torch")
 
-from vertebra.train._settings import Settings
+from vertebra.train.train_settings import Settings
 
 
 @pytest.mark.parametrize("given", [["extra", 'a "b"'], ("extra", 'a "b"')])

@@ -25,20 +25,20 @@ from vertebra.pixels import network_pixels
 from vertebra.runtime.pipeline import in_order
 from vertebra.stopping import SIGNALS, handled_by
 
-from . import _recipe as recipe
-from ._calibrate import cross_entropy, fit_temperature
-from ._checkpoint import Position, load, load_best, save, save_best
-from ._figures import Figures, Pending, Window
-from ._folder import Stopped, TrainError, resume_command
-from ._limits import check_photos
-from ._loader import Batch, TrainPhotos, seed_generators, seed_of, steps_of_epoch, stream
-from ._log import Log
-from ._loss import Loss, to_images
-from ._measure import Floats, Labels
-from ._memory import memory_kept
-from ._run import Tell
-from ._settings import Settings
-from ._world import LostProcessError, World, apart, is_of_another
+from . import schedule as recipe
+from .batch_limits import check_photos
+from .batch_loader import Batch, TrainPhotos, seed_generators, seed_of, steps_of_epoch, stream
+from .distributed import LostProcessError, World, apart, is_of_another
+from .loss import Loss, to_images
+from .malloc import memory_kept
+from .metrics import Floats, Labels
+from .prepare import Tell
+from .run_checkpoint import Position, load, load_best, save, save_best
+from .run_folder import Stopped, TrainError, resume_command
+from .step_metrics import Figures, Pending, Window
+from .temperature import cross_entropy, fit_temperature
+from .train_settings import Settings
+from .training_log import Log
 
 _LOG_SECONDS = 10.0
 _HOPELESS = 100  # times the loss of guessing

@@ -9,8 +9,8 @@ pytest.importorskip("torch")
 
 from sklearn.linear_model import LogisticRegression
 
-from vertebra.train._calibrate import NO_PRIOR, Prior, cross_entropy, fit_temperature, posterior_loss
-from vertebra.train._head import SHARES, STRENGTHS, Recipe, Solver, choose_strength, cross_validated, discriminant
+from vertebra.train.linear_head import SHARES, STRENGTHS, Recipe, Solver, choose_strength, cross_validated, discriminant
+from vertebra.train.temperature import NO_PRIOR, Prior, cross_entropy, fit_temperature, posterior_loss
 
 
 @pytest.fixture(scope="module")

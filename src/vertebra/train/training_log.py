@@ -12,7 +12,7 @@ from typing import Any
 from vertebra.files import Lines, utf8_name
 from vertebra.strict_json import dumps
 
-from ._folder import LOG, going_on, write_text
+from .run_folder import LOG, going_on, write_text
 
 BOARD = "tensorboard"
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from vertebra.intervals import wilson
-from vertebra.train._calibrate import (
+from vertebra.train.metrics import calibration_error
+from vertebra.train.temperature import (
     NO_PRIOR,
     PRIOR,
     Prior,
@@ -20,7 +21,6 @@ from vertebra.train._calibrate import (
     rejection,
     softmax,
 )
-from vertebra.train._measure import calibration_error
 
 
 def random_problem(seed, n=60, classes=4, margin=1.0, scale=1.0):
@@ -246,11 +246,11 @@ def test_a_single_photo_is_judged_by_nothing():
 @pytest.mark.parametrize(("n", "margin", "scale"), [(60, 1, 1), (60, 1, 8), (60, 1, 0.1), (400, 2, 3)])
 def test_newtons_method_takes_few_steps(n, margin, scale, monkeypatch):
     """A wrong curvature would find the same temperature by halving the bounds, in four times as many passes."""
-    from vertebra.train import _calibrate
+    from vertebra.train import temperature
 
     problem = random_problem(0, n, margin=margin, scale=scale)
     expected = fit_temperature(*problem)
-    monkeypatch.setattr(_calibrate, "_MOST_STEPS", 8)
+    monkeypatch.setattr(temperature, "_MOST_STEPS", 8)
     assert fit_temperature(*problem) == pytest.approx(expected, rel=1e-5)
 
 

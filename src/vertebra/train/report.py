@@ -14,9 +14,9 @@ from vertebra.card import Decoding, Preprocessing
 from vertebra.intervals import wilson
 from vertebra.report import NOT_MEASURED, Chart, Folder, Pictures, interval, percent, shown
 
-from ._calibrate import Rejection, softmax
-from ._measure import Labels, reliability
-from ._run import Held
+from .metrics import Labels, reliability
+from .prepare import Held
+from .temperature import Rejection, softmax
 
 _SUSPICIOUS = 24
 _SURE = 0.9  # confidence in another class above which a label is suspicious

@@ -23,12 +23,19 @@ from vertebra.models import ConvNet, create_model, get_model_weights
 from vertebra.pixels import SMALL
 from vertebra.report import percent
 
-from ._calibrate import fit_temperature, softmax
-from ._checkpoint import Position, read_position, save, save_best
-from ._classifier import Classifier
-from ._conclude import Outcome, conclude
-from ._fit import Part, Trainer, range_test, score
-from ._folder import (
+from .batch_limits import check_photos, check_settings
+from .changed_photos import changed_photos, states_of
+from .distributed import World
+from .finalize import Outcome, conclude
+from .fit import Part, Trainer, range_test, score
+from .leakage import leak_notes, leaked
+from .linear_head import choose_strength
+from .metrics import Floats, Labels
+from .prepare import Calibration, Clock, Labelled, Tell, judge, remarks, usable_photos
+from .probe import features_of, with_head
+from .report import Curve
+from .run_checkpoint import Position, read_position, save, save_best
+from .run_folder import (
     CHECKPOINT,
     DATA,
     SETTINGS,
@@ -44,18 +51,11 @@ from ._folder import (
     write_json,
     write_text,
 )
-from ._head import choose_strength
-from ._leaks import leak_notes, leaked
-from ._limits import check_photos, check_settings
-from ._log import read_log
-from ._measure import Floats, Labels
-from ._probe import features_of, with_head
-from ._recipe import view_of
-from ._report import Curve
-from ._run import Calibration, Clock, Labelled, Tell, judge, remarks, usable_photos
-from ._settings import FIXED, Settings
-from ._unchanged import changed_photos, states_of
-from ._world import World
+from .schedule import view_of
+from .temperature import fit_temperature, softmax
+from .train_settings import FIXED, Settings
+from .trained_classifier import Classifier
+from .training_log import read_log
 
 
 def run_finetune(settings: Settings, folder: Path, world: World, tell: Tell) -> Classifier:

@@ -17,8 +17,8 @@ from vertebra.model_argument import resolve_model
 from vertebra.model_table import networks
 from vertebra.stopping import Terminated, terminable
 
-from ._classifier import Classifier
-from ._folder import (
+from .prepare import Tell
+from .run_folder import (
     LOCK,
     METRICS,
     MODEL,
@@ -36,11 +36,11 @@ from ._folder import (
     resume_command,
     write_text,
 )
-from ._run import Tell
-from ._settings import FIXED, Settings, read_toml
+from .train_settings import FIXED, Settings, read_toml
+from .trained_classifier import Classifier
 
 if TYPE_CHECKING:
-    from ._world import World
+    from .distributed import World
 
 _EXTRA, _FEATURE = "train", "vertebra.train"
 
@@ -81,7 +81,7 @@ def train(
             check_source(settings.data_from_here, **settings.columns)
         _need(settings)
         with needing(_EXTRA, _FEATURE):
-            from ._world import current_world
+            from .distributed import current_world
         world = current_world()
         with world.together():
             if world.first and folder is None:
@@ -200,7 +200,7 @@ def resume(run: str | os.PathLike[str], *, tell: Tell = lambda what, done, total
     if not (folder / METRICS).is_file():
         _need(known)
     with needing(_EXTRA, _FEATURE):
-        from ._world import current_world
+        from .distributed import current_world
     world = current_world()
     with ExitStack() as held:
         finished = False
@@ -261,9 +261,9 @@ def _run(settings: Settings, folder: Path, world: World, tell: Tell) -> Classifi
     with needing(_EXTRA, _FEATURE):
         from vertebra.export import ExportError
 
-        from ._finetune import run_finetune
-        from ._probe import run_probe
-        from ._world import LostProcessError
+        from .distributed import LostProcessError
+        from .finetune import run_finetune
+        from .probe import run_probe
     if settings.method == "probe" and world.size > 1:
         raise UsageError(
             "the probe has nothing to share among processes: its features are computed once. Start it without "

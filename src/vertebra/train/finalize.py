@@ -19,11 +19,11 @@ from vertebra.models import ConvNet
 from vertebra.report import NOT_MEASURED, interval, percent, versions
 from vertebra.units import counted
 
-from ._classifier import Classifier
-from ._folder import DATA, METRICS, MODEL, REPORT, SETTINGS, WEIGHTS, going_on, write_json, write_text
-from ._report import Curve, Report, described
-from ._run import Calibration, Clock, Held, Tell
-from ._settings import Settings
+from .prepare import Calibration, Clock, Held, Tell
+from .report import Curve, Report, described
+from .run_folder import DATA, METRICS, MODEL, REPORT, SETTINGS, WEIGHTS, going_on, write_json, write_text
+from .train_settings import Settings
+from .trained_classifier import Classifier
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from vertebra.pixels import FIT_VERSION, decoder
 from vertebra.runtime.engines import EMBEDDING, FloatArray, Plan, version_of
 from vertebra.runtime.predictor import Predictor
 
-from ._pass import look_and_run
+from .dataset_inference import look_and_run
 
 
 class FeatureStore:

@@ -27,9 +27,9 @@ from vertebra.files import Lines
 from vertebra.model_table import networks
 from vertebra.models import _registry, get_model_weights
 from vertebra.models._base import ConvNet
-from vertebra.train import TrainError, _log, resume
-from vertebra.train import _checkpoint as checkpoint_module
-from vertebra.train._log import read_log
+from vertebra.train import TrainError, resume, training_log
+from vertebra.train import run_checkpoint as checkpoint_module
+from vertebra.train.training_log import read_log
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="names of open files are asked of Linux")
 
@@ -562,8 +562,8 @@ def test_tensorboard_in_a_folder_whose_name_is_no_utf8(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
     folder = tmp_path / "caf\udce9"
     folder.mkdir()
-    with _log.Log(folder, 0) as log:
+    with training_log.Log(folder, 0) as log:
         log.write(1, loss=0.5)
-    (events,) = (folder / _log.BOARD).iterdir()
+    (events,) = (folder / training_log.BOARD).iterdir()
     assert b"loss" in events.read_bytes()
     assert read_log(folder) == [{"step": 1, "loss": 0.5}]

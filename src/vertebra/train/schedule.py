@@ -14,7 +14,7 @@ from vertebra.errors import UsageError
 from vertebra.models import ConvNet
 from vertebra.pixels import view
 
-from ._settings import Settings
+from .train_settings import Settings
 
 # Tan & Le 2021, Table 6: of the size, the magnitude and the dropout that are reached at the end.
 _FIRST_SIZE, _FIRST_MAGNITUDE, _FIRST_DROPOUT = 128 / 300, 5 / 15, 0.1 / 0.3

@@ -24,9 +24,9 @@ from vertebra.card import Preprocessing
 from vertebra.errors import ImageError, needing
 from vertebra.pixels import fit, open_image
 
-from ._measure import Labels
-from ._recipe import Strength, strength
-from ._settings import Settings
+from .metrics import Labels
+from .schedule import Strength, strength
+from .train_settings import Settings
 
 
 class Draw(NamedTuple):

@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ._calibrate import PRIOR, Prior, cross_entropy, posterior_loss
-from ._measure import Floats, Labels
+from .metrics import Floats, Labels
+from .temperature import PRIOR, Prior, cross_entropy, posterior_loss
 
 STRENGTHS = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7, 1e-7)
 _STEPS = 300

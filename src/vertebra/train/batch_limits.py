@@ -14,8 +14,8 @@ from vertebra.errors import UsageError
 from vertebra.models import ConvNet, create_model
 from vertebra.pixels import SMALL
 
-from ._recipe import dropouts, freeze, set_training, strength
-from ._settings import Settings
+from .schedule import dropouts, freeze, set_training, strength
+from .train_settings import Settings
 
 
 def check_settings(settings: Settings, processes: int) -> None:

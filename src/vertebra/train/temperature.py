@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vertebra.intervals import Interval, wilson
 
-from ._measure import Floats, Labels
+from .metrics import Floats, Labels
 
 # A temperature beyond these says that there was too little to fit it on.
 _RANGE = (0.05, 20.0)

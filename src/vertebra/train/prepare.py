@@ -14,11 +14,11 @@ from vertebra.card import Decoding
 from vertebra.data import Album, Audit, Dataset, Facts, Photo, assign_folds, audit, find_duplicates, usable_part
 from vertebra.units import counted
 
-from ._calibrate import Fit, Rejection, Threshold, cross_fitted, fit_temperature, fit_threshold, rejection, softmax
-from ._folder import DATA, SETTINGS, TrainError
-from ._measure import Floats, Labels, Measures, calibration_error, measure, weights_of
-from ._settings import Settings
-from ._trained import trained_among
+from .metrics import Floats, Labels, Measures, calibration_error, measure, weights_of
+from .run_folder import DATA, SETTINGS, TrainError
+from .temperature import Fit, Rejection, Threshold, cross_fitted, fit_temperature, fit_threshold, rejection, softmax
+from .train_settings import Settings
+from .trained_photos import trained_among
 
 # What is being done, how much of it is done, how much it has in all.
 Tell = Callable[[str, int, int], None]

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from vertebra.train import TrainError
-from vertebra.train import _checkpoint as checkpoint
-from vertebra.train._checkpoint import Position, best_file, load, read_position, save, save_best
-from vertebra.train._folder import CHECKPOINT
-from vertebra.train._world import World
+from vertebra.train import run_checkpoint as checkpoint
+from vertebra.train.distributed import World
+from vertebra.train.run_checkpoint import Position, best_file, load, read_position, save, save_best
+from vertebra.train.run_folder import CHECKPOINT
 
 FIRST, SECOND = (World(rank, 1, 1, torch.device("cpu")) for rank in range(2))
 REFUSED = rf"{CHECKPOINT} cannot be used \(.*\)\. Start a new run, or put the file back"
