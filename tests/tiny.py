@@ -179,13 +179,13 @@ def whole_names() -> Iterator[None]:
 @contextlib.contextmanager
 def tiny_names() -> Iterator[None]:
     """Each registered name builds the tiny network of its family, unless it is asked for with published weights."""
-    from vertebra.models import _registry
+    from vertebra.models import registry
 
     def build(network: Any, weights_enum: Any, weights: Any, *arguments: Any, **options: Any) -> Any:
-        name = _registry._name_of(weights_enum)
-        if not _whole and not isinstance(_registry.resolve(weights_enum, weights), weights_enum):
-            network = _constructor(name, _registry.get_family(name))
-        return _registry.build(network, weights_enum, weights, *arguments, **options)
+        name = registry._name_of(weights_enum)
+        if not _whole and not isinstance(registry.resolve(weights_enum, weights), weights_enum):
+            network = _constructor(name, registry.get_family(name))
+        return registry.build(network, weights_enum, weights, *arguments, **options)
 
     with contextlib.ExitStack() as stack:
         for family, function in FAMILIES.items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import operator
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -175,6 +176,13 @@ def noting() -> Iterator[list[str]]:
 def warn(text: str) -> None:
     """Tell it: a line on stderr from the command line, a `VertebraWarning` from Python."""
     warnings.warn(text, VertebraWarning, stacklevel=3)
+
+
+def check_count(name: str, value: Any) -> int:
+    """The positive whole number, also of numpy; a `UsageError` for anything else."""
+    if not isinstance(value, bool) and hasattr(value, "__index__") and operator.index(value) >= 1:
+        return operator.index(value)
+    raise UsageError(f"{name} is {value!r}; it must be a whole number of at least 1.")
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:

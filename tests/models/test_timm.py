@@ -301,16 +301,16 @@ def test_parameters_are_grouped_as_in_timm(name: str) -> None:
 
 
 def test_tags_name_weights_that_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vertebra.models import _registry
+    from vertebra.models import registry
 
     taken: list[Any] = []
-    registered = _registry._MODELS["resnet50"]
+    registered = registry._MODELS["resnet50"]
 
     def builder(**options: Any) -> Any:
         taken.append(options["weights"])
         return SimpleNamespace()
 
-    monkeypatch.setitem(_registry._MODELS, "resnet50", _registry.replace(registered, builder=builder))
+    monkeypatch.setitem(registry._MODELS, "resnet50", registry.replace(registered, builder=builder))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name in ("resnet50.tv_in1k", "resnet50.tv2_in1k", "tv_resnet50"):

@@ -390,7 +390,7 @@ def test_same_padding_is_tensorflows(size: tuple[int, int]) -> None:
     """TensorFlow pads for the size at hand; the original package does so too where no size is fixed."""
     from efficientnet_lite_pytorch.utils import Conv2dDynamicSamePadding
 
-    from vertebra.models._layers import Conv2dSame
+    from vertebra.models.layers import Conv2dSame
 
     for kernel in (3, 5):
         expected = Conv2dDynamicSamePadding(3, 6, kernel, stride=2)
@@ -419,7 +419,7 @@ def test_a_damaged_download_is_fetched_again(tmp_path: Path, monkeypatch: pytest
     import hashlib
 
     from vertebra.models import _checkpoint
-    from vertebra.models._weights import WeightsEnum
+    from vertebra.models.published_weights import WeightsEnum
 
     network = create_model("mobilenet_v2", weights=None)
     file = tmp_path / "net.pth"

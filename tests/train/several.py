@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from vertebra.card import Preprocessing
-from vertebra.models._base import ConvNet
+from vertebra.models.convnet import ConvNet
 from vertebra.train import TrainError
 from vertebra.train.distributed import current_world
 from vertebra.train.fit import Part, Trainer

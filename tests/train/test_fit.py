@@ -20,7 +20,7 @@ from torch import nn
 
 from vertebra.card import Preprocessing
 from vertebra.errors import UsageError
-from vertebra.models._base import ConvNet
+from vertebra.models.convnet import ConvNet
 from vertebra.stopping import terminable
 from vertebra.train import Settings, TrainError, training_log
 from vertebra.train import run_checkpoint as checkpoint

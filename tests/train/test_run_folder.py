@@ -25,8 +25,8 @@ import vertebra
 from vertebra.errors import InUseError, UsageError, VertebraWarning
 from vertebra.files import Lines
 from vertebra.model_table import networks
-from vertebra.models import _registry, get_model_weights
-from vertebra.models._base import ConvNet
+from vertebra.models import get_model_weights, registry
+from vertebra.models.convnet import ConvNet
 from vertebra.train import TrainError, resume, training_log
 from vertebra.train import run_checkpoint as checkpoint_module
 from vertebra.train.training_log import read_log
@@ -62,8 +62,8 @@ def _plain(monkeypatch):
     def build(weights=None, num_classes=None, **options):
         return Plain(num_classes or 2)
 
-    entry = _registry._Registered(build, get_model_weights("resnet18"), "resnet")
-    monkeypatch.setitem(_registry._MODELS, "plain", entry)
+    entry = registry._Registered(build, get_model_weights("resnet18"), "resnet")
+    monkeypatch.setitem(registry._MODELS, "plain", entry)
     monkeypatch.setitem(networks(), "plain", replace(networks()["resnet18"], name="plain"))
     # It takes seconds to import, and has a test of its own.
     real = importlib.util.find_spec

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from vertebra.errors import UsageError
+from vertebra.errors import UsageError, check_count
 from vertebra.model_argument import ModelArgument, ModelKind, resolve_model
 from vertebra.models import ConvNet, create_model, get_model, get_model_weights
-from vertebra.models._base import check_count
 from vertebra.models._checkpoint import read_card
 from vertebra.models._state_dict import meta_build
 

@@ -11,8 +11,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from vertebra.errors import VertebraError
-from vertebra.models._base import check_count
+from vertebra.errors import VertebraError, check_count
 
 from . import _trace, training_memory
 from ._network import Subject, prepare

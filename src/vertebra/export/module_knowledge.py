@@ -20,7 +20,7 @@ from vertebra.anatomy._trace import unwrapped
 from vertebra.card import Card, Preprocessing, WeightSource
 from vertebra.errors import UsageError, warn
 from vertebra.models import ConvNet, get_model_weights, get_weight
-from vertebra.models._origin import Origin
+from vertebra.models.origin import Origin
 from vertebra.preprocessing import timm_config
 
 from .network_card import LICENCES, OPTIONS, Prepared, assumed_input, finished, is_weight_file, same_order, view

@@ -15,8 +15,8 @@ from vertebra.errors import UsageError, warn
 from vertebra.model_argument import ModelArgument, ModelKind, resolve_model
 from vertebra.models import ConvNet, WeightsEnum, create_model, get_model_weights
 from vertebra.models._checkpoint import CHECKSUM_KEY, NETWORK_KEY, checksum, read_card
-from vertebra.models._registry import check_architecture
-from vertebra.models._weights import published, resolve
+from vertebra.models.origin import check_architecture
+from vertebra.models.published_weights import published, resolve
 from vertebra.weight_files import cached_path
 
 from .module_knowledge import prepare_module

@@ -16,11 +16,11 @@ from torch.nn import functional as F
 
 from vertebra.errors import UsageError, warn
 
-from ._feature_maps import FeatureInfo, MapEnd, map_ends, map_indices, stage_modules
+from .feature_maps import FeatureInfo, MapEnd, map_ends, map_indices, stage_modules
 
 if TYPE_CHECKING:
-    from ._base import ConvNet
-    from ._weights import WeightsEnum
+    from .convnet import ConvNet
+    from .published_weights import WeightsEnum
 
 # --- arguments --------------------------------------------------------------------------------------------------------
 

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from vertebra.errors import WeightsError, warn
 
-from ._base import untold_of
 from ._checkpoint import Content, named_tensors
 from ._inert import Foreign
 from ._state_dict import some
+from .convnet import untold_of
 
 N = TypeVar("N")
 

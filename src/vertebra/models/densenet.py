@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._base import ConvNet, checkpointed
-from ._registry import build, register_model
-from ._weights import WeightsEnum, entry
+from .convnet import ConvNet, checkpointed
+from .published_weights import WeightsEnum, entry
+from .registry import build, register_model
 
 __all__ = [
     "DenseNet",

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from vertebra.errors import UsageError
 
-from ._base import ConvNet
-from ._efficientnet_weights import (
+from .convnet import ConvNet
+from .efficientnet_weights import (
     EfficientNet_B0_Weights,
     EfficientNet_B1_Weights,
     EfficientNet_B2_Weights,
@@ -38,8 +38,8 @@ from ._efficientnet_weights import (
     EfficientNet_V2_M_Weights,
     EfficientNet_V2_S_Weights,
 )
-from ._layers import Conv2dNormActivation, Conv2dSame, Layer, SqueezeExcitation, StochasticDepth, make_divisible
-from ._registry import build, register_model
+from .layers import Conv2dNormActivation, Conv2dSame, Layer, SqueezeExcitation, StochasticDepth, make_divisible
+from .registry import build, register_model
 
 __all__ = [
     "EfficientNet",

@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 from vertebra.errors import UsageError
 
-from ._base import ConvNet
-from ._layers import Layer
-from ._registry import build, register_model
-from ._weights import _REFERENCES, WeightsEnum, entry, published, resolve
+from .convnet import ConvNet
+from .layers import Layer
+from .published_weights import REFERENCES, WeightsEnum, entry, published, resolve
+from .registry import build, register_model
 
 __all__ = [
     "GoogLeNet",
@@ -233,7 +233,7 @@ class GoogLeNet_Weights(WeightsEnum):
         1.498,
         49.731,
         min_size=15,
-        recipe=f"{_REFERENCES}#googlenet",
+        recipe=f"{REFERENCES}#googlenet",
         docs="These weights are ported from the original paper.",
     )
     DEFAULT = IMAGENET1K_V1

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from vertebra.errors import UsageError
 
-from ._base import ConvNet
-from ._layers import Conv2dNormActivation, Layer, make_divisible
-from ._registry import build, register_model
-from ._weights import _ISSUES, _REFERENCES, WeightsEnum, entry
+from .convnet import ConvNet
+from .layers import Conv2dNormActivation, Layer, make_divisible
+from .published_weights import ISSUES, REFERENCES, WeightsEnum, entry
+from .registry import build, register_model
 
 __all__ = [
     "MobileNetV2",
@@ -140,7 +140,7 @@ class MobileNet_V2_Weights(WeightsEnum):
         90.286,
         0.301,
         13.555,
-        recipe=f"{_REFERENCES}#mobilenetv2",
+        recipe=f"{REFERENCES}#mobilenetv2",
         docs="These weights reproduce closely the results of the paper using a simple training recipe.",
     )
     IMAGENET1K_V2 = entry(
@@ -151,7 +151,7 @@ class MobileNet_V2_Weights(WeightsEnum):
         0.301,
         13.598,
         resize=232,
-        recipe=f"{_ISSUES}/3995#new-recipe-with-reg-tuning",
+        recipe=f"{ISSUES}/3995#new-recipe-with-reg-tuning",
         docs="These weights improve upon the results of the original paper by using a modified version of "
         "TorchVision's new training recipe "
         "(https://pytorch.org/blog/how-to-train-state-of-the-art-models-using-torchvision-latest-primitives/).",

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from vertebra.errors import UsageError
 
-from ._base import ConvNet
-from ._layers import Layer
-from ._registry import build, register_model
-from ._weights import _ISSUES, _REFERENCES, WeightsEnum, entry
+from .convnet import ConvNet
+from .layers import Layer
+from .published_weights import ISSUES, REFERENCES, WeightsEnum, entry
+from .registry import build, register_model
 
 __all__ = [
     "ResNet",
@@ -220,19 +220,19 @@ class ResNet(ConvNet):
 
 _v1 = partial(
     entry,
-    recipe=f"{_REFERENCES}#resnet",
+    recipe=f"{REFERENCES}#resnet",
     docs="These weights reproduce closely the results of the paper using a simple training recipe.",
 )
-_v1_next = partial(_v1, recipe=f"{_REFERENCES}#resnext")
+_v1_next = partial(_v1, recipe=f"{REFERENCES}#resnext")
 _v1_wide = partial(_v1, recipe="https://github.com/pytorch/vision/pull/912#issue-445437439")
 _v2 = partial(
     entry,
     resize=232,
-    recipe=f"{_ISSUES}/3995#new-recipe",
+    recipe=f"{ISSUES}/3995#new-recipe",
     docs="These weights improve upon the results of the original paper by using TorchVision's new training recipe "
     "(https://pytorch.org/blog/how-to-train-state-of-the-art-models-using-torchvision-latest-primitives/).",
 )
-_v2_fixres = partial(_v2, recipe=f"{_ISSUES}/3995#new-recipe-with-fixres")
+_v2_fixres = partial(_v2, recipe=f"{ISSUES}/3995#new-recipe-with-fixres")
 
 
 class ResNet18_Weights(WeightsEnum):
@@ -254,7 +254,7 @@ class ResNet50_Weights(WeightsEnum):
         95.434,
         4.089,
         97.79,
-        recipe=f"{_ISSUES}/3995#issuecomment-1013906621",
+        recipe=f"{ISSUES}/3995#issuecomment-1013906621",
     )
     DEFAULT = IMAGENET1K_V2
 

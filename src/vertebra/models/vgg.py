@@ -13,9 +13,9 @@ from torch import nn
 
 from vertebra.errors import UsageError
 
-from ._base import ConvNet
-from ._registry import build, register_model
-from ._weights import _REFERENCES, WeightsEnum, entry
+from .convnet import ConvNet
+from .published_weights import REFERENCES, WeightsEnum, entry
+from .registry import build, register_model
 
 __all__ = [
     "VGG",
@@ -129,7 +129,7 @@ def _vgg(cfg: str, batch_norm: bool, in_channels: int = 3, **options: Any) -> VG
 _row = partial(
     entry,
     min_size=32,
-    recipe=f"{_REFERENCES}#alexnet-and-vgg",
+    recipe=f"{REFERENCES}#alexnet-and-vgg",
     docs="These weights were trained from scratch by using a simplified training recipe.",
 )
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vertebra.card import Card
+from vertebra.errors import WeightsError
 
-from ._weights import WeightsEnum
+from .published_weights import WeightsEnum
 
 
 @dataclass(frozen=True)
@@ -18,3 +19,13 @@ class Origin:
     weights: WeightsEnum | None  # published ones
     file: Path | None = None  # one's own, absolute
     card: Card | None = None  # what that file says of itself
+
+
+def check_architecture(card: Card | None, name: str, path: Path) -> None:
+    """Refuse a file that says that its weights are another network's.
+
+    Raises:
+        WeightsError: it does.
+    """
+    if card is not None and card.architecture != name:
+        raise WeightsError(f"'{path}' holds weights of {card.architecture}, and {name} was asked for. Name the former.")

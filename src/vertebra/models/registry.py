@@ -15,19 +15,18 @@ from typing import Any, TypeVar, cast
 from torch import Tensor, nn
 
 from vertebra import weight_files
-from vertebra.card import Card
-from vertebra.errors import UsageError, WeightsError, nearest, warn
+from vertebra.errors import UsageError, WeightsError, check_count, nearest, warn
 from vertebra.model_table import FAMILIES as FAMILIES
 from vertebra.model_table import check_family
 from vertebra.timm_names import ALIASES, TAGS, TimmName, explain_unknown, read_name
 
-from . import _checkpoint, _timm_weights
-from ._base import ConvNet, check_count
-from ._origin import Origin
+from . import _checkpoint, timm_weights
 from ._state_dict import fitting, load_state_dict, meta_build
 from ._timm import translated
 from ._unwrap import Candidate, fitting_weights
-from ._weights import WeightsEnum, published, resolve
+from .convnet import ConvNet
+from .origin import Origin, check_architecture
+from .published_weights import WeightsEnum, published, resolve
 
 Builder = Callable[..., ConvNet]
 B = TypeVar("B", bound=Builder)
@@ -147,12 +146,12 @@ def build(
         return _lacking_head(names(), cls._own_names(tensors), cls._head)
 
     candidate, (model, state) = fitting_weights(
-        content, ((cls._stem, cls._head), *_timm_weights.marks(cls)), fit, lacking
+        content, ((cls._stem, cls._head), *timm_weights.marks(cls)), fit, lacking
     )
     asked = options if low_resolution is None else options | {"low_resolution": low_resolution}
     said = _known(candidate.untold, cls, "low_resolution")
     _tell_options(path, said, asked, assumed if isinstance(source, Path) else None)
-    _timm_weights.tell_difference(content, candidate.tensors, _name_of(weights_enum), cls)
+    timm_weights.tell_difference(content, candidate.tensors, _name_of(weights_enum), cls)
     if low_resolution is None and model.untold["low_resolution"] and "low_resolution" not in candidate.untold:
         warn(f"'{path}' has first kernels of 3 × 3, so reset_resolution() is taken to have been called on its network.")
     if not mapped:  # of a mapped file that would read every page, most of which nobody needs yet
@@ -225,16 +224,6 @@ def _tell_options(
     for name, value in (assumed or {}).items():
         if name not in said and name not in options and not value:
             warn(f"'{path}' does not say {name}; {name}={value!r} is assumed. Give {name}=… where it is otherwise.")
-
-
-def check_architecture(card: Card | None, name: str, path: Path) -> None:
-    """Refuse a file that says that its weights are another network's.
-
-    Raises:
-        WeightsError: it does.
-    """
-    if card is not None and card.architecture != name:
-        raise WeightsError(f"'{path}' holds weights of {card.architecture}, and {name} was asked for. Name the former.")
 
 
 def _name_of(weights_enum: type[WeightsEnum]) -> str:

@@ -22,8 +22,8 @@ from vertebra.imagenet import class_names
 from . import _checkpoint
 from ._preset import ImageClassification
 
-_REFERENCES = "https://github.com/pytorch/vision/tree/main/references/classification"
-_ISSUES = "https://github.com/pytorch/vision/issues"
+REFERENCES = "https://github.com/pytorch/vision/tree/main/references/classification"
+ISSUES = "https://github.com/pytorch/vision/issues"
 
 
 @dataclass(frozen=True)

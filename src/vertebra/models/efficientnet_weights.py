@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from ._weights import _ISSUES, _REFERENCES, WeightsEnum, entry
+from .published_weights import ISSUES, REFERENCES, WeightsEnum, entry
 
 _PORTED = "These weights are ported from the original paper."
 _RETRAINED = (
@@ -12,8 +12,8 @@ _RETRAINED = (
     "training recipe "
     "(https://pytorch.org/blog/how-to-train-state-of-the-art-models-using-torchvision-latest-primitives/)."
 )
-_v1_row = partial(entry, interpolation="bicubic", recipe=f"{_REFERENCES}#efficientnet-v1", docs=_PORTED)
-_v2_row = partial(entry, min_size=33, recipe=f"{_REFERENCES}#efficientnet-v2", docs=_RETRAINED)
+_v1_row = partial(entry, interpolation="bicubic", recipe=f"{REFERENCES}#efficientnet-v1", docs=_PORTED)
+_v2_row = partial(entry, min_size=33, recipe=f"{REFERENCES}#efficientnet-v2", docs=_RETRAINED)
 # (x - 127) / 128 for x of 0 to 255; the shorter side is the size / 0.875.
 _lite_row = partial(
     entry,
@@ -41,7 +41,7 @@ class EfficientNet_B1_Weights(WeightsEnum):
         30.136,
         240,
         255,
-        recipe=f"{_ISSUES}/3995#new-recipe-with-lr-wd-crop-tuning",
+        recipe=f"{ISSUES}/3995#new-recipe-with-lr-wd-crop-tuning",
         docs=_RETRAINED,
     )
     DEFAULT = IMAGENET1K_V2

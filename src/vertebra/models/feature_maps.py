@@ -12,7 +12,7 @@ from torch import nn
 from vertebra.errors import UsageError
 
 if TYPE_CHECKING:
-    from ._base import ConvNet
+    from .convnet import ConvNet
 
 
 class FeatureInfo:

@@ -5,7 +5,6 @@ A family lists its stages once, in its constructor, as the paper's table does. E
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -18,13 +17,13 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
-from vertebra.errors import UsageError, WeightsError, warn
+from vertebra.errors import UsageError, WeightsError, check_count, warn
 
 from ._timm import NoClassifier, TimmMethods, checked_pooling, is_zero, unpooled_head
-from ._timm_weights import named_as_here
+from .timm_weights import named_as_here
 
 if TYPE_CHECKING:
-    from ._origin import Origin
+    from .origin import Origin
 
 
 @dataclass(frozen=True)
@@ -424,13 +423,6 @@ def untold_of(state_dict: Any, module: str = "") -> dict[str, Any]:
     of_module = modules.get(module) if isinstance(modules, dict) else None
     said = of_module.get(UNTOLD) if isinstance(of_module, dict) else None
     return said if isinstance(said, dict) else {}
-
-
-def check_count(name: str, value: Any) -> int:
-    """The positive whole number, also of numpy; a `UsageError` for anything else."""
-    if not isinstance(value, bool) and hasattr(value, "__index__") and operator.index(value) >= 1:
-        return operator.index(value)
-    raise UsageError(f"{name} is {value!r}; it must be a whole number of at least 1.")
 
 
 def _segments(modules: Sequence[nn.Module]) -> Iterator[nn.Sequential]:
