@@ -59,9 +59,9 @@ TESTS: dict[str, list[str]] = {
         "-k",
         "not mnn and not spawned and not form and not torch",
     ],
-    "runtime/runners.py": ["tests/runtime/test_runners.py"],
-    "runtime/output.py": ["tests/runtime/test_output.py"],
-    "runtime/formats.py": ["tests/runtime/test_formats.py", "tests/runtime/test_output.py"],
+    "runtime/engine_cache.py": ["tests/runtime/test_engine_cache.py"],
+    "runtime/result_file.py": ["tests/runtime/test_result_file.py"],
+    "runtime/formats.py": ["tests/runtime/test_formats.py", "tests/runtime/test_result_file.py"],
     "model_checksum.py": ["tests/test_model_checksum.py"],
     "models/_checkpoint.py": ["tests/models/test_checkpoint.py"],
     "models/_unwrap.py": ["tests/models/test_unwrap.py", "tests/models/test_checkpoint.py"],
@@ -77,7 +77,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "BATCH = 17": "photos of one call",
         "1 if batch == 1": "a batch has one image at least",
     },
-    "runtime/output.py": {
+    "runtime/result_file.py": {
         'suffix.lower() <= ".csv"': "the first of the three in the alphabet",
         "st_ctime) >= self": "two clocks that agree to the last digit",
         "error.errno or 1": "neither number is of those with a cure",

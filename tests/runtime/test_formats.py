@@ -10,9 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vertebra.runtime.formats import Csv, JsonLines, path_of_text, row_of, text_of_path
-from vertebra.runtime.output import Output
+from vertebra.runtime.photo_paths import Photo
 from vertebra.runtime.predictor import Prediction
-from vertebra.runtime.sources import Photo
+from vertebra.runtime.result_file import Output
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image, ImageSequence
 
 from vertebra.errors import ImageError, UsageError
+from vertebra.runtime.photo_paths import photos as photos_of_command
 from vertebra.runtime.predictor import Predictor
-from vertebra.runtime.sources import photos as photos_of_command
 from vertebra.runtime.trial import trial_images
 
 torch = pytest.importorskip("torch")
@@ -462,7 +462,7 @@ def test_every_tensor_is_known_without_torch(tiny_model, monkeypatch):
     """A base install has no torch, and nothing there is a tensor."""
     import sys
 
-    from vertebra.runtime.arrays import is_tensor
+    from vertebra.runtime.array_inputs import is_tensor
 
     tensor = torch.zeros(1)
     assert is_tensor(tensor)

@@ -24,13 +24,15 @@ from vertebra import cache
 from vertebra.card import Card, CardError, Decoding, Preprocessing, read_card
 from vertebra.errors import ImageError, MissingExtraError, UsageError
 from vertebra.pixels import network_pixels
-from vertebra.runtime import mnn
-from vertebra.runtime.engines import EngineError, OnnxRuntimeEngine, Plan, Runner, open_engine
+from vertebra.runtime import mnn_engine
+from vertebra.runtime.engine import EngineError, Plan
+from vertebra.runtime.engines import Runner, open_engine
+from vertebra.runtime.onnxruntime_engine import OnnxRuntimeEngine
+from vertebra.runtime.photo_paths import Photo
 from vertebra.runtime.predictor import Prediction, Predictor, best_classes
-from vertebra.runtime.sources import Photo
 from vertebra.runtime.trial import trial_images
 
-needs_mnn = pytest.mark.skipif(not mnn.installed(), reason="MNN is not installed")
+needs_mnn = pytest.mark.skipif(not mnn_engine.installed(), reason="MNN is not installed")
 ENGINES = ["onnxruntime", pytest.param("mnn", marks=needs_mnn)]
 
 
@@ -87,7 +89,7 @@ def test_a_bad_photo_is_an_error(tiny_model, photos):
 
 def test_a_web_address_is_fetched(tiny_model, photos, monkeypatch):
     content = Path(photos[0]).read_bytes()
-    monkeypatch.setattr("vertebra.runtime.sources.fetch", lambda url: content)
+    monkeypatch.setattr("vertebra.runtime.photo_paths.fetch", lambda url: content)
     network = Predictor(tiny_model)
     result = network.predict("https://example.org/photo.png")
     assert result.path == "https://example.org/photo.png"
@@ -284,8 +286,8 @@ def test_mnn_gives_what_onnx_runtime_gives(tiny_model):
 def test_mnn_is_trusted_only_after_a_comparison(write_model, tmp_path, monkeypatch):
     path = write_model(tmp_path / "m.onnx", seed=5)
     card = Predictor(path).card
-    run = mnn.MnnEngine.run
-    monkeypatch.setattr(mnn.MnnEngine, "run", lambda *arguments: [value * 1.1 for value in run(*arguments)])
+    run = mnn_engine.MnnEngine.run
+    monkeypatch.setattr(mnn_engine.MnnEngine, "run", lambda *arguments: [value * 1.1 for value in run(*arguments)])
     with pytest.raises(EngineError, match=r"differ by .* in the probabilities"):
         open_engine(path, card, Plan("mnn"))
     monkeypatch.undo()
@@ -311,10 +313,10 @@ def forms(tmp_path, monkeypatch):
     monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(cache, "_told", set())
     (tmp_path / "scratch").mkdir()
-    monkeypatch.setattr(mnn, "scratch_dir", lambda: tmp_path / "scratch")
+    monkeypatch.setattr(mnn_engine, "scratch_dir", lambda: tmp_path / "scratch")
     runs = []
-    convert = mnn.convert
-    monkeypatch.setattr(mnn, "convert", lambda *paths: runs.append(1) or convert(*paths))
+    convert = mnn_engine.convert
+    monkeypatch.setattr(mnn_engine, "convert", lambda *paths: runs.append(1) or convert(*paths))
     return runs
 
 
@@ -382,7 +384,7 @@ def test_mnn_says_nothing_on_standard_output(tiny_model, photos, capfd):
 
 
 def test_without_mnn(tiny_model, photos, monkeypatch):
-    monkeypatch.setattr(mnn, "installed", lambda: False)
+    monkeypatch.setattr(mnn_engine, "installed", lambda: False)
     with pytest.raises(MissingExtraError, match=r"vertebra\[fast\]"):
         Predictor(tiny_model, engine="mnn").predict(photos[0])
     auto = Predictor(tiny_model)
@@ -555,7 +557,7 @@ def test_a_network_is_freed_with_its_last_reference(tiny_model, photos, monkeypa
         engines.append(weakref.ref(engine))
         return engine
 
-    monkeypatch.setattr("vertebra.runtime.runners.open_engine", opened)
+    monkeypatch.setattr("vertebra.runtime.engine_cache.open_engine", opened)
     gc.collect()
     gc.disable()
     try:

@@ -15,8 +15,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vertebra.runtime import mnn
-from vertebra.runtime.engines import EngineError, open_engine
+from vertebra.runtime import mnn_engine
+from vertebra.runtime.engine import EngineError
+from vertebra.runtime.engines import open_engine
 from vertebra.serve.batcher import Batcher
 
 onnx = pytest.importorskip("onnx")
@@ -213,7 +214,7 @@ def engines(monkeypatch):
         found.append(weakref.ref(engine))
         return engine
 
-    monkeypatch.setattr("vertebra.runtime.runners.open_engine", opened)
+    monkeypatch.setattr("vertebra.runtime.engine_cache.open_engine", opened)
     return found
 
 
@@ -302,7 +303,7 @@ def enlarged(turn, *, damaged):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
-@pytest.mark.parametrize("engine", ["onnxruntime", *(["mnn"] if mnn.installed() else [])])
+@pytest.mark.parametrize("engine", ["onnxruntime", *(["mnn"] if mnn_engine.installed() else [])])
 @pytest.mark.parametrize("damaged", [False, True])
 def test_memory_is_flat_over_50_reloads_under_load(write_model, tmp_path, pngs, call, engine, damaged):
     """A model of 44 MB that is replaced 50 times while others predict and explain, all of them with success."""

@@ -94,7 +94,7 @@ def openvino(files: Files, batch: int, threads: int) -> Ready:
 
 def mnn(files: Files, batch: int, threads: int) -> Ready:
     """MNN with its default settings."""
-    from vertebra.runtime.mnn import convert, quietly_imported
+    from vertebra.runtime.mnn_engine import convert, quietly_imported
 
     library = quietly_imported()
     with tempfile.TemporaryDirectory() as folder:

@@ -284,7 +284,7 @@ def _channels(option: str, text: str) -> tuple[float, ...]:
 
 def _photos(option: str, folder: Path, most: int) -> list[Path]:
     """At most so many photos of a folder and all below it, evenly over their sorted paths."""
-    from vertebra.runtime.sources import photos
+    from vertebra.runtime.photo_paths import photos
 
     if not folder.is_dir():
         raise UsageError(f"{option} {folder} is no folder. Give one with photos.")

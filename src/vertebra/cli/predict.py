@@ -20,9 +20,9 @@ from vertebra.progress import progress
 from vertebra.units import counted
 
 if TYPE_CHECKING:
-    from vertebra.runtime.output import Output
+    from vertebra.runtime.photo_paths import Photo
     from vertebra.runtime.predictor import Prediction, Predictor
-    from vertebra.runtime.sources import Photo
+    from vertebra.runtime.result_file import Output
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -94,8 +94,8 @@ def run(settings: Settings) -> None:
         VertebraError: the model or the settings cannot be used, or results cannot be written.
     """
     from vertebra.loading import load
+    from vertebra.runtime.photo_paths import STANDARD_INPUT, photos
     from vertebra.runtime.predictor import Prediction
-    from vertebra.runtime.sources import STANDARD_INPUT, photos
 
     if "" in settings.photos:
         raise UsageError(
@@ -233,7 +233,7 @@ def _output(settings: Settings, top: int, predictor: Predictor) -> Iterator[Outp
         yield None
         return
     from vertebra.cache import fingerprint
-    from vertebra.runtime.output import Output
+    from vertebra.runtime.result_file import Output
 
     with Output(
         settings.out,

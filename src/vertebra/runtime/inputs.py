@@ -21,9 +21,9 @@ from vertebra.errors import ImageError, UsageError
 from vertebra.photo_files import HEAD_BYTES, SUFFIXES, image_format
 from vertebra.pixels import Pixels, Source, has_frames
 
-from .arrays import Tensor, images_of, is_array, network_pixels_of
-from .refusal import TABLES, refusal
-from .sources import Photo, is_url, photos
+from .array_inputs import Tensor, images_of, is_array, network_pixels_of
+from .input_errors import TABLES, refusal
+from .photo_paths import Photo, is_url, photos
 
 # One image: a path, a web address, the content of a file, an open binary file, a picture of Pillow, pixels.
 ImageInput: TypeAlias = (

@@ -10,7 +10,7 @@ import numpy as np
 from vertebra.card import Card
 from vertebra.errors import printable
 
-from .engines import FloatArray
+from .engine import FloatArray
 
 _SHOWN = 3  # classes in a repr, which is one line
 _BAR = 12  # width in em, of a probability of 1

@@ -23,13 +23,14 @@ from vertebra.machine import usable_cores
 from vertebra.model_checksum import checked_card
 from vertebra.pixels import Pixels, decode, fit, least_side, upright
 
-from .engines import EMBEDDING, PROBABILITIES, EngineError, FloatArray, Plan, Runner, check_engine
+from .engine import EMBEDDING, PROBABILITIES, EngineError, FloatArray, Plan, check_engine
+from .engine_cache import Runners
+from .engines import Runner
 from .inputs import Given, ImageInput, ImageInputs, NetworkPixels, Opened, many_inputs, one_input
-from .pipeline import read_ahead
+from .photo_paths import Photo
 from .prediction import Prediction as Prediction
 from .prediction import best_classes as best_classes
-from .runners import Runners
-from .sources import Photo
+from .prefetch import read_ahead
 
 BATCH = 16
 

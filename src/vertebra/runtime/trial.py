@@ -10,7 +10,8 @@ import numpy as np
 from vertebra.card import Card
 from vertebra.pixels import Pixels
 
-from .engines import OUTPUTS, PROBABILITIES, Engine, EngineError, FloatArray, OnnxRuntimeEngine, Plan
+from .engine import OUTPUTS, PROBABILITIES, Engine, EngineError, FloatArray, Plan
+from .onnxruntime_engine import OnnxRuntimeEngine
 
 # Largest difference that is taken for rounding: of a probability, and of any other output relative to its largest
 # value. Other orders of summing, and Winograd's way of convolving, stay a hundred times below both.

@@ -21,7 +21,7 @@ import numpy as np
 
 from vertebra.errors import ImageError, VertebraError
 from vertebra.pixels import Pixels
-from vertebra.runtime.engines import PROBABILITIES, FloatArray
+from vertebra.runtime.engine import PROBABILITIES, FloatArray
 
 from .batch_costs import BatchCosts
 

@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from vertebra import __version__
 from vertebra.pixels import Pixels
-from vertebra.runtime.engines import INPUT, OUTPUTS
+from vertebra.runtime.engine import INPUT, OUTPUTS
 
 from . import schemas
 from .api_errors import ApiError

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
-from vertebra.runtime.engines import EMBEDDING, PROBABILITIES
+from vertebra.runtime.engine import EMBEDDING, PROBABILITIES
 from vertebra.runtime.predictor import best_classes
 
 from .batcher import Job

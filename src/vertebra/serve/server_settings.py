@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from vertebra.errors import UsageError, VertebraWarning
 from vertebra.model_argument import resolve_model
-from vertebra.runtime.engines import check_engine
+from vertebra.runtime.engine import check_engine
 
 API_KEY_VARIABLE = "VERTEBRA_API_KEY"
 MIN_KEY_LENGTH = 8

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from vertebra import __version__
 from vertebra.pixels import Pixels, fit
-from vertebra.runtime.engines import EMBEDDING, FEATURES, PROBABILITIES, FloatArray
+from vertebra.runtime.engine import EMBEDDING, FEATURES, PROBABILITIES, FloatArray
 
 from . import saliency as heat
 from . import schemas

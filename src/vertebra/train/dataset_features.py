@@ -16,7 +16,7 @@ from vertebra.cache import cache_dir, fingerprint
 from vertebra.card import Preprocessing, read_card
 from vertebra.data import Dataset, Facts, Shelf
 from vertebra.pixels import FIT_VERSION, decoder
-from vertebra.runtime.engines import EMBEDDING, FloatArray, Plan, version_of
+from vertebra.runtime.engine import EMBEDDING, FloatArray, Plan, version_of
 from vertebra.runtime.predictor import Predictor
 
 from .dataset_inference import look_and_run

@@ -10,8 +10,9 @@ import numpy as np
 from vertebra.card import Preprocessing
 from vertebra.data import Album, Dataset, Facts, Photo, read_file
 from vertebra.pixels import fit
-from vertebra.runtime.engines import FloatArray, Runner
-from vertebra.runtime.pipeline import read_ahead
+from vertebra.runtime.engine import FloatArray
+from vertebra.runtime.engines import Runner
+from vertebra.runtime.prefetch import read_ahead
 
 
 def look_and_run(

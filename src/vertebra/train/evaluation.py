@@ -30,7 +30,7 @@ from vertebra.imagenet import is_imagenet, wnids
 from vertebra.loading import exported_file
 from vertebra.model_argument import ModelArgument, ModelKind, resolve_model
 from vertebra.report import interval, percent, versions
-from vertebra.runtime.engines import PROBABILITIES
+from vertebra.runtime.engine import PROBABILITIES
 from vertebra.runtime.predictor import Predictor
 from vertebra.units import counted
 

@@ -22,7 +22,7 @@ from vertebra.errors import ImageError, first_line
 from vertebra.machine import usable_cores
 from vertebra.models import ConvNet
 from vertebra.pixels import network_pixels
-from vertebra.runtime.pipeline import in_order
+from vertebra.runtime.prefetch import in_order
 from vertebra.stopping import SIGNALS, handled_by
 
 from . import schedule as recipe

@@ -27,8 +27,8 @@ from vertebra.errors import UsageError, VertebraError
 from vertebra.files import Lines, locked, no_folder, replacing, write_whole
 
 from .formats import Csv, JsonLines, need_pyarrow, parquet_lines, parquet_record, text_of_path, write_parquet
+from .photo_paths import Photo, is_url
 from .predictor import Prediction
-from .sources import Photo, is_url
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 

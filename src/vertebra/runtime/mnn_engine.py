@@ -34,7 +34,7 @@ from vertebra.errors import MissingExtraError, first_line, needing
 from vertebra.files import replacing
 from vertebra.pixels import Pixels
 
-from .engines import INPUT, PROBABILITIES, EngineError, FloatArray, Plan
+from .engine import INPUT, PROBABILITIES, EngineError, FloatArray, Plan
 from .trial import compare
 
 # How much memory a 3 × 3 convolution may spend on Winograd's way: large tiles, MNN's own choice and best for batches,

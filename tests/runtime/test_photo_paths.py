@@ -12,7 +12,7 @@ import pytest
 from vertebra.errors import ImageError, VertebraWarning
 from vertebra.photo_files import SUFFIXES
 from vertebra.pixels import decode
-from vertebra.runtime.sources import Photo, fetch, photos
+from vertebra.runtime.photo_paths import Photo, fetch, photos
 
 
 @pytest.fixture

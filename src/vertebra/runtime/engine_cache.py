@@ -14,8 +14,9 @@ from pathlib import Path
 from vertebra.cache import file_state, tell_once
 from vertebra.card import Card
 
-from .choose import WORTH_MEASURING, choose
-from .engines import EngineError, Plan, Runner, open_engine
+from .autotune import WORTH_MEASURING, choose
+from .engine import EngineError, Plan
+from .engines import Runner, open_engine
 
 # An engine holds hundreds of megabytes. Four: for one photo and for many, each with and without decoding beside it.
 OPEN = 4

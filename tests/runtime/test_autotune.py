@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 
 from vertebra.cache import cache_dir
-from vertebra.runtime import choose as module
-from vertebra.runtime import mnn
-from vertebra.runtime.choose import Measured, candidates, choose, fastest, measure, simple_plan
-from vertebra.runtime.engines import EngineError, Plan
+from vertebra.runtime import autotune as module
+from vertebra.runtime import mnn_engine
+from vertebra.runtime.autotune import Measured, candidates, choose, fastest, measure, simple_plan
+from vertebra.runtime.engine import EngineError, Plan
 from vertebra.runtime.predictor import Predictor
 
 ONNX = Plan("onnxruntime", 1, 2)
@@ -36,7 +36,7 @@ def timed(monkeypatch):
         monkeypatch.setattr(module, "measure", measured)
         return calls
 
-    monkeypatch.setattr(mnn, "installed", lambda: True)
+    monkeypatch.setattr(mnn_engine, "installed", lambda: True)
     return set_to
 
 
@@ -47,10 +47,10 @@ def test_a_single_image_gets_all_cores_and_many_get_lanes():
 
 
 def test_candidates(monkeypatch):
-    monkeypatch.setattr(mnn, "installed", lambda: True)
+    monkeypatch.setattr(mnn_engine, "installed", lambda: True)
     assert [plan.engine for plan in candidates(1, 2)] == ["onnxruntime", "mnn", "mnn"]
     assert [plan.engine for plan in candidates(1, 2, "onnxruntime")] == ["onnxruntime"]
-    monkeypatch.setattr(mnn, "installed", lambda: False)
+    monkeypatch.setattr(mnn_engine, "installed", lambda: False)
     assert [plan.engine for plan in candidates(1, 2)] == ["onnxruntime"]
 
 
@@ -116,7 +116,7 @@ def test_where_the_cores_decode_as_well_plans_are_measured_so(tiny_model, monkey
         return [Measured(plan, 0.1, 0.02 if plan == together and decoding else 0.01 / plan.threads) for plan in plans]
 
     monkeypatch.setattr(module, "measure", measure)
-    monkeypatch.setattr(mnn, "installed", lambda: False)
+    monkeypatch.setattr(mnn_engine, "installed", lambda: False)
     network = Predictor(tiny_model, threads=2)
     assert network.tune(16) == together
     assert network.runner(16, tune=True).plan.lanes == network.runner(16).plan.lanes == 2

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from vertebra.errors import InUseError, MissingExtraError, UsageError
-from vertebra.runtime import output as output_module
-from vertebra.runtime.output import Output, OutputError
+from vertebra.runtime import result_file as output_module
+from vertebra.runtime.photo_paths import Photo
 from vertebra.runtime.predictor import Prediction
-from vertebra.runtime.sources import Photo
+from vertebra.runtime.result_file import Output, OutputError
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
@@ -296,7 +296,7 @@ def test_no_room_to_make_the_parquet_file(tmp_path, monkeypatch):
         opened(path, top=2) as output,
     ):
         output.write(result(0))
-        monkeypatch.setattr("vertebra.runtime.output.write_parquet", failing(errno.ENOSPC))
+        monkeypatch.setattr("vertebra.runtime.result_file.write_parquet", failing(errno.ENOSPC))
     monkeypatch.undo()
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out.parquet.meta.json", "out.parquet.partial"]
     assert fill(path, range(1), resume=True) == 0
@@ -306,7 +306,7 @@ def test_no_room_to_make_the_parquet_file(tmp_path, monkeypatch):
 def test_no_room_to_go_on_with_a_parquet_file(tmp_path, monkeypatch):
     path = tmp_path / "out.parquet"
     fill(path, range(2))
-    monkeypatch.setattr("vertebra.runtime.output.replacing", failing(errno.ENOSPC))
+    monkeypatch.setattr("vertebra.runtime.result_file.replacing", failing(errno.ENOSPC))
     with pytest.raises(OutputError, match=r"the disk is full for .*\. Make room and run the same command again\.$"):
         opened(path, top=2, resume=True)
     assert [entry.name for entry in tmp_path.iterdir()] == ["out.parquet"]
@@ -322,7 +322,7 @@ def test_no_room_to_put_rows_in_their_place(tmp_path, suffix, monkeypatch):
     ):
         (photo,) = output.remaining(map(Photo, "abc"))
         output.write(good(photo.path))
-        monkeypatch.setattr("vertebra.runtime.output.replacing", failing(errno.ENOSPC))
+        monkeypatch.setattr("vertebra.runtime.result_file.replacing", failing(errno.ENOSPC))
     monkeypatch.undo()
     assert run_over(path, "abc", set())[0] == []
     assert told(path) == [(name, False) for name in "abc"]

@@ -6,8 +6,10 @@ import pytest
 from onnx import numpy_helper
 
 from vertebra.card import read_card
-from vertebra.runtime.engines import OUTPUTS, EngineError, OnnxRuntimeEngine, Plan, open_engine
-from vertebra.runtime.mapped import without_weights
+from vertebra.runtime.engine import OUTPUTS, EngineError, Plan
+from vertebra.runtime.engines import open_engine
+from vertebra.runtime.external_data import without_weights
+from vertebra.runtime.onnxruntime_engine import OnnxRuntimeEngine
 from vertebra.runtime.predictor import Predictor
 from vertebra.runtime.trial import trial_images
 
@@ -88,7 +90,7 @@ def test_a_damaged_graph_is_named(model, tmp_path):
 
 
 def test_a_few_photos_take_it(model, tmp_path, monkeypatch):
-    import vertebra.runtime.runners as module
+    import vertebra.runtime.engine_cache as module
 
     plans = []
     monkeypatch.setattr(

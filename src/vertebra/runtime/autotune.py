@@ -26,9 +26,10 @@ from vertebra.errors import VertebraError
 from vertebra.machine import processor
 from vertebra.pixels import network_pixels
 
-from . import mnn
-from .engines import EngineError, Plan, Runner, open_engine
-from .pipeline import in_order
+from . import mnn_engine
+from .engine import EngineError, Plan
+from .engines import Runner, open_engine
+from .prefetch import in_order
 from .trial import trial_images
 
 # Fewer images are done sooner than measured: loading and trying every engine takes seconds.
@@ -70,8 +71,8 @@ def candidates(batch: int, cores: int, engine: str = "auto") -> list[Plan]:
         # All cores on one call: the weights are read once for all images, and Winograd's transforms shared.
         plans.append(Plan(lanes=1, threads=cores, micro_batch=batch))
     found = plans if engine in ("auto", "onnxruntime") else []
-    if engine == "mnn" or (engine == "auto" and mnn.installed() and not mnn.lost_threads()):
-        found = found + [replace(plan, engine="mnn", winograd=n) for plan in plans for n in mnn.WINOGRAD_LEVELS]
+    if engine == "mnn" or (engine == "auto" and mnn_engine.installed() and not mnn_engine.lost_threads()):
+        found = found + [replace(plan, engine="mnn", winograd=n) for plan in plans for n in mnn_engine.WINOGRAD_LEVELS]
     return found
 
 
@@ -192,7 +193,7 @@ def _in_a_process(path: Path, plan: Plan, batch: int, decoding: bool) -> Measure
 def _time(path: Path, plan: Plan, batch: int, decoding: bool) -> Measured:
     card = read_card(path)
     if plan.engine == "mnn":
-        mnn.converted(path, card)  # before the clock runs: it is done once, loading at every start
+        mnn_engine.converted(path, card)  # before the clock runs: it is done once, loading at every start
     images = trial_images(card.preprocessing.crop_size, max(1, batch))
     start = time.perf_counter()
     runner = Runner(open_engine(path, card, plan), plan)

@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-import vertebra.runtime.runners as module
+import vertebra.runtime.engine_cache as module
 from vertebra.cache import file_state
 from vertebra.errors import UsageError, VertebraWarning
-from vertebra.runtime.engines import EngineError, Plan
-from vertebra.runtime.runners import OPEN, PLANS, Runners
+from vertebra.runtime.engine import EngineError, Plan
+from vertebra.runtime.engine_cache import OPEN, PLANS, Runners
 
 SIMPLE, FAST = Plan(lanes=2), Plan("mnn", lanes=2)
 PIXELS = np.zeros((4, 2, 2, 3), np.uint8)
