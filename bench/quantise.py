@@ -26,7 +26,7 @@ def export(name: str, folder: str) -> tuple[str, str]:
     import torch
 
     from vertebra import create_model, get_model_weights
-    from vertebra.pixels import open_image
+    from vertebra.decoding import open_image
 
     paths = f"{folder}/{name}.onnx", f"{folder}/{name}.int8.onnx"
     source = [name]

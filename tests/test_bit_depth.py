@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from vertebra.card import Decoding
+from vertebra.decoding import FIRST_OF_SEVERAL, decode, open_image, upright
+from vertebra.decoding_errors import UnsupportedError
 from vertebra.errors import ImageError
-from vertebra.pixels import FIRST_OF_SEVERAL, UnsupportedError, decode, open_image, upright
 
 LITTLE, BIG = "<", ">"
 

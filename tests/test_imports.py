@@ -16,7 +16,8 @@ import vertebra
 
 SOURCE = Path(vertebra.__file__).parent
 BASE = {"errors", "units", "intervals", "protobuf", "card", "cache", "model_checksum", "files", "machine"}
-BASE |= {"bit_depth", "photo_files", "pixels", "decoding_notes", "stopping", "strict_json", "file_kinds"}
+BASE |= {"bit_depth", "photo_files", "pixels", "decoding", "decoding_errors", "decoding_notes", "stopping"}
+BASE |= {"strict_json", "file_kinds"}
 BASE |= {"model_table", "model_argument", "preprocessing", "progress", "timm_names", "weight_files", "weight_transfer"}
 BASE |= {"imagenet", "run_files", "torch_archives"}
 
@@ -47,9 +48,11 @@ ROOMS = {
     "torch_archives": set(),
     "model_argument": {"errors", "card", "files", "model_function", "model_table", "run_files", "timm_names"}
     | {"torch_archives"},
-    "bit_depth": {"errors", "card"},
-    "pixels": {"errors", "card", "bit_depth", "file_kinds", "photo_files"},  # photos are decoded in one place
-    "decoding_notes": {"card", "bit_depth", "pixels"},
+    "bit_depth": {"errors", "preprocessing"},
+    "decoding_errors": {"errors", "bit_depth", "file_kinds", "photo_files"},
+    "decoding": {"errors", "preprocessing", "bit_depth", "decoding_errors", "file_kinds", "photo_files"},
+    "pixels": {"decoding", "preprocessing"},
+    "decoding_notes": {"preprocessing", "bit_depth", "decoding"},
     "report": BASE | {"__init__"},  # the last for its version
     "models": BASE,
     "anatomy": BASE | {"models"},
@@ -91,7 +94,9 @@ PACKAGES = {
     "run_files": set(),
     "torch_archives": set(),
     "bit_depth": {"numpy", "PIL"},
-    "pixels": {"numpy", "PIL", "pillow_heif"},  # the last for HEIC
+    "decoding_errors": {"PIL"},
+    "decoding": {"PIL", "pillow_heif"},  # the last for HEIC
+    "pixels": {"numpy", "PIL"},
     "decoding_notes": set(),
     "models": {"torch", "safetensors", "numpy", "PIL"},
     "anatomy": {"torch", "numpy", "pandas", "onnx", "onnxruntime", "matplotlib"},
@@ -228,7 +233,7 @@ def test_imports_flow_one_way(path):
         ("runtime/new.py", "from vertebra.models import resnet50"),
         ("runtime/new.py", "from ..models import resnet50"),
         ("models/new.py", "from vertebra import anatomy, runtime"),
-        ("models/new.py", "from vertebra.pixels import open_image"),
+        ("models/new.py", "from vertebra.runtime.predictor import Predictor"),
         ("models/new.py", "import torchvision"),
         ("serve/new.py", "import torch"),
         ("errors.py", "import numpy"),

@@ -6,8 +6,8 @@ import os
 import pytest
 from PIL import Image
 
+from vertebra.decoding import FORMATS
 from vertebra.photo_files import HEAD_BYTES, SUFFIXES, entries, image_format, is_litter, is_passed_by, is_photo
-from vertebra.pixels import FORMATS
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name != "TGA"])

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImagePalette
 
-from vertebra.card import Decoding
 from vertebra.errors import ImageError
+from vertebra.preprocessing import Decoding
 
 # TIFF 6.0: tags, and what they hold.
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _MAX_SAMPLE, _COLOUR_MAP, _SAMPLE_FORMAT, _S_MAX_SAMPLE = 258, 262, 281, 320, 339, 341

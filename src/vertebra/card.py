@@ -17,10 +17,11 @@ from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import IO, Any
 
-from vertebra.errors import ImageError, VertebraError, printable
+from vertebra.errors import VertebraError, printable
 from vertebra.preprocessing import BITS as BITS
 from vertebra.preprocessing import DECODING_RULE as DECODING_RULE
 from vertebra.preprocessing import INTERPOLATIONS as INTERPOLATIONS
+from vertebra.preprocessing import MAX_PIXELS
 from vertebra.preprocessing import Decoding as Decoding
 from vertebra.preprocessing import Preprocessing as Preprocessing
 from vertebra.protobuf import Place, content, fields, place_of
@@ -29,9 +30,7 @@ METADATA_KEY = "vertebra.card"
 FORMAT_VERSION = 2  # the newest that is read; what a card is written in is `Card.format_version`
 PRECISIONS = ("float32", "int8")
 
-# The size from which Pillow refuses to decode: a strip of 1 × 20,000 pixels is a small file, and 4 GB once resized.
-MAX_RESIZED_PIXELS = 178_956_970
-MAX_SIDE = math.isqrt(MAX_RESIZED_PIXELS)  # of a square input
+MAX_SIDE = math.isqrt(MAX_PIXELS)  # of a square input
 
 
 class CardError(VertebraError):
@@ -381,35 +380,3 @@ def card_at(file: IO[bytes], place: Place | None, source: str) -> Card:
             f"{source} has a card of {place[1] - place[0]:,} bytes, and at most {_MAX_BYTES:,} are allowed."
         )
     return Card.from_json(content(file, place).decode("utf-8"), source)
-
-
-def resized_size(height: int, width: int, target: int) -> tuple[int, int]:
-    """(height, width) once the shorter side is `target` pixels: the longer one keeps the ratio, rounded down.
-
-    The arithmetic of torchvision's `resize`, on which the published accuracies rest.
-
-    Raises:
-        ImageError: the picture is so narrow that the result would have more than `MAX_RESIZED_PIXELS`.
-    """
-    short, long = min(height, width), max(height, width)
-    resized = int(target * long / short)
-    if target * resized > MAX_RESIZED_PIXELS:
-        raise ImageError(
-            f"the picture is {width} × {height} pixels; with a shorter side of {target} it would have "
-            f"{target * resized:,} pixels, and at most {MAX_RESIZED_PIXELS:,} are allowed. Cut out a less narrow part."
-        )
-    return (resized, target) if width <= height else (target, resized)
-
-
-def centre_crop_box(height: int, width: int, size: int) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of the centre `size` × `size` square, as Pillow's `crop` takes it.
-
-    It reaches outside a picture that is smaller; what is outside is 0 (black). The rounding is that of torchvision's
-    `center_crop`: an odd rest goes to the even side when cutting, and to the right and bottom when filling.
-    """
-    left, top = _centred(width, size), _centred(height, size)
-    return left, top, left + size, top + size
-
-
-def _centred(length: int, size: int) -> int:
-    return -((size - length) // 2) if length < size else round((length - size) / 2)

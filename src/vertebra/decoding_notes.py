@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from vertebra.bit_depth import BYTE_FLOAT, CLAIMED, STRETCHED, UNIT_FLOAT
-from vertebra.card import Decoding
-from vertebra.pixels import FIRST_OF_SEVERAL, HIDDEN, TRANSPARENT
+from vertebra.decoding import FIRST_OF_SEVERAL, HIDDEN, TRANSPARENT
+from vertebra.preprocessing import Decoding
 
 _DEPTHS = (8, 10, 12, 14)  # bits that cameras and scanners have where files have 16
 _DARK = 2  # bits fewer than white has: what stays below is no brighter than a quarter

@@ -40,6 +40,9 @@ _SYSTEM_FOLDERS = frozenset(
 )
 _SYSTEM_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini", "zbthumbnail.info", "icon\r"))
 
+# Formats of photos only. Others that Pillow knows start programs (EPS runs Ghostscript) or are documents.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "TGA")
+
 HEAD_BYTES = 32  # that `image_format` needs
 
 _SIGNATURES = (

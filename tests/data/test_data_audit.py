@@ -14,8 +14,8 @@ from PIL import Image, ImageFilter
 from vertebra.card import Decoding
 from vertebra.data import Album, DataError, Facts, audit, look_through, open_dataset, write_page
 from vertebra.data import image_info as facts_module
+from vertebra.decoding import Decoded
 from vertebra.errors import VertebraWarning
-from vertebra.pixels import Decoded
 
 
 @pytest.fixture(autouse=True)

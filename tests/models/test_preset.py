@@ -20,9 +20,10 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as oracle
 from torchvision.transforms._presets import ImageClassification as TorchvisionPreset
 
-from vertebra.card import Decoding, Preprocessing, centre_crop_box, resized_size
+from vertebra.card import Decoding, Preprocessing
 from vertebra.errors import ImageError, UsageError, VertebraWarning
 from vertebra.models._preset import ImageClassification
+from vertebra.preprocessing import centre_crop_box, resized_size
 
 CARD = Preprocessing(crop_size=28, resize_size=32)
 

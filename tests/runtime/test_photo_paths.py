@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from vertebra.decoding import decode
 from vertebra.errors import ImageError, VertebraWarning
 from vertebra.photo_files import SUFFIXES
-from vertebra.pixels import decode
 from vertebra.runtime.photo_paths import Photo, fetch, photos
 
 

@@ -14,8 +14,9 @@ from PIL import Image
 
 from vertebra.card import Decoding, Preprocessing
 from vertebra.data import Dataset, Photo
+from vertebra.decoding import decode
 from vertebra.models._preset import ImageClassification
-from vertebra.pixels import decode, fit, network_pixels
+from vertebra.pixels import fit, network_pixels
 from vertebra.runtime.predictor import Predictor
 from vertebra.serve.image_decoding import network_input
 from vertebra.train import Settings

@@ -65,8 +65,8 @@ def test_the_weights_bring_the_run_s_card(run):
 def test_the_weights_are_an_ordinary_checkpoint(run, shapes):
     import torch
 
+    from vertebra.decoding import open_image
     from vertebra.models import get_model_weights
-    from vertebra.pixels import open_image
 
     network = vertebra.create_model("resnet18", weights=str(run.run / "weights.safetensors"), num_classes=3).eval()
     transform = get_model_weights("resnet18").DEFAULT.transforms(resize_size=run.card.preprocessing.resize_size)

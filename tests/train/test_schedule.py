@@ -266,8 +266,8 @@ def test_mixing(options):
 
 
 def test_images_equal_those_of_the_preset(photo_files):
+    from vertebra.decoding import open_image
     from vertebra.models._preset import ImageClassification
-    from vertebra.pixels import open_image
 
     pixels = torch.from_numpy(network_pixels(photo_files[0], PREPROCESSING).copy()).unsqueeze(0)
     found = to_images(pixels, PREPROCESSING)

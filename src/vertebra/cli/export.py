@@ -302,8 +302,9 @@ def _pixels(
 
     So is what their files leave open.
     """
+    from vertebra.decoding import decode
     from vertebra.decoding_notes import DecodingNotes
-    from vertebra.pixels import decode, fit
+    from vertebra.pixels import fit
 
     pixels, read, notes = [], [], DecodingNotes(preprocessing.decoding)
     for i, path in enumerate(paths):

@@ -20,10 +20,11 @@ from PIL import Image, UnidentifiedImageError
 
 from vertebra.cache import cache_dir
 from vertebra.card import Decoding
+from vertebra.decoding import decode, decoder, open_image, stored_size
+from vertebra.decoding_errors import OversizeError, UnsupportedError
 from vertebra.errors import ImageError
 from vertebra.file_kinds import raw_file
 from vertebra.machine import usable_cores
-from vertebra.pixels import OversizeError, UnsupportedError, decode, decoder, open_image, stored_size
 
 from .dataset import Dataset, Photo
 from .sqlite_cache import Shelf

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vertebra.card import Preprocessing, centre_crop_box, resized_size
+from vertebra.card import Preprocessing
+from vertebra.decoding import upright
 from vertebra.decoding_notes import DecodingNotes
 from vertebra.errors import UsageError, warn
-from vertebra.pixels import fit, upright
+from vertebra.pixels import fit
+from vertebra.preprocessing import centre_crop_box, resized_size
 from vertebra.units import counted
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from urllib.parse import quote
 from PIL import Image, features
 
 from vertebra.card import Decoding
+from vertebra.decoding import open_image
 from vertebra.errors import ImageError
-from vertebra.pixels import open_image
 
 from .page import shown
 

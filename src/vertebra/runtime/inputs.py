@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vertebra.card import Preprocessing
+from vertebra.decoding import Source, has_frames
 from vertebra.errors import ImageError, UsageError
 from vertebra.photo_files import HEAD_BYTES, SUFFIXES, image_format
-from vertebra.pixels import Pixels, Source, has_frames
+from vertebra.pixels import Pixels
 
 from .array_inputs import Tensor, images_of, is_array, network_pixels_of
 from .input_errors import TABLES, refusal

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from vertebra import __version__
+from vertebra.decoding import Source
 from vertebra.errors import ImageError, warn
 from vertebra.file_kinds import Kind, left_out
 from vertebra.photo_files import (
@@ -30,7 +31,6 @@ from vertebra.photo_files import (
     is_system_folder,
     kind_left_out,
 )
-from vertebra.pixels import Source
 from vertebra.units import size
 
 if TYPE_CHECKING:

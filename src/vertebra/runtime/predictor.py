@@ -17,11 +17,12 @@ from PIL import Image
 
 from vertebra.cache import file_state
 from vertebra.card import BITS, Preprocessing
+from vertebra.decoding import decode, upright
 from vertebra.decoding_notes import DecodingNotes
 from vertebra.errors import ImageError, UsageError, printable
 from vertebra.machine import usable_cores
 from vertebra.model_checksum import checked_card
-from vertebra.pixels import Pixels, decode, fit, least_side, upright
+from vertebra.pixels import Pixels, fit, least_side
 
 from .engine import EMBEDDING, PROBABILITIES, EngineError, FloatArray, Plan, check_engine
 from .engine_cache import Runners

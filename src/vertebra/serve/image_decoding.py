@@ -9,9 +9,11 @@ import threading
 from PIL import Image
 
 from vertebra.card import Decoding, Preprocessing
+from vertebra.decoding import Decoded, decode
+from vertebra.decoding_errors import OversizeError
 from vertebra.decoding_notes import DecodingNotes
 from vertebra.errors import ImageError, printable
-from vertebra.pixels import Decoded, OversizeError, Pixels, decode, fit
+from vertebra.pixels import Pixels, fit
 
 # Larger pictures are decoded one at a time, so that memory holds one of them and not one for each thread.
 LARGE_PIXELS = 8_000_000

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vertebra.card import Preprocessing, centre_crop_box, resized_size
-from vertebra.pixels import Pixels, middle_of_strip
+from vertebra.card import Preprocessing
+from vertebra.pixels import Pixels
+from vertebra.preprocessing import centre_crop_box, middle_of_strip, resized_size
 
 from .graph import Array, Graph, Node
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from vertebra.errors import UsageError
 from vertebra.models import ConvNet, create_model
-from vertebra.pixels import SMALL
+from vertebra.preprocessing import SMALL
 
 from .schedule import dropouts, freeze, set_training, strength
 from .train_settings import Settings

@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vertebra.card import Preprocessing
+from vertebra.decoding import open_image
 from vertebra.errors import ImageError, needing
-from vertebra.pixels import fit, open_image
+from vertebra.pixels import fit
 
 from .metrics import Labels
 from .schedule import Strength, strength

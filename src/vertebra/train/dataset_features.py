@@ -15,7 +15,8 @@ import numpy as np
 from vertebra.cache import cache_dir, fingerprint
 from vertebra.card import Preprocessing, read_card
 from vertebra.data import Dataset, Facts, Shelf
-from vertebra.pixels import FIT_VERSION, decoder
+from vertebra.decoding import decoder
+from vertebra.pixels import FIT_VERSION
 from vertebra.runtime.engine import EMBEDDING, FloatArray, Plan, version_of
 from vertebra.runtime.predictor import Predictor
 

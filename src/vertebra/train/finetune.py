@@ -20,7 +20,7 @@ from vertebra.data import Dataset, Facts, Photo, assign_splits, findings, look_t
 from vertebra.errors import UsageError
 from vertebra.loading import exported
 from vertebra.models import ConvNet, create_model, get_model_weights
-from vertebra.pixels import SMALL
+from vertebra.preprocessing import SMALL
 from vertebra.report import percent
 
 from .batch_limits import check_photos, check_settings

@@ -12,7 +12,7 @@ from torch import nn
 from vertebra.card import Preprocessing
 from vertebra.errors import UsageError
 from vertebra.models import ConvNet
-from vertebra.pixels import view
+from vertebra.preprocessing import training_preprocessing
 
 from .train_settings import Settings
 
@@ -21,8 +21,8 @@ _FIRST_SIZE, _FIRST_MAGNITUDE, _FIRST_DROPOUT = 128 / 300, 5 / 15, 0.1 / 0.3
 
 
 def view_of(settings: Settings, published: Preprocessing, size: int | None = None) -> Preprocessing:
-    """What a run's network sees of a photo: `pixels.view` by the run's settings."""
-    return view(published, size, settings.crop_pct, settings.decoding)
+    """What a run's network sees of a photo: `training_preprocessing` by the run's settings."""
+    return training_preprocessing(published, size, settings.crop_pct, settings.decoding)
 
 
 @dataclass(frozen=True)
