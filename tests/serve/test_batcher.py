@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from vertebra.errors import ImageError
-from vertebra.runtime.engines import EngineError
+from vertebra.runtime.engine import EngineError
 from vertebra.serve.batch_costs import BatchCosts
 from vertebra.serve.batcher import Batcher, BatcherClosedError, Clock, Job, QueueFullError
 

@@ -18,7 +18,8 @@ from vertebra.card import Card
 from vertebra.decoding_notes import DecodingNotes
 from vertebra.model_checksum import verify
 from vertebra.pixels import Pixels
-from vertebra.runtime.engines import OUTPUTS, PROBABILITIES, EngineError, FloatArray, Runner
+from vertebra.runtime.engine import OUTPUTS, PROBABILITIES, EngineError, FloatArray
+from vertebra.runtime.engines import Runner
 from vertebra.runtime.predictor import Predictor
 from vertebra.runtime.trial import trial_images
 from vertebra.units import counted
