@@ -18,9 +18,9 @@ from vertebra.card import Preprocessing
 from vertebra.data import open_dataset
 from vertebra.loading import exported
 from vertebra.pixels import network_pixels
-from vertebra.runtime.engines import EMBEDDING
-from vertebra.runtime.pipeline import read_ahead
+from vertebra.runtime.engine import EMBEDDING
 from vertebra.runtime.predictor import Predictor
+from vertebra.runtime.prefetch import read_ahead
 from vertebra.train.linear_head import cross_validated
 from vertebra.train.temperature import cross_entropy, fit_temperature
 

@@ -39,7 +39,13 @@ def test_all_else_is_as_json_has_it():
 def test_the_commands_write_json_in_one_way_only():
     """`json.dumps` itself serves hashes, the cache and processes that talk to each other."""
     own = {"cache.py", "card.py", "bench/__init__.py", "bench/_worker.py", "export/_prepare.py", "strict_json.py"}
-    own |= {"models/_checkpoint.py", "weight_transfer.py", "runtime/choose.py", "runtime/output.py", "serve/hosted.py"}
+    own |= {
+        "models/_checkpoint.py",
+        "weight_transfer.py",
+        "runtime/autotune.py",
+        "runtime/result_file.py",
+        "serve/hosted.py",
+    }
     own |= {
         "serve/problems.py",
         "train/run_checkpoint.py",

@@ -12,7 +12,7 @@ from vertebra import cache
 from vertebra.card import Preprocessing, read_card
 from vertebra.data import open_dataset
 from vertebra.errors import VertebraWarning
-from vertebra.runtime.engines import Plan, version_of
+from vertebra.runtime.engine import Plan, version_of
 from vertebra.train import dataset_features as features_module
 from vertebra.train.dataset_features import FeatureStore, compute_features
 
