@@ -10,6 +10,7 @@
 - `tiny_export`: the path of such a network, exported with its card (five classes, 32 pixels).
 - `tiny_run`: the folder of a finished training run of such a network on `tiny_photos`, three class folders of twelve
   pictures each; to be read only. Both hold what the commands write: card, report, table, weights, `model.onnx`.
+- `taken(name, size=None)`: the anatomy of a network of ours, made once; `of_family` is the name of one of each family.
 - `once(name, make)`: `make(folder)` is called once in a run of the suite, whichever process comes first, and the folder
   comes back. For what takes longer than a second to make and is only read.
 - `shared_photos`, `browser`: real photos and Chromium; tests that need them are skipped where they are missing.
@@ -25,6 +26,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -338,3 +340,35 @@ def tiny_run(once: Callable[..., Path], tiny_photos: Path, tiny_network: Callabl
             vertebra.train(tiny_photos, folder / "run", model="resnet18", weights=str(folder / "drawn.pth"), folds=3)
 
     return once("tiny-run", make) / "run"
+
+
+# --- networks of full size, on shapes alone ---------------------------------------------------------------------------
+
+# One network of each family, small enough for a default run.
+FAMILY = {
+    "vgg": "vgg11_bn",
+    "googlenet": "googlenet",
+    "resnet": "resnet18",
+    "densenet": "densenet121",
+    "mobilenetv2": "mobilenet_v2",
+    "efficientnet": "efficientnet_b0",
+}
+
+
+@cache
+def _anatomy(name, size):
+    import vertebra
+
+    return vertebra.anatomy(name, size)
+
+
+@pytest.fixture(scope="session")
+def taken():
+    """`taken(name, size=None)`: the anatomy of a network of ours."""
+    return lambda name, size=None: _anatomy(name, size)
+
+
+@pytest.fixture(params=FAMILY.values(), ids=FAMILY.keys(), scope="session")
+def of_family(request):
+    """The name of one network of each family."""
+    return request.param

@@ -13,15 +13,15 @@ from vertebra.anatomy.kernels import COMPILED, EAGER, ONNXRUNTIME, kernels_of
 def optimised(anatomy, path):
     """Operators that ONNX Runtime runs, without views and the changes of layout between them."""
     onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
-    from vertebra.anatomy import _trace
-    from vertebra.anatomy._onnx import for_timing
+    from vertebra.graph import trace as tracer
+    from vertebra.graph.onnx_writer import for_timing
 
     subject = anatomy.subject
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(path)
     options.log_severity_level = 3
     onnxruntime.InferenceSession(
-        for_timing(_trace.run(subject.network, subject.args, subject.kwargs)), options, ["CPUExecutionProvider"]
+        for_timing(tracer.run(subject.network, subject.args, subject.kwargs)), options, ["CPUExecutionProvider"]
     )
     views = ("ReorderInput", "ReorderOutput", "Reshape", "Flatten", "Split")
     return Counter(node.op_type for node in onnx.load(path).graph.node if node.op_type not in views)

@@ -191,11 +191,12 @@ def test_views_need_no_memory():
 
 def test_peak_is_what_brute_force_finds(of_family):
     """For each operation: the storages that exist by then and that it or a later one reads."""
-    from vertebra.anatomy import _network, _trace
-    from vertebra.anatomy._rows import counted
+    from vertebra.anatomy import network_input
+    from vertebra.graph import trace as tracer
+    from vertebra.graph.rows import counted
 
-    subject = _network.prepare(of_family, SIZE, 1, None, None)
-    trace = _trace.run(subject.network, subject.args, subject.kwargs)
+    subject = network_input.prepare(of_family, SIZE, 1, None, None)
+    trace = tracer.run(subject.network, subject.args, subject.kwargs)
     ops = [op for op, _ in counted(trace)]
     rows = vertebra.anatomy(of_family, SIZE).rows
     for index in range(0, len(ops), 7):

@@ -8,9 +8,9 @@ from PIL import Image
 
 import vertebra
 from vertebra.card import Preprocessing
+from vertebra.graph.onnx_reader import read_graph
 from vertebra.pixels import network_pixels
 from vertebra.serve import saliency
-from vertebra.serve.graph import read_graph
 from vertebra.serve.saliency import covered, crop_box, draw, find_classifier, holds, losses, shrunk
 
 

@@ -20,8 +20,9 @@ with needing("torch", "vertebra.anatomy"):
     import torch
     from torch import nn
 
-from ._ops import Kind as Kind
-from ._rows import Row as Row
+from vertebra.graph.cost import Kind as Kind
+from vertebra.graph.rows import Row as Row
+
 from .analysis import Anatomy as Anatomy
 from .analysis import Group as Group
 from .analysis import take_apart as take_apart

@@ -12,11 +12,12 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from vertebra.errors import VertebraError, check_count
+from vertebra.graph import trace as tracer
+from vertebra.graph.cost import Kind
+from vertebra.graph.rows import Row, rows_of
 
-from . import _trace, training_memory
-from ._network import Subject, prepare
-from ._ops import Kind
-from ._rows import Row, rows_of
+from . import training_memory
+from .network_input import Subject, prepare
 from .training_memory import TrainingMemory
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class Anatomy(Group):
     @property
     def input(self) -> str:
         """The input in words: "float32 1 × 3 × 224 × 224"."""
-        return _trace.describe(self.subject.args, self.subject.kwargs)
+        return tracer.describe(self.subject.args, self.subject.kwargs)
 
     @property
     def input_shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -338,7 +339,7 @@ def take_apart(
         UsageError: the network does not take the input, depends on values of its tensors, or an argument is wrong.
     """
     subject = prepare(model, input_size, batch_size, dtype, inputs)
-    trace = _trace.run(subject.network, subject.args, subject.kwargs)
+    trace = tracer.run(subject.network, subject.args, subject.kwargs)
     return Anatomy(subject.name, tuple(rows_of(subject.network, trace)), subject)
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from vertebra.errors import needing
 from vertebra.files import replacing, writing
+from vertebra.graph.cost import CONVOLUTIONS, Kind
 from vertebra.strict_json import dumps
 
-from ._ops import CONVOLUTIONS, Kind
 from .latency import Latency
 from .measurement import Measurement
 from .training_memory import TrainingMemory

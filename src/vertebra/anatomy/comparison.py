@@ -11,10 +11,10 @@ from torch import nn
 
 from vertebra.errors import UsageError, needing
 from vertebra.files import replacing, writing
+from vertebra.graph.cost import Kind
 from vertebra.model_argument import ModelKind, resolve_model
 from vertebra.model_table import networks
 
-from ._ops import Kind
 from .analysis import Anatomy, Group, take_apart
 from .latency import Latency, predict
 from .published import Published, published

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ._ops import CONVOLUTIONS, Kind
-from ._rows import Row
+from vertebra.graph.cost import CONVOLUTIONS, Kind
+from vertebra.graph.rows import Row
 
 EAGER, ONNXRUNTIME, COMPILED = "torch", "onnxruntime", "compiled"
 

@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from vertebra.errors import UsageError, warn
+from vertebra.graph.rows import Row
 
-from ._rows import Row
 from .kernels import ONNXRUNTIME, Kernel, kernels_of
 from .machine_calibration import calibrated
 from .roofline import Calibration, Device, Time, find_device

@@ -19,10 +19,10 @@ import torch
 
 from vertebra.cache import cache_dir, keep_json, making, read_json
 from vertebra.errors import UsageError
+from vertebra.graph.cost import Kind
 from vertebra.machine import processor
 
 from . import calibration_networks
-from ._ops import Kind
 from .analysis import take_apart
 from .kernels import Kernel, kernels_of
 from .measurement import EXECUTORS, Measurement, measure

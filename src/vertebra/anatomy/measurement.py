@@ -21,12 +21,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from vertebra.errors import UsageError, needing
+from vertebra.graph import trace as tracer
+from vertebra.graph.onnx_writer import for_timing
+from vertebra.graph.rows import Row, counted
 
-from . import _trace
-from ._network import Subject
-from ._onnx import for_timing
-from ._rows import Row, counted
 from .kernels import EAGER, ONNXRUNTIME, Kernel, kernels_of
+from .network_input import Subject
 
 if TYPE_CHECKING:
     from .analysis import Anatomy
@@ -84,7 +84,7 @@ def _in_onnxruntime(subject: Subject, rows: Sequence[Row], seconds: float) -> Me
     import numpy as np
     import onnxruntime
 
-    trace = _trace.run(subject.network, subject.args, subject.kwargs)
+    trace = tracer.run(subject.network, subject.args, subject.kwargs)
     model = for_timing(trace)
     x = np.random.default_rng(0).standard_normal(trace.inputs[0].shape).astype(np.float32)
 
@@ -132,7 +132,7 @@ def _events_by_row(events: Sequence[Mapping[str, Any]]) -> list[dict[int, float]
 
 
 def _in_torch(subject: Subject, rows: Sequence[Row], seconds: float) -> Measurement:
-    trace = _trace.run(subject.network, subject.args, subject.kwargs)
+    trace = tracer.run(subject.network, subject.args, subject.kwargs)
     network = _filled(subject.network)
     args, kwargs = tree_map(_random_like, (subject.args, subject.kwargs))
     try:
@@ -169,7 +169,7 @@ class _Clock(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # as in _trace.Recorder
+        return False  # as in tracer.Recorder
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -181,7 +181,7 @@ class _Clock(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-def _rows_of_calls(names: Sequence[str], trace: _trace.Trace) -> list[int]:
+def _rows_of_calls(names: Sequence[str], trace: tracer.Trace) -> list[int]:
     """The row of each call of a run on real tensors.
 
     They differ in little from those on shapes: with channels last, say, flattening copies. What has no counterpart

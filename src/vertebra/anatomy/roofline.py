@@ -15,8 +15,8 @@ from importlib.resources import files
 from typing import Any
 
 from vertebra.errors import UsageError, nearest
+from vertebra.graph.cost import CONVOLUTIONS, Kind
 
-from ._ops import CONVOLUTIONS, Kind
 from .kernels import COMPILED, Kernel
 
 ARITHMETIC, MEMORY, LAUNCH = "arithmetic", "memory", "launch"

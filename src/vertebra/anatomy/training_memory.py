@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from vertebra.errors import UsageError, nearest
+from vertebra.graph.trace import Recorder, Storage, call
 from vertebra.models import ConvNet
 
-from ._network import Subject
-from ._trace import Recorder, Storage, call
+from .network_input import Subject
 
 # State of the optimiser, in values per trainable parameter.
 OPTIMIZERS = {"sgd": 0, "momentum": 1, "adam": 2, "adamw": 2}

@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from vertebra.graph.cost import Kind
+from vertebra.graph.rows import Row
 from vertebra.units import count, duration, size, three_figures
-
-from ._ops import Kind
-from ._rows import Row
 
 if TYPE_CHECKING:
     from .analysis import Anatomy

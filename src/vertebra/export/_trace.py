@@ -13,11 +13,11 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from vertebra.anatomy._onnx import OPSET, Graph
-from vertebra.anatomy._operators import UnwritableError
-from vertebra.anatomy._trace import Trace, run, to_meta
 from vertebra.card import Preprocessing
 from vertebra.errors import UsageError, first_line, warn
+from vertebra.graph.onnx_operators import UnwritableError
+from vertebra.graph.onnx_writer import OPSET, Graph
+from vertebra.graph.trace import Trace, run, to_meta
 from vertebra.models import ConvNet, GoogLeNet
 
 from .observed_network import Observed

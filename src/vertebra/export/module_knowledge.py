@@ -16,9 +16,9 @@ from typing import Any
 
 from torch import nn
 
-from vertebra.anatomy._trace import unwrapped
 from vertebra.card import Card, Preprocessing, WeightSource
 from vertebra.errors import UsageError, warn
+from vertebra.graph.trace import unwrapped
 from vertebra.models import ConvNet, get_model_weights, get_weight
 from vertebra.models.origin import Origin
 from vertebra.preprocessing import timm_config

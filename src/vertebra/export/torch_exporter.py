@@ -14,8 +14,8 @@ import onnx
 import torch
 from torch import nn
 
-from vertebra.anatomy._operators import UnwritableError
 from vertebra.errors import first_line
+from vertebra.graph.onnx_operators import UnwritableError
 
 
 def exported(

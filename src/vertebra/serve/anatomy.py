@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from .graph import Graph, Node
+from vertebra.graph.onnx_reader import Graph, Node
 
 Shape = tuple[int, ...]
 

@@ -16,6 +16,7 @@ import numpy as np
 from vertebra.cache import change_state
 from vertebra.card import Card
 from vertebra.decoding_notes import DecodingNotes
+from vertebra.graph.onnx_reader import read_graph
 from vertebra.model_checksum import verify
 from vertebra.pixels import Pixels
 from vertebra.runtime.engine import OUTPUTS, PROBABILITIES, EngineError, FloatArray
@@ -27,7 +28,6 @@ from vertebra.units import counted
 from .anatomy import anatomy
 from .batch_costs import BatchCosts
 from .batcher import Batcher
-from .graph import read_graph
 from .image_decoding import network_input
 from .prometheus_metrics import Metrics
 from .saliency import Classifier, find_classifier, holds

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vertebra.card import Preprocessing
+from vertebra.graph.onnx_reader import Array, Graph, Node
 from vertebra.pixels import Pixels
 from vertebra.preprocessing import centre_crop_box, middle_of_strip, resized_size
-
-from .graph import Array, Graph, Node
 
 Map = NDArray[np.float32]
 

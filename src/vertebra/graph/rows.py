@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from ._fields import Fields
-from ._ops import Cost, Kind, cost
-from ._places import Places
-from ._trace import Op, TensorRef, Trace
+from .cost import Cost, Kind, cost
+from .receptive_field import Fields
+from .stage_names import Places
+from .trace import Op, TensorRef, Trace
 
 
 @dataclass(frozen=True, slots=True)

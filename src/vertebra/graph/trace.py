@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from vertebra.errors import UsageError, VertebraError, first_line
 
-from ._shapes import SHORTCUTS
+from .shapes import SHORTCUTS
 
 META = torch.device("meta")
 

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from vertebra.errors import UsageError
 
-from ._ops import arguments
-from ._shapes import spread
-from ._trace import Op, TensorRef
+from .cost import arguments
+from .shapes import spread
+from .trace import Op, TensorRef
 
 if TYPE_CHECKING:
-    from ._onnx import Graph
+    from .onnx_writer import Graph
 
 
 class UnwritableError(UsageError):

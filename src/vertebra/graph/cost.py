@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from ._shapes import spread
-from ._trace import Op, TensorRef
+from .shapes import spread
+from .trace import Op, TensorRef
 
 
 class Kind(StrEnum):

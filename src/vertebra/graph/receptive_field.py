@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ._ops import Cost, Kind
-from ._trace import Op, TensorRef, Trace
+from .cost import Cost, Kind
+from .trace import Op, TensorRef, Trace
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,17 +8,17 @@ import torch
 from torch import nn
 
 import vertebra
-from vertebra.anatomy import _trace
 from vertebra.errors import UsageError
+from vertebra.graph import trace as tracer
 
 onnx = pytest.importorskip("onnx")
 
-from vertebra.anatomy._onnx import for_timing  # noqa: E402
+from vertebra.graph.onnx_writer import for_timing  # noqa: E402
 
 
 def graph_of(network, size=None, **options):
     subject = vertebra.anatomy(network, size, **options).subject
-    return onnx.load_from_string(for_timing(_trace.run(subject.network, subject.args, subject.kwargs)))
+    return onnx.load_from_string(for_timing(tracer.run(subject.network, subject.args, subject.kwargs)))
 
 
 def test_shapes_are_those_of_the_rows(taken, of_family):

@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import vertebra
 from vertebra import models
-from vertebra.anatomy import _trace
-from vertebra.anatomy._shapes import SHORTCUTS, window
+from vertebra.graph import trace as tracer
+from vertebra.graph.shapes import SHORTCUTS, window
 
 META = torch.device("meta")
 
@@ -149,7 +149,7 @@ def test_the_operations_are_those_of_a_real_run(of_family, taken):
     with torch.no_grad(), Names() as real:
         network(x)
     args = (meta(1, 3, 64, 64),)
-    foreseen = [str(op.func) for op in _trace.run(_trace.to_meta(network), args, {}).ops]
+    foreseen = [str(op.func) for op in tracer.run(tracer.to_meta(network), args, {}).ops]
     assert foreseen == real.names
 
 

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from vertebra.errors import UsageError
 
-from ._operators import WRITERS, UnwritableError
-from ._rows import counted
-from ._trace import Op, TensorRef, Trace
+from .onnx_operators import WRITERS, UnwritableError
+from .rows import counted
+from .trace import Op, TensorRef, Trace
 
 OPSET, IR_VERSION = 18, 8  # the latter of the ONNX release that brought opset 18
 
