@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from vertebra import progress as module
-from vertebra.progress import Pace, duration, progress
+from vertebra.progress import Pace, duration, progress_bar
 from vertebra.units import size
 
 
@@ -40,9 +40,9 @@ def clock():
 def test_a_line_says_what_is_done_how_fast_and_for_how_long(clock, told, seconds, line):
     pace = Pace("finding the photos", clock)
     for what, done, total in told:
-        pace.show(what, 0, total)
+        pace.update(what, 0, total)
         clock.now += seconds
-        pace.show(what, done, total)
+        pace.update(what, done, total)
     clock.now += 0 if told else seconds
     assert pace.line() == line
 
@@ -50,37 +50,37 @@ def test_a_line_says_what_is_done_how_fast_and_for_how_long(clock, told, seconds
 def test_a_step_is_judged_by_its_own_speed(clock):
     pace = Pace("features", clock)
     clock.now += 100
-    assert pace.show("features", 1000, 2000) is False
+    assert pace.update("features", 1000, 2000) is False
     assert pace.rate == 10
     clock.now += 1
-    assert pace.show("fitting: 1", 0, 8) is True
+    assert pace.update("fitting: 1", 0, 8) is True
     clock.now += 2
-    assert pace.show("fitting: 2", 4, 8) is False  # the step's name ends at the colon
+    assert pace.update("fitting: 2", 4, 8) is False  # the step's name ends at the colon
     assert (pace.rate, pace.left) == (2, 2)
 
 
 def test_what_was_done_before_is_no_speed(clock):
     pace = Pace("preparing", clock)
-    pace.show("training: epoch 5", 5000, 6000)  # a run that goes on
+    pace.update("training: epoch 5", 5000, 6000)  # a run that goes on
     assert pace.line() == "training: epoch 5: 5,000 of 6,000, 0 s so far"
     clock.now += 10
-    pace.show("training: epoch 5", 5100, 6000)
+    pace.update("training: epoch 5", 5100, 6000)
     assert (pace.rate, pace.left) == (10, 90)
 
 
 def test_the_same_step_once_more_begins_anew(clock):
     pace = Pace("predicting in float32", clock)
-    pace.show("predicting in float32", 0, 100)
+    pace.update("predicting in float32", 0, 100)
     clock.now += 10
-    pace.show("predicting in float32", 96, 100)
-    assert pace.show("predicting in float32", 0, 500) is True
+    pace.update("predicting in float32", 96, 100)
+    assert pace.update("predicting in float32", 0, 500) is True
     assert pace.seconds == 0
 
 
 def test_bytes_are_written_as_such(clock):
     pace = Pace("net.pth", clock)
     clock.now += 10
-    pace.show("net.pth", 50_000_000, 150_000_000)
+    pace.update("net.pth", 50_000_000, 150_000_000)
     assert pace.line(size) == "net.pth: 50.0 MB of 150 MB, 5.00 MB/s, about 20 s left"
 
 
@@ -110,7 +110,7 @@ class Stream(io.StringIO):
 def test_without_a_terminal_lines_come_by_themselves(monkeypatch):
     monkeypatch.setattr(module, "SECONDS", 0.01)
     monkeypatch.setattr(sys, "stderr", Stream(lines=2))
-    with progress("finding\x1b the photos"):  # and nothing is told
+    with progress_bar("finding\x1b the photos"):  # and nothing is told
         assert sys.stderr.full.wait(30)
     lines = sys.stderr.getvalue().splitlines()
     assert all(line.startswith("vertebra: finding\\x1b the photos: 0 s so far") for line in lines)
@@ -119,8 +119,8 @@ def test_without_a_terminal_lines_come_by_themselves(monkeypatch):
 
 def test_work_that_ends_soon_says_nothing(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Stream())
-    with pytest.raises(ValueError, match="odd"), progress("fitting") as tell:
-        tell("fitting", 1, 2)
+    with pytest.raises(ValueError, match="odd"), progress_bar("fitting") as progress:
+        progress("fitting", 1, 2)
         raise ValueError("odd")
     assert sys.stderr.getvalue() == ""
     assert "vertebra-progress" not in {thread.name for thread in threading.enumerate()}
@@ -131,16 +131,17 @@ def test_the_first_bar_on_a_terminal_has_its_name(monkeypatch, in_bytes):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr(sys, "stderr", Stream(terminal=True))
-    with progress("finding the photos", in_bytes=in_bytes) as tell:
+    with progress_bar("finding the photos", in_bytes=in_bytes) as progress:
         assert "finding the photos" in sys.stderr.getvalue()
-        tell("looking: a", 1, 3)
-        tell("looking: b", 3, 3)
-        tell("fitting", 0, 2)
-    assert "fitting" in sys.stderr.getvalue()
+        progress("looking: a", 1, 3)
+        progress("looking: b", 3, 3)
+        progress("fitting", 0, 2)
+        progress("exporting")
+    assert "fitting" in sys.stderr.getvalue() and "exporting" in sys.stderr.getvalue()
 
 
 def test_a_terminal_may_do_without_a_bar(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Stream(terminal=True))
-    with progress("predicting", bar=False) as tell:
-        tell("predicting", 1, 3)
+    with progress_bar("predicting", bar=False) as progress:
+        progress("predicting", 1, 3)
     assert sys.stderr.getvalue() == ""

@@ -1,4 +1,8 @@
-"""How far long work is: a bar on a terminal, and a line every ten seconds where standard error goes elsewhere."""
+"""How far long work is, told in one way everywhere: a call of a `Progress`.
+
+The command line shows it as a bar on a terminal, and as a line every ten seconds where standard error goes elsewhere;
+from Python it may be any function.
+"""
 
 from __future__ import annotations
 
@@ -7,38 +11,51 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeAlias
+from typing import Protocol
 
 from vertebra.errors import printable
 from vertebra.units import size
 
 SECONDS = 10.0  # between two lines
 
-# What is being done, how much of it is done, and how much there is in all (None: not known). What stands before a colon
-# names the step.
-Tell: TypeAlias = Callable[[str, int, int | None], None]
+
+class Progress(Protocol):
+    """What long work calls as it advances."""
+
+    def __call__(self, task: str, done: int = 0, total: int | None = None, /) -> None:
+        """How much of a task is done.
+
+        Args:
+            task: what is being done; what stands before a colon names the step. Alone where there is nothing to count.
+            done: how much of it is done.
+            total: how much there is in all; None: not known.
+        """
+
+
+def silent(task: str, done: int = 0, total: int | None = None, /) -> None:
+    """A `Progress` that shows nothing."""
 
 
 class Pace:
-    """How far a step is, how fast it is, and when it will be done.
+    """How far a task is, how fast it is, and when it will be done.
 
-    Rate and time left are judged by the speed of this step alone, and by what was done of it since it began.
+    Rate and time left are those of the present step alone, and of what was done of it since it began.
     """
 
-    def __init__(self, what: str, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, task: str, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        self._begin(what, 0)
+        self._begin(task, 0)
 
-    def _begin(self, what: str, done: int) -> None:
-        self._step, self._start, self._first = what.partition(":")[0], self._now(), done
-        self.what, self.done, self.total = what, done, None if done == 0 else done
+    def _begin(self, task: str, done: int) -> None:
+        self._step, self._start, self._first = task.partition(":")[0], self._now(), done
+        self.task, self.done, self.total = task, done, None if done == 0 else done
 
-    def show(self, what: str, done: int, total: int | None) -> bool:
+    def update(self, task: str, done: int, total: int | None) -> bool:
         """Take in how far it is; whether a new step has begun."""
-        begins = what.partition(":")[0] != self._step or done < self.done
+        begins = task.partition(":")[0] != self._step or done < self.done
         if begins:
-            self._begin(what, done)
-        self.what, self.done, self.total = what, done, total
+            self._begin(task, done)
+        self.task, self.done, self.total = task, done, total
         return begins
 
     @property
@@ -59,8 +76,8 @@ class Pace:
     def line(self, amount: Callable[[int], str] = "{:,}".format) -> str:
         """All that in one line; `amount` writes a number of what is counted."""
         if self.total in (None, 0, 1) and not self.done:
-            return f"{self.what}: {duration(self.seconds)} so far"
-        parts = [f"{self.what}: {amount(self.done)}" + ("" if self.total is None else f" of {amount(self.total)}")]
+            return f"{self.task}: {duration(self.seconds)} so far"
+        parts = [f"{self.task}: {amount(self.done)}" + ("" if self.total is None else f" of {amount(self.total)}")]
         if self.rate:
             whole = round(self.rate) >= 10
             parts.append(f"{amount(round(self.rate)) if whole or amount is size else format(self.rate, '.2g')}/s")
@@ -78,29 +95,29 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def progress(what: str, *, bar: bool = True, in_bytes: bool = False, transient: bool = True) -> Iterator[Tell]:
-    """Around long work: gives what to call with how far it is.
+def progress_bar(task: str, *, bar: bool = True, in_bytes: bool = False, transient: bool = True) -> Iterator[Progress]:
+    """Around long work: shows its progress on standard error, and gives what to call as it advances.
 
     Args:
-        what: the name of the first step, until another one is told.
+        task: shown until the first call.
         bar: False where a terminal shows enough without.
         in_bytes: whether bytes are counted.
         transient: whether the bar is gone afterwards.
     """
-    pace = Pace(what)
+    pace = Pace(task)
     if not sys.stderr.isatty():
-        with _lines(pace, size if in_bytes else "{:,}".format) as tell:
-            yield tell
+        with _lines(pace, size if in_bytes else "{:,}".format) as progress:
+            yield progress
     elif bar:
-        with _bar(pace, in_bytes, transient) as tell:
-            yield tell
+        with _bar(pace, in_bytes, transient) as progress:
+            yield progress
     else:
-        yield lambda what, done, total: None
+        yield silent
 
 
 @contextmanager
-def _lines(pace: Pace, amount: Callable[[int], str]) -> Iterator[Tell]:
-    """A thread of its own tells of steps, too, that say nothing for long."""
+def _lines(pace: Pace, amount: Callable[[int], str]) -> Iterator[Progress]:
+    """A thread of its own writes them, also while a step makes no call."""
     ended, stream = threading.Event(), sys.stderr
 
     def work() -> None:
@@ -110,41 +127,41 @@ def _lines(pace: Pace, amount: Callable[[int], str]) -> Iterator[Tell]:
 
     thread = threading.Thread(target=work, name="vertebra-progress", daemon=True)
 
-    def tell(what: str, done: int, total: int | None) -> None:
-        pace.show(what, done, total)
+    def update(task: str, done: int = 0, total: int | None = None) -> None:
+        pace.update(task, done, total)
 
     thread.start()
     try:
-        yield tell
+        yield update
     finally:
         ended.set()
         thread.join()
 
 
 @contextmanager
-def _bar(pace: Pace, in_bytes: bool, transient: bool) -> Iterator[Tell]:
+def _bar(pace: Pace, in_bytes: bool, transient: bool) -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         DownloadColumn,
         MofNCompleteColumn,
-        Progress,
         ProgressColumn,
         TextColumn,
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
+    from rich.progress import Progress as Bars
 
     counts: tuple[ProgressColumn, ...] = (MofNCompleteColumn(), TextColumn("{task.fields[rate]:.3g}/s"))
     if in_bytes:
         counts = (DownloadColumn(), TransferSpeedColumn())
     columns = (TextColumn("{task.description}"), BarColumn(), *counts, TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=transient) as shown:
-        task = shown.add_task(printable(pace.what), total=None, rate=0.0)
+    with Bars(*columns, console=Console(stderr=True), transient=transient) as shown:
+        row = shown.add_task(printable(pace.task), total=None, rate=0.0)
 
-        def tell(what: str, done: int, total: int | None) -> None:
-            if pace.show(what, done, total):
-                shown.reset(task)
-            shown.update(task, description=printable(what), completed=done, total=total, rate=pace.rate)
+        def update(task: str, done: int = 0, total: int | None = None) -> None:
+            if pace.update(task, done, total):
+                shown.reset(row)
+            shown.update(row, description=printable(task), completed=done, total=total, rate=pace.rate)
 
-        yield tell
+        yield update

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 from vertebra.errors import WeightsError
-from vertebra.progress import progress as telling
+from vertebra.progress import progress_bar
 from vertebra.units import size as in_bytes
 
 MIRROR = "VERTEBRA_WEIGHTS_MIRROR"
@@ -305,5 +305,5 @@ def bar(source: str, path: Path, progress: bool) -> Iterator[Show]:
         return
     if not sys.stderr.isatty():
         sys.stderr.write(f"Downloading {source} to {path}\n")
-    with telling(path.name, in_bytes=True, transient=False) as tell:
+    with progress_bar(path.name, in_bytes=True, transient=False) as tell:
         yield lambda done, total: tell(path.name, done, total)

@@ -112,10 +112,10 @@ def _command(settings: Settings) -> str:
 def _look(dataset: Dataset, settings: Settings) -> tuple[Audit, list[Facts]]:
     from vertebra.data import DataError, look_through, usable_part
     from vertebra.data import audit as judge
-    from vertebra.progress import progress
+    from vertebra.progress import progress_bar
 
     decoding = Decoding(bits=settings.bits)
-    with progress("looking through the photos", bar=not settings.json) as tell:
+    with progress_bar("looking through the photos", bar=not settings.json) as tell:
         facts = look_through(
             dataset, progress=lambda done, total: tell("looking through the photos", done, total), decoding=decoding
         )

@@ -10,7 +10,7 @@ import typer
 from vertebra.cli._options import model_help
 from vertebra.cli._output import print_json, print_table
 from vertebra.errors import UsageError, VertebraError
-from vertebra.progress import progress
+from vertebra.progress import progress_bar
 
 if TYPE_CHECKING:
     from vertebra.bench import Timing
@@ -69,7 +69,7 @@ def run(settings: Settings) -> None:
             f"--batch is {settings.batch!r}; it must be whole numbers with commas, such as 1,16."
         ) from None
     backends = [name.strip() for name in settings.backends.split(",")] if settings.backends else None
-    with progress("preparing") as advance:
+    with progress_bar("preparing") as advance:
         found = list(
             compare(
                 settings.models,

@@ -9,7 +9,7 @@ import typer
 
 from vertebra.cli._output import print_json, print_table, wrapped
 from vertebra.cli.inspect import Executor
-from vertebra.progress import progress
+from vertebra.progress import progress_bar
 from vertebra.units import count, duration, three_figures
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def run(settings: Settings) -> None:
     from vertebra.anatomy import Limits
     from vertebra.anatomy import choose as find
 
-    with progress("choosing", bar=False) as tell:
+    with progress_bar("choosing", bar=False) as tell:
         choice = find(
             Limits(settings.max_ms, settings.max_mb, settings.min_top1, settings.max_params),
             settings.device,

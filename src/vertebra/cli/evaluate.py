@@ -38,13 +38,13 @@ def evaluate(
 
     Where the data has a split, its test photos are measured.
     """
-    from vertebra.progress import progress
+    from vertebra.progress import progress_bar
 
     if html is not None and html.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"the page to write is {str(html)!r}; its name must end in .html")
     from vertebra.train import evaluate as measure
 
-    with progress("finding the photos", bar=not json) as tell:
+    with progress_bar("finding the photos", bar=not json) as tell:
         found = measure(
             model,
             data,

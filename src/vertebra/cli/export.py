@@ -13,7 +13,7 @@ import typer
 from vertebra.cli._options import model_help
 from vertebra.cli.card import check_markdown, write_markdown
 from vertebra.errors import ImageError, UsageError
-from vertebra.progress import progress
+from vertebra.progress import progress_bar
 from vertebra.units import size, three_figures
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def run(settings: Settings) -> None:
     if settings.classes is not None:
         options["classes"] = settings.classes
     weights = None if settings.weights.lower() == "none" else settings.weights
-    with progress("loading") as tell:
+    with progress_bar("loading") as tell:
         prepared = prepare(settings.model, weights=weights, **options)
         card = prepared.card
         images, calibration = None, None

@@ -16,7 +16,7 @@ import typer
 from vertebra.cli._options import BitsOverCard, model_help
 from vertebra.cli._output import echo, print_json_list
 from vertebra.errors import ImageError, UsageError, VertebraWarning, nearest_path, printable
-from vertebra.progress import progress
+from vertebra.progress import progress_bar
 from vertebra.units import counted
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def run(settings: Settings) -> None:
                 None,
             )
             raise ImageError(f"{count} of {count} photos could not be classified.")
-    with progress("loading the model", bar=False) as show:
+    with progress_bar("loading the model", bar=False) as show:
 
         def say(what: str) -> None:
             _tell(what)
@@ -154,7 +154,7 @@ def run(settings: Settings) -> None:
             if count is not None:
                 found = list(found)
                 count = len(found)
-        with progress("predicting", bar=count is None or count > FEW) as show:
+        with progress_bar("predicting", bar=count is None or count > FEW) as show:
             start = time.perf_counter()
             results = _counted(predictor.predict_many(found, top=top, embed=settings.embed, count=count), count, show)
             tally = _deliver(results, settings, count, output)

@@ -110,7 +110,7 @@ def run(settings: dict[str, Any], out: Path | None, resume: Path | None) -> None
     Raises:
         VertebraError: as `vertebra.train` does.
     """
-    from vertebra.progress import progress
+    from vertebra.progress import progress_bar
     from vertebra.train import PrecisionError
     from vertebra.train import resume as go_on
     from vertebra.train import train as do
@@ -121,7 +121,7 @@ def run(settings: dict[str, Any], out: Path | None, resume: Path | None) -> None
         raise UsageError("there is nothing to train on. Give DATA: a folder of class folders, a table or a name.")
     finished = resume is not None and (resume / "metrics.json").is_file()
     try:
-        with progress("finding the photos") as tell:
+        with progress_bar("finding the photos") as tell:
             if resume is not None:
                 classifier = go_on(resume, tell=tell, **settings)
             else:
