@@ -14,8 +14,7 @@ from vertebra.errors import VertebraError, needing
 
 if TYPE_CHECKING:
     from vertebra import models as models
-    from vertebra.anatomy import choose, compare
-    from vertebra.anatomy import take_apart as anatomy
+    from vertebra.anatomy import anatomy, choose, compare, inspect
     from vertebra.export import export
     from vertebra.loading import load
     from vertebra.models import (
@@ -51,6 +50,7 @@ _EXPORTS: dict[str, tuple[str, str | None]] = {
     "get_model": ("vertebra.models", "torch"),
     "get_model_weights": ("vertebra.models", "torch"),
     "get_weight": ("vertebra.models", "torch"),
+    "inspect": ("vertebra.anatomy", "torch"),
     "is_model": ("vertebra.models", "torch"),
     "list_models": ("vertebra.models", "torch"),
     "list_modules": ("vertebra.models", "torch"),
@@ -74,6 +74,7 @@ __all__ = [
     "get_model",
     "get_model_weights",
     "get_weight",
+    "inspect",
     "is_model",
     "list_models",
     "list_modules",

@@ -130,7 +130,7 @@ def test_a_ratio_is_never_one():
 
 
 def test_no_device_is_no_time(monkeypatch):
-    monkeypatch.setattr("vertebra.anatomy.choice.take_apart", lambda *arguments: pytest.fail("nothing is timed"))
+    monkeypatch.setattr("vertebra.anatomy.choice.inspect", lambda *arguments: pytest.fail("nothing is timed"))
     told = []
     for device in (None, "none"):
         choice = vertebra.choose(

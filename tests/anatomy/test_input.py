@@ -1,7 +1,6 @@
 """Inputs of every sort, and what is said about those that do not work."""
 
 import inspect
-import subprocess
 import sys
 
 import pytest
@@ -13,31 +12,6 @@ from vertebra import models
 from vertebra.errors import UsageError, VertebraError
 
 CONV = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
-
-
-# --- the name ---------------------------------------------------------------------------------------------------------
-
-
-def test_the_package_is_the_function():
-    from vertebra.anatomy import Anatomy, take_apart
-
-    assert isinstance(vertebra.anatomy("resnet18"), Anatomy)
-    assert vertebra.anatomy("resnet18", 64).rows == take_apart("resnet18", 64).rows
-    assert list(inspect.signature(vertebra.anatomy).parameters) == list(inspect.signature(take_apart).parameters)
-
-
-@pytest.mark.parametrize(
-    "lines",
-    [
-        "import vertebra; a = vertebra.anatomy('resnet18', 64)",
-        "from vertebra.anatomy import Anatomy; import vertebra; a = vertebra.anatomy('resnet18', 64)",
-        "import vertebra.anatomy; a = vertebra.anatomy('resnet18', 64)",
-    ],
-)
-def test_in_every_order_of_imports(lines):
-    code = f"{lines}\nfrom vertebra.anatomy import Anatomy\nassert type(a) is Anatomy; print(a.parameters)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.stdout.strip() == "11689512", done.stderr
 
 
 # --- sizes and dtypes -------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ def test_json_and_size(vertebra):
 
 
 def test_by_size_and_accuracy_alone(vertebra, monkeypatch):
-    monkeypatch.setattr("vertebra.anatomy.choice.take_apart", lambda *arguments: pytest.fail("nothing is timed"))
+    monkeypatch.setattr("vertebra.anatomy.choice.inspect", lambda *arguments: pytest.fail("nothing is timed"))
     limits = ["choose", "--max-mb", "25", "--min-top1", "70", "--device", "none"]
     result = vertebra(*limits)
     assert result.code == 0

@@ -313,7 +313,7 @@ class Anatomy(Group):
         )
 
 
-def take_apart(
+def inspect(
     model: nn.Module | str,
     input_size: int | Sequence[int] | None = None,
     batch_size: int = 1,

@@ -10,7 +10,7 @@ from vertebra.errors import UsageError
 from vertebra.models import list_models
 from vertebra.units import duration, three_figures
 
-from .analysis import take_apart
+from .analysis import inspect
 from .kernels import ONNXRUNTIME
 from .latency import predict
 from .published import Published, published
@@ -167,7 +167,7 @@ class _Judge:
         """The candidate with its predicted time; with a measured one where that is possible, asked for and in doubt."""
         if self._device is None:
             return candidate
-        anatomy = take_apart(candidate.published.name, self._size or candidate.size)
+        anatomy = inspect(candidate.published.name, self._size or candidate.size)
         latency = predict(anatomy, self._device, self._executor, self._notify)
         # One calibration serves all, also where it is not kept.
         if isinstance(latency.device, Calibration):

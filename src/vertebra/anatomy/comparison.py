@@ -15,7 +15,7 @@ from vertebra.graph.cost import Kind
 from vertebra.model_argument import ModelKind, resolve_model
 from vertebra.model_table import networks
 
-from .analysis import Anatomy, Group, take_apart
+from .analysis import Anatomy, Group, inspect
 from .latency import Latency, predict
 from .published import Published, published
 from .roofline import Calibration
@@ -166,7 +166,7 @@ def compare(
         raise UsageError(f"models is {models!r}; compare takes a list of two networks or more.")
     names = [_published_name(model) for model in models]
     # A wrong name or input is found before this machine is calibrated.
-    anatomies = [take_apart(model, input_size, batch_size) for model in models]
+    anatomies = [inspect(model, input_size, batch_size) for model in models]
     entries = []
     for name, anatomy in zip(names, anatomies, strict=True):
         latency = None if device is None else predict(anatomy, device, executor, notify)

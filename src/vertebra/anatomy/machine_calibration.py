@@ -23,7 +23,7 @@ from vertebra.graph.cost import Kind
 from vertebra.machine import processor
 
 from . import calibration_networks
-from .analysis import take_apart
+from .analysis import inspect
 from .kernels import Kernel, kernels_of
 from .measurement import EXECUTORS, Measurement, measure
 from .roofline import Calibration, Rate, label
@@ -104,7 +104,7 @@ def calibrate(executor: str) -> Calibration:
     for seed in SEEDS:
         with torch.device("meta"):
             network, size = calibration_networks.network(seed)
-        anatomy = take_apart(network, size)
+        anatomy = inspect(network, size)
         runs.append((kernels_of(anatomy.rows, executor), measure(anatomy, executor, SECONDS_EACH)))
     seconds = time.perf_counter() - begin
     return Calibration(

@@ -88,13 +88,13 @@ def run(settings: Settings) -> None:
     Raises:
         UsageError: an unknown network or device, or an input that the network does not take.
     """
-    from vertebra.anatomy import take_apart
+    from vertebra.anatomy import anatomy as analyse
     from vertebra.files import write_whole, writing
 
     for option, path in (("--html", settings.html), ("--png", settings.png)):
         if path is not None:
             check_out(option, path, f".{option[2:]}")
-    anatomy = take_apart(settings.model, parse_size(settings.size), settings.batch)
+    anatomy = analyse(settings.model, parse_size(settings.size), settings.batch)
     latency = predicted(anatomy, settings.device, settings.executor)
     measurement = anatomy.measure(settings.executor) if settings.measure else None
     training = [anatomy.training_memory(checkpointing=on) for on in (False, True)] if settings.train else []

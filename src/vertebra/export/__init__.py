@@ -2,22 +2,19 @@
 
 With photos to calibrate on the file is int8: smaller and faster, and written only if it keeps its accuracy.
 
-`vertebra.export("efficientnet_lite0", "lite0.onnx")`, or `vertebra export efficientnet_lite0 --out lite0.onnx`. The
-package is itself that function, so that `vertebra.export` is one thing whether or not something of it has been imported
-before.
+`vertebra.export("efficientnet_lite0", "lite0.onnx")`, or `vertebra export efficientnet_lite0 --out lite0.onnx`.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from vertebra.callable_module import make_callable
 from vertebra.card import METADATA_KEY, Card
 from vertebra.errors import UsageError, needing
 from vertebra.model_checksum import BLANK, checked_card, with_checksum
@@ -196,13 +193,4 @@ def with_card(graph: onnx.ModelProto, card: Card) -> onnx.ModelProto:
     return graph
 
 
-class _CallableModule(ModuleType):
-    def __call__(
-        self, model: nn.Module | Prepared | str | Path, out: str | os.PathLike[str], **options: Any
-    ) -> ExportReport:
-        return export(model, out, **options)
-
-    __call__.__doc__ = export.__doc__
-
-
-sys.modules[__name__].__class__ = _CallableModule
+make_callable(__name__)

@@ -1,18 +1,16 @@
 """An exported classifier behind HTTP, with a page for people. Never torch.
 
-`vertebra serve MODEL.onnx`, or `vertebra.serve("model.onnx")`. The package is itself that function, so that
-`vertebra.serve` is one thing whether or not something of it has been imported before.
+`vertebra serve MODEL.onnx`, or `vertebra.serve("model.onnx")`.
 """
 
 from __future__ import annotations
 
 import gc
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import ModuleType
 from typing import Any
 
+from vertebra.callable_module import make_callable
 from vertebra.errors import needing
 
 from .glibc_malloc import give_back
@@ -74,11 +72,4 @@ def _made_to_stay() -> Iterator[None]:
             gc.enable()
 
 
-class _CallableModule(ModuleType):
-    def __call__(self, *models: str, **options: Any) -> None:
-        serve(*models, **options)
-
-    __call__.__doc__ = serve.__doc__
-
-
-sys.modules[__name__].__class__ = _CallableModule
+make_callable(__name__)

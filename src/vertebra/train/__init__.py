@@ -1,18 +1,15 @@
 """From a folder of photos to a classifier that says how far to trust it.
 
-`clf = vertebra.train("photos/")`, or `vertebra train photos/ --out RUN`. The package is itself that function, so that
-`vertebra.train` is one thing whether or not something of it has been imported before. Its names are loaded when they
-are first touched: wrong settings are refused before torch is, which takes seconds.
+`clf = vertebra.train("photos/")`, or `vertebra train photos/ --out RUN`. The names of this package are loaded on first
+use: wrong settings are refused before torch is loaded, which takes seconds.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from vertebra.callable_module import make_callable
 from vertebra.errors import needing
 
 if TYPE_CHECKING:
@@ -54,14 +51,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_EXPORTS})
 
 
-class _CallableModule(ModuleType):
-    def __call__(
-        self, data: str | os.PathLike[str], out: str | os.PathLike[str] | None = None, **options: Any
-    ) -> Classifier:
-        """Train a classifier on labelled photos, as `vertebra.train.train` does and documents."""
-        from .training import train
-
-        return train(data, out, **options)
-
-
-sys.modules[__name__].__class__ = _CallableModule
+make_callable(__name__)

@@ -1,0 +1,47 @@
+"""Four packages are called as the function of their name, whatever has been imported before."""
+
+import inspect
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+import vertebra
+
+PACKAGES = ("anatomy", "export", "serve", "train")
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_package_calls_its_function(name, monkeypatch):
+    package = import_module(f"vertebra.{name}")
+    assert getattr(vertebra, name) is package
+    assert inspect.signature(package) == inspect.signature(getattr(package, name))
+    monkeypatch.setattr(package, name, lambda *args, **options: (args, options))
+    assert package("x", size=3) == (("x",), {"size": 3})
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "import vertebra",
+        "from vertebra.NAME import NAME; import vertebra",
+        "import vertebra.NAME",
+        "import vertebra; vertebra.NAME; from vertebra.NAME import NAME",
+        "from vertebra import NAME; import vertebra.NAME",
+    ],
+)
+def test_in_every_order_of_imports(lines):
+    blocks = [
+        f"{lines.replace('NAME', name)}\nassert callable(vertebra.{name}) and callable(vertebra.{name}.{name})"
+        for name in PACKAGES
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(blocks)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_inspect_is_the_name_of_the_command():
+    from vertebra.anatomy import take_apart
+
+    assert vertebra.inspect is vertebra.anatomy.inspect is take_apart
+    assert repr(vertebra.inspect("resnet18", 64)) == repr(vertebra.anatomy("resnet18", 64))
