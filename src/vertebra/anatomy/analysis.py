@@ -13,8 +13,9 @@ from torch.utils._pytree import tree_leaves
 
 from vertebra.errors import VertebraError, check_count
 from vertebra.graph import trace as tracer
-from vertebra.graph.cost import Kind
-from vertebra.graph.rows import Row, rows_of
+from vertebra.graph.profile import Group as Group
+from vertebra.graph.profile import Profile
+from vertebra.graph.rows import rows_of
 
 from . import training_memory
 from .network_input import Subject, prepare
@@ -29,150 +30,14 @@ if TYPE_CHECKING:
 SCHEMA = 1  # of to_dict(); a higher number is another meaning
 
 
-@dataclass(frozen=True)
-class Group:
-    """Rows that belong together, with their sums: a stage, a block or a module."""
-
-    name: str
-    rows: tuple[Row, ...]
-
-    @property
-    def parameters(self) -> int:
-        """Trainable and frozen values; a tensor that is used twice counts where it is used first."""
-        return sum(row.parameters for row in self.rows)
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates of convolutions and matrix products."""
-        return sum(row.macs for row in self.rows)
-
-    @property
-    def flops(self) -> int:
-        """2 × MACs."""
-        return 2 * self.macs
-
-    @property
-    def other_ops(self) -> int:
-        """All other arithmetic: additions, comparisons, … one an element."""
-        return sum(row.other_ops for row in self.rows)
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of weights that are read."""
-        return sum(row.weight_bytes for row in self.rows)
-
-    @property
-    def read_bytes(self) -> int:
-        """Bytes of activations that are read."""
-        return sum(row.read_bytes for row in self.rows)
-
-    @property
-    def write_bytes(self) -> int:
-        """Bytes of results that are written."""
-        return sum(row.write_bytes for row in self.rows)
-
-    @property
-    def bytes(self) -> int:
-        """All bytes moved, if nothing stays in a cache."""
-        return self.weight_bytes + self.read_bytes + self.write_bytes
-
-    @property
-    def intensity(self) -> float:
-        """Operations of any sort a byte moved."""
-        return (self.flops + self.other_ops) / self.bytes if self.bytes else 0.0
-
-    @property
-    def output_shape(self) -> tuple[int, ...]:
-        """Shape of the last result."""
-        return next((row.output_shape for row in reversed(self.rows) if row.output_shape), ())
-
-    @property
-    def receptive_field(self) -> tuple[int, ...] | None:
-        """Pixels of the input that the last result with a field sees, along the longest path."""
-        return next((row.receptive_field for row in reversed(self.rows) if row.receptive_field), None)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The sums, and the indices of the rows."""
-        return {
-            "name": self.name,
-            **{name: getattr(self, name) for name in SUMS},
-            "intensity": self.intensity,
-            "output_shape": self.output_shape,
-            "receptive_field": self.receptive_field,
-            "rows": [row.index for row in self.rows],
-        }
-
-
-SUMS = ("parameters", "macs", "flops", "other_ops", "weight_bytes", "read_bytes", "write_bytes", "bytes")
-
-
 @dataclass(frozen=True, repr=False)
-class Anatomy(Group):
+class Anatomy(Profile):
     """A network taken apart for one input: what each operation costs in parameters, arithmetic, bytes and time.
 
     `name` is the network's; all sums are for the whole batch. Made by `vertebra.anatomy(…)`.
     """
 
     subject: Subject = field(repr=False)
-
-    @property
-    def batch_size(self) -> int:
-        """Images in the batch."""
-        return self.subject.batch_size
-
-    @property
-    def dtype(self) -> str:
-        """Of the weights: "float32"."""
-        return str(self.subject.dtype).removeprefix("torch.")
-
-    @property
-    def input(self) -> str:
-        """The input in words: "float32 1 × 3 × 224 × 224"."""
-        return tracer.describe(self.subject.args, self.subject.kwargs)
-
-    @property
-    def input_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Shape of each tensor that it was given."""
-        leaves = tree_leaves((self.subject.args, self.subject.kwargs))
-        return tuple(tuple(leaf.shape) for leaf in leaves if isinstance(leaf, torch.Tensor))
-
-    @property
-    def stages(self) -> tuple[Group, ...]:
-        """The rows by stage, in the order in which the stages begin."""
-        return _grouped(self.rows, "stage")
-
-    @property
-    def blocks(self) -> tuple[Group, ...]:
-        """The rows by block: a residual block, an Inception module, a dense layer; or a layer that is in none."""
-        return _grouped(self.rows, "block")
-
-    @property
-    def layers(self) -> tuple[Row, ...]:
-        """The rows that do something: without views."""
-        return tuple(row for row in self.rows if row.kind is not Kind.VIEW)
-
-    @property
-    def unknown(self) -> tuple[Row, ...]:
-        """Operations whose arithmetic is not known; their bytes are counted, and no MACs."""
-        return tuple(row for row in self.rows if row.kind is Kind.UNKNOWN)
-
-    @property
-    def parameter_bytes(self) -> int:
-        """Memory of the parameters."""
-        return sum(p.numel() * p.dtype.itemsize for p in self.subject.network.parameters())
-
-    @property
-    def peak_activation_bytes(self) -> int:
-        """Most memory that activations take at one moment of inference, if each is freed after its last use.
-
-        The input counts until it has been read, the result from its making. Weights are not in it.
-        """
-        return max((row.live_bytes for row in self.rows), default=0)
-
-    @property
-    def peak_row(self) -> Row | None:
-        """The operation at which the activations take most memory."""
-        return max(self.rows, key=lambda row: row.live_bytes, default=None)
 
     def training_memory(
         self, optimizer: str = "momentum", checkpointing: bool = False, batch_size: int | None = None
@@ -252,22 +117,11 @@ class Anatomy(Group):
         training: Iterable[TrainingMemory] = (),
     ) -> dict[str, Any]:
         """All of it, ready for JSON; bytes, counts and ms. A page or a plot needs nothing else."""
-        peak = self.peak_row
         return {
             "schema": SCHEMA,
-            **super().to_dict(),
+            **Group.to_dict(self),
             "type": type(self.subject.network).__name__,
-            "input": self.input,
-            "input_shapes": self.input_shapes,
-            "batch_size": self.batch_size,
-            "dtype": self.dtype,
-            "parameter_bytes": self.parameter_bytes,
-            "peak_activation_bytes": self.peak_activation_bytes,
-            "peak_row": None if peak is None else peak.index,
-            "unknown": [row.index for row in self.unknown],
-            "stages": [group.to_dict() for group in self.stages],
-            "blocks": [group.to_dict() | {"stage": group.rows[0].stage} for group in self.blocks],
-            "rows": [row.to_dict() for row in self.rows],
+            **super().to_dict(),
             "verdict": self.verdict(latency),
             "latency": None if latency is None else latency.to_dict(),
             "measurement": None if measurement is None else measurement.to_dict(),
@@ -340,11 +194,14 @@ def inspect(
     """
     subject = prepare(model, input_size, batch_size, dtype, inputs)
     trace = tracer.run(subject.network, subject.args, subject.kwargs)
-    return Anatomy(subject.name, tuple(rows_of(subject.network, trace)), subject)
-
-
-def _grouped(rows: Iterable[Row], attribute: str) -> tuple[Group, ...]:
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(getattr(row, attribute), []).append(row)
-    return tuple(Group(name, tuple(members)) for name, members in groups.items())
+    leaves = tree_leaves((subject.args, subject.kwargs))
+    return Anatomy(
+        subject.name,
+        tuple(rows_of(subject.network, trace)),
+        input=tracer.describe(subject.args, subject.kwargs),
+        input_shapes=tuple(tuple(leaf.shape) for leaf in leaves if isinstance(leaf, torch.Tensor)),
+        batch_size=subject.batch_size,
+        dtype=str(subject.dtype).removeprefix("torch."),
+        parameter_bytes=sum(p.numel() * p.dtype.itemsize for p in subject.network.parameters()),
+        subject=subject,
+    )
