@@ -317,7 +317,7 @@ def test_a_weak_tag_does_not_vouch_for_a_beginning(server: Server, cache: Path) 
 
 
 def test_ctrl_c_keeps_what_has_come(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(done: int, total: int | None) -> None:
+    def interrupt(task: str, done: int, total: int | None) -> None:
         if done >= weight_transfer.CHUNK:
             raise KeyboardInterrupt
 
@@ -329,7 +329,7 @@ def test_ctrl_c_keeps_what_has_come(server: Server, cache: Path, monkeypatch: py
         def __exit__(self, *_: Any) -> None: ...
 
     with monkeypatch.context() as patch:
-        patch.setattr(weight_transfer, "bar", Bar)
+        patch.setattr(weight_transfer, "shown", Bar)
         with pytest.raises(KeyboardInterrupt):
             fetch(server.url)
     assert files(cache) == [f"{NAME}.partial", f"{NAME}.partial.json"]

@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,15 @@ from vertebra.card import DECODING_RULE
 from vertebra.errors import MissingExtraError, UsageError, VertebraError, needing, noting, warn
 from vertebra.files import replacing
 from vertebra.model_argument import ModelArgument, ModelKind, resolve_model
-from vertebra.runtime.predictor import Predictor, silent
+from vertebra.progress import Progress, silent
+from vertebra.runtime.predictor import Predictor
 
 
 def load(
     model: str | os.PathLike[str],
     *,
     weights: str | os.PathLike[str] = "DEFAULT",
-    tell: Callable[[str], None] = silent,
+    tell: Progress = silent,
     **options: Any,
 ) -> Predictor:
     """Make a network ready to predict, without torch.
@@ -48,7 +48,7 @@ def load(
 def exported_file(
     model: ModelArgument,
     weights: str | os.PathLike[str] = "DEFAULT",
-    tell: Callable[[str], None] = silent,
+    tell: Progress = silent,
     *,
     scratch: Path | None = None,
 ) -> Path:
@@ -99,7 +99,7 @@ def exported_file(
 def exported(
     name: str,
     weights: str | os.PathLike[str],
-    tell: Callable[[str], None] = silent,
+    tell: Progress = silent,
     *,
     scratch: Path | None = None,
 ) -> Path:

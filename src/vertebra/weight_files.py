@@ -80,11 +80,11 @@ def fetch(url: str, progress: bool = True, check_hash: bool = True) -> Path:
         with _exclusive(path, progress) as partial:
             if path.is_file():  # another process was faster
                 return path
-            with transfer.bar(f"{source}", path, progress) as show:
+            with transfer.shown(f"{source}", path, progress) as bar:
                 if isinstance(source, Path):
-                    transfer.copy(source, partial, expected, show)
+                    transfer.copy(source, partial, expected, bar)
                 else:
-                    transfer.download(source, partial, expected, show)
+                    transfer.download(source, partial, expected, bar)
             partial.replace(path)
             sync_folder(path.parent)
     except OSError as error:

@@ -16,12 +16,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, Any
 
 from vertebra.errors import WeightsError
-from vertebra.progress import progress_bar
+from vertebra.progress import Progress, progress_bar, silent
 from vertebra.units import size as in_bytes
 
 MIRROR = "VERTEBRA_WEIGHTS_MIRROR"
@@ -35,8 +35,6 @@ CHUNK = 1 << 18  # bytes
 # Answers that the same server may not repeat a second later.
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
 
-Show: TypeAlias = Callable[[int, int | None], None]  # bytes done, bytes in all where known
-
 
 def forget(partial: Path) -> None:
     """Delete what has come, and the notes about it."""
@@ -44,7 +42,7 @@ def forget(partial: Path) -> None:
     _notes(partial).unlink(missing_ok=True)
 
 
-def copy(source: Path, partial: Path, expected: str | None, show: Show) -> None:
+def copy(source: Path, partial: Path, expected: str | None, progress: Progress) -> None:
     """Copy a mirror's file into `partial`; `expected` are the first digits of its SHA-256, None where unknown."""
     digest = hashlib.sha256()
     try:
@@ -57,20 +55,20 @@ def copy(source: Path, partial: Path, expected: str | None, show: Show) -> None:
         while chunk := original.read(CHUNK):
             file.write(chunk)
             digest.update(chunk)
-            show(file.tell(), total)
+            progress(partial.stem, file.tell(), total)
         _sync(file)
     if expected and not digest.hexdigest().startswith(expected):
         forget(partial)
         raise _wrong_hash(str(source), expected, digest.hexdigest(), total)
 
 
-def download(url: str, partial: Path, expected: str | None, show: Show) -> None:
+def download(url: str, partial: Path, expected: str | None, progress: Progress) -> None:
     """Bring the file of an http(s) URL into `partial`, whole; go on where an earlier call broke off.
 
     Raises:
         WeightsError: it cannot be had, or has not the hash; then nothing is left of it.
     """
-    transfer = _Transfer(url, partial, expected, show)
+    transfer = _Transfer(url, partial, expected, progress)
     try:
         transfer.run()
     finally:
@@ -99,11 +97,11 @@ class _BrokenOffError(Exception):
 class _Transfer:
     """A file on its way into `partial`; where it breaks off it goes on."""
 
-    def __init__(self, url: str, partial: Path, expected: str | None, show: Show) -> None:
+    def __init__(self, url: str, partial: Path, expected: str | None, progress: Progress) -> None:
         self.url = url
         self.partial = partial
         self.expected = expected
-        self.show = show
+        self.progress = progress
         self.content_type = ""
         self._reset()
 
@@ -215,7 +213,7 @@ class _Transfer:
         self._note(response.headers)
         if total is not None:
             _check_space(self.partial, total - self.size)
-        self.show(self.size, total)
+        self.progress(self.partial.stem, self.size, total)
         while total is None or self.size < total:
             try:
                 # Unlike read(), read1() does not lose what it has when the rest does not come.
@@ -227,7 +225,7 @@ class _Transfer:
             file.write(chunk)
             self.digest.update(chunk)
             self.size += len(chunk)
-            self.show(self.size, total)
+            self.progress(self.partial.stem, self.size, total)
         if total is not None and self.size < total:
             raise _BrokenOffError(f"the server broke off after {self.size:,} of {total:,} bytes")
 
@@ -298,12 +296,12 @@ def _sync(file: IO[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def bar(source: str, path: Path, progress: bool) -> Iterator[Show]:
-    """What to call with the bytes that have come, and those in all; it shows them where somebody reads it."""
+def shown(source: str, path: Path, progress: bool) -> Iterator[Progress]:
+    """What to call with the bytes that have come, and those in all."""
     if not progress:
-        yield lambda done, total: None
+        yield silent
         return
     if not sys.stderr.isatty():
         sys.stderr.write(f"Downloading {source} to {path}\n")
-    with progress_bar(path.name, in_bytes=True, transient=False) as tell:
-        yield lambda done, total: tell(path.name, done, total)
+    with progress_bar(path.name, in_bytes=True, transient=False) as bar:
+        yield bar

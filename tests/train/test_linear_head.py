@@ -119,11 +119,11 @@ def test_no_photo_is_predicted_by_a_head_that_saw_it(problem):
     # Labels without any rule: seen photos would be predicted well, unseen ones are not.
     labels = np.random.default_rng(2).integers(0, 4, 300)
     calls = []
-    found = cross_validated(features, labels, np.arange(300) % 3, 4, lambda done, total: calls.append((done, total)))
+    found = cross_validated(features, labels, np.arange(300) % 3, 4, lambda *call: calls.append(call))
     assert (found.softmax_logits.argmax(1) == labels).mean() < 0.4
     assert (found.other_logits.argmax(1) == labels).mean() < 0.4
     assert found.strength in {t.strength for t in found.trials}
-    assert calls == [(1, 3), (2, 3), (3, 3)]
+    assert calls == [("fitting", 1, 3), ("fitting", 2, 3), ("fitting", 3, 3)]
     assert found.measurable.all()
 
 

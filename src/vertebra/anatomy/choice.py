@@ -8,6 +8,7 @@ from typing import Any
 
 from vertebra.errors import UsageError
 from vertebra.models import list_models
+from vertebra.progress import Progress, silent
 from vertebra.units import duration, three_figures
 
 from .analysis import inspect
@@ -82,7 +83,7 @@ def choose(
     names: Sequence[str] | None = None,
     finalists: int = 5,
     notify: Callable[[str], None] | None = None,
-    tell: Callable[[str, int, int], None] = lambda what, done, total: None,
+    tell: Progress = silent,
 ) -> Choice:
     """Find the networks within the limits.
 

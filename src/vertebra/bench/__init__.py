@@ -23,6 +23,7 @@ from typing import IO, Any, cast
 
 from vertebra.errors import UsageError, nearest
 from vertebra.machine import usable_cores
+from vertebra.progress import Progress, silent
 
 from ._files import Files, files_of
 
@@ -75,7 +76,7 @@ def compare(
     turns: int = 3,
     seconds: float = 0.5,
     threads: int | None = None,
-    tell: Callable[[str, int, int], None] = lambda what, done, total: None,
+    tell: Progress = silent,
 ) -> Iterator[Timing]:
     """Time each model at each batch size with each backend.
 

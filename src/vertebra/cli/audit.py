@@ -115,10 +115,8 @@ def _look(dataset: Dataset, settings: Settings) -> tuple[Audit, list[Facts]]:
     from vertebra.progress import progress_bar
 
     decoding = Decoding(bits=settings.bits)
-    with progress_bar("looking through the photos", bar=not settings.json) as tell:
-        facts = look_through(
-            dataset, progress=lambda done, total: tell("looking through the photos", done, total), decoding=decoding
-        )
+    with progress_bar("auditing the photos", bar=not settings.json) as progress:
+        facts = look_through(dataset, progress=progress, decoding=decoding)
     found = judge(dataset, facts, decoding=decoding)
     usable = [place for place, fact in enumerate(facts) if fact.broken is None]
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +12,7 @@ import typer
 from vertebra.cli._options import model_help
 from vertebra.cli.card import check_markdown, write_markdown
 from vertebra.errors import ImageError, UsageError
-from vertebra.progress import progress_bar
+from vertebra.progress import Progress, progress_bar
 from vertebra.units import size, three_figures
 
 if TYPE_CHECKING:
@@ -295,9 +294,7 @@ def _photos(option: str, folder: Path, most: int) -> list[Path]:
     return [found[int(i * step)] for i in range(min(most, len(found)))]
 
 
-def _pixels(
-    paths: list[Path], preprocessing: Preprocessing, tell: Callable[[str, int, int], None]
-) -> tuple[list[Any], list[Path]]:
+def _pixels(paths: list[Path], preprocessing: Preprocessing, tell: Progress) -> tuple[list[Any], list[Path]]:
     """The photos as the network sees them, uint8 (crop, crop, 3), and their paths; those that are broken are named.
 
     So is what their files leave open.
@@ -324,9 +321,7 @@ def _pixels(
     return pixels, read
 
 
-def _calibration(
-    folder: Path, card: Card, classes: int, proof: bool, tell: Callable[[str, int, int], None]
-) -> Calibration:
+def _calibration(folder: Path, card: Card, classes: int, proof: bool, tell: Progress) -> Calibration:
     import numpy as np
 
     from vertebra.export import Calibration, check_count, labels_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ import typer
 from vertebra.cli._options import BitsOverCard, model_help
 from vertebra.cli._output import echo, print_json_list
 from vertebra.errors import ImageError, UsageError, VertebraWarning, nearest_path, printable
-from vertebra.progress import progress_bar
+from vertebra.progress import Progress, progress_bar
 from vertebra.units import counted
 
 if TYPE_CHECKING:
@@ -125,9 +125,9 @@ def run(settings: Settings) -> None:
             raise ImageError(f"{count} of {count} photos could not be classified.")
     with progress_bar("loading the model", bar=False) as show:
 
-        def say(what: str) -> None:
-            _tell(what)
-            show(what, 0, 1)
+        def say(task: str, done: int = 0, total: int | None = None) -> None:
+            _tell(task)
+            show(task)
 
         predictor = load(
             settings.model,
@@ -252,11 +252,9 @@ def _output(settings: Settings, top: int, predictor: Predictor) -> Iterator[Outp
             raise
 
 
-def _counted(
-    results: Iterator[Prediction], count: int | None, show: Callable[[str, int, int | None], None]
-) -> Iterator[Prediction]:
+def _counted(results: Iterator[Prediction], count: int | None, progress: Progress) -> Iterator[Prediction]:
     for done, result in enumerate(results, 1):
-        show("predicting", done, count)
+        progress("predicting", done, count)
         yield result
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from vertebra.decoding_errors import OversizeError, UnsupportedError
 from vertebra.errors import ImageError
 from vertebra.file_kinds import raw_file
 from vertebra.machine import usable_cores
+from vertebra.progress import Progress, silent
 
 from .dataset import Dataset, Photo
 from .sqlite_cache import Shelf
@@ -220,7 +221,7 @@ def read_file(path: Path) -> tuple[bytes, Facts | None]:
 def look_through(
     dataset: Dataset,
     album: Album | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
     decoding: Decoding = Decoding(),  # noqa: B008 - frozen
 ) -> list[Facts]:
     """The facts of each photo, in the order of the data set. What has not been seen before is decoded, in parallel.
@@ -246,8 +247,7 @@ def look_through(
         with ThreadPoolExecutor(usable_cores()) as pool:
             for part in pool.map(look, _parts(photos, 32)):
                 facts += part
-                if progress is not None:
-                    progress(len(facts), len(photos))
+                progress("auditing the photos", len(facts), len(photos))
     finally:
         album.save()
     return facts

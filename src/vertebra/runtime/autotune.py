@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from vertebra.card import Card, read_card
 from vertebra.errors import VertebraError
 from vertebra.machine import processor
 from vertebra.pixels import network_pixels
+from vertebra.progress import Progress, silent
 
 from . import mnn_engine
 from .engine import EngineError, Plan
@@ -85,7 +86,7 @@ def choose(
     may_measure: bool = True,
     engine: str = "auto",
     decoding: bool = False,
-    tell: Callable[[str], None] = lambda what: None,
+    tell: Progress = silent,
 ) -> Plan:
     """The plan that gets `images` images done soonest (None: an endless stream), in batches of `batch`.
 
@@ -140,7 +141,7 @@ def measure(
     path: Path,
     plans: list[Plan],
     batch: int,
-    tell: Callable[[str], None] = lambda what: None,
+    tell: Progress = silent,
     *,
     decoding: bool = False,
 ) -> list[Measured]:

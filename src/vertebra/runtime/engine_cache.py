@@ -6,13 +6,13 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
 from vertebra.cache import file_state, tell_once
 from vertebra.card import Card
+from vertebra.progress import Progress
 
 from .autotune import WORTH_MEASURING, choose
 from .engine import EngineError, Plan
@@ -46,7 +46,7 @@ class Runners:
         engine: str,
         threads: int,
         brief: bool,
-        tell: Callable[[str], None],
+        tell: Progress,
     ) -> None:
         self.path = path
         self.card = card

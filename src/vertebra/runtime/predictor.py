@@ -23,6 +23,7 @@ from vertebra.errors import ImageError, UsageError, printable
 from vertebra.machine import usable_cores
 from vertebra.model_checksum import checked_card
 from vertebra.pixels import Pixels, fit, least_side
+from vertebra.progress import Progress, silent
 
 from .engine import EMBEDDING, PROBABILITIES, EngineError, FloatArray, Plan, check_engine
 from .engine_cache import Runners
@@ -34,10 +35,6 @@ from .prediction import best_classes as best_classes
 from .prefetch import read_ahead
 
 BATCH = 16
-
-
-def silent(what: str) -> None:
-    """Nobody is told."""
 
 
 class Predictor:
@@ -73,7 +70,7 @@ class Predictor:
         scaled: bool = False,
         bits: int | None = None,
         brief: bool = False,
-        tell: Callable[[str], None] = silent,
+        tell: Progress = silent,
     ) -> None:
         for name, value in (("batch", batch), ("threads", threads)):
             if value is not None and value < 1:
@@ -101,7 +98,7 @@ class Predictor:
         self.brief = brief
         self._prepare(tell)
 
-    def _prepare(self, tell: Callable[[str], None]) -> None:
+    def _prepare(self, tell: Progress) -> None:
         """What a copy in another process has anew."""
         self.notes = DecodingNotes(self.preprocessing.decoding)  # of the photos that were decoded
         self.threads = self._threads or usable_cores()

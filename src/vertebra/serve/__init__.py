@@ -6,18 +6,19 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from vertebra.callable_module import make_callable
 from vertebra.errors import needing
+from vertebra.progress import Progress, silent
 
 from .glibc_malloc import give_back
 from .server_settings import Settings as Settings
 
 
-def serve(*models: str, tell: Callable[[str], None] = lambda what: None, **options: Any) -> None:
+def serve(*models: str, tell: Progress = silent, **options: Any) -> None:
     """Serve classifiers over HTTP until SIGINT or SIGTERM.
 
     Args:
@@ -34,7 +35,7 @@ def serve(*models: str, tell: Callable[[str], None] = lambda what: None, **optio
         run(Settings(models=tuple(map(str, models)), **options), tell)
 
 
-def run(settings: Settings, tell: Callable[[str], None] = lambda what: None) -> None:
+def run(settings: Settings, tell: Progress = silent) -> None:
     """Serve with these settings; raises as `serve` does."""
     settings.check()
     give_back()

@@ -11,6 +11,7 @@ from pathlib import Path
 from vertebra.cache import change_state
 from vertebra.card import read_card
 from vertebra.errors import nearest
+from vertebra.progress import Progress, silent
 
 from .api_errors import ApiError
 from .glibc_malloc import trim
@@ -42,7 +43,7 @@ class ModelRegistry:
         VertebraError: a file cannot be read or has no card; told before anything is loaded.
     """
 
-    def __init__(self, settings: Settings, tell: Callable[[str], None] = lambda what: None) -> None:
+    def __init__(self, settings: Settings, tell: Progress = silent) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.models = {

@@ -8,13 +8,13 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 from vertebra.cache import scratch_dir
 from vertebra.errors import UsageError, VertebraError, VertebraWarning
 from vertebra.loading import kept_model
 from vertebra.model_argument import ModelKind, resolve_model
+from vertebra.progress import Progress
 
 log = logging.getLogger("vertebra.serve")
 
@@ -37,7 +37,7 @@ except VertebraError as error:
 """
 
 
-def exported_file_of(source: str, tell: Callable[[str], None]) -> Path:
+def exported_file_of(source: str, tell: Progress) -> Path:
     """The file that was given, or that of a run; that of a network or a function, exported first.
 
     By another process: exporting loads torch, which this one never does.

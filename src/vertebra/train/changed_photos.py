@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from vertebra.machine import usable_cores
+from vertebra.progress import Progress, silent
 
 State = list[int]  # bytes, and the times of the last change of the content and of the file, in ns
 
@@ -34,7 +35,7 @@ def changed_photos(
     paths: Sequence[Path],
     hashes: Sequence[str],
     states: Sequence[State | None],
-    tell: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> list[Path]:
     """The photos that have another content than they had.
 
@@ -44,7 +45,7 @@ def changed_photos(
         paths: of the photos.
         hashes: SHA-256 of each, as it was.
         states: of each, as `states_of` gave them; where it is the same as now, the content is not read.
-        tell: called with the files hashed, and how many have to be.
+        progress: called with the files hashed, and how many have to be.
     """
     now = states_of(paths)
     doubtful = [
@@ -64,7 +65,7 @@ def changed_photos(
     found = []
     with ThreadPoolExecutor(usable_cores()) as pool:
         for done, (entry, another) in enumerate(zip(doubtful, pool.map(is_another, doubtful), strict=True)):
-            tell(done, len(doubtful))
+            progress("checking the photos", done, len(doubtful))
             if another:
                 found.append(entry[0])
     return found

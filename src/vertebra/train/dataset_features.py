@@ -6,7 +6,6 @@ One pass reads, hashes, looks at and computes; a photo that was seen before is n
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from vertebra.card import Preprocessing, read_card
 from vertebra.data import Dataset, Facts, Shelf
 from vertebra.decoding import decoder
 from vertebra.pixels import FIT_VERSION
+from vertebra.progress import Progress, silent
 from vertebra.runtime.engine import EMBEDDING, FloatArray, Plan, version_of
 from vertebra.runtime.predictor import Predictor
 
@@ -67,7 +67,7 @@ def compute_features(
     dataset: Dataset,
     body: Path,
     preprocessing: Preprocessing,
-    tell: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> Seen:
     """The facts and the features of each photo.
 
@@ -75,7 +75,7 @@ def compute_features(
         dataset: the photos.
         body: an exported network.
         preprocessing: from a photo to the network's pixels; of its `crop_size`.
-        tell: called with the photos done and the photos in all.
+        progress: called with the photos done and the photos in all.
 
     Raises:
         EngineError: the network cannot be run.
@@ -98,7 +98,8 @@ def compute_features(
             EMBEDDING,
             recall=store.get,
             keep=keep,
-            tell=tell,
+            task="computing features",
+            progress=progress,
         )
     finally:
         store.save()

@@ -10,6 +10,7 @@ import numpy as np
 from vertebra.card import Preprocessing
 from vertebra.data import Album, Dataset, Facts, Photo, read_file
 from vertebra.pixels import fit
+from vertebra.progress import Progress, silent
 from vertebra.runtime.engine import FloatArray
 from vertebra.runtime.engines import Runner
 from vertebra.runtime.prefetch import read_ahead
@@ -23,7 +24,8 @@ def look_and_run(
     *,
     recall: Callable[[str], FloatArray | None] = lambda digest: None,
     keep: Callable[[str, FloatArray], None] = lambda digest, values: None,
-    tell: Callable[[int, int], None] = lambda done, total: None,
+    task: str,
+    progress: Progress = silent,
 ) -> tuple[list[Facts], FloatArray]:
     """The facts of each photo, and what the network makes of it.
 
@@ -34,7 +36,8 @@ def look_and_run(
         output: what of it is wanted, (N, D).
         recall: by a photo's SHA-256 what the network made of it before; such a photo is not decoded for it.
         keep: called with what is new.
-        tell: called with the photos done and the photos in all.
+        task: what `progress` calls it.
+        progress: called with the photos done and the photos in all.
 
     Returns:
         Facts and values (N, D) in the order of the photos; zeros for those that cannot be used.
@@ -73,7 +76,7 @@ def look_and_run(
         ):
             facts.append(fact)
             rows.append(values)
-            tell(len(rows), len(dataset.photos))
+            progress(task, len(rows), len(dataset.photos))
     finally:
         album.save()
     width = next((len(row) for row in rows if row is not None), 1)

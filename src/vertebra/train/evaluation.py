@@ -29,6 +29,7 @@ from vertebra.files import replacing, writing
 from vertebra.imagenet import is_imagenet, wnids
 from vertebra.loading import exported_file
 from vertebra.model_argument import ModelArgument, ModelKind, resolve_model
+from vertebra.progress import Progress, silent
 from vertebra.report import interval, percent, versions
 from vertebra.runtime.engine import PROBABILITIES
 from vertebra.runtime.predictor import Predictor
@@ -151,7 +152,7 @@ def evaluate(
     label_column: str | None = None,
     split_column: str | None = None,
     image_root: str | os.PathLike[str] | None = None,
-    tell: Callable[[str, int, int], None] = lambda what, done, total: None,
+    tell: Progress = silent,
 ) -> Evaluation:
     """Measure an exported classifier.
 
@@ -193,7 +194,8 @@ def evaluate(
         predictor.preprocessing,
         predictor.runner(predictor.batch),
         PROBABILITIES,
-        tell=lambda done, total: tell("predicting", done, total),
+        task="predicting",
+        progress=tell,
     )
     # Raises where nothing can be used.
     decoding = predictor.preprocessing.decoding

@@ -16,10 +16,11 @@ from vertebra.errors import printable
 from vertebra.export import export, metadata, prepare
 from vertebra.files import write_whole
 from vertebra.models import ConvNet
+from vertebra.progress import Progress
 from vertebra.report import NOT_MEASURED, interval, percent, versions
 from vertebra.units import counted
 
-from .prepare import Calibration, Clock, Held, Tell
+from .prepare import Calibration, Clock, Held
 from .report import Curve, Report, described
 from .run_folder import DATA, METRICS, MODEL, REPORT, SETTINGS, WEIGHTS, going_on, write_json, write_text
 from .train_settings import Settings
@@ -45,7 +46,7 @@ class Outcome:
     figures: Mapping[str, Any] = field(default_factory=dict)  # for metrics.json
 
 
-def conclude(settings: Settings, folder: Path, outcome: Outcome, clock: Clock, tell: Tell) -> Classifier:
+def conclude(settings: Settings, folder: Path, outcome: Outcome, clock: Clock, tell: Progress) -> Classifier:
     """Export, report, and last of all the figures that say that the run is finished; each durable before the next.
 
     Raises:

@@ -21,6 +21,7 @@ from vertebra.errors import UsageError
 from vertebra.loading import exported
 from vertebra.models import ConvNet, create_model, get_model_weights
 from vertebra.preprocessing import SMALL
+from vertebra.progress import Progress
 from vertebra.report import percent
 
 from .batch_limits import check_photos, check_settings
@@ -31,7 +32,7 @@ from .fit import Part, Trainer, range_test, score
 from .leakage import leak_notes, leaked
 from .linear_head import choose_strength
 from .metrics import Floats, Labels
-from .prepare import Calibration, Clock, Labelled, Tell, judge, remarks, usable_photos
+from .prepare import Calibration, Clock, Labelled, judge, remarks, usable_photos
 from .probe import features_of, with_head
 from .report import Curve
 from .run_checkpoint import Position, read_position, save, save_best
@@ -58,7 +59,7 @@ from .trained_classifier import Classifier
 from .training_log import read_log
 
 
-def run_finetune(settings: Settings, folder: Path, world: World, tell: Tell) -> Classifier:
+def run_finetune(settings: Settings, folder: Path, world: World, tell: Progress) -> Classifier:
     """The whole of a run by the methods "finetune" and "scratch", from wherever it is.
 
     Raises:
@@ -128,7 +129,7 @@ class _Beginning:
     notes: Sequence[str] = ()  # what to know of the weights
 
 
-def _prepare(settings: Settings, folder: Path, world: World, tell: Tell) -> None:
+def _prepare(settings: Settings, folder: Path, world: World, tell: Progress) -> None:
     clock = Clock()
     with clock.step("finding the photos"):
         dataset = open_dataset(settings.data_from_here, **settings.reading)
@@ -177,16 +178,16 @@ def _prepare(settings: Settings, folder: Path, world: World, tell: Tell) -> None
     save(folder, position, beginning.network, None, {}, alone)
 
 
-def _changed(folder: Path, tell: Tell) -> list[Path]:
+def _changed(folder: Path, tell: Progress) -> list[Path]:
     """The photos that are others than those that the run began with."""
     paths, hashes = read_hashes(folder)
     states = _start(folder).get("states")  # a run that began before they were noted has none
     if not isinstance(states, list) or len(states) != len(paths):
         states = [None] * len(paths)
-    return changed_photos(paths, hashes, states, lambda done, total: tell("checking the photos", done, total))
+    return changed_photos(paths, hashes, states, tell)
 
 
-def _refuse_changed(folder: Path, tell: Tell) -> None:
+def _refuse_changed(folder: Path, tell: Progress) -> None:
     """Refuse to learn from other photos than the run began with.
 
     Raises:
@@ -221,7 +222,7 @@ def _held_split(beginning: _Beginning) -> str:
     return "test" if "test" in beginning.splits else "val"
 
 
-def _from_probe(settings: Settings, dataset: Dataset, clock: Clock, tell: Tell) -> _Beginning:
+def _from_probe(settings: Settings, dataset: Dataset, clock: Clock, tell: Progress) -> _Beginning:
     """Pretrained weights, and a head fitted to their features."""
     body, seen, photos = features_of(settings, dataset, clock, tell)
     with clock.step("auditing"):
@@ -246,14 +247,10 @@ def _from_probe(settings: Settings, dataset: Dataset, clock: Clock, tell: Tell) 
     return _Beginning(photos, splits, network, preprocessing, probe, notes)
 
 
-def _from_nothing(settings: Settings, dataset: Dataset, clock: Clock, tell: Tell) -> _Beginning:
+def _from_nothing(settings: Settings, dataset: Dataset, clock: Clock, tell: Progress) -> _Beginning:
     """Drawn weights; for small pictures a network that keeps their resolution longer."""
     with clock.step("looking through the photos"):
-        facts: list[Facts] = look_through(
-            dataset,
-            progress=lambda done, total: tell("looking through the photos", done, total),
-            decoding=settings.decoding,
-        )
+        facts: list[Facts] = look_through(dataset, progress=tell, decoding=settings.decoding)
         photos = usable_photos(dataset, facts, settings)
         splits = _splits(photos, settings)
     size = settings.image_size or (32 if photos.audit.sizes[1] <= SMALL else None)
@@ -291,7 +288,7 @@ def _places(splits: list[str], name: str) -> Labels:
 
 
 def _first_score(
-    settings: Settings, folder: Path, alone: World, tell: Tell, beginning: _Beginning
+    settings: Settings, folder: Path, alone: World, tell: Progress, beginning: _Beginning
 ) -> tuple[float, float]:
     """Accuracy and loss on the photos that choose, before the first step.
 
@@ -308,7 +305,7 @@ def _first_score(
 
 
 def _trainer(
-    settings: Settings, folder: Path, world: World, tell: Tell, beginning: _Beginning | None = None
+    settings: Settings, folder: Path, world: World, tell: Progress, beginning: _Beginning | None = None
 ) -> tuple[Trainer, tuple[str, ...]]:
     """The trainer of a prepared run, and the names of its classes."""
     table = read_table(folder)

@@ -22,6 +22,7 @@ from vertebra.errors import ImageError, first_line
 from vertebra.machine import usable_cores
 from vertebra.models import ConvNet
 from vertebra.pixels import network_pixels
+from vertebra.progress import Progress
 from vertebra.runtime.prefetch import in_order
 from vertebra.stopping import SIGNALS, handled_by
 
@@ -32,7 +33,6 @@ from .distributed import LostProcessError, World, apart, is_of_another
 from .loss import Loss, to_images
 from .malloc import memory_kept
 from .metrics import Floats, Labels
-from .prepare import Tell
 from .run_checkpoint import Position, load, load_best, save, save_best
 from .run_folder import Stopped, TrainError, resume_command
 from .step_metrics import Figures, Pending, Window
@@ -70,7 +70,7 @@ class Trainer:
     val: Part
     folder: Path
     world: World
-    tell: Tell
+    tell: Progress
     lag: int | None = None  # steps that the host is ahead of the device's figures; None: 1 on a GPU
     now: Callable[[], float] = time.perf_counter  # seconds
     _stop: bool = field(default=False, init=False)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from vertebra.progress import Progress, silent
 
 from .metrics import Floats, Labels
 from .temperature import PRIOR, Prior, cross_entropy, posterior_loss
@@ -294,13 +296,15 @@ def cross_validated(
     labels: Labels,
     folds: Labels,
     classes: int,
-    tell: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
     prior: Prior = PRIOR,
+    *,
+    more_fits: int = 0,
 ) -> OutOfFold:
     """Predict each photo by heads that have not seen it.
 
     The strength is chosen by the largest folds, as many as have enough photos for it, so that of many photos its choice
-    costs a few fits and not that for each fold.
+    costs a few fits and not that for each fold. `more_fits` follow the call, and are counted in `progress`.
     """
     numbers, fold_of = np.unique(folds, return_inverse=True)
     counts = np.zeros((len(numbers), classes), np.int64)
@@ -324,5 +328,5 @@ def cross_validated(
         head = heads[done] if done < choosing else Solver(*train, classes).fit(strength)
         softmax_logits[out] = head.logits(features[out])
         other_logits[out] = discriminant(*train, classes).logits(features[out])
-        tell(done + 1, len(outs))
+        progress("fitting", done + 1, len(outs) + more_fits)
     return OutOfFold(labels, softmax_logits, other_logits, measurable, strength, trials)

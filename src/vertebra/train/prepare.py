@@ -21,7 +21,6 @@ from .train_settings import Settings
 from .trained_photos import trained_among
 
 # What is being done, how much of it is done, how much it has in all.
-Tell = Callable[[str, int, int], None]
 
 
 @dataclass

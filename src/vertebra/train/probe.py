@@ -17,13 +17,14 @@ from vertebra.errors import noting
 from vertebra.export.prepare_network import assumed_of_body
 from vertebra.loading import exported
 from vertebra.models import ConvNet, create_model
+from vertebra.progress import Progress
 
 from .dataset_features import Seen, compute_features
 from .finalize import Outcome, conclude
 from .leakage import leak_notes, leaked
 from .linear_head import Head, OutOfFold, Recipe, cross_validated
 from .metrics import Floats, Labels
-from .prepare import Calibration, Clock, Labelled, Tell, folds_of, judge, remarks, usable_photos
+from .prepare import Calibration, Clock, Labelled, folds_of, judge, remarks, usable_photos
 from .run_folder import DATA, data_table, write_text
 from .schedule import view_of
 from .temperature import softmax
@@ -61,7 +62,7 @@ class Probe:
         return apply
 
 
-def fit_probe(features: Floats, labels: Labels, folds: Labels, classes: int, tell: Callable[[int, int], None]) -> Probe:
+def fit_probe(features: Floats, labels: Labels, folds: Labels, classes: int, progress: Progress) -> Probe:
     """Hold out each part in turn, then fit all photos at the strength that did best.
 
     Args:
@@ -69,13 +70,13 @@ def fit_probe(features: Floats, labels: Labels, folds: Labels, classes: int, tel
         labels: (N,).
         folds: (N,), the part that each photo is held out with.
         classes: K.
-        tell: called with the fits done and the fits in all.
+        progress: called with the fits done and the fits in all.
     """
     parts = len(np.unique(folds)) + 1
-    found = cross_validated(features, labels, folds, classes, lambda done, _: tell(done, parts))
+    found = cross_validated(features, labels, folds, classes, progress, more_fits=1)
     recipe, temperature = found.recipe(np.nonzero(found.measurable)[0])
     head = recipe.fit(features, labels, classes)
-    tell(parts, parts)
+    progress("fitting", parts, parts)
     return Probe(head, recipe, temperature, found)
 
 
@@ -107,20 +108,20 @@ def provenance(body: Path, head: Head, data: str) -> WeightSource:
     return WeightSource(f"{name}, its head trained on {data}", digest.hexdigest(), None)
 
 
-def features_of(settings: Settings, dataset: Dataset, clock: Clock, tell: Tell) -> tuple[Path, Seen, Labelled]:
+def features_of(settings: Settings, dataset: Dataset, clock: Clock, tell: Progress) -> tuple[Path, Seen, Labelled]:
     """The exported body, what it made of all photos, and those that can be used."""
     with clock.step("exporting the pretrained network"):
         tell(f"exporting {settings.model}", 0, 1)
         body = exported(settings.model, settings.weights_from_here)
     with clock.step("decoding and computing features"):
         view = view_of(settings, read_card(body).preprocessing)
-        seen = compute_features(dataset, body, view, lambda done, total: tell("computing features", done, total))
+        seen = compute_features(dataset, body, view, tell)
     with clock.step("auditing"):
         photos = usable_photos(dataset, seen.facts, settings)
     return body, seen, photos
 
 
-def run_probe(settings: Settings, folder: Path, tell: Tell) -> Classifier:
+def run_probe(settings: Settings, folder: Path, tell: Progress) -> Classifier:
     """The whole of a run by the method "probe"; one that was stopped finds its features in the cache."""
     clock = Clock()
     with clock.step("finding the photos"):
@@ -137,9 +138,7 @@ def run_probe(settings: Settings, folder: Path, tell: Tell) -> Classifier:
         found = findings(dataset, photos.audit)
     with clock.step("fitting the head"):
         folds = folds_of(photos, pool.tolist(), settings)
-        probe = fit_probe(
-            features[pool], photos.labels[pool], folds, len(names), lambda done, of: tell("fitting", done, of)
-        )
+        probe = fit_probe(features[pool], photos.labels[pool], folds, len(names), tell)
     with clock.step("measuring"):
         own = probe.measurable
         unmeasured = np.setdiff1d(np.arange(len(pool)), own)

@@ -15,9 +15,9 @@ from vertebra.errors import UsageError, VertebraError, nearest, need, needing
 from vertebra.files import write_whole
 from vertebra.model_argument import resolve_model
 from vertebra.model_table import networks
+from vertebra.progress import Progress, silent
 from vertebra.stopping import Terminated, terminable
 
-from .prepare import Tell
 from .run_folder import (
     LOCK,
     METRICS,
@@ -49,7 +49,7 @@ def train(
     data: str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
     *,
-    tell: Tell = lambda what, done, total: None,
+    tell: Progress = silent,
     **options: Any,
 ) -> Classifier:
     """Train a classifier on labelled photos.
@@ -175,7 +175,7 @@ def _begun(settings: Settings, out: str | os.PathLike[str] | None) -> Iterator[P
                 folder.parent.rmdir()
 
 
-def resume(run: str | os.PathLike[str], *, tell: Tell = lambda what, done, total: None, **changes: Any) -> Classifier:
+def resume(run: str | os.PathLike[str], *, tell: Progress = silent, **changes: Any) -> Classifier:
     """Go on with a run that was stopped, in whatever way; a finished one is returned as it is.
 
     On a CPU with the same number of threads, the weights become those of a run that was never stopped, to the bit.
@@ -257,7 +257,7 @@ def _checked(classifier: Classifier, settings: Settings) -> Classifier:
     return classifier
 
 
-def _run(settings: Settings, folder: Path, world: World, tell: Tell) -> Classifier:
+def _run(settings: Settings, folder: Path, world: World, tell: Progress) -> Classifier:
     with needing(_EXTRA, _FEATURE):
         from vertebra.export import ExportError
 
