@@ -63,9 +63,9 @@ TESTS: dict[str, list[str]] = {
     "runtime/result_file.py": ["tests/runtime/test_result_file.py"],
     "runtime/formats.py": ["tests/runtime/test_formats.py", "tests/runtime/test_result_file.py"],
     "model_checksum.py": ["tests/test_model_checksum.py"],
-    "models/_checkpoint.py": ["tests/models/test_checkpoint.py"],
-    "models/_unwrap.py": ["tests/models/test_unwrap.py", "tests/models/test_checkpoint.py"],
-    "models/_state_dict.py": ["tests/models/test_state_dict.py", "tests/models/test_checkpoint.py"],
+    "models/weight_reader.py": ["tests/models/test_weight_reader.py"],
+    "models/unwrap.py": ["tests/models/test_unwrap.py", "tests/models/test_weight_reader.py"],
+    "models/state_dict.py": ["tests/models/test_state_dict.py", "tests/models/test_weight_reader.py"],
     "serve/middleware.py": ["tests/serve/test_middleware.py"],
     "serve/image_decoding.py": ["tests/serve/test_image_decoding.py"],
 }
@@ -117,7 +117,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "place is not len(STRENGTHS)": "places are small numbers, and change by one",
     },
     "model_checksum.py": {"_PIECE = ": "the same digest, of other pieces"},
-    "models/_checkpoint.py": {
+    "models/weight_reader.py": {
         "file.read( 513)": "a file is known by less than its first 511 bytes",
         "file.read( 511)": "a file is known by less than its first 511 bytes",
         'is "safetensors"': "both are the text of one line",
@@ -126,7 +126,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "ValueError, CosmicRayTestingException, KeyError": "no file is known of which a RuntimeError comes",
         "KeyError, CosmicRayTestingException": "a file that cannot be read is refused before",
     },
-    "models/_unwrap.py": {
+    "models/unwrap.py": {
         'Candidate("", "", True': "only the names are looked at, for an error",
         "averaged[ -1]": "of several that differ there is one that is averaged, or they are refused",
         "different[ -1]": "where none is averaged there is one, or they are refused",

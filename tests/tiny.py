@@ -21,7 +21,7 @@ def _tiny_vgg(
 ) -> Any:
     from torch import nn
 
-    from vertebra.models._state_dict import meta_build
+    from vertebra.models.state_dict import meta_build
     from vertebra.models.vgg import VGG, make_layers
 
     with meta_build():  # the constructor's classifier has 120 M parameters
@@ -73,8 +73,8 @@ def _tiny_resnet(
 ) -> Any:
     from torch import nn
 
-    from vertebra.models._state_dict import meta_build
     from vertebra.models.resnet import BasicBlock, Bottleneck, ResNet
+    from vertebra.models.state_dict import meta_build
 
     kind = {"BasicBlock": BasicBlock, "Bottleneck": Bottleneck}[block]
     with meta_build():  # the constructor's widths are the paper's

@@ -14,8 +14,8 @@ from torch import Tensor, fx, nn
 import vertebra
 from vertebra.errors import UsageError
 from vertebra.models import FAMILIES, ConvNet, create_model, get_family, get_model_weights, list_models
-from vertebra.models._state_dict import meta_build
 from vertebra.models.densenet import DenseNet
+from vertebra.models.state_dict import meta_build
 
 NAMES = list_models()
 # The smallest of each family and of each kind of block; the others are the same code with other numbers.

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import vertebra.models as ours
-from vertebra.models._state_dict import meta_build
+from vertebra.models.state_dict import meta_build
 
 theirs = pytest.importorskip("torchvision.models", reason="torchvision is the oracle")
 

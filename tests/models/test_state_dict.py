@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from vertebra.errors import WeightsError
-from vertebra.models._checkpoint import read_state_dict
-from vertebra.models._state_dict import _overlapping, load_state_dict, meta_build
+from vertebra.models.state_dict import _overlapping, load_state_dict, meta_build
+from vertebra.models.weight_reader import read_state_dict
 
 
 class Small(nn.Module):
@@ -254,8 +254,8 @@ def test_meta_build_leaves_other_threads_alone(weights: dict[str, Tensor]) -> No
 def test_a_network_can_be_built_and_loaded_in_a_fresh_process(saved: Path) -> None:
     """No import of ours may be needed first, and nothing may be printed."""
     code = (
-        "import sys; from vertebra.models._checkpoint import read_state_dict\n"
-        "from vertebra.models._state_dict import load_state_dict, meta_build\n"
+        "import sys; from vertebra.models.weight_reader import read_state_dict\n"
+        "from vertebra.models.state_dict import load_state_dict, meta_build\n"
         "from torch import nn\n"
         "with meta_build(): m = nn.Linear(8, 4)\n"
         "sd = read_state_dict(sys.argv[1])\n"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import vertebra
 from vertebra.errors import UsageError, VertebraWarning, WeightsError
 from vertebra.models import ConvNet, create_model, get_model, get_model_builder, get_model_weights, list_models
-from vertebra.models._state_dict import meta_build
+from vertebra.models.state_dict import meta_build
 
 timm = pytest.importorskip("timm", reason="timm is the oracle")
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vertebra.errors import VertebraWarning, WeightsError
 from vertebra.models import create_model
-from vertebra.models._unwrap import _words
+from vertebra.models.unwrap import _words
 
 State = dict[str, Tensor]
 pytestmark = pytest.mark.usefixtures("tiny_registry")

@@ -418,7 +418,7 @@ def test_a_damaged_download_is_fetched_again(tmp_path: Path, monkeypatch: pytest
     """As far as it can be: a file without a fault of its own, and one that cannot be had again, give the error."""
     import hashlib
 
-    from vertebra.models import _checkpoint
+    from vertebra.models import weight_reader
     from vertebra.models.published_weights import WeightsEnum
 
     network = create_model("mobilenet_v2", weights=None)
@@ -442,12 +442,12 @@ def test_a_damaged_download_is_fetched_again(tmp_path: Path, monkeypatch: pytest
         assert kept.read_bytes() == content and len(list(kept.parent.iterdir())) == 1
         return
 
-    def unreadable(*arguments: Any, read: Any = _checkpoint.read, **options: Any) -> Any:
+    def unreadable(*arguments: Any, read: Any = weight_reader.read, **options: Any) -> Any:
         if how == "sound":
             raise WeightsError("not to be read")
         return read(*arguments, **options)
 
-    monkeypatch.setattr(_checkpoint, "read", unreadable)
+    monkeypatch.setattr(weight_reader, "read", unreadable)
     with pytest.raises(WeightsError, match="not to be read" if how == "sound" else "cut short|damaged|not"):
         create_model("mobilenet_v2", weights="DEFAULT")
     assert kept.read_bytes() == (content if how == "sound" else content[:-5000])

@@ -15,8 +15,8 @@ from vertebra.errors import UsageError, check_count
 from vertebra.graph.trace import META, to_meta
 from vertebra.model_argument import ModelArgument, ModelKind, resolve_model
 from vertebra.models import ConvNet, create_model, get_model, get_model_weights
-from vertebra.models._checkpoint import read_card
-from vertebra.models._state_dict import meta_build
+from vertebra.models.state_dict import meta_build
+from vertebra.models.weight_reader import read_card
 
 DEFAULT_SIZE = 224
 # The network that the published weights are loaded into: with the auxiliary heads, which run in training alone, there

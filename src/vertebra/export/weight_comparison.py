@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vertebra.errors import VertebraError
 from vertebra.models import ConvNet, create_model, get_model_weights, list_models
-from vertebra.models._checkpoint import read_state_dict
+from vertebra.models.weight_reader import read_state_dict
 from vertebra.weight_files import cached_path
 
 

@@ -19,7 +19,7 @@ from vertebra.errors import UsageError, nearest
 from vertebra.files import WEIGHT_SUFFIXES
 from vertebra.imagenet import class_names
 
-from . import _checkpoint
+from . import weight_reader
 from ._preset import ImageClassification
 
 REFERENCES = "https://github.com/pytorch/vision/tree/main/references/classification"
@@ -79,7 +79,7 @@ class WeightsEnum(Enum):
 
     def get_state_dict(self, progress: bool = True, check_hash: bool = True) -> dict[str, Tensor]:
         """The file's tensors, downloaded first where it is not in the cache."""
-        return _checkpoint.read_state_dict(weight_files.fetch(self.url, progress=progress, check_hash=check_hash))
+        return weight_reader.read_state_dict(weight_files.fetch(self.url, progress=progress, check_hash=check_hash))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}.{self.name}"

@@ -20,13 +20,13 @@ from vertebra.model_table import FAMILIES as FAMILIES
 from vertebra.model_table import check_family
 from vertebra.timm_names import ALIASES, TAGS, TimmName, explain_unknown, read_name
 
-from . import _checkpoint, timm_weights
-from ._state_dict import fitting, load_state_dict, meta_build
+from . import timm_weights, weight_reader
 from ._timm import translated
-from ._unwrap import Candidate, fitting_weights
 from .convnet import ConvNet
 from .origin import Origin, check_architecture
 from .published_weights import WeightsEnum, published, resolve
+from .state_dict import fitting, load_state_dict, meta_build
+from .unwrap import Candidate, fitting_weights
 
 Builder = Callable[..., ConvNet]
 B = TypeVar("B", bound=Builder)
@@ -115,11 +115,11 @@ def build(
     # The cache's files are only ever replaced whole. A file of one's own may be saved over: it is copied.
     mapped = not isinstance(source, Path) or path.parent.absolute() == weight_files.hub_dir().absolute()
     try:
-        content = _checkpoint.read(path, mapped=mapped)
+        content = weight_reader.read(path, mapped=mapped)
     except WeightsError:
         if isinstance(source, Path) or not weight_files.is_sound_again(source.url, progress):
             raise
-        content = _checkpoint.read(path, mapped=mapped)
+        content = weight_reader.read(path, mapped=mapped)
     check_architecture(content.card, _name_of(weights_enum), path)
     cls = _network_class(network)
 

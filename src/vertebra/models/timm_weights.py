@@ -12,7 +12,7 @@ from typing import Any
 from vertebra.errors import warn
 from vertebra.timm_names import differing_weights, read_name
 
-from ._checkpoint import Content
+from .weight_reader import Content
 
 _BLOCK = re.compile(r"blocks\.(\d+)\.(\d+)\.(\w+)\.(.+)")
 # The layers of timm's blocks in the order in which they run, each with the batch norm behind it.

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vertebra.models import _inert, _torchfile
+from vertebra.models import pickle_reader, torch_file
 
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older"])
 
@@ -83,20 +83,20 @@ CONTENTS = {
 @pytest.mark.parametrize("name", CONTENTS)
 def test_reads_what_torch_reads(tmp_path: Path, name: str, zipped: bool) -> None:
     path = save(CONTENTS[name], tmp_path / "file.pth", zipped)
-    assert_same(_torchfile.read(path), torch.load(path, weights_only=True))
+    assert_same(torch_file.read(path), torch.load(path, weights_only=True))
 
 
 @FORMATS
 def test_reads_a_networks_state(tmp_path: Path, zipped: bool) -> None:
     network = nn.Sequential(*(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)) for _ in range(80)))
     path = save(network.state_dict(), tmp_path / "file.pth", zipped)
-    assert_same(_torchfile.read(path), torch.load(path, weights_only=True))
+    assert_same(torch_file.read(path), torch.load(path, weights_only=True))
 
 
 @FORMATS
 def test_parameters_become_tensors(tmp_path: Path, zipped: bool) -> None:
     path = save({"a": nn.Parameter(torch.ones(2))}, tmp_path / "file.pth", zipped)
-    got = _torchfile.read(path)["a"]
+    got = torch_file.read(path)["a"]
     assert type(got) is Tensor
     assert got.tolist() == [1, 1]
 
@@ -104,7 +104,7 @@ def test_parameters_become_tensors(tmp_path: Path, zipped: bool) -> None:
 @FORMATS
 def test_tensors_that_share_memory_still_do(tmp_path: Path, zipped: bool) -> None:
     path = save({"a": BASE[:4], "b": BASE[2:]}, tmp_path / "file.pth", zipped)
-    got = _torchfile.read(path)
+    got = torch_file.read(path)
     got["a"][3] = 99
     assert got["b"][1] == 99
 
@@ -112,7 +112,7 @@ def test_tensors_that_share_memory_still_do(tmp_path: Path, zipped: bool) -> Non
 @FORMATS
 def test_tensors_are_no_views_and_have_their_own_storage(tmp_path: Path, zipped: bool) -> None:
     path = save({"a": torch.ones(100, 10), "b": torch.ones(100)}, tmp_path / "file.pth", zipped)
-    for value in _torchfile.read(path).values():
+    for value in torch_file.read(path).values():
         assert not value._is_view()
         assert value.untyped_storage().nbytes() == value.nbytes  # saving one must not save all
 
@@ -122,14 +122,14 @@ def test_tensors_are_no_views_and_have_their_own_storage(tmp_path: Path, zipped:
 def test_older_files_whose_numbers_lie_at_odd_addresses(tmp_path: Path, extra: int, size: int) -> None:
     content = {"x" * (extra + 1): torch.randn(size), "count": torch.tensor(2**40), "last": torch.randn(7)}
     path = save(content, tmp_path / "file.pth", zipped=False)
-    assert_same(_torchfile.read(path), torch.load(path, weights_only=True))
+    assert_same(torch_file.read(path), torch.load(path, weights_only=True))
 
 
 def test_older_files_change_neither_on_disk_nor_for_others(tmp_path: Path) -> None:
     for extra in range(4):
         path = save({"x" * (extra + 1): torch.ones(600_000)}, tmp_path / "file.pth", zipped=False)
         before = path.read_bytes()
-        first, second = (next(iter(_torchfile.read(path).values())) for _ in range(2))
+        first, second = (next(iter(torch_file.read(path).values())) for _ in range(2))
         first.fill_(5)
         assert second.eq(1).all()
         assert path.read_bytes() == before
@@ -162,13 +162,13 @@ class Call:
     ids=["set", "size", "sparse", "meta", "uint16", "call", "device", "network"],
 )
 def test_anything_unusual_is_left_to_torch(tmp_path: Path, content: Any, zipped: bool) -> None:
-    assert _torchfile.read(save(content, tmp_path / "file.pth", zipped)) is None
+    assert torch_file.read(save(content, tmp_path / "file.pth", zipped)) is None
 
 
 @FORMATS
 @pytest.mark.parametrize("protocol", [3, 4, 5])
 def test_other_protocols_are_read_rightly_or_left_to_torch(tmp_path: Path, protocol: int, zipped: bool) -> None:
-    got = _torchfile.read(save(CONTENTS["flat"], tmp_path / "file.pth", zipped, protocol))
+    got = torch_file.read(save(CONTENTS["flat"], tmp_path / "file.pth", zipped, protocol))
     if got is not None:
         assert_same(got, CONTENTS["flat"])
 
@@ -210,7 +210,7 @@ def test_no_program_but_a_state_dicts_is_run(tmp_path: Path, monkeypatch: pytest
     if code.startswith(b"cos"):  # the attack is real
         with pytest.raises(FileNotFoundError):
             pickle.loads(code.replace(b"y", b"z/y").replace(b"\x01\x00\x00\x00", b"\x03\x00\x00\x00"))
-    assert _torchfile.read(program(code, tmp_path)) is None
+    assert torch_file.read(program(code, tmp_path)) is None
     assert not (tmp_path / "y").exists()
 
 
@@ -234,7 +234,7 @@ def tensor_program(
 
 def test_tensors_stay_inside_their_block(tmp_path: Path) -> None:
     floats = b"ctorch\nFloatStorage\n"
-    assert _torchfile.read(program(tensor_program(floats, 16, 4, 12, 1), tmp_path)).shape == (12,)
+    assert torch_file.read(program(tensor_program(floats, 16, 4, 12, 1), tmp_path)).shape == (12,)
     for numel, offset, size, stride in (
         (17, 0, 1, 1),  # the block is larger than what the file has
         (16, 4, 13, 1),
@@ -248,22 +248,22 @@ def test_tensors_stay_inside_their_block(tmp_path: Path) -> None:
         (0, 0, 16, 1),
     ):
         path = program(tensor_program(floats, numel, offset, size, stride), tmp_path)
-        assert _torchfile.read(path) is None, (numel, offset, size, stride)
+        assert torch_file.read(path) is None, (numel, offset, size, stride)
     for storage, kind, view in (
         (b"X\x01\x00\x00\x00y", "storage", b""),  # a type that is a string
         (floats, "module", b""),
         (floats, "storage", b"X\x01\x00\x00\x00y"),  # a part of another storage
     ):
         path = program(tensor_program(storage, 16, 0, 1, 1, kind, view), tmp_path)
-        assert _torchfile.read(path) is None, (storage, kind, view)
-    assert _torchfile.read(program(tensor_program(floats, 16, 0, 1, 1, "storage", b"N"), tmp_path)) is not None
+        assert torch_file.read(path) is None, (storage, kind, view)
+    assert torch_file.read(program(tensor_program(floats, 16, 0, 1, 1, "storage", b"N"), tmp_path)) is not None
 
 
 def test_a_block_has_one_size_and_type(tmp_path: Path) -> None:
     first = tensor_program(b"ctorch\nFloatStorage\n", 8, 0, 8, 1)
     for name, numel, size, sound in (("Float", 16, 8, True), ("Float", 16, 16, False), ("Int", 8, 8, False)):
         second = tensor_program(f"ctorch\n{name}Storage\n".encode(), numel, 0, size, 1)
-        got = _torchfile.read(program(first[:-1] + second[:-1] + b"\x86.", tmp_path))
+        got = torch_file.read(program(first[:-1] + second[:-1] + b"\x86.", tmp_path))
         assert (got is not None) is sound, (name, numel, size)
 
 
@@ -278,10 +278,10 @@ def test_packed_foreign_and_scripted_archives_are_left_to_torch(tmp_path: Path) 
                 archive.writestr(name, content)
         return tmp_path / "other.pth"
 
-    assert _torchfile.read(repacked())["a"].tolist() == list(range(100))
-    assert _torchfile.read(repacked(zipfile.ZIP_DEFLATED)) is None
-    assert _torchfile.read(repacked(byteorder=b"big")) is None
-    assert _torchfile.read(repacked(constants_pkl=b"")) is None
+    assert torch_file.read(repacked())["a"].tolist() == list(range(100))
+    assert torch_file.read(repacked(zipfile.ZIP_DEFLATED)) is None
+    assert torch_file.read(repacked(byteorder=b"big")) is None
+    assert torch_file.read(repacked(constants_pkl=b"")) is None
 
 
 # --- sizes and sums that an archive names ----------------------------------------------------------------------------
@@ -309,9 +309,9 @@ def parts(tmp_path: Path) -> dict[str, bytes]:
 
 def why_not(path: Path) -> str:
     """Neither interpreter reads the file: the reason."""
-    assert _torchfile.read(path) is None
-    with pytest.raises((ValueError, _torchfile._UnusualError)) as told:
-        _torchfile.read_with(_inert.run, path, True)
+    assert torch_file.read(path) is None
+    with pytest.raises((ValueError, torch_file._UnusualError)) as told:
+        torch_file.read_with(pickle_reader.run, path, True)
     return str(told.value)
 
 
@@ -326,7 +326,7 @@ def test_one_bit_of_any_record(tmp_path: Path) -> None:
             damaged = bytearray(whole)
             damaged[at] ^= 1 << at % 8
             path.write_bytes(damaged)
-            assert _torchfile.read(path) is None, (name, at)
+            assert torch_file.read(path) is None, (name, at)
     assert "the record '.data/serialization_id' does not have the CRC-32" in why_not(path)
 
 
@@ -337,7 +337,7 @@ def test_a_file_that_was_saved_without_sums_is_read(tmp_path: Path) -> None:
         path = save(CONTENTS["flat"], tmp_path / "file.pth", zipped=True)
     finally:
         torch.serialization.set_crc32_options(before)
-    assert_same(_torchfile.read(path), CONTENTS["flat"])
+    assert_same(torch_file.read(path), CONTENTS["flat"])
 
 
 def test_sums_are_taken_once_for_each_state_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,17 +348,17 @@ def test_sums_are_taken_once_for_each_state_of_a_file(tmp_path: Path, monkeypatc
         taken.append(piece)
         return zlib.crc32(piece, value)
 
-    monkeypatch.setattr(_torchfile, "zlib", SimpleNamespace(crc32=crc32))
-    _torchfile.read(path)
+    monkeypatch.setattr(torch_file, "zlib", SimpleNamespace(crc32=crc32))
+    torch_file.read(path)
     once = len(taken)
-    _torchfile.read(path)
+    torch_file.read(path)
     assert once > 3 and len(taken) == 2 * once, "a small file is not noted"
-    monkeypatch.setattr(_torchfile, "_WORTH_NOTING", 0)
+    monkeypatch.setattr(torch_file, "_WORTH_NOTING", 0)
     for _ in range(3):
-        assert _torchfile.read(path) is not None
+        assert torch_file.read(path) is not None
     assert len(taken) == 3 * once
     os.utime(path, ns=(1, 1))
-    assert _torchfile.read(path) is not None
+    assert torch_file.read(path) is not None
     assert len(taken) == 4 * once
 
 
@@ -421,13 +421,13 @@ def test_tensors_that_repeat_a_number_without_end(tmp_path: Path, zipped: bool) 
 
 
 def test_a_program_without_end(tmp_path: Path, parts: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_torchfile, "_PROGRAM_LIMIT", 1000)
-    monkeypatch.setattr(_inert, "_STEPS", 1000)
+    monkeypatch.setattr(torch_file, "_PROGRAM_LIMIT", 1000)
+    monkeypatch.setattr(pickle_reader, "_STEPS", 1000)
     for count, sound in ((900, True), (1100, False)):
         code = b"\x80\x02(" + b"}" * count + b"l."
         path = archive(tmp_path / "m.pth", {**parts, "sound/data.pkl": code})
         if sound:
-            assert len(_torchfile.read_with(_inert.run, path, True)) == count
+            assert len(torch_file.read_with(pickle_reader.run, path, True)) == count
         else:
             assert why_not(path) == "holds more than 1,000 other things beside its tensors"
 
@@ -449,9 +449,9 @@ def test_older_files_that_say_something_else_are_left_to_torch(tmp_path: Path, w
         "count": ((77).to_bytes(8, "little"), (78).to_bytes(8, "little")),
     }[what]
     assert whole.count(before) == 1 or what == "version"
-    assert _torchfile.read(path) is not None
+    assert torch_file.read(path) is not None
     path.write_bytes(whole.replace(before, after, 1))
-    assert _torchfile.read(path) is None
+    assert torch_file.read(path) is None
 
 
 @FORMATS
@@ -466,23 +466,23 @@ def test_damaged_files_give_none_or_numbers(tmp_path: Path, zipped: bool) -> Non
         for _ in range(chance.choice((1, 1, 3))):
             damaged[chance.randrange(len(damaged))] = chance.randrange(256)
         path.write_bytes(damaged)
-        refused += _torchfile.read(path) is None
+        refused += torch_file.read(path) is None
     assert 0 < refused < 400
     for size in range(0, len(whole) - 1, max(1, len(whole) // 100)):
         path.write_bytes(whole[:size])
-        assert _torchfile.read(path) is None
+        assert torch_file.read(path) is None
 
 
 def test_a_missing_file_and_a_folder_give_none(tmp_path: Path) -> None:
-    assert _torchfile.read(tmp_path / "nothing.pth") is None
-    assert _torchfile.read(tmp_path) is None
+    assert torch_file.read(tmp_path / "nothing.pth") is None
+    assert torch_file.read(tmp_path) is None
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc to see mappings")
 @pytest.mark.skipif(os.name == "nt", reason="needs /proc")
 def test_blocks_are_mapped_privately(tmp_path: Path) -> None:
     path = save({"x": torch.ones(600_000)}, tmp_path / "file.pth", zipped=True)
-    tensor = _torchfile.read(path)["x"]
+    tensor = torch_file.read(path)["x"]
     for line in Path("/proc/self/maps").read_text().splitlines():
         start, stop = (int(part, 16) for part in line.split()[0].split("-"))
         if start <= tensor.data_ptr() < stop and line.endswith(str(path)):
@@ -495,6 +495,6 @@ def test_blocks_are_mapped_privately(tmp_path: Path) -> None:
 def test_blocks_begin_where_torchs_own_do(tmp_path: Path, zipped: bool) -> None:
     content = {str(i): torch.arange(i + 1.0) for i in range(20)}
     for mapped in (True, False):
-        got = _torchfile.read(save(content, tmp_path / "file.pth", zipped), mapped)
+        got = torch_file.read(save(content, tmp_path / "file.pth", zipped), mapped)
         assert all(tensor.data_ptr() % 64 == 0 for tensor in got.values())
         assert_same(got, content)

@@ -23,8 +23,8 @@ from vertebra.card import METADATA_KEY, Card
 from vertebra.errors import WeightsError, first_line, nearest, needing
 from vertebra.files import WEIGHT_SUFFIXES, utf8_name
 
-from . import _inert, _torchfile
-from ._state_dict import some
+from . import pickle_reader, torch_file
+from .state_dict import some
 
 # In the metadata of a safetensors file, beside the card: what `ConvNet.untold` says, as JSON; and `checksum`.
 NETWORK_KEY, CHECKSUM_KEY = "vertebra.network", "vertebra.sha256"
@@ -46,7 +46,7 @@ class Content:
     """What a weight file holds."""
 
     path: Path
-    value: Any  # mostly a dict; objects that only code could make are `_inert.Foreign`
+    value: Any  # mostly a dict; objects that only code could make are `pickle_reader.Foreign`
     card: Card | None = None  # what is known of the network, where Vertebra wrote the file
     untold: Mapping[str, Any] = field(default_factory=dict)  # as `ConvNet.untold`
 
@@ -153,20 +153,20 @@ def _beginning(path: Path) -> tuple[bytes, int]:
 
 
 def _read_torch(path: Path, mapped: bool) -> Any:
-    content = _torchfile.read(path, mapped)
+    content = torch_file.read(path, mapped)
     if content is not None:
         return content
     try:
-        return _torchfile.read_with(_inert.run, path, mapped)
+        return torch_file.read_with(pickle_reader.run, path, mapped)
     except MemoryError:
         raise
     except Exception as error:  # a damaged file can make the reader fail in any way
-        if isinstance(error, _torchfile._UnusualError) and error.args:
+        if isinstance(error, torch_file._UnusualError) and error.args:
             what, advice = (*error.args, _ADVICE)[:2]
             raise WeightsError(f"'{path}' {what}. {advice}") from error
-        if foreign := _inert.first_foreign(path):
+        if foreign := pickle_reader.first_foreign(path):
             raise _not_opened(path, foreign) from error
-        if _inert.is_program(path):
+        if pickle_reader.is_program(path):
             raise WeightsError(f"'{path}' is a pickle that torch.save did not write. {_STATE_DICT}") from error
         raise _damaged(path, error) from error
 
@@ -239,7 +239,7 @@ def named_tensors(value: Any, path: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: it is none: says which entry is something else, or that there are none.
     """
-    if isinstance(value, _inert.Foreign):
+    if isinstance(value, pickle_reader.Foreign):
         raise _not_opened(path, value.name)
     if not isinstance(value, Mapping):
         raise WeightsError(
@@ -247,7 +247,7 @@ def named_tensors(value: Any, path: Path) -> dict[str, Tensor]:
         )
     tensors: dict[str, Tensor] = {}
     for name, entry in value.items():
-        if isinstance(entry, _inert.Foreign):
+        if isinstance(entry, pickle_reader.Foreign):
             if state := _FORMS.get(entry.name, _FORMS[_OTHER_TYPE] if entry.name.endswith("Storage") else None):
                 raise WeightsError(f"'{path}': entry {name!r} {state}. Save ordinary, dense tensors.")
             raise _not_opened(path, entry.name)

@@ -148,6 +148,7 @@ def _extent(tensor: Tensor) -> int:
 
 
 def some(names: Sequence[str]) -> str:
+    """`"a, b and 3 more"`."""
     listed = ", ".join(names[:_LISTED])
     return f"{listed} and {len(names) - _LISTED} more" if len(names) > _LISTED else listed
 

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from vertebra.card import METADATA_KEY, Card, CardError, Preprocessing
 from vertebra.errors import MissingExtraError, WeightsError
-from vertebra.models import _inert
-from vertebra.models._checkpoint import CHECKSUM_KEY, NETWORK_KEY, checksum, read, read_card, read_state_dict
-from vertebra.models._state_dict import load_state_dict, meta_build
+from vertebra.models import pickle_reader
+from vertebra.models.state_dict import load_state_dict, meta_build
+from vertebra.models.weight_reader import CHECKSUM_KEY, NETWORK_KEY, checksum, read, read_card, read_state_dict
 
 
 class Small(nn.Module):
@@ -286,7 +286,7 @@ def test_a_record_that_is_shorter_than_its_tensor(saved: Path) -> None:
 
 
 def test_a_compressed_archive_and_one_with_much_else(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_inert, "_STEPS", 10)
+    monkeypatch.setattr(pickle_reader, "_STEPS", 10)
     torch.save({"log": list(range(100)), "more": {1, 2}}, saved)
     with pytest.raises(WeightsError, match=r"holds more than 10 other things beside its tensors\. Where you trust it"):
         read(saved)

@@ -2,7 +2,7 @@
 
 What a program would import, call or build becomes a `Foreign` that remembers its name and no more. So a checkpoint can
 be read that holds a namespace, a NumPy scalar or a configuration beside its tensors, whatever these would do if they
-were opened. Tensors alone are made, by the maker that is given. `_torchfile` has a faster interpreter for plain files.
+were opened. Tensors alone are made, by the maker that is given. `torch_file` has a faster interpreter for plain files.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-from . import _torchfile
+from . import torch_file
 
 _STEPS = 1_000_000  # of a program, each of which can make an object; 300 layers take 30,000
 _KEYS = (str, int, float, bool, bytes, type(None))
@@ -35,7 +35,7 @@ class Foreign:
         self.name = name  # module and name, as the program asks for them
 
 
-def run(code: bytes | mmap.mmap, at: int, tensors: _torchfile._Tensors | None = None) -> tuple[Any, int]:
+def run(code: bytes | mmap.mmap, at: int, tensors: torch_file._Tensors | None = None) -> tuple[Any, int]:
     """Run the pickle at `at`: its object, and where it ends. Keys that are neither text nor number become `Foreign`.
 
     Raises:
@@ -49,7 +49,7 @@ def run(code: bytes | mmap.mmap, at: int, tensors: _torchfile._Tensors | None = 
 def _run(file: Any, machine: _Machine) -> Any:
     for steps, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         if steps > _STEPS:
-            raise _torchfile._UnusualError(f"holds more than {_STEPS:,} other things beside its tensors")
+            raise torch_file._UnusualError(f"holds more than {_STEPS:,} other things beside its tensors")
         if opcode.name == "STOP":
             return machine.stack.pop()
         getattr(machine, f"do_{opcode.name.lower()}", machine.unknown)(argument)
@@ -59,7 +59,7 @@ def _run(file: Any, machine: _Machine) -> Any:
 class _Machine:
     """The stack and the memory of one program. The opcodes are named as in Python's pickletools."""
 
-    def __init__(self, tensors: _torchfile._Tensors | None) -> None:
+    def __init__(self, tensors: torch_file._Tensors | None) -> None:
         self.tensors = tensors
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
@@ -207,7 +207,7 @@ class _Machine:
         self.find(module, name)
 
     def find(self, module: str, name: str) -> None:
-        known = _torchfile._NAMES.get(f"{module}\n{name}".encode())
+        known = torch_file._NAMES.get(f"{module}\n{name}".encode())
         self.push(Foreign(f"{module}.{name}") if known is None else known)
 
     def do_reduce(self, _: Any) -> None:
@@ -225,17 +225,17 @@ class _Machine:
             if function.name == _TYPED and type(arguments[2]) is tuple:
                 return self.call(arguments[0], arguments[2])
             return function
-        if function is _torchfile._ORDERED_DICT:
+        if function is torch_file._ORDERED_DICT:
             made: OrderedDict[Any, Any] = OrderedDict()
             pairs = arguments[0] if arguments else []
             self.stack.append(made)
             self.fill([part for pair in pairs for part in pair])
             return self.stack.pop()
-        if function is _torchfile._TENSOR and arguments and isinstance(arguments[0], Foreign):
+        if function is torch_file._TENSOR and arguments and isinstance(arguments[0], Foreign):
             return arguments[0]
-        if self.tensors is None or function not in (_torchfile._TENSOR, _torchfile._PARAMETER):
+        if self.tensors is None or function not in (torch_file._TENSOR, torch_file._PARAMETER):
             return Foreign(_name(function))
-        return _torchfile._call(function, arguments, self.tensors)
+        return torch_file._call(function, arguments, self.tensors)
 
     def do_newobj(self, _: Any) -> None:
         self.stack.pop()
@@ -247,7 +247,7 @@ class _Machine:
 
     def instance(self) -> None:
         kind = self.stack.pop()
-        self.push(OrderedDict() if kind is _torchfile._ORDERED_DICT else Foreign(_name(kind)))
+        self.push(OrderedDict() if kind is torch_file._ORDERED_DICT else Foreign(_name(kind)))
 
     def do_inst(self, words: str) -> None:
         self.since_mark()
@@ -259,7 +259,7 @@ class _Machine:
 
     def do_build(self, _: Any) -> None:
         state = self.stack.pop()
-        _torchfile._set_attributes(self.stack[-1], state)
+        torch_file._set_attributes(self.stack[-1], state)
 
     def do_persid(self, _: Any) -> None:
         raise ValueError("a storage without a description")
@@ -271,7 +271,7 @@ class _Machine:
         elif type(identity) is tuple and len(identity) > 1 and isinstance(identity[1], Foreign):
             self.push(identity[1])  # numbers of a type that no network here has: complex, quantized
         else:
-            self.push(_torchfile._storage(identity))
+            self.push(torch_file._storage(identity))
 
     def do_ext1(self, _: Any) -> None:
         self.push(Foreign("a registered extension"))
@@ -285,7 +285,7 @@ class _Machine:
 def _name(kind: Any) -> str:
     if isinstance(kind, Foreign):
         return kind.name
-    known = {id(value): name.decode().replace("\n", ".") for name, value in _torchfile._NAMES.items()}
+    known = {id(value): name.decode().replace("\n", ".") for name, value in torch_file._NAMES.items()}
     return known.get(id(kind), type(kind).__name__)
 
 

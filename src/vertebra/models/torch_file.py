@@ -3,7 +3,7 @@
 A state dict is a small pickled program beside blocks of numbers. Torch's own safe reader runs any program of its kind
 opcode by opcode, which is most of the time of loading a network with many layers, and maps only the newer of its two
 formats. Here the few calls of a plain state dict are known, and no other; that takes a fifth of the time. Where a file
-says more, or is not sound, `read` gives None, and the interpreter of `_inert` has the word, by `read_with`.
+says more, or is not sound, `read` gives None, and the interpreter of `pickle_reader` has the word, by `read_with`.
 
 Nothing of a file is read into memory before the sizes that it names have been held against its own: a record that is
 compressed, or that lies over another, can be a thousand times as large as its file. And the CRC of each record is

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from vertebra.errors import WeightsError, warn
 
-from ._checkpoint import Content, named_tensors
-from ._inert import Foreign
-from ._state_dict import some
 from .convnet import untold_of
+from .pickle_reader import Foreign
+from .state_dict import some
+from .weight_reader import Content, named_tensors
 
 N = TypeVar("N")
 

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from vertebra.errors import WeightsError
-from vertebra.models import _inert, _torchfile
-from vertebra.models._checkpoint import read
-from vertebra.models._inert import Foreign
+from vertebra.models import pickle_reader, torch_file
+from vertebra.models.pickle_reader import Foreign
+from vertebra.models.weight_reader import read
 
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older"])
 
@@ -212,7 +212,7 @@ def test_hostile_programs_end_in_an_error_or_in_nothing(tmp_path: Path, code: by
         read(path)
     except WeightsError as error:
         assert "\n" not in str(error)
-    assert _torchfile.read(path) is None or isinstance(_torchfile.read(path), tuple | list | dict)
+    assert torch_file.read(path) is None or isinstance(torch_file.read(path), tuple | list | dict)
 
 
 def test_blocks_that_are_not_there_are_not_allocated(tmp_path: Path) -> None:
@@ -231,8 +231,8 @@ def test_blocks_that_are_not_there_are_not_allocated(tmp_path: Path) -> None:
 def test_the_first_call_of_a_bare_pickle_is_named(tmp_path: Path) -> None:
     path = tmp_path / "w.pkl"
     path.write_bytes(pickle.dumps({"a": OBJECTS["namespace"], "b": os.getcwd}))
-    assert _inert.first_foreign(path) == "argparse.Namespace"
+    assert pickle_reader.first_foreign(path) == "argparse.Namespace"
     path.write_bytes(pickle.dumps({"a": collections.OrderedDict(b=1)}))
-    assert _inert.first_foreign(path) is None
+    assert pickle_reader.first_foreign(path) is None
     path.write_bytes(b"\x80\x02garbage")
-    assert _inert.first_foreign(path) is None
+    assert pickle_reader.first_foreign(path) is None
