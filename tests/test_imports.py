@@ -112,7 +112,7 @@ PACKAGES = {
     "loading": {"torch"},
     "train": {"torch", "torchvision", "safetensors", "numpy", "PIL"},
     "serve": {"fastapi", "starlette", "uvicorn", "httptools", "pydantic", "prometheus_client", "orjson"}
-    | {"numpy", "PIL"},
+    | {"numpy", "PIL", "python_multipart"},
     "__init__": set(),
     "__main__": set(),
 }

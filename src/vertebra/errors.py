@@ -66,7 +66,10 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "fast": ("MNN",),
     "heif": ("pillow_heif",),
     "parquet": ("pyarrow",),
-    "serve": ("fastapi", "starlette", "uvicorn", "httptools", "orjson", "pydantic", "prometheus_client", "uvloop"),
+    "serve": (
+        *("fastapi", "starlette", "pydantic", "python_multipart", "orjson"),
+        *("uvicorn", "httptools", "uvloop", "prometheus_client"),
+    ),
 }
 INCLUDED = {"train": "torch"}
 

@@ -266,6 +266,23 @@ def test_forms_of_every_kind_of_badness(client, pngs):
         assert client.post("/v1/predict", b"--b--", kind).status == 400
 
 
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [(b"\r\n--bX" * 20_000, "more than 8 images"), (b"x\r\n--b" + b" " * 100_000, "64 blanks or more")],
+)
+def test_forms_that_are_slow_to_parse_are_refused_before(client, monkeypatch, bad, message):
+    monkeypatch.setattr("vertebra.serve.request_images.MultipartParser", None)  # is not reached
+    head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    answer = client.post("/v1/predict", head + bad + b"\r\n--b--\r\n", "multipart/form-data; boundary=b")
+    assert answer.status in (400, 422) and message in answer.message
+
+
+def test_an_extended_name_inside_a_name(client, pngs):
+    head = b'--b\r\nContent-Disposition: form-data; name=files; filename="a; filename*=x.png"\r\n\r\n'
+    answer = client.post("/v1/predict", head + pngs[0] + b"\r\n--b--\r\n", "multipart/form-data; boundary=b")
+    assert answer.json["results"][0]["name"] == "a; filename*=x.png"
+
+
 # --- requests ---------------------------------------------------------------------------------------------------------
 
 PATHS = (

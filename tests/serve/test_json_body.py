@@ -13,7 +13,7 @@ import pytest
 
 from vertebra.serve import json_body
 from vertebra.serve.api_errors import ApiError
-from vertebra.serve.json_body import LARGE, Data, base64_bytes, json_numbers, numbers, parse_json, unblocked
+from vertebra.serve.json_body import LARGE, Data, base64_bytes, in_thread_if_large, json_numbers, numbers, parse_json
 
 
 def entry(text, key="images"):
@@ -166,7 +166,7 @@ def test_numbers_are_written_as_they_are():
 
 def test_much_work_is_a_thread_s():
     async def where(size):
-        return await unblocked(size, threading.current_thread)
+        return await in_thread_if_large(size, threading.current_thread)
 
     assert asyncio.run(where(LARGE)) is threading.current_thread()
     assert asyncio.run(where(LARGE + 1)) is not threading.current_thread()

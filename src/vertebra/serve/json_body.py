@@ -39,7 +39,7 @@ _SPACED = bytes.maketrans(b"[]", b"  ")
 _DIGITS = bytes.maketrans(b"123456789", b"000000000")
 
 
-async def unblocked(size: int, work: Callable[[], T]) -> T:
+async def in_thread_if_large(size: int, work: Callable[[], T]) -> T:
     """What `work` gives; by a thread where there is so much of it that the event loop would stand still."""
     return work() if size <= LARGE else await asyncio.to_thread(work)
 

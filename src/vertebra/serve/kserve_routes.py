@@ -24,7 +24,7 @@ from . import schemas
 from .api_errors import ApiError
 from .batcher import Job
 from .dispatcher import Dispatcher
-from .json_body import Data, json_numbers, numbers, parse_json, unblocked
+from .json_body import Data, in_thread_if_large, json_numbers, numbers, parse_json
 from .loaded_model import LoadedModel
 from .responses import json_response
 from .v1_routes import Deadline
@@ -103,7 +103,7 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
         async with dispatcher.body(request, registry.get(name), deadline) as body:
             length = request.headers.get(HEADER_LENGTH)
             model, limit = registry.get(name), dispatcher.settings.max_images
-            document, pixels = await unblocked(len(body), lambda: _read(body, length, model, limit))
+            document, pixels = await in_thread_if_large(len(body), lambda: _read(body, length, model, limit))
             wanted = _wanted(document)
 
             def make(loaded: LoadedModel) -> list[Job]:
@@ -114,7 +114,7 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
             loaded, jobs = await dispatcher.run(name, make, request.receive, deadline)
         dispatcher.metrics.images(loaded.name, len(jobs), 0)
         values = sum(value.size for job in jobs for value in job.values.values())
-        return await unblocked(values, lambda: _answer(loaded, document, wanted, jobs))
+        return await in_thread_if_large(values, lambda: _answer(loaded, document, wanted, jobs))
 
     return router
 

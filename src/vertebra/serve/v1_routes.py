@@ -20,10 +20,10 @@ from .api_errors import ApiError
 from .batcher import Job
 from .dispatcher import Dispatcher, ModelReplacedError
 from .image_decoding import picture, shown
-from .json_body import unblocked
+from .json_body import in_thread_if_large
 from .loaded_model import LoadedModel
 from .prometheus_metrics import CONTENT_TYPE
-from .request_body import RequestContent, Upload
+from .request_images import RequestContent, Upload, parse_images
 from .responses import embeddings, json_response, predictions
 
 MAX_TOP = 1000
@@ -60,7 +60,7 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
             dispatcher, request, model, (PROBABILITIES,), dispatcher.deadline(deadline_ms)
         )
         most = _field(fields, "top", top, MAX_TOP)
-        return await unblocked(100 * most * len(jobs), lambda: predictions(loaded, jobs, most, started))
+        return await in_thread_if_large(100 * most * len(jobs), lambda: predictions(loaded, jobs, most, started))
 
     @router.post(
         "/v1/embed",
@@ -255,7 +255,7 @@ async def _by_covering(
 
 
 async def _content(dispatcher: Dispatcher, request: Request, body: bytes) -> RequestContent:
-    return await dispatcher.bodies.content(request.headers.get("content-type", ""), body)
+    return await parse_images(request.headers.get("content-type", ""), body, dispatcher.settings.max_images)
 
 
 def _opened(dispatcher: Dispatcher, model: LoadedModel, data: bytes, name: str) -> Any:
