@@ -120,13 +120,17 @@ def test_errors_travel_between_processes(copied):
 # --- what an extra brings ---------------------------------------------------------------------------------------------
 
 PYPROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-IMPORTED_AS = {"scikit-learn": "sklearn", "prometheus-client": "prometheus_client", "pillow-heif": "pillow_heif"}
+IMPORTED_AS = {"scikit-learn": "sklearn"}  # others by their name, with "_" for "-"
 
 
 def packages_of(extra):
     """The names that a package of the extra is imported by; those that are data alone, and other extras, left out."""
     found = [re.match(r"[\w.-]+", requirement)[0] for requirement in PYPROJECT["optional-dependencies"][extra]]
-    return {IMPORTED_AS.get(name, name) for name in found if name != "vertebra" and not name.endswith("-model")}
+    return {
+        IMPORTED_AS.get(name, name.replace("-", "_"))
+        for name in found
+        if name != "vertebra" and not name.endswith("-model")
+    }
 
 
 @pytest.mark.parametrize("extra", EXTRAS)

@@ -67,8 +67,15 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "heif": ("pillow_heif",),
     "parquet": ("pyarrow",),
     "serve": (
-        *("fastapi", "starlette", "pydantic", "python_multipart", "orjson"),
-        *("uvicorn", "httptools", "uvloop", "prometheus_client"),
+        "fastapi",
+        "starlette",
+        "pydantic",
+        "python_multipart",
+        "orjson",
+        "uvicorn",
+        "httptools",
+        "uvloop",
+        "prometheus_client",
     ),
 }
 INCLUDED = {"train": "torch"}
