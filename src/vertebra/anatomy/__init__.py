@@ -13,10 +13,10 @@ with needing("torch", "vertebra.anatomy"):
     import torch  # noqa: F401
 
 from vertebra.graph.cost import Kind as Kind
+from vertebra.graph.profile import Group as Group
 from vertebra.graph.rows import Row as Row
 
 from .analysis import Anatomy as Anatomy
-from .analysis import Group as Group
 from .analysis import inspect as inspect
 from .choice import Candidate as Candidate
 from .choice import Choice as Choice

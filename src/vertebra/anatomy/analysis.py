@@ -1,4 +1,4 @@
-"""The object: a network taken apart, and everything that is worked out from its rows."""
+"""`inspect` → `Anatomy`: a network analysed operation by operation, and what can be asked of it."""
 
 from __future__ import annotations
 
@@ -13,28 +13,31 @@ from torch.utils._pytree import tree_leaves
 
 from vertebra.errors import VertebraError, check_count
 from vertebra.graph import trace as tracer
-from vertebra.graph.profile import Group as Group
-from vertebra.graph.profile import Profile
+from vertebra.graph.profile import Group, Profile
 from vertebra.graph.rows import rows_of
+from vertebra.units import count, size
 
-from . import training_memory
+from .anatomy_page import framed, page
+from .kernels import ONNXRUNTIME
+from .latency import Latency, predict
+from .machine_calibration import kept
+from .measurement import Measurement, measure
 from .network_input import Subject, prepare
-from .training_memory import TrainingMemory
+from .plots import draw_anatomy
+from .training_memory import TrainingMemory, forecast_training_memory
+from .verdict import verdict
 
 if TYPE_CHECKING:
     import pandas
-
-    from .latency import Latency
-    from .measurement import Measurement
 
 SCHEMA = 1  # of to_dict(); a higher number is another meaning
 
 
 @dataclass(frozen=True, repr=False)
 class Anatomy(Profile):
-    """A network taken apart for one input: what each operation costs in parameters, arithmetic, bytes and time.
+    """A network analysed for one input: what each operation costs in parameters, arithmetic, bytes and time.
 
-    `name` is the network's; all sums are for the whole batch. Made by `vertebra.anatomy(…)`.
+    `name` is the network's; all sums are for the whole batch. Made by `vertebra.inspect(…)`.
     """
 
     subject: Subject = field(repr=False)
@@ -53,9 +56,9 @@ class Anatomy(Profile):
             UsageError: an unknown optimizer; checkpointing of another network; a batch that the network cannot train
                 on (batch norm needs more than one value a channel).
         """
-        size = self.batch_size if batch_size is None else batch_size
-        check_count("batch_size", size)
-        return training_memory.training_memory(self.subject, optimizer, checkpointing, size)
+        batch_size = self.batch_size if batch_size is None else batch_size
+        check_count("batch_size", batch_size)
+        return forecast_training_memory(self.subject, optimizer, checkpointing, batch_size)
 
     def latency(self, device: Any = "here", executor: str | None = None) -> Latency:
         """Predict the time of each operation and of the whole, in ms.
@@ -67,12 +70,10 @@ class Anatomy(Profile):
         Raises:
             UsageError: an unknown device or executor, or a dtype that the device has no figures for.
         """
-        from .latency import predict
-
         return predict(self, device, executor)
 
     def measure(self, executor: str = "onnxruntime", seconds: float = 2.0) -> Measurement:
-        """Time the whole and each operation on this machine, with made-up weights.
+        """Time the whole and each operation on this machine, with random weights.
 
         Args:
             executor: "onnxruntime" or "torch" (eager, channels-last).
@@ -81,9 +82,7 @@ class Anatomy(Profile):
         Raises:
             UsageError: an unknown executor, or operations that are not given to ONNX Runtime here.
         """
-        from .measurement import measure
-
-        return measure(self, executor, seconds)
+        return measure(self.subject, self.rows, executor, seconds)
 
     def to_frame(self, latency: Latency | None = None, measurement: Measurement | None = None) -> pandas.DataFrame:
         """The rows as a pandas DataFrame, with columns `predicted_ms`, `bound` and `measured_ms` for what is given.
@@ -105,8 +104,6 @@ class Anatomy(Profile):
 
     def verdict(self, latency: Latency | None = None) -> str:
         """What stands out, in a few sentences that are worked out from the rows."""
-        from .verdict import verdict
-
         return verdict(self, latency)
 
     def to_dict(
@@ -135,10 +132,8 @@ class Anatomy(Profile):
         measurement: Measurement | None = None,
         training: Iterable[TrainingMemory] = (),
     ) -> str:
-        """A page to look at it: one file that opens without a network, in light and dark, by mouse and by keyboard."""
-        from .anatomy_page import page
-
-        return page(self, latency, measurement, training)
+        """One HTML file that shows it and opens offline, in light and dark, by mouse and by keyboard."""
+        return page(self.to_dict(latency=latency, measurement=measurement, training=training))
 
     def to_png(
         self, path: str | Path, *, latency: Latency | None = None, measurement: Measurement | None = None
@@ -148,19 +143,15 @@ class Anatomy(Profile):
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        from .anatomy_page import picture
-
-        picture(self, path, latency, measurement)
+        draw_anatomy(self, path, latency, measurement)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the page, with times where this machine has been calibrated."""
-        from .anatomy_page import in_notebook
-
-        return in_notebook(self)
+        calibration = kept(ONNXRUNTIME) if self.dtype == "float32" else None
+        latency = None if calibration is None else predict(self, calibration)
+        return framed(self.to_html(latency=latency), f"Anatomy of {self.name}")
 
     def __repr__(self) -> str:
-        from vertebra.units import count, size
-
         return (
             f"<Anatomy of {self.name} on {self.input}: {count(self.parameters)} parameters, {count(self.macs)}MACs, "
             f"{size(self.bytes)} moved, {len(self.layers)} operations>"
@@ -175,7 +166,7 @@ def inspect(
     *,
     inputs: Any = None,
 ) -> Anatomy:
-    """Take a network apart, on shapes alone: no memory, no arithmetic, and the network stays as it is.
+    """Analyse a network on shapes alone: no memory, no arithmetic, and the network stays as it is.
 
     Args:
         model: a name, as `list_models()` has it, or any `torch.nn.Module`, on any device, in any mode.
@@ -193,15 +184,15 @@ def inspect(
         UsageError: the network does not take the input, depends on values of its tensors, or an argument is wrong.
     """
     subject = prepare(model, input_size, batch_size, dtype, inputs)
-    trace = tracer.run(subject.network, subject.args, subject.kwargs)
-    leaves = tree_leaves((subject.args, subject.kwargs))
+    network, args, kwargs = subject.network, subject.args, subject.kwargs
+    leaves = tree_leaves((args, kwargs))
     return Anatomy(
-        subject.name,
-        tuple(rows_of(subject.network, trace)),
-        input=tracer.describe(subject.args, subject.kwargs),
+        name=subject.name,
+        rows=tuple(rows_of(network, tracer.run(network, args, kwargs))),
+        input=tracer.describe(args, kwargs),
         input_shapes=tuple(tuple(leaf.shape) for leaf in leaves if isinstance(leaf, torch.Tensor)),
         batch_size=subject.batch_size,
         dtype=str(subject.dtype).removeprefix("torch."),
-        parameter_bytes=sum(p.numel() * p.dtype.itemsize for p in subject.network.parameters()),
+        parameter_bytes=sum(p.numel() * p.dtype.itemsize for p in network.parameters()),
         subject=subject,
     )

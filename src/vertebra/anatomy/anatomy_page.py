@@ -1,24 +1,13 @@
-"""The anatomy as a page that needs nothing else, and as a picture."""
+"""The anatomy as one HTML page that opens offline."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
 from importlib.resources import files
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from vertebra.errors import needing
-from vertebra.files import replacing, writing
-from vertebra.graph.cost import CONVOLUTIONS, Kind
+from vertebra.graph.cost import Kind
 from vertebra.strict_json import dumps
-
-from .latency import Latency
-from .measurement import Measurement
-from .training_memory import TrainingMemory
-
-if TYPE_CHECKING:
-    from .analysis import Anatomy
 
 # What the page shows of a row; the others would double its size.
 _PLACE = ("index", "name", "op", "kind", "detail", "stage", "block", "output_shape", "receptive_field", "sees_all")
@@ -26,13 +15,16 @@ _COSTS = ("parameters", "macs", "other_ops", "bytes", "intensity", "live_bytes")
 _SHOWN = frozenset((*_PLACE, *_COSTS))
 
 
-def page(
-    anatomy: Anatomy, latency: Latency | None, measurement: Measurement | None, training: Iterable[TrainingMemory]
-) -> str:
-    """The page, with its data inside."""
-    data = anatomy.to_dict(latency=latency, measurement=measurement, training=training)
-    data["rows"] = [{name: value for name, value in row.items() if name in _SHOWN} for row in data["rows"]]
-    data["layers"] = len(anatomy.layers)
+def page(found: dict[str, Any]) -> str:
+    """The page, with its data inside.
+
+    Args:
+        found: what `Anatomy.to_dict` returns.
+    """
+    data = found | {
+        "rows": [{name: value for name, value in row.items() if name in _SHOWN} for row in found["rows"]],
+        "layers": sum(row["kind"] != Kind.VIEW.value for row in found["rows"]),
+    }
     del data["blocks"]
     # Inside a script element "</script" or "<!--" in a name would end or change it.
     text = dumps(data, separators=(",", ":")).replace("<", "\\u003c")
@@ -40,107 +32,10 @@ def page(
     before, title, rest = template.partition("{{title}}")
     middle, mark, after = rest.partition("{{data}}")
     assert title and mark  # noqa: S101 - the template is ours
-    return f"{before}{html.escape(anatomy.name)} – anatomy{middle}{text}{after}"
+    return f"{before}{html.escape(data['name'])} – anatomy{middle}{text}{after}"
 
 
-def in_notebook(anatomy: Anatomy) -> str:
-    """The page in a frame, so that its style and the notebook's leave each other alone."""
-    from .kernels import ONNXRUNTIME
-    from .latency import predict
-    from .machine_calibration import kept
-
-    calibration = kept(ONNXRUNTIME) if anatomy.dtype == "float32" else None
-    latency = None if calibration is None else predict(anatomy, calibration)
-    text = html.escape(page(anatomy, latency, None, ()))
-    name = html.escape(f"Anatomy of {anatomy.name}")
-    return f'<iframe title="{name}" srcdoc="{text}" style="width: 100%; height: 640px; border: 0"></iframe>'
-
-
-def picture(anatomy: Anatomy, path: str | Path, latency: Latency | None, measurement: Measurement | None) -> None:
-    """Write a PNG: the shares of the stages, and the roofline where there are times.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    with needing("torch", "the picture"):
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    stages = [stage for stage in anatomy.stages if stage.rows[0].kind is not Kind.UNUSED]
-    timed = latency is not None and bool(latency.kernels)
-    figure = Figure(figsize=(13 if timed else 7.5, 2.2 + 0.42 * max(len(stages), 6)), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 1 + timed, squeeze=False)[0]
-    figure.suptitle(f"{anatomy.name}, {anatomy.input}")
-    _draw_shares(panels[0], anatomy, stages, latency, measurement)
-    if latency is not None and timed:
-        _draw_roofline(panels[1], latency, measurement)
-    with writing(Path(path)), replacing(Path(path), durable=True) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-
-
-def _draw_shares(
-    axes: Any, anatomy: Anatomy, stages: list[Any], latency: Latency | None, measurement: Measurement | None
-) -> None:
-    """Bars by stage, the first at the top: each cost as a share of its whole."""
-    series = {
-        "parameters": [stage.parameters for stage in stages],
-        "MACs": [stage.macs for stage in stages],
-        "bytes moved": [stage.bytes for stage in stages],
-    }
-    if latency is not None:
-        times = [latency.time(stage.rows) for stage in stages]
-        series["least time" if latency.is_bound else "time"] = [time.ms if time else 0.0 for time in times]
-    if measurement is not None:
-        series["measured time"] = [measurement.ms(stage.rows) or 0.0 for stage in stages]
-    height = 0.8 / len(series)
-    for i, (label, values) in enumerate(series.items()):
-        whole = sum(values) or 1
-        places = [row + (i - (len(series) - 1) / 2) * height for row in range(len(stages))]
-        axes.barh(places, [100 * value / whole for value in values], height, label=label)
-    axes.set_yticks(range(len(stages)), [stage.name for stage in stages])
-    axes.invert_yaxis()
-    axes.set_xlabel("share of the whole, %")
-    axes.grid(axis="x", color="0.92")
-    axes.set_axisbelow(True)
-    axes.legend()
-
-
-def _draw_roofline(axes: Any, latency: Latency, measurement: Measurement | None) -> None:
-    """Operations a second over operations a byte, one point a kernel, below the peaks."""
-    points: dict[str, list[tuple[float, float, float]]] = {}
-    measured = measurement.rows if measurement is not None else {}
-    for kernel, time in latency.kernels:
-        ms = measured.get(kernel.main.index) or time.ms
-        if kernel.operations and kernel.bytes and ms:
-            kind = kernel.main.kind if kernel.main.kind in CONVOLUTIONS | {Kind.MATMUL} else "other"
-            point = (kernel.operations / kernel.bytes, kernel.operations / ms * 1e3, ms)
-            points.setdefault(str(kind), []).append(point)
-    longest = max((ms for found in points.values() for *_, ms in found), default=1.0)
-    for kind, found in points.items():
-        x, y, sizes = zip(*((x, y, 12 + 120 * ms / longest) for x, y, ms in found), strict=True)
-        axes.scatter(x, y, sizes, label=kind, alpha=0.75, zorder=3)
-    axes.set(xscale="log", yscale="log", xlabel="operations a byte", ylabel="operations a second")
-    left, right = axes.get_xlim()
-    low, bandwidth = axes.get_ylim()[0], latency.device.bandwidth
-    peaks = _peaks(latency, points)
-    end = max([right, *(2 * peak / bandwidth for _, peak in peaks)])
-    for name, peak in peaks:
-        knee, start = peak / bandwidth, max(left, low / bandwidth)
-        axes.plot([start, knee, end], [start * bandwidth, peak, peak], color="0.3", lw=1)
-        axes.annotate(name, (end, peak), (0, 3), textcoords="offset points", ha="right", fontsize=8)
-    axes.set_title(latency.device.name, fontsize=10)
-    axes.grid(color="0.92")
-    axes.legend(loc="lower right", fontsize=8)
-
-
-def _peaks(latency: Latency, kinds: Iterable[str]) -> list[tuple[str, float]]:
-    """The level lines: of this machine those of the kinds that occur, with near ones as one."""
-    lines: list[tuple[str, float]] = []
-    for name, peak in sorted(latency.device.peaks(latency.dtype).items(), key=lambda item: item[1]):
-        if not latency.is_bound and name not in kinds:
-            continue
-        if lines and peak < 1.1 * lines[-1][1]:
-            lines[-1] = (f"{lines[-1][0]}, {name}", lines[-1][1])
-        else:
-            lines.append((name, peak))
-    return lines
+def framed(text: str, title: str) -> str:
+    """The page in a frame for a notebook, so that its style and the notebook's do not mix."""
+    style = "width: 100%; height: 640px; border: 0"
+    return f'<iframe title="{html.escape(title)}" srcdoc="{html.escape(text)}" style="{style}"></iframe>'

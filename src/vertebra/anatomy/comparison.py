@@ -9,14 +9,15 @@ from typing import Any
 
 from torch import nn
 
-from vertebra.errors import UsageError, needing
-from vertebra.files import replacing, writing
+from vertebra.errors import UsageError
 from vertebra.graph.cost import Kind
+from vertebra.graph.profile import Group
 from vertebra.model_argument import ModelKind, resolve_model
 from vertebra.model_table import networks
 
-from .analysis import Anatomy, Group, inspect
+from .analysis import Anatomy, inspect
 from .latency import Latency, predict
+from .plots import draw_front
 from .published import Published, published
 from .roofline import Calibration
 
@@ -35,6 +36,11 @@ class Entry:
     def cost(self) -> float:
         """Milliseconds where times are known, GMACs otherwise."""
         return self.anatomy.macs / 1e9 if self.latency is None else self.latency.total_ms
+
+    @property
+    def top1(self) -> float:
+        """Published top-1 accuracy on ImageNet in %; 0 where none is published."""
+        return 0.0 if self.published is None else self.published.top1
 
     @property
     def levels(self) -> dict[str, Group]:
@@ -75,8 +81,8 @@ class Comparison:
         """The Pareto front, cheapest first: no other network is as cheap and better, or as good and cheaper."""
         known = [entry for entry in self.entries if entry.published is not None]
         best: list[Entry] = []
-        for entry in sorted(known, key=lambda entry: (entry.cost, -_top1(entry))):
-            if not best or _top1(entry) > _top1(best[-1]):
+        for entry in sorted(known, key=lambda entry: (entry.cost, -entry.top1)):
+            if not best or entry.top1 > best[-1].top1:
                 best.append(entry)
         return tuple(best)
 
@@ -112,33 +118,11 @@ class Comparison:
         known = [entry for entry in self.entries if entry.published is not None]
         if not known:
             raise UsageError("none of these networks has a published accuracy to draw. Name some of Vertebra's.")
-        with needing("torch", "the plot"):
-            from matplotlib.backends.backend_agg import FigureCanvasAgg
-            from matplotlib.figure import Figure
-        figure = Figure(figsize=(8, 5.5), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
-        front = self.front
-        axes.step(
-            [entry.cost for entry in front],
-            [_top1(entry) for entry in front],
-            where="post",
-            color="tab:blue",
-            linewidth=1,
-            label="Pareto front",
-        )
-        for entry in known:
-            colour = "tab:blue" if entry in front else "0.6"
-            axes.plot(entry.cost, _top1(entry), "o", color=colour)
-            axes.annotate(
-                entry.anatomy.name, (entry.cost, _top1(entry)), (5, -9), textcoords="offset points", fontsize=8
-            )
-        axes.set(xscale="log", xlabel=self.cost_label, ylabel="top-1 on ImageNet, %")
-        axes.margins(x=0.15, y=0.1)
-        axes.grid(color="0.92", which="both")
-        axes.legend(loc="upper left")
-        with writing(Path(path)), replacing(Path(path), durable=True) as temporary:
-            figure.savefig(temporary, format="png", dpi=130)
+
+        def point(entry: Entry) -> tuple[str, float, float]:
+            return entry.anatomy.name, entry.cost, entry.top1
+
+        draw_front([point(entry) for entry in known], [point(entry) for entry in self.front], self.cost_label, path)
 
 
 def compare(
@@ -182,10 +166,6 @@ def _published_name(model: nn.Module | str) -> str | None:
         return None
     found = resolve_model(model, "compare")
     return found.network if found.kind is ModelKind.NETWORK and found.network in networks() else None
-
-
-def _top1(entry: Entry) -> float:
-    return 0.0 if entry.published is None else entry.published.top1
 
 
 def _level(stage: Group, anatomy: Anatomy) -> str:

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vertebra.errors import UsageError, warn
+from vertebra.graph.profile import Profile
 from vertebra.graph.rows import Row
 
 from .kernels import ONNXRUNTIME, Kernel, kernels_of
 from .machine_calibration import calibrated
 from .roofline import Calibration, Device, Time, find_device
-
-if TYPE_CHECKING:
-    from .analysis import Anatomy
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ class Latency:
 
 
 def predict(
-    anatomy: Anatomy,
+    anatomy: Profile,
     device: str | Device | Calibration,
     executor: str | None = None,
     notify: Callable[[str], None] | None = None,

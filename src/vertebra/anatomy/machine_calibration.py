@@ -19,13 +19,15 @@ import torch
 
 from vertebra.cache import cache_dir, keep_json, making, read_json
 from vertebra.errors import UsageError
+from vertebra.graph import trace as tracer
 from vertebra.graph.cost import Kind
+from vertebra.graph.rows import rows_of
 from vertebra.machine import processor
 
 from . import calibration_networks
-from .analysis import inspect
 from .kernels import Kernel, kernels_of
 from .measurement import EXECUTORS, Measurement, measure
+from .network_input import prepare
 from .roofline import Calibration, Rate, label
 
 SEEDS = (2, 4, 5, 7, 8, 10)  # of the networks that are timed
@@ -104,8 +106,9 @@ def calibrate(executor: str) -> Calibration:
     for seed in SEEDS:
         with torch.device("meta"):
             network, size = calibration_networks.network(seed)
-        anatomy = inspect(network, size)
-        runs.append((kernels_of(anatomy.rows, executor), measure(anatomy, executor, SECONDS_EACH)))
+        subject = prepare(network, size, 1, None, None)
+        rows = rows_of(subject.network, tracer.run(subject.network, subject.args, subject.kwargs))
+        runs.append((kernels_of(rows, executor), measure(subject, rows, executor, SECONDS_EACH)))
     seconds = time.perf_counter() - begin
     return Calibration(
         executor=executor,

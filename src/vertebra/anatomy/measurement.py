@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +27,6 @@ from vertebra.graph.rows import Row, counted
 
 from .kernels import EAGER, ONNXRUNTIME, Kernel, kernels_of
 from .network_input import Subject
-
-if TYPE_CHECKING:
-    from .analysis import Anatomy
 
 EXECUTORS = (ONNXRUNTIME, EAGER)
 
@@ -62,11 +59,12 @@ class Measurement:
         }
 
 
-def measure(anatomy: Anatomy, executor: str = ONNXRUNTIME, seconds: float = 2.0) -> Measurement:
+def measure(subject: Subject, rows: Sequence[Row], executor: str, seconds: float) -> Measurement:
     """Run the network here for about that long and time the whole and each operation.
 
     Args:
-        anatomy: of any network; for "onnxruntime" of one made of the operations of the six families, in float32.
+        subject: any network; for "onnxruntime" one made of the operations of the six families, in float32.
+        rows: of that network.
         executor: "onnxruntime", or "torch" (eager, channels-last).
         seconds: how long to measure.
 
@@ -75,7 +73,7 @@ def measure(anatomy: Anatomy, executor: str = ONNXRUNTIME, seconds: float = 2.0)
     """
     if executor not in EXECUTORS:
         raise UsageError(f"executor is {executor!r}; it must be one of {', '.join(EXECUTORS)}.")
-    return (_in_onnxruntime if executor == ONNXRUNTIME else _in_torch)(anatomy.subject, anatomy.rows, seconds)
+    return (_in_onnxruntime if executor == ONNXRUNTIME else _in_torch)(subject, rows, seconds)
 
 
 def _in_onnxruntime(subject: Subject, rows: Sequence[Row], seconds: float) -> Measurement:

@@ -51,7 +51,7 @@ class TrainingMemory:
         return asdict(self) | {"total": self.total}
 
 
-def training_memory(subject: Subject, optimizer: str, checkpointing: bool, batch_size: int) -> TrainingMemory:
+def forecast_training_memory(subject: Subject, optimizer: str, checkpointing: bool, batch_size: int) -> TrainingMemory:
     """Simulate one step; see `Anatomy.training_memory`."""
     if optimizer not in OPTIMIZERS:
         raise UsageError(

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
 from vertebra.graph.cost import Kind
+from vertebra.graph.profile import Profile
 from vertebra.graph.rows import Row
 from vertebra.units import count, duration, size, three_figures
 
-if TYPE_CHECKING:
-    from .analysis import Anatomy
-    from .latency import Latency
+from .latency import Latency
 
 _FEW = 3  # layers that can be named in a sentence
 _PLURALS = {
@@ -34,7 +32,7 @@ _BOUNDS = {
 }
 
 
-def verdict(anatomy: Anatomy, latency: Latency | None = None) -> str:
+def verdict(anatomy: Profile, latency: Latency | None = None) -> str:
     """One paragraph: where the parameters, the arithmetic, the bytes, the memory and the time are."""
     sentences = [
         _parameters(anatomy),
@@ -48,7 +46,7 @@ def verdict(anatomy: Anatomy, latency: Latency | None = None) -> str:
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def _parameters(anatomy: Anatomy) -> str:
+def _parameters(anatomy: Profile) -> str:
     layers = [row for row in anatomy.rows if row.parameters and row.kind is not Kind.NORM]
     if not layers:
         return "There are no weights."
@@ -67,7 +65,7 @@ def _parameters(anatomy: Anatomy) -> str:
     )
 
 
-def _arithmetic(anatomy: Anatomy) -> str:
+def _arithmetic(anatomy: Profile) -> str:
     if not anatomy.macs:
         return ""
     stages = sorted(anatomy.stages, key=lambda group: -group.macs)
@@ -80,7 +78,7 @@ def _arithmetic(anatomy: Anatomy) -> str:
     return f"{begin}; {_PLURALS[kind]} do {_percent(share)}."
 
 
-def _traffic(anatomy: Anatomy) -> str:
+def _traffic(anatomy: Profile) -> str:
     """Kinds that move far more than they compute."""
     if not anatomy.bytes:
         return ""
@@ -98,7 +96,7 @@ def _traffic(anatomy: Anatomy) -> str:
     return f"{size(anatomy.bytes)} are moved: {'; '.join(striking)}."
 
 
-def _memory(anatomy: Anatomy) -> str:
+def _memory(anatomy: Profile) -> str:
     peak = anatomy.peak_row
     if peak is None or not peak.live_bytes:
         return ""
@@ -109,7 +107,7 @@ def _memory(anatomy: Anatomy) -> str:
     return f"Activations need {size(peak.live_bytes)} at most, at {peak.name}, which is {compared} the weights' memory."
 
 
-def _field(anatomy: Anatomy) -> str:
+def _field(anatomy: Profile) -> str:
     """How far one value of the last feature map sees, before anything is pooled over the whole image."""
     seen = [row for row in anatomy.rows if row.receptive_field and row.macs]
     first = next((row for row in seen if row.sees_all), None)
@@ -124,7 +122,7 @@ def _field(anatomy: Anatomy) -> str:
     return f"{words}."
 
 
-def _time(anatomy: Anatomy, latency: Latency) -> str:
+def _time(anatomy: Profile, latency: Latency) -> str:
     if not latency.kernels:
         return ""
     total = latency.total_ms
@@ -141,7 +139,7 @@ def _time(anatomy: Anatomy, latency: Latency) -> str:
     )
 
 
-def _left_out(anatomy: Anatomy) -> str:
+def _left_out(anatomy: Profile) -> str:
     idle = [row for row in anatomy.rows if row.kind is Kind.UNUSED]
     words = []
     if idle:
