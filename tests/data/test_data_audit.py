@@ -179,8 +179,8 @@ def test_photos_are_decoded_once(folder, monkeypatch):
     (root / "cat" / "bad.png").write_bytes(b"bad")
     dataset = open_dataset(root)
     calls = []
-    first = look_through(dataset, progress=lambda done, total: calls.append((done, total)))
-    assert calls[-1] == (7, 7)
+    first = look_through(dataset, progress=lambda task, done, total: calls.append((task, done, total)))
+    assert calls[-1] == ("auditing the photos", 7, 7)
     monkeypatch.setattr(Album, "_examine", None)
     (root / "cat" / "bad.png").unlink()
     (root / "dog" / "0.png").rename(root / "dog" / "renamed.png")

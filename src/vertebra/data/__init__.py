@@ -6,24 +6,18 @@
 from __future__ import annotations
 
 from .audit_page import findings, write_page
-from .data_audit import Audit, audit
-from .dataset import (
-    DataError,
-    Dataset,
-    Photo,
-    check_labels,
-    check_seen,
-    check_source,
-    is_table,
-    open_dataset,
-    usable_part,
-)
+from .audit_result import Audit
+from .data_audit import audit
+from .dataset import DataError, Dataset, Photo
+from .dataset_checks import check_labels, check_seen, usable_part
 from .duplicates import Duplicates, find_duplicates
 from .image_info import Album, Facts, look_through, read_file
 from .imagenet_labels import INDEX, check_indices, match_imagenet
 from .label_names import match_names
+from .read import check_source, open_dataset
 from .split import Shares, assign_folds, assign_splits
 from .sqlite_cache import Shelf
+from .table_file import is_table
 
 __all__ = [
     "INDEX",

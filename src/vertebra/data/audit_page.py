@@ -13,7 +13,7 @@ from vertebra.files import replacing, writing
 from vertebra.report import Folder, Pictures, render, versions
 from vertebra.report import findings as shown_findings
 
-from .data_audit import FEW, Audit, Group, Odd
+from .audit_result import FEW, Audit, Group, Odd
 from .dataset import DataError, Dataset
 from .image_info import Facts
 

@@ -6,28 +6,13 @@ ways is refused by name; what is left out or joined is told in the data set's no
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
 
-from vertebra.file_kinds import Kind, left_out
-from vertebra.photo_files import (
-    PassedByError,
-    Way,
-    descend,
-    entries,
-    is_folder,
-    is_link_to_nothing,
-    is_litter,
-    is_passed_by,
-    is_photo,
-    kind_left_out,
-)
-
-from .dataset import IN_NO_CLASS, DataError, Dataset, Photo, instead_of_folders
+from .dataset import DataError, Dataset, Photo
+from .dataset_checks import IN_NO_CLASS, instead_of_folders
+from .folder_tree import Folder, FolderTree, listed, some
 from .label_names import KNOWN_SPLITS, Ignored, is_text, join_names, split_of, split_within, tidy
 
 
@@ -45,7 +30,7 @@ def read_folder(root: Path, *, ignore: Sequence[str] = (), training: bool = True
         UsageError: a name to ignore stands for nothing.
     """
     ignored = Ignored(ignore, root)
-    walk = _Walk(root, ignored)
+    walk = FolderTree(root, ignored)
     top = walk.tree()
     ignored.check(walk.names, str(root))
     notes = walk.notes()
@@ -54,7 +39,7 @@ def read_folder(root: Path, *, ignore: Sequence[str] = (), training: bool = True
     groups = [(top, None)] if split_folders is None else split_folders
     where: dict[str, str] = {}
     empty: set[str] = set()
-    found: list[tuple[_Folder, str | None]] = []
+    found: list[tuple[Folder, str | None]] = []
     for folder, split in groups:
         empty |= {tidy(each.name) for each in folder.folders if not each.is_filled}
         for each in folder.filled:
@@ -71,7 +56,7 @@ def read_folder(root: Path, *, ignore: Sequence[str] = (), training: bool = True
     empty = {name for name in empty - names if name and is_text(name)}
     # A classifier that is measured names all classes without a photo, those without a folder too.
     if empty and training:
-        notes.append(f"Without any photo, and left out: {_some([repr(name) for name in sorted(empty)])}.")
+        notes.append(f"Without any photo, and left out: {some([repr(name) for name in sorted(empty)])}.")
     return Dataset(
         str(root),
         tuple(photos),
@@ -83,130 +68,7 @@ def read_folder(root: Path, *, ignore: Sequence[str] = (), training: bool = True
     )
 
 
-@dataclass
-class _Folder:
-    """A folder with what lies in it, in the order of the names."""
-
-    path: Path
-    entries: list[Path | _Folder] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        return self.path.name
-
-    @cached_property
-    def folders(self) -> list[_Folder]:
-        return [entry for entry in self.entries if isinstance(entry, _Folder)]
-
-    @cached_property
-    def photos(self) -> list[Path]:
-        """Those that lie directly in it."""
-        return [entry for entry in self.entries if isinstance(entry, Path)]
-
-    @cached_property
-    def filled(self) -> list[_Folder]:
-        """Its folders that hold photos at any depth."""
-        return [folder for folder in self.folders if folder.is_filled]
-
-    @property
-    def is_filled(self) -> bool:
-        """Whether it holds photos at any depth."""
-        return bool(self.photos or self.filled)
-
-    def below(self) -> Iterator[Path]:
-        """All photos in it and below it."""
-        for entry in self.entries:
-            if isinstance(entry, _Folder):
-                yield from entry.below()
-            else:
-                yield entry
-
-
-class _Walk:
-    """Goes through folders in order, follows links but not in a circle, and notes what it passes by."""
-
-    def __init__(self, root: Path, ignored: Ignored) -> None:
-        self.root = root
-        self.others: list[str] = []
-        self.unreadable: list[str] = []
-        self.names: set[str] = set()  # of all folders
-        self._real_root = os.path.realpath(root)
-        self._ignored = ignored
-        self._asked: list[str] = []
-        self._passed_by: list[str] = []
-        self._links: list[str] = []
-        self._kinds: dict[Kind, list[str]] = {}  # of files that are no photos and are told of
-
-    def tree(self) -> _Folder:
-        """The root with all that is below it.
-
-        Raises:
-            DataError: it cannot be listed.
-        """
-        try:
-            entries(self.root)
-        except OSError as error:
-            raise DataError(f"{self.root} cannot be listed ({error.strerror or error}).") from error
-        return self._folder(self.root, "", Way(self._real_root))
-
-    def shown(self, path: Path | str) -> str:
-        """A path relative to the root."""
-        return str(Path(path).relative_to(self.root))
-
-    def notes(self) -> list[str]:
-        """What was passed by, and what counts twice."""
-        notes = []
-        if self._asked:
-            notes.append(f"Ignored, as asked: {_some(self._asked)}.")
-        if self._passed_by:
-            notes.append(f"Passed by, as hidden or made by a system: {_some(self._passed_by)}.")
-        if self._links:
-            notes.append(f"Links within this folder, so their photos count more than once: {_some(self._links)}.")
-        return notes + left_out(self._kinds, self.root)
-
-    def _folder(self, path: Path, shown: str, way: Way) -> _Folder:
-        found = _Folder(path)
-        try:
-            inside, below = descend(str(path), way)
-        except PassedByError as error:
-            self.unreadable.append(f"{shown} {error}")
-            return found
-        for entry in inside:
-            self._take(entry, found, f"{shown}{os.sep}{entry.name}" if shown else entry.name, below)
-        return found
-
-    def _take(self, entry: os.DirEntry[str], to: _Folder, shown: str, way: Way) -> None:
-        if is_folder(entry) and self._ignored.has(entry.name, shown.replace(os.sep, "/")):
-            self._asked.append(shown)
-        elif is_passed_by(entry):
-            if kind := kind_left_out(entry):
-                self._kinds.setdefault(kind, []).append(shown)
-            elif not is_litter(entry.name) and (is_folder(entry) or is_photo(entry)):
-                self._passed_by.append(shown)
-        elif is_folder(entry):
-            self.names.add(entry.name)
-            folder = self._folder(Path(entry.path), shown, way)
-            to.entries.append(folder)
-            if folder.entries:
-                self._tell_link(entry, shown)
-        elif is_photo(entry):
-            to.entries.append(Path(entry.path))
-            self._tell_link(entry, shown)
-        elif is_link_to_nothing(entry):
-            self.unreadable.append(f"{shown} is a link to nothing")
-        else:
-            self.others.append(shown)
-            if kind := kind_left_out(entry):
-                self._kinds.setdefault(kind, []).append(shown)
-
-    def _tell_link(self, entry: os.DirEntry[str], shown: str) -> None:
-        if entry.is_symlink() and not is_link_to_nothing(entry):
-            target = os.path.realpath(entry.path)
-            if Path(self._real_root) in Path(target).parents:
-                self._links.append(f"{shown} → {os.path.relpath(target, self._real_root)}")
-
-
-def _unwrapped(top: _Folder, walk: _Walk, notes: list[str], training: bool) -> _Folder:
+def _unwrapped(top: Folder, walk: FolderTree, notes: list[str], training: bool) -> Folder:
     """The folder that holds the class folders or splits: one within the other, as archives unpack, are gone through."""
     inner = top
     while len(inner.filled) == 1 and not _is_split(inner.filled[0]) and not inner.filled[0].photos:
@@ -219,12 +81,12 @@ def _unwrapped(top: _Folder, walk: _Walk, notes: list[str], training: bool) -> _
     return inner
 
 
-def _is_split(folder: _Folder) -> bool:
+def _is_split(folder: Folder) -> bool:
     """Whether a folder is a split: by its name, and because photos lie in folders of it."""
     return split_of(folder.name) is not None and bool(folder.filled)
 
 
-def _split_folders(top: _Folder, walk: _Walk, notes: list[str]) -> list[tuple[_Folder, str]] | None:
+def _split_folders(top: Folder, walk: FolderTree, notes: list[str]) -> list[tuple[Folder, str]] | None:
     """The folders that are splits with their splits; None where the folders are classes.
 
     Raises:
@@ -243,7 +105,7 @@ def _split_folders(top: _Folder, walk: _Walk, notes: list[str]) -> list[tuple[_F
         flat = [name for name in beside if split_of(name)]
         reason = "whose photos lie in no class folders" if flat == beside else "which are no splits with class folders"
         raise DataError(
-            f"{where} has the splits {_listed(names)} and beside them {_listed(beside)}, {reason}. Move them into a "
+            f"{where} has the splits {listed(names)} and beside them {listed(beside)}, {reason}. Move them into a "
             f"split or away, or pass them by with {ways}. Splits are named {KNOWN_SPLITS}; a class of such a name has "
             "its photos directly in it."
         )
@@ -251,19 +113,19 @@ def _split_folders(top: _Folder, walk: _Walk, notes: list[str]) -> list[tuple[_F
         same = [folder.name for folder, other in splits if other == split]
         if len(same) > 1:
             raise DataError(
-                f"{where} has {_listed(same)}, which are all names of the split {split}. Merge them, or pass one by "
+                f"{where} has {listed(same)}, which are all names of the split {split}. Merge them, or pass one by "
                 f"with --ignore {_quoted(_other_than(split, same))}."
             )
     if empty := [folder.name for folder in top.folders if not folder.is_filled]:
-        notes.append(f"Beside the splits {_listed(names)}, without any photo and left alone: {_some(empty)}.")
+        notes.append(f"Beside the splits {listed(names)}, without any photo and left alone: {some(empty)}.")
     return splits
 
 
-def _check_named_like_splits(top: _Folder, where: Path, walk: _Walk) -> None:
+def _check_named_like_splits(top: Folder, where: Path, walk: FolderTree) -> None:
     """Refuse to learn to tell `train2017` from `val2017`, `train/1.jpg` from `test/2.jpg`, or `fold1` from `fold2`."""
     if _are_parts(top) and any(len(folder.filled) > 1 for folder in top.filled):
         raise DataError(
-            f"{where} has {_listed([folder.name for folder in top.filled])}, which are named like parts of one data "
+            f"{where} has {listed([folder.name for folder in top.filled])}, which are named like parts of one data "
             "set, hold folders of photos, and would be taken for classes. Put all photos of a class in one folder, or "
             "list them in a table with the columns path,label."
         )
@@ -274,7 +136,7 @@ def _check_named_like_splits(top: _Folder, where: Path, walk: _Walk) -> None:
     for names in _named_like_splits(top.filled):
         if len(names) > 1:
             raise DataError(
-                f"{where} has {_listed(names)}, which are named like splits and would be taken for classes. {ways} "
+                f"{where} has {listed(names)}, which are named like splits and would be taken for classes. {ways} "
                 f"{_quoted(_other_than('train', names))}.{instead_of_folders(walk.others, walk.root)}"
             )
     for folder in top.filled:
@@ -285,14 +147,14 @@ def _check_named_like_splits(top: _Folder, where: Path, walk: _Walk) -> None:
             )
 
 
-def _innermost(folder: _Folder) -> _Folder:
+def _innermost(folder: Folder) -> Folder:
     """The folder, or the one that holds all its photos, through folders that hold nothing else."""
     while len(folder.filled) == 1 and not folder.photos:
         folder = folder.filled[0]
     return folder
 
 
-def _named_like_splits(folders: Sequence[_Folder]) -> list[list[str]]:
+def _named_like_splits(folders: Sequence[Folder]) -> list[list[str]]:
     """The folders that are named like different splits of the same, such as `x_train` and `x_test`: one of each."""
     like: dict[str, dict[str, str]] = {}
     for folder in folders:
@@ -301,14 +163,14 @@ def _named_like_splits(folders: Sequence[_Folder]) -> list[list[str]]:
     return [list(group.values()) for group in like.values()]
 
 
-def _check_class(folder: _Folder, walk: _Walk, notes: list[str]) -> None:
+def _check_class(folder: Folder, walk: FolderTree, notes: list[str]) -> None:
     """Refuse splits below a class; tell of one folder that is named so."""
     inner = folder
     while True:
         for names in _named_like_splits(inner.filled):
             if len(names) > 1:
                 raise DataError(
-                    f"{walk.root} has {_listed([walk.shown(inner.path / name) for name in names])}: splits in the "
+                    f"{walk.root} has {listed([walk.shown(inner.path / name) for name in names])}: splits in the "
                     f"folder of a class would be trained on alike. Put the classes into the splits "
                     f"(train/{folder.name}), or pass one by with --ignore {_quoted(_other_than('train', names))}."
                 )
@@ -331,12 +193,12 @@ def _other_than(split: str, names: Sequence[str]) -> str:
     return next((name for name in names if split not in name.casefold()), names[-1])
 
 
-def _tell_loose(folders: list[_Folder], walk: _Walk, notes: list[str]) -> None:
+def _tell_loose(folders: list[Folder], walk: FolderTree, notes: list[str]) -> None:
     """Photos that lie beside class folders belong to no class."""
     loose = [walk.shown(path) for folder in folders for path in folder.photos]
     if loose:
         walk.others += loose
-        notes.append(f"{IN_NO_CLASS}: {_some(loose)}.")
+        notes.append(f"{IN_NO_CLASS}: {some(loose)}.")
 
 
 # Folders that are all called so are parts of one data set.
@@ -346,21 +208,21 @@ _PART = re.compile(
 )
 
 
-def _are_parts(top: _Folder) -> bool:
+def _are_parts(top: Folder) -> bool:
     return len(top.filled) > 1 and all(_PART.fullmatch(tidy(folder.name)) for folder in top.filled)
 
 
-def _tell_names(top: _Folder, notes: list[str]) -> None:
+def _tell_names(top: Folder, notes: list[str]) -> None:
     """What is named like something else and is taken for a class."""
     for folder in top.filled:
         if (found := split_within(folder.name)) and (not found[1] or folder.filled):
             notes.append(f"The folder {folder.name!r} is taken for a class, although it is named like a split.")
     if _are_parts(top):
-        names = _listed([folder.name for folder in top.filled])
+        names = listed([folder.name for folder in top.filled])
         notes.append(f"The folders {names} are taken for classes, although they are named like parts of one data set.")
 
 
-def _tell_below(groups: Sequence[tuple[_Folder, str | None]], walk: _Walk, notes: list[str]) -> None:
+def _tell_below(groups: Sequence[tuple[Folder, str | None]], walk: FolderTree, notes: list[str]) -> None:
     """Folders of folders that are taken for classes: those in them may be the classes that were meant."""
     for top, split in groups:
         nested = [
@@ -370,32 +232,20 @@ def _tell_below(groups: Sequence[tuple[_Folder, str | None]], walk: _Walk, notes
         ]
         if not nested or len(top.filled) == 1:
             continue
-        names = _listed([walk.shown(folder.path) if split else folder.name for folder in nested])
+        names = listed([walk.shown(folder.path) if split else folder.name for folder in nested])
         below = [{each.name for each in folder.filled} for folder in nested]
         if len(nested) == len(top.filled) > 1 and all(each == below[0] for each in below):
             notes.append(
                 f"The folders {names} are taken for the classes; each of them holds folders of the same names "
-                f"({_listed(sorted(below[0]))}), which count for nothing."
+                f"({listed(sorted(below[0]))}), which count for nothing."
             )
         else:
-            within = _listed(sorted(set.union(*below)))
+            within = listed(sorted(set.union(*below)))
             notes.append(
                 f"The folder {names} is taken for a class; the folders in it ({within}) count for nothing."
                 if len(nested) == 1
                 else f"The folders {names} are taken for classes; the folders in them ({within}) count for nothing."
             )
-
-
-def _listed(names: Sequence[str]) -> str:
-    """`"a, b and c"`, of many the first ones."""
-    if len(names) > 6:
-        return f"{', '.join(names[:5])} and {len(names) - 5:,} others"
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def _some(names: Sequence[str], most: int = 3) -> str:
-    """`"3, such as a, b and c"`, or the names where they are few."""
-    return _listed(names) if len(names) <= most else f"{len(names):,}, such as {_listed(names[:most])}"
 
 
 def _quoted(name: str) -> str:

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 from vertebra.card import Decoding
 from vertebra.decoding_notes import DecodingNotes
-from vertebra.units import counted
 
+from .audit_result import TINY, Audit, Broken, Group, Odd
 from .dataset import SPLITS, DataError, Dataset
 from .duplicates import Duplicates, find_duplicates
-from .image_alignment import SAME
 from .image_info import Album, Facts
 
-TINY = 32  # pixels of the shorter side
 EXTREME = 4.0  # longer side / shorter side: a centre crop loses three quarters of it
-FEW = 10  # photos of a class
-IMBALANCE = 10.0  # largest class / smallest
 # Levels of grey, of 255, but for the 1 % darkest and the 1 % lightest pixels. Of 5,784 Caltech photos none is so.
 FLAT = 8  # from the darkest to the lightest
 DARK = 40  # the lightest
@@ -28,226 +22,6 @@ LIGHT = 215  # the darkest
 # has 128 pixels. Of 250 Caltech photos none is below; of the same ones blurred by a Gaussian of 2 % of that side, 97 %.
 BLURRED = 0.17
 _SHARP_SIDE = 64  # pixels: smaller photos are not judged
-
-
-@dataclass(frozen=True)
-class Broken:
-    """A photo that cannot be used."""
-
-    path: str
-    kind: str  # as `Facts.broken` has them
-    reason: str
-
-
-@dataclass(frozen=True)
-class Odd:
-    """A photo that can be used and may be a mistake."""
-
-    path: str
-    width: int
-    height: int
-
-
-@dataclass(frozen=True)
-class Group:
-    """Photos that are the same."""
-
-    paths: tuple[str, ...]
-    labels: tuple[str, ...]
-    splits: tuple[str, ...]
-    exact: bool  # the same bytes
-    kinds: tuple[str, ...] = ()  # what was done to the first to get each: "mirrored, cropped"; empty for the first
-
-    @property
-    def contradicts(self) -> bool:
-        """Whether the same picture has more than one label."""
-        return len(set(self.labels)) > 1
-
-    @property
-    def leaks(self) -> bool:
-        """Whether the same picture is trained on and tested on."""
-        return len(set(self.splits)) > 1
-
-    def shown(self, most: int = 6, *, splits: bool = True) -> str:
-        """For people: paths, with what was done to the first and with the splits, where there are any."""
-        places = self.splits if splits and len(self.splits) == len(self.paths) else ("",) * len(self.paths)
-        entries = []
-        for path, kind, split in zip(self.paths, self.kinds or ("",) * len(self.paths), places, strict=True):
-            what = ", ".join(part for part in ("" if self.exact or kind == SAME else kind, split) if part)
-            entries.append(f"{path} ({what})" if what else path)
-        return ", ".join(entries[:most]) + (f" and {len(entries) - most:,} more" if len(entries) > most else "")
-
-
-@dataclass(frozen=True)
-class Audit:
-    """What was found. Paths are relative to the data set's folder."""
-
-    name: str
-    photos: int  # all that were listed
-    classes: dict[str, int]  # class -> photos that can be used
-    splits: dict[str, int]  # split -> photos that can be used; empty where nothing has been split
-    sizes: tuple[int, int, int]  # shorter side of usable photos in pixels: least, median, most
-    broken: tuple[Broken, ...]
-    tiny: tuple[Odd, ...]
-    extreme: tuple[Odd, ...]
-    flat: tuple[Odd, ...]  # of a single colour
-    dark: tuple[Odd, ...]  # nearly black
-    light: tuple[Odd, ...]  # nearly white
-    blurred: tuple[Odd, ...]
-    groups: tuple[Group, ...]
-    case_clashes: tuple[tuple[str, ...], ...]  # class names that differ in case only
-    others: tuple[str, ...]  # files that are no photos by their name
-    unreadable: tuple[str, ...]  # folders that could not be listed, and why
-    notes: tuple[str, ...] = ()  # sentences: what was joined, left out or passed by when it was read, how it decodes
-    looked_in: str = ""  # of a table: where relative paths were looked up
-    unclear: int = 0  # photos of 16-bit values that are nearly black, or cut off to white, as their depth is not known
-
-    @property
-    def usable(self) -> int:
-        """Photos that can be used."""
-        return self.photos - len(self.broken)
-
-    @property
-    def few(self) -> dict[str, int]:
-        """Classes with so few photos that hardly anything can be learned or measured."""
-        return {name: count for name, count in self.classes.items() if count < FEW}
-
-    @property
-    def imbalance(self) -> float:
-        """Photos of the largest class for each of the smallest that has any."""
-        counts = [count for count in self.classes.values() if count]
-        return max(counts) / min(counts) if counts else 1.0
-
-    @property
-    def contradictions(self) -> list[Group]:
-        """The same picture under two labels."""
-        return [group for group in self.groups if group.contradicts]
-
-    @property
-    def leaks(self) -> list[Group]:
-        """The same picture in two splits."""
-        return [group for group in self.groups if group.leaks]
-
-    @property
-    def problems(self) -> list[str]:
-        """What `--strict` refuses, a line each; the first words are a number."""
-        found = [
-            (len(self.broken), "cannot be used", "photo"),
-            (len(self.unreadable), "cannot be listed", "folder"),
-            (count := len(self.contradictions), f"{verb('appear', count)} under different labels", "picture"),
-            (count := len(self.leaks), f"{verb('appear', count)} in different splits", "picture"),
-            (count := len(self.case_clashes), f"{verb('differ', count)} in case only", "set of class names"),
-            (sum(count == 0 for count in self.classes.values()), "without any usable photo", "class"),
-            (self.unclear, "of 16-bit values whose white is in doubt (see --bits)", "photo"),
-        ]
-        return [f"{counted(count, what)} {how}" for count, how, what in found if count]
-
-    @property
-    def findings(self) -> list[str]:
-        """What is no problem by itself and may be one, a line each; the first words are a number."""
-        own = [group for group in self.groups if not group.contradicts and not group.leaks]
-        found = [
-            (sum(group.exact for group in own), "of copies", "group"),
-            (sum(not group.exact for group in own), "of near-duplicates", "group"),
-            *((len(odd), title, "photo") for title, odd in self.odd if not self.is_usual(odd)),
-            (len([name for name, count in self.few.items() if count]), f"with fewer than {FEW} photos", "class"),
-            (len(self.others), "left alone", "other file"),
-            (len(self.notes), "on how it was read", "note"),
-        ]
-        return [f"{counted(count, what)} {how}" for count, how, what in found if count]
-
-    @property
-    def odd(self) -> list[tuple[str, tuple[Odd, ...]]]:
-        """Photos that can be used and may be mistakes, by what is odd about them."""
-        return [
-            (f"smaller than {TINY} pixels", self.tiny),
-            ("long and narrow", self.extreme),
-            ("of a single colour", self.flat),
-            ("nearly black", self.dark),
-            ("nearly white", self.light),
-            ("very blurred", self.blurred),
-        ]
-
-    def is_usual(self, odd: Sequence[Odd]) -> bool:
-        """Whether most photos are so: not mistakes, but how this data set is."""
-        return 2 * len(odd) > self.usable
-
-    @property
-    def conclusion(self) -> str:
-        """Whether there are problems or anything else to look at, in a line."""
-        if self.problems:
-            return f"problems that --strict refuses: {'; '.join(self.problems)}"
-        if self.findings:
-            return f"no problems that --strict refuses; to look at: {', '.join(self.findings)}"
-        return "no problems found"
-
-    def check(self) -> None:
-        """Refuse a data set with problems.
-
-        Raises:
-            DataError: names them.
-        """
-        if self.problems:
-            example = f" The first, {self.broken[0].path}, {self.broken[0].reason}." if self.broken else ""
-            raise DataError(
-                f"{self.name}: {'; '.join(self.problems)}.{example} `vertebra audit` shows all. Correct them, or leave "
-                "--strict out."
-            )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        groups = [asdict(group) | {"contradicts": group.contradicts, "leaks": group.leaks} for group in self.groups]
-        return asdict(self) | {
-            "usable": self.usable,
-            "few": self.few,
-            "imbalance": round(self.imbalance, 2),
-            "groups": groups,
-            "problems": self.problems,
-            "findings": self.findings,
-        }
-
-    def lines(self, most: int = 5) -> list[str]:
-        """For people: a line each finding, with at most so many examples below it."""
-        least, median, largest = self.sizes
-        named = {name: count for name, count in self.classes.items() if count}
-        smallest, biggest = min(named, key=named.__getitem__), max(named, key=named.__getitem__)
-        lines = [
-            f"{self.name}: {counted(self.photos, 'photo')} in {counted(len(self.classes), 'class')}, {self.usable:,} "
-            "of them usable",
-            f"shorter side {least:,} to {largest:,} pixels, median {median:,}",
-            f"smallest class {smallest} ({named[smallest]:,}), largest {biggest} ({named[biggest]:,})"
-            + (f": imbalance {self.imbalance:.1f}" if self.imbalance >= IMBALANCE else ""),
-        ]
-        if self.looked_in:
-            lines.append(self.looked_in)
-        if self.splits:
-            lines.append(", ".join(f"{name} {count:,}" for name, count in self.splits.items()))
-
-        def tell(title: str, entries: Sequence[str]) -> None:
-            if entries:
-                lines.append(f"{title}: {len(entries):,}")
-                lines.extend(f"  {entry}" for entry in entries[:most])
-                if len(entries) > most:
-                    lines.append(f"  … and {len(entries) - most:,} more")
-
-        tell("cannot be used", [f"{b.path} {b.reason}" for b in self.broken])
-        tell("folders passed by", self.unreadable)
-        tell("same picture, different labels", [group.shown(splits=False) for group in self.contradictions])
-        tell("same picture, different splits", [group.shown() for group in self.leaks])
-        for exact, title in ((True, "copies within a class"), (False, "near-duplicates within a class")):
-            own = [g for g in self.groups if g.exact == exact and not g.contradicts and not g.leaks]
-            tell(title, [group.shown() for group in own])
-        tell("class names that differ in case only", [" and ".join(names) for names in self.case_clashes])
-        tell(f"classes with fewer than {FEW} photos", [f"{name} ({count})" for name, count in self.few.items()])
-        for title, odd in self.odd:
-            if self.is_usual(odd):
-                lines.append(f"{title}: {len(odd):,}, most of all photos")
-                continue
-            tell(title, [f"{photo.path} ({photo.width} × {photo.height})" for photo in odd])
-        tell("other files, left alone", self.others)
-        lines.extend(self.notes)
-        lines.append(self.conclusion)
-        return lines
 
 
 def audit(
@@ -334,8 +108,3 @@ def check_usable(dataset: Dataset, facts: Sequence[Facts]) -> None:
 
 def _is_flat(facts: Facts) -> bool:
     return facts.lightest - facts.darkest <= FLAT
-
-
-def verb(base: str, count: int) -> str:
-    """`"appears"` of one, `"appear"` of more."""
-    return f"{base}s" if count == 1 else base

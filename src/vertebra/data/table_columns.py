@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from vertebra.errors import UsageError, nearest
 from vertebra.photo_files import SUFFIXES as PHOTO_SUFFIXES
@@ -13,16 +12,23 @@ from vertebra.photo_files import SUFFIXES as PHOTO_SUFFIXES
 from .dataset import DataError
 from .label_names import (
     KNOWN_SPLITS,
-    SPLIT_SPELLINGS,
     Ignored,
     argument,
-    as_latin1,
-    is_text,
     split_of,
-    split_within,
     tidy,
 )
-from .table_file import SAVE_AS_UTF8, Table
+from .table_file import Table
+from .table_splits import (
+    LIKE_SPLITS,
+    SPLIT_COLUMNS,
+    cell_text,
+    column_key,
+    column_list,
+    quoted_list,
+    split_kind,
+    split_text,
+    splits_from_booleans,
+)
 
 # Names of columns, compared without case, spaces and signs (R writes dots for spaces); the first of all is the
 # documented one.
@@ -43,15 +49,6 @@ _LABELS = (
     ),
     ("species", "breed", "diagnosis", "labelid", "classid", "categoryid", "targetid", "classindex", "labelindex"),
 )
-# Columns that say the split by its name, where their values are names of splits.
-_SPLITS = ("split", "splits", "datasplit", "set", "subset", "partition", "part", "phase", "stage", "usage", "fold")
-# What columns are called that may say a split in a way that is not read.
-_LIKE_SPLITS = re.compile(r"^(k|cv|train|val|test)?folds?$|h[eo]ldout|split|(?<!s)train")
-_BOOLEANS = {
-    # Spreadsheets write truth values in the language of their user.
-    **dict.fromkeys(("true", "t", "yes", "y", "1", "1.0", "wahr", "vrai", "verdadero", "vero", "waar"), True),
-    **dict.fromkeys(("false", "f", "no", "n", "0", "0.0", "falsch", "faux", "falso", "onwaar"), False),
-}
 
 
 @dataclass(frozen=True)
@@ -71,9 +68,9 @@ class Asked:
 
     def fits(self, names: Sequence[str]) -> bool:
         """Whether a table's first line has the columns of a path and of a label."""
-        keys = {_key(name.strip('" ')) for name in names}
+        keys = {column_key(name.strip('" ')) for name in names}
         return all(
-            _key(said) in keys if said is not None else not keys.isdisjoint(name for row in known for name in row)
+            column_key(said) in keys if said is not None else not keys.isdisjoint(name for row in known for name in row)
             for said, known in ((self.path_column, _PATHS), (self.label_column, _LABELS))
         )
 
@@ -97,12 +94,12 @@ def choose_columns(table: Table, ignored: Ignored, said: Asked) -> Columns:
     """
     here = [i for i, name in enumerate(table.names) if not ignored.has(name)]
     asked = [table.names[i] for i in range(len(table.names)) if i not in here]
-    notes = [f"Columns ignored, as asked: {_listed(asked)}."] if asked else []
+    notes = [f"Columns ignored, as asked: {quoted_list(asked)}."] if asked else []
     path = _choose(table, here, _PATHS, said.path_column, notes)
     label = _choose(table, here, _LABELS, said.label_column, notes)
     if path == label:
         raise UsageError(f"{table.source}: the column {table.names[path]!r} cannot be both path and label.")
-    kinds = {i: _split_kind(table, i) for i in here if i not in (path, label)}
+    kinds = {i: split_kind(table, i) for i in here if i not in (path, label)}
     if said.split_column is not None:
         own = _named(table, here, "split", said.split_column)
         if own in (path, label):
@@ -117,27 +114,27 @@ def choose_columns(table: Table, ignored: Ignored, said: Asked) -> Columns:
     if len(by_name) > 1 or (by_name and by_value):
         names = [table.names[i] for i in found]
         raise DataError(
-            f"{table.source} has {len(found)} columns that say the split: {_listed(names)}. Say which counts: "
+            f"{table.source} has {len(found)} columns that say the split: {quoted_list(names)}. Say which counts: "
             f"{_ways('split', names)}."
         )
     splits: list[str | None] | None = None
     if by_name:
-        splits = [_written(table, by_name[0], row, value) for row, value in enumerate(table.column(by_name[0]))]
+        splits = [split_text(table, by_name[0], row, value) for row, value in enumerate(table.column(by_name[0]))]
     elif by_value:
-        splits = list(_from_booleans(table, by_value))
-    if found and _key(table.names[found[0]]) != "split":
-        notes.append(f"The split is read from {_columns([table.names[i] for i in found])}.")
+        splits = list(splits_from_booleans(table, by_value))
+    if found and column_key(table.names[found[0]]) != "split":
+        notes.append(f"The split is read from {column_list([table.names[i] for i in found])}.")
     if unread:
-        notes.append(f"Not read: {_columns([table.names[i] for i in unread])}.")
+        notes.append(f"Not read: {column_list([table.names[i] for i in unread])}.")
     notes += [
         f"The column {table.names[i]!r} may be a split, but its values are none of {KNOWN_SPLITS}; the photos are "
         "split without it."
         for i in unread
-        if _key(table.names[i]) in _SPLITS or _LIKE_SPLITS.search(_key(table.names[i]))
+        if column_key(table.names[i]) in SPLIT_COLUMNS or LIKE_SPLITS.search(column_key(table.names[i]))
     ]
     notes += [
         f"The column {table.names[i]!r} may be a split: it has names of splits and other values, such as "
-        f"{next(text for text in map(_text, table.column(i)) if text and not split_of(text))!r}. Give "
+        f"{next(text for text in map(cell_text, table.column(i)) if text and not split_of(text))!r}. Give "
         f"--split-column {argument(table.names[i])} if it is one; the photos are split without it."
         for i in partly
     ]
@@ -152,7 +149,7 @@ def _choose(
     if said is not None:
         found = [_named(table, here, wanted, said)]
     else:
-        rows = ([i for i in here if _key(table.names[i]) in names] for names in known)
+        rows = ([i for i in here if column_key(table.names[i]) in names] for names in known)
         found = next(filter(None, rows), [])
         # Parquet has images themselves in columns, too, and boxes in those of labels.
         found = [i for i in found if "<" not in table.kinds[i]] or found
@@ -161,11 +158,15 @@ def _choose(
     if len(found) > 1:
         several = [table.names[i] for i in found]
         raise DataError(
-            f"{table.source} has {len(found)} columns that may be the {wanted}: {_listed(several)}"
-            + (f", which begin with {_listed([_text(table.column(i)[0]) for i in found])}. " if table.rows else ". ")
+            f"{table.source} has {len(found)} columns that may be the {wanted}: {quoted_list(several)}"
+            + (
+                f", which begin with {quoted_list([cell_text(table.column(i)[0]) for i in found])}. "
+                if table.rows
+                else ". "
+            )
             + (f"Say which: {_ways(wanted, several)}." if len(set(several)) > 1 else "Give them different names.")
         )
-    if _key(table.names[found[0]]) != wanted:
+    if column_key(table.names[found[0]]) != wanted:
         notes.append(f"The {wanted} is read from the column {table.names[found[0]]!r}.")
     return found[0]
 
@@ -178,7 +179,7 @@ def _named(table: Table, here: Sequence[int], wanted: str, said: str) -> int:
     """
     names = [table.names[i] for i in here]
     found = [i for i in here if table.names[i] == tidy(said)]
-    found = found or [i for i in here if _key(table.names[i]) == _key(said) != ""]
+    found = found or [i for i in here if column_key(table.names[i]) == column_key(said) != ""]
     if len(found) == 1:
         return found[0]
     how = f"{len(found)} columns" if found else "no column"
@@ -238,7 +239,7 @@ def _is_photo(text: str) -> bool:
 
 
 def _has_labels(names: Sequence[str]) -> bool:
-    return any(_key(name) in known for name in names for known in _LABELS)
+    return any(column_key(name) in known for name in names for known in _LABELS)
 
 
 def _of_photos(table: Table, here: Sequence[int]) -> list[str]:
@@ -250,7 +251,7 @@ def _one_hot(table: Table, here: Sequence[int]) -> list[int]:
     """The columns of a table that has one for each class: two or more of zeros and ones, and no other but of paths."""
     found = [i for i in here if _all(table, i, lambda text: text in ("0", "1", "0.0", "1.0"), whole=True)]
     known = {name for names in _PATHS for name in names}
-    others = [i for i in here if i not in found and table.names[i] and _key(table.names[i]) not in known]
+    others = [i for i in here if i not in found and table.names[i] and column_key(table.names[i]) not in known]
     return found if len(found) > 1 and not others else []
 
 
@@ -268,130 +269,8 @@ def _all(table: Table, index: int, test: Callable[[str], bool], *, whole: bool =
     if not re.match(r"(large_)?string|string_view|bool|u?int|float|double", table.kinds[index]):
         return False
     values = table.column(index)[: None if whole else 1000]
-    return bool(values) and all(test(_text(value)) for value in values)
+    return bool(values) and all(test(cell_text(value)) for value in values)
 
 
 def _ways(wanted: str, names: Sequence[str]) -> str:
     return " or ".join(f"--{wanted}-column {argument(name)}" for name in names)
-
-
-def _split_kind(table: Table, index: int) -> str | None:
-    """Whether a column says the split by its "name", as a "boolean", perhaps ("partly"), or not at all.
-
-    Raises:
-        DataError: by its name it does, and by its values it does not, or it may mean something else.
-    """
-    name, key = table.names[index], _key(table.names[index])
-    if key == "split":
-        return "name"
-    within = split_within(name)
-    is_boolean = within is not None and within[1] in ("", "is")
-    if table.kinds[index] not in _READABLE and not re.match(r"u?int|float|double", table.kinds[index]):
-        return None
-    values = table.column(index)
-    if is_boolean and key not in _SPLITS:
-        wrong = next((row for row, value in enumerate(values) if _boolean(value) is None), None)
-        if within is not None and within[1] == "is" and wrong is not None:
-            raise DataError(
-                f"{table.source}, {table.where(wrong)}: {name} is {values[wrong]!r}; it must be true or false, 1 or 0."
-            )
-        if wrong is None and key == "valid":
-            raise DataError(
-                f"{table.source}: the column {name!r} may mark the validation photos or those that are sound. Name it "
-                f"is_valid if it is the split, or pass it by with --ignore {argument(name)}."
-            )
-        if wrong is None:
-            return "boolean"
-    texts = {_text(value) for value in values if not _is_missing(value)} - {""}
-    splits = {split_of(text) for text in texts}
-    if key in _SPLITS:
-        return "name" if splits - {None} else None
-    # A column of another name may hold such words by chance, but hardly these and no others.
-    if "train" in splits and len(splits) > 1 and None not in splits:
-        return "name"
-    few = [split_within(text) for text in texts] if len(texts) <= 20 else []
-    near = {found[0] for found in few if found and not found[1]}  # also `TestSet`
-    return "partly" if "train" in near and len(near) > 1 else None
-
-
-_READABLE = ("string", "large_string", "string_view", "bool")
-
-
-def _written(table: Table, index: int, row: int, value: Any) -> str | None:
-    text = "" if _is_missing(value) else _text(value)
-    if not is_text(text):
-        raise DataError(
-            f"{table.source}, {table.where(row)}: the split {as_latin1(text)} is no text in UTF-8. {SAVE_AS_UTF8}"
-        )
-    return text or None
-
-
-def check_split(text: str, where: str) -> str:
-    """The split that a value stands for.
-
-    Raises:
-        DataError: it stands for none.
-    """
-    found = split_of(text)
-    if found is None:
-        spellings = [spelling for group in SPLIT_SPELLINGS.values() for spelling in group]
-        hint = nearest(text, spellings)
-        out = f"Leave such rows out with --ignore {argument(text)}." if text.isprintable() else ""
-        wrong = f"{where}: the split is {text!r}; it must be train, val, test or empty."
-        raise DataError(" ".join(filter(None, [wrong, hint, out])))
-    return found
-
-
-def _from_booleans(table: Table, indices: Sequence[int]) -> list[str]:
-    """The split of each row, from columns such as is_valid and is_test; a row that is in none is for training.
-
-    Raises:
-        DataError: a row is in two.
-    """
-    found: list[str | None] = [None] * table.rows
-    trained = False
-    for index in indices:
-        within = split_within(table.names[index])
-        split = within[0] if within is not None else "train"
-        trained = trained or split == "train"
-        for row, value in enumerate(table.column(index)):
-            if _boolean(value):
-                if found[row] not in (None, split):
-                    raise DataError(
-                        f"{table.source}, {table.where(row)}: it is in {found[row]} and in {split}, by "
-                        f"{_columns([table.names[i] for i in indices])}."
-                    )
-                found[row] = split
-    if trained and None in found and len(indices) > 1:
-        row = found.index(None)
-        raise DataError(
-            f"{table.source}, {table.where(row)}: it is in no split, by {_columns([table.names[i] for i in indices])}."
-        )
-    return [split or ("test" if trained else "train") for split in found]
-
-
-def _boolean(value: Any) -> bool | None:
-    if isinstance(value, bool):
-        return value
-    return _BOOLEANS.get(str(value).strip().casefold())
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or value != value
-
-
-def _text(value: Any) -> str:
-    return tidy(str(value))
-
-
-def _key(name: str) -> str:
-    return re.sub(r"[\W_]+", "", tidy(name).casefold())
-
-
-def _columns(names: Sequence[str]) -> str:
-    return f"the column{'s' if len(names) > 1 else ''} {_listed(names)}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = list(dict.fromkeys(repr(name) if name else "without a name" for name in names))
-    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -10,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vertebra.errors import first_line, needing
 from vertebra.photo_files import SUFFIXES as PHOTO_SUFFIXES
 
 from .dataset import DataError
 from .label_names import is_text
 
+TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".parquet")
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars", " ": "spaces"}
 _MARK = "\ufeff"  # the byte order mark; what adds one to a file that has one leaves two
 # How files begin that are no text, and what to say of them.
@@ -30,6 +31,11 @@ _OTHERS = (
 
 # The type that Excel offers first is in the encoding of the system, Windows-1252 in western Europe.
 SAVE_AS_UTF8 = "Save the table as CSV in UTF-8, in Excel the type “CSV UTF-8”."
+
+
+def is_table(data: str | os.PathLike[str]) -> bool:
+    """Whether data is given as a table: by its name's ending."""
+    return Path(data).suffix.lower() in TABLE_SUFFIXES and not Path(data).is_dir()
 
 
 @dataclass(frozen=True)
@@ -289,41 +295,3 @@ def _fields(line: str, separator: str, path: Path, number: int) -> list[str]:
         found.append(match[2] if match[1] is None else match[1].replace('""', '"'))
         at = match.end() + 1
     return found
-
-
-def read_parquet(path: Path) -> Table:
-    """A .parquet file, of which only the columns that are asked for are read.
-
-    Raises:
-        DataError: it cannot be read.
-        MissingExtraError: pyarrow is not installed.
-    """
-    with needing("parquet", f"reading {path.name}"):
-        import pyarrow
-        from pyarrow import parquet
-
-    def column(index: int) -> list[Any]:
-        try:
-            values: list[Any] = file.read(columns=[names[index]]).column(0).to_pylist()
-        except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: the column {names[index]!r} cannot be read ({first_line(error)}).") from error
-        return values
-
-    try:
-        # Not `read_table`, which takes folders named `split=train` above the file for columns of it.
-        file = parquet.ParquetFile(path)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file.") from None
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{path} is no Parquet table ({first_line(error)}).") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror or first_line(error)}).") from error
-    schema = file.schema_arrow
-    names = tuple(schema.names)
-    kinds = tuple(_kind(field.type) for field in schema)
-    return Table(str(path), names, file.metadata.num_rows, lambda index: f"row {index + 1}", column, kinds)
-
-
-def _kind(found: Any) -> str:
-    """A column's type: that of its values, where they are numbered in a dictionary."""
-    return str(getattr(found, "value_type", found) if str(found).startswith("dictionary") else found)

@@ -1,0 +1,163 @@
+"""A folder with all that lies in it, as it is walked: photos, folders, other files, links and what is passed by."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from vertebra.file_kinds import Kind, left_out
+from vertebra.photo_files import (
+    PassedByError,
+    Way,
+    descend,
+    entries,
+    is_folder,
+    is_link_to_nothing,
+    is_litter,
+    is_passed_by,
+    is_photo,
+    kind_left_out,
+)
+
+from .dataset import DataError
+from .label_names import Ignored
+
+
+@dataclass
+class Folder:
+    """A folder with what lies in it, in the order of the names."""
+
+    path: Path
+    entries: list[Path | Folder] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Its own, without the path."""
+        return self.path.name
+
+    @cached_property
+    def folders(self) -> list[Folder]:
+        """Those that lie directly in it, filled or not."""
+        return [entry for entry in self.entries if isinstance(entry, Folder)]
+
+    @cached_property
+    def photos(self) -> list[Path]:
+        """Those that lie directly in it."""
+        return [entry for entry in self.entries if isinstance(entry, Path)]
+
+    @cached_property
+    def filled(self) -> list[Folder]:
+        """Its folders that hold photos at any depth."""
+        return [folder for folder in self.folders if folder.is_filled]
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether it holds photos at any depth."""
+        return bool(self.photos or self.filled)
+
+    def below(self) -> Iterator[Path]:
+        """All photos in it and below it."""
+        for entry in self.entries:
+            if isinstance(entry, Folder):
+                yield from entry.below()
+            else:
+                yield entry
+
+
+class FolderTree:
+    """Goes through folders in order, follows links but not in a circle, and notes what it passes by."""
+
+    def __init__(self, root: Path, ignored: Ignored) -> None:
+        self.root = root
+        self.others: list[str] = []
+        self.unreadable: list[str] = []
+        self.names: set[str] = set()  # of all folders
+        self._real_root = os.path.realpath(root)
+        self._ignored = ignored
+        self._asked: list[str] = []
+        self._passed_by: list[str] = []
+        self._links: list[str] = []
+        self._kinds: dict[Kind, list[str]] = {}  # of files that are no photos and are told of
+
+    def tree(self) -> Folder:
+        """The root with all that is below it.
+
+        Raises:
+            DataError: it cannot be listed.
+        """
+        try:
+            entries(self.root)
+        except OSError as error:
+            raise DataError(f"{self.root} cannot be listed ({error.strerror or error}).") from error
+        return self._folder(self.root, "", Way(self._real_root))
+
+    def shown(self, path: Path | str) -> str:
+        """A path relative to the root."""
+        return str(Path(path).relative_to(self.root))
+
+    def notes(self) -> list[str]:
+        """What was passed by, and what counts twice."""
+        notes = []
+        if self._asked:
+            notes.append(f"Ignored, as asked: {some(self._asked)}.")
+        if self._passed_by:
+            notes.append(f"Passed by, as hidden or made by a system: {some(self._passed_by)}.")
+        if self._links:
+            notes.append(f"Links within this folder, so their photos count more than once: {some(self._links)}.")
+        return notes + left_out(self._kinds, self.root)
+
+    def _folder(self, path: Path, shown: str, way: Way) -> Folder:
+        found = Folder(path)
+        try:
+            inside, below = descend(str(path), way)
+        except PassedByError as error:
+            self.unreadable.append(f"{shown} {error}")
+            return found
+        for entry in inside:
+            self._take(entry, found, f"{shown}{os.sep}{entry.name}" if shown else entry.name, below)
+        return found
+
+    def _take(self, entry: os.DirEntry[str], to: Folder, shown: str, way: Way) -> None:
+        if is_folder(entry) and self._ignored.has(entry.name, shown.replace(os.sep, "/")):
+            self._asked.append(shown)
+        elif is_passed_by(entry):
+            if kind := kind_left_out(entry):
+                self._kinds.setdefault(kind, []).append(shown)
+            elif not is_litter(entry.name) and (is_folder(entry) or is_photo(entry)):
+                self._passed_by.append(shown)
+        elif is_folder(entry):
+            self.names.add(entry.name)
+            folder = self._folder(Path(entry.path), shown, way)
+            to.entries.append(folder)
+            if folder.entries:
+                self._tell_link(entry, shown)
+        elif is_photo(entry):
+            to.entries.append(Path(entry.path))
+            self._tell_link(entry, shown)
+        elif is_link_to_nothing(entry):
+            self.unreadable.append(f"{shown} is a link to nothing")
+        else:
+            self.others.append(shown)
+            if kind := kind_left_out(entry):
+                self._kinds.setdefault(kind, []).append(shown)
+
+    def _tell_link(self, entry: os.DirEntry[str], shown: str) -> None:
+        if entry.is_symlink() and not is_link_to_nothing(entry):
+            target = os.path.realpath(entry.path)
+            if Path(self._real_root) in Path(target).parents:
+                self._links.append(f"{shown} → {os.path.relpath(target, self._real_root)}")
+
+
+def listed(names: Sequence[str]) -> str:
+    """`"a, b and c"`, of many the first ones."""
+    if len(names) > 6:
+        return f"{', '.join(names[:5])} and {len(names) - 5:,} others"
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """`"3, such as a, b and c"`, or the names where they are few."""
+    return listed(names) if len(names) <= most else f"{len(names):,}, such as {listed(names[:most])}"

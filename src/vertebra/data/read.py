@@ -1,0 +1,106 @@
+"""From what is given as DATA (a folder, a table or a name) to a data set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from vertebra.errors import UsageError, nearest, nearest_path
+from vertebra.file_kinds import kind_of_file
+
+from .class_folders import read_folder
+from .dataset import Dataset
+from .dataset_checks import check_labels, check_seen
+from .named_datasets import NAMES, read_named
+from .table import read_table
+from .table_columns import Asked
+from .table_file import TABLE_SUFFIXES, is_table
+
+
+def open_dataset(
+    data: str | os.PathLike[str],
+    *,
+    ignore: Sequence[str] = (),
+    allow_unseen: bool = False,
+    training: bool = True,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    split_column: str | None = None,
+    image_root: str | os.PathLike[str] | None = None,
+) -> Dataset:
+    """The labelled photos that `data` stands for.
+
+    Args:
+        data: a folder of class folders; a folder of `train`, `val` (`valid`, `validation`, …) and `test` folders with
+            class folders in them; a .csv, .tsv, .txt or .parquet table with the columns path, label and, if wanted,
+            split; or a name: `digits` (scikit-learn's handwritten digits, offline) or one that torchvision downloads.
+        ignore: what to pass by: folders by name or path; of a table labels, splits and columns.
+        allow_unseen: leave out the photos of classes that have none to train on, instead of refusing them.
+        training: False where the photos only measure a classifier: one class is enough, and none needs photos to
+            train on.
+        path_column: of a table, the name of the column of paths; None: the one that is named like one.
+        label_column: of labels.
+        split_column: of splits; None: the one that is named like one or has their values, where there is one.
+        image_root: the folder that the paths of a table are relative to; None: the one that it lies in.
+
+    Raises:
+        UsageError: there is no such folder, table or name, or nothing of a name to ignore.
+        DataError: it is there and holds no labelled photos, or what it means can be taken in two ways.
+        MissingExtraError: a name or a format needs a package that is not installed.
+    """
+    found = check_source(
+        data,
+        path_column=path_column,
+        label_column=label_column,
+        split_column=split_column,
+        image_root=None if image_root is None else os.fspath(image_root),
+    )(ignore, training)
+    return check_seen(check_labels(found), allow_unseen) if training else check_labels(found, 1)
+
+
+def check_source(data: str | os.PathLike[str], **columns: str | None) -> Callable[[Sequence[str], bool], Dataset]:
+    """What reads the photos that `data` stands for, given what to pass by and whether they are to train on.
+
+    `columns` are what `open_dataset` takes of a table.
+
+    Raises:
+        UsageError: there is no such folder, table or name; or it is no table, and columns are given.
+    """
+    text = os.fspath(data)
+    path = Path(text)
+    if not text:
+        raise UsageError("DATA is empty, as an unset variable would be. Give a folder, a table or a name.")
+    is_there = _is_there(path)
+    said = Asked(**columns)
+    if said.flags and not is_table(path):
+        raise UsageError(
+            f"{said.flags[0]} is for tables ({', '.join(TABLE_SUFFIXES)}), and {text} is none. Leave it out."
+        )
+    if is_there and path.is_dir():
+        return lambda ignore, training: read_folder(path, ignore=ignore, training=training)
+    if path.suffix.lower() in TABLE_SUFFIXES and (is_there or path.name != text):
+        return lambda ignore, training: read_table(path, ignore=ignore, said=said)
+    if is_there:
+        kind = kind_of_file(path)
+        what = f"no table, but {kind}. {kind.kind.advice}" if kind else "no table"
+        raise UsageError(
+            f"{text} is a file that is {what}. Give a folder of class folders, or a table ending in "
+            f"{', '.join(TABLE_SUFFIXES)}."
+        )
+    if text in NAMES:
+        return lambda ignore, training: read_named(text, ignore=ignore)
+    hint = nearest(text, NAMES) or nearest_path(text) or f"Names that need no folder: {', '.join(sorted(NAMES))}."
+    raise UsageError(f"there is no folder, table or data set {text!r}. {hint}")
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in it
+        return False
+    except OSError as error:  # a closed folder above it, a name that is too long, a link to itself
+        raise UsageError(
+            f"{path} cannot be read ({error.strerror or error}). Give a folder, a table or a name."
+        ) from error
+    return True

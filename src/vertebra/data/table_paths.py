@@ -1,0 +1,230 @@
+"""From the paths of a table to files: as they are written, or else as other systems write them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from vertebra.errors import UsageError
+from vertebra.photo_files import SUFFIXES as PHOTO_SUFFIXES
+from vertebra.photo_files import entries, is_folder
+
+from .dataset import DataError
+from .label_names import as_latin1, is_text
+from .table_columns import Asked
+from .table_file import SAVE_AS_UTF8
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a row says."""
+
+    where: str  # "line 3" or "row 2"
+    path: str
+    label: str
+    split: str | None
+
+
+class PathFinder:
+    """From what a table says to a file: as it is written, or else as other systems write it."""
+
+    def __init__(self, table: Path, said: Asked) -> None:
+        self._table = table
+        self._said = said
+        self.root = table.parent if said.image_root is None else Path(said.image_root)
+        if said.image_root is not None and not self.root.is_dir():
+            raise UsageError(f"there is no folder {said.image_root!r}, which --image-root asks for.")
+        self._read_as: Counter[str] = Counter()
+        self._endings: Counter[str] = Counter()
+        # Of each folder that was looked into: name without its ending, and whole name in lower case -> names.
+        self._stems: dict[Path, dict[str, list[str]]] = {}
+        self._folded: dict[Path, dict[str, list[str]]] = {}
+        self._rows: Sequence[Row] = ()
+        self._found: Sequence[Path] = ()
+        self._missing: list[str] = []
+        self._relative = False
+
+    def find(self, rows: Sequence[Row]) -> list[Path]:
+        """The path of each photo; those that are not there are noted.
+
+        Raises:
+            DataError: one is an address on the web, no text, or may be either of two files.
+        """
+        found = [self._find(row) for row in rows]
+        for number, (row, path) in enumerate(zip(rows, found, strict=True)):
+            if not os.path.lexists(path):
+                found[number] = self._alike(row, path)
+                if found[number] == path:
+                    self._missing.append(row.path)
+        self._relative = not all(Path(row.path.strip()).is_absolute() for row in rows)
+        self._rows, self._found = rows, found
+        return found
+
+    def _find(self, row: Row) -> Path:
+        where = f"{self._table}, {row.where}"
+        name = row.path
+        if "\0" in name:
+            raise DataError(f"{where}: the path {name!r} contains a NUL.")
+        if "\n" in name and not os.path.lexists(self.root / name):
+            raise DataError(f"{where}: the path {name!r} has several lines. Close its quotes, or write it on one line.")
+        if scheme := re.match(r"([a-z][a-z0-9+.-]+)://", name.strip(), re.IGNORECASE):
+            if scheme[1].lower() != "file":
+                raise DataError(f"{where}: {name} is an address on the web. Download it and give its path.")
+            self._read_as["as addresses (file://)"] += 1
+            return Path(unquote(urlsplit(name.strip()).path))
+        plain = self.root / name
+        if name == name.strip() and name.isascii() and not re.search(r"\\|^~", name):
+            return plain
+        if os.path.lexists(plain):
+            return plain
+        name = name.strip()
+        slashed = name.replace("\\", "/")
+        for how, other in (
+            ("", name),
+            ("with backslashes", slashed),
+            ("in another Unicode form", unicodedata.normalize("NFC", name)),
+            ("in another Unicode form", unicodedata.normalize("NFD", name)),
+            ("from the home folder (~)", os.path.expanduser(name)),  # noqa: PTH111 - may be no path
+        ):
+            if os.path.lexists(self.root / other):
+                if how:
+                    self._read_as[how] += 1
+                return self.root / other
+        if slashed != name and self._named_alike(self.root / slashed):
+            self._read_as["with backslashes"] += 1
+            return self.root / slashed  # its ending is added next
+        if not is_text(name):
+            raise DataError(f"{where}: the path {as_latin1(name)} is not there, and no text in UTF-8. {SAVE_AS_UTF8}")
+        return self.root / name
+
+    def _alike(self, row: Row, path: Path) -> Path:
+        """The one photo that has such a name in another case, or such a name and an ending; else the path as it is.
+
+        Tables of competitions give numbers of photos, `0a1b2c` for `0a1b2c.jpg`.
+
+        Raises:
+            DataError: there are several.
+        """
+        found = self._named_alike(path)
+        if path.suffix.lower() in PHOTO_SUFFIXES:  # Windows and macOS do not tell cases apart
+            if len(found) != 1:
+                return path
+            self._read_as["in another case"] += 1
+            return path.with_name(found[0])
+        if len(found) > 1:
+            raise DataError(
+                f"{self._table}, {row.where}: {row.path} has no ending, and there are {' and '.join(sorted(found))}. "
+                "Write the one that is meant."
+            )
+        if not found:
+            return path
+        self._endings[Path(found[0]).suffix] += 1
+        return path.with_name(found[0])
+
+    def _named_alike(self, path: Path) -> list[str]:
+        """Photos beside a path that it may mean: its name in another case or, where it has no ending, with one."""
+        if path.parent not in self._stems:
+            stems: dict[str, list[str]] = {}
+            folded: dict[str, list[str]] = {}
+            with suppress(OSError, ValueError):
+                for entry in entries(path.parent):
+                    stem, ending = os.path.splitext(entry.name)  # noqa: PTH122 - of an entry
+                    if ending.lower() in PHOTO_SUFFIXES:
+                        stems.setdefault(stem, []).append(entry.name)
+                        folded.setdefault(entry.name.casefold(), []).append(entry.name)
+            self._stems[path.parent], self._folded[path.parent] = stems, folded
+        if path.suffix.lower() in PHOTO_SUFFIXES:
+            return self._folded[path.parent].get(path.name.casefold(), [])
+        return self._stems[path.parent].get(path.name, [])
+
+    @property
+    def looked_in(self) -> str:
+        """Where relative paths are looked up, for people; empty where there are none."""
+        if not self._relative:
+            return ""
+        which = "the folder of the table" if self._said.image_root is None else "as --image-root says"
+        return f"relative paths are looked up in {self.root.absolute()} ({which})"
+
+    def notes(self) -> list[str]:
+        """How paths were read that are not written as they are here, and what is not there."""
+        notes = [f"Paths written {how}, and found: {count:,}." for how, count in self._read_as.items()]
+        if self._endings:
+            listed = ", ".join(f"{count:,} with {ending}" for ending, count in self._endings.most_common())
+            notes.append(f"Paths written without their ending, and found: {listed}.")
+        if self._missing:
+            few = ", ".join(self._missing[:3]) + (", …" if len(self._missing) > 3 else "")
+            count = f"{len(self._missing):,} of {len(self._rows):,}"
+            where = f"; {self.looked_in}" if self.looked_in else ""
+            notes.append(f"Not there: {count} listed paths, such as {few}{where}.")
+        return notes + self._elsewhere()
+
+    def _elsewhere(self) -> list[str]:
+        """What to know where some paths are there relative to the working folder, too, and are other files."""
+        if self._said.image_root is not None or self.root.resolve() == Path.cwd():
+            return []
+        pairs = zip(self._rows[:1000], self._found[:1000], strict=True)
+        both = [row.path for row, path in pairs if os.path.exists(row.path) and not _is_same(row.path, path)]  # noqa: PTH110
+        if not both:
+            return []
+        return [
+            f"{len(both):,} of the paths, such as {both[0]}, are there relative to the working folder as well, as "
+            f"other files. Those in {self.root.absolute()} are taken, the folder of the table; --image-root . takes "
+            "the others."
+        ]
+
+    def check(self) -> None:
+        """Refuse a table of which no photo is there.
+
+        Raises:
+            DataError: says where they were looked for, and where they are.
+        """
+        if len(self._missing) < len(self._rows):
+            return
+        row, path, count = self._rows[0], self._found[0], len({os.path.normpath(path) for path in self._found})
+        which = "the folder of the table" if self._said.image_root is None else "the folder of --image-root"
+        raise DataError(
+            f"{self._table}: none of its {count:,} photos is there. The first, {row.path} ({row.where}), was looked "
+            f"for as {path.absolute()}. Paths are absolute, or relative to {which}.{self._hint(row)}"
+        )
+
+    def _hint(self, row: Row) -> str:
+        name = row.path.strip().replace("\\", "/")
+        if self._said.image_root is None and (os.path.lexists(row.path) or self._named_alike(Path(name))):
+            return " It is there relative to the working folder: give --image-root ."
+        try:
+            folders = [entry.name for entry in entries(self._table.parent) if is_folder(entry)]
+        except OSError:
+            folders = []
+        for folder in folders:
+            there = self._table.parent / folder / name
+            if not Path(name).is_absolute() and (os.path.lexists(there) or self._named_alike(there)):
+                return f" It is there in {folder}: give --image-root {shlex.quote(str(self._table.parent / folder))}."
+        there_as = self._nearby(name, folders)
+        return f" There is {there_as}: write the path so." if there_as else ""
+
+    def _nearby(self, name: str, folders: Sequence[str]) -> str | None:
+        """A file of that name relative to the table's folder: with a suffix, fewer folders, or in one that lies there.
+
+        Tables come from other machines (`C:\\photos\\cat\\1.jpg`).
+        """
+        parts = [part for part in name.split("/") if part]
+        tails = ["/".join(parts[start:]) for start in range(len(parts))]
+        tails += [f"{folder}/{parts[-1]}" for folder in folders if parts]
+        tails += [os.path.splitext(tail)[0] for tail in tails if tail.lower().endswith(tuple(PHOTO_SUFFIXES))]  # noqa: PTH122
+        with_suffix = (f"{tail}{suffix}" for tail in tails for suffix in ("", *sorted(PHOTO_SUFFIXES)))
+        return next((each for each in with_suffix if os.path.isfile(self._table.parent / each)), None)  # noqa: PTH113
+
+
+def _is_same(one: str, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)  # noqa: PTH121 - may be no path
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,164 @@
+"""Which column of a table says the split, and the split of each row."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from vertebra.errors import nearest
+
+from .dataset import DataError
+from .label_names import SPLIT_SPELLINGS, argument, as_latin1, is_text, split_of, split_within, tidy
+from .table_file import SAVE_AS_UTF8, Table
+
+# Columns that say the split by its name, where their values are names of splits.
+SPLIT_COLUMNS = (
+    "split",
+    "splits",
+    "datasplit",
+    "set",
+    "subset",
+    "partition",
+    "part",
+    "phase",
+    "stage",
+    "usage",
+    "fold",
+)
+# What columns are called that may say a split in a way that is not read.
+LIKE_SPLITS = re.compile(r"^(k|cv|train|val|test)?folds?$|h[eo]ldout|split|(?<!s)train")
+_BOOLEANS = {
+    # Spreadsheets write truth values in the language of their user.
+    **dict.fromkeys(("true", "t", "yes", "y", "1", "1.0", "wahr", "vrai", "verdadero", "vero", "waar"), True),
+    **dict.fromkeys(("false", "f", "no", "n", "0", "0.0", "falsch", "faux", "falso", "onwaar"), False),
+}
+
+
+def split_kind(table: Table, index: int) -> str | None:
+    """Whether a column says the split by its "name", as a "boolean", perhaps ("partly"), or not at all.
+
+    Raises:
+        DataError: by its name it does, and by its values it does not, or it may mean something else.
+    """
+    name, key = table.names[index], column_key(table.names[index])
+    if key == "split":
+        return "name"
+    within = split_within(name)
+    is_boolean = within is not None and within[1] in ("", "is")
+    if table.kinds[index] not in _READABLE and not re.match(r"u?int|float|double", table.kinds[index]):
+        return None
+    values = table.column(index)
+    if is_boolean and key not in SPLIT_COLUMNS:
+        wrong = next((row for row, value in enumerate(values) if _boolean(value) is None), None)
+        if within is not None and within[1] == "is" and wrong is not None:
+            raise DataError(
+                f"{table.source}, {table.where(wrong)}: {name} is {values[wrong]!r}; it must be true or false, 1 or 0."
+            )
+        if wrong is None and key == "valid":
+            raise DataError(
+                f"{table.source}: the column {name!r} may mark the validation photos or those that are sound. Name it "
+                f"is_valid if it is the split, or pass it by with --ignore {argument(name)}."
+            )
+        if wrong is None:
+            return "boolean"
+    texts = {cell_text(value) for value in values if not _is_missing(value)} - {""}
+    splits = {split_of(text) for text in texts}
+    if key in SPLIT_COLUMNS:
+        return "name" if splits - {None} else None
+    # A column of another name may hold such words by chance, but hardly these and no others.
+    if "train" in splits and len(splits) > 1 and None not in splits:
+        return "name"
+    few = [split_within(text) for text in texts] if len(texts) <= 20 else []
+    near = {found[0] for found in few if found and not found[1]}  # also `TestSet`
+    return "partly" if "train" in near and len(near) > 1 else None
+
+
+_READABLE = ("string", "large_string", "string_view", "bool")
+
+
+def split_text(table: Table, index: int, row: int, value: Any) -> str | None:
+    """The split of a row as it is written; None where it has none.
+
+    Raises:
+        DataError: it is no text.
+    """
+    text = "" if _is_missing(value) else cell_text(value)
+    if not is_text(text):
+        raise DataError(
+            f"{table.source}, {table.where(row)}: the split {as_latin1(text)} is no text in UTF-8. {SAVE_AS_UTF8}"
+        )
+    return text or None
+
+
+def check_split(text: str, where: str) -> str:
+    """The split that a value stands for.
+
+    Raises:
+        DataError: it stands for none.
+    """
+    found = split_of(text)
+    if found is None:
+        spellings = [spelling for group in SPLIT_SPELLINGS.values() for spelling in group]
+        hint = nearest(text, spellings)
+        out = f"Leave such rows out with --ignore {argument(text)}." if text.isprintable() else ""
+        wrong = f"{where}: the split is {text!r}; it must be train, val, test or empty."
+        raise DataError(" ".join(filter(None, [wrong, hint, out])))
+    return found
+
+
+def splits_from_booleans(table: Table, indices: Sequence[int]) -> list[str]:
+    """The split of each row, from columns such as is_valid and is_test; a row that is in none is for training.
+
+    Raises:
+        DataError: a row is in two.
+    """
+    found: list[str | None] = [None] * table.rows
+    trained = False
+    for index in indices:
+        within = split_within(table.names[index])
+        split = within[0] if within is not None else "train"
+        trained = trained or split == "train"
+        for row, value in enumerate(table.column(index)):
+            if _boolean(value):
+                if found[row] not in (None, split):
+                    raise DataError(
+                        f"{table.source}, {table.where(row)}: it is in {found[row]} and in {split}, by "
+                        f"{column_list([table.names[i] for i in indices])}."
+                    )
+                found[row] = split
+    if trained and None in found and len(indices) > 1:
+        names = column_list([table.names[i] for i in indices])
+        raise DataError(f"{table.source}, {table.where(found.index(None))}: it is in no split, by {names}.")
+    return [split or ("test" if trained else "train") for split in found]
+
+
+def _boolean(value: Any) -> bool | None:
+    if isinstance(value, bool):
+        return value
+    return _BOOLEANS.get(str(value).strip().casefold())
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value != value
+
+
+def cell_text(value: Any) -> str:
+    """A value as text, without white space around it."""
+    return tidy(str(value))
+
+
+def column_key(name: str) -> str:
+    """A column's name without case, spaces and signs."""
+    return re.sub(r"[\W_]+", "", tidy(name).casefold())
+
+
+def column_list(names: Sequence[str]) -> str:
+    """`"the columns 'a' and 'b'"`."""
+    return f"the column{'s' if len(names) > 1 else ''} {quoted_list(names)}"
+
+
+def quoted_list(names: Sequence[str]) -> str:
+    """`"'a', 'b' and 'c'"`."""
+    shown = list(dict.fromkeys(repr(name) if name else "without a name" for name in names))
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
