@@ -52,7 +52,7 @@ ROOMS = {
     "bit_depth": {"errors", "preprocessing"},
     "decoding_errors": {"errors", "bit_depth", "file_kinds", "photo_files"},
     "decoding": {"errors", "preprocessing", "bit_depth", "decoding_errors", "file_kinds", "photo_files"},
-    "pixels": {"decoding", "preprocessing"},
+    "pixels": {"decoding", "decoding_notes", "preprocessing"},
     "decoding_notes": {"preprocessing", "bit_depth", "decoding"},
     "report": BASE | {"__init__"},  # the last for its version
     "models": BASE,

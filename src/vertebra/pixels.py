@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vertebra.decoding import Source, open_image
+from vertebra.decoding import Source, decode, upright
+from vertebra.decoding_notes import DecodingNotes
 from vertebra.preprocessing import Preprocessing, centre_crop_box, middle_of_strip, resized_size
 
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -31,10 +32,17 @@ FIT_VERSION = 1
 SCALED_MARGIN = 2
 
 
-def network_pixels(source: Source, preprocessing: Preprocessing, *, scaled: bool = False) -> Pixels:
+def network_pixels(
+    source: Source | Image.Image,
+    preprocessing: Preprocessing,
+    *,
+    scaled: bool = False,
+    name: str | None = None,
+    notes: DecodingNotes | None = None,
+) -> Pixels:
     """Decode a photo and cut the network's input out of it: uint8 (crop, crop, 3), RGB.
 
-    Equal bit for bit to what training and evaluation see before they normalise.
+    Equal bit for bit to what training and evaluation normalise.
 
     With `scaled`, a JPEG at least four times as large as needed is decoded at 1/2, 1/4 or 1/8 of its size; what is
     left is still at least twice the size that it is then resized to. A photo of 2,000 × 3,000 pixels then takes 13 ms
@@ -42,11 +50,24 @@ def network_pixels(source: Source, preprocessing: Preprocessing, *, scaled: bool
     probabilities changed by 0.009 (median) and 0.14 (at most), and ten best classes became others. So it is off
     unless asked for; smaller photos are never touched.
 
+    Args:
+        source: what `decode` takes, or a picture that Pillow has opened.
+        preprocessing: what is cut out.
+        scaled: as above.
+        name: how errors and notes call what is no path.
+        notes: count what was ambiguous in its file.
+
     Raises:
-        ImageError: as `open_image` does.
+        ImageError: as `decode` and `upright` do.
     """
-    least = least_side(preprocessing) if scaled else None
-    return fit(open_image(source, at_least=least, decoding=preprocessing.decoding), preprocessing)
+    if isinstance(source, Image.Image):
+        found = upright(source, preprocessing.decoding, name=name)
+    else:
+        least = least_side(preprocessing) if scaled else None
+        found = decode(source, name=name, at_least=least, decoding=preprocessing.decoding)
+    if notes is not None:
+        notes.add(name or str(source), found.levels, found.remarks)
+    return fit(found.picture, preprocessing)
 
 
 def least_side(preprocessing: Preprocessing) -> int:

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vertebra.runtime.formats import Csv, JsonLines, path_of_text, row_of, text_of_path
-from vertebra.runtime.photo_paths import Photo
+from vertebra.runtime.photo import Photo
 from vertebra.runtime.predictor import Prediction
 from vertebra.runtime.result_file import Output
 

@@ -12,7 +12,9 @@ import pytest
 from vertebra.decoding import decode
 from vertebra.errors import ImageError, VertebraWarning
 from vertebra.photo_files import SUFFIXES
-from vertebra.runtime.photo_paths import Photo, fetch, photos
+from vertebra.runtime.photo import Photo
+from vertebra.runtime.photo_download import fetch
+from vertebra.runtime.photo_paths import photos
 
 
 @pytest.fixture

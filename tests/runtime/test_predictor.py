@@ -25,10 +25,10 @@ from vertebra.card import Card, CardError, Decoding, Preprocessing, read_card
 from vertebra.errors import ImageError, MissingExtraError, UsageError
 from vertebra.pixels import network_pixels
 from vertebra.runtime import mnn_engine
-from vertebra.runtime.engine import EngineError, Plan
+from vertebra.runtime.engine import EMBEDDING, PROBABILITIES, EngineError, Plan
 from vertebra.runtime.engines import Runner, open_engine
 from vertebra.runtime.onnxruntime_engine import OnnxRuntimeEngine
-from vertebra.runtime.photo_paths import Photo
+from vertebra.runtime.photo import Photo
 from vertebra.runtime.predictor import Prediction, Predictor, best_classes
 from vertebra.runtime.trial import trial_images
 
@@ -89,7 +89,7 @@ def test_a_bad_photo_is_an_error(tiny_model, photos):
 
 def test_a_web_address_is_fetched(tiny_model, photos, monkeypatch):
     content = Path(photos[0]).read_bytes()
-    monkeypatch.setattr("vertebra.runtime.photo_paths.fetch", lambda url: content)
+    monkeypatch.setattr("vertebra.runtime.photo.fetch", lambda url: content)
     network = Predictor(tiny_model)
     result = network.predict("https://example.org/photo.png")
     assert result.path == "https://example.org/photo.png"
@@ -153,7 +153,7 @@ def test_weights_that_give_no_numbers(write_model, tmp_path, photos):
         entry.raw_data = np.full((8, 3), np.nan, np.float32).tobytes()
 
     path = write_model(tmp_path / "nan.onnx", change=damage)
-    with pytest.raises(EngineError, match=r"nan\.onnx gives probabilities that are no numbers"):
+    with pytest.raises(EngineError, match=r"nan\.onnx gives probabilities that are NaN or infinite"):
         list(Predictor(path).predict_many(photos))
 
 
@@ -671,6 +671,15 @@ def test_the_first_photo_is_decoded_while_the_engine_is_opened(tiny_model, photo
 
 def test_photos_behind_one_that_could_not_be_opened(tiny_model, photos):
     network = Predictor(tiny_model)
-    opened = [(Prediction("gone", error="it is gone"), None), (Prediction("there"), Path(photos[0]))]
-    gone, there = network._decode_and_classify(network.runner(2), opened, 5, False)
+    opened = [Photo("gone", error="it is gone"), Photo(str(photos[0]))]
+    gone, there = network._predict(opened, lambda: network.runner(2), 5, (PROBABILITIES,))
     assert (gone.error, gone.predictions) == ("it is gone", []) and there.predictions
+
+
+def test_predict_is_preprocess_run_postprocess(tiny_model, photos):
+    network = Predictor(tiny_model, engine="onnxruntime")
+    pixels = network.preprocess(photos[0], "first")
+    (result,) = network.postprocess(["first"], network.run(pixels[None], (PROBABILITIES, EMBEDDING)), 3)
+    wanted = network.predict(photos[0], top=3, embed=True)
+    assert (result.path, result.predictions, result.unsure) == ("first", wanted.predictions, wanted.unsure)
+    np.testing.assert_array_equal(result.embedding, wanted.embedding)

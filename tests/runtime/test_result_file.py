@@ -16,7 +16,7 @@ import pytest
 
 from vertebra.errors import InUseError, MissingExtraError, UsageError
 from vertebra.runtime import result_file as output_module
-from vertebra.runtime.photo_paths import Photo
+from vertebra.runtime.photo import Photo
 from vertebra.runtime.predictor import Prediction
 from vertebra.runtime.result_file import Output, OutputError
 
@@ -173,11 +173,11 @@ def test_a_link_to_itself(tmp_path, suffix):
         fill(tmp_path / f"out{suffix}", range(1))
 
 
-def test_no_folder(tmp_path):
-    with pytest.raises(
-        OutputError, match=r"there is no folder .*/my files' to write out\.csv in\. Run: mkdir -p '.*/my files'$"
-    ):
-        opened(tmp_path / "my files" / "out.csv", top=1)
+def test_missing_folders_are_made(tmp_path):
+    assert fill(tmp_path / "my files" / "of today" / "out.csv", range(2)) == 2
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OutputError, match=r"file/out\.csv cannot be written .*Give another place with --out\.$"):
+        opened(tmp_path / "file" / "out.csv", top=1)
 
 
 def test_a_folder_in_the_way(tmp_path):

@@ -299,21 +299,18 @@ def _pixels(paths: list[Path], preprocessing: Preprocessing, tell: Progress) -> 
 
     So is what their files leave open.
     """
-    from vertebra.decoding import decode
     from vertebra.decoding_notes import DecodingNotes
-    from vertebra.pixels import fit
+    from vertebra.pixels import network_pixels
 
     pixels, read, notes = [], [], DecodingNotes(preprocessing.decoding)
     for i, path in enumerate(paths):
         tell("reading photos", i, len(paths))
         try:
-            found = decode(path, decoding=preprocessing.decoding)
+            pixels.append(network_pixels(path, preprocessing, notes=notes))
         except ImageError as error:
             typer.echo(f"vertebra: left out: {error}", err=True)
-            continue
-        pixels.append(fit(found.picture, preprocessing))
-        notes.add(str(path), found.levels, found.remarks)
-        read.append(path)
+        else:
+            read.append(path)
     if not read:
         raise ImageError(f"none of the {len(paths)} photos could be read.")
     for line in notes.lines():

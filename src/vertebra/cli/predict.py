@@ -20,7 +20,7 @@ from vertebra.progress import Progress, progress_bar
 from vertebra.units import counted
 
 if TYPE_CHECKING:
-    from vertebra.runtime.photo_paths import Photo
+    from vertebra.runtime.photo import Photo
     from vertebra.runtime.predictor import Prediction, Predictor
     from vertebra.runtime.result_file import Output
 

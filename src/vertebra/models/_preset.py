@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vertebra.card import Preprocessing
-from vertebra.decoding import upright
 from vertebra.decoding_notes import DecodingNotes
 from vertebra.errors import UsageError, warn
-from vertebra.pixels import fit
+from vertebra.pixels import network_pixels
 from vertebra.preprocessing import centre_crop_box, resized_size
 from vertebra.units import counted
 
@@ -91,16 +90,14 @@ class ImageClassification(nn.Module):
                 resize_size=self.resize_size[0],
                 interpolation=self.interpolation.value,
             )
-            found = upright(img, now.decoding)
             notes = DecodingNotes(now.decoding)
-            notes.add("", found.levels, ())
+            cut = network_pixels(img, now, notes=notes)
             if (bits := notes.suggested) is not None:
                 warn(
                     f"the 16-bit values of a picture stay below {2**bits:,} where white is 65,535: nearly black. If "
                     f"{bits} bits are used, give transforms() decoding=vertebra.card.Decoding(bits={bits}); if it is "
                     "dark indeed, bits=16."
                 )
-            cut = fit(found.picture, now)
             return torch.as_tensor(np.array(cut)).permute(2, 0, 1)
         size = resized_size(img.height, img.width, self.resize_size[0])
         img = img.resize(size[::-1], _PILLOW[self.interpolation])

@@ -9,6 +9,10 @@ import numpy as np
 
 from vertebra.errors import UsageError
 
+ONE_IMAGE = (
+    "a path, a web address, the bytes of a file, an open binary file, a PIL image, a NumPy array uint8 (H, W, 3) or a "
+    "torch tensor uint8 (3, H, W)"
+)
 TABLES = ("DataFrame", "LazyFrame", "Table", "RecordBatch")
 _MISSING = ("NoneType", "NAType", "NaTType")
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import glob
-import inspect
-import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Set
@@ -17,14 +14,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vertebra.card import Preprocessing
-from vertebra.decoding import Source, has_frames
+from vertebra.decoding import has_frames
 from vertebra.errors import ImageError, UsageError
-from vertebra.photo_files import HEAD_BYTES, SUFFIXES, image_format
-from vertebra.pixels import Pixels
 
 from .array_inputs import Tensor, images_of, is_array, network_pixels_of
-from .input_errors import TABLES, refusal
-from .photo_paths import Photo, is_url, photos
+from .file_inputs import LONGEST_PATH, file_content, open_file
+from .input_errors import ONE_IMAGE, TABLES, refusal
+from .photo import NetworkPixels, Photo
+from .photo_download import is_url
+from .photo_paths import photos
 
 # One image: a path, a web address, the content of a file, an open binary file, a picture of Pillow, pixels.
 ImageInput: TypeAlias = (
@@ -34,12 +32,7 @@ ImageInput: TypeAlias = (
 ImageInputs: TypeAlias = ImageInput | Iterable[ImageInput]
 
 SHORT = 64  # the photos of lists no longer than that are counted before the first is predicted, those in folders too
-_LONGEST_PATH = 4_096  # characters
 
-_ONE = (
-    "a path, a web address, the bytes of a file, an open binary file, a PIL image, a NumPy array uint8 (H, W, 3) or a "
-    "torch tensor uint8 (3, H, W)"
-)
 _MANY = (
     "a list or a generator of what predict takes, a folder, a pattern such as 'photos/*.jpg', a NumPy array uint8 "
     "(N, H, W, 3) or a torch tensor uint8 (N, 3, H, W)"
@@ -47,42 +40,7 @@ _MANY = (
 _NORMALISED = "float (3, S, S) of NumPy or torch where preprocessed=True"
 
 
-@dataclass(frozen=True)
-class NetworkPixels:
-    """What the network sees: uint8 (S, S, 3), resized and cropped already."""
-
-    pixels: Pixels
-
-
-Opened: TypeAlias = Source | Image.Image | NetworkPixels  # what the network's input is made of
-
-
-@dataclass(frozen=True)
-class Given:
-    """An image that is in memory, or an open file."""
-
-    path: str  # how its result and errors call it
-    content: Opened | Pixels | None = None
-    error: str | None = None  # why there is no content
-    may_change: bool = False  # it has to be read before the next is asked for, and by one thread at a time
-
-    def open(self) -> Opened:
-        """What the decoder takes.
-
-        Raises:
-            ImageError: it has no pixels.
-        """
-        if not isinstance(self.content, np.ndarray):
-            if self.content is None:
-                raise ImageError(self.error or f"{self.path} has no content")
-            return self.content
-        if not self.content.size:
-            height, width = self.content.shape[:2]
-            raise ImageError(f"{self.path} has no pixels ({width} × {height})")
-        return Image.fromarray(self.content)
-
-
-def one_input(value: Any, preprocessing: Preprocessing | None = None) -> Photo | Given:
+def one_input(value: Any, preprocessing: Preprocessing | None = None) -> Photo:
     """What one image is read from.
 
     Args:
@@ -95,7 +53,7 @@ def one_input(value: Any, preprocessing: Preprocessing | None = None) -> Photo |
     """
     if _is_path(value) and preprocessing is None:
         return Photo(_path_of_one(value))
-    found, batch = _Reader(preprocessing, _ONE).read(value, "image", "the image")
+    found, batch = _Reader(preprocessing).read(value, "image", "the image")
     if batch:
         raise UsageError(
             f"the image is a batch {tuple(value.shape)}, and predict takes one image. Write predict_many(x) for all in "
@@ -104,7 +62,7 @@ def one_input(value: Any, preprocessing: Preprocessing | None = None) -> Photo |
     return found[0]
 
 
-def many_inputs(values: Any, preprocessing: Preprocessing | None = None) -> tuple[Iterable[Photo | Given], int | None]:
+def many_inputs(values: Any, preprocessing: Preprocessing | None = None) -> tuple[Iterable[Photo], int | None]:
     """What any number of images are read from, in order, and how many they are, or are at least; None: unknown.
 
     Args:
@@ -115,7 +73,7 @@ def many_inputs(values: Any, preprocessing: Preprocessing | None = None) -> tupl
         UsageError: these are no images, or something in a list is none; says what to write. What a generator gives is
             looked at when it comes.
     """
-    reader = _Reader(preprocessing, _ONE)
+    reader = _Reader(preprocessing)
     listed = _listed(values, reader)
     if listed is None:
         return _asked_for(values, reader), _length(values)
@@ -146,7 +104,7 @@ def _check_path(value: Any, where: str) -> str:
     path = os.fsdecode(path) if isinstance(path, bytes) else str(path)
     if not path:
         raise UsageError(f"{where} is an empty path. The folder of this process is '.'.")
-    if path[:5].lower() == "data:" or len(path) > _LONGEST_PATH:
+    if path[:5].lower() == "data:" or len(path) > LONGEST_PATH:
         raise UsageError(
             f"{where} is a text of {len(path):,} characters ({path[:20]!r} …), which is no path. Give base64 as bytes: "
             "base64.b64decode(text), without what comes before the comma of a data: URL."
@@ -172,7 +130,7 @@ def _path_of_one(value: Any) -> str:
     return path
 
 
-def _expanded(part: Any) -> Iterable[Photo | Given]:
+def _expanded(part: Any) -> Iterable[Photo]:
     """What has been checked: a text as the command takes it, another path as it is, or what is in memory."""
     if not _is_path(part):
         return part  # type: ignore[no-any-return]
@@ -201,7 +159,7 @@ def _listed(values: Any, reader: _Reader) -> list[Any] | None:
                 f"the images are one array {tuple(values.shape)}. Write predict(x) or predict_many([x]) where it is "
                 f"one image{grey}."
             )
-        return [replace(given, path=f"image {index}") for index, given in enumerate(found)]
+        return [replace(photo, path=f"image {index}") for index, photo in enumerate(found)]
     if _is_path(values) or reader.is_image(values):
         return [values]
     if isinstance(values, list | tuple) or type(values).__name__ in ("Series", "Index"):  # of pandas or polars
@@ -237,11 +195,11 @@ def _check_frames(listed: list[Any]) -> None:
             )
 
 
-def _asked_for(values: Iterable[Any], reader: _Reader) -> Iterator[Photo | Given]:
+def _asked_for(values: Iterable[Any], reader: _Reader) -> Iterator[Photo]:
     for index, value in enumerate(values):
         for item in _expanded(_checked(value, index, reader)):
             # The next one may be read into the memory of this one, or its file be closed; bytes stay.
-            if isinstance(item, Given) and not isinstance(item.content, bytes):
+            if item.content is not None and not isinstance(item.content, bytes):
                 item = replace(item, may_change=True)
             yield item
 
@@ -265,19 +223,18 @@ class _Reader:
     """Says what an image is read from that is not given by its path."""
 
     preprocessing: Preprocessing | None
-    allowed: str
 
     def is_image(self, value: Any) -> bool:
         """Whether it is one by its type, and no array."""
-        return isinstance(value, Photo | Given | bytes | bytearray | memoryview | Image.Image) or hasattr(value, "read")
+        return isinstance(value, Photo | bytes | bytearray | memoryview | Image.Image) or hasattr(value, "read")
 
-    def read(self, value: Any, name: str, where: str) -> tuple[list[Photo | Given], bool]:
+    def read(self, value: Any, name: str, where: str) -> tuple[list[Photo], bool]:
         """The image, or those of a batch, and whether it is a batch.
 
         Raises:
             UsageError: it is none; says what to write.
         """
-        if isinstance(value, Given):
+        if isinstance(value, Photo) and (value.content is not None or self.preprocessing is None):
             return [value], False
         if self.preprocessing is not None:
             if not is_array(value):
@@ -286,86 +243,21 @@ class _Reader:
             contents: list[Any] = [NetworkPixels(pixels) for pixels in cut]
         elif is_array(value):
             contents, batch = images_of(value, where)
-        elif isinstance(value, Photo):
-            return [value], False
         elif isinstance(value, bytes | bytearray | memoryview):
-            return [Given(name, _content(bytes(value), where))], False
+            return [Photo(name, content=file_content(bytes(value), where))], False
         elif isinstance(value, Image.Image):
             known = getattr(value, "filename", "")
-            return [Given(str(known or name), value, may_change=True)], False
+            return [Photo(str(known or name), content=value, may_change=True)], False
         elif hasattr(value, "read"):
             known = getattr(value, "name", None)  # a number, or "<stdin>", is none
-            content = _binary(value, where)
+            content = open_file(value, where)
             if isinstance(known, str) and known and not known.startswith("<"):
                 name = known
-            return [Given(name, content, may_change=True)], False
+            return [Photo(name, content=content, may_change=True)], False
         else:
-            raise refusal(value, where, self.allowed)
+            raise refusal(value, where, ONE_IMAGE)
         names = [f"{name}[{index}]" for index in range(len(contents))] if batch else [name]
-        return [Given(each, content) for each, content in zip(names, contents, strict=True)], batch
+        return [Photo(each, content=content) for each, content in zip(names, contents, strict=True)], batch
 
     def _known(self, value: Any) -> bool:
         return _is_path(value) or self.is_image(value)
-
-
-def _content(content: bytes, where: str) -> bytes:
-    """The content of a file, which is neither its path nor base64.
-
-    Raises:
-        UsageError: it is one of these; says what to write.
-    """
-    if image_format(content[:HEAD_BYTES]) is not None:
-        return content
-    start = content[:_LONGEST_PATH]
-    if start[:5].lower() == b"data:":
-        raise UsageError(
-            f"{where} is a data: URL as bytes. Write base64.b64decode(x.partition(b',')[2]) where it is base64."
-        )
-    plain = b"".join(start.split())
-    if re.fullmatch(rb"[\w+/-]{16,}={0,2}", plain):
-        ways = "urlsafe_b64decode" if re.search(b"[-_]", plain) else "b64decode"
-        head = base64.b64decode(plain[:64].rstrip(b"=")[: 4 * (len(plain[:64].rstrip(b"=")) // 4)], altchars=b"-_")
-        if image_format(head[:HEAD_BYTES]) is not None:
-            raise UsageError(f"{where} is base64 as bytes, not the content of a file. Write base64.{ways}(x).")
-    if len(content) < _LONGEST_PATH and content and b"\0" not in content and b"\n" not in content:
-        path = os.fsdecode(content)
-        suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122 - it may be no path
-        if is_url(path) or suffix in SUFFIXES or os.path.lexists(path):
-            raise UsageError(
-                f"{where} is {path!r} as bytes, and bytes are the content of a file. Write os.fsdecode(x) for a path."
-            )
-    return content
-
-
-def _binary(file: Any, where: str) -> Source:
-    """An open file of which bytes can be read.
-
-    Raises:
-        UsageError: it is open as text, closed, or read in another way; says what to write.
-    """
-    if isinstance(file, io.TextIOBase):
-        raise UsageError(
-            f"{where} is a file that is open as text. Write open(path, 'rb') for an image, x.read().splitlines() for a "
-            "list of paths."
-        )
-    if getattr(file, "closed", False) is True:
-        raise UsageError(f"{where} is a file that has been closed. Give its path, or predict before it is closed.")
-    if inspect.iscoroutinefunction(file.read):
-        raise UsageError(
-            f"{where} is of the type {type(file).__name__}, whose read has to be awaited. Give await x.read()."
-        )
-    readable = getattr(file, "readable", None)
-    if callable(readable) and not readable():
-        raise UsageError(f"{where} is a file that is open for writing. Write open(path, 'rb').")
-    if hasattr(file, "seekable"):
-        return file  # type: ignore[no-any-return]
-    try:
-        content = file.read()
-    except TypeError as error:  # of an archive it is asked for by name
-        hint = " Give a file in it: x.open(name)."
-        raise refusal(file, where, _ONE, hint) from error
-    if not isinstance(content, bytes):
-        raise UsageError(
-            f"{where} is of the type {type(file).__name__}, whose read gives {type(content).__name__}, not bytes."
-        )
-    return content

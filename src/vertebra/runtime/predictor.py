@@ -1,4 +1,7 @@
-"""Photos → classes, from an exported file: what `vertebra.load`, `vertebra predict` and the server use."""
+"""Photos → classes, from an exported file: what `vertebra.load`, `vertebra predict` and the server use.
+
+One road for one photo and for many: `preprocess`, `run` (the network, on a lane of its engine), `postprocess`.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from vertebra.cache import file_state
 from vertebra.card import BITS, Preprocessing
-from vertebra.decoding import decode, upright
 from vertebra.decoding_notes import DecodingNotes
 from vertebra.errors import ImageError, UsageError, printable
 from vertebra.machine import usable_cores
 from vertebra.model_checksum import checked_card
-from vertebra.pixels import Pixels, fit, least_side
+from vertebra.pixels import Pixels, network_pixels
 from vertebra.progress import Progress, silent
 
 from .engine import EMBEDDING, PROBABILITIES, EngineError, FloatArray, Plan, check_engine
 from .engine_cache import Runners
 from .engines import Runner
-from .inputs import Given, ImageInput, ImageInputs, NetworkPixels, Opened, many_inputs, one_input
-from .photo_paths import Photo
+from .inputs import ImageInput, ImageInputs, many_inputs, one_input
+from .photo import NetworkPixels, Opened, Photo
 from .prediction import Prediction as Prediction
 from .prediction import best_classes as best_classes
 from .prefetch import read_ahead
@@ -48,7 +49,7 @@ class Predictor:
         engine: "onnxruntime", "mnn", or "auto": whatever was measured fastest for this file here.
         batch: images that go through the network at once where many are asked for.
         threads: None: as many as this process may run at once.
-        scaled: decode large JPEGs at a fraction of their size; see `image.network_pixels`.
+        scaled: decode large JPEGs at a fraction of their size; see `pixels.network_pixels`.
         bits: that the photos' 16-bit files use which do not say it; None: what the card says.
         brief: a few images are all there will be; be ready sooner at the price of their speed.
         tell: called with what is being done where that takes seconds.
@@ -167,8 +168,12 @@ class Predictor:
             ImageError: it cannot be read.
         """
         _check_top(top)
-        item = one_input(photo, self._normalised(preprocessed))
-        return self._predict_one(item, top, embed)
+        given = one_input(photo, self._normalised(preprocessed))
+        opened = given.open()
+        with self._loading() as runner:
+            pixels = self.preprocess(opened, given.path)
+        outputs = runner().call(pixels[None], _outputs(embed))
+        return self.postprocess([given.path], outputs, top)[0]
 
     def __call__(
         self, photo: ImageInput, *, top: int = 5, embed: bool = False, preprocessed: bool = False
@@ -205,26 +210,30 @@ class Predictor:
         _check_top(top)
         inputs, found = many_inputs(photos, self._normalised(preprocessed))
         count = found if count is None else count
-        todo = (self._taken(item) for item in inputs)
+        # What the next image may overwrite is preprocessed before that is asked for.
+        todo = (self._preprocessed(photo) if photo.may_change else photo for photo in inputs)
+        outputs = _outputs(embed)
         if self.brief or (count is not None and count <= 1):
-            return (self._predict_alone(item, top, embed) for item in todo)
+            return (self._predict_alone(photo, top, outputs) for photo in todo)
         # A list without an end that is known may be short, or wait for its writer: `tune` is for whoever knows better.
         runner = self._runner(self.batch, count, may_measure=count is not None, decoding=True)
         return read_ahead(
             todo,
-            _opened,
-            lambda opened: self._decode_and_classify(runner, opened, top, embed),
+            lambda part: [photo.opened() for photo in part],
+            lambda part: self._predict(part, lambda: runner, top, outputs),
             workers=runner.plan.lanes * runner.plan.threads,
             chunk=runner.plan.micro_batch,
         )
 
-    def probabilities(self, pixels: Pixels) -> FloatArray:
-        """uint8 (N, crop, crop, 3), as `image.network_pixels` gives them → (N, K)."""
-        return self.run(pixels, (PROBABILITIES,))[0]
+    def preprocess(self, image: Opened, name: str = "image") -> Pixels:
+        """A photo → uint8 (S, S, 3): decoded, upright, resized, cropped. What its file leaves open is in `notes`.
 
-    def embeddings(self, pixels: Pixels) -> FloatArray:
-        """uint8 (N, crop, crop, 3) → (N, D), what the classifier sees."""
-        return self.run(pixels, (EMBEDDING,))[0]
+        Raises:
+            ImageError: it cannot be read; calls it `name`.
+        """
+        if isinstance(image, NetworkPixels):
+            return image.pixels
+        return network_pixels(image, self.preprocessing, scaled=self.scaled, name=name, notes=self.notes)
 
     def run(self, pixels: Pixels, outputs: Sequence[str]) -> list[FloatArray]:
         """uint8 (N, crop, crop, 3) → the named outputs, each (N, …).
@@ -239,6 +248,30 @@ class Predictor:
                 "Make them with vertebra.pixels.network_pixels."
             )
         return self._runner(len(pixels)).run(pixels, outputs)
+
+    def postprocess(self, paths: Sequence[str], outputs: Sequence[FloatArray], top: int) -> list[Prediction]:
+        """Probabilities (N, K), and embeddings (N, D) where there are any → what is said of each photo.
+
+        Raises:
+            EngineError: the probabilities are NaN or infinite.
+        """
+        probabilities, *embeddings = outputs
+        if not np.isfinite(probabilities).all():
+            raise EngineError(f"{self.path} gives probabilities that are NaN or infinite: its weights are damaged.")
+        results = []
+        for row, path in enumerate(paths):
+            predictions, unsure = best_classes(self.card, probabilities[row], top)
+            embedding = embeddings[0][row].copy() if embeddings else None
+            results.append(Prediction(path, predictions, unsure=unsure, embedding=embedding))
+        return results
+
+    def probabilities(self, pixels: Pixels) -> FloatArray:
+        """uint8 (N, crop, crop, 3), as `pixels.network_pixels` gives them → (N, K)."""
+        return self.run(pixels, (PROBABILITIES,))[0]
+
+    def embeddings(self, pixels: Pixels) -> FloatArray:
+        """uint8 (N, crop, crop, 3) → (N, D), what the classifier sees."""
+        return self.run(pixels, (EMBEDDING,))[0]
 
     def tune(self, batch: int = 1) -> Plan:
         """Find the fastest engine for batches of that size now, where that has not been done on this machine yet.
@@ -263,96 +296,46 @@ class Predictor:
     def _normalised(self, preprocessed: bool) -> Preprocessing | None:
         return self.preprocessing if preprocessed else None
 
-    def _predict_one(self, item: Photo | Given, top: int, embed: bool) -> Prediction:
-        opened = item.open()
-        with self._loading(1) as runner:
-            pixels = self._pixels(opened, item.path)
-        (result,) = self._classify(runner(), [Prediction(item.path)], [pixels], top, embed)
-        return result
+    def _predict(
+        self, photos: Sequence[Photo], runner: Callable[[], Runner], top: int, outputs: Sequence[str]
+    ) -> list[Prediction]:
+        """A batch in the order given; a photo that cannot be read comes with its `error`."""
+        ready = [self._preprocessed(photo) for photo in photos]
+        found = [(photo.path, photo.content.pixels) for photo in ready if isinstance(photo.content, NetworkPixels)]
+        results: Iterator[Prediction] = iter(())
+        if found:
+            paths, pixels = zip(*found, strict=True)
+            results = iter(self.postprocess(paths, runner().call(np.stack(pixels), outputs), top))
+        return [
+            Prediction(photo.path, error=photo.error) if photo.error is not None else next(results) for photo in ready
+        ]
 
-    def _predict_alone(self, item: Photo | Given, top: int, embed: bool) -> Prediction:
-        if item.error is not None:
-            return Prediction(item.path, error=item.error)
+    def _preprocessed(self, photo: Photo) -> Photo:
+        """The photo as the network's input, or with the error that says why it cannot be read."""
         try:
-            return self._predict_one(item, top, embed)
+            return Photo(photo.path, content=NetworkPixels(self.preprocess(photo.open(), photo.path)))
         except ImageError as error:
-            return Prediction(item.path, error=str(error))
+            return Photo(photo.path, error=str(error))
 
-    def _taken(self, item: Photo | Given) -> Photo | Given:
-        """An image whose content does not change any more, whatever is asked for next."""
-        if isinstance(item, Photo) or not item.may_change:
-            return item
-        try:
-            return Given(item.path, NetworkPixels(self._pixels(item.open(), item.path)))
-        except ImageError as error:
-            return Given(item.path, error=str(error))
+    def _predict_alone(self, photo: Photo, top: int, outputs: Sequence[str]) -> Prediction:
+        opened = photo.opened()
+        if opened.error is not None:
+            return Prediction(opened.path, error=opened.error)
+        with self._loading() as runner:
+            return self._predict([opened], runner, top, outputs)[0]
 
     @contextmanager
-    def _loading(self, batch: int) -> Iterator[Callable[[], Runner]]:
+    def _loading(self) -> Iterator[Callable[[], Runner]]:
         """Loads the engine, the first time, while the body of the `with` decodes: both leave Python meanwhile."""
         if self._runners:
-            yield lambda: self._runner(batch)
+            yield lambda: self._runner(1)
             return
         with ThreadPoolExecutor(1) as pool:
-            yield pool.submit(self._runner, batch).result
-
-    def _pixels(self, opened: Opened, name: str) -> Pixels:
-        """As `network_pixels`, with a note of what was open to question."""
-        if isinstance(opened, NetworkPixels):
-            return opened.pixels
-        decoding = self.preprocessing.decoding
-        if isinstance(opened, Image.Image):
-            found = upright(opened, decoding, name=name)
-        else:
-            least = least_side(self.preprocessing) if self.scaled else None
-            found = decode(opened, name=name, at_least=least, decoding=decoding)
-        self.notes.add(name, found.levels, found.remarks)
-        return fit(found.picture, self.preprocessing)
-
-    def _decode_and_classify(
-        self, runner: Runner, opened: Sequence[tuple[Prediction, Opened | None]], top: int, embed: bool
-    ) -> list[Prediction]:
-        ready, pixels = [], []
-        for result, source in opened:
-            if source is None:
-                continue
-            try:
-                pixels.append(self._pixels(source, result.path))
-            except ImageError as error:
-                result.error = str(error)
-            else:
-                ready.append(result)
-        if ready:
-            self._classify(runner, ready, pixels, top, embed)
-        return [result for result, _ in opened]
-
-    def _classify(
-        self, runner: Runner, results: list[Prediction], pixels: list[Pixels], top: int, embed: bool
-    ) -> list[Prediction]:
-        """Fill in what the network says of each picture."""
-        outputs = (PROBABILITIES, EMBEDDING) if embed else (PROBABILITIES,)
-        probabilities, *rest = runner.call(np.stack(pixels), outputs)
-        if not np.isfinite(probabilities).all():
-            raise EngineError(f"{self.path} gives probabilities that are no numbers: its weights are damaged.")
-        for row, result in enumerate(results):
-            result.predictions, result.unsure = best_classes(self.card, probabilities[row], top)
-            if embed:
-                result.embedding = rest[0][row].copy()
-        return results
+            yield pool.submit(self._runner, 1).result
 
 
-def _opened(items: Sequence[Photo | Given]) -> list[tuple[Prediction, Opened | None]]:
-    """What each photo is read from, downloaded where it must be; None and the reason in `error` where it cannot be."""
-    found: list[tuple[Prediction, Opened | None]] = []
-    for item in items:
-        result, source = Prediction(item.path, error=item.error), None
-        if result.error is None:
-            try:
-                source = item.open()
-            except ImageError as error:
-                result.error = str(error)
-        found.append((result, source))
-    return found
+def _outputs(embed: bool) -> tuple[str, ...]:
+    return (PROBABILITIES, EMBEDDING) if embed else (PROBABILITIES,)
 
 
 def _check_top(top: int) -> None:

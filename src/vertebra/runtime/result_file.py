@@ -24,10 +24,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from vertebra.errors import UsageError, VertebraError
-from vertebra.files import Lines, locked, no_folder, replacing, write_whole
+from vertebra.files import Lines, locked, make_folder, replacing, write_whole
 
 from .formats import Csv, JsonLines, need_pyarrow, parquet_lines, parquet_record, text_of_path, write_parquet
-from .photo_paths import Photo, is_url
+from .photo import Photo
+from .photo_download import is_url
 from .predictor import Prediction
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -149,6 +150,7 @@ class Output:
         self.replaced = 0  # rows of an earlier run that this one does without
         self.absent = 0  # photos of earlier runs that are not given this time; known once `remaining` has ended
         with self._reporting(), contextlib.ExitStack() as opening:
+            make_folder(path.parent)
             opening.enter_context(locked(path, "give another file with --out"))
             self._refuse_others()
             if not (resume and self._recover()):
@@ -445,8 +447,6 @@ class Output:
             )
         if cure is not None:
             return f"{what}{f' for {self.path}' if full else ''}. {cure} and run the same command again."
-        if isinstance(error, FileNotFoundError):
-            return no_folder(self.path)
         return f"{what}. Give another place with --out."
 
 

@@ -1,0 +1,129 @@
+"""Downloads a photo from the web: http and https alone, up to a size, within a time."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from vertebra import __version__
+from vertebra.errors import ImageError
+from vertebra.units import size
+
+if TYPE_CHECKING:
+    import socket
+
+MAX_DOWNLOAD = 64_000_000  # bytes
+MAX_SECONDS = 30.0  # for one download, from the first to the last byte
+
+
+def is_url(path: str) -> bool:
+    """Whether it is fetched from the web rather than read from disk."""
+    return re.match(r"https?://", path, re.IGNORECASE) is not None
+
+
+def fetch(url: str, *, max_bytes: int = MAX_DOWNLOAD, seconds: float = MAX_SECONDS) -> bytes:
+    """Download a photo.
+
+    A redirect is followed only to another web address, never to a file of this machine.
+
+    Raises:
+        ImageError: it cannot be had, has more than `max_bytes`, or takes longer than `seconds`.
+    """
+    import http.client
+    import threading
+    import urllib.error
+    import urllib.request
+
+    sockets: list[socket.socket] = []
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        for opened in sockets:
+            _shut(opened)
+
+    # A timeout of the socket alone would be renewed by each byte that a slow server sends.
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        request = urllib.request.Request(url, headers={"User-Agent": f"vertebra/{__version__}", "Accept": "image/*"})  # noqa: S310
+        with _opener(sockets).open(request, timeout=seconds) as response:
+            announced = response.headers.get("Content-Length", "")
+            if announced.isdecimal() and int(announced) > max_bytes:
+                raise ImageError(f"{url} has {size(int(announced))}; at most {size(max_bytes)} are downloaded.")
+            content = bytearray()
+            while part := response.read1(65_536):
+                content += part
+                if len(content) > max_bytes:
+                    raise ImageError(f"{url} has more than {size(max_bytes)}, which is the most that is downloaded.")
+            if late.is_set():
+                raise TimeoutError
+            if announced.isdecimal() and len(content) < int(announced):
+                raise ImageError(f"{url} broke off after {size(len(content))} of {size(int(announced))}.")
+            return bytes(content)
+    except ImageError:
+        raise
+    except urllib.error.HTTPError as error:
+        # What urllib says of a redirect that it refuses has several lines.
+        reason = "it leads in a circle, or to no web address" if 300 <= error.code < 400 else error.reason
+        raise ImageError(f"{url} cannot be fetched ({error.code} {reason}).") from error
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        if late.is_set() or isinstance(error, TimeoutError):
+            raise ImageError(f"{url} was not complete after {seconds:g} seconds.") from error
+        cause = getattr(error, "reason", None) or error
+        raise ImageError(f"{url} cannot be fetched ({cause or type(error).__name__}).") from error
+    finally:
+        timer.cancel()
+
+
+def _opener(sockets: list[socket.socket]) -> Any:
+    """Opens http and https and nothing else; each socket that it makes is put in `sockets`."""
+    import http.client
+    import urllib.request
+
+    class Http(http.client.HTTPConnection):
+        def connect(self) -> None:
+            super().connect()
+            sockets.append(self.sock)
+
+    class Https(http.client.HTTPSConnection):
+        def connect(self) -> None:
+            super().connect()
+            sockets.append(self.sock)
+
+    class HttpHandler(urllib.request.HTTPHandler):
+        def http_open(self, req: Any) -> Any:
+            return self.do_open(Http, req)
+
+    class HttpsHandler(urllib.request.HTTPSHandler):
+        def https_open(self, req: Any) -> Any:
+            return self.do_open(Https, req)
+
+    class Redirects(urllib.request.HTTPRedirectHandler):
+        max_redirections = 5
+
+        def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+            if not is_url(newurl):
+                raise ValueError(f"it leads to {newurl}, which is no web address")
+            return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        HttpHandler(),
+        HttpsHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        Redirects(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+def _shut(opened: socket.socket) -> None:
+    import contextlib
+    import socket
+
+    with contextlib.suppress(OSError):
+        opened.shutdown(socket.SHUT_RDWR)
