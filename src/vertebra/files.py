@@ -7,6 +7,8 @@ Three ways, and no module writes otherwise (a test reads the source):
 - `replacing`: caches, which can be made again. Another process never sees half a file; a power cut may lose it.
 - `Lines`: results that grow line by line.
 
+Folders that are missing above a file or folder that a person names (--out, --html, --png) are made, by all commands.
+
 `locked` is around what two processes may not do to the same path at once.
 """
 
@@ -100,14 +102,6 @@ def writing(path: Path, kind: type[VertebraError] = VertebraError) -> Iterator[N
         yield
     except OSError as error:
         raise kind(f"{path} cannot be written ({error.strerror or error}). Give another place.") from error
-
-
-def no_folder(path: Path) -> str:
-    """What to do where the folder of a file is not there that a person has named."""
-    import shlex
-
-    folder = str(path.parent)
-    return f"there is no folder {folder!r} to write {path.name} in. Run: mkdir -p {shlex.quote(folder)}"
 
 
 def check_writable(path: Path) -> None:

@@ -140,7 +140,6 @@ def test_training_memory_is_said(vertebra):
         (["resnet18", "--device", "h10"], "Did you mean 'h100'"),
         (["resnet18", "--executor", "tvm"], "--executor"),
         (["resnet18", "--html", "page.htm"], "must end in .html"),
-        (["resnet18", "--png", "nowhere/picture.png"], "no folder 'nowhere'"),
         (["vgg11", "--size", "8"], "at least 32 × 32 pixels"),
     ],
 )
@@ -148,6 +147,13 @@ def test_wrong_calls(vertebra, arguments, message):
     result = vertebra("inspect", *arguments)
     assert result.code == 2
     assert message in result.error
+
+
+def test_missing_folders_are_made_and_one_that_cannot_be_is_told(vertebra, tmp_path):
+    page = tmp_path / "made" / "of two" / "page.html"
+    assert vertebra("inspect", "resnet18", "--html", page).code == 0 and page.is_file()
+    result = vertebra("inspect", "resnet18", "--html", page / "other.html")
+    assert result.code == 1 and f"{page / 'other.html'} cannot be written (" in result.error
 
 
 def test_sizes():

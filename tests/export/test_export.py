@@ -583,12 +583,15 @@ def test_targets(tmp_path: Path) -> None:
     for out, message in (
         (tmp_path / "m.pth", r"must end in \.onnx"),
         (tmp_path / "folder.onnx", "is a folder"),
-        (tmp_path / "none" / "m.onnx", "mkdir -p"),
         (tmp_path / "text.onnx", "not an ONNX file"),
     ):
         with pytest.raises(UsageError, match=message):
             export(out=out, **own())
     assert (tmp_path / "text.onnx").read_text() == "a letter"
+    with pytest.raises(ExportError, match=r"cannot be written \(.*\)\. Give another place with --out\."):
+        export(out=tmp_path / "text.onnx" / "m.onnx", **own())
+    export(out=tmp_path / "made" / "of two" / "m.onnx", **own())
+    assert read_card(tmp_path / "made" / "of two" / "m.onnx").architecture
 
 
 def test_an_older_export_is_replaced(tmp_path: Path) -> None:

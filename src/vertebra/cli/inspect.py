@@ -150,19 +150,20 @@ def parse_size(text: str | None) -> int | tuple[int, int] | None:
 
 
 def check_out(option: str, path: Path, suffix: str) -> None:
-    """Find out before the work that a file cannot be written.
+    """Make the folder of a file that is to be written, and find out before the work that it cannot be.
 
     Raises:
-        UsageError: another suffix, a folder that is not there, or a folder of that name.
+        UsageError: another suffix, or a folder of that name.
+        VertebraError: its folder cannot be made.
     """
-    from vertebra.files import no_folder
+    from vertebra.files import make_folder, writing
 
     if path.suffix.lower() != suffix:
         raise UsageError(f"{option} is {str(path)!r}; its name must end in {suffix}.")
-    if not path.parent.is_dir():
-        raise UsageError(f"{option} is {str(path)!r}, and {no_folder(path)}")
     if path.is_dir():
         raise UsageError(f"{option} is {str(path)!r}, which is a folder. Give the name of a file.")
+    with writing(path):
+        make_folder(path.parent)
 
 
 def parts(anatomy: Anatomy, depth: Depth) -> tuple[Group, ...] | tuple[Row, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vertebra.card import CardError, locate_card, opened
 from vertebra.errors import UsageError, VertebraError
-from vertebra.files import check_writable, no_folder, write_whole
+from vertebra.files import check_writable, make_folder, write_whole
 from vertebra.units import size
 
 
@@ -20,8 +20,8 @@ def check_target(path: Path) -> None:
     """Refuse a target that cannot be written, before any work is done.
 
     Raises:
-        UsageError: the name, its folder, or what lies there already is not allowed.
-        ExportError: the folder cannot be written to.
+        UsageError: the name, or what lies there already, is not allowed.
+        ExportError: the folder cannot be made or written to.
     """
     if path.suffix.lower() != ".onnx":
         raise UsageError(
@@ -29,8 +29,6 @@ def check_target(path: Path) -> None:
         )
     if path.is_dir():
         raise UsageError(f"{path} is a folder. Give a file, for example {path / 'model.onnx'}")
-    if not path.parent.is_dir():
-        raise UsageError(no_folder(path))
     if path.exists() and not (path.is_file() and path.stat().st_size == 0):  # an empty file is nothing to keep
         try:
             with opened(path) as file:
@@ -38,6 +36,7 @@ def check_target(path: Path) -> None:
         except CardError as error:
             raise UsageError(f"{path} is there already and is not an ONNX file. Give another name.") from error
     try:
+        make_folder(path.parent)
         check_writable(path)
     except OSError as error:
         raise _not_written(path, error) from error
