@@ -3,7 +3,6 @@
 import contextlib
 import io
 import shutil
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -107,19 +106,15 @@ def served(monkeypatch):
     pytest.importorskip("fastapi")
     import vertebra.serve.model_source
     import vertebra.serve.server
+    from vertebra.errors import VertebraError
 
     def run_here(command, **options):
-        output, errors = io.StringIO(), io.StringIO()
-        with (
-            monkeypatch.context() as patch,
-            contextlib.redirect_stdout(output),
-            contextlib.redirect_stderr(errors),
-        ):
-            patch.setattr(sys, "argv", ["-c", *command[3:]])
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
             try:
-                exec(command[2], {})
-            except SystemExit as error:
-                return SimpleNamespace(returncode=error.code, stdout="", stderr=errors.getvalue())
+                vertebra.serve.model_source.export_here(*command[3:])
+            except VertebraError as error:
+                return SimpleNamespace(returncode=error.exit_code, stdout="", stderr=f"{error}\n")
         return SimpleNamespace(returncode=0, stdout=output.getvalue(), stderr="")
 
     monkeypatch.setattr(vertebra.serve.model_source.subprocess, "run", run_here)

@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ import pytest
 from vertebra.errors import ImageError
 from vertebra.runtime.engine import EngineError
 from vertebra.serve.batch_costs import BatchCosts
-from vertebra.serve.batcher import Batcher, BatcherClosedError, Clock, Job, QueueFullError
+from vertebra.serve.batcher import Batcher, BatcherClosedError, Clock
+from vertebra.serve.job import DecodedImage, Job
+from vertebra.serve.queue_limit import QueueFullError
 
 SECONDS = 10  # until a test that waits in vain fails
 DECODING, INFERENCE = 0.25, 2.0  # seconds that the test's clock goes on for an image and for a batch
@@ -57,18 +60,18 @@ class Network:
         self.decoded.append(name)
         if data == b"bad":
             raise ImageError(f"{name} is bad")
-        return np.full((4, 4, 3), data[0], np.uint8), 40, 30
+        return DecodedImage(np.full((4, 4, 3), data[0], np.uint8), 40, 30, kept=name)
 
 
 class Hands:
-    """A clock that stands still until it is moved. Who pauses is woken by `notify` alone."""
+    """A clock that stands still until it is moved. Who waits is woken by `notify` alone."""
 
     def __init__(self):
         self.time = 1000.0
         self.pauses = []
         self.paused = Count()
 
-    def pause(self, condition, seconds):
+    def wait(self, condition, seconds):
         self.pauses.append(seconds)
         self.paused.release()
         assert condition.wait(SECONDS)
@@ -94,11 +97,10 @@ def make(network, clock):
     def build(workers=2, limit=100, costs=None, **options):
         batcher = Batcher(
             network,
-            network.decode,
             workers=workers,
             limit=limit,
             costs=costs,
-            clock=Clock(clock, clock, clock.pause),
+            clock=Clock(clock, clock, clock.wait),
             **options,
         )
         made.append(batcher)
@@ -138,7 +140,7 @@ def fixed(interval=1.0, **seconds):
     costs = known(**seconds)
     costs.measured = lambda *arguments: None
     costs.arrived = lambda *arguments: None
-    costs.interval = interval
+    costs.arrival_interval = interval
     return costs
 
 
@@ -163,43 +165,51 @@ class Waiting:
         return asyncio.wait_for(asyncio.shield(self.completion.done), SECONDS)
 
 
-def jobs(*values):
-    return [Job(bytes([value]) if isinstance(value, int) else value, f"n{value}") for value in values]
+@pytest.fixture
+def job(network):
+    """A job whose image has this value."""
+
+    def make(value, name=None, *outputs, kind=Job):
+        data = bytes([value]) if isinstance(value, int) else value
+        name = name or f"n{value}"
+        return kind(partial(network.decode, data, name), name, outputs or ("probabilities",))
+
+    return make
 
 
-def put(batcher, *values, seconds=10_000.0):
-    return Waiting(jobs(*values), seconds).put(batcher)
+@pytest.fixture
+def put(job):
+    return lambda batcher, *values, seconds=10_000.0: Waiting([job(value) for value in values], seconds).put(batcher)
 
 
-def test_each_job_has_its_own_result(make):
+def test_each_job_has_its_own_result(make, put):
     async def work():
         batcher = make()
-        waiting = put(batcher, *range(30), b"bad", np.full((4, 4, 3), 200, np.uint8), lambda: "called")
+        waiting = put(batcher, *range(30), b"bad")
         await waiting.done
         return waiting.jobs
 
-    *images, bad, pixels, called = asyncio.run(work())
+    *images, bad = asyncio.run(work())
     assert [job.values["probabilities"][0] for job in images] == list(range(30))
     assert all((job.width, job.height) == (40, 30) and job.batch >= 1 for job in images)
     assert bad.error == "nb'bad' is bad" and bad.values == {}
-    assert pixels.values["probabilities"][0] == 200
-    assert called.result == "called"
+    assert [job.kept for job in images] == [f"n{value}" for value in range(30)] and bad.kept is None
 
 
 def test_a_job_that_nobody_has_taken_yet_has_taken_no_time():
-    job = Job(b"photo")
+    job = Job(lambda: None)
     assert (job.name, job.outputs, job.values) == ("image", ("probabilities",), {})
     assert [job.width, job.height, job.batch, job.queued] == [0, 0, 0, 0]
     assert [job.queue_seconds, job.decode_seconds, job.inference_seconds] == [0, 0, 0]
 
 
-def test_each_job_has_the_outputs_that_it_asked_for_and_nothing_of_its_batch(make, network):
+def test_each_job_has_the_outputs_that_it_asked_for_and_nothing_of_its_batch(make, network, put, job):
     async def work():
         batcher = make(workers=1, costs=fixed(start=4, b4=4.0))
         network.gate.clear()
         running = put(batcher, 1)
         network.entered.acquire()
-        both, one = (Job(b"\2", "a", ("probabilities", "embedding")), Job(b"\3", "b"))
+        both, one = job(2, "a", "probabilities", "embedding"), job(3, "b")
         waiting = Waiting([both, one]).put(batcher)
         network.gate.set()
         await asyncio.gather(running.done, waiting.done)
@@ -213,7 +223,7 @@ def test_each_job_has_the_outputs_that_it_asked_for_and_nothing_of_its_batch(mak
     assert all(value.base is None for job in (both, one) for value in job.values.values())
 
 
-def test_what_waits_is_taken_together_and_shared(make, network):
+def test_what_waits_is_taken_together_and_shared(make, network, put):
     async def work():
         batcher = make(workers=2, costs=fixed(start=4, b1=1.0, b2=1.9, b4=3.6, b8=7.2))
         network.gate.clear()
@@ -229,7 +239,7 @@ def test_what_waits_is_taken_together_and_shared(make, network):
     assert sorted(network.batches) == [1, 1, 4, 4]
 
 
-def test_idle_threads_share_what_comes_at_once(make, network):
+def test_idle_threads_share_what_comes_at_once(make, network, put):
     async def work():
         batcher = make(workers=2, costs=fixed(start=4, b1=1.0, b2=1.9, b4=3.6, b8=7.2))
         network.gate.clear()
@@ -243,37 +253,7 @@ def test_idle_threads_share_what_comes_at_once(make, network):
     asyncio.run(work())
 
 
-def test_what_is_called_is_no_part_of_a_batch(make, network):
-    async def work():
-        batcher = make(workers=1, costs=fixed(start=8, b8=8.0))
-        network.gate.clear()
-        running = put(batcher, 1)
-        network.entered.acquire()
-        rest = put(batcher, 1, 2, lambda: "a", lambda: "b", 3, 4, 5)
-        network.gate.set()
-        await asyncio.gather(running.done, rest.done)
-        return rest.jobs
-
-    found = asyncio.run(work())
-    assert network.batches == [1, 2, 3]
-    assert [job.result for job in found] == [None, None, "a", "b", None, None, None]
-
-
-def test_what_is_called_may_find_that_an_image_is_bad(make):
-    def bad():
-        raise ImageError("it is bad")
-
-    async def work():
-        batcher = make(workers=1)
-        waiting = put(batcher, bad)
-        await waiting.done
-        return waiting.jobs[0]
-
-    job = asyncio.run(work())
-    assert job.error == "it is bad" and job.failure is None and job.result is None
-
-
-def test_a_full_queue(make, network):
+def test_a_full_queue(make, network, put):
     async def work():
         batcher = make(workers=1, limit=3)
         network.gate.clear()
@@ -283,7 +263,7 @@ def test_a_full_queue(make, network):
         assert len(batcher) == 3
         with pytest.raises(QueueFullError) as caught:
             put(batcher, 4)
-        assert caught.value.seconds == pytest.approx(3 * batcher.costs.image)
+        assert caught.value.seconds == pytest.approx(3 * batcher.costs.seconds_per_image)
         network.gate.set()
         await asyncio.gather(running.done, waiting.done)
         with pytest.raises(QueueFullError):
@@ -293,11 +273,11 @@ def test_a_full_queue(make, network):
     assert network.batches == [1, 1, 1, 1]
 
 
-def test_what_would_be_late_is_refused(make, network):
+def test_what_would_be_late_is_refused(make, network, put):
     async def work():
         batcher = make(workers=2)
         batcher.costs.measured = lambda *arguments: None
-        batcher.costs.image = 3.0
+        batcher.costs.seconds_per_image = 3.0
         network.gate.clear()
         # Whatever comes first is tried, late or not.
         running = []
@@ -305,7 +285,7 @@ def test_what_would_be_late_is_refused(make, network):
             running.append(put(batcher, 1, seconds=0.1))
             network.entered.acquire()
         running.append(put(batcher, 1, 2, 3, 4))
-        assert batcher.wait == 6.0  # four of 3 s for two threads
+        assert batcher.load.wait_seconds == 6.0  # four of 3 s for two threads
         # Half as long again, and its own 3 s.
         with pytest.raises(QueueFullError) as caught:
             put(batcher, 5, seconds=11.9)
@@ -317,14 +297,14 @@ def test_what_would_be_late_is_refused(make, network):
     asyncio.run(work())
 
 
-def test_what_nobody_waits_for_is_not_done(make, network, clock):
+def test_what_nobody_waits_for_is_not_done(make, network, clock, put):
     async def work():
         batcher = make(workers=1, costs=fixed(start=8, b8=8.0))
         network.gate.clear()
         running = put(batcher, 1)
         network.entered.acquire()
         dropped, first, late, last = (put(batcher, n, seconds=s) for n, s in ((2, 99), (3, 99), (4, 5), (5, 99)))
-        dropped.completion.dropped = True
+        dropped.completion.is_cancelled = True
         clock.time += 5.0
         network.gate.set()
         await asyncio.gather(running.done, first.done, last.done)
@@ -335,10 +315,10 @@ def test_what_nobody_waits_for_is_not_done(make, network, clock):
     assert network.decoded == ["n1", "n3", "n5"]
 
 
-def test_a_failure_reaches_those_who_wait_and_the_thread_lives_on(make, network, monkeypatch):
+def test_a_failure_reaches_those_who_wait_and_the_thread_lives_on(make, network, monkeypatch, put):
     async def work():
         batcher = make(workers=1)
-        monkeypatch.setattr(batcher, "_run", lambda *arguments: 1 / 0)
+        monkeypatch.setattr(batcher, "_infer", lambda *arguments: 1 / 0)
         broken = put(batcher, 1)
         await broken.done
         assert isinstance(broken.jobs[0].failure, ZeroDivisionError)
@@ -350,7 +330,7 @@ def test_a_failure_reaches_those_who_wait_and_the_thread_lives_on(make, network,
     asyncio.run(work())
 
 
-def test_jobs_are_freed_with_the_last_reference(make, monkeypatch):
+def test_jobs_are_freed_with_the_last_reference(make, monkeypatch, put, job):
     """Also those of a batch that failed, and the last ones of a thread that has nothing more to do."""
 
     class Watched(Job):
@@ -359,27 +339,27 @@ def test_jobs_are_freed_with_the_last_reference(make, monkeypatch):
     def fail(pixels, outputs):
         raise EngineError("it fails")  # others are logged, and pytest keeps what is logged
 
-    async def one(batcher, data):
-        job = Watched(data)
-        await Waiting([job]).put(batcher).done
-        return weakref.ref(job)
+    async def one(batcher, value):
+        watched = job(value, kind=Watched)
+        await Waiting([watched]).put(batcher).done
+        return weakref.ref(watched)
 
     async def work():
         batcher = make(workers=1)
-        found = [await one(batcher, b"\1"), await one(batcher, b"bad"), await one(batcher, lambda: "called")]
-        monkeypatch.setattr(batcher, "_run", fail)
-        found.append(await one(batcher, b"\1"))
+        found = [await one(batcher, 1), await one(batcher, b"bad")]
+        monkeypatch.setattr(batcher, "_infer", fail)
+        found.append(await one(batcher, 1))
         until(lambda: batcher.busy == 0)
         return found
 
     gc.disable()
     try:
-        assert [reference() for reference in asyncio.run(work())] == [None] * 4
+        assert [reference() for reference in asyncio.run(work())] == [None] * 3
     finally:
         gc.enable()
 
 
-def test_closing_finishes_what_waits(make, network):
+def test_closing_finishes_what_waits(make, network, put):
     async def work():
         batcher = make(workers=1)
         network.gate.clear()
@@ -424,7 +404,7 @@ def test_threads_that_cannot_be_started_leave_none_behind(make, monkeypatch):
     assert not started[0].is_alive()
 
 
-def test_waiting_for_one_more_where_it_pays(make, network, clock):
+def test_waiting_for_one_more_where_it_pays(make, network, clock, put):
     """On an accelerator, where two images take as long as one, a busy batcher waits for the next one to come."""
 
     async def work():
@@ -444,7 +424,7 @@ def test_waiting_for_one_more_where_it_pays(make, network, clock):
     assert network.batches == [1, 2]
 
 
-def test_no_longer_than_it_pays(make, network, clock):
+def test_no_longer_than_it_pays(make, network, clock, put):
     """The image that waited is taken alone once the moment is over; what it has waited before counts."""
 
     async def work():
@@ -479,7 +459,7 @@ def test_no_longer_than_it_pays(make, network, clock):
         (2, fixed(0.001, b1=1.0, b2=2.0, b4=4.0, b8=8.0)),  # a processor: nothing is saved
     ],
 )
-def test_no_waiting_where_it_does_not_pay(make, network, clock, workers, costs):
+def test_no_waiting_where_it_does_not_pay(make, network, clock, workers, costs, put):
     async def work():
         batcher = make(workers=workers, costs=costs)
         network.gate.clear()
@@ -495,7 +475,7 @@ def test_no_waiting_where_it_does_not_pay(make, network, clock, workers, costs):
     assert network.batches == [1, 1] and clock.pauses == []
 
 
-def test_a_batcher_that_is_closed_waits_for_no_more(make, network, clock):
+def test_a_batcher_that_is_closed_waits_for_no_more(make, network, clock, put):
     async def work():
         batcher = make(workers=2, costs=accelerator())
         network.gate.clear()
@@ -512,7 +492,7 @@ def test_a_batcher_that_is_closed_waits_for_no_more(make, network, clock):
     assert network.batches == [1, 1] and clock.pauses == [2.0]
 
 
-def test_threads_that_wait_for_more_may_find_nothing_left(make, network, clock):
+def test_threads_that_wait_for_more_may_find_nothing_left(make, network, clock, put):
     """Several threads that wait for one more image, and only one that gets it: the others go on waiting."""
 
     async def work():
@@ -540,51 +520,37 @@ def test_threads_that_wait_for_more_may_find_nothing_left(make, network, clock):
     assert network.batches == [1, 2]
 
 
-def test_what_a_batch_took(make, network, clock):
-    """Of each job, for the watcher, and for the costs, which are to know whether others waited beside it."""
+def test_what_a_batch_took(make, network, clock, put):
+    """Of each job, for the observer, and for the costs, which are to know whether others waited beside it."""
     told, measured = [], []
 
     async def work():
         costs = fixed(start=4, b4=4.0)
         costs.measured = lambda *arguments: measured.append(arguments)
-        batcher = make(workers=1, costs=costs, watch=lambda *arguments: told.append(arguments))
+        batcher = make(workers=1, costs=costs, observe=lambda *arguments: told.append(arguments))
         network.gate.clear()
         first = put(batcher, 1)
         network.entered.acquire()
-        rest = put(batcher, 2, b"bad", np.zeros((4, 4, 3), np.uint8), 3, 4)
+        rest = put(batcher, 2, b"bad", 3, 4, 5)
         clock.time += 7.0
         network.gate.set()
         await asyncio.gather(first.done, rest.done)
         await put(batcher, b"bad").done
         return first.jobs + rest.jobs
 
-    first, image, bad, pixels, other, last = asyncio.run(work())
+    first, image, bad, other, fourth, last = asyncio.run(work())
     assert network.batches == [1, 3, 1]
-    assert told == [(1, 0.25, 9.0), (3, 0.75, 2.0), (1, 0.25, 2.0)]
-    assert measured == [(1, 9.0, 9.25, False), (3, 2.0, 2.75, True), (1, 2.0, 2.25, False)]
-    assert [job.batch for job in (first, image, bad, pixels, other, last)] == [1, 3, 0, 3, 3, 1]
-    assert [job.decode_seconds for job in (image, bad, pixels, other)] == [0.25, 0.25, 0.0, 0.25]
-    assert [job.inference_seconds for job in (image, bad, pixels, other)] == [2.0, 0.0, 2.0, 2.0]
+    assert told == [(1, 0.25, 9.0), (3, 1.0, 2.0), (1, 0.25, 2.0)]
+    assert measured == [(1, 9.0, 9.25, False), (3, 2.0, 3.0, True), (1, 2.0, 2.25, False)]
+    assert [job.batch for job in (first, image, bad, other, fourth, last)] == [1, 3, 0, 3, 3, 1]
+    assert [job.decode_seconds for job in (image, bad, other)] == [0.25, 0.25, 0.25]
+    assert [job.inference_seconds for job in (image, bad, other)] == [2.0, 0.0, 2.0]
     assert first.queue_seconds == 0.0
     assert image.queue_seconds == other.queue_seconds == 9.0  # until the first was done
-    assert last.queue_seconds == 9.0 + 2.75
+    assert last.queue_seconds == 9.0 + 3.0
 
 
-def test_what_a_call_took(make, clock):
-    async def work():
-        batcher = make(workers=1)
-
-        def slow():
-            clock.time += 3.0
-
-        waiting = put(batcher, slow, slow)
-        await waiting.done
-        return waiting.jobs
-
-    assert [(job.queue_seconds, job.decode_seconds) for job in asyncio.run(work())] == [(0.0, 3.0), (3.0, 3.0)]
-
-
-def test_costs_are_told_of_arrivals(make):
+def test_costs_are_told_of_arrivals(make, put):
     told = []
 
     async def work():
@@ -596,7 +562,7 @@ def test_costs_are_told_of_arrivals(make):
     assert told == [(1000.0, 3)]
 
 
-def test_nobody_waits_in_a_loop_that_has_ended(make, network):
+def test_nobody_waits_in_a_loop_that_has_ended(make, network, put):
     async def leave():
         batcher = make(workers=1)
         network.gate.clear()
@@ -613,10 +579,10 @@ def test_nobody_waits_in_a_loop_that_has_ended(make, network):
     assert asyncio.run(go_on(asyncio.run(leave()))) == 2
 
 
-def test_those_who_look(make, network):
+def test_those_who_look(make, network, put):
     async def work():
         batcher = make(workers=3, name="tulips")
-        assert (batcher.busy, len(batcher), batcher.wait) == (0, 0, 0.0)
+        assert (batcher.busy, len(batcher), batcher.load.wait_seconds) == (0, 0, 0.0)
         network.gate.clear()
         running = put(batcher, 1)
         network.entered.acquire()
@@ -628,77 +594,3 @@ def test_those_who_look(make, network):
         assert all(thread.daemon for thread in batcher._threads)
 
     asyncio.run(work())
-
-
-# --- costs ------------------------------------------------------------------------------------------------------------
-
-
-def test_another_size_than_the_first_must_save_more_than_noise():
-    assert known(b1=1.0, b2=2.0).best == 1
-    assert known(b1=1.0, b2=1.85).best == 1
-    assert known(b1=1.0, b2=1.6, b4=3.2).best in (2, 4)
-    assert known(b1=1.0, b2=1.6, b4=2.4, b8=4.9).best == 4
-    assert known(b1=1.0, b2=1.99, b4=3.5, b8=7.2).best == 4  # one step that saves nothing is no end
-    assert known(start=4, b1=1.0, b2=2.0, b4=4.4).best == 4
-    assert known(start=4, b1=1.0, b2=2.1, b4=4.5).best == 1
-    assert known(start=7, b1=1.0).best == 4  # not known yet
-    assert known().best == 1
-
-
-def test_the_warm_up_is_not_compared_with_batches_under_load():
-    costs = BatchCosts(4)
-    for size, seconds in ((1, 0.5), (2, 1.0), (4, 2.0)):
-        costs.warm(size, seconds)
-    assert costs.image == 0.5
-    for _ in range(100):
-        costs.measured(4, 4.0, 4.0)
-    assert costs.batch[4] == 4.0 and costs.best == 4
-    for _ in range(7):
-        costs.measured(1, 0.5, 0.5)
-    assert costs.best == 4  # too few to be sure
-    costs.measured(1, 0.5, 0.5)
-    assert costs.best == 1
-
-
-def test_a_slow_minute_makes_no_size_look_bad():
-    costs = known(start=4, b2=2.0, b4=4.0, b8=8.0)
-    for _ in range(1000):
-        costs.measured(4, 6.0, 6.0)
-        assert costs.best == 4
-
-
-def test_the_small_batches_at_the_end_of_a_rush_prove_nothing():
-    costs = known(start=4, b4=4.0)
-    for _ in range(100):
-        costs.measured(1, 0.5, 0.5, crowded=False)
-        costs.measured(4, 4.0, 4.0)
-    assert costs.best == 4 and costs.batch[1] == 0.5
-
-
-def test_neighbouring_sizes_are_tried_now_and_then():
-    costs = known(start=4, b4=4.0)
-    taken = [costs.size(100) for _ in range(2560)]
-    assert taken.count(8) == taken.count(2) == 5 and taken.count(4) == 2550
-    assert costs.size(1) == 1
-
-
-def test_waiting_pays_only_where_batches_save_time_and_images_come_soon():
-    processor = known(start=4, b1=1.0, b2=1.9, b3=2.8, b4=3.6, b8=7.2)
-    processor.interval = 0.5
-    assert processor.worth_waiting(1) == 0  # 0.1 s saved, 0.5 s to wait
-    processor.interval = 0.01
-    assert processor.worth_waiting(1) == pytest.approx(0.1)
-    assert processor.worth_waiting(4) == 0  # a full batch
-    assert known(b1=1.0).worth_waiting(1) == 0  # nothing known
-
-
-def test_running_means():
-    costs = BatchCosts()
-    costs.measured(2, 1.0, 2.0)
-    assert costs.batch == {2: 1.0}
-    costs.measured(2, 2.0, 2.0)
-    assert costs.batch[2] == pytest.approx(1.1)
-    before = costs.interval
-    costs.arrived(100.0, 1)
-    costs.arrived(100.01, 1)
-    assert costs.interval < before

@@ -11,7 +11,7 @@ from vertebra.card import Decoding
 from vertebra.errors import ImageError
 from vertebra.runtime.trial import trial_images
 from vertebra.serve import image_decoding
-from vertebra.serve.image_decoding import opened
+from vertebra.serve.image_decoding import decode_limited
 
 LIMIT = 50_000_000
 PHOTO = Image.fromarray(trial_images(64, 1)[0])
@@ -88,7 +88,7 @@ def phone_files(photo):
 
 @pytest.mark.parametrize("kind", phone_files(jpeg()))
 def test_what_phones_put_behind_a_picture_is_no_work(large, kind):
-    found = opened(phone_files(large)[kind], kind, LIMIT, Decoding()).picture
+    found = decode_limited(phone_files(large)[kind], kind, LIMIT, Decoding()).picture
     assert found.size == (4000, 3000) and found.getpixel((2000, 1500)) == pytest.approx((200, 100, 50), abs=3)
 
 
@@ -105,9 +105,9 @@ def test_every_way_to_write_a_photo(monkeypatch, options):
     data = jpeg(**options) + video()
     monkeypatch.setattr(image_decoding, "_USUAL_SCANS", 0)
     monkeypatch.setattr(image_decoding, "MAX_SCAN_PIXELS", 64 * 64 * 10)  # as many as Pillow writes
-    assert opened(data, "photo.jpg", LIMIT, Decoding()).picture.size == (64, 64)
+    assert decode_limited(data, "photo.jpg", LIMIT, Decoding()).picture.size == (64, 64)
     filled = data.replace(b"\xff\xda", b"\xff\xff\xff\xda", 1)
-    assert opened(filled, "photo.jpg", LIMIT, Decoding()).picture.size == (64, 64)
+    assert decode_limited(filled, "photo.jpg", LIMIT, Decoding()).picture.size == (64, 64)
 
 
 def test_a_photo_over_http(serving, large):
@@ -136,14 +136,14 @@ def bombs(large):
 def test_scans_without_an_end(large, number):
     _, data = list(bombs(large))[number]
     with pytest.raises(ImageError, match=r"x\.jpg has 12,000,000 pixels in 8[4-9] scans or more, which would take"):
-        opened(data, "x.jpg", LIMIT, Decoding())
+        decode_limited(data, "x.jpg", LIMIT, Decoding())
 
 
 def test_as_many_scans_as_the_pixels_allow(large):
     small = scans(100)  # of 19,200 pixels
-    assert opened(small, "x.jpg", LIMIT, Decoding()).picture.size == (160, 120)
+    assert decode_limited(small, "x.jpg", LIMIT, Decoding()).picture.size == (160, 120)
     with pytest.raises(ImageError, match="at most 10,000 are decoded"):
-        opened(small, "x.jpg", 10_000, Decoding())  # too large, which is told rather than its scans
+        decode_limited(small, "x.jpg", 10_000, Decoding())  # too large, which is told rather than its scans
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_headers_that_take_long_to_read_are_not_read(monkeypatch, data):
 
     monkeypatch.setattr(image_decoding, "decode", decoded)
     with pytest.raises(ImageError, match=r"x\.jpg has segments as no encoder writes them"):
-        opened(data, "x.jpg", LIMIT, Decoding())
+        decode_limited(data, "x.jpg", LIMIT, Decoding())
 
 
 def test_a_marker_across_two_looks(monkeypatch):
@@ -171,9 +171,9 @@ def test_a_marker_across_two_looks(monkeypatch):
     monkeypatch.setattr(image_decoding, "MAX_SCAN_PIXELS", 64 * 64 * 10)
     for shift in range(16):
         data = with_segment(jpeg(progressive=True), 0xFE, bytes(shift))
-        assert opened(data + video(), "x.jpg", LIMIT, Decoding()).picture.size == (64, 64)
+        assert decode_limited(data + video(), "x.jpg", LIMIT, Decoding()).picture.size == (64, 64)
         with pytest.raises(ImageError, match="in 11 scans"):
-            opened(data[:-2] + b"\xff\xda\x00\x02", "x.jpg", LIMIT, Decoding())
+            decode_limited(data[:-2] + b"\xff\xda\x00\x02", "x.jpg", LIMIT, Decoding())
 
 
 def test_an_upload_that_is_no_photo_says_what_it_is():
@@ -183,4 +183,4 @@ def test_an_upload_that_is_no_photo_says_what_it_is():
         (b"<html>", "cat.png", r"cat\.png is a web page"),
     ):
         with pytest.raises(ImageError, match=message):
-            opened(content, name, LIMIT, Decoding())
+            decode_limited(content, name, LIMIT, Decoding())

@@ -40,19 +40,19 @@ def test_what_is_known_of_a_model(registry, path, settings):
 
 def test_it_is_warm(path, settings, monkeypatch):
     """Every size is run twice, and the second time counts; before that one image shows that it predicts."""
-    sizes, run = [], module._finite
+    sizes, run = [], module.infer
 
     def finite(runner, name, pixels, outputs):
         sizes.append(len(pixels))
         return run(runner, name, pixels, outputs)
 
     times = iter([0, 5, 0, 1, 0, 9, 0, 2, 0, 8, 0, 4])
-    monkeypatch.setattr(module, "_finite", finite)
+    monkeypatch.setattr(module, "infer", finite)
     monkeypatch.setattr(module.time, "perf_counter", lambda: float(next(times)))
     loaded = LoadedModel("m", path, settings, module.Metrics())
     loaded.close()
     assert sizes == [1, 1, 1, 2, 2, 4, 4]
-    assert loaded.batcher.costs.batch == {1: 1.0, 2: 2.0, 4: 4.0}
+    assert loaded.batcher.costs.batch_seconds == {1: 1.0, 2: 2.0, 4: 4.0}
     assert loaded.batcher.costs.start == loaded.plan.micro_batch
 
 
@@ -86,19 +86,19 @@ def test_values_that_are_no_numbers(registry, value):
             return [np.ones((1, 3), np.float32), np.array([[1.0, value]], np.float32)]
 
     with pytest.raises(EngineError, match="'m' gives values that are no numbers"):
-        module._finite(Runner(), "m", None, ())
+        module.infer(Runner(), "m", None, ())
 
 
 @pytest.mark.parametrize("shape", [(1,), (1, 3, 1)])
 def test_probabilities_of_another_shape(path, settings, monkeypatch, shape):
-    monkeypatch.setattr(module, "_finite", lambda *arguments: [np.zeros(shape, np.float32)])
+    monkeypatch.setattr(module, "infer", lambda *arguments: [np.zeros(shape, np.float32)])
     with pytest.raises(EngineError, match=r"m\.onnx gives probabilities of shape .*; it must be \(N, K\)"):
         LoadedModel("m", path, settings, module.Metrics())
 
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_another_number_of_probabilities_than_classes(path, settings, monkeypatch, count):
-    monkeypatch.setattr(module, "_finite", lambda *arguments: [np.zeros((1, count), np.float32)])
+    monkeypatch.setattr(module, "infer", lambda *arguments: [np.zeros((1, count), np.float32)])
     with pytest.raises(EngineError, match=f"gives {count} probabilities, and its card names 3 classes"):
         LoadedModel("m", path, settings, module.Metrics())
 

@@ -50,8 +50,8 @@ class Asked:
             else:
                 self.body += message["body"]
 
-        dispatcher = SimpleNamespace(settings=Settings(**settings), metrics=self.counters, overload=overload)
-        guard = Middleware(app or plain, dispatcher, frozenset(page))
+        admission = SimpleNamespace(settings=Settings(**settings), metrics=self.counters, overload=overload)
+        guard = Middleware(app or plain, admission, frozenset(page))
         lines = [(name.encode(), value.encode("latin-1")) for name, value in headers]
         # As a server makes them: equal to the guard's own texts, but no longer the same objects.
         texts = {"type": "http", "method": method, "path": path}

@@ -22,7 +22,11 @@ def test_a_name_is_exported_by_another_process_unless_it_is_kept(monkeypatch, tm
     monkeypatch.setattr(module.subprocess, "run", run)
     assert module.exported_file_of("resnet18", told.append) == tmp_path / "net.onnx"
     ((command, options),) = runs
-    assert command[0] == module.sys.executable and command[3:] == ["resnet18", str(module.scratch_dir())]
+    assert (
+        command[0] == module.sys.executable
+        and command[1:3] == ["-m", "vertebra.serve.model_source"]
+        and command[3:] == ["resnet18", str(module.scratch_dir())]
+    )
     assert options["env"]["PYTHONPATH"].split(module.os.pathsep) == module.sys.path
     assert options["capture_output"] and options["text"] and options["errors"] == "replace"
     assert told == ["exporting resnet18, once", "its classes are numbers"]

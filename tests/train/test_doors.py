@@ -147,7 +147,7 @@ def test_one_road(folder, tmp_path, monkeypatch, tiny_model, name, decoding):
         "data set": of_dataset(path, preprocessing),
         "training": of_training(path, preprocessing),
         "prediction": predictor._pixels(path, name),
-        "server": network_input(data, name, preprocessing, 10**8)[0],
+        "server": network_input(data, name, preprocessing, 10**8).pixels,
     }
     for door, found in doors.items():
         np.testing.assert_array_equal(found, expected, err_msg=door)

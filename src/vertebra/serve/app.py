@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -21,8 +24,20 @@ from .responses import json_response
 from .static_page import StaticPage
 
 
-def build(dispatcher: Dispatcher, page: StaticPage | None = None) -> ASGIApp:
+def create_app(dispatcher: Dispatcher, page: StaticPage | None = None) -> ASGIApp:
     """The application of one server."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        """What runs beside the requests: the loading and watching of models, and the sampling of the loop's lag."""
+        dispatcher.registry.start()
+        sampling = asyncio.create_task(dispatcher.admission.lag.sample())
+        try:
+            yield
+        finally:
+            sampling.cancel()
+            await asyncio.to_thread(dispatcher.registry.close)
+
     page = page or StaticPage()
     app = FastAPI(
         title="Vertebra",
@@ -33,6 +48,7 @@ def build(dispatcher: Dispatcher, page: StaticPage | None = None) -> ASGIApp:
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
+        lifespan=lifespan,
     )
     app.include_router(v1_routes.routes(dispatcher))
     app.include_router(kserve_routes.routes(dispatcher))
@@ -56,7 +72,7 @@ def build(dispatcher: Dispatcher, page: StaticPage | None = None) -> ASGIApp:
 
     app.add_route("/openapi.json", openapi, methods=["GET"], include_in_schema=False)
     app.add_route("/docs", docs, methods=["GET"], include_in_schema=False)
-    guarded: ASGIApp = Middleware(app, dispatcher, frozenset(page.files))
+    guarded: ASGIApp = Middleware(app, dispatcher.admission, frozenset(page.files))
     if dispatcher.settings.cors:
         from starlette.middleware.cors import CORSMiddleware
 

@@ -1,6 +1,6 @@
-"""What batches cost on this machine, and what follows from it: how many images to take, and whether to wait for one.
+"""What batches cost on this machine, as measured: how many images are best, and what one more of them saves.
 
-Written to be changed under the batcher's lock only.
+To be changed under the batcher's lock only.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class BatchCosts:
     def __init__(self, start: int = 1) -> None:
         # Images of a batch, until another size has proved to be better.
         self.start = max(size for size in SIZES if size <= start)
-        self.batch: dict[int, float] = {}  # size -> seconds of the network
-        self.image = 0.02  # seconds of a thread for an image, decoding included
-        self.interval = _GAP  # seconds between two images that arrive
+        self.batch_seconds: dict[int, float] = {}  # size -> seconds of the network
+        self.seconds_per_image = 0.02  # seconds of a thread for an image, decoding included
+        self.arrival_interval = _GAP  # seconds between two images that arrive
         self._last = 0.0
         self._taken = 0
         self._times: Counter[int] = Counter()  # batches of each size, the warm-up's left out
@@ -33,22 +33,22 @@ class BatchCosts:
 
     def warm(self, size: int, seconds: float) -> None:
         """A batch of that size took so many seconds of the network while nothing else ran."""
-        self.batch[size] = seconds
-        self.image = self.batch[min(self.batch)] / min(self.batch)
+        self.batch_seconds[size] = seconds
+        self.seconds_per_image = self.batch_seconds[min(self.batch_seconds)] / min(self.batch_seconds)
 
-    def measured(self, size: int, inference: float, total: float, crowded: bool = True) -> None:
+    def measured(self, size: int, inference: float, total: float, is_saturated: bool = True) -> None:
         """A batch of that size took so many seconds of the network, and so many in all.
 
-        `crowded`: images waited beside it, and every thread was at work. Only such batches are compared: what is left
-        at the end of a rush comes in small ones, which are quick because the cores are free.
+        `is_saturated`: images were queued beside it, and every thread was at work. Only such batches are compared: what
+        is left at the end of a rush comes in small ones, which are quick because the cores are free.
         """
         each = inference / size
-        self.image = _mean(self.image, total / size)
-        self._times[size] += crowded
+        self.seconds_per_image = _mean(self.seconds_per_image, total / size)
+        self._times[size] += is_saturated
         # Under load a batch takes longer than in the warm-up, so that the first of its size starts anew.
-        first = crowded and self._times[size] == 1
-        self.batch[size] = _mean(None if first else self.batch.get(size), inference)
-        if not crowded:
+        first = is_saturated and self._times[size] == 1
+        self.batch_seconds[size] = _mean(None if first else self.batch_seconds.get(size), inference)
+        if not is_saturated:
             return
         # A busy minute makes all sizes slow, and those that ran in it must not look worse for it.
         if self._pace is not None:
@@ -59,7 +59,7 @@ class BatchCosts:
         """So many images came at once."""
         gap = min(_GAP, now - self._last) / count
         self._last = now
-        self.interval = _mean(self.interval, gap)
+        self.arrival_interval = _mean(self.arrival_interval, gap)
 
     @property
     def best(self) -> int:
@@ -70,13 +70,18 @@ class BatchCosts:
         best = min(each, key=lambda size: each[size])
         return best if each[best] < each[self.start] * (1 - _GAIN) else self.start
 
-    def size(self, waiting: int) -> int:
-        """How many to take where so many wait; now and then a size beside the best, to see what it costs."""
+    @property
+    def next_size(self) -> int:
+        """How many images to take at most: the best size, and now and then one beside it, to measure what it costs."""
+        number = self._taken + 1
+        size = self.best
+        if number % _TRY_EVERY == 0:
+            size = size * 2 if number // _TRY_EVERY % 2 else size // 2
+        return max(1, min(size, SIZES[-1]))
+
+    def taken(self) -> None:
+        """A batch has been taken."""
         self._taken += 1
-        limit = self.best
-        if self._taken % _TRY_EVERY == 0:
-            limit = limit * 2 if self._taken // _TRY_EVERY % 2 else limit // 2
-        return max(1, min(waiting, limit, SIZES[-1]))
 
     def worth_waiting(self, waiting: int) -> float:
         """Seconds to wait for one more image, 0 where that does not pay.
@@ -84,12 +89,12 @@ class BatchCosts:
         One more in the batch costs T(n + 1) − T(n) instead of T(1) for a batch of its own. Waiting pays where the next
         image is likely to come within what is saved. Processors save next to nothing; accelerators do.
         """
-        known = [self.batch.get(size) for size in (1, waiting, waiting + 1)]
+        known = [self.batch_seconds.get(size) for size in (1, waiting, waiting + 1)]
         if waiting >= self.best or None in known:
             return 0.0
         alone, now, more = (value for value in known if value is not None)
         saved = alone + now - more
-        return saved if self.interval < saved else 0.0
+        return saved if self.arrival_interval < saved else 0.0
 
 
 def _mean(before: float | None, value: float) -> float:

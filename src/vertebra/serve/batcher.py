@@ -1,43 +1,35 @@
-"""Images that wait, and the threads that take them: several at a time where several wait, at once where none do.
+"""A model's queue and its worker threads: several images at a time where several are queued, at once where none are.
 
 A thread does all of an image: it decodes, then runs the network over those that it took. Both leave Python while they
 compute, so that one thread for each core keeps all cores busy, and decoding for one batch runs beside the network for
-another. Nothing waits for a batch to fill: images gather while the threads are busy, and only then.
+another. What a thread does next is decided in `batch_schedule.py`, who gets into the queue in `queue_limit.py`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from vertebra.errors import ImageError, VertebraError
 from vertebra.pixels import Pixels
-from vertebra.runtime.engine import PROBABILITIES, FloatArray
+from vertebra.runtime.engine import FloatArray
 
 from .batch_costs import BatchCosts
+from .batch_schedule import QueueState, Stop, Wait, next_step
+from .job import Completion, Job
+from .queue_limit import QueueLoad
 
 log = logging.getLogger("vertebra.serve")
 
-# The thread's own work, or pixels that a client has made itself, or something else to be done in a thread.
-Decode: TypeAlias = Callable[[bytes, str], tuple[Pixels, int, int]]
-Run: TypeAlias = Callable[[Pixels, Sequence[str]], list[FloatArray]]
-
-
-class QueueFullError(Exception):
-    """So many images wait already that this one would not be done in time."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"{seconds:.1f} s")
-        self.seconds = seconds
+Infer: TypeAlias = Callable[[Pixels, Sequence[str]], list[FloatArray]]
 
 
 class BatcherClosedError(Exception):
@@ -50,86 +42,44 @@ class Clock:
 
     now: Callable[[], float] = time.monotonic  # of arrivals and deadlines
     timer: Callable[[], float] = time.perf_counter  # of durations
-    pause: Callable[[threading.Condition, float], object] = threading.Condition.wait  # so many seconds at most
-
-
-@dataclass(eq=False, slots=True)
-class Job:
-    """One image of one request, and what became of it."""
-
-    data: bytes | Pixels | Callable[[], Any]
-    name: str = "image"
-    outputs: tuple[str, ...] = (PROBABILITIES,)
-    # Filled in by the thread that took it:
-    values: dict[str, FloatArray] = field(default_factory=dict)  # output -> its row
-    result: Any = None  # of a callable
-    error: str | None = None  # what is wrong with the image
-    failure: Exception | None = None  # what is wrong with us
-    width: int = 0
-    height: int = 0
-    queue_seconds: float = 0.0
-    decode_seconds: float = 0.0
-    inference_seconds: float = 0.0
-    batch: int = 0
-    completion: Completion | None = None
-    queued: float = 0.0
-
-
-class Completion:
-    """The jobs of one request, until all are done or nobody wants them any more."""
-
-    def __init__(self, count: int, deadline: float) -> None:
-        self.deadline = deadline  # of time.monotonic
-        self.dropped = False  # read by the threads
-        self.loop = asyncio.get_running_loop()
-        self.done: asyncio.Future[None] = self.loop.create_future()
-        self._left = count
-
-    def finish(self, count: int) -> None:
-        """So many more are done; called in the event loop."""
-        self._left -= count
-        if self._left <= 0 and not self.done.done():
-            self.done.set_result(None)
+    wait: Callable[[threading.Condition, float], object] = threading.Condition.wait  # so many seconds at most
 
 
 class Batcher:
     """A bounded queue in front of a network.
 
     Args:
-        run: pixels and names of outputs → these outputs; called by `workers` threads at a time.
-        decode: the bytes of a file and its name → pixels, and width and height of the photo; raises `ImageError`.
+        infer: pixels and names of outputs → these outputs; called by `workers` threads at a time.
         workers: threads.
-        limit: images that may wait.
+        limit: images in the queue at most.
         costs: what a batch takes here, from a warm-up.
-        watch: is told of each batch: its size, and the seconds of decoding and of the network.
+        observe: called after each batch: its size, and the seconds of decoding and of the network.
         clock: another than the system's, for tests.
     """
 
     def __init__(
         self,
-        run: Run,
-        decode: Decode,
+        infer: Infer,
         *,
         workers: int,
         limit: int,
         costs: BatchCosts | None = None,
-        watch: Callable[[int, float, float], None] = lambda size, decode, inference: None,
+        observe: Callable[[int, float, float], None] = lambda size, decoding, inference: None,
         name: str = "model",
         clock: Clock = Clock(),
     ) -> None:
         self.workers = workers
         self.limit = limit
         self.costs = costs or BatchCosts()
-        self._run = run
-        self._decode = decode
-        self._watch = watch
+        self._infer = infer
+        self._observe = observe
         self._clock = clock
         self._queue: deque[Job] = deque()
         self._changed = threading.Condition()
         self._idle = 0
         self._closed = False
         self._threads = [
-            threading.Thread(target=self._serve, name=f"vertebra-{name}-{number}", daemon=True)
+            threading.Thread(target=self._work, name=f"vertebra-{name}-{number}", daemon=True)
             for number in range(workers)
         ]
         try:
@@ -148,33 +98,26 @@ class Batcher:
         return self.workers - self._idle
 
     @property
-    def wait(self) -> float:
-        """Seconds until an image that came now would be taken."""
-        return len(self._queue) * self.costs.image / self.workers
+    def load(self) -> QueueLoad:
+        """How full the queue is."""
+        return QueueLoad(len(self._queue), self.limit, self.costs.seconds_per_image, self.workers)
 
-    def check_room(self, count: int, deadline: float) -> None:
-        """Whether so many images would find room and be done by then (`time.monotonic`).
+    def admit(self, count: int, deadline: float) -> None:
+        """Let so many images in that are wanted by then (`time.monotonic`); they are put in afterwards.
 
         Raises:
-            QueueFullError: they would not.
+            QueueFullError: there is no room, or not enough time.
         """
-        waiting = len(self._queue)
-        wait = self.wait
-        # A forecast: half as long again, and its own work, must fit.
-        late = self._clock.now() + 1.5 * wait + self.costs.image > deadline
-        if waiting + count > self.limit or (waiting and late):
-            raise QueueFullError(wait)
+        self.load.admit(count, deadline - self._clock.now())
 
     def put(self, jobs: Sequence[Job], deadline: float) -> Completion:
-        """Let the jobs of a request wait; the completion's `done` is set once all are finished.
+        """Queue the jobs of a request; the completion's `done` is set once all are finished.
 
         Raises:
             QueueFullError: there is no room, or not enough time.
             BatcherClosedError: there are no threads any more.
         """
-        self.check_room(len(jobs), deadline)
-        # Jobs know their completion, and not the other way round: in a circle they would keep their images until the
-        # garbage collector comes by.
+        self.admit(len(jobs), deadline)
         completion = Completion(len(jobs), deadline)
         now = self._clock.now()
         for job in jobs:
@@ -188,7 +131,7 @@ class Batcher:
         return completion
 
     def close(self, wait: bool = True) -> None:
-        """End the threads once all that waits is done."""
+        """End the threads once all that is queued is done."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -196,109 +139,70 @@ class Batcher:
             for thread in self._threads:
                 thread.join()
 
-    # --- in a thread ------------------------------------------------------------------------------------------------
+    # --- in a worker thread -----------------------------------------------------------------------------------------
 
-    def _serve(self) -> None:
-        while jobs := self._next():
+    def _work(self) -> None:
+        while jobs := self._next_batch():
             try:
-                if callable(jobs[0].data):
-                    self._call(jobs[0])
-                else:
-                    self._predict(jobs)
+                self._predict(jobs)
             except Exception as error:
-                # Whatever it is must reach those who wait, and the thread must live on.
+                # Whatever it is must reach those who asked, and the thread must live on.
                 if not isinstance(error, VertebraError):
                     log.exception("a batch failed")
                 _fail(jobs, error)
             _deliver(jobs)
             del jobs  # or their images would stay until others come
 
-    def _next(self) -> list[Job]:
+    def _next_batch(self) -> list[Job]:
         """The images to do next; none: there will be no more."""
         with self._changed:
             while True:
-                self._forget_late()
-                if not self._queue:
-                    if self._closed:
-                        return []
-                    self._idle += 1
-                    self._changed.wait()
-                    self._idle -= 1
+                self._drop_unwanted()
+                step = next_step(self._state(), self.costs)
+                if isinstance(step, Stop):
+                    return []
+                if isinstance(step, Wait):
+                    self._wait(step.seconds)
                     continue
-                share = -(-len(self._queue) // (1 + self._idle))
-                if self._worth_waiting():
-                    continue
-                if callable(self._queue[0].data):
-                    return [self._queue.popleft()]
+                self.costs.taken()
                 jobs: list[Job] = []
-                size = self.costs.size(share)
-                while self._queue and len(jobs) < size and not callable(self._queue[0].data):
+                while self._queue and len(jobs) < step.count:
                     jobs.append(self._queue.popleft())
-                    self._forget_late()
+                    self._drop_unwanted()
                 return jobs
 
-    def _forget_late(self) -> None:
-        """Drop from the front what nobody waits for any more."""
+    def _state(self) -> QueueState:
+        oldest = self._clock.now() - self._queue[0].queued if self._queue else 0.0
+        return QueueState(len(self._queue), oldest, self._idle, self.workers, self._closed)
+
+    def _wait(self, seconds: float | None) -> None:
+        """Until something changes; only who waits without a limit is idle."""
+        if seconds is not None:
+            self._clock.wait(self._changed, seconds)
+            return
+        self._idle += 1
+        self._changed.wait()
+        self._idle -= 1
+
+    def _drop_unwanted(self) -> None:
+        """Remove from the front what nobody waits for any more."""
         now = self._clock.now()
-        while self._queue:
-            completion = self._queue[0].completion
-            if completion is not None and not completion.dropped and completion.deadline > now:
-                return
+        while self._queue and not (self._queue[0].completion and self._queue[0].completion.is_wanted(now)):
             self._queue.popleft()
 
-    def _worth_waiting(self) -> bool:
-        """Wait a moment for one more image where that saves more than it costs; whether that was done.
-
-        Other threads may have taken all that there was meanwhile. Never where a thread is idle: then the machine has
-        nothing else to do.
-        """
-        if self._idle or self._closed or self.workers == 1:
-            return False
-        first = self._queue[0]
-        moment = self.costs.worth_waiting(len(self._queue))
-        waited = self._clock.now() - first.queued
-        if moment <= waited:
-            return False
-        self._clock.pause(self._changed, moment - waited)
-        return True
-
-    def _call(self, job: Job) -> None:
-        timer = self._clock.timer
-        start = timer()
-        job.queue_seconds = self._clock.now() - job.queued
-        try:
-            assert callable(job.data)  # noqa: S101 - for the type checker
-            job.result = job.data()
-        except ImageError as error:
-            job.error = str(error)
-        job.decode_seconds = timer() - start
-
     def _predict(self, jobs: list[Job]) -> None:
+        """Decode, infer, and give each job its rows."""
         timer = self._clock.timer
         start = timer()
         taken = self._clock.now()
-        crowded = bool(self._queue) and not self._idle
-        ready, pixels = [], []
-        for job in jobs:
-            begin = timer()
-            job.queue_seconds = taken - job.queued
-            if isinstance(job.data, np.ndarray):
-                pixels.append(job.data)
-                ready.append(job)
-                continue
-            try:
-                found, job.width, job.height = self._decode(job.data, job.name)  # type: ignore[arg-type]
-            except ImageError as error:
-                job.error = str(error)
-            else:
-                pixels.append(found)
-                ready.append(job)
-            job.decode_seconds = timer() - begin
-        if not ready:
+        is_saturated = bool(self._queue) and not self._idle
+        decoded = self._decode(jobs, taken)
+        if not decoded:
             return
+        ready = [job for job, _ in decoded]
         outputs = sorted({name for job in ready for name in job.outputs})
         begin = timer()
-        values = self._run(np.stack(pixels), outputs)
+        values = self._infer(np.stack([pixels for _, pixels in decoded]), outputs)
         inference = timer() - begin
         for row, job in enumerate(ready):
             # Copies: a row that is kept would keep the whole batch.
@@ -308,8 +212,24 @@ class Batcher:
             job.inference_seconds = inference
             job.batch = len(ready)
         with self._changed:
-            self.costs.measured(len(ready), inference, timer() - start, crowded)
-        self._watch(len(ready), begin - start, inference)
+            self.costs.measured(len(ready), inference, timer() - start, is_saturated)
+        self._observe(len(ready), begin - start, inference)
+
+    def _decode(self, jobs: list[Job], taken: float) -> list[tuple[Job, Pixels]]:
+        """Those of the jobs whose images can be read, with their pixels; the others get their error."""
+        found = []
+        for job in jobs:
+            job.queue_seconds = taken - job.queued
+            begin = self._clock.timer()
+            try:
+                image = job.decode()
+            except ImageError as error:
+                job.error = str(error)
+            else:
+                job.width, job.height, job.kept = image.width, image.height, image.kept
+                found.append((job, image.pixels))
+            job.decode_seconds = self._clock.timer() - begin
+        return found
 
 
 def _fail(jobs: Sequence[Job], error: Exception) -> None:
@@ -319,16 +239,16 @@ def _fail(jobs: Sequence[Job], error: Exception) -> None:
 
 
 def _deliver(jobs: Sequence[Job]) -> None:
-    """Tell those who wait, with one call into the event loop for each loop and batch."""
-    tickets: dict[Completion, int] = {}
+    """Tell those who asked, with one call into the event loop for each loop and batch."""
+    counts: dict[Completion, int] = {}
     for job in jobs:
         if job.completion is not None:
-            tickets[job.completion] = tickets.get(job.completion, 0) + 1
+            counts[job.completion] = counts.get(job.completion, 0) + 1
 
     def finish() -> None:
-        for completion, count in tickets.items():
+        for completion, count in counts.items():
             completion.finish(count)
 
     # Where the loop has ended, nobody waits any more.
     with contextlib.suppress(RuntimeError, StopIteration):
-        next(iter(tickets)).loop.call_soon_threadsafe(finish)
+        next(iter(counts)).loop.call_soon_threadsafe(finish)

@@ -6,14 +6,14 @@ import logging
 import re
 import threading
 
-from PIL import Image
-
 from vertebra.card import Decoding, Preprocessing
 from vertebra.decoding import Decoded, decode
 from vertebra.decoding_errors import OversizeError
 from vertebra.decoding_notes import DecodingNotes
 from vertebra.errors import ImageError, printable
-from vertebra.pixels import Pixels, fit
+from vertebra.pixels import fit
+
+from .job import DecodedImage
 
 # Larger pictures are decoded one at a time, so that memory holds one of them and not one for each thread.
 LARGE_PIXELS = 8_000_000
@@ -35,18 +35,13 @@ log = logging.getLogger("vertebra.serve")
 _one_large = threading.Lock()
 
 
-def picture(data: bytes, name: str, max_pixels: int, decoding: Decoding) -> Image.Image:
-    """An RGB picture that stands upright, as `opened` gives it."""
-    return opened(data, name, max_pixels, decoding).picture
-
-
-def opened(data: bytes, name: str, max_pixels: int, decoding: Decoding) -> Decoded:
+def decode_limited(data: bytes, name: str, max_pixels: int, decoding: Decoding) -> Decoded:
     """An RGB picture that stands upright, and what was open to question in its file.
 
     Raises:
         ImageError: it is no image, is damaged, or has more pixels, or more work in it, than is allowed.
     """
-    name = shown(name)
+    name = display_name(name)
     _check_scans(data, name, max_pixels)
     try:
         return decode(data, name=name, max_pixels=min(LARGE_PIXELS, max_pixels), decoding=decoding)
@@ -59,24 +54,24 @@ def opened(data: bytes, name: str, max_pixels: int, decoding: Decoding) -> Decod
 
 def network_input(
     data: bytes, name: str, preprocessing: Preprocessing, max_pixels: int, notes: DecodingNotes | None = None
-) -> tuple[Pixels, int, int]:
-    """What the network sees of a photo, uint8 (crop, crop, 3), and the photo's width and height.
+) -> DecodedImage:
+    """The network's input from a photo: uint8 (crop, crop, 3), with the photo's width and height.
 
     Photos whose decoding is open to question are counted in `notes`, and the first of each kind is logged.
 
     Raises:
-        ImageError: as `picture` does.
+        ImageError: as `decode_limited` does.
     """
-    found = opened(data, name, max_pixels, preprocessing.decoding)
-    if notes is not None and notes.add(shown(name), found.levels, found.remarks):
+    found = decode_limited(data, name, max_pixels, preprocessing.decoding)
+    if notes is not None and notes.add(display_name(name), found.levels, found.remarks):
         alone = DecodingNotes(preprocessing.decoding, served=True)
-        alone.add(shown(name), found.levels, found.remarks)
+        alone.add(display_name(name), found.levels, found.remarks)
         for line in alone.lines():
             log.warning("%s", line)
-    return fit(found.picture, preprocessing), found.picture.width, found.picture.height
+    return DecodedImage(fit(found.picture, preprocessing), found.picture.width, found.picture.height)
 
 
-def shown(name: str) -> str:
+def display_name(name: str) -> str:
     """A client's name for an image, fit to be repeated: the last part of a path, no control characters, not long."""
     last = name.replace("\\", "/").rpartition("/")[2] or "image"
     return printable(last).replace("\n", " ")[:100]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ from vertebra.runtime.engine import INPUT, OUTPUTS
 
 from . import schemas
 from .api_errors import ApiError
-from .batcher import Job
 from .dispatcher import Dispatcher
+from .job import DecodedImage, Job
 from .json_body import Data, in_thread_if_large, json_numbers, numbers, parse_json
 from .loaded_model import LoadedModel
 from .responses import json_response
@@ -51,7 +52,7 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
     )
     async def ready() -> Response:
         """200 once every model is loaded and warm."""
-        if not registry.ready or dispatcher.stopping():
+        if not registry.ready or dispatcher.is_stopping():
             raise ApiError(503, "the models are not ready.", {"Retry-After": "1"})
         return json_response({"ready": True})
 
@@ -99,7 +100,7 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
     )
     async def infer(name: str, request: Request, deadline_ms: Deadline = None) -> Response:
         """Pixels as the network takes them → its outputs, in JSON or in binary."""
-        deadline = dispatcher.deadline(deadline_ms)
+        deadline = dispatcher.admission.deadline(deadline_ms)
         async with dispatcher.body(request, registry.get(name), deadline) as body:
             length = request.headers.get(HEADER_LENGTH)
             model, limit = registry.get(name), dispatcher.settings.max_images
@@ -109,7 +110,7 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
             def make(loaded: LoadedModel) -> list[Job]:
                 if pixels.shape[1] != loaded.card.preprocessing.crop_size:
                     raise ApiError(422, "the model has just been replaced by one of another input size. Ask again.")
-                return [Job(row, outputs=tuple(wanted)) for row in pixels]
+                return [Job(partial(DecodedImage, row), outputs=tuple(wanted)) for row in pixels]
 
             loaded, jobs = await dispatcher.run(name, make, request.receive, deadline)
         dispatcher.metrics.images(loaded.name, len(jobs), 0)

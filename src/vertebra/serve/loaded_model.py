@@ -57,19 +57,19 @@ class LoadedModel:
         self.plan = runner.plan
         self._trial = trial_images(self.card.preprocessing.crop_size, max(_WARM_UP))
         self.classes = self._checked()
+        self.decode = partial(
+            network_input,
+            preprocessing=self.card.preprocessing,
+            max_pixels=settings.max_pixels,
+            notes=DecodingNotes(self.card.preprocessing.decoding, served=True),
+        )
         # A thread decodes and runs the network; a lane of several threads leaves the others of its cores to decoding.
         self.batcher = Batcher(
-            partial(_finite, runner, name),
-            partial(
-                network_input,
-                preprocessing=self.card.preprocessing,
-                max_pixels=settings.max_pixels,
-                notes=DecodingNotes(self.card.preprocessing.decoding, served=True),
-            ),
+            partial(infer, runner, name),
             workers=runner.plan.lanes * runner.plan.threads,
             limit=settings.queue,
             costs=self._warm(),
-            watch=metrics.watcher(name),
+            observe=metrics.batch_observer(name),
             name=name,
         )
         self.since = datetime.now(UTC).isoformat(timespec="seconds")
@@ -78,7 +78,7 @@ class LoadedModel:
 
     def _checked(self) -> int:
         """The number of classes; a file that cannot predict, or not in numbers, is refused here."""
-        (probabilities,) = _finite(self.runner, self.name, self._trial[:1], (PROBABILITIES,))
+        (probabilities,) = infer(self.runner, self.name, self._trial[:1], (PROBABILITIES,))
         if probabilities.ndim != 2:
             raise EngineError(f"{self.path} gives probabilities of shape {probabilities.shape}; it must be (N, K).")
         if self.card.classes is not None and len(self.card.classes) != probabilities.shape[1]:
@@ -94,7 +94,7 @@ class LoadedModel:
         for size in _WARM_UP:
             for turn in range(2):
                 start = time.perf_counter()
-                _finite(self.runner, self.name, self._trial[:size], (PROBABILITIES,))
+                infer(self.runner, self.name, self._trial[:size], (PROBABILITIES,))
                 seconds = time.perf_counter() - start
                 if turn:
                     costs.warm(size, seconds)
@@ -144,7 +144,7 @@ class LoadedModel:
         self.runner.close()
 
 
-def _finite(runner: Runner, name: str, pixels: Pixels, outputs: Sequence[str]) -> list[FloatArray]:
+def infer(runner: Runner, name: str, pixels: Pixels, outputs: Sequence[str]) -> list[FloatArray]:
     """The named outputs of the network.
 
     Raises:

@@ -17,7 +17,7 @@ from .api_errors import ApiError
 from .glibc_malloc import trim
 from .loaded_model import LoadedModel
 from .model_source import exported_file_of
-from .prometheus_metrics import Metrics
+from .prometheus_metrics import Metrics, ModelGauges
 from .server_settings import Settings
 
 log = logging.getLogger("vertebra.serve")
@@ -34,6 +34,15 @@ class ServedModel:
         self.current: LoadedModel | None = None
         self.error: str | None = None  # why the newest file is not being served
         self.seen: dict[str, int] | None = None  # the newest file that has been looked at
+
+    def gauges(self) -> ModelGauges:
+        """Its queue and threads; without a loaded version there are none."""
+        if self.current is None:
+            return ModelGauges(self.name)
+        batcher = self.current.batcher
+        return ModelGauges(
+            self.name, len(batcher), batcher.load.wait_seconds, batcher.busy, is_current=self.error is None
+        )
 
 
 class ModelRegistry:
@@ -59,9 +68,14 @@ class ModelRegistry:
         self.failed: Callable[[], None] = lambda: None  # is called then
 
     def start(self) -> ModelRegistry:
-        """Load everything, then look for new files."""
-        self._thread.start()
+        """Load everything, then look for new files; nothing where that has begun."""
+        if self._thread.ident is None:
+            self._thread.start()
         return self
+
+    def gauges(self) -> list[ModelGauges]:
+        """How each model is now."""
+        return [served.gauges() for served in self.models.values()]
 
     @property
     def ready(self) -> bool:

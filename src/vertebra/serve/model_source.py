@@ -1,9 +1,12 @@
-"""The exported file behind what was given to serve: that of a network or a function is exported first."""
+"""The exported file behind what was given to serve: that of a network or a function is exported first.
+
+`python -m vertebra.serve.model_source MODEL FOLDER` is the process that exports: it loads torch, which the server
+never does.
+"""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -15,26 +18,6 @@ from vertebra.errors import UsageError, VertebraError, VertebraWarning
 from vertebra.loading import kept_model
 from vertebra.model_argument import ModelKind, resolve_model
 from vertebra.progress import Progress
-
-log = logging.getLogger("vertebra.serve")
-
-_WARM_UP = (1, 2, 4)  # images of a batch; the first of each size also makes the engine reserve its memory
-_EXPORT = """
-import json, os, sys, warnings
-from pathlib import Path
-from vertebra.loading import exported_file
-from vertebra.errors import VertebraError, VertebraWarning
-from vertebra.model_argument import resolve_model
-try:
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always", VertebraWarning)
-        path = exported_file(resolve_model(sys.argv[1], "serve"), scratch=Path(sys.argv[2]))
-    texts = [str(each.message) for each in told if issubclass(each.category, VertebraWarning)]
-    print(json.dumps({"path": os.fspath(path), "told": texts}))
-except VertebraError as error:
-    print(error, file=sys.stderr)
-    sys.exit(error.exit_code)
-"""
 
 
 def exported_file_of(source: str, tell: Progress) -> Path:
@@ -59,7 +42,7 @@ def exported_file_of(source: str, tell: Progress) -> Path:
         return path
     tell(f"exporting {source}, once")
     done = subprocess.run(  # noqa: S603
-        [sys.executable, "-c", _EXPORT, source, os.fspath(scratch_dir())],
+        [sys.executable, "-m", __name__, source, os.fspath(scratch_dir())],
         capture_output=True,
         text=True,
         errors="replace",
@@ -73,3 +56,22 @@ def exported_file_of(source: str, tell: Progress) -> Path:
         if text not in texts:
             tell(text)
     return Path(found["path"])
+
+
+def export_here(source: str, scratch: str) -> None:
+    """Export, and print where the file is and what is to be told of it, as one line of JSON."""
+    from vertebra.loading import exported_file
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", VertebraWarning)
+        path = exported_file(resolve_model(source, "serve"), scratch=Path(scratch))
+    texts = [str(each.message) for each in told if issubclass(each.category, VertebraWarning)]
+    sys.stdout.write(json.dumps({"path": os.fspath(path), "told": texts}) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        export_here(*sys.argv[1:])
+    except VertebraError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(error.exit_code)

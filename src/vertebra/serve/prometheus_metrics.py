@@ -1,21 +1,30 @@
-"""What a server counts, in the form that Prometheus reads."""
+"""The counters and gauges of a server, in the form that Prometheus reads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.process_collector import ProcessCollector
 
-if TYPE_CHECKING:
-    from .model_registry import ServedModel
-
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _SIZES = (1, 2, 4, 8, 16)
+
+
+@dataclass(frozen=True)
+class ModelGauges:
+    """One model at one moment."""
+
+    name: str
+    queue_images: int = 0
+    wait_seconds: float = 0.0
+    busy_threads: int = 0
+    is_current: bool = False  # the newest file is served
 
 
 class Metrics:
@@ -73,21 +82,24 @@ class Metrics:
         """A model's file was replaced."""
         self._reloads.labels(model, "ok" if ok else "error").inc()
 
-    def watcher(self, model: str) -> Callable[[int, float, float], None]:
-        """What a model's batcher tells of each batch."""
+    def batch_observer(self, model: str) -> Callable[[int, float, float], None]:
+        """Called by a model's batcher after each batch."""
         sizes, decoding, inference = (each.labels(model) for each in (self._batches, self._decoding, self._inference))
 
-        def watch(size: int, decode_seconds: float, inference_seconds: float) -> None:
+        def observe(size: int, decode_seconds: float, inference_seconds: float) -> None:
             sizes.observe(size)
             decoding.observe(decode_seconds)
             inference.observe(inference_seconds)
 
-        return watch
+        return observe
 
     def follow(
-        self, models: Mapping[str, ServedModel], connections: Callable[[], int], body_bytes: Callable[[], int]
+        self,
+        models: Callable[[], Iterable[ModelGauges]],
+        connections: Callable[[], int],
+        body_bytes: Callable[[], int],
     ) -> None:
-        """Report what is there at the moment when somebody asks."""
+        """Report what these give at the moment when somebody asks."""
         self.registry.register(_Gauges(models, connections, body_bytes))
 
     def text(self) -> bytes:
@@ -99,25 +111,27 @@ class _Gauges:
     """Gauges that are looked up when they are asked for, so that they cost nothing meanwhile."""
 
     def __init__(
-        self, models: Mapping[str, ServedModel], connections: Callable[[], int], body_bytes: Callable[[], int]
+        self,
+        models: Callable[[], Iterable[ModelGauges]],
+        connections: Callable[[], int],
+        body_bytes: Callable[[], int],
     ) -> None:
         self.models = models
         self.connections = connections
         self.body_bytes = body_bytes
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        queue = GaugeMetricFamily("vertebra_queue_images", "Images that wait.", labels=["model"])
+        queue = GaugeMetricFamily("vertebra_queue_images", "Images in the queue.", labels=["model"])
         wait = GaugeMetricFamily("vertebra_queue_wait_seconds", "Expected wait of a new image.", labels=["model"])
         busy = GaugeMetricFamily("vertebra_busy_threads", "Threads at work.", labels=["model"])
         current = GaugeMetricFamily(
             "vertebra_model_current", "1 where the newest file is served, 0 where it was refused.", labels=["model"]
         )
-        for name, served in self.models.items():
-            loaded = served.current
-            queue.add_metric([name], 0 if loaded is None else len(loaded.batcher))
-            wait.add_metric([name], 0.0 if loaded is None else loaded.batcher.wait)
-            current.add_metric([name], float(loaded is not None and served.error is None))
-            busy.add_metric([name], 0 if loaded is None else loaded.batcher.busy)
+        for model in self.models():
+            queue.add_metric([model.name], model.queue_images)
+            wait.add_metric([model.name], model.wait_seconds)
+            current.add_metric([model.name], float(model.is_current))
+            busy.add_metric([model.name], model.busy_threads)
         yield from (queue, wait, busy, current)
         yield GaugeMetricFamily("vertebra_connections", "Open connections.", value=self.connections())
-        yield GaugeMetricFamily("vertebra_body_bytes", "BodyReader of requests in memory.", value=self.body_bytes())
+        yield GaugeMetricFamily("vertebra_body_bytes", "Bodies of requests in memory.", value=self.body_bytes())

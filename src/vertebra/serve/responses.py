@@ -12,8 +12,8 @@ from starlette.responses import Response
 from vertebra.runtime.engine import EMBEDDING, PROBABILITIES
 from vertebra.runtime.predictor import best_classes
 
-from .batcher import Job
-from .image_decoding import shown
+from .image_decoding import display_name
+from .job import Job
 from .loaded_model import LoadedModel
 
 
@@ -41,7 +41,7 @@ def _answer(model: LoadedModel, jobs: Sequence[Job], started: float, values: Any
     results = []
     for job in jobs:
         if job.error is not None:
-            results.append({"name": shown(job.name), "error": job.error, **nothing})
+            results.append({"name": display_name(job.name), "error": job.error, **nothing})
             continue
         timing = {
             "decode_ms": round(1000 * job.decode_seconds, 2),
@@ -50,7 +50,7 @@ def _answer(model: LoadedModel, jobs: Sequence[Job], started: float, values: Any
             "batch": job.batch,
         }
         size = {"width": job.width, "height": job.height}
-        results.append({"name": shown(job.name), "error": None, **size, **values(job), "timing": timing})
+        results.append({"name": display_name(job.name), "error": None, **size, **values(job), "timing": timing})
     failed = all(job.error is not None for job in jobs)
     total = {"total_ms": round(1000 * (time.monotonic() - started), 2)}
     return json_response({"model": model.name, "results": results, "timing": total}, 422 if failed else 200)

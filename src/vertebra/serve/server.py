@@ -13,7 +13,7 @@ import uvicorn
 
 from vertebra.errors import UsageError, VertebraError
 
-from .app import build
+from .app import create_app
 from .dispatcher import Dispatcher
 from .http_connection import connection_type
 from .model_registry import ModelRegistry
@@ -30,15 +30,15 @@ class Server:
     def __init__(self, settings: Settings, registry: ModelRegistry | None = None) -> None:
         settings.check()
         self.settings = settings
-        self.registry = registry or ModelRegistry(settings).start()
+        self.registry = registry or ModelRegistry(settings)
         self.metrics = self.registry.metrics
         self.socket = _bound(settings.host, settings.port)
         self.dispatcher = dispatcher = Dispatcher(settings, self.registry, self.metrics)
         config = uvicorn.Config(
-            build(dispatcher),
+            create_app(dispatcher),
             http=connection_type(settings, self.metrics),
             ws="none",
-            lifespan="off",
+            lifespan="on",
             log_config=None,
             access_log=False,
             server_header=False,
@@ -49,10 +49,10 @@ class Server:
             timeout_graceful_shutdown=int(settings.timeout) + 5,
         )
         self.server = _UvicornServer(config)
-        dispatcher.stopping = lambda: self.server.should_exit
+        dispatcher.is_stopping = lambda: self.server.should_exit
         self.registry.failed = self.stop
         self.metrics.follow(
-            self.registry.models, lambda: len(self.server.server_state.connections), lambda: dispatcher.bodies.held
+            self.registry.gauges, lambda: len(self.server.server_state.connections), lambda: dispatcher.bodies.held
         )
         self._thread: threading.Thread | None = None
 
@@ -72,7 +72,7 @@ class Server:
             if self.registry.failure is None:
                 self.server.run([self.socket])
         finally:
-            self.registry.close()
+            self.registry.close()  # also where a second signal has cut the application's own end short
             self.socket.close()
         if self.registry.failure is not None:
             raise self.registry.failure

@@ -5,25 +5,24 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
 from vertebra import __version__
-from vertebra.pixels import Pixels, fit
-from vertebra.runtime.engine import EMBEDDING, FEATURES, PROBABILITIES, FloatArray
+from vertebra.runtime.engine import EMBEDDING, PROBABILITIES
 
-from . import saliency as heat
 from . import schemas
 from .api_errors import ApiError
-from .batcher import Job
-from .dispatcher import Dispatcher, ModelReplacedError
-from .image_decoding import picture, shown
+from .dispatcher import Dispatcher
+from .explain import explained
+from .job import Job
 from .json_body import in_thread_if_large
 from .loaded_model import LoadedModel
 from .prometheus_metrics import CONTENT_TYPE
-from .request_images import RequestContent, Upload, parse_images
+from .request_images import parse_images
 from .responses import embeddings, json_response, predictions
 
 MAX_TOP = 1000
@@ -39,7 +38,7 @@ _ALL = (400, 404, 408, 413, 415, 422, 500, 503)
 def routes(dispatcher: Dispatcher) -> APIRouter:
     """All of them, for one server."""
     router = APIRouter()
-    registry = dispatcher.registry
+    registry, settings = dispatcher.registry, dispatcher.settings
 
     @router.post(
         "/v1/predict",
@@ -57,7 +56,7 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
         """Classify one or more images. One that cannot be read stands with its error beside the others."""
         started = time.monotonic()
         loaded, jobs, fields = await _images(
-            dispatcher, request, model, (PROBABILITIES,), dispatcher.deadline(deadline_ms)
+            dispatcher, request, model, (PROBABILITIES,), dispatcher.admission.deadline(deadline_ms)
         )
         most = _field(fields, "top", top, MAX_TOP)
         return await in_thread_if_large(100 * most * len(jobs), lambda: predictions(loaded, jobs, most, started))
@@ -72,7 +71,9 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
     async def embed(request: Request, model: ModelName = None, deadline_ms: Deadline = None) -> Response:
         """The features that the classifier sees, for one or more images."""
         started = time.monotonic()
-        loaded, jobs, _ = await _images(dispatcher, request, model, (EMBEDDING,), dispatcher.deadline(deadline_ms))
+        loaded, jobs, _ = await _images(
+            dispatcher, request, model, (EMBEDDING,), dispatcher.admission.deadline(deadline_ms)
+        )
         return embeddings(loaded, jobs, started)
 
     @router.post(
@@ -90,22 +91,19 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
         deadline_ms: Deadline = None,
     ) -> Response:
         """A heat-map over one image, as a PNG of at most 1024 pixels a side."""
-        deadline = dispatcher.deadline(deadline_ms)
+        deadline = dispatcher.admission.deadline(deadline_ms)
         async with dispatcher.body(request, registry.get(model), deadline) as body:
-            content = await _content(dispatcher, request, body)
+            content = await parse_images(request.headers.get("content-type", ""), body, settings.max_images)
             if len(content.images) != 1:
                 raise ApiError(422, f"there are {len(content.images)} images in the request; send one to explain.")
             name = _field_text(content.fields, "model", model)
-            while True:
-                try:
-                    return await _explained(dispatcher, request, content.images[0], name, index, layer, deadline)
-                except ModelReplacedError:
-                    continue  # begin again with the newer model: it may want other pixels, and have other classes
+            return await explained(
+                dispatcher, request.receive, content.images[0], name, deadline, index=index, overlay=layer == "overlay"
+            )
 
     @router.get("/v1/info", response_model=schemas.Info, summary="The server")
     async def info() -> Response:
         """Version, whether a key is needed, and what a request may hold."""
-        settings = dispatcher.settings
         limits = {"images": settings.max_images, "bytes": settings.max_bytes, "pixels": settings.max_pixels}
         return json_response({"version": __version__, "auth": settings.api_key is not None, "limits": limits})
 
@@ -160,7 +158,7 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
     )
     async def readyz() -> Response:
         """200 once every model is loaded and warm, until the server stops."""
-        if dispatcher.stopping():
+        if dispatcher.is_stopping():
             raise ApiError(503, "the server is stopping.", {"Retry-After": "5"})
         if not registry.ready:
             raise ApiError(503, "the models are still being loaded.", {"Retry-After": "1"})
@@ -179,91 +177,18 @@ async def _images(
 ) -> tuple[LoadedModel, Sequence[Job], dict[str, Any]]:
     """Have all images of a request done."""
     async with dispatcher.body(request, dispatcher.registry.get(model), deadline) as body:
-        content = await _content(dispatcher, request, body)
+        content = await parse_images(request.headers.get("content-type", ""), body, dispatcher.settings.max_images)
 
         def make(loaded: LoadedModel) -> list[Job]:
-            return [Job(upload.data, upload.name, outputs) for upload in content.images]
+            return [
+                Job(partial(loaded.decode, upload.data, upload.name), upload.name, outputs) for upload in content.images
+            ]
 
         name = _field_text(content.fields, "model", model)
         loaded, jobs = await dispatcher.run(name, make, request.receive, deadline)
     bad = sum(job.error is not None for job in jobs)
     dispatcher.metrics.images(loaded.name, len(jobs) - bad, bad)
     return loaded, jobs, content.fields
-
-
-async def _explained(
-    dispatcher: Dispatcher,
-    request: Request,
-    upload: Upload,
-    name: str | None,
-    index: int | None,
-    layer: str,
-    deadline: float,
-) -> Response:
-    """A heat-map, by one version of a model from the photo to the picture.
-
-    Raises:
-        ModelReplacedError: it has been replaced meanwhile.
-    """
-
-    def decode(loaded: LoadedModel) -> list[Job]:
-        return [Job(lambda: _opened(dispatcher, loaded, upload.data, upload.name), upload.name)]
-
-    loaded, (job,) = await dispatcher.run(name, decode, request.receive, deadline)
-    if job.error is not None:
-        raise ApiError(422, job.error)
-    if index is not None and index >= loaded.classes:
-        raise ApiError(422, f"index is {index}; {loaded.name!r} has the classes 0 to {loaded.classes - 1}.")
-    photo, box, pixels = job.result
-    method = await asyncio.to_thread(lambda: loaded.explains_by)
-    outputs = (PROBABILITIES, FEATURES) if method == "activation" else (PROBABILITIES,)
-    jobs = [Job(pixels, outputs=outputs)]
-    _, (job,) = await dispatcher.run(loaded.name, lambda _: jobs, request.receive, deadline, only=loaded)
-    whole = job.values[PROBABILITIES]
-    best = int(whole.argmax()) if index is None else index
-    if method == "activation" and loaded.classifier is not None:
-        found = loaded.classifier.activation(job.values[FEATURES], best)
-    else:
-        found = await _by_covering(dispatcher, request, loaded, pixels, whole, best, deadline)
-
-    def drawn() -> bytes:
-        return heat.draw(found, photo, box, overlay=layer == "overlay")
-
-    _, (job,) = await dispatcher.run(loaded.name, lambda _: [Job(drawn)], request.receive, deadline)
-    headers = heat.summary(method, best, loaded.card.class_name(best))
-    return Response(job.result, media_type="image/png", headers=headers)
-
-
-async def _by_covering(
-    dispatcher: Dispatcher,
-    request: Request,
-    model: LoadedModel,
-    pixels: Pixels,
-    whole: FloatArray,
-    index: int,
-    deadline: float,
-) -> heat.Map:
-    """What the class loses at each place; a few at a time, so that other requests come in between."""
-    parts = heat.covered(pixels)
-    some = max(1, min(16, dispatcher.settings.queue // 2))
-    values: list[float] = []
-    for start in range(0, len(parts), some):
-        jobs = [Job(part) for part in parts[start : start + some]]
-        await dispatcher.run(model.name, lambda _, jobs=jobs: jobs, request.receive, deadline, only=model)  # type: ignore[misc]
-        values += (float(job.values[PROBABILITIES][index]) for job in jobs)
-    return heat.losses(float(whole[index]), values)
-
-
-async def _content(dispatcher: Dispatcher, request: Request, body: bytes) -> RequestContent:
-    return await parse_images(request.headers.get("content-type", ""), body, dispatcher.settings.max_images)
-
-
-def _opened(dispatcher: Dispatcher, model: LoadedModel, data: bytes, name: str) -> Any:
-    """The photo in a handy size, the box of what the network sees of it, and what it sees."""
-    preprocessing = model.card.preprocessing
-    photo = picture(data, shown(name), dispatcher.settings.max_pixels, preprocessing.decoding)
-    box = heat.crop_box(photo.height, photo.width, preprocessing)
-    return heat.shrunk(photo), box, fit(photo, preprocessing)
 
 
 def _about(dispatcher: Dispatcher, name: str) -> dict[str, Any]:

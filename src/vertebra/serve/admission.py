@@ -1,0 +1,74 @@
+"""Whether a request is let in: its deadline, and room in the queue of its model.
+
+What limits that queue is in `queue_limit.py`; how much of a body is read, and how many at a time, in `request_body.py`.
+"""
+
+from __future__ import annotations
+
+import time
+
+from .api_errors import BusyError
+from .loaded_model import LoadedModel
+from .loop_lag import LoopLag
+from .model_registry import ModelRegistry
+from .prometheus_metrics import Metrics
+from .queue_limit import QueueFullError
+from .server_settings import Settings
+
+# A client's deadline is when it wants to hold the answer; so much of it, a second at most, is left for the network.
+_NETWORK_SHARE = 0.15
+
+
+class Admission:
+    """Lets requests in, or says why not, for one server."""
+
+    def __init__(self, settings: Settings, registry: ModelRegistry, metrics: Metrics) -> None:
+        self.settings = settings
+        self.registry = registry
+        self.metrics = metrics
+        self.lag = LoopLag()
+
+    def deadline(self, milliseconds: int | None) -> float:
+        """When the request must be answered (`time.monotonic`): the server's limit, or the client's if that is less."""
+        seconds = self.settings.timeout
+        if milliseconds is not None:
+            given = milliseconds / 1000
+            seconds = min(seconds, given - min(_NETWORK_SHARE * given, 1.0) - 2 * self.lag.seconds)
+        return time.monotonic() + seconds
+
+    def admit(self, model: LoadedModel, deadline: float) -> None:
+        """Let a request of one image or more in, before its body is read.
+
+        Raises:
+            BusyError: the model's queue is full.
+        """
+        try:
+            model.batcher.admit(1, deadline)
+        except QueueFullError as full:
+            raise self.refuse(model, full) from None
+
+    def refuse(self, model: LoadedModel, full: QueueFullError) -> BusyError:
+        """Count it, and say how long the queue is."""
+        self.metrics.refused("queue")
+        return BusyError(
+            f"{len(model.batcher)} images wait for {model.name!r} already, about {full.seconds:.1f} s of work. "
+            "Try again later.",
+            full.seconds,
+        )
+
+    def overload(self, milliseconds: bytes) -> BusyError | None:
+        """What to answer to a request for any model, whose `X-Deadline-Ms` that is; None: some model has room.
+
+        Cheaper than finding out what exactly is wanted, which is what counts when there is too much of it.
+        """
+        deadline = self.deadline(int(milliseconds) if milliseconds.isdigit() and len(milliseconds) < 9 else None)
+        for served in self.registry.models.values():
+            model = served.current
+            if model is None:
+                return None
+            try:
+                self.admit(model, deadline)
+                return None
+            except BusyError as error:
+                busy = error.with_traceback(None)  # or it and this frame would keep each other, and the model
+        return busy

@@ -1,0 +1,103 @@
+"""/v1/explain: one photo, one class, and a heat-map of where the network found it."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from starlette.responses import Response
+
+from vertebra.pixels import Pixels, fit
+from vertebra.runtime.engine import FEATURES, PROBABILITIES, FloatArray
+
+from . import saliency
+from .api_errors import ApiError
+from .dispatcher import Dispatcher, ModelReplacedError
+from .image_decoding import decode_limited
+from .job import DecodedImage, Job
+from .loaded_model import LoadedModel
+from .request_body import Receive
+from .request_images import Upload
+
+_OCCLUSIONS = 16  # covered inputs that are queued at a time, so that other requests come in between
+
+
+async def explained(
+    dispatcher: Dispatcher,
+    receive: Receive,
+    upload: Upload,
+    name: str | None,
+    deadline: float,
+    *,
+    index: int | None,
+    overlay: bool,
+) -> Response:
+    """A PNG, by one version of a model from the photo to the picture."""
+    while True:
+        model = dispatcher.registry.get(name)
+        try:
+            return await _explained(dispatcher, receive, upload, model, deadline, index=index, overlay=overlay)
+        except ModelReplacedError:
+            continue  # begin again with the newer model: it may want other pixels, and have other classes
+
+
+async def _explained(
+    dispatcher: Dispatcher,
+    receive: Receive,
+    upload: Upload,
+    model: LoadedModel,
+    deadline: float,
+    *,
+    index: int | None,
+    overlay: bool,
+) -> Response:
+    """Raises:
+    ModelReplacedError: the model has been replaced meanwhile.
+    """
+    classifier = await asyncio.to_thread(lambda: model.classifier)
+    outputs = (PROBABILITIES,) if classifier is None else (PROBABILITIES, FEATURES)
+    job = Job(partial(_decode, dispatcher.settings.max_pixels, model, upload), upload.name, outputs)
+    await dispatcher.run(model.name, lambda _: [job], receive, deadline, only=model)
+    if job.error is not None:
+        raise ApiError(422, job.error)
+    if index is not None and index >= model.classes:
+        raise ApiError(422, f"index is {index}; {model.name!r} has the classes 0 to {model.classes - 1}.")
+    photo, box, pixels = job.kept
+    probabilities = job.values[PROBABILITIES]
+    chosen = int(probabilities.argmax()) if index is None else index
+    if classifier is not None:
+        heat = classifier.activation(job.values[FEATURES], chosen)
+    else:
+        heat = await _occlusion(dispatcher, receive, model, pixels, probabilities, chosen, deadline)
+    picture = await dispatcher.draw(lambda: saliency.draw(heat, photo, box, overlay=overlay), deadline)
+    headers = saliency.summary(model.explains_by, chosen, model.card.class_name(chosen))
+    return Response(picture, media_type="image/png", headers=headers)
+
+
+def _decode(max_pixels: int, model: LoadedModel, upload: Upload) -> DecodedImage:
+    """The network's input; kept are the photo in a handy size, the box of its crop, and the input again."""
+    preprocessing = model.card.preprocessing
+    photo = decode_limited(upload.data, upload.name, max_pixels, preprocessing.decoding).picture
+    box = saliency.crop_box(photo.height, photo.width, preprocessing)
+    pixels = fit(photo, preprocessing)
+    return DecodedImage(pixels, photo.width, photo.height, (saliency.shrunk(photo), box, pixels))
+
+
+async def _occlusion(
+    dispatcher: Dispatcher,
+    receive: Receive,
+    model: LoadedModel,
+    pixels: Pixels,
+    probabilities: FloatArray,
+    index: int,
+    deadline: float,
+) -> saliency.Map:
+    """What the class loses at each place."""
+    parts = saliency.covered(pixels)
+    some = max(1, min(_OCCLUSIONS, dispatcher.settings.queue // 2))
+    values: list[float] = []
+    for start in range(0, len(parts), some):
+        jobs = [Job(partial(DecodedImage, part)) for part in parts[start : start + some]]
+        await dispatcher.run(model.name, lambda _, jobs=jobs: jobs, receive, deadline, only=model)  # type: ignore[misc]
+        values += (float(job.values[PROBABILITIES][index]) for job in jobs)
+    return saliency.losses(float(probabilities[index]), values)

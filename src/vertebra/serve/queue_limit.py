@@ -1,0 +1,47 @@
+"""What limits a model's queue: the number of images in it, and whether a new one can be done before its deadline.
+
+The number is `Settings.queue` (`--queue`); the memory for the bodies of requests has a limit of its own in
+`request_body.py`, and the length of a batch has none to do with this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# The expected wait is a mean, and half of all requests wait longer: so much of it must fit before the deadline.
+_WAIT_MARGIN = 1.5
+
+
+class QueueFullError(Exception):
+    """So many images are queued that another one has no place, or would not be done in time."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"{seconds:.1f} s")
+        self.seconds = seconds  # until the queue is empty
+
+
+@dataclass(frozen=True)
+class QueueLoad:
+    """A queue at one moment."""
+
+    images: int
+    limit: int
+    seconds_per_image: float  # of a thread
+    threads: int
+
+    @property
+    def wait_seconds(self) -> float:
+        """Until an image that came now would be taken."""
+        return self.images * self.seconds_per_image / self.threads
+
+    def admit(self, count: int, seconds_left: float) -> None:
+        """Let so many more images in, whose deadline is so many seconds away.
+
+        An empty queue lets everything in that its limit allows: only a trial shows how long an image takes.
+
+        Raises:
+            QueueFullError: they find no room, or would be late.
+        """
+        needed = _WAIT_MARGIN * self.wait_seconds + self.seconds_per_image
+        if self.images + count > self.limit or (self.images and needed > seconds_left):
+            raise QueueFullError(self.wait_seconds)
