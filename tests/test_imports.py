@@ -108,7 +108,7 @@ PACKAGES = {
     "data": {"numpy", "PIL", "pyarrow", "sklearn", "torchvision"},  # the last three for what needs them
     "export": {"torch", "onnx", "onnxruntime", "numpy"},
     "runtime": {"numpy", "PIL", "onnxruntime", "MNN", "pyarrow"},
-    "bench": {"numpy", "torch", "onnxruntime", "openvino", "MNN", "ncnn", "pnnx"},
+    "bench": {"numpy", "torch", "onnxruntime"},
     "loading": {"torch"},
     "train": {"torch", "torchvision", "safetensors", "numpy", "PIL"},
     "serve": {"fastapi", "starlette", "uvicorn", "httptools", "pydantic", "prometheus_client", "orjson"}

@@ -38,7 +38,7 @@ def test_all_else_is_as_json_has_it():
 
 def test_the_commands_write_json_in_one_way_only():
     """`json.dumps` itself serves hashes, the cache and processes that talk to each other."""
-    own = {"bench/__init__.py", "bench/_worker.py", "cache.py", "card.py", "export/prepare_network.py"}
+    own = {"cache.py", "card.py", "export/prepare_network.py"}
     own |= {"model_checksum.py", "models/weight_reader.py", "runtime/autotune.py"}
     own |= {"runtime/result_file.py", "serve/api_errors.py", "serve/loaded_model.py", "strict_json.py"}
     own |= {"train/run_checkpoint.py", "train/run_folder.py", "train/train_settings.py", "weight_transfer.py"}

@@ -23,9 +23,9 @@ SAVERS = {"torch", "onnx"}  # whose `save` takes a path
 # (file, what is called) -> why it may.
 EXCEPTIONS = {
     ("anatomy/measurement.py", "TemporaryDirectory"): "the profiler's own files, read and removed at once",
-    ("bench/__init__.py", "TemporaryDirectory"): "what is measured; removed at the end",
-    ("bench/_files.py", "save"): "into that folder",
-    ("bench/_worker.py", "TemporaryDirectory"): "what other tools convert; removed at once",
+    ("bench/timing.py", "TemporaryDirectory"): "what is measured; removed at the end",
+    ("bench/network_files.py", "save"): "into that folder",
+    ("bench/backends.py", "TemporaryDirectory"): "what other tools convert; removed at once",
     ("loading.py", "mkdtemp"): "a folder in that one, for a network of one's own that is exported for one run",
     ("cache.py", "mkdtemp"): "a process's own, for what the cache cannot keep; it goes with the process",
     ("data/named_datasets.py", "mkdtemp"): "a folder of photos, which takes its name once it is whole",

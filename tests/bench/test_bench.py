@@ -1,16 +1,14 @@
 """Backends are timed on the same work, and one that cannot run does not stop the others."""
 
 import importlib.util
-import io
 import json
-import os
 import sys
 
 import numpy as np
 import pytest
 
-from vertebra.bench import BACKENDS, _worker, compare, installed
-from vertebra.bench._files import Files, files_of
+from vertebra.bench import BACKENDS, Backend, NetworkFiles, compare, find_backends, installed, timing
+from vertebra.bench.network_files import network_files
 from vertebra.errors import UsageError, VertebraError
 from vertebra.runtime.trial import trial_images
 
@@ -20,64 +18,65 @@ QUICK = {"batches": (2,), "turns": 1, "seconds": 0.01, "threads": 1}
 def test_each_backend_is_timed(tiny_model):
     said = []
     found = list(
-        compare([str(tiny_model)], backends=["vertebra", "onnxruntime"], tell=lambda *step: said.append(step), **QUICK)
+        compare(
+            [str(tiny_model)], find_backends(["vertebra", "onnxruntime"]), tell=lambda *step: said.append(step), **QUICK
+        )
     )
     assert [(timing.network, timing.batch, timing.backend) for timing in found] == [
         ("tiny.onnx", 2, "vertebra"),
         ("tiny.onnx", 2, "onnxruntime"),
     ]
-    for timing in found:
-        assert timing.error is None and timing.n >= 3
-        assert 0 < timing.min_ms <= timing.median_ms <= timing.max_ms
-        assert "onnxruntime" in timing.detail or "mnn" in timing.detail
-        assert json.loads(json.dumps(timing.as_dict()))["backend"] == timing.backend
+    for each in found:
+        assert each.error is None and each.n >= 3
+        assert 0 < each.min_ms <= each.median_ms <= each.max_ms
+        assert "onnxruntime" in each.detail or "mnn" in each.detail
+        assert json.loads(json.dumps(each.as_dict()))["backend"] == each.backend
     assert [done for _, done, _ in said] == list(range(5)) and {total for *_, total in said} == {5}
 
 
 def test_one_that_cannot_run_is_told(tiny_model):
-    found = list(compare([str(tiny_model)], backends=["torch", "onnxruntime"], **QUICK))
+    found = list(compare([str(tiny_model)], find_backends(["torch", "onnxruntime"]), **QUICK))
     assert "this is a file" in found[0].error and found[0].median_ms is None
     assert found[1].error is None
 
 
-def test_one_that_ends_is_told(tiny_model, monkeypatch):
-    import vertebra.bench as module
+@pytest.fixture
+def broken_backends(tmp_path, monkeypatch):
+    """A module that another process can import."""
+    (tmp_path / "broken_backends.py").write_text(
+        "import os, time\n"
+        "def crash(files, batch, threads): os._exit(3)\n"
+        "def say_nothing(files, batch, threads): time.sleep(60)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module("broken_backends")
+    del sys.modules["broken_backends"]
 
-    monkeypatch.setattr(module, "MAX_SECONDS_TO_START", 0.001)
-    (timing,) = compare([str(tiny_model)], backends=["onnxruntime"], **QUICK)
-    assert "its process has ended" in timing.error
+
+def test_one_whose_process_ends(tiny_model, broken_backends):
+    backends = {"broken": Backend(broken_backends.crash), "whole": BACKENDS["onnxruntime"]}
+    broken, whole = compare([str(tiny_model)], backends, **QUICK)
+    assert broken.error == "its process has ended (exit code 3)"
+    assert whole.error is None
+
+
+def test_one_that_gives_no_answer(tiny_model, broken_backends, monkeypatch):
+    monkeypatch.setattr(timing, "MAX_SECONDS_TO_START", 0.001)
+    (found,) = compare([str(tiny_model)], {"silent": Backend(broken_backends.say_nothing)}, **QUICK)
+    assert found.error == "gives no answer within 0.001 s"
 
 
 def test_other_numbers_are_no_result(tiny_model, monkeypatch):
-    import vertebra.bench as module
-
-    read = module._Worker.read
+    read = timing._Worker.read
     samples = iter([[0.1] * 8, [0.2] * 8])
 
     def other(worker):
         answer = read(worker)
         return answer | {"sample": next(samples)} if "sample" in answer else answer
 
-    monkeypatch.setattr(module._Worker, "read", other)
-    first, second = compare([str(tiny_model)], backends=["vertebra", "onnxruntime"], **QUICK)
+    monkeypatch.setattr(timing._Worker, "read", other)
+    first, second = compare([str(tiny_model)], find_backends(["vertebra", "onnxruntime"]), **QUICK)
     assert first.error is None and "other probabilities" in second.error
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """A real network for small pictures, exported and as weights."""
-    import torch
-
-    from vertebra import create_model
-    from vertebra.card import Preprocessing
-    from vertebra.export import export
-
-    folder = tmp_path_factory.mktemp("resnet")
-    torch.manual_seed(0)
-    network = create_model("resnet18")
-    torch.save(network.state_dict(), folder / "w.pth")
-    export(network, folder / "m.onnx", architecture="resnet18", preprocessing=Preprocessing(64, 72))
-    return Files("resnet18", str(folder / "m.onnx"), str(folder / "w.pth"))
 
 
 # torch's compiler takes a minute; its result is checked wherever it is timed.
@@ -86,38 +85,43 @@ def test_all_compute_the_same(backend, files):
     if backend not in installed():
         pytest.skip(f"{backend} is not installed")
     pixels = trial_images(files.preprocessing.crop_size, 2)
-    call, detail = _worker.MAKERS[backend](files, 2, 1)
-    expected, _ = _worker.onnxruntime(files, 2, 1)
+    call, detail = BACKENDS[backend].make(files, 2, 1)
+    expected, _ = BACKENDS["onnxruntime"].make(files, 2, 1)
     np.testing.assert_allclose(call(pixels), expected(pixels), atol=1e-5)
     assert detail
 
 
-def answers(task, capfd):
-    """What the worker answers to a task, run in this process; it takes standard output for itself."""
-    kept = os.dup(1)
-    try:
-        _worker.main(json.dumps(task))
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-    return [json.loads(line)["vertebra"] for line in capfd.readouterr().out.splitlines()]
+class Asked:
+    """The worker's end of a pipe, with the questions already in it."""
+
+    def __init__(self, *questions):
+        self.questions, self.answers = list(questions), []
+
+    def recv(self):
+        if not self.questions:
+            raise EOFError
+        return self.questions.pop(0)
+
+    def send(self, answer):
+        self.answers.append(answer)
 
 
-def test_the_worker_answers_in_lines_of_json(tiny_model, monkeypatch, capfd):
-    monkeypatch.setattr(sys, "stdin", io.StringIO("0.01\n0.01\n"))
-    task = {"files": Files("tiny", str(tiny_model)).as_json(), "batch": 1, "backend": "onnxruntime", "threads": 1}
-    ready, first, second = answers(task, capfd)
+def test_the_worker_answers_until_nobody_asks(tiny_model, monkeypatch):
+    monkeypatch.setattr(timing.os, "dup2", lambda *descriptors: None)  # standard output is this process's
+    pipe, files = Asked(0.01, 0.01), NetworkFiles("tiny", str(tiny_model))
+    timing.serve_backend(pipe, BACKENDS["onnxruntime"], files, 1, 1)
+    ready, first, second = pipe.answers
     assert len(ready["sample"]) == 3 and "onnxruntime" in ready["detail"]
     assert len(first["seconds"]) >= 3 and len(second["seconds"]) >= 3
-    (failed,) = answers(task | {"backend": "torch"}, capfd)
+    pipe = Asked()
+    timing.serve_backend(pipe, BACKENDS["torch"], files, 1, 1)
+    (failed,) = pipe.answers
     assert "this is a file" in failed["error"]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backends": ["onnxrumtime"]}, "Did you mean 'onnxruntime'"),
-        ({"backends": ["tensorrt"]}, "Allowed are vertebra, torch"),
         ({"turns": 0}, "turns is 0"),
         ({"batches": [0]}, "a batch size is 0"),
         ({"seconds": -1}, "seconds is -1"),
@@ -128,15 +132,29 @@ def test_arguments_that_are_not_allowed(tiny_model, options, message):
         list(compare([str(tiny_model)], **options))
 
 
-def test_a_backend_that_is_not_installed(tiny_model, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("onnxrumtime", "Did you mean 'onnxruntime'"),
+        ("tensorrt", "Allowed are vertebra, torch"),
+        ("openvino", "bench/latency.py"),
+        ("ncnn", "bench/latency.py"),
+    ],
+)
+def test_backends_that_are_not_there(name, message):
+    with pytest.raises(UsageError, match=message):
+        find_backends([name])
+
+
+def test_a_backend_that_is_not_installed(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert installed() == ["vertebra", "onnxruntime"]
-    with pytest.raises(UsageError, match="pip install ncnn pnnx"):
-        list(compare([str(tiny_model)], backends=["ncnn"]))
+    assert list(installed()) == ["vertebra", "onnxruntime"]
+    with pytest.raises(UsageError, match="pip install MNN"):
+        find_backends(["mnn"])
 
 
 def test_models_that_are_not_there(tmp_path):
     with pytest.raises(UsageError, match="Did you mean 'resnet18'"):
-        files_of("resnet-18", tmp_path)
+        network_files("resnet-18", tmp_path)
     with pytest.raises(VertebraError, match="no such file"):
-        files_of("none.onnx", tmp_path)
+        network_files("none.onnx", tmp_path)

@@ -1,25 +1,5 @@
 """The tables of README.md and docs/ are those that their JSON gives: none is out of date, none edited by hand."""
 
-import importlib
-import sys
-from pathlib import Path
-
-import pytest
-
-BENCH = Path(__file__).parents[2] / "bench"
-
-
-@pytest.fixture(scope="module")
-def script():
-    """Import a script of bench/ by name; nothing of it stays, as they have names like `export`."""
-    before = set(sys.modules)
-    sys.path.insert(0, str(BENCH))
-    yield importlib.import_module
-    sys.path.remove(str(BENCH))
-    for name in set(sys.modules) - before:
-        if str(BENCH) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
-
 
 def test_tables_are_made_from_their_results(script):
     common = script("_common")

@@ -139,12 +139,12 @@ def served(monkeypatch):
 @pytest.fixture
 def timed(monkeypatch):
     """`vertebra bench` without processes."""
-    import vertebra.bench
+    import vertebra.bench.timing
 
     def compare(files, batch, backends, turns, seconds, threads, step):
         yield vertebra.bench.Timing(files.name, batch, "vertebra", 1.0, 1.0, 1.0, 3, files.exported)
 
-    monkeypatch.setattr(vertebra.bench, "_compare", compare)
+    monkeypatch.setattr(vertebra.bench.timing, "_compare", compare)
 
 
 NAMES = {

@@ -1,4 +1,4 @@
-"""`vertebra bench`: how fast networks run here, with each backend that is installed."""
+"""`vertebra bench`: how fast networks run here, with each backend."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def bench(
     backends: Annotated[
         str, typer.Option(metavar="NAME,…", help="Only these (all that are installed).")
     ] = Settings.backends,
-    turns: Annotated[int, typer.Option(metavar="N", min=1, help="How often each is asked.")] = Settings.turns,
+    turns: Annotated[int, typer.Option(metavar="N", min=1, help="How often each is measured.")] = Settings.turns,
     seconds: Annotated[float, typer.Option(metavar="S", help="Of measuring in each turn.")] = Settings.seconds,
     threads: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Threads of each backend (all that may run).")
     ] = Settings.threads,
     json: Annotated[bool, typer.Option("--json", help="Print JSON: a list with one object a measurement.")] = False,
 ) -> None:
-    """Time networks with Vertebra's choice of engine beside each backend used by hand.
+    """Time networks with Vertebra's choice of engine beside each backend with default settings.
 
     Every backend turns the same pixels into probabilities, in turns with the others, each in a process of its own.
-    Names run with weights drawn at random: speed does not depend on them.
+    Names run with random weights: speed does not depend on them.
     """
     run(Settings(tuple(models or Settings.models), batch, backends, turns, seconds, threads, json))
 
@@ -60,7 +60,7 @@ def run(settings: Settings) -> None:
         UsageError: a setting is not allowed, or there is no such network or backend.
         VertebraError: nothing could be measured.
     """
-    from vertebra.bench import compare
+    from vertebra.bench import compare, find_backends
 
     try:
         batches = [int(value) for value in settings.batch.split(",")]
@@ -68,13 +68,14 @@ def run(settings: Settings) -> None:
         raise UsageError(
             f"--batch is {settings.batch!r}; it must be whole numbers with commas, such as 1,16."
         ) from None
-    backends = [name.strip() for name in settings.backends.split(",")] if settings.backends else None
+    names = [name.strip() for name in settings.backends.split(",")] if settings.backends else None
+    backends = None if names is None else find_backends(names)
     with progress_bar("preparing") as advance:
         found = list(
             compare(
                 settings.models,
+                backends,
                 batches=batches,
-                backends=backends,
                 turns=settings.turns,
                 seconds=settings.seconds,
                 threads=settings.threads,

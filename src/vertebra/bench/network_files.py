@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from vertebra.model_argument import ModelKind, resolve_model
 from vertebra.model_checksum import checked_card
 
 
-@dataclasses.dataclass(frozen=True)
-class Files:
+@dataclass(frozen=True)
+class NetworkFiles:
     """A network in the forms that backends take."""
 
     name: str
@@ -24,16 +24,24 @@ class Files:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """From a picture to the network's input."""
+        """From a photo to the network's input."""
         return read_card(self.exported).preprocessing
 
-    def as_json(self) -> dict[str, Any]:
-        """For another process."""
-        return dataclasses.asdict(self)
+    def network(self) -> Any:
+        """The network in torch, in eval mode.
+
+        Raises:
+            ValueError: only the exported file is there.
+        """
+        from vertebra import create_model
+
+        if self.weights is None:
+            raise ValueError("needs a network's name, and this is a file")
+        return create_model(self.name, weights=self.weights).eval()
 
 
-def files_of(model: str, folder: Path) -> Files:
-    """An exported file as it is; a named network with weights drawn at random, exported into a folder.
+def network_files(model: str, folder: Path) -> NetworkFiles:
+    """An exported file as it is; a named network with random weights, exported into a folder.
 
     Raises:
         MissingExtraError: a name, and torch is not installed.
@@ -43,15 +51,15 @@ def files_of(model: str, folder: Path) -> Files:
     if argument.kind is not ModelKind.NETWORK:
         path = exported_file(argument, scratch=folder)
         checked_card(path)
-        return Files(argument.name if argument.kind is not ModelKind.EXPORTED else path.name, os.fspath(path.resolve()))
-    model = argument.name
-    with needing("torch", f"timing a network by its name ({model!r})"):
+        name = path.name if argument.kind is ModelKind.EXPORTED else argument.name
+        return NetworkFiles(name, os.fspath(path.resolve()))
+    with needing("torch", f"timing a network by its name ({argument.name!r})"):
         import torch
 
         from vertebra.export import export, prepare
     torch.manual_seed(0)
     prepared = prepare(argument.network, weights=None)
-    exported, weights = (os.fspath(folder / f"{model}{suffix}") for suffix in (".onnx", ".pth"))
+    exported, weights = (os.fspath(folder / f"{argument.name}{suffix}") for suffix in (".onnx", ".pth"))
     torch.save(prepared.network.state_dict(), weights)
     export(prepared, exported)
-    return Files(model, exported, weights)
+    return NetworkFiles(argument.name, exported, weights)

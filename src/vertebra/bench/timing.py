@@ -1,0 +1,226 @@
+"""Time networks with each backend.
+
+Each backend is made ready in a process of its own and then measured in turns with the others, so that a slow minute of
+the machine hits all alike and no backend's waiting threads disturb another.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from vertebra.errors import UsageError
+from vertebra.machine import usable_cores
+from vertebra.progress import Progress, silent
+from vertebra.runtime.trial import trial_images
+
+from .backends import Backend, installed
+from .network_files import NetworkFiles, network_files
+
+# torch's compiler may take minutes over a deep network.
+MAX_SECONDS_TO_START = 600
+# Between the probabilities of two backends; more is no rounding.
+MAX_DIFFERENCE = 1e-3
+# After a call a library's threads may go on looking for work for a while; the next backend waits until they sleep.
+_REST = 0.25
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What one backend needs for one image, in ms: median, minimum and maximum of `n` calls; or why it cannot."""
+
+    network: str
+    batch: int
+    backend: str
+    median_ms: float | None = None
+    min_ms: float | None = None
+    max_ms: float | None = None
+    n: int = 0
+    detail: str = ""  # the engine that Vertebra chose
+    error: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+
+def compare(
+    models: Sequence[str],
+    backends: Mapping[str, Backend] | None = None,
+    *,
+    batches: Sequence[int] = (1, 16),
+    turns: int = 3,
+    seconds: float = 0.5,
+    threads: int | None = None,
+    tell: Progress = silent,
+) -> Iterator[Timing]:
+    """Time each model at each batch size with each backend.
+
+    Args:
+        models: names that `vertebra models` lists, run with random weights, or exported files.
+        backends: by name; None: all of Vertebra's that are installed.
+        batches: images of one call.
+        turns: how often each backend is measured, in turns with the others.
+        seconds: of measuring in each turn; at least three calls.
+        threads: None: as many as this process may run at once.
+        tell: called with what is being done, the steps done and the steps in all.
+
+    Raises:
+        UsageError: an argument is not allowed, or there is no such network.
+        VertebraError: a model cannot be used.
+    """
+    backends = installed() if backends is None else backends
+    for name, value in (("turns", turns), ("seconds", seconds), *(("a batch size", batch) for batch in batches)):
+        if not value > 0:
+            raise UsageError(f"{name} is {value}; it must be above 0.")
+    total = len(models) * (1 + len(batches) * len(backends) * (1 + turns))
+    done = itertools.count()
+
+    def step(what: str) -> None:
+        tell(what, next(done), total)
+
+    with tempfile.TemporaryDirectory(prefix="vertebra-bench-") as folder:
+        for model in models:
+            step(f"{model}: exporting")
+            files = network_files(model, Path(folder))
+            for batch in batches:
+                yield from _compare(files, batch, backends, turns, seconds, threads or usable_cores(), step)
+
+
+def _compare(
+    files: NetworkFiles,
+    batch: int,
+    backends: Mapping[str, Backend],
+    turns: int,
+    seconds: float,
+    threads: int,
+    step: Callable[[str], None],
+) -> Iterator[Timing]:
+    """The backends' timings for one network and batch size, in their order."""
+    calls: dict[str, list[float]] = {}
+    details: dict[str, str] = {}
+    errors: dict[str, str] = {}
+    samples: dict[str, list[float]] = {}
+    with ExitStack() as stack:
+        workers: dict[str, _Worker] = {}
+        for name, backend in backends.items():
+            step(f"{files.name}, batch {batch}: starting {name}")
+            worker = stack.enter_context(_started(backend, files, batch, threads))
+            answer = worker.read()
+            if "error" in answer:
+                errors[name] = answer["error"]
+                continue
+            workers[name], calls[name], details[name] = worker, [], answer["detail"]
+            samples[name] = answer["sample"]
+        for turn in range(turns):
+            # The order is turned round every time.
+            for name in list(workers)[:: 1 if turn % 2 else -1]:
+                step(f"{files.name}, batch {batch}: {name}")
+                answer = workers[name].ask(seconds)
+                if "error" in answer:
+                    errors[name] = answer["error"]
+                    del workers[name]
+                else:
+                    calls[name] += answer["seconds"]
+    reference = next(iter(samples.values()), [])
+    for name, sample in samples.items():
+        difference = max(abs(a - b) for a, b in zip(sample, reference, strict=True))
+        if not difference <= MAX_DIFFERENCE:
+            errors[name] = f"gives other probabilities (they differ by {difference:.1g})"
+    for name in backends:
+        if name in errors:
+            yield Timing(files.name, batch, name, error=errors[name])
+            continue
+        each = [1000 * value / batch for value in calls[name]]
+        middle, least, most = (round(value, 3) for value in (statistics.median(each), min(each), max(each)))
+        yield Timing(files.name, batch, name, middle, least, most, len(each), details[name])
+
+
+class _Worker:
+    """A process with a backend that is ready to run."""
+
+    def __init__(self, process: Any, pipe: Connection) -> None:
+        self._process, self._pipe = process, pipe
+
+    def ask(self, seconds: float) -> dict[str, Any]:
+        """Measure for so long."""
+        try:
+            self._pipe.send(seconds)
+        except OSError:
+            return self._ended()
+        return self.read()
+
+    def read(self) -> dict[str, Any]:
+        """The next answer."""
+        try:
+            if self._pipe.poll(MAX_SECONDS_TO_START):
+                answer: dict[str, Any] = self._pipe.recv()
+                return answer
+        except (EOFError, OSError):
+            return self._ended()
+        return {"error": f"gives no answer within {MAX_SECONDS_TO_START} s"}
+
+    def _ended(self) -> dict[str, Any]:
+        self._process.join()
+        return {"error": f"its process has ended (exit code {self._process.exitcode})"}
+
+
+@contextmanager
+def _started(backend: Backend, files: NetworkFiles, batch: int, threads: int) -> Iterator[_Worker]:
+    spawning = multiprocessing.get_context("spawn")  # a fork would inherit the engines that this process has loaded
+    ours, theirs = spawning.Pipe()
+    process = spawning.Process(target=serve_backend, args=(theirs, backend, files, batch, threads), daemon=True)
+    process.start()
+    theirs.close()  # so that its end is seen when the process ends
+    try:
+        yield _Worker(process, ours)
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
+
+
+def serve_backend(pipe: Connection, backend: Backend, files: NetworkFiles, batch: int, threads: int) -> None:
+    """Make a backend ready, then answer each message (seconds to measure) with the seconds of each call."""
+    with Path(os.devnull).open("w") as nowhere:  # what libraries print is not for whoever asked
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        call, detail = backend.make(files, batch, threads)
+        pixels = trial_images(files.preprocessing.crop_size, batch)
+        for _ in range(3):
+            found = call(pixels)
+        time.sleep(_REST)
+        # The first numbers of the last image, to compare the backends by.
+        pipe.send({"detail": detail, "sample": [float(value) for value in found[-1][:8]]})
+        while True:
+            seconds = measure(lambda: call(pixels), pipe.recv())
+            time.sleep(_REST)
+            pipe.send({"seconds": seconds})
+    except EOFError:
+        pass  # no more questions
+    except Exception as error:
+        # Whatever a library raises: the other backends are still of interest.
+        pipe.send({"error": " ".join(f"{type(error).__name__}: {error}".split())[:300]})
+
+
+def measure(call: Callable[[], object], seconds: float) -> list[float]:
+    """Seconds of each call, for so long, but of three calls at least; the first, that wakes threads, is not counted."""
+    call()
+    found: list[float] = []
+    stop = time.perf_counter() + seconds
+    while time.perf_counter() < stop or len(found) < 3:
+        start = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - start)
+    return found
