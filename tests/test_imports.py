@@ -332,6 +332,13 @@ def test_a_circle_and_a_private_import_are_seen(tmp_path, monkeypatch):
     ]
 
 
+def test_in_graph_the_tracer_alone_imports_torch_and_the_networks():
+    for path in (SOURCE / "graph").glob("*.py"):
+        packages = {imported[0] for imported, _, _ in imports(path)} & {"torch"}
+        rooms = {target_room(imported) for imported, _, _ in imports(path) if imported[0] == "vertebra"} & {"models"}
+        assert (packages | rooms == {"torch", "models"}) if path.stem == "trace" else not packages | rooms, path
+
+
 def test_exports_name_their_modules_and_extras():
     extras = re.findall(r"^(\w+) = \[", (SOURCE.parents[1] / "pyproject.toml").read_text("utf-8"), flags=re.MULTILINE)
     for module, extra in vertebra._EXPORTS.values():

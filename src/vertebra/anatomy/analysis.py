@@ -188,7 +188,7 @@ def inspect(
     leaves = tree_leaves((args, kwargs))
     return Anatomy(
         name=subject.name,
-        rows=tuple(rows_of(network, tracer.run(network, args, kwargs))),
+        rows=tuple(rows_of(tracer.run(network, args, kwargs))),
         input=tracer.describe(args, kwargs),
         input_shapes=tuple(tuple(leaf.shape) for leaf in leaves if isinstance(leaf, torch.Tensor)),
         batch_size=subject.batch_size,

@@ -107,7 +107,7 @@ def calibrate(executor: str) -> Calibration:
         with torch.device("meta"):
             network, size = calibration_networks.network(seed)
         subject = prepare(network, size, 1, None, None)
-        rows = rows_of(subject.network, tracer.run(subject.network, subject.args, subject.kwargs))
+        rows = rows_of(tracer.run(subject.network, subject.args, subject.kwargs))
         runs.append((kernels_of(rows, executor), measure(subject, rows, executor, SECONDS_EACH)))
     seconds = time.perf_counter() - begin
     return Calibration(

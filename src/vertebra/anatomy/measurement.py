@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_map
 
 from vertebra.errors import UsageError, needing
 from vertebra.graph import trace as tracer
+from vertebra.graph.ir import Graph
 from vertebra.graph.onnx_writer import for_timing
 from vertebra.graph.rows import Row, counted
 
@@ -179,7 +180,7 @@ class _Clock(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-def _rows_of_calls(names: Sequence[str], trace: tracer.Trace) -> list[int]:
+def _rows_of_calls(names: Sequence[str], trace: Graph) -> list[int]:
     """The row of each call of a run on real tensors.
 
     They differ in little from those on shapes: with channels last, say, flattening copies. What has no counterpart
@@ -188,11 +189,11 @@ def _rows_of_calls(names: Sequence[str], trace: tracer.Trace) -> list[int]:
     kept = {id(op): index for index, (op, _) in enumerate(counted(trace))}
     # Operations without a row (an empty tensor, the view of a weight) count to the row behind them, which needs them.
     rows, following = [], len(kept) - 1
-    for op in reversed(trace.ops):
+    for op in reversed(trace.nodes):
         following = kept.get(id(op), following)
         rows.append(following)
     rows.reverse()
-    expected = [str(op.func) for op in trace.ops]
+    expected = [op.name for op in trace.nodes]
     found = [-1] * len(names)
     for block in SequenceMatcher(None, expected, names, autojunk=False).get_matching_blocks():
         found[block.b : block.b + block.size] = rows[block.a : block.a + block.size]

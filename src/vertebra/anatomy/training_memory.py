@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from vertebra.errors import UsageError, nearest
-from vertebra.graph.trace import Recorder, Storage, call
+from vertebra.graph.ir import Storage
+from vertebra.graph.trace import Recorder, call
 from vertebra.models import ConvNet
 
 from .network_input import Subject
@@ -96,16 +97,16 @@ def _simulate(network: nn.Module, args: Any, kwargs: Any) -> tuple[int, int]:
     recorder = Recorder(network)
     with recorder, torch.enable_grad():
         output = call(network, args, kwargs)
-        forward_ops = len(recorder.ops)
+        forward_ops = len(recorder.nodes)
         losses = [leaf.sum() for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
         if not losses:
             raise UsageError("no output of the network depends on its parameters, so there is nothing to train.")
         sum(losses[1:], losses[0]).backward()  # type: ignore[no-untyped-call]
-    trace = recorder.trace((args, kwargs), output)
+    trace = recorder.graph((args, kwargs), output)
     # Gradients of parameters are counted apart, from the beginning.
     gradients = {recorder.index_of(p.grad) for p in network.parameters() if p.grad is not None}
     mine = [s for index, s in enumerate(trace.storages) if s.path is None and index not in gradients]
-    held = _held(mine, len(trace.ops))
+    held = _held(mine, len(trace.nodes))
     return held[forward_ops], max(held)
 
 

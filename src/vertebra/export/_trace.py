@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from vertebra.card import Preprocessing
 from vertebra.errors import UsageError, first_line, warn
-from vertebra.graph.onnx_operators import UnwritableError
-from vertebra.graph.onnx_writer import OPSET, Graph
-from vertebra.graph.trace import Trace, run, to_meta
+from vertebra.graph.ir import Graph
+from vertebra.graph.onnx_builder import UnwritableError
+from vertebra.graph.onnx_writer import OPSET, OnnxWriter
+from vertebra.graph.trace import run, to_meta
 from vertebra.models import ConvNet, GoogLeNet
 
 from .observed_network import Observed
@@ -104,43 +105,43 @@ def _traced(deployed: Deployed, example: Tensor, size: int) -> onnx.ModelProto:
     _tell_normalisation(found, deployed)
     tensors = dict(deployed.named_parameters()) | dict(deployed.named_buffers())
     prefix = _PREFIX * 2 if observed else _PREFIX
-    model: onnx.ModelProto = Graph(found, tensors, prefix=prefix, dynamic=True).write([INPUT], OUTPUTS)
+    model: onnx.ModelProto = OnnxWriter(found, tensors, prefix=prefix, dynamic=True).write([INPUT], OUTPUTS)
     return model
 
 
-def _check_logits(found: Trace) -> None:
+def _check_logits(found: Graph) -> None:
     """Refuse a network whose own last step makes probabilities: of these the softmax would make others."""
-    makers = {ref: op for op in found.ops for ref in op.outputs if op.is_view or not op.in_place}
+    makers = {ref: op for op in found.nodes for ref in op.outputs if op.is_view or not op.in_place}
     op = makers[found.outputs[0]]  # the softmax of the file
     # What changes nothing gives back its input, and so is its own maker; the parameters and the image have none.
     while op.inputs and (maker := makers.get(op.inputs[0], op)) is not op:
         op = maker
-        if op.name not in ("div", "view", "alias", "detach", "clone", "_to_copy", "squeeze"):
+        if op.op not in ("div", "view", "alias", "detach", "clone", "_to_copy", "squeeze"):
             break
-    if op.name in ("_softmax", "sigmoid") and found.outputs[0] not in op.outputs:
-        several = " Probabilities of several classes in one photo are not exported." if op.name == "sigmoid" else ""
+    if op.op in ("_softmax", "sigmoid") and found.outputs[0] not in op.outputs:
+        several = " Probabilities of several classes in one photo are not exported." if op.op == "sigmoid" else ""
         raise UsageError(
-            f"the network ends in a {op.name.strip('_')} of its own, and the softmax of an exported file takes logits. "
+            f"the network ends in a {op.op.strip('_')} of its own, and the softmax of an exported file takes logits. "
             f"Leave that layer out.{several}"
         )
 
 
-def _tell_normalisation(found: Trace, deployed: Deployed) -> None:
+def _tell_normalisation(found: Graph, deployed: Deployed) -> None:
     """A network that normalises its input itself, as it seems, and a preprocessing that does."""
     mean, std = deployed.normalisation
     inner = deployed.network.network if isinstance(deployed.network, Observed) else deployed.network
     if getattr(inner, "transform_input", False) or (not any(mean) and all(value == 1 for value in std)):
         return
-    own = [op for op in found.ops if op.module.startswith(_PREFIX.rstrip("."))]
+    own = [op for op in found.nodes if op.module.startswith(_PREFIX.rstrip("."))]
     views = {own[0].inputs[0]} if own else set()
     for op in own:
         if not views & set(op.inputs):
             continue
         if op.is_view:
             views |= set(op.outputs)
-        elif op.name in ("sub", "div", "add", "mul"):
+        elif op.op in ("sub", "div", "add", "mul"):
             warn(
-                f"the network begins by changing the values of its input itself (aten::{op.name}), and the file has "
+                f"the network begins by changing the values of its input itself (aten::{op.op}), and the file has "
                 f"normalised them by then: mean {_words(mean)}, std {_words(std)}. Where the network normalises values "
                 "from 0 to 1 itself, give a preprocessing with mean=(0, 0, 0) and std=(1, 1, 1)."
             )

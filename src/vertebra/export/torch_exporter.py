@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from vertebra.errors import first_line
-from vertebra.graph.onnx_operators import UnwritableError
+from vertebra.graph.onnx_builder import UnwritableError
 
 
 def exported(

@@ -11,12 +11,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
-import torch
-
+from .ir import Node, Tensor
 from .shapes import spread
-from .trace import Op, TensorRef
 
 
 class Kind(StrEnum):
@@ -63,40 +60,29 @@ class Cost:
     lookup: bool = False  # it reads of its table only what it returns
 
 
-def cost(op: Op) -> Cost:
+def cost(op: Node) -> Cost:
     """Count one operation."""
-    if op.name in _COUNTERS:
-        return _COUNTERS[op.name](op)
-    if op.is_view or op.name in _NO_WORK or not op.outputs:
-        return Cost(op.name, Kind.VIEW)
-    if op.name in _ELEMENTWISE:
-        name, each = _ELEMENTWISE[op.name]
+    if op.op in _COUNTERS:
+        return _COUNTERS[op.op](op)
+    if op.is_view or op.op in _NO_WORK or not op.outputs:
+        return Cost(op.op, Kind.VIEW)
+    if op.op in _ELEMENTWISE:
+        name, each = _ELEMENTWISE[op.op]
         return Cost(name, Kind.ELEMENTWISE, other_ops=each * _elements(op))
-    if op.name in _COPIES:
-        return Cost(_COPIES[op.name], Kind.COPY, lookup=op.name in _LOOKUPS)
-    if op.name in _REDUCTIONS:
-        return Cost(op.name, Kind.POOL, other_ops=_REDUCTIONS[op.name] * _read(op))
-    if torch.Tag.pointwise in op.func.tags:
-        return Cost(op.name, Kind.ELEMENTWISE, other_ops=_elements(op))
-    return _from_torch(op)
+    if op.op in _COPIES:
+        return Cost(_COPIES[op.op], Kind.COPY, lookup=op.op in _LOOKUPS)
+    if op.op in _REDUCTIONS:
+        return Cost(op.op, Kind.POOL, other_ops=_REDUCTIONS[op.op] * _read(op))
+    if op.is_pointwise:
+        return Cost(op.op, Kind.ELEMENTWISE, other_ops=_elements(op))
+    return _by_formula(op)
 
 
-def arguments(op: Op) -> dict[str, Any]:
-    """Arguments by the names of the schema, with defaults filled in."""
-    named = {}
-    for i, argument in enumerate(op.func._schema.arguments):
-        if i < len(op.args):
-            named[argument.name] = op.args[i]
-        else:
-            named[argument.name] = op.kwargs.get(argument.name, argument.default_value)
-    return named
-
-
-def _elements(op: Op) -> int:
+def _elements(op: Node) -> int:
     return math.prod(op.outputs[0].shape)
 
 
-def _read(op: Op) -> int:
+def _read(op: Node) -> int:
     return math.prod(op.inputs[0].shape) if op.inputs else 0
 
 
@@ -104,8 +90,8 @@ def _times(values: tuple[int, ...]) -> str:
     return "×".join(map(str, values))
 
 
-def _convolution(op: Op) -> Cost:
-    a = arguments(op)
+def _convolution(op: Node) -> Cost:
+    a = op.arguments
     x, weight, groups = a["input"], a["weight"], a["groups"]
     dims = len(weight.shape) - 2
     kernel = weight.shape[2:]
@@ -133,56 +119,56 @@ def _convolution(op: Op) -> Cost:
     )
 
 
-def _matmul(op: Op) -> Cost:
-    refs = [value for value in arguments(op).values() if isinstance(value, TensorRef)]
-    bias = op.name in ("addmm", "baddbmm", "addmv", "addbmm") or (op.name == "linear" and len(refs) == 3)
-    left = refs[0] if op.name == "linear" or not bias else refs[1]
+def _matmul(op: Node) -> Cost:
+    refs = [value for value in op.arguments.values() if isinstance(value, Tensor)]
+    bias = op.op in ("addmm", "baddbmm", "addmv", "addbmm") or (op.op == "linear" and len(refs) == 3)
+    left = refs[0] if op.op == "linear" or not bias else refs[1]
     inner = left.shape[-1]
     # addbmm also sums over the batch, which the output no longer shows.
-    outputs = _elements(op) * (left.shape[0] if op.name == "addbmm" else 1)
+    outputs = _elements(op) * (left.shape[0] if op.op == "addbmm" else 1)
     return Cost(
-        "linear" if op.name in ("linear", "addmm") else op.name,
+        "linear" if op.op in ("linear", "addmm") else op.op,
         Kind.MATMUL,
         macs=outputs * inner,
         other_ops=_elements(op) if bias else 0,
-        rows=math.prod(left.shape[:-1]) if op.name in ("linear", "addmm", "mm") else None,
+        rows=math.prod(left.shape[:-1]) if op.op in ("linear", "addmm", "mm") else None,
     )
 
 
-def _batch_norm(op: Op) -> Cost:
-    a = arguments(op)
+def _batch_norm(op: Node) -> Cost:
+    a = op.arguments
     training = bool(a.get("training", a.get("train", False)))
     # In inference all is one factor and one shift a channel. In training the mean and the variance come first.
     return Cost("batch_norm", Kind.NORM, other_ops=(7 if training else 2) * _elements(op))
 
 
-def _other_norm(op: Op) -> Cost:
-    name = op.name.removeprefix("native_").removeprefix("_fused_")
+def _other_norm(op: Node) -> Cost:
+    name = op.op.removeprefix("native_").removeprefix("_fused_")
     return Cost(name, Kind.NORM, other_ops=7 * _elements(op))  # mean 1, variance 2, normalise 2, scale and shift 2
 
 
-def _pool(op: Op) -> Cost:
-    a = arguments(op)
-    dims = int(next(character for character in op.name if character.isdigit()))
+def _pool(op: Node) -> Cost:
+    a = op.arguments
+    dims = int(next(character for character in op.op if character.isdigit()))
     kernel = tuple(spread(a["kernel_size"], dims))
     stride = tuple(spread(a["stride"] or a["kernel_size"], dims))
     dilation = tuple(spread(a.get("dilation", 1), dims))
     detail = _times(kernel) + (f", stride {stride[0]}" if max(stride) > 1 else "")
-    name = op.name.removesuffix("_with_indices")
+    name = op.op.removesuffix("_with_indices")
     return Cost(name, Kind.POOL, 0, math.prod(kernel) * _elements(op), detail, Window(kernel, stride, dilation))
 
 
-def _adaptive_pool(op: Op) -> Cost:
-    dims = int(next(character for character in op.name if character.isdigit()))
+def _adaptive_pool(op: Node) -> Cost:
+    dims = int(next(character for character in op.op if character.isdigit()))
     before, after = op.inputs[0].shape[-dims:], op.outputs[0].shape[-dims:]
     kernel = tuple(-(-b // a) for b, a in zip(before, after, strict=True))
     stride = tuple(max(b // a, 1) for b, a in zip(before, after, strict=True))
-    name = op.name.lstrip("_")
+    name = op.op.lstrip("_")
     return Cost(name, Kind.POOL, 0, _read(op), f"to {_times(after)}", Window(kernel, stride, (1,) * dims))
 
 
-def _mean(op: Op) -> Cost:
-    a = arguments(op)
+def _mean(op: Node) -> Cost:
+    a = op.arguments
     shape = op.inputs[0].shape
     dims = a.get("dim") or range(len(shape))
     gone = {dim % len(shape) for dim in dims}
@@ -192,33 +178,23 @@ def _mean(op: Op) -> Cost:
     return Cost("global_avg_pool" if window else "mean", Kind.POOL, 0, _read(op), window=window)
 
 
-def _hardtanh(op: Op) -> Cost:
-    a = arguments(op)
+def _hardtanh(op: Node) -> Cost:
+    a = op.arguments
     name = {(0, 6): "relu6"}.get((a["min_val"], a["max_val"]), "hardtanh")
     return Cost(name, Kind.ELEMENTWISE, other_ops=2 * _elements(op))
 
 
-def _softmax(op: Op) -> Cost:
+def _softmax(op: Node) -> Cost:
     return Cost("softmax", Kind.ELEMENTWISE, other_ops=5 * _elements(op))  # maximum, subtract, exp, sum, divide
 
 
-def _from_torch(op: Op) -> Cost:
-    """What no table here has: torch's own formula for attention and the like, or nothing but its bytes."""
-    from torch.utils.flop_counter import flop_registry
-
-    formula = flop_registry.get(op.func.overloadpacket)
-    if formula is None:
-        return Cost(op.name, Kind.UNKNOWN)
-    args, kwargs = torch.utils._pytree.tree_map(_shape, (op.args, op.kwargs))
-    flops = formula(*args, **kwargs, out_shape=tuple(ref.shape for ref in op.outputs))
-    return Cost(op.name.lstrip("_"), Kind.MATMUL, macs=int(flops) // 2)
+def _by_formula(op: Node) -> Cost:
+    """What no table here has: the formula of the operation itself, or nothing but its bytes."""
+    flops = op.flops() if op.flops is not None else None
+    return Cost(op.op, Kind.UNKNOWN) if flops is None else Cost(op.op.lstrip("_"), Kind.MATMUL, macs=flops // 2)
 
 
-def _shape(value: Any) -> Any:
-    return torch.Size(value.shape) if isinstance(value, TensorRef) else value
-
-
-_COUNTERS: dict[str, Callable[[Op], Cost]] = {
+_COUNTERS: dict[str, Callable[[Node], Cost]] = {
     "convolution": _convolution,
     "native_batch_norm": _batch_norm,
     "_native_batch_norm_legit": _batch_norm,

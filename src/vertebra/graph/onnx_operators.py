@@ -1,40 +1,31 @@
-"""How each operation of a trace is written as ONNX: one small function an operation, which gives its result's name."""
+"""How each operation of ATen is written as ONNX: one small function an operation, which gives its result's name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from vertebra.errors import UsageError
 
-from .cost import arguments
+from .ir import Node, Tensor
+from .onnx_builder import OnnxBuilder, UnwritableError
 from .shapes import spread
-from .trace import Op, TensorRef
 
-if TYPE_CHECKING:
-    from .onnx_writer import Graph
+WriteNode = Callable[[OnnxBuilder, Node], str]
 
 
-class UnwritableError(UsageError):
-    """A network does something that is not written as ONNX here."""
-
-
-Writer = Callable[["Graph", Op], str]
-
-
-def _convolution(graph: Graph, op: Op) -> str:
-    a = arguments(op)
+def _convolution(out: OnnxBuilder, op: Node) -> str:
+    a = op.arguments
     dims = len(a["weight"].shape) - 2
     if a["transposed"]:
-        raise UnwritableError(f"{graph.where} is a transposed convolution, which cannot be written as ONNX.")
+        raise UnwritableError(f"{out.where} is a transposed convolution, which cannot be written as ONNX.")
     pads = spread(a["padding"], dims)
-    return graph.node(
+    return out.node(
         "Conv",
-        *(graph.value(a[name]) for name in ("input", "weight", "bias") if a[name] is not None),
+        *(out.value(a[name]) for name in ("input", "weight", "bias") if a[name] is not None),
         kernel_shape=a["weight"].shape[2:],
         strides=spread(a["stride"], dims),
         pads=[*pads, *pads],
@@ -43,103 +34,103 @@ def _convolution(graph: Graph, op: Op) -> str:
     )
 
 
-def _batch_norm(graph: Graph, op: Op) -> str:
-    a = arguments(op)
+def _batch_norm(out: OnnxBuilder, op: Node) -> str:
+    a = op.arguments
     if a["training"] or a["running_mean"] is None:
         # Over a weight, as weight standardisation does it, they are the same for every batch.
-        kind = UnwritableError if graph.is_weight(a["input"]) else UsageError
-        raise kind(f"{graph.where} takes its statistics from the batch, which cannot be written as ONNX.")
+        kind = UnwritableError if out.is_weight(a["input"]) else UsageError
+        raise kind(f"{out.where} takes its statistics from the batch, which cannot be written as ONNX.")
     channels = op.inputs[0].shape[1]
     affine = [
-        graph.constant(np.full(channels, default, np.float32)) if a[name] is None else graph.value(a[name])
+        out.constant(np.full(channels, default, np.float32)) if a[name] is None else out.value(a[name])
         for name, default in (("weight", 1), ("bias", 0))
     ]
-    statistics = [graph.value(a[name]) for name in ("running_mean", "running_var")]
-    return graph.node("BatchNormalization", graph.value(a["input"]), *affine, *statistics, epsilon=a["eps"])
+    statistics = [out.value(a[name]) for name in ("running_mean", "running_var")]
+    return out.node("BatchNormalization", out.value(a["input"]), *affine, *statistics, epsilon=a["eps"])
 
 
-def _layer_norm(graph: Graph, op: Op) -> str:
-    a = arguments(op)
+def _layer_norm(out: OnnxBuilder, op: Node) -> str:
+    a = op.arguments
     axes = len(a["normalized_shape"])
     weight, bias = (
-        graph.constant(np.full(a["normalized_shape"], default, np.float32)) if a[name] is None else graph.value(a[name])
+        out.constant(np.full(a["normalized_shape"], default, np.float32)) if a[name] is None else out.value(a[name])
         for name, default in (("weight", 1), ("bias", 0))
     )
-    return graph.node("LayerNormalization", graph.value(a["input"]), weight, bias, axis=-axes, epsilon=a["eps"])
+    return out.node("LayerNormalization", out.value(a["input"]), weight, bias, axis=-axes, epsilon=a["eps"])
 
 
-def _simple(kind: str, **named: str | float) -> Writer:
+def _simple(kind: str, **named: str | float) -> WriteNode:
     """An operator of one input; its attributes are numbers, or the names that ATen has for them."""
 
-    def write(graph: Graph, op: Op) -> str:
-        a = arguments(op)
+    def write(out: OnnxBuilder, op: Node) -> str:
+        a = op.arguments
         attributes = {key: float(a[value]) if isinstance(value, str) else value for key, value in named.items()}
-        return graph.node(kind, graph.value(op.inputs[0]), **attributes)
+        return out.node(kind, out.value(op.inputs[0]), **attributes)
 
     return write
 
 
-def _silu(graph: Graph, op: Op) -> str:
-    x = graph.value(op.inputs[0])
-    return graph.node("Mul", x, graph.node("Sigmoid", x))
+def _silu(out: OnnxBuilder, op: Node) -> str:
+    x = out.value(op.inputs[0])
+    return out.node("Mul", x, out.node("Sigmoid", x))
 
 
-def _gelu(graph: Graph, op: Op) -> str:
-    if arguments(op)["approximate"] != "none":
+def _gelu(out: OnnxBuilder, op: Node) -> str:
+    if op.arguments["approximate"] != "none":
         raise UnwritableError(
-            f"{graph.where} is an approximate GELU, which cannot be written as ONNX. Use the exact one."
+            f"{out.where} is an approximate GELU, which cannot be written as ONNX. Use the exact one."
         )
-    x = graph.value(op.inputs[0])
-    error = graph.node("Erf", graph.node("Mul", x, graph.value(0.5**0.5)))
-    return graph.node("Mul", graph.node("Mul", x, graph.value(0.5)), graph.node("Add", error, graph.value(1.0)))
+    x = out.value(op.inputs[0])
+    error = out.node("Erf", out.node("Mul", x, out.value(0.5**0.5)))
+    return out.node("Mul", out.node("Mul", x, out.value(0.5)), out.node("Add", error, out.value(1.0)))
 
 
-def _clip(graph: Graph, op: Op) -> str:
-    a = arguments(op)
+def _clip(out: OnnxBuilder, op: Node) -> str:
+    a = op.arguments
     low, high = (a.get(f"{name}_val", a.get(name)) for name in ("min", "max"))
-    return graph.node("Clip", graph.value(op.inputs[0]), *("" if v is None else graph.value(v) for v in (low, high)))
+    return out.node("Clip", out.value(op.inputs[0]), *("" if v is None else out.value(v) for v in (low, high)))
 
 
-def _binary(kind: str) -> Writer:
-    def write(graph: Graph, op: Op) -> str:
-        a = arguments(op)
+def _binary(kind: str) -> WriteNode:
+    def write(out: OnnxBuilder, op: Node) -> str:
+        a = op.arguments
         if a.get("rounding_mode") is not None:
-            raise UnwritableError(f"{graph.where} divides and rounds, which cannot be written as ONNX.")
-        other = graph.value(a["other"])
+            raise UnwritableError(f"{out.where} divides and rounds, which cannot be written as ONNX.")
+        other = out.value(a["other"])
         if a.get("alpha", 1) != 1:
-            other = graph.node("Mul", other, graph.value(a["alpha"]))
-        return graph.node(kind, graph.value(a["self"]), other)
+            other = out.node("Mul", other, out.value(a["alpha"]))
+        return out.node(kind, out.value(a["self"]), other)
 
     return write
 
 
-def _concat(graph: Graph, op: Op) -> str:
-    a = arguments(op)
+def _concat(out: OnnxBuilder, op: Node) -> str:
+    a = op.arguments
     if len(a["tensors"]) == 1:
-        return graph.value(a["tensors"][0])
-    return graph.node("Concat", *(graph.value(ref) for ref in a["tensors"]), axis=a["dim"])
+        return out.value(a["tensors"][0])
+    return out.node("Concat", *(out.value(ref) for ref in a["tensors"]), axis=a["dim"])
 
 
-def _stack(graph: Graph, op: Op) -> str:
-    a = arguments(op)
+def _stack(out: OnnxBuilder, op: Node) -> str:
+    a = op.arguments
     axis = a["dim"] % len(op.outputs[0].shape)
-    axes = graph.constant(np.array([axis], np.int64))
-    return graph.node("Concat", *(graph.node("Unsqueeze", graph.value(ref), axes) for ref in a["tensors"]), axis=axis)
+    axes = out.constant(np.array([axis], np.int64))
+    return out.node("Concat", *(out.node("Unsqueeze", out.value(ref), axes) for ref in a["tensors"]), axis=axis)
 
 
-def _pad(graph: Graph, op: Op) -> str:
-    a = arguments(op)
+def _pad(out: OnnxBuilder, op: Node) -> str:
+    a = op.arguments
     rank = len(op.inputs[0].shape)
     before, after = [0] * rank, [0] * rank
     for i in range(len(a["pad"]) // 2):
         before[-1 - i], after[-1 - i] = a["pad"][2 * i], a["pad"][2 * i + 1]
-    pads = graph.constant(np.array([*before, *after], np.int64))
-    return graph.node("Pad", graph.value(op.inputs[0]), pads, graph.value(a["value"]))
+    pads = out.constant(np.array([*before, *after], np.int64))
+    return out.node("Pad", out.value(op.inputs[0]), pads, out.value(a["value"]))
 
 
-def _pool(kind: str) -> Writer:
-    def write(graph: Graph, op: Op) -> str:
-        a = arguments(op)
+def _pool(kind: str) -> WriteNode:
+    def write(out: OnnxBuilder, op: Node) -> str:
+        a = op.arguments
         pads = spread(a["padding"], 2)
         attributes = {
             "kernel_shape": spread(a["kernel_size"], 2),
@@ -152,25 +143,25 @@ def _pool(kind: str) -> Writer:
         else:
             attributes["count_include_pad"] = int(a["count_include_pad"])
             if a["divisor_override"] is not None:
-                raise UnwritableError(f"{graph.where} has a divisor_override, which cannot be written as ONNX.")
-        return graph.node(kind, graph.value(op.inputs[0]), **attributes)
+                raise UnwritableError(f"{out.where} has a divisor_override, which cannot be written as ONNX.")
+        return out.node(kind, out.value(op.inputs[0]), **attributes)
 
     return write
 
 
-def _adaptive_pool(graph: Graph, op: Op) -> str:
+def _adaptive_pool(out: OnnxBuilder, op: Node) -> str:
     before, after = op.inputs[0].shape[2:], op.outputs[0].shape[2:]
-    x = graph.value(op.inputs[0])
+    x = out.value(op.inputs[0])
     if before == after:
         return x
     if all(side == 1 for side in after):
-        return graph.node("GlobalAveragePool", x)
+        return out.node("GlobalAveragePool", x)
     if any(b % a for b, a in zip(before, after, strict=True)):
         # ONNX has no such pooling. It is linear in rows and in columns: two products with constant matrices.
         rows, columns = (pooling_matrix(b, a) for b, a in zip(before, after, strict=True))
-        return graph.node("MatMul", graph.node("MatMul", graph.constant(rows), x), graph.constant(columns.T.copy()))
+        return out.node("MatMul", out.node("MatMul", out.constant(rows), x), out.constant(columns.T.copy()))
     sides = [b // a for b, a in zip(before, after, strict=True)]
-    return graph.node("AveragePool", x, kernel_shape=sides, strides=sides)
+    return out.node("AveragePool", x, kernel_shape=sides, strides=sides)
 
 
 def pooling_matrix(size: int, wanted: int) -> NDArray[np.float32]:
@@ -182,101 +173,101 @@ def pooling_matrix(size: int, wanted: int) -> NDArray[np.float32]:
     return matrix
 
 
-def _mean(graph: Graph, op: Op) -> str:
-    a = arguments(op)
+def _mean(out: OnnxBuilder, op: Node) -> str:
+    a = op.arguments
     rank = len(op.inputs[0].shape)
     axes = sorted(dim % rank for dim in a["dim"] or range(rank))
     if rank == 4 and axes == [2, 3] and a["keepdim"]:
-        return graph.node("GlobalAveragePool", graph.value(op.inputs[0]))
-    return graph.node(
-        "ReduceMean", graph.value(op.inputs[0]), graph.constant(np.array(axes, np.int64)), keepdims=int(a["keepdim"])
+        return out.node("GlobalAveragePool", out.value(op.inputs[0]))
+    return out.node(
+        "ReduceMean", out.value(op.inputs[0]), out.constant(np.array(axes, np.int64)), keepdims=int(a["keepdim"])
     )
 
 
-def _linear(graph: Graph, op: Op) -> str:
-    a = arguments(op)
+def _linear(out: OnnxBuilder, op: Node) -> str:
+    a = op.arguments
     if a.get("alpha", 1) != 1 or a.get("beta", 1) != 1:
-        raise UnwritableError(f"{graph.where} scales a matrix product, which cannot be written as ONNX.")
+        raise UnwritableError(f"{out.where} scales a matrix product, which cannot be written as ONNX.")
     one, other = a.get("mat1", a.get("self")), a["mat2"]
     attributes = {}
-    if graph.is_weight(other):  # as torch keeps it: (out, in)
+    if out.is_weight(other):  # as torch keeps it: (out, in)
         offset, *strides = other.layout
-        other = TensorRef(other.storage, other.shape[::-1], other.dtype, other.elements, (offset, *strides[::-1]))
+        other = replace(other, shape=other.shape[::-1], layout=(offset, *strides[::-1]))
         attributes["transB"] = 1
     operands = [one, other, a["self"]] if "mat1" in a else [one, other]
-    return graph.node("Gemm", *map(graph.value, operands), **attributes)
+    return out.node("Gemm", *map(out.value, operands), **attributes)
 
 
-def _reshape(graph: Graph, op: Op) -> str:
+def _reshape(out: OnnxBuilder, op: Node) -> str:
     before, after = op.inputs[0].shape, op.outputs[0].shape
-    x = graph.value(op.inputs[0])
+    x = out.value(op.inputs[0])
     if before == after:
         return x
     if len(after) == 2 and before[0] == after[0]:
-        return graph.node("Flatten", x, axis=1)
-    return graph.node("Reshape", x, graph.constant(np.array(graph.batch(before, after), np.int64)))
+        return out.node("Flatten", x, axis=1)
+    return out.node("Reshape", x, out.constant(np.array(out.batch(before, after), np.int64)))
 
 
-def _expand(graph: Graph, op: Op) -> str:
+def _expand(out: OnnxBuilder, op: Node) -> str:
     before, after = op.inputs[0].shape, op.outputs[0].shape
-    x = graph.value(op.inputs[0])
+    x = out.value(op.inputs[0])
     if before == after:
         return x
     before = (*[1] * (len(after) - len(before)), *before)
     # A side that is there already is left as it is by 1.
     sides = [1 if side == was else side for was, side in zip(before, after, strict=True)]
-    if graph.dynamic and graph.batch_size in sides:
-        images = graph.node("Shape", graph.input, start=0, end=1)
-        at = sides.index(graph.batch_size)
-        parts = [graph.constant(np.array(part, np.int64)) for part in (sides[:at], sides[at + 1 :])]
-        return graph.node("Expand", x, graph.node("Concat", parts[0], images, parts[1], axis=0))
-    return graph.node("Expand", x, graph.constant(np.array(sides, np.int64)))
+    if out.dynamic and out.batch_size in sides:
+        images = out.node("Shape", out.input, start=0, end=1)
+        at = sides.index(out.batch_size)
+        parts = [out.constant(np.array(part, np.int64)) for part in (sides[:at], sides[at + 1 :])]
+        return out.node("Expand", x, out.node("Concat", parts[0], images, parts[1], axis=0))
+    return out.node("Expand", x, out.constant(np.array(sides, np.int64)))
 
 
-def _split(graph: Graph, op: Op) -> str:
+def _split(out: OnnxBuilder, op: Node) -> str:
     """Each part is a slice."""
-    axis, start, names = arguments(op)["dim"], 0, []
+    axis, start, names = op.arguments["dim"], 0, []
     for part in op.outputs:
         end = start + part.shape[axis]
-        bounds = [graph.constant(np.array([value], np.int64)) for value in (start, end, axis)]
-        names.append(graph.node("Slice", graph.value(op.inputs[0]), *bounds))
-        graph.values[part] = names[-1]
+        bounds = [out.constant(np.array([value], np.int64)) for value in (start, end, axis)]
+        names.append(out.node("Slice", out.value(op.inputs[0]), *bounds))
+        out.values[part] = names[-1]
         start = end
     return names[0]
 
 
-def _unbind(graph: Graph, op: Op) -> str:
-    x, axis = graph.value(op.inputs[0]), arguments(op)["dim"]
+def _unbind(out: OnnxBuilder, op: Node) -> str:
+    x, axis = out.value(op.inputs[0]), op.arguments["dim"]
     for index, part in enumerate(op.outputs):
-        graph.values[part] = graph.node("Gather", x, graph.constant(np.int64(index)), axis=axis)
-    return graph.values[op.outputs[0]]
+        out.values[part] = out.node("Gather", x, out.constant(np.int64(index)), axis=axis)
+    return out.values[op.outputs[0]]
 
 
-def _product(graph: Graph, op: Op) -> str:
-    return graph.node("MatMul", *(graph.value(ref) for ref in (op.args[0], op.args[1])))
+def _product(out: OnnxBuilder, op: Node) -> str:
+    return out.node("MatMul", *(out.value(ref) for ref in (op.arguments["self"], op.arguments["mat2"])))
 
 
-def _as_strided(graph: Graph, op: Op) -> str:
+def _as_strided(out: OnnxBuilder, op: Node) -> str:
     """Only other strides of sides of 1, as torch gives them to what has been averaged; they say nothing."""
     ref = op.outputs[0]
-    same = [name for known, name in graph.values.items() if _has_values_of(known, ref)]
+    same = [name for known, name in out.values.items() if _has_values_of(known, ref)]
     if not same:
-        raise UnwritableError(f"{graph.where} looks at its memory in another way, which cannot be written as ONNX.")
+        raise UnwritableError(f"{out.where} looks at its memory in another way, which cannot be written as ONNX.")
     return same[-1]
 
 
-def _has_values_of(one: TensorRef, other: TensorRef) -> bool:
+def _has_values_of(one: Tensor, other: Tensor) -> bool:
     """Whether both are the same part of the same memory, in the same order."""
 
-    def read(ref: TensorRef) -> tuple[object, ...]:
+    def read(ref: Tensor) -> tuple[object, ...]:
         offset, *strides = ref.layout
         return offset, *(stride for side, stride in zip(ref.shape, strides, strict=True) if side > 1)
 
     return one.storage == other.storage and one.shape == other.shape and read(one) == read(other)
 
 
-def _transpose(graph: Graph, op: Op) -> str:
-    a = arguments(op)
+def _transpose(out: OnnxBuilder, op: Node) -> str:
+    a = op.arguments
     rank = len(op.inputs[0].shape)
     order = list(range(rank))
     if "dims" in a:
@@ -284,59 +275,59 @@ def _transpose(graph: Graph, op: Op) -> str:
     else:
         one, other = a.get("dim0", 0), a.get("dim1", 1)
         order[one], order[other] = order[other], order[one]
-    return graph.node("Transpose", graph.value(op.inputs[0]), perm=order)
+    return out.node("Transpose", out.value(op.inputs[0]), perm=order)
 
 
-def _slice(graph: Graph, op: Op) -> str:
-    a = arguments(op)
+def _slice(out: OnnxBuilder, op: Node) -> str:
+    a = op.arguments
     side = op.inputs[0].shape[a["dim"]]
     start, end = a["start"] or 0, side if a["end"] is None else min(a["end"], side)
-    values = [graph.constant(np.array([value], np.int64)) for value in (start, end, a["dim"], a["step"])]
-    return graph.node("Slice", graph.value(op.inputs[0]), *values)
+    values = [out.constant(np.array([value], np.int64)) for value in (start, end, a["dim"], a["step"])]
+    return out.node("Slice", out.value(op.inputs[0]), *values)
 
 
-def _select(graph: Graph, op: Op) -> str:
-    a = arguments(op)
-    return graph.node("Gather", graph.value(op.inputs[0]), graph.constant(np.int64(a["index"])), axis=a["dim"])
+def _select(out: OnnxBuilder, op: Node) -> str:
+    a = op.arguments
+    return out.node("Gather", out.value(op.inputs[0]), out.constant(np.int64(a["index"])), axis=a["dim"])
 
 
-def _unsqueeze(graph: Graph, op: Op) -> str:
-    axes = graph.constant(np.array([arguments(op)["dim"]], np.int64))
-    return graph.node("Unsqueeze", graph.value(op.inputs[0]), axes)
+def _unsqueeze(out: OnnxBuilder, op: Node) -> str:
+    axes = out.constant(np.array([op.arguments["dim"]], np.int64))
+    return out.node("Unsqueeze", out.value(op.inputs[0]), axes)
 
 
-def _squeeze(graph: Graph, op: Op) -> str:
+def _squeeze(out: OnnxBuilder, op: Node) -> str:
     """Without sides of 1, of those that are named or of all; torch leaves others as they are, which ONNX refuses."""
-    shape, dims = op.inputs[0].shape, arguments(op).get("dim")
+    shape, dims = op.inputs[0].shape, op.arguments.get("dim")
     named = range(len(shape)) if dims is None else [dims] if isinstance(dims, int) else dims
     axes = sorted({dim % len(shape) for dim in named if shape[dim] == 1})
     if not axes:
-        return _same(graph, op)
-    return graph.node("Squeeze", graph.value(op.inputs[0]), graph.constant(np.array(axes, np.int64)))
+        return _same(out, op)
+    return out.node("Squeeze", out.value(op.inputs[0]), out.constant(np.array(axes, np.int64)))
 
 
-def _along(kind: str) -> Writer:
-    def write(graph: Graph, op: Op) -> str:
-        return graph.node(kind, graph.value(op.inputs[0]), axis=arguments(op)["dim"])
+def _along(kind: str) -> WriteNode:
+    def write(out: OnnxBuilder, op: Node) -> str:
+        return out.node(kind, out.value(op.inputs[0]), axis=op.arguments["dim"])
 
     return write
 
 
-def _cast(graph: Graph, op: Op) -> str:
+def _cast(out: OnnxBuilder, op: Node) -> str:
     from onnx import TensorProto
 
     if op.inputs[0].dtype == op.outputs[0].dtype:
-        return _same(graph, op)
-    if op.outputs[0].dtype != torch.float32:
-        raise UnwritableError(f"{graph.where} computes in {op.outputs[0].dtype}; ONNX is written in float32.")
-    return graph.node("Cast", graph.value(op.inputs[0]), to=TensorProto.FLOAT)
+        return _same(out, op)
+    if op.outputs[0].dtype != "float32":
+        raise UnwritableError(f"{out.where} computes in torch.{op.outputs[0].dtype}; ONNX is written in float32.")
+    return out.node("Cast", out.value(op.inputs[0]), to=TensorProto.FLOAT)
 
 
-def _same(graph: Graph, op: Op) -> str:
-    return graph.value(op.inputs[0])
+def _same(out: OnnxBuilder, op: Node) -> str:
+    return out.value(op.inputs[0])
 
 
-WRITERS: dict[str, Writer] = {
+WRITERS: dict[str, WriteNode] = {
     "convolution": _convolution,
     "native_batch_norm": _batch_norm,
     "native_layer_norm": _layer_norm,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from .cost import Cost, Kind
-from .trace import Op, TensorRef, Trace
+from .ir import Graph, Node, Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,19 +20,19 @@ class _Field:
     sees_all: bool
 
 
-class Fields:
+class ReceptiveFields:
     """The field of each tensor, brought up to date with `step`, operation by operation."""
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, graph: Graph) -> None:
         self._fields: dict[int, _Field] = {}
         self._batch = 1
-        for ref in trace.inputs:
-            if len(ref.shape) > 2 and ref.dtype.is_floating_point:
+        for ref in graph.inputs:
+            if len(ref.shape) > 2 and ref.is_floating_point:
                 self._batch = ref.shape[0]
                 ones = (1,) * (len(ref.shape) - 2)
                 self._fields[ref.storage] = _Field(ones, ones, False)
 
-    def step(self, op: Op, cost: Cost) -> tuple[tuple[int, ...] | None, bool]:
+    def step(self, op: Node, cost: Cost) -> tuple[tuple[int, ...] | None, bool]:
         """The field of this operation's result, and whether the whole input reaches it."""
         sources = [ref for ref in op.inputs if ref.storage in self._fields]
         if not sources:
@@ -42,7 +42,7 @@ class Fields:
             self._fields[ref.storage] = field
         return field.size, field.sees_all
 
-    def _after(self, op: Op, cost: Cost, sources: list[TensorRef]) -> _Field:
+    def _after(self, op: Node, cost: Cost, sources: list[Tensor]) -> _Field:
         field = self._joined(op, sources)
         mixes = len(sources) > 1 if cost.rows is None else cost.rows == self._batch
         if cost.kind is Kind.MATMUL and mixes:
@@ -57,7 +57,7 @@ class Fields:
         pools_all = cost.kind is Kind.POOL and all(k >= side for k, side in zip(window.kernel, shape[2:], strict=True))
         return _Field(size, jump, field.sees_all or pools_all)
 
-    def _joined(self, op: Op, sources: list[TensorRef]) -> _Field:
+    def _joined(self, op: Node, sources: list[Tensor]) -> _Field:
         """Where paths meet. A gate of 1 × 1 brings the whole input to a map and leaves the map's own field."""
         out = op.outputs[0].shape
         maps = [ref for ref in sources if ref.shape[2:] == out[2:]] or sources

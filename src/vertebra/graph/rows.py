@@ -6,12 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
 from .cost import Cost, Kind, cost
-from .receptive_field import Fields
-from .stage_names import Places
-from .trace import Op, TensorRef, Trace
+from .ir import Graph, Node, Tensor
+from .receptive_field import ReceptiveFields
+from .stage_names import StageNames
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,20 +73,20 @@ class Row:
         }
 
 
-def rows_of(network: nn.Module, trace: Trace) -> list[Row]:
-    """One row for each operation of the trace, and one for each module whose parameters none of them used."""
-    kept = counted(trace)
+def rows_of(graph: Graph) -> list[Row]:
+    """One row for each operation of the graph, and one for each module whose parameters none of them used."""
+    kept = counted(graph)
     ops = [op for op, _ in kept]
-    last_use = _last_use(ops, trace)
-    live = _live_bytes(ops, last_use, trace)
-    places = Places(network, [op.module for op, c in kept if c.kind is not Kind.VIEW])
-    fields = Fields(trace)
-    writer = {ref.storage: -1 for ref in trace.inputs}
+    last_use = _last_use(ops, graph)
+    live = _live_bytes(ops, last_use, graph)
+    places = StageNames(graph, [op.module for op, c in kept if c.kind is not Kind.VIEW])
+    fields = ReceptiveFields(graph)
+    writer = {ref.storage: -1 for ref in graph.inputs}
     used: set[int] = set()
     rows: list[Row] = []
     for index, (op, c) in enumerate(kept):
-        weights = [ref for ref in op.inputs if trace.storages[ref.storage].path is not None]
-        activations = [ref for ref in op.inputs if trace.storages[ref.storage].path is None]
+        weights = [ref for ref in op.inputs if graph.is_weight(ref)]
+        activations = [ref for ref in op.inputs if not graph.is_weight(ref)]
         results = _results(op, index, last_use)
         read, written, weight_bytes = (_nbytes(refs) for refs in (activations, results, weights))
         if c.kind is Kind.VIEW:
@@ -108,10 +106,10 @@ def rows_of(network: nn.Module, trace: Trace) -> list[Row]:
                 stage=places.stage(op.module),
                 block=places.block(op.module),
                 module=op.module,
-                module_type=type(network.get_submodule(op.module)).__name__,
+                module_type=graph.modules[op.module].type,
                 output_shape=op.outputs[0].shape,
-                dtype=str(op.outputs[0].dtype).removeprefix("torch."),
-                parameters=sum(trace.storages[storage].parameters for storage in new),
+                dtype=op.outputs[0].dtype,
+                parameters=sum(graph.storages[storage].parameters for storage in new),
                 macs=c.macs,
                 other_ops=c.other_ops,
                 weight_bytes=weight_bytes,
@@ -129,48 +127,48 @@ def rows_of(network: nn.Module, trace: Trace) -> list[Row]:
             )
         )
         writer |= {ref.storage: index for ref in op.outputs}
-    used_paths = {trace.storages[storage].path for storage in used}
-    return rows + list(_not_run(network, used_paths, len(rows)))
+    used_paths = {graph.storages[storage].path for storage in used}
+    return rows + list(_not_run(graph, used_paths, len(rows)))
 
 
-def counted(trace: Trace) -> list[tuple[Op, Cost]]:
+def counted(graph: Graph) -> list[tuple[Node, Cost]]:
     """The operations that get a row, with their costs."""
-    return [(op, c) for op, c in ((op, cost(op)) for op in trace.ops) if not _is_nothing(op, c, trace)]
+    return [(op, c) for op, c in ((op, cost(op)) for op in graph.nodes) if not _is_nothing(op, c, graph)]
 
 
-def _is_nothing(op: Op, c: Cost, trace: Trace) -> bool:
+def _is_nothing(op: Node, c: Cost, graph: Graph) -> bool:
     """Is it no row? The transposed view of a weight is part of the product that uses it; an empty tensor is nothing."""
-    of_weights = all(trace.storages[ref.storage].path is not None for ref in op.inputs)
+    of_weights = all(map(graph.is_weight, op.inputs))
     empty = all(ref.elements == 0 for ref in op.outputs)
     return empty or (c.kind is Kind.VIEW and of_weights)
 
 
-def _nbytes(refs: Sequence[TensorRef]) -> int:
+def _nbytes(refs: Sequence[Tensor]) -> int:
     return sum(ref.nbytes for ref in dict.fromkeys(refs))
 
 
-def _last_use(ops: Sequence[Op], trace: Trace) -> dict[int, int]:
+def _last_use(ops: Sequence[Node], graph: Graph) -> dict[int, int]:
     """Storage → index of the last operation that reads it; results of the network are needed to the end."""
     last = {ref.storage: index for index, op in enumerate(ops) for ref in op.inputs}
-    return last | {ref.storage: len(ops) for ref in trace.outputs}
+    return last | {ref.storage: len(ops) for ref in graph.outputs}
 
 
-def _results(op: Op, index: int, last_use: dict[int, int]) -> list[TensorRef]:
+def _results(op: Node, index: int, last_use: dict[int, int]) -> list[Tensor]:
     """What it writes. Results beside the first that nobody reads (the indices of a max-pooling) are torch's own."""
     return [ref for i, ref in enumerate(op.outputs) if i == 0 or last_use.get(ref.storage, -1) > index]
 
 
-def _live_bytes(ops: Sequence[Op], last_use: dict[int, int], trace: Trace) -> list[int]:
+def _live_bytes(ops: Sequence[Node], last_use: dict[int, int], graph: Graph) -> list[int]:
     """Bytes of activations in memory during each operation, if each is freed after its last use."""
     change = [0] * (len(ops) + 2)
-    born = {ref.storage: 0 for ref in trace.inputs}
+    born = {ref.storage: 0 for ref in graph.inputs}
     for index, op in enumerate(ops):
         for ref in _results(op, index, last_use):
             born.setdefault(ref.storage, index)
     for storage, index in born.items():
-        if trace.storages[storage].path is None:
-            change[index] += trace.storages[storage].nbytes
-            change[min(last_use.get(storage, index), len(ops)) + 1] -= trace.storages[storage].nbytes
+        if graph.storages[storage].path is None:
+            change[index] += graph.storages[storage].nbytes
+            change[min(last_use.get(storage, index), len(ops)) + 1] -= graph.storages[storage].nbytes
     live, total = [], 0
     for index in range(len(ops)):
         total += change[index]
@@ -178,26 +176,27 @@ def _live_bytes(ops: Sequence[Op], last_use: dict[int, int], trace: Trace) -> li
     return live
 
 
-def _not_run(network: nn.Module, used: set[str | None], start: int) -> Iterator[Row]:
+def _not_run(graph: Graph, used: set[str | None], start: int) -> Iterator[Row]:
     """The outermost modules (or single parameters) that took no part, such as heads for training only."""
-    shared = {id(value) for path, value in network.named_parameters() if path in used}
-    idle = {id(value) for value in network.parameters()} - shared
+    sizes = _parameters_within(graph)
+    idle = sizes.get("", {}).keys() - {
+        identity for module in graph.modules.values() for path, identity, _ in module.parameters if path in used
+    }
 
-    def visit(path: str, module: nn.Module) -> Iterator[tuple[str, str, int]]:
-        sizes = {id(value): value.numel() for value in module.parameters()}
-        if not idle & sizes.keys():
+    def visit(path: str) -> Iterator[tuple[str, str, int]]:
+        module, within = graph.modules[path], sizes[path]
+        if not idle & within.keys():
             return
-        if path and idle >= sizes.keys():
-            yield path, type(module).__name__, sum(sizes.values())
+        if path and idle >= within.keys():
+            yield path, module.type, sum(within.values())
             return
-        prefix = f"{path}." if path else ""
-        for name, value in module.named_parameters(recurse=False):
-            if id(value) in idle:
-                yield prefix + name, "Parameter", value.numel()
-        for name, child in module.named_children():
-            yield from visit(prefix + name, child)
+        for name, identity, size in module.parameters:
+            if identity in idle:
+                yield name, "Parameter", size
+        for child in module.children:
+            yield from visit(child)
 
-    for index, (path, module_type, parameters) in enumerate(visit("", network), start):
+    for index, (path, module_type, parameters) in enumerate(visit("") if idle else (), start):
         yield Row(
             index=index,
             name=path,
@@ -226,3 +225,14 @@ def _not_run(network: nn.Module, used: set[str | None], start: int) -> Iterator[
             stride=(),
             groups=1,
         )
+
+
+def _parameters_within(graph: Graph) -> dict[str, dict[int, int]]:
+    """For each module the identities and sizes of the parameters of it and of all within it."""
+    found: dict[str, dict[int, int]] = {}
+    for path in reversed(graph.modules):  # children stand after the module that holds them
+        module = graph.modules[path]
+        found[path] = {identity: size for _, identity, size in module.parameters}
+        for child in module.children:
+            found[path] |= found[child]
+    return found

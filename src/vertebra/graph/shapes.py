@@ -1,6 +1,6 @@
-"""Shapes of the results of the operations that convolutional networks are made of, worked out here.
+"""Shapes of the results of the operations that convolutional networks are made of: windows, broadcasting, ATen's rules.
 
-torch knows them too, but its rules for the meta device are written in Python over its reference operators: the first
+torch knows ATen's too, but its rules for the meta device are written in Python over its reference operators: the first
 use imports 900 modules (3 s), and each batch norm takes 1 ms. A rule here returns None where the case is not the plain
 one, and torch's own is used. The tests hold both against each other.
 """
@@ -8,18 +8,30 @@ one, and torch's own is used. The tests hold both against each other.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
-import torch
-from torch import Tensor
-
-aten = torch.ops.aten
-Rule = Callable[..., Any]
+Shape: TypeAlias = tuple[int, ...]
 
 
-def window(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil: bool = False) -> int:
-    """How many positions a sliding window has along one side."""
-    reach = size + 2 * padding - dilation * (kernel - 1) - 1
+Tensor: TypeAlias = Any  # of torch, on the meta device
+
+
+class Indices(Shape):
+    """The shape of a result of int64; other results have the type of the first operand."""
+
+
+# One shape for each result, None for a result that is not wanted. A single result that is the first operand itself,
+# changed in place, is FIRST_OPERAND.
+Shapes: TypeAlias = list[Shape | None] | None
+Rule: TypeAlias = Callable[..., Shapes]
+FIRST_OPERAND: Shapes = []
+
+
+def window(
+    size: int, kernel: int, stride: int, padding: int, dilation: int, ceil: bool = False, after: int | None = None
+) -> int:
+    """How many positions a sliding window has along one side; `after` is the padding at its end where that differs."""
+    reach = size + padding + (padding if after is None else after) - dilation * (kernel - 1) - 1
     count = (reach + (stride - 1 if ceil else 0)) // stride + 1
     # With ceil, a window must begin inside the input or the padding on its left.
     return count - 1 if ceil and (count - 1) * stride >= size + padding else count
@@ -31,9 +43,8 @@ def spread(values: Sequence[int] | int, dims: int) -> list[int]:
     return values * dims if len(values) == 1 else values
 
 
-def _new(like: Tensor, shape: Sequence[int]) -> Tensor:
-    # Not empty_like or new_empty: on the meta device these too are written in Python.
-    return torch.empty(tuple(shape), dtype=like.dtype, device=like.device)
+def _one(shape: Sequence[int]) -> Shapes:
+    return [tuple(shape)]
 
 
 def _plain(*tensors: Tensor) -> bool:
@@ -50,7 +61,7 @@ def _convolution(
     transposed: bool,
     output_padding: Sequence[int],
     groups: int,
-) -> Any:
+) -> Shapes:
     dims = weight.ndim - 2
     if transposed or x.ndim != weight.ndim or x.shape[1] != weight.shape[1] * groups or not _plain(x, weight):
         return None
@@ -58,7 +69,7 @@ def _convolution(
     sides = [window(x.shape[2 + i], weight.shape[2 + i], steps[i], pads[i], dilations[i]) for i in range(dims)]
     if min(sides, default=1) < 1 or x.dtype != weight.dtype:
         return None  # torch says what is wrong
-    return _new(x, (x.shape[0], weight.shape[0], *sides))
+    return _one((x.shape[0], weight.shape[0], *sides))
 
 
 def _batch_norm(
@@ -70,12 +81,12 @@ def _batch_norm(
     training: bool,
     momentum: float,
     eps: float,
-) -> Any:
+) -> Shapes:
     if not _plain(x):
         return None
     # The statistics of the batch, which only training has.
     channels = (x.shape[1],) if training else (0,)
-    return _new(x, x.shape), _new(x, channels), _new(x, channels)
+    return [tuple(x.shape), channels, channels]
 
 
 def _convolution_backward(
@@ -90,51 +101,58 @@ def _convolution_backward(
     output_padding: Any,
     groups: int,
     wanted: Sequence[bool],
-) -> Any:
+) -> Shapes:
     if not _plain(gradient, x, weight):
         return None
     shapes = (x.shape, weight.shape, bias_sizes or (weight.shape[0],))
-    return tuple(_new(x, shape) if want else None for shape, want in zip(shapes, wanted, strict=True))
+    return [tuple(shape) if want else None for shape, want in zip(shapes, wanted, strict=True)]
 
 
-def _batch_norm_backward(gradient: Tensor, x: Tensor, *args: Any) -> Any:
+def _batch_norm_backward(gradient: Tensor, x: Tensor, *args: Any) -> Shapes:
     if not _plain(gradient, x):
         return None
     shapes = (x.shape, (x.shape[1],), (x.shape[1],))
-    return tuple(_new(x, shape) if want else None for shape, want in zip(shapes, args[-1], strict=True))
+    return [tuple(shape) if want else None for shape, want in zip(shapes, args[-1], strict=True)]
 
 
-def _same(x: Tensor, *args: Any, **kwargs: Any) -> Any:
-    return _new(x, x.shape) if _plain(x) and x.is_floating_point() else None
+def _same(x: Tensor, *args: Any, **kwargs: Any) -> Shapes:
+    return _one(x.shape) if _plain(x) and x.is_floating_point() else None
 
 
-def _softmax(x: Tensor, dim: int, half_to_float: bool) -> Any:
+def _softmax(x: Tensor, dim: int, half_to_float: bool) -> Shapes:
     return None if half_to_float else _same(x)
 
 
-def _itself(x: Tensor, *args: Any, **kwargs: Any) -> Any:
-    return x
+def _itself(x: Tensor, *args: Any, **kwargs: Any) -> Shapes:
+    return FIRST_OPERAND
 
 
-def _binary(x: Tensor, y: Any, **kwargs: Any) -> Any:
+def broadcast(*shapes: Sequence[int]) -> Shape:
+    """The shape of several together, as numpy has it; where two sides do not fit the larger one is taken."""
+    rank = max(map(len, shapes), default=0)
+    sides = zip(*((*[1] * (rank - len(shape)), *shape) for shape in shapes), strict=True)
+    return tuple(0 if 0 in side else max(side) for side in sides)
+
+
+def _binary(x: Tensor, y: Any, **kwargs: Any) -> Shapes:
     if isinstance(y, float) and x.is_floating_point() and _plain(x):
-        return _new(x, x.shape)
-    if not isinstance(y, Tensor) or x.dtype != y.dtype or not _plain(x, y):
+        return _one(x.shape)
+    if not hasattr(y, "shape") or x.dtype != y.dtype or not _plain(x, y):
         return None
     if x.shape == y.shape:
-        return _new(x, x.shape)
+        return _one(x.shape)
     # A scale of one value a channel: (N, C, 1, 1) times (N, C, H, W), in either order.
     for big, small in ((x, y), (y, x)):
         if big.ndim == small.ndim and all(s in (1, b) for b, s in zip(big.shape, small.shape, strict=True)):
-            return _new(big, big.shape)
+            return _one(big.shape)
     return None
 
 
-def _binary_in_place(x: Tensor, y: Any, **kwargs: Any) -> Any:
-    return x if isinstance(y, Tensor) and x.shape == y.shape else None
+def _binary_in_place(x: Tensor, y: Any, **kwargs: Any) -> Shapes:
+    return FIRST_OPERAND if hasattr(y, "shape") and x.shape == y.shape else None
 
 
-def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Any:
+def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Shapes:
     first = tensors[0]
     if not _plain(*tensors) or any(t.ndim != first.ndim or t.dtype != first.dtype for t in tensors):
         return None
@@ -144,29 +162,29 @@ def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Any:
         return None
     shape = list(first.shape)
     shape[dim] = sum(t.shape[dim] for t in tensors)
-    return _new(first, shape)
+    return _one(shape)
 
 
-def _mean(x: Tensor, dims: Sequence[int] | None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Any:
+def _mean(x: Tensor, dims: Sequence[int] | None, keepdim: bool = False, *, dtype: Any = None) -> Shapes:
     if not dims or dtype is not None or not _plain(x) or not x.is_floating_point():
         return None
     gone = {dim % x.ndim for dim in dims}
-    return _new(x, [1 if i in gone else side for i, side in enumerate(x.shape) if keepdim or i not in gone])
+    return _one([1 if i in gone else side for i, side in enumerate(x.shape) if keepdim or i not in gone])
 
 
-def _addmm(bias: Tensor, x: Tensor, weight: Tensor, **kwargs: Any) -> Any:
+def _addmm(bias: Tensor, x: Tensor, weight: Tensor, **kwargs: Any) -> Shapes:
     if bias.ndim != 1 or x.ndim != 2 or weight.ndim != 2 or x.shape[1] != weight.shape[0] or x.dtype != weight.dtype:
         return None
-    return _new(x, (x.shape[0], weight.shape[1]))
+    return _one((x.shape[0], weight.shape[1]))
 
 
-def _constant_pad(x: Tensor, pad: Sequence[int], value: float = 0) -> Any:
+def _constant_pad(x: Tensor, pad: Sequence[int], value: float = 0) -> Shapes:
     if not _plain(x) or any(side < 0 for side in pad):
         return None
     shape = list(x.shape)
     for i in range(len(pad) // 2):
         shape[-1 - i] += pad[2 * i] + pad[2 * i + 1]
-    return _new(x, shape)
+    return _one(shape)
 
 
 def _max_pool(
@@ -176,9 +194,9 @@ def _max_pool(
     padding: Sequence[int] = (0,),
     dilation: Sequence[int] = (1,),
     ceil_mode: bool = False,
-) -> Any:
+) -> Shapes:
     shape = _pooled(x, kernel_size, stride, padding, dilation, ceil_mode)
-    return None if shape is None else (_new(x, shape), torch.empty(shape, dtype=torch.int64, device=x.device))
+    return None if shape is None else [shape, Indices(shape)]
 
 
 def _avg_pool(
@@ -188,9 +206,9 @@ def _avg_pool(
     padding: Sequence[int] = (0,),
     ceil_mode: bool = False,
     *args: Any,
-) -> Any:
+) -> Shapes:
     shape = _pooled(x, kernel_size, stride, padding, (1,), ceil_mode)
-    return None if shape is None else _new(x, shape)
+    return None if shape is None else _one(shape)
 
 
 def _pooled(
@@ -200,42 +218,43 @@ def _pooled(
     padding: Sequence[int],
     dilation: Sequence[int],
     ceil_mode: bool,
-) -> list[int] | None:
+) -> Shape | None:
     if x.ndim != 4 or not _plain(x):
         return None
     kernel, pads, dilations = spread(kernel_size, 2), spread(padding, 2), spread(dilation, 2)
     steps = spread(stride, 2) if stride else kernel
     sides = [window(x.shape[2 + i], kernel[i], steps[i], pads[i], dilations[i], ceil_mode) for i in range(2)]
-    return [*x.shape[:2], *sides] if min(sides) > 0 else None
+    return (*x.shape[:2], *sides) if min(sides) > 0 else None
 
 
-def _adaptive_pool(x: Tensor, output_size: Sequence[int]) -> Any:
-    return _new(x, (*x.shape[:2], *output_size)) if x.ndim == 4 and _plain(x) else None
+def _adaptive_pool(x: Tensor, output_size: Sequence[int]) -> Shapes:
+    return _one((*x.shape[:2], *output_size)) if x.ndim == 4 and _plain(x) else None
 
 
-SHORTCUTS: dict[Any, Rule] = {
-    aten.convolution.default: _convolution,
-    aten.native_batch_norm.default: _batch_norm,
-    aten.convolution_backward.default: _convolution_backward,
-    aten.native_batch_norm_backward.default: _batch_norm_backward,
-    aten.relu.default: _same,
-    aten.silu.default: _same,
-    aten.sigmoid.default: _same,
-    aten.hardtanh.default: _same,
-    aten._softmax.default: _softmax,
-    aten.relu_.default: _itself,
-    aten.silu_.default: _itself,
-    aten.sigmoid_.default: _itself,
-    aten.hardtanh_.default: _itself,
-    aten.add.Tensor: _binary,
-    aten.mul.Tensor: _binary,
-    aten.add_.Tensor: _binary_in_place,
-    aten.mul_.Tensor: _binary_in_place,
-    aten.cat.default: _cat,
-    aten.max_pool2d_with_indices.default: _max_pool,
-    aten.avg_pool2d.default: _avg_pool,
-    aten._adaptive_avg_pool2d.default: _adaptive_pool,
-    aten.mean.dim: _mean,
-    aten.addmm.default: _addmm,
-    aten.constant_pad_nd.default: _constant_pad,
+# By the name of the overload, as torch.ops has it.
+RULES: dict[str, Rule] = {
+    "convolution.default": _convolution,
+    "native_batch_norm.default": _batch_norm,
+    "convolution_backward.default": _convolution_backward,
+    "native_batch_norm_backward.default": _batch_norm_backward,
+    "relu.default": _same,
+    "silu.default": _same,
+    "sigmoid.default": _same,
+    "hardtanh.default": _same,
+    "_softmax.default": _softmax,
+    "relu_.default": _itself,
+    "silu_.default": _itself,
+    "sigmoid_.default": _itself,
+    "hardtanh_.default": _itself,
+    "add.Tensor": _binary,
+    "mul.Tensor": _binary,
+    "add_.Tensor": _binary_in_place,
+    "mul_.Tensor": _binary_in_place,
+    "cat.default": _cat,
+    "max_pool2d_with_indices.default": _max_pool,
+    "avg_pool2d.default": _avg_pool,
+    "_adaptive_avg_pool2d.default": _adaptive_pool,
+    "mean.dim": _mean,
+    "addmm.default": _addmm,
+    "constant_pad_nd.default": _constant_pad,
 }

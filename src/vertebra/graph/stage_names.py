@@ -1,4 +1,4 @@
-"""Where an operation is: its stage, its block, its name."""
+"""The stage and block that an operation belongs to, and its name."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache
 
-from torch import nn
-
-from vertebra.models import ConvNet
+from .ir import Graph
 
 BEFORE, AFTER = "input", "classifier"  # what a network of ours does outside of its stages
 TOP = "(top)"  # what another network does outside of its children
 
 
-class Places:
+class StageNames:
     """Stages and blocks of a network.
 
     Our networks tell their stages. Of another one the children are the stages; a child that does more than three
@@ -22,15 +20,12 @@ class Places:
     just a list of others.
     """
 
-    def __init__(self, network: nn.Module, running: Sequence[str]) -> None:
+    def __init__(self, graph: Graph, running: Sequence[str]) -> None:
         """`running` has the module path of each operation, in order."""
-        self._network = network
-        self._prefixes: dict[str, str] = {}  # module path -> name of the stage
-        self._ours = isinstance(network, ConvNet)
-        if isinstance(network, ConvNet):
-            self._prefixes = {path: stage.name for stage in network.stages for path in stage.modules}
-        else:
-            self._prefixes = {path: path for path in _opened(network, running)}
+        self._modules = graph.modules
+        self._ours = graph.stages is not None
+        # module path -> name of the stage
+        self._prefixes = {path: path for path in _opened(graph, running)} if graph.stages is None else graph.stages
         self._outside = BEFORE
         # Many rows are in the same module.
         self.block, self.name, self._prefix = cache(self._block), cache(self._name), cache(self._find_prefix)
@@ -50,16 +45,15 @@ class Places:
         start = 1 if prefix is None else prefix.count(".") + 1
         for length in range(start, len(parts) + 1):
             candidate = ".".join(parts[:length])
-            if not _is_list(self._network.get_submodule(candidate)):
+            if not self._modules[candidate].is_list:
                 return candidate or TOP
         return path or TOP
 
     def _name(self, path: str, op: str, has_weights: bool) -> str:
         """What a row is called: the module's path where the module is that operation, with the operation otherwise."""
-        module = self._network.get_submodule(path)
-        is_leaf = path and not any(True for _ in module.children())
-        own = any(True for _ in module.parameters(recurse=False))
-        return path if is_leaf and (has_weights or not own) else f"{path}.{op}".lstrip(".")
+        module = self._modules[path]
+        is_leaf = path and not module.children
+        return path if is_leaf and (has_weights or not module.parameters) else f"{path}.{op}".lstrip(".")
 
     def _find_prefix(self, path: str) -> str | None:
         return next((prefix for prefix in _ancestors(path) if prefix in self._prefixes), None)
@@ -72,18 +66,13 @@ def _ancestors(path: str) -> Iterator[str]:
         path = path.rpartition(".")[0]
 
 
-def _is_list(module: nn.Module) -> bool:
-    """Is it there only to hold others, one after the other?"""
-    return type(module) is nn.Sequential or isinstance(module, (nn.ModuleList, nn.ModuleDict))
-
-
-def _opened(network: nn.Module, running: Sequence[str]) -> list[str]:
+def _opened(graph: Graph, running: Sequence[str]) -> list[str]:
     counts = Counter(prefix for path in running for prefix in _ancestors(path))
-    stages = [name for name, _ in network.named_children()]
+    stages = list(graph.modules[""].children)
     while True:
         large = [path for path in stages if counts[path] > 0.75 * len(running)]
-        children = [name for path in large for name, _ in network.get_submodule(path).named_children()]
+        children = [child for path in large for child in graph.modules[path].children]
         if not children:
             return stages
         place = stages.index(large[0])
-        stages[place : place + 1] = [f"{large[0]}.{name}" for name in children]
+        stages[place : place + 1] = children

@@ -1,17 +1,16 @@
-"""Run a network on shapes alone and write down each operation: what it is, where it is, what it reads and writes.
+"""The graph of a network that runs on shapes alone. Of this room only this module imports torch.
 
 The network is copied to the meta device, whose tensors have shapes and no memory, and run once under a dispatch mode
-that sees every ATen operation. Hooks tell which module is running. That takes tenths of a second where `torch.export`
-takes ten, and works for whatever runs on the meta device; the operations are the same.
+that records every ATen operation. Hooks tell which module is running. That takes tenths of a second where
+`torch.export` takes ten, and works for whatever runs on the meta device; the operations are the same.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -20,79 +19,45 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from vertebra.errors import UsageError, VertebraError, first_line
+from vertebra.models import ConvNet
 
-from .shapes import SHORTCUTS
+from . import ir
+from .ir import Graph, Module, Node, Storage
+from .shapes import FIRST_OPERAND, RULES, Indices, Shape
 
 META = torch.device("meta")
 
 
-@dataclass(frozen=True, slots=True)
-class TensorRef:
-    """A tensor as an operation saw it: which storage it lies in, and its form."""
-
-    storage: int  # index into Trace.storages
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    elements: int  # distinct ones: a dimension that is only repeated (stride 0) counts once
-    layout: tuple[int, ...] = ()  # offset and strides, which tell two views of the same shape apart
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that reading all of it moves."""
-        return self.elements * self.dtype.itemsize
+# What stands in for torch's own rules on the meta device: operation -> rule.
+SHAPE_RULES = {
+    getattr(getattr(torch.ops.aten, op), overload): rule
+    for (op, _, overload), rule in ((name.partition("."), rule) for name, rule in RULES.items())
+}
 
 
-@dataclass(slots=True)
-class Storage:
-    """A piece of memory that one or more tensors lie in."""
+class _Schema:
+    """What is asked of an operation again and again, and takes torch long to tell."""
 
-    nbytes: int
-    created: int  # index of the operation that was running
-    path: str | None = None  # where it is a parameter or buffer of the network
-    parameters: int = 0  # how many values, where it is a parameter
-    freed: int | None = None  # index of the operation before which Python let go of it; None: still held at the end
+    def __init__(self, func: Any) -> None:
+        schema = func._schema
+        # As in `aten::convolution`, without the namespace and without the underscore of an in-place operation.
+        self.op = str(schema.name).partition("::")[2].rstrip("_") or str(schema.name)
+        self.name = str(func)
+        self.in_place = bool(schema.is_mutable)
+        self.is_pointwise = torch.Tag.pointwise in func.tags
+        self.arguments = [(argument.name, argument.default_value) for argument in schema.arguments]
 
-
-@dataclass(slots=True)
-class Op:
-    """One ATen operation."""
-
-    func: Any  # torch._ops.OpOverload
-    args: tuple[Any, ...]  # with a TensorRef for each tensor
-    kwargs: dict[str, Any]
-    inputs: tuple[TensorRef, ...]  # each once: x * x reads x once
-    outputs: tuple[TensorRef, ...]
-    module: str  # path of the innermost module that was running; "" is the network itself
-
-    @property
-    def name(self) -> str:
-        """As in `aten::convolution`, without the namespace and without the underscore of an in-place operation."""
-        return str(self.func._schema.name).partition("::")[2].rstrip("_") or str(self.func._schema.name)
-
-    @property
-    def in_place(self) -> bool:
-        """Does it write into one of its inputs?"""
-        return bool(self.func._schema.is_mutable)
-
-    @property
-    def is_view(self) -> bool:
-        """Does it only look at its input in another way, without moving anything?"""
-        storages = {ref.storage for ref in self.inputs}
-        return not self.in_place and bool(self.outputs) and all(ref.storage in storages for ref in self.outputs)
+    def named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments by their names, with defaults filled in."""
+        found = {name: kwargs.get(name, default) for name, default in self.arguments[len(args) :]}
+        return dict(zip((name for name, _ in self.arguments), args, strict=False)) | found
 
 
-@dataclass(slots=True)
-class Trace:
-    """All operations of one run."""
-
-    ops: list[Op]
-    storages: list[Storage]
-    inputs: tuple[TensorRef, ...]
-    outputs: tuple[TensorRef, ...]
-    order: list[str]  # paths of modules in the order in which they began
+_schema = cache(_Schema)
+_dtype = cache(lambda dtype: (str(dtype).removeprefix("torch."), dtype.itemsize))
 
 
 class Recorder(TorchDispatchMode):
@@ -105,7 +70,7 @@ class Recorder(TorchDispatchMode):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.ops: list[Op] = []
+        self.nodes: list[Node] = []
         self.storages: list[Storage] = []
         self.order: list[str] = []
         self._index: dict[int, int] = {}  # address of a storage -> index into storages
@@ -140,16 +105,28 @@ class Recorder(TorchDispatchMode):
         kwargs = {key: META if isinstance(value, torch.device) else value for key, value in (kwargs or {}).items()}
         args, kwargs = _mapped((args, kwargs), self._on_meta)
         self._bury()
-        shortcut = SHORTCUTS.get(func)
-        out = shortcut(*args, **kwargs) if shortcut is not None else None
+        out = by_rule(func, args, kwargs)
         if out is None:
             out = self._run(func, args, kwargs)
-        inputs: list[TensorRef] = []
-        outputs: list[TensorRef] = []
+        inputs: list[ir.Tensor] = []
+        outputs: list[ir.Tensor] = []
         args, kwargs = _mapped((args, kwargs), partial(self._noted, inputs))
         _mapped(out, partial(self._noted, outputs))
-        unique = tuple(dict.fromkeys(inputs)), tuple(dict.fromkeys(outputs))
-        self.ops.append(Op(func, args, kwargs, *unique, self._path[-1]))
+        schema = _schema(func)
+        unique = tuple(dict.fromkeys(outputs))
+        self.nodes.append(
+            Node(
+                schema.op,
+                schema.named(args, kwargs),
+                tuple(dict.fromkeys(inputs)),
+                unique,
+                self._path[-1],
+                schema.name,
+                schema.in_place,
+                schema.is_pointwise,
+                partial(_flops, func, args, kwargs, unique),
+            )
+        )
         return out
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -161,7 +138,7 @@ class Recorder(TorchDispatchMode):
                 raise _data_dependent(func, self._path[-1]) from error
             raise
 
-    def trace(self, inputs: Any, outputs: Any) -> Trace:
+    def graph(self, inputs: Any, outputs: Any) -> Graph:
         """What was written down, for a run from these inputs to these outputs."""
         for hook in self._hooks:
             hook.remove()
@@ -170,7 +147,7 @@ class Recorder(TorchDispatchMode):
             tuple(self._refer(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.is_meta)
             for tree in (inputs, outputs)
         ]
-        return Trace(self.ops, self.storages, refs[0], refs[1], self.order)
+        return Graph(self.nodes, self.storages, refs[0], refs[1], self.order)
 
     def index_of(self, tensor: Tensor) -> int:
         """Where its storage is in the trace's list."""
@@ -184,33 +161,63 @@ class Recorder(TorchDispatchMode):
             self._substitutes[id(value)] = (value, torch.empty_like(value, device=META))
         return self._substitutes[id(value)][1]
 
-    def _noted(self, found: list[TensorRef], tensor: Tensor) -> TensorRef:
+    def _noted(self, found: list[ir.Tensor], tensor: Tensor) -> ir.Tensor:
         found.append(self._refer(tensor))
         return found[-1]
 
-    def _refer(self, tensor: Tensor) -> TensorRef:
+    def _refer(self, tensor: Tensor) -> ir.Tensor:
         storage = tensor.untyped_storage()
         address = storage._cdata
         index = self._index.get(address)
         if index is None:
             index = self._index[address] = len(self.storages)
             self._alive[index] = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
-            self.storages.append(Storage(storage.nbytes(), len(self.ops)))
+            self.storages.append(Storage(storage.nbytes(), len(self.nodes)))
         elements = tensor.numel()
         if elements and not tensor.is_contiguous():
             for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
                 elements //= size if stride == 0 else 1
         layout = (int(tensor.storage_offset()), *tensor.stride())
-        return TensorRef(index, tuple(tensor.shape), tensor.dtype, elements, layout)
+        return ir.Tensor(index, tuple(tensor.shape), *_dtype(tensor.dtype), elements, layout)
 
     def _bury(self) -> None:
-        """Note the storages that nobody holds any more."""
+        """Note the storages that have been freed."""
         gone = [i for i, reference in self._alive.items() if reference.expired()]  # type: ignore[no-untyped-call]
         for index in gone:
-            self.storages[index].freed = len(self.ops)
-            # The address may now be used again, by another storage. The reference has to go in the same breath.
+            self.storages[index].freed = len(self.nodes)
+            # The address may now be used again, by another storage, so the reference goes at the same time.
             reference = self._alive.pop(index)
             del self._index[reference.cdata]
+
+
+def by_rule(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The results of an operation on the meta device by a rule of `shapes`; None where it has none for this case."""
+    rule = SHAPE_RULES.get(func)
+    shapes = rule(*args, **kwargs) if rule is not None else None
+    if not shapes:
+        return args[0] if shapes is FIRST_OPERAND else None
+    first = args[0][0] if isinstance(args[0], list | tuple) else args[0]
+
+    def made(shape: Shape | None) -> Tensor | None:
+        if shape is None:
+            return None
+        # Not empty_like or new_empty: on the meta device these too are written in Python.
+        return torch.empty(shape, dtype=torch.int64 if isinstance(shape, Indices) else first.dtype, device=META)
+
+    return made(shapes[0]) if len(shapes) == 1 else tuple(map(made, shapes))
+
+
+def _flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: tuple[ir.Tensor, ...]) -> int | None:
+    """By torch's own formula, which it has for attention and the like."""
+    from torch.utils.flop_counter import flop_registry
+
+    formula = flop_registry.get(func.overloadpacket)
+    if formula is None:
+        return None
+    args, kwargs = tree_map(
+        lambda value: torch.Size(value.shape) if isinstance(value, ir.Tensor) else value, (args, kwargs)
+    )
+    return int(formula(*args, **kwargs, out_shape=tuple(out.shape for out in outputs)))
 
 
 def _mapped(value: Any, function: Callable[[Tensor], Any]) -> Any:
@@ -283,8 +290,8 @@ def unwrapped(network: nn.Module) -> nn.Module:
         network = inner
 
 
-def run(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Trace:
-    """Trace `network(*args, **kwargs)`, all on the meta device.
+def run(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Graph:
+    """The graph of `network(*args, **kwargs)`, all on the meta device.
 
     Raises:
         UsageError: the network does not take these inputs, or cannot be run on shapes alone.
@@ -292,7 +299,29 @@ def run(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> T
     recorder = Recorder(network)
     with recorder, torch.no_grad():
         output = call(network, args, kwargs)
-    return recorder.trace((args, kwargs), output)
+    graph = recorder.graph((args, kwargs), output)
+    graph.modules = dict(_modules("", network))
+    if isinstance(network, ConvNet):
+        graph.stages = {path: stage.name for stage in network.stages for path in stage.modules}
+    return graph
+
+
+def _modules(path: str, network: nn.Module) -> Iterator[tuple[str, Module]]:
+    prefix = f"{path}." if path else ""
+    children = [(prefix + name, child) for name, child in network.named_children()]
+    yield (
+        path,
+        Module(
+            type=type(network).__name__,
+            is_list=type(network) is nn.Sequential or isinstance(network, (nn.ModuleList, nn.ModuleDict)),
+            children=tuple(name for name, _ in children),
+            parameters=tuple(
+                (prefix + name, id(value), value.numel()) for name, value in network.named_parameters(recurse=False)
+            ),
+        ),
+    )
+    for name, child in children:
+        yield from _modules(name, child)
 
 
 def call(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
