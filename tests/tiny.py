@@ -6,35 +6,22 @@ As a script it is `vertebra` with these networks under the registered names: `py
 import contextlib
 import importlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 from unittest import mock
 
 
 def _tiny_vgg(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    dropout: float = 0.5,
-    batch_norm: bool = False,
-    init_weights: bool = True,
+    num_classes: int = 1000, in_channels: int = 3, batch_norm: bool = False, init_weights: bool = True, **options: Any
 ) -> Any:
     from torch import nn
 
-    from vertebra.models.state_dict import meta_build
     from vertebra.models.vgg import VGG, make_layers
 
-    with meta_build():  # the constructor's classifier has 120 M parameters
-        network = VGG(nn.Sequential(), num_classes)
     column: list[int | str] = [8, "M", 8, "M", 16, 16, "M", 16, 16, "M", 16, 16, "M"]
+    with mock.patch.object(VGG, "pooled_size", 16 * 7 * 7), mock.patch.object(VGG, "hidden_size", 32):
+        network = VGG(nn.Sequential(), num_classes, init_weights=False, **options)
     network.features = make_layers(column, batch_norm, in_channels)
-    network.classifier = nn.Sequential(
-        nn.Linear(16 * 7 * 7, 32), nn.ReLU(inplace=True), nn.Dropout(dropout),
-        nn.Linear(32, 32), nn.ReLU(inplace=True), nn.Dropout(dropout),
-        nn.Linear(32, num_classes),
-    )  # fmt: skip
-    network._stages.clear()
-    network._list_stages()
     if init_weights:
         network._initialise()
     return network
@@ -49,7 +36,9 @@ def _tiny_googlenet(num_classes: int = 1000, **options: Any) -> Any:
         return BasicConv2d(inputs if inputs < 8 else inputs // 8, outputs // 8, **more)
 
     def inception(*widths: int) -> nn.Module:
-        return Inception(*widths, conv_block=conv)
+        block = Inception(*widths, conv_block=conv)
+        block.out_channels //= 8
+        return block
 
     def aux(inputs: int, classes: int, **more: Any) -> nn.Module:
         head = InceptionAux(inputs, classes, conv_block=conv, **more)
@@ -58,39 +47,18 @@ def _tiny_googlenet(num_classes: int = 1000, **options: Any) -> Any:
 
     network = GoogLeNet(num_classes, blocks=(conv, inception, aux), **options)
     network.fc = nn.Linear(128, num_classes)
-    network._stages = [replace(stage, channels=stage.channels // 8) for stage in network._stages]
     network._initialise()
     return network
 
 
 def _tiny_resnet(
-    block: str = "BasicBlock",
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    widths: tuple[int, ...] = (16, 32, 64, 96),
-    depth: int = 1,
+    block: str = "BasicBlock", num_classes: int = 1000, widths: tuple[int, ...] = (16, 32, 64, 96), depth: int = 1,
     **options: Any,
-) -> Any:
-    from torch import nn
+) -> Any:  # fmt: skip
+    from vertebra.models import resnet
 
-    from vertebra.models.resnet import BasicBlock, Bottleneck, ResNet
-    from vertebra.models.state_dict import meta_build
-
-    kind = {"BasicBlock": BasicBlock, "Bottleneck": Bottleneck}[block]
-    with meta_build():  # the constructor's widths are the paper's
-        network = ResNet(kind, (1, 1, 1, 1), **options)
-    network.inplanes, network.dilation = 16, 1
-    network.conv1 = nn.Conv2d(in_channels, 16, kernel_size=7, stride=2, padding=3, bias=False)
-    network.bn1 = nn.BatchNorm2d(16)
-    network._stages.clear()
-    network._stage("stem", ["conv1", "bn1", "relu", "maxpool"], 16, 4)
-    dilate = [False, *network.replace_stride_with_dilation]
-    for number, width in enumerate(widths):
-        layer = network._make_layer(kind, width, depth, 2 if number else 1, dilate[number])
-        setattr(network, f"layer{number + 1}", layer)
-    network.fc = nn.Linear(widths[-1] * kind.expansion, num_classes)
-    network._initialise()
-    return network
+    with mock.patch.object(resnet.ResNet, "widths", widths):
+        return resnet.ResNet(getattr(resnet, block), [depth] * 4, num_classes, **options)
 
 
 def _tiny_densenet(num_classes: int = 1000, **options: Any) -> Any:
@@ -100,21 +68,11 @@ def _tiny_densenet(num_classes: int = 1000, **options: Any) -> Any:
 
 
 def _tiny_mobilenet(num_classes: int = 1000, **options: Any) -> Any:
-    from torch import nn
-
-    from vertebra.models.mobilenetv2 import MobileNetV2
+    from vertebra.models import mobilenetv2
 
     rows = [(1, 8, 1, 1), (6, 8, 1, 2), (6, 16, 2, 2), (6, 24, 1, 2), (6, 32, 1, 2)]
-    network = MobileNetV2(num_classes, inverted_residual_setting=rows, **options)
-    last = len(network.features) - 1
-    network.features[last][0] = nn.Conv2d(32, 64, 1, bias=False)  # the constructor has at least 1280
-    network.features[last][1] = nn.BatchNorm2d(64)
-    network.features[last].out_channels = 64
-    network._stages[-1] = replace(network._stages[-1], channels=64)
-    network.last_channel = 64
-    network.classifier[-1] = nn.Linear(64, num_classes)
-    network._initialise()
-    return network
+    with mock.patch.object(mobilenetv2, "_LAST_CHANNELS", 64):
+        return mobilenetv2.MobileNetV2(num_classes, inverted_residual_setting=rows, **options)
 
 
 def _tiny_efficientnet(kind: str = "b", num_classes: int = 1000, **options: Any) -> Any:
@@ -179,20 +137,20 @@ def whole_names() -> Iterator[None]:
 @contextlib.contextmanager
 def tiny_names() -> Iterator[None]:
     """Each registered name builds the tiny network of its family, unless it is asked for with published weights."""
-    from vertebra.models import registry
+    from vertebra.models import build, get_family, get_model_builder, list_models, published_weights, registry
 
-    def build(network: Any, weights_enum: Any, weights: Any, *arguments: Any, **options: Any) -> Any:
-        name = registry._name_of(weights_enum)
-        if not _whole and not isinstance(registry.resolve(weights_enum, weights), weights_enum):
-            network = _constructor(name, registry.get_family(name))
-        return registry.build(network, weights_enum, weights, *arguments, **options)
+    def build_tiny(network: Any, weights_enum: Any, weights: Any, *arguments: Any, **options: Any) -> Any:
+        name = registry.name_of(weights_enum)
+        if not _whole and not isinstance(published_weights.resolve(weights_enum, weights), weights_enum):
+            network = _constructor(name, get_family(name))
+        return build.build(network, weights_enum, weights, *arguments, **options)
 
     with contextlib.ExitStack() as stack:
         for family, function in FAMILIES.items():
             module = importlib.import_module(f"vertebra.models.{family}")
-            stack.enter_context(mock.patch.object(module, "build", build))
-            cls = next(c for c in vars(module).values() if isinstance(c, type) and c.__name__.lower() == family)
-            function.__annotations__["return"] = cls  # what reading a file asks for
+            stack.enter_context(mock.patch.object(module, "build", build_tiny))
+            builder = get_model_builder(list_models(family=family)[0])
+            function.__annotations__["return"] = registry.network_class(builder)  # reading a file needs the class
         yield
 
 

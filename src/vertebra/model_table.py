@@ -116,6 +116,13 @@ def find_weights(name: str) -> PublishedWeights:
     return known[name]
 
 
+def families_of_any_size() -> str:
+    """The families with networks that take images of any size, in words."""
+    free = {network.family for network in networks().values() if network.default.min_size == 1}
+    *most, last = [family for family in FAMILIES if family in free]
+    return f"{', '.join(most)} or {last}"
+
+
 def check_family(name: str) -> None:
     """Refuse what is no family.
 

@@ -86,7 +86,7 @@ def test_every_parameter_of_the_body_is_in_a_stage(name: str) -> None:
     in_stages = {
         id(p) for stage in model.stages for path in stage.modules for p in model.get_submodule(path).parameters()
     }
-    head = getattr(model, model._head)
+    head = model.head_module
     beside = {
         id(p)
         for module in (head, getattr(model, "aux1", None), getattr(model, "aux2", None))

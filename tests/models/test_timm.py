@@ -1,6 +1,7 @@
 """Code that was written for timm: the same spellings, shapes and values, with timm itself as the oracle."""
 
 import copy
+import dataclasses
 import pickle
 import re
 import warnings
@@ -304,13 +305,13 @@ def test_tags_name_weights_that_are_here(monkeypatch: pytest.MonkeyPatch) -> Non
     from vertebra.models import registry
 
     taken: list[Any] = []
-    registered = registry._MODELS["resnet50"]
+    registered = registry.MODELS["resnet50"]
 
     def builder(**options: Any) -> Any:
         taken.append(options["weights"])
         return SimpleNamespace()
 
-    monkeypatch.setitem(registry._MODELS, "resnet50", registry.replace(registered, builder=builder))
+    monkeypatch.setitem(registry.MODELS, "resnet50", dataclasses.replace(registered, builder=builder))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name in ("resnet50.tv_in1k", "resnet50.tv2_in1k", "tv_resnet50"):

@@ -200,7 +200,7 @@ def test_another_number_of_classes_keeps_the_body(name: str, tmp_path: Path) -> 
 def test_another_number_of_channels_adapts_the_stem(name: str, tmp_path: Path) -> None:
     model = reference(name)
     path = save(model, tmp_path / "w.pth")
-    stem = f"{model._stem}.weight"
+    stem = f"{model.stem_path}.weight"
     kernel = model.state_dict()[stem]
     one = create_model(name, weights=path, in_channels=1).state_dict()
     torch.testing.assert_close(one[stem], kernel.sum(1, keepdim=True))

@@ -62,8 +62,8 @@ def _plain(monkeypatch):
     def build(weights=None, num_classes=None, **options):
         return Plain(num_classes or 2)
 
-    entry = registry._Registered(build, get_model_weights("resnet18"), "resnet")
-    monkeypatch.setitem(registry._MODELS, "plain", entry)
+    entry = registry.Registered(build, get_model_weights("resnet18"), "resnet")
+    monkeypatch.setitem(registry.MODELS, "plain", entry)
     monkeypatch.setitem(networks(), "plain", replace(networks()["resnet18"], name="plain"))
     # It takes seconds to import, and has a test of its own.
     real = importlib.util.find_spec

@@ -44,7 +44,7 @@ class Deployed(nn.Module):
         if isinstance(network, GoogLeNet) and network.transform_input:
             # A second normalisation of its own, channel by channel: one multiplication and addition does for both.
             black = torch.zeros(1, 3, network.min_size, network.min_size, dtype=torch.float64)
-            offset, white = (network._prepare(x)[0, :, 0, 0].numpy() for x in (black, black + 1))
+            offset, white = (network.prepare_input(x)[0, :, 0, 0].numpy() for x in (black, black + 1))
             factor = white - offset
             scale, shift = scale * factor, shift * factor + offset
             self.network = copy.copy(network)

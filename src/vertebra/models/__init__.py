@@ -10,6 +10,10 @@ with needing("torch", "vertebra.models"):
 
 from .convnet import ConvNet as ConvNet
 from .convnet import Stage as Stage
+from .create import create_model as create_model
+from .create import get_model as get_model
+from .create import get_model_builder as get_model_builder
+from .create import model_entrypoint as model_entrypoint
 from .densenet import *
 from .efficientnet import *
 from .googlenet import *
@@ -18,16 +22,12 @@ from .published_weights import Weights as Weights
 from .published_weights import WeightsEnum as WeightsEnum
 from .registry import FAMILIES as FAMILIES
 from .registry import best_top1 as best_top1
-from .registry import create_model as create_model
 from .registry import get_family as get_family
-from .registry import get_model as get_model
-from .registry import get_model_builder as get_model_builder
 from .registry import get_model_weights as get_model_weights
 from .registry import get_weight as get_weight
 from .registry import is_model as is_model
 from .registry import list_models as list_models
 from .registry import list_modules as list_modules
 from .registry import list_pretrained as list_pretrained
-from .registry import model_entrypoint as model_entrypoint
 from .resnet import *
 from .vgg import *

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .convnet import ConvNet, checkpointed
+from .activation_checkpointing import checkpointed
+from .build import build
+from .convnet import ConvNet, Run
 from .published_weights import WeightsEnum, entry
-from .registry import build, register_model
+from .registry import register_model
 
 __all__ = [
     "DenseNet",
@@ -32,6 +34,15 @@ __all__ = [
     "densenet169",
     "densenet201",
 ]
+
+
+# Table 1: growth rate k, layers in the four dense blocks, channels of the stem.
+_TABLE = {
+    121: (32, (6, 12, 24, 16), 64),
+    161: (48, (6, 12, 36, 24), 96),
+    169: (32, (6, 12, 32, 32), 64),
+    201: (32, (6, 12, 48, 32), 64),
+}
 
 
 class _DenseLayer(nn.Module):
@@ -81,6 +92,7 @@ class _DenseBlock(nn.ModuleDict):
         memory_efficient: bool = False,
     ) -> None:
         super().__init__()
+        self.out_channels = num_input_features + num_layers * growth_rate
         for i in range(num_layers):
             width = num_input_features + i * growth_rate
             self[f"denselayer{i + 1}"] = _DenseLayer(width, growth_rate, bn_size, drop_rate, memory_efficient)
@@ -111,8 +123,7 @@ class DenseNet(ConvNet):
     """
 
     min_size = 29
-    _body = "features"
-    _stem = "features.conv0"
+    stem_path = "features.conv0"
 
     def __init__(
         self,
@@ -127,37 +138,43 @@ class DenseNet(ConvNet):
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        stem = OrderedDict(
-            conv0=nn.Conv2d(
-                in_channels, num_init_features, kernel_size=7, stride=2, padding=3, bias=False
-            ),  # 112 × 112
-            norm0=nn.BatchNorm2d(num_init_features),
-            relu0=nn.ReLU(inplace=True),
-            pool0=nn.MaxPool2d(kernel_size=3, stride=2, padding=1),  # 56 × 56
-        )
-        self.features = nn.Sequential(stem)
-        channels, stride = num_init_features, 4
-        self._stage("stem", [f"features.{name}" for name in stem], channels, stride)
-
-        for i, num_layers in enumerate(block_config, start=1):
-            paths = [f"features.denseblock{i}"]
-            if i > 1:
-                transition = _Transition(channels, channels // 2)  # 28 × 28, 14 × 14, 7 × 7
-                self.features.add_module(f"transition{i - 1}", transition)
-                channels, stride = channels // 2, stride * 2
-                paths.insert(0, f"features.transition{i - 1}")
+        self.features = nn.Sequential()
+        self.features.conv0 = nn.Conv2d(in_channels, num_init_features, kernel_size=7, stride=2, padding=3, bias=False)
+        self.features.norm0 = nn.BatchNorm2d(num_init_features)
+        self.features.relu0 = nn.ReLU(inplace=True)
+        self.features.pool0 = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        self.blocks = len(block_config)
+        channels = num_init_features
+        for number, num_layers in enumerate(block_config, start=1):
+            if number > 1:
+                self.features.add_module(f"transition{number - 1}", _Transition(channels, channels // 2))
+                channels //= 2
             block = _DenseBlock(num_layers, channels, bn_size, growth_rate, drop_rate, memory_efficient)
-            self.features.add_module(f"denseblock{i}", block)
-            channels += num_layers * growth_rate
-            if i == len(block_config):
-                self.features.add_module("norm5", nn.BatchNorm2d(channels))
-                paths.append("features.norm5")
-            self._stage(f"denseblock{i}", paths, channels, stride)
+            self.features.add_module(f"denseblock{number}", block)
+            channels = block.out_channels
+        self.features.norm5 = nn.BatchNorm2d(channels)
         self.classifier = nn.Linear(channels, num_classes)
         self._initialise()
 
-    def _finish(self, x: Tensor) -> Tensor:
-        return F.relu(x)  # torchvision's is in place, which overwrites what a forward hook on norm5 was given
+    def forward_maps(self, x: Tensor, run: Run) -> Iterator[tuple[str, Tensor]]:
+        """Shapes are DenseNet-121's for 224 × 224 pixels."""
+        features = self.features
+        yield "stem.relu0", (x := run(x, features.conv0, features.norm0, features.relu0))  # 64 × 112 × 112
+        yield "stem", (x := run(x, features.pool0))  # 64 × 56 × 56
+        for number in range(1, self.blocks + 1):
+            if number > 1:
+                x = run(x, features.get_submodule(f"transition{number - 1}"))  # half the channels, half the resolution
+            x = run(x, features.get_submodule(f"denseblock{number}"))  # 256 × 56 × 56, 512 × 28 × 28, 1024 × 14 × 14
+            if number == self.blocks:
+                x = run(x, features.norm5, F.relu)  # 1024 × 7 × 7
+            yield f"denseblock{number}", x
+
+    def forward_body(self, x: Tensor) -> Tensor:
+        # torchvision's ReLU is in place, which overwrites what a forward hook on norm5 was given.
+        return F.relu(self.features(x))  # 1024 × 7 × 7
+
+    def first_halvings(self) -> Sequence[nn.Module]:
+        return self.stem_module, self.features.get_submodule("pool0")
 
     def pool(self, features: Tensor) -> Tensor:
         return torch.flatten(F.adaptive_avg_pool2d(features, (1, 1)), 1)
@@ -187,44 +204,52 @@ _row = partial(
 
 
 class DenseNet121_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _row("densenet121-a639ec97.pth", 7_978_856, 74.434, 91.972, 2.834, 30.845)
+    IMAGENET1K_V1 = _row(
+        "densenet121-a639ec97.pth", params=7_978_856, acc1=74.434, acc5=91.972, gmacs=2.834, mib=30.845
+    )
     DEFAULT = IMAGENET1K_V1
 
 
 class DenseNet161_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _row("densenet161-8d451a50.pth", 28_681_000, 77.138, 93.560, 7.728, 110.369)
+    IMAGENET1K_V1 = _row(
+        "densenet161-8d451a50.pth", params=28_681_000, acc1=77.138, acc5=93.560, gmacs=7.728, mib=110.369
+    )
     DEFAULT = IMAGENET1K_V1
 
 
 class DenseNet169_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _row("densenet169-b2777c0a.pth", 14_149_480, 75.600, 92.806, 3.36, 54.708)
+    IMAGENET1K_V1 = _row(
+        "densenet169-b2777c0a.pth", params=14_149_480, acc1=75.600, acc5=92.806, gmacs=3.36, mib=54.708
+    )
     DEFAULT = IMAGENET1K_V1
 
 
 class DenseNet201_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _row("densenet201-c1103571.pth", 20_013_928, 76.896, 93.370, 4.291, 77.373)
+    IMAGENET1K_V1 = _row(
+        "densenet201-c1103571.pth", params=20_013_928, acc1=76.896, acc5=93.370, gmacs=4.291, mib=77.373
+    )
     DEFAULT = IMAGENET1K_V1
 
 
 @register_model(DenseNet121_Weights)
 def densenet121(*, weights: DenseNet121_Weights | None = None, progress: bool = True, **kwargs: Any) -> DenseNet:
     """DenseNet-121, k = 32: 8.0 M parameters, 2.8 GMACs."""
-    return build(partial(DenseNet, 32, (6, 12, 24, 16), 64), DenseNet121_Weights, weights, progress, **kwargs)
+    return build(partial(DenseNet, *_TABLE[121]), DenseNet121_Weights, weights, progress, **kwargs)
 
 
 @register_model(DenseNet161_Weights)
 def densenet161(*, weights: DenseNet161_Weights | None = None, progress: bool = True, **kwargs: Any) -> DenseNet:
     """DenseNet-161, k = 48: 28.7 M parameters, 7.7 GMACs."""
-    return build(partial(DenseNet, 48, (6, 12, 36, 24), 96), DenseNet161_Weights, weights, progress, **kwargs)
+    return build(partial(DenseNet, *_TABLE[161]), DenseNet161_Weights, weights, progress, **kwargs)
 
 
 @register_model(DenseNet169_Weights)
 def densenet169(*, weights: DenseNet169_Weights | None = None, progress: bool = True, **kwargs: Any) -> DenseNet:
     """DenseNet-169, k = 32: 14.1 M parameters, 3.4 GMACs."""
-    return build(partial(DenseNet, 32, (6, 12, 32, 32), 64), DenseNet169_Weights, weights, progress, **kwargs)
+    return build(partial(DenseNet, *_TABLE[169]), DenseNet169_Weights, weights, progress, **kwargs)
 
 
 @register_model(DenseNet201_Weights)
 def densenet201(*, weights: DenseNet201_Weights | None = None, progress: bool = True, **kwargs: Any) -> DenseNet:
     """DenseNet-201, k = 32: 20.0 M parameters, 4.3 GMACs."""
-    return build(partial(DenseNet, 32, (6, 12, 48, 32), 64), DenseNet201_Weights, weights, progress, **kwargs)
+    return build(partial(DenseNet, *_TABLE[201]), DenseNet201_Weights, weights, progress, **kwargs)

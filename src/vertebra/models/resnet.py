@@ -8,7 +8,7 @@ convolution on a quarter of the channels, between two cheap 1×1 convolutions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from vertebra.errors import UsageError
 
-from .convnet import ConvNet
+from .build import build
+from .convnet import ConvNet, Run
 from .layers import Layer
 from .published_weights import ISSUES, REFERENCES, WeightsEnum, entry
-from .registry import build, register_model
+from .registry import register_model
 
 __all__ = [
     "ResNet",
@@ -44,6 +45,17 @@ __all__ = [
     "wide_resnet50_2",
     "wide_resnet101_2",
 ]
+
+
+# Table 1, conv2_x to conv5_x: channels of the 3×3 convolutions, and the number of blocks by depth.
+_WIDTHS = (64, 128, 256, 512)
+_DEPTHS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
 
 
 def conv3x3(in_planes: int, out_planes: int, stride: int = 1, groups: int = 1, dilation: int = 1) -> nn.Conv2d:
@@ -143,9 +155,10 @@ class ResNet(ConvNet):
     `zero_init_residual` lets each block start as the identity (Goyal et al. 2017, worth 0.2 to 0.3 % top-1).
     """
 
-    _head = "fc"
-    _stem = "conv1"
-    _untold = ("replace_stride_with_dilation",)
+    widths = _WIDTHS
+    head_name = "fc"
+    stem_path = "conv1"
+    untold_options = ("replace_stride_with_dilation",)
 
     def __init__(
         self,
@@ -167,21 +180,20 @@ class ResNet(ConvNet):
             raise UsageError(f"replace_stride_with_dilation is {dilate}; give three booleans, for layers 2, 3 and 4.")
         self.groups = groups
         self.base_width = width_per_group
-        self.inplanes = 64
+        self.inplanes = self.widths[0]
         self.dilation = 1
         self._norm_layer = norm_layer or nn.BatchNorm2d
 
-        self.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)  # 64 × 112 × 112
-        self.bn1 = self._norm_layer(64)
+        self.conv1 = nn.Conv2d(in_channels, self.inplanes, kernel_size=7, stride=2, padding=3, bias=False)
+        self.bn1 = self._norm_layer(self.inplanes)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)  # 64 × 56 × 56
-        self._stage("stem", ["conv1", "bn1", "relu", "maxpool"], 64, 4)
-        self.layer1 = self._make_layer(block, 64, layers[0])  # 64·e × 56 × 56, e the block's expansion
-        self.layer2 = self._make_layer(block, 128, layers[1], 2, dilate[0])  # 128·e × 28 × 28
-        self.layer3 = self._make_layer(block, 256, layers[2], 2, dilate[1])  # 256·e × 14 × 14
-        self.layer4 = self._make_layer(block, 512, layers[3], 2, dilate[2])  # 512·e × 7 × 7
+        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        self.layer1 = self._make_layer(block, self.widths[0], layers[0])
+        self.layer2 = self._make_layer(block, self.widths[1], layers[1], stride=2, dilate=dilate[0])
+        self.layer3 = self._make_layer(block, self.widths[2], layers[2], stride=2, dilate=dilate[1])
+        self.layer4 = self._make_layer(block, self.widths[3], layers[3], stride=2, dilate=dilate[2])
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
-        self.fc = nn.Linear(512 * block.expansion, num_classes)
+        self.fc = nn.Linear(self.widths[3] * block.expansion, num_classes)
 
         self._initialise()
         if zero_init_residual:
@@ -206,9 +218,19 @@ class ResNet(ConvNet):
         layer = [same(self.inplanes, planes, stride, downsample, dilation=first_dilation)]
         layer += [same(width, planes, dilation=self.dilation) for _ in range(1, blocks)]
         self.inplanes = width
-        name = f"layer{len(self._stages)}"
-        self._stage(name, [name], width, self._stages[-1].stride * stride)
         return nn.Sequential(*layer)
+
+    def forward_maps(self, x: Tensor, run: Run) -> Iterator[tuple[str, Tensor]]:
+        """Shapes are for 224 × 224 pixels; e is the block's expansion, 1 or 4."""
+        yield "stem.relu", (x := run(x, self.conv1, self.bn1, self.relu))  # 64 × 112 × 112
+        yield "stem", (x := run(x, self.maxpool))  # 64 × 56 × 56
+        yield "layer1", (x := run(x, self.layer1))  # 64·e × 56 × 56
+        yield "layer2", (x := run(x, self.layer2))  # 128·e × 28 × 28
+        yield "layer3", (x := run(x, self.layer3))  # 256·e × 14 × 14
+        yield "layer4", (x := run(x, self.layer4))  # 512·e × 7 × 7
+
+    def first_halvings(self) -> Sequence[nn.Module]:
+        return self.conv1, self.maxpool
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
@@ -236,61 +258,73 @@ _v2_fixres = partial(_v2, recipe=f"{ISSUES}/3995#new-recipe-with-fixres")
 
 
 class ResNet18_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _v1("resnet18-f37072fd.pth", 11_689_512, 69.758, 89.078, 1.814, 44.661)
+    IMAGENET1K_V1 = _v1("resnet18-f37072fd.pth", params=11_689_512, acc1=69.758, acc5=89.078, gmacs=1.814, mib=44.661)
     DEFAULT = IMAGENET1K_V1
 
 
 class ResNet34_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _v1("resnet34-b627a593.pth", 21_797_672, 73.314, 91.420, 3.664, 83.275)
+    IMAGENET1K_V1 = _v1("resnet34-b627a593.pth", params=21_797_672, acc1=73.314, acc5=91.420, gmacs=3.664, mib=83.275)
     DEFAULT = IMAGENET1K_V1
 
 
 class ResNet50_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _v1("resnet50-0676ba61.pth", 25_557_032, 76.130, 92.862, 4.089, 97.781)
+    IMAGENET1K_V1 = _v1("resnet50-0676ba61.pth", params=25_557_032, acc1=76.130, acc5=92.862, gmacs=4.089, mib=97.781)
     IMAGENET1K_V2 = _v2(
         "resnet50-11ad3fa6.pth",
-        25_557_032,
-        80.858,
-        95.434,
-        4.089,
-        97.79,
+        params=25_557_032,
+        acc1=80.858,
+        acc5=95.434,
+        gmacs=4.089,
+        mib=97.79,
         recipe=f"{ISSUES}/3995#issuecomment-1013906621",
     )
     DEFAULT = IMAGENET1K_V2
 
 
 class ResNet101_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _v1("resnet101-63fe2227.pth", 44_549_160, 77.374, 93.546, 7.801, 170.511)
-    IMAGENET1K_V2 = _v2("resnet101-cd907fc2.pth", 44_549_160, 81.886, 95.780, 7.801, 170.53)
+    IMAGENET1K_V1 = _v1("resnet101-63fe2227.pth", params=44_549_160, acc1=77.374, acc5=93.546, gmacs=7.801, mib=170.511)
+    IMAGENET1K_V2 = _v2("resnet101-cd907fc2.pth", params=44_549_160, acc1=81.886, acc5=95.780, gmacs=7.801, mib=170.53)
     DEFAULT = IMAGENET1K_V2
 
 
 class ResNet152_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _v1("resnet152-394f9c45.pth", 60_192_808, 78.312, 94.046, 11.514, 230.434)
-    IMAGENET1K_V2 = _v2("resnet152-f82ba261.pth", 60_192_808, 82.284, 96.002, 11.514, 230.474)
+    IMAGENET1K_V1 = _v1(
+        "resnet152-394f9c45.pth", params=60_192_808, acc1=78.312, acc5=94.046, gmacs=11.514, mib=230.434
+    )
+    IMAGENET1K_V2 = _v2(
+        "resnet152-f82ba261.pth", params=60_192_808, acc1=82.284, acc5=96.002, gmacs=11.514, mib=230.474
+    )
     DEFAULT = IMAGENET1K_V2
 
 
 class ResNeXt50_32X4D_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _v1_next("resnext50_32x4d-7cdf4587.pth", 25_028_904, 77.618, 93.698, 4.23, 95.789)
-    IMAGENET1K_V2 = _v2("resnext50_32x4d-1a0047aa.pth", 25_028_904, 81.198, 95.340, 4.23, 95.833)
+    IMAGENET1K_V1 = _v1_next(
+        "resnext50_32x4d-7cdf4587.pth", params=25_028_904, acc1=77.618, acc5=93.698, gmacs=4.23, mib=95.789
+    )
+    IMAGENET1K_V2 = _v2(
+        "resnext50_32x4d-1a0047aa.pth", params=25_028_904, acc1=81.198, acc5=95.340, gmacs=4.23, mib=95.833
+    )
     DEFAULT = IMAGENET1K_V2
 
 
 class ResNeXt101_32X8D_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _v1_next("resnext101_32x8d-8ba56ff5.pth", 88_791_336, 79.312, 94.526, 16.414, 339.586)
-    IMAGENET1K_V2 = _v2_fixres("resnext101_32x8d-110c445d.pth", 88_791_336, 82.834, 96.228, 16.414, 339.673)
+    IMAGENET1K_V1 = _v1_next(
+        "resnext101_32x8d-8ba56ff5.pth", params=88_791_336, acc1=79.312, acc5=94.526, gmacs=16.414, mib=339.586
+    )
+    IMAGENET1K_V2 = _v2_fixres(
+        "resnext101_32x8d-110c445d.pth", params=88_791_336, acc1=82.834, acc5=96.228, gmacs=16.414, mib=339.673
+    )
     DEFAULT = IMAGENET1K_V2
 
 
 class ResNeXt101_64X4D_Weights(WeightsEnum):
     IMAGENET1K_V1 = _v2(
         "resnext101_64x4d-173b62eb.pth",
-        83_455_272,
-        83.246,
-        96.454,
-        15.46,
-        319.318,
+        params=83_455_272,
+        acc1=83.246,
+        acc5=96.454,
+        gmacs=15.46,
+        mib=319.318,
         recipe="https://github.com/pytorch/vision/pull/5935",
         docs="These weights were trained from scratch by using TorchVision's new training recipe "
         "(https://pytorch.org/blog/how-to-train-state-of-the-art-models-using-torchvision-latest-primitives/).",
@@ -299,51 +333,59 @@ class ResNeXt101_64X4D_Weights(WeightsEnum):
 
 
 class Wide_ResNet50_2_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _v1_wide("wide_resnet50_2-95faca4d.pth", 68_883_240, 78.468, 94.086, 11.398, 131.82)  # float16
-    IMAGENET1K_V2 = _v2_fixres("wide_resnet50_2-9ba9bcbe.pth", 68_883_240, 81.602, 95.758, 11.398, 263.124)
+    IMAGENET1K_V1 = _v1_wide(
+        "wide_resnet50_2-95faca4d.pth", params=68_883_240, acc1=78.468, acc5=94.086, gmacs=11.398, mib=131.82
+    )  # float16
+    IMAGENET1K_V2 = _v2_fixres(
+        "wide_resnet50_2-9ba9bcbe.pth", params=68_883_240, acc1=81.602, acc5=95.758, gmacs=11.398, mib=263.124
+    )
     DEFAULT = IMAGENET1K_V2
 
 
 class Wide_ResNet101_2_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _v1_wide("wide_resnet101_2-32ee1156.pth", 126_886_696, 78.848, 94.284, 22.753, 242.896)  # float16
-    IMAGENET1K_V2 = _v2("wide_resnet101_2-d733dc28.pth", 126_886_696, 82.510, 96.020, 22.753, 484.747)
+    IMAGENET1K_V1 = _v1_wide(
+        "wide_resnet101_2-32ee1156.pth", params=126_886_696, acc1=78.848, acc5=94.284, gmacs=22.753, mib=242.896
+    )  # float16
+    IMAGENET1K_V2 = _v2(
+        "wide_resnet101_2-d733dc28.pth", params=126_886_696, acc1=82.510, acc5=96.020, gmacs=22.753, mib=484.747
+    )
     DEFAULT = IMAGENET1K_V2
 
 
 @register_model(ResNet18_Weights)
 def resnet18(*, weights: ResNet18_Weights | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
     """ResNet-18: 11.7 M parameters, 1.8 GMACs."""
-    return build(partial(ResNet, BasicBlock, [2, 2, 2, 2]), ResNet18_Weights, weights, progress, **kwargs)
+    return build(partial(ResNet, BasicBlock, _DEPTHS[18]), ResNet18_Weights, weights, progress, **kwargs)
 
 
 @register_model(ResNet34_Weights)
 def resnet34(*, weights: ResNet34_Weights | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
     """ResNet-34: 21.8 M parameters, 3.7 GMACs."""
-    return build(partial(ResNet, BasicBlock, [3, 4, 6, 3]), ResNet34_Weights, weights, progress, **kwargs)
+    return build(partial(ResNet, BasicBlock, _DEPTHS[34]), ResNet34_Weights, weights, progress, **kwargs)
 
 
 @register_model(ResNet50_Weights)
 def resnet50(*, weights: ResNet50_Weights | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
     """ResNet-50: 25.6 M parameters, 4.1 GMACs."""
-    return build(partial(ResNet, Bottleneck, [3, 4, 6, 3]), ResNet50_Weights, weights, progress, **kwargs)
+    return build(partial(ResNet, Bottleneck, _DEPTHS[50]), ResNet50_Weights, weights, progress, **kwargs)
 
 
 @register_model(ResNet101_Weights)
 def resnet101(*, weights: ResNet101_Weights | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
     """ResNet-101: 44.5 M parameters, 7.8 GMACs."""
-    return build(partial(ResNet, Bottleneck, [3, 4, 23, 3]), ResNet101_Weights, weights, progress, **kwargs)
+    return build(partial(ResNet, Bottleneck, _DEPTHS[101]), ResNet101_Weights, weights, progress, **kwargs)
 
 
 @register_model(ResNet152_Weights)
 def resnet152(*, weights: ResNet152_Weights | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
     """ResNet-152: 60.2 M parameters, 11.5 GMACs."""
-    return build(partial(ResNet, Bottleneck, [3, 8, 36, 3]), ResNet152_Weights, weights, progress, **kwargs)
+    return build(partial(ResNet, Bottleneck, _DEPTHS[152]), ResNet152_Weights, weights, progress, **kwargs)
 
 
 @register_model(ResNeXt50_32X4D_Weights)
 def resnext50_32x4d(*, weights: ResNeXt50_32X4D_Weights | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
     """ResNeXt-50, 32 groups of width 4: 25.0 M parameters, 4.2 GMACs."""
-    network = partial(ResNet, Bottleneck, [3, 4, 6, 3], groups=32, width_per_group=4)
+    network = partial(ResNet, Bottleneck, _DEPTHS[50], groups=32, width_per_group=4)
     return build(network, ResNeXt50_32X4D_Weights, weights, progress, **kwargs)
 
 
@@ -352,7 +394,7 @@ def resnext101_32x8d(
     *, weights: ResNeXt101_32X8D_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> ResNet:
     """ResNeXt-101, 32 groups of width 8: 88.8 M parameters, 16.4 GMACs."""
-    network = partial(ResNet, Bottleneck, [3, 4, 23, 3], groups=32, width_per_group=8)
+    network = partial(ResNet, Bottleneck, _DEPTHS[101], groups=32, width_per_group=8)
     return build(network, ResNeXt101_32X8D_Weights, weights, progress, **kwargs)
 
 
@@ -361,14 +403,14 @@ def resnext101_64x4d(
     *, weights: ResNeXt101_64X4D_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> ResNet:
     """ResNeXt-101, 64 groups of width 4: 83.5 M parameters, 15.5 GMACs."""
-    network = partial(ResNet, Bottleneck, [3, 4, 23, 3], groups=64, width_per_group=4)
+    network = partial(ResNet, Bottleneck, _DEPTHS[101], groups=64, width_per_group=4)
     return build(network, ResNeXt101_64X4D_Weights, weights, progress, **kwargs)
 
 
 @register_model(Wide_ResNet50_2_Weights)
 def wide_resnet50_2(*, weights: Wide_ResNet50_2_Weights | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
     """Wide ResNet-50-2, the 3×3 twice as wide: 68.9 M parameters, 11.4 GMACs."""
-    network = partial(ResNet, Bottleneck, [3, 4, 6, 3], width_per_group=128)
+    network = partial(ResNet, Bottleneck, _DEPTHS[50], width_per_group=128)
     return build(network, Wide_ResNet50_2_Weights, weights, progress, **kwargs)
 
 
@@ -377,5 +419,5 @@ def wide_resnet101_2(
     *, weights: Wide_ResNet101_2_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> ResNet:
     """Wide ResNet-101-2: 126.9 M parameters, 22.8 GMACs."""
-    network = partial(ResNet, Bottleneck, [3, 4, 23, 3], width_per_group=128)
+    network = partial(ResNet, Bottleneck, _DEPTHS[101], width_per_group=128)
     return build(network, Wide_ResNet101_2_Weights, weights, progress, **kwargs)

@@ -6,16 +6,18 @@ is behind the convolutions: the first fully connected layer alone holds 103 M of
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from vertebra.errors import UsageError
 
-from .convnet import ConvNet
+from .build import build
+from .convnet import ConvNet, Run
 from .published_weights import REFERENCES, WeightsEnum, entry
-from .registry import build, register_model
+from .registry import register_model
 
 __all__ = [
     "VGG",
@@ -67,47 +69,57 @@ class VGG(ConvNet):
     Pooling to 7 × 7 before the fully connected layers lets other sizes than the paper's 224 × 224 in.
     """
 
+    pooled_size = 512 * 7 * 7
+    hidden_size = 4096  # of the first two fully connected layers
     min_size = 32
-    _body = "features"
-    _stem = "features.0"
+    stem_path = "features.0"
 
     def __init__(
         self, features: nn.Module, num_classes: int = 1000, init_weights: bool = True, dropout: float = 0.5
     ) -> None:
         super().__init__()
+        if not isinstance(features, nn.Sequential):
+            raise UsageError(f"features is a {type(features).__name__}; VGG takes what make_layers(cfgs[…]) returns.")
         self.features = features
-        self.avgpool = nn.AdaptiveAvgPool2d((7, 7))  # 512 × 7 × 7 → 25088
+        self.avgpool = nn.AdaptiveAvgPool2d((7, 7))
         self.classifier = nn.Sequential(
-            nn.Linear(512 * 7 * 7, 4096),
+            nn.Linear(self.pooled_size, self.hidden_size),
             nn.ReLU(inplace=True),
             nn.Dropout(p=dropout),
-            nn.Linear(4096, 4096),
+            nn.Linear(self.hidden_size, self.hidden_size),
             nn.ReLU(inplace=True),
             nn.Dropout(p=dropout),
-            nn.Linear(4096, num_classes),
+            nn.Linear(self.hidden_size, num_classes),
         )
-        self._list_stages()
         if init_weights:
             self._initialise()
 
-    def _list_stages(self) -> None:
-        """One stage a group of convolutions: for 224 × 224, "stage1" is 64 × 112 × 112, "stage5" 512 × 7 × 7."""
-        if not isinstance(self.features, nn.Sequential):
-            raise UsageError(
-                f"features is a {type(self.features).__name__}; VGG takes what make_layers(cfgs[…]) returns."
-            )
-        group: list[str] = []
-        channels, stride = 0, 1
-        for index, layer in enumerate(self.features):
-            group.append(f"features.{index}")
-            if isinstance(layer, nn.Conv2d):
-                channels = layer.out_channels
-            elif isinstance(layer, nn.MaxPool2d):
-                stride *= 2
-                self._stage(f"stage{len(self._stages) + 1}", group, channels, stride)
+    def forward_maps(self, x: Tensor, run: Run) -> Iterator[tuple[str, Tensor]]:
+        """Two maps a group, before its pooling and behind: 64 × 224 × 224 and 64 × 112 × 112, 128 × 112 × 112 and
+        128 × 56 × 56, 256 × 56 × 56 and 256 × 28 × 28, 512 × 28 × 28 and 512 × 14 × 14, 512 × 14 × 14 and 512 × 7 × 7.
+        """
+        for number, (convolutions, pooling) in enumerate(self._groups(), start=1):
+            yield f"stage{number}.relu", (x := run(x, *convolutions))
+            yield f"stage{number}", (x := run(x, *pooling))
+
+    def forward_body(self, x: Tensor) -> Tensor:
+        body: Tensor = self.features(x)  # 512 × 7 × 7
+        return body
+
+    def _groups(self) -> Iterator[tuple[list[nn.Module], list[nn.Module]]]:
+        """The layers up to each pooling, and the pooling, or what `reset_resolution` put in its place."""
+        group: list[nn.Module] = []
+        for layer in self.features:
+            if isinstance(layer, nn.MaxPool2d) or (self.low_resolution and isinstance(layer, nn.Identity)):
+                yield group, [layer]
                 group = []
+            else:
+                group.append(layer)
         if group:
-            self._stage(f"stage{len(self._stages) + 1}", group, channels, stride)
+            yield group, []
+
+    def first_halvings(self) -> Sequence[nn.Module]:
+        return [layer for layer in self.features if isinstance(layer, nn.MaxPool2d)][:2]
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
@@ -135,34 +147,38 @@ _row = partial(
 
 
 class VGG11_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _row("vgg11-8a719046.pth", 132_863_336, 69.020, 88.628, 7.609, 506.84)
+    IMAGENET1K_V1 = _row("vgg11-8a719046.pth", params=132_863_336, acc1=69.020, acc5=88.628, gmacs=7.609, mib=506.84)
     DEFAULT = IMAGENET1K_V1
 
 
 class VGG11_BN_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _row("vgg11_bn-6002323d.pth", 132_868_840, 70.370, 89.810, 7.609, 506.881)
+    IMAGENET1K_V1 = _row(
+        "vgg11_bn-6002323d.pth", params=132_868_840, acc1=70.370, acc5=89.810, gmacs=7.609, mib=506.881
+    )
     DEFAULT = IMAGENET1K_V1
 
 
 class VGG13_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _row("vgg13-19584684.pth", 133_047_848, 69.928, 89.246, 11.308, 507.545)
+    IMAGENET1K_V1 = _row("vgg13-19584684.pth", params=133_047_848, acc1=69.928, acc5=89.246, gmacs=11.308, mib=507.545)
     DEFAULT = IMAGENET1K_V1
 
 
 class VGG13_BN_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _row("vgg13_bn-abd245e5.pth", 133_053_736, 71.586, 90.374, 11.308, 507.59)
+    IMAGENET1K_V1 = _row(
+        "vgg13_bn-abd245e5.pth", params=133_053_736, acc1=71.586, acc5=90.374, gmacs=11.308, mib=507.59
+    )
     DEFAULT = IMAGENET1K_V1
 
 
 class VGG16_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _row("vgg16-397923af.pth", 138_357_544, 71.592, 90.382, 15.47, 527.796)
+    IMAGENET1K_V1 = _row("vgg16-397923af.pth", params=138_357_544, acc1=71.592, acc5=90.382, gmacs=15.47, mib=527.796)
     IMAGENET1K_FEATURES = _row(
         "vgg16_features-amdegroot-88682ab5.pth",
-        138_357_544,
-        float("nan"),
-        float("nan"),
-        15.47,
-        527.802,
+        params=138_357_544,
+        acc1=float("nan"),
+        acc5=float("nan"),
+        gmacs=15.47,
+        mib=527.802,
         classes=False,
         mean=(0.48235, 0.45882, 0.40784),
         std=(1 / 255, 1 / 255, 1 / 255),
@@ -174,17 +190,21 @@ class VGG16_Weights(WeightsEnum):
 
 
 class VGG16_BN_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _row("vgg16_bn-6c64b313.pth", 138_365_992, 73.360, 91.516, 15.47, 527.866)
+    IMAGENET1K_V1 = _row(
+        "vgg16_bn-6c64b313.pth", params=138_365_992, acc1=73.360, acc5=91.516, gmacs=15.47, mib=527.866
+    )
     DEFAULT = IMAGENET1K_V1
 
 
 class VGG19_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _row("vgg19-dcbb9e9d.pth", 143_667_240, 72.376, 90.876, 19.632, 548.051)
+    IMAGENET1K_V1 = _row("vgg19-dcbb9e9d.pth", params=143_667_240, acc1=72.376, acc5=90.876, gmacs=19.632, mib=548.051)
     DEFAULT = IMAGENET1K_V1
 
 
 class VGG19_BN_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _row("vgg19_bn-c79401a0.pth", 143_678_248, 74.218, 91.842, 19.632, 548.143)
+    IMAGENET1K_V1 = _row(
+        "vgg19_bn-c79401a0.pth", params=143_678_248, acc1=74.218, acc5=91.842, gmacs=19.632, mib=548.143
+    )
     DEFAULT = IMAGENET1K_V1
 
 

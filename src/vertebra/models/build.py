@@ -1,0 +1,167 @@
+"""Build a network: with random weights, or without initialising any, with those of a file."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from vertebra import weight_files
+from vertebra.errors import WeightsError, check_count, warn
+
+from . import timm_weights, weight_reader
+from .convnet import ConvNet
+from .origin import Origin, check_architecture
+from .published_weights import WeightsEnum, published, resolve
+from .registry import name_of, network_class
+from .state_dict import fitting, load_state_dict, meta_build
+from .unwrap import Candidate, fitting_weights
+
+N = TypeVar("N", bound=ConvNet)
+
+
+def build(
+    network: Callable[..., N],
+    weights_enum: type[WeightsEnum],
+    weights: Any,
+    progress: bool,
+    *,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    low_resolution: bool | None = None,
+    assumed: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> N:
+    """Build `network(**options)`; with weights, build it without drawing any, and map the file's tensors into it.
+
+    Where `num_classes` is not the file's, the body is the file's and the classifier newly drawn; where `in_channels`
+    is not the file's, the first convolution is adapted (`ConvNet.reset_stem`). None is what the file has, or else 1000
+    and 3. What the file says of the network that it was saved from (`ConvNet.untold`) is kept, unless `options` say
+    otherwise; `assumed` are options that hold where neither says anything. So it is with `low_resolution`, whether
+    `ConvNet.reset_resolution` was called; where nothing tells, `resolution_assumed` says so.
+    """
+    in_channels = None if in_channels is None else check_count("in_channels", in_channels)
+    num_classes = None if num_classes is None else check_count("num_classes", num_classes)
+    source = resolve(weights_enum, weights)
+    if source is None:
+        drawn = network(num_classes=num_classes or 1000, in_channels=in_channels or 3, **options)
+        if low_resolution:
+            drawn.reset_resolution()
+        return drawn
+
+    path = source if isinstance(source, Path) else weight_files.fetch(source.url, progress=progress)
+    # The cache's files are only ever replaced whole. A file of one's own may be saved over: it is copied.
+    mapped = not isinstance(source, Path) or path.parent.absolute() == weight_files.hub_dir().absolute()
+    try:
+        content = weight_reader.read(path, mapped=mapped)
+    except WeightsError:
+        if isinstance(source, Path) or not weight_files.is_sound_again(source.url, progress):
+            raise
+        content = weight_reader.read(path, mapped=mapped)
+    check_architecture(content.card, name_of(weights_enum), path)
+    cls = network_class(network)
+
+    def fit(candidate: Candidate) -> tuple[N, Mapping[str, Tensor]]:
+        state = cls.own_names(candidate.tensors)
+        model = _shaped(network, cls, state, dict(assumed or {}) | _known(candidate.untold, cls) | options, path)
+        said = candidate.untold.get("low_resolution")
+        if said is None and _has_low_stem(model, state):
+            said = True
+        unsaid = low_resolution is None and said is None
+        model.resolution_assumed = unsaid and isinstance(source, Path) and _has_small_stem(model)
+        if (said if low_resolution is None else low_resolution) is True:
+            with meta_build():
+                model.reset_resolution()
+        fitting(model, state, str(path))
+        return model, state
+
+    @functools.cache
+    def names() -> list[str]:
+        with meta_build():
+            return list(network(**dict(assumed or {}) | options).state_dict())
+
+    def lacking(tensors: Mapping[str, Any]) -> list[str]:
+        return _lacking_head(names(), cls.own_names(tensors), cls.head_name)
+
+    candidate, (model, state) = fitting_weights(
+        content, ((cls.stem_path, cls.head_name), *timm_weights.marks(cls)), fit, lacking
+    )
+    asked = options if low_resolution is None else options | {"low_resolution": low_resolution}
+    said = _known(candidate.untold, cls, "low_resolution")
+    _tell_options(path, said, asked, assumed if isinstance(source, Path) else None)
+    timm_weights.tell_difference(content, candidate.tensors, name_of(weights_enum), cls)
+    if low_resolution is None and model.untold["low_resolution"] and "low_resolution" not in candidate.untold:
+        warn(f"'{path}' has first kernels of 3 × 3, so reset_resolution() is taken to have been called on its network.")
+    if not mapped:  # of a mapped file that would read every page, most of which nobody needs yet
+        _tell_not_finite(path, state)
+    load_state_dict(model, state, str(path))
+    own = source.absolute() if isinstance(source, Path) else None
+    member = published(weights_enum, source) if isinstance(source, Path) else source
+    model.origin = Origin(name_of(weights_enum), member, own, content.card)
+    if num_classes is not None and num_classes != model.num_classes:
+        model.reset_classifier(num_classes)
+    if in_channels is not None:
+        model.reset_stem(in_channels)
+    return model
+
+
+def _shaped(
+    network: Callable[..., N], cls: type[N], state: Mapping[str, Tensor], options: dict[str, Any], path: Path
+) -> N:
+    """The network for tensors of these shapes, without values."""
+    try:
+        options |= cls.options_of(state)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    with meta_build():
+        return network(**options)
+
+
+def _known(untold: Mapping[str, Any], cls: type[ConvNet], *others: str) -> dict[str, Any]:
+    """Of what a file says of its network the arguments of the constructor, and these others."""
+    found = {name: untold[name] for name in (*cls.untold_options, *others) if name in untold}
+    return {name: value for name, value in found.items() if isinstance(value, bool | list)}
+
+
+def _has_low_stem(model: ConvNet, state: Mapping[str, Tensor]) -> bool:
+    """Whether the first kernels are of 3 × 3 where the network's are larger, as `reset_resolution` makes them."""
+    return not _has_small_stem(model) and tuple(state[f"{model.stem_path}.weight"].shape[2:]) == (3, 3)
+
+
+def _has_small_stem(model: ConvNet) -> bool:
+    """Whether `reset_resolution` leaves the first kernels as they are, so that no tensor tells that it was called."""
+    stem = model.stem_module
+    return not isinstance(stem, nn.Conv2d) or stem.kernel_size[0] <= 3
+
+
+_BODY_SHARE = 0.9  # of the names; GoogLeNet's auxiliary heads may be left out
+
+
+def _lacking_head(wanted: Sequence[str], tensors: Mapping[str, Any], head: str) -> list[str]:
+    """The names of the classifier's tensors, where these are a network's without them; else none."""
+    body = [name for name in wanted if not name.startswith(f"{head}.") and not name.endswith("num_batches_tracked")]
+    if sum(name in tensors for name in body) < _BODY_SHARE * len(body):
+        return []
+    return [name for name in wanted if name.startswith(f"{head}.")]
+
+
+def _tell_not_finite(path: Path, state: Mapping[str, Tensor]) -> None:
+    for name, tensor in state.items():
+        # A sum is NaN or infinite if a value is, and takes no memory; it may overflow where none is.
+        if tensor.is_floating_point() and not tensor.sum().isfinite() and not tensor.isfinite().all():
+            warn(f"'{path}' holds NaN or infinite values in {name}, so its network predicts nothing of use.")
+            return
+
+
+def _tell_options(
+    path: Path, said: Mapping[str, Any], options: Mapping[str, Any], assumed: Mapping[str, Any] | None
+) -> None:
+    for name, value in said.items():
+        if name in options and options[name] != value:
+            warn(f"'{path}' says {name}={value!r}; {name}={options[name]!r} was asked for and is taken.")
+    for name, value in (assumed or {}).items():
+        if name not in said and name not in options and not value:
+            warn(f"'{path}' does not say {name}; {name}={value!r} is assumed. Give {name}=… where it is otherwise.")

@@ -1,0 +1,169 @@
+"""timm's arguments of a builder. What they mean here is what they mean in timm.
+
+What is not taken over is refused, with what to write instead.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vertebra.errors import UsageError, warn
+
+from .surgery import checked_pooling, is_zero
+
+if TYPE_CHECKING:
+    from .convnet import ConvNet
+
+_TO_DEVICE = "Write create_model(…).to(device, dtype)."
+_FIXED_LAYER = "The families' layers are those of the published weights; replace modules of the network instead."
+# Arguments of timm's that are not taken over → what to write.
+_REFUSED = {
+    "pretrained_cfg": "Give the weights as weights='IMAGENET1K_V1' or weights=PATH, the preprocessing to export().",
+    "pretrained_cfg_overlay": "Give a file as weights=PATH.",
+    "cache_dir": "Set TORCH_HOME to the folder that is to hold downloaded weights.",
+    "scriptable": "TorchScript is not supported; write torch.export.export(network, (x,)) or torch.compile(network).",
+    "exportable": "Every network can be exported as it is: vertebra.export(network, …) or torch.export.",
+    "no_jit": "Nothing is compiled by TorchScript here; leave it out.",
+    "act_layer": _FIXED_LAYER,
+    "aa_layer": _FIXED_LAYER,
+    "se_layer": _FIXED_LAYER,
+    "attn_layer": _FIXED_LAYER,
+    "bn_eps": "Set `eps` of the network's nn.BatchNorm2d modules, or give norm_layer where the family takes one.",
+    "bn_momentum": "Set `momentum` of the network's nn.BatchNorm2d modules.",
+    "bn_tf": "Set `eps` and `momentum` of the network's nn.BatchNorm2d modules.",
+    "drop_block_rate": "DropBlock is not here; dropout before the classifier is drop_rate.",
+    "img_size": "The networks take any size from `network.min_size` pixels on; leave it out.",
+    "block_args": "Build the network by its class, for example vertebra.models.ResNet(block, layers).",
+    "feature_cls": "Feature maps come as a list; for a dict write dict(zip(names, network(x))).",
+    "feature_cfg": "Write out_indices=….",
+    "out_map": "Feature maps come as a list; for a dict write dict(zip(names, network(x))).",
+    "output_fmt": "Feature maps are (N, C, H, W); for (N, H, W, C) write x.permute(0, 2, 3, 1).",
+    "device": _TO_DEVICE,
+    "dtype": _TO_DEVICE,
+    "cardinality": "Write groups=….",
+    "base_width": "Write width_per_group=….",
+    "zero_init_last": "Write zero_init_residual=….",
+    "stem_type": _FIXED_LAYER,
+    "stem_width": _FIXED_LAYER,
+    "avg_down": _FIXED_LAYER,
+}
+_DILATION = {32: None, 16: (False, False, True), 8: (False, True, True)}  # of ResNet, by output_stride
+
+
+@dataclass(frozen=True)
+class HeadRequest:
+    """What timm's arguments ask of the head of a network that is built."""
+
+    classifier: bool = True
+    global_pool: str = "avg"
+    dropout: float = 0.0
+    out_indices: tuple[int, ...] | int | None = None
+    features_only: bool = False
+
+    def applied_to(self, network: ConvNet) -> ConvNet:
+        """The same network, changed."""
+        network._head_dropout = self.dropout
+        if self.features_only:
+            network._keep_maps(self.out_indices)
+        elif not self.classifier:
+            network.reset_classifier(0, self.global_pool)
+        return network
+
+
+def translated(name: str, network: type[ConvNet], given: Mapping[str, Any]) -> tuple[dict[str, Any], HeadRequest]:
+    """timm's arguments of a builder → the builder's, and what is left to do with the head.
+
+    Which of them the network takes, the parameters of its class say. Arguments of timm's that are None or False are
+    what is done anyway, as in timm.
+
+    Raises:
+        UsageError: an argument that is not taken over, or a value that is not allowed; says what to write.
+    """
+    parameters = inspect.signature(network).parameters
+    options = dict(given)
+    for key in [key for key in options if key in _REFUSED and (options[key] is None or options[key] is False)]:
+        del options[key]
+    refused = next((key for key in options if key in _REFUSED), None)
+    if refused is not None:
+        raise UsageError(f"{name} takes no {refused}={options[refused]!r}. {_REFUSED[refused]}")
+    norm_layer = options.get("norm_layer")
+    if norm_layer is not None and ("norm_layer" not in parameters or not callable(norm_layer)):
+        advice = "give a class or function that makes a layer of a number of channels, for example nn.BatchNorm2d."
+        if "norm_layer" not in parameters:
+            advice = "its layers are those of the published weights; resnet, mobilenetv2 and efficientnet take one."
+        raise UsageError(f"{name} takes no norm_layer={norm_layer!r}: {advice}")
+    _rename(name, options, "in_chans", "in_channels", neutral=3)
+    _rename(name, options, "checkpoint_path", "weights", neutral="")
+    _translate_drops(name, parameters, options)
+    _translate_output_stride(name, parameters, options)
+    return options, _head_request(name, parameters, options)
+
+
+def _rename(name: str, options: dict[str, Any], theirs: str, ours: str, neutral: Any) -> None:
+    value = options.pop(theirs, None)
+    if value is None or value == neutral:
+        return
+    if options.get(ours) is not None:
+        raise UsageError(f"{name} got {ours}={options[ours]!r} and {theirs}={value!r}, which are the same. Give one.")
+    options[ours] = value
+
+
+def _translate_drops(name: str, parameters: Container[str], options: dict[str, Any]) -> None:
+    for key in ("drop_rate", "drop_path_rate", "proj_drop_rate"):
+        value = options.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1):
+            raise UsageError(f"{key} is {value!r}; it must be a probability, between 0 and 1.")
+    if "drop_rate" in parameters:  # DenseNet's is in each layer of a block, which timm calls proj_drop_rate
+        _rename(name, options, "proj_drop_rate", "drop_rate", neutral=None)
+        if "drop_rate" in options and options["drop_rate"] is None:
+            del options["drop_rate"]
+    else:
+        _rename(name, options, "drop_rate", "dropout", neutral=None)
+    if "stochastic_depth_prob" in parameters:
+        _rename(name, options, "drop_path_rate", "stochastic_depth_prob", neutral=None)
+    elif depth := options.pop("drop_path_rate", None):
+        raise UsageError(
+            f"{name} has no stochastic depth, and drop_path_rate is {depth!r}. Leave it out; efficientnet has it, and "
+            "drop_rate is dropout before the classifier of any network."
+        )
+
+
+def _translate_output_stride(name: str, parameters: Container[str], options: dict[str, Any]) -> None:
+    stride = options.pop("output_stride", None)
+    if stride is None or stride == 32:
+        return
+    if "replace_stride_with_dilation" not in parameters or stride not in _DILATION:
+        raise UsageError(
+            f"{name} takes no output_stride={stride!r}: only ResNets can be dilated, to 8 or 16. Write "
+            "create_model('resnet50', output_stride=8), or leave it out for 32."
+        )
+    options["replace_stride_with_dilation"] = _DILATION[stride]
+
+
+def _head_request(name: str, parameters: Container[str], options: dict[str, Any]) -> HeadRequest:
+    features_only = bool(options.pop("features_only", False))
+    out_indices = options.pop("out_indices", None)
+    pooling = options.pop("global_pool", None)
+    dropout = 0.0 if "dropout" in parameters else options.pop("dropout", None) or 0.0
+    classes = options.get("num_classes")
+    headless = is_zero(classes)
+    if out_indices is not None and not features_only:
+        raise UsageError(f"{name} got out_indices={out_indices!r} without features_only=True, which makes it a list.")
+    if features_only:
+        if (classes is not None and not headless) or pooling not in (None, "", "avg"):
+            what = f"num_classes={classes!r}" if classes is not None and not headless else f"global_pool={pooling!r}"
+            warn(f"{name} with features_only=True returns feature maps and has no classifier: {what} is not used.")
+        options.pop("num_classes", None)
+        return HeadRequest(False, "", dropout, out_indices, features_only=True)
+    pooling = checked_pooling(pooling)
+    if not pooling and not headless:
+        raise UsageError(
+            f"global_pool='' leaves feature maps as they are, and a linear classifier (num_classes={classes!r}) takes "
+            "no maps. Write num_classes=0, global_pool='' for the maps, or global_pool='avg'."
+        )
+    if headless:
+        del options["num_classes"]
+    return HeadRequest(not headless, pooling, dropout)
