@@ -194,7 +194,7 @@ def percent(value):
 
 def test_the_invitation(visit, server, sound):
     page = visit(server)
-    assert "plain compares them with the 3 classes it knows" in page.inner_text(".dropzone")
+    assert "plain gives probabilities of 3 classes" in page.inner_text(".dropzone")
     sound(page)
 
 
@@ -277,7 +277,7 @@ def test_sorting_and_filtering(visit, server, photos):
     page.get_by_label("Search by name or class").fill("photo 3")
     assert names.all_inner_texts() == ["photo 3.png"]
     page.get_by_label("Search by name or class").fill("nothing like it")
-    assert page.inner_text(".nothing") == "No photo is like that."
+    assert page.inner_text(".nothing") == "No photo matches the filter."
 
 
 def test_the_table(visit, server, models, photos, tmp_path):
@@ -347,6 +347,9 @@ def test_a_file_that_only_the_server_can_read(visit, server, photos, tmp_path):
     page.wait_for_selector(".bars")
     page.wait_for_function("() => document.querySelector('.photo .base')?.naturalWidth === 60")
     assert page.get_by_role("slider").is_disabled(), "the server has laid the heat-map over it"
+    choose(page, photos[0])
+    page.wait_for_selector(".grid .no-picture")
+    assert page.locator(".no-picture").inner_text() == "TIFF"
 
 
 def test_a_photo_that_lies_on_its_side(visit, server, photos, tmp_path):
@@ -373,7 +376,7 @@ def test_unsure_is_shown_as_such(visit, server, sound, photos):
     assert page.locator(".badge").all_inner_texts() == ["unsure", "unsure"]
     page.get_by_role("button", name="Unsure 2").click()
     page.locator(".card").first.click()
-    assert "Unsure" in page.inner_text("dialog .callout") and "below 100 %" in page.inner_text("dialog .callout")
+    assert "Unsure" in page.inner_text("dialog .callout") and "threshold of 100 %" in page.inner_text("dialog .callout")
     page.wait_for_selector("dialog .heat")
     sound(page)
     page.keyboard.press("Escape")

@@ -66,6 +66,47 @@ def test_json_both_ways(client, expected):
     assert nested.json["outputs"] == answer.json["outputs"]
 
 
+def read_texts(content):
+    found = []
+    while content:
+        length = int.from_bytes(content[:4], "little")
+        found.append(content[4 : 4 + length].decode())
+        content = content[4 + length :]
+    return found
+
+
+@pytest.mark.parametrize(("count", "given"), [(2, 2), (3, 99)])
+def test_classes_in_place_of_probabilities(client, expected, count, given):
+    outputs = [{"name": "embedding"}, {"name": "probabilities", "parameters": {"classification": given}}]
+    answer = infer(client, entry() | {"outputs": outputs})
+    embedding, output = answer.json["outputs"]
+    assert embedding["datatype"] == "FP32"
+    assert (output["datatype"], output["shape"]) == ("BYTES", [1, count])
+    values = expected.probabilities(IMAGES[:1])[0]
+    best = values.argsort()[::-1][:count]
+    parts = [text.split(":") for text in output["data"]]
+    assert [(int(index), name) for _, index, name in parts] == [(i, ("cat", "dog", "fish")[i]) for i in best]
+    np.testing.assert_allclose([float(value) for value, _, _ in parts], values[best], atol=1e-5)
+    outputs[1]["parameters"]["binary_data"] = True
+    binary = infer(client, entry() | {"outputs": outputs[1:]})
+    length = int(binary.headers["inference-header-content-length"])
+    assert read_texts(binary.body[length:]) == output["data"]
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("probabilities", 0, "classification is 0"),
+        ("probabilities", "2", "classification is '2'"),
+        ("probabilities", True, "classification is True"),
+        ("embedding", 2, "for the output 'probabilities' alone"),
+    ],
+)
+def test_classes_that_are_refused(client, name, given, message):
+    answer = infer(client, entry() | {"outputs": [{"name": name, "parameters": {"classification": given}}]})
+    assert answer.status == 422 and message in answer.message
+
+
 @pytest.mark.parametrize(
     ("document", "tail", "headers", "status", "message"),
     [

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from vertebra.serve.static_page import StaticPage
 
 
@@ -45,3 +47,15 @@ def test_the_description_as_a_page(client):
     assert page.status == 200 and "<script" not in text and "http://" not in text.replace(f"http://{client.host}", "")
     assert "sha256-" in page.headers["content-security-policy"]
     assert "POST /v1/predict" in text and "curl -F files=@cat.jpg" in text
+
+
+@pytest.mark.parametrize(
+    ("prefix", "path"),
+    [("/photos", "/photos"), ("/a/b/", "/a/b"), ("photos", ""), ("//evil.example", ""), ("/<b>", "")],
+)
+def test_the_description_below_a_path(client, prefix, path):
+    """What a proxy takes off, which it tells in X-Forwarded-Prefix, as Traefik does."""
+    text = client.get("/docs", **{"X-Forwarded-Prefix": prefix}).body.decode()
+    assert f"http://{client.host}:{client.port}{path}/v1/embed" in text
+    document = client.get("/openapi.json", **{"X-Forwarded-Prefix": prefix}).json
+    assert document.get("servers") == ([{"url": path}] if path else None)

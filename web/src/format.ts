@@ -38,3 +38,6 @@ export const className = (name: string): string => (/^\d+$/.test(name) ? `class 
 
 /** The last part of a path. */
 export const baseName = (path: string): string => path.slice(path.lastIndexOf("/") + 1);
+
+/** HEIC for photo.heic; nothing for a name without one. */
+export const suffix = (path: string): string => (/\.([a-z0-9]{1,5})$/i.exec(path)?.[1] ?? "").toUpperCase();

@@ -24,7 +24,7 @@ def serve(
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0 is everywhere.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="N", help="0: any that is free.")] = 8000,
     api_key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Ask for this key; better set in VERTEBRA_API_KEY.")
+        str | None, typer.Option(metavar="KEY", help="Require this key; better set in VERTEBRA_API_KEY.")
     ] = None,
     no_auth: Annotated[bool, typer.Option("--no-auth", help="Let other machines in without a key.")] = False,
     cors: Annotated[
@@ -37,8 +37,11 @@ def serve(
     engine: Annotated[str, typer.Option(metavar="NAME", help="auto, onnxruntime or mnn.")] = "auto",
     tune: Annotated[bool, typer.Option("--tune", help="Find the fastest engine first; takes some seconds.")] = False,
     timeout: Annotated[float, typer.Option(metavar="S", help="Seconds until each request is answered.")] = 30.0,
+    read_timeout: Annotated[
+        float, typer.Option(metavar="S", help="Seconds in which a request's headers, and then its body, must arrive.")
+    ] = 10.0,
     keep_alive: Annotated[int, typer.Option(metavar="S", help="Seconds until an idle connection is closed.")] = 75,
-    queue: Annotated[int, typer.Option(metavar="N", help="Images that may wait, for each model.")] = 256,
+    queue: Annotated[int, typer.Option(metavar="N", help="Images in the queue of each model, at most.")] = 256,
     max_images: Annotated[int, typer.Option(metavar="N", help="Images of one request.")] = 64,
     max_mb: Annotated[float, typer.Option(metavar="MB", help="Size of one request, in 10⁶ bytes.")] = 32.0,
     max_megapixels: Annotated[float, typer.Option(metavar="N", help="Of one image.")] = 50.0,
@@ -65,6 +68,7 @@ def serve(
         engine=engine,
         tune=tune,
         timeout=timeout,
+        read_seconds=read_timeout,
         keep_alive=keep_alive,
         queue=queue,
         max_images=max_images,

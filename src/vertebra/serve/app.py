@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -61,13 +62,15 @@ def create_app(dispatcher: Dispatcher, page: StaticPage | None = None) -> ASGIAp
         app.add_route(path, page.answer, methods=["GET"], include_in_schema=False)
 
     async def openapi(request: Request) -> Response:
-        return json_response(document(app))
+        found = document(app)
+        prefix = _prefix(request)
+        return json_response({**found, "servers": [{"url": prefix}]} if prefix else found)
 
     async def docs(request: Request) -> Response:
         base = request.base_url
         if request.headers.get("x-forwarded-proto") == "https":  # the proxy's; it changes the text of this page alone
             base = base.replace(scheme="https")
-        text = docs_page(document(app), str(base).rstrip("/"))
+        text = docs_page(document(app), str(base).rstrip("/") + _prefix(request))
         return Response(text, media_type="text/html", headers={"Content-Security-Policy": POLICY})
 
     app.add_route("/openapi.json", openapi, methods=["GET"], include_in_schema=False)
@@ -90,6 +93,15 @@ def create_app(dispatcher: Dispatcher, page: StaticPage | None = None) -> ASGIAp
 def document(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document."""
     return app.openapi()
+
+
+def _prefix(request: Request) -> str:
+    """The path that a proxy has taken off, as it says in X-Forwarded-Prefix; "" for what is no path.
+
+    It changes the addresses that the description names, and nothing else.
+    """
+    prefix = request.headers.get("x-forwarded-prefix", "").rstrip("/")
+    return prefix if re.fullmatch(r"(/[\w.~-]{1,100}){1,10}", prefix, re.ASCII) else ""
 
 
 async def _api_error(request: Request, error: Exception) -> Response:

@@ -1,6 +1,7 @@
 """The KServe v2 protocol over HTTP: what Triton's and KServe's clients speak.
 
-https://github.com/kserve/open-inference-protocol, with Triton's extension for tensors in binary:
+https://github.com/kserve/open-inference-protocol, with Triton's extensions
+for tensors in binary and for classes in place of probabilities:
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
 """
 
@@ -8,7 +9,9 @@ from __future__ import annotations
 
 import math
 import re
+import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,7 +22,7 @@ from starlette.responses import Response
 
 from vertebra import __version__
 from vertebra.pixels import Pixels
-from vertebra.runtime.engine import INPUT, OUTPUTS
+from vertebra.runtime.engine import INPUT, OUTPUTS, PROBABILITIES, FloatArray
 
 from . import schemas
 from .api_errors import ApiError
@@ -59,7 +62,9 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
     @router.get("", response_model=dict[str, Any], summary="KServe: the server")
     async def server() -> Response:
         """Its name, version and extensions."""
-        return json_response({"name": "vertebra", "version": __version__, "extensions": ["binary_tensor_data"]})
+        return json_response(
+            {"name": "vertebra", "version": __version__, "extensions": ["binary_tensor_data", "classification"]}
+        )
 
     @router.get(
         "/models/{name}",
@@ -105,17 +110,17 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
             length = request.headers.get(HEADER_LENGTH)
             model, limit = registry.get(name), dispatcher.settings.max_images
             document, pixels = await in_thread_if_large(len(body), lambda: _read(body, length, model, limit))
-            wanted = _wanted(document)
+            requested = _requested_outputs(document)
 
             def make(loaded: LoadedModel) -> list[Job]:
                 if pixels.shape[1] != loaded.card.preprocessing.crop_size:
                     raise ApiError(422, "the model has just been replaced by one of another input size. Ask again.")
-                return [Job(partial(DecodedImage, row), outputs=tuple(wanted)) for row in pixels]
+                return [Job(partial(DecodedImage, row), outputs=tuple(requested)) for row in pixels]
 
             loaded, jobs = await dispatcher.run(name, make, request.receive, deadline)
         dispatcher.metrics.images(loaded.name, len(jobs), 0)
         values = sum(value.size for job in jobs for value in job.values.values())
-        return await in_thread_if_large(values, lambda: _answer(loaded, document, wanted, jobs))
+        return await in_thread_if_large(values, lambda: _answer(loaded, document, requested, jobs))
 
     return router
 
@@ -177,35 +182,77 @@ def _pixels(document: dict[str, Any], rest: bytes, model: LoadedModel, limit: in
     )
 
 
-def _wanted(document: dict[str, Any]) -> dict[str, bool]:
-    """Names of the outputs, and whether each is sent in binary."""
+@dataclass(frozen=True)
+class RequestedOutput:
+    """How one output is sent."""
+
+    is_binary: bool
+    classification: int = 0  # so many best classes in place of all values; 0: all values
+
+
+def _requested_outputs(document: dict[str, Any]) -> dict[str, RequestedOutput]:
+    """The outputs that a request asks for, by name; all where it names none."""
     parameters = document.get("parameters")
-    binary = bool(parameters.get("binary_data_output")) if isinstance(parameters, dict) else False
+    is_binary = bool(parameters.get("binary_data_output")) if isinstance(parameters, dict) else False
     outputs = document.get("outputs")
     if outputs is None or outputs == []:
-        return dict.fromkeys(OUTPUTS, binary)
+        return dict.fromkeys(OUTPUTS, RequestedOutput(is_binary))
     found = {}
     for entry in outputs if isinstance(outputs, list) else [outputs]:
         name = entry.get("name") if isinstance(entry, dict) else None
         if name not in OUTPUTS:
             raise ApiError(422, f"there is no output {str(name)[:60]!r}; there are {', '.join(OUTPUTS)}.")
         given = entry.get("parameters")
-        found[str(name)] = bool(given.get("binary_data", binary)) if isinstance(given, dict) else binary
+        given = given if isinstance(given, dict) else {}
+        found[str(name)] = RequestedOutput(
+            bool(given.get("binary_data", is_binary)), _classification(str(name), given.get("classification"))
+        )
     return found
 
 
-def _answer(model: LoadedModel, document: dict[str, Any], wanted: dict[str, bool], jobs: Sequence[Job]) -> Response:
+def _classification(output: str, given: Any) -> int:
+    """https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_classification.md"""
+    if given is None:
+        return 0
+    if type(given) is not int or given < 1:
+        raise ApiError(422, f"classification is {repr(given)[:60]}; it must be a whole number of classes, 1 or more.")
+    if output != PROBABILITIES:
+        raise ApiError(422, f"classification is for the output {PROBABILITIES!r} alone; {output!r} has no classes.")
+    return given
+
+
+def _best_classes(model: LoadedModel, probabilities: FloatArray, count: int) -> list[list[bytes]]:
+    """(N, K) → for each image `0.912345:3:cat` for the best classes; without names `0.912345:3`."""
+    found = []
+    for row in probabilities:
+        best = np.argsort(-row, kind="stable")[:count].tolist()
+        names = [f":{model.card.class_name(index)}" if model.card.classes else "" for index in best]
+        found.append([f"{row[index]:.6f}:{index}{name}".encode() for index, name in zip(best, names, strict=True)])
+    return found
+
+
+def _answer(
+    model: LoadedModel, document: dict[str, Any], requested: dict[str, RequestedOutput], jobs: Sequence[Job]
+) -> Response:
     outputs, tail = [], []
-    for name, binary in wanted.items():
+    for name, wanted in requested.items():
         value = np.stack([job.values[name] for job in jobs])
         entry: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": list(value.shape)}
-        if binary:
-            content = value.astype("<f4").tobytes()
+        if wanted.classification:
+            rows = _best_classes(model, value, wanted.classification)
+            texts = [text for row in rows for text in row]
+            entry |= {"datatype": "BYTES", "shape": [len(rows), len(rows[0])]}
+            content = b"".join(struct.pack("<I", len(text)) + text for text in texts)
+            data = orjson.dumps([text.decode() for text in texts])
+        else:
+            content = value.astype("<f4").tobytes() if wanted.is_binary else b""
+            data = b"" if wanted.is_binary else json_numbers(value.ravel())
+        if wanted.is_binary:
             entry["parameters"] = {"binary_data_size": len(content)}
             tail.append(content)
             outputs.append(orjson.dumps(entry))
         else:
-            outputs.append(b'%s,"data":%s}' % (orjson.dumps(entry)[:-1], json_numbers(value.ravel())))
+            outputs.append(b'%s,"data":%s}' % (orjson.dumps(entry)[:-1], data))
     answer: dict[str, Any] = {"model_name": model.name, "model_version": "1"}
     if isinstance(document.get("id"), str):
         answer["id"] = document["id"]

@@ -39,7 +39,7 @@ export function AnatomyView({ anatomy, classes }: { anatomy: Anatomy; classes: n
       <div class="scroll" tabIndex={0} role="region" aria-label="Diagram of the stages; the table below says the same in words">
         <Diagram anatomy={anatomy} summary={summary} current={current} onPoint={setCurrent} />
       </div>
-      <p class="soft small">Height: resolution. Thickness: channels. Both as square roots, so that small stages can be seen.</p>
+      <p class="soft small">Height: resolution. Thickness: channels. Both as square roots, so that small stages stay visible.</p>
       <div class="scroll" tabIndex={0} role="region" aria-label="Table of the stages">
         <table class="stages">
           <caption class="said">The stages from the photo to the classes</caption>

@@ -70,7 +70,7 @@ export function Camera() {
   return (
     <Dialog title="Take a photo" kind="camera" onClose={() => store.set({ camera: false })}>
       <div class={`viewfinder ${facing === "user" ? "mirrored" : ""}`}>
-        <video ref={video} playsInline muted aria-label="What the camera sees" />
+        <video ref={video} playsInline muted aria-label="Camera preview" />
         {!ready && !problem && <p class="viewfinder-text">Starting the camera…</p>}
         {problem && (
           <p class="viewfinder-text" role="alert">

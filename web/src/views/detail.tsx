@@ -2,7 +2,7 @@
 
 import { useEffect, useMemo, useState } from "preact/hooks";
 import type { Card, Heat, Model, Result } from "../api";
-import { className, percent, whole } from "../format";
+import { className, counted, percent, whole } from "../format";
 import type { Item } from "../items";
 import { store, useStore } from "../store";
 import { Dialog } from "./dialog";
@@ -88,7 +88,7 @@ export function Detail({ item, titled = false }: { item: Item; titled?: boolean 
             Classify with {model.name}
           </button>
         )}
-        {(outcome?.state === "waiting" || outcome?.state === "sending") && <p class="looking">Looking…</p>}
+        {(outcome?.state === "waiting" || outcome?.state === "sending") && <p class="looking">Classifying…</p>}
         {result && model && (
           <Findings
             result={result}
@@ -134,20 +134,20 @@ function Findings({ result, model, index, onChoose }: FindingsProps) {
           <div>
             <h3>Unsure</h3>
             <p>
-              The best class has {percent(first.probability)}; below {percent(model.threshold ?? 0)} this model takes a photo for none of its
-              classes.
+              The best class has {percent(first.probability)}, below this model's threshold of {percent(model.threshold ?? 0)}: the photo may show none
+              of its classes.
             </p>
           </div>
         </div>
       )}
-      <ol class="bars" aria-label="Best classes; choose one to see where it was seen">
+      <ol class="bars" aria-label="Best classes; choose one for its heat-map">
         {shown.map((each) => (
           <li key={each.index}>
             <button
               type="button"
               class="bar"
               aria-pressed={each.index === index}
-              title={`Show where ${className(each.class)} was seen`}
+              title={`Show the heat-map of ${className(each.class)}`}
               onClick={() => onChoose(each.index)}
             >
               <span class="bar-name">{className(each.class)}</span>
@@ -162,14 +162,14 @@ function Findings({ result, model, index, onChoose }: FindingsProps) {
       </ol>
       {result.predictions.length > FIRST && (
         <button type="button" class="link" aria-expanded={all} onClick={() => setAll(!all)}>
-          {all ? "Fewer classes" : `${result.predictions.length - FIRST} more classes`}
+          {all ? "Fewer classes" : counted(result.predictions.length - FIRST, "more class", "more classes")}
         </button>
       )}
       <p class="soft small facts">
         {result.width && result.height && `${whole(result.width)} × ${whole(result.height)} pixels. `}
         {result.timing &&
-          `Decoded in ${ms(result.timing.decode_ms)}, looked at in ${ms(result.timing.inference_ms)}${
-            result.timing.batch > 1 ? ` together with ${result.timing.batch - 1} more` : ""
+          `Decoding ${ms(result.timing.decode_ms)}, inference ${ms(result.timing.inference_ms)}${
+            result.timing.batch > 1 ? ` in a batch of ${result.timing.batch}` : ""
           }.`}
       </p>
     </>
@@ -254,7 +254,7 @@ function Photo({ item, model, result, index }: PhotoProps) {
             />
           </label>
           {!on && model?.explain === "occlusion" && (
-            <p class="soft small legend">This model's heat-maps take a while: it looks at the photo again and again with a part covered.</p>
+            <p class="soft small legend">Heat-maps of this model take longer: occlusion runs the network once for each part that is covered.</p>
           )}
           {on && heat.error && (
             <p class="problem" role="alert">
@@ -263,9 +263,9 @@ function Photo({ item, model, result, index }: PhotoProps) {
           )}
           {on && heat.found && chosen && (
             <p class="soft small legend">
-              <span class="scale" aria-hidden="true" /> What speaks for <b>{className(chosen.class)}</b>, a little to most
-              {heat.found.method === "occlusion" ? ", found by covering parts" : ""}.
-              {card && !foreign && " Dashed: the part the network sees."}
+              <span class="scale" aria-hidden="true" /> Evidence for <b>{className(chosen.class)}</b>, weak to strong
+              {heat.found.method === "occlusion" ? ", by occlusion" : ""}.
+              {card && !foreign && " Dashed: the crop that is the network's input."}
             </p>
           )}
         </figcaption>
@@ -311,7 +311,7 @@ function useHeat(item: Item, index: number | null, model: Model | null, layer: "
   return heat;
 }
 
-/** The part of a photo that the network sees: the shorter side is resized, the centre cut out. */
+/** The crop that is the network's input: the shorter side is resized, the centre cut out. */
 function cropBox(result: Result, { preprocessing: { crop_size, resize_size } }: Card): Record<string, string> {
   const { width = 1, height = 1 } = result;
   const scale = resize_size / Math.min(width, height);

@@ -2,7 +2,7 @@
 
 import { Component, createRef } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { baseName, className, percent } from "../format";
+import { baseName, className, percent, suffix } from "../format";
 import type { Item } from "../items";
 import { store, useStore } from "../store";
 import * as thumbs from "../thumbs";
@@ -57,7 +57,7 @@ export function Grid() {
     }
   };
 
-  if (!shown.length) return <p class="nothing">No photo is like that.</p>;
+  if (!shown.length) return <p class="nothing">No photo matches the filter.</p>;
   return (
     <>
       <h2 class="said">Photos</h2>
@@ -128,7 +128,7 @@ class CardView extends Component<CardProps, { url: string | null | undefined }> 
           onClick={() => store.set({ open: item.id })}
         >
           <span class="thumb">
-            {url ? <img src={url} alt="" onError={() => this.setState({ url: null })} /> : url === null && <Icon name="file" />}
+            {url ? <img src={url} alt="" onError={() => this.setState({ url: null })} /> : url === null && <NoPicture name={item.name} />}
           </span>
           <Verdict item={item} model={model} />
           <span class="file" title={item.name}>
@@ -138,6 +138,17 @@ class CardView extends Component<CardProps, { url: string | null | undefined }> 
       </li>
     );
   }
+}
+
+/** For a file that the server can read and this browser cannot show: its kind, in place of an empty tile. */
+function NoPicture({ name }: { name: string }) {
+  const kind = suffix(name);
+  return (
+    <span class="no-picture" title={`This browser cannot show ${kind || "these"} files; they are classified all the same.`}>
+      <Icon name="file" />
+      {kind}
+    </span>
+  );
 }
 
 function Verdict({ item, model }: { item: Item; model: string }) {
@@ -150,7 +161,7 @@ function Verdict({ item, model }: { item: Item; model: string }) {
     );
   }
   if (outcome?.state !== "done") {
-    const texts = { waiting: "waiting", sending: "looking…", new: "not classified" };
+    const texts = { waiting: "waiting", sending: "classifying…", new: "not classified" };
     return <span class="verdict pending">{texts[outcome?.state ?? "new"]}</span>;
   }
   const { predictions, unsure } = outcome.result;

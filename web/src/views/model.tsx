@@ -47,12 +47,12 @@ function Contents({ model, about }: { model: Model; about: About }) {
         )}
         <dl class="tiles">
           {anatomy && <Tile name="Parameters">{short(anatomy.parameters)}</Tile>}
-          {anatomy && <Tile name="MACs a photo">{short(anatomy.macs)}</Tile>}
+          {anatomy && <Tile name="MACs per photo">{short(anatomy.macs)}</Tile>}
           <Tile name="Classes">{whole(classes.length)}</Tile>
-          <Tile name="Sees">
+          <Tile name="Input size">
             {card.preprocessing.crop_size} × {card.preprocessing.crop_size}
           </Tile>
-          <Tile name="Unsure below">{card.threshold === null ? "not set" : percent(card.threshold)}</Tile>
+          <Tile name="Threshold">{card.threshold === null ? "not set" : percent(card.threshold)}</Tile>
         </dl>
       </header>
       {anatomy ? (
@@ -60,7 +60,7 @@ function Contents({ model, about }: { model: Model; about: About }) {
       ) : (
         <section class="panel">
           <h3>Anatomy</h3>
-          <p>The stages of this network cannot be told from its file.</p>
+          <p>The stages of this network cannot be read from its file.</p>
         </section>
       )}
       <div class="columns">
@@ -88,18 +88,18 @@ function Preprocessing({ card }: { card: Card }) {
   const numbers = (values: number[]) => values.map((value) => value.toFixed(3)).join(", ");
   return (
     <section class="panel">
-      <h3>What the network sees</h3>
+      <h3>Preprocessing</h3>
       <ol class="steps">
         <li>
           The shorter side becomes {resize_size} pixels ({interpolation}).
         </li>
         <li>
-          The centre, {crop_size} × {crop_size} pixels, is cut out. What is outside of it is not looked at.
+          The centre, {crop_size} × {crop_size} pixels, is cut out. What is outside of it is not used.
         </li>
         <li>
-          Values are scaled to 0–1 and normalised: mean {numbers(mean)}; deviation {numbers(std)}.
+          Values are scaled to 0–1 and normalised: mean {numbers(mean)}; standard deviation {numbers(std)}.
         </li>
-        {card.temperature !== 1 && <li>Confidence is calibrated with temperature {card.temperature.toFixed(3)}.</li>}
+        {card.temperature !== 1 && <li>Probabilities are calibrated with temperature {card.temperature.toFixed(3)}.</li>}
       </ol>
     </section>
   );
@@ -109,7 +109,7 @@ function Metrics({ card }: { card: Card }) {
   const sets = Object.entries(card.metrics);
   return (
     <section class="panel">
-      <h3>How well it does</h3>
+      <h3>Metrics</h3>
       {sets.length ? (
         <table class="facts-table">
           {sets.map(([set, measures]) => (
@@ -149,7 +149,7 @@ const measure = (name: string): string => name.replace(/^acc@(\d)$/, "top-$1 acc
 function Provenance({ card, model }: { card: Card; model: Model }) {
   const facts: [string, ComponentChildren][] = [
     ["Architecture", card.architecture],
-    ["Weights", card.weights?.name ?? "drawn at random, or from a file without a name"],
+    ["Weights", card.weights?.name ?? "random, or from a file without a name"],
   ];
   if (card.weights?.url) {
     const { url } = card.weights;
@@ -158,11 +158,11 @@ function Provenance({ card, model }: { card: Card; model: Model }) {
   if (card.weights?.sha256) facts.push(["SHA-256", <code>{card.weights.sha256}</code>]);
   facts.push(["Licence", card.licence ?? "not stated"]);
   if (card.created) facts.push(["Exported", time(card.created)]);
-  facts.push(["Loaded here", time(model.loaded)]);
-  facts.push(["Made with", Object.entries(card.versions).map(([name, version]) => `${name} ${version}`).join(", ")]);
+  facts.push(["Loaded", time(model.loaded)]);
+  facts.push(["Versions", Object.entries(card.versions).map(([name, version]) => `${name} ${version}`).join(", ")]);
   return (
     <section class="panel">
-      <h3>Where it comes from</h3>
+      <h3>Provenance</h3>
       <dl class="facts-list">
         {facts.map(([name, value]) => (
           <div key={name}>
@@ -218,7 +218,7 @@ function Classes({ classes }: { classes: string[] }) {
   return (
     <section class="panel" aria-labelledby="classes">
       <div class="classes-head">
-        <h3 id="classes">What it can tell apart</h3>
+        <h3 id="classes">Classes</h3>
         <label class="field inline">
           <span class="said">Search the classes</span>
           <input type="search" placeholder={`Search ${counted(classes.length, "class", "classes")}`} value={text} onInput={(event) => setText(event.currentTarget.value)} />
@@ -236,7 +236,7 @@ function Classes({ classes }: { classes: string[] }) {
           ))}
         </ul>
       ) : (
-        <p>There is no class like that. The model will name the nearest of its own.</p>
+        <p>No class matches. A photo of something else gets the nearest class that there is.</p>
       )}
     </section>
   );

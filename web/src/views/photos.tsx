@@ -44,7 +44,7 @@ function Invitation() {
           {model && (
             <>
               {" "}
-              <b>{model.name}</b> compares them with the {whole(model.classes)} classes it knows, and shows how sure it is and where it looked.
+              <b>{model.name}</b> gives probabilities of {whole(model.classes)} classes, and a heat-map for each.
             </>
           )}
         </p>
@@ -56,18 +56,18 @@ function Invitation() {
       <ul class="promises">
         <li>
           <h3>One photo or a thousand</h3>
-          <p>A single photo gets the full story. Many go into a grid that sorts, filters, and saves as a table.</p>
+          <p>A single photo is shown in detail. Many go into a grid that sorts, filters, and saves as a table.</p>
         </li>
         <li>
-          <h3>See where it looked</h3>
-          <p>A heat-map over the photo shows which parts spoke for a class; choose any class to compare.</p>
+          <h3>Heat-maps</h3>
+          <p>A heat-map over the photo shows which parts are evidence for a class; choose any class to compare.</p>
         </li>
         <li>
           <h3>It says when it is unsure</h3>
           <p>
             {model && model.threshold !== null
               ? `Below ${(100 * model.threshold).toFixed(0)} % for its best class, this model says so: the photo may show none of its classes.`
-              : "Percentages are the model's own; a photo of something it never learned gets an answer too, so read low ones with care."}
+              : "Percentages are the model's own; a photo of a class that it was not trained on gets an answer too, so read low ones with care."}
           </p>
         </li>
       </ul>

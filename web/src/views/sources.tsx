@@ -6,7 +6,7 @@ import { store } from "../store";
 import { hasCamera } from "./camera";
 import { Icon } from "./icons";
 
-const ACCEPT = "image/*,.tif,.tiff,.avif,.jp2,.ppm,.tga";
+const ACCEPT = "image/*,.tif,.tiff,.avif,.heic,.heif,.jp2,.ppm,.tga";
 
 export function Sources({ prominent = false }: { prominent?: boolean }) {
   const files = useRef<HTMLInputElement>(null);
