@@ -51,6 +51,7 @@ TESTS: dict[str, list[str]] = {
     "train/temperature.py": ["tests/train/test_temperature.py"],
     "train/metrics.py": ["tests/train/test_metrics.py"],
     "train/linear_head.py": ["tests/train/test_linear_head.py"],
+    "train/logistic_regression.py": ["tests/train/test_logistic_regression.py"],
     "train/fit.py": ["tests/train/test_fit.py", "-k", "not 960"],
     "train/run_checkpoint.py": ["tests/train/test_run_checkpoint.py"],
     "serve/batcher.py": ["tests/serve/test_batcher.py"],
@@ -114,9 +115,11 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "_REMEMBERED = 2 << 22": "more memory, and fewer pairs that are compared twice",
     },
     "data/split.py": {"lot <= test + val": "no lot of 64 bits is exactly that"},
+    "train/logistic_regression.py": {
+        "(step, gradient_change)) != 0": "the loss is convex: the gradient never changes against the step",
+        "1e-4 // step_size": "a step that lowers the loss at all is taken in place of one that lowers it a little",
+    },
     "train/linear_head.py": {
-        "(step, turn)) != 0": "the loss is convex: what the gradient changes by is never against the step",
-        "1e-4 // length": "a step that lowers the loss at all is taken in place of one that lowers it a little",
         "place is not len(STRENGTHS)": "places are small numbers, and change by one",
     },
     "model_checksum.py": {"_PIECE = ": "the same digest, of other pieces"},

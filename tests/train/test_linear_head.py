@@ -1,4 +1,4 @@
-"""The softmax head, against scikit-learn's."""
+"""The strength of a head, its share of the discriminant, and what it predicts of held-out photos."""
 
 import itertools
 
@@ -7,9 +7,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from sklearn.linear_model import LogisticRegression
-
-from vertebra.train.linear_head import SHARES, STRENGTHS, Recipe, Solver, choose_strength, cross_validated, discriminant
+from vertebra.train.linear_head import SHARES, STRENGTHS, Recipe, choose_strength, cross_validated, discriminant
+from vertebra.train.logistic_regression import Solver
 from vertebra.train.temperature import NO_PRIOR, Prior, cross_entropy, fit_temperature, posterior_loss
 
 
@@ -19,39 +18,6 @@ def problem():
     centres = random.normal(0, 1, (4, 20))
     labels = random.integers(0, 4, 300)
     return (centres[labels] + random.normal(0, 1.5, (300, 20)) + 5).astype(np.float32), labels
-
-
-@pytest.mark.parametrize("strength", [1e-1, 1e-3, 1e-5])
-def test_the_softmax_is_as_good_as_scikit_learns(problem, strength):
-    features, labels = problem
-    head = Solver(features, labels, 4).fit(strength)
-    scaled = features - features.mean(0)
-    scale = np.linalg.norm(scaled, axis=1).mean()
-    theirs = LogisticRegression(C=1 / (strength * len(labels)), tol=1e-8, max_iter=10_000).fit(scaled / scale, labels)
-
-    def loss(weight, logits):
-        return cross_entropy(logits, labels) + strength / 2 * (weight**2).sum()
-
-    best = loss(theirs.coef_, theirs.decision_function(scaled / scale))
-    assert best - 1e-6 < loss(head.weight * scale, head.logits(features)) < best + 1e-4
-
-
-def test_a_step_that_would_go_too_far_is_shortened():
-    # Far outliers: Newton's length from where the curvature is nearly nothing would throw the weights away.
-    features = np.random.default_rng(3).normal(0, 1, (60, 4)).astype(np.float32)
-    features[:3] *= 1e4
-    labels = np.arange(60) % 2
-    head = Solver(features, labels, 2).fit(1e-7)
-    assert np.isfinite(head.weight).all()
-    assert cross_entropy(head.logits(features), labels) < np.log(2)
-
-
-def test_a_warm_start_changes_nothing(problem):
-    features, labels = problem
-    solver = Solver(features, labels, 4)
-    solver.fit(1e-2)
-    warm, cold = solver.fit(1e-3), Solver(features, labels, 4).fit(1e-3)
-    assert np.abs(warm.logits(features) - cold.logits(features)).max() < 0.05
 
 
 def halves(features, labels):
@@ -230,29 +196,6 @@ def test_the_discriminant_of_fewer_photos_than_features_is_the_same():
 def test_strengths_fall_by_thirds():
     ratios = [stronger / weaker for stronger, weaker in itertools.pairwise(STRENGTHS)]
     assert all(2.9 < ratio < 3.4 for ratio in ratios) and STRENGTHS[len(STRENGTHS) // 2] == 1e-5
-
-
-def test_one_class_asks_for_no_step(problem):
-    features, labels = problem
-    head = Solver(features, np.zeros_like(labels), 1).fit(1e-5)
-    assert not head.weight.any() and not head.bias.any()
-
-
-def test_a_trial_stops_when_the_loss_hardly_falls(problem, monkeypatch):
-    features, labels = problem
-    gradient, taken = Solver._gradient, []
-
-    def counted(self, *arguments):
-        taken.append(1)
-        return gradient(self, *arguments)
-
-    monkeypatch.setattr(Solver, "_gradient", counted)
-    steps = []
-    for least_change in (0.1, 1e-4, 3e-6):
-        taken.clear()
-        Solver(features, labels, 4).fit(1e-5, least_change)
-        steps.append(len(taken))
-    assert steps[0] <= 4 and steps == sorted(set(steps))
 
 
 def test_shares_rise_from_none_to_a_half():
