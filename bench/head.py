@@ -83,12 +83,12 @@ def problem(small: bool) -> tuple[Any, Any]:
     from vertebra.data import open_dataset
     from vertebra.loading import exported
     from vertebra.train.dataset_features import compute_features
-    from vertebra.train.schedule import view_of
+    from vertebra.train.prepare import preprocessing_of
     from vertebra.train.train_settings import Settings
 
     dataset = open_dataset(DATA)
     body = exported(MODEL, "DEFAULT")
-    found = compute_features(dataset, body, view_of(Settings(data=str(DATA)), read_card(body).preprocessing))
+    found = compute_features(dataset, body, preprocessing_of(Settings(data=str(DATA)), read_card(body).preprocessing))
     names = list(SMALL_CLASSES) if small else sorted({photo.label for photo in dataset.photos})
     places, counts = [], dict.fromkeys(names, 0)
     for place, photo in enumerate(dataset.photos):

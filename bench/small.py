@@ -28,8 +28,8 @@ from vertebra.loading import exported
 from vertebra.machine import affinity
 from vertebra.train.dataset_features import compute_features
 from vertebra.train.linear_head import SHARES, Recipe, choose_strength, cross_validated, discriminant
-from vertebra.train.metrics import calibration_error
-from vertebra.train.schedule import view_of
+from vertebra.train.metrics import expected_calibration_error
+from vertebra.train.prepare import preprocessing_of
 from vertebra.train.temperature import (
     NO_PRIOR,
     PRIOR,
@@ -86,7 +86,7 @@ def all_photos() -> Photos:
     """Of Caltech-101 each once; computed features are kept in the cache."""
     dataset = open_dataset(DATA)
     body = exported(MODEL, "DEFAULT")
-    view = view_of(Settings(data=str(DATA)), read_card(body).preprocessing)
+    view = preprocessing_of(Settings(data=str(DATA)), read_card(body).preprocessing)
     seen = compute_features(dataset, body, view)
     names = sorted({photo.label for photo in dataset.photos})
     copies = {place for group in find_duplicates(dataset, seen.facts) for place in sorted(group.members)[1:]}
@@ -213,7 +213,7 @@ def judged(found: Found, rest: Photos) -> dict[str, float]:
     return {
         "loss": _loss(found.rest, rest.labels),
         "top1": float(right.mean()),
-        "ece": float(calibration_error(found.rest, rest.labels) or 0.0),
+        "ece": float(expected_calibration_error(found.rest, rest.labels) or 0.0),
         "answered": float(kept.mean()),
         "precision": float(right[kept].mean()) if kept.any() else 1.0,
         "foreign_median": float(np.median(foreign)),
@@ -233,7 +233,7 @@ def optimism(found: Found, own: Photos, rest: Photos) -> dict[str, float]:
     return {
         "top1": float(right.mean()) - truth["top1"],
         "nll": _loss(found.own, own.labels) - truth["loss"],
-        "ece": float(calibration_error(found.own, own.labels) or 0.0) - truth["ece"],
+        "ece": float(expected_calibration_error(found.own, own.labels) or 0.0) - truth["ece"],
         "precision": (float(right[found.answered].mean()) if found.answered.any() else 1.0) - truth["precision"],
         "coverage": float(found.answered.mean()) - truth["answered"],
     }

@@ -41,11 +41,12 @@ def vertebra(network: str, steps: int, workers: int, batch: int) -> list[float]:
     import numpy as np
 
     from vertebra.models import create_model, get_model_weights
-    from vertebra.train.distributed import current_world
-    from vertebra.train.fit import Part, Trainer
+    from vertebra.train.distributed import init_distributed
+    from vertebra.train.fit import Trainer
     from vertebra.train.malloc import memory_kept
-    from vertebra.train.run_checkpoint import Position
+    from vertebra.train.run_checkpoint import TrainingState
     from vertebra.train.train_settings import Settings
+    from vertebra.train.validation import Split
 
     class EnoughError(Exception):
         pass
@@ -58,13 +59,13 @@ def vertebra(network: str, steps: int, workers: int, batch: int) -> list[float]:
             raise EnoughError
 
     files = photos(batch * (steps + WARM_UP + 5))
-    part = Part([Path(file) for file in files], np.arange(len(files)) % 100)
+    part = Split([Path(file) for file in files], np.arange(len(files)) % 100)
     settings = Settings("", model=network, method="scratch", batch_size=batch, epochs=1)
     preprocessing = get_model_weights(network)["DEFAULT"].preprocessing
     built = create_model(network, num_classes=100)
-    trainer = Trainer(settings, built, preprocessing, part, part, Path(), current_world(), tell)
+    trainer = Trainer(settings, built, preprocessing, part, part, Path(), init_distributed(), tell)
     with contextlib.suppress(EnoughError), memory_kept():
-        trainer._steps(Position(), None)
+        trainer._train(TrainingState(), None)
     return [after - before for before, after in itertools.pairwise(moments)][WARM_UP:]
 
 

@@ -26,7 +26,7 @@ def photograph():
 def predictions(photograph):
     """Held-out predictions of photos in class folders: `predictions(root, ["cat", "dog"], 6)`; some are wrong."""
     pytest.importorskip("torch")
-    from vertebra.train.prepare import Calibration, judge
+    from vertebra.train.evaluation import Calibration, evaluate_predictions
 
     def make(root, names, of_each=6, size=(8, 8), precision=0.9):
         random = np.random.default_rng(len(names))
@@ -40,7 +40,7 @@ def predictions(photograph):
         wrong = np.nonzero(np.arange(len(labels)) % of_each < np.minimum(1 + labels % 3, of_each - 1))[0]
         logits[wrong, (labels[wrong] + 1) % len(names)] += random.uniform(8, 14, len(wrong))
         calibration = Calibration.fit(logits, labels, precision)
-        return judge("made up", photos, labels, logits, calibration, names)
+        return evaluate_predictions("made up", photos, labels, logits, calibration, names)
 
     return make
 
@@ -49,7 +49,7 @@ def predictions(photograph):
 def report(predictions):
     """Write a report: `report(folder, names, …)` → its path and what it is of; `more` are fields of `Report`."""
     from vertebra.card import Decoding
-    from vertebra.train.report import Report
+    from vertebra.train.report_page import Report
 
     def write(folder, names, of_each=6, size=(8, 8), **more):
         held = predictions(folder / "photos", names, of_each, size)

@@ -17,7 +17,7 @@ CHOSEN = ".cell.chosen"
 @pytest.fixture(scope="module")
 def ten(report, tmp_path_factory):
     """Ten classes of pictures of 8 × 8."""
-    from vertebra.train.report import Curve
+    from vertebra.train.report_page import Curve
 
     curves = [Curve("Training loss", "Of each epoch.", "epoch", [2.0, 1.0, 0.7, 0.61])]
     facts = {"model": "a network", "seed": "0"}
@@ -58,7 +58,7 @@ def test_it_is_accessible(visit, sound, request, name, viewport):
 
 def test_it_says_what_was_measured(visit, ten):
     page = visit(ten)
-    measures = ten.held.measures
+    measures = ten.held.metrics
     tiles = page.locator(".intro .tiles").inner_text()
     for text in (f"{100 * measures.top1:.1f} %", f"{100 * measures.ece:.1f} %", f"{measures.n}"):
         assert text in tiles
@@ -89,7 +89,7 @@ def rows_of(page):
 
 def test_the_matrix_counts_sorts_and_shows_photos(visit, ten):
     page = visit(ten)
-    confusion = np.array(ten.held.measures.confusion)
+    confusion = np.array(ten.held.metrics.confusion)
     assert page.locator("#matrix .cell").count() == (confusion > 0).sum()
     assert rows_of(page) == TEN
     page.select_option("#matrix-order", "errors")
@@ -258,7 +258,7 @@ def test_classes_sort(visit, ten):
     page.get_by_role("button", name="class", exact=True).click()
     assert page.locator(names).all_inner_texts() == TEN
     page.get_by_role("button", name="recall", exact=True).click()
-    best = max(ten.held.measures.classes, key=lambda c: c.recall).recall
+    best = max(ten.held.metrics.classes, key=lambda c: c.recall).recall
     shown = page.locator("#classes tbody tr").first.locator("td").nth(1).inner_text()
     assert shown.startswith(f"{100 * best:.1f} %")
     assert page.locator("th[aria-sort]").inner_text() == "recall"

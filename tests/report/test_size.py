@@ -12,9 +12,9 @@ pytest.importorskip("torch")
 from vertebra.card import Decoding
 from vertebra.data import Photo
 from vertebra.report.pictures import BYTES, MOST
-from vertebra.train import report
-from vertebra.train.prepare import Calibration, judge
-from vertebra.train.report import Report
+from vertebra.train import report_page
+from vertebra.train.evaluation import Calibration, evaluate_predictions
+from vertebra.train.report_page import Report
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def made(photos, folder, wrong):
     logits = random.normal(0, 1, (len(photos), len(names)))
     logits[np.arange(len(photos)), labels] += 8
     logits[np.arange(wrong), (labels[:wrong] + 3) % len(names)] += random.uniform(4, 14, wrong)
-    held = judge("made up", photos, labels, logits, Calibration.fit(logits, labels, 0.9), names)
+    held = evaluate_predictions("made up", photos, labels, logits, Calibration.fit(logits, labels, 0.9), names)
     page = Report("x", "Training report", "x", held, Decoding(), threshold=held.rejections[-1].threshold)
     text = page.html(folder)
     return text, json.loads(re.search(r'id="data">(.*?)</script>', text)[1])
@@ -57,7 +57,7 @@ def test_6000_photos_with_as_many_thumbnails_as_there_may_be(photos, tmp_path):
 
 
 def test_wrong_photos_and_those_near_the_threshold_have_thumbnails(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "_NEAR", 20)
+    monkeypatch.setattr(report_page, "_NEAR", 20)
     _, data = made(photos[:300], tmp_path, wrong=30)
     held = data["held"]
     own = {int(number) for number in held["keys"]}
@@ -71,7 +71,7 @@ def test_wrong_photos_and_those_near_the_threshold_have_thumbnails(photos, tmp_p
 
 
 def test_a_page_names_only_so_many(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "_NAMED", 50)
+    monkeypatch.setattr(report_page, "_NAMED", 50)
     _, data = made(photos[:300], tmp_path, wrong=30)
     assert len(data["held"]["shown"]) == 50
     assert len(data["held"]["truth"]) == len(data["held"]["confidence"]) == 300

@@ -10,10 +10,11 @@ from torch import nn
 from vertebra.card import Preprocessing
 from vertebra.models.convnet import ConvNet
 from vertebra.train import TrainError
-from vertebra.train.distributed import current_world
-from vertebra.train.fit import Part, Trainer
-from vertebra.train.run_checkpoint import Position, save, save_best
+from vertebra.train.distributed import init_distributed
+from vertebra.train.fit import Trainer
+from vertebra.train.run_checkpoint import TrainingState, save, save_best
 from vertebra.train.train_settings import Settings
+from vertebra.train.validation import Split
 
 
 class Plain(ConvNet):
@@ -32,51 +33,58 @@ class Plain(ConvNet):
 
 
 def main(data, folder):
-    world = current_world()
+    distributed = init_distributed()
     settings = Settings(
         str(data), method="scratch", batch_size=10, epochs=3, lr=0.1, workers=0, ema=0.9, accumulate=4,
         image_size=32, checkpoint_seconds=0,
     )  # fmt: skip
     torch.manual_seed(0)
     network = Plain()
-    if world.first:
+    if distributed.is_first:
         Path(folder).mkdir()
-        save_best(Path(folder), 0, network.state_dict(), current_alone(world))
-        save(Path(folder), Position(), network, None, {}, current_alone(world))
-    world.barrier()
+        save_best(Path(folder), 0, network.state_dict(), current_alone(distributed))
+        save(Path(folder), TrainingState(), network, None, {}, current_alone(distributed))
+    distributed.barrier()
     paths = sorted(Path(data).glob("*/*.png"))
     labels = np.array([["circle", "cross", "stripes"].index(path.parent.name) for path in paths])
-    val = Part(paths[::5], labels[::5])
+    val = Split(paths[::5], labels[::5])
     trainer = Trainer(
-        settings, network, Preprocessing(32, 32), Part(paths, labels), val, Path(folder), world, lambda *what: None
+        settings,
+        network,
+        Preprocessing(32, 32),
+        Split(paths, labels),
+        val,
+        Path(folder),
+        distributed,
+        lambda *what: None,
     )
     position = trainer.fit()
     logits = trainer.logits(val, "measuring")
-    if world.first:
+    if distributed.is_first:
         np.savez(Path(folder) / "found.npz", logits=logits, score=position.best_score, step=position.step)
     # Each process tells of a photo that one of them cannot read.
-    trainer.val = Part([*val.paths[:-1], Path("gone.png")], val.labels)
+    trainer.val = Split([*val.paths[:-1], Path("gone.png")], val.labels)
     try:
         trainer.logits(trainer.val, "measuring")
     except TrainError as error:
-        Path(folder, f"gone-{world.rank}.txt").write_text(str(error))
+        Path(folder, f"gone-{distributed.rank}.txt").write_text(str(error))
     lost = Path(folder) / "lost"
-    if world.first:
+    if distributed.is_first:
         lost.mkdir()
-        save_best(lost, 0, network.state_dict(), current_alone(world))
-        save(lost, Position(), network, None, {}, current_alone(world))
-    world.barrier()
-    trainer.folder, trainer.train = lost, Part([Path("away.png"), *paths[1:]], labels)
+        save_best(lost, 0, network.state_dict(), current_alone(distributed))
+        save(lost, TrainingState(), network, None, {}, current_alone(distributed))
+    distributed.barrier()
+    trainer.folder, trainer.train = lost, Split([Path("away.png"), *paths[1:]], labels)
     try:
         trainer.fit()
     except TrainError as error:
-        Path(folder, f"away-{world.rank}.txt").write_text(str(error))
+        Path(folder, f"away-{distributed.rank}.txt").write_text(str(error))
 
 
-def current_alone(world):
+def current_alone(distributed):
     from dataclasses import replace
 
-    return replace(world, size=1)
+    return replace(distributed, size=1)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from vertebra.pixels import fit, network_pixels
 from vertebra.runtime.predictor import Predictor
 from vertebra.serve.image_decoding import network_input
 from vertebra.train import Settings
-from vertebra.train.batch_loader import Draw, TrainPhotos
-from vertebra.train.dataset_inference import look_and_run
+from vertebra.train.batch_loader import Sample, TrainPhotos
+from vertebra.train.dataset_inference import infer_dataset
 
 PREPROCESSING = Preprocessing(48, 56, "bicubic", (0.0,) * 3, (1.0,) * 3)
 SIZE = (90, 70)
@@ -113,14 +113,14 @@ def of_dataset(path, preprocessing):
         return [np.zeros((len(pixels), 1), np.float32)]
 
     runner = SimpleNamespace(call=call, plan=SimpleNamespace(lanes=1, threads=1, micro_batch=1))
-    look_and_run(Dataset("one", (Photo(path, "a", None),), ("a",), path.parent), preprocessing, runner, "embedding")
+    infer_dataset(Dataset("one", (Photo(path, "a", None),), ("a",), path.parent), preprocessing, runner, "embedding")
     return seen[0]
 
 
 def of_training(path, preprocessing):
     settings = Settings.from_mapping({"data": "x", "method": "scratch", "augment": "none"}, "test")
     photos = TrainPhotos([path], np.zeros(1, np.int64), settings, preprocessing)
-    return photos[Draw(0, 0, 0, 1.0)][0].numpy()
+    return photos[Sample(0, 0, 0, 1.0)][0].numpy()
 
 
 def of_transforms(source, preprocessing):

@@ -27,9 +27,9 @@ from vertebra.pixels import network_pixels
 from vertebra.train import Settings, TrainError, resume
 from vertebra.train import run_checkpoint as checkpoint_module
 from vertebra.train.loss import to_images
-from vertebra.train.run_checkpoint import best_file, read_position
+from vertebra.train.prepare import preprocessing_of
+from vertebra.train.run_checkpoint import best_file, read_state
 from vertebra.train.run_folder import CHECKPOINT, read_table
-from vertebra.train.schedule import view_of
 from vertebra.train.temperature import cross_entropy, fit_temperature
 from vertebra.train.training_log import read_log
 
@@ -321,11 +321,11 @@ def begun(data, folder, weights, **options):
 
 def test_step_0_is_judged_at_the_size_of_the_epochs(more_shapes, small_weights, tmp_path):
     folder = begun(more_shapes, tmp_path / "run", small_weights, image_size=48, lr=1e-9)
-    position = read_position(folder)
+    position = read_state(folder)
     network = vertebra.create_model("resnet18", weights=None, num_classes=3).eval()
     network.load_state_dict(load_file(best_file(folder, 0)))
     paths, labels = read_table(folder)["val"]
-    view = view_of(
+    view = preprocessing_of(
         Settings.from_toml(folder / "settings.toml"), get_model_weights("resnet18")["DEFAULT"].preprocessing, 48
     )
     pixels = np.stack([network_pixels(path, view) for path in paths])
@@ -354,7 +354,7 @@ def test_without_test_photos_calibration_is_measured_apart(tmp_path, small_weigh
     assert metrics["held_out"] == "the photos that chose the epoch, as there are none to test on"
     assert any("also chose the epoch, so accuracy looks better than it is" in note for note in metrics["notes"])
     # The same photos by the file, whose temperature was fitted to all of them.
-    beside = found.evaluate(tmp_path / "data").held.measures
+    beside = found.evaluate(tmp_path / "data").held.metrics
     assert beside.top1 == metrics["top1"]
     assert metrics["nll"] != pytest.approx(beside.nll, abs=1e-6)
     assert metrics["nll"] == pytest.approx(beside.nll, abs=0.3)

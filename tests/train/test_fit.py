@@ -25,13 +25,18 @@ from vertebra.stopping import terminable
 from vertebra.train import Settings, TrainError, training_log
 from vertebra.train import run_checkpoint as checkpoint
 from vertebra.train.batch_loader import batches_of_epoch
-from vertebra.train.distributed import World
-from vertebra.train.fit import Clock, Part, Stopped, Trainer, micro_batches, range_test
-from vertebra.train.run_checkpoint import CHECKPOINT, Position, best_file, read_position, save, save_best
-from vertebra.train.step_metrics import Pending
+from vertebra.train.distributed import Distributed
+from vertebra.train.fit import Trainer
+from vertebra.train.lr_range_test import range_test
+from vertebra.train.run_checkpoint import CHECKPOINT, TrainingState, best_file, read_state, save, save_best
+from vertebra.train.run_folder import Stopped
+from vertebra.train.schedule import Budget, should_stop_early
+from vertebra.train.step_metrics import StepMetrics
 from vertebra.train.training_log import read_log
+from vertebra.train.training_step import TrainingStep, micro_batches
+from vertebra.train.validation import Split
 
-ALONE = World(0, 1, 1, torch.device("cpu"))
+ALONE = Distributed(0, 1, 1, torch.device("cpu"))
 SIZE = 8
 
 
@@ -77,9 +82,18 @@ def photos(tmp_path_factory):
 
 
 def trainer_of(
-    photos, folder, *, count=9, classes=3, kind=Tiny, normed=False, world=ALONE, tell=lambda *what: None, **options
+    photos,
+    folder,
+    *,
+    count=9,
+    classes=3,
+    kind=Tiny,
+    normed=False,
+    distributed=ALONE,
+    tell=lambda *what: None,
+    **options,
 ):
-    own = {name: options.pop(name) for name in ("lag", "now") if name in options}
+    own = {name: options.pop(name) for name in ("now",) if name in options}
     values = {"batch_size": 3, "epochs": 2, "lr": 0.05, "workers": 0, "augment": "none", "image_size": SIZE} | options
     settings = Settings("x", method="scratch", **values)
     torch.manual_seed(0)
@@ -87,9 +101,9 @@ def trainer_of(
     if folder is not None and not folder.exists():
         folder.mkdir()
         save_best(folder, 0, network.state_dict(), ALONE)
-        save(folder, Position(), network, None, {}, ALONE)
-    parts = [Part(paths, np.arange(len(paths)) % classes) for paths in (photos[:count], photos[30:])]
-    return Trainer(settings, network, Preprocessing(SIZE, SIZE), *parts, folder, world, tell, **own)
+        save(folder, TrainingState(), network, None, {}, ALONE)
+    parts = [Split(paths, np.arange(len(paths)) % classes) for paths in (photos[:count], photos[30:])]
+    return Trainer(settings, network, Preprocessing(SIZE, SIZE), *parts, folder, distributed, tell, **own)
 
 
 # --- parts and processes ----------------------------------------------------------------------------------------------
@@ -138,26 +152,30 @@ def test_any_number_of_parts_and_processes_gives_the_gradients_of_one(counts, ph
     monkeypatch.setattr(nn.parallel, "DistributedDataParallel", Replica)
 
     def gradients(trainer, batch, accumulate):
-        trainer.settings = replace(trainer.settings, batch_size=40, accumulate=accumulate)
-        trainer._step(batch, 0, 0.0, 0.05)
-        return trainer.optimizer.found
+        trainer.step.settings = replace(trainer.settings, batch_size=40, accumulate=accumulate)
+        trainer.step(batch, 0, 0.0, 0.05)
+        return trainer.step.optimizer.found
 
-    worlds = {size: [World(rank, size, size, torch.device("cpu")) for rank in range(size)] for size in (1, 2, 3, 4)}
+    groups = {
+        size: [Distributed(rank, size, size, torch.device("cpu")) for rank in range(size)] for size in (1, 2, 3, 4)
+    }
     trainers = {
-        size: [trainer_of(photos, None, kind=Mean, world=world, batch_size=9) for world in worlds[size]]
-        for size in worlds
+        size: [
+            trainer_of(photos, None, kind=Mean, distributed=distributed, batch_size=9) for distributed in groups[size]
+        ]
+        for size in groups
     }
     for trainer in (trainer for found in trainers.values() for trainer in found):
-        trainer.optimizer, trainer.steps = Gradients(trainer.network), 1
-        trainer.module = trainer.world.replicate(trainer.module)
+        trainer.step.optimizer = Gradients(trainer.network)
+        trainer.step.wrap_ddp()
     pixels = torch.randint(0, 256, (40, SIZE, SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     done, seen = 0, set()
     for count in counts:
         batch = pixels[:count], torch.arange(count) % 3
         for trainer in (trainer for found in trainers.values() for trainer in found):
-            trainer.train = Part([], np.zeros(count, int))
+            trainer.step.labels = np.zeros(count, int)
         expected = gradients(trainers[1][0], batch, 1)
-        for size, accumulate in product(worlds, (1, 2, 3, 4, 7, 32)):
+        for size, accumulate in product(groups, (1, 2, 3, 4, 7, 32)):
             done += 1
             images = [len(range(rank, count, size)) for rank in range(size)]
             cut = size, tuple(tuple(micro_batches(number, accumulate)) for number in images)
@@ -166,23 +184,23 @@ def test_any_number_of_parts_and_processes_gives_the_gradients_of_one(counts, ph
             seen.add(cut)
             found = torch.zeros_like(expected)
             for trainer in trainers[size]:
-                part = tuple(tensor[trainer.world.rank :: size] for tensor in batch)
+                part = tuple(tensor[trainer.distributed.rank :: size] for tensor in batch)
                 found += gradients(trainer, part, accumulate) / size
                 if size > 1:
-                    sizes, shared = zip(*trainer.module.log, strict=True)
+                    sizes, shared = zip(*trainer.step.module.log, strict=True)
                     assert sum(sizes) == len(part[0])
                     assert len(sizes) == min(accumulate, len(part[0]))
                     assert shared == (*[False] * (len(sizes) - 1), True)
-                    trainer.module.log.clear()
+                    trainer.step.module.log.clear()
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     assert done == 24 * len(counts)
 
 
 @pytest.mark.parametrize(("batch_size", "processes"), [(1, 2), (3, 4), (2, 3)])
 def test_a_process_without_an_image_is_refused(batch_size, processes, photos):
-    world = World(0, processes, processes, torch.device("cpu"))
+    distributed = Distributed(0, processes, processes, torch.device("cpu"))
     with pytest.raises(UsageError, match=f"the smallest step has .*, and {processes} processes share a step: each of "):
-        trainer_of(photos, None, world=world, batch_size=batch_size)
+        trainer_of(photos, None, distributed=distributed, batch_size=batch_size)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 5, 8, 32, 70])
@@ -199,6 +217,18 @@ def test_no_part_is_smaller_than_it_may_be(accumulate):
 # --- moments ----------------------------------------------------------------------------------------------------------
 
 
+def arrive_late(monkeypatch, lag):
+    """As from a device that is `lag` steps behind its host."""
+    read = StepMetrics.read
+
+    def late(self, *, wait):
+        kept = [] if wait else [self._pending.pop() for _ in range(min(lag, len(self._pending)))]
+        read(self, wait=wait)
+        self._pending.extend(reversed(kept))
+
+    monkeypatch.setattr(StepMetrics, "read", late)
+
+
 class Told:
     """What a run does, and a clock that goes on by four seconds with each step."""
 
@@ -210,7 +240,7 @@ class Told:
         return 1000 + 4.0 * self.steps  # clocks begin anywhere
 
     def attach(self, trainer, monkeypatch):
-        step, validate = trainer._step, trainer._validate
+        step, validate = trainer.step, trainer._validate
 
         def count(batch, number, *rest):
             self.steps += 1
@@ -226,14 +256,16 @@ class Told:
             self.saved.append((position.step, position.seconds, position.best_step, position.finished))
             save(folder, position, *rest)
 
-        trainer._step, trainer._validate = count, note
+        count.optimizer, count.wrap_ddp = step.optimizer, step.wrap_ddp
+        trainer.step, trainer._validate = count, note
         monkeypatch.setattr("vertebra.train.fit.save", write)
 
 
 def fitted(photos, folder, monkeypatch, lag, stop_after=None, **options):
-    """What `fit` does, with what the clock says and the device tells of a step `lag` steps later."""
+    """What `fit` does, with a clock that goes by steps, and figures that arrive `lag` steps late."""
+    arrive_late(monkeypatch, lag)
     told = Told(stop_after)
-    trainer = trainer_of(photos, folder, lag=lag, now=told.now, **options)
+    trainer = trainer_of(photos, folder, now=told.now, **options)
     told.attach(trainer, monkeypatch)
     try:
         trainer.fit()
@@ -248,7 +280,7 @@ def fitted(photos, folder, monkeypatch, lag, stop_after=None, **options):
         told.validated,
         records,
         {name: tensor.tolist() for name, tensor in load_file(folder / CHECKPOINT).items()},
-        replace(read_position(folder), settings={}),
+        replace(read_state(folder), settings={}),
         {name: tensor.tolist() for name, tensor in trainer.network.state_dict().items()},
     )
 
@@ -338,14 +370,14 @@ def test_stopped_after_any_step_it_goes_on_as_if_it_had_not(stop_after, photos, 
 def test_stopped_behind_a_nearer_end_it_does_no_step(stop_after, ema, photos, tmp_path, monkeypatch):
     """Of the steps that were done, the last is judged as any epoch's is, and once."""
     folder = tmp_path / "run"
-    end, *_ = fitted(photos, folder, monkeypatch, None, stop_after=stop_after, epochs=4, ema=ema)
+    end, *_ = fitted(photos, folder, monkeypatch, 0, stop_after=stop_after, epochs=4, ema=ema)
     assert end.startswith(f"stopped after step {stop_after} of 12.")
     judged = [record["step"] for record in read_log(folder) if "val_loss" in record]
     trainer = trainer_of(photos, folder, epochs=1, ema=ema)
-    monkeypatch.setattr(trainer, "_step", None)
+    monkeypatch.setattr(TrainingStep, "__call__", None)
     position = trainer.fit()
     assert (position.step, position.finished) == (stop_after, True)
-    assert read_position(folder).finished
+    assert read_state(folder).finished
     found = [record["step"] for record in read_log(folder) if "val_loss" in record]
     assert found == judged + [stop_after] * (stop_after % 3 > 0)
 
@@ -364,7 +396,7 @@ def test_images_of_all_processes_in_a_step(photos):
     trainer = trainer_of(photos, None, count=25, batch_size=9)
     batches = [len(batch) for batch in batches_of_epoch(trainer.train.labels, trainer.settings, 0)]
     assert batches == [9, 8, 8]
-    assert [trainer._batch_size(step) for step in range(6)] == batches * 2
+    assert [trainer.step.batch_size(step) for step in range(6)] == batches * 2
 
 
 def test_what_is_told(photos, tmp_path):
@@ -376,7 +408,7 @@ def test_what_is_told(photos, tmp_path):
         ("training: epoch 1 of 2", 3, 18), ("training: epoch 1 of 2", 6, 18), ("training: epoch 2 of 2", 12, 18),
         ("training: epoch 2 of 2", 15, 18),
     ]  # fmt: skip
-    assert ("choosing", 0, 10) in told
+    assert ("validating", 0, 10) in told
 
 
 def test_inside_a_polite_kill_is_a_ctrl_c():
@@ -391,7 +423,7 @@ def test_a_signal_ends_the_run_after_its_step(number, photos, tmp_path):
     before = signal.getsignal(number)
     told = []
     trainer = trainer_of(photos, tmp_path / "run", tell=lambda *what: told.append(what))
-    step, seen = trainer._step, []
+    step, seen = trainer.step, []
 
     def signalled(batch, at, *rest):
         if at == 1:
@@ -400,32 +432,22 @@ def test_a_signal_ends_the_run_after_its_step(number, photos, tmp_path):
             seen.append(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
         return step(batch, at, *rest)
 
-    trainer._step = signalled
+    signalled.optimizer, signalled.wrap_ddp = step.optimizer, step.wrap_ddp
+    trainer.step = signalled
     with pytest.raises(Stopped, match="stopped after step 2 of 6") as caught:
         trainer.fit()
     assert caught.value.exit_code == 128 + number
     assert seen == [True]
     assert ("finishing the step; Ctrl-C again stops at once", 0, 1) in told
     assert signal.getsignal(number) is before
-    assert read_position(tmp_path / "run").step == 2
-
-
-def test_figures_are_read_in_their_order():
-    pending = Pending(2)
-    seen = []
-    for step in range(1, 6):
-        pending.put(step, 0.1 * step, torch.tensor([float(step), 1.0, 2.0]))
-        seen.append([figures.step for figures in pending.take(every=False)])
-    assert seen == [[], [], [1], [2], [3]]
-    rest = list(pending.take(every=True))
-    assert [(figures.step, figures.loss) for figures in rest] == [(4, 4.0), (5, 5.0)]
-    assert not list(pending.take(every=True))
+    assert read_state(tmp_path / "run").step == 2
 
 
 @pytest.mark.parametrize("lag", [0, 1])
 def test_a_loss_that_diverges_is_told_of_with_its_step(lag, photos, tmp_path, monkeypatch):
-    trainer = trainer_of(photos, tmp_path / "run", lag=lag, epochs=3)
-    step = trainer._step
+    arrive_late(monkeypatch, lag)
+    trainer = trainer_of(photos, tmp_path / "run", epochs=3)
+    step = trainer.step
 
     def spoilt(batch, number, *rest):
         sums = step(batch, number, *rest)
@@ -433,12 +455,13 @@ def test_a_loss_that_diverges_is_told_of_with_its_step(lag, photos, tmp_path, mo
             sums[0] = float("nan")
         return sums
 
-    trainer._step = spoilt
+    spoilt.optimizer, spoilt.wrap_ddp = step.optimizer, step.wrap_ddp
+    trainer.step = spoilt
     with pytest.raises(
-        TrainError, match=r"the loss is nan at step 5 with a learning rate of .* set back to step [03],"
+        TrainError, match=r"the loss is nan at step 5 with a learning rate of .* rolled back to step [03],"
     ):
         trainer.fit()
-    position = read_position(tmp_path / "run")
+    position = read_state(tmp_path / "run")
     assert position.step == position.best_step
     best = load_file(best_file(tmp_path / "run", position.best_step))
     kept = load_file(tmp_path / "run" / CHECKPOINT)
@@ -448,31 +471,32 @@ def test_a_loss_that_diverges_is_told_of_with_its_step(lag, photos, tmp_path, mo
 
 def test_a_photo_that_is_lost_while_validating_leaves_the_weights_of_training(photos, tmp_path):
     trainer = trainer_of(photos, tmp_path / "run", ema=0.9, lr=0.5)
-    trainer.val = Part([*photos[30:33], tmp_path / "gone.png"], np.arange(4) % 3)
+    trainer.val = Split([*photos[30:33], tmp_path / "gone.png"], np.arange(4) % 3)
     seen = {}
-    agree = trainer._agree
+    sync = trainer._sync_buffers
 
     def note():
         seen.update({name: tensor.clone() for name, tensor in trainer.network.state_dict().items()})
-        agree()
+        sync()
 
-    trainer._agree = note
+    trainer._sync_buffers = note
     with pytest.raises(TrainError, match=r"gone\.png: no such file\. Put the photo back: .*--resume"):
         trainer.fit()
     assert seen
     for name, tensor in trainer.network.state_dict().items():
         assert torch.equal(tensor, seen[name])
-        assert not torch.equal(tensor, trainer.averaged[name])
+        assert not torch.equal(tensor, trainer.average.tensors[name])
 
 
 @pytest.mark.parametrize("lag", [0, 1])
-def test_a_photo_that_is_lost_in_training(lag, photos, tmp_path):
-    trainer = trainer_of(photos, tmp_path / "run", lag=lag)
-    trainer.train = Part([*photos[:8], tmp_path / "gone.png"], trainer.train.labels)
+def test_a_photo_that_is_lost_in_training(lag, photos, tmp_path, monkeypatch):
+    arrive_late(monkeypatch, lag)
+    trainer = trainer_of(photos, tmp_path / "run")
+    trainer.train = Split([*photos[:8], tmp_path / "gone.png"], trainer.train.labels)
     with pytest.raises(TrainError, match=r"gone\.png: no such file.*until step ([012]) is kept") as caught:
         trainer.fit()
     step = int(str(caught.value).split("until step ")[1][0])
-    assert read_position(tmp_path / "run").step == step
+    assert read_state(tmp_path / "run").step == step
 
 
 # --- settings beside one another --------------------------------------------------------------------------------------
@@ -486,8 +510,8 @@ def test_a_rate_is_found_with(options, photos, tmp_path):
     assert 1e-6 < rate < 1
     assert len(tried) >= 5
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.network.state_dict().items())
-    assert not trainer.averaged
-    assert not trainer.optimizer.state
+    assert not trainer.average.tensors
+    assert not trainer.step.optimizer.state
 
 
 class Losses:
@@ -496,13 +520,13 @@ class Losses:
     def __init__(self, losses, optimizer="sgd"):
         self.settings = Settings("x", method="scratch", optimizer=optimizer)
         self.network = nn.Linear(2, 2)
-        self.optimizer = torch.optim.SGD(self.network.parameters(), 0.1)
+        self.step, self.optimizer = self, torch.optim.SGD(self.network.parameters(), 0.1)
         self.losses, self.rates, self.told = losses, [], []
 
-    def _stream(self, start):
+    def batches(self, start):
         return iter(self.losses[start:])
 
-    def _step(self, batch, step, progress, lr):
+    def __call__(self, batch, step, progress, lr):
         self.rates.append(lr)
         return torch.tensor([4 * batch, 0, 4])  # summed over four images
 
@@ -542,14 +566,14 @@ def test_where_the_first_loss_is_no_number_the_least_rate_is_taken():
 
 
 @pytest.mark.parametrize(
-    ("budget", "seconds", "step", "progress"),
+    ("time_budget", "seconds", "step", "progress"),
     [(None, 99, 50, 0.5), (None, 99, 100, 1), (12, 5, 1, 0.5), (12, 1, 50, 0.5), (12, 10, 1, 1), (12, 1, 100, 1)],
 )
-def test_steps_or_a_budget_end_a_run(budget, seconds, step, progress):
-    settings = Settings("x", method="scratch", time_budget=None if budget is None else f"{budget}s")
-    clock = Clock(settings, 100, seconds, reserve=2.0)
-    assert clock.progress(step) == progress
-    assert clock.over(step) == (progress == 1)
+def test_steps_or_a_time_budget_end_a_run(time_budget, seconds, step, progress):
+    settings = Settings("x", method="scratch", time_budget=None if time_budget is None else f"{time_budget}s")
+    budget = Budget(settings, 100, seconds, reserve=2.0)
+    assert budget.progress(step) == progress
+    assert budget.is_spent(step) == (progress == 1)
 
 
 @pytest.mark.parametrize(
@@ -564,17 +588,18 @@ def test_processes_share_the_cores_of_their_machine(device, cores, here, workers
     monkeypatch.setattr("vertebra.train.fit.usable_cores", lambda: cores)
     monkeypatch.setattr("vertebra.train.fit.stream", lambda photos, **options: asked.update(options))
     trainer = trainer_of(photos, None, workers=None)
-    trainer.world = World(0, 1, here, torch.device(device))
-    trainer._stream(0)
+    trainer.distributed = Distributed(0, 1, here, torch.device(device))
+    trainer.batches(0)
     assert (asked["workers"], asked["pin"]) == (workers, device == "cuda")
 
 
 @pytest.mark.parametrize(
-    ("patience", "without", "tired"),
+    ("patience", "without", "stops"),
     [(0, 0, False), (0, 9, False), (1, 0, False), (1, 1, True), (2, 1, False), (2, 2, True), (2, 3, True)],
 )
-def test_patience_ends_after_as_many_epochs(patience, without, tired, photos):
-    assert trainer_of(photos, None, patience=patience)._tired(Position(epochs_since_best=without)) is tired
+def test_patience_ends_after_as_many_epochs(patience, without, stops):
+    settings = Settings("x", method="scratch", patience=patience)
+    assert should_stop_early(settings, without) is stops
 
 
 def test_how_many_photos_have_been_seen_is_told(photos):
@@ -586,13 +611,13 @@ def test_how_many_photos_have_been_seen_is_told(photos):
 
 def test_a_new_average_follows_faster(photos, tmp_path):
     trainer = trainer_of(photos, None, ema=0.9)
-    trainer.averaged = {name: torch.zeros_like(tensor) for name, tensor in trainer.network.state_dict().items()}
+    trainer.average.tensors |= {name: torch.zeros_like(tensor) for name, tensor in trainer.network.state_dict().items()}
     expected = 0.0
     for step, decay in ((0, 1 / 10), (1, 2 / 11), (80, 0.9), (500, 0.9)):
-        trainer._average(step)
+        trainer.average.update(step)
         expected = decay * expected + (1 - decay)
         for name, tensor in trainer.network.state_dict().items():
-            torch.testing.assert_close(trainer.averaged[name], expected * tensor)
+            torch.testing.assert_close(trainer.average.tensors[name], expected * tensor)
 
 
 @pytest.mark.parametrize(
@@ -605,14 +630,14 @@ def test_a_new_average_follows_faster(photos, tmp_path):
 def test_a_class_without_a_photo_to_train_on(options, photos, tmp_path):
     trainer = trainer_of(photos, tmp_path / "run", classes=2, **options)
     assert trainer.fit().finished
-    if trainer.step_loss.weight is not None:
-        assert trainer.step_loss.weight.tolist() == pytest.approx([0.9, 1.125, 1])
+    if trainer.step.loss.weight is not None:
+        assert trainer.step.loss.weight.tolist() == pytest.approx([0.9, 1.125, 1])
 
 
 def test_batch_norm_gets_two_images(photos, tmp_path):
     assert trainer_of(photos, tmp_path / "a", normed=True, batch_size=9, accumulate=9, epochs=1).fit().finished
     trainer = trainer_of(photos, tmp_path / "b", normed=True, batch_size=9, accumulate=9)
-    assert trainer.least == 2
+    assert trainer.step.least_images == 2
     assert trainer.notes == [
         "accumulate is 9, and some steps are computed in 4 parts: batch norm needs two images of 8 × 8 pixels in each."
     ]
@@ -631,15 +656,15 @@ def test_batch_norm_gets_two_images(photos, tmp_path):
     ],
 )  # fmt: skip
 def test_steps_of_too_few_images_are_refused(options, processes, message, photos):
-    world = World(0, processes, processes, torch.device("cpu"))
+    distributed = Distributed(0, processes, processes, torch.device("cpu"))
     with pytest.raises(UsageError, match=message):
-        trainer_of(photos, None, normed=True, world=world, **options)
+        trainer_of(photos, None, normed=True, distributed=distributed, **options)
 
 
 def test_a_checkpoint_names_what_it_cannot_use(photos, tmp_path):
     folder = tmp_path / "run"
     trainer_of(photos, folder)
-    assert read_position(folder) == Position()
+    assert read_state(folder) == TrainingState()
     (folder / CHECKPOINT).write_bytes(b"nonsense")
     with pytest.raises(TrainError, match="cannot be used"):
-        checkpoint.read_position(folder)
+        checkpoint.read_state(folder)

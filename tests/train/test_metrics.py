@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vertebra.intervals import wilson
-from vertebra.train.metrics import ECE_BINS, calibration_error, measure, reliability, weights_of
+from vertebra.train.metrics import ECE_BINS, calibration_curve, compute_metrics, expected_calibration_error, weights_of
 from vertebra.train.temperature import softmax
 
 
@@ -21,7 +21,7 @@ def test_against_scikit_learn(predictions):
     metrics = pytest.importorskip("sklearn.metrics")
     logits, labels = predictions
     probabilities = softmax(logits)
-    found = measure(probabilities, labels, tuple("abcdefg"))
+    found = compute_metrics(probabilities, labels, tuple("abcdefg"))
     predicted = probabilities.argmax(1)
     assert found.n == 400
     assert found.top1 == pytest.approx(metrics.accuracy_score(labels, predicted))
@@ -46,7 +46,7 @@ def test_against_scikit_learn(predictions):
 
 
 def test_equal_probabilities_count_as_argmax_does():
-    found = measure(np.full((2, 3), 1 / 3), np.array([0, 1]), tuple("abc"))
+    found = compute_metrics(np.full((2, 3), 1 / 3), np.array([0, 1]), tuple("abc"))
     assert found.top1 == 0.5
     assert found.confusion == ((1, 0, 0), (1, 0, 0), (0, 0, 0))
 
@@ -55,23 +55,23 @@ def test_calibration_error_by_hand():
     probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.39, 0.61], [0.45, 0.55]])
     labels = np.array([0, 1, 1, 0])
     # Bins of a fourth: 0.9 twice (half right); 0.61 (right) and 0.55 (wrong) together.
-    assert calibration_error(probabilities, labels, bins=4) == pytest.approx((2 * 0.4 + 2 * 0.08) / 4)
-    assert [b.photos for b in reliability(probabilities, labels)] == [1, 1, 2]
-    assert [(b.confidence, b.accuracy) for b in reliability(probabilities, labels, bins=4)] == [
+    assert expected_calibration_error(probabilities, labels, bins=4) == pytest.approx((2 * 0.4 + 2 * 0.08) / 4)
+    assert [b.photos for b in calibration_curve(probabilities, labels)] == [1, 1, 2]
+    assert [(b.confidence, b.accuracy) for b in calibration_curve(probabilities, labels, bins=4)] == [
         (pytest.approx(0.58), 0.5), (pytest.approx(0.9), 0.5)
     ]  # fmt: skip
-    assert reliability(np.array([[1.0, 0.0]]), np.array([0]))[0].confidence == 1.0
+    assert calibration_curve(np.array([[1.0, 0.0]]), np.array([0]))[0].confidence == 1.0
 
 
 def test_a_calibration_of_fewer_photos_than_bins_is_not_measured():
     probabilities, labels = np.tile([[0.8, 0.2]], (ECE_BINS, 1)), np.zeros(ECE_BINS, int)
-    assert calibration_error(probabilities, labels) == pytest.approx(0.2)
-    assert calibration_error(probabilities[1:], labels[1:]) is None
-    assert measure(probabilities[1:], labels[1:], ("a", "b")).ece is None
+    assert expected_calibration_error(probabilities, labels) == pytest.approx(0.2)
+    assert expected_calibration_error(probabilities[1:], labels[1:]) is None
+    assert compute_metrics(probabilities[1:], labels[1:], ("a", "b")).ece is None
 
 
 def test_without_photos_there_is_no_figure():
-    found = measure(np.zeros((0, 6)), np.zeros(0, int), tuple("abcdef"))
+    found = compute_metrics(np.zeros((0, 6)), np.zeros(0, int), tuple("abcdef"))
     values = found.to_dict()
     assert (values.pop("n"), values.pop("pictures")) == (0, 0)
     assert all(c == {"name": n, "precision": None, "recall": None, "f1": None, "photos": 0}
@@ -87,27 +87,27 @@ def test_without_photos_there_is_no_figure():
 
 def test_the_best_five_of_five_are_no_figure():
     labels = np.arange(5)
-    assert measure(np.eye(5), labels, tuple("abcde")).top5 is None
-    assert measure(np.eye(5), labels, tuple("abcde")).top5_interval is None
+    assert compute_metrics(np.eye(5), labels, tuple("abcde")).top5 is None
+    assert compute_metrics(np.eye(5), labels, tuple("abcde")).top5_interval is None
     six = np.full((2, 6), 0.1)
     six[0, 0] = six[1, 0] = 0.5
     # Of equal probabilities the first counts as likelier: the last class is the sixth of six.
-    found = measure(six, np.array([4, 5]), tuple("abcdef"))
+    found = compute_metrics(six, np.array([4, 5]), tuple("abcdef"))
     assert found.top5 == 0.5
     assert found.top5_interval == wilson(1, 2)
 
 
 def test_f1_of_a_class_that_is_never_predicted_rightly():
-    found = measure(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([1, 0]), ("a", "b"))
+    found = compute_metrics(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([1, 0]), ("a", "b"))
     assert [(c.precision, c.recall, c.f1) for c in found.classes] == [(0, 0, 0), (0, 0, 0)]
-    never = measure(np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([1, 0]), ("a", "b"))
+    never = compute_metrics(np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([1, 0]), ("a", "b"))
     assert [(c.precision, c.recall, c.f1) for c in never.classes] == [(0.5, 1, pytest.approx(2 / 3)), (None, 0, 0)]
 
 
 def test_most_confused():
     predicted = [(0, 1)] * 3 + [(1, 0)] * 3 + [(2, 0)] * 1 + [(2, 2)] * 9
     probabilities = np.eye(3)[[p for _, p in predicted]]
-    found = measure(probabilities, np.array([t for t, _ in predicted]), ("a", "b", "c"))
+    found = compute_metrics(probabilities, np.array([t for t, _ in predicted]), ("a", "b", "c"))
     assert found.most_confused() == [("a", "b", 3), ("b", "a", 3), ("c", "a", 1)]
     assert found.most_confused(1) == [("a", "b", 3)]
 
@@ -115,42 +115,42 @@ def test_most_confused():
 def test_balanced_accuracy_and_its_interval_by_hand():
     # Recalls 1 of 1, 2 of 4; Agresti and Coull's spread of each: (2/3)(1/3)/3 and (1/2)(1/2)/6.
     labels = np.array([0, 1, 1, 1, 1])
-    found = measure(np.eye(3)[[0, 1, 1, 0, 2]], labels, ("a", "b", "c"))
+    found = compute_metrics(np.eye(3)[[0, 1, 1, 0, 2]], labels, ("a", "b", "c"))
     spread = 1.959964 * np.sqrt(2 / 27 + 1 / 24) / 2
     assert found.balanced_accuracy == 0.75
     assert found.balanced_accuracy_interval == pytest.approx((0.75 - spread, 1.0))
-    low = measure(np.eye(3)[[1, 0, 0, 0, 1]], labels, ("a", "b", "c"))
+    low = compute_metrics(np.eye(3)[[1, 0, 0, 0, 1]], labels, ("a", "b", "c"))
     spread = 1.959964 * np.sqrt(2 / 27 + (1 / 3) * (2 / 3) / 6) / 2
     assert low.balanced_accuracy_interval == pytest.approx((0.0, 0.125 + spread))
 
 
 def test_a_probability_of_nothing_costs_what_can_be_counted():
-    found = measure(np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([1, 0]), ("a", "b"))
+    found = compute_metrics(np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([1, 0]), ("a", "b"))
     assert found.nll == pytest.approx((12 * np.log(10) + np.log(2)) / 2)
 
 
 def test_the_best_five_of_three_are_no_figure():
-    found = measure(np.eye(3), np.arange(3), tuple("abc"))
+    found = compute_metrics(np.eye(3), np.arange(3), tuple("abc"))
     assert found.top5 is None and found.top5_interval is None
 
 
 def test_the_ten_most_frequent_mistakes_are_named():
     true = np.arange(12)
-    assert len(measure(np.eye(12)[(true + 1) % 12], true, tuple("abcdefghijkl")).most_confused()) == 10
+    assert len(compute_metrics(np.eye(12)[(true + 1) % 12], true, tuple("abcdefghijkl")).most_confused()) == 10
 
 
 def test_photos_of_the_same_picture_count_as_one_in_intervals():
     random = np.random.default_rng(1)
     labels = random.integers(0, 6, 60)
     probabilities = softmax(random.normal(0, 1, (60, 6)) + 2 * np.eye(6)[labels])
-    once = measure(probabilities, labels, tuple("abcdef"))
-    thrice = measure(
+    once = compute_metrics(probabilities, labels, tuple("abcdef"))
+    thrice = compute_metrics(
         np.tile(probabilities, (3, 1)), np.tile(labels, 3), tuple("abcdef"), weights_of(np.tile(np.arange(60), 3))
     )
     assert (once.n, once.pictures, thrice.n, thrice.pictures) == (60, 60, 180, 60)
     for name in ("top1", "top5", "balanced_accuracy"):
         assert getattr(thrice, name) == pytest.approx(getattr(once, name))
         assert getattr(thrice, f"{name}_interval") == pytest.approx(getattr(once, f"{name}_interval"))
-    alone = measure(np.tile(probabilities, (3, 1)), np.tile(labels, 3), tuple("abcdef"))
+    alone = compute_metrics(np.tile(probabilities, (3, 1)), np.tile(labels, 3), tuple("abcdef"))
     assert alone.top1_interval[0] > once.top1_interval[0]  # as if they were independent
     assert weights_of(np.array([4, 4, 7, 4])).tolist() == pytest.approx([1 / 3, 1 / 3, 1, 1 / 3])

@@ -123,8 +123,8 @@ def test_data_that_brings_its_test(shapes, small_weights, tmp_path):
     assert run.metrics["n"] == 9
     assert run.metrics["held_out"] == "the test photos"
     found = evaluate(run.run, tmp_path / "list.csv")
-    assert found.held.measures.n == 9
-    assert found.held.measures.top1 == run.metrics["top1"]
+    assert found.held.metrics.n == 9
+    assert found.held.metrics.top1 == run.metrics["top1"]
     assert found.trained_on == 0
     assert found.notes == [
         "The test photos are measured, 9 of 44.",
@@ -136,7 +136,7 @@ def test_evaluate(run, shapes, tmp_path):
     calls = []
     found = evaluate(run.run, shapes, tell=lambda *args: calls.append(args))
     assert calls[-1] == ("predicting", 44, 44)
-    assert found.held.measures.n == 43
+    assert found.held.metrics.n == 43
     assert found.trained_on == 43
     assert len(found.broken) == 1
     assert len(found.notes) == 3
@@ -149,7 +149,7 @@ def test_evaluate(run, shapes, tmp_path):
     assert as_json["n"] == 43
     found.write(tmp_path / "page.html")
     assert "trained this classifier" in (tmp_path / "page.html").read_text()
-    assert run.evaluate(shapes).held.measures.top1 == found.held.measures.top1
+    assert run.evaluate(shapes).held.metrics.top1 == found.held.metrics.top1
     assert evaluate(run.save(tmp_path / "alone.onnx"), shapes).trained_on == 0
 
 

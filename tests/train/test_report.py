@@ -12,8 +12,8 @@ pytest.importorskip("torch")
 from vertebra.card import Decoding, Preprocessing
 from vertebra.data import Photo
 from vertebra.intervals import wilson
-from vertebra.train.prepare import Calibration, judge
-from vertebra.train.report import Curve, Report, described
+from vertebra.train.evaluation import Calibration, evaluate_predictions
+from vertebra.train.report_page import Curve, Report, described
 
 NAMES = ("cat", "dog", "hen")
 
@@ -25,7 +25,7 @@ def held_out(labels, predicted, sure=3.0, pictures=None, precision=0.8):
     labels = np.array(labels, np.int64)
     photos = [Photo(Path("photos") / NAMES[label] / f"{i}.png", NAMES[label]) for i, label in enumerate(labels)]
     calibration = Calibration.fit(logits, labels, precision, temperature=1.0)
-    return judge("some", photos, labels, logits, calibration, NAMES, pictures=pictures)
+    return evaluate_predictions("some", photos, labels, logits, calibration, NAMES, pictures=pictures)
 
 
 def page_of(held, tmp_path, **fields):

@@ -15,13 +15,13 @@ from torch import nn
 
 from vertebra.train import TrainError
 from vertebra.train import run_checkpoint as checkpoint
-from vertebra.train.distributed import World
-from vertebra.train.run_checkpoint import Position, best_file, load, read_position, save, save_best
+from vertebra.train.distributed import Distributed
+from vertebra.train.run_checkpoint import TrainingState, best_file, load, read_state, save, save_best
 from vertebra.train.run_folder import CHECKPOINT
 
-FIRST, SECOND = (World(rank, 1, 1, torch.device("cpu")) for rank in range(2))
+FIRST, SECOND = (Distributed(rank, 1, 1, torch.device("cpu")) for rank in range(2))
 REFUSED = rf"{CHECKPOINT} cannot be used \(.*\)\. Start a new run, or put the file back"
-POSITION = Position(7, 1.5, 4, 0.75, 0.5, 2, False, ["a", "b"], {"lr": 0.1})
+POSITION = TrainingState(7, 1.5, 4, 0.75, 0.5, 2, False, ["a", "b"], {"lr": 0.1})
 
 
 def made(seed=0):
@@ -43,7 +43,7 @@ def test_everything_comes_back(tmp_path):
     network, optimizer, averaged = made()
     save(tmp_path, POSITION, network, optimizer, averaged, FIRST)
     other, theirs, found = *made(1)[:2], {}
-    assert load(tmp_path, other, theirs, found) == POSITION == read_position(tmp_path)
+    assert load(tmp_path, other, theirs, found) == POSITION == read_state(tmp_path)
     for name, tensor in network.state_dict().items():
         assert torch.equal(other.state_dict()[name], tensor)
         assert torch.equal(found[name], averaged[name])
@@ -63,28 +63,28 @@ def test_a_folder_whose_name_is_no_utf8(tmp_path):
     folder = tmp_path / "caf\udce9"
     folder.mkdir()
     save(folder, POSITION, network, optimizer, averaged, FIRST)
-    assert load(folder, *made(1)[:2], {}) == POSITION == read_position(folder)
+    assert load(folder, *made(1)[:2], {}) == POSITION == read_state(folder)
 
 
 def test_what_was_not_kept_is_as_it_begins(tmp_path):
     network, optimizer, averaged = made()
-    save(tmp_path, Position(), network, None, {}, FIRST)
+    save(tmp_path, TrainingState(), network, None, {}, FIRST)
     other, theirs, _ = made(1)
     theirs.state.clear()
     found = {}
-    assert load(tmp_path, other, theirs, found) == Position()
+    assert load(tmp_path, other, theirs, found) == TrainingState()
     assert not theirs.state
     assert all(torch.equal(found[name], tensor) for name, tensor in network.state_dict().items())
     other[0].weight.data.zero_()
     assert found["0.weight"].any()  # a copy
-    save(tmp_path, Position(), network, optimizer, averaged, FIRST)
+    save(tmp_path, TrainingState(), network, optimizer, averaged, FIRST)
     load(tmp_path, other, theirs, None)
     assert torch.equal(other[0].weight, network[0].weight)
 
 
 def test_what_is_frozen_needs_no_state(tmp_path):
     network, optimizer, _ = made()
-    save(tmp_path, Position(), network, optimizer, {}, FIRST)
+    save(tmp_path, TrainingState(), network, optimizer, {}, FIRST)
     other, theirs, _ = made(1)
     theirs.state.clear()
     other[0].requires_grad_(False)
@@ -115,7 +115,7 @@ def test_old_weights_that_cannot_be_removed_end_nothing(tmp_path):
     network, optimizer, averaged = made()
     best_file(tmp_path, 1).mkdir()
     save(tmp_path, POSITION, network, optimizer, averaged, FIRST)
-    assert read_position(tmp_path) == POSITION
+    assert read_state(tmp_path) == POSITION
 
 
 def damaged(tmp_path, kind):
@@ -149,7 +149,7 @@ def damaged(tmp_path, kind):
 def test_a_damaged_position_is_refused(kind, tmp_path):
     damaged(tmp_path, kind)
     with pytest.raises(TrainError, match=REFUSED):
-        read_position(tmp_path)
+        read_state(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["gone", "cut off", "no weights", "other weights"])
@@ -175,13 +175,15 @@ def test_a_full_disk_keeps_what_there_is(best, tmp_path, monkeypatch):
         if best:
             save_best(tmp_path, 9, network.state_dict(), FIRST)
         else:
-            save(tmp_path, Position(), network, optimizer, averaged, FIRST)
+            save(tmp_path, TrainingState(), network, optimizer, averaged, FIRST)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_run_begins_before_everything():
-    begin = Position()
-    assert begin == Position(step=0, seconds=0.0, best_step=0, best_score=-1.0, epochs_since_best=0, finished=False)
+    begin = TrainingState()
+    assert begin == TrainingState(
+        step=0, seconds=0.0, best_step=0, best_score=-1.0, epochs_since_best=0, finished=False
+    )
     # Whatever comes first is the best until then.
     assert (begin.best_score, -begin.best_loss) < (0.0, -1e30)
 

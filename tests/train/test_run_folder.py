@@ -524,7 +524,7 @@ def test_damaged_weights_are_not_trained_on(begun, name):
         checkpoint_module.load_best(begun, 0) if name.startswith("best") else resume(begun)
     path.unlink()
     with pytest.raises(TrainError, match=rf"{name} cannot be used"):
-        checkpoint_module.load_best(begun, 0) if name.startswith("best") else checkpoint_module.read_position(begun)
+        checkpoint_module.load_best(begun, 0) if name.startswith("best") else checkpoint_module.read_state(begun)
 
 
 # --- from elsewhere ---------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 from vertebra.files import locked
 from vertebra.train import Classifier, TrainError, resume, train
 from vertebra.train.batch_loader import batches_of_epoch
-from vertebra.train.run_checkpoint import read_position
+from vertebra.train.run_checkpoint import read_state
 from vertebra.train.run_folder import CHECKPOINT
 from vertebra.train.train_settings import Settings
 from vertebra.train.training_log import read_log
@@ -188,7 +188,7 @@ def test_killed_and_resumed_by_another_number_of_processes(resumed, command, sha
     assert len(children) == 2
     os.kill(children[1], signal.SIGKILL)
     ended(process, well=False)
-    assert 0 < read_position(folder).step < 8 * 4
+    assert 0 < read_state(folder).step < 8 * 4
     if resumed == 1:
         found = resume(folder)
     else:
@@ -225,7 +225,7 @@ def test_ended_all_at_once_and_resumed_by_as_many(number, command, shapes, small
     for pid in [process.pid, *(children if number != signal.SIGTERM else [])]:
         os.kill(pid, number)
     _, errors = ended(process, well=False)
-    assert 0 < read_position(folder).step < 3 * 4
+    assert 0 < read_state(folder).step < 3 * 4
     if number != signal.SIGKILL:
         assert "stopped after step" in errors
         assert f"--resume {folder}" in errors

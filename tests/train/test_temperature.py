@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vertebra.intervals import wilson
-from vertebra.train.metrics import calibration_error
+from vertebra.train.metrics import expected_calibration_error
 from vertebra.train.temperature import (
     NO_PRIOR,
     PRIOR,
@@ -111,7 +111,9 @@ def test_temperature_is_found_again():
     assert found == pytest.approx(3, rel=0.1)
     losses = [cross_entropy(logits * 3 / t, labels) for t in (found * 0.9, found, found * 1.1)]
     assert losses[1] < min(losses[0], losses[2])
-    assert calibration_error(softmax(logits * 3 / found), labels) < calibration_error(softmax(logits * 3), labels)
+    assert expected_calibration_error(softmax(logits * 3 / found), labels) < expected_calibration_error(
+        softmax(logits * 3), labels
+    )
 
 
 # --- thresholds -------------------------------------------------------------------------------------------------------

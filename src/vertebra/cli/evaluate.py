@@ -68,7 +68,7 @@ def evaluate(
 
 
 def _show(found: Evaluation) -> None:
-    m = found.held.measures
+    m = found.held.metrics
     shares = [
         ("top-1", m.top1, m.top1_interval),
         ("top-5", m.top5, m.top5_interval),

@@ -130,7 +130,7 @@ def run(settings: dict[str, Any], out: Path | None, resume: Path | None) -> None
         _show(error.classifier)
         raise
     except VertebraError as error:
-        if getattr(error, "is_told_elsewhere", False):
+        if getattr(error, "is_reported_by_first", False):
             # By the first of several processes, which torchrun would kill before it has, if this one ended sooner.
             time.sleep(1.0)
             raise SystemExit(error.exit_code) from error

@@ -13,8 +13,8 @@ from vertebra.callable_module import make_callable
 from vertebra.errors import needing
 
 if TYPE_CHECKING:
-    from .evaluation import Evaluation as Evaluation
-    from .evaluation import evaluate as evaluate
+    from .evaluate_model import Evaluation as Evaluation
+    from .evaluate_model import evaluate as evaluate
     from .run_folder import TrainError as TrainError
     from .train_settings import Settings as Settings
     from .train_settings import read_toml as read_toml
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 _EXPORTS = {
     "Classifier": "trained_classifier",
-    "Evaluation": "evaluation",
+    "Evaluation": "evaluate_model",
     "PrecisionError": "trained_classifier",
     "Settings": "train_settings",
     "TrainError": "run_folder",
-    "evaluate": "evaluation",
+    "evaluate": "evaluate_model",
     "read_toml": "train_settings",
     "resume": "training",
     "train": "training",

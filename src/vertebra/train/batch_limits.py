@@ -14,7 +14,8 @@ from vertebra.errors import UsageError
 from vertebra.models import ConvNet, create_model
 from vertebra.preprocessing import SMALL
 
-from .schedule import dropouts, freeze, set_training, strength
+from .optimizer import dropout_rates, freeze, set_training
+from .schedule import augmentation_strength
 from .train_settings import Settings
 
 
@@ -27,7 +28,7 @@ def check_settings(settings: Settings, processes: int) -> None:
     """
     with torch.device("meta"):
         network = create_model(settings.model, weights=None)
-        if settings.dropout is not None and not dropouts(network, settings):
+        if settings.dropout is not None and not dropout_rates(network, settings):
             raise UsageError(
                 f"dropout is {settings.dropout:g}, which would do nothing: {settings.model} has no dropout layer. "
                 "Leave it out."
@@ -93,7 +94,7 @@ def least_images(network: ConvNet, settings: Settings, size: int) -> int:
     Raises:
         UsageError: the network needs larger images.
     """
-    smallest = strength(settings, size, 0.0).size
+    smallest = augmentation_strength(settings, size, 0.0).size
     if smallest < network.min_size:
         grown = "" if smallest == size else f", which with progressive = {settings.progressive} begin at {smallest}"
         raise UsageError(

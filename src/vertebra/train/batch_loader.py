@@ -6,31 +6,29 @@ having been killed sees the pixels that it would have seen.
 
 from __future__ import annotations
 
-import functools
 import math
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vertebra.card import Preprocessing
 from vertebra.decoding import open_image
-from vertebra.errors import ImageError, needing
-from vertebra.pixels import fit
+from vertebra.errors import ImageError
 
+from .augmentation import augment
 from .metrics import Labels
-from .schedule import Strength, strength
+from .schedule import augmentation_strength
 from .train_settings import Settings
 
 
-class Draw(NamedTuple):
+class Sample(NamedTuple):
     """One photo of a batch."""
 
     photo: int
@@ -80,7 +78,7 @@ def steps_of_epoch(photos: int, settings: Settings) -> int:
 
 
 class TrainPhotos(Dataset[Any]):
-    """Decoded and changed at random; what cannot be read gives its reason instead."""
+    """Decoded and augmented; what cannot be read gives its reason instead."""
 
     def __init__(self, paths: Sequence[Path], labels: Labels, settings: Settings, preprocessing: Preprocessing) -> None:
         self.paths = paths
@@ -88,71 +86,23 @@ class TrainPhotos(Dataset[Any]):
         self.settings = settings
         self.preprocessing = preprocessing
 
-    def __getitem__(self, draw: Draw) -> tuple[Tensor, int] | str:
-        now = strength(self.settings, self.preprocessing.crop_size, draw.progress)
-        # A crop of the least share is no smaller than what the network sees, so a large JPEG may come reduced. Without
-        # random crops the pixels are those of prediction, bit for bit.
+    def __getitem__(self, sample: Sample) -> tuple[Tensor, int] | str:
+        strength = augmentation_strength(self.settings, self.preprocessing.crop_size, sample.progress)
+        # A crop of the smallest share is no smaller than the network's input, so a large JPEG may be decoded reduced.
+        # Without random crops the pixels are those of prediction, bit for bit.
         crops = self.settings.augment != "none"
-        least = math.ceil(now.size / math.sqrt(self.settings.crop_scale)) if crops else None
+        least = math.ceil(strength.size / math.sqrt(self.settings.crop_scale)) if crops else None
         try:
-            picture = open_image(self.paths[draw.photo], at_least=least, decoding=self.preprocessing.decoding)
+            picture = open_image(self.paths[sample.photo], at_least=least, decoding=self.preprocessing.decoding)
             # In the main process the state belongs to the training step.
             with torch.random.fork_rng(devices=[]):
-                seed_generators(seed_of(self.settings.seed, 1, draw.epoch, draw.place))
-                return change(picture, self.settings, self.preprocessing, now), int(self.labels[draw.photo])
+                seed_generators(seed_of(self.settings.seed, 1, sample.epoch, sample.place))
+                return augment(picture, self.settings, self.preprocessing, strength), int(self.labels[sample.photo])
         except ImageError as error:
             return str(error)
 
 
-def change(picture: Image.Image, settings: Settings, preprocessing: Preprocessing, now: Strength) -> Tensor:
-    """A picture → uint8 (H, W, 3), cut and coloured at random by torch's generator."""
-    transform, erase = _transforms(
-        settings.augment,
-        settings.crop_scale,
-        settings.erasing,
-        now.size,
-        now.magnitude,
-        preprocessing.interpolation,
-        tuple(255 * value for value in preprocessing.mean),
-    )
-    if transform is None:
-        size = now.size * preprocessing.resize_size // preprocessing.crop_size
-        pixels: Any = fit(picture, Preprocessing(now.size, size, interpolation=preprocessing.interpolation))
-    else:
-        pixels = np.asarray(transform(picture))
-    image = torch.from_numpy(np.array(pixels))
-    return image if erase is None else erase(image.permute(2, 0, 1)).permute(1, 2, 0).contiguous()
-
-
-@functools.lru_cache(maxsize=64)
-def _transforms(
-    augment: str,
-    crop_scale: float,
-    erasing: float,
-    size: int,
-    magnitude: int,
-    interpolation: str,
-    mean: tuple[float, ...],
-) -> tuple[Callable[[Image.Image], Image.Image] | None, Callable[[Tensor], Tensor] | None]:
-    if augment == "none" and not erasing:
-        return None, None
-    with needing("train", "training with augmentation"):
-        from torchvision.transforms import InterpolationMode, v2
-    erase = v2.RandomErasing(p=erasing, value=list(mean)) if erasing else None
-    if augment == "none":
-        return None, erase
-    mode = InterpolationMode(interpolation)
-    steps: list[Any] = [v2.RandomResizedCrop(size, scale=(crop_scale, 1.0), interpolation=mode)]
-    if augment != "crop":
-        steps.append(v2.RandomHorizontalFlip())
-    if augment == "trivial":
-        steps.append(v2.TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR))
-    elif augment == "rand":
-        steps.append(v2.RandAugment(magnitude=magnitude, interpolation=InterpolationMode.BILINEAR))
-    return v2.Compose(steps), erase
-
-
-class _Draws(Sampler[list[Draw]]):
+class _BatchSampler(Sampler[list[Sample]]):
     """The batches of one process, from a step on and without an end."""
 
     def __init__(self, labels: Labels, settings: Settings, start: int, part: tuple[int, int], total: int) -> None:
@@ -162,7 +112,7 @@ class _Draws(Sampler[list[Draw]]):
         self.rank, self.size = part
         self.total = total
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[Sample]]:
         steps = steps_of_epoch(len(self.labels), self.settings)
         epoch, skip = divmod(self.start, steps)
         while True:
@@ -171,7 +121,7 @@ class _Draws(Sampler[list[Draw]]):
                 if number >= skip:
                     progress = min(1.0, (epoch * steps + number) / self.total)
                     yield [
-                        Draw(int(photo), epoch, place + i, progress)
+                        Sample(int(photo), epoch, place + i, progress)
                         for i, photo in enumerate(batch.tolist())
                         if i % self.size == self.rank
                     ]
@@ -193,7 +143,7 @@ def stream(
             this, and the settings do not ask for them, there are none.
         pin: keep batches where a GPU fetches them fastest.
     """
-    draws = _Draws(photos.labels, photos.settings, start, part, total)
+    draws = _BatchSampler(photos.labels, photos.settings, start, part, total)
     context = start_method() if workers else None
     if context == "spawn" and photos.settings.workers is None and not is_guarded():
         workers, context = 0, None

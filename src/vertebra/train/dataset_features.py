@@ -20,7 +20,7 @@ from vertebra.progress import Progress, silent
 from vertebra.runtime.engine import EMBEDDING, FloatArray, Plan, version_of
 from vertebra.runtime.predictor import Predictor
 
-from .dataset_inference import look_and_run
+from .dataset_inference import infer_dataset
 
 
 class FeatureStore:
@@ -55,7 +55,7 @@ class FeatureStore:
 
 
 @dataclass(frozen=True)
-class Seen:
+class DatasetFeatures:
     """What one pass over the photos gave, in their order."""
 
     facts: list[Facts]
@@ -68,7 +68,7 @@ def compute_features(
     body: Path,
     preprocessing: Preprocessing,
     progress: Progress = silent,
-) -> Seen:
+) -> DatasetFeatures:
     """The facts and the features of each photo.
 
     Args:
@@ -91,7 +91,7 @@ def compute_features(
         computed += 1  # a race between threads would only miscount
 
     try:
-        facts, features = look_and_run(
+        facts, features = infer_dataset(
             dataset,
             preprocessing,
             runner,
@@ -104,4 +104,4 @@ def compute_features(
     finally:
         store.save()
         runner.close()
-    return Seen(facts, features, computed)
+    return DatasetFeatures(facts, features, computed)

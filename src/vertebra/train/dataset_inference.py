@@ -16,7 +16,7 @@ from vertebra.runtime.engines import Runner
 from vertebra.runtime.prefetch import read_ahead
 
 
-def look_and_run(
+def infer_dataset(
     dataset: Dataset,
     preprocessing: Preprocessing,
     runner: Runner,

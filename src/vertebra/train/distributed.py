@@ -27,7 +27,7 @@ _STEP = timedelta(minutes=30)
 # Rank 0 looks through all photos before the others have anything to do, and exports after they are done.
 _PATIENCE = timedelta(hours=12)
 
-# Over the CPU whatever the device is, so that asking waits for no GPU; made with the first `current_world`.
+# Over the CPU whatever the device is, so that asking waits for no GPU; made with the first `init_distributed`.
 _groups: dict[timedelta, Any] = {}
 
 
@@ -36,7 +36,7 @@ class LostProcessError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class World:
+class Distributed:
     """One process among those that train together."""
 
     rank: int
@@ -45,14 +45,14 @@ class World:
     device: torch.device
 
     @property
-    def first(self) -> bool:
+    def is_first(self) -> bool:
         """Whether this process writes what there is only one of."""
         return self.rank == 0
 
-    def sum(self, values: Tensor) -> Tensor:
-        """Of all processes, in place. What is not on a GPU waits for none."""
+    def all_reduce(self, values: Tensor) -> Tensor:
+        """The sum over all processes, in place. Values on the CPU wait for no GPU."""
         if self.size > 1:
-            with _talking():
+            with _naming_lost_process():
                 dist.all_reduce(values, group=None if values.is_cuda else _groups[_STEP])
         return values
 
@@ -61,19 +61,19 @@ class World:
         if self.size > 1:
             dist.barrier()
 
-    def shared(self, value: Any) -> Any:
-        """What the first process gives; every process must ask."""
+    def broadcast(self, value: Any) -> Any:
+        """The value of the first process; every process must call it."""
         found = [value]
         if self.size > 1:
-            with _talking():
+            with _naming_lost_process():
                 dist.broadcast_object_list(found, group=_groups[_PATIENCE])
         return found[0]
 
-    def first_of(self, value: Any, within: timedelta = _STEP) -> Any:
-        """The value of the first process that has one, None where no process has; every process must ask."""
+    def first_value(self, value: Any, within: timedelta = _STEP) -> Any:
+        """The value of the first process that has one, None where no process has; every process must call it."""
         if self.size == 1:
             return value
-        with _talking():
+        with _naming_lost_process():
             rank = torch.tensor(self.size if value is None else self.rank)
             dist.all_reduce(rank, dist.ReduceOp.MIN, group=_groups[within])
             found = [value]
@@ -82,11 +82,11 @@ class World:
         return found[0]
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def raise_together(self) -> Iterator[None]:
         """Around what some processes do while the others wait: where one fails, all of them do.
 
         Every process must go in. Outside, each one's own error is raised as it is, or a `TrainError` that says what
-        another one's says, as `told` has it.
+        another one's says, as `raised_by_all` marks it.
         """
         if self.size == 1:
             yield
@@ -99,28 +99,28 @@ class World:
         except Exception as raised:  # whatever it is, the others must not wait for this process
             own = raised
         code = getattr(own, "exit_code", 1)
-        found = self.first_of(None if own is None else (str(own) or type(own).__name__, code), _PATIENCE)
+        found = self.first_value(None if own is None else (str(own) or type(own).__name__, code), _PATIENCE)
         if found is None:
             return
         error = own or TrainError(found[0])
         vars(error).update(exit_code=found[1])
-        raise self.told(error)
+        raise self.raised_by_all(error)
 
-    def told(self, error: Exception) -> Exception:
-        """An error that every process raises; `is_told_elsewhere` where it is enough that the first one says it."""
-        vars(error).update(is_told_elsewhere=not self.first)
+    def raised_by_all(self, error: Exception) -> Exception:
+        """An error that every process raises; `is_reported_by_first` where the first process prints it."""
+        vars(error).update(is_reported_by_first=not self.is_first)
         return error
 
-    def average(self, tensors: Iterable[Tensor]) -> None:
-        """Of all processes, in place; whole numbers are left alone."""
+    def all_reduce_mean(self, tensors: Iterable[Tensor]) -> None:
+        """The mean over all processes, in place; integers are left alone."""
         if self.size > 1:
             for tensor in tensors:
                 if tensor.is_floating_point():
                     dist.all_reduce(tensor)
                     tensor.div_(self.size)
 
-    def replicate(self, network: nn.Module) -> nn.Module:
-        """The module to call: gradients are averaged. Running statistics stay apart until `average`."""
+    def wrap_ddp(self, network: nn.Module) -> nn.Module:
+        """The module to call: gradients are averaged. Running statistics stay local until `all_reduce_mean`."""
         if self.size == 1:
             return network
         devices = [self.device.index] if self.device.type == "cuda" else None
@@ -130,30 +130,30 @@ class World:
             return nn.parallel.DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
 
 
-def apart(module: Any, *, last: bool) -> AbstractContextManager[None]:
-    """Around all parts of a step but the last: gradients are added up before they are shared."""
+def no_sync(module: Any, *, last: bool) -> AbstractContextManager[None]:
+    """Around all micro-batches of a step but the last: gradients are accumulated before they are synchronised."""
     if isinstance(module, nn.parallel.DistributedDataParallel) and not last:
         return module.no_sync()
     return nullcontext()
 
 
 @contextmanager
-def _talking() -> Iterator[None]:
+def _naming_lost_process() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # gloo has no exception of its own
         raise LostProcessError(first_line(error)) from error
 
 
-def is_of_another(error: RuntimeError) -> bool:
-    """Whether it says of another process, or of a DataLoader's worker, that it has ended."""
+def is_lost_process(error: RuntimeError) -> bool:
+    """Whether the error says that another process, or a worker of the DataLoader, has ended."""
     text = str(error)
     return isinstance(error, dist.DistError) or any(
         sign in text for sign in ("DataLoader worker", "gloo", "Connection closed by peer", "Connection reset")
     )
 
 
-def current_world() -> World:
+def init_distributed() -> Distributed:
     """The process as torchrun started it, or alone."""
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     local_size, local = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
@@ -166,4 +166,4 @@ def current_world() -> World:
         _groups.update({within: dist.new_group(backend="gloo", timeout=within) for within in (_STEP, _PATIENCE)})
     if not on_gpu:
         torch.set_num_threads(max(1, usable_cores() // local_size))
-    return World(rank, size, local_size, device)
+    return Distributed(rank, size, local_size, device)

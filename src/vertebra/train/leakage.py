@@ -9,11 +9,12 @@ from typing import Any
 from vertebra.data import Photo
 from vertebra.report import percent
 
-from .prepare import Held, Labelled
-from .trained_photos import Trained
+from .evaluation import EvaluatedPredictions
+from .trained_photos import TrainedPhotos
+from .usable_photos import UsablePhotos
 
 
-def leaked(data: Labelled, splits: Sequence[str], held: str) -> dict[str, str]:
+def find_leaks(data: UsablePhotos, splits: Sequence[str], held: str) -> dict[str, str]:
     """Path of a held-out photo -> path of a photo of the same picture that is not held out; ready for JSON.
 
     Args:
@@ -30,7 +31,7 @@ def leaked(data: Labelled, splits: Sequence[str], held: str) -> dict[str, str]:
     return found
 
 
-def leak_notes(found: Mapping[str, str], held: Held, shown: Any = str) -> list[str]:
+def leak_notes(found: Mapping[str, str], held: EvaluatedPredictions, shown: Any = str) -> list[str]:
     """What such photos do to the accuracy.
 
     Args:
@@ -51,7 +52,7 @@ def leak_notes(found: Mapping[str, str], held: Held, shown: Any = str) -> list[s
     ]
 
 
-def trained_notes(found: Trained, held: Held, shown: Callable[[Path], str] = str) -> list[str]:
+def trained_notes(found: TrainedPhotos, held: EvaluatedPredictions, shown: Callable[[Path], str] = str) -> list[str]:
     """What photos that trained the classifier before do to the accuracy.
 
     Args:
@@ -84,7 +85,7 @@ def trained_notes(found: Trained, held: Held, shown: Callable[[Path], str] = str
     return notes
 
 
-def without(held: Held, left_out: Sequence[bool]) -> str:
+def without(held: EvaluatedPredictions, left_out: Sequence[bool]) -> str:
     """The accuracy without some of the photos; empty where that leaves none."""
     right = held.logits.argmax(axis=1) == held.labels
     others = [bool(ok) for ok, out in zip(right, left_out, strict=True) if not out]

@@ -6,13 +6,15 @@ The strength of the regression's regularisation and the share of the discriminan
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from vertebra.progress import Progress, silent
 
 from .logistic_regression import Head, Solver
 from .metrics import Floats, Labels

@@ -18,7 +18,7 @@ ECE_BINS = 15  # as in Guo et al. 2017
 
 
 @dataclass(frozen=True)
-class ClassMeasures:
+class ClassMetrics:
     """Of one class; None without photos of it, and a precision also where nothing was predicted as it."""
 
     name: str
@@ -29,7 +29,7 @@ class ClassMeasures:
 
 
 @dataclass(frozen=True)
-class Measures:
+class Metrics:
     """All values are fractions from 0 to 1; intervals hold the true value with 95 % probability.
 
     None is what cannot be measured: all of it without photos, the best five of five classes or fewer, and the
@@ -46,7 +46,7 @@ class Measures:
     balanced_accuracy_interval: Interval | None
     ece: float | None  # expected calibration error
     nll: float | None  # mean negative logarithm of the true class's probability
-    classes: tuple[ClassMeasures, ...]
+    classes: tuple[ClassMetrics, ...]
     confusion: tuple[tuple[int, ...], ...]  # [true][predicted] -> photos
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,7 +75,9 @@ def weights_of(pictures: Labels) -> Floats:
     return weights
 
 
-def measure(probabilities: Floats, labels: Labels, names: tuple[str, ...], weights: Floats | None = None) -> Measures:
+def compute_metrics(
+    probabilities: Floats, labels: Labels, names: tuple[str, ...], weights: Floats | None = None
+) -> Metrics:
     """Judge predictions.
 
     Args:
@@ -87,8 +89,8 @@ def measure(probabilities: Floats, labels: Labels, names: tuple[str, ...], weigh
     n, count = probabilities.shape
     weights = np.ones(n) if weights is None else weights
     if not n:
-        unknown = tuple(ClassMeasures(name, None, None, None, 0) for name in names)
-        return Measures(0, 0, *(None,) * 8, classes=unknown, confusion=((0,) * count,) * count)
+        unknown = tuple(ClassMetrics(name, None, None, None, 0) for name in names)
+        return Metrics(0, 0, *(None,) * 8, classes=unknown, confusion=((0,) * count,) * count)
     predicted = probabilities.argmax(axis=1)
     confusion = np.zeros((count, count), np.int64)
     np.add.at(confusion, (labels, predicted), 1)
@@ -102,7 +104,7 @@ def measure(probabilities: Floats, labels: Labels, names: tuple[str, ...], weigh
     pictures = float(weights.sum())
     share = pictures / n
     balanced, balanced_interval = _balanced(confusion, np.bincount(labels, weights, minlength=count))
-    return Measures(
+    return Metrics(
         n=n,
         pictures=round(pictures),
         top1=right / n,
@@ -111,14 +113,14 @@ def measure(probabilities: Floats, labels: Labels, names: tuple[str, ...], weigh
         top5_interval=wilson(among_five * share, pictures) if count > 5 else None,
         balanced_accuracy=balanced,
         balanced_accuracy_interval=balanced_interval,
-        ece=calibration_error(probabilities, labels),
+        ece=expected_calibration_error(probabilities, labels),
         nll=float(-np.log(np.maximum(own, 1e-12)).mean()),
         classes=per_class,
         confusion=tuple(tuple(row) for row in confusion.tolist()),
     )
 
 
-def _per_class(confusion: NDArray[np.int64], names: tuple[str, ...]) -> tuple[ClassMeasures, ...]:
+def _per_class(confusion: NDArray[np.int64], names: tuple[str, ...]) -> tuple[ClassMetrics, ...]:
     found = []
     for index, name in enumerate(names):
         hits, guesses, photos = (
@@ -129,7 +131,7 @@ def _per_class(confusion: NDArray[np.int64], names: tuple[str, ...]) -> tuple[Cl
         precision = hits / guesses if guesses and photos else None
         recall = hits / photos if photos else None
         f1 = 2 * hits / (guesses + photos) if photos else None
-        found.append(ClassMeasures(name, precision, recall, f1, photos))
+        found.append(ClassMetrics(name, precision, recall, f1, photos))
     return tuple(found)
 
 
@@ -154,7 +156,7 @@ class Bin:
     photos: int
 
 
-def reliability(probabilities: Floats, labels: Labels, bins: int = ECE_BINS) -> list[Bin]:
+def calibration_curve(probabilities: Floats, labels: Labels, bins: int = ECE_BINS) -> list[Bin]:
     """Confidence against accuracy, in bins of equal width; empty ones are left out."""
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
@@ -166,12 +168,12 @@ def reliability(probabilities: Floats, labels: Labels, bins: int = ECE_BINS) -> 
     ]
 
 
-def calibration_error(probabilities: Floats, labels: Labels, bins: int = ECE_BINS) -> float | None:
+def expected_calibration_error(probabilities: Floats, labels: Labels, bins: int = ECE_BINS) -> float | None:
     """Mean gap between confidence and accuracy (ECE, Naeini et al. 2015); None of fewer photos than bins.
 
     A bin of one photo has an accuracy of 0 or 1 whatever the classifier's confidence is worth.
     """
     if len(labels) < bins:
         return None
-    found = reliability(probabilities, labels, bins)
+    found = calibration_curve(probabilities, labels, bins)
     return sum(b.photos * abs(b.confidence - b.accuracy) for b in found) / len(labels)

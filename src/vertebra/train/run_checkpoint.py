@@ -21,18 +21,18 @@ from torch import Tensor, nn
 
 from vertebra.files import replacing, utf8_name
 
-from .distributed import World
-from .run_folder import BEST, CHECKPOINT, TrainError, going_on
+from .distributed import Distributed
+from .run_folder import BEST, CHECKPOINT, TrainError, resumable_write
 
 
 @dataclass
-class Position:
+class TrainingState:
     """What a run has done."""
 
     step: int = 0
     seconds: float = 0.0  # of all that has been done, preparing included
     best_step: int = 0
-    best_score: float = -1.0  # accuracy on the photos that choose
+    best_score: float = -1.0  # validation accuracy
     best_loss: float = float("inf")
     epochs_since_best: int = 0
     finished: bool = False
@@ -42,11 +42,11 @@ class Position:
 
 def save(
     folder: Path,
-    position: Position,
+    state: TrainingState,
     network: nn.Module,
     optimizer: torch.optim.Optimizer | None,
     averaged: Mapping[str, Tensor],
-    world: World,
+    distributed: Distributed,
 ) -> None:
     """Write everything; every process must call it, one of them writes.
 
@@ -60,21 +60,21 @@ def save(
             for key, value in optimizer.state.get(parameter, {}).items():
                 if isinstance(value, Tensor):
                     tensors[f"optimizer.{key}.{name}"] = _stored(value)
-    with world.together():
-        if not world.first:
+    with distributed.raise_together():
+        if not distributed.is_first:
             return
-        _write(folder / CHECKPOINT, tensors, {"position": json.dumps(asdict(position))})
+        _write(folder / CHECKPOINT, tensors, {"position": json.dumps(asdict(state))})
         for old in folder.glob(BEST.format("*")):
-            if old != best_file(folder, position.best_step):
+            if old != best_file(folder, state.best_step):
                 with contextlib.suppress(OSError):  # it is in nobody's way, and goes when the run is finished
                     old.unlink()
 
 
-def save_best(folder: Path, step: int, weights: Mapping[str, Tensor], world: World) -> None:
+def save_best(folder: Path, step: int, weights: Mapping[str, Tensor], distributed: Distributed) -> None:
     """Keep weights; they count once a checkpoint names their step."""
     tensors = {name: _stored(tensor) for name, tensor in weights.items()}
-    with world.together():
-        if world.first:
+    with distributed.raise_together():
+        if distributed.is_first:
             _write(best_file(folder, step), tensors, {})
 
 
@@ -83,7 +83,7 @@ def best_file(folder: Path, step: int) -> Path:
     return folder / BEST.format(step)
 
 
-def read_position(folder: Path) -> Position:
+def read_state(folder: Path) -> TrainingState:
     """What a run has done, without its tensors.
 
     Raises:
@@ -91,7 +91,7 @@ def read_position(folder: Path) -> Position:
     """
     try:
         with utf8_name(folder / CHECKPOINT) as path, safe_open(path, "pt") as file:
-            return Position(**json.loads(file.metadata()["position"]))
+            return TrainingState(**json.loads(file.metadata()["position"]))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise _unusable(folder / CHECKPOINT, error) from error
 
@@ -135,7 +135,7 @@ def _unusable(path: Path, error: Exception | str) -> TrainError:
 
 def load(
     folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, averaged: dict[str, Tensor] | None
-) -> Position:
+) -> TrainingState:
     """Bring everything back to where it was.
 
     Args:
@@ -147,7 +147,7 @@ def load(
     Raises:
         TrainError: the file is damaged, or of another network.
     """
-    position = read_position(folder)
+    state = read_state(folder)
     stored, _ = _read(folder / CHECKPOINT)
     try:
         for name, tensor in network.state_dict().items():
@@ -162,7 +162,7 @@ def load(
                 optimizer.state[parameter] = {k.split(".")[1]: _like(stored[k], parameter) for k in keys}
     except (KeyError, RuntimeError) as error:
         raise _unusable(folder / CHECKPOINT, error) from error
-    return position
+    return state
 
 
 def _stored(tensor: Tensor) -> Tensor:
@@ -178,5 +178,5 @@ def _like(value: Tensor, parameter: Tensor) -> Tensor:
 
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     metadata = metadata | {"sha256": _digest(tensors, metadata)}
-    with going_on(path, SafetensorError), replacing(path, durable=True) as temporary:
+    with resumable_write(path, SafetensorError), replacing(path, durable=True) as temporary:
         save_file(tensors, temporary, metadata)

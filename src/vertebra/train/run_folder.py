@@ -149,7 +149,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         TrainError: the disk is full, or the folder is gone or cannot be written to; says how to go on.
     """
-    with going_on(path):
+    with resumable_write(path):
         write_whole(path, text.encode("utf-8", "surrogateescape"))
 
 
@@ -168,7 +168,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def going_on(path: Path, *others: type[Exception]) -> Iterator[None]:
+def resumable_write(path: Path, *others: type[Exception]) -> Iterator[None]:
     """Around what writes a file of a run: where it cannot, the error says how to go on.
 
     Args:

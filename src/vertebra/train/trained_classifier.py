@@ -20,7 +20,7 @@ from vertebra.units import counted
 from .run_folder import METRICS, MODEL, REPORT, TrainError
 
 if TYPE_CHECKING:
-    from .evaluation import Evaluation
+    from .evaluate_model import Evaluation
 
 
 class PrecisionError(TrainError):
@@ -111,7 +111,7 @@ class Classifier:
 
     def evaluate(self, data: str | os.PathLike[str]) -> Evaluation:
         """Measure it on other labelled photos."""
-        from .evaluation import evaluate
+        from .evaluate_model import evaluate
 
         return evaluate(self.run, data)
 

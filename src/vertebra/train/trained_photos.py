@@ -14,7 +14,7 @@ from vertebra.machine import usable_cores
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedPhotos:
     """Those of a data set's photos that a classifier was trained on."""
 
     files: frozenset[int] = frozenset()  # places of the photos that have the same bytes
@@ -25,7 +25,7 @@ class Trained:
         return place in self.files or place in self.copies
 
 
-def trained_among(table: Path, dataset: Dataset, facts: Sequence[Facts], decoding: Decoding) -> Trained:
+def find_trained_photos(table: Path, dataset: Dataset, facts: Sequence[Facts], decoding: Decoding) -> TrainedPhotos:
     """Which photos of a data set trained the classifier of that run.
 
     Args:
@@ -36,7 +36,7 @@ def trained_among(table: Path, dataset: Dataset, facts: Sequence[Facts], decodin
     """
     known = _read(table)
     if not known:
-        return Trained()
+        return TrainedPhotos()
     album = Album(decoding=decoding)
     with ThreadPoolExecutor(usable_cores()) as pool:
         found = list(pool.map(album.recall, known, known.values()))
@@ -50,7 +50,7 @@ def trained_among(table: Path, dataset: Dataset, facts: Sequence[Facts], decodin
         for place in group.members if trained else ():
             if place < len(facts) and place not in files:
                 copies[place] = str(photos[trained[0] - len(facts)].path)
-    return Trained(files, copies, sum(fact is None for fact in found))
+    return TrainedPhotos(files, copies, sum(fact is None for fact in found))
 
 
 def _read(table: Path) -> dict[str, Path]:

@@ -40,7 +40,7 @@ from .train_settings import FIXED, Settings, read_toml
 from .trained_classifier import Classifier
 
 if TYPE_CHECKING:
-    from .distributed import World
+    from .distributed import Distributed
 
 _EXTRA, _FEATURE = "train", "vertebra.train"
 
@@ -81,12 +81,12 @@ def train(
             check_source(settings.data_from_here, **settings.columns)
         _need(settings)
         with needing(_EXTRA, _FEATURE):
-            from .distributed import current_world
-        world = current_world()
-        with world.together():
-            if world.first and folder is None:
+            from .distributed import init_distributed
+        distributed = init_distributed()
+        with distributed.raise_together():
+            if distributed.is_first and folder is None:
                 folder = held.enter_context(_begun(settings, out))
-        classifier = _run(settings, world.shared(folder), world, tell)
+        classifier = _run(settings, distributed.broadcast(folder), distributed, tell)
     return _checked(classifier, settings)
 
 
@@ -200,31 +200,31 @@ def resume(run: str | os.PathLike[str], *, tell: Progress = silent, **changes: A
     if not (folder / METRICS).is_file():
         _need(known)
     with needing(_EXTRA, _FEATURE):
-        from .distributed import current_world
-    world = current_world()
+        from .distributed import init_distributed
+    distributed = init_distributed()
     with ExitStack() as held:
         finished = False
-        with world.together():
-            if world.first:
+        with distributed.raise_together():
+            if distributed.is_first:
                 held.enter_context(holding(folder, "stop it first"))
                 remove_temporaries(folder)
                 finished = _is_finished(folder)
-        if world.shared(finished):
+        if distributed.broadcast(finished):
             if changes:
                 raise UsageError(
                     f"{folder} is finished, so nothing can change. Train on from its weights in a new run: "
                     f"vertebra train DATA --method finetune --weights {folder / WEIGHTS}"
                 )
-            if world.first:
+            if distributed.is_first:
                 remove_progress(folder)
             return _checked(Classifier(folder), Settings.from_toml(folder / SETTINGS))
         if fixed := [name for name in FIXED if name in changes]:
             raise UsageError(f"{' and '.join(fixed)} cannot change in the middle of a run. Start a new one for that.")
-        with world.together():
+        with distributed.raise_together():
             settings = Settings.from_mapping(read_toml(folder / SETTINGS) | changes, str(folder / SETTINGS))
-            if world.first and changes:
+            if distributed.is_first and changes:
                 write_text(folder / SETTINGS, settings.to_toml())
-        return _checked(_run(settings, folder, world, tell), settings)
+        return _checked(_run(settings, folder, distributed, tell), settings)
 
 
 @contextmanager
@@ -257,14 +257,13 @@ def _checked(classifier: Classifier, settings: Settings) -> Classifier:
     return classifier
 
 
-def _run(settings: Settings, folder: Path, world: World, tell: Progress) -> Classifier:
+def _run(settings: Settings, folder: Path, distributed: Distributed, tell: Progress) -> Classifier:
     with needing(_EXTRA, _FEATURE):
         from vertebra.export import ExportError
 
         from .distributed import LostProcessError
-        from .finetune import run_finetune
-        from .probe import run_probe
-    if settings.method == "probe" and world.size > 1:
+        from .pipeline import run_probe, run_training
+    if settings.method == "probe" and distributed.size > 1:
         raise UsageError(
             "the probe has nothing to share among processes: its features are computed once. Start it without "
             "torchrun, or with --method finetune."
@@ -272,8 +271,9 @@ def _run(settings: Settings, folder: Path, world: World, tell: Progress) -> Clas
     try:
         with _stoppable(folder):
             if settings.method == "probe":
-                return run_probe(settings, folder, tell)
-            return run_finetune(settings, folder, world, tell)
+                run_probe(settings, folder, tell)
+            else:
+                run_training(settings, folder, distributed, tell)
     except LostProcessError as error:
         raise TrainError(f"another process ended: {error}. Go on with: {resume_command(folder)}") from error
     except ExportError as error:
@@ -282,3 +282,4 @@ def _run(settings: Settings, folder: Path, world: World, tell: Progress) -> Clas
             raise
         path = Path(error.__cause__.filename or folder / MODEL)
         raise not_written(path, error.__cause__, folder) from error
+    return Classifier(folder)

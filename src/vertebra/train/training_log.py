@@ -12,7 +12,7 @@ from typing import Any
 from vertebra.files import Lines, utf8_name
 from vertebra.strict_json import dumps
 
-from .run_folder import LOG, going_on, write_text
+from .run_folder import LOG, resumable_write, write_text
 
 BOARD = "tensorboard"
 
@@ -36,11 +36,11 @@ class Log:
             from torch.utils.tensorboard import SummaryWriter
 
             board = folder / BOARD
-            with going_on(board):
+            with resumable_write(board):
                 board.mkdir(exist_ok=True)
                 named = self._named.enter_context(utf8_name(board))
                 self._board = SummaryWriter(str(named), purge_step=step + 1 if step else None)
-        with going_on(self._path):
+        with resumable_write(self._path):
             self._lines = Lines(self._path)
 
     def __enter__(self) -> Log:
@@ -52,7 +52,7 @@ class Log:
             return
         with self._named:
             if kind is None:
-                with going_on(self._path.parent / BOARD):
+                with resumable_write(self._path.parent / BOARD):
                     self._board.close()
             else:
                 # What ended the run is what one has to know.
@@ -65,11 +65,11 @@ class Log:
         Raises:
             TrainError: the disk is full; says how to go on.
         """
-        with going_on(self._path):
+        with resumable_write(self._path):
             self._lines.append((dumps({"step": step, **values}) + "\n").encode())
             self._lines.sync()
         if self._board is not None:
-            with going_on(self._path.parent / BOARD):
+            with resumable_write(self._path.parent / BOARD):
                 for name, value in values.items():
                     self._board.add_scalar(name, value, step)
                 self._board.flush()

@@ -69,7 +69,7 @@ def test_classes_that_the_model_does_not_know(measure):
 
 def test_classes_that_the_model_does_not_know_are_left_out(measure):
     found = measure(("cat", "dog"), "cats", "dog", "hen", allow_unseen=True)
-    assert found.held.measures.n == 1
+    assert found.held.metrics.n == 1
     assert found.held.labels.tolist() == [1]
     assert found.notes[0] == "Left out: 2 photos of classes that the model does not know: 'cats', 'hen'."
     assert found.to_dict()["notes"] == found.notes
@@ -82,7 +82,7 @@ def test_something_must_be_left(measure):
 
 def test_folders_can_be_passed_by(measure):
     found = measure(("cat", "dog"), "dog", "hen", ignore=["hen"])
-    assert found.held.measures.n == 1
+    assert found.held.metrics.n == 1
     assert found.reading == ("Ignored, as asked: hen.",)
 
 
@@ -122,7 +122,7 @@ def test_imagenets_classes_are_known_by_wnid(tmp_path, imagenet_model):
     assert found.to_dict()["labelled_by"] == "wnid"
     assert found.notes[0].startswith("ImageNet classes, labelled by wnid ('n01440764' is 'tench'), 3 of 1,000; each")
     assert "997 of 1,000 classes without a photo" in " ".join(found.notes)
-    names = [entry.name for entry in found.held.measures.classes]
+    names = [entry.name for entry in found.held.metrics.classes]
     assert names[134] == "crane (n02012849)" and names[517] == "crane (n03126707)" and names[0] == "tench"
 
 
@@ -169,7 +169,7 @@ def test_indices_that_are_counted_from_one_are_told(tmp_path, write_model):
 )
 def test_the_split_that_is_measured_is_told(measure, folders, note):
     found = measure(("cat", "dog"), *folders)
-    assert found.held.measures.n == 2
+    assert found.held.metrics.n == 2
     assert [each for each in found.to_dict()["notes"] if "measured" in each and "Only" not in each] == (
         [] if note is None else [note]
     )

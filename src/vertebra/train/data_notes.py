@@ -1,0 +1,115 @@
+"""What to know of a run's photos before one trusts its metrics: notes for report, metrics.json and command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from vertebra.card import Decoding
+from vertebra.data import Photo
+from vertebra.units import counted
+
+from .run_folder import DATA, SETTINGS
+from .train_settings import Settings
+from .trained_photos import find_trained_photos
+from .usable_photos import UsablePhotos
+
+FEW = 50  # held-out photos, below which their metrics say little
+
+
+def sample_size_notes(count: int, pictures: int, what: str = "held out") -> list[str]:
+    """What to know of figures of so few photos, or of photos that show fewer pictures."""
+    if not count:
+        return ["Nothing was measured: that takes two different photos of each of two classes at least."]
+    found, kind = [], "photo"
+    if pictures < count:
+        kind = "different picture"
+        found.append(
+            f"The {count:,} photos that were {what} show {pictures:,} different picture{'s' if pictures > 1 else ''}: "
+            "duplicates count once in intervals and thresholds."
+        )
+    if pictures < FEW:
+        found.append(
+            f"Only {pictures} {kind}{'s were' if pictures > 1 else ' was'} {what}, so these shares say little."
+        )
+    return found
+
+
+def data_notes(
+    data: UsablePhotos, held: Sequence[Photo], settings: Settings, unmeasured: Sequence[Photo] = ()
+) -> list[str]:
+    """What to know before one trusts figures of the held-out photos.
+
+    Args:
+        data: all photos of the run.
+        held: those that were measured.
+        settings: of the run.
+        unmeasured: photos that were held out and are in no figure.
+    """
+    found = [*data.dataset.place, *data.dataset.notes]
+    if unreadable := data.audit.unreadable:
+        found.append(f"Passed by: {'; '.join(unreadable[:3])}{'; …' if len(unreadable) > 3 else ''}.")
+    # A table or a text beside the class folders is common; in them it may have been meant for a photo.
+    if others := [name for name in data.audit.others if Path(name).parent.parts]:
+        found.append(
+            f"No photos, and left alone: {counted(len(others), 'file')} in class folders, such as {others[0]}."
+        )
+    if broken := data.audit.broken:
+        found.append(unusable_note(len(broken), f"{broken[0].path}, which {broken[0].reason}"))
+    if contradictions := data.audit.contradictions:
+        found.append(
+            f"The same picture under different labels: {len(contradictions):,}, such as "
+            f"{contradictions[0].shown(splits=False)}. It is learned as each of them."
+        )
+    number = dict(zip((photo.path for photo in data.photos), data.pictures.tolist(), strict=True))
+    found += sample_size_notes(len(held), len({number[photo.path] for photo in held}))
+    if unmeasured:
+        found.append(
+            f"Not measured, though trained on: {len(unmeasured):,} photo{'s' if len(unmeasured) > 1 else ''} of "
+            f"{_names({photo.label for photo in unmeasured})}, for want of another of the class to learn from"
+            f"{'' if held else ', or of a second class to tell it from'}."
+        )
+    without = {photo.label for photo in data.photos} - {photo.label for photo in [*held, *unmeasured]}
+    if held:
+        found += absent_class_notes(without, len(data.names), "the held-out ones")
+    if count := count_trained_before(settings.weights_from_here, held, data, settings.decoding):
+        found.append(
+            f"The weights come from a run that was trained on {count:,} of these {len(held):,} photos or on copies of "
+            "them, so it looks better than it is."
+        )
+    return found
+
+
+def unusable_note(count: int, first: str) -> str:
+    """What to know where photos were left out; `first` says of one of them why."""
+    photos = f"{count:,} photos that cannot be used, such as" if count > 1 else "a photo that cannot be used,"
+    return f"Left out: {photos} {first.rstrip('.')}."
+
+
+def absent_class_notes(without: set[str], count: int, among: str) -> list[str]:
+    """What to know where some of all `count` classes have no photo to measure."""
+    if not without:
+        return []
+    return [
+        f"{len(without):,} of {count:,} classes without a photo among {among}, so no figure speaks of them: "
+        f"{_names(without)}."
+    ]
+
+
+def _names(classes: set[str], most: int = 5) -> str:
+    return ", ".join(sorted(classes)[:most]) + (", …" if len(classes) > most else "")
+
+
+def count_trained_before(weights: str, photos: Sequence[Photo], data: UsablePhotos, decoding: Decoding) -> int:
+    """On how many of the photos, or copies of them, the network of weights in the folder of a run was trained."""
+    run = Path(weights).parent
+    try:
+        if 'method = "probe"' in (run / SETTINGS).read_text(encoding="utf-8", errors="surrogateescape"):
+            return 0  # its body had seen none
+    except OSError:
+        return 0
+    fact_of = {photo.path: fact for photo, fact in zip(data.photos, data.facts, strict=True)}
+    measured = replace(data.dataset, photos=tuple(photos))
+    found = find_trained_photos(run / DATA, measured, [fact_of[photo.path] for photo in photos], decoding)
+    return len(found.files) + len(found.copies)

@@ -1,0 +1,40 @@
+"""A learning rate, found by trying rising ones (Smith 2017, https://arxiv.org/abs/1506.01186)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from .fit import Trainer
+from .run_folder import TrainError
+
+
+def range_test(trainer: Trainer, *, steps: int = 60) -> tuple[float, list[tuple[float, float]]]:
+    """A learning rate, and the loss at each rate that was tried.
+
+    The rate rises tenfold every few steps from far too small until the loss is four times its minimum; a tenth of the
+    rate at the minimum is taken. The network is left as it was.
+    """
+    low, high = (1e-6, 0.1) if trainer.settings.optimizer == "adamw" else (1e-5, 3.0)
+    initial = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
+    tried: list[tuple[float, float]] = []
+    smooth = 0.0
+    for number, batch in enumerate(trainer.batches(0)):
+        if isinstance(batch, str):
+            raise TrainError(batch)
+        lr = low * (high / low) ** (number / (steps - 1))
+        loss_sum, _, count = trainer.step(batch, number, 0.0, lr).tolist()
+        smooth = 0.8 * smooth + 0.2 * loss_sum / count
+        loss = smooth / (1 - 0.8 ** (number + 1))
+        trainer.tell("finding a learning rate", number + 1, steps)
+        if math.isfinite(loss):
+            tried.append((lr, loss))
+        if number + 1 >= steps or not math.isfinite(loss) or loss > 4 * min(value for _, value in tried):
+            break
+    with torch.no_grad():
+        for name, tensor in trainer.network.state_dict().items():
+            tensor.copy_(initial[name])
+    trainer.step.optimizer.state.clear()
+    best = min(tried, key=lambda entry: entry[1])[0] if tried else low * 10
+    return float(f"{best / 10:.2g}"), tried

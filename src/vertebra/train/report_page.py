@@ -1,0 +1,339 @@
+"""The report of a run, or of an evaluation: what is measured, as the page shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vertebra import report
+from vertebra.card import Decoding, Preprocessing
+from vertebra.intervals import wilson
+from vertebra.report import NOT_MEASURED, Chart, Folder, Pictures, interval, percent, shown
+
+from .evaluation import EvaluatedPredictions
+from .metrics import Labels, calibration_curve
+from .temperature import Rejection, softmax
+
+_SUSPICIOUS = 24
+_SURE = 0.9  # confidence in another class above which a label is suspicious
+_FINDINGS = 300  # thumbnails of what the audit found
+_NEAR = 250  # thumbnails of photos near the threshold
+_NAMED = 20_000  # photos that the page names; of the others it has the figures
+_CONFUSED = 12
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A value over the steps of training."""
+
+    title: str
+    caption: str
+    step: str  # what a step is: "epoch"
+    values: Sequence[float]
+    share: bool = False  # a fraction, shown in percent
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report shows."""
+
+    title: str
+    kind: str
+    summary: str  # one sentence
+    held: EvaluatedPredictions
+    decoding: Decoding  # of the photos' files
+    photos: str = "held-out"  # what kind of photos were measured
+    threshold: float | None = None
+    temperature: float | None = None  # None: the file's probabilities are calibrated already
+    found: Mapping[str, Any] | None = None  # by the audit, as `vertebra.data.findings` gives it
+    left_out: Sequence[str] = ()  # without an audit: photos that are left out, and why
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    curves: Sequence[Curve] = ()
+    trials: Sequence[Any] = ()  # strengths that were tried
+    notes: Sequence[str] = ()
+    # How it is made again: what a command is for and the command; settings; versions; hashes.
+    commands: Sequence[tuple[str, str]] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    hashes: Mapping[str, str] = field(default_factory=dict)
+
+    def html(self, folder: Path) -> str:
+        """The whole page, whose links hold in that folder."""
+        held, measures = self.held, self.held.metrics
+        seen = _Photos(held, self.threshold)
+        photos = Folder(folder, [photo.path for photo in held.photos])
+        pictures = Pictures(self.decoding)
+        suspicious = [self._suspect(seen, entry, pictures, photos) for entry in seen.suspicious[:_SUSPICIOUS].tolist()]
+        found = None
+        if self.found is not None:
+            found = report.findings(self.found, pictures, photos, _FINDINGS)
+        return report.render(
+            "training.html",
+            title=self.title,
+            kind=self.kind,
+            data={"held": seen.data(pictures, photos) if measures.n else None, "pictures": pictures.data()},
+            summary=self.summary,
+            photos=self.photos,
+            notes=self.notes,
+            measured=measures.n > 0,
+            tiles=self._tiles(),
+            charts={
+                "reliability": self._reliability_charts() if measures.n else [],
+                "coverage": self._coverage_chart(seen) if measures.n else None,
+                "training": self._curves(),
+            },
+            rejections=[_row(entry) for entry in held.rejections[:-1]],
+            threshold=self.threshold,
+            statement=self._statement(),
+            confused=self._confused(),
+            wrong=len(seen.wrong),
+            suspicious=suspicious,
+            other_errors=len(seen.wrong) > len(suspicious),
+            classes=self._classes(),
+            found=found,
+            left_out=self.left_out,
+            trials=[
+                {"strength": f"{t.strength:g}", "loss": f"{t.loss:.4f}", "accuracy": t.accuracy} for t in self.trials
+            ],
+            times=[*self.seconds.items(), ("together", sum(self.seconds.values()))] if self.seconds else [],
+            commands=self.commands,
+            facts=self.facts,
+            versions=self.versions,
+            hashes=self.hashes,
+        )
+
+    def _tiles(self) -> list[tuple[str, str, str]]:
+        m = self.held.metrics
+        found = [
+            ("top-1 accuracy", percent(m.top1), interval(m.top1_interval)),
+            ("top-5 accuracy", percent(m.top5), interval(m.top5_interval)),
+            ("balanced accuracy", percent(m.balanced_accuracy), interval(m.balanced_accuracy_interval)),
+            ("calibration error (ECE)", percent(m.ece), self._before()),
+            (f"{self.photos} photos", f"{m.n:,}", self.held.description),
+        ]
+        if len(m.classes) <= 5:
+            del found[1]
+        return found
+
+    def _before(self) -> str:
+        if self.held.metrics.ece is None:
+            return "too few photos"
+        return f"{percent(self.held.ece_before)} before calibration" if self.temperature is not None else ""
+
+    def _reliability_charts(self) -> list[Chart]:
+        held = self.held
+        how = (
+            "Each dot stands for photos of similar confidence, the larger the more of them; its line is the 95 % "
+            "interval of their accuracy. On the dashed diagonal confidence is as high as accuracy; below it the "
+            "classifier is overconfident, above it underconfident."
+        )
+        pairs = [("Reliability", calibration_curve(held.probabilities, held.labels))]
+        if self.temperature is not None:
+            pairs = [
+                ("Reliability before calibration", calibration_curve(softmax(held.logits), held.labels)),
+                (f"Reliability after calibration, temperature {self.temperature:.3f}", pairs[0][1]),
+            ]
+        return [
+            replace(
+                report.reliability_chart(title, [(b.confidence, b.accuracy, b.photos) for b in bins]),
+                caption=how if number == 0 else "The same photos; nearer to the diagonal is better.",
+            )
+            for number, (title, bins) in enumerate(pairs)
+        ]
+
+    def _coverage_chart(self, seen: _Photos) -> Chart:
+        right = (seen.predicted == self.held.labels)[np.argsort(-seen.confidence, kind="stable")]
+        shares = np.cumsum(right) / np.arange(1, len(right) + 1)
+        steps = np.unique(np.linspace(0, len(right) - 1, 200).astype(int))
+        points = [((i + 1) / len(right), float(shares[i])) for i in steps.tolist()]
+        return replace(
+            report.coverage_chart("Precision and coverage", points),
+            caption="From the left, photos are answered in the order of their confidence, the surest first; the curve "
+            "is the share of right answers so far. Its right end, where every photo is answered, is the top-1 "
+            "accuracy. The upright line is the threshold below.",
+        )
+
+    def _statement(self) -> str:
+        wanted = self.held.rejections[-1]
+        target = f"{str(wanted)[0].upper()}{str(wanted)[1:]}. " if wanted.target > 0 else ""
+        what = (
+            "No threshold is set: the exported classifier answers every photo."
+            if self.threshold is None
+            else "The exported classifier answers “unsure” where its highest probability is below "
+            f"{self.threshold:.3f}."
+        )
+        return f"{target}{what} {self._answered(wanted)}."
+
+    def _answered(self, found: Rejection) -> str:
+        if found.coverage is None:
+            return NOT_MEASURED.capitalize()
+        if found.precision is None or found.precision_interval is None:
+            return f"None of the {self.photos} photos is answered"
+        low, high = found.precision_interval
+        return (
+            f"Coverage {percent(found.coverage)}, precision {percent(found.precision)} (95 % interval "
+            f"{100 * low:.1f} – {100 * high:.1f}) on the {self.photos} photos"
+        )
+
+    def _confused(self) -> list[dict[str, Any]]:
+        measures = self.held.metrics
+        number = {c.name: index for index, c in enumerate(measures.classes)}
+        return [
+            {
+                "true": number[true],
+                "predicted": number[predicted],
+                "names": (true, predicted),
+                "photos": photos,
+                "share": photos / measures.classes[number[true]].photos,
+            }
+            for true, predicted, photos in measures.most_confused(_CONFUSED)
+        ]
+
+    def _suspect(self, seen: _Photos, place: int, pictures: Pictures, folder: Folder) -> dict[str, Any]:
+        names = [c.name for c in self.held.metrics.classes]
+        label, guess = int(self.held.labels[place]), int(seen.predicted[place])
+        entries = [(place, "labelled ", label), (seen.typical[label], "typical ", label)]
+        entries.append((seen.typical[guess], "typical ", guess))
+        shots = []
+        for index, what, of in entries:
+            if index is not None:
+                path = self.held.photos[index].path
+                text = f"{what}{names[of]}"
+                shots.append(
+                    {
+                        "key": pictures.add(path),
+                        "link": folder.link(path),
+                        "name": shown(path.name),
+                        "text": shown(text),
+                    }
+                )
+        return {
+            "label": names[label],
+            "predicted": names[guess],
+            "confidence": float(seen.confidence[place]),
+            "photos": shots,
+        }
+
+    def _classes(self) -> list[dict[str, Any]]:
+        held = self.held
+        found = []
+        for index, c in enumerate(held.metrics.classes):
+            pictures = float(held.weights[held.labels == index].sum())
+            low, high = (None, None) if c.recall is None else wilson(c.recall * pictures, pictures)
+            found.append(
+                {"name": c.name, "recall": c.recall, "low": low, "high": high}
+                | {"precision": c.precision, "f1": c.f1, "photos": c.photos}
+            )
+        return sorted(found, key=lambda c: (c["f1"] is None, c["f1"], c["name"]))
+
+    def _curves(self) -> list[Chart]:
+        return [
+            replace(
+                report.line_chart(curve.title, curve.step, f"{curve.title}{', %' if curve.share else ''}", curve.values,
+                                  share=curve.share),
+                caption=curve.caption,
+            )
+            for curve in self.curves
+            if len(curve.values) > 1
+        ]  # fmt: skip
+
+
+class _Photos:
+    """The held-out photos, as the page's script works on them."""
+
+    def __init__(self, held: EvaluatedPredictions, threshold: float | None) -> None:
+        self._held, self._threshold = held, threshold
+        count = len(held.labels)
+        probabilities = held.probabilities
+        self.predicted: Labels = probabilities.argmax(axis=1) if count else np.zeros(0, np.int64)
+        self.confidence = probabilities.max(axis=1) if count else np.zeros(0)
+        self.own = probabilities[np.arange(count), held.labels] if count else np.zeros(0)
+        self.wrong = np.nonzero(self.predicted != held.labels)[0]
+        # A label is suspicious where the classifier is sure of another class and gives the labelled one no chance.
+        sure = self.wrong[self.confidence[self.wrong] > _SURE]
+        self.suspicious = sure[np.argsort(self.own[sure], kind="stable")]
+        self.typical: list[int | None] = [self._surest(index) for index in range(len(held.metrics.classes))]
+
+    def _surest(self, index: int) -> int | None:
+        right = np.nonzero((self._held.labels == index) & (self.predicted == index))[0]
+        return int(right[self.confidence[right].argmax()]) if len(right) else None
+
+    def data(self, pictures: Pictures, folder: Folder) -> dict[str, Any]:
+        """Of each photo its classes and probabilities; of the first ones their names, and which have a thumbnail.
+
+        First come the wrong ones, the most confident first, then those near the threshold.
+        """
+        held, names = self._held, [c.name for c in self._held.metrics.classes]
+        wrong = self.wrong[np.argsort(-self.confidence[self.wrong], kind="stable")]
+        near = np.argsort(np.abs(self.confidence - self._middle), kind="stable")
+        order = np.array(list(dict.fromkeys([*wrong.tolist(), *near.tolist()])), np.int64)
+        keys: dict[int, int] = {}
+        links: dict[int, str] = {}
+        shown_names = []
+        # Wrong ones may have all the room but what those near the threshold have a claim on.
+        first = [*wrong[: max(0, pictures.room - _NEAR)].tolist(), *near[:_NEAR].tolist(), *wrong.tolist()]
+        without = [place for place in dict.fromkeys(first) if pictures.key(held.photos[place].path) is None]
+        rooms = set(without[: pictures.room])
+        for number, place in enumerate(order[:_NAMED].tolist()):
+            path = held.photos[place].path
+            name, link = folder.entry(path)
+            shown_names.append(name)
+            if link is not None:
+                links[number] = link
+            key = pictures.add(path) if place in rooms else pictures.key(path)
+            if key is not None:
+                keys[number] = key
+        suspects = set(self.suspicious[:_SUSPICIOUS].tolist())
+        confusion = held.metrics.confusion
+        cells = [(a, b, photos) for a, row in enumerate(confusion) for b, photos in enumerate(row) if photos]
+        return {
+            "names": [shown(name) for name in names],
+            "root": folder.address,
+            "shown": shown_names,
+            "links": links,
+            "truth": held.labels[order].tolist(),
+            "predicted": self.predicted[order].tolist(),
+            "confidence": [_rounded(value) for value in self.confidence[order].tolist()],
+            "own": {number: _rounded(float(self.own[place])) for number, place in enumerate(wrong.tolist())},
+            "keys": keys,
+            "others": [number for number, place in enumerate(wrong.tolist()) if place not in suspects],
+            "matrix": cells,
+            "clustered": report.clustered(len(names), cells),
+            "threshold": self._threshold,
+            "wrong": len(wrong),
+        }
+
+    @property
+    def _middle(self) -> float:
+        """The threshold, or without one the least confidence."""
+        return self._threshold if self._threshold is not None else float(self.confidence.min())
+
+
+def _rounded(value: float) -> float:
+    return round(value, 6)
+
+
+def _row(entry: Rejection) -> dict[str, Any]:
+    return {
+        "target": entry.target,
+        "threshold": "none" if entry.threshold is None else f"{entry.threshold:.3f}",
+        "coverage": entry.coverage,
+        "precision": entry.precision,
+        "interval": entry.precision_interval,
+        "reached": "yes" if entry.reached else f"no, {str(entry).rpartition(': ')[2]}",
+    }
+
+
+def described(preprocessing: Preprocessing) -> str:
+    """How a photo becomes the input of the network, in a line."""
+    p = preprocessing
+    mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (p.mean, p.std))
+    bits = "" if p.decoding.bits is None else f"; 16-bit files: {p.decoding.bits} bits used"
+    return (
+        f"shorter side to {p.resize_size} pixels ({p.interpolation}), centre {p.crop_size} × {p.crop_size}; "
+        f"mean {mean}; standard deviation {std}{bits}"
+    )

@@ -1,0 +1,91 @@
+"""A network in training, run on photos as they are classified later, and the score that epochs are compared by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vertebra.card import Preprocessing
+from vertebra.data import Photo
+from vertebra.errors import ImageError
+from vertebra.machine import usable_cores
+from vertebra.models import ConvNet
+from vertebra.pixels import network_pixels
+from vertebra.progress import Progress
+from vertebra.runtime.prefetch import in_order
+
+from .distributed import Distributed
+from .loss import to_images
+from .metrics import Floats, Labels
+from .temperature import cross_entropy, fit_temperature
+
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Split:
+    """The photos of one split, by their files and the numbers of their classes."""
+
+    paths: list[Path]
+    labels: Labels
+
+    @staticmethod
+    def numbered(paths: list[Path], labels: Sequence[str], names: Sequence[str]) -> Split:
+        """From the names of the photos' classes."""
+        number = {name: index for index, name in enumerate(names)}
+        return Split(paths, np.array([number[label] for label in labels], np.int64))
+
+    def photos(self, names: Sequence[str]) -> list[Photo]:
+        """As a data set has them."""
+        return [Photo(path, names[label]) for path, label in zip(self.paths, self.labels.tolist(), strict=True)]
+
+
+def predict_logits(
+    network: ConvNet,
+    preprocessing: Preprocessing,
+    split: Split,
+    distributed: Distributed,
+    tell: Progress,
+    task: str,
+) -> Floats:
+    """(N, K) logits of a split's photos, whose work all processes share; every process must call it.
+
+    Raises:
+        ImageError: a photo cannot be read; in every process.
+    """
+    mine = range(distributed.rank, len(split.paths), distributed.size)
+    logits = torch.zeros(len(split.paths), network.num_classes, dtype=torch.float64)
+    pixels = in_order(
+        [split.paths[i] for i in mine],
+        lambda paths: [network_pixels(path, preprocessing) for path in paths],
+        workers=max(1, usable_cores() // distributed.local_size),
+        chunk=1,
+    )
+    network.eval()
+    unreadable = None
+    try:
+        for start in range(0, len(mine), _BATCH):
+            batch = np.stack([next(pixels) for _ in mine[start : start + _BATCH]])
+            images = to_images(torch.from_numpy(batch).to(distributed.device), preprocessing)
+            with torch.inference_mode():
+                logits[list(mine[start : start + _BATCH])] = network(images).double().cpu()
+            tell(task, start * distributed.size, len(split.paths))
+    except ImageError as error:
+        unreadable = str(error)
+    finally:
+        pixels.close()  # type: ignore[attr-defined]
+    unreadable = distributed.first_value(unreadable)
+    if unreadable is not None:
+        raise ImageError(unreadable)
+    found: Floats = distributed.all_reduce(logits.to(distributed.device)).float().cpu().numpy()
+    return found
+
+
+def score(logits: Floats, labels: Labels) -> tuple[float, float]:
+    """By which epochs are compared: accuracy, and the cross-entropy at the best temperature."""
+    loss = cross_entropy(logits / fit_temperature(logits, labels), labels)
+    return float((logits.argmax(1) == labels).mean()), loss

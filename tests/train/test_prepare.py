@@ -1,0 +1,30 @@
+"""What preparing decides of a photo."""
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("torchvision")
+from vertebra.card import Decoding, Preprocessing
+from vertebra.errors import UsageError
+from vertebra.train import Settings
+from vertebra.train.prepare import preprocessing_of
+
+
+def settings(**values):
+    return Settings.from_mapping({"data": "x", "method": "scratch", **values}, "test")
+
+
+def test_what_the_network_sees_of_a_photo():
+    published = Preprocessing(224, 256, interpolation="bicubic")
+    for values, size, expected in (
+        ({}, None, (224, 224)),
+        ({"crop_pct": 0.875}, None, (224, 256)),
+        ({"preset": "resnet"}, 192, (192, 219)),
+        ({"preset": "resnet"}, 32, (32, 32)),  # small pictures are seen whole
+    ):
+        found = preprocessing_of(settings(**values), published, size)
+        assert (found.crop_size, found.resize_size) == expected
+        assert found.interpolation == "bicubic"
+    assert preprocessing_of(settings(bits=12), published).decoding == Decoding(bits=12)
+    with pytest.raises(UsageError, match=r"crop_pct is 1\.5; it must be from 0\.1 to 1"):
+        settings(crop_pct=1.5)
