@@ -13,6 +13,7 @@ CPU seconds are of this process with all its threads; they hold on a machine tha
 
 from __future__ import annotations
 
+import functools
 import gc
 import tempfile
 import time
@@ -77,8 +78,9 @@ def sklearn_fit(features: Any, labels: Any, tol: float) -> Any:
     return model.fit(features, labels)
 
 
-def problem(small: bool) -> tuple[Any, Any]:
-    """Features (N, D) and labels (N,)."""
+@functools.cache
+def all_photos() -> tuple[Any, list[str]]:
+    """Features (N, D) and labels of Caltech-101."""
     from vertebra.card import read_card
     from vertebra.data import open_dataset
     from vertebra.loading import exported
@@ -89,13 +91,19 @@ def problem(small: bool) -> tuple[Any, Any]:
     dataset = open_dataset(DATA)
     body = exported(MODEL, "DEFAULT")
     found = compute_features(dataset, body, preprocessing_of(Settings(data=str(DATA)), read_card(body).preprocessing))
-    names = list(SMALL_CLASSES) if small else sorted({photo.label for photo in dataset.photos})
+    return found.features, [photo.label for photo in dataset.photos]
+
+
+def problem(small: bool) -> tuple[Any, Any]:
+    """Features (N, D) and numbers of classes (N,)."""
+    features, labels = all_photos()
+    names = list(SMALL_CLASSES) if small else sorted(set(labels))
     places, counts = [], dict.fromkeys(names, 0)
-    for place, photo in enumerate(dataset.photos):
-        if photo.label in counts and (not small or counts[photo.label] < SMALL):
-            counts[photo.label] += 1
+    for place, label in enumerate(labels):
+        if label in counts and (not small or counts[label] < SMALL):
+            counts[label] += 1
             places.append(place)
-    return found.features[places], np.array([names.index(dataset.photos[place].label) for place in places])
+    return features[places], np.array([names.index(labels[place]) for place in places])
 
 
 def by_turns(candidates: dict[str, Callable[[], Any]], n: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -221,7 +229,10 @@ def whole_call(n: int) -> dict[str, Any]:
 
 
 def measure_all(n: int) -> Path:
-    result: dict[str, Any] = {name: measure(name == "small", n) for name in ("small", "all")}
+    result: dict[str, Any] = {}
+    for name in ("small", "all"):
+        result[name] = measure(name == "small", n)
+        print(name, result[name], flush=True)
     for each in result.values():
         fits = each["all fits"]
         each["scipy / vertebra"] = {

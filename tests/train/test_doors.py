@@ -113,7 +113,8 @@ def of_dataset(path, preprocessing):
         return [np.zeros((len(pixels), 1), np.float32)]
 
     runner = SimpleNamespace(call=call, plan=SimpleNamespace(lanes=1, threads=1, micro_batch=1))
-    infer_dataset(Dataset("one", (Photo(path, "a", None),), ("a",), path.parent), preprocessing, runner, "embedding")
+    dataset = Dataset("one", (Photo(path, "a", None),), ("a",), path.parent)
+    infer_dataset(dataset, preprocessing, runner, "embedding", task="predicting")
     return seen[0]
 
 
