@@ -22,17 +22,10 @@ from typing import TYPE_CHECKING, Any
 from vertebra.card import CardError, locate_card, opened, read_card
 from vertebra.errors import UsageError, nearest_path, printable, warn
 from vertebra.files import WEIGHT_SUFFIXES
+from vertebra.run_files import RUN_METRICS, RUN_MODEL, RUN_SETTINGS, RUN_WEIGHTS, run_model, run_weights
 
 if TYPE_CHECKING:
     from vertebra.timm_names import TimmName
-
-# Files in the folder of a run.
-RUN_MODEL, RUN_METRICS, RUN_SETTINGS, RUN_WEIGHTS = (
-    "model.onnx",
-    "metrics.json",  # written last: a run that has it is finished
-    "settings.toml",
-    "weights.safetensors",
-)
 
 
 class ModelKind(StrEnum):
@@ -367,77 +360,3 @@ def _network_of(path: Path, command: str) -> str:
     except CardError:
         name = ""
     return f"Its network is: vertebra {command} {name}" if _is_known(name) else f"Give {takes(command)}."
-
-
-# --- runs -------------------------------------------------------------------------------------------------------------
-
-
-def resume_command(run: Path) -> str:
-    """What a person types to go on with a run."""
-    return f"vertebra train --resume {shlex.quote(str(run))}"
-
-
-def run_model(run: Path) -> Path:
-    """The exported file of a run.
-
-    Raises:
-        UsageError: it has none: it is not finished, or the file is gone.
-        CardError: it is empty.
-    """
-    path, has_weights = run / RUN_MODEL, (run / RUN_WEIGHTS).is_file()
-    export = f"Export its weights: vertebra export {shlex.quote(str(run))} --out {shlex.quote(str(path))}"
-    if path.is_file():
-        if has_weights and path.stat().st_size == 0:
-            raise CardError(f"{path} is empty. {export}")
-        _tell_unfinished(run)
-        _tell_other(run, path)
-        return path
-    if has_weights:
-        raise UsageError(f"the run {run} has no {RUN_MODEL}. {export}")
-    raise _unusable(run, RUN_MODEL)
-
-
-def run_weights(run: Path) -> Path:
-    """The weights of a run.
-
-    Raises:
-        UsageError: it has none: it is not finished, of an older version, or the file is gone.
-    """
-    path = run / RUN_WEIGHTS
-    if path.is_file():
-        _tell_unfinished(run)
-        _tell_other(run, path)
-        return path
-    if (run / RUN_MODEL).is_file():
-        settings = run / RUN_SETTINGS
-        again = f" For weights, train again: vertebra train --config {shlex.quote(str(settings))} --out AGAIN"
-        raise UsageError(
-            f"the run {run} has no {RUN_WEIGHTS}: an older Vertebra made it, or the file was removed. It still "
-            f"predicts; its exported file is {run / RUN_MODEL}.{again if settings.is_file() else ''}"
-        )
-    raise _unusable(run, RUN_WEIGHTS)
-
-
-def _tell_unfinished(run: Path) -> None:
-    if (run / RUN_SETTINGS).is_file() and not (run / RUN_METRICS).is_file():
-        warn(
-            f"the run {run} has not written its report yet; its classifier is used. To finish it: {resume_command(run)}"
-        )
-
-
-def _tell_other(run: Path, path: Path) -> None:
-    """Warn of a file that was put into the folder of another run."""
-    from vertebra.run_files import differences
-
-    if found := differences(path, run / RUN_SETTINGS, run / RUN_METRICS):
-        weights = run / RUN_WEIGHTS
-        again = ""
-        if path != weights and weights.is_file() and not differences(weights, run / RUN_SETTINGS, run / RUN_METRICS):
-            again = f" Its own is made with: vertebra export {shlex.quote(str(run))} --out {shlex.quote(str(path))}"
-        warn(f"{path} is not as the run {run} made it: {'; '.join(found)}. It is used all the same.{again}")
-
-
-def _unusable(run: Path, name: str) -> UsageError:
-    if (run / RUN_METRICS).is_file() or not (run / RUN_SETTINGS).is_file():
-        return UsageError(f"the run {run} is finished, and its {name} is missing. Put it back, or start a new run.")
-    return UsageError(f"the run {run} is not finished. Go on with it: {resume_command(run)}")

@@ -1,27 +1,102 @@
-"""Whether the files in the folder of a run are of that run. Standard library only."""
+"""The files in the folder of a run, for all who use a run as a model. Standard library only."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vertebra.card import METADATA_KEY, Card, CardError, read_card
-from vertebra.errors import UsageError
+from vertebra.errors import UsageError, warn
 from vertebra.model_table import read_network_name
+
+# Files in the folder of a run.
+RUN_MODEL, RUN_METRICS, RUN_SETTINGS, RUN_WEIGHTS = (
+    "model.onnx",
+    "metrics.json",  # written last: a run that has it is finished
+    "settings.toml",
+    "weights.safetensors",
+)
 
 _MAX_HEADER_BYTES = 100_000_000  # of a safetensors file, as its format has it
 
 
-def differences(file: Path, settings: Path, metrics: Path) -> list[str]:
-    """Where the card of a run's file says something other than the run itself; what cannot be read says nothing.
+def resume_command(run: Path) -> str:
+    """What a person types to go on with a run."""
+    return f"vertebra train --resume {shlex.quote(str(run))}"
 
-    Args:
-        file: the run's exported file or weights.
-        settings: of the run, TOML.
-        metrics: of the run, JSON.
+
+def run_model(run: Path) -> Path:
+    """The exported file of a run.
+
+    Raises:
+        UsageError: it has none: it is not finished, or the file is gone.
+        CardError: it is empty.
+    """
+    path, has_weights = run / RUN_MODEL, (run / RUN_WEIGHTS).is_file()
+    export = f"Export its weights: vertebra export {shlex.quote(str(run))} --out {shlex.quote(str(path))}"
+    if path.is_file():
+        if has_weights and path.stat().st_size == 0:
+            raise CardError(f"{path} is empty. {export}")
+        _warn_if_unfinished(run)
+        _warn_if_different(run, path)
+        return path
+    if has_weights:
+        raise UsageError(f"the run {run} has no {RUN_MODEL}. {export}")
+    raise _unusable(run, RUN_MODEL)
+
+
+def run_weights(run: Path) -> Path:
+    """The weights of a run.
+
+    Raises:
+        UsageError: it has none: it is not finished, of an older version, or the file is gone.
+    """
+    path = run / RUN_WEIGHTS
+    if path.is_file():
+        _warn_if_unfinished(run)
+        _warn_if_different(run, path)
+        return path
+    if (run / RUN_MODEL).is_file():
+        settings = run / RUN_SETTINGS
+        again = f" For weights, train again: vertebra train --config {shlex.quote(str(settings))} --out AGAIN"
+        raise UsageError(
+            f"the run {run} has no {RUN_WEIGHTS}: an older Vertebra made it, or the file was removed. It still "
+            f"predicts; its exported file is {run / RUN_MODEL}.{again if settings.is_file() else ''}"
+        )
+    raise _unusable(run, RUN_WEIGHTS)
+
+
+def _warn_if_unfinished(run: Path) -> None:
+    if (run / RUN_SETTINGS).is_file() and not (run / RUN_METRICS).is_file():
+        warn(
+            f"the run {run} has not written its report yet; its classifier is used. To finish it: {resume_command(run)}"
+        )
+
+
+def _warn_if_different(run: Path, path: Path) -> None:
+    """Warn of a file that was put into the folder of another run."""
+    if found := _differences(path, run):
+        weights = run / RUN_WEIGHTS
+        again = ""
+        if path != weights and weights.is_file() and not _differences(weights, run):
+            again = f" Its own is made with: vertebra export {shlex.quote(str(run))} --out {shlex.quote(str(path))}"
+        warn(f"{path} is not as the run {run} made it: {'; '.join(found)}. It is used all the same.{again}")
+
+
+def _unusable(run: Path, name: str) -> UsageError:
+    if (run / RUN_METRICS).is_file() or not (run / RUN_SETTINGS).is_file():
+        return UsageError(f"the run {run} is finished, and its {name} is missing. Put it back, or start a new run.")
+    return UsageError(f"the run {run} is not finished. Go on with it: {resume_command(run)}")
+
+
+def _differences(file: Path, run: Path) -> list[str]:
+    """Where the card of a run's exported file or weights says something other than the run.
+
+    A file that cannot be read says nothing.
 
     Returns:
         "network resnet18, of the run resnet50" and the like: network, classes, temperature.
@@ -29,7 +104,7 @@ def differences(file: Path, settings: Path, metrics: Path) -> list[str]:
     card = _card(file)
     if card is None:
         return []
-    network, kept = _toml(settings).get("model"), _json(metrics)
+    network, kept = _read_toml(run / RUN_SETTINGS).get("model"), read_json(run / RUN_METRICS) or {}
     found = []
     if isinstance(network, str) and _plain(network) != _plain(card.architecture):
         found.append(f"network {card.architecture}, of the run {network}")
@@ -54,19 +129,20 @@ def _card(file: Path) -> Card | None:
         return None  # who uses the file has the better word for what is wrong with it
 
 
-def _toml(path: Path) -> Mapping[str, Any]:
+def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
 
 
-def _json(path: Path) -> Mapping[str, Any]:
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a file of a run; None where there is none that can be read."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _class_names(metrics: Mapping[str, Any]) -> list[str]:

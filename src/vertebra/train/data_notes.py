@@ -10,7 +10,7 @@ from vertebra.card import Decoding
 from vertebra.data import Photo
 from vertebra.units import counted
 
-from .run_folder import DATA, SETTINGS
+from .run_folder import SETTINGS
 from .train_settings import Settings
 from .trained_photos import find_trained_photos
 from .usable_photos import UsablePhotos
@@ -111,5 +111,5 @@ def count_trained_before(weights: str, photos: Sequence[Photo], data: UsablePhot
         return 0
     fact_of = {photo.path: fact for photo, fact in zip(data.photos, data.facts, strict=True)}
     measured = replace(data.dataset, photos=tuple(photos))
-    found = find_trained_photos(run / DATA, measured, [fact_of[photo.path] for photo in photos], decoding)
+    found = find_trained_photos(run, measured, [fact_of[photo.path] for photo in photos], decoding)
     return len(found.files) + len(found.copies)

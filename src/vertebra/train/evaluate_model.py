@@ -41,7 +41,7 @@ from .evaluation import Calibration, EvaluatedPredictions, evaluate_predictions
 from .leakage import trained_notes
 from .metrics import Floats, Labels, weights_of
 from .report_page import Report, described
-from .run_folder import DATA, SETTINGS, TrainError
+from .run_folder import SETTINGS, TrainError
 from .temperature import Rejection, Threshold, rejection, softmax
 from .train_settings import Settings
 from .trained_photos import TrainedPhotos, find_trained_photos
@@ -226,7 +226,7 @@ def evaluate(
     )
     measured = replace(dataset, photos=tuple(photos))
     doubts = check_indices(labels, held.probabilities.argmax(axis=1)) if labelled.labelled_by == INDEX else ()
-    trained = find_trained_photos(path.parent / DATA, measured, [facts[i] for i in kept], decoding)
+    trained = find_trained_photos(path.parent, measured, [facts[i] for i in kept], decoding)
     return Evaluation(
         model=path,
         given=shown,

@@ -23,8 +23,9 @@ from typing import Any
 from vertebra.data import Facts, Photo
 from vertebra.errors import UsageError, VertebraError
 from vertebra.files import locked, make_folder, write_whole
-from vertebra.model_argument import RUN_METRICS, RUN_MODEL, RUN_SETTINGS, RUN_WEIGHTS
-from vertebra.model_argument import resume_command as resume_command
+from vertebra.run_files import RUN_METRICS, RUN_MODEL, RUN_SETTINGS, RUN_WEIGHTS
+from vertebra.run_files import read_json as read_json
+from vertebra.run_files import resume_command as resume_command
 from vertebra.strict_json import dumps
 
 MODEL, METRICS, SETTINGS, WEIGHTS = RUN_MODEL, RUN_METRICS, RUN_SETTINGS, RUN_WEIGHTS
@@ -158,15 +159,6 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, dumps(value, indent=1) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object that `write_json` wrote; None where there is none that can be read."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
 @contextlib.contextmanager
 def resumable_write(path: Path, *others: type[Exception]) -> Iterator[None]:
     """Around what writes a file of a run: where it cannot, the error says how to go on.
@@ -209,6 +201,24 @@ def not_written(path: Path, error: Exception, run: Path | None = None) -> TrainE
 # --- its table of photos ----------------------------------------------------------------------------------------------
 
 
+def read_rows(folder: Path) -> list[dict[str, str]]:
+    """One for each photo: path, label, split, and SHA-256 but in runs of the first versions.
+
+    Raises:
+        TrainError: the table is gone or damaged.
+    """
+    path = folder / DATA
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            found = list(csv.DictReader(file))
+        for row in found:
+            if None in (row["path"], row["label"], row["split"]):
+                raise csv.Error("a line is cut off")
+    except (OSError, KeyError, csv.Error) as error:
+        raise TrainError(f"{path} cannot be read ({error}). Start a new run.") from error
+    return found
+
+
 def read_table(folder: Path) -> dict[str, tuple[list[Path], list[str]]]:
     """Split -> paths and labels, from what `data_table` wrote.
 
@@ -216,7 +226,7 @@ def read_table(folder: Path) -> dict[str, tuple[list[Path], list[str]]]:
         TrainError: the table is gone or damaged.
     """
     found: dict[str, tuple[list[Path], list[str]]] = {}
-    for row in _rows(folder):
+    for row in read_rows(folder):
         paths, labels = found.setdefault(row["split"], ([], []))
         paths.append(Path(row["path"]))
         labels.append(row["label"])
@@ -229,7 +239,7 @@ def read_hashes(folder: Path) -> tuple[list[Path], list[str]]:
     Raises:
         TrainError: the table is gone or damaged.
     """
-    rows = _rows(folder)
+    rows = read_rows(folder)
     return [Path(row["path"]) for row in rows], [row.get("sha256") or "" for row in rows]
 
 
@@ -239,21 +249,8 @@ def table_digest(folder: Path) -> str:
     Raises:
         TrainError: the table is gone or damaged.
     """
-    rows = [[row["label"], row["split"], row.get("sha256")] for row in _rows(folder)]
+    rows = [[row["label"], row["split"], row.get("sha256")] for row in read_rows(folder)]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-
-
-def _rows(folder: Path) -> list[dict[str, str]]:
-    path = folder / DATA
-    try:
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            found = list(csv.DictReader(file))
-        for row in found:
-            if None in (row["path"], row["label"], row["split"]):
-                raise csv.Error("a line is cut off")
-    except (OSError, KeyError, csv.Error) as error:
-        raise TrainError(f"{path} cannot be read ({error}). Start a new run.") from error
-    return found
 
 
 def data_table(photos: Sequence[Photo], facts: Sequence[Facts], splits: Sequence[str]) -> str:

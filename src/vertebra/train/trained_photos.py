@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,8 @@ from pathlib import Path
 from vertebra.card import Decoding
 from vertebra.data import Album, Dataset, Facts, Photo, find_duplicates
 from vertebra.machine import usable_cores
+
+from .run_folder import TrainError, read_rows
 
 
 @dataclass(frozen=True)
@@ -25,16 +26,16 @@ class TrainedPhotos:
         return place in self.files or place in self.copies
 
 
-def find_trained_photos(table: Path, dataset: Dataset, facts: Sequence[Facts], decoding: Decoding) -> TrainedPhotos:
+def find_trained_photos(run: Path, dataset: Dataset, facts: Sequence[Facts], decoding: Decoding) -> TrainedPhotos:
     """Which photos of a data set trained the classifier of that run.
 
     Args:
-        table: of the run's photos, as `data_table` writes it. Nothing is known where it cannot be read.
+        run: its folder, with the table of its photos.
         dataset: the photos.
         facts: of each.
         decoding: that these facts were found by.
     """
-    known = _read(table)
+    known = _training_photos(run)
     if not known:
         return TrainedPhotos()
     album = Album(decoding=decoding)
@@ -53,10 +54,9 @@ def find_trained_photos(table: Path, dataset: Dataset, facts: Sequence[Facts], d
     return TrainedPhotos(files, copies, sum(fact is None for fact in found))
 
 
-def _read(table: Path) -> dict[str, Path]:
-    """SHA-256 -> path of the photos that were trained on."""
+def _training_photos(run: Path) -> dict[str, Path]:
+    """SHA-256 -> path of the photos that a run trained on; nothing is known where its table cannot be read."""
     try:
-        with table.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            return {row["sha256"]: Path(row["path"]) for row in csv.DictReader(file) if row["split"] == "train"}
-    except (OSError, KeyError, TypeError, csv.Error):
+        return {row["sha256"]: Path(row["path"]) for row in read_rows(run) if row["split"] == "train"}
+    except (TrainError, KeyError):
         return {}
