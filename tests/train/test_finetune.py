@@ -222,7 +222,7 @@ def stopped(more_shapes, small_weights, tmp_path, monkeypatch):
 
 def test_a_loss_that_is_no_number(stopped):
     with pytest.raises(
-        TrainError, match=r"(the loss is|weights that are no numbers|are NaN or infinite).* set back to step 0.* --lr"
+        TrainError, match=r"(the loss is|weights that are NaN|are NaN or infinite).* rolled back to step 0.* --lr"
     ) as caught:
         resume(stopped, lr=100.0, momentum=0.999, epochs=50, checkpoint_seconds=0)
     assert str(stopped) in str(caught.value)
@@ -339,7 +339,7 @@ def test_step_0_is_judged_at_the_size_of_the_epochs(more_shapes, small_weights, 
 
 def test_the_sizes_of_probe_and_network_are_told(tuned):
     report = tuned.report.read_text()
-    assert "The probe sees 224 pixels of each, the trained network 32." in report
+    assert "The input of the probe is 224 pixels, of the trained network 32." in report
 
 
 def test_without_test_photos_calibration_is_measured_apart(tmp_path, small_weights, draw_shape):
@@ -351,7 +351,7 @@ def test_without_test_photos_calibration_is_measured_apart(tmp_path, small_weigh
     found = vertebra.train(tmp_path / "data", tmp_path / "run", weights=str(small_weights), **OPTIONS | {"epochs": 1})
     metrics = found.metrics
     assert metrics["n"] == 16
-    assert metrics["held_out"] == "the photos that chose the epoch, as there are none to test on"
+    assert metrics["held_out"] == "the validation photos, which chose the epoch, as there are no test photos"
     assert any("also chose the epoch, so accuracy looks better than it is" in note for note in metrics["notes"])
     # The same photos by the file, whose temperature was fitted to all of them.
     beside = found.evaluate(tmp_path / "data").held.metrics
@@ -415,6 +415,6 @@ def test_too_few_photos(shapes, small_weights, tmp_path):
     for label in ("circle", "cross"):
         (few / label).mkdir(parents=True)
         shutil.copy(shapes / label / "00.png", few / label)
-    with pytest.raises(TrainError, match="too few photos to hold some out"):
+    with pytest.raises(TrainError, match="too few photos for a validation set"):
         vertebra.train(few, tmp_path / "run", model="resnet18", method="scratch")
     assert not (tmp_path / "run").exists()  # so that the same command works with more photos

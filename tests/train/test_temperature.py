@@ -211,7 +211,7 @@ def test_what_is_said_of_a_target(target, estimate, reached, text):
     assert str(Rejection(target, 0.5, reached, estimate, None, None, None)) == text
 
 
-# --- figures on photos that chose -------------------------------------------------------------------------------------
+# --- figures on the validation set ------------------------------------------------------------------------------------
 
 
 def test_each_part_is_judged_by_what_was_fitted_to_the_others():
