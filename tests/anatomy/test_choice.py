@@ -46,7 +46,7 @@ def test_best_first_with_a_reason_for_each_other(timed):
     assert reasons == {
         "resnet50": "103 MB, 3.4 × the limit",
         "vgg16": "553 MB, 18.4 × the limit",
-        "resnet18": "69.76 % top-1, 0.24 too few; 46.8 MB, 1.6 × the limit",
+        "resnet18": "69.76 % top-1, 0.24 below the limit; 46.8 MB, 1.6 × the limit",
     }
     assert choice.tightest == ""
     assert timed.names == ["efficientnet_b0", "mobilenet_v2"]
@@ -103,7 +103,10 @@ def test_the_size_is_for_the_times():
         (Limits(max_mb=10, min_top1=78), "--max-mb is the tightest limit: without it 1 network would fit"),
         (Limits(min_top1=99), "--min-top1 is the tightest limit: without it 5 networks would fit"),
         (Limits(max_params=1), "--max-params is the tightest limit"),
-        (Limits(max_mb=10, min_top1=99), "No single limit is to blame; --max-mb is the tightest, which keeps out 5 of"),
+        (
+            Limits(max_mb=10, min_top1=99),
+            "No single limit excludes them all; --max-mb is the tightest, which excludes 5 of",
+        ),
     ],
 )
 def test_when_nothing_fits_the_limit_to_ease_is_named(limits, tightest):

@@ -58,14 +58,14 @@ def test_a_device_takes_the_larger_of_arithmetic_and_memory():
     assert time.ms == pytest.approx(max(time.arithmetic, time.memory) + 1e3 * device.launch)
     assert latency.is_bound
     assert latency.total_ms == pytest.approx(sum(time.ms for _, time in latency.kernels))
-    assert "It cannot be faster than" in anatomy.verdict(latency)
+    assert "Lower bound of the time: " in anatomy.verdict(latency)
 
 
 def test_a_depthwise_convolution_has_no_matrix_units():
     latency = vertebra.anatomy(nn.Conv2d(64, 64, 3, groups=64), 64).latency("h100")
     ((kernel, time),) = latency.kernels
     assert time.arithmetic == pytest.approx(1e3 * kernel.operations / 66.9e12)
-    assert time.bound == "memory"
+    assert time.bound_by == time.bound == "memory"
 
 
 def test_half_precision_is_faster_and_not_everywhere():
@@ -102,7 +102,8 @@ def test_a_calibration_adds_its_parts():
     assert time.launch == pytest.approx(0.012)
     assert time.ms == pytest.approx(time.arithmetic + time.memory + time.launch)
     assert not latency.is_bound
-    assert latency.to_dict()["kernels"][0]["bound"] == time.bound
+    assert latency.to_dict()["kernels"][0]["bound_by"] == time.bound_by == "compute"
+    assert latency.to_dict()["kernels"][0]["bound"] == "arithmetic", "its older name"
 
 
 def test_what_was_not_measured_takes_the_nearest_rate():
@@ -283,7 +284,7 @@ def test_calibrating_for_real_in_little(executor, monkeypatch):
     assert Calibration.from_dict(json.loads(json.dumps(found.to_dict()))) == found
     latency = predict(vertebra.anatomy("mobilenet_v2"), found)
     assert latency.total_ms > 0
-    assert "It should take" in vertebra.anatomy("mobilenet_v2").verdict(latency)
+    assert "Predicted time: " in vertebra.anatomy("mobilenet_v2").verdict(latency)
 
 
 def test_the_networks_of_the_calibration_hold_every_kind():
@@ -354,7 +355,7 @@ class Unsound(nn.Module):
 
 
 def test_what_runs_on_shapes_alone_is_said():
-    with pytest.raises(UsageError, match=r"runs on shapes and not on made-up values: ValueError: no such pixels\."):
+    with pytest.raises(UsageError, match=r"runs on shapes, but not on random values: ValueError: no such pixels\."):
         vertebra.anatomy(Unsound(), 16).measure("torch", 0.02)
 
 

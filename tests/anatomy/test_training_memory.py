@@ -59,7 +59,7 @@ def held_after_forward(network, x):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_held_activations_are_what_the_profiler_sees(of_family, network, checkpointing):
+def test_saved_activations_are_those_of_the_profiler(of_family, network, checkpointing):
     built = network(of_family).train()
     built.set_activation_checkpointing(checkpointing)
     x = torch.randn(BATCH, 3, SIZE, SIZE)

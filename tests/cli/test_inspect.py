@@ -67,14 +67,14 @@ def test_times_here(vertebra, calibration):
     latency = anatomy("resnet18").latency(executor="torch")
     assert calibration == ["torch"], "which is kept provisionally, being noisy"
     assert duration(latency.total_ms) in " ".join(line(result, "total"))
-    assert line(result, "layer1")[-1] == latency.time(anatomy("resnet18").stages[1].rows).bound
-    assert "It should take" in result.out
+    assert line(result, "layer1")[-1] == latency.time(anatomy("resnet18").stages[1].rows).bound_by
+    assert "Predicted time: " in result.out
 
 
 def test_bounds_of_a_device(vertebra, calibration):
     result = vertebra("inspect", "resnet18", "--device", "h100")
     assert "at least" in result.out.splitlines()[1]
-    assert "It cannot be faster than" in result.out
+    assert "Lower bound of the time: " in result.out
     assert not calibration
     latency = vertebra("inspect", "resnet18", "--device", "h100", "--json").json["latency"]
     assert latency["name"] == "NVIDIA H100 SXM 80 GB"
@@ -83,7 +83,7 @@ def test_bounds_of_a_device(vertebra, calibration):
 
 def test_without_times(vertebra, calibration):
     result = vertebra("inspect", "resnet18", "--device", "none")
-    assert "waits for" not in result.out
+    assert "bound by" not in result.out
     assert result.err == ""
     assert not calibration
 
@@ -112,14 +112,14 @@ def test_a_narrow_terminal_gets_fewer_columns(vertebra, monkeypatch):
     from vertebra.cli import _output, inspect
 
     widths = {}
-    for width in (100, 78, 60):
+    for width in (110, 85, 60):
         for module in (_output, inspect):
             monkeypatch.setattr(module, "console", lambda: Console(width=width))  # noqa: B023
         widths[width] = vertebra("inspect", "resnet18", "--device", "none").out.splitlines()[1]
-    assert "sees" in widths[100]
-    assert "sees" not in widths[78]
-    assert "ops/B" in widths[78]
-    assert widths[60].split() == ["output", "parameters", "MACs", "moved"]
+    assert "receptive field" in widths[110]
+    assert "receptive field" not in widths[85]
+    assert "FLOPs/byte" in widths[85]
+    assert widths[60].split() == ["output", "parameters", "MACs", "traffic"]
 
 
 def test_training_memory_is_said(vertebra):

@@ -1,4 +1,4 @@
-"""A network taken apart: where every parameter, operation, byte and millisecond of it goes.
+"""The analysis of networks: where every parameter, operation, byte and millisecond goes.
 
 import vertebra
 anatomy = vertebra.inspect("resnet50")  # or vertebra.anatomy("resnet50")

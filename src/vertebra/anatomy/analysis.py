@@ -85,7 +85,7 @@ class Anatomy(Profile):
         return measure(self.subject, self.rows, executor, seconds)
 
     def to_frame(self, latency: Latency | None = None, measurement: Measurement | None = None) -> pandas.DataFrame:
-        """The rows as a pandas DataFrame, with columns `predicted_ms`, `bound` and `measured_ms` for what is given.
+        """The rows as a pandas DataFrame, with `predicted_ms`, `bound_by`, `bound` and `measured_ms` for what is given.
 
         Raises:
             VertebraError: pandas is not installed.
@@ -97,13 +97,14 @@ class Anatomy(Profile):
         frame = pandas.DataFrame([row.to_dict() for row in self.rows]).set_index("index")
         if latency is not None:
             frame["predicted_ms"] = pandas.Series({index: time.ms for index, time in latency.rows.items()})
+            frame["bound_by"] = pandas.Series({index: time.bound_by for index, time in latency.rows.items()})
             frame["bound"] = pandas.Series({index: time.bound for index, time in latency.rows.items()})
         if measurement is not None:
             frame["measured_ms"] = pandas.Series(dict(measurement.rows))
         return frame
 
     def verdict(self, latency: Latency | None = None) -> str:
-        """What stands out, in a few sentences that are worked out from the rows."""
+        """The largest costs and what limits the time, in a few sentences."""
         return verdict(self, latency)
 
     def to_dict(
@@ -154,7 +155,7 @@ class Anatomy(Profile):
     def __repr__(self) -> str:
         return (
             f"<Anatomy of {self.name} on {self.input}: {count(self.parameters)} parameters, {count(self.macs)}MACs, "
-            f"{size(self.bytes)} moved, {len(self.layers)} operations>"
+            f"{size(self.bytes)} memory traffic, {len(self.layers)} operations>"
         )
 
 

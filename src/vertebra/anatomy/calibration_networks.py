@@ -1,7 +1,7 @@
-"""Networks that exist only to be timed: blocks as people build them, in widths and sizes drawn at random.
+"""Random networks to calibrate on: the usual blocks, with random widths and sizes.
 
-A calibration on single operations in a loop flatters them: their weights stay in the cache. Inside a network an
-operation finds its input warm, its weights cold and its layout as the one before left it.
+Single operations in a loop would be too fast: their weights stay in the cache. Inside a network an operation finds its
+input in the cache, its weights in memory, and its input's layout as the operation before left it.
 """
 
 from __future__ import annotations

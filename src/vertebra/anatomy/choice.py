@@ -17,7 +17,7 @@ from .latency import predict
 from .published import Published, published
 from .roofline import Calibration, find_device
 
-# A prediction that is off by no more than this decides nothing on this machine: the network is timed.
+# A network predicted to be above the limit by no more than this share is timed on this machine.
 _DOUBT = 0.25
 
 
@@ -95,7 +95,7 @@ def choose(
         size: side of the image in pixels, for the times; None takes the one that the accuracy was published for.
         names: among which to choose; None takes all.
         finalists: how many to time at most among those that fit.
-        notify: is told what takes long.
+        notify: is called with what takes long.
         tell: called with what is being done, the networks done and the networks in all.
 
     Raises:
@@ -152,7 +152,7 @@ class _Judge:
         limits, entry = self.limits, candidate.published
         missed = {}
         if limits.min_top1 is not None and entry.top1 < limits.min_top1:
-            missed["min_top1"] = f"{entry.top1:.2f} % top-1, {limits.min_top1 - entry.top1:.2f} too few"
+            missed["min_top1"] = f"{entry.top1:.2f} % top-1, {limits.min_top1 - entry.top1:.2f} below the limit"
         if limits.max_mb is not None and entry.mb > limits.max_mb:
             missed["max_mb"] = f"{three_figures(entry.mb)} MB, {_times(entry.mb / limits.max_mb)} the limit"
         if limits.max_params is not None and entry.parameters > limits.max_params * 1e6:
@@ -185,7 +185,7 @@ class _Judge:
         return replace(candidate, measured_ms=anatomy.measure(executor, seconds=1.0).total_ms)
 
     def tightest(self, candidates: Iterable[Candidate]) -> str:
-        """Which limit alone keeps most networks out, and the best of those."""
+        """Which limit alone excludes most networks, and the best of those."""
         given = [name for name, limit in vars(self.limits).items() if limit is not None]
         timed = [
             candidate if candidate.ms is not None or self.limits.max_ms is None else self.timed(candidate, False)
@@ -203,7 +203,7 @@ class _Judge:
         by_limit = {name: sum(name in reasons for _, reasons in missed) for name in given}
         name = max(by_limit, key=by_limit.__getitem__)
         return (
-            f"No single limit is to blame; {_flag(name)} is the tightest, which keeps out {by_limit[name]} of "
+            f"No single limit excludes them all; {_flag(name)} is the tightest, which excludes {by_limit[name]} of "
             f"{len(missed)} networks."
         )
 

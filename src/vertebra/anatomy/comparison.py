@@ -1,4 +1,4 @@
-"""Networks side by side: totals, costs by resolution, and which are worth their cost."""
+"""Networks side by side: totals, costs by resolution, and which are Pareto-optimal."""
 
 from __future__ import annotations
 
@@ -58,7 +58,11 @@ class Entry:
         def costs(group: Group) -> dict[str, Any]:
             time = None if latency is None else latency.time(group.rows)
             values = {name: getattr(group, name) for name in ("parameters", "macs", "bytes")}
-            return values | {"ms": None if time is None else time.ms, "bound": None if time is None else time.bound}
+            return (
+                values
+                | {"ms": None if time is None else time.ms, "bound": None if time is None else time.bound}
+                | {"bound_by": None if time is None else time.bound_by}
+            )
 
         return {
             "name": anatomy.name,
@@ -133,7 +137,7 @@ def compare(
     executor: str | None = None,
     notify: Callable[[str], None] | None = None,
 ) -> Comparison:
-    """Take networks apart and put them side by side.
+    """Analyse networks and compare them.
 
     Args:
         models: names or modules, two or more.
@@ -141,7 +145,7 @@ def compare(
         batch_size: images in the batch.
         device: as in `Anatomy.latency`; None leaves times out.
         executor: of this machine.
-        notify: is told when this machine has to be calibrated first.
+        notify: is called when this machine has to be calibrated first.
 
     Raises:
         UsageError: fewer than two networks, or one, an input or a device that is not allowed.

@@ -1,7 +1,7 @@
 """What an executor runs: rows, some of them fused into one kernel.
 
 torch in eager mode runs each operation by itself. ONNX Runtime folds batch norms into convolutions, and lets a
-convolution do the addition and the activation behind it while the result is still in registers; only the activations
+convolution do the addition and the activation after it while the result is still in registers; only the activations
 that are one comparison or one sigmoid, so not SiLU. A compiler for GPUs fuses every activation.
 """
 
@@ -22,7 +22,7 @@ _ACTIVATIONS = _CLAMPS | {"silu", "gelu", "hardswish", "hardsigmoid"}
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """One or more rows that run as one piece: one does the work, what stands beside it is done in passing."""
+    """One or more rows that run as one kernel: the main one, and those that are fused into it."""
 
     rows: tuple[Row, ...]
 
@@ -55,12 +55,12 @@ class Kernel:
 
     @property
     def write_bytes(self) -> int:
-        """What is written in the end."""
+        """The result of the last row."""
         return self.rows[-1].write_bytes
 
     @property
     def bytes(self) -> int:
-        """All bytes moved."""
+        """Memory traffic."""
         return self.weight_bytes + self.read_bytes + self.write_bytes
 
 
@@ -108,7 +108,7 @@ def _is_trivial(row: Row) -> bool:
 
 
 def _followers(row: Row, activations: frozenset[str]) -> list[Callable[[Row], bool]]:
-    """What may be fused behind a row, in this order; each may be missing."""
+    """What may be fused after a row, in this order; each may be missing."""
 
     def is_norm(other: Row) -> bool:
         return other.op == "batch_norm"

@@ -1,4 +1,4 @@
-"""From a network to ms: the kernels of an executor, timed one by one by a device."""
+"""The predicted time of a network: that of each kernel of an executor on a device."""
 
 from __future__ import annotations
 
@@ -67,6 +67,7 @@ class Latency:
                     "memory_ms": time.memory,
                     "launch_ms": time.launch,
                     "bound": time.bound,
+                    "bound_by": time.bound_by,
                 }
                 for kernel, time in self.kernels
             ],
@@ -79,7 +80,7 @@ def predict(
     executor: str | None = None,
     notify: Callable[[str], None] | None = None,
 ) -> Latency:
-    """See `Anatomy.latency`; `notify` is told when this machine has to be calibrated first."""
+    """See `Anatomy.latency`; `notify` is called when this machine has to be calibrated first."""
     if isinstance(device, str):
         if device == "here":
             device = calibrated(executor or ONNXRUNTIME, notify)

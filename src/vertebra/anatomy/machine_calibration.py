@@ -1,4 +1,4 @@
-"""Measure this machine, once: time random networks, and fit what each sort of kernel costs."""
+"""Measure this machine, once: time random networks, and fit the cost of each kind of kernel."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def calibrated(executor: str, notify: Callable[[str], None] | None = None) -> Ca
 
     Args:
         executor: "onnxruntime" or "torch".
-        notify: is told that a calibration begins.
+        notify: is called when a calibration begins.
 
     Raises:
         UsageError: there is no such executor.
@@ -97,7 +97,7 @@ def _kept(executor: str) -> tuple[Calibration | None, float]:
 
 
 def calibrate(executor: str) -> Calibration:
-    """Time random networks here for a few seconds and fit what each sort of kernel costs.
+    """Time random networks here for a few seconds and fit the cost of each kind of kernel.
 
     None of the networks that Vertebra ships is among them.
     """
@@ -122,7 +122,7 @@ def calibrate(executor: str) -> Calibration:
 
 
 def busy_seconds() -> float:
-    """Processor time that other programs have taken since the machine started; 0 where the system does not tell."""
+    """Processor time that other programs have taken since the machine started; 0 where the system does not say."""
     try:
         user, nice, system = map(int, Path("/proc/stat").read_text(encoding="ascii").split()[1:4])
         own = os.times()
@@ -148,17 +148,17 @@ def fit(runs: Iterable[tuple[Sequence[Kernel], Measurement]]) -> dict[str, Rate]
             ms = measured.rows.get(kernel.main.index)
             if ms is None:
                 continue
-            # A profiler's clock ticks in µs: what takes less is taken for one.
+            # A profiler's clock ticks in µs: a shorter time counts as one.
             sample = (_features(kernel), max(ms, 1e-3))
             for name in {label(kernel), kernel.main.kind.value}:
                 samples[name].append(sample)
     rates = {name: _fit(found, _PARTS.get(name, (0, 3))) for name, found in samples.items()}
     if Kind.MATMUL.value in rates and Kind.POINTWISE.value in rates:
-        # With one image the product waits for its weights, and its arithmetic cannot be seen. Where there are more,
-        # it is that of a 1×1 convolution, which is a product of matrices too.
-        waiting = rates[Kind.MATMUL.value]
+        # With one image a matrix product is bound by memory (its weights), which hides its arithmetic. With more it
+        # computes at the rate of a 1×1 convolution, which is a matrix product too.
+        fitted = rates[Kind.MATMUL.value]
         rates[Kind.MATMUL.value] = Rate(
-            waiting.launch, rates[Kind.POINTWISE.value].operations, waiting.weights, waiting.activations
+            fitted.launch, rates[Kind.POINTWISE.value].operations, fitted.weights, fitted.activations
         )
     return rates
 
@@ -195,7 +195,7 @@ def _fit(samples: Sequence[tuple[tuple[float, ...], float]], parts: Sequence[int
 
 
 def describe_machine(executor: str) -> dict[str, Any]:
-    """What a calibration is good for: another processor, number of threads or version needs a new one."""
+    """What a calibration is valid for: another processor, number of threads or version needs a new one."""
     package = {"torch": "torch"}.get(executor, "onnxruntime")
     return {
         "cpu": processor() or platform.machine(),

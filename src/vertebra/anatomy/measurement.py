@@ -1,4 +1,4 @@
-"""Time each operation of a network on this machine, with made-up weights, which take as long as real ones."""
+"""Time each operation of a network on this machine, with random weights, which take as long as real ones."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def _in_torch(subject: Subject, rows: Sequence[Row], seconds: float) -> Measurem
             network(*args, **kwargs)
     except Exception as error:
         raise UsageError(
-            f"{subject.name} runs on shapes and not on made-up values: {type(error).__name__}: {error} Register the "
+            f"{subject.name} runs on shapes, but not on random values: {type(error).__name__}: {error} Register the "
             "tensors that it holds as buffers, and let nothing depend on values."
         ) from error
     with torch.inference_mode():
@@ -159,7 +159,7 @@ def _in_torch(subject: Subject, rows: Sequence[Row], seconds: float) -> Measurem
 
 
 class _Clock(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Times each operation; what Python does between them is not in it."""
+    """Times each operation, without what Python does between them."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -211,7 +211,7 @@ def _summed(keys: Sequence[int], values: Sequence[float]) -> dict[int, float]:
 
 
 def _filled(network: nn.Module) -> nn.Module:
-    """The network with memory and made-up values on the processor, channels last."""
+    """The network with memory and constant values on the CPU, channels last."""
     real = copy.deepcopy(network).to_empty(device="cpu")
     with torch.no_grad():
         for tensor in [*real.parameters(), *real.buffers()]:

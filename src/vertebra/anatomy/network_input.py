@@ -1,4 +1,4 @@
-"""What was asked for → a network on the meta device and inputs for it."""
+"""`inspect`'s arguments → a network on the meta device and inputs for it."""
 
 from __future__ import annotations
 

@@ -35,11 +35,11 @@ def draw_anatomy(anatomy: Profile, path: str | Path, latency: Latency | None, me
 def _draw_shares(
     axes: Any, anatomy: Profile, stages: list[Any], latency: Latency | None, measurement: Measurement | None
 ) -> None:
-    """Bars by stage, the first at the top: each cost as a share of its whole."""
+    """Bars by stage, the first at the top: its share of each cost."""
     series = {
         "parameters": [stage.parameters for stage in stages],
         "MACs": [stage.macs for stage in stages],
-        "bytes moved": [stage.bytes for stage in stages],
+        "memory traffic": [stage.bytes for stage in stages],
     }
     if latency is not None:
         times = [latency.time(stage.rows) for stage in stages]
@@ -60,7 +60,7 @@ def _draw_shares(
 
 
 def _draw_roofline(axes: Any, latency: Latency, measurement: Measurement | None) -> None:
-    """Operations a second over operations a byte, one point a kernel, below the peaks."""
+    """FLOP/s over FLOPs/byte, one point per kernel, below the peaks."""
     points: dict[str, list[tuple[float, float, float]]] = {}
     measured = measurement.rows if measurement is not None else {}
     for kernel, time in latency.kernels:
@@ -73,7 +73,7 @@ def _draw_roofline(axes: Any, latency: Latency, measurement: Measurement | None)
     for kind, found in points.items():
         x, y, sizes = zip(*((x, y, 12 + 120 * ms / longest) for x, y, ms in found), strict=True)
         axes.scatter(x, y, sizes, label=kind, alpha=0.75, zorder=3)
-    axes.set(xscale="log", yscale="log", xlabel="operations a byte", ylabel="operations a second")
+    axes.set(xscale="log", yscale="log", xlabel="FLOPs/byte", ylabel="FLOP/s")
     left, right = axes.get_xlim()
     low, bandwidth = axes.get_ylim()[0], latency.device.bandwidth
     peaks = _peaks(latency, points)

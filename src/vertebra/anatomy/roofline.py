@@ -1,6 +1,6 @@
-"""How long a kernel takes: arithmetic, memory traffic and launch, on a device from the file or on this machine.
+"""How long a kernel takes: compute, memory traffic and launch, on a device from the file or on this machine.
 
-Of a device from the file only the peaks are known, so the result is a bound: max(arithmetic, memory) + launch (Williams
+Of a device from the file only the peaks are known, so the result is a bound: max(compute, memory) + launch (Williams
 et al. 2009, https://doi.org/10.1145/1498765.1498785). On this machine each kind of operation has been measured. There
 the sum of the three parts fits better than the maximum: within one kernel of a processor they hardly overlap.
 """
@@ -19,7 +19,6 @@ from vertebra.graph.cost import CONVOLUTIONS, Kind
 
 from .kernels import COMPILED, Kernel
 
-ARITHMETIC, MEMORY, LAUNCH = "arithmetic", "memory", "launch"
 # Products of matrices, for which a processor may have units of their own. A depthwise convolution is none.
 _MATRIX = frozenset({Kind.DENSE, Kind.POINTWISE, Kind.GROUPED, Kind.MATMUL})
 
@@ -34,10 +33,15 @@ class Time:
     launch: float
 
     @property
-    def bound(self) -> str:
-        """The largest part: "arithmetic", "memory" or "launch"."""
-        parts = {ARITHMETIC: self.arithmetic, MEMORY: self.memory, LAUNCH: self.launch}
+    def bound_by(self) -> str:
+        """The largest part: "compute", "memory" or "launch"."""
+        parts = {"compute": self.arithmetic, "memory": self.memory, "launch": self.launch}
         return max(parts, key=parts.__getitem__)
+
+    @property
+    def bound(self) -> str:
+        """`bound_by` with its older word for compute, "arithmetic"."""
+        return "arithmetic" if self.bound_by == "compute" else self.bound_by
 
     def __add__(self, other: Time) -> Time:
         return Time(
@@ -50,14 +54,14 @@ class Time:
 
 @dataclass(frozen=True)
 class Device:
-    """A device as its maker describes it: peaks in operations and bytes a second."""
+    """A device as its maker describes it: peaks in operations and bytes per second."""
 
     key: str
     name: str
-    matrix: Mapping[str, float]  # dtype -> operations a second in convolutions and matrix products
-    vector: Mapping[str, float]  # dtype -> operations a second in everything else
-    bandwidth: float  # bytes a second
-    launch: float  # seconds a kernel
+    matrix: Mapping[str, float]  # dtype -> operations per second in convolutions and matrix products
+    vector: Mapping[str, float]  # dtype -> operations per second in everything else
+    bandwidth: float  # bytes per second
+    launch: float  # seconds per kernel
     sources: Mapping[str, str]  # "matrix.float32" -> where the number is from
 
     executor = COMPILED  # the bound is that of the best software
@@ -78,7 +82,7 @@ class Device:
         return Time(max(arithmetic, memory) + launch, arithmetic, memory, launch)
 
     def peaks(self, dtype: str) -> dict[str, float]:
-        """Operations a second by unit, for a roofline plot."""
+        """Operations per second by unit, for a roofline plot."""
         return {"matrix units": self.matrix[dtype], "vector units": self.vector[dtype]}
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,10 +102,10 @@ class Device:
 class Rate:
     """What one sort of kernel costs on this machine; 0 where a part was not found to matter."""
 
-    launch: float  # ms a kernel
-    operations: float  # ms for 10⁶ operations
-    weights: float  # ms for 10⁶ bytes of weights
-    activations: float  # ms for 10⁶ bytes of activations, read or written
+    launch: float  # ms per kernel
+    operations: float  # ms per 10⁶ operations
+    weights: float  # ms per 10⁶ bytes of weights
+    activations: float  # ms per 10⁶ bytes of activations, read or written
 
 
 # A calibration whose runs differed by more, or during which other programs used more of the processor, is provisional.
@@ -115,7 +119,7 @@ class Calibration:
     executor: str
     machine: Mapping[str, Any]
     rates: Mapping[str, Rate]  # label of a kernel, or name of a kind -> rate
-    between: float  # ms between two kernels; below 0 where the clock on each kernel took longer than that
+    between: float  # ms between two kernels; below 0 where timing each kernel took longer than that
     seconds: float  # how long the calibration took
     noise: float  # spread of repeated runs, as a share of their median
     others: float  # share of the processor that other programs took meanwhile
@@ -125,7 +129,7 @@ class Calibration:
 
     @property
     def unrest(self) -> float:
-        """How much the machine was busy with other things meanwhile, as a share."""
+        """Share of the time in which the machine was busy with something else."""
         return max(self.noise, self.others)
 
     @property
@@ -141,7 +145,7 @@ class Calibration:
 
     @property
     def bandwidth(self) -> float:
-        """Bytes of activations a second, in the kernels that only copy."""
+        """Bytes of activations per second, in the kernels that only copy."""
         cost = self._rate("concat", Kind.COPY).activations
         return 1e9 / cost if cost else float("inf")
 
@@ -167,7 +171,7 @@ class Calibration:
         return next(iter(self.rates.values()))
 
     def peaks(self, dtype: str) -> dict[str, float]:
-        """Operations a second by kind, for a roofline plot."""
+        """Operations per second by kind, for a roofline plot."""
         return {
             kind.value: 1e9 / self.rates[kind.value].operations
             for kind in (Kind.DENSE, Kind.POINTWISE, Kind.GROUPED, Kind.DEPTHWISE)
@@ -190,7 +194,7 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
-        """The calibration that `to_dict` wrote down."""
+        """The calibration that `to_dict` returned."""
         rates = {name: Rate(**rate) for name, rate in values["rates"].items()}
         return cls(**{**values, "rates": rates})
 

@@ -1,8 +1,8 @@
 """Memory of a training step: what the forward pass keeps for the backward pass, gradients, optimiser state.
 
-The step is run on the meta device with autograd at work, and each piece of memory is followed from the operation that
-makes it to the moment at which Python and autograd let go of it. So checkpointing, in-place operations and tensors that
-are saved twice are counted as torch counts them. The scratch memory of single kernels is not known here.
+The step is run on the meta device with autograd, and each piece of memory is followed from the operation that
+allocates it to the one before which Python and autograd have released it. So checkpointing, in-place operations and
+tensors that are saved twice are counted as torch counts them. The scratch memory of single kernels is not known here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What stands out in a network, in words that are worked out from its rows."""
+"""The largest costs of a network and what limits its time, in sentences made from its rows."""
 
 from __future__ import annotations
 
@@ -23,12 +23,7 @@ _PLURALS = {
     Kind.NORM: "norms",
     Kind.POOL: "poolings and sums",
     Kind.COPY: "copies",
-    Kind.UNKNOWN: "operations that are not understood",
-}
-_BOUNDS = {
-    "arithmetic": "arithmetic",
-    "memory": "memory traffic",
-    "launch": "the start of each kernel",
+    Kind.UNKNOWN: "unknown operations",
 }
 
 
@@ -57,7 +52,7 @@ def _parameters(anatomy: Profile) -> str:
     if share >= 0.5 and len(outstanding) <= len(layers) / 3:
         names = _listed(row.name for row in outstanding)
         where = f"{len(outstanding)} of {len(layers)} layers"
-        return f"{_percent(share)} of the {count(total)} parameters sit in {where}: {names}."
+        return f"{_percent(share)} of the {count(total)} parameters are in {where}: {names}."
     top = largest[0]
     return (
         f"The {count(total)} parameters are spread over {len(layers)} layers; "
@@ -75,25 +70,25 @@ def _arithmetic(anatomy: Profile) -> str:
     begin = f"Of the {count(anatomy.macs)}MACs, {_percent(first.macs / anatomy.macs)} are in {first.name}"
     if len(stages) > 2 and stages[1].macs > 0.15 * anatomy.macs:
         begin += f" and {_percent(stages[1].macs / anatomy.macs)} in {stages[1].name}"
-    return f"{begin}; {_PLURALS[kind]} do {_percent(share)}."
+    return f"{begin}; {_PLURALS[kind]} account for {_percent(share)}."
 
 
 def _traffic(anatomy: Profile) -> str:
-    """Kinds that move far more than they compute."""
+    """Memory traffic, with the kinds whose share of it is far above their share of the MACs."""
     if not anatomy.bytes:
         return ""
-    moved, computed = _shares(anatomy.rows, "bytes"), _shares(anatomy.rows, "macs")
-    striking = [
-        f"{_PLURALS[kind]} move {_percent(share)} of them for {_percent(computed[kind])} of the MACs"
-        for kind, share in moved.most_common()
+    traffic, computed = _shares(anatomy.rows, "bytes"), _shares(anatomy.rows, "macs")
+    parts = [
+        f"{_PLURALS[kind]} {_percent(share)}, for {_percent(computed[kind])} of the MACs"
+        for kind, share in traffic.most_common()
         if share >= 0.1 and share > 2 * computed[kind] > 0
     ]
-    copies = moved[Kind.COPY]
+    copies = traffic[Kind.COPY]
     if copies >= 0.05:
-        striking.append(f"copies (concatenation, padding) {_percent(copies)}")
-    passing = sum(moved[kind] for kind in (Kind.ELEMENTWISE, Kind.NORM, Kind.POOL))
-    striking.append(f"norms, activations, sums and poolings, where they are not fused, {_percent(passing)}")
-    return f"{size(anatomy.bytes)} are moved: {'; '.join(striking)}."
+        parts.append(f"copies (concatenation, padding) {_percent(copies)}")
+    unfused = sum(traffic[kind] for kind in (Kind.ELEMENTWISE, Kind.NORM, Kind.POOL))
+    parts.append(f"norms, activations, sums and poolings {_percent(unfused)}, where they are not fused")
+    return f"Memory traffic is {size(anatomy.bytes)}: {'; '.join(parts)}."
 
 
 def _memory(anatomy: Profile) -> str:
@@ -101,24 +96,25 @@ def _memory(anatomy: Profile) -> str:
     if peak is None or not peak.live_bytes:
         return ""
     if not anatomy.parameter_bytes:
-        return f"Activations need {size(peak.live_bytes)} at most, at {peak.name}."
+        return f"Peak activation memory is {size(peak.live_bytes)}, at {peak.name}."
     ratio = anatomy.peak_activation_bytes / anatomy.parameter_bytes
     compared = f"{three_figures(ratio)} times" if ratio >= 1 else f"{_percent(ratio)} of"
-    return f"Activations need {size(peak.live_bytes)} at most, at {peak.name}, which is {compared} the weights' memory."
+    return f"Peak activation memory is {size(peak.live_bytes)}, at {peak.name}: {compared} the weights' memory."
 
 
 def _field(anatomy: Profile) -> str:
-    """How far one value of the last feature map sees, before anything is pooled over the whole image."""
-    seen = [row for row in anatomy.rows if row.receptive_field and row.macs]
-    first = next((row for row in seen if row.sees_all), None)
-    maps = [row for row in seen if len(row.output_shape) == 4 and max(row.output_shape[2:]) > 1]
+    """Receptive field of the last feature map, before anything is pooled over the whole image."""
+    layers = [row for row in anatomy.rows if row.receptive_field and row.macs]
+    first = next((row for row in layers if row.sees_all), None)
+    maps = [row for row in layers if len(row.output_shape) == 4 and max(row.output_shape[2:]) > 1]
     image = next((shape[2:] for shape in anatomy.input_shapes if len(shape) == 4), None)
     if image is None or not maps:
         return ""
     field = maps[-1].receptive_field or ()
-    words = f"One value of the last map sees {' × '.join(map(str, field))} of {' × '.join(map(str, image))} pixels"
+    compared = "larger than the" if all(side > whole for side, whole in zip(field, image, strict=False)) else "of the"
+    words = f"Receptive field {' × '.join(map(str, field))}, {compared} {' × '.join(map(str, image))} input"
     if first is not None and first.index < maps[-1].index:
-        words += f", and from {first.name} on, through gates, the whole image"
+        words += f"; global from {first.name} on, through gates"
     return f"{words}."
 
 
@@ -129,13 +125,13 @@ def _time(anatomy: Profile, latency: Latency) -> str:
     bounds: Counter[str] = Counter()
     kinds: Counter[Kind] = Counter()
     for kernel, time in latency.kernels:
-        bounds[time.bound] += time.ms / total  # type: ignore[assignment]
+        bounds[time.bound_by] += time.ms / total  # type: ignore[assignment]
         kinds[kernel.main.kind] += time.ms / total  # type: ignore[assignment]
     (bound, bounded), (kind, spent) = bounds.most_common(1)[0], kinds.most_common(1)[0]
-    lead = "It cannot be faster than" if latency.is_bound else "It should take"
+    lead = "Lower bound of the time" if latency.is_bound else "Predicted time"
     return (
-        f"{lead} {duration(total)} on {latency.device.name}; {_percent(bounded)} of that waits for "
-        f"{_BOUNDS[bound]}, and {_PLURALS[kind]} take {_percent(spent)}."
+        f"{lead}: {duration(total)} on {latency.device.name}, {_percent(bounded)} of it bound by {bound}; "
+        f"{_PLURALS[kind]} take {_percent(spent)}."
     )
 
 
@@ -145,11 +141,11 @@ def _left_out(anatomy: Profile) -> str:
     if idle:
         share = sum(row.parameters for row in idle) / anatomy.parameters
         words.append(
-            f"{_percent(share)} of the parameters take no part in inference ({_listed(r.name for r in idle)})."
+            f"{_percent(share)} of the parameters are not used in inference ({_listed(r.name for r in idle)})."
         )
     if anatomy.unknown:
         names = _listed(sorted({row.op for row in anatomy.unknown}))
-        words.append(f"The arithmetic of {names} is not known and not counted.")
+        words.append(f"The arithmetic of {names} is unknown and not counted.")
     return " ".join(words)
 
 

@@ -34,12 +34,12 @@ class Settings:
 @app.command()
 def bench(
     models: Annotated[list[str] | None, typer.Argument(metavar="MODEL", help=model_help("bench"))] = None,
-    batch: Annotated[str, typer.Option(metavar="N,…", help="Images of one call.")] = Settings.batch,
+    batch: Annotated[str, typer.Option(metavar="N,…", help="Images per call.")] = Settings.batch,
     backends: Annotated[
         str, typer.Option(metavar="NAME,…", help="Only these (all that are installed).")
     ] = Settings.backends,
     turns: Annotated[int, typer.Option(metavar="N", min=1, help="How often each is measured.")] = Settings.turns,
-    seconds: Annotated[float, typer.Option(metavar="S", help="Of measuring in each turn.")] = Settings.seconds,
+    seconds: Annotated[float, typer.Option(metavar="S", help="Seconds of measuring in each turn.")] = Settings.seconds,
     threads: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Threads of each backend (all that may run).")
     ] = Settings.threads,

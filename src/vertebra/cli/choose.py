@@ -20,7 +20,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @dataclass(frozen=True)
 class Settings:
-    """The budget, and where it is to hold."""
+    """The budget, and the device it is for."""
 
     max_ms: float | None = None
     max_mb: float | None = None
@@ -35,27 +35,27 @@ class Settings:
 
 @app.command()
 def choose(
-    max_ms: Annotated[float | None, typer.Option(metavar="MS", help="At most that long for an image.")] = None,
-    max_mb: Annotated[float | None, typer.Option(metavar="MB", help="At most that large a weight file.")] = None,
+    max_ms: Annotated[float | None, typer.Option(metavar="MS", help="Time limit for one image.")] = None,
+    max_mb: Annotated[float | None, typer.Option(metavar="MB", help="Size limit of the weight file.")] = None,
     min_top1: Annotated[
-        float | None, typer.Option(metavar="PERCENT", help="At least that top-1 accuracy on ImageNet.")
+        float | None, typer.Option(metavar="PERCENT", help="Lowest top-1 accuracy on ImageNet.")
     ] = None,
-    max_params: Annotated[float | None, typer.Option(metavar="M", help="At most that many million parameters.")] = None,
+    max_params: Annotated[float | None, typer.Option(metavar="M", help="Limit of parameters, in millions.")] = None,
     device: Annotated[
-        str, typer.Option(metavar="here|h100|…|none", help="Where the time is to hold; none: no times.")
+        str, typer.Option(metavar="here|h100|…|none", help="The device of the time limit; none: no times.")
     ] = Settings.device,
     executor: Annotated[Executor, typer.Option(help="What runs it on this machine.")] = Settings.executor,
     size: Annotated[
         int | None,
-        typer.Option(metavar="SIDE", min=1, help="Pixels of the input; those of the published accuracy without."),
+        typer.Option(metavar="SIDE", min=1, help="Pixels of the input (default: as the weights)."),
     ] = None,
-    top: Annotated[int, typer.Option(metavar="N", min=1, help="Time at most so many that fit.")] = Settings.top,
+    top: Annotated[int, typer.Option(metavar="N", min=1, help="Time at most this many that fit.")] = Settings.top,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Find the networks that fit a budget, and why others do not.
 
-    Best first, by the best published accuracy on ImageNet. On this machine the finalists are timed, with made-up
-    weights, which take as long as real ones; for other devices there are bounds that no software can beat.
+    Best first, by the best published accuracy on ImageNet. On this machine the finalists are timed, with random
+    weights, which take as long as real ones; for other devices there are lower bounds of the time.
     """
     run(Settings(max_ms, max_mb, min_top1, max_params, device, executor, size, top, json))
 
@@ -104,7 +104,7 @@ def _print(choice: Choice, settings: Settings) -> None:
     if choice.out:
         typer.echo("")
         reasons = [(candidate.published.name, reason) for candidate, reason in choice.out]
-        print_table(["out", "because"], reasons)
+        print_table(["excluded", "reason"], reasons)
 
 
 def _row(candidate: Candidate, timed: bool, measured: bool) -> list[str]:

@@ -38,9 +38,9 @@ class Settings:
 def compare(
     models: Annotated[list[str], typer.Argument(metavar="MODEL MODEL…", help=f"Two or more. {model_help('compare')}")],
     size: Annotated[
-        str | None, typer.Option(metavar="SIDE|HxW", help="Pixels of the input; each one's own without.")
+        str | None, typer.Option(metavar="SIDE|HxW", help="Pixels of the input (default: as the weights).")
     ] = None,
-    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images at a time.")] = Settings.batch,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images in the batch.")] = Settings.batch,
     device: Annotated[
         str, typer.Option(metavar="here|h100|…|none", help="Predict times on this machine, or bounds on another.")
     ] = Settings.device,
@@ -48,10 +48,10 @@ def compare(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw accuracy against cost.")] = None,
 ) -> None:
-    """Put networks side by side: cost, accuracy, which are worth it.
+    """Compare networks: cost, accuracy, and which are Pareto-optimal.
 
-    Worth it are those on the Pareto front: none of the others is as cheap and better. Costs are then told by
-    resolution: 1/8 is where the maps have an eighth of the input's side.
+    Pareto-optimal is a network where none of the others is as cheap and more accurate. Costs are then split by
+    resolution: 1/8 is where the feature maps have an eighth of the input's side.
     """
     run(Settings(tuple(models), size, batch, device, executor, json, png))
 
@@ -112,8 +112,8 @@ def _print_totals(comparison: Comparison) -> None:
             ]
         )
     time = ["at least" if comparison.cost_label.startswith("at least") else "time"] if timed else []
-    numbers = ["parameters", "MACs", "moved", "activations", *time, "top-1"]
-    print_table(["", "pixels", *numbers, "worth it", "weights"], rows, numbers)
+    numbers = ["parameters", "MACs", "traffic", "activations", *time, "top-1"]
+    print_table(["", "pixels", *numbers, "Pareto-optimal", "weights"], rows, numbers)
 
 
 Cell = Callable[["Entry", "Group"], str]

@@ -1,4 +1,4 @@
-"""`vertebra inspect`: a network taken apart, as a table and a verdict."""
+"""`vertebra inspect`: what each part of a network costs, as a table and a summary."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Executor(StrEnum):
 
 @dataclass(frozen=True)
 class Settings:
-    """What to take apart, and what to show of it."""
+    """What to analyse, and what to show of it."""
 
     model: str
     depth: Depth = Depth.STAGE
@@ -58,9 +58,9 @@ def inspect(
     model: Annotated[str, typer.Argument(metavar="MODEL", help=model_help("inspect"))],
     depth: Annotated[Depth, typer.Option(help="What one line stands for.")] = Settings.depth,
     size: Annotated[
-        str | None, typer.Option(metavar="SIDE|HxW", help="Pixels of the input; the weights' own size without.")
+        str | None, typer.Option(metavar="SIDE|HxW", help="Pixels of the input (default: as the weights).")
     ] = None,
-    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images at a time; all sums are for all.")] = (
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images in the batch; all sums are for all.")] = (
         Settings.batch
     ),
     device: Annotated[
@@ -70,20 +70,20 @@ def inspect(
     measure: Annotated[bool, typer.Option("--measure", help="Time each operation here too.")] = False,
     train: Annotated[bool, typer.Option("--train", help="Forecast the memory of a training step too.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, always with every operation.")] = False,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page to look at it.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an HTML page that shows it.")] = None,
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw stages and roofline.")] = None,
 ) -> None:
-    """Show where a network spends parameters, MACs, bytes and time.
+    """Show where a network spends parameters, MACs, memory traffic and time.
 
-    MACs are multiply-accumulates, half the FLOPs. Bytes moved are those of weights, inputs and results, if nothing
-    stays in a cache. The first prediction for this machine calibrates it, once, in about 10 s; devices other than this
-    machine are a100, h100, laptop, orin, phone, raspberrypi5, rtx4090 and t4.
+    MACs are multiply-accumulates, half the FLOPs. Memory traffic is the bytes of weights, inputs and results, if
+    nothing stays in a cache. The first prediction for this machine calibrates it, once, in about 10 s; other devices
+    are a100, h100, laptop, orin, phone, raspberrypi5, rtx4090 and t4.
     """
     run(Settings(model, depth, size, batch, device, executor, measure, train, json, html, png))
 
 
 def run(settings: Settings) -> None:
-    """Take it apart and print it.
+    """Analyse it and print it.
 
     Raises:
         UsageError: an unknown network or device, or an input that the network does not take.
@@ -208,9 +208,9 @@ def _columns(anatomy: Anatomy, latency: Latency | None, measurement: Measurement
         _Column("output", lambda part: _times(part.output_shape[1:])),
         *with_bar("parameters", lambda part: part.parameters, count),
         *with_bar("MACs", lambda part: part.macs, count),
-        *with_bar("moved", lambda part: part.bytes, size),
-        _Column("ops/B", lambda part: three_figures(part.intensity), is_number=True, rank=2),
-        _Column("sees", lambda part: _times(part.receptive_field or ()), rank=3),
+        *with_bar("traffic", lambda part: part.bytes, size),
+        _Column("FLOPs/byte", lambda part: three_figures(part.intensity), is_number=True, rank=2),
+        _Column("receptive field", lambda part: _times(part.receptive_field or ()), rank=3),
     ]
     if latency is not None:
         title = "at least" if latency.is_bound else "time"
@@ -218,7 +218,7 @@ def _columns(anatomy: Anatomy, latency: Latency | None, measurement: Measurement
     if measurement is not None:
         columns += with_bar("measured", lambda part: measurement.ms(rows_of(part)), duration)
     if latency is not None:
-        columns.append(_Column("waits for", lambda part: _bound(latency, part)))
+        columns.append(_Column("bound by", lambda part: _bound(latency, part)))
     return columns
 
 
@@ -239,7 +239,7 @@ def _predicted_ms(latency: Latency, part: Group | Row) -> float | None:
 
 def _bound(latency: Latency, part: Group | Row) -> str:
     time = latency.time(rows_of(part))
-    return "" if time is None else time.bound
+    return "" if time is None else time.bound_by
 
 
 def _measured(measurement: Measurement, latency: Latency | None) -> str:

@@ -50,13 +50,13 @@ def models(
         str | None, typer.Argument(metavar="FILTER", help="Part of a name, or a pattern such as 'resne?t*'.")
     ] = None,
     family: Annotated[str | None, typer.Option(metavar="NAME", help="One family, such as resnet.")] = None,
-    max_params: Annotated[float | None, typer.Option(metavar="M", help="At most that many million parameters.")] = None,
+    max_params: Annotated[float | None, typer.Option(metavar="M", help="Limit of parameters, in millions.")] = None,
     max_gmacs: Annotated[
-        float | None, typer.Option(metavar="G", help="At most that many 10⁹ multiply-accumulates an image.")
+        float | None, typer.Option(metavar="G", help="Limit of 10⁹ multiply-accumulates per image.")
     ] = None,
-    max_mb: Annotated[float | None, typer.Option(metavar="MB", help="At most that large a weight file.")] = None,
+    max_mb: Annotated[float | None, typer.Option(metavar="MB", help="Size limit of the weight file.")] = None,
     min_top1: Annotated[
-        float | None, typer.Option(metavar="PERCENT", help="At least that top-1 accuracy on ImageNet.")
+        float | None, typer.Option(metavar="PERCENT", help="Lowest top-1 accuracy on ImageNet.")
     ] = None,
     pretrained_here: Annotated[
         bool, typer.Option("--pretrained-here", help="Only those with weights on this machine.")
