@@ -4,6 +4,10 @@ Random weights are saved as each library saves its own; the file is in the page 
 Vertebra maps the file, pages are read when they are first used; so the time until the first prediction is measured too.
 VGG-16 comes a second time in the format of its published file (older than torch 1.6), with the numbers at odd addresses
 as there.
+
+Vertebra's reader stands beside the shortest way with torch's own, `torch.load(weights_only=True)` and
+`load_state_dict(assign=True)` into a network on the meta device: once mapped, as files in the cache are, and once
+copied, as files elsewhere are, so that one which is overwritten does not end the process.
 """
 
 from __future__ import annotations
@@ -28,7 +32,8 @@ NETWORKS = {
     "VGG-16, older format": ("vgg16", "vgg16", "vgg16-397923af.pth", True),
 }
 REQUIRED = list(NETWORKS)[:3]  # the three over which the mean is taken
-CANDIDATES = ("vertebra", "torchvision", "torchvision weights=", "timm")
+CANDIDATES = ("vertebra", "torchvision", "torchvision weights=", "timm", "vertebra, copied", "torch.load, meta")
+MAPPED = "torch.load mmap, meta"  # the older format cannot be mapped
 N = 9
 
 
@@ -40,7 +45,7 @@ def loaders(label: str, folder: Path) -> dict[str, Callable[[], Any]]:
 
     from vertebra import models
 
-    builder, timm_name, file, _ = NETWORKS[label]
+    builder, timm_name, file, older = NETWORKS[label]
     published = folder / "hub" / "checkpoints" / file
     theirs = getattr(torchvision.models, builder)
 
@@ -49,12 +54,27 @@ def loaders(label: str, folder: Path) -> dict[str, Callable[[], Any]]:
         model.load_state_dict(torch.load(published, weights_only=True))
         return model
 
-    return {
+    own = folder / f"own-{file}"
+    if not own.exists():
+        os.link(published, own)
+
+    def assigned(mmap: bool) -> Any:
+        with torch.device("meta"):
+            model = getattr(models, builder)()
+        model.load_state_dict(torch.load(own, weights_only=True, mmap=mmap), assign=True)
+        return model
+
+    ways = {
         "vertebra": lambda: getattr(models, builder)(weights=published),
         "torchvision": plain,
         "torchvision weights=": lambda: theirs(weights="IMAGENET1K_V1", progress=False),
         "timm": lambda: timm.create_model(timm_name, checkpoint_path=str(folder / f"timm-{file}")),
+        "vertebra, copied": lambda: getattr(models, builder)(weights=own),
+        "torch.load, meta": lambda: assigned(False),
     }
+    if not older:
+        ways[MAPPED] = lambda: assigned(True)
+    return ways
 
 
 def save(label: str, folder: Path) -> None:
@@ -129,14 +149,14 @@ def measure(n: int) -> Path:
             os.environ["TORCH_HOME"] = name
             save(label, folder)
             ways = loaders(label, folder)
-            assert list(ways) == list(CANDIDATES)
+            assert list(ways) == [*CANDIDATES, *([] if NETWORKS[label][3] else [MAPPED])]
             loading = _common.alternate(ways, n)
             predicting = _common.alternate({key: predicted(way) for key, way in ways.items()}, n)
             results[label] = {
                 "file_mb": round((folder / "hub" / "checkpoints" / NETWORKS[label][2]).stat().st_size / 1e6, 1),
                 "load_ms": {key: _common.summary(values, 1000) for key, values in loading.items()},
                 "load_and_predict_ms": {key: _common.summary(values, 1000) for key, values in predicting.items()},
-                "peak_memory_mb": {key: memory(label, key, folder) for key in CANDIDATES},
+                "peak_memory_mb": {key: memory(label, key, folder) for key in ways},
             }
             print(label, {key: values["median"] for key, values in results[label]["load_ms"].items()}, flush=True)
     faster = {
@@ -148,6 +168,14 @@ def measure(n: int) -> Path:
         {
             "networks": results,
             "times_faster": faster,
+            "reader_times_faster": {
+                label: {
+                    "mapped": MAPPED in times and round(times[MAPPED]["median"] / times["vertebra"]["median"], 2),
+                    "copied": round(times["torch.load, meta"]["median"] / times["vertebra, copied"]["median"], 2),
+                }
+                for label, network in results.items()
+                for times in [network["load_ms"]]
+            },
             "times_faster_geometric_mean": {
                 peer: round(statistics.geometric_mean(faster[peer][label] for label in REQUIRED), 1)
                 for peer in CANDIDATES[1:]
@@ -165,25 +193,26 @@ def render(document: dict[str, Any]) -> str:
         return f"{values['median']:,.0f} ({values['min']:,.0f}–{values['max']:,.0f})"
 
     rows = []
+    names = [name for name in CANDIDATES if name in document["networks"]["VGG-16"]["load_ms"]]
     for label, network in document["networks"].items():
         for what, key in (("load", "load_ms"), ("load + first prediction", "load_and_predict_ms")):
             times = network[key]
             rows.append(
                 [
                     f"{label}: {what}",
-                    *(milliseconds(times[name]) for name in CANDIDATES),
+                    *(milliseconds(times[name]) for name in names),
                     f"**{ratio(times, 'torchvision'):.0f}×**" if ratio(times, "torchvision") >= 10
                     else f"**{ratio(times, 'torchvision'):.1f}×**",
                 ]
             )  # fmt: skip
-        peaks = [network["peak_memory_mb"][name] for name in CANDIDATES]
+        peaks = [network["peak_memory_mb"][name] for name in names]
         if None not in peaks:
             rows.append([f"{label}: peak memory, MB", *(f"{peak:,.0f}" for peak in peaks), ""])
     mean = document["times_faster_geometric_mean"]["torchvision"]
     n = document["networks"]["VGG-16"]["load_ms"]["vertebra"]["n"]
     return "\n\n".join(
         [
-            _common.table(["milliseconds", *CANDIDATES, "than torchvision"], rows),
+            _common.table(["milliseconds", *names, "than torchvision"], rows),
             f"Median of {n} (least–most), file in the page cache; loading is {mean:.0f}× as fast as torchvision's in "
             f"geometric mean over the first three. {_common.footnote(document)}",
         ]

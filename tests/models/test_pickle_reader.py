@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from vertebra.errors import WeightsError
-from vertebra.models import pickle_reader, torch_file
+from vertebra.models import pickle_reader
 from vertebra.models.pickle_reader import Foreign
 from vertebra.models.weight_reader import read
 
@@ -209,10 +209,9 @@ def test_hostile_programs_end_in_an_error_or_in_nothing(tmp_path: Path, code: by
     """Neither a crash nor memory without end: each is small, and so is what comes of it."""
     path = program(b"\x80\x04" + code, tmp_path / "w.pth")
     try:
-        read(path)
+        assert isinstance(read(path).value, tuple | list | dict | Foreign | bytes | None)
     except WeightsError as error:
         assert "\n" not in str(error)
-    assert torch_file.read(path) is None or isinstance(torch_file.read(path), tuple | list | dict)
 
 
 def test_blocks_that_are_not_there_are_not_allocated(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The reader of torch's files, against torch's own: the same tensors, or none; and no program but a state dict's."""
+"""The reader of torch's files, against torch's own: the same tensors, or an error; and no program is run."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from vertebra.models import pickle_reader, torch_file
+from vertebra.models.pickle_reader import Foreign
+from vertebra.models.stored_tensors import UnreadableError
 
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older"])
 
@@ -27,6 +29,14 @@ FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older"])
 def save(content: Any, path: Path, zipped: bool, protocol: int = 2) -> Path:
     torch.save(content, path, _use_new_zipfile_serialization=zipped, pickle_protocol=protocol)
     return path
+
+
+def read_or_none(path: Path) -> Any:
+    """None where reading it is an error, as `weight_reader` gives for damage of any kind."""
+    try:
+        return torch_file.read(path)
+    except Exception:
+        return None
 
 
 def assert_same(got: Any, expected: Any) -> None:
@@ -135,7 +145,7 @@ def test_older_files_change_neither_on_disk_nor_for_others(tmp_path: Path) -> No
         assert path.read_bytes() == before
 
 
-# --- what is left to torch -------------------------------------------------------------------------------------------
+# --- what is not made ------------------------------------------------------------------------------------------------
 
 
 class Call:
@@ -146,6 +156,9 @@ class Call:
         return self.way
 
 
+LONG = torch.ones(2, dtype=torch.uint16)
+
+
 @FORMATS
 @pytest.mark.parametrize(
     "content",
@@ -154,23 +167,25 @@ class Call:
         {"a": torch.Size([1])},
         {"a": torch.ones(2).to_sparse()},
         {"a": torch.ones(2, device="meta")},
-        {"a": torch.ones(2, dtype=torch.uint16)},
+        {"a": LONG},
         {"a": Call(int, "7")},
         {"a": Call(torch.device, "cpu")},
         nn.Linear(1, 1),
     ],
     ids=["set", "size", "sparse", "meta", "uint16", "call", "device", "network"],
 )
-def test_anything_unusual_is_left_to_torch(tmp_path: Path, content: Any, zipped: bool) -> None:
-    assert torch_file.read(save(content, tmp_path / "file.pth", zipped)) is None
+def test_anything_but_plain_tensors_stays_closed(tmp_path: Path, content: Any, zipped: bool) -> None:
+    got = read_or_none(save(content, tmp_path / "file.pth", zipped))
+    if isinstance(content, dict) and content["a"] is LONG and not zipped:
+        assert got is None  # the older format has no sizes for other types: what follows cannot be found
+    else:
+        assert isinstance(got["a"] if isinstance(got, dict) else got, Foreign)
 
 
 @FORMATS
 @pytest.mark.parametrize("protocol", [3, 4, 5])
-def test_other_protocols_are_read_rightly_or_left_to_torch(tmp_path: Path, protocol: int, zipped: bool) -> None:
-    got = torch_file.read(save(CONTENTS["flat"], tmp_path / "file.pth", zipped, protocol))
-    if got is not None:
-        assert_same(got, CONTENTS["flat"])
+def test_other_protocols_are_read(tmp_path: Path, protocol: int, zipped: bool) -> None:
+    assert_same(torch_file.read(save(CONTENTS["flat"], tmp_path / "file.pth", zipped, protocol)), CONTENTS["flat"])
 
 
 def program(code: bytes, tmp_path: Path) -> Path:
@@ -205,12 +220,13 @@ def program(code: bytes, tmp_path: Path) -> Path:
         b"\x80\x02}q\x00h\x05.",
     ],
 )
-def test_no_program_but_a_state_dicts_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: bytes) -> None:
+def test_no_program_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: bytes) -> None:
     monkeypatch.chdir(tmp_path)
     if code.startswith(b"cos"):  # the attack is real
         with pytest.raises(FileNotFoundError):
             pickle.loads(code.replace(b"y", b"z/y").replace(b"\x01\x00\x00\x00", b"\x03\x00\x00\x00"))
-    assert torch_file.read(program(code, tmp_path)) is None
+    got = read_or_none(program(code, tmp_path))
+    assert not callable(got) and not isinstance(got, Tensor)
     assert not (tmp_path / "y").exists()
 
 
@@ -248,26 +264,26 @@ def test_tensors_stay_inside_their_block(tmp_path: Path) -> None:
         (0, 0, 16, 1),
     ):
         path = program(tensor_program(floats, numel, offset, size, stride), tmp_path)
-        assert torch_file.read(path) is None, (numel, offset, size, stride)
+        assert read_or_none(path) is None, (numel, offset, size, stride)
     for storage, kind, view in (
         (b"X\x01\x00\x00\x00y", "storage", b""),  # a type that is a string
         (floats, "module", b""),
         (floats, "storage", b"X\x01\x00\x00\x00y"),  # a part of another storage
     ):
         path = program(tensor_program(storage, 16, 0, 1, 1, kind, view), tmp_path)
-        assert torch_file.read(path) is None, (storage, kind, view)
-    assert torch_file.read(program(tensor_program(floats, 16, 0, 1, 1, "storage", b"N"), tmp_path)) is not None
+        assert not isinstance(read_or_none(path), Tensor), (storage, kind, view)
+    assert torch_file.read(program(tensor_program(floats, 16, 0, 1, 1, "storage", b"N"), tmp_path)).shape == (1,)
 
 
 def test_a_block_has_one_size_and_type(tmp_path: Path) -> None:
     first = tensor_program(b"ctorch\nFloatStorage\n", 8, 0, 8, 1)
     for name, numel, size, sound in (("Float", 16, 8, True), ("Float", 16, 16, False), ("Int", 8, 8, False)):
         second = tensor_program(f"ctorch\n{name}Storage\n".encode(), numel, 0, size, 1)
-        got = torch_file.read(program(first[:-1] + second[:-1] + b"\x86.", tmp_path))
+        got = read_or_none(program(first[:-1] + second[:-1] + b"\x86.", tmp_path))
         assert (got is not None) is sound, (name, numel, size)
 
 
-def test_packed_foreign_and_scripted_archives_are_left_to_torch(tmp_path: Path) -> None:
+def test_packed_foreign_and_scripted_archives_are_refused(tmp_path: Path) -> None:
     path = save({"a": torch.arange(100.0)}, tmp_path / "file.pth", zipped=True)
     with zipfile.ZipFile(path) as archive:
         parts = {info.filename: archive.read(info) for info in archive.infolist()}
@@ -279,9 +295,9 @@ def test_packed_foreign_and_scripted_archives_are_left_to_torch(tmp_path: Path) 
         return tmp_path / "other.pth"
 
     assert torch_file.read(repacked())["a"].tolist() == list(range(100))
-    assert torch_file.read(repacked(zipfile.ZIP_DEFLATED)) is None
-    assert torch_file.read(repacked(byteorder=b"big")) is None
-    assert torch_file.read(repacked(constants_pkl=b"")) is None
+    assert read_or_none(repacked(zipfile.ZIP_DEFLATED)) is None
+    assert read_or_none(repacked(byteorder=b"big")) is None
+    assert read_or_none(repacked(constants_pkl=b"")) is None
 
 
 # --- sizes and sums that an archive names ----------------------------------------------------------------------------
@@ -308,10 +324,9 @@ def parts(tmp_path: Path) -> dict[str, bytes]:
 
 
 def why_not(path: Path) -> str:
-    """Neither interpreter reads the file: the reason."""
-    assert torch_file.read(path) is None
-    with pytest.raises((ValueError, torch_file._UnusualError)) as told:
-        torch_file.read_with(pickle_reader.run, path, True)
+    """The reason why a file is refused."""
+    with pytest.raises((ValueError, UnreadableError)) as told:
+        torch_file.read(path)
     return str(told.value)
 
 
@@ -326,7 +341,7 @@ def test_one_bit_of_any_record(tmp_path: Path) -> None:
             damaged = bytearray(whole)
             damaged[at] ^= 1 << at % 8
             path.write_bytes(damaged)
-            assert torch_file.read(path) is None, (name, at)
+            assert read_or_none(path) is None, (name, at)
     assert "the record '.data/serialization_id' does not have the CRC-32" in why_not(path)
 
 
@@ -421,13 +436,12 @@ def test_tensors_that_repeat_a_number_without_end(tmp_path: Path, zipped: bool) 
 
 
 def test_a_program_without_end(tmp_path: Path, parts: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_file, "_PROGRAM_LIMIT", 1000)
     monkeypatch.setattr(pickle_reader, "_STEPS", 1000)
     for count, sound in ((900, True), (1100, False)):
         code = b"\x80\x02(" + b"}" * count + b"l."
         path = archive(tmp_path / "m.pth", {**parts, "sound/data.pkl": code})
         if sound:
-            assert len(torch_file.read_with(pickle_reader.run, path, True)) == count
+            assert len(torch_file.read(path)) == count
         else:
             assert why_not(path) == "holds more than 1,000 other things beside its tensors"
 
@@ -439,7 +453,7 @@ def test_an_archive_of_something_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["magic", "version", "order", "count"])
-def test_older_files_that_say_something_else_are_left_to_torch(tmp_path: Path, what: str) -> None:
+def test_older_files_that_say_something_else_are_refused(tmp_path: Path, what: str) -> None:
     path = save({"a": torch.arange(77.0)}, tmp_path / "file.pth", zipped=False)
     whole = path.read_bytes()
     before, after = {
@@ -451,12 +465,12 @@ def test_older_files_that_say_something_else_are_left_to_torch(tmp_path: Path, w
     assert whole.count(before) == 1 or what == "version"
     assert torch_file.read(path) is not None
     path.write_bytes(whole.replace(before, after, 1))
-    assert torch_file.read(path) is None
+    assert read_or_none(path) is None
 
 
 @FORMATS
-def test_damaged_files_give_none_or_numbers(tmp_path: Path, zipped: bool) -> None:
-    """Never an error, and never a crash: a byte changed anywhere, and a file cut anywhere."""
+def test_damaged_files_give_an_error_or_numbers(tmp_path: Path, zipped: bool) -> None:
+    """Never a crash: a byte changed anywhere, and a file cut anywhere."""
     path = save(CONTENTS["run"], tmp_path / "file.pth", zipped)
     whole = path.read_bytes()
     chance = random.Random(0)
@@ -466,16 +480,11 @@ def test_damaged_files_give_none_or_numbers(tmp_path: Path, zipped: bool) -> Non
         for _ in range(chance.choice((1, 1, 3))):
             damaged[chance.randrange(len(damaged))] = chance.randrange(256)
         path.write_bytes(damaged)
-        refused += torch_file.read(path) is None
+        refused += read_or_none(path) is None
     assert 0 < refused < 400
     for size in range(0, len(whole) - 1, max(1, len(whole) // 100)):
         path.write_bytes(whole[:size])
-        assert torch_file.read(path) is None
-
-
-def test_a_missing_file_and_a_folder_give_none(tmp_path: Path) -> None:
-    assert torch_file.read(tmp_path / "nothing.pth") is None
-    assert torch_file.read(tmp_path) is None
+        assert read_or_none(path) is None
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc to see mappings")

@@ -2,12 +2,13 @@
 
 What a program would import, call or build becomes a `Foreign` that remembers its name and no more. So a checkpoint can
 be read that holds a namespace, a NumPy scalar or a configuration beside its tensors, whatever these would do if they
-were opened. Tensors alone are made, by the maker that is given. `torch_file` has a faster interpreter for plain files.
+were unpickled. Tensors alone are made, by the maker that is given.
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import io
 import mmap
 import pickletools
@@ -15,7 +16,9 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-from . import torch_file
+import torch
+
+from .stored_tensors import StoredTensors, UnreadableError, storage_of
 
 _STEPS = 1_000_000  # of a program, each of which can make an object; 300 layers take 30,000
 _KEYS = (str, int, float, bool, bytes, type(None))
@@ -24,6 +27,31 @@ _TYPED = "torch._tensor._rebuild_from_type_v2"
 _WITH_STATE = "torch._utils._rebuild_parameter_with_state"
 # Read as the dict that it is; what it would call for a missing key stays closed.
 _DEFAULT_DICT = "collections.defaultdict"
+
+
+class _Made(enum.Enum):
+    """What a program may call; the value is its name for people."""
+
+    ORDERED_DICT = "collections.OrderedDict"
+    TENSOR = "torch._utils._rebuild_tensor_v2"
+    PARAMETER = "torch._utils._rebuild_parameter"
+
+
+# Every name that is known. What a program gets for it are marks and types; nothing that could be called.
+_NAMES: dict[str, Any] = {
+    **{made.value: made for made in _Made},
+    "torch._utils._rebuild_tensor": _Made.TENSOR,
+    "torch.FloatStorage": torch.float32,
+    "torch.DoubleStorage": torch.float64,
+    "torch.HalfStorage": torch.float16,
+    "torch.BFloat16Storage": torch.bfloat16,
+    "torch.LongStorage": torch.int64,
+    "torch.IntStorage": torch.int32,
+    "torch.ShortStorage": torch.int16,
+    "torch.CharStorage": torch.int8,
+    "torch.ByteStorage": torch.uint8,
+    "torch.BoolStorage": torch.bool,
+}
 
 
 class Foreign:
@@ -35,7 +63,7 @@ class Foreign:
         self.name = name  # module and name, as the program asks for them
 
 
-def run(code: bytes | mmap.mmap, at: int, tensors: torch_file._Tensors | None = None) -> tuple[Any, int]:
+def run(code: bytes | mmap.mmap, at: int, tensors: StoredTensors | None = None) -> tuple[Any, int]:
     """Run the pickle at `at`: its object, and where it ends. Keys that are neither text nor number become `Foreign`.
 
     Raises:
@@ -47,19 +75,23 @@ def run(code: bytes | mmap.mmap, at: int, tensors: torch_file._Tensors | None = 
 
 
 def _run(file: Any, machine: _Machine) -> Any:
+    methods: dict[str, Any] = {}
     for steps, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         if steps > _STEPS:
-            raise torch_file._UnusualError(f"holds more than {_STEPS:,} other things beside its tensors")
-        if opcode.name == "STOP":
+            raise UnreadableError(f"holds more than {_STEPS:,} other things beside its tensors")
+        name = opcode.name
+        if name == "STOP":
             return machine.stack.pop()
-        getattr(machine, f"do_{opcode.name.lower()}", machine.unknown)(argument)
+        if name not in methods:
+            methods[name] = getattr(machine, f"do_{name.lower()}", machine.unknown)
+        methods[name](argument)
     raise ValueError("the program has no end")
 
 
 class _Machine:
     """The stack and the memory of one program. The opcodes are named as in Python's pickletools."""
 
-    def __init__(self, tensors: torch_file._Tensors | None) -> None:
+    def __init__(self, tensors: StoredTensors | None) -> None:
         self.tensors = tensors
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
@@ -207,7 +239,7 @@ class _Machine:
         self.find(module, name)
 
     def find(self, module: str, name: str) -> None:
-        known = torch_file._NAMES.get(f"{module}\n{name}".encode())
+        known = _NAMES.get(f"{module}.{name}")
         self.push(Foreign(f"{module}.{name}") if known is None else known)
 
     def do_reduce(self, _: Any) -> None:
@@ -225,17 +257,18 @@ class _Machine:
             if function.name == _TYPED and type(arguments[2]) is tuple:
                 return self.call(arguments[0], arguments[2])
             return function
-        if function is torch_file._ORDERED_DICT:
-            made: OrderedDict[Any, Any] = OrderedDict()
+        if function is _Made.ORDERED_DICT:
+            self.stack.append(OrderedDict())
             pairs = arguments[0] if arguments else []
-            self.stack.append(made)
             self.fill([part for pair in pairs for part in pair])
             return self.stack.pop()
-        if function is torch_file._TENSOR and arguments and isinstance(arguments[0], Foreign):
+        if function is _Made.TENSOR and arguments and isinstance(arguments[0], Foreign):
             return arguments[0]
-        if self.tensors is None or function not in (torch_file._TENSOR, torch_file._PARAMETER):
-            return Foreign(_name(function))
-        return torch_file._call(function, arguments, self.tensors)
+        if self.tensors is not None and function is _Made.TENSOR:
+            return self.tensors.make(*arguments)
+        if self.tensors is not None and function is _Made.PARAMETER:
+            return arguments[0]
+        return Foreign(_name(function))
 
     def do_newobj(self, _: Any) -> None:
         self.stack.pop()
@@ -247,7 +280,7 @@ class _Machine:
 
     def instance(self) -> None:
         kind = self.stack.pop()
-        self.push(OrderedDict() if kind is torch_file._ORDERED_DICT else Foreign(_name(kind)))
+        self.push(OrderedDict() if kind is _Made.ORDERED_DICT else Foreign(_name(kind)))
 
     def do_inst(self, words: str) -> None:
         self.since_mark()
@@ -258,8 +291,10 @@ class _Machine:
         self.push(Foreign(_name(items[0])))
 
     def do_build(self, _: Any) -> None:
-        state = self.stack.pop()
-        torch_file._set_attributes(self.stack[-1], state)
+        """Of a state dict, what its modules say of themselves beside their tensors; of anything else nothing."""
+        state, made = self.stack.pop(), self.stack[-1]
+        if type(made) is OrderedDict and isinstance(state, dict) and isinstance(state.get("_metadata"), dict):
+            vars(made)["_metadata"] = state["_metadata"]
 
     def do_persid(self, _: Any) -> None:
         raise ValueError("a storage without a description")
@@ -271,7 +306,7 @@ class _Machine:
         elif type(identity) is tuple and len(identity) > 1 and isinstance(identity[1], Foreign):
             self.push(identity[1])  # numbers of a type that no network here has: complex, quantized
         else:
-            self.push(torch_file._storage(identity))
+            self.push(storage_of(identity))
 
     def do_ext1(self, _: Any) -> None:
         self.push(Foreign("a registered extension"))
@@ -285,8 +320,7 @@ class _Machine:
 def _name(kind: Any) -> str:
     if isinstance(kind, Foreign):
         return kind.name
-    known = {id(value): name.decode().replace("\n", ".") for name, value in torch_file._NAMES.items()}
-    return known.get(id(kind), type(kind).__name__)
+    return next((name for name, value in _NAMES.items() if value is kind), type(kind).__name__)
 
 
 def first_foreign(path: Path) -> str | None:

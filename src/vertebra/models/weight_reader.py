@@ -25,6 +25,7 @@ from vertebra.files import WEIGHT_SUFFIXES, utf8_name
 
 from . import pickle_reader, torch_file
 from .state_dict import some
+from .stored_tensors import UnreadableError
 
 # In the metadata of a safetensors file, beside the card: what `ConvNet.untold` says, as JSON; and `checksum`.
 NETWORK_KEY, CHECKSUM_KEY = "vertebra.network", "vertebra.sha256"
@@ -153,15 +154,12 @@ def _beginning(path: Path) -> tuple[bytes, int]:
 
 
 def _read_torch(path: Path, mapped: bool) -> Any:
-    content = torch_file.read(path, mapped)
-    if content is not None:
-        return content
     try:
-        return torch_file.read_with(pickle_reader.run, path, mapped)
+        return torch_file.read(path, mapped)
     except MemoryError:
         raise
     except Exception as error:  # a damaged file can make the reader fail in any way
-        if isinstance(error, torch_file._UnusualError) and error.args:
+        if isinstance(error, UnreadableError) and error.args:
             what, advice = (*error.args, _ADVICE)[:2]
             raise WeightsError(f"'{path}' {what}. {advice}") from error
         if foreign := pickle_reader.first_foreign(path):
