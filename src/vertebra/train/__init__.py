@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from .evaluate_model import Evaluation as Evaluation
     from .evaluate_model import evaluate as evaluate
     from .run_folder import TrainError as TrainError
+    from .settings_file import read_toml as read_toml
     from .train_settings import Settings as Settings
-    from .train_settings import read_toml as read_toml
     from .trained_classifier import Classifier as Classifier
     from .trained_classifier import PrecisionError as PrecisionError
     from .training import resume as resume
@@ -30,7 +30,7 @@ _EXPORTS = {
     "Settings": "train_settings",
     "TrainError": "run_folder",
     "evaluate": "evaluate_model",
-    "read_toml": "train_settings",
+    "read_toml": "settings_file",
     "resume": "training",
     "train": "training",
 }

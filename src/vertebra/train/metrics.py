@@ -1,4 +1,4 @@
-"""How good predictions are, with the uncertainty of the answer: numbers from probabilities and labels alone."""
+"""Metrics of predictions with their 95 % intervals, from probabilities and labels alone; named as in scikit-learn."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Metrics:
     balanced_accuracy: float | None  # mean recall of the classes that have photos
     balanced_accuracy_interval: Interval | None
     ece: float | None  # expected calibration error
-    nll: float | None  # mean negative logarithm of the true class's probability
+    nll: float | None  # log loss
     classes: tuple[ClassMetrics, ...]
     confusion: tuple[tuple[int, ...], ...]  # [true][predicted] -> photos
 
@@ -91,60 +91,93 @@ def compute_metrics(
     if not n:
         unknown = tuple(ClassMetrics(name, None, None, None, 0) for name in names)
         return Metrics(0, 0, *(None,) * 8, classes=unknown, confusion=((0,) * count,) * count)
-    predicted = probabilities.argmax(axis=1)
-    confusion = np.zeros((count, count), np.int64)
-    np.add.at(confusion, (labels, predicted), 1)
-    right = int((predicted == labels).sum())
-    own = probabilities[np.arange(n), labels]
-    # How many classes were taken for likelier than the true one; of equals the first counts as likelier, as in argmax.
-    earlier = np.arange(count)[None] < labels[:, None]
-    better = ((probabilities > own[:, None]) | ((probabilities == own[:, None]) & earlier)).sum(axis=1)
-    among_five = int((better < 5).sum())
-    per_class = _per_class(confusion, names)
+    confusion = confusion_matrix(probabilities, labels)
+    top1, top5 = accuracy_score(probabilities, labels), top_k_accuracy_score(probabilities, labels, 5)
     pictures = float(weights.sum())
-    share = pictures / n
-    balanced, balanced_interval = _balanced(confusion, np.bincount(labels, weights, minlength=count))
+    balanced_interval = _balanced_accuracy_interval(confusion, np.bincount(labels, weights, minlength=count))
     return Metrics(
         n=n,
         pictures=round(pictures),
-        top1=right / n,
-        top1_interval=wilson(right * share, pictures),
-        top5=among_five / n if count > 5 else None,
-        top5_interval=wilson(among_five * share, pictures) if count > 5 else None,
-        balanced_accuracy=balanced,
+        top1=top1,
+        top1_interval=_interval(top1, n, pictures),
+        top5=top5,
+        top5_interval=None if top5 is None else _interval(top5, n, pictures),
+        balanced_accuracy=balanced_accuracy_score(confusion),
         balanced_accuracy_interval=balanced_interval,
         ece=expected_calibration_error(probabilities, labels),
-        nll=float(-np.log(np.maximum(own, 1e-12)).mean()),
-        classes=per_class,
+        nll=log_loss(probabilities, labels),
+        classes=tuple(_class_metrics(confusion, index, name) for index, name in enumerate(names)),
         confusion=tuple(tuple(row) for row in confusion.tolist()),
     )
 
 
-def _per_class(confusion: NDArray[np.int64], names: tuple[str, ...]) -> tuple[ClassMetrics, ...]:
-    found = []
-    for index, name in enumerate(names):
-        hits, guesses, photos = (
-            int(confusion[index, index]),
-            int(confusion[:, index].sum()),
-            int(confusion[index].sum()),
-        )
-        precision = hits / guesses if guesses and photos else None
-        recall = hits / photos if photos else None
-        f1 = 2 * hits / (guesses + photos) if photos else None
-        found.append(ClassMetrics(name, precision, recall, f1, photos))
-    return tuple(found)
+def confusion_matrix(probabilities: Floats, labels: Labels) -> NDArray[np.int64]:
+    """(N, K) and (N,) → (K, K) photos, [true][predicted]."""
+    confusion = np.zeros((probabilities.shape[1],) * 2, np.int64)
+    np.add.at(confusion, (labels, probabilities.argmax(axis=1)), 1)
+    return confusion
 
 
-def _balanced(confusion: NDArray[np.int64], pictures: NDArray[Any]) -> tuple[float, Interval]:
+def accuracy_score(probabilities: Floats, labels: Labels) -> float:
+    """Share of the photos whose most probable class is the true one."""
+    return int((probabilities.argmax(axis=1) == labels).sum()) / len(labels)
+
+
+def top_k_accuracy_score(probabilities: Floats, labels: Labels, k: int) -> float | None:
+    """Share of the photos whose true class is among the k most probable; None of k classes or fewer."""
+    n, count = probabilities.shape
+    if count <= k:
+        return None
+    own = probabilities[np.arange(n), labels]
+    # Of equal probabilities the first class counts as likelier, as in argmax.
+    earlier = np.arange(count)[None] < labels[:, None]
+    likelier = ((probabilities > own[:, None]) | ((probabilities == own[:, None]) & earlier)).sum(axis=1)
+    hits = int((likelier < k).sum())
+    return float(hits / n)
+
+
+def balanced_accuracy_score(confusion: NDArray[np.int64]) -> float:
+    """Mean recall of the classes that have photos."""
+    return float(_recalls(confusion).mean())
+
+
+def log_loss(probabilities: Floats, labels: Labels) -> float:
+    """Mean negative logarithm of the true class's probability, which counts as 1e-12 at least."""
+    own = probabilities[np.arange(len(labels)), labels]
+    return float(-np.log(np.maximum(own, 1e-12)).mean())
+
+
+def _interval(share: float, n: int, pictures: float) -> Interval:
+    """Of a share of n photos, that show fewer pictures."""
+    return wilson(round(share * n) * (pictures / n), pictures)
+
+
+def _class_metrics(confusion: NDArray[np.int64], index: int, name: str) -> ClassMetrics:
+    hits, predictions, photos = (
+        int(confusion[index, index]),
+        int(confusion[:, index].sum()),
+        int(confusion[index].sum()),
+    )
+    precision = hits / predictions if predictions and photos else None
+    recall = hits / photos if photos else None
+    f1 = 2 * hits / (predictions + photos) if photos else None
+    return ClassMetrics(name, precision, recall, f1, photos)
+
+
+def _recalls(confusion: NDArray[np.int64]) -> Floats:
     photos = confusion.sum(axis=1)
-    there = photos > 0
-    recalls, counts = np.diagonal(confusion)[there] / photos[there], pictures[there]
+    found: Floats = np.diagonal(confusion)[photos > 0] / photos[photos > 0]
+    return found
+
+
+def _balanced_accuracy_interval(confusion: NDArray[np.int64], pictures: NDArray[Any]) -> Interval:
+    recalls, counts = _recalls(confusion), pictures[confusion.sum(axis=1) > 0]
     balanced = float(recalls.mean())
-    # Each class's recall is a share of its own photos; one more right and one more wrong keep a class of a few photos,
-    # all of them right, from counting as certain (Agresti and Coull 1998).
+    # Each class's recall is a share of its own photos; one more hit and one more miss keep a class of a few photos,
+    # all of them hits, from counting as certain (Agresti and Coull 1998).
     smoothed = (recalls * counts + 1) / (counts + 2)
     spread = Z * math.sqrt(float((smoothed * (1 - smoothed) / (counts + 2)).sum())) / len(recalls)
-    return balanced, (max(0.0, balanced - spread), min(1.0, balanced + spread))
+    return max(0.0, balanced - spread), min(1.0, balanced + spread)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from vertebra.card import BITS, Decoding
 from vertebra.errors import UsageError, nearest
 
 from .presets import PRESETS
+from .settings_file import check_values, checked_type, one_of, read_toml, toml_value, within
 
 METHODS = ("probe", "finetune", "scratch")
 OPTIMIZERS = ("sgd", "adamw", "rmsprop")
@@ -33,16 +33,17 @@ class Settings:
     data: str
     model: str = "efficientnet_lite0"
     weights: str = "DEFAULT"
-    method: str = "probe"
-    seed: int = 0
-    precision: float = 0.95  # share of right answers that the threshold is for
+    method: str = one_of(METHODS, default="probe")
+    seed: int = within(0, 2**63 - 1, default=0)
+    precision: float = within(0, 1, default=0.95)  # target of the threshold
     strict: bool = False  # refuse data with problems; fail, with the run kept, where `precision` is not reached
     ignore: tuple[str, ...] = ()  # folders, labels, splits or columns of the data to pass by
     allow_unseen: bool = False  # leave out the photos of classes that have none to train on, instead of refusing them
-    folds: int = 5  # probe: parts that are held out in turn where the data has no split
-    # Share of a photo's shorter side that the network sees, as in timm; papers on ImageNet cut off the rest of 0.875.
-    crop_pct: float = 1.0
-    bits: int | None = None  # that 16-bit files use which do not say it: white is 2**bits - 1; None: 16
+    folds: int = within(2, 50, default=5)  # probe: folds of the cross-validation where the data has no split
+    # Share of a photo's shorter side that becomes the input, as in timm; papers on ImageNet cut off the rest of 0.875.
+    crop_pct: float = within(0.1, 1, default=1.0)
+    # That 16-bit files use which do not say it: white is 2**bits - 1; None: 16.
+    bits: int | None = within(*BITS, default=None)
     # Of a table: the names of its columns, where they are not plain, and what its paths are relative to (None: the
     # folder that it lies in).
     path_column: str | None = None
@@ -51,54 +52,47 @@ class Settings:
     image_root: str | None = None
     cwd: str | None = None  # folder that `data`, `weights` and `image_root` are relative to; None: none is
 
-    preset: str | None = None  # see `presets`
-    epochs: int = 5
+    preset: str | None = one_of(tuple(PRESETS), default=None)  # see `presets`
+    epochs: int = within(1, 100_000, default=5)
     time_budget: str | None = None  # such as "20m": the schedule ends by then, if its epochs do not end it before
-    batch_size: int = 32  # images of a step, of all processes together
-    accumulate: int = 1  # parts that a step is computed in, one after the other
-    image_size: int | None = None  # pixels; None: that of the weights; scratch: 32 for small pictures
+    batch_size: int = within(1, 1_000_000, default=32)  # images of a step, of all processes together
+    accumulate: int = within(1, 1_000_000, default=1)  # micro-batches of a step
+    # Pixels; None: that of the weights; scratch: 32 for small pictures.
+    image_size: int | None = within(8, 2048, default=None)
 
-    optimizer: str = "sgd"
+    optimizer: str = one_of(OPTIMIZERS, default="sgd")
     lr: float | str = 0.01  # or "auto": found by a range test
-    momentum: float = 0.9
+    momentum: float = within(0, 0.9999, default=0.9)
     nesterov: bool = False
-    weight_decay: float = 1e-4
-    norm_weight_decay: float | None = None  # of biases and normalisations; None: as the others
-    layer_decay: float = 1.0  # each stage's rate is this times that of the stage behind it
-    freeze: int = 0  # stages from the stem on that are left as they are
-    schedule: str = "cosine"
-    step_epochs: float = 30.0  # schedule "step": epochs between two falls
-    gamma: float = 0.1  # schedule "step": factor of each fall
-    warmup: float = 0.0  # epochs of a rate that rises from 0
+    weight_decay: float = within(0, 1, default=1e-4)
+    norm_weight_decay: float | None = within(0, 1, default=None)  # of biases and normalisations; None: as the others
+    layer_decay: float = within(0.1, 1, default=1.0)  # a stage's learning rate is this times that of the next stage
+    freeze: int = within(0, 1000, default=0)  # stages from the stem on that are not trained
+    schedule: str = one_of(SCHEDULES, default="cosine")
+    step_epochs: float = within(1e-3, 1e6, default=30.0)  # schedule "step": epochs between two decays
+    gamma: float = within(1e-6, 1, default=0.1)  # schedule "step": factor of each decay
+    warmup: float = within(0, 1e5, default=0.0)  # epochs in which the learning rate rises from 0
 
-    label_smoothing: float = 0.0
-    mixup: float = 0.0  # alpha; 0: off
-    cutmix: float = 0.0  # alpha; 0: off
-    augment: str = "flip"
-    crop_scale: float = 0.08  # least share of a photo's area that is cut out
-    magnitude: int = 9  # of augment "rand", 0 to 30
-    erasing: float = 0.0  # probability
-    dropout: float | None = None  # None: as the network has it
-    ema: float = 0.0  # decay of the averaged weights; 0: off
-    balance: str = "none"
-    progressive: int = 0  # steps in which image size and regularisation grow; 0: off
-    patience: int = 0  # epochs without a better one before it stops; 0: never
+    label_smoothing: float = within(0, 0.99, default=0.0)
+    mixup: float = within(0, 100, default=0.0)  # alpha; 0: off
+    cutmix: float = within(0, 100, default=0.0)  # alpha; 0: off
+    augment: str = one_of(AUGMENTS, default="flip")
+    crop_scale: float = within(0.01, 1, default=0.08)  # least share of a photo's area that is cut out
+    magnitude: int = within(0, 30, default=9)  # of augment "rand", 0 to 30
+    erasing: float = within(0, 1, default=0.0)  # probability
+    dropout: float | None = within(0, 0.99, default=None)  # None: as the network has it
+    ema: float = within(0, 0.999999, default=0.0)  # decay of the averaged weights; 0: off
+    balance: str = one_of(BALANCES, default="none")
+    progressive: int = within(0, 100, default=0)  # steps in which image size and regularisation grow; 0: off
+    patience: int = within(0, 100_000, default=0)  # epochs without a better one before early stopping; 0: never
 
-    dtype: str = "float32"
+    dtype: str = one_of(DTYPES, default="float32")
     compile: bool = False
-    workers: int | None = None  # processes that decode; None: by the cores
-    checkpoint_seconds: float = 60.0
+    workers: int | None = within(0, 256, default=None)  # decoding processes; None: by the number of cores
+    checkpoint_seconds: float = within(0, 1e6, default=60.0)
 
     def __post_init__(self) -> None:
-        for name, allowed in _CHOICES.items():
-            value = getattr(self, name)
-            if value is not None and value not in allowed:
-                hint = nearest(value, allowed) or f"Allowed are {', '.join(allowed)}."
-                raise UsageError(f"there is no {name} {value!r}. {hint}")
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise UsageError(f"{name} is {value}; it must be from {_number(low)} to {_number(high)}.")
+        check_values(self)
         if self.lr != "auto" and not (isinstance(self.lr, float | int) and 0 < self.lr <= 100):
             raise UsageError(f'lr is {self.lr!r}; it must be above 0 and at most 100, or "auto".')
         if self.accumulate > self.batch_size:
@@ -168,7 +162,7 @@ class Settings:
 
         To be encoded with `surrogateescape`: bytes of a path that are no UTF-8 stay what they are.
         """
-        return "".join(f"{name} = {_toml(value)}\n" for name, value in self._used().items())
+        return "".join(f"{name} = {toml_value(value)}\n" for name, value in self._used().items())
 
     @staticmethod
     def from_mapping(values: Mapping[str, Any], source: str) -> Settings:
@@ -192,7 +186,7 @@ class Settings:
             if name not in known:
                 hint = nearest(name, known) or _other_name(name) or f"Settings are {', '.join(known)}."
                 raise UsageError(f"{source} has an unknown setting {name!r}. {hint}")
-            checked[name] = _typed(name, value, str(known[name].type), source)
+            checked[name] = checked_type(name, value, str(known[name].type), source)
         if "data" not in checked:
             raise UsageError(f'{source} does not say what to train on. Add data = "FOLDER".')
         given = dict(checked)
@@ -250,46 +244,6 @@ _NEEDS: dict[str, tuple[str, Callable[[Settings], bool]]] = {
     "magnitude": ("augment=rand", lambda s: s.augment == "rand"),
     "crop_scale": ("an augment other than none", lambda s: s.augment != "none"),
 }
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "method": METHODS,
-    "preset": tuple(PRESETS),
-    "optimizer": OPTIMIZERS,
-    "schedule": SCHEDULES,
-    "augment": AUGMENTS,
-    "balance": BALANCES,
-    "dtype": DTYPES,
-}
-_RANGES: dict[str, tuple[float, float]] = {
-    "seed": (0, 2**63 - 1),
-    "folds": (2, 50),
-    "crop_pct": (0.1, 1),
-    "bits": BITS,
-    "precision": (0, 1),
-    "epochs": (1, 100_000),
-    "batch_size": (1, 1_000_000),
-    "accumulate": (1, 1_000_000),
-    "image_size": (8, 2048),
-    "momentum": (0, 0.9999),
-    "weight_decay": (0, 1),
-    "norm_weight_decay": (0, 1),
-    "layer_decay": (0.1, 1),
-    "freeze": (0, 1000),
-    "step_epochs": (1e-3, 1e6),
-    "gamma": (1e-6, 1),
-    "warmup": (0, 1e5),
-    "label_smoothing": (0, 0.99),
-    "mixup": (0, 100),
-    "cutmix": (0, 100),
-    "crop_scale": (0.01, 1),
-    "magnitude": (0, 30),
-    "erasing": (0, 1),
-    "dropout": (0, 0.99),
-    "ema": (0, 0.999999),
-    "progressive": (0, 100),
-    "patience": (0, 100_000),
-    "workers": (0, 256),
-    "checkpoint_seconds": (0, 1e6),
-}
 
 
 def _is_used(name: str, method: str) -> bool:
@@ -319,8 +273,8 @@ def _refuse_idle(settings: Settings, given: Mapping[str, Any], source: str) -> N
     for name, (needed, is_met) in _NEEDS.items():
         if settings.method != "probe" and name in changed and not is_met(settings):
             raise UsageError(
-                f"{source}: {name} = {_toml(given[name])} would do nothing: it takes {needed}. Leave it out or at "
-                f"{_toml(usual[name])}, or set that too."
+                f"{source}: {name} = {toml_value(given[name])} would do nothing: it takes {needed}. Leave it out or at "
+                f"{toml_value(usual[name])}, or set that too."
             )
 
 
@@ -342,52 +296,3 @@ def _other_name(name: str) -> str:
     """The hint for a setting that has another name elsewhere: `"Did you mean 'lr'?"`, or `""`."""
     found = [setting for other, setting in _ALSO_CALLED.items() if nearest(name, [other])]
     return f"Did you mean {found[0]!r}?" if found else ""
-
-
-def _number(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:g}"
-
-
-def _toml(value: str | float | bool | Sequence[str]) -> str:
-    """A value as TOML has it (https://toml.io/en/v1.0.0)."""
-    if isinstance(value, str):
-        return f'"{re.sub(_NOT_IN_QUOTES, lambda found: _escaped(found[0]), value)}"'
-    if isinstance(value, Sequence):
-        return f"[{', '.join(map(_toml, value))}]"
-    return json.dumps(value)  # numbers and truth values are written alike
-
-
-# JSON's escapes are no help: it has two for a character beyond 16 bits, which TOML refuses, and none for DEL.
-_NOT_IN_QUOTES = r'["\\\x00-\x1f\x7f]'
-
-
-def _escaped(character: str) -> str:
-    return f"\\{character}" if character in '"\\' else f"\\u{ord(character):04x}"
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The settings in a file, unchecked.
-
-    Raises:
-        UsageError: the file cannot be read.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror or error}).") from error
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path} is no TOML ({error}).") from error
-
-
-_TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (float, int), "bool": (bool,)}
-
-
-def _typed(name: str, value: Any, kind: str, source: str) -> Any:
-    if kind.startswith("tuple"):
-        if not isinstance(value, list | tuple) or not all(isinstance(entry, str) for entry in value):
-            raise UsageError(f'{source}: {name} is {value!r}; it must be a list of texts, such as ["extra"].')
-        return tuple(value)
-    allowed: tuple[Any, ...] = tuple(t for part in kind.split(" | ") for t in _TYPES.get(part, ()))
-    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-        raise UsageError(f"{source}: {name} is {value!r}; it must be of type {kind.removesuffix(' | None')}.")
-    return float(value) if "float" in kind and not isinstance(value, str) else value

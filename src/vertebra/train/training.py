@@ -36,7 +36,8 @@ from .run_folder import (
     resume_command,
     write_text,
 )
-from .train_settings import FIXED, Settings, read_toml
+from .settings_file import read_toml
+from .train_settings import FIXED, Settings
 from .trained_classifier import Classifier
 
 if TYPE_CHECKING:
