@@ -1,11 +1,7 @@
 """The steps of training: whatever the parts, processes and moments, the same is learned and written."""
 
-import math
-import os
 import signal
-from contextlib import contextmanager
 from dataclasses import replace
-from itertools import product
 
 import numpy as np
 import pytest
@@ -13,7 +9,6 @@ from PIL import Image
 
 pytest.importorskip("torch")
 pytest.importorskip("torchvision")
-
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -22,21 +17,21 @@ from vertebra.card import Preprocessing
 from vertebra.errors import UsageError
 from vertebra.models.convnet import ConvNet
 from vertebra.stopping import terminable
-from vertebra.train import Settings, TrainError, training_log
+from vertebra.train import Settings, TrainError
 from vertebra.train import run_checkpoint as checkpoint
-from vertebra.train.batch_loader import batches_of_epoch
 from vertebra.train.distributed import Distributed
 from vertebra.train.fit import Trainer
-from vertebra.train.lr_range_test import range_test
 from vertebra.train.run_checkpoint import CHECKPOINT, TrainingState, best_file, read_state, save, save_best
 from vertebra.train.run_folder import Stopped
 from vertebra.train.schedule import Budget, should_stop_early
 from vertebra.train.step_metrics import StepMetrics
 from vertebra.train.training_log import read_log
-from vertebra.train.training_step import TrainingStep, micro_batches
+from vertebra.train.training_step import TrainingStep
 from vertebra.train.validation import Split
 
 ALONE = Distributed(0, 1, 1, torch.device("cpu"))
+
+
 SIZE = 8
 
 
@@ -54,20 +49,6 @@ class Tiny(ConvNet):
         self.fc = nn.Linear(8, 3)
         self._stage("one", ["one"], 4, 2)
         self._stage("two", ["two"], 8, 8)
-
-
-class Mean(Tiny):
-    """Of the colours; the fastest network there is."""
-
-    def forward(self, x):
-        return self.fc(x.mean((2, 3)).repeat(1, 3)[:, :8])
-
-
-@pytest.fixture(autouse=True)
-def _fast(monkeypatch):
-    """TensorBoard takes seconds to import, and a busy disk as long to sync."""
-    monkeypatch.setattr(training_log.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture(scope="module")
@@ -106,115 +87,11 @@ def trainer_of(
     return Trainer(settings, network, Preprocessing(SIZE, SIZE), *parts, folder, distributed, tell, **own)
 
 
-# --- parts and processes ----------------------------------------------------------------------------------------------
-
-
-class Replica(nn.Module):
-    """As DistributedDataParallel, but that each process's gradients are added up by the test."""
-
-    def __init__(self, module, **options):
-        super().__init__()
-        self.module = module
-        self.shared = True
-        self.log = []
-
-    def forward(self, x):
-        self.log.append((len(x), self.shared))
-        return self.module(x)
-
-    @contextmanager
-    def no_sync(self):
-        self.shared = False
-        yield
-        self.shared = True
-
-
-class Gradients:
-    """In place of an optimizer."""
-
-    def __init__(self, network):
-        self.param_groups = [{"scale": 1.0}]
-        self.parameters = list(network.parameters())
-
-    def step(self):
-        self.found = torch.cat(
-            [parameter.grad.flatten() for parameter in self.parameters if parameter.grad is not None]
-        )
-
-    def zero_grad(self, **options):
-        for parameter in self.parameters:
-            parameter.grad = None
-
-
-@pytest.mark.parametrize("counts", [(5, 9), range(1, 41)], ids=["few", "960"])
-def test_any_number_of_parts_and_processes_gives_the_gradients_of_one(counts, photos, monkeypatch):
-    """960 combinations; of each process the last part, and no other, shares the gradients."""
-    monkeypatch.setattr(nn.parallel, "DistributedDataParallel", Replica)
-
-    def gradients(trainer, batch, accumulate):
-        trainer.step.settings = replace(trainer.settings, batch_size=40, accumulate=accumulate)
-        trainer.step(batch, 0, 0.0, 0.05)
-        return trainer.step.optimizer.found
-
-    groups = {
-        size: [Distributed(rank, size, size, torch.device("cpu")) for rank in range(size)] for size in (1, 2, 3, 4)
-    }
-    trainers = {
-        size: [
-            trainer_of(photos, None, kind=Mean, distributed=distributed, batch_size=9) for distributed in groups[size]
-        ]
-        for size in groups
-    }
-    for trainer in (trainer for found in trainers.values() for trainer in found):
-        trainer.step.optimizer = Gradients(trainer.network)
-        trainer.step.wrap_ddp()
-    pixels = torch.randint(0, 256, (40, SIZE, SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    done, seen = 0, set()
-    for count in counts:
-        batch = pixels[:count], torch.arange(count) % 3
-        for trainer in (trainer for found in trainers.values() for trainer in found):
-            trainer.step.labels = np.zeros(count, int)
-        expected = gradients(trainers[1][0], batch, 1)
-        for size, accumulate in product(groups, (1, 2, 3, 4, 7, 32)):
-            done += 1
-            images = [len(range(rank, count, size)) for rank in range(size)]
-            cut = size, tuple(tuple(micro_batches(number, accumulate)) for number in images)
-            if count < size or cut in seen:
-                continue  # is refused, or the same
-            seen.add(cut)
-            found = torch.zeros_like(expected)
-            for trainer in trainers[size]:
-                part = tuple(tensor[trainer.distributed.rank :: size] for tensor in batch)
-                found += gradients(trainer, part, accumulate) / size
-                if size > 1:
-                    sizes, shared = zip(*trainer.step.module.log, strict=True)
-                    assert sum(sizes) == len(part[0])
-                    assert len(sizes) == min(accumulate, len(part[0]))
-                    assert shared == (*[False] * (len(sizes) - 1), True)
-                    trainer.step.module.log.clear()
-            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
-    assert done == 24 * len(counts)
-
-
 @pytest.mark.parametrize(("batch_size", "processes"), [(1, 2), (3, 4), (2, 3)])
 def test_a_process_without_an_image_is_refused(batch_size, processes, photos):
     distributed = Distributed(0, processes, processes, torch.device("cpu"))
     with pytest.raises(UsageError, match=f"the smallest step has .*, and {processes} processes share a step: each of "):
         trainer_of(photos, None, distributed=distributed, batch_size=batch_size)
-
-
-@pytest.mark.parametrize("accumulate", [1, 2, 5, 8, 32, 70])
-def test_no_part_is_smaller_than_it_may_be(accumulate):
-    for images, least in product(range(1, 70), (1, 2)):
-        sizes = micro_batches(images, accumulate, least)
-        assert sum(sizes) == images
-        assert len(sizes) == max(1, min(accumulate, images // least))
-        assert min(sizes) >= min(least, images)
-        assert max(sizes) - min(sizes) <= 1
-    assert micro_batches(0, accumulate) == [0]
-
-
-# --- moments ----------------------------------------------------------------------------------------------------------
 
 
 def arrive_late(monkeypatch, lag):
@@ -392,13 +269,6 @@ def test_the_best_epoch_is_kept(photos, tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "run").glob("best*")] == [best_file(tmp_path / "run", 3).name]
 
 
-def test_images_of_all_processes_in_a_step(photos):
-    trainer = trainer_of(photos, None, count=25, batch_size=9)
-    batches = [len(batch) for batch in batches_of_epoch(trainer.train.labels, trainer.settings, 0)]
-    assert batches == [9, 8, 8]
-    assert [trainer.step.batch_size(step) for step in range(6)] == batches * 2
-
-
 def test_what_is_told(photos, tmp_path):
     told = []
     trainer_of(photos, tmp_path / "run", tell=lambda *what: told.append(what)).fit()
@@ -497,72 +367,6 @@ def test_a_photo_that_is_lost_in_training(lag, photos, tmp_path, monkeypatch):
         trainer.fit()
     step = int(str(caught.value).split("until step ")[1][0])
     assert read_state(tmp_path / "run").step == step
-
-
-# --- settings beside one another --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("options", [{"ema": 0.9}, {"accumulate": 3, "normed": True}, {"freeze": 1}, {"mixup": 0.3}])
-def test_a_rate_is_found_with(options, photos, tmp_path):
-    trainer = trainer_of(photos, tmp_path / "run", **options, lr="auto")
-    before = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
-    rate, tried = range_test(trainer, steps=12)
-    assert 1e-6 < rate < 1
-    assert len(tried) >= 5
-    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.network.state_dict().items())
-    assert not trainer.average.tensors
-    assert not trainer.step.optimizer.state
-
-
-class Losses:
-    """A trainer whose steps have given losses; only `range_test` takes it."""
-
-    def __init__(self, losses, optimizer="sgd"):
-        self.settings = Settings("x", method="scratch", optimizer=optimizer)
-        self.network = nn.Linear(2, 2)
-        self.step, self.optimizer = self, torch.optim.SGD(self.network.parameters(), 0.1)
-        self.losses, self.rates, self.told = losses, [], []
-
-    def batches(self, start):
-        return iter(self.losses[start:])
-
-    def __call__(self, batch, step, progress, lr):
-        self.rates.append(lr)
-        return torch.tensor([4 * batch, 0, 4])  # summed over four images
-
-    def tell(self, *what):
-        self.told.append(what)
-
-
-@pytest.mark.parametrize(("optimizer", "low", "high"), [("adamw", 1e-6, 0.1), ("sgd", 1e-5, 3.0)])
-def test_rates_rise_from_far_too_small_to_far_too_large(optimizer, low, high):
-    trainer = Losses([1.0] * 9, optimizer)
-    _, tried = range_test(trainer, steps=5)
-    assert trainer.rates == [lr for lr, _ in tried]
-    assert trainer.rates == pytest.approx([low * (high / low) ** (number / 4) for number in range(5)])
-    assert [loss for _, loss in tried] == pytest.approx([1] * 5)  # the mean so far begins with the first
-    assert trainer.told == [("finding a learning rate", number, 5) for number in range(1, 6)]
-
-
-# The mean of the first two is (0.16 + 0.2 x) / 0.36, which is 4 where x is 6.4.
-@pytest.mark.parametrize(("second", "steps"), [(6.3, 4), (6.5, 2), (float("inf"), 2), (float("nan"), 2)])
-def test_rates_rise_until_the_loss_is_four_times_its_least(second, steps):
-    trainer = Losses([2.0, 2 * second, 0.0, 0.0])
-    rate, tried = range_test(trainer, steps=4)
-    assert len(trainer.rates) == steps
-    assert len(tried) == (steps if math.isfinite(second) else 1)
-    best = trainer.rates[0]  # the means after it are larger: 2.6 and 1.3 where it goes on
-    assert rate == pytest.approx(best / 10)
-
-
-def test_a_tenth_of_the_rate_of_the_least_loss_is_taken():
-    rate, tried = range_test(Losses([3.0, 2.0, 1.0, 2.0, 8.0]), steps=5)
-    losses = [loss for _, loss in tried]
-    assert losses.index(min(losses)) == 2 and rate == float(f"{tried[2][0] / 10:.2g}")
-
-
-def test_where_the_first_loss_is_no_number_the_least_rate_is_taken():
-    assert range_test(Losses([float("nan"), 1.0])) == (1e-5, [])
 
 
 @pytest.mark.parametrize(

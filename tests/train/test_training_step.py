@@ -1,0 +1,193 @@
+"""The gradients of a step, in any number of micro-batches and processes."""
+
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("torch")
+pytest.importorskip("torchvision")
+import torch
+from torch import nn
+
+from vertebra.card import Preprocessing
+from vertebra.models.convnet import ConvNet
+from vertebra.train import Settings
+from vertebra.train.batch_loader import batches_of_epoch
+from vertebra.train.distributed import Distributed
+from vertebra.train.fit import Trainer
+from vertebra.train.run_checkpoint import TrainingState, save, save_best
+from vertebra.train.training_step import micro_batches
+from vertebra.train.validation import Split
+
+ALONE = Distributed(0, 1, 1, torch.device("cpu"))
+
+
+SIZE = 8
+
+
+class Tiny(ConvNet):
+    """Two stages; with batch norm, the second has one value a channel of an image of 8 pixels."""
+
+    _head, _stem = "fc", "one.0"
+
+    def __init__(self, normed=False):
+        super().__init__()
+        self.one = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU())
+        norm = nn.BatchNorm2d(8) if normed else nn.Identity()
+        self.two = nn.Sequential(nn.Conv2d(4, 8, 4, 4), norm, nn.ReLU())
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(8, 3)
+        self._stage("one", ["one"], 4, 2)
+        self._stage("two", ["two"], 8, 8)
+
+
+class Mean(Tiny):
+    """Of the colours; the fastest network there is."""
+
+    def forward(self, x):
+        return self.fc(x.mean((2, 3)).repeat(1, 3)[:, :8])
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    paths = [folder / f"{number:02}.png" for number in range(40)]
+    for number, path in enumerate(paths):
+        dark = 80 * (number % 3)
+        Image.fromarray(random.integers(dark, dark + 90, (SIZE, SIZE, 3), np.uint8)).save(path)
+    return paths
+
+
+def trainer_of(
+    photos,
+    folder,
+    *,
+    count=9,
+    classes=3,
+    kind=Tiny,
+    normed=False,
+    distributed=ALONE,
+    tell=lambda *what: None,
+    **options,
+):
+    own = {name: options.pop(name) for name in ("now",) if name in options}
+    values = {"batch_size": 3, "epochs": 2, "lr": 0.05, "workers": 0, "augment": "none", "image_size": SIZE} | options
+    settings = Settings("x", method="scratch", **values)
+    torch.manual_seed(0)
+    network = kind(normed)
+    if folder is not None and not folder.exists():
+        folder.mkdir()
+        save_best(folder, 0, network.state_dict(), ALONE)
+        save(folder, TrainingState(), network, None, {}, ALONE)
+    parts = [Split(paths, np.arange(len(paths)) % classes) for paths in (photos[:count], photos[30:])]
+    return Trainer(settings, network, Preprocessing(SIZE, SIZE), *parts, folder, distributed, tell, **own)
+
+
+class Replica(nn.Module):
+    """As DistributedDataParallel, but that each process's gradients are added up by the test."""
+
+    def __init__(self, module, **options):
+        super().__init__()
+        self.module = module
+        self.shared = True
+        self.log = []
+
+    def forward(self, x):
+        self.log.append((len(x), self.shared))
+        return self.module(x)
+
+    @contextmanager
+    def no_sync(self):
+        self.shared = False
+        yield
+        self.shared = True
+
+
+class Gradients:
+    """In place of an optimizer."""
+
+    def __init__(self, network):
+        self.param_groups = [{"scale": 1.0}]
+        self.parameters = list(network.parameters())
+
+    def step(self):
+        self.found = torch.cat(
+            [parameter.grad.flatten() for parameter in self.parameters if parameter.grad is not None]
+        )
+
+    def zero_grad(self, **options):
+        for parameter in self.parameters:
+            parameter.grad = None
+
+
+@pytest.mark.parametrize("counts", [(5, 9), range(1, 41)], ids=["few", "960"])
+def test_any_number_of_parts_and_processes_gives_the_gradients_of_one(counts, photos, monkeypatch):
+    """960 combinations; of each process the last part, and no other, shares the gradients."""
+    monkeypatch.setattr(nn.parallel, "DistributedDataParallel", Replica)
+
+    def gradients(trainer, batch, accumulate):
+        trainer.step.settings = replace(trainer.settings, batch_size=40, accumulate=accumulate)
+        trainer.step(batch, 0, 0.0, 0.05)
+        return trainer.step.optimizer.found
+
+    groups = {
+        size: [Distributed(rank, size, size, torch.device("cpu")) for rank in range(size)] for size in (1, 2, 3, 4)
+    }
+    trainers = {
+        size: [
+            trainer_of(photos, None, kind=Mean, distributed=distributed, batch_size=9) for distributed in groups[size]
+        ]
+        for size in groups
+    }
+    for trainer in (trainer for found in trainers.values() for trainer in found):
+        trainer.step.optimizer = Gradients(trainer.network)
+        trainer.step.wrap_ddp()
+    pixels = torch.randint(0, 256, (40, SIZE, SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    done, seen = 0, set()
+    for count in counts:
+        batch = pixels[:count], torch.arange(count) % 3
+        for trainer in (trainer for found in trainers.values() for trainer in found):
+            trainer.step.labels = np.zeros(count, int)
+        expected = gradients(trainers[1][0], batch, 1)
+        for size, accumulate in product(groups, (1, 2, 3, 4, 7, 32)):
+            done += 1
+            images = [len(range(rank, count, size)) for rank in range(size)]
+            cut = size, tuple(tuple(micro_batches(number, accumulate)) for number in images)
+            if count < size or cut in seen:
+                continue  # is refused, or the same
+            seen.add(cut)
+            found = torch.zeros_like(expected)
+            for trainer in trainers[size]:
+                part = tuple(tensor[trainer.distributed.rank :: size] for tensor in batch)
+                found += gradients(trainer, part, accumulate) / size
+                if size > 1:
+                    sizes, shared = zip(*trainer.step.module.log, strict=True)
+                    assert sum(sizes) == len(part[0])
+                    assert len(sizes) == min(accumulate, len(part[0]))
+                    assert shared == (*[False] * (len(sizes) - 1), True)
+                    trainer.step.module.log.clear()
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    assert done == 24 * len(counts)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 5, 8, 32, 70])
+def test_no_part_is_smaller_than_it_may_be(accumulate):
+    for images, least in product(range(1, 70), (1, 2)):
+        sizes = micro_batches(images, accumulate, least)
+        assert sum(sizes) == images
+        assert len(sizes) == max(1, min(accumulate, images // least))
+        assert min(sizes) >= min(least, images)
+        assert max(sizes) - min(sizes) <= 1
+    assert micro_batches(0, accumulate) == [0]
+
+
+def test_images_of_all_processes_in_a_step(photos):
+    trainer = trainer_of(photos, None, count=25, batch_size=9)
+    batches = [len(batch) for batch in batches_of_epoch(trainer.train.labels, trainer.settings, 0)]
+    assert batches == [9, 8, 8]
+    assert [trainer.step.batch_size(step) for step in range(6)] == batches * 2
