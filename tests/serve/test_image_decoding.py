@@ -166,7 +166,7 @@ def test_headers_that_take_long_to_read_are_not_read(monkeypatch, data):
 
 
 def test_a_marker_across_two_looks(monkeypatch):
-    monkeypatch.setattr(image_decoding, "_LOOK", 16)
+    monkeypatch.setattr(image_decoding, "_SEARCH_BYTES", 16)
     monkeypatch.setattr(image_decoding, "_USUAL_SCANS", 0)
     monkeypatch.setattr(image_decoding, "MAX_SCAN_PIXELS", 64 * 64 * 10)
     for shift in range(16):

@@ -156,7 +156,11 @@ def test_a_full_queue(serving, held, pngs, eventually):
         busy = min(batcher.workers, len(threads))
         eventually(lambda waiting=waiting, busy=busy: len(batcher) == waiting and batcher.busy >= busy)
     busy = client.post("/v1/predict", pngs[0])
-    assert busy.status == 503 and "8 images wait for 'tiny'" in busy.message and int(busy.headers["retry-after"]) >= 1
+    assert (
+        busy.status == 503
+        and "the queue of 'tiny' has 8 images" in busy.message
+        and int(busy.headers["retry-after"]) >= 1
+    )
     text = client.get("/metrics").body.decode()
     assert 'vertebra_queue_images{model="tiny"} 8.0' in text and 'vertebra_refused_total{reason="queue"} 1.0' in text
     gate.set()

@@ -21,7 +21,7 @@ def path(write_model, tmp_path):
 def registry(path, settings):
     """A model that has been loaded, and no thread that looks at its file."""
     registry = ModelRegistry(replace(settings, models=(str(path),), queue=5))
-    registry._first(registry.models["m"])
+    registry._load_first(registry.models["m"])
     yield registry
     registry.close()
 
@@ -30,8 +30,8 @@ def test_what_is_known_of_a_model(registry, path, settings):
     loaded = registry.get("m")
     assert (loaded.name, loaded.path, loaded.classes) == ("m", path, 3)
     assert loaded.card.classes == ("cat", "dog", "fish") and loaded.plan == loaded.runner.plan
-    assert loaded.stamp == module.change_state(path) == registry.models["m"].seen
-    assert loaded.since.endswith("+00:00") and len(loaded.since) == 25
+    assert loaded.file_state == module.change_state(path) == registry.models["m"].checked_state
+    assert loaded.loaded_at.endswith("+00:00") and len(loaded.loaded_at) == 25
     assert loaded.explains_by == "activation" and loaded.classifier.weight.shape == (3, 8)
     assert loaded.anatomy["input"] == [32, 32, 3]
     assert loaded.batcher.limit == 5
@@ -85,7 +85,7 @@ def test_values_that_are_no_numbers(registry, value):
         def call(self, pixels, outputs):
             return [np.ones((1, 3), np.float32), np.array([[1.0, value]], np.float32)]
 
-    with pytest.raises(EngineError, match="'m' gives values that are no numbers"):
+    with pytest.raises(EngineError, match="'m' gives NaN or infinite values"):
         module.infer(Runner(), "m", None, ())
 
 
@@ -119,7 +119,7 @@ def test_a_graph_is_described_once(registry, monkeypatch):
 
 
 def test_a_graph_whose_maps_do_not_explain(registry, monkeypatch):
-    monkeypatch.setattr(module, "holds", lambda *arguments: False)
+    monkeypatch.setattr(module, "is_mean_pooled", lambda *arguments: False)
     loaded = registry.get("m")
     assert loaded.classifier is None and loaded.explains_by == "occlusion" and loaded.anatomy is not None
 

@@ -24,7 +24,7 @@ def path(write_model, tmp_path):
 def registry(path, settings):
     """A model that has been loaded, and no thread that looks at its file."""
     registry = ModelRegistry(replace(settings, models=(str(path),), queue=5))
-    registry._first(registry.models["m"])
+    registry._load_first(registry.models["m"])
     yield registry
     registry.close()
 
@@ -36,7 +36,7 @@ def look(registry):
 
     def look(times=2):
         for _ in range(times):
-            registry._look(registry.models["m"], changing)
+            registry._reload_if_changed(registry.models["m"], changing)
         return registry.models["m"]
 
     look.changing = changing
@@ -65,7 +65,7 @@ def test_models_by_name(registry):
     with pytest.raises(ApiError, match="'m' is still being loaded") as caught:
         registry.get("m")
     assert caught.value.status == 503 and caught.value.headers == {"Retry-After": "1"}
-    registry._first(registry.models["m"])
+    registry._load_first(registry.models["m"])
 
 
 def test_a_mistyped_name(path, settings):
@@ -104,7 +104,9 @@ def test_a_file_is_loaded_once_it_has_stayed_the_same_between_two_looks(registry
 def test_memory_is_given_back_after_a_model_has_gone(registry, look, path, write_model, monkeypatch):
     seen = []
     first = registry.get("m")
-    monkeypatch.setattr(module, "trim", lambda: seen.append((registry.get("m") is first, first.runner.engine is None)))
+    monkeypatch.setattr(
+        module, "trim_heaps", lambda: seen.append((registry.get("m") is first, first.runner.engine is None))
+    )
     path.write_bytes(b"no model")
     look()
     write_model(path, classes=("a", "b"))
@@ -117,7 +119,7 @@ def test_a_file_that_cannot_be_loaded(registry, look, path, write_model, caplog)
     path.write_bytes(b"no model")
     served = look()
     assert served.current is before and served.error.startswith("the new m.onnx is not served: ")
-    assert "\n" not in served.error and "The one before serves on." in caplog.text
+    assert "\n" not in served.error and "The previous one is still served." in caplog.text
     assert reloads(registry, "error") and not reloads(registry, "ok")
     served = look(3)  # once is enough
     assert reloads(registry, "error")

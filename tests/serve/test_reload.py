@@ -141,7 +141,7 @@ def test_a_file_of_damaged_weights_is_not_served(serving, place, pngs):
     client = serving(models=(str(place.path),), reload_seconds=0.05)
     place(change=damage)
     until(lambda: client.get("/v1/models").json["models"][0]["error"])
-    assert "no numbers" in client.get("/v1/models").json["models"][0]["error"]
+    assert "NaN or infinite values" in client.get("/v1/models").json["models"][0]["error"]
     assert client.post("/v1/predict", pngs[0]).status == 200
 
 

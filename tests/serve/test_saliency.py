@@ -11,7 +11,7 @@ from vertebra.card import Preprocessing
 from vertebra.graph.onnx_reader import read_graph
 from vertebra.pixels import network_pixels
 from vertebra.serve import saliency
-from vertebra.serve.saliency import covered, crop_box, draw, find_classifier, holds, losses, shrunk
+from vertebra.serve.saliency import crop_box, draw, find_classifier, is_mean_pooled, occluded, occlusion_map, shrunk
 
 
 def opened(answer):
@@ -24,12 +24,12 @@ def test_the_parts_of_all_places_are_the_logit(tiny_model, pngs):
     network = vertebra.load(tiny_model)
     pixels = network_pixels(pngs[0], network.card.preprocessing)[None]
     probabilities, embedding, features = network.run(pixels, ("probabilities", "embedding", "features"))
-    assert holds(classifier, features[0], embedding[0])
+    assert is_mean_pooled(classifier, features[0], embedding[0])
     logits = [classifier.activation(features[0], index).mean() for index in range(3)]
     exponents = np.exp(logits - np.max(logits))
     np.testing.assert_allclose(exponents / exponents.sum(), probabilities[0], atol=1e-5)
-    assert not holds(classifier, features[0] * 1.2, embedding[0])
-    assert not holds(classifier, features[0][:4], embedding[0])
+    assert not is_mean_pooled(classifier, features[0] * 1.2, embedding[0])
+    assert not is_mean_pooled(classifier, features[0][:4], embedding[0])
 
 
 def test_over_http(client, pngs):
@@ -148,10 +148,10 @@ def test_graphs_that_end_otherwise(write_model, tmp_path, change):
 def test_covering_finds_what_matters():
     pixels = np.zeros((70, 70, 3), np.uint8)
     pixels[10:20, 40:50] = 255
-    parts = covered(pixels)
+    parts = occluded(pixels)
     assert len(parts) == saliency.GRID**2
     # A class that is seen where it is bright.
-    lost = losses(0.9, [float(0.1 + 0.8 * (part[14, 44, 0] == 255)) for part in parts])
+    lost = occlusion_map(0.9, [float(0.1 + 0.8 * (part[14, 44, 0] == 255)) for part in parts])
     assert np.unravel_index(lost.argmax(), lost.shape) == (1, 4)
     assert all((part != pixels).any() for part in parts) and (pixels[10:20, 40:50] == 255).all()
 

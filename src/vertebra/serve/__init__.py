@@ -14,7 +14,7 @@ from vertebra.callable_module import make_callable
 from vertebra.errors import needing
 from vertebra.progress import Progress, silent
 
-from .glibc_malloc import give_back
+from .glibc_malloc import limit_heaps
 from .server_settings import Settings as Settings
 
 
@@ -38,8 +38,8 @@ def serve(*models: str, tell: Progress = silent, **options: Any) -> None:
 def run(settings: Settings, tell: Progress = silent) -> None:
     """Serve with these settings; raises as `serve` does."""
     settings.check()
-    give_back()
-    with _made_to_stay():
+    limit_heaps()
+    with _excluded_from_gc():
         with needing("serve", "vertebra serve"):
             from .model_registry import ModelRegistry
 
@@ -57,11 +57,10 @@ def run(settings: Settings, tell: Progress = silent) -> None:
 
 
 @contextmanager
-def _made_to_stay() -> Iterator[None]:
+def _excluded_from_gc() -> Iterator[None]:
     """Spare the garbage collector what is made in the block.
 
-    Looking through hundreds of thousands of objects again and again is a tenth of the start, and later would hold up
-    requests.
+    Scanning hundreds of thousands of objects again and again is a tenth of the start, and later would delay requests.
     """
     enabled = gc.isenabled()
     gc.disable()

@@ -88,7 +88,7 @@ class AccessControl:
         """Whether pages of that origin may ask: those of this server, and allowed ones.
 
         Which scheme the browser used is not known behind a proxy, so the page's own counts. What a proxy adds
-        (X-Forwarded-Host) is not looked at: a client can send the same.
+        (X-Forwarded-Host) is ignored: a client can send the same.
         """
         if origin in self.origins or "*" in self.origins:
             return True

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import time
 
+from vertebra.units import counted
+
 from .api_errors import BusyError
 from .loaded_model import LoadedModel
 from .loop_lag import LoopLag
@@ -50,9 +52,9 @@ class Admission:
     def refuse(self, model: LoadedModel, full: QueueFullError) -> BusyError:
         """Count it, and say how long the queue is."""
         self.metrics.refused("queue")
+        images = counted(len(model.batcher), "image")
         return BusyError(
-            f"{len(model.batcher)} images wait for {model.name!r} already, about {full.seconds:.1f} s of work. "
-            "Try again later.",
+            f"the queue of {model.name!r} has {images}, about {full.seconds:.1f} s of work. Try again later.",
             full.seconds,
         )
 

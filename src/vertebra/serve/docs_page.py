@@ -61,11 +61,11 @@ def _operation(path: str, method: str, operation: Any, document: Any, url: str) 
     if body:
         kinds = ", ".join(f"<code>{escape(kind)}</code>" for kind in body["content"])
         parts.append(f"<p>Body: {kinds}</p>")
-    answers: list[tuple[str, ...]] = []
+    responses: list[tuple[str, ...]] = []
     for status, answer in operation["responses"].items():
         shapes = [_type(content.get("schema", {}), document) for content in answer.get("content", {}).values()]
-        answers.append((status, answer.get("description", ""), " ".join(shapes)))
-    return [*parts, _table(answers)]
+        responses.append((status, answer.get("description", ""), " ".join(shapes)))
+    return [*parts, _table(responses)]
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:

@@ -1,4 +1,4 @@
-"""/v1/explain: one photo, one class, and a heat-map of where the network found it."""
+"""/v1/explain: one photo, one class, and a heat-map of the evidence for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .loaded_model import LoadedModel
 from .request_body import Receive
 from .request_images import Upload
 
-_OCCLUSIONS = 16  # covered inputs that are queued at a time, so that other requests come in between
+_OCCLUSIONS = 16  # occluded inputs that are queued at a time, so that other requests come in between
 
 
 async def explained(
@@ -70,7 +70,7 @@ async def _explained(
     else:
         heat = await _occlusion(dispatcher, receive, model, pixels, probabilities, chosen, deadline)
     picture = await dispatcher.draw(lambda: saliency.draw(heat, photo, box, overlay=overlay), deadline)
-    headers = saliency.summary(model.explains_by, chosen, model.card.class_name(chosen))
+    headers = saliency.response_headers(model.explains_by, chosen, model.card.class_name(chosen))
     return Response(picture, media_type="image/png", headers=headers)
 
 
@@ -93,11 +93,11 @@ async def _occlusion(
     deadline: float,
 ) -> saliency.Map:
     """What the class loses at each place."""
-    parts = saliency.covered(pixels)
+    parts = saliency.occluded(pixels)
     some = max(1, min(_OCCLUSIONS, dispatcher.settings.queue // 2))
     values: list[float] = []
     for start in range(0, len(parts), some):
         jobs = [Job(partial(DecodedImage, part)) for part in parts[start : start + some]]
         await dispatcher.run(model.name, lambda _, jobs=jobs: jobs, receive, deadline, only=model)  # type: ignore[misc]
         values += (float(job.values[PROBABILITIES][index]) for job in jobs)
-    return saliency.losses(float(probabilities[index]), values)
+    return saliency.occlusion_map(float(probabilities[index]), values)

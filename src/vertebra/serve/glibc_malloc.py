@@ -11,7 +11,7 @@ LARGE_BYTES = 1_000_000
 ARENAS = 2
 
 
-def give_back() -> None:
+def limit_heaps() -> None:
     """Have glibc map large blocks by themselves, and few arenas for the rest.
 
     Otherwise it raises its own limit with each large block that is freed, up to 32 MB, takes the blocks of later
@@ -24,7 +24,7 @@ def give_back() -> None:
         mallopt(_M_ARENA_MAX, ARENAS)
 
 
-def trim() -> None:
+def trim_heaps() -> None:
     """Have glibc return the free pages of its heaps.
 
     A model is thousands of blocks below the limit for blocks that are mapped by themselves, and what is allocated

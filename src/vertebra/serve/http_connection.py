@@ -19,7 +19,7 @@ MAX_HEAD_BYTES = 65_536  # of a request's line and headers
 # take, until the client is silent, or until it is more than anybody sends by mistake.
 _DRAIN_BYTES = 2**30
 _DRAIN_SILENCE = 2.0  # seconds
-_REFUSED = 100  # connections past the limit that are told so in this way; further ones are closed at once
+_REFUSED = 100  # connections past the limit that get this answer; further ones are closed at once
 
 _IDLE, _HEAD, _BODY = range(3)  # what the next byte belongs to
 
@@ -30,16 +30,16 @@ class Connection(HttpToolsProtocol):
     settings: Settings
     metrics: Metrics
 
-    _part = _IDLE
-    _head = 0  # bytes of the request's line and headers that are complete
-    _more = 0  # bytes that came after its first ones, while its headers are not
+    _phase = _IDLE
+    _header_bytes = 0  # bytes of the request's line and headers that are complete
+    _partial_bytes = 0  # bytes that came after its first ones, while its headers are not
     _running: Any = None  # the cycle whose answer comes next
-    _last_words: bytes | None = None  # what is sent after the answers under way, before closing
+    _final_response: bytes | None = None  # what is sent after the answers under way, before closing
     _refused = False
     _left: int | None = None  # bytes that may still come before the connection is cut; None: it is in use
     _until = 0.0
     _timer: asyncio.TimerHandle | None = None
-    _stuck: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
 
     # --- the socket -------------------------------------------------------------------------------------------------
 
@@ -50,13 +50,13 @@ class Connection(HttpToolsProtocol):
             self.metrics.refused("connections")
             self._refuse(503, "there are too many connections. Try again later.", b"retry-after: 1\r\n")
             return
-        self._arm(self._late)
+        self._arm(self._on_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended, on whichever side."""
         self._disarm()
-        if self._stuck is not None:
-            self._stuck.cancel()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
         self._left = 0
         if self._running is not None:  # not always the newest, of which uvicorn knows
             _disconnect(self._running)
@@ -67,14 +67,14 @@ class Connection(HttpToolsProtocol):
         if self._left is not None:
             self._drain(len(data))
             return
-        if self._last_words is not None:
+        if self._final_response is not None:
             return
-        if self._part == _IDLE:
+        if self._phase == _IDLE:
             data = data.lstrip(b"\r\n")  # some clients end a body with a line of its own; no request begins so
             if not data:
                 return
-        elif self._part == _HEAD:
-            self._more += len(data)
+        elif self._phase == _HEAD:
+            self._partial_bytes += len(data)
         self._unset_keepalive_if_required()
         while data:
             try:
@@ -85,19 +85,19 @@ class Connection(HttpToolsProtocol):
             except httptools.HttpParserError as error:
                 self._malformed(error)
                 return
-        if self._part == _HEAD and self._more > MAX_HEAD_BYTES:
+        if self._phase == _HEAD and self._partial_bytes > MAX_HEAD_BYTES:
             self._malformed(None)
 
     def pause_writing(self) -> None:
         """The client does not read its answer."""
         super().pause_writing()
-        self._stuck = self.loop.call_later(self.settings.read_seconds, self.transport.abort)
+        self._write_timer = self.loop.call_later(self.settings.read_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
         """It reads again."""
-        if self._stuck is not None:
-            self._stuck.cancel()
-            self._stuck = None
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
         super().resume_writing()
 
     # --- the parser -------------------------------------------------------------------------------------------------
@@ -105,10 +105,10 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         super().on_message_begin()
-        self._part = _HEAD
-        self._head = self._more = 0
+        self._phase = _HEAD
+        self._header_bytes = self._partial_bytes = 0
         if self._timer is None:
-            self._arm(self._late)
+            self._arm(self._on_timeout)
 
     def on_url(self, url: bytes) -> None:
         """The address, or a part of it."""
@@ -130,7 +130,7 @@ class Connection(HttpToolsProtocol):
             raise ValueError("its address has no path")
         super().on_headers_complete()
         self._disarm()
-        self._part = _BODY
+        self._phase = _BODY
 
     def on_message_complete(self) -> None:
         """A request has come in whole."""
@@ -138,7 +138,7 @@ class Connection(HttpToolsProtocol):
             return
         super().on_message_complete()
         self._disarm()
-        self._part = _IDLE
+        self._phase = _IDLE
         if self.cycle.response_complete:  # it was answered before its end, and what came then has stopped the clock
             self._unset_keepalive_if_required()
             self.timeout_keep_alive_task = self.loop.call_later(
@@ -162,8 +162,8 @@ class Connection(HttpToolsProtocol):
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
     def _count(self, length: int) -> None:
-        self._head += length
-        if self._head > MAX_HEAD_BYTES:
+        self._header_bytes += length
+        if self._header_bytes > MAX_HEAD_BYTES:
             raise ValueError  # the parser stops, and says so
 
     # --- answers ----------------------------------------------------------------------------------------------------
@@ -179,15 +179,15 @@ class Connection(HttpToolsProtocol):
             return
         if self.pipeline:
             self.flow.pause_reading()  # thousands of requests fit in what is read at a time
-        if self._last_words is not None and self._running.response_complete:
-            self.transport.write(self._last_words)
+        if self._final_response is not None and self._running.response_complete:
+            self.transport.write(self._final_response)
             self.transport.close()
-        elif self._part == _BODY and self.cycle.response_complete:
+        elif self._phase == _BODY and self.cycle.response_complete:
             # Refused unread. The rest is passed by, and the connection goes on, where that comes soon.
             self._arm(self.transport.close)
 
     def _malformed(self, error: Exception | None) -> None:
-        if error is None or self._head > MAX_HEAD_BYTES:
+        if error is None or self._header_bytes > MAX_HEAD_BYTES:
             self.metrics.refused("headers")
             self._refuse(431, f"the headers have more than {MAX_HEAD_BYTES:,} bytes.")
         else:
@@ -195,12 +195,12 @@ class Connection(HttpToolsProtocol):
             reason = " ".join(str(error.__context__ or error).split()).rstrip(".").lower() or "it is malformed"
             self._refuse(400, f"this is not HTTP that can be understood ({reason[:200]}).")
 
-    def _late(self) -> None:
+    def _on_timeout(self) -> None:
         self._timer = None
-        if self._part == _IDLE:  # silent all the time: there is nothing to answer
+        if self._phase == _IDLE:  # silent all the time: there is nothing to answer
             self.transport.close()
         elif self.flow.read_paused:  # by this side, while earlier requests are answered
-            self._arm(self._late)
+            self._arm(self._on_timeout)
         else:
             self.metrics.refused("slow")
             self._refuse(408, f"the headers were not complete after {self.settings.read_seconds:g} seconds.")
@@ -214,14 +214,14 @@ class Connection(HttpToolsProtocol):
             b"HTTP/1.1 %d \r\ncontent-type: application/json\r\nconnection: close\r\n%scontent-length: %d\r\n\r\n%s"
             % (status, headers, len(body), body)
         )
-        if self._part == _BODY:  # it is the body of a request that has a cycle already
+        if self._phase == _BODY:  # it is the body of a request that has a cycle already
             if self.pipeline and self.pipeline[0][0] is self.cycle:
                 self.pipeline.popleft()
             else:
                 words = b"" if self.cycle.response_started else words
                 _disconnect(self.cycle)
         if self._running is not None and not self._running.response_complete and not self._running.disconnected:
-            self._last_words = words
+            self._final_response = words
             return
         self.transport.write(words)
         self.transport.close()
@@ -241,9 +241,9 @@ class Connection(HttpToolsProtocol):
             min(waiting)[2].transport.close()
         return bool(waiting)
 
-    def hang_up(self, transport: Any) -> None:
+    def close_gracefully(self, transport: Any) -> None:
         """Close the transport; where the client may still be sending, so that it can read its answer."""
-        sending = self._refused or self._part != _IDLE or self.flow.read_paused
+        sending = self._refused or self._phase != _IDLE or self.flow.read_paused
         crowded = len(self.connections) > self.settings.connections + _REFUSED
         if self._left is not None or transport.is_closing() or not sending or crowded:
             transport.close()
@@ -293,7 +293,7 @@ class _Transport:
         return self._connection._left is not None or bool(self._transport.is_closing())
 
     def close(self) -> None:
-        self._connection.hang_up(self._transport)
+        self._connection.close_gracefully(self._transport)
 
 
 def _disconnect(cycle: Any) -> None:

@@ -1,4 +1,4 @@
-"""From the bytes that a client sent to a network's input, without letting one picture take the machine."""
+"""From the bytes that a client sent to a network's input, with limits on a picture's pixels, scans and memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_SCAN_PIXELS = 1_000_000_000
 _USUAL_SCANS = 20
 _MAX_SEGMENTS = 10_000  # a large photo has some hundreds, for its profile and for what its maker adds
 _MAX_FILL = 65_536  # bytes between two segments; Pillow passes them by one at a time
-_LOOK = 2**20  # bytes that are searched at a time: meanwhile no other thread runs
+_SEARCH_BYTES = 2**20  # bytes searched at a time: meanwhile no other thread runs
 
 # JPEG, ITU-T T.81, table B.1: FF 00 is a byte of a scan, FF FF fills, D0 to D7 are restarts within a scan.
 _START, _END, _SCAN = 0xD8, 0xD9, 0xDA
@@ -113,7 +113,7 @@ def _check_scans(data: bytes, name: str, max_pixels: int) -> None:
 
 
 def _next_marker(data: bytes, place: int) -> re.Match[bytes] | None:
-    for start in range(place, len(data), _LOOK):
-        if marker := _MARKER.search(data, start, start + _LOOK + 1):
+    for start in range(place, len(data), _SEARCH_BYTES):
+        if marker := _MARKER.search(data, start, start + _SEARCH_BYTES + 1):
             return marker
     return None

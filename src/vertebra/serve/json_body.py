@@ -1,4 +1,4 @@
-"""JSON in the bodies of requests, read so that no other request waits for it.
+"""JSON bodies of requests, parsed so that no other request is delayed.
 
 The event loop answers everybody, and no thread of Python runs while a parser in C does: 27 MB of numbers took it half a
 second. What makes a body large, the `data` of images and tensors, is therefore set aside before the rest is parsed, and
@@ -28,7 +28,7 @@ T = TypeVar("T")
 LARGE = 65_536  # bytes that are parsed, or values that are written, within a millisecond
 _REST = 4 * LARGE  # bytes of a JSON body beside the data in it, and more for each of these
 _REST_EACH = 1024
-_MAX_DATA = 10_000  # that are looked at
+_MAX_DATA = 10_000  # that are searched for
 
 _KEY = b'"data"'
 _VALUE = re.compile(rb'[ \t\r\n]{0,64}:[ \t\r\n]{0,64}(["\[])')

@@ -30,33 +30,33 @@ from .batch_costs import BatchCosts
 from .batcher import Batcher
 from .image_decoding import network_input
 from .prometheus_metrics import Metrics
-from .saliency import Classifier, find_classifier, holds
+from .saliency import Classifier, find_classifier, is_mean_pooled
 from .server_settings import Settings
 
 log = logging.getLogger("vertebra.serve")
 
-_WARM_UP = (1, 2, 4)  # images of a batch; the first of each size also makes the engine reserve its memory
+_WARM_UP_SIZES = (1, 2, 4)  # images of a batch; the first of each size also makes the engine reserve its memory
 
 
 class LoadedModel:
     """One version of a model's file, ready to predict; used until a newer one takes its place.
 
-    What it holds is hundreds of megabytes, so no part of it may refer back to it: the last reference that goes frees
+    It holds hundreds of megabytes, so no part of it may refer back to it: the last reference that goes frees
     all at once, where a reference cycle would wait for the garbage collector, which comes rarely to a server.
     """
 
     def __init__(self, name: str, path: Path, settings: Settings, metrics: Metrics) -> None:
         self.name = name
         self.path = path
-        self.stamp = change_state(path)
+        self.file_state = change_state(path)
         verify(path)  # at each load, whatever the cache says: it serves for long
         predictor = Predictor(path, engine=settings.engine)
         self.card: Card = predictor.card
         runner = predictor.runner(predictor.batch, tune=settings.tune)
         self.runner = runner
         self.plan = runner.plan
-        self._trial = trial_images(self.card.preprocessing.crop_size, max(_WARM_UP))
-        self.classes = self._checked()
+        self._trial = trial_images(self.card.preprocessing.crop_size, max(_WARM_UP_SIZES))
+        self.classes = self._check_outputs()
         self.decode = partial(
             network_input,
             preprocessing=self.card.preprocessing,
@@ -68,16 +68,20 @@ class LoadedModel:
             partial(infer, runner, name),
             workers=runner.plan.lanes * runner.plan.threads,
             limit=settings.queue,
-            costs=self._warm(),
+            costs=self._warm_up(),
             observe=metrics.batch_observer(name),
             name=name,
         )
-        self.since = datetime.now(UTC).isoformat(timespec="seconds")
+        self.loaded_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._described: tuple[Classifier | None, dict[str, Any] | None] | None = None
         self._describing = threading.Lock()
 
-    def _checked(self) -> int:
-        """The number of classes; a file that cannot predict, or not in numbers, is refused here."""
+    def _check_outputs(self) -> int:
+        """The number of classes.
+
+        Raises:
+            EngineError: the file does not predict, or gives NaN or infinite values, or does not fit its card.
+        """
         (probabilities,) = infer(self.runner, self.name, self._trial[:1], (PROBABILITIES,))
         if probabilities.ndim != 2:
             raise EngineError(f"{self.path} gives probabilities of shape {probabilities.shape}; it must be (N, K).")
@@ -88,31 +92,31 @@ class LoadedModel:
             )
         return int(probabilities.shape[1])
 
-    def _warm(self) -> BatchCosts:
+    def _warm_up(self) -> BatchCosts:
         """What batches cost: the second run of each size counts."""
         costs = BatchCosts(self.plan.micro_batch)
-        for size in _WARM_UP:
-            for turn in range(2):
+        for size in _WARM_UP_SIZES:
+            for repeat in range(2):
                 start = time.perf_counter()
                 infer(self.runner, self.name, self._trial[:size], (PROBABILITIES,))
                 seconds = time.perf_counter() - start
-                if turn:
+                if repeat:
                     costs.warm(size, seconds)
         return costs
 
     @property
     def classifier(self) -> Classifier | None:
-        """What class-activation maps are made with; None where the network does not end in pooling and one layer."""
+        """The linear layer for class activation maps; None where the network does not end in pooling and one layer."""
         return self._describe()[0]
 
     @property
     def anatomy(self) -> dict[str, Any] | None:
-        """The stages as its file has them; None where it cannot be told."""
+        """The stages as its file has them; None where they cannot be read."""
         return self._describe()[1]
 
     @property
     def explains_by(self) -> Literal["activation", "occlusion"]:
-        """How `explain` finds where a class was seen."""
+        """How `explain` makes heat-maps."""
         return "occlusion" if self.classifier is None else "activation"
 
     def _describe(self) -> tuple[Classifier | None, dict[str, Any] | None]:
@@ -126,11 +130,11 @@ class LoadedModel:
         try:
             graph = read_graph(self.path)
             classifier = find_classifier(graph)
-            if change_state(self.path) != self.stamp:
+            if change_state(self.path) != self.file_state:
                 return None, None  # a newer file is there already, and will be loaded
             if classifier is not None:
                 _, embedding, features = self.runner.call(self._trial[1:2], OUTPUTS)
-                if not holds(classifier, features[0], embedding[0]):
+                if not is_mean_pooled(classifier, features[0], embedding[0]):
                     classifier = None
             return classifier, anatomy(graph, self.card.preprocessing.crop_size)
         except Exception:
@@ -139,7 +143,7 @@ class LoadedModel:
             return None, None
 
     def close(self) -> None:
-        """Finish what waits, then free the network: a request that still names this model must not keep it."""
+        """Finish what is queued, then free the network: a request that still names this model must not keep it."""
         self.batcher.close()
         self.runner.close()
 
@@ -148,10 +152,10 @@ def infer(runner: Runner, name: str, pixels: Pixels, outputs: Sequence[str]) -> 
     """The named outputs of the network.
 
     Raises:
-        EngineError: NaN or infinite values, which would poison all that is computed of them, and are no JSON.
+        EngineError: NaN or infinite values, which JSON cannot hold.
     """
     values = runner.call(pixels, outputs)
     for value in values:
         if not np.isfinite(value).all():
-            raise EngineError(f"the model {name!r} gives values that are no numbers: its weights are damaged.")
+            raise EngineError(f"the model {name!r} gives NaN or infinite values: its weights are damaged.")
     return values

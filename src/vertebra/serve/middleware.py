@@ -1,4 +1,4 @@
-"""What every request passes on its way in and out: who may ask, how long it takes, what browsers are told."""
+"""Around every request: access control, overload, metrics, security headers, and errors as JSON."""
 
 from __future__ import annotations
 

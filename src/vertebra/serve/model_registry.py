@@ -14,7 +14,7 @@ from vertebra.errors import nearest
 from vertebra.progress import Progress, silent
 
 from .api_errors import ApiError
-from .glibc_malloc import trim
+from .glibc_malloc import trim_heaps
 from .loaded_model import LoadedModel
 from .model_source import exported_file_of
 from .prometheus_metrics import Metrics, ModelGauges
@@ -33,7 +33,7 @@ class ServedModel:
         self.path = path
         self.current: LoadedModel | None = None
         self.error: str | None = None  # why the newest file is not being served
-        self.seen: dict[str, int] | None = None  # the newest file that has been looked at
+        self.checked_state: dict[str, int] | None = None  # of the newest file that was checked
 
     def gauges(self) -> ModelGauges:
         """Its queue and threads; without a loaded version there are none."""
@@ -68,7 +68,7 @@ class ModelRegistry:
         self.failed: Callable[[], None] = lambda: None  # is called then
 
     def start(self) -> ModelRegistry:
-        """Load everything, then look for new files; nothing where that has begun."""
+        """Load all models, then watch their files; nothing where that has begun."""
         if self._thread.ident is None:
             self._thread.start()
         return self
@@ -101,7 +101,7 @@ class ModelRegistry:
         return served.current
 
     def close(self) -> None:
-        """Finish what waits in all models."""
+        """Finish what is queued in all models."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -114,7 +114,7 @@ class ModelRegistry:
     def _watch(self) -> None:
         try:
             for served in self.models.values():
-                self._first(served)
+                self._load_first(served)
         except Exception as error:
             self.failure = error
             self.failed()
@@ -126,39 +126,39 @@ class ModelRegistry:
         changing: dict[str, dict[str, int]] = {}
         while not self._stop.wait(self.settings.reload_seconds):
             for served in self.models.values():
-                self._look(served, changing)
+                self._reload_if_changed(served, changing)
 
-    def _first(self, served: ServedModel) -> None:
+    def _load_first(self, served: ServedModel) -> None:
         """Load a model. In a method of its own: a local of `_watch`, which never returns, would keep it for good."""
-        served.seen = change_state(served.path)
+        served.checked_state = change_state(served.path)
         start = time.perf_counter()
         served.current = loaded = LoadedModel(served.name, served.path, self.settings, self.metrics)
         log.info("%s: %s loaded in %.2f s, %s", served.name, served.path, time.perf_counter() - start, loaded.plan)
 
-    def _look(self, served: ServedModel, changing: dict[str, dict[str, int]]) -> None:
-        """Load a file that is another than before, once it has stayed the same between two looks."""
+    def _reload_if_changed(self, served: ServedModel, changing: dict[str, dict[str, int]]) -> None:
+        """Load a file that has changed, once it has stayed the same between two checks."""
         try:
-            stamp = change_state(served.path)
+            state = change_state(served.path)
         except OSError:
-            stamp = {}  # being replaced, or gone
-        if stamp == served.seen:
+            state = {}  # being replaced, or gone
+        if state == served.checked_state:
             changing.pop(served.name, None)
             return
-        if changing.get(served.name) != stamp:
-            changing[served.name] = stamp
+        if changing.get(served.name) != state:
+            changing[served.name] = state
             return
-        served.seen = stamp
-        if not stamp:
+        served.checked_state = state
+        if not state:
             served.error = f"{served.path} is gone."
-            log.warning("%s: %s What was loaded from it serves on.", served.name, served.error)
+            log.warning("%s: %s What was loaded from it is still served.", served.name, served.error)
             return
         try:
             new = LoadedModel(served.name, served.path, self.settings, self.metrics)
         except Exception as error:
             served.error = f"the new {served.path.name} is not served: {' '.join(str(error).split())}"
             self.metrics.reloaded(served.name, ok=False)
-            log.error("%s: %s The one before serves on.", served.name, served.error)
-            trim()
+            log.error("%s: %s The previous one is still served.", served.name, served.error)
+            trim_heaps()
             return
         old, served.current, served.error = served.current, new, None
         self.metrics.reloaded(served.name, ok=True)
@@ -166,5 +166,5 @@ class ModelRegistry:
         if old is not None:
             # Requests that it has accepted are finished; none can come any more, for they ask for `current`.
             old.close()
-            trim()
+            trim_heaps()
         new._describe()

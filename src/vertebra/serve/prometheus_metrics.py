@@ -34,27 +34,33 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self._requests = Counter(
-            "vertebra_requests", "Answers by route and status.", ["route", "status"], registry=registry
+            "vertebra_requests", "Requests by route and status.", ["route", "status"], registry=registry
         )
         self._request_seconds = Histogram(
             "vertebra_request_seconds",
-            "From a request's headers to its answer.",
+            "Seconds from a request's headers to its response.",
             ["route"],
             buckets=_SECONDS,
             registry=registry,
         )
         self._images = Counter("vertebra_images", "Images by result.", ["model", "result"], registry=registry)
         self._batches = Histogram(
-            "vertebra_batch_images", "Images of a batch.", ["model"], buckets=_SIZES, registry=registry
+            "vertebra_batch_images", "Images per batch.", ["model"], buckets=_SIZES, registry=registry
         )
         self._decoding = Histogram(
-            "vertebra_decode_seconds", "Decoding of a batch.", ["model"], buckets=_SECONDS, registry=registry
+            "vertebra_decode_seconds", "Seconds of decoding per batch.", ["model"], buckets=_SECONDS, registry=registry
         )
         self._inference = Histogram(
-            "vertebra_inference_seconds", "The network over a batch.", ["model"], buckets=_SECONDS, registry=registry
+            "vertebra_inference_seconds",
+            "Seconds of inference per batch.",
+            ["model"],
+            buckets=_SECONDS,
+            registry=registry,
         )
-        self._refused = Counter("vertebra_refused", "Requests turned away, by reason.", ["reason"], registry=registry)
-        self._reloads = Counter("vertebra_reloads", "New files of a model.", ["model", "result"], registry=registry)
+        self._refused = Counter("vertebra_refused", "Requests refused, by reason.", ["reason"], registry=registry)
+        self._reloads = Counter(
+            "vertebra_reloads", "Reloads of a model's file, by result.", ["model", "result"], registry=registry
+        )
         self._bound: dict[tuple[str, int], Any] = {}
         self._timed: dict[str, Any] = {}
 
@@ -68,14 +74,14 @@ class Metrics:
         counter.inc()
         self._timed[route].observe(seconds)
 
-    def images(self, model: str, good: int, bad: int) -> None:
-        """So many images of a request were predicted, and so many were no good."""
-        for result, count in (("ok", good), ("error", bad)):
+    def images(self, model: str, predicted: int, unreadable: int) -> None:
+        """So many images of a request were predicted, and so many could not be read."""
+        for result, count in (("ok", predicted), ("error", unreadable)):
             if count:
                 self._images.labels(model, result).inc(count)
 
     def refused(self, reason: str) -> None:
-        """A request was turned away: "queue", "deadline", "memory", "connections", "key", "origin", …"""
+        """A request was refused: "queue", "deadline", "memory", "connections", "key", "origin", …"""
         self._refused.labels(reason).inc()
 
     def reloaded(self, model: str, *, ok: bool) -> None:
@@ -108,7 +114,7 @@ class Metrics:
 
 
 class _Gauges:
-    """Gauges that are looked up when they are asked for, so that they cost nothing meanwhile."""
+    """Gauges that are read at each scrape, and cost nothing in between."""
 
     def __init__(
         self,
@@ -123,7 +129,7 @@ class _Gauges:
     def collect(self) -> Iterable[GaugeMetricFamily]:
         queue = GaugeMetricFamily("vertebra_queue_images", "Images in the queue.", labels=["model"])
         wait = GaugeMetricFamily("vertebra_queue_wait_seconds", "Expected wait of a new image.", labels=["model"])
-        busy = GaugeMetricFamily("vertebra_busy_threads", "Threads at work.", labels=["model"])
+        busy = GaugeMetricFamily("vertebra_busy_threads", "Busy worker threads.", labels=["model"])
         current = GaugeMetricFamily(
             "vertebra_model_current", "1 where the newest file is served, 0 where it was refused.", labels=["model"]
         )
@@ -134,4 +140,4 @@ class _Gauges:
             busy.add_metric([model.name], model.busy_threads)
         yield from (queue, wait, busy, current)
         yield GaugeMetricFamily("vertebra_connections", "Open connections.", value=self.connections())
-        yield GaugeMetricFamily("vertebra_body_bytes", "Bodies of requests in memory.", value=self.body_bytes())
+        yield GaugeMetricFamily("vertebra_body_bytes", "Bytes of request bodies in memory.", value=self.body_bytes())

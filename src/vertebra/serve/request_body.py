@@ -70,7 +70,7 @@ class BodyReader:
 
     def _hold(self, count: int) -> int:
         if self.held + count > self.settings.max_body_bytes:
-            raise BusyError("other requests fill the memory for bodies. Try again.", 1)
+            raise BusyError("the memory for request bodies is full. Try again.", 1)
         self.held += count
         return count
 

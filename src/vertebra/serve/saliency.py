@@ -1,9 +1,9 @@
-"""Where in a photo a network saw a class: numbers for each place, and a picture of them.
+"""Heat-maps of a class over a photo: their values, and a picture of them.
 
-Two ways. Where the classes are one linear layer over the mean of the last feature maps, the logit of a class is itself
-a mean over places, and each place's part of it is known exactly: the class activation map of Zhou et al.,
-https://arxiv.org/abs/1512.04150. Where they are not (VGG), parts of the photo are covered one after another, and what
-the class loses is what it saw there: Zeiler and Fergus, https://arxiv.org/abs/1311.2901.
+Where the classes are one linear layer over the mean of the last feature maps, the logit of a class is itself a mean
+over places, and each place's share of it is known exactly: the class activation map of Zhou et al.,
+https://arxiv.org/abs/1512.04150. Where they are not (VGG), parts of the photo are occluded one after another, and the
+map is how much log-probability the class loses: Zeiler and Fergus, https://arxiv.org/abs/1311.2901.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from vertebra.preprocessing import centre_crop_box, middle_of_strip, resized_siz
 Map = NDArray[np.float32]
 
 MAX_SIDE = 1024  # pixels of the picture that comes back
-GRID = 7  # places that are covered, in each direction
-_COVER = 1.6  # side of what is covered, in steps of the grid
+GRID = 7  # places that are occluded, in each direction
+_COVER = 1.6  # side of the occluded square, in steps of the grid
 
 # How far the numbers may be from those of the graph for its classifier to count as understood: int8 rounds.
 _TOLERANCE = 0.03
 
-# Cold to hot, as RGB; dark ends that read on bright and on dark photos, and told apart without seeing red from green.
+# Cold to hot, as RGB; dark ends that read on bright and on dark photos, and distinguishable for the colour-blind.
 _COLOURS = np.array([(13, 8, 135), (126, 3, 168), (204, 71, 120), (248, 149, 64), (240, 249, 33)], np.float32)
 
 
@@ -68,7 +68,7 @@ def find_classifier(graph: Graph) -> Classifier | None:
     return Classifier(np.ascontiguousarray(weight, np.float32))
 
 
-def holds(classifier: Classifier, features: Array, embedding: Array) -> bool:
+def is_mean_pooled(classifier: Classifier, features: Array, embedding: Array) -> bool:
     """Whether the embedding is the mean of the feature maps, as the map rests on: (C, h, w), (D,)."""
     if features.ndim != 3 or not features.shape[0] == embedding.shape[0] == classifier.weight.shape[1]:
         return False
@@ -110,11 +110,11 @@ def _values(graph: Graph, name: str) -> Array | None:
     return floats
 
 
-# --- covering -------------------------------------------------------------------------------------------------------
+# --- occlusion -------------------------------------------------------------------------------------------------------
 
 
-def covered(pixels: Pixels) -> list[Pixels]:
-    """The network's input with one place after another covered in its mean colour: GRID × GRID of them, by rows."""
+def occluded(pixels: Pixels) -> list[Pixels]:
+    """The network's input with one place after another occluded by its mean colour: GRID × GRID of them, by rows."""
     side = pixels.shape[0]
     mean = pixels.reshape(-1, 3).mean(0).round().astype(np.uint8)
     reach = _COVER * side / GRID / 2
@@ -129,7 +129,7 @@ def covered(pixels: Pixels) -> list[Pixels]:
     return found
 
 
-def losses(whole: float, parts: list[float]) -> Map:
+def occlusion_map(whole: float, parts: list[float]) -> Map:
     """What the class loses where each place is covered: (GRID, GRID), in differences of log-probabilities."""
     values = np.log(np.maximum([whole, *parts], 1e-9))
     found: Map = (values[0] - values[1:]).reshape(GRID, GRID).astype(np.float32)
@@ -149,7 +149,7 @@ def shrunk(picture: Image.Image) -> Image.Image:
 
 
 def crop_box(height: int, width: int, preprocessing: Preprocessing) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of what the network saw, as shares of the picture's sides; may reach outside."""
+    """Left, top, right, bottom of the network's crop, as shares of the picture's sides; may reach outside."""
     x, y, x_end, y_end = middle_of_strip(width, height)
     high, wide = resized_size(y_end - y, x_end - x, preprocessing.resize_size)
     left, top, right, bottom = centre_crop_box(high, wide, preprocessing.crop_size)
@@ -163,10 +163,10 @@ def crop_box(height: int, width: int, preprocessing: Preprocessing) -> tuple[flo
 
 
 def draw(heat: Map, picture: Image.Image, box: tuple[float, float, float, float], *, overlay: bool) -> bytes:
-    """A PNG of the picture's size: the heat over the crop that the network saw, on the picture or on nothing.
+    """A PNG of the picture's size: the heat over the network's crop, on the picture or on nothing.
 
     Args:
-        heat: (h, w); what is not above 0 speaks against the class, or says nothing, and stays cold.
+        heat: (h, w); what is not above 0 is evidence against the class, or none, and stays cold.
         picture: RGB.
         box: the crop, in shares of the sides.
         overlay: on the picture; else transparent where it is cold and outside the crop.
@@ -197,7 +197,7 @@ def draw(heat: Map, picture: Image.Image, box: tuple[float, float, float, float]
     return out.getvalue()
 
 
-def summary(method: str, index: int, name: str) -> dict[str, Any]:
+def response_headers(method: str, index: int, name: str) -> dict[str, Any]:
     """The headers that go with a picture."""
     from urllib.parse import quote
 

@@ -1,4 +1,4 @@
-"""What requests and answers look like, for the OpenAPI document; answers are written by hand, and tests compare."""
+"""The shapes of requests and responses, for the OpenAPI document; tests compare the responses with them."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Timing(BaseModel):
 
 
 class ImageResult(BaseModel):
-    """What one image gave: classes, or the reason why there are none."""
+    """The classes of one image, or the error why there are none."""
 
     name: str
     error: str | None
@@ -124,7 +124,7 @@ class Results(BaseModel):
 
 
 class EmbeddingResult(BaseModel):
-    """What the classifier sees of one image."""
+    """The classifier's input features of one image."""
 
     name: str
     error: str | None
@@ -210,23 +210,31 @@ TENSORS: dict[str, Any] = {
 
 
 def problems(*statuses: int, without_one: type[BaseModel] | None = None) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI entries of answers other than success; `without_one`: results with not one good image are 422 too."""
+    """The OpenAPI entries of responses other than success.
+
+    Args:
+        statuses: of these; 401 and 403 come by themselves.
+        without_one: the results that are 422 too, where no image could be read.
+    """
     meanings = {
         400: "The request is malformed.",
         404: "There is no such model.",
         408: "The body came too slowly.",
         413: "The body is too large.",
-        415: "The body is of a kind that is not taken.",
-        422: "The request cannot be done as it is.",
+        415: "The body's Content-Type is not supported.",
+        422: "A parameter or an image is not allowed.",
         500: "The model failed.",
-        503: "There is no room or no time now; Retry-After says when to try again.",
+        503: "The queue is full, or the deadline cannot be met; Retry-After says when to try again.",
     }
-    always = {401: "The API key is missing or wrong.", 403: "The page that asks may not."}
+    always = {401: "The API key is missing or wrong.", 403: "Pages of that origin, or that host, are not allowed."}
     found: dict[int | str, dict[str, Any]] = {
         status: {"model": Problem, "description": text}
         for status, text in {**meanings, **always}.items()
         if status in statuses or status in always
     }
     if without_one is not None:
-        found[422] = {"model": Problem | without_one, "description": "Not one image could be read, or as for others."}
+        found[422] = {
+            "model": Problem | without_one,
+            "description": "No image could be read, or a parameter is not allowed.",
+        }
     return found

@@ -1,4 +1,4 @@
-"""What a server is told before it starts, and what it refuses."""
+"""The settings of a server, and which are refused."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8000  # 0: any that is free
     api_key: str | None = field(default=None, repr=False)
-    no_auth: bool = False  # let anyone in who can reach it
+    no_auth: bool = False  # allow whoever can reach it
     cors: tuple[str, ...] = ()  # origins of other pages that may call it
     allow_host: tuple[str, ...] = ()  # names besides localhost that it is asked by: photos.example.org, *.example.org
     engine: str = "auto"
     tune: bool = False  # find the fastest engine before the first request, where that is not known yet
-    timeout: float = 30.0  # until each request is answered, waiting included
-    queue: int = 256  # images that may wait, for each model
+    timeout: float = 30.0  # until each request is answered, the queue included
+    queue: int = 256  # images in the queue of each model, at most
     max_images: int = 64  # of one request
     max_bytes: int = 32 * 2**20  # of one request's body
     max_pixels: int = 50_000_000  # of one image
-    reload_seconds: float = 1.0  # between two looks at the files
+    reload_seconds: float = 1.0  # between two checks of the files
     read_seconds: float = 10.0  # for a request's headers, and again for its body
     # Until a connection without a request is closed. Balancers keep theirs for 60 by default, and one that is closed
     # just as it is used again is an error to somebody.

@@ -53,7 +53,7 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
         top: Annotated[int, Query(ge=1, le=MAX_TOP, description="How many classes.")] = 5,
         deadline_ms: Deadline = None,
     ) -> Response:
-        """Classify one or more images. One that cannot be read stands with its error beside the others."""
+        """Classify one or more images. An image that cannot be read has its error in its result."""
         started = time.monotonic()
         loaded, jobs, fields = await _images(
             dispatcher, request, model, (PROBABILITIES,), dispatcher.admission.deadline(deadline_ms)
@@ -69,7 +69,7 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
         summary="Embed images",
     )
     async def embed(request: Request, model: ModelName = None, deadline_ms: Deadline = None) -> Response:
-        """The features that the classifier sees, for one or more images."""
+        """The classifier's input features, for one or more images."""
         started = time.monotonic()
         loaded, jobs, _ = await _images(
             dispatcher, request, model, (EMBEDDING,), dispatcher.admission.deadline(deadline_ms)
@@ -81,7 +81,7 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
         response_class=Response,
         responses=schemas.problems(*_ALL) | {200: {"content": {"image/png": {}}, "description": "A picture."}},
         openapi_extra=schemas.BODY,
-        summary="Show where a class was seen",
+        summary="Draw the heat-map of a class",
     )
     async def explain(
         request: Request,
@@ -120,7 +120,7 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
         summary="A model's card",
     )
     async def card(name: str) -> Response:
-        """All that the file says of itself."""
+        """The card in the model's file."""
         return Response(registry.get(name).card.to_json(), media_type="application/json")
 
     @router.get(
@@ -145,7 +145,7 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
         loaded = registry.get(name)
         found = await asyncio.to_thread(lambda: loaded.anatomy)
         if found is None:
-            raise ApiError(503, f"the stages of {loaded.name!r} cannot be told from its file.", {"Retry-After": "60"})
+            raise ApiError(503, f"the stages of {loaded.name!r} cannot be read from its file.", {"Retry-After": "60"})
         return json_response(found)
 
     @router.get("/healthz", response_model=schemas.Status, summary="Whether the process is up")
@@ -205,7 +205,7 @@ def _about(dispatcher: Dispatcher, name: str) -> dict[str, Any]:
         "threshold": card.threshold,
         "explain": loaded.explains_by,
         "metrics": card.metrics,
-        "loaded": loaded.since,
+        "loaded": loaded.loaded_at,
         "default": name == dispatcher.registry.default,
         "error": served.error,
     }
