@@ -20,7 +20,7 @@ from vertebra.train.validation import Split
 class Plain(ConvNet):
     """Without batch norm two halves of a batch are as good as the whole."""
 
-    _head, _stem = "fc", "one.0"
+    head_name, stem_path = "fc", "one.0"
 
     def __init__(self):
         super().__init__()
@@ -28,8 +28,10 @@ class Plain(ConvNet):
         self.two = nn.Sequential(nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU())
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(16, 3)
-        self._stage("one", ["one"], 8, 2)
-        self._stage("two", ["two"], 16, 4)
+
+    def forward_maps(self, x, run):
+        yield "one", (x := run(x, self.one))
+        yield "two", (x := run(x, self.two))
 
 
 def main(data, folder):

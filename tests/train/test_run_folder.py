@@ -45,7 +45,7 @@ OPTIONS = {
 class Plain(ConvNet):
     """So small that a whole run takes a fraction of a second."""
 
-    _head, _stem = "fc", "one.0"
+    head_name, stem_path = "fc", "one.0"
 
     def __init__(self, num_classes=2):
         super().__init__()
@@ -53,8 +53,10 @@ class Plain(ConvNet):
         self.two = nn.Sequential(nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU())
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(16, num_classes)
-        self._stage("one", ["one"], 8, 2)
-        self._stage("two", ["two"], 16, 4)
+
+    def forward_maps(self, x, run):
+        yield "one", (x := run(x, self.one))
+        yield "two", (x := run(x, self.two))
 
 
 @pytest.fixture(autouse=True)

@@ -32,7 +32,7 @@ SIZE = 8
 class Tiny(ConvNet):
     """Two stages; with batch norm, the second has one value a channel of an image of 8 pixels."""
 
-    _head, _stem = "fc", "one.0"
+    head_name, stem_path = "fc", "one.0"
 
     def __init__(self, normed=False):
         super().__init__()
@@ -41,8 +41,10 @@ class Tiny(ConvNet):
         self.two = nn.Sequential(nn.Conv2d(4, 8, 4, 4), norm, nn.ReLU())
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(8, 3)
-        self._stage("one", ["one"], 4, 2)
-        self._stage("two", ["two"], 8, 8)
+
+    def forward_maps(self, x, run):
+        yield "one", (x := run(x, self.one))
+        yield "two", (x := run(x, self.two))
 
 
 class Mean(Tiny):
