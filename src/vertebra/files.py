@@ -210,9 +210,14 @@ def utf8_name(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(
-    path: Path, remedy: str, *, wait: float | None = 0.0, waiting: Callable[[], None] = lambda: None
-) -> Iterator[None]:
-    """Inside, no other process is inside for the same path.
+    path: Path,
+    remedy: str,
+    *,
+    wait: float | None = 0.0,
+    waiting: Callable[[], None] = lambda: None,
+    warns: bool = True,
+) -> Iterator[bool]:
+    """Inside, no other process is inside for the same path; gives whether there is such a lock.
 
     The system's lock on a hidden file: `.lock` in a folder, `.NAME.lock` beside a file; however the path is spelt, and
     through links. It ends with the process, however that ends, and processes that are forked inside do not hold it.
@@ -220,13 +225,14 @@ def locked(
 
     Where nothing can be written (a read-only file system, a folder without the right to), there is nothing that two
     could damage: then there is no lock, and the writing itself says what is wrong. Where the file system keeps no locks
-    (some network file systems), the work goes on without one, and a `VertebraWarning` says so.
+    (some network file systems), the work goes on without one, and a `VertebraWarning` says so, unless `warns` is False.
 
     Args:
         path: a folder that is there, or a file that may be there.
         remedy: what to do where it is held, as it goes on after "Wait until it has ended, or ": `"give another --out"`.
         wait: seconds for the other process to end; None: without an end.
         waiting: called once where it has to wait.
+        warns: False where two at once do no harm.
 
     Raises:
         InUseError: another process (or thread) is inside, and did not leave in that time.
@@ -255,15 +261,15 @@ def locked(
         number = getattr(error, "errno", None) or errno.ENOSYS
         if number not in _NO_LOCKS | _NO_WRITING:
             raise
-        if number in _NO_LOCKS or file.exists() or os.access(file.parent, os.W_OK):
+        if warns and (number in _NO_LOCKS or file.exists() or os.access(file.parent, os.W_OK)):
             warn(
                 f"{file} cannot be locked ({getattr(error, 'strerror', None) or error}), so nothing keeps another "
                 f"process from writing to {path} at the same time. Start no second one."
             )
-        yield
+        yield False
         return
     try:
-        yield
+        yield True
     finally:
         # Before the release: whoever waits for this file finds that it is gone, and makes a new one.
         with contextlib.suppress(OSError):  # Windows removes no open file

@@ -1,6 +1,6 @@
 """Weight files onto this machine: into torch's cache folder, whole and checked, or not at all.
 
-Standard library only (and rich for the bar), so that `vertebra weights` answers without importing torch.
+Without torch (filelock for the lock, rich for the bar), so that `vertebra weights` answers without importing torch.
 
 Environment:
     TORCH_HOME, XDG_CACHE_HOME: where the cache is, as for torch.hub.
@@ -11,7 +11,6 @@ Environment:
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import importlib.util
 import os
@@ -26,7 +25,7 @@ from pathlib import Path
 from vertebra import weight_transfer as transfer
 from vertebra.cache import making
 from vertebra.errors import WeightsError, warn
-from vertebra.files import sync_folder
+from vertebra.files import locked, sync_folder
 from vertebra.weight_transfer import MIRROR
 
 OFFLINE = "VERTEBRA_OFFLINE"
@@ -235,49 +234,19 @@ def _check_address(mirror: str) -> None:
 @contextlib.contextmanager
 def _exclusive(path: Path, announce: bool) -> Iterator[Path]:
     """Hold the right to make `path`: gives the name of the partial file, which no other process uses meanwhile."""
-    lock = path.with_name(f"{path.name}.lock")
-    descriptor = _locked(lock, announce)
-    if descriptor is None:
+
+    def waiting() -> None:
+        if announce:
+            sys.stderr.write(f"Another process is fetching {path.name}; waiting for it.\n")
+
+    partial = path.with_name(f"{path.name}.partial")
+    with locked(partial, "fetch it later", wait=None, waiting=waiting, warns=False) as alone:
+        if alone:
+            yield partial
+            return
         # Without locks every process works for itself; the last one's rename wins, with the same content.
         private = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
         try:
             yield private
         finally:
             transfer.forget(private)
-        return
-    try:
-        yield path.with_name(f"{path.name}.partial")
-    finally:
-        with contextlib.suppress(OSError):
-            lock.unlink()  # before the release, so that only a file without a holder disappears
-        os.close(descriptor)
-
-
-def _locked(lock: Path, announce: bool) -> int | None:
-    """An open, locked descriptor of the lock file; None where the system or the file system has no locks."""
-    try:
-        import fcntl
-    except ImportError:
-        return None
-    while True:
-        descriptor = os.open(lock, os.O_RDONLY | os.O_CREAT, 0o666)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if announce:
-                    sys.stderr.write(f"Another process is fetching {lock.stem}; waiting for it.\n")
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # The holder before may have removed the file that was waited for.
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), lock.stat()):
-                    return descriptor
-        except OSError as error:
-            os.close(descriptor)
-            if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
-                return None
-            raise
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
