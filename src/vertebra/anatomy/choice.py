@@ -114,25 +114,25 @@ def choose(
             )
     found = [published(name) for name in names or list_models()]
     ranked = sorted(found, key=lambda entry: -entry.top1)
-    judge = _Judge(limits, device, executor, size, notify)
+    selection = _Selection(limits, device, executor, size, notify)
     fits: list[Candidate] = []
     out: list[tuple[Candidate, str]] = []
     for number, entry in enumerate(ranked):
         tell(f"choosing: {entry.name}", number, len(ranked))
         candidate = Candidate(entry, size or entry.size)
-        reasons = judge.misses(candidate)
+        reasons = selection.missed_limits(candidate)
         if not reasons:
-            candidate = judge.timed(candidate, measure=len(fits) < finalists)
-            reasons = judge.misses(candidate)
+            candidate = selection.timed(candidate, measure=len(fits) < finalists)
+            reasons = selection.missed_limits(candidate)
         if reasons:
             out.append((candidate, "; ".join(reasons.values())))
         else:
             fits.append(candidate)
-    tightest = "" if fits else judge.tightest([candidate for candidate, _ in out])
-    return Choice(judge.device_name, judge.is_bound, tuple(fits), tuple(out), tightest)
+    tightest = "" if fits else selection.tightest([candidate for candidate, _ in out])
+    return Choice(selection.device_name, selection.is_bound, tuple(fits), tuple(out), tightest)
 
 
-class _Judge:
+class _Selection:
     """Times candidates and says which limits they miss."""
 
     def __init__(
@@ -147,8 +147,8 @@ class _Judge:
         self.device_name, self.is_bound = "none" if device is None else "", False
         self._device, self._executor, self._size, self._notify = device, executor, size, notify
 
-    def misses(self, candidate: Candidate) -> dict[str, str]:
-        """Limits that the candidate's known figures miss, each in words."""
+    def missed_limits(self, candidate: Candidate) -> dict[str, str]:
+        """The limits that the candidate's known figures do not meet, each with what is said of it."""
         limits, entry = self.limits, candidate.published
         missed = {}
         if limits.min_top1 is not None and entry.top1 < limits.min_top1:
@@ -176,8 +176,8 @@ class _Judge:
         self.device_name, self.is_bound = latency.device.name, latency.is_bound
         candidate = replace(candidate, predicted_ms=latency.total_ms)
         limit = self.limits.max_ms
-        hopeless = limit is not None and latency.total_ms > limit * (1 + _DOUBT)
-        if latency.is_bound or hopeless or not measure:
+        far_off = limit is not None and latency.total_ms > limit * (1 + _DOUBT)
+        if latency.is_bound or far_off or not measure:
             return candidate
         if self._notify is not None:
             self._notify(f"Timing {candidate.published.name} …")
@@ -191,14 +191,14 @@ class _Judge:
             candidate if candidate.ms is not None or self.limits.max_ms is None else self.timed(candidate, False)
             for candidate in candidates
         ]
-        missed = [(candidate, self.misses(candidate)) for candidate in timed]
+        missed = [(candidate, self.missed_limits(candidate)) for candidate in timed]
         alone = {name: [c for c, reasons in missed if reasons.keys() == {name}] for name in given}
         name = max(alone, key=lambda name: len(alone[name]))
         if alone[name]:
             best, count = alone[name][0], len(alone[name])
             return (
                 f"{_flag(name)} is the tightest limit: without it {count} network{'s' * (count != 1)} would fit, the "
-                f"best being {best.published.name} ({self.misses(best)[name]})."
+                f"best being {best.published.name} ({self.missed_limits(best)[name]})."
             )
         by_limit = {name: sum(name in reasons for _, reasons in missed) for name in given}
         name = max(by_limit, key=by_limit.__getitem__)
