@@ -144,7 +144,7 @@ def test_names_that_stand_for_no_weights_or_no_network(place):
     for text, message in (
         ("resnet50.a1_in1k", "there are no weights 'a1_in1k' of resnet50 here"),
         ("mobilenetv2_050", "there are no weights for mobilenetv2_050 here"),
-        ("convnext_tiny", "not among the six families"),
+        ("convnext_tiny", "not among the families"),
         ("resnet-50", "Did you mean 'resnet50'"),
     ):
         with pytest.raises(UsageError, match=message):

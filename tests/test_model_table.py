@@ -16,21 +16,20 @@ PATH = Path(model_table.__file__).with_suffix(".json")
 
 
 def text_of_today():
-    from vertebra.models import get_family, get_model_weights, list_models
+    from vertebra.models import registry
 
-    rows = []
-    for name in list_models():
-        enum = get_model_weights(name)
-        rows.append(
-            {
-                "name": name,
-                "family": get_family(name),
-                "enum": enum.__name__,
-                "default": enum["DEFAULT"].name,
-                "weights": {member.name: values_of(member) for member in enum},
-            }
-        )
-    return json.dumps(rows, indent=1) + "\n"
+    families = {entry.family: registry.network_class(entry.builder).__name__ for entry in registry.MODELS.values()}
+    rows = [
+        {
+            "name": name,
+            "family": entry.family,
+            "enum": entry.weights.__name__,
+            "default": entry.weights["DEFAULT"].name,
+            "weights": {member.name: values_of(member) for member in entry.weights},
+        }
+        for name, entry in sorted(registry.MODELS.items())
+    ]
+    return json.dumps({"families": families, "networks": rows}, indent=1) + "\n"
 
 
 def values_of(member):
@@ -50,8 +49,11 @@ def test_the_table_is_that_of_the_registry():
     assert PATH.read_text(encoding="ascii") == text_of_today(), "run: python tests/test_model_table.py"
 
 
-def test_families_are_all_and_in_order():
+def test_families_are_all_and_in_the_order_of_their_papers():
     assert {network.family for network in model_table.networks().values()} == set(model_table.FAMILIES)
+    years = ["vgg", "googlenet", "resnet", "densenet", "mobilenetv2", "efficientnet"]
+    assert [family for family in model_table.FAMILIES if family in years] == years
+    assert model_table.families_of_any_size() == "resnet, mobilenetv2 or efficientnet"
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from vertebra.errors import UsageError, nearest
 from vertebra.timm_names import TimmName, explain_unknown, read_name
 from vertebra.units import MEGA
 
-FAMILIES = ("vgg", "googlenet", "resnet", "densenet", "mobilenetv2", "efficientnet")
+_TABLE: dict[str, Any] = json.loads(files(__package__).joinpath("model_table.json").read_text(encoding="ascii"))
+# The families by the names of their modules, in the order of the papers, and the classes of their networks.
+FAMILIES: tuple[str, ...] = tuple(_TABLE["families"])
+FAMILY_CLASSES: tuple[str, ...] = tuple(_TABLE["families"].values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +62,8 @@ class PublishedNetwork:
 @cache
 def networks() -> Mapping[str, PublishedNetwork]:
     """All networks by name, sorted."""
-    rows = json.loads(files(__package__).joinpath("model_table.json").read_text(encoding="ascii"))
     found = {}
-    for row in rows:
+    for row in _TABLE["networks"]:
         members = {
             member: PublishedWeights(f"{row['enum']}.{member}", **values) for member, values in row["weights"].items()
         }
@@ -93,7 +96,7 @@ def read_network_name(name: str) -> TimmName:
     """
     found = read_name(name, networks())
     if found is None:
-        raise UsageError(explain_unknown(name, networks()))
+        raise UsageError(explain_unknown(name, networks(), FAMILY_CLASSES))
     return found
 
 

@@ -6,13 +6,11 @@ Standard library only, so that a command can say what is meant by a name without
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from vertebra.errors import UsageError, nearest
-
-SIX_FAMILIES = "VGG, GoogLeNet, ResNet, DenseNet, MobileNetV2, EfficientNet"
 
 
 @dataclass(frozen=True)
@@ -201,8 +199,11 @@ def differing_weights(network: str, arch: str = "") -> str:
     return f"Where they are {' or '.join(cases)}, outputs differ." if cases else ""
 
 
-def explain_unknown(name: str, networks: Mapping[str, Any]) -> str:
-    """What to say of a name that is none here: where it comes from, the nearest network, or a spelling."""
+def explain_unknown(name: str, networks: Mapping[str, Any], families: Iterable[str]) -> str:
+    """What to say of a name that is none here: where it comes from, the nearest network, or a spelling.
+
+    `networks` and `families` are the names that are here.
+    """
     source, colon, _ = name.partition(":")
     if colon and source in ("hf-hub", "hf_hub", "local-dir"):
         return (
@@ -218,7 +219,7 @@ def explain_unknown(name: str, networks: Mapping[str, Any]) -> str:
         return f"there is no model {name!r}; the nearest is {relative!r}, which has other layers."
     for pattern, network in _OUTSIDE:
         if re.match(pattern, base):
-            return f"{name!r} is not among the six families ({SIX_FAMILIES}); the nearest is {network!r}."
+            return f"{name!r} is not among the families ({', '.join(families)}); the nearest is {network!r}."
     hint = nearest(name, networks) or nearest(name, ALIASES) or "`vertebra models` lists all."
     return f"there is no model {name!r}. {hint}"
 

@@ -289,7 +289,7 @@ def test_training_takes_the_weights_of_a_name_or_refuses(vertebra, place):
     for name, message in (
         ("resnet50.a1_in1k", "there are no weights 'a1_in1k' of resnet50 here"),
         ("mobilenetv2_050", "is a network of another width"),
-        ("convnext_tiny", "not among the six families"),
+        ("convnext_tiny", "not among the families"),
     ):
         done = vertebra("train", "photos", "--model", name, "--out", "new")
         assert (done.code, done.out) == (2, "") and message in done.error

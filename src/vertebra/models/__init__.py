@@ -14,10 +14,6 @@ from .create import create_model as create_model
 from .create import get_model as get_model
 from .create import get_model_builder as get_model_builder
 from .create import model_entrypoint as model_entrypoint
-from .densenet import *
-from .efficientnet import *
-from .googlenet import *
-from .mobilenetv2 import *
 from .published_weights import Weights as Weights
 from .published_weights import WeightsEnum as WeightsEnum
 from .registry import FAMILIES as FAMILIES
@@ -29,5 +25,12 @@ from .registry import is_model as is_model
 from .registry import list_models as list_models
 from .registry import list_modules as list_modules
 from .registry import list_pretrained as list_pretrained
-from .resnet import *
+
+# The families in the order of their papers, which is that of `FAMILIES`.
+# isort: off
 from .vgg import *
+from .googlenet import *
+from .resnet import *
+from .densenet import *
+from .mobilenetv2 import *
+from .efficientnet import *

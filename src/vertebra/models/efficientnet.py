@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -38,16 +36,14 @@ from .efficientnet_weights import (
     EfficientNet_V2_L_Weights,
     EfficientNet_V2_M_Weights,
     EfficientNet_V2_S_Weights,
+    lite_names,
 )
-from .layers import (
-    Conv2dNormActivation,
-    Conv2dSame,
-    Layer,
-    SqueezeExcitation,
-    StochasticDepth,
-    halving_convolutions,
-    make_divisible,
-)
+from .layers import Conv2dNormActivation, Conv2dSame, Layer, halving_convolutions
+from .mbconv import BlockConfig
+from .mbconv import FusedMBConv as FusedMBConv
+from .mbconv import FusedMBConvConfig as FusedMBConvConfig
+from .mbconv import MBConv as MBConv
+from .mbconv import MBConvConfig as MBConvConfig
 from .registry import register_model
 
 __all__ = [
@@ -83,130 +79,60 @@ __all__ = [
 ]
 
 
-@dataclass
-class _MBConvConfig:
-    """One stage: a row of Table 1 of the EfficientNet paper, or of Table 4 of EfficientNetV2's."""
-
-    expand_ratio: float
-    kernel: int
-    stride: int
-    input_channels: int
-    out_channels: int
-    num_layers: int
-    block: Callable[..., nn.Module]
-
-    @staticmethod
-    def adjust_channels(channels: int, width_mult: float, min_value: int | None = None) -> int:
-        return make_divisible(channels * width_mult, 8, min_value)
-
-
-class MBConvConfig(_MBConvConfig):
-    """A stage of MBConv blocks, scaled in width and depth."""
-
-    def __init__(
-        self,
-        expand_ratio: float,
-        kernel: int,
-        stride: int,
-        input_channels: int,
-        out_channels: int,
-        num_layers: int,
-        width_mult: float = 1.0,
-        depth_mult: float = 1.0,
-        block: Callable[..., nn.Module] | None = None,
-    ) -> None:
-        super().__init__(
-            expand_ratio,
-            kernel,
-            stride,
-            self.adjust_channels(input_channels, width_mult),
-            self.adjust_channels(out_channels, width_mult),
-            self.adjust_depth(num_layers, depth_mult),
-            block or MBConv,
-        )
-
-    @staticmethod
-    def adjust_depth(num_layers: int, depth_mult: float) -> int:
-        return math.ceil(num_layers * depth_mult)
-
-
-class FusedMBConvConfig(_MBConvConfig):
-    """A stage of FusedMBConv blocks."""
-
-    def __init__(
-        self,
-        expand_ratio: float,
-        kernel: int,
-        stride: int,
-        input_channels: int,
-        out_channels: int,
-        num_layers: int,
-        block: Callable[..., nn.Module] | None = None,
-    ) -> None:
-        super().__init__(expand_ratio, kernel, stride, input_channels, out_channels, num_layers, block or FusedMBConv)
-
-
-class _Residual(nn.Module):
-    """A branch, dropped at random in training, and a shortcut where the shape stays."""
-
-    def __init__(self, cnf: _MBConvConfig, layers: list[nn.Module], stochastic_depth_prob: float) -> None:
-        super().__init__()
-        if cnf.stride not in (1, 2):
-            raise UsageError(f"stride is {cnf.stride}; it must be 1 or 2.")
-        self.use_res_connect = cnf.stride == 1 and cnf.input_channels == cnf.out_channels
-        self.block = nn.Sequential(*layers)
-        self.stochastic_depth = StochasticDepth(stochastic_depth_prob, "row")
-        self.out_channels = cnf.out_channels
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.block(x)
-        if self.use_res_connect:
-            out = self.stochastic_depth(out)
-            out += x
-        return out
-
-
-class MBConv(_Residual):
-    """1×1 widens, depthwise k×k, squeeze-excitation, linear 1×1: (N, input, H, W) → (N, out, H/stride, W/stride)."""
-
-    def __init__(
-        self,
-        cnf: MBConvConfig,
-        stochastic_depth_prob: float,
-        norm_layer: Layer,
-        se_layer: Layer | None = SqueezeExcitation,
-        *,
-        activation_layer: Layer = nn.SiLU,
-        conv_layer: Layer = nn.Conv2d,
-    ) -> None:
-        conv = partial(Conv2dNormActivation, norm_layer=norm_layer, activation_layer=activation_layer)
-        width = cnf.adjust_channels(cnf.input_channels, cnf.expand_ratio)
-        layers: list[nn.Module] = []
-        if width != cnf.input_channels:
-            layers.append(conv(cnf.input_channels, width, kernel_size=1))
-        layers.append(conv(width, width, cnf.kernel, cnf.stride, groups=width, conv_layer=conv_layer))
-        if se_layer is not None:
-            # The squeeze is a quarter of the block's input, not of the widened channels.
-            squeeze = max(1, cnf.input_channels // 4)
-            layers.append(se_layer(width, squeeze, activation=partial(activation_layer, inplace=True)))
-        layers.append(conv(width, cnf.out_channels, kernel_size=1, activation_layer=None))
-        super().__init__(cnf, layers, stochastic_depth_prob)
-
-
-class FusedMBConv(_Residual):
-    """Dense k×k widens, linear 1×1 (one k×k alone where nothing is widened); shapes as MBConv's."""
-
-    def __init__(self, cnf: FusedMBConvConfig, stochastic_depth_prob: float, norm_layer: Layer) -> None:
-        conv = partial(Conv2dNormActivation, norm_layer=norm_layer, activation_layer=nn.SiLU)
-        width = cnf.adjust_channels(cnf.input_channels, cnf.expand_ratio)
-        if width != cnf.input_channels:
-            layers: list[nn.Module] = [
-                conv(cnf.input_channels, width, cnf.kernel, cnf.stride),
-                conv(width, cnf.out_channels, kernel_size=1, activation_layer=None),
-            ]
-        else:
-            layers = [conv(cnf.input_channels, cnf.out_channels, cnf.kernel, cnf.stride)]
-        super().__init__(cnf, layers, stochastic_depth_prob)
+# Table 1, the rows of B0: expansion, kernel, stride, channels in and out, layers.
+_B0 = (
+    (1, 3, 1, 32, 16, 1),  # 112 × 112
+    (6, 3, 2, 16, 24, 2),  # 56 × 56
+    (6, 5, 2, 24, 40, 2),  # 28 × 28
+    (6, 3, 2, 40, 80, 3),  # 14 × 14
+    (6, 5, 1, 80, 112, 3),
+    (6, 5, 2, 112, 192, 4),  # 7 × 7
+    (6, 3, 1, 192, 320, 1),
+)
+# Width and depth as multiples of B0's, and the dropout, by name, from the reference code.
+_SCALING = {
+    "b0": (1.0, 1.0, 0.2),
+    "b1": (1.0, 1.1, 0.2),
+    "b2": (1.1, 1.2, 0.3),
+    "b3": (1.2, 1.4, 0.3),
+    "b4": (1.4, 1.8, 0.4),
+    "b5": (1.6, 2.2, 0.4),
+    "b6": (1.8, 2.6, 0.5),
+    "b7": (2.0, 3.1, 0.5),
+    "lite0": (1.0, 1.0, 0.2),
+    "lite1": (1.0, 1.1, 0.2),
+    "lite2": (1.1, 1.2, 0.3),
+}
+# Table 4 of EfficientNetV2 has S; M and L are its searched scalings. The first three rows are fused.
+_V2_S = (
+    (1, 3, 1, 24, 24, 2),  # 192 × 192, for an input of 384 × 384
+    (4, 3, 2, 24, 48, 4),  # 96 × 96
+    (4, 3, 2, 48, 64, 4),  # 48 × 48
+    (4, 3, 2, 64, 128, 6),  # 24 × 24
+    (6, 3, 1, 128, 160, 9),
+    (6, 3, 2, 160, 256, 15),  # 12 × 12
+)
+_V2_M = (
+    (1, 3, 1, 24, 24, 3),  # 240 × 240, for an input of 480 × 480
+    (4, 3, 2, 24, 48, 5),  # 120 × 120
+    (4, 3, 2, 48, 80, 5),  # 60 × 60
+    (4, 3, 2, 80, 160, 7),  # 30 × 30
+    (6, 3, 1, 160, 176, 14),
+    (6, 3, 2, 176, 304, 18),  # 15 × 15
+    (6, 3, 1, 304, 512, 5),
+)
+_V2_L = (
+    (1, 3, 1, 32, 32, 4),  # 240 × 240, for an input of 480 × 480
+    (4, 3, 2, 32, 64, 7),  # 120 × 120
+    (4, 3, 2, 64, 96, 7),  # 60 × 60
+    (4, 3, 2, 96, 192, 10),  # 30 × 30
+    (6, 3, 1, 192, 224, 19),
+    (6, 3, 2, 224, 384, 25),  # 15 × 15
+    (6, 3, 1, 384, 640, 7),
+)
+_FUSED_ROWS = 3
+# B5 to B7 and Lite were ported from TensorFlow with its settings of batch norm.
+_TF_NORM = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
 
 
 class EfficientNet(ConvNet):
@@ -234,11 +160,7 @@ class EfficientNet(ConvNet):
     ) -> None:
         super().__init__()
         setting: Any = inverted_residual_setting
-        if (
-            not isinstance(setting, Sequence)
-            or not setting
-            or not all(isinstance(row, _MBConvConfig) for row in setting)
-        ):
+        if not isinstance(setting, Sequence) or not setting or not all(isinstance(row, BlockConfig) for row in setting):
             raise UsageError(
                 f"inverted_residual_setting is {setting!r}; give a list of MBConvConfig and FusedMBConvConfig."
             )
@@ -299,95 +221,35 @@ class EfficientNet(ConvNet):
     @classmethod
     def convert_state_dict(cls, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
         """The Lite packages' names, with blocks numbered through (`_blocks.3._bn1.weight`), → ours."""
-        if "_conv_stem.weight" not in state_dict:
-            return state_dict
-        blocks = 1 + max(int(key.split(".")[1]) for key in state_dict if key.startswith("_blocks."))
-        places = [(stage, i) for stage, depth in enumerate(_LITE_DEPTHS[blocks], 1) for i in range(depth)]
-        outside = {"_conv_stem": "features.0.0", "_bn0": "features.0.1", "_fc": "classifier.1"}
-        outside |= {"_conv_head": "features.8.0", "_bn1": "features.8.1"}
-        inside = {"_expand_conv": (0, 0), "_bn0": (0, 1), "_depthwise_conv": (1, 0), "_bn1": (1, 1)}
-        inside |= {"_project_conv": (2, 0), "_bn2": (2, 1)}
-        converted: OrderedDict[str, Any] = OrderedDict()
-        for key, value in state_dict.items():
-            *_, block, layer, name = ("", *key.split("."))
-            if block:
-                stage, i = places[int(block)]
-                conv, part = inside[layer]
-                conv -= stage == 1  # the first block does not widen and lacks the first convolution
-                converted[f"features.{stage}.{i}.block.{conv}.{part}.{name}"] = value
-            else:
-                converted[f"{outside[layer]}.{name}"] = value
-        return converted
+        return lite_names(state_dict) if "_conv_stem.weight" in state_dict else state_dict
 
 
-# Table 1: expansion, kernel, stride, channels in and out, layers.
-_B0 = (
-    (1, 3, 1, 32, 16, 1),  # 112 × 112
-    (6, 3, 2, 16, 24, 2),  # 56 × 56
-    (6, 5, 2, 24, 40, 2),  # 28 × 28
-    (6, 3, 2, 40, 80, 3),  # 14 × 14
-    (6, 5, 1, 80, 112, 3),
-    (6, 5, 2, 112, 192, 4),  # 7 × 7
-    (6, 3, 1, 192, 320, 1),
-)
-_LITE_DEPTHS = {16: (1, 2, 2, 3, 3, 4, 1), 21: (1, 3, 3, 4, 4, 5, 1)}  # by the number of blocks: Lite0; Lite1 and 2
 _lite_block = partial(MBConv, se_layer=None, activation_layer=nn.ReLU6, conv_layer=Conv2dSame)
 
 
-# B5 to B7 were ported from TensorFlow with its settings of batch norm.
-_TF_NORM = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01)
-
-
-def _b(width_mult: float, depth_mult: float, dropout: float, **options: Any) -> EfficientNet:
+def _b(name: str, **options: Any) -> EfficientNet:
     """Compound scaling of B0."""
-    setting = [MBConvConfig(*row, width_mult=width_mult, depth_mult=depth_mult) for row in _B0]
-    return EfficientNet(setting, dropout, **options)
+    width, depth, dropout = _SCALING[name]
+    setting = [MBConvConfig(*row, width_mult=width, depth_mult=depth) for row in _B0]
+    return EfficientNet(setting, **{"dropout": dropout} | options)
 
 
-def _lite(width_mult: float, depth_mult: float, dropout: float, **options: Any) -> EfficientNet:
+def _lite(name: str, **options: Any) -> EfficientNet:
     """The same scaling, but stem, head and the depth of the first and last stage stay as they are in B0."""
+    width, depth, dropout = _SCALING[name]
     last = len(_B0) - 1
-    setting = [
-        MBConvConfig(*row, width_mult, 1.0 if i in (0, last) else depth_mult, _lite_block) for i, row in enumerate(_B0)
-    ]
+    setting = [MBConvConfig(*row, width, 1.0 if i in (0, last) else depth, _lite_block) for i, row in enumerate(_B0)]
     setting[0].input_channels = 32
     network = partial(EfficientNet, norm_layer=_TF_NORM, last_channel=1280)
-    return network(setting, dropout, activation_layer=nn.ReLU6, conv_layer=Conv2dSame, **options)
+    return network(setting, activation_layer=nn.ReLU6, conv_layer=Conv2dSame, **{"dropout": dropout} | options)
 
 
-def _v2(setting: Sequence[MBConvConfig | FusedMBConvConfig], dropout: float, **options: Any) -> EfficientNet:
+def _v2(rows: Sequence[tuple[int, int, int, int, int, int]], dropout: float, **options: Any) -> EfficientNet:
+    setting: list[MBConvConfig | FusedMBConvConfig] = [FusedMBConvConfig(*row) for row in rows[:_FUSED_ROWS]]
+    setting += [MBConvConfig(*row) for row in rows[_FUSED_ROWS:]]
     # Below 33 pixels the last map is one pixel, of which batch norm cannot take statistics in training.
     network = partial(EfficientNet, norm_layer=partial(nn.BatchNorm2d, eps=1e-3), last_channel=1280, min_size=33)
     return network(setting, dropout, **options)
-
-
-# Table 4 of EfficientNetV2 has S; M and L are its searched scalings.
-_V2_S = (
-    FusedMBConvConfig(1, 3, 1, 24, 24, 2),  # 192 × 192, for an input of 384 × 384
-    FusedMBConvConfig(4, 3, 2, 24, 48, 4),  # 96 × 96
-    FusedMBConvConfig(4, 3, 2, 48, 64, 4),  # 48 × 48
-    MBConvConfig(4, 3, 2, 64, 128, 6),  # 24 × 24
-    MBConvConfig(6, 3, 1, 128, 160, 9),
-    MBConvConfig(6, 3, 2, 160, 256, 15),  # 12 × 12
-)
-_V2_M = (
-    FusedMBConvConfig(1, 3, 1, 24, 24, 3),  # 240 × 240, for an input of 480 × 480
-    FusedMBConvConfig(4, 3, 2, 24, 48, 5),  # 120 × 120
-    FusedMBConvConfig(4, 3, 2, 48, 80, 5),  # 60 × 60
-    MBConvConfig(4, 3, 2, 80, 160, 7),  # 30 × 30
-    MBConvConfig(6, 3, 1, 160, 176, 14),
-    MBConvConfig(6, 3, 2, 176, 304, 18),  # 15 × 15
-    MBConvConfig(6, 3, 1, 304, 512, 5),
-)
-_V2_L = (
-    FusedMBConvConfig(1, 3, 1, 32, 32, 4),  # 240 × 240, for an input of 480 × 480
-    FusedMBConvConfig(4, 3, 2, 32, 64, 7),  # 120 × 120
-    FusedMBConvConfig(4, 3, 2, 64, 96, 7),  # 60 × 60
-    MBConvConfig(4, 3, 2, 96, 192, 10),  # 30 × 30
-    MBConvConfig(6, 3, 1, 192, 224, 19),
-    MBConvConfig(6, 3, 2, 224, 384, 25),  # 15 × 15
-    MBConvConfig(6, 3, 1, 384, 640, 7),
-)
 
 
 @register_model(EfficientNet_B0_Weights)
@@ -395,7 +257,7 @@ def efficientnet_b0(
     *, weights: EfficientNet_B0_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> EfficientNet:
     """EfficientNet-B0: 5.3 M parameters, 0.4 GMACs at 224 × 224."""
-    return build(partial(_b, 1.0, 1.0, dropout=0.2), EfficientNet_B0_Weights, weights, progress, **kwargs)
+    return build(partial(_b, "b0"), EfficientNet_B0_Weights, weights, progress, **kwargs)
 
 
 @register_model(EfficientNet_B1_Weights)
@@ -403,7 +265,7 @@ def efficientnet_b1(
     *, weights: EfficientNet_B1_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> EfficientNet:
     """EfficientNet-B1: 7.8 M parameters, 0.7 GMACs at 240 × 240."""
-    return build(partial(_b, 1.0, 1.1, dropout=0.2), EfficientNet_B1_Weights, weights, progress, **kwargs)
+    return build(partial(_b, "b1"), EfficientNet_B1_Weights, weights, progress, **kwargs)
 
 
 @register_model(EfficientNet_B2_Weights)
@@ -411,7 +273,7 @@ def efficientnet_b2(
     *, weights: EfficientNet_B2_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> EfficientNet:
     """EfficientNet-B2: 9.1 M parameters, 1.1 GMACs at 288 × 288."""
-    return build(partial(_b, 1.1, 1.2, dropout=0.3), EfficientNet_B2_Weights, weights, progress, **kwargs)
+    return build(partial(_b, "b2"), EfficientNet_B2_Weights, weights, progress, **kwargs)
 
 
 @register_model(EfficientNet_B3_Weights)
@@ -419,7 +281,7 @@ def efficientnet_b3(
     *, weights: EfficientNet_B3_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> EfficientNet:
     """EfficientNet-B3: 12.2 M parameters, 1.8 GMACs at 300 × 300."""
-    return build(partial(_b, 1.2, 1.4, dropout=0.3), EfficientNet_B3_Weights, weights, progress, **kwargs)
+    return build(partial(_b, "b3"), EfficientNet_B3_Weights, weights, progress, **kwargs)
 
 
 @register_model(EfficientNet_B4_Weights)
@@ -427,7 +289,7 @@ def efficientnet_b4(
     *, weights: EfficientNet_B4_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> EfficientNet:
     """EfficientNet-B4: 19.3 M parameters, 4.4 GMACs at 380 × 380."""
-    return build(partial(_b, 1.4, 1.8, dropout=0.4), EfficientNet_B4_Weights, weights, progress, **kwargs)
+    return build(partial(_b, "b4"), EfficientNet_B4_Weights, weights, progress, **kwargs)
 
 
 @register_model(EfficientNet_B5_Weights)
@@ -435,9 +297,7 @@ def efficientnet_b5(
     *, weights: EfficientNet_B5_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> EfficientNet:
     """EfficientNet-B5: 30.4 M parameters, 10.3 GMACs at 456 × 456."""
-    return build(
-        partial(_b, 1.6, 2.2, dropout=0.4, norm_layer=_TF_NORM), EfficientNet_B5_Weights, weights, progress, **kwargs
-    )
+    return build(partial(_b, "b5", norm_layer=_TF_NORM), EfficientNet_B5_Weights, weights, progress, **kwargs)
 
 
 @register_model(EfficientNet_B6_Weights)
@@ -445,9 +305,7 @@ def efficientnet_b6(
     *, weights: EfficientNet_B6_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> EfficientNet:
     """EfficientNet-B6: 43.0 M parameters, 19.1 GMACs at 528 × 528."""
-    return build(
-        partial(_b, 1.8, 2.6, dropout=0.5, norm_layer=_TF_NORM), EfficientNet_B6_Weights, weights, progress, **kwargs
-    )
+    return build(partial(_b, "b6", norm_layer=_TF_NORM), EfficientNet_B6_Weights, weights, progress, **kwargs)
 
 
 @register_model(EfficientNet_B7_Weights)
@@ -455,9 +313,7 @@ def efficientnet_b7(
     *, weights: EfficientNet_B7_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> EfficientNet:
     """EfficientNet-B7: 66.3 M parameters, 37.7 GMACs at 600 × 600."""
-    return build(
-        partial(_b, 2.0, 3.1, dropout=0.5, norm_layer=_TF_NORM), EfficientNet_B7_Weights, weights, progress, **kwargs
-    )
+    return build(partial(_b, "b7", norm_layer=_TF_NORM), EfficientNet_B7_Weights, weights, progress, **kwargs)
 
 
 @register_model(EfficientNet_V2_S_Weights)
@@ -489,7 +345,7 @@ def efficientnet_lite0(
     *, weights: EfficientNet_Lite0_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> EfficientNet:
     """EfficientNet-Lite0: 4.7 M parameters, 0.4 GMACs at 224 × 224; the weights are a Python package."""
-    return build(partial(_lite, 1.0, 1.0, dropout=0.2), EfficientNet_Lite0_Weights, weights, progress, **kwargs)
+    return build(partial(_lite, "lite0"), EfficientNet_Lite0_Weights, weights, progress, **kwargs)
 
 
 @register_model(EfficientNet_Lite1_Weights)
@@ -497,7 +353,7 @@ def efficientnet_lite1(
     *, weights: EfficientNet_Lite1_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> EfficientNet:
     """EfficientNet-Lite1: 5.4 M parameters, 0.6 GMACs at 240 × 240; the weights are a Python package."""
-    return build(partial(_lite, 1.0, 1.1, dropout=0.2), EfficientNet_Lite1_Weights, weights, progress, **kwargs)
+    return build(partial(_lite, "lite1"), EfficientNet_Lite1_Weights, weights, progress, **kwargs)
 
 
 @register_model(EfficientNet_Lite2_Weights)
@@ -505,4 +361,4 @@ def efficientnet_lite2(
     *, weights: EfficientNet_Lite2_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> EfficientNet:
     """EfficientNet-Lite2: 6.1 M parameters, 0.9 GMACs at 260 × 260; the weights are a Python package."""
-    return build(partial(_lite, 1.1, 1.2, dropout=0.3), EfficientNet_Lite2_Weights, weights, progress, **kwargs)
+    return build(partial(_lite, "lite2"), EfficientNet_Lite2_Weights, weights, progress, **kwargs)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from .published_weights import ISSUES, REFERENCES, WeightsEnum, entry
 
@@ -227,3 +230,28 @@ class EfficientNet_Lite2_Weights(WeightsEnum):
         resize=297,
     )
     DEFAULT = IMAGENET1K_V1
+
+
+# By the number of all blocks, those of each stage: Lite0; Lite1 and 2.
+_LITE_DEPTHS = {16: (1, 2, 2, 3, 3, 4, 1), 21: (1, 3, 3, 4, 4, 5, 1)}
+
+
+def lite_names(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The Lite packages' names, with blocks numbered through (`_blocks.3._bn1.weight`), → ours."""
+    blocks = 1 + max(int(key.split(".")[1]) for key in state_dict if key.startswith("_blocks."))
+    places = [(stage, i) for stage, depth in enumerate(_LITE_DEPTHS[blocks], 1) for i in range(depth)]
+    outside = {"_conv_stem": "features.0.0", "_bn0": "features.0.1", "_fc": "classifier.1"}
+    outside |= {"_conv_head": "features.8.0", "_bn1": "features.8.1"}
+    inside = {"_expand_conv": (0, 0), "_bn0": (0, 1), "_depthwise_conv": (1, 0), "_bn1": (1, 1)}
+    inside |= {"_project_conv": (2, 0), "_bn2": (2, 1)}
+    converted: OrderedDict[str, Any] = OrderedDict()
+    for key, value in state_dict.items():
+        *_, block, layer, name = ("", *key.split("."))
+        if block:
+            stage, i = places[int(block)]
+            conv, part = inside[layer]
+            conv -= stage == 1  # the first block does not widen and lacks the first convolution
+            converted[f"features.{stage}.{i}.block.{conv}.{part}.{name}"] = value
+        else:
+            converted[f"{outside[layer]}.{name}"] = value
+    return converted

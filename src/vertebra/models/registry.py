@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 
 from vertebra.errors import UsageError, nearest
 from vertebra.model_table import FAMILIES as FAMILIES
-from vertebra.model_table import check_family
+from vertebra.model_table import FAMILY_CLASSES, check_family
 from vertebra.timm_names import ALIASES, TAGS, TimmName, explain_unknown, read_name
 
 from .convnet import ConvNet
@@ -92,7 +92,7 @@ def read_model_name(name: Any) -> TimmName:
         raise UsageError(f"the model's name is {name!r}; it must be a word such as 'resnet50'.")
     found = read_name(name, MODELS)
     if found is None:
-        raise UsageError(explain_unknown(name.strip(), MODELS))
+        raise UsageError(explain_unknown(name.strip(), MODELS, FAMILY_CLASSES))
     return found
 
 
@@ -167,7 +167,7 @@ def list_models(
         include: shell patterns of names to keep, for example "resnet*"; after patterns in the first place, a family.
         exclude: shell patterns of names to leave out. (A boolean in this place is timm's `pretrained`.)
         module: the module that registers them (`vertebra.models`), or as in timm `family`.
-        family: one of vgg, googlenet, resnet, densenet, mobilenetv2, efficientnet.
+        family: one of `FAMILIES`.
         max_params: largest number of parameters.
         max_gmacs: most multiply-accumulates an image, in 10⁹, at the size of the default weights.
         min_top1: least ImageNet top-1 accuracy of the best weights, in %.
