@@ -34,6 +34,8 @@ import numpy as np
 import pytest
 import tiny
 
+from vertebra import model_table
+
 # Set before torch is imported: the suite runs in several processes, and each of them taking all cores is slower.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -345,14 +347,7 @@ def tiny_run(once: Callable[..., Path], tiny_photos: Path, tiny_network: Callabl
 # --- networks of full size, on shapes alone ---------------------------------------------------------------------------
 
 # One network of each family, small enough for a default run.
-FAMILY = {
-    "vgg": "vgg11_bn",
-    "googlenet": "googlenet",
-    "resnet": "resnet18",
-    "densenet": "densenet121",
-    "mobilenetv2": "mobilenet_v2",
-    "efficientnet": "efficientnet_b0",
-}
+FAMILY = dict(zip(model_table.FAMILIES, tiny.one_of_each(torchvision=True), strict=True)) | {"vgg": "vgg11_bn"}
 
 
 @cache

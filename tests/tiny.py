@@ -97,6 +97,18 @@ def _tiny_efficientnet(kind: str = "b", num_classes: int = 1000, **options: Any)
     return EfficientNet(rows, num_classes=num_classes, **options)
 
 
+def one_of_each(torchvision: bool = False) -> list[str]:
+    """The name of each family's smallest network; with `torchvision` of those that torchvision has, the oracle."""
+    from vertebra.model_table import FAMILIES, networks
+
+    names = []
+    for family in FAMILIES:
+        rows = [row for row in networks().values() if row.family == family]
+        rows = [row for row in rows if not (torchvision and row.default.url.startswith("package:"))]
+        names += [row.name for row in sorted(rows, key=lambda row: row.default.parameters)[:1]]
+    return names
+
+
 # Builders by family; torch is imported when one is called.
 FAMILIES: dict[str, Callable[..., Any]] = {
     "vgg": _tiny_vgg,

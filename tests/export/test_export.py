@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import tiny
 import torch
 from safetensors.torch import save
 from torch import nn
@@ -27,7 +28,7 @@ from vertebra.export.torch_check import prove
 from vertebra.model_checksum import verify
 from vertebra.models import create_model, list_models
 
-SMALL = ["vgg11", "googlenet", "resnet18", "densenet121", "mobilenet_v2", "efficientnet_b0", "efficientnet_v2_s"]
+SMALL = [*tiny.one_of_each(), "efficientnet_b0", "efficientnet_v2_s"]
 OUTPUTS = ["probabilities", "embedding", "features"]
 
 pytestmark = pytest.mark.usefixtures("tiny_module")

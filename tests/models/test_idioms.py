@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from torch import nn
 
@@ -16,7 +17,7 @@ from vertebra.errors import UsageError, WeightsError
 from vertebra.models import create_model, get_weight
 
 theirs = pytest.importorskip("torchvision.models", reason="torchvision is the oracle")
-SMALL = ["vgg11", "googlenet", "resnet18", "densenet121", "mobilenet_v2", "efficientnet_b0"]
+SMALL = tiny.one_of_each(torchvision=True)
 
 
 def pair(name: str, **options: Any) -> list[nn.Module]:

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from torch import Tensor, fx, nn
 
@@ -19,8 +20,7 @@ from vertebra.models.state_dict import meta_build
 
 NAMES = list_models()
 # The smallest of each family and of each kind of block; the others are the same code with other numbers.
-SMALL = ["vgg11", "googlenet", "resnet18", "densenet121", "mobilenet_v2", "efficientnet_b0"]
-SMALL += ["resnext50_32x4d", "efficientnet_v2_s", "efficientnet_lite0"]
+SMALL = [*tiny.one_of_each(), "resnext50_32x4d", "efficientnet_b0", "efficientnet_v2_s"]
 
 
 # What takes more than a moment and is decided by the blocks is done for one of each kind in the default run.
@@ -77,7 +77,6 @@ def test_stages_tell_what_they_return(name: str) -> None:
     paths = [path for stage in model.stages for path in stage.modules]
     assert len(paths) == len(set(paths))
     assert [stage.stride for stage in model.stages] == sorted(stage.stride for stage in model.stages)
-    assert model.stages[-1].stride == 32
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -18,8 +18,8 @@ NAMES = [n for n in theirs.list_models() if theirs.get_model_builder(n).__module
 
 
 def test_every_builder_of_the_families_is_there() -> None:
-    assert len(NAMES) == 35
-    assert set(ours.list_models()) == {*NAMES, "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"}
+    # The weights of the others are Python packages.
+    assert [n for n in ours.list_models() if not ours.get_model_weights(n).DEFAULT.url.startswith("package:")] == NAMES
     for name in NAMES:
         assert getattr(ours, name) is ours.get_model_builder(name)
 

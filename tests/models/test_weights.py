@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -19,7 +20,7 @@ from vertebra.models import ConvNet, create_model, get_model_weights, get_weight
 
 theirs = pytest.importorskip("torchvision.models", reason="torchvision is the oracle")
 SHARED = [name for name in list_models() if "lite" not in name]
-SMALL = ["vgg11", "googlenet", "resnet18", "densenet121", "mobilenet_v2", "efficientnet_b0", "efficientnet_lite0"]
+SMALL = [*tiny.one_of_each(), "efficientnet_b0"]
 
 
 # --- entries ----------------------------------------------------------------------------------------------------------
