@@ -172,10 +172,10 @@ def test_the_roofline_has_a_point_for_each_kernel(visit, file, anatomy):
     kernels = [kernel for kernel, _ in anatomy.latency(HERE).kernels if kernel.operations]
     points = page.locator(".point")
     assert points.count() == len(kernels)
-    assert "1×1 conv: 100 Gop/s" in page.inner_html("#roofline svg")
+    assert "1×1 conv: 100 GFLOP/s" in page.inner_html("#roofline svg")
     points.first.focus()
     page.keyboard.press("ArrowRight")
-    assert "operations a byte" in page.inner_text("#tip")
+    assert "FLOPs/byte" in page.inner_text("#tip")
     assert points.nth(1).evaluate("point => point === document.activeElement")
     slope = page.locator("#roofline .note").inner_text()
     assert "10.0 GB/s" in slope
