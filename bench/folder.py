@@ -98,9 +98,9 @@ def core_times(paths: list[str], model: str) -> dict[str, Any]:
 
 
 def _trial(network: Any, count: int) -> Any:
-    from vertebra.runtime.trial import trial_images
+    from vertebra.synthetic_photos import synthetic_photos
 
-    return trial_images(network.card.preprocessing.crop_size, count)
+    return synthetic_photos(count, network.card.preprocessing.crop_size)
 
 
 def in_a_process(what: str, *arguments: object) -> dict[str, Any]:

@@ -66,6 +66,8 @@ TESTS: dict[str, list[str]] = {
     ],
     "runtime/engine_cache.py": ["tests/runtime/test_engine_cache.py"],
     "runtime/result_file.py": ["tests/runtime/test_result_file.py"],
+    "runtime/result_rows.py": ["tests/runtime/test_result_file.py"],
+    "runtime/run_record.py": ["tests/runtime/test_result_file.py"],
     "runtime/formats.py": ["tests/runtime/test_formats.py", "tests/runtime/test_result_file.py"],
     "model_checksum.py": ["tests/test_model_checksum.py"],
     "models/weight_reader.py": ["tests/models/test_weight_reader.py"],
@@ -84,12 +86,14 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     },
     "runtime/result_file.py": {
         'suffix.lower() <= ".csv"': "the first of the three in the alphabet",
-        "st_ctime) >= self": "two clocks that agree to the last digit",
         "error.errno or 1": "neither number is of those with a cure",
         "error.errno or -1": "neither number is that of an error",
-        "runs[max( -1,": "the first run begins with row 0",
+    },
+    "runtime/result_rows.py": {
+        "st_ctime) >= when": "two clocks that agree to the last digit",
         "size: int = 1": "of a file without rows it is not read",
     },
+    "runtime/run_record.py": {"runs[max( -1,": "the first run begins with row 0"},
     "cache.py": {'os.name <= "nt"': "the names of systems are nt and posix"},
     "serve/batcher.py": {
         "len(jobs) != size": "it grows by one, from nothing, and the size is one at least",

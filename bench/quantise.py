@@ -90,7 +90,7 @@ def accuracy(paths: tuple[str, str]) -> dict[str, Any]:
 
 def measure(n: int) -> Path:
     from vertebra.card import read_card
-    from vertebra.runtime.trial import trial_images
+    from vertebra.synthetic_photos import synthetic_photos
 
     if not PHOTOS.is_dir():
         sys.exit(f"there are no photos to calibrate with in {PHOTOS}")
@@ -99,7 +99,7 @@ def measure(n: int) -> Path:
         for name in NETWORKS:
             paths = export(name, folder)
             card = read_card(paths[1])
-            pixels = trial_images(card.preprocessing.crop_size, 1)
+            pixels = synthetic_photos(1, card.preprocessing.crop_size)
             sessions = [session(path) for path in paths]
 
             def calls(number: int, ready: list[Any] = sessions, given: Any = pixels) -> Any:

@@ -329,7 +329,7 @@ def test_path_with_a_null_character():
         (b"", "is empty"),
         (b"Dear diary,\n", "is a text file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer, .*: run git lfs pull"),
-        (b"\0\0\0\x18ftypheic" + bytes(40), "is a HEIC image that is damaged|is a HEIC image, and pillow-heif"),
+        (b"\0\0\0\x18ftypheic" + bytes(40), "is a HEIC image that is damaged|is a HEIC image: decoding HEIC needs"),
         (b"\xff\x0a" + bytes(40), r"is a JPEG XL image, which is not decoded\."),
         (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(40), r"is a JPEG XL image, which is not decoded\."),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", r"is a vector drawing \(SVG\), .*\. Export it as PNG"),
@@ -629,7 +629,7 @@ def test_heic_without_its_package_or_whole(monkeypatch):
     known = decoder.__wrapped__()
     assert "pillow_heif" in known
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    message = r"and pillow-heif, .* is not installed\. Run: pip install 'vertebra\[heif\]', or save"
+    message = r"is a HEIC image: decoding HEIC needs .* not installed\. Run: pip install 'vertebra\[heif\]', or save"
     with pytest.raises(UnsupportedError, match=message):
         open_image(content)
     # What could not be decoded is tried again once it can.

@@ -16,7 +16,16 @@ import vertebra
 
 SOURCE = Path(vertebra.__file__).parent
 BASE = {"errors", "units", "intervals", "protobuf", "card", "cache", "model_checksum", "files", "machine"}
-BASE |= {"bit_depth", "photo_files", "pixels", "decoding", "decoding_errors", "decoding_notes", "stopping"}
+BASE |= {
+    "bit_depth",
+    "photo_files",
+    "pixels",
+    "decoding",
+    "decoding_errors",
+    "decoding_notes",
+    "stopping",
+    "synthetic_photos",
+}
 BASE |= {"strict_json", "file_kinds"}
 BASE |= {"model_table", "model_argument", "preprocessing", "progress", "timm_names", "weight_files", "weight_transfer"}
 BASE |= {"imagenet", "run_files", "torch_archives", "callable_module"}
@@ -54,6 +63,7 @@ ROOMS = {
     "decoding": {"errors", "preprocessing", "bit_depth", "decoding_errors", "file_kinds", "photo_files"},
     "pixels": {"decoding", "decoding_notes", "preprocessing"},
     "decoding_notes": {"preprocessing", "bit_depth", "decoding"},
+    "synthetic_photos": {"pixels"},
     "report": BASE | {"__init__"},  # the last for its version
     "models": BASE,
     "graph": BASE | {"models"},
@@ -101,6 +111,7 @@ PACKAGES = {
     "decoding": {"PIL", "pillow_heif"},  # the last for HEIC
     "pixels": {"numpy", "PIL"},
     "decoding_notes": set(),
+    "synthetic_photos": {"numpy"},
     "models": {"torch", "safetensors", "numpy", "PIL"},
     "graph": {"torch", "numpy", "onnx"},
     "anatomy": {"torch", "numpy", "pandas", "onnx", "onnxruntime", "matplotlib"},

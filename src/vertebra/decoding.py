@@ -34,7 +34,7 @@ from vertebra.bit_depth import (
     scaled_grey,
 )
 from vertebra.decoding_errors import OversizeError, UnsupportedError, errors_named
-from vertebra.errors import ImageError, first_line
+from vertebra.errors import ImageError, VertebraError, first_line, needing
 from vertebra.file_kinds import RAW, Found, raw_file
 from vertebra.photo_files import FORMATS, HEAD_BYTES, image_format
 from vertebra.preprocessing import MAX_PIXELS, Decoding
@@ -280,12 +280,10 @@ def _opened_heif(file: IO[bytes], name: str) -> Image.Image:
     Not by way of Pillow's registry, which would change what other code in the process opens.
     """
     try:
-        from pillow_heif import HeifImageFile
-    except ImportError as error:
-        raise UnsupportedError(
-            f"{name} is a HEIC image, and pillow-heif, which decodes these, is not installed. Run: pip install "
-            "'vertebra[heif]', or save it as a JPEG"
-        ) from error
+        with needing("heif", "decoding HEIC"):
+            from pillow_heif import HeifImageFile
+    except VertebraError as error:
+        raise UnsupportedError(f"{name} is a HEIC image: {error}, or save it as a JPEG") from error
     try:
         image: Image.Image = HeifImageFile(file)  # type: ignore[no-untyped-call]
     except SyntaxError as error:

@@ -127,10 +127,10 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """32 pictures, and one that is broken."""
     from PIL import Image
 
-    from vertebra.export.synthetic_photos import drawn_photos
+    from vertebra.synthetic_photos import synthetic_photos
 
     folder = tmp_path_factory.mktemp("photos")
-    for number, pixels in enumerate(drawn_photos(32, 128)):
+    for number, pixels in enumerate(synthetic_photos(32, 128)):
         Image.fromarray(pixels).save(folder / f"{number:02}.png")
     (folder / "00.jpg").write_bytes(b"no picture")
     return folder
@@ -182,7 +182,7 @@ Exported = Callable[..., tuple[int, str, str, Path]]
 @pytest.fixture(scope="module")
 def tiny() -> Prepared:
     """A network of two blocks that is sure of itself, for pictures of 32 pixels."""
-    from vertebra.export.synthetic_photos import drawn_photos
+    from vertebra.synthetic_photos import synthetic_photos
 
     torch.manual_seed(0)
     blocks = [MBConvConfig(1, 3, 1, 32, 16, 1, 1, 1), MBConvConfig(4, 3, 2, 16, 24, 1, 1, 1)]
@@ -192,7 +192,7 @@ def tiny() -> Prepared:
             module.momentum = None
     network.train()
     with torch.no_grad():
-        network(torch.from_numpy(drawn_photos(8, CROP)).permute(0, 3, 1, 2).float().div(64).sub(2))
+        network(torch.from_numpy(synthetic_photos(8, CROP)).permute(0, 3, 1, 2).float().div(64).sub(2))
         network.get_classifier().weight *= 8
     preprocessing = Preprocessing(CROP, CROP)
     return Prepared(network.eval(), Card("tiny", preprocessing, ("ant", "bee", "cat")))
@@ -206,14 +206,14 @@ def tiny_export(
     from PIL import Image
 
     from vertebra.export import int8
-    from vertebra.export.synthetic_photos import drawn_photos
     from vertebra.export.torch_check import reference
+    from vertebra.synthetic_photos import synthetic_photos
 
     monkeypatch.setattr("vertebra.export.prepare", lambda model, **options: tiny)
     monkeypatch.setattr(int8, "time_sessions", lambda sessions, image: [2.0, 1.0])
 
     def run(photos: int, *options: str, labelled: bool = True) -> tuple[int, str, str, Path]:
-        pixels = drawn_photos(photos, CROP)
+        pixels = synthetic_photos(photos, CROP)
         answers = reference(tiny.network, tiny.card.preprocessing, 1.0, pixels)[0].argmax(1)
         for number, (picture, answer) in enumerate(zip(pixels, answers, strict=True)):
             name = ("ant", "Bee", "CAT")[answer] if labelled else "all"

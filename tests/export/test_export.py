@@ -23,10 +23,10 @@ from vertebra.card import Card, CardError, Preprocessing, WeightSource, read_car
 from vertebra.errors import UsageError, VertebraWarning, WeightsError
 from vertebra.export import ExportError, ExportReport, Prepared, export, metadata, prepare, torch_exporter
 from vertebra.export._trace import trace
-from vertebra.export.synthetic_photos import drawn_photos
 from vertebra.export.torch_check import prove
 from vertebra.model_checksum import verify
 from vertebra.models import create_model, list_models
+from vertebra.synthetic_photos import synthetic_photos
 
 SMALL = [*tiny.one_of_each(), "efficientnet_b0", "efficientnet_v2_s"]
 OUTPUTS = ["probabilities", "embedding", "features"]
@@ -108,7 +108,7 @@ def test_equal_to_torch_on_photos(lite0: ExportReport, shared_photos: list[Path]
 def test_openvino_runs_it_unchanged(lite0: ExportReport) -> None:
     openvino = pytest.importorskip("openvino", reason="OpenVINO is the second runtime")
     compiled = openvino.compile_model(str(lite0.path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    images = drawn_photos(3, 224, seed=5)
+    images = synthetic_photos(3, 224, seed=5)
     found = compiled(images)
     for index, wanted in enumerate(run(lite0.path, images)):
         np.testing.assert_allclose(found[index], wanted, rtol=1e-2, atol=1e-4)
@@ -127,7 +127,7 @@ def test_every_network_exports(name: str, width: str, whole_names: Any, tmp_path
         network, tmp_path / "m.onnx", architecture=name, preprocessing=Preprocessing(crop_size=64, resize_size=64)
     )
     assert report.max_difference <= 1e-4
-    probabilities, embedding, features = run(report.path, drawn_photos(3, 64))
+    probabilities, embedding, features = run(report.path, synthetic_photos(3, 64))
     assert probabilities.shape == (3, 10)
     np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
     assert embedding.shape == (3, network.get_classifier().in_features)
@@ -342,7 +342,7 @@ def told(record: list[warnings.WarningMessage]) -> list[str]:
 
 
 def test_a_run_s_weights_bring_all_that_is_known_of_them(carried: Prepared, tmp_path: Path) -> None:
-    images = drawn_photos(3, 64)
+    images = synthetic_photos(3, 64)
     direct = export(carried, tmp_path / "a.onnx")
     with warnings.catch_warnings(record=True) as record:
         warnings.simplefilter("always")
@@ -419,7 +419,7 @@ def test_what_a_bare_file_does_not_say_is_told(tmp_path: Path) -> None:
 
 
 def test_temperature_is_in_the_graph(tmp_path: Path) -> None:
-    images = drawn_photos(2, 64)
+    images = synthetic_photos(2, 64)
     cold = run(export(out=tmp_path / "a.onnx", **own()).path, images)[0]
     warm = run(export(out=tmp_path / "b.onnx", temperature=3.0, **own()).path, images)[0]
     expected = np.exp(np.log(cold) / 3)
@@ -458,7 +458,7 @@ def test_the_other_outputs_are_proven_too(output: int, monkeypatch: pytest.Monke
     options = own()
     network = options["model"].eval()
     model = trace(network, options["preprocessing"], 1.0).SerializeToString()
-    images = list(drawn_photos(3, 64))
+    images = list(synthetic_photos(3, 64))
     card = Card("resnet18", options["preprocessing"])
     assert prove(model, network, card, images) <= 1e-4
     from vertebra.export import torch_check

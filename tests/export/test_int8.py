@@ -22,13 +22,13 @@ from vertebra.export.activation_ranges import Extent, Moments, extents, moments,
 from vertebra.export.input_fusion import in_bytes
 from vertebra.export.observed_network import deployable
 from vertebra.export.qdq_writer import Scale, Writer
-from vertebra.export.synthetic_photos import drawn_photos
 from vertebra.export.weight_rounding import best_levels, bias_change, nearest_levels, weight_scales
 from vertebra.imagenet import class_names
 from vertebra.intervals import paired, wilson
 from vertebra.model_checksum import verify
 from vertebra.models import ConvNet, EfficientNet, create_model
 from vertebra.models.efficientnet import MBConvConfig
+from vertebra.synthetic_photos import synthetic_photos
 
 OUTPUTS = ["probabilities", "embedding", "features"]
 SIZE = 64
@@ -42,7 +42,7 @@ def settled(network: ConvNet) -> ConvNet:
             module.reset_running_stats()
     network.train()
     with torch.no_grad():
-        network(torch.from_numpy(drawn_photos(8, SIZE)).permute(0, 3, 1, 2).float().div(64).sub(2))
+        network(torch.from_numpy(synthetic_photos(8, SIZE)).permute(0, 3, 1, 2).float().div(64).sub(2))
         network.get_classifier().weight *= 8  # sure of itself, so that agreement means something
     return network.eval()
 
@@ -96,7 +96,7 @@ def floats(narrow: ConvNet) -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def plan(floats: onnx.ModelProto) -> int8.Plan:
-    return int8.prepare_plan(Graph(floats), drawn_photos(32, SIZE), silent)
+    return int8.prepare_plan(Graph(floats), synthetic_photos(32, SIZE), silent)
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def paying(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(path: Path, network: ConvNet, photos: int = 40, **options: Any) -> ExportReport:
-    images = drawn_photos(photos, SIZE, seed=3)
+    images = synthetic_photos(photos, SIZE, seed=3)
     options = {"architecture": "resnet18", "preprocessing": PREPROCESSING, "calibration": Calibration(images)} | options
     return export(network, path, **options)
 
@@ -185,7 +185,7 @@ def test_the_bias_makes_up_for_the_mean() -> None:
 def test_moments_are_those_of_the_patches(floats: onnx.ModelProto) -> None:
     """At every position (the last maps are small), weights times mean input, plus bias, is the mean output."""
     graph = Graph(floats)
-    images = drawn_photos(4, SIZE)
+    images = synthetic_photos(4, SIZE)
     layers = [node for node in graph.weighted() if node.name in ("layer4.0.conv1", "layer4.1.conv2", "fc")]
     assert len(layers) == 3
     for node, moment in moments(graph, images, layers):
@@ -198,7 +198,7 @@ def test_moments_are_those_of_the_patches(floats: onnx.ModelProto) -> None:
 
 
 def test_extents(floats: onnx.ModelProto) -> None:
-    found = extents(Graph(floats), drawn_photos(3, SIZE), ["Relu_1"])["Relu_1"]
+    found = extents(Graph(floats), synthetic_photos(3, SIZE), ["Relu_1"])["Relu_1"]
     assert found.low.shape == (16,) and (found.low >= 0).all() and (found.high > found.low).all()
 
 
@@ -210,7 +210,7 @@ def test_integers_compute_what_the_pairs_say(plan: int8.Plan) -> None:
 
     Halves are rounded differently on the two ways, which this sure network's probabilities magnify; its features tell.
     """
-    images = drawn_photos(6, SIZE, seed=9)
+    images = synthetic_photos(6, SIZE, seed=9)
     model = plan.write()
     stepwise = features(model, images, optimised=False)
     scale = stepwise.std()
@@ -222,19 +222,19 @@ def test_integers_compute_what_the_pairs_say(plan: int8.Plan) -> None:
 
 def test_how_far_it_is_is_told(floats: onnx.ModelProto) -> None:
     told: list[tuple[str, int, int]] = []
-    int8.prepare_plan(Graph(floats), drawn_photos(5, SIZE), lambda *step: told.append(step))
+    int8.prepare_plan(Graph(floats), synthetic_photos(5, SIZE), lambda *step: told.append(step))
     assert [step for step in told if step[0] in ("finding extents", "finding ranges", "finding moments")] == [
         (what, done, 5) for what in ("finding extents", "finding ranges", "finding moments") for done in (0, 2, 4)
     ]
     rounding = [step[1:] for step in told if step[0] == "rounding"]
     assert rounding == [(done, len(rounding)) for done in range(len(rounding))] and len(rounding) > 1
     images: list[tuple[int, int]] = []
-    int8.predict(int8.session(floats.SerializeToString()), drawn_photos(5, SIZE), lambda *step: images.append(step))
+    int8.predict(int8.session(floats.SerializeToString()), synthetic_photos(5, SIZE), lambda *step: images.append(step))
     assert images == [(0, 5), (4, 5)]
 
 
 def test_layers_left_out_are_as_they_were(plan: int8.Plan, floats: onnx.ModelProto) -> None:
-    images = drawn_photos(3, SIZE)
+    images = synthetic_photos(3, SIZE)
     none = plan.write(plan.candidates)
     np.testing.assert_array_equal(probabilities(none, images), probabilities(floats, images))
     some = plan.write([name for name in plan.candidates if name.startswith("layer4")])
@@ -246,7 +246,7 @@ def test_layers_left_out_are_as_they_were(plan: int8.Plan, floats: onnx.ModelPro
 @pytest.mark.parametrize("steps", [PREPROCESSING, EVEN])
 def test_both_beginnings_are_exact(steps: Preprocessing) -> None:
     graph = Graph(trace(deployable(squeezing(), steps), steps))
-    images = drawn_photos(24, SIZE)
+    images = synthetic_photos(24, SIZE)
     plan = int8.prepare_plan(graph, images, silent)
     plain = Writer(plan.graph, plan.ranges, plan.weight_scales, set(plan.candidates)).model()
     fast = in_bytes(onnx.ModelProto.FromString(plain.SerializeToString()))
@@ -292,7 +292,7 @@ def test_the_file_says_what_it_is(int8_file: ExportReport) -> None:
 
 
 def test_both_runtimes_run_it(int8_file: ExportReport, floats: onnx.ModelProto) -> None:
-    images = drawn_photos(7, SIZE, seed=11)
+    images = synthetic_photos(7, SIZE, seed=11)
     session = ort.InferenceSession(str(int8_file.path), providers=["CPUExecutionProvider"])
     found = session.run(OUTPUTS, {"image": images})
     wanted = ort.InferenceSession(floats.SerializeToString(), providers=["CPUExecutionProvider"]).run(
@@ -382,7 +382,7 @@ def test_too_few_photos(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["vgg11", "googlenet", "densenet121", "mobilenet_v2", "resnext50_32x4d"])
 def test_every_family(name: str, tmp_path: Path, paying: None) -> None:
     report = write(tmp_path / "m.onnx", small(name), architecture=name, max_drop=100)
-    images = drawn_photos(6, SIZE, seed=9)
+    images = synthetic_photos(6, SIZE, seed=9)
     model = onnx.load(report.path)
     assert np.abs(probabilities(model, images) - probabilities(model, images, optimised=False)).max() < 0.05
 

@@ -22,8 +22,8 @@ from vertebra import imagenet
 from vertebra.card import Preprocessing, read_card
 from vertebra.errors import UsageError, VertebraWarning
 from vertebra.export import ExportError, export, prepare, torch_exporter
-from vertebra.export.synthetic_photos import drawn_photos
 from vertebra.models import create_model
+from vertebra.synthetic_photos import synthetic_photos
 
 SIZE = 24
 PREPROCESSING = Preprocessing(size=SIZE, resize=28, mean=(0.5, 0.4, 0.3), std=(0.25, 0.5, 0.2))
@@ -85,7 +85,7 @@ def test_vertebra_export_is_the_function_and_the_package(tmp_path: Path) -> None
     assert read_card(tmp_path / "m.onnx") == report.card
     assert report.card.architecture == "small" and report.card.classes == tuple("abcde")
     assert report.card.weights is not None and report.card.weights.name == "not recorded"
-    images = drawn_photos(3, SIZE)
+    images = synthetic_photos(3, SIZE)
     probabilities, embedding, features = outputs(report.path, images)
     np.testing.assert_allclose(probabilities, expected(Small(), images), atol=1e-6)
     assert embedding.shape == (3, 12) and features.shape == (3, 12, 10, 10)
@@ -124,7 +124,7 @@ def test_whatever_it_is_wrapped_in_it_predicts_the_same_and_is_left_as_it_was(
     values = copy.deepcopy(given.state_dict())
     report = export(given, tmp_path / "m.onnx", preprocessing=PREPROCESSING)
     assert report.max_difference <= 1e-4
-    images = drawn_photos(3, SIZE, seed=1)
+    images = synthetic_photos(3, SIZE, seed=1)
     inner = given.module if isinstance(given, nn.DataParallel) else getattr(given, "_orig_mod", given)
     probabilities, embedding, features = outputs(report.path, images)
     np.testing.assert_allclose(probabilities, expected(inner, images), atol=1e-5)
@@ -164,7 +164,7 @@ def test_attention_is_written_for_any_number_of_images(tmp_path: Path, monkeypat
     monkeypatch.setattr(torch_exporter, "find_spec", lambda name: None)  # not by torch's exporter
     report = export(Attention(), tmp_path / "m.onnx", preprocessing=PREPROCESSING)
     for count in (1, 3, 8):
-        images = drawn_photos(count, SIZE, seed=count)
+        images = synthetic_photos(count, SIZE, seed=count)
         probabilities, embedding, features = outputs(report.path, images)
         np.testing.assert_allclose(probabilities, expected(Attention(), images), atol=1e-5)
         assert embedding.shape == (count, 16)
@@ -176,7 +176,7 @@ def test_averages_whose_strides_torch_sets_anew(tmp_path: Path, monkeypatch: pyt
     layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
     network = layers.to(memory_format=torch.channels_last)
     report = export(network, tmp_path / "m.onnx", preprocessing=PREPROCESSING)
-    images = drawn_photos(3, SIZE)
+    images = synthetic_photos(3, SIZE)
     np.testing.assert_allclose(outputs(report.path, images)[0], expected(network, images), atol=1e-5)
 
 
@@ -194,7 +194,7 @@ def test_torch_s_exporter_writes_what_the_tracer_does_not(tmp_path: Path, capfd:
     network = nn.Sequential(Small(), nn.Softshrink(), nn.Linear(5, 3))
     report = export(network, tmp_path / "m.onnx", preprocessing=PREPROCESSING)
     assert onnx.load(report.path).producer_name == "pytorch"
-    images = drawn_photos(5, SIZE)
+    images = synthetic_photos(5, SIZE)
     np.testing.assert_allclose(outputs(report.path, images)[0], expected(network, images), atol=1e-5)
     assert capfd.readouterr() == ("", "")
 
@@ -289,7 +289,7 @@ def test_normalising_twice_is_told(tmp_path: Path) -> None:
     report, text = told(lambda: export(network, tmp_path / "m.onnx", preprocessing=PREPROCESSING))
     assert "begins by changing the values of its input itself (aten::sub)" in text
     assert "mean 0.5/0.4/0.3" in text and "mean=(0, 0, 0) and std=(1, 1, 1)" in text
-    images = drawn_photos(2, SIZE)
+    images = synthetic_photos(2, SIZE)
     np.testing.assert_allclose(outputs(report.path, images)[0], expected(network, images), atol=1e-5)
     once = Preprocessing(size=SIZE, mean=0, std=1)
     assert told(lambda: export(network, tmp_path / "n.onnx", preprocessing=once))[1] == ""
@@ -476,7 +476,7 @@ def test_timm_s_networks_say_how_their_photos_are_prepared(tmp_path: Path) -> No
     assert card.architecture == "test_resnet" and card.classes is None and card.licence == "apache-2.0"
     assert "it has 4 outputs and the pretrained_cfg of test_resnet.r160_in1k says 1000" in text
     assert "size 160, resize 168" in text
-    images = drawn_photos(2, 160)
+    images = synthetic_photos(2, 160)
     probabilities, embedding, features = outputs(report.path, images)
     np.testing.assert_allclose(probabilities, expected(network, images, card.preprocessing), atol=1e-5)
     assert embedding.shape == (2, 96) and features.shape == (2, 96, 5, 5)

@@ -7,7 +7,7 @@ from vertebra.card import Card, Preprocessing
 from vertebra.errors import UsageError
 from vertebra.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from vertebra.runtime.predictor import Predictor
-from vertebra.runtime.trial import trial_images
+from vertebra.synthetic_photos import synthetic_photos
 
 torch = pytest.importorskip("torch")
 
@@ -35,7 +35,7 @@ def networks(write_model, tmp_path_factory):
     return found
 
 
-PIXELS = np.stack([trial_images(32, 1)[0], np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)])
+PIXELS = np.stack([synthetic_photos(1, 32)[0], np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)])
 
 
 @pytest.mark.parametrize("name", NORMALISATIONS)
@@ -57,7 +57,7 @@ def test_what_the_networks_own_transforms_give(tmp_path, write_model):
     transforms = ResNet18_Weights.IMAGENET1K_V1.transforms(crop_size=32, resize_size=40)
     preprocessing = Preprocessing(32, 40, "bilinear", tuple(transforms.mean), tuple(transforms.std))
     network = Predictor(write_model(tmp_path / "m.onnx", card=Card("tiny", preprocessing).to_json()))
-    picture = Image.fromarray(trial_images(70, 1)[0])
+    picture = Image.fromarray(synthetic_photos(1, 70)[0])
     assert np.array_equal(
         network(transforms(picture), embed=True, preprocessed=True).embedding, network(picture, embed=True).embedding
     )

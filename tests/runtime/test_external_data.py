@@ -11,7 +11,7 @@ from vertebra.runtime.engines import open_engine
 from vertebra.runtime.external_data import without_weights
 from vertebra.runtime.onnxruntime_engine import OnnxRuntimeEngine
 from vertebra.runtime.predictor import Predictor
-from vertebra.runtime.trial import trial_images
+from vertebra.synthetic_photos import synthetic_photos
 
 CLASSES = [f"class {index}" for index in range(200)]  # a weight of 6,400 bytes
 
@@ -49,7 +49,7 @@ def test_large_weights_become_places_and_the_rest_stays(model):
 def test_the_outputs_are_those_of_the_file(write_model, tmp_path, name):
     path = write_model(tmp_path / name, classes=CLASSES)
     card = read_card(path)
-    images = trial_images(32, 3)
+    images = synthetic_photos(3, 32)
     found = open_engine(path, card, Plan(brief=True)).run(images, OUTPUTS)
     assert_equal(OnnxRuntimeEngine(path, card, Plan()).run(images, OUTPUTS), found)
 
@@ -58,7 +58,7 @@ def test_through_a_link_and_from_another_folder(model, tmp_path, monkeypatch):
     link = tmp_path / "link.onnx"
     link.symlink_to(model)
     monkeypatch.chdir(tmp_path)
-    images = trial_images(32, 1)
+    images = synthetic_photos(1, 32)
     found = open_engine(link.relative_to(tmp_path), read_card(link), Plan(brief=True)).run(images)
     assert_equal(OnnxRuntimeEngine(model, read_card(model), Plan()).run(images), found)
 
@@ -99,7 +99,7 @@ def test_a_few_photos_take_it(model, tmp_path, monkeypatch):
     from PIL import Image
 
     photos = []
-    for index, pixels in enumerate(trial_images(48, 3)):
+    for index, pixels in enumerate(synthetic_photos(3, 48)):
         photos.append(tmp_path / f"{index}.png")
         Image.fromarray(pixels).save(photos[-1])
     brief = Predictor(model, brief=True, threads=2)

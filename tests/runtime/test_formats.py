@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from vertebra.runtime.formats import Csv, JsonLines, path_of_text, row_of, text_of_path
 from vertebra.runtime.photo import Photo
 from vertebra.runtime.predictor import Prediction
-from vertebra.runtime.result_file import Output
+from vertebra.runtime.result_file import ResultFile
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
@@ -127,14 +127,14 @@ def test_any_names_are_read_by_others_and_resumed(tmp_path, suffix):
     options = {"model": "tiny.onnx", "sha256": "ab" * 32, "top": 1, "embed": False, "resume": True}
     half = len(PATHS) // 2
     for part in (PATHS[:half], PATHS):
-        with Output(path, **options) as output:
+        with ResultFile(path, **options) as output:
             for photo in list(output.remaining([Photo(each) for each in part])):
                 output.write(Prediction(photo.path, error=f"{photo.path}: no such file"))
     for texts in read_by_others(path):
         assert [os.path.normpath(path_of_text(text)) for text in texts] == PATHS
     # All are tried again, each in its own place, and then none is.
     for expected in (PATHS, []):
-        with Output(path, **options) as output:
+        with ResultFile(path, **options) as output:
             again = [photo.path for photo in output.remaining([Photo(each) for each in PATHS])]
             assert again == expected
             for each in again:
@@ -149,12 +149,12 @@ def test_rows_of_earlier_versions_are_resumed(tmp_path, suffix):
     """They had the bytes of a name as they were."""
     path = tmp_path / f"out{suffix}"
     options = {"model": "tiny.onnx", "sha256": "ab" * 32, "top": 1, "embed": False, "resume": True}
-    with Output(path, **options) as output:
+    with ResultFile(path, **options) as output:
         output.write(good("caf\udce9.jpg"))
     earlier = b"caf\xe9.jpg" if suffix == ".csv" else b"caf\\udce9.jpg"
     path.write_bytes(path.read_bytes().replace(b"caf\\xe9.jpg" if suffix == ".csv" else b"caf\\\\xe9.jpg", earlier))
     assert earlier in path.read_bytes()
-    with Output(path, **options) as output:
+    with ResultFile(path, **options) as output:
         assert list(output.remaining([Photo("caf\udce9.jpg")])) == []
 
 

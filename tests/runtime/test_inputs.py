@@ -16,14 +16,14 @@ from PIL import Image, ImageSequence
 from vertebra.errors import ImageError, UsageError
 from vertebra.runtime.photo_paths import photos as photos_of_command
 from vertebra.runtime.predictor import Predictor
-from vertebra.runtime.trial import trial_images
+from vertebra.synthetic_photos import synthetic_photos
 
 torch = pytest.importorskip("torch")
 
 
 @pytest.fixture(scope="module")
 def pixels():
-    return np.ascontiguousarray(trial_images(60, 2)[1][:, :50])  # (60, 50, 3)
+    return np.ascontiguousarray(synthetic_photos(2, 60)[1][:, :50])  # (60, 50, 3)
 
 
 @pytest.fixture(scope="module")

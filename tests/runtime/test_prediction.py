@@ -6,7 +6,7 @@ import pytest
 
 from vertebra.runtime.prediction import Prediction
 from vertebra.runtime.predictor import Predictor
-from vertebra.runtime.trial import trial_images
+from vertebra.synthetic_photos import synthetic_photos
 
 
 def result(*names, **others):
@@ -62,7 +62,7 @@ def test_a_predictor_says_what_it_is(tiny_model, write_model, tmp_path):
     assert network.classes == ["cat", "dog", "fish"]
     many = Predictor(write_model(tmp_path / "many.onnx", classes=[f"{n}\n" for n in range(1200)]))
     assert ": 1,200 classes (0\\n, 1\\n, 2\\n, …), " in repr(many)
-    photo = trial_images(40, 1)[0]
+    photo = synthetic_photos(1, 40)[0]
     assert network(photo, top=2, embed=True).predictions == network.predict(photo, top=2).predictions
     assert network(photo).label in network.classes
 

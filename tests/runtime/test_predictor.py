@@ -30,7 +30,7 @@ from vertebra.runtime.engines import Runner, open_engine
 from vertebra.runtime.onnxruntime_engine import OnnxRuntimeEngine
 from vertebra.runtime.photo import Photo
 from vertebra.runtime.predictor import Prediction, Predictor, best_classes
-from vertebra.runtime.trial import trial_images
+from vertebra.synthetic_photos import synthetic_photos
 
 needs_mnn = pytest.mark.skipif(not mnn_engine.installed(), reason="MNN is not installed")
 ENGINES = ["onnxruntime", pytest.param("mnn", marks=needs_mnn)]
@@ -40,7 +40,7 @@ ENGINES = ["onnxruntime", pytest.param("mnn", marks=needs_mnn)]
 def photos(tmp_path_factory):
     """Twenty photos, of which one is broken."""
     folder = tmp_path_factory.mktemp("photos")
-    for index, pixels in enumerate(trial_images(48, 20)):
+    for index, pixels in enumerate(synthetic_photos(20, 48)):
         Image.fromarray(pixels).save(folder / f"{index:02}.png")
     (folder / "07.png").write_bytes(b"no photo")
     return sorted(str(path) for path in folder.iterdir())
@@ -270,7 +270,7 @@ def test_files_without_a_card(write_model, tmp_path, make, message):
 @needs_mnn
 def test_mnn_gives_what_onnx_runtime_gives(tiny_model):
     card = Predictor(tiny_model).card
-    images = trial_images(32, 9)
+    images = synthetic_photos(9, 32)
     outputs = ("probabilities", "embedding", "features")
     expected = OnnxRuntimeEngine(tiny_model, card, Plan()).run(images, outputs)
     for plan in (Plan("mnn"), Plan("mnn", winograd=1), Plan("mnn", lanes=2, micro_batch=2)):

@@ -18,7 +18,7 @@ from vertebra.errors import InUseError, MissingExtraError, UsageError
 from vertebra.runtime import result_file as output_module
 from vertebra.runtime.photo import Photo
 from vertebra.runtime.predictor import Prediction
-from vertebra.runtime.result_file import Output, OutputError
+from vertebra.runtime.result_file import ResultError, ResultFile
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
@@ -35,7 +35,7 @@ def result(index, *, error=None, embed=False, unsure=None):
 
 
 def opened(path, **options):
-    return Output(path, **{"model": "tiny.onnx", "sha256": "ab" * 32, "embed": False} | options)
+    return ResultFile(path, **{"model": "tiny.onnx", "sha256": "ab" * 32, "embed": False} | options)
 
 
 def rows(path):
@@ -169,20 +169,20 @@ def test_another_suffix(tmp_path, name):
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 def test_a_link_to_itself(tmp_path, suffix):
     (tmp_path / f"out{suffix}").symlink_to(f"out{suffix}")
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(ResultError, match="cannot be written"):
         fill(tmp_path / f"out{suffix}", range(1))
 
 
 def test_missing_folders_are_made(tmp_path):
     assert fill(tmp_path / "my files" / "of today" / "out.csv", range(2)) == 2
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OutputError, match=r"file/out\.csv cannot be written .*Give another place with --out\.$"):
+    with pytest.raises(ResultError, match=r"file/out\.csv cannot be written .*Give another place with --out\.$"):
         opened(tmp_path / "file" / "out.csv", top=1)
 
 
 def test_a_folder_in_the_way(tmp_path):
     (tmp_path / "out.csv").mkdir()
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(ResultError, match="cannot be written"):
         opened(tmp_path / "out.csv", top=1)
 
 
@@ -209,7 +209,7 @@ class FullDisk:
 def test_a_full_disk_ends_in_a_whole_line(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
     with (
-        pytest.raises(OutputError, match=r"disk is full: .* holds the results up to here.*--resume"),
+        pytest.raises(ResultError, match=r"disk is full: .* holds the results up to here.*--resume"),
         opened(path, top=2) as output,
     ):
         output._lines.file = FullDisk(output._lines.file, 400)
@@ -240,7 +240,7 @@ def test_the_system_writes_no_more(tmp_path, suffix, size):
     for name in (path, tmp_path / f"whole{suffix}"):
         fill(name, range(4))
     with (
-        pytest.raises(OutputError, match=r"cannot be written \(file too large\).* holds the .* again with --resume\.$"),
+        pytest.raises(ResultError, match=r"cannot be written \(file too large\).* holds the .* again with --resume\.$"),
         largest_file(size),
     ):
         fill(path, range(40), resume=suffix != ".parquet")
@@ -257,7 +257,7 @@ def test_the_system_writes_no_more(tmp_path, suffix, size):
 def test_the_system_writes_not_even_the_first_line(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
     with (
-        pytest.raises(OutputError, match=r"file too large\)\. Allow larger files and run the same command again\.$"),
+        pytest.raises(ResultError, match=r"file too large\)\. Allow larger files and run the same command again\.$"),
         largest_file(700),
         opened(path, top=500) as output,
     ):
@@ -272,7 +272,7 @@ def test_what_the_system_says_in_the_end_only(tmp_path, suffix, number, monkeypa
     path = tmp_path / f"out{suffix}"
     message = "disk is full" if number != errno.EIO else r"cannot be written \(input/output error\)"
     with (
-        pytest.raises(OutputError, match=rf"{message}: .* holds the results up to here.*--resume"),
+        pytest.raises(ResultError, match=rf"{message}: .* holds the results up to here.*--resume"),
         opened(path, top=2) as output,
     ):
         output.write(result(0))
@@ -292,7 +292,7 @@ def failing(number):
 def test_no_room_to_make_the_parquet_file(tmp_path, monkeypatch):
     path = tmp_path / "out.parquet"
     with (
-        pytest.raises(OutputError, match=r"disk is full: .*out\.parquet\.partial holds the results up to here\. Make"),
+        pytest.raises(ResultError, match=r"disk is full: .*out\.parquet\.partial holds the results up to here\. Make"),
         opened(path, top=2) as output,
     ):
         output.write(result(0))
@@ -307,7 +307,7 @@ def test_no_room_to_go_on_with_a_parquet_file(tmp_path, monkeypatch):
     path = tmp_path / "out.parquet"
     fill(path, range(2))
     monkeypatch.setattr("vertebra.runtime.result_file.replacing", failing(errno.ENOSPC))
-    with pytest.raises(OutputError, match=r"the disk is full for .*\. Make room and run the same command again\.$"):
+    with pytest.raises(ResultError, match=r"the disk is full for .*\. Make room and run the same command again\.$"):
         opened(path, top=2, resume=True)
     assert [entry.name for entry in tmp_path.iterdir()] == ["out.parquet"]
 
@@ -317,12 +317,12 @@ def test_no_room_to_put_rows_in_their_place(tmp_path, suffix, monkeypatch):
     path = tmp_path / f"out{suffix}"
     run_over(path, "abc", {"b"}, resume=False)
     with (
-        pytest.raises(OutputError, match=r"disk is full: .* holds the results up to here"),
+        pytest.raises(ResultError, match=r"disk is full: .* holds the results up to here"),
         opened(path, top=1, resume=True) as output,
     ):
         (photo,) = output.remaining(map(Photo, "abc"))
         output.write(good(photo.path))
-        monkeypatch.setattr("vertebra.runtime.result_file.replacing", failing(errno.ENOSPC))
+        monkeypatch.setattr("vertebra.runtime.result_rows.replacing", failing(errno.ENOSPC))
     monkeypatch.undo()
     assert run_over(path, "abc", set())[0] == []
     assert told(path) == [(name, False) for name in "abc"]

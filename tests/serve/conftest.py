@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image
 
-from vertebra.runtime.trial import trial_images
+from vertebra.synthetic_photos import synthetic_photos
 
 for package in ("fastapi", "uvicorn", "orjson", "prometheus_client"):
     pytest.importorskip(package)
@@ -79,7 +79,7 @@ def form(*files):
 def pngs():
     """Eight photos of 60 × 48 pixels, as files are."""
     found = []
-    for pixels in trial_images(60, 8):
+    for pixels in synthetic_photos(8, 60):
         file = io.BytesIO()
         Image.fromarray(pixels[:48]).save(file, "PNG")
         found.append(file.getvalue())

@@ -17,7 +17,7 @@ from hypothesis import settings as examples
 from hypothesis.errors import Unsatisfiable
 from PIL import Image
 
-from vertebra.runtime.trial import trial_images
+from vertebra.synthetic_photos import synthetic_photos
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 
@@ -65,7 +65,7 @@ def test_every_answer_is_a_described_one(client, kinds, most):
 
 def sound():
     """A small file of each format."""
-    picture = Image.fromarray(trial_images(48, 2)[1])
+    picture = Image.fromarray(synthetic_photos(2, 48)[1])
     found = {}
     for kind, options in (
         ("JPEG", {}),
@@ -333,7 +333,7 @@ def junk(chance, depth=0):
 
 def tensor(chance):
     """An almost right inference request."""
-    rows = trial_images(32, 1)
+    rows = synthetic_photos(1, 32)
     found = {"name": "image", "datatype": "UINT8", "shape": [1, 32, 32, 3], "data": rows.tolist()}
     if chance.random() < 0.5:
         found.pop("data")

@@ -9,12 +9,11 @@ from PIL import Image
 
 from vertebra.card import Decoding
 from vertebra.errors import ImageError
-from vertebra.runtime.trial import trial_images
 from vertebra.serve import image_decoding
 from vertebra.serve.image_decoding import decode_limited
 
 LIMIT = 50_000_000
-PHOTO = Image.fromarray(trial_images(64, 1)[0])
+PHOTO = Image.linear_gradient("L").resize((64, 64)).convert("RGB")
 
 
 def jpeg(picture=PHOTO, **options):

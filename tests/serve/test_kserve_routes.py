@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import vertebra
-from vertebra.runtime.trial import trial_images
+from vertebra.synthetic_photos import synthetic_photos
 
-IMAGES = trial_images(32, 3)
+IMAGES = synthetic_photos(3, 32)
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,14 @@ import pytest
 pytest.importorskip("torch")
 
 from vertebra.runtime.predictor import Predictor
-from vertebra.runtime.trial import trial_images
+from vertebra.synthetic_photos import synthetic_photos
 from vertebra.train import Classifier
 
 
 def test_a_run_takes_what_its_file_takes(tiny_model, tmp_path):
     shutil.copy(tiny_model, tmp_path / "model.onnx")
     run, file = Classifier(tmp_path), Predictor(tiny_model)
-    images = trial_images(40, 2)
+    images = synthetic_photos(2, 40)
     assert run.classes == file.classes == ["cat", "dog", "fish"]
     assert run(images[0], top=2).predictions == run.predict(images[0], top=2).predictions
     wanted = [result.embedding for result in file.predict_many(images, embed=True)]

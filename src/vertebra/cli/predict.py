@@ -22,7 +22,7 @@ from vertebra.units import counted
 if TYPE_CHECKING:
     from vertebra.runtime.photo import Photo
     from vertebra.runtime.predictor import Prediction, Predictor
-    from vertebra.runtime.result_file import Output
+    from vertebra.runtime.result_file import ResultFile
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -183,7 +183,7 @@ def _standard_input() -> IO[bytes]:
         return sys.stdin.buffer
 
 
-def _summary(output: Output, tally: _Tally, seconds: float) -> str:
+def _summary(output: ResultFile, tally: _Tally, seconds: float) -> str:
     """What the whole file holds, and what of it is new."""
     text = f"{output.path}: {counted(output.total, 'photo')}{f', {output.failed:,} failed' if output.failed else ''}"
     rate = f"in {seconds:.1f} s, {tally.total / seconds:.0f} images/s" if tally.total else ""
@@ -201,7 +201,7 @@ class _Tally:
     failed: int = 0
 
 
-def _deliver(results: Iterator[Prediction], settings: Settings, count: int | None, output: Output | None) -> _Tally:
+def _deliver(results: Iterator[Prediction], settings: Settings, count: int | None, output: ResultFile | None) -> _Tally:
     """Bring each result to where it belongs: the file, JSON on standard output, or the eyes of a person."""
     tally = _Tally()
 
@@ -228,14 +228,14 @@ def _deliver(results: Iterator[Prediction], settings: Settings, count: int | Non
 
 
 @contextmanager
-def _output(settings: Settings, top: int, predictor: Predictor) -> Iterator[Output | None]:
+def _output(settings: Settings, top: int, predictor: Predictor) -> Iterator[ResultFile | None]:
     if settings.out is None:
         yield None
         return
     from vertebra.cache import fingerprint
-    from vertebra.runtime.result_file import Output
+    from vertebra.runtime.result_file import ResultFile
 
-    with Output(
+    with ResultFile(
         settings.out,
         model=settings.model,
         sha256=fingerprint(predictor.path),

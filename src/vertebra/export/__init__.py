@@ -23,6 +23,9 @@ with needing("torch", "vertebra.export"):
     import onnx
     from torch import nn
 
+from vertebra.pixels import Pixels
+from vertebra.synthetic_photos import synthetic_photos
+
 from ._trace import trace
 from .accuracy_check import Calibration, Verdict, check_count, labels_of, points
 from .classifier_swap import with_classifier
@@ -30,7 +33,6 @@ from .int8 import Int8Report, quantise
 from .network_card import Prepared, class_names
 from .observed_network import Observed, deployable
 from .prepare_network import metadata, prepare, with_precision
-from .synthetic_photos import Pixels, drawn_photos
 from .torch_check import prove
 from .write_file import ExportError, check_target, write_model
 
@@ -141,7 +143,7 @@ def export(
     started = time.perf_counter()
     tell("proving", 2, 3)
     if images is None or not len(images):
-        images = list(drawn_photos(10, card.preprocessing.crop_size))
+        images = list(synthetic_photos(10, card.preprocessing.crop_size))
     difference = prove(graph.SerializeToString(), network, card, images)
     timed("prove", started)
 

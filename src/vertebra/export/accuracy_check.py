@@ -13,10 +13,10 @@ import numpy as np
 from vertebra.errors import UsageError, nearest
 from vertebra.imagenet import is_imagenet, wnids
 from vertebra.intervals import Interval, Z, paired, wilson
+from vertebra.pixels import Pixels
 from vertebra.units import counted
 
 from ._graph import Array
-from .synthetic_photos import Pixels
 
 MIN_PHOTOS = 20
 _MAX_RANGES = 128  # photos for ranges and rounding; more change little

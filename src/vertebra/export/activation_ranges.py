@@ -9,10 +9,11 @@ from typing import TypeAlias
 import numpy as np
 import onnx
 
+from vertebra.pixels import Pixels
+
 from ._graph import Array, Graph, attribute, with_outputs
 from ._trace import INPUT
 from .qdq_writer import Scale
-from .synthetic_photos import Pixels
 from .torch_check import session
 
 _BINS = 2048

@@ -12,13 +12,14 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from vertebra.pixels import Pixels
+
 from ._graph import Array, Graph
 from ._trace import INPUT, OUTPUTS
 from .accuracy_check import Calibration, Verdict, check_order, folder_size, judge, points
 from .activation_ranges import MAX_INPUTS, Count, extents, groups_of, moments, ranges, silent
 from .input_fusion import byte_range, in_bytes, normalisation
 from .qdq_writer import QUANTISABLE, Scale, Writer
-from .synthetic_photos import Pixels
 from .torch_check import session
 from .weight_rounding import best_levels, bias_change, nearest_levels, weight_scales
 from .write_file import ExportError

@@ -12,10 +12,10 @@ import torch
 from vertebra.card import Card, Preprocessing
 from vertebra.errors import WeightsError, first_line
 from vertebra.models import ConvNet
+from vertebra.pixels import Pixels
 
 from ._trace import INPUT, OUTPUTS
 from .observed_network import Observed
-from .synthetic_photos import Pixels
 from .write_file import ExportError
 
 BATCH_SIZES = (1, 2, 7)

@@ -26,12 +26,12 @@ from vertebra.errors import VertebraError
 from vertebra.machine import processor
 from vertebra.pixels import network_pixels
 from vertebra.progress import Progress, silent
+from vertebra.synthetic_photos import synthetic_photos
 
 from . import mnn_engine
 from .engine import EngineError, Plan
 from .engines import Runner, open_engine
 from .prefetch import in_order
-from .trial import trial_images
 
 # Fewer images are done sooner than measured: loading and trying every engine takes seconds.
 WORTH_MEASURING = 500
@@ -195,7 +195,7 @@ def _time(path: Path, plan: Plan, batch: int, decoding: bool) -> Measured:
     card = read_card(path)
     if plan.engine == "mnn":
         mnn_engine.converted(path, card)  # before the clock runs: it is done once, loading at every start
-    images = trial_images(card.preprocessing.crop_size, max(1, batch))
+    images = synthetic_photos(max(1, batch), card.preprocessing.crop_size)
     start = time.perf_counter()
     runner = Runner(open_engine(path, card, plan), plan)
     runner.run(images)
@@ -214,7 +214,7 @@ def _time(path: Path, plan: Plan, batch: int, decoding: bool) -> Measured:
 def _with_decoding(runner: Runner, card: Card) -> float:
     """Seconds an image where every thread decodes photos of an ordinary size for itself, as the pipeline's do."""
     file = io.BytesIO()
-    Image.fromarray(trial_images(500, 2)[1][:375]).save(file, "jpeg", quality=90)
+    Image.fromarray(synthetic_photos(2, 500)[1][:375]).save(file, "jpeg", quality=90)
     count, stop = 0, time.perf_counter() + 2 * _SECONDS
 
     def work(photos: Sequence[bytes]) -> list[None]:

@@ -16,16 +16,11 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import IO, Any
 
-from vertebra.errors import UsageError, needing
 from vertebra.strict_json import dumps
 
 from .predictor import Prediction
-
-# Under this key a Parquet file says what its rows were made with.
-RECORD_KEY = b"vertebra.predict"
 
 
 def text_of_path(path: str) -> str:
@@ -79,7 +74,7 @@ class JsonLines:
 
     def line(self, result: Prediction) -> bytes:
         """A result's row."""
-        return _as_line(row_of(result))
+        return as_line(row_of(result))
 
     def records(self, file: IO[bytes]) -> Iterator[bytes]:
         """The whole lines of an open file."""
@@ -181,101 +176,6 @@ def _as_cell(text: str) -> str:
     return f"'{text}" if _is_formula(bare) and not is_number else text
 
 
-def _as_line(row: dict[str, Any]) -> bytes:
+def as_line(row: dict[str, Any]) -> bytes:
+    """An object as a line of ASCII."""
     return (dumps(row) + "\n").encode("ascii")
-
-
-# --- Parquet --------------------------------------------------------------------------------------------------------
-
-
-def need_pyarrow() -> Any:
-    """The package for Parquet files.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    with needing("parquet", "writing .parquet files"):
-        import pyarrow
-        import pyarrow.parquet
-    return pyarrow
-
-
-def _schema(pyarrow: Any, format: Csv | JsonLines, record: bytes) -> Any:
-    fields = [("path", pyarrow.string())]
-    for rank in range(1, format.top + 1):
-        fields += [
-            (f"class_{rank}", pyarrow.string()),
-            (f"index_{rank}", pyarrow.int32()),
-            (f"probability_{rank}", pyarrow.float32()),
-        ]
-    fields += [("unsure", pyarrow.bool_())] if format.unsure else []
-    fields += [("error", pyarrow.string())]
-    fields += [("embedding", pyarrow.list_(pyarrow.float32()))] if format.embed else []
-    return pyarrow.schema(fields, metadata={RECORD_KEY: record})
-
-
-def write_parquet(path: Path, lines: IO[bytes], format: Csv | JsonLines, record: bytes) -> None:
-    """JSON lines → a Parquet file with that record in its metadata, a few thousand rows in memory at a time."""
-    pyarrow = need_pyarrow()
-    schema = _schema(pyarrow, format, record)
-    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
-        rows: list[dict[str, Any]] = []
-        for line in lines:
-            rows.append(_flat(json.loads(line)))
-            if len(rows) == 4096:
-                writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
-                rows = []
-        writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
-
-
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    flat = {name: row.get(name) for name in ("unsure", "error", "embedding")}
-    flat["path"] = text_of_path(path_of_text(row["path"]))
-    for rank, entry in enumerate(row["predictions"], 1):
-        flat |= {f"class_{rank}": entry["class"], f"index_{rank}": entry["index"]}
-        flat[f"probability_{rank}"] = entry["probability"]
-    return flat
-
-
-def parquet_record(path: Path) -> tuple[int, bytes]:
-    """How many rows a file that `write_parquet` wrote has, and its record; b"" where it has none.
-
-    Raises:
-        UsageError: it is another file.
-    """
-    pyarrow = need_pyarrow()
-    try:
-        with pyarrow.parquet.ParquetFile(path) as found:
-            names, metadata = found.schema_arrow.names, found.schema_arrow.metadata or {}
-            if not {"path", "class_1", "error"} <= set(names):
-                raise _foreign(path)
-            return found.metadata.num_rows, metadata.get(RECORD_KEY, b"")
-    except pyarrow.ArrowException as error:
-        raise _foreign(path) from error
-
-
-def parquet_lines(path: Path) -> Iterator[bytes]:
-    """The rows of a file that `write_parquet` wrote, as the lines that it was made of."""
-    pyarrow = need_pyarrow()
-    try:
-        with pyarrow.parquet.ParquetFile(path) as found:
-            for batch in found.iter_batches():
-                for row in batch.to_pylist():
-                    yield _as_line(_nested(row))
-    except (pyarrow.ArrowException, KeyError) as error:
-        raise _foreign(path) from error
-
-
-def _nested(row: dict[str, Any]) -> dict[str, Any]:
-    ranks = range(1, sum(name.startswith("class_") for name in row) + 1)
-    predictions = [
-        {"class": row[f"class_{r}"], "index": row[f"index_{r}"], "probability": row[f"probability_{r}"]}
-        for r in ranks
-        if row[f"class_{r}"] is not None
-    ]
-    restored = {"path": row["path"], "predictions": predictions, "error": row["error"]}
-    return restored | {name: row[name] for name in ("unsure", "embedding") if row.get(name) is not None}
-
-
-def _foreign(path: Path) -> UsageError:
-    return UsageError(f"{path} is not a file that this command has written. Give another file.")

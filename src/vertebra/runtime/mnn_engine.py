@@ -35,7 +35,7 @@ from vertebra.files import replacing
 from vertebra.pixels import Pixels
 
 from .engine import INPUT, PROBABILITIES, EngineError, FloatArray, Plan
-from .trial import compare
+from .engine_verification import verify
 
 # How much memory a 3 × 3 convolution may spend on Winograd's way: large tiles, MNN's own choice and best for batches,
 # or small ones, which can be better for a single image.
@@ -168,7 +168,7 @@ def _make(path: Path, card: Card, model: Path) -> None:
             if shutil.disk_usage(model.parent).free < path.stat().st_size:  # the converter would not say so
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             convert(path, temporary)
-            compare(path, card, [_Unproven(temporary, Plan("mnn", winograd=level)) for level in WINOGRAD_LEVELS])
+            verify(path, card, [_Unproven(temporary, Plan("mnn", winograd=level)) for level in WINOGRAD_LEVELS])
     except _StoppedError:
         raise
     except EngineError as error:

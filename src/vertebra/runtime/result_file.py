@@ -12,24 +12,23 @@ the place of its row: the new one waits in `NAME.again` until the run ends, or u
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import errno
-import json
 import os
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from vertebra.errors import UsageError, VertebraError
 from vertebra.files import Lines, locked, make_folder, replacing, write_whole
 
-from .formats import Csv, JsonLines, need_pyarrow, parquet_lines, parquet_record, text_of_path, write_parquet
+from .formats import Csv, JsonLines, text_of_path
+from .parquet_format import need_pyarrow, parquet_lines, parquet_record, write_parquet
 from .photo import Photo
-from .photo_download import is_url
 from .predictor import Prediction
+from .result_rows import Rows, changed_since, replace_rows, replacement, scan
+from .run_record import RunRecord
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
@@ -37,64 +36,12 @@ SUFFIXES = (".csv", ".jsonl", ".parquet")
 _CURES = {errno.ENOSPC: "Make room", errno.EDQUOT: "Make room", errno.EFBIG: "Allow larger files"}
 
 
-class OutputError(VertebraError):
+class ResultError(VertebraError):
     """Results cannot be written; what was written before is whole and can be gone on from."""
 
 
-@dataclass
-class Record:
-    """What the rows of a file were made with, and when."""
-
-    model: str  # as people know it
-    sha256: str  # of its file
-    options: dict[str, int | bool]  # those that decide a row
-    folder: str  # that paths are relative to
-    runs: list[tuple[int, float]] = field(default_factory=list)  # number of the first row, seconds since 1970
-    again: list[tuple[int, float]] = field(default_factory=list)  # rows that were replaced, and when
-
-    def to_json(self) -> bytes:
-        """As it is kept."""
-        return json.dumps({"format": 1} | asdict(self)).encode("ascii")
-
-    @staticmethod
-    def from_json(content: bytes) -> Record | None:
-        """None where that is no record."""
-        try:
-            found = json.loads(content)
-            runs, again = ([(int(row), float(at)) for row, at in found[name]] for name in ("runs", "again"))
-            return Record(found["model"], found["sha256"], dict(found["options"]), found["folder"], runs, again)
-        except (ValueError, KeyError, TypeError):
-            return None
-
-    def difference(self, other: Record) -> str | None:
-        """In what another run differs: `"by …, and this run …"`; None where its rows are of one kind with these."""
-        if self.sha256 != other.sha256:
-            ours, theirs = (f"{record.model} (SHA-256 {record.sha256[:12]}…)" for record in (self, other))
-            return f"by the model {ours}, and this run's is {theirs}"
-        for name in (*self.options, *other.options):
-            ours, theirs = (_said(name, record.options.get(name, False)) for record in (self, other))
-            if ours != theirs:
-                return f"{ours}, and this run is {theirs}"
-        return None
-
-
-def _said(name: str, value: int | bool) -> str:
-    return f"with{'' if value else 'out'} {name}" if isinstance(value, bool) else f"with {name} {value}"
-
-
-@dataclass
-class _Rows:
-    """What a file holds already."""
-
-    numbers: dict[str, list[int]] = field(default_factory=dict)  # text of a path -> its rows; a failed row n is ~n
-    count: int = 0
-    failed: int = 0
-    size: int = 0  # bytes of all that is whole
-    relative: bool = False  # whether some path is relative to a folder
-
-
-class Output:
-    """A file that results are written to, used as `with Output(path, …) as output:`.
+class ResultFile:
+    """A file that results are written to, used as `with ResultFile(path, …) as results:`.
 
     Args:
         path: its suffix says the format.
@@ -112,7 +59,7 @@ class Output:
             other options.
         MissingExtraError: a package for the format is not installed.
         InUseError: another process writes to it.
-        OutputError: the file cannot be written.
+        ResultError: the file cannot be written.
     """
 
     def __init__(
@@ -140,8 +87,8 @@ class Output:
         self._beside = path.with_name(f"{path.name}.meta.json")
         self._replaced = path.with_name(f"{path.name}.again")
         self._started = time.time()
-        self._record = Record(model, sha256, {"--top": top, "--embed": embed, **(options or {})}, _here())
-        self._rows = _Rows()
+        self._record = RunRecord(model, sha256, {"--top": top, "--embed": embed, **(options or {})}, _here())
+        self._rows = Rows()
         self._waiting: defaultdict[str, deque[int]] = defaultdict(deque)  # rows that the next results of a path replace
         self._again: Lines | None = None
         self.total = 0  # photos in the file, and those of them that failed
@@ -158,7 +105,7 @@ class Output:
             self._lines = Lines(self._journal)
             self._lock = opening.pop_all()
 
-    def __enter__(self) -> Output:
+    def __enter__(self) -> ResultFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
@@ -168,9 +115,9 @@ class Output:
                     self._close()
                     if kind is None and self._parquet:
                         self._finish_parquet()
-                    elif kind is not None and issubclass(kind, OutputError) and not self.total:
+                    elif kind is not None and issubclass(kind, ResultError) and not self.total:
                         self._forget()
-            except OutputError:
+            except ResultError:
                 # What is left to do, the next run does; where this one ended badly, what ended it has to be known.
                 if kind is None:
                     raise
@@ -190,7 +137,7 @@ class Output:
                 yield photo
                 continue
             row, left[key] = rows[0], rows[1:]
-            if row < 0 or self._changed(photo.path, row):
+            if row < 0 or changed_since(photo.path, self._record.made(row)):
                 self._waiting[key].append(row)
                 yield photo
         self.absent = sum(map(len, left.values()))
@@ -199,7 +146,7 @@ class Output:
         """Append a result, or put it in the place of the row that it is to replace.
 
         Raises:
-            OutputError: the disk is full, or the file cannot be written any more. It ends in a whole line.
+            ResultError: the disk is full, or the file cannot be written any more. It ends in a whole line.
         """
         line, failed = self._format.line(result), result.error is not None
         with self._reporting():
@@ -211,8 +158,7 @@ class Output:
             row = waiting[0]
             if self._again is None:
                 self._again = Lines(self._replaced)
-            text = line.decode("utf-8", "surrogateescape")
-            self._again.append((json.dumps([max(row, ~row), self._started, text]) + "\n").encode("ascii"))
+            self._again.append(replacement(max(row, ~row), self._started, line))
             waiting.popleft()
             self.again += 1
             self.failed += failed - (row < 0)
@@ -220,26 +166,6 @@ class Output:
             self._lines.append(line)
             self.total += 1
             self.failed += failed
-
-    def _changed(self, path: str, row: int) -> bool:
-        """Whether a photo is another than when its row was made, as far as the times of its file tell."""
-        if is_url(path):
-            return False
-        try:
-            status = os.stat(path)  # noqa: PTH116 - a name may be no path at all (a NUL in it)
-        except (OSError, ValueError):
-            return False
-        # A file that is moved here keeps the time of its last change.
-        return max(status.st_mtime, status.st_ctime) > self._made(row)
-
-    def _made(self, row: int) -> float:
-        """When the run began that wrote a row."""
-        again = self._record.again
-        at = bisect.bisect_left(again, row, key=lambda entry: entry[0])
-        if at < len(again) and again[at][0] == row:
-            return again[at][1]
-        runs = self._record.runs
-        return runs[max(0, bisect.bisect_right(runs, row, key=lambda entry: entry[0]) - 1)][1]
 
     # --- opening --------------------------------------------------------------------------------------------------
 
@@ -294,7 +220,7 @@ class Output:
             count, content = parquet_record(self.path)
             if not count:
                 return False
-            record = self._checked(Record.from_json(content))
+            record = self._checked(RunRecord.from_json(content))
             unfolded = True
         try:
             if unfolded:
@@ -304,7 +230,7 @@ class Output:
             kept = self._read_record()
             if kept is not None and self._journal.stat().st_size:
                 self._checked(kept)
-            rows = self._scan()
+            rows = scan(self.path, self._journal, self._format)
             if not rows.count:
                 return False
             record = self._checked(kept)
@@ -322,13 +248,13 @@ class Output:
         os.truncate(self._journal, rows.size)
         if self._replaced.exists():
             self._replace()
-            rows = self._scan()
+            rows = scan(self.path, self._journal, self._format)
         record.runs.append((rows.count, self._started))
         self._keep_record()
         self._rows, self.total, self.failed = rows, rows.count, rows.failed
         return True
 
-    def _checked(self, found: Record | None) -> Record:
+    def _checked(self, found: RunRecord | None) -> RunRecord:
         if found is None:
             place = f"{'its metadata or ' if self._parquet else ''}{self._beside.name}"
             raise UsageError(
@@ -342,38 +268,9 @@ class Output:
             )
         return found
 
-    def _scan(self) -> _Rows:
-        """The whole rows of the journal."""
-        found = _Rows()
-        head = self._format.head()
-        with self._journal.open("rb") as file:
-            start = file.read(len(head))
-            if len(start) < len(head):
-                return found  # killed within the first line
-            if start != head:
-                raise UsageError(
-                    f"{self.path} has other columns than this run, so it cannot be resumed. "
-                    "Use the --top, --embed and --model that it was written with, or give another file."
-                )
-            found.size = len(head)
-            for record in self._format.records(file):
-                row = self._format.read(record)
-                if row is None:
-                    raise UsageError(
-                        f"{self.path} holds a line that this command has not written ({record[:60]!r}), so it cannot "
-                        "be resumed. Give another file."
-                    )
-                path, failed = row
-                found.numbers.setdefault(text_of_path(path), []).append(~found.count if failed else found.count)
-                found.count += 1
-                found.failed += failed
-                found.size += len(record)
-                found.relative |= not (is_url(path) or os.path.isabs(path))  # noqa: PTH117
-        return found
-
-    def _read_record(self) -> Record | None:
+    def _read_record(self) -> RunRecord | None:
         try:
-            return Record.from_json(self._beside.read_bytes())
+            return RunRecord.from_json(self._beside.read_bytes())
         except FileNotFoundError:
             return None
 
@@ -398,27 +295,8 @@ class Output:
             self._replace()
 
     def _replace(self) -> None:
-        """Put the rows that were made again where the old ones are. Done twice it changes nothing more."""
-        places: dict[int, tuple[int, int]] = {}  # row -> where its new line begins and ends
-        made: dict[int, float] = dict(self._record.again)
-        with self._replaced.open("rb") as news:
-            begin = 0
-            for line in news:
-                if line.endswith(b"\n"):
-                    row, started, _ = json.loads(line)
-                    places[row], made[row] = (begin, begin + len(line)), started
-                begin += len(line)
-            head = self._format.head()
-            with replacing(self._journal) as temporary, temporary.open("wb") as new, self._journal.open("rb") as old:
-                new.write(old.read(len(head)))
-                for number, record in enumerate(self._format.records(old)):
-                    if number in places:
-                        begin, end = places[number]
-                        news.seek(begin)
-                        new.write(json.loads(news.read(end - begin))[2].encode("utf-8", "surrogateescape"))
-                    else:
-                        new.write(record)
-        self._record.again = sorted(made.items())
+        made = replace_rows(self._journal, self._replaced, self._format)
+        self._record.again = sorted((dict(self._record.again) | made).items())
         self._keep_record()
         self._replaced.unlink()
 
@@ -429,11 +307,11 @@ class Output:
 
     @contextlib.contextmanager
     def _reporting(self) -> Iterator[None]:
-        """What the system says becomes an `OutputError` that says what is kept and how to go on."""
+        """What the system says becomes an `ResultError` that says what is kept and how to go on."""
         try:
             yield
         except OSError as error:
-            raise OutputError(self._reason(error)) from error
+            raise ResultError(self._reason(error)) from error
 
     def _reason(self, error: OSError) -> str:
         said = (error.strerror or str(error)).lower()

@@ -1,4 +1,4 @@
-"""Pictures to try engines on, and the comparison that an engine must pass before it is trusted."""
+"""Verifies an engine against ONNX Runtime before it is used: the same outputs, up to rounding."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vertebra.card import Card
-from vertebra.pixels import Pixels
+from vertebra.synthetic_photos import synthetic_photos
 
 from .engine import OUTPUTS, PROBABILITIES, Engine, EngineError, FloatArray, Plan
 from .onnxruntime_engine import OnnxRuntimeEngine
@@ -19,32 +19,13 @@ PROBABILITY_TOLERANCE = 1e-3
 RELATIVE_TOLERANCE = 1e-2
 
 
-def trial_images(size: int, count: int) -> Pixels:
-    """Pictures that have something of photos: uint8 (count, size, size, 3), the same at every call."""
-    random = np.random.default_rng(0)
-    x = np.linspace(0, 2 * np.pi, size, dtype=np.float32)
-    images = np.empty((count, size, size, 3), np.uint8)
-    for index in range(count):
-        values = np.full((3, size, size), 128, np.float32)
-        # Waves of a few frequencies for each channel, and noise in every other picture.
-        for _ in range(4):
-            rows, columns = (
-                np.sin(random.uniform(0.5, 6) * x + random.uniform(0, 6, (3, 1)).astype(np.float32)) for _ in range(2)
-            )
-            values += 50 * rows[:, :, None] * columns[:, None, :]
-        if index % 2:
-            values += random.standard_normal((3, size, size), np.float32) * 20
-        images[index] = values.clip(0, 255).transpose(1, 2, 0)
-    return images
-
-
-def compare(path: Path, card: Card, engines: Iterable[Engine]) -> None:
+def verify(path: Path, card: Card, engines: Iterable[Engine]) -> None:
     """Refuse an engine whose outputs differ from ONNX Runtime's by more than rounding does.
 
     Raises:
         EngineError: says which output differs, and by how much.
     """
-    images = trial_images(card.preprocessing.crop_size, 4)
+    images = synthetic_photos(4, card.preprocessing.crop_size)
     oracle = OnnxRuntimeEngine(path, card, Plan())
     # Not the same image at every place of a batch, so that mixed-up ones show.
     batches = (images[:1], images[1:3], images)

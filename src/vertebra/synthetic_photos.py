@@ -1,4 +1,4 @@
-"""Pictures to try a network on where the user gives none: drawn, with the statistics of photos.
+"""Photos to try a network on where the user gives none: synthetic, with the statistics of real ones.
 
 Photos have most of their contrast in coarse structures: amplitude falls with 1 / frequency (Field 1987), channels go
 together, and objects have edges.
@@ -6,15 +6,13 @@ together, and objects have edges.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
-
 import numpy as np
 
-Pixels: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]  # (N, H, W, 3) or (H, W, 3), RGB
+from vertebra.pixels import Pixels
 
 
-def drawn_photos(count: int, size: int, seed: int = 0) -> Pixels:
-    """(count, size, size, 3): clouds of colour with discs and bars before them, the same at each call."""
+def synthetic_photos(count: int, size: int, seed: int = 0) -> Pixels:
+    """uint8 (count, size, size, 3): clouds of colour with discs and bars before them, the same at each call."""
     random = np.random.default_rng(seed)
     return np.stack([_photo(random, size) for _ in range(count)])
 

@@ -1,0 +1,100 @@
+"""The rows of a file of results on disk: found again by the path of their photo, and replaced in their places."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vertebra.errors import UsageError
+from vertebra.files import replacing
+
+from .formats import Csv, JsonLines, text_of_path
+from .photo_download import is_url
+
+
+@dataclass
+class Rows:
+    """What a file holds already."""
+
+    numbers: dict[str, list[int]] = field(default_factory=dict)  # text of a path -> its rows; a failed row n is ~n
+    count: int = 0
+    failed: int = 0
+    size: int = 0  # bytes of all that is whole
+    relative: bool = False  # whether some path is relative to a folder
+
+
+def scan(path: Path, journal: Path, format: Csv | JsonLines) -> Rows:
+    """The whole rows of a journal.
+
+    Raises:
+        UsageError: it has other columns, or a line that this command has not written; calls it `path`.
+    """
+    found = Rows()
+    head = format.head()
+    with journal.open("rb") as file:
+        start = file.read(len(head))
+        if len(start) < len(head):
+            return found  # killed within the first line
+        if start != head:
+            raise UsageError(
+                f"{path} has other columns than this run, so it cannot be resumed. "
+                "Use the --top, --embed and --model that it was written with, or give another file."
+            )
+        found.size = len(head)
+        for record in format.records(file):
+            row = format.read(record)
+            if row is None:
+                raise UsageError(
+                    f"{path} holds a line that this command has not written ({record[:60]!r}), so it cannot be "
+                    "resumed. Give another file."
+                )
+            photo, failed = row
+            found.numbers.setdefault(text_of_path(photo), []).append(~found.count if failed else found.count)
+            found.count += 1
+            found.failed += failed
+            found.size += len(record)
+            found.relative |= not (is_url(photo) or os.path.isabs(photo))  # noqa: PTH117
+    return found
+
+
+def replacement(row: int, started: float, line: bytes) -> bytes:
+    """A line of the file that waits beside a journal: the row that is made again, when, and how it reads now."""
+    return (json.dumps([row, started, line.decode("utf-8", "surrogateescape")]) + "\n").encode("ascii")
+
+
+def replace_rows(journal: Path, replacements: Path, format: Csv | JsonLines) -> dict[int, float]:
+    """Put the rows that were made again where the old ones are; row → when. Done twice it changes nothing more."""
+    places: dict[int, tuple[int, int]] = {}  # row -> where its new line begins and ends
+    made: dict[int, float] = {}
+    with replacements.open("rb") as news:
+        begin = 0
+        for line in news:
+            if line.endswith(b"\n"):
+                row, started, _ = json.loads(line)
+                places[row], made[row] = (begin, begin + len(line)), started
+            begin += len(line)
+        head = format.head()
+        with replacing(journal) as temporary, temporary.open("wb") as new, journal.open("rb") as old:
+            new.write(old.read(len(head)))
+            for number, record in enumerate(format.records(old)):
+                if number in places:
+                    begin, end = places[number]
+                    news.seek(begin)
+                    new.write(json.loads(news.read(end - begin))[2].encode("utf-8", "surrogateescape"))
+                else:
+                    new.write(record)
+    return made
+
+
+def changed_since(path: str, when: float) -> bool:
+    """Whether a photo is another than it was, as far as the times of its file tell."""
+    if is_url(path):
+        return False
+    try:
+        status = os.stat(path)  # noqa: PTH116 - a name may be no path at all (a NUL in it)
+    except (OSError, ValueError):
+        return False
+    # A file that is moved here keeps the time of its last change.
+    return max(status.st_mtime, status.st_ctime) > when
