@@ -96,8 +96,8 @@ def test_bits_that_change_nothing_are_told_where_that_matters():
     ("remark", "words"),
     [
         ("transparent", "taken as opaque, as alpha is 0 everywhere"),
-        ("hidden", "nearly all transparent: more than 99 % of what is seen is white"),
-        ("first of several", "several frames or pages, of which only the first is seen"),
+        ("hidden", "nearly all transparent: more than 99 % of the picture is white"),
+        ("first of several", "several frames or pages, of which only the first is used"),
         ("stretched", "stretched from the least to the greatest"),
         ("float to 1", "white is taken to be 1"),
         ("float to 255", "white is taken to be 255"),

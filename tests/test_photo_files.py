@@ -7,7 +7,15 @@ import pytest
 from PIL import Image
 
 from vertebra.decoding import FORMATS
-from vertebra.photo_files import HEAD_BYTES, SUFFIXES, entries, image_format, is_litter, is_passed_by, is_photo
+from vertebra.photo_files import (
+    HEAD_BYTES,
+    SUFFIXES,
+    entries,
+    image_format,
+    is_hidden_or_system,
+    is_macos_metadata,
+    is_photo,
+)
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name != "TGA"])
@@ -73,8 +81,11 @@ def test_what_is_passed_by(tmp_path):
         (tmp_path / name).mkdir()
     for name in ("lost+found", ".x.jpg", "y.jpg"):
         (tmp_path / name).touch()
-    assert [entry.name for entry in entries(tmp_path) if is_passed_by(entry)] == [".git", ".x.jpg", "@EaDir"]
-    assert [name for name in ("._a.jpg", ".DS_Store", ".a.jpg", "a") if is_litter(name)] == ["._a.jpg", ".DS_Store"]
+    assert [entry.name for entry in entries(tmp_path) if is_hidden_or_system(entry)] == [".git", ".x.jpg", "@EaDir"]
+    assert [name for name in ("._a.jpg", ".DS_Store", ".a.jpg", "a") if is_macos_metadata(name)] == [
+        "._a.jpg",
+        ".DS_Store",
+    ]
 
 
 def test_suffixes_are_lower_case():

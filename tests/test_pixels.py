@@ -9,7 +9,7 @@ from PIL import Image
 
 from vertebra.card import Preprocessing
 from vertebra.decoding import open_image
-from vertebra.pixels import FIT_VERSION, fit, network_pixels
+from vertebra.pixels import FIT_VERSION, network_pixels, resize_and_crop
 
 
 @pytest.mark.parametrize("size", [(300, 200), (200, 300), (97, 640), (224, 224), (40, 40)])
@@ -44,7 +44,7 @@ def test_of_a_strip_only_what_is_seen_is_resized(tmp_path, upright):
     assert pixels.shape == (224, 224, 3) and pixels.mean() > 250
     # Up to sixteen times as long as wide, nothing is cut off beforehand.
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 330, 3), dtype=np.uint8))
-    one, other = (fit(noise.crop(box), Preprocessing(32, 32)) for box in ((0, 0, 330, 20), (5, 0, 325, 20)))
+    one, other = (resize_and_crop(noise.crop(box), Preprocessing(32, 32)) for box in ((0, 0, 330, 20), (5, 0, 325, 20)))
     assert np.array_equal(one, other)
 
 
@@ -53,6 +53,6 @@ def test_fit_gives_what_its_version_stands_for():
     found = []
     for width, height in ((50, 37), (37, 51), (20, 20), (9, 400)):
         values = (np.arange(height * width * 3) * 31 % 251).astype(np.uint8)
-        pixels = fit(Image.fromarray(values.reshape(height, width, 3)), Preprocessing(24, 31, "nearest"))
+        pixels = resize_and_crop(Image.fromarray(values.reshape(height, width, 3)), Preprocessing(24, 31, "nearest"))
         found.append(zlib.crc32(pixels.tobytes()))
     assert (FIT_VERSION, found) == (1, [3573454282, 230314752, 1236347279, 3742960489])

@@ -13,7 +13,7 @@ from PIL import Image
 import vertebra
 from vertebra.card import Card
 from vertebra.errors import UsageError
-from vertebra.pixels import fit
+from vertebra.pixels import resize_and_crop
 from vertebra.preprocessing import Decoding, Preprocessing, timm_config
 
 
@@ -36,7 +36,7 @@ def test_without_a_resize_the_usual_share_is_kept(size: int, resize: int) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, r"needs the side of what the network sees: Preprocessing\(size=224"),
+        ({}, r"needs the side of the network's input: Preprocessing\(size=224"),
         ({"size": 0}, r"size is 0; it is a side in pixels"),
         ({"size": 224.0}, r"size is 224\.0"),
         ({"size": True}, r"size is True"),
@@ -80,7 +80,7 @@ def test_torchvision_s_weights_give_torchvision_s_pixels(name: str) -> None:
     for size in SIZES:
         wanted = weights.transforms()(picture(*size)).numpy()
         np.testing.assert_allclose(normalised(picture(*size), preprocessing), wanted, rtol=0, atol=3e-6)
-        assert np.array_equal(fit(picture(*size), preprocessing), to_bytes(wanted, preprocessing))
+        assert np.array_equal(resize_and_crop(picture(*size), preprocessing), to_bytes(wanted, preprocessing))
 
 
 @pytest.mark.parametrize(
@@ -101,12 +101,12 @@ def test_timm_s_config_gives_timm_s_pixels(config: dict[str, Any]) -> None:
     for size in SIZES:
         wanted = transform(picture(*size)).numpy()
         np.testing.assert_allclose(normalised(picture(*size), preprocessing), wanted, rtol=0, atol=3e-6)
-        assert np.array_equal(fit(picture(*size), preprocessing), to_bytes(wanted, preprocessing))
+        assert np.array_equal(resize_and_crop(picture(*size), preprocessing), to_bytes(wanted, preprocessing))
 
 
 def normalised(image: Image.Image, preprocessing: Preprocessing) -> Any:
     mean, std = (np.asarray(v, np.float32)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
-    return (fit(image, preprocessing).transpose(2, 0, 1).astype(np.float32) / 255 - mean) / std
+    return (resize_and_crop(image, preprocessing).transpose(2, 0, 1).astype(np.float32) / 255 - mean) / std
 
 
 def to_bytes(values: Any, preprocessing: Preprocessing) -> Any:

@@ -277,7 +277,7 @@ def _whole_values(image: Image.Image, file: IO[bytes] | None, bits: int) -> NDAr
     if file is None:
         raise refusal
     with from_start(file), Image.open(file, formats=[image.format or ""]) as probe:
-        mend(probe)
+        fix_misread_tiff(probe)
         tiles: Any = getattr(probe, "tile", [])
         names = {_name_of(tile) for tile in tiles}
         by_planes = len(tiles) == 1 and getattr(probe, "tag_v2", {}).get(_PLANES) == 2  # by libtiff, in its own way
@@ -304,7 +304,7 @@ def reopened(
 ) -> Image.Image:
     """The picture of a file once more, its bytes taken in another way."""
     with from_start(file), Image.open(file, formats=[image.format or ""]) as again:
-        mend(again)
+        fix_misread_tiff(again)
         if mode is not None:
             again._mode = mode
         again.tile = tiles or [_renamed(tile, rawmodes) for tile in again.tile]
@@ -324,7 +324,7 @@ def _renamed(tile: Any, rawmodes: dict[str, str]) -> Any:
 # --- what Pillow reads wrongly ---------------------------------------------------------------------------------------
 
 
-def mend(image: Image.Image) -> None:
+def fix_misread_tiff(image: Image.Image) -> None:
     """Before a TIFF is loaded: planes of 16 bits that Pillow reads as such of 8, and colour maps of 8 bits as of 16."""
     tags: Any = getattr(image, "tag_v2", {})
     if image.format != "TIFF" or not tags:

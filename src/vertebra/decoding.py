@@ -24,9 +24,9 @@ from vertebra.bit_depth import (
     Scaled,
     check_scale,
     depth_of,
+    fix_misread_tiff,
     from_start,
     is_signed_byte,
-    mend,
     rawmode_of,
     reopened,
     scaled_bytes,
@@ -59,18 +59,18 @@ _ORIENTATION = 0x0112
 # Of Pillow, those that decode with losses: the same Pillow may come with another one.
 _LIBRARIES = ("jpg", "libjpeg_turbo", "jpg_2000", "webp", "avif", "libtiff")
 
-# Formats whose file is asked for more than Pillow tells of it.
-_ASKED = ("PNG", "TIFF", "PPM", "JPEG2000")
+# Formats of whose header more is read than Pillow reports.
+_HEADER_READ = ("PNG", "TIFF", "PPM", "JPEG2000")
 
-TRANSPARENT = "transparent"  # alpha was 0 everywhere and has been passed by
-HIDDEN = "hidden"  # alpha is 0 nearly everywhere, and what is seen is white
+TRANSPARENT = "transparent"  # alpha was 0 everywhere and has been ignored
+HIDDEN = "hidden"  # alpha is 0 nearly everywhere, so that the picture is white
 _HIDDEN_SHARE = 0.99  # of the pixels
 FIRST_OF_SEVERAL = "first of several"  # frames of an animation, or pages
 
 
 @functools.cache
 def decoder() -> str:
-    """What decodes and resizes here, with its version: of other versions a photo may have other pixels."""
+    """The decoding libraries with their versions: by other versions a photo may have other pixels."""
     from PIL import features
 
     found = {name: features.version(name) for name in _LIBRARIES}
@@ -84,7 +84,7 @@ def decoder() -> str:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A photo, and what was open to question in its file."""
+    """A photo, and what was ambiguous in its file."""
 
     picture: Image.Image  # RGB, upright
     levels: int = 0  # the largest value of a file that does not say how many of its 16 bits are used; 0: other files
@@ -113,7 +113,7 @@ def decode(
     """Decode a photo into an RGB picture that stands upright.
 
     `source` is a path, the bytes of a file, or an open binary file. The EXIF orientation is obeyed, transparency is
-    laid on white (alpha that is 0 everywhere is passed by), values of more than 8 bits are scaled to 8 as `bit_depth`
+    laid on white (alpha that is 0 everywhere is ignored), values of more than 8 bits are scaled to 8 as `bit_depth`
     says, and of an animation or of several pages the first is taken. Colour profiles are not applied, as in the
     pipelines that the pretrained networks were trained with. With `at_least`, a large JPEG may come in a half, a
     quarter or an eighth of its size, its shorter side no smaller than that many pixels. Errors call what is no path
@@ -121,7 +121,7 @@ def decode(
 
     Raises `ImageError`, which names the file, where it is missing, no regular file, empty, not an image, of a kind
     that is not decoded (an `UnsupportedError`), damaged, truncated, or has more than `max_pixels` pixels (an
-    `OversizeError`, told from its header, before any pixel is decoded).
+    `OversizeError`, raised by its header, before any pixel is decoded).
     """
     if isinstance(source, bytes):
         return _decode(io.BytesIO(source), name or _name_of(source), max_pixels, at_least, decoding)
@@ -152,7 +152,7 @@ def upright(
     *,
     name: str | None = None,
 ) -> Decoded:
-    """What `decode` makes of a file, of a picture that Pillow has opened. `image` stays as it is.
+    """The same of a picture that Pillow has opened. `image` stays as it is.
 
     Errors call it `name`, or by its file.
 
@@ -187,7 +187,7 @@ def _upright_loaded(image: Image.Image, file: IO[bytes] | None, path: Path, name
     if image.format is None:
         check_scale(image, decoding)
     # Pillow closes what it opened itself once it has loaded it, and of a picture that is loaded its header is gone.
-    if image.format not in _ASKED or image.tell() != 0 or not path.is_file():
+    if image.format not in _HEADER_READ or image.tell() != 0 or not path.is_file():
         return _upright_rgb(image, file, decoding)
     with path.open("rb") as file:  # its header says what Pillow does not keep
         depth, mapped = None, False
@@ -302,10 +302,10 @@ def has_frames(image: Image.Image) -> bool:
 
 
 def _upright_rgb(image: Image.Image, file: IO[bytes] | None, decoding: Decoding, depth: Depth | None = None) -> Decoded:
-    """The one road from a picture that has been opened to RGB; `file` is where it was opened from."""
+    """A picture that has been opened → RGB and upright; `file` is where it was opened from."""
     depth, stored = depth or depth_of(image, file), rawmode_of(image)
     if decoding.rule > 1:
-        mend(image)
+        fix_misread_tiff(image)
     image.load()
     scaled = Scaled(image)
     if image.mode.startswith("I") or image.mode == "F":

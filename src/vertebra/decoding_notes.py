@@ -1,6 +1,6 @@
-"""What to say of photos whose files leave open how they are to be decoded.
+"""Notes on photos whose files are ambiguous about how they are to be decoded.
 
-The audit, training, evaluation and prediction say it with the same words, from counts that need no memory for each
+The audit, training, evaluation and prediction report them in the same words, from counts that need no memory for each
 photo.
 """
 
@@ -21,7 +21,7 @@ _DARK = 2  # bits fewer than white has: what stays below is no brighter than a q
 class DecodingNotes:
     """Counts what `pixels.decode` had to decide; several threads may add to it.
 
-    `served`: nobody can be asked for another `--bits` than the model's.
+    `served`: a client cannot give another `--bits` than the model's.
     """
 
     def __init__(self, decoding: Decoding, *, served: bool = False) -> None:
@@ -64,7 +64,7 @@ class DecodingNotes:
         return sum(count for length, count in self._lengths.items() if length > self.bits)
 
     def lines(self, *, idle: bool = False) -> list[str]:
-        """A sentence for each thing that is worth knowing; with `idle` also that `bits` changed nothing."""
+        """A sentence for each finding; with `idle` also that `bits` changed nothing."""
         found = [*self._of_16_bits(), *self._of_others()]
         if idle and self.bits < 16 and not self._lengths:
             found.append(f"bits is {self.bits}, which changes nothing: no photo leaves open how many of 16 it uses.")
@@ -111,8 +111,8 @@ class DecodingNotes:
         say = {
             CLAIMED: "scaled by the depth below 16 bits that the file itself says",
             TRANSPARENT: "taken as opaque, as alpha is 0 everywhere",
-            HIDDEN: "nearly all transparent: more than 99 % of what is seen is white",
-            FIRST_OF_SEVERAL: "of several frames or pages, of which only the first is seen",
+            HIDDEN: "nearly all transparent: more than 99 % of the picture is white",
+            FIRST_OF_SEVERAL: "of several frames or pages, of which only the first is used",
             STRETCHED: "stretched from the least to the greatest of its own values, which have no agreed white (they "
             "are signed, of 32 bits or floating-point), so that brightness cannot be compared between photos",
             UNIT_FLOAT: "of floating-point values whose white is taken to be 1, as none is above",

@@ -1,4 +1,4 @@
-"""What a file is that is not a photo, and what to do with it: the one table for errors and for what is left out.
+"""What a file is that is not a photo, and what to do with it: the one table for errors and for skipped files.
 
 The first bytes decide, as a video may be called `photo.jpg`; a name's ending counts where they say nothing, and for
 what shares its beginning with others: raw files of cameras are TIFF, office documents and NumPy's `.npz` are ZIP.
@@ -21,7 +21,7 @@ class Kind:
     one: str  # "a video"
     many: str  # "videos"
     advice: str  # a sentence without its full stop
-    is_told: bool = True  # of those in a folder: pictures may be in it, as they are not in a web page or a workbook
+    is_reported: bool = True  # of those in a folder: pictures may be in it, as they are not in a web page or a workbook
 
 
 VIDEO = Kind(
@@ -116,7 +116,7 @@ _SUFFIXES: dict[str, tuple[Kind, str]] = {
     **dict.fromkeys((".xlsx", ".xlsm", ".xls", ".ods", ".docx", ".doc", ".odt", ".pptx", ".ppt"), (OFFICE, "")),
     **dict.fromkeys((".csv", ".tsv", ".parquet"), (TABLE, "")),
 }
-# What is a ZIP archive by its content and is not unpacked: told by the name's ending.
+# What is a ZIP archive by its content and is not unpacked: the name's ending decides.
 _SHARING_ZIP = (ARRAY, OFFICE)
 _OTHER_ZIP = frozenset((".pt", ".pth", ".ckpt", ".bin", ".keras", ".jar", ".apk", ".whl", ".egg", ".epub"))
 

@@ -88,8 +88,8 @@ def is_photo(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def kind_left_out(entry: os.DirEntry[str]) -> Kind | None:
-    """The kind of a file that is no photo and is told of, also of a hidden one that stands for a photo; else None.
+def skipped_kind(entry: os.DirEntry[str]) -> Kind | None:
+    """The kind of a file that is skipped and reported, also of a hidden one that stands for a photo; else None.
 
     macOS puts `.IMG_1.jpg.icloud` in the place of IMG_1.jpg while that is in iCloud alone.
     """
@@ -98,15 +98,15 @@ def kind_left_out(entry: os.DirEntry[str]) -> Kind | None:
         is_stand_in = suffix.lower() == ".icloud" and os.path.splitext(stem)[1].lower() in SUFFIXES  # noqa: PTH122
         return CLOUD if is_stand_in and not is_folder(entry) else None
     found = kind_of_file(entry.path)
-    return found.kind if found and found.kind.is_told else None
+    return found.kind if found and found.kind.is_reported else None
 
 
-def is_litter(name: str) -> bool:
-    """Whether macOS puts a file of that name beside each photo or into each folder: it is worth no word."""
+def is_macos_metadata(name: str) -> bool:
+    """Whether macOS puts a file of that name beside each photo or into each folder: it is skipped without a report."""
     return name.startswith("._") or name == ".DS_Store"
 
 
-def is_passed_by(entry: os.DirEntry[str]) -> bool:
+def is_hidden_or_system(entry: os.DirEntry[str]) -> bool:
     """Whether it is hidden, or a folder that systems make: nothing in it is a photo."""
     return entry.name.startswith(".") or (is_system_folder(entry.name) and is_folder(entry))
 
@@ -119,45 +119,45 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def is_link_to_nothing(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a link whose end is missing, cannot be reached, or is the link itself."""
+def is_broken_link(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a link whose target is missing, cannot be reached, or is the link itself."""
     return entry.is_symlink() and not os.path.exists(entry.path)  # noqa: PTH110 - that of `Path` may raise
 
 
-class PassedByError(Exception):
-    """A folder below the one that was given is not gone into; says why, without its name."""
+class SkippedFolderError(Exception):
+    """A folder below the one that was given is not searched; says why, without its name."""
 
 
-class CircleError(PassedByError):
-    """Its photos are there already, or lie outside the folder that was given."""
+class LinkCycleError(SkippedFolderError):
+    """A link to a folder that is searched already, or to one outside the folder that was given."""
 
 
 @dataclass(frozen=True)
-class Way:
-    """How a folder was come to: the one that was given, with all links resolved, and what lies between them."""
+class FolderPath:
+    """The folder that a search began in, with all links resolved, and the folders from there down to this one."""
 
     root: str
     above: tuple[tuple[int, int], ...] = ()  # device and inode of each
 
 
-def descend(folder: str, way: Way) -> tuple[list[os.DirEntry[str]], Way]:
-    """What lies in a folder, by name, and the way to what lies in those. Links are followed, but not in a circle.
+def descend(folder: str, folder_path: FolderPath) -> tuple[list[os.DirEntry[str]], FolderPath]:
+    """The entries of a folder, by name, and the path for those below. Links are followed, but not in a circle.
 
     Raises:
-        PassedByError: it cannot be listed.
-        CircleError: it is a link to a folder above it, within the one that was given or beyond it.
+        SkippedFolderError: it cannot be listed.
+        LinkCycleError: it is a link to a folder above it, within the one that was given or beyond it.
     """
     try:
         status = os.stat(folder)  # noqa: PTH116
         here = (status.st_dev, status.st_ino)
-        if here in way.above:
-            raise CircleError("is a link to a folder that it lies in")
+        if here in folder_path.above:
+            raise LinkCycleError("is a link to a folder that it lies in")
         # Only a link leads out of the root; `realpath` asks for each part of a path, so it is not asked of all folders.
-        if os.path.islink(folder) and Path(os.path.realpath(folder)) in Path(way.root).parents:  # noqa: PTH114
-            raise CircleError("is a link to a folder that it lies in")
-        return entries(folder), Way(way.root, (*way.above, here))
+        if os.path.islink(folder) and Path(os.path.realpath(folder)) in Path(folder_path.root).parents:  # noqa: PTH114
+            raise LinkCycleError("is a link to a folder that it lies in")
+        return entries(folder), FolderPath(folder_path.root, (*folder_path.above, here))
     except OSError as error:
-        raise PassedByError(f"cannot be listed ({error.strerror or error})") from error
+        raise SkippedFolderError(f"cannot be listed ({error.strerror or error})") from error
 
 
 def is_system_folder(name: str) -> bool:

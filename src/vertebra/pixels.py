@@ -25,7 +25,7 @@ _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
 }
 
-# Of `fit`: raised whenever it gives other pixels of the same picture, so that nothing that was kept stands for them.
+# Raised whenever `resize_and_crop` gives other pixels of the same picture: what is in caches is then computed again.
 FIT_VERSION = 1
 
 # How many times larger than its target a JPEG's shorter side remains when it is decoded at a fraction of its size.
@@ -63,20 +63,20 @@ def network_pixels(
     if isinstance(source, Image.Image):
         found = upright(source, preprocessing.decoding, name=name)
     else:
-        least = least_side(preprocessing) if scaled else None
+        least = smallest_side(preprocessing) if scaled else None
         found = decode(source, name=name, at_least=least, decoding=preprocessing.decoding)
     if notes is not None:
         notes.add(name or str(source), found.levels, found.remarks)
-    return fit(found.picture, preprocessing)
+    return resize_and_crop(found.picture, preprocessing)
 
 
-def least_side(preprocessing: Preprocessing) -> int:
+def smallest_side(preprocessing: Preprocessing) -> int:
     """The shorter side, in pixels, that a JPEG keeps at least where it is decoded at a fraction of its size."""
     return SCALED_MARGIN * preprocessing.resize_size
 
 
-def fit(picture: Image.Image, preprocessing: Preprocessing) -> Pixels:
-    """The shorter side resized, the centre cut out: an RGB picture → uint8 (crop, crop, 3)."""
+def resize_and_crop(picture: Image.Image, preprocessing: Preprocessing) -> Pixels:
+    """Resize the shorter side and crop the centre: an RGB picture → uint8 (crop, crop, 3)."""
     middle = middle_of_strip(*picture.size)
     if middle != (0, 0, *picture.size):
         picture = picture.crop(middle)

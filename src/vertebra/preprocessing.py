@@ -60,14 +60,14 @@ class Preprocessing:
     `Preprocessing(size=224, resize=256, interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))`
 
     Args:
-        crop_size: side of what the network sees, in pixels. `size` is the same.
+        crop_size: side of the network's input, in pixels. `size` is the same.
         resize_size: the shorter side before the centre is cut out, in pixels. `resize` is the same. None: such that
             0.875 of it is kept, 256 for 224.
         interpolation: "nearest", "bilinear" or "bicubic", as Pillow names them, or torchvision's `InterpolationMode`.
         mean: a number for each channel, or one for all; of values from 0 to 1.
         std: a number for each channel, or one for all; of values from 0 to 1.
         decoding: of files whose values may be read in more than one way.
-        size: side of what the network sees, in pixels.
+        size: side of the network's input, in pixels.
         resize: the shorter side before the centre is cut out, in pixels.
         crop_pct: the share of the shorter side that is kept, instead of `resize`; rounded down to pixels, as timm does.
 
@@ -97,7 +97,7 @@ class Preprocessing:
     ) -> None:
         crop_size = _pixels("size", size, "crop_size", crop_size)
         if crop_size is None:
-            raise UsageError("a preprocessing needs the side of what the network sees: Preprocessing(size=224, …).")
+            raise UsageError("a preprocessing needs the side of the network's input: Preprocessing(size=224, …).")
         resize_size = _pixels("resize", resize, "resize_size", resize_size)
         if crop_pct is not None and resize_size is not None:
             raise UsageError(

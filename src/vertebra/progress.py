@@ -1,4 +1,4 @@
-"""How far long work is, told in one way everywhere: a call of a `Progress`.
+"""Progress of long work, reported in one way everywhere: a call of a `Progress`.
 
 The command line shows it as a bar on a terminal, and as a line every ten seconds where standard error goes elsewhere;
 from Python it may be any function.
@@ -70,7 +70,7 @@ class Pace:
 
     @property
     def left(self) -> float | None:
-        """Seconds until it is done; None where that cannot be told."""
+        """Seconds until it is done; None where it is unknown."""
         return None if self.total is None or not self.rate else max(0, self.total - self.done) / self.rate
 
     def line(self, amount: Callable[[int], str] = "{:,}".format) -> str:

@@ -10,7 +10,7 @@ import pytest
 from vertebra.cache import cache_dir
 from vertebra.runtime import autotune as module
 from vertebra.runtime import mnn_engine
-from vertebra.runtime.autotune import Measured, candidates, choose, fastest, measure, simple_plan
+from vertebra.runtime.autotune import Measured, candidates, fastest, fastest_plan, measure, simple_plan
 from vertebra.runtime.engine import EngineError, Plan
 from vertebra.runtime.predictor import Predictor
 
@@ -67,10 +67,10 @@ def test_a_gain_within_noise_is_no_gain():
 
 def test_measured_once_and_kept(tiny_model, timed):
     calls = timed(onnxruntime=0.02, mnn=0.01)
-    assert choose(tiny_model, batch=16, cores=2).engine == "mnn"
-    assert choose(tiny_model, batch=16, cores=2).engine == "mnn"
+    assert fastest_plan(tiny_model, batch=16, cores=2).engine == "mnn"
+    assert fastest_plan(tiny_model, batch=16, cores=2).engine == "mnn"
     assert calls == [16]
-    choose(tiny_model, batch=1, cores=2)
+    fastest_plan(tiny_model, batch=1, cores=2)
     assert calls == [16, 1]
     (note,) = (cache_dir() / "engines").iterdir()
     assert set(json.loads(note.read_text())["measured"]) == {"batch 16, 2 cores", "batch 1, 2 cores"}
@@ -91,20 +91,20 @@ def test_two_that_measure_at_once_do_it_one_after_the_other(tiny_model, timed, m
 
     monkeypatch.setattr(module, "measure", slowly)
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(choose, tiny_model, batch=16, cores=2)
+        first = pool.submit(fastest_plan, tiny_model, batch=16, cores=2)
         assert begun.wait(60)
-        second = pool.submit(choose, tiny_model, batch=16, cores=2, tell=hear)
+        second = pool.submit(fastest_plan, tiny_model, batch=16, cores=2, tell=hear)
         assert first.result() == second.result() and first.result().engine == "mnn"
     assert calls == [16] and heard == ["waiting for another process that finds the fastest engine"]
 
 
 def test_nothing_is_measured_for_a_few(tiny_model, timed):
     calls = timed(onnxruntime=0.02, mnn=0.01)
-    assert choose(tiny_model, batch=16, cores=2, images=20).engine == "onnxruntime"
-    assert choose(tiny_model, batch=1, cores=2, may_measure=False).engine == "onnxruntime"
+    assert fastest_plan(tiny_model, batch=16, cores=2, images=20).engine == "onnxruntime"
+    assert fastest_plan(tiny_model, batch=1, cores=2, may_measure=False).engine == "onnxruntime"
     assert calls == []
-    choose(tiny_model, batch=16, cores=2)
-    assert choose(tiny_model, batch=16, cores=2, images=20, may_measure=False).engine == "mnn"
+    fastest_plan(tiny_model, batch=16, cores=2)
+    assert fastest_plan(tiny_model, batch=16, cores=2, images=20, may_measure=False).engine == "mnn"
 
 
 def test_where_the_cores_decode_as_well_plans_are_measured_so(tiny_model, monkeypatch):
@@ -120,25 +120,25 @@ def test_where_the_cores_decode_as_well_plans_are_measured_so(tiny_model, monkey
     network = Predictor(tiny_model, threads=2)
     assert network.tune(16) == together
     assert network.runner(16, tune=True).plan.lanes == network.runner(16).plan.lanes == 2
-    assert choose(tiny_model, batch=16, cores=2) == together
+    assert fastest_plan(tiny_model, batch=16, cores=2) == together
     assert asked == [False, True]
 
 
 def test_another_version_makes_it_void(tiny_model, timed, monkeypatch):
     calls = timed(onnxruntime=0.02, mnn=0.01)
-    choose(tiny_model, batch=16, cores=2)
+    fastest_plan(tiny_model, batch=16, cores=2)
     monkeypatch.setattr(module, "_versions", lambda: {"MNN": "99"})
-    choose(tiny_model, batch=16, cores=2)
+    fastest_plan(tiny_model, batch=16, cores=2)
     assert calls == [16, 16]
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"setting": 1}', '{"measured": {"batch 16, 2 cores": [1]}}'])
 def test_a_damaged_note_is_measured_again(tiny_model, timed, content):
     calls = timed(onnxruntime=0.02, mnn=0.01)
-    choose(tiny_model, batch=16, cores=2)
+    fastest_plan(tiny_model, batch=16, cores=2)
     (note,) = (cache_dir() / "engines").iterdir()
     note.write_text(content)
-    assert choose(tiny_model, batch=16, cores=2).engine == "mnn"
+    assert fastest_plan(tiny_model, batch=16, cores=2).engine == "mnn"
     assert calls == [16, 16]
 
 

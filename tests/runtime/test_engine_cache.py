@@ -13,7 +13,7 @@ import vertebra.runtime.engine_cache as module
 from vertebra.cache import file_state
 from vertebra.errors import UsageError, VertebraWarning
 from vertebra.runtime.engine import EngineError, Plan
-from vertebra.runtime.engine_cache import OPEN, PLANS, Runners
+from vertebra.runtime.engine_cache import OPEN, PLANS, EngineCache
 
 SIMPLE, FAST = Plan(lanes=2), Plan("mnn", lanes=2)
 PIXELS = np.zeros((4, 2, 2, 3), np.uint8)
@@ -47,7 +47,7 @@ class World:
         self.hold[what], self.entered[what] = threading.Event(), threading.Event()
         return self.hold[what], self.entered[what]
 
-    def choose(self, path, *, batch, cores, images, may_measure, engine, decoding, tell):
+    def fastest_plan(self, path, *, batch, cores, images, may_measure, engine, decoding, tell):
         self.chosen.append((batch, images, may_measure, decoding))
         self.options.append((path, cores, engine, tell))
         known = (batch, decoding) in self.known
@@ -70,7 +70,7 @@ class World:
 @pytest.fixture
 def world(monkeypatch):
     world = World()
-    monkeypatch.setattr(module, "choose", world.choose)
+    monkeypatch.setattr(module, "fastest_plan", world.choose)
     monkeypatch.setattr(module, "open_engine", world.open_engine)
     return world
 
@@ -88,7 +88,7 @@ def tell(what):
 
 @pytest.fixture
 def runners(world, path):
-    return Runners(path, None, file_state(path), engine="auto", threads=3, brief=False, tell=tell)
+    return EngineCache(path, None, file_state(path), engine="auto", threads=3, brief=False, tell=tell)
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_an_engine_that_was_fastest_and_cannot_be_opened_any_more(world, path, m
 
     monkeypatch.setattr(module, "open_engine", open_engine)
     monkeypatch.setattr("vertebra.cache._told", set())
-    runners = Runners(path, None, file_state(path), engine=engine, threads=3, brief=False, tell=tell)
+    runners = EngineCache(path, None, file_state(path), engine=engine, threads=3, brief=False, tell=tell)
     if engine == "mnn":  # which was asked for
         with pytest.raises(EngineError, match="is gone"):
             runners.get(16, may_measure=True)
@@ -218,7 +218,7 @@ def test_a_measurement_that_fails_lets_the_next_one_try(runners, world, monkeypa
         raise EngineError("no engine runs it")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "choose", fail)
+        patch.setattr(module, "fastest_plan", fail)
         for _ in range(2):
             with pytest.raises(EngineError, match="no engine runs it"):
                 runners.get(16, may_measure=True, wait=True)
@@ -241,9 +241,11 @@ def test_plans_are_kept_for_the_counts_of_late(runners, world):
 def test_brief_ones_are_not_measured(world, path):
     options = {"threads": 3, "tell": tell, "brief": True}
     plan = Plan(threads=3, brief=True)
-    assert Runners(path, None, file_state(path), engine="auto", **options).get(16, 1000, may_measure=True).plan == plan
+    assert (
+        EngineCache(path, None, file_state(path), engine="auto", **options).get(16, 1000, may_measure=True).plan == plan
+    )
     assert world.chosen == []
-    assert Runners(path, None, file_state(path), engine="mnn", **options).get(16).plan == SIMPLE
+    assert EngineCache(path, None, file_state(path), engine="mnn", **options).get(16).plan == SIMPLE
 
 
 # --- engines ----------------------------------------------------------------------------------------------------------
@@ -281,7 +283,7 @@ def test_an_engine_in_use_is_freed_only_then(runners, world, without_collector):
 
 
 def test_all_are_freed_with_what_holds_them(world, path, without_collector):
-    runners = Runners(path, None, file_state(path), engine="auto", threads=3, brief=False, tell=tell)
+    runners = EngineCache(path, None, file_state(path), engine="auto", threads=3, brief=False, tell=tell)
     runners.get(16).run(PIXELS)
     del runners
     assert world.alive == []
@@ -381,6 +383,6 @@ def test_errors_of_the_call_are_no_files(runners, monkeypatch):
     def fail(*arguments, **options):
         raise UsageError("there is no engine")
 
-    monkeypatch.setattr(module, "choose", fail)
+    monkeypatch.setattr(module, "fastest_plan", fail)
     with pytest.raises(UsageError):
         runners.get(16)

@@ -325,8 +325,8 @@ def test_names_of_what_has_none(network, pixels, folder):
 
 def test_how_many_there_are_is_known_of_folders(network, folder, monkeypatch):
     counts = []
-    get = network._runners.get
-    monkeypatch.setattr(network._runners, "get", lambda batch, count, **how: counts.append(count) or get(batch, **how))
+    get = network._engines.get
+    monkeypatch.setattr(network._engines, "get", lambda batch, count, **how: counts.append(count) or get(batch, **how))
     for photos in (str(folder), [str(folder)] * 2, iter([str(folder)]), [str(folder)] * 65):
         list(network.predict_many(photos))
     assert counts == [3, 6, None, 65]  # at least
@@ -354,7 +354,7 @@ REFUSED = [
     (lambda: torch.from_numpy(A)[None], r"channels are last.*x\.permute\(0, 3, 1, 2\)"),
     (lambda: A[None, None], r"uint8 \(1, 1, 50, 40, 3\); allowed"),
     (lambda: np.frombuffer(b"content", np.uint8), r"write x\.tobytes\(\)"),
-    (lambda: np.ma.masked_array(A), "mask, which would not be seen"),
+    (lambda: np.ma.masked_array(A), "mask, which would be ignored"),
     (lambda: torch.zeros(3, 50, 40, dtype=torch.uint8, device="meta"), "no plain values"),
     (lambda: None, r"is None; allowed is a path, .* A missing value"),
     (lambda: float("nan"), r"is nan; .* A missing value"),

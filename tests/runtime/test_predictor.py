@@ -518,7 +518,7 @@ network = vertebra.load(path, engine=engine, threads=2)
 pixels = np.zeros((1, 32, 32, 3), np.uint8)
 before = network.probabilities(pixels)
 if lock == "locked":
-    network._runners._lock.acquire()  # by a thread that is not in the child
+    network._engines._lock.acquire()  # by a thread that is not in the child
 child = os.fork()
 if not child:
     try:
@@ -619,13 +619,13 @@ def test_a_file_whose_name_is_no_text(tiny_model, tmp_path, brief):
 )
 def test_which_engine_is_asked_for(ask, asked, tiny_model, photos, monkeypatch):
     network, seen = Predictor(tiny_model, batch=4), []
-    given = network._runners.get(1)
+    given = network._engines.get(1)
 
     def get(batch, count=None, **how):
         seen.append((batch, count, how))
         return given
 
-    monkeypatch.setattr(network._runners, "get", get)
+    monkeypatch.setattr(network._engines, "get", get)
     ask(network, photos)
     assert seen == [asked]
     assert not list(network.predict_many([])) and len(seen) == 1
@@ -657,13 +657,13 @@ def test_a_photo_that_cannot_be_opened_among_others(brief, tiny_model, photos, m
 
 def test_the_first_photo_is_decoded_while_the_engine_is_opened(tiny_model, photos, monkeypatch):
     network, threads = Predictor(tiny_model), []
-    get = network._runners.get
+    get = network._engines.get
 
     def noted(*what, **how):
         threads.append(threading.current_thread() is threading.main_thread())
         return get(*what, **how)
 
-    monkeypatch.setattr(network._runners, "get", noted)
+    monkeypatch.setattr(network._engines, "get", noted)
     for _ in range(2):
         network.predict(photos[0])
     assert threads == [False, True]

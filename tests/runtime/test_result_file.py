@@ -606,7 +606,7 @@ def test_another_file_is_not_replaced(tmp_path, suffix):
 def test_a_pipe_is_refused(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
     os.mkfifo(path)
-    with pytest.raises(UsageError, match="is a pipe, which cannot be gone on with"):
+    with pytest.raises(UsageError, match="is a pipe, which cannot be resumed"):
         opened(path, top=2)
 
 

@@ -16,7 +16,7 @@ from vertebra.card import Decoding, Preprocessing
 from vertebra.data import Dataset, Photo
 from vertebra.decoding import decode
 from vertebra.models._preset import ImageClassification
-from vertebra.pixels import fit, network_pixels
+from vertebra.pixels import network_pixels, resize_and_crop
 from vertebra.runtime.predictor import Predictor
 from vertebra.serve.image_decoding import network_input
 from vertebra.train import Settings
@@ -142,7 +142,7 @@ def test_one_road(folder, tmp_path, monkeypatch, tiny_model, name, decoding):
     predictor.preprocessing = preprocessing
     doors = {
         "bytes": network_pixels(data, preprocessing),
-        "decode and fit": fit(decode(path, decoding=decoding).picture, preprocessing),
+        "decode and fit": resize_and_crop(decode(path, decoding=decoding).picture, preprocessing),
         "transforms": of_transforms(path, preprocessing),
         "transforms of an open file": of_transforms(io.BytesIO(data), preprocessing),
         "data set": of_dataset(path, preprocessing),
@@ -159,7 +159,7 @@ def test_the_table_has_photos_that_pillow_alone_would_show_otherwise(folder):
     other = []
     for name in PHOTOS:
         with Image.open(folder / name) as picture:
-            plain = fit(picture.convert("RGB"), PREPROCESSING)
+            plain = resize_and_crop(picture.convert("RGB"), PREPROCESSING)
         if not np.array_equal(plain, network_pixels(folder / name, PREPROCESSING)):
             other.append(name)
     assert {"alpha.png", "clear.tga", "deep.png", "turned 6.jpg", "floats.tif", "key.png"} - set(other) == {"clear.tga"}

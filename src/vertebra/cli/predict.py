@@ -66,9 +66,9 @@ def predict(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the results to a .csv, .jsonl or .parquet file.")
     ] = None,
-    embed: Annotated[bool, typer.Option("--embed", help="Add the features that the classifier sees.")] = False,
+    embed: Annotated[bool, typer.Option("--embed", help="Add the embedding, the classifier's input.")] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a run that wrote to --out before; what failed is tried again.")
+        bool, typer.Option("--resume", help="Resume a run that wrote to --out before; what failed is tried again.")
     ] = False,
     engine: Annotated[
         str, typer.Option(metavar="NAME", help="auto (measured fastest), onnxruntime or mnn.")
@@ -102,17 +102,17 @@ def run(settings: Settings) -> None:
             "a PHOTO is empty, as an unset variable would be. Give a file or a folder; `.` is this folder."
         )
     if settings.resume and settings.out is None:
-        raise UsageError("--resume goes on with a file, so it needs --out FILE.")
+        raise UsageError("--resume continues a file, so it needs --out FILE.")
     if settings.embed and settings.out is None and not settings.json:
         raise UsageError("--embed gives a thousand numbers a photo. Add --json or --out FILE.")
     found: Iterable[Photo] = photos(settings.photos, _standard_input())
     count = None
-    passed_by: list[str] = []  # told also where some photos fail
+    skipped: list[str] = []  # reported also where some photos fail
     if STANDARD_INPUT not in settings.photos:
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always", VertebraWarning)
             found = list(found)
-        passed_by += dict.fromkeys(str(warning.message) for warning in told)
+        skipped += dict.fromkeys(str(warning.message) for warning in told)
         count = len(found)
         # Loading may fetch half a gigabyte of weights: not for photos that are not there, where no earlier row counts.
         if not settings.resume and not any(photo.exists() for photo in found):
@@ -159,7 +159,7 @@ def run(settings: Settings) -> None:
             results = _counted(predictor.predict_many(found, top=top, embed=settings.embed, count=count), count, show)
             tally = _deliver(results, settings, count, output)
             seconds = time.perf_counter() - start
-    for note in [*passed_by, *predictor.notes.lines()]:
+    for note in [*skipped, *predictor.notes.lines()]:
         typer.echo(f"vertebra: {printable(note)}", err=True)
     if output is not None and not settings.json:
         typer.echo(_summary(output, tally, seconds))
@@ -259,7 +259,7 @@ def _counted(results: Iterator[Prediction], count: int | None, progress: Progres
 
 
 def _tell(what: str) -> None:
-    """Say what takes so long, where somebody waits for it."""
+    """Say on a terminal what takes so long."""
     if sys.stderr.isatty():
         typer.echo(f"vertebra: {what} …", err=True)
 

@@ -10,16 +10,16 @@ from pathlib import Path
 
 from vertebra.file_kinds import Kind, left_out
 from vertebra.photo_files import (
-    PassedByError,
-    Way,
+    FolderPath,
+    SkippedFolderError,
     descend,
     entries,
+    is_broken_link,
     is_folder,
-    is_link_to_nothing,
-    is_litter,
-    is_passed_by,
+    is_hidden_or_system,
+    is_macos_metadata,
     is_photo,
-    kind_left_out,
+    skipped_kind,
 )
 
 from .dataset import DataError
@@ -92,7 +92,7 @@ class FolderTree:
             entries(self.root)
         except OSError as error:
             raise DataError(f"{self.root} cannot be listed ({error.strerror or error}).") from error
-        return self._folder(self.root, "", Way(self._real_root))
+        return self._folder(self.root, "", FolderPath(self._real_root))
 
     def shown(self, path: Path | str) -> str:
         """A path relative to the root."""
@@ -109,43 +109,43 @@ class FolderTree:
             notes.append(f"Links within this folder, so their photos count more than once: {some(self._links)}.")
         return notes + left_out(self._kinds, self.root)
 
-    def _folder(self, path: Path, shown: str, way: Way) -> Folder:
+    def _folder(self, path: Path, shown: str, folder_path: FolderPath) -> Folder:
         found = Folder(path)
         try:
-            inside, below = descend(str(path), way)
-        except PassedByError as error:
+            inside, below = descend(str(path), folder_path)
+        except SkippedFolderError as error:
             self.unreadable.append(f"{shown} {error}")
             return found
         for entry in inside:
             self._take(entry, found, f"{shown}{os.sep}{entry.name}" if shown else entry.name, below)
         return found
 
-    def _take(self, entry: os.DirEntry[str], to: Folder, shown: str, way: Way) -> None:
+    def _take(self, entry: os.DirEntry[str], to: Folder, shown: str, folder_path: FolderPath) -> None:
         if is_folder(entry) and self._ignored.has(entry.name, shown.replace(os.sep, "/")):
             self._asked.append(shown)
-        elif is_passed_by(entry):
-            if kind := kind_left_out(entry):
+        elif is_hidden_or_system(entry):
+            if kind := skipped_kind(entry):
                 self._kinds.setdefault(kind, []).append(shown)
-            elif not is_litter(entry.name) and (is_folder(entry) or is_photo(entry)):
+            elif not is_macos_metadata(entry.name) and (is_folder(entry) or is_photo(entry)):
                 self._passed_by.append(shown)
         elif is_folder(entry):
             self.names.add(entry.name)
-            folder = self._folder(Path(entry.path), shown, way)
+            folder = self._folder(Path(entry.path), shown, folder_path)
             to.entries.append(folder)
             if folder.entries:
                 self._tell_link(entry, shown)
         elif is_photo(entry):
             to.entries.append(Path(entry.path))
             self._tell_link(entry, shown)
-        elif is_link_to_nothing(entry):
+        elif is_broken_link(entry):
             self.unreadable.append(f"{shown} is a link to nothing")
         else:
             self.others.append(shown)
-            if kind := kind_left_out(entry):
+            if kind := skipped_kind(entry):
                 self._kinds.setdefault(kind, []).append(shown)
 
     def _tell_link(self, entry: os.DirEntry[str], shown: str) -> None:
-        if entry.is_symlink() and not is_link_to_nothing(entry):
+        if entry.is_symlink() and not is_broken_link(entry):
             target = os.path.realpath(entry.path)
             if Path(self._real_root) in Path(target).parents:
                 self._links.append(f"{shown} → {os.path.relpath(target, self._real_root)}")

@@ -40,12 +40,12 @@ class ImageClassification(nn.Module):
     A PIL image or a tensor (C, H, W) → float32 (C, crop, crop); a batch (N, C, H, W) → (N, C, crop, crop). Integer
     tensors span their type's range, floating-point ones 0–1.
 
-    Where the preprocessing is for three channels, a PIL image takes the road that its file takes when `vertebra
-    predict` or training reads it: upright as its EXIF says, transparency on white, palettes, CMYK and 16 bits to RGB
+    Where the preprocessing is for three channels, a PIL image becomes the pixels that `vertebra predict` and training
+    make of its file: upright as its EXIF says, transparency on white, palettes, CMYK and 16 bits to RGB
     (`vertebra.pixels`). On an upright RGB picture all this does nothing, and the numbers are torchvision's. Give the
     picture as `PIL.Image.open` returns it: once it is loaded or converted, some of what its file says is lost.
-    A warning tells of 16-bit pictures that seem to use fewer bits. For one channel, or
-    four, the picture's own channels are taken as they are.
+    A warning names 16-bit pictures that seem to use fewer bits. For one channel, or four, the picture's own channels
+    are used as they are.
 
     Args:
         preprocessing: the sizes and numbers.

@@ -164,7 +164,7 @@ def _check_dtype(value: Any, where: str) -> None:
 
 def _refuse_mask(value: Any, where: str) -> None:
     if isinstance(value, np.ma.MaskedArray):
-        raise UsageError(f"{_what(value, where)} with a mask, which would not be seen. Write x.filled(255) or x.data.")
+        raise UsageError(f"{_what(value, where)} with a mask, which would be ignored. Write x.filled(255) or x.data.")
 
 
 def _hint_of_flat(value: Any) -> str:

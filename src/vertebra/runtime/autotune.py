@@ -1,8 +1,8 @@
 """Which engine, and how many lanes of how many threads: measured once for each file, batch size and machine.
 
-Nobody can tell by the network alone: MNN is more than twice as fast as ONNX Runtime for VGG-16 and slower for
-MobileNetV2. So a few seconds are spent on trying, the first time that there are enough images to make it worth it,
-and what was found is kept in the cache.
+The network alone does not show it: MNN is more than twice as fast as ONNX Runtime for VGG-16 and slower for
+MobileNetV2. So a few seconds are spent on measuring, the first time that there are enough images to repay it, and the
+result is kept in the cache.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from .engines import Runner, open_engine
 from .prefetch import in_order
 
 # Fewer images are done sooner than measured: loading and trying every engine takes seconds.
-WORTH_MEASURING = 500
+MIN_IMAGES_TO_MEASURE = 500
 
 # A plan that is not at least this much faster than a simpler one before it is not worth another engine.
 _GAIN = 0.99
 _GAIN_DECODING = 0.95  # measured with decoding, where the least of many cannot be taken, times are less sure
 _TURNS = 2
 _SECONDS = 0.5  # of measuring a plan in each turn; twice that with decoding
-_HOPELESS = 1.25  # of the best time an image: no other turn
+_TOO_SLOW = 1.25  # times the best time of an image: not measured again
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def candidates(batch: int, cores: int, engine: str = "auto") -> list[Plan]:
     return found
 
 
-def choose(
+def fastest_plan(
     path: Path,
     *,
     batch: int,
@@ -90,14 +90,14 @@ def choose(
 ) -> Plan:
     """The plan that gets `images` images done soonest (None: an endless stream), in batches of `batch`.
 
-    What has been measured before decides; where nothing has, it is measured now if it may be and `images` makes that
-    worth it. `decoding`: the same cores
-    decode photos meanwhile, and plans are measured so; what is fastest without loses up to a third of its speed.
+    Earlier measurements decide; without any, the plans are measured now if `may_measure` and `images` repays it.
+    `decoding`: the same cores decode photos meanwhile, and plans are measured so; the fastest without decoding loses up
+    to a third of its speed.
     """
     plans = candidates(batch, cores, engine)
     if len(plans) <= 1:
         return plans[0] if plans else simple_plan(batch, cores, engine)
-    may_measure = may_measure and (images is None or images >= WORTH_MEASURING)
+    may_measure = may_measure and (images is None or images >= MIN_IMAGES_TO_MEASURE)
     digest = fingerprint(path) if may_measure else known_fingerprint(path)
     if digest is None:
         return plans[0]
@@ -155,7 +155,7 @@ def measure(
     best: dict[Plan, Measured] = {}
     reasons: list[str] = []
     for turn in range(_TURNS):
-        bound = min((entry.image for entry in best.values()), default=0.0) * _HOPELESS
+        bound = min((entry.image for entry in best.values()), default=0.0) * _TOO_SLOW
         for plan in plans:
             if turn and (plan not in best or best[plan].image > bound):
                 continue

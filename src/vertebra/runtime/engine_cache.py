@@ -14,7 +14,7 @@ from vertebra.cache import file_state, tell_once
 from vertebra.card import Card
 from vertebra.progress import Progress
 
-from .autotune import WORTH_MEASURING, choose
+from .autotune import MIN_IMAGES_TO_MEASURE, fastest_plan
 from .engine import EngineError, Plan
 from .engines import Runner, open_engine
 
@@ -22,15 +22,15 @@ from .engines import Runner, open_engine
 OPEN = 4
 PLANS = 16  # by batch size, number of photos, and what else they depend on
 
-_ALL: weakref.WeakSet[Runners] = weakref.WeakSet()
+_ALL: weakref.WeakSet[EngineCache] = weakref.WeakSet()
 _INHERITED: list[object] = []  # from the process that this one was forked from
 
 
-class Runners:
+class EngineCache:
     """The open engines of one file. Any number of threads may ask for one.
 
-    Measuring and loading take seconds. Only those wait for it who need what is being measured or loaded: the others go
-    on, with a provisional plan where the measurement is not there yet.
+    Measuring and loading take seconds. Only callers that need what is being measured or loaded wait for it; others use
+    a provisional plan until the measurement is there.
 
     Args:
         path, card: the file; `state`: what it was when the card was read.
@@ -59,7 +59,7 @@ class Runners:
         _ALL.add(self)
 
     def reset(self) -> None:
-        """Begin anew, with locks that nobody has."""
+        """Start empty, with locks that no thread holds."""
         self._lock = threading.Lock()  # guards the two tables, and is never held for long
         self._measuring = threading.Lock()
         self._measured = 0  # times that something was measured
@@ -96,7 +96,7 @@ class Runners:
         Raises:
             EngineError: the file has been replaced, or cannot be run.
         """
-        may_measure = may_measure and (count is None or count >= WORTH_MEASURING)
+        may_measure = may_measure and (count is None or count >= MIN_IMAGES_TO_MEASURE)
         return self._opened(self._plan(batch, count, may_measure, wait, decoding))
 
     def _plan(self, batch: int, count: int | None, may_measure: bool, wait: bool, decoding: bool) -> Plan:
@@ -111,7 +111,7 @@ class Runners:
             if may_measure and (plan := self._known(key)) is not None:
                 return plan  # measured by the thread that was waited for
             measured = self._measured
-            plan = choose(
+            plan = fastest_plan(
                 self.path,
                 batch=batch,
                 cores=self.threads,

@@ -13,8 +13,8 @@ from vertebra.synthetic_photos import synthetic_photos
 from .engine import OUTPUTS, PROBABILITIES, Engine, EngineError, FloatArray, Plan
 from .onnxruntime_engine import OnnxRuntimeEngine
 
-# Largest difference that is taken for rounding: of a probability, and of any other output relative to its largest
-# value. Other orders of summing, and Winograd's way of convolving, stay a hundred times below both.
+# Largest difference that counts as rounding: of a probability, and of any other output relative to its largest
+# value. Other orders of summing, and Winograd's convolution, stay a hundred times below both.
 PROBABILITY_TOLERANCE = 1e-3
 RELATIVE_TOLERANCE = 1e-2
 

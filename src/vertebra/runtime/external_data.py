@@ -1,7 +1,7 @@
 """An ONNX file without its weights: the same model, which says where in the file each of them lies.
 
 ONNX Runtime copies the weights of a model two or three times while it loads them. Those that a model keeps in another
-file it maps into memory instead; that other file may be the very file that the model was taken from.
+file it maps into memory instead; that other file may be the very file that the model is read from.
 """
 
 from __future__ import annotations

@@ -71,14 +71,14 @@ def many_inputs(values: Any, preprocessing: Preprocessing | None = None) -> tupl
 
     Raises:
         UsageError: these are no images, or something in a list is none; says what to write. What a generator gives is
-            looked at when it comes.
+            checked when it comes.
     """
     reader = _Reader(preprocessing)
     listed = _listed(values, reader)
     if listed is None:
         return _asked_for(values, reader), _length(values)
     _check_frames(listed)
-    # All are looked at before the first is predicted: a mistake in the last shows at once.
+    # All are checked before the first is predicted: a mistake in the last shows at once.
     checked = [_checked(value, index, reader) for index, value in enumerate(listed)]
     found = (item for part in checked for item in _expanded(part))
     if len(checked) > SHORT:

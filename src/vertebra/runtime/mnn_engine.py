@@ -1,4 +1,4 @@
-"""MNN as a second engine: 3 × 3 convolutions the Winograd way, which needs fewer multiplications than there are.
+"""MNN as a second engine: 3 × 3 convolutions by Winograd's algorithm, which needs fewer multiplications.
 
 The ONNX file stays the only thing a user handles. It is converted on its first use, kept in the cache under its hash,
 and trusted only after its outputs have been compared with ONNX Runtime's.
@@ -37,7 +37,7 @@ from vertebra.pixels import Pixels
 from .engine import INPUT, PROBABILITIES, EngineError, FloatArray, Plan
 from .engine_verification import verify
 
-# How much memory a 3 × 3 convolution may spend on Winograd's way: large tiles, MNN's own choice and best for batches,
+# Memory that a 3 × 3 convolution may spend on Winograd's algorithm: large tiles, MNN's own choice and best for batches,
 # or small ones, which can be better for a single image.
 WINOGRAD_LEVELS = (3, 1)
 _WINOGRAD_HINT = 3  # Interpreter::HintMode::WINOGRAD_MEMORY_LEVEL
@@ -52,7 +52,7 @@ def installed() -> bool:
 
 
 def lost_threads() -> bool:
-    """Whether this process was forked from one where MNN ran: it would wait for threads that are not here."""
+    """Whether this process was forked from one where MNN ran: it would wait for threads that it does not have."""
     return _threads_in is not None and _threads_in != os.getpid()
 
 

@@ -17,16 +17,16 @@ from vertebra.errors import warn
 from vertebra.file_kinds import Kind, left_out
 from vertebra.photo_files import (
     SUFFIXES,
-    CircleError,
-    PassedByError,
-    Way,
+    FolderPath,
+    LinkCycleError,
+    SkippedFolderError,
     descend,
+    is_broken_link,
     is_folder,
-    is_link_to_nothing,
-    is_passed_by,
+    is_hidden_or_system,
     is_photo,
     is_system_folder,
-    kind_left_out,
+    skipped_kind,
 )
 
 from .photo import Photo
@@ -78,7 +78,7 @@ def _of(name: str) -> Iterator[Photo]:
         return
     found = False
     kinds: dict[Kind, list[str]] = {}
-    for photo in _below(name, Way(os.path.realpath(name)), kinds):
+    for photo in _below(name, FolderPath(os.path.realpath(name)), kinds):
         found = True
         yield photo
     others = left_out(kinds)
@@ -120,7 +120,7 @@ def _expanded(pattern: str) -> Iterator[tuple[str, str | None]]:
     for top in glob.iglob(before) if before else [""]:  # noqa: PTH207
         if not os.path.isdir(top or os.curdir):  # noqa: PTH112
             continue
-        for folder, error in _folders(top, Way(os.path.realpath(top or os.curdir))):
+        for folder, error in _folders(top, FolderPath(os.path.realpath(top or os.curdir))):
             if error is None:
                 yield from _expanded(os.path.join(glob.escape(folder), after or "*"))  # noqa: PTH118
             else:
@@ -133,14 +133,14 @@ def _at_stars(pattern: str) -> tuple[str, str, str]:
     return (parts[0], parts[1], parts[2]) if len(parts) == 3 else (pattern, "", "")
 
 
-def _folders(folder: str, way: Way) -> Iterator[tuple[str, str | None]]:
+def _folders(folder: str, folder_path: FolderPath) -> Iterator[tuple[str, str | None]]:
     """A folder and all below it, or the reason why one cannot be listed, without those that are hidden."""
     try:
-        inside, below = descend(folder or os.curdir, way)
-    except CircleError as circle:
+        inside, below = descend(folder or os.curdir, folder_path)
+    except LinkCycleError as circle:
         warn(f"{folder} {circle}: it is not followed.")
         return
-    except PassedByError as error:
+    except SkippedFolderError as error:
         yield folder, f"{folder} {error}"
         return
     yield folder, None
@@ -149,31 +149,31 @@ def _folders(folder: str, way: Way) -> Iterator[tuple[str, str | None]]:
             yield from _folders(os.path.join(folder, entry.name), below)  # noqa: PTH118
 
 
-def _below(folder: str, way: Way, kinds: dict[Kind, list[str]]) -> Iterator[Photo]:
+def _below(folder: str, folder_path: FolderPath, kinds: dict[Kind, list[str]]) -> Iterator[Photo]:
     """The photos in a folder and all below it, without what is hidden or a system's own.
 
     Links to folders are followed, but not in a circle. What cannot be listed, or leads nowhere, comes with the reason.
-    Other files whose kind is told of are added to `kinds`.
+    Skipped files that are reported are added to `kinds`.
     """
     try:
-        inside, below = descend(folder, way)
-    except CircleError as circle:
+        inside, below = descend(folder, folder_path)
+    except LinkCycleError as circle:
         warn(f"{folder} {circle}: it is not followed.")
         return
-    except PassedByError as error:
+    except SkippedFolderError as error:
         yield Photo(folder, f"{folder} {error}")
         return
     for entry in inside:
-        if is_passed_by(entry):
-            if kind := kind_left_out(entry):
+        if is_hidden_or_system(entry):
+            if kind := skipped_kind(entry):
                 kinds.setdefault(kind, []).append(str(Path(entry.path)))
         elif is_folder(entry):
             yield from _below(entry.path, below, kinds)
         elif is_photo(entry):
             # Broken links and pipes too: what is there and cannot be read is named.
             yield Photo(str(Path(entry.path)))
-        elif is_link_to_nothing(entry):
+        elif is_broken_link(entry):
             # It may have been a folder of photos.
             yield Photo(str(Path(entry.path)), f"{entry.path} is a link to nothing")
-        elif kind := kind_left_out(entry):
+        elif kind := skipped_kind(entry):
             kinds.setdefault(kind, []).append(str(Path(entry.path)))

@@ -27,7 +27,7 @@ from vertebra.pixels import Pixels, network_pixels
 from vertebra.progress import Progress, silent
 
 from .engine import EMBEDDING, PROBABILITIES, EngineError, FloatArray, Plan, check_engine
-from .engine_cache import Runners
+from .engine_cache import EngineCache
 from .engines import Runner
 from .inputs import ImageInput, ImageInputs, many_inputs, one_input
 from .photo import NetworkPixels, Opened, Photo
@@ -52,7 +52,7 @@ class Predictor:
         scaled: decode large JPEGs at a fraction of their size; see `pixels.network_pixels`.
         bits: that the photos' 16-bit files use which do not say it; None: what the card says.
         brief: a few images are all there will be; be ready sooner at the price of their speed.
-        tell: called with what is being done where that takes seconds.
+        tell: a `Progress`, called where something takes seconds.
 
     Raises:
         UsageError: an argument is not allowed, or `bits` is not with this file.
@@ -100,10 +100,10 @@ class Predictor:
         self._prepare(tell)
 
     def _prepare(self, tell: Progress) -> None:
-        """What a copy in another process has anew."""
+        """What a copy in another process makes again."""
         self.notes = DecodingNotes(self.preprocessing.decoding)  # of the photos that were decoded
         self.threads = self._threads or usable_cores()
-        self._runners = Runners(
+        self._engines = EngineCache(
             self.path,
             self.card,
             self._state,
@@ -114,7 +114,7 @@ class Predictor:
         )
 
     def __repr__(self) -> str:
-        """One line: what it is, what it takes, the classes that it knows."""
+        """One line: the network, its input, its classes, its file."""
         size, names = self.card.preprocessing.crop_size, self.card.classes
         classes = "classes without names"
         if names is not None:
@@ -125,7 +125,7 @@ class Predictor:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without engines, threads and counters."""
-        new = ("notes", "threads", "_runners")
+        new = ("notes", "threads", "_engines")
         return {name: value for name, value in self.__dict__.items() if name not in new}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -153,12 +153,12 @@ class Predictor:
                 a PIL image of any mode: what its file gives, EXIF orientation included; one made in memory, of mode I,
                 I;16 or F, is refused where its values do not tell what is white;
                 NumPy uint8 (H, W, 3) in the order red, green, blue; also (H, W) and (H, W, 1) of grey, and (H, W, 4) of
-                RGBA. OpenCV has blue first, which cannot be seen: write image[..., ::-1];
+                RGBA. OpenCV has blue first, which the values do not show: write image[..., ::-1];
                 torch uint8 (3, H, W), also of 1 or 4 channels or (H, W), on any device.
                 Pixels of any size are resized and cropped as those of a file are, and give the same result as a file
                 without losses.
-            top: classes that are told, best first.
-            embed: add the features that the classifier sees.
+            top: number of classes, best first.
+            embed: add the embedding: the input of the classifier layer.
             preprocessed: the photo is NumPy or torch float (3, S, S), S the network's input size, as the network's own
                 transforms give it: resized, cropped and normalised. An exported file takes pixels of 8 bits and
                 normalises itself, so the normalisation is undone; values that are no such pixel's are refused.
@@ -226,7 +226,7 @@ class Predictor:
         )
 
     def preprocess(self, image: Opened, name: str = "image") -> Pixels:
-        """A photo → uint8 (S, S, 3): decoded, upright, resized, cropped. What its file leaves open is in `notes`.
+        """A photo → uint8 (S, S, 3): decoded, upright, resized, cropped. Ambiguities of its file go to `notes`.
 
         Raises:
             ImageError: it cannot be read; calls it `name`.
@@ -250,7 +250,7 @@ class Predictor:
         return self._runner(len(pixels)).run(pixels, outputs)
 
     def postprocess(self, paths: Sequence[str], outputs: Sequence[FloatArray], top: int) -> list[Prediction]:
-        """Probabilities (N, K), and embeddings (N, D) where there are any → what is said of each photo.
+        """Probabilities (N, K), and embeddings (N, D) where there are any → the result of each photo.
 
         Raises:
             EngineError: the probabilities are NaN or infinite.
@@ -270,7 +270,7 @@ class Predictor:
         return self.run(pixels, (PROBABILITIES,))[0]
 
     def embeddings(self, pixels: Pixels) -> FloatArray:
-        """uint8 (N, crop, crop, 3) → (N, D), what the classifier sees."""
+        """uint8 (N, crop, crop, 3) → (N, D), the input of the classifier layer."""
         return self.run(pixels, (EMBEDDING,))[0]
 
     def tune(self, batch: int = 1) -> Plan:
@@ -290,8 +290,8 @@ class Predictor:
 
     def _runner(self, batch: int, count: int | None = None, **how: bool) -> Runner:
         """The engine for batches of that size and `count` images in all, loaded on first use."""
-        # Two kinds are told apart: one image, and many.
-        return self._runners.get(1 if batch <= 1 else max(2, self.batch), count, **how)
+        # There are two kinds: one image, and many.
+        return self._engines.get(1 if batch <= 1 else max(2, self.batch), count, **how)
 
     def _normalised(self, preprocessed: bool) -> Preprocessing | None:
         return self.preprocessing if preprocessed else None
@@ -327,7 +327,7 @@ class Predictor:
     @contextmanager
     def _loading(self) -> Iterator[Callable[[], Runner]]:
         """Loads the engine, the first time, while the body of the `with` decodes: both leave Python meanwhile."""
-        if self._runners:
+        if self._engines:
             yield lambda: self._runner(1)
             return
         with ThreadPoolExecutor(1) as pool:

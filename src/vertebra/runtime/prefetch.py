@@ -1,4 +1,4 @@
-"""Work on a long list by several threads, results in order, memory flat.
+"""Photos are read and decoded ahead by several threads; results in order, a bounded number in memory.
 
 Decoding and inference both leave Python while they compute, so threads that each do a whole chunk, decoding and then
 running the network, keep all cores busy without handing pixels from one to another.

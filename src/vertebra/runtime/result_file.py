@@ -1,7 +1,7 @@
-"""Results into a file: .csv, .jsonl or .parquet; a run that was interrupted goes on where it stopped.
+"""Results into a file: .csv, .jsonl or .parquet; a run that was interrupted is resumed where it stopped.
 
 CSV and JSON lines are written as results come, whole lines only in the end: what a killed process left of its last
-line is cut off before the next run goes on. A Parquet file is complete or not there; until then the results lie
+line is cut off before the run is resumed. A Parquet file is complete or not there; until then the results lie
 beside it in `NAME.parquet.partial`, as JSON lines. A finished file survives a power cut, and of two runs that write to
 one file the second is refused.
 
@@ -37,7 +37,7 @@ _CURES = {errno.ENOSPC: "Make room", errno.EDQUOT: "Make room", errno.EFBIG: "Al
 
 
 class ResultError(VertebraError):
-    """Results cannot be written; what was written before is whole and can be gone on from."""
+    """Results cannot be written; what was written before is whole and can be resumed."""
 
 
 class ResultFile:
@@ -174,7 +174,7 @@ class ResultFile:
         if not self.path.exists():
             return
         if self.path.is_fifo():  # whose reader one would wait for
-            raise UsageError(f"{self.path} is a pipe, which cannot be gone on with. Give a file.")
+            raise UsageError(f"{self.path} is a pipe, which cannot be resumed. Give a file.")
         if self._parquet:
             parquet_record(self.path)
             return
@@ -307,7 +307,7 @@ class ResultFile:
 
     @contextlib.contextmanager
     def _reporting(self) -> Iterator[None]:
-        """What the system says becomes an `ResultError` that says what is kept and how to go on."""
+        """What the system says becomes a `ResultError` that says what is kept and how to resume."""
         try:
             yield
         except OSError as error:

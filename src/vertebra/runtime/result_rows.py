@@ -60,7 +60,7 @@ def scan(path: Path, journal: Path, format: Csv | JsonLines) -> Rows:
 
 
 def replacement(row: int, started: float, line: bytes) -> bytes:
-    """A line of the file that waits beside a journal: the row that is made again, when, and how it reads now."""
+    """A line of the file of replacements beside a journal: the number of the row, when it was made, the new row."""
     return (json.dumps([row, started, line.decode("utf-8", "surrogateescape")]) + "\n").encode("ascii")
 
 
@@ -89,7 +89,7 @@ def replace_rows(journal: Path, replacements: Path, format: Csv | JsonLines) -> 
 
 
 def changed_since(path: str, when: float) -> bool:
-    """Whether a photo is another than it was, as far as the times of its file tell."""
+    """Whether a photo has changed, by the times of its file."""
     if is_url(path):
         return False
     try:

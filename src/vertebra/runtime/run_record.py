@@ -19,7 +19,7 @@ class RunRecord:
     again: list[tuple[int, float]] = field(default_factory=list)  # rows that were replaced, and when
 
     def to_json(self) -> bytes:
-        """As it is kept."""
+        """As it is stored."""
         return json.dumps({"format": 1} | asdict(self)).encode("ascii")
 
     @staticmethod

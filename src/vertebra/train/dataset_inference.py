@@ -9,7 +9,7 @@ import numpy as np
 
 from vertebra.card import Preprocessing
 from vertebra.data import Album, Dataset, Facts, Photo, read_file
-from vertebra.pixels import fit
+from vertebra.pixels import resize_and_crop
 from vertebra.progress import Progress, silent
 from vertebra.runtime.engine import FloatArray
 from vertebra.runtime.engines import Runner
@@ -58,7 +58,7 @@ def infer_dataset(
             known = recall(digest)
             facts, picture = album.look_at(content, digest, decode=known is None)
             if picture is not None:
-                pixels.append(fit(picture, preprocessing))
+                pixels.append(resize_and_crop(picture, preprocessing))
                 waiting.append(len(results))
             results.append((facts, known))
         if pixels:
