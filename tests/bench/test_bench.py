@@ -10,7 +10,7 @@ import pytest
 from vertebra.bench import BACKENDS, Backend, NetworkFiles, compare, find_backends, installed, timing
 from vertebra.bench.network_files import network_files
 from vertebra.errors import UsageError, VertebraError
-from vertebra.runtime.trial import trial_images
+from vertebra.synthetic_photos import synthetic_photos
 
 QUICK = {"batches": (2,), "turns": 1, "seconds": 0.01, "threads": 1}
 
@@ -84,7 +84,7 @@ def test_other_numbers_are_no_result(tiny_model, monkeypatch):
 def test_all_compute_the_same(backend, files):
     if backend not in installed():
         pytest.skip(f"{backend} is not installed")
-    pixels = trial_images(files.preprocessing.crop_size, 2)
+    pixels = synthetic_photos(2, files.preprocessing.crop_size)
     call, detail = BACKENDS[backend].make(files, 2, 1)
     expected, _ = BACKENDS["onnxruntime"].make(files, 2, 1)
     np.testing.assert_allclose(call(pixels), expected(pixels), atol=1e-5)

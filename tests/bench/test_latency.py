@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vertebra.bench import BACKENDS, compare, installed
-from vertebra.runtime.trial import trial_images
+from vertebra.synthetic_photos import synthetic_photos
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def latency(script):
 def test_they_compute_the_same(latency, name, files):
     if name not in installed(latency.BACKENDS):
         pytest.skip(f"{name} is not installed")
-    pixels = trial_images(files.preprocessing.crop_size, 2)
+    pixels = synthetic_photos(2, files.preprocessing.crop_size)
     call, detail = latency.BACKENDS[name].make(files, 2, 1)
     expected, _ = BACKENDS["onnxruntime"].make(files, 2, 1)
     np.testing.assert_allclose(call(pixels), expected(pixels), atol=1e-5)

@@ -22,7 +22,7 @@ from typing import Any
 from vertebra.errors import UsageError
 from vertebra.machine import usable_cores
 from vertebra.progress import Progress, silent
-from vertebra.runtime.trial import trial_images
+from vertebra.synthetic_photos import synthetic_photos
 
 from .backends import Backend, installed
 from .network_files import NetworkFiles, network_files
@@ -197,7 +197,7 @@ def serve_backend(pipe: Connection, backend: Backend, files: NetworkFiles, batch
         os.dup2(nowhere.fileno(), 2)
     try:
         call, detail = backend.make(files, batch, threads)
-        pixels = trial_images(files.preprocessing.crop_size, batch)
+        pixels = synthetic_photos(batch, files.preprocessing.crop_size)
         for _ in range(3):
             found = call(pixels)
         time.sleep(_REST)

@@ -7,7 +7,7 @@ from functools import partial
 
 from starlette.responses import Response
 
-from vertebra.pixels import Pixels, fit
+from vertebra.pixels import Pixels, resize_and_crop
 from vertebra.runtime.engine import FEATURES, PROBABILITIES, FloatArray
 
 from . import saliency
@@ -79,7 +79,7 @@ def _decode(max_pixels: int, model: LoadedModel, upload: Upload) -> DecodedImage
     preprocessing = model.card.preprocessing
     photo = decode_limited(upload.data, upload.name, max_pixels, preprocessing.decoding).picture
     box = saliency.crop_box(photo.height, photo.width, preprocessing)
-    pixels = fit(photo, preprocessing)
+    pixels = resize_and_crop(photo, preprocessing)
     return DecodedImage(pixels, photo.width, photo.height, (saliency.shrunk(photo), box, pixels))
 
 

@@ -11,7 +11,7 @@ from vertebra.decoding import Decoded, decode
 from vertebra.decoding_errors import OversizeError
 from vertebra.decoding_notes import DecodingNotes
 from vertebra.errors import ImageError, printable
-from vertebra.pixels import fit
+from vertebra.pixels import resize_and_crop
 
 from .job import DecodedImage
 
@@ -68,7 +68,7 @@ def network_input(
         alone.add(display_name(name), found.levels, found.remarks)
         for line in alone.lines():
             log.warning("%s", line)
-    return DecodedImage(fit(found.picture, preprocessing), found.picture.width, found.picture.height)
+    return DecodedImage(resize_and_crop(found.picture, preprocessing), found.picture.width, found.picture.height)
 
 
 def display_name(name: str) -> str:
