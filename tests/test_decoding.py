@@ -402,7 +402,7 @@ def test_out_of_memory_is_an_image_error(monkeypatch):
     def fail(*_):
         raise MemoryError
 
-    monkeypatch.setattr(image_module, "_upright_rgb", fail)
+    monkeypatch.setattr(image_module, "upright_rgb", fail)
     with pytest.raises(ImageError, match="memory"):
         open_image(encode(gradient()))
 

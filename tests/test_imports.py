@@ -16,17 +16,8 @@ import vertebra
 
 SOURCE = Path(vertebra.__file__).parent
 BASE = {"errors", "units", "intervals", "protobuf", "card", "cache", "model_checksum", "files", "machine"}
-BASE |= {
-    "bit_depth",
-    "photo_files",
-    "pixels",
-    "decoding",
-    "decoding_errors",
-    "decoding_notes",
-    "stopping",
-    "synthetic_photos",
-}
-BASE |= {"strict_json", "file_kinds"}
+BASE |= {"photo_files", "file_kinds", "decoding", "decoding_errors", "decoding_notes", "rgb_conversion", "pillow_tiles"}
+BASE |= {"bit_depth", "bit_scaling", "pixels", "synthetic_photos", "stopping", "strict_json"}
 BASE |= {"model_table", "model_argument", "preprocessing", "progress", "timm_names", "weight_files", "weight_transfer"}
 BASE |= {"imagenet", "run_files", "torch_archives", "callable_module"}
 
@@ -58,11 +49,15 @@ ROOMS = {
     "torch_archives": set(),
     "model_argument": {"errors", "card", "files", "model_function", "model_table", "run_files", "timm_names"}
     | {"torch_archives"},
-    "bit_depth": {"errors", "preprocessing"},
+    "pillow_tiles": set(),
+    "bit_depth": {"errors", "pillow_tiles"},
+    "bit_scaling": {"preprocessing", "bit_depth", "pillow_tiles"},
+    "rgb_conversion": {"preprocessing", "bit_depth", "bit_scaling", "pillow_tiles"},
     "decoding_errors": {"errors", "bit_depth", "file_kinds", "photo_files"},
-    "decoding": {"errors", "preprocessing", "bit_depth", "decoding_errors", "file_kinds", "photo_files"},
+    "decoding": {"errors", "preprocessing", "bit_depth", "bit_scaling", "decoding_errors", "file_kinds", "photo_files"}
+    | {"pillow_tiles", "rgb_conversion"},
     "pixels": {"decoding", "decoding_notes", "preprocessing"},
-    "decoding_notes": {"preprocessing", "bit_depth", "decoding"},
+    "decoding_notes": {"preprocessing", "bit_scaling", "decoding", "rgb_conversion"},
     "synthetic_photos": {"pixels"},
     "report": BASE | {"__init__"},  # the last for its version
     "models": BASE,
@@ -106,7 +101,10 @@ PACKAGES = {
     "model_argument": set(),
     "run_files": set(),
     "torch_archives": set(),
-    "bit_depth": {"numpy", "PIL"},
+    "pillow_tiles": {"PIL"},
+    "bit_depth": {"PIL"},
+    "bit_scaling": {"numpy", "PIL"},
+    "rgb_conversion": {"PIL"},
     "decoding_errors": {"PIL"},
     "decoding": {"PIL", "pillow_heif"},  # the last for HEIC
     "pixels": {"numpy", "PIL"},

@@ -11,50 +11,28 @@ import io
 import os
 import stat
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, TypeAlias
 
 import PIL
 from PIL import Image, UnidentifiedImageError
 
-from vertebra.bit_depth import (
-    Depth,
-    DepthError,
-    Scaled,
-    check_scale,
-    depth_of,
-    fix_misread_tiff,
-    from_start,
-    is_signed_byte,
-    rawmode_of,
-    reopened,
-    scaled_bytes,
-    scaled_colour,
-    scaled_grey,
-)
+from vertebra.bit_depth import DepthError, depth_of
+from vertebra.bit_scaling import check_scale
 from vertebra.decoding_errors import OversizeError, UnsupportedError, errors_named
 from vertebra.errors import ImageError, VertebraError, first_line, needing
 from vertebra.file_kinds import RAW, Found, raw_file
 from vertebra.photo_files import FORMATS, HEAD_BYTES, image_format
+from vertebra.pillow_tiles import from_start
 from vertebra.preprocessing import MAX_PIXELS, Decoding
+from vertebra.rgb_conversion import Decoded as Decoded
+from vertebra.rgb_conversion import upright_rgb
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes]
 
 # TIFF tags: what every DNG has (DNG specification 1.7, chapter 4), NewSubfileType with its value, SubIFDs.
 _DNG_VERSION, _SUBFILE_TYPE, _PREVIEW, _SUB_IMAGES = 50706, 254, 1, 330
-
-# EXIF orientation -> what turns the stored pixels upright; 1 is upright. EXIF 2.3, 4.6.4 A.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_ORIENTATION = 0x0112
 
 # Of Pillow, those that decode with losses: the same Pillow may come with another one.
 _LIBRARIES = ("jpg", "libjpeg_turbo", "jpg_2000", "webp", "avif", "libtiff")
@@ -62,9 +40,6 @@ _LIBRARIES = ("jpg", "libjpeg_turbo", "jpg_2000", "webp", "avif", "libtiff")
 # Formats of whose header more is read than Pillow reports.
 _HEADER_READ = ("PNG", "TIFF", "PPM", "JPEG2000")
 
-TRANSPARENT = "transparent"  # alpha was 0 everywhere and has been ignored
-HIDDEN = "hidden"  # alpha is 0 nearly everywhere, so that the picture is white
-_HIDDEN_SHARE = 0.99  # of the pixels
 FIRST_OF_SEVERAL = "first of several"  # frames of an animation, or pages
 
 
@@ -80,15 +55,6 @@ def decoder() -> str:
         with suppress(metadata.PackageNotFoundError):
             found["pillow_heif"] = metadata.version("pillow-heif")
     return ", ".join([f"Pillow {PIL.__version__}", *(f"{name} {known}" for name, known in found.items() if known)])
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """A photo, and what was ambiguous in its file."""
-
-    picture: Image.Image  # RGB, upright
-    levels: int = 0  # the largest value of a file that does not say how many of its 16 bits are used; 0: other files
-    remarks: tuple[str, ...] = ()  # these three, and those of `bit_depth`: where another reading was possible
 
 
 def open_image(
@@ -178,7 +144,7 @@ def upright(
             # be asked for again. And Pillow 13.0 maps a TIFF that it opened itself wrongly where it lies on its side.
             with from_start(file), _opened(file, name) as again:
                 several = has_frames(again)
-                found = _upright_rgb(again, file, decoding)
+                found = upright_rgb(again, file, decoding)
                 return replace(found, remarks=(*found.remarks, FIRST_OF_SEVERAL)) if several else found
         return _upright_loaded(image, file, Path(path), name, decoding)
 
@@ -188,7 +154,7 @@ def _upright_loaded(image: Image.Image, file: IO[bytes] | None, path: Path, name
         check_scale(image, decoding)
     # Pillow closes what it opened itself once it has loaded it, and of a picture that is loaded its header is gone.
     if image.format not in _HEADER_READ or image.tell() != 0 or not path.is_file():
-        return _upright_rgb(image, file, decoding)
+        return upright_rgb(image, file, decoding)
     with path.open("rb") as file:  # its header says what Pillow does not keep
         depth, mapped = None, False
         with suppress(Exception), Image.open(file, formats=FORMATS) as header:  # or the file is another by now
@@ -200,9 +166,9 @@ def _upright_loaded(image: Image.Image, file: IO[bytes] | None, path: Path, name
                 "path, or the image as PIL.Image.open returns it."
             )
         if image.mode.startswith("I;16"):
-            return _upright_rgb(image, file, decoding)
+            return upright_rgb(image, file, decoding)
         try:
-            return _upright_rgb(image, None, decoding, depth)
+            return upright_rgb(image, None, decoding, depth)
         except DepthError as error:
             raise UnsupportedError(
                 f"{name} has 16-bit colours whose lower bytes are needed, and Pillow dropped them when it was loaded. "
@@ -233,7 +199,7 @@ def _decode(file: IO[bytes], name: str, max_pixels: int, at_least: int | None, d
             factor = min(width, height) / at_least
             image.draft(None, (int(width / factor), int(height / factor)))
         several = has_frames(image)
-        found = _upright_rgb(image, file, decoding)
+        found = upright_rgb(image, file, decoding)
         return replace(found, remarks=(*found.remarks, FIRST_OF_SEVERAL)) if several else found
 
 
@@ -299,63 +265,3 @@ def has_frames(image: Image.Image) -> bool:
         return bool(getattr(image, "is_animated", False))
     except Exception:
         return False  # of what comes behind a sound frame, nothing is needed
-
-
-def _upright_rgb(image: Image.Image, file: IO[bytes] | None, decoding: Decoding, depth: Depth | None = None) -> Decoded:
-    """A picture that has been opened → RGB and upright; `file` is where it was opened from."""
-    depth, stored = depth or depth_of(image, file), rawmode_of(image)
-    if decoding.rule > 1:
-        fix_misread_tiff(image)
-    image.load()
-    scaled = Scaled(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        scaled = scaled_grey(image, depth, decoding)
-    elif depth.colour:
-        scaled = scaled_colour(image, file, depth, decoding)
-    elif decoding.rule > 1 and is_signed_byte(image):
-        scaled = scaled_bytes(image)
-    picture = scaled.image
-    remarks: tuple[str, ...] = (scaled.remark,) if scaled.remark else ()
-    if picture.has_transparency_data or picture.mode in ("La", "RGBa"):
-        # Premultiplied modes convert only to their own plain form.
-        plain = {"La": "LA", "RGBa": "RGBA"}.get(picture.mode)
-        transparent = (picture.convert(plain) if plain else picture).convert("RGBA")
-        unseen = transparent.getchannel("A").histogram()[0] / (transparent.width * transparent.height)
-        if decoding.rule > 1 and unseen == 1:
-            picture = _without_alpha(picture, transparent, file, stored)
-            remarks += (TRANSPARENT,)
-        else:
-            remarks += (HIDDEN,) if unseen > _HIDDEN_SHARE else ()
-            white = Image.new("RGBA", transparent.size, "white")
-            picture = Image.alpha_composite(white, transparent)
-    picture = picture if picture.mode == "RGB" else picture.convert("RGB")
-    return Decoded(_upright(picture, _orientation(image)), scaled.levels, remarks)
-
-
-def _without_alpha(image: Image.Image, plain: Image.Image, file: IO[bytes] | None, stored: str) -> Image.Image:
-    """The colours beside an alpha of 0; where they count as multiplied by it, Pillow has made them black."""
-    if image.mode in ("La", "RGBa"):
-        bands = image.split()[:-1]
-        return bands[0] if len(bands) == 1 else Image.merge("RGB", bands)
-    if stored.startswith("RGBa") and file is not None:
-        return reopened(file, image, {stored: stored.replace("a", "X", 1)}, mode="RGB")
-    return plain.convert("RGB")
-
-
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, or 1 (upright) where there is none that can be read; call it after `load()`."""
-    # Read after load(): TIFF files are turned by Pillow itself while they load, and lose the tag there.
-    try:
-        return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:
-        # Broken metadata around sound pixels is common and no reason to refuse a photo.
-        return 1
-
-
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    if orientation not in _UPRIGHT:
-        return image
-    turned = image.transpose(_UPRIGHT[orientation])
-    # The tag would turn the picture once more in any code that obeys it again.
-    turned.info.clear()
-    return turned

@@ -10,9 +10,10 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from vertebra.bit_depth import BYTE_FLOAT, CLAIMED, STRETCHED, UNIT_FLOAT
-from vertebra.decoding import FIRST_OF_SEVERAL, HIDDEN, TRANSPARENT
+from vertebra.bit_scaling import BYTE_FLOAT, CLAIMED, STRETCHED, UNIT_FLOAT
+from vertebra.decoding import FIRST_OF_SEVERAL
 from vertebra.preprocessing import Decoding
+from vertebra.rgb_conversion import HIDDEN, TRANSPARENT
 
 _DEPTHS = (8, 10, 12, 14)  # bits that cameras and scanners have where files have 16
 _DARK = 2  # bits fewer than white has: what stays below is no brighter than a quarter

@@ -27,7 +27,7 @@ class Engine:
 
 
 class World:
-    """Stands in for `choose` and `open_engine`."""
+    """Stands in for `fastest_plan` and `open_engine`."""
 
     def __init__(self):
         self.chosen = []  # (batch, images, may_measure, decoding)
@@ -70,7 +70,7 @@ class World:
 @pytest.fixture
 def world(monkeypatch):
     world = World()
-    monkeypatch.setattr(module, "fastest_plan", world.choose)
+    monkeypatch.setattr(module, "fastest_plan", world.fastest_plan)
     monkeypatch.setattr(module, "open_engine", world.open_engine)
     return world
 

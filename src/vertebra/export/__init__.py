@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from vertebra.callable_module import make_callable
 from vertebra.card import METADATA_KEY, Card
 from vertebra.errors import UsageError, needing
 from vertebra.model_checksum import BLANK, checked_card, with_checksum
+from vertebra.progress import Progress, silent
 
 with needing("torch", "vertebra.export"):
     import onnx
@@ -52,7 +53,6 @@ __all__ = [
 ]
 
 # (what is being done, steps done, steps in all)
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def export(
     max_drop: float = 1.0,
     force: bool = False,
     require_proof: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     body: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> ExportReport:
@@ -115,21 +115,20 @@ def export(
             "cannot go with force. Leave one out."
         )
     check_target(path)
-    tell = progress or (lambda what, done, total: None)
     timings: dict[str, float] = {}
 
     def timed(what: str, started: float) -> None:
         timings[what] = round(time.perf_counter() - started, 3)
 
     started = time.perf_counter()
-    tell("loading", 0, 3)
+    progress("loading", 0, 3)
     prepared = model if isinstance(model, Prepared) else prepare(model, **options)
     card = prepared.card
     network = deployable(prepared.network, card.preprocessing)
     timed("load", started)
 
     started = time.perf_counter()
-    tell("tracing", 1, 3)
+    progress("tracing", 1, 3)
     if body is None:
         graph = trace(network, card.preprocessing, card.temperature)
     else:
@@ -141,7 +140,7 @@ def export(
     timed("trace", started)
 
     started = time.perf_counter()
-    tell("proving", 2, 3)
+    progress("proving", 2, 3)
     if images is None or not len(images):
         images = list(synthetic_photos(10, card.preprocessing.crop_size))
     difference = prove(graph.SerializeToString(), network, card, images)
@@ -157,14 +156,14 @@ def export(
             classes=card.classes,
             force=force,
             require_proof=require_proof,
-            tell=tell,
+            progress=progress,
         )
         card = with_precision(card, "int8", {"int8 beside float32": _measured(quantised)})
         timed("quantise", started)
 
     content, digest = with_checksum(with_card(graph, card).SerializeToString())
     write_model(path, content)
-    tell("done", 3, 3)
+    progress("done", 3, 3)
     return ExportReport(path, replace(card, content_sha256=digest), len(content), difference, timings, quantised)
 
 

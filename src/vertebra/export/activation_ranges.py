@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 import onnx
 
 from vertebra.pixels import Pixels
+from vertebra.progress import Progress, silent
 
 from ._graph import Array, Graph, attribute, with_outputs
 from ._trace import INPUT
@@ -46,28 +46,25 @@ class Moments:
     mean: Array
 
 
-# Called with the steps done and the steps in all.
-Count: TypeAlias = Callable[[int, int], None]
-
-
-def silent(done: int, total: int) -> None:
-    """For whom nobody asks how far it is."""
-
-
 def run(
-    model: onnx.ModelProto, images: Pixels, names: Sequence[str], batch: int = BATCH, count: Count = silent
+    model: onnx.ModelProto,
+    images: Pixels,
+    names: Sequence[str],
+    batch: int = BATCH,
+    task: str = "",
+    progress: Progress = silent,
 ) -> Iterator[dict[str, Array]]:
-    """The tensors of these names, a few images at a time; `count` is told of the images."""
+    """The tensors of these names, a few images at a time; `progress` counts the images under the name `task`."""
     runtime = session(with_outputs(model, names))
     for start in range(0, len(images), batch):
-        count(start, len(images))
+        progress(task, start, len(images))
         yield dict(zip(names, runtime.run(list(names), {INPUT: images[start : start + batch]}), strict=True))
 
 
-def extents(graph: Graph, images: Pixels, names: Sequence[str], count: Count = silent) -> dict[str, Extent]:
+def extents(graph: Graph, images: Pixels, names: Sequence[str], progress: Progress = silent) -> dict[str, Extent]:
     """The extents of tensors (N, C, …) over all images."""
     found: dict[str, Extent] = {}
-    for tensors in run(graph.model, images, names, count=count):
+    for tensors in run(graph.model, images, names, task="finding extents", progress=progress):
         for name, value in tensors.items():
             axes = (0, *range(2, value.ndim))
             low, high = value.min(axis=axes), value.max(axis=axes)
@@ -78,12 +75,12 @@ def extents(graph: Graph, images: Pixels, names: Sequence[str], count: Count = s
 
 
 def ranges(
-    graph: Graph, images: Pixels, extent: dict[str, Extent], count: Count = silent
+    graph: Graph, images: Pixels, extent: dict[str, Extent], progress: Progress = silent
 ) -> dict[str, tuple[float, float]]:
     """For each tensor the range in which rounding to 256 levels, and clipping, does the least squared error."""
     limits = {name: (float(e.low.min()), float(e.high.max())) for name, e in extent.items()}
     counts = {name: np.zeros(_BINS) for name in limits}
-    for tensors in run(graph.model, images, list(limits), count=count):
+    for tensors in run(graph.model, images, list(limits), task="finding ranges", progress=progress):
         for name, value in tensors.items():
             low, high = limits[name]
             if high - low > _SMALLEST:
@@ -113,7 +110,7 @@ def groups_of(node: onnx.NodeProto) -> int:
 
 
 def moments(
-    graph: Graph, images: Pixels, nodes: Sequence[onnx.NodeProto], count: Count = silent
+    graph: Graph, images: Pixels, nodes: Sequence[onnx.NodeProto], progress: Progress = silent
 ) -> Iterator[tuple[onnx.NodeProto, Moments]]:
     """Second moments of the inputs of these layers, a few layers at a time, so that memory stays bounded."""
     parts = list(_in_parts(graph, nodes))
@@ -124,7 +121,7 @@ def moments(
         mean: dict[str, Array] = {}
         samples = dict.fromkeys((node.name for node in part), 0)
         for batch, tensors in enumerate(run(graph.model, images, names, BATCH)):
-            count(number * len(images) + batch * BATCH, len(parts) * len(images))
+            progress("finding moments", number * len(images) + batch * BATCH, len(parts) * len(images))
             for node in part:
                 x = _inputs(graph, node, tensors[node.input[0]], random)
                 second[node.name] = second.get(node.name, 0) + x.transpose(0, 2, 1) @ x

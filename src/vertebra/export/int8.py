@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,12 @@ import onnx
 import onnxruntime as ort
 
 from vertebra.pixels import Pixels
+from vertebra.progress import Progress, silent
 
 from ._graph import Array, Graph
 from ._trace import INPUT, OUTPUTS
 from .accuracy_check import Calibration, Verdict, check_order, folder_size, judge, points
-from .activation_ranges import MAX_INPUTS, Count, extents, groups_of, moments, ranges, silent
+from .activation_ranges import MAX_INPUTS, extents, groups_of, moments, ranges
 from .input_fusion import byte_range, in_bytes, normalisation
 from .qdq_writer import QUANTISABLE, Scale, Writer
 from .torch_check import session
@@ -26,8 +27,6 @@ from .write_file import ExportError
 
 _BLOCK_RUNS = 8
 _SCREENED = 24  # photos by which single layers are compared
-
-Tell = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def quantise(
     classes: Sequence[str] | None,
     force: bool,
     require_proof: bool,
-    tell: Tell,
+    progress: Progress,
 ) -> tuple[onnx.ModelProto, Int8Report]:
     """The int8 model that loses at most `max_drop` points, and what was found.
 
@@ -99,18 +98,16 @@ def quantise(
     """
     images, choosing, judging = calibration.split()
     floats = session(model.SerializeToString())
-    expected, wanted = (
-        predict(floats, part.images, _counted(tell, "predicting in float32")) for part in (choosing, judging)
-    )
+    expected, wanted = (predict(floats, part.images, "predicting in float32", progress) for part in (choosing, judging))
     if choosing.labels is not None and judging.labels is not None:
         answers = np.concatenate([expected, wanted]).argmax(1)
         check_order(answers, [*choosing.labels, *judging.labels], classes)
-    plan = prepare_plan(Graph(model), images, tell)
-    quantised, kept = _good_enough(plan, choosing, expected, max_drop, tell)
+    plan = prepare_plan(Graph(model), images, progress)
+    quantised, kept = _good_enough(plan, choosing, expected, max_drop, progress)
     content = quantised.SerializeToString()
     ready = session(content)
-    verdict = judge(wanted, predict(ready, judging.images, _counted(tell, "judging")), judging.labels)
-    tell("timing", 0, 1)
+    verdict = judge(wanted, predict(ready, judging.images, "judging", progress), judging.labels)
+    progress("timing", 0, 1)
     float_ms, int8_ms = time_sessions([floats, ready], judging.images[:1])
     report = Int8Report(
         calibrated_on=len(images),
@@ -159,14 +156,14 @@ def _without_proof(report: Int8Report) -> str:
 # --- the plan -------------------------------------------------------------------------------------------------------
 
 
-def prepare_plan(floats: Graph, images: Pixels, tell: Tell) -> Plan:
+def prepare_plan(floats: Graph, images: Pixels, progress: Progress) -> Plan:
     """Ranges, and weights rounded to their grids with the biases that make up for it."""
     graph = floats.copy()
     candidates = quantisable(graph)
     layers = [node for node in graph.weighted() if node.name in candidates]
     names = _held_tensors(graph, candidates)
-    extent = extents(graph, images, names, _counted(tell, "finding extents"))
-    found = ranges(graph, images, extent, _counted(tell, "finding ranges"))
+    extent = extents(graph, images, names, progress)
+    found = ranges(graph, images, extent, progress)
     found.pop(next(node.input[0] for node in graph.nodes if node.op_type == "Softmax"), None)
 
     image, *steps = normalisation(floats)
@@ -175,8 +172,8 @@ def prepare_plan(floats: Graph, images: Pixels, tell: Tell) -> Plan:
     scales: dict[str, Array] = {}
     changed: dict[str, Array] = {}
     done = 0
-    for node, moment in _with_moments(floats, images, layers, _counted(tell, "finding moments")):
-        tell("rounding", done, len(layers))
+    for node, moment in _with_moments(floats, images, layers, progress):
+        progress("rounding", done, len(layers))
         done += 1
         name = node.input[1]
         weight = floats.weights[name]
@@ -195,10 +192,10 @@ def prepare_plan(floats: Graph, images: Pixels, tell: Tell) -> Plan:
 
 
 def _with_moments(
-    graph: Graph, images: Pixels, layers: Sequence[onnx.NodeProto], count: Count
+    graph: Graph, images: Pixels, layers: Sequence[onnx.NodeProto], progress: Progress
 ) -> Iterable[tuple[Any, Any]]:
     small = [node for node in layers if graph.weights[node.input[1]][0].size <= MAX_INPUTS]
-    yield from moments(graph, images, small, count)
+    yield from moments(graph, images, small, progress)
     yield from ((node, None) for node in layers if node not in small)
 
 
@@ -288,36 +285,36 @@ def _connected(graph: Graph, chosen: set[str]) -> set[str]:
 
 
 def _good_enough(
-    plan: Plan, choosing: Calibration, expected: Array, max_drop: float, tell: Tell
+    plan: Plan, choosing: Calibration, expected: Array, max_drop: float, progress: Progress
 ) -> tuple[onnx.ModelProto, list[str]]:
     """Put layers back to float, those that hurt most first, until the loss on these photos is allowed."""
 
-    def attempt(kept: list[str], count: Count) -> tuple[onnx.ModelProto, Verdict]:
+    def attempt(kept: list[str], progress: Progress) -> tuple[onnx.ModelProto, Verdict]:
         model = plan.write(kept)
-        found = predict(session(model.SerializeToString()), choosing.images, count)
+        found = predict(session(model.SerializeToString()), choosing.images, "predicting in int8", progress)
         return model, judge(expected, found, choosing.labels)
 
-    model, verdict = attempt([], _counted(tell, "predicting in int8"))
+    model, verdict = attempt([], progress)
     kept: list[str] = []
     if verdict.allows(max_drop):
         return model, kept
-    ranking = _worst_first(plan, choosing.images[:_SCREENED], expected[:_SCREENED], tell)
+    ranking = _worst_first(plan, choosing.images[:_SCREENED], expected[:_SCREENED], progress)
     step = 1
     while ranking and not verdict.allows(max_drop):
         kept, ranking = kept + ranking[:step], ranking[step:]
-        tell("putting layers back", len(kept), len(kept) + len(ranking))
+        progress("putting layers back", len(kept), len(kept) + len(ranking))
         model, verdict = attempt(kept, silent)
         # Where single layers do not help soon, many will not be worth their time one by one.
         step = max(1, len(kept) // 2)
     return model, kept
 
 
-def _worst_first(plan: Plan, images: Pixels, expected: Array, tell: Tell) -> list[str]:
+def _worst_first(plan: Plan, images: Pixels, expected: Array, progress: Progress) -> list[str]:
     """Layers by how much nearer to float the network comes with only that layer in float."""
     layers = [node.name for node in plan.graph.weighted() if node.name in plan.candidates]
     gains = {}
     for i, name in enumerate(layers):
-        tell("finding what hurts", i, len(layers))
+        progress("finding what hurts", i, len(layers))
         model = plan.write([name])
         found = predict(session(model.SerializeToString()), images)
         gains[name] = -judge(expected, found, None).divergence
@@ -327,18 +324,15 @@ def _worst_first(plan: Plan, images: Pixels, expected: Array, tell: Tell) -> lis
 # --- running --------------------------------------------------------------------------------------------------------
 
 
-def predict(runtime: ort.InferenceSession, images: Pixels, count: Count = silent, batch: int = 4) -> Array:
-    """Probabilities (N, K); `count` is told of the images."""
+def predict(
+    runtime: ort.InferenceSession, images: Pixels, task: str = "", progress: Progress = silent, batch: int = 4
+) -> Array:
+    """Probabilities (N, K); `progress` counts the images under the name `task`."""
     parts = []
     for start in range(0, len(images), batch):
-        count(start, len(images))
+        progress(task, start, len(images))
         parts.append(runtime.run([OUTPUTS[0]], {INPUT: images[start : start + batch]})[0])
     return np.concatenate(parts)
-
-
-def _counted(tell: Tell, what: str) -> Count:
-    """What tells of one step how far it is."""
-    return lambda done, total: tell(what, done, total)
 
 
 def time_sessions(sessions: Sequence[ort.InferenceSession], image: Pixels, blocks: int = 6) -> list[float]:

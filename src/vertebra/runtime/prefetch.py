@@ -16,6 +16,8 @@ T = TypeVar("T")
 S = TypeVar("S")
 R = TypeVar("R")
 
+READERS = 4  # threads more than work at a time: some read while others work
+WINDOW = 64  # chunks that are read and not given out yet: what limits the photos in memory
 _PATIENCE = 2.0  # seconds in which threads may end what they are at
 
 
@@ -26,13 +28,13 @@ def read_ahead(
     *,
     workers: int,
     chunk: int,
-    ahead: int = 4,
+    readers: int = READERS,
 ) -> Iterator[R]:
     """As `in_order`, for work on what must be read first, from a disk or a network that may be slow.
 
-    There are `ahead` more threads than `workers`, so that some read while others work. No more than `workers` work at a
-    time, or they would push each other off the cores: 137 images/s of EfficientNet-Lite0 on two cores, and 125 to 131
-    where a third thread worked as well.
+    There are `readers` more threads than `workers`, so that some read while others work. No more than `workers` work
+    at a time, or they would push each other off the cores: 137 images/s of EfficientNet-Lite0 on two cores, and 125 to
+    131 where a third thread worked as well.
     """
     turns = threading.Semaphore(workers)
 
@@ -41,7 +43,7 @@ def read_ahead(
         with turns:
             return work(found)
 
-    return in_order(items, both, workers=workers + ahead, chunk=chunk)
+    return in_order(items, both, workers=workers + readers, chunk=chunk)
 
 
 def in_order(
@@ -50,7 +52,7 @@ def in_order(
     *,
     workers: int,
     chunk: int,
-    window: int = 64,
+    window: int = WINDOW,
 ) -> Iterator[R]:
     """`work` applied to `chunk` items at a time by `workers` threads; the results come in the order of the items.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vertebra.card import Preprocessing
 from vertebra.errors import needing
-from vertebra.pixels import fit
+from vertebra.pixels import resize_and_crop
 
 from .schedule import AugmentationStrength
 from .train_settings import Settings
@@ -34,7 +34,9 @@ def augment(
     )
     if transform is None:
         size = strength.size * preprocessing.resize_size // preprocessing.crop_size
-        pixels: Any = fit(picture, Preprocessing(strength.size, size, interpolation=preprocessing.interpolation))
+        pixels: Any = resize_and_crop(
+            picture, Preprocessing(strength.size, size, interpolation=preprocessing.interpolation)
+        )
     else:
         pixels = np.asarray(transform(picture))
     image = torch.from_numpy(np.array(pixels))
