@@ -24,6 +24,7 @@ SAVERS = {"torch", "onnx"}  # whose `save` takes a path
 EXCEPTIONS = {
     ("anatomy/measurement.py", "TemporaryDirectory"): "the profiler's own files, read and removed at once",
     ("bench/timing.py", "TemporaryDirectory"): "what is measured; removed at the end",
+    ("bench/timing.py", "open"): "the null device, for what libraries print",
     ("bench/network_files.py", "save"): "into that folder",
     ("bench/backends.py", "TemporaryDirectory"): "what other tools convert; removed at once",
     ("loading.py", "mkdtemp"): "a folder in that one, for a network of one's own that is exported for one run",
