@@ -615,7 +615,7 @@ def test_a_run_that_is_stopped_says_how_it_goes_on(vertebra, tiny_model, folder,
     monkeypatch.setattr(*place, stopped)
     result = vertebra("predict", folder, "--model", tiny_model, "--out", tmp_path / "x.csv")
     assert result.code == 130
-    assert "Go on with the same command and --resume." in result.err
+    assert "Resume with the same command and --resume." in result.err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
@@ -635,7 +635,7 @@ def test_a_signal_that_asks_to_end_says_how_it_goes_on(vertebra, tiny_model, fol
         assert process.wait(30) == 128 + number
     finally:
         process.kill()
-    assert "vertebra: stopped. Go on with the same command and --resume.\n" in errors
+    assert "vertebra: stopped. Resume with the same command and --resume.\n" in errors
     assert "Traceback" not in errors
     rows = out.read_text(encoding="utf-8")
     assert rows.endswith("\n")

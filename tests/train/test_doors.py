@@ -147,7 +147,7 @@ def test_one_road(folder, tmp_path, monkeypatch, tiny_model, name, decoding):
         "transforms of an open file": of_transforms(io.BytesIO(data), preprocessing),
         "data set": of_dataset(path, preprocessing),
         "training": of_training(path, preprocessing),
-        "prediction": predictor._pixels(path, name),
+        "prediction": predictor.preprocess(path, name),
         "server": network_input(data, name, preprocessing, 10**8).pixels,
     }
     for door, found in doors.items():

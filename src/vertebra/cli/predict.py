@@ -93,10 +93,38 @@ def run(settings: Settings) -> None:
         ImageError: some photos could not be read; the results of the others are out.
         VertebraError: the model or the settings cannot be used, or results cannot be written.
     """
-    from vertebra.loading import load
-    from vertebra.runtime.photo_paths import STANDARD_INPUT, photos
-    from vertebra.runtime.predictor import Prediction
+    _check(settings)
+    given = _given(settings)
+    if not settings.resume and given.are_missing:  # of a file that is resumed, earlier rows count
+        _report_missing(settings, given)
+    predictor = _loaded(settings, given.count)
+    classes = predictor.card.classes
+    top = settings.top if classes is None else min(settings.top, len(classes))
+    with _result_file(settings, top, predictor) as file:
+        photos, count = given.photos, given.count
+        if file is not None:
+            _report_replaced(file)
+            photos = file.remaining(photos)
+            if count is not None:
+                photos = list(photos)
+                count = len(photos)
+        with progress_bar("predicting", bar=count is None or count > FEW) as progress:
+            start = time.perf_counter()
+            results = predictor.predict_many(photos, top=top, embed=settings.embed, count=count)
+            tally = _deliver(_counted(results, count, progress), settings, count, file)
+            seconds = time.perf_counter() - start
+    for note in [*given.skipped, *predictor.notes.lines()]:
+        typer.echo(f"vertebra: {printable(note)}", err=True)
+    if file is not None and not settings.json:
+        typer.echo(_summary(file, tally, seconds))
+    # Of a file the whole counts: earlier rows that still say an error are no success of this run.
+    total, failed = (tally.total, tally.failed) if file is None else (file.total, file.failed)
+    if failed:
+        where = f" Their column 'error' in {settings.out} says why." if file is not None else ""
+        raise ImageError(f"{failed:,} of {total:,} photos could not be classified.{where}")
 
+
+def _check(settings: Settings) -> None:
     if "" in settings.photos:
         raise UsageError(
             "a PHOTO is empty, as an unset variable would be. Give a file or a folder; `.` is this folder."
@@ -105,31 +133,59 @@ def run(settings: Settings) -> None:
         raise UsageError("--resume continues a file, so it needs --out FILE.")
     if settings.embed and settings.out is None and not settings.json:
         raise UsageError("--embed gives a thousand numbers a photo. Add --json or --out FILE.")
-    found: Iterable[Photo] = photos(settings.photos, _standard_input())
-    count = None
-    skipped: list[str] = []  # reported also where some photos fail
-    if STANDARD_INPUT not in settings.photos:
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always", VertebraWarning)
-            found = list(found)
-        skipped += dict.fromkeys(str(warning.message) for warning in told)
-        count = len(found)
-        # Loading may fetch half a gigabyte of weights: not for photos that are not there, where no earlier row counts.
-        if not settings.resume and not any(photo.exists() for photo in found):
-            _deliver(
-                (Prediction(photo.path, error=photo.error or _nothing_there(photo.path, count)) for photo in found),
-                settings,
-                count,
-                None,
-            )
-            raise ImageError(f"{count} of {count} photos could not be classified.")
-    with progress_bar("loading the model", bar=False) as show:
+
+
+@dataclass(frozen=True)
+class _Given:
+    """The photos that the arguments stand for."""
+
+    photos: Iterable[Photo]
+    count: int | None = None  # None: they come from standard input
+    skipped: tuple[str, ...] = ()  # notes on files that are none; reported also where some photos fail
+
+    @property
+    def are_missing(self) -> bool:
+        """Whether nothing is there to read: no model is loaded, which may fetch half a gigabyte of weights."""
+        return self.count is not None and not any(photo.exists() for photo in self.photos)
+
+
+def _given(settings: Settings) -> _Given:
+    from vertebra.runtime.photo_paths import STANDARD_INPUT, photos
+
+    found = photos(settings.photos, _standard_input())
+    if STANDARD_INPUT in settings.photos:
+        return _Given(found)
+    with warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("always", VertebraWarning)
+        listed = list(found)
+    return _Given(listed, len(listed), tuple(dict.fromkeys(str(warning.message) for warning in noted)))
+
+
+def _report_missing(settings: Settings, given: _Given) -> None:
+    """Deliver an error for each photo, without a model.
+
+    Raises:
+        ImageError: always.
+    """
+    from vertebra.runtime.prediction import Prediction
+
+    count = given.count or 0
+    errors = (Prediction(photo.path, error=photo.error or _no_such_file(photo.path, count)) for photo in given.photos)
+    _deliver(errors, settings, count, None)
+    raise ImageError(f"{count} of {count} photos could not be classified.")
+
+
+def _loaded(settings: Settings, count: int | None) -> Predictor:
+    from vertebra.loading import load
+
+    with progress_bar("loading the model", bar=False) as progress:
 
         def say(task: str, done: int = 0, total: int | None = None) -> None:
-            _tell(task)
-            show(task)
+            if sys.stderr.isatty():  # where there is no bar
+                typer.echo(f"vertebra: {task} …", err=True)
+            progress(task)
 
-        predictor = load(
+        return load(
             settings.model,
             weights=settings.weights,
             engine=settings.engine,
@@ -139,38 +195,19 @@ def run(settings: Settings) -> None:
             brief=count is not None and count <= BRIEF,
             tell=say,
         )
-    classes = predictor.card.classes
-    top = settings.top if classes is None else min(settings.top, len(classes))
-    with _output(settings, top, predictor) as output:
-        if output is not None:
-            if output.replaced:
-                rows = counted(output.replaced, "row")
-                typer.echo(
-                    f"vertebra: {printable(str(output.path))} had {rows} of an earlier run, which this one replaces; "
-                    "--resume keeps them.",
-                    err=True,
-                )
-            found = output.remaining(found)
-            if count is not None:
-                found = list(found)
-                count = len(found)
-        with progress_bar("predicting", bar=count is None or count > FEW) as show:
-            start = time.perf_counter()
-            results = _counted(predictor.predict_many(found, top=top, embed=settings.embed, count=count), count, show)
-            tally = _deliver(results, settings, count, output)
-            seconds = time.perf_counter() - start
-    for note in [*skipped, *predictor.notes.lines()]:
-        typer.echo(f"vertebra: {printable(note)}", err=True)
-    if output is not None and not settings.json:
-        typer.echo(_summary(output, tally, seconds))
-    # Of a file the whole counts: earlier rows that still say an error are no success of this run.
-    total, failed = (tally.total, tally.failed) if output is None else (output.total, output.failed)
-    if failed:
-        where = f" Their column 'error' in {settings.out} says why." if output is not None else ""
-        raise ImageError(f"{failed:,} of {total:,} photos could not be classified.{where}")
 
 
-def _nothing_there(path: str, count: int) -> str:
+def _report_replaced(file: ResultFile) -> None:
+    if file.replaced:
+        rows = counted(file.replaced, "row")
+        typer.echo(
+            f"vertebra: {printable(str(file.path))} had {rows} of an earlier run, which this one replaces; "
+            "--resume keeps them.",
+            err=True,
+        )
+
+
+def _no_such_file(path: str, count: int) -> str:
     hint = nearest_path(path) if count <= FEW else ""  # each is searched for in its folder
     return f"{path}: no such file. {hint}" if hint else f"{path}: no such file"
 
@@ -183,15 +220,15 @@ def _standard_input() -> IO[bytes]:
         return sys.stdin.buffer
 
 
-def _summary(output: ResultFile, tally: _Tally, seconds: float) -> str:
+def _summary(file: ResultFile, tally: _Tally, seconds: float) -> str:
     """What the whole file holds, and what of it is new."""
-    text = f"{output.path}: {counted(output.total, 'photo')}{f', {output.failed:,} failed' if output.failed else ''}"
+    text = f"{file.path}: {counted(file.total, 'photo')}{f', {file.failed:,} failed' if file.failed else ''}"
     rate = f"in {seconds:.1f} s, {tally.total / seconds:.0f} images/s" if tally.total else ""
-    if not output.done:
-        return f"{text}{',' if output.failed else ''} {rate}".rstrip(" ,")
-    notes = [f"{output.done:,} were there already"]
-    notes += [f"{output.again:,} of them made again"] if output.again else []
-    notes += [f"{output.absent:,} of them not given now"] if output.absent else []
+    if not file.done:
+        return f"{text}{',' if file.failed else ''} {rate}".rstrip(" ,")
+    notes = [f"{file.done:,} were there already"]
+    notes += [f"{file.again:,} of them made again"] if file.again else []
+    notes += [f"{file.absent:,} of them not given now"] if file.absent else []
     return f"{text}{f'; {tally.total:,} now {rate}' if rate else ''} ({', '.join(notes)})"
 
 
@@ -201,23 +238,23 @@ class _Tally:
     failed: int = 0
 
 
-def _deliver(results: Iterator[Prediction], settings: Settings, count: int | None, output: ResultFile | None) -> _Tally:
-    """Bring each result to where it belongs: the file, JSON on standard output, or the eyes of a person."""
+def _deliver(results: Iterator[Prediction], settings: Settings, count: int | None, file: ResultFile | None) -> _Tally:
+    """Bring each result to where it belongs: the file, JSON on standard output, or a table for people."""
     tally = _Tally()
 
     def passing() -> Iterator[Prediction]:
         for result in results:
             tally.total += 1
             tally.failed += result.error is not None
-            if output is not None:
-                output.write(result)
+            if file is not None:
+                file.write(result)
             yield result
 
     if settings.json:
         from vertebra.runtime.formats import row_of
 
         print_json_list(row_of(result) for result in passing())
-    elif output is not None:
+    elif file is not None:
         for _ in passing():
             pass
     else:
@@ -228,7 +265,7 @@ def _deliver(results: Iterator[Prediction], settings: Settings, count: int | Non
 
 
 @contextmanager
-def _output(settings: Settings, top: int, predictor: Predictor) -> Iterator[ResultFile | None]:
+def _result_file(settings: Settings, top: int, predictor: Predictor) -> Iterator[ResultFile | None]:
     if settings.out is None:
         yield None
         return
@@ -248,7 +285,7 @@ def _output(settings: Settings, top: int, predictor: Predictor) -> Iterator[Resu
         try:
             yield output
         except KeyboardInterrupt as stop:
-            stop.add_note("Go on with the same command and --resume.")
+            stop.add_note("Resume with the same command and --resume.")
             raise
 
 
@@ -256,12 +293,6 @@ def _counted(results: Iterator[Prediction], count: int | None, progress: Progres
     for done, result in enumerate(results, 1):
         progress("predicting", done, count)
         yield result
-
-
-def _tell(what: str) -> None:
-    """Say on a terminal what takes so long."""
-    if sys.stderr.isatty():
-        typer.echo(f"vertebra: {what} …", err=True)
 
 
 def _show(result: Prediction, bars: bool) -> None:
