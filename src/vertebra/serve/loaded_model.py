@@ -22,7 +22,7 @@ from vertebra.pixels import Pixels
 from vertebra.runtime.engine import OUTPUTS, PROBABILITIES, EngineError, FloatArray
 from vertebra.runtime.engines import Runner
 from vertebra.runtime.predictor import Predictor
-from vertebra.runtime.trial import trial_images
+from vertebra.synthetic_photos import synthetic_photos
 from vertebra.units import counted
 
 from .anatomy import anatomy
@@ -55,7 +55,7 @@ class LoadedModel:
         runner = predictor.runner(predictor.batch, tune=settings.tune)
         self.runner = runner
         self.plan = runner.plan
-        self._trial = trial_images(self.card.preprocessing.crop_size, max(_WARM_UP_SIZES))
+        self._trial = synthetic_photos(max(_WARM_UP_SIZES), self.card.preprocessing.crop_size)
         self.classes = self._check_outputs()
         self.decode = partial(
             network_input,
