@@ -38,7 +38,6 @@ EXCEPTIONS = {
     ("weight_transfer.py", "open"): "a download that goes on where it broke off; hashed, synced, then renamed",
     ("weight_transfer.py", "write_text"): "the version on the server of that partial file, which a damaged note costs",
     ("weight_transfer.py", "truncate"): "that partial file, from the start again",
-    ("weight_files.py", "open"): "the lock's file of a download",
     ("weight_files.py", "replace"): "the name of a download that is whole and synced",
     ("weight_files.py", "rename"): "a damaged file is put aside while it is fetched again",
     ("runtime/parquet_format.py", "ParquetWriter"): "into the new file that its caller has of `replacing`",
