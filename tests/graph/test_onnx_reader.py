@@ -6,11 +6,11 @@ import pytest
 from onnx import helper, numpy_helper
 
 from vertebra.card import CardError
-from vertebra.graph.onnx_reader import read_graph
+from vertebra.graph.onnx_reader import read_onnx
 
 
 def test_as_onnx_reads_it(tiny_model):
-    graph, right = read_graph(tiny_model), onnx.load(tiny_model).graph
+    graph, right = read_onnx(tiny_model), onnx.load(tiny_model).graph
     assert [(node.kind, node.name, node.inputs, node.outputs) for node in graph.nodes] == [
         (node.op_type, node.name, tuple(node.input), tuple(node.output)) for node in right.node
     ]
@@ -33,7 +33,7 @@ def test_constants_and_kinds_of_numbers(tmp_path):
         [node], "g", [], [], [*(numpy_helper.from_array(value, name) for name, value in values.items()), listed]
     )
     onnx.save(helper.make_model(graph), tmp_path / "g.onnx")
-    found = read_graph(tmp_path / "g.onnx")
+    found = read_onnx(tmp_path / "g.onnx")
     for name, value in values.items():
         assert np.array_equal(found.read(name), value)
     assert found.read("c").tolist() == [3, -4] and found.read("listed").tolist() == [5, -6]
@@ -43,12 +43,12 @@ def test_constants_and_kinds_of_numbers(tmp_path):
 
 def test_files_that_are_none(tmp_path, tiny_model):
     with pytest.raises(CardError, match="cannot be read"):
-        read_graph(tmp_path / "none.onnx")
+        read_onnx(tmp_path / "none.onnx")
     (tmp_path / "bad.onnx").write_bytes(b"\xff" * 100)
     with pytest.raises(CardError, match="graph that cannot be read"):
-        read_graph(tmp_path / "bad.onnx")
+        read_onnx(tmp_path / "bad.onnx")
     content = tiny_model.read_bytes()
     for end in range(100, len(content) - 1, 97):
         (tmp_path / "cut.onnx").write_bytes(content[:end])
         with pytest.raises(CardError):
-            read_graph(tmp_path / "cut.onnx")
+            read_onnx(tmp_path / "cut.onnx")

@@ -2,12 +2,12 @@
 
 import pytest
 
-from vertebra.graph.onnx_reader import read_graph
+from vertebra.graph.onnx_reader import read_onnx
 from vertebra.serve.anatomy import anatomy
 
 
 def test_stages(tiny_model, client):
-    found = anatomy(read_graph(tiny_model), 32)
+    found = anatomy(read_onnx(tiny_model), 32)
     kernel = 8 * 3 * 3 * 3
     assert found["input"] == [32, 32, 3]
     assert [(s["kind"], s["channels"], s["height"], s["width"]) for s in found["stages"]] == [
@@ -57,7 +57,7 @@ def test_stages_of_real_networks(exported, name, kinds, last):
     from vertebra import create_model
     from vertebra.serve.saliency import find_classifier
 
-    graph = read_graph(exported(name))
+    graph = read_onnx(exported(name))
     found = anatomy(graph, 64)
     assert {stage["kind"] for stage in found["stages"]} == kinds
     assert tuple(found["stages"][-2][key] for key in ("channels", "height", "width")) == last

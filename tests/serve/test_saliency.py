@@ -8,7 +8,7 @@ from PIL import Image
 
 import vertebra
 from vertebra.card import Preprocessing
-from vertebra.graph.onnx_reader import read_graph
+from vertebra.graph.onnx_reader import read_onnx
 from vertebra.pixels import network_pixels
 from vertebra.serve import saliency
 from vertebra.serve.saliency import crop_box, draw, find_classifier, is_mean_pooled, occluded, occlusion_map, shrunk
@@ -20,7 +20,7 @@ def opened(answer):
 
 
 def test_the_parts_of_all_places_are_the_logit(tiny_model, pngs):
-    classifier = find_classifier(read_graph(tiny_model))
+    classifier = find_classifier(read_onnx(tiny_model))
     network = vertebra.load(tiny_model)
     pixels = network_pixels(pngs[0], network.card.preprocessing)[None]
     probabilities, embedding, features = network.run(pixels, ("probabilities", "embedding", "features"))
@@ -127,8 +127,8 @@ def in_8_bits(model):
 
 
 def test_a_classifier_in_8_bits(tiny_model, write_model, tmp_path):
-    plain = find_classifier(read_graph(tiny_model))
-    rounded = find_classifier(read_graph(write_model(tmp_path / "m.onnx", change=in_8_bits)))
+    plain = find_classifier(read_onnx(tiny_model))
+    rounded = find_classifier(read_onnx(write_model(tmp_path / "m.onnx", change=in_8_bits)))
     assert rounded.weight.shape == plain.weight.shape == (3, 8)
     np.testing.assert_allclose(rounded.weight, plain.weight, atol=0.02)
 
@@ -142,7 +142,7 @@ def test_a_classifier_in_8_bits(tiny_model, write_model, tmp_path):
     ],
 )
 def test_graphs_that_end_otherwise(write_model, tmp_path, change):
-    assert find_classifier(read_graph(write_model(tmp_path / "m.onnx", change=change))) is None
+    assert find_classifier(read_onnx(write_model(tmp_path / "m.onnx", change=change))) is None
 
 
 def test_covering_finds_what_matters():

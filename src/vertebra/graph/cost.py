@@ -1,19 +1,15 @@
-"""What each ATen operation costs: its kind, its multiply-accumulates, its other arithmetic, how far it sees.
+"""What an operation costs: its kind, its multiply-accumulates, its other arithmetic, its window.
 
 MACs are counted for convolutions and matrix products, without the bias: what papers print, and half of the FLOPs.
 All other arithmetic is counted apart, as one for each addition, multiplication, comparison or transcendental function
-of one element. An operation that is not in the tables is counted as far as its tags tell, and marked as unknown.
+of one element. `aten_cost` and `onnx_cost` say which formula an operation has.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-
-from .ir import Node, Tensor
-from .shapes import spread
 
 
 class Kind(StrEnum):
@@ -60,218 +56,57 @@ class Cost:
     lookup: bool = False  # it reads of its table only what it returns
 
 
-def cost(op: Node) -> Cost:
-    """Count one operation."""
-    if op.op in _COUNTERS:
-        return _COUNTERS[op.op](op)
-    if op.is_view or op.op in _NO_WORK or not op.outputs:
-        return Cost(op.op, Kind.VIEW)
-    if op.op in _ELEMENTWISE:
-        name, each = _ELEMENTWISE[op.op]
-        return Cost(name, Kind.ELEMENTWISE, other_ops=each * _elements(op))
-    if op.op in _COPIES:
-        return Cost(_COPIES[op.op], Kind.COPY, lookup=op.op in _LOOKUPS)
-    if op.op in _REDUCTIONS:
-        return Cost(op.op, Kind.POOL, other_ops=_REDUCTIONS[op.op] * _read(op))
-    if op.is_pointwise:
-        return Cost(op.op, Kind.ELEMENTWISE, other_ops=_elements(op))
-    return _by_formula(op)
-
-
-def _elements(op: Node) -> int:
-    return math.prod(op.outputs[0].shape)
-
-
-def _read(op: Node) -> int:
-    return math.prod(op.inputs[0].shape) if op.inputs else 0
-
-
-def _times(values: tuple[int, ...]) -> str:
+def times(values: tuple[int, ...]) -> str:
+    """`"3×3"`."""
     return "×".join(map(str, values))
 
 
-def _convolution(op: Node) -> Cost:
-    a = op.arguments
-    x, weight, groups = a["input"], a["weight"], a["groups"]
-    dims = len(weight.shape) - 2
-    kernel = weight.shape[2:]
-    stride, dilation = tuple(spread(a["stride"], dims)), tuple(spread(a["dilation"], dims))
-    transposed = a["transposed"]
+def convolution_cost(
+    x: tuple[int, ...],
+    weight: tuple[int, ...],
+    out: tuple[int, ...],
+    *,
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+    groups: int,
+    transposed: bool,
+    has_bias: bool,
+) -> Cost:
+    """Of a convolution, from the shapes of input, weight and result."""
+    kernel = weight[2:]
     # A transposed convolution spreads each input over the kernel; a plain one gathers it for each output.
-    positions = math.prod(x.shape) if transposed else math.prod(op.outputs[0].shape)
-    macs = positions * weight.shape[1] * math.prod(kernel)
+    positions = math.prod(x) if transposed else math.prod(out)
     if groups == 1:
         kind = Kind.POINTWISE if math.prod(kernel) == 1 else Kind.DENSE
     else:
-        kind = Kind.DEPTHWISE if groups == x.shape[1] else Kind.GROUPED
-    words = [_times(kernel)]
-    words += [f"stride {_times(stride) if len(set(stride)) > 1 else stride[0]}"] if max(stride) > 1 else []
-    words += [f"dilation {_times(dilation) if len(set(dilation)) > 1 else dilation[0]}"] if max(dilation) > 1 else []
+        kind = Kind.DEPTHWISE if groups == x[1] else Kind.GROUPED
+    words = [times(kernel)]
+    words += [f"stride {times(stride) if len(set(stride)) > 1 else stride[0]}"] if max(stride) > 1 else []
+    words += [f"dilation {times(dilation) if len(set(dilation)) > 1 else dilation[0]}"] if max(dilation) > 1 else []
     words += [f"{groups} groups"] if kind is Kind.GROUPED else []
     return Cost(
-        f"conv_transpose{dims}d" if transposed else f"conv{dims}d",
+        f"conv_transpose{len(kernel)}d" if transposed else f"conv{len(kernel)}d",
         kind,
-        macs=macs,
-        other_ops=_elements(op) if a["bias"] is not None else 0,
+        macs=positions * weight[1] * math.prod(kernel),
+        other_ops=math.prod(out) if has_bias else 0,
         detail=", ".join(words),
         window=None if transposed else Window(kernel, stride, dilation),
         groups=groups,
     )
 
 
-def _matmul(op: Node) -> Cost:
-    refs = [value for value in op.arguments.values() if isinstance(value, Tensor)]
-    bias = op.op in ("addmm", "baddbmm", "addmv", "addbmm") or (op.op == "linear" and len(refs) == 3)
-    left = refs[0] if op.op == "linear" or not bias else refs[1]
-    inner = left.shape[-1]
-    # addbmm also sums over the batch, which the output no longer shows.
-    outputs = _elements(op) * (left.shape[0] if op.op == "addbmm" else 1)
-    return Cost(
-        "linear" if op.op in ("linear", "addmm") else op.op,
-        Kind.MATMUL,
-        macs=outputs * inner,
-        other_ops=_elements(op) if bias else 0,
-        rows=math.prod(left.shape[:-1]) if op.op in ("linear", "addmm", "mm") else None,
-    )
+def pooling_cost(
+    name: str, out: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]
+) -> Cost:
+    """Of a pooling with a sliding window."""
+    detail = times(kernel) + (f", stride {stride[0]}" if max(stride) > 1 else "")
+    return Cost(name, Kind.POOL, 0, math.prod(kernel) * math.prod(out), detail, Window(kernel, stride, dilation))
 
 
-def _batch_norm(op: Node) -> Cost:
-    a = op.arguments
-    training = bool(a.get("training", a.get("train", False)))
-    # In inference all is one factor and one shift a channel. In training the mean and the variance come first.
-    return Cost("batch_norm", Kind.NORM, other_ops=(7 if training else 2) * _elements(op))
-
-
-def _other_norm(op: Node) -> Cost:
-    name = op.op.removeprefix("native_").removeprefix("_fused_")
-    return Cost(name, Kind.NORM, other_ops=7 * _elements(op))  # mean 1, variance 2, normalise 2, scale and shift 2
-
-
-def _pool(op: Node) -> Cost:
-    a = op.arguments
-    dims = int(next(character for character in op.op if character.isdigit()))
-    kernel = tuple(spread(a["kernel_size"], dims))
-    stride = tuple(spread(a["stride"] or a["kernel_size"], dims))
-    dilation = tuple(spread(a.get("dilation", 1), dims))
-    detail = _times(kernel) + (f", stride {stride[0]}" if max(stride) > 1 else "")
-    name = op.op.removesuffix("_with_indices")
-    return Cost(name, Kind.POOL, 0, math.prod(kernel) * _elements(op), detail, Window(kernel, stride, dilation))
-
-
-def _adaptive_pool(op: Node) -> Cost:
-    dims = int(next(character for character in op.op if character.isdigit()))
-    before, after = op.inputs[0].shape[-dims:], op.outputs[0].shape[-dims:]
-    kernel = tuple(-(-b // a) for b, a in zip(before, after, strict=True))
-    stride = tuple(max(b // a, 1) for b, a in zip(before, after, strict=True))
-    name = op.op.lstrip("_")
-    return Cost(name, Kind.POOL, 0, _read(op), f"to {_times(after)}", Window(kernel, stride, (1,) * dims))
-
-
-def _mean(op: Node) -> Cost:
-    a = op.arguments
-    shape = op.inputs[0].shape
-    dims = a.get("dim") or range(len(shape))
-    gone = {dim % len(shape) for dim in dims}
-    # Over the sides of an image it is a pooling with one window for all of it.
-    sides = tuple(shape[i] if i in gone else 1 for i in range(2, len(shape)))
+def reduction_cost(name: str, x: tuple[int, ...], gone: set[int], each: int = 1) -> Cost:
+    """Of a reduction over these axes. Over the sides of an image it is a pooling with one window for all of it."""
+    sides = tuple(x[i] if i in gone else 1 for i in range(2, len(x)))
     window = Window(sides, sides, (1,) * len(sides)) if 0 not in gone and 1 not in gone and sides else None
-    return Cost("global_avg_pool" if window else "mean", Kind.POOL, 0, _read(op), window=window)
-
-
-def _hardtanh(op: Node) -> Cost:
-    a = op.arguments
-    name = {(0, 6): "relu6"}.get((a["min_val"], a["max_val"]), "hardtanh")
-    return Cost(name, Kind.ELEMENTWISE, other_ops=2 * _elements(op))
-
-
-def _softmax(op: Node) -> Cost:
-    return Cost("softmax", Kind.ELEMENTWISE, other_ops=5 * _elements(op))  # maximum, subtract, exp, sum, divide
-
-
-def _by_formula(op: Node) -> Cost:
-    """What no table here has: the formula of the operation itself, or nothing but its bytes."""
-    flops = op.flops() if op.flops is not None else None
-    return Cost(op.op, Kind.UNKNOWN) if flops is None else Cost(op.op.lstrip("_"), Kind.MATMUL, macs=flops // 2)
-
-
-_COUNTERS: dict[str, Callable[[Node], Cost]] = {
-    "convolution": _convolution,
-    "native_batch_norm": _batch_norm,
-    "_native_batch_norm_legit": _batch_norm,
-    "_native_batch_norm_legit_no_training": _batch_norm,
-    "cudnn_batch_norm": _batch_norm,
-    "native_layer_norm": _other_norm,
-    "native_group_norm": _other_norm,
-    "_fused_rms_norm": _other_norm,
-    "mean": _mean,
-    "hardtanh": _hardtanh,
-    "_softmax": _softmax,
-    "_safe_softmax": _softmax,
-    "_log_softmax": _softmax,
-}
-_COUNTERS |= dict.fromkeys(
-    ("mm", "addmm", "bmm", "baddbmm", "addbmm", "linear", "mv", "addmv", "dot", "matmul"), _matmul
-)
-_COUNTERS |= dict.fromkeys((f"max_pool{n}d_with_indices" for n in (2, 3)), _pool)
-_COUNTERS |= dict.fromkeys((f"{kind}_pool{n}d" for kind in ("max", "avg") for n in (1, 2, 3)), _pool)
-_COUNTERS |= dict.fromkeys(
-    (f"{lead}adaptive_{kind}_pool{n}d" for lead in ("", "_") for kind in ("avg", "max") for n in (1, 2, 3)),
-    _adaptive_pool,
-)
-
-# Operations an element; a transcendental function counts as one. The name is what people call it.
-_ELEMENTWISE = {
-    "relu": ("relu", 1),
-    "silu": ("silu", 2),
-    "sigmoid": ("sigmoid", 1),
-    "hardsigmoid": ("hardsigmoid", 4),
-    "hardswish": ("hardswish", 5),
-    "gelu": ("gelu", 4),
-    "add": ("add", 1),
-    "mul": ("mul", 1),
-    "leaky_relu": ("leaky_relu", 2),
-    "_prelu_kernel": ("prelu", 2),
-    "native_dropout": ("dropout", 2),
-}
-_REDUCTIONS = dict.fromkeys(("sum", "amax", "amin", "max", "min", "prod", "argmax", "cumsum", "any", "all"), 1) | {
-    "var_mean": 3,
-    "var": 3,
-    "std": 3,
-    "linalg_vector_norm": 2,
-}
-# Bytes are moved and nothing is computed.
-_COPIES = {
-    "cat": "concat",
-    "stack": "stack",
-    "clone": "clone",
-    "copy": "copy",
-    "_to_copy": "cast",
-    "constant_pad_nd": "pad",
-    "reflection_pad2d": "pad",
-    "replication_pad2d": "pad",
-    "roll": "roll",
-    "flip": "flip",
-    "repeat": "repeat",
-    "embedding": "embedding",
-    "index": "index",
-    "index_select": "index",
-    "gather": "gather",
-    "pixel_shuffle": "pixel_shuffle",
-    "channel_shuffle": "channel_shuffle",
-    "fill": "fill",
-    "zero": "fill",
-    "full": "fill",
-    "zeros": "fill",
-    "ones": "fill",
-    "zeros_like": "fill",
-    "ones_like": "fill",
-    "full_like": "fill",
-    "new_zeros": "fill",
-    "new_ones": "fill",
-    "new_full": "fill",
-    "arange": "arange",
-    "upsample_nearest2d": "upsample",
-    "upsample_nearest1d": "upsample",
-}
-_LOOKUPS = frozenset({"embedding", "index", "index_select", "gather"})
-_NO_WORK = frozenset({"empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "detach", "lift_fresh"})
+    return Cost(
+        "global_avg_pool" if window and name == "mean" else name, Kind.POOL, 0, each * math.prod(x), window=window
+    )

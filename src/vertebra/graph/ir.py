@@ -88,6 +88,7 @@ class Graph:
     order: list[str] = field(default_factory=list)  # paths of modules in the order in which they began
     modules: dict[str, Module] = field(default_factory=dict)  # by path; "" is the network itself
     stages: dict[str, str] | None = None  # module path -> stage, where the network says it
+    is_onnx: bool = False  # are the operators ONNX's, whose nodes have names, and not ATen's?
 
     def is_weight(self, tensor: Tensor) -> bool:
         """Is it a parameter or buffer, or a view of one?"""

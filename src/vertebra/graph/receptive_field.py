@@ -27,7 +27,7 @@ class ReceptiveFields:
         self._fields: dict[int, _Field] = {}
         self._batch = 1
         for ref in graph.inputs:
-            if len(ref.shape) > 2 and ref.is_floating_point:
+            if len(ref.shape) > 2 and (ref.is_floating_point or ref.dtype == "uint8"):
                 self._batch = ref.shape[0]
                 ones = (1,) * (len(ref.shape) - 2)
                 self._fields[ref.storage] = _Field(ones, ones, False)

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .cost import Cost, Kind, cost
+from . import aten_cost, onnx_cost
+from .cost import Cost, Kind
 from .ir import Graph, Node, Tensor
 from .receptive_field import ReceptiveFields
 from .stage_names import StageNames
@@ -99,14 +100,14 @@ def rows_of(graph: Graph) -> list[Row]:
         rows.append(
             Row(
                 index=index,
-                name=places.name(op.module, c.name, bool(weights)),
+                name=op.name if graph.is_onnx else places.name(op.module, c.name, bool(weights)),
                 op=c.name,
                 kind=c.kind,
                 detail=c.detail,
                 stage=places.stage(op.module),
                 block=places.block(op.module),
                 module=op.module,
-                module_type=graph.modules[op.module].type,
+                module_type=graph.modules[op.module].type or op.op,
                 output_shape=op.outputs[0].shape,
                 dtype=op.outputs[0].dtype,
                 parameters=sum(graph.storages[storage].parameters for storage in new),
@@ -133,6 +134,7 @@ def rows_of(graph: Graph) -> list[Row]:
 
 def counted(graph: Graph) -> list[tuple[Node, Cost]]:
     """The operations that get a row, with their costs."""
+    cost = onnx_cost.cost if graph.is_onnx else aten_cost.cost
     return [(op, c) for op, c in ((op, cost(op)) for op in graph.nodes) if not _is_nothing(op, c, graph)]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from vertebra.cache import change_state
 from vertebra.card import Card
 from vertebra.decoding_notes import DecodingNotes
-from vertebra.graph.onnx_reader import read_graph
+from vertebra.graph.onnx_reader import read_onnx
 from vertebra.model_checksum import verify
 from vertebra.pixels import Pixels
 from vertebra.runtime.engine import OUTPUTS, PROBABILITIES, EngineError, FloatArray
@@ -128,7 +128,7 @@ class LoadedModel:
 
     def _read(self) -> tuple[Classifier | None, dict[str, Any] | None]:
         try:
-            graph = read_graph(self.path)
+            graph = read_onnx(self.path)
             classifier = find_classifier(graph)
             if change_state(self.path) != self.file_state:
                 return None, None  # a newer file is there already, and will be loaded

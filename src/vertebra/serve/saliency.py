@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vertebra.card import Preprocessing
-from vertebra.graph.onnx_reader import Array, Graph, Node
+from vertebra.graph.onnx_reader import Array, OnnxFile, OnnxNode
 from vertebra.pixels import Pixels
 from vertebra.preprocessing import centre_crop_box, middle_of_strip, resized_size
 
@@ -46,7 +46,7 @@ class Classifier:
         return found
 
 
-def find_classifier(graph: Graph) -> Classifier | None:
+def find_classifier(graph: OnnxFile) -> Classifier | None:
     """The one linear layer between embedding and softmax, in float or in 8 bits; None where there is none."""
     node = graph.maker.get("probabilities")
     if node is None or node.kind != "Softmax":
@@ -76,7 +76,7 @@ def is_mean_pooled(classifier: Classifier, features: Array, embedding: Array) ->
     return bool(np.abs(mean - embedding).max() <= _TOLERANCE * max(1e-6, float(np.abs(embedding).max())))
 
 
-def _origin(graph: Graph, name: str) -> str:
+def _origin(graph: OnnxFile, name: str) -> str:
     """The tensor before its rounding to 8 bits."""
     while (node := graph.maker.get(name)) is not None and name != "embedding":
         if node.kind not in ("QuantizeLinear", "DequantizeLinear", "Identity"):
@@ -85,15 +85,15 @@ def _origin(graph: Graph, name: str) -> str:
     return name
 
 
-def _before(graph: Graph, name: str) -> Node | None:
+def _before(graph: OnnxFile, name: str) -> OnnxNode | None:
     return graph.maker.get(_origin(graph, name))
 
 
-def _constant(graph: Graph, name: str) -> bool:
+def _constant(graph: OnnxFile, name: str) -> bool:
     return name in graph.tensors or _origin(graph, name) in graph.tensors
 
 
-def _values(graph: Graph, name: str) -> Array | None:
+def _values(graph: OnnxFile, name: str) -> Array | None:
     """A weight in float, also where it is kept as integers with a scale for each row."""
     if name in graph.tensors:
         return graph.read(name)

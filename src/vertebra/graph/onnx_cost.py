@@ -1,0 +1,188 @@
+"""What each operator of ONNX costs. One that is in no table counts as memory traffic, and is marked as unknown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from .cost import Cost, Kind, convolution_cost, pooling_cost, reduction_cost
+from .ir import Node
+from .onnx_shapes import BINARY, REDUCTIONS, UNARY
+
+
+def cost(node: Node) -> Cost:
+    """Count one operation."""
+    if node.op in _COUNTERS:
+        return _COUNTERS[node.op](node)
+    if node.is_view or not node.outputs:
+        return Cost(_name(node.op), Kind.VIEW)
+    if node.op in _COPIES:
+        return Cost(_COPIES[node.op], Kind.COPY, lookup=node.op.startswith("Gather"))
+    if node.op in REDUCTIONS:
+        return _reduction(node)
+    if node.op in UNARY | BINARY or node.op in _OPERATIONS:
+        return Cost(_name(node.op), Kind.ELEMENTWISE, other_ops=_OPERATIONS.get(node.op, 1) * _elements(node))
+    return Cost(node.op, Kind.UNKNOWN)
+
+
+def _name(op: str) -> str:
+    return op.removeprefix("QLinear").lower()
+
+
+def _elements(node: Node) -> int:
+    return math.prod(node.outputs[0].shape)
+
+
+def _shape(node: Node, place: int) -> tuple[int, ...]:
+    tensor = node.operands[place] if place < len(node.operands) else None
+    return () if tensor is None else tensor.shape
+
+
+def _integers(node: Node, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(node.arguments.get(name) or default)
+
+
+def _convolution(weight: int, bias: int, transposed: bool = False) -> Callable[[Node], Cost]:
+    def count(node: Node) -> Cost:
+        shape = _shape(node, weight)
+        ones = (1,) * (len(shape) - 2)
+        return convolution_cost(
+            _shape(node, 0),
+            shape,
+            node.outputs[0].shape,
+            stride=_integers(node, "strides", ones),
+            dilation=_integers(node, "dilations", ones),
+            groups=node.arguments.get("group") or 1,
+            transposed=transposed,
+            has_bias=bool(_shape(node, bias)),
+        )
+
+    return count
+
+
+def _product(right: int, bias: int | None = None) -> Callable[[Node], Cost]:
+    def count(node: Node) -> Cost:
+        left = _shape(node, 0)
+        inner = left[0 if node.arguments.get("transA") else -1]
+        is_linear = any(t is not None and t not in node.inputs[:1] for t in node.operands[1:2])
+        return Cost(
+            "linear" if bias is not None else "matmul",
+            Kind.MATMUL,
+            macs=_elements(node) * inner,
+            other_ops=_elements(node) if bias is not None and _shape(node, bias) else 0,
+            rows=math.prod(left[:-1]) if is_linear else None,
+        )
+
+    return count
+
+
+def _batch_norm(node: Node) -> Cost:
+    return Cost("batch_norm", Kind.NORM, other_ops=2 * _elements(node))
+
+
+def _other_norm(name: str) -> Callable[[Node], Cost]:
+    # Mean 1, variance 2, normalise 2, scale and shift 2.
+    return lambda node: Cost(name, Kind.NORM, other_ops=7 * _elements(node))
+
+
+def _pool(name: str) -> Callable[[Node], Cost]:
+    def count(node: Node) -> Cost:
+        kernel = tuple(node.arguments["kernel_shape"])
+        ones = (1,) * len(kernel)
+        strides, dilations = _integers(node, "strides", ones), _integers(node, "dilations", ones)
+        return pooling_cost(f"{name}{len(kernel)}d", node.outputs[0].shape, kernel, strides, dilations)
+
+    return count
+
+
+def _global_pool(name: str) -> Callable[[Node], Cost]:
+    return lambda node: reduction_cost(name, _shape(node, 0), set(range(2, len(_shape(node, 0)))))
+
+
+def _reduction(node: Node) -> Cost:
+    x, out = _shape(node, 0), node.outputs[0].shape
+    if len(out) == len(x):
+        gone = {i for i, side in enumerate(out) if side == 1}
+    else:  # the axes may be an input: what is left says which they were
+        left = list(out)
+        gone = {i for i, side in enumerate(x) if not (left and left[0] == side and left.pop(0))}
+    name = node.op.removeprefix("Reduce").lower()
+    return reduction_cost(name, x, gone)
+
+
+def _clip(node: Node) -> Cost:
+    return Cost("clip", Kind.ELEMENTWISE, other_ops=2 * _elements(node))
+
+
+def _recurrent(gates: int) -> Callable[[Node], Cost]:
+    def count(node: Node) -> Cost:
+        x, (directions, _, hidden) = _shape(node, 0), _shape(node, 2)
+        macs = x[0] * x[1] * directions * gates * hidden * (x[2] + hidden)
+        return Cost(node.op.lower(), Kind.MATMUL, macs=macs, other_ops=5 * gates * x[0] * x[1] * directions * hidden)
+
+    return count
+
+
+_COUNTERS: dict[str, Callable[[Node], Cost]] = {
+    "AveragePool": _pool("avg_pool"),
+    "BatchNormalization": _batch_norm,
+    "Clip": _clip,
+    "Conv": _convolution(1, 2),
+    "ConvInteger": _convolution(1, 99),
+    "ConvTranspose": _convolution(1, 2, transposed=True),
+    "FusedConv": _convolution(1, 2),
+    "FusedMatMul": _product(1),
+    "GRU": _recurrent(3),
+    "Gemm": _product(1, 2),
+    "GlobalAveragePool": _global_pool("mean"),
+    "GlobalMaxPool": _global_pool("global_max_pool"),
+    "GroupNormalization": _other_norm("group_norm"),
+    "InstanceNormalization": _other_norm("instance_norm"),
+    "LSTM": _recurrent(4),
+    "LayerNormalization": _other_norm("layer_norm"),
+    "LpPool": _pool("lp_pool"),
+    "MatMul": _product(1),
+    "MatMulInteger": _product(1),
+    "MaxPool": _pool("max_pool"),
+    "QGemm": _product(3, 6),
+    "QLinearConv": _convolution(3, 8),
+    "QLinearGlobalAveragePool": _global_pool("mean"),
+    "QLinearMatMul": _product(3),
+    "RNN": _recurrent(1),
+    "SimplifiedLayerNormalization": _other_norm("rms_norm"),
+    "SkipLayerNormalization": _other_norm("layer_norm"),
+}
+# Operations an element, where there is more than one; a transcendental function counts as one.
+_OPERATIONS = {
+    "Gelu": 4,
+    "HardSigmoid": 4,
+    "HardSwish": 5,
+    "LRN": 5,
+    "LeakyRelu": 2,
+    "LogSoftmax": 5,
+    "Mish": 3,
+    "PRelu": 2,
+    "QLinearAdd": 1,
+    "QLinearMul": 1,
+    "Softmax": 5,
+    "Swish": 2,
+}
+# Bytes are moved and nothing is computed.
+_COPIES = {
+    "Cast": "cast",
+    "Concat": "concat",
+    "ConstantOfShape": "fill",
+    "DepthToSpace": "pixel_shuffle",
+    "Expand": "expand",
+    "Gather": "index",
+    "GatherElements": "index",
+    "Pad": "pad",
+    "Resize": "resize",
+    "Slice": "slice",
+    "SpaceToDepth": "pixel_unshuffle",
+    "Split": "split",
+    "Tile": "repeat",
+    "TopK": "topk",
+    "Transpose": "transpose",
+    "Upsample": "upsample",
+}

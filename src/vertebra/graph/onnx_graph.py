@@ -1,0 +1,357 @@
+"""An ONNX file's operations → a `Graph` with the shape and type of every tensor, for one size of its input."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+
+import numpy as np
+
+from vertebra.errors import UsageError
+
+from .ir import Graph, Module, Node, Storage, Tensor
+from .onnx_reader import TYPES, Array, OnnxFile, OnnxNode, OnnxValue
+from .onnx_shapes import EVALUATORS, OF_SHAPES_ALONE, RULES, Application
+from .shapes import Shape
+
+# Their results lie where their input does: nothing is moved.
+_VIEWS = frozenset({"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+_FILLS = frozenset({"ConstantOfShape", "Expand", "Tile"})  # more comes out of these than goes in
+_MOST_VALUES = 4096  # of a tensor whose values are followed: shapes, not images
+# Operator -> places of the inputs that hold parameters; of others every weight of more than one value counts.
+_PARAMETERS: dict[str, Sequence[int]] = {
+    "BatchNormalization": (1, 2),  # not the mean and the variance
+    "Clip": (),
+    "DequantizeLinear": (),
+    "DynamicQuantizeLinear": (),
+    "Expand": (0,),
+    "Pad": (),
+    "QLinearAdd": (0, 3),
+    "QLinearConv": (3, 8),
+    "QLinearGlobalAveragePool": (),
+    "QLinearMatMul": (0, 3),
+    "QLinearMul": (0, 3),
+    "QGemm": (0, 3, 6),
+    "QuantizeLinear": (),
+    "Resize": (),
+    "Upsample": (),
+}
+_INTEGER_OPERANDS = frozenset({"ConvInteger", "MatMulInteger", "QGemm", "QLinearAdd", "QLinearConv", "QLinearMatMul"})
+# What our own exporter writes in front of a network and for poolings that ONNX has no operator for.
+_NO_PARAMETERS = ("scale", "shift", "row.scale", "row.shift", "constant_")
+
+
+class _Builder:
+    def __init__(self, file: OnnxFile) -> None:
+        self.file = file
+        self.graph = Graph([], [], (), (), is_onnx=True)
+        self.tensors: dict[str, Tensor] = {}
+        self.values: dict[str, Array] = {}
+        self.assumed: list[str] = []  # operators whose shapes had to be assumed
+        outputs = {value.name for value in file.outputs}
+        # What is rounded to 8 bits at once is written in 8 bits: a runtime fuses the operation and the rounding.
+        self.rounded = {
+            node.inputs[0]: node
+            for node in file.nodes
+            if node.kind == "QuantizeLinear" and file.readers[node.inputs[0]] == 1 and node.inputs[0] not in outputs
+        }
+
+    def add(self, name: str, shape: Shape, kind: tuple[str, float], like: Tensor | None = None) -> Tensor:
+        """Make a tensor of that name; `like` has the memory that it lies in."""
+        elements = math.prod(shape)
+        if like is None:
+            storage, itemsize = len(self.graph.storages), kind[1]
+            self.graph.storages.append(Storage(math.ceil(elements * itemsize), len(self.graph.nodes)))
+        else:
+            storage, itemsize = like.storage, like.itemsize
+        tensor = Tensor(storage, tuple(shape), kind[0], itemsize, elements, name=name)
+        self.tensors[name] = tensor
+        return tensor
+
+    def operand(self, name: str) -> Tensor | None:
+        """An input of a node; weights are added when they are first used."""
+        if not name:
+            return None
+        if name not in self.tensors and name in self.file.tensors:
+            weight = self.file.tensors[name]
+            kind = TYPES.get(weight.kind, ("unknown", 4))
+            tensor = self.add(name, weight.shape, kind)
+            self.graph.storages[tensor.storage].path = name
+            if weight.count <= 64 or (kind[0] == "int64" and weight.count <= _MOST_VALUES):
+                self.follow(name)
+        return self.tensors.get(name)
+
+    def follow(self, name: str) -> None:
+        """Read the values of a small weight."""
+        with suppress(UsageError):  # of a type that no shape is made of
+            self.values[name] = self.file.read(name)
+
+    def node(self, node: OnnxNode, module: str) -> None:
+        """Add an operation, unless its results follow from shapes and weights alone."""
+        if node.kind == "Constant":
+            self.constant(node)
+            return
+        operands = tuple(map(self.operand, node.inputs))
+        values = [self.values.get(name) for name in node.inputs]
+        application = Application(node, [None if t is None else t.shape for t in operands], values)
+        if self.evaluate(application):
+            return
+        shapes = self.shapes(application)
+        known = [tensor for tensor in operands if tensor is not None]
+        if known and all(map(self.graph.is_weight, known)):  # a runtime computes it once, when it loads the file
+            for name, shape in zip(node.outputs, shapes, strict=False):
+                made = self.add(name, shape, ("float32", 4), None if node.kind in _FILLS else known[0])
+                self.graph.storages[made.storage].path = self.graph.storages[made.storage].path or name
+            return
+        outputs = [
+            self.result(node, index, name, shape, known)
+            for index, (name, shape) in enumerate(zip(node.outputs, shapes, strict=False))
+            if name and (index == 0 or self.file.readers[name] or node.kind in ("Split", "TopK"))
+        ]
+        self.parameters(node, operands)
+        self.graph.nodes.append(
+            Node(
+                node.kind,
+                node.attributes,
+                tuple(dict.fromkeys(known)),
+                tuple(outputs),
+                module,
+                node.name.strip("/") or f"{node.kind}_{len(self.graph.nodes) + 1}",
+                operands=operands,
+            )
+        )
+
+    def constant(self, node: OnnxNode) -> None:
+        name = node.outputs[0]
+        if name in self.file.tensors:
+            return
+        found = next((v for k, v in node.attributes.items() if k.startswith("value") and not isinstance(v, str)), None)
+        if found is not None:
+            value = np.array(found, np.float32 if "float" in next(iter(node.attributes)) else np.int64)
+            self.values[name] = value
+            self.graph.storages[self.add(name, value.shape, ("int64", 8)).storage].path = name
+
+    def evaluate(self, a: Application) -> bool:
+        """Follow values that shapes are made of; whether all of the results are known."""
+        node = a.node
+        evaluator = EVALUATORS.get(node.kind)
+        known = all(value is not None for name, value in zip(node.inputs, a.values, strict=True) if name)
+        if evaluator is None or not (known or (node.kind in OF_SHAPES_ALONE and a.shapes[0] is not None)):
+            return False
+        try:
+            value = evaluator(a)
+        except (ValueError, IndexError, TypeError):
+            return False
+        if value.size > _MOST_VALUES:
+            return False
+        self.values[node.outputs[0]] = value
+        tensor = self.add(node.outputs[0], value.shape, (value.dtype.name, value.itemsize))
+        self.graph.storages[tensor.storage].path = node.outputs[0]
+        return True
+
+    def shapes(self, a: Application) -> list[Shape]:
+        """The shape of each result: by the rule, by what the file says, or that of the first input, which is noted."""
+        node, rule = a.node, RULES.get(a.node.kind)
+        if rule is not None and node.kind not in self.file.functions:
+            try:
+                found = rule(a)
+                if all(side >= 0 for shape in found for side in shape):
+                    return found
+            except (ValueError, IndexError, TypeError, KeyError):
+                pass  # an input whose shape is not known, or that depends on values
+        said = [self.said(name) for name in node.outputs]
+        if all(shape is not None for shape in said):
+            return [shape for shape in said if shape is not None]
+        self.assumed.append(node.kind)
+        likely = next((shape for shape in a.shapes if shape), ())
+        return [likely if shape is None else shape for shape in said]
+
+    def said(self, name: str) -> Shape | None:
+        """The shape that the file gives a tensor, where it is complete but for the number of images."""
+        value = self.file.values.get(name) or next((v for v in self.file.outputs if v.name == name), None)
+        if value is None or value.shape is None:
+            return None
+        batch = self.graph.inputs[0].shape[:1] if self.graph.inputs else ()
+        sides = [batch[0] if i == 0 and batch and not isinstance(s, int) else s for i, s in enumerate(value.shape)]
+        return tuple(s for s in sides if isinstance(s, int)) if all(isinstance(s, int) for s in sides) else None
+
+    def result(self, node: OnnxNode, index: int, name: str, shape: Shape, inputs: list[Tensor]) -> Tensor:
+        is_fused = self.rounded.get(node.inputs[0]) is node
+        if node.kind == "DequantizeLinear" or is_fused:
+            return self.add(name, shape, ("uint8", 1) if inputs[0].itemsize == 1 else ("float32", 4), inputs[0])
+        if node.kind in _VIEWS and index == 0:
+            return self.add(name, shape, (inputs[0].dtype, inputs[0].itemsize), inputs[0])
+        if name in self.rounded or node.kind.startswith("QLinear") or node.kind == "QuantizeLinear":
+            return self.add(name, shape, ("uint8", 1))
+        said = self.file.values.get(name) or next((v for v in self.file.outputs if v.name == name), None)
+        kind = TYPES.get(said.kind) if said is not None else None
+        if node.kind == "Cast":
+            kind = TYPES.get(node.attributes.get("to", 1))
+        elif node.kind in ("ArgMax", "ArgMin", "NonZero") or (index == 1 and node.kind in ("MaxPool", "TopK")):
+            kind = TYPES[7]
+        if kind is None:
+            floats = [tensor for tensor in inputs if tensor.is_floating_point]
+            kind = (floats[0].dtype, floats[0].itemsize) if floats else TYPES[6 if node.kind.endswith("Integer") else 1]
+            kind = TYPES[1] if kind[1] < 2 else kind  # a dequantised input counts by its 8 bits, the result does not
+        return self.add(name, shape, kind)
+
+    def parameters(self, node: OnnxNode, operands: Sequence[Tensor | None]) -> None:
+        """Note which weights are parameters."""
+        for place in _PARAMETERS.get(node.kind, range(len(operands))):
+            tensor = operands[place] if place < len(operands) else None
+            if tensor is None or not self.graph.is_weight(tensor):
+                continue
+            storage = self.graph.storages[tensor.storage]
+            ours = self.file.producer == "vertebra" and (storage.path or "").startswith(_NO_PARAMETERS)
+            is_number = tensor.is_floating_point or node.kind in _INTEGER_OPERANDS
+            if is_number and tensor.elements > 1 and not ours:
+                storage.parameters = tensor.elements
+
+
+def graph_of(
+    file: OnnxFile, size: int | tuple[int, int] | None = None, batch_size: int = 1
+) -> tuple[Graph, tuple[str, ...]]:
+    """The graph for inputs of that size, and the operators whose results are assumed to have their input's shape.
+
+    Args:
+        file: as it was read.
+        size: pixels of a side, or (height, width), of what the file leaves open.
+        batch_size: images, where the file leaves their number open.
+
+    Raises:
+        UsageError: a size that the file leaves open is not given, or one that it fixes is another.
+    """
+    builder = _Builder(file)
+    shapes = input_shapes(file, size, batch_size)
+    builder.graph.inputs = tuple(
+        builder.add(value.name, shapes[value.name], TYPES.get(value.kind, ("float32", 4))) for value in file.inputs
+    )
+    paths = _module_paths(file)
+    for node, path in zip(file.nodes, paths, strict=True):
+        builder.node(node, path)
+    graph = builder.graph
+    graph.outputs = tuple(builder.tensors[value.name] for value in file.outputs if value.name in builder.tensors)
+    if not any(paths):  # the file says nothing of modules: what has one resolution is a stage
+        for operation in graph.nodes:
+            sides = operation.outputs[0].shape
+            operation.module = "×".join(map(str, sides[2:][-2:])) or "vectors"
+    graph.modules = _modules(node.module for node in graph.nodes)
+    return graph, tuple(dict.fromkeys(builder.assumed))
+
+
+# --- sizes of the inputs --------------------------------------------------------------------------------------------
+
+
+def input_shapes(file: OnnxFile, size: int | tuple[int, int] | None, batch_size: int) -> dict[str, Shape]:
+    """The shape of each input, with what it leaves open filled in.
+
+    Raises:
+        UsageError: as `graph_of`.
+    """
+    found: dict[str, Shape] = {}
+    if not file.inputs:
+        raise UsageError(f"{file.path} has no input, so there is nothing to count.")
+    used = False
+    for value in file.inputs:
+        if value.shape is None:
+            raise UsageError(f"{file.path} does not say how many sides its input {value.name!r} has.")
+        found[value.name], filled = _filled(file, value, size, batch_size)
+        used |= filled
+    if size is not None and not used:
+        sides = (size, size) if isinstance(size, int) else size
+        images = [shape for shape in found.values() if len(shape) == 4]
+        if not any(sides in (shape[1:3], shape[2:4]) for shape in images):
+            given = " and ".join(f"{v.name!r} {_words(v.shape or ())}" for v in file.inputs)
+            raise UsageError(
+                f"--size is {'x'.join(map(str, sides))}, and {file.path} fixes the size of its input: {given}. "
+                "Leave --size out."
+            )
+    return found
+
+
+def _filled(
+    file: OnnxFile, value: OnnxValue, size: int | tuple[int, int] | None, batch_size: int
+) -> tuple[Shape, bool]:
+    """A shape without open sides, and whether `size` went into it."""
+    sides = list(value.shape or ())
+    image = len(sides) == 4
+    if sides and not isinstance(sides[0], int) and len(sides) > 1:
+        sides[0] = batch_size
+    elif image and sides[0] != batch_size and batch_size > 1:
+        raise UsageError(
+            f"--batch is {batch_size}, and {file.path} takes {sides[0]} at a time: {value.name!r} "
+            f"{_words(value.shape or ())}."
+        )
+    last = image and sides[3] in (1, 3, 4) and sides[1] not in (1, 3, 4)  # is it (N, H, W, C)?
+    if image and not last and not isinstance(sides[1], int):
+        sides[1] = _channels(file, value.name)
+    opened = [place for place, side in enumerate(sides) if not isinstance(side, int)]
+    if not opened:
+        return tuple(side for side in sides if isinstance(side, int)), False
+    if size is None or len(opened) > 2:
+        what = "the size of its input" if image else "sides of its input"
+        raise UsageError(
+            f"{file.path} leaves {what} {value.name!r} open ({_words(value.shape or ())}). "
+            + ("Give it: --size 224." if len(opened) <= 2 else "--size gives at most two sides.")
+        )
+    for place, side in zip(opened, (size, size) if isinstance(size, int) else size[-len(opened) :], strict=False):
+        sides[place] = side
+    return tuple(side for side in sides if isinstance(side, int)), True
+
+
+def _channels(file: OnnxFile, name: str) -> int:
+    """What the first convolution takes; images have three."""
+    for node in file.nodes:
+        if node.kind == "Conv" and len(node.inputs) > 1 and node.inputs[1] in file.tensors:
+            return file.tensors[node.inputs[1]].shape[1] * int(node.attributes.get("group") or 1)
+    return 3
+
+
+def _words(sides: Sequence[int | str | None]) -> str:
+    return " × ".join("?" if side is None else str(side) for side in sides) or "one number"
+
+
+# --- modules --------------------------------------------------------------------------------------------------------
+
+
+def _module_paths(file: OnnxFile) -> list[str]:
+    """The path of each node's module. A node that says none is in the module of the one before it."""
+    paths, last = [], ""
+    for node in file.nodes:
+        path = _module_path(node, file.producer)
+        last = last if path is None else path
+        paths.append(last)
+    return paths
+
+
+def _module_path(node: OnnxNode, producer: str) -> str | None:
+    if node.scopes:  # of torch.onnx.export(dynamo=True)
+        return node.scopes[-1]
+    if "/" in node.name:  # of TorchScript, "/layer1/layer1.0/conv1/Conv", and of TensorFlow
+        path = ""
+        for part in node.name.strip("/").split("/")[:-1]:
+            path = part if path and part.startswith(f"{path}.") else f"{path}.{part}".lstrip(".")
+        return path
+    has_path = producer == "vertebra" and node.kind in ("Conv", "Gemm", "BatchNormalization")
+    return node.name if has_path and not node.name.startswith(f"{node.kind}_") else None
+
+
+def _modules(paths: Iterable[str]) -> dict[str, Module]:
+    """The tree of modules that these paths make; each stands before those within it."""
+    children: dict[str, dict[str, None]] = {"": {}}
+    for path in paths:
+        while path:
+            parent = path.rpartition(".")[0]
+            children.setdefault(path, {})
+            children.setdefault(parent, {})[path] = None
+            path = parent
+
+    def visit(path: str) -> Iterator[tuple[str, Module]]:
+        inner = tuple(children[path])
+        is_list = bool(path and inner) and all(child.rpartition(".")[2].isdigit() for child in inner)
+        yield path, Module("", is_list, inner, ())
+        for child in inner:
+            yield from visit(child)
+
+    return dict(visit(""))

@@ -1,0 +1,409 @@
+"""Shapes of the results of ONNX operators: https://onnx.ai/onnx/operators
+
+A rule takes an `Application` (a node with the shapes of its inputs, and the values of those that are small and known)
+and gives the shape of each result. Where there is no rule, what the file says is used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from .onnx_reader import Array, OnnxNode
+from .shapes import Shape, broadcast, window
+
+Rule: TypeAlias = Callable[["Application"], list[Shape]]
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """A node with what is known of its inputs: in their places, None where one is left out or not known."""
+
+    node: OnnxNode
+    shapes: Sequence[Shape | None]
+    values: Sequence[Array | None]
+
+    def shape(self, place: int = 0) -> Shape:
+        """Of an input.
+
+        Raises:
+            ValueError: it is not given.
+        """
+        found = self.shapes[place] if place < len(self.shapes) else None
+        if found is None:
+            raise ValueError(f"input {place + 1} is not known")
+        return found
+
+    def option(self, name: str, default: Any = None) -> Any:
+        """An attribute."""
+        found = self.node.attributes.get(name)
+        return default if found is None else found
+
+    def integers(self, place: int, name: str = "") -> list[int] | None:
+        """Integers that are an input, or an attribute in older opsets; None where neither is given.
+
+        Raises:
+            ValueError: they are computed from values that are not known.
+        """
+        if name and name in self.node.attributes:
+            found = self.node.attributes[name]
+            return [int(value) for value in (found if isinstance(found, list) else [found])]
+        if place >= len(self.shapes) or self.shapes[place] is None:
+            return None
+        value = self.values[place]
+        if value is None:
+            raise ValueError(f"its input {place + 1} depends on values")
+        return [int(number) for number in np.atleast_1d(value).ravel()]
+
+
+def _axes(axes: Sequence[int], rank: int) -> list[int]:
+    return [axis % rank for axis in axes]
+
+
+def _same(a: Application) -> list[Shape]:
+    return [a.shape()] * len(a.node.outputs)
+
+
+def _broadcast(a: Application) -> list[Shape]:
+    return [broadcast(*(shape for shape in a.shapes if shape is not None))]
+
+
+def _sides(a: Application, size: Shape, kernel: Sequence[int]) -> Shape:
+    """The sides after a sliding window."""
+    rank = len(kernel)
+    strides, dilations = a.option("strides", [1] * rank), a.option("dilations", [1] * rank)
+    automatic = a.option("auto_pad", "NOTSET")
+    if automatic in ("SAME_UPPER", "SAME_LOWER"):
+        return tuple(-(-side // stride) for side, stride in zip(size, strides, strict=True))
+    pads = [0] * 2 * rank if automatic == "VALID" else a.option("pads", [0] * 2 * rank)
+    ceil = bool(a.option("ceil_mode", 0))
+    return tuple(
+        window(size[i], kernel[i], strides[i], pads[i], dilations[i], ceil, pads[i + rank]) for i in range(rank)
+    )
+
+
+def _convolution(weight: int) -> Rule:
+    def rule(a: Application) -> list[Shape]:
+        x, w = a.shape(), a.shape(weight)
+        return [(x[0], w[0], *_sides(a, x[2:], a.option("kernel_shape", w[2:])))]
+
+    return rule
+
+
+def _transposed_convolution(a: Application) -> list[Shape]:
+    x, w = a.shape(), a.shape(1)
+    rank = len(w) - 2
+    sides = a.option("output_shape")
+    if sides is None:
+        strides, dilations = a.option("strides", [1] * rank), a.option("dilations", [1] * rank)
+        pads, more = a.option("pads", [0] * 2 * rank), a.option("output_padding", [0] * rank)
+        same = str(a.option("auto_pad", "NOTSET")).startswith("SAME")
+        sides = [
+            x[2 + i] * strides[i]
+            if same
+            else (x[2 + i] - 1) * strides[i] + more[i] + dilations[i] * (w[2 + i] - 1) + 1 - pads[i] - pads[i + rank]
+            for i in range(rank)
+        ]
+    return [(x[0], w[1] * a.option("group", 1), *sides)]
+
+
+def _pool(a: Application) -> list[Shape]:
+    x = a.shape()
+    return [(*x[:2], *_sides(a, x[2:], a.option("kernel_shape")))] * len(a.node.outputs)
+
+
+def _to_one(a: Application) -> list[Shape]:
+    x = a.shape()
+    return [(*x[:2], *[1] * (len(x) - 2))]
+
+
+def _gemm(a: Application) -> list[Shape]:
+    left, right = a.shape(), a.shape(3 if a.node.kind == "QGemm" else 1)
+    return [(left[1 if a.option("transA") else 0], right[0 if a.option("transB") else 1])]
+
+
+def _product(right: int) -> Rule:
+    def rule(a: Application) -> list[Shape]:
+        left, other = a.shape(), a.shape(right)
+        one, two = left if len(left) > 1 else (1, *left), other if len(other) > 1 else (*other, 1)
+        sides = (one[-2],) * (len(left) > 1) + (two[-1],) * (len(other) > 1)
+        return [(*broadcast(one[:-2], two[:-2]), *sides)]
+
+    return rule
+
+
+def _flatten(a: Application) -> list[Shape]:
+    x, axis = a.shape(), a.option("axis", 1)
+    axis = axis if axis >= 0 else axis + len(x)
+    return [(math.prod(x[:axis]), math.prod(x[axis:]))]
+
+
+def _reshape(a: Application) -> list[Shape]:
+    x, wanted = a.shape(), a.integers(1, "shape") or []
+    if not a.option("allowzero", 0):
+        wanted = [x[i] if side == 0 and i < len(x) else side for i, side in enumerate(wanted)]
+    known = math.prod(side for side in wanted if side != -1)
+    return [tuple(math.prod(x) // max(known, 1) if side == -1 else side for side in wanted)]
+
+
+def _transpose(a: Application) -> list[Shape]:
+    x = a.shape()
+    return [tuple(x[axis] for axis in a.option("perm", range(len(x))[::-1]))]
+
+
+def _concat(a: Application) -> list[Shape]:
+    shapes = [a.shape(place) for place in range(len(a.shapes))]
+    (axis,) = _axes([a.option("axis", 1)], len(shapes[0]))
+    return [tuple(sum(s[i] for s in shapes) if i == axis else side for i, side in enumerate(shapes[0]))]
+
+
+def _split(a: Application) -> list[Shape]:
+    x, count = a.shape(), len(a.node.outputs)
+    (axis,) = _axes([a.option("axis", 0)], len(x))
+    part = -(-x[axis] // count)
+    parts = a.integers(1, "split") or [min(part, x[axis] - i * part) for i in range(count)]
+    return [(*x[:axis], side, *x[axis + 1 :]) for side in parts]
+
+
+def _slice(a: Application) -> list[Shape]:
+    x = list(a.shape())
+    starts, ends = a.integers(1, "starts") or [], a.integers(2, "ends") or []
+    axes = a.integers(3, "axes") or list(range(len(starts)))
+    steps = a.integers(4) or [1] * len(starts)
+    for start, end, axis, step in zip(starts, ends, _axes(axes, len(x)), steps, strict=True):
+        x[axis] = len(range(*slice(start, end, step).indices(x[axis])))
+    return [tuple(x)]
+
+
+def _gather(a: Application) -> list[Shape]:
+    x, indices = a.shape(), a.shape(1)
+    (axis,) = _axes([a.option("axis", 0)], len(x))
+    return [(*x[:axis], *indices, *x[axis + 1 :])]
+
+
+def _gather_elements(a: Application) -> list[Shape]:
+    return [a.shape(1)]
+
+
+def _squeeze(a: Application) -> list[Shape]:
+    x, axes = a.shape(), a.integers(1, "axes")
+    gone = [i for i, side in enumerate(x) if side == 1] if axes is None else _axes(axes, len(x))
+    return [tuple(side for i, side in enumerate(x) if i not in gone)]
+
+
+def _unsqueeze(a: Application) -> list[Shape]:
+    x, axes = list(a.shape()), a.integers(1, "axes") or []
+    for axis in sorted(_axes(axes, len(x) + len(axes))):
+        x.insert(axis, 1)
+    return [tuple(x)]
+
+
+def _expand(a: Application) -> list[Shape]:
+    return [broadcast(a.shape(), a.integers(1) or [])]
+
+
+def _tile(a: Application) -> list[Shape]:
+    return [tuple(side * times for side, times in zip(a.shape(), a.integers(1) or [], strict=True))]
+
+
+def _pad(a: Application) -> list[Shape]:
+    x, pads = list(a.shape()), a.integers(1, "pads") or []
+    axes = a.integers(3) or list(range(len(x)))
+    for i, axis in enumerate(_axes(axes, len(x))):
+        x[axis] += pads[i] + pads[i + len(axes)]
+    return [tuple(x)]
+
+
+def _resize(a: Application) -> list[Shape]:
+    x = a.shape()
+    places = (1, 3) if a.node.kind == "Upsample" or len(a.shapes) == 2 else (2, 3)
+    sizes = a.integers(places[1])
+    axes = _axes(a.option("axes", range(len(x))), len(x))
+    if sizes is not None:
+        return [tuple(sizes[axes.index(i)] if i in axes else side for i, side in enumerate(x))]
+    scales = a.values[places[0]] if places[0] < len(a.values) else a.option("scales")
+    if scales is None:
+        raise ValueError("its scales depend on values")
+    found = list(x)
+    for axis, scale in zip(axes, np.asarray(scales, float).ravel().tolist(), strict=True):
+        found[axis] = math.floor(x[axis] * scale + 1e-4)  # scales are float32
+    return [tuple(found)]
+
+
+def _reduce(a: Application) -> list[Shape]:
+    x, axes = a.shape(), a.integers(1, "axes")
+    if a.node.kind in ("ArgMax", "ArgMin"):
+        axes = [a.option("axis", 0)]
+    gone = range(len(x)) if not axes else _axes(axes, len(x))
+    if not axes and a.option("noop_with_empty_axes", 0):
+        return [x]
+    keep = a.option("keepdims", 1)
+    return [tuple(1 if i in gone else side for i, side in enumerate(x) if keep or i not in gone)]
+
+
+def _top_k(a: Application) -> list[Shape]:
+    x, count = list(a.shape()), a.integers(1, "k") or [1]
+    x[a.option("axis", -1)] = count[0]
+    return [tuple(x)] * 2
+
+
+def _depth_to_space(a: Application) -> list[Shape]:
+    (n, c, h, w), b = a.shape(), a.option("blocksize")
+    return [(n, c // b**2, h * b, w * b) if a.node.kind == "DepthToSpace" else (n, c * b**2, h // b, w // b)]
+
+
+def _shape(a: Application) -> list[Shape]:
+    return [(len(range(*slice(a.option("start", 0), a.option("end")).indices(len(a.shape())))),)]
+
+
+def _filled(a: Application) -> list[Shape]:
+    return [tuple(a.integers(0) or [])]
+
+
+def _recurrent(a: Application) -> list[Shape]:
+    x, directions, hidden = a.shape(), a.shape(1)[0], a.shape(2)[-1]
+    if a.option("layout", 0):
+        return [(x[0], x[1], directions, hidden), *[(x[0], directions, hidden)] * 2]
+    return [(x[0], directions, x[1], hidden), *[(directions, x[1], hidden)] * 2]
+
+
+def _normalised(a: Application) -> list[Shape]:
+    """The result, then statistics that only training has; a layer norm's mean and deviation."""
+    x = a.shape()
+    (axis,) = _axes([a.option("axis", -1)], len(x))
+    return [x, *[(*x[:axis], *[1] * (len(x) - axis))] * 2, x]
+
+
+# The result has the shape of the first input.
+_UNARY = """
+Abs Acos Asin Atan BatchNormalization BiasGelu Binarizer Cast CastLike Ceil Celu Clip Cos Cosh CumSum
+DequantizeLinear Dropout DynamicQuantizeLinear Elu Erf Exp FastGelu Floor Gelu GroupNormalization HardSigmoid
+HardSwish Hardmax Identity InstanceNormalization IsInf IsNaN LRN LeakyRelu Log LogSoftmax LpNormalization
+MeanVarianceNormalization Mish Neg Not PRelu QLinearLeakyRelu QLinearSigmoid QLinearSoftmax QuantizeLinear
+QuickGelu Reciprocal Relu ReverseSequence Round Scatter ScatterElements ScatterND Selu Shrink Sigmoid Sign Sin
+Sinh Softmax Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu Trilu
+"""
+# Inputs are broadcast.
+_BINARY = """
+Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min
+Mod Mul Or Pow Sub Sum Where Xor
+"""
+# Axes go, or become 1.
+_REDUCTIONS = """
+ArgMax ArgMin ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
+ReduceSumSquare
+"""
+UNARY, BINARY, REDUCTIONS = (frozenset(names.split()) for names in (_UNARY, _BINARY, _REDUCTIONS))
+
+RULES: dict[str, Rule] = (
+    dict.fromkeys(UNARY, _same)
+    | dict.fromkeys(BINARY, _broadcast)
+    | dict.fromkeys(REDUCTIONS, _reduce)
+    | dict.fromkeys(("Conv", "ConvInteger", "FusedConv", "DeformConv"), _convolution(1))
+    | dict.fromkeys(("AveragePool", "LpPool", "MaxPool"), _pool)
+    | dict.fromkeys(("GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "QLinearGlobalAveragePool"), _to_one)
+    | dict.fromkeys(("Gemm", "QGemm"), _gemm)
+    | dict.fromkeys(("MatMul", "MatMulInteger", "FusedMatMul"), _product(1))
+    | dict.fromkeys(("GRU", "LSTM", "RNN"), _recurrent)
+    | dict.fromkeys(("Resize", "Upsample"), _resize)
+    | dict.fromkeys(("DepthToSpace", "SpaceToDepth"), _depth_to_space)
+    | dict.fromkeys(("LayerNormalization", "SkipLayerNormalization", "SimplifiedLayerNormalization"), _normalised)
+    | {
+        "Concat": _concat,
+        "ConstantOfShape": _filled,
+        "ConvTranspose": _transposed_convolution,
+        "Expand": _expand,
+        "Flatten": _flatten,
+        "Gather": _gather,
+        "GatherElements": _gather_elements,
+        "Pad": _pad,
+        "QLinearAdd": lambda a: [broadcast(a.shape(), a.shape(3))],
+        "QLinearMul": lambda a: [broadcast(a.shape(), a.shape(3))],
+        "QLinearConv": _convolution(3),
+        "QLinearMatMul": _product(3),
+        "Reshape": _reshape,
+        "Shape": _shape,
+        "Size": lambda a: [()],
+        "Slice": _slice,
+        "Split": _split,
+        "Squeeze": _squeeze,
+        "Tile": _tile,
+        "TopK": _top_k,
+        "Transpose": _transpose,
+        "Unsqueeze": _unsqueeze,
+    }
+)
+
+
+# --- values of shapes that are computed in the graph ------------------------------------------------------------------
+
+
+def _evaluated_slice(a: Application) -> Array:
+    found = np.asarray(a.values[0])
+    starts, ends = a.integers(1, "starts") or [], a.integers(2, "ends") or []
+    steps = a.integers(4) or [1] * len(starts)
+    places = [slice(None)] * found.ndim
+    for start, end, axis, step in zip(starts, ends, a.integers(3, "axes") or range(len(starts)), steps, strict=True):
+        places[axis] = slice(start, end, step)
+    return found[tuple(places)]
+
+
+def _evaluated_shape(a: Application) -> Array:
+    return np.array(a.shape()[slice(a.option("start", 0), a.option("end"))], np.int64)
+
+
+def _evaluated_cast(a: Application) -> Array:
+    return np.asarray(a.values[0]).astype({1: np.float32, 9: np.bool_, 11: np.float64}.get(a.option("to"), np.int64))
+
+
+def _evaluated_fill(a: Application) -> Array:
+    value = a.option("value")
+    return np.full(a.integers(0) or [], value.values[0] if value is not None else np.float32(0))
+
+
+def _evaluated_division(a: Application) -> Array:
+    one, other = np.asarray(a.values[0]), np.asarray(a.values[1])
+    whole = np.issubdtype(one.dtype, np.integer)
+    return np.asarray((one / other).astype(np.int64) if whole else one / other)
+
+
+def _by(function: Callable[..., Any]) -> Callable[[Application], Array]:
+    return lambda a: np.asarray(function(*a.values))
+
+
+EVALUATORS: dict[str, Callable[[Application], Array]] = {
+    "Add": _by(np.add),
+    "Cast": _evaluated_cast,
+    "Ceil": _by(np.ceil),
+    "Concat": lambda a: np.concatenate([np.atleast_1d(np.asarray(v)) for v in a.values], axis=a.option("axis", 0)),
+    "ConstantOfShape": _evaluated_fill,
+    "Div": _evaluated_division,
+    "Equal": _by(np.equal),
+    "Expand": lambda a: np.broadcast_to(np.asarray(a.values[0]), broadcast(a.shape(), a.integers(1) or [])),
+    "Floor": _by(np.floor),
+    "Gather": lambda a: np.take(np.asarray(a.values[0]), np.asarray(a.values[1]), axis=a.option("axis", 0)),
+    "Greater": _by(np.greater),
+    "Identity": _by(np.asarray),
+    "Less": _by(np.less),
+    "Max": _by(lambda *values: np.max(np.broadcast_arrays(*values), axis=0)),
+    "Min": _by(lambda *values: np.min(np.broadcast_arrays(*values), axis=0)),
+    "Mod": _by(np.mod),
+    "Mul": _by(np.multiply),
+    "Neg": _by(np.negative),
+    "Not": _by(np.logical_not),
+    "Range": _by(np.arange),
+    "ReduceProd": lambda a: np.asarray(np.prod(np.asarray(a.values[0]), keepdims=bool(a.option("keepdims", 1)))),
+    "Reshape": lambda a: np.asarray(a.values[0]).reshape(_reshape(a)[0]),
+    "Size": lambda a: np.asarray(math.prod(a.shape())),
+    "Slice": _evaluated_slice,
+    "Squeeze": lambda a: np.asarray(a.values[0]).reshape(_squeeze(a)[0]),
+    "Sub": _by(np.subtract),
+    "Unsqueeze": lambda a: np.asarray(a.values[0]).reshape(_unsqueeze(a)[0]),
+    "Where": _by(np.where),
+}
+OF_SHAPES_ALONE = frozenset({"Shape", "Size"})  # for these no values need be known
+EVALUATORS["Shape"] = _evaluated_shape
