@@ -47,7 +47,7 @@ ACCEPTED: dict[str, frozenset[ModelKind]] = {
     "card": _EXPORTED_FROM,
     "evaluate": _EXPORTED_FROM,
     "bench": _EXPORTED_FROM,
-    "inspect": _BUILT_FROM,
+    "inspect": _BUILT_FROM | {ModelKind.EXPORTED},
     "compare": _BUILT_FROM,
     "export": _BUILT_FROM,
     "train": frozenset([ModelKind.NETWORK]),
@@ -142,7 +142,7 @@ def resolve_model(model: object, command: str) -> ModelArgument:
     """
     if not isinstance(model, str | os.PathLike):
         hint = " Call it, and give what it returns." if callable(model) else ""
-        module = ", or a torch.nn.Module" if ACCEPTED[command] == _BUILT_FROM else ""
+        module = ", or a torch.nn.Module" if ACCEPTED[command] >= _BUILT_FROM else ""
         raise UsageError(f"the model is a {type(model).__name__}; give {takes(command)}{module}.{hint}")
     text = os.fsdecode(model)
     if not text.strip():

@@ -1,5 +1,8 @@
 """The table and the JSON of `vertebra inspect`, against the anatomy that they show."""
 
+import subprocess
+import sys
+
 import pytest
 
 from vertebra import anatomy
@@ -162,3 +165,51 @@ def test_sizes():
 
 def test_bars():
     assert [bar(share, 4) for share in (0, 0.25, 0.5 + 1 / 32, 1, 2)] == ["", "█", "██▏", "████", "████"]
+
+
+# --- a file ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_file(vertebra, tiny_export):
+    done = vertebra("inspect", tiny_export)
+    assert done.code == 0 and done.err == ""
+    assert done.out.startswith(f"{tiny_export.name}, uint8 1 × 32 × 32 × 3\n")
+    assert "The batch norms behind convolutions are folded" in done.out
+    found = vertebra("inspect", tiny_export, "--json").json
+    assert (found["schema"], found["type"], found["batch_size"]) == (1, "ONNX", 1)
+    assert found["macs"] == sum(row["macs"] for row in found["rows"]) > 0
+    assert vertebra("inspect", tiny_export, "--batch", "3", "--json").json["macs"] == 3 * found["macs"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--size", "224"), "fixes the size of its input"),
+        (("--size", "0"), "--size is '0'"),
+        (("--train",), "--train needs a network, and"),
+        (("--measure",), "--measure needs a network, and"),
+        (("--device", "h100"), "--device needs a network, and"),
+        (("--html", "x.html"), "--html needs a network, and"),
+    ],
+)
+def test_a_file_with_what_needs_a_network(vertebra, tiny_export, options, words):
+    done = vertebra("inspect", tiny_export, *options)
+    assert (done.code, done.out) == (2, "") and words in done.error
+
+
+def test_a_file_that_is_none(vertebra, tmp_path):
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(b"no model")
+    done = vertebra("inspect", path)
+    assert (done.code, done.out) == (1, "") and "bad.onnx" in done.error
+    done = vertebra("inspect", tmp_path / "absent.onnx")
+    assert (done.code, done.out) == (2, "") and "no such file" in done.error
+
+
+def test_a_file_needs_no_torch(tiny_export):
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['onnx'] = None\n"
+        f"from vertebra.cli import main; main(['inspect', {str(tiny_export)!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "features.0" in done.stdout or "conv1" in done.stdout, done.stderr

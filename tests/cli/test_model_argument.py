@@ -64,7 +64,6 @@ REFUSED = {
         "export",
         ModelKind.EXPORTED,
     ): "tiny.onnx is exported already. Give a network's name, the folder of a run, a weight",
-    ("inspect", ModelKind.EXPORTED): "reads networks of torch. Its network is: vertebra inspect resnet18",
     ("compare", ModelKind.EXPORTED): "reads networks of torch. Its network is: vertebra compare resnet18",
     **{
         (command, ModelKind.WEIGHTS): "weights.pth holds weights alone. Run: vertebra export weights.pth --model NAME"
@@ -172,7 +171,7 @@ def check(command, kind, done, served):
     elif command == "bench":
         assert done.json[0]["network"] == ("tiny.onnx" if kind is ModelKind.EXPORTED else name)
     elif command == "inspect":
-        assert done.json["name"] == ("run (resnet18)" if kind is ModelKind.RUN else name)
+        assert done.json["name"] == {ModelKind.RUN: "run (resnet18)", ModelKind.EXPORTED: "tiny.onnx"}.get(kind, name)
     elif command == "compare":
         networks = done.json["networks"]
         assert [network["published"] is not None for network in networks] == [kind is ModelKind.NETWORK] * 2

@@ -111,8 +111,8 @@ def test_many_classes(write_model, settings, tmp_path):
 
 
 def test_a_graph_is_described_once(registry, monkeypatch):
-    read, reads = module.read_graph, []
-    monkeypatch.setattr(module, "read_graph", lambda path: reads.append(path) or read(path))
+    read, reads = module.read_onnx, []
+    monkeypatch.setattr(module, "read_onnx", lambda path: reads.append(path) or read(path))
     loaded = registry.get("m")
     assert loaded.anatomy is loaded.anatomy and loaded.classifier is loaded.classifier
     assert reads == [loaded.path]
@@ -131,7 +131,7 @@ def test_a_graph_without_a_classifier(registry, monkeypatch):
 
 
 def test_a_graph_that_cannot_be_described(registry, monkeypatch, caplog):
-    monkeypatch.setattr(module, "read_graph", lambda path: 1 / 0)
+    monkeypatch.setattr(module, "read_onnx", lambda path: 1 / 0)
     loaded = registry.get("m")
     assert loaded.anatomy is None and loaded.classifier is None
     assert "m.onnx cannot be described" in caplog.text

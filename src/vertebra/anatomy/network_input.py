@@ -94,6 +94,11 @@ def _named(model: ModelArgument, dtype: torch.dtype | None) -> tuple[str, nn.Mod
         return model.name, built.to(dtype) if dtype is not None else built, weights.preprocessing.crop_size
     if model.kind is ModelKind.FUNCTION:
         return model.name, to_meta(model.call(), dtype), DEFAULT_SIZE
+    if model.kind is ModelKind.EXPORTED:
+        raise UsageError(
+            f"{model.path} is an ONNX file, not a network. `vertebra inspect FILE.onnx` counts its operations, and in "
+            "Python vertebra.graph.file_profile.profile_file."
+        )
     path = model.weight_file
     card = read_card(path)
     if card is None:

@@ -17,6 +17,7 @@ from vertebra.units import count, duration, size, three_figures
 
 if TYPE_CHECKING:
     from vertebra.anatomy import Anatomy, Group, Latency, Measurement, Row, TrainingMemory
+    from vertebra.graph.profile import Profile
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -58,7 +59,7 @@ def inspect(
     model: Annotated[str, typer.Argument(metavar="MODEL", help=model_help("inspect"))],
     depth: Annotated[Depth, typer.Option(help="What one line stands for.")] = Settings.depth,
     size: Annotated[
-        str | None, typer.Option(metavar="SIDE|HxW", help="Pixels of the input (default: as the weights).")
+        str | None, typer.Option(metavar="SIDE|HxW", help="Pixels of the input (default: as the weights or the file).")
     ] = None,
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images in the batch; all sums are for all.")] = (
         Settings.batch
@@ -73,7 +74,7 @@ def inspect(
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an HTML page that shows it.")] = None,
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw stages and roofline.")] = None,
 ) -> None:
-    """Show where a network spends parameters, MACs, memory traffic and time.
+    """Show where a network or an ONNX file spends parameters, MACs and memory traffic, and a network time.
 
     MACs are multiply-accumulates, half the FLOPs. Memory traffic is the bytes of weights, inputs and results, if
     nothing stays in a cache. The first prediction for this machine calibrates it, once, in about 10 s; other devices
@@ -88,6 +89,9 @@ def run(settings: Settings) -> None:
     Raises:
         UsageError: an unknown network or device, or an input that the network does not take.
     """
+    if settings.model.lower().endswith(".onnx"):
+        _inspect_file(settings)
+        return
     from vertebra.anatomy import anatomy as analyse
     from vertebra.files import write_whole, writing
 
@@ -107,9 +111,39 @@ def run(settings: Settings) -> None:
     if settings.json:
         print_json(anatomy.to_dict(latency=latency, measurement=measurement, training=training))
         return
+    _print_table(anatomy, settings.depth, latency, measurement)
+    typer.echo(wrapped(anatomy.verdict(latency)))
+    if measurement is not None:
+        typer.echo(_measured(measurement, latency))
+    for forecast in training:
+        typer.echo(_training(forecast))
+
+
+def _inspect_file(settings: Settings) -> None:
+    """An ONNX file, of any exporter: its table and what is to be said of it. Without torch."""
+    from vertebra.graph.file_profile import profile_file
+    from vertebra.model_argument import resolve_model
+
+    path = resolve_model(settings.model, "inspect").path
+    refused = {"--measure": settings.measure, "--train": settings.train, "--html": settings.html, "--png": settings.png}
+    refused["--device"] = settings.device not in ("here", "none")
+    for option, given in refused.items():
+        if given:
+            raise UsageError(f"{option} needs a network, and {path} is a file. Leave it out, or give a network's name.")
+    profile = profile_file(path, parse_size(settings.size), settings.batch)
+    if settings.json:
+        print_json(profile.to_dict())
+        return
+    _print_table(profile, settings.depth, None, None)
+    for note in profile.notes:
+        typer.echo(wrapped(note))
+
+
+def _print_table(anatomy: Profile, depth: Depth, latency: Latency | None, measurement: Measurement | None) -> None:
+    """A line for each stage, block or layer, and as many columns as the terminal is wide."""
     typer.echo(f"{anatomy.name}, {anatomy.input}")
     columns = _columns(anatomy, latency, measurement)
-    lines = parts(anatomy, settings.depth)
+    lines = parts(anatomy, depth)
     for rank in (3, 2, 1, 0):
         table = [_cells(column, lines, anatomy) for column in columns]
         if sum(max(map(len, cells)) + 2 for cells in table) - 2 <= console().width:
@@ -117,11 +151,6 @@ def run(settings: Settings) -> None:
         columns = [column for column in columns if not column.rank or column.rank < rank]
     numbers = [column.title for column in columns if column.is_number]
     print_table([column.title for column in columns], zip(*(cells[1:] for cells in table), strict=True), numbers)
-    typer.echo(wrapped(anatomy.verdict(latency)))
-    if measurement is not None:
-        typer.echo(_measured(measurement, latency))
-    for forecast in training:
-        typer.echo(_training(forecast))
 
 
 def predicted(anatomy: Anatomy, device: str, executor: str) -> Latency | None:
@@ -166,7 +195,7 @@ def check_out(option: str, path: Path, suffix: str) -> None:
         make_folder(path.parent)
 
 
-def parts(anatomy: Anatomy, depth: Depth) -> tuple[Group, ...] | tuple[Row, ...]:
+def parts(anatomy: Profile, depth: Depth) -> tuple[Group, ...] | tuple[Row, ...]:
     """The lines of the table."""
     if depth is Depth.LAYER:
         return anatomy.layers
@@ -182,13 +211,13 @@ class _Column:
     rank: int = 0  # where the terminal is too narrow, the columns of the highest rank go first
 
 
-def _cells(column: _Column, lines: Sequence[Group | Row], anatomy: Anatomy) -> list[str]:
+def _cells(column: _Column, lines: Sequence[Group | Row], anatomy: Profile) -> list[str]:
     """A column from its title to its total."""
     total = column.cell(anatomy) if column.sums else ""
     return [column.title, *map(column.cell, lines), total if column.title else total and "total"]
 
 
-def _columns(anatomy: Anatomy, latency: Latency | None, measurement: Measurement | None) -> list[_Column]:
+def _columns(anatomy: Profile, latency: Latency | None, measurement: Measurement | None) -> list[_Column]:
     """What stands in the table: costs with bars for their shares, then times where they are known."""
 
     def with_bar(title: str, value: Callable[[Any], float | None], words: Callable[[float], str]) -> list[_Column]:

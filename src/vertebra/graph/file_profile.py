@@ -25,7 +25,7 @@ class FileProfile(Profile):
 
     def to_dict(self) -> dict[str, Any]:
         """As of a network, with the notes."""
-        return {**super().to_dict(), "notes": list(self.notes)}
+        return {"schema": 1, **super().to_dict(), "type": "ONNX", "notes": list(self.notes)}
 
 
 def profile_file(path: Path, size: int | tuple[int, int] | None = None, batch_size: int = 1) -> FileProfile:
@@ -42,11 +42,11 @@ def profile_file(path: Path, size: int | tuple[int, int] | None = None, batch_si
     """
     file = read_onnx(path)
     if not file.nodes:
-        raise CardError(f"{path} is not an ONNX file, or has no operations.")
+        raise CardError(f"{path} is no ONNX file, or one without operations.")
     _check_weights(file)
     graph, assumed = graph_of(file, size, batch_size)
     rows = tuple(rows_of(graph))
-    images = max(graph.inputs, key=lambda tensor: len(tensor.shape))
+    images = max(graph.inputs, key=lambda tensor: len(tensor.shape))  # the first of the highest rank
     weights = [storage for storage in graph.storages if storage.parameters]
     words = ", ".join(f"{t.dtype} {' × '.join(map(str, t.shape)) or 'scalar'}" for t in graph.inputs)
     floats = Counter(t.dtype for node in graph.nodes for t in node.inputs if graph.is_weight(t))
@@ -92,6 +92,9 @@ def _notes(file: OnnxFile, graph: Graph, assumed: tuple[str, ...]) -> list[str]:
     if unknown:
         named = ", ".join(f"{op} ({rows[op]})" for op in unknown)
         notes.append(f"Not known, counted as memory traffic alone: {named}.")
+    if file.functions:
+        named = ", ".join(sorted(file.functions))
+        notes.append(f"The file defines {named} itself; what is inside of it is not counted.")
     bodies = sorted({node.kind for node in file.nodes if node.has_subgraphs})
     if bodies:
         notes.append(f"What is inside of {', '.join(bodies)} is not counted.")

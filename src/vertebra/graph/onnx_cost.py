@@ -76,6 +76,11 @@ def _product(right: int, bias: int | None = None) -> Callable[[Node], Cost]:
     return count
 
 
+def _adaptive_pool(node: Node) -> Cost:
+    """Adaptive pooling as our exporter writes it where the sides do not divide: a product with a constant matrix."""
+    return Cost("adaptive_avg_pool2d", Kind.POOL, other_ops=_elements(node))
+
+
 def _batch_norm(node: Node) -> Cost:
     return Cost("batch_norm", Kind.NORM, other_ops=2 * _elements(node))
 
@@ -102,7 +107,7 @@ def _global_pool(name: str) -> Callable[[Node], Cost]:
 def _reduction(node: Node) -> Cost:
     x, out = _shape(node, 0), node.outputs[0].shape
     if len(out) == len(x):
-        gone = {i for i, side in enumerate(out) if side == 1}
+        gone = {i for i, side in enumerate(out) if side == 1 != x[i]}
     else:  # the axes may be an input: what is left says which they were
         left = list(out)
         gone = {i for i, side in enumerate(x) if not (left and left[0] == side and left.pop(0))}
@@ -151,6 +156,7 @@ _COUNTERS: dict[str, Callable[[Node], Cost]] = {
     "RNN": _recurrent(1),
     "SimplifiedLayerNormalization": _other_norm("rms_norm"),
     "SkipLayerNormalization": _other_norm("layer_norm"),
+    "vertebra::AdaptivePool": _adaptive_pool,
 }
 # Operations an element, where there is more than one; a transcendental function counts as one.
 _OPERATIONS = {

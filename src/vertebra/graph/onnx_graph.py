@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import numpy as np
 
+from vertebra.card import CardError
 from vertebra.errors import UsageError
 
 from .ir import Graph, Module, Node, Storage, Tensor
@@ -18,6 +19,7 @@ from .shapes import Shape
 # Their results lie where their input does: nothing is moved.
 _VIEWS = frozenset({"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 _FILLS = frozenset({"ConstantOfShape", "Expand", "Tile"})  # more comes out of these than goes in
+_DOMAINS = ("", "ai.onnx", "com.microsoft")  # whose operators are known here
 _MOST_VALUES = 4096  # of a tensor whose values are followed: shapes, not images
 # Operator -> places of the inputs that hold parameters; of others every weight of more than one value counts.
 _PARAMETERS: dict[str, Sequence[int]] = {
@@ -39,7 +41,8 @@ _PARAMETERS: dict[str, Sequence[int]] = {
 }
 _INTEGER_OPERANDS = frozenset({"ConvInteger", "MatMulInteger", "QGemm", "QLinearAdd", "QLinearConv", "QLinearMatMul"})
 # What our own exporter writes in front of a network and for poolings that ONNX has no operator for.
-_NO_PARAMETERS = ("scale", "shift", "row.scale", "row.shift", "constant_")
+_POOLING_MATRIX = "constant_"
+_NO_PARAMETERS = ("scale", "shift", "row.scale", "row.shift", _POOLING_MATRIX)
 
 
 class _Builder:
@@ -54,7 +57,10 @@ class _Builder:
         self.rounded = {
             node.inputs[0]: node
             for node in file.nodes
-            if node.kind == "QuantizeLinear" and file.readers[node.inputs[0]] == 1 and node.inputs[0] not in outputs
+            if node.kind == "QuantizeLinear"
+            and node.inputs[0] in file.maker
+            and file.readers[node.inputs[0]] == 1
+            and node.inputs[0] not in outputs
         }
 
     def add(self, name: str, shape: Shape, kind: tuple[str, float], like: Tensor | None = None) -> Tensor:
@@ -84,7 +90,7 @@ class _Builder:
 
     def follow(self, name: str) -> None:
         """Read the values of a small weight."""
-        with suppress(UsageError):  # of a type that no shape is made of
+        with suppress(CardError):  # of a type that no shape is made of, or in a file that is not there
             self.values[name] = self.file.read(name)
 
     def node(self, node: OnnxNode, module: str) -> None:
@@ -112,7 +118,7 @@ class _Builder:
         self.parameters(node, operands)
         self.graph.nodes.append(
             Node(
-                node.kind,
+                self.op(node),
                 node.attributes,
                 tuple(dict.fromkeys(known)),
                 tuple(outputs),
@@ -121,6 +127,14 @@ class _Builder:
                 operands=operands,
             )
         )
+
+    def op(self, node: OnnxNode) -> str:
+        """The operator's name; with its domain where ONNX has none of that name, or another one."""
+        constants = any(name.startswith(_POOLING_MATRIX) and name in self.file.tensors for name in node.inputs)
+        if node.kind == "MatMul" and constants and self.file.producer == "vertebra":
+            return "vertebra::AdaptivePool"
+        known = node.domain in _DOMAINS and node.kind not in self.file.functions
+        return node.kind if known else f"{node.domain}::{node.kind}"
 
     def constant(self, node: OnnxNode) -> None:
         name = node.outputs[0]
@@ -152,8 +166,8 @@ class _Builder:
 
     def shapes(self, a: Application) -> list[Shape]:
         """The shape of each result: by the rule, by what the file says, or that of the first input, which is noted."""
-        node, rule = a.node, RULES.get(a.node.kind)
-        if rule is not None and node.kind not in self.file.functions:
+        node, rule = a.node, RULES.get(self.op(a.node))
+        if rule is not None:
             try:
                 found = rule(a)
                 if all(side >= 0 for shape in found for side in shape):
@@ -163,7 +177,7 @@ class _Builder:
         said = [self.said(name) for name in node.outputs]
         if all(shape is not None for shape in said):
             return [shape for shape in said if shape is not None]
-        self.assumed.append(node.kind)
+        self.assumed.append(self.op(node))
         likely = next((shape for shape in a.shapes if shape), ())
         return [likely if shape is None else shape for shape in said]
 
@@ -250,13 +264,18 @@ def input_shapes(file: OnnxFile, size: int | tuple[int, int] | None, batch_size:
         UsageError: as `graph_of`.
     """
     found: dict[str, Shape] = {}
+    named: dict[str, int] = {}  # what a side with a name is in the inputs before
     if not file.inputs:
         raise UsageError(f"{file.path} has no input, so there is nothing to count.")
     used = False
     for value in file.inputs:
         if value.shape is None:
             raise UsageError(f"{file.path} does not say how many sides its input {value.name!r} has.")
-        found[value.name], filled = _filled(file, value, size, batch_size)
+        sides = tuple(named.get(side, side) if isinstance(side, str) else side for side in value.shape)
+        if used:  # of further inputs: states of one image or sequence
+            sides = tuple(side if isinstance(side, int) else batch_size for side in sides)
+        found[value.name], filled = _filled(file, OnnxValue(value.name, value.kind, sides), size, batch_size)
+        named |= {side: found[value.name][i] for i, side in enumerate(value.shape) if isinstance(side, str)}
         used |= filled
     if size is not None and not used:
         sides = (size, size) if isinstance(size, int) else size
@@ -293,7 +312,7 @@ def _filled(
         what = "the size of its input" if image else "sides of its input"
         raise UsageError(
             f"{file.path} leaves {what} {value.name!r} open ({_words(value.shape or ())}). "
-            + ("Give it: --size 224." if len(opened) <= 2 else "--size gives at most two sides.")
+            + (f"Give it, such as --size {224 if image else 512}." if len(opened) <= 2 else "--size gives at most two.")
         )
     for place, side in zip(opened, (size, size) if isinstance(size, int) else size[-len(opened) :], strict=False):
         sides[place] = side
@@ -317,9 +336,9 @@ def _words(sides: Sequence[int | str | None]) -> str:
 
 def _module_paths(file: OnnxFile) -> list[str]:
     """The path of each node's module. A node that says none is in the module of the one before it."""
-    paths, last = [], ""
-    for node in file.nodes:
-        path = _module_path(node, file.producer)
+    found = [_module_path(node, file.producer) for node in file.nodes]
+    paths, last = [], "input" if any(found) else ""
+    for path in found:
         last = last if path is None else path
         paths.append(last)
     return paths

@@ -307,7 +307,7 @@ RULES: dict[str, Rule] = (
     | dict.fromkeys(("AveragePool", "LpPool", "MaxPool"), _pool)
     | dict.fromkeys(("GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "QLinearGlobalAveragePool"), _to_one)
     | dict.fromkeys(("Gemm", "QGemm"), _gemm)
-    | dict.fromkeys(("MatMul", "MatMulInteger", "FusedMatMul"), _product(1))
+    | dict.fromkeys(("FusedMatMul", "MatMul", "MatMulInteger", "vertebra::AdaptivePool"), _product(1))
     | dict.fromkeys(("GRU", "LSTM", "RNN"), _recurrent)
     | dict.fromkeys(("Resize", "Upsample"), _resize)
     | dict.fromkeys(("DepthToSpace", "SpaceToDepth"), _depth_to_space)
