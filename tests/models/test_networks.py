@@ -70,9 +70,10 @@ def test_stages_tell_what_they_return(name: str) -> None:
     outputs = model.forward_stages(torch.empty(2, 3, size, size, device="meta"))
     assert len(outputs) == len(model.stages) >= 4
     for stage, output in zip(model.stages, outputs, strict=True):
-        # A stride of 2 on an odd size rounds up in some networks (pooling with ceil_mode) and down in others.
         assert output.shape[:2] == (2, stage.channels), stage
-        assert abs(output.shape[2] - size / stage.stride) <= 1, stage
+        # A stride of 2 on an odd size rounds up in some networks (pooling with ceil_mode) and down in others, and
+        # convolutions without padding leave out a few pixels.
+        assert abs(output.shape[2] - size / stage.stride) <= max(1, 0.03 * size / stage.stride), stage
         model.get_submodule(stage.module)
     paths = [path for stage in model.stages for path in stage.modules]
     assert len(paths) == len(set(paths))
@@ -121,7 +122,7 @@ def test_features_embedding_and_head_add_up(name: str, network: Callable[[str], 
     assert logits.shape == (2, 10) and model.num_classes == 10
 
 
-@pytest.mark.parametrize("name", [n for n in SMALL if not n.startswith("vgg")])
+@pytest.mark.parametrize("name", SMALL)
 def test_class_activation_maps_need_nothing_else(name: str, network: Callable[[str], ConvNet]) -> None:
     """The mean of the map of a class, plus the bias, is its logit (Zhou et al. 2016, equation 2)."""
     model = network(name)
@@ -129,6 +130,9 @@ def test_class_activation_maps_need_nothing_else(name: str, network: Callable[[s
         x = images(small_size(name))
         features = model.forward_features(x)
         classifier = model.get_classifier()
+        if classifier.in_features != model.num_features:  # as in VGG, more than pooling is between
+            assert model.forward_embedding(features).shape == (2, classifier.in_features)
+            return
         maps = torch.einsum("nchw,kc->nkhw", features, classifier.weight)
         torch.testing.assert_close(maps.mean((2, 3)) + classifier.bias, model(x), rtol=1e-4, atol=1e-4)
 
