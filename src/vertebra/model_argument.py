@@ -4,7 +4,7 @@ A MODEL is a network's name, a file that `vertebra export` wrote, the folder of 
 file, or a function in Python code that makes a network. Standard library only, so that who predicts or serves with a
 file needs no torch to find out that it is one.
 
-Where a text can be read in two ways, the first of these holds, and a warning tells of the other: a network's name, a
+Where a text can be read in two ways, the first of these holds, and a warning names the other: a network's name, a
 function in a file of Python code that is there, a file or folder that is there, a function in an importable module.
 So `--model resnet50` is the same network in whichever folder it is typed; `./resnet50` is the file or folder.
 """

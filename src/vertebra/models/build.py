@@ -35,22 +35,22 @@ def build(
     assumed: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> N:
-    """Build `network(**options)`; with weights, build it without drawing any, and map the file's tensors into it.
+    """Build `network(**options)`; with weights, build it without initialising any, and map the file's tensors into it.
 
-    Where `num_classes` is not the file's, the body is the file's and the classifier newly drawn; where `in_channels`
-    is not the file's, the first convolution is adapted (`ConvNet.reset_stem`). None is what the file has, or else 1000
-    and 3. What the file says of the network that it was saved from (`ConvNet.untold`) is kept, unless `options` say
+    Where `num_classes` is not the file's, the body is the file's and the classifier has random weights; where
+    `in_channels` is not the file's, the first convolution is adapted (`ConvNet.reset_stem`). None is what the file has,
+    or else 1000 and 3. What the file says of the network that it was saved from (`ConvNet.untold`) is kept, unless `options` say
     otherwise; `assumed` are options that hold where neither says anything. So it is with `low_resolution`, whether
-    `ConvNet.reset_resolution` was called; where nothing tells, `resolution_assumed` says so.
+    `ConvNet.reset_resolution` was called; where nothing says so, `resolution_assumed` is set.
     """
     in_channels = None if in_channels is None else check_count("in_channels", in_channels)
     num_classes = None if num_classes is None else check_count("num_classes", num_classes)
     source = resolve(weights_enum, weights)
     if source is None:
-        drawn = network(num_classes=num_classes or 1000, in_channels=in_channels or 3, **options)
+        random = network(num_classes=num_classes or 1000, in_channels=in_channels or 3, **options)
         if low_resolution:
-            drawn.reset_resolution()
-        return drawn
+            random.reset_resolution()
+        return random
 
     path = source if isinstance(source, Path) else weight_files.fetch(source.url, progress=progress)
     # The cache's files are only ever replaced whole. A file of one's own may be saved over: it is copied.
@@ -91,12 +91,12 @@ def build(
     )
     asked = options if low_resolution is None else options | {"low_resolution": low_resolution}
     said = _known(candidate.untold, cls, "low_resolution")
-    _tell_options(path, said, asked, assumed if isinstance(source, Path) else None)
+    _warn_of_options(path, said, asked, assumed if isinstance(source, Path) else None)
     timm_weights.tell_difference(content, candidate.tensors, name_of(weights_enum), cls)
     if low_resolution is None and model.untold["low_resolution"] and "low_resolution" not in candidate.untold:
         warn(f"'{path}' has first kernels of 3 × 3, so reset_resolution() is taken to have been called on its network.")
     if not mapped:  # of a mapped file that would read every page, most of which nobody needs yet
-        _tell_not_finite(path, state)
+        _warn_of_non_finite(path, state)
     load_state_dict(model, state, str(path))
     own = source.absolute() if isinstance(source, Path) else None
     member = published(weights_enum, source) if isinstance(source, Path) else source
@@ -132,7 +132,7 @@ def _has_low_stem(model: ConvNet, state: Mapping[str, Tensor]) -> bool:
 
 
 def _has_small_stem(model: ConvNet) -> bool:
-    """Whether `reset_resolution` leaves the first kernels as they are, so that no tensor tells that it was called."""
+    """Whether `reset_resolution` leaves the first kernels as they are, so that no tensor shows that it was called."""
     stem = model.stem_module
     return not isinstance(stem, nn.Conv2d) or stem.kernel_size[0] <= 3
 
@@ -148,7 +148,7 @@ def _lacking_head(wanted: Sequence[str], tensors: Mapping[str, Any], head: str) 
     return [name for name in wanted if name.startswith(f"{head}.")]
 
 
-def _tell_not_finite(path: Path, state: Mapping[str, Tensor]) -> None:
+def _warn_of_non_finite(path: Path, state: Mapping[str, Tensor]) -> None:
     for name, tensor in state.items():
         # A sum is NaN or infinite if a value is, and takes no memory; it may overflow where none is.
         if tensor.is_floating_point() and not tensor.sum().isfinite() and not tensor.isfinite().all():
@@ -156,7 +156,7 @@ def _tell_not_finite(path: Path, state: Mapping[str, Tensor]) -> None:
             return
 
 
-def _tell_options(
+def _warn_of_options(
     path: Path, said: Mapping[str, Any], options: Mapping[str, Any], assumed: Mapping[str, Any] | None
 ) -> None:
     for name, value in said.items():

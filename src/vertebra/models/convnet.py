@@ -40,7 +40,7 @@ class ConvNet(TimmMethods, Adaptable):
         UsageError: the input is not (N, in_channels, H, W) with H and W of at least `min_size` pixels.
     """
 
-    # Arguments of the constructor that decide what the network computes and that its tensors do not tell.
+    # Arguments of the constructor that decide what the network computes and that its tensors do not show.
     untold_options: tuple[str, ...] = ()
     avgpool: nn.Module  # where the family has it as a module
     # Whether the file that the weights are from leaves open what `reset_resolution` would have changed.
@@ -211,7 +211,7 @@ class ConvNet(TimmMethods, Adaptable):
 
     @classmethod
     def options_of(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Arguments for the network that these tensors were saved from, as far as their shapes tell."""
+        """Arguments for the network that these tensors were saved from, as far as their shapes show."""
         stem = state_dict.get(f"{cls.stem_path}.weight")
         heads = [k for k, v in state_dict.items() if k.startswith(f"{cls.head_name}.") and v.ndim == 2]
         if stem is None or stem.ndim != 4 or not heads:
@@ -226,7 +226,7 @@ class ConvNet(TimmMethods, Adaptable):
 
     @property
     def untold(self) -> dict[str, Any]:
-        """What this network does that the names and shapes of its tensors do not tell.
+        """What this network does that the names and shapes of its tensors do not show.
 
         It travels beside the tensors of `state_dict()`, in the `_metadata` that torch keeps there and saves.
         """

@@ -30,8 +30,8 @@ def create_model(
             ("mobilenetv2_100"), with a tag for weights that are here ("resnet50.tv2_in1k"). `model_name` is the same.
         weights: None, "DEFAULT", a member of the network's weights enum (also torchvision's), a member's name, or a
             path to a .pth or .safetensors file.
-        num_classes: width of the logits. Another number than the weights' keeps the body and draws a new classifier; 0
-            leaves it out, so that pooled features come out, or with `global_pool=""` the last feature map.
+        num_classes: width of the logits. Another number than the weights' keeps the body, with a classifier of random
+            weights; 0 leaves it out, so that pooled features come out, or with `global_pool=""` the last feature map.
         in_channels: channels of the images. Another number than the published weights' 3 adapts the first convolution;
             with a file of one's own, 3 stands for as many as the file has.
         options: what the family takes, for example `dropout=0.3`; and timm's: `pretrained=True` (the weights of the
@@ -81,8 +81,8 @@ def _pretrained_weights(found: TimmName, weights: Any, options: Mapping[str, Any
     if options.get("checkpoint_path"):
         return None
     member = enum[found.weights(enum["DEFAULT"].name)]
-    if told := found.other_default(member.name):
-        warn(told)
+    if note := found.other_default(member.name):
+        warn(note)
     return member
 
 

@@ -1,8 +1,8 @@
-"""DenseNet: every layer sees the outputs of all layers before it, concatenated (Huang et al. 2016,
+"""DenseNet: every layer takes the outputs of all layers before it, concatenated (Huang et al. 2016,
 https://arxiv.org/abs/1608.06993).
 
 Reusing features makes it small in parameters. It is not small in memory traffic: each layer reads all that came before,
-so a block of L layers moves O(L²) bytes, and the network is slower than its FLOPs say.
+so the memory traffic of a block of L layers is O(L²), and the network is slower than its FLOPs say.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""GoogLeNet: see at four scales at once, and pay for little of it (Szegedy et al. 2014, https://arxiv.org/abs/1409.4842).
+"""GoogLeNet: convolutions of several sizes side by side, at a low cost (Szegedy et al. 2014, https://arxiv.org/abs/1409.4842).
 
 1×1 convolutions reduce the channels before each larger one, and global average pooling takes the place of VGG's wide
 layers: 6.6 M parameters instead of 138 M. This is the version with batch norm, as its published weights are.
@@ -116,8 +116,8 @@ class GoogLeNet(ConvNet):
     """Table 1. In training with `aux_logits`, returns `GoogLeNetOutputs`; the paper weighs the two other losses by 0.3.
 
     `transform_input` turns an input normalised with ImageNet's mean and deviation into one normalised with 0.5 and 0.5,
-    which the published weights expect. `blocks` replaces BasicConv2d, Inception and InceptionAux. `init_weights` draws
-    from a normal distribution cut off at ±2 with deviation 0.01; None means True.
+    which the published weights expect. `blocks` replaces BasicConv2d, Inception and InceptionAux. `init_weights`
+    initialises from a normal distribution cut off at ±2 with deviation 0.01; None means True.
     """
 
     min_size = 15
@@ -252,7 +252,7 @@ def googlenet(*, weights: GoogLeNet_Weights | None = None, progress: bool = True
     source = resolve(GoogLeNet_Weights, weights)
     if source is None:
         return build(GoogLeNet, GoogLeNet_Weights, None, progress, **kwargs)
-    # No tensor tells how the input was normalised; what was published, under its name, wants the 0.5 and 0.5.
+    # No tensor shows how the input was normalised; what was published, under its name, has 0.5 and 0.5.
     known = source if isinstance(source, WeightsEnum) else published(GoogLeNet_Weights, source)
     assumed = {"transform_input": known is not None}
     aux_logits = kwargs.pop("aux_logits", False)

@@ -2,7 +2,7 @@
 
 A ResNet bottleneck is wide-narrow-wide. Here it is narrow-wide-narrow: the shortcut joins the narrow ends, the costly
 3×3 in the wide middle is depthwise (one filter a channel), and the last 1×1 has no activation, which in few channels
-would destroy information. Few operations; but a depthwise convolution waits for memory more than it computes.
+would destroy information. It needs few operations, but a depthwise convolution is bound by memory.
 """
 
 from __future__ import annotations

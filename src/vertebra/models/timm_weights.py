@@ -52,8 +52,8 @@ def tell_difference(content: Content, tensors: Mapping[str, Any], network: str, 
             "others, the network predicts something else than the one that was saved."
         )
         return
-    if named_as_here(cls, tensors) is not tensors and (told := differing_weights(network, arch)):
-        warn(f"'{content.path}' has timm's names. {told}")
+    if named_as_here(cls, tensors) is not tensors and (note := differing_weights(network, arch)):
+        warn(f"'{content.path}' has timm's names. {note}")
 
 
 def _family(cls: type) -> tuple[tuple[str, str], Names] | None:
@@ -69,7 +69,7 @@ def _vgg(tensors: Mapping[str, Any]) -> Mapping[str, Any]:
         # timm's first two linear layers are convolutions of 7 × 7 and 1 × 1.
         flat = module in _VGG and kind == "weight" and getattr(value, "ndim", 0) == 4
         renamed[f"{_VGG.get(module, module)}.{kind}"] = value.flatten(1) if flat else value
-    return dict(sorted(renamed.items()))  # the last linear layer tells the number of classes
+    return dict(sorted(renamed.items()))  # the last linear layer has the number of classes
 
 
 def _efficientnet(tensors: Mapping[str, Any]) -> Mapping[str, Any]:

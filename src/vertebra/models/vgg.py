@@ -1,7 +1,8 @@
 """VGG: nothing but 3×3 convolutions, deeper and deeper (Simonyan & Zisserman 2014, https://arxiv.org/abs/1409.1556).
 
-Two stacked 3×3 see as far as one 5×5, three as far as one 7×7, with fewer weights and more non-linearities. The price
-is behind the convolutions: the first fully connected layer alone holds 103 M of VGG-16's 138 M parameters.
+Two stacked 3×3 have the receptive field of one 5×5, three that of one 7×7, with fewer weights and more
+non-linearities. The price is behind the convolutions: the first fully connected layer alone holds 103 M of VGG-16's
+138 M parameters.
 """
 
 from __future__ import annotations
