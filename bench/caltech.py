@@ -30,11 +30,11 @@ BATCH = 32
 
 def split_table(path: Path) -> None:
     """All photos with a split that depends on their content alone."""
-    from vertebra.data import assign_splits, look_through, open_dataset
+    from vertebra.data import assign_splits, open_dataset, read_image_info
     from vertebra.data.split import Shares
 
     dataset = open_dataset(DATA)
-    facts = look_through(dataset)
+    facts = read_image_info(dataset)
     labels = [photo.label for photo in dataset.photos]
     splits = assign_splits([fact.sha256 for fact in facts], labels, shares=Shares(val=0.0, test=0.15))
     with path.open("w", newline="") as file:

@@ -23,7 +23,7 @@ import _common
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from vertebra.data import Album, Dataset, Facts, Photo, find_duplicates, look_through, open_dataset
+from vertebra.data import Dataset, ImageInfo, ImageInfoCache, Photo, find_duplicates, open_dataset, read_image_info
 from vertebra.data.duplicates import group_duplicates
 
 DATA = _common.ROOT.parent / "shared" / "data" / "caltech101"
@@ -96,9 +96,9 @@ def copies(n: int, folder: Path) -> dict[str, Any]:
             photos.append(Photo(path, photo.label))
             owners.append((name, index))
     every = replace(dataset, photos=tuple(photos))
-    album = Album(folder / "album")
+    album = ImageInfoCache(folder / "album")
     group_of = {}
-    for number, group in enumerate(find_duplicates(every, look_through(every, album), album)):
+    for number, group in enumerate(find_duplicates(every, read_image_info(every, album), album)):
         group_of.update(dict.fromkeys(group.members, number))
     found = Counter(
         name
@@ -113,8 +113,8 @@ def joined(folder: Path) -> dict[str, Any]:
     results = {}
     for name, data in (("caltech101", DATA), ("digits", "digits")):
         dataset: Dataset = open_dataset(data)
-        album = Album(folder / "album")
-        facts = look_through(dataset, album)
+        album = ImageInfoCache(folder / "album")
+        facts = read_image_info(dataset, album)
         start = time.perf_counter()
         groups = find_duplicates(dataset, facts, album)
         seconds = time.perf_counter() - start
@@ -134,7 +134,7 @@ def joined(folder: Path) -> dict[str, Any]:
     return results
 
 
-def made_photos(kind: str, count: int) -> tuple[list[Facts], Callable[[int], Any]]:
+def made_photos(kind: str, count: int) -> tuple[list[ImageInfo], Callable[[int], Any]]:
     """Facts and thumbnails of so many photos."""
     random_ = np.random.default_rng(0)
     same = random_.integers(0, 256, (16, 16), dtype=np.uint8)
@@ -158,7 +158,7 @@ def made_photos(kind: str, count: int) -> tuple[list[Facts], Callable[[int], Any
 
     side = 28 if kind == "digits" else 224
     looks = (coarse(place).astype(np.uint8).tobytes() for place in range(count))
-    return [Facts(f"{place:064x}", side, side, look) for place, look in enumerate(looks)], thumbnail
+    return [ImageInfo(f"{place:064x}", side, side, look) for place, look in enumerate(looks)], thumbnail
 
 
 def many(kind: str, count: int) -> None:

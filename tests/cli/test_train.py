@@ -121,11 +121,11 @@ def test_what_was_passed_by_is_told_and_kept(vertebra, place, tmp_path):
     notes = json.loads((tmp_path / "run" / "metrics.json").read_text())["notes"]
     for note in (
         "Ignored, as asked: extra.",
-        "Passed by, as hidden or made by a system: Train/red/@eaDir.",
+        "Skipped, as hidden or made by a system: Train/red/@eaDir.",
         "Links within this folder, so their photos count more than once: Train/red/copy.png → Train/red/0.png.",
         "Left out, as these classes have no photo to train on: 'reds' (1 in val).",
         "Not learned, as no photo of it can be used: 'green', such as Train/green/1.jpg.",
-        "No photos, and left alone: 1 file in class folders, such as Train/red/notes.txt.",
+        "No photos, and ignored: 1 file in class folders, such as Train/red/notes.txt.",
     ):
         assert note in notes
         assert note in done.out
@@ -204,11 +204,11 @@ def test_12_bits_in_16(vertebra, place, tmp_path, monkeypatch, write_model):
     told = "stay below 4,096 where white is 65,535: nearly black. If 12 bits are used, add --bits 12"
     done = vertebra("audit", tmp_path / "of 12", "--strict")
     assert done.code == 1 and told in done.out and "no problems" not in done.out
-    assert "16 photos of 16-bit values whose white is in doubt" in done.err
+    assert "16 photos of 16-bit values with an unknown white level" in done.err
     assert vertebra("audit", tmp_path / "of 12", "--strict", "--bits", 12).code == 0
     common = ("--model", "resnet18", "--weights", place / "drawn.pth", "--set", "folds=3")
     done = vertebra("train", tmp_path / "of 12", "--out", tmp_path / "unsaid", *common, "--strict")
-    assert done.code == 1 and "16 photos of 16-bit values whose white is in doubt" in done.err
+    assert done.code == 1 and "16 photos of 16-bit values with an unknown white level" in done.err
     done = vertebra("train", tmp_path / "of 12", "--out", tmp_path / "run", *common, "--bits", 12)
     assert done.code == 0 and "16-bit" not in done.out
     model = tmp_path / "run" / "model.onnx"

@@ -79,8 +79,8 @@ def test_a_folder_beside_splits_is_refused_and_can_be_passed_by(tree, name):
     root = tree(*SPLITS, f"{name}/1.jpg")
     assert refusal(root) == (
         f"DATA has the splits train and val and beside them {name}, which are no splits with class folders. Move them "
-        f"into a split or away, or pass them by with --ignore {name}. Splits are named {NAMES}; a class of such a name "
-        "has its photos directly in it."
+        f"into a split or away, or leave them out with --ignore {name}. Splits are named {NAMES}; a class of such a "
+        "name has its photos directly in it."
     )
     found = open_dataset(root, ignore=[name])
     assert [path for path, _, _ in shown(found)] == SPLITS
@@ -110,7 +110,7 @@ def test_lists_of_names(tree, count, listed):
     assert f"and beside them {listed}, which" in refusal(tree(*SPLITS, *(f"{name}/1.jpg" for name in names)))
     found = open_dataset(tree(*SPLITS, *(f"{name}/" for name in names), root="empty"))
     told = listed if count < 4 else f"{count}, such as a0, a1 and a2"
-    assert found.notes == (f"Beside the splits train and val, without any photo and left alone: {told}.",)
+    assert found.notes == (f"Beside the splits train and val, without any photo and ignored: {told}.",)
 
 
 def test_folders_that_cannot_be_listed(tree, monkeypatch):
@@ -153,7 +153,7 @@ def test_two_names_of_one_split_are_refused(tree, first, second, split, passed):
     root = tree("train/cat/1.jpg", "train/dog/1.jpg", f"{first}/cat/2.jpg", f"{second}/cat/3.jpg")
     message = refusal(root)
     assert f"{first} and {second}" in message or f"{first}, train and {second}" in message
-    assert f"which are all names of the split {split}. Merge them, or pass one by with --ignore " in message
+    assert f"which are all names of the split {split}. Merge them, or leave one out with --ignore " in message
     if split != "train":
         assert message.endswith(f"--ignore {passed}.")
         assert len(open_dataset(root, ignore=[passed]).photos) == 3
@@ -168,7 +168,7 @@ def test_three_names_of_one_split_are_refused(tree):
 def test_an_empty_folder_beside_splits_is_told(tree):
     found = open_dataset(tree(*SPLITS, "notes/read.txt", "eval/", "eval2/"))
     assert len(found.photos) == 4
-    assert found.notes == ("Beside the splits train and val, without any photo and left alone: eval, eval2 and notes.",)
+    assert found.notes == ("Beside the splits train and val, without any photo and ignored: eval, eval2 and notes.",)
     assert found.others == ("notes/read.txt",)
 
 
@@ -199,7 +199,7 @@ def test_what_is_named_like_splits_is_not_learned_as_classes(tree, names, passed
     message = refusal(tree(*(f"{name}/{below}1.jpg" for name in names), "car/1.jpg"))
     assert "which are named like splits and would be taken for classes. Name the splits" in message
     assert all(name in message for name in names)
-    assert message.endswith(f"train/cat/1.jpg. Pass one by with --ignore {passed}.")
+    assert message.endswith(f"train/cat/1.jpg. Leave one out with --ignore {passed}.")
 
 
 @pytest.mark.parametrize(
@@ -213,8 +213,8 @@ def test_one_folder_that_is_named_like_a_split_and_holds_class_folders(tree):
     root = tree("sea_train/sea_train/a/1.jpg", "sea_train/sea_train/b/1.jpg", "pred/1.jpg")
     assert refusal(root) == (
         "DATA has sea_train, which is named like a split, holds folders of photos, and would be taken for a class. "
-        f"Name the splits {NAMES}, and put the photos of each class in a folder in them: train/cat/1.jpg. Pass one by "
-        "with --ignore sea_train. A class of such a name has its photos directly in it."
+        f"Name the splits {NAMES}, and put the photos of each class in a folder in them: train/cat/1.jpg. Leave one "
+        "out with --ignore sea_train. A class of such a name has its photos directly in it."
     )
     assert open_dataset(root, ignore=["pred"]).classes == ("a", "b")
     found = open_dataset(tree("test tube/2020/1.jpg", "cup/1.jpg", root="other"))
@@ -226,7 +226,7 @@ def test_splits_below_classes_are_refused(tree):
     root = tree("cat/train/1.jpg", "cat/test/1.jpg", "dog/train/1.jpg")
     assert refusal(root) == (
         "DATA has cat/test and cat/train: splits in the folder of a class would be trained on alike. Put the classes "
-        "into the splits (train/cat), or pass one by with --ignore test."
+        "into the splits (train/cat), or leave one out with --ignore test."
     )
     assert "DATA has cat/x_test and cat/x_train: splits in" in refusal(
         tree("cat/x_train/1.jpg", "cat/x_test/1.jpg", "dog/1.jpg", root="other")
@@ -287,7 +287,7 @@ def test_several_data_sets_are_no_classes(tree):
     root = tree("birds/train/owl/1.jpg", "birds/train/jay/1.jpg", "cars/v1/test/bus/1.jpg", "cars/v1/test/van/1.jpg")
     assert refusal(root) == (
         "DATA has birds/train, a split with class folders, in the folder birds, which would be taken for a class. Give "
-        "the folder of one data set, such as DATA/birds, or pass it by with --ignore birds."
+        "the folder of one data set, such as DATA/birds, or leave it out with --ignore birds."
     )
     tree("hen/1.jpg")
     assert "DATA has cars/v1/test, a split with class folders, in the folder cars," in refusal(root, ignore=["birds"])
@@ -299,7 +299,7 @@ def test_several_data_sets_are_no_classes(tree):
 def test_a_table_beside_photos_without_class_folders_is_named(tree):
     root = tree("train/1.jpg", "test/2.jpg", "train.csv")
     assert refusal(root).endswith(
-        "Pass one by with --ignore test. If train.csv has their labels, give DATA/train.csv instead."
+        "Leave one out with --ignore test. If train.csv has their labels, give DATA/train.csv instead."
     )
     assert refusal(root, ignore=["test"]).endswith("give DATA/train.csv instead.")
     tree("sample.csv")
@@ -363,7 +363,7 @@ def test_a_wrapper_is_gone_through(tree):
     found = open_dataset(tree("data/photos/cat/1.jpg", "data/photos/dog/1.jpg", "__MACOSX/data/1.jpg", "1.jpg"))
     assert shown(found) == [("data/photos/cat/1.jpg", "cat", None), ("data/photos/dog/1.jpg", "dog", None)]
     assert found.notes == (
-        "Passed by, as hidden or made by a system: __MACOSX.",
+        "Skipped, as hidden or made by a system: __MACOSX.",
         "In no class folder, and left out: 1.jpg.",
         "All photos in folders lie in data/photos; its folders are read.",
     )
@@ -396,7 +396,7 @@ def test_photos_in_no_class_folder_are_told(tree):
     assert len(found.photos) == 4
 
 
-# --- what is passed by ----------------------------------------------------------------------------------------------
+# --- what is skipped ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -407,7 +407,7 @@ def test_folders_of_systems_are_never_photos(tree, name):
     assert [path for path, _, _ in shown(found)] == ["cat/1.jpg", "dog/1.jpg"]
     assert found.classes == ("cat", "dog")
     (note,) = found.notes
-    assert note.startswith("Passed by, as hidden or made by a system: ")
+    assert note.startswith("Skipped, as hidden or made by a system: ")
     assert all(path in note for path in (f" {name}", f"cat/{name}", f"cat/sub/{name}"))
 
 
@@ -427,7 +427,7 @@ def test_hidden_photos_are_told_and_litter_is_not(tree):
     found = open_dataset(
         tree("cat/1.jpg", "dog/1.jpg", "cat/.2.jpg", "cat/._1.jpg", ".DS_Store", "dog/Thumbs.db", ".notes.txt")
     )
-    assert found.notes == ("Passed by, as hidden or made by a system: cat/.2.jpg.",)
+    assert found.notes == ("Skipped, as hidden or made by a system: cat/.2.jpg.",)
     assert found.others == ("dog/Thumbs.db",)
 
 
@@ -535,17 +535,17 @@ def test_white_space_around_a_name_is_told(tree):
         (
             ("train/Cat/1.jpg", "train/dog/1.jpg", "val/cat/1.jpg"),
             "DATA: the classes 'Cat' (train/Cat) and 'cat' (val/cat) differ in case only, so they may be one class or "
-            "two. Rename one of them, or pass one by with --ignore Cat.",
+            "two. Rename one of them, or leave one out with --ignore Cat.",
         ),
         (
             ("STRASSE/1.jpg", "straße/1.jpg"),
             "DATA: the classes 'STRASSE' (STRASSE) and 'straße' (straße) differ in case only, so they may be one class "
-            "or two. Rename one of them, or pass one by with --ignore STRASSE.",
+            "or two. Rename one of them, or leave one out with --ignore STRASSE.",
         ),
         (
             ("01/1.jpg", "1.0/1.jpg", "2/1.jpg"),
             "DATA: the classes '01' (01) and '1.0' (1.0) differ in how the same number is written, so they may be one "
-            "class or two. Rename one of them, or pass one by with --ignore 01.",
+            "class or two. Rename one of them, or leave one out with --ignore 01.",
         ),
         (("cat/1.jpg", " /1.jpg"), "DATA: the class name is empty ( ). Rename it."),
         (
@@ -638,7 +638,7 @@ def test_any_tree_is_told_whole_or_refused(tmp_path_factory, paths, ignored, all
         litter = name == "._1.jpg"
         left_out = allow_unseen and "no photo to train on" in told
         hidden = name.startswith(".") and "hidden" in told
-        assert litter or left_out or hidden or (passed and ("Passed by" in told or "Ignored" in told)), path
+        assert litter or left_out or hidden or (passed and ("Skipped" in told or "Ignored" in told)), path
     for path, (label, split) in photos.items():
         folders = path.split("/")[:-1]
         assert label in found.classes

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from vertebra.card import Decoding
-from vertebra.data import Album, DataError, Facts, audit, look_through, open_dataset, write_page
+from vertebra.data import DataError, ImageInfo, ImageInfoCache, audit, open_dataset, read_image_info, write_page
 from vertebra.data import image_info as facts_module
 from vertebra.decoding import Decoded
 from vertebra.errors import VertebraWarning
@@ -25,7 +25,7 @@ def _cache(tmp_path, monkeypatch):
 
 def audited(root, **options):
     dataset = open_dataset(root)
-    return dataset, audit(dataset, look_through(dataset), **options)
+    return dataset, audit(dataset, read_image_info(dataset), **options)
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_the_page_shows_photos_by_the_depth_that_was_said(folder, tmp_path):
     for name, size in (("one", (40, 40)), ("two", (40, 40)), ("tiny", (20, 20))):
         Image.fromarray(np.full(size, 3000, np.uint16)).save(root / "cat" / f"{name}.png")
     dataset, decoding = open_dataset(root), Decoding(bits=12)
-    found = audit(dataset, look_through(dataset, decoding=decoding), decoding=decoding)
+    found = audit(dataset, read_image_info(dataset, decoding=decoding), decoding=decoding)
     write_page(dataset, found, tmp_path / "audit.html", decoding)
     shown = re.findall('base64,([^"]+)', (tmp_path / "audit.html").read_text())
     means = [np.asarray(Image.open(io.BytesIO(base64.b64decode(each)))).mean() for each in shown]
@@ -163,7 +163,7 @@ def test_leakage_between_splits(folder, tmp_path):
     assert "train/cat/0.png (train)" in "\n".join(found.lines())
     write_page(dataset, found, tmp_path / "audit.html")
     # Other splits than those that the data set brings.
-    assert not audit(dataset, look_through(dataset), splits=["train"] * 24).leaks
+    assert not audit(dataset, read_image_info(dataset), splits=["train"] * 24).leaks
 
 
 def test_nothing_usable(folder):
@@ -179,12 +179,12 @@ def test_photos_are_decoded_once(folder, monkeypatch):
     (root / "cat" / "bad.png").write_bytes(b"bad")
     dataset = open_dataset(root)
     calls = []
-    first = look_through(dataset, progress=lambda task, done, total: calls.append((task, done, total)))
+    first = read_image_info(dataset, progress=lambda task, done, total: calls.append((task, done, total)))
     assert calls[-1] == ("auditing the photos", 7, 7)
-    monkeypatch.setattr(Album, "_examine", None)
+    monkeypatch.setattr(ImageInfoCache, "_examine", None)
     (root / "cat" / "bad.png").unlink()
     (root / "dog" / "0.png").rename(root / "dog" / "renamed.png")
-    again = look_through(open_dataset(root))
+    again = read_image_info(open_dataset(root))
     known = [found for found in first if found.broken is None]
     assert sorted(again, key=lambda f: f.sha256) == sorted(known, key=lambda f: f.sha256)
 
@@ -196,11 +196,11 @@ def test_sizes_are_those_of_the_upright_photo(tmp_path, draw, size, orientation)
     exif[0x0112] = orientation
     draw(3, size).save(tmp_path / "a.jpg", exif=exif)
     content = (tmp_path / "a.jpg").read_bytes()
-    facts, picture = Album().look_at(content, decode=True)
+    facts, picture = ImageInfoCache().look_at(content, decode=True)
     assert (facts.width, facts.height) == (size if orientation == 1 else size[::-1])
     # A large JPEG is looked at coarsely; whoever wants the picture gets all of it.
     assert picture.size == (facts.width, facts.height)
-    known, again = Album().look_at(content, decode=True)
+    known, again = ImageInfoCache().look_at(content, decode=True)
     assert (known.width, known.height) == (facts.width, facts.height)
     assert np.array_equal(np.asarray(again), np.asarray(picture))
 
@@ -209,26 +209,26 @@ def test_a_cache_that_cannot_be_used_costs_only_time(tmp_path, folder):
     dataset = open_dataset(folder(cat=2, dog=2))
     (tmp_path / "file").write_bytes(b"this is no folder")
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
-        album = Album(place)
-        found = look_through(dataset, album)
-        assert all(isinstance(f, Facts) and f.broken is None for f in found)
-    assert look_through(dataset, Album(tmp_path / "good")) == found
+        album = ImageInfoCache(place)
+        found = read_image_info(dataset, album)
+        assert all(isinstance(f, ImageInfo) and f.broken is None for f in found)
+    assert read_image_info(dataset, ImageInfoCache(tmp_path / "good")) == found
 
 
 def test_damaged_facts_and_thumbnails_are_found_anew(tmp_path, folder):
     dataset = open_dataset(folder(cat=2, dog=2))
-    album = Album(tmp_path)
-    facts = look_through(dataset, album)
+    album = ImageInfoCache(tmp_path)
+    facts = read_image_info(dataset, album)
     photo = dataset.photos[0]
     thumbnail = album.thumbnail(facts[0].sha256, photo.path)
     for name, column, value in (("facts", "width", 9999), ("thumbnails", "greys", b"short")):
         with sqlite3.connect(tmp_path / f"{name}.sqlite") as database:
             database.execute(f"UPDATE {name} SET {column} = ?", [value])
-    again = Album(tmp_path)
+    again = ImageInfoCache(tmp_path)
     with pytest.warns(VertebraWarning, match=r"thumbnails\.sqlite is damaged"):
         assert np.array_equal(again.thumbnail(facts[0].sha256, photo.path), thumbnail)
     with pytest.warns(VertebraWarning, match=r"facts\.sqlite is damaged") as told:
-        assert look_through(dataset, again) == facts
+        assert read_image_info(dataset, again) == facts
     assert len(told) == 1
 
 
@@ -241,7 +241,7 @@ def test_a_file_that_cannot_be_opened(folder, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
-    assert {f.reason for f in look_through(dataset)} == {"cannot be read (Permission denied)"}
+    assert {f.reason for f in read_image_info(dataset)} == {"cannot be read (Permission denied)"}
 
 
 @pytest.fixture
@@ -295,7 +295,7 @@ def test_levels_are_those_of_the_picture():
     def levels(values):
         buffer = io.BytesIO()
         Image.fromarray(values.astype(np.uint8)).save(buffer, "PNG")
-        facts = Album().look_at(buffer.getvalue())[0]
+        facts = ImageInfoCache().look_at(buffer.getvalue())[0]
         return facts.darkest, facts.lightest, facts.edge
 
     half = np.full((100, 100), 20)
@@ -343,22 +343,22 @@ def test_why_a_photo_could_not_be_decoded_is_not_remembered(tmp_path, draw, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(Image.Image, "load", fail)
-        album = Album()
+        album = ImageInfoCache()
         facts, image = album.look_at(content, decode=True)
         album.save()
     assert (facts.broken, image) == ("out of memory", None)
-    assert Album().look_at(content)[0].broken is None
+    assert ImageInfoCache().look_at(content)[0].broken is None
     text = b"one day an image"
-    assert Album().look_at(text)[0].broken == "not an image"
+    assert ImageInfoCache().look_at(text)[0].broken == "not an image"
     monkeypatch.setattr(facts_module, "decode", lambda *arguments, **options: Decoded(draw(2)))
     monkeypatch.setattr(facts_module.Image, "open", lambda *arguments, **options: draw(2))
-    assert Album().look_at(text)[0].broken is None
+    assert ImageInfoCache().look_at(text)[0].broken is None
 
 
 def test_a_known_photo_that_cannot_be_decoded_any_more_stops_nothing(tmp_path, draw, monkeypatch):
     draw(1).save(tmp_path / "a.png")
     content = (tmp_path / "a.png").read_bytes()
-    album = Album()
+    album = ImageInfoCache()
     assert album.look_at(content)[0].broken is None
 
     def fail(*arguments, **options):
@@ -372,14 +372,14 @@ def test_a_known_photo_that_cannot_be_decoded_any_more_stops_nothing(tmp_path, d
 def test_facts_of_another_decoder_are_found_anew(tmp_path, draw, monkeypatch):
     draw(1).save(tmp_path / "a.png")
     content = (tmp_path / "a.png").read_bytes()
-    album = Album()
+    album = ImageInfoCache()
     facts, _ = album.look_at(content)
     album.save()
     calls = []
-    examine = Album._examine
-    monkeypatch.setattr(Album, "_examine", lambda self, *a: calls.append(1) or examine(self, *a))
-    assert Album().look_at(content)[0] == facts
+    examine = ImageInfoCache._examine
+    monkeypatch.setattr(ImageInfoCache, "_examine", lambda self, *a: calls.append(1) or examine(self, *a))
+    assert ImageInfoCache().look_at(content)[0] == facts
     assert not calls
     monkeypatch.setattr(facts_module, "_VERSION", "3, Pillow 99")
-    assert Album().look_at(content)[0] == facts
+    assert ImageInfoCache().look_at(content)[0] == facts
     assert calls == [1]

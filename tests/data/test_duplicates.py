@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from vertebra.data import Album, Facts, find_duplicates, look_through, open_dataset
+from vertebra.data import ImageInfo, ImageInfoCache, find_duplicates, open_dataset, read_image_info
 from vertebra.data import image_alignment as compare_module
 from vertebra.data.duplicates import group_duplicates
 from vertebra.data.image_alignment import Placement, compare, same_proportions, smoothed
@@ -41,7 +41,7 @@ def encoded(image, quality=90):
 
 def grouped(*contents):
     """(members, kinds) of the groups among files of these contents or pictures."""
-    album = Album()
+    album = ImageInfoCache()
     files = [content if isinstance(content, bytes) else encoded(content) for content in contents]
     facts = [album.look_at(content)[0] for content in files]
     found = group_duplicates(facts, lambda place: album.thumbnail(facts[place].sha256, "no such file"))
@@ -190,7 +190,7 @@ def test_names_and_order_change_nothing():
 def test_many_of_the_same_are_one_group_and_many_alike_end():
     content = np.asarray(picture(15).convert("L").resize((64, 64)))
     look = content.reshape(16, 4, 16, 4).mean(axis=(1, 3)).astype(np.uint8).tobytes()
-    facts = [Facts(f"{place:064x}", 160, 120, look) for place in range(400)]
+    facts = [ImageInfo(f"{place:064x}", 160, 120, look) for place in range(400)]
     (group,) = group_duplicates(facts, lambda place: content)
     assert len(group.members) == 400
     asked = []
@@ -205,11 +205,11 @@ def test_many_of_the_same_are_one_group_and_many_alike_end():
 
 
 def test_without_thumbnails_only_bytes_are_compared():
-    album = Album()
+    album = ImageInfoCache()
     facts = [album.look_at(encoded(picture(16), quality))[0] for quality in (90, 50)]
     assert group_duplicates(facts, lambda place: None) == []
     assert len(group_duplicates([facts[0]] * 2, lambda place: None)) == 1
-    broken = Facts("x", broken="damaged")
+    broken = ImageInfo("x", broken="damaged")
     assert group_duplicates([broken, broken], lambda place: None) == []
     assert group_duplicates([], lambda place: None) == []
 
@@ -220,10 +220,10 @@ def test_thumbnails_come_from_the_files_where_the_cache_has_none(tmp_path):
         for number, image in enumerate(images):
             image.save(tmp_path / "photos" / label / f"{number}.png")
     dataset = open_dataset(tmp_path / "photos")
-    facts = look_through(dataset)
+    facts = read_image_info(dataset)
     (group,) = find_duplicates(dataset, facts)
     assert group.members == (0, 2)
-    other = Album(tmp_path / "other")
+    other = ImageInfoCache(tmp_path / "other")
     assert find_duplicates(dataset, facts, other) == [group]
     # A file that is another one by now says nothing of the first.
     picture(99).save(dataset.photos[2].path)
@@ -295,7 +295,7 @@ def test_guesses_are_improved_but_for_few_pixels():
 def test_digits_do_not_run_together():
     pytest.importorskip("sklearn")
     dataset = open_dataset("digits")
-    groups = find_duplicates(dataset, look_through(dataset))
+    groups = find_duplicates(dataset, read_image_info(dataset))
     assert max(len(group.members) for group in groups) <= 17  # 1 % of 1,797
     assert sum(len(group.members) for group in groups) <= 17
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from vertebra import cache
-from vertebra.data import Shelf, sqlite_cache
+from vertebra.data import SqliteCache, sqlite_cache
 from vertebra.errors import VertebraWarning
 
 COLUMNS = ("photo BLOB", "count INTEGER", "share REAL", "words TEXT")
@@ -22,7 +22,7 @@ def row_of(key):
 
 
 def shelf_at(path, *, rows=KEYS, context=""):
-    shelf = Shelf(path, "things", COLUMNS, context)
+    shelf = SqliteCache(path, "things", COLUMNS, context)
     for key in rows:
         shelf.put(key, row_of(key))
     shelf.save()
@@ -47,14 +47,14 @@ def known(shelf):
 
 def test_rows_come_back_as_they_were_put(tmp_path):
     shelf_at(tmp_path / "below" / "a.sqlite")
-    shelf = Shelf(tmp_path / "below" / "a.sqlite", "things", COLUMNS)
+    shelf = SqliteCache(tmp_path / "below" / "a.sqlite", "things", COLUMNS)
     assert known(shelf) == {key: row_of(key) for key in KEYS}
     assert shelf.get("none") is None
     shelf.put(KEYS[0], (b"", -1, 0.5, ""))
     assert shelf.get(KEYS[0]) == (b"", -1, 0.5, "")
-    assert Shelf(tmp_path / "below" / "a.sqlite", "things", COLUMNS).get(KEYS[0]) == row_of(KEYS[0])
+    assert SqliteCache(tmp_path / "below" / "a.sqlite", "things", COLUMNS).get(KEYS[0]) == row_of(KEYS[0])
     shelf.save()
-    assert Shelf(tmp_path / "below" / "a.sqlite", "things", COLUMNS).get(KEYS[0]) == (b"", -1, 0.5, "")
+    assert SqliteCache(tmp_path / "below" / "a.sqlite", "things", COLUMNS).get(KEYS[0]) == (b"", -1, 0.5, "")
 
 
 # Bytes damaged, bytes cut off at the end: of the head and the table of tables, and of anything.
@@ -78,7 +78,7 @@ def test_what_is_damaged_is_never_given(tmp_path, content, count, reach, monkeyp
         for _ in range(3):  # as many processes
             cache._told.clear()
             said.clear()
-            shelf = Shelf(path, "things", COLUMNS)
+            shelf = SqliteCache(path, "things", COLUMNS)
             found = known(shelf)
             assert found == {key: row_of(key) for key in found}
             for key in KEYS:
@@ -98,7 +98,7 @@ def test_what_is_left_of_a_damaged_file_is_kept(tmp_path, content):
         database.execute("UPDATE things SET share = share + 1 WHERE count = 7")
         database.execute("UPDATE things SET photo = substr(photo, 1, 299) WHERE count = 8")
         database.execute("UPDATE things SET sha256 = ? WHERE count = 9", ["f" * 64])
-    shelf = Shelf(path, "things", COLUMNS)
+    shelf = SqliteCache(path, "things", COLUMNS)
     with pytest.warns(VertebraWarning, match=r"a\.sqlite is damaged\. What it held is made again; no result") as told:
         assert set(KEYS) - set(known(shelf)) == {KEYS[7], KEYS[8], KEYS[9]}
         assert shelf.get("f" * 64) is None
@@ -108,32 +108,32 @@ def test_what_is_left_of_a_damaged_file_is_kept(tmp_path, content):
     with sqlite3.connect(path) as database:
         assert database.execute("SELECT count(*) FROM things").fetchone() == (118,)
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    assert len(known(Shelf(path, "things", COLUMNS))) == 118
+    assert len(known(SqliteCache(path, "things", COLUMNS))) == 118
 
 
 def test_rows_of_another_context_are_not_given(tmp_path, content):
     (tmp_path / "a.sqlite").write_bytes(content)
     with pytest.warns(VertebraWarning, match="is damaged"):
-        assert Shelf(tmp_path / "a.sqlite", "things", COLUMNS, "another network").get(KEYS[0]) is None
+        assert SqliteCache(tmp_path / "a.sqlite", "things", COLUMNS, "another network").get(KEYS[0]) is None
     shelf_at(tmp_path / "b.sqlite", context="this network")
-    assert Shelf(tmp_path / "b.sqlite", "things", COLUMNS, "this network").get(KEYS[0]) == row_of(KEYS[0])
+    assert SqliteCache(tmp_path / "b.sqlite", "things", COLUMNS, "this network").get(KEYS[0]) == row_of(KEYS[0])
 
 
 def test_a_table_of_another_version_is_made_anew(tmp_path, recwarn):
     for columns in (("one TEXT",), ("one TEXT", "two INTEGER"), ("one TEXT", "two INTEGER")):
-        shelf = Shelf(tmp_path / "a.sqlite", "things", columns)
+        shelf = SqliteCache(tmp_path / "a.sqlite", "things", columns)
         found = shelf.get("x")
         row = ("a", 1)[: len(columns)]
         shelf.put("x", row)
         shelf.save()
-        assert Shelf(tmp_path / "a.sqlite", "things", columns).get("x") == row
+        assert SqliteCache(tmp_path / "a.sqlite", "things", columns).get("x") == row
     assert found == ("a", 1)
     assert not recwarn.list
 
 
 def test_what_cannot_be_written_does_not_fill_the_memory(tmp_path):
     (tmp_path / "folder.sqlite").mkdir()
-    shelf = Shelf(tmp_path / "folder.sqlite", "things", ("one TEXT",))
+    shelf = SqliteCache(tmp_path / "folder.sqlite", "things", ("one TEXT",))
     for number in range(6000):
         shelf.put(str(number), ("a",))
     shelf.save()
@@ -155,7 +155,7 @@ def test_something_else_in_its_place(tmp_path, kind):
         path.write_bytes(b"" if kind == "empty" else b"this is no database, whatever its name says" * 50)
     shelf = shelf_at(path)
     assert shelf.get(KEYS[0]) == row_of(KEYS[0])
-    again = Shelf(path, "things", COLUMNS).get(KEYS[0])
+    again = SqliteCache(path, "things", COLUMNS).get(KEYS[0])
     assert again == (None if kind in ("folder", "pipe") else row_of(KEYS[0]))
 
 
@@ -164,7 +164,7 @@ def test_files_of_sqlite_that_were_left_behind(tmp_path, content):
         path = tmp_path / f"of{suffix}.sqlite"
         path.write_bytes(content)
         (tmp_path / f"{path.name}{suffix}").write_bytes(content[:8192][::-1])
-        assert known(Shelf(path, "things", COLUMNS)) == {key: row_of(key) for key in KEYS}
+        assert known(SqliteCache(path, "things", COLUMNS)) == {key: row_of(key) for key in KEYS}
     # A file that has been replaced is not filled with the pages of the one before.
     path = tmp_path / "old.sqlite"
     path.write_bytes(b"no database")
@@ -179,7 +179,7 @@ def test_a_file_that_is_deleted_or_replaced_meanwhile(tmp_path):
     path.unlink()
     shelf.put(KEYS[1], row_of(KEYS[1]))
     shelf.save()
-    assert list(known(Shelf(path, "things", COLUMNS))) == [KEYS[1]]
+    assert list(known(SqliteCache(path, "things", COLUMNS))) == [KEYS[1]]
     path.unlink()
     other = shelf_at(path, rows=KEYS[2:3])
     shelf.put(KEYS[3], row_of(KEYS[3]))
@@ -193,11 +193,11 @@ def test_a_file_that_another_process_has_locked(tmp_path, content, monkeypatch):
     path.write_bytes(content)
     for opened in (True, False):
         monkeypatch.setattr(cache, "_told", set())
-        shelf = Shelf(path, "things", COLUMNS) if opened else None
+        shelf = SqliteCache(path, "things", COLUMNS) if opened else None
         holder = sqlite3.connect(path)
         holder.execute("BEGIN EXCLUSIVE")
         with pytest.warns(VertebraWarning, match="is locked by another process") as told:
-            shelf = shelf or Shelf(path, "things", COLUMNS)
+            shelf = shelf or SqliteCache(path, "things", COLUMNS)
             assert known(shelf) == {}
             shelf.put(KEYS[0], (b"", 1, 1.5, "new"))
             shelf.save()
@@ -206,15 +206,15 @@ def test_a_file_that_another_process_has_locked(tmp_path, content, monkeypatch):
         holder.rollback()
         holder.close()
         shelf.save()
-        assert Shelf(path, "things", COLUMNS).get(KEYS[0]) == (b"", 1, 1.5, "new")
+        assert SqliteCache(path, "things", COLUMNS).get(KEYS[0]) == (b"", 1, 1.5, "new")
 
 
 def test_several_processes_at_once(tmp_path):
     code = """
 import sys
 from pathlib import Path
-from vertebra.data import Shelf, sqlite_cache
-shelf = Shelf(Path(sys.argv[1]), "things", ("one INTEGER",))
+from vertebra.data import SqliteCache, sqlite_cache
+shelf = SqliteCache(Path(sys.argv[1]), "things", ("one INTEGER",))
 for number in range(int(sys.argv[2]), int(sys.argv[2]) + 20):
     shelf.put(str(number), (number,))
     shelf.save()
@@ -223,7 +223,7 @@ for number in range(int(sys.argv[2]), int(sys.argv[2]) + 20):
     path.write_bytes(b"no database")
     running = [subprocess.Popen([sys.executable, "-c", code, str(path), str(20 * part)]) for part in range(3)]
     assert [process.wait() for process in running] == [0, 0, 0]
-    shelf = Shelf(path, "things", ("one INTEGER",))
+    shelf = SqliteCache(path, "things", ("one INTEGER",))
     assert [shelf.get(str(number)) for number in range(60)] == [(number,) for number in range(60)]
 
 
@@ -237,14 +237,14 @@ def test_another_process_is_sooner_to_replace_a_file(tmp_path, monkeypatch, cont
 
     def sooner(path):
         monkeypatch.setattr(sqlite_cache, moment, function)
-        other = Shelf(path, "things", ("one INTEGER",))
+        other = SqliteCache(path, "things", ("one INTEGER",))
         other.put("1", (1,))
         other.save()
         return function(path)
 
     monkeypatch.setattr(sqlite_cache, moment, sooner)
-    late = Shelf(path, "things", ("one INTEGER",))
+    late = SqliteCache(path, "things", ("one INTEGER",))
     late.put("2", (2,))
     late.save()
-    shelf = Shelf(path, "things", ("one INTEGER",))
+    shelf = SqliteCache(path, "things", ("one INTEGER",))
     assert [shelf.get("1"), shelf.get("2")] == [(1,), (2,)]

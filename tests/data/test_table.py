@@ -427,7 +427,7 @@ def test_labels_that_are_one_are_joined_and_others_refused(read, refusal):
     )
     assert refusal(rows("x", "Cat", "cat", "y")) == (
         "TABLE: the classes 'Cat' (line 3) and 'cat' (line 4) differ in case only, so they may be one class or two. "
-        "Rename one of them, or pass one by with --ignore Cat."
+        "Rename one of them, or leave one out with --ignore Cat."
     )
     assert labels(read(rows("x", "Cat", "cat", "y"), ignore=["cat"])) == ["x", "Cat", "y"]
     assert "'1' (line 2) and '1.0' (line 3) differ in how the same number is written" in refusal(
@@ -580,7 +580,7 @@ def test_several_columns_of_truth_values(read, refusal):
             "valid",
             "1 0 1 0",
             "TABLE: the column 'valid' may mark the validation photos or those that are sound. Name it is_valid if it "
-            "is the split, or pass it by with --ignore valid.",
+            "is the split, or leave it out with --ignore valid.",
         ),
         (
             "split",

@@ -6,7 +6,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 
-from vertebra.data import audit, look_through, open_dataset, write_page
+from vertebra.data import audit, open_dataset, read_image_info, write_page
 
 pytest.importorskip("torch")
 TEN = [f"class {letter}" for letter in "abcdefghij"]
@@ -314,7 +314,7 @@ def test_hostile_file_names_are_text_and_lead_to_their_files(visit, photograph, 
         for number, name in enumerate(names):
             photograph(tmp_path / "data" / label / name, number, (16, 12))  # the same pictures under both labels
     dataset = open_dataset(tmp_path / "data")
-    found = audit(dataset, look_through(dataset))
+    found = audit(dataset, read_image_info(dataset))
     assert len(found.contradictions) == len(names)
     write_page(dataset, found, tmp_path / "pages" / "audit.html")
     page = visit(tmp_path / "pages" / "audit.html")
@@ -340,7 +340,7 @@ def test_the_audit_is_accessible(visit, sound, photograph, tmp_path):
     (tmp_path / "data" / "cat" / "empty.png").write_bytes(b"")
     (tmp_path / "data" / "cat" / "notes.txt").write_text("x")
     dataset = open_dataset(tmp_path / "data")
-    found = audit(dataset, look_through(dataset))
+    found = audit(dataset, read_image_info(dataset))
     write_page(dataset, found, tmp_path / "audit.html", command="vertebra audit data --html audit.html")
     page = visit(tmp_path / "audit.html", viewport=PHONE)
     text = page.locator("body").inner_text()

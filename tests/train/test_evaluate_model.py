@@ -55,7 +55,7 @@ def test_names_that_may_be_one_or_two_are_refused(measure, classes, label, messa
     with pytest.raises(DataError) as caught:
         measure(classes, label, "dog")
     assert message in str(caught.value)
-    assert f"pass it by with --ignore {label}." in str(caught.value)
+    assert f"leave it out with --ignore {label}." in str(caught.value)
 
 
 def test_classes_that_the_model_does_not_know(measure):

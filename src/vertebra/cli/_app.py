@@ -20,7 +20,7 @@ COMMANDS = {
     "choose": "Find the networks that fit a budget, and why others do not.",
     "train": "Train a classifier on a folder of labelled photos.",
     "evaluate": "Measure a classifier on labelled photos.",
-    "audit": "Find the broken, doubled and mislabelled photos of a data set.",
+    "audit": "Find the broken, duplicate and mislabelled photos of a data set.",
     "export": "Export a network as one ONNX file that predicts without torch.",
     "serve": "Serve exported classifiers over HTTP, with a page to use them.",
     "bench": "Time networks here, with each backend that is installed.",

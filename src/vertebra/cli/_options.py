@@ -10,7 +10,7 @@ from vertebra.model_argument import takes
 
 Ignore = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME", help="Pass by a folder, or a label, split or column of a table; may be repeated."),
+    typer.Option(metavar="NAME", help="Leave out a folder, or a label, split or column of a table; may be repeated."),
 ]
 PathColumn = Annotated[str | None, typer.Option(metavar="NAME", help="Of a table: the column of paths.")]
 LabelColumn = Annotated[str | None, typer.Option(metavar="NAME", help="Of a table: the column of labels.")]

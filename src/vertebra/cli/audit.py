@@ -15,7 +15,7 @@ from vertebra.cli._output import print_json
 from vertebra.errors import UsageError, printable
 
 if TYPE_CHECKING:
-    from vertebra.data import Audit, Dataset, Facts
+    from vertebra.data import Audit, Dataset, ImageInfo
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -61,7 +61,7 @@ def audit(
     split_column: SplitColumn = None,
     image_root: ImageRoot = None,
 ) -> None:
-    """Find the broken, doubled and mislabelled photos of a data set: copies, contradictions, leakage, imbalance.
+    """Find the broken, duplicate and mislabelled photos of a data set: copies, contradictions, leakage, imbalance.
 
     Every photo is decoded, once: what has been seen before is known by its content. Copies that are rotated by a few
     degrees, cropped to less than 7/8 of a side or framed by a border are not found.
@@ -109,14 +109,14 @@ def _command(settings: Settings) -> str:
     return shlex.join(words)
 
 
-def _look(dataset: Dataset, settings: Settings) -> tuple[Audit, list[Facts]]:
-    from vertebra.data import DataError, look_through, usable_part
+def _look(dataset: Dataset, settings: Settings) -> tuple[Audit, list[ImageInfo]]:
+    from vertebra.data import DataError, read_image_info, usable_part
     from vertebra.data import audit as judge
     from vertebra.progress import progress_bar
 
     decoding = Decoding(bits=settings.bits)
     with progress_bar("auditing the photos", bar=not settings.json) as progress:
-        facts = look_through(dataset, progress=progress, decoding=decoding)
+        facts = read_image_info(dataset, progress=progress, decoding=decoding)
     found = judge(dataset, facts, decoding=decoding)
     usable = [place for place, fact in enumerate(facts) if fact.broken is None]
     try:

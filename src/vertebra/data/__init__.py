@@ -1,6 +1,6 @@
-"""A folder, a table or a name → labelled photos, looked through and split.
+"""A folder, a table or a name → labelled photos, audited and split.
 
-`open_dataset("photos/")` lists them, `look_through` decodes each once, and `audit` says what is wrong with them.
+`open_dataset("photos/")` lists them, `read_image_info` decodes each once, and `audit` says what is wrong with them.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ from .data_audit import audit
 from .dataset import DataError, Dataset, Photo
 from .dataset_checks import check_labels, check_seen, usable_part
 from .duplicates import Duplicates, find_duplicates
-from .image_info import Album, Facts, look_through, read_file
+from .image_info import ImageInfo, ImageInfoCache, read_file, read_image_info
 from .imagenet_labels import INDEX, check_indices, match_imagenet
 from .label_names import match_names
 from .read import check_source, open_dataset
 from .split import Shares, assign_folds, assign_splits
-from .sqlite_cache import Shelf
+from .sqlite_cache import SqliteCache
 from .table_file import is_table
+
+# Their former names, for one version.
+Album, Facts, Shelf, look_through = ImageInfoCache, ImageInfo, SqliteCache, read_image_info
 
 __all__ = [
     "INDEX",
@@ -27,9 +30,12 @@ __all__ = [
     "Dataset",
     "Duplicates",
     "Facts",
+    "ImageInfo",
+    "ImageInfoCache",
     "Photo",
     "Shares",
     "Shelf",
+    "SqliteCache",
     "assign_folds",
     "assign_splits",
     "audit",
@@ -45,6 +51,7 @@ __all__ = [
     "match_names",
     "open_dataset",
     "read_file",
+    "read_image_info",
     "usable_part",
     "write_page",
 ]

@@ -15,7 +15,7 @@ from vertebra.report import findings as shown_findings
 
 from .audit_result import FEW, Audit, Group, Odd
 from .dataset import DataError, Dataset
-from .image_info import Facts
+from .image_info import ImageInfo
 
 _MOST = 60  # photos or groups of a section
 _OF_GROUP = 6  # photos of a group
@@ -28,7 +28,7 @@ def write_page(
     path: Path,
     decoding: Decoding = Decoding(),  # noqa: B008 - frozen
     command: str = "",
-    facts: Sequence[Facts] = (),
+    facts: Sequence[ImageInfo] = (),
 ) -> None:
     """Write the page, whole or not at all.
 
@@ -70,7 +70,7 @@ def write_page(
         temporary.write_bytes(text.encode("utf-8"))
 
 
-def _digest(facts: Sequence[Facts]) -> str:
+def _digest(facts: Sequence[ImageInfo]) -> str:
     """One hash of all contents; another order of the photos gives the same."""
     hashes = "\n".join(sorted(fact.sha256 for fact in facts))
     return f"{hashlib.sha256(hashes.encode()).hexdigest()}, the SHA-256 of their sorted SHA-256, a line each"
@@ -121,7 +121,7 @@ def findings(dataset: Dataset, found: Audit) -> dict[str, Any]:
         ("Class names that differ in case only", [" and ".join(names) for names in found.case_clashes]),
         (f"Classes with fewer than {FEW} photos", [f"{name}: {count}" for name, count in found.few.items()]),
         ("Folders that could not be listed", list(found.unreadable)),
-        ("Other files, left alone", list(found.others)),
+        ("Other files, ignored", list(found.others)),
     )
     return {
         "problems": found.problems,

@@ -21,7 +21,7 @@ class Broken:
     """A photo that cannot be used."""
 
     path: str
-    kind: str  # as `Facts.broken` has them
+    kind: str  # as `ImageInfo.broken` has them
     reason: str
 
 
@@ -84,7 +84,7 @@ class Audit:
     case_clashes: tuple[tuple[str, ...], ...]  # class names that differ in case only
     others: tuple[str, ...]  # files that are no photos by their name
     unreadable: tuple[str, ...]  # folders that could not be listed, and why
-    notes: tuple[str, ...] = ()  # sentences: what was joined, left out or passed by when it was read, how it decodes
+    notes: tuple[str, ...] = ()  # sentences: what was joined, left out or skipped when it was read, how it decodes
     looked_in: str = ""  # of a table: where relative paths were looked up
     unclear: int = 0  # photos of 16-bit values that are nearly black, or cut off to white, as their depth is not known
 
@@ -124,7 +124,7 @@ class Audit:
             (count := len(self.leaks), f"{verb('appear', count)} in different splits", "picture"),
             (count := len(self.case_clashes), f"{verb('differ', count)} in case only", "set of class names"),
             (sum(count == 0 for count in self.classes.values()), "without any usable photo", "class"),
-            (self.unclear, "of 16-bit values whose white is in doubt (see --bits)", "photo"),
+            (self.unclear, "of 16-bit values with an unknown white level (see --bits)", "photo"),
         ]
         return [f"{counted(count, what)} {how}" for count, how, what in found if count]
 
@@ -137,7 +137,7 @@ class Audit:
             (sum(not group.exact for group in own), "of near-duplicates", "group"),
             *((len(odd), title, "photo") for title, odd in self.odd if not self.is_usual(odd)),
             (len([name for name, count in self.few.items() if count]), f"with fewer than {FEW} photos", "class"),
-            (len(self.others), "left alone", "other file"),
+            (len(self.others), "ignored", "other file"),
             (len(self.notes), "on how it was read", "note"),
         ]
         return [f"{counted(count, what)} {how}" for count, how, what in found if count]
@@ -217,7 +217,7 @@ class Audit:
                     lines.append(f"  … and {len(entries) - most:,} more")
 
         tell("cannot be used", [f"{b.path} {b.reason}" for b in self.broken])
-        tell("folders passed by", self.unreadable)
+        tell("folders that could not be listed", self.unreadable)
         tell("same picture, different labels", [group.shown(splits=False) for group in self.contradictions])
         tell("same picture, different splits", [group.shown() for group in self.leaks])
         for exact, title in ((True, "copies within a class"), (False, "near-duplicates within a class")):
@@ -230,7 +230,7 @@ class Audit:
                 lines.append(f"{title}: {len(odd):,}, most of all photos")
                 continue
             tell(title, [f"{photo.path} ({photo.width} × {photo.height})" for photo in odd])
-        tell("other files, left alone", self.others)
+        tell("other files, ignored", self.others)
         lines.extend(self.notes)
         lines.append(self.conclusion)
         return lines

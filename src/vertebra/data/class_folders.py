@@ -21,7 +21,7 @@ def read_folder(root: Path, *, ignore: Sequence[str] = (), training: bool = True
 
     Args:
         root: the folder.
-        ignore: folders to pass by, by name (at any depth) or by path.
+        ignore: folders to leave out, by name (at any depth) or by path.
         training: False where the photos only measure a classifier. Then one class is enough, and a folder that holds
             everything is the class.
 
@@ -106,18 +106,18 @@ def _split_folders(top: Folder, walk: FolderTree, notes: list[str]) -> list[tupl
         reason = "whose photos lie in no class folders" if flat == beside else "which are no splits with class folders"
         raise DataError(
             f"{where} has the splits {listed(names)} and beside them {listed(beside)}, {reason}. Move them into a "
-            f"split or away, or pass them by with {ways}. Splits are named {KNOWN_SPLITS}; a class of such a name has "
-            "its photos directly in it."
+            f"split or away, or leave them out with {ways}. Splits are named {KNOWN_SPLITS}; a class of such a name "
+            "has its photos directly in it."
         )
     for _, split in splits:
         same = [folder.name for folder, other in splits if other == split]
         if len(same) > 1:
             raise DataError(
-                f"{where} has {listed(same)}, which are all names of the split {split}. Merge them, or pass one by "
+                f"{where} has {listed(same)}, which are all names of the split {split}. Merge them, or leave one out "
                 f"with --ignore {_quoted(_other_than(split, same))}."
             )
     if empty := [folder.name for folder in top.folders if not folder.is_filled]:
-        notes.append(f"Beside the splits {listed(names)}, without any photo and left alone: {some(empty)}.")
+        notes.append(f"Beside the splits {listed(names)}, without any photo and ignored: {some(empty)}.")
     return splits
 
 
@@ -130,8 +130,8 @@ def _check_named_like_splits(top: Folder, where: Path, walk: FolderTree) -> None
             "list them in a table with the columns path,label."
         )
     ways = (
-        f"Name the splits {KNOWN_SPLITS}, and put the photos of each class in a folder in them: train/cat/1.jpg. Pass "
-        "one by with --ignore"
+        f"Name the splits {KNOWN_SPLITS}, and put the photos of each class in a folder in them: train/cat/1.jpg. Leave "
+        "one out with --ignore"
     )
     for names in _named_like_splits(top.filled):
         if len(names) > 1:
@@ -172,7 +172,7 @@ def _check_class(folder: Folder, walk: FolderTree, notes: list[str]) -> None:
                 raise DataError(
                     f"{walk.root} has {listed([walk.shown(inner.path / name) for name in names])}: splits in the "
                     f"folder of a class would be trained on alike. Put the classes into the splits "
-                    f"(train/{folder.name}), or pass one by with --ignore {_quoted(_other_than('train', names))}."
+                    f"(train/{folder.name}), or leave one out with --ignore {_quoted(_other_than('train', names))}."
                 )
         if len(inner.filled) != 1 or inner.photos:
             break
@@ -180,7 +180,7 @@ def _check_class(folder: Folder, walk: FolderTree, notes: list[str]) -> None:
             raise DataError(
                 f"{walk.root} has {walk.shown(inner.filled[0].path)}, a split with class folders, in the folder "
                 f"{folder.name}, which would be taken for a class. Give the folder of one data set, such as "
-                f"{inner.path}, or pass it by with --ignore {_quoted(folder.name)}."
+                f"{inner.path}, or leave it out with --ignore {_quoted(folder.name)}."
             )
         inner = inner.filled[0]
     for below in folder.filled:

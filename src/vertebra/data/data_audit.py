@@ -11,7 +11,7 @@ from vertebra.decoding_notes import DecodingNotes
 from .audit_result import TINY, Audit, Broken, Group, Odd
 from .dataset import SPLITS, DataError, Dataset
 from .duplicates import Duplicates, find_duplicates
-from .image_info import Album, Facts
+from .image_info import ImageInfo, ImageInfoCache
 
 EXTREME = 4.0  # longer side / shorter side: a centre crop loses three quarters of it
 # Levels of grey, of 255, but for the 1 % darkest and the 1 % lightest pixels. Of 5,784 Caltech photos none is so.
@@ -26,7 +26,7 @@ _SHARP_SIDE = 64  # pixels: smaller photos are not judged
 
 def audit(
     dataset: Dataset,
-    facts: Sequence[Facts],
+    facts: Sequence[ImageInfo],
     splits: Sequence[str] | None = None,
     decoding: Decoding = Decoding(),  # noqa: B008 - frozen
     duplicates: Sequence[Duplicates] | None = None,
@@ -35,7 +35,7 @@ def audit(
 
     Args:
         dataset: the photos.
-        facts: of each photo, as `look_through` returns them.
+        facts: of each photo, as `read_image_info` returns them.
         splits: of each photo; empty where it has none. None: those that the data set brings.
         decoding: that the facts were found by.
         duplicates: as `find_duplicates` returns them. None: they are looked for.
@@ -49,14 +49,16 @@ def audit(
     given = [photo.split or "" for photo in photos] if splits is None else list(splits)
     usable = [index for index, found in enumerate(facts) if found.broken is None]
 
-    def odd(is_odd: Callable[[Facts], bool]) -> tuple[Odd, ...]:
+    def odd(is_odd: Callable[[ImageInfo], bool]) -> tuple[Odd, ...]:
         return tuple(Odd(shown[i], facts[i].width, facts[i].height) for i in usable if is_odd(facts[i]))
 
     sides = sorted(min(facts[i].width, facts[i].height) for i in usable)
     per_class = Counter(photos[i].label for i in usable)
     per_split = Counter(given[i] for i in usable)
     groups = []
-    for group in find_duplicates(dataset, facts, Album(decoding=decoding)) if duplicates is None else duplicates:
+    for group in (
+        find_duplicates(dataset, facts, ImageInfoCache(decoding=decoding)) if duplicates is None else duplicates
+    ):
         # What the data set does not split cannot leak yet.
         where = tuple(given[i] for i in group.members if given[i])
         labels = tuple(photos[i].label for i in group.members)
@@ -95,7 +97,7 @@ def _case_clashes(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(group) for group in alike.values() if len(group) > 1)
 
 
-def check_usable(dataset: Dataset, facts: Sequence[Facts]) -> None:
+def check_usable(dataset: Dataset, facts: Sequence[ImageInfo]) -> None:
     """Refuse a data set of which no photo can be used.
 
     Raises:
@@ -106,5 +108,5 @@ def check_usable(dataset: Dataset, facts: Sequence[Facts]) -> None:
         raise DataError(f"{dataset.name}: none of its photos can be used. The first, {first}, {facts[0].reason}.")
 
 
-def _is_flat(facts: Facts) -> bool:
+def _is_flat(facts: ImageInfo) -> bool:
     return facts.lightest - facts.darkest <= FLAT

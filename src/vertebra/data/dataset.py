@@ -35,7 +35,7 @@ class Dataset:
     root: Path  # paths are shown relative to it
     others: tuple[str, ...] = ()  # files that are no photos by their name, relative to the root
     unreadable: tuple[str, ...] = ()  # folders that could not be listed, and why
-    notes: tuple[str, ...] = ()  # sentences: what was joined, left out or passed by on the way here
+    notes: tuple[str, ...] = ()  # sentences: what was joined, left out or skipped while reading
     looked_in: str = ""  # of a table: where relative paths were looked up, for people
 
     @property

@@ -27,7 +27,7 @@ from .image_alignment import (
     same_proportions,
     smoothed,
 )
-from .image_info import LOOK_SIZE, Album, Facts, Thumbnail
+from .image_info import LOOK_SIZE, ImageInfo, ImageInfoCache, Thumbnail
 from .perceptual_hash import WINDOWS, Candidates, Index, candidates, greys_of
 
 # Of pictures with fewer pixels, those of different things agree as well as crops and mirror images do (digits of
@@ -53,19 +53,21 @@ class Duplicates:
     kinds: tuple[str, ...]  # of each; that of the first is empty
 
 
-def find_duplicates(dataset: Dataset, facts: Sequence[Facts], album: Album | None = None) -> list[Duplicates]:
+def find_duplicates(
+    dataset: Dataset, facts: Sequence[ImageInfo], album: ImageInfoCache | None = None
+) -> list[Duplicates]:
     """Groups of photos of a data set that show the same picture.
 
     Args:
         dataset: the photos.
-        facts: of each photo, as `look_through` returns them.
+        facts: of each photo, as `read_image_info` returns them.
         album: what is known of photos; None: the one in the cache.
     """
-    album = album or Album()
+    album = album or ImageInfoCache()
     return group_duplicates(facts, lambda place: album.thumbnail(facts[place].sha256, dataset.photos[place].path))
 
 
-def group_duplicates(facts: Sequence[Facts], thumbnail: Callable[[int], Thumbnail | None]) -> list[Duplicates]:
+def group_duplicates(facts: Sequence[ImageInfo], thumbnail: Callable[[int], Thumbnail | None]) -> list[Duplicates]:
     """Groups of photos that show the same picture; photos that cannot be used are left out.
 
     Each member of a group agrees with its first: what is alike to another member alone does not join.
@@ -102,12 +104,12 @@ def group_duplicates(facts: Sequence[Facts], thumbnail: Callable[[int], Thumbnai
     return sorted(found, key=lambda group: min(group.members))
 
 
-def _by_content(facts: Sequence[Facts], places: NDArray[Any]) -> NDArray[np.int32]:
+def _by_content(facts: Sequence[ImageInfo], places: NDArray[Any]) -> NDArray[np.int32]:
     """So that neither what the files are called nor the order in which they lie changes anything."""
     return np.array(sorted(places.tolist(), key=lambda place: facts[place].sha256), np.int32)
 
 
-def _first_of_each_file(facts: Sequence[Facts]) -> NDArray[np.int32]:
+def _first_of_each_file(facts: Sequence[ImageInfo]) -> NDArray[np.int32]:
     """(N,) the first photo with the same bytes; -1 for those that cannot be used."""
     first = np.full(len(facts), -1, np.int32)
     # A dictionary of a million digests would take a quarter of the memory.
@@ -127,7 +129,7 @@ def _first_of_each_file(facts: Sequence[Facts]) -> NDArray[np.int32]:
 class _Looks:
     """The coarse greys of files by their numbers."""
 
-    facts: Sequence[Facts]
+    facts: Sequence[ImageInfo]
     files: NDArray[np.int32]
 
     def __getitem__(self, number: int) -> bytes:
@@ -138,7 +140,7 @@ class _Search:
     """Groups of photos around an original each, which grow pair by pair."""
 
     def __init__(
-        self, facts: Sequence[Facts], files: NDArray[np.int32], thumbnail: Callable[[int], Thumbnail | None]
+        self, facts: Sequence[ImageInfo], files: NDArray[np.int32], thumbnail: Callable[[int], Thumbnail | None]
     ) -> None:
         count = len(files)
         self._files = files

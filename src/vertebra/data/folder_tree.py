@@ -1,4 +1,4 @@
-"""A folder with all that lies in it, as it is walked: photos, folders, other files, links and what is passed by."""
+"""A folder with all that lies in it, as it is walked: photos, folders, other files, links and what is skipped."""
 
 from __future__ import annotations
 
@@ -99,12 +99,12 @@ class FolderTree:
         return str(Path(path).relative_to(self.root))
 
     def notes(self) -> list[str]:
-        """What was passed by, and what counts twice."""
+        """What was skipped, and what counts twice."""
         notes = []
         if self._asked:
             notes.append(f"Ignored, as asked: {some(self._asked)}.")
         if self._passed_by:
-            notes.append(f"Passed by, as hidden or made by a system: {some(self._passed_by)}.")
+            notes.append(f"Skipped, as hidden or made by a system: {some(self._passed_by)}.")
         if self._links:
             notes.append(f"Links within this folder, so their photos count more than once: {some(self._links)}.")
         return notes + left_out(self._kinds, self.root)

@@ -1,7 +1,7 @@
 """What is known of a photo once it has been decoded: size, looks, or why it cannot be used.
 
-Facts are kept in the cache by the SHA-256 of the file's content, so that no photo is decoded a second time, whatever
-it is called and wherever it lies.
+It is kept in the cache by the SHA-256 of the file's content, so that no photo is decoded a second time, whatever it is
+called and wherever it lies.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vertebra.machine import usable_cores
 from vertebra.progress import Progress, silent
 
 from .dataset import Dataset, Photo
-from .sqlite_cache import Shelf
+from .sqlite_cache import SqliteCache
 
 # Grey thumbnails are what photos are compared by: coarse ones, which are in memory, and finer ones, which are on disk.
 LOOK_SIZE = 16
@@ -50,7 +50,7 @@ _MEASURED = 128
 
 
 @dataclass(frozen=True)
-class Facts:
+class ImageInfo:
     """What is known of one photo's content."""
 
     sha256: str = ""  # empty where the file could not be read
@@ -68,7 +68,7 @@ class Facts:
     remarks: str = ""
 
 
-class Album:
+class ImageInfoCache:
     """The facts of all photos seen before, in one folder; several threads and processes may use it.
 
     Only what was decoded is kept, and found anew by another decoding or decoder. Why a photo could not be decoded
@@ -79,8 +79,8 @@ class Album:
         self.decoding = decoding
         self._version = f"{_VERSION}, {decoder()}, {decoding}"
         folder = folder or cache_dir() / "photos"
-        self._facts = Shelf(folder / "facts.sqlite", "facts", _COLUMNS)
-        self._thumbnails = Shelf(folder / "thumbnails.sqlite", "thumbnails", _THUMBNAIL_COLUMNS)
+        self._facts = SqliteCache(folder / "facts.sqlite", "facts", _COLUMNS)
+        self._thumbnails = SqliteCache(folder / "thumbnails.sqlite", "thumbnails", _THUMBNAIL_COLUMNS)
 
     def save(self) -> None:
         """Keep what was found since the last call."""
@@ -89,7 +89,7 @@ class Album:
 
     def look_at(
         self, content: bytes, digest: str | None = None, *, decode: bool = False
-    ) -> tuple[Facts, Image.Image | None]:
+    ) -> tuple[ImageInfo, Image.Image | None]:
         """The facts of a file's content, and its picture where `decode` asks for it and it can be had.
 
         `digest` is the content's SHA-256, where it has been taken already.
@@ -111,7 +111,7 @@ class Album:
                 facts = _failed(digest, content, error)
         return facts, picture if decode else None
 
-    def recall(self, digest: str, path: Path) -> Facts | None:
+    def recall(self, digest: str, path: Path) -> ImageInfo | None:
         """The facts of a photo, from what is kept or from its file; None where that has changed or is gone."""
         facts = self._known(digest)
         if facts is None:
@@ -120,11 +120,11 @@ class Album:
                 facts, _ = self.look_at(content, digest)
         return facts
 
-    def _known(self, digest: str) -> Facts | None:
+    def _known(self, digest: str) -> ImageInfo | None:
         row = self._facts.get(digest)
         if row is None or row[0] != self._version:
             return None
-        return Facts(digest, **dict(zip(_KEPT, row[1:], strict=True)))
+        return ImageInfo(digest, **dict(zip(_KEPT, row[1:], strict=True)))
 
     def thumbnail(self, digest: str, path: Path) -> Thumbnail | None:
         """The thumbnail of a photo, from what is kept or from its file; None where that has changed or is gone."""
@@ -140,7 +140,7 @@ class Album:
         greys = np.frombuffer(zlib.decompress(row[1]), np.uint8)
         return greys.reshape(THUMBNAIL_SIZE, THUMBNAIL_SIZE)
 
-    def _examine(self, digest: str, content: bytes) -> tuple[Facts, Image.Image | None]:
+    def _examine(self, digest: str, content: bytes) -> tuple[ImageInfo, Image.Image | None]:
         """Facts by decoding, to be kept; with them the picture, where it was decoded in full."""
         try:
             found = decode(content, at_least=_ENOUGH, decoding=self.decoding)
@@ -154,7 +154,7 @@ class Album:
         grey = picture.convert("L")
         thumbnail = _reduced(grey)
         look = thumbnail.reshape(LOOK_SIZE, 4, LOOK_SIZE, 4).mean(axis=(1, 3)).round().astype(np.uint8)
-        facts = Facts(
+        facts = ImageInfo(
             digest, width, height, look.tobytes(), *_levels(grey), levels=found.levels, remarks="\n".join(found.remarks)
         )
         self._facts.put(digest, (self._version, *(getattr(facts, name) for name in _KEPT)))
@@ -162,7 +162,7 @@ class Album:
         return facts, picture if picture.size == (width, height) else None
 
 
-def _failed(digest: str, content: bytes, error: ImageError) -> Facts:
+def _failed(digest: str, content: bytes, error: ImageError) -> ImageInfo:
     kind = "damaged"
     if not content:
         kind = "empty"
@@ -175,7 +175,7 @@ def _failed(digest: str, content: bytes, error: ImageError) -> Facts:
     elif isinstance(error, OversizeError):
         kind = "too large"
     reason = str(error).removeprefix(f"image of {len(content)} bytes ")
-    return Facts(digest, broken=kind, reason=reason)
+    return ImageInfo(digest, broken=kind, reason=reason)
 
 
 def _reduced(grey: Image.Image) -> Thumbnail:
@@ -205,25 +205,25 @@ def _quantile(values: NDArray[np.int16], share: float) -> int:
     return int(np.searchsorted(counts, share * counts[-1]))
 
 
-def read_file(path: Path) -> tuple[bytes, Facts | None]:
+def read_file(path: Path) -> tuple[bytes, ImageInfo | None]:
     """A file's bytes, or facts that say why there are none."""
     try:
         if not path.is_file():
             what = "a folder" if path.is_dir() else "a pipe or device" if path.exists() else "missing"
-            return b"", Facts(broken="unreadable", reason=f"is {what}")
+            return b"", ImageInfo(broken="unreadable", reason=f"is {what}")
         if raw := raw_file(path.name):
-            return b"", Facts(broken="not supported", reason=raw.refusal)
+            return b"", ImageInfo(broken="not supported", reason=raw.refusal)
         return path.read_bytes(), None
     except OSError as error:
-        return b"", Facts(broken="unreadable", reason=f"cannot be read ({error.strerror or error})")
+        return b"", ImageInfo(broken="unreadable", reason=f"cannot be read ({error.strerror or error})")
 
 
-def look_through(
+def read_image_info(
     dataset: Dataset,
-    album: Album | None = None,
+    album: ImageInfoCache | None = None,
     progress: Progress = silent,
     decoding: Decoding = Decoding(),  # noqa: B008 - frozen
-) -> list[Facts]:
+) -> list[ImageInfo]:
     """The facts of each photo, in the order of the data set. What has not been seen before is decoded, in parallel.
 
     Args:
@@ -232,17 +232,17 @@ def look_through(
         progress: called with the photos done and the photos in all.
         decoding: of the photos' files, where no album says it.
     """
-    album = album or Album(decoding=decoding)
+    album = album or ImageInfoCache(decoding=decoding)
     photos = dataset.photos
 
-    def look(part: Sequence[Photo]) -> list[Facts]:
+    def look(part: Sequence[Photo]) -> list[ImageInfo]:
         found = []
         for photo in part:
             content, failed = read_file(photo.path)
             found.append(failed or album.look_at(content)[0])
         return found
 
-    facts: list[Facts] = []
+    facts: list[ImageInfo] = []
     try:
         with ThreadPoolExecutor(usable_cores()) as pool:
             for part in pool.map(look, _parts(photos, 32)):

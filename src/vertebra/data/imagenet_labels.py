@@ -90,7 +90,7 @@ def _read(label: str, source: str) -> tuple[str, int | None]:
     if index is None and (other := _folded().get(_plain(label).casefold())) is not None:
         raise DataError(
             f"{source}: the class {label!r} and the model's {class_names()[other]!r} differ only in case, so they may "
-            f"be one class or two. Rename it, or pass it by with --ignore {argument(label)}."
+            f"be one class or two. Rename it, or leave it out with --ignore {argument(label)}."
         )
     return NAME, index
 

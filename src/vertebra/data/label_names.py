@@ -1,4 +1,4 @@
-"""What names mean: which are one class, which are a split, and which are to be passed by.
+"""What names mean: which are one class, which are a split, and which are to be ignored.
 
 The same rule for folders, tables and the classes that a model knows.
 """
@@ -110,7 +110,7 @@ def join_names(found: Mapping[str, str], source: str) -> tuple[dict[str, str], l
             if classes[other] != name:
                 raise DataError(
                     f"{source}: the classes {classes[other]!r} ({found[other]}) and {name!r} ({where}) differ {how}, "
-                    "so they may be one class or two. Rename one of them, or pass one by with --ignore "
+                    "so they may be one class or two. Rename one of them, or leave one out with --ignore "
                     f"{argument(other)}."
                 )
         written.setdefault(name, []).append(spelling)
@@ -211,7 +211,7 @@ def match_names(labels: Iterable[str], known: Sequence[str], source: str) -> tup
         elif other := by_key.get(_folded(key)) or by_key.get(_number(key)):
             raise DataError(
                 f"{source}: the class {label!r} and the model's {other!r} differ only in case or in how a number is "
-                f"written, so they may be one class or two. Rename it, or pass it by with --ignore {argument(label)}."
+                f"written, so they may be one class or two. Rename it, or leave it out with --ignore {argument(label)}."
             )
         else:
             unknown.append(label)
@@ -219,7 +219,7 @@ def match_names(labels: Iterable[str], known: Sequence[str], source: str) -> tup
 
 
 class Ignored:
-    """The names that a person asked to pass by: folders, classes, splits or columns.
+    """The names that a person asked to ignore: folders, classes, splits or columns.
 
     A name with a separator is a path below the root; one without stands for every folder or value of that name.
     """

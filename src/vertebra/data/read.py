@@ -35,7 +35,7 @@ def open_dataset(
         data: a folder of class folders; a folder of `train`, `val` (`valid`, `validation`, …) and `test` folders with
             class folders in them; a .csv, .tsv, .txt or .parquet table with the columns path, label and, if wanted,
             split; or a name: `digits` (scikit-learn's handwritten digits, offline) or one that torchvision downloads.
-        ignore: what to pass by: folders by name or path; of a table labels, splits and columns.
+        ignore: what to leave out: folders by name or path; of a table labels, splits and columns.
         allow_unseen: leave out the photos of classes that have none to train on, instead of refusing them.
         training: False where the photos only measure a classifier: one class is enough, and none needs photos to
             train on.
@@ -60,7 +60,7 @@ def open_dataset(
 
 
 def check_source(data: str | os.PathLike[str], **columns: str | None) -> Callable[[Sequence[str], bool], Dataset]:
-    """What reads the photos that `data` stands for, given what to pass by and whether they are to train on.
+    """What reads the photos that `data` stands for, given what to leave out and whether they are to train on.
 
     `columns` are what `open_dataset` takes of a table.
 

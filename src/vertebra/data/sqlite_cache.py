@@ -32,7 +32,7 @@ _WELL = (
 _ERRORS = (sqlite3.Error, ValueError, OverflowError, MemoryError)
 
 
-class Shelf:
+class SqliteCache:
     """One row for each SHA-256; several threads and processes may use it.
 
     A file that cannot be used costs time, never the result: then nothing is known, and nothing is kept. A row comes

@@ -58,7 +58,7 @@ def split_kind(table: Table, index: int) -> str | None:
         if wrong is None and key == "valid":
             raise DataError(
                 f"{table.source}: the column {name!r} may mark the validation photos or those that are sound. Name it "
-                f"is_valid if it is the split, or pass it by with --ignore {argument(name)}."
+                f"is_valid if it is the split, or leave it out with --ignore {argument(name)}."
             )
         if wrong is None:
             return "boolean"

@@ -49,12 +49,10 @@ def data_notes(
     """
     found = [*data.dataset.place, *data.dataset.notes]
     if unreadable := data.audit.unreadable:
-        found.append(f"Passed by: {'; '.join(unreadable[:3])}{'; …' if len(unreadable) > 3 else ''}.")
+        found.append(f"Skipped: {'; '.join(unreadable[:3])}{'; …' if len(unreadable) > 3 else ''}.")
     # A table or a text beside the class folders is common; in them it may have been meant for a photo.
     if others := [name for name in data.audit.others if Path(name).parent.parts]:
-        found.append(
-            f"No photos, and left alone: {counted(len(others), 'file')} in class folders, such as {others[0]}."
-        )
+        found.append(f"No photos, and ignored: {counted(len(others), 'file')} in class folders, such as {others[0]}.")
     if broken := data.audit.broken:
         found.append(unusable_note(len(broken), f"{broken[0].path}, which {broken[0].reason}"))
     if contradictions := data.audit.contradictions:

@@ -13,7 +13,7 @@ import numpy as np
 
 from vertebra.cache import cache_dir, fingerprint
 from vertebra.card import Preprocessing, read_card
-from vertebra.data import Dataset, Facts, Shelf
+from vertebra.data import Dataset, ImageInfo, SqliteCache
 from vertebra.decoding import decoder
 from vertebra.pixels import FIT_VERSION
 from vertebra.progress import Progress, silent
@@ -38,7 +38,7 @@ class FeatureStore:
         )
         key = hashlib.sha256(context.encode()).hexdigest()
         path = cache_dir() / "features" / f"{read_card(body).architecture}-{key[:24]}.sqlite"
-        self._shelf = Shelf(path, "features", ("photo BLOB",), context)
+        self._shelf = SqliteCache(path, "features", ("photo BLOB",), context)
 
     def get(self, digest: str) -> FloatArray | None:
         """(D,), or None where they are not known."""
@@ -58,7 +58,7 @@ class FeatureStore:
 class DatasetFeatures:
     """What one pass over the photos gave, in their order."""
 
-    facts: list[Facts]
+    facts: list[ImageInfo]
     features: FloatArray  # (N, D); zeros for photos that cannot be used
     computed: int  # photos whose features were not known yet
 

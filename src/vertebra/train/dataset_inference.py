@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from vertebra.card import Preprocessing
-from vertebra.data import Album, Dataset, Facts, Photo, read_file
+from vertebra.data import Dataset, ImageInfo, ImageInfoCache, Photo, read_file
 from vertebra.pixels import resize_and_crop
 from vertebra.progress import Progress, silent
 from vertebra.runtime.engine import FloatArray
@@ -26,7 +26,7 @@ def infer_dataset(
     keep: Callable[[str, FloatArray], None] = lambda digest, values: None,
     task: str,
     progress: Progress = silent,
-) -> tuple[list[Facts], FloatArray]:
+) -> tuple[list[ImageInfo], FloatArray]:
     """The facts of each photo, and what the network makes of it.
 
     Args:
@@ -40,15 +40,15 @@ def infer_dataset(
         progress: called with the photos done and the photos in all.
 
     Returns:
-        Facts and values (N, D) in the order of the photos; zeros for those that cannot be used.
+        ImageInfo and values (N, D) in the order of the photos; zeros for those that cannot be used.
     """
-    album = Album(decoding=preprocessing.decoding)
+    album = ImageInfoCache(decoding=preprocessing.decoding)
 
-    def read(photos: Sequence[Photo]) -> list[tuple[bytes, Facts | None]]:
+    def read(photos: Sequence[Photo]) -> list[tuple[bytes, ImageInfo | None]]:
         return [read_file(photo.path) for photo in photos]
 
-    def work(files: Sequence[tuple[bytes, Facts | None]]) -> list[tuple[Facts, FloatArray | None]]:
-        results: list[tuple[Facts, FloatArray | None]] = []
+    def work(files: Sequence[tuple[bytes, ImageInfo | None]]) -> list[tuple[ImageInfo, FloatArray | None]]:
+        results: list[tuple[ImageInfo, FloatArray | None]] = []
         waiting, pixels = [], []
         for content, failed in files:
             if failed is not None:

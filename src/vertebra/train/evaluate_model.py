@@ -14,8 +14,8 @@ import numpy as np
 from vertebra.card import Decoding, read_card
 from vertebra.data import (
     INDEX,
-    Album,
     Dataset,
+    ImageInfoCache,
     audit,
     check_indices,
     find_duplicates,
@@ -203,7 +203,7 @@ def evaluate(
     decoding = predictor.preprocessing.decoding
     audited = audit(dataset, facts, decoding=decoding, duplicates=())
     kept = [i for i, fact in enumerate(facts) if fact.broken is None]
-    duplicates = find_duplicates(dataset, facts, Album(decoding=decoding))
+    duplicates = find_duplicates(dataset, facts, ImageInfoCache(decoding=decoding))
     pictures = pictures_of(len(facts), (group.members for group in duplicates))[kept]
     photos = [dataset.photos[i] for i in kept]
     number = {name: index for index, name in enumerate(names)}
@@ -338,7 +338,7 @@ def _with_known_classes(dataset: Dataset, names: Sequence[str], model: str, allo
     if twice:
         raise UsageError(
             f"{model} has more than one class named {twice[0]!r}, so it cannot be told which one the photos in "
-            f"{dataset.name} are of. Pass them by with --ignore."
+            f"{dataset.name} are of. Leave them out with --ignore."
         )
     kept = tuple(replace(photo, label=matched[photo.label]) for photo in dataset.photos if photo.label in matched)
     if out := len(dataset.photos) - len(kept):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from vertebra.card import Preprocessing, read_card
-from vertebra.data import Dataset, Facts, Photo, assign_splits, findings, look_through, open_dataset
+from vertebra.data import Dataset, ImageInfo, Photo, assign_splits, findings, open_dataset, read_image_info
 from vertebra.loading import exported
 from vertebra.models import ConvNet, create_model, get_model_weights
 from vertebra.preprocessing import SMALL
@@ -153,7 +153,7 @@ def _from_probe(settings: Settings, dataset: Dataset, timer: Timer, tell: Progre
 def _from_random_weights(settings: Settings, dataset: Dataset, timer: Timer, tell: Progress) -> _Initial:
     """Random weights; for small pictures a network that keeps their resolution longer."""
     with timer.step("looking through the photos"):
-        facts: list[Facts] = look_through(dataset, progress=tell, decoding=settings.decoding)
+        facts: list[ImageInfo] = read_image_info(dataset, progress=tell, decoding=settings.decoding)
         photos = usable_photos(dataset, facts, settings)
         splits = _splits(photos, settings)
     size = settings.image_size or (32 if photos.audit.sizes[1] <= SMALL else None)

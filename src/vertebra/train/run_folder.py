@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vertebra.data import Facts, Photo
+from vertebra.data import ImageInfo, Photo
 from vertebra.errors import UsageError, VertebraError
 from vertebra.files import locked, make_folder, write_whole
 from vertebra.run_files import RUN_METRICS, RUN_MODEL, RUN_SETTINGS, RUN_WEIGHTS
@@ -253,7 +253,7 @@ def table_digest(folder: Path) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def data_table(photos: Sequence[Photo], facts: Sequence[Facts], splits: Sequence[str]) -> str:
+def data_table(photos: Sequence[Photo], facts: Sequence[ImageInfo], splits: Sequence[str]) -> str:
     """The photos of a run as a table that is itself a data set."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")

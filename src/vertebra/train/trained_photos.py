@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vertebra.card import Decoding
-from vertebra.data import Album, Dataset, Facts, Photo, find_duplicates
+from vertebra.data import Dataset, ImageInfo, ImageInfoCache, Photo, find_duplicates
 from vertebra.machine import usable_cores
 
 from .run_folder import TrainError, read_rows
@@ -26,7 +26,7 @@ class TrainedPhotos:
         return place in self.files or place in self.copies
 
 
-def find_trained_photos(run: Path, dataset: Dataset, facts: Sequence[Facts], decoding: Decoding) -> TrainedPhotos:
+def find_trained_photos(run: Path, dataset: Dataset, facts: Sequence[ImageInfo], decoding: Decoding) -> TrainedPhotos:
     """Which photos of a data set trained the classifier of that run.
 
     Args:
@@ -38,7 +38,7 @@ def find_trained_photos(run: Path, dataset: Dataset, facts: Sequence[Facts], dec
     known = _training_photos(run)
     if not known:
         return TrainedPhotos()
-    album = Album(decoding=decoding)
+    album = ImageInfoCache(decoding=decoding)
     with ThreadPoolExecutor(usable_cores()) as pool:
         found = list(pool.map(album.recall, known, known.values()))
     album.save()

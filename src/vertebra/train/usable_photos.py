@@ -7,7 +7,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vertebra.data import Album, Audit, Dataset, Facts, Photo, assign_folds, audit, find_duplicates, usable_part
+from vertebra.data import (
+    Audit,
+    Dataset,
+    ImageInfo,
+    ImageInfoCache,
+    Photo,
+    assign_folds,
+    audit,
+    find_duplicates,
+    usable_part,
+)
 
 from .metrics import Labels
 from .run_folder import TrainError
@@ -19,7 +29,7 @@ class UsablePhotos:
     """Usable photos, with the numbers of their classes."""
 
     dataset: Dataset
-    facts: list[Facts]
+    facts: list[ImageInfo]
     audit: Audit
     names: tuple[str, ...]  # of the classes that have photos
     labels: Labels
@@ -50,14 +60,14 @@ def pictures_of(count: int, alike: Iterable[Sequence[int]]) -> Labels:
     return found
 
 
-def usable_photos(dataset: Dataset, facts: list[Facts], settings: Settings) -> UsablePhotos:
+def usable_photos(dataset: Dataset, facts: list[ImageInfo], settings: Settings) -> UsablePhotos:
     """Leave out what cannot be used, and number the classes.
 
     Raises:
         DataError: nothing is left to classify, a class has no photo to train on, or `strict` and there are problems.
         TrainError: no photo is for training.
     """
-    duplicates = find_duplicates(dataset, facts, Album(decoding=settings.decoding))
+    duplicates = find_duplicates(dataset, facts, ImageInfoCache(decoding=settings.decoding))
     found = audit(dataset, facts, decoding=settings.decoding, duplicates=duplicates)
     if settings.strict:
         found.check()
