@@ -158,6 +158,6 @@ def test_the_networks_of_the_calibration_hold_every_kind():
     """Five sorts of convolutions and products, and the element-wise work between them, are all measured."""
     kinds = set()
     for seed in machine_calibration.SEEDS:
-        network, size = calibration_networks.network(seed)
+        network, size = calibration_networks.random_network(seed)
         kinds |= {row.kind.value for row in vertebra.anatomy(network, size).rows}
     assert kinds >= {"dense conv", "1×1 conv", "grouped conv", "depthwise conv", "matmul", "elementwise", "pooling"}

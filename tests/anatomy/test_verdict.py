@@ -11,6 +11,7 @@ import vertebra
     ("name", "sentences"),
     [
         ("vgg16", ["86 % of the 138 M parameters are in 2 of 16 layers: classifier.0 and classifier.3.", "15.5 GMACs"]),
+        ("vgg11", ["Receptive field 134 × 134 of the 224 × 224 input."]),
         ("densenet121", ["the largest, classifier, holds 13 %", "copies (concatenation, padding) 18 %"]),
         ("mobilenet_v2", ["1×1 convolutions account for 89 %", "depthwise convolutions 14 %, for 7 % of the MACs"]),
         (

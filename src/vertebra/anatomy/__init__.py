@@ -32,6 +32,6 @@ from .roofline import devices as devices
 from .training_memory import TrainingMemory as TrainingMemory
 
 anatomy = inspect  # `vertebra.anatomy(…)`
-take_apart = inspect  # its name until 0.1
+take_apart = inspect  # an older name, for one version
 
 make_callable(__name__)

@@ -98,8 +98,8 @@ class _Branches(nn.Module):
         return torch.cat([self.one(x), self.three(x), self.pool(x)], 1)
 
 
-def network(seed: int, blocks: int = 4) -> tuple[nn.Module, int]:
-    """A network drawn with that seed, and the side of its input in pixels."""
+def random_network(seed: int, blocks: int = 4) -> tuple[nn.Module, int]:
+    """A random network of that seed, and the side of its input in pixels."""
     draw = random.Random(seed)
     size = draw.choice((160, 192, 224, 256, 288))
     channels = draw.choice((16, 24, 32, 48, 64))

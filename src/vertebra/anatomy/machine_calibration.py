@@ -105,7 +105,7 @@ def calibrate(executor: str) -> Calibration:
     runs: list[tuple[list[Kernel], Measurement]] = []
     for seed in SEEDS:
         with torch.device("meta"):
-            network, size = calibration_networks.network(seed)
+            network, size = calibration_networks.random_network(seed)
         subject = prepare(network, size, 1, None, None)
         rows = rows_of(tracer.run(subject.network, subject.args, subject.kwargs))
         runs.append((kernels_of(rows, executor), measure(subject, rows, executor, SECONDS_EACH)))

@@ -100,7 +100,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """What one sort of kernel costs on this machine; 0 where a part was not found to matter."""
+    """What one kind of kernel costs on this machine; 0 where a part was not found to matter."""
 
     launch: float  # ms per kernel
     operations: float  # ms per 10⁶ operations
@@ -164,7 +164,7 @@ class Calibration:
         return Time(arithmetic + memory + launch, arithmetic, memory, launch)
 
     def _rate(self, label: str, kind: Kind) -> Rate:
-        """The rate of this sort of kernel, or of the most similar one that was measured."""
+        """The rate of this kind of kernel, or of the most similar one that was measured."""
         for name in (label, kind.value, Kind.ELEMENTWISE.value):
             if name in self.rates:
                 return self.rates[name]
@@ -200,7 +200,7 @@ class Calibration:
 
 
 def label(kernel: Kernel) -> str:
-    """The sort of a kernel: its kind, and for what is not a convolution, product or norm the operation itself."""
+    """What a kernel's rate is kept under: its kind, or its operation if it is no convolution, product or norm."""
     row = kernel.main
     return row.kind.value if row.kind in CONVOLUTIONS | {Kind.MATMUL, Kind.NORM} else row.op
 

@@ -111,8 +111,10 @@ def _field(anatomy: Profile) -> str:
     if image is None or not maps:
         return ""
     field = maps[-1].receptive_field or ()
-    compared = "larger than the" if all(side > whole for side, whole in zip(field, image, strict=False)) else "of the"
-    words = f"Receptive field {' × '.join(map(str, field))}, {compared} {' × '.join(map(str, image))} input"
+    compared = (
+        ", larger than the" if all(side > whole for side, whole in zip(field, image, strict=False)) else " of the"
+    )
+    words = f"Receptive field {' × '.join(map(str, field))}{compared} {' × '.join(map(str, image))} input"
     if first is not None and first.index < maps[-1].index:
         words += f"; global from {first.name} on, through gates"
     return f"{words}."
