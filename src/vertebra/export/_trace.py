@@ -82,9 +82,12 @@ def trace(network: ConvNet | Observed, preprocessing: Preprocessing, temperature
         return _traced(deployed, example, size)
     except UnwritableError as error:
         try:
-            return by_torch(deployed, size, [INPUT], OUTPUTS, OPSET)
+            model = by_torch(deployed, size, [INPUT], OUTPUTS, OPSET)
         except UnwritableError as other:
             raise UnwritableError(f"{error} {other}") from error
+        cause = str(error).partition(", which cannot")[0].rstrip(".")
+        warn(f"{cause}, which Vertebra does not write as ONNX itself: torch.onnx.export wrote the file, more slowly.")
+        return model
 
 
 def _traced(deployed: Deployed, example: Tensor, size: int) -> onnx.ModelProto:
