@@ -22,7 +22,7 @@ from torch import nn
 from vertebra.card import Card, CardError, Preprocessing, WeightSource, read_card
 from vertebra.errors import UsageError, VertebraWarning, WeightsError
 from vertebra.export import ExportError, ExportReport, Prepared, export, metadata, prepare, torch_exporter
-from vertebra.export._trace import trace
+from vertebra.export.deployed_network import trace
 from vertebra.export.torch_check import prove
 from vertebra.model_checksum import verify
 from vertebra.models import create_model, list_models

@@ -15,12 +15,12 @@ import torch
 from vertebra.card import Preprocessing
 from vertebra.errors import UsageError
 from vertebra.export import Calibration, ExportError, ExportReport, Verdict, export, int8, labels_of
-from vertebra.export._graph import Graph
-from vertebra.export._trace import trace
 from vertebra.export.accuracy_check import check_order, folder_size, judge, part_sizes
 from vertebra.export.activation_ranges import Extent, Moments, extents, moments, run
+from vertebra.export.deployed_network import trace
 from vertebra.export.input_fusion import in_bytes
 from vertebra.export.observed_network import deployable
+from vertebra.export.onnx_model import OnnxModel
 from vertebra.export.qdq_writer import Scale, Writer
 from vertebra.export.weight_rounding import best_levels, bias_change, nearest_levels, weight_scales
 from vertebra.imagenet import class_names
@@ -96,7 +96,7 @@ def floats(narrow: ConvNet) -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def plan(floats: onnx.ModelProto) -> int8.Plan:
-    return int8.prepare_plan(Graph(floats), synthetic_photos(32, SIZE), silent)
+    return int8.prepare_plan(OnnxModel(floats), synthetic_photos(32, SIZE), silent)
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_the_bias_makes_up_for_the_mean() -> None:
 
 def test_moments_are_those_of_the_patches(floats: onnx.ModelProto) -> None:
     """At every position (the last maps are small), weights times mean input, plus bias, is the mean output."""
-    graph = Graph(floats)
+    graph = OnnxModel(floats)
     images = synthetic_photos(4, SIZE)
     layers = [node for node in graph.weighted() if node.name in ("layer4.0.conv1", "layer4.1.conv2", "fc")]
     assert len(layers) == 3
@@ -198,7 +198,7 @@ def test_moments_are_those_of_the_patches(floats: onnx.ModelProto) -> None:
 
 
 def test_extents(floats: onnx.ModelProto) -> None:
-    found = extents(Graph(floats), synthetic_photos(3, SIZE), ["Relu_1"])["Relu_1"]
+    found = extents(OnnxModel(floats), synthetic_photos(3, SIZE), ["Relu_1"])["Relu_1"]
     assert found.low.shape == (16,) and (found.low >= 0).all() and (found.high > found.low).all()
 
 
@@ -222,7 +222,7 @@ def test_integers_compute_what_the_pairs_say(plan: int8.Plan) -> None:
 
 def test_how_far_it_is_is_told(floats: onnx.ModelProto) -> None:
     told: list[tuple[str, int, int]] = []
-    int8.prepare_plan(Graph(floats), synthetic_photos(5, SIZE), lambda *step: told.append(step))
+    int8.prepare_plan(OnnxModel(floats), synthetic_photos(5, SIZE), lambda *step: told.append(step))
     assert [step for step in told if step[0] in ("finding extents", "finding ranges", "finding moments")] == [
         (what, done, 5) for what in ("finding extents", "finding ranges", "finding moments") for done in (0, 2, 4)
     ]
@@ -246,7 +246,7 @@ def test_layers_left_out_are_as_they_were(plan: int8.Plan, floats: onnx.ModelPro
 
 @pytest.mark.parametrize("steps", [PREPROCESSING, EVEN])
 def test_both_beginnings_are_exact(steps: Preprocessing) -> None:
-    graph = Graph(trace(deployable(squeezing(), steps), steps))
+    graph = OnnxModel(trace(deployable(squeezing(), steps), steps))
     images = synthetic_photos(24, SIZE)
     plan = int8.prepare_plan(graph, images, silent)
     plain = Writer(plan.graph, plan.ranges, plan.weight_scales, set(plan.candidates)).model()
@@ -258,7 +258,7 @@ def test_both_beginnings_are_exact(steps: Preprocessing) -> None:
 
 
 def test_squeeze_excitation_stays_float() -> None:
-    graph = Graph(trace(deployable(squeezing(), PREPROCESSING), PREPROCESSING))
+    graph = OnnxModel(trace(deployable(squeezing(), PREPROCESSING), PREPROCESSING))
     candidates = int8.quantisable(graph)
     floating = {node.name for node in graph.weighted()} - set(candidates)
     assert floating == {f"features.{i}.0.block.{i}.fc{j}" for i in (1, 2) for j in (1, 2)}

@@ -27,9 +27,9 @@ with needing("torch", "vertebra.export"):
 from vertebra.pixels import Pixels
 from vertebra.synthetic_photos import synthetic_photos
 
-from ._trace import trace
 from .accuracy_check import Calibration, Verdict, check_count, labels_of, points
 from .classifier_swap import with_classifier
+from .deployed_network import trace
 from .int8 import Int8Report, quantise
 from .network_card import Prepared, class_names
 from .observed_network import Observed, deployable

@@ -16,7 +16,7 @@ from vertebra.intervals import Interval, Z, paired, wilson
 from vertebra.pixels import Pixels
 from vertebra.units import counted
 
-from ._graph import Array
+from .onnx_model import Array
 
 MIN_PHOTOS = 20
 _MAX_RANGES = 128  # photos for ranges and rounding; more change little

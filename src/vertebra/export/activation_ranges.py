@@ -11,8 +11,8 @@ import onnx
 from vertebra.pixels import Pixels
 from vertebra.progress import Progress, silent
 
-from ._graph import Array, Graph, attribute, with_outputs
-from ._trace import INPUT
+from .deployed_network import INPUT
+from .onnx_model import Array, OnnxModel, attribute, with_outputs
 from .qdq_writer import Scale
 from .torch_check import session
 
@@ -61,7 +61,7 @@ def run(
         yield dict(zip(names, runtime.run(list(names), {INPUT: images[start : start + batch]}), strict=True))
 
 
-def extents(graph: Graph, images: Pixels, names: Sequence[str], progress: Progress = silent) -> dict[str, Extent]:
+def extents(graph: OnnxModel, images: Pixels, names: Sequence[str], progress: Progress = silent) -> dict[str, Extent]:
     """The extents of tensors (N, C, …) over all images."""
     found: dict[str, Extent] = {}
     for tensors in run(graph.model, images, names, task="finding extents", progress=progress):
@@ -75,7 +75,7 @@ def extents(graph: Graph, images: Pixels, names: Sequence[str], progress: Progre
 
 
 def ranges(
-    graph: Graph, images: Pixels, extent: dict[str, Extent], progress: Progress = silent
+    graph: OnnxModel, images: Pixels, extent: dict[str, Extent], progress: Progress = silent
 ) -> dict[str, tuple[float, float]]:
     """For each tensor the range in which rounding to 256 levels, and clipping, does the least squared error."""
     limits = {name: (float(e.low.min()), float(e.high.max())) for name, e in extent.items()}
@@ -110,7 +110,7 @@ def groups_of(node: onnx.NodeProto) -> int:
 
 
 def moments(
-    graph: Graph, images: Pixels, nodes: Sequence[onnx.NodeProto], progress: Progress = silent
+    graph: OnnxModel, images: Pixels, nodes: Sequence[onnx.NodeProto], progress: Progress = silent
 ) -> Iterator[tuple[onnx.NodeProto, Moments]]:
     """Second moments of the inputs of these layers, a few layers at a time, so that memory stays bounded."""
     parts = list(_in_parts(graph, nodes))
@@ -132,7 +132,7 @@ def moments(
             yield node, Moments(second.pop(node.name) / np.float32(n), mean.pop(node.name) / n)
 
 
-def _in_parts(graph: Graph, nodes: Sequence[onnx.NodeProto]) -> Iterator[list[onnx.NodeProto]]:
+def _in_parts(graph: OnnxModel, nodes: Sequence[onnx.NodeProto]) -> Iterator[list[onnx.NodeProto]]:
     part: list[onnx.NodeProto] = []
     total = 0
     for node in nodes:
@@ -146,7 +146,7 @@ def _in_parts(graph: Graph, nodes: Sequence[onnx.NodeProto]) -> Iterator[list[on
         yield part
 
 
-def _inputs(graph: Graph, node: onnx.NodeProto, value: Array, random: np.random.Generator) -> Array:
+def _inputs(graph: OnnxModel, node: onnx.NodeProto, value: Array, random: np.random.Generator) -> Array:
     """What goes into single outputs of a layer, at random positions: (groups, samples, K), K as in its weights."""
     if node.op_type == "Gemm":
         return value[None]

@@ -11,7 +11,7 @@ from torch import nn
 
 from vertebra.errors import UsageError
 
-from ._trace import OUTPUTS
+from .deployed_network import OUTPUTS
 
 
 def with_classifier(model: onnx.ModelProto, classifier: nn.Module, temperature: float = 1.0) -> onnx.ModelProto:

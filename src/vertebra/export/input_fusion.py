@@ -10,14 +10,14 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from ._graph import Array, Graph
-from ._trace import INPUT
+from .deployed_network import INPUT
+from .onnx_model import Array, OnnxModel
 
 # How far a shift may be from a whole number of levels to count as one.
 _TOLERANCE = 1e-3
 
 
-def normalisation(graph: Graph) -> tuple[str, Array, Array]:
+def normalisation(graph: OnnxModel) -> tuple[str, Array, Array]:
     """The tensor that the first convolution takes, and the scale and shift (3,) that make it from bytes."""
     nodes = {}
     for node in graph.nodes:
@@ -35,7 +35,7 @@ def byte_range(scale: Array, shift: Array) -> tuple[float, float]:
 
 def in_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
     """The quantised model with a fast beginning; as it is where the first convolution is in float."""
-    graph = Graph(model)
+    graph = OnnxModel(model)
     held, scale, shift = normalisation(graph)
     pair = [node for node in graph.nodes if node.name in (f"{held}.quantise", f"{held}.dequantise")]
     if len(pair) != 2:
@@ -75,5 +75,5 @@ def in_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
     del model.graph.node[:]
     model.graph.node.extend([*new, *rest])
     model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in constants.items())
-    Graph(model).drop_unused()
+    OnnxModel(model).drop_unused()
     return model

@@ -15,11 +15,11 @@ import onnxruntime as ort
 from vertebra.pixels import Pixels
 from vertebra.progress import Progress, silent
 
-from ._graph import Array, Graph
-from ._trace import INPUT, OUTPUTS
 from .accuracy_check import Calibration, Verdict, check_order, folder_size, judge, points
 from .activation_ranges import MAX_INPUTS, extents, groups_of, moments, ranges
+from .deployed_network import INPUT, OUTPUTS
 from .input_fusion import byte_range, in_bytes, normalisation
+from .onnx_model import Array, OnnxModel
 from .qdq_writer import QUANTISABLE, Scale, Writer
 from .torch_check import session
 from .weight_rounding import best_levels, bias_change, nearest_levels, weight_scales
@@ -58,8 +58,8 @@ class Int8Report:
 class Plan:
     """All that is needed to write the graph with any layers in int8."""
 
-    graph: Graph  # weights rounded, biases corrected
-    floats: Graph  # as they were, for layers that stay float
+    graph: OnnxModel  # weights rounded, biases corrected
+    floats: OnnxModel  # as they were, for layers that stay float
     ranges: dict[str, tuple[float, float]]
     weight_scales: dict[str, Array]
     candidates: tuple[str, ...]  # nodes that can be in int8
@@ -102,7 +102,7 @@ def quantise(
     if choosing.labels is not None and judging.labels is not None:
         answers = np.concatenate([expected, wanted]).argmax(1)
         check_order(answers, [*choosing.labels, *judging.labels], classes)
-    plan = prepare_plan(Graph(model), images, progress)
+    plan = prepare_plan(OnnxModel(model), images, progress)
     quantised, kept = _good_enough(plan, choosing, expected, max_drop, progress)
     content = quantised.SerializeToString()
     ready = session(content)
@@ -156,7 +156,7 @@ def _without_proof(report: Int8Report) -> str:
 # --- the plan -------------------------------------------------------------------------------------------------------
 
 
-def prepare_plan(floats: Graph, images: Pixels, progress: Progress) -> Plan:
+def prepare_plan(floats: OnnxModel, images: Pixels, progress: Progress) -> Plan:
     """Ranges, and weights rounded to their grids with the biases that make up for it."""
     graph = floats.copy()
     candidates = quantisable(graph)
@@ -192,14 +192,14 @@ def prepare_plan(floats: Graph, images: Pixels, progress: Progress) -> Plan:
 
 
 def _with_moments(
-    graph: Graph, images: Pixels, layers: Sequence[onnx.NodeProto], progress: Progress
+    graph: OnnxModel, images: Pixels, layers: Sequence[onnx.NodeProto], progress: Progress
 ) -> Iterable[tuple[Any, Any]]:
     small = [node for node in layers if graph.weights[node.input[1]][0].size <= MAX_INPUTS]
     yield from moments(graph, images, small, progress)
     yield from ((node, None) for node in layers if node not in small)
 
 
-def _bias(graph: Graph, node: onnx.NodeProto) -> str:
+def _bias(graph: OnnxModel, node: onnx.NodeProto) -> str:
     """The name of a layer's bias, in a graph where each layer to be corrected has one."""
     own = next(other for other in graph.nodes if other.name == node.name)
     if len(own.input) < 3:
@@ -210,7 +210,7 @@ def _bias(graph: Graph, node: onnx.NodeProto) -> str:
     return str(own.input[2])
 
 
-def quantisable(graph: Graph) -> list[str]:
+def quantisable(graph: OnnxModel) -> list[str]:
     """Nodes that can be in int8: what has integer kernels, less normalisation, logits' softmax and small branches."""
     preface = _before_first_layer(graph)
     branches = _excitations(graph)
@@ -221,7 +221,7 @@ def quantisable(graph: Graph) -> list[str]:
     ]
 
 
-def _before_first_layer(graph: Graph) -> set[str]:
+def _before_first_layer(graph: OnnxModel) -> set[str]:
     """The nodes from the input to the first convolution."""
     names = set()
     for node in graph.nodes:
@@ -231,7 +231,7 @@ def _before_first_layer(graph: Graph) -> set[str]:
     return names
 
 
-def _excitations(graph: Graph) -> set[str]:
+def _excitations(graph: OnnxModel) -> set[str]:
     """The small layers of squeeze-excitation, between pooling and the product with the map.
 
     They work on one pixel: int8 saves nothing there, and each step's rounding scales whole channels.
@@ -255,7 +255,7 @@ def _excitations(graph: Graph) -> set[str]:
     return found
 
 
-def _held_tensors(graph: Graph, candidates: Sequence[str]) -> list[str]:
+def _held_tensors(graph: OnnxModel, candidates: Sequence[str]) -> list[str]:
     """Tensors that are held in int8: what these nodes take and make."""
     chosen = set(candidates)
     names: dict[str, None] = {}
@@ -267,7 +267,7 @@ def _held_tensors(graph: Graph, candidates: Sequence[str]) -> list[str]:
     return [name for name in names if name in graph.producer]
 
 
-def _connected(graph: Graph, chosen: set[str]) -> set[str]:
+def _connected(graph: OnnxModel, chosen: set[str]) -> set[str]:
     """Less what only hands values on between float nodes: pooling in int8 there would buy nothing."""
     result = set(chosen)
     for node in graph.nodes:

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from ._graph import WEIGHTED, Array, Graph
+from .onnx_model import WEIGHTED, Array, OnnxModel
 
 # What ONNX Runtime has integer kernels for and these networks use.
 QUANTISABLE = (
@@ -60,7 +60,7 @@ class Writer:
 
     def __init__(
         self,
-        graph: Graph,
+        graph: OnnxModel,
         ranges: Mapping[str, tuple[float, float]],
         weight_scales: Mapping[str, Array],
         quantised: Collection[str],
@@ -93,7 +93,7 @@ class Writer:
         del result.graph.node[:]
         result.graph.node.extend(self.nodes)
         result.graph.initializer.extend(self.constants.values())
-        graph = Graph(result)
+        graph = OnnxModel(result)
         graph.drop_unused()
         return result
 

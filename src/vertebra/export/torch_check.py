@@ -14,7 +14,7 @@ from vertebra.errors import WeightsError, first_line
 from vertebra.models import ConvNet
 from vertebra.pixels import Pixels
 
-from ._trace import INPUT, OUTPUTS
+from .deployed_network import INPUT, OUTPUTS
 from .observed_network import Observed
 from .write_file import ExportError
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._graph import Array
 from .activation_ranges import Extent, Moments
+from .onnx_model import Array
 from .qdq_writer import Scale
 
 _LEVELS = 127

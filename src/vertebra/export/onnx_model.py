@@ -1,4 +1,4 @@
-"""An ONNX graph that can be asked who makes a tensor, who takes it, and what the weights are."""
+"""An ONNX model in memory: which node makes a tensor, which read it, what the weights are."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLIPPING = ("Relu", "Clip")
 WEIGHTED = ("Conv", "Gemm")
 
 
-class Graph:
+class OnnxModel:
     """A view of a model; weights that are set go into the model."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -31,9 +31,9 @@ class Graph:
         self.inputs = {item.name for item in model.graph.input}
         self.outputs = {item.name for item in model.graph.output}
 
-    def copy(self) -> Graph:
+    def copy(self) -> OnnxModel:
         """A graph over a copy of the model."""
-        return Graph(copy.deepcopy(self.model))
+        return OnnxModel(copy.deepcopy(self.model))
 
     def weighted(self) -> list[onnx.NodeProto]:
         """Convolutions and linear layers in order."""
