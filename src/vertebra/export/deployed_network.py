@@ -55,6 +55,7 @@ class Deployed(nn.Module):
         self.temperature = temperature
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """uint8 (N, H, W, 3) → probabilities (N, K), embedding (N, D), features (N, C, h, w)."""
         # Channels first while they are bytes: numbers on the last axis, three at a time, cost ONNX Runtime 1.5 ms.
         x = image.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
         x = x * self.scale + self.shift
