@@ -1,5 +1,6 @@
 """What is cut out of a photo is what training, evaluation and the published preprocessing take, bit for bit."""
 
+import io
 import tracemalloc
 import zlib
 
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vertebra.card import Preprocessing
+from vertebra.card import Decoding, Preprocessing
 from vertebra.decoding import open_image
+from vertebra.decoding_notes import DecodingNotes
 from vertebra.pixels import FIT_VERSION, network_pixels, resize_and_crop
 
 
@@ -56,3 +58,21 @@ def test_fit_gives_what_its_version_stands_for():
         pixels = resize_and_crop(Image.fromarray(values.reshape(height, width, 3)), Preprocessing(24, 31, "nearest"))
         found.append(zlib.crc32(pixels.tobytes()))
     assert (FIT_VERSION, found) == (1, [3573454282, 230314752, 1236347279, 3742960489])
+
+
+def test_what_is_ambiguous_is_noted_by_the_name_of_its_source(tmp_path):
+    file = io.BytesIO()
+    Image.fromarray(np.full((8, 8), 4095, np.uint16)).save(file, "PNG")
+    (tmp_path / "dark.png").write_bytes(file.getvalue())
+    for source, name in (
+        (tmp_path / "dark.png", "dark.png"),
+        (file.getvalue(), f"image of {len(file.getvalue())} bytes"),
+    ):
+        notes = DecodingNotes(Decoding())
+        network_pixels(source, Preprocessing(8), notes=notes)
+        (line,) = notes.lines()
+        assert f"{name} stay below 4,096" in line and notes.suggested == 12
+    notes = DecodingNotes(Decoding())
+    opened = network_pixels(Image.open(file), Preprocessing(8), name="opened", notes=notes)
+    assert "values of opened stay below" in notes.lines()[0]
+    np.testing.assert_array_equal(opened, network_pixels(tmp_path / "dark.png", Preprocessing(8)))

@@ -90,14 +90,14 @@ def decode(
     `OversizeError`, raised by its header, before any pixel is decoded).
     """
     if isinstance(source, bytes):
-        return _decode(io.BytesIO(source), name or _name_of(source), max_pixels, at_least, decoding)
+        return _decode(io.BytesIO(source), name or source_name(source), max_pixels, at_least, decoding)
     if not isinstance(source, str | os.PathLike):
         if not hasattr(source, "read"):
             raise ImageError(
                 "a photo is given as a path, as the bytes of a file or as an open binary file, not as a "
                 f"{type(source).__name__}"
             )
-        return _decode(source, name or _name_of(source), max_pixels, at_least, decoding)
+        return _decode(source, name or source_name(source), max_pixels, at_least, decoding)
     path = Path(source)
     try:
         # A pipe or a device could be read without an end, and opening one can wait for ever.
@@ -176,7 +176,8 @@ def _upright_loaded(image: Image.Image, file: IO[bytes] | None, path: Path, name
             ) from error
 
 
-def _name_of(source: Source) -> str:
+def source_name(source: Source | Image.Image) -> str:
+    """What errors call a source that no name is given for."""
     if isinstance(source, bytes):
         return f"image of {len(source)} bytes"
     return str(source) if isinstance(source, str | os.PathLike) else str(getattr(source, "name", "image"))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vertebra.decoding import Source, decode, upright
+from vertebra.decoding import Source, decode, source_name, upright
 from vertebra.decoding_notes import DecodingNotes
 from vertebra.preprocessing import Preprocessing, centre_crop_box, middle_of_strip, resized_size
 
@@ -63,16 +63,11 @@ def network_pixels(
     if isinstance(source, Image.Image):
         found = upright(source, preprocessing.decoding, name=name)
     else:
-        least = smallest_side(preprocessing) if scaled else None
+        least = SCALED_MARGIN * preprocessing.resize_size if scaled else None
         found = decode(source, name=name, at_least=least, decoding=preprocessing.decoding)
     if notes is not None:
-        notes.add(name or str(source), found.levels, found.remarks)
+        notes.add(name or source_name(source), found.levels, found.remarks)
     return resize_and_crop(found.picture, preprocessing)
-
-
-def smallest_side(preprocessing: Preprocessing) -> int:
-    """The shorter side, in pixels, that a JPEG keeps at least where it is decoded at a fraction of its size."""
-    return SCALED_MARGIN * preprocessing.resize_size
 
 
 def resize_and_crop(picture: Image.Image, preprocessing: Preprocessing) -> Pixels:
