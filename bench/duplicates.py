@@ -135,7 +135,7 @@ def joined(folder: Path) -> dict[str, Any]:
 
 
 def made_photos(kind: str, count: int) -> tuple[list[ImageInfo], Callable[[int], Any]]:
-    """Facts and thumbnails of so many photos."""
+    """Image infos and thumbnails of so many photos."""
     random_ = np.random.default_rng(0)
     same = random_.integers(0, 256, (16, 16), dtype=np.uint8)
     if kind == "digits":
