@@ -183,7 +183,7 @@ def measure(small: bool, n: int) -> dict[str, Any]:
                 recipe.fit(features, labels, classes)
             finally:
                 linear_head.Solver = kept
-            logits = recipe.logits(found.softmax_logits, found.other_logits) / temperature
+            logits = recipe.logits(found.softmax_logits, found.discriminant_logits) / temperature
             return {
                 "accuracy": round(float((logits.argmax(1) == labels).mean()), 5),
                 "cross_entropy": round(linear_head.cross_entropy(logits, labels), 5),

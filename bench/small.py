@@ -168,14 +168,14 @@ def after(
     def fitted(places: Any) -> tuple[Recipe, float]:
         recipe, temperature = found.recipe(places, prior)
         if smoothed:
-            logits = recipe.logits(found.softmax_logits[places], found.other_logits[places])
+            logits = recipe.logits(found.softmax_logits[places], found.discriminant_logits[places])
             temperature = smoothed_temperature(logits, own.labels[places])
         return recipe, temperature
 
     def fit(places: Any) -> Callable[[Any], Any]:
         recipe, temperature = fitted(places)
         return lambda others: softmax(
-            recipe.logits(found.softmax_logits[others], found.other_logits[others]) / temperature
+            recipe.logits(found.softmax_logits[others], found.discriminant_logits[others]) / temperature
         )
 
     every = np.arange(len(own.labels))

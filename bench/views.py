@@ -50,7 +50,7 @@ def judged(views: list[Any], labels: Any, places: Any, classes: int) -> dict[str
     folds = np.tile(np.random.default_rng(1).integers(0, FOLDS, len(places)), len(views))
     found = cross_validated(np.concatenate([view[places] for view in views]), truth, folds, classes)
     recipe, _ = found.recipe(np.nonzero(found.measurable)[0])
-    logits = recipe.logits(found.softmax_logits, found.other_logits)[: len(places)]
+    logits = recipe.logits(found.softmax_logits, found.discriminant_logits)[: len(places)]
     truth = truth[: len(places)]
     loss = cross_entropy(logits / fit_temperature(logits, truth), truth)
     return {"n": len(places), "top1": round(float((logits.argmax(1) == truth).mean()), 4), "loss": round(loss, 4)}

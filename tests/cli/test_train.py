@@ -268,7 +268,7 @@ def test_one_photo_a_class_has_no_figure(vertebra, train, tmp_path):
     done, metrics = train(photos(tmp_path / "data", {"red": 1, "blue": 1, "green": 1}))
     assert done.code == 0, done.err
     assert "top-1 not measured" in done.out
-    assert "Not measured, though trained on: 3 photos of blue, green, red" in done.out
+    assert "Trained on but not measured: 3 photos of blue, green, red" in done.out
     assert "100.0 %" not in done.out
     assert metrics["n"] == 0
     assert {metrics[name] for name in ("top1", "top1_interval", "balanced_accuracy", "ece", "nll", "threshold")} == {
@@ -290,7 +290,7 @@ def test_of_a_few_classes_some_are_not_measured(train, tmp_path):
     assert metrics["n"] == 10
     assert {c["name"]: c["photos"] for c in metrics["classes"]} == {"red": 8, "blue": 2, "green": 0}
     assert next(c for c in metrics["classes"] if c["name"] == "green")["recall"] is None
-    assert "Not measured, though trained on: 1 photo of green" in done.out
+    assert "Trained on but not measured: 1 photo of green" in done.out
     assert "ECE not measured on 10 held-out photos" in done.out
     assert metrics["top5"] is None
     assert "classes without a photo" not in done.out  # green has been named
@@ -314,7 +314,7 @@ def test_val_photos_that_train_beside_test_photos_are_told_of(train, tmp_path):
     assert "on 1 held-out photo: the test photos" in done.out
     assert "The 4 val photos train too" in done.out
     assert "Only 1 photo was held out" in done.out
-    assert "1 of 2 classes without a photo among the held-out ones, so no figure speaks of them: blue" in done.out
+    assert "1 of 2 classes without a photo among the held-out ones, so no metric covers them: blue" in done.out
     assert metrics["n"] == 1
     assert metrics["top1_interval"][1] - metrics["top1_interval"][0] > 0.7
 
@@ -364,7 +364,7 @@ def test_evaluate_says_how_sure_its_figures_are(vertebra, train, tmp_path):
     out = vertebra("evaluate", tmp_path / "run", few, "--html", tmp_path / "e.html").out
     assert "not measured: too few photos" in out
     assert "Only 3 photos were measured, so these shares say little." in out
-    assert re.search(r"answered +\d+\.\d %  of which (none|\d+\.\d % \(\d+\.\d – \d+\.\d\)) are right", out)
+    assert re.search(r"coverage +\d+\.\d %  precision (none|\d+\.\d % \(\d+\.\d – \d+\.\d\));", out)
     assert ">Calibration and threshold</h2>" in (tmp_path / "e.html").read_text()
 
 
@@ -410,7 +410,7 @@ def test_a_picture_under_two_labels_is_told(train, tmp_path):
 def test_evaluate_names_classes_without_a_photo(vertebra, train, tmp_path):
     train(photos(tmp_path / "data", {"red": 5, "blue": 5, "green": 5}))
     done = vertebra("evaluate", tmp_path / "run", photos(tmp_path / "other", {"red": 3}, seed=9))
-    said = "2 of 3 classes without a photo among these, so no figure speaks of them: blue, green."
+    said = "2 of 3 classes without a photo among these, so no metric covers them: blue, green."
     assert said in done.out
     (tmp_path / "other" / "green").mkdir()
     (tmp_path / "other" / "lilac").mkdir()

@@ -87,7 +87,7 @@ def test_no_photo_is_predicted_by_a_head_that_saw_it(problem):
     calls = []
     found = cross_validated(features, labels, np.arange(300) % 3, 4, lambda *call: calls.append(call))
     assert (found.softmax_logits.argmax(1) == labels).mean() < 0.4
-    assert (found.other_logits.argmax(1) == labels).mean() < 0.4
+    assert (found.discriminant_logits.argmax(1) == labels).mean() < 0.4
     assert found.strength in {t.strength for t in found.trials}
     assert calls == [("fitting", 1, 3), ("fitting", 2, 3), ("fitting", 3, 3)]
     assert found.measurable.all()
@@ -143,7 +143,7 @@ def test_the_recipe_is_the_best_share_on_the_photos_that_are_given(problem):
     features, labels = problem
     found = cross_validated(features, labels, np.arange(300) % 3, 4)
     for places in (np.arange(300), np.arange(40)):
-        one, other, truth = found.softmax_logits[places], found.other_logits[places], labels[places]
+        one, other, truth = found.softmax_logits[places], found.discriminant_logits[places], labels[places]
         spread = [np.sqrt(((x - x.mean(1, keepdims=True)).astype(float) ** 2).mean()) for x in (one, other)]
         shares = {
             share: posterior_loss((1 - share) * one + share * spread[0] / spread[1] * other, truth)
@@ -162,7 +162,7 @@ def test_the_recipe_makes_the_head_that_was_measured(problem):
     features, labels = problem
     found = cross_validated(features, labels, np.arange(300) % 3, 4)
     for recipe in (found.recipe(np.arange(300))[0], Recipe(found.strength, 0.4, 0.1), Recipe(found.strength, 0.7)):
-        logits = recipe.logits(found.softmax_logits, found.other_logits)
+        logits = recipe.logits(found.softmax_logits, found.discriminant_logits)
         out = np.arange(300) % 3 == 1
         again = recipe.fit(features[~out], labels[~out], 4).logits(features[out])
         assert np.abs(again - logits[out]).max() < 0.05 * logits.std()

@@ -34,7 +34,7 @@ def evaluate(
     split_column: SplitColumn = None,
     image_root: ImageRoot = None,
 ) -> None:
-    """Measure a classifier: accuracy with its uncertainty, calibration, and what it confuses.
+    """Measure a classifier: accuracy with its uncertainty, calibration, and its confusions.
 
     Where the data has a split, its test photos are measured.
     """
@@ -86,9 +86,9 @@ def _show(found: Evaluation) -> None:
         if answered.precision is not None and answered.precision_interval is not None:
             low, high = answered.precision_interval
             of_which = f"{100 * answered.precision:.1f} % ({100 * low:.1f} – {100 * high:.1f})"
-        typer.echo(f"{'answered':18} {100 * share:5.1f} %  of which {of_which} are right; the rest: unsure")
+        typer.echo(f"{'coverage':18} {100 * share:5.1f} %  precision {of_which}; the rest is “unsure”")
     typer.echo(f"{'photos':18} {m.n:5,}")
     for true, predicted, count in m.most_confused(5):
-        typer.echo(printable(f"  {true} taken for {predicted}: {count}"))
+        typer.echo(printable(f"  {true} predicted as {predicted}: {count}"))
     for note in found.notes:
         typer.echo(printable(note))

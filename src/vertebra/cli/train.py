@@ -26,7 +26,7 @@ def train(
         typer.Argument(metavar="DATA", help="A folder of class folders, a table (.csv, .parquet), or a name."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="A new folder for what is made; else one below runs/.")
+        Path | None, typer.Option(metavar="RUN", help="A new folder for the run; without it, one below runs/.")
     ] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="A network that `vertebra models` lists.")] = None,
     weights: Annotated[
@@ -34,22 +34,22 @@ def train(
     ] = None,
     method: Annotated[str | None, typer.Option(metavar="NAME", help="probe, finetune or scratch.")] = None,
     preset: Annotated[str | None, typer.Option(metavar="NAME", help="A published recipe, such as resnet.")] = None,
-    epochs: Annotated[int | None, typer.Option(metavar="N", help="Times that each photo is seen.")] = None,
-    lr: Annotated[str | None, typer.Option(metavar="RATE|auto", help="Learning rate; auto: found by trying.")] = None,
-    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Photos of a step.")] = None,
+    epochs: Annotated[int | None, typer.Option(metavar="N", help="Passes over the training photos.")] = None,
+    lr: Annotated[str | None, typer.Option(metavar="RATE|auto", help="Learning rate; auto: by a range test.")] = None,
+    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Photos in a step.")] = None,
     time_budget: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Be done by about then: 45s, 20m, 1h30m.")
+        str | None, typer.Option(metavar="TIME", help="Time budget of the whole run: 45s, 20m, 1h30m.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Draws the held-out parts, and all else.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Of splits, folds and everything random.")] = None,
     precision: Annotated[
         float | None,
-        typer.Option(metavar="SHARE", help="From 0 to 1: how often an answer must be right, else it is “unsure”."),
+        typer.Option(metavar="SHARE", help="Target precision, from 0 to 1; below its threshold an answer is “unsure”."),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting; may be repeated.")
     ] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Settings; flags override them.")] = None,
-    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Resume a run that was stopped.")] = None,
     ignore: Ignore = None,
     allow_unseen: AllowUnseen = False,
     bits: Bits = None,
@@ -61,7 +61,7 @@ def train(
         bool, typer.Option("--strict", help="Refuse data with problems; exit 1 where the precision is not reached.")
     ] = False,
 ) -> None:
-    """Train a classifier, measure it on photos that it has not seen, and export it."""
+    """Train a classifier, measure it on held-out photos, and export it."""
     given = {
         "data": data,
         "model": model,
@@ -189,7 +189,7 @@ def _of_threshold(target: dict[str, Any]) -> str:
         )
     low, high = target["precision_interval"]
     return (
-        f"{target['text']}; “unsure” below {target['threshold']:.3f}: {100 * target['coverage']:.1f} % are answered, "
-        f"{100 * target['precision']:.1f} % ({100 * low:.1f} – {100 * high:.1f}) of these rightly"
+        f"{target['text']}; “unsure” below {target['threshold']:.3f}: coverage {100 * target['coverage']:.1f} %, "
+        f"precision {100 * target['precision']:.1f} % ({100 * low:.1f} – {100 * high:.1f})"
         f"{why}"
     )

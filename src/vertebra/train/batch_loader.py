@@ -1,7 +1,7 @@
 """Photos → batches, the same ones in the same order whatever the number of processes and wherever one starts.
 
 Every random choice follows from the seed, the epoch and the place in the epoch alone, so a run that goes on after
-having been killed sees the pixels that it would have seen.
+having been killed gets the pixels that it would have got.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ FEW = 50  # held-out photos, below which their metrics say little
 
 
 def sample_size_notes(count: int, pictures: int, what: str = "held out") -> list[str]:
-    """What to know of figures of so few photos, or of photos that show fewer pictures."""
+    """What to know of metrics of so few photos, or of photos that show fewer pictures."""
     if not count:
         return ["Nothing was measured: that takes two different photos of each of two classes at least."]
     found, kind = [], "photo"
@@ -39,13 +39,13 @@ def sample_size_notes(count: int, pictures: int, what: str = "held out") -> list
 def data_notes(
     data: UsablePhotos, held: Sequence[Photo], settings: Settings, unmeasured: Sequence[Photo] = ()
 ) -> list[str]:
-    """What to know before one trusts figures of the held-out photos.
+    """What to know before one trusts metrics of the held-out photos.
 
     Args:
         data: all photos of the run.
         held: those that were measured.
         settings: of the run.
-        unmeasured: photos that were held out and are in no figure.
+        unmeasured: photos that were held out and are in no metric.
     """
     found = [*data.dataset.place, *data.dataset.notes]
     if unreadable := data.audit.unreadable:
@@ -64,9 +64,9 @@ def data_notes(
     found += sample_size_notes(len(held), len({number[photo.path] for photo in held}))
     if unmeasured:
         found.append(
-            f"Not measured, though trained on: {len(unmeasured):,} photo{'s' if len(unmeasured) > 1 else ''} of "
-            f"{_names({photo.label for photo in unmeasured})}, for want of another of the class to learn from"
-            f"{'' if held else ', or of a second class to tell it from'}."
+            f"Trained on but not measured: {len(unmeasured):,} photo{'s' if len(unmeasured) > 1 else ''} of "
+            f"{_names({photo.label for photo in unmeasured})}, without another photo of the class to train on"
+            f"{'' if held else ', or without a second class'}."
         )
     without = {photo.label for photo in data.photos} - {photo.label for photo in [*held, *unmeasured]}
     if held:
@@ -90,7 +90,7 @@ def absent_class_notes(without: set[str], count: int, among: str) -> list[str]:
     if not without:
         return []
     return [
-        f"{len(without):,} of {count:,} classes without a photo among {among}, so no figure speaks of them: "
+        f"{len(without):,} of {count:,} classes without a photo among {among}, so no metric covers them: "
         f"{_names(without)}."
     ]
 
@@ -104,7 +104,7 @@ def count_trained_before(weights: str, photos: Sequence[Photo], data: UsablePhot
     run = Path(weights).parent
     try:
         if 'method = "probe"' in (run / SETTINGS).read_text(encoding="utf-8", errors="surrogateescape"):
-            return 0  # its body had seen none
+            return 0  # its body was trained on none of them
     except OSError:
         return 0
     fact_of = {photo.path: fact for photo, fact in zip(data.photos, data.facts, strict=True)}

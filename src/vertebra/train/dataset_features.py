@@ -1,6 +1,6 @@
 """Photos → features, once: kept on disk by the photo's content and all else that they depend on.
 
-One pass reads, hashes, looks at and computes; a photo that was seen before is neither decoded nor computed again.
+One pass reads, hashes, looks at and computes; a photo in the cache is neither decoded nor computed again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .dataset_inference import infer_dataset
 
 
 class FeatureStore:
-    """The features of one network that sees photos in one way and is run by one engine, by their SHA-256.
+    """The features of one network with one preprocessing, run by one engine, by their SHA-256.
 
     Args:
         body: an exported network; features of another file are others, be it only damaged.
@@ -56,7 +56,7 @@ class FeatureStore:
 
 @dataclass(frozen=True)
 class DatasetFeatures:
-    """What one pass over the photos gave, in their order."""
+    """Facts and features of the photos, in their order."""
 
     facts: list[ImageInfo]
     features: FloatArray  # (N, D); zeros for photos that cannot be used

@@ -1,4 +1,4 @@
-"""One pass over photos: read, looked at, cut out and sent through a network, in parallel."""
+"""One pass over a data set: photos are read, decoded, cropped and run through a network, in parallel."""
 
 from __future__ import annotations
 

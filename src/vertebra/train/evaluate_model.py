@@ -63,7 +63,7 @@ class Evaluation:
     decoding: Decoding  # of the photos' files
     source: str  # the data as it was given
     labelled_by: str = "class name"  # or "wnid", "wnid and name", "class index": how it says a photo's class
-    reading: tuple[str, ...] = ()  # what was joined, left out or passed by when the photos were found
+    reading: tuple[str, ...] = ()  # what was joined, left out or ignored when the photos were found
     arguments: tuple[str, ...] = ()  # of the command that measures the same, beside model and data
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,7 +100,7 @@ class Evaluation:
 
     @property
     def notes(self) -> list[str]:
-        """What makes the numbers less than they seem."""
+        """What limits the metrics."""
         notes = [*self.reading, *sample_size_notes(self.held.metrics.n, self.held.metrics.pictures, "measured")]
         classes = self.held.metrics.classes
         notes += absent_class_notes({c.name for c in classes if not c.photos}, len(classes), "these")
@@ -156,14 +156,14 @@ def evaluate(
     image_root: str | os.PathLike[str] | None = None,
     tell: Progress = silent,
 ) -> Evaluation:
-    """Measure an exported classifier.
+    """All metrics of an exported classifier.
 
     Args:
         model: the folder of a run, an exported file, or what else `vertebra.load` takes.
         data: labelled photos, as `open_dataset` takes them; where they have a split, those of `test` count (or of
             `val`, where there is no `test`).
         engine: as `vertebra.load` takes it.
-        ignore: what to pass by, as for `open_dataset`.
+        ignore: what to leave out, as for `open_dataset`.
         allow_unseen: leave out the photos of classes that the model does not know, instead of refusing them.
         bits: as `vertebra.load` takes it.
         path_column: of a table, as `open_dataset` takes it. Where neither this nor one of the next three is given, a

@@ -65,7 +65,7 @@ def trained_notes(found: TrainedPhotos, held: EvaluatedPredictions, shown: Calla
     if found.files:
         notes.append(
             f"{len(found.files):,} of these {count:,} photos trained this classifier, so it looks better than it is; "
-            f"its own report has what it does on photos that it had not seen.{'' if found.copies else them}"
+            f"its own report has its metrics on held-out photos.{'' if found.copies else them}"
         )
     if found.copies:
         first = min(found.copies)

@@ -39,7 +39,7 @@ class Probe:
 
     def logits(self, places: Labels) -> Floats:
         """Out-of-fold logits of these photos, (N, K)."""
-        return self.recipe.logits(self.out_of_fold.softmax_logits[places], self.out_of_fold.other_logits[places])
+        return self.recipe.logits(self.out_of_fold.softmax_logits[places], self.out_of_fold.discriminant_logits[places])
 
     def refitted(self, places: Labels) -> Callable[[Labels], Floats]:
         """Recipe and temperature fitted to some of the measurable photos, for `cross_fitted`."""
@@ -47,7 +47,7 @@ class Probe:
         recipe, temperature = self.out_of_fold.recipe(own[places])
 
         def apply(others: Labels) -> Floats:
-            one, other = self.out_of_fold.softmax_logits[own[others]], self.out_of_fold.other_logits[own[others]]
+            one, other = self.out_of_fold.softmax_logits[own[others]], self.out_of_fold.discriminant_logits[own[others]]
             return softmax(recipe.logits(one, other) / temperature)
 
         return apply

@@ -64,10 +64,12 @@ class Report:
     def html(self, folder: Path) -> str:
         """The whole page, whose links hold in that folder."""
         held, measures = self.held, self.held.metrics
-        seen = _Photos(held, self.threshold)
+        ranked = _RankedPhotos(held, self.threshold)
         photos = Folder(folder, [photo.path for photo in held.photos])
         pictures = Pictures(self.decoding)
-        suspicious = [self._suspect(seen, entry, pictures, photos) for entry in seen.suspicious[:_SUSPICIOUS].tolist()]
+        suspicious = [
+            self._suspect(ranked, entry, pictures, photos) for entry in ranked.suspicious[:_SUSPICIOUS].tolist()
+        ]
         found = None
         if self.found is not None:
             found = report.findings(self.found, pictures, photos, _FINDINGS)
@@ -75,7 +77,7 @@ class Report:
             "training.html",
             title=self.title,
             kind=self.kind,
-            data={"held": seen.data(pictures, photos) if measures.n else None, "pictures": pictures.data()},
+            data={"held": ranked.data(pictures, photos) if measures.n else None, "pictures": pictures.data()},
             summary=self.summary,
             photos=self.photos,
             notes=self.notes,
@@ -83,16 +85,16 @@ class Report:
             tiles=self._tiles(),
             charts={
                 "reliability": self._reliability_charts() if measures.n else [],
-                "coverage": self._coverage_chart(seen) if measures.n else None,
+                "coverage": self._coverage_chart(ranked) if measures.n else None,
                 "training": self._curves(),
             },
             rejections=[_row(entry) for entry in held.rejections[:-1]],
             threshold=self.threshold,
             statement=self._statement(),
             confused=self._confused(),
-            wrong=len(seen.wrong),
+            wrong=len(ranked.wrong),
             suspicious=suspicious,
-            other_errors=len(seen.wrong) > len(suspicious),
+            other_errors=len(ranked.wrong) > len(suspicious),
             classes=self._classes(),
             found=found,
             left_out=self.left_out,
@@ -145,8 +147,8 @@ class Report:
             for number, (title, bins) in enumerate(pairs)
         ]
 
-    def _coverage_chart(self, seen: _Photos) -> Chart:
-        right = (seen.predicted == self.held.labels)[np.argsort(-seen.confidence, kind="stable")]
+    def _coverage_chart(self, ranked: _RankedPhotos) -> Chart:
+        right = (ranked.predicted == self.held.labels)[np.argsort(-ranked.confidence, kind="stable")]
         shares = np.cumsum(right) / np.arange(1, len(right) + 1)
         steps = np.unique(np.linspace(0, len(right) - 1, 200).astype(int))
         points = [((i + 1) / len(right), float(shares[i])) for i in steps.tolist()]
@@ -193,11 +195,11 @@ class Report:
             for true, predicted, photos in measures.most_confused(_CONFUSED)
         ]
 
-    def _suspect(self, seen: _Photos, place: int, pictures: Pictures, folder: Folder) -> dict[str, Any]:
+    def _suspect(self, ranked: _RankedPhotos, place: int, pictures: Pictures, folder: Folder) -> dict[str, Any]:
         names = [c.name for c in self.held.metrics.classes]
-        label, guess = int(self.held.labels[place]), int(seen.predicted[place])
-        entries = [(place, "labelled ", label), (seen.typical[label], "typical ", label)]
-        entries.append((seen.typical[guess], "typical ", guess))
+        label, guess = int(self.held.labels[place]), int(ranked.predicted[place])
+        entries = [(place, "labelled ", label), (ranked.typical[label], "typical ", label)]
+        entries.append((ranked.typical[guess], "typical ", guess))
         shots = []
         for index, what, of in entries:
             if index is not None:
@@ -214,7 +216,7 @@ class Report:
         return {
             "label": names[label],
             "predicted": names[guess],
-            "confidence": float(seen.confidence[place]),
+            "confidence": float(ranked.confidence[place]),
             "photos": shots,
         }
 
@@ -242,7 +244,7 @@ class Report:
         ]  # fmt: skip
 
 
-class _Photos:
+class _RankedPhotos:
     """The held-out photos, as the page's script works on them."""
 
     def __init__(self, held: EvaluatedPredictions, threshold: float | None) -> None:

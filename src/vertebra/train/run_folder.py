@@ -1,4 +1,4 @@
-"""The folder of a run: its files and the order they are written in, who may write, and what is told where that fails.
+"""The folder of a run: its files and the order they are written in, who may write, and the errors where that fails.
 
 A file that a run goes on from, or that is its result, is durable before anything is done that needs it: the table of
 photos, the settings and `start.json` before the first checkpoint; the classifier, the weights and the report before

@@ -117,11 +117,11 @@ def posterior_loss(logits: Floats, labels: Labels, prior: Prior = PRIOR) -> tupl
 
 @dataclass(frozen=True)
 class Threshold:
-    """What it takes to be right as often as wanted."""
+    """A confidence below which the answer is "unsure", for a target precision."""
 
-    target: float  # wanted share of right answers among the answers
-    value: float | None  # least probability of an answer; None: always answers
-    estimate: float | None  # share of right answers to expect; None: there was nothing to estimate it from
+    target: float  # precision
+    value: float | None  # least confidence of an answer; None: always answers
+    estimate: float | None  # precision to expect; None: there was nothing to estimate it from
     reached: bool  # the estimate is at least the target; else `value` is that of the best estimate
     # Right ones and all of the answers that the estimate is from; it says the same.
     counts: tuple[float, float] | None = field(default=None, compare=False)
@@ -132,7 +132,7 @@ class Threshold:
 
 
 def fit_threshold(probabilities: Floats, labels: Labels, target: float, weights: Floats | None = None) -> Threshold:
-    """The lowest threshold whose answers may be expected to be right as often as wanted; else the best there is.
+    """The lowest threshold that is expected to reach the target precision; else that of the highest precision.
 
     Of n answers k right, (k + 1) / (n + 2) is expected of the next (Laplace's rule of succession): of a few photos all
     right does not show a precision of 99 %, which takes 98. Nothing is answered that is less sure than any photo that
@@ -167,14 +167,14 @@ def fit_threshold(probabilities: Floats, labels: Labels, target: float, weights:
 
 @dataclass(frozen=True)
 class Rejection:
-    """A threshold, and what it did on photos that it was not fitted to."""
+    """A threshold, with its coverage and precision on photos that it was not fitted to."""
 
-    target: float  # wanted share of right answers among the answers
-    threshold: float | None  # least probability of an answer; None: always answers
+    target: float  # precision
+    threshold: float | None  # least confidence of an answer; None: always answers
     reached: bool  # the threshold's estimate is at least the target
     estimate: float | None  # what the threshold was chosen by
     coverage: float | None  # share of photos that were answered; None: not measured
-    precision: float | None  # share of right answers among these; None: nothing was answered, or not measured
+    precision: float | None  # of the answers; None: nothing was answered, or not measured
     precision_interval: Interval | None
     counts: tuple[float, float] | None = field(default=None, compare=False)  # as `Threshold` has them
 
@@ -206,7 +206,7 @@ class Rejection:
 def rejection(
     threshold: Threshold, answered: NDArray[np.bool_], right: NDArray[np.bool_], weights: Floats | None = None
 ) -> Rejection:
-    """What a threshold did.
+    """Coverage and precision of a threshold.
 
     Args:
         threshold: the one that is shipped.
@@ -245,7 +245,7 @@ def cross_fitted(
         fit: fits to some places among the photos.
         labels: (N,).
         parts: (N,), the part that each photo is left out with; at least two.
-        targets: wanted precisions.
+        targets: target precisions.
         weights: (N,), from `weights_of`. None: no two photos show the same picture.
 
     Returns:
@@ -258,9 +258,9 @@ def cross_fitted(
     for part in np.unique(parts):
         own, others = np.nonzero(parts == part)[0], np.nonzero(parts != part)[0]
         apply = fit(others)
-        seen, found = apply(others), apply(own)
+        fitted, found = apply(others), apply(own)
         for column, target in enumerate(targets):
-            threshold = fit_threshold(seen, labels[others], target, weights[others])
+            threshold = fit_threshold(fitted, labels[others], target, weights[others])
             answered[own, column] = threshold.answers(found.max(axis=1))
         probabilities.append(found)
         places.append(own)

@@ -148,5 +148,5 @@ class Classifier:
         low, high = self.metrics["top1_interval"]
         return (
             f"{found}{100 * self.metrics['top1']:.1f} % ({100 * low:.1f} – {100 * high:.1f}) on "
-            f"{counted(self.metrics['n'], 'photo')} that it had not seen; {self.report}>"
+            f"{counted(self.metrics['n'], 'held-out photo')}; {self.report}>"
         )
