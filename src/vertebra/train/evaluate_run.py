@@ -11,9 +11,9 @@ from .evaluation import Calibration, RunEvaluation, evaluate_predictions
 from .fit import Trainer
 from .metrics import Floats, Labels
 from .prepare import PreparedProbe
+from .prepared_training import PreparedTraining
 from .probe import Probe
 from .run_folder import TrainError, read_table
-from .start import Start
 from .temperature import fit_temperature, softmax
 from .train_settings import Settings
 from .validation import Split
@@ -63,7 +63,7 @@ def evaluate_probe(prepared: PreparedProbe, probe: Probe, precision: float) -> R
 
 
 def evaluate_training(
-    settings: Settings, folder: Path, trainer: Trainer, names: tuple[str, ...], start: Start
+    settings: Settings, folder: Path, trainer: Trainer, names: tuple[str, ...], start: PreparedTraining
 ) -> RunEvaluation:
     """By the test photos of the run, or else by its validation set; every process must call it.
 

@@ -141,9 +141,8 @@ class OutOfFold:
     labels: Labels  # (N,)
     softmax_logits: Floats  # (N, K)
     discriminant_logits: Floats  # (N, K), of the discriminant
-    measurable: NDArray[
-        np.bool_
-    ]  # (N,), whether those heads were fitted to others of its class, and there are two classes
+    # (N,), whether those heads were fitted to others of its class, and there are two classes.
+    measurable: NDArray[np.bool_]
     strength: float
     trials: list[Trial]  # that chose the strength
 

@@ -26,12 +26,12 @@ from .fit import Trainer
 from .leakage import find_leaks, leak_notes
 from .prepare import PreparedProbe, prepare_probe, preprocessing_of
 from .prepare_training import named, photos_changed_since, prepare_training, refuse_changed_photos, trainer_of_run
+from .prepared_training import PreparedTraining
 from .probe import Probe, fit_probe, with_head
 from .report import RunResult, write_metrics, write_report
 from .report_page import Curve
 from .run_checkpoint import TrainingState, read_state
 from .run_folder import CHECKPOINT, DATA, SETTINGS, data_table, remove_progress, write_text
-from .start import Start
 from .timer import Timer
 from .train_settings import FIXED, Settings
 from .training_log import read_log
@@ -114,7 +114,7 @@ def run_training(settings: Settings, folder: Path, distributed: Distributed, tel
     # What preparing has found (learning rate, image size) is in the run's own settings.
     settings = Settings.from_toml(folder / SETTINGS)
     _refuse_changed_settings(settings, folder)
-    start = Start.read(folder)
+    start = PreparedTraining.read(folder)
     timer = Timer(dict(start.seconds))
     with distributed.raise_together():
         trainer, names = trainer_of_run(settings, folder, distributed, tell)
@@ -166,7 +166,7 @@ def _network_of_training(settings: Settings, trainer: Trainer, names: tuple[str,
 
 
 def _result_of_training(
-    folder: Path, trainer: Trainer, state: TrainingState, start: Start, evaluation: RunEvaluation
+    folder: Path, trainer: Trainer, state: TrainingState, start: PreparedTraining, evaluation: RunEvaluation
 ) -> RunResult:
     # What was left of an epoch where a run ended as it went on has neither loss nor rate.
     records = [record for record in read_log(folder) if {"val_accuracy", "loss"} <= record.keys()]

@@ -30,11 +30,13 @@ from .linear_head import choose_strength
 from .lr_range_test import range_test
 from .metrics import Labels
 from .prepare import extract_features, preprocessing_of
+from .prepared_training import PreparedTraining
 from .probe import with_head
 from .run_checkpoint import TrainingState, save, save_best
 from .run_folder import (
     DATA,
     SETTINGS,
+    START,
     TrainError,
     data_table,
     read_hashes,
@@ -44,8 +46,6 @@ from .run_folder import (
     table_digest,
     write_text,
 )
-from .run_folder import START as START_FILE
-from .start import Start
 from .timer import Timer
 from .train_settings import Settings
 from .usable_photos import UsablePhotos, usable_photos
@@ -94,12 +94,12 @@ def prepare_training(settings: Settings, folder: Path, distributed: Distributed,
     settings = replace(settings, image_size=size)
     alone = replace(distributed, size=1)
     # A run that was stopped before its first checkpoint begins anew; a rate that it had found is in its settings.
-    tried: list[tuple[float, float]] = (read_json(folder / START_FILE) or {}).get("range", [])
+    tried: list[tuple[float, float]] = (read_json(folder / START) or {}).get("range", [])
     if settings.lr == "auto":
         with timer.step("finding a learning rate"):
             lr, tried = range_test(_trainer_of(settings, folder, alone, tell, initial))
             settings = replace(settings, lr=lr)
-    Start(
+    PreparedTraining(
         seconds=timer.seconds,
         classes=photos.names,
         probe=initial.probe,
@@ -212,7 +212,7 @@ def trainer_of_run(
     Raises:
         TrainError: a file of the run is missing or damaged.
     """
-    names = tuple(Start.read(folder).classes)
+    names = tuple(PreparedTraining.read(folder).classes)
     if settings.method == "scratch":
         preprocessing = get_model_weights(settings.model)["DEFAULT"].preprocessing
         network = _randomly_initialised(settings, settings.image_size or preprocessing.crop_size, len(names))
@@ -250,7 +250,7 @@ def _trainer(
 # --- whether a run that goes on still has its photos ------------------------------------------------------------------
 
 
-def photos_changed_since(folder: Path, start: Start, tell: Progress) -> list[Path]:
+def photos_changed_since(folder: Path, start: PreparedTraining, tell: Progress) -> list[Path]:
     """The photos whose content has changed since the run began."""
     paths, hashes = read_hashes(folder)
     states = start.states
@@ -265,7 +265,7 @@ def refuse_changed_photos(folder: Path, tell: Progress) -> None:
     Raises:
         TrainError: the content of some has changed, which are named; or the table has changed.
     """
-    start = Start.read(folder)
+    start = PreparedTraining.read(folder)
     if start.table not in (None, table_digest(folder)):
         raise TrainError(
             f"{folder / DATA} has other photos, labels or splits than the run began with. Put it back, or start a new "

@@ -15,7 +15,7 @@ from .run_folder import START, TrainError, read_json, write_json
 
 
 @dataclass(frozen=True)
-class Start:
+class PreparedTraining:
     """What is known before the first step. Runs of earlier versions lack the fields that have a default."""
 
     seconds: dict[str, float]  # that each step of preparing took
@@ -34,7 +34,7 @@ class Start:
         write_json(folder / START, asdict(self))
 
     @staticmethod
-    def read(folder: Path) -> Start:
+    def read(folder: Path) -> PreparedTraining:
         """What `write` wrote.
 
         Raises:
@@ -42,7 +42,7 @@ class Start:
         """
         found = read_json(folder / START)
         try:
-            return Start(**(found or {}))
+            return PreparedTraining(**(found or {}))
         except TypeError as error:
             raise TrainError(
                 f"{folder / START} is missing or damaged, so the run cannot go on. Start a new one."
