@@ -49,6 +49,7 @@ TESTS: dict[str, list[str]] = {
     "data/split.py": ["tests/data/test_split.py", DATASET],
     "data/duplicates.py": ["tests/data/test_duplicates.py"],
     "train/temperature.py": ["tests/train/test_temperature.py"],
+    "train/thresholds.py": ["tests/train/test_thresholds.py"],
     "train/metrics.py": ["tests/train/test_metrics.py"],
     "train/linear_head.py": ["tests/train/test_linear_head.py"],
     "train/logistic_regression.py": ["tests/train/test_logistic_regression.py"],
@@ -143,15 +144,11 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "different[ -1]": "where none is averaged there is one, or they are refused",
         "len(different) != 1": "there is one at least",
     },
+    "train/training_step.py": {"targets, sizes), strict=False": "both are cut by the same sizes"},
     "train/fit.py": {
-        "targets, sizes), strict=False": "both are cut by the same sizes",
-        "pin=self.world.device.type": "pinned memory is faster, and the same",
-        "max(1, usable_cores() << self": "more threads, and the same pixels",
-        "size = 15": "images that are classified at once",
-        "size = 17": "images that are classified at once",
-        'trainer.tell("finding': "what is told while a rate is found",
+        "pin=is_on_gpu": "pinned memory is faster, and the same",
     },
-    "train/temperature.py": {
+    "train/thresholds.py": {
         "np.diff(confidence[order]) != 0": "confidences are in falling order",
         "expected, not 1.0)": "where no share is above 0 the last place is taken, which is allowed",
     },

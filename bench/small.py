@@ -30,17 +30,8 @@ from vertebra.train.dataset_features import compute_features
 from vertebra.train.linear_head import SHARES, Recipe, choose_strength, cross_validated, discriminant
 from vertebra.train.metrics import expected_calibration_error
 from vertebra.train.prepare import preprocessing_of
-from vertebra.train.temperature import (
-    NO_PRIOR,
-    PRIOR,
-    Prior,
-    cross_entropy,
-    cross_fitted,
-    fit_temperature,
-    fit_threshold,
-    posterior_loss,
-    softmax,
-)
+from vertebra.train.temperature import NO_PRIOR, PRIOR, Prior, cross_entropy, fit_temperature, posterior_loss, softmax
+from vertebra.train.thresholds import cross_fitted, fit_threshold
 from vertebra.train.train_settings import Settings
 
 DATA = _common.ROOT.parent / "shared" / "data" / "caltech101"

@@ -58,6 +58,9 @@ class Plain(ConvNet):
         yield "one", (x := run(x, self.one))
         yield "two", (x := run(x, self.two))
 
+    def first_halvings(self):
+        return [self.one[0], self.two[0]]
+
 
 @pytest.fixture(autouse=True)
 def _plain(monkeypatch):

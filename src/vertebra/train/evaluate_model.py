@@ -42,7 +42,8 @@ from .leakage import trained_notes
 from .metrics import Floats, Labels, weights_of
 from .report_page import Report, described
 from .run_folder import SETTINGS, TrainError
-from .temperature import Rejection, Threshold, rejection, softmax
+from .temperature import softmax
+from .thresholds import Rejection, Threshold, rejection
 from .train_settings import Settings
 from .trained_photos import TrainedPhotos, find_trained_photos
 from .usable_photos import pictures_of

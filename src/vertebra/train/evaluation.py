@@ -10,7 +10,8 @@ import numpy as np
 from vertebra.data import Photo
 
 from .metrics import Floats, Labels, Metrics, compute_metrics, expected_calibration_error, weights_of
-from .temperature import Fit, Rejection, Threshold, cross_fitted, fit_temperature, fit_threshold, rejection, softmax
+from .temperature import fit_temperature, softmax
+from .thresholds import Fit, Rejection, Threshold, cross_fitted, fit_threshold, rejection
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from vertebra.report import NOT_MEASURED, Chart, Folder, Pictures, interval, per
 
 from .evaluation import EvaluatedPredictions
 from .metrics import Labels, calibration_curve
-from .temperature import Rejection, softmax
+from .temperature import softmax
+from .thresholds import Rejection
 
 _SUSPICIOUS = 24
 _SURE = 0.9  # confidence in another class above which a label is suspicious
