@@ -23,9 +23,9 @@ from vertebra.machine import usable_cores
 from .run_folder import TrainError
 
 # One that died is noticed at once; these are for one that hangs, or whose machine is cut off.
-_STEP = timedelta(minutes=30)
-# Rank 0 looks through all photos before the others have anything to do, and exports after they are done.
-_PATIENCE = timedelta(hours=12)
+_STEP_TIMEOUT = timedelta(minutes=30)
+# Rank 0 prepares all photos before the others have anything to do, and exports after they are done.
+_PREPARE_TIMEOUT = timedelta(hours=12)
 
 # Over the CPU whatever the device is, so that asking waits for no GPU; made with the first `init_distributed`.
 _groups: dict[timedelta, Any] = {}
@@ -53,7 +53,7 @@ class Distributed:
         """The sum over all processes, in place. Values on the CPU wait for no GPU."""
         if self.size > 1:
             with _naming_lost_process():
-                dist.all_reduce(values, group=None if values.is_cuda else _groups[_STEP])
+                dist.all_reduce(values, group=None if values.is_cuda else _groups[_STEP_TIMEOUT])
         return values
 
     def barrier(self) -> None:
@@ -66,10 +66,10 @@ class Distributed:
         found = [value]
         if self.size > 1:
             with _naming_lost_process():
-                dist.broadcast_object_list(found, group=_groups[_PATIENCE])
+                dist.broadcast_object_list(found, group=_groups[_PREPARE_TIMEOUT])
         return found[0]
 
-    def first_value(self, value: Any, within: timedelta = _STEP) -> Any:
+    def first_value(self, value: Any, within: timedelta = _STEP_TIMEOUT) -> Any:
         """The value of the first process that has one, None where no process has; every process must call it."""
         if self.size == 1:
             return value
@@ -99,7 +99,7 @@ class Distributed:
         except Exception as raised:  # whatever it is, the others must not wait for this process
             own = raised
         code = getattr(own, "exit_code", 1)
-        found = self.first_value(None if own is None else (str(own) or type(own).__name__, code), _PATIENCE)
+        found = self.first_value(None if own is None else (str(own) or type(own).__name__, code), _PREPARE_TIMEOUT)
         if found is None:
             return
         error = own or TrainError(found[0])
@@ -162,8 +162,10 @@ def init_distributed() -> Distributed:
     if on_gpu:
         torch.cuda.set_device(device)
     if size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_STEP)
-        _groups.update({within: dist.new_group(backend="gloo", timeout=within) for within in (_STEP, _PATIENCE)})
+        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_STEP_TIMEOUT)
+        _groups.update(
+            {within: dist.new_group(backend="gloo", timeout=within) for within in (_STEP_TIMEOUT, _PREPARE_TIMEOUT)}
+        )
     if not on_gpu:
         torch.set_num_threads(max(1, usable_cores() // local_size))
     return Distributed(rank, size, local_size, device)

@@ -28,6 +28,11 @@ class EvaluatedPredictions:
     rejections: tuple[Rejection, ...]  # one for each of `PRECISIONS`, and the last for the target precision of the run
     weights: Floats  # (N,), what each photo counts for: those of the same picture together as one
 
+    @property
+    def measures(self) -> Metrics:
+        """The name of `metrics` in version 0.1."""
+        return self.metrics
+
 
 @dataclass(frozen=True)
 class RunEvaluation:
