@@ -37,7 +37,7 @@ def test_what_a_run_leaves(run, shapes):
     assert len(rows) == 43
     assert all(len(row["sha256"]) == 64 for row in rows)
     assert "top-1" in repr(run)
-    assert "43 photos" in repr(run)
+    assert "43 held-out photos" in repr(run)
 
 
 def test_the_file_gives_what_the_run_measured(run, shapes, tmp_path):
