@@ -247,7 +247,7 @@ def tiny_family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def tiny_network() -> Callable[..., Any]:
-    """`tiny_network(family, num_classes=5, seed=0, …)`: a tiny network of our classes, set to `eval`, with random weights.
+    """`tiny_network(family, num_classes=5, seed=0, …)`: a tiny network of our classes in `eval` mode.
 
     `tiny_network("resnet", block="Bottleneck", widths=(16, 32, 64, 96), depth=1)` and
     `tiny_network("efficientnet", kind="v2" or "lite")` are the other kinds of blocks.

@@ -39,9 +39,9 @@ def build(
 
     Where `num_classes` is not the file's, the body is the file's and the classifier has random weights; where
     `in_channels` is not the file's, the first convolution is adapted (`ConvNet.reset_stem`). None is what the file has,
-    or else 1000 and 3. What the file says of the network that it was saved from (`ConvNet.untold`) is kept, unless `options` say
-    otherwise; `assumed` are options that hold where neither says anything. So it is with `low_resolution`, whether
-    `ConvNet.reset_resolution` was called; where nothing says so, `resolution_assumed` is set.
+    or else 1000 and 3. What the file says of the network that it was saved from (`ConvNet.untold`) is kept, unless
+    `options` say otherwise; `assumed` are options that hold where neither says anything. So it is with
+    `low_resolution`, whether `ConvNet.reset_resolution` was called; where nothing says so, `resolution_assumed` is set.
     """
     in_channels = None if in_channels is None else check_count("in_channels", in_channels)
     num_classes = None if num_classes is None else check_count("num_classes", num_classes)
