@@ -252,7 +252,7 @@ def _as_strided(out: OnnxBuilder, op: Node) -> str:
     ref = op.outputs[0]
     same = [name for known, name in out.values.items() if _has_values_of(known, ref)]
     if not same:
-        raise UnwritableError(f"{out.where} looks at its memory in another way, which cannot be written as ONNX.")
+        raise UnwritableError(f"{out.where} reinterprets its memory (as_strided), which cannot be written as ONNX.")
     return same[-1]
 
 

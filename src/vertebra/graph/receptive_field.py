@@ -1,6 +1,6 @@
 """Receptive fields: how many pixels of the input, along each side, one output depends on.
 
-A window of k positions, each d apart, sees (k - 1) · d more positions of its input, which are `jump` pixels apart
+A window of k positions, each d apart, depends on (k - 1) · d more positions of its input, which are `jump` pixels apart
 (Araujo et al. 2019, https://distill.pub/2019/computing-receptive-fields/). Of several paths the longest counts. It is
 the theoretical field: it may be larger than the image, and of what it covers the middle weighs most.
 """

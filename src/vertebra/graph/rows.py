@@ -1,4 +1,4 @@
-"""From a trace to rows: one for each operation, with its place, its cost, its bytes and how far it sees."""
+"""A graph as rows: one for each operation, with its stage, cost, memory traffic, live memory and receptive field."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .stage_names import StageNames
 class Row:
     """One operation.
 
-    Bytes are those that must pass between memory and processor if nothing stays in a cache: each distinct tensor that
+    Memory traffic is what passes between memory and processor if nothing stays in a cache: each distinct tensor that
     is read once, and each result once. A view moves none; an in-place operation reads and writes the same tensor.
     """
 
@@ -39,7 +39,7 @@ class Row:
     read_bytes: int  # activations
     write_bytes: int
     live_bytes: int  # activations in memory while it runs: its inputs, its results, and what later rows still need
-    receptive_field: tuple[int, ...] | None  # pixels of the input that one output sees along the longest path
+    receptive_field: tuple[int, ...] | None  # in pixels of the input, along the longest path
     sees_all: bool  # does the whole input also reach it, through a global pooling, a gate or a flattened layer?
     in_place: bool
     inputs: tuple[int, ...]  # indices of the rows whose results it reads; -1 is the network's input
@@ -55,12 +55,12 @@ class Row:
 
     @property
     def bytes(self) -> int:
-        """All bytes moved: weights, activations read, results written."""
+        """Memory traffic: weights and activations read, results written."""
         return self.weight_bytes + self.read_bytes + self.write_bytes
 
     @property
     def intensity(self) -> float:
-        """Arithmetic intensity: operations of any sort a byte moved."""
+        """Arithmetic intensity: operations of any sort a byte of memory traffic."""
         return (self.flops + self.other_ops) / self.bytes if self.bytes else 0.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def rows_of(graph: Graph) -> list[Row]:
     ops = [op for op, _ in kept]
     last_use = _last_use(ops, graph)
     live = _live_bytes(ops, last_use, graph)
-    places = StageNames(graph, [op.module for op, c in kept if c.kind is not Kind.VIEW])
+    names = StageNames(graph, [op.module for op, c in kept if c.kind is not Kind.VIEW])
     fields = ReceptiveFields(graph)
     writer = {ref.storage: -1 for ref in graph.inputs}
     used: set[int] = set()
@@ -100,12 +100,12 @@ def rows_of(graph: Graph) -> list[Row]:
         rows.append(
             Row(
                 index=index,
-                name=op.name if graph.is_onnx else places.name(op.module, c.name, bool(weights)),
+                name=op.name if graph.is_onnx else names.name(op.module, c.name, bool(weights)),
                 op=c.name,
                 kind=c.kind,
                 detail=c.detail,
-                stage=places.stage(op.module),
-                block=places.block(op.module),
+                stage=names.stage(op.module),
+                block=names.block(op.module),
                 module=op.module,
                 module_type=graph.modules[op.module].type or op.op,
                 output_shape=op.outputs[0].shape,
@@ -139,7 +139,7 @@ def counted(graph: Graph) -> list[tuple[Node, Cost]]:
 
 
 def _is_nothing(op: Node, c: Cost, graph: Graph) -> bool:
-    """Is it no row? The transposed view of a weight is part of the product that uses it; an empty tensor is nothing."""
+    """Does it get no row? The transposed view of a weight is part of the product that uses it; an empty tensor is nothing."""
     of_weights = all(map(graph.is_weight, op.inputs))
     empty = all(ref.elements == 0 for ref in op.outputs)
     return empty or (c.kind is Kind.VIEW and of_weights)
