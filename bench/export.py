@@ -36,7 +36,8 @@ def with_torch(deployed: Any, size: int) -> Any:
 
 
 def measure(n: int) -> Path:
-    from vertebra.export.deployed_network import Deployed, deployable, trace
+    from vertebra.export.deployable import deployable
+    from vertebra.export.deployed_network import Deployed, trace
     from vertebra.export.prepare_network import prepare
 
     rows: dict[str, Any] = {}

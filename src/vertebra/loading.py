@@ -78,7 +78,7 @@ def exported_file(
         import torch  # noqa: F401
 
         from vertebra.export import prepare
-        from vertebra.export.module_knowledge import PreprocessingError
+        from vertebra.export.prepare_module import PreprocessingError
     network = model.call()
     try:
         prepared = _timeless(prepare(network))

@@ -23,7 +23,7 @@ from vertebra.card import Card, CardError, Preprocessing, WeightSource, read_car
 from vertebra.errors import UsageError, VertebraWarning, WeightsError
 from vertebra.export import ExportError, ExportReport, Prepared, export, metadata, prepare, torch_exporter
 from vertebra.export.deployed_network import trace
-from vertebra.export.torch_check import prove
+from vertebra.export.torch_check import verify_against_torch
 from vertebra.model_checksum import verify
 from vertebra.models import create_model, list_models
 from vertebra.synthetic_photos import synthetic_photos
@@ -447,7 +447,7 @@ def test_a_graph_that_differs_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
             changed.fc.bias[0] += 0.1
         return trace(changed, *arguments)
 
-    monkeypatch.setattr("vertebra.export.trace", other)
+    monkeypatch.setattr("vertebra.export.export_network.trace", other)
     with pytest.raises(ExportError, match=r"probabilities differs from torch by \d\.\d+e-\d+ at batch size 1"):
         export(out=tmp_path / "m.onnx", **own())
     assert list(tmp_path.iterdir()) == []
@@ -460,7 +460,7 @@ def test_the_other_outputs_are_proven_too(output: int, monkeypatch: pytest.Monke
     model = trace(network, options["preprocessing"], 1.0).SerializeToString()
     images = list(synthetic_photos(3, 64))
     card = Card("resnet18", options["preprocessing"])
-    assert prove(model, network, card, images) <= 1e-4
+    assert verify_against_torch(model, network, card, images) <= 1e-4
     from vertebra.export import torch_check
 
     reference = torch_check.reference
@@ -472,7 +472,7 @@ def test_the_other_outputs_are_proven_too(output: int, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(torch_check, "reference", moved)
     with pytest.raises(ExportError, match=OUTPUTS[output]):
-        prove(model, network, card, images)
+        verify_against_torch(model, network, card, images)
 
 
 def test_another_order_of_classes_is_seen() -> None:

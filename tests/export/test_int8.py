@@ -14,15 +14,16 @@ import torch
 
 from vertebra.card import Preprocessing
 from vertebra.errors import UsageError
-from vertebra.export import Calibration, ExportError, ExportReport, Verdict, export, int8, labels_of
-from vertebra.export.accuracy_check import check_order, folder_size, judge, part_sizes
-from vertebra.export.activation_ranges import Extent, Moments, extents, moments, run
+from vertebra.export import Calibration, ExportError, ExportReport, Verdict, export, int8, int8_plan, labels_of
+from vertebra.export.accuracy_check import folder_size, judge, part_sizes
+from vertebra.export.activation_ranges import Extent, extents, run, second_moments
+from vertebra.export.deployable import deployable
 from vertebra.export.deployed_network import trace
 from vertebra.export.input_fusion import in_bytes
-from vertebra.export.observed_network import deployable
 from vertebra.export.onnx_model import OnnxModel
+from vertebra.export.photo_labels import check_order
 from vertebra.export.qdq_writer import Scale, Writer
-from vertebra.export.weight_rounding import best_levels, bias_change, nearest_levels, weight_scales
+from vertebra.export.weight_rounding import best_levels, nearest_levels, weight_scales
 from vertebra.imagenet import class_names
 from vertebra.intervals import paired, wilson
 from vertebra.model_checksum import verify
@@ -95,8 +96,8 @@ def floats(narrow: ConvNet) -> onnx.ModelProto:
 
 
 @pytest.fixture(scope="module")
-def plan(floats: onnx.ModelProto) -> int8.Plan:
-    return int8.prepare_plan(OnnxModel(floats), synthetic_photos(32, SIZE), silent)
+def plan(floats: onnx.ModelProto) -> int8_plan.Plan:
+    return int8_plan.prepare_plan(OnnxModel(floats), synthetic_photos(32, SIZE), silent)
 
 
 @pytest.fixture
@@ -160,12 +161,11 @@ def test_rounding_together_changes_outputs_less_than_rounding_each(groups: int) 
     x = np.maximum(causes + 0.1 * random.standard_normal(causes.shape), 0)
     weight = random.standard_normal((6 * groups, inputs)).astype(np.float32)
     scale = (np.abs(weight).max(1) / 20).astype(np.float32)
-    moment = Moments((x.transpose(0, 2, 1) @ x / 500).astype(np.float32), x.mean(1))
+    moment = (x.transpose(0, 2, 1) @ x / 500).astype(np.float32)
     exact = x @ weight.reshape(groups, -1, inputs).transpose(0, 2, 1)
 
     def error(rounded: np.ndarray) -> float:
-        shift = bias_change(weight, rounded, moment.mean).reshape(groups, 1, -1)
-        return float(((x @ rounded.reshape(groups, -1, inputs).transpose(0, 2, 1) + shift - exact) ** 2).mean())
+        return float(((x @ rounded.reshape(groups, -1, inputs).transpose(0, 2, 1) - exact) ** 2).mean())
 
     together, each = best_levels(weight, scale, moment), nearest_levels(weight, scale)
     levels = together / scale[:, None]
@@ -173,28 +173,18 @@ def test_rounding_together_changes_outputs_less_than_rounding_each(groups: int) 
     assert error(together) < error(each) / 2
 
 
-def test_the_bias_makes_up_for_the_mean() -> None:
-    random = np.random.default_rng(0)
-    x = np.maximum(random.standard_normal((1, 200, 12)), 0)
-    weight = random.standard_normal((5, 12))
-    rounded = np.rint(weight)
-    shifted = x[0] @ rounded.T + bias_change(weight, rounded, x.mean(1))
-    np.testing.assert_allclose(shifted.mean(0), (x[0] @ weight.T).mean(0), atol=1e-9)
-
-
-def test_moments_are_those_of_the_patches(floats: onnx.ModelProto) -> None:
-    """At every position (the last maps are small), weights times mean input, plus bias, is the mean output."""
+def test_second_moments_are_those_of_the_patches(floats: onnx.ModelProto) -> None:
+    """At every position (the last maps are small): w E[x xᵀ] wᵀ is the mean square of the output without its bias."""
     graph = OnnxModel(floats)
     images = synthetic_photos(4, SIZE)
     layers = [node for node in graph.weighted() if node.name in ("layer4.0.conv1", "layer4.1.conv2", "fc")]
     assert len(layers) == 3
-    for node, moment in moments(graph, images, layers):
-        weight = graph.weights[node.input[1]]
-        mean = weight.reshape(len(weight), -1) @ moment.mean[0] + graph.weights[node.input[2]]
+    for node, moment in second_moments(graph, images, layers):
+        weight = graph.weights[node.input[1]].reshape(len(graph.weights[node.input[1]]), -1)
         output = np.concatenate([tensors[node.output[0]] for tensors in run(floats, images, [node.output[0]])])
-        np.testing.assert_allclose(mean, output.mean(axis=(0, *range(2, output.ndim))), rtol=1e-3, atol=1e-3)
-        second = moment.second[0]
-        assert np.linalg.eigvalsh(second - np.outer(moment.mean[0], moment.mean[0])).min() > -1e-3 * second.max()
+        bias = graph.weights[node.input[2]].reshape(-1, *[1] * (output.ndim - 2))
+        squares = ((output - bias) ** 2).mean(axis=(0, *range(2, output.ndim)))
+        np.testing.assert_allclose(np.einsum("ok,kl,ol->o", weight, moment[0], weight), squares, rtol=1e-3)
 
 
 def test_extents(floats: onnx.ModelProto) -> None:
@@ -205,7 +195,7 @@ def test_extents(floats: onnx.ModelProto) -> None:
 # --- the graph --------------------------------------------------------------------------------------------------------
 
 
-def test_integers_compute_what_the_pairs_say(plan: int8.Plan) -> None:
+def test_integers_compute_what_the_pairs_say(plan: int8_plan.Plan) -> None:
     """ONNX Runtime in integers against the same file step by step in float: nothing overflows.
 
     Halves are rounded differently on the two ways, which this sure network's probabilities magnify; its features tell.
@@ -216,13 +206,13 @@ def test_integers_compute_what_the_pairs_say(plan: int8.Plan) -> None:
     scale = stepwise.std()
     assert np.abs(features(model, images) - stepwise).mean() < 0.05 * scale
     coarse = {name: scale / 3 for name, scale in plan.weight_scales.items()}  # more than 127 levels are cut off
-    broken = int8.Plan(plan.graph, plan.floats, plan.ranges, coarse, plan.candidates).write()
+    broken = int8_plan.Plan(plan.graph, plan.floats, plan.ranges, coarse, plan.candidates).write()
     assert np.abs(features(broken, images) - stepwise).mean() > 0.2 * scale
 
 
 def test_how_far_it_is_is_told(floats: onnx.ModelProto) -> None:
     told: list[tuple[str, int, int]] = []
-    int8.prepare_plan(OnnxModel(floats), synthetic_photos(5, SIZE), lambda *step: told.append(step))
+    int8_plan.prepare_plan(OnnxModel(floats), synthetic_photos(5, SIZE), lambda *step: told.append(step))
     assert [step for step in told if step[0] in ("finding extents", "finding ranges", "finding moments")] == [
         (what, done, 5) for what in ("finding extents", "finding ranges", "finding moments") for done in (0, 2, 4)
     ]
@@ -234,7 +224,7 @@ def test_how_far_it_is_is_told(floats: onnx.ModelProto) -> None:
     assert told == [("judging", 0, 5), ("judging", 4, 5)]
 
 
-def test_layers_left_out_are_as_they_were(plan: int8.Plan, floats: onnx.ModelProto) -> None:
+def test_layers_left_out_are_as_they_were(plan: int8_plan.Plan, floats: onnx.ModelProto) -> None:
     images = synthetic_photos(3, SIZE)
     none = plan.write(plan.candidates)
     np.testing.assert_array_equal(probabilities(none, images), probabilities(floats, images))
@@ -248,7 +238,7 @@ def test_layers_left_out_are_as_they_were(plan: int8.Plan, floats: onnx.ModelPro
 def test_both_beginnings_are_exact(steps: Preprocessing) -> None:
     graph = OnnxModel(trace(deployable(squeezing(), steps), steps))
     images = synthetic_photos(24, SIZE)
-    plan = int8.prepare_plan(graph, images, silent)
+    plan = int8_plan.prepare_plan(graph, images, silent)
     plain = Writer(plan.graph, plan.ranges, plan.weight_scales, set(plan.candidates)).model()
     fast = in_bytes(onnx.ModelProto.FromString(plain.SerializeToString()))
     before_first = [node.op_type for node in fast.graph.node[:3]]
@@ -259,7 +249,7 @@ def test_both_beginnings_are_exact(steps: Preprocessing) -> None:
 
 def test_squeeze_excitation_stays_float() -> None:
     graph = OnnxModel(trace(deployable(squeezing(), PREPROCESSING), PREPROCESSING))
-    candidates = int8.quantisable(graph)
+    candidates = int8_plan.quantisable(graph)
     floating = {node.name for node in graph.weighted()} - set(candidates)
     assert floating == {f"features.{i}.0.block.{i}.fc{j}" for i in (1, 2) for j in (1, 2)}
     pools = [node.name for node in graph.nodes if node.op_type == "GlobalAveragePool"]
@@ -311,13 +301,13 @@ def test_both_runtimes_run_it(int8_file: ExportReport, floats: onnx.ModelProto) 
 def test_a_layer_that_hurts_is_put_back(
     tmp_path: Path, narrow: ConvNet, monkeypatch: pytest.MonkeyPatch, paying: None
 ) -> None:
-    rounding = int8.best_levels
+    rounding = int8_plan.best_levels
 
-    def one_ruined(weight: np.ndarray, scale: np.ndarray, moment: Moments) -> np.ndarray:
+    def one_ruined(weight: np.ndarray, scale: np.ndarray, moment: np.ndarray) -> np.ndarray:
         rounded = rounding(weight, scale, moment)
         return rounded * 0 if weight.shape == (64, 32, 3, 3) else rounded  # layer3.0.conv1
 
-    monkeypatch.setattr(int8, "best_levels", one_ruined)
+    monkeypatch.setattr(int8_plan, "best_levels", one_ruined)
     report = write(tmp_path / "m.onnx", narrow, max_drop=2).int8
     assert report is not None and report.kept_float[0] == "layer3.0.conv1"
     assert report.verdict.exceeds(2) is False

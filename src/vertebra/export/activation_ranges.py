@@ -1,4 +1,4 @@
-"""What the tensors of a float graph hold when photos go through it: extents, good ranges, second moments."""
+"""Statistics of the activations of a float graph over photos: extents, ranges for int8, second moments."""
 
 from __future__ import annotations
 
@@ -36,14 +36,6 @@ class Extent:
 
     low: Array
     high: Array
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Of the inputs of a layer's outputs, for each group: E[x xᵀ] (G, K, K) and E[x] (G, K)."""
-
-    second: Array
-    mean: Array
 
 
 def run(
@@ -109,27 +101,24 @@ def groups_of(node: onnx.NodeProto) -> int:
     return int(attribute(node, "group", 1))
 
 
-def moments(
+def second_moments(
     graph: OnnxModel, images: Pixels, nodes: Sequence[onnx.NodeProto], progress: Progress = silent
-) -> Iterator[tuple[onnx.NodeProto, Moments]]:
-    """Second moments of the inputs of these layers, a few layers at a time, so that memory stays bounded."""
+) -> Iterator[tuple[onnx.NodeProto, Array]]:
+    """Each layer with E[x xᵀ] (G, K, K) of its inputs x for each group, a few layers at a time to bound memory."""
     parts = list(_in_parts(graph, nodes))
     for number, part in enumerate(parts):
         random = np.random.default_rng(0)
         names = sorted({node.input[0] for node in part})
-        second: dict[str, Array] = {}
-        mean: dict[str, Array] = {}
+        total: dict[str, Array] = {}
         samples = dict.fromkeys((node.name for node in part), 0)
         for batch, tensors in enumerate(run(graph.model, images, names, BATCH)):
             progress("finding moments", number * len(images) + batch * BATCH, len(parts) * len(images))
             for node in part:
                 x = _inputs(graph, node, tensors[node.input[0]], random)
-                second[node.name] = second.get(node.name, 0) + x.transpose(0, 2, 1) @ x
-                mean[node.name] = mean.get(node.name, 0) + x.sum(1, dtype=np.float64)
+                total[node.name] = total.get(node.name, 0) + x.transpose(0, 2, 1) @ x
                 samples[node.name] += x.shape[1]
         for node in part:
-            n = samples[node.name]
-            yield node, Moments(second.pop(node.name) / np.float32(n), mean.pop(node.name) / n)
+            yield node, total.pop(node.name) / np.float32(samples[node.name])
 
 
 def _in_parts(graph: OnnxModel, nodes: Sequence[onnx.NodeProto]) -> Iterator[list[onnx.NodeProto]]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -15,14 +14,12 @@ import onnxruntime as ort
 from vertebra.pixels import Pixels
 from vertebra.progress import Progress, silent
 
-from .accuracy_check import Calibration, Verdict, check_order, folder_size, judge, points
-from .activation_ranges import MAX_INPUTS, extents, groups_of, moments, ranges
+from .accuracy_check import Calibration, Verdict, folder_size, judge, points
 from .deployed_network import INPUT, OUTPUTS
-from .input_fusion import byte_range, in_bytes, normalisation
+from .int8_plan import Plan, prepare_plan
 from .onnx_model import Array, OnnxModel
-from .qdq_writer import QUANTISABLE, Scale, Writer
+from .photo_labels import check_order
 from .torch_check import session
-from .weight_rounding import best_levels, bias_change, nearest_levels, weight_scales
 from .write_file import ExportError
 
 _BLOCK_RUNS = 8
@@ -52,29 +49,6 @@ class Int8Report:
     def claim(self) -> str:
         """What the photos show of a loss of at most `max_drop` points."""
         return self.verdict.claim(self.max_drop)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All that is needed to write the graph with any layers in int8."""
-
-    graph: OnnxModel  # weights rounded, biases corrected
-    floats: OnnxModel  # as they were, for layers that stay float
-    ranges: dict[str, tuple[float, float]]
-    weight_scales: dict[str, Array]
-    candidates: tuple[str, ...]  # nodes that can be in int8
-
-    def write(self, kept_float: Iterable[str] = ()) -> onnx.ModelProto:
-        """The model with all candidates but these in int8."""
-        kept = set(kept_float)
-        chosen = {name for name in self.candidates if name not in kept}
-        graph = self.graph.copy()
-        names = [n for node in graph.weighted() if node.name not in chosen for n in node.input[1:]]
-        # A bias that is not among the float weights was added for the correction.
-        graph.set_weights({n: self.floats.weights.get(n, np.zeros_like(graph.weights[n])) for n in names})
-        model = in_bytes(Writer(graph, self.ranges, self.weight_scales, _connected(graph, chosen)).model())
-        onnx.checker.check_model(model, full_check=True)
-        return model
 
 
 def quantise(
@@ -151,134 +125,6 @@ def _without_proof(report: Int8Report) -> str:
     more = "" if needed is None else f" Give a folder of about {folder_size(needed):,} photos, or"
     remedy = f"{more} allow a larger --max-drop, or leave --require-proof out.".lstrip()
     return f"that int8 loses at most {points(report.max_drop)} is {report.claim}. {remedy[0].upper()}{remedy[1:]}"
-
-
-# --- the plan -------------------------------------------------------------------------------------------------------
-
-
-def prepare_plan(floats: OnnxModel, images: Pixels, progress: Progress) -> Plan:
-    """Ranges, and weights rounded to their grids with the biases that make up for it."""
-    graph = floats.copy()
-    candidates = quantisable(graph)
-    layers = [node for node in graph.weighted() if node.name in candidates]
-    names = _held_tensors(graph, candidates)
-    extent = extents(graph, images, names, progress)
-    found = ranges(graph, images, extent, progress)
-    found.pop(next(node.input[0] for node in graph.nodes if node.op_type == "Softmax"), None)
-
-    image, *steps = normalisation(floats)
-    found[image] = byte_range(*steps)
-
-    scales: dict[str, Array] = {}
-    changed: dict[str, Array] = {}
-    done = 0
-    for node, moment in _with_moments(floats, images, layers, progress):
-        progress("rounding", done, len(layers))
-        done += 1
-        name = node.input[1]
-        weight = floats.weights[name]
-        source = node.input[0]
-        scale = weight_scales(weight, groups_of(node), extent[source], Scale.of_range(*found[source]))
-        scales[name] = scale
-        if moment is None:
-            changed[name] = nearest_levels(weight, scale)
-            continue
-        changed[name] = best_levels(weight, scale, moment)
-        bias = _bias(graph, node)
-        change = bias_change(weight, changed[name], moment.mean)
-        changed[bias] = (floats.weights.get(bias, 0) + change).astype(np.float32)
-    graph.set_weights(changed)
-    return Plan(graph, floats, found, scales, tuple(candidates))
-
-
-def _with_moments(
-    graph: OnnxModel, images: Pixels, layers: Sequence[onnx.NodeProto], progress: Progress
-) -> Iterable[tuple[Any, Any]]:
-    small = [node for node in layers if graph.weights[node.input[1]][0].size <= MAX_INPUTS]
-    yield from moments(graph, images, small, progress)
-    yield from ((node, None) for node in layers if node not in small)
-
-
-def _bias(graph: OnnxModel, node: onnx.NodeProto) -> str:
-    """The name of a layer's bias, in a graph where each layer to be corrected has one."""
-    own = next(other for other in graph.nodes if other.name == node.name)
-    if len(own.input) < 3:
-        name = f"{node.name}.bias"
-        own.input.append(name)
-        zeros = np.zeros(len(graph.weights[node.input[1]]), np.float32)
-        graph.model.graph.initializer.append(onnx.numpy_helper.from_array(zeros, name))
-    return str(own.input[2])
-
-
-def quantisable(graph: OnnxModel) -> list[str]:
-    """Nodes that can be in int8: what has integer kernels, less normalisation, logits' softmax and small branches."""
-    preface = _before_first_layer(graph)
-    branches = _excitations(graph)
-    return [
-        node.name
-        for node in graph.nodes
-        if node.op_type in QUANTISABLE and node.name not in preface and node.name not in branches
-    ]
-
-
-def _before_first_layer(graph: OnnxModel) -> set[str]:
-    """The nodes from the input to the first convolution."""
-    names = set()
-    for node in graph.nodes:
-        if node.op_type == "Conv":
-            break
-        names.add(node.name)
-    return names
-
-
-def _excitations(graph: OnnxModel) -> set[str]:
-    """The small layers of squeeze-excitation, between pooling and the product with the map.
-
-    They work on one pixel: int8 saves nothing there, and each step's rounding scales whole channels.
-    """
-    found: set[str] = set()
-    for pool in graph.nodes:
-        if pool.op_type != "GlobalAveragePool":
-            continue
-        branch: set[str] = set()
-        tensors, front = {pool.output[0]}, [pool.output[0]]
-        while front:
-            for node in graph.consumers.get(front.pop(), []):
-                inside = all(name in tensors or name in graph.weights for name in node.input)
-                # SiLU multiplies inside the branch, once both of its factors are known to be.
-                if node.name in branch or not (inside and node.op_type in ("Conv", "Sigmoid", "Mul", "Relu")):
-                    continue
-                branch.add(node.name)
-                tensors.add(node.output[0])
-                front.append(node.output[0])
-        found |= branch
-    return found
-
-
-def _held_tensors(graph: OnnxModel, candidates: Sequence[str]) -> list[str]:
-    """Tensors that are held in int8: what these nodes take and make."""
-    chosen = set(candidates)
-    names: dict[str, None] = {}
-    for node in graph.nodes:
-        if node.name in chosen:
-            names |= dict.fromkeys(name for name in node.input if name not in graph.weights)
-            names[graph.result(node)] = None
-    # Between a layer and its ReLU nothing is held.
-    return [name for name in names if name in graph.producer]
-
-
-def _connected(graph: OnnxModel, chosen: set[str]) -> set[str]:
-    """Less what only hands values on between float nodes: pooling in int8 there would buy nothing."""
-    result = set(chosen)
-    for node in graph.nodes:
-        if node.name in result and node.op_type in ("MaxPool", "Concat", "Flatten", "Sigmoid", "Mul", "Add"):
-            makers = [graph.producer.get(name) for name in node.input if name not in graph.weights]
-            makers = [
-                graph.producer[m.input[0]] if m is not None and m.op_type in ("Relu", "Clip") else m for m in makers
-            ]
-            if not any(maker is not None and maker.name in result for maker in makers):
-                result.discard(node.name)
-    return result
 
 
 # --- which layers ---------------------------------------------------------------------------------------------------

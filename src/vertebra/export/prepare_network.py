@@ -19,9 +19,18 @@ from vertebra.models.published_weights import published, resolve
 from vertebra.models.weight_reader import CHECKSUM_KEY, NETWORK_KEY, checksum, read_card
 from vertebra.weight_files import cached_path
 
-from .module_knowledge import prepare_module
-from .network_card import LICENCES, ClassNames, Prepared, assumed_input, class_names, finished, same_order, view, words
-from .weight_comparison import digest_of
+from .classes_argument import ClassNames, check_same_order, class_names
+from .network_card import (
+    LICENCES,
+    CardValues,
+    Prepared,
+    assumed_input,
+    merged_preprocessing,
+    value_text,
+    with_card,
+)
+from .prepare_module import prepare_module
+from .weight_comparison import sha256_of
 
 
 def prepare(
@@ -74,27 +83,28 @@ def prepare(
         UsageError: a name, or a value, is not allowed; the classes are too many, too few, or in another order.
         WeightsError: the weights cannot be had or do not fit.
     """
-    classes = class_names(classes)
-    if not isinstance(model, nn.Module):
-        argument = resolve_model(model, "export")
-        if argument.kind is ModelKind.FUNCTION:
-            model = argument.call()
+    given = CardValues(class_names(classes), preprocessing, provenance, metrics, licence, temperature, threshold)
     if isinstance(model, nn.Module):
-        if network_options:
-            raise UsageError(f"the network is built already, so {' and '.join(network_options)} cannot be given.")
-        return prepare_module(
-            model,
-            weights=None if isinstance(weights, str) and weights == "DEFAULT" else weights,
-            architecture=architecture,
-            classes=classes,
-            asked=preprocessing,
-            provenance=provenance,
-            metrics=metrics,
-            licence=licence,
-            temperature=temperature,
-            threshold=threshold,
-        )
-    told = ""
+        module = model
+    else:
+        argument = resolve_model(model, "export")
+        if argument.kind is not ModelKind.FUNCTION:
+            return _prepare_named(argument, weights, architecture, network_options or {}, given)
+        module = argument.call()
+    if network_options:
+        raise UsageError(f"the network is built already, so {' and '.join(network_options)} cannot be given.")
+    weights = None if isinstance(weights, str) and weights == "DEFAULT" else weights
+    return prepare_module(module, weights, architecture, given)
+
+
+def _prepare_named(
+    argument: ModelArgument,
+    weights: Any,
+    architecture: str | None,
+    network_options: Mapping[str, Any],
+    given: CardValues,
+) -> Prepared:
+    """A network's name or a weight file → the network and its card."""
     name, weights = _name_and_weights(argument, weights, architecture)
     enum = get_model_weights(name)
     source = resolve(enum, weights)
@@ -103,78 +113,103 @@ def prepare(
     if member is not None and member.meta["categories"] is None:
         usable = [repr(other) for other in enum if other.meta["categories"] is not None]
         raise UsageError(f"{member!r} has no classifier to predict with. Use {' or '.join(usable)}.")
-    known = read_card(source) if isinstance(source, Path) else None
+    card = read_card(source) if isinstance(source, Path) else None
     try:
-        network = create_model(name, weights=weights, **(network_options or {}))
+        network = create_model(name, weights=weights, **network_options)
     except TypeError as error:
         if not network_options:
             raise
         raise UsageError(f"{name} does not take {' and '.join(network_options)}.") from error
-    given = {"classes": classes, "preprocessing": preprocessing, "temperature": temperature, "threshold": threshold}
+    base = card.preprocessing if card is not None else (member or enum["DEFAULT"]).preprocessing
+    preprocessing = merged_preprocessing(given.preprocessing, base)
+    note = ""
+    if card is not None:
+        values = _completed_by_card(given, card, preprocessing)
+        note = _changes(given, card, preprocessing)
+    else:
+        values = _completed_by_published(given, member, enum, network.num_classes if source is not None else None)
+        if source is not None and member is None:
+            note = _assumptions(given, preprocessing, values.classes, network)
     if source is not None:
-        provenance = known.weights if known is not None else _provenance(source, member)
-    base = known.preprocessing if known is not None else (member or enum["DEFAULT"]).preprocessing
-    preprocessing = view(preprocessing, base)
-    if known is not None:
-        classes = known.classes if classes is None else classes
-        temperature = known.temperature if temperature is None else temperature
-        threshold = known.threshold if threshold is None else threshold
-        licence = licence or known.licence
-        told = _changes(given, known, preprocessing)
-        if metrics is None and preprocessing == known.preprocessing:
-            metrics = known.metrics
-    elif source is not None:
-        # A file of one's own with as many classes as the published weights is taken to have theirs.
-        categories = (member or enum["DEFAULT"]).meta["categories"]
-        if categories is not None and len(categories) == network.num_classes:
-            classes = same_order(classes, categories) if member is not None and classes else classes or categories
-        if member is None:
-            told = _assumptions(given, preprocessing, classes, network)
-    prepared = finished(
-        network,
-        name,
-        preprocessing,
-        classes=classes,
-        weights=provenance,
-        metrics=metrics if metrics is not None else _published_metrics(member),
-        licence=licence or (LICENCES[member.url.partition(":")[0]] if member is not None else None),
-        temperature=temperature,
-        threshold=threshold,
-    )
-    if told:
-        warn(f"'{weights}' {told}")
+        values = replace(values, weights=card.weights if card is not None else _provenance(source, member))
+    prepared = with_card(network, name, preprocessing, values)
+    if note:
+        warn(f"'{weights}' {note}")
     return prepared
 
 
-def _changes(given: Mapping[str, Any], known: Card, preprocessing: Preprocessing) -> str:
-    """Where an argument has taken the place of what the file says."""
-    was = {
-        **{name: (getattr(known.preprocessing, name), value) for name, value in vars(preprocessing).items()},
-        **{name: (getattr(known, name), given[name]) for name in ("temperature", "threshold")},
+def _completed_by_card(given: CardValues, card: Card, preprocessing: Preprocessing) -> CardValues:
+    """What is given, and for the rest what the file's card says; its metrics hold for its preprocessing alone."""
+    return replace(
+        given,
+        classes=card.classes if given.classes is None else given.classes,
+        metrics=card.metrics if given.metrics is None and preprocessing == card.preprocessing else given.metrics,
+        licence=given.licence or card.licence,
+        temperature=card.temperature if given.temperature is None else given.temperature,
+        threshold=card.threshold if given.threshold is None else given.threshold,
+    )
+
+
+def _completed_by_published(
+    given: CardValues, member: WeightsEnum | None, enum: type[WeightsEnum], outputs: int | None
+) -> CardValues:
+    """What is given, and for the rest what is published with the weights.
+
+    Args:
+        given: by the caller.
+        member: the published weights; None for others.
+        enum: that of the network.
+        outputs: how many classes the network has; None: random weights, which have no names for them.
+    """
+    classes = given.classes
+    # A file of one's own with as many classes as the published weights is taken to have theirs.
+    categories = (member or enum["DEFAULT"]).meta["categories"]
+    if outputs is not None and categories is not None and len(categories) == outputs:
+        if member is not None and classes:
+            check_same_order(classes, categories)
+        classes = classes or categories
+    if member is None:
+        return replace(given, classes=classes)
+    return replace(
+        given,
+        classes=classes,
+        metrics=member.meta["_metrics"] if given.metrics is None else given.metrics,
+        licence=given.licence or LICENCES[member.url.partition(":")[0]],
+    )
+
+
+def _changes(given: CardValues, card: Card, preprocessing: Preprocessing) -> str:
+    """Where an argument replaces what the file's card says."""
+    replaced = {
+        **{name: (getattr(card.preprocessing, name), value) for name, value in vars(preprocessing).items()},
+        "temperature": (card.temperature, given.temperature),
+        "threshold": (card.threshold, given.threshold),
     }
-    told = [
-        f"{name} {words(old)}, and {words(new)} was asked for"
-        for name, (old, new) in was.items()
+    changes = [
+        f"{name} {value_text(old)}, and {value_text(new)} was asked for"
+        for name, (old, new) in replaced.items()
         if new is not None and (new or None) != (old or None)
     ]
-    if given["classes"] is not None and tuple(given["classes"]) != known.classes:
-        told.append("other class names than those asked for")
-    return f"says {'; '.join(told)}. What was asked for is taken." if told else ""
+    if given.classes is not None and tuple(given.classes) != card.classes:
+        changes.append("other class names than those asked for")
+    return f"says {'; '.join(changes)}. What was asked for is taken." if changes else ""
 
 
 def _assumptions(
-    given: Mapping[str, Any], preprocessing: Preprocessing, classes: Sequence[str] | None, network: ConvNet
+    given: CardValues, preprocessing: Preprocessing, classes: Sequence[str] | None, network: ConvNet
 ) -> str:
-    """What a bare file does not say, and is taken for granted."""
-    told = assumed_input(given["preprocessing"], preprocessing, network)
-    if given["classes"] is None:
+    """What a weight file without a card does not say, and is assumed."""
+    assumed = assumed_input(given.preprocessing, preprocessing, network)
+    if given.classes is None:
         numbers = f"classes 0 to {network.num_classes - 1}"
-        told.append(numbers if classes is None else f"classes {classes[0]}, {classes[1]} … as published")
-    told += [f"{name} {value}" for name, value in (("temperature", 1), ("threshold", 0)) if given[name] is None]
-    if not told:
+        assumed.append(numbers if classes is None else f"classes {classes[0]}, {classes[1]} … as published")
+    assumed += [
+        f"{name} {value}" for name, value in (("temperature", 1), ("threshold", 0)) if getattr(given, name) is None
+    ]
+    if not assumed:
         return ""
     return (
-        f"does not say how its network is used; assumed: {', '.join(told)}. Each is an option of `vertebra export`, "
+        f"does not say how its network is used; assumed: {', '.join(assumed)}. Each is an option of `vertebra export`, "
         "and an argument of vertebra.export()."
     )
 
@@ -192,8 +227,8 @@ def assumed_of_body(name: str, weights: str, network: ConvNet, preprocessing: Pr
     source = resolve(enum, weights)
     if not isinstance(source, Path) or published(enum, source) is not None or read_card(source) is not None:
         return []
-    told = ", ".join(assumed_input(None, preprocessing, network))
-    return [f"'{weights}' does not say how its network was trained; assumed: {told}."]
+    assumed = ", ".join(assumed_input(None, preprocessing, network))
+    return [f"'{weights}' does not say how its network was trained; assumed: {assumed}."]
 
 
 def _name_and_weights(model: ModelArgument, weights: Any, architecture: str | None) -> tuple[str, Any]:
@@ -222,12 +257,8 @@ def _name_and_weights(model: ModelArgument, weights: Any, architecture: str | No
 
 def _provenance(source: WeightsEnum | Path, member: WeightsEnum | None) -> WeightSource:
     path = source if isinstance(source, Path) else cached_path(source.url)
-    digest = digest_of(path)
+    digest = sha256_of(path)
     return WeightSource(path.name if member is None else repr(member), digest, None if member is None else member.url)
-
-
-def _published_metrics(member: WeightsEnum | None) -> Mapping[str, Any]:
-    return {} if member is None else member.meta["_metrics"]
 
 
 def metadata(prepared: Prepared) -> dict[str, str]:
@@ -236,8 +267,3 @@ def metadata(prepared: Prepared) -> dict[str, str]:
     untold = json.dumps(network.untold if isinstance(network, ConvNet) else {})
     known = {"format": "pt", METADATA_KEY: prepared.card.to_json(), NETWORK_KEY: untold}
     return known | {CHECKSUM_KEY: checksum(network.state_dict(), known)}
-
-
-def with_precision(card: Card, precision: str, metrics: Mapping[str, Any]) -> Card:
-    """The card of the same network in another precision, with what was measured of it."""
-    return replace(card, precision=precision, metrics={**card.metrics, **metrics})

@@ -1,4 +1,4 @@
-"""Proof that an exported file computes what the torch network does."""
+"""Verification of an exported graph against the torch network, on batches of several sizes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def reference(
     return probabilities.numpy(), embedding.numpy(), features.numpy()
 
 
-def prove(model: bytes, network: ConvNet | Observed, card: Card, images: Sequence[Pixels]) -> float:
+def verify_against_torch(model: bytes, network: ConvNet | Observed, card: Card, images: Sequence[Pixels]) -> float:
     """Compare the model with torch at each batch size; return the largest difference of a probability.
 
     Raises:

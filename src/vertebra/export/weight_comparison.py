@@ -17,7 +17,7 @@ from vertebra.models.weight_reader import read_state_dict
 from vertebra.weight_files import cached_path
 
 
-def file_of(member: Any) -> Path | None:
+def cached_file(member: Any) -> Path | None:
     """Where published weights lie on this machine, if they do."""
     try:
         path = cached_path(member.url)
@@ -26,7 +26,7 @@ def file_of(member: Any) -> Path | None:
     return path if path.is_file() else None
 
 
-def digest_of(path: Path | None) -> str | None:
+def sha256_of(path: Path | None) -> str | None:
     """The SHA-256 of a file, 64 hexadecimal digits; None of no file."""
     if path is None:
         return None
@@ -34,7 +34,7 @@ def digest_of(path: Path | None) -> str | None:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def content_of(source: Any, path: Path | None) -> nn.Module | Mapping[str, Tensor] | None:
+def stored_values(source: Any, path: Path | None) -> nn.Module | Mapping[str, Tensor] | None:
     """What is in the file of a named network, or of a member's; None: it cannot be read."""
     if path is None:
         return None
@@ -49,7 +49,7 @@ def content_of(source: Any, path: Path | None) -> nn.Module | Mapping[str, Tenso
             return None
 
 
-def state_of(
+def weights_state(
     network: nn.Module, reference: nn.Module | Mapping[str, Tensor] | None, categories: Sequence[str] | None
 ) -> str:
     """Whether it is the "same"; "body" where only that was changed; "head" where the classifier was; "unknown"."""

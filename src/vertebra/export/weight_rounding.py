@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .activation_ranges import Extent, Moments
+from .activation_ranges import Extent
 from .onnx_model import Array
 from .qdq_writer import Scale
 
@@ -56,13 +56,18 @@ def nearest_levels(weight: Array, scale: Array) -> Array:
     return rounded
 
 
-def best_levels(weight: Array, scale: Array, moments: Moments) -> Array:
+def best_levels(weight: Array, scale: Array, second_moment: Array) -> Array:
     """Weights on the grid so that outputs change least: after each weight is rounded, those still free make up for it.
 
     GPTQ (Frantar et al. 2023, https://arxiv.org/abs/2210.17323), by columns of falling importance, all groups at once.
+
+    Args:
+        weight: (O, …) of O outputs in G groups, each of K inputs.
+        scale: (O,), the step between two levels.
+        second_moment: (G, K, K), E[x xᵀ] of the inputs.
     """
-    groups, inputs = moments.mean.shape
-    second = moments.second.astype(np.float64)
+    groups, inputs = second_moment.shape[:2]
+    second = second_moment.astype(np.float64)
     diagonal = np.einsum("gkk->gk", second)
     # Damped, and what is never active (a dead channel) gets a pivot of its own.
     diagonal += _DAMPING * diagonal.mean(1, keepdims=True) + 1e-9
@@ -86,14 +91,3 @@ def best_levels(weight: Array, scale: Array, moments: Moments) -> Array:
     result = np.empty_like(rows)
     np.put_along_axis(result, np.broadcast_to(order[:, None, :], rows.shape), rows, 2)
     return result.reshape(weight.shape).astype(np.float32)
-
-
-def bias_change(weight: Array, rounded: Array, mean: Array) -> Array:
-    """What to add to the biases (O,) so that the mean output stays (Nagel et al. 2019, section 4.2).
-
-    Rounding errors are random, but activations after ReLU are not around 0, so that errors add up to a shift.
-    """
-    groups, inputs = mean.shape
-    error = (rounded - weight).reshape(groups, -1, inputs)
-    change: Array = -np.einsum("gok,gk->go", error, mean).reshape(-1)
-    return change

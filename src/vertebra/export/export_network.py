@@ -1,0 +1,173 @@
+"""`export`: prepare the network and its card → trace → verify against torch → quantise, where asked for → write."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+from torch import nn
+
+from vertebra.card import METADATA_KEY, Card
+from vertebra.errors import UsageError
+from vertebra.model_checksum import BLANK, checked_card, with_checksum
+from vertebra.models import ConvNet
+from vertebra.pixels import Pixels
+from vertebra.progress import Progress, silent
+from vertebra.synthetic_photos import synthetic_photos
+
+from .accuracy_check import Calibration, points
+from .classifier_swap import with_classifier
+from .deployable import deployable
+from .deployed_network import trace
+from .int8 import Int8Report, quantise
+from .network_card import Prepared
+from .observed_network import Observed
+from .prepare_network import prepare
+from .torch_check import verify_against_torch
+from .write_file import check_target, write_model
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written, and what was found on the way."""
+
+    path: Path
+    card: Card
+    size: int  # bytes
+    max_difference: float  # of any probability between torch and the float graph
+    timings: dict[str, float] = field(default_factory=dict)  # seconds a step
+    int8: Int8Report | None = None
+
+
+def export(
+    model: nn.Module | Prepared | str | Path,
+    out: str | os.PathLike[str],
+    *,
+    images: Sequence[Pixels] | None = None,
+    calibration: Calibration | None = None,
+    max_drop: float = 1.0,
+    force: bool = False,
+    require_proof: bool = False,
+    progress: Progress | None = None,
+    body: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> ExportReport:
+    """Write a network as one ONNX file.
+
+    The graph takes `image`, uint8 (N, H, W, 3) RGB at the card's crop size, and gives `probabilities` (N, K),
+    `embedding` (N, D), the input of the classifier, and `features` (N, C, h, w), the last feature map. Before anything
+    is written it is compared with torch at batch sizes 1, 2 and 7.
+
+    Args:
+        model: a name, a path to a .pth or .safetensors file, any `nn.Module` that classifies, or what `prepare`
+            returned.
+        out: the file to write, ending in .onnx. A model there already is replaced once the new one is complete.
+        images: pixels (H, W, 3) at the crop size to compare on. None: synthetic ones.
+        calibration: photos to quantise by; with them the file is int8, and otherwise float32.
+        max_drop: points of accuracy that int8 may lose.
+        force: write an int8 file also where it is shown to lose more, or is slower than float.
+        require_proof: write one only where the photos show, with 95 % confidence, that it loses no more.
+        progress: called as the work advances.
+        body: an exported file of the same network with another classifier. Its graph is taken, which saves tracing the
+            network; a body of another network fails the comparison with torch.
+        options: as `prepare` takes them (weights, architecture, classes, …).
+
+    Raises:
+        UsageError: an argument is not allowed.
+        WeightsError: the weights cannot be had or do not fit.
+        ExportError: the graph differs from torch, int8 loses too much, is not proven not to, or is not faster, or the
+            file cannot be written. Nothing is left behind.
+    """
+    path, progress = Path(out), progress or silent
+    if max_drop < 0:
+        raise UsageError(f"max_drop is {max_drop}; it is points of accuracy, 0 or more.")
+    if require_proof and (force or calibration is None):
+        raise UsageError(
+            "require_proof writes an int8 file only where its loss is shown to be small: it needs calibration, and "
+            "cannot go with force. Leave one out."
+        )
+    check_target(path)
+    timings: dict[str, float] = {}
+    progress("loading", 0, 3)
+    with _timed(timings, "load"):
+        prepared = model if isinstance(model, Prepared) else prepare(model, **options)
+        card = prepared.card
+        network = deployable(prepared.network, card.preprocessing)
+    progress("tracing", 1, 3)
+    with _timed(timings, "trace"):
+        graph = (
+            trace(network, card.preprocessing, card.temperature) if body is None else _from_body(body, network, card)
+        )
+        onnx.checker.check_model(graph, full_check=True)
+    progress("verifying", 2, 3)
+    with _timed(timings, "prove"):
+        if images is None or not len(images):
+            images = list(synthetic_photos(10, card.preprocessing.crop_size))
+        difference = verify_against_torch(graph.SerializeToString(), network, card, images)
+    report = None
+    if calibration is not None:
+        with _timed(timings, "quantise"):
+            graph, report = quantise(
+                graph,
+                calibration,
+                max_drop=max_drop,
+                classes=card.classes,
+                force=force,
+                require_proof=require_proof,
+                progress=progress,
+            )
+        metrics = {**card.metrics, "int8 beside float32": _int8_metrics(report)}
+        card = replace(card, precision="int8", metrics=metrics)
+    content, digest = with_checksum(_with_metadata(graph, card).SerializeToString())
+    write_model(path, content)
+    progress("done", 3, 3)
+    return ExportReport(path, replace(card, content_sha256=digest), len(content), difference, timings, report)
+
+
+@contextmanager
+def _timed(timings: dict[str, float], step: str) -> Iterator[None]:
+    """Record the seconds of a step."""
+    started = time.perf_counter()
+    yield
+    timings[step] = round(time.perf_counter() - started, 3)
+
+
+def _from_body(body: str | os.PathLike[str], network: ConvNet | Observed, card: Card) -> onnx.ModelProto:
+    """The graph of an exported file with the classifier of this network."""
+    if isinstance(network, Observed):
+        raise UsageError("body= is for our own networks. Export this one without it.")
+    checked_card(body)
+    return with_classifier(onnx.load(body), network.get_classifier(), card.temperature)
+
+
+def _int8_metrics(report: Int8Report) -> dict[str, Any]:
+    """For the card: scores and agreement in %, losses in points, each interval with 95 % confidence."""
+    verdict = report.verdict
+    low, high = (round(end, 2) for end in verdict.drop_interval)
+    return {
+        "photos": verdict.photos,
+        "measure": verdict.measure,
+        "float32": round(verdict.float_score, 2),
+        "int8": round(verdict.int8_score, 2),
+        "agreement": round(verdict.agreement, 2),
+        "agreement interval": [round(end, 2) for end in verdict.agreement_interval],
+        "loss" if verdict.measure == "accuracy" else "expected loss": round(verdict.drop, 2),
+        **({"loss interval": [low, high]} if verdict.measure == "accuracy" else {"largest loss": high}),
+        f"at most {points(report.max_drop)} lost": report.claim,
+        "KL divergence": round(verdict.divergence, 5),
+        "float32 ms": round(report.float_ms, 2),
+        "int8 ms": round(report.int8_ms, 2),
+    }
+
+
+def _with_metadata(graph: onnx.ModelProto, card: Card) -> onnx.ModelProto:
+    """The model with the card in its metadata, which has room for the checksum of the file."""
+    del graph.metadata_props[:]
+    graph.metadata_props.add(key=METADATA_KEY, value=replace(card, content_sha256=BLANK).to_json())
+    return graph

@@ -1,0 +1,85 @@
+"""The right classes of calibration photos, from the folders that they lie in."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+
+from vertebra.errors import UsageError, nearest
+from vertebra.imagenet import is_imagenet, wnids
+
+from .onnx_model import Array
+
+_WNID = re.compile(r"n\d{8}(?=_|$)")
+
+
+def labels_of(paths: Sequence[PurePath], classes: Sequence[str] | None, count: int) -> list[frozenset[int]] | None:
+    """The right classes of photos, from their paths inside the folder; None where these tell nothing.
+
+    A photo's class is the folder that it lies in: by name, by number, or by ImageNet's ids (n01440764). Photos named
+    as ImageNet's are (n01440764_36.JPEG) need no folders.
+
+    Raises:
+        UsageError: some folders name classes, and others do not.
+    """
+    known = _known_classes(classes, count)
+    keys = [_key(path, known) for path in paths]
+    missing = sorted({key for key in keys if key not in known})
+    if len(missing) == len(set(keys)):
+        return None
+    if missing:
+        raise UsageError(
+            f"the folder {missing[0]!r} is no class of the network"
+            f"{f', nor are {len(missing) - 1} others' if len(missing) > 1 else ''}, while other folders are. "
+            f"{nearest(missing[0], known)} Rename it, or put all photos into one folder to do without labels."
+        )
+    return [known[key] for key in keys]
+
+
+def _key(path: PurePath, known: Mapping[str, frozenset[int]]) -> str:
+    folder = _plain(path.parts[-2]) if len(path.parts) > 1 else ""
+    wnid = _WNID.match(path.name)
+    return wnid[0] if folder not in known and wnid and wnid[0] in known else folder
+
+
+def _known_classes(classes: Sequence[str] | None, count: int) -> dict[str, frozenset[int]]:
+    known = {str(i): frozenset([i]) for i in range(count)}
+    if classes is not None:
+        for i, name in enumerate(classes):
+            known[_plain(name)] = known.get(_plain(name), frozenset()) | {i} if not name.isdigit() else frozenset([i])
+        if is_imagenet(classes):
+            known |= {wnid: frozenset([i]) for i, wnid in enumerate(wnids())}
+    return known
+
+
+def _plain(name: str) -> str:
+    """`Golden_Retriever` and `golden retriever` are one, and so are the two ways in which Unicode writes an accent."""
+    return " ".join(unicodedata.normalize("NFC", name).lower().replace("_", " ").replace("-", " ").split())
+
+
+def check_order(predicted: Array, labels: Sequence[frozenset[int]], classes: Sequence[str] | None) -> None:
+    """Tell a network whose class names are in the wrong order from one that is merely bad.
+
+    If nearly all photos of a class get one answer, and each class another, then the network knows the classes and the
+    names are mixed up.
+
+    Raises:
+        UsageError: they are.
+    """
+    answers: dict[frozenset[int], list[int]] = {}
+    for right, choice in zip(labels, predicted, strict=True):
+        answers.setdefault(right, []).append(int(choice))
+    favourites = {right: max(set(found), key=found.count) for right, found in answers.items()}
+    consistent = sum(found.count(favourites[right]) for right, found in answers.items()) / len(labels)
+    wrong = {right: choice for right, choice in favourites.items() if choice not in right}
+    one_each = len(set(favourites.values())) == len(favourites)
+    enough = len(labels) >= 3 * len(answers) and len(answers) > 1
+    if enough and one_each and consistent > 0.8 and len(wrong) > len(favourites) / 2:
+        right, choice = next(iter(wrong.items()))
+        names = [str(i) if classes is None else classes[i] for i in (min(right), choice)]
+        raise UsageError(
+            f"the classes seem to be in another order than the network's: photos in the folder {names[0]!r} are "
+            f"nearly all taken for {names[1]!r}. Give the classes in the order of the training (--classes)."
+        )

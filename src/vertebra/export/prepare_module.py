@@ -1,0 +1,170 @@
+"""An `nn.Module` of the caller's own → the network to export and its card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from vertebra.card import Preprocessing
+from vertebra.errors import UsageError, warn
+from vertebra.graph.trace import unwrapped
+from vertebra.models import ConvNet
+from vertebra.preprocessing import timm_config
+
+from .classes_argument import check_same_order
+from .deployable import check_exportable, deployable, is_family
+from .network_card import (
+    PREPROCESSING_OPTIONS,
+    CardValues,
+    Prepared,
+    assumed_input,
+    merged_preprocessing,
+    with_card,
+)
+from .observed_network import Observed
+from .weights_info import WeightsInfo, weights_info
+
+_IMAGENET_CLASSES = 1000
+_REQUIRED = ("crop_size", "mean", "std")  # fields of a preprocessing that cannot be assumed
+
+
+class PreprocessingError(UsageError):
+    """It is not known how photos are prepared for a module."""
+
+    def __init__(self, fault: str, python: str, options: str) -> None:
+        """`fault` is what is wrong; the others say what to give, in Python and on the command line."""
+        super().__init__(f"{fault} {python}", f"{fault} {options}")
+        self.fault = fault
+
+
+def prepare_module(model: nn.Module, weights: Any, architecture: str | None, given: CardValues) -> Prepared:
+    """A module and its card; the arguments are those of `prepare`.
+
+    Raises:
+        UsageError: nothing says how its photos are prepared, or a value is not allowed.
+    """
+    module = unwrapped(model)
+    check_exportable(module)
+    asked: Any = given.preprocessing
+    if asked is not None and not isinstance(asked, Preprocessing | Mapping):
+        asked = Preprocessing.from_weights(asked)  # what weights.transforms() gives
+    if weights is None and isinstance(own := getattr(module, "preprocessing", None), Preprocessing):
+        asked = merged_preprocessing(asked, own)  # as if it were an argument
+    all_given = isinstance(asked, Preprocessing) and given.classes is not None and given.weights is not None
+    if all_given and weights is None:
+        info = WeightsInfo(architecture or type(module).__name__.lower())
+    else:
+        info = weights_info(module, weights, architecture)
+    preprocessing = _preprocessing_of(module, asked, info.preprocessing)
+    network = module if isinstance(module, ConvNet) and is_family(module) else deployable(module, preprocessing)
+    count = network.num_classes
+    if info.outputs not in (None, count):  # whatever the module's num_classes says, its head may be another
+        info = replace(
+            info,
+            classes=None,
+            doubt=f"it has {count} outputs and {info.source} says {info.outputs}, so it was trained further, or will "
+            "be",
+            unnamed="its classifier was replaced",
+        )
+    names = info.classes if info.classes is not None and len(info.classes) == count else None
+    if given.classes is not None and names is not None:
+        check_same_order(given.classes, names)
+    card = info.card
+    prepared = with_card(
+        network,
+        info.name,
+        preprocessing,
+        CardValues(
+            classes=names if given.classes is None else given.classes,
+            weights=given.weights or info.provenance,
+            metrics=info.metrics if given.metrics is None and preprocessing == info.preprocessing else given.metrics,
+            licence=given.licence or info.licence,
+            temperature=card.temperature if given.temperature is None and card is not None else given.temperature,
+            threshold=card.threshold if given.threshold is None and card is not None else given.threshold,
+        ),
+    )
+    if notes := _notes(module, network, info, assumed_input(asked, preprocessing, module), given.classes):
+        warn(f"the {type(module).__name__} to export: {'; '.join(notes)}.")
+    return prepared
+
+
+def _notes(
+    module: nn.Module,
+    network: ConvNet | Observed,
+    info: WeightsInfo,
+    assumed: Sequence[str],
+    classes: Sequence[str] | None,
+) -> list[str]:
+    """What is assumed of a module, and what of its weights may not hold for it."""
+    notes, count = [], network.num_classes
+    if info.preprocessing is None and assumed:
+        notes.append(f"assumed: {', '.join(assumed)}")
+    if classes is None and info.classes is None and isinstance(network, Observed) and network.linear is None:
+        notes.append(
+            f"no linear layer gives its {count} outputs, which are taken for logits of {count} classes; of a network "
+            "without its classifier they are features"
+        )
+    if info.doubt and assumed:
+        notes.append(f"{info.doubt}; taken from {info.source} all the same: {', '.join(assumed)}")
+    if classes is None and info.unnamed and (info.classes is None or len(info.classes) != count):
+        imagenet = ", or imagenet" if count == _IMAGENET_CLASSES else ""
+        why = info.unnamed if info.class_count in (None, count) else f"{info.source} has {info.class_count}"
+        notes.append(
+            f"the classes are numbers, 0 to {count - 1}, since {why}; classes= (--classes) names them: "
+            f"a list, a file{imagenet}"
+        )
+    return notes
+
+
+def _preprocessing_of(
+    module: nn.Module, asked: Preprocessing | Mapping[str, Any] | None, base: Preprocessing | None
+) -> Preprocessing:
+    """The preprocessing that was asked for, its other fields those of `base`."""
+    if isinstance(asked, Preprocessing):
+        return asked
+    if base is not None:
+        return merged_preprocessing(asked, base)
+    if not asked:
+        raise unknown_preprocessing(module)
+    found = merged_preprocessing(asked, Preprocessing(asked.get("crop_size", 224)))
+    if missing := [name for name in _REQUIRED if name not in asked]:
+        options = {name: f"--{option}" for option, name in PREPROCESSING_OPTIONS.items()}
+        raise PreprocessingError(
+            f"the preprocessing of this {type(module).__name__} is incomplete:",
+            f"give {_and(missing)} too, or weights= for that of published weights.",
+            f"give {_and([options[name] for name in missing])} too, or --weights NAME for that of published weights.",
+        )
+    return found
+
+
+def _and(names: Sequence[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def unknown_preprocessing(network: nn.Module) -> PreprocessingError:
+    """For a module of which nothing says how its photos are prepared: what to write."""
+    hint, code = "", ""
+    for path, part in network.named_modules():
+        if path and isinstance(part, ConvNet) and part.origin is not None:
+            origin = part.origin
+            where = repr(origin.weights) if origin.weights is not None else f"'{origin.file}'"
+            hint = f" Its part {path} was created with {where}."
+        elif path and not isinstance(part, ConvNet) and timm_config(part) is not None:
+            dotted = all(name.isidentifier() for name in path.split("."))
+            named = f"model.{path}" if dotted else f"model.get_submodule({path!r})"
+            hint = f" Its part {path} is one of timm's."
+            code = f"preprocessing=vertebra.Preprocessing.from_timm({named}), or "
+        if hint:
+            break
+    return PreprocessingError(
+        f"nothing says how the photos of this {type(network).__name__} are prepared.{hint}",
+        f"Give {code}weights=torchvision.models.ResNet50_Weights.IMAGENET1K_V2 or the name of others, or preprocessing="
+        "vertebra.Preprocessing(size=224, resize=256, interpolation='bilinear', mean=(0.485, 0.456, 0.406), "
+        "std=(0.229, 0.224, 0.225)) with the values that it was trained with.",
+        "Give --weights with the name of published ones, such as ResNet50_Weights.IMAGENET1K_V2, or --size, --mean and "
+        "--std (--resize, --interpolation) with the values that it was trained with.",
+    )
