@@ -139,7 +139,7 @@ def counted(graph: Graph) -> list[tuple[Node, Cost]]:
 
 
 def _is_nothing(op: Node, c: Cost, graph: Graph) -> bool:
-    """Does it get no row? The transposed view of a weight is part of the product that uses it; an empty tensor is nothing."""
+    """Does it get no row? A transposed weight is part of the product that uses it, and an empty tensor is nothing."""
     of_weights = all(map(graph.is_weight, op.inputs))
     empty = all(ref.elements == 0 for ref in op.outputs)
     return empty or (c.kind is Kind.VIEW and of_weights)
