@@ -1,7 +1,7 @@
 """The record that travels with a network: how its input is made and, in exported files, all else one must know.
 
 Standard library only: training, export, the runtime and the server read the same record, so that a deployed network
-sees the pixels it was trained on. In an exported file it is JSON in the metadata of the model, under `METADATA_KEY`.
+gets the pixels it was trained on. In an exported file it is JSON in the metadata of the model, under `METADATA_KEY`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Card:
     architecture: str
     preprocessing: Preprocessing
     classes: tuple[str, ...] | None = None  # in the order of the probabilities; None: classes are numbers
-    weights: WeightSource | None = None  # None: drawn at random
+    weights: WeightSource | None = None  # None: random weights
     metrics: Mapping[str, Any] = field(default_factory=dict)  # data set -> measure -> value
     versions: Mapping[str, str] = field(default_factory=dict)  # package -> version that the file was made with
     licence: str | None = None  # of the weights

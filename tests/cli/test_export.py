@@ -31,7 +31,7 @@ def test_a_checkpoint_with_its_classes(
     arguments = ["export", str(checkpoint), "--model", "resnet18", "--classes", str(tmp_path / "classes.txt")]
     arguments += ["--images", str(shared_photos[0].parent), "--out", str(out), "--card", str(readme)]
     assert main(arguments) == 0
-    assert "proven on batches of 1, 2 and 7" in capsys.readouterr().out
+    assert "verified against torch on batches of 1, 2 and 7" in capsys.readouterr().out
     assert read_card(out).classes == ("ant", "bee", "cat")
     assert "1. bee" in readme.read_text() and "resnet18" in readme.read_text()
 
@@ -85,7 +85,7 @@ def test_without_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     out = tmp_path / "m.onnx"
     assert main(["export", "mobilenet_v2", "--weights", "none", "--out", str(out)]) == 0
     assert main(["card", str(out)]) == 0
-    assert "drawn at random" in capsys.readouterr().out
+    assert "weights        random" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

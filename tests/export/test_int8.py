@@ -503,7 +503,7 @@ def test_classes_in_another_order_are_seen() -> None:
     right = np.array([i % 3 for i in range(30)])
     check_order(right, labels, ["ant", "bee", "cat"])
     check_order(np.zeros(30, int), labels, None)  # a bad network, not a mixed-up one
-    with pytest.raises(UsageError, match=r"another order.*'ant' are nearly all taken for 'bee'"):
+    with pytest.raises(UsageError, match=r"another order.*'ant' are nearly all predicted as 'bee'"):
         check_order((right + 1) % 3, labels, ["ant", "bee", "cat"])
 
 

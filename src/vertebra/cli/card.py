@@ -135,7 +135,7 @@ def facts(card: Card) -> list[tuple[str, str]]:
         ("classes", names),
     ]
     if card.weights is None:
-        rows.append(("weights", "drawn at random"))
+        rows.append(("weights", "random"))
     else:
         digest = f", SHA-256 {card.weights.sha256}" if card.weights.sha256 is not None else ""
         rows.append(("weights", f"{card.weights.name}{digest}"))

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-# About 200 make int8 as good as it gets, all others tell how good it is. Without --require-proof more only take time;
-# and all pixels are held in memory.
+# About 200 set the ranges and choose the layers, all others check the accuracy. Without --require-proof more only take
+# time; and all pixels are held in memory.
 MAX_CALIBRATION_PHOTOS = 2_048
 MAX_CALIBRATION_BYTES = 600_000_000
 PROOF_PHOTOS = 10
@@ -79,7 +79,7 @@ def export(
         typer.Option(metavar="FILE", help="Class names, one a line in the order of the logits; or imagenet."),
     ] = None,
     crop: Annotated[
-        int | None, typer.Option("--size", metavar="PIXELS", min=1, help="Side of what the network sees.")
+        int | None, typer.Option("--size", metavar="PIXELS", min=1, help="Side of the network's input.")
     ] = None,
     resize: Annotated[
         int | None, typer.Option(metavar="PIXELS", min=1, help="Shorter side before the middle is cut out.")
@@ -108,7 +108,7 @@ def export(
         bool | None, typer.Option(help="FILE was trained from scratch on pictures of at most 64 pixels.")
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Photos to compare with torch on; drawn ones without.")
+        Path | None, typer.Option(metavar="DIR", help="Photos to compare with torch on; else synthetic ones.")
     ] = None,
     precision: Annotated[
         Precision, typer.Option(help="int8 is smaller and faster; it needs --calibration.")
@@ -128,7 +128,7 @@ def export(
     ] = False,
     card: Annotated[Path | None, typer.Option(metavar="FILE.md", help="Also write a model card to read.")] = None,
 ) -> None:
-    """Export a network as one ONNX file, after proof that it predicts what torch does.
+    """Export a network as one ONNX file, verified to predict what torch does.
 
     Input `image`: uint8 (N, H, W, 3), RGB, at the card's crop size. Outputs: `probabilities`, `embedding`, `features`.
     An int8 file is written only if it is faster on this machine and is not shown to lose more accuracy than allowed.
@@ -162,7 +162,7 @@ def export(
 
 
 def run(settings: Settings) -> None:
-    """Prepare, prove, write, and say what was found.
+    """Prepare, verify, write, and print the result.
 
     Raises:
         VertebraError: what is wrong; nothing was written.
@@ -217,8 +217,8 @@ def run(settings: Settings) -> None:
     seconds = sum(report.timings.values())
     what = "" if report.int8 is None else "its float network was "
     typer.echo(
-        f"{report.path}: {size(report.size)}, {what}proven on batches of 1, 2 and 7: probabilities differ from torch "
-        f"by at most {report.max_difference:.1e} ({seconds:.1f} s)"
+        f"{report.path}: {size(report.size)}, {what}verified against torch on batches of 1, 2 and 7: probabilities "
+        f"differ from torch by at most {report.max_difference:.1e} ({seconds:.1f} s)"
     )
     if report.int8 is not None:
         _show(report.int8)
@@ -295,7 +295,7 @@ def _photos(option: str, folder: Path, most: int) -> list[Path]:
 
 
 def _pixels(paths: list[Path], preprocessing: Preprocessing, tell: Progress) -> tuple[list[Any], list[Path]]:
-    """The photos as the network sees them, uint8 (crop, crop, 3), and their paths; those that are broken are named.
+    """The photos as the network's input, uint8 (crop, crop, 3), and their paths; those that are broken are named.
 
     So is what their files leave open.
     """

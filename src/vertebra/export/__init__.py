@@ -1,4 +1,4 @@
-"""A network and its card → one ONNX file that predicts without torch, written only after proof that it is equal.
+"""A network and its card → one ONNX file that predicts without torch, written once it is verified against torch.
 
 With photos to calibrate on the file is int8: smaller and faster, and written only if it keeps its accuracy.
 

@@ -77,7 +77,7 @@ def check_count(photos: int) -> None:
         raise UsageError(
             f"{counted(photos, 'photo')} {'is' if photos == 1 else 'are'} too few to quantise by: "
             f"at least {MIN_PHOTOS} are needed, and 100 or more of the "
-            "kind that the network will see are better. Add photos to the calibration folder."
+            "kind that the network will get are better. Add photos to the calibration folder."
         )
 
 

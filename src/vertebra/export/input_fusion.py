@@ -1,4 +1,4 @@
-"""The way from bytes to the first convolution where that is in int8.
+"""Fuse input normalisation into the first QuantizeLinear, where the first convolution is in int8.
 
 ONNX Runtime moves the transposition of the image behind all that can be done before it, so that scaling and shifting
 would run over pixels of three values at a time: 1.5 ms of 7. Both forms here leave nothing to move.

@@ -81,5 +81,5 @@ def check_order(predicted: Array, labels: Sequence[frozenset[int]], classes: Seq
         names = [str(i) if classes is None else classes[i] for i in (min(right), choice)]
         raise UsageError(
             f"the classes seem to be in another order than the network's: photos in the folder {names[0]!r} are "
-            f"nearly all taken for {names[1]!r}. Give the classes in the order of the training (--classes)."
+            f"nearly all predicted as {names[1]!r}. Give the classes in the order of the training (--classes)."
         )

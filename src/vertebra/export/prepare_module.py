@@ -104,8 +104,8 @@ def _notes(
         notes.append(f"assumed: {', '.join(assumed)}")
     if classes is None and info.classes is None and isinstance(network, Observed) and network.linear is None:
         notes.append(
-            f"no linear layer gives its {count} outputs, which are taken for logits of {count} classes; of a network "
-            "without its classifier they are features"
+            f"no linear layer gives its {count} outputs, which are assumed to be logits of {count} classes; of a "
+            "network without its classifier they are features"
         )
     if info.doubt and assumed:
         notes.append(f"{info.doubt}; taken from {info.source} all the same: {', '.join(assumed)}")
