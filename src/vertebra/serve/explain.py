@@ -7,12 +7,12 @@ from functools import partial
 
 from starlette.responses import Response
 
-from vertebra.pixels import Pixels, resize_and_crop
-from vertebra.runtime.engine import FEATURES, PROBABILITIES, FloatArray
+from vertebra.pixels import resize_and_crop
+from vertebra.runtime.engine import FEATURES, PROBABILITIES
 
 from . import saliency
 from .api_errors import ApiError
-from .dispatcher import Dispatcher, ModelReplacedError
+from .dispatcher import Dispatcher
 from .image_decoding import decode_limited
 from .job import DecodedImage, Job
 from .loaded_model import LoadedModel
@@ -26,33 +26,16 @@ async def explained(
     dispatcher: Dispatcher,
     receive: Receive,
     upload: Upload,
-    name: str | None,
-    deadline: float,
-    *,
-    index: int | None,
-    overlay: bool,
-) -> Response:
-    """A PNG, by one version of a model from the photo to the picture."""
-    while True:
-        model = dispatcher.registry.get(name)
-        try:
-            return await _explained(dispatcher, receive, upload, model, deadline, index=index, overlay=overlay)
-        except ModelReplacedError:
-            continue  # begin again with the newer model: it may want other pixels, and have other classes
-
-
-async def _explained(
-    dispatcher: Dispatcher,
-    receive: Receive,
-    upload: Upload,
     model: LoadedModel,
     deadline: float,
     *,
     index: int | None,
     overlay: bool,
 ) -> Response:
-    """Raises:
-    ModelReplacedError: the model has been replaced meanwhile.
+    """A PNG, by one version of a model from the photo to the picture.
+
+    Raises:
+        ModelReplacedError: a newer one has taken its place meanwhile; it may want other pixels, and have other classes.
     """
     classifier = await asyncio.to_thread(lambda: model.classifier)
     outputs = (PROBABILITIES,) if classifier is None else (PROBABILITIES, FEATURES)
@@ -62,13 +45,12 @@ async def _explained(
         raise ApiError(422, job.error)
     if index is not None and index >= model.classes:
         raise ApiError(422, f"index is {index}; {model.name!r} has the classes 0 to {model.classes - 1}.")
-    photo, box, pixels = job.kept
-    probabilities = job.values[PROBABILITIES]
-    chosen = int(probabilities.argmax()) if index is None else index
+    photo, box, _ = job.kept
+    chosen = int(job.values[PROBABILITIES].argmax()) if index is None else index
     if classifier is not None:
         heat = classifier.activation(job.values[FEATURES], chosen)
     else:
-        heat = await _occlusion(dispatcher, receive, model, pixels, probabilities, chosen, deadline)
+        heat = await _occlusion(dispatcher, receive, model, job, chosen, deadline)
     picture = await dispatcher.draw(lambda: saliency.draw(heat, photo, box, overlay=overlay), deadline)
     headers = saliency.response_headers(model.explains_by, chosen, model.card.class_name(chosen))
     return Response(picture, media_type="image/png", headers=headers)
@@ -84,20 +66,14 @@ def _decode(max_pixels: int, model: LoadedModel, upload: Upload) -> DecodedImage
 
 
 async def _occlusion(
-    dispatcher: Dispatcher,
-    receive: Receive,
-    model: LoadedModel,
-    pixels: Pixels,
-    probabilities: FloatArray,
-    index: int,
-    deadline: float,
+    dispatcher: Dispatcher, receive: Receive, model: LoadedModel, whole: Job, index: int, deadline: float
 ) -> saliency.Map:
     """What the class loses at each place."""
-    parts = saliency.occluded(pixels)
+    parts = saliency.occluded(whole.kept[-1])
     some = max(1, min(_OCCLUSIONS, dispatcher.settings.queue // 2))
     values: list[float] = []
     for start in range(0, len(parts), some):
         jobs = [Job(partial(DecodedImage, part)) for part in parts[start : start + some]]
         await dispatcher.run(model.name, lambda _, jobs=jobs: jobs, receive, deadline, only=model)  # type: ignore[misc]
         values += (float(job.values[PROBABILITIES][index]) for job in jobs)
-    return saliency.occlusion_map(float(probabilities[index]), values)
+    return saliency.occlusion_map(float(whole.values[PROBABILITIES][index]), values)

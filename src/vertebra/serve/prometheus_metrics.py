@@ -99,34 +99,21 @@ class Metrics:
 
         return observe
 
-    def follow(
-        self,
-        models: Callable[[], Iterable[ModelGauges]],
-        connections: Callable[[], int],
-        body_bytes: Callable[[], int],
-    ) -> None:
-        """Report what these give at the moment when somebody asks."""
-        self.registry.register(_Gauges(models, connections, body_bytes))
-
     def text(self) -> bytes:
         """All of it."""
         return generate_latest(self.registry)
 
 
-class _Gauges:
+@dataclass(frozen=True)
+class Gauges:
     """Gauges that are read at each scrape, and cost nothing in between."""
 
-    def __init__(
-        self,
-        models: Callable[[], Iterable[ModelGauges]],
-        connections: Callable[[], int],
-        body_bytes: Callable[[], int],
-    ) -> None:
-        self.models = models
-        self.connections = connections
-        self.body_bytes = body_bytes
+    models: Callable[[], Iterable[ModelGauges]]
+    connections: Callable[[], int]
+    body_bytes: Callable[[], int]
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Called by the Prometheus client at each scrape."""
         queue = GaugeMetricFamily("vertebra_queue_images", "Images in the queue.", labels=["model"])
         wait = GaugeMetricFamily("vertebra_queue_wait_seconds", "Expected wait of a new image.", labels=["model"])
         busy = GaugeMetricFamily("vertebra_busy_threads", "Busy worker threads.", labels=["model"])

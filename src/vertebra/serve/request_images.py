@@ -14,6 +14,8 @@ from .api_errors import ApiError
 from .json_body import Data, base64_bytes, in_thread_if_large, parse_json
 
 _RAW = ("application/octet-stream", "binary/octet-stream")
+_IMAGE_TYPES = (b"image/", b"application/octet-stream")
+_NAMES = (b"name", b"filename")
 _MAX_FIELDS = 32  # parts of a multipart body beside its images
 _MAX_FIELD_BYTES = 1_000  # a longer field is ignored
 _MAX_PART_HEADER = 8_192  # bytes of one header of a part
@@ -119,12 +121,10 @@ class _Form:
         self.content = RequestContent([])
         self.is_complete = False
         self._max_images = max_images
-        self._name = self._value = b""
-        self._headers: dict[bytes, bytes] = {}
-        self._data: list[bytes] = []
 
     def begin_part(self) -> None:
-        self._headers, self._data = {}, []
+        self._headers: dict[bytes, bytes] = {}
+        self._name = self._value = self._data = b""
 
     def add_header_name(self, body: bytes, start: int, end: int) -> None:
         self._name += body[start:end]
@@ -137,23 +137,20 @@ class _Form:
         self._name = self._value = b""
 
     def add_data(self, body: bytes, start: int, end: int) -> None:
-        self._data.append(body[start:end])
+        self._data += body[start:end]
 
     def end_part(self) -> None:
         disposition = self._headers.get(b"content-disposition", b"")
         options = parse_options_header(disposition)[1]
-        filename = _extended_filename(disposition)
-        if filename is None and b"filename" in options:
-            filename = options[b"filename"].decode("utf-8", "replace")
-        name = options.get(b"name", b"").decode("utf-8", "replace")
-        kind = self._headers.get(b"content-type", b"").strip().lower()
-        data = b"".join(self._data)
-        if filename is not None or kind.startswith((b"image/", _RAW[0].encode())):
+        name, plain = (options[key].decode("utf-8", "replace") if key in options else None for key in _NAMES)
+        extended = _extended_filename(disposition)
+        filename = plain if extended is None else extended
+        if filename is not None or self._headers.get(b"content-type", b"").lower().startswith(_IMAGE_TYPES):
             # A form whose file was not chosen sends an empty part without a name.
-            if filename or data:
-                self.content.images.append(Upload(filename or name or "image", data))
-        elif b"name" in options and len(data) <= _MAX_FIELD_BYTES:
-            self.content.fields[name] = data.decode("utf-8", "replace")
+            if filename or self._data:
+                self.content.images.append(Upload(filename or name or "image", self._data))
+        elif name is not None and len(self._data) <= _MAX_FIELD_BYTES:
+            self.content.fields[name] = self._data.decode("utf-8", "replace")
         if len(self.content.images) > self._max_images:
             raise _too_many(self._max_images)
 

@@ -17,6 +17,7 @@ from .app import create_app
 from .dispatcher import Dispatcher
 from .http_connection import connection_type
 from .model_registry import ModelRegistry
+from .prometheus_metrics import Gauges
 from .server_settings import Settings
 
 log = logging.getLogger("vertebra.serve")
@@ -51,8 +52,9 @@ class Server:
         self.server = _UvicornServer(config)
         dispatcher.is_stopping = lambda: self.server.should_exit
         self.registry.failed = self.stop
-        self.metrics.follow(
-            self.registry.gauges, lambda: len(self.server.server_state.connections), lambda: dispatcher.bodies.held
+        open_connections = self.server.server_state.connections
+        self.metrics.registry.register(
+            Gauges(self.registry.gauges, lambda: len(open_connections), lambda: dispatcher.bodies.held)
         )
         self._thread: threading.Thread | None = None
 

@@ -16,7 +16,7 @@ from vertebra.runtime.engine import EMBEDDING, PROBABILITIES
 
 from . import schemas
 from .api_errors import ApiError
-from .dispatcher import Dispatcher
+from .dispatcher import Dispatcher, ModelReplacedError
 from .explain import explained
 from .job import Job
 from .json_body import in_thread_if_large
@@ -97,9 +97,12 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
             if len(content.images) != 1:
                 raise ApiError(422, f"there are {len(content.images)} images in the request; send one to explain.")
             name = _field_text(content.fields, "model", model)
-            return await explained(
-                dispatcher, request.receive, content.images[0], name, deadline, index=index, overlay=layer == "overlay"
-            )
+            while True:
+                make = partial(explained, dispatcher, request.receive, content.images[0], registry.get(name), deadline)
+                try:
+                    return await make(index=index, overlay=layer == "overlay")
+                except ModelReplacedError:
+                    continue  # begin again with the newer model
 
     @router.get("/v1/info", response_model=schemas.Info, summary="The server")
     async def info() -> Response:
