@@ -204,30 +204,22 @@ _row = partial(
 
 
 class DenseNet121_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _row(
-        "densenet121-a639ec97.pth", params=7_978_856, acc1=74.434, acc5=91.972, gmacs=2.834, mib=30.845
-    )
+    IMAGENET1K_V1 = _row("densenet121-a639ec97", params=7_978_856, acc=(74.434, 91.972), gmacs=2.834, mib=30.845)
     DEFAULT = IMAGENET1K_V1
 
 
 class DenseNet161_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _row(
-        "densenet161-8d451a50.pth", params=28_681_000, acc1=77.138, acc5=93.560, gmacs=7.728, mib=110.369
-    )
+    IMAGENET1K_V1 = _row("densenet161-8d451a50", params=28_681_000, acc=(77.138, 93.560), gmacs=7.728, mib=110.369)
     DEFAULT = IMAGENET1K_V1
 
 
 class DenseNet169_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _row(
-        "densenet169-b2777c0a.pth", params=14_149_480, acc1=75.600, acc5=92.806, gmacs=3.36, mib=54.708
-    )
+    IMAGENET1K_V1 = _row("densenet169-b2777c0a", params=14_149_480, acc=(75.600, 92.806), gmacs=3.36, mib=54.708)
     DEFAULT = IMAGENET1K_V1
 
 
 class DenseNet201_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _row(
-        "densenet201-c1103571.pth", params=20_013_928, acc1=76.896, acc5=93.370, gmacs=4.291, mib=77.373
-    )
+    IMAGENET1K_V1 = _row("densenet201-c1103571", params=20_013_928, acc=(76.896, 93.370), gmacs=4.291, mib=77.373)
     DEFAULT = IMAGENET1K_V1
 
 

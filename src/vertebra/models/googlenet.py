@@ -18,7 +18,7 @@ from vertebra.errors import UsageError
 from .build import build
 from .convnet import ConvNet, Run
 from .layers import Layer
-from .published_weights import REFERENCES, WeightsEnum, entry, published, resolve
+from .published_weights import PORTED, REFERENCES, WeightsEnum, entry, published, resolve
 from .registry import register_model
 
 __all__ = [
@@ -230,15 +230,14 @@ class GoogLeNet(ConvNet):
 
 class GoogLeNet_Weights(WeightsEnum):
     IMAGENET1K_V1 = entry(
-        "googlenet-1378be20.pth",
+        "googlenet-1378be20",
         params=6_624_904,
-        acc1=69.778,
-        acc5=89.530,
+        acc=(69.778, 89.530),
         gmacs=1.498,
         mib=49.731,
         min_size=15,
         recipe=f"{REFERENCES}#googlenet",
-        docs="These weights are ported from the original paper.",
+        docs=PORTED,
     )
     DEFAULT = IMAGENET1K_V1
 

@@ -20,7 +20,7 @@ from vertebra.errors import UsageError
 from .build import build
 from .convnet import ConvNet, Run
 from .layers import Conv2dNormActivation, Layer, halving_convolutions, make_divisible
-from .published_weights import ISSUES, REFERENCES, WeightsEnum, entry
+from .published_weights import BLOG, ISSUES, REFERENCES, REPRODUCED, WeightsEnum, entry
 from .registry import register_model
 
 __all__ = [
@@ -147,27 +147,24 @@ class MobileNetV2(ConvNet):
 
 class MobileNet_V2_Weights(WeightsEnum):
     IMAGENET1K_V1 = entry(
-        "mobilenet_v2-b0353104.pth",
+        "mobilenet_v2-b0353104",
         params=3_504_872,
-        acc1=71.878,
-        acc5=90.286,
+        acc=(71.878, 90.286),
         gmacs=0.301,
         mib=13.555,
         recipe=f"{REFERENCES}#mobilenetv2",
-        docs="These weights reproduce closely the results of the paper using a simple training recipe.",
+        docs=REPRODUCED,
     )
     IMAGENET1K_V2 = entry(
-        "mobilenet_v2-7ebf99e0.pth",
+        "mobilenet_v2-7ebf99e0",
         params=3_504_872,
-        acc1=72.154,
-        acc5=90.822,
+        acc=(72.154, 90.822),
         gmacs=0.301,
         mib=13.598,
         resize=232,
         recipe=f"{ISSUES}/3995#new-recipe-with-reg-tuning",
         docs="These weights improve upon the results of the original paper by using a modified version of "
-        "TorchVision's new training recipe "
-        "(https://pytorch.org/blog/how-to-train-state-of-the-art-models-using-torchvision-latest-primitives/).",
+        f"TorchVision's new training recipe ({BLOG}).",
     )
     DEFAULT = IMAGENET1K_V2
 

@@ -24,6 +24,9 @@ from ._preset import ImageClassification
 
 REFERENCES = "https://github.com/pytorch/vision/tree/main/references/classification"
 ISSUES = "https://github.com/pytorch/vision/issues"
+BLOG = "https://pytorch.org/blog/how-to-train-state-of-the-art-models-using-torchvision-latest-primitives/"
+REPRODUCED = "These weights reproduce closely the results of the paper using a simple training recipe."
+PORTED = "These weights are ported from the original paper."
 
 
 @dataclass(frozen=True)
@@ -124,8 +127,7 @@ def entry(
     file: str,
     *,
     params: int,
-    acc1: float,
-    acc5: float | None = None,
+    acc: tuple[float, float | None],
     gmacs: float,
     mib: float,
     recipe: str,
@@ -139,10 +141,9 @@ def entry(
     """One row of a table of weights.
 
     Args:
-        file: its name on torchvision's server, or `package:NAME/FILE`.
+        file: its name on torchvision's server, or `package:NAME/FILE`; without ".pth".
         params: number of parameters.
-        acc1: top-1 accuracy on ImageNet, in %.
-        acc5: top-5 accuracy; None: not published.
+        acc: top-1 and top-5 accuracy on ImageNet, in %; None: not published.
         gmacs: 10⁹ multiply-accumulates an image.
         mib: size of the file in MiB.
         recipe: address of the training recipe.
@@ -153,9 +154,9 @@ def entry(
         classes: False marks a file without a usable classifier.
         preprocessing: other fields of `Preprocessing`.
     """
-    accuracies = {"acc@1": acc1} if acc5 is None else {"acc@1": acc1, "acc@5": acc5}
+    accuracies = {name: value for name, value in zip(("acc@1", "acc@5"), acc, strict=True) if value is not None}
     return Weights(
-        url=file if file.startswith("package:") else f"https://download.pytorch.org/models/{file}",
+        url=("" if file.startswith("package:") else "https://download.pytorch.org/models/") + f"{file}.pth",
         preprocessing=Preprocessing(crop_size=crop, resize_size=resize, **preprocessing),
         meta={
             "num_params": params,

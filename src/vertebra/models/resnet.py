@@ -19,7 +19,7 @@ from vertebra.errors import UsageError
 from .build import build
 from .convnet import ConvNet, Run
 from .layers import Layer
-from .published_weights import ISSUES, REFERENCES, WeightsEnum, entry
+from .published_weights import BLOG, ISSUES, REFERENCES, REPRODUCED, WeightsEnum, entry
 from .registry import register_model
 
 __all__ = [
@@ -240,11 +240,7 @@ class ResNet(ConvNet):
             nn.init.zeros_(module.bias)
 
 
-_v1 = partial(
-    entry,
-    recipe=f"{REFERENCES}#resnet",
-    docs="These weights reproduce closely the results of the paper using a simple training recipe.",
-)
+_v1 = partial(entry, recipe=f"{REFERENCES}#resnet", docs=REPRODUCED)
 _v1_next = partial(_v1, recipe=f"{REFERENCES}#resnext")
 _v1_wide = partial(_v1, recipe="https://github.com/pytorch/vision/pull/912#issue-445437439")
 _v2 = partial(
@@ -252,28 +248,27 @@ _v2 = partial(
     resize=232,
     recipe=f"{ISSUES}/3995#new-recipe",
     docs="These weights improve upon the results of the original paper by using TorchVision's new training recipe "
-    "(https://pytorch.org/blog/how-to-train-state-of-the-art-models-using-torchvision-latest-primitives/).",
+    f"({BLOG}).",
 )
 _v2_fixres = partial(_v2, recipe=f"{ISSUES}/3995#new-recipe-with-fixres")
 
 
 class ResNet18_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _v1("resnet18-f37072fd.pth", params=11_689_512, acc1=69.758, acc5=89.078, gmacs=1.814, mib=44.661)
+    IMAGENET1K_V1 = _v1("resnet18-f37072fd", params=11_689_512, acc=(69.758, 89.078), gmacs=1.814, mib=44.661)
     DEFAULT = IMAGENET1K_V1
 
 
 class ResNet34_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _v1("resnet34-b627a593.pth", params=21_797_672, acc1=73.314, acc5=91.420, gmacs=3.664, mib=83.275)
+    IMAGENET1K_V1 = _v1("resnet34-b627a593", params=21_797_672, acc=(73.314, 91.420), gmacs=3.664, mib=83.275)
     DEFAULT = IMAGENET1K_V1
 
 
 class ResNet50_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _v1("resnet50-0676ba61.pth", params=25_557_032, acc1=76.130, acc5=92.862, gmacs=4.089, mib=97.781)
+    IMAGENET1K_V1 = _v1("resnet50-0676ba61", params=25_557_032, acc=(76.130, 92.862), gmacs=4.089, mib=97.781)
     IMAGENET1K_V2 = _v2(
-        "resnet50-11ad3fa6.pth",
+        "resnet50-11ad3fa6",
         params=25_557_032,
-        acc1=80.858,
-        acc5=95.434,
+        acc=(80.858, 95.434),
         gmacs=4.089,
         mib=97.79,
         recipe=f"{ISSUES}/3995#issuecomment-1013906621",
@@ -282,72 +277,64 @@ class ResNet50_Weights(WeightsEnum):
 
 
 class ResNet101_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _v1("resnet101-63fe2227.pth", params=44_549_160, acc1=77.374, acc5=93.546, gmacs=7.801, mib=170.511)
-    IMAGENET1K_V2 = _v2("resnet101-cd907fc2.pth", params=44_549_160, acc1=81.886, acc5=95.780, gmacs=7.801, mib=170.53)
+    IMAGENET1K_V1 = _v1("resnet101-63fe2227", params=44_549_160, acc=(77.374, 93.546), gmacs=7.801, mib=170.511)
+    IMAGENET1K_V2 = _v2("resnet101-cd907fc2", params=44_549_160, acc=(81.886, 95.780), gmacs=7.801, mib=170.53)
     DEFAULT = IMAGENET1K_V2
 
 
 class ResNet152_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _v1(
-        "resnet152-394f9c45.pth", params=60_192_808, acc1=78.312, acc5=94.046, gmacs=11.514, mib=230.434
-    )
-    IMAGENET1K_V2 = _v2(
-        "resnet152-f82ba261.pth", params=60_192_808, acc1=82.284, acc5=96.002, gmacs=11.514, mib=230.474
-    )
+    IMAGENET1K_V1 = _v1("resnet152-394f9c45", params=60_192_808, acc=(78.312, 94.046), gmacs=11.514, mib=230.434)
+    IMAGENET1K_V2 = _v2("resnet152-f82ba261", params=60_192_808, acc=(82.284, 96.002), gmacs=11.514, mib=230.474)
     DEFAULT = IMAGENET1K_V2
 
 
 class ResNeXt50_32X4D_Weights(WeightsEnum):
     IMAGENET1K_V1 = _v1_next(
-        "resnext50_32x4d-7cdf4587.pth", params=25_028_904, acc1=77.618, acc5=93.698, gmacs=4.23, mib=95.789
+        "resnext50_32x4d-7cdf4587", params=25_028_904, acc=(77.618, 93.698), gmacs=4.23, mib=95.789
     )
-    IMAGENET1K_V2 = _v2(
-        "resnext50_32x4d-1a0047aa.pth", params=25_028_904, acc1=81.198, acc5=95.340, gmacs=4.23, mib=95.833
-    )
+    IMAGENET1K_V2 = _v2("resnext50_32x4d-1a0047aa", params=25_028_904, acc=(81.198, 95.340), gmacs=4.23, mib=95.833)
     DEFAULT = IMAGENET1K_V2
 
 
 class ResNeXt101_32X8D_Weights(WeightsEnum):
     IMAGENET1K_V1 = _v1_next(
-        "resnext101_32x8d-8ba56ff5.pth", params=88_791_336, acc1=79.312, acc5=94.526, gmacs=16.414, mib=339.586
+        "resnext101_32x8d-8ba56ff5", params=88_791_336, acc=(79.312, 94.526), gmacs=16.414, mib=339.586
     )
     IMAGENET1K_V2 = _v2_fixres(
-        "resnext101_32x8d-110c445d.pth", params=88_791_336, acc1=82.834, acc5=96.228, gmacs=16.414, mib=339.673
+        "resnext101_32x8d-110c445d", params=88_791_336, acc=(82.834, 96.228), gmacs=16.414, mib=339.673
     )
     DEFAULT = IMAGENET1K_V2
 
 
 class ResNeXt101_64X4D_Weights(WeightsEnum):
     IMAGENET1K_V1 = _v2(
-        "resnext101_64x4d-173b62eb.pth",
+        "resnext101_64x4d-173b62eb",
         params=83_455_272,
-        acc1=83.246,
-        acc5=96.454,
+        acc=(83.246, 96.454),
         gmacs=15.46,
         mib=319.318,
         recipe="https://github.com/pytorch/vision/pull/5935",
-        docs="These weights were trained from scratch by using TorchVision's new training recipe "
-        "(https://pytorch.org/blog/how-to-train-state-of-the-art-models-using-torchvision-latest-primitives/).",
+        docs=f"These weights were trained from scratch by using TorchVision's new training recipe ({BLOG}).",
     )
     DEFAULT = IMAGENET1K_V1
 
 
 class Wide_ResNet50_2_Weights(WeightsEnum):
     IMAGENET1K_V1 = _v1_wide(
-        "wide_resnet50_2-95faca4d.pth", params=68_883_240, acc1=78.468, acc5=94.086, gmacs=11.398, mib=131.82
+        "wide_resnet50_2-95faca4d", params=68_883_240, acc=(78.468, 94.086), gmacs=11.398, mib=131.82
     )  # float16
     IMAGENET1K_V2 = _v2_fixres(
-        "wide_resnet50_2-9ba9bcbe.pth", params=68_883_240, acc1=81.602, acc5=95.758, gmacs=11.398, mib=263.124
+        "wide_resnet50_2-9ba9bcbe", params=68_883_240, acc=(81.602, 95.758), gmacs=11.398, mib=263.124
     )
     DEFAULT = IMAGENET1K_V2
 
 
 class Wide_ResNet101_2_Weights(WeightsEnum):
     IMAGENET1K_V1 = _v1_wide(
-        "wide_resnet101_2-32ee1156.pth", params=126_886_696, acc1=78.848, acc5=94.284, gmacs=22.753, mib=242.896
+        "wide_resnet101_2-32ee1156", params=126_886_696, acc=(78.848, 94.284), gmacs=22.753, mib=242.896
     )  # float16
     IMAGENET1K_V2 = _v2(
-        "wide_resnet101_2-d733dc28.pth", params=126_886_696, acc1=82.510, acc5=96.020, gmacs=22.753, mib=484.747
+        "wide_resnet101_2-d733dc28", params=126_886_696, acc=(82.510, 96.020), gmacs=22.753, mib=484.747
     )
     DEFAULT = IMAGENET1K_V2
 

@@ -148,36 +148,31 @@ _row = partial(
 
 
 class VGG11_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _row("vgg11-8a719046.pth", params=132_863_336, acc1=69.020, acc5=88.628, gmacs=7.609, mib=506.84)
+    IMAGENET1K_V1 = _row("vgg11-8a719046", params=132_863_336, acc=(69.020, 88.628), gmacs=7.609, mib=506.84)
     DEFAULT = IMAGENET1K_V1
 
 
 class VGG11_BN_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _row(
-        "vgg11_bn-6002323d.pth", params=132_868_840, acc1=70.370, acc5=89.810, gmacs=7.609, mib=506.881
-    )
+    IMAGENET1K_V1 = _row("vgg11_bn-6002323d", params=132_868_840, acc=(70.370, 89.810), gmacs=7.609, mib=506.881)
     DEFAULT = IMAGENET1K_V1
 
 
 class VGG13_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _row("vgg13-19584684.pth", params=133_047_848, acc1=69.928, acc5=89.246, gmacs=11.308, mib=507.545)
+    IMAGENET1K_V1 = _row("vgg13-19584684", params=133_047_848, acc=(69.928, 89.246), gmacs=11.308, mib=507.545)
     DEFAULT = IMAGENET1K_V1
 
 
 class VGG13_BN_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _row(
-        "vgg13_bn-abd245e5.pth", params=133_053_736, acc1=71.586, acc5=90.374, gmacs=11.308, mib=507.59
-    )
+    IMAGENET1K_V1 = _row("vgg13_bn-abd245e5", params=133_053_736, acc=(71.586, 90.374), gmacs=11.308, mib=507.59)
     DEFAULT = IMAGENET1K_V1
 
 
 class VGG16_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _row("vgg16-397923af.pth", params=138_357_544, acc1=71.592, acc5=90.382, gmacs=15.47, mib=527.796)
+    IMAGENET1K_V1 = _row("vgg16-397923af", params=138_357_544, acc=(71.592, 90.382), gmacs=15.47, mib=527.796)
     IMAGENET1K_FEATURES = _row(
-        "vgg16_features-amdegroot-88682ab5.pth",
+        "vgg16_features-amdegroot-88682ab5",
         params=138_357_544,
-        acc1=float("nan"),
-        acc5=float("nan"),
+        acc=(float("nan"), float("nan")),
         gmacs=15.47,
         mib=527.802,
         classes=False,
@@ -191,21 +186,17 @@ class VGG16_Weights(WeightsEnum):
 
 
 class VGG16_BN_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _row(
-        "vgg16_bn-6c64b313.pth", params=138_365_992, acc1=73.360, acc5=91.516, gmacs=15.47, mib=527.866
-    )
+    IMAGENET1K_V1 = _row("vgg16_bn-6c64b313", params=138_365_992, acc=(73.360, 91.516), gmacs=15.47, mib=527.866)
     DEFAULT = IMAGENET1K_V1
 
 
 class VGG19_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _row("vgg19-dcbb9e9d.pth", params=143_667_240, acc1=72.376, acc5=90.876, gmacs=19.632, mib=548.051)
+    IMAGENET1K_V1 = _row("vgg19-dcbb9e9d", params=143_667_240, acc=(72.376, 90.876), gmacs=19.632, mib=548.051)
     DEFAULT = IMAGENET1K_V1
 
 
 class VGG19_BN_Weights(WeightsEnum):
-    IMAGENET1K_V1 = _row(
-        "vgg19_bn-c79401a0.pth", params=143_678_248, acc1=74.218, acc5=91.842, gmacs=19.632, mib=548.143
-    )
+    IMAGENET1K_V1 = _row("vgg19_bn-c79401a0", params=143_678_248, acc=(74.218, 91.842), gmacs=19.632, mib=548.143)
     DEFAULT = IMAGENET1K_V1
 
 
