@@ -182,11 +182,10 @@ class DenseNet(ConvNet):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
-        elif isinstance(module, nn.BatchNorm2d):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
+        else:
+            super()._init_weights(module)
 
     @classmethod
     def convert_state_dict(cls, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -176,9 +176,8 @@ class GoogLeNet(ConvNet):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.trunc_normal_(module.weight, mean=0.0, std=0.01, a=-2, b=2)
-        elif isinstance(module, nn.BatchNorm2d):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
+        else:
+            super()._init_weights(module)
 
     def prepare_input(self, x: Tensor) -> Tensor:
         x = super().prepare_input(x)

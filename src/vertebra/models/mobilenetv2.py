@@ -132,18 +132,6 @@ class MobileNetV2(ConvNet):
     def pool(self, features: Tensor) -> Tensor:
         return torch.flatten(nn.functional.adaptive_avg_pool2d(features, (1, 1)), 1)
 
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, 0, 0.01)
-            nn.init.zeros_(module.bias)
-
 
 class MobileNet_V2_Weights(WeightsEnum):
     IMAGENET1K_V1 = entry(

@@ -235,9 +235,8 @@ class ResNet(ConvNet):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
+        elif not isinstance(module, nn.Linear):  # that stays as torch makes it
+            super()._init_weights(module)
 
 
 _v1 = partial(entry, recipe=f"{REFERENCES}#resnet", docs=REPRODUCED)

@@ -35,8 +35,17 @@ class Adaptable(nn.Module):
         raise NotImplementedError
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialise the weights of one layer as the family does."""
-        raise NotImplementedError
+        """Initialise the weights of one layer as VGG and MobileNetV2 do; other families say where they do otherwise."""
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, 0, 0.01)
+            nn.init.zeros_(module.bias)
 
     def _check_head(self, what: str) -> None:
         if self._feature_info is not None:

@@ -122,18 +122,6 @@ class VGG(ConvNet):
     def first_halvings(self) -> Sequence[nn.Module]:
         return [layer for layer in self.features if isinstance(layer, nn.MaxPool2d)][:2]
 
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, 0, 0.01)
-            nn.init.zeros_(module.bias)
-
 
 def _vgg(cfg: str, batch_norm: bool, in_channels: int = 3, **options: Any) -> VGG:
     return VGG(make_layers(cfgs[cfg], batch_norm, in_channels), **options)
