@@ -5,6 +5,7 @@ Standard library only, so that a command can say what is meant by a name without
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -211,64 +212,41 @@ def explain_unknown(name: str, networks: Mapping[str, Any], families: Iterable[s
             "weights=PATH."
         )
     base = name.lower().partition(".")[0]
-    if base in _OTHER_WEIGHTS:
-        network = _OTHER_WEIGHTS[base]
-        return f"there is no model {name!r}: the network is {network!r}, and those weights are not here."
-    relative = _relative(base)
-    if relative is not None:
+    if found := re.fullmatch(_OTHER_WEIGHTS, base):
+        original = read_name(found[1] or found[2], networks)
+        if original is not None:
+            return (
+                f"there is no model {name!r}: the network is {original.alias.name!r}, and those weights are not here."
+            )
+    if other := _in_kind(base):
+        return f"{name!r} is not among the families ({', '.join(families)}); the nearest is {other!r}."
+    if relative := _relative(base, networks):
         return f"there is no model {name!r}; the nearest is {relative!r}, which has other layers."
-    for pattern, network in _OUTSIDE:
-        if re.match(pattern, base):
-            return f"{name!r} is not among the families ({', '.join(families)}); the nearest is {network!r}."
     hint = nearest(name, networks) or nearest(name, ALIASES) or "`vertebra models` lists all."
     return f"there is no model {name!r}. {hint}"
 
 
 # Names of timm's that are networks of here with weights that are not.
-_OTHER_WEIGHTS = {
-    **{f"gluon_resnet{depth}_v1b": f"resnet{depth}" for depth in (18, 34, 50, 101, 152)},
-    "gluon_resnext50_32x4d": "resnext50_32x4d",
-    "gluon_resnext101_64x4d": "resnext101_64x4d",
-    "ig_resnext101_32x8d": "resnext101_32x8d",
-    **{f"{kind}_resnet{depth}": f"resnet{depth}" for kind in ("ssl", "swsl") for depth in (18, 50)},
-    **{f"{kind}_resnext50_32x4d": "resnext50_32x4d" for kind in ("ssl", "swsl")},
-    **{f"{kind}_resnext101_32x8d": "resnext101_32x8d" for kind in ("ssl", "swsl")},
-    **{f"tf_efficientnet_b{i}_{kind}": f"efficientnet_b{i}" for i in range(8) for kind in ("ap", "ns")},
-    **{f"tf_efficientnetv2_{s}_in21{kind}": f"efficientnet_v2_{s}" for s in "sml" for kind in ("k", "ft1k")},
-}
+_OTHER_WEIGHTS = r"(?:gluon|ssl|swsl|ig)_(res\w+?)(?:_v1b)?|(tf_efficientnet\w+)_(?:ap|ns|in21k|in21ft1k)"
 
-# ResNet's children in timm that are not here; the letters are changes of the stem, the shortcuts, the attention.
-_RESNETS = (
-    r"(gluon_|bat_|eca_|nf_|lambda_|legacy_|(ssl|swsl|ig)_|se|eca|sk|gc|lam|halo2?|t)*((res|res2|bot|halo|halobot)ne(t|xt|st)|"
-    r"senet|haloregnet)|dpn\d|dla\d|wide_resnet"
-)
-# Of these networks the names that are none of them but may be mistyped names of here.
-_RESNET_TYPO = r"resnet[-_]?\d*(_?v\d)?$|resnext[-_]?\d*(_\d+x\d+d?)?$|wide_resnet\d*(_2)?$"
-_OTHER_DEPTHS = r"resnet(26|200)$|resnext101_32x(4|16|32|48)d$|wide_resnet(28|40)"
-_OTHER_EFFICIENT = {
-    r"efficientnet_(b8|l2)|tf_efficientnet_(b8|l2)": "efficientnet_b7",
-    r"(tf_)?efficientnet_es": "efficientnet_lite0",
-    r"(tf_)?efficientnet_em": "efficientnet_lite2",
-    r"(tf_)?efficientnet_el": "efficientnet_b3",
-    r"(tf_)?efficientnet_lite[34]": "efficientnet_lite2",
-    r"(tf_)?efficientnetv2_xl": "efficientnet_v2_l",
-    r"efficientnetv2_rw_(s|t)|gc_efficientnetv2_rw_t": "efficientnet_v2_s",
-    r"efficientnetv2_rw_m": "efficientnet_v2_m",
-    r"mobilenetv2_1[12]0d": "mobilenet_v2",
-    r"densenet264": "densenet201",
-    r"densenetblur121": "densenet121",
-}
+# EfficientNets of other sizes → the nearest.
+_EFFICIENTNETS = {"b8": "b7", "l2": "b7", "xl": "v2_l", "es": "lite0", "em": "lite2", "el": "b3"}
+# ResNet's children in timm; the letters before are changes of the stem, the shortcuts, the attention.
+_RESNETS = r"([a-z]+\d?_)*[a-z0-9]*?(res|res2|bot|halo)ne(t|xt|st)|(legacy_|gluon_)?senet|haloregnet|dpn\d|dla\d"
+_RESNET_DEPTHS = ((18, 26), (34, 42), (50, 75), (101, 126), (152, 10**9))  # here, up to that depth of others
 
 
-def _relative(base: str) -> str | None:
-    """Of a network of the six families that is not here the nearest that is."""
-    for pattern, network in _OTHER_EFFICIENT.items():
-        if re.match(pattern, base):
-            return network
-    variant = re.match(r"(tf_)?efficientnet(v2|_cc|_x|_h|_blur)?_(b[0-7])(?=_|$)", base)
-    if variant and base != f"efficientnet_{variant[3]}":
-        return f"efficientnet_{variant[3]}"
-    if not re.match(_RESNETS, base) or (re.match(_RESNET_TYPO, base) and not re.match(_OTHER_DEPTHS, base)):
+def _relative(base: str, networks: Mapping[str, Any]) -> str | None:
+    """Of a network of the six families that is not here the nearest that is; None for what may be mistyped."""
+    if any(re.sub(r"\W|_", "", name).startswith(re.sub(r"\W|_", "", base)) for name in networks):
+        return None
+    if found := re.match(r"(?:tf_)?efficientnet(?:v2)?_(b8|l2|xl|e[sml])", base):
+        return f"efficientnet_{_EFFICIENTNETS[found[1]]}"
+    if found := re.match(r"(?:tf_)?efficientnet(?:v2|_cc|_x|_h|_blur)?_(b\d)", base):
+        return f"efficientnet_{found[1]}"
+    if re.match(r"(tf_|gc_)?(efficientnet|mobilenetv2|densenet)", base):
+        return difflib.get_close_matches(base, networks, n=1, cutoff=0)[0]
+    if not re.match(_RESNETS, base):
         return None
     found = re.search(r"\d\d+", base.replace("legacy_", ""))
     depth = int(found[0]) if found else 50
@@ -276,40 +254,36 @@ def _relative(base: str) -> str | None:
         return "resnext50_32x4d" if depth <= 50 else "resnext101_32x8d"
     if base.startswith("wide"):
         return "wide_resnet50_2" if depth <= 50 else "wide_resnet101_2"
-    return next(f"resnet{here}" for here, most in _DEPTHS if depth <= most)
+    return next(f"resnet{here}" for here, most in _RESNET_DEPTHS if depth <= most)
 
 
-_DEPTHS = ((18, 26), (34, 42), (50, 75), (101, 126), (152, 10**9))  # here, up to that depth of others
+# Beginnings of names of timm's other families → the network here that is nearest in kind; the first that fits.
+_OTHER_FAMILIES = {
+    "mobilenet_v2": "(tf_)?mobilenet(?!_?v2) mnasnet semnasnet (tf_)?mixnet mobileone mobilevit ghostnet shufflenet "
+    "squeezenet fbnet spnasnet lcnet tinynet hardcorenas rexnet edgenext efficientvit efficientformer repvit repghost "
+    "fastvit hardnet starnet selecsls peleenet shvit swiftformer cpubone lowformer iformer efficientvim",
+    "vgg11": "alexnet",
+    "vgg16_bn": "repvgg",
+    "googlenet": "(tf_|adv_|legacy_|ens_adv_|gluon_)*inception_(v|resnet) inception$",
+    "resnet50": "(nf_)?regnet (ese_|eca_)?vovnet cs\\w*net (se)?darknet hrnet",
+    "efficientnet_v2_s": "(gc_|legacy_|tf_)?xception (pn|n)asnet gernet",
+    "efficientnet_v2_m": "(eca_|dm_)?nfnet convnext vit deit beit eva cait swin xcit pit_ tnt twins volo crossvit coat "
+    "convit levit visformer maxvit maxxvit mvit davit gcvit hiera sam2 samvit sequencer nest jx_nest naflexvit aimv2 "
+    "qwen3_vit gemma4_vit deepseek_vit flexivit focalnet poolformer caformer pvt mixer resmlp gmlp gmixer tiny_vit "
+    "nextvit fasternet vitamin dinov csatv2 rdnet hgnet mambaout convmixer convformer inception_next cspnext",
+}
+# Of the last of them another for these sizes.
+_SIZES = {
+    r"\w*(atto|femto|pico|nano|zepto)|(vit|deit|xcit|cait|pit|tiny_vit)\w*(tiny|xs|_ti_)": "efficientnet_b0",
+    r"\w*(large|huge|giant|gigantic|enormous|xl|_l\b|_l_|_h_)": "efficientnet_v2_l",
+    r"\w*(tiny|small|_t\b|_s\b|_s\d)": "efficientnet_v2_s",
+}
 
-# Beginnings of names in timm and torchvision → the network here that is nearest in kind and size; the first that fits.
-_LARGE = r"\w*(large|huge|giant|gigantic|_l\b|_l_|xl|_h_|enormous)"
-_SMALL = r"\w*(tiny|small|_t\b|_s\b|_s\d)"
-_TINY = r"convnext\w*(atto|femto|pico|nano|zepto)|(vit|deit|deit3|xcit|cait|pit|tiny_vit)\w*(tiny|nano|xs|_ti_)"
-_MOBILE = (
-    r"(tf_)?(mobilenet_?v[1345]|mobilenet_edgetpu|mobilenet_100|mnasnet|semnasnet|mixnet|mobileone|mobilevit|ghostnet|"
-    r"shufflenet|squeezenet|fbnet|spnasnet|lcnet|tinynet|hardcorenas|rexnet|edgenext|efficientvit|efficientformer|"
-    r"repvit|repghost|fastvit|hardnet|starnet|selecsls|peleenet|shvit|swiftformer|cpubone|lowformer|iformer|efficientvim)"
-)
-_TRANSFORMER = (
-    r"(vit|deit|deit3|beit|beitv2|eva|eva02|cait|swin|swinv2|xcit|pit|tnt|twins|volo|crossvit|coat|convit|levit|visformer|"
-    r"maxvit|maxxvit|maxxvitv2|coatnet|mvit|mvitv2|davit|gcvit|hiera|hieradet|sam2|samvit|sequencer2d|nest|naflexvit|"
-    r"aimv2|jx_nest|qwen3_vit|gemma4_vit|deepseek_vit|flexivit|focalnet|poolformer|poolformerv2|caformer|pvt|mixer|resmlp|gmlp|gmixer|tiny_vit|nextvit|fasternet|"
-    r"efficientnetformer|vitamin|dinov2|dinov3|csatv2|rdnet|inception_next|hgnet|hgnetv2|mambaout|convmixer|convformer)"
-)
-_OUTSIDE: tuple[tuple[str, str], ...] = (
-    (_MOBILE, "mobilenet_v2"),
-    (r"alexnet", "vgg11"),
-    (r"repvgg", "vgg16_bn"),
-    (r"(ese_|eca_)?vovnet|sedarknet|cs\w*net|cspresne|darknet|hrnet|res2ne", "resnet50"),
-    (r"(tf_|adv_|legacy_|ens_adv_|gluon_)?inception_(v\d|resnet)|inception$", "googlenet"),
-    (r"(gc|legacy_|tf_)?xception", "efficientnet_v2_s"),
-    (r"regnet\w_?(00[24568]|016|400mf|800mf|1_6gf)|regnet_\w_(400mf|800mf|1_6gf)", "resnet18"),
-    (r"regnet\w_?(032|040|064|080)|regnet_\w_(3_2gf|8gf)", "resnet50"),
-    (r"regnet", "resnet152"),
-    (r"(eca_|dm_)?nfnet|nf_regnet", "efficientnet_v2_m"),
-    (r"(pn|n)asnet|gernet|cspnext", "efficientnet_v2_s"),
-    (_TINY, "efficientnet_b0"),
-    (rf"(convnext|{_TRANSFORMER}){_LARGE}", "efficientnet_v2_l"),
-    (rf"(convnext|{_TRANSFORMER}){_SMALL}", "efficientnet_v2_s"),
-    (rf"(convnext|{_TRANSFORMER})", "efficientnet_v2_m"),
-)
+
+def _in_kind(base: str) -> str | None:
+    """Of a network of another family the nearest that is here."""
+    for network, beginnings in _OTHER_FAMILIES.items():
+        if re.match("|".join(beginnings.split()), base):
+            sizes = _SIZES if network == "efficientnet_v2_m" else {}
+            return next((nearer for size, nearer in sizes.items() if re.match(size, base)), network)
+    return None
