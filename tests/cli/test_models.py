@@ -3,7 +3,7 @@
 import pytest
 
 from vertebra import list_models
-from vertebra.cli.models import Filters, Sort, list_rows
+from vertebra.cli.models import Sort
 
 FIELDS = ["name", "family", "parameters", "gmacs", "mb", "min_size", "top1", "weights"]
 
@@ -99,7 +99,3 @@ def test_pretrained_here(vertebra, monkeypatch, tmp_path):
         "efficientnet_lite1",
         "efficientnet_lite2",
     ]
-
-
-def test_filters_are_all_off_by_default():
-    assert len(list_rows(Filters())) == len(list_models())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,19 +30,6 @@ class Sort(StrEnum):
     TOP1 = "top1"
 
 
-@dataclass(frozen=True)
-class Filters:
-    """Which networks to list; None lets all pass."""
-
-    pattern: str | None = None
-    family: str | None = None
-    max_parameters: float | None = None
-    max_gmacs: float | None = None
-    max_mb: float | None = None
-    min_top1: float | None = None
-    pretrained_here: bool = False
-
-
 @app.command()
 def models(
     pattern: Annotated[
@@ -70,22 +56,25 @@ def models(
     GMACs (10⁹ multiply-accumulates, half the FLOPs), MB and the smallest image side belong to the default weights;
     top-1 is the best that any published weights of the network reach on ImageNet, and the last column names them.
     """
-    filters = Filters(
-        pattern=pattern,
-        family=family,
-        max_parameters=None if max_params is None else max_params * MEGA,
-        max_gmacs=max_gmacs,
-        max_mb=max_mb,
-        min_top1=min_top1,
-        pretrained_here=pretrained_here,
-    )
-    rows = sorted(list_rows(filters), key=lambda row: row["name"])
+    from vertebra.model_table import check_family, networks
+
+    if family is not None:
+        check_family(family)
+    found = [n for n in networks().values() if fnmatch(n.name, _as_pattern(pattern)) and family in (None, n.family)]
+    if pretrained_here:
+        found = [network for network in found if any(map(is_here, network.weights))]
+    rows = sorted(map(_row, found), key=lambda row: row["name"])
+    limits = {"parameters": None if max_params is None else max_params * MEGA, "gmacs": max_gmacs, "mb": max_mb}
+    for column, limit in limits.items():
+        rows = [row for row in rows if limit is None or row[column] <= limit]
+    rows = [row for row in rows if min_top1 is None or (row["top1"] or 0.0) >= min_top1]
     rows.sort(key=lambda row: row[sort.value], reverse=reverse)  # of equal ones the names go on from A to Z
     if json:
         print_json(rows)
         return
     if not rows:
-        typer.echo(f"No network passes these filters. {_hint(pattern)}".rstrip(), err=True)
+        hint = nearest(pattern, networks()) if pattern else ""
+        typer.echo(f"No network passes these filters. {hint}".rstrip(), err=True)
         return
     columns = ("name", "family", "parameters", "GMACs", "MB", "smallest", "top-1", "best weights")
     cells = [
@@ -104,33 +93,6 @@ def models(
     print_table(columns, cells, numbers=("parameters", "GMACs", "MB", "smallest", "top-1"))
 
 
-def list_rows(filters: Filters) -> list[dict[str, Any]]:
-    """One dict for each network that passes: name, family, parameters, gmacs, mb, min_size, top1, weights.
-
-    Raises:
-        UsageError: there is no such family.
-    """
-    from vertebra.model_table import check_family, networks
-
-    if filters.family is not None:
-        check_family(filters.family)
-    return [_row(network) for network in networks().values() if _passes(network, filters)]
-
-
-def _passes(network: PublishedNetwork, filters: Filters) -> bool:
-    default, best = network.default, network.best
-    pattern = _as_pattern(filters.pattern)
-    return (
-        (pattern is None or fnmatch(network.name, pattern))
-        and filters.family in (None, network.family)
-        and (filters.max_parameters is None or default.parameters <= filters.max_parameters)
-        and (filters.max_gmacs is None or default.gmacs <= filters.max_gmacs)
-        and (filters.max_mb is None or default.mb <= filters.max_mb)
-        and (filters.min_top1 is None or (best.top1 or 0.0) >= filters.min_top1)
-        and (not filters.pretrained_here or any(map(is_here, network.weights)))
-    )
-
-
 def _row(network: PublishedNetwork) -> dict[str, Any]:
     default, best = network.default, network.best
     return {
@@ -145,14 +107,8 @@ def _row(network: PublishedNetwork) -> dict[str, Any]:
     }
 
 
-def _as_pattern(text: str | None) -> str | None:
+def _as_pattern(text: str | None) -> str:
     """`resnet` means any name with "resnet" in it; what has a wildcard is taken as it is."""
-    if text is None or any(character in text for character in "*?["):
+    if text is not None and any(character in text for character in "*?["):
         return text
-    return f"*{text.lower()}*"
-
-
-def _hint(pattern: str | None) -> str:
-    from vertebra.model_table import networks
-
-    return nearest(pattern, networks()) if pattern else ""
+    return f"*{(text or '').lower()}*"
