@@ -66,8 +66,8 @@ def exported_file(
         VertebraError: it cannot be exported; says why.
     """
     if model.kind is ModelKind.NETWORK:
-        kept = kept_model(model.name) if os.fspath(weights) == "DEFAULT" else None
-        return kept or exported(model.network, model.weights(os.fspath(weights)), tell, scratch=scratch)
+        kept = find_cached_export(model.name) if os.fspath(weights) == "DEFAULT" else None
+        return kept or cached_export(model.network, model.weights(os.fspath(weights)), tell, scratch=scratch)
     if os.fspath(weights) != "DEFAULT":
         raise UsageError(
             f"{model.given} has its own weights, so weights={os.fspath(weights)!r} is one too many. Leave one out."
@@ -96,7 +96,7 @@ def exported_file(
     return path
 
 
-def exported(
+def cached_export(
     name: str,
     weights: str | os.PathLike[str],
     tell: Progress = silent,
@@ -105,19 +105,15 @@ def exported(
 ) -> Path:
     """The file of a named network in the cache, exported into it if it is not there or damaged.
 
-    Args:
-        name: of the network.
-        weights: "DEFAULT", the name of published weights, or a file.
-        tell: called with what is being done where that takes seconds.
-        scratch: a folder for it where the cache cannot be written, which is told. None: one of this process alone.
+    Where the cache cannot be written, which is told, it is in the folder `scratch`; None: one of this process alone.
 
     Raises:
         UsageError, WeightsError, ExportError: as the export does.
         MissingExtraError: it is not there, and torch is not installed.
     """
-    path = in_cache(name, weights)
+    path = cached_export_path(name, weights)
     if path is None:
-        _prepared(name, weights)  # has the better word for what is no name
+        _prepare(name, weights)  # has the better word for what is no name
         raise UsageError(f"{name!r} with the weights {os.fspath(weights)!r} cannot be kept in the cache.")
     if _is_kept(path, weights):
         return path
@@ -125,7 +121,7 @@ def exported(
         if _is_kept(path, weights):  # made while this process waited
             return path
         with noting() as texts:
-            prepared = _prepared(name, weights)
+            prepared = _prepare(name, weights)
         tell(f"exporting {name}, once")
         try:
             _export(prepared, path)
@@ -146,7 +142,7 @@ def exported(
     return path
 
 
-def _prepared(name: str, weights: str | os.PathLike[str]) -> Any:
+def _prepare(name: str, weights: str | os.PathLike[str]) -> Any:
     try:
         with needing("torch", f"predicting with a name ({name!r}) rather than a file that `vertebra export` wrote"):
             import torch  # noqa: F401 - before a package that would name itself
@@ -157,8 +153,7 @@ def _prepared(name: str, weights: str | os.PathLike[str]) -> Any:
 
         find_network(name)  # has the better word for what is no name
         raise
-    prepared = prepare(name, weights=os.fspath(weights))
-    return _timeless(prepared)
+    return _timeless(prepare(name, weights=os.fspath(weights)))
 
 
 def _timeless(prepared: Any) -> Any:
@@ -184,13 +179,15 @@ def _is_kept(path: Path, weights: str | os.PathLike[str]) -> bool:
     return True
 
 
-def kept_model(name: str) -> Path | None:
+def find_cached_export(name: str) -> Path | None:
     """The file of a named network where it is in the cache as it was made; None where it has to be exported."""
-    path = in_cache(name) if name.isidentifier() else None  # with a tag, as timm has them, it is of other weights
+    path = (
+        cached_export_path(name) if name.isidentifier() else None
+    )  # with a tag, as timm has them, it is of other weights
     return path if path is not None and _is_kept(path, "DEFAULT") else None
 
 
-def in_cache(name: str, weights: str | os.PathLike[str] = "DEFAULT") -> Path | None:
+def cached_export_path(name: str, weights: str | os.PathLike[str] = "DEFAULT") -> Path | None:
     """Where the file of a named network is kept once it has been exported; None for what can be no network's name."""
     weights = os.fspath(weights)
     given = Path(weights)

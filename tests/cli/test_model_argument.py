@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("torch")
 
 from vertebra.cache import keep_note
-from vertebra.loading import in_cache
+from vertebra.loading import cached_export_path
 from vertebra.model_argument import ACCEPTED, ModelKind
 
 MODELS = {
@@ -92,7 +92,7 @@ def place(tmp_path, monkeypatch, tiny_run, tiny_export, tiny_photos, tiny_regist
     (tmp_path / "photos").symlink_to(tiny_photos)
     (tmp_path / "my net.py").write_text(CODE)
     torch.save(tiny_network("resnet").state_dict(), tmp_path / "weights.pth")
-    kept = in_cache("resnet18")  # of classes that are those of the photos
+    kept = cached_export_path("resnet18")  # of classes that are those of the photos
     kept.parent.mkdir(parents=True)
     shutil.copyfile(tiny_run / "model.onnx", kept)
     keep_note(kept, {"weights": "DEFAULT", "told": []})
@@ -162,7 +162,7 @@ def check(command, kind, done, served):
     elif command == "serve":
         assert list(served) == [name]
         assert served[name].name == {ModelKind.EXPORTED: "tiny.onnx", ModelKind.RUN: "model.onnx"}.get(
-            kind, in_cache("resnet18").name if kind is ModelKind.NETWORK else "build.onnx"
+            kind, cached_export_path("resnet18").name if kind is ModelKind.NETWORK else "build.onnx"
         )
     elif command == "card":
         assert done.out.split()[1] == ("sequential," if kind is ModelKind.FUNCTION else "resnet18,")
@@ -299,7 +299,7 @@ def test_evaluate_names_the_model_as_it_was_given(vertebra, place):
     assert done.json["model"] == "resnet18"
     page = (place / "page.html").read_text(encoding="utf-8")
     assert "<title>resnet18 on photos" in page and "vertebra evaluate resnet18 photos --html page.html" in page
-    assert str(place / "cache") not in page and in_cache("resnet18").name not in page
+    assert str(place / "cache") not in page and cached_export_path("resnet18").name not in page
     assert vertebra("evaluate", "run/model.onnx", "photos", "--json").json["model"] == "run/model.onnx"
     (place / "photos").unlink()
     (place / "photos" / "violet").mkdir(parents=True)

@@ -18,7 +18,7 @@ def test_a_name_is_exported_by_another_process_unless_it_is_kept(monkeypatch, tm
         found = json.dumps({"path": f"{tmp_path}/net.onnx", "told": ["its classes are numbers"]})
         return SimpleNamespace(returncode=0, stderr="", stdout=f"noise\n{found}\n")
 
-    monkeypatch.setattr(module, "kept_model", lambda name: kept[-1] if kept else None)
+    monkeypatch.setattr(module, "find_cached_export", lambda name: kept[-1] if kept else None)
     monkeypatch.setattr(module.subprocess, "run", run)
     assert module.exported_file_of("resnet18", told.append) == tmp_path / "net.onnx"
     ((command, options),) = runs
@@ -46,7 +46,7 @@ def test_a_name_is_exported_by_another_process_unless_it_is_kept(monkeypatch, tm
     ],
 )
 def test_an_export_that_fails(monkeypatch, code, stderr, message):
-    monkeypatch.setattr(module, "kept_model", lambda name: None)
+    monkeypatch.setattr(module, "find_cached_export", lambda name: None)
     found = SimpleNamespace(returncode=code, stderr=stderr, stdout='"net.onnx"')
     monkeypatch.setattr(module.subprocess, "run", lambda *arguments, **options: found)
     with pytest.raises(VertebraError, match=message) as caught:

@@ -243,7 +243,7 @@ def test_not_ready_while_a_model_is_loading(tiny_model, pngs, monkeypatch, call)
 def test_a_name_is_exported_by_another_process(tmp_path, monkeypatch, write_model):
     from vertebra.cache import keep_note
     from vertebra.card import read_card
-    from vertebra.loading import in_cache
+    from vertebra.loading import cached_export_path
     from vertebra.serve import model_source
 
     monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path))
@@ -254,7 +254,7 @@ def test_a_name_is_exported_by_another_process(tmp_path, monkeypatch, write_mode
 
     def export(command, **options):
         assert command[-2] == "resnet18"
-        path = in_cache("resnet18")
+        path = cached_export_path("resnet18")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_model(path)
         keep_note(path, {"weights": "DEFAULT", "told": []})
@@ -262,11 +262,11 @@ def test_a_name_is_exported_by_another_process(tmp_path, monkeypatch, write_mode
 
     monkeypatch.setattr(model_source.subprocess, "run", export)
     registry = ModelRegistry(Settings(models=("resnet18",)), said.append)
-    assert registry.models["resnet18"].path == in_cache("resnet18")
+    assert registry.models["resnet18"].path == cached_export_path("resnet18")
     assert said == ["exporting resnet18, once", "a note"]
     monkeypatch.setattr(model_source.subprocess, "run", None)
     ModelRegistry(Settings(models=("resnet18",)))  # it is there now
-    path = in_cache("resnet18")
+    path = cached_export_path("resnet18")
     path.write_bytes(path.read_bytes()[:-100])
     monkeypatch.setattr(model_source.subprocess, "run", export)
     ModelRegistry(Settings(models=("resnet18",)), said.append)

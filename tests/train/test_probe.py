@@ -209,9 +209,9 @@ def test_strict_and_too_few(shapes, shapes_without_broken, small_weights, tmp_pa
 def test_a_cache_that_cannot_be_used_costs_only_time(shapes, small_weights, tmp_path, monkeypatch):
     from vertebra.card import read_card
     from vertebra.data import open_dataset
-    from vertebra.loading import exported
+    from vertebra.loading import cached_export
 
-    body = exported("resnet18", str(small_weights))
+    body = cached_export("resnet18", str(small_weights))
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(features_module, "cache_dir", lambda: tmp_path / "file")
     store = features_module.FeatureStore(body, read_card(body).preprocessing)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from vertebra.cache import scratch_dir
 from vertebra.errors import UsageError, VertebraError, VertebraWarning
-from vertebra.loading import kept_model
+from vertebra.loading import find_cached_export
 from vertebra.model_argument import ModelKind, resolve_model
 from vertebra.progress import Progress
 
@@ -30,7 +30,7 @@ def exported_file_of(source: str, tell: Progress) -> Path:
         warnings.simplefilter("always", VertebraWarning)
         model = resolve_model(source, "serve")
         if model.kind is ModelKind.NETWORK:
-            path = kept_model(model.name)
+            path = find_cached_export(model.name)
             if path is None:
                 _ = model.network  # what is no network's name is refused before another process loads torch
         else:

@@ -12,7 +12,7 @@ import torch
 
 from vertebra.card import read_card
 from vertebra.errors import UsageError
-from vertebra.loading import exported
+from vertebra.loading import cached_export
 from vertebra.progress import Progress
 from vertebra.report import percent
 
@@ -153,7 +153,7 @@ def _refuse_changed_settings(settings: Settings, folder: Path) -> None:
 def _network_of_training(settings: Settings, trainer: Trainer, names: tuple[str, ...]) -> FittedNetwork:
     network = trainer.network.cpu().to(memory_format=torch.contiguous_format).eval()
     is_finetuned = settings.method == "finetune"
-    card = read_card(exported(settings.model, settings.weights_from_here)) if is_finetuned else None
+    card = read_card(cached_export(settings.model, settings.weights_from_here)) if is_finetuned else None
     parts = (tensor.contiguous().numpy().tobytes() for tensor in network.state_dict().values())
     verb = "fine-tuned" if is_finetuned else "trained"
     return FittedNetwork(

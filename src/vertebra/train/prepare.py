@@ -14,7 +14,7 @@ import numpy as np
 
 from vertebra.card import Card, Preprocessing, read_card
 from vertebra.data import Dataset, findings, open_dataset
-from vertebra.loading import exported
+from vertebra.loading import cached_export
 from vertebra.preprocessing import training_preprocessing
 from vertebra.progress import Progress
 
@@ -91,7 +91,7 @@ def extract_features(
     """The exported pretrained network, the features of all photos, and the photos that can be used."""
     with timer.step("exporting the pretrained network"):
         tell(f"exporting {settings.model}", 0, 1)
-        body = exported(settings.model, settings.weights_from_here)
+        body = cached_export(settings.model, settings.weights_from_here)
     with timer.step("decoding and computing features"):
         preprocessing = preprocessing_of(settings, read_card(body).preprocessing)
         computed = compute_features(dataset, body, preprocessing, tell)

@@ -15,7 +15,7 @@ import torch
 
 from vertebra.card import Preprocessing, read_card
 from vertebra.data import Dataset, ImageInfo, Photo, assign_splits, findings, open_dataset, read_image_info
-from vertebra.loading import exported
+from vertebra.loading import cached_export
 from vertebra.models import ConvNet, create_model, get_model_weights
 from vertebra.preprocessing import SMALL
 from vertebra.progress import Progress
@@ -217,7 +217,7 @@ def trainer_of_run(
         preprocessing = get_model_weights(settings.model)["DEFAULT"].preprocessing
         network = _randomly_initialised(settings, settings.image_size or preprocessing.crop_size, len(names))
     else:
-        preprocessing = read_card(exported(settings.model, settings.weights_from_here)).preprocessing
+        preprocessing = read_card(cached_export(settings.model, settings.weights_from_here)).preprocessing
         network = create_model(settings.model, weights=settings.weights_from_here, num_classes=len(names))
     return _trainer(settings, folder, distributed, tell, network, preprocessing, names), names
 
