@@ -245,7 +245,7 @@ def _relative(base: str, networks: Mapping[str, Any]) -> str | None:
     if found := re.match(r"(?:tf_)?efficientnet(?:v2|_cc|_x|_h|_blur)?_(b\d)", base):
         return f"efficientnet_{found[1]}"
     if re.match(r"(tf_|gc_)?(efficientnet|mobilenetv2|densenet)", base):
-        return difflib.get_close_matches(base, networks, n=1, cutoff=0)[0]
+        return str(difflib.get_close_matches(base, networks, n=1, cutoff=0)[0])
     if not re.match(_RESNETS, base):
         return None
     found = re.search(r"\d\d+", base.replace("legacy_", ""))
