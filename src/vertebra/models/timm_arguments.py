@@ -17,8 +17,6 @@ from .surgery import checked_pooling, is_zero
 if TYPE_CHECKING:
     from .convnet import ConvNet
 
-_TO_DEVICE = "Write create_model(…).to(device, dtype)."
-_FIXED_LAYER = "The families' layers are those of the published weights; replace modules of the network instead."
 # Arguments of timm's that are not taken over → what to write.
 _REFUSED = {
     "pretrained_cfg": "Give the weights as weights='IMAGENET1K_V1' or weights=PATH, the preprocessing to export().",
@@ -27,28 +25,26 @@ _REFUSED = {
     "scriptable": "TorchScript is not supported; write torch.export.export(network, (x,)) or torch.compile(network).",
     "exportable": "Every network can be exported as it is: vertebra.export(network, …) or torch.export.",
     "no_jit": "Nothing is compiled by TorchScript here; leave it out.",
-    "act_layer": _FIXED_LAYER,
-    "aa_layer": _FIXED_LAYER,
-    "se_layer": _FIXED_LAYER,
-    "attn_layer": _FIXED_LAYER,
-    "bn_eps": "Set `eps` of the network's nn.BatchNorm2d modules, or give norm_layer where the family takes one.",
-    "bn_momentum": "Set `momentum` of the network's nn.BatchNorm2d modules.",
-    "bn_tf": "Set `eps` and `momentum` of the network's nn.BatchNorm2d modules.",
     "drop_block_rate": "DropBlock is not here; dropout before the classifier is drop_rate.",
     "img_size": "The networks take any size from `network.min_size` pixels on; leave it out.",
     "block_args": "Build the network by its class, for example vertebra.models.ResNet(block, layers).",
-    "feature_cls": "Feature maps come as a list; for a dict write dict(zip(names, network(x))).",
     "feature_cfg": "Write out_indices=….",
-    "out_map": "Feature maps come as a list; for a dict write dict(zip(names, network(x))).",
     "output_fmt": "Feature maps are (N, C, H, W); for (N, H, W, C) write x.permute(0, 2, 3, 1).",
-    "device": _TO_DEVICE,
-    "dtype": _TO_DEVICE,
     "cardinality": "Write groups=….",
     "base_width": "Write width_per_group=….",
     "zero_init_last": "Write zero_init_residual=….",
-    "stem_type": _FIXED_LAYER,
-    "stem_width": _FIXED_LAYER,
-    "avg_down": _FIXED_LAYER,
+    **dict.fromkeys(
+        ("act_layer", "aa_layer", "se_layer", "attn_layer", "stem_type", "stem_width", "avg_down"),
+        "The families' layers are those of the published weights; replace modules of the network instead.",
+    ),
+    **dict.fromkeys(
+        ("bn_eps", "bn_momentum", "bn_tf"),
+        "Set `eps` and `momentum` of the network's batch norms, or give norm_layer where the family takes one.",
+    ),
+    **dict.fromkeys(
+        ("feature_cls", "out_map"), "Feature maps come as a list; for a dict write dict(zip(names, network(x)))."
+    ),
+    **dict.fromkeys(("device", "dtype"), "Write create_model(…).to(device, dtype)."),
 }
 _DILATION = {32: None, 16: (False, False, True), 8: (False, True, True)}  # of ResNet, by output_stride
 
