@@ -39,12 +39,12 @@ def test_a_dict_of_tensors_alone_leaves_the_resolution_open(name, tmp_path):
     state, path = network.state_dict(), tmp_path / "small.pth"
     torch.save(state, path)
     kept = create_model(name, weights=path)
-    assert kept.untold["low_resolution"] and not kept.resolution_assumed
+    assert kept.hidden_settings["low_resolution"] and not kept.resolution_assumed
     torch.save(dict(state), path)
     bare = create_model(name, weights=path)
-    assert bare.resolution_assumed and not bare.untold["low_resolution"]
+    assert bare.resolution_assumed and not bare.hidden_settings["low_resolution"]
     told = create_model(name, weights=path, low_resolution=True)
-    assert told.untold["low_resolution"] and not told.resolution_assumed
+    assert told.hidden_settings["low_resolution"] and not told.resolution_assumed
     x = torch.rand(1, 3, 32, 32)
     assert torch.equal(told.eval()(x), network.eval()(x))
     torch.save(dict(create_model("resnet18", num_classes=3).state_dict()), path)

@@ -365,7 +365,7 @@ def test_a_card_is_read_without_the_tensors(weights: dict[str, Tensor], saved: P
     assert read_card(path) == card and read(path).card == card
     assert read_card(saved) is None
     save_file(weights, path)
-    assert read_card(path) is None and read(path).card is None and read(path).untold == {}
+    assert read_card(path) is None and read(path).card is None and read(path).hidden_settings == {}
     save_file(weights, path, {METADATA_KEY: "no card"})
     with pytest.raises(CardError, match=r"carded\.weights is not a card"):
         read_card(path)
@@ -436,9 +436,9 @@ def test_a_checksum_is_of_names_forms_and_metadata() -> None:
 
 def test_what_a_network_says_of_itself(weights: dict[str, Tensor], tmp_path: Path) -> None:
     path = tmp_path / "told.safetensors"
-    for text, untold in (('{"transform_input": true}', {"transform_input": True}), ("[1]", {}), ("7", {})):
+    for text, hidden_settings in (('{"transform_input": true}', {"transform_input": True}), ("[1]", {}), ("7", {})):
         save_file(weights, path, {NETWORK_KEY: text})
-        assert read(path).untold == untold
+        assert read(path).hidden_settings == hidden_settings
     for text in ("{", '{"a":' * 100_000):
         save_file(weights, path, {NETWORK_KEY: text})
         with pytest.raises(WeightsError, match=r"told\.safetensors' is damaged"):
@@ -477,10 +477,10 @@ def test_a_card_is_read_from_safetensors_alone(weights: dict[str, Tensor], tmp_p
     path = tmp_path / "w.safetensors"
     save_file(dict(weights), path, {METADATA_KEY: card.to_json(), NETWORK_KEY: '{"low_resolution": true}'})
     assert read_card(path) == read(path).card == card
-    assert read(path).untold == {"low_resolution": True}
+    assert read(path).hidden_settings == {"low_resolution": True}
     assert read(path).path == path
     save_file(dict(weights), path)
-    assert read_card(path) is None and read(path).card is None and read(path).untold == {}
+    assert read_card(path) is None and read(path).card is None and read(path).hidden_settings == {}
     torch.save(weights, tmp_path / "w.pth")
     assert read_card(tmp_path / "w.pth") is None and read(tmp_path / "w.pth").card is None
 
@@ -491,7 +491,7 @@ def test_what_a_file_says_may_be_damaged_too(weights: dict[str, Tensor], tmp_pat
     with pytest.raises(WeightsError, match="damaged or cut short"):
         read(path)
     save_file(dict(weights), path, {NETWORK_KEY: "[1]"})
-    assert read(path).untold == {}
+    assert read(path).hidden_settings == {}
     save_file(dict(weights), path, {METADATA_KEY: "{}"})
     for reading in (read, read_card):
         with pytest.raises(CardError, match=r"w\.safetensors is not a card"):

@@ -290,7 +290,7 @@ def test_what_a_file_says_is_not_trusted_blindly(said: Any, tmp_path: Path) -> N
     state._metadata[""]["vertebra"] = said
     torch.save(state, tmp_path / "w.pth")
     loaded = create_model("googlenet", weights=tmp_path / "w.pth")
-    assert loaded.untold == {"low_resolution": False, "transform_input": False}
+    assert loaded.hidden_settings == {"low_resolution": False, "transform_input": False}
 
 
 def test_googlenets_heads_are_kept_when_asked_for(tmp_path: Path) -> None:

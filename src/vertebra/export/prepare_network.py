@@ -264,6 +264,6 @@ def _provenance(source: WeightsEnum | Path, member: WeightsEnum | None) -> Weigh
 def metadata(prepared: Prepared) -> dict[str, str]:
     """For a safetensors file with the network's state dict: all that one must know to use it, as `prepare` reads it."""
     network = prepared.network
-    untold = json.dumps(network.untold if isinstance(network, ConvNet) else {})
-    known = {"format": "pt", METADATA_KEY: prepared.card.to_json(), NETWORK_KEY: untold}
+    settings = json.dumps(network.hidden_settings if isinstance(network, ConvNet) else {})
+    known = {"format": "pt", METADATA_KEY: prepared.card.to_json(), NETWORK_KEY: settings}
     return known | {CHECKSUM_KEY: checksum(network.state_dict(), known)}

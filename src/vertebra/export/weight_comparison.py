@@ -66,7 +66,7 @@ def weights_state(
     own = [name for name in mine if not name.startswith(("aux", "AuxLogits")) and not name.endswith(_COUNTER)]
     same = all(name in wanted and _equal(mine[name], wanted[name]) for name in own)
     if isinstance(network, ConvNet) and isinstance(reference, ConvNet):
-        same = same and network.untold == reference.untold
+        same = same and network.hidden_settings == reference.hidden_settings
     return "same" if same else "body"
 
 

@@ -39,12 +39,13 @@ def build(
 
     Where `num_classes` is not the file's, the body is the file's and the classifier has random weights; where
     `in_channels` is not the file's, the first convolution is adapted (`ConvNet.reset_stem`). None is what the file has,
-    or else 1000 and 3. What the file says of the network that it was saved from (`ConvNet.untold`) is kept, unless
-    `options` say otherwise; `assumed` are options that hold where neither says anything. So it is with
-    `low_resolution`, whether `ConvNet.reset_resolution` was called; where nothing says so, `resolution_assumed` is set.
+    or else 1000 and 3. The file's `hidden_settings` are kept unless `options` say otherwise; `assumed` are options that
+    hold where neither says anything. So it is with `low_resolution`, whether `ConvNet.reset_resolution` was called;
+    where nothing says so, `resolution_assumed` is set.
     """
     in_channels = None if in_channels is None else check_count("in_channels", in_channels)
     num_classes = None if num_classes is None else check_count("num_classes", num_classes)
+    assumed = dict(assumed or {})
     source = resolve(weights_enum, weights)
     if source is None:
         random = network(num_classes=num_classes or 1000, in_channels=in_channels or 3, **options)
@@ -66,8 +67,14 @@ def build(
 
     def fit(candidate: Candidate) -> tuple[N, Mapping[str, Tensor]]:
         state = cls.own_names(candidate.tensors)
-        model = _shaped(network, cls, state, dict(assumed or {}) | _known(candidate.untold, cls) | options, path)
-        said = candidate.untold.get("low_resolution")
+        settings = candidate.hidden_settings
+        try:
+            found = cls.options_of(state)
+        except WeightsError as error:
+            raise WeightsError(f"{path}: {error}") from None
+        with meta_build():
+            model = network(**assumed | _known(settings, cls) | options | found)
+        said = settings.get("low_resolution")
         if said is None and _has_low_stem(model, state):
             said = True
         unsaid = low_resolution is None and said is None
@@ -81,7 +88,7 @@ def build(
     @functools.cache
     def names() -> list[str]:
         with meta_build():
-            return list(network(**dict(assumed or {}) | options).state_dict())
+            return list(network(**assumed | options).state_dict())
 
     def lacking(tensors: Mapping[str, Any]) -> list[str]:
         return _lacking_head(names(), cls.own_names(tensors), cls.head_name)
@@ -90,10 +97,10 @@ def build(
         content, ((cls.stem_path, cls.head_name), *timm_weights.marks(cls)), fit, lacking
     )
     asked = options if low_resolution is None else options | {"low_resolution": low_resolution}
-    said = _known(candidate.untold, cls, "low_resolution")
-    _warn_of_options(path, said, asked, assumed if isinstance(source, Path) else None)
+    said = _known(candidate.hidden_settings, cls, "low_resolution")
+    _warn_of_options(path, said, asked, assumed if isinstance(source, Path) else {})
     timm_weights.tell_difference(content, candidate.tensors, name_of(weights_enum), cls)
-    if low_resolution is None and model.untold["low_resolution"] and "low_resolution" not in candidate.untold:
+    if low_resolution is None and model.low_resolution and "low_resolution" not in candidate.hidden_settings:
         warn(f"'{path}' has first kernels of 3 × 3, so reset_resolution() is taken to have been called on its network.")
     if not mapped:  # of a mapped file that would read every page, most of which nobody needs yet
         _warn_of_non_finite(path, state)
@@ -108,21 +115,9 @@ def build(
     return model
 
 
-def _shaped(
-    network: Callable[..., N], cls: type[N], state: Mapping[str, Tensor], options: dict[str, Any], path: Path
-) -> N:
-    """The network for tensors of these shapes, without values."""
-    try:
-        options |= cls.options_of(state)
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from None
-    with meta_build():
-        return network(**options)
-
-
-def _known(untold: Mapping[str, Any], cls: type[ConvNet], *others: str) -> dict[str, Any]:
+def _known(settings: Mapping[str, Any], cls: type[ConvNet], *others: str) -> dict[str, Any]:
     """Of what a file says of its network the arguments of the constructor, and these others."""
-    found = {name: untold[name] for name in (*cls.untold_options, *others) if name in untold}
+    found = {name: settings[name] for name in (*cls.hidden_options, *others) if name in settings}
     return {name: value for name, value in found.items() if isinstance(value, bool | list)}
 
 
@@ -157,11 +152,11 @@ def _warn_of_non_finite(path: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def _warn_of_options(
-    path: Path, said: Mapping[str, Any], options: Mapping[str, Any], assumed: Mapping[str, Any] | None
+    path: Path, said: Mapping[str, Any], options: Mapping[str, Any], assumed: Mapping[str, Any]
 ) -> None:
     for name, value in said.items():
         if name in options and options[name] != value:
             warn(f"'{path}' says {name}={value!r}; {name}={options[name]!r} was asked for and is taken.")
-    for name, value in (assumed or {}).items():
+    for name, value in assumed.items():
         if name not in said and name not in options and not value:
             warn(f"'{path}' does not say {name}; {name}={value!r} is assumed. Give {name}=… where it is otherwise.")

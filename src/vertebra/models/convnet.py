@@ -41,7 +41,7 @@ class ConvNet(TimmMethods, Adaptable):
     """
 
     # Arguments of the constructor that decide what the network computes and that its tensors do not show.
-    untold_options: tuple[str, ...] = ()
+    hidden_options: tuple[str, ...] = ()
     avgpool: nn.Module  # where the family has it as a module
     # Whether the file that the weights are from leaves open what `reset_resolution` would have changed.
     resolution_assumed: bool = False
@@ -225,27 +225,27 @@ class ConvNet(TimmMethods, Adaptable):
         return {"num_classes": state_dict[heads[-1]].shape[0], "in_channels": stem.shape[1]}
 
     @property
-    def untold(self) -> dict[str, Any]:
+    def hidden_settings(self) -> dict[str, Any]:
         """What this network does that the names and shapes of its tensors do not show.
 
         It travels beside the tensors of `state_dict()`, in the `_metadata` that torch keeps there and saves.
         """
-        return {"low_resolution": self.low_resolution} | {name: getattr(self, name) for name in self.untold_options}
+        return {"low_resolution": self.low_resolution} | {name: getattr(self, name) for name in self.hidden_options}
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if prefix.removesuffix(".") in (modules := getattr(destination, "_metadata", {})):
-            modules[prefix.removesuffix(".")][UNTOLD] = self.untold
+            modules[prefix.removesuffix(".")][SETTINGS_KEY] = self.hidden_settings
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As `nn.Module.load_state_dict`, for the key names of older checkpoints too.
 
         Raises:
-            WeightsError: the tensors were saved from a network that computes something else with them (`untold`). With
-                `strict=False` that is a warning.
+            WeightsError: the tensors were saved from a network of other `hidden_settings`, which computes something
+                else with them. With `strict=False` that is a warning.
         """
-        said = untold_of(state_dict)
-        mine = self.untold
+        said = hidden_settings_of(state_dict)
+        mine = self.hidden_settings
         if differing := {name: said[name] for name in said.keys() & mine if said[name] != mine[name]}:
             text = (
                 f"these weights were saved from a {type(self).__name__} with "
@@ -258,12 +258,12 @@ class ConvNet(TimmMethods, Adaptable):
         return super().load_state_dict(self.own_names(state_dict), strict=strict, assign=assign)
 
 
-UNTOLD = "vertebra"  # the key of `ConvNet.untold` in the metadata of a state dict
+SETTINGS_KEY = "vertebra"  # the key of `ConvNet.hidden_settings` in the metadata of a state dict
 
 
-def untold_of(state_dict: Any, module: str = "") -> dict[str, Any]:
+def hidden_settings_of(state_dict: Any, module: str = "") -> dict[str, Any]:
     """What the network says of itself that was saved from `module` of a model; empty where it says nothing."""
     modules = getattr(state_dict, "_metadata", None)
     of_module = modules.get(module) if isinstance(modules, dict) else None
-    said = of_module.get(UNTOLD) if isinstance(of_module, dict) else None
+    said = of_module.get(SETTINGS_KEY) if isinstance(of_module, dict) else None
     return said if isinstance(said, dict) else {}

@@ -123,7 +123,7 @@ class GoogLeNet(ConvNet):
     min_size = 15
     head_name = "fc"
     stem_path = "conv1.conv"
-    untold_options = ("transform_input",)
+    hidden_options = ("transform_input",)
 
     def __init__(
         self,

@@ -158,7 +158,7 @@ class ResNet(ConvNet):
     widths = _WIDTHS
     head_name = "fc"
     stem_path = "conv1"
-    untold_options = ("replace_stride_with_dilation",)
+    hidden_options = ("replace_stride_with_dilation",)
 
     def __init__(
         self,

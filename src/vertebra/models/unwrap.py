@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vertebra.errors import WeightsError, warn
 
-from .convnet import untold_of
+from .convnet import hidden_settings_of
 from .pickle_reader import Foreign
 from .state_dict import some
 from .weight_reader import Content, named_tensors
@@ -42,7 +42,7 @@ class Candidate:
     prefix: str  # of the names there
     averaged: bool
     tensors: dict[str, Tensor]  # without the prefix; `fitting_weights` makes sure that they are tensors
-    untold: Mapping[str, Any]  # what the network that was saved says of itself; see `ConvNet.untold`
+    hidden_settings: Mapping[str, Any]  # what the network that was saved says of itself; see `ConvNet.hidden_settings`
     beside: tuple[str, ...]  # names of tensors in the same dict that do not have the prefix
 
 
@@ -138,7 +138,7 @@ def _candidate(content: Content, place: tuple[str, ...], prefix: str, mapping: M
         prefix=prefix,
         averaged=bool(words & _AVERAGED) or any(name in mapping for name in _COUNTERS) or _swapped(content, place),
         tensors={name.removeprefix(prefix): value for name, value in below.items()},
-        untold=untold_of(mapping, prefix.removesuffix(".")) or content.untold,
+        hidden_settings=hidden_settings_of(mapping, prefix.removesuffix(".")) or content.hidden_settings,
         beside=tuple(str(name) for name in beside),
     )
 

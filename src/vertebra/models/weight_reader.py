@@ -27,7 +27,7 @@ from . import pickle_reader, torch_file
 from .state_dict import some
 from .stored_tensors import UnreadableError
 
-# In the metadata of a safetensors file, beside the card: what `ConvNet.untold` says, as JSON; and `checksum`.
+# In the metadata of a safetensors file, beside the card: what `ConvNet.hidden_settings` says, as JSON; and `checksum`.
 NETWORK_KEY, CHECKSUM_KEY = "vertebra.network", "vertebra.sha256"
 _ADVICE = "Where you trust it, open it with the program that wrote it and save only model.state_dict()."
 # What compressed files begin with. They are not unpacked here: a small one can be of any size then.
@@ -49,7 +49,7 @@ class Content:
     path: Path
     value: Any  # mostly a dict; objects that only code could make are `pickle_reader.Foreign`
     card: Card | None = None  # what is known of the network, where Vertebra wrote the file
-    untold: Mapping[str, Any] = field(default_factory=dict)  # as `ConvNet.untold`
+    hidden_settings: Mapping[str, Any] = field(default_factory=dict)  # as `ConvNet.hidden_settings`
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -194,10 +194,10 @@ def _read_safetensors(path: Path) -> Content:
         raise _damaged(path, error) from error
     _check(path, tensors, metadata)
     try:
-        untold = json.loads(metadata.get(NETWORK_KEY, "{}"))
+        settings = json.loads(metadata.get(NETWORK_KEY, "{}"))
     except (ValueError, RecursionError) as error:
         raise _damaged(path, error) from error
-    return Content(path, tensors, _card_of(metadata, path), untold if isinstance(untold, dict) else {})
+    return Content(path, tensors, _card_of(metadata, path), settings if isinstance(settings, dict) else {})
 
 
 def _check(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
