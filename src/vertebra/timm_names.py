@@ -231,6 +231,7 @@ _OTHER_WEIGHTS = r"(?:gluon|ssl|swsl|ig)_(res\w+?)(?:_v1b)?|(tf_efficientnet\w+)
 
 # EfficientNets of other sizes → the nearest.
 _EFFICIENTNETS = {"b8": "b7", "l2": "b7", "xl": "v2_l", "es": "lite0", "em": "lite2", "el": "b3"}
+_EFFICIENTNETS |= {"lite3": "lite2", "lite4": "lite2"}
 # ResNet's children in timm; the letters before are changes of the stem, the shortcuts, the attention.
 _RESNETS = r"([a-z]+\d?_)*[a-z0-9]*?(res|res2|bot|halo)ne(t|xt|st)|(legacy_|gluon_)?senet|haloregnet|dpn\d|dla\d"
 _RESNET_DEPTHS = ((18, 26), (34, 42), (50, 75), (101, 126), (152, 10**9))  # here, up to that depth of others
@@ -240,12 +241,13 @@ def _relative(base: str, networks: Mapping[str, Any]) -> str | None:
     """Of a network of the six families that is not here the nearest that is; None for what may be mistyped."""
     if any(re.sub(r"\W|_", "", name).startswith(re.sub(r"\W|_", "", base)) for name in networks):
         return None
-    if found := re.match(r"(?:tf_)?efficientnet(?:v2)?_(b8|l2|xl|e[sml])", base):
+    if found := re.match(r"(?:tf_)?efficientnet(?:v2)?_(b8|l2|xl|e[sml]|lite[34])", base):
         return f"efficientnet_{_EFFICIENTNETS[found[1]]}"
     if found := re.match(r"(?:tf_)?efficientnet(?:v2|_cc|_x|_h|_blur)?_(b\d)", base):
         return f"efficientnet_{found[1]}"
     if re.match(r"(tf_|gc_)?(efficientnet|mobilenetv2|densenet)", base):
-        return str(difflib.get_close_matches(base, networks, n=1, cutoff=0)[0])
+        closest = difflib.get_close_matches(base, networks, n=1, cutoff=0)
+        return None if difflib.get_close_matches(base, closest, cutoff=0.9) else str(closest[0])
     if not re.match(_RESNETS, base):
         return None
     found = re.search(r"\d\d+", base.replace("legacy_", ""))
