@@ -102,29 +102,16 @@ class ModelArgument:
 
     @property
     def exported_file(self) -> Path:
-        """The exported file, of a run that in its folder.
-
-        Raises:
-            UsageError: the run has none; says how to get it.
-        """
+        """The exported file, of a run that in its folder; a `UsageError` where the run has none."""
         return self.path if self.kind is ModelKind.EXPORTED else run_model(self.path)
 
     @property
     def weight_file(self) -> Path:
-        """The weight file, of a run that in its folder.
-
-        Raises:
-            UsageError: the run has none; says what to do instead.
-        """
+        """The weight file, of a run that in its folder; a `UsageError` where the run has none."""
         return self.path if self.kind is ModelKind.WEIGHTS else run_weights(self.path)
 
     def call(self) -> Any:
-        """The `torch.nn.Module` that the function returns, which runs the code that was named.
-
-        Raises:
-            UsageError: there is no such file, module or function, or it returns something else.
-            VertebraError: the code raises.
-        """
+        """The `torch.nn.Module` that the function returns; see `vertebra.model_function.call`."""
         from vertebra.model_function import call
 
         return call(self.source, self.function)
@@ -213,11 +200,7 @@ def _is_file_name(text: str) -> bool:
 
 
 def _of_path(text: str, command: str) -> ModelArgument:
-    """A file or folder that is there.
-
-    Raises:
-        UsageError: it is no model.
-    """
+    """A file or folder that is there; a `UsageError` where it is no model."""
     path = Path(text)
     if os.path.isdir(text):  # noqa: PTH112
         if any((path / name).is_file() for name in (RUN_MODEL, RUN_METRICS, RUN_SETTINGS, RUN_WEIGHTS)):
@@ -240,11 +223,7 @@ def _of_path(text: str, command: str) -> ModelArgument:
 
 
 def _kind_by_content(path: Path) -> ModelKind:
-    """Of a file whose name does not say what it is.
-
-    Raises:
-        UsageError: it is neither.
-    """
+    """Of a file whose name does not say what it is; a `UsageError` where it is no model."""
     if path.is_file():
         try:
             with path.open("rb") as file:
@@ -307,9 +286,8 @@ def _offer(command: str) -> str:
 
 
 def _tell_precedence(found: ModelArgument) -> None:
-    taken = (
-        f"network {found.name}" if found.kind is ModelKind.NETWORK else f"function {found.function} of {found.source}"
-    )
+    function = f"function {found.function} of {found.source}"
+    taken = f"network {found.name}" if found.kind is ModelKind.NETWORK else function
     what = "folder" if found.path.is_dir() else "file"
     warn(f"{found.given!r} is taken for the {taken}. The {what} of that name is written ./{found.given}")
 
@@ -340,11 +318,7 @@ def _refusal(found: ModelArgument, command: str) -> str:
 
 
 def _check_weights(path: Path, command: str) -> None:
-    """Refuse a file with a whole network, which nothing here opens, since that is to run what it says.
-
-    Raises:
-        UsageError: it is one.
-    """
+    """Refuse a file with a whole network, which nothing here opens, since that is to run what it says."""
     from vertebra.torch_archives import network_in
 
     if what := network_in(path):

@@ -22,7 +22,7 @@ from vertebra.errors import UsageError, VertebraError, first_line, import_proble
 
 
 def call(source: str, function: str) -> Any:
-    """Run the code, then the function without arguments.
+    """Run the code, then the function without arguments, which returns a `torch.nn.Module`.
 
     What it prints goes to stderr: standard output is the command's. While it runs, the file's folder, or for a module
     the working folder, is the first that imports look in, as with `python FILE.py` and `python -m`; the command's own
@@ -32,9 +32,6 @@ def call(source: str, function: str) -> Any:
     Args:
         source: a file whose name ends in .py, or the dotted name of a module.
         function: its name, or a dotted one.
-
-    Returns:
-        a `torch.nn.Module`.
 
     Raises:
         UsageError: no such file, module or function; it needs arguments, or returns something else.
@@ -114,12 +111,7 @@ def _package_of(path: Path) -> tuple[str, Path]:
 
 
 def _imported(name: str) -> ModuleType:
-    """The module of that dotted name.
-
-    Raises:
-        UsageError: there is none.
-        VertebraError: it cannot be imported, as where a module that it imports is not there.
-    """
+    """The module of that dotted name; a `UsageError` where there is none."""
     importlib.invalidate_caches()
     with _told(name):
         try:
@@ -200,11 +192,7 @@ def _without_arguments(source: str) -> Iterator[None]:
 
 @contextmanager
 def _told(what: str) -> Iterator[None]:
-    """What the code raises as one line: the error and where in the code it arose.
-
-    Raises:
-        VertebraError: it did.
-    """
+    """What the code raises as a `VertebraError` of one line: the error and where in the code it arose."""
     try:
         yield
     except VertebraError as error:

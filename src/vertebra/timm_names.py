@@ -24,7 +24,11 @@ class Alias:
     differs: str = ""  # what it computes otherwise than timm's
 
 
-_TF = "timm's pads as TensorFlow does and has batch norm with eps=0.001; {} pads symmetrically, with eps={}"
+def _tensorflow(name: str, eps: str) -> Alias:
+    theirs = "timm's pads as TensorFlow does and has batch norm with eps=0.001"
+    return Alias(name, differs=f"{theirs}; {name} pads symmetrically, with eps={eps}")
+
+
 _V2_EPS = "timm's has batch norm with eps=0.00001; {} with 0.001"
 
 # The layers, their order and shapes are timm's in each of these (tests/models/test_timm_names.py transfers weights).
@@ -32,16 +36,8 @@ ALIASES: dict[str, Alias] = {
     "mobilenetv2_100": Alias("mobilenet_v2"),
     **{f"mobilenetv2_{w:03}": Alias("mobilenet_v2", {"width_mult": w / 100}) for w in (35, 50, 75, 140)},
     **{f"tf_efficientnet_lite{i}": Alias(f"efficientnet_lite{i}") for i in range(3)},
-    **{
-        f"tf_efficientnet_b{i}": Alias(
-            f"efficientnet_b{i}", differs=_TF.format(f"efficientnet_b{i}", "0.00001" if i < 5 else "0.001")
-        )
-        for i in range(8)
-    },
-    **{
-        f"tf_efficientnetv2_{s}": Alias(f"efficientnet_v2_{s}", differs=_TF.format(f"efficientnet_v2_{s}", "0.001"))
-        for s in "sml"
-    },
+    **{f"tf_efficientnet_b{i}": _tensorflow(f"efficientnet_b{i}", "0.00001" if i < 5 else "0.001") for i in range(8)},
+    **{f"tf_efficientnetv2_{s}": _tensorflow(f"efficientnet_v2_{s}", "0.001") for s in "sml"},
     **{
         f"efficientnetv2_{s}": Alias(f"efficientnet_v2_{s}", differs=_V2_EPS.format(f"efficientnet_v2_{s}"))
         for s in "sml"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from vertebra.errors import warn
@@ -72,14 +73,6 @@ def _vgg(tensors: Mapping[str, Any]) -> Mapping[str, Any]:
     return dict(sorted(renamed.items()))  # the last linear layer has the number of classes
 
 
-def _efficientnet(tensors: Mapping[str, Any]) -> Mapping[str, Any]:
-    return _mobile(tensors, one_stage=False)
-
-
-def _mobilenetv2(tensors: Mapping[str, Any]) -> Mapping[str, Any]:
-    return _mobile(tensors, one_stage=True)
-
-
 def _mobile(tensors: Mapping[str, Any], *, one_stage: bool) -> Mapping[str, Any]:
     if "conv_stem.weight" not in tensors:
         return tensors
@@ -94,7 +87,8 @@ def _mobile(tensors: Mapping[str, Any], *, one_stage: bool) -> Mapping[str, Any]
         here = f"features.{number}.conv" if one_stage else f"features.{stage + 1}.{block}.block"
         for theirs, ours in _block_names(layers[stage, block], one_stage):
             modules[f"blocks.{stage}.{block}.{theirs}"] = f"{here}.{ours}"
-    return {_renamed(name, modules): value for name, value in tensors.items()}
+    named = ((name.rpartition("."), value) for name, value in tensors.items())
+    return {f"{modules.get(module, module)}.{kind}": value for (module, _, kind), value in named}
 
 
 def _block_names(layers: set[str], one_stage: bool) -> Iterator[tuple[str, str]]:
@@ -111,13 +105,8 @@ def _block_names(layers: set[str], one_stage: bool) -> Iterator[tuple[str, str]]
         yield norm, f"{i + 1}" if flat else f"{i}.1"
 
 
-def _renamed(name: str, modules: Mapping[str, str]) -> str:
-    module, _, kind = name.rpartition(".")
-    return f"{modules.get(module, module)}.{kind}"
-
-
 _FAMILIES: dict[str, tuple[tuple[str, str], Names]] = {
-    "EfficientNet": (("conv_stem", "classifier"), _efficientnet),
-    "MobileNetV2": (("conv_stem", "classifier"), _mobilenetv2),
+    "EfficientNet": (("conv_stem", "classifier"), partial(_mobile, one_stage=False)),
+    "MobileNetV2": (("conv_stem", "classifier"), partial(_mobile, one_stage=True)),
     "VGG": (("features.0", "head"), _vgg),
 }
