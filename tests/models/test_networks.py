@@ -400,6 +400,22 @@ def test_activation_checkpointing_saves_memory() -> None:
     assert kept[1] < kept[0] / 2
 
 
+def test_no_checkpointed_segment_of_vgg_reaches_over_a_stage() -> None:
+    """What is computed again at once stays one group of convolutions; the input of each group is kept."""
+    model = create_model("vgg11").train()
+    model.set_activation_checkpointing(True)
+    kept: set[tuple[int, ...]] = set()
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.add(tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.forward_features(images(64))
+    stages = model.eval().forward_stages(images(64))
+    assert kept >= {tuple(images(64).shape), *(tuple(stage.shape) for stage in stages[:-1])}
+
+
 @pytest.mark.parametrize("whole", [False, True], ids=["layers", "layers and blocks"])
 def test_a_memory_efficient_densenet_counts_each_batch_once(whole: bool) -> None:
     torch.manual_seed(0)

@@ -86,10 +86,13 @@ class ConvNet(TimmMethods, Adaptable):
             layers: list[Callable[[Tensor], Tensor]] = []
             for name, more in recorded_layers(self):
                 layers += more
-                if name in names:
+                if "." not in name or name in names:  # no segment reaches over the end of a stage
                     x = run_checkpointed(x, layers)
                     layers = []
+                if name in names:
                     yield x
+                if name == names[-1]:
+                    return
         else:
             for name, found in self.forward_maps(x, in_turn):
                 if name in names:
