@@ -148,13 +148,10 @@ def _others(function: str, code: ModuleType) -> str:
     own = [
         name
         for name, value in vars(code).items()
-        if not name.startswith("_") and (callable(value) or _is_module(value)) and _is_from(value, code)
+        if not name.startswith("_")
+        and (_is_module(value) or (callable(value) and getattr(value, "__module__", None) == code.__name__))
     ]
     return nearest(function, own) or (f"It has {', '.join(own[:5])}{', …' if len(own) > 5 else ''}." if own else "")
-
-
-def _is_from(value: Any, code: ModuleType) -> bool:
-    return _is_module(value) or getattr(value, "__module__", None) == code.__name__
 
 
 def _is_module(value: Any) -> bool:

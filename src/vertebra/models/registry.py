@@ -200,7 +200,7 @@ def list_models(
         registered = find_registered(name)
         meta = registered.weights["DEFAULT"].meta
         return (
-            (not isinstance(module, ModuleType) or _package_of(registered) == module.__name__)
+            (not isinstance(module, ModuleType) or registered.builder.__module__.rpartition(".")[0] == module.__name__)
             and (not patterns or matches(name, tag, patterns))
             and not matches(name, tag, excluded)
             and (not families or registered.family in families)
@@ -234,7 +234,3 @@ def best_top1(weights: type[WeightsEnum]) -> float:
 
 def _texts(value: Iterable[str] | str | None) -> list[str]:
     return [] if not value else [value] if isinstance(value, str) else list(value)
-
-
-def _package_of(registered: Registered) -> str:
-    return registered.builder.__module__.rsplit(".", 1)[0]
