@@ -81,7 +81,7 @@ def exported_file(
         from vertebra.export.prepare_module import PreprocessingError
     network = model.call()
     try:
-        prepared = _timeless(prepare(network))
+        prepared = prepare(network)
     except PreprocessingError as error:
         raise UsageError(
             f"{model.given}: {error.fault} Export it first, with the values that it was trained with: vertebra export "
@@ -153,17 +153,14 @@ def _prepare(name: str, weights: str | os.PathLike[str]) -> Any:
 
         find_network(name)  # has the better word for what is no name
         raise
-    return _timeless(prepare(name, weights=os.fspath(weights)))
-
-
-def _timeless(prepared: Any) -> Any:
-    """Without the time the file is the same whenever it is made again, and results that it made can be gone on with."""
-    return replace(prepared, card=replace(prepared.card, created=None))
+    return prepare(name, weights=os.fspath(weights))
 
 
 def _export(prepared: Any, path: Path) -> None:
     from vertebra.export import export
 
+    # Without the time the file is the same whenever it is made again, and results that it made can be gone on with.
+    prepared = replace(prepared, card=replace(prepared.card, created=None))
     with replacing(path) as temporary:
         temporary.unlink()  # the export refuses to replace a file that is no network
         export(prepared, temporary)
@@ -181,10 +178,9 @@ def _is_kept(path: Path, weights: str | os.PathLike[str]) -> bool:
 
 def find_cached_export(name: str) -> Path | None:
     """The file of a named network where it is in the cache as it was made; None where it has to be exported."""
-    path = (
-        cached_export_path(name) if name.isidentifier() else None
-    )  # with a tag, as timm has them, it is of other weights
-    return path if path is not None and _is_kept(path, "DEFAULT") else None
+    path = cached_export_path(name)
+    # A name with a tag, as timm has them, is of other weights.
+    return path if path is not None and name.isidentifier() and _is_kept(path, "DEFAULT") else None
 
 
 def cached_export_path(name: str, weights: str | os.PathLike[str] = "DEFAULT") -> Path | None:
