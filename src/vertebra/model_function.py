@@ -41,7 +41,7 @@ def call(source: str, function: str) -> Any:
     path = Path(source) if source.lower().endswith(".py") else None
     place = Path.cwd() if path is None else path.parent
     root = place if path is None else _package_of(path)[1]
-    with _first_on_path(root), _first_on_path(place), redirect_stdout(sys.stderr), _without_arguments(source):
+    with _as_script(source, place, root):
         code = _imported(source) if path is None else _module_of_file(path)
         made: Any = code
         for part in function.split("."):
@@ -54,7 +54,7 @@ def call(source: str, function: str) -> Any:
                     f"{named} is of type {type(made).__name__}, not a function that returns a torch.nn.Module."
                 )
             _check_callable_without_arguments(made, named)
-            with _told(named):
+            with _one_line_errors(named):
                 made = made()
     if not _is_module(made):
         hint = " Return its network alone." if isinstance(made, tuple | list | dict) else ""
@@ -84,7 +84,7 @@ def _module_of_file(path: Path) -> ModuleType:
         module.__package__ = package
     sys.modules[name] = module
     try:
-        with _told(str(path)):
+        with _one_line_errors(str(path)):
             exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)  # noqa: S102 - asked for
     except BaseException:
         del sys.modules[name]
@@ -113,7 +113,7 @@ def _package_of(path: Path) -> tuple[str, Path]:
 def _imported(name: str) -> ModuleType:
     """The module of that dotted name; a `UsageError` where there is none."""
     importlib.invalidate_caches()
-    with _told(name):
+    with _one_line_errors(name):
         try:
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
@@ -161,34 +161,28 @@ def _is_module(value: Any) -> bool:
 
 
 @contextmanager
-def _first_on_path(place: Path) -> Iterator[None]:
-    """Inside, imports look in that folder first; afterwards last, for what the code imports later.
+def _as_script(source: str, *folders: Path) -> Iterator[None]:
+    """Inside, `sys.argv` is the source alone, imports look in the folders first, and what is printed goes to stderr.
 
-    Not first for good: a file `random.py` beside the network must not stand for Python's in Vertebra's own imports.
+    Afterwards imports look there last, for what the code imports later. Not first for good: a file `random.py` beside
+    the network must not stand for Python's in Vertebra's own imports.
     """
-    folder = str(place.absolute())
-    sys.path.insert(0, folder)
+    kept, sys.argv = sys.argv, [source]
+    added = [str(folder.absolute()) for folder in folders]
+    sys.path[:0] = added
     try:
-        yield
-    finally:
-        sys.path.remove(folder)
-        if folder not in sys.path:
-            sys.path.append(folder)
-
-
-@contextmanager
-def _without_arguments(source: str) -> Iterator[None]:
-    """Inside, a script's own parser of arguments finds none."""
-    kept = sys.argv
-    sys.argv = [source]
-    try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     finally:
         sys.argv = kept
+        for folder in added:
+            sys.path.remove(folder)
+            if folder not in sys.path:
+                sys.path.append(folder)
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
+def _one_line_errors(what: str) -> Iterator[None]:
     """What the code raises as a `VertebraError` of one line: the error and where in the code it arose."""
     try:
         yield

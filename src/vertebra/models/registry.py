@@ -46,10 +46,11 @@ def register_model(weights: type[WeightsEnum]) -> Callable[[B], B]:
         @functools.wraps(builder)
         def build_model(*args: Any, **kwargs: Any) -> ConvNet:
             options = _modern_arguments(builder.__name__, weights, args, kwargs)
-            options, head = translated(builder.__name__, network_class(builder), options)
+            options, change_head = translated(builder.__name__, network_class(builder), options)
             network = builder(**options)
             network._default = (builder.__name__, weights["DEFAULT"])
-            return head.applied_to(network)
+            change_head(network)
+            return network
 
         MODELS[builder.__name__] = Registered(build_model, weights, family)
         return build_model  # type: ignore[return-value]

@@ -6,8 +6,7 @@ What is not taken over is refused, with what to write instead.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping
 from typing import TYPE_CHECKING, Any
 
 from vertebra.errors import UsageError, warn
@@ -16,6 +15,8 @@ from .surgery import checked_pooling, is_zero
 
 if TYPE_CHECKING:
     from .convnet import ConvNet
+
+    ChangeHead = Callable[[ConvNet], None]
 
 # Arguments of timm's that are not taken over → what to write.
 _REFUSED = {
@@ -49,28 +50,8 @@ _REFUSED = {
 _DILATION = {32: None, 16: (False, False, True), 8: (False, True, True)}  # of ResNet, by output_stride
 
 
-@dataclass(frozen=True)
-class HeadRequest:
-    """What timm's arguments ask of the head of a network that is built."""
-
-    classifier: bool = True
-    global_pool: str = "avg"
-    dropout: float = 0.0
-    out_indices: tuple[int, ...] | int | None = None
-    features_only: bool = False
-
-    def applied_to(self, network: ConvNet) -> ConvNet:
-        """The same network, changed."""
-        network._head_dropout = self.dropout
-        if self.features_only:
-            network._keep_maps(self.out_indices)
-        elif not self.classifier:
-            network.reset_classifier(0, self.global_pool)
-        return network
-
-
-def translated(name: str, network: type[ConvNet], given: Mapping[str, Any]) -> tuple[dict[str, Any], HeadRequest]:
-    """timm's arguments of a builder → the builder's, and what is left to do with the head.
+def translated(name: str, network: type[ConvNet], given: Mapping[str, Any]) -> tuple[dict[str, Any], ChangeHead]:
+    """timm's arguments of a builder → the builder's, and a function that changes the head of the network that is built.
 
     Which of them the network takes, the parameters of its class say. Arguments of timm's that are None or False are
     what is done anyway, as in timm.
@@ -95,7 +76,7 @@ def translated(name: str, network: type[ConvNet], given: Mapping[str, Any]) -> t
     _rename(name, options, "checkpoint_path", "weights", neutral="")
     _translate_drops(name, parameters, options)
     _translate_output_stride(name, parameters, options)
-    return options, _head_request(name, parameters, options)
+    return options, _head_change(name, parameters, options)
 
 
 def _rename(name: str, options: dict[str, Any], theirs: str, ours: str, neutral: Any) -> None:
@@ -139,7 +120,7 @@ def _translate_output_stride(name: str, parameters: Container[str], options: dic
     options["replace_stride_with_dilation"] = _DILATION[stride]
 
 
-def _head_request(name: str, parameters: Container[str], options: dict[str, Any]) -> HeadRequest:
+def _head_change(name: str, parameters: Container[str], options: dict[str, Any]) -> ChangeHead:
     features_only = bool(options.pop("features_only", False))
     out_indices = options.pop("out_indices", None)
     pooling = options.pop("global_pool", None)
@@ -153,13 +134,21 @@ def _head_request(name: str, parameters: Container[str], options: dict[str, Any]
             what = f"num_classes={classes!r}" if classes is not None and not headless else f"global_pool={pooling!r}"
             warn(f"{name} with features_only=True returns feature maps and has no classifier: {what} is not used.")
         options.pop("num_classes", None)
-        return HeadRequest(False, "", dropout, out_indices, features_only=True)
-    pooling = checked_pooling(pooling)
-    if not pooling and not headless:
-        raise UsageError(
-            f"global_pool='' leaves feature maps as they are, and a linear classifier (num_classes={classes!r}) takes "
-            "no maps. Write num_classes=0, global_pool='' for the maps, or global_pool='avg'."
-        )
-    if headless:
-        del options["num_classes"]
-    return HeadRequest(not headless, pooling, dropout)
+    else:
+        pooling = checked_pooling(pooling)
+        if not pooling and not headless:
+            raise UsageError(
+                f"global_pool='' leaves feature maps as they are, and a linear classifier (num_classes={classes!r}) "
+                "takes no maps. Write num_classes=0, global_pool='' for the maps, or global_pool='avg'."
+            )
+        if headless:
+            del options["num_classes"]
+
+    def change(network: ConvNet) -> None:
+        network._head_dropout = dropout
+        if features_only:
+            network._keep_maps(out_indices)
+        elif headless:
+            network.reset_classifier(0, pooling)
+
+    return change
