@@ -181,7 +181,7 @@ def test_photos_are_decoded_once(folder, monkeypatch):
     calls = []
     first = read_image_info(dataset, progress=lambda task, done, total: calls.append((task, done, total)))
     assert calls[-1] == ("auditing the photos", 7, 7)
-    monkeypatch.setattr(ImageInfoCache, "_examine", None)
+    monkeypatch.setattr(ImageInfoCache, "_decoded", None)
     (root / "cat" / "bad.png").unlink()
     (root / "dog" / "0.png").rename(root / "dog" / "renamed.png")
     again = read_image_info(open_dataset(root))
@@ -196,11 +196,11 @@ def test_sizes_are_those_of_the_upright_photo(tmp_path, draw, size, orientation)
     exif[0x0112] = orientation
     draw(3, size).save(tmp_path / "a.jpg", exif=exif)
     content = (tmp_path / "a.jpg").read_bytes()
-    facts, picture = ImageInfoCache().look_at(content, decode=True)
+    facts, picture = ImageInfoCache().examine(content, decode=True)
     assert (facts.width, facts.height) == (size if orientation == 1 else size[::-1])
     # A large JPEG is looked at coarsely; whoever wants the picture gets all of it.
     assert picture.size == (facts.width, facts.height)
-    known, again = ImageInfoCache().look_at(content, decode=True)
+    known, again = ImageInfoCache().examine(content, decode=True)
     assert (known.width, known.height) == (facts.width, facts.height)
     assert np.array_equal(np.asarray(again), np.asarray(picture))
 
@@ -295,7 +295,7 @@ def test_levels_are_those_of_the_picture():
     def levels(values):
         buffer = io.BytesIO()
         Image.fromarray(values.astype(np.uint8)).save(buffer, "PNG")
-        facts = ImageInfoCache().look_at(buffer.getvalue())[0]
+        facts = ImageInfoCache().examine(buffer.getvalue())[0]
         return facts.darkest, facts.lightest, facts.edge
 
     half = np.full((100, 100), 20)
@@ -344,28 +344,28 @@ def test_why_a_photo_could_not_be_decoded_is_not_remembered(tmp_path, draw, monk
     with monkeypatch.context() as patch:
         patch.setattr(Image.Image, "load", fail)
         album = ImageInfoCache()
-        facts, image = album.look_at(content, decode=True)
+        facts, image = album.examine(content, decode=True)
         album.save()
     assert (facts.broken, image) == ("out of memory", None)
-    assert ImageInfoCache().look_at(content)[0].broken is None
+    assert ImageInfoCache().examine(content)[0].broken is None
     text = b"one day an image"
-    assert ImageInfoCache().look_at(text)[0].broken == "not an image"
+    assert ImageInfoCache().examine(text)[0].broken == "not an image"
     monkeypatch.setattr(facts_module, "decode", lambda *arguments, **options: Decoded(draw(2)))
     monkeypatch.setattr(facts_module.Image, "open", lambda *arguments, **options: draw(2))
-    assert ImageInfoCache().look_at(text)[0].broken is None
+    assert ImageInfoCache().examine(text)[0].broken is None
 
 
 def test_a_known_photo_that_cannot_be_decoded_any_more_stops_nothing(tmp_path, draw, monkeypatch):
     draw(1).save(tmp_path / "a.png")
     content = (tmp_path / "a.png").read_bytes()
     album = ImageInfoCache()
-    assert album.look_at(content)[0].broken is None
+    assert album.examine(content)[0].broken is None
 
     def fail(*arguments, **options):
         raise MemoryError
 
     monkeypatch.setattr(Image.Image, "load", fail)
-    facts, image = album.look_at(content, decode=True)
+    facts, image = album.examine(content, decode=True)
     assert (facts.broken, image) == ("out of memory", None)
 
 
@@ -373,13 +373,13 @@ def test_facts_of_another_decoder_are_found_anew(tmp_path, draw, monkeypatch):
     draw(1).save(tmp_path / "a.png")
     content = (tmp_path / "a.png").read_bytes()
     album = ImageInfoCache()
-    facts, _ = album.look_at(content)
+    facts, _ = album.examine(content)
     album.save()
     calls = []
-    examine = ImageInfoCache._examine
-    monkeypatch.setattr(ImageInfoCache, "_examine", lambda self, *a: calls.append(1) or examine(self, *a))
-    assert ImageInfoCache().look_at(content)[0] == facts
+    examine = ImageInfoCache._decoded
+    monkeypatch.setattr(ImageInfoCache, "_decoded", lambda self, *a: calls.append(1) or examine(self, *a))
+    assert ImageInfoCache().examine(content)[0] == facts
     assert not calls
     monkeypatch.setattr(facts_module, "_VERSION", "3, Pillow 99")
-    assert ImageInfoCache().look_at(content)[0] == facts
+    assert ImageInfoCache().examine(content)[0] == facts
     assert calls == [1]

@@ -43,7 +43,7 @@ def grouped(*contents):
     """(members, kinds) of the groups among files of these contents or pictures."""
     album = ImageInfoCache()
     files = [content if isinstance(content, bytes) else encoded(content) for content in contents]
-    facts = [album.look_at(content)[0] for content in files]
+    facts = [album.examine(content)[0] for content in files]
     found = group_duplicates(facts, lambda place: album.thumbnail(facts[place].sha256, "no such file"))
     return [(group.members, group.kinds) for group in found]
 
@@ -206,7 +206,7 @@ def test_many_of_the_same_are_one_group_and_many_alike_end():
 
 def test_without_thumbnails_only_bytes_are_compared():
     album = ImageInfoCache()
-    facts = [album.look_at(encoded(picture(16), quality))[0] for quality in (90, 50)]
+    facts = [album.examine(encoded(picture(16), quality))[0] for quality in (90, 50)]
     assert group_duplicates(facts, lambda place: None) == []
     assert len(group_duplicates([facts[0]] * 2, lambda place: None)) == 1
     broken = ImageInfo("x", broken="damaged")
@@ -239,7 +239,7 @@ def test_hashes_of_orientations_follow_from_one():
     waves = np.array([np.cos(np.pi * u * (np.arange(16) + 0.5) / 16) for u in range(8)])
     reference = [[(greys[0] * np.outer(waves[u], waves[v])).sum() for v in range(8)] for u in range(8)]
     assert np.allclose(found[0], reference, rtol=1e-3, atol=1e-1)
-    index = Index.of([greys.astype(np.uint8).tobytes()], np.zeros(1, np.int32), np.ones(1, bool))
+    index = Index.of(lambda _: greys.astype(np.uint8).tobytes(), np.zeros(1, np.int32), np.ones(1, bool))
     for orientation in range(8):
         turned = compare_module._turned(greys, orientation)
         own = hashes_of(coefficients(turned, WINDOWS[0]))

@@ -56,13 +56,7 @@ class Duplicates:
 def find_duplicates(
     dataset: Dataset, facts: Sequence[ImageInfo], album: ImageInfoCache | None = None
 ) -> list[Duplicates]:
-    """Groups of photos of a data set that show the same picture.
-
-    Args:
-        dataset: the photos.
-        facts: of each photo, as `read_image_info` returns them.
-        album: what is known of photos; None: the one in the cache.
-    """
+    """Groups of photos of a data set that show the same picture; `facts` are what `read_image_info` returns."""
     album = album or ImageInfoCache()
     return group_duplicates(facts, lambda place: album.thumbnail(facts[place].sha256, dataset.photos[place].path))
 
@@ -70,11 +64,8 @@ def find_duplicates(
 def group_duplicates(facts: Sequence[ImageInfo], thumbnail: Callable[[int], Thumbnail | None]) -> list[Duplicates]:
     """Groups of photos that show the same picture; photos that cannot be used are left out.
 
-    Each member of a group agrees with its first: what is alike to another member alone does not join.
-
-    Args:
-        facts: of each photo.
-        thumbnail: of a photo by its place; None where it cannot be had. Then only its bytes are compared.
+    Each member of a group agrees with its first: what is alike to another member alone does not join. `thumbnail` gives
+    that of a photo by its place in `facts`; where it is None, only the photo's bytes are compared.
     """
     first_of = _first_of_each_file(facts)
     files = _by_content(facts, np.nonzero(first_of == np.arange(len(facts)))[0])
@@ -125,17 +116,6 @@ def _first_of_each_file(facts: Sequence[ImageInfo]) -> NDArray[np.int32]:
     return first
 
 
-@dataclass(frozen=True)
-class _Looks:
-    """The coarse greys of files by their numbers."""
-
-    facts: Sequence[ImageInfo]
-    files: NDArray[np.int32]
-
-    def __getitem__(self, number: int) -> bytes:
-        return self.facts[int(self.files[number])].look
-
-
 class _Search:
     """Groups of photos around an original each, which grow pair by pair."""
 
@@ -144,7 +124,7 @@ class _Search:
     ) -> None:
         count = len(files)
         self._files = files
-        self._looks = _Looks(facts, files)
+        self._look = lambda number: facts[int(files[number])].look  # the coarse greys of a file
         self._sizes = np.empty((count, 2), np.float32)
         for number, place in enumerate(files.tolist()):
             self._sizes[number] = facts[place].width, facts[place].height
@@ -166,12 +146,12 @@ class _Search:
         kept = np.zeros(len(every), bool)
         for start in range(0, len(every), _BLOCK):
             part = slice(start, start + _BLOCK)
-            kept[part] = greys_of(self._looks, every[part]).std(axis=(1, 2)) >= MIN_CONTRAST
+            kept[part] = greys_of(self._look, every[part]).std(axis=(1, 2)) >= MIN_CONTRAST
         photos = every[kept]
         if len(photos) < 2:
             return
         self._active[photos] = True
-        index = Index.of(self._looks, photos, self._sizes[photos].min(axis=1) >= MIN_SIDE)
+        index = Index.of(self._look, photos, self._sizes[photos].min(axis=1) >= MIN_SIDE)
         for found in candidates(index, self._active):
             self._take(found)
 
@@ -219,7 +199,7 @@ class _Search:
         likeness = np.zeros(len(found))
         sizes = self._sizes[found.original], self._sizes[found.copy]
         places = np.nonzero(same_proportions(*sizes, guess, ROUGH_RATIO))[0]
-        originals, copies = (greys_of(self._looks, photos[places]) for photos in (found.original, found.copy))
+        originals, copies = (greys_of(self._look, photos[places]) for photos in (found.original, found.copy))
         likeness[places] = coarse_correlation(originals, copies, guess.at(places))
         return likeness
 

@@ -55,8 +55,6 @@ _NAMES = (
     "rotated by 90° clockwise",
     "mirrored and rotated",
 )
-
-
 _KINDS = [", ".join(part for part in (name, cropped) if part) or SAME for name in _NAMES for cropped in ("", "cropped")]
 
 
@@ -182,11 +180,7 @@ def same_proportions(
 ) -> Flags:
     """(N,) whether the copies have the proportions of their place in the originals.
 
-    Args:
-        original: (N, 2), width and height in pixels.
-        copy: the same.
-        placement: of the copies.
-        tolerance: natural logarithm of the ratio of the two.
+    `original` and `copy` are (N, 2), width and height in pixels; `tolerance` is a logarithm of the ratio of the two.
     """
     inner = original * (placement.boxes[:, 2:] - placement.boxes[:, :2])
     turned = np.where((placement.orientation & 4 > 0)[:, None], copy[:, ::-1], copy)

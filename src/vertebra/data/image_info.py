@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from vertebra.file_kinds import raw_file
 from vertebra.machine import usable_cores
 from vertebra.progress import Progress, silent
 
-from .dataset import Dataset, Photo
+from .dataset import Dataset
 from .sqlite_cache import SqliteCache
 
 # Grey thumbnails are what photos are compared by: coarse ones, which are in memory, and finer ones, which are on disk.
@@ -47,6 +46,7 @@ _KEPT = tuple(column.split()[0] for column in _COLUMNS[1:])
 _THUMBNAIL_COLUMNS = ("version TEXT", "greys BLOB")
 # Levels of grey and edges are measured on a photo of this shorter side, in pixels: larger ones are reduced to it.
 _MEASURED = 128
+_PART = 32  # photos that a thread examines between two reports of progress
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,8 @@ class ImageInfo:
     darkest: int = 0  # level of grey, 0 … 255, that 1 % of the pixels are below
     lightest: int = 255  # that 1 % are above
     edge: float = 1.0  # step between neighbouring pixels that 0.2 % are above, as a share of lightest - darkest
-    broken: str | None = (
-        None  # "unreadable", "empty", "not an image", "not supported", "too large", "out of memory" or "damaged"
-    )
+    # "unreadable", "empty", "not an image", "not supported", "too large", "out of memory" or "damaged"
+    broken: str | None = None
     reason: str = ""  # what the decoder said, without the file's name
     levels: int = 0  # and `remarks`: as `pixels.Decoded` has them, the latter with a line break between them
     remarks: str = ""
@@ -87,7 +86,7 @@ class ImageInfoCache:
         self._facts.save()
         self._thumbnails.save()
 
-    def look_at(
+    def examine(
         self, content: bytes, digest: str | None = None, *, decode: bool = False
     ) -> tuple[ImageInfo, Image.Image | None]:
         """The facts of a file's content, and its picture where `decode` asks for it and it can be had.
@@ -95,15 +94,9 @@ class ImageInfoCache:
         `digest` is the content's SHA-256, where it has been taken already.
         """
         digest = digest or hashlib.sha256(content).hexdigest()
-        facts = self._known(digest)
-        if facts is not None:
-            if not decode:
-                return facts, None
-            try:
-                return facts, open_image(content, decoding=self.decoding)
-            except ImageError as error:
-                return _failed(digest, content, error), None
-        facts, picture = self._examine(digest, content)
+        facts, picture = self._known(digest), None
+        if facts is None:
+            facts, picture = self._decoded(digest, content)
         if decode and facts.broken is None and picture is None:
             try:
                 picture = open_image(content, decoding=self.decoding)
@@ -117,7 +110,7 @@ class ImageInfoCache:
         if facts is None:
             content, failed = read_file(path)
             if failed is None and hashlib.sha256(content).hexdigest() == digest:
-                facts, _ = self.look_at(content, digest)
+                facts, _ = self.examine(content, digest)
         return facts
 
     def _known(self, digest: str) -> ImageInfo | None:
@@ -140,7 +133,7 @@ class ImageInfoCache:
         greys = np.frombuffer(zlib.decompress(row[1]), np.uint8)
         return greys.reshape(THUMBNAIL_SIZE, THUMBNAIL_SIZE)
 
-    def _examine(self, digest: str, content: bytes) -> tuple[ImageInfo, Image.Image | None]:
+    def _decoded(self, digest: str, content: bytes) -> tuple[ImageInfo, Image.Image | None]:
         """Facts by decoding, to be kept; with them the picture, where it was decoded in full."""
         try:
             found = decode(content, at_least=_ENOUGH, decoding=self.decoding)
@@ -163,17 +156,15 @@ class ImageInfoCache:
 
 
 def _failed(digest: str, content: bytes, error: ImageError) -> ImageInfo:
-    kind = "damaged"
-    if not content:
-        kind = "empty"
-    elif isinstance(error, UnsupportedError):
-        kind = "not supported"
-    elif isinstance(error.__cause__, UnidentifiedImageError):
-        kind = "not an image"
-    elif isinstance(error.__cause__, MemoryError):
-        kind = "out of memory"
-    elif isinstance(error, OversizeError):
-        kind = "too large"
+    kinds = {
+        "empty": not content,
+        "not supported": isinstance(error, UnsupportedError),
+        "not an image": isinstance(error.__cause__, UnidentifiedImageError),
+        "out of memory": isinstance(error.__cause__, MemoryError),
+        "too large": isinstance(error, OversizeError),
+        "damaged": True,
+    }
+    kind = next(name for name, fits in kinds.items() if fits)
     reason = str(error).removeprefix(f"image of {len(content)} bytes ")
     return ImageInfo(digest, broken=kind, reason=reason)
 
@@ -224,34 +215,26 @@ def read_image_info(
     progress: Progress = silent,
     decoding: Decoding = Decoding(),  # noqa: B008 - frozen
 ) -> list[ImageInfo]:
-    """The facts of each photo, in the order of the data set. What has not been seen before is decoded, in parallel.
+    """The facts of each photo, in the order of the data set. What the cache does not have is decoded, in parallel.
 
-    Args:
-        dataset: the photos.
-        album: what is known already; None: the one in the cache.
-        progress: called with the photos done and the photos in all.
-        decoding: of the photos' files, where no album says it.
+    `decoding` is that of the photos' files where there is no `album`, which has its own.
     """
     album = album or ImageInfoCache(decoding=decoding)
     photos = dataset.photos
 
-    def look(part: Sequence[Photo]) -> list[ImageInfo]:
+    def examine(start: int) -> list[ImageInfo]:
         found = []
-        for photo in part:
+        for photo in photos[start : start + _PART]:
             content, failed = read_file(photo.path)
-            found.append(failed or album.look_at(content)[0])
+            found.append(failed or album.examine(content)[0])
         return found
 
     facts: list[ImageInfo] = []
     try:
         with ThreadPoolExecutor(usable_cores()) as pool:
-            for part in pool.map(look, _parts(photos, 32)):
+            for part in pool.map(examine, range(0, len(photos), _PART)):
                 facts += part
                 progress("auditing the photos", len(facts), len(photos))
     finally:
         album.save()
     return facts
-
-
-def _parts(items: Sequence[Photo], size: int) -> Iterable[Sequence[Photo]]:
-    return (items[start : start + size] for start in range(0, len(items), size))

@@ -11,10 +11,10 @@ orders (tables), and each is compared with its neighbours alone (locality-sensit
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,13 +61,9 @@ def _frequencies() -> list[tuple[int, int]]:
 
 
 _BITS = _frequencies()
+_ROWS, _COLUMNS = (list(index) for index in zip(*_BITS, strict=True))
 _STABLE = sum(u + v <= 6 for u, v in _BITS)  # 27 bits: 99 % of copies differ in 4 of them or less
 _PLACES = np.uint64(1) << np.arange(63, 63 - len(_BITS), -1, dtype=np.uint64)
-
-
-def _bands() -> list[list[int]]:
-    """The stable bits in six parts of four or five, each of low and high frequencies."""
-    return [list(range(start, _STABLE, 6)) for start in range(6)]
 
 
 def _orders() -> list[list[int]]:
@@ -76,7 +72,7 @@ def _orders() -> list[list[int]]:
     A copy that differs in up to three of the stable bits has three parts without a difference, and so is near its
     original in at least one table.
     """
-    bands = _bands()
+    bands = [list(range(start, _STABLE, 6)) for start in range(6)]  # of four or five, low and high frequencies in each
     orders = []
     for number, first in enumerate(combinations(range(6), 3)):
         others = [band for band in range(6) if band not in first]
@@ -99,8 +95,7 @@ def _cosines(size: int) -> Floats:
 
 def hashes_of(found: Floats) -> Hashes:
     """(N, 8, 8) coefficients → (N,) hashes; those of the negated coefficients are not their complement."""
-    rows, columns = (list(index) for index in zip(*_BITS, strict=True))
-    return np.asarray((found[:, rows, columns] > _NOISE) @ _PLACES, np.uint64)
+    return np.asarray((found[:, _ROWS, _COLUMNS] > _NOISE) @ _PLACES, np.uint64)
 
 
 def _flip(orientation: int) -> np.uint64:
@@ -110,12 +105,6 @@ def _flip(orientation: int) -> np.uint64:
 
 
 _FLIPS = np.array([_flip(orientation) for orientation in range(ORIENTATIONS)], np.uint64)
-
-
-class Looks(Protocol):
-    """The 16 × 16 greys of photos."""
-
-    def __getitem__(self, photo: int, /) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -129,13 +118,13 @@ class Index:
     detailed: NDArray[np.bool_]  # (N,) whether other orientations and windows are looked for
 
     @classmethod
-    def of(cls, looks: Looks, photos: NDArray[np.int32], detailed: NDArray[np.bool_]) -> Index:
-        """Compute the hashes from the 16 × 16 greys of each photo."""
+    def of(cls, look: Callable[[int], bytes], photos: NDArray[np.int32], detailed: NDArray[np.bool_]) -> Index:
+        """Compute the hashes from the 16 × 16 greys that `look` gives of each photo."""
         windows = np.empty((len(photos), len(WINDOWS) - 1), np.uint64)
         whole = np.empty((len(photos), 2, 2), np.uint64)
         for start in range(0, len(photos), _BLOCK):
             part = slice(start, start + _BLOCK)
-            greys = greys_of(looks, photos[part])
+            greys = greys_of(look, photos[part])
             for place, window in enumerate(WINDOWS):
                 found = coefficients(greys, window)
                 if place > 0:
@@ -159,9 +148,9 @@ class Index:
         return np.asarray(self.whole[places, turned, 0] & ~flips | self.whole[places, turned, 1] & flips, np.uint64)
 
 
-def greys_of(looks: Looks, photos: NDArray[Any]) -> Floats:
+def greys_of(look: Callable[[int], bytes], photos: NDArray[Any]) -> Floats:
     """(N, 16, 16)."""
-    joined = b"".join(looks[photo] for photo in photos.tolist())
+    joined = b"".join(map(look, photos.tolist()))
     return np.frombuffer(joined, np.uint8).reshape(-1, LOOK_SIZE, LOOK_SIZE).astype(np.float32)
 
 
@@ -194,9 +183,7 @@ class Candidates:
 def candidates(index: Index, active: NDArray[np.bool_]) -> Iterator[Candidates]:
     """Pairs whose hashes differ in few bits: at most two for each orientation of each photo in each part of a table.
 
-    Args:
-        index: the hashes.
-        active: (photos in all,), which photos still count; the caller may change it between two parts.
+    `active` (photos in all,) says which photos still count; the caller may change it between two parts.
     """
     # Few photos can afford more comparisons with neighbours, which finds more.
     reach = int(np.clip(1_000_000 // max(len(index.photos), 1), 4, 32))

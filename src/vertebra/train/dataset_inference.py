@@ -56,7 +56,7 @@ def infer_dataset(
                 continue
             digest = hashlib.sha256(content).hexdigest()
             known = recall(digest)
-            facts, picture = album.look_at(content, digest, decode=known is None)
+            facts, picture = album.examine(content, digest, decode=known is None)
             if picture is not None:
                 pixels.append(resize_and_crop(picture, preprocessing))
                 waiting.append(len(results))
