@@ -1,5 +1,8 @@
 """The tables of README.md and docs/ are those that their JSON gives: none is out of date, none edited by hand."""
 
+# Why the code is as it is, for those who change it: no page shows these.
+NOT_SHOWN = {"mutation", "head", "json_body", "multipart_parser", "quantisers", "versions"}
+
 
 def test_tables_are_made_from_their_results(script):
     common = script("_common")
@@ -10,7 +13,7 @@ def test_tables_are_made_from_their_results(script):
         render = script(name).render
         assert text == (render() if name == "headlines" else render(common.read(name))), f"bench/{name}.py --table"
     results = {path.stem for path in common.RESULTS.glob("*.json")}
-    assert set(shown) == results - {"mutation"} | {"headlines"}
+    assert set(shown) == (results - NOT_SHOWN) | {"headlines"}
 
 
 def test_a_table_is_put_into_every_page_that_has_its_markers(script, monkeypatch, tmp_path):

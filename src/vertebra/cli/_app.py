@@ -16,7 +16,7 @@ COMMANDS = {
     "models": "List the networks with their size, cost and accuracy.",
     "predict": "Classify photos.",
     "inspect": "Show where a network spends parameters, MACs, bytes and time.",
-    "compare": "Put networks side by side: cost, accuracy, which are worth it.",
+    "compare": "Compare networks: cost, accuracy, which are Pareto-optimal.",
     "choose": "Find the networks that fit a budget, and why others do not.",
     "train": "Train a classifier on a folder of labelled photos.",
     "evaluate": "Measure a classifier on labelled photos.",
