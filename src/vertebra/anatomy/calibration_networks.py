@@ -25,77 +25,40 @@ class _Unit(nn.Sequential):
         super().__init__(*layers, *([act(inplace=True)] if act else []))
 
 
-class _Bottleneck(nn.Module):
-    """1×1, k×k in groups, 1×1, sum, ReLU."""
+class _Sum(nn.Module):
+    """Layers, their input added to what they make of it, and a ReLU behind that where it is wanted."""
 
-    def __init__(self, channels: int, width: int, kernel: int, groups: int) -> None:
+    def __init__(self, *layers: nn.Module, relu: bool = False) -> None:
         super().__init__()
-        relu = nn.ReLU
-        units = [_Unit(channels, width, 1, relu), _Unit(width, width, kernel, relu, groups=groups)]
-        self.units = nn.Sequential(*units, _Unit(width, channels, 1, None))
+        self.layers, self.relu = nn.Sequential(*layers), relu
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.relu_(self.units(x).add_(x))
+        out: Tensor = self.layers(x).add_(x)
+        return torch.relu_(out) if self.relu else out
 
 
-class _Residual(nn.Module):
-    """One unit, and its input added behind the activation."""
+class _Gate(nn.Module):
+    """Squeeze-excitation."""
 
-    def __init__(self, channels: int, kernel: int, act: Activation) -> None:
+    def __init__(self, channels: int, squeeze: int, act: Activation) -> None:
         super().__init__()
-        self.unit = _Unit(channels, channels, kernel, act)
+        layers = [nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, squeeze, 1), act(inplace=True)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(squeeze, channels, 1), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.unit(x).add_(x)
+        out: Tensor = self.layers(x) * x
         return out
 
 
-class _Inverted(nn.Module):
-    """1×1 that widens, depthwise k×k, squeeze-excitation where `squeeze` is not 0, linear 1×1, sum."""
+class _Concat(nn.Module):
+    """Branches side by side."""
 
-    def __init__(self, channels: int, width: int, kernel: int, squeeze: int, act: Activation) -> None:
+    def __init__(self, *branches: nn.Module) -> None:
         super().__init__()
-        self.widen = _Unit(channels, width, 1, act)
-        self.depthwise = _Unit(width, width, kernel, act, groups=width)
-        self.gate = None
-        if squeeze:
-            layers = [nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, squeeze, 1), act(inplace=True)]
-            self.gate = nn.Sequential(*layers, nn.Conv2d(squeeze, width, 1), nn.Sigmoid())
-        self.project = _Unit(width, channels, 1, None)
+        self.branches = nn.ModuleList(branches)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.depthwise(self.widen(x))
-        if self.gate is not None:
-            y = self.gate(y) * y
-        out: Tensor = self.project(y).add_(x)
-        return out
-
-
-class _Dense(nn.Module):
-    """Norm, ReLU, 1×1, norm, ReLU, 3×3, and the result beside the input."""
-
-    def __init__(self, channels: int, growth: int) -> None:
-        super().__init__()
-        self.norm, self.relu = nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
-        self.unit = _Unit(channels, 4 * growth, 1, nn.ReLU)
-        self.conv = nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([x, self.conv(self.unit(self.relu(self.norm(x))))], 1)
-
-
-class _Branches(nn.Module):
-    """1×1, 3×3, and a max-pooling with a 1×1 behind it, side by side."""
-
-    def __init__(self, channels: int, widths: tuple[int, int, int]) -> None:
-        super().__init__()
-        one, three, pooled = widths
-        self.one = _Unit(channels, one, 1, nn.ReLU)
-        self.three = nn.Sequential(_Unit(channels, three // 2, 1, nn.ReLU), _Unit(three // 2, three, 3, nn.ReLU))
-        self.pool = nn.Sequential(nn.MaxPool2d(3, 1, 1), _Unit(channels, pooled, 1, nn.ReLU))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self.one(x), self.three(x), self.pool(x)], 1)
+        return torch.cat([branch(x) for branch in self.branches], 1)
 
 
 def random_network(seed: int, blocks: int = 4) -> tuple[nn.Module, int]:
@@ -129,20 +92,26 @@ def _block(draw: random.Random, channels: int, side: int, act: Activation) -> tu
         wider = _round(channels * draw.uniform(0.6, 1.6), most)
         return _Unit(channels, wider, draw.choice((3, 3, 3, 5)), act), wider
     if kind == "residual":
-        return _Residual(channels, draw.choice((1, 3)), act), channels
+        return _Sum(_Unit(channels, channels, draw.choice((1, 3)), act)), channels
     if kind in ("bottleneck", "grouped"):
         groups = draw.choice((8, 16, 32)) if kind == "grouped" else 1
         width = _round(channels * draw.uniform(0.25, 1.2), most, 32 if groups > 1 else 8)
-        return _Bottleneck(channels, width, 3, groups), channels
+        units = [_Unit(channels, width, 1, nn.ReLU), _Unit(width, width, 3, nn.ReLU, groups=groups)]
+        return _Sum(*units, _Unit(width, channels, 1, None), relu=True), channels
     if kind in ("inverted", "squeezed"):
         width = _round(channels * draw.choice((2, 3, 4, 6)), most)
-        squeeze = max(4, channels // 4) if kind == "squeezed" else 0
-        return _Inverted(channels, width, draw.choice((3, 3, 5)), squeeze, act), channels
+        units = [_Unit(channels, width, 1, act), _Unit(width, width, draw.choice((3, 3, 5)), act, groups=width)]
+        gate = [_Gate(width, max(4, channels // 4), act)] if kind == "squeezed" else []
+        return _Sum(*units, *gate, _Unit(width, channels, 1, None)), channels
     if kind == "dense" and channels < most:
         growth = draw.choice((16, 32, 48))
-        return _Dense(channels, growth), channels + growth
-    widths = tuple(_round(channels * draw.uniform(0.2, 0.6), most) for _ in range(3))
-    return _Branches(channels, widths), sum(widths)  # type: ignore[arg-type]
+        before = [nn.BatchNorm2d(channels), nn.ReLU(inplace=True), _Unit(channels, 4 * growth, 1, nn.ReLU)]
+        layers = nn.Sequential(*before, nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False))
+        return _Concat(nn.Identity(), layers), channels + growth
+    one, three, pooled = (_round(channels * draw.uniform(0.2, 0.6), most) for _ in range(3))
+    stacked = nn.Sequential(_Unit(channels, three // 2, 1, nn.ReLU), _Unit(three // 2, three, 3, nn.ReLU))
+    pool = nn.Sequential(nn.MaxPool2d(3, 1, 1), _Unit(channels, pooled, 1, nn.ReLU))
+    return _Concat(_Unit(channels, one, 1, nn.ReLU), stacked, pool), one + three + pooled
 
 
 def _shrink_by_stride(draw: random.Random, channels: int, wider: int, kernel: int) -> nn.Module:

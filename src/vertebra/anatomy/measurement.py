@@ -9,7 +9,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
 from functools import partial
 from pathlib import Path
@@ -50,14 +50,7 @@ class Measurement:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, ready for JSON."""
-        return {
-            "executor": self.executor,
-            "threads": self.threads,
-            "runs": self.runs,
-            "total_ms": self.total_ms,
-            "quartiles_ms": self.quartiles_ms,
-            "rows": {str(index): value for index, value in self.rows.items()},
-        }
+        return asdict(self) | {"rows": {str(index): value for index, value in self.rows.items()}}
 
 
 def measure(subject: Subject, rows: Sequence[Row], executor: str, seconds: float) -> Measurement:

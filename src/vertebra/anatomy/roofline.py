@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -44,12 +44,7 @@ class Time:
         return "arithmetic" if self.bound_by == "compute" else self.bound_by
 
     def __add__(self, other: Time) -> Time:
-        return Time(
-            self.ms + other.ms,
-            self.arithmetic + other.arithmetic,
-            self.memory + other.memory,
-            self.launch + other.launch,
-        )
+        return Time(*(mine + more for mine, more in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -87,15 +82,7 @@ class Device:
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers with their sources, ready for JSON."""
-        return {
-            "key": self.key,
-            "name": self.name,
-            "matrix": dict(self.matrix),
-            "vector": dict(self.vector),
-            "bandwidth": self.bandwidth,
-            "launch": self.launch,
-            "sources": dict(self.sources),
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,17 +167,7 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, ready for JSON and for `from_dict`."""
-        return {
-            "executor": self.executor,
-            "machine": dict(self.machine),
-            "rates": {
-                name: {part: getattr(rate, part) for part in Rate.__slots__} for name, rate in self.rates.items()
-            },
-            "between": self.between,
-            "seconds": self.seconds,
-            "noise": self.noise,
-            "others": self.others,
-        }
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:

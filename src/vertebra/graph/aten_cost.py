@@ -166,36 +166,178 @@ _REDUCTIONS = dict.fromkeys(("sum", "amax", "amin", "max", "min", "prod", "argma
 # Bytes are moved and nothing is computed.
 _COPIES = {
     "cat": "concat",
-    "stack": "stack",
-    "clone": "clone",
     "copy": "copy",
     "_to_copy": "cast",
     "constant_pad_nd": "pad",
     "reflection_pad2d": "pad",
     "replication_pad2d": "pad",
-    "roll": "roll",
-    "flip": "flip",
-    "repeat": "repeat",
-    "embedding": "embedding",
     "index": "index",
     "index_select": "index",
-    "gather": "gather",
-    "pixel_shuffle": "pixel_shuffle",
-    "channel_shuffle": "channel_shuffle",
-    "fill": "fill",
-    "zero": "fill",
-    "full": "fill",
-    "zeros": "fill",
-    "ones": "fill",
-    "zeros_like": "fill",
-    "ones_like": "fill",
-    "full_like": "fill",
-    "new_zeros": "fill",
-    "new_ones": "fill",
-    "new_full": "fill",
-    "arange": "arange",
     "upsample_nearest2d": "upsample",
     "upsample_nearest1d": "upsample",
 }
+_SAME_NAME = "stack clone roll flip repeat embedding gather pixel_shuffle channel_shuffle arange"
+_FILLS = "fill zero full zeros ones zeros_like ones_like full_like new_zeros new_ones new_full"
+_COPIES |= {name: name for name in _SAME_NAME.split()} | dict.fromkeys(_FILLS.split(), "fill")
+_LOOKUPS)
+    if op.op in _REDUCTIONS:
+        return Cost(op.op, Kind.POOL, other_ops=_REDUCTIONS[op.op] * _read(op))
+    if op.is_pointwise:
+        return Cost(op.op, Kind.ELEMENTWISE, other_ops=_elements(op))
+    return _by_formula(op)
+
+
+def _elements(op: Node) -> int:
+    return math.prod(op.outputs[0].shape)
+
+
+def _read(op: Node) -> int:
+    return math.prod(op.inputs[0].shape) if op.inputs else 0
+
+
+def _convolution(op: Node) -> Cost:
+    a = op.arguments
+    dims = len(a["weight"].shape) - 2
+    return convolution_cost(
+        a["input"].shape,
+        a["weight"].shape,
+        op.outputs[0].shape,
+        stride=tuple(spread(a["stride"], dims)),
+        dilation=tuple(spread(a["dilation"], dims)),
+        groups=a["groups"],
+        transposed=a["transposed"],
+        has_bias=a["bias"] is not None,
+    )
+
+
+def _matmul(op: Node) -> Cost:
+    refs = [value for value in op.arguments.values() if isinstance(value, Tensor)]
+    bias = op.op in ("addmm", "baddbmm", "addmv", "addbmm") or (op.op == "linear" and len(refs) == 3)
+    left = refs[0] if op.op == "linear" or not bias else refs[1]
+    inner = left.shape[-1]
+    # addbmm also sums over the batch, which the output no longer shows.
+    outputs = _elements(op) * (left.shape[0] if op.op == "addbmm" else 1)
+    return Cost(
+        "linear" if op.op in ("linear", "addmm") else op.op,
+        Kind.MATMUL,
+        macs=outputs * inner,
+        other_ops=_elements(op) if bias else 0,
+        rows=math.prod(left.shape[:-1]) if op.op in ("linear", "addmm", "mm") else None,
+    )
+
+
+def _batch_norm(op: Node) -> Cost:
+    a = op.arguments
+    training = bool(a.get("training", a.get("train", False)))
+    # In inference all is one factor and one shift a channel. In training the mean and the variance come first.
+    return Cost("batch_norm", Kind.NORM, other_ops=(7 if training else 2) * _elements(op))
+
+
+def _other_norm(op: Node) -> Cost:
+    name = op.op.removeprefix("native_").removeprefix("_fused_")
+    return Cost(name, Kind.NORM, other_ops=7 * _elements(op))  # mean 1, variance 2, normalise 2, scale and shift 2
+
+
+def _pool(op: Node) -> Cost:
+    a = op.arguments
+    dims = int(next(character for character in op.op if character.isdigit()))
+    kernel = tuple(spread(a["kernel_size"], dims))
+    stride = tuple(spread(a["stride"] or a["kernel_size"], dims))
+    dilation = tuple(spread(a.get("dilation", 1), dims))
+    return pooling_cost(op.op.removesuffix("_with_indices"), op.outputs[0].shape, kernel, stride, dilation)
+
+
+def _adaptive_pool(op: Node) -> Cost:
+    dims = int(next(character for character in op.op if character.isdigit()))
+    before, after = op.inputs[0].shape[-dims:], op.outputs[0].shape[-dims:]
+    kernel = tuple(-(-b // a) for b, a in zip(before, after, strict=True))
+    stride = tuple(max(b // a, 1) for b, a in zip(before, after, strict=True))
+    name = op.op.lstrip("_")
+    return Cost(name, Kind.POOL, 0, _read(op), f"to {times(after)}", Window(kernel, stride, (1,) * dims))
+
+
+def _mean(op: Node) -> Cost:
+    shape = op.inputs[0].shape
+    return reduction_cost("mean", shape, {dim % len(shape) for dim in op.arguments.get("dim") or range(len(shape))})
+
+
+def _hardtanh(op: Node) -> Cost:
+    a = op.arguments
+    name = {(0, 6): "relu6"}.get((a["min_val"], a["max_val"]), "hardtanh")
+    return Cost(name, Kind.ELEMENTWISE, other_ops=2 * _elements(op))
+
+
+def _softmax(op: Node) -> Cost:
+    return Cost("softmax", Kind.ELEMENTWISE, other_ops=5 * _elements(op))  # maximum, subtract, exp, sum, divide
+
+
+def _by_formula(op: Node) -> Cost:
+    """What no table here has: the formula of the operation itself, or nothing but its bytes."""
+    flops = op.flops() if op.flops is not None else None
+    return Cost(op.op, Kind.UNKNOWN) if flops is None else Cost(op.op.lstrip("_"), Kind.MATMUL, macs=flops // 2)
+
+
+_COUNTERS: dict[str, Callable[[Node], Cost]] = {
+    "convolution": _convolution,
+    "native_batch_norm": _batch_norm,
+    "_native_batch_norm_legit": _batch_norm,
+    "_native_batch_norm_legit_no_training": _batch_norm,
+    "cudnn_batch_norm": _batch_norm,
+    "native_layer_norm": _other_norm,
+    "native_group_norm": _other_norm,
+    "_fused_rms_norm": _other_norm,
+    "mean": _mean,
+    "hardtanh": _hardtanh,
+    "_softmax": _softmax,
+    "_safe_softmax": _softmax,
+    "_log_softmax": _softmax,
+}
+_COUNTERS |= dict.fromkeys(
+    ("mm", "addmm", "bmm", "baddbmm", "addbmm", "linear", "mv", "addmv", "dot", "matmul"), _matmul
+)
+_COUNTERS |= dict.fromkeys((f"max_pool{n}d_with_indices" for n in (2, 3)), _pool)
+_COUNTERS |= dict.fromkeys((f"{kind}_pool{n}d" for kind in ("max", "avg") for n in (1, 2, 3)), _pool)
+_COUNTERS |= dict.fromkeys(
+    (f"{lead}adaptive_{kind}_pool{n}d" for lead in ("", "_") for kind in ("avg", "max") for n in (1, 2, 3)),
+    _adaptive_pool,
+)
+
+# Operations an element; a transcendental function counts as one. The name is what people call it.
+_ELEMENTWISE = {
+    "relu": ("relu", 1),
+    "silu": ("silu", 2),
+    "sigmoid": ("sigmoid", 1),
+    "hardsigmoid": ("hardsigmoid", 4),
+    "hardswish": ("hardswish", 5),
+    "gelu": ("gelu", 4),
+    "add": ("add", 1),
+    "mul": ("mul", 1),
+    "leaky_relu": ("leaky_relu", 2),
+    "_prelu_kernel": ("prelu", 2),
+    "native_dropout": ("dropout", 2),
+}
+_REDUCTIONS = dict.fromkeys(("sum", "amax", "amin", "max", "min", "prod", "argmax", "cumsum", "any", "all"), 1) | {
+    "var_mean": 3,
+    "var": 3,
+    "std": 3,
+    "linalg_vector_norm": 2,
+}
+# Bytes are moved and nothing is computed.
+_COPIES = {
+    "cat": "concat",
+    "copy": "copy",
+    "_to_copy": "cast",
+    "constant_pad_nd": "pad",
+    "reflection_pad2d": "pad",
+    "replication_pad2d": "pad",
+    "index": "index",
+    "index_select": "index",
+    "upsample_nearest2d": "upsample",
+    "upsample_nearest1d": "upsample",
+} | {
+    name: name for name in "stack clone roll flip repeat embedding gather pixel_shuffle channel_shuffle arange".split()
+}
+_FILLS = "fill zero full zeros ones zeros_like ones_like full_like new_zeros new_ones new_full"
+_COPIES |= dict.fromkeys(_FILLS.split(), "fill")
 _LOOKUPS = frozenset({"embedding", "index", "index_select", "gather"})
 _NO_WORK = frozenset({"empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "detach", "lift_fresh"})

@@ -76,18 +76,9 @@ def _product(right: int, bias: int | None = None) -> Callable[[Node], Cost]:
     return count
 
 
-def _adaptive_pool(node: Node) -> Cost:
-    """Adaptive pooling as our exporter writes it where the sides do not divide: a product with a constant matrix."""
-    return Cost("adaptive_avg_pool2d", Kind.POOL, other_ops=_elements(node))
-
-
-def _batch_norm(node: Node) -> Cost:
-    return Cost("batch_norm", Kind.NORM, other_ops=2 * _elements(node))
-
-
-def _other_norm(name: str) -> Callable[[Node], Cost]:
-    # Mean 1, variance 2, normalise 2, scale and shift 2.
-    return lambda node: Cost(name, Kind.NORM, other_ops=7 * _elements(node))
+def _each(name: str, kind: Kind, operations: int) -> Callable[[Node], Cost]:
+    """So many operations for each element of the result."""
+    return lambda node: Cost(name, kind, other_ops=operations * _elements(node))
 
 
 def _pool(name: str) -> Callable[[Node], Cost]:
@@ -115,10 +106,6 @@ def _reduction(node: Node) -> Cost:
     return reduction_cost(name, x, gone)
 
 
-def _clip(node: Node) -> Cost:
-    return Cost("clip", Kind.ELEMENTWISE, other_ops=2 * _elements(node))
-
-
 def _recurrent(gates: int) -> Callable[[Node], Cost]:
     def count(node: Node) -> Cost:
         x, (directions, _, hidden) = _shape(node, 0), _shape(node, 2)
@@ -128,10 +115,11 @@ def _recurrent(gates: int) -> Callable[[Node], Cost]:
     return count
 
 
+_NORM = 7  # mean 1, variance 2, normalise 2, scale and shift 2
 _COUNTERS: dict[str, Callable[[Node], Cost]] = {
     "AveragePool": _pool("avg_pool"),
-    "BatchNormalization": _batch_norm,
-    "Clip": _clip,
+    "BatchNormalization": _each("batch_norm", Kind.NORM, 2),
+    "Clip": _each("clip", Kind.ELEMENTWISE, 2),
     "Conv": _convolution(1, 2),
     "ConvInteger": _convolution(1, 99),
     "ConvTranspose": _convolution(1, 2, transposed=True),
@@ -141,10 +129,10 @@ _COUNTERS: dict[str, Callable[[Node], Cost]] = {
     "Gemm": _product(1, 2),
     "GlobalAveragePool": _global_pool("mean"),
     "GlobalMaxPool": _global_pool("global_max_pool"),
-    "GroupNormalization": _other_norm("group_norm"),
-    "InstanceNormalization": _other_norm("instance_norm"),
+    "GroupNormalization": _each("group_norm", Kind.NORM, _NORM),
+    "InstanceNormalization": _each("instance_norm", Kind.NORM, _NORM),
     "LSTM": _recurrent(4),
-    "LayerNormalization": _other_norm("layer_norm"),
+    "LayerNormalization": _each("layer_norm", Kind.NORM, _NORM),
     "LpPool": _pool("lp_pool"),
     "MatMul": _product(1),
     "MatMulInteger": _product(1),
@@ -154,9 +142,10 @@ _COUNTERS: dict[str, Callable[[Node], Cost]] = {
     "QLinearGlobalAveragePool": _global_pool("mean"),
     "QLinearMatMul": _product(3),
     "RNN": _recurrent(1),
-    "SimplifiedLayerNormalization": _other_norm("rms_norm"),
-    "SkipLayerNormalization": _other_norm("layer_norm"),
-    "vertebra::AdaptivePool": _adaptive_pool,
+    "SimplifiedLayerNormalization": _each("rms_norm", Kind.NORM, _NORM),
+    "SkipLayerNormalization": _each("layer_norm", Kind.NORM, _NORM),
+    # As our exporter writes it where the sides do not divide: a product with a constant matrix.
+    "vertebra::AdaptivePool": _each("adaptive_avg_pool2d", Kind.POOL, 1),
 }
 # Operations an element, where there is more than one; a transcendental function counts as one.
 _OPERATIONS = {

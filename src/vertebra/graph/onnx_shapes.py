@@ -169,14 +169,17 @@ def _split(a: Application) -> list[Shape]:
     return [(*x[:axis], side, *x[axis + 1 :]) for side in parts]
 
 
-def _slice(a: Application) -> list[Shape]:
-    x = list(a.shape())
+def _sliced(a: Application, values: Array) -> Array:
     starts, ends = a.integers(1, "starts") or [], a.integers(2, "ends") or []
-    axes = a.integers(3, "axes") or list(range(len(starts)))
-    steps = a.integers(4) or [1] * len(starts)
-    for start, end, axis, step in zip(starts, ends, _axes(axes, len(x)), steps, strict=True):
-        x[axis] = len(range(*slice(start, end, step).indices(x[axis])))
-    return [tuple(x)]
+    axes, steps = a.integers(3, "axes") or range(len(starts)), a.integers(4) or [1] * len(starts)
+    places = [slice(None)] * values.ndim
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        places[axis] = slice(start, end, step)
+    return values[tuple(places)]
+
+
+def _slice(a: Application) -> list[Shape]:
+    return [_sliced(a, np.broadcast_to(np.int8(0), a.shape())).shape]
 
 
 def _gather(a: Application) -> list[Shape]:
@@ -342,16 +345,6 @@ RULES: dict[str, Rule] = (
 # --- values of shapes that are computed in the graph ------------------------------------------------------------------
 
 
-def _evaluated_slice(a: Application) -> Array:
-    found = np.asarray(a.values[0])
-    starts, ends = a.integers(1, "starts") or [], a.integers(2, "ends") or []
-    steps = a.integers(4) or [1] * len(starts)
-    places = [slice(None)] * found.ndim
-    for start, end, axis, step in zip(starts, ends, a.integers(3, "axes") or range(len(starts)), steps, strict=True):
-        places[axis] = slice(start, end, step)
-    return found[tuple(places)]
-
-
 def _evaluated_shape(a: Application) -> Array:
     return np.array(a.shape()[slice(a.option("start", 0), a.option("end"))], np.int64)
 
@@ -399,7 +392,7 @@ EVALUATORS: dict[str, Callable[[Application], Array]] = {
     "ReduceProd": lambda a: np.asarray(np.prod(np.asarray(a.values[0]), keepdims=bool(a.option("keepdims", 1)))),
     "Reshape": lambda a: np.asarray(a.values[0]).reshape(_reshape(a)[0]),
     "Size": lambda a: np.asarray(math.prod(a.shape())),
-    "Slice": _evaluated_slice,
+    "Slice": lambda a: _sliced(a, np.asarray(a.values[0])),
     "Squeeze": lambda a: np.asarray(a.values[0]).reshape(_squeeze(a)[0]),
     "Sub": _by(np.subtract),
     "Unsqueeze": lambda a: np.asarray(a.values[0]).reshape(_unsqueeze(a)[0]),

@@ -8,62 +8,28 @@ from functools import cached_property
 from typing import Any
 
 from .cost import Kind
-from .rows import Row
+from .rows import Row, Sums
 
 SUMS = ("parameters", "macs", "flops", "other_ops", "weight_bytes", "read_bytes", "write_bytes", "bytes")
 
 
+def _summed(name: str) -> cached_property[int]:
+    return cached_property(lambda group: sum(getattr(row, name) for row in group.rows))
+
+
 @dataclass(frozen=True)
-class Group:
+class Group(Sums):
     """Rows that belong together, with their sums: a stage, a block or a module."""
 
     name: str
     rows: tuple[Row, ...]
 
-    @cached_property
-    def parameters(self) -> int:
-        """Trainable and frozen values; a tensor that is used twice counts where it is used first."""
-        return sum(row.parameters for row in self.rows)
-
-    @cached_property
-    def macs(self) -> int:
-        """Multiply-accumulates of convolutions and matrix products."""
-        return sum(row.macs for row in self.rows)
-
-    @property
-    def flops(self) -> int:
-        """2 × MACs."""
-        return 2 * self.macs
-
-    @cached_property
-    def other_ops(self) -> int:
-        """All other arithmetic: additions, comparisons, … one an element."""
-        return sum(row.other_ops for row in self.rows)
-
-    @cached_property
-    def weight_bytes(self) -> int:
-        """Bytes of weights that are read."""
-        return sum(row.weight_bytes for row in self.rows)
-
-    @cached_property
-    def read_bytes(self) -> int:
-        """Bytes of activations that are read."""
-        return sum(row.read_bytes for row in self.rows)
-
-    @cached_property
-    def write_bytes(self) -> int:
-        """Bytes of results that are written."""
-        return sum(row.write_bytes for row in self.rows)
-
-    @property
-    def bytes(self) -> int:
-        """Memory traffic, if nothing stays in a cache."""
-        return self.weight_bytes + self.read_bytes + self.write_bytes
-
-    @property
-    def intensity(self) -> float:
-        """Arithmetic intensity: operations of any sort a byte of memory traffic."""
-        return (self.flops + self.other_ops) / self.bytes if self.bytes else 0.0
+    parameters = _summed("parameters")  # trainable and frozen values; a tensor used twice counts where it is used first
+    macs = _summed("macs")
+    other_ops = _summed("other_ops")
+    weight_bytes = _summed("weight_bytes")
+    read_bytes = _summed("read_bytes")
+    write_bytes = _summed("write_bytes")
 
     @property
     def output_shape(self) -> tuple[int, ...]:

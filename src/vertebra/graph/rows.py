@@ -13,40 +13,15 @@ from .receptive_field import ReceptiveFields
 from .stage_names import StageNames
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One operation.
+class Sums:
+    """What follows from the costs of an operation, and from their sums over several."""
 
-    Memory traffic is what passes between memory and processor if nothing stays in a cache: each distinct tensor that
-    is read once, and each result once. A view moves none; an in-place operation reads and writes the same tensor.
-    """
-
-    index: int  # 0 is the first
-    name: str  # "layer1.0.conv1"; of an operation that is not a module of its own "layer1.0.add"
-    op: str  # "conv2d"
-    kind: Kind
-    detail: str  # "3×3, stride 2"
-    stage: str
-    block: str
-    module: str  # path of the module that ran it, "" for the network itself
-    module_type: str  # "Conv2d"
-    output_shape: tuple[int, ...]
-    dtype: str
-    parameters: int  # of the tensors that no row before this one used
+    __slots__ = ()
     macs: int
-    other_ops: int  # additions, comparisons, … that are not multiply-accumulates of a convolution or matrix product
+    other_ops: int
     weight_bytes: int
-    read_bytes: int  # activations
+    read_bytes: int
     write_bytes: int
-    live_bytes: int  # activations in memory while it runs: its inputs, its results, and what later rows still need
-    receptive_field: tuple[int, ...] | None  # in pixels of the input, along the longest path
-    sees_all: bool  # does the whole input also reach it, through a global pooling, a gate or a flattened layer?
-    in_place: bool
-    inputs: tuple[int, ...]  # indices of the rows whose results it reads; -1 is the network's input
-    input_shapes: tuple[tuple[int, ...], ...]  # of the activations it reads
-    weight_shape: tuple[int, ...]  # of the convolution's kernel or of the matrix
-    stride: tuple[int, ...]
-    groups: int
 
     @property
     def flops(self) -> int:
@@ -62,6 +37,42 @@ class Row:
     def intensity(self) -> float:
         """Arithmetic intensity: operations of any sort a byte of memory traffic."""
         return (self.flops + self.other_ops) / self.bytes if self.bytes else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row(Sums):
+    """One operation.
+
+    Memory traffic is what passes between memory and processor if nothing stays in a cache: each distinct tensor that
+    is read once, and each result once. A view moves none; an in-place operation reads and writes the same tensor.
+    """
+
+    index: int  # 0 is the first
+    name: str  # "layer1.0.conv1"; of an operation that is not a module of its own "layer1.0.add"
+    op: str  # "conv2d"
+    kind: Kind
+    detail: str  # "3×3, stride 2"
+    stage: str
+    block: str
+    module: str  # path of the module that ran it, "" for the network itself
+    module_type: str  # "Conv2d"
+    output_shape: tuple[int, ...] = ()
+    dtype: str = ""
+    parameters: int = 0  # of the tensors that no row before this one used
+    macs: int = 0
+    other_ops: int = 0  # additions, comparisons, … that are not multiply-accumulates of a convolution or matrix product
+    weight_bytes: int = 0
+    read_bytes: int = 0  # activations
+    write_bytes: int = 0
+    live_bytes: int = 0  # activations in memory while it runs: its inputs, its results, and what later rows still need
+    receptive_field: tuple[int, ...] | None = None  # in pixels of the input, along the longest path
+    sees_all: bool = False  # does the whole input also reach it, through a global pooling, a gate or a flattened layer?
+    in_place: bool = False
+    inputs: tuple[int, ...] = ()  # indices of the rows whose results it reads; -1 is the network's input
+    input_shapes: tuple[tuple[int, ...], ...] = ()  # of the activations it reads
+    weight_shape: tuple[int, ...] = ()  # of the convolution's kernel or of the matrix
+    stride: tuple[int, ...] = ()
+    groups: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, ready for JSON."""
@@ -209,23 +220,7 @@ def _not_run(graph: Graph, used: set[str | None], start: int) -> Iterator[Row]:
             block=path,
             module=path,
             module_type=module_type,
-            output_shape=(),
-            dtype="",
             parameters=parameters,
-            macs=0,
-            other_ops=0,
-            weight_bytes=0,
-            read_bytes=0,
-            write_bytes=0,
-            live_bytes=0,
-            receptive_field=None,
-            sees_all=False,
-            in_place=False,
-            inputs=(),
-            input_shapes=(),
-            weight_shape=(),
-            stride=(),
-            groups=1,
         )
 
 

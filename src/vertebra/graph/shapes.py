@@ -20,9 +20,8 @@ class Indices(Shape):
     """The shape of a result of int64; other results have the type of the first operand."""
 
 
-# One shape for each result, None for a result that is not wanted. A single result that is the first operand itself,
-# changed in place, is FIRST_OPERAND.
-Shapes: TypeAlias = list[Shape | None] | None
+# One shape for each result. A single result that is the first operand itself, changed in place, is FIRST_OPERAND.
+Shapes: TypeAlias = list[Shape] | None
 Rule: TypeAlias = Callable[..., Shapes]
 FIRST_OPERAND: Shapes = []
 
@@ -87,32 +86,6 @@ def _batch_norm(
     # The statistics of the batch, which only training has.
     channels = (x.shape[1],) if training else (0,)
     return [tuple(x.shape), channels, channels]
-
-
-def _convolution_backward(
-    gradient: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias_sizes: Sequence[int] | None,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    transposed: bool,
-    output_padding: Any,
-    groups: int,
-    wanted: Sequence[bool],
-) -> Shapes:
-    if not _plain(gradient, x, weight):
-        return None
-    shapes = (x.shape, weight.shape, bias_sizes or (weight.shape[0],))
-    return [tuple(shape) if want else None for shape, want in zip(shapes, wanted, strict=True)]
-
-
-def _batch_norm_backward(gradient: Tensor, x: Tensor, *args: Any) -> Shapes:
-    if not _plain(gradient, x):
-        return None
-    shapes = (x.shape, (x.shape[1],), (x.shape[1],))
-    return [tuple(shape) if want else None for shape, want in zip(shapes, args[-1], strict=True)]
 
 
 def _same(x: Tensor, *args: Any, **kwargs: Any) -> Shapes:
@@ -235,8 +208,6 @@ def _adaptive_pool(x: Tensor, output_size: Sequence[int]) -> Shapes:
 RULES: dict[str, Rule] = {
     "convolution.default": _convolution,
     "native_batch_norm.default": _batch_norm,
-    "convolution_backward.default": _convolution_backward,
-    "native_batch_norm_backward.default": _batch_norm_backward,
     "relu.default": _same,
     "silu.default": _same,
     "sigmoid.default": _same,

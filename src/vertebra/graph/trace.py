@@ -198,9 +198,7 @@ def by_rule(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return args[0] if shapes is FIRST_OPERAND else None
     first = args[0][0] if isinstance(args[0], list | tuple) else args[0]
 
-    def made(shape: Shape | None) -> Tensor | None:
-        if shape is None:
-            return None
+    def made(shape: Shape) -> Tensor:
         # Not empty_like or new_empty: on the meta device these too are written in Python.
         return torch.empty(shape, dtype=torch.int64 if isinstance(shape, Indices) else first.dtype, device=META)
 
