@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import copyreg
 import datetime
 import enum
 import functools
@@ -20,8 +21,8 @@ import torch
 from torch import Tensor
 
 from vertebra.errors import WeightsError
-from vertebra.models import pickle_reader
-from vertebra.models.pickle_reader import Foreign
+from vertebra.models.pickle_reader import Foreign, PickleReader
+from vertebra.models.torch_file import bare_pickle
 from vertebra.models.weight_reader import read
 
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older"])
@@ -152,6 +153,25 @@ ATTACKS = {
     "additems": b"\x8f(ctrap_of_calls\nboom\n\x90",
     "key": b"}ctrap_of_calls\nboom\nK\x01s",
     "a parameter of a call": b"ctorch._utils\n_rebuild_parameter\nctrap_of_calls\nboom\n)R\x89N\x87R",
+    "getattr of a module": b"cbuiltins\ngetattr\n(cbuiltins\n__import__\n"
+    + text("os")
+    + b"\x85R"
+    + text("system")
+    + b"tR"
+    + text("touch mark")
+    + b"\x85R",
+    "partial": b"cfunctools\npartial\n(cposix\nsystem\n" + text("touch mark") + b"tR)R",
+    "encode": b"c_codecs\nencode\n" + text("x") + text("trap_of_imports") + b"\x86R",
+    "numpy": b"cnumpy._core.multiarray\n_reconstruct\nctrap_of_calls\nboom\n(K\x00tC\x01b\x87R",
+    "state of a foreign object": b"cpathlib\nPath\n)\x81}" + text("__setstate__") + b"ctrap_of_calls\nboom\nsb",
+    "slots": b"cpathlib\nPath\n)\x81N}" + text("_drv") + b"ctrap_of_calls\nboom\ns\x86b",
+    "torch.load": b"ctorch\nload\n" + text("trap_of_imports.py") + b"\x85R",
+    "torch.jit": b"ctorch.jit._serialization\nload\n" + text("trap_of_imports.py") + b"\x85R",
+    "torch.hub": b"ctorch.hub\nload\n" + text(".") + text("boom") + b"\x86R",
+    "obj of a call": b"(ctrap_of_calls\nboom\n)Ro",
+    "storage of bytes": b"ctorch.storage\n_load_from_bytes\nctorch\nFloatStorage\n\x85R",
+    "typed of a typed call": b"ctorch._tensor\n_rebuild_from_type_v2\n(ctorch._tensor\n_rebuild_from_type_v2\nN"
+    b"(ctrap_of_calls\nboom\nN)NtNtR",
     "a typed call": b"ctorch._tensor\n_rebuild_from_type_v2\n(ctrap_of_calls\nboom\nN)NtR",
 }
 
@@ -166,8 +186,60 @@ def test_nothing_is_imported_and_nothing_called(watched: Path, name: str) -> Non
     assert not {"trap_of_imports"} & (set(sys.modules) - before)
 
 
+def tensor(size: int) -> bytes:
+    """A tensor of `size` numbers in a storage of 16."""
+    storage = text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"K\x10"
+    return b"ctorch._utils\n_rebuild_tensor_v2\n((" + storage + b"tQK\x00K" + bytes([size]) + b"\x85K\x01\x85\x89NtR"
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        b"(" + tensor(16) + b"K\x00J\xff\xff\xff\x0f\x85K\x01\x85t",  # of a tensor of torch < 0.4: enlarges its storage
+        b"}" + text("__class__") + b"ctrap_of_calls\nboom\ns",
+        b"}" + text("_backward_hooks") + b"}K\x00ctrap_of_calls\nboom\nss",
+        b"N}" + text("data") + tensor(1) + b"s\x86",
+    ],
+    ids=["set_", "class", "hooks", "slots"],
+)
+def test_the_state_of_a_tensor_is_passed_by(watched: Path, state: bytes) -> None:
+    path = program(b"\x80\x02}" + text("a") + tensor(16) + state + b"bs.", watched / "w.pth")
+    value = read(path).value["a"]
+    assert type(value) is Tensor and value.shape == (16,) and value.untyped_storage().nbytes() == 64
+    assert value._backward_hooks is None and vars(value) == {}
+    assert not (watched / "mark").exists()
+
+
+def test_every_opcode_that_could_run_code_is_ours() -> None:
+    """What is left to Python's unpickler makes plain values, moves them, or ends in `find_class` and `_instantiate`."""
+    plain = "NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING"
+    plain += " SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8"
+    plain += " TUPLE EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST EMPTY_DICT"
+    moves = "PROTO FRAME MARK STOP POP POP_MARK DUP GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE"
+    moves += " NEXT_BUFFER READONLY_BUFFER"
+    ends = "GLOBAL STACK_GLOBAL INST OBJ EXT1 EXT2 EXT4 PERSID"
+    harmless = {getattr(pickle, name)[0] for name in f"{plain} {moves} {ends}".split()}
+    theirs = {code for code, method in PickleReader.dispatch.items() if method is pickle._Unpickler.dispatch.get(code)}
+    assert theirs == harmless
+    assert {"find_class", "_instantiate", "get_extension"} <= set(vars(PickleReader))
+
+
+def test_a_registered_extension_stays_closed(watched: Path) -> None:
+    copyreg.add_extension("trap_of_calls", "boom", 0x77)
+    try:
+        assert read(program(b"\x80\x02}" + text("a") + b"\x82\x77)Rs.", watched / "w.pth")).value["a"].name
+        pickle.loads(b"\x80\x02\x82\x77)R.")  # in the cache of real objects now
+        assert (watched / "mark").exists()
+        (watched / "mark").unlink()
+        assert read(program(b"\x80\x02}" + text("a") + b"\x82\x77)Rs.", watched / "w.pth")).value["a"].name
+        assert not (watched / "mark").exists()
+    finally:
+        copyreg.remove_extension("trap_of_calls", "boom", 0x77)
+        copyreg.clear_extension_cache()
+
+
 def test_the_attacks_are_real(watched: Path) -> None:
-    for name in ("reduce", "stack global", "inst", "obj", "system"):
+    for name in ("reduce", "stack global", "inst", "obj", "system", "partial", "getattr of a module"):
         pickle.loads(b"\x80\x02" + ATTACKS[name] + b".")
         assert (watched / "mark").exists(), name
         (watched / "mark").unlink()
@@ -230,8 +302,8 @@ def test_blocks_that_are_not_there_are_not_allocated(tmp_path: Path) -> None:
 def test_the_first_call_of_a_bare_pickle_is_named(tmp_path: Path) -> None:
     path = tmp_path / "w.pkl"
     path.write_bytes(pickle.dumps({"a": OBJECTS["namespace"], "b": os.getcwd}))
-    assert pickle_reader.first_foreign(path) == "argparse.Namespace"
+    assert bare_pickle(path) == ("argparse.Namespace", True)
     path.write_bytes(pickle.dumps({"a": collections.OrderedDict(b=1)}))
-    assert pickle_reader.first_foreign(path) is None
+    assert bare_pickle(path) == (None, True)
     path.write_bytes(b"\x80\x02garbage")
-    assert pickle_reader.first_foreign(path) is None
+    assert bare_pickle(path) == (None, False)

@@ -1,57 +1,53 @@
-"""Pickles as data: an interpreter that imports nothing and calls nothing.
+"""Pickles as data: Python's unpickler with every opcode that would import, call, build or hash made inert.
 
-What a program would import, call or build becomes a `Foreign` that remembers its name and no more. So a checkpoint can
-be read that holds a namespace, a NumPy scalar or a configuration beside its tensors, whatever these would do if they
-were unpickled. Tensors alone are made, by the maker that is given.
+What a program would import or call becomes a `Foreign` that remembers its name and no more. So a checkpoint can be
+read that holds a namespace, a NumPy scalar or a configuration beside its tensors, whatever these would do if they were
+unpickled. Tensors alone are made.
+
+`torch.load` with an unpickler of one's own does not do: Python's fast unpickler cannot be kept from hashing tuples,
+which ends the process where they are nested deeply enough, nor from `Tensor.__setstate__`, which can enlarge a storage;
+and `TORCH_FORCE_WEIGHTS_ONLY_LOAD=1` makes it an error.
 """
 
 from __future__ import annotations
 
-import contextlib
-import enum
-import io
-import mmap
-import pickletools
+import math
+import pickle
 from collections import OrderedDict
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from .stored_tensors import StoredTensors, UnreadableError, storage_of
+from vertebra.units import size as shown_size
 
 _STEPS = 1_000_000  # of a program, each of which can make an object; 300 layers take 30,000
+_REPEATED_LIMIT = 1 << 26  # bytes of all tensors that have more numbers than their storages (`expand`)
 _KEYS = (str, int, float, bool, bytes, type(None))
-# In a tensor of a class of one's own: what makes the plain tensor in it, and that tensor's arguments.
-_TYPED = "torch._tensor._rebuild_from_type_v2"
-_WITH_STATE = "torch._utils._rebuild_parameter_with_state"
-# Read as the dict that it is; what it would call for a missing key stays closed.
-_DEFAULT_DICT = "collections.defaultdict"
-
-
-class _Made(enum.Enum):
-    """What a program may call; the value is its name for people."""
-
-    ORDERED_DICT = "collections.OrderedDict"
-    TENSOR = "torch._utils._rebuild_tensor_v2"
-    PARAMETER = "torch._utils._rebuild_parameter"
-
-
-# Every name that is known. What a program gets for it are marks and types; nothing that could be called.
-_NAMES: dict[str, Any] = {
-    **{made.value: made for made in _Made},
-    "torch._utils._rebuild_tensor": _Made.TENSOR,
-    "torch.FloatStorage": torch.float32,
-    "torch.DoubleStorage": torch.float64,
-    "torch.HalfStorage": torch.float16,
-    "torch.BFloat16Storage": torch.bfloat16,
-    "torch.LongStorage": torch.int64,
-    "torch.IntStorage": torch.int32,
-    "torch.ShortStorage": torch.int16,
-    "torch.CharStorage": torch.int8,
-    "torch.ByteStorage": torch.uint8,
-    "torch.BoolStorage": torch.bool,
+_TYPES = {
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
 }
+
+Storage = Callable[[str, torch.dtype, int], Tensor]  # key, type, number of elements → the elements, one-dimensional
+
+
+class UnreadableError(Exception):
+    """The file holds something that no network here can take.
+
+    Args:
+        what: what it is, after the file's name.
+        advice: what to do then, if not what is said of all such files.
+    """
 
 
 class Foreign:
@@ -63,286 +59,190 @@ class Foreign:
         self.name = name  # module and name, as the program asks for them
 
 
-def run(code: bytes | mmap.mmap, at: int, tensors: StoredTensors | None = None) -> tuple[Any, int]:
-    """Run the pickle at `at`: its object, and where it ends. Keys that are neither text nor number become `Foreign`.
+class _Limited(dict[int, Any]):
+    """The unpickler's methods by opcode; it looks one up for each step."""
 
-    Raises:
-        ValueError, IndexError, …: the program is damaged.
-    """
-    file: Any = io.BytesIO(code) if isinstance(code, bytes) else code
-    file.seek(at)
-    return _run(file, _Machine(tensors)), file.tell()
+    steps = 0
 
-
-def _run(file: Any, machine: _Machine) -> Any:
-    methods: dict[str, Any] = {}
-    for steps, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-        if steps > _STEPS:
+    def __getitem__(self, opcode: int) -> Any:
+        self.steps += 1
+        if self.steps > _STEPS:
             raise UnreadableError(f"holds more than {_STEPS:,} other things beside its tensors")
-        name = opcode.name
-        if name == "STOP":
-            return machine.stack.pop()
-        if name not in methods:
-            methods[name] = getattr(machine, f"do_{name.lower()}", machine.unknown)
-        methods[name](argument)
-    raise ValueError("the program has no end")
+        return super().__getitem__(opcode)
 
 
-class _Machine:
-    """The stack and the memory of one program. The opcodes are named as in Python's pickletools."""
+class PickleReader(pickle._Unpickler):
+    """Reads one pickle from a file: `load` gives its object.
 
-    def __init__(self, tensors: StoredTensors | None) -> None:
-        self.tensors = tensors
-        self.stack: list[Any] = []
-        self.marks: list[list[Any]] = []
-        self.memo: dict[int, Any] = {}
+    Args:
+        file: at the pickle; `load` leaves it at what follows.
+        storage: gives the elements of a storage; without it there are none.
+    """
 
-    def unknown(self, _: Any) -> None:
-        raise ValueError("an opcode that no checkpoint has")
+    stack: list[Any]
+    append: Callable[[Any], None]
+    pop_mark: Callable[[], list[Any]]
 
-    # --- values ---
+    def __init__(self, file: Any, storage: Storage | None = None) -> None:
+        super().__init__(file, encoding="utf-8")
+        self.names: list[str] = []  # all that it would import
+        self.dispatch = _Limited(self.dispatch)  # type: ignore[misc]
+        self._storage = storage
+        self._storages: dict[str, Tensor] = {}
+        self._repeated = 0
 
-    def push(self, value: Any) -> None:
-        self.stack.append(value)
+    # --- names and calls ---
 
-    do_int = do_binint = do_binint1 = do_binint2 = do_long = do_long1 = do_long4 = push
-    do_string = do_binstring = do_short_binstring = push
-    do_binbytes = do_short_binbytes = do_binbytes8 = do_bytearray8 = push
-    do_unicode = do_short_binunicode = do_binunicode = do_binunicode8 = push
-    do_float = do_binfloat = push
+    def find_class(self, module: str, name: str) -> Any:
+        """A storage's type, or a `Foreign`: nothing that could be called is ever on the stack."""
+        self.names.append(f"{module}.{name}")
+        return _TYPES.get(name, Foreign(self.names[-1])) if module == "torch" else Foreign(self.names[-1])
 
-    def do_none(self, _: Any) -> None:
-        self.push(None)
+    def get_extension(self, _: int) -> None:
+        self.append(Foreign("a registered extension"))
 
-    def do_newtrue(self, _: Any) -> None:
-        self.push(True)
+    def _instantiate(self, kind: Any, _: list[Any]) -> None:  # INST and OBJ
+        self.append(Foreign(_name(kind)))
 
-    def do_newfalse(self, _: Any) -> None:
-        self.push(False)
+    def load_newobj(self) -> None:
+        self.stack.pop()
+        kind = _name(self.stack.pop())
+        self.append(OrderedDict() if kind == "collections.OrderedDict" else Foreign(kind))
 
-    def do_empty_list(self, _: Any) -> None:
-        self.push([])
+    def load_newobj_ex(self) -> None:
+        self.stack.pop()
+        self.load_newobj()
 
-    def do_empty_dict(self, _: Any) -> None:
-        self.push({})
-
-    def do_empty_tuple(self, _: Any) -> None:
-        self.push(())
-
-    def do_empty_set(self, _: Any) -> None:
-        self.push(Foreign("builtins.set"))  # hashing what is in it could take for ever
-
-    # --- the stack ---
-
-    def do_mark(self, _: Any) -> None:
-        self.marks.append(self.stack)
-        self.stack = []
-
-    def since_mark(self) -> list[Any]:
-        items, self.stack = self.stack, self.marks.pop()
-        return items
-
-    def do_pop(self, _: Any) -> None:
-        if self.stack:
-            self.stack.pop()
-        else:
-            self.since_mark()
-
-    def do_pop_mark(self, _: Any) -> None:
-        self.since_mark()
-
-    def do_dup(self, _: Any) -> None:
-        self.push(self.stack[-1])
-
-    def do_put(self, number: int) -> None:
-        self.memo[number] = self.stack[-1]
-
-    do_binput = do_long_binput = do_put
-
-    def do_memoize(self, _: Any) -> None:
-        self.memo[len(self.memo)] = self.stack[-1]
-
-    def do_get(self, number: int) -> None:
-        self.push(self.memo[number])
-
-    do_binget = do_long_binget = do_get
-
-    def do_proto(self, _: Any) -> None:
-        pass
-
-    do_frame = do_readonly_buffer = do_proto
-
-    # --- containers ---
-
-    def do_tuple(self, _: Any) -> None:
-        self.push(tuple(self.since_mark()))
-
-    def do_list(self, _: Any) -> None:
-        self.push(self.since_mark())
-
-    def do_dict(self, _: Any) -> None:
-        items = self.since_mark()
-        self.push({})
-        self.fill(items)
-
-    def do_tuple1(self, _: Any) -> None:
-        self.push((self.stack.pop(),))
-
-    def do_tuple2(self, _: Any) -> None:
-        self.stack[-2:] = [tuple(self.stack[-2:])]
-
-    def do_tuple3(self, _: Any) -> None:
-        self.stack[-3:] = [tuple(self.stack[-3:])]
-
-    def do_frozenset(self, _: Any) -> None:
-        self.since_mark()
-        self.push(Foreign("builtins.frozenset"))
-
-    def do_append(self, _: Any) -> None:
-        self.extend([self.stack.pop()])
-
-    def do_appends(self, _: Any) -> None:
-        self.extend(self.since_mark())
-
-    def extend(self, items: list[Any]) -> None:
-        if type(self.stack[-1]) is list:
-            self.stack[-1].extend(items)
-
-    def do_additems(self, _: Any) -> None:
-        self.since_mark()
-
-    def do_setitem(self, _: Any) -> None:
-        items = self.stack[-2:]
-        del self.stack[-2:]
-        self.fill(items)
-
-    def do_setitems(self, _: Any) -> None:
-        self.fill(self.since_mark())
-
-    def fill(self, items: list[Any]) -> None:
-        target = self.stack[-1]
-        if type(target) in (dict, OrderedDict):
-            for key, value in zip(items[::2], items[1::2], strict=True):
-                # Other keys would be hashed, and tuples can be nested so deeply that this ends the process.
-                target[key if type(key) in _KEYS else Foreign("a key")] = value
-
-    # --- what would run code ---
-
-    def do_global(self, words: str) -> None:
-        module, _, name = words.partition(" ")
-        self.find(module, name)
-
-    def do_stack_global(self, _: Any) -> None:
-        name, module = self.stack.pop(), self.stack.pop()
-        if type(module) is not str or type(name) is not str:
-            raise ValueError("a name that is no text")
-        self.find(module, name)
-
-    def find(self, module: str, name: str) -> None:
-        known = _NAMES.get(f"{module}.{name}")
-        self.push(Foreign(f"{module}.{name}") if known is None else known)
-
-    def do_reduce(self, _: Any) -> None:
+    def load_reduce(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
-        self.push(self.call(function, arguments))
+        self.append(self._call(_name(function), arguments))
 
-    def call(self, function: Any, arguments: Any) -> Any:
+    def _call(self, function: str, arguments: Any) -> Any:
         if type(arguments) is not tuple:
             raise ValueError("arguments that are no tuple")
-        if isinstance(function, Foreign):
-            if function.name == _DEFAULT_DICT:
-                return {}
-            if function.name == _WITH_STATE:
+        match function:
+            case "collections.OrderedDict":
+                made: OrderedDict[Any, Any] = OrderedDict()
+                _fill(made, [part for pair in (arguments[0] if arguments else []) for part in pair])
+                return made
+            case "collections.defaultdict":
+                return {}  # what it would call for a missing key stays closed
+            case "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2" if arguments:
+                return arguments[0] if isinstance(arguments[0], Foreign) else self._tensor(*arguments)
+            case "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state":
                 return arguments[0]
-            if function.name == _TYPED and type(arguments[2]) is tuple:
-                return self.call(arguments[0], arguments[2])
-            return function
-        if function is _Made.ORDERED_DICT:
-            self.stack.append(OrderedDict())
-            pairs = arguments[0] if arguments else []
-            self.fill([part for pair in pairs for part in pair])
-            return self.stack.pop()
-        if function is _Made.TENSOR and arguments and isinstance(arguments[0], Foreign):
-            return arguments[0]
-        if self.tensors is not None and function is _Made.TENSOR:
-            return self.tensors.make(*arguments)
-        if self.tensors is not None and function is _Made.PARAMETER:
-            return arguments[0]
-        return Foreign(_name(function))
+            case "torch._tensor._rebuild_from_type_v2" if type(arguments[2]) is tuple:
+                return self._call(_name(arguments[0]), arguments[2])  # the plain tensor in one of a class of one's own
+        return Foreign(function)
 
-    def do_newobj(self, _: Any) -> None:
-        self.stack.pop()
-        self.instance()
-
-    def do_newobj_ex(self, _: Any) -> None:
-        del self.stack[-2:]
-        self.instance()
-
-    def instance(self) -> None:
-        kind = self.stack.pop()
-        self.push(OrderedDict() if kind is _Made.ORDERED_DICT else Foreign(_name(kind)))
-
-    def do_inst(self, words: str) -> None:
-        self.since_mark()
-        self.push(Foreign(words.replace(" ", ".")))
-
-    def do_obj(self, _: Any) -> None:
-        items = self.since_mark()
-        self.push(Foreign(_name(items[0])))
-
-    def do_build(self, _: Any) -> None:
+    def load_build(self) -> None:
         """Of a state dict, what its modules say of themselves beside their tensors; of anything else nothing."""
         state, made = self.stack.pop(), self.stack[-1]
         if type(made) is OrderedDict and isinstance(state, dict) and isinstance(state.get("_metadata"), dict):
             vars(made)["_metadata"] = state["_metadata"]
 
-    def do_persid(self, _: Any) -> None:
-        raise ValueError("a storage without a description")
+    # --- tensors ---
 
-    def do_binpersid(self, _: Any) -> None:
+    def load_binpersid(self) -> None:
         identity = self.stack.pop()
-        if type(identity) is tuple and len(identity) > 1 and identity[0] == "module":
-            self.push(Foreign(_name(identity[1])))  # a network's class with its source, as older files have it
-        elif type(identity) is tuple and len(identity) > 1 and isinstance(identity[1], Foreign):
-            self.push(identity[1])  # numbers of a type that no network here has: complex, quantized
-        else:
-            self.push(storage_of(identity))
+        kind, dtype, *rest = identity
+        if isinstance(dtype, Foreign):
+            self.append(dtype)  # a network's class with its source, in older files; or complex or quantized elements
+            return
+        key, _, numel, *view = rest  # the second is the device that it was saved from
+        # A view is a part of another storage (torch < 0.4).
+        if self._storage is None or kind != "storage" or view not in ([], [None]):
+            raise UnreadableError
+        if type(dtype) is not torch.dtype or type(key) is not str or type(numel) is not int or numel < 0:
+            raise UnreadableError
+        if key not in self._storages:
+            self._storages[key] = self._storage(key, dtype, numel)
+        if self._storages[key].dtype != dtype:
+            raise UnreadableError
+        self.append(self._storages[key])
 
-    def do_ext1(self, _: Any) -> None:
-        self.push(Foreign("a registered extension"))
+    def _tensor(self, elements: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
+        """A tensor that lies wholly inside its storage.
 
-    do_ext2 = do_ext4 = do_ext1
+        Raises:
+            UnreadableError: it does not.
+        """
+        if type(elements) is not Tensor:
+            raise UnreadableError
+        last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+        # Torch refuses negative numbers, but enlarges a storage for a tensor that reaches beyond it.
+        if last >= elements.numel() and 0 not in size:
+            raise UnreadableError
+        if (count := math.prod(size)) > elements.numel():
+            self._repeated += count * elements.itemsize
+            if self._repeated > _REPEATED_LIMIT:
+                raise UnreadableError(f"has tensors of {shown_size(self._repeated)} that repeat the same few numbers")
+        whole = torch.empty(0, dtype=elements.dtype, device=elements.device)
+        return whole.set_(elements.untyped_storage(), offset, size, stride)
 
-    def do_next_buffer(self, _: Any) -> None:
-        self.push(Foreign("a buffer outside the file"))
+    # --- containers ---
+
+    def load_append(self) -> None:
+        self._extend([self.stack.pop()])
+
+    def load_appends(self) -> None:
+        self._extend(self.pop_mark())
+
+    def _extend(self, items: list[Any]) -> None:
+        if type(self.stack[-1]) is list:
+            self.stack[-1].extend(items)
+
+    def load_dict(self) -> None:
+        items = self.pop_mark()
+        self.append({})
+        _fill(self.stack[-1], items)
+
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        _fill(self.stack[-1], [key, value])
+
+    def load_setitems(self) -> None:
+        items = self.pop_mark()
+        _fill(self.stack[-1], items)
+
+    def load_empty_set(self) -> None:
+        self.append(Foreign("builtins.set"))  # hashing what is in it could take for ever
+
+    def load_frozenset(self) -> None:
+        self.pop_mark()
+        self.append(Foreign("builtins.frozenset"))
+
+    def load_additems(self) -> None:
+        self.pop_mark()
+
+    def load_bytearray8(self) -> None:
+        # Python's own allocates as many bytes as the program claims.
+        self.load_binbytes8()  # type: ignore[attr-defined]
+
+    dispatch = pickle._Unpickler.dispatch | {  # type: ignore[assignment]
+        pickle.NEWOBJ[0]: load_newobj,
+        pickle.NEWOBJ_EX[0]: load_newobj_ex,
+        pickle.REDUCE[0]: load_reduce,
+        pickle.BUILD[0]: load_build,
+        pickle.BINPERSID[0]: load_binpersid,
+        pickle.APPEND[0]: load_append,
+        pickle.APPENDS[0]: load_appends,
+        pickle.DICT[0]: load_dict,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.EMPTY_SET[0]: load_empty_set,
+        pickle.FROZENSET[0]: load_frozenset,
+        pickle.ADDITEMS[0]: load_additems,
+        pickle.BYTEARRAY8[0]: load_bytearray8,
+    }
+
+
+def _fill(target: Any, items: list[Any]) -> None:
+    if type(target) in (dict, OrderedDict):
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            # Other keys would be hashed, and tuples can be nested so deeply that this ends the process.
+            target[key if type(key) in _KEYS else Foreign("a key")] = value
 
 
 def _name(kind: Any) -> str:
-    if isinstance(kind, Foreign):
-        return kind.name
-    return next((name for name, value in _NAMES.items() if value is kind), type(kind).__name__)
-
-
-def first_foreign(path: Path) -> str | None:
-    """What a bare pickle, which is no checkpoint of torch's, would run first; None where it is damaged or harmless."""
-    made: list[str] = []
-
-    class Noting(_Machine):
-        def find(self, module: str, name: str) -> None:
-            if module.partition(".")[0] not in ("torch", "collections"):
-                made.append(f"{module}.{name}")
-            super().find(module, name)
-
-    with contextlib.suppress(Exception), path.open("rb") as file:
-        _run(file, Noting(None))
-    return made[0] if made else None
-
-
-def is_program(path: Path) -> bool:
-    """Whether a file is one whole pickle and no more, as `pickle.dump` writes it."""
-    try:
-        with path.open("rb") as file:
-            _run(file, _Machine(None))
-            return not file.read(1)
-    except Exception:
-        return False
+    return kind.name if isinstance(kind, Foreign) else type(kind).__name__

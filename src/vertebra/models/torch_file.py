@@ -1,59 +1,48 @@
-"""Torch's checkpoint files: a small pickled program beside blocks of numbers, which are mapped or copied.
+"""Torch's checkpoint files: a small pickled program beside storages, which are mapped or copied.
 
-The program is run by `pickle_reader`, which can make tensors and nothing else. `torch.load` refuses the objects that it
-passes by, and checks less: nothing of a file is read into memory here before the sizes that it names have been held
-against its own, as a record that is compressed, or that lies over another, can be a thousand times as large as its
-file; and the CRC of each record is checked, as one changed bit of a weight would load without a word otherwise.
+The program is run by `pickle_reader`, which can make tensors and nothing else. Nothing of a file is read into memory
+before the sizes that it names have been held against its own, as a record that is compressed, or that lies over
+another, can be a thousand times as large as its file. The CRC of each record is checked, which `torch.load` does not
+do: one changed bit of a weight would load without a word otherwise.
 
-The formats are those of torch/serialization.py: zip (torch ≥ 1.6), and the older one, where blocks follow the program.
-Published files of both kinds are in use; torchvision's VGG weights are of the older. bench/loading.py has the times
-beside `torch.load`.
+The formats are those of torch/serialization.py: zip (torch ≥ 1.6), and the older one, where storages follow the
+program. Published files of both kinds are in use; torchvision's VGG weights are of the older. bench/loading.py has the
+times beside `torch.load`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import mmap
-import os
 import struct
 import sys
 import zipfile
-import zlib
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
 from vertebra.cache import keep_intact, known_intact
 
-from .pickle_reader import run
-from .stored_tensors import Storage, StoredTensors, UnreadableError
+from .pickle_reader import PickleReader, UnreadableError
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # first in the older format
 _VERSION = 1001
 _WORTH_NOTING = 1 << 22  # bytes of a file; a smaller one is checked sooner than a note of it is found
 _ALIGNMENT = 64  # bytes, as torch's allocator gives
-_PIECE = 1 << 24  # bytes that a reader takes at once
-_CRC_PIECE = 1 << 20  # bytes of which a CRC is taken at once, while they are in the processor's cache
+_PIECE = 1 << 20  # bytes of which a CRC is taken at once, while they are in the processor's cache
 _READERS = 2  # threads; memory is the limit, not the processor
 
-
-class _Record(NamedTuple):
-    """A file in a zip archive, as it lies there."""
-
-    name: str
-    at: int
-    size: int
-    crc: int
+Places = dict[str, tuple[int, int]]  # of storages by key: where they begin, and their bytes
 
 
 def read(path: Path, mapped: bool = True) -> Any:
     """The object in a checkpoint, with its tensors on the CPU and copy-on-write.
 
-    Blocks are mapped, unless that is not wanted; those of the older format, which stand at any address, are copied.
+    Storages are mapped, unless that is not wanted; those of the older format, which stand at any address, are copied.
     Either way they begin at multiples of 64 bytes, as torch's own do; at others, kernels add in another order.
 
     Raises:
@@ -62,51 +51,58 @@ def read(path: Path, mapped: bool = True) -> Any:
     """
     with path.open("rb") as file:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    if content[:4] == b"PK\x03\x04":
-        return _read_zip(path, content, mapped)
-    return _read_older(path, content)
+        if content[:4] == b"PK\x03\x04":
+            return _read_zip(path, file, content, mapped)
+        return _read_older(file, content)
+
+
+def bare_pickle(path: Path) -> tuple[str | None, bool]:
+    """Of a pickle that is no checkpoint of torch's: what it would import first beside torch; whether it is whole."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        reader = PickleReader(content)
+        try:
+            reader.load()
+            whole = content.tell() == len(content)
+        except Exception:
+            whole = False
+    return next((name for name in reader.names if not name.startswith(("torch.", "collections."))), None), whole
 
 
 # --- the two formats -------------------------------------------------------------------------------------------------
 
 
-def _read_zip(path: Path, content: mmap.mmap, mapped: bool) -> Any:
-    records = _records(path, content)
-    if "byteorder" in records and _content(content, records["byteorder"]) != sys.byteorder.encode():
+def _read_zip(path: Path, file: BinaryIO, content: mmap.mmap, mapped: bool) -> Any:
+    with zipfile.ZipFile(path) as archive:
+        records = _records(archive.infolist(), content)
+        _check_sums(path, archive)
+    places = {name.removeprefix("data/"): place for name, place in records.items() if name.startswith("data/")}
+
+    def record(name: str) -> bytes:
+        at, size = records[name]
+        return content[at : at + size]
+
+    if "byteorder" in records and record("byteorder") != sys.byteorder.encode():
         raise UnreadableError("was saved on a machine with another order of bytes")
-    _check(path, records.values())
-    program = _content(content, records["data.pkl"])
+    program = record("data.pkl")
+    if not mapped or any(at % _ALIGNMENT for at, _ in places.values()):  # a zip that another program wrote
+        content, places = _copied(file, places)
 
-    places: dict[str, tuple[int, int]] = {}
-    for name, record in records.items():
-        folder, _, key = name.partition("/")
-        if folder == "data":
-            places[key] = record.at, record.size
-    if not mapped:
-        content, places = _copied(path, places)
-
-    def block(storage: Storage) -> Tensor:
-        at, size = places[storage.key]
-        if size < storage.nbytes:
+    def storage(key: str, dtype: torch.dtype, numel: int) -> Tensor:
+        at, size = places[key]
+        if size < numel * dtype.itemsize:
             raise UnreadableError
-        return _view(content, at, storage)
+        return _elements(content, at, dtype, numel)
 
-    return run(program, 0, StoredTensors(block))[0]
-
-
-def _content(content: mmap.mmap, record: _Record) -> bytes:
-    return content[record.at : record.at + record.size]
+    return PickleReader(io.BytesIO(program), storage).load()
 
 
-def _records(path: Path, content: mmap.mmap) -> dict[str, _Record]:
-    """What lies in an archive, by its name below the archive's own folder, and where; sizes and places are checked.
+def _records(entries: list[zipfile.ZipInfo], content: mmap.mmap) -> Places:
+    """What lies in an archive, by its name below the archive's own folder.
 
     Raises:
         UnreadableError: it is an archive of something else, or one that torch never writes.
         ValueError: the places are not sound.
     """
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
     # Every name begins with a folder, called like the file that was saved.
     names = [entry.filename.partition("/")[2] for entry in entries]
     if "constants.pkl" in names:
@@ -120,133 +116,100 @@ def _records(path: Path, content: mmap.mmap) -> dict[str, _Record]:
         raise UnreadableError("is a compressed archive, which torch.save never writes")
     if len(set(names)) != len(names):
         raise ValueError("two records have the same name")
+    if sum(entry.file_size for entry in entries) > len(content):
+        raise ValueError("its records are larger than the file: they lie over one another or reach beyond the end")
 
-    records, end = {}, 0
-    for entry, name in sorted(zip(entries, names, strict=True), key=lambda pair: pair[0].header_offset):
+    records = {}
+    for entry, name in zip(entries, names, strict=True):
         # The local header may have other extra fields than the directory's: torch pads with them.
-        signature, named, extra = struct.unpack_from("<4s22xHH", content, entry.header_offset)
-        at = entry.header_offset + 30 + named + extra
-        if signature != b"PK\x03\x04" or entry.header_offset < end:
-            raise ValueError(f"the record {name[:60]!r} lies over another")
-        end = at + entry.file_size
-        if end > len(content):
+        at = entry.header_offset + 30 + sum(struct.unpack_from("<HH", content, entry.header_offset + 26))
+        if at + entry.file_size > len(content):
             raise ValueError(f"the record {name[:60]!r} reaches beyond the end")
-        records[name] = _Record(name, at, entry.file_size, entry.CRC)
+        records[name] = at, entry.file_size
     return records
 
 
-def _check(path: Path, records: Iterable[_Record]) -> None:
+def _check_sums(path: Path, archive: zipfile.ZipFile) -> None:
     """Hold the records of an archive against their CRCs, once for each state of the file: see `cache.known_intact`.
 
     Raises:
-        ValueError: one is damaged.
+        zipfile.BadZipFile: one is damaged.
     """
-    found = sorted(records, key=lambda record: -record.size)
-    if not any(record.crc for record in found):
+    entries = sorted(archive.infolist(), key=lambda entry: -entry.file_size)
+    if not any(entry.CRC for entry in entries):
         return  # saved under torch.serialization.set_crc32_options(False), which writes zeros: it cannot be known
-
     status = path.stat()
     noted = status.st_size >= _WORTH_NOTING
     if noted and known_intact(path, status):
         return
 
-    def check(record: _Record) -> None:
-        value = 0
-        # By reading, not from the mapping: its pages would be counted as this process's memory.
-        with path.open("rb", buffering=0) as file:
-            file.seek(record.at)
-            for start in range(0, record.size, _CRC_PIECE):
-                value = zlib.crc32(file.read(min(_CRC_PIECE, record.size - start)), value)
-        if value != record.crc:
-            raise ValueError(f"the record {record.name[:60]!r} does not have the CRC-32 that it was saved with")
+    def check(entry: zipfile.ZipInfo) -> None:
+        with archive.open(entry) as record:
+            while record.read(_PIECE):
+                pass
 
     with ThreadPoolExecutor(_READERS) as readers:
-        list(readers.map(check, found))
+        list(readers.map(check, entries))
     if noted:
         keep_intact(path, status)
 
 
-def _read_older(path: Path, content: mmap.mmap) -> Any:
-    magic, at = run(content, 0)
-    version, at = run(content, at)
-    system, at = run(content, at)
+def _read_older(file: BinaryIO, content: mmap.mmap) -> Any:
+    magic, version, system = (PickleReader(content).load() for _ in range(3))
     if magic != _MAGIC or version != _VERSION or system["little_endian"] != (sys.byteorder == "little"):
         raise UnreadableError
 
-    # Where the blocks are is told behind the program, so a first run just collects their sizes.
-    storages: dict[str, Storage] = {}
+    # Where the storages are stands behind the program, so a first run only collects their sizes.
+    sizes: dict[str, tuple[int, int]] = {}
 
-    def collect(storage: Storage) -> Tensor:
-        storages[storage.key] = storage
-        return torch.empty(storage.numel, dtype=storage.dtype, device="meta")
+    def collect(key: str, dtype: torch.dtype, numel: int) -> Tensor:
+        sizes[key] = numel, numel * dtype.itemsize
+        return torch.empty(numel, dtype=dtype, device="meta")
 
-    _, end = run(content, at, StoredTensors(collect))
-    keys, stop = run(content, end)
-    places: dict[str, tuple[int, int]] = {}
+    start = content.tell()
+    PickleReader(content, collect).load()
+    places: Places = {}
+    keys = PickleReader(content).load()
+    at = content.tell()
     for key in keys:
-        # Before each block stands its number of elements.
-        if struct.unpack_from("<q", content, stop) != (storages[key].numel,):
+        # Before each storage stands its number of elements.
+        numel, size = sizes[key]
+        if struct.unpack_from("<q", content, at) != (numel,):
             raise UnreadableError
-        places[key] = stop + 8, storages[key].nbytes
-        stop += 8 + storages[key].nbytes
-    if stop > len(content):
+        places[key] = at + 8, size
+        at += 8 + size
+    if at > len(content):
         raise UnreadableError
 
-    memory, places = _copied(path, places)
-    return run(content, at, StoredTensors(lambda storage: _view(memory, places[storage.key][0], storage)))[0]
+    memory, places = _copied(file, places)
+    content.seek(start)
+    return PickleReader(content, lambda key, dtype, numel: _elements(memory, places[key][0], dtype, numel)).load()
 
 
-def _view(buffer: mmap.mmap, at: int, storage: Storage) -> Tensor:
-    if not storage.numel:
-        return torch.empty(0, dtype=storage.dtype)
-    if at % _ALIGNMENT:  # a zip that another program wrote
-        return torch.frombuffer(buffer, dtype=torch.uint8, count=storage.nbytes, offset=at).clone().view(storage.dtype)
-    return torch.frombuffer(buffer, dtype=storage.dtype, count=storage.numel, offset=at)
+def _elements(buffer: mmap.mmap, at: int, dtype: torch.dtype, numel: int) -> Tensor:
+    return torch.frombuffer(buffer, dtype=dtype, count=numel, offset=at) if numel else torch.empty(0, dtype=dtype)
 
 
-def _copied(path: Path, places: dict[str, tuple[int, int]]) -> tuple[mmap.mmap, dict[str, tuple[int, int]]]:
-    """Blocks of a file, given as places and sizes, in memory at good addresses; and their places there.
+def _copied(file: BinaryIO, places: Places) -> tuple[mmap.mmap, Places]:
+    """Storages in memory at good addresses, and their places there.
 
-    Large pages and several readers: half a gigabyte takes a sixth of the time of one plain read.
+    Large pages: half a gigabyte takes a third of the time that storages of their own do.
     """
-    start = min((at for at, _ in places.values()), default=0)
-    # Half a page apart from where it stood in its page: where the two nearly agree, processors take each load for one
-    # of the bytes just stored, and copying takes three times as long.
-    first = (start + mmap.PAGESIZE // 2) % mmap.PAGESIZE // _ALIGNMENT * _ALIGNMENT
-    moved: dict[str, tuple[int, int]] = {}
+    moved: Places = {}
     end = 0
-    for key, (at, size) in sorted(places.items(), key=lambda item: item[1]):
-        to = -(-max(end, first + at - start) // _ALIGNMENT) * _ALIGNMENT
-        moved[key] = to, size
-        end = to + size
-    memory = _memory(end)
-    view = memoryview(memory)
-
-    def fill(strip: list[tuple[int, int, int]]) -> None:
-        for to, at, stop in strip:
-            while to < stop:
-                count = os.preadv(file.fileno(), [view[to:stop]], at)
-                if not count:
-                    raise UnreadableError  # cut short since it was mapped
-                to, at = to + count, at + count
-
-    pieces = []
-    for key, (to, size) in moved.items():
-        for part in range(0, size, _PIECE):
-            pieces.append((to + part, places[key][0] + part, to + min(part + _PIECE, size)))
-    with path.open("rb", buffering=0) as file, ThreadPoolExecutor(_READERS) as readers:
-        # Strips, not neighbours by turns: each reader walks through the file.
-        share = -(-len(pieces) // _READERS) or 1
-        strips = [pieces[i : i + share] for i in range(0, len(pieces), share)]
-        list(readers.map(fill, strips))
-    return memory, moved
-
-
-def _memory(size: int) -> mmap.mmap:
-    if not hasattr(mmap, "MAP_ANONYMOUS"):
-        return mmap.mmap(-1, max(size, 1))
-    memory = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    for key, (_, size) in places.items():
+        moved[key] = end, size
+        end += -(-size // _ALIGNMENT) * _ALIGNMENT
+    memory = mmap.mmap(-1, max(end, 1), **_PRIVATE)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a system may know no large pages
             memory.madvise(mmap.MADV_HUGEPAGE)
-    return memory
+    with memoryview(memory) as view:
+        for key, (to, size) in moved.items():
+            file.seek(places[key][0])
+            if file.readinto(view[to : to + size]) != size:  # type: ignore[attr-defined]
+                raise UnreadableError  # cut short since it was mapped
+    return memory, moved
+
+
+_PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}

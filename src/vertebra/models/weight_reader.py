@@ -23,9 +23,9 @@ from vertebra.card import METADATA_KEY, Card
 from vertebra.errors import WeightsError, first_line, nearest, needing
 from vertebra.files import WEIGHT_SUFFIXES, utf8_name
 
-from . import pickle_reader, torch_file
+from . import torch_file
+from .pickle_reader import Foreign, UnreadableError
 from .state_dict import some
-from .stored_tensors import UnreadableError
 
 # In the metadata of a safetensors file, beside the card: what `ConvNet.hidden_settings` says, as JSON; and `checksum`.
 NETWORK_KEY, CHECKSUM_KEY = "vertebra.network", "vertebra.sha256"
@@ -47,7 +47,7 @@ class Content:
     """What a weight file holds."""
 
     path: Path
-    value: Any  # mostly a dict; objects that only code could make are `pickle_reader.Foreign`
+    value: Any  # mostly a dict; objects that only code could make are `Foreign`
     card: Card | None = None  # what is known of the network, where Vertebra wrote the file
     hidden_settings: Mapping[str, Any] = field(default_factory=dict)  # as `ConvNet.hidden_settings`
 
@@ -162,9 +162,10 @@ def _read_torch(path: Path, mapped: bool) -> Any:
         if isinstance(error, UnreadableError) and error.args:
             what, advice = (*error.args, _ADVICE)[:2]
             raise WeightsError(f"'{path}' {what}. {advice}") from error
-        if foreign := pickle_reader.first_foreign(path):
+        foreign, whole = torch_file.bare_pickle(path)
+        if foreign:
             raise _not_opened(path, foreign) from error
-        if pickle_reader.is_program(path):
+        if whole:
             raise WeightsError(f"'{path}' is a pickle that torch.save did not write. {_STATE_DICT}") from error
         raise _damaged(path, error) from error
 
@@ -237,7 +238,7 @@ def named_tensors(value: Any, path: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: it is none: says which entry is something else, or that there are none.
     """
-    if isinstance(value, pickle_reader.Foreign):
+    if isinstance(value, Foreign):
         raise _not_opened(path, value.name)
     if not isinstance(value, Mapping):
         raise WeightsError(
@@ -245,7 +246,7 @@ def named_tensors(value: Any, path: Path) -> dict[str, Tensor]:
         )
     tensors: dict[str, Tensor] = {}
     for name, entry in value.items():
-        if isinstance(entry, pickle_reader.Foreign):
+        if isinstance(entry, Foreign):
             if state := _FORMS.get(entry.name, _FORMS[_OTHER_TYPE] if entry.name.endswith("Storage") else None):
                 raise WeightsError(f"'{path}': entry {name!r} {state}. Save ordinary, dense tensors.")
             raise _not_opened(path, entry.name)
