@@ -295,21 +295,17 @@ def _tell_precedence(found: ModelArgument) -> None:
 def _refusal(found: ModelArgument, command: str) -> str:
     """Why a command does not take a kind of model, and what to do instead."""
     path, given = found.path, shlex.quote(found.given)
-    if found.kind is ModelKind.WEIGHTS and command != "train":
-        if (path.parent / RUN_MODEL).is_file() and path.name == RUN_WEIGHTS:
-            return f"{path} holds weights alone. Give the run that it is of: {shlex.quote(str(path.parent))}"
-        return (
-            f"{path} holds weights alone. Run: vertebra export {given} --model NAME --out "
-            f"{shlex.quote(path.with_suffix('.onnx').name)}"
-        )
-    if found.kind is ModelKind.EXPORTED and command != "train":
-        if path.name == RUN_MODEL and (path.parent / RUN_WEIGHTS).is_file():
-            return f"{path} is exported already. Give the run that it is of: {shlex.quote(str(path.parent))}"
+    if command != "train" and found.kind in (ModelKind.WEIGHTS, ModelKind.EXPORTED):
+        fact = "holds weights alone" if found.kind is ModelKind.WEIGHTS else "is exported already"
+        run = path.parent
+        if path.name in (RUN_MODEL, RUN_WEIGHTS) and (run / RUN_MODEL).is_file() and (run / RUN_WEIGHTS).is_file():
+            return f"{path} {fact}. Give the run that it is of: {shlex.quote(str(run))}"
+        if found.kind is ModelKind.WEIGHTS:
+            out = shlex.quote(path.with_suffix(".onnx").name)
+            return f"{path} {fact}. Run: vertebra export {given} --model NAME --out {out}"
         if command == "export":
-            return f"{path} is exported already. Give {takes(command)}; vertebra card {given} says what it is of."
-        return (
-            f"{path} is exported already, and vertebra {command} reads networks of torch. {_network_of(path, command)}"
-        )
+            return f"{path} {fact}. Give {takes(command)}; vertebra card {given} says what it is of."
+        return f"{path} {fact}, and vertebra {command} reads networks of torch. {_network_of(path, command)}"
     if command == "train" and found.kind in (ModelKind.RUN, ModelKind.WEIGHTS):
         weights = shlex.quote(str(found.path / RUN_WEIGHTS if found.kind is ModelKind.RUN else found.path))
         return f"{found.given} is {found.kind.value}. To train on from it: --model NAME --weights {weights}"
