@@ -83,13 +83,13 @@ def all_photos() -> tuple[Any, list[str]]:
     """Features (N, D) and labels of Caltech-101."""
     from vertebra.card import read_card
     from vertebra.data import open_dataset
-    from vertebra.loading import exported
+    from vertebra.loading import cached_export
     from vertebra.train.dataset_features import compute_features
     from vertebra.train.prepare import preprocessing_of
     from vertebra.train.train_settings import Settings
 
     dataset = open_dataset(DATA)
-    body = exported(MODEL, "DEFAULT")
+    body = cached_export(MODEL, "DEFAULT")
     found = compute_features(dataset, body, preprocessing_of(Settings(data=str(DATA)), read_card(body).preprocessing))
     return found.features, [photo.label for photo in dataset.photos]
 

@@ -36,13 +36,13 @@ def pixels(name: str) -> tuple[Any, Any]:
     """Pixels to calibrate on and to judge on, (N, H, W, 3)."""
     from vertebra.decoding import decode
     from vertebra.models import get_model_weights
-    from vertebra.pixels import fit
+    from vertebra.pixels import resize_and_crop
 
     steps = get_model_weights(name)["DEFAULT"].preprocessing
     imagenet = sorted((DATA / "imagenet-photos").iterdir())
     caltech = sorted((DATA / "caltech101").rglob("*.jpg"))
     paths = [*imagenet[::2], *imagenet[1::2], *caltech[:: max(1, len(caltech) // OTHERS)][:OTHERS]]
-    found = np.stack([fit(decode(path, decoding=steps.decoding).picture, steps) for path in paths])
+    found = np.stack([resize_and_crop(decode(path, decoding=steps.decoding).picture, steps) for path in paths])
     return found[:CALIBRATION], found[CALIBRATION:]
 
 

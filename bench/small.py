@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from vertebra.card import read_card
 from vertebra.data import find_duplicates, open_dataset
-from vertebra.loading import exported
+from vertebra.loading import cached_export
 from vertebra.machine import affinity
 from vertebra.train.dataset_features import compute_features
 from vertebra.train.linear_head import SHARES, Recipe, choose_strength, cross_validated, discriminant
@@ -76,7 +76,7 @@ class Found:
 def all_photos() -> Photos:
     """Of Caltech-101 each once; computed features are kept in the cache."""
     dataset = open_dataset(DATA)
-    body = exported(MODEL, "DEFAULT")
+    body = cached_export(MODEL, "DEFAULT")
     view = preprocessing_of(Settings(data=str(DATA)), read_card(body).preprocessing)
     seen = compute_features(dataset, body, view)
     names = sorted({photo.label for photo in dataset.photos})

@@ -53,7 +53,7 @@ def vertebra(network: str, steps: int, workers: int, batch: int) -> list[float]:
 
     moments: list[float] = []
 
-    def tell(what: str, done: int, total: int) -> None:
+    def tell(task: str, done: int = 0, total: int | None = None) -> None:
         moments.append(time.perf_counter())
         if len(moments) > steps + WARM_UP:
             raise EnoughError

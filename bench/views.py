@@ -16,7 +16,7 @@ import numpy as np
 
 from vertebra.card import Preprocessing
 from vertebra.data import open_dataset
-from vertebra.loading import exported
+from vertebra.loading import cached_export
 from vertebra.pixels import network_pixels
 from vertebra.runtime.engine import EMBEDDING
 from vertebra.runtime.predictor import Predictor
@@ -62,7 +62,7 @@ def measure() -> None:
     labels = np.array([names.index(photo.label) for photo in dataset.photos])
     random = np.random.default_rng(0)
     few = np.concatenate([random.permutation(np.nonzero(labels == c)[0])[:A_CLASS] for c in range(len(names))])
-    predictor = Predictor(exported(MODEL, "DEFAULT"))
+    predictor = Predictor(cached_export(MODEL, "DEFAULT"))
     published = predictor.card.preprocessing
     ways = {"middle": published, "whole": replace(published, resize_size=published.crop_size)}
     paths = [str(photo.path) for photo in dataset.photos]
