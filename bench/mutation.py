@@ -122,7 +122,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "(code[once] ^ np.uint64(8))": "another hash of the pair",
         "_REMEMBERED = 2 << 22": "more memory, and fewer pairs that are compared twice",
     },
-    "data/split.py": {"lot <= test + val": "no lot of 64 bits is exactly that"},
+    "data/split.py": {"number <= test + val": "no number of 64 bits is exactly that"},
     "train/logistic_regression.py": {
         "(step, gradient_change)) != 0": "the loss is convex: the gradient never changes against the step",
         "1e-4 // step_size": "a step that lowers the loss at all is taken in place of one that lowers it a little",

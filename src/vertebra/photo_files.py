@@ -24,18 +24,8 @@ SUFFIXES = frozenset(
 # What archives, file servers, notebooks and systems put beside photos: previews and what was deleted.
 _SYSTEM_FOLDERS = frozenset(
     (
-        "__macosx",
-        "__pycache__",
-        "@eadir",
-        "@recycle",
-        "@synoeastream",
-        "#recycle",
-        "#snapshot",
-        "$recycle.bin",
-        "lost+found",
-        "network trash folder",
-        "system volume information",
-        "temporary items",
+        *("__macosx", "__pycache__", "@eadir", "@recycle", "@synoeastream", "#recycle", "#snapshot", "$recycle.bin"),
+        *("lost+found", "network trash folder", "system volume information", "temporary items"),
     )
 )
 _SYSTEM_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini", "zbthumbnail.info", "icon\r"))

@@ -143,7 +143,7 @@ def test_photos_of_one_picture_stay_together_and_shares_hold():
     """Each photo with three others of the same picture, in any place of the list."""
     digests = hashes(2000)
     alike = [[i, i + 500, i + 1000, i + 1500] for i in range(500)]
-    found = assign_splits(digests, ["a"] * 2000, alike=alike, shares=Shares(0.1, 0.2))
+    found = assign_splits(digests, ["a"] * 2000, duplicates=alike, shares=Shares(0.1, 0.2))
     assert all(len({found[place] for place in group}) == 1 for group in alike)
     assert found.count("test") == pytest.approx(400, abs=120)  # not one chance for each of the four
     folds = assign_folds(digests, alike, folds=5)
@@ -159,7 +159,7 @@ def test_the_least_hash_of_a_group_decides_for_all():
     digests = hashes(300)
     alone = assign_splits(digests, ["a"] * 300)
     for other in range(1, 300):
-        found = assign_splits(digests, ["a"] * 300, alike=[[0, other]])
+        found = assign_splits(digests, ["a"] * 300, duplicates=[[0, other]])
         least = min((0, other), key=lambda place: digests[place])
         assert found[0] == found[other] == alone[least]
         assert [s for i, s in enumerate(found) if i not in (0, other)] == [
@@ -172,12 +172,12 @@ def test_given_splits_are_kept_and_take_their_likes_along():
     given_splits = ["test", None, "train", None, "val", None, None] + [None] * 193
     alike = [[0, 1], [2, 3], [4, 5], [6, 7]]
     for seed in range(5):
-        found = assign_splits(digests, ["a"] * 200, given_splits, alike=alike, seed=seed)
+        found = assign_splits(digests, ["a"] * 200, given_splits, duplicates=alike, seed=seed)
         assert found[:6] == ["test", "test", "train", "train", "val", "val"]
         assert found[6] == found[7]
     # In both already: the data set's own leak stays, and is not moved in silence.
     both = assign_splits(
-        digests[:4], ["a"] * 4, ["train", "test", None, "train"], alike=[[0, 1, 2]], shares=Shares(0, 0)
+        digests[:4], ["a"] * 4, ["train", "test", None, "train"], duplicates=[[0, 1, 2]], shares=Shares(0, 0)
     )
     assert both == ["train", "test", "train", "train"]
 
@@ -186,7 +186,11 @@ def test_a_class_that_would_have_none_to_train_on_gets_whole_groups():
     for seed in range(20):
         digests = hashes(6, f"{seed} ")
         found = assign_splits(
-            digests, ["a", "a", "b", "b", "b", "b"], alike=[[0, 1], [2, 3], [4, 5]], shares=Shares(0.45, 0.5), seed=seed
+            digests,
+            ["a", "a", "b", "b", "b", "b"],
+            duplicates=[[0, 1], [2, 3], [4, 5]],
+            shares=Shares(0.45, 0.5),
+            seed=seed,
         )
         assert found[0] == found[1] == "train"
         assert found[2] == found[3]
@@ -197,7 +201,7 @@ def test_a_class_that_would_have_none_to_train_on_gets_whole_groups():
 def test_train_photos_that_go_to_val_go_with_their_likes():
     digests = hashes(400)
     alike = [[i, i + 200] for i in range(200)]
-    found = assign_splits(digests, ["a"] * 400, ["train"] * 400, alike=alike)
+    found = assign_splits(digests, ["a"] * 400, ["train"] * 400, duplicates=alike)
     assert found[:200] == found[200:]
     assert {"train", "val"} <= set(found)
 

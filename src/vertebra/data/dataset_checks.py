@@ -30,7 +30,8 @@ def check_seen(dataset: Dataset, allow_unseen: bool) -> Dataset:
     if not unseen:
         return dataset
     counts = dataset.counts()
-    places = {name: " and ".join(_splits_of(dataset, name)) for name in unseen}
+    there = {(photo.label, photo.split) for photo in dataset.photos}
+    places = {name: " and ".join(split for split in SPLITS if (name, split) in there) for name in unseen}
     if not allow_unseen:
         rest = len(unseen) - 1
         more = f" So it is with {rest:,} other{'s' if rest > 1 else ''}." if rest else ""
@@ -69,11 +70,6 @@ def usable_part(dataset: Dataset, usable: Sequence[int], allow_unseen: bool) -> 
         kept = replace(kept, notes=(*kept.notes, note))
     kept = check_seen(check_labels(kept), allow_unseen)
     return kept, [place for place in usable if dataset.photos[place].label in kept.classes]
-
-
-def _splits_of(dataset: Dataset, label: str) -> list[str]:
-    found = {photo.split for photo in dataset.photos if photo.label == label}
-    return [split for split in SPLITS if split in found]
 
 
 def check_labels(dataset: Dataset, classes: int = 2) -> Dataset:

@@ -9,9 +9,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from PIL import Image
 
@@ -21,40 +21,34 @@ from vertebra.errors import needing
 from .class_folders import read_folder
 from .dataset import DataError, Dataset
 
-
-@dataclass(frozen=True)
-class _Source:
-    """A class of torchvision.datasets, and the arguments that give each split."""
-
-    kind: str
-    splits: dict[str | None, dict[str, Any]]
+_Splits: TypeAlias = dict[str | None, dict[str, Any]]  # the arguments that give each split
 
 
-def _train_and_test() -> dict[str | None, dict[str, Any]]:
-    return {"train": {"train": True}, "test": {"train": False}}
-
-
-def _named_splits(*names: str) -> dict[str | None, dict[str, Any]]:
+def _named_splits(*names: str) -> _Splits:
     return {name: {"split": name} for name in names}
 
 
-_TORCHVISION = {
-    "caltech101": _Source("Caltech101", {None: {}}),
-    "caltech256": _Source("Caltech256", {None: {}}),
-    "cifar10": _Source("CIFAR10", _train_and_test()),
-    "cifar100": _Source("CIFAR100", _train_and_test()),
-    "dtd": _Source("DTD", _named_splits("train", "val", "test")),
-    "eurosat": _Source("EuroSAT", {None: {}}),
-    "fashion_mnist": _Source("FashionMNIST", _train_and_test()),
-    "fgvc_aircraft": _Source("FGVCAircraft", _named_splits("train", "val", "test")),
-    "flowers102": _Source("Flowers102", _named_splits("train", "val", "test")),
-    "food101": _Source("Food101", _named_splits("train", "test")),
-    "gtsrb": _Source("GTSRB", _named_splits("train", "test")),
-    "imagenette": _Source("Imagenette", _named_splits("train", "val")),
-    "mnist": _Source("MNIST", _train_and_test()),
-    "oxford_iiit_pet": _Source("OxfordIIITPet", {"train": {"split": "trainval"}, "test": {"split": "test"}}),
-    "stl10": _Source("STL10", _named_splits("train", "test")),
-    "svhn": _Source("SVHN", _named_splits("train", "test")),
+_WHOLE: _Splits = {None: {}}
+_TRAIN_AND_TEST: _Splits = {"train": {"train": True}, "test": {"train": False}}
+
+# Name → class of torchvision.datasets, its splits.
+_TORCHVISION: dict[str, tuple[str, _Splits]] = {
+    "caltech101": ("Caltech101", _WHOLE),
+    "caltech256": ("Caltech256", _WHOLE),
+    "cifar10": ("CIFAR10", _TRAIN_AND_TEST),
+    "cifar100": ("CIFAR100", _TRAIN_AND_TEST),
+    "dtd": ("DTD", _named_splits("train", "val", "test")),
+    "eurosat": ("EuroSAT", _WHOLE),
+    "fashion_mnist": ("FashionMNIST", _TRAIN_AND_TEST),
+    "fgvc_aircraft": ("FGVCAircraft", _named_splits("train", "val", "test")),
+    "flowers102": ("Flowers102", _named_splits("train", "val", "test")),
+    "food101": ("Food101", _named_splits("train", "test")),
+    "gtsrb": ("GTSRB", _named_splits("train", "test")),
+    "imagenette": ("Imagenette", _named_splits("train", "val")),
+    "mnist": ("MNIST", _TRAIN_AND_TEST),
+    "oxford_iiit_pet": ("OxfordIIITPet", {"train": {"split": "trainval"}, "test": {"split": "test"}}),
+    "stl10": ("STL10", _named_splits("train", "test")),
+    "svhn": ("SVHN", _named_splits("train", "test")),
 }
 
 NAMES = ("digits", *_TORCHVISION)
@@ -92,7 +86,7 @@ def _make(folder: Path, fill: Callable[[Path], None]) -> None:
 
 
 # (split or None, class, the picture or its file)
-_Items = Iterator[tuple[str | None, str, Image.Image | Path]]
+_Items: TypeAlias = Iterator[tuple[str | None, str, Image.Image | Path]]
 
 
 def _write(items: _Items, to: Path) -> None:
@@ -120,12 +114,12 @@ def _digits() -> _Items:
 def _download(name: str) -> _Items:
     with needing("train", f"the data set {name}"):
         from torchvision import datasets
-    source = _TORCHVISION[name]
+    kind, splits = _TORCHVISION[name]
     root = cache_dir() / "downloads" / name
     root.mkdir(parents=True, exist_ok=True)
-    for split, arguments in source.splits.items():
+    for split, arguments in splits.items():
         try:
-            found = getattr(datasets, source.kind)(root, download=True, **arguments)
+            found = getattr(datasets, kind)(root, download=True, **arguments)
         except Exception as error:
             # Downloads fail in as many ways as there are servers, and torchvision has no exception of its own.
             raise DataError(

@@ -10,13 +10,7 @@ from vertebra.errors import UsageError, nearest
 from vertebra.photo_files import SUFFIXES as PHOTO_SUFFIXES
 
 from .dataset import DataError
-from .label_names import (
-    KNOWN_SPLITS,
-    Ignored,
-    argument,
-    split_of,
-    tidy,
-)
+from .label_names import KNOWN_SPLITS, Ignored, argument, split_of, tidy
 from .table_file import Table
 from .table_splits import (
     LIKE_SPLITS,

@@ -108,17 +108,7 @@ def _opener(sockets: list[socket.socket]) -> Any:
                 raise ValueError(f"it leads to {newurl}, which is no web address")
             return super().redirect_request(req, fp, code, msg, headers, newurl)
 
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        HttpHandler(),
-        HttpsHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        Redirects(),
-    ):
-        opener.add_handler(handler)
-    return opener
+    return urllib.request.build_opener(HttpHandler, HttpsHandler, Redirects)
 
 
 def _shut(opened: socket.socket) -> None:

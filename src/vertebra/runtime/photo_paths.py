@@ -133,18 +133,23 @@ def _at_stars(pattern: str) -> tuple[str, str, str]:
     return (parts[0], parts[1], parts[2]) if len(parts) == 3 else (pattern, "", "")
 
 
-def _folders(folder: str, folder_path: FolderPath) -> Iterator[tuple[str, str | None]]:
-    """A folder and all below it, or the reason why one cannot be listed, without those that are hidden."""
+def _entered(folder: str, above: FolderPath) -> tuple[list[os.DirEntry[str]] | None, FolderPath, str | None]:
+    """A folder's entries and the path for those below; or no entries, and the reason unless it is a circle of links."""
     try:
-        inside, below = descend(folder or os.curdir, folder_path)
+        return *descend(folder or os.curdir, above), None
     except LinkCycleError as circle:
         warn(f"{folder} {circle}: it is not followed.")
-        return
+        return None, above, None
     except SkippedFolderError as error:
-        yield folder, f"{folder} {error}"
-        return
-    yield folder, None
-    for entry in inside:
+        return None, above, f"{folder} {error}"
+
+
+def _folders(folder: str, folder_path: FolderPath) -> Iterator[tuple[str, str | None]]:
+    """A folder and all below it, or the reason why one cannot be listed, without those that are hidden."""
+    inside, below, error = _entered(folder, folder_path)
+    if inside is not None or error:
+        yield folder, error
+    for entry in inside or ():
         if is_folder(entry) and not entry.name.startswith("."):
             yield from _folders(os.path.join(folder, entry.name), below)  # noqa: PTH118
 
@@ -155,15 +160,10 @@ def _below(folder: str, folder_path: FolderPath, kinds: dict[Kind, list[str]]) -
     Links to folders are followed, but not in a circle. What cannot be listed, or leads nowhere, comes with the reason.
     Skipped files that are reported are added to `kinds`.
     """
-    try:
-        inside, below = descend(folder, folder_path)
-    except LinkCycleError as circle:
-        warn(f"{folder} {circle}: it is not followed.")
-        return
-    except SkippedFolderError as error:
-        yield Photo(folder, f"{folder} {error}")
-        return
-    for entry in inside:
+    inside, below, error = _entered(folder, folder_path)
+    if error:
+        yield Photo(folder, error)
+    for entry in inside or ():
         if is_hidden_or_system(entry):
             if kind := skipped_kind(entry):
                 kinds.setdefault(kind, []).append(str(Path(entry.path)))

@@ -175,7 +175,7 @@ def _splits(photos: UsablePhotos, settings: Settings) -> list[str]:
         [fact.sha256 for fact in photos.facts],
         [photo.label for photo in photos.photos],
         [photo.split for photo in photos.photos],
-        alike=photos.alike,
+        duplicates=photos.alike,
         seed=settings.seed,
     )
     if "val" not in splits:
