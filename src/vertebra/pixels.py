@@ -50,12 +50,7 @@ def network_pixels(
     probabilities changed by 0.009 (median) and 0.14 (at most), and ten best classes became others. So it is off
     unless asked for; smaller photos are never touched.
 
-    Args:
-        source: what `decode` takes, or a picture that Pillow has opened.
-        preprocessing: what is cut out.
-        scaled: as above.
-        name: how errors and notes call what is no path.
-        notes: count what was ambiguous in its file.
+    Errors and notes call what is no path `name`; `notes` count what was ambiguous in its file.
 
     Raises:
         ImageError: as `decode` and `upright` do.

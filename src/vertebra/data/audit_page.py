@@ -13,7 +13,7 @@ from vertebra.files import replacing, writing
 from vertebra.report import Folder, Pictures, render, versions
 from vertebra.report import findings as shown_findings
 
-from .audit_result import FEW, Audit, Group, Odd
+from .audit_result import FEW, Audit, Group, UnusualPhoto
 from .dataset import DataError, Dataset
 from .image_info import ImageInfo
 
@@ -30,15 +30,9 @@ def write_page(
     command: str = "",
     facts: Sequence[ImageInfo] = (),
 ) -> None:
-    """Write the page, whole or not at all.
+    """Write the page, whole or not at all; with the `facts` of the photos it names their content by a hash.
 
-    Args:
-        dataset: what was audited.
-        found: what was found.
-        path: of the page.
-        decoding: that the audit decoded by.
-        command: that makes the page again; empty: the plainest one that does.
-        facts: of the photos, whose content the page then names by a hash.
+    `command` makes the page again; empty: the plainest one that does.
 
     Raises:
         DataError: it cannot be written.
@@ -96,7 +90,7 @@ def findings(dataset: Dataset, found: Audit) -> dict[str, Any]:
         more = max(0, len(groups) - _MOST)
         return {"title": title, "what": what, "count": len(groups), "groups": rows, "more": more}
 
-    def odd(title: str, photos: Sequence[Odd]) -> dict[str, Any]:
+    def odd(title: str, photos: Sequence[UnusualPhoto]) -> dict[str, Any]:
         rows = [(path_of(each.path), each.path, f"{each.width} × {each.height} pixels") for each in photos[:_MOST]]
         more = max(0, len(photos) - _MOST)
         return {"title": title[0].upper() + title[1:], "count": len(photos), "photos": rows, "more": more}
@@ -129,7 +123,7 @@ def findings(dataset: Dataset, found: Audit) -> dict[str, Any]:
         "notes": list(found.notes),
         "classes": list(found.classes.items()),
         "groups": [groups(title, what, entries) for title, what, entries in grouped if entries],
-        "odd": [odd(title, photos) for title, photos in found.odd if photos and not found.is_usual(photos)],
+        "odd": [odd(title, photos) for title, photos in found.unusual if photos and not found.is_usual(photos)],
         "lists": [(title, lines[:_LINES], len(lines)) for title, lines in lists if lines],
         "broken": [(path_of(each.path), each.path, each.kind, each.reason) for each in found.broken[:_LINES]],
         "broken_count": len(found.broken),

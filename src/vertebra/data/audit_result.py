@@ -26,7 +26,7 @@ class Broken:
 
 
 @dataclass(frozen=True)
-class Odd:
+class UnusualPhoto:
     """A photo that can be used and may be a mistake."""
 
     path: str
@@ -74,12 +74,12 @@ class Audit:
     splits: dict[str, int]  # split -> photos that can be used; empty where nothing has been split
     sizes: tuple[int, int, int]  # shorter side of usable photos in pixels: least, median, most
     broken: tuple[Broken, ...]
-    tiny: tuple[Odd, ...]
-    extreme: tuple[Odd, ...]
-    flat: tuple[Odd, ...]  # of a single colour
-    dark: tuple[Odd, ...]  # nearly black
-    light: tuple[Odd, ...]  # nearly white
-    blurred: tuple[Odd, ...]
+    tiny: tuple[UnusualPhoto, ...]
+    extreme: tuple[UnusualPhoto, ...]
+    flat: tuple[UnusualPhoto, ...]  # of a single colour
+    dark: tuple[UnusualPhoto, ...]  # nearly black
+    light: tuple[UnusualPhoto, ...]  # nearly white
+    blurred: tuple[UnusualPhoto, ...]
     groups: tuple[Group, ...]
     case_clashes: tuple[tuple[str, ...], ...]  # class names that differ in case only
     others: tuple[str, ...]  # files that are no photos by their name
@@ -135,7 +135,7 @@ class Audit:
         found = [
             (sum(group.exact for group in own), "of copies", "group"),
             (sum(not group.exact for group in own), "of near-duplicates", "group"),
-            *((len(odd), title, "photo") for title, odd in self.odd if not self.is_usual(odd)),
+            *((len(odd), title, "photo") for title, odd in self.unusual if not self.is_usual(odd)),
             (len([name for name, count in self.few.items() if count]), f"with fewer than {FEW} photos", "class"),
             (len(self.others), "ignored", "other file"),
             (len(self.notes), "on how it was read", "note"),
@@ -143,8 +143,8 @@ class Audit:
         return [f"{counted(count, what)} {how}" for count, how, what in found if count]
 
     @property
-    def odd(self) -> list[tuple[str, tuple[Odd, ...]]]:
-        """Photos that can be used and may be mistakes, by what is odd about them."""
+    def unusual(self) -> list[tuple[str, tuple[UnusualPhoto, ...]]]:
+        """Photos that can be used and may be mistakes, by what is unusual about them."""
         return [
             (f"smaller than {TINY} pixels", self.tiny),
             ("long and narrow", self.extreme),
@@ -154,7 +154,7 @@ class Audit:
             ("very blurred", self.blurred),
         ]
 
-    def is_usual(self, odd: Sequence[Odd]) -> bool:
+    def is_usual(self, odd: Sequence[UnusualPhoto]) -> bool:
         """Whether most photos are so: not mistakes, but how this data set is."""
         return 2 * len(odd) > self.usable
 
@@ -225,7 +225,7 @@ class Audit:
             tell(title, [group.shown() for group in own])
         tell("class names that differ in case only", [" and ".join(names) for names in self.case_clashes])
         tell(f"classes with fewer than {FEW} photos", [f"{name} ({count})" for name, count in self.few.items()])
-        for title, odd in self.odd:
+        for title, odd in self.unusual:
             if self.is_usual(odd):
                 lines.append(f"{title}: {len(odd):,}, most of all photos")
                 continue

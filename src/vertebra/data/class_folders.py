@@ -19,11 +19,8 @@ from .label_names import KNOWN_SPLITS, Ignored, is_text, join_names, split_of, s
 def read_folder(root: Path, *, ignore: Sequence[str] = (), training: bool = True) -> Dataset:
     """The photos below a folder; the first folder below it (or below the split) is the class.
 
-    Args:
-        root: the folder.
-        ignore: folders to leave out, by name (at any depth) or by path.
-        training: False where the photos only measure a classifier. Then one class is enough, and a folder that holds
-            everything is the class.
+    `ignore` has names of folders (at any depth) or their paths. Without `training` the photos only measure a
+    classifier: one class is enough, and a folder that holds everything is the class.
 
     Raises:
         DataError: the folder itself cannot be listed, or what its folders mean can be taken in two ways.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from vertebra.card import Decoding
 from vertebra.decoding_notes import DecodingNotes
 
-from .audit_result import TINY, Audit, Broken, Group, Odd
+from .audit_result import TINY, Audit, Broken, Group, UnusualPhoto
 from .dataset import SPLITS, DataError, Dataset
 from .duplicates import Duplicates, find_duplicates
 from .image_info import ImageInfo, ImageInfoCache
@@ -31,14 +31,9 @@ def audit(
     decoding: Decoding = Decoding(),  # noqa: B008 - frozen
     duplicates: Sequence[Duplicates] | None = None,
 ) -> Audit:
-    """Judge a data set by the facts of its photos.
+    """Judge a data set by the facts of its photos, as `read_image_info` and `find_duplicates` return them.
 
-    Args:
-        dataset: the photos.
-        facts: of each photo, as `read_image_info` returns them.
-        splits: of each photo; empty where it has none. None: those that the data set brings.
-        decoding: that the facts were found by.
-        duplicates: as `find_duplicates` returns them. None: they are looked for.
+    `splits` are of each photo, empty where it has none. What is None is what the data set brings, or is found anew.
 
     Raises:
         DataError: no photo can be used.
@@ -49,8 +44,8 @@ def audit(
     given = [photo.split or "" for photo in photos] if splits is None else list(splits)
     usable = [index for index, found in enumerate(facts) if found.broken is None]
 
-    def odd(is_odd: Callable[[ImageInfo], bool]) -> tuple[Odd, ...]:
-        return tuple(Odd(shown[i], facts[i].width, facts[i].height) for i in usable if is_odd(facts[i]))
+    def odd(is_odd: Callable[[ImageInfo], bool]) -> tuple[UnusualPhoto, ...]:
+        return tuple(UnusualPhoto(shown[i], facts[i].width, facts[i].height) for i in usable if is_odd(facts[i]))
 
     sides = sorted(min(facts[i].width, facts[i].height) for i in usable)
     per_class = Counter(photos[i].label for i in usable)

@@ -50,11 +50,6 @@ def check_seen(dataset: Dataset, allow_unseen: bool) -> Dataset:
 def usable_part(dataset: Dataset, usable: Sequence[int], allow_unseen: bool) -> tuple[Dataset, list[int]]:
     """What can be trained on of a data set of which only some photos can be used: it, and the places of its photos.
 
-    Args:
-        dataset: all photos.
-        usable: the places of those that can be used.
-        allow_unseen: as for `open_dataset`.
-
     Raises:
         DataError: nothing is left to tell apart, or a class has photos to test with and none to train on.
     """

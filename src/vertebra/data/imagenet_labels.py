@@ -116,12 +116,7 @@ def _named_within(label: str) -> str:
 
 
 def check_indices(labels: Iterable[int], predicted: Iterable[int]) -> tuple[str, ...]:
-    """What to tell of photos that are labelled by class index, where the indices may be counted in another way.
-
-    Args:
-        labels: of each photo.
-        predicted: by the classifier, of the same photos.
-    """
+    """What to tell of photos that are labelled by class index, where the indices may be counted in another way."""
     pairs = [(int(label), int(found)) for label, found in zip(labels, predicted, strict=True)]
     if not pairs:
         return ()

@@ -21,10 +21,7 @@ from .table_splits import check_split
 def read_table(path: Path, *, ignore: Sequence[str] = (), said: Asked = Asked()) -> Dataset:  # noqa: B008 - frozen
     """The photos that a table lists; their paths are relative to the folder that it lies in, or to one that was said.
 
-    Args:
-        path: the table.
-        ignore: labels and splits whose rows are left out, and columns that are not read.
-        said: which columns are read, and where the photos are.
+    `ignore` names labels and splits whose rows are left out, and columns that are not read.
 
     Raises:
         DataError: the table cannot be read, lacks a column, or a row lacks a value, has an unknown split or too many

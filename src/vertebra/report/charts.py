@@ -90,12 +90,7 @@ def _number(value: float, step: float, share: bool) -> str:
 
 
 def reliability_chart(title: str, bins: Sequence[tuple[float, float, int]]) -> Chart:
-    """Confidence against accuracy.
-
-    Args:
-        title: of the chart.
-        bins: mean confidence, share of right answers, photos.
-    """
+    """Confidence against accuracy; `bins` are mean confidence, share of right answers, photos."""
     total = sum(photos for *_, photos in bins) or 1
     x = axis("confidence, %", 0, 1, share=True)
     y = axis("accuracy, %", 0, 1, share=True, vertical=True)

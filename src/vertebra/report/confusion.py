@@ -8,12 +8,8 @@ from collections.abc import Iterable
 def clustered(count: int, mistakes: Iterable[tuple[int, int, int]]) -> list[int]:
     """The classes 0 to `count` - 1 in such an order.
 
-    Chains are joined at their ends, the most frequent mistake first (single linkage); classes that are never mistaken
-    follow in their own order.
-
-    Args:
-        count: of classes.
-        mistakes: (true, predicted, photos).
+    Chains are joined at their ends, the most frequent mistake (true, predicted, photos) first (single linkage); classes
+    that are never mistaken follow in their own order.
     """
     both: dict[tuple[int, int], int] = {}
     for true, predicted, photos in mistakes:

@@ -48,10 +48,8 @@ def is_array(value: object) -> bool:
 def images_of(value: Any, where: str) -> tuple[list[Pixels], bool]:
     """The images in an array or a tensor, each uint8 (H, W), (H, W, 3) or (H, W, 4), and whether it is a batch.
 
-    Args:
-        value: uint8; of NumPy (H, W), (H, W, C) or (N, H, W, C), of torch (H, W), (C, H, W) or (N, C, H, W), where C is
-            1 (grey), 3 (RGB) or 4 (RGBA).
-        where: how errors call it.
+    It is uint8: of NumPy (H, W), (H, W, C) or (N, H, W, C), of torch (H, W), (C, H, W) or (N, C, H, W), where C is 1
+    (grey), 3 (RGB) or 4 (RGBA). `where` is its name in errors.
 
     Raises:
         UsageError: another type or shape, or a shape that can be read in two ways.
@@ -72,13 +70,8 @@ def images_of(value: Any, where: str) -> tuple[list[Pixels], bool]:
 def network_pixels_of(value: Any, where: str, preprocessing: Preprocessing) -> tuple[list[Pixels], bool]:
     """The 8-bit pixels that normalised values were made of, each uint8 (S, S, 3), and whether it is a batch.
 
-    A file normalises by itself and takes 8 bits, so the normalisation is undone. Nothing is rounded away: each value
-    must be what one of the 256 levels gives.
-
-    Args:
-        value: float (3, S, S) or (N, 3, S, S), normalised as the preprocessing says; S is the size that the file takes.
-        where: how errors call it.
-        preprocessing: of the file.
+    A file normalises by itself and takes 8 bits, so the normalisation of `value`, float (3, S, S) or (N, 3, S, S), is
+    undone. Nothing is rounded away: each value must be what one of the 256 levels gives. `where` is its name in errors.
 
     Raises:
         UsageError: another type or shape, or values that this normalisation does not give, or plain ones may be.

@@ -41,11 +41,7 @@ _NORMALISED = "float (3, S, S) of NumPy or torch where preprocessed=True"
 
 
 def one_input(value: Any, preprocessing: Preprocessing | None = None) -> Photo:
-    """What one image is read from.
-
-    Args:
-        value: see `ImageInput`.
-        preprocessing: None; or that of the network, where the pixels are normalised as it says.
+    """What one image is read from; `preprocessing` is that of the network where the pixels are normalised as it says.
 
     Raises:
         UsageError: it is no image, or several; says what to write.
@@ -64,10 +60,6 @@ def one_input(value: Any, preprocessing: Preprocessing | None = None) -> Photo:
 
 def many_inputs(values: Any, preprocessing: Preprocessing | None = None) -> tuple[Iterable[Photo], int | None]:
     """What any number of images are read from, in order, and how many they are, or are at least; None: unknown.
-
-    Args:
-        values: see `ImageInputs`.
-        preprocessing: see `one_input`.
 
     Raises:
         UsageError: these are no images, or something in a list is none; says what to write. What a generator gives is
