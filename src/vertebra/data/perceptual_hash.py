@@ -172,12 +172,8 @@ class Candidates:
 
     def before(self, others: Candidates) -> Candidates:
         """These and then the others."""
-        return Candidates(
-            np.concatenate([self.copy, others.copy]),
-            np.concatenate([self.original, others.original]),
-            np.concatenate([self.orientation, others.orientation]),
-            np.concatenate([self.window, others.window]),
-        )
+        columns = zip(vars(self).values(), vars(others).values(), strict=True)
+        return Candidates(*map(np.concatenate, columns))
 
 
 def candidates(index: Index, active: NDArray[np.bool_]) -> Iterator[Candidates]:

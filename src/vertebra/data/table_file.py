@@ -54,9 +54,7 @@ class Table:
 def read_text(path: Path, fits: Callable[[Sequence[str]], bool]) -> Table:
     """A table of text in UTF-8, or in UTF-16 with its byte order mark.
 
-    Args:
-        path: the file.
-        fits: whether a first line has the names of the columns that are needed; the separator is chosen by it.
+    `fits` says whether a first line has the names of the columns that are needed; the separator is chosen by it.
 
     Raises:
         DataError: it cannot be read, is no such text, may have more than one separator, or a row has too few or too

@@ -34,7 +34,7 @@ class Row:
 
 
 class PathFinder:
-    """From what a table says to a file: as it is written, or else as other systems write it."""
+    """Finds the files of a table's paths, and counts how they were written."""
 
     def __init__(self, table: Path, said: Asked) -> None:
         self._table = table

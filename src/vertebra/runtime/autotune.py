@@ -138,12 +138,7 @@ def fastest(measured: list[Measured], images: int | None, gain: float = _GAIN) -
 
 
 def measure(
-    path: Path,
-    plans: list[Plan],
-    batch: int,
-    tell: Progress = silent,
-    *,
-    decoding: bool = False,
+    path: Path, plans: list[Plan], batch: int, tell: Progress = silent, *, decoding: bool = False
 ) -> list[Measured]:
     """Time every plan, each in a process of its own; one whose engine cannot run the file is left out.
 
@@ -174,9 +169,9 @@ def measure(
 
 def _in_a_process(path: Path, plan: Plan, batch: int, decoding: bool) -> Measured | str:
     """What a plan costs, or why it cannot be run."""
-    task = json.dumps({"path": os.fspath(path), "plan": asdict(plan), "batch": batch, "decoding": decoding})
     import subprocess
 
+    task = json.dumps({"path": os.fspath(path), "plan": asdict(plan), "batch": batch, "decoding": decoding})
     done = subprocess.run(  # noqa: S603
         [sys.executable, "-m", __name__, task],
         capture_output=True,

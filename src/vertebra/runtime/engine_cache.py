@@ -84,14 +84,11 @@ class EngineCache:
         wait: bool = False,
         decoding: bool = False,
     ) -> Runner:
-        """The engine for a use.
+        """The engine for batches of that size and `count` photos in all (None: unknown, or no end).
 
-        Args:
-            batch: photos that go through the network at once.
-            count: photos in all; None: unknown, or no end.
-            may_measure: find the fastest first, where that is not known and `count` makes it worth it.
-            wait: where another thread is measuring already, for its result; else a provisional plan is used.
-            decoding: the same cores decode meanwhile.
+        `may_measure`: find the fastest first, where that is not known and `count` makes it worth it. `wait`: where
+        another thread is measuring already, for its result; else a provisional plan is used. `decoding`: the same cores
+        decode meanwhile.
 
         Raises:
             EngineError: the file has been replaced, or cannot be run.

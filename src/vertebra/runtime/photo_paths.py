@@ -38,10 +38,8 @@ STANDARD_INPUT = "-"
 def photos(arguments: Iterable[str], stdin: IO[bytes] | None = None) -> Iterator[Photo]:
     """Each photo that the arguments stand for; a folder is searched with all below it.
 
-    Args:
-        arguments: files, folders, patterns such as `'shots/**/*.jpg'`, web addresses, or `-` for a list of any of these
-            but patterns on standard input, one a line (or ended by a NUL, as `find -print0` writes them).
-        stdin: what `-` reads; None where it is not allowed.
+    They are files, folders, patterns such as `'shots/**/*.jpg'`, web addresses, or `-` (where there is `stdin`) for a
+    list of any of these but patterns, one a line (or ended by a NUL, as `find -print0` writes them).
     """
     for argument in arguments:
         if argument == STANDARD_INPUT and stdin is not None:
