@@ -29,7 +29,9 @@ def fetch(url: str, *, max_bytes: int = MAX_DOWNLOAD, seconds: float = MAX_SECON
     Raises:
         ImageError: it cannot be had, has more than `max_bytes`, or takes longer than `seconds`.
     """
+    import contextlib
     import http.client
+    import socket
     import threading
     import urllib.error
     import urllib.request
@@ -40,7 +42,8 @@ def fetch(url: str, *, max_bytes: int = MAX_DOWNLOAD, seconds: float = MAX_SECON
     def end() -> None:
         late.set()
         for opened in sockets:
-            _shut(opened)
+            with contextlib.suppress(OSError):
+                opened.shutdown(socket.SHUT_RDWR)
 
     # A timeout of the socket alone would be renewed by each byte that a slow server sends.
     timer = threading.Timer(seconds, end)
@@ -109,11 +112,3 @@ def _opener(sockets: list[socket.socket]) -> Any:
             return super().redirect_request(req, fp, code, msg, headers, newurl)
 
     return urllib.request.build_opener(HttpHandler, HttpsHandler, Redirects)
-
-
-def _shut(opened: socket.socket) -> None:
-    import contextlib
-    import socket
-
-    with contextlib.suppress(OSError):
-        opened.shutdown(socket.SHUT_RDWR)

@@ -28,11 +28,10 @@ def read_ahead(
     *,
     workers: int,
     chunk: int,
-    readers: int = READERS,
 ) -> Iterator[R]:
     """As `in_order`, for work on what must be read first, from a disk or a network that may be slow.
 
-    There are `readers` more threads than `workers`, so that some read while others work. No more than `workers` work
+    There are `READERS` more threads than `workers`, so that some read while others work. No more than `workers` work
     at a time, or they would push each other off the cores: 137 images/s of EfficientNet-Lite0 on two cores, and 125 to
     131 where a third thread worked as well.
     """
@@ -43,7 +42,7 @@ def read_ahead(
         with turns:
             return work(found)
 
-    return in_order(items, both, workers=workers + readers, chunk=chunk)
+    return in_order(items, both, workers=workers + READERS, chunk=chunk)
 
 
 def in_order(
