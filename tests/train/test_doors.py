@@ -21,7 +21,7 @@ from vertebra.runtime.predictor import Predictor
 from vertebra.serve.image_decoding import network_input
 from vertebra.train import Settings
 from vertebra.train.batch_loader import Sample, TrainPhotos
-from vertebra.train.dataset_inference import infer_dataset
+from vertebra.train.dataset_features import infer_dataset
 
 PREPROCESSING = Preprocessing(48, 56, "bicubic", (0.0,) * 3, (1.0,) * 3)
 SIZE = (90, 70)

@@ -10,9 +10,9 @@ from vertebra.card import Decoding
 from vertebra.data import Photo
 from vertebra.units import counted
 
+from .leakage import find_trained_photos
 from .run_folder import SETTINGS
 from .train_settings import Settings
-from .trained_photos import find_trained_photos
 from .usable_photos import UsablePhotos
 
 FEW = 50  # held-out photos, below which their metrics say little

@@ -1,11 +1,13 @@
-"""Photos → features, once: kept on disk by the photo's content and all else that they depend on.
+"""One pass over a data set: photos are read, hashed, decoded, cropped and run through a network, in parallel.
 
-One pass reads, hashes, looks at and computes; a photo in the cache is neither decoded nor computed again.
+Features are kept on disk by the photo's content and all else that they depend on; a photo in that cache is neither
+decoded nor computed again.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +15,14 @@ import numpy as np
 
 from vertebra.cache import cache_dir, fingerprint
 from vertebra.card import Preprocessing, read_card
-from vertebra.data import Dataset, ImageInfo, SqliteCache
+from vertebra.data import Dataset, ImageInfo, ImageInfoCache, Photo, SqliteCache, read_file
 from vertebra.decoding import decoder
-from vertebra.pixels import FIT_VERSION
+from vertebra.pixels import FIT_VERSION, resize_and_crop
 from vertebra.progress import Progress, silent
 from vertebra.runtime.engine import EMBEDDING, FloatArray, Plan, version_of
+from vertebra.runtime.engines import Runner
 from vertebra.runtime.predictor import Predictor
-
-from .dataset_inference import infer_dataset
+from vertebra.runtime.prefetch import read_ahead
 
 
 class FeatureStore:
@@ -38,20 +40,22 @@ class FeatureStore:
         )
         key = hashlib.sha256(context.encode()).hexdigest()
         path = cache_dir() / "features" / f"{read_card(body).architecture}-{key[:24]}.sqlite"
-        self._shelf = SqliteCache(path, "features", ("photo BLOB",), context)
+        self.computed = 0  # features that `put` was called with
+        self._cache = SqliteCache(path, "features", ("photo BLOB",), context)
 
     def get(self, digest: str) -> FloatArray | None:
         """(D,), or None where they are not known."""
-        row = self._shelf.get(digest)
+        row = self._cache.get(digest)
         return None if row is None else np.frombuffer(row[0], np.float32)
 
     def put(self, digest: str, values: FloatArray) -> None:
         """Keep them; they are on disk after `save`, which this calls now and then."""
-        self._shelf.put(digest, (values.astype(np.float32).tobytes(),))
+        self._cache.put(digest, (values.astype(np.float32).tobytes(),))
+        self.computed += 1  # a race between threads would only miscount
 
     def save(self) -> None:
         """Write what is new."""
-        self._shelf.save()
+        self._cache.save()
 
 
 @dataclass(frozen=True)
@@ -83,25 +87,80 @@ def compute_features(
     predictor = Predictor(body)
     runner = predictor.runner(predictor.batch)
     store = FeatureStore(body, preprocessing, runner.plan)
-    computed = 0
-
-    def keep(digest: str, values: FloatArray) -> None:
-        nonlocal computed
-        store.put(digest, values)
-        computed += 1  # a race between threads would only miscount
-
     try:
-        facts, features = infer_dataset(
-            dataset,
-            preprocessing,
-            runner,
-            EMBEDDING,
-            recall=store.get,
-            keep=keep,
-            task="computing features",
-            progress=progress,
-        )
+        task = "computing features"
+        facts, features = infer_dataset(dataset, preprocessing, runner, EMBEDDING, store, task=task, progress=progress)
     finally:
         store.save()
         runner.close()
-    return DatasetFeatures(facts, features, computed)
+    return DatasetFeatures(facts, features, store.computed)
+
+
+def infer_dataset(
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    runner: Runner,
+    output: str,
+    store: FeatureStore | None = None,
+    *,
+    task: str,
+    progress: Progress = silent,
+) -> tuple[list[ImageInfo], FloatArray]:
+    """The facts of each photo, and what the network makes of it.
+
+    Args:
+        dataset: the photos.
+        preprocessing: from a picture to the network's pixels.
+        runner: the network.
+        output: what of it is wanted, (N, D).
+        store: what the network made of photos before, which are not decoded again; gets what is new.
+        task: what `progress` calls it.
+        progress: called with the photos done and the photos in all.
+
+    Returns:
+        ImageInfo and values (N, D) in the order of the photos; zeros for those that cannot be used.
+    """
+    album = ImageInfoCache(decoding=preprocessing.decoding)
+
+    def read(photos: Sequence[Photo]) -> list[tuple[bytes, ImageInfo | None]]:
+        return [read_file(photo.path) for photo in photos]
+
+    def work(files: Sequence[tuple[bytes, ImageInfo | None]]) -> list[tuple[ImageInfo, FloatArray | None]]:
+        results: list[tuple[ImageInfo, FloatArray | None]] = []
+        waiting, pixels = [], []
+        for content, failed in files:
+            if failed is not None:
+                results.append((failed, None))
+                continue
+            digest = hashlib.sha256(content).hexdigest()
+            known = None if store is None else store.get(digest)
+            facts, picture = album.examine(content, digest, decode=known is None)
+            if picture is not None:
+                pixels.append(resize_and_crop(picture, preprocessing))
+                waiting.append(len(results))
+            results.append((facts, known))
+        if pixels:
+            for place, values in zip(waiting, runner.call(np.stack(pixels), (output,))[0], strict=True):
+                facts = results[place][0]
+                if store is not None:
+                    store.put(facts.sha256, values)
+                results[place] = facts, values.copy()
+        return results
+
+    facts, rows = [], []
+    try:
+        plan = runner.plan
+        for fact, values in read_ahead(
+            dataset.photos, read, work, workers=plan.lanes * plan.threads, chunk=plan.micro_batch
+        ):
+            facts.append(fact)
+            rows.append(values)
+            progress(task, len(rows), len(dataset.photos))
+    finally:
+        album.save()
+    width = next((len(row) for row in rows if row is not None), 1)
+    found = np.zeros((len(rows), width), np.float32)
+    for index, row in enumerate(rows):
+        if row is not None:
+            found[index] = row
+    return facts, found

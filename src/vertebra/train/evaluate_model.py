@@ -36,16 +36,15 @@ from vertebra.runtime.predictor import Predictor
 from vertebra.units import counted
 
 from .data_notes import absent_class_notes, sample_size_notes, unusable_note
-from .dataset_inference import infer_dataset
+from .dataset_features import infer_dataset
 from .evaluation import Calibration, EvaluatedPredictions, evaluate_predictions
-from .leakage import trained_notes
+from .leakage import TrainedPhotos, find_trained_photos, trained_notes
 from .metrics import Floats, Labels, weights_of
 from .report_page import Report, described
 from .run_folder import SETTINGS, TrainError
 from .temperature import softmax
 from .thresholds import Rejection, Threshold, rejection
 from .train_settings import Settings
-from .trained_photos import TrainedPhotos, find_trained_photos
 from .usable_photos import pictures_of
 
 

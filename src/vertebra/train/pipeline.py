@@ -24,7 +24,7 @@ from .evaluation import EvaluatedPredictions, RunEvaluation
 from .export import FittedNetwork, export_run, weight_source
 from .fit import Trainer
 from .leakage import find_leaks, leak_notes
-from .prepare import PreparedProbe, prepare_probe, preprocessing_of
+from .prepare import PreparedProbe, Timer, prepare_probe, preprocessing_of
 from .prepare_training import named, photos_changed_since, prepare_training, refuse_changed_photos, trainer_of_run
 from .prepared_training import PreparedTraining
 from .probe import Probe, fit_probe, with_head
@@ -32,7 +32,6 @@ from .report import RunResult, write_metrics, write_report
 from .report_page import Curve
 from .run_checkpoint import TrainingState, read_state
 from .run_folder import CHECKPOINT, DATA, SETTINGS, data_table, remove_progress, write_text
-from .timer import Timer
 from .train_settings import FIXED, Settings
 from .training_log import read_log
 

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,24 @@ from vertebra.progress import Progress
 
 from .dataset_features import DatasetFeatures, compute_features
 from .metrics import Floats, Labels
-from .timer import Timer
 from .train_settings import Settings
 from .usable_photos import UsablePhotos, folds_of, usable_photos
+
+
+@dataclass
+class Timer:
+    """Seconds that each step of a run took."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Add the seconds that pass inside to those of the step."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 2)
 
 
 def preprocessing_of(settings: Settings, published: Preprocessing, size: int | None = None) -> Preprocessing:

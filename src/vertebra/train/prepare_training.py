@@ -29,7 +29,7 @@ from .leakage import find_leaks
 from .linear_head import choose_strength
 from .lr_range_test import range_test
 from .metrics import Labels
-from .prepare import extract_features, preprocessing_of
+from .prepare import Timer, extract_features, preprocessing_of
 from .prepared_training import PreparedTraining
 from .probe import with_head
 from .run_checkpoint import TrainingState, save, save_best
@@ -46,7 +46,6 @@ from .run_folder import (
     table_digest,
     write_text,
 )
-from .timer import Timer
 from .train_settings import Settings
 from .usable_photos import UsablePhotos, usable_photos
 from .validation import Split, score
