@@ -12,7 +12,7 @@ import io
 import os
 import struct
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vertebra.card import CardError
-from vertebra.protobuf import Place, content, fields, varint
+from vertebra.protobuf import Place, content, fields, place_of, varint
 
 Array: TypeAlias = NDArray[Any]
 Sides: TypeAlias = tuple[int | str | None, ...]  # of a shape; a text or None: left open, with or without a name
@@ -142,186 +142,148 @@ def read_onnx(path: Path) -> OnnxFile:
     Raises:
         CardError: it cannot be read, or is not ONNX.
     """
-    found = OnnxFile(path, [], {})
-    functions = set()
     try:
         with path.open("rb") as file:
-            for number, value in fields(file, 0, os.fstat(file.fileno()).st_size):
-                if number == 2:
-                    found.producer = content(file, value).decode("utf-8", "replace")
-                elif number == 7:
-                    _graph(file, value, found)
-                elif number == 25:
-                    names = [content(file, v) for n, v in fields(file, *value) if n == 1]
-                    functions.add(b"".join(names).decode())
+            model = _Message(file, (0, os.fstat(file.fileno()).st_size))
+            graphs = model.within(7)
+            nodes = [_node(node) for graph in graphs for node in graph.within(1)]
+            weights = [_tensor(tensor) for graph in graphs for tensor in graph.within(5)]
+            inputs, outputs, values = ([_value(value) for g in graphs for value in g.within(n)] for n in (11, 12, 13))
+            functions = frozenset(function.text(1) for function in model.within(25))
+            producer = model.text(2, "replace")
     except OSError as error:
         raise CardError(f"{path} cannot be read ({error.strerror or error}).") from error
     except (ValueError, TypeError, struct.error) as error:
         raise CardError(f"{path} has a graph that cannot be read ({error}).") from error
-    for node in found.nodes:
+    tensors = {tensor.name: tensor for tensor in weights}
+    for node in nodes:
         # Constants are weights that happen to be written as operations.
         if node.kind == "Constant" and isinstance(node.attributes.get("value"), OnnxWeight):
-            found.tensors[node.outputs[0]] = node.attributes["value"]
-    inputs = [value for value in found.inputs if value.name not in found.tensors]
-    return OnnxFile(
-        path, found.nodes, found.tensors, inputs, found.outputs, found.values, found.producer, frozenset(functions)
-    )
+            tensors[node.outputs[0]] = node.attributes["value"]
+    inputs = [value for value in inputs if value.name not in tensors]
+    return OnnxFile(path, nodes, tensors, inputs, outputs, {v.name: v for v in values}, producer, functions)
 
 
-def _graph(file: IO[bytes], place: Place, found: OnnxFile) -> None:
-    for part, inner in fields(file, *place):
-        if part == 1:
-            found.nodes.append(_node(content(file, inner), inner[0]))
-        elif part == 5:
-            tensor = _tensor(file, *inner)
-            found.tensors[tensor.name] = tensor
-        elif part == 11:
-            found.inputs.append(_value(content(file, inner)))
-        elif part == 12:
-            found.outputs.append(_value(content(file, inner)))
-        elif part == 13:
-            value = _value(content(file, inner))
-            found.values[value.name] = value
+class _Message:
+    """The fields of a message within a file, by number; contents with a length are read when they are asked for."""
+
+    def __init__(self, file: IO[bytes], place: Place) -> None:
+        self.file = file
+        self.fields: dict[int, list[Any]] = {}
+        for number, value in fields(file, *place):
+            self.fields.setdefault(number, []).append(value)
+
+    def last(self, number: int, default: Any = 0) -> Any:
+        """The value that counts where a field should be there once."""
+        return self.fields.get(number, [default])[-1]
+
+    def within(self, number: int) -> list[_Message]:
+        return [_Message(self.file, place_of(value)) for value in self.fields.get(number, ())]
+
+    def texts(self, number: int, errors: str = "strict") -> tuple[str, ...]:
+        return tuple(content(self.file, value).decode("utf-8", errors) for value in self.fields.get(number, ()))
+
+    def text(self, number: int, errors: str = "strict") -> str:
+        return "".join(self.texts(number, errors))
+
+    def integers(self, number: int) -> list[int]:
+        """Of a repeated integer, packed or not."""
+        found = []
+        for value in self.fields.get(number, ()):
+            if isinstance(value, int):
+                found.append(_signed(value))
+                continue
+            packed, size = io.BytesIO(content(self.file, value)), value[1] - value[0]
+            while packed.tell() < size:
+                found.append(_signed(varint(packed)))
+        return found
+
+    def floats(self, number: int) -> list[float]:
+        """Of a repeated float, packed or not."""
+        values = (
+            value if isinstance(value, bytes) else content(self.file, value) for value in self.fields.get(number, ())
+        )
+        packed = b"".join(values)
+        return list(struct.unpack(f"<{len(packed) // 4}f", packed))
 
 
 def _signed(value: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
-def _integers(file: IO[bytes], value: int | Place) -> list[int]:
-    """A repeated integer, packed or not."""
-    if isinstance(value, int):
-        return [_signed(value)]
-    found = []
-    inner = io.BytesIO(content(file, value))
-    end = value[1] - value[0]
-    while inner.tell() < end:
-        found.append(_signed(varint(inner)))
-    return found
+def _node(node: _Message) -> OnnxNode:
+    attributes = dict(map(_attribute, node.within(5)))
+    return OnnxNode(
+        node.text(3),
+        node.text(4),
+        node.texts(1),
+        node.texts(2),
+        attributes,
+        node.text(7),
+        next(filter(None, map(_scopes, node.within(9))), ()),
+        has_subgraphs=any(value is _SUBGRAPH for value in attributes.values()),
+    )
 
 
-def _floats(file: IO[bytes], value: bytes | Place) -> tuple[float, ...]:
-    """A repeated float, packed or not."""
-    packed = value if isinstance(value, bytes) else content(file, value)
-    return struct.unpack(f"<{len(packed) // 4}f", packed)
-
-
-def _node(message: bytes, start: int) -> OnnxNode:
-    """A node from its message, which begins there in the file."""
-    file = io.BytesIO(message)
-    texts: dict[int, list[str]] = {1: [], 2: [], 3: [], 4: [], 7: []}
-    attributes = {}
-    scopes: tuple[str, ...] = ()
-    subgraphs = False
-    for number, value in fields(file, 0, len(message)):
-        if number in texts:
-            texts[number].append(content(file, value).decode())
-        elif number == 5:
-            name, found = _attribute(content(file, value), start + value[0])
-            attributes[name] = found
-            subgraphs |= found is _SUBGRAPH
-        elif number == 9:
-            scopes = scopes or _scopes(content(file, value))
-    one, many = ["".join(texts[number]) for number in (3, 4, 7)], [tuple(texts[number]) for number in (1, 2)]
-    return OnnxNode(one[0], one[1], many[0], many[1], attributes, one[2], scopes, subgraphs)
-
-
-def _scopes(message: bytes) -> tuple[str, ...]:
+def _scopes(entry: _Message) -> tuple[str, ...]:
     """The modules around a node, from an entry of its metadata: `['', 'layer1', 'layer1.0', 'layer1.0.conv1', 'x']`."""
-    file = io.BytesIO(message)
-    entry = {number: content(file, value).decode("utf-8", "replace") for number, value in fields(file, 0, len(message))}
-    if entry.get(1) != _SCOPES:
+    if entry.text(1, "replace") != _SCOPES:
         return ()
-    names = [part.strip().strip("'\"") for part in entry.get(2, "").strip("[]").split(",")]
+    names = [part.strip().strip("'\"") for part in entry.text(2, "replace").strip("[]").split(",")]
     return tuple(name for name in names[:-1] if name)
 
 
 _SUBGRAPH = object()  # what stands for a graph among the attributes
 
 
-def _attribute(message: bytes, start: int) -> tuple[str, Any]:
-    file = io.BytesIO(message)
-    name, found = "", None
-    many: list[float] = []
-    for number, value in fields(file, 0, len(message)):
-        if number == 1:
-            name = content(file, value).decode()
-        elif number == 2:
-            found = struct.unpack("<f", value)[0]
+def _attribute(attribute: _Message) -> tuple[str, Any]:
+    found: Any = None
+    for number in attribute.fields:
+        if number == 2:
+            found = struct.unpack("<f", attribute.last(2))[0]
         elif number == 3:
-            found = _signed(value)
+            found = _signed(attribute.last(3))
         elif number == 4:
-            found = content(file, value).decode("utf-8", "replace")
+            found = attribute.text(4, "replace")
         elif number == 5:
-            found = _embedded(content(file, value), start + value[0])
+            found = _embedded(attribute.within(5)[-1])
         elif number in (6, 11):
             found = _SUBGRAPH
-        elif number == 7:
-            many += _floats(file, value)
-        elif number == 8:
-            many += _integers(file, value)
-    return name, many or found
+    return attribute.text(1), [*attribute.floats(7), *attribute.integers(8)] or found
 
 
-def _tensor(file: IO[bytes], start: int, end: int) -> OnnxWeight:
-    shape: list[int] = []
-    values: list[float] = []
-    name, kind, place, other = "", 0, (0, 0), {}
-    for number, value in fields(file, start, end):
-        if number == 1:
-            shape += _integers(file, value)
-        elif number == 2:
-            kind = value
-        elif number in (5, 7):
-            values += _integers(file, value)
-        elif number == 4:
-            values += _floats(file, value)
-        elif number == 8:
-            name = content(file, value).decode()
-        elif number == 9:
-            place = value
-        elif number == 13:
-            inner = {n: content(file, v).decode() for n, v in fields(file, *value)}
-            other[inner.get(1, "")] = inner.get(2, "")
+def _tensor(tensor: _Message) -> OnnxWeight:
+    name, shape, kind = tensor.text(8), tuple(tensor.integers(1)), tensor.last(2)
+    other = {entry.text(1): entry.text(2) for entry in tensor.within(13)}
     if "location" in other:
         begin, length = (int(other.get(key) or 0) for key in ("offset", "length"))
-        return OnnxWeight(name, tuple(shape), kind, begin, length, (), other["location"])
-    return OnnxWeight(name, tuple(shape), kind, place[0], place[1] - place[0], tuple(values))
+        return OnnxWeight(name, shape, kind, begin, length, (), other["location"])
+    begin, end = place_of(tensor.last(9, (0, 0)))
+    values = (*tensor.integers(5), *tensor.integers(7), *tensor.floats(4))
+    return OnnxWeight(name, shape, kind, begin, end - begin, values)
 
 
-def _embedded(message: bytes, start: int) -> OnnxWeight:
-    """A tensor within an attribute, whose message begins there in the file. Small ones are read at once."""
-    tensor = _tensor(io.BytesIO(message), 0, len(message))
+def _embedded(message: _Message) -> OnnxWeight:
+    """A tensor within an attribute. Small ones are read at once."""
+    tensor = _tensor(message)
     kind = TYPES.get(tensor.kind, ("", 0))[0]
-    values = tensor.values
-    if not values and kind in _NUMPY and 0 < tensor.count <= _FEW and not tensor.file:
-        values = tuple(np.frombuffer(message[tensor.start : tensor.start + tensor.size], kind).tolist())
-    return OnnxWeight(tensor.name, tensor.shape, tensor.kind, start + tensor.start, tensor.size, values, tensor.file)
+    if tensor.values or kind not in _NUMPY or not 0 < tensor.count <= _FEW or tensor.file:
+        return tensor
+    raw = content(message.file, (tensor.start, tensor.start + tensor.size))
+    return replace(tensor, values=tuple(np.frombuffer(raw, kind).tolist()))
 
 
-def _value(message: bytes) -> OnnxValue:
+def _value(value: _Message) -> OnnxValue:
     """A ValueInfoProto: name, and a tensor's type of element and sides."""
-    file = io.BytesIO(message)
-    name, kind = "", 0
-    shape: Sides | None = None
-    for number, value in fields(file, 0, len(message)):
-        if number == 1:
-            name = content(file, value).decode()
-        elif number == 2:
-            for _, tensor_type in [pair for pair in fields(file, *value) if pair[0] == 1]:
-                for part, inner in fields(file, *tensor_type):
-                    if part == 1:
-                        kind = inner
-                    elif part == 2:
-                        shape = tuple(_side(content(file, side)) for n, side in fields(file, *inner) if n == 1)
-    return OnnxValue(name, kind, shape)
+    kind, shape = 0, None
+    for tensor_type in [inner for outer in value.within(2) for inner in outer.within(1)]:
+        kind = tensor_type.last(1)
+        for sides in tensor_type.within(2):
+            shape = tuple(map(_side, sides.within(1)))
+    return OnnxValue(value.text(1), kind, shape)
 
 
-def _side(message: bytes) -> int | str | None:
-    file = io.BytesIO(message)
-    for number, value in fields(file, 0, len(message)):
-        if number == 1:
-            return value if 0 < value < 1 << 62 else None  # 0 and -1 are written for a side that is left open
-        if number == 2:
-            return content(file, value).decode("utf-8", "replace") or None
-    return None
+def _side(side: _Message) -> int | str | None:
+    if 1 in side.fields:  # 0 and -1 are written for a side that is left open
+        return side.last(1) if 0 < side.last(1) < 1 << 62 else None
+    return side.text(2, "replace") or None
