@@ -230,6 +230,9 @@ _EFFICIENTNETS = {"b8": "b7", "l2": "b7", "xl": "v2_l", "es": "lite0", "em": "li
 _EFFICIENTNETS |= {"lite3": "lite2", "lite4": "lite2"}
 # ResNet's children in timm; the letters before are changes of the stem, the shortcuts, the attention.
 _RESNETS = r"([a-z]+\d?_)*[a-z0-9]*?(res|res2|bot|halo)ne(t|xt|st)|(legacy_|gluon_)?senet|haloregnet|dpn\d|dla\d"
+# Of these the ones that are none of timm's or torchvision's: mistyped, such as resnet500.
+_RESNET_TYPOS = r"resnet[-_]?\d*(_?v\d)?$|resnext[-_]?\d*(_\d+x\d+d?)?$|wide_resnet\d*(_2)?$"
+_OTHER_DEPTHS = r"resnet(26|200)$|resnext101_32x(4|16|32|48)d$|wide_resnet(28|40)"
 _RESNET_DEPTHS = ((18, 26), (34, 42), (50, 75), (101, 126), (152, 10**9))  # here, up to that depth of others
 
 
@@ -244,7 +247,7 @@ def _relative(base: str, networks: Mapping[str, Any]) -> str | None:
     if re.match(r"(tf_|gc_)?(efficientnet|mobilenetv2|densenet)", base):
         closest = difflib.get_close_matches(base, networks, n=1, cutoff=0)
         return None if difflib.get_close_matches(base, closest, cutoff=0.9) else str(closest[0])
-    if not re.match(_RESNETS, base):
+    if not re.match(_RESNETS, base) or (re.match(_RESNET_TYPOS, base) and not re.match(_OTHER_DEPTHS, base)):
         return None
     found = re.search(r"\d\d+", base.replace("legacy_", ""))
     depth = int(found[0]) if found else 50
