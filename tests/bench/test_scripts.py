@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -9,15 +10,18 @@ import pytest
 SCRIPTS = sorted((Path(__file__).parents[2] / "bench").glob("*.py"))
 
 
+def imported(path):
+    """Each (module of the package, name that is imported from it, or "")."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found = [(node.module, alias.name) for alias in node.names]
+        else:
+            found = [(alias.name, "") for alias in node.names] if isinstance(node, ast.Import) else []
+        yield from ((module, name) for module, name in found if module.partition(".")[0] == "vertebra")
+
+
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 def test_what_a_script_imports_is_there(path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "vertebra":
-            module = importlib.import_module(node.module)
-            for alias in node.names:
-                if not hasattr(module, alias.name):  # a module of the package
-                    importlib.import_module(f"{node.module}.{alias.name}")
-        elif isinstance(node, ast.Import):
-            for alias in node.names:
-                if alias.name.partition(".")[0] == "vertebra":
-                    importlib.import_module(alias.name)
+    for module, name in imported(path):
+        found = importlib.import_module(module)
+        assert not name or hasattr(found, name) or find_spec(f"{module}.{name}"), f"{module} has no {name}"

@@ -18,59 +18,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from small_module import assert_same, copies, on_meta
 from torch import Tensor, nn
 
 from vertebra.card import METADATA_KEY, Card, CardError, Preprocessing
 from vertebra.errors import MissingExtraError, WeightsError
 from vertebra.models import pickle_reader
-from vertebra.models.state_dict import load_state_dict, meta_build
+from vertebra.models.state_dict import load_state_dict
 from vertebra.models.weight_reader import CHECKSUM_KEY, NETWORK_KEY, checksum, read, read_card, read_state_dict
-
-
-class Small(nn.Module):
-    def __init__(self, classes: int = 4) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
-        self.head = nn.Linear(8, classes)
-        nn.init.kaiming_normal_(self.body[0].weight, mode="fan_out")
-        nn.init.trunc_normal_(self.head.weight, std=0.01)
-        nn.init.zeros_(self.head.bias)
-        nn.init.ones_(self.body[1].weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        features: Tensor = self.body(x).mean((2, 3))
-        out: Tensor = self.head(features)
-        return out
-
-
-def copies(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def assert_same(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert list(got) == list(expected)
-    for name, value in expected.items():
-        assert got[name].dtype == value.dtype, name
-        assert torch.equal(got[name], value), name
-
-
-def on_meta(classes: int = 4) -> Small:
-    with meta_build():
-        return Small(classes)
-
-
-@pytest.fixture
-def weights() -> dict[str, Tensor]:
-    torch.manual_seed(3)
-    return Small().state_dict()
-
-
-@pytest.fixture
-def saved(weights: dict[str, Tensor], tmp_path: Path) -> Path:
-    path = tmp_path / "small.pth"
-    torch.save(weights, path)
-    return path
-
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 

@@ -74,3 +74,26 @@ def run(shapes, small_weights, tiny_names, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     with tiny_names():
         return vertebra.train(shapes, folder, model="resnet18", weights=str(small_weights), folds=3, precision=0.9)
+
+
+@pytest.fixture
+def photo_files(tmp_path):
+    """Nine pictures of noise, 60 × 50 pixels."""
+    random = np.random.default_rng(0)
+    paths = []
+    for number in range(9):
+        paths.append(tmp_path / f"{number}.png")
+        Image.fromarray(random.integers(0, 256, (50, 60, 3), np.uint8)).save(paths[-1])
+    return paths
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """Forty pictures of noise, 8 pixels wide and high, of three brightnesses in turn."""
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    paths = [folder / f"{number:02}.png" for number in range(40)]
+    for number, path in enumerate(paths):
+        dark = 80 * (number % 3)
+        Image.fromarray(random.integers(dark, dark + 90, (8, 8, 3), np.uint8)).save(path)
+    return paths

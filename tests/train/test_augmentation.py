@@ -22,16 +22,6 @@ def settings(**values):
     return Settings.from_mapping({"data": "x", "method": "scratch", **values}, "test")
 
 
-@pytest.fixture
-def photo_files(tmp_path):
-    random = np.random.default_rng(0)
-    paths = []
-    for number in range(9):
-        paths.append(tmp_path / f"{number}.png")
-        Image.fromarray(random.integers(0, 256, (50, 60, 3), np.uint8)).save(paths[-1])
-    return paths
-
-
 def test_without_augmentation_training_sees_what_is_seen_later(photo_files):
     photos = TrainPhotos(photo_files, np.zeros(9, int), settings(augment="none"), PREPROCESSING)
     pixels, label = photos[Sample(3, 0, 0, 0.5)]

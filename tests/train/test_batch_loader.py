@@ -12,7 +12,6 @@ pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 
 import torch
-from PIL import Image
 
 import vertebra
 from vertebra.card import Preprocessing
@@ -107,16 +106,6 @@ PREPROCESSING = Preprocessing(32, 36)
 
 def settings(**values):
     return Settings.from_mapping({"data": "x", "method": "scratch", **values}, "test")
-
-
-@pytest.fixture
-def photo_files(tmp_path):
-    random = np.random.default_rng(0)
-    paths = []
-    for number in range(9):
-        paths.append(tmp_path / f"{number}.png")
-        Image.fromarray(random.integers(0, 256, (50, 60, 3), np.uint8)).save(paths[-1])
-    return paths
 
 
 @pytest.mark.parametrize("workers", [0, 2])

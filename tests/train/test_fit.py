@@ -5,88 +5,25 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from tiny_trainer import trainer_of
 
-from vertebra.card import Preprocessing
 from vertebra.errors import UsageError
-from vertebra.models.convnet import ConvNet
 from vertebra.stopping import terminable
 from vertebra.train import Settings, TrainError
 from vertebra.train import run_checkpoint as checkpoint
 from vertebra.train.distributed import Distributed
-from vertebra.train.fit import Trainer
-from vertebra.train.run_checkpoint import CHECKPOINT, TrainingState, best_file, read_state, save, save_best
+from vertebra.train.run_checkpoint import CHECKPOINT, TrainingState, best_file, read_state, save
 from vertebra.train.run_folder import Stopped
 from vertebra.train.schedule import Budget, should_stop_early
 from vertebra.train.step_metrics import StepMetrics
 from vertebra.train.training_log import read_log
 from vertebra.train.training_step import TrainingStep
 from vertebra.train.validation import Split
-
-ALONE = Distributed(0, 1, 1, torch.device("cpu"))
-
-
-SIZE = 8
-
-
-class Tiny(ConvNet):
-    """Two stages; with batch norm, the second has one value a channel of an image of 8 pixels."""
-
-    head_name, stem_path = "fc", "one.0"
-
-    def __init__(self, normed=False):
-        super().__init__()
-        self.one = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU())
-        norm = nn.BatchNorm2d(8) if normed else nn.Identity()
-        self.two = nn.Sequential(nn.Conv2d(4, 8, 4, 4), norm, nn.ReLU())
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(8, 3)
-
-    def forward_maps(self, x, run):
-        yield "one", (x := run(x, self.one))
-        yield "two", (x := run(x, self.two))
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
-    random = np.random.default_rng(0)
-    paths = [folder / f"{number:02}.png" for number in range(40)]
-    for number, path in enumerate(paths):
-        dark = 80 * (number % 3)
-        Image.fromarray(random.integers(dark, dark + 90, (SIZE, SIZE, 3), np.uint8)).save(path)
-    return paths
-
-
-def trainer_of(
-    photos,
-    folder,
-    *,
-    count=9,
-    classes=3,
-    kind=Tiny,
-    normed=False,
-    distributed=ALONE,
-    tell=lambda *what: None,
-    **options,
-):
-    own = {name: options.pop(name) for name in ("now",) if name in options}
-    values = {"batch_size": 3, "epochs": 2, "lr": 0.05, "workers": 0, "augment": "none", "image_size": SIZE} | options
-    settings = Settings("x", method="scratch", **values)
-    torch.manual_seed(0)
-    network = kind(normed)
-    if folder is not None and not folder.exists():
-        folder.mkdir()
-        save_best(folder, 0, network.state_dict(), ALONE)
-        save(folder, TrainingState(), network, None, {}, ALONE)
-    parts = [Split(paths, np.arange(len(paths)) % classes) for paths in (photos[:count], photos[30:])]
-    return Trainer(settings, network, Preprocessing(SIZE, SIZE), *parts, folder, distributed, tell, **own)
 
 
 @pytest.mark.parametrize(("batch_size", "processes"), [(1, 2), (3, 4), (2, 3)])

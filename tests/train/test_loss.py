@@ -8,7 +8,6 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 import torch
-from PIL import Image
 
 from vertebra.card import Preprocessing
 from vertebra.models.googlenet import GoogLeNetOutputs
@@ -21,16 +20,6 @@ PREPROCESSING = Preprocessing(32, 36)
 
 def settings(**values):
     return Settings.from_mapping({"data": "x", "method": "scratch", **values}, "test")
-
-
-@pytest.fixture
-def photo_files(tmp_path):
-    random = np.random.default_rng(0)
-    paths = []
-    for number in range(9):
-        paths.append(tmp_path / f"{number}.png")
-        Image.fromarray(random.integers(0, 256, (50, 60, 3), np.uint8)).save(paths[-1])
-    return paths
 
 
 def test_auxiliary_losses_weigh_three_tenths():

@@ -2,82 +2,16 @@
 
 import math
 
-import numpy as np
 import pytest
-from PIL import Image
 
 pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 import torch
+from tiny_trainer import trainer_of
 from torch import nn
 
-from vertebra.card import Preprocessing
-from vertebra.models.convnet import ConvNet
 from vertebra.train import Settings
-from vertebra.train.distributed import Distributed
-from vertebra.train.fit import Trainer
 from vertebra.train.lr_range_test import range_test
-from vertebra.train.run_checkpoint import TrainingState, save, save_best
-from vertebra.train.validation import Split
-
-ALONE = Distributed(0, 1, 1, torch.device("cpu"))
-
-
-SIZE = 8
-
-
-class Tiny(ConvNet):
-    """Two stages; with batch norm, the second has one value a channel of an image of 8 pixels."""
-
-    head_name, stem_path = "fc", "one.0"
-
-    def __init__(self, normed=False):
-        super().__init__()
-        self.one = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU())
-        norm = nn.BatchNorm2d(8) if normed else nn.Identity()
-        self.two = nn.Sequential(nn.Conv2d(4, 8, 4, 4), norm, nn.ReLU())
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(8, 3)
-
-    def forward_maps(self, x, run):
-        yield "one", (x := run(x, self.one))
-        yield "two", (x := run(x, self.two))
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
-    random = np.random.default_rng(0)
-    paths = [folder / f"{number:02}.png" for number in range(40)]
-    for number, path in enumerate(paths):
-        dark = 80 * (number % 3)
-        Image.fromarray(random.integers(dark, dark + 90, (SIZE, SIZE, 3), np.uint8)).save(path)
-    return paths
-
-
-def trainer_of(
-    photos,
-    folder,
-    *,
-    count=9,
-    classes=3,
-    kind=Tiny,
-    normed=False,
-    distributed=ALONE,
-    tell=lambda *what: None,
-    **options,
-):
-    own = {name: options.pop(name) for name in ("now",) if name in options}
-    values = {"batch_size": 3, "epochs": 2, "lr": 0.05, "workers": 0, "augment": "none", "image_size": SIZE} | options
-    settings = Settings("x", method="scratch", **values)
-    torch.manual_seed(0)
-    network = kind(normed)
-    if folder is not None and not folder.exists():
-        folder.mkdir()
-        save_best(folder, 0, network.state_dict(), ALONE)
-        save(folder, TrainingState(), network, None, {}, ALONE)
-    parts = [Split(paths, np.arange(len(paths)) % classes) for paths in (photos[:count], photos[30:])]
-    return Trainer(settings, network, Preprocessing(SIZE, SIZE), *parts, folder, distributed, tell, **own)
 
 
 @pytest.mark.parametrize("options", [{"ema": 0.9}, {"accumulate": 3, "normed": True}, {"freeze": 1}, {"mixup": 0.3}])
