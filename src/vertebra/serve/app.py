@@ -6,7 +6,6 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -62,15 +61,14 @@ def create_app(dispatcher: Dispatcher, page: StaticPage | None = None) -> ASGIAp
         app.add_route(path, page.answer, methods=["GET"], include_in_schema=False)
 
     async def openapi(request: Request) -> Response:
-        found = document(app)
         prefix = _prefix(request)
-        return json_response({**found, "servers": [{"url": prefix}]} if prefix else found)
+        return json_response(app.openapi() | ({"servers": [{"url": prefix}]} if prefix else {}))
 
     async def docs(request: Request) -> Response:
         base = request.base_url
         if request.headers.get("x-forwarded-proto") == "https":  # the proxy's; it changes the text of this page alone
             base = base.replace(scheme="https")
-        text = docs_page(document(app), str(base).rstrip("/") + _prefix(request))
+        text = docs_page(app.openapi(), str(base).rstrip("/") + _prefix(request))
         return Response(text, media_type="text/html", headers={"Content-Security-Policy": POLICY})
 
     app.add_route("/openapi.json", openapi, methods=["GET"], include_in_schema=False)
@@ -88,11 +86,6 @@ def create_app(dispatcher: Dispatcher, page: StaticPage | None = None) -> ASGIAp
             max_age=600,
         )
     return guarded
-
-
-def document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document."""
-    return app.openapi()
 
 
 def _prefix(request: Request) -> str:

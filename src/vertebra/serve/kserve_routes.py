@@ -34,7 +34,8 @@ from .responses import json_response
 from .v1_routes import Deadline
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
-_ALL = (400, 404, 408, 413, 415, 422, 500, 503)
+_OF_MODEL = schemas.problems(404, 422, 503)
+_ALL = schemas.problems(400, 404, 408, 413, 415, 422, 500, 503)
 
 
 def routes(dispatcher: Dispatcher) -> APIRouter:
@@ -67,10 +68,7 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
         )
 
     @router.get(
-        "/models/{name}",
-        response_model=dict[str, Any],
-        responses=schemas.problems(404, 422, 503),
-        summary="KServe: a model's tensors",
+        "/models/{name}", response_model=dict[str, Any], responses=_OF_MODEL, summary="KServe: a model's tensors"
     )
     async def metadata(name: str) -> Response:
         """Names, types and shapes of what goes in and comes out."""
@@ -89,7 +87,7 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
     @router.get(
         "/models/{name}/ready",
         response_model=dict[str, Any],
-        responses=schemas.problems(404, 422, 503),
+        responses=_OF_MODEL,
         summary="KServe: whether a model can predict",
     )
     async def model_ready(name: str) -> Response:
@@ -99,7 +97,7 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
     @router.post(
         "/models/{name}/infer",
         response_model=dict[str, Any],
-        responses=schemas.problems(*_ALL),
+        responses=_ALL,
         openapi_extra=schemas.TENSORS,
         summary="KServe: run a model",
     )

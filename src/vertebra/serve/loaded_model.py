@@ -25,10 +25,10 @@ from vertebra.runtime.predictor import Predictor
 from vertebra.synthetic_photos import synthetic_photos
 from vertebra.units import counted
 
-from .anatomy import anatomy
 from .batch_costs import BatchCosts
 from .batcher import Batcher
 from .image_decoding import network_input
+from .network_stages import network_stages
 from .prometheus_metrics import Metrics
 from .saliency import Classifier, find_classifier, is_mean_pooled
 from .server_settings import Settings
@@ -136,7 +136,7 @@ class LoadedModel:
                 _, embedding, features = self.runner.call(self._trial[1:2], OUTPUTS)
                 if not is_mean_pooled(classifier, features[0], embedding[0]):
                     classifier = None
-            return classifier, anatomy(graph, self.card.preprocessing.crop_size)
+            return classifier, network_stages(graph, self.card.preprocessing.crop_size)
         except Exception:
             # The server predicts all the same.
             log.exception("the graph of %s cannot be described", self.path)

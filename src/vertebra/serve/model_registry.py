@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from vertebra.cache import change_state
@@ -17,12 +18,10 @@ from .api_errors import ApiError
 from .glibc_malloc import trim_heaps
 from .loaded_model import LoadedModel
 from .model_source import exported_file_of
-from .prometheus_metrics import Metrics, ModelGauges
+from .prometheus_metrics import Metrics
 from .server_settings import Settings
 
 log = logging.getLogger("vertebra.serve")
-
-_WARM_UP = (1, 2, 4)  # images of a batch; the first of each size also makes the engine reserve its memory
 
 
 class ServedModel:
@@ -35,14 +34,9 @@ class ServedModel:
         self.error: str | None = None  # why the newest file is not being served
         self.checked_state: dict[str, int] | None = None  # of the newest file that was checked
 
-    def gauges(self) -> ModelGauges:
-        """Its queue and threads; without a loaded version there are none."""
-        if self.current is None:
-            return ModelGauges(self.name)
-        batcher = self.current.batcher
-        return ModelGauges(
-            self.name, len(batcher), batcher.load.wait_seconds, batcher.busy, is_current=self.error is None
-        )
+    def read(self, value: Callable[[LoadedModel], float]) -> float:
+        """A value of the version that is loaded; 0 where none is."""
+        return 0 if self.current is None else value(self.current)
 
 
 class ModelRegistry:
@@ -60,6 +54,7 @@ class ModelRegistry:
         }
         for served in self.models.values():
             read_card(served.path)
+        self._add_gauges()
         self.default = next(iter(self.models))
         self._ready = threading.Event()
         self._stop = threading.Event()
@@ -73,9 +68,24 @@ class ModelRegistry:
             self._thread.start()
         return self
 
-    def gauges(self) -> list[ModelGauges]:
-        """How each model is now."""
-        return [served.gauges() for served in self.models.values()]
+    def _add_gauges(self) -> None:
+        values: tuple[tuple[str, str, Callable[[ServedModel], float]], ...] = (
+            ("queue_images", "Images in the queue.", lambda it: it.read(lambda model: len(model.batcher))),
+            (
+                "queue_wait_seconds",
+                "Expected wait of a new image.",
+                lambda it: it.read(lambda model: model.batcher.load.wait_seconds),
+            ),
+            ("busy_threads", "Busy worker threads.", lambda it: it.read(lambda model: model.batcher.busy)),
+            (
+                "model_current",
+                "1 where the newest file is served, 0 where it was refused.",
+                lambda it: it.read(lambda model: it.error is None),
+            ),
+        )
+        for name, text, value in values:
+            read = {name: partial(value, served) for name, served in self.models.items()}
+            self.metrics.gauge(f"vertebra_{name}", text, read)
 
     @property
     def ready(self) -> bool:

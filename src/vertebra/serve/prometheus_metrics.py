@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.process_collector import ProcessCollector
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _SIZES = (1, 2, 4, 8, 16)
-
-
-@dataclass(frozen=True)
-class ModelGauges:
-    """One model at one moment."""
-
-    name: str
-    queue_images: int = 0
-    wait_seconds: float = 0.0
-    busy_threads: int = 0
-    is_current: bool = False  # the newest file is served
 
 
 class Metrics:
@@ -99,32 +86,15 @@ class Metrics:
 
         return observe
 
+    def gauge(self, name: str, text: str, read: Mapping[str, Callable[[], float]] | Callable[[], float]) -> None:
+        """A gauge that is read at each scrape, one for each model or one for all, and costs nothing in between."""
+        if callable(read):
+            Gauge(name, text, registry=self.registry).set_function(read)
+            return
+        gauge = Gauge(name, text, ["model"], registry=self.registry)
+        for model, function in read.items():
+            gauge.labels(model).set_function(function)
+
     def text(self) -> bytes:
         """All of it."""
         return generate_latest(self.registry)
-
-
-@dataclass(frozen=True)
-class Gauges:
-    """Gauges that are read at each scrape, and cost nothing in between."""
-
-    models: Callable[[], Iterable[ModelGauges]]
-    connections: Callable[[], int]
-    body_bytes: Callable[[], int]
-
-    def collect(self) -> Iterable[GaugeMetricFamily]:
-        """Called by the Prometheus client at each scrape."""
-        queue = GaugeMetricFamily("vertebra_queue_images", "Images in the queue.", labels=["model"])
-        wait = GaugeMetricFamily("vertebra_queue_wait_seconds", "Expected wait of a new image.", labels=["model"])
-        busy = GaugeMetricFamily("vertebra_busy_threads", "Busy worker threads.", labels=["model"])
-        current = GaugeMetricFamily(
-            "vertebra_model_current", "1 where the newest file is served, 0 where it was refused.", labels=["model"]
-        )
-        for model in self.models():
-            queue.add_metric([model.name], model.queue_images)
-            wait.add_metric([model.name], model.wait_seconds)
-            current.add_metric([model.name], float(model.is_current))
-            busy.add_metric([model.name], model.busy_threads)
-        yield from (queue, wait, busy, current)
-        yield GaugeMetricFamily("vertebra_connections", "Open connections.", value=self.connections())
-        yield GaugeMetricFamily("vertebra_body_bytes", "Bytes of request bodies in memory.", value=self.body_bytes())

@@ -225,16 +225,15 @@ def problems(*statuses: int, without_one: type[BaseModel] | None = None) -> dict
         422: "A parameter or an image is not allowed.",
         500: "The model failed.",
         503: "The queue is full, or the deadline cannot be met; Retry-After says when to try again.",
+        401: "The API key is missing or wrong.",
+        403: "Pages of that origin, or that host, are not allowed.",
     }
-    always = {401: "The API key is missing or wrong.", 403: "Pages of that origin, or that host, are not allowed."}
     found: dict[int | str, dict[str, Any]] = {
         status: {"model": Problem, "description": text}
-        for status, text in {**meanings, **always}.items()
-        if status in statuses or status in always
+        for status, text in meanings.items()
+        if status in (*statuses, 401, 403)
     }
     if without_one is not None:
-        found[422] = {
-            "model": Problem | without_one,
-            "description": "No image could be read, or a parameter is not allowed.",
-        }
+        text = "No image could be read, or a parameter is not allowed."
+        found[422] = {"model": Problem | without_one, "description": text}
     return found

@@ -17,7 +17,6 @@ from .app import create_app
 from .dispatcher import Dispatcher
 from .http_connection import connection_type
 from .model_registry import ModelRegistry
-from .prometheus_metrics import Gauges
 from .server_settings import Settings
 
 log = logging.getLogger("vertebra.serve")
@@ -53,9 +52,8 @@ class Server:
         dispatcher.is_stopping = lambda: self.server.should_exit
         self.registry.failed = self.stop
         open_connections = self.server.server_state.connections
-        self.metrics.registry.register(
-            Gauges(self.registry.gauges, lambda: len(open_connections), lambda: dispatcher.bodies.held)
-        )
+        self.metrics.gauge("vertebra_connections", "Open connections.", lambda: len(open_connections))
+        self.metrics.gauge("vertebra_body_bytes", "Bytes of request bodies in memory.", lambda: dispatcher.bodies.held)
         self._thread: threading.Thread | None = None
 
     @property

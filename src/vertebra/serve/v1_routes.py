@@ -32,6 +32,7 @@ Deadline = Annotated[
     int | None,
     Header(alias="X-Deadline-Ms", ge=1, le=86_400_000, description="Milliseconds after which no answer is needed."),
 ]
+_OF_MODEL = schemas.problems(404, 422, 503)
 _ALL = (400, 404, 408, 413, 415, 422, 500, 503)
 
 
@@ -116,21 +117,13 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
         found = [await asyncio.to_thread(_about, dispatcher, name) for name in registry.models]
         return json_response({"models": found})
 
-    @router.get(
-        "/v1/models/{name}/card",
-        response_model=dict[str, Any],
-        responses=schemas.problems(404, 422, 503),
-        summary="A model's card",
-    )
+    @router.get("/v1/models/{name}/card", response_model=dict[str, Any], responses=_OF_MODEL, summary="A model's card")
     async def card(name: str) -> Response:
         """The card in the model's file."""
         return Response(registry.get(name).card.to_json(), media_type="application/json")
 
     @router.get(
-        "/v1/models/{name}/classes",
-        response_model=schemas.Classes,
-        responses=schemas.problems(404, 422, 503),
-        summary="A model's classes",
+        "/v1/models/{name}/classes", response_model=schemas.Classes, responses=_OF_MODEL, summary="A model's classes"
     )
     async def classes(name: str) -> Response:
         """Their names by index; numbers where they have none."""
@@ -138,10 +131,7 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
         return json_response({"classes": [loaded.card.class_name(index) for index in range(loaded.classes)]})
 
     @router.get(
-        "/v1/models/{name}/anatomy",
-        response_model=schemas.Anatomy,
-        responses=schemas.problems(404, 422, 503),
-        summary="A model's stages",
+        "/v1/models/{name}/anatomy", response_model=schemas.Anatomy, responses=_OF_MODEL, summary="A model's stages"
     )
     async def anatomy(name: str) -> Response:
         """Output, parameters and multiply-accumulates of each stage, read from the file."""

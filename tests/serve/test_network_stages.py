@@ -3,11 +3,11 @@
 import pytest
 
 from vertebra.graph.onnx_reader import read_onnx
-from vertebra.serve.anatomy import anatomy
+from vertebra.serve.network_stages import network_stages
 
 
 def test_stages(tiny_model, client):
-    found = anatomy(read_onnx(tiny_model), 32)
+    found = network_stages(read_onnx(tiny_model), 32)
     kernel = 8 * 3 * 3 * 3
     assert found["input"] == [32, 32, 3]
     assert [(s["kind"], s["channels"], s["height"], s["width"]) for s in found["stages"]] == [
@@ -58,7 +58,7 @@ def test_stages_of_real_networks(exported, name, kinds, last):
     from vertebra.serve.saliency import find_classifier
 
     graph = read_onnx(exported(name))
-    found = anatomy(graph, 64)
+    found = network_stages(graph, 64)
     assert {stage["kind"] for stage in found["stages"]} == kinds
     assert tuple(found["stages"][-2][key] for key in ("channels", "height", "width")) == last
     assert find_classifier(graph).weight.shape == (7, last[0])
