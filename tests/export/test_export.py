@@ -82,6 +82,13 @@ def test_card_is_in_the_file(lite0: ExportReport) -> None:
     assert verify(lite0.path).content_sha256 is not None
 
 
+@pytest.mark.parametrize("changed", [{"crop_size": 192}, {"resize_size": 300}, {"interpolation": "nearest"}])
+def test_published_metrics_hold_for_the_published_preprocessing_alone(changed: dict[str, Any]) -> None:
+    assert prepare("efficientnet_lite0", preprocessing=changed).card.metrics == {}
+    measured = {"insects": {"top1": 0.9}}
+    assert prepare("efficientnet_lite0", preprocessing=changed, metrics=measured).card.metrics == measured
+
+
 @pytest.mark.parametrize("batch", [1, 2, 7])
 def test_equal_to_torch_on_photos(lite0: ExportReport, shared_photos: list[Path], batch: int) -> None:
     from PIL import Image

@@ -91,6 +91,15 @@ def merged_preprocessing(asked: Preprocessing | Mapping[str, Any] | None, base: 
     return replace(base, **changes)
 
 
+def metrics_of(
+    given: CardValues, preprocessing: Preprocessing, known: Mapping[str, Any], measured_with: Preprocessing | None
+) -> Mapping[str, Any] | None:
+    """The metrics that are given; else the known ones, which hold for the preprocessing they were measured with."""
+    if given.metrics is None and preprocessing == measured_with:
+        return known
+    return given.metrics
+
+
 def _check_preprocessing(preprocessing: Preprocessing) -> None:
     """Means and deviations are of values from 0 to 1; those of bytes would turn every photo to the same grey."""
     if preprocessing.resize_size < preprocessing.crop_size:

@@ -22,6 +22,7 @@ from .network_card import (
     Prepared,
     assumed_input,
     merged_preprocessing,
+    metrics_of,
     with_card,
 )
 from .observed_network import Observed
@@ -80,7 +81,7 @@ def prepare_module(model: nn.Module, weights: Any, architecture: str | None, giv
         CardValues(
             classes=names if given.classes is None else given.classes,
             weights=given.weights or info.provenance,
-            metrics=info.metrics if given.metrics is None and preprocessing == info.preprocessing else given.metrics,
+            metrics=metrics_of(given, preprocessing, info.metrics, info.preprocessing),
             licence=given.licence or info.licence,
             temperature=card.temperature if given.temperature is None and card is not None else given.temperature,
             threshold=card.threshold if given.threshold is None and card is not None else given.threshold,

@@ -26,6 +26,7 @@ from .network_card import (
     Prepared,
     assumed_input,
     merged_preprocessing,
+    metrics_of,
     value_text,
     with_card,
 )
@@ -127,7 +128,8 @@ def _prepare_named(
         values = _completed_by_card(given, card, preprocessing)
         note = _changes(given, card, preprocessing)
     else:
-        values = _completed_by_published(given, member, enum, network.num_classes if source is not None else None)
+        outputs = network.num_classes if source is not None else None
+        values = _completed_by_published(given, member, enum, outputs, preprocessing)
         if source is not None and member is None:
             note = _assumptions(given, preprocessing, values.classes, network)
     if source is not None:
@@ -139,11 +141,11 @@ def _prepare_named(
 
 
 def _completed_by_card(given: CardValues, card: Card, preprocessing: Preprocessing) -> CardValues:
-    """What is given, and for the rest what the file's card says; its metrics hold for its preprocessing alone."""
+    """What is given, and for the rest what the file's card says."""
     return replace(
         given,
         classes=card.classes if given.classes is None else given.classes,
-        metrics=card.metrics if given.metrics is None and preprocessing == card.preprocessing else given.metrics,
+        metrics=metrics_of(given, preprocessing, card.metrics, card.preprocessing),
         licence=given.licence or card.licence,
         temperature=card.temperature if given.temperature is None else given.temperature,
         threshold=card.threshold if given.threshold is None else given.threshold,
@@ -151,7 +153,11 @@ def _completed_by_card(given: CardValues, card: Card, preprocessing: Preprocessi
 
 
 def _completed_by_published(
-    given: CardValues, member: WeightsEnum | None, enum: type[WeightsEnum], outputs: int | None
+    given: CardValues,
+    member: WeightsEnum | None,
+    enum: type[WeightsEnum],
+    outputs: int | None,
+    preprocessing: Preprocessing,
 ) -> CardValues:
     """What is given, and for the rest what is published with the weights.
 
@@ -160,6 +166,7 @@ def _completed_by_published(
         member: the published weights; None for others.
         enum: that of the network.
         outputs: how many classes the network has; None: random weights, which have no names for them.
+        preprocessing: of the file to write.
     """
     classes = given.classes
     # A file of one's own with as many classes as the published weights is taken to have theirs.
@@ -173,7 +180,7 @@ def _completed_by_published(
     return replace(
         given,
         classes=classes,
-        metrics=member.meta["_metrics"] if given.metrics is None else given.metrics,
+        metrics=metrics_of(given, preprocessing, member.meta["_metrics"], member.preprocessing),
         licence=given.licence or LICENCES[member.url.partition(":")[0]],
     )
 
