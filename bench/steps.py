@@ -40,10 +40,10 @@ def vertebra(network: str, steps: int, workers: int, batch: int) -> list[float]:
     """Seconds of each step of `Trainer`, as `vertebra train --method scratch` runs it."""
     import numpy as np
 
+    from vertebra.malloc import memory_kept
     from vertebra.models import create_model, get_model_weights
     from vertebra.train.distributed import init_distributed
     from vertebra.train.fit import Trainer
-    from vertebra.train.malloc import memory_kept
     from vertebra.train.run_checkpoint import TrainingState
     from vertebra.train.train_settings import Settings
     from vertebra.train.validation import Split

@@ -19,7 +19,7 @@ BASE = {"errors", "units", "intervals", "protobuf", "card", "cache", "model_chec
 BASE |= {"photo_files", "file_kinds", "decoding", "decoding_errors", "decoding_notes", "rgb_conversion", "pillow_tiles"}
 BASE |= {"bit_depth", "bit_scaling", "pixels", "synthetic_photos", "stopping", "strict_json"}
 BASE |= {"model_table", "model_argument", "preprocessing", "progress", "timm_names", "weight_files", "weight_transfer"}
-BASE |= {"imagenet", "run_files", "torch_archives", "callable_module"}
+BASE |= {"imagenet", "run_files", "torch_archives", "callable_module", "malloc"}
 
 # Room (or module at the top) -> rooms that it may import. The table of the design, and nothing else.
 ROOMS = {
@@ -44,6 +44,7 @@ ROOMS = {
     "weight_files": {"errors", "cache", "files", "weight_transfer"},
     "model_checksum": {"errors", "card", "cache", "protobuf"},
     "machine": {"errors"},
+    "malloc": set(),
     "model_function": {"errors"},
     "run_files": {"errors", "card", "model_table"},
     "torch_archives": set(),
@@ -96,6 +97,7 @@ PACKAGES = {
     "strict_json": set(),
     "cache": set(),
     "machine": set(),
+    "malloc": set(),
     "imagenet": set(),
     "model_function": set(),
     "model_argument": set(),

@@ -12,9 +12,9 @@ from typing import Any
 
 from vertebra.callable_module import make_callable
 from vertebra.errors import needing
+from vertebra.malloc import limit_heaps
 from vertebra.progress import Progress, silent
 
-from .glibc_malloc import limit_heaps
 from .server_settings import Settings as Settings
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from vertebra.cache import change_state
 from vertebra.card import read_card
 from vertebra.errors import nearest
+from vertebra.malloc import trim_heaps
 from vertebra.progress import Progress, silent
 
 from .api_errors import ApiError
-from .glibc_malloc import trim_heaps
 from .loaded_model import LoadedModel
 from .model_source import exported_file_of
 from .prometheus_metrics import Metrics

@@ -18,6 +18,7 @@ import torch
 from vertebra.card import Preprocessing
 from vertebra.errors import ImageError, first_line
 from vertebra.machine import usable_cores
+from vertebra.malloc import memory_kept
 from vertebra.models import ConvNet
 from vertebra.progress import Progress
 from vertebra.stopping import SIGNALS, handled_by
@@ -25,7 +26,6 @@ from vertebra.stopping import SIGNALS, handled_by
 from .batch_limits import check_photos
 from .batch_loader import Batch, TrainPhotos, steps_of_epoch, stream
 from .distributed import Distributed, LostProcessError, is_lost_process
-from .malloc import memory_kept
 from .metrics import Floats
 from .optimizer import avoid_copies, freeze
 from .run_checkpoint import TrainingState, load, load_best, save, save_best

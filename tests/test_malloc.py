@@ -12,7 +12,7 @@ pytest.importorskip("torchvision")
 def test_memory_is_kept_between_steps():
     code = """
 import ctypes, resource, torch
-from vertebra.train.malloc import memory_kept
+from vertebra.malloc import memory_kept
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
