@@ -57,7 +57,7 @@ TESTS: dict[str, list[str]] = {
     "train/training_step.py": ["tests/train/test_training_step.py", "-k", "not 960"],
     "train/run_checkpoint.py": ["tests/train/test_run_checkpoint.py"],
     "serve/batcher.py": ["tests/serve/test_batcher.py"],
-    "serve/batch_schedule.py": ["tests/serve/test_batch_schedule.py"],
+    "serve/batch_costs.py": ["tests/serve/test_batch_costs.py"],
     "serve/queue_limit.py": ["tests/serve/test_queue_limit.py"],
     "serve/loaded_model.py": ["tests/serve/test_loaded_model.py"],
     "serve/model_registry.py": ["tests/serve/test_model_registry.py"],

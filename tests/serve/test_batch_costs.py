@@ -61,11 +61,16 @@ def test_the_small_batches_at_the_end_of_a_rush_prove_nothing():
 
 def test_neighbouring_sizes_are_tried_now_and_then():
     costs = known(start=4, b4=4.0)
-    sizes = []
-    for _ in range(2560):
-        sizes += [costs.next_size, costs.next_size]  # asking changes nothing
-        costs.taken()
-    assert sizes.count(8) == sizes.count(2) == 10 and sizes.count(4) == 5100
+    sizes = [costs.take(100, 0) for _ in range(2560)]
+    assert sizes.count(8) == sizes.count(2) == 5 and sizes.count(4) == 2550
+    assert sizes.index(8) == 255 and sizes.index(2) == 511
+
+
+@pytest.mark.parametrize(
+    ("images", "idle", "count"), [(1, 0, 1), (3, 0, 3), (9, 0, 4), (5, 1, 3), (2, 3, 1), (100, 3, 4), (9, 2, 3)]
+)
+def test_idle_threads_get_as_many_and_no_batch_is_larger_than_the_best(images, idle, count):
+    assert known(start=4, b4=4.0).take(images, idle) == count
 
 
 def test_waiting_pays_only_where_batches_save_time_and_images_come_soon():

@@ -17,7 +17,7 @@ import pytest
 from vertebra.errors import ImageError
 from vertebra.runtime.engine import EngineError
 from vertebra.serve.batch_costs import BatchCosts
-from vertebra.serve.batcher import Batcher, BatcherClosedError, Clock
+from vertebra.serve.batcher import Batcher, BatcherClosedError
 from vertebra.serve.job import DecodedImage, Job
 from vertebra.serve.queue_limit import QueueFullError
 
@@ -100,7 +100,9 @@ def make(network, clock):
             workers=workers,
             limit=limit,
             costs=costs,
-            clock=Clock(clock, clock, clock.wait),
+            now=clock,
+            timer=clock,
+            wait=clock.wait,
             **options,
         )
         made.append(batcher)
@@ -157,7 +159,7 @@ class Waiting:
     seconds: float = 10_000.0
 
     def put(self, batcher):
-        self.completion = batcher.put(self.jobs, batcher._clock.now() + self.seconds)
+        self.completion = batcher.put(self.jobs, batcher._now() + self.seconds)
         return self
 
     @property

@@ -1,4 +1,4 @@
-"""What batches cost on this machine, as measured: how many images are best, and what one more of them saves.
+"""What batches cost on this machine, as measured, and so how many images the next one takes and how long it waits.
 
 To be changed under the batcher's lock only.
 """
@@ -63,34 +63,33 @@ class BatchCosts:
 
     @property
     def best(self) -> int:
-        """The size to take where enough wait: the first one, unless another saves clearly more than noise."""
+        """The size to take where enough images are queued: the first, unless another saves clearly more than noise."""
         each = {size: self._relative[size] for size in SIZES if self._times[size] >= _TRUSTED}
         if self.start not in each:
             return self.start
         best = min(each, key=lambda size: each[size])
         return best if each[best] < each[self.start] * (1 - _GAIN) else self.start
 
-    @property
-    def next_size(self) -> int:
-        """How many images to take at most: the best size, and now and then one beside it, to measure what it costs."""
-        number = self._taken + 1
-        size = self.best
-        if number % _TRY_EVERY == 0:
-            size = size * 2 if number // _TRY_EVERY % 2 else size // 2
-        return max(1, min(size, SIZES[-1]))
+    def take(self, images: int, idle_threads: int) -> int:
+        """How many of the queued images make the next batch: idle threads get as many, and none more than is best.
 
-    def taken(self) -> None:
-        """A batch has been taken."""
+        Now and then it is a size beside the best one, to measure what that costs.
+        """
         self._taken += 1
+        size = self.best
+        if self._taken % _TRY_EVERY == 0:
+            size = size * 2 if self._taken // _TRY_EVERY % 2 else size // 2
+        share = -(-images // (1 + idle_threads))
+        return max(1, min(share, size, SIZES[-1]))
 
-    def worth_waiting(self, waiting: int) -> float:
-        """Seconds to wait for one more image, 0 where that does not pay.
+    def worth_waiting(self, images: int) -> float:
+        """Seconds to wait for one more than the queued images, 0 where that does not pay.
 
         One more in the batch costs T(n + 1) − T(n) instead of T(1) for a batch of its own. Waiting pays where the next
         image is likely to come within what is saved. Processors save next to nothing; accelerators do.
         """
-        known = [self.batch_seconds.get(size) for size in (1, waiting, waiting + 1)]
-        if waiting >= self.best or None in known:
+        known = [self.batch_seconds.get(size) for size in (1, images, images + 1)]
+        if images >= self.best or None in known:
             return 0.0
         alone, now, more = (value for value in known if value is not None)
         saved = alone + now - more

@@ -2,7 +2,7 @@
 
 A thread does all of an image: it decodes, then runs the network over those that it took. Both leave Python while they
 compute, so that one thread for each core keeps all cores busy, and decoding for one batch runs beside the network for
-another. What a thread does next is decided in `batch_schedule.py`, who gets into the queue in `queue_limit.py`.
+another. How many images a batch takes is decided in `batch_costs.py`, the limits of the queue in `queue_limit.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -23,7 +22,6 @@ from vertebra.pixels import Pixels
 from vertebra.runtime.engine import FloatArray
 
 from .batch_costs import BatchCosts
-from .batch_schedule import QueueState, Stop, Wait, next_step
 from .job import Completion, Job
 from .queue_limit import QueueLoad
 
@@ -36,15 +34,6 @@ class BatcherClosedError(Exception):
     """A newer model has taken the place of this one: ask for it again."""
 
 
-@dataclass(frozen=True)
-class Clock:
-    """Where a batcher has its time from."""
-
-    now: Callable[[], float] = time.monotonic  # of arrivals and deadlines
-    timer: Callable[[], float] = time.perf_counter  # of durations
-    wait: Callable[[threading.Condition, float], object] = threading.Condition.wait  # so many seconds at most
-
-
 class Batcher:
     """A bounded queue in front of a network.
 
@@ -54,7 +43,9 @@ class Batcher:
         limit: images in the queue at most.
         costs: what a batch takes here, from a warm-up.
         observe: called after each batch: its size, and the seconds of decoding and of the network.
-        clock: another than the system's, for tests.
+        now: the clock of arrivals and deadlines.
+        timer: the clock of durations.
+        wait: waits for a change, so many seconds at most.
     """
 
     def __init__(
@@ -66,14 +57,16 @@ class Batcher:
         costs: BatchCosts | None = None,
         observe: Callable[[int, float, float], None] = lambda size, decoding, inference: None,
         name: str = "model",
-        clock: Clock = Clock(),
+        now: Callable[[], float] = time.monotonic,
+        timer: Callable[[], float] = time.perf_counter,
+        wait: Callable[[threading.Condition, float], object] = threading.Condition.wait,
     ) -> None:
         self.workers = workers
         self.limit = limit
         self.costs = costs or BatchCosts()
         self._infer = infer
         self._observe = observe
-        self._clock = clock
+        self._now, self._timer, self._wait = now, timer, wait
         self._queue: deque[Job] = deque()
         self._changed = threading.Condition()
         self._idle = 0
@@ -108,7 +101,7 @@ class Batcher:
         Raises:
             QueueFullError: there is no room, or not enough time.
         """
-        self.load.admit(count, deadline - self._clock.now())
+        self.load.admit(count, deadline - self._now())
 
     def put(self, jobs: Sequence[Job], deadline: float) -> Completion:
         """Queue the jobs of a request; the completion's `done` is set once all are finished.
@@ -119,7 +112,7 @@ class Batcher:
         """
         self.admit(len(jobs), deadline)
         completion = Completion(len(jobs), deadline)
-        now = self._clock.now()
+        now = self._now()
         for job in jobs:
             job.completion, job.queued = completion, now
         with self._changed:
@@ -139,14 +132,12 @@ class Batcher:
             for thread in self._threads:
                 thread.join()
 
-    # --- in a worker thread -----------------------------------------------------------------------------------------
-
     def _work(self) -> None:
         while jobs := self._next_batch():
             try:
                 self._predict(jobs)
             except Exception as error:
-                # Whatever it is must reach those who asked, and the thread must live on.
+                # The requests get the error, and the thread goes on.
                 if not isinstance(error, VertebraError):
                     log.exception("a batch failed")
                 _fail(jobs, error)
@@ -158,52 +149,52 @@ class Batcher:
         with self._changed:
             while True:
                 self._drop_unwanted()
-                step = next_step(self._state(), self.costs)
-                if isinstance(step, Stop):
-                    return []
-                if isinstance(step, Wait):
-                    self._wait(step.seconds)
-                    continue
-                self.costs.taken()
-                jobs: list[Job] = []
-                while self._queue and len(jobs) < step.count:
-                    jobs.append(self._queue.popleft())
-                    self._drop_unwanted()
-                return jobs
+                if not self._queue:
+                    if self._closed:
+                        return []
+                    self._idle += 1
+                    self._changed.wait()
+                    self._idle -= 1
+                elif (seconds := self._seconds_to_gather()) > 0:
+                    self._wait(self._changed, seconds)
+                else:
+                    break
+            count = self.costs.take(len(self._queue), self._idle)
+            jobs: list[Job] = []
+            while self._queue and len(jobs) < count:
+                jobs.append(self._queue.popleft())
+                self._drop_unwanted()
+            return jobs
 
-    def _state(self) -> QueueState:
-        oldest = self._clock.now() - self._queue[0].queued if self._queue else 0.0
-        return QueueState(len(self._queue), oldest, self._idle, self.workers, self._closed)
+    def _seconds_to_gather(self) -> float:
+        """How long to wait for one more image.
 
-    def _wait(self, seconds: float | None) -> None:
-        """Until something changes; only who waits without a limit is idle."""
-        if seconds is not None:
-            self._clock.wait(self._changed, seconds)
-            return
-        self._idle += 1
-        self._changed.wait()
-        self._idle -= 1
+        Images gather while all threads are busy, and only then. The exception is a moment where that saves more than
+        it costs, and never while a thread is idle: then the machine has nothing else to do.
+        """
+        if self._idle or self._closed or self.workers == 1:
+            return 0.0
+        return self.costs.worth_waiting(len(self._queue)) - (self._now() - self._queue[0].queued)
 
     def _drop_unwanted(self) -> None:
-        """Remove from the front what nobody waits for any more."""
-        now = self._clock.now()
+        """Remove cancelled and late jobs from the front."""
+        now = self._now()
         while self._queue and not (self._queue[0].completion and self._queue[0].completion.is_wanted(now)):
             self._queue.popleft()
 
     def _predict(self, jobs: list[Job]) -> None:
         """Decode, infer, and give each job its rows."""
-        timer = self._clock.timer
-        start = timer()
-        taken = self._clock.now()
+        start = self._timer()
+        taken = self._now()
         is_saturated = bool(self._queue) and not self._idle
         decoded = self._decode(jobs, taken)
         if not decoded:
             return
         ready = [job for job, _ in decoded]
         outputs = sorted({name for job in ready for name in job.outputs})
-        begin = timer()
+        begin = self._timer()
         values = self._infer(np.stack([pixels for _, pixels in decoded]), outputs)
-        inference = timer() - begin
+        inference = self._timer() - begin
         for row, job in enumerate(ready):
             # Copies: a row that is kept would keep the whole batch.
             job.values = {
@@ -212,7 +203,7 @@ class Batcher:
             job.inference_seconds = inference
             job.batch = len(ready)
         with self._changed:
-            self.costs.measured(len(ready), inference, timer() - start, is_saturated)
+            self.costs.measured(len(ready), inference, self._timer() - start, is_saturated)
         self._observe(len(ready), begin - start, inference)
 
     def _decode(self, jobs: list[Job], taken: float) -> list[tuple[Job, Pixels]]:
@@ -220,7 +211,7 @@ class Batcher:
         found = []
         for job in jobs:
             job.queue_seconds = taken - job.queued
-            begin = self._clock.timer()
+            begin = self._timer()
             try:
                 image = job.decode()
             except ImageError as error:
@@ -228,7 +219,7 @@ class Batcher:
             else:
                 job.width, job.height, job.kept = image.width, image.height, image.kept
                 found.append((job, image.pixels))
-            job.decode_seconds = self._clock.timer() - begin
+            job.decode_seconds = self._timer() - begin
         return found
 
 
@@ -239,7 +230,7 @@ def _fail(jobs: Sequence[Job], error: Exception) -> None:
 
 
 def _deliver(jobs: Sequence[Job]) -> None:
-    """Tell those who asked, with one call into the event loop for each loop and batch."""
+    """Finish the completions of a batch with one call into the event loop."""
     counts: dict[Completion, int] = {}
     for job in jobs:
         if job.completion is not None:
@@ -249,6 +240,6 @@ def _deliver(jobs: Sequence[Job]) -> None:
         for completion, count in counts.items():
             completion.finish(count)
 
-    # Where the loop has ended, nobody waits any more.
+    # A loop that has ended has no requests left.
     with contextlib.suppress(RuntimeError, StopIteration):
         next(iter(counts)).loop.call_soon_threadsafe(finish)
