@@ -6,10 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from vertebra.serve import loop_lag
+from vertebra.serve import admission
 from vertebra.serve.app import create_app
 from vertebra.serve.dispatcher import Dispatcher
-from vertebra.serve.loop_lag import LoopLag
 from vertebra.serve.model_registry import ModelRegistry
 
 
@@ -34,7 +33,7 @@ def test_models_and_the_sampling_of_the_lag_start_and_stop_with_it(settings, cor
 
     async def during():
         assert await asyncio.to_thread(registry.wait, 30)
-        samplers.extend(task for task in asyncio.all_tasks() if task.get_coro().__name__ == "sample")
+        samplers.extend(task for task in asyncio.all_tasks() if task.get_coro().__name__ == "sample_lag")
         assert len(samplers) == 1 and not samplers[0].done()
 
     asyncio.run(lifespan(create_app(dispatcher), during))
@@ -45,16 +44,16 @@ def test_models_and_the_sampling_of_the_lag_start_and_stop_with_it(settings, cor
 
 def test_the_lag_is_how_much_later_than_due_a_sleep_ends(monkeypatch):
     now, late = [100.0], [0.0, 0.5, 0.0, 0.0]
-    lag, found = LoopLag(), []
+    sampler, found = admission.Admission(None, None, None), []
 
     async def sleep(seconds):
-        found.append(lag.seconds)
+        found.append(sampler.lag_seconds)
         if not late:
             raise asyncio.CancelledError
         now[0] += seconds + late.pop(0)
 
-    monkeypatch.setattr(loop_lag, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(loop_lag, "asyncio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(admission, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(admission, "asyncio", SimpleNamespace(sleep=sleep))
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(lag.sample())
+        asyncio.run(sampler.sample_lag())
     assert found == pytest.approx([0, 0, 0.5, 0.35, 0.245])

@@ -15,13 +15,14 @@ def test_files_are_served_with_their_kinds(tmp_path):
     page = StaticPage(tmp_path)
     assert set(page.files) == {"/", "/index.html", "/assets/app-1a2b.js"}
     script = page.files["/assets/app-1a2b.js"]
-    assert script.kind.startswith("text/javascript") and "immutable" in script.caching
-    assert page.files["/"].kind.startswith("text/html") and page.files["/"].caching == "no-cache"
+    assert script.media_type == "text/javascript" and "immutable" in script.headers["cache-control"]
+    index = page.files["/"].headers
+    assert index["content-type"] == "text/html; charset=utf-8" and index["cache-control"] == "no-cache"
 
 
 def test_without_the_page_there_is_a_hint(tmp_path):
     page = StaticPage(tmp_path / "none")
-    assert set(page.files) == {"/"} and b"/docs" in page.files["/"].content
+    assert set(page.files) == {"/"} and b"/docs" in page.files["/"].body
 
 
 def test_over_http(client):

@@ -1,17 +1,17 @@
-"""Whether a request is let in: its deadline, and room in the queue of its model.
+"""Admission of requests: their deadline, and room in the queue of their model.
 
 What limits that queue is in `queue_limit.py`; how much of a body is read, and how many at a time, in `request_body.py`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from vertebra.units import counted
 
 from .api_errors import BusyError
 from .loaded_model import LoadedModel
-from .loop_lag import LoopLag
 from .model_registry import ModelRegistry
 from .prometheus_metrics import Metrics
 from .queue_limit import QueueFullError
@@ -20,26 +20,36 @@ from .server_settings import Settings
 # A client's deadline is when it wants to hold the answer; so much of it, a second at most, is left for the network.
 _NETWORK_SHARE = 0.15
 
+_LAG_PERIOD = 0.05  # seconds between two samples of the event loop's lag
+_LAG_DECAY = 0.7  # of the last sample, so that a burst counts for some hundred milliseconds
+
 
 class Admission:
-    """Lets requests in, or says why not, for one server."""
+    """Admits or refuses the requests of one server."""
 
     def __init__(self, settings: Settings, registry: ModelRegistry, metrics: Metrics) -> None:
         self.settings = settings
         self.registry = registry
         self.metrics = metrics
-        self.lag = LoopLag()
+        self.lag_seconds = 0.0  # what comes in has waited about as long before the event loop reads it
+
+    async def sample_lag(self) -> None:
+        """Measure again and again how much later than due a sleep ends; a task that runs as long as the application."""
+        while True:
+            due = time.monotonic() + _LAG_PERIOD
+            await asyncio.sleep(_LAG_PERIOD)
+            self.lag_seconds = max(0.0, time.monotonic() - due, _LAG_DECAY * self.lag_seconds)
 
     def deadline(self, milliseconds: int | None) -> float:
         """When the request must be answered (`time.monotonic`): the server's limit, or the client's if that is less."""
         seconds = self.settings.timeout
         if milliseconds is not None:
             given = milliseconds / 1000
-            seconds = min(seconds, given - min(_NETWORK_SHARE * given, 1.0) - 2 * self.lag.seconds)
+            seconds = min(seconds, given - min(_NETWORK_SHARE * given, 1.0) - 2 * self.lag_seconds)
         return time.monotonic() + seconds
 
     def admit(self, model: LoadedModel, deadline: float) -> None:
-        """Let a request of one image or more in, before its body is read.
+        """Check for room for one image, before the body is read.
 
         Raises:
             BusyError: the model's queue is full.
@@ -50,7 +60,7 @@ class Admission:
             raise self.refuse(model, full) from None
 
     def refuse(self, model: LoadedModel, full: QueueFullError) -> BusyError:
-        """Count it, and say how long the queue is."""
+        """The error for a full queue, counted."""
         self.metrics.refused("queue")
         images = counted(len(model.batcher), "image")
         return BusyError(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-JSON = b"application/json"
+from starlette.responses import Response
+
 UNEXPECTED = "this is not an error that the server expects; its log says more."
 
 
@@ -18,10 +19,9 @@ class ApiError(Exception):
         self.message = message
         self.headers = dict(headers or {})
 
-    @property
-    def body(self) -> bytes:
-        """The JSON that is sent."""
-        return error_body(self.message)
+    def response(self) -> Response:
+        """The error as JSON."""
+        return Response(error_body(self.message), self.status, self.headers, "application/json")
 
 
 class BusyError(ApiError):

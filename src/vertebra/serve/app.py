@@ -1,4 +1,4 @@
-"""The ASGI application: routes, the page, and the guard around them."""
+"""The ASGI application: routes, the page, and the middleware around them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
-from starlette.types import ASGIApp
 
 from vertebra import __version__
 
 from . import kserve_routes, v1_routes
-from .api_errors import UNEXPECTED, ApiError, error_body
+from .api_errors import ApiError
 from .dispatcher import Dispatcher
 from .docs_page import POLICY, docs_page
 from .middleware import Middleware
@@ -24,21 +24,21 @@ from .responses import json_response
 from .static_page import StaticPage
 
 
-def create_app(dispatcher: Dispatcher, page: StaticPage | None = None) -> ASGIApp:
+def create_app(dispatcher: Dispatcher) -> FastAPI:
     """The application of one server."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         """What runs beside the requests: the loading and watching of models, and the sampling of the loop's lag."""
         dispatcher.registry.start()
-        sampling = asyncio.create_task(dispatcher.admission.lag.sample())
+        sampling = asyncio.create_task(dispatcher.admission.sample_lag())
         try:
             yield
         finally:
             sampling.cancel()
             await asyncio.to_thread(dispatcher.registry.close)
 
-    page = page or StaticPage()
+    page = StaticPage()
     app = FastAPI(
         title="Vertebra",
         version=__version__,
@@ -53,10 +53,9 @@ def create_app(dispatcher: Dispatcher, page: StaticPage | None = None) -> ASGIAp
     app.include_router(v1_routes.routes(dispatcher))
     app.include_router(kserve_routes.routes(dispatcher))
     # Coroutines: functions would each be handed to a thread.
-    app.add_exception_handler(ApiError, _api_error)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(Exception, _unexpected)
+    app.exception_handler(ApiError)(_api_error)
+    app.exception_handler(HTTPException)(_http_error)
+    app.exception_handler(RequestValidationError)(_invalid)
     for path in page.files:
         app.add_route(path, page.answer, methods=["GET"], include_in_schema=False)
 
@@ -73,19 +72,17 @@ def create_app(dispatcher: Dispatcher, page: StaticPage | None = None) -> ASGIAp
 
     app.add_route("/openapi.json", openapi, methods=["GET"], include_in_schema=False)
     app.add_route("/docs", docs, methods=["GET"], include_in_schema=False)
-    guarded: ASGIApp = Middleware(app, dispatcher.admission, frozenset(page.files))
+    app.add_middleware(Middleware, admission=dispatcher.admission, page=frozenset(page.files))
     if dispatcher.settings.cors:
-        from starlette.middleware.cors import CORSMiddleware
-
-        guarded = CORSMiddleware(
-            guarded,
+        app.add_middleware(
+            CORSMiddleware,
             allow_origins=dispatcher.settings.origins,
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Deadline-Ms"],
             expose_headers=["Retry-After", "X-Class-Index", "X-Class-Name", "X-Method"],
             max_age=600,
         )
-    return guarded
+    return app
 
 
 def _prefix(request: Request) -> str:
@@ -97,36 +94,24 @@ def _prefix(request: Request) -> str:
     return prefix if re.fullmatch(r"(/[\w.~-]{1,100}){1,10}", prefix, re.ASCII) else ""
 
 
-async def _api_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)  # noqa: S101 - for the type checker
-    return _problem(error.status, error.message, error.headers)
+async def _api_error(request: Request, error: ApiError) -> Response:
+    return error.response()
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: HTTPException) -> Response:
     """Starlette's own: no such path, or another method."""
-    assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker
     path, asked = request.scope["path"][:100], request.scope["method"] == "OPTIONS"
     if error.status_code == 405 or (asked and path == "*"):
         given = (error.headers or {}).get("Allow", "GET, POST")
         methods = given.replace("HEAD, ", "").replace(", HEAD", "").replace("GET", "GET, HEAD") + ", OPTIONS"
         if asked:
             return Response(status_code=204, headers={"Allow": methods})
-        return _problem(405, f"{path} takes {methods} alone. See /docs.", {"Allow": methods})
+        return ApiError(405, f"{path} takes {methods} alone. See /docs.", {"Allow": methods}).response()
     text = f"there is nothing at {path!r}. See /docs." if error.status_code == 404 else str(error.detail)
-    return _problem(error.status_code, text, dict(error.headers or {}))
+    return ApiError(error.status_code, text, error.headers).response()
 
 
-async def _invalid(request: Request, error: Exception) -> Response:
+async def _invalid(request: Request, error: RequestValidationError) -> Response:
     """A parameter that is not allowed."""
-    assert isinstance(error, RequestValidationError)  # noqa: S101 - for the type checker
     parts = [f"{entry['loc'][-1]} is {str(entry.get('input'))[:60]!r}: {entry['msg']}" for entry in error.errors()]
-    return _problem(422, f"{'; '.join(parts)}. See /docs.", {})
-
-
-async def _unexpected(request: Request, error: Exception) -> Response:
-    """Anything else; Starlette raises it again after this answer, and the guard logs it."""
-    return _problem(500, UNEXPECTED, {})
-
-
-def _problem(status: int, message: str, headers: dict[str, str]) -> Response:
-    return Response(error_body(message), status, headers=headers, media_type="application/json")
+    return ApiError(422, f"{'; '.join(parts)}. See /docs.").response()

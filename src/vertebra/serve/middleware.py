@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .access_control import AccessControl
 from .admission import Admission
-from .api_errors import JSON, UNEXPECTED, ApiError
+from .api_errors import UNEXPECTED, ApiError
 from .dispatcher import ClientDisconnectedError
 
 log = logging.getLogger("vertebra.serve")
@@ -48,7 +47,6 @@ class Middleware:
         self.app = app
         self.admission = admission
         self.metrics = admission.metrics
-        self.page = page
         self.access = AccessControl(admission.settings, admission.metrics, page)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,9 +64,9 @@ class Middleware:
             nonlocal status, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers: list[tuple[bytes, bytes]] = message["headers"]
-                given = {name for name, _ in headers}
-                headers.extend((name, value) for name, value in _HEADERS.items() if name not in given)
+                given = {name for name, _ in message["headers"]}
+                added = [(name, value) for name, value in _HEADERS.items() if name not in given]
+                message = {**message, "headers": [*message["headers"], *added]}
             else:
                 complete = not message.get("more_body", False)
             await send(message)
@@ -78,7 +76,7 @@ class Middleware:
             self._check_load(scope)
             await self.app(inner, receive, sending)
         except ApiError as error:
-            await answer(sending, error)
+            await error.response()(scope, receive, sending)
         except ClientDisconnectedError:
             status = 499
         except Exception:
@@ -86,7 +84,7 @@ class Middleware:
                 raise  # uvicorn logs it, and hangs up: half of an answer must not pass for a whole one
             log.exception("%s %s failed", scope["method"], scope["path"][:200])
             if not status:
-                await answer(sending, ApiError(500, UNEXPECTED))
+                await ApiError(500, UNEXPECTED).response()(scope, receive, sending)
         finally:
             route = inner.get("route")
             path = getattr(route, "path", None) or _route(scope["path"], self.access.open)
@@ -102,12 +100,3 @@ class Middleware:
 def _route(path: str, page: frozenset[str]) -> str:
     """What the counters call a path that was not routed."""
     return path if path in COMPUTED else "page" if path in page else "other"
-
-
-async def answer(send: Any, error: ApiError) -> None:
-    """Send an error."""
-    headers = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in error.headers.items()]
-    body = error.body
-    headers += [(b"content-type", JSON), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import mimetypes
-from dataclasses import dataclass
-from importlib import resources
-from importlib.resources.abc import Traversable
+from mimetypes import MimeTypes
+from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,62 +17,36 @@ _FALLBACK = b"""<!doctype html>
 <pre>curl -F files=@photo.jpg http://localhost:8000/v1/predict</pre>
 </html>
 """
-# Systems differ in what they know of these.
-_TYPES = {
-    ".js": "text/javascript; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".html": "text/html; charset=utf-8",
-    ".svg": "image/svg+xml",
-    ".woff2": "font/woff2",
-    ".webmanifest": "application/manifest+json",
-    ".json": "application/json",
-    ".txt": "text/plain; charset=utf-8",
-}
+_FOLDER = Path(__file__).with_name("static")
 _FOREVER = "public, max-age=31536000, immutable"  # names under /assets/ change with their content
 
-
-@dataclass(frozen=True)
-class File:
-    """One file, ready to be sent."""
-
-    content: bytes
-    kind: str
-    tag: str
-    caching: str
+_types = MimeTypes()  # Python's own table, without the system's
+_types.add_type("text/javascript", ".js")  # Python 3.11 has an older name
+_types.add_type("font/woff2", ".woff2")  # from Python 3.13 on
 
 
 class StaticPage:
     """All files of the page, by the path of their address."""
 
-    def __init__(self, folder: Traversable | None = None) -> None:
-        folder = folder or resources.files("vertebra.serve").joinpath("static")
-        self.files: dict[str, File] = {}
-        if folder.is_dir():
-            self._take(folder, "")
-        index = self.files.get("/index.html") or _file("index.html", _FALLBACK, "/")
-        self.files["/"] = index
-
-    def _take(self, folder: Traversable, path: str) -> None:
-        for entry in folder.iterdir():
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                self._take(entry, f"{path}/{entry.name}")
-            else:
-                address = f"{path}/{entry.name}"
-                self.files[address] = _file(entry.name, entry.read_bytes(), address)
+    def __init__(self, folder: Path = _FOLDER) -> None:
+        self.files: dict[str, Response] = {}
+        for path in folder.rglob("[!.]*"):
+            if path.is_file():
+                address = f"/{path.relative_to(folder).as_posix()}"
+                self.files[address] = _file_response(address, path.read_bytes())
+        self.files["/"] = self.files.get("/index.html") or _file_response("/index.html", _FALLBACK)
 
     async def answer(self, request: Request) -> Response:
         """A file, or that the client has it already."""
         file = self.files[request.scope["path"]]
-        headers = {"ETag": file.tag, "Cache-Control": file.caching}
-        if request.headers.get("if-none-match") == file.tag:
-            return Response(status_code=304, headers=headers)
-        return Response(file.content, headers=headers, media_type=file.kind)
+        if request.headers.get("if-none-match") == file.headers["etag"]:
+            return Response(status_code=304, headers={name: file.headers[name] for name in ("etag", "cache-control")})
+        return file
 
 
-def _file(name: str, content: bytes, address: str) -> File:
-    suffix = f".{name.rpartition('.')[2]}"
-    kind = _TYPES.get(suffix) or mimetypes.guess_type(name)[0] or "application/octet-stream"
-    tag = f'"{hashlib.sha256(content).hexdigest()[:20]}"'
-    return File(content, kind, tag, _FOREVER if address.startswith("/assets/") else "no-cache")
+def _file_response(address: str, content: bytes) -> Response:
+    headers = {
+        "ETag": f'"{hashlib.sha256(content).hexdigest()[:20]}"',
+        "Cache-Control": _FOREVER if address.startswith("/assets/") else "no-cache",
+    }
+    return Response(content, headers=headers, media_type=_types.guess_type(address)[0] or "application/octet-stream")
