@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from starlette.requests import Request
+from starlette.types import Receive
 
 from .admission import Admission
 from .api_errors import ApiError, BusyError
@@ -19,7 +20,7 @@ from .loaded_model import LoadedModel
 from .model_registry import ModelRegistry
 from .prometheus_metrics import Metrics
 from .queue_limit import QueueFullError
-from .request_body import BodyReader, Receive
+from .request_body import BodyReader
 from .server_settings import Settings
 
 T = TypeVar("T")
@@ -31,7 +32,7 @@ log = logging.getLogger("vertebra.serve")
 
 
 class ClientDisconnectedError(Exception):
-    """Nobody waits for the answer any more."""
+    """The client has closed the connection."""
 
 
 class ModelReplacedError(Exception):
@@ -39,7 +40,7 @@ class ModelReplacedError(Exception):
 
 
 class Dispatcher:
-    """What all routes of one server share: its models, who is let in, and how jobs get done in time."""
+    """What all routes of one server share: models, admission, bodies, and the running of jobs before a deadline."""
 
     def __init__(self, settings: Settings, registry: ModelRegistry, metrics: Metrics) -> None:
         self.settings = settings
@@ -57,11 +58,8 @@ class Dispatcher:
         Where the queue is full already, it is refused before anything of it is read.
         """
         self.admission.admit(model, deadline)
-        body, held = await self.bodies.read(request.receive, request.headers)
-        try:
+        async with self.bodies.read(request.receive, request.headers) as body:
             yield body
-        finally:
-            self.bodies.release(held)
 
     async def run(
         self,
@@ -77,7 +75,7 @@ class Dispatcher:
         Raises:
             ModelReplacedError: that is not `only` any more, which the request has begun with.
             ApiError: 404 no such model, 503 no room or no time, 500 the model failed.
-            ClientDisconnectedError: the client has hung up; what was not begun is not done.
+            ClientDisconnectedError: the client has closed the connection; images still in the queue are dropped.
         """
         while True:
             model = self.registry.get(name)

@@ -18,7 +18,7 @@ class DecodedImage:
     pixels: Pixels  # uint8 (crop, crop, 3)
     width: int = 0  # of the photo
     height: int = 0
-    kept: Any = None  # what whoever asked needs of the photo later
+    kept: Any = None  # what the request needs of the photo later
 
 
 @dataclass(eq=False, slots=True)
@@ -44,7 +44,7 @@ class Job:
 
 
 class Completion:
-    """Set once all jobs of one request are done; `is_cancelled` where nobody wants them any more.
+    """Set once all jobs of one request are done; `is_cancelled` where the request has ended.
 
     Jobs know their completion, and not the other way round: in a reference cycle they would keep their images until the
     garbage collector comes by.
@@ -58,7 +58,7 @@ class Completion:
         self._left = count
 
     def is_wanted(self, now: float) -> bool:
-        """Whether somebody waits for the jobs, and can get them in time."""
+        """Whether the request is neither cancelled nor late."""
         return not self.is_cancelled and self.deadline > now
 
     def finish(self, count: int) -> None:

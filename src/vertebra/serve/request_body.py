@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from starlette.types import Receive
 
 from .api_errors import ApiError, BusyError
 from .server_settings import Settings
-
-Receive = Callable[[], Awaitable[Any]]
 
 
 class BodyReader:
@@ -19,8 +19,9 @@ class BodyReader:
         self.settings = settings
         self.held = 0  # bytes
 
-    async def read(self, receive: Receive, headers: Mapping[str, str]) -> tuple[bytes, int]:
-        """The whole body, and the bytes held for it, which must be given back to `release`.
+    @asynccontextmanager
+    async def read(self, receive: Receive, headers: Mapping[str, str]) -> AsyncIterator[bytes]:
+        """The whole body, in memory until the block ends.
 
         Raises:
             ApiError: 413 too large, 408 too slow, 503 no memory for it now, 415 compressed, 400 broken off.
@@ -30,53 +31,41 @@ class BodyReader:
         if encoding not in ("", "identity"):
             raise ApiError(415, f"the body is compressed ({encoding[:40]!r}); send it as it is.")
         announced = headers.get("content-length", "")
-        expected = int(announced) if announced.isdecimal() and len(announced) < 20 else None
-        if expected is not None and expected > limit:
+        expected = int(announced) if announced.isdecimal() and len(announced) < 20 else 0
+        if expected > limit:
             raise _too_large(limit)
-        held = 0
+        held = self._hold(expected)
         try:
-            held = self._hold(expected or 0)
-            async with asyncio.timeout(self.settings.read_seconds):
-                message = await receive()
-                body = message.get("body", b"")
-                parts, size = [body], len(body)
-                while message.get("more_body"):
-                    message = await receive()
-                    parts.append(message.get("body", b""))
-                    size += len(parts[-1])
-                    if size > limit:
-                        raise _too_large(limit)
-                    if size > held:
-                        held += self._hold(size - held)
-            if len(parts) > 1:
-                body = b"".join(parts)
+            parts, size, more = [], 0, True
+            try:
+                async with asyncio.timeout(self.settings.read_seconds):
+                    while more:
+                        message = await receive()
+                        parts.append(message.get("body", b""))
+                        size += len(parts[-1])
+                        if size > limit:
+                            raise _too_large(limit)
+                        held += self._hold(max(0, size - held))
+                        more = message.get("more_body", False)
+            except TimeoutError:
+                raise ApiError(
+                    408,
+                    f"the body was not complete after {self.settings.read_seconds:g} seconds. Send it faster, or less.",
+                    {"Connection": "close"},
+                ) from None
             if message["type"] != "http.request":
                 raise ApiError(400, "the connection ended before the body did.")
-            if len(body) > limit:
-                raise _too_large(limit)
-            if len(body) > held:
-                held += self._hold(len(body) - held)
-        except TimeoutError:
-            self.release(held)
-            raise ApiError(
-                408,
-                f"the body was not complete after {self.settings.read_seconds:g} seconds. Send it faster, or less.",
-                {"Connection": "close"},
-            ) from None
-        except BaseException:
-            self.release(held)
-            raise
-        return body, held
+            body = b"".join(parts)
+            del message, parts  # or the body would be in memory twice
+            yield body
+        finally:
+            self.held -= held
 
     def _hold(self, count: int) -> int:
         if self.held + count > self.settings.max_body_bytes:
             raise BusyError("the memory for request bodies is full. Try again.", 1)
         self.held += count
         return count
-
-    def release(self, count: int) -> None:
-        """So many bytes are not in memory any more."""
-        self.held -= count
 
 
 def _too_large(limit: int) -> ApiError:
