@@ -32,7 +32,7 @@ def test_what_is_known_of_a_model(registry, path, settings):
     assert loaded.card.classes == ("cat", "dog", "fish") and loaded.plan == loaded.runner.plan
     assert loaded.file_state == module.change_state(path) == registry.models["m"].checked_state
     assert loaded.loaded_at.endswith("+00:00") and len(loaded.loaded_at) == 25
-    assert loaded.explains_by == "activation" and loaded.classifier.weight.shape == (3, 8)
+    assert loaded.explains_by == "activation" and loaded.classifier.shape == (3, 8)
     assert loaded.anatomy["input"] == [32, 32, 3]
     assert loaded.batcher.limit == 5
     assert loaded.batcher._threads[0].name == "vertebra-m-0"

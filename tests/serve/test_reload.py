@@ -249,6 +249,7 @@ def test_a_replaced_model_is_freed_with_its_last_answer(serving, write_model, pl
 def test_a_request_that_still_names_a_replaced_model_does_not_keep_its_network(serving, place, engines, pngs):
     client = serving(models=(str(place.path),), reload_seconds=0.05)
     old = client.service.registry.get("m")
+    assert old.anatomy is not None  # is read from its own file, which is replaced now
     place(seed=1)
     until(lambda: client.service.registry.get("m") is not old)
     until(lambda: engines[0]() is None)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from urllib.parse import quote
 
 from starlette.responses import Response
+from starlette.types import Receive
 
 from vertebra.pixels import resize_and_crop
 from vertebra.runtime.engine import FEATURES, PROBABILITIES
@@ -16,7 +18,6 @@ from .dispatcher import Dispatcher
 from .image_decoding import decode_limited
 from .job import DecodedImage, Job
 from .loaded_model import LoadedModel
-from .request_body import Receive
 from .request_images import Upload
 
 _OCCLUSIONS = 16  # occluded inputs that are queued at a time, so that other requests come in between
@@ -48,11 +49,15 @@ async def explained(
     photo, box, _ = job.kept
     chosen = int(job.values[PROBABILITIES].argmax()) if index is None else index
     if classifier is not None:
-        heat = classifier.activation(job.values[FEATURES], chosen)
+        heat = saliency.activation_map(classifier, job.values[FEATURES], chosen)
     else:
         heat = await _occlusion(dispatcher, receive, model, job, chosen, deadline)
     picture = await dispatcher.draw(lambda: saliency.draw(heat, photo, box, overlay=overlay), deadline)
-    headers = saliency.response_headers(model.explains_by, chosen, model.card.class_name(chosen))
+    headers = {
+        "X-Class-Index": str(chosen),
+        "X-Class-Name": quote(model.card.class_name(chosen)),
+        "X-Method": model.explains_by,
+    }
     return Response(picture, media_type="image/png", headers=headers)
 
 

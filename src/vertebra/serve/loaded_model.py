@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +29,7 @@ from .batcher import Batcher
 from .image_decoding import network_input
 from .network_stages import network_stages
 from .prometheus_metrics import Metrics
-from .saliency import Classifier, find_classifier, is_mean_pooled
+from .saliency import Map, find_classifier, is_mean_pooled
 from .server_settings import Settings
 
 log = logging.getLogger("vertebra.serve")
@@ -73,8 +72,6 @@ class LoadedModel:
             name=name,
         )
         self.loaded_at = datetime.now(UTC).isoformat(timespec="seconds")
-        self._described: tuple[Classifier | None, dict[str, Any] | None] | None = None
-        self._describing = threading.Lock()
 
     def _check_outputs(self) -> int:
         """The number of classes.
@@ -105,28 +102,23 @@ class LoadedModel:
         return costs
 
     @property
-    def classifier(self) -> Classifier | None:
-        """The linear layer for class activation maps; None where the network does not end in pooling and one layer."""
-        return self._describe()[0]
+    def classifier(self) -> Map | None:
+        """The weight (K, D) for class activation maps; None where the network does not end in pooling and one layer."""
+        return self.description[0]
 
     @property
     def anatomy(self) -> dict[str, Any] | None:
         """The stages as its file has them; None where they cannot be read."""
-        return self._describe()[1]
+        return self.description[1]
 
     @property
     def explains_by(self) -> Literal["activation", "occlusion"]:
         """How `explain` makes heat-maps."""
         return "occlusion" if self.classifier is None else "activation"
 
-    def _describe(self) -> tuple[Classifier | None, dict[str, Any] | None]:
-        """Read the graph, once; takes some hundredths of a second."""
-        with self._describing:
-            if self._described is None:
-                self._described = self._read()
-            return self._described
-
-    def _read(self) -> tuple[Classifier | None, dict[str, Any] | None]:
+    @cached_property
+    def description(self) -> tuple[Map | None, dict[str, Any] | None]:
+        """`classifier` and `anatomy`; reading them takes some hundredths of a second, once."""
         try:
             graph = read_onnx(self.path)
             classifier = find_classifier(graph)

@@ -119,8 +119,6 @@ class ModelRegistry:
             if served.current is not None:
                 served.current.close()
 
-    # --- in its thread ----------------------------------------------------------------------------------------------
-
     def _watch(self) -> None:
         try:
             for served in self.models.values():
@@ -132,7 +130,7 @@ class ModelRegistry:
         self._ready.set()
         for served in self.models.values():
             if served.current is not None:
-                served.current._describe()
+                _ = served.current.description  # before anybody asks for it
         changing: dict[str, dict[str, int]] = {}
         while not self._stop.wait(self.settings.reload_seconds):
             for served in self.models.values():
@@ -177,4 +175,4 @@ class ModelRegistry:
             # Requests that it has accepted are finished; none can come any more, for they ask for `current`.
             old.close()
             trim_heaps()
-        new._describe()
+        _ = new.description

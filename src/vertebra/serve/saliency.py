@@ -9,8 +9,6 @@ map is how much log-probability the class loses: Zeiler and Fergus, https://arxi
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,20 +32,8 @@ _TOLERANCE = 0.03
 _COLOURS = np.array([(13, 8, 135), (126, 3, 168), (204, 71, 120), (248, 149, 64), (240, 249, 33)], np.float32)
 
 
-@dataclass(frozen=True)
-class Classifier:
-    """The linear layer that makes logits of an embedding."""
-
-    weight: NDArray[np.float32]  # (K, D)
-
-    def activation(self, features: Map, index: int) -> Map:
-        """(C, h, w) → (h, w): what each place adds to the logit of a class."""
-        found: Map = np.tensordot(self.weight[index], features, 1)
-        return found
-
-
-def find_classifier(graph: OnnxFile) -> Classifier | None:
-    """The one linear layer between embedding and softmax, in float or in 8 bits; None where there is none."""
+def find_classifier(graph: OnnxFile) -> Map | None:
+    """The weight (K, D) of the one linear layer between embedding and softmax; None where there is none."""
     node = graph.maker.get("probabilities")
     if node is None or node.kind != "Softmax":
         return None
@@ -65,15 +51,21 @@ def find_classifier(graph: OnnxFile) -> Classifier | None:
         return None
     if node.kind == "MatMul" or not node.attributes.get("transB"):
         weight = weight.T
-    return Classifier(np.ascontiguousarray(weight, np.float32))
+    return np.ascontiguousarray(weight, np.float32)
 
 
-def is_mean_pooled(classifier: Classifier, features: Array, embedding: Array) -> bool:
-    """Whether the embedding is the mean of the feature maps, as the map rests on: (C, h, w), (D,)."""
-    if features.ndim != 3 or not features.shape[0] == embedding.shape[0] == classifier.weight.shape[1]:
+def is_mean_pooled(weight: Map, features: Array, embedding: Array) -> bool:
+    """Whether the embedding is the mean of the feature maps, as the activation map needs: (K, D), (C, h, w), (D,)."""
+    if features.ndim != 3 or not features.shape[0] == embedding.shape[0] == weight.shape[1]:
         return False
     mean = features.mean((1, 2))
     return bool(np.abs(mean - embedding).max() <= _TOLERANCE * max(1e-6, float(np.abs(embedding).max())))
+
+
+def activation_map(weight: Map, features: Map, index: int) -> Map:
+    """(K, D), (C, h, w) → (h, w): what each place adds to the logit of a class."""
+    found: Map = np.tensordot(weight[index], features, 1)
+    return found
 
 
 def _origin(graph: OnnxFile, name: str) -> str:
@@ -110,9 +102,6 @@ def _values(graph: OnnxFile, name: str) -> Array | None:
     return floats
 
 
-# --- occlusion -------------------------------------------------------------------------------------------------------
-
-
 def occluded(pixels: Pixels) -> list[Pixels]:
     """The network's input with one place after another occluded by its mean colour: GRID × GRID of them, by rows."""
     side = pixels.shape[0]
@@ -134,9 +123,6 @@ def occlusion_map(whole: float, parts: list[float]) -> Map:
     values = np.log(np.maximum([whole, *parts], 1e-9))
     found: Map = (values[0] - values[1:]).reshape(GRID, GRID).astype(np.float32)
     return found
-
-
-# --- pictures -------------------------------------------------------------------------------------------------------
 
 
 def shrunk(picture: Image.Image) -> Image.Image:
@@ -179,10 +165,9 @@ def draw(heat: Map, picture: Image.Image, box: tuple[float, float, float, float]
         heat = heat / highest
     size = (max(1, right - left), max(1, bottom - top))
     smooth = Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
-    values = np.zeros((height, width), np.float32)
-    # The crop of a small picture reaches outside of it.
-    x, y, x_end, y_end = max(0, left), max(0, top), min(width, right), min(height, bottom)
-    values[y:y_end, x:x_end] = np.asarray(smooth).clip(0, 1)[y - top : y_end - top, x - left : x_end - left]
+    canvas = Image.new("F", picture.size)
+    canvas.paste(smooth, (left, top))  # the crop of a small picture reaches outside of it
+    values = np.asarray(canvas).clip(0, 1)
     steps = values * (len(_COLOURS) - 1)
     colours = np.stack([np.interp(steps, range(len(_COLOURS)), _COLOURS[:, i]) for i in range(3)], -1)
     if overlay:
@@ -195,10 +180,3 @@ def draw(heat: Map, picture: Image.Image, box: tuple[float, float, float, float]
     out = io.BytesIO()
     image.save(out, "PNG", compress_level=1)
     return out.getvalue()
-
-
-def response_headers(method: str, index: int, name: str) -> dict[str, Any]:
-    """The headers that go with a picture."""
-    from urllib.parse import quote
-
-    return {"X-Class-Index": str(index), "X-Class-Name": quote(name), "X-Method": method}
