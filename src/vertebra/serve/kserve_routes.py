@@ -30,7 +30,6 @@ from .dispatcher import Dispatcher
 from .job import DecodedImage, Job
 from .json_body import Data, in_thread_if_large, json_numbers, numbers, parse_json
 from .loaded_model import LoadedModel
-from .responses import json_response
 from .v1_routes import Deadline
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -43,56 +42,41 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
     router = APIRouter(prefix="/v2")
     registry = dispatcher.registry
 
-    @router.get("/health/live", response_model=dict[str, Any], summary="KServe: whether the process is up")
-    async def live() -> Response:
+    @router.get("/health/live", summary="KServe: whether the process is up")
+    async def live() -> dict[str, Any]:
         """Always 200."""
-        return json_response({"live": True})
+        return {"live": True}
 
-    @router.get(
-        "/health/ready",
-        response_model=dict[str, Any],
-        responses=schemas.problems(503),
-        summary="KServe: whether it can predict",
-    )
-    async def ready() -> Response:
+    @router.get("/health/ready", responses=schemas.problems(503), summary="KServe: whether it can predict")
+    async def ready() -> dict[str, Any]:
         """200 once every model is loaded and warm."""
         if not registry.ready or dispatcher.is_stopping():
             raise ApiError(503, "the models are not ready.", {"Retry-After": "1"})
-        return json_response({"ready": True})
+        return {"ready": True}
 
-    @router.get("", response_model=dict[str, Any], summary="KServe: the server")
-    async def server() -> Response:
+    @router.get("", summary="KServe: the server")
+    async def server() -> dict[str, Any]:
         """Its name, version and extensions."""
-        return json_response(
-            {"name": "vertebra", "version": __version__, "extensions": ["binary_tensor_data", "classification"]}
-        )
+        return {"name": "vertebra", "version": __version__, "extensions": ["binary_tensor_data", "classification"]}
 
-    @router.get(
-        "/models/{name}", response_model=dict[str, Any], responses=_OF_MODEL, summary="KServe: a model's tensors"
-    )
-    async def metadata(name: str) -> Response:
+    @router.get("/models/{name}", responses=_OF_MODEL, summary="KServe: a model's tensors")
+    async def metadata(name: str) -> dict[str, Any]:
         """Names, types and shapes of what goes in and comes out."""
         loaded = registry.get(name)
         size = loaded.card.preprocessing.crop_size
         shapes = {"probabilities": [-1, loaded.classes], "embedding": [-1, -1], "features": [-1, -1, -1, -1]}
-        found = {
+        return {
             "name": loaded.name,
             "versions": ["1"],
             "platform": "vertebra_onnx",
             "inputs": [{"name": INPUT, "datatype": "UINT8", "shape": [-1, size, size, 3]}],
             "outputs": [{"name": output, "datatype": "FP32", "shape": shapes[output]} for output in OUTPUTS],
         }
-        return json_response(found)
 
-    @router.get(
-        "/models/{name}/ready",
-        response_model=dict[str, Any],
-        responses=_OF_MODEL,
-        summary="KServe: whether a model can predict",
-    )
-    async def model_ready(name: str) -> Response:
+    @router.get("/models/{name}/ready", responses=_OF_MODEL, summary="KServe: whether a model can predict")
+    async def model_ready(name: str) -> dict[str, Any]:
         """200 where it is loaded."""
-        return json_response({"name": registry.get(name).name, "ready": True})
+        return {"name": registry.get(name).name, "ready": True}
 
     @router.post(
         "/models/{name}/infer",

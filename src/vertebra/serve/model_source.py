@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 
 from vertebra.cache import scratch_dir
-from vertebra.errors import UsageError, VertebraError, VertebraWarning
+from vertebra.errors import UsageError, VertebraError, VertebraWarning, noting
 from vertebra.loading import find_cached_export
 from vertebra.model_argument import ModelKind, resolve_model
 from vertebra.progress import Progress
@@ -25,7 +25,7 @@ def exported_file_of(source: str, tell: Progress) -> Path:
 
     By another process: exporting loads torch, which this one never does.
     """
-    # What is told is told now: warnings are shown when a command ends, and this one runs for long.
+    # Shown now: the command line prints warnings when a command ends, and this one runs for long.
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", VertebraWarning)
         model = resolve_model(source, "serve")
@@ -62,10 +62,8 @@ def export_here(source: str, scratch: str) -> None:
     """Export, and print where the file is and what is to be told of it, as one line of JSON."""
     from vertebra.loading import exported_file
 
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always", VertebraWarning)
+    with noting() as texts:
         path = exported_file(resolve_model(source, "serve"), scratch=Path(scratch))
-    texts = [str(each.message) for each in told if issubclass(each.category, VertebraWarning)]
     sys.stdout.write(json.dumps({"path": os.fspath(path), "told": texts}) + "\n")
 
 

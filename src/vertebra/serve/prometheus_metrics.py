@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import generate_latest
 from prometheus_client.process_collector import ProcessCollector
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _SIZES = (1, 2, 4, 8, 16)
 
@@ -20,46 +19,23 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        self._requests = Counter(
-            "vertebra_requests", "Requests by route and status.", ["route", "status"], registry=registry
+        counter = partial(Counter, namespace="vertebra", registry=registry)
+        histogram = partial(Histogram, namespace="vertebra", registry=registry)
+        self._requests = counter("requests", "Requests by route and status.", ["route", "status"])
+        self._request_seconds = histogram(
+            "request_seconds", "Seconds from a request's headers to its response.", ["route"], buckets=_SECONDS
         )
-        self._request_seconds = Histogram(
-            "vertebra_request_seconds",
-            "Seconds from a request's headers to its response.",
-            ["route"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self._images = Counter("vertebra_images", "Images by result.", ["model", "result"], registry=registry)
-        self._batches = Histogram(
-            "vertebra_batch_images", "Images per batch.", ["model"], buckets=_SIZES, registry=registry
-        )
-        self._decoding = Histogram(
-            "vertebra_decode_seconds", "Seconds of decoding per batch.", ["model"], buckets=_SECONDS, registry=registry
-        )
-        self._inference = Histogram(
-            "vertebra_inference_seconds",
-            "Seconds of inference per batch.",
-            ["model"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self._refused = Counter("vertebra_refused", "Requests refused, by reason.", ["reason"], registry=registry)
-        self._reloads = Counter(
-            "vertebra_reloads", "Reloads of a model's file, by result.", ["model", "result"], registry=registry
-        )
-        self._bound: dict[tuple[str, int], Any] = {}
-        self._timed: dict[str, Any] = {}
+        self._images = counter("images", "Images by result.", ["model", "result"])
+        self._batches = histogram("batch_images", "Images per batch.", ["model"], buckets=_SIZES)
+        self._decoding = histogram("decode_seconds", "Seconds of decoding per batch.", ["model"], buckets=_SECONDS)
+        self._inference = histogram("inference_seconds", "Seconds of inference per batch.", ["model"], buckets=_SECONDS)
+        self._refused = counter("refused", "Requests refused, by reason.", ["reason"])
+        self._reloads = counter("reloads", "Reloads of a model's file, by result.", ["model", "result"])
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """A request has its answer."""
-        key = (route, status)
-        counter = self._bound.get(key)
-        if counter is None:
-            counter = self._bound[key] = self._requests.labels(route, str(status))
-            self._timed.setdefault(route, self._request_seconds.labels(route))
-        counter.inc()
-        self._timed[route].observe(seconds)
+        self._requests.labels(route, str(status)).inc()
+        self._request_seconds.labels(route).observe(seconds)
 
     def images(self, model: str, predicted: int, unreadable: int) -> None:
         """So many images of a request were predicted, and so many could not be read."""

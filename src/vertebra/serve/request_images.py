@@ -73,9 +73,6 @@ def _too_many(limit: int) -> ApiError:
     return ApiError(422, f"there are more than {limit} images, the most of one request. Send them in several.")
 
 
-# --- multipart ------------------------------------------------------------------------------------------------------
-
-
 def parse_multipart(content_type: str, body: bytes, max_images: int) -> RequestContent:
     """https://www.rfc-editor.org/rfc/rfc7578, read by python-multipart.
 
@@ -175,9 +172,6 @@ def _extended_filename(disposition: bytes) -> str | None:
     except ValueError:
         pass
     raise ApiError(400, f"filename* is {value[:60]!r}; write it as UTF-8''na%C3%AFve.jpg, or give a plain filename.")
-
-
-# --- JSON -----------------------------------------------------------------------------------------------------------
 
 
 def _parse_json_images(body: bytes, limit: int) -> RequestContent:

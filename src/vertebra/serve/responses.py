@@ -24,17 +24,17 @@ def json_response(value: Any, status: int = 200) -> Response:
 
 def predictions(model: LoadedModel, jobs: Sequence[Job], top: int, started: float) -> Response:
     """The answer of /v1/predict; 422 where not one image could be read."""
-    return _answer(model, jobs, started, lambda job: _classes(model, job, top), {"predictions": []})
+
+    def classes(job: Job) -> dict[str, Any]:
+        found, unsure = best_classes(model.card, job.values[PROBABILITIES], top)
+        return {"predictions": found, "unsure": unsure}
+
+    return _answer(model, jobs, started, classes, {"predictions": []})
 
 
 def embeddings(model: LoadedModel, jobs: Sequence[Job], started: float) -> Response:
     """The answer of /v1/embed; 422 where not one image could be read."""
     return _answer(model, jobs, started, lambda job: {"embedding": job.values[EMBEDDING]}, {"embedding": []})
-
-
-def _classes(model: LoadedModel, job: Job, top: int) -> dict[str, Any]:
-    found, unsure = best_classes(model.card, job.values[PROBABILITIES], top)
-    return {"predictions": found, "unsure": unsure}
 
 
 def _answer(model: LoadedModel, jobs: Sequence[Job], started: float, values: Any, nothing: dict[str, Any]) -> Response:

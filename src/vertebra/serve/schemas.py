@@ -148,65 +148,37 @@ class Status(BaseModel):
     status: str
 
 
-_FILES = {
-    "schema": {
-        "type": "object",
-        "properties": {"files": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-    }
-}
-_RAW = {"schema": {"type": "string", "format": "binary"}}
+def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:
+    return {"type": "object", **({"required": list(required)} if required else {}), "properties": properties}
+
+
+def _body(schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    content = {kind: {"schema": schema} for kind, schema in schemas.items()}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+_BINARY = {"type": "string", "format": "binary"}
+_IMAGE = _object({"name": {"type": "string"}, "data": {"type": "string", "contentEncoding": "base64"}}, "data")
 _IMAGES = {
-    "schema": {
-        "type": "object",
-        "required": ["images"],
-        "properties": {
-            "images": {
-                "type": "array",
-                "minItems": 1,
-                "items": {
-                    "type": "object",
-                    "required": ["data"],
-                    "properties": {
-                        "name": {"type": "string"},
-                        "data": {"type": "string", "contentEncoding": "base64"},
-                    },
-                },
-            },
-            "model": {"type": "string"},
-            "top": {"type": "integer", "minimum": 1, "maximum": 1000},
-        },
-    }
+    "images": {"type": "array", "minItems": 1, "items": _IMAGE},
+    "model": {"type": "string"},
+    "top": {"type": "integer", "minimum": 1, "maximum": 1000},
 }
-BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": _FILES,
-            "image/*": _RAW,
-            "application/octet-stream": _RAW,
-            "application/json": _IMAGES,
-        },
+_OBJECTS = {"type": "array", "items": {"type": "object"}}
+BODY = _body(
+    {
+        "multipart/form-data": _object({"files": {"type": "array", "items": _BINARY}}),
+        "image/*": _BINARY,
+        "application/octet-stream": _BINARY,
+        "application/json": _object(_IMAGES, "images"),
     }
-}
-TENSORS: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["inputs"],
-                    "properties": {
-                        "id": {"type": "string"},
-                        "inputs": {"type": "array", "items": {"type": "object"}},
-                        "outputs": {"type": "array", "items": {"type": "object"}},
-                    },
-                }
-            },
-            "application/octet-stream": _RAW,
-        },
+)
+TENSORS = _body(
+    {
+        "application/json": _object({"id": {"type": "string"}, "inputs": _OBJECTS, "outputs": _OBJECTS}, "inputs"),
+        "application/octet-stream": _BINARY,
     }
-}
+)
 
 
 def problems(*statuses: int, without_one: type[BaseModel] | None = None) -> dict[int | str, dict[str, Any]]:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from vertebra import __version__
@@ -21,7 +22,6 @@ from .explain import explained
 from .job import Job
 from .json_body import in_thread_if_large
 from .loaded_model import LoadedModel
-from .prometheus_metrics import CONTENT_TYPE
 from .request_images import parse_images
 from .responses import embeddings, json_response, predictions
 
@@ -160,7 +160,7 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
     @router.get("/metrics", response_class=Response, summary="Counters for Prometheus")
     async def metrics() -> Response:
         """Requests, latencies, batches, queues, memory."""
-        return Response(dispatcher.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+        return Response(dispatcher.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return router
 
