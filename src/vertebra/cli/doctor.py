@@ -1,4 +1,4 @@
-"""`vertebra doctor`: what is here, and what is missing."""
+"""`vertebra doctor`: versions, devices, threads, the weight cache, and missing extras."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def doctor(
     if json:
         print_json(report)
         return
-    for title, lines in _pages(report):
+    for title, lines in _sections(report):
         typer.secho(title, bold=True)
         width = max(len(name) for name, _ in lines)
         for name, value in lines:
@@ -55,7 +55,7 @@ def doctor(
 
 
 def _calibrate() -> None:
-    """Measure what predictions of times rest on; what was kept is replaced."""
+    """Measure anew what predicted times are computed from; earlier measurements are replaced."""
     from vertebra.anatomy import calibrated_anew
     from vertebra.cli.inspect import Executor
 
@@ -70,16 +70,21 @@ def _calibrate() -> None:
 
 
 def examine() -> dict[str, Any]:
-    """All that the command knows, ready for JSON. Sizes in bytes; what cannot be told is null."""
+    """The report as JSON values: sizes in bytes, null where unknown."""
     return {
         "vertebra": __version__,
         "python": {"version": platform.python_version(), "executable": sys.executable},
         "system": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "cpu": _cpu(),
+        "cpu": {
+            "model": processor(),
+            "cores": os.cpu_count(),
+            "usable_cores": affinity(),
+            "quota_cores": quota_cores(),
+        },
         "torch": _torch(),
         "cache": _cache(),
-        "environment": {name: _harmless(os.environ[name]) for name in VARIABLES if name in os.environ},
+        "environment": {name: _without_password(os.environ[name]) for name in VARIABLES if name in os.environ},
         "extras": {extra: _extra(extra) for extra in EXTRAS},
     }
 
@@ -91,18 +96,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _cpu() -> dict[str, Any]:
-    """A thread more than the quota allows only gets in the way."""
-    return {
-        "model": processor(),
-        "cores": os.cpu_count(),
-        "usable_cores": affinity(),
-        "quota_cores": quota_cores(),
-    }
-
-
 def _torch() -> dict[str, Any] | None:
-    """Threads and accelerators as torch sees them; None where it is not installed."""
+    """Threads and accelerators as torch reports them; None where it is not installed."""
     try:
         import torch
     except ModuleNotFoundError:
@@ -122,7 +117,7 @@ def _torch() -> dict[str, Any] | None:
 
 
 def _cache() -> dict[str, Any]:
-    """Where weights lie, and how many bytes they take."""
+    """The weight cache: its folder, files and bytes."""
     from vertebra import weight_files
 
     folder = weight_files.hub_dir()
@@ -130,8 +125,8 @@ def _cache() -> dict[str, Any]:
     return {"folder": str(folder), "files": len(sizes), "bytes": sum(sizes)}
 
 
-def _harmless(value: str) -> str:
-    """Without the user and password that a mirror's URL may hold: reports are pasted in public."""
+def _without_password(value: str) -> str:
+    """Without the user and password of a mirror's URL: reports are pasted in public."""
     return re.sub(r"//[^/@]*@", "//***@", value)
 
 
@@ -148,7 +143,7 @@ def _packages_of(extra: str) -> list[str]:
     return [match[1] for match in found if match]
 
 
-def _pages(report: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+def _sections(report: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     """The report as headed lists of name and value."""
     python, cpu, torch, cache = report["python"], report["cpu"], report["torch"], report["cache"]
     quota = cpu["quota_cores"]
@@ -173,7 +168,7 @@ def _pages(report: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
         (name, f"missing {', '.join(state['missing'])}: {state['command']}" if state["missing"] else "complete")
         for name, state in report["extras"].items()
     ]
-    pages = [("Versions", versions), ("Machine", machine), ("Extras", extras)]
+    sections = [("Versions", versions), ("Machine", machine), ("Extras", extras)]
     if report["environment"]:
-        pages.append(("Environment", list(report["environment"].items())))
-    return pages
+        sections.append(("Environment", list(report["environment"].items())))
+    return sections

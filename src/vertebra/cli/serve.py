@@ -52,8 +52,6 @@ def serve(
     from vertebra.errors import needing
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    # Its own are about start and stop, which are told here.
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     with needing("serve", "vertebra serve"):
         from vertebra.serve import Settings, run
         from vertebra.serve.server_settings import API_KEY_VARIABLE

@@ -1,4 +1,4 @@
-"""Who may ask: the Host that a request names, the page that it comes from, and the API key."""
+"""Access control: the Host that a request names, the origin of the page that sends it, and the API key."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class AccessControl:
         if (host and not _HOST.fullmatch(host)) or sum(name == b"host" for name, _ in scope["headers"]) > 1:
             self.metrics.refused("host")
             raise ApiError(400, f"the Host header is {host[:100]!r}; send one, with a name and perhaps a port.")
-        if self.hosts is not None and not self._answers_to(_hostname(host)):
+        if self.hosts is not None and not self._is_own_host(_hostname(host)):
             self.metrics.refused("host")
             allowed = self.allowed
             instead = "" if allowed else ", or with an API key"
@@ -61,7 +61,7 @@ class AccessControl:
                 f"Start it with --allow-host {_hostname(host)[:100] or 'NAME'}{instead}.",
             )
         origin = headers.get(b"origin")
-        if origin is not None and not self._may(origin.decode("latin-1"), host):
+        if origin is not None and not self._is_allowed_origin(origin.decode("latin-1"), host):
             self.metrics.refused("origin")
             raise ApiError(
                 403,
@@ -78,14 +78,14 @@ class AccessControl:
                     {"WWW-Authenticate": "Bearer"},
                 )
 
-    def _answers_to(self, name: str) -> bool:
+    def _is_own_host(self, name: str) -> bool:
         """Whether the name of a Host header is one of this server's: a loopback one, its own, or an allowed one."""
         if self.hosts is None or name in self.hosts or is_loopback(name):
             return True
         return any(name.endswith(allowed[1:]) for allowed in self.hosts if allowed.startswith("*."))
 
-    def _may(self, origin: str, host: str) -> bool:
-        """Whether pages of that origin may ask: those of this server, and allowed ones.
+    def _is_allowed_origin(self, origin: str, host: str) -> bool:
+        """Whether pages of that origin may send requests: those of this server, and allowed ones.
 
         Which scheme the browser used is not known behind a proxy, so the page's own counts. What a proxy adds
         (X-Forwarded-Host) is ignored: a client can send the same.

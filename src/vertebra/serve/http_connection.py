@@ -1,4 +1,4 @@
-"""One HTTP connection: uvicorn's, with limits for those who send nothing, slowly, without an end, or do not read."""
+"""One HTTP connection: uvicorn's, with limits for clients that are idle, slow or endless, or do not read answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_HEAD_BYTES = 65_536  # of a request's line and headers
 
 # Where a connection is closed before all has been read, the system would drop the answer with it: the client, still
 # sending, gets a reset. So its side is closed first, and what comes is read and forgotten: for as long as a body may
-# take, until the client is silent, or until it is more than anybody sends by mistake.
+# take, until the client is silent, or until it is more than a client sends by mistake.
 _DRAIN_BYTES = 2**30
 _DRAIN_SILENCE = 2.0  # seconds
 _REFUSED = 100  # connections past the limit that get this answer; further ones are closed at once
@@ -41,10 +41,8 @@ class Connection(HttpToolsProtocol):
     _timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
 
-    # --- the socket -------------------------------------------------------------------------------------------------
-
     def connection_made(self, transport: Any) -> None:
-        """Somebody has connected."""
+        """A client has connected."""
         super().connection_made(_Transport(transport, self))  # type: ignore[arg-type]
         if len(self.connections) > self.settings.connections and not self._close_longest_idle():
             self.metrics.refused("connections")
@@ -99,8 +97,6 @@ class Connection(HttpToolsProtocol):
             self._write_timer.cancel()
             self._write_timer = None
         super().resume_writing()
-
-    # --- the parser -------------------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
@@ -166,8 +162,6 @@ class Connection(HttpToolsProtocol):
         if self._header_bytes > MAX_HEAD_BYTES:
             raise ValueError  # the parser stops, and says so
 
-    # --- answers ----------------------------------------------------------------------------------------------------
-
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._running = cycle
         super()._start_asgi_task(cycle, app)
@@ -225,8 +219,6 @@ class Connection(HttpToolsProtocol):
             return
         self.transport.write(words)
         self.transport.close()
-
-    # --- the end ----------------------------------------------------------------------------------------------------
 
     def _close_longest_idle(self) -> bool:
         """Make room by closing the connection that has waited longest for its next request, where one waits."""

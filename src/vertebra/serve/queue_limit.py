@@ -1,7 +1,7 @@
 """What limits a model's queue: the number of images in it, and whether a new one can be done before its deadline.
 
 The number is `Settings.queue` (`--queue`); the memory for the bodies of requests has a limit of its own in
-`request_body.py`, and the length of a batch has none to do with this.
+`request_body.py`.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ import socket
 import sys
 import threading
 from types import TracebackType
-from typing import Any
 
 import uvicorn
 
@@ -40,6 +39,7 @@ class Server:
             ws="none",
             lifespan="on",
             log_config=None,
+            log_level="warning",  # start and stop are logged here
             access_log=False,
             server_header=False,
             proxy_headers=False,
@@ -48,7 +48,7 @@ class Server:
             # Requests end by their deadline; what hangs longer is not theirs.
             timeout_graceful_shutdown=int(settings.timeout) + 5,
         )
-        self.server = _UvicornServer(config)
+        self.server = uvicorn.Server(config)
         dispatcher.is_stopping = lambda: self.server.should_exit
         self.registry.failed = self.stop
         open_connections = self.server.server_state.connections
@@ -58,7 +58,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """The address."""
         host, port = self.socket.getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -112,13 +112,6 @@ class Server:
             self._thread.join()
 
 
-class _UvicornServer(uvicorn.Server):
-    """uvicorn's, without its banner: it names the address before anything is loaded."""
-
-    def _log_started_message(self, listeners: Any) -> None:
-        pass
-
-
 def _bound(host: str, port: int) -> socket.socket:
     """A socket at that address.
 
@@ -135,7 +128,7 @@ def _bound(host: str, port: int) -> socket.socket:
         if sys.platform != "win32":
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
-        # From here on those who connect wait until they are served, rather than being turned away.
+        # From here on connections are queued, not refused.
         found.listen(_BACKLOG)
     except OSError as error:
         found.close()

@@ -24,7 +24,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8000  # 0: any that is free
     api_key: str | None = field(default=None, repr=False)
-    no_auth: bool = False  # allow whoever can reach it
+    no_auth: bool = False  # serve other machines without a key
     cors: tuple[str, ...] = ()  # origins of other pages that may call it
     allow_host: tuple[str, ...] = ()  # names besides localhost that it is asked by: photos.example.org, *.example.org
     engine: str = "auto"
@@ -37,7 +37,7 @@ class Settings:
     reload_seconds: float = 1.0  # between two checks of the files
     read_seconds: float = 10.0  # for a request's headers, and again for its body
     # Until a connection without a request is closed. Balancers keep theirs for 60 by default, and one that is closed
-    # just as it is used again is an error to somebody.
+    # just as it is used again is an error for a client.
     keep_alive: int = 75
     connections: int = 1000
 
@@ -77,7 +77,7 @@ class Settings:
             if origin != "*" and not re.fullmatch(r"https?://[^/\s]+", origin):
                 raise UsageError(f"cors has {origin!r}; an origin is written like https://example.org, without a path.")
         for name in self.allow_host:
-            if not _is_address(name) and not re.fullmatch(r"(\*\.)?[\w-]+(\.[\w-]+)*\.?", name, re.ASCII):
+            if _address(name) is None and not re.fullmatch(r"(\*\.)?[\w-]+(\.[\w-]+)*\.?", name, re.ASCII):
                 raise UsageError(
                     f"allow_host has {name!r}; a name is written like photos.example.org, or *.example.org for all "
                     "beneath it, in ASCII and without scheme, port or path."
@@ -103,7 +103,7 @@ class Settings:
         for given in self.models:
             name, separator, source = given.partition("=")
             if not separator or "/" in name or (os.path.lexists(given) and not os.path.lexists(source)):
-                with warnings.catch_warnings():  # what is told is told where the file is looked for
+                with warnings.catch_warnings():  # they are shown where the file is loaded
                     warnings.simplefilter("ignore", VertebraWarning)
                     name, source = resolve_model(given, "serve").name, given
             if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", name, re.ASCII):
@@ -120,19 +120,14 @@ class Settings:
         return found
 
 
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach an address."""
-    if host == "localhost":
-        return True
+    address = _address(host)
+    return host == "localhost" or (address is not None and address.is_loopback)
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host)
     except ValueError:
-        return False
+        return None
