@@ -96,7 +96,7 @@ class Batcher:
         return QueueLoad(len(self._queue), self.limit, self.costs.seconds_per_image, self.workers)
 
     def admit(self, count: int, deadline: float) -> None:
-        """Let so many images in that are wanted by then (`time.monotonic`); they are put in afterwards.
+        """Check for room for images whose deadline is that (`time.monotonic`).
 
         Raises:
             QueueFullError: there is no room, or not enough time.

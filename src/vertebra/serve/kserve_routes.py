@@ -38,7 +38,7 @@ _ALL = schemas.problems(400, 404, 408, 413, 415, 422, 500, 503)
 
 
 def routes(dispatcher: Dispatcher) -> APIRouter:
-    """All of them, for one server."""
+    """The routes of one server."""
     router = APIRouter(prefix="/v2")
     registry = dispatcher.registry
 

@@ -93,7 +93,7 @@ class ModelRegistry:
         return self._ready.is_set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Until they are."""
+        """Wait until they are."""
         return self._ready.wait(timeout)
 
     def get(self, name: str | None) -> LoadedModel:

@@ -33,22 +33,22 @@ class Metrics:
         self._reloads = counter("reloads", "Reloads of a model's file, by result.", ["model", "result"])
 
     def answered(self, route: str, status: int, seconds: float) -> None:
-        """A request has its answer."""
+        """Count a response and its seconds."""
         self._requests.labels(route, str(status)).inc()
         self._request_seconds.labels(route).observe(seconds)
 
     def images(self, model: str, predicted: int, unreadable: int) -> None:
-        """So many images of a request were predicted, and so many could not be read."""
+        """Count the images of a request by result."""
         for result, count in (("ok", predicted), ("error", unreadable)):
             if count:
                 self._images.labels(model, result).inc(count)
 
     def refused(self, reason: str) -> None:
-        """A request was refused: "queue", "deadline", "memory", "connections", "key", "origin", …"""
+        """Count a refused request by its reason: "queue", "deadline", "memory", "connections", "key", "origin", …"""
         self._refused.labels(reason).inc()
 
     def reloaded(self, model: str, *, ok: bool) -> None:
-        """A model's file was replaced."""
+        """Count a reload of a model's file by its result."""
         self._reloads.labels(model, "ok" if ok else "error").inc()
 
     def batch_observer(self, model: str) -> Callable[[int, float, float], None]:
@@ -72,5 +72,5 @@ class Metrics:
             gauge.labels(model).set_function(function)
 
     def text(self) -> bytes:
-        """All of it."""
+        """All metrics in the text format of Prometheus."""
         return generate_latest(self.registry)

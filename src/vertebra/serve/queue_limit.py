@@ -13,7 +13,7 @@ _WAIT_MARGIN = 1.5
 
 
 class QueueFullError(Exception):
-    """So many images are queued that another one has no place, or would not be done in time."""
+    """The queue has no room for more images, or they would miss their deadline."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"{seconds:.1f} s")
@@ -35,9 +35,9 @@ class QueueLoad:
         return self.images * self.seconds_per_image / self.threads
 
     def admit(self, count: int, seconds_left: float) -> None:
-        """Let so many more images in, whose deadline is so many seconds away.
+        """Check for room for more images, whose deadline is `seconds_left` away.
 
-        An empty queue lets everything in that its limit allows: only a trial shows how long an image takes.
+        An empty queue takes all that its limit allows: only a trial shows how long an image takes.
 
         Raises:
             QueueFullError: they find no room, or would be late.

@@ -1,4 +1,4 @@
-"""The routes under /v1, and those that say how the server is."""
+"""The routes under /v1, the probes and the metrics."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _ALL = (400, 404, 408, 413, 415, 422, 500, 503)
 
 
 def routes(dispatcher: Dispatcher) -> APIRouter:
-    """All of them, for one server."""
+    """The routes of one server."""
     router = APIRouter()
     registry, settings = dispatcher.registry, dispatcher.settings
 
