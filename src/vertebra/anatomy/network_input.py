@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map_only
 
 from vertebra.errors import UsageError, check_count
-from vertebra.graph.trace import META, to_meta
 from vertebra.model_argument import ModelArgument, ModelKind, resolve_model
 from vertebra.models import ConvNet, create_model, get_model, get_model_weights
+from vertebra.models.meta_copy import META, shape_of, to_meta
 from vertebra.models.state_dict import meta_build
 from vertebra.models.weight_reader import read_card
 
@@ -40,12 +40,10 @@ class Subject:
     def batch(self, size: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The inputs with another batch size."""
 
-        def resized(value: Any) -> Any:
-            if not isinstance(value, Tensor) or not value.ndim or value.shape[0] != self.batch_size:
-                return value
-            return value.new_empty((size, *value.shape[1:]))
+        def resized(value: Tensor) -> Tensor:
+            return value.new_empty((size, *value.shape[1:])) if value.shape[:1] == (self.batch_size,) else value
 
-        args, kwargs = tree_map(resized, (self.args, self.kwargs))
+        args, kwargs = tree_map_only(Tensor, resized, (self.args, self.kwargs))
         return args, kwargs
 
 
@@ -56,11 +54,7 @@ def prepare(
     dtype: torch.dtype | str | None,
     inputs: Any,
 ) -> Subject:
-    """Build or copy the network on the meta device, and make its inputs.
-
-    Raises:
-        UsageError: an argument that is not allowed; the message says what is.
-    """
+    """Build or copy the network on the meta device, and make its inputs."""
     check_count("batch_size", batch_size)
     dtype = _dtype(dtype)
     modes = None
@@ -122,10 +116,11 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
 
 def _shape(network: nn.Module, size: int | Sequence[int] | None, default: int) -> tuple[int, ...]:
     """(C, H, W) from an int, (H, W) or (C, H, W)."""
-    channels = network.in_channels if isinstance(network, ConvNet) else _first_channels(network)
+    first = (module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d))
+    channels = network.in_channels if isinstance(network, ConvNet) else next(first, 3)
     size = default if size is None else size
     sides = (size, size) if isinstance(size, int) else tuple(size)
-    if len(sides) not in (2, 3) or any(not _is_count(side) for side in sides):
+    if len(sides) not in (2, 3) or any(type(side) is not int or side < 1 for side in sides):
         raise UsageError(
             f"input_size is {size!r}; give one side in pixels (224), (height, width), or (channels, height, width). "
             "For inputs of another kind there is inputs=."
@@ -133,29 +128,18 @@ def _shape(network: nn.Module, size: int | Sequence[int] | None, default: int) -
     return sides if len(sides) == 3 else (channels, *sides)
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _first_channels(network: nn.Module) -> int:
-    return next((module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d)), 3)
-
-
 def _given(inputs: Any, dtype: torch.dtype | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and named inputs, on the meta device."""
 
-    def shape_of(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        wanted = dtype if dtype is not None and value.is_floating_point() else value.dtype
-        return torch.empty(value.shape, dtype=wanted, device=META)
+    def on_meta(value: Any) -> Any:
+        return tree_map_only(Tensor, lambda tensor: shape_of(tensor, dtype), value)
 
     if isinstance(inputs, Mapping):
-        return (), {name: tree_map(shape_of, value) for name, value in inputs.items()}
+        return (), {name: on_meta(value) for name, value in inputs.items()}
     if isinstance(inputs, (tuple, list)):
-        return tuple(tree_map(shape_of, value) for value in inputs), {}
+        return tuple(map(on_meta, inputs)), {}
     if isinstance(inputs, Tensor):
-        return (shape_of(inputs),), {}
+        return (on_meta(inputs),), {}
     raise UsageError(
         f"inputs is a {type(inputs).__name__}; give a tensor, a tuple of several or a dict of named ones. "
         "Their values do not matter, so tensors made with device='meta' will do."

@@ -18,8 +18,9 @@ from vertebra.errors import UsageError, first_line, warn
 from vertebra.graph.ir import Graph
 from vertebra.graph.onnx_builder import UnwritableError
 from vertebra.graph.onnx_writer import OPSET, OnnxWriter
-from vertebra.graph.trace import run, to_meta
+from vertebra.graph.trace import run
 from vertebra.models import ConvNet, GoogLeNet
+from vertebra.models.meta_copy import to_meta
 
 from .observed_network import Observed
 from .torch_exporter import exported as by_torch

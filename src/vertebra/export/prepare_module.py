@@ -10,8 +10,8 @@ from torch import nn
 
 from vertebra.card import Preprocessing
 from vertebra.errors import UsageError, warn
-from vertebra.graph.trace import unwrapped
 from vertebra.models import ConvNet
+from vertebra.models.meta_copy import unwrapped
 from vertebra.preprocessing import timm_config
 
 from .classes_argument import check_same_order

@@ -85,7 +85,6 @@ class Graph:
     storages: list[Storage]
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
-    order: list[str] = field(default_factory=list)  # paths of modules in the order in which they began
     modules: dict[str, Module] = field(default_factory=dict)  # by path; "" is the network itself
     stages: dict[str, str] | None = None  # module path -> stage, where the network says it
     is_onnx: bool = False  # are the operators ONNX's, whose nodes have names, and not ATen's?
