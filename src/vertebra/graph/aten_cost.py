@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
-from .cost import Cost, Kind, Window, convolution_cost, pooling_cost, reduction_cost, times
+from .cost import (
+    NORM,
+    Cost,
+    Counter,
+    Kind,
+    Window,
+    convolution_cost,
+    each,
+    elements,
+    pooling_cost,
+    reduction_cost,
+    times,
+)
 from .ir import Node, Tensor
 from .shapes import spread
 
@@ -16,20 +27,14 @@ def cost(op: Node) -> Cost:
         return _COUNTERS[op.op](op)
     if op.is_view or op.op in _NO_WORK or not op.outputs:
         return Cost(op.op, Kind.VIEW)
-    if op.op in _ELEMENTWISE:
-        name, each = _ELEMENTWISE[op.op]
-        return Cost(name, Kind.ELEMENTWISE, other_ops=each * _elements(op))
     if op.op in _COPIES:
         return Cost(_COPIES[op.op], Kind.COPY, lookup=op.op in _LOOKUPS)
     if op.op in _REDUCTIONS:
         return Cost(op.op, Kind.POOL, other_ops=_REDUCTIONS[op.op] * _read(op))
     if op.is_pointwise:
-        return Cost(op.op, Kind.ELEMENTWISE, other_ops=_elements(op))
-    return _by_formula(op)
-
-
-def _elements(op: Node) -> int:
-    return math.prod(op.outputs[0].shape)
+        return Cost(op.op, Kind.ELEMENTWISE, other_ops=elements(op))
+    flops = op.flops() if op.flops is not None else None
+    return Cost(op.op, Kind.UNKNOWN) if flops is None else Cost(op.op.lstrip("_"), Kind.MATMUL, macs=flops // 2)
 
 
 def _read(op: Node) -> int:
@@ -57,12 +62,12 @@ def _matmul(op: Node) -> Cost:
     left = refs[0] if op.op == "linear" or not bias else refs[1]
     inner = left.shape[-1]
     # addbmm also sums over the batch, which the output no longer shows.
-    outputs = _elements(op) * (left.shape[0] if op.op == "addbmm" else 1)
+    outputs = elements(op) * (left.shape[0] if op.op == "addbmm" else 1)
     return Cost(
         "linear" if op.op in ("linear", "addmm") else op.op,
         Kind.MATMUL,
         macs=outputs * inner,
-        other_ops=_elements(op) if bias else 0,
+        other_ops=elements(op) if bias else 0,
         rows=math.prod(left.shape[:-1]) if op.op in ("linear", "addmm", "mm") else None,
     )
 
@@ -71,17 +76,12 @@ def _batch_norm(op: Node) -> Cost:
     a = op.arguments
     training = bool(a.get("training", a.get("train", False)))
     # In inference all is one factor and one shift a channel. In training the mean and the variance come first.
-    return Cost("batch_norm", Kind.NORM, other_ops=(7 if training else 2) * _elements(op))
-
-
-def _other_norm(op: Node) -> Cost:
-    name = op.op.removeprefix("native_").removeprefix("_fused_")
-    return Cost(name, Kind.NORM, other_ops=7 * _elements(op))  # mean 1, variance 2, normalise 2, scale and shift 2
+    return each("batch_norm", Kind.NORM, NORM if training else 2)(op)
 
 
 def _pool(op: Node) -> Cost:
     a = op.arguments
-    dims = int(next(character for character in op.op if character.isdigit()))
+    dims = int(op.op.partition("pool")[2][0])
     kernel = tuple(spread(a["kernel_size"], dims))
     stride = tuple(spread(a["stride"] or a["kernel_size"], dims))
     dilation = tuple(spread(a.get("dilation", 1), dims))
@@ -89,7 +89,7 @@ def _pool(op: Node) -> Cost:
 
 
 def _adaptive_pool(op: Node) -> Cost:
-    dims = int(next(character for character in op.op if character.isdigit()))
+    dims = int(op.op.partition("pool")[2][0])
     before, after = op.inputs[0].shape[-dims:], op.outputs[0].shape[-dims:]
     kernel = tuple(-(-b // a) for b, a in zip(before, after, strict=True))
     stride = tuple(max(b // a, 1) for b, a in zip(before, after, strict=True))
@@ -104,34 +104,20 @@ def _mean(op: Node) -> Cost:
 
 def _hardtanh(op: Node) -> Cost:
     a = op.arguments
-    name = {(0, 6): "relu6"}.get((a["min_val"], a["max_val"]), "hardtanh")
-    return Cost(name, Kind.ELEMENTWISE, other_ops=2 * _elements(op))
+    return each("relu6" if (a["min_val"], a["max_val"]) == (0, 6) else "hardtanh", Kind.ELEMENTWISE, 2)(op)
 
 
-def _softmax(op: Node) -> Cost:
-    return Cost("softmax", Kind.ELEMENTWISE, other_ops=5 * _elements(op))  # maximum, subtract, exp, sum, divide
-
-
-def _by_formula(op: Node) -> Cost:
-    """What no table here has: the formula of the operation itself, or nothing but its bytes."""
-    flops = op.flops() if op.flops is not None else None
-    return Cost(op.op, Kind.UNKNOWN) if flops is None else Cost(op.op.lstrip("_"), Kind.MATMUL, macs=flops // 2)
-
-
-_COUNTERS: dict[str, Callable[[Node], Cost]] = {
+_COUNTERS: dict[str, Counter] = {
     "convolution": _convolution,
     "native_batch_norm": _batch_norm,
     "_native_batch_norm_legit": _batch_norm,
     "_native_batch_norm_legit_no_training": _batch_norm,
     "cudnn_batch_norm": _batch_norm,
-    "native_layer_norm": _other_norm,
-    "native_group_norm": _other_norm,
-    "_fused_rms_norm": _other_norm,
+    "native_layer_norm": each("layer_norm", Kind.NORM, NORM),
+    "native_group_norm": each("group_norm", Kind.NORM, NORM),
+    "_fused_rms_norm": each("rms_norm", Kind.NORM, NORM),
     "mean": _mean,
     "hardtanh": _hardtanh,
-    "_softmax": _softmax,
-    "_safe_softmax": _softmax,
-    "_log_softmax": _softmax,
 }
 _COUNTERS |= dict.fromkeys(
     ("mm", "addmm", "bmm", "baddbmm", "addbmm", "linear", "mv", "addmv", "dot", "matmul"), _matmul
@@ -143,20 +129,20 @@ _COUNTERS |= dict.fromkeys(
     _adaptive_pool,
 )
 
-# Operations an element; a transcendental function counts as one. The name is what people call it.
+# Name and operations an element; a transcendental function counts as one.
 _ELEMENTWISE = {
-    "relu": ("relu", 1),
     "silu": ("silu", 2),
-    "sigmoid": ("sigmoid", 1),
     "hardsigmoid": ("hardsigmoid", 4),
     "hardswish": ("hardswish", 5),
     "gelu": ("gelu", 4),
-    "add": ("add", 1),
-    "mul": ("mul", 1),
     "leaky_relu": ("leaky_relu", 2),
     "_prelu_kernel": ("prelu", 2),
     "native_dropout": ("dropout", 2),
+    "_softmax": ("softmax", 5),  # maximum, subtract, exp, sum, divide
+    "_safe_softmax": ("softmax", 5),
+    "_log_softmax": ("softmax", 5),
 }
+_COUNTERS |= {op: each(name, Kind.ELEMENTWISE, operations) for op, (name, operations) in _ELEMENTWISE.items()}
 _REDUCTIONS = dict.fromkeys(("sum", "amax", "amin", "max", "min", "prod", "argmax", "cumsum", "any", "all"), 1) | {
     "var_mean": 3,
     "var": 3,

@@ -8,8 +8,12 @@ of one element. `aten_cost` and `onnx_cost` say which formula an operation has.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeAlias
+
+from .ir import Node
 
 
 class Kind(StrEnum):
@@ -54,6 +58,20 @@ class Cost:
     groups: int = 1
     rows: int | None = None  # of the left matrix, in a product with weights
     lookup: bool = False  # it reads of its table only what it returns
+
+
+Counter: TypeAlias = Callable[[Node], Cost]
+NORM = 7  # operations an element: mean 1, variance 2, normalise 2, scale and shift 2
+
+
+def elements(node: Node) -> int:
+    """Of the result."""
+    return math.prod(node.outputs[0].shape)
+
+
+def each(name: str, kind: Kind, operations: int) -> Counter:
+    """So many operations for each element of the result."""
+    return lambda node: Cost(name, kind, other_ops=operations * elements(node))
 
 
 def times(values: tuple[int, ...]) -> str:

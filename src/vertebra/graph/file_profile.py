@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,10 @@ from typing import Any
 from vertebra.card import CardError
 
 from .cost import Kind
-from .ir import Graph
 from .onnx_graph import graph_of
 from .onnx_reader import OnnxFile, read_onnx
 from .profile import Profile
-from .rows import rows_of
+from .rows import Row, rows_of
 
 
 @dataclass(frozen=True)
@@ -43,34 +43,28 @@ def profile_file(path: Path, size: int | tuple[int, int] | None = None, batch_si
     file = read_onnx(path)
     if not file.nodes:
         raise CardError(f"{path} is no ONNX file, or one without operations.")
-    _check_weights(file)
+    end = path.stat().st_size
+    for weight in file.tensors.values():
+        if not weight.file and weight.start + weight.size > end:
+            raise CardError(f"{path} is cut short: the weight {weight.name!r} ends behind the end of the file.")
     graph, assumed = graph_of(file, size, batch_size)
     rows = tuple(rows_of(graph))
     images = max(graph.inputs, key=lambda tensor: len(tensor.shape))  # the first of the highest rank
     weights = [storage for storage in graph.storages if storage.parameters]
-    words = ", ".join(f"{t.dtype} {' × '.join(map(str, t.shape)) or 'scalar'}" for t in graph.inputs)
     floats = Counter(t.dtype for node in graph.nodes for t in node.inputs if graph.is_weight(t))
     return FileProfile(
         name=path.name,
         rows=rows,
-        input=words,
+        input=", ".join(f"{t.dtype} {' × '.join(map(str, t.shape)) or 'scalar'}" for t in graph.inputs),
         input_shapes=tuple(tensor.shape for tensor in graph.inputs),
         batch_size=images.shape[0] if images.shape else 1,
         dtype=floats.most_common(1)[0][0] if floats else images.dtype,
         parameter_bytes=sum(storage.nbytes for storage in weights),
-        notes=tuple(_notes(file, graph, assumed)),
+        notes=tuple(_notes(file, rows, assumed)),
     )
 
 
-def _check_weights(file: OnnxFile) -> None:
-    """Refuse a file whose weights should be in it, or beside it, and are not there."""
-    end = file.path.stat().st_size
-    for weight in file.tensors.values():
-        if not weight.file and weight.start + weight.size > end:
-            raise CardError(f"{file.path} is cut short: the weight {weight.name!r} ends behind the end of the file.")
-
-
-def _notes(file: OnnxFile, graph: Graph, assumed: tuple[str, ...]) -> list[str]:
+def _notes(file: OnnxFile, rows: Sequence[Row], assumed: Sequence[str]) -> list[str]:
     kinds = Counter(node.kind for node in file.nodes)
     notes = []
     if file.producer == "vertebra":
@@ -87,10 +81,9 @@ def _notes(file: OnnxFile, graph: Graph, assumed: tuple[str, ...]) -> list[str]:
     missing = sorted(name for name in other if not (file.path.parent / name).is_file())
     if missing:
         notes.append(f"The weights are in {missing[0]}, which is not there; shapes and costs do not depend on it.")
-    rows = Counter(node.op for node in graph.nodes)
-    unknown = sorted({row.op for row in rows_of(graph) if row.kind is Kind.UNKNOWN})
+    unknown = Counter(row.op for row in rows if row.kind is Kind.UNKNOWN)
     if unknown:
-        named = ", ".join(f"{op} ({rows[op]})" for op in unknown)
+        named = ", ".join(f"{op} ({count})" for op, count in sorted(unknown.items()))
         notes.append(f"Not known, counted as memory traffic alone: {named}.")
     if file.functions:
         named = ", ".join(sorted(file.functions))

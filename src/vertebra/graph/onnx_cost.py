@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
-from .cost import Cost, Kind, convolution_cost, pooling_cost, reduction_cost
+from .cost import NORM, Cost, Counter, Kind, convolution_cost, each, elements, pooling_cost, reduction_cost
 from .ir import Node
 from .onnx_shapes import BINARY, REDUCTIONS, UNARY
 
@@ -21,16 +20,12 @@ def cost(node: Node) -> Cost:
     if node.op in REDUCTIONS:
         return _reduction(node)
     if node.op in UNARY | BINARY or node.op in _OPERATIONS:
-        return Cost(_name(node.op), Kind.ELEMENTWISE, other_ops=_OPERATIONS.get(node.op, 1) * _elements(node))
+        return each(_name(node.op), Kind.ELEMENTWISE, _OPERATIONS.get(node.op, 1))(node)
     return Cost(node.op, Kind.UNKNOWN)
 
 
 def _name(op: str) -> str:
     return op.removeprefix("QLinear").lower()
-
-
-def _elements(node: Node) -> int:
-    return math.prod(node.outputs[0].shape)
 
 
 def _shape(node: Node, place: int) -> tuple[int, ...]:
@@ -42,7 +37,7 @@ def _integers(node: Node, name: str, default: tuple[int, ...]) -> tuple[int, ...
     return tuple(node.arguments.get(name) or default)
 
 
-def _convolution(weight: int, bias: int, transposed: bool = False) -> Callable[[Node], Cost]:
+def _convolution(weight: int, bias: int, transposed: bool = False) -> Counter:
     def count(node: Node) -> Cost:
         shape = _shape(node, weight)
         ones = (1,) * (len(shape) - 2)
@@ -60,7 +55,7 @@ def _convolution(weight: int, bias: int, transposed: bool = False) -> Callable[[
     return count
 
 
-def _product(right: int, bias: int | None = None) -> Callable[[Node], Cost]:
+def _product(right: int, bias: int | None = None) -> Counter:
     def count(node: Node) -> Cost:
         left = _shape(node, 0)
         inner = left[0 if node.arguments.get("transA") else -1]
@@ -68,20 +63,15 @@ def _product(right: int, bias: int | None = None) -> Callable[[Node], Cost]:
         return Cost(
             "linear" if bias is not None else "matmul",
             Kind.MATMUL,
-            macs=_elements(node) * inner,
-            other_ops=_elements(node) if bias is not None and _shape(node, bias) else 0,
+            macs=elements(node) * inner,
+            other_ops=elements(node) if bias is not None and _shape(node, bias) else 0,
             rows=math.prod(left[:-1]) if is_linear else None,
         )
 
     return count
 
 
-def _each(name: str, kind: Kind, operations: int) -> Callable[[Node], Cost]:
-    """So many operations for each element of the result."""
-    return lambda node: Cost(name, kind, other_ops=operations * _elements(node))
-
-
-def _pool(name: str) -> Callable[[Node], Cost]:
+def _pool(name: str) -> Counter:
     def count(node: Node) -> Cost:
         kernel = tuple(node.arguments["kernel_shape"])
         ones = (1,) * len(kernel)
@@ -91,7 +81,7 @@ def _pool(name: str) -> Callable[[Node], Cost]:
     return count
 
 
-def _global_pool(name: str) -> Callable[[Node], Cost]:
+def _global_pool(name: str) -> Counter:
     return lambda node: reduction_cost(name, _shape(node, 0), set(range(2, len(_shape(node, 0)))))
 
 
@@ -106,7 +96,7 @@ def _reduction(node: Node) -> Cost:
     return reduction_cost(name, x, gone)
 
 
-def _recurrent(gates: int) -> Callable[[Node], Cost]:
+def _recurrent(gates: int) -> Counter:
     def count(node: Node) -> Cost:
         x, (directions, _, hidden) = _shape(node, 0), _shape(node, 2)
         macs = x[0] * x[1] * directions * gates * hidden * (x[2] + hidden)
@@ -115,11 +105,10 @@ def _recurrent(gates: int) -> Callable[[Node], Cost]:
     return count
 
 
-_NORM = 7  # mean 1, variance 2, normalise 2, scale and shift 2
-_COUNTERS: dict[str, Callable[[Node], Cost]] = {
+_COUNTERS: dict[str, Counter] = {
     "AveragePool": _pool("avg_pool"),
-    "BatchNormalization": _each("batch_norm", Kind.NORM, 2),
-    "Clip": _each("clip", Kind.ELEMENTWISE, 2),
+    "BatchNormalization": each("batch_norm", Kind.NORM, 2),
+    "Clip": each("clip", Kind.ELEMENTWISE, 2),
     "Conv": _convolution(1, 2),
     "ConvInteger": _convolution(1, 99),
     "ConvTranspose": _convolution(1, 2, transposed=True),
@@ -129,10 +118,10 @@ _COUNTERS: dict[str, Callable[[Node], Cost]] = {
     "Gemm": _product(1, 2),
     "GlobalAveragePool": _global_pool("mean"),
     "GlobalMaxPool": _global_pool("global_max_pool"),
-    "GroupNormalization": _each("group_norm", Kind.NORM, _NORM),
-    "InstanceNormalization": _each("instance_norm", Kind.NORM, _NORM),
+    "GroupNormalization": each("group_norm", Kind.NORM, NORM),
+    "InstanceNormalization": each("instance_norm", Kind.NORM, NORM),
     "LSTM": _recurrent(4),
-    "LayerNormalization": _each("layer_norm", Kind.NORM, _NORM),
+    "LayerNormalization": each("layer_norm", Kind.NORM, NORM),
     "LpPool": _pool("lp_pool"),
     "MatMul": _product(1),
     "MatMulInteger": _product(1),
@@ -142,10 +131,10 @@ _COUNTERS: dict[str, Callable[[Node], Cost]] = {
     "QLinearGlobalAveragePool": _global_pool("mean"),
     "QLinearMatMul": _product(3),
     "RNN": _recurrent(1),
-    "SimplifiedLayerNormalization": _each("rms_norm", Kind.NORM, _NORM),
-    "SkipLayerNormalization": _each("layer_norm", Kind.NORM, _NORM),
+    "SimplifiedLayerNormalization": each("rms_norm", Kind.NORM, NORM),
+    "SkipLayerNormalization": each("layer_norm", Kind.NORM, NORM),
     # As our exporter writes it where the sides do not divide: a product with a constant matrix.
-    "vertebra::AdaptivePool": _each("adaptive_avg_pool2d", Kind.POOL, 1),
+    "vertebra::AdaptivePool": each("adaptive_avg_pool2d", Kind.POOL, 1),
 }
 # Operations an element, where there is more than one; a transcendental function counts as one.
 _OPERATIONS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from . import aten_cost, onnx_cost
@@ -144,16 +145,13 @@ def rows_of(graph: Graph) -> list[Row]:
 
 
 def counted(graph: Graph) -> list[tuple[Node, Cost]]:
-    """The operations that get a row, with their costs."""
+    """The operations that get a row, with their costs.
+
+    A transposed weight is part of the product that uses it, and an empty tensor is nothing.
+    """
     cost = onnx_cost.cost if graph.is_onnx else aten_cost.cost
-    return [(op, c) for op, c in ((op, cost(op)) for op in graph.nodes) if not _is_nothing(op, c, graph)]
-
-
-def _is_nothing(op: Node, c: Cost, graph: Graph) -> bool:
-    """Does it get no row? A transposed weight is part of the product that uses it, and an empty tensor is nothing."""
-    of_weights = all(map(graph.is_weight, op.inputs))
-    empty = all(ref.elements == 0 for ref in op.outputs)
-    return empty or (c.kind is Kind.VIEW and of_weights)
+    running = [(op, cost(op)) for op in graph.nodes if any(ref.elements for ref in op.outputs)]
+    return [(op, c) for op, c in running if c.kind is not Kind.VIEW or not all(map(graph.is_weight, op.inputs))]
 
 
 def _nbytes(refs: Sequence[Tensor]) -> int:
@@ -182,11 +180,7 @@ def _live_bytes(ops: Sequence[Node], last_use: dict[int, int], graph: Graph) -> 
         if graph.storages[storage].path is None:
             change[index] += graph.storages[storage].nbytes
             change[min(last_use.get(storage, index), len(ops)) + 1] -= graph.storages[storage].nbytes
-    live, total = [], 0
-    for index in range(len(ops)):
-        total += change[index]
-        live.append(total)
-    return live
+    return list(accumulate(change[: len(ops)]))
 
 
 def _not_run(graph: Graph, used: set[str | None], start: int) -> Iterator[Row]:
