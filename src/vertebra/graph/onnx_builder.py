@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -73,6 +73,10 @@ class OnnxBuilder:
             self.weights[self._constants[key]] = array
         return self._constants[key]
 
+    def integers(self, *values: int) -> str:
+        """A constant of one dimension."""
+        return self.constant(np.array(values, np.int64))
+
     def value(self, operand: Tensor | float) -> str:
         """The name of an activation, of a weight, or of a number that stands in the network's code."""
         if not isinstance(operand, Tensor):
@@ -120,11 +124,7 @@ class OnnxBuilder:
         return f"the layer {path}" if path else "the network's forward()"
 
     def batch(self, before: Sequence[int], after: Sequence[int]) -> list[int]:
-        """A shape to reshape to; 0 stands for the side that is there already, -1 for one that follows from the rest.
-
-        Raises:
-            UnwritableError: several sides depend on the number of images.
-        """
+        """A shape to reshape to; 0 stands for the side that is there already, -1 for one that follows from the rest."""
         if not self.dynamic or not after:
             return list(after)
         found = [-1 if side % self.batch_size == 0 else side for side in after]
@@ -140,3 +140,7 @@ class OnnxBuilder:
 
     def _short(self, path: str) -> str:
         return path.removeprefix(self.prefix) if path != self.prefix.rstrip(".") else ""
+
+
+Arguments: TypeAlias = Mapping[str, Any]  # of a node, by name
+WriteNode: TypeAlias = Callable[[OnnxBuilder, Node, Arguments], str]

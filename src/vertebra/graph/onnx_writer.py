@@ -27,11 +27,7 @@ class OnnxWriter(OnnxBuilder):
     """Writes a graph of ATen's operations as an ONNX model."""
 
     def write(self, inputs: Sequence[str], outputs: Sequence[str], name: str = "vertebra") -> Any:
-        """The onnx.ModelProto, its inputs and outputs so called.
-
-        Raises:
-            UsageError: an operation that is not written down here.
-        """
+        """The onnx.ModelProto, its inputs and outputs so called."""
         from onnx import TensorProto, helper
 
         self.values.update(zip(self.graph.inputs, inputs, strict=True))
@@ -82,7 +78,7 @@ class OnnxWriter(OnnxBuilder):
                 f"{', '.join(sorted(name for name in WRITERS if not name.startswith('_')))}. "
                 "Replace the layer by what is known."
             )
-        result = WRITERS[op.op](self, op)
+        result = WRITERS[op.op](self, op, op.arguments)
         if op.in_place:  # what other views of the same memory held is gone
             self.values = {ref: name for ref, name in self.values.items() if ref.storage != op.outputs[0].storage}
             self._changed.add(op.outputs[0].storage)
@@ -182,11 +178,7 @@ class _TimedWriter(OnnxWriter):
 
 
 def for_timing(graph: Graph) -> bytes:
-    """The trace as a serialised ONNX model with one float32 input and one output.
-
-    Raises:
-        UsageError: an operation that is not written down here.
-    """
+    """The trace as a serialised ONNX model with one float32 input and one output."""
     if len(graph.inputs) != 1 or len(graph.outputs) != 1 or graph.inputs[0].dtype != "float32":
         raise UsageError(
             "timing in ONNX Runtime takes networks with one float32 input and one output. Choose the executor torch."
