@@ -9,11 +9,12 @@ from contextlib import suppress
 import numpy as np
 
 from vertebra.card import CardError
-from vertebra.errors import UsageError
 
 from .ir import Graph, Module, Node, Storage, Tensor
-from .onnx_reader import TYPES, Array, OnnxFile, OnnxNode, OnnxValue
-from .onnx_shapes import EVALUATORS, OF_SHAPES_ALONE, RULES, Application
+from .onnx_inputs import input_shapes
+from .onnx_reader import TYPES, Array, OnnxFile, OnnxNode
+from .onnx_shapes import RULES, UNKNOWN, Application
+from .onnx_values import EVALUATORS, OF_SHAPES_ALONE
 from .shapes import Shape
 
 # Their results lie where their input does: nothing is moved.
@@ -22,22 +23,17 @@ _FILLS = frozenset({"ConstantOfShape", "Expand", "Tile"})  # more comes out of t
 _DOMAINS = ("", "ai.onnx", "com.microsoft")  # whose operators are known here
 _MOST_VALUES = 4096  # of a tensor whose values are followed: shapes, not images
 # Operator -> places of the inputs that hold parameters; of others every weight of more than one value counts.
-_PARAMETERS: dict[str, Sequence[int]] = {
+_WITHOUT_PARAMETERS = """
+Clip DequantizeLinear DynamicQuantizeLinear Pad QLinearGlobalAveragePool QuantizeLinear Resize Upsample
+"""
+_PARAMETERS: dict[str, Sequence[int]] = dict.fromkeys(_WITHOUT_PARAMETERS.split(), ()) | {
     "BatchNormalization": (1, 2),  # not the mean and the variance
-    "Clip": (),
-    "DequantizeLinear": (),
-    "DynamicQuantizeLinear": (),
     "Expand": (0,),
-    "Pad": (),
     "QLinearAdd": (0, 3),
     "QLinearConv": (3, 8),
-    "QLinearGlobalAveragePool": (),
     "QLinearMatMul": (0, 3),
     "QLinearMul": (0, 3),
     "QGemm": (0, 3, 6),
-    "QuantizeLinear": (),
-    "Resize": (),
-    "Upsample": (),
 }
 _INTEGER_OPERANDS = frozenset({"ConvInteger", "MatMulInteger", "QGemm", "QLinearAdd", "QLinearConv", "QLinearMatMul"})
 # What our own exporter writes in front of a network and for poolings that ONNX has no operator for.
@@ -85,13 +81,9 @@ class _Builder:
             tensor = self.add(name, weight.shape, kind)
             self.graph.storages[tensor.storage].path = name
             if weight.count <= 64 or (kind[0] == "int64" and weight.count <= _MOST_VALUES):
-                self.follow(name)
+                with suppress(CardError):  # of a type that no shape is made of, or in a file that is not there
+                    self.values[name] = self.file.read(name)
         return self.tensors.get(name)
-
-    def follow(self, name: str) -> None:
-        """Read the values of a small weight."""
-        with suppress(CardError):  # of a type that no shape is made of, or in a file that is not there
-            self.values[name] = self.file.read(name)
 
     def node(self, node: OnnxNode, module: str) -> None:
         """Add an operation, unless its results follow from shapes and weights alone."""
@@ -155,7 +147,7 @@ class _Builder:
             return False
         try:
             value = evaluator(a)
-        except (ValueError, IndexError, TypeError):
+        except UNKNOWN:
             return False
         if value.size > _MOST_VALUES:
             return False
@@ -172,21 +164,20 @@ class _Builder:
                 found = rule(a)
                 if all(side >= 0 for shape in found for side in shape):
                     return found
-            except (ValueError, IndexError, TypeError, KeyError):
-                pass  # an input whose shape is not known, or that depends on values
+            except UNKNOWN:
+                pass
         said = [self.said(name) for name in node.outputs]
-        if all(shape is not None for shape in said):
-            return [shape for shape in said if shape is not None]
-        self.assumed.append(self.op(node))
+        if None in said:
+            self.assumed.append(self.op(node))
         likely = next((shape for shape in a.shapes if shape), ())
         return [likely if shape is None else shape for shape in said]
 
     def said(self, name: str) -> Shape | None:
         """The shape that the file gives a tensor, where it is complete but for the number of images."""
-        value = self.file.values.get(name) or next((v for v in self.file.outputs if v.name == name), None)
+        value = self.file.values.get(name)
         if value is None or value.shape is None:
             return None
-        batch = self.graph.inputs[0].shape[:1] if self.graph.inputs else ()
+        batch = self.graph.inputs[0].shape[:1]
         sides = [batch[0] if i == 0 and batch and not isinstance(s, int) else s for i, s in enumerate(value.shape)]
         return tuple(s for s in sides if isinstance(s, int)) if all(isinstance(s, int) for s in sides) else None
 
@@ -198,7 +189,7 @@ class _Builder:
             return self.add(name, shape, (inputs[0].dtype, inputs[0].itemsize), inputs[0])
         if name in self.rounded or node.kind.startswith("QLinear") or node.kind == "QuantizeLinear":
             return self.add(name, shape, ("uint8", 1))
-        said = self.file.values.get(name) or next((v for v in self.file.outputs if v.name == name), None)
+        said = self.file.values.get(name)
         kind = TYPES.get(said.kind) if said is not None else None
         if node.kind == "Cast":
             kind = TYPES.get(node.attributes.get("to", 1))
@@ -228,13 +219,7 @@ def graph_of(
 ) -> tuple[Graph, tuple[str, ...]]:
     """The graph for inputs of that size, and the operators whose results are assumed to have their input's shape.
 
-    Args:
-        file: as it was read.
-        size: pixels of a side, or (height, width), of what the file leaves open.
-        batch_size: images, where the file leaves their number open.
-
-    Raises:
-        UsageError: a size that the file leaves open is not given, or one that it fixes is another.
+    Arguments and errors are those of `profile_file`.
     """
     builder = _Builder(file)
     shapes = input_shapes(file, size, batch_size)
@@ -252,86 +237,6 @@ def graph_of(
             operation.module = "×".join(map(str, sides[2:][-2:])) or "vectors"
     graph.modules = _modules(node.module for node in graph.nodes)
     return graph, tuple(dict.fromkeys(builder.assumed))
-
-
-# --- sizes of the inputs --------------------------------------------------------------------------------------------
-
-
-def input_shapes(file: OnnxFile, size: int | tuple[int, int] | None, batch_size: int) -> dict[str, Shape]:
-    """The shape of each input, with what it leaves open filled in.
-
-    Raises:
-        UsageError: as `graph_of`.
-    """
-    found: dict[str, Shape] = {}
-    named: dict[str, int] = {}  # what a side with a name is in the inputs before
-    if not file.inputs:
-        raise UsageError(f"{file.path} has no input, so there is nothing to count.")
-    used = False
-    for value in file.inputs:
-        if value.shape is None:
-            raise UsageError(f"{file.path} does not say how many sides its input {value.name!r} has.")
-        sides = tuple(named.get(side, side) if isinstance(side, str) else side for side in value.shape)
-        if used:  # of further inputs: states of one image or sequence
-            sides = tuple(side if isinstance(side, int) else batch_size for side in sides)
-        found[value.name], filled = _filled(file, OnnxValue(value.name, value.kind, sides), size, batch_size)
-        named |= {side: found[value.name][i] for i, side in enumerate(value.shape) if isinstance(side, str)}
-        used |= filled
-    if size is not None and not used:
-        sides = (size, size) if isinstance(size, int) else size
-        images = [shape for shape in found.values() if len(shape) == 4]
-        if not any(sides in (shape[1:3], shape[2:4]) for shape in images):
-            given = " and ".join(f"{v.name!r} {_words(v.shape or ())}" for v in file.inputs)
-            raise UsageError(
-                f"--size is {'x'.join(map(str, sides))}, and {file.path} fixes the size of its input: {given}. "
-                "Leave --size out."
-            )
-    return found
-
-
-def _filled(
-    file: OnnxFile, value: OnnxValue, size: int | tuple[int, int] | None, batch_size: int
-) -> tuple[Shape, bool]:
-    """A shape without open sides, and whether `size` went into it."""
-    sides = list(value.shape or ())
-    image = len(sides) == 4
-    if sides and not isinstance(sides[0], int) and len(sides) > 1:
-        sides[0] = batch_size
-    elif image and sides[0] != batch_size and batch_size > 1:
-        raise UsageError(
-            f"--batch is {batch_size}, and {file.path} takes {sides[0]} at a time: {value.name!r} "
-            f"{_words(value.shape or ())}."
-        )
-    last = image and sides[3] in (1, 3, 4) and sides[1] not in (1, 3, 4)  # is it (N, H, W, C)?
-    if image and not last and not isinstance(sides[1], int):
-        sides[1] = _channels(file, value.name)
-    opened = [place for place, side in enumerate(sides) if not isinstance(side, int)]
-    if not opened:
-        return tuple(side for side in sides if isinstance(side, int)), False
-    if size is None or len(opened) > 2:
-        what = "the size of its input" if image else "sides of its input"
-        raise UsageError(
-            f"{file.path} leaves {what} {value.name!r} open ({_words(value.shape or ())}). "
-            + (f"Give it, such as --size {224 if image else 512}." if len(opened) <= 2 else "--size gives at most two.")
-        )
-    for place, side in zip(opened, (size, size) if isinstance(size, int) else size[-len(opened) :], strict=False):
-        sides[place] = side
-    return tuple(side for side in sides if isinstance(side, int)), True
-
-
-def _channels(file: OnnxFile, name: str) -> int:
-    """What the first convolution takes; images have three."""
-    for node in file.nodes:
-        if node.kind == "Conv" and len(node.inputs) > 1 and node.inputs[1] in file.tensors:
-            return file.tensors[node.inputs[1]].shape[1] * int(node.attributes.get("group") or 1)
-    return 3
-
-
-def _words(sides: Sequence[int | str | None]) -> str:
-    return " × ".join("?" if side is None else str(side) for side in sides) or "one number"
-
-
-# --- modules --------------------------------------------------------------------------------------------------------
 
 
 def _module_paths(file: OnnxFile) -> list[str]:

@@ -106,7 +106,7 @@ class OnnxFile:
     tensors: dict[str, OnnxWeight]
     inputs: list[OnnxValue] = field(default_factory=list)  # without those that are weights
     outputs: list[OnnxValue] = field(default_factory=list)
-    values: dict[str, OnnxValue] = field(default_factory=dict)  # of tensors in between
+    values: dict[str, OnnxValue] = field(default_factory=dict)  # of the outputs and of tensors in between
     producer: str = ""
     functions: frozenset[str] = frozenset()  # names of operators that the file defines itself
 
@@ -161,7 +161,8 @@ def read_onnx(path: Path) -> OnnxFile:
         if node.kind == "Constant" and isinstance(node.attributes.get("value"), OnnxWeight):
             tensors[node.outputs[0]] = node.attributes["value"]
     inputs = [value for value in inputs if value.name not in tensors]
-    return OnnxFile(path, nodes, tensors, inputs, outputs, {v.name: v for v in values}, producer, functions)
+    described = {value.name: value for value in (*outputs, *values)}
+    return OnnxFile(path, nodes, tensors, inputs, outputs, described, producer, functions)
 
 
 class _Message:

@@ -9,46 +9,36 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from .onnx_reader import Array, OnnxNode
 from .shapes import Shape, broadcast, window
 
-Rule: TypeAlias = Callable[["Application"], list[Shape]]
-
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """A node with what is known of its inputs: in their places, None where one is left out or not known."""
+    """A node with what is known of its inputs: in their places, None where one is left out or not known.
+
+    A rule that needs what is not known raises one of `UNKNOWN`.
+    """
 
     node: OnnxNode
-    shapes: Sequence[Shape | None]
+    shapes: Sequence[Any]  # of each a Shape, or None
     values: Sequence[Array | None]
-
-    def shape(self, place: int = 0) -> Shape:
-        """Of an input.
-
-        Raises:
-            ValueError: it is not given.
-        """
-        found = self.shapes[place] if place < len(self.shapes) else None
-        if found is None:
-            raise ValueError(f"input {place + 1} is not known")
-        return found
 
     def option(self, name: str, default: Any = None) -> Any:
         """An attribute."""
         found = self.node.attributes.get(name)
         return default if found is None else found
 
-    def integers(self, place: int, name: str = "") -> list[int] | None:
-        """Integers that are an input, or an attribute in older opsets; None where neither is given.
+    def axis(self, default: int) -> int:
+        """The axis of the first input that the operator works along."""
+        return int(self.option("axis", default) % len(self.shapes[0]))
 
-        Raises:
-            ValueError: they are computed from values that are not known.
-        """
+    def integers(self, place: int, name: str = "") -> list[int] | None:
+        """Integers that are an input, or an attribute in older opsets; None where neither is given."""
         if name and name in self.node.attributes:
             found = self.node.attributes[name]
             return [int(value) for value in (found if isinstance(found, list) else [found])]
@@ -56,8 +46,11 @@ class Application:
             return None
         value = self.values[place]
         if value is None:
-            raise ValueError(f"its input {place + 1} depends on values")
+            raise ValueError("computed from values that are not known")
         return [int(number) for number in np.atleast_1d(value).ravel()]
+
+
+UNKNOWN = (ValueError, IndexError, TypeError, KeyError)
 
 
 def _axes(axes: Sequence[int], rank: int) -> list[int]:
@@ -65,7 +58,7 @@ def _axes(axes: Sequence[int], rank: int) -> list[int]:
 
 
 def _same(a: Application) -> list[Shape]:
-    return [a.shape()] * len(a.node.outputs)
+    return [a.shapes[0]] * len(a.node.outputs)
 
 
 def _broadcast(a: Application) -> list[Shape]:
@@ -80,22 +73,24 @@ def _sides(a: Application, size: Shape, kernel: Sequence[int]) -> Shape:
     if automatic in ("SAME_UPPER", "SAME_LOWER"):
         return tuple(-(-side // stride) for side, stride in zip(size, strides, strict=True))
     pads = [0] * 2 * rank if automatic == "VALID" else a.option("pads", [0] * 2 * rank)
-    ceil = bool(a.option("ceil_mode", 0))
+    ceil = a.option("ceil_mode", 0)
     return tuple(
         window(size[i], kernel[i], strides[i], pads[i], dilations[i], ceil, pads[i + rank]) for i in range(rank)
     )
 
 
-def _convolution(weight: int) -> Rule:
-    def rule(a: Application) -> list[Shape]:
-        x, w = a.shape(), a.shape(weight)
-        return [(x[0], w[0], *_sides(a, x[2:], a.option("kernel_shape", w[2:])))]
+def _operands(a: Application) -> tuple[Shape, Shape]:
+    """Of a product. In 8 bits each of them has a scale and a zero behind it."""
+    return a.shapes[0], a.shapes[3 if a.node.kind in ("QGemm", "QLinearConv", "QLinearMatMul") else 1]
 
-    return rule
+
+def _convolution(a: Application) -> list[Shape]:
+    x, w = _operands(a)
+    return [(x[0], w[0], *_sides(a, x[2:], a.option("kernel_shape", w[2:])))]
 
 
 def _transposed_convolution(a: Application) -> list[Shape]:
-    x, w = a.shape(), a.shape(1)
+    x, w = _operands(a)
     rank = len(w) - 2
     sides = a.option("output_shape")
     if sides is None:
@@ -112,38 +107,30 @@ def _transposed_convolution(a: Application) -> list[Shape]:
 
 
 def _pool(a: Application) -> list[Shape]:
-    x = a.shape()
-    return [(*x[:2], *_sides(a, x[2:], a.option("kernel_shape")))] * len(a.node.outputs)
-
-
-def _to_one(a: Application) -> list[Shape]:
-    x = a.shape()
-    return [(*x[:2], *[1] * (len(x) - 2))]
+    x, whole = a.shapes[0], "Global" in a.node.kind
+    sides = [1] * (len(x) - 2) if whole else _sides(a, x[2:], a.option("kernel_shape"))
+    return [(*x[:2], *sides)] * len(a.node.outputs)
 
 
 def _gemm(a: Application) -> list[Shape]:
-    left, right = a.shape(), a.shape(3 if a.node.kind == "QGemm" else 1)
+    left, right = _operands(a)
     return [(left[1 if a.option("transA") else 0], right[0 if a.option("transB") else 1])]
 
 
-def _product(right: int) -> Rule:
-    def rule(a: Application) -> list[Shape]:
-        left, other = a.shape(), a.shape(right)
-        one, two = left if len(left) > 1 else (1, *left), other if len(other) > 1 else (*other, 1)
-        sides = (one[-2],) * (len(left) > 1) + (two[-1],) * (len(other) > 1)
-        return [(*broadcast(one[:-2], two[:-2]), *sides)]
-
-    return rule
+def _product(a: Application) -> list[Shape]:
+    left, right = _operands(a)
+    one, two = left if len(left) > 1 else (1, *left), right if len(right) > 1 else (*right, 1)
+    sides = (one[-2],) * (len(left) > 1) + (two[-1],) * (len(right) > 1)
+    return [(*broadcast(one[:-2], two[:-2]), *sides)]
 
 
 def _flatten(a: Application) -> list[Shape]:
-    x, axis = a.shape(), a.option("axis", 1)
-    axis = axis if axis >= 0 else axis + len(x)
+    x, axis = a.shapes[0], a.option("axis", 1)
     return [(math.prod(x[:axis]), math.prod(x[axis:]))]
 
 
 def _reshape(a: Application) -> list[Shape]:
-    x, wanted = a.shape(), a.integers(1, "shape") or []
+    x, wanted = a.shapes[0], a.integers(1, "shape") or []
     if not a.option("allowzero", 0):
         wanted = [x[i] if side == 0 and i < len(x) else side for i, side in enumerate(wanted)]
     known = math.prod(side for side in wanted if side != -1)
@@ -151,25 +138,24 @@ def _reshape(a: Application) -> list[Shape]:
 
 
 def _transpose(a: Application) -> list[Shape]:
-    x = a.shape()
+    x = a.shapes[0]
     return [tuple(x[axis] for axis in a.option("perm", range(len(x))[::-1]))]
 
 
 def _concat(a: Application) -> list[Shape]:
-    shapes = [a.shape(place) for place in range(len(a.shapes))]
-    (axis,) = _axes([a.option("axis", 1)], len(shapes[0]))
-    return [tuple(sum(s[i] for s in shapes) if i == axis else side for i, side in enumerate(shapes[0]))]
+    x, axis = a.shapes[0], a.axis(1)
+    return [(*x[:axis], sum(shape[axis] for shape in a.shapes), *x[axis + 1 :])]
 
 
 def _split(a: Application) -> list[Shape]:
-    x, count = a.shape(), len(a.node.outputs)
-    (axis,) = _axes([a.option("axis", 0)], len(x))
+    x, axis, count = a.shapes[0], a.axis(0), len(a.node.outputs)
     part = -(-x[axis] // count)
     parts = a.integers(1, "split") or [min(part, x[axis] - i * part) for i in range(count)]
     return [(*x[:axis], side, *x[axis + 1 :]) for side in parts]
 
 
-def _sliced(a: Application, values: Array) -> Array:
+def sliced(a: Application, values: Array) -> Array:
+    """What the operator Slice takes of an array."""
     starts, ends = a.integers(1, "starts") or [], a.integers(2, "ends") or []
     axes, steps = a.integers(3, "axes") or range(len(starts)), a.integers(4) or [1] * len(starts)
     places = [slice(None)] * values.ndim
@@ -178,43 +164,30 @@ def _sliced(a: Application, values: Array) -> Array:
     return values[tuple(places)]
 
 
-def _slice(a: Application) -> list[Shape]:
-    return [_sliced(a, np.broadcast_to(np.int8(0), a.shape())).shape]
-
-
 def _gather(a: Application) -> list[Shape]:
-    x, indices = a.shape(), a.shape(1)
-    (axis,) = _axes([a.option("axis", 0)], len(x))
-    return [(*x[:axis], *indices, *x[axis + 1 :])]
-
-
-def _gather_elements(a: Application) -> list[Shape]:
-    return [a.shape(1)]
+    x, axis = a.shapes[0], a.axis(0)
+    return [(*x[:axis], *a.shapes[1], *x[axis + 1 :])]
 
 
 def _squeeze(a: Application) -> list[Shape]:
-    x, axes = a.shape(), a.integers(1, "axes")
+    x, axes = a.shapes[0], a.integers(1, "axes")
     gone = [i for i, side in enumerate(x) if side == 1] if axes is None else _axes(axes, len(x))
     return [tuple(side for i, side in enumerate(x) if i not in gone)]
 
 
 def _unsqueeze(a: Application) -> list[Shape]:
-    x, axes = list(a.shape()), a.integers(1, "axes") or []
+    x, axes = list(a.shapes[0]), a.integers(1, "axes") or []
     for axis in sorted(_axes(axes, len(x) + len(axes))):
         x.insert(axis, 1)
     return [tuple(x)]
 
 
-def _expand(a: Application) -> list[Shape]:
-    return [broadcast(a.shape(), a.integers(1) or [])]
-
-
 def _tile(a: Application) -> list[Shape]:
-    return [tuple(side * times for side, times in zip(a.shape(), a.integers(1) or [], strict=True))]
+    return [tuple(side * times for side, times in zip(a.shapes[0], a.integers(1) or [], strict=True))]
 
 
 def _pad(a: Application) -> list[Shape]:
-    x, pads = list(a.shape()), a.integers(1, "pads") or []
+    x, pads = list(a.shapes[0]), a.integers(1, "pads") or []
     axes = a.integers(3) or list(range(len(x)))
     for i, axis in enumerate(_axes(axes, len(x))):
         x[axis] += pads[i] + pads[i + len(axes)]
@@ -222,15 +195,13 @@ def _pad(a: Application) -> list[Shape]:
 
 
 def _resize(a: Application) -> list[Shape]:
-    x = a.shape()
+    x = a.shapes[0]
     places = (1, 3) if a.node.kind == "Upsample" or len(a.shapes) == 2 else (2, 3)
     sizes = a.integers(places[1])
     axes = _axes(a.option("axes", range(len(x))), len(x))
     if sizes is not None:
         return [tuple(sizes[axes.index(i)] if i in axes else side for i, side in enumerate(x))]
     scales = a.values[places[0]] if places[0] < len(a.values) else a.option("scales")
-    if scales is None:
-        raise ValueError("its scales depend on values")
     found = list(x)
     for axis, scale in zip(axes, np.asarray(scales, float).ravel().tolist(), strict=True):
         found[axis] = math.floor(x[axis] * scale + 1e-4)  # scales are float32
@@ -238,37 +209,28 @@ def _resize(a: Application) -> list[Shape]:
 
 
 def _reduce(a: Application) -> list[Shape]:
-    x, axes = a.shape(), a.integers(1, "axes")
+    x, axes = a.shapes[0], a.integers(1, "axes")
     if a.node.kind in ("ArgMax", "ArgMin"):
         axes = [a.option("axis", 0)]
-    gone = range(len(x)) if not axes else _axes(axes, len(x))
     if not axes and a.option("noop_with_empty_axes", 0):
         return [x]
-    keep = a.option("keepdims", 1)
+    gone, keep = _axes(axes or range(len(x)), len(x)), a.option("keepdims", 1)
     return [tuple(1 if i in gone else side for i, side in enumerate(x) if keep or i not in gone)]
 
 
 def _top_k(a: Application) -> list[Shape]:
-    x, count = list(a.shape()), a.integers(1, "k") or [1]
+    x, count = list(a.shapes[0]), a.integers(1, "k") or [1]
     x[a.option("axis", -1)] = count[0]
     return [tuple(x)] * 2
 
 
 def _depth_to_space(a: Application) -> list[Shape]:
-    (n, c, h, w), b = a.shape(), a.option("blocksize")
+    (n, c, h, w), b = a.shapes[0], a.option("blocksize")
     return [(n, c // b**2, h * b, w * b) if a.node.kind == "DepthToSpace" else (n, c * b**2, h // b, w // b)]
 
 
-def _shape(a: Application) -> list[Shape]:
-    return [(len(range(*slice(a.option("start", 0), a.option("end")).indices(len(a.shape())))),)]
-
-
-def _filled(a: Application) -> list[Shape]:
-    return [tuple(a.integers(0) or [])]
-
-
 def _recurrent(a: Application) -> list[Shape]:
-    x, directions, hidden = a.shape(), a.shape(1)[0], a.shape(2)[-1]
+    x, directions, hidden = a.shapes[0], a.shapes[1][0], a.shapes[2][-1]
     if a.option("layout", 0):
         return [(x[0], x[1], directions, hidden), *[(x[0], directions, hidden)] * 2]
     return [(x[0], directions, x[1], hidden), *[(directions, x[1], hidden)] * 2]
@@ -276,8 +238,7 @@ def _recurrent(a: Application) -> list[Shape]:
 
 def _normalised(a: Application) -> list[Shape]:
     """The result, then statistics that only training has; a layer norm's mean and deviation."""
-    x = a.shape()
-    (axis,) = _axes([a.option("axis", -1)], len(x))
+    x, axis = a.shapes[0], a.axis(-1)
     return [x, *[(*x[:axis], *[1] * (len(x) - axis))] * 2, x]
 
 
@@ -302,36 +263,33 @@ ReduceSumSquare
 """
 UNARY, BINARY, REDUCTIONS = (frozenset(names.split()) for names in (_UNARY, _BINARY, _REDUCTIONS))
 
-RULES: dict[str, Rule] = (
+RULES: dict[str, Callable[[Application], list[Shape]]] = (
     dict.fromkeys(UNARY, _same)
     | dict.fromkeys(BINARY, _broadcast)
     | dict.fromkeys(REDUCTIONS, _reduce)
-    | dict.fromkeys(("Conv", "ConvInteger", "FusedConv", "DeformConv"), _convolution(1))
+    | dict.fromkeys(("Conv", "ConvInteger", "FusedConv", "DeformConv", "QLinearConv"), _convolution)
     | dict.fromkeys(("AveragePool", "LpPool", "MaxPool"), _pool)
-    | dict.fromkeys(("GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "QLinearGlobalAveragePool"), _to_one)
+    | dict.fromkeys(("GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "QLinearGlobalAveragePool"), _pool)
     | dict.fromkeys(("Gemm", "QGemm"), _gemm)
-    | dict.fromkeys(("FusedMatMul", "MatMul", "MatMulInteger", "vertebra::AdaptivePool"), _product(1))
+    | dict.fromkeys(("FusedMatMul", "MatMul", "MatMulInteger", "QLinearMatMul", "vertebra::AdaptivePool"), _product)
     | dict.fromkeys(("GRU", "LSTM", "RNN"), _recurrent)
+    | dict.fromkeys(("QLinearAdd", "QLinearMul"), lambda a: [broadcast(a.shapes[0], a.shapes[3])])
     | dict.fromkeys(("Resize", "Upsample"), _resize)
     | dict.fromkeys(("DepthToSpace", "SpaceToDepth"), _depth_to_space)
     | dict.fromkeys(("LayerNormalization", "SkipLayerNormalization", "SimplifiedLayerNormalization"), _normalised)
     | {
         "Concat": _concat,
-        "ConstantOfShape": _filled,
+        "ConstantOfShape": lambda a: [tuple(a.integers(0) or [])],
         "ConvTranspose": _transposed_convolution,
-        "Expand": _expand,
+        "Expand": lambda a: [broadcast(a.shapes[0], a.integers(1) or [])],
         "Flatten": _flatten,
         "Gather": _gather,
-        "GatherElements": _gather_elements,
+        "GatherElements": lambda a: [a.shapes[1]],
         "Pad": _pad,
-        "QLinearAdd": lambda a: [broadcast(a.shape(), a.shape(3))],
-        "QLinearMul": lambda a: [broadcast(a.shape(), a.shape(3))],
-        "QLinearConv": _convolution(3),
-        "QLinearMatMul": _product(3),
         "Reshape": _reshape,
-        "Shape": _shape,
+        "Shape": lambda a: [(len(a.shapes[0][a.option("start", 0) : a.option("end")]),)],
         "Size": lambda a: [()],
-        "Slice": _slice,
+        "Slice": lambda a: [sliced(a, np.broadcast_to(np.int8(0), a.shapes[0])).shape],
         "Split": _split,
         "Squeeze": _squeeze,
         "Tile": _tile,
@@ -340,63 +298,3 @@ RULES: dict[str, Rule] = (
         "Unsqueeze": _unsqueeze,
     }
 )
-
-
-# --- values of shapes that are computed in the graph ------------------------------------------------------------------
-
-
-def _evaluated_shape(a: Application) -> Array:
-    return np.array(a.shape()[slice(a.option("start", 0), a.option("end"))], np.int64)
-
-
-def _evaluated_cast(a: Application) -> Array:
-    return np.asarray(a.values[0]).astype({1: np.float32, 9: np.bool_, 11: np.float64}.get(a.option("to"), np.int64))
-
-
-def _evaluated_fill(a: Application) -> Array:
-    value = a.option("value")
-    return np.full(a.integers(0) or [], value.values[0] if value is not None else np.float32(0))
-
-
-def _evaluated_division(a: Application) -> Array:
-    one, other = np.asarray(a.values[0]), np.asarray(a.values[1])
-    whole = np.issubdtype(one.dtype, np.integer)
-    return np.asarray((one / other).astype(np.int64) if whole else one / other)
-
-
-def _by(function: Callable[..., Any]) -> Callable[[Application], Array]:
-    return lambda a: np.asarray(function(*a.values))
-
-
-EVALUATORS: dict[str, Callable[[Application], Array]] = {
-    "Add": _by(np.add),
-    "Cast": _evaluated_cast,
-    "Ceil": _by(np.ceil),
-    "Concat": lambda a: np.concatenate([np.atleast_1d(np.asarray(v)) for v in a.values], axis=a.option("axis", 0)),
-    "ConstantOfShape": _evaluated_fill,
-    "Div": _evaluated_division,
-    "Equal": _by(np.equal),
-    "Expand": lambda a: np.broadcast_to(np.asarray(a.values[0]), broadcast(a.shape(), a.integers(1) or [])),
-    "Floor": _by(np.floor),
-    "Gather": lambda a: np.take(np.asarray(a.values[0]), np.asarray(a.values[1]), axis=a.option("axis", 0)),
-    "Greater": _by(np.greater),
-    "Identity": _by(np.asarray),
-    "Less": _by(np.less),
-    "Max": _by(lambda *values: np.max(np.broadcast_arrays(*values), axis=0)),
-    "Min": _by(lambda *values: np.min(np.broadcast_arrays(*values), axis=0)),
-    "Mod": _by(np.mod),
-    "Mul": _by(np.multiply),
-    "Neg": _by(np.negative),
-    "Not": _by(np.logical_not),
-    "Range": _by(np.arange),
-    "ReduceProd": lambda a: np.asarray(np.prod(np.asarray(a.values[0]), keepdims=bool(a.option("keepdims", 1)))),
-    "Reshape": lambda a: np.asarray(a.values[0]).reshape(_reshape(a)[0]),
-    "Size": lambda a: np.asarray(math.prod(a.shape())),
-    "Slice": lambda a: _sliced(a, np.asarray(a.values[0])),
-    "Squeeze": lambda a: np.asarray(a.values[0]).reshape(_squeeze(a)[0]),
-    "Sub": _by(np.subtract),
-    "Unsqueeze": lambda a: np.asarray(a.values[0]).reshape(_unsqueeze(a)[0]),
-    "Where": _by(np.where),
-}
-OF_SHAPES_ALONE = frozenset({"Shape", "Size"})  # for these no values need be known
-EVALUATORS["Shape"] = _evaluated_shape
