@@ -16,11 +16,7 @@ _SHOWN = frozenset((*_PLACE, *_COSTS))
 
 
 def page(found: dict[str, Any]) -> str:
-    """The page, with its data inside.
-
-    Args:
-        found: what `Anatomy.to_dict` returns.
-    """
+    """The page of what `Anatomy.to_dict` returns, with its data inside."""
     data = found | {
         "rows": [{name: value for name, value in row.items() if name in _SHOWN} for row in found["rows"]],
         "layers": sum(row["kind"] != Kind.VIEW.value for row in found["rows"]),

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from vertebra.models.layers import Conv2dNormActivation, SqueezeExcitation
+
 Activation = Callable[..., nn.Module]
 
 
-class _Unit(nn.Sequential):
-    """Convolution, norm, activation."""
-
-    def __init__(
-        self, inp: int, out: int, kernel: int, act: Activation | None, stride: int = 1, groups: int = 1
-    ) -> None:
-        layers = [nn.Conv2d(inp, out, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(out)]
-        super().__init__(*layers, *([act(inplace=True)] if act else []))
+def _unit(
+    inp: int, out: int, kernel: int, act: Activation | None, stride: int = 1, groups: int = 1
+) -> Conv2dNormActivation:
+    return Conv2dNormActivation(inp, out, kernel, stride, groups=groups, activation_layer=act)
 
 
 class _Sum(nn.Module):
@@ -35,19 +34,6 @@ class _Sum(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.layers(x).add_(x)
         return torch.relu_(out) if self.relu else out
-
-
-class _Gate(nn.Module):
-    """Squeeze-excitation."""
-
-    def __init__(self, channels: int, squeeze: int, act: Activation) -> None:
-        super().__init__()
-        layers = [nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, squeeze, 1), act(inplace=True)]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(squeeze, channels, 1), nn.Sigmoid())
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.layers(x) * x
-        return out
 
 
 class _Concat(nn.Module):
@@ -67,7 +53,7 @@ def random_network(seed: int, blocks: int = 4) -> tuple[nn.Module, int]:
     size = draw.choice((160, 192, 224, 256, 288))
     channels = draw.choice((16, 24, 32, 48, 64))
     act = draw.choice((nn.ReLU, nn.ReLU6, nn.SiLU))
-    layers: list[nn.Module] = [_Unit(3, channels, draw.choice((3, 7)), act, stride=2)]
+    layers: list[nn.Module] = [_unit(3, channels, draw.choice((3, 7)), act, stride=2)]
     side = size // 2
     while True:
         for _ in range(blocks):
@@ -77,7 +63,11 @@ def random_network(seed: int, blocks: int = 4) -> tuple[nn.Module, int]:
             break
         wider = _round(channels * draw.uniform(0.8, 2.2), 1024)
         kernel = draw.choice((1, 3, 3))
-        layers.append(draw.choice((_shrink_by_stride, _shrink_by_pooling))(draw, channels, wider, kernel))
+        if draw.choice(("stride", "pooling")) == "stride":
+            layers.append(_unit(channels, wider, kernel, nn.ReLU, stride=2))
+        else:
+            pools = (nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2, 2), nn.AvgPool2d(2, 2))
+            layers += [draw.choice(pools), _unit(channels, wider, 1, nn.ReLU)]
         channels, side = wider, (side + 1) // 2
     hidden = draw.choice((512, 1024, 2048, 4096))
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, hidden), nn.ReLU(inplace=True)]
@@ -90,37 +80,30 @@ def _block(draw: random.Random, channels: int, side: int, act: Activation) -> tu
     kind = draw.choice(("plain", "residual", "bottleneck", "grouped", "inverted", "squeezed", "dense", "branches"))
     if kind == "plain":
         wider = _round(channels * draw.uniform(0.6, 1.6), most)
-        return _Unit(channels, wider, draw.choice((3, 3, 3, 5)), act), wider
+        return _unit(channels, wider, draw.choice((3, 3, 3, 5)), act), wider
     if kind == "residual":
-        return _Sum(_Unit(channels, channels, draw.choice((1, 3)), act)), channels
+        return _Sum(_unit(channels, channels, draw.choice((1, 3)), act)), channels
     if kind in ("bottleneck", "grouped"):
         groups = draw.choice((8, 16, 32)) if kind == "grouped" else 1
         width = _round(channels * draw.uniform(0.25, 1.2), most, 32 if groups > 1 else 8)
-        units = [_Unit(channels, width, 1, nn.ReLU), _Unit(width, width, 3, nn.ReLU, groups=groups)]
-        return _Sum(*units, _Unit(width, channels, 1, None), relu=True), channels
+        units: list[nn.Module] = [_unit(channels, width, 1, nn.ReLU), _unit(width, width, 3, nn.ReLU, groups=groups)]
+        return _Sum(*units, _unit(width, channels, 1, None), relu=True), channels
     if kind in ("inverted", "squeezed"):
         width = _round(channels * draw.choice((2, 3, 4, 6)), most)
-        units = [_Unit(channels, width, 1, act), _Unit(width, width, draw.choice((3, 3, 5)), act, groups=width)]
-        gate = [_Gate(width, max(4, channels // 4), act)] if kind == "squeezed" else []
-        return _Sum(*units, *gate, _Unit(width, channels, 1, None)), channels
+        kernel = draw.choice((3, 3, 5))
+        units = [_unit(channels, width, 1, act), _unit(width, width, kernel, act, groups=width)]
+        if kind == "squeezed":
+            units.append(SqueezeExcitation(width, max(4, channels // 4), partial(act, inplace=True)))
+        return _Sum(*units, _unit(width, channels, 1, None)), channels
     if kind == "dense" and channels < most:
         growth = draw.choice((16, 32, 48))
-        before = [nn.BatchNorm2d(channels), nn.ReLU(inplace=True), _Unit(channels, 4 * growth, 1, nn.ReLU)]
+        before = [nn.BatchNorm2d(channels), nn.ReLU(inplace=True), _unit(channels, 4 * growth, 1, nn.ReLU)]
         layers = nn.Sequential(*before, nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False))
         return _Concat(nn.Identity(), layers), channels + growth
     one, three, pooled = (_round(channels * draw.uniform(0.2, 0.6), most) for _ in range(3))
-    stacked = nn.Sequential(_Unit(channels, three // 2, 1, nn.ReLU), _Unit(three // 2, three, 3, nn.ReLU))
-    pool = nn.Sequential(nn.MaxPool2d(3, 1, 1), _Unit(channels, pooled, 1, nn.ReLU))
-    return _Concat(_Unit(channels, one, 1, nn.ReLU), stacked, pool), one + three + pooled
-
-
-def _shrink_by_stride(draw: random.Random, channels: int, wider: int, kernel: int) -> nn.Module:
-    return _Unit(channels, wider, kernel, nn.ReLU, stride=2)
-
-
-def _shrink_by_pooling(draw: random.Random, channels: int, wider: int, kernel: int) -> nn.Module:
-    pools = (nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2, 2), nn.AvgPool2d(2, 2))
-    return nn.Sequential(draw.choice(pools), _Unit(channels, wider, 1, nn.ReLU))
+    stacked = nn.Sequential(_unit(channels, three // 2, 1, nn.ReLU), _unit(three // 2, three, 3, nn.ReLU))
+    pool = nn.Sequential(nn.MaxPool2d(3, 1, 1), _unit(channels, pooled, 1, nn.ReLU))
+    return _Concat(_unit(channels, one, 1, nn.ReLU), stacked, pool), one + three + pooled
 
 
 def _round(value: float, most: int, step: int = 8) -> int:

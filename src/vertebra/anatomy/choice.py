@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -82,7 +82,6 @@ def choose(
     size: int | None = None,
     names: Sequence[str] | None = None,
     finalists: int = 5,
-    notify: Callable[[str], None] | None = None,
     tell: Progress = silent,
 ) -> Choice:
     """Find the networks within the limits.
@@ -95,8 +94,7 @@ def choose(
         size: side of the image in pixels, for the times; None takes the one that the accuracy was published for.
         names: among which to choose; None takes all.
         finalists: how many to time at most among those that fit.
-        notify: is called with what takes long.
-        tell: called with what is being done, the networks done and the networks in all.
+        tell: called with what is being done, the networks done and the networks in all; alone with what takes long.
 
     Raises:
         UsageError: a limit, device or name that is not allowed, or one that needs times where there are none.
@@ -114,7 +112,7 @@ def choose(
             )
     found = [published(name) for name in names or list_models()]
     ranked = sorted(found, key=lambda entry: -entry.top1)
-    selection = _Selection(limits, device, executor, size, notify)
+    selection = _Selection(limits, device, executor, tell, "none" if device is None else "")
     fits: list[Candidate] = []
     out: list[tuple[Candidate, str]] = []
     for number, entry in enumerate(ranked):
@@ -132,20 +130,16 @@ def choose(
     return Choice(selection.device_name, selection.is_bound, tuple(fits), tuple(out), tightest)
 
 
+@dataclass
 class _Selection:
     """Times candidates and says which limits they miss."""
 
-    def __init__(
-        self,
-        limits: Limits,
-        device: str | Calibration | None,
-        executor: str | None,
-        size: int | None,
-        notify: Callable[[str], None] | None,
-    ) -> None:
-        self.limits = limits
-        self.device_name, self.is_bound = "none" if device is None else "", False
-        self._device, self._executor, self._size, self._notify = device, executor, size, notify
+    limits: Limits
+    device: str | Calibration | None
+    executor: str | None
+    tell: Progress
+    device_name: str
+    is_bound: bool = False
 
     def missed_limits(self, candidate: Candidate) -> dict[str, str]:
         """The limits that the candidate's known figures do not meet, each with what is said of it."""
@@ -166,21 +160,20 @@ class _Selection:
 
     def timed(self, candidate: Candidate, measure: bool) -> Candidate:
         """The candidate with its predicted time; with a measured one where that is possible, asked for and in doubt."""
-        if self._device is None:
+        if self.device is None:
             return candidate
-        anatomy = inspect(candidate.published.name, self._size or candidate.size)
-        latency = predict(anatomy, self._device, self._executor, self._notify)
+        anatomy = inspect(candidate.published.name, candidate.size)
+        latency = predict(anatomy, self.device, self.executor, self.tell)
         # One calibration serves all, also where it is not kept.
         if isinstance(latency.device, Calibration):
-            self._device, self._executor = latency.device, None
+            self.device, self.executor = latency.device, None
         self.device_name, self.is_bound = latency.device.name, latency.is_bound
         candidate = replace(candidate, predicted_ms=latency.total_ms)
         limit = self.limits.max_ms
         far_off = limit is not None and latency.total_ms > limit * (1 + _DOUBT)
         if latency.is_bound or far_off or not measure:
             return candidate
-        if self._notify is not None:
-            self._notify(f"Timing {candidate.published.name} …")
+        self.tell(f"Timing {candidate.published.name} …")
         executor = latency.device.executor or ONNXRUNTIME
         return replace(candidate, measured_ms=anatomy.measure(executor, seconds=1.0).total_ms)
 

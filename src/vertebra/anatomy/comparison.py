@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from vertebra.graph.cost import Kind
 from vertebra.graph.profile import Group
 from vertebra.model_argument import ModelKind, resolve_model
 from vertebra.model_table import networks
+from vertebra.progress import Progress, silent
 
 from .analysis import Anatomy, inspect
 from .latency import Latency, predict
@@ -57,12 +58,9 @@ class Entry:
 
         def costs(group: Group) -> dict[str, Any]:
             time = None if latency is None else latency.time(group.rows)
-            values = {name: getattr(group, name) for name in ("parameters", "macs", "bytes")}
-            return (
-                values
-                | {"ms": None if time is None else time.ms, "bound": None if time is None else time.bound}
-                | {"bound_by": None if time is None else time.bound_by}
-            )
+            return {name: getattr(group, name) for name in ("parameters", "macs", "bytes")} | {
+                name: getattr(time, name, None) for name in ("ms", "bound", "bound_by")
+            }
 
         return {
             "name": anatomy.name,
@@ -135,7 +133,7 @@ def compare(
     batch_size: int = 1,
     device: str | Calibration | None = "here",
     executor: str | None = None,
-    notify: Callable[[str], None] | None = None,
+    tell: Progress = silent,
 ) -> Comparison:
     """Analyse networks and compare them.
 
@@ -145,7 +143,7 @@ def compare(
         batch_size: images in the batch.
         device: as in `Anatomy.latency`; None leaves times out.
         executor: of this machine.
-        notify: is called when this machine has to be calibrated first.
+        tell: called when this machine has to be calibrated first.
 
     Raises:
         UsageError: fewer than two networks, or one, an input or a device that is not allowed.
@@ -157,7 +155,7 @@ def compare(
     anatomies = [inspect(model, input_size, batch_size) for model in models]
     entries = []
     for name, anatomy in zip(names, anatomies, strict=True):
-        latency = None if device is None else predict(anatomy, device, executor, notify)
+        latency = None if device is None else predict(anatomy, device, executor, tell)
         if latency is not None and isinstance(latency.device, Calibration):
             device, executor = latency.device, None  # one calibration serves all, also where it is not kept
         entries.append(Entry(anatomy, latency, None if name is None else published(name)))

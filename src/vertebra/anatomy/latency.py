@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from vertebra.errors import UsageError, warn
 from vertebra.graph.profile import Profile
 from vertebra.graph.rows import Row
+from vertebra.progress import Progress, silent
 
 from .kernels import ONNXRUNTIME, Kernel, kernels_of
 from .machine_calibration import calibrated
@@ -78,12 +79,12 @@ def predict(
     anatomy: Profile,
     device: str | Device | Calibration,
     executor: str | None = None,
-    notify: Callable[[str], None] | None = None,
+    tell: Progress = silent,
 ) -> Latency:
-    """See `Anatomy.latency`; `notify` is called when this machine has to be calibrated first."""
+    """See `Anatomy.latency`; `tell` is called when this machine has to be calibrated first."""
     if isinstance(device, str):
         if device == "here":
-            device = calibrated(executor or ONNXRUNTIME, notify)
+            device = calibrated(executor or ONNXRUNTIME, tell)
         elif executor is not None:
             raise UsageError(f"executor is {executor!r}, which says how this machine runs it; {device} has no choice.")
         else:

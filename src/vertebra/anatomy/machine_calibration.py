@@ -8,7 +8,7 @@ import platform
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from itertools import chain, combinations
 from pathlib import Path
@@ -23,6 +23,7 @@ from vertebra.graph import trace as tracer
 from vertebra.graph.cost import Kind
 from vertebra.graph.rows import rows_of
 from vertebra.machine import processor
+from vertebra.progress import Progress, silent
 
 from . import calibration_networks
 from .kernels import Kernel, kernels_of
@@ -36,7 +37,7 @@ RETRY = 3 * 3600.0  # seconds after which a provisional calibration is made agai
 _FORMAT = 2
 
 
-def calibrated(executor: str, notify: Callable[[str], None] | None = None) -> Calibration:
+def calibrated(executor: str, tell: Progress = silent, *, anew: bool = False) -> Calibration:
     """The kept calibration of this machine, or a new one where there is none for what is installed now.
 
     One that was made while the machine was busy is provisional: it serves for three hours, with a warning wherever
@@ -44,26 +45,17 @@ def calibrated(executor: str, notify: Callable[[str], None] | None = None) -> Ca
 
     Args:
         executor: "onnxruntime" or "torch".
-        notify: is called when a calibration begins.
+        tell: called when a calibration begins.
+        anew: make and keep a new one whatever there is.
 
     Raises:
         UsageError: there is no such executor.
     """
-    return _calibrated(executor, notify, anew=False)
-
-
-def calibrated_anew(executor: str, notify: Callable[[str], None] | None = None) -> Calibration:
-    """A new calibration of this machine, which is kept whatever there was; arguments and errors as of `calibrated`."""
-    return _calibrated(executor, notify, anew=True)
-
-
-def _calibrated(executor: str, notify: Callable[[str], None] | None, anew: bool) -> Calibration:
     if executor not in EXECUTORS:
         raise UsageError(f"executor is {executor!r}; it must be one of {', '.join(EXECUTORS)}.")
     found, age = _kept(executor)
     if found is not None and not anew and (not found.is_provisional or age < RETRY):
         return found
-    tell = notify or (lambda text: None)
     # One at a time: two would make each other's times too long.
     with making(cache_path(executor), lambda: tell("Waiting for another process that calibrates this machine …")):
         found, age = _kept(executor)
@@ -77,6 +69,11 @@ def _calibrated(executor: str, notify: Callable[[str], None] | None, anew: bool)
         made = {"made": time.time()} if result.is_provisional else {}
         keep_json(cache_path(executor), {"format": _FORMAT} | made | result.to_dict())
         return result
+
+
+def calibrated_anew(executor: str, tell: Progress = silent) -> Calibration:
+    """A new calibration of this machine, which is kept whatever there was; arguments and errors as of `calibrated`."""
+    return calibrated(executor, tell, anew=True)
 
 
 def kept(executor: str) -> Calibration | None:
@@ -114,9 +111,9 @@ def calibrate(executor: str) -> Calibration:
         executor=executor,
         machine=describe_machine(executor),
         rates=fit(runs),
-        between=statistics.median(_between(kernels, measured) for kernels, measured in runs),
+        between=statistics.median((run.total_ms - sum(run.rows.values())) / len(kernels) for kernels, run in runs),
         seconds=seconds,
-        noise=statistics.median(_spread(measured) for _, measured in runs),
+        noise=statistics.median((run.quartiles_ms[1] - run.quartiles_ms[0]) / run.total_ms for _, run in runs),
         others=max(0.0, busy_seconds() - busy) / seconds / (os.cpu_count() or 1),
     )
 
@@ -129,15 +126,6 @@ def busy_seconds() -> float:
         return (user + nice + system) / os.sysconf("SC_CLK_TCK") - own.user - own.system
     except (OSError, ValueError):
         return 0.0
-
-
-def _between(kernels: Sequence[Kernel], measured: Measurement) -> float:
-    return (measured.total_ms - sum(measured.rows.values())) / len(kernels)
-
-
-def _spread(measured: Measurement) -> float:
-    low, high = measured.quartiles_ms
-    return (high - low) / measured.total_ms
 
 
 def fit(runs: Iterable[tuple[Sequence[Kernel], Measurement]]) -> dict[str, Rate]:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map_only
 
 from vertebra.errors import UsageError, needing
 from vertebra.graph import trace as tracer
@@ -54,17 +54,7 @@ class Measurement:
 
 
 def measure(subject: Subject, rows: Sequence[Row], executor: str, seconds: float) -> Measurement:
-    """Run the network here for about that long and time the whole and each operation.
-
-    Args:
-        subject: any network; for "onnxruntime" one made of the operations of the six families, in float32.
-        rows: of that network.
-        executor: "onnxruntime", or "torch" (eager, channels-last).
-        seconds: how long to measure.
-
-    Raises:
-        UsageError: an executor that is not there, or operations that it is not given.
-    """
+    """See `Anatomy.measure`; `rows` are those of the network."""
     if executor not in EXECUTORS:
         raise UsageError(f"executor is {executor!r}; it must be one of {', '.join(EXECUTORS)}.")
     return (_in_onnxruntime if executor == ONNXRUNTIME else _in_torch)(subject, rows, seconds)
@@ -126,7 +116,7 @@ def _events_by_row(events: Sequence[Mapping[str, Any]]) -> list[dict[int, float]
 def _in_torch(subject: Subject, rows: Sequence[Row], seconds: float) -> Measurement:
     trace = tracer.run(subject.network, subject.args, subject.kwargs)
     network = _filled(subject.network)
-    args, kwargs = tree_map(_random_like, (subject.args, subject.kwargs))
+    args, kwargs = tree_map_only(Tensor, _random_like, (subject.args, subject.kwargs))
     try:
         with torch.inference_mode():
             network(*args, **kwargs)
@@ -221,9 +211,7 @@ def _filling(tensor: Tensor) -> float:
     return 0.01 if tensor.is_floating_point() else 0
 
 
-def _random_like(value: Any) -> Any:
-    if not isinstance(value, Tensor):
-        return value
+def _random_like(value: Tensor) -> Tensor:
     if not value.is_floating_point():
         return torch.zeros(value.shape, dtype=value.dtype)
     random = torch.randn(value.shape).to(value.dtype)

@@ -16,11 +16,7 @@ from .measurement import Measurement
 
 
 def draw_anatomy(anatomy: Profile, path: str | Path, latency: Latency | None, measurement: Measurement | None) -> None:
-    """Write a PNG: the shares of the stages, and the roofline where there are times.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
+    """Write a PNG: the shares of the stages, and the roofline where there are times."""
     stages = [stage for stage in anatomy.stages if stage.rows[0].kind is not Kind.UNUSED]
     timed = latency is not None and bool(latency.kernels)
     figure = _figure((13 if timed else 7.5, 2.2 + 0.42 * max(len(stages), 6)))
@@ -106,17 +102,7 @@ def draw_front(
     cost_label: str,
     path: str | Path,
 ) -> None:
-    """Write a PNG: accuracy against cost, with the Pareto front.
-
-    Args:
-        points: name, cost and top-1 accuracy in % of each network.
-        front: those of the points that are on the Pareto front, cheapest first.
-        cost_label: what the cost is.
-        path: of the PNG.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
+    """Write a PNG: accuracy against cost, with the Pareto front, cheapest first. A point: name, cost, top-1 in %."""
     figure = _figure((8, 5.5))
     axes = figure.add_subplot()
     _, costs, accuracies = zip(*front, strict=True)

@@ -26,11 +26,7 @@ class Published:
 
 
 def published(name: str) -> Published:
-    """What is published of that network.
-
-    Raises:
-        UsageError: there is no such network; the message has the nearest names.
-    """
+    """What is published of that network."""
     network = find_network(name)
     best = network.best
     return Published(

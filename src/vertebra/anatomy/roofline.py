@@ -63,11 +63,7 @@ class Device:
     is_bound = True
 
     def time(self, kernel: Kernel, dtype: str) -> Time:
-        """The least time of a kernel.
-
-        Raises:
-            UsageError: there is no figure for this dtype.
-        """
+        """The least time of a kernel."""
         peaks = self.matrix if kernel.main.kind in _MATRIX else self.vector
         if dtype not in peaks:
             raise UsageError(f"{self.name} has no figures for {dtype}, only for {', '.join(peaks)}. Choose dtype=.")
@@ -137,11 +133,7 @@ class Calibration:
         return 1e9 / cost if cost else float("inf")
 
     def time(self, kernel: Kernel, dtype: str) -> Time:
-        """The predicted time of a kernel.
-
-        Raises:
-            UsageError: the dtype is not float32, for which alone the machine is calibrated.
-        """
+        """The predicted time of a kernel."""
         if dtype != "float32":
             raise UsageError(f"this machine is calibrated for float32, not for {dtype}. Choose a device from the file.")
         rate = self._rate(label(kernel), kernel.main.kind)
@@ -204,11 +196,7 @@ def _device(key: str, entry: Mapping[str, Any]) -> Device:
 
 
 def find_device(key: str) -> Device:
-    """The device of that key.
-
-    Raises:
-        UsageError: there is none; the message has the nearest keys.
-    """
+    """The device of that key."""
     known = devices()
     if key.lower() not in known:
         names = ["here", "none", *known]

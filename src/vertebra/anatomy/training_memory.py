@@ -59,7 +59,9 @@ def forecast_training_memory(subject: Subject, optimizer: str, checkpointing: bo
             f"optimizer is {optimizer!r}; it must be one of {', '.join(OPTIMIZERS)}. {nearest(optimizer, OPTIMIZERS)}"
         )
     network = copy.deepcopy(subject.network)
-    _set_modes(network, subject.training_modes)
+    modes = subject.training_modes  # those of the modules where the network was training (with frozen norms, say)
+    for path, module in network.named_modules():
+        module.training = True if modes is None else modes[path]
     if checkpointing:
         if not isinstance(network, ConvNet):
             raise UsageError(
@@ -84,12 +86,6 @@ def forecast_training_memory(subject: Subject, optimizer: str, checkpointing: bo
         saved_activations=saved,
         peak_activations=peak,
     )
-
-
-def _set_modes(network: nn.Module, modes: dict[str, bool] | None) -> None:
-    """Training mode, or the modes that the network's modules had where it was training (with frozen norms, say)."""
-    for path, module in network.named_modules():
-        module.training = True if modes is None else modes[path]
 
 
 def _simulate(network: nn.Module, args: Any, kwargs: Any) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from vertebra.graph.cost import Kind
 from vertebra.graph.profile import Profile
@@ -157,8 +157,7 @@ def _shares(rows: Iterable[Row], attribute: str) -> Counter[Kind]:
     for row in rows:
         sums[row.kind] += getattr(row, attribute)
     total = sum(sums.values())
-    shares: Mapping[Kind, float] = {kind: value / total for kind, value in sums.items()} if total else {}
-    return Counter(shares)
+    return Counter({kind: value / total for kind, value in sums.items()} if total else {})
 
 
 def _percent(share: float) -> str:

@@ -62,6 +62,11 @@ def bar(share: float, width: int = 6) -> str:
     return "█" * whole + " ▏▎▍▌▋▊▉"[eighths].strip()
 
 
+def say(task: str, done: int = 0, total: int | None = None) -> None:
+    """A `Progress` that prints each task on standard error."""
+    typer.echo(task, err=True)
+
+
 def wrapped(text: str) -> str:
     """A paragraph in lines that fit the terminal, of 120 characters at most."""
     return fill(text, min(shutil.get_terminal_size().columns, 120))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vertebra.cli._output import print_json, print_table, wrapped
+from vertebra.cli._output import print_json, print_table, say, wrapped
 from vertebra.cli.inspect import Executor
 from vertebra.progress import progress_bar
 from vertebra.units import count, duration, three_figures
@@ -69,14 +69,17 @@ def run(settings: Settings) -> None:
     from vertebra.anatomy import Limits
     from vertebra.anatomy import choose as find
 
-    with progress_bar("choosing", bar=False) as tell:
+    with progress_bar("choosing", bar=False) as count_networks:
+
+        def tell(task: str, done: int = 0, total: int | None = None) -> None:
+            say(task) if total is None else count_networks(task, done, total)
+
         choice = find(
             Limits(settings.max_ms, settings.max_mb, settings.min_top1, settings.max_params),
             settings.device,
             settings.executor if settings.device == "here" else None,
             settings.size,
             finalists=settings.top,
-            notify=lambda line: typer.echo(line, err=True),
             tell=tell,
         )
     if settings.json:

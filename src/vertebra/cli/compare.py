@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vertebra.cli._options import model_help
-from vertebra.cli._output import print_json, print_table
+from vertebra.cli._output import print_json, print_table, say
 from vertebra.cli.inspect import Executor, check_out, parse_size
 from vertebra.units import count, duration, size
 
@@ -73,7 +73,7 @@ def run(settings: Settings) -> None:
         settings.batch,
         device,
         settings.executor if device == "here" else None,
-        lambda line: typer.echo(line, err=True),
+        say,
     )
     if settings.png is not None:
         comparison.to_png(settings.png)

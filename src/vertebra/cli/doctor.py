@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from vertebra import __version__
-from vertebra.cli._output import print_json
+from vertebra.cli._output import print_json, say
 from vertebra.errors import EXTRAS
 from vertebra.machine import affinity, processor, quota_cores
 from vertebra.units import counted, size
@@ -60,7 +60,7 @@ def _calibrate() -> None:
     from vertebra.cli.inspect import Executor
 
     for executor in Executor:
-        found = calibrated_anew(executor.value, lambda line: typer.echo(line, err=True))
+        found = calibrated_anew(executor.value, say)
         state = "kept provisionally, as the machine is busy" if found.is_provisional else "kept"
         typer.echo(
             f"{executor.value}: {state} (other programs took {found.others:.0%} of the processor, repeated runs "

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vertebra.cli._options import model_help
-from vertebra.cli._output import bar, console, print_json, print_table, wrapped
+from vertebra.cli._output import bar, console, print_json, print_table, say, wrapped
 from vertebra.errors import UsageError
 from vertebra.units import count, duration, size, three_figures
 
 if TYPE_CHECKING:
-    from vertebra.anatomy import Anatomy, Group, Latency, Measurement, Row, TrainingMemory
+    from vertebra.anatomy import Group, Latency, Measurement, Row, TrainingMemory
     from vertebra.graph.profile import Profile
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -93,13 +93,16 @@ def run(settings: Settings) -> None:
         _inspect_file(settings)
         return
     from vertebra.anatomy import anatomy as analyse
+    from vertebra.anatomy import predict
     from vertebra.files import write_whole, writing
 
     for option, path in (("--html", settings.html), ("--png", settings.png)):
         if path is not None:
             check_out(option, path, f".{option[2:]}")
     anatomy = analyse(settings.model, parse_size(settings.size), settings.batch)
-    latency = predicted(anatomy, settings.device, settings.executor)
+    latency = None
+    if settings.device != "none":
+        latency = predict(anatomy, settings.device, settings.executor if settings.device == "here" else None, say)
     measurement = anatomy.measure(settings.executor) if settings.measure else None
     training = [anatomy.training_memory(checkpointing=on) for on in (False, True)] if settings.train else []
     if settings.html is not None:
@@ -143,7 +146,7 @@ def _print_table(anatomy: Profile, depth: Depth, latency: Latency | None, measur
     """A line for each stage, block or layer, and as many columns as the terminal is wide."""
     typer.echo(f"{anatomy.name}, {anatomy.input}")
     columns = _columns(anatomy, latency, measurement)
-    lines = parts(anatomy, depth)
+    lines: Sequence[Group | Row] = getattr(anatomy, f"{depth}s")
     for rank in (3, 2, 1, 0):
         table = [_cells(column, lines, anatomy) for column in columns]
         if sum(max(map(len, cells)) + 2 for cells in table) - 2 <= console().width:
@@ -151,16 +154,6 @@ def _print_table(anatomy: Profile, depth: Depth, latency: Latency | None, measur
         columns = [column for column in columns if not column.rank or column.rank < rank]
     numbers = [column.title for column in columns if column.is_number]
     print_table([column.title for column in columns], zip(*(cells[1:] for cells in table), strict=True), numbers)
-
-
-def predicted(anatomy: Anatomy, device: str, executor: str) -> Latency | None:
-    """The times on that device, `None` for "none"; says on stderr when this machine is calibrated first."""
-    from vertebra.anatomy import predict
-
-    if device == "none":
-        return None
-    here = device == "here"
-    return predict(anatomy, device, executor if here else None, lambda line: typer.echo(line, err=True))
 
 
 def parse_size(text: str | None) -> int | tuple[int, int] | None:
@@ -193,13 +186,6 @@ def check_out(option: str, path: Path, suffix: str) -> None:
         raise UsageError(f"{option} is {str(path)!r}, which is a folder. Give the name of a file.")
     with writing(path):
         make_folder(path.parent)
-
-
-def parts(anatomy: Profile, depth: Depth) -> tuple[Group, ...] | tuple[Row, ...]:
-    """The lines of the table."""
-    if depth is Depth.LAYER:
-        return anatomy.layers
-    return anatomy.stages if depth is Depth.STAGE else anatomy.blocks
 
 
 @dataclass(frozen=True)
@@ -243,32 +229,21 @@ def _columns(anatomy: Profile, latency: Latency | None, measurement: Measurement
     ]
     if latency is not None:
         title = "at least" if latency.is_bound else "time"
-        columns += with_bar(title, lambda part: _predicted_ms(latency, part), duration)
+        columns += with_bar(title, lambda part: getattr(latency.time(rows_of(part)), "ms", None), duration)
     if measurement is not None:
         columns += with_bar("measured", lambda part: measurement.ms(rows_of(part)), duration)
     if latency is not None:
-        columns.append(_Column("bound by", lambda part: _bound(latency, part)))
+        columns.append(_Column("bound by", lambda part: getattr(latency.time(rows_of(part)), "bound_by", "")))
     return columns
 
 
 def rows_of(part: Group | Row) -> tuple[Row, ...]:
     """The operations of a line of the table."""
-    rows: tuple[Row, ...] | None = getattr(part, "rows", None)
-    return (part,) if rows is None else rows  # type: ignore[return-value]
+    return getattr(part, "rows", (part,))  # type: ignore[arg-type]
 
 
 def _times(sides: tuple[int, ...]) -> str:
     return "×".join(map(str, sides))
-
-
-def _predicted_ms(latency: Latency, part: Group | Row) -> float | None:
-    time = latency.time(rows_of(part))
-    return None if time is None else time.ms
-
-
-def _bound(latency: Latency, part: Group | Row) -> str:
-    time = latency.time(rows_of(part))
-    return "" if time is None else time.bound_by
 
 
 def _measured(measurement: Measurement, latency: Latency | None) -> str:
