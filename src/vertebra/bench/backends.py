@@ -140,11 +140,7 @@ def installed(backends: Mapping[str, Backend] = BACKENDS) -> dict[str, Backend]:
 
 
 def find_backends(names: Sequence[str], backends: Mapping[str, Backend] = BACKENDS) -> dict[str, Backend]:
-    """The backends of these names.
-
-    Raises:
-        UsageError: there is no backend of that name, or its packages are not installed.
-    """
+    """The backends of these names, whose packages must be installed."""
     for name in names:
         if name not in backends:
             if name in ELSEWHERE:

@@ -28,11 +28,7 @@ class NetworkFiles:
         return read_card(self.exported).preprocessing
 
     def network(self) -> Any:
-        """The network in torch, in eval mode.
-
-        Raises:
-            ValueError: only the exported file is there.
-        """
+        """The network in torch, in eval mode."""
         from vertebra import create_model
 
         if self.weights is None:
@@ -41,12 +37,7 @@ class NetworkFiles:
 
 
 def network_files(model: str, folder: Path) -> NetworkFiles:
-    """An exported file as it is; a named network with random weights, exported into a folder.
-
-    Raises:
-        MissingExtraError: a name, and torch is not installed.
-        UsageError, VertebraError: there is no such network, or no such file.
-    """
+    """An exported file as it is; a named network with random weights, exported into a folder."""
     argument = resolve_model(model, "bench")
     if argument.kind is not ModelKind.NETWORK:
         path = exported_file(argument, scratch=folder)

@@ -108,33 +108,31 @@ def _compare(
 ) -> Iterator[Timing]:
     """The backends' timings for one network and batch size, in their order."""
     calls: dict[str, list[float]] = {}
-    details: dict[str, str] = {}
+    firsts: dict[str, dict[str, Any]] = {}  # the first answers: details, and a sample of the probabilities
     errors: dict[str, str] = {}
-    samples: dict[str, list[float]] = {}
     with ExitStack() as stack:
-        workers: dict[str, _Worker] = {}
+        workers: dict[str, Callable[[float | None], dict[str, Any]]] = {}
         for name, backend in backends.items():
             step(f"{files.name}, batch {batch}: starting {name}")
             worker = stack.enter_context(_started(backend, files, batch, threads))
-            answer = worker.read()
+            answer = worker(None)
             if "error" in answer:
                 errors[name] = answer["error"]
-                continue
-            workers[name], calls[name], details[name] = worker, [], answer["detail"]
-            samples[name] = answer["sample"]
+            else:
+                workers[name], calls[name], firsts[name] = worker, [], answer
         for turn in range(turns):
             # The order is turned round every time.
             for name in list(workers)[:: 1 if turn % 2 else -1]:
                 step(f"{files.name}, batch {batch}: {name}")
-                answer = workers[name].ask(seconds)
+                answer = workers[name](seconds)
                 if "error" in answer:
                     errors[name] = answer["error"]
                     del workers[name]
                 else:
                     calls[name] += answer["seconds"]
-    reference = next(iter(samples.values()), [])
-    for name, sample in samples.items():
-        difference = max(abs(a - b) for a, b in zip(sample, reference, strict=True))
+    for name, first in firsts.items():
+        reference = next(iter(firsts.values()))["sample"]
+        difference = max(abs(a - b) for a, b in zip(first["sample"], reference, strict=True))
         if not difference <= MAX_DIFFERENCE:
             errors[name] = f"gives other probabilities (they differ by {difference:.1g})"
     for name in backends:
@@ -143,47 +141,34 @@ def _compare(
             continue
         each = [1000 * value / batch for value in calls[name]]
         middle, least, most = (round(value, 3) for value in (statistics.median(each), min(each), max(each)))
-        yield Timing(files.name, batch, name, middle, least, most, len(each), details[name])
-
-
-class _Worker:
-    """A process with a backend that is ready to run."""
-
-    def __init__(self, process: Any, pipe: Connection) -> None:
-        self._process, self._pipe = process, pipe
-
-    def ask(self, seconds: float) -> dict[str, Any]:
-        """Measure for so long."""
-        try:
-            self._pipe.send(seconds)
-        except OSError:
-            return self._ended()
-        return self.read()
-
-    def read(self) -> dict[str, Any]:
-        """The next answer."""
-        try:
-            if self._pipe.poll(MAX_SECONDS_TO_START):
-                answer: dict[str, Any] = self._pipe.recv()
-                return answer
-        except (EOFError, OSError):
-            return self._ended()
-        return {"error": f"gives no answer within {MAX_SECONDS_TO_START} s"}
-
-    def _ended(self) -> dict[str, Any]:
-        self._process.join()
-        return {"error": f"its process has ended (exit code {self._process.exitcode})"}
+        yield Timing(files.name, batch, name, middle, least, most, len(each), firsts[name]["detail"])
 
 
 @contextmanager
-def _started(backend: Backend, files: NetworkFiles, batch: int, threads: int) -> Iterator[_Worker]:
+def _started(
+    backend: Backend, files: NetworkFiles, batch: int, threads: int
+) -> Iterator[Callable[[float | None], dict[str, Any]]]:
+    """A process with a backend; gives its first answer, then those to the seconds that it is to measure."""
     spawning = multiprocessing.get_context("spawn")  # a fork would inherit the engines that this process has loaded
     ours, theirs = spawning.Pipe()
     process = spawning.Process(target=serve_backend, args=(theirs, backend, files, batch, threads), daemon=True)
     process.start()
     theirs.close()  # so that its end is seen when the process ends
+
+    def answer(seconds: float | None) -> dict[str, Any]:
+        try:
+            if seconds is not None:
+                ours.send(seconds)
+            if ours.poll(MAX_SECONDS_TO_START):
+                found: dict[str, Any] = ours.recv()
+                return found
+        except (EOFError, OSError):
+            process.join()
+            return {"error": f"its process has ended (exit code {process.exitcode})"}
+        return {"error": f"gives no answer within {MAX_SECONDS_TO_START} s"}
+
     try:
-        yield _Worker(process, ours)
+        yield answer
     finally:
         process.kill()
         process.join()
