@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import statistics
@@ -42,24 +41,16 @@ def calibrated(executor: str, tell: Progress = silent, *, anew: bool = False) ->
 
     One that was made while the machine was busy is provisional: it serves for three hours, with a warning wherever
     times are predicted by it (`predict`), and is then made again; the quieter of the two is kept.
-
-    Args:
-        executor: "onnxruntime" or "torch".
-        tell: called when a calibration begins.
-        anew: make and keep a new one whatever there is.
-
-    Raises:
-        UsageError: there is no such executor.
     """
     if executor not in EXECUTORS:
         raise UsageError(f"executor is {executor!r}; it must be one of {', '.join(EXECUTORS)}.")
-    found, age = _kept(executor)
-    if found is not None and not anew and (not found.is_provisional or age < RETRY):
+    found, is_current = _kept(executor)
+    if found is not None and is_current and not anew:
         return found
     # One at a time: two would make each other's times too long.
     with making(cache_path(executor), lambda: tell("Waiting for another process that calibrates this machine …")):
-        found, age = _kept(executor)
-        if found is not None and not anew and (not found.is_provisional or age < RETRY):
+        found, is_current = _kept(executor)
+        if found is not None and is_current and not anew:
             return found
         when = "once" if found is None else "again"
         tell(f"Calibrating this machine for {executor}, {when}; this takes about 10 s …")
@@ -72,7 +63,7 @@ def calibrated(executor: str, tell: Progress = silent, *, anew: bool = False) ->
 
 
 def calibrated_anew(executor: str, tell: Progress = silent) -> Calibration:
-    """A new calibration of this machine, which is kept whatever there was; arguments and errors as of `calibrated`."""
+    """A new calibration of this machine for "onnxruntime" or "torch", which is kept whatever there was."""
     return calibrated(executor, tell, anew=True)
 
 
@@ -81,16 +72,17 @@ def kept(executor: str) -> Calibration | None:
     return _kept(executor)[0]
 
 
-def _kept(executor: str) -> tuple[Calibration | None, float]:
-    """Also its age in seconds; infinite where that is not known, or the clock was set back."""
+def _kept(executor: str) -> tuple[Calibration | None, bool]:
+    """Also whether it need not be made again: it is not provisional, or young (the clock may have been set back)."""
     try:
         found = read_json(cache_path(executor)) or {}
         age = time.time() - float(found.pop("made", "-inf"))
         if found.pop("format") == _FORMAT and found["machine"] == describe_machine(executor):
-            return Calibration.from_dict(found), age if age >= 0 else math.inf
+            calibration = Calibration.from_dict(found)
+            return calibration, not calibration.is_provisional or 0 <= age < RETRY
     except (ValueError, KeyError, TypeError):
         pass  # there is none, or one that another version wrote
-    return None, math.inf
+    return None, False
 
 
 def calibrate(executor: str) -> Calibration:

@@ -115,11 +115,7 @@ class OnnxFile:
         self.readers = Counter(name for node in self.nodes for name in node.inputs)
 
     def read(self, name: str) -> Array:
-        """The values of a weight.
-
-        Raises:
-            CardError: there is no such weight, or its values are not where they should be.
-        """
+        """The values of a weight; a CardError where it is none, or its values are not where they should be."""
         tensor = self.tensors.get(name)
         kind = TYPES.get(tensor.kind, ("", 0))[0] if tensor is not None else ""
         if tensor is None or kind not in _NUMPY:
