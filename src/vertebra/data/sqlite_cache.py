@@ -9,7 +9,7 @@ import contextlib
 import sqlite3
 import struct
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,7 +20,6 @@ Row: TypeAlias = tuple[Any, ...]
 
 _SAVE_EVERY = 512  # rows: what an interrupted run loses at most
 _MOST_UNSAVED = 4096  # rows: some megabytes
-_MOST_FAILURES = 20_000  # to read on in a damaged file: a second
 _PATIENCE = 10.0  # seconds that another process may hold the file, once in a run
 _IN_USE = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 # That the file cannot be written or opened says nothing of what it holds.
@@ -36,13 +35,11 @@ class SqliteCache:
     """One row for each SHA-256; several threads and processes may use it.
 
     A file that cannot be used costs time, never the result: then nothing is known, and nothing is kept. A row comes
-    back as it was put, or not at all. A damaged file is told once and replaced, with those of its rows that are sound.
+    back as it was put, or not at all. A damaged file is told once and replaced; its sound rows up to the first page
+    that cannot be read are kept.
 
-    Args:
-        path: the SQLite file, which holds this table alone.
-        table: the table's name.
-        columns: name and type of each column besides `sha256`: `"photo BLOB"`.
-        context: what the values depend on besides the content; rows of another context are damaged ones.
+    `columns` are name and type of each one besides `sha256`: `"photo BLOB"`. `context` is what the values depend on
+    besides the content; rows of another context are damaged ones.
     """
 
     def __init__(self, path: Path, table: str, columns: Sequence[str], context: str = "") -> None:
@@ -51,12 +48,11 @@ class SqliteCache:
         self._path, self._context = path, f"{table} ({', '.join(columns)}) {context}"
         self._create = f"CREATE TABLE {table} (sha256 TEXT PRIMARY KEY, {', '.join(columns)}, checksum BLOB)"
         self._select = f"SELECT {names}, checksum FROM {table} WHERE sha256 = ?"  # noqa: S608 - names of our own
-        self._every = f"SELECT rowid, sha256, {names}, checksum FROM {table} WHERE rowid > ? ORDER BY rowid"  # noqa: S608
+        self._every = f"SELECT sha256, {names}, checksum FROM {table}"  # noqa: S608
         self._insert = f"INSERT OR REPLACE INTO {table} (sha256, {names}, checksum) VALUES (?, {marks}, ?)"  # noqa: S608
         self._version = int.from_bytes(checksum(self._create)[:3], "little")
         self._lock = threading.Lock()
         self._new: dict[str, Row] = {}
-        self._unsaved = 0  # put since the last attempt
         self._patience = _PATIENCE
         self._unfit = False  # the file has to be replaced
         self._connection: sqlite3.Connection | None = None
@@ -68,9 +64,16 @@ class SqliteCache:
         with self._lock:
             if digest in self._new:
                 return self._new[digest]
-            row = self._read(digest)
-            if row is None or self._sound(digest, row):
-                return None if row is None else row[:-1]
+            row: Row | None = None
+            try:
+                if self._connection is not None:
+                    row = self._connection.execute(self._select, [digest]).fetchone()
+            except _ERRORS as error:
+                self._note(error)
+            if row is None:
+                return None
+            if row[-1] == self._checksum(digest, row[:-1]):
+                return row[:-1]
             self._unfit = True
         tell_damaged(self._path)
         return None
@@ -79,31 +82,17 @@ class SqliteCache:
         """Keep a row; it is on disk after `save`, which this calls now and then."""
         with self._lock:
             self._new[digest] = row
-            self._unsaved += 1
-            full = self._unsaved >= _SAVE_EVERY
-        if full:
+            is_due = len(self._new) % _SAVE_EVERY == 0
+        if is_due:
             self.save()
 
     def save(self) -> None:
         """Write what is new; of what cannot be written, the last rows are remembered as long as the process runs."""
         with self._lock:
-            self._unsaved = 0
             if self._new and self._write():
                 self._new = {}
             for key in list(self._new)[:-_MOST_UNSAVED]:
                 del self._new[key]
-
-    # --- with the lock ----------------------------------------------------------------------------------------------
-
-    def _read(self, digest: str) -> Row | None:
-        if self._connection is None:
-            return None
-        try:
-            row: Row | None = self._connection.execute(self._select, [digest]).fetchone()
-        except _ERRORS as error:
-            self._note(error)
-            return None
-        return row
 
     def _write(self) -> bool:
         for _ in range(2):
@@ -127,18 +116,18 @@ class SqliteCache:
     def _open(self) -> None:
         """Connect to the file, made where there is none, and made anew where it is damaged or of another version."""
         with contextlib.suppress(OSError, *_ERRORS):
-            if self._unfit or not self._connect():
-                if not self._unfit:
-                    return
+            if not self._unfit:
+                self._connect()
+            if self._unfit:
                 self._replace()
                 self._connect()
 
-    def _connect(self) -> bool:
-        """Whether there is a connection to a file with this table alone; where none can be, whether it is `_unfit`."""
+    def _connect(self) -> None:
+        """Connect to a file with this table alone; where there is none, say whether it has to be replaced."""
         self._close()
         self._unfit = not self._path.exists()
         if not self._path.is_file():
-            return False
+            return
         try:
             connection = sqlite3.connect(self._path, timeout=self._patience, check_same_thread=False)
             opened = _identity(self._path)
@@ -146,52 +135,43 @@ class SqliteCache:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
         except _ERRORS as error:
             self._note(error)
-            return False
+            return
         if found != [self._create] or version != self._version:
             connection.close()
             self._unfit = True
             # A file of another version has another table; nobody reads its rows any more.
             if version == self._version or found in ([], [self._create]):
                 tell_damaged(self._path)
-            return False
+            return
         self._connection, self._opened = connection, opened
-        return True
 
     def _replace(self) -> None:
-        """A new file with the sound rows of this one, unless another process has been sooner."""
+        """A new file with sound rows of this one, unless another process has been sooner."""
         with making(self._path):
-            if self._connection is None:
-                # Judged before the lock was ours: what is there now may be another process's new file.
-                if self._connect() or not self._unfit:
-                    return
-            elif _identity(self._path) != self._opened:
+            if self._connection is not None:
+                is_replaced = _identity(self._path) != self._opened
+            else:  # judged before the lock was ours: what is there now may be another process's new file
+                self._connect()
+                is_replaced = not self._unfit
+            if is_replaced:
                 return
             with replacing(self._path) as temporary:
                 connection = sqlite3.connect(temporary)
                 with contextlib.closing(connection), connection:
                     connection.execute(self._create)
                     connection.execute(f"PRAGMA user_version = {self._version}")
-                    connection.executemany(self._insert, self._salvaged())
+                    connection.executemany(self._insert, self._sound_rows())
                 self._close()
                 # Of the file before: SQLite would put its pages back into the new one.
                 for suffix in ("-journal", "-wal", "-shm"):
                     Path(f"{self._path}{suffix}").unlink(missing_ok=True)
 
-    def _salvaged(self) -> Iterator[Row]:
-        """The sound rows of a damaged file, checksums included."""
-        last = failures = 0  # row numbers; failures since the last row that could be read
-        for _ in range(_MOST_FAILURES):
-            try:
-                rows: Iterable[Row] = self._connection.execute(self._every, [last]) if self._connection else ()
-                for number, key, *row in rows:
-                    if self._sound(key, row):
-                        last, failures = number, 0
-                        yield key, *row
-                return
-            except _ERRORS:
-                # Past the rows of a page that cannot be read, which is some dozens; faster where it is many pages.
-                failures += 1
-                last += 1 + failures // 64
+    def _sound_rows(self) -> Iterator[Row]:
+        """Those before the first page that cannot be read, checksums included."""
+        with contextlib.suppress(*_ERRORS):
+            for key, *row in self._connection.execute(self._every) if self._connection else ():
+                if isinstance(key, str) and row[-1] == self._checksum(key, row[:-1]):
+                    yield key, *row
 
     def _close(self) -> None:
         with contextlib.suppress(*_ERRORS):
@@ -203,17 +183,12 @@ class SqliteCache:
         """Tell what keeps the file from being used, and remember it."""
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in _IN_USE:
-            if self._patience:
-                self._patience = 0.0
-                if self._connection is not None:
-                    self._connection.execute("PRAGMA busy_timeout = 0")
-                tell_once(f"{self._path} is locked by another process; what it holds is computed again meanwhile.")
+            self._close()
+            self._patience = 0.0  # the next attempt does not wait
+            tell_once(f"{self._path} is locked by another process; what it holds is computed again meanwhile.")
         elif code not in _WELL:
             self._unfit = True
             tell_damaged(self._path)
-
-    def _sound(self, digest: Any, row: Sequence[Any]) -> bool:
-        return isinstance(digest, str) and row[-1] == self._checksum(digest, row[:-1])
 
     def _checksum(self, digest: str, row: Sequence[Any]) -> bytes:
         return checksum(self._context, digest, *(part for value in row for part in _typed(value)))
