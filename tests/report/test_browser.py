@@ -345,7 +345,7 @@ def test_the_audit_is_accessible(visit, sound, photograph, tmp_path):
     page = visit(tmp_path / "audit.html", viewport=PHONE)
     text = page.locator("body").inner_text()
     for part in (
-        "Same picture, different labels: 1", "empty.png", "is empty", "notes.txt", "dog: 4",
+        "Same picture, different labels: 1", "empty.png", "is empty", "notes.txt", "dog (4)",
         "vertebra audit data --html audit.html", "1 photo cannot be used",
     ):  # fmt: skip
         assert part in text

@@ -43,9 +43,10 @@ def test_a_large_one_takes_no_more_than_it_may(tmp_path):
         assert picture.width / picture.height == pytest.approx(shape, rel=0.05)
 
 
-def test_each_photo_is_there_once_and_only_so_many(photograph, tmp_path):
+def test_each_photo_is_there_once_and_only_so_many(photograph, tmp_path, monkeypatch):
+    monkeypatch.setattr("vertebra.report.pictures.MOST", 2)
     paths = [photograph(tmp_path / f"{number}.png", number) for number in range(3)]
-    pictures = Pictures(Decoding(), most=2)
+    pictures = Pictures(Decoding())
     assert [pictures.add(path) for path in (paths[0], paths[1], paths[0], paths[2], paths[1])] == [0, 1, 0, None, 1]
     assert pictures.room == 0
     assert [pictures.key(path) for path in paths] == [0, 1, None]

@@ -6,10 +6,8 @@ them, and the modules here the numbers: what is measured comes as plain values f
 
 from __future__ import annotations
 
-from .charts import Axis, Chart, Mark, axis, coverage_chart, line_chart, reliability_chart
-from .confusion import clustered
-from .findings import findings
-from .page import NOT_MEASURED, interval, percent, render, shown, versions
+from .charts import Axis, Chart, Mark, axis, clustered, coverage_chart, line_chart, reliability_chart
+from .page import NOT_MEASURED, findings, interval, percent, render, shown, versions
 from .pictures import Folder, Pictures
 
 __all__ = [

@@ -1,12 +1,16 @@
-"""What charts are drawn from: coordinates in a frame of so many units; the template draws them as SVG."""
+"""What charts are drawn from: coordinates in a frame of so many units, which the template draws as SVG.
+
+Also the order of the confusion matrix.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from vertebra.intervals import wilson
+from vertebra.units import counted
 
 WIDTH, HEIGHT = 460, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 76, 14, 12, 50
@@ -55,15 +59,9 @@ class Chart:
 
 
 def axis(title: str, low: float, high: float, *, vertical: bool = False, share: bool = False, most: int = 6) -> Axis:
-    """An axis from below the lowest value to above the highest one, or of whole steps.
+    """An axis of whole steps from below the lowest value to above the highest one, with so many ticks at the most.
 
-    Args:
-        title: with the unit.
-        low: the lowest value.
-        high: the highest one.
-        vertical: upwards.
-        share: values are fractions, written as percentages; the axis ends at 0 and 1 at the furthest.
-        most: ticks.
+    Values that are a `share` are fractions, written as percentages.
     """
     step = _step((high - low) or abs(high) or 1.0, most - 1)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
@@ -97,9 +95,8 @@ def reliability_chart(title: str, bins: Sequence[tuple[float, float, int]]) -> C
     marks = []
     for confidence, accuracy, photos in bins:
         low, high = wilson(accuracy * photos, photos)
-        what = f"{photos:,} photo{'s' if photos != 1 else ''}"
         text = (
-            f"{what}: confidence {100 * confidence:.1f} %, accuracy {100 * accuracy:.1f} % "
+            f"{counted(photos, 'photo')}: confidence {100 * confidence:.1f} %, accuracy {100 * accuracy:.1f} % "
             f"(95 % interval {100 * low:.1f} – {100 * high:.1f})"
         )
         radius = round(3 + 13 * (photos / total) ** 0.5, 1)
@@ -121,14 +118,40 @@ def line_chart(title: str, x_title: str, y_title: str, values: Sequence[float], 
     x = axis(x_title, 1, max(2, len(values)))
     found = [value for _, value in points] or [0.0]
     y = axis(y_title, min(found), max(found), vertical=True, share=share)
-    marks: tuple[Mark, ...] = ()
-    if len(points) <= 40:
-        marks = tuple(
-            Mark(x.at(step), y.at(value), 3, f"{step:g}: {f'{100 * value:.1f} %' if share else f'{value:.4g}'}")
-            for step, value in points
-        )
-    return Chart(title, "", x, y, line=_polyline(x, y, points), marks=marks)
+    marks = [
+        Mark(x.at(step), y.at(value), 3, f"{step:g}: {f'{100 * value:.1f} %' if share else f'{value:.4g}'}")
+        for step, value in points
+    ]
+    return Chart(title, "", x, y, line=_polyline(x, y, points), marks=tuple(marks if len(marks) <= 40 else ()))
 
 
 def _polyline(x: Axis, y: Axis, points: Sequence[tuple[float, float]]) -> str:
     return " ".join(f"{x.at(a):g},{y.at(b):g}" for a, b in points)
+
+
+def clustered(count: int, mistakes: Iterable[tuple[int, int, int]]) -> list[int]:
+    """The classes 0 to `count` - 1, those that are mistaken for one another as neighbours.
+
+    Chains are joined at their ends, the most frequent mistake (true, predicted, photos) first (single linkage); classes
+    that are never mistaken follow in their own order.
+    """
+    both: dict[tuple[int, int], int] = {}
+    for true, predicted, photos in mistakes:
+        if true != predicted:
+            pair = (min(true, predicted), max(true, predicted))
+            both[pair] = both.get(pair, 0) + photos
+    chain_of = {index: [index] for index in range(count)}
+    for one, other in sorted(both, key=lambda pair: (-both[pair], pair)):
+        first, second = chain_of[one], chain_of[other]
+        if first is second:
+            continue
+        if first.index(one) < len(first) // 2:
+            first.reverse()
+        if second.index(other) >= (len(second) + 1) // 2:
+            second.reverse()
+        first.extend(second)
+        for index in second:
+            chain_of[index] = first
+    chains = {id(chain): chain for chain in chain_of.values()}
+    # Largest clusters first.
+    return [index for chain in sorted(chains.values(), key=lambda chain: (-len(chain), min(chain))) for index in chain]

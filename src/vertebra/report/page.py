@@ -6,8 +6,11 @@ import base64
 import hashlib
 import math
 import platform
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from importlib import metadata, resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vertebra.errors import printable
@@ -16,25 +19,18 @@ from vertebra.strict_json import dumps
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+    from .pictures import Folder, Pictures
+
 NOT_MEASURED = "not measured"
 
 
 def render(template: str, *, title: str, kind: str, data: dict[str, Any], **values: Any) -> str:
-    """The whole document.
+    """The whole document, from a file of `templates/`, whose header says the kind of page.
 
-    Args:
-        template: a file of `templates/`.
-        title: of the document.
-        kind: what kind of page it is, for its header.
-        data: what `page.js` works on; values of JSON. Its texts are shown as they are.
-        values: of the template. All texts are escaped.
+    `data` is what `page.js` works on, values of JSON, whose texts are shown as they are. Those of `values` are escaped.
     """
-    text: str = (
-        _environment()
-        .get_template(template)
-        .render(title=title, kind=kind, data=data, style=_asset("style.css"), script=_asset("page.js"), **values)
-    )
-    return text
+    values |= {"title": title, "kind": kind, "data": data, "style": _asset("style.css"), "script": _asset("page.js")}
+    return str(_environment().get_template(template).render(values))
 
 
 def shown(text: str) -> str:
@@ -52,11 +48,6 @@ def interval(found: tuple[float, float] | None) -> str:
     return "" if found is None else f"{100 * found[0]:.1f} – {100 * found[1]:.1f} %"
 
 
-def whole(count: int) -> str:
-    """`"12,345"`."""
-    return f"{count:,}"
-
-
 def seconds(value: float) -> str:
     """`"0.4 s"`, `"2 min 5 s"`."""
     if value < 60:
@@ -71,11 +62,43 @@ def versions(*packages: str) -> dict[str, str]:
 
     found = {"vertebra": __version__, "python": platform.python_version()}
     for name in packages:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return found
+
+
+def findings(
+    document: Mapping[str, Any], pictures: Pictures, folder: Folder, most: int | None = None
+) -> dict[str, Any]:
+    """What an audit found as values of `parts.findings` and `parts.left_out`, from what `vertebra.data.findings` gives.
+
+    At most so many pictures of what was found are added to those of the page.
+    """
+    least = 0 if most is None else pictures.room - most
+
+    def key(path: Path) -> int | None:
+        return pictures.add(path) if pictures.room > least else pictures.key(path)
+
+    def shots(photos: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
+        return [
+            {"key": key(Path(path)), "link": folder.link(Path(path)), "name": shown(name), "text": shown(text)}
+            for path, name, text in photos
+        ]
+
+    return {
+        **{name: document[name] for name in ("problems", "conclusion", "notes", "lists", "classes")},
+        "largest": max((count for _, count in document["classes"]), default=0),
+        "groups": [
+            section | {"groups": [{"photos": shots(photos), "more": more} for photos, more in section["groups"]]}
+            for section in document["groups"]
+        ],
+        "odd": [section | {"photos": shots(section["photos"])} for section in document["odd"]],
+        "broken": [
+            {"link": folder.link(Path(path)), "name": shown(name), "kind": kind, "reason": reason}
+            for path, name, kind, reason in document["broken"]
+        ],
+        "broken_count": document["broken_count"],
+    }
 
 
 @lru_cache(maxsize=1)
@@ -95,8 +118,8 @@ def _environment() -> Environment:
     )
     found.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
     found.policies["json.dumps_function"] = dumps
-    found.filters |= {"shown": shown, "percent": percent, "interval": interval, "whole": whole, "seconds": seconds}
-    found.filters["digest"] = _digest
+    found.filters |= {"shown": shown, "percent": percent, "interval": interval, "seconds": seconds, "digest": _digest}
+    found.filters["whole"] = "{:,}".format
     found.globals |= {"version": __version__, "width": WIDTH, "height": HEIGHT}
     return found
 

@@ -29,16 +29,13 @@ _QUALITIES = (55, 40, 25, 10)
 class Pictures:
     """Thumbnails of a page: each photo once, and no more than a page may hold."""
 
-    def __init__(self, decoding: Decoding, most: int = MOST) -> None:
+    def __init__(self, decoding: Decoding) -> None:
         self._decoding = decoding
-        self._most = most
         self._keys: dict[Path, int] = {}
 
     def add(self, path: Path) -> int | None:
         """The number of its thumbnail; None where the page holds as many as it may."""
-        if path not in self._keys and len(self._keys) >= self._most:
-            return None
-        return self._keys.setdefault(path, len(self._keys))
+        return self._keys.setdefault(path, len(self._keys)) if self.room > 0 else self.key(path)
 
     def key(self, path: Path) -> int | None:
         """The number of its thumbnail, where it has one already."""
@@ -47,7 +44,7 @@ class Pictures:
     @property
     def room(self) -> int:
         """How many more there may be."""
-        return self._most - len(self._keys)
+        return MOST - len(self._keys)
 
     def data(self) -> list[Any]:
         """Of each number: address, width, height of the thumbnail in pixels, and whether it is the whole photo.
