@@ -250,21 +250,16 @@ def test_each_folder_of_a_class_that_is_named_like_a_split_is_told(tree):
 
 
 def test_folders_that_all_hold_the_same_folders_are_told(tree):
-    note = (
-        "The folders a and b are taken for the classes; each of them holds folders of the same names (x and y), which "
-        "count for nothing."
-    )
+    note = "Treated as one class each: a and b. The folders in them (x and y) are ignored."
     assert open_dataset(tree("a/x/1.jpg", "a/y/1.jpg", "b/x/1.jpg", "b/y/1.jpg")).notes == (note,)
     assert open_dataset(tree("c/x/1.jpg", "c/y/1.jpg", "c/z/1.jpg", root="photos")).notes == (
-        "The folders a, b and c are taken for classes; the folders in them (x, y and z) count for nothing.",
+        "Treated as one class each: a, b and c. The folders in them (x, y and z) are ignored.",
     )
     assert open_dataset(tree("a/x/1.jpg", "b/x/1.jpg", root="one")).notes == ()
     root = tree("a/x/1.jpg", "a/y/1.jpg", "b/x/1.jpg", "b/y/1.jpg", "b/1.jpg", root="loose")
-    assert open_dataset(root).notes == (
-        "The folder a is taken for a class; the folders in it (x and y) count for nothing.",
-    )
+    assert open_dataset(root).notes == ("Treated as one class each: a. The folders in them (x and y) are ignored.",)
     found = open_dataset(tree("train/a/x/1.jpg", "train/a/y/1.jpg", "train/b/1.jpg", "test/b/1.jpg", root="splits"))
-    assert found.notes == ("The folder train/a is taken for a class; the folders in it (x and y) count for nothing.",)
+    assert found.notes == ("Treated as one class each: train/a. The folders in them (x and y) are ignored.",)
 
 
 @pytest.mark.parametrize(
@@ -276,7 +271,7 @@ def test_parts_of_a_data_set_are_no_classes(tree, names):
     assert message.startswith(f"DATA has {', '.join(sorted(names)[:-1])} and {max(names)}, which are named like parts")
     assert message.endswith("or list them in a table with the columns path,label.")
     assert open_dataset(tree("fold1/cat/1.jpg", "foldable/cat/1.jpg", "foldable/dog/1.jpg", root="x")).notes == (
-        "The folder foldable is taken for a class; the folders in it (cat and dog) count for nothing.",
+        "Treated as one class each: foldable. The folders in them (cat and dog) are ignored.",
     )
     assert open_dataset(tree("fold1/1.jpg", "fold2/1.jpg", root="flat")).notes == (
         "The folders fold1 and fold2 are taken for classes, although they are named like parts of one data set.",
@@ -584,7 +579,7 @@ def test_a_class_that_only_test_has_is_refused_or_left_out(tree):
     found = open_dataset(root, allow_unseen=True)
     assert found.counts() == {"cat": 2, "dog": 2, "ketch": 1}
     assert found.notes == (
-        "Left out, as these classes have no photo to train on: 'ketches' (1 in test), 'zebra' (1 in test).",
+        "Left out, as these classes have no photo to train on: 'ketches' (1 in test) and 'zebra' (1 in test).",
     )
     assert len(open_dataset(root, training=False).photos) == 7
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from vertebra.units import counted
 
@@ -24,6 +24,9 @@ class Broken:
     kind: str  # as `ImageInfo.broken` has them
     reason: str
 
+    def __str__(self) -> str:
+        return f"{self.path} {self.reason}"
+
 
 @dataclass(frozen=True)
 class UnusualPhoto:
@@ -32,6 +35,9 @@ class UnusualPhoto:
     path: str
     width: int
     height: int
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.width} × {self.height})"
 
 
 @dataclass(frozen=True)
@@ -54,14 +60,23 @@ class Group:
         """Whether the same picture is trained on and tested on."""
         return len(set(self.splits)) > 1
 
-    def shown(self, most: int = 6, *, splits: bool = True) -> str:
+    def photos(self) -> list[tuple[str, str, str]]:
+        """Of each photo its path, what was done to the first to get it, and its split; empty where there is none."""
+        blank = ("",) * len(self.paths)
+        splits = self.splits if len(self.splits) == len(self.paths) else blank
+        return list(zip(self.paths, self.kinds or blank, splits, strict=True))
+
+    def shown(self, *, splits: bool = True) -> str:
         """For people: paths, with what was done to the first and with the splits, where there are any."""
-        places = self.splits if splits and len(self.splits) == len(self.paths) else ("",) * len(self.paths)
         entries = []
-        for path, kind, split in zip(self.paths, self.kinds or ("",) * len(self.paths), places, strict=True):
-            what = ", ".join(part for part in ("" if self.exact or kind == SAME else kind, split) if part)
+        for path, kind, split in self.photos():
+            parts = ("" if self.exact or kind == SAME else kind, split if splits else "")
+            what = ", ".join(filter(None, parts))
             entries.append(f"{path} ({what})" if what else path)
-        return ", ".join(entries[:most]) + (f" and {len(entries) - most:,} more" if len(entries) > most else "")
+        return ", ".join(entries[:6]) + (f" and {len(entries) - 6:,} more" if len(entries) > 6 else "")
+
+
+Entry: TypeAlias = Broken | UnusualPhoto | Group | str
 
 
 @dataclass(frozen=True)
@@ -120,9 +135,9 @@ class Audit:
         found = [
             (len(self.broken), "cannot be used", "photo"),
             (len(self.unreadable), "cannot be listed", "folder"),
-            (count := len(self.contradictions), f"{verb('appear', count)} under different labels", "picture"),
-            (count := len(self.leaks), f"{verb('appear', count)} in different splits", "picture"),
-            (count := len(self.case_clashes), f"{verb('differ', count)} in case only", "set of class names"),
+            (count := len(self.contradictions), f"appear{'s' * (count == 1)} under different labels", "picture"),
+            (count := len(self.leaks), f"appear{'s' * (count == 1)} in different splits", "picture"),
+            (count := len(self.case_clashes), f"differ{'s' * (count == 1)} in case only", "set of class names"),
             (sum(count == 0 for count in self.classes.values()), "without any usable photo", "class"),
             (self.unclear, "of 16-bit values with an unknown white level (see --bits)", "photo"),
         ]
@@ -131,11 +146,15 @@ class Audit:
     @property
     def findings(self) -> list[str]:
         """What is no problem by itself and may be one, a line each; the first words are a number."""
-        own = [group for group in self.groups if not group.contradicts and not group.leaks]
+        sections = self.sections
         found = [
-            (sum(group.exact for group in own), "of copies", "group"),
-            (sum(not group.exact for group in own), "of near-duplicates", "group"),
-            *((len(odd), title, "photo") for title, odd in self.unusual if not self.is_usual(odd)),
+            (len(sections["copies within a class"]), "of copies", "group"),
+            (len(sections["near-duplicates within a class"]), "of near-duplicates", "group"),
+            *(
+                (len(photos), title, "photo")
+                for title, photos in sections.items()
+                if photos and isinstance(photos[0], UnusualPhoto) and not self.is_usual(photos)
+            ),
             (len([name for name, count in self.few.items() if count]), f"with fewer than {FEW} photos", "class"),
             (len(self.others), "ignored", "other file"),
             (len(self.notes), "on how it was read", "note"),
@@ -143,20 +162,30 @@ class Audit:
         return [f"{counted(count, what)} {how}" for count, how, what in found if count]
 
     @property
-    def unusual(self) -> list[tuple[str, tuple[UnusualPhoto, ...]]]:
-        """Photos that can be used and may be mistakes, by what is unusual about them."""
-        return [
-            (f"smaller than {TINY} pixels", self.tiny),
-            ("long and narrow", self.extreme),
-            ("of a single colour", self.flat),
-            ("nearly black", self.dark),
-            ("nearly white", self.light),
-            ("very blurred", self.blurred),
-        ]
+    def sections(self) -> dict[str, Sequence[Entry]]:
+        """What there is to show, by its title."""
+        own = [group for group in self.groups if not group.contradicts and not group.leaks]
+        return {
+            "cannot be used": self.broken,
+            "folders that could not be listed": self.unreadable,
+            "same picture, different labels": self.contradictions,
+            "same picture, different splits": self.leaks,
+            "copies within a class": [group for group in own if group.exact],
+            "near-duplicates within a class": [group for group in own if not group.exact],
+            "class names that differ in case only": [" and ".join(names) for names in self.case_clashes],
+            f"classes with fewer than {FEW} photos": [f"{name} ({count})" for name, count in self.few.items()],
+            f"smaller than {TINY} pixels": self.tiny,
+            "long and narrow": self.extreme,
+            "of a single colour": self.flat,
+            "nearly black": self.dark,
+            "nearly white": self.light,
+            "very blurred": self.blurred,
+            "other files, ignored": self.others,
+        }
 
-    def is_usual(self, odd: Sequence[UnusualPhoto]) -> bool:
+    def is_usual(self, entries: Sequence[Entry]) -> bool:
         """Whether most photos are so: not mistakes, but how this data set is."""
-        return 2 * len(odd) > self.usable
+        return isinstance(entries[0], UnusualPhoto) and 2 * len(entries) > self.usable
 
     @property
     def conclusion(self) -> str:
@@ -168,11 +197,7 @@ class Audit:
         return "no problems found"
 
     def check(self) -> None:
-        """Refuse a data set with problems.
-
-        Raises:
-            DataError: names them.
-        """
+        """Refuse a data set with problems: a DataError names them."""
         if self.problems:
             example = f" The first, {self.broken[0].path}, {self.broken[0].reason}." if self.broken else ""
             raise DataError(
@@ -209,33 +234,15 @@ class Audit:
         if self.splits:
             lines.append(", ".join(f"{name} {count:,}" for name, count in self.splits.items()))
 
-        def tell(title: str, entries: Sequence[str]) -> None:
-            if entries:
+        for title, entries in self.sections.items():
+            if entries and self.is_usual(entries):
+                lines.append(f"{title}: {len(entries):,}, most of all photos")
+            elif entries:
                 lines.append(f"{title}: {len(entries):,}")
-                lines.extend(f"  {entry}" for entry in entries[:most])
-                if len(entries) > most:
-                    lines.append(f"  … and {len(entries) - most:,} more")
-
-        tell("cannot be used", [f"{b.path} {b.reason}" for b in self.broken])
-        tell("folders that could not be listed", self.unreadable)
-        tell("same picture, different labels", [group.shown(splits=False) for group in self.contradictions])
-        tell("same picture, different splits", [group.shown() for group in self.leaks])
-        for exact, title in ((True, "copies within a class"), (False, "near-duplicates within a class")):
-            own = [g for g in self.groups if g.exact == exact and not g.contradicts and not g.leaks]
-            tell(title, [group.shown() for group in own])
-        tell("class names that differ in case only", [" and ".join(names) for names in self.case_clashes])
-        tell(f"classes with fewer than {FEW} photos", [f"{name} ({count})" for name, count in self.few.items()])
-        for title, odd in self.unusual:
-            if self.is_usual(odd):
-                lines.append(f"{title}: {len(odd):,}, most of all photos")
-                continue
-            tell(title, [f"{photo.path} ({photo.width} × {photo.height})" for photo in odd])
-        tell("other files, ignored", self.others)
+                splits = title != "same picture, different labels"
+                shown = [e.shown(splits=splits) if isinstance(e, Group) else e for e in entries[:most]]
+                lines += [f"  {entry}" for entry in shown]
+                lines += [f"  … and {len(entries) - most:,} more"] * (len(entries) > most)
         lines.extend(self.notes)
         lines.append(self.conclusion)
         return lines
-
-
-def verb(base: str, count: int) -> str:
-    """`"appears"` of one, `"appear"` of more."""
-    return f"{base}s" if count == 1 else base

@@ -13,7 +13,7 @@ from pathlib import Path
 from .dataset import DataError, Dataset, Photo
 from .dataset_checks import IN_NO_CLASS, instead_of_folders
 from .folder_tree import Folder, FolderTree, listed, some
-from .label_names import KNOWN_SPLITS, Ignored, is_text, join_names, split_of, split_within, tidy
+from .label_names import KNOWN_SPLITS, Ignored, argument, is_text, join_names, split_of, split_within, tidy
 
 
 def read_folder(root: Path, *, ignore: Sequence[str] = (), training: bool = True) -> Dataset:
@@ -21,10 +21,6 @@ def read_folder(root: Path, *, ignore: Sequence[str] = (), training: bool = True
 
     `ignore` has names of folders (at any depth) or their paths. Without `training` the photos only measure a
     classifier: one class is enough, and a folder that holds everything is the class.
-
-    Raises:
-        DataError: the folder itself cannot be listed, or what its folders mean can be taken in two ways.
-        UsageError: a name to ignore stands for nothing.
     """
     ignored = Ignored(ignore, root)
     walk = FolderTree(root, ignored)
@@ -32,8 +28,8 @@ def read_folder(root: Path, *, ignore: Sequence[str] = (), training: bool = True
     ignored.check(walk.names, str(root))
     notes = walk.notes()
     top = _unwrapped(top, walk, notes, training)
-    split_folders = _split_folders(top, walk, notes)
-    groups = [(top, None)] if split_folders is None else split_folders
+    splits = _split_folders(top, walk, notes)
+    groups: list[tuple[Folder, str | None]] = [*splits] or [(top, None)]
     where: dict[str, str] = {}
     empty: set[str] = set()
     found: list[tuple[Folder, str | None]] = []
@@ -44,7 +40,7 @@ def read_folder(root: Path, *, ignore: Sequence[str] = (), training: bool = True
             where.setdefault(each.name, walk.shown(each.path))
             _check_class(each, walk, notes)
     _tell_loose([top, *(folder for folder, _ in groups if folder is not top)], walk, notes)
-    if split_folders is None:
+    if not splits:
         _tell_names(top, notes)
     _tell_below(groups, walk, notes)
     classes, joined = join_names(where, str(root))
@@ -83,22 +79,18 @@ def _is_split(folder: Folder) -> bool:
     return split_of(folder.name) is not None and bool(folder.filled)
 
 
-def _split_folders(top: Folder, walk: FolderTree, notes: list[str]) -> list[tuple[Folder, str]] | None:
-    """The folders that are splits with their splits; None where the folders are classes.
-
-    Raises:
-        DataError: some folders are splits, and others are not, or one split has two folders.
-    """
+def _split_folders(top: Folder, walk: FolderTree, notes: list[str]) -> list[tuple[Folder, str]]:
+    """The folders that are splits with their splits; none where the folders are classes."""
     where = walk.root if top.path == walk.root else top.path
     splits = [(folder, split) for folder in top.filled if _is_split(folder) and (split := split_of(folder.name))]
     if not splits:
         _check_named_like_splits(top, where, walk)
-        return None
+        return []
     names = [folder.name for folder, _ in splits]
     # A name of a split whose photos lie in no class folders may be a class, or photos without labels.
     beside = [folder.name for folder in top.filled if not _is_split(folder)]
     if beside:
-        ways = " ".join(f"--ignore {_quoted(name)}" for name in beside[:5])
+        ways = " ".join(f"--ignore {argument(name)}" for name in beside[:5])
         flat = [name for name in beside if split_of(name)]
         reason = "whose photos lie in no class folders" if flat == beside else "which are no splits with class folders"
         raise DataError(
@@ -111,7 +103,7 @@ def _split_folders(top: Folder, walk: FolderTree, notes: list[str]) -> list[tupl
         if len(same) > 1:
             raise DataError(
                 f"{where} has {listed(same)}, which are all names of the split {split}. Merge them, or leave one out "
-                f"with --ignore {_quoted(_other_than(split, same))}."
+                f"with --ignore {argument(_other_than(split, same))}."
             )
     if empty := [folder.name for folder in top.folders if not folder.is_filled]:
         notes.append(f"Beside the splits {listed(names)}, without any photo and ignored: {some(empty)}.")
@@ -131,16 +123,15 @@ def _check_named_like_splits(top: Folder, where: Path, walk: FolderTree) -> None
         "one out with --ignore"
     )
     for names in _named_like_splits(top.filled):
-        if len(names) > 1:
-            raise DataError(
-                f"{where} has {listed(names)}, which are named like splits and would be taken for classes. {ways} "
-                f"{_quoted(_other_than('train', names))}.{instead_of_folders(walk.others, walk.root)}"
-            )
+        raise DataError(
+            f"{where} has {listed(names)}, which are named like splits and would be taken for classes. {ways} "
+            f"{argument(_other_than('train', names))}.{instead_of_folders(walk.others, walk.root)}"
+        )
     for folder in top.filled:
         if split_within(folder.name) and len(_innermost(folder).filled) > 1:
             raise DataError(
                 f"{where} has {folder.name}, which is named like a split, holds folders of photos, and would be taken "
-                f"for a class. {ways} {_quoted(folder.name)}. A class of such a name has its photos directly in it."
+                f"for a class. {ways} {argument(folder.name)}. A class of such a name has its photos directly in it."
             )
 
 
@@ -157,7 +148,7 @@ def _named_like_splits(folders: Sequence[Folder]) -> list[list[str]]:
     for folder in folders:
         if found := split_within(folder.name):
             like.setdefault(found[1], {}).setdefault(found[0], folder.name)
-    return [list(group.values()) for group in like.values()]
+    return [list(group.values()) for group in like.values() if len(group) > 1]
 
 
 def _check_class(folder: Folder, walk: FolderTree, notes: list[str]) -> None:
@@ -165,19 +156,18 @@ def _check_class(folder: Folder, walk: FolderTree, notes: list[str]) -> None:
     inner = folder
     while True:
         for names in _named_like_splits(inner.filled):
-            if len(names) > 1:
-                raise DataError(
-                    f"{walk.root} has {listed([walk.shown(inner.path / name) for name in names])}: splits in the "
-                    f"folder of a class would be trained on alike. Put the classes into the splits "
-                    f"(train/{folder.name}), or leave one out with --ignore {_quoted(_other_than('train', names))}."
-                )
+            raise DataError(
+                f"{walk.root} has {listed([walk.shown(inner.path / name) for name in names])}: splits in the folder of "
+                f"a class would be trained on alike. Put the classes into the splits (train/{folder.name}), or leave "
+                f"one out with --ignore {argument(_other_than('train', names))}."
+            )
         if len(inner.filled) != 1 or inner.photos:
             break
         if _is_split(inner.filled[0]):
             raise DataError(
                 f"{walk.root} has {walk.shown(inner.filled[0].path)}, a split with class folders, in the folder "
                 f"{folder.name}, which would be taken for a class. Give the folder of one data set, such as "
-                f"{inner.path}, or leave it out with --ignore {_quoted(folder.name)}."
+                f"{inner.path}, or leave it out with --ignore {argument(folder.name)}."
             )
         inner = inner.filled[0]
     for below in folder.filled:
@@ -227,23 +217,7 @@ def _tell_below(groups: Sequence[tuple[Folder, str | None]], walk: FolderTree, n
             for folder in top.filled
             if not folder.photos and len([each for each in folder.filled if not split_of(each.name)]) > 1
         ]
-        if not nested or len(top.filled) == 1:
-            continue
-        names = listed([walk.shown(folder.path) if split else folder.name for folder in nested])
-        below = [{each.name for each in folder.filled} for folder in nested]
-        if len(nested) == len(top.filled) > 1 and all(each == below[0] for each in below):
-            notes.append(
-                f"The folders {names} are taken for the classes; each of them holds folders of the same names "
-                f"({listed(sorted(below[0]))}), which count for nothing."
-            )
-        else:
-            within = listed(sorted(set.union(*below)))
-            notes.append(
-                f"The folder {names} is taken for a class; the folders in it ({within}) count for nothing."
-                if len(nested) == 1
-                else f"The folders {names} are taken for classes; the folders in them ({within}) count for nothing."
-            )
-
-
-def _quoted(name: str) -> str:
-    return name if name.replace("-", "").replace("_", "").isalnum() else f'"{name}"'
+        if nested and len(top.filled) > 1:
+            names = listed([walk.shown(folder.path) if split else folder.name for folder in nested])
+            within = listed(sorted({each.name for folder in nested for each in folder.filled}))
+            notes.append(f"Treated as one class each: {names}. The folders in them ({within}) are ignored.")

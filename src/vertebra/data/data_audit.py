@@ -33,16 +33,16 @@ def audit(
 ) -> Audit:
     """Judge a data set by the facts of its photos, as `read_image_info` and `find_duplicates` return them.
 
-    `splits` are of each photo, empty where it has none. What is None is what the data set brings, or is found anew.
-
-    Raises:
-        DataError: no photo can be used.
+    `splits` are of each photo, empty where it has none. What is None is what the data set brings, or is found anew. If
+    no photo can be used, a DataError says why.
     """
-    check_usable(dataset, facts)
     photos = dataset.photos
     shown = [dataset.shown(photo.path) for photo in photos]
     given = [photo.split or "" for photo in photos] if splits is None else list(splits)
     usable = [index for index, found in enumerate(facts) if found.broken is None]
+    if not usable:
+        reason = f"The first, {shown[0]}, {facts[0].reason}"
+        raise DataError(f"{dataset.name}: none of its photos can be used. {reason}.")
 
     def odd(is_odd: Callable[[ImageInfo], bool]) -> tuple[UnusualPhoto, ...]:
         return tuple(UnusualPhoto(shown[i], facts[i].width, facts[i].height) for i in usable if is_odd(facts[i]))
@@ -50,10 +50,10 @@ def audit(
     sides = sorted(min(facts[i].width, facts[i].height) for i in usable)
     per_class = Counter(photos[i].label for i in usable)
     per_split = Counter(given[i] for i in usable)
+    if duplicates is None:
+        duplicates = find_duplicates(dataset, facts, ImageInfoCache(decoding=decoding))
     groups = []
-    for group in (
-        find_duplicates(dataset, facts, ImageInfoCache(decoding=decoding)) if duplicates is None else duplicates
-    ):
+    for group in duplicates:
         # What the data set does not split cannot leak yet.
         where = tuple(given[i] for i in group.members if given[i])
         labels = tuple(photos[i].label for i in group.members)
@@ -90,17 +90,6 @@ def _case_clashes(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     for name in names:
         alike[name.casefold()].append(name)
     return tuple(tuple(group) for group in alike.values() if len(group) > 1)
-
-
-def check_usable(dataset: Dataset, facts: Sequence[ImageInfo]) -> None:
-    """Refuse a data set of which no photo can be used.
-
-    Raises:
-        DataError: names the first.
-    """
-    if all(found.broken is not None for found in facts):
-        first = dataset.shown(dataset.photos[0].path)
-        raise DataError(f"{dataset.name}: none of its photos can be used. The first, {first}, {facts[0].reason}.")
 
 
 def _is_flat(facts: ImageInfo) -> bool:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from vertebra.errors import nearest
 from vertebra.file_kinds import LEFT_OUT, NOT_DOWNLOADED
+from vertebra.units import counted
 
 from .dataset import SPLITS, DataError, Dataset
+from .folder_tree import listed
 from .table_file import is_table
 
 # How the note of photos begins that lie beside class folders.
@@ -17,11 +19,7 @@ IN_NO_CLASS = "In no class folder, and left out"
 
 
 def check_seen(dataset: Dataset, allow_unseen: bool) -> Dataset:
-    """The data set, if each of its classes can be learned; with `allow_unseen` without the photos of those that cannot.
-
-    Raises:
-        DataError: a class has photos to choose or to test with, and none to train on.
-    """
+    """The data set without the photos of classes that have none to train on, or a DataError unless `allow_unseen`."""
     trained = {photo.label for photo in dataset.photos if photo.split in ("train", None)}
     unseen = sorted({photo.label for photo in dataset.photos} - trained)
     if not trained:
@@ -39,19 +37,17 @@ def check_seen(dataset: Dataset, allow_unseen: bool) -> Dataset:
             f"{dataset.name}: the class {unseen[0]!r} has photos in {places[unseen[0]]} and none to train on.{more} "
             f"{nearest(unseen[0], trained) or 'Add some, or rename it.'} --allow-unseen leaves such photos out."
         )
-    out = ", ".join(f"{name!r} ({counts[name]:,} in {places[name]})" for name in unseen[:5])
-    more = f" and {len(unseen) - 5} others" if len(unseen) > 5 else ""
+    out = listed([f"{name!r} ({counts[name]:,} in {places[name]})" for name in unseen])
     kept = dataset.only(lambda photo: photo.label in trained)
     names = tuple(name for name in dataset.classes if name not in unseen)
-    note = f"Left out, as these classes have no photo to train on: {out}{more}."
+    note = f"Left out, as these classes have no photo to train on: {out}."
     return check_labels(replace(kept, classes=names, notes=(*dataset.notes, note)))
 
 
 def usable_part(dataset: Dataset, usable: Sequence[int], allow_unseen: bool) -> tuple[Dataset, list[int]]:
     """What can be trained on of a data set of which only some photos can be used: it, and the places of its photos.
 
-    Raises:
-        DataError: nothing is left to tell apart, or a class has photos to test with and none to train on.
+    Checked by `check_labels` and `check_seen`.
     """
     names = {dataset.photos[place].label for place in usable}
     kept = replace(
@@ -60,27 +56,22 @@ def usable_part(dataset: Dataset, usable: Sequence[int], allow_unseen: bool) -> 
         classes=tuple(name for name in dataset.classes if name in names),
     )
     if gone := {photo.label: dataset.shown(photo.path) for photo in dataset.photos if photo.label not in names}:
-        listed = ", ".join(map(repr, list(gone)[:5])) + (f" and {len(gone) - 5} others" if len(gone) > 5 else "")
-        note = f"Not learned, as no photo of it can be used: {listed}, such as {next(iter(gone.values()))}."
+        names_of = listed([repr(name) for name in gone])
+        note = f"Not learned, as no photo of it can be used: {names_of}, such as {next(iter(gone.values()))}."
         kept = replace(kept, notes=(*kept.notes, note))
     kept = check_seen(check_labels(kept), allow_unseen)
     return kept, [place for place in usable if dataset.photos[place].label in kept.classes]
 
 
 def check_labels(dataset: Dataset, classes: int = 2) -> Dataset:
-    """The data set, if there is anything to tell apart in it.
-
-    Raises:
-        DataError: no photos, or all of one class.
-    """
+    """The data set, if it has photos of so many classes; else a DataError says what to do."""
     if not dataset.photos:
         reason = f" {dataset.unreadable[0]}." if dataset.unreadable else ""
         empty = f" It has {len(dataset.classes)} class folders, all empty." if dataset.classes else ""
         # Photos in no class folder are among the other files, and a note says it: they are what the person looks for.
         loose = _notes(dataset, IN_NO_CLASS)
-        count = len(dataset.others)
-        files = "is 1 other file" if count == 1 else f"are {count:,} other files"
-        others = f" There {files}, such as {dataset.others[0]}." if count and not loose else ""
+        count = counted(len(dataset.others), "other file")
+        others = f" It has {count}, such as {dataset.others[0]}." if dataset.others and not loose else ""
         raise DataError(
             f"{dataset.name} has no photos in class folders.{reason}{empty}{loose}{others}"
             f"{_notes(dataset, NOT_DOWNLOADED)}{_notes(dataset, LEFT_OUT)} "

@@ -27,7 +27,7 @@ from .image_alignment import (
     same_proportions,
     smoothed,
 )
-from .image_info import LOOK_SIZE, ImageInfo, ImageInfoCache, Thumbnail
+from .image_info import LOOK_SIZE, THUMBNAIL_SIZE, ImageInfo, ImageInfoCache, Thumbnail
 from .perceptual_hash import WINDOWS, Candidates, Index, candidates, greys_of
 
 # Of pictures with fewer pixels, those of different things agree as well as crops and mirror images do (digits of
@@ -67,53 +67,28 @@ def group_duplicates(facts: Sequence[ImageInfo], thumbnail: Callable[[int], Thum
     Each member of a group agrees with its first: what is alike to another member alone does not join. `thumbnail` gives
     that of a photo by its place in `facts`; where it is None, only the photo's bytes are compared.
     """
-    first_of = _first_of_each_file(facts)
-    files = _by_content(facts, np.nonzero(first_of == np.arange(len(facts)))[0])
+    copies: dict[int, list[int]] = defaultdict(list)  # first photo of a file -> others with the same bytes
+    first_of: dict[str, int] = {}
+    for place, fact in enumerate(facts):
+        if fact.broken is None and (first := first_of.setdefault(fact.sha256, place)) != place:
+            copies[first].append(place)
+    # Sorted, so that neither what the files are called nor the order in which they lie changes anything.
+    files = np.array([first_of[digest] for digest in sorted(first_of)], np.int32)
     search = _Search(facts, files, thumbnail)
     search.run()
-    copies: dict[int, list[int]] = defaultdict(list)
-    for place in np.nonzero((first_of >= 0) & (first_of != np.arange(len(facts))))[0].tolist():
-        copies[int(first_of[place])].append(place)
     found = []
-    alone = set(copies)
-    for first, members in search.members.items():
-        # A group may hold all photos there are: lists of numbers, not of pairs.
-        ranked = np.array(members)[np.argsort(files[np.array(members)])]
+    for first, grouped in search.members.items():
+        ranked = np.array(grouped)[np.argsort(files[np.array(grouped)])]
+        members: list[int] = []
+        kinds: list[str] = []
         places = [int(files[first]), *files[ranked].tolist()]
-        kinds = ["", *search.kinds(ranked)]
-        if copied := [place for place in places if place in copies]:
-            alone.difference_update(copied)
-            every = [
-                entry
-                for place, kind in zip(places, kinds, strict=True)
-                for entry in ((place, kind), *((copy, kind or IDENTICAL) for copy in copies.get(place, ())))
-            ]
-            places, kinds = [place for place, _ in every], [kind for _, kind in every]
-        found.append(Duplicates(tuple(places), tuple(kinds)))
-    for first in alone:
-        found.append(Duplicates((first, *copies[first]), ("", *[IDENTICAL] * len(copies[first]))))
+        for place, kind in zip(places, ["", *search.placement(ranked).kinds()], strict=True):
+            again = copies.pop(place, [])
+            members += [place, *again]
+            kinds += [kind, *[kind or IDENTICAL] * len(again)]
+        found.append(Duplicates(tuple(members), tuple(kinds)))
+    found += [Duplicates((first, *again), ("", *[IDENTICAL] * len(again))) for first, again in copies.items()]
     return sorted(found, key=lambda group: min(group.members))
-
-
-def _by_content(facts: Sequence[ImageInfo], places: NDArray[Any]) -> NDArray[np.int32]:
-    """So that neither what the files are called nor the order in which they lie changes anything."""
-    return np.array(sorted(places.tolist(), key=lambda place: facts[place].sha256), np.int32)
-
-
-def _first_of_each_file(facts: Sequence[ImageInfo]) -> NDArray[np.int32]:
-    """(N,) the first photo with the same bytes; -1 for those that cannot be used."""
-    first = np.full(len(facts), -1, np.int32)
-    # A dictionary of a million digests would take a quarter of the memory.
-    digests = np.fromiter((hash(found.sha256) for found in facts), np.int64, len(facts))
-    order = np.argsort(digests, kind="stable")
-    seen: dict[str, int] = {}
-    last = None
-    for place in order.tolist():
-        if facts[place].broken is None:
-            if digests[place] != last:
-                seen, last = {}, digests[place]
-            first[place] = seen.setdefault(facts[place].sha256, place)
-    return first
 
 
 class _Search:
@@ -155,33 +130,30 @@ class _Search:
         for found in candidates(index, self._active):
             self._take(found)
 
-    def kinds(self, members: NDArray[Any]) -> list[str]:
-        """What was done to the original to get each."""
-        return self._placement(members).kinds()
-
-    def _placement(self, places: NDArray[Any]) -> Placement:
+    def placement(self, places: NDArray[Any]) -> Placement:
         return Placement(self._orientation[places].astype(np.int64), self._boxes[places].astype(np.float64))
 
     def _take(self, found: Candidates) -> None:
         """Compare candidates, the most similar first, and join what is the same."""
-        found = found.at(self._worth(found))
+        found = found[self._worth(found)]
         likeness = np.zeros(len(found))
         for start in range(0, len(found), _BLOCK):
             part = slice(start, start + _BLOCK)
-            likeness[part] = self._coarse(found.at(part))
+            likeness[part] = self._coarse(found[part])
         hopeful = likeness >= _MIN_COARSE
-        np.subtract.at(self._effort, found.copy[~hopeful], 1)
+        np.subtract.at(self._effort, found["copy"][~hopeful], 1)
         # A symmetric picture agrees in several orientations: as it stands is the simplest.
-        order = np.argsort(-(likeness + 0.02 * (found.orientation == 0) + 0.02 * (found.window == 0)), kind="stable")
-        waiting = found.at(order[hopeful[order]])
+        preference = likeness + 0.02 * (found["orientation"] == 0) + 0.02 * (found["window"] == 0)
+        order = np.argsort(-preference, kind="stable")
+        waiting = found[order[hopeful[order]]]
         while len(waiting):
-            again = self._compare(waiting.at(slice(_BATCH)))
-            waiting = again.before(waiting.at(slice(_BATCH, None)))
+            waiting = np.concatenate([self._compare(waiting[:_BATCH]), waiting[_BATCH:]])
 
     def _worth(self, found: Candidates) -> NDArray[Any]:
         """Which candidates are compared: those that were not before, of photos that were not compared too often."""
-        pair = found.copy * np.int64(1_000_003) + found.original
-        code = ((pair * 8 + found.orientation) * 32 + found.window).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        pair = found["copy"] * np.int64(1_000_003) + found["original"]
+        code = (pair * 8 + found["orientation"]) * 32 + found["window"]
+        code = code.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         _, once = np.unique(code, return_index=True)
         once.sort()
         slot = (code[once] >> np.uint64(40)).astype(np.int64) % _REMEMBERED
@@ -189,7 +161,7 @@ class _Search:
         new = self._tried[slot] != tag
         self._tried[slot] = tag
         once = once[new]
-        copy, original = found.copy[once], found.original[once]
+        copy, original = found["copy"][once], found["original"][once]
         together = self._original[copy] == self._original[original]
         return np.asarray(once[self._active[copy] & (self._effort[copy] > 0) & ~together])
 
@@ -197,54 +169,45 @@ class _Search:
         """(N,) the correlation of 16 × 16 greys; 0 where the proportions differ."""
         guess = _guess(found)
         likeness = np.zeros(len(found))
-        sizes = self._sizes[found.original], self._sizes[found.copy]
+        sizes = self._sizes[found["original"]], self._sizes[found["copy"]]
         places = np.nonzero(same_proportions(*sizes, guess, ROUGH_RATIO))[0]
-        originals, copies = (greys_of(self._look, photos[places]) for photos in (found.original, found.copy))
+        originals, copies = (greys_of(self._look, photos[places]) for photos in (found["original"], found["copy"]))
         likeness[places] = coarse_correlation(originals, copies, guess.at(places))
         return likeness
 
-    def _load(self, place: int) -> Floats | None:
+    def _load(self, place: int) -> Floats:
         greys = self._thumbnail(int(self._files[place]))
-        return None if greys is None else smoothed(greys)
+        # A flat one agrees with none.
+        return smoothed(np.zeros((THUMBNAIL_SIZE, THUMBNAIL_SIZE), np.uint8) if greys is None else greys)
 
     def _compare(self, batch: Candidates) -> Candidates:
         """Join the pairs of a batch that are the same; those whose original has joined another are given back."""
-        leaders = self._original[batch.original]
-        open_ = (self._original[batch.copy] == batch.copy) & (leaders != batch.copy) & (self._effort[batch.copy] > 0)
-        batch, leaders = batch.at(open_), leaders[open_]
-        guess = _guess(batch).then(self._placement(batch.original))
-        same, found = self._same(leaders, batch.copy, guess)
-        np.subtract.at(self._effort, batch.copy[~same], _COST)
+        copies, leaders = batch["copy"], self._original[batch["original"]]
+        open_ = (self._original[copies] == copies) & (leaders != copies) & (self._effort[copies] > 0)
+        batch, leaders = batch[open_], leaders[open_]
+        guess = _guess(batch).then(self.placement(batch["original"]))
+        same, found = self._same(leaders, batch["copy"], guess)
+        np.subtract.at(self._effort, batch["copy"][~same], _COST)
         again = []
         for place in np.nonzero(same)[0].tolist():
-            copy, leader = int(batch.copy[place]), int(leaders[place])
+            copy, leader = int(batch["copy"][place]), int(leaders[place])
             if self._original[copy] != copy:
                 continue
             if self._original[leader] != leader:
                 again.append(place)
                 continue
             self._join(copy, leader, found.at(np.array([place])))
-        return batch.at(np.array(again, np.int64))
+        return batch[again]
 
     def _same(
         self, originals: NDArray[Any], copies: NDArray[Any], guess: Placement
     ) -> tuple[NDArray[np.bool_], Placement]:
         """Whether each copy shows the same as its original or a part of it, and where it lies."""
-        thumbnails: list[tuple[Floats, Floats]] = []
-        there = np.zeros(len(copies), bool)
-        for place, (original, copy) in enumerate(zip(originals.tolist(), copies.tolist(), strict=True)):
-            one, other = self._smoothed(original), self._smoothed(copy)
-            if one is not None and other is not None:
-                thumbnails.append((one, other))
-                there[place] = True
-        same = np.zeros(len(copies), bool)
-        if not thumbnails:
-            return same, guess
-        firsts, seconds = (np.stack(column) for column in zip(*thumbnails, strict=True))
-        movable = self._sizes[copies[there]].min(axis=1) >= MIN_SIDE
-        same[there], found = compare(firsts, seconds, guess.at(there), movable=movable)
-        guess.boxes[there] = found.boxes
-        return same & same_proportions(self._sizes[originals], self._sizes[copies], guess), guess
+        if not len(copies):
+            return np.zeros(0, bool), guess
+        one, other = (np.stack([self._smoothed(place) for place in places.tolist()]) for places in (originals, copies))
+        same, found = compare(one, other, guess, movable=self._sizes[copies].min(axis=1) >= MIN_SIDE)
+        return same & same_proportions(self._sizes[originals], self._sizes[copies], found), found
 
     def _join(self, copy: int, original: int, placement: Placement) -> None:
         """Put a photo, and those of which it was the original, into the group of another."""
@@ -260,7 +223,7 @@ class _Search:
         group.append(copy)
         for start in range(0, len(moved), _BATCH):
             places = np.array(moved[start : start + _BATCH])
-            guess = self._placement(places).then(placement.at(np.zeros(len(places), np.int64)))
+            guess = self.placement(places).then(placement.at(np.zeros(len(places), np.int64)))
             same, found = self._same(np.full(len(places), original), places, guess)
             self._moves[places] += 1
             for k, place in enumerate(places.tolist()):
@@ -278,5 +241,5 @@ class _Search:
 
 def _guess(found: Candidates) -> Placement:
     """Where the copies would lie, by their hashes."""
-    x, y, width, height = np.array(WINDOWS, np.float64)[found.window].T / LOOK_SIZE
-    return Placement(found.orientation, np.stack([x, y, x + width, y + height], axis=1))
+    x, y, width, height = np.array(WINDOWS, np.float64)[found["window"]].T / LOOK_SIZE
+    return Placement(found["orientation"], np.stack([x, y, x + width, y + height], axis=1))

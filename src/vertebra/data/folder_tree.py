@@ -25,6 +25,10 @@ from vertebra.photo_files import (
 from .dataset import DataError
 from .label_names import Ignored
 
+_ASKED = "Ignored, as asked"
+_HIDDEN = "Skipped, as hidden or made by a system"
+_LINKS = "Links within this folder, so their photos count more than once"
+
 
 @dataclass
 class Folder:
@@ -77,17 +81,11 @@ class FolderTree:
         self.names: set[str] = set()  # of all folders
         self._real_root = os.path.realpath(root)
         self._ignored = ignored
-        self._asked: list[str] = []
-        self._passed_by: list[str] = []
-        self._links: list[str] = []
+        self._skipped: dict[str, list[str]] = {_ASKED: [], _HIDDEN: [], _LINKS: []}
         self._kinds: dict[Kind, list[str]] = {}  # of files that are no photos and are told of
 
     def tree(self) -> Folder:
-        """The root with all that is below it.
-
-        Raises:
-            DataError: it cannot be listed.
-        """
+        """The root with all that is below it."""
         try:
             entries(self.root)
         except OSError as error:
@@ -100,13 +98,7 @@ class FolderTree:
 
     def notes(self) -> list[str]:
         """What was skipped, and what counts twice."""
-        notes = []
-        if self._asked:
-            notes.append(f"Ignored, as asked: {some(self._asked)}.")
-        if self._passed_by:
-            notes.append(f"Skipped, as hidden or made by a system: {some(self._passed_by)}.")
-        if self._links:
-            notes.append(f"Links within this folder, so their photos count more than once: {some(self._links)}.")
+        notes = [f"{what}: {some(paths)}." for what, paths in self._skipped.items() if paths]
         return notes + left_out(self._kinds, self.root)
 
     def _folder(self, path: Path, shown: str, folder_path: FolderPath) -> Folder:
@@ -122,12 +114,12 @@ class FolderTree:
 
     def _take(self, entry: os.DirEntry[str], to: Folder, shown: str, folder_path: FolderPath) -> None:
         if is_folder(entry) and self._ignored.has(entry.name, shown.replace(os.sep, "/")):
-            self._asked.append(shown)
+            self._skipped[_ASKED].append(shown)
         elif is_hidden_or_system(entry):
             if kind := skipped_kind(entry):
                 self._kinds.setdefault(kind, []).append(shown)
             elif not is_macos_metadata(entry.name) and (is_folder(entry) or is_photo(entry)):
-                self._passed_by.append(shown)
+                self._skipped[_HIDDEN].append(shown)
         elif is_folder(entry):
             self.names.add(entry.name)
             folder = self._folder(Path(entry.path), shown, folder_path)
@@ -148,7 +140,7 @@ class FolderTree:
         if entry.is_symlink() and not is_broken_link(entry):
             target = os.path.realpath(entry.path)
             if Path(self._real_root) in Path(target).parents:
-                self._links.append(f"{shown} → {os.path.relpath(target, self._real_root)}")
+                self._skipped[_LINKS].append(f"{shown} → {os.path.relpath(target, self._real_root)}")
 
 
 def listed(names: Sequence[str]) -> str:

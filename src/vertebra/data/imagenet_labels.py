@@ -34,19 +34,15 @@ class ImageNetLabels:
         """The hint for a label that means no class: what it would have to be, or the class that may be meant."""
         label = tidy(label)
         if _is_index(label):
-            return f"Class indices are from 0 to {COUNT - 1}.{self._counted_from_one}"
+            labels = [int(other) for other in map(tidy, (*self.indices, *self.unknown)) if _is_index(other)]
+            from_one = COUNT in labels and 0 not in labels and max(labels) == COUNT
+            why = f" {COUNT} is among these labels and 0 is not, so they seem to be counted from 1." if from_one else ""
+            return f"Class indices are from 0 to {COUNT - 1}.{why}"
         if wnid := _WNID.fullmatch(label):  # a number one apart is of anything, and no typing error
             return f"{wnid[1].lower()} is none of the {COUNT:,} wnids of ImageNet-1K."
         if self.indices and self.way != NAME:
             return f"The other labels are each a {self.way}, such as {next(iter(self.indices))!r}."
         return _named_within(label) or nearest(label, class_names())
-
-    @property
-    def _counted_from_one(self) -> str:
-        labels = [int(label) for label in map(tidy, (*self.indices, *self.unknown)) if _is_index(label)]
-        if COUNT not in labels or 0 in labels or max(labels) > COUNT:
-            return ""
-        return f" {COUNT} is among these labels and 0 is not, so they seem to be counted from 1."
 
 
 def match_imagenet(labels: Iterable[str], source: str) -> ImageNetLabels:

@@ -26,21 +26,10 @@ _SPLITS = {spelling: split for split, spellings in SPLIT_SPELLINGS.items() for s
 KNOWN_SPLITS = ", ".join("/".join(spellings) for spellings in SPLIT_SPELLINGS.values())
 # What stands beside the split in a name without saying what is in it: `test_images`, `trainset`.
 _FILLERS = frozenset(
-    [
-        "set",
-        "data",
-        "dataset",
-        "images",
-        "image",
-        "imgs",
-        "img",
-        "photos",
-        "photo",
-        "pics",
-        "pictures",
-        "split",
-        "folder",
-    ]
+    (
+        *("set", "data", "dataset", "split", "folder"),
+        *("images", "image", "imgs", "img", "photos", "photo", "pics", "pictures"),
+    )
 )
 # What stands between several labels of a photo.
 _BETWEEN_LABELS = re.compile(r"\s*[|;,/+&]\s*|\s+and\s+|\s+")
@@ -83,17 +72,10 @@ def split_within(name: str) -> tuple[str, str] | None:
 
 
 def join_names(found: Mapping[str, str], source: str) -> tuple[dict[str, str], list[str]]:
-    """Which spellings are one class, and sentences that tell of it.
+    """Spelling → class, and notes; `found` has of each spelling where in the source it stands first, for people.
 
-    Args:
-        found: each spelling → where it stands first, for people.
-        source: what they were found in.
-
-    Returns:
-        spelling → class: names that differ only in Unicode form or in white space around them are one.
-
-    Raises:
-        DataError: a name is empty or no text, or two differ so little that they may be one class or two.
+    Names that differ only in Unicode form or in white space around them are one class. Those that differ so little that
+    they may be one class or two are refused.
     """
     classes = {spelling: tidy(spelling) for spelling in found}
     notes: list[str] = []
@@ -195,8 +177,7 @@ def argument(name: str) -> str:
 def match_names(labels: Iterable[str], known: Sequence[str], source: str) -> tuple[dict[str, str], list[str]]:
     """The class of a model that each label of a data set means, and the labels that mean none.
 
-    Raises:
-        DataError: a label differs from a class in case only, or in how a number is written.
+    One that differs from a class in case only, or in how a number is written, is refused (DataError).
     """
     by_key: dict[object, str] = {}
     for name in known:
@@ -227,7 +208,7 @@ class Ignored:
     def __init__(self, names: Sequence[str], root: Path | None = None) -> None:
         if isinstance(names, str):
             raise UsageError(f"ignore is {names!r}; it must be a list of names.")
-        self._asked = {name: {_path(name), *_relative(name, root)} for name in names}
+        self._asked = {name: _spellings(name, root) for name in names}
         if empty := [name for name, spellings in self._asked.items() if not all(spellings)]:
             raise UsageError(f"the name to ignore is {empty[0]!r}. Give the name of a folder or class.")
         self._used: set[str] = set()
@@ -240,11 +221,7 @@ class Ignored:
         return bool(found)
 
     def check(self, seen: Iterable[str], source: str) -> None:
-        """Refuse what was not found.
-
-        Raises:
-            UsageError: names it, with the nearest of what is there.
-        """
+        """Refuse what was not found, with the nearest of what is there."""
         unused = [name for name in self._asked if name not in self._used]
         if unused:
             there = sorted(set(seen))
@@ -255,14 +232,11 @@ class Ignored:
             )
 
 
-def _path(name: str) -> str:
-    """As `tidy`, without a separator at the end (which shells add) or `./` before."""
-    return tidy(name).rstrip("/").rstrip(os.sep).removeprefix("./")
-
-
-def _relative(name: str, root: Path | None) -> set[str]:
-    """The same as a path below the root, where it was given from the working folder."""
-    if root is None or "/" not in name.rstrip("/"):
-        return set()
-    found = os.path.relpath(name, root)
-    return set() if found.startswith(os.pardir) or found == os.curdir else {tidy(Path(found).as_posix())}
+def _spellings(name: str, root: Path | None) -> set[str]:
+    """A name without `./` before and the separator behind that shells add; and as a path below the root."""
+    found = {tidy(name).rstrip("/").rstrip(os.sep).removeprefix("./")}
+    if root is not None and "/" in name.rstrip("/"):
+        below = os.path.relpath(name, root)
+        if not below.startswith(os.pardir) and below != os.curdir:
+            found.add(tidy(Path(below).as_posix()))
+    return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -55,38 +55,33 @@ NAMES = ("digits", *_TORCHVISION)
 
 
 def read_named(name: str, *, ignore: Sequence[str] = ()) -> Dataset:
-    """The photos of a named data set, fetched and unpacked on first use.
-
-    Raises:
-        MissingExtraError: scikit-learn or torchvision is not installed.
-        DataError: it cannot be downloaded or written.
-    """
+    """The photos of a named data set, fetched and unpacked on first use."""
     folder = cache_dir() / "datasets" / name
     if not folder.is_dir():
         # One process at a time: torchvision downloads into a folder that two would write to.
         with making(folder.with_name(f"{name}.made")):
             if not folder.is_dir():
-                _make(folder, lambda to: _write(_digits() if name == "digits" else _download(name), to))
+                _make(folder, _digits() if name == "digits" else _download(name))
     return replace(read_folder(folder, ignore=ignore), name=name)
 
 
-def _make(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a folder so that it is there whole or not at all."""
+# (split or None, class, the picture or its file)
+_Items: TypeAlias = Iterator[tuple[str | None, str, Image.Image | Path]]
+
+
+def _make(folder: Path, items: _Items) -> None:
+    """A folder of the photos, which is there whole or not at all."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
-            fill(temporary)
+            _write(items, temporary)
             os.replace(temporary, folder)  # noqa: PTH105 - of a folder
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         if not folder.is_dir():  # else another process was sooner
             raise DataError(f"{folder} cannot be written ({error.strerror or error}).") from error
-
-
-# (split or None, class, the picture or its file)
-_Items: TypeAlias = Iterator[tuple[str | None, str, Image.Image | Path]]
 
 
 def _write(items: _Items, to: Path) -> None:
@@ -126,14 +121,13 @@ def _download(name: str) -> _Items:
                 f"{name} cannot be downloaded ({' '.join(str(error).split()) or type(error).__name__}). With a copy at "
                 "hand, give its folder instead of the name."
             ) from error
-        names = _class_names(found)
         files = _files(found)
         for index in range(len(found)):
             if files is not None:
-                yield split, names(files[index][1]), Path(files[index][0])
+                yield split, _class_name(found, files[index][1]), Path(files[index][0])
             else:
                 picture, target = found[index]
-                yield split, names(target), picture
+                yield split, _class_name(found, target), picture
 
 
 def _files(found: Any) -> list[tuple[Any, int]] | None:
@@ -149,14 +143,10 @@ def _files(found: Any) -> list[tuple[Any, int]] | None:
     return None
 
 
-def _class_names(found: Any) -> Callable[[int], str]:
+def _class_name(found: Any, target: int) -> str:
     """The folder's name for a target: the class's own where torchvision knows it."""
     known = getattr(found, "categories", None) or getattr(found, "classes", None)
-
-    def name(target: int) -> str:
-        label = known[target] if known is not None and target < len(known) else str(target)
-        if isinstance(label, tuple | list):  # Imagenette has several words for a class
-            label = label[0]
-        return str(label).replace("/", "-").replace("\\", "-").strip(". ") or str(target)
-
-    return name
+    label = known[target] if known is not None and target < len(known) else str(target)
+    if isinstance(label, tuple | list):  # Imagenette has several words for a class
+        label = label[0]
+    return str(label).replace("/", "-").replace("\\", "-").strip(". ") or str(target)

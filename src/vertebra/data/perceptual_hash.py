@@ -54,13 +54,11 @@ _QUERIES = 1 << 16  # so many are compared with them at once: 10 MB
 _MOST_PARTS = 8
 
 
-def _frequencies() -> list[tuple[int, int]]:
-    """(row, column) of each bit, the lowest first; the mean and the highest are left out."""
-    pairs = [(u, v) for u in range(_FREQUENCIES) for v in range(_FREQUENCIES) if 0 < u + v < 2 * _FREQUENCIES - 2]
-    return sorted(pairs, key=lambda pair: (sum(pair), max(pair), pair))
-
-
-_BITS = _frequencies()
+# (row, column) of each bit, the lowest frequency first; the mean and the highest are left out.
+_BITS = sorted(
+    ((u, v) for u in range(_FREQUENCIES) for v in range(_FREQUENCIES) if 0 < u + v < 2 * _FREQUENCIES - 2),
+    key=lambda pair: (sum(pair), max(pair), pair),
+)
 _ROWS, _COLUMNS = (list(index) for index in zip(*_BITS, strict=True))
 _STABLE = sum(u + v <= 6 for u, v in _BITS)  # 27 bits: 99 % of copies differ in 4 of them or less
 _PLACES = np.uint64(1) << np.arange(63, 63 - len(_BITS), -1, dtype=np.uint64)
@@ -112,7 +110,7 @@ class Index:
     """The hashes of some photos; `photos` says which."""
 
     photos: NDArray[np.int32]  # (N,)
-    windows: Hashes  # (N, 15), but for the whole
+    windows: Hashes  # (N, 16)
     # (N, 2, 2) of the whole, as it stands and transposed, of its coefficients and of the negated ones
     whole: Hashes
     detailed: NDArray[np.bool_]  # (N,) whether other orientations and windows are looked for
@@ -120,23 +118,17 @@ class Index:
     @classmethod
     def of(cls, look: Callable[[int], bytes], photos: NDArray[np.int32], detailed: NDArray[np.bool_]) -> Index:
         """Compute the hashes from the 16 × 16 greys that `look` gives of each photo."""
-        windows = np.empty((len(photos), len(WINDOWS) - 1), np.uint64)
+        windows = np.empty((len(photos), len(WINDOWS)), np.uint64)
         whole = np.empty((len(photos), 2, 2), np.uint64)
         for start in range(0, len(photos), _BLOCK):
             part = slice(start, start + _BLOCK)
             greys = greys_of(look, photos[part])
             for place, window in enumerate(WINDOWS):
-                found = coefficients(greys, window)
-                if place > 0:
-                    windows[part, place - 1] = hashes_of(found)
-                else:
-                    for turned, values in enumerate((found, found.transpose(0, 2, 1))):
-                        whole[part, turned, 0], whole[part, turned, 1] = hashes_of(values), hashes_of(-values)
+                windows[part, place] = hashes_of(coefficients(greys, window))
+            found = coefficients(greys, WINDOWS[0])
+            for turned, values in enumerate((found, found.transpose(0, 2, 1))):
+                whole[part, turned, 0], whole[part, turned, 1] = hashes_of(values), hashes_of(-values)
         return cls(photos, windows, whole, detailed)
-
-    def windowed(self, places: NDArray[Any] | slice, kinds: NDArray[Any] | int) -> Hashes:
-        """Hashes of those windows."""
-        return np.where(kinds, self.windows[places, kinds - 1], self.whole[places, 0, 0])
 
     def oriented(self, places: NDArray[Any] | slice, kinds: NDArray[Any] | int) -> Hashes:
         """Hashes of the whole in those orientations, as if computed anew.
@@ -154,26 +146,10 @@ def greys_of(look: Callable[[int], bytes], photos: NDArray[Any]) -> Floats:
     return np.frombuffer(joined, np.uint8).reshape(-1, LOOK_SIZE, LOOK_SIZE).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """Pairs of photos that may show the same picture; all arrays (N,)."""
-
-    copy: Indices  # the photo that would lie wholly inside the other
-    original: Indices
-    orientation: Indices  # in which the copy's hash is that of the original
-    window: Indices  # of the original, by its place in `WINDOWS`
-
-    def __len__(self) -> int:
-        return len(self.copy)
-
-    def at(self, places: NDArray[Any] | slice) -> Candidates:
-        """Some of them."""
-        return Candidates(self.copy[places], self.original[places], self.orientation[places], self.window[places])
-
-    def before(self, others: Candidates) -> Candidates:
-        """These and then the others."""
-        columns = zip(vars(self).values(), vars(others).values(), strict=True)
-        return Candidates(*map(np.concatenate, columns))
+# (N,) pairs of photos that may show the same picture: the `copy` would lie wholly inside the `original`, in whose
+# `window`, by its place in `WINDOWS`, it has the same hash in that `orientation`.
+Candidates: TypeAlias = NDArray[np.void]
+_CANDIDATE = np.dtype([(name, np.int64) for name in ("copy", "original", "orientation", "window")])
 
 
 def candidates(index: Index, active: NDArray[np.bool_]) -> Iterator[Candidates]:
@@ -187,19 +163,14 @@ def candidates(index: Index, active: NDArray[np.bool_]) -> Iterator[Candidates]:
     for order in _orders():
         # All hashes at once would not fit in memory: those that begin alike are sorted together.
         leading = [_PLACES[bit] for bit in order[:depth]]
+        mask = sum(leading, np.uint64(0))
         for value in range(1 << depth):
-            pattern = sum((mask for place, mask in enumerate(leading) if value >> place & 1), np.uint64(0))
-            yield from _neighbours(index, active, order, sum(leading, np.uint64(0)), pattern, reach)
-
-
-def _neighbours(
-    index: Index, active: NDArray[np.bool_], order: Sequence[int], mask: np.uint64, pattern: np.uint64, reach: int
-) -> Iterator[Candidates]:
-    for number, entries in enumerate(_parts(index, active, mask, pattern, _PART, oriented=False)):
-        originals = _sorted(index, entries, order, oriented=False)
-        for other, queries in enumerate(_parts(index, active, mask, pattern, _QUERIES, oriented=True)):
-            if number < _MOST_PARTS or number % _MOST_PARTS == other % _MOST_PARTS:
-                yield _nearest(_sorted(index, queries, order, oriented=True), originals, reach)
+            pattern = sum((bit for place, bit in enumerate(leading) if value >> place & 1), np.uint64(0))
+            for number, entries in enumerate(_parts(index, active, mask, pattern, _PART, oriented=False)):
+                originals = _sorted(index, entries, order, oriented=False)
+                for other, queries in enumerate(_parts(index, active, mask, pattern, _QUERIES, oriented=True)):
+                    if number < _MOST_PARTS or number % _MOST_PARTS == other % _MOST_PARTS:
+                        yield _nearest(_sorted(index, queries, order, oriented=True), originals, reach)
 
 
 def _parts(
@@ -212,7 +183,7 @@ def _parts(
         alive = active[index.photos]
         if kind:
             alive &= index.detailed
-        hashes = index.oriented(slice(None), kind) if oriented else index.windowed(slice(None), kind)
+        hashes = index.oriented(slice(None), kind) if oriented else index.windows[:, kind]
         alive &= (hashes & mask) == pattern
         found = np.nonzero(alive)[0].astype(np.int32)
         while len(found) >= room:
@@ -236,7 +207,7 @@ class _Sorted:
 def _sorted(index: Index, codes: Indices, order: Sequence[int], *, oriented: bool) -> _Sorted:
     """Hashes, sorted by their bits in that order."""
     kinds, places = np.divmod(codes, len(index.photos))
-    hashes = index.oriented(places, kinds) if oriented else index.windowed(places, kinds)
+    hashes = index.oriented(places, kinds) if oriented else index.windows[places, kinds]
     keys = np.zeros(len(codes), np.uint32)
     for bit in order[:32]:
         keys = (keys << np.uint32(1)) | ((hashes & _PLACES[bit]) != 0)
@@ -265,9 +236,7 @@ def _nearest(queries: _Sorted, entries: _Sorted, reach: int) -> Candidates:
         found[0] = np.where(first, place, found[0])
     query = np.concatenate([np.nonzero(row < far)[0] for row in best])
     entry = np.concatenate([places[row < far] for places, row in zip(found, best, strict=True)])
-    return Candidates(
-        copy=queries.photos[query].astype(np.int64),
-        original=entries.photos[entry].astype(np.int64),
-        orientation=queries.kinds[query].astype(np.int64),
-        window=entries.kinds[entry].astype(np.int64),
-    )
+    pairs = np.empty(len(query), _CANDIDATE)
+    pairs["copy"], pairs["orientation"] = queries.photos[query], queries.kinds[query]
+    pairs["original"], pairs["window"] = entries.photos[entry], entries.kinds[entry]
+    return pairs

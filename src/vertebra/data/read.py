@@ -62,25 +62,21 @@ def open_dataset(
 def check_source(data: str | os.PathLike[str], **columns: str | None) -> Callable[[Sequence[str], bool], Dataset]:
     """What reads the photos that `data` stands for, given what to leave out and whether they are to train on.
 
-    `columns` are what `open_dataset` takes of a table.
-
-    Raises:
-        UsageError: there is no such folder, table or name; or it is no table, and columns are given.
+    `columns` are what `open_dataset` takes of a table. What is not there, and columns of what is no table, is a
+    UsageError.
     """
     text = os.fspath(data)
     path = Path(text)
     if not text:
         raise UsageError("DATA is empty, as an unset variable would be. Give a folder, a table or a name.")
     is_there = _is_there(path)
-    said = Asked(**columns)
-    if said.flags and not is_table(path):
-        raise UsageError(
-            f"{said.flags[0]} is for tables ({', '.join(TABLE_SUFFIXES)}), and {text} is none. Leave it out."
-        )
+    given = [f"--{name.replace('_', '-')}" for name, value in columns.items() if value is not None]
+    if given and not is_table(path):
+        raise UsageError(f"{given[0]} is for tables ({', '.join(TABLE_SUFFIXES)}), and {text} is none. Leave it out.")
     if is_there and path.is_dir():
         return lambda ignore, training: read_folder(path, ignore=ignore, training=training)
     if path.suffix.lower() in TABLE_SUFFIXES and (is_there or path.name != text):
-        return lambda ignore, training: read_table(path, ignore=ignore, said=said)
+        return lambda ignore, training: read_table(path, ignore=ignore, said=Asked(**columns))
     if is_there:
         kind = kind_of_file(path)
         what = f"no table, but {kind}. {kind.kind.advice}" if kind else "no table"

@@ -12,8 +12,7 @@ from pathlib import Path
 from .dataset import DataError, Dataset, Photo
 from .label_names import Ignored, as_latin1, is_text, join_names, split_of, tidy
 from .table_columns import Asked, choose_columns
-from .table_file import SAVE_AS_UTF8, Table, read_text
-from .table_parquet import read_parquet
+from .table_file import SAVE_AS_UTF8, Table, read_parquet, read_text
 from .table_paths import PathFinder, Row
 from .table_splits import check_split
 
@@ -22,12 +21,6 @@ def read_table(path: Path, *, ignore: Sequence[str] = (), said: Asked = Asked())
     """The photos that a table lists; their paths are relative to the folder that it lies in, or to one that was said.
 
     `ignore` names labels and splits whose rows are left out, and columns that are not read.
-
-    Raises:
-        DataError: the table cannot be read, lacks a column, or a row lacks a value, has an unknown split or too many
-            fields; or two rows say different things of one photo; or none of the photos is there.
-        UsageError: a name to ignore, a column that was said or the folder of the photos is not there.
-        MissingExtraError: Parquet needs pyarrow.
     """
     ignored = Ignored(ignore)
     table = read_parquet(path) if path.suffix.lower() == ".parquet" else read_text(path, said.fits)
@@ -69,16 +62,16 @@ def _said(photo: Photo) -> str:
 
 def _rows(table: Table, ignored: Ignored, said: Asked, notes: list[str]) -> list[Row]:
     """The rows that are not to be ignored, each with a path, a label and a known split or none."""
-    columns = choose_columns(table, ignored, said)
-    notes += columns.notes
-    for index in (columns.path, columns.label):
-        if not re.match(_ALLOWED[index == columns.label], table.kinds[index]):
-            raise DataError(
-                f"{table.source}: the column {table.names[index]!r} is of the type {table.kinds[index]}; a "
-                f"{'label is text, a whole number or a truth value' if index == columns.label else 'path is text'}."
-            )
-    paths, labels = table.column(columns.path), _labels(table, columns.label, notes)
-    splits = columns.splits or [None] * table.rows
+    path_column, label_column, splits = choose_columns(table, ignored, said, notes)
+    for index, types, what in (
+        (path_column, _TEXT, "path is text"),
+        (label_column, _LABEL_TYPES, "label is text, a whole number or a truth value"),
+    ):
+        if not re.match(types, table.kinds[index]):
+            kind = f"the column {table.names[index]!r} is of the type {table.kinds[index]}"
+            raise DataError(f"{table.source}: {kind}; a {what}.")
+    paths, labels = table.column(path_column), _labels(table, label_column, notes)
+    splits = splits or [None] * table.rows
     asked = [next((v for v in values if v and ignored.has(v)), None) for values in zip(labels, splits, strict=True)]
     ignored.check(filter(None, [*table.names, *labels, *splits]), table.source)
     if counts := Counter(value for value in asked if value is not None):
@@ -116,15 +109,11 @@ def _rows(table: Table, ignored: Ignored, said: Asked, notes: list[str]) -> list
 
 
 _TEXT = r"(large_)?(string|binary)|string_view|fixed_size_binary"
-_ALLOWED = (_TEXT, rf"{_TEXT}|bool|u?int|float|double|halffloat|decimal|null")
+_LABEL_TYPES = rf"{_TEXT}|bool|u?int|float|double|halffloat|decimal|null"
 
 
 def _labels(table: Table, index: int, notes: list[str]) -> list[str]:
-    """The labels as text, by the type of their column; a missing one is empty.
-
-    Raises:
-        DataError: a label is a number that is not whole.
-    """
+    """The labels as text, by the type of their column; a missing one is empty."""
     found = []
     whole = False
     for row, value in enumerate(table.column(index)):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from vertebra.errors import UsageError, nearest
-from vertebra.photo_files import SUFFIXES as PHOTO_SUFFIXES
 
 from .dataset import DataError
 from .label_names import KNOWN_SPLITS, Ignored, argument, split_of, tidy
-from .table_file import Table
+from .table_file import Table, is_photo_name
 from .table_splits import (
     LIKE_SPLITS,
     SPLIT_COLUMNS,
@@ -54,12 +53,6 @@ class Asked:
     split_column: str | None = None
     image_root: str | None = None
 
-    @property
-    def flags(self) -> list[str]:
-        """As words of a command."""
-        said = {name: value for name, value in asdict(self).items() if value is not None}
-        return [word for name, value in said.items() for word in (f"--{name.replace('_', '-')}", value)]
-
     def fits(self, names: Sequence[str]) -> bool:
         """Whether a table's first line has the columns of a path and of a label."""
         keys = {column_key(name.strip('" ')) for name in names}
@@ -69,26 +62,14 @@ class Asked:
         )
 
 
-@dataclass(frozen=True)
-class Columns:
-    """What is read of a table."""
-
-    path: int
-    label: int
-    splits: list[str | None] | None  # of each row as it is written; None where the table has no column of it
-    notes: tuple[str, ...]
-
-
-def choose_columns(table: Table, ignored: Ignored, said: Asked) -> Columns:
-    """Choose the columns by what was said of them, or by their names; those of splits also by their values.
-
-    Raises:
-        DataError: a column is missing or there are two of it, or a column of splits has other values.
-        UsageError: there is no column of a name that was said.
-    """
+def choose_columns(
+    table: Table, ignored: Ignored, said: Asked, notes: list[str]
+) -> tuple[int, int, list[str | None] | None]:
+    """Path, label and of each row the split as it is written, or None; by what was said, or by names and values."""
     here = [i for i, name in enumerate(table.names) if not ignored.has(name)]
     asked = [table.names[i] for i in range(len(table.names)) if i not in here]
-    notes = [f"Columns ignored, as asked: {quoted_list(asked)}."] if asked else []
+    if asked:
+        notes.append(f"Columns ignored, as asked: {quoted_list(asked)}.")
     path = _choose(table, here, _PATHS, said.path_column, notes)
     label = _choose(table, here, _LABELS, said.label_column, notes)
     if path == label:
@@ -98,8 +79,8 @@ def choose_columns(table: Table, ignored: Ignored, said: Asked) -> Columns:
         own = _named(table, here, "split", said.split_column)
         if own in (path, label):
             raise UsageError(f"{table.source}: the column {table.names[own]!r} cannot be the split as well.")
-        kinds = {i: "name" if i == own and kind != "boolean" else kind for i, kind in kinds.items()}
-        kinds = {i: None if i != own and kind != "partly" else kind for i, kind in kinds.items()}
+        own_kind = "boolean" if kinds[own] == "boolean" else "name"
+        kinds = {i: kind if kind == "partly" else None for i, kind in kinds.items()} | {own: own_kind}
     by_name, by_value, partly = (
         [i for i, kind in kinds.items() if kind == wanted] for wanted in ("name", "boolean", "partly")
     )
@@ -132,7 +113,7 @@ def choose_columns(table: Table, ignored: Ignored, said: Asked) -> Columns:
         f"--split-column {argument(table.names[i])} if it is one; the photos are split without it."
         for i in partly
     ]
-    return Columns(path, label, splits, tuple(notes))
+    return path, label, splits
 
 
 def _choose(
@@ -166,11 +147,7 @@ def _choose(
 
 
 def _named(table: Table, here: Sequence[int], wanted: str, said: str) -> int:
-    """The column of a name, as it is written or else without case, spaces and signs.
-
-    Raises:
-        UsageError: there is none, or more than one.
-    """
+    """The column of a name, as it is written or else without case, spaces and signs."""
     names = [table.names[i] for i in here]
     found = [i for i in here if table.names[i] == tidy(said)]
     found = found or [i for i in here if column_key(table.names[i]) == column_key(said) != ""]
@@ -185,60 +162,43 @@ def _named(table: Table, here: Sequence[int], wanted: str, said: str) -> int:
 def _without(table: Table, wanted: str, here: Sequence[int]) -> str:
     """What is said where a column is missing."""
     there = [table.names[i] for i in here]
+    missing = f"{table.source} has no column {wanted!r}"
     words = (word for name in there for word in (name, *name.split()))
-    photo = next((word for word in words if _is_photo(word)), None)
+    photo = next((word for word in words if is_photo_name(word)), None)
     if photo is not None:
         return (
-            f"{table.source} has no column {wanted!r}: its first line has a photo, {photo}. Put the names of the "
-            "columns above it: path,label or path,label,split."
+            f"{missing}: its first line has a photo, {photo}. Put the names of the columns above it: path,label or "
+            "path,label,split."
         )
     if len(there) == 1 and (cut := re.split(r"[,;\t|]", there[0]))[1:]:
-        return (
-            f"{table.source} has no column {wanted!r}: its first line is one field, {there[0]!r}. Take away the quotes "
-            f"around whole lines: {','.join(cut)}."
-        )
+        quoted = "Take away the quotes around whole lines"
+        return f"{missing}: its first line is one field, {there[0]!r}. {quoted}: {','.join(cut)}."
     if wanted == "label" and (one_hot := _one_hot(table, here)):
-        names = [table.names[i] for i in one_hot]
-        several = next((row for row, ones in enumerate(_ones(table, one_hot)) if ones != 1), None)
-        span = f"{one_hot[0]}:{one_hot[-1] + 1}"
-        how = (
-            f": table['label'] = table.iloc[:, {span}].idxmax(axis=1)" if _is_span(one_hot) else ", with idxmax(axis=1)"
-        )
-        return (
-            f"{table.source} has no column 'label', but {len(names)} of zeros and ones "
-            f"({', '.join(map(repr, names[:3]))}{', …' if names[3:] else ''}), as where each class has one. "
-            + (
-                f"Add a column 'label' with the name of each photo's class, in pandas{how}."
-                if several is None
-                else f"In {table.where(several)} not exactly one of them is 1, but a photo has one class here: add a "
-                "column 'label' that says which."
+        names = [repr(table.names[i]) for i in one_hot]
+        few = f"{', '.join(names[:3])}{', …' if names[3:] else ''}"
+        ones = [sum(map(float, row)) for row in zip(*map(table.column, one_hot), strict=True)]
+        several = next((row for row, count in enumerate(ones) if count != 1), None)
+        how = ", with idxmax(axis=1)"
+        if one_hot == list(range(one_hot[0], one_hot[-1] + 1)):
+            how = f": table['label'] = table.iloc[:, {one_hot[0]}:{one_hot[-1] + 1}].idxmax(axis=1)"
+        remedy = f"Add a column 'label' with the name of each photo's class, in pandas{how}."
+        if several is not None:
+            remedy = (
+                f"In {table.where(several)} not exactly one of them is 1, but a photo has one class here: add a column "
+                "'label' that says which."
             )
-        )
-    if meant := _of_photos(table, here) if wanted == "path" else []:
-        return (
-            f"{table.source} has no column 'path' (it has {', '.join(there)}). The column {meant[0]!r} has names of "
-            f"photos: give --path-column {argument(meant[0])}"
-            + ("." if _has_labels(there) else ", and --label-column NAME for that of the labels.")
-        )
+        return f"{missing}, but {len(names)} of zeros and ones ({few}), as where each class has one. {remedy}"
+    missing = f"{missing} (it has {', '.join(there) or 'none'})."
+    photos = [i for i in here if wanted == "path" and table.names[i] and _all(table, i, is_photo_name)]
+    if photos:
+        name = table.names[photos[0]]
+        has_labels = any(column_key(name) in known for name in there for known in _LABELS)
+        rest = "." if has_labels else ", and --label-column NAME for that of the labels."
+        return f"{missing} The column {name!r} has names of photos: give --path-column {argument(name)}{rest}"
     others = there if wanted == "path" else there[1:]
-    which = f"If one of them is it, give --{wanted}-column NAME. " if others else ""
-    return (
-        f"{table.source} has no column {wanted!r} (it has {', '.join(there) or 'none'}). {nearest(wanted, there)} "
-        f"{which}The first line names the columns: path,label or path,label,split."
-    ).replace("  ", " ")
-
-
-def _is_photo(text: str) -> bool:
-    return text.strip().lower().endswith(tuple(PHOTO_SUFFIXES))
-
-
-def _has_labels(names: Sequence[str]) -> bool:
-    return any(column_key(name) in known for name in names for known in _LABELS)
-
-
-def _of_photos(table: Table, here: Sequence[int]) -> list[str]:
-    """The columns whose first values are names of photos."""
-    return [table.names[i] for i in here if table.names[i] and _all(table, i, _is_photo)]
+    which = f"If one of them is it, give --{wanted}-column NAME." if others else ""
+    how = "The first line names the columns: path,label or path,label,split."
+    return " ".join(filter(None, [missing, nearest(wanted, there), which, how]))
 
 
 def _one_hot(table: Table, here: Sequence[int]) -> list[int]:
@@ -249,20 +209,9 @@ def _one_hot(table: Table, here: Sequence[int]) -> list[int]:
     return found if len(found) > 1 and not others else []
 
 
-def _ones(table: Table, indices: Sequence[int]) -> list[float]:
-    """How many of the columns are 1, for each row."""
-    return [sum(map(float, row)) for row in zip(*map(table.column, indices), strict=True)]
-
-
-def _is_span(indices: Sequence[int]) -> bool:
-    return list(indices) == list(range(indices[0], indices[-1] + 1))
-
-
 def _all(table: Table, index: int, test: Callable[[str], bool], *, whole: bool = False) -> bool:
     """Whether a test holds for a column's first values, or for the whole of it, of text or numbers."""
-    if not re.match(r"(large_)?string|string_view|bool|u?int|float|double", table.kinds[index]):
-        return False
-    values = table.column(index)[: None if whole else 1000]
+    values = table.column(index)[: None if whole else 1000] if table.holds_text_or_numbers(index) else []
     return bool(values) and all(test(cell_text(value)) for value in values)
 
 

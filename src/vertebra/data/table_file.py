@@ -1,4 +1,4 @@
-"""Files of tables → columns. Text is read strictly: a row without the fields of the first line is refused."""
+"""Files of tables, text or Parquet → columns. A row of text without the fields of the first line is refused."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vertebra.errors import first_line, needing
 from vertebra.photo_files import SUFFIXES as PHOTO_SUFFIXES
 
 from .dataset import DataError
@@ -28,6 +29,11 @@ _OTHERS = (
     (b"PAR1", "it is a Parquet table, whose name must end in .parquet"),
     (b"version https://git-lfs", "it is a Git LFS pointer; git lfs pull brings the file"),
 )
+
+_EMPTY = "Rows in which all fields are empty, and left out"
+_LONGER = "Rows that end in more separators than the first line, with nothing behind them"
+_SHORTER = "Rows without the fields of the last columns, which have no name"
+_SEVERAL = "Rows with a value of several lines"
 
 # The type that Excel offers first is in the encoding of the system, Windows-1252 in western Europe.
 SAVE_AS_UTF8 = "Save the table as CSV in UTF-8, in Excel the type “CSV UTF-8”."
@@ -50,15 +56,15 @@ class Table:
     kinds: tuple[str, ...]  # the type of each column, as the file has it; "string" for text
     notes: tuple[str, ...] = ()
 
+    def holds_text_or_numbers(self, index: int) -> bool:
+        """Whether a column does, or truth values: no bytes, lists or dates."""
+        return re.match(r"(large_)?string|bool|u?int|float|double", self.kinds[index]) is not None
+
 
 def read_text(path: Path, fits: Callable[[Sequence[str]], bool]) -> Table:
     """A table of text in UTF-8, or in UTF-16 with its byte order mark.
 
     `fits` says whether a first line has the names of the columns that are needed; the separator is chosen by it.
-
-    Raises:
-        DataError: it cannot be read, is no such text, may have more than one separator, or a row has too few or too
-            many fields or a stray quote.
     """
     lines, notes = _lines(path)
     separator, start = None, 0
@@ -80,13 +86,11 @@ def read_text(path: Path, fits: Callable[[Sequence[str]], bool]) -> Table:
             f"in line {start + 1} {_SEPARATORS[others[0]]} do. Write sep={others[0]}, or leave that line out."
         )
     if not is_text(lines[start]):
-        raise _no_utf8(path, start)
+        what = f"line {start + 1} has other bytes, as Latin-1 has them"
+        raise DataError(f"{path} is no table of text in UTF-8: {what}. {SAVE_AS_UTF8}")
     rows: list[list[str]] = []
     numbers: list[int] = []
-    empty: list[int] = []
-    several: list[int] = []
-    longer: list[int] = []
-    shorter: list[int] = []
+    unusual: dict[str, list[int]] = {what: [] for what in (_EMPTY, _LONGER, _SHORTER, _SEVERAL)}  # numbers of lines
     end = start + 1
     while end < len(lines):
         number, end = end, _end(lines, end)
@@ -94,7 +98,7 @@ def read_text(path: Path, fits: Callable[[Sequence[str]], bool]) -> Table:
             continue
         fields = _fields(_joined(lines[number:end], separator, len(header), path, number), separator, path, number)
         if len(fields) >= len(header) and not any(field.strip() for field in fields):
-            empty.append(number + 1)  # as spreadsheets write rows that were cleared
+            unusual[_EMPTY].append(number + 1)  # as spreadsheets write rows that were cleared
             continue
         if (
             not rows
@@ -104,13 +108,20 @@ def read_text(path: Path, fits: Callable[[Sequence[str]], bool]) -> Table:
             header = ["", *header]  # R's write.table names no column for them
         if len(fields) > len(header) and not any(field.strip() for field in fields[len(header) :]):
             fields = fields[: len(header)]
-            longer.append(number + 1)
+            unusual[_LONGER].append(number + 1)
         elif len(fields) < len(header) and not any(name.strip() for name in header[len(fields) :]):
             fields = [*fields, *[""] * (len(header) - len(fields))]
-            shorter.append(number + 1)
+            unusual[_SHORTER].append(number + 1)
         if len(fields) != len(header):
-            raise _wrong_fields(
-                len(fields), len(header), separator, f"{path}, line {number + 1}", lines[start], lines[number]
+            name = _SEPARATORS.get(separator, repr(separator))
+            remedy = f'Put a value that contains {name} in quotes: "black{separator} white".'
+            if len(header) == 1:
+                remedy = "Leave out what stands above the line that names the columns."
+            if lines[start].startswith("#") or lines[number].startswith("#"):
+                remedy += " A line that begins with # is no comment here: leave it out."
+            raise DataError(
+                f"{path}, line {number + 1}: it has {len(fields)} fields, and the first line names {len(header)} "
+                f"columns. {remedy}"
             )
         if fields == header:
             raise DataError(
@@ -120,17 +131,8 @@ def read_text(path: Path, fits: Callable[[Sequence[str]], bool]) -> Table:
         rows.append(fields)
         numbers.append(number + 1)
         if end > number + 1:
-            several.append(number + 1)
-    if empty:
-        notes += (f"Rows in which all fields are empty, and left out: {len(empty):,}, first in line {empty[0]}.",)
-    for what, found in (
-        ("that end in more separators than the first line, with nothing behind them", longer),
-        ("without the fields of the last columns, which have no name", shorter),
-    ):
-        if found:
-            notes += (f"Rows {what}: {len(found):,}, first in line {found[0]}.",)
-    if several:
-        notes += (f"Rows with a value of several lines: {len(several):,}, first in line {several[0]}.",)
+            unusual[_SEVERAL].append(number + 1)
+    notes += tuple(f"{what}: {len(at):,}, first in line {at[0]}." for what, at in unusual.items() if at)
     return Table(
         str(path),
         tuple(name.strip() for name in header),
@@ -142,13 +144,40 @@ def read_text(path: Path, fits: Callable[[Sequence[str]], bool]) -> Table:
     )
 
 
+def read_parquet(path: Path) -> Table:
+    """A .parquet file, of which only the columns that are asked for are read."""
+    with needing("parquet", f"reading {path.name}"):
+        import pyarrow
+        from pyarrow import parquet
+
+    def column(index: int) -> list[Any]:
+        try:
+            values: list[Any] = file.read(columns=[names[index]]).column(0).to_pylist()
+        except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: the column {names[index]!r} cannot be read ({first_line(error)}).") from error
+        return values
+
+    try:
+        # Not `read_table`, which takes folders named `split=train` above the file for columns of it.
+        file = parquet.ParquetFile(path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file.") from None
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path} is no Parquet table ({first_line(error)}).") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or first_line(error)}).") from error
+    names = tuple(file.schema_arrow.names)
+    # Where values are numbered in a dictionary, their type is what counts.
+    kinds = tuple(
+        str(kind.value_type if pyarrow.types.is_dictionary(kind) else kind) for kind in file.schema_arrow.types
+    )
+    return Table(str(path), names, file.metadata.num_rows, lambda index: f"row {index + 1}", column, kinds)
+
+
 def _separator(lines: Sequence[str], usual: str, path: Path, number: int, fits: Callable[[Sequence[str]], bool]) -> str:
     """What stands between the fields of a table, from its first line: what gives the columns that are needed.
 
     Where nothing does, what cuts the first lines alike: the error that follows then names the columns.
-
-    Raises:
-        DataError: more than one sign would do.
     """
     marks = [usual, *(mark for mark in ",;\t|" if mark != usual)]
     if not any(mark in lines[0] for mark in marks):
@@ -212,12 +241,6 @@ def _lines(path: Path) -> tuple[list[str], tuple[str, ...]]:
     return re.split(r"\r\n|\n|\r", content.decode("utf-8", errors="surrogateescape").lstrip(_MARK)), ()
 
 
-def _no_utf8(path: Path, number: int) -> DataError:
-    return DataError(
-        f"{path} is no table of text in UTF-8: line {number + 1} has other bytes, as Latin-1 has them. {SAVE_AS_UTF8}"
-    )
-
-
 def _end(lines: Sequence[str], number: int) -> int:
     """Where the row of a line ends: below it, or below the line that closes its last quote where there is one."""
     quotes = 0
@@ -236,46 +259,20 @@ def _joined(lines: Sequence[str], separator: str, columns: int, path: Path, numb
     """
     if len(lines) == 1:
         return lines[0]
-    if any(_is_photo(field) for line in lines for field in line.split(separator)):
-
-        def is_row(line: str) -> bool:
-            fields = line.split(separator)
-            return len(fields) >= columns and any(_is_photo(field) for field in fields)
-    else:  # a table without suffixes
-
-        def is_row(line: str) -> bool:
-            return line.count(separator) >= columns - 1
-
-    if any(map(is_row, lines[1:-1])) or (is_row(lines[0]) and is_row(lines[-1])):
-        return lines[0]
-    return "\n".join(lines)
+    rows = [line.split(separator) for line in lines]
+    photos = [any(map(is_photo_name, fields)) for fields in rows]
+    # In a table without suffixes, a line of enough fields looks like a row.
+    alike = [len(row) >= columns and (photo or not any(photos)) for row, photo in zip(rows, photos, strict=True)]
+    return lines[0] if any(alike[1:-1]) or (alike[0] and alike[-1]) else "\n".join(lines)
 
 
-def _is_photo(field: str) -> bool:
-    return field.strip(' "').lower().endswith(tuple(PHOTO_SUFFIXES))
-
-
-def _wrong_fields(count: int, columns: int, separator: str, where: str, header: str, line: str) -> DataError:
-    remedy = (
-        f'Put a value that contains {_SEPARATORS.get(separator, repr(separator))} in quotes: "black{separator} white".'
-    )
-    if columns == 1:
-        remedy = "Leave out what stands above the line that names the columns."
-    return DataError(
-        f"{where}: it has {count} fields, and the first line names {columns} columns. {remedy}{_comment(header, line)}"
-    )
-
-
-def _comment(*lines: str) -> str:
-    return " A line that begins with # is no comment here: leave it out." if any(x[:1] == "#" for x in lines) else ""
+def is_photo_name(text: str) -> bool:
+    """Whether a field, with or without quotes, ends as the names of photos do."""
+    return text.strip(' "').lower().endswith(tuple(PHOTO_SUFFIXES))
 
 
 def _fields(line: str, separator: str, path: Path, number: int) -> list[str]:
-    """The fields of a row.
-
-    Raises:
-        DataError: a quote is not closed, or stands within a field.
-    """
+    """The fields of a row; a quote that is not closed, or stands within a field, is refused."""
     if '"' not in line:
         return line.split(separator)
     mark = re.escape(separator)

@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -44,20 +44,15 @@ class PathFinder:
             raise UsageError(f"there is no folder {said.image_root!r}, which --image-root asks for.")
         self._read_as: Counter[str] = Counter()
         self._endings: Counter[str] = Counter()
-        # Of each folder that was looked into: name without its ending, and whole name in lower case -> names.
-        self._stems: dict[Path, dict[str, list[str]]] = {}
-        self._folded: dict[Path, dict[str, list[str]]] = {}
+        # Of each folder that was listed, the photos by the name without its ending, and by the one in lower case.
+        self._listed: dict[Path, tuple[defaultdict[str, list[str]], defaultdict[str, list[str]]]] = {}
         self._rows: Sequence[Row] = ()
         self._found: Sequence[Path] = ()
         self._missing: list[str] = []
         self._relative = False
 
     def find(self, rows: Sequence[Row]) -> list[Path]:
-        """The path of each photo; those that are not there are noted.
-
-        Raises:
-            DataError: one is an address on the web, no text, or may be either of two files.
-        """
+        """The path of each photo; those that are not there are noted."""
         found = [self._find(row) for row in rows]
         for number, (row, path) in enumerate(zip(rows, found, strict=True)):
             if not os.path.lexists(path):
@@ -109,9 +104,6 @@ class PathFinder:
         """The one photo that has such a name in another case, or such a name and an ending; else the path as it is.
 
         Tables of competitions give numbers of photos, `0a1b2c` for `0a1b2c.jpg`.
-
-        Raises:
-            DataError: there are several.
         """
         found = self._named_alike(path)
         if path.suffix.lower() in PHOTO_SUFFIXES:  # Windows and macOS do not tell cases apart
@@ -131,19 +123,18 @@ class PathFinder:
 
     def _named_alike(self, path: Path) -> list[str]:
         """Photos beside a path that it may mean: its name in another case or, where it has no ending, with one."""
-        if path.parent not in self._stems:
-            stems: dict[str, list[str]] = {}
-            folded: dict[str, list[str]] = {}
+        if path.parent not in self._listed:
+            by_stem, by_name = self._listed[path.parent] = (defaultdict(list), defaultdict(list))
             with suppress(OSError, ValueError):
                 for entry in entries(path.parent):
                     stem, ending = os.path.splitext(entry.name)  # noqa: PTH122 - of an entry
                     if ending.lower() in PHOTO_SUFFIXES:
-                        stems.setdefault(stem, []).append(entry.name)
-                        folded.setdefault(entry.name.casefold(), []).append(entry.name)
-            self._stems[path.parent], self._folded[path.parent] = stems, folded
+                        by_stem[stem].append(entry.name)
+                        by_name[entry.name.casefold()].append(entry.name)
+        by_stem, by_name = self._listed[path.parent]
         if path.suffix.lower() in PHOTO_SUFFIXES:
-            return self._folded[path.parent].get(path.name.casefold(), [])
-        return self._stems[path.parent].get(path.name, [])
+            return by_name.get(path.name.casefold(), [])
+        return by_stem.get(path.name, [])
 
     @property
     def looked_in(self) -> str:
@@ -171,7 +162,11 @@ class PathFinder:
         if self._said.image_root is not None or self.root.resolve() == Path.cwd():
             return []
         pairs = zip(self._rows[:1000], self._found[:1000], strict=True)
-        both = [row.path for row, path in pairs if os.path.exists(row.path) and not _is_same(row.path, path)]  # noqa: PTH110
+        both = [
+            row.path
+            for row, path in pairs
+            if os.path.exists(row.path) and os.path.realpath(row.path) != os.path.realpath(path)  # noqa: PTH110
+        ]
         if not both:
             return []
         return [
@@ -181,11 +176,7 @@ class PathFinder:
         ]
 
     def check(self) -> None:
-        """Refuse a table of which no photo is there.
-
-        Raises:
-            DataError: says where they were looked for, and where they are.
-        """
+        """Refuse a table of which no photo is there."""
         if len(self._missing) < len(self._rows):
             return
         row, path, count = self._rows[0], self._found[0], len({os.path.normpath(path) for path in self._found})
@@ -221,10 +212,3 @@ class PathFinder:
         tails += [os.path.splitext(tail)[0] for tail in tails if tail.lower().endswith(tuple(PHOTO_SUFFIXES))]  # noqa: PTH122
         with_suffix = (f"{tail}{suffix}" for tail in tails for suffix in ("", *sorted(PHOTO_SUFFIXES)))
         return next((each for each in with_suffix if os.path.isfile(self._table.parent / each)), None)  # noqa: PTH113
-
-
-def _is_same(one: str, other: Path) -> bool:
-    try:
-        return os.path.samefile(one, other)  # noqa: PTH121 - may be no path
-    except (OSError, ValueError):
-        return False

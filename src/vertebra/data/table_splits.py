@@ -14,17 +14,7 @@ from .table_file import SAVE_AS_UTF8, Table
 
 # Columns that say the split by its name, where their values are names of splits.
 SPLIT_COLUMNS = (
-    "split",
-    "splits",
-    "datasplit",
-    "set",
-    "subset",
-    "partition",
-    "part",
-    "phase",
-    "stage",
-    "usage",
-    "fold",
+    *("split", "splits", "datasplit", "set", "subset", "partition", "part", "phase", "stage", "usage", "fold"),
 )
 # What columns are called that may say a split in a way that is not read.
 LIKE_SPLITS = re.compile(r"^(k|cv|train|val|test)?folds?$|h[eo]ldout|split|(?<!s)train")
@@ -36,17 +26,13 @@ _BOOLEANS = {
 
 
 def split_kind(table: Table, index: int) -> str | None:
-    """Whether a column says the split by its "name", as a "boolean", perhaps ("partly"), or not at all.
-
-    Raises:
-        DataError: by its name it does, and by its values it does not, or it may mean something else.
-    """
+    """Whether a column says the split by its "name", as a "boolean", perhaps ("partly"), or not at all."""
     name, key = table.names[index], column_key(table.names[index])
     if key == "split":
         return "name"
     within = split_within(name)
     is_boolean = within is not None and within[1] in ("", "is")
-    if table.kinds[index] not in _READABLE and not re.match(r"u?int|float|double", table.kinds[index]):
+    if not table.holds_text_or_numbers(index):
         return None
     values = table.column(index)
     if is_boolean and key not in SPLIT_COLUMNS:
@@ -74,15 +60,8 @@ def split_kind(table: Table, index: int) -> str | None:
     return "partly" if "train" in near and len(near) > 1 else None
 
 
-_READABLE = ("string", "large_string", "string_view", "bool")
-
-
 def split_text(table: Table, index: int, row: int, value: Any) -> str | None:
-    """The split of a row as it is written; None where it has none.
-
-    Raises:
-        DataError: it is no text.
-    """
+    """The split of a row as it is written; None where it has none."""
     text = "" if _is_missing(value) else cell_text(value)
     if not is_text(text):
         raise DataError(
@@ -92,11 +71,7 @@ def split_text(table: Table, index: int, row: int, value: Any) -> str | None:
 
 
 def check_split(text: str, where: str) -> str:
-    """The split that a value stands for.
-
-    Raises:
-        DataError: it stands for none.
-    """
+    """The split that a value stands for."""
     found = split_of(text)
     if found is None:
         spellings = [spelling for group in SPLIT_SPELLINGS.values() for spelling in group]
@@ -108,11 +83,7 @@ def check_split(text: str, where: str) -> str:
 
 
 def splits_from_booleans(table: Table, indices: Sequence[int]) -> list[str]:
-    """The split of each row, from columns such as is_valid and is_test; a row that is in none is for training.
-
-    Raises:
-        DataError: a row is in two.
-    """
+    """The split of each row, from columns such as is_valid and is_test; a row that is in none is for training."""
     found: list[str | None] = [None] * table.rows
     trained = False
     for index in indices:
