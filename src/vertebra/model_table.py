@@ -64,21 +64,15 @@ def networks() -> Mapping[str, PublishedNetwork]:
     """All networks by name, sorted."""
     found = {}
     for row in _TABLE["networks"]:
-        members = {
-            member: PublishedWeights(f"{row['enum']}.{member}", **values) for member, values in row["weights"].items()
-        }
-        found[row["name"]] = PublishedNetwork(
-            row["name"], row["family"], tuple(members.values()), members[row["default"]]
-        )
+        enum, default = row["enum"], row["default"]
+        members = {member: PublishedWeights(f"{enum}.{member}", **values) for member, values in row["weights"].items()}
+        network = PublishedNetwork(row["name"], row["family"], tuple(members.values()), members[default])
+        found[network.name] = network
     return found
 
 
 def find_network(name: str) -> PublishedNetwork:
-    """The network of that name, also timm's; with one of timm's tags, only the weights that it names.
-
-    Raises:
-        UsageError: there is none, or no such weights; the message has the nearest names.
-    """
+    """The network of that name, also timm's; with one of timm's tags, only the weights that it names."""
     read = read_network_name(name)
     found = networks()[read.alias.name]
     if read.tag or read.alias.options:
@@ -88,24 +82,22 @@ def find_network(name: str) -> PublishedNetwork:
     return found
 
 
-def read_network_name(name: str) -> TimmName:
+def read_network_name(name: object) -> TimmName:
     """What a network's name, ours or timm's, says: the network, the tag of its weights, its width.
 
     Raises:
-        UsageError: there is none; the message has the nearest names.
+        UsageError: there is no such network; the message has the nearest names.
     """
+    if not isinstance(name, str):
+        raise UsageError(f"the model's name is {name!r}; it must be a word such as 'resnet50'.")
     found = read_name(name, networks())
     if found is None:
-        raise UsageError(explain_unknown(name, networks(), FAMILY_CLASSES))
+        raise UsageError(explain_unknown(name.strip(), networks(), FAMILY_CLASSES))
     return found
 
 
 def find_weights(name: str) -> PublishedWeights:
-    """The weights of that name: "resnet50" for its default, or "ResNet50_Weights.IMAGENET1K_V2".
-
-    Raises:
-        UsageError: there are none; the message has the nearest names.
-    """
+    """The weights of that name: "resnet50" for its default, or "ResNet50_Weights.IMAGENET1K_V2"."""
     member = name.partition(".")[2]
     if not member:
         return find_network(name).default
@@ -127,10 +119,6 @@ def families_of_any_size() -> str:
 
 
 def check_family(name: str) -> None:
-    """Refuse what is no family.
-
-    Raises:
-        UsageError: it is none.
-    """
+    """Refuse, with a `UsageError`, what is no family."""
     if name not in FAMILIES:
         raise UsageError(f"there is no family {name!r}; there are {', '.join(FAMILIES)}. {nearest(name, FAMILIES)}")

@@ -14,9 +14,8 @@ from vertebra.card import METADATA_KEY, Card, Preprocessing, WeightSource
 from vertebra.errors import UsageError, warn
 from vertebra.model_argument import ModelArgument, ModelKind, resolve_model
 from vertebra.models import ConvNet, WeightsEnum, create_model, get_model_weights
-from vertebra.models.origin import check_architecture
 from vertebra.models.published_weights import published, resolve
-from vertebra.models.weight_reader import CHECKSUM_KEY, NETWORK_KEY, checksum, read_card
+from vertebra.models.weight_reader import CHECKSUM_KEY, NETWORK_KEY, check_architecture, checksum, read_card
 from vertebra.weight_files import cached_path
 
 from .classes_argument import ClassNames, check_same_order, class_names

@@ -20,7 +20,7 @@ from vertebra.card import Card, Preprocessing, WeightSource
 from vertebra.errors import UsageError
 from vertebra.files import WEIGHT_SUFFIXES
 from vertebra.models import ConvNet, get_model_weights, get_weight
-from vertebra.models.origin import Origin
+from vertebra.models.build import Origin
 from vertebra.preprocessing import timm_config
 
 from .network_card import LICENCES

@@ -1,33 +1,103 @@
-"""Build a network: with random weights, or without initialising any, with those of a file."""
+"""Build a network with random weights, or with those of a file; and the builders that do so, such as `resnet50`."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from vertebra import weight_files
+from vertebra.card import Card
 from vertebra.errors import WeightsError, check_count, warn
+from vertebra.units import MEGA
 
 from . import timm_weights, weight_reader
 from .convnet import ConvNet
-from .origin import Origin, check_architecture
 from .published_weights import WeightsEnum, published, resolve
-from .registry import name_of, network_class
+from .registry import MODELS, Registered, name_of, network_class
 from .state_dict import fitting, load_state_dict, meta_build
+from .timm_arguments import translated
 from .unwrap import Candidate, fitting_weights
 
 N = TypeVar("N", bound=ConvNet)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """The weights that a network was built with; they may have been trained further since."""
+
+    name: str  # of the network, as `list_models` has it
+    weights: WeightsEnum | None  # published ones
+    file: Path | None = None  # one's own, absolute
+    card: Card | None = None  # of that file
+
+
+def register_model(
+    weights: type[WeightsEnum], network: Callable[..., N], title: str, make: Callable[..., N] | None = None
+) -> Callable[..., N]:
+    """The builder of a network, with the signature of torchvision's, which is listed under the name of its weights.
+
+    Args:
+        weights: its published weights: those of "resnet18" are `ResNet18_Weights`.
+        network: its class, or a function whose annotated result is of that class; either may be partial.
+        title: what the builder's docstring calls it, before the figures of its default weights.
+        make: what is called with the arguments of `build`; None is `build`.
+    """
+    name, cls, default = name_of(weights), network_class(network), weights["DEFAULT"]
+
+    def builder(*args: Any, **kwargs: Any) -> N:
+        options = _modern_arguments(name, weights, args, kwargs)
+        options, change_head = translated(name, cls, options)
+        model = (make or build)(network, weights, **options)
+        model._default = (name, default)
+        change_head(model)
+        return model
+
+    side, millions = default.preprocessing.crop_size, default.meta["num_params"] / MEGA
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [
+        inspect.Parameter("weights", keyword, default=None, annotation=weights | None),
+        inspect.Parameter("progress", keyword, default=True, annotation=bool),
+        inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD, annotation=Any),
+    ]
+    builder.__signature__ = inspect.Signature(parameters, return_annotation=cls)  # type: ignore[attr-defined]
+    builder.__annotations__ = {each.name: each.annotation for each in parameters} | {"return": cls}
+    builder.__module__, builder.__name__, builder.__qualname__ = cls.__module__, name, name
+    builder.__doc__ = f"{title}: {millions:.1f} M parameters, {default.meta['_ops']:.1f} GMACs at {side} × {side}."
+    MODELS[name] = Registered(builder, weights, family=cls.__module__.rpartition(".")[2])
+    return builder
+
+
+def _modern_arguments(
+    name: str, weights: type[WeightsEnum], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Before torchvision 0.13 one wrote resnet50(True) or resnet50(pretrained=True) for the first weights."""
+    if len(args) > 2:
+        raise TypeError(f"{name}() takes weights and progress by position, got {len(args)} arguments")
+    for key, value in zip(("weights", "progress"), args, strict=False):
+        if key in kwargs:
+            raise TypeError(f"{name}() got two values for {key!r}")
+        kwargs[key] = value
+    pretrained = kwargs.pop("pretrained", None)
+    if isinstance(kwargs.get("weights"), bool):
+        pretrained = kwargs.pop("weights")
+    if pretrained is None:
+        return kwargs
+    member = next(iter(weights)) if pretrained else None
+    warnings.warn(f"pretrained={pretrained} is deprecated; write {name}(weights={member!r})", stacklevel=3)
+    return {"weights": member} | kwargs
+
+
 def build(
     network: Callable[..., N],
     weights_enum: type[WeightsEnum],
-    weights: Any,
-    progress: bool,
+    weights: Any = None,
+    progress: bool = True,
     *,
     num_classes: int | None = None,
     in_channels: int | None = None,
@@ -62,7 +132,7 @@ def build(
         if isinstance(source, Path) or not weight_files.is_sound_again(source.url, progress):
             raise
         content = weight_reader.read(path, mapped=mapped)
-    check_architecture(content.card, name_of(weights_enum), path)
+    weight_reader.check_architecture(content.card, name_of(weights_enum), path)
     cls = network_class(network)
 
     def fit(candidate: Candidate) -> tuple[N, Mapping[str, Tensor]]:
@@ -75,27 +145,23 @@ def build(
         with meta_build():
             model = network(**assumed | _known(settings, cls) | options | found)
         said = settings.get("low_resolution")
-        if said is None and _has_low_stem(model, state):
+        stem = model.stem_module
+        # `reset_resolution` changes only larger kernels, so that these show whether it was called.
+        is_large = isinstance(stem, nn.Conv2d) and stem.kernel_size[0] > 3
+        if said is None and is_large and state[f"{cls.stem_path}.weight"].shape[2:] == (3, 3):
             said = True
-        unsaid = low_resolution is None and said is None
-        model.resolution_assumed = unsaid and isinstance(source, Path) and _has_small_stem(model)
+        model.resolution_assumed = isinstance(source, Path) and low_resolution is None and said is None and not is_large
         if (said if low_resolution is None else low_resolution) is True:
             with meta_build():
                 model.reset_resolution()
         fitting(model, state, str(path))
         return model, state
 
-    @functools.cache
     def names() -> list[str]:
         with meta_build():
             return list(network(**assumed | options).state_dict())
 
-    def lacking(tensors: Mapping[str, Any]) -> list[str]:
-        return _lacking_head(names(), cls.own_names(tensors), cls.head_name)
-
-    candidate, (model, state) = fitting_weights(
-        content, ((cls.stem_path, cls.head_name), *timm_weights.marks(cls)), fit, lacking
-    )
+    candidate, (model, state) = fitting_weights(content, cls, fit, names)
     asked = options if low_resolution is None else options | {"low_resolution": low_resolution}
     said = _known(candidate.hidden_settings, cls, "low_resolution")
     _warn_of_options(path, said, asked, assumed if isinstance(source, Path) else {})
@@ -106,8 +172,7 @@ def build(
         _warn_of_non_finite(path, state)
     load_state_dict(model, state, str(path))
     own = source.absolute() if isinstance(source, Path) else None
-    member = published(weights_enum, source) if isinstance(source, Path) else source
-    model.origin = Origin(name_of(weights_enum), member, own, content.card)
+    model.origin = Origin(name_of(weights_enum), published(weights_enum, source), own, content.card)
     if num_classes is not None and num_classes != model.num_classes:
         model.reset_classifier(num_classes)
     if in_channels is not None:
@@ -119,28 +184,6 @@ def _known(settings: Mapping[str, Any], cls: type[ConvNet], *others: str) -> dic
     """Of what a file says of its network the arguments of the constructor, and these others."""
     found = {name: settings[name] for name in (*cls.hidden_options, *others) if name in settings}
     return {name: value for name, value in found.items() if isinstance(value, bool | list)}
-
-
-def _has_low_stem(model: ConvNet, state: Mapping[str, Tensor]) -> bool:
-    """Whether the first kernels are of 3 × 3 where the network's are larger, as `reset_resolution` makes them."""
-    return not _has_small_stem(model) and tuple(state[f"{model.stem_path}.weight"].shape[2:]) == (3, 3)
-
-
-def _has_small_stem(model: ConvNet) -> bool:
-    """Whether `reset_resolution` leaves the first kernels as they are, so that no tensor shows that it was called."""
-    stem = model.stem_module
-    return not isinstance(stem, nn.Conv2d) or stem.kernel_size[0] <= 3
-
-
-_BODY_SHARE = 0.9  # of the names; GoogLeNet's auxiliary heads may be left out
-
-
-def _lacking_head(wanted: Sequence[str], tensors: Mapping[str, Any], head: str) -> list[str]:
-    """The names of the classifier's tensors, where these are a network's without them; else none."""
-    body = [name for name in wanted if not name.startswith(f"{head}.") and not name.endswith("num_batches_tracked")]
-    if sum(name in tensors for name in body) < _BODY_SHARE * len(body):
-        return []
-    return [name for name in wanted if name.startswith(f"{head}.")]
 
 
 def _warn_of_non_finite(path: Path, state: Mapping[str, Tensor]) -> None:

@@ -1,12 +1,12 @@
-"""What every network can do: return its feature maps, its logits and what lies between, load and save its weights.
+"""What every network can do: feature maps, embedding, logits; loading and saving weights.
 
-A family writes `forward_maps`, which gives one feature map after the other. All other ways through the network, its
-list of stages and activation checkpointing follow from that.
+A family writes `forward_maps`, which gives one feature map after the other. All other forward methods, the list of
+stages and activation checkpointing follow from that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,7 +24,7 @@ from .timm_methods import TimmMethods, unpooled_head
 from .timm_weights import named_as_here
 
 if TYPE_CHECKING:
-    from .origin import Origin
+    from .build import Origin
 
 Run = Callable[..., Any]  # run(x, *layers): the layers one after the other
 
@@ -49,8 +49,6 @@ class ConvNet(TimmMethods, Adaptable):
     origin: Origin | None = None
     _checkpointing = False
 
-    # --- forward ------------------------------------------------------------------------------------------------------
-
     def forward_maps(self, x: Tensor, run: Run) -> Iterator[tuple[str, Tensor]]:
         """The body of the network: the name of each feature map and the map, in turn.
 
@@ -72,33 +70,28 @@ class ConvNet(TimmMethods, Adaptable):
         return x
 
     def prepare_input(self, x: Tensor) -> Tensor:
-        """The images as the first layer takes them.
-
-        Raises:
-            UsageError: they are no images for this network.
-        """
+        """The images as the first layer takes them; a `UsageError` where they are none for this network."""
         self._check_input(x)
         return x
 
     def maps_at(self, x: Tensor, *names: str) -> Iterator[Tensor]:
         """The maps of these names, in the order of `forward_maps`; what none of them needs does not run."""
-        if self._checkpointing and torch.is_grad_enabled():
-            layers: list[Callable[[Tensor], Tensor]] = []
-            for name, more in recorded_layers(self):
-                layers += more
-                if "." not in name or name in names:  # no segment reaches over the end of a stage
-                    x = run_checkpointed(x, layers)
-                    layers = []
-                if name in names:
-                    yield x
-                if name == names[-1]:
-                    return
-        else:
-            for name, found in self.forward_maps(x, in_turn):
-                if name in names:
-                    yield found
-                if name == names[-1]:
-                    return
+        checkpoints = self._checkpointing and torch.is_grad_enabled()
+        maps = self._checkpointed_maps(x, names) if checkpoints else self.forward_maps(x, in_turn)
+        for name, found in maps:
+            if name in names:
+                yield found
+            if name == names[-1]:
+                return
+
+    def _checkpointed_maps(self, x: Tensor, names: Container[str]) -> Iterator[tuple[str, Tensor]]:
+        layers: list[Callable[[Tensor], Tensor]] = []
+        for name, more in recorded_layers(self):
+            layers += more
+            if "." not in name or name in names:  # no segment reaches over the end of a stage
+                x = run_checkpointed(x, layers)
+                layers = []
+                yield name, x
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -193,8 +186,6 @@ class ConvNet(TimmMethods, Adaptable):
                 f"{shape[3]}. Resize them, or choose a network that takes any size, of {families_of_any_size()}."
             )
 
-    # --- weights ------------------------------------------------------------------------------------------------------
-
     def _initialise(self) -> None:
         # On the meta device there is nothing to initialise, and asking for it costs more than building the layers.
         if any(parameter.is_meta for parameter in self.parameters()):
@@ -229,10 +220,7 @@ class ConvNet(TimmMethods, Adaptable):
 
     @property
     def hidden_settings(self) -> dict[str, Any]:
-        """What this network does that the names and shapes of its tensors do not show.
-
-        It travels beside the tensors of `state_dict()`, in the `_metadata` that torch keeps there and saves.
-        """
+        """What this network does that its tensors do not show; saved in the `_metadata` of its `state_dict()`."""
         return {"low_resolution": self.low_resolution} | {name: getattr(self, name) for name in self.hidden_options}
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:

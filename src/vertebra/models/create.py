@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from vertebra.errors import UsageError, warn
+from vertebra.model_table import read_network_name
 from vertebra.timm_names import TimmName
 
 from .convnet import ConvNet
 from .published_weights import resolve
-from .registry import MODELS, Builder, find_registered, read_model_name
+from .registry import MODELS, Builder, find_registered
 
 
 def create_model(
@@ -45,7 +46,7 @@ def create_model(
     model_name = options.pop("model_name", None)
     if (name is None) == (model_name is None):
         raise UsageError("give create_model one name: create_model('resnet50'); name= and model_name= are the same.")
-    found = read_model_name(model_name if name is None else name)
+    found = read_network_name(model_name if name is None else name)
     if found.alias.differs:
         warn(f"{found.timm} is built as {found.alias.name}: {found.alias.differs}.")
     pretrained = options.pop("pretrained", None)

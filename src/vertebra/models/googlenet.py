@@ -6,7 +6,7 @@ layers: 6.6 M parameters instead of 138 M. This is the version with batch norm, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,11 +15,10 @@ from torch.nn import functional as F
 
 from vertebra.errors import UsageError
 
-from .build import build
+from .build import build, register_model
 from .convnet import ConvNet, Run
 from .layers import Layer
 from .published_weights import PORTED, REFERENCES, WeightsEnum, entry, published, resolve
-from .registry import register_model
 
 __all__ = [
     "GoogLeNet",
@@ -241,22 +240,31 @@ class GoogLeNet_Weights(WeightsEnum):
     DEFAULT = IMAGENET1K_V1
 
 
-@register_model(GoogLeNet_Weights)
-def googlenet(*, weights: GoogLeNet_Weights | None = None, progress: bool = True, **kwargs: Any) -> GoogLeNet:
-    """GoogLeNet (Inception v1): 6.6 M parameters, 1.5 GMACs.
-
-    With weights, the auxiliary heads are left out unless `aux_logits=True`; in the published file they are not trained.
-    """
-    source = resolve(GoogLeNet_Weights, weights)
+def _build(
+    network: Callable[..., GoogLeNet],
+    weights_enum: type[WeightsEnum],
+    weights: Any = None,
+    progress: bool = True,
+    **options: Any,
+) -> GoogLeNet:
+    """With weights the auxiliary heads are left out unless they are asked for: the published ones are not trained."""
+    source = resolve(weights_enum, weights)
     if source is None:
-        return build(GoogLeNet, GoogLeNet_Weights, None, progress, **kwargs)
+        return build(network, weights_enum, None, progress, **options)
     # No tensor shows how the input was normalised; what was published, under its name, has 0.5 and 0.5.
-    known = source if isinstance(source, WeightsEnum) else published(GoogLeNet_Weights, source)
-    assumed = {"transform_input": known is not None}
-    aux_logits = kwargs.pop("aux_logits", False)
-    model = build(GoogLeNet, GoogLeNet_Weights, source, progress, assumed=assumed, **kwargs)
+    assumed = {"transform_input": published(weights_enum, source) is not None}
+    aux_logits = options.pop("aux_logits", False)
+    model = build(network, weights_enum, source, progress, assumed=assumed, **options)
     if not aux_logits:
         model.aux_logits, model.aux1, model.aux2 = False, None, None
     elif not model.aux_logits:
         raise UsageError(f"{source} has no auxiliary heads; leave aux_logits out, or train from a file that has them.")
     return model
+
+
+googlenet = register_model(
+    GoogLeNet_Weights,
+    GoogLeNet,
+    "GoogLeNet (Inception v1), with weights without auxiliary heads unless aux_logits=True",
+    make=_build,
+)

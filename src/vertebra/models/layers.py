@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
@@ -13,49 +12,38 @@ from vertebra.errors import UsageError
 Layer = Callable[..., nn.Module]
 
 
-def make_divisible(value: float, divisor: int, min_value: int | None = None) -> int:
+def make_divisible(value: float, divisor: int) -> int:
     """Round a number of channels to a multiple of `divisor`, never below 90 % of `value`.
 
     So does MobileNetV2's reference code,
     https://github.com/tensorflow/models/blob/master/research/slim/nets/mobilenet/mobilenet.py
     """
-    rounded = max(min_value or divisor, int(value + divisor / 2) // divisor * divisor)
+    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * value else rounded
 
 
 class Conv2dNormActivation(nn.Sequential):
-    """Convolution, then normalisation, then activation: (N, in_channels, H, W) → (N, out_channels, H', W').
-
-    `padding=None` keeps the resolution at stride 1. The convolution has a bias only where no normalisation follows.
-    """
+    """Convolution, normalisation, activation: (N, in_channels, H, W) → (N, out_channels, ⌈H/stride⌉, ⌈W/stride⌉)."""
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | tuple[int, int] = 3,
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str | None = None,
+        kernel_size: int = 3,
+        stride: int = 1,
         groups: int = 1,
-        norm_layer: Layer | None = nn.BatchNorm2d,
-        activation_layer: Layer | None = nn.ReLU,
-        dilation: int | tuple[int, int] = 1,
-        inplace: bool | None = True,
-        bias: bool | None = None,
+        *,
+        norm_layer: Layer,
+        activation_layer: Layer | None,
         conv_layer: Layer = nn.Conv2d,
     ) -> None:
-        if padding is None:
-            kernel, dilate = _pair(kernel_size), _pair(dilation)
-            padding = ((kernel[0] - 1) // 2 * dilate[0], (kernel[1] - 1) // 2 * dilate[1])
-        if bias is None:
-            bias = norm_layer is None
+        padding = (kernel_size - 1) // 2
         layers = [
-            conv_layer(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias),
+            conv_layer(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False),
+            norm_layer(out_channels),
         ]
-        if norm_layer is not None:
-            layers.append(norm_layer(out_channels))
         if activation_layer is not None:
-            layers.append(activation_layer() if inplace is None else activation_layer(inplace=inplace))
+            layers.append(activation_layer(inplace=True))
         super().__init__(*layers)
         self.out_channels = out_channels
 
@@ -66,19 +54,13 @@ class SqueezeExcitation(nn.Module):
     `activation` and `scale_activation` are δ and σ of equation 3.
     """
 
-    def __init__(
-        self,
-        input_channels: int,
-        squeeze_channels: int,
-        activation: Layer = nn.ReLU,
-        scale_activation: Layer = nn.Sigmoid,
-    ) -> None:
+    def __init__(self, input_channels: int, squeeze_channels: int, activation: Layer) -> None:
         super().__init__()
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc1 = nn.Conv2d(input_channels, squeeze_channels, 1)
         self.fc2 = nn.Conv2d(squeeze_channels, input_channels, 1)
         self.activation = activation()
-        self.scale_activation = scale_activation()
+        self.scale_activation = nn.Sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
         scale = self.activation(self.fc1(self.avgpool(x)))
@@ -87,42 +69,37 @@ class SqueezeExcitation(nn.Module):
 
 
 @fx.wrap
-def stochastic_depth(input: Tensor, p: float, mode: str, training: bool = True) -> Tensor:
-    """Drop a residual branch with probability `p` and rescale what is kept (Huang et al. 2016).
+def stochastic_depth(x: Tensor, p: float, training: bool) -> Tensor:
+    """Drop a residual branch with probability `p`, each image's by itself, and rescale the others: (N, …) → the same.
 
-    `mode="batch"` drops it for the whole batch, `"row"` for each image by itself. (N, …) → the same shape.
+    Huang et al. 2016, https://arxiv.org/abs/1603.09382.
 
     Raises:
-        UsageError: `p` is outside 0–1, or the mode is another.
+        UsageError: `p` is outside 0–1.
     """
     if not 0.0 <= p <= 1.0:
         raise UsageError(f"p, the probability to drop a branch, is {p}; it must be between 0 and 1.")
-    if mode not in ("batch", "row"):
-        raise UsageError(f"mode is {mode!r}; it must be 'batch' or 'row'.")
     if not training or p == 0.0:
-        return input
+        return x
     survival = 1.0 - p
-    rows = input.shape[0] if mode == "row" else 1
-    noise = torch.empty([rows] + [1] * (input.ndim - 1), dtype=input.dtype, device=input.device)
-    noise = noise.bernoulli_(survival)
+    noise = x.new_empty([x.shape[0]] + [1] * (x.ndim - 1)).bernoulli_(survival)
     if survival > 0.0:
         noise.div_(survival)
-    return input * noise
+    return x * noise
 
 
 class StochasticDepth(nn.Module):
     """`stochastic_depth` as a module, active in training only."""
 
-    def __init__(self, p: float, mode: str) -> None:
+    def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
-        self.mode = mode
 
-    def forward(self, input: Tensor) -> Tensor:
-        return stochastic_depth(input, self.p, self.mode, self.training)
+    def forward(self, x: Tensor) -> Tensor:
+        return stochastic_depth(x, self.p, self.training)
 
     def extra_repr(self) -> str:
-        return f"p={self.p}, mode={self.mode!r}"
+        return f"p={self.p}"
 
 
 @fx.wrap
@@ -143,12 +120,3 @@ class Conv2dSame(nn.Conv2d):
             return super().forward(x)
         x = pad_same(x, self.kernel_size, self.stride)  # type: ignore[arg-type]
         return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
-
-
-def halving_convolutions(network: nn.Module) -> list[nn.Conv2d]:
-    """The convolutions of stride 2, in order."""
-    return [layer for layer in network.modules() if isinstance(layer, nn.Conv2d) and layer.stride == (2, 2)]
-
-
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else value

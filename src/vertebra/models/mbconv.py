@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -24,11 +25,11 @@ class BlockConfig:
     input_channels: int
     out_channels: int
     num_layers: int
-    block: Callable[..., nn.Module]
+    block: Any = None  # the class of its blocks, or a function that makes one
 
     @staticmethod
-    def adjust_channels(channels: int, width_mult: float, min_value: int | None = None) -> int:
-        return make_divisible(channels * width_mult, 8, min_value)
+    def adjust_channels(channels: int, width_mult: float) -> int:
+        return make_divisible(channels * width_mult, 8)
 
 
 class MBConvConfig(BlockConfig):
@@ -52,29 +53,17 @@ class MBConvConfig(BlockConfig):
             stride,
             self.adjust_channels(input_channels, width_mult),
             self.adjust_channels(out_channels, width_mult),
-            self.adjust_depth(num_layers, depth_mult),
+            math.ceil(num_layers * depth_mult),
             block or MBConv,
         )
 
-    @staticmethod
-    def adjust_depth(num_layers: int, depth_mult: float) -> int:
-        return math.ceil(num_layers * depth_mult)
 
-
+@dataclass
 class FusedMBConvConfig(BlockConfig):
     """A stage of FusedMBConv blocks."""
 
-    def __init__(
-        self,
-        expand_ratio: float,
-        kernel: int,
-        stride: int,
-        input_channels: int,
-        out_channels: int,
-        num_layers: int,
-        block: Callable[..., nn.Module] | None = None,
-    ) -> None:
-        super().__init__(expand_ratio, kernel, stride, input_channels, out_channels, num_layers, block or FusedMBConv)
+    def __post_init__(self) -> None:
+        self.block = self.block or FusedMBConv
 
 
 class _Residual(nn.Module):
@@ -86,7 +75,7 @@ class _Residual(nn.Module):
             raise UsageError(f"stride is {cnf.stride}; it must be 1 or 2.")
         self.use_res_connect = cnf.stride == 1 and cnf.input_channels == cnf.out_channels
         self.block = nn.Sequential(*layers)
-        self.stochastic_depth = StochasticDepth(stochastic_depth_prob, "row")
+        self.stochastic_depth = StochasticDepth(stochastic_depth_prob)
         self.out_channels = cnf.out_channels
 
     def forward(self, x: Tensor) -> Tensor:

@@ -118,9 +118,11 @@ def resolve(weights_enum: type[WeightsEnum], weights: Any) -> WeightsEnum | Path
     return weights_enum.verify(weights)
 
 
-def published(weights_enum: type[WeightsEnum], path: Path) -> WeightsEnum | None:
-    """The member whose file has this name."""
-    return next((member for member in weights_enum if member.url.rsplit("/", 1)[-1] == path.name), None)
+def published(weights_enum: type[WeightsEnum], source: WeightsEnum | Path) -> WeightsEnum | None:
+    """The member that a source is: itself, or that whose file has this name; None for others."""
+    if isinstance(source, WeightsEnum):
+        return source
+    return next((member for member in weights_enum if member.url.rsplit("/", 1)[-1] == source.name), None)
 
 
 def entry(

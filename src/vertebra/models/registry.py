@@ -1,10 +1,9 @@
-"""Names → networks: register a builder, find it again, list what there is."""
+"""Names → networks: find a builder, its family and its published weights, and list what there is."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -13,15 +12,13 @@ from typing import Any, TypeVar, cast
 
 from vertebra.errors import UsageError, nearest
 from vertebra.model_table import FAMILIES as FAMILIES
-from vertebra.model_table import FAMILY_CLASSES, check_family
-from vertebra.timm_names import ALIASES, TAGS, TimmName, explain_unknown, read_name
+from vertebra.model_table import check_family, read_network_name
+from vertebra.timm_names import ALIASES, TAGS, read_name
 
 from .convnet import ConvNet
 from .published_weights import WeightsEnum
-from .timm_arguments import translated
 
 Builder = Callable[..., ConvNet]
-B = TypeVar("B", bound=Builder)
 N = TypeVar("N", bound=ConvNet)
 
 
@@ -34,79 +31,24 @@ class Registered:
     family: str
 
 
-MODELS: dict[str, Registered] = {}
-
-
-def register_model(weights: type[WeightsEnum]) -> Callable[[B], B]:
-    """List the decorated builder under its own name, with its published weights."""
-
-    def register(builder: B) -> B:
-        family = builder.__module__.rsplit(".", 1)[-1]
-
-        @functools.wraps(builder)
-        def build_model(*args: Any, **kwargs: Any) -> ConvNet:
-            options = _modern_arguments(builder.__name__, weights, args, kwargs)
-            options, change_head = translated(builder.__name__, network_class(builder), options)
-            network = builder(**options)
-            network._default = (builder.__name__, weights["DEFAULT"])
-            change_head(network)
-            return network
-
-        MODELS[builder.__name__] = Registered(build_model, weights, family)
-        return build_model  # type: ignore[return-value]
-
-    return register
-
-
-def _modern_arguments(
-    name: str, weights: type[WeightsEnum], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> dict[str, Any]:
-    """Before torchvision 0.13 one wrote resnet50(True) or resnet50(pretrained=True) for the first weights."""
-    if len(args) > 2:
-        raise TypeError(f"{name}() takes weights and progress by position, got {len(args)} arguments")
-    for key, value in zip(("weights", "progress"), args, strict=False):
-        if key in kwargs:
-            raise TypeError(f"{name}() got two values for {key!r}")
-        kwargs[key] = value
-    pretrained = kwargs.pop("pretrained", None)
-    if isinstance(kwargs.get("weights"), bool):
-        pretrained = kwargs.pop("weights")
-    if pretrained is None:
-        return kwargs
-    member = next(iter(weights)) if pretrained else None
-    warnings.warn(f"pretrained={pretrained} is deprecated; write {name}(weights={member!r})", stacklevel=3)
-    return {"weights": member} | kwargs
+MODELS: dict[str, Registered] = {}  # which `build.register_model` fills
 
 
 def find_registered(name: Any) -> Registered:
-    """The network that a name stands for, ours or timm's.
-
-    Raises:
-        UsageError: there is none; the message has the nearest names.
-    """
-    return MODELS[read_model_name(name).alias.name]
-
-
-def read_model_name(name: Any) -> TimmName:
-    """The network that a name stands for, ours or timm's."""
-    if not isinstance(name, str):
-        raise UsageError(f"the model's name is {name!r}; it must be a word such as 'resnet50'.")
-    found = read_name(name, MODELS)
-    if found is None:
-        raise UsageError(explain_unknown(name.strip(), MODELS, FAMILY_CLASSES))
-    return found
+    """The network that a name stands for, ours or timm's; raises what `read_network_name` does."""
+    return MODELS[read_network_name(name).alias.name]
 
 
 def name_of(weights_enum: type[WeightsEnum]) -> str:
-    """The network that has these weights."""
-    return next(name for name, registered in MODELS.items() if registered.weights is weights_enum)
+    """The network that has these weights: "resnet18" of `ResNet18_Weights`."""
+    return weights_enum.__name__.removesuffix("_Weights").lower()
 
 
 def network_class(network: Callable[..., N]) -> type[N]:
     """The class of what a constructor, or a function with an annotated result, makes; either may be partial."""
     while isinstance(network, functools.partial):
         network = network.func
-    cls = network if isinstance(network, type) else inspect.get_annotations(network, eval_str=True)["return"]
+    cls = network if isinstance(network, type) else inspect.signature(network, eval_str=True).return_annotation
     return cast(type[N], cls)
 
 
@@ -194,7 +136,7 @@ def list_models(
     excluded = ([] if isinstance(exclude, bool) else _texts(exclude)) + _texts(exclude_filters)
 
     def matches(name: str, tag: str, wanted: Sequence[str]) -> bool:
-        names = {name, read_model_name(name).alias.name} | ({f"{name}.{tag}"} if tag else set())
+        names = {name, read_network_name(name).alias.name} | ({f"{name}.{tag}"} if tag else set())
         return any(fnmatch(name, pattern) for pattern in wanted for name in names)
 
     def wanted(name: str, tag: str) -> bool:

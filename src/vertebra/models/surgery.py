@@ -1,4 +1,4 @@
-"""What can be changed of a network once it is built: its classifier, its input channels, its resolution."""
+"""Changes to a network that is built: its classifier, its input channels, its resolution."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 from torch import nn
 
 from vertebra.errors import UsageError, check_count
-
-_POOLINGS = ("avg", "")
 
 
 class NoClassifier(nn.Identity):
@@ -32,7 +30,7 @@ class Adaptable(nn.Module):
 
     def first_halvings(self) -> Sequence[nn.Module]:
         """The layers that halve the resolution first and second, which `reset_resolution` leaves out."""
-        raise NotImplementedError
+        return [layer for layer in self.modules() if isinstance(layer, nn.Conv2d) and layer.stride == (2, 2)][:2]
 
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise the weights of one layer as VGG and MobileNetV2 do; other families say where they do otherwise."""
@@ -54,8 +52,6 @@ class Adaptable(nn.Module):
                 "is, or build it without features_only."
             )
 
-    # --- classifier ---------------------------------------------------------------------------------------------------
-
     @property
     def head_module(self) -> nn.Module:
         """The layers behind the pooling (behind its dropout in GoogLeNet), of which the last is the classifier."""
@@ -68,11 +64,7 @@ class Adaptable(nn.Module):
         return self.head_module[-1] if isinstance(self.head_module, nn.Sequential) else self.head_module
 
     def set_classifier(self, module: nn.Module) -> None:
-        """Replace the last layer by any module that takes (N, D).
-
-        Raises:
-            UsageError: it is no module.
-        """
+        """Replace the last layer by any module that takes (N, D)."""
         if not isinstance(module, nn.Module):
             raise UsageError(
                 f"the classifier is to be a {type(module).__name__}; give an nn.Module, e.g. nn.Identity()."
@@ -137,8 +129,6 @@ class Adaptable(nn.Module):
                 "nn.Linear, or give it an attribute `out_features`."
             )
         return int(width)
-
-    # --- input --------------------------------------------------------------------------------------------------------
 
     @property
     def stem_module(self) -> nn.Module:
@@ -209,7 +199,7 @@ def checked_pooling(pooling: Any) -> str:
     """
     if pooling is None:
         return "avg"
-    if pooling not in _POOLINGS:
+    if pooling not in ("avg", ""):
         raise UsageError(
             f"global_pool is {pooling!r}; here it is 'avg' or ''. For another pooling build with num_classes=0, "
             "global_pool='' and pool the maps yourself, for example x.amax((2, 3))."

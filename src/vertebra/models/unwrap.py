@@ -17,7 +17,8 @@ from torch import Tensor
 
 from vertebra.errors import WeightsError, warn
 
-from .convnet import hidden_settings_of
+from . import timm_weights
+from .convnet import ConvNet, hidden_settings_of
 from .pickle_reader import Foreign
 from .state_dict import some
 from .weight_reader import Content, named_tensors
@@ -29,7 +30,7 @@ _DEPTH = 4  # of dicts in dicts; Lightning keeps averages in its callbacks' stat
 _AVERAGED = {"ema", "swa", "avg", "average", "averaged", "averaging", "polyak", "shadow"}
 # AveragedModel's counter stands beside the weights and is none.
 _COUNTERS = ("n_averaged",)
-
+_BODY_SHARE = 0.9  # of the body's names; GoogLeNet's auxiliary heads may be left out
 # Whose objects are numbers and settings (`avg_loss`, `ema_decay`), not networks.
 _PLAIN = {"numpy", "builtins", "collections", "datetime", "decimal", "pathlib", "_codecs"}
 
@@ -47,10 +48,7 @@ class Candidate:
 
 
 def fitting_weights(
-    content: Content,
-    marks: Sequence[tuple[str, str]],
-    fit: Callable[[Candidate], N],
-    lacking: Callable[[Mapping[str, Any]], list[str]],
+    content: Content, cls: type[ConvNet], fit: Callable[[Candidate], N], names: Callable[[], list[str]]
 ) -> tuple[Candidate, N]:
     """The weights in a file, and what `fit` made for them.
 
@@ -58,20 +56,20 @@ def fitting_weights(
 
     Args:
         content: of the file.
-        marks: paths of the first convolution, whose weight marks where a network's names begin, and of the classifier,
-            which blocks whose first layer is called like the network's do not have; here, and where it differs in timm.
+        cls: the network's class. The weight of its first convolution marks where a network's names begin; blocks whose
+            first layer has the same name do not have its classifier.
         fit: called with what may be the weights.
-        lacking: called with tensors that may be the network without its classifier; gives the names that the classifier
-            would have, or none where they are not.
+        names: gives the names of the network's tensors.
 
     Raises:
         WeightsError: none fit, or several do that differ; `fit` raises it for what does not fit.
     """
     path = content.path
+    marks = ((cls.stem_path, cls.head_name), *timm_weights.marks(cls))
     candidates = [candidate for stem, head in marks for candidate in _candidates(content, stem, head)]
     if not candidates:
         for stem, _ in marks:
-            _refuse_headless(content, stem, marks[0][1], lacking)
+            _refuse_headless(content, stem, cls, names)
         candidates = [_whole(content)]
     fitting: list[tuple[Candidate, N]] = []
     errors: list[tuple[Candidate, WeightsError]] = []
@@ -152,35 +150,41 @@ def _whole(content: Content) -> Candidate:
     """For the error, what there is most of: the names of another network, or what is no network."""
     found = [mapping for _, mapping in _mappings(content.value, (), set())]
     largest = max(found, key=len, default=content.value)
-    if not found and (foreign := next(_foreign(content.value), None)) is not None:
-        largest = foreign[1]
+    if not found and isinstance(content.value, Mapping):
+        largest = next((entry for entry in content.value.values() if isinstance(entry, Foreign)), largest)
     return Candidate("", "", False, named_tensors(largest, content.path), {}, ())
 
 
-def _refuse_headless(content: Content, stem: str, head: str, lacking: Callable[[Mapping[str, Any]], list[str]]) -> None:
-    """Say it where a file holds the network without its classifier, as self-supervised training and encoders do.
-
-    Raises:
-        WeightsError: it does.
-    """
+def _refuse_headless(content: Content, stem: str, cls: type[ConvNet], names_of: Callable[[], list[str]]) -> None:
+    """A `WeightsError` where a file holds the network without its classifier, as encoders and self-supervision do."""
+    head = cls.head_name
     for place, mapping in _mappings(content.value, (), set()):
         names = [name for name in mapping if isinstance(name, str)]
         found = {name.removesuffix(f"{stem}.weight") for name in names if f".{name}".endswith(f".{stem}.weight")}
         for prefix in sorted(found, key=len):
             body = _candidate(content, place, prefix, mapping)
-            if not (wanted := lacking(body.tensors)):
+            if not (wanted := _lacking_head(names_of(), cls.own_names(body.tensors), head)):
                 continue
             linear = [name for name in names if getattr(mapping[name], "ndim", 0) == 2]
             text = f"'{content.path}' holds the network's body at {_shown(body)} and no classifier '{head}' beside it"
+            renamed = some([prefix + name for name in wanted])
             if linear:
                 raise WeightsError(
                     f"{text}; linear layers of other names are {some(linear)}. If one of them is the classifier, save "
-                    f"the file again with its tensors renamed: {some([prefix + name for name in wanted])}."
+                    f"the file again with its tensors renamed: {renamed}."
                 )
             raise WeightsError(
                 f"{text}, nor any other linear layer: it was saved from an encoder. Save it again with a classifier, "
-                f"of random values where a new one is trained: {some([prefix + name for name in wanted])}."
+                f"of random values where a new one is trained: {renamed}."
             )
+
+
+def _lacking_head(wanted: Sequence[str], tensors: Mapping[str, Any], head: str) -> list[str]:
+    """The names of the classifier's tensors, where these are a network's without them; else none."""
+    body = [name for name in wanted if not name.startswith(f"{head}.") and not name.endswith("num_batches_tracked")]
+    if sum(name in tensors for name in body) < _BODY_SHARE * len(body):
+        return []
+    return [name for name in wanted if name.startswith(f"{head}.")]
 
 
 def _mappings(
@@ -195,14 +199,6 @@ def _mappings(
     for key, entry in value.items():
         if isinstance(key, str):
             yield from _mappings(entry, (*place, key), seen)
-
-
-def _foreign(value: Any) -> Iterator[tuple[str, Foreign]]:
-    """What only code could make at the top of a file, or at its first keys."""
-    if isinstance(value, Mapping):
-        yield from ((str(key), entry) for key, entry in value.items() if isinstance(entry, Foreign))
-    elif isinstance(value, Foreign):
-        yield "", value
 
 
 def _unreadable(value: Any, averaged: bool = False, depth: int = _DEPTH) -> list[str]:

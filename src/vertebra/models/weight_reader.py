@@ -52,9 +52,6 @@ class Content:
     hidden_settings: Mapping[str, Any] = field(default_factory=dict)  # as `ConvNet.hidden_settings`
 
 
-# --- reading ---------------------------------------------------------------------------------------------------------
-
-
 def read(path: str | os.PathLike[str], *, mapped: bool = True) -> Content:
     """Read a checkpoint of torch or a safetensors file, on the CPU, without running any code of the file.
 
@@ -74,23 +71,21 @@ def read(path: str | os.PathLike[str], *, mapped: bool = True) -> Content:
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The tensors of a file that holds nothing else, as the published ones do.
-
-    Raises:
-        WeightsError: as `read` does; or it holds something else than named tensors.
-    """
+    """The tensors of a file that holds nothing else, as the published ones do; else a `WeightsError`."""
     content = read(path)
     return named_tensors(content.value, content.path)
 
 
 def read_card(path: str | os.PathLike[str]) -> Card | None:
-    """What a weight file says of its network, where Vertebra wrote it; its tensors are not read.
-
-    Raises:
-        WeightsError, CardError: as `read` does.
-    """
+    """The card of a weight file, where Vertebra wrote it; its tensors are not read. Raises as `read` does."""
     path = Path(path).expanduser()
     return _card_of(_metadata(path), path) if _kind_of(path) == "safetensors" else None
+
+
+def check_architecture(card: Card | None, name: str, path: Path) -> None:
+    """Refuse, with a `WeightsError`, a file whose card says that its weights are another network's."""
+    if card is not None and card.architecture != name:
+        raise WeightsError(f"'{path}' holds weights of {card.architecture}, and {name} was asked for. Name the former.")
 
 
 def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
@@ -109,7 +104,7 @@ def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
 
 
 def _kind_of(path: Path) -> str:
-    """Judge by the first bytes: "torch" or "safetensors"."""
+    """By the first bytes: "torch" or "safetensors"."""
     head, size = _beginning(path)
     if not size:
         raise WeightsError(f"'{path}' is empty. Delete it and fetch it again.")
@@ -202,11 +197,7 @@ def _read_safetensors(path: Path) -> Content:
 
 
 def _check(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Hold what was read against the checksum that Vertebra has written.
-
-    Raises:
-        WeightsError: it is another.
-    """
+    """Refuse a file whose checksum is not that which Vertebra wrote into it."""
     wanted = metadata.get(CHECKSUM_KEY)
     # One damaged letter of its name, and it would be unknown.
     lost = wanted is None and any(re.fullmatch("[0-9a-f]{64}", value) for value in metadata.values())
@@ -233,11 +224,7 @@ def _card_of(metadata: Mapping[str, str], path: Path) -> Card | None:
 
 
 def named_tensors(value: Any, path: Path) -> dict[str, Tensor]:
-    """A mapping as a state dict.
-
-    Raises:
-        WeightsError: it is none: says which entry is something else, or that there are none.
-    """
+    """A mapping as a state dict; a `WeightsError` names the first entry that is no named tensor."""
     if isinstance(value, Foreign):
         raise _not_opened(path, value.name)
     if not isinstance(value, Mapping):
@@ -247,7 +234,7 @@ def named_tensors(value: Any, path: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name, entry in value.items():
         if isinstance(entry, Foreign):
-            if state := _FORMS.get(entry.name, _FORMS[_OTHER_TYPE] if entry.name.endswith("Storage") else None):
+            if state := _FORMS.get(entry.name, _UNUSUAL if entry.name.endswith("Storage") else ""):
                 raise WeightsError(f"'{path}': entry {name!r} {state}. Save ordinary, dense tensors.")
             raise _not_opened(path, entry.name)
         if not isinstance(name, str) or not isinstance(entry, Tensor):
@@ -261,7 +248,7 @@ def named_tensors(value: Any, path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-_OTHER_TYPE = "torch._utils._rebuild_tensor_v3"
+_UNUSUAL = "is of an unusual type"
 # What makes tensors that no network here could take.
 _FORMS = {
     "torch._utils._rebuild_sparse_tensor": "is sparse or quantized",
@@ -269,5 +256,5 @@ _FORMS = {
     "torch._utils._rebuild_qtensor": "is sparse or quantized",
     "torch._utils._rebuild_nested_tensor": "is nested",
     "torch._utils._rebuild_meta_tensor_no_storage": "has no values (meta device)",
-    _OTHER_TYPE: "is of an unusual type",
+    "torch._utils._rebuild_tensor_v3": _UNUSUAL,
 }
