@@ -18,16 +18,14 @@ from vertebra.errors import WeightsError
 
 _LISTED = 5  # names per kind in an error; a wrong file easily differs in hundreds
 
-# --- fitting ---------------------------------------------------------------------------------------------------------
-
 
 def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
     """Put named tensors into a network, all or none.
 
-    Parameters and buffers on the meta device take the given tensors as they are, on torch's default device; real ones
-    are filled in place, so an optimizer that holds them stays right. Values are cast to the network's floating type,
-    and `requires_grad` stays as the network has it. A missing `num_batches_tracked` (files older than torch 0.4.1)
-    counts from 0. State-dict hooks of the modules are not run.
+    A network on the meta device takes the given tensors as they are, on torch's default device; a real one is filled in
+    place, so an optimizer that holds its parameters stays right. Values are cast to the network's floating type, and
+    `requires_grad` stays as the network has it. A missing `num_batches_tracked` (files older than torch 0.4.1) counts
+    from 0.
 
     Args:
         model: the network.
@@ -39,53 +37,34 @@ def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source: 
     """
     values = fitting(model, state_dict, source)
     slots = _slots(model)
-    aliased = _overlapping(value for name, value in values.items() if slots[name][2].is_meta)
+    aliased = _overlapping(values.values())
     device = torch.get_default_device()
-    with torch.no_grad():
-        # Two loops: what may fail for want of memory comes before the first change.
-        ready = {}
-        for name, value in values.items():
-            slot = slots[name][2]
-            ready[name] = value.reshape(slot.shape)
-            if slot.is_meta:
-                moved = ready[name].to(device=device, dtype=slot.dtype)
-                ready[name] = moved.clone() if id(value) in aliased else moved.contiguous()
-        for name, value in ready.items():
-            module, attribute, slot = slots[name]
-            if not slot.is_meta:
-                slot.copy_(value)
-            elif isinstance(slot, nn.Parameter):
-                setattr(module, attribute, nn.Parameter(value, requires_grad=slot.requires_grad))
-            else:
-                setattr(module, attribute, value)
+    ready = {}
+    for name, value in values.items():
+        moved = value.reshape(slots[name].shape).to(device=device, dtype=slots[name].dtype)
+        ready[name] = moved.clone() if id(value) in aliased else moved.contiguous()
+    on_meta = any(slot.is_meta for slot in slots.values())
+    nn.Module.load_state_dict(model, ready, assign=on_meta)  # a network's own renames and checks first
 
 
 def fitting(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """The tensor for each name of the network's state dict, in its order.
-
-    Raises:
-        WeightsError: as `load_state_dict` does.
-    """
+    """The tensor for each name of the network's state dict, in its order; raises as `load_state_dict` does."""
     slots = _slots(model)
-    # Not zeros_like: on the meta device its first call imports sympy, half a second.
-    values = {
-        name: state_dict.get(name, torch.zeros(slot.shape, dtype=slot.dtype, device="cpu") if _is_count(name) else None)
-        for name, (_, _, slot) in slots.items()
-    }
+    values = {name: state_dict.get(name) for name in slots}
+    for name, value in values.items():
+        if value is None and name.endswith("num_batches_tracked"):
+            # Not zeros_like: on the meta device its first call imports sympy, half a second.
+            values[name] = torch.zeros(slots[name].shape, dtype=slots[name].dtype, device="cpu")
     missing = [name for name, value in values.items() if value is None]
     unexpected = [name for name in state_dict if name not in slots]
     differing = [
-        f"{name} ({_kind(value)} in the file, {_kind(slots[name][2])} in the network)"
+        f"{name} ({_kind(value)} in the file, {_kind(slots[name])} in the network)"
         for name, value in values.items()
-        if value is not None and not _fits(value, slots[name][2])
+        if value is not None and not _fits(value, slots[name])
     ]
     if missing or unexpected or differing:
-        kinds = (
-            ("missing in the file", missing),
-            ("unknown to the network", unexpected),
-            ("of another shape", differing),
-        )
-        listed = "; ".join(f"{len(names)} {kind}: {some(names)}" for kind, names in kinds if names)
+        kinds = {"missing in the file": missing, "unknown to the network": unexpected, "of another shape": differing}
+        listed = "; ".join(f"{len(names)} {kind}: {some(names)}" for kind, names in kinds.items() if names)
         raise WeightsError(
             f"The weights '{source}' do not fit {type(model).__name__} with its {len(slots)} tensors: {listed}. "
             "The network is unchanged. Are they the weights of another network (then add --model NAME), or of another "
@@ -94,29 +73,16 @@ def fitting(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> 
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _slots(model: nn.Module) -> dict[str, tuple[nn.Module, str, Tensor]]:
-    """Every tensor of the state dict by name, in its order: the module that holds it, its name there, and itself."""
-    slots: dict[str, tuple[nn.Module, str, Tensor]] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        prefix = f"{path}." if path else ""
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                slots[prefix + name] = (module, name, parameter)
-        for name, buffer in module._buffers.items():
-            if buffer is None:
-                continue
-            if name not in module._non_persistent_buffers_set:
-                slots[prefix + name] = (module, name, buffer)
-            elif buffer.is_meta:
-                raise WeightsError(
-                    f"{type(model).__name__}.{prefix}{name} is not kept in weight files, so a network built on the "
-                    "meta device cannot get its values. Build the network off the meta device."
-                )
+def _slots(model: nn.Module) -> dict[str, Tensor]:
+    """The network's own tensors by name, in the order of its state dict."""
+    slots = dict(model.state_dict(keep_vars=True))
+    for name, buffer in model.named_buffers():
+        if buffer.is_meta and name not in slots:
+            raise WeightsError(
+                f"{type(model).__name__}.{name} is not kept in weight files, so a network built on the meta device "
+                "cannot get its values. Build the network off the meta device."
+            )
     return slots
-
-
-def _is_count(name: str) -> bool:
-    return name.rpartition(".")[2] == "num_batches_tracked"
 
 
 def _fits(value: Tensor, slot: Tensor) -> bool:
@@ -151,9 +117,6 @@ def some(names: Sequence[str]) -> str:
     """`"a, b and 3 more"`."""
     listed = ", ".join(names[:_LISTED])
     return f"{listed} and {len(names) - _LISTED} more" if len(names) > _LISTED else listed
-
-
-# --- building --------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
