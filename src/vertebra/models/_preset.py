@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,9 +19,6 @@ from vertebra.pixels import network_pixels
 from vertebra.preprocessing import centre_crop_box, resized_size
 from vertebra.units import counted
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 
 class InterpolationMode(Enum):
     """Named and printed as torchvision's; the value is what a card holds."""
@@ -28,10 +26,6 @@ class InterpolationMode(Enum):
     NEAREST = "nearest"
     BILINEAR = "bilinear"
     BICUBIC = "bicubic"
-
-
-# Pillow's numbers (Image.Resampling), so that tensors need no Pillow.
-_PILLOW = {InterpolationMode.NEAREST: 0, InterpolationMode.BILINEAR: 2, InterpolationMode.BICUBIC: 3}
 
 
 class ImageClassification(nn.Module):
@@ -100,7 +94,7 @@ class ImageClassification(nn.Module):
                 )
             return torch.as_tensor(np.array(cut)).permute(2, 0, 1)
         size = resized_size(img.height, img.width, self.resize_size[0])
-        img = img.resize(size[::-1], _PILLOW[self.interpolation])
+        img = img.resize(size[::-1], Image.Resampling[self.interpolation.name])
         img = img.crop(centre_crop_box(img.height, img.width, self.crop_size[0]))
         pixels = torch.as_tensor(np.array(img))
         return pixels.view(img.height, img.width, len(img.getbands())).permute(2, 0, 1)
@@ -127,20 +121,14 @@ class ImageClassification(nn.Module):
         batch = img if img.ndim == 4 else img.unsqueeze(0)
         if dtype not in (torch.float32, torch.float64):
             batch = batch.to(torch.float32)
-        batch = F.interpolate(
-            batch,
-            size=size,
-            mode=mode,
-            align_corners=False if smooth else None,
-            antialias=bool(self.antialias) and smooth,
-        )
+        corners, antialias = False if smooth else None, bool(self.antialias) and smooth
+        batch = F.interpolate(batch, size=size, mode=mode, align_corners=corners, antialias=antialias)
         if mode == "bicubic" and dtype == torch.uint8:
             batch = batch.clamp(0, 255)  # a cubic overshoots at edges
-        if batch.dtype != dtype:
-            # torchvision rounds these and cuts off the fraction of others.
-            if dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64):
-                batch = batch.round()
-            batch = batch.to(dtype)
+        # torchvision rounds these and cuts off the fraction of others.
+        if dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64):
+            batch = batch.round()
+        batch = batch.to(dtype)
         return batch if img.ndim == 4 else batch.squeeze(0)
 
     def _check_channels(self, channels: int) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -18,12 +17,10 @@ from torch.utils.checkpoint import checkpoint
 
 def checkpointed(run: Callable[..., Tensor], *inputs: Tensor, norms: nn.Module) -> Tensor:
     """`run(*inputs)`, computed again in the backward pass; the batch norms in `norms` count each batch once."""
-    output: Tensor
-    if torch.compiler.is_compiling():  # a compiled graph changes the statistics once, however often it recomputes
-        output = checkpoint(run, *inputs, use_reentrant=False)
-    else:
-        contexts = partial(_forward_and_recompute_contexts, norms)
-        output = checkpoint(run, *inputs, use_reentrant=False, context_fn=contexts)
+    contexts: dict[str, Any] = {}
+    if not torch.compiler.is_compiling():  # a compiled graph changes the statistics once, however often it recomputes
+        contexts = {"context_fn": lambda: (nullcontext(), _statistics_kept(norms))}
+    output: Tensor = checkpoint(run, *inputs, use_reentrant=False, **contexts)
     return output
 
 
@@ -51,10 +48,6 @@ def _segments(layers: Iterable[Callable[[Tensor], Tensor]]) -> Iterator[Callable
             yield nn.Sequential(block)
     if run:
         yield nn.Sequential(*run)
-
-
-def _forward_and_recompute_contexts(norms: nn.Module) -> tuple[Any, Any]:
-    return nullcontext(), _statistics_kept(norms)
 
 
 @contextmanager

@@ -94,8 +94,6 @@ class PickleReader(pickle._Unpickler):
         self._storages: dict[str, Tensor] = {}
         self._repeated = 0
 
-    # --- names and calls ---
-
     def find_class(self, module: str, name: str) -> Any:
         """A storage's type, or a `Foreign`: nothing that could be called is ever on the stack."""
         self.names.append(f"{module}.{name}")
@@ -144,8 +142,6 @@ class PickleReader(pickle._Unpickler):
         if type(made) is OrderedDict and isinstance(state, dict) and isinstance(state.get("_metadata"), dict):
             vars(made)["_metadata"] = state["_metadata"]
 
-    # --- tensors ---
-
     def load_binpersid(self) -> None:
         identity = self.stack.pop()
         kind, dtype, *rest = identity
@@ -182,8 +178,6 @@ class PickleReader(pickle._Unpickler):
                 raise UnreadableError(f"has tensors of {shown_size(self._repeated)} that repeat the same few numbers")
         whole = torch.empty(0, dtype=elements.dtype, device=elements.device)
         return whole.set_(elements.untyped_storage(), offset, size, stride)
-
-    # --- containers ---
 
     def load_append(self) -> None:
         self._extend([self.stack.pop()])

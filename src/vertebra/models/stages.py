@@ -60,10 +60,10 @@ def recorded_layers(network: ConvNet) -> Iterator[tuple[str, Layers]]:
 
     done = 0
     nothing: Any = ()
-    for name, layers in network.forward_maps(nothing, record):
-        found: Any = layers
+    found: Any
+    for name, found in network.forward_maps(nothing, record):
         yield name, found[done:]
-        if name == network.last_map:
+        if name in network.kept_maps[-1:]:  # what is behind it was removed
             return
         done = len(found)
 

@@ -1,4 +1,4 @@
-"""timm's methods and attributes of a network. What they mean here is what they mean in timm."""
+"""timm's methods and attributes of a network, with the meaning that they have in timm."""
 
 from __future__ import annotations
 
@@ -37,11 +37,6 @@ class TimmMethods:
 
     def _network(self) -> ConvNet:
         return cast("ConvNet", self)
-
-    @property
-    def last_map(self) -> str | None:
-        """The last of `forward_maps` whose layers are there; None: all are."""
-        return self.kept_maps[-1] if self.kept_maps else None
 
     @property
     def feature_info(self) -> FeatureInfo:

@@ -68,9 +68,6 @@ def bare_pickle(path: Path) -> tuple[str | None, bool]:
     return next((name for name in reader.names if not name.startswith(("torch.", "collections."))), None), whole
 
 
-# --- the two formats -------------------------------------------------------------------------------------------------
-
-
 def _read_zip(path: Path, file: BinaryIO, content: mmap.mmap, mapped: bool) -> Any:
     with zipfile.ZipFile(path) as archive:
         records = _records(archive.infolist(), content)
