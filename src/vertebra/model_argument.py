@@ -1,8 +1,4 @@
-"""What a MODEL argument is: decided in this one place for every command and for the Python functions of their names.
-
-A MODEL is a network's name, a file that `vertebra export` wrote, the folder of a run of `vertebra train`, a weight
-file, or a function in Python code that makes a network. Standard library only, so that who predicts or serves with a
-file needs no torch to find out that it is one.
+"""What a MODEL argument is, for every command and for the Python functions of their names. Without torch.
 
 Where a text can be read in two ways, the first of these holds, and a warning names the other: a network's name, a
 function in a file of Python code that is there, a file or folder that is there, a function in an importable module.
@@ -17,19 +13,18 @@ import shlex
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vertebra.card import CardError, locate_card, opened, read_card
 from vertebra.errors import UsageError, nearest_path, printable, warn
 from vertebra.files import WEIGHT_SUFFIXES
+from vertebra.model_table import networks, read_network_name
 from vertebra.run_files import RUN_METRICS, RUN_MODEL, RUN_SETTINGS, RUN_WEIGHTS, run_model, run_weights
-
-if TYPE_CHECKING:
-    from vertebra.timm_names import TimmName
+from vertebra.timm_names import read_name
 
 
 class ModelKind(StrEnum):
-    """The kinds of MODEL, in words for people."""
+    """The kinds of MODEL, as `--help` and messages call them."""
 
     NETWORK = "a network's name"
     EXPORTED = "an exported file"
@@ -38,18 +33,13 @@ class ModelKind(StrEnum):
     FUNCTION = "a function (FILE.py:NAME or package.module:NAME)"
 
 
-_EXPORTED_FROM = frozenset([ModelKind.NETWORK, ModelKind.EXPORTED, ModelKind.RUN, ModelKind.FUNCTION])
-_BUILT_FROM = frozenset([ModelKind.NETWORK, ModelKind.RUN, ModelKind.WEIGHTS, ModelKind.FUNCTION])
+_EXPORTED_FROM = frozenset(ModelKind) - {ModelKind.WEIGHTS}
+_BUILT_FROM = frozenset(ModelKind) - {ModelKind.EXPORTED}
 # What each command takes, and the Python function of its name.
 ACCEPTED: dict[str, frozenset[ModelKind]] = {
-    "predict": _EXPORTED_FROM,
-    "serve": _EXPORTED_FROM,
-    "card": _EXPORTED_FROM,
-    "evaluate": _EXPORTED_FROM,
-    "bench": _EXPORTED_FROM,
-    "inspect": _BUILT_FROM | {ModelKind.EXPORTED},
-    "compare": _BUILT_FROM,
-    "export": _BUILT_FROM,
+    **dict.fromkeys(("predict", "serve", "card", "evaluate", "bench"), _EXPORTED_FROM),
+    "inspect": frozenset(ModelKind),
+    **dict.fromkeys(("compare", "export"), _BUILT_FROM),
     "train": frozenset([ModelKind.NETWORK]),
 }
 
@@ -74,26 +64,20 @@ class ModelArgument:
 
     @property
     def network(self) -> str:
-        """Of a network's name that of ours which it stands for; timm's name where that stands for another width.
-
-        Raises:
-            UsageError: there is no such network; says which is nearest.
-        """
-        found = _named(self.given)
+        """Of a network's name that of ours which it stands for; timm's name where that stands for another width."""
+        found = read_network_name(self.given)
         return found.timm if found.alias.options else found.alias.name
 
     def weights(self, asked: Any = "DEFAULT") -> Any:
-        """The weights of a network's name: those that were asked for, or that its tag in timm's way names.
+        """The weights of a network's name: those that were asked for, or those that timm's tag in the name stands for.
 
         Raises:
             UsageError: there is no such network, or no weights of that tag or width.
         """
-        found = _named(self.given)
+        found = read_network_name(self.given)
         if found.alias.differs:
             warn(f"{found.timm} is built as {found.alias.name}: {found.alias.differs}.")
-        if asked != "DEFAULT":
-            return asked
-        return found.weights("DEFAULT")
+        return asked if asked != "DEFAULT" else found.weights("DEFAULT")
 
     @property
     def path(self) -> Path:
@@ -118,14 +102,10 @@ class ModelArgument:
 
 
 def resolve_model(model: object, command: str) -> ModelArgument:
-    """What a MODEL argument is.
-
-    Args:
-        model: a text as on the command line; a `Path` is a file or folder.
-        command: a key of `ACCEPTED`, which says what the caller can use.
+    """What a MODEL argument is: a text as on the command line; a `Path` is a file or folder.
 
     Raises:
-        UsageError: it is nothing of what the command takes; says what it is, and what to do.
+        UsageError: it is nothing of what `ACCEPTED` has for the command; says what it is, and what to do.
     """
     if not isinstance(model, str | os.PathLike):
         hint = " Call it, and give what it returns." if callable(model) else ""
@@ -158,7 +138,7 @@ def _readings(text: str, command: str, *, is_path: bool) -> list[ModelArgument]:
     found = []
     exists = os.path.lexists(text)
     if not is_path and re.fullmatch(r"[\w.-]+", text) and not _is_file_name(text) and (not exists or _is_known(text)):
-        found.append(ModelArgument(text, ModelKind.NETWORK))  # an unknown one the registry has the better word for
+        found.append(ModelArgument(text, ModelKind.NETWORK))  # the registry's error for an unknown one says more
     source, colon, function = text.rpartition(":")
     named = not is_path and bool(colon) and _is_dotted(function)
     in_file = named and _is_code(source)
@@ -172,19 +152,8 @@ def _readings(text: str, command: str, *, is_path: bool) -> list[ModelArgument]:
     return found
 
 
-def _named(name: str) -> TimmName:
-    # Imported where a name has to be understood, not where its file is in the cache.
-    from vertebra.model_table import read_network_name
-
-    return read_network_name(name)
-
-
 def _is_known(name: str) -> bool:
-    try:
-        _named(name)
-    except UsageError:
-        return False
-    return True
+    return read_name(name, networks()) is not None
 
 
 def _is_dotted(text: str) -> bool:
@@ -215,11 +184,8 @@ def _of_path(text: str, command: str) -> ModelArgument:
         raise UsageError(
             f"{text} is Python code. Name the function in it that makes the network: {text}:NAME.{offered}"
         )
-    if suffix == ".onnx":
-        return ModelArgument(text, ModelKind.EXPORTED)
-    if suffix in WEIGHT_SUFFIXES:
-        return ModelArgument(text, ModelKind.WEIGHTS)
-    return ModelArgument(text, _kind_by_content(path))
+    kinds = {".onnx": ModelKind.EXPORTED} | dict.fromkeys(WEIGHT_SUFFIXES, ModelKind.WEIGHTS)
+    return ModelArgument(text, kinds.get(suffix) or _kind_by_content(path))
 
 
 def _kind_by_content(path: Path) -> ModelKind:

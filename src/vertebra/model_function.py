@@ -25,13 +25,8 @@ def call(source: str, function: str) -> Any:
     """Run the code, then the function without arguments, which returns a `torch.nn.Module`.
 
     What it prints goes to stderr: standard output is the command's. While it runs, the file's folder, or for a module
-    the working folder, is the first that imports look in, as with `python FILE.py` and `python -m`; the command's own
-    arguments are not the code's, and `sys.argv` has no other than the source. A file of a package may import from it
-    with a dot.
-
-    Args:
-        source: a file whose name ends in .py, or the dotted name of a module.
-        function: its name, or a dotted one.
+    the working folder, is the first that imports look in, as with `python FILE.py` and `python -m`; `sys.argv` has the
+    source alone. A file of a package may import from it with a dot.
 
     Raises:
         UsageError: no such file, module or function; it needs arguments, or returns something else.
@@ -93,10 +88,7 @@ def _module_of_file(path: Path) -> ModuleType:
 
 
 def _package_of(path: Path) -> tuple[str, Path]:
-    """The package that a file is in, "" for none, and the folder to import it from; it is imported once it is needed.
-
-    A package is of folders with an `__init__.py`.
-    """
+    """The package that a file is in (folders with an `__init__.py`), "" for none, and the folder to import it from."""
     names: list[str] = []
     folder = path.absolute().parent
     while folder.name.isidentifier() and (folder / "__init__.py").is_file():

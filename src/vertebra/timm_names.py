@@ -1,7 +1,4 @@
-"""timm's names of networks and of their weights: which are here, under which name, and what is nearest to the others.
-
-Standard library only, so that a command can say what is meant by a name without torch.
-"""
+"""timm's names of networks and of their weights: which are here, and what is nearest to the others."""
 
 from __future__ import annotations
 
@@ -163,10 +160,7 @@ def advice(name: str) -> str:
 
 
 def read_name(name: str, networks: Mapping[str, Any]) -> TimmName | None:
-    """The network here that a name of timm's stands for, with or without a tag; None if there is none.
-
-    `networks` are the names that are here.
-    """
+    """The network, of those here, that a name of timm's stands for, with or without a tag; None if there is none."""
     timm, _, tag = name.strip().lower().partition(".")
     if timm in networks:
         return TimmName(timm, Alias(timm), tag)
@@ -175,10 +169,7 @@ def read_name(name: str, networks: Mapping[str, Any]) -> TimmName | None:
 
 
 def differing_weights(network: str, arch: str = "") -> str:
-    """What timm's networks do otherwise than this one with the same tensors; "" for nothing.
-
-    `arch` is the name of timm's that the weights were saved from, "" where it is not known.
-    """
+    """What timm's networks do otherwise than this one with the same tensors, those of `arch` or any; "" for nothing."""
     if network.startswith("efficientnet_lite"):
         differs = (
             f"timm's {network} pads symmetrically and has batch norm with eps=0.00001; {network} here as tf_{network}"
@@ -197,10 +188,7 @@ def differing_weights(network: str, arch: str = "") -> str:
 
 
 def explain_unknown(name: str, networks: Mapping[str, Any], families: Iterable[str]) -> str:
-    """What to say of a name that is none here: where it comes from, the nearest network, or a spelling.
-
-    `networks` and `families` are the names that are here.
-    """
+    """The message for a name that is not among the networks here: the nearest network, or a spelling."""
     source, colon, _ = name.partition(":")
     if colon and source in ("hf-hub", "hf_hub", "local-dir"):
         return (
@@ -214,9 +202,9 @@ def explain_unknown(name: str, networks: Mapping[str, Any], families: Iterable[s
             return (
                 f"there is no model {name!r}: the network is {original.alias.name!r}, and those weights are not here."
             )
-    if other := _in_kind(base):
+    if other := _nearest_in_kind(base):
         return f"{name!r} is not among the families ({', '.join(families)}); the nearest is {other!r}."
-    if relative := _relative(base, networks):
+    if relative := _nearest_in_family(base, networks):
         return f"there is no model {name!r}; the nearest is {relative!r}, which has other layers."
     hint = nearest(name, networks) or nearest(name, ALIASES) or "`vertebra models` lists all."
     return f"there is no model {name!r}. {hint}"
@@ -236,8 +224,8 @@ _OTHER_DEPTHS = r"resnet(26|200)$|resnext101_32x(4|16|32|48)d$|wide_resnet(28|40
 _RESNET_DEPTHS = ((18, 26), (34, 42), (50, 75), (101, 126), (152, 10**9))  # here, up to that depth of others
 
 
-def _relative(base: str, networks: Mapping[str, Any]) -> str | None:
-    """Of a network of the six families that is not here the nearest that is; None for what may be mistyped."""
+def _nearest_in_family(base: str, networks: Mapping[str, Any]) -> str | None:
+    """For a network of the six families that is not here, the nearest that is; None for what may be mistyped."""
     if any(re.sub(r"\W|_", "", name).startswith(re.sub(r"\W|_", "", base)) for name in networks):
         return None
     if found := re.match(r"(?:tf_)?efficientnet(?:v2)?_(b8|l2|xl|e[sml]|lite[34])", base):
@@ -281,8 +269,8 @@ _SIZES = {
 }
 
 
-def _in_kind(base: str) -> str | None:
-    """Of a network of another family the nearest that is here."""
+def _nearest_in_kind(base: str) -> str | None:
+    """For a network of another family, the nearest that is here."""
     for network, beginnings in _OTHER_FAMILIES.items():
         if re.match("|".join(beginnings.split()), base):
             sizes = _SIZES if network == "efficientnet_v2_m" else {}

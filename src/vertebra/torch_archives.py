@@ -1,4 +1,4 @@
-"""What a file of torch's holds where that is no weights, told from its names and opcodes; nothing in it is run.
+"""Which files of torch's hold a whole network instead of weights, by their names and opcodes; nothing in them is run.
 
 Standard library only.
 """
@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from zlib import error as ZlibError
 
-_MAX_START = 65_536  # bytes of a pickle that are looked at
+_MAX_START = 65_536  # bytes of a pickle that are read
 
 
 def network_in(path: Path) -> str:

@@ -94,10 +94,6 @@ def fetch(url: str, progress: bool = True, check_hash: bool = True) -> Path:
 def sound(url: str, progress: bool = True) -> Path:
     """The verified file of a published URL: a damaged one is fetched again, and stays until the new one is whole.
 
-    Args:
-        url: as `fetch` takes it.
-        progress: as `fetch` takes it.
-
     Raises:
         WeightsError: the file of a package is damaged, or a damaged one cannot be fetched again.
     """
@@ -153,9 +149,6 @@ def verify(path: Path, url: str) -> None:
             f"'{path}' is damaged or not the published file: its SHA-256 begins with {found[: len(expected)]}, "
             f"not with {expected}. Delete it and fetch it again."
         )
-
-
-# --- names and places ------------------------------------------------------------------------------------------------
 
 
 def _file_name(url: str) -> str:
