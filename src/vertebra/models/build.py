@@ -20,7 +20,7 @@ from . import timm_weights, weight_reader
 from .convnet import ConvNet
 from .published_weights import WeightsEnum, published, resolve
 from .registry import MODELS, Registered, name_of, network_class
-from .state_dict import fitting, load_state_dict, meta_build
+from .state_dict import fitting, load_fitting, meta_build
 from .timm_arguments import translated
 from .unwrap import Candidate, fitting_weights
 
@@ -154,14 +154,13 @@ def build(
         if (said if low_resolution is None else low_resolution) is True:
             with meta_build():
                 model.reset_resolution()
-        fitting(model, state, str(path))
-        return model, state
+        return model, fitting(model, state, str(path))
 
     def names() -> list[str]:
         with meta_build():
             return list(network(**assumed | options).state_dict())
 
-    candidate, (model, state) = fitting_weights(content, cls, fit, names)
+    candidate, (model, values) = fitting_weights(content, cls, fit, names)
     asked = options if low_resolution is None else options | {"low_resolution": low_resolution}
     said = _known(candidate.hidden_settings, cls, "low_resolution")
     _warn_of_options(path, said, asked, assumed if isinstance(source, Path) else {})
@@ -169,8 +168,8 @@ def build(
     if low_resolution is None and model.low_resolution and "low_resolution" not in candidate.hidden_settings:
         warn(f"'{path}' has first kernels of 3 × 3, so reset_resolution() is taken to have been called on its network.")
     if not mapped:  # of a mapped file that would read every page, most of which nobody needs yet
-        _warn_of_non_finite(path, state)
-    load_state_dict(model, state, str(path))
+        _warn_of_non_finite(path, values)
+    load_fitting(model, values)
     own = source.absolute() if isinstance(source, Path) else None
     model.origin = Origin(name_of(weights_enum), published(weights_enum, source), own, content.card)
     if num_classes is not None and num_classes != model.num_classes:

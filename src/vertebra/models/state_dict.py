@@ -35,8 +35,12 @@ def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source: 
     Raises:
         WeightsError: names are missing or unexpected, or shapes differ: lists them; the network is left as it was.
     """
-    values = fitting(model, state_dict, source)
-    slots = _slots(model)
+    load_fitting(model, fitting(model, state_dict, source))
+
+
+def load_fitting(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """As `load_state_dict`, of what `fitting` has returned."""
+    slots = dict(model.state_dict(keep_vars=True))
     aliased = _overlapping(values.values())
     device = torch.get_default_device()
     ready = {}
