@@ -8,7 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from vertebra.machine import usable_cores
-from vertebra.progress import Progress, silent
+from vertebra.progress import Progress
+
+from .run_folder import read_rows
 
 State = list[int]  # bytes, and the times of the last change of the content and of the file, in ns
 
@@ -31,26 +33,23 @@ def states_of(paths: Iterable[Path]) -> list[State | None]:
         return list(pool.map(state, paths))
 
 
-def changed_photos(
-    paths: Sequence[Path],
-    hashes: Sequence[str],
-    states: Sequence[State | None],
-    progress: Progress = silent,
-) -> list[Path]:
-    """The photos that have another content than they had.
+def changed_photos(folder: Path, states: Sequence[State | None] | None, progress: Progress) -> list[Path]:
+    """The photos of a run that have another content than when it began.
 
     Those that are gone are not among them: whoever reads them says so.
 
     Args:
-        paths: of the photos.
-        hashes: SHA-256 of each, as it was.
+        folder: of the run, with the table of its photos.
         states: of each, as `states_of` gave them; where it is the same as now, the content is not read.
         progress: called with the files hashed, and how many have to be.
     """
-    now = states_of(paths)
+    rows = read_rows(folder)
+    paths = [Path(row["path"]) for row in rows]
+    if states is None or len(states) != len(paths):
+        states = [None] * len(paths)
     doubtful = [
-        (path, digest)
-        for path, digest, before, after in zip(paths, hashes, states, now, strict=True)
+        (path, row.get("sha256") or "")
+        for path, row, before, after in zip(paths, rows, states, states_of(paths), strict=True)
         if after is not None and after != before
     ]
 

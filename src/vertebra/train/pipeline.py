@@ -17,6 +17,7 @@ from vertebra.progress import Progress
 from vertebra.report import percent
 
 from .batch_limits import check_settings
+from .changed_photos import changed_photos
 from .data_notes import data_notes
 from .distributed import Distributed
 from .evaluate_run import evaluate_probe, evaluate_training
@@ -25,13 +26,23 @@ from .export import FittedNetwork, export_run, weight_source
 from .fit import Trainer
 from .leakage import find_leaks, leak_notes
 from .prepare import PreparedProbe, Timer, prepare_probe, preprocessing_of
-from .prepare_training import named, photos_changed_since, prepare_training, refuse_changed_photos, trainer_of_run
+from .prepare_training import prepare_training, trainer_of_run
 from .prepared_training import PreparedTraining
 from .probe import Probe, fit_probe, with_head
 from .report import RunResult, write_metrics, write_report
 from .report_page import Curve
 from .run_checkpoint import TrainingState, read_state
-from .run_folder import CHECKPOINT, DATA, SETTINGS, data_table, remove_progress, write_text
+from .run_folder import (
+    CHECKPOINT,
+    DATA,
+    SETTINGS,
+    TrainError,
+    data_table,
+    remove_progress,
+    resume_command,
+    table_digest,
+    write_text,
+)
 from .train_settings import FIXED, Settings
 from .training_log import read_log
 
@@ -107,7 +118,7 @@ def run_training(settings: Settings, folder: Path, distributed: Distributed, tel
         check_settings(settings, distributed.size)
         if distributed.is_first:
             if (folder / CHECKPOINT).exists():
-                refuse_changed_photos(folder, tell)
+                _refuse_changed_photos(folder, tell)
             else:
                 prepare_training(settings, folder, distributed, tell)
     # What preparing has found (learning rate, image size) is in the run's own settings.
@@ -149,6 +160,33 @@ def _refuse_changed_settings(settings: Settings, folder: Path) -> None:
         )
 
 
+def _refuse_changed_photos(folder: Path, tell: Progress) -> None:
+    """Refuse to learn from other photos than the run began with.
+
+    Raises:
+        TrainError: the content of some has changed, which are named; or the table has changed.
+    """
+    start = PreparedTraining.read(folder)
+    if start.table not in (None, table_digest(folder)):
+        raise TrainError(
+            f"{folder / DATA} has other photos, labels or splits than the run began with. Put it back, or start a new "
+            "run."
+        )
+    if changed := changed_photos(folder, start.states, tell):
+        raise TrainError(
+            f"{_named(changed)} since the run began, and a run goes on with what it began with. Put back what was "
+            f"there (its SHA-256 is in {folder / DATA}) and run: {resume_command(folder)}. Or start a new run."
+        )
+
+
+def _named(changed: Sequence[Path], most: int = 3) -> str:
+    """That photos have been changed, with the names of the first."""
+    names = ", ".join(str(path) for path in changed[:most]) + (", …" if len(changed) > most else "")
+    if len(changed) == 1:
+        return f"a photo has been changed ({names})"
+    return f"{len(changed):,} photos have been changed ({names})"
+
+
 def _network_of_training(settings: Settings, trainer: Trainer, names: tuple[str, ...]) -> FittedNetwork:
     network = trainer.network.cpu().to(memory_format=torch.contiguous_format).eval()
     is_finetuned = settings.method == "finetune"
@@ -183,9 +221,9 @@ def _result_of_training(
             "The photos that were measured also chose the epoch, so accuracy looks better than it is. Give test photos "
             "of their own for a figure to rely on."
         )
-    if changed := photos_changed_since(folder, start, trainer.tell):
+    if changed := changed_photos(folder, start.states, trainer.tell):
         notes.append(
-            f"While the run went on, {named(changed)}: what was learned of them may be of either content. "
+            f"While the run went on, {_named(changed)}: what was learned of them may be of either content. "
             f"{DATA} has the SHA-256 that the run began with."
         )
     if start.probe is not None:

@@ -21,7 +21,7 @@ from vertebra.preprocessing import SMALL
 from vertebra.progress import Progress
 
 from .batch_limits import check_photos
-from .changed_photos import changed_photos, states_of
+from .changed_photos import states_of
 from .data_notes import data_notes
 from .distributed import Distributed
 from .fit import Trainer
@@ -39,10 +39,8 @@ from .run_folder import (
     START,
     TrainError,
     data_table,
-    read_hashes,
     read_json,
     read_table,
-    resume_command,
     table_digest,
     write_text,
 )
@@ -244,43 +242,3 @@ def _trainer(
     train, val = (Split.numbered(*table[name], names) for name in ("train", "val"))
     preprocessing = preprocessing_of(settings, published, settings.image_size)
     return Trainer(settings, network, preprocessing, train, val, folder, distributed, tell)
-
-
-# --- whether a run that goes on still has its photos ------------------------------------------------------------------
-
-
-def photos_changed_since(folder: Path, start: PreparedTraining, tell: Progress) -> list[Path]:
-    """The photos whose content has changed since the run began."""
-    paths, hashes = read_hashes(folder)
-    states = start.states
-    if states is None or len(states) != len(paths):
-        states = [None] * len(paths)
-    return changed_photos(paths, hashes, states, tell)
-
-
-def refuse_changed_photos(folder: Path, tell: Progress) -> None:
-    """Refuse to learn from other photos than the run began with.
-
-    Raises:
-        TrainError: the content of some has changed, which are named; or the table has changed.
-    """
-    start = PreparedTraining.read(folder)
-    if start.table not in (None, table_digest(folder)):
-        raise TrainError(
-            f"{folder / DATA} has other photos, labels or splits than the run began with. Put it back, or start a new "
-            "run."
-        )
-    changed = photos_changed_since(folder, start, tell)
-    if changed:
-        raise TrainError(
-            f"{named(changed)} since the run began, and a run goes on with what it began with. Put back what was "
-            f"there (its SHA-256 is in {folder / DATA}) and run: {resume_command(folder)}. Or start a new run."
-        )
-
-
-def named(changed: Sequence[Path], most: int = 3) -> str:
-    """That photos have been changed, with the names of the first."""
-    names = ", ".join(str(path) for path in changed[:most]) + (", …" if len(changed) > most else "")
-    if len(changed) == 1:
-        return f"a photo has been changed ({names})"
-    return f"{len(changed):,} photos have been changed ({names})"

@@ -233,16 +233,6 @@ def read_table(folder: Path) -> dict[str, tuple[list[Path], list[str]]]:
     return found
 
 
-def read_hashes(folder: Path) -> tuple[list[Path], list[str]]:
-    """The paths of all photos, and their SHA-256 when the run began.
-
-    Raises:
-        TrainError: the table is gone or damaged.
-    """
-    rows = read_rows(folder)
-    return [Path(row["path"]) for row in rows], [row.get("sha256") or "" for row in rows]
-
-
 def table_digest(folder: Path) -> str:
     """SHA-256 of what decides a run in its table: labels, splits and contents in their order, wherever the photos lie.
 
