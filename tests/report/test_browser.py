@@ -17,9 +17,9 @@ CHOSEN = ".cell.chosen"
 @pytest.fixture(scope="module")
 def ten(report, tmp_path_factory):
     """Ten classes of pictures of 8 × 8."""
-    from vertebra.train.report_page import Curve
+    from vertebra.report import line_chart
 
-    curves = [Curve("Training loss", "Of each epoch.", "epoch", [2.0, 1.0, 0.7, 0.61])]
+    curves = [line_chart("Training loss", "epoch", [2.0, 1.0, 0.7, 0.61], "Of each epoch.")]
     facts = {"model": "a network", "seed": "0"}
     return report(
         tmp_path_factory.mktemp("ten"), TEN, 12, curves=curves, seconds={"fitting": 3.0, "measuring": 61.0},

@@ -63,12 +63,12 @@ def test_coverage_shows_what_differs():
 
 
 def test_curves_begin_with_the_first_step_and_pass_nan_by():
-    chart = line_chart("loss", "epoch", "loss", [2.0, math.nan, 0.5])
+    chart = line_chart("loss", "epoch", [2.0, math.nan, 0.5])
     assert chart.line == f"{chart.x.at(1):g},{chart.y.at(2):g} {chart.x.at(3):g},{chart.y.at(0.5):g}"
     assert [mark.text for mark in chart.marks] == ["1: 2", "3: 0.5"]
-    assert line_chart("accuracy", "epoch", "accuracy", [0.5, 0.75], share=True).marks[1].text == "2: 75.0 %"
-    assert line_chart("rate", "step", "rate", [1.0] * 500).marks == ()
-    assert line_chart("loss", "epoch", "loss", [math.nan, math.inf]).line == ""
+    assert line_chart("accuracy", "epoch", [0.5, 0.75], share=True).marks[1].text == "2: 75.0 %"
+    assert line_chart("rate", "step", [1.0] * 500).marks == ()
+    assert line_chart("loss", "epoch", [math.nan, math.inf]).line == ""
 
 
 def test_confused_classes_are_neighbours():

@@ -12,8 +12,9 @@ pytest.importorskip("torch")
 from vertebra.card import Decoding, Preprocessing
 from vertebra.data import Photo
 from vertebra.intervals import wilson
+from vertebra.report import line_chart
 from vertebra.train.evaluation import Calibration, evaluate_predictions
-from vertebra.train.report_page import Curve, Report, described
+from vertebra.train.report_page import Report, described
 
 NAMES = ("cat", "dog", "hen")
 
@@ -83,7 +84,7 @@ def test_what_the_exported_classifier_does(tmp_path, precision, threshold, expec
 
 
 def test_nothing_measured(tmp_path):
-    text, data = page_of(held_out([], []), tmp_path, curves=[Curve("Loss", "", "epoch", [1.0, float("nan")])])
+    text, data = page_of(held_out([], []), tmp_path, curves=[line_chart("Loss", "epoch", [1.0, float("nan")])])
     assert data["held"] is None
     assert text_of(text, "confidence") == "Calibration and threshold Not measured: there are no held-out photos."
     assert 'id="confusions"' not in text

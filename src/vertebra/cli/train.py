@@ -62,28 +62,14 @@ def train(
     ] = False,
 ) -> None:
     """Train a classifier, measure it on held-out photos, and export it."""
-    given = {
-        "data": data,
-        "model": model,
-        "weights": weights,
-        "method": method,
-        "preset": preset,
-        "epochs": epochs,
-        "lr": None if lr is None else _value(lr),
-        "batch_size": batch_size,
-        "time_budget": time_budget,
-        "seed": seed,
-        "precision": precision,
-        "bits": bits,
-        "path_column": path_column,
-        "label_column": label_column,
-        "split_column": split_column,
-        "image_root": image_root,
-        "ignore": ignore,
-        "allow_unseen": allow_unseen or None,
-        "strict": strict or None,
+    given = dict(locals())
+    settings = {
+        name: value
+        for name, value in given.items()
+        if name not in ("out", "set_", "config", "resume") and value is not None and value is not False and value != []
     }
-    settings = {name: value for name, value in given.items() if value is not None and value != []}
+    if lr is not None:
+        settings["lr"] = _value(lr)
     for entry in set_ or []:
         name, equals, value = entry.partition("=")
         if not equals:

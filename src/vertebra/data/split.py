@@ -87,20 +87,20 @@ def assign_splits(
     return found
 
 
-def _deciding(hashes: Sequence[str], alike: Sequence[Sequence[int]]) -> list[str]:
+def _deciding(hashes: Sequence[str], duplicates: Sequence[Sequence[int]]) -> list[str]:
     """The hash that decides the split of each photo: the least of its group."""
     deciding = list(hashes)
-    for group in alike:
+    for group in duplicates:
         least = min(hashes[place] for place in group)
         for place in group:
             deciding[place] = least
     return deciding
 
 
-def _given_together(given: Sequence[str | None], alike: Sequence[Sequence[int]]) -> list[str | None]:
+def _given_together(given: Sequence[str | None], duplicates: Sequence[Sequence[int]]) -> list[str | None]:
     """The given splits, also for photos without one that show the same picture as one that has it."""
     together = list(given)
-    for group in alike:
+    for group in duplicates:
         own = {given[place] for place in group}
         # Where the data set has a picture in several already, one more in train gives nothing away.
         split = next((name for name in ("train", "val", "test") if name in own), None)
@@ -111,25 +111,25 @@ def _given_together(given: Sequence[str | None], alike: Sequence[Sequence[int]])
 
 def assign_folds(
     hashes: Sequence[str],
-    alike: Sequence[Sequence[int]],
+    duplicates: Sequence[Sequence[int]],
     *,
     folds: int,
     seed: int = 0,
     labels: Sequence[str | int] | None = None,
 ) -> list[int]:
-    """The part, from 0 to `folds` - 1, that each photo is held out with; photos that are alike go together.
+    """The part, from 0 to `folds` - 1, that each photo is held out with; photos of the same picture go together.
 
     A class whose different photos all fall into one part would have none to learn from while they are held out: the
     one with the largest number goes into the next part.
 
     Args:
         hashes: SHA-256 of the photos' content, in hex.
-        alike: groups of places in `hashes` that show the same picture.
+        duplicates: groups of places in `hashes` that show the same picture.
         folds: number of parts.
         seed: another seed gives other folds.
         labels: their classes; None: all of one.
     """
-    numbers = [_uniform(digest, seed) for digest in _deciding(hashes, alike)]
+    numbers = [_uniform(digest, seed) for digest in _deciding(hashes, duplicates)]
     if len(hashes) >= 20 * folds:
         fold_of = {number: int(number * folds) for number in numbers}
     else:

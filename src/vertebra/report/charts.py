@@ -87,7 +87,7 @@ def _number(value: float, step: float, share: bool) -> str:
     return f"{value:,.{digits}f}"
 
 
-def reliability_chart(title: str, bins: Sequence[tuple[float, float, int]]) -> Chart:
+def reliability_chart(title: str, bins: Sequence[tuple[float, float, int]], caption: str = "") -> Chart:
     """Confidence against accuracy; `bins` are mean confidence, share of right answers, photos."""
     total = sum(photos for *_, photos in bins) or 1
     x = axis("confidence, %", 0, 1, share=True)
@@ -101,28 +101,28 @@ def reliability_chart(title: str, bins: Sequence[tuple[float, float, int]]) -> C
         )
         radius = round(3 + 13 * (photos / total) ** 0.5, 1)
         marks.append(Mark(x.at(confidence), y.at(accuracy), radius, text, y.at(low), y.at(high)))
-    return Chart(title, "", x, y, marks=tuple(marks), diagonal=True)
+    return Chart(title, caption, x, y, marks=tuple(marks), diagonal=True)
 
 
-def coverage_chart(title: str, points: Sequence[tuple[float, float]]) -> Chart:
+def coverage_chart(title: str, points: Sequence[tuple[float, float]], caption: str = "") -> Chart:
     """Share of photos that are answered against the share of right answers among them."""
     x = axis("coverage: share of photos answered, %", 0, 1, share=True)
     lowest = min((right for _, right in points), default=0.0)
     y = axis("precision: share of right answers, %", min(lowest, 0.95), 1, share=True, vertical=True)
-    return Chart(title, "", x, y, line=_polyline(x, y, points), name="coverage")
+    return Chart(title, caption, x, y, line=_polyline(x, y, points), name="coverage")
 
 
-def line_chart(title: str, x_title: str, y_title: str, values: Sequence[float], *, share: bool = False) -> Chart:
-    """A value at each step from 1 on; those that are no numbers are left out."""
+def line_chart(title: str, step: str, values: Sequence[float], caption: str = "", *, share: bool = False) -> Chart:
+    """A value at each step, such as an epoch, from 1 on; those that are NaN or infinite are left out."""
     points = [(float(i), value) for i, value in enumerate(values, 1) if math.isfinite(value)]
-    x = axis(x_title, 1, max(2, len(values)))
+    x = axis(step, 1, max(2, len(values)))
     found = [value for _, value in points] or [0.0]
-    y = axis(y_title, min(found), max(found), vertical=True, share=share)
+    y = axis(f"{title}, %" if share else title, min(found), max(found), vertical=True, share=share)
     marks = [
-        Mark(x.at(step), y.at(value), 3, f"{step:g}: {f'{100 * value:.1f} %' if share else f'{value:.4g}'}")
-        for step, value in points
+        Mark(x.at(place), y.at(value), 3, f"{place:g}: {f'{100 * value:.1f} %' if share else f'{value:.4g}'}")
+        for place, value in points
     ]
-    return Chart(title, "", x, y, line=_polyline(x, y, points), marks=tuple(marks if len(marks) <= 40 else ()))
+    return Chart(title, caption, x, y, line=_polyline(x, y, points), marks=tuple(marks if len(marks) <= 40 else ()))
 
 
 def _polyline(x: Axis, y: Axis, points: Sequence[tuple[float, float]]) -> str:

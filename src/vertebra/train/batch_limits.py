@@ -5,10 +5,7 @@ A setting on its own, and beside others, `Settings` checks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
-from torch import nn
 
 from vertebra.errors import UsageError
 from vertebra.models import ConvNet, create_model
@@ -20,12 +17,7 @@ from .train_settings import Settings
 
 
 def check_settings(settings: Settings, processes: int) -> None:
-    """Refuse what cannot be trained, before the photos are looked at. It needs no weights and computes nothing.
-
-    Raises:
-        UsageError: there is no such network, it has fewer stages, no dropout or needs larger images, or a step has too
-            few images.
-    """
+    """Refuse what cannot be trained, before the photos are read. It needs no weights and computes nothing."""
     with torch.device("meta"):
         network = create_model(settings.model, weights=None)
         if settings.dropout is not None and not dropout_rates(network, settings):
@@ -48,15 +40,8 @@ def check_settings(settings: Settings, processes: int) -> None:
 def check_photos(settings: Settings, network: ConvNet, size: int, photos: int, processes: int) -> tuple[int, list[str]]:
     """How many images each part of a step needs at least, and what to know of it.
 
-    Args:
-        settings: of the run.
-        network: on any device; its weights are left alone.
-        size: of the images at the end of training, in pixels.
-        photos: that are trained on.
-        processes: that share a step.
-
-    Raises:
-        UsageError: the smallest step of an epoch has too few images.
+    `size` is that of the images at the end of training, in pixels; `photos` are trained on, and `processes` share a
+    step. Where the smallest step of an epoch has too few images, that is a UsageError.
     """
     least = least_images(network, settings, size)
     smallest = smallest_step(photos, settings.batch_size)
@@ -89,11 +74,7 @@ def smallest_step(photos: int, batch_size: int) -> int:
 
 
 def least_images(network: ConvNet, settings: Settings, size: int) -> int:
-    """Two where batch norm would have one value a channel of one image, which has no variance; else one.
-
-    Raises:
-        UsageError: the network needs larger images.
-    """
+    """Two where batch norm would have one value a channel of one image, which has no variance; else one."""
     smallest = augmentation_strength(settings, size, 0.0).size
     if smallest < network.min_size:
         grown = "" if smallest == size else f", which with progressive = {settings.progressive} begin at {smallest}"
@@ -105,7 +86,8 @@ def least_images(network: ConvNet, settings: Settings, size: int) -> int:
     set_training(network, settings)
     try:
         # On "meta" shapes alone are computed, and the network's own running statistics are not touched.
-        tensors = {name: torch.empty_like(tensor, device="meta") for name, tensor in _tensors(network)}
+        named = (*network.named_parameters(), *network.named_buffers())
+        tensors = {name: torch.empty_like(tensor, device="meta") for name, tensor in named}
         for pixels in {smallest, size}:
             torch.func.functional_call(network, tensors, (torch.empty(1, 3, pixels, pixels, device="meta"),))
     except UsageError:
@@ -116,11 +98,6 @@ def least_images(network: ConvNet, settings: Settings, size: int) -> int:
         for module, training in zip(network.modules(), before, strict=True):
             module.training = training
     return 1
-
-
-def _tensors(network: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    yield from network.named_parameters()
-    yield from network.named_buffers()
 
 
 def _too_few(least: int, processes: int, size: int | None) -> str:

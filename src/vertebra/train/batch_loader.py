@@ -10,6 +10,7 @@ import math
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,14 +78,14 @@ def steps_of_epoch(photos: int, settings: Settings) -> int:
     return math.ceil(photos / settings.batch_size)
 
 
+@dataclass(eq=False)
 class TrainPhotos(Dataset[Any]):
     """Decoded and augmented; what cannot be read gives its reason instead."""
 
-    def __init__(self, paths: Sequence[Path], labels: Labels, settings: Settings, preprocessing: Preprocessing) -> None:
-        self.paths = paths
-        self.labels = labels
-        self.settings = settings
-        self.preprocessing = preprocessing
+    paths: Sequence[Path]
+    labels: Labels
+    settings: Settings
+    preprocessing: Preprocessing
 
     def __getitem__(self, sample: Sample) -> tuple[Tensor, int] | str:
         strength = augmentation_strength(self.settings, self.preprocessing.crop_size, sample.progress)
@@ -102,17 +103,18 @@ class TrainPhotos(Dataset[Any]):
             return str(error)
 
 
+@dataclass(eq=False)
 class _BatchSampler(Sampler[list[Sample]]):
     """The batches of one process, from a step on and without an end."""
 
-    def __init__(self, labels: Labels, settings: Settings, start: int, part: tuple[int, int], total: int) -> None:
-        self.labels = labels
-        self.settings = settings
-        self.start = start
-        self.rank, self.size = part
-        self.total = total
+    labels: Labels
+    settings: Settings
+    start: int
+    part: tuple[int, int]  # rank, processes
+    total: int
 
     def __iter__(self) -> Iterator[list[Sample]]:
+        rank, size = self.part
         steps = steps_of_epoch(len(self.labels), self.settings)
         epoch, skip = divmod(self.start, steps)
         while True:
@@ -123,7 +125,7 @@ class _BatchSampler(Sampler[list[Sample]]):
                     yield [
                         Sample(int(photo), epoch, place + i, progress)
                         for i, photo in enumerate(batch.tolist())
-                        if i % self.size == self.rank
+                        if i % size == rank
                     ]
                 place += len(batch)
             epoch, skip = epoch + 1, 0
@@ -132,16 +134,11 @@ class _BatchSampler(Sampler[list[Sample]]):
 def stream(
     photos: TrainPhotos, *, start: int, part: tuple[int, int], total: int, workers: int, pin: bool = False
 ) -> Iterator[Batch | str]:
-    """Batches from step `start` on, without an end; the reason where a photo cannot be read.
+    """Batches from step `start` of `total` on, without an end; the reason where a photo cannot be read.
 
-    Args:
-        photos: what to draw from.
-        start: steps that have been done.
-        part: the number of this process, and how many there are.
-        total: steps in all, which `progress` is measured by.
-        workers: processes that decode; 0: none but this one. Where they would run the script again that has called
-            this, and the settings do not ask for them, there are none.
-        pin: keep batches where a GPU fetches them fastest.
+    `part` is the number of this process, and how many there are; `workers` processes decode, or this one where that is
+    0. Where they would run the script again that has called this, and the settings do not ask for them, there are none.
+    `pin` keeps batches where a GPU fetches them fastest.
     """
     draws = _BatchSampler(photos.labels, photos.settings, start, part, total)
     context = start_method() if workers else None

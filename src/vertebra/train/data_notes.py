@@ -11,9 +11,9 @@ from vertebra.data import Photo
 from vertebra.units import counted
 
 from .leakage import find_trained_photos
+from .prepare import UsablePhotos
 from .run_folder import SETTINGS
 from .train_settings import Settings
-from .usable_photos import UsablePhotos
 
 FEW = 50  # held-out photos, below which their metrics say little
 
@@ -39,13 +39,9 @@ def sample_size_notes(count: int, pictures: int, what: str = "held out") -> list
 def data_notes(
     data: UsablePhotos, held: Sequence[Photo], settings: Settings, unmeasured: Sequence[Photo] = ()
 ) -> list[str]:
-    """What to know before one trusts metrics of the held-out photos.
+    """What to know before one trusts metrics of the photos that were held out and measured.
 
-    Args:
-        data: all photos of the run.
-        held: those that were measured.
-        settings: of the run.
-        unmeasured: photos that were held out and are in no metric.
+    `unmeasured` were held out, and are in no metric.
     """
     found = [*data.dataset.place, *data.dataset.notes]
     if unreadable := data.audit.unreadable:

@@ -26,13 +26,7 @@ from vertebra.runtime.prefetch import read_ahead
 
 
 class FeatureStore:
-    """The features of one network with one preprocessing, run by one engine, by their SHA-256.
-
-    Args:
-        body: an exported network; features of another file are others, be it only damaged.
-        preprocessing: from a photo to the network's pixels.
-        plan: how it is run.
-    """
+    """The features of one exported network with one preprocessing, run by one plan, by the SHA-256 of the photos."""
 
     def __init__(self, body: Path, preprocessing: Preprocessing, plan: Plan = Plan()) -> None:  # noqa: B008 - frozen
         context = (
@@ -68,28 +62,15 @@ class DatasetFeatures:
 
 
 def compute_features(
-    dataset: Dataset,
-    body: Path,
-    preprocessing: Preprocessing,
-    progress: Progress = silent,
+    dataset: Dataset, body: Path, preprocessing: Preprocessing, tell: Progress = silent
 ) -> DatasetFeatures:
-    """The facts and the features of each photo.
-
-    Args:
-        dataset: the photos.
-        body: an exported network.
-        preprocessing: from a photo to the network's pixels; of its `crop_size`.
-        progress: called with the photos done and the photos in all.
-
-    Raises:
-        EngineError: the network cannot be run.
-    """
+    """The facts of each photo, and its features by an exported network."""
     predictor = Predictor(body)
     runner = predictor.runner(predictor.batch)
     store = FeatureStore(body, preprocessing, runner.plan)
     try:
         task = "computing features"
-        facts, features = infer_dataset(dataset, preprocessing, runner, EMBEDDING, store, task=task, progress=progress)
+        facts, features = infer_dataset(dataset, preprocessing, runner, EMBEDDING, store, task=task, tell=tell)
     finally:
         store.save()
         runner.close()
@@ -104,23 +85,13 @@ def infer_dataset(
     store: FeatureStore | None = None,
     *,
     task: str,
-    progress: Progress = silent,
+    tell: Progress = silent,
 ) -> tuple[list[ImageInfo], FloatArray]:
-    """The facts of each photo, and what the network makes of it.
+    """The facts of each photo and an output of the network, (N, D), in their order; zeros where a photo is unusable.
 
-    Args:
-        dataset: the photos.
-        preprocessing: from a picture to the network's pixels.
-        runner: the network.
-        output: what of it is wanted, (N, D).
-        store: what the network made of photos before, which are not decoded again; gets what is new.
-        task: what `progress` calls it.
-        progress: called with the photos done and the photos in all.
-
-    Returns:
-        ImageInfo and values (N, D) in the order of the photos; zeros for those that cannot be used.
+    Photos whose values are in `store` are not decoded again; it gets those that are new.
     """
-    album = ImageInfoCache(decoding=preprocessing.decoding)
+    cache = ImageInfoCache(decoding=preprocessing.decoding)
 
     def read(photos: Sequence[Photo]) -> list[tuple[bytes, ImageInfo | None]]:
         return [read_file(photo.path) for photo in photos]
@@ -134,7 +105,7 @@ def infer_dataset(
                 continue
             digest = hashlib.sha256(content).hexdigest()
             known = None if store is None else store.get(digest)
-            facts, picture = album.examine(content, digest, decode=known is None)
+            facts, picture = cache.examine(content, digest, decode=known is None)
             if picture is not None:
                 pixels.append(resize_and_crop(picture, preprocessing))
                 waiting.append(len(results))
@@ -155,11 +126,10 @@ def infer_dataset(
         ):
             facts.append(fact)
             rows.append(values)
-            progress(task, len(rows), len(dataset.photos))
+            tell(task, len(rows), len(dataset.photos))
     finally:
-        album.save()
-    width = next((len(row) for row in rows if row is not None), 1)
-    found = np.zeros((len(rows), width), np.float32)
+        cache.save()
+    found = np.zeros((len(rows), next((len(row) for row in rows if row is not None), 1)), np.float32)
     for index, row in enumerate(rows):
         if row is not None:
             found[index] = row

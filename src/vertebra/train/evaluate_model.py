@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from vertebra.errors import UsageError, nearest
 from vertebra.files import replacing, writing
 from vertebra.imagenet import is_imagenet, wnids
 from vertebra.loading import exported_file
-from vertebra.model_argument import ModelArgument, ModelKind, resolve_model
+from vertebra.model_argument import ModelKind, resolve_model
 from vertebra.progress import Progress, silent
 from vertebra.report import interval, percent, versions
 from vertebra.runtime.engine import PROBABILITIES
@@ -39,13 +40,13 @@ from .data_notes import absent_class_notes, sample_size_notes, unusable_note
 from .dataset_features import infer_dataset
 from .evaluation import Calibration, EvaluatedPredictions, evaluate_predictions
 from .leakage import TrainedPhotos, find_trained_photos, trained_notes
-from .metrics import Floats, Labels, weights_of
+from .metrics import Floats, Labels
+from .prepare import pictures_of
 from .report_page import Report, described
 from .run_folder import SETTINGS, TrainError
 from .temperature import softmax
 from .thresholds import Rejection, Threshold, rejection
 from .train_settings import Settings
-from .usable_photos import pictures_of
 
 
 @dataclass(frozen=True)
@@ -110,15 +111,9 @@ class Evaluation:
         return notes
 
     def write(self, path: Path) -> None:
-        """Write the report as a page.
-
-        Raises:
-            TrainError: it cannot be written.
-        """
+        """Write the report as a page; a TrainError where that fails."""
         m = self.held.metrics
         command = shlex.join(["vertebra", "evaluate", self.given, self.source, *self.arguments])
-        if self.decoding.bits is not None:
-            command += f" --bits {self.decoding.bits}"
         card = read_card(self.model)
         name = self.model.name if self.given == str(self.model) else self.given
         page = Report(
@@ -137,9 +132,9 @@ class Evaluation:
             versions=versions("numpy", "pillow", "onnxruntime"),
             hashes={} if card.content_sha256 is None else {f"{name}, SHA-256": card.content_sha256},
         )
-        text = page.html(path.parent)
+        html = page.html(path.parent).encode("utf-8")
         with writing(path, TrainError), replacing(path, durable=True) as temporary:
-            temporary.write_bytes(text.encode("utf-8"))
+            temporary.write_bytes(html)
 
 
 def evaluate(
@@ -156,22 +151,13 @@ def evaluate(
     image_root: str | os.PathLike[str] | None = None,
     tell: Progress = silent,
 ) -> Evaluation:
-    """All metrics of an exported classifier.
+    """All metrics of an exported classifier on labelled photos.
 
-    Args:
-        model: the folder of a run, an exported file, or what else `vertebra.load` takes.
-        data: labelled photos, as `open_dataset` takes them; where they have a split, those of `test` count (or of
-            `val`, where there is no `test`).
-        engine: as `vertebra.load` takes it.
-        ignore: what to leave out, as for `open_dataset`.
-        allow_unseen: leave out the photos of classes that the model does not know, instead of refusing them.
-        bits: as `vertebra.load` takes it.
-        path_column: of a table, as `open_dataset` takes it. Where neither this nor one of the next three is given, a
-            table that has the columns that a run was trained with is read by these.
-        label_column: likewise.
-        split_column: likewise.
-        image_root: likewise.
-        tell: called with what is being done, the photos done and the photos in all.
+    `model`, `engine` and `bits` are as `vertebra.load` takes them; `data`, `ignore` and what is said of a table as
+    `open_dataset` does. Where the photos have a split, those of `test` count (or of `val`, where there is no `test`).
+    `allow_unseen` leaves out the photos of classes that the model does not know, instead of refusing them. Where
+    nothing is said of a table that has the columns that a run was trained with, it is read by these. `tell` is called
+    with what is being done, the photos done and the photos in all.
 
     Raises:
         UsageError: the model has no class names, or the data has classes that it does not know.
@@ -179,28 +165,22 @@ def evaluate(
     """
     argument = resolve_model(model, "evaluate")
     path = exported_file(argument)
-    shown = _shown(argument, path)
+    # As it was given where its file lies in the cache or is made for this run alone.
+    shown = argument.given if argument.kind in (ModelKind.NETWORK, ModelKind.FUNCTION) else str(path)
     predictor = Predictor(path, engine=engine, bits=bits)
     names = predictor.card.classes
     if names is None:
         raise UsageError(f"{shown} has no class names in its card, so labels cannot be matched. Export with --classes.")
-    root = None if image_root is None else os.fspath(image_root)
     columns = {"path_column": path_column, "label_column": label_column, "split_column": split_column}
-    given = {name: value for name, value in (columns | {"image_root": root}).items() if value is not None}
-    opened, said = _opened(data, ignore, given, Path(model))
-    dataset = _test_part(opened)
-    labelled = _with_known_classes(dataset, names, shown, allow_unseen)
-    dataset, names = labelled.dataset, labelled.names
+    columns["image_root"] = None if image_root is None else os.fspath(image_root)
+    given = {name: value for name, value in columns.items() if value is not None}
+    opened, read_by = _opened(data, ignore, given, Path(model))
+    dataset, names, labelled_by = _with_known_classes(_test_part(opened), names, shown, allow_unseen)
+    runner, decoding = predictor.runner(predictor.batch), predictor.preprocessing.decoding
     facts, probabilities = infer_dataset(
-        dataset,
-        predictor.preprocessing,
-        predictor.runner(predictor.batch),
-        PROBABILITIES,
-        task="predicting",
-        progress=tell,
+        dataset, predictor.preprocessing, runner, PROBABILITIES, task="predicting", tell=tell
     )
     # Raises where nothing can be used.
-    decoding = predictor.preprocessing.decoding
     audited = audit(dataset, facts, decoding=decoding, duplicates=())
     kept = [i for i, fact in enumerate(facts) if fact.broken is None]
     duplicates = find_duplicates(dataset, facts, ImageInfoCache(decoding=decoding))
@@ -216,134 +196,105 @@ def evaluate(
         pictures=pictures, fit=lambda places: lambda others: softmax(logits[others]),
     )  # fmt: skip
     own = Threshold(0.0, threshold, None, reached=True)
-    right = held.probabilities.argmax(axis=1) == labels
-    held = replace(
-        held,
-        rejections=(
-            *held.rejections[:-1],
-            rejection(own, own.answers(held.probabilities.max(axis=1)), right, weights_of(pictures)),
-        ),
-    )
+    predicted = held.probabilities.argmax(axis=1)
+    answered = own.answers(held.probabilities.max(axis=1))
+    rejections = (*held.rejections[:-1], rejection(own, answered, predicted == labels, held.weights))
+    index_notes = check_indices(labels, predicted) if labelled_by == INDEX else ()
     measured = replace(dataset, photos=tuple(photos))
-    doubts = check_indices(labels, held.probabilities.argmax(axis=1)) if labelled.labelled_by == INDEX else ()
-    trained = find_trained_photos(path.parent, measured, [facts[i] for i in kept], decoding)
     return Evaluation(
         model=path,
         given=shown,
         data=dataset.name,
-        held=held,
+        held=replace(held, rejections=rejections),
         broken=tuple(f"{dataset.shown(dataset.photos[i].path)}: {f.reason}" for i, f in enumerate(facts) if f.broken),
-        trained=trained,
+        trained=find_trained_photos(path.parent, measured, [facts[i] for i in kept], decoding),
         shown=dataset.shown,
         threshold=threshold,
-        decoding=predictor.preprocessing.decoding,
+        decoding=decoding,
         source=os.fspath(data),
-        labelled_by=labelled.labelled_by,
-        reading=(*audited.notes, *doubts),
+        labelled_by=labelled_by,
+        reading=(*audited.notes, *index_notes),
         arguments=(
             *(word for name in ignore for word in ("--ignore", name)),
             *(["--allow-unseen"] if allow_unseen else []),
-            *(word for name, value in said.items() for word in (f"--{name.replace('_', '-')}", value)),
+            *(word for name, value in read_by.items() for word in (f"--{name.replace('_', '-')}", value)),
+            *([] if decoding.bits is None else ["--bits", str(decoding.bits)]),
         ),
     )
 
 
-def _shown(model: ModelArgument, path: Path) -> str:
-    """A model for people: as it was given where its file lies in the cache or is made for this run alone."""
-    return model.given if model.kind in (ModelKind.NETWORK, ModelKind.FUNCTION) else str(path)
-
-
 def _opened(
-    data: str | os.PathLike[str], ignore: Sequence[str], said: dict[str, Any], run: Path
+    data: str | os.PathLike[str], ignore: Sequence[str], columns: dict[str, Any], run: Path
 ) -> tuple[Dataset, dict[str, Any]]:
-    """The data set, and what was said of its table: by the call, or else by the run, if the table has its columns."""
-    kept = {} if said or not is_table(data) else _said_by(run, data)
-    if kept:
-        try:
+    """The data set, and the columns of its table: as given, or else the run's own, if the table has them."""
+    if not columns and is_table(data) and (run / SETTINGS).is_file():
+        settings = Settings.from_toml(run / SETTINGS)
+        kept: dict[str, Any] = {name: value for name, value in settings.columns.items() if value is not None}
+        if Path(settings.data_from_here).resolve() != Path(data).resolve():
+            kept.pop("image_root", None)  # that of another table
+        flags = " ".join(f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in kept.items())
+        with suppress(UsageError):  # no such column
             found = open_dataset(data, ignore=ignore, training=False, **kept)
-        except UsageError:  # no such column
-            kept = {}
-        else:
-            flags = " ".join(f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in kept.items())
-            return replace(found, notes=(*found.notes, f"The table is read as the run's: {flags}.")), kept
-    return open_dataset(data, ignore=ignore, training=False, **said), said
-
-
-def _said_by(run: Path, data: str | os.PathLike[str]) -> dict[str, Any]:
-    """What the settings of a run say of its table; where the photos are, of the same table only."""
-    if not (run / SETTINGS).is_file():
-        return {}
-    settings = Settings.from_toml(run / SETTINGS)
-    is_same = Path(settings.data_from_here).resolve() == Path(data).resolve()
-    said = {name: value for name, value in settings.columns.items() if value is not None}
-    return {name: value for name, value in said.items() if is_same or name != "image_root"}
+            notes = (*found.notes, f"The table is read as the run's: {flags}.") if kept else found.notes
+            return replace(found, notes=notes), kept
+    return open_dataset(data, ignore=ignore, training=False, **columns), columns
 
 
 def _test_part(dataset: Dataset) -> Dataset:
-    for split in ("test", "val"):
-        if any(photo.split == split for photo in dataset.photos):
-            part = dataset.only(lambda photo, wanted=split: photo.split == wanted)  # type: ignore[misc]
-            count, of = len(part.photos), len(dataset.photos)
-            note = f"The {split} photos are measured, {count:,} of {of:,}."
-            notes = (*part.notes, note) if count < of else part.notes
-            return replace(part, name=f"{dataset.name} ({split})", notes=notes)
-    if dataset.has_splits:
-        note = f"No photo is marked test or val, so all {len(dataset.photos):,} are measured, also those marked train."
-        return replace(dataset, notes=(*dataset.notes, note))
-    return dataset
+    count = len(dataset.photos)
+    splits = {photo.split for photo in dataset.photos}
+    split = next((name for name in ("test", "val") if name in splits), None)
+    if split is None:
+        note = f"No photo is marked test or val, so all {count:,} are measured, also those marked train."
+        return replace(dataset, notes=(*dataset.notes, note)) if dataset.has_splits else dataset
+    part = dataset.only(lambda photo: photo.split == split)
+    note = f"The {split} photos are measured, {len(part.photos):,} of {count:,}."
+    notes = (*part.notes, note) if len(part.photos) < count else part.notes
+    return replace(part, name=f"{dataset.name} ({split})", notes=notes)
 
 
-@dataclass(frozen=True)
-class _MatchedDataset:
-    """A data set whose labels are a model's names of its classes."""
-
-    dataset: Dataset
-    names: tuple[str, ...]  # of all the model's classes, no two alike
-    labelled_by: str  # how the data set says which class a photo is of
-
-
-def _with_known_classes(dataset: Dataset, names: Sequence[str], model: str, allow_unseen: bool) -> _MatchedDataset:
+def _with_known_classes(
+    dataset: Dataset, names: Sequence[str], model: str, allow_unseen: bool
+) -> tuple[Dataset, tuple[str, ...], str]:
     """The data set with the model's own names of its classes, and without the classes that the model does not know.
 
-    Raises:
-        UsageError: there are some, and they may not be left out; or none is left.
+    Also the names of all the model's classes, no two alike, and how the data set says which class a photo is of.
+    Classes that the model does not know are refused unless `allow_unseen` leaves them out, and some are left.
     """
     labels = sorted({photo.label for photo in dataset.photos})
     notes, labelled_by = (*dataset.place, *dataset.notes), "class name"
     own = {*names, *wnids()} if is_imagenet(names) else set(names)
     if empty := sorted({*dataset.classes} - {*labels} - own):
-        more = f" and {len(empty) - 5} others" if len(empty) > 5 else ""
-        shown = ", ".join(map(repr, empty[:5]))
-        notes = (*notes, f"Folders without any photo, of no class of the model: {shown}{more}.")
+        notes = (*notes, f"Folders without any photo, of no class of the model: {_listed(empty)}.")
     if is_imagenet(names):
         found = match_imagenet(labels, dataset.name)
-        names = [
-            f"{name} ({wnid})" if list(names).count(name) > 1 else name
-            for name, wnid in zip(names, wnids(), strict=True)
-        ]
+        pairs = zip(names, wnids(), strict=True)
+        names = [f"{name} ({wnid})" if list(names).count(name) > 1 else name for name, wnid in pairs]
         matched, unknown = {label: names[index] for label, index in found.indices.items()}, found.unknown
         notes, labelled_by = (*notes, *found.notes), found.way
         hint = found.nearest(unknown[0]) if unknown else ""
     else:
         matched, unknown = match_names(labels, names, dataset.name)
         hint = nearest(unknown[0], names) if unknown else ""
-    knows = f"it knows {', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
     if unknown and not (allow_unseen and matched):
+        knows = f"it knows {', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
         ways = "Rename the folders, or leave their photos out with --allow-unseen." if matched else ""
         raise UsageError(
             f"{dataset.name} has {counted(len(unknown), 'class')} that {model} does not know, such as "
             f"{unknown[0]!r}; {knows}. {hint} {ways}".replace("  ", " ").rstrip()
         )
-    twice = sorted({name for name in matched.values() if list(names).count(name) > 1})
-    if twice:
+    if twice := sorted({name for name in matched.values() if list(names).count(name) > 1}):
         raise UsageError(
             f"{model} has more than one class named {twice[0]!r}, so it cannot be told which one the photos in "
             f"{dataset.name} are of. Leave them out with --ignore."
         )
     kept = tuple(replace(photo, label=matched[photo.label]) for photo in dataset.photos if photo.label in matched)
     if out := len(dataset.photos) - len(kept):
-        listed = ", ".join(map(repr, unknown[:5])) + (f" and {len(unknown) - 5} others" if len(unknown) > 5 else "")
         photos, classes = counted(out, "photo"), "classes" if len(unknown) > 1 else "a class"
-        notes = (*notes, f"Left out: {photos} of {classes} that the model does not know: {listed}.")
+        notes = (*notes, f"Left out: {photos} of {classes} that the model does not know: {_listed(unknown)}.")
     known = tuple(sorted(set(matched.values())))
-    return _MatchedDataset(replace(dataset, photos=kept, classes=known, notes=notes), tuple(names), labelled_by)
+    return replace(dataset, photos=kept, classes=known, notes=notes), tuple(names), labelled_by
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} others" if len(names) > 5 else "")

@@ -1,17 +1,27 @@
-"""The step after fitting: metrics, calibration and thresholds of predictions of held-out photos."""
+"""The step `evaluate` of a run: metrics, calibration and thresholds of predictions of held-out photos."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vertebra.data import Photo
 
 from .metrics import Floats, Labels, Metrics, compute_metrics, expected_calibration_error, weights_of
+from .prepare import PreparedProbe, split_indices
+from .run_folder import TrainError
 from .temperature import fit_temperature, softmax
 from .thresholds import Fit, Rejection, Threshold, cross_fitted, fit_threshold, rejection
+
+if TYPE_CHECKING:
+    from .fit import Trainer
+    from .prepare_training import PreparedTraining
+    from .probe import Probe
+
+PRECISIONS = (0.9, 0.95, 0.98, 0.99)
 
 
 @dataclass(frozen=True)
@@ -27,23 +37,12 @@ class EvaluatedPredictions:
     ece_before: float | None
     rejections: tuple[Rejection, ...]  # one for each of `PRECISIONS`, and the last for the target precision of the run
     weights: Floats  # (N,), what each photo counts for: those of the same picture together as one
+    temperature: float  # that is exported
 
     @property
     def measures(self) -> Metrics:
         """The name of `metrics` in version 0.1."""
         return self.metrics
-
-
-@dataclass(frozen=True)
-class RunEvaluation:
-    """What the step `evaluate` of a run gives to `export` and `report`."""
-
-    held_out: EvaluatedPredictions
-    temperature: float  # that is exported
-    unmeasured: tuple[Photo, ...] = ()  # held out, and in no metric
-
-
-PRECISIONS = (0.9, 0.95, 0.98, 0.99)
 
 
 @dataclass(frozen=True)
@@ -85,19 +84,11 @@ def evaluate_predictions(
     fit: Fit | None = None,
     parts: Labels | None = None,
 ) -> EvaluatedPredictions:
-    """All metrics of predictions of held-out photos.
+    """All metrics of predictions of held-out photos, with logits (N, K) before the calibration that is exported.
 
-    Args:
-        description: how the photos were held out, for people.
-        photos: N of them.
-        labels: (N,).
-        logits: (N, K), before calibration.
-        calibration: that is exported.
-        names: of the K classes.
-        pictures: (N,), equal numbers for photos that show the same picture. None: no two do.
-        fit: where the calibration was fitted to these very photos, what fits another one to some of them; each part is
-            then measured by what was fitted to the others.
-        parts: (N,), with `fit`; None: every fifth picture is a part.
+    `pictures` (N,) has equal numbers for photos that show the same picture; None: no two do. Where the calibration was
+    fitted to these very photos, `fit` fits another one to some of them, and each of the `parts` (N,) (None: every fifth
+    picture is one) is measured by what was fitted to the others.
     """
     targets = [threshold.target for threshold in calibration.thresholds]
     pictures = np.arange(len(labels)) if pictures is None else np.unique(pictures, return_inverse=True)[1]
@@ -123,4 +114,65 @@ def evaluate_predictions(
             for column, threshold in enumerate(calibration.thresholds)
         ),
         weights=weights,
+        temperature=calibration.temperature,
+    )
+
+
+def evaluate_probe(prepared: PreparedProbe, probe: Probe, precision: float) -> EvaluatedPredictions:
+    """By the test photos of the data set, or of its validation photos, or else by cross-validation.
+
+    The temperature and the thresholds are fitted to out-of-fold predictions. Where these are measured themselves, each
+    fold is measured with what was fitted to the others.
+    """
+    photos, measurable = prepared.photos, probe.measurable
+    out_of_fold = prepared.train_indices[measurable]
+    logits = probe.logits(measurable)
+    labels, pictures = photos.labels[out_of_fold], photos.pictures[out_of_fold]
+    calibration = Calibration.fit(logits, labels, precision, probe.temperature, pictures)
+    held, description = out_of_fold, f"out-of-fold predictions of {len(set(prepared.folds))}-fold cross-validation"
+    if prepared.held_split is not None:
+        held, description = split_indices(prepared.splits, prepared.held_split), f"the {prepared.held_split} photos"
+        logits = probe.head.logits(prepared.features[held])
+    return evaluate_predictions(
+        description,
+        [photos.photos[i] for i in held.tolist()],
+        photos.labels[held],
+        logits,
+        calibration,
+        photos.names,
+        pictures=photos.pictures[held],
+        fit=probe.refitted if prepared.held_split is None else None,
+        parts=prepared.folds[measurable],
+    )
+
+
+def evaluate_training(trainer: Trainer, start: PreparedTraining) -> EvaluatedPredictions:
+    """By the test photos of the run, or else by its validation set; every process must call it."""
+    settings, val, test = trainer.settings, trainer.val, trainer.test
+    val_logits = trainer.logits(val, "measuring")
+    if test is None:
+        split, logits = val, val_logits
+        description = "the validation photos, which chose the epoch, as there are no test photos"
+    else:
+        split, logits = test, trainer.logits(test, "measuring")
+        description = "the test photos"
+    if not np.isfinite(logits).all():
+        raise TrainError(
+            "the network's outputs on held-out photos are NaN or infinite, so nothing can be said of it, and it is "
+            f"not exported. Train again with a smaller learning rate, such as --lr {float(settings.lr) / 5:.2g}"
+        )
+
+    def refitted(places: Labels) -> Callable[[Labels], Floats]:
+        temperature = fit_temperature(val_logits[places], val.labels[places])
+        return lambda others: softmax(val_logits[others] / temperature)
+
+    return evaluate_predictions(
+        description,
+        split.photos(start.classes),
+        split.labels,
+        logits,
+        Calibration.fit(val_logits, val.labels, settings.precision, pictures=start.pictures_of("val")),
+        start.classes,
+        pictures=start.pictures_of("val" if test is None else "test"),
+        fit=refitted if test is None else None,  # test photos calibrate nothing
     )

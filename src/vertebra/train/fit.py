@@ -58,6 +58,7 @@ class Trainer:
     distributed: Distributed
     tell: Progress
     now: Callable[[], float] = time.perf_counter  # seconds
+    test: Split | None = None  # measured after `fit`, where the run has test photos
     _stop: bool = field(default=False, init=False)
     _signal: int = field(default=signal.SIGINT, init=False)  # that asked to stop
 
@@ -77,8 +78,6 @@ class Trainer:
         )
         self.average = WeightAverage(self.network, self.settings.ema)
         self._saved_at = self._logged_at = self._started_at = 0.0
-
-    # --- the loop -----------------------------------------------------------------------------------------------------
 
     def fit(self) -> TrainingState:
         """Train to the end.
@@ -100,7 +99,7 @@ class Trainer:
                         raise
                     raise LostProcessError(first_line(error)) from error
         self.distributed.barrier()  # the first process has written what all read now
-        self._load_best(state)
+        self.network.load_state_dict(load_best(self.folder, state.best_step))
         return state
 
     def _train(self, state: TrainingState, log: Log | None) -> None:
@@ -110,7 +109,10 @@ class Trainer:
         self._saved_at = self._logged_at = self.now()
         self._started_at = self._saved_at - state.seconds
         if state.step and budget.is_spent(state.step):  # it was stopped behind what has become the end
-            self._finish(state, log)
+            if state.step % self.epoch_steps:  # in the middle of an epoch
+                self._validate(state, {}, log)
+            state.finished = True
+            self._save(state)
             return
         for loaded in self.batches(state.step):
             batch = self._readable(loaded, state, metrics)
@@ -187,14 +189,8 @@ class Trainer:
                 len(self.train.labels) * self.settings.epochs,
             )
 
-    # --- validation ---------------------------------------------------------------------------------------------------
-
     def logits(self, split: Split, task: str) -> Floats:
-        """(N, K) of photos as they are classified later; all processes share the work.
-
-        Raises:
-            TrainError: a photo cannot be read.
-        """
+        """(N, K) of photos as they are classified later; all processes share the work."""
         try:
             return predict_logits(self.network, self.preprocessing, split, self.distributed, self.tell, task)
         except ImageError as error:
@@ -205,7 +201,8 @@ class Trainer:
         with self.average.applied():
             logits = self.logits(self.val, "validating")
             if not np.isfinite(logits).all():  # weights may be finite, and their outputs not
-                self._refuse_outputs(state)
+                reason = "the network's outputs on validation photos are NaN or infinite"
+                self._roll_back(reason, state, state.step, self.step.optimizer.param_groups[0]["lr"])
             accuracy, loss = score(logits, self.val.labels)
             state.epochs_since_best += 1
             if (accuracy, -loss) > (state.best_score, -state.best_loss):
@@ -217,21 +214,6 @@ class Trainer:
                 state.step, epoch=state.step / self.epoch_steps, **figures, val_accuracy=accuracy, val_loss=loss,
                 seconds=round(state.seconds, 2),
             )  # fmt: skip
-
-    def _finish(self, state: TrainingState, log: Log | None) -> None:
-        """End a run whose last step has been done before."""
-        if state.step % self.epoch_steps:  # in the middle of an epoch
-            self._validate(state, {}, log)
-        state.finished = True
-        self._save(state)
-
-    # --- weights ------------------------------------------------------------------------------------------------------
-
-    def _load_best(self, state: TrainingState) -> None:
-        weights = load_best(self.folder, state.best_step)
-        with torch.no_grad():
-            for name, tensor in self.network.state_dict().items():
-                tensor.copy_(weights[name])
 
     def _sync_buffers(self) -> None:
         """Average the running statistics, which each process has of its own images."""
@@ -250,8 +232,6 @@ class Trainer:
         state.settings = asdict(self.settings)
         save(self.folder, state, self.network, self.step.optimizer, self.average.tensors, self.distributed)
 
-    # --- refusals -----------------------------------------------------------------------------------------------------
-
     def _refuse_divergence(self, state: TrainingState, metrics: StepMetrics) -> None:
         """Wait for the figures of all steps; a loss far above that of guessing ends the run."""
         metrics.read(wait=True)
@@ -259,12 +239,11 @@ class Trainer:
             self._roll_back(f"the loss is {found.mean_loss:.4g}", state, found.step, found.lr)
 
     def _roll_back(self, reason: str, state: TrainingState, step: int, lr: float) -> None:
-        """Go back to the best weights, which are known to be sound: a step may spoil what only the next one shows.
+        """Go back to the best weights, which are known to be finite: a step may spoil what only the next one shows.
 
-        Raises:
-            TrainError: always; says how to go on.
+        Always a TrainError, which says how to go on.
         """
-        self._load_best(state)
+        self.network.load_state_dict(load_best(self.folder, state.best_step))
         self.step.optimizer.state.clear()
         self.average.reset()
         state.step, state.epochs_since_best = state.best_step, 0
@@ -274,12 +253,6 @@ class Trainer:
             f"{state.step:,}, the best so far. A smaller learning rate helps most often: "
             f"{resume_command(self.folder)} --lr {float(self.settings.lr) / 5:.2g}"
         )
-
-    def _refuse_outputs(self, state: TrainingState) -> None:
-        reason = "the network's outputs on validation photos are NaN or infinite"
-        if not state.step:
-            raise TrainError(f"{reason} before the first step: the weights that were given cannot be trained on.")
-        self._roll_back(reason, state, state.step, self.step.optimizer.param_groups[0]["lr"])
 
     def _readable(self, batch: Batch | str, state: TrainingState, metrics: StepMetrics) -> Batch:
         """The batch; where any process could not read a photo of its own, the run is saved and ends."""

@@ -14,8 +14,8 @@ from vertebra.machine import usable_cores
 from vertebra.report import percent
 
 from .evaluation import EvaluatedPredictions
+from .prepare import UsablePhotos
 from .run_folder import TrainError, read_rows
-from .usable_photos import UsablePhotos
 
 
 @dataclass(frozen=True)
@@ -31,26 +31,19 @@ class TrainedPhotos:
 
 
 def find_trained_photos(run: Path, dataset: Dataset, facts: Sequence[ImageInfo], decoding: Decoding) -> TrainedPhotos:
-    """Which photos of a data set trained the classifier of that run.
-
-    Args:
-        run: its folder, with the table of its photos.
-        dataset: the photos.
-        facts: of each.
-        decoding: that these facts were found by.
-    """
+    """Which photos of a data set, with the facts that this decoding has found, trained the classifier of that run."""
     known = _training_photos(run)
     if not known:
         return TrainedPhotos()
-    album = ImageInfoCache(decoding=decoding)
+    cache = ImageInfoCache(decoding=decoding)
     with ThreadPoolExecutor(usable_cores()) as pool:
-        found = list(pool.map(album.recall, known, known.values()))
-    album.save()
+        found = list(pool.map(cache.recall, known, known.values()))
+    cache.save()
     photos = [Photo(path, "") for path, fact in zip(known.values(), found, strict=True) if fact is not None]
     both = [*facts, *(fact for fact in found if fact is not None)]
     files = frozenset(place for place, fact in enumerate(facts) if fact.sha256 in known)
     copies = {}
-    for group in find_duplicates(replace(dataset, photos=(*dataset.photos, *photos)), both, album):
+    for group in find_duplicates(replace(dataset, photos=(*dataset.photos, *photos)), both, cache):
         trained = [place for place in group.members if place >= len(facts)]
         for place in group.members if trained else ():
             if place < len(facts) and place not in files:
@@ -67,15 +60,9 @@ def _training_photos(run: Path) -> dict[str, Path]:
 
 
 def find_leaks(data: UsablePhotos, splits: Sequence[str], held: str) -> dict[str, str]:
-    """Path of a held-out photo -> path of a photo of the same picture that is not held out; ready for JSON.
-
-    Args:
-        data: all photos of the run.
-        splits: of each photo.
-        held: the split that is measured.
-    """
+    """Path of a photo of the split `held` -> path of a photo of the same picture in another; ready for JSON."""
     found = {}
-    for group in data.alike:
+    for group in data.duplicates:
         trained = [place for place in group if splits[place] != held]
         for place in group if trained else ():
             if splits[place] == held:
@@ -84,36 +71,19 @@ def find_leaks(data: UsablePhotos, splits: Sequence[str], held: str) -> dict[str
 
 
 def leak_notes(found: Mapping[str, str], held: EvaluatedPredictions, shown: Any = str) -> list[str]:
-    """What such photos do to the accuracy.
-
-    Args:
-        found: from `leaked`.
-        held: the photos that were measured.
-        shown: from a photo's path to how it is written for people.
-    """
-    twins = [_path(photo) in found for photo in held.photos]
-    count = sum(twins)
-    if not count:
+    """What photos that `find_leaks` found do to the accuracy; `shown` writes a path for people."""
+    leaked = [_path(photo) in found for photo in held.photos]
+    if True not in leaked:
         return []
-    first = next(photo for photo, twin in zip(held.photos, twins, strict=True) if twin)
-    are = "shows" if count == 1 else "show"
-    return [
-        f"{count:,} of these {len(twins):,} photos {are} the same picture as a photo that was not held out, by the "
-        f"data set's own splits, such as {shown(first.path)} and {found[_path(first)]}. So accuracy looks better than "
-        f"it is.{without(held, twins)}"
-    ]
+    first = held.photos[leaked.index(True)]
+    which = f"was not held out, by the data set's own splits, such as {shown(first.path)} and {found[_path(first)]}"
+    return [_same_picture_note(sum(leaked), len(leaked), which, _without(held, leaked))]
 
 
 def trained_notes(found: TrainedPhotos, held: EvaluatedPredictions, shown: Callable[[Path], str] = str) -> list[str]:
-    """What photos that trained the classifier before do to the accuracy.
-
-    Args:
-        found: the places of these among the photos that were measured.
-        held: the photos that were measured.
-        shown: how a photo's path is written for people.
-    """
+    """What measured photos that trained the classifier before do to the accuracy; `shown` writes a path for people."""
     count, notes = len(held.photos), []
-    them = without(held, [place in found for place in range(count)])
+    them = _without(held, [place in found for place in range(count)])
     if found.files:
         notes.append(
             f"{len(found.files):,} of these {count:,} photos trained this classifier, so it looks better than it is; "
@@ -121,13 +91,9 @@ def trained_notes(found: TrainedPhotos, held: EvaluatedPredictions, shown: Calla
         )
     if found.copies:
         first = min(found.copies)
-        are = "shows" if len(found.copies) == 1 else "show"
         also = them.replace("Without them", "Without all of these") if found.files else them
-        notes.append(
-            f"{len(found.copies):,} of these {count:,} photos {are} the same picture as a photo that trained this "
-            f"classifier, such as {shown(held.photos[first].path)} and {found.copies[first]}. So accuracy looks better "
-            f"than it is.{also}"
-        )
+        which = f"trained this classifier, such as {shown(held.photos[first].path)} and {found.copies[first]}"
+        notes.append(_same_picture_note(len(found.copies), count, which, also))
     if found.lost:
         is_or_are = "is" if found.lost == 1 else "are"
         notes.append(
@@ -137,7 +103,15 @@ def trained_notes(found: TrainedPhotos, held: EvaluatedPredictions, shown: Calla
     return notes
 
 
-def without(held: EvaluatedPredictions, left_out: Sequence[bool]) -> str:
+def _same_picture_note(count: int, photos: int, which: str, also: str) -> str:
+    show = "shows" if count == 1 else "show"
+    return (
+        f"{count:,} of these {photos:,} photos {show} the same picture as a photo that {which}. "
+        f"So accuracy looks better than it is.{also}"
+    )
+
+
+def _without(held: EvaluatedPredictions, left_out: Sequence[bool]) -> str:
     """The accuracy without some of the photos; empty where that leaves none."""
     right = held.logits.argmax(axis=1) == held.labels
     others = [bool(ok) for ok, out in zip(right, left_out, strict=True) if not out]

@@ -49,13 +49,8 @@ def choose_strength(
     A prior about the middle keeps photos that any head classifies rightly from asking for ever weaker regularisation:
     with N photos, their loss has to fall by more than an N-th of what the prior rises by.
 
-    Args:
-        parts: photos to train on and others to choose by, one pair a fold.
-        classes: their number.
-        prior: on temperature and strength.
-
-    Returns:
-        The strength, its heads fitted to each part's training photos, and all trials in the order of their strengths.
+    `parts` are photos to train on and others to choose by, one pair a fold. Returns the strength, its heads fitted to
+    each part's training photos, and all trials in the order of their strengths.
     """
     solvers = [Solver(*train, classes) for train, _ in parts]
     labels = np.concatenate([val[1] for _, val in parts])
@@ -150,11 +145,7 @@ class OutOfFold:
         """The share of the discriminant that does best on these photos, and the temperature of the sum.
 
         The discriminant is far too confident: it is brought to the scale of the softmax head before they are
-        added, which is the scale that the prior on the temperature speaks of.
-
-        Args:
-            places: of the photos to fit to; none leaves the softmax head as it is.
-            prior: on the temperature.
+        added, which is the scale of the prior on the temperature. No photos leave the softmax head as it is.
         """
         labels, one, other = self.labels[places], self.softmax_logits[places], self.discriminant_logits[places]
         best, temperature = Recipe(self.strength), 1.0
@@ -181,7 +172,7 @@ def cross_validated(
     labels: Labels,
     folds: Labels,
     classes: int,
-    progress: Progress = silent,
+    tell: Progress = silent,
     prior: Prior = PRIOR,
     *,
     more_fits: int = 0,
@@ -189,7 +180,7 @@ def cross_validated(
     """Out-of-fold predictions of each photo.
 
     The strength is chosen by the largest folds, as many as have enough photos for it, so that of many photos its choice
-    costs a few fits and not that for each fold. `more_fits` follow the call, and are counted in `progress`.
+    costs a few fits and not that for each fold. `more_fits` follow the call, and are counted by `tell`.
     """
     numbers, fold_of = np.unique(folds, return_inverse=True)
     counts = np.zeros((len(numbers), classes), np.int64)
@@ -213,5 +204,5 @@ def cross_validated(
         head = heads[done] if done < choosing else Solver(*train, classes).fit(strength)
         softmax_logits[out] = head.logits(features[out])
         discriminant_logits[out] = discriminant(*train, classes).logits(features[out])
-        progress("fitting", done + 1, len(outs) + more_fits)
+        tell("fitting", done + 1, len(outs) + more_fits)
     return OutOfFold(labels, softmax_logits, discriminant_logits, measurable, strength, trials)

@@ -121,9 +121,7 @@ class Solver:
 def two_loop_direction(gradient: Tensor, history: Iterable[tuple[Tensor, Tensor, float]]) -> Tensor:
     """L-BFGS's direction: minus the gradient times the inverse curvature that the last steps have shown.
 
-    Args:
-        gradient: of any shape.
-        history: steps, the change of the gradient in each, and the product of both; the oldest first.
+    `history` has these steps, the change of the gradient in each, and the product of both; the oldest first.
     """
     steps = list(history)
     direction, coefficients = -gradient, []

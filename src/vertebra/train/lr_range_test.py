@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
-
 from .fit import Trainer
 from .run_folder import TrainError
 
@@ -32,9 +30,7 @@ def range_test(trainer: Trainer, *, steps: int = 60) -> tuple[float, list[tuple[
             tried.append((lr, loss))
         if number + 1 >= steps or not math.isfinite(loss) or loss > 4 * min(value for _, value in tried):
             break
-    with torch.no_grad():
-        for name, tensor in trainer.network.state_dict().items():
-            tensor.copy_(initial[name])
+    trainer.network.load_state_dict(initial)
     trainer.step.optimizer.state.clear()
     best = min(tried, key=lambda entry: entry[1])[0] if tried else low * 10
     return float(f"{best / 10:.2g}"), tried

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,11 +65,7 @@ class Metrics:
 
 
 def weights_of(pictures: Labels) -> Floats:
-    """What each photo counts for, so that photos of the same picture count as one together; 1 of those alone.
-
-    Args:
-        pictures: (N,), equal numbers for photos that show the same picture.
-    """
+    """(N,) equal numbers for photos that show the same picture → what each counts for: together they count as one."""
     _, place, counts = np.unique(pictures, return_inverse=True, return_counts=True)
     weights: Floats = 1.0 / counts[place]
     return weights
@@ -78,14 +74,7 @@ def weights_of(pictures: Labels) -> Floats:
 def compute_metrics(
     probabilities: Floats, labels: Labels, names: tuple[str, ...], weights: Floats | None = None
 ) -> Metrics:
-    """Judge predictions.
-
-    Args:
-        probabilities: (N, K).
-        labels: (N,), the true classes.
-        names: of the K classes.
-        weights: (N,), from `weights_of`. None: no two photos show the same picture.
-    """
+    """From probabilities (N, K) and true classes (N,); `weights` (N,) are from `weights_of`, None where all are 1."""
     n, count = probabilities.shape
     weights = np.ones(n) if weights is None else weights
     if not n:
@@ -94,7 +83,8 @@ def compute_metrics(
     confusion = confusion_matrix(probabilities, labels)
     top1, top5 = accuracy_score(probabilities, labels), top_k_accuracy_score(probabilities, labels, 5)
     pictures = float(weights.sum())
-    balanced_interval = _balanced_accuracy_interval(confusion, np.bincount(labels, weights, minlength=count))
+    balanced, balanced_interval = _balanced_accuracy(confusion, np.bincount(labels, weights, minlength=count))
+    sums = np.diagonal(confusion).tolist(), confusion.sum(axis=0).tolist(), confusion.sum(axis=1).tolist()
     return Metrics(
         n=n,
         pictures=round(pictures),
@@ -102,11 +92,11 @@ def compute_metrics(
         top1_interval=_interval(top1, n, pictures),
         top5=top5,
         top5_interval=None if top5 is None else _interval(top5, n, pictures),
-        balanced_accuracy=balanced_accuracy_score(confusion),
+        balanced_accuracy=balanced,
         balanced_accuracy_interval=balanced_interval,
         ece=expected_calibration_error(probabilities, labels),
         nll=log_loss(probabilities, labels),
-        classes=tuple(_class_metrics(confusion, index, name) for index, name in enumerate(names)),
+        classes=tuple(map(_class_metrics, names, *sums)),
         confusion=tuple(tuple(row) for row in confusion.tolist()),
     )
 
@@ -136,11 +126,6 @@ def top_k_accuracy_score(probabilities: Floats, labels: Labels, k: int) -> float
     return float(hits / n)
 
 
-def balanced_accuracy_score(confusion: NDArray[np.int64]) -> float:
-    """Mean recall of the classes that have photos."""
-    return float(_recalls(confusion).mean())
-
-
 def log_loss(probabilities: Floats, labels: Labels) -> float:
     """Mean negative logarithm of the true class's probability, which counts as 1e-12 at least."""
     own = probabilities[np.arange(len(labels)), labels]
@@ -152,36 +137,27 @@ def _interval(share: float, n: int, pictures: float) -> Interval:
     return wilson(round(share * n) * (pictures / n), pictures)
 
 
-def _class_metrics(confusion: NDArray[np.int64], index: int, name: str) -> ClassMetrics:
-    hits, predictions, photos = (
-        int(confusion[index, index]),
-        int(confusion[:, index].sum()),
-        int(confusion[index].sum()),
-    )
-    precision = hits / predictions if predictions and photos else None
-    recall = hits / photos if photos else None
-    f1 = 2 * hits / (predictions + photos) if photos else None
-    return ClassMetrics(name, precision, recall, f1, photos)
+def _class_metrics(name: str, hits: int, predictions: int, photos: int) -> ClassMetrics:
+    if not photos:
+        return ClassMetrics(name, None, None, None, 0)
+    precision = hits / predictions if predictions else None
+    return ClassMetrics(name, precision, hits / photos, 2 * hits / (predictions + photos), photos)
 
 
-def _recalls(confusion: NDArray[np.int64]) -> Floats:
+def _balanced_accuracy(confusion: NDArray[np.int64], pictures: NDArray[Any]) -> tuple[float, Interval]:
+    """Mean recall of the classes that have photos, of which they show so many pictures (K,), with its interval."""
     photos = confusion.sum(axis=1)
-    found: Floats = np.diagonal(confusion)[photos > 0] / photos[photos > 0]
-    return found
-
-
-def _balanced_accuracy_interval(confusion: NDArray[np.int64], pictures: NDArray[Any]) -> Interval:
-    recalls, counts = _recalls(confusion), pictures[confusion.sum(axis=1) > 0]
+    has_photos = photos > 0
+    recalls, counts = np.diagonal(confusion)[has_photos] / photos[has_photos], pictures[has_photos]
     balanced = float(recalls.mean())
     # Each class's recall is a share of its own photos; one more hit and one more miss keep a class of a few photos,
     # all of them hits, from counting as certain (Agresti and Coull 1998).
     smoothed = (recalls * counts + 1) / (counts + 2)
     spread = Z * math.sqrt(float((smoothed * (1 - smoothed) / (counts + 2)).sum())) / len(recalls)
-    return max(0.0, balanced - spread), min(1.0, balanced + spread)
+    return balanced, (max(0.0, balanced - spread), min(1.0, balanced + spread))
 
 
-@dataclass(frozen=True)
-class Bin:
+class Bin(NamedTuple):
     """Predictions of about the same confidence."""
 
     confidence: float

@@ -14,11 +14,7 @@ from .train_settings import Settings
 
 
 def freeze(network: ConvNet, stages: int) -> None:
-    """Leave the first stages as they are: no gradients, and `set_training` leaves their statistics alone.
-
-    Raises:
-        UsageError: the network has fewer stages.
-    """
+    """Leave the first stages as they are: no gradients, and `set_training` leaves their statistics alone."""
     if stages > len(network.stages):
         raise UsageError(
             f"freeze is {stages}, and the network has {len(network.stages)} stages: "

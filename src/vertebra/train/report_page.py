@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +28,6 @@ _CONFUSED = 12
 
 
 @dataclass(frozen=True)
-class Curve:
-    """A value over the steps of training."""
-
-    title: str
-    caption: str
-    step: str  # what a step is: "epoch"
-    values: Sequence[float]
-    share: bool = False  # a fraction, shown in percent
-
-
-@dataclass(frozen=True)
 class Report:
     """What a report shows."""
 
@@ -53,7 +42,7 @@ class Report:
     found: Mapping[str, Any] | None = None  # by the audit, as `vertebra.data.findings` gives it
     left_out: Sequence[str] = ()  # without an audit: photos that are left out, and why
     seconds: Mapping[str, float] = field(default_factory=dict)
-    curves: Sequence[Curve] = ()
+    curves: Sequence[Chart] = ()
     trials: Sequence[Any] = ()  # strengths that were tried
     notes: Sequence[str] = ()
     # How it is made again: what a command is for and the command; settings; versions; hashes.
@@ -71,9 +60,7 @@ class Report:
         suspicious = [
             self._suspect(ranked, entry, pictures, photos) for entry in ranked.suspicious[:_SUSPICIOUS].tolist()
         ]
-        found = None
-        if self.found is not None:
-            found = report.findings(self.found, pictures, photos, _FINDINGS)
+        found = None if self.found is None else report.findings(self.found, pictures, photos, _FINDINGS)
         return report.render(
             "training.html",
             title=self.title,
@@ -87,7 +74,7 @@ class Report:
             charts={
                 "reliability": self._reliability_charts() if measures.n else [],
                 "coverage": self._coverage_chart(ranked) if measures.n else None,
-                "training": self._curves(),
+                "training": self.curves,
             },
             rejections=[_row(entry) for entry in held.rejections[:-1]],
             threshold=self.threshold,
@@ -111,21 +98,19 @@ class Report:
 
     def _tiles(self) -> list[tuple[str, str, str]]:
         m = self.held.metrics
+        before = "" if self.temperature is None else f"{percent(self.held.ece_before)} before calibration"
+        if m.ece is None:
+            before = "too few photos"
         found = [
             ("top-1 accuracy", percent(m.top1), interval(m.top1_interval)),
             ("top-5 accuracy", percent(m.top5), interval(m.top5_interval)),
             ("balanced accuracy", percent(m.balanced_accuracy), interval(m.balanced_accuracy_interval)),
-            ("calibration error (ECE)", percent(m.ece), self._before()),
+            ("calibration error (ECE)", percent(m.ece), before),
             (f"{self.photos} photos", f"{m.n:,}", self.held.description),
         ]
         if len(m.classes) <= 5:
             del found[1]
         return found
-
-    def _before(self) -> str:
-        if self.held.metrics.ece is None:
-            return "too few photos"
-        return f"{percent(self.held.ece_before)} before calibration" if self.temperature is not None else ""
 
     def _reliability_charts(self) -> list[Chart]:
         held = self.held
@@ -134,18 +119,14 @@ class Report:
             "interval of their accuracy. On the dashed diagonal confidence is as high as accuracy; below it the "
             "classifier is overconfident, above it underconfident."
         )
-        pairs = [("Reliability", calibration_curve(held.probabilities, held.labels))]
-        if self.temperature is not None:
-            pairs = [
-                ("Reliability before calibration", calibration_curve(softmax(held.logits), held.labels)),
-                (f"Reliability after calibration, temperature {self.temperature:.3f}", pairs[0][1]),
-            ]
+        curve = calibration_curve(held.probabilities, held.labels)
+        if self.temperature is None:
+            return [report.reliability_chart("Reliability", curve, how)]
+        before = calibration_curve(softmax(held.logits), held.labels)
+        after = f"Reliability after calibration, temperature {self.temperature:.3f}"
         return [
-            replace(
-                report.reliability_chart(title, [(b.confidence, b.accuracy, b.photos) for b in bins]),
-                caption=how if number == 0 else "The same photos; nearer to the diagonal is better.",
-            )
-            for number, (title, bins) in enumerate(pairs)
+            report.reliability_chart("Reliability before calibration", before, how),
+            report.reliability_chart(after, curve, "The same photos; nearer to the diagonal is better."),
         ]
 
     def _coverage_chart(self, ranked: _RankedPhotos) -> Chart:
@@ -153,9 +134,10 @@ class Report:
         shares = np.cumsum(right) / np.arange(1, len(right) + 1)
         steps = np.unique(np.linspace(0, len(right) - 1, 200).astype(int))
         points = [((i + 1) / len(right), float(shares[i])) for i in steps.tolist()]
-        return replace(
-            report.coverage_chart("Precision and coverage", points),
-            caption="From the left, photos are answered in the order of their confidence, the surest first; the curve "
+        return report.coverage_chart(
+            "Precision and coverage",
+            points,
+            "From the left, photos are answered in the order of their confidence, the surest first; the curve "
             "is the share of right answers so far. Its right end, where every photo is answered, is the top-1 "
             "accuracy. The upright line is the threshold below.",
         )
@@ -199,21 +181,13 @@ class Report:
     def _suspect(self, ranked: _RankedPhotos, place: int, pictures: Pictures, folder: Folder) -> dict[str, Any]:
         names = [c.name for c in self.held.metrics.classes]
         label, guess = int(self.held.labels[place]), int(ranked.predicted[place])
-        entries = [(place, "labelled ", label), (ranked.typical[label], "typical ", label)]
-        entries.append((ranked.typical[guess], "typical ", guess))
+        photos = [(place, "labelled", label)]
+        photos += [(typical, "typical", of) for of in (label, guess) if (typical := ranked.typical[of]) is not None]
         shots = []
-        for index, what, of in entries:
-            if index is not None:
-                path = self.held.photos[index].path
-                text = f"{what}{names[of]}"
-                shots.append(
-                    {
-                        "key": pictures.add(path),
-                        "link": folder.link(path),
-                        "name": shown(path.name),
-                        "text": shown(text),
-                    }
-                )
+        for index, what, of in photos:
+            path = self.held.photos[index].path
+            text = shown(f"{what} {names[of]}")
+            shots.append({"key": pictures.add(path), "link": folder.link(path), "name": shown(path.name), "text": text})
         return {
             "label": names[label],
             "predicted": names[guess],
@@ -232,17 +206,6 @@ class Report:
                 | {"precision": c.precision, "f1": c.f1, "photos": c.photos}
             )
         return sorted(found, key=lambda c: (c["f1"] is None, c["f1"], c["name"]))
-
-    def _curves(self) -> list[Chart]:
-        return [
-            replace(
-                report.line_chart(curve.title, curve.step, f"{curve.title}{', %' if curve.share else ''}", curve.values,
-                                  share=curve.share),
-                caption=curve.caption,
-            )
-            for curve in self.curves
-            if len(curve.values) > 1
-        ]  # fmt: skip
 
 
 class _RankedPhotos:
@@ -272,7 +235,8 @@ class _RankedPhotos:
         """
         held, names = self._held, [c.name for c in self._held.metrics.classes]
         wrong = self.wrong[np.argsort(-self.confidence[self.wrong], kind="stable")]
-        near = np.argsort(np.abs(self.confidence - self._middle), kind="stable")
+        middle = self.confidence.min() if self._threshold is None else self._threshold
+        near = np.argsort(np.abs(self.confidence - middle), kind="stable")
         order = np.array(list(dict.fromkeys([*wrong.tolist(), *near.tolist()])), np.int64)
         keys: dict[int, int] = {}
         links: dict[int, str] = {}
@@ -300,8 +264,8 @@ class _RankedPhotos:
             "links": links,
             "truth": held.labels[order].tolist(),
             "predicted": self.predicted[order].tolist(),
-            "confidence": [_rounded(value) for value in self.confidence[order].tolist()],
-            "own": {number: _rounded(float(self.own[place])) for number, place in enumerate(wrong.tolist())},
+            "confidence": [round(value, 6) for value in self.confidence[order].tolist()],
+            "own": {number: round(float(self.own[place]), 6) for number, place in enumerate(wrong.tolist())},
             "keys": keys,
             "others": [number for number, place in enumerate(wrong.tolist()) if place not in suspects],
             "matrix": cells,
@@ -309,15 +273,6 @@ class _RankedPhotos:
             "threshold": self._threshold,
             "wrong": len(wrong),
         }
-
-    @property
-    def _middle(self) -> float:
-        """The threshold, or without one the least confidence."""
-        return self._threshold if self._threshold is not None else float(self.confidence.min())
-
-
-def _rounded(value: float) -> float:
-    return round(value, 6)
 
 
 def _row(entry: Rejection) -> dict[str, Any]:

@@ -48,11 +48,7 @@ def save(
     averaged: Mapping[str, Tensor],
     distributed: Distributed,
 ) -> None:
-    """Write everything; every process must call it, one of them writes.
-
-    Raises:
-        TrainError: the disk is full, or the folder is gone.
-    """
+    """Write everything; every process must call it, one of them writes."""
     tensors = {f"network.{name}": _stored(tensor) for name, tensor in network.state_dict().items()}
     tensors |= {f"averaged.{name}": _stored(tensor) for name, tensor in averaged.items()}
     if optimizer is not None:
@@ -84,11 +80,7 @@ def best_file(folder: Path, step: int) -> Path:
 
 
 def read_state(folder: Path) -> TrainingState:
-    """What a run has done, without its tensors.
-
-    Raises:
-        TrainError: the file is damaged.
-    """
+    """What a run has done, without its tensors."""
     try:
         with utf8_name(folder / CHECKPOINT) as path, safe_open(path, "pt") as file:
             return TrainingState(**json.loads(file.metadata()["position"]))
@@ -97,11 +89,7 @@ def read_state(folder: Path) -> TrainingState:
 
 
 def load_best(folder: Path, step: int) -> dict[str, Tensor]:
-    """The weights of that step.
-
-    Raises:
-        TrainError: the file is missing or damaged.
-    """
+    """The weights of that step."""
     return _read(best_file(folder, step))[0]
 
 
@@ -136,26 +124,14 @@ def _unusable(path: Path, error: Exception | str) -> TrainError:
 def load(
     folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, averaged: dict[str, Tensor] | None
 ) -> TrainingState:
-    """Bring everything back to where it was.
-
-    Args:
-        folder: of the run.
-        network: as it was built for the run; its weights are replaced.
-        optimizer: its state is replaced.
-        averaged: filled with the averaged weights; None where there are none.
-
-    Raises:
-        TrainError: the file is damaged, or of another network.
-    """
+    """Bring a run's network, optimiser and averaged weights (None: there are none) back to where they were."""
     state = read_state(folder)
     stored, _ = _read(folder / CHECKPOINT)
     try:
         for name, tensor in network.state_dict().items():
             tensor.copy_(stored[f"network.{name}"])
             if averaged is not None:
-                averaged[name] = tensor.clone()
-                if f"averaged.{name}" in stored:
-                    averaged[name].copy_(stored[f"averaged.{name}"])
+                averaged[name] = tensor.clone().copy_(stored.get(f"averaged.{name}", tensor))
         for name, parameter in network.named_parameters():
             keys = [k for k in stored if k.startswith("optimizer.") and k.split(".", 2)[2] == name]
             if keys and parameter.requires_grad:

@@ -48,18 +48,11 @@ class Stopped(TrainError):  # noqa: N818
         self.exit_code = exit_code  # 128 and the number of the signal, as a shell has it
 
 
-# --- making and holding it --------------------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
 def holding(folder: Path, remedy: str) -> Iterator[None]:
     """Inside, no other process trains in that folder. Reading it (evaluate, predict, serve) goes on.
 
-    `remedy` is what to do where one does, instead of waiting.
-
-    Raises:
-        InUseError: another process does.
-        TrainError: the disk is full.
+    Where another process does, that is an InUseError, and `remedy` what to do instead of waiting.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -70,11 +63,7 @@ def holding(folder: Path, remedy: str) -> Iterator[None]:
 
 
 def new_folder(out: Path) -> Path:
-    """Make the folder of a run.
-
-    Raises:
-        UsageError: there is something in it already, or it cannot be made.
-    """
+    """Make the folder of a run, which must be empty where it exists."""
     if str(out) in ("", "."):
         raise UsageError("the folder of a run is empty, as an unset variable would be. Give --out RUN.")
     try:
@@ -88,11 +77,7 @@ def new_folder(out: Path) -> Path:
 
 
 def refuse_filled(out: Path) -> None:
-    """Refuse a folder with something in it.
-
-    Raises:
-        UsageError: there is.
-    """
+    """Refuse a folder with something in it."""
     try:
         filled = any(path.name != LOCK for path in out.iterdir())
     except OSError as error:
@@ -102,11 +87,7 @@ def refuse_filled(out: Path) -> None:
 
 
 def default_folder(data: str, model: str) -> Path:
-    """Make `runs/photos-efficientnet_lite0`, with a number where that is taken.
-
-    Raises:
-        UsageError: it cannot be made.
-    """
+    """Make `runs/photos-efficientnet_lite0`, with a number where that is taken."""
     name = Path(os.path.realpath(data)).stem if os.path.exists(data) else data  # noqa: PTH110 - that of `Path` may raise
     stem = re.sub(r"[^\w.-]+", "-", name).strip("-") or "data"
     first = Path("runs") / f"{stem}-{model}"
@@ -141,15 +122,8 @@ def remove_progress(folder: Path) -> None:
                 done.unlink()
 
 
-# --- writing into it --------------------------------------------------------------------------------------------------
-
-
 def write_text(path: Path, text: str) -> None:
-    """Write a file of the run, whole or not at all, so that it survives a power cut.
-
-    Raises:
-        TrainError: the disk is full, or the folder is gone or cannot be written to; says how to go on.
-    """
+    """Write a file of the run, whole or not at all, so that it survives a power cut."""
     with resumable_write(path):
         write_whole(path, text.encode("utf-8", "surrogateescape"))
 
@@ -161,14 +135,9 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextlib.contextmanager
 def resumable_write(path: Path, *others: type[Exception]) -> Iterator[None]:
-    """Around what writes a file of a run: where it cannot, the error says how to go on.
+    """Around what writes a file or folder in the run's folder: where it cannot, a TrainError says how to go on.
 
-    Args:
-        path: the file, or folder, in the run's folder.
-        others: what a library raises for a file that cannot be written.
-
-    Raises:
-        TrainError: it cannot be written.
+    `others` is what a library raises where it cannot, beside OSError.
     """
     try:
         yield
@@ -198,15 +167,8 @@ def not_written(path: Path, error: Exception, run: Path | None = None) -> TrainE
     return TrainError(f"{path} cannot be written ({reason}). {kept}. {remedy}, then run: {resume_command(run)}")
 
 
-# --- its table of photos ----------------------------------------------------------------------------------------------
-
-
 def read_rows(folder: Path) -> list[dict[str, str]]:
-    """One for each photo: path, label, split, and SHA-256 but in runs of the first versions.
-
-    Raises:
-        TrainError: the table is gone or damaged.
-    """
+    """One for each photo: path, label, split, and SHA-256 but in runs of the first versions."""
     path = folder / DATA
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
@@ -220,11 +182,7 @@ def read_rows(folder: Path) -> list[dict[str, str]]:
 
 
 def read_table(folder: Path) -> dict[str, tuple[list[Path], list[str]]]:
-    """Split -> paths and labels, from what `data_table` wrote.
-
-    Raises:
-        TrainError: the table is gone or damaged.
-    """
+    """Split -> paths and labels, from what `data_table` wrote."""
     found: dict[str, tuple[list[Path], list[str]]] = {}
     for row in read_rows(folder):
         paths, labels = found.setdefault(row["split"], ([], []))
@@ -234,11 +192,7 @@ def read_table(folder: Path) -> dict[str, tuple[list[Path], list[str]]]:
 
 
 def table_digest(folder: Path) -> str:
-    """SHA-256 of what decides a run in its table: labels, splits and contents in their order, wherever the photos lie.
-
-    Raises:
-        TrainError: the table is gone or damaged.
-    """
+    """SHA-256 of what decides a run in its table: labels, splits and contents in their order; not where photos are."""
     rows = [[row["label"], row["split"], row.get("sha256")] for row in read_rows(folder)]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 

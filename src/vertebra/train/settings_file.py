@@ -27,11 +27,7 @@ def one_of(allowed: Sequence[str], *, default: str | None) -> Any:
 
 
 def check_values(settings: Any) -> None:
-    """Refuse values that the fields of a dataclass do not allow: names first, then numbers.
-
-    Raises:
-        UsageError: names the field, its value, and what is allowed.
-    """
+    """Refuse values that the fields of a dataclass do not allow: names first, then numbers."""
     given = [(entry, value) for entry in fields(settings) if (value := getattr(settings, entry.name)) is not None]
     for entry, value in given:
         allowed = entry.metadata.get("allowed", (value,))
@@ -52,11 +48,7 @@ _TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (f
 
 
 def checked_type(name: str, value: Any, kind: str, source: str) -> Any:
-    """The value of a setting whose annotation is `kind`, as a float where that is what it says.
-
-    Raises:
-        UsageError: it is of another type.
-    """
+    """The value of a setting whose annotation is `kind`, as a float where that is what it says."""
     if kind.startswith("tuple"):
         if not isinstance(value, list | tuple) or not all(isinstance(entry, str) for entry in value):
             raise UsageError(f'{source}: {name} is {value!r}; it must be a list of texts, such as ["extra"].')
@@ -85,11 +77,7 @@ def _escaped(character: str) -> str:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The settings in a file, unchecked.
-
-    Raises:
-        UsageError: the file cannot be read.
-    """
+    """The settings in a file, unchecked; a UsageError where it cannot be read."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except OSError as error:

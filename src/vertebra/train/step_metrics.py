@@ -5,37 +5,31 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
-class StepFigures(NamedTuple):
-    """Of one step, all processes together."""
+@dataclass
+class Step:
+    """The figures of one step, all processes together."""
 
     step: int  # steps that had been done then, this one included
     lr: float
-    loss: float  # summed over the images
-    correct: float
-    images: float
-
-    @property
-    def mean_loss(self) -> float:
-        """Of an image."""
-        return self.loss / max(self.images, 1)
-
-
-@dataclass
-class _Pending:
-    step: int
-    lr: float
-    sums: Tensor  # on the host, once `copied`
+    sums: Tensor  # (3,) loss, correct predictions and images; on the host, once `copied`
     copied: Any  # a CUDA event; None: there was nothing to copy
 
     @property
     def is_ready(self) -> bool:
+        """Whether `read` would not wait."""
         return self.copied is None or bool(self.copied.query())
+
+    @property
+    def mean_loss(self) -> float:
+        """Of an image."""
+        loss, _, images = self.sums.tolist()
+        return float(loss / max(images, 1))
 
 
 class StepMetrics:
@@ -48,13 +42,13 @@ class StepMetrics:
 
     def __init__(self, now: Callable[[], float], highest_loss: float) -> None:
         self._now, self._highest_loss = now, highest_loss
-        self._pending: deque[_Pending] = deque()
-        self.diverged: StepFigures | None = None  # the first step whose loss is above `highest_loss` or NaN
+        self._pending: deque[Step] = deque()
+        self.diverged: Step | None = None  # the first step whose loss is above `highest_loss` or NaN
         self.start_epoch()
 
     def start_epoch(self) -> None:
         """Begin new sums."""
-        self._loss = self._correct = self._images = 0.0
+        self._sums = torch.zeros(3, dtype=torch.float64)
         self._start = self._now()
 
     def add(self, step: int, lr: float, sums: Tensor) -> None:
@@ -66,27 +60,22 @@ class StepMetrics:
             host.copy_(sums, non_blocking=True)
             sums, copied = host, torch.cuda.Event()  # type: ignore[no-untyped-call]
             copied.record()
-        self._pending.append(_Pending(step, lr, sums, copied))
+        self._pending.append(Step(step, lr, sums, copied))
 
     def read(self, *, wait: bool) -> None:
         """Add up the figures of the steps that are done, or of all steps."""
         while self._pending and (wait or self._pending[0].is_ready):
-            pending = self._pending.popleft()
-            if pending.copied is not None:
-                pending.copied.synchronize()
-            figures = StepFigures(pending.step, pending.lr, *pending.sums.tolist())
-            if self.diverged is None and not figures.mean_loss <= self._highest_loss:
-                self.diverged = figures
-            self._loss += figures.loss
-            self._correct += figures.correct
-            self._images += figures.images
+            step = self._pending.popleft()
+            if step.copied is not None:
+                step.copied.synchronize()
+            if self.diverged is None and not step.mean_loss <= self._highest_loss:
+                self.diverged = step
+            self._sums += step.sums
 
     def means(self) -> dict[str, float]:
         """Nothing before the first step that has been read."""
-        if not self._images:
+        loss, correct, images = self._sums.tolist()
+        if not images:
             return {}
-        return {
-            "loss": self._loss / self._images,
-            "accuracy": self._correct / self._images,
-            "images_per_second": self._images / max(self._now() - self._start, 1e-9),
-        }
+        seconds = max(self._now() - self._start, 1e-9)
+        return {"loss": loss / images, "accuracy": correct / images, "images_per_second": images / seconds}

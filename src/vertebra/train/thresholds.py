@@ -107,11 +107,8 @@ def rejection(
 ) -> Rejection:
     """Coverage and precision of a threshold.
 
-    Args:
-        threshold: the one that is shipped.
-        answered: (N,), whether each photo was answered by a threshold that was not fitted to it.
-        right: (N,), whether its best class was the true one.
-        weights: (N,), from `weights_of`. None: no two photos show the same picture.
+    `answered` (N,) says of each photo whether a threshold that was not fitted to it answers it, `right` (N,) whether
+    its best class is the true one; `weights` (N,) are from `weights_of`, None where all are 1.
     """
     count, hits = int(answered.sum()), int((answered & right).sum())
     pictures = count if weights is None else float(weights[answered].sum())
@@ -138,15 +135,8 @@ def cross_fitted(
 
     Fitted to the same photos, confidence would look better calibrated, and thresholds more precise, than they are.
 
-    Args:
-        fit: fits to some places among the photos.
-        labels: (N,).
-        parts: (N,), the part that each photo is left out with; at least two.
-        targets: target precisions.
-        weights: (N,), from `weights_of`. None: no two photos show the same picture.
-
-    Returns:
-        Probabilities (N, K), and which photos are answered for each target (N, targets).
+    `parts` (N,) is the part that each photo is left out with; `weights` (N,) are from `weights_of`, None where all are
+    1. Returns probabilities (N, K), and which photos are answered for each target, (N, targets).
     """
     weights = np.ones(len(labels)) if weights is None else weights
     probabilities: list[Floats] = []

@@ -134,11 +134,7 @@ class Settings:
 
     @property
     def seconds(self) -> float | None:
-        """The time budget.
-
-        Raises:
-            UsageError: it is no time.
-        """
+        """The time budget."""
         if self.time_budget is None:
             return None
         found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+)s)?", self.time_budget.replace(" ", ""))
@@ -204,11 +200,7 @@ class Settings:
 
     @staticmethod
     def from_toml(path: Path) -> Settings:
-        """Read what `to_toml` wrote, or what a person did.
-
-        Raises:
-            UsageError: the file cannot be read, or holds something else.
-        """
+        """Read what `to_toml` wrote, or what a person did; errors as of `from_mapping`."""
         return Settings.from_mapping(read_toml(path), str(path))
 
 
@@ -257,9 +249,6 @@ def _refuse_idle(settings: Settings, given: Mapping[str, Any], source: str) -> N
 
     What a preset, or the setting itself, has anyway may stand beside a value that it does not matter for: a run's file
     names it. Earlier versions wrote even what the method has no use for.
-
-    Raises:
-        UsageError: names it.
     """
     usual = asdict(Settings(data=settings.data))
     if settings.preset is not None:

@@ -32,11 +32,7 @@ class PrecisionError(TrainError):
 
 
 class Classifier:
-    """The classifier in a run's folder.
-
-    Raises:
-        UsageError: the folder holds no finished run.
-    """
+    """The classifier in a run's folder; a UsageError where that holds no finished run."""
 
     def __init__(self, run: str | os.PathLike[str]) -> None:
         self.run = Path(run)
@@ -64,11 +60,7 @@ class Classifier:
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """What was measured on photos that were not trained on.
-
-        Raises:
-            TrainError: the file is gone or damaged.
-        """
+        """What was measured on photos that were not trained on; a TrainError where the file is gone or damaged."""
         try:
             found: dict[str, Any] = json.loads((self.run / METRICS).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -86,19 +78,11 @@ class Classifier:
     ) -> Prediction:
         """Classify one photo: a path, a web address, bytes, an open file, a PIL image, pixels of NumPy or torch.
 
-        `vertebra.runtime.predictor.Predictor.predict` says which and how.
-
-        Raises:
-            UsageError: it is nothing of that; says what to write.
-            ImageError: it cannot be read.
+        `vertebra.runtime.predictor.Predictor.predict` says which, how, and what is raised.
         """
         return self.predictor.predict(photo, top=top, embed=embed, preprocessed=preprocessed)
 
-    def __call__(
-        self, photo: ImageInput, *, top: int = 5, embed: bool = False, preprocessed: bool = False
-    ) -> Prediction:
-        """The same as `predict`."""
-        return self.predict(photo, top=top, embed=embed, preprocessed=preprocessed)
+    __call__ = predict
 
     def predict_many(
         self, photos: ImageInputs, *, top: int = 5, embed: bool = False, preprocessed: bool = False
@@ -116,12 +100,7 @@ class Classifier:
         return evaluate(self.run, data)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Copy the exported file, which is all that a prediction needs.
-
-        Raises:
-            UsageError: the name does not end in .onnx.
-            TrainError: it cannot be written.
-        """
+        """Copy the exported file, which is all that a prediction needs, to a name that ends in .onnx."""
         target = Path(path)
         if target.suffix.lower() != ".onnx":
             raise UsageError(f"the file to write is {str(target)!r}; its name must end in .onnx")
@@ -130,11 +109,7 @@ class Classifier:
         return target
 
     def check(self) -> None:
-        """Refuse a classifier whose threshold does not reach the precision that was asked for.
-
-        Raises:
-            PrecisionError: it does not; says what it reaches, and that the run is kept.
-        """
+        """Refuse a classifier whose threshold does not reach the precision that was asked for: a PrecisionError."""
         target = self.metrics.get("target")
         if target is not None and not target["reached"]:
             raise PrecisionError(

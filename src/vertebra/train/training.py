@@ -76,7 +76,7 @@ def train(
         settings = replace(settings, cwd=str(Path.cwd()))  # the run may be gone on with from elsewhere
     folder: Path | None = None
     with ExitStack() as held:
-        if _is_alone():
+        if os.environ.get("WORLD_SIZE", "1") == "1":  # not one of several processes that `torchrun` has started
             # What can be refused without torch is refused before the seconds that its import takes.
             folder = held.enter_context(_begun(settings, out))
             check_source(settings.data_from_here, **settings.columns)
@@ -91,28 +91,15 @@ def train(
     return _checked(classifier, settings)
 
 
-def _is_alone() -> bool:
-    """Whether this process trains alone, rather than one of several that `torchrun` has started."""
-    return os.environ.get("WORLD_SIZE", "1") == "1"
-
-
 def _need(settings: Settings) -> None:
-    """Refuse at once what an extra is missing for.
-
-    Raises:
-        MissingExtraError: it is.
-    """
+    """Refuse at once what an extra is missing for."""
     need(_EXTRA, _FEATURE, "torch", "safetensors", "onnx")
     if settings.method != "probe":
         need(_EXTRA, f"{_FEATURE} with method={settings.method!r}", "torchvision")
 
 
 def _with_network(settings: Settings) -> Settings:
-    """The settings with the network and the weights that its name stands for, which may be one of timm's.
-
-    Raises:
-        UsageError: there is no such network, it has no weights of that tag, or it is of another width.
-    """
+    """The settings with the network and the weights that its name stands for, which may be one of timm's."""
     model = resolve_model(settings.model, "train")
     if model.network not in networks():
         raise UsageError(
@@ -124,11 +111,7 @@ def _with_network(settings: Settings) -> Settings:
 
 
 def _refuse_worker() -> None:
-    """Refuse to train in a worker that has imported a script which trains as it is imported.
-
-    Raises:
-        UsageError: this is one.
-    """
+    """Refuse to train in a worker that has imported a script which trains as it is imported."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise UsageError(
             "a script that trains with workers is imported by each of them here, and must not begin to train then. "
@@ -138,13 +121,7 @@ def _refuse_worker() -> None:
 
 @contextmanager
 def _begun(settings: Settings, out: str | os.PathLike[str] | None) -> Iterator[Path]:
-    """A new run's folder, held by this process; where nothing comes of it, it is gone afterwards.
-
-    Raises:
-        UsageError: the folder cannot be used.
-        InUseError: another run has it.
-        TrainError: the disk is full.
-    """
+    """A new run's folder, held by this process; where nothing comes of it, it is gone afterwards."""
     folder = default_folder(settings.data, settings.model) if out is None else new_folder(Path(out))
     try:
         with holding(folder, "give another --out"), _stoppable(folder):

@@ -20,10 +20,7 @@ BOARD = "tensorboard"
 class Log:
     """One line a record, in the order of the steps; going on from a step forgets what came after it.
 
-    Used as `with Log(…) as log:`.
-
-    Raises:
-        TrainError: the disk is full, or the folder cannot be written to; says how to go on.
+    A file that cannot be written is a TrainError, which says how to go on.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -50,21 +47,13 @@ class Log:
         self._lines.close()
         if self._board is None:
             return
-        with self._named:
-            if kind is None:
-                with resumable_write(self._path.parent / BOARD):
-                    self._board.close()
-            else:
-                # What ended the run is what one has to know.
-                with contextlib.suppress(OSError):
-                    self._board.close()
+        # Of two errors, the one that ended the run is what one has to know.
+        guard = contextlib.suppress(OSError) if kind else resumable_write(self._path.parent / BOARD)
+        with self._named, guard:
+            self._board.close()
 
     def write(self, step: int, **values: float) -> None:
-        """Add what was measured at a step; it is durable before the checkpoint that follows it.
-
-        Raises:
-            TrainError: the disk is full; says how to go on.
-        """
+        """Add what was measured at a step; it is durable before the checkpoint that follows it."""
         with resumable_write(self._path):
             self._lines.append((dumps({"step": step, **values}) + "\n").encode())
             self._lines.sync()

@@ -43,16 +43,9 @@ class TrainingStep:
         self.module = self.distributed.wrap_ddp(self.module)
 
     def __call__(self, batch: Batch, step: int, progress: float, lr: float) -> Tensor:
-        """Forward, backward, update.
+        """Forward, backward, update, in the step of that number (from 0) at a `progress` of training from 0 to 1.
 
-        Args:
-            batch: pixels and labels of this process.
-            step: number of the step, from 0.
-            progress: of the training, from 0 to 1.
-            lr: learning rate.
-
-        Returns:
-            (3,): sum of the losses, correct predictions and images of this process, on its device.
+        Returns the sum of the losses, correct predictions and images of this process: (3,), on its device.
         """
         device = self.distributed.device
         # Dropout, stochastic depth and mixing follow from the step's number.

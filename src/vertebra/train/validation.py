@@ -54,8 +54,7 @@ def predict_logits(
 ) -> Floats:
     """(N, K) logits of a split's photos, whose work all processes share; every process must call it.
 
-    Raises:
-        ImageError: a photo cannot be read; in every process.
+    A photo that cannot be read is an ImageError in every process.
     """
     mine = range(distributed.rank, len(split.paths), distributed.size)
     logits = torch.zeros(len(split.paths), network.num_classes, dtype=torch.float64)

@@ -14,9 +14,7 @@ from .distributed import Distributed
 class WeightAverage:
     """Averaged weights and running statistics of a network.
 
-    Args:
-        network: whose state is averaged.
-        decay: of the average; 0: there is none, and every method leaves the network's own weights alone.
+    With a decay of 0 there is no average, and every method leaves the network's own weights alone.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -58,16 +56,9 @@ class WeightAverage:
         if not self.tensors:
             yield
             return
-        state = self._network.state_dict()
-        own = {name: tensor.clone() for name, tensor in state.items()}
+        own = {name: tensor.clone() for name, tensor in self._network.state_dict().items()}
         try:
-            _copy(self.tensors, state)
+            self._network.load_state_dict(self.tensors)
             yield
         finally:
-            _copy(own, state)
-
-
-@torch.no_grad()
-def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
-    for name, tensor in target.items():
-        tensor.copy_(source[name])
+            self._network.load_state_dict(own)
