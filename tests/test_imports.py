@@ -30,11 +30,11 @@ ROOMS = {
     "intervals": set(),
     "protobuf": set(),
     "preprocessing": {"errors"},
-    "card": {"errors", "units", "preprocessing", "protobuf"},
+    "card": {"errors", "preprocessing", "protobuf", "strict_json"},
     "files": {"errors"},
     "file_kinds": set(),
     "photo_files": {"file_kinds"},
-    "strict_json": set(),
+    "strict_json": {"errors"},
     "cache": {"errors", "files"},
     "imagenet": set(),
     "model_table": {"errors", "timm_names", "units"},
@@ -58,7 +58,7 @@ ROOMS = {
     "decoding": {"errors", "preprocessing", "bit_depth", "bit_scaling", "decoding_errors", "file_kinds", "photo_files"}
     | {"pillow_tiles", "rgb_conversion"},
     "pixels": {"decoding", "decoding_notes", "preprocessing"},
-    "decoding_notes": {"preprocessing", "bit_scaling", "decoding", "rgb_conversion"},
+    "decoding_notes": {"preprocessing", "bit_scaling", "decoding", "rgb_conversion", "units"},
     "synthetic_photos": {"pixels"},
     "report": BASE | {"__init__"},  # the last for its version
     "models": BASE,

@@ -10,27 +10,26 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field
 from dataclasses import fields as fields_of
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
-from vertebra.errors import VertebraError, printable
-from vertebra.preprocessing import BITS as BITS
-from vertebra.preprocessing import DECODING_RULE as DECODING_RULE
-from vertebra.preprocessing import INTERPOLATIONS as INTERPOLATIONS
-from vertebra.preprocessing import MAX_PIXELS
+from vertebra.errors import VertebraError, printable, shortened
+from vertebra.preprocessing import BITS, DECODING_RULE, INTERPOLATIONS, MAX_PIXELS
 from vertebra.preprocessing import Decoding as Decoding
 from vertebra.preprocessing import Preprocessing as Preprocessing
 from vertebra.protobuf import Place, content, fields, place_of
+from vertebra.strict_json import loads
 
 METADATA_KEY = "vertebra.card"
 FORMAT_VERSION = 2  # the newest that is read; what a card is written in is `Card.format_version`
 PRECISIONS = ("float32", "int8")
 
 MAX_SIDE = math.isqrt(MAX_PIXELS)  # of a square input
+_MAX_DEPTH = 20  # a card of today is nested 4 deep
 
 
 class CardError(VertebraError):
@@ -80,7 +79,7 @@ class Card:
         object.__setattr__(self, "format_version", max(self.format_version, needed))
 
     def class_name(self, index: int) -> str:
-        """The name of a class, or its number where classes have no names."""
+        """Its number where classes have no names."""
         return str(index) if self.classes is None else self.classes[index]
 
     def to_json(self) -> str:
@@ -92,20 +91,16 @@ class Card:
 
     @staticmethod
     def from_json(text: str, source: str = "the card") -> Card:
-        """Read a card; keys that this version does not know are ignored.
-
-        Args:
-            text: what `to_json` wrote.
-            source: how errors call it, for example the file's name.
+        """Read what `to_json` wrote; keys that this version does not know are ignored, errors call the text `source`.
 
         Raises:
             CardError: no card, a card of a newer format, or one with a value that is not allowed.
         """
         try:
-            document = _parsed(text)
+            document = loads(text, _MAX_DEPTH)
         except (ValueError, RecursionError) as error:
             raise CardError(
-                f"{source} is not a card: it is not JSON ({_shortened(str(error))}). Export the network again."
+                f"{source} is not a card: it is not JSON ({shortened(str(error))}). Export the network again."
             ) from None
         if not isinstance(document, dict) or "format_version" not in document:
             raise CardError(f"{source} is not a card: it is JSON without a format_version. Export the network again.")
@@ -116,183 +111,108 @@ class Card:
             known = isinstance(made_by, str) and re.fullmatch(r"[\w.+!-]{1,40}", made_by)
             wanted = f"vertebra>={made_by}" if known else "vertebra"
             raise CardError(
-                f"{source} has a card of format {_shortened(str(version))}, and this Vertebra reads formats up to "
+                f"{source} has a card of format {shortened(str(version))}, and this Vertebra reads formats up to "
                 f"{FORMAT_VERSION}. Run: pip install --upgrade '{wanted}'"
             )
-        return _Reader(document, source).card()
+        return _card(document, source)
 
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_MAX_DEPTH = 20  # a card of today is nested 4 deep; what is nested without end ends the process that walks through it
-
-
-def _parsed(text: str) -> Any:
-    """JSON without what the format leaves open: keys that stand twice, NaN, numbers that no float holds.
-
-    Raises:
-        ValueError: says what is wrong; also for text that is no Unicode, and for what is nested deeper than any card.
-    """
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"the key {_shortened(repr(twice), 20)} stands in it twice")
-        return found
-
-    def finite(number: str) -> float:
-        if not math.isfinite(value := float(number)):
-            raise ValueError(f"{_shortened(number, 20)} is no finite number")
-        return value
-
-    document = json.loads(text, object_pairs_hook=once, parse_float=finite, parse_constant=finite)
-    level: list[Any] = [document]
-    for _ in range(_MAX_DEPTH):
-        deeper: list[Any] = []
-        for value in level:
-            if isinstance(value, str):
-                if _SURROGATE.search(value):  # which JSON can write, and no file and no terminal takes
-                    raise ValueError("it has half a character, a lone surrogate")
-            elif isinstance(value, dict):
-                deeper += [*value, *value.values()]
-            elif isinstance(value, list):
-                deeper += value
-        if not deeper:
-            return document
-        level = deeper
-    raise ValueError(f"it is nested more than {_MAX_DEPTH} levels deep")
-
-
-def _shortened(text: str, length: int = 60) -> str:
-    return text if len(text) <= length else f"{text[:length]}…"
-
-
-class _Reader:
-    """A JSON document → a card, each value checked."""
-
-    def __init__(self, document: dict[str, Any], source: str) -> None:
-        self.document = document
-        self.source = source
-
-    def card(self) -> Card:
-        self.check_last()
-        version = self.take("format_version", int)
-        if version < 1:
-            raise self.wrong("format_version", version, "a whole number of at least 1")
-        precision = self.take("precision", str, "float32")
-        if precision not in PRECISIONS:
-            raise self.wrong("precision", precision, " or ".join(PRECISIONS))
-        classes = self.take("classes", list, None)
-        if classes is not None and not (classes and all(isinstance(name, str) for name in classes)):
-            raise self.wrong("classes", classes, "null or a list of names")
-        temperature = self.take("temperature", float, 1.0)
-        if not (math.isfinite(temperature) and temperature > 0):
-            raise self.wrong("temperature", temperature, "a number above 0")
-        threshold = self.take("threshold", float, None)
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise self.wrong("threshold", threshold, "null or a number between 0 and 1")
-        weights = self.take("weights", dict, None)
-        metrics = self.take("metrics", dict, {})
-        if not all(isinstance(measures, dict) for measures in metrics.values()):
-            raise self.wrong("metrics", metrics, "an object for each data set")
-        versions = self.take("versions", dict, {})
-        if not all(isinstance(version, str) for version in versions.values()):
-            raise self.wrong("versions", versions, "the version of each package as a text")
-        digest = self.take("content_sha256", str, None)
-        if digest is not None and not _SHA256.fullmatch(digest):
-            raise self.wrong("content_sha256", digest, "64 hexadecimal digits")
-        return Card(
-            architecture=self.take("architecture", str),
-            preprocessing=self.part("preprocessing", self.take("preprocessing", dict)).preprocessing(),
-            classes=None if classes is None else tuple(classes),
-            weights=None if weights is None else self.part("weights", weights).weight_source(),
-            metrics=metrics,
-            versions=versions,
-            licence=self.take("licence", str, None),
-            precision=precision,
-            created=self.take("created", str, None),
-            temperature=temperature,
-            threshold=threshold,
-            format_version=version,
-            content_sha256=digest,
-        )
-
-    def check_last(self) -> None:
-        """Refuse a card whose checksum is there and has lost its name: by one damaged letter it would be unknown."""
-        name, value = next(reversed(self.document.items()))
-        if name not in _CARD_KEYS and isinstance(value, str) and _SHA256.fullmatch(value):
-            raise CardError(
-                f"{self.source} is damaged: its card ends in a checksum that is called {_shortened(repr(name))}. "
-                "Copy it again from where it is whole, or export the network again."
-            )
-
-    def preprocessing(self) -> Preprocessing:
-        sizes = {name: self.take(name, int) for name in ("crop_size", "resize_size")}
-        for name, value in sizes.items():
-            if not 1 <= value <= MAX_SIDE:
-                raise self.wrong(name, value, f"pixels, from 1 to {MAX_SIDE:,}")
-        interpolation = self.take("interpolation", str)
-        if interpolation not in INTERPOLATIONS:
-            raise self.wrong("interpolation", interpolation, ", ".join(INTERPOLATIONS))
-        return Preprocessing(
-            **sizes,
-            interpolation=interpolation,
-            mean=self.numbers("mean", -_MAX_SCALE, _MAX_SCALE),
-            std=self.numbers("std", 1 / _MAX_SCALE, _MAX_SCALE),
-            decoding=self.part("decoding", self.take("decoding", dict, {"rule": 1})).decoding(),
-        )
-
-    def decoding(self) -> Decoding:
-        rule, bits = self.take("rule", int), self.take("bits", int, None)
-        if rule < 1:
-            raise self.wrong("rule", rule, "a whole number of at least 1")
-        if rule > DECODING_RULE:
-            raise CardError(
-                f"{self.source}: photos are decoded by rule {_shortened(str(rule), 20)}, and this Vertebra knows rules "
-                f"up to {DECODING_RULE}. Run: pip install --upgrade vertebra"
-            )
-        if bits is not None and not BITS[0] <= bits <= BITS[1]:
-            raise self.wrong("bits", bits, f"null or a whole number from {BITS[0]} to {BITS[1]}")
-        return Decoding(rule, bits)
-
-    def numbers(self, name: str, least: float, most: float) -> tuple[float, ...]:
-        values = self.take(name, list)
-        sound = all(isinstance(v, int | float) and not isinstance(v, bool) and least <= v <= most for v in values)
-        if len(values) != 3 or not sound:
-            raise self.wrong(name, values, f"3 numbers from {least:g} to {most:g}, one a channel")
-        return tuple(float(value) for value in values)
-
-    def weight_source(self) -> WeightSource:
-        return WeightSource(self.take("name", str), self.take("sha256", str, None), self.take("url", str, None))
-
-    def part(self, name: str, document: dict[str, Any]) -> _Reader:
-        return _Reader(document, f"{self.source}, {name}")
-
-    def take(self, name: str, kind: type[Any], *default: Any) -> Any:
-        """The value of that name; a default stands for a key that is absent, and None for null where it is one."""
-        if name not in self.document:
-            if default:
-                return default[0]
-            raise CardError(f"{self.source} is not a complete card: it has no {name}. Export the network again.")
-        value = self.document[name]
-        if value is None and default == (None,):
-            return None
-        if kind is float and type(value) is int and abs(value) <= _MAX_SCALE:
-            return float(value)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise self.wrong(name, value, _JSON_NAMES[kind])
-        return value
-
-    def wrong(self, name: str, value: Any, allowed: str) -> CardError:
-        shown = _shortened(repr(value))
-        return CardError(f"{self.source}: {name} is {shown}; it must be {allowed}. Export the network again.")
-
+# --- from JSON to the records ---------------------------------------------------------------------------------------
 
 _SHA256 = re.compile("[0-9a-f]{64}")
-_CARD_KEYS = {entry.name for entry in fields_of(Card)}
 _MAX_SCALE = 1e9  # of means and deviations, of which float32 takes quotients; those of networks are below 256
-_JSON_NAMES = {str: "a text", int: "a whole number", float: "a number", list: "a list", dict: "an object"}
+_Rule: TypeAlias = tuple[Any, str, Callable[[Any], Any] | None]
+_COUNT: _Rule = (int, "a whole number of at least 1", lambda count: count >= 1)
+_SIDE: _Rule = (int, f"a whole number of pixels, from 1 to {MAX_SIDE:,}", lambda side: 1 <= side <= MAX_SIDE)
+_TEXT, _OPTIONAL_TEXT, _OBJECT = (str, "a text", None), (str | None, "null or a text", None), (dict, "an object", None)
+
+
+def _are(kind: type, values: Iterable[Any]) -> bool:
+    return all(isinstance(value, kind) for value in values)
+
+
+def _channels(least: float) -> _Rule:
+    def are_allowed(values: list[Any]) -> bool:
+        return len(values) == 3 and all(type(v) in (int, float) and least <= v <= _MAX_SCALE for v in values)
+
+    return list, f"3 numbers from {least:g} to {_MAX_SCALE:g}, one a channel", are_allowed
+
+
+# Key of any record -> its type, what is allowed, and which values of that type are.
+_RULES: dict[str, _Rule] = {
+    "format_version": _COUNT,
+    "architecture": _TEXT,
+    "preprocessing": _OBJECT,
+    "crop_size": _SIDE,
+    "resize_size": _SIDE,
+    "interpolation": (str, ", ".join(INTERPOLATIONS), INTERPOLATIONS.__contains__),
+    "mean": _channels(-_MAX_SCALE),
+    "std": _channels(1 / _MAX_SCALE),
+    "decoding": _OBJECT,
+    "rule": _COUNT,
+    "bits": (int | None, f"null or a whole number from {BITS[0]} to {BITS[1]}", lambda n: BITS[0] <= n <= BITS[1]),
+    "classes": (list | None, "null or a list of names", lambda names: names and _are(str, names)),
+    "weights": (dict | None, "null or an object", None),
+    "name": _TEXT,
+    "sha256": _OPTIONAL_TEXT,
+    "url": _OPTIONAL_TEXT,
+    "metrics": (dict, "an object for each data set", lambda sets: _are(dict, sets.values())),
+    "versions": (dict, "the version of each package as a text", lambda packages: _are(str, packages.values())),
+    "licence": _OPTIONAL_TEXT,
+    "precision": (str, " or ".join(PRECISIONS), PRECISIONS.__contains__),
+    "created": _OPTIONAL_TEXT,
+    "temperature": (float, "a number above 0", lambda value: 0 < value < math.inf),
+    "threshold": (float | None, "null or a number between 0 and 1", lambda value: 0 <= value <= 1),
+    "content_sha256": (str | None, "64 hexadecimal digits", _SHA256.fullmatch),
+}
+
+
+def _read(record: Any, document: dict[str, Any], source: str) -> dict[str, Any]:
+    """The values of a record's fields, each checked; what has a default may be absent."""
+    found = {}
+    for entry in fields_of(record):
+        name = entry.name
+        if name not in document:
+            if (entry.default is MISSING and entry.default_factory is MISSING) or name == "rule":
+                raise CardError(f"{source} is not a complete card: it has no {name}. Export the network again.")
+            continue
+        value, (kind, allowed, is_allowed) = document[name], _RULES[name]
+        if type(value) is int and kind in (float, float | None) and abs(value) <= _MAX_SCALE:
+            value = float(value)
+        fits = isinstance(value, kind) and not isinstance(value, bool)
+        if not fits or (value is not None and is_allowed is not None and not is_allowed(value)):
+            shown = shortened(repr(value))
+            raise CardError(f"{source}: {name} is {shown}; it must be {allowed}. Export the network again.")
+        found[name] = value
+    return found
+
+
+def _card(document: dict[str, Any], source: str) -> Card:
+    last, value = next(reversed(document.items()))
+    # By one damaged letter the checksum's key would be unknown, and the file be taken for one without.
+    if last not in Card.__dataclass_fields__ and isinstance(value, str) and _SHA256.fullmatch(value):
+        raise CardError(
+            f"{source} is damaged: its card ends in a checksum that is called {shortened(repr(last))}. "
+            "Copy it again from where it is whole, or export the network again."
+        )
+    found = _read(Card, document, source)
+    found["preprocessing"] = _preprocessing(found["preprocessing"], f"{source}, preprocessing")
+    if found.get("classes") is not None:
+        found["classes"] = tuple(found["classes"])
+    if found.get("weights") is not None:
+        found["weights"] = WeightSource(**_read(WeightSource, found["weights"], f"{source}, weights"))
+    return Card(**found)
+
+
+def _preprocessing(document: dict[str, Any], source: str) -> Preprocessing:
+    found = _read(Preprocessing, {"decoding": {"rule": 1}, **document}, source)  # the first rule was not written down
+    decoding = Decoding(**_read(Decoding, found["decoding"], f"{source}, decoding"))
+    if decoding.rule > DECODING_RULE:
+        raise CardError(
+            f"{source}, decoding: photos are decoded by rule {shortened(str(decoding.rule), 20)}, and this Vertebra "
+            f"knows rules up to {DECODING_RULE}. Run: pip install --upgrade vertebra"
+        )
+    return Preprocessing(**{**found, "decoding": decoding})
 
 
 # --- the card inside a model file -----------------------------------------------------------------------------------
@@ -318,11 +238,7 @@ def read_card(path: str | os.PathLike[str]) -> Card:
 
 @contextmanager
 def opened(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A model's file; what goes wrong with reading it in the block is a `CardError`.
-
-    Raises:
-        CardError: the file is missing, cannot be read, or is not ONNX.
-    """
+    """A model's file; a `CardError` says what is wrong with it, or with reading it in the block."""
     path = Path(path)
     try:
         if path.is_dir():
@@ -343,12 +259,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 
 def locate_card(file: IO[bytes]) -> Place | None:
-    """Where the JSON of the card lies in the file of a model; None where it has none.
-
-    Raises:
-        ValueError: it is not ONNX, cut short, or has several cards.
-        OSError: it cannot be read.
-    """
+    """Where the JSON of the card lies in a model's file; None: it has none. A `ValueError` where it is not ONNX."""
     seen = set()
     found: list[Place] = []
     for number, value in fields(file, 0, file.seek(0, os.SEEK_END)):
@@ -364,12 +275,7 @@ def locate_card(file: IO[bytes]) -> Place | None:
 
 
 def card_at(file: IO[bytes], place: Place | None, source: str) -> Card:
-    """The card that lies at a place in a file.
-
-    Raises:
-        CardError: there is none, or one that cannot be read.
-        ValueError: it is no text.
-    """
+    """The card that lies at a place in a file; a `CardError` or `ValueError` says why it cannot be read."""
     if place is None:
         raise CardError(
             f"{source} is an ONNX file without a card, so its classes and preprocessing are unknown. "

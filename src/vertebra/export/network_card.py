@@ -12,9 +12,10 @@ from typing import Any
 from torch import nn
 
 import vertebra
-from vertebra.card import BITS, Card, Decoding, Preprocessing, WeightSource
+from vertebra.card import Card, WeightSource
 from vertebra.errors import UsageError
 from vertebra.models import ConvNet
+from vertebra.preprocessing import BITS, Decoding, Preprocessing
 from vertebra.units import counted
 
 from .observed_network import Observed

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from vertebra.cache import file_state
-from vertebra.card import BITS, Preprocessing
 from vertebra.decoding_notes import DecodingNotes
 from vertebra.errors import ImageError, UsageError, printable
 from vertebra.machine import usable_cores
 from vertebra.model_checksum import checked_card
 from vertebra.pixels import Pixels, network_pixels
+from vertebra.preprocessing import BITS, Preprocessing
 from vertebra.progress import Progress, silent
 
 from .engine import EMBEDDING, PROBABILITIES, EngineError, FloatArray, Plan, check_engine

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from vertebra.card import BITS, Decoding
 from vertebra.errors import UsageError, nearest
+from vertebra.preprocessing import BITS, Decoding
 
 from .presets import PRESETS
 from .settings_file import check_values, checked_type, one_of, read_toml, toml_value, within
