@@ -10,27 +10,29 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from vertebra.errors import VertebraError, needing
+from vertebra.errors import VertebraError as VertebraError
+from vertebra.errors import needing
 
 if TYPE_CHECKING:
     from vertebra import models as models
-    from vertebra.anatomy import anatomy, choose, compare, inspect
-    from vertebra.export import export
-    from vertebra.loading import load
-    from vertebra.models import (
-        create_model,
-        get_model,
-        get_model_weights,
-        get_weight,
-        is_model,
-        list_models,
-        list_modules,
-        list_pretrained,
-        model_entrypoint,
-    )
-    from vertebra.preprocessing import Preprocessing
-    from vertebra.serve import serve
-    from vertebra.train import train
+    from vertebra.anatomy import anatomy as anatomy
+    from vertebra.anatomy import choose as choose
+    from vertebra.anatomy import compare as compare
+    from vertebra.anatomy import inspect as inspect
+    from vertebra.export import export as export
+    from vertebra.loading import load as load
+    from vertebra.models import create_model as create_model
+    from vertebra.models import get_model as get_model
+    from vertebra.models import get_model_weights as get_model_weights
+    from vertebra.models import get_weight as get_weight
+    from vertebra.models import is_model as is_model
+    from vertebra.models import list_models as list_models
+    from vertebra.models import list_modules as list_modules
+    from vertebra.models import list_pretrained as list_pretrained
+    from vertebra.models import model_entrypoint as model_entrypoint
+    from vertebra.preprocessing import Preprocessing as Preprocessing
+    from vertebra.serve import serve as serve
+    from vertebra.train import train as train
 
 __version__ = "0.1.0"
 
@@ -41,50 +43,18 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 # Public name -> (module that has it, extra that installs what the module imports, None where the base install does). A
 # module of that very name is exported itself.
 _EXPORTS: dict[str, tuple[str, str | None]] = {
+    **dict.fromkeys(("anatomy", "choose", "compare", "inspect"), ("vertebra.anatomy", "torch")),
+    **dict.fromkeys(("models", "create_model", "get_model", "get_model_weights"), ("vertebra.models", "torch")),
+    **dict.fromkeys(("get_weight", "is_model", "list_models", "list_modules"), ("vertebra.models", "torch")),
+    **dict.fromkeys(("list_pretrained", "model_entrypoint"), ("vertebra.models", "torch")),
     "Preprocessing": ("vertebra.preprocessing", None),
-    "anatomy": ("vertebra.anatomy", "torch"),
-    "choose": ("vertebra.anatomy", "torch"),
-    "compare": ("vertebra.anatomy", "torch"),
-    "create_model": ("vertebra.models", "torch"),
     "export": ("vertebra.export", "torch"),
-    "get_model": ("vertebra.models", "torch"),
-    "get_model_weights": ("vertebra.models", "torch"),
-    "get_weight": ("vertebra.models", "torch"),
-    "inspect": ("vertebra.anatomy", "torch"),
-    "is_model": ("vertebra.models", "torch"),
-    "list_models": ("vertebra.models", "torch"),
-    "list_modules": ("vertebra.models", "torch"),
-    "list_pretrained": ("vertebra.models", "torch"),
     "load": ("vertebra.loading", None),
-    "model_entrypoint": ("vertebra.models", "torch"),
-    "models": ("vertebra.models", "torch"),
     "serve": ("vertebra.serve", "serve"),
     "train": ("vertebra.train", "train"),
 }
 
-__all__ = [
-    "Preprocessing",
-    "VertebraError",
-    "__version__",
-    "anatomy",
-    "choose",
-    "compare",
-    "create_model",
-    "export",
-    "get_model",
-    "get_model_weights",
-    "get_weight",
-    "inspect",
-    "is_model",
-    "list_models",
-    "list_modules",
-    "list_pretrained",
-    "load",
-    "model_entrypoint",
-    "models",
-    "serve",
-    "train",
-]
+__all__ = ["VertebraError", "__version__", *_EXPORTS]
 
 
 def __getattr__(name: str) -> Any:
