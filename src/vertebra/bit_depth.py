@@ -21,11 +21,9 @@ class DepthError(ImageError):
 
 @dataclass(frozen=True)
 class Depth:
-    """What a file that has been opened, and not loaded yet, says of its values."""
+    """The bit depth by the header of a file that is opened and not loaded."""
 
-    said: int | None = (
-        None  # bits that are used, where the file says; 16 where Pillow has scaled them to the full range
-    )
+    said: int | None = None  # bits that are used, by the file; 16 where Pillow has scaled them to the full range
     claimed: int | None = None  # bits by PNG's sBIT or TIFF's greatest value: true where no value is above
     colour: bool = False  # more than one channel, each of 16 bits
 

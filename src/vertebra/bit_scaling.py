@@ -30,10 +30,9 @@ STRETCHED, UNIT_FLOAT, BYTE_FLOAT, CLAIMED = "stretched", "float to 1", "float t
 
 
 def _believed(bits: int | None, greatest: int) -> int | None:
-    """The depth that a file claims, or None where its values are not stored so.
+    """The depth that a file claims, or None where its values are above.
 
-    PNG has values of 12 bits spread over all 16, and its sBIT says only that they had 12 once; many writers leave them
-    as they were. What was spread goes beyond 4,095, unless it is as good as black.
+    By PNG's standard values of 12 bits are scaled to 16, with 12 in sBIT; many writers do not scale them.
     """
     return bits if bits is not None and greatest < 2**bits else None
 
@@ -50,9 +49,8 @@ class Scaled:
 def scaled_grey(image: Image.Image, depth: Depth, decoding: Decoding) -> Scaled:
     """Grey of more than 8 bits → 8 bits; Pillow's own conversion clips everything above 255 to white.
 
-    Integers from 0 to 65,535 have their white at 65,535, or at `2**bits - 1` where the file says its depth or
-    `decoding` does. Other integers and floating point have no agreed white: floats within 0–1 and 0–255 are taken as
-    such, and anything else is stretched from its own least to its greatest value.
+    Integers from 0 to 65,535 have white at 65,535, or at `2**bits - 1` where the file or `decoding` says its depth.
+    Floats within 0–1 and 0–255 are taken as such; anything else is stretched from its least to its greatest value.
     """
     stored: NDArray[Any] = np.asarray(image)
     tags: Any = getattr(image, "tag_v2", {})
@@ -89,12 +87,9 @@ def scaled_grey(image: Image.Image, depth: Depth, decoding: Decoding) -> Scaled:
 
 
 def check_scale(image: Image.Image, decoding: Decoding) -> None:
-    """Refuse a picture in memory, from no file, whose values may have another white than `scaled_grey` takes.
+    """Raise a `DepthError` for a picture made in memory whose white may not be where `scaled_grey` takes it to be.
 
     Pillow's `convert("I")` leaves white at 255, where integers of a file have it at 65,535.
-
-    Raises:
-        DepthError: says what to write.
     """
     if not (image.mode.startswith("I") or image.mode == "F"):
         return
@@ -138,8 +133,7 @@ def scaled_bytes(image: Image.Image) -> Scaled:
 def scaled_colour(image: Image.Image, file: IO[bytes] | None, depth: Depth, decoding: Decoding) -> Scaled:
     """A loaded picture whose file has 16 bits a channel → 8 bits, from all its bits where the upper 8 are too few.
 
-    Raises:
-        DepthError: its lower bits cannot be read, and white is below 65,535.
+    A `DepthError` where its lower bits are needed and cannot be read.
     """
     colours = [band for band in image.getbands() if band != "A"]
     extremes: list[Any] = [image.getchannel(band).getextrema() for band in colours]

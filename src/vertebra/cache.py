@@ -1,8 +1,8 @@
-"""What is kept between runs: exported networks, the forms that engines convert them to, measurements, features.
+"""The cache: exported networks, the forms that engines convert them to, measurements, features.
 
-All of it can be made again: the folder may be deleted at any time. `VERTEBRA_CACHE` names another one. A cache is never
-a reason to fail, nor to give something else: what is kept is read only where its checksum holds, what is damaged is
-told once and made again, and what cannot be kept is made for one run.
+The folder (`VERTEBRA_CACHE` names another one) may be deleted at any time. The cache never makes a command fail, nor
+changes a result: a file is read only where its checksum is right, a damaged one is reported once and made again, and
+what cannot be written is made for one run.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ except ImportError:  # of another Python
 from vertebra.errors import InUseError, VertebraError, warn
 from vertebra.files import locked, replacing
 
-# Seconds after which nobody waits any more for another process to make something: longer than any export takes.
-_PATIENCE = 900.0
+_TIMEOUT = 900.0  # seconds to wait for another process to make something: longer than any export takes
 _CHECKSUM = b'{"checksum": "'
 _told: set[str] = set()
 
@@ -38,7 +37,7 @@ def cache_dir() -> Path:
 
 
 def checksum(*parts: str | bytes) -> bytes:
-    """16 bytes that tell what is kept from what has become of it, and from what was kept elsewhere."""
+    """The BLAKE2b of these parts, 16 bytes."""
     found = blake2b(digest_size=16)
     for part in parts:
         content = part.encode() if isinstance(part, str) else part
@@ -48,37 +47,33 @@ def checksum(*parts: str | bytes) -> bytes:
 
 
 def tell_once(text: str) -> None:
-    """Tell something, the first time in this process."""
+    """Warn, the first time in this process."""
     if text not in _told:
         _told.add(text)
         warn(text)
 
 
 def tell_damaged(path: Path) -> None:
-    """Tell that a cached file is damaged, once, and that this costs nothing but time."""
+    """Warn once that a cached file is damaged."""
     tell_once(f"{path} is damaged. What it held is made again; no result changes.")
 
 
 @contextlib.contextmanager
 def making(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Around the making of a cached file: one process makes it, others wait and then look for it again.
+    """Around the making of a cached file: one process makes it, others call `waiting`, wait, and look for it again.
 
-    Where the cache cannot be locked, each makes its own, and the last one's stays.
-
-    Args:
-        path: the file; its folder is made.
-        waiting: called once where another process has begun.
+    Its folder is made. Where the cache cannot be locked, each process makes its own file, and the last one stays.
     """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError, InUseError, RuntimeError):  # the last of Python 3.11, for a circle of links
             path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(path, f"delete {path.parent}", wait=_PATIENCE, waiting=waiting))
+            stack.enter_context(locked(path, f"delete {path.parent}", wait=_TIMEOUT, waiting=waiting))
         yield
 
 
 @functools.cache
 def scratch_dir() -> Path:
-    """A folder of this process alone, for what the cache cannot keep; it goes with the process."""
+    """A folder of this process, for what cannot be written to the cache; removed when the process ends."""
     import atexit
     import shutil
     import tempfile
@@ -92,7 +87,7 @@ def scratch_dir() -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object that `keep_json` kept; None where there is none, or none that is as it was kept."""
+    """The object that `keep_json` wrote; None where it is missing or damaged."""
     try:
         if not path.is_file():  # reading a pipe may never end
             return None
@@ -117,7 +112,7 @@ def keep_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def _head(path: Path, body: bytes) -> bytes:
-    """How a kept object begins: the checksum of the rest, and of the file's name, so that none stands for another."""
+    """The beginning of the file: the checksum of its name and of the rest."""
     return _CHECKSUM + checksum(path.name, body).hex().encode() + b'",'
 
 
@@ -125,7 +120,7 @@ def _head(path: Path, body: bytes) -> bytes:
 
 
 def keep_note(path: Path, note: dict[str, Any]) -> None:
-    """Beside a file that has just been made in the cache: what is to be known of it, and what it holds."""
+    """Write, beside a file that has just been made in the cache, a note on it and its SHA-256."""
     with contextlib.suppress(OSError):
         state, digest = _hashed(path)
         keep_json(path.with_suffix(".json"), {"note": note, "state": state, "sha256": digest})
@@ -134,11 +129,7 @@ def keep_note(path: Path, note: dict[str, Any]) -> None:
 def kept_note(path: Path, *, thorough: bool = False) -> dict[str, Any] | None:
     """The note of a file in the cache that is as it was made; None where it has to be made (again).
 
-    A file that has been touched since is hashed.
-
-    Args:
-        path: the file.
-        thorough: hash it in any case, for what changes on a disk by itself leaves no trace.
+    The file is hashed where its state has changed; if `thorough`, always, as a failing disk changes no state.
     """
     found = read_json(path.with_suffix(".json"))
     if found is None:
@@ -160,10 +151,7 @@ def kept_note(path: Path, *, thorough: bool = False) -> dict[str, Any] | None:
 
 
 def fingerprint(path: Path) -> str:
-    """The SHA-256 of a file, 64 hex digits.
-
-    Hashing half a gigabyte takes a second, so it is kept together with the file's place, size and times of change, and
-    only taken again where one of these is another.
+    """The SHA-256 of a file, 64 hex digits; cached with the file's path and state, as half a gigabyte takes a second.
 
     Raises:
         VertebraError: the file cannot be read.
@@ -179,7 +167,7 @@ def fingerprint(path: Path) -> str:
 
 
 def known_fingerprint(path: Path) -> str | None:
-    """The SHA-256 of a file where it has been taken before; never by reading the file."""
+    """The SHA-256 of a file where it is cached; the file is not read."""
     try:
         known = read_json(_note(path))
         if known is not None and known.get("state") == _state(path.stat()):
@@ -190,18 +178,12 @@ def known_fingerprint(path: Path) -> str | None:
 
 
 def known_intact(path: Path, status: os.stat_result) -> bool:
-    """Whether a file in this state was found to be as it was written, by the checksums that it holds."""
+    """Whether a file in this state has passed the checks of the checksums that it holds."""
     return read_json(_intact(path)) == _state(status)
 
 
 def keep_intact(path: Path, status: os.stat_result, digest: str | None = None) -> None:
-    """Note that.
-
-    Args:
-        path: the file.
-        status: of it, as it was before it was read.
-        digest: its SHA-256, where the same reading has given it.
-    """
+    """Note that, with the status from before the file was read, and its SHA-256 where that is known."""
     keep_json(_intact(path), _state(status))
     if digest is not None:
         keep_json(_note(path), {"state": _state(status), "sha256": digest})
@@ -218,7 +200,7 @@ def _note(path: Path) -> Path:
 
 
 def _hashed(path: Path) -> tuple[dict[str, int], str]:
-    """What a file is like, and the SHA-256 of its content."""
+    """The state of a file, and the SHA-256 of its content."""
     import hashlib
 
     state = _state(path.stat())
@@ -229,24 +211,18 @@ def _hashed(path: Path) -> tuple[dict[str, int], str]:
 
 
 def file_state(path: Path) -> dict[str, int]:
-    """What tells a file from another that takes its place, or from itself after a change."""
+    """What differs once a file is changed or replaced."""
     status = path.stat()
     return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}
 
 
 def change_state(path: Path) -> dict[str, int]:
-    """What tells a file from any other in its place, even one of its size, inode and time of modification.
+    """As `file_state`, with the time of the last change of any kind.
 
-    `cp -p`, `rsync -a` and archives set that time, and file systems give a freed inode to the next file.
+    `cp -p`, `rsync -a` and archives set the time of modification, and a freed inode is given to the next file.
     """
     return _state(path.stat())
 
 
-def _state(status: os.stat_result) -> dict[str, int]:
-    """As `file_state`, with the time of the last change of any kind, which is not set back with the other."""
-    return {
-        "size": status.st_size,
-        "mtime_ns": status.st_mtime_ns,
-        "inode": status.st_ino,
-        "ctime_ns": status.st_ctime_ns,
-    }
+def _state(stat: os.stat_result) -> dict[str, int]:
+    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "inode": stat.st_ino, "ctime_ns": stat.st_ctime_ns}

@@ -1,8 +1,8 @@
 """Packages that are called as the function of their name: `vertebra.export(…)` beside `vertebra.export.Prepared`.
 
-A plain function of that name in `vertebra/__init__.py` does not last: once a package has been imported, importlib sets
-it as the attribute of its parent, over whatever was there. So the module itself has to be callable, and Python's way
-to that is another class for it: https://docs.python.org/3/reference/datamodel.html#customizing-module-attribute-access
+A function of that name in `vertebra/__init__.py` would be replaced: importing a package sets it as an attribute of its
+parent. So the module is given a class with a `__call__`:
+https://docs.python.org/3/reference/datamodel.html#customizing-module-attribute-access
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import stat
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import PIL
 from PIL import Image, UnidentifiedImageError
@@ -34,7 +34,7 @@ Source: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes]
 # TIFF tags: what every DNG has (DNG specification 1.7, chapter 4), NewSubfileType with its value, SubIFDs.
 _DNG_VERSION, _SUBFILE_TYPE, _PREVIEW, _SUB_IMAGES = 50706, 254, 1, 330
 
-# Of Pillow, those that decode with losses: the same Pillow may come with another one.
+# Of lossy formats: the same version of Pillow may have other versions of them.
 _LIBRARIES = ("jpg", "libjpeg_turbo", "jpg_2000", "webp", "avif", "libtiff")
 
 # Formats of whose header more is read than Pillow reports.
@@ -45,7 +45,7 @@ FIRST_OF_SEVERAL = "first of several"  # frames of an animation, or pages
 
 @functools.cache
 def decoder() -> str:
-    """The decoding libraries with their versions: by other versions a photo may have other pixels."""
+    """The decoding libraries with their versions, on which the pixels may depend."""
     from PIL import features
 
     found = {name: features.version(name) for name in _LIBRARIES}
@@ -57,15 +57,9 @@ def decoder() -> str:
     return ", ".join([f"Pillow {PIL.__version__}", *(f"{name} {known}" for name, known in found.items() if known)])
 
 
-def open_image(
-    source: Source,
-    *,
-    max_pixels: int = MAX_PIXELS,
-    at_least: int | None = None,
-    decoding: Decoding = Decoding(),  # noqa: B008 - frozen
-) -> Image.Image:
-    """The picture that `decode` gives: RGB, upright."""
-    return decode(source, max_pixels=max_pixels, at_least=at_least, decoding=decoding).picture
+def open_image(source: Source, **options: Any) -> Image.Image:
+    """The picture that `decode` gives with these options: RGB, upright."""
+    return decode(source, **options).picture
 
 
 def decode(
@@ -76,18 +70,21 @@ def decode(
     at_least: int | None = None,
     decoding: Decoding = Decoding(),  # noqa: B008 - frozen
 ) -> Decoded:
-    """Decode a photo into an RGB picture that stands upright.
+    """Decode a photo into an upright RGB picture.
 
-    `source` is a path, the bytes of a file, or an open binary file. The EXIF orientation is obeyed, transparency is
-    laid on white (alpha that is 0 everywhere is ignored), values of more than 8 bits are scaled to 8 as `bit_depth`
-    says, and of an animation or of several pages the first is taken. Colour profiles are not applied, as in the
-    pipelines that the pretrained networks were trained with. With `at_least`, a large JPEG may come in a half, a
-    quarter or an eighth of its size, its shorter side no smaller than that many pixels. Errors call what is no path
-    `name`.
+    The EXIF orientation is applied, transparency is laid on white (alpha that is 0 everywhere is ignored), values of
+    more than 8 bits are scaled to 8, and the first frame or page is taken. Colour profiles are not applied, as in the
+    pipelines that the pretrained networks were trained with.
 
-    Raises `ImageError`, which names the file, where it is missing, no regular file, empty, not an image, of a kind
-    that is not decoded (an `UnsupportedError`), damaged, truncated, or has more than `max_pixels` pixels (an
-    `OversizeError`, raised by its header, before any pixel is decoded).
+    Args:
+        source: a path, the bytes of a file, or an open binary file.
+        name: of what is no path, in errors.
+        max_pixels: a header with more is an `OversizeError`.
+        at_least: a JPEG may come in 1/2, 1/4 or 1/8 of its size, with a shorter side of at least that many pixels.
+        decoding: of files whose values may be read in more than one way.
+
+    Raises:
+        ImageError: the file is missing, empty, not an image, damaged, too large, or not supported (`UnsupportedError`).
     """
     if isinstance(source, bytes):
         return _decode(io.BytesIO(source), name or source_name(source), max_pixels, at_least, decoding)
@@ -100,7 +97,7 @@ def decode(
         return _decode(source, name or source_name(source), max_pixels, at_least, decoding)
     path = Path(source)
     try:
-        # A pipe or a device could be read without an end, and opening one can wait for ever.
+        # Opening or reading a pipe or a device may never end.
         if not stat.S_ISREG(path.stat().st_mode):
             raise ImageError(f"{path} is {'a folder' if path.is_dir() else 'a pipe or device'}, not an image file")
         with path.open("rb") as file:
@@ -118,15 +115,12 @@ def upright(
     *,
     name: str | None = None,
 ) -> Decoded:
-    """The same of a picture that Pillow has opened. `image` stays as it is.
-
-    Errors call it `name`, or by its file.
+    """As `decode`, of a picture that Pillow has opened, which stays as it is.
 
     Give it as `PIL.Image.open` returns it: once it is loaded, Pillow has dropped the lower bytes of 16-bit colours.
 
     Raises:
-        ImageError: it has no pixels, its file is damaged or gone, or it was made in memory and may have its white at
-            one of several values.
+        ImageError: it has no pixels, its file is damaged or gone, or it was made in memory and its white is ambiguous.
     """
     path = getattr(image, "filename", "") or "the picture"
     name = name or str(path)
@@ -143,9 +137,7 @@ def upright(
             # Once more, from the open file, so that `image` is not loaded: Pillow would drop the lower bytes, which may
             # be asked for again. And Pillow 13.0 maps a TIFF that it opened itself wrongly where it lies on its side.
             with from_start(file), _opened(file, name) as again:
-                several = has_frames(again)
-                found = upright_rgb(again, file, decoding)
-                return replace(found, remarks=(*found.remarks, FIRST_OF_SEVERAL)) if several else found
+                return _first_frame(again, file, decoding)
         return _upright_loaded(image, file, Path(path), name, decoding)
 
 
@@ -177,7 +169,7 @@ def _upright_loaded(image: Image.Image, file: IO[bytes] | None, path: Path, name
 
 
 def source_name(source: Source | Image.Image) -> str:
-    """What errors call a source that no name is given for."""
+    """The name of a source in errors, where none is given."""
     if isinstance(source, bytes):
         return f"image of {len(source)} bytes"
     return str(source) if isinstance(source, str | os.PathLike) else str(getattr(source, "name", "image"))
@@ -199,13 +191,17 @@ def _decode(file: IO[bytes], name: str, max_pixels: int, at_least: int | None, d
             # Only JPEG's decoder can (HEIF's would take a preview). Both sides are given the same factor.
             factor = min(width, height) / at_least
             image.draft(None, (int(width / factor), int(height / factor)))
-        several = has_frames(image)
-        found = upright_rgb(image, file, decoding)
-        return replace(found, remarks=(*found.remarks, FIRST_OF_SEVERAL)) if several else found
+        return _first_frame(image, file, decoding)
+
+
+def _first_frame(image: Image.Image, file: IO[bytes], decoding: Decoding) -> Decoded:
+    several = has_frames(image)
+    found = upright_rgb(image, file, decoding)
+    return replace(found, remarks=(*found.remarks, FIRST_OF_SEVERAL)) if several else found
 
 
 def stored_size(content: bytes) -> tuple[int, int]:
-    """Width and height of a photo as its file stores it, of one that has been decoded before."""
+    """Width and height, before the EXIF orientation is applied, of a photo that has been decoded before."""
     with _opened(io.BytesIO(content), "the photo") as image:
         return image.size
 
@@ -214,12 +210,7 @@ HEIF = "HEIF"  # what Pillow calls a picture that pillow-heif has opened
 
 
 def _opened(file: IO[bytes], name: str) -> Image.Image:
-    """A photo whose header has been read; its pixels have not.
-
-    Raises:
-        UnsupportedError: it is a raw file of a camera, or HEIC without pillow-heif.
-        UnidentifiedImageError: it is no photo, or damaged.
-    """
+    """A photo whose header has been read; a camera's raw file, and HEIC without pillow-heif, are refused."""
     if raw := raw_file(name):
         raise UnsupportedError(f"{name} {raw.refusal}")
     try:
@@ -242,10 +233,7 @@ def _is_raw(image: Image.Image) -> bool:
 
 
 def _opened_heif(file: IO[bytes], name: str) -> Image.Image:
-    """By pillow-heif, imported here alone. Its picture stands upright already, and has 8 bits where the file has more.
-
-    Not by way of Pillow's registry, which would change what other code in the process opens.
-    """
+    """By pillow-heif, upright and of 8 bits. It is not registered in Pillow, which would be for the whole process."""
     try:
         with needing("heif", "decoding HEIC"):
             from pillow_heif import HeifImageFile

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,7 +58,7 @@ def _unsupported(file: IO[bytes], name: str) -> str | None:
     if found is None and (kind := kind_of(head, name)) is not None:
         return kind.refusal
     order = "<" if head[:2] == b"II" else ">"
-    if head[:4] in (b"II*\0", b"MM\0*") and struct.unpack(order + "I", head[4:8].ljust(4, b"\0"))[0] < _size_of(file):
+    if head[:4] in (b"II*\0", b"MM\0*") and struct.unpack(order + "I", head[4:8].ljust(4, b"\0"))[0] < file.seek(0, 2):
         return "is a TIFF image whose kind of values is not decoded. Save it as one of 8 or 16 bits, or as a PNG"
     if head[:2] == b"\xff\xd8":
         place = 2
@@ -69,10 +68,6 @@ def _unsupported(file: IO[bytes], name: str) -> str | None:
                 return f"is a JPEG of {head[place + 4]} bits, and only those of 8 are decoded. Save it as a 16-bit PNG"
             place += 2 + length
     return None
-
-
-def _size_of(file: IO[bytes]) -> int:
-    return file.seek(0, os.SEEK_END)
 
 
 def _what_instead(file: IO[bytes]) -> str:

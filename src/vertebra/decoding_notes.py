@@ -1,8 +1,4 @@
-"""Notes on photos whose files are ambiguous about how they are to be decoded.
-
-The audit, training, evaluation and prediction report them in the same words, from counts that need no memory for each
-photo.
-"""
+"""Notes on photos whose files can be decoded in more than one way, for all commands that decode."""
 
 from __future__ import annotations
 
@@ -14,16 +10,14 @@ from vertebra.bit_scaling import BYTE_FLOAT, CLAIMED, STRETCHED, UNIT_FLOAT
 from vertebra.decoding import FIRST_OF_SEVERAL
 from vertebra.preprocessing import Decoding
 from vertebra.rgb_conversion import HIDDEN, TRANSPARENT
+from vertebra.units import counted
 
 _DEPTHS = (8, 10, 12, 14)  # bits that cameras and scanners have where files have 16
 _DARK = 2  # bits fewer than white has: what stays below is no brighter than a quarter
 
 
 class DecodingNotes:
-    """Counts what `pixels.decode` had to decide; several threads may add to it.
-
-    `served`: a client cannot give another `--bits` than the model's.
-    """
+    """Counts of such photos; several threads may add to them. `served`: a client cannot give `--bits`."""
 
     def __init__(self, decoding: Decoding, *, served: bool = False) -> None:
         self.given = decoding.bits is not None
@@ -91,8 +85,8 @@ class DecodingNotes:
             )
         if self._over:
             yield (
-                f"16-bit values above {2**self.bits - 1:,} are cut off to white in {_photos(self._over)}, such as "
-                f"{brightest}, as bits is {self.bits}."
+                f"16-bit values above {2**self.bits - 1:,} are cut off to white in {counted(self._over, 'photo')}, "
+                f"such as {brightest}, as bits is {self.bits}."
             )
 
     @property
@@ -121,11 +115,7 @@ class DecodingNotes:
         }
         for remark, what in say.items():
             if count := self._remarks[remark]:
-                yield f"{_photos(count)} {what}{': ' if count == 1 else ', such as '}{self._first[remark]}."
-
-
-def _photos(count: int) -> str:
-    return "1 photo" if count == 1 else f"{count:,} photos"
+                yield f"{counted(count, 'photo')} {what}{': ' if count == 1 else ', such as '}{self._first[remark]}."
 
 
 def _of(count: int, name: str) -> str:

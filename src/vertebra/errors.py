@@ -17,10 +17,7 @@ from typing import Any
 
 
 class VertebraError(Exception):
-    """Something that the user can understand and act on.
-
-    It can be pickled, whatever its class is made with: one that another process cannot read ends a pool of processes.
-    """
+    """Something that the user can understand and act on. It can be pickled, as a pool of processes needs."""
 
     exit_code = 1
 
@@ -56,10 +53,10 @@ class MissingExtraError(VertebraError, ImportError):
 
 
 class BrokenPackageError(VertebraError, ImportError):
-    """A package is installed and does not load, which no extra of Vertebra mends."""
+    """A package is installed and does not load."""
 
 
-# What the extras bring, by the names that are imported; an extra has what the one that it includes has.
+# The packages of each extra, by the names that are imported; an extra also has those of the extra that it includes.
 EXTRAS: dict[str, tuple[str, ...]] = {
     "torch": ("torch", "safetensors", "onnx", "matplotlib"),
     "train": ("torchvision", "sklearn", "tensorboard"),
@@ -83,39 +80,32 @@ INCLUDED = {"train": "torch"}
 
 @contextmanager
 def needing(extra: str | None, feature: str) -> Iterator[None]:
-    """Around what imports packages of an extra, at any depth: where one is missing, the error names the extra.
+    """Around what imports packages of an extra, at any depth.
 
     Raises:
-        MissingExtraError: a package that an extra brings is not installed. Named is `extra` where
-            that has it, else the one that brings it.
+        MissingExtraError: a package is not installed. Named is `extra` where that has it, else the one that has it.
         BrokenPackageError: it is installed and does not load; says why.
     """
     try:
         yield
     except (ImportError, OSError) as error:
-        told = import_problem(error, feature, extra)
-        if told is None:
+        problem = import_problem(error, feature, extra)
+        if problem is None:
             raise
-        raise told from error
+        raise problem from error
 
 
 def import_problem(error: BaseException, feature: str, extra: str | None = None) -> VertebraError | None:
-    """What to tell of an import that failed; None where no package of an extra is to blame.
-
-    Args:
-        error: that was raised, by an import or by anything that imports as it works.
-        feature: what needs the package.
-        extra: to be named where it has the package; None: the one that brings it.
-    """
+    """The error to raise for a failed import, as `needing` does; None where no package of an extra is the cause."""
     if isinstance(error, VertebraError) or not isinstance(error, ImportError | OSError):
         return None
     name = getattr(error, "name", None) or ""
     package = name.partition(".")[0]
-    if package == "vertebra":  # a fault of our own
+    if package == "vertebra":  # a bug of Vertebra's
         return None
-    home = next((name for name, packages in EXTRAS.items() if package in packages), None)
-    if isinstance(error, ModuleNotFoundError) and home is not None and not _is_installed(package):
-        return MissingExtraError(feature, extra if extra is not None and home in (extra, INCLUDED.get(extra)) else home)
+    owner = next((name for name, packages in EXTRAS.items() if package in packages), None)
+    if isinstance(error, ModuleNotFoundError) and owner is not None and not _is_installed(package):
+        return MissingExtraError(feature, extra if extra and owner in (extra, INCLUDED.get(extra)) else owner)
     # A library that is not found is an `OSError` without a number.
     broken = _imported_from(error) if isinstance(error, ImportError) or error.errno is None else None
     if broken is None:
@@ -127,11 +117,7 @@ def import_problem(error: BaseException, feature: str, extra: str | None = None)
 
 
 def need(extra: str, feature: str, *packages: str) -> None:
-    """Find out, without importing them, that these packages are installed.
-
-    Raises:
-        MissingExtraError: one is not.
-    """
+    """Check, without importing them, that these packages are installed; else a `MissingExtraError`."""
     if not all(map(_is_installed, packages)):
         raise MissingExtraError(feature, extra)
 
@@ -144,15 +130,14 @@ def _is_installed(package: str) -> bool:
 
 
 def _imported_from(error: BaseException) -> str | None:
-    """The package of an extra whose own code an import failed in, or which lacks what is imported from it."""
-    brought = {package for packages in EXTRAS.values() for package in packages}
-    trace, found = error.__traceback__, None
+    """The package of an extra in whose own code an import failed, or in which an imported name is missing."""
+    optional = {package for packages in EXTRAS.values() for package in packages}
+    found, trace = (getattr(error, "name", None) or "").partition(".")[0], error.__traceback__
     while trace is not None:
         package = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
-        found = package if package in brought else found
+        found = package if package in optional else found
         trace = trace.tb_next
-    lacking = (getattr(error, "name", None) or "").partition(".")[0]
-    return found or (lacking if lacking in brought else None)
+    return found if found in optional else None
 
 
 class ImageError(VertebraError):
@@ -168,23 +153,23 @@ class InUseError(VertebraError):
 
 
 class VertebraWarning(UserWarning):
-    """What was taken for granted, chosen or passed by, and does not keep the work from being done."""
+    """What was assumed, chosen or ignored, where the work can go on."""
 
 
 @contextmanager
 def noting() -> Iterator[list[str]]:
-    """Around what may `warn`, which is told all the same: a list that has each text once the block has ended."""
+    """Around what may `warn`, and still does: a list that has each text once the block has ended."""
     texts: list[str] = []
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", VertebraWarning)
         yield texts
-    for warning in told:
+    for warning in caught:
         warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    texts += dict.fromkeys(str(warning.message) for warning in told if issubclass(warning.category, VertebraWarning))
+    texts += dict.fromkeys(str(warning.message) for warning in caught if issubclass(warning.category, VertebraWarning))
 
 
 def warn(text: str) -> None:
-    """Tell it: a line on stderr from the command line, a `VertebraWarning` from Python."""
+    """Warn: a line on stderr from the command line, a `VertebraWarning` from Python."""
     warnings.warn(text, VertebraWarning, stacklevel=3)
 
 
@@ -223,6 +208,11 @@ def first_line(error: BaseException) -> str:
     """What an error of another package says, its first line without a full stop; its type where it says nothing."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return line[:200].rstrip(" .")
+
+
+def shortened(text: str, length: int = 60) -> str:
+    """The text, cut after so many characters."""
+    return text if len(text) <= length else f"{text[:length]}…"
 
 
 def printable(text: str) -> str:

@@ -164,7 +164,7 @@ def kind_of(head: bytes, name: str = "") -> Found | None:
 def kind_of_file(path: str | os.PathLike[str]) -> Found | None:
     """What a file is that is no photo by its name; None also where it cannot be read."""
     try:
-        if not os.path.isfile(path):  # noqa: PTH113 - opening a pipe could wait for ever
+        if not os.path.isfile(path):  # noqa: PTH113 - opening a pipe may never end
             return None
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - of an entry
             return kind_of(file.read(HEAD_BYTES), os.fspath(path))
@@ -179,9 +179,7 @@ NOT_DOWNLOADED = "Left out, as not downloaded"
 def left_out(found: Mapping[Kind, Iterable[str]], root: str | os.PathLike[str] = "") -> list[str]:
     """A sentence for each kind of file that was left out of a folder: how many, which, and what to do.
 
-    Args:
-        found: by its kind, the paths of each, relative to `root`.
-        root: the folder.
+    `found` has the paths of each kind, relative to the folder `root`.
     """
     sentences = []
     for kind, paths in found.items():

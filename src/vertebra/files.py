@@ -3,11 +3,9 @@
 Three ways, and no module writes otherwise (a test reads the source):
 
 - `write_whole`, and `replacing(path, durable=True)` where a library writes: results and checkpoints. Once the call has
-  returned, the file survives a power cut: its bytes are synced before it takes its name, its folder after that.
-- `replacing`: caches, which can be made again. Another process never sees half a file; a power cut may lose it.
+  returned, the file survives a power cut: its bytes are synced before it is renamed, its folder after that.
+- `replacing`: caches, which can be made again. Another process never reads half a file; a power cut may lose it.
 - `Lines`: results that grow line by line.
-
-Folders that are missing above a file or folder that a person names (--out, --html, --png) are made, by all commands.
 
 `locked` is around what two processes may not do to the same path at once.
 """
@@ -24,10 +22,10 @@ from typing import Any
 
 from vertebra.errors import InUseError, VertebraError, warn
 
-# What weight files end in, where a name has to be told from a path. What a file is, its content decides.
+# Of weight files, to tell a path from a name. What a file is, its content decides.
 WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".tar")
 
-# What a file system answers that keeps no locks.
+# Errors of file systems without locks.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 _NO_WRITING = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -37,13 +35,9 @@ _NO_WRITING = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 @contextlib.contextmanager
 def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """A new, empty file beside `path`, which takes the place of `path` once the block has ended well.
+    """A new, empty file beside `path`, which replaces `path` (or what it links to) once the block has ended well.
 
-    Another process never sees half a file, and of two that write at once the last one wins.
-
-    Args:
-        path: its folder is made where there is none. A link stays, and what it leads to is replaced.
-        durable: the new file survives a power cut, and at any moment of one there is the old file or the new one.
+    Missing folders are made. `durable`: at any moment of a power cut there is the old file or the new one.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written to; `path` is as it was.
@@ -62,7 +56,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
             _sync(temporary)
         temporary.replace(path)
     finally:
-        with contextlib.suppress(OSError):  # what failed before is what one has to know
+        with contextlib.suppress(OSError):  # an earlier error is the one to report
             temporary.unlink(missing_ok=True)
     if durable:
         sync_folder(path.parent)
@@ -70,19 +64,14 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
 def _new_beside(path: Path) -> Path:
     """An empty file `.STEM.0123456789ab.SUFFIX`."""
-    # Of few characters of the name, which may be as long as names can be. With the rights of any file: not `mkstemp`,
-    # which makes files that only their owner can read.
+    # STEM is cut, as the name may be as long as names can be. Not `mkstemp`, whose files only their owner can read.
     temporary = path.with_name(f".{path.stem[:32]}.{os.urandom(6).hex()}{path.suffix[:16]}")
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     return temporary
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole, also after a power cut, or on any failure as it was before.
-
-    Raises:
-        OSError: the disk is full, or the folder cannot be written to.
-    """
+    """Write a file as `replacing(path, durable=True)` does; an `OSError` where the disk is full or not writable."""
     import shutil
 
     if shutil.disk_usage(path.parent).free < len(content):
@@ -93,11 +82,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path, kind: type[VertebraError] = VertebraError) -> Iterator[None]:
-    """Around what writes a file that a person has named.
-
-    Raises:
-        VertebraError: of that kind: the file cannot be written.
-    """
+    """Around what writes a file that the user has named: where it cannot be written, a `VertebraError` of that kind."""
     try:
         yield
     except OSError as error:
@@ -105,20 +90,12 @@ def writing(path: Path, kind: type[VertebraError] = VertebraError) -> Iterator[N
 
 
 def check_writable(path: Path) -> None:
-    """Find out beforehand whether a file can be made in its folder.
-
-    Raises:
-        OSError: it cannot.
-    """
+    """Raise an `OSError` where a file cannot be made in its folder."""
     _new_beside(path).unlink()
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, so that they survive a power cut; one that is there is left as it is.
-
-    Raises:
-        OSError: it cannot be made, or is no folder.
-    """
+    """Make a folder and those above it, so that they survive a power cut; an `OSError` where that is not possible."""
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for made in missing:
@@ -126,7 +103,7 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make new names in a folder survive a power cut, where the system can."""
+    """Make new names in a folder survive a power cut, where the system supports it."""
     with contextlib.suppress(PermissionError):  # Windows cannot open folders
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -147,14 +124,10 @@ def _sync(path: Path) -> None:
 
 
 class Lines:
-    """A file that lines are appended to, each of them whole or not at all.
-
-    Raises:
-        OSError: it cannot be opened.
-    """
+    """A file that lines are appended to, each of them whole or not at all."""
 
     def __init__(self, path: Path) -> None:
-        # To the system at once, so that a killed process loses nothing; Python would keep it to itself for a while.
+        # Unbuffered, so that a killed process loses nothing.
         self.file: Any = path.open("ab", buffering=0)
         self.size = self.file.tell()
 
@@ -162,7 +135,7 @@ class Lines:
         """Raise an `OSError` where the line cannot be written; the file is then as it was."""
         rest = memoryview(line)
         try:
-            # A disk that is nearly full takes a part and says so in the number only.
+            # A disk that is nearly full takes a part, and only the number of bytes says so.
             while rest:
                 rest = rest[self.file.write(rest) :]
         except OSError:
@@ -176,7 +149,7 @@ class Lines:
         os.fsync(self.file.fileno())
 
     def close(self) -> None:
-        """No line can be appended any more."""
+        """Close the file."""
         self.file.close()
 
 
@@ -187,11 +160,7 @@ class Lines:
 def utf8_name(path: Path) -> Iterator[Path]:
     """A path, or another one to the same file or folder, for libraries that take only names in UTF-8.
 
-    Such are safetensors' reader and TensorBoard. Only Linux has names that are none, and there what is open has a
-    second path, until the block ends.
-
-    Raises:
-        OSError: such a file or folder cannot be opened.
+    Such are safetensors' reader and TensorBoard. Only Linux has other names, and an open file has a second path there.
     """
     try:
         str(path).encode()
@@ -217,33 +186,32 @@ def locked(
     waiting: Callable[[], None] = lambda: None,
     warns: bool = True,
 ) -> Iterator[bool]:
-    """Inside, no other process is inside for the same path; gives whether there is such a lock.
+    """Inside, no other process is inside for the same path; yields whether there is such a lock.
 
-    The system's lock on a hidden file: `.lock` in a folder, `.NAME.lock` beside a file; however the path is spelt, and
-    through links. It ends with the process, however that ends, and processes that are forked inside do not hold it.
-    The hidden file goes when the block ends; one that a killed process has left holds nothing.
+    The system's lock on a hidden file: `.lock` in a folder, `.NAME.lock` beside a file, for any spelling of the path.
+    It ends with the process, and forked processes do not hold it. The hidden file is removed when the block ends; one
+    that a killed process has left locks nothing.
 
-    Where nothing can be written (a read-only file system, a folder without the right to), there is nothing that two
-    could damage: then there is no lock, and the writing itself says what is wrong. Where the file system keeps no locks
-    (some network file systems), the work goes on without one, and a `VertebraWarning` says so, unless `warns` is False.
+    Where nothing can be written there is no lock, and the writing itself fails. Where the file system has no locks
+    (some network file systems), the work goes on without one, and a `VertebraWarning` says so.
 
     Args:
-        path: a folder that is there, or a file that may be there.
-        remedy: what to do where it is held, as it goes on after "Wait until it has ended, or ": `"give another --out"`.
-        wait: seconds for the other process to end; None: without an end.
+        path: an existing folder, or a file.
+        remedy: what to do where it is locked, after "Wait until that has ended, or ": `"give another --out"`.
+        wait: seconds for the other process to end; None: without limit.
         waiting: called once where it has to wait.
         warns: False where two at once do no harm.
 
     Raises:
-        InUseError: another process (or thread) is inside, and did not leave in that time.
-        OSError: the lock's file cannot be made: there is no folder for it, or the disk is full.
+        InUseError: another process (or thread) is inside, and has not left in that time.
+        OSError: the lock's file cannot be made: its folder is missing, or the disk is full.
     """
     from filelock import FileLock, Timeout  # 30 ms, of which a mere prediction needs none
 
     file = lock_file(path)
     if not file.parent.is_dir():  # filelock would make it
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file.parent))
-    # Not its own way out of file systems without locks: it leaves files that hold after their process was killed.
+    # Not its fallback for file systems without locks: its files still lock after their process was killed.
     lock = FileLock(file, thread_local=False, fallback_to_soft=False)
     try:
         try:
@@ -271,7 +239,7 @@ def locked(
     try:
         yield True
     finally:
-        # Before the release: whoever waits for this file finds that it is gone, and makes a new one.
+        # Before the release: a process that waits for this file finds it removed, and makes a new one.
         with contextlib.suppress(OSError):  # Windows removes no open file
             file.unlink()
         lock.release()

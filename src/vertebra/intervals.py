@@ -1,7 +1,7 @@
-"""95 % confidence intervals of shares, in one place for all that is counted. Standard library only.
+"""95 % confidence intervals of proportions. Standard library only.
 
-Both are score intervals: right also for few photos and for shares near 0 and 1, where the normal approximation of
-textbooks says "certain" of ten right answers out of ten.
+Both are score intervals: valid also for few photos and for proportions near 0 and 1, where the normal approximation
+has no width.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Z = 1.959964  # of 95 % of a normal distribution
 
 
 def wilson(hits: float, n: float) -> Interval:
-    """Of a share: `hits` of `n` (Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953)."""
+    """Of a proportion: `hits` of `n` (Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953)."""
     share, z2 = hits / n, Z * Z
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     spread = Z * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
@@ -23,10 +23,10 @@ def wilson(hits: float, n: float) -> Interval:
 
 
 def paired(lost: float, gained: float, n: float) -> Interval:
-    """Of the difference of two shares counted on the same `n` photos, `(lost - gained) / n`.
+    """Of the difference of two proportions measured on the same `n` photos, `(lost - gained) / n`.
 
-    `lost` are right in the first count alone, `gained` in the second alone; photos on which both agree tell nothing of
-    the difference but their number (Tango 1998, https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8%3C891).
+    `lost` are correct in the first measurement alone, `gained` in the second alone (Tango 1998,
+    https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8%3C891).
     """
     return -_upper(gained, lost, n), _upper(lost, gained, n)
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from vertebra import __version__
 from vertebra.cache import cache_dir, fingerprint, keep_note, kept_note, making, scratch_dir
-from vertebra.card import DECODING_RULE
 from vertebra.errors import MissingExtraError, UsageError, VertebraError, needing, noting, warn
 from vertebra.files import replacing
 from vertebra.model_argument import ModelArgument, ModelKind, resolve_model
+from vertebra.preprocessing import DECODING_RULE
 from vertebra.progress import Progress, silent
 from vertebra.runtime.predictor import Predictor
 
@@ -52,13 +52,9 @@ def exported_file(
     *,
     scratch: Path | None = None,
 ) -> Path:
-    """The exported file of a MODEL: that is given, a run's, a named network's in the cache, a function's made anew.
+    """The exported file of a MODEL: the given one, a run's, a named network's in the cache, a function's made anew.
 
-    Args:
-        model: what `resolve_model` found for a command that takes exported files.
-        weights: for a name, as `load` takes them.
-        tell: called with what is being done where that takes seconds.
-        scratch: a folder for what the cache does not keep. None: one of this process alone.
+    Options are those of `load`; `scratch` is a folder for what the cache does not keep (None: one of this process).
 
     Raises:
         UsageError: weights for what has its own, or a run without a file.
@@ -103,17 +99,13 @@ def cached_export(
     *,
     scratch: Path | None = None,
 ) -> Path:
-    """The file of a named network in the cache, exported into it if it is not there or damaged.
+    """The file of a named network in the cache, exported if it is missing or damaged; raises as the export does.
 
-    Where the cache cannot be written, which is told, it is in the folder `scratch`; None: one of this process alone.
-
-    Raises:
-        UsageError, WeightsError, ExportError: as the export does.
-        MissingExtraError: it is not there, and torch is not installed.
+    Where the cache cannot be written, a warning says so, and it is in the folder `scratch` (None: one of this process).
     """
     path = cached_export_path(name, weights)
     if path is None:
-        _prepare(name, weights)  # has the better word for what is no name
+        _prepare(name, weights)  # its error says more
         raise UsageError(f"{name!r} with the weights {os.fspath(weights)!r} cannot be kept in the cache.")
     if _is_kept(path, weights):
         return path
@@ -151,7 +143,7 @@ def _prepare(name: str, weights: str | os.PathLike[str]) -> Any:
     except MissingExtraError:
         from vertebra.model_table import find_network
 
-        find_network(name)  # has the better word for what is no name
+        find_network(name)  # its error says more
         raise
     return prepare(name, weights=os.fspath(weights))
 
@@ -167,7 +159,7 @@ def _export(prepared: Any, path: Path) -> None:
 
 
 def _is_kept(path: Path, weights: str | os.PathLike[str]) -> bool:
-    """Whether a file in the cache is as it was made; what was told when it was made holds for every use of it."""
+    """Whether a file in the cache is as it was made; the warnings of its export are repeated."""
     kept = kept_note(path)
     if kept is None:
         return False
@@ -177,14 +169,14 @@ def _is_kept(path: Path, weights: str | os.PathLike[str]) -> bool:
 
 
 def find_cached_export(name: str) -> Path | None:
-    """The file of a named network where it is in the cache as it was made; None where it has to be exported."""
+    """The file of a named network where it is in the cache; None where it has to be exported."""
     path = cached_export_path(name)
     # A name with a tag, as timm has them, is of other weights.
     return path if path is not None and name.isidentifier() and _is_kept(path, "DEFAULT") else None
 
 
 def cached_export_path(name: str, weights: str | os.PathLike[str] = "DEFAULT") -> Path | None:
-    """Where the file of a named network is kept once it has been exported; None for what can be no network's name."""
+    """The path in the cache of a named network's exported file; None for what can be no network's name."""
     weights = os.fspath(weights)
     given = Path(weights)
     label = fingerprint(given)[:16] if given.is_file() else weights

@@ -1,7 +1,7 @@
-"""What this machine is, and how many threads are worth starting: what this process may use, not what there is.
+"""The processor, and how many threads to start: the cores that this process may use, not those of the machine.
 
 A container with a quota of two cores on a host of 64 that starts 64 threads is several times slower than with two:
-the kernel stops all of them once the quota of a period is spent.
+the kernel stops all of them once the quota of a period is used up.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ VARIABLES = ("VERTEBRA_THREADS", "OMP_NUM_THREADS")
 
 def usable_cores(root: Path = Path("/")) -> int:
     """The number of threads that run at once: the least of affinity, cgroup quota (rounded up) and `VARIABLES`.
-
-    `root` is where `proc` and `sys` are looked for.
 
     Raises:
         UsageError: `VERTEBRA_THREADS` is no number above 0.
@@ -45,34 +43,28 @@ def affinity() -> int:
 
 
 def quota_cores(root: Path = Path("/")) -> float | None:
-    """How many cores' worth of time the cgroup of this process may use; None where there is no limit.
+    """The CPU quota of this process's cgroup, in cores: the smallest of its own and its parents'; None: no limit.
 
-    Both versions of cgroups are read, and all groups above this process's own: the smallest quota holds.
+    Versions 1 and 2 of cgroups are read, below `root`.
     """
     quotas = []
     for hierarchy, group in _groups(root):
         unified = hierarchy.name == "cgroup" or hierarchy.name == "unified"
         folder = hierarchy / group.lstrip("/")
-        # Inside a container the group's path is often that of the host, which is not to be seen here; then the root
-        # of the hierarchy is the container's own group.
+        # Inside a container the group's path is often that of the host, which is not visible here; then the root of
+        # the hierarchy is the container's own group.
         for place in (folder, *folder.parents):
-            quota = _quota_v2(place) if unified else _quota_v1(place)
-            if quota is not None:
-                quotas.append(quota)
+            quotas.append(_quota_v2(place) if unified else _quota_v1(place))
             if place == hierarchy:
                 break
-    return min(quotas, default=None)
+    return min((quota for quota in quotas if quota is not None), default=None)
 
 
 def _groups(root: Path) -> list[tuple[Path, str]]:
     """(hierarchy's folder, group of this process) for each hierarchy that can limit CPU time."""
     base = root / "sys/fs/cgroup"
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except (OSError, ValueError):
-        lines = []
     found = [(base, "/"), (base / "cpu", "/")]
-    for line in lines:
+    for line in _text(root / "proc/self/cgroup").splitlines():
         controllers, _, group = line.partition(":")[2].partition(":")
         if not controllers:  # version 2: "0::/user.slice/…"
             found += [(base, group), (base / "unified", group)]
@@ -101,7 +93,7 @@ def _text(path: Path) -> str:
 
 
 def processor(info: Path = Path("/proc/cpuinfo")) -> str | None:
-    """The name of the processor; None where the system does not tell."""
+    """The name of the processor; None where the system does not say."""
     found = re.search(r"^model name\s*:\s*(.+)$", _text(info), re.MULTILINE)
     if found:
         return found[1]

@@ -1,8 +1,7 @@
-"""The checksum of a model's file: over every byte of it, so that nothing predicts that is damaged anywhere.
+"""The checksum of a model's file, over every byte of it.
 
 The last entry of the card in an exported file, `content_sha256`, is the SHA-256 of the whole file with zeros in the
-place of its own 64 digits: graph, weights, scales, and the card's classes and preprocessing. Files that were exported
-before there was one have none, and are taken as they are.
+place of its own 64 digits. Files of older versions have none, and are not checked.
 """
 
 from __future__ import annotations
@@ -37,42 +36,37 @@ def with_checksum(model: bytes) -> tuple[bytes, str]:
 
 
 def checked_card(path: str | os.PathLike[str]) -> Card:
-    """The card of a file that is to predict: one with a checksum is as it was exported.
-
-    It is read once for each state of the file: what was found is kept in the cache.
+    """The card of a file that is to predict, once its checksum is verified; the cache has that for each file state.
 
     Raises:
         DamagedError: the file is not as it was exported.
         CardError: as `read_card` does.
     """
-    return _checked(path, again=False)
+    return _verified(path, use_cache=True)
 
 
 def verify(path: str | os.PathLike[str]) -> Card:
-    """As `checked_card`, by reading the whole file now, whatever was found before.
-
-    Where the card that comes back has no `content_sha256`, it cannot be known whether the file is as it was exported.
-    """
-    return _checked(path, again=True)
+    """As `checked_card`, without the cache; a card without `content_sha256` cannot be verified."""
+    return _verified(path, use_cache=False)
 
 
-def _checked(path: str | os.PathLike[str], *, again: bool) -> Card:
+def _verified(path: str | os.PathLike[str], *, use_cache: bool) -> Card:
     with opened(path) as file:
         place = locate_card(file)
         card = card_at(file, place, os.fspath(path))
         if card.content_sha256 is not None and place is not None:
-            # Before the bytes: a file that is written to meanwhile has another then.
+            # Before the bytes: of a file that is written to meanwhile it is no longer the status.
             status = os.fstat(file.fileno())
-            if again or not known_intact(Path(path), status):
+            if not use_cache or not known_intact(Path(path), status):
                 keep_intact(Path(path), status, _check(Path(path), file, place, card.content_sha256))
         return card
 
 
 def _check(path: Path, file: IO[bytes], place: Place, wanted: str) -> str:
-    """The SHA-256 of the whole file, whose contents have the one that its card says."""
+    """The SHA-256 of the whole file, once that of its contents is verified."""
     at = _digits(file, place, wanted)
     if at is None:
-        # The card has been written anew by a program of another taste, and with it the file.
+        # Another program has written the file.
         raise _damaged(path, "its card does not end in its checksum")
     whole, found = _digests(file, at)
     if found != wanted:

@@ -54,22 +54,19 @@ _FORMATS = tuple((re.compile(pattern, re.DOTALL), name) for pattern, name in _SI
 
 
 def image_format(head: bytes) -> str | None:
-    """The image format that a file begins as, from its first `HEAD_BYTES`; None where it begins as none.
-
-    TGA files have no beginning of their own. JPEG XL is known, and not decoded; HEIC needs pillow-heif.
-    """
+    """The image format by a file's first `HEAD_BYTES`, or None; TGA has no signature, and JPEG XL is not decoded."""
     return next((name for pattern, name in _FORMATS if pattern.match(head)), None)
 
 
 def is_photo(entry: os.DirEntry[str]) -> bool:
-    """Whether a file is a photo, by its suffix or by how it begins. Broken links and pipes are, by their suffix."""
+    """Whether a file is a photo, by its suffix or its first bytes. Broken links and pipes are, by their suffix."""
     suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - of an entry
     if suffix in SUFFIXES:
         return True
     if suffix in RAW_SUFFIXES or entry.name.lower() in _SYSTEM_FILES:
         return False
     try:
-        # Opening a pipe or a device could wait for ever.
+        # Opening a pipe or a device may never end.
         if not entry.is_file():
             return False
         with open(entry.path, "rb", buffering=0) as file:  # noqa: PTH123 - of an entry
@@ -79,10 +76,7 @@ def is_photo(entry: os.DirEntry[str]) -> bool:
 
 
 def skipped_kind(entry: os.DirEntry[str]) -> Kind | None:
-    """The kind of a file that is skipped and reported, also of a hidden one that stands for a photo; else None.
-
-    macOS puts `.IMG_1.jpg.icloud` in the place of IMG_1.jpg while that is in iCloud alone.
-    """
+    """The kind of a file that is skipped and reported, else None; macOS has `.IMG_1.jpg.icloud` for one in iCloud."""
     if entry.name.startswith("."):
         stem, suffix = os.path.splitext(entry.name[1:])  # noqa: PTH122 - of an entry
         is_stand_in = suffix.lower() == ".icloud" and os.path.splitext(stem)[1].lower() in SUFFIXES  # noqa: PTH122
@@ -102,10 +96,10 @@ def is_hidden_or_system(entry: os.DirEntry[str]) -> bool:
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a folder or a link to one. A link that leads in a circle, or behind a closed folder, is none."""
+    """Whether it is a folder or a link to one that can be reached."""
     try:
         return entry.is_dir()
-    except OSError:  # `is_dir` itself knows links to what is missing, and no others
+    except OSError:  # of a cyclic link, or of one into a folder without permission
         return False
 
 
@@ -131,7 +125,7 @@ class FolderPath:
 
 
 def descend(folder: str, folder_path: FolderPath) -> tuple[list[os.DirEntry[str]], FolderPath]:
-    """The entries of a folder, by name, and the path for those below. Links are followed, but not in a circle.
+    """The entries of a folder, by name, and the path for those below.
 
     Raises:
         SkippedFolderError: it cannot be listed.
@@ -156,10 +150,6 @@ def is_system_folder(name: str) -> bool:
 
 
 def entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
-    """All that lies in a folder, by name.
-
-    Raises:
-        OSError: it cannot be listed.
-    """
+    """All that is in a folder, by name; an `OSError` where it cannot be listed."""
     with os.scandir(folder) as found:
         return sorted(found, key=lambda entry: entry.name)

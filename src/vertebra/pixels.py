@@ -1,7 +1,6 @@
 """From a photo to the input of a network: decoded, resized and cropped as the `Preprocessing` record says.
 
-Training, evaluation, prediction, the server and `weights.transforms()` all cut their input out here, so that a network
-gets the same pixels everywhere. `preprocessing` decides what is cut out, `decoding` makes a picture of a file.
+Training, evaluation, prediction, the server and `weights.transforms()` all do so here: the same pixels everywhere.
 """
 
 from __future__ import annotations
@@ -40,15 +39,12 @@ def network_pixels(
     name: str | None = None,
     notes: DecodingNotes | None = None,
 ) -> Pixels:
-    """Decode a photo and cut the network's input out of it: uint8 (crop, crop, 3), RGB.
+    """Decode, resize and crop a photo to the network's input: uint8 (crop, crop, 3), RGB.
 
-    Equal bit for bit to what training and evaluation normalise.
-
-    With `scaled`, a JPEG at least four times as large as needed is decoded at 1/2, 1/4 or 1/8 of its size; what is
-    left is still at least twice the size that it is then resized to. A photo of 2,000 × 3,000 pixels then takes 13 ms
-    instead of 71. But the pixels are no longer equal: over 390 photos, enlarged to that size, EfficientNet-Lite0's
-    probabilities changed by 0.009 (median) and 0.14 (at most), and ten best classes became others. So it is off
-    unless asked for; smaller photos are never touched.
+    With `scaled`, a JPEG at least four times as large as needed is decoded at 1/2, 1/4 or 1/8 of its size, no smaller
+    than twice the size that it is then resized to. A photo of 2,000 × 3,000 pixels then takes 13 ms instead of 71, but
+    its pixels change: over 390 photos, enlarged to that size, EfficientNet-Lite0's probabilities changed by 0.009
+    (median) and 0.14 (at most), and the best class of ten.
 
     Errors and notes call what is no path `name`; `notes` count what was ambiguous in its file.
 

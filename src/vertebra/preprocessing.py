@@ -20,25 +20,23 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# How files are decoded to 8 bits of red, green and blue where that is open to question. A card without the key is
-# of rule 1, in which alpha that is 0 everywhere was laid on white and 16-bit values were of 16 bits whatever the file
-# said.
+# How files are decoded to 8-bit RGB where there is more than one way. A card without the key is of rule 1, in which
+# alpha that is 0 everywhere was laid on white and 16-bit values were of 16 bits whatever the file said.
 DECODING_RULE = 2
 BITS = (8, 16)  # the least and the most that `Decoding.bits` may be
 
 # Where nothing says otherwise; 224 pixels of 256, as most ImageNet weights are published.
 CROP_PCT = 0.875
 
-# The most pixels that an image may have, decoded or resized: where Pillow refuses by default, kept here so that no
-# other code in the process can lift it. About 13,400 × 13,400, far above any camera's photo and below one gigabyte; a
-# strip of 1 × 20,000 pixels is a small file, and 4 GB once resized.
+# Limit of the pixels of an image, decoded or resized: Pillow's default, kept here so that no other code in the process
+# can change it. About 13,400 × 13,400, below one gigabyte; a strip of 1 × 20,000 pixels is 4 GB once resized.
 MAX_PIXELS = 178_956_970
 
-# Pictures whose shorter side is no longer are small: they are taken whole, and networks are trained on them from
-# scratch at 32 pixels, with a stem that keeps their resolution.
+# Images whose shorter side is no longer are small: they are not cropped, and networks are trained on them from scratch
+# with a stem that keeps their resolution.
 SMALL = 64
 
-# Longer pictures, in multiples of the shorter side, lose their ends before they are resized.
+# Longer images, in multiples of the shorter side, lose their ends before they are resized.
 _LONGEST = 16
 
 
@@ -60,16 +58,14 @@ class Preprocessing:
     `Preprocessing(size=224, resize=256, interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))`
 
     Args:
-        crop_size: side of the network's input, in pixels. `size` is the same.
-        resize_size: the shorter side before the centre is cut out, in pixels. `resize` is the same. None: such that
-            0.875 of it is kept, 256 for 224.
+        crop_size: side of the network's input, in pixels; or `size`.
+        resize_size: the shorter side before the centre is cut out, in pixels; or `resize`, or `crop_pct`. None: such
+            that 0.875 of it is kept, 256 for 224.
         interpolation: "nearest", "bilinear" or "bicubic", as Pillow names them, or torchvision's `InterpolationMode`.
         mean: a number for each channel, or one for all; of values from 0 to 1.
-        std: a number for each channel, or one for all; of values from 0 to 1.
+        std: likewise.
         decoding: of files whose values may be read in more than one way.
-        size: side of the network's input, in pixels.
-        resize: the shorter side before the centre is cut out, in pixels.
-        crop_pct: the share of the shorter side that is kept, instead of `resize`; rounded down to pixels, as timm does.
+        crop_pct: the share of the shorter side that is kept; `resize` is rounded down, as in timm.
 
     Raises:
         UsageError: a value is not allowed, is missing, or is given twice.
@@ -125,10 +121,10 @@ class Preprocessing:
 
     @classmethod
     def from_weights(cls, weights: Any) -> Self:
-        """That of published weights: a member of a weights enum, ours or torchvision's, or what `transforms()` gives.
+        """That of a member of a weights enum, ours or torchvision's, or of its `transforms()`.
 
         Raises:
-            UsageError: it is something else, or prepares photos in a way that is not known here.
+            UsageError: it is something else, or its preprocessing is not supported.
         """
         if isinstance(found := getattr(weights, "preprocessing", None), cls):
             return found
@@ -147,10 +143,10 @@ class Preprocessing:
 
     @classmethod
     def from_timm(cls, model: Any) -> Self:
-        """That of a network of timm's, from its `pretrained_cfg`, or of such a dict: what `create_transform` makes.
+        """That of a timm network's `pretrained_cfg`, or of such a dict: as timm's `create_transform` has it.
 
         Raises:
-            UsageError: it has none, or prepares photos in a way that is not known here.
+            UsageError: it has none, or its preprocessing is not supported.
         """
         cfg = timm_config(model)
         if cfg is None:
@@ -189,15 +185,9 @@ def training_preprocessing(
 ) -> Preprocessing:
     """Crop or whole: the preprocessing of a network that is trained on one's own photos.
 
-    Weights are published with a border that is cut off (224 pixels of 256). One's own photos are taken whole: on
-    Caltech-101 the accuracy of the probe is 95.0 % instead of 94.7, and 90.7 % instead of 88.8 with 10 photos a class
-    (`bench/views.py`).
-
-    Args:
-        published: the preprocessing of the weights.
-        size: pixels; None: that of the weights.
-        crop_pct: the share of the shorter side that is kept, of pictures that are not small.
-        decoding: of the photos' files.
+    Published weights cut off a border (224 pixels of 256). Here photos are by default not cropped: on Caltech-101 the
+    accuracy of the probe is 95.0 % instead of 94.7, and 90.7 % instead of 88.8 with 10 photos a class
+    (`bench/views.py`). `size` None is that of the weights; small images are never cropped.
     """
     size = size or published.crop_size
     resize_size = round(size / (crop_pct if size > SMALL else 1.0))
@@ -225,8 +215,7 @@ def resized_size(height: int, width: int, target: int) -> tuple[int, int]:
 def centre_crop_box(height: int, width: int, size: int) -> tuple[int, int, int, int]:
     """(left, top, right, bottom) of the centre `size` × `size` square, as Pillow's `crop` takes it.
 
-    It reaches outside a picture that is smaller; what is outside is 0 (black). The rounding is that of torchvision's
-    `center_crop`: an odd rest goes to the even side when cutting, and to the right and bottom when filling.
+    It reaches outside a smaller image, where pixels are 0 (black). The rounding is that of torchvision's `center_crop`.
     """
     left, top = _centred(width, size), _centred(height, size)
     return left, top, left + size, top + size
@@ -237,9 +226,9 @@ def _centred(length: int, size: int) -> int:
 
 
 def middle_of_strip(width: int, height: int) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of what is resized of a picture: all of it, but for long strips.
+    """(left, top, right, bottom) of what is resized of an image: all of it, but for long strips.
 
-    A strip of 1 × 30,000 pixels would be gigabytes once it is resized, and nearly all of it is cut off then.
+    A strip of 1 × 30,000 pixels would be gigabytes once it is resized, of which nearly all is then cut off.
     """
     beyond = max(0, (max(width, height) - _LONGEST * min(width, height)) // 2)
     x, y = (beyond, 0) if width > height else (0, beyond)
@@ -247,7 +236,7 @@ def middle_of_strip(width: int, height: int) -> tuple[int, int, int, int]:
 
 
 def timm_config(model: Any) -> Mapping[str, Any] | None:
-    """What a network of timm's was published with; None where nothing says so."""
+    """The configuration of a timm network; None where it has none."""
     found: Any
     for found in (model, getattr(model, "pretrained_cfg", None), getattr(model, "default_cfg", None)):
         cfg = found.to_dict() if hasattr(found, "to_dict") else found

@@ -1,7 +1,6 @@
-"""Progress of long work, reported in one way everywhere: a call of a `Progress`.
+"""Progress of long work: a call of a `Progress`, which from Python may be any function.
 
-The command line shows it as a bar on a terminal, and as a line every ten seconds where standard error goes elsewhere;
-from Python it may be any function.
+The command line shows a bar on a terminal, and a line every ten seconds where standard error goes elsewhere.
 """
 
 from __future__ import annotations
@@ -23,13 +22,7 @@ class Progress(Protocol):
     """What long work calls as it advances."""
 
     def __call__(self, task: str, done: int = 0, total: int | None = None, /) -> None:
-        """How much of a task is done.
-
-        Args:
-            task: what is being done; what stands before a colon names the step. Alone where there is nothing to count.
-            done: how much of it is done.
-            total: how much there is in all; None: not known.
-        """
+        """`done` of `total` (None: not known) of a task, whose name before a colon is the step."""
 
 
 def silent(task: str, done: int = 0, total: int | None = None, /) -> None:
@@ -37,24 +30,19 @@ def silent(task: str, done: int = 0, total: int | None = None, /) -> None:
 
 
 class Pace:
-    """How far a task is, how fast it is, and when it will be done.
-
-    Rate and time left are those of the present step alone, and of what was done of it since it began.
-    """
+    """How far a task is, how fast it is, and when it will be done; rate and time left are those of the current step."""
 
     def __init__(self, task: str, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        self._begin(task, 0)
-
-    def _begin(self, task: str, done: int) -> None:
-        self._step, self._start, self._first = task.partition(":")[0], self._now(), done
-        self.task, self.done, self.total = task, done, None if done == 0 else done
+        self._step, self.done = "", 1  # of none, so that this begins one
+        self.update(task, 0, None)
 
     def update(self, task: str, done: int, total: int | None) -> bool:
         """Take in how far it is; whether a new step has begun."""
-        begins = task.partition(":")[0] != self._step or done < self.done
+        step = task.partition(":")[0]
+        begins = step != self._step or done < self.done
         if begins:
-            self._begin(task, done)
+            self._step, self._start, self._first = step, self._now(), done
         self.task, self.done, self.total = task, done, total
         return begins
 
@@ -65,7 +53,7 @@ class Pace:
 
     @property
     def rate(self) -> float:
-        """What is done in a second; 0 as long as nothing is."""
+        """Done per second since the step began; 0 as long as nothing is."""
         return (self.done - self._first) / max(self.seconds, 1e-9)
 
     @property
@@ -96,13 +84,13 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def progress_bar(task: str, *, bar: bool = True, in_bytes: bool = False, transient: bool = True) -> Iterator[Progress]:
-    """Around long work: shows its progress on standard error, and gives what to call as it advances.
+    """Around long work: shows its progress on standard error, and yields what to call as it advances.
 
     Args:
         task: shown until the first call.
-        bar: False where a terminal shows enough without.
+        bar: False: nothing on a terminal.
         in_bytes: whether bytes are counted.
-        transient: whether the bar is gone afterwards.
+        transient: whether the bar disappears afterwards.
     """
     pace = Pace(task)
     if not sys.stderr.isatty():

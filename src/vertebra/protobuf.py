@@ -14,7 +14,7 @@ Place: TypeAlias = tuple[int, int]  # of contents that have a length: where in t
 def fields(file: IO[bytes], start: int, end: int) -> Iterator[tuple[int, Any]]:
     """Each field between two places as (number, value): a whole number, 4 or 8 bytes, or a `Place`.
 
-    The file may be moved between two fields.
+    The file's position may be changed between two fields.
 
     Raises:
         ValueError: this is no protobuf message, or it is cut short.
@@ -44,11 +44,7 @@ def fields(file: IO[bytes], start: int, end: int) -> Iterator[tuple[int, Any]]:
 
 
 def place_of(value: Place | int | bytes) -> Place:
-    """Where the contents of a field lie.
-
-    Raises:
-        ValueError: the field is a number.
-    """
+    """Where the contents of a field are; a `ValueError` where it is a number."""
     if not isinstance(value, tuple):
         raise ValueError("a number where contents should be")
     return value
@@ -62,11 +58,7 @@ def content(file: IO[bytes], value: Place | int | bytes) -> bytes:
 
 
 def varint(file: IO[bytes]) -> int:
-    """A whole number as protocol buffers write it.
-
-    Raises:
-        ValueError: the file ends within it, or it has more than 64 bits.
-    """
+    """A whole number as protocol buffers write it; a `ValueError` where the file ends in it, or beyond 64 bits."""
     value = 0
     for shift in range(0, 64, 7):
         byte = file.read(1)

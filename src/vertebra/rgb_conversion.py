@@ -93,6 +93,6 @@ def _turned(image: Image.Image, orientation: int) -> Image.Image:
     if orientation not in _UPRIGHT:
         return image
     turned = image.transpose(_UPRIGHT[orientation])
-    # The tag would turn the picture once more in any code that obeys it again.
+    # With the tag, other code would turn the picture once more.
     turned.info.clear()
     return turned

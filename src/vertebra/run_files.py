@@ -1,4 +1,4 @@
-"""The files in the folder of a run, for all who use a run as a model. Standard library only."""
+"""The files in the folder of a run, where a run is given as a model. Standard library only."""
 
 from __future__ import annotations
 
@@ -30,12 +30,7 @@ def resume_command(run: Path) -> str:
 
 
 def run_model(run: Path) -> Path:
-    """The exported file of a run.
-
-    Raises:
-        UsageError: it has none: it is not finished, or the file is gone.
-        CardError: it is empty.
-    """
+    """The exported file of a run; a `UsageError` where it has none, a `CardError` where that is empty."""
     path, has_weights = run / RUN_MODEL, (run / RUN_WEIGHTS).is_file()
     export = f"Export its weights: vertebra export {shlex.quote(str(run))} --out {shlex.quote(str(path))}"
     if path.is_file():
@@ -50,11 +45,7 @@ def run_model(run: Path) -> Path:
 
 
 def run_weights(run: Path) -> Path:
-    """The weights of a run.
-
-    Raises:
-        UsageError: it has none: it is not finished, of an older version, or the file is gone.
-    """
+    """The weights of a run; a `UsageError` where it has none."""
     path = run / RUN_WEIGHTS
     if path.is_file():
         _warn_if_unfinished(run)
@@ -94,13 +85,7 @@ def _unusable(run: Path, name: str) -> UsageError:
 
 
 def _differences(file: Path, run: Path) -> list[str]:
-    """Where the card of a run's exported file or weights says something other than the run.
-
-    A file that cannot be read says nothing.
-
-    Returns:
-        "network resnet18, of the run resnet50" and the like: network, classes, temperature.
-    """
+    """Where the card of a run's exported file or weights differs, such as "network resnet18, of the run resnet50"."""
     card = _card(file)
     if card is None:
         return []
@@ -126,7 +111,7 @@ def _card(file: Path) -> Card | None:
             header = json.loads(opened.read(length)) if length < _MAX_HEADER_BYTES else {}
         return Card.from_json(header["__metadata__"][METADATA_KEY], str(file))
     except (OSError, ValueError, LookupError, TypeError, RecursionError, CardError):
-        return None  # who uses the file has the better word for what is wrong with it
+        return None  # whatever uses the file has a better error
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Signals that ask a process to end, as an exception wherever its work is: files close, it says how to go on."""
+"""Signals that ask a process to end, raised as an exception, so that files are closed and a message is printed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Terminated(KeyboardInterrupt):
 
     def __init__(self, number: int) -> None:
         super().__init__(f"signal {number}")
-        self.exit_code = 128 + number  # as a shell has it
+        self.exit_code = 128 + number  # as in a shell
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def terminable() -> Iterator[None]:
 
     def end(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
-        if os.getpid() != process:  # forked inside: whoever forked it wants it to end
+        if os.getpid() != process:  # forked inside: it ends, as its parent asks
             signal.raise_signal(number)
         raise Terminated(number)
 
@@ -45,7 +45,7 @@ def terminable() -> Iterator[None]:
 @contextmanager
 def handled_by(handler: Callable[[int, FrameType | None], None], numbers: Iterable[int]) -> Iterator[None]:
     """Inside, these signals go to `handler`, but for those that are ignored; in the main thread alone."""
-    # None: set by what is not Python, which cannot be put back.
+    # None: set by code that is not Python, which cannot be restored.
     before = {number: signal.getsignal(number) for number in numbers}
     before = {number: old for number, old in before.items() if old not in (signal.SIG_IGN, None)}
     for number in before:

@@ -1,7 +1,6 @@
-"""Photos to try a network on where the user gives none: synthetic, with the statistics of real ones.
+"""Synthetic photos to run a network on where the user gives none.
 
-Photos have most of their contrast in coarse structures: amplitude falls with 1 / frequency (Field 1987), channels go
-together, and objects have edges.
+As in real ones, amplitude falls with 1 / frequency (Field 1987), channels are correlated, and objects have edges.
 """
 
 from __future__ import annotations

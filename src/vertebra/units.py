@@ -1,7 +1,4 @@
-"""How numbers are written for people, in one place: counts, bytes and operations with their units.
-
-MB is 10⁶ bytes. Standard library only.
-"""
+"""Numbers with their units, as text: counts, bytes, times. MB is 10⁶ bytes. Standard library only."""
 
 from __future__ import annotations
 

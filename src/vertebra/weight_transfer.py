@@ -1,6 +1,6 @@
-"""One file from a server or a mirror onto the disk: goes on where it broke off, hashes on the way, names every failure.
+"""Download of one file from a server or a mirror: resumed where it broke off, its SHA-256 verified.
 
-`weight_files` decides what is fetched from where; nothing here knows of the cache or of published names.
+`weight_files` decides what is downloaded from where.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ PROGRESS = 1 << 20  # bytes
 PAUSE = 1.0  # seconds before the second try; doubled before the third
 CHUNK = 1 << 18  # bytes
 
-# Answers that the same server may not repeat a second later.
+# Status codes of errors that may be temporary.
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
 
 
 def forget(partial: Path) -> None:
-    """Delete what has come, and the notes about it."""
+    """Delete a partial file and its notes."""
     partial.unlink(missing_ok=True)
     _notes(partial).unlink(missing_ok=True)
 
@@ -63,10 +63,10 @@ def copy(source: Path, partial: Path, expected: str | None, progress: Progress) 
 
 
 def download(url: str, partial: Path, expected: str | None, progress: Progress) -> None:
-    """Bring the file of an http(s) URL into `partial`, whole; go on where an earlier call broke off.
+    """Download an http(s) URL to `partial`, from where an earlier call broke off.
 
     Raises:
-        WeightsError: it cannot be had, or has not the hash; then nothing is left of it.
+        WeightsError: it cannot be downloaded, or has another hash, and is then deleted.
     """
     transfer = _Transfer(url, partial, expected, progress)
     try:
@@ -86,16 +86,16 @@ def download(url: str, partial: Path, expected: str | None, progress: Progress) 
 
 
 def _notes(partial: Path) -> Path:
-    """What stands beside a partial file: which version of the file on the server it is the beginning of."""
+    """The file beside a partial one that says of which version on the server it is the beginning."""
     return partial.with_name(f"{partial.name}.json")
 
 
 class _BrokenOffError(Exception):
-    """The transfer stopped for a reason that may pass."""
+    """The transfer broke off for a reason that may be temporary."""
 
 
 class _Transfer:
-    """A file on its way into `partial`; where it breaks off it goes on."""
+    """The download of one file to `partial`."""
 
     def __init__(self, url: str, partial: Path, expected: str | None, progress: Progress) -> None:
         self.url = url
@@ -114,14 +114,10 @@ class _Transfer:
         return self.expected is not None and self.digest.hexdigest().startswith(self.expected)
 
     def run(self) -> None:
-        """Try until the file is whole.
-
-        Raises:
-            WeightsError: the server refuses, or breaks off again and again.
-        """
+        """Try until the file is whole; a `WeightsError` where the server refuses, or breaks off again and again."""
         self._reset()
         with self.partial.open("ab+") as file:
-            self._take_up(file)
+            self._resume(file)
             failures = 0
             # Whole it may be before any request, and also where a server that promises too much breaks off.
             while not self.matches():
@@ -144,7 +140,7 @@ class _Transfer:
                     time.sleep(PAUSE * 2 ** max(failures - 1, 0))
             _sync(file)
 
-    def _take_up(self, file: IO[bytes]) -> None:
+    def _resume(self, file: IO[bytes]) -> None:
         """Count and hash what an earlier run left."""
         file.seek(0)
         while chunk := file.read(CHUNK):
@@ -158,7 +154,7 @@ class _Transfer:
         self._reset()
 
     def _version(self) -> str | None:
-        """What the server called the version that `partial` is the beginning of."""
+        """The ETag or time of the version that `partial` is the beginning of."""
         try:
             notes = json.loads(_notes(self.partial).read_text(encoding="utf-8"))
             return str(notes["version"]) if notes["url"] == self.url and notes["version"] else None
@@ -261,7 +257,7 @@ def _check_space(partial: Path, needed: int) -> None:
 
 
 def disk_error(error: OSError, path: Path) -> WeightsError:
-    """What to tell where a file of the cache cannot be written."""
+    """The error for a file of the cache that cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return WeightsError(
             f"The disk of '{path.parent}' is full, so {path.name} is not whole. Make room and call again, or set "
@@ -297,7 +293,7 @@ def _sync(file: IO[bytes]) -> None:
 
 @contextlib.contextmanager
 def shown(source: str, path: Path, progress: bool) -> Iterator[Progress]:
-    """What to call with the bytes that have come, and those in all."""
+    """Around a download: yields what to call with the bytes that have come, and those in all."""
     if not progress:
         yield silent
         return
