@@ -21,7 +21,7 @@ from vertebra.stopping import terminable
 
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
-# What a command that was stopped has left behind, and how to go on.
+# What a command that was stopped has left behind, and how to resume.
 _GOING_ON = {
     "audit": "What was found out about photos is kept: the same command looks at the others only.",
     "evaluate": "What was found out about photos is kept: the same command looks at the others only.",
@@ -37,16 +37,13 @@ def run() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A file name that the terminal's encoding lacks is shown escaped, and is no reason to stop.
         sys.stdout.reconfigure(errors="backslashreplace")
-    # What Pillow finds odd in a photo that it can read is of no use to who asked for its class.
+    # Pillow's warnings on photos that it can read are of no use here.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     sys.exit(main(sys.argv[1:]))
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run `vertebra ARGUMENTS…` and return its exit code; errors are printed, not raised.
-
-    With `--debug` among the arguments an error is raised as it came, so that its traceback shows.
-    """
+    """Run `vertebra ARGUMENTS…` and return its exit code; errors are printed, or raised with `--debug`."""
     arguments, debug = _take_debug(arguments)
     try:
         with terminable(), _warnings_told():
@@ -54,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt as stop:
         return _stopped(stop, _command_of(arguments))
     except BrokenPipeError:
-        # The reader (`| head`) has seen enough. Python would complain once more when it flushes stdout at exit.
+        # The reader (`| head`) has ended. Python would raise once more when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILURE
     except VertebraError as error:
@@ -77,10 +74,7 @@ def main(arguments: Sequence[str]) -> int:
 
 @contextmanager
 def _warnings_told() -> Iterator[None]:
-    """What Vertebra warns of is a line on stderr, once, after a command that ended well: an error is one line alone.
-
-    Other warnings go their way.
-    """
+    """Print each `VertebraWarning` once, after a command that succeeded; where one fails, only its error is printed."""
     told: dict[str, None] = {}
 
     def keep(message: Warning | str, category: type[Warning], *place: Any, **kind: Any) -> None:
@@ -95,7 +89,7 @@ def _warnings_told() -> Iterator[None]:
         warnings.showwarning = keep
         yield
     for message in told:
-        print(f"vertebra: {printable(' '.join(message.split()))}", file=sys.stderr)  # noqa: T201
+        _report(message, 0)
 
 
 def _take_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
@@ -112,7 +106,7 @@ def _command_of(arguments: Sequence[str]) -> str:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    # Inside the function and thus inside main's handlers: Ctrl-C while these load ends without a traceback too.
+    # Imported inside main's handlers: Ctrl-C while these load ends without a traceback too.
     import typer
 
     from vertebra.cli._app import Interrupted, command
@@ -139,10 +133,10 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _stopped(stop: KeyboardInterrupt, command: str) -> int:
-    """Say how to go on after Ctrl-C, or a signal that asks to end: as what was stopped says, or else the command."""
+    """Print how to resume after Ctrl-C or a signal that asks to end: the notes of the error, or `_GOING_ON`."""
     exit_code = getattr(stop, "exit_code", EXIT_INTERRUPTED)
     if "TORCHELASTIC_RUN_ID" in os.environ and not getattr(stop, "__notes__", None):
-        return exit_code  # torchrun ends the others where one fails, and that one has said why
+        return exit_code  # torchrun ends all processes where one fails, and that one has printed why
     told = getattr(stop, "__notes__", None) or [_GOING_ON.get(command.removeprefix("vertebra "), "")]
     return _report(f"stopped. {' '.join(told)}".rstrip(), exit_code)
 

@@ -31,11 +31,11 @@ COMMANDS = {
 
 
 class Interrupted(BaseException):
-    """A `KeyboardInterrupt`, its cause, on its way through typer, which would make an exit code of any."""
+    """Carries a `KeyboardInterrupt`, its cause, through typer, which would turn that into an exit code."""
 
 
 class LazyGroup(TyperGroup):
-    """Commands that cost nothing until they are invoked: listing them needs only the table above."""
+    """Imports a command when it is invoked: listing needs only the table above."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """All commands in the order of the table."""

@@ -1,8 +1,10 @@
-"""Options that several commands have in common."""
+"""Options that several commands have in common, and how a dataclass of settings becomes options."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -25,6 +27,23 @@ BitsOverCard = Annotated[
     int | None,
     typer.Option(metavar="N", min=8, max=16, help="Bits that 16-bit photos use, such as 12; else as the card says."),
 ]
+
+
+Settings = TypeVar("Settings")
+
+
+def options_of(settings: type[Settings]) -> Callable[[Callable[[Settings], None]], Callable[..., None]]:
+    """A function that takes a dataclass → a command whose arguments and options are the fields of that."""
+
+    def as_command(function: Callable[[Settings], None]) -> Callable[..., None]:
+        def command(**values: Any) -> None:
+            function(settings(**values))
+
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        command.__signature__ = inspect.signature(settings, eval_str=True)  # type: ignore[attr-defined]
+        return command
+
+    return as_command
 
 
 def model_help(command: str) -> str:

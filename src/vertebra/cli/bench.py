@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vertebra.cli._options import model_help
+from vertebra.cli._options import model_help, options_of
 from vertebra.cli._output import print_json, print_table
 from vertebra.errors import UsageError, VertebraError
 from vertebra.progress import progress_bar
@@ -22,43 +22,24 @@ app = typer.Typer(rich_markup_mode=None)
 class Settings:
     """What is timed, and how."""
 
-    models: tuple[str, ...] = ("efficientnet_lite0",)
-    batch: str = "1,16"
-    backends: str = ""
-    turns: int = 3
-    seconds: float = 0.5
-    threads: int | None = None
-    json: bool = False
+    models: Annotated[list[str] | None, typer.Argument(metavar="MODEL", help=model_help("bench"))] = None
+    batch: Annotated[str, typer.Option(metavar="N,…", help="Images per call.")] = "1,16"
+    backends: Annotated[str, typer.Option(metavar="NAME,…", help="Only these (all that are installed).")] = ""
+    turns: Annotated[int, typer.Option(metavar="N", min=1, help="How often each is measured.")] = 3
+    seconds: Annotated[float, typer.Option(metavar="S", help="Seconds of measuring in each turn.")] = 0.5
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Threads of each backend (all that may run).")
+    ] = None
+    json: Annotated[bool, typer.Option("--json", help="Print JSON: a list with one object a measurement.")] = False
 
 
 @app.command()
-def bench(
-    models: Annotated[list[str] | None, typer.Argument(metavar="MODEL", help=model_help("bench"))] = None,
-    batch: Annotated[str, typer.Option(metavar="N,…", help="Images per call.")] = Settings.batch,
-    backends: Annotated[
-        str, typer.Option(metavar="NAME,…", help="Only these (all that are installed).")
-    ] = Settings.backends,
-    turns: Annotated[int, typer.Option(metavar="N", min=1, help="How often each is measured.")] = Settings.turns,
-    seconds: Annotated[float, typer.Option(metavar="S", help="Seconds of measuring in each turn.")] = Settings.seconds,
-    threads: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Threads of each backend (all that may run).")
-    ] = Settings.threads,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON: a list with one object a measurement.")] = False,
-) -> None:
+@options_of(Settings)
+def bench(settings: Settings) -> None:
     """Time networks with Vertebra's choice of engine beside each backend with default settings.
 
     Every backend turns the same pixels into probabilities, in turns with the others, each in a process of its own.
     Names run with random weights: speed does not depend on them.
-    """
-    run(Settings(tuple(models or Settings.models), batch, backends, turns, seconds, threads, json))
-
-
-def run(settings: Settings) -> None:
-    """Measure, and print what was found.
-
-    Raises:
-        UsageError: a setting is not allowed, or there is no such network or backend.
-        VertebraError: nothing could be measured.
     """
     from vertebra.bench import compare, find_backends
 
@@ -73,7 +54,7 @@ def run(settings: Settings) -> None:
     with progress_bar("preparing") as advance:
         found = list(
             compare(
-                settings.models,
+                settings.models or ["efficientnet_lite0"],
                 backends,
                 batches=batches,
                 turns=settings.turns,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vertebra.cli._options import model_help
+from vertebra.cli._options import Bits, model_help, options_of
 from vertebra.cli.card import check_markdown, write_markdown
 from vertebra.errors import ImageError, UsageError
 from vertebra.progress import Progress, progress_bar
@@ -39,133 +39,74 @@ class Precision(StrEnum):
 class Settings:
     """What to export, and where to."""
 
-    model: str
-    out: Path
-    weights: str = "DEFAULT"
-    architecture: str | None = None
-    classes: Path | None = None
-    # Of what a file says of its network, what is to be otherwise; None: nothing.
-    crop_size: int | None = None  # pixels
-    resize_size: int | None = None  # pixels
-    interpolation: str | None = None
-    mean: str | None = None
-    std: str | None = None
-    bits: int | None = None
-    temperature: float | None = None
-    threshold: float | None = None
-    transform_input: bool | None = None
-    low_resolution: bool | None = None
-    images: Path | None = None
-    precision: Precision = Precision.FLOAT32
-    calibration: Path | None = None
-    max_drop: float = 1.0  # points of accuracy
-    force: bool = False
-    require_proof: bool = False
-    card: Path | None = None
-
-
-@app.command()
-def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help=model_help("export"))],
-    out: Annotated[Path, typer.Option(metavar="FILE.onnx", help="The file to write.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=model_help("export"))]
+    out: Annotated[Path, typer.Option(metavar="FILE.onnx", help="The file to write.")]
     weights: Annotated[
         str, typer.Option(metavar="NAME|FILE|none", help="Published weights or a file; none draws them.")
-    ] = Settings.weights,
+    ] = "DEFAULT"
     architecture: Annotated[
         str | None, typer.Option("--model", metavar="NAME", help="The network that FILE is for.")
-    ] = None,
+    ] = None
     classes: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Class names, one a line in the order of the logits; or imagenet."),
-    ] = None,
-    crop: Annotated[
+    ] = None
+    # Of what a file says of its network, what is to be otherwise; None: nothing.
+    crop_size: Annotated[
         int | None, typer.Option("--size", metavar="PIXELS", min=1, help="Side of the network's input.")
-    ] = None,
-    resize: Annotated[
-        int | None, typer.Option(metavar="PIXELS", min=1, help="Shorter side before the middle is cut out.")
-    ] = None,
+    ] = None
+    resize_size: Annotated[
+        int | None, typer.Option("--resize", metavar="PIXELS", min=1, help="Shorter side before the middle is cut out.")
+    ] = None
     interpolation: Annotated[
         str | None, typer.Option(metavar="NAME", help="nearest, bilinear or bicubic, for resizing.")
-    ] = None,
-    mean: Annotated[
-        str | None, typer.Option(metavar="R,G,B", help="Taken from the values, which are from 0 to 1.")
-    ] = None,
-    std: Annotated[str | None, typer.Option(metavar="R,G,B", help="What they are divided by then.")] = None,
-    bits: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=8, max=16, help="Bits that 16-bit photos use, such as 12."),
-    ] = None,
+    ] = None
+    mean: Annotated[str | None, typer.Option(metavar="R,G,B", help="Taken from the values, which are from 0 to 1.")] = (
+        None
+    )
+    std: Annotated[str | None, typer.Option(metavar="R,G,B", help="What they are divided by then.")] = None
+    bits: Bits = None
     temperature: Annotated[
         float | None, typer.Option(metavar="T", help="What the logits are divided by before softmax.")
-    ] = None,
+    ] = None
     threshold: Annotated[
         float | None, typer.Option(metavar="P", min=0, max=1, help="Least probability of an answer; 0: none.")
-    ] = None,
+    ] = None
     transform_input: Annotated[
         bool | None, typer.Option(help="GoogLeNet: the weights expect a mean and deviation of 0.5 inside.")
-    ] = None,
+    ] = None
     low_resolution: Annotated[
         bool | None, typer.Option(help="FILE was trained from scratch on pictures of at most 64 pixels.")
-    ] = None,
+    ] = None
     images: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Photos to compare with torch on; else synthetic ones.")
-    ] = None,
-    precision: Annotated[
-        Precision, typer.Option(help="int8 is smaller and faster; it needs --calibration.")
-    ] = Settings.precision,
+    ] = None
+    precision: Annotated[Precision, typer.Option(help="int8 is smaller and faster; it needs --calibration.")] = (
+        Precision.FLOAT32
+    )
     calibration: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR", help="100 or more photos like those to come; in class folders if classes are known."
         ),
-    ] = None,
+    ] = None
     max_drop: Annotated[
         float, typer.Option(metavar="POINTS", min=0, help="Accuracy that int8 may lose, in points.")
-    ] = Settings.max_drop,
-    force: Annotated[bool, typer.Option("--force", help="Write int8 even if it is slower or loses more.")] = False,
+    ] = 1.0
+    force: Annotated[bool, typer.Option("--force", help="Write int8 even if it is slower or loses more.")] = False
     require_proof: Annotated[
         bool, typer.Option("--require-proof", help="Write int8 only if the photos show that it loses no more.")
-    ] = False,
-    card: Annotated[Path | None, typer.Option(metavar="FILE.md", help="Also write a model card to read.")] = None,
-) -> None:
+    ] = False
+    card: Annotated[Path | None, typer.Option(metavar="FILE.md", help="Also write a model card to read.")] = None
+
+
+@app.command()
+@options_of(Settings)
+def export(settings: Settings) -> None:
     """Export a network as one ONNX file, verified to predict what torch does.
 
     Input `image`: uint8 (N, H, W, 3), RGB, at the card's crop size. Outputs: `probabilities`, `embedding`, `features`.
     An int8 file is written only if it is faster on this machine and is not shown to lose more accuracy than allowed.
-    """
-    run(
-        Settings(
-            model=model,
-            out=out,
-            weights=weights,
-            architecture=architecture,
-            classes=classes,
-            crop_size=crop,
-            resize_size=resize,
-            interpolation=interpolation,
-            mean=mean,
-            std=std,
-            bits=bits,
-            temperature=temperature,
-            threshold=threshold,
-            transform_input=transform_input,
-            low_resolution=low_resolution,
-            images=images,
-            precision=precision,
-            calibration=calibration,
-            max_drop=max_drop,
-            force=force,
-            require_proof=require_proof,
-            card=card,
-        )
-    )
-
-
-def run(settings: Settings) -> None:
-    """Prepare, verify, write, and print the result.
-
-    Raises:
-        VertebraError: what is wrong; nothing was written.
     """
     from vertebra.export import export as write
     from vertebra.export import prepare

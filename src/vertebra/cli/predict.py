@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
-from vertebra.cli._options import BitsOverCard, model_help
+from vertebra.cli._options import BitsOverCard, model_help, options_of
 from vertebra.cli._output import echo, print_json_list
 from vertebra.errors import ImageError, UsageError, VertebraWarning, nearest_path, printable
 from vertebra.progress import Progress, progress_bar
@@ -37,61 +37,37 @@ BRIEF = 3
 class Settings:
     """What to predict, with what, and where the results go."""
 
-    photos: tuple[str, ...]
-    model: str = "efficientnet_lite0"
-    weights: str = "DEFAULT"
-    top: int = 5
-    json: bool = False
-    out: Path | None = None
-    embed: bool = False
-    resume: bool = False
-    engine: str = "auto"
-    batch: int = 16
-    fast_jpeg: bool = False
-    bits: int | None = None
-
-
-@app.command()
-def predict(
     photos: Annotated[
         list[str],
         typer.Argument(metavar="PHOTO…", help="Photos, folders, patterns, web addresses, or - for a list on stdin."),
-    ],
-    model: Annotated[str, typer.Option(metavar="MODEL", help=model_help("predict"))] = Settings.model,
+    ]
+    model: Annotated[str, typer.Option(metavar="MODEL", help=model_help("predict"))] = "efficientnet_lite0"
     weights: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="For a NAME: published weights, or a weight file.")
-    ] = Settings.weights,
-    top: Annotated[int, typer.Option(metavar="N", min=1, help="How many classes to show.")] = Settings.top,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON: a list with one object a photo.")] = False,
+    ] = "DEFAULT"
+    top: Annotated[int, typer.Option(metavar="N", min=1, help="How many classes to show.")] = 5
+    json: Annotated[bool, typer.Option("--json", help="Print JSON: a list with one object a photo.")] = False
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the results to a .csv, .jsonl or .parquet file.")
-    ] = None,
-    embed: Annotated[bool, typer.Option("--embed", help="Add the embedding, the classifier's input.")] = False,
+    ] = None
+    embed: Annotated[bool, typer.Option("--embed", help="Add the embedding, the classifier's input.")] = False
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume a run that wrote to --out before; what failed is tried again.")
-    ] = False,
-    engine: Annotated[
-        str, typer.Option(metavar="NAME", help="auto (measured fastest), onnxruntime or mnn.")
-    ] = Settings.engine,
-    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Photos at once.")] = Settings.batch,
+    ] = False
+    engine: Annotated[str, typer.Option(metavar="NAME", help="auto (measured fastest), onnxruntime or mnn.")] = "auto"
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Photos at once.")] = 16
     fast_jpeg: Annotated[
         bool, typer.Option("--fast-jpeg", help="Decode large JPEGs coarsely: 5 × sooner, slightly other results.")
-    ] = False,
-    bits: BitsOverCard = None,
-) -> None:
+    ] = False
+    bits: BitsOverCard = None
+
+
+@app.command()
+@options_of(Settings)
+def predict(settings: Settings) -> None:
     """Classify photos.
 
     A photo that cannot be read is reported while the others are still predicted; the exit code is then 1.
-    """
-    run(Settings(tuple(photos), model, weights, top, json, out, embed, resume, engine, batch, fast_jpeg, bits))
-
-
-def run(settings: Settings) -> None:
-    """Predict, and print or write what was found.
-
-    Raises:
-        ImageError: some photos could not be read; the results of the others are out.
-        VertebraError: the model or the settings cannot be used, or results cannot be written.
     """
     _check(settings)
     given = _given(settings)
