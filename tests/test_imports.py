@@ -350,6 +350,13 @@ def test_exports_name_their_modules_and_extras():
     assert set(vertebra._EXPORTS) <= set(vertebra.__all__) == set(dir(vertebra)) & set(vertebra.__all__)
 
 
+def test_the_words_name_modules_that_exist():
+    words = CONTRIBUTING.read_text("utf-8").partition("## Words")[2].partition("\n## ")[0]
+    places = re.findall(r"`([\w/]+)`(?=[^|]*\|$)", words, flags=re.MULTILINE)
+    assert len(places) > 20
+    assert [place for place in places if not list(SOURCE.glob(f"{place.rstrip('/')}*"))] == []
+
+
 # --- in a process of its own ---------------------------------------------------------------------------------------
 
 
