@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vertebra.cli._options import options_of
 from vertebra.cli._output import print_json, print_table, say, wrapped
 from vertebra.cli.inspect import Executor
 from vertebra.progress import progress_bar
@@ -22,49 +23,29 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 class Settings:
     """The budget, and the device it is for."""
 
-    max_ms: float | None = None
-    max_mb: float | None = None
-    min_top1: float | None = None
-    max_params: float | None = None
-    device: str = "here"
-    executor: Executor = Executor.ONNXRUNTIME
-    size: int | None = None
-    top: int = 5
-    json: bool = False
-
-
-@app.command()
-def choose(
-    max_ms: Annotated[float | None, typer.Option(metavar="MS", help="Time limit for one image.")] = None,
-    max_mb: Annotated[float | None, typer.Option(metavar="MB", help="Size limit of the weight file.")] = None,
-    min_top1: Annotated[
-        float | None, typer.Option(metavar="PERCENT", help="Lowest top-1 accuracy on ImageNet.")
-    ] = None,
-    max_params: Annotated[float | None, typer.Option(metavar="M", help="Limit of parameters, in millions.")] = None,
+    max_ms: Annotated[float | None, typer.Option(metavar="MS", help="Time limit for one image.")] = None
+    max_mb: Annotated[float | None, typer.Option(metavar="MB", help="Size limit of the weight file.")] = None
+    min_top1: Annotated[float | None, typer.Option(metavar="PERCENT", help="Lowest top-1 accuracy on ImageNet.")] = None
+    max_params: Annotated[float | None, typer.Option(metavar="M", help="Limit of parameters, in millions.")] = None
     device: Annotated[
         str, typer.Option(metavar="here|h100|…|none", help="The device of the time limit; none: no times.")
-    ] = Settings.device,
-    executor: Annotated[Executor, typer.Option(help="What runs it on this machine.")] = Settings.executor,
+    ] = "here"
+    executor: Annotated[Executor, typer.Option(help="What runs it on this machine.")] = Executor.ONNXRUNTIME
     size: Annotated[
         int | None,
         typer.Option(metavar="SIDE", min=1, help="Pixels of the input (default: as the weights)."),
-    ] = None,
-    top: Annotated[int, typer.Option(metavar="N", min=1, help="Time at most this many that fit.")] = Settings.top,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+    ] = None
+    top: Annotated[int, typer.Option(metavar="N", min=1, help="Time at most this many that fit.")] = 5
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+
+
+@app.command()
+@options_of(Settings)
+def choose(settings: Settings) -> None:
     """Find the networks that fit a budget, and why others do not.
 
     Best first, by the best published accuracy on ImageNet. On this machine the finalists are timed, with random
     weights, which take as long as real ones; for other devices there are lower bounds of the time.
-    """
-    run(Settings(max_ms, max_mb, min_top1, max_params, device, executor, size, top, json))
-
-
-def run(settings: Settings) -> None:
-    """Choose and print it. The exit code is 1 where nothing fits.
-
-    Raises:
-        UsageError: a limit or device that is not allowed.
     """
     from vertebra.anatomy import Limits
     from vertebra.anatomy import choose as find

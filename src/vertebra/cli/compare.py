@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vertebra.cli._options import model_help
+from vertebra.cli._options import model_help, options_of
 from vertebra.cli._output import print_json, print_table, say
 from vertebra.cli.inspect import Executor, check_out, parse_size
 from vertebra.units import count, duration, size
@@ -25,42 +25,26 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 class Settings:
     """What to compare, and how."""
 
-    models: tuple[str, ...]
-    size: str | None = None
-    batch: int = 1
-    device: str = "here"
-    executor: Executor = Executor.ONNXRUNTIME
-    json: bool = False
-    png: Path | None = None
+    models: Annotated[list[str], typer.Argument(metavar="MODEL MODEL…", help=f"Two or more. {model_help('compare')}")]
+    size: Annotated[
+        str | None, typer.Option(metavar="SIDE|HxW", help="Pixels of the input (default: as the weights).")
+    ] = None
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images in the batch.")] = 1
+    device: Annotated[
+        str, typer.Option(metavar="here|h100|…|none", help="Predict times on this machine, or bounds on another.")
+    ] = "here"
+    executor: Annotated[Executor, typer.Option(help="What runs them on this machine.")] = Executor.ONNXRUNTIME
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw accuracy against cost.")] = None
 
 
 @app.command()
-def compare(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL MODEL…", help=f"Two or more. {model_help('compare')}")],
-    size: Annotated[
-        str | None, typer.Option(metavar="SIDE|HxW", help="Pixels of the input (default: as the weights).")
-    ] = None,
-    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images in the batch.")] = Settings.batch,
-    device: Annotated[
-        str, typer.Option(metavar="here|h100|…|none", help="Predict times on this machine, or bounds on another.")
-    ] = Settings.device,
-    executor: Annotated[Executor, typer.Option(help="What runs them on this machine.")] = Settings.executor,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw accuracy against cost.")] = None,
-) -> None:
+@options_of(Settings)
+def compare(settings: Settings) -> None:
     """Compare networks: cost, accuracy, and which are Pareto-optimal.
 
     Pareto-optimal is a network where none of the others is as cheap and more accurate. Costs are then split by
     resolution: 1/8 is where the feature maps have an eighth of the input's side.
-    """
-    run(Settings(tuple(models), size, batch, device, executor, json, png))
-
-
-def run(settings: Settings) -> None:
-    """Compare them and print it.
-
-    Raises:
-        UsageError: a network, input or device that is not allowed, or only one network.
     """
     from vertebra import compare as side_by_side
 
@@ -68,7 +52,7 @@ def run(settings: Settings) -> None:
         check_out("--png", settings.png, ".png")
     device = None if settings.device == "none" else settings.device
     comparison = side_by_side(
-        settings.models,
+        tuple(settings.models),
         parse_size(settings.size),
         settings.batch,
         device,

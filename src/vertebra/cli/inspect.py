@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vertebra.cli._options import model_help
+from vertebra.cli._options import model_help, options_of
 from vertebra.cli._output import bar, console, print_json, print_table, say, wrapped
 from vertebra.errors import UsageError
 from vertebra.units import count, duration, size, three_figures
@@ -41,53 +41,31 @@ class Executor(StrEnum):
 class Settings:
     """What to analyse, and what to show of it."""
 
-    model: str
-    depth: Depth = Depth.STAGE
-    size: str | None = None
-    batch: int = 1
-    device: str = "here"
-    executor: Executor = Executor.ONNXRUNTIME
-    measure: bool = False
-    train: bool = False
-    json: bool = False
-    html: Path | None = None
-    png: Path | None = None
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=model_help("inspect"))]
+    depth: Annotated[Depth, typer.Option(help="What one line stands for.")] = Depth.STAGE
+    size: Annotated[
+        str | None, typer.Option(metavar="SIDE|HxW", help="Pixels of the input (default: as the weights or the file).")
+    ] = None
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images in the batch; all sums are for all.")] = 1
+    device: Annotated[
+        str, typer.Option(metavar="here|h100|…|none", help="Predict times on this machine, or bounds on another.")
+    ] = "here"
+    executor: Annotated[Executor, typer.Option(help="What runs it on this machine.")] = Executor.ONNXRUNTIME
+    measure: Annotated[bool, typer.Option("--measure", help="Time each operation here too.")] = False
+    train: Annotated[bool, typer.Option("--train", help="Forecast the memory of a training step too.")] = False
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, always with every operation.")] = False
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an HTML page that shows it.")] = None
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw stages and roofline.")] = None
 
 
 @app.command()
-def inspect(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help=model_help("inspect"))],
-    depth: Annotated[Depth, typer.Option(help="What one line stands for.")] = Settings.depth,
-    size: Annotated[
-        str | None, typer.Option(metavar="SIDE|HxW", help="Pixels of the input (default: as the weights or the file).")
-    ] = None,
-    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images in the batch; all sums are for all.")] = (
-        Settings.batch
-    ),
-    device: Annotated[
-        str, typer.Option(metavar="here|h100|…|none", help="Predict times on this machine, or bounds on another.")
-    ] = Settings.device,
-    executor: Annotated[Executor, typer.Option(help="What runs it on this machine.")] = Settings.executor,
-    measure: Annotated[bool, typer.Option("--measure", help="Time each operation here too.")] = False,
-    train: Annotated[bool, typer.Option("--train", help="Forecast the memory of a training step too.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, always with every operation.")] = False,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an HTML page that shows it.")] = None,
-    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw stages and roofline.")] = None,
-) -> None:
+@options_of(Settings)
+def inspect(settings: Settings) -> None:
     """Show where a network or an ONNX file spends parameters, MACs and memory traffic, and a network time.
 
     MACs are multiply-accumulates, half the FLOPs. Memory traffic is the bytes of weights, inputs and results, if
     nothing stays in a cache. The first prediction for this machine calibrates it, once, in about 10 s; other devices
     are a100, h100, laptop, orin, phone, raspberrypi5, rtx4090 and t4.
-    """
-    run(Settings(model, depth, size, batch, device, executor, measure, train, json, html, png))
-
-
-def run(settings: Settings) -> None:
-    """Analyse it and print it.
-
-    Raises:
-        UsageError: an unknown network or device, or an input that the network does not take.
     """
     if settings.model.lower().endswith(".onnx"):
         _inspect_file(settings)
