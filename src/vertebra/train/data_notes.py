@@ -67,7 +67,7 @@ def data_notes(
     without = {photo.label for photo in data.photos} - {photo.label for photo in [*held, *unmeasured]}
     if held:
         found += absent_class_notes(without, len(data.names), "the held-out ones")
-    if count := count_trained_before(settings.weights_from_here, held, data, settings.decoding):
+    if count := _count_trained_before(settings.weights_from_here, held, data, settings.decoding):
         found.append(
             f"The weights come from a run that was trained on {count:,} of these {len(held):,} photos or on copies of "
             "them, so it looks better than it is."
@@ -95,7 +95,7 @@ def _names(classes: set[str], most: int = 5) -> str:
     return ", ".join(sorted(classes)[:most]) + (", …" if len(classes) > most else "")
 
 
-def count_trained_before(weights: str, photos: Sequence[Photo], data: UsablePhotos, decoding: Decoding) -> int:
+def _count_trained_before(weights: str, photos: Sequence[Photo], data: UsablePhotos, decoding: Decoding) -> int:
     """On how many of the photos, or copies of them, the network of weights in the folder of a run was trained."""
     run = Path(weights).parent
     try:

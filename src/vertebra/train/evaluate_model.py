@@ -189,13 +189,12 @@ def evaluate(
     number = {name: index for index, name in enumerate(names)}
     labels: Labels = np.array([number[photo.label] for photo in photos], np.int64)
     logits: Floats = np.log(np.maximum(probabilities[kept], 1e-30))
-    threshold = predictor.card.threshold
     calibration = Calibration.fit(logits, labels, 0.0, temperature=1.0)
     held = evaluate_predictions(
         f"all photos of {dataset.name}", photos, labels, logits, calibration, names,
         pictures=pictures, fit=lambda places: lambda others: softmax(logits[others]),
     )  # fmt: skip
-    own = Threshold(0.0, threshold, None, reached=True)
+    own = Threshold(0.0, predictor.card.threshold, None, reached=True)
     predicted = held.probabilities.argmax(axis=1)
     answered = own.answers(held.probabilities.max(axis=1))
     rejections = (*held.rejections[:-1], rejection(own, answered, predicted == labels, held.weights))
@@ -209,7 +208,7 @@ def evaluate(
         broken=tuple(f"{dataset.shown(dataset.photos[i].path)}: {f.reason}" for i, f in enumerate(facts) if f.broken),
         trained=find_trained_photos(path.parent, measured, [facts[i] for i in kept], decoding),
         shown=dataset.shown,
-        threshold=threshold,
+        threshold=own.value,
         decoding=decoding,
         source=os.fspath(data),
         labelled_by=labelled_by,

@@ -32,7 +32,10 @@ class TrainedPhotos:
 
 def find_trained_photos(run: Path, dataset: Dataset, facts: Sequence[ImageInfo], decoding: Decoding) -> TrainedPhotos:
     """Which photos of a data set, with the facts that this decoding has found, trained the classifier of that run."""
-    known = _training_photos(run)
+    try:
+        known = {row["sha256"]: Path(row["path"]) for row in read_rows(run) if row["split"] == "train"}
+    except (TrainError, KeyError):  # no run, or one of the first versions
+        known = {}
     if not known:
         return TrainedPhotos()
     cache = ImageInfoCache(decoding=decoding)
@@ -49,14 +52,6 @@ def find_trained_photos(run: Path, dataset: Dataset, facts: Sequence[ImageInfo],
             if place < len(facts) and place not in files:
                 copies[place] = str(photos[trained[0] - len(facts)].path)
     return TrainedPhotos(files, copies, sum(fact is None for fact in found))
-
-
-def _training_photos(run: Path) -> dict[str, Path]:
-    """SHA-256 -> path of the photos that a run trained on; nothing is known where its table cannot be read."""
-    try:
-        return {row["sha256"]: Path(row["path"]) for row in read_rows(run) if row["split"] == "train"}
-    except (TrainError, KeyError):
-        return {}
 
 
 def find_leaks(data: UsablePhotos, splits: Sequence[str], held: str) -> dict[str, str]:
