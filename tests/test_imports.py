@@ -19,7 +19,7 @@ BASE = {"errors", "units", "intervals", "protobuf", "card", "cache", "model_chec
 BASE |= {"photo_files", "file_kinds", "decoding", "decoding_errors", "decoding_notes", "rgb_conversion", "pillow_tiles"}
 BASE |= {"bit_depth", "bit_scaling", "pixels", "synthetic_photos", "stopping", "strict_json"}
 BASE |= {"model_table", "model_argument", "preprocessing", "progress", "timm_names", "weight_files", "weight_transfer"}
-BASE |= {"imagenet", "run_files", "torch_archives", "callable_module", "malloc"}
+BASE |= {"imagenet", "run_files", "torch_archives", "callable_module", "malloc", "web_opener"}
 
 # Room (or module at the top) -> rooms that it may import. The table of the design, and nothing else.
 ROOMS = {
@@ -40,7 +40,8 @@ ROOMS = {
     "model_table": {"errors", "timm_names", "units"},
     "timm_names": {"errors"},
     "progress": {"errors", "units"},
-    "weight_transfer": {"errors", "units", "progress"},
+    "web_opener": set(),
+    "weight_transfer": {"errors", "units", "progress", "web_opener"},
     "weight_files": {"errors", "cache", "files", "weight_transfer"},
     "model_checksum": {"errors", "card", "cache", "protobuf"},
     "machine": {"errors"},
@@ -89,6 +90,7 @@ PACKAGES = {
     "model_table": set(),
     "timm_names": set(),
     "progress": {"rich"},
+    "web_opener": set(),
     "weight_transfer": set(),
     "weight_files": set(),
     "files": {"filelock"},

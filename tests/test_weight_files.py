@@ -23,6 +23,7 @@ import torch
 
 from vertebra import weight_files, weight_transfer
 from vertebra.errors import WeightsError
+from vertebra.web_opener import Redirects
 
 CONTENT = np.random.default_rng(0).bytes(600_000)
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -491,7 +492,7 @@ def test_redirects_are_followed_but_not_in_circles_or_to_files(server: Server, c
 
 
 def test_a_redirect_from_a_secure_to_an_open_address_is_refused() -> None:
-    redirects = weight_transfer._Redirects()
+    redirects = Redirects(keep_https=True)
     secure = weight_transfer.urllib.request.Request("https://x.org/a")
     with pytest.raises(weight_transfer.urllib.error.HTTPError, match="unsafe redirect"):
         redirects.redirect_request(secure, None, 302, "Found", {}, "http://x.org/a")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vertebra.card import METADATA_KEY, Card, CardError, read_card
 from vertebra.errors import UsageError, warn
-from vertebra.model_table import read_network_name
 
 # Files in the folder of a run.
 RUN_MODEL, RUN_METRICS, RUN_SETTINGS, RUN_WEIGHTS = (
@@ -115,6 +113,8 @@ def _card(file: Path) -> Card | None:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
+    import tomllib  # a file that is no run is used without it
+
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -142,6 +142,8 @@ def _classes(names: list[str]) -> str:
 
 def _plain(network: str) -> str:
     """The network that a name stands for, also timm's; the name itself where that is none."""
+    from vertebra.model_table import read_network_name  # with a table of all networks
+
     try:
         found = read_network_name(network)
     except UsageError:

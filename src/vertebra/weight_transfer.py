@@ -23,6 +23,7 @@ from typing import IO, Any
 from vertebra.errors import WeightsError
 from vertebra.progress import Progress, progress_bar, silent
 from vertebra.units import size as in_bytes
+from vertebra.web_opener import web_opener
 
 MIRROR = "VERTEBRA_WEIGHTS_MIRROR"
 
@@ -170,7 +171,7 @@ class _Transfer:
             if version := self._version():
                 request.add_header("If-Range", version)
         try:
-            response = _opener().open(request, timeout=TIMEOUT)
+            response = web_opener(keep_https=True).open(request, timeout=TIMEOUT)
         except urllib.error.HTTPError as error:
             with error:
                 self._judge(error, file)
@@ -230,18 +231,6 @@ class _Transfer:
         # A weak tag allows other bytes, so it cannot vouch for a beginning (RFC 9110, 13.1.5).
         version = headers.get("Last-Modified") if not tag or tag.startswith("W/") else tag
         _notes(self.partial).write_text(json.dumps({"url": self.url, "version": version}), encoding="utf-8")
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        secure = req.full_url.startswith("https:")
-        if not newurl.startswith("https:" if secure else ("https:", "http:")):
-            raise urllib.error.HTTPError(req.full_url, code, f"(an unsafe redirect to {newurl})", headers, fp)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    return urllib.request.build_opener(_Redirects)
 
 
 # --- disk and screen -------------------------------------------------------------------------------------------------

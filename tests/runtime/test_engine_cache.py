@@ -12,6 +12,7 @@ import pytest
 import vertebra.runtime.engine_cache as module
 from vertebra.cache import file_state
 from vertebra.errors import UsageError, VertebraWarning
+from vertebra.runtime import autotune
 from vertebra.runtime.engine import EngineError, Plan
 from vertebra.runtime.engine_cache import OPEN, PLANS, EngineCache
 
@@ -70,7 +71,7 @@ class World:
 @pytest.fixture
 def world(monkeypatch):
     world = World()
-    monkeypatch.setattr(module, "fastest_plan", world.fastest_plan)
+    monkeypatch.setattr(autotune, "fastest_plan", world.fastest_plan)
     monkeypatch.setattr(module, "open_engine", world.open_engine)
     return world
 
@@ -218,7 +219,7 @@ def test_a_measurement_that_fails_lets_the_next_one_try(runners, world, monkeypa
         raise EngineError("no engine runs it")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "fastest_plan", fail)
+        patch.setattr(autotune, "fastest_plan", fail)
         for _ in range(2):
             with pytest.raises(EngineError, match="no engine runs it"):
                 runners.get(16, may_measure=True, wait=True)
@@ -383,6 +384,6 @@ def test_errors_of_the_call_are_no_files(runners, monkeypatch):
     def fail(*arguments, **options):
         raise UsageError("there is no engine")
 
-    monkeypatch.setattr(module, "fastest_plan", fail)
+    monkeypatch.setattr(autotune, "fastest_plan", fail)
     with pytest.raises(UsageError):
         runners.get(16)

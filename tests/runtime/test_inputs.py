@@ -286,7 +286,7 @@ def test_one_image_many_times_that_has_several_frames_is_refused(network, pixels
             assert all(map(same, one_by_one, results)), suffix
 
 
-def test_bytes_that_are_a_path_or_base64_say_so(network, folder):
+def test_bytes_that_are_a_path_or_text_are_refused(network, folder):
     path = folder / "b.png"
     content = path.read_bytes()
     for form in (
@@ -298,13 +298,11 @@ def test_bytes_that_are_a_path_or_base64_say_so(network, folder):
     ):
         with pytest.raises(UsageError, match=r"^the image is .* as bytes, .* Write os\.fsdecode\(x\)"):
             network(form)
-    for encode, name in ((base64.b64encode, "b64decode"), (base64.encodebytes, "b64decode")):
-        with pytest.raises(UsageError, match=rf"^the image is base64 as bytes, .* base64\.{name}\(x\)"):
-            network(encode(content))
-    with pytest.raises(UsageError, match=r"^images\[1\] is base64"):
-        network.predict_many([path, base64.b64encode(content)])
-    with pytest.raises(UsageError, match=r"data: URL as bytes\. Write base64"):
-        network(b"data:image/png;base64," + base64.b64encode(content))
+    with pytest.raises(UsageError, match=r"^images\[1\] is .* as bytes"):
+        network.predict_many([path, os.fsencode(path)])
+    for encoded in (base64.b64encode(content), base64.encodebytes(content), b"data:image/png;base64,AAAA"):
+        with pytest.raises(ImageError, match="text file"):
+            network(encoded)
     with pytest.raises(ImageError, match="text file"):
         network(b"some words\nin lines")
 
@@ -353,7 +351,7 @@ REFUSED = [
     (lambda: A.transpose(2, 0, 1)[None], r"channels are first.*x\.transpose\(0, 2, 3, 1\)"),
     (lambda: torch.from_numpy(A)[None], r"channels are last.*x\.permute\(0, 3, 1, 2\)"),
     (lambda: A[None, None], r"uint8 \(1, 1, 50, 40, 3\); allowed"),
-    (lambda: np.frombuffer(b"content", np.uint8), r"write x\.tobytes\(\)"),
+    (lambda: np.frombuffer(b"content", np.uint8), r"uint8 \(7,\); allowed"),
     (lambda: np.ma.masked_array(A), "mask, which would be ignored"),
     (lambda: torch.zeros(3, 50, 40, dtype=torch.uint8, device="meta"), "no plain values"),
     (lambda: None, r"is None; allowed is a path, .* A missing value"),
@@ -370,10 +368,9 @@ REFUSED = [
     (lambda: "A" * 5000, "5,000 characters"),
     (lambda: "s3://bucket/a.jpg", r"s3://bucket/a\.jpg, and of addresses only http:// and https:// are fetched\.$"),
     (lambda: Path("https://example.org/a.jpg"), "Give it as text: a Path has lost one of its slashes"),
-    (lambda: archive(), r"type ZipFile; .* Give a file in it: x\.open\(name\)"),
-    (lambda: zipfile.Path(archive()), r"type Path; .* Give its content: x\.read_bytes\(\)"),
-    (lambda: SimpleNamespace(path="a.jpg"), r"Give its path: x\.path"),
-    (lambda: SimpleNamespace(content=b"", status_code=200), r"Give what was downloaded: x\.content"),
+    (lambda: archive(), "type ZipFile; allowed is a path"),
+    (lambda: zipfile.Path(archive()), "type Path; allowed is a path"),
+    (lambda: SimpleNamespace(content=b"", status_code=200), "type SimpleNamespace; allowed is a path"),
     (lambda: io.StringIO("text"), r"open as text. Write open\(path, 'rb'\)"),
     (lambda: upload(None, lambda self: "text"), "type Upload, whose read gives str"),
 ]

@@ -12,8 +12,7 @@ import pytest
 from vertebra.decoding import decode
 from vertebra.errors import ImageError, VertebraWarning
 from vertebra.photo_files import SUFFIXES
-from vertebra.runtime.photo import Photo
-from vertebra.runtime.photo_download import fetch
+from vertebra.runtime.photo import Photo, fetch
 from vertebra.runtime.photo_paths import photos
 
 

@@ -29,7 +29,8 @@ from vertebra.runtime.engine import EMBEDDING, PROBABILITIES, EngineError, Plan
 from vertebra.runtime.engines import Runner, open_engine
 from vertebra.runtime.onnxruntime_engine import OnnxRuntimeEngine
 from vertebra.runtime.photo import Photo
-from vertebra.runtime.predictor import Prediction, Predictor, best_classes
+from vertebra.runtime.prediction import best_classes
+from vertebra.runtime.predictor import Prediction, Predictor
 from vertebra.synthetic_photos import synthetic_photos
 
 needs_mnn = pytest.mark.skipif(not mnn_engine.installed(), reason="MNN is not installed")

@@ -16,7 +16,7 @@ import typer
 from vertebra.cli._options import BitsOverCard, model_help, options_of
 from vertebra.cli._output import echo, print_json_list
 from vertebra.errors import ImageError, UsageError, VertebraWarning, nearest_path, printable
-from vertebra.progress import Progress, progress_bar
+from vertebra.progress import Progress, progress_bar, silent
 from vertebra.units import counted
 
 if TYPE_CHECKING:
@@ -79,7 +79,9 @@ def predict(settings: Settings) -> None:
     with _result_file(settings, top, predictor) as file:
         photos, count = given.photos, given.count
         if file is not None:
-            _report_replaced(file)
+            if file.replaced:
+                rows = f"{printable(str(file.path))} had {counted(file.replaced, 'row')} of an earlier run"
+                typer.echo(f"vertebra: {rows}, which this one replaces; --resume keeps them.", err=True)
             photos = file.remaining(photos)
             if count is not None:
                 photos = list(photos)
@@ -87,7 +89,7 @@ def predict(settings: Settings) -> None:
         with progress_bar("predicting", bar=count is None or count > FEW) as progress:
             start = time.perf_counter()
             results = predictor.predict_many(photos, top=top, embed=settings.embed, count=count)
-            tally = _deliver(_counted(results, count, progress), settings, count, file)
+            tally = _deliver(results, settings, count, file, progress)
             seconds = time.perf_counter() - start
     for note in [*given.skipped, *predictor.notes.lines()]:
         typer.echo(f"vertebra: {printable(note)}", err=True)
@@ -138,11 +140,7 @@ def _given(settings: Settings) -> _Given:
 
 
 def _report_missing(settings: Settings, given: _Given) -> None:
-    """Deliver an error for each photo, without a model.
-
-    Raises:
-        ImageError: always.
-    """
+    """Deliver an error for each photo, without a model."""
     from vertebra.runtime.prediction import Prediction
 
     count = given.count or 0
@@ -170,16 +168,6 @@ def _loaded(settings: Settings, count: int | None) -> Predictor:
             bits=settings.bits,
             brief=count is not None and count <= BRIEF,
             tell=say,
-        )
-
-
-def _report_replaced(file: ResultFile) -> None:
-    if file.replaced:
-        rows = counted(file.replaced, "row")
-        typer.echo(
-            f"vertebra: {printable(str(file.path))} had {rows} of an earlier run, which this one replaces; "
-            "--resume keeps them.",
-            err=True,
         )
 
 
@@ -214,7 +202,13 @@ class _Tally:
     failed: int = 0
 
 
-def _deliver(results: Iterator[Prediction], settings: Settings, count: int | None, file: ResultFile | None) -> _Tally:
+def _deliver(
+    results: Iterator[Prediction],
+    settings: Settings,
+    count: int | None,
+    file: ResultFile | None,
+    progress: Progress = silent,
+) -> _Tally:
     """Bring each result to where it belongs: the file, JSON on standard output, or a table for people."""
     tally = _Tally()
 
@@ -222,6 +216,7 @@ def _deliver(results: Iterator[Prediction], settings: Settings, count: int | Non
         for result in results:
             tally.total += 1
             tally.failed += result.error is not None
+            progress("predicting", tally.total, count)
             if file is not None:
                 file.write(result)
             yield result
@@ -263,12 +258,6 @@ def _result_file(settings: Settings, top: int, predictor: Predictor) -> Iterator
         except KeyboardInterrupt as stop:
             stop.add_note("Resume with the same command and --resume.")
             raise
-
-
-def _counted(results: Iterator[Prediction], count: int | None, progress: Progress) -> Iterator[Prediction]:
-    for done, result in enumerate(results, 1):
-        progress("predicting", done, count)
-        yield result
 
 
 def _show(result: Prediction, bars: bool) -> None:

@@ -58,7 +58,7 @@ def images_of(value: Any, where: str) -> tuple[list[Pixels], bool]:
     shape, first = tuple(value.shape), is_tensor(value)
     batch = len(shape) == 4
     if len(shape) not in (2, 3, 4):
-        raise UsageError(f"{_what(value, where)}; {_allowed(value)}. {_hint_of_flat(value)}".rstrip())
+        raise UsageError(f"{_what(value, where)}; {_allowed(value)}.")
     _check_order(value, where)
     array = _as_numpy(value, where)
     if len(shape) > 2:
@@ -160,19 +160,8 @@ def _refuse_mask(value: Any, where: str) -> None:
         raise UsageError(f"{_what(value, where)} with a mask, which would be ignored. Write x.filled(255) or x.data.")
 
 
-def _hint_of_flat(value: Any) -> str:
-    if value.ndim != 1:
-        return ""
-    content = "x.numpy().tobytes()" if is_tensor(value) else "x.tobytes()"
-    return f"Where it is the content of an image file, write {content}."
-
-
 def _check_order(value: Any, where: str) -> None:
-    """Refuse channels that are at the wrong end, or that may be at either.
-
-    Raises:
-        UsageError: says what to write.
-    """
+    """Refuse channels that are at the wrong end, or that may be at either."""
     shape, first = tuple(value.shape)[-3:], is_tensor(value)
     if len(shape) == 2:
         return
@@ -230,11 +219,7 @@ def _are_levels(images: list[NDArray[Any]], mean: tuple[float, ...], std: tuple[
 
 
 def _check_values(images: list[NDArray[Any]], where: str, preprocessing: Preprocessing, value: Any) -> None:
-    """Refuse values that the normalisation does not give, or that plain pixels may have as well.
-
-    Raises:
-        UsageError: says what they seem to be, and what to write.
-    """
+    """Refuse values that the normalisation does not give, or that plain pixels may have as well."""
     if not images:
         return
     if not all(np.isfinite(image).all() for image in images):

@@ -19,7 +19,7 @@ from vertebra.pixels import Pixels
 
 FloatArray: TypeAlias = NDArray[np.float32]
 
-ENGINES = ("onnxruntime", "mnn")
+ENGINES = ("auto", "onnxruntime", "mnn")
 INPUT = "image"
 PROBABILITIES, EMBEDDING, FEATURES = OUTPUTS = ("probabilities", "embedding", "features")
 
@@ -70,12 +70,8 @@ def version_of(plan: Plan) -> str:
     return f"{package} {version}, " + (f"Winograd {plan.winograd}" if plan.engine == "mnn" else f"brief {plan.brief}")
 
 
-def check_engine(name: str, known: Sequence[str] = ("auto", *ENGINES)) -> None:
-    """Refuse a name that is not known.
-
-    Raises:
-        UsageError: says what is allowed.
-    """
-    if name not in known:
-        hint = nearest(name, known) or f"Allowed are {', '.join(known)}."
+def check_engine(name: str) -> None:
+    """A `UsageError` for a name that is not known."""
+    if name not in ENGINES:
+        hint = nearest(name, ENGINES) or f"Allowed are {', '.join(ENGINES)}."
         raise UsageError(f"there is no engine {name!r}. {hint}")

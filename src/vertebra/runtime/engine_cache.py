@@ -14,7 +14,6 @@ from vertebra.cache import file_state, tell_once
 from vertebra.card import Card
 from vertebra.progress import Progress
 
-from .autotune import MIN_IMAGES_TO_MEASURE, fastest_plan
 from .engine import EngineError, Plan
 from .engines import Runner, open_engine
 
@@ -93,12 +92,14 @@ class EngineCache:
         Raises:
             EngineError: the file has been replaced, or cannot be run.
         """
-        may_measure = may_measure and (count is None or count >= MIN_IMAGES_TO_MEASURE)
         return self._opened(self._plan(batch, count, may_measure, wait, decoding))
 
     def _plan(self, batch: int, count: int | None, may_measure: bool, wait: bool, decoding: bool) -> Plan:
         if self.brief and self.engine != "mnn":
             return Plan(threads=self.threads, brief=True)
+        from . import autotune  # a few photos do without it and MNN
+
+        may_measure = may_measure and (count is None or count >= autotune.MIN_IMAGES_TO_MEASURE)
         key = (batch, count, may_measure, decoding)
         if (plan := self._known(key)) is not None:
             return plan
@@ -108,7 +109,7 @@ class EngineCache:
             if may_measure and (plan := self._known(key)) is not None:
                 return plan  # measured by the thread that was waited for
             measured = self._measured
-            plan = fastest_plan(
+            plan = autotune.fastest_plan(
                 self.path,
                 batch=batch,
                 cores=self.threads,

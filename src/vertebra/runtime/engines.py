@@ -12,7 +12,7 @@ import numpy as np
 from vertebra.card import Card
 from vertebra.pixels import Pixels
 
-from .engine import ENGINES, PROBABILITIES, Engine, EngineError, FloatArray, Plan, check_engine
+from .engine import PROBABILITIES, Engine, EngineError, FloatArray, Plan, check_engine
 from .onnxruntime_engine import OnnxRuntimeEngine
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def open_engine(path: Path, card: Card, plan: Plan) -> Engine:
         MissingExtraError: its package is not installed.
         EngineError: it cannot run this file.
     """
-    check_engine(plan.engine, ENGINES)
+    check_engine(plan.engine)
     if plan.engine == "mnn":
         from .mnn_engine import MnnEngine
 

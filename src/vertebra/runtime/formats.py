@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from vertebra.strict_json import dumps
 
-from .predictor import Prediction
+from .prediction import Prediction
 
 
 def text_of_path(path: str) -> str:
@@ -65,12 +65,11 @@ def _text(text: str) -> str:
 class JsonLines:
     """JSON lines: the object that `--json` prints, one a line, in ASCII."""
 
+    start = b'{"path": "'  # of every file of results
+    head = b""  # before the first row
+
     def __init__(self, top: int, embed: bool, unsure: bool) -> None:
         self.top, self.embed, self.unsure = top, embed, unsure
-
-    def head(self) -> bytes:
-        """What comes before the first row: nothing."""
-        return b""
 
     def line(self, result: Prediction) -> bytes:
         """A result's row."""
@@ -92,15 +91,11 @@ class JsonLines:
             return None
         return (path_of_text(row["path"]), row["error"] is not None) if fits else None
 
-    @staticmethod
-    def is_ours(start: bytes) -> bool:
-        """Whether a file that starts like that can have been written here."""
-        expected = b'{"path": "'
-        return start[: len(expected)] == expected[: len(start)]
-
 
 class Csv:
     """A table: path, class and probability by rank, error; quoted as RFC 4180 has it, lines ended as Unix does."""
+
+    start = b"path,class_1,probability_1,"
 
     def __init__(self, top: int, embed: bool, unsure: bool) -> None:
         self.top, self.embed, self.unsure = top, embed, unsure
@@ -108,10 +103,7 @@ class Csv:
         for rank in range(1, top + 1):
             self.columns += [f"class_{rank}", f"probability_{rank}"]
         self.columns += ["unsure"] * unsure + ["error"] + ["embedding"] * embed
-
-    def head(self) -> bytes:
-        """The line of column names."""
-        return self._row(self.columns)
+        self.head = self._row(self.columns)
 
     def line(self, result: Prediction) -> bytes:
         """A result's row."""
@@ -148,12 +140,6 @@ class Csv:
         path = rows[0][0]
         path = path[2:] if path.startswith("./") and _is_formula(path[2:]) else path
         return path_of_text(path), rows[0][self.columns.index("error")] != ""
-
-    @staticmethod
-    def is_ours(start: bytes) -> bool:
-        """Whether a file that starts like that can have been written here."""
-        expected = b"path,class_1,probability_1,"
-        return start[: len(expected)] == expected[: len(start)]
 
     def _row(self, cells: Iterable[str]) -> bytes:
         text = io.StringIO()

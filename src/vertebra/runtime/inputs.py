@@ -18,10 +18,8 @@ from vertebra.decoding import has_frames
 from vertebra.errors import ImageError, UsageError
 
 from .array_inputs import Tensor, images_of, is_array, network_pixels_of
-from .file_inputs import LONGEST_PATH, file_content, open_file
-from .input_errors import ONE_IMAGE, TABLES, refusal
-from .photo import NetworkPixels, Photo
-from .photo_download import is_url
+from .input_checks import LONGEST_PATH, ONE_IMAGE, TABLES, file_content, open_file, refusal
+from .photo import NetworkPixels, Photo, is_url
 from .photo_paths import photos
 
 # One image: a path, a web address, the content of a file, an open binary file, a picture of Pillow, pixels.
@@ -87,11 +85,7 @@ def _is_path(value: Any) -> bool:
 
 
 def _check_path(value: Any, where: str) -> str:
-    """The path as text, where it can be one.
-
-    Raises:
-        UsageError: it is empty, or the content of a file as text.
-    """
+    """The path as text, where it can be one."""
     path = os.fspath(value)
     path = os.fsdecode(path) if isinstance(path, bytes) else str(path)
     if not path:
@@ -136,11 +130,7 @@ def _expanded(part: Any) -> Iterable[Photo]:
 
 
 def _listed(values: Any, reader: _Reader) -> list[Any] | None:
-    """The images in a list, where they are all there; None where they have to be asked for one by one.
-
-    Raises:
-        UsageError: these are no images.
-    """
+    """The images in a list, where they are all there; None where they have to be asked for one by one."""
     if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "UO":
         return list(values.tolist())  # paths, or images of several sizes
     if is_array(values):
@@ -156,7 +146,8 @@ def _listed(values: Any, reader: _Reader) -> list[Any] | None:
         return [values]
     if isinstance(values, list | tuple) or type(values).__name__ in ("Series", "Index"):  # of pandas or polars
         return list(values)
-    if isinstance(values, Mapping | Set) or type(values).__name__ in TABLES or not _is_iterable(values):
+    is_iterable = hasattr(values, "__iter__") or hasattr(values, "__getitem__")
+    if isinstance(values, Mapping | Set) or type(values).__name__ in TABLES or not is_iterable:
         raise refusal(values, "what predict_many was given", _MANY)
     return None
 
@@ -170,11 +161,7 @@ def _checked(value: Any, index: int, reader: _Reader) -> Any:
 
 
 def _check_frames(listed: list[Any]) -> None:
-    """Refuse a list of one animation's frames that is one image many times, which shows whatever frame it is at.
-
-    Raises:
-        UsageError: says what to write.
-    """
+    """Refuse a list of one animation's frames that is one image many times, which shows whatever frame it is at."""
     first: dict[int, int] = {}
     for index, value in enumerate(listed):
         if not isinstance(value, Image.Image) or first.setdefault(id(value), index) == index:
@@ -194,10 +181,6 @@ def _asked_for(values: Iterable[Any], reader: _Reader) -> Iterator[Photo]:
             if item.content is not None and not isinstance(item.content, bytes):
                 item = replace(item, may_change=True)
             yield item
-
-
-def _is_iterable(values: Any) -> bool:
-    return hasattr(values, "__iter__") or hasattr(values, "__getitem__")
 
 
 def _length(values: Any) -> int | None:
@@ -221,16 +204,13 @@ class _Reader:
         return isinstance(value, Photo | bytes | bytearray | memoryview | Image.Image) or hasattr(value, "read")
 
     def read(self, value: Any, name: str, where: str) -> tuple[list[Photo], bool]:
-        """The image, or those of a batch, and whether it is a batch.
-
-        Raises:
-            UsageError: it is none; says what to write.
-        """
+        """The image, or those of a batch, and whether it is a batch; a `UsageError` where it is none."""
         if isinstance(value, Photo) and (value.content is not None or self.preprocessing is None):
             return [value], False
         if self.preprocessing is not None:
             if not is_array(value):
-                raise refusal(value, where, _NORMALISED, " Leave preprocessed out." if self._known(value) else "")
+                is_image = _is_path(value) or self.is_image(value)
+                raise refusal(value, where, _NORMALISED, " Leave preprocessed out." if is_image else "")
             cut, batch = network_pixels_of(value, where, self.preprocessing)
             contents: list[Any] = [NetworkPixels(pixels) for pixels in cut]
         elif is_array(value):
@@ -250,6 +230,3 @@ class _Reader:
             raise refusal(value, where, ONE_IMAGE)
         names = [f"{name}[{index}]" for index in range(len(contents))] if batch else [name]
         return [Photo(each, content=content) for each, content in zip(names, contents, strict=True)], batch
-
-    def _known(self, value: Any) -> bool:
-        return _is_path(value) or self.is_image(value)

@@ -33,15 +33,20 @@ from vertebra.card import Card
 from vertebra.errors import MissingExtraError, first_line, needing
 from vertebra.files import replacing
 from vertebra.pixels import Pixels
+from vertebra.synthetic_photos import synthetic_photos
 
-from .engine import INPUT, PROBABILITIES, EngineError, FloatArray, Plan
-from .engine_verification import verify
+from .engine import INPUT, OUTPUTS, PROBABILITIES, EngineError, FloatArray, Plan
+from .onnxruntime_engine import OnnxRuntimeEngine
 
 # Memory that a 3 × 3 convolution may spend on Winograd's algorithm: large tiles, MNN's own choice and best for batches,
 # or small ones, which can be better for a single image.
 WINOGRAD_LEVELS = (3, 1)
 _WINOGRAD_HINT = 3  # Interpreter::HintMode::WINOGRAD_MEMORY_LEVEL
 
+# Largest difference from ONNX Runtime that counts as rounding: of a probability, and of any other output relative to
+# its largest value. Other orders of summing, and Winograd's convolution, stay a hundred times below both.
+_PROBABILITY_TOLERANCE = 1e-3
+_RELATIVE_TOLERANCE = 1e-2
 
 _threads_in: int | None = None  # the process that has started its threads, which all its sessions share
 
@@ -85,7 +90,7 @@ class MnnEngine:
         self._mnn = mnn = quietly_imported()
         self.lanes = plan.lanes
         try:
-            with _no_chatter():
+            with _silent_stdout():
                 # One for each lane: two sessions of one interpreter run one after the other.
                 self._interpreters = [mnn.Interpreter(os.fspath(model)) for _ in range(plan.lanes)]
                 self._sessions = []
@@ -122,7 +127,7 @@ class MnnEngine:
         return results
 
 
-class _Unproven(MnnEngine):
+class _Unverified(MnnEngine):
     """The engine on a file that has not been compared yet."""
 
     def __init__(self, model: Path, plan: Plan) -> None:
@@ -168,7 +173,7 @@ def _make(path: Path, card: Card, model: Path) -> None:
             if shutil.disk_usage(model.parent).free < path.stat().st_size:  # the converter would not say so
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             convert(path, temporary)
-            verify(path, card, [_Unproven(temporary, Plan("mnn", winograd=level)) for level in WINOGRAD_LEVELS])
+            _verify(path, card, [_Unverified(temporary, Plan("mnn", winograd=level)) for level in WINOGRAD_LEVELS])
     except _StoppedError:
         raise
     except EngineError as error:
@@ -216,18 +221,47 @@ def convert(path: Path, target: Path) -> None:
         )
 
 
+# --- verification -----------------------------------------------------------------------------------------------------
+
+
+def _verify(path: Path, card: Card, engines: Sequence[MnnEngine]) -> None:
+    """Refuse engines whose outputs differ from ONNX Runtime's by more than rounding does."""
+    images = synthetic_photos(4, card.preprocessing.crop_size)
+    reference = OnnxRuntimeEngine(path, card, Plan())
+    for batch in (images[:1], images[1:3], images):  # not the same image at every place, so that mixed-up ones show
+        expected = reference.run(batch, OUTPUTS)
+        for engine in engines:
+            for name, right, found in zip(OUTPUTS, expected, engine.run(batch, OUTPUTS), strict=True):
+                _check(path, name, right, found)
+
+
+def _check(path: Path, output: str, right: FloatArray, found: FloatArray) -> None:
+    advice = "Use --engine onnxruntime."
+    if found.shape != right.shape:
+        raise EngineError(
+            f"mnn gives {output} of shape {found.shape} for {path}, and onnxruntime {right.shape}. {advice}"
+        )
+    limit = _PROBABILITY_TOLERANCE if output == PROBABILITIES else _RELATIVE_TOLERANCE * float(np.abs(right).max())
+    difference = float(np.abs(found - right).max())
+    if not difference <= limit:  # NaN is no match either
+        raise EngineError(
+            f"mnn and onnxruntime differ by {difference:.2g} in the {output} of {path}; at most {limit:.2g} is "
+            f"taken for rounding. {advice}"
+        )
+
+
 # --- its import -----------------------------------------------------------------------------------------------------
 
 
 def quietly_imported() -> Any:
     """The package; it prints when it is loaded."""
-    with needing("fast", "the engine MNN"), _no_chatter():
+    with needing("fast", "the engine MNN"), _silent_stdout():
         import MNN
     return MNN
 
 
 @contextlib.contextmanager
-def _no_chatter() -> Iterator[None]:
+def _silent_stdout() -> Iterator[None]:
     """Keep what MNN prints, from C, out of standard output, where JSON may be expected."""
     try:
         sys.stdout.flush()

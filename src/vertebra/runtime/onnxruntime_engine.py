@@ -6,13 +6,19 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from vertebra.card import Card
 from vertebra.pixels import Pixels
+from vertebra.protobuf import Place, content, encoded, fields
 
 from .engine import INPUT, OUTPUTS, PROBABILITIES, EngineError, FloatArray, Plan
-from .external_data import without_weights
+
+# Shorter weights are not mapped: they are no work, and sizes and axes that the graph computes with are among them.
+_WORTH_MAPPING = 4096  # bytes
+# Fields of ModelProto, GraphProto and TensorProto: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+_GRAPH, _INITIALIZER, _RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION = 7, 5, 9, 13, 14
+_EXTERNAL = 1
 
 EXPORT_AGAIN = "Export the network again with: vertebra export NAME|CHECKPOINT --out FILE.onnx"
 
@@ -21,7 +27,7 @@ class OnnxRuntimeEngine:
     """ONNX Runtime on the CPU. One session serves all lanes: its `run` may be called from several threads.
 
     A brief one is ready in a tenth of the time and takes up to 1.5 times as long for an image (int8: 3 times): its
-    weights are mapped from the file, not copied, and stay as they lie there instead of being arranged for the
+    weights are mapped from the file, not copied, and are not rearranged for the
     processor. The file must not be written to meanwhile.
     """
 
@@ -62,11 +68,7 @@ class OnnxRuntimeEngine:
 
 
 def check_interface(path: Path, card: Card, session: Any) -> None:
-    """Refuse a graph whose input or outputs are not those that its card promises.
-
-    Raises:
-        EngineError: says what differs.
-    """
+    """An `EngineError` for a graph whose input or outputs are not those that its card promises."""
     size = card.preprocessing.crop_size
     inputs = session.get_inputs()
     wanted = f"one input '{INPUT}', tensor(uint8) [N, {size}, {size}, 3]"
@@ -111,3 +113,42 @@ def _not_loaded(path: Path, error: Exception) -> EngineError:
         )
     reason = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     return EngineError(f"{path} cannot be loaded ({reason}). {EXPORT_AGAIN}")
+
+
+# --- weights mapped from the file -------------------------------------------------------------------------------------
+
+
+def without_weights(path: Path) -> bytes:
+    """The model of a file, each large weight replaced by its place in that file.
+
+    ONNX Runtime copies the weights of a model two or three times while it loads them. Those that a model keeps in
+    another file it maps into memory instead, and that may be the very file that the model is read from.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not an ONNX file, or it is cut short.
+    """
+    with path.open("rb") as file:
+        return _rewritten(file, (0, os.fstat(file.fileno()).st_size), path.name, (_GRAPH, _INITIALIZER))
+
+
+def _rewritten(file: IO[bytes], place: Place, location: str, way: tuple[int, ...]) -> bytes:
+    """The message at a place; `way`: the fields to go through from here to the weights."""
+    parts = []
+    for number, value in fields(file, *place):
+        if isinstance(value, tuple):
+            if way and number == way[0]:
+                value = _rewritten(file, value, location, way[1:])
+            elif not way and number == _RAW_DATA and value[1] - value[0] > _WORTH_MAPPING:
+                parts.append(_elsewhere(location, value))
+                continue
+            else:
+                value = content(file, value)
+        parts.append(encoded(number, value))
+    return b"".join(parts)
+
+
+def _elsewhere(location: str, place: Place) -> bytes:
+    entries = {"location": location, "offset": str(place[0]), "length": str(place[1] - place[0])}
+    pairs = [encoded(1, key.encode()) + encoded(2, text.encode()) for key, text in entries.items()]
+    return encoded(_DATA_LOCATION, _EXTERNAL) + b"".join(encoded(_EXTERNAL_DATA, pair) for pair in pairs)

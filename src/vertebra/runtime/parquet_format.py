@@ -16,11 +16,7 @@ RECORD_KEY = b"vertebra.predict"
 
 
 def need_pyarrow() -> Any:
-    """The package for Parquet files.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
+    """The package for Parquet files; a `MissingExtraError` where it is not installed."""
     with needing("parquet", "writing .parquet files"):
         import pyarrow
         import pyarrow.parquet
@@ -65,11 +61,7 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def parquet_record(path: Path) -> tuple[int, bytes]:
-    """How many rows a file that `write_parquet` wrote has, and its record; b"" where it has none.
-
-    Raises:
-        UsageError: it is another file.
-    """
+    """Rows and record (or b"") of a file that `write_parquet` wrote; a `UsageError` for another."""
     pyarrow = need_pyarrow()
     try:
         with pyarrow.parquet.ParquetFile(path) as found:

@@ -29,8 +29,7 @@ from vertebra.photo_files import (
     skipped_kind,
 )
 
-from .photo import Photo
-from .photo_download import is_url
+from .photo import Photo, is_url
 
 STANDARD_INPUT = "-"
 
@@ -109,7 +108,7 @@ def _matching(pattern: str) -> Iterator[Photo]:
 def _expanded(pattern: str) -> Iterator[tuple[str, str | None]]:
     """What a pattern stands for, or the reason why a folder below a `**` gives none.
 
-    Not by `glob` alone: its `**` follows links in a circle, until the system has had enough.
+    Not by `glob` alone: its `**` follows links in a circle, until the system refuses the path.
     """
     before, stars, after = _at_stars(pattern)
     if not stars:

@@ -1,8 +1,10 @@
-"""What one photo gave."""
+"""Probabilities → what one photo gave: classes, best first, or the reason why there are none."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import numpy as np
 from vertebra.card import Card
 from vertebra.errors import printable
 
-from .engine import FloatArray
+from .engine import EngineError, FloatArray
 
 _SHOWN = 3  # classes in a repr, which is one line
 _BAR = 12  # width in em, of a probability of 1
@@ -86,6 +88,21 @@ def best_classes(card: Card, probabilities: FloatArray, top: int) -> tuple[list[
         for index, value in zip(best.tolist(), probabilities[best].tolist(), strict=True)
     ]
     return found, None if card.threshold is None else bool(probabilities.max() < card.threshold)
+
+
+def predictions_of(
+    model: Path, card: Card, paths: Sequence[str], outputs: Sequence[FloatArray], top: int
+) -> list[Prediction]:
+    """As `Predictor.postprocess`; `model` is the file, for an error."""
+    probabilities, *embeddings = outputs
+    if not np.isfinite(probabilities).all():
+        raise EngineError(f"{model} gives probabilities that are NaN or infinite: its weights are damaged.")
+    results = []
+    for row, path in enumerate(paths):
+        predictions, unsure = best_classes(card, probabilities[row], top)
+        embedding = embeddings[0][row].copy() if embeddings else None
+        results.append(Prediction(path, predictions, unsure=unsure, embedding=embedding))
+    return results
 
 
 def _percent(probability: float) -> str:

@@ -1,11 +1,7 @@
-"""Photos → classes, from an exported file: what `vertebra.load`, `vertebra predict` and the server use.
-
-One road for one photo and for many: `preprocess`, `run` (the network, on a lane of its engine), `postprocess`.
-"""
+"""Photos → classes, from an exported file: what `vertebra.load`, `vertebra predict` and the server use."""
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,23 +15,21 @@ import numpy as np
 
 from vertebra.cache import file_state
 from vertebra.decoding_notes import DecodingNotes
-from vertebra.errors import ImageError, UsageError, printable
+from vertebra.errors import ImageError, UsageError, check_count, printable
 from vertebra.machine import usable_cores
 from vertebra.model_checksum import checked_card
 from vertebra.pixels import Pixels, network_pixels
-from vertebra.preprocessing import BITS, Preprocessing
+from vertebra.preprocessing import BITS
 from vertebra.progress import Progress, silent
 
-from .engine import EMBEDDING, PROBABILITIES, EngineError, FloatArray, Plan, check_engine
+from .engine import EMBEDDING, PROBABILITIES, FloatArray, Plan, check_engine
 from .engine_cache import EngineCache
 from .engines import Runner
 from .inputs import ImageInput, ImageInputs, many_inputs, one_input
 from .photo import NetworkPixels, Opened, Photo
 from .prediction import Prediction as Prediction
-from .prediction import best_classes as best_classes
+from .prediction import predictions_of
 from .prefetch import read_ahead
-
-BATCH = 16
 
 
 class Predictor:
@@ -57,8 +51,6 @@ class Predictor:
     Raises:
         UsageError: an argument is not allowed, or `bits` is not with this file.
         CardError: the file is missing, not ONNX, has no card that can be read, or is not as it was exported.
-        MissingExtraError: the engine is not installed.
-        EngineError: the engine cannot run the file.
     """
 
     def __init__(
@@ -66,16 +58,16 @@ class Predictor:
         path: str | os.PathLike[str],
         *,
         engine: str = "auto",
-        batch: int = BATCH,
+        batch: int = 16,
         threads: int | None = None,
         scaled: bool = False,
         bits: int | None = None,
         brief: bool = False,
         tell: Progress = silent,
     ) -> None:
-        for name, value in (("batch", batch), ("threads", threads)):
-            if value is not None and value < 1:
-                raise UsageError(f"{name} is {value}; it must be at least 1.")
+        check_count("batch", batch)
+        if threads is not None:
+            check_count("threads", threads)
         check_engine(engine)
         if bits is not None and not BITS[0] <= bits <= BITS[1]:
             raise UsageError(f"bits is {bits}; it must be from {BITS[0]} to {BITS[1]}.")
@@ -125,8 +117,7 @@ class Predictor:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without engines, threads and counters."""
-        new = ("notes", "threads", "_engines")
-        return {name: value for name, value in self.__dict__.items() if name not in new}
+        return {name: self.__dict__[name] for name in self.__dict__ if name not in ("notes", "threads", "_engines")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
@@ -155,8 +146,7 @@ class Predictor:
                 NumPy uint8 (H, W, 3) in the order red, green, blue; also (H, W) and (H, W, 1) of grey, and (H, W, 4) of
                 RGBA. OpenCV has blue first, which the values do not show: write image[..., ::-1];
                 torch uint8 (3, H, W), also of 1 or 4 channels or (H, W), on any device.
-                Pixels of any size are resized and cropped as those of a file are, and give the same result as a file
-                without losses.
+                Pixels of any size are resized and cropped as those of a file are.
             top: number of classes, best first.
             embed: add the embedding: the input of the classifier layer.
             preprocessed: the photo is NumPy or torch float (3, S, S), S the network's input size, as the network's own
@@ -167,19 +157,15 @@ class Predictor:
             UsageError: it is nothing of that, or several photos; says what to write.
             ImageError: it cannot be read.
         """
-        _check_top(top)
-        given = one_input(photo, self._normalised(preprocessed))
+        check_count("top", top)
+        given = one_input(photo, self.preprocessing if preprocessed else None)
         opened = given.open()
         with self._loading() as runner:
             pixels = self.preprocess(opened, given.path)
         outputs = runner().call(pixels[None], _outputs(embed))
         return self.postprocess([given.path], outputs, top)[0]
 
-    def __call__(
-        self, photo: ImageInput, *, top: int = 5, embed: bool = False, preprocessed: bool = False
-    ) -> Prediction:
-        """The same as `predict`."""
-        return self.predict(photo, top=top, embed=embed, preprocessed=preprocessed)
+    __call__ = predict
 
     def predict_many(
         self,
@@ -207,8 +193,8 @@ class Predictor:
         Raises:
             UsageError: something is nothing of that; of a list at once, of a generator when it comes.
         """
-        _check_top(top)
-        inputs, found = many_inputs(photos, self._normalised(preprocessed))
+        check_count("top", top)
+        inputs, found = many_inputs(photos, self.preprocessing if preprocessed else None)
         count = found if count is None else count
         # What the next image may overwrite is preprocessed before that is asked for.
         todo = (self._preprocessed(photo) if photo.may_change else photo for photo in inputs)
@@ -226,21 +212,13 @@ class Predictor:
         )
 
     def preprocess(self, image: Opened, name: str = "image") -> Pixels:
-        """A photo → uint8 (S, S, 3): decoded, upright, resized, cropped. Ambiguities of its file go to `notes`.
-
-        Raises:
-            ImageError: it cannot be read; calls it `name`.
-        """
+        """A photo → uint8 (S, S, 3), its ambiguities to `notes`; an `ImageError` calls it `name`."""
         if isinstance(image, NetworkPixels):
             return image.pixels
         return network_pixels(image, self.preprocessing, scaled=self.scaled, name=name, notes=self.notes)
 
     def run(self, pixels: Pixels, outputs: Sequence[str]) -> list[FloatArray]:
-        """uint8 (N, crop, crop, 3) → the named outputs, each (N, …).
-
-        Raises:
-            UsageError: the pixels have another shape or type.
-        """
+        """uint8 (N, crop, crop, 3) → the named outputs, each (N, …); a `UsageError` for another shape or type."""
         size = self.card.preprocessing.crop_size
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (size, size, 3) or not len(pixels):
             raise UsageError(
@@ -255,15 +233,7 @@ class Predictor:
         Raises:
             EngineError: the probabilities are NaN or infinite.
         """
-        probabilities, *embeddings = outputs
-        if not np.isfinite(probabilities).all():
-            raise EngineError(f"{self.path} gives probabilities that are NaN or infinite: its weights are damaged.")
-        results = []
-        for row, path in enumerate(paths):
-            predictions, unsure = best_classes(self.card, probabilities[row], top)
-            embedding = embeddings[0][row].copy() if embeddings else None
-            results.append(Prediction(path, predictions, unsure=unsure, embedding=embedding))
-        return results
+        return predictions_of(self.path, self.card, paths, outputs, top)
 
     def probabilities(self, pixels: Pixels) -> FloatArray:
         """uint8 (N, crop, crop, 3), as `pixels.network_pixels` gives them → (N, K)."""
@@ -274,27 +244,17 @@ class Predictor:
         return self.run(pixels, (EMBEDDING,))[0]
 
     def tune(self, batch: int = 1) -> Plan:
-        """Find the fastest engine for batches of that size now, where that has not been done on this machine yet.
-
-        Takes seconds. `predict`, `probabilities` and `embeddings` never measure by themselves; `predict_many` does
-        where there are many photos.
-        """
+        """Find the fastest engine for batches of that size now, where that is not known yet; takes seconds."""
         return self._runner(batch, None, may_measure=True, wait=True).plan
 
     def runner(self, batch: int, *, tune: bool = False) -> Runner:
-        """The engine for those who call its lanes from threads of their own, which decode as well.
-
-        `tune` finds the fastest first, as the method of that name does.
-        """
+        """The engine for who calls its lanes from threads that decode as well; `tune` finds the fastest first."""
         return self._runner(batch, may_measure=tune, wait=True, decoding=True)
 
     def _runner(self, batch: int, count: int | None = None, **how: bool) -> Runner:
         """The engine for batches of that size and `count` images in all, loaded on first use."""
         # There are two kinds: one image, and many.
         return self._engines.get(1 if batch <= 1 else max(2, self.batch), count, **how)
-
-    def _normalised(self, preprocessed: bool) -> Preprocessing | None:
-        return self.preprocessing if preprocessed else None
 
     def _predict(
         self, photos: Sequence[Photo], runner: Callable[[], Runner], top: int, outputs: Sequence[str]
@@ -336,12 +296,3 @@ class Predictor:
 
 def _outputs(embed: bool) -> tuple[str, ...]:
     return (PROBABILITIES, EMBEDDING) if embed else (PROBABILITIES,)
-
-
-def _check_top(top: int) -> None:
-    try:
-        if operator.index(top) >= 1:
-            return
-    except TypeError:
-        pass
-    raise UsageError(f"top is {top!r}; it must be a whole number of at least 1.")

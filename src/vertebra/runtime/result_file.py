@@ -26,9 +26,9 @@ from vertebra.files import Lines, locked, make_folder, replacing, write_whole
 from .formats import Csv, JsonLines, text_of_path
 from .parquet_format import need_pyarrow, parquet_lines, parquet_record, write_parquet
 from .photo import Photo
-from .predictor import Prediction
+from .prediction import Prediction
 from .result_rows import Rows, changed_since, replace_rows, replacement, scan
-from .run_record import RunRecord
+from .run_record import RunRecord, here, same_kind
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
@@ -82,15 +82,15 @@ class ResultFile:
             need_pyarrow()
         table = path.suffix.lower() == ".csv"
         self._format: Csv | JsonLines = Csv(top, embed, unsure) if table else JsonLines(top, embed, unsure)
-        # Results are appended to this file.
-        self._journal = path.with_name(f"{path.name}.partial") if self._parquet else path
+        self._journal = path.with_name(f"{path.name}.partial") if self._parquet else path  # results are appended to it
         self._beside = path.with_name(f"{path.name}.meta.json")
         self._replaced = path.with_name(f"{path.name}.again")
         self._started = time.time()
-        self._record = RunRecord(model, sha256, {"--top": top, "--embed": embed, **(options or {})}, _here())
+        self._record = RunRecord(model, sha256, {"--top": top, "--embed": embed, **(options or {})}, here())
         self._rows = Rows()
         self._waiting: defaultdict[str, deque[int]] = defaultdict(deque)  # rows that the next results of a path replace
         self._again: Lines | None = None
+        self.done = 0  # photos that earlier runs have written, those that failed included
         self.total = 0  # photos in the file, and those of them that failed
         self.failed = 0
         self.again = 0  # photos of earlier runs that were tried again
@@ -122,11 +122,6 @@ class ResultFile:
                 if kind is None:
                     raise
 
-    @property
-    def done(self) -> int:
-        """How many photos earlier runs have written, those that failed included."""
-        return self._rows.count
-
     def remaining(self, photos: Iterable[Photo]) -> Iterator[Photo]:
         """The photos without a row, and those whose row is to be made again; one that is given twice has two."""
         left = dict(self._rows.numbers)
@@ -143,29 +138,21 @@ class ResultFile:
         self.absent = sum(map(len, left.values()))
 
     def write(self, result: Prediction) -> None:
-        """Append a result, or put it in the place of the row that it is to replace.
-
-        Raises:
-            ResultError: the disk is full, or the file cannot be written any more. It ends in a whole line.
-        """
-        line, failed = self._format.line(result), result.error is not None
+        """Append a result, or put it in the place of the row that it is to replace; a `ResultError` if that fails."""
+        path, line, failed = text_of_path(result.path), self._format.line(result), result.error is not None
         with self._reporting():
-            self._write(text_of_path(result.path), line, failed)
-
-    def _write(self, path: str, line: bytes, failed: bool) -> None:
-        waiting = self._waiting.get(path)
-        if waiting:
-            row = waiting[0]
-            if self._again is None:
-                self._again = Lines(self._replaced)
-            self._again.append(replacement(max(row, ~row), self._started, line))
-            waiting.popleft()
-            self.again += 1
-            self.failed += failed - (row < 0)
-        else:
-            self._lines.append(line)
-            self.total += 1
-            self.failed += failed
+            if waiting := self._waiting.get(path):
+                row = waiting[0]
+                if self._again is None:
+                    self._again = Lines(self._replaced)
+                self._again.append(replacement(max(row, ~row), self._started, line))
+                waiting.popleft()
+                self.again += 1
+                self.failed += failed - (row < 0)
+            else:
+                self._lines.append(line)
+                self.total += 1
+                self.failed += failed
 
     # --- opening --------------------------------------------------------------------------------------------------
 
@@ -179,12 +166,11 @@ class ResultFile:
             parquet_record(self.path)
             return
         with self.path.open("rb") as file:
-            start = file.read(64)
-        if not self._format.is_ours(start):
+            start = file.read(len(self._format.start))
+        if not self._format.start.startswith(start):
             raise UsageError(f"{self.path} is not a file that this command has written. Give another file.")
 
     def _begin(self) -> None:
-        """Begin with no rows."""
         # Opened before the old content goes, so that a file that cannot be written is not emptied.
         with self._journal.open("ab"):
             pass
@@ -194,9 +180,8 @@ class ResultFile:
             self._journal.write_bytes(b"")
             # Before the first row, so that no row is ever without it.
             self._record.runs = [(0, self._started)]
-            self._keep_record()
-            with contextlib.closing(Lines(self._journal)) as lines:
-                lines.append(self._format.head())
+            write_whole(self._beside, self._record.to_json())
+            self._journal.write_bytes(self._format.head)
         except OSError:
             self._forget()
             raise
@@ -204,7 +189,7 @@ class ResultFile:
     def _earlier(self) -> int:
         """How many whole rows are there, whatever their columns."""
         with self._journal.open("rb") as file:
-            rows = max(0, sum(1 for _ in self._format.records(file)) - bool(self._format.head()))
+            rows = max(0, sum(1 for _ in self._format.records(file)) - bool(self._format.head))
         return max(rows, parquet_record(self.path)[0]) if self._parquet and self.path.exists() else rows
 
     def _recover(self) -> bool:
@@ -227,7 +212,7 @@ class ResultFile:
                 write_whole(self._beside, record.to_json())
                 with replacing(self._journal) as temporary, temporary.open("wb") as file:
                     file.writelines(parquet_lines(self.path))
-            kept = self._read_record()
+            kept = RunRecord.from_json(self._beside.read_bytes()) if self._beside.exists() else None
             if kept is not None and self._journal.stat().st_size:
                 self._checked(kept)
             rows = scan(self.path, self._journal, self._format)
@@ -250,32 +235,14 @@ class ResultFile:
             self._replace()
             rows = scan(self.path, self._journal, self._format)
         record.runs.append((rows.count, self._started))
-        self._keep_record()
-        self._rows, self.total, self.failed = rows, rows.count, rows.failed
+        write_whole(self._beside, self._record.to_json())
+        self._rows, self.done, self.total, self.failed = rows, rows.count, rows.count, rows.failed
         return True
 
     def _checked(self, found: RunRecord | None) -> RunRecord:
-        if found is None:
-            place = f"{'its metadata or ' if self._parquet else ''}{self._beside.name}"
-            raise UsageError(
-                f"{self.path} cannot be resumed: there is no {place} to say by which model its rows were made (older "
-                "versions did not keep that). Give another --out file, or leave --resume out to replace it."
-            )
-        if difference := found.difference(self._record):
-            raise UsageError(
-                f"{self.path} was made {difference}, so it cannot be resumed. Use what it was made with, or give "
-                "another --out file."
-            )
-        return found
-
-    def _read_record(self) -> RunRecord | None:
-        try:
-            return RunRecord.from_json(self._beside.read_bytes())
-        except FileNotFoundError:
-            return None
-
-    def _keep_record(self) -> None:
-        write_whole(self._beside, self._record.to_json())
+        """The record of the rows that are there, which this run may add to; a `UsageError` where it may not."""
+        place = f"{'its metadata or ' if self._parquet else ''}{self._beside.name}"
+        return same_kind(found, self._record, self.path, place)
 
     def _forget(self) -> None:
         """Leave nothing of a run that has no row of its own."""
@@ -297,7 +264,7 @@ class ResultFile:
     def _replace(self) -> None:
         made = replace_rows(self._journal, self._replaced, self._format)
         self._record.again = sorted((dict(self._record.again) | made).items())
-        self._keep_record()
+        write_whole(self._beside, self._record.to_json())
         self._replaced.unlink()
 
     def _finish_parquet(self) -> None:
@@ -326,10 +293,3 @@ class ResultFile:
         if cure is not None:
             return f"{what}{f' for {self.path}' if full else ''}. {cure} and run the same command again."
         return f"{what}. Give another place with --out."
-
-
-def _here() -> str:
-    try:
-        return os.getcwd()  # noqa: PTH109 - the text alone
-    except OSError:
-        return ""

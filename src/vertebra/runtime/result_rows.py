@@ -11,7 +11,7 @@ from vertebra.errors import UsageError
 from vertebra.files import replacing
 
 from .formats import Csv, JsonLines, text_of_path
-from .photo_download import is_url
+from .photo import is_url
 
 
 @dataclass
@@ -32,7 +32,7 @@ def scan(path: Path, journal: Path, format: Csv | JsonLines) -> Rows:
         UsageError: it has other columns, or a line that this command has not written; calls it `path`.
     """
     found = Rows()
-    head = format.head()
+    head = format.head
     with journal.open("rb") as file:
         start = file.read(len(head))
         if len(start) < len(head):
@@ -75,7 +75,7 @@ def replace_rows(journal: Path, replacements: Path, format: Csv | JsonLines) -> 
                 row, started, _ = json.loads(line)
                 places[row], made[row] = (begin, begin + len(line)), started
             begin += len(line)
-        head = format.head()
+        head = format.head
         with replacing(journal) as temporary, temporary.open("wb") as new, journal.open("rb") as old:
             new.write(old.read(len(head)))
             for number, record in enumerate(format.records(old)):

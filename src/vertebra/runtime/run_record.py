@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import bisect
 import json
+import os
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from vertebra.errors import UsageError
 
 
 @dataclass
@@ -53,3 +57,26 @@ class RunRecord:
 
 def _said(name: str, value: int | bool) -> str:
     return f"with{'' if value else 'out'} {name}" if isinstance(value, bool) else f"with {name} {value}"
+
+
+def same_kind(found: RunRecord | None, wanted: RunRecord, path: Path, place: str) -> RunRecord:
+    """The record of the rows in a file; a `UsageError` where those of this run are made otherwise, or it is None."""
+    if found is None:
+        raise UsageError(
+            f"{path} cannot be resumed: there is no {place} to say by which model its rows were made (older versions "
+            "did not keep that). Give another --out file, or leave --resume out to replace it."
+        )
+    if difference := found.difference(wanted):
+        raise UsageError(
+            f"{path} was made {difference}, so it cannot be resumed. Use what it was made with, or give another --out "
+            "file."
+        )
+    return found
+
+
+def here() -> str:
+    """The folder of this process, "" where it is gone."""
+    try:
+        return os.getcwd()  # noqa: PTH109 - the text alone
+    except OSError:
+        return ""

@@ -10,7 +10,7 @@ import orjson
 from starlette.responses import Response
 
 from vertebra.runtime.engine import EMBEDDING, PROBABILITIES
-from vertebra.runtime.predictor import best_classes
+from vertebra.runtime.prediction import best_classes
 
 from .image_decoding import display_name
 from .job import Job

@@ -1,43 +1,61 @@
-"""Images given as the content of a file, or as an open file: which of these are none, and what to write."""
+"""What is given as an image and is none, or is one in another form: refused, with what to write instead."""
 
 from __future__ import annotations
 
-import base64
 import inspect
 import io
 import os
-import re
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
+
+import numpy as np
 
 from vertebra.decoding import Source
 from vertebra.errors import UsageError
 from vertebra.photo_files import HEAD_BYTES, SUFFIXES, image_format
 
-from .input_errors import ONE_IMAGE, refusal
-from .photo_download import is_url
+from .photo import is_url
 
 LONGEST_PATH = 4_096  # characters
+ONE_IMAGE = (
+    "a path, a web address, the bytes of a file, an open binary file, a PIL image, a NumPy array uint8 (H, W, 3) or a "
+    "torch tensor uint8 (3, H, W)"
+)
+TABLES = ("DataFrame", "LazyFrame", "Table", "RecordBatch")
+_MISSING = ("NoneType", "NAType", "NaTType")
+_SEVERAL = " For several images write predict_many(x)"
+
+
+def refusal(value: Any, where: str, allowed: str, hint: str = "") -> UsageError:
+    """The error for what is no image, with what to write instead."""
+    kind = type(value).__name__
+    what = f"of the type {kind}"
+    if isinstance(value, int | float | complex | np.generic) or kind in _MISSING:
+        what = repr(value)[:40]
+        hint = hint or (" A missing value has to be left out." if kind in _MISSING or value != value else "")
+    return UsageError(f"{where} is {what}; allowed is {allowed}.{hint or _what_to_write(value)}")
+
+
+def _what_to_write(value: Any) -> str:
+    kind = type(value).__name__
+    if kind in TABLES:
+        return " Give its column of paths: x['path']."
+    if isinstance(value, Mapping):
+        return " Give the image or the path in it: x['image']."
+    if isinstance(value, Set):
+        return " A set has no order: write sorted(x)."
+    if isinstance(value, list | tuple):
+        return (
+            f"{_SEVERAL}, of one flat list; for pairs of an image, or of a batch, and a label predict_many(image for "
+            "image, label in pairs)."
+        )
+    return f"{_SEVERAL}." if kind in ("Series", "Index") or isinstance(value, Iterator) else ""
 
 
 def file_content(content: bytes, where: str) -> bytes:
-    """The content of a file, which is neither its path nor base64.
-
-    Raises:
-        UsageError: it is one of these; says what to write.
-    """
+    """The content of a file; a `UsageError` where it is its path."""
     if image_format(content[:HEAD_BYTES]) is not None:
         return content
-    start = content[:LONGEST_PATH]
-    if start[:5].lower() == b"data:":
-        raise UsageError(
-            f"{where} is a data: URL as bytes. Write base64.b64decode(x.partition(b',')[2]) where it is base64."
-        )
-    plain = b"".join(start.split())
-    if re.fullmatch(rb"[\w+/-]{16,}={0,2}", plain):
-        ways = "urlsafe_b64decode" if re.search(b"[-_]", plain) else "b64decode"
-        head = base64.b64decode(plain[:64].rstrip(b"=")[: 4 * (len(plain[:64].rstrip(b"=")) // 4)], altchars=b"-_")
-        if image_format(head[:HEAD_BYTES]) is not None:
-            raise UsageError(f"{where} is base64 as bytes, not the content of a file. Write base64.{ways}(x).")
     if len(content) < LONGEST_PATH and content and b"\0" not in content and b"\n" not in content:
         path = os.fsdecode(content)
         suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122 - it may be no path
@@ -49,11 +67,7 @@ def file_content(content: bytes, where: str) -> bytes:
 
 
 def open_file(file: Any, where: str) -> Source:
-    """An open file of which bytes can be read.
-
-    Raises:
-        UsageError: it is open as text, closed, or read in another way; says what to write.
-    """
+    """An open file of which bytes can be read; a `UsageError` where it is open as text, closed, or read otherwise."""
     if isinstance(file, io.TextIOBase):
         raise UsageError(
             f"{where} is a file that is open as text. Write open(path, 'rb') for an image, x.read().splitlines() for a "
@@ -73,8 +87,7 @@ def open_file(file: Any, where: str) -> Source:
     try:
         content = file.read()
     except TypeError as error:  # of an archive it is asked for by name
-        hint = " Give a file in it: x.open(name)."
-        raise refusal(file, where, ONE_IMAGE, hint) from error
+        raise refusal(file, where, ONE_IMAGE) from error
     if not isinstance(content, bytes):
         raise UsageError(
             f"{where} is of the type {type(file).__name__}, whose read gives {type(content).__name__}, not bytes."

@@ -8,8 +8,7 @@ from onnx import numpy_helper
 from vertebra.card import read_card
 from vertebra.runtime.engine import OUTPUTS, EngineError, Plan
 from vertebra.runtime.engines import open_engine
-from vertebra.runtime.external_data import without_weights
-from vertebra.runtime.onnxruntime_engine import OnnxRuntimeEngine
+from vertebra.runtime.onnxruntime_engine import OnnxRuntimeEngine, without_weights
 from vertebra.runtime.predictor import Predictor
 from vertebra.synthetic_photos import synthetic_photos
 
