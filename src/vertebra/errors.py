@@ -148,6 +148,10 @@ class WeightsError(VertebraError):
     """A weight file cannot be fetched, is damaged, is not safe, or does not fit its network."""
 
 
+class ExportError(VertebraError):
+    """A network could not be exported; there is no new file, and an older one of that name is as it was."""
+
+
 class InUseError(VertebraError):
     """Another process writes to the same file or folder."""
 

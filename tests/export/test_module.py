@@ -21,7 +21,7 @@ import vertebra
 from vertebra import imagenet
 from vertebra.card import Preprocessing, read_card
 from vertebra.errors import UsageError, VertebraWarning
-from vertebra.export import ExportError, export, prepare, torch_exporter
+from vertebra.export import ExportError, deployed_network, export, prepare
 from vertebra.models import create_model
 from vertebra.synthetic_photos import synthetic_photos
 
@@ -161,7 +161,7 @@ class Attention(nn.Module):
 
 
 def test_attention_is_written_for_any_number_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_exporter, "find_spec", lambda name: None)  # not by torch's exporter
+    monkeypatch.setattr(deployed_network, "find_spec", lambda name: None)  # not by torch's exporter
     report = export(Attention(), tmp_path / "m.onnx", preprocessing=PREPROCESSING)
     for count in (1, 3, 8):
         images = synthetic_photos(count, SIZE, seed=count)
@@ -172,7 +172,7 @@ def test_attention_is_written_for_any_number_of_images(tmp_path: Path, monkeypat
 
 
 def test_averages_whose_strides_torch_sets_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_exporter, "find_spec", lambda name: None)
+    monkeypatch.setattr(deployed_network, "find_spec", lambda name: None)
     layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
     network = layers.to(memory_format=torch.channels_last)
     report = export(network, tmp_path / "m.onnx", preprocessing=PREPROCESSING)
@@ -182,7 +182,7 @@ def test_averages_whose_strides_torch_sets_anew(tmp_path: Path, monkeypatch: pyt
 
 def test_an_operation_that_is_not_known_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = nn.Sequential(Small(), nn.Softshrink(), nn.Linear(5, 3))
-    monkeypatch.setattr(torch_exporter, "find_spec", lambda name: None)
+    monkeypatch.setattr(deployed_network, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"layer 1 uses the operation aten::softshrink.*pip install onnxscript"):
         export(network, tmp_path / "m.onnx", preprocessing=PREPROCESSING)
     assert not list(tmp_path.iterdir())

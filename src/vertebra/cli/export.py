@@ -120,19 +120,18 @@ def export(settings: Settings) -> None:
         )
     if settings.card is not None:
         check_markdown(settings.card)
-    options: dict[str, Any] = {
-        "architecture": settings.architecture,
-        "preprocessing": _view(settings),
-        "temperature": settings.temperature,
-        "threshold": settings.threshold,
-    }
     network_options = {"transform_input": settings.transform_input, "low_resolution": settings.low_resolution}
-    options["network_options"] = {name: value for name, value in network_options.items() if value is not None}
-    if settings.classes is not None:
-        options["classes"] = settings.classes
-    weights = None if settings.weights.lower() == "none" else settings.weights
     with progress_bar("loading") as tell:
-        prepared = prepare(settings.model, weights=weights, **options)
+        prepared = prepare(
+            settings.model,
+            weights=None if settings.weights.lower() == "none" else settings.weights,
+            architecture=settings.architecture,
+            classes=settings.classes,
+            preprocessing=_view(settings),
+            temperature=settings.temperature,
+            threshold=settings.threshold,
+            network_options={name: value for name, value in network_options.items() if value is not None},
+        )
         card = prepared.card
         images, calibration = None, None
         if settings.calibration is not None:
@@ -236,10 +235,7 @@ def _photos(option: str, folder: Path, most: int) -> list[Path]:
 
 
 def _pixels(paths: list[Path], preprocessing: Preprocessing, tell: Progress) -> tuple[list[Any], list[Path]]:
-    """The photos as the network's input, uint8 (crop, crop, 3), and their paths; those that are broken are named.
-
-    So is what their files leave open.
-    """
+    """The photos as the network's input, uint8 (crop, crop, 3), and their paths; prints which are broken or unclear."""
     from vertebra.decoding_notes import DecodingNotes
     from vertebra.pixels import network_pixels
 

@@ -8,7 +8,7 @@ With photos to calibrate on the file is int8: smaller and faster, and written on
 from __future__ import annotations
 
 from vertebra.callable_module import make_callable
-from vertebra.errors import needing
+from vertebra.errors import ExportError, needing
 
 with needing("torch", "vertebra.export"):
     from .accuracy_check import Calibration, Verdict, check_count
@@ -18,7 +18,6 @@ with needing("torch", "vertebra.export"):
     from .network_card import Prepared
     from .photo_labels import labels_of
     from .prepare_network import metadata, prepare
-    from .write_file import ExportError
 
 __all__ = [
     "Calibration",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from .onnx_model import Array
 MIN_PHOTOS = 20
 _MAX_RANGES = 128  # photos for ranges and rounding; more change little
 _MAX_CHOOSING = 64  # photos that say which layers go back to float; all others judge
-_MOST_NEEDED = 1_000_000  # photos; beyond, nobody will have them
+_MOST_NEEDED = 1_000_000  # photos; more are not asked for
 
 
 @dataclass(frozen=True)
@@ -153,11 +154,7 @@ class Verdict:
 
         if not enough(_MOST_NEEDED):
             return None
-        low, high = 0, _MOST_NEEDED
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if enough(middle) else (middle, high)
-        return high
+        return 1 + bisect.bisect_left(range(1, _MOST_NEEDED), True, key=enough)
 
     def claim(self, max_drop: float) -> str:
         """What may be said of a loss of at most `max_drop` points."""

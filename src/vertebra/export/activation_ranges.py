@@ -39,18 +39,13 @@ class Extent:
 
 
 def run(
-    model: onnx.ModelProto,
-    images: Pixels,
-    names: Sequence[str],
-    batch: int = BATCH,
-    task: str = "",
-    progress: Progress = silent,
+    model: onnx.ModelProto, images: Pixels, names: Sequence[str], task: str = "", progress: Progress = silent
 ) -> Iterator[dict[str, Array]]:
     """The tensors of these names, a few images at a time; `progress` counts the images under the name `task`."""
     runtime = session(with_outputs(model, names))
-    for start in range(0, len(images), batch):
+    for start in range(0, len(images), BATCH):
         progress(task, start, len(images))
-        yield dict(zip(names, runtime.run(list(names), {INPUT: images[start : start + batch]}), strict=True))
+        yield dict(zip(names, runtime.run(list(names), {INPUT: images[start : start + BATCH]}), strict=True))
 
 
 def extents(graph: OnnxModel, images: Pixels, names: Sequence[str], progress: Progress = silent) -> dict[str, Extent]:
@@ -111,7 +106,7 @@ def second_moments(
         names = sorted({node.input[0] for node in part})
         total: dict[str, Array] = {}
         samples = dict.fromkeys((node.name for node in part), 0)
-        for batch, tensors in enumerate(run(graph.model, images, names, BATCH)):
+        for batch, tensors in enumerate(run(graph.model, images, names)):
             progress("finding moments", number * len(images) + batch * BATCH, len(parts) * len(images))
             for node in part:
                 x = _inputs(graph, node, tensors[node.input[0]], random)

@@ -88,11 +88,7 @@ def _is_index(value: Any) -> bool:
 
 
 def _by_index(classes: Mapping[Any, Any]) -> list[Any]:
-    """The names of a mapping in the order of its indices, which are its values, or else its keys.
-
-    Raises:
-        UsageError: neither are 0, 1, … to the last class.
-    """
+    """The names of a mapping in the order of its indices, which are its values, or else its keys."""
     if all(map(_is_index, classes.values())):
         pairs = [(int(index), name) for name, index in classes.items()]
     elif all(_is_index(index) or (isinstance(index, str) and index.isdecimal()) for index in classes):
@@ -109,11 +105,7 @@ def _by_index(classes: Mapping[Any, Any]) -> list[Any]:
 
 
 def check_same_order(given: Sequence[str], categories: Sequence[str]) -> None:
-    """Other names than those of the weights are allowed; the same names in another order are a mistake.
-
-    Raises:
-        UsageError: they are the same names in another order.
-    """
+    """A `UsageError` for the names of the weights in another order; other names are allowed."""
     if list(given) != list(categories) and sorted(given) == sorted(categories):
         at = next(i for i, (a, b) in enumerate(zip(given, categories, strict=True)) if a != b)
         raise UsageError(

@@ -21,11 +21,7 @@ _QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch
 
 
 def check_exportable(network: nn.Module) -> None:
-    """Refuse what cannot be copied to the CPU in float32.
-
-    Raises:
-        UsageError: it is quantised, TorchScript, has lazy layers, or does not take RGB.
-    """
+    """A `UsageError` for what is quantised, TorchScript, without a classifier or with lazy layers."""
     if isinstance(network, torch.jit.ScriptModule):
         raise UsageError("the network is a TorchScript module; give the Python module that it was made from.")
     if _num_classes(network) == 0:
@@ -52,13 +48,6 @@ def _num_classes(network: nn.Module) -> Any:
         return None
 
 
-def channels_of(network: nn.Module) -> int:
-    """How many channels its images have."""
-    if isinstance(network, ConvNet):
-        return network.in_channels
-    return next((module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d)), 3)
-
-
 def is_family(network: nn.Module) -> bool:
     """Whether it is one of our networks, whose parts in turn do what it does as a whole."""
     return (
@@ -71,14 +60,11 @@ def is_family(network: nn.Module) -> bool:
 
 
 def deployable(network: nn.Module, preprocessing: Preprocessing) -> ConvNet | Observed:
-    """A copy of the network as it will be exported: on the CPU, in float32, ready to predict. Made once.
-
-    Raises:
-        UsageError: it does not take RGB photos of the card's size.
-    """
+    """A copy of the network as it will be exported; a `UsageError` where it takes no RGB photos of the card's size."""
     if isinstance(network, Observed):
         return network
-    channels = channels_of(network)
+    found = (module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d))
+    channels = network.in_channels if isinstance(network, ConvNet) else next(found, 3)
     if channels != 3 or len(preprocessing.mean) not in (1, 3) or len(preprocessing.std) not in (1, 3):
         raise UsageError(
             f"the network takes {counted(channels, 'channel')} and its preprocessing has {len(preprocessing.mean)}; "

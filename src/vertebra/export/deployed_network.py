@@ -5,8 +5,14 @@ The network runs once on shapes alone, and each operation that it did is written
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Sequence
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,8 +28,8 @@ from vertebra.graph.trace import run
 from vertebra.models import ConvNet, GoogLeNet
 from vertebra.models.meta_copy import to_meta
 
+from .network_card import value_text
 from .observed_network import Observed
-from .torch_exporter import exported as by_torch
 
 INPUT = "image"
 OUTPUTS = ("probabilities", "embedding", "features")
@@ -72,11 +78,7 @@ class Deployed(nn.Module):
 
 
 def trace(network: ConvNet | Observed, preprocessing: Preprocessing, temperature: float = 1.0) -> onnx.ModelProto:
-    """The ONNX model of a network that `deployable` made.
-
-    Raises:
-        UsageError: a layer of it cannot be written as ONNX.
-    """
+    """The ONNX model of a network that `deployable` made; a `UsageError` where a layer cannot be written as ONNX."""
     size = preprocessing.crop_size
     deployed = Deployed(network, preprocessing, temperature).eval()
     example = torch.zeros(_IMAGES, size, size, 3, dtype=torch.uint8, device="meta")
@@ -84,7 +86,7 @@ def trace(network: ConvNet | Observed, preprocessing: Preprocessing, temperature
         return _traced(deployed, example, size)
     except UnwritableError as error:
         try:
-            model = by_torch(deployed, size, [INPUT], OUTPUTS, OPSET)
+            model = _by_torch(deployed, size)
         except UnwritableError as other:
             raise UnwritableError(f"{error} {other}") from error
         cause = str(error).partition(", which cannot")[0].rstrip(".")
@@ -147,13 +149,50 @@ def _tell_normalisation(found: Graph, deployed: Deployed) -> None:
         elif op.op in ("sub", "div", "add", "mul"):
             warn(
                 f"the network begins by changing the values of its input itself (aten::{op.op}), and the file has "
-                f"normalised them by then: mean {_words(mean)}, std {_words(std)}. Where the network normalises values "
-                "from 0 to 1 itself, give a preprocessing with mean=(0, 0, 0) and std=(1, 1, 1)."
+                f"normalised them by then: mean {value_text(mean)}, std {value_text(std)}. Where the network "
+                "normalises values from 0 to 1 itself, give a preprocessing with mean=(0, 0, 0) and std=(1, 1, 1)."
             )
             return
         else:
             return
 
 
-def _words(values: Sequence[float]) -> str:
-    return "/".join(f"{value:g}" for value in values)
+# --- torch's own exporter ---------------------------------------------------------------------------------------------
+
+
+def _by_torch(deployed: Deployed, size: int) -> onnx.ModelProto:
+    """What torch's own exporter writes, for operations that ours does not: slower, and it needs onnxscript."""
+    if find_spec("onnxscript") is None:
+        raise UnwritableError("torch.onnx.export may know it: pip install onnxscript")
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    try:
+        with _silent():
+            program: Any = torch.onnx.export(
+                deployed,
+                (example,),
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=list(OUTPUTS),
+                dynamic_shapes={INPUT: {0: torch.export.Dim("N")}},
+                opset_version=OPSET,
+                verbose=False,
+            )
+        model: onnx.ModelProto = program.model_proto
+    except Exception as error:  # its errors have no common class
+        cause = first_line(error.__cause__ or error)
+        raise UnwritableError(f"torch.onnx.export cannot write it either ({cause}).") from error
+    return model
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Without what the exporter prints and logs of itself."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        noise = io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(noise), contextlib.redirect_stderr(noise):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,27 +12,28 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from torch import nn
 
-from vertebra.card import METADATA_KEY, Card
-from vertebra.errors import UsageError
+from vertebra.card import METADATA_KEY, Card, CardError, locate_card, opened
+from vertebra.errors import ExportError, UsageError
+from vertebra.files import check_writable, make_folder, write_whole
 from vertebra.model_checksum import BLANK, checked_card, with_checksum
-from vertebra.models import ConvNet
 from vertebra.pixels import Pixels
 from vertebra.progress import Progress, silent
 from vertebra.synthetic_photos import synthetic_photos
+from vertebra.units import size
 
 from .accuracy_check import Calibration, points
-from .classifier_swap import with_classifier
 from .deployable import deployable
-from .deployed_network import trace
+from .deployed_network import OUTPUTS, trace
 from .int8 import Int8Report, quantise
 from .network_card import Prepared
 from .observed_network import Observed
+from .onnx_model import OnnxModel, attribute
 from .prepare_network import prepare
 from .torch_check import verify_against_torch
-from .write_file import check_target, write_model
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def export(
 
     Raises:
         UsageError: an argument is not allowed.
-        WeightsError: the weights cannot be had or do not fit.
+        WeightsError: the weights cannot be fetched or do not fit.
         ExportError: the graph differs from torch, int8 loses too much, is not proven not to, or is not faster, or the
             file cannot be written. Nothing is left behind.
     """
@@ -92,7 +95,7 @@ def export(
             "require_proof writes an int8 file only where its loss is shown to be small: it needs calibration, and "
             "cannot go with force. Leave one out."
         )
-    check_target(path)
+    _check_target(path)
     timings: dict[str, float] = {}
     progress("loading", 0, 3)
     with _timed(timings, "load"):
@@ -101,9 +104,12 @@ def export(
         network = deployable(prepared.network, card.preprocessing)
     progress("tracing", 1, 3)
     with _timed(timings, "trace"):
-        graph = (
-            trace(network, card.preprocessing, card.temperature) if body is None else _from_body(body, network, card)
-        )
+        if body is None:
+            graph = trace(network, card.preprocessing, card.temperature)
+        elif isinstance(network, Observed):
+            raise UsageError("body= is for our own networks. Export this one without it.")
+        else:
+            graph = _with_classifier(body, network.get_classifier(), card.temperature)
         onnx.checker.check_model(graph, full_check=True)
     progress("verifying", 2, 3)
     with _timed(timings, "prove"):
@@ -124,8 +130,13 @@ def export(
             )
         metrics = {**card.metrics, "int8 beside float32": _int8_metrics(report)}
         card = replace(card, precision="int8", metrics=metrics)
-    content, digest = with_checksum(_with_metadata(graph, card).SerializeToString())
-    write_model(path, content)
+    # The card has room for the checksum of the file that it is in.
+    onnx.helper.set_model_props(graph, {METADATA_KEY: replace(card, content_sha256=BLANK).to_json()})
+    content, digest = with_checksum(graph.SerializeToString())
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        raise _not_written(path, error, len(content)) from error
     progress("done", 3, 3)
     return ExportReport(path, replace(card, content_sha256=digest), len(content), difference, timings, report)
 
@@ -136,14 +147,6 @@ def _timed(timings: dict[str, float], step: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
     timings[step] = round(time.perf_counter() - started, 3)
-
-
-def _from_body(body: str | os.PathLike[str], network: ConvNet | Observed, card: Card) -> onnx.ModelProto:
-    """The graph of an exported file with the classifier of this network."""
-    if isinstance(network, Observed):
-        raise UsageError("body= is for our own networks. Export this one without it.")
-    checked_card(body)
-    return with_classifier(onnx.load(body), network.get_classifier(), card.temperature)
 
 
 def _int8_metrics(report: Int8Report) -> dict[str, Any]:
@@ -166,8 +169,75 @@ def _int8_metrics(report: Int8Report) -> dict[str, Any]:
     }
 
 
-def _with_metadata(graph: onnx.ModelProto, card: Card) -> onnx.ModelProto:
-    """The model with the card in its metadata, which has room for the checksum of the file."""
-    del graph.metadata_props[:]
-    graph.metadata_props.add(key=METADATA_KEY, value=replace(card, content_sha256=BLANK).to_json())
-    return graph
+# --- the classifier alone ---------------------------------------------------------------------------------------------
+
+
+def _with_classifier(body: str | os.PathLike[str], classifier: nn.Module, temperature: float) -> onnx.ModelProto:
+    """An exported file's graph, its last linear layer replaced; the logits are divided by the temperature within it."""
+    checked_card(body)
+    model = onnx.load(body)
+    graph = OnnxModel(model)
+    probabilities, embedding, _ = OUTPUTS
+    softmax = graph.producer.get(probabilities)
+    linear = graph.producer.get(softmax.input[0]) if softmax is not None and softmax.op_type == "Softmax" else None
+    divided = linear if linear is not None and linear.op_type == "Div" else None  # by the old one's temperature
+    if divided is not None:
+        linear = graph.producer.get(divided.input[0])
+    transposed = linear is not None and attribute(linear, "transB", 0) == 1  # (out, in), as torch has it
+    if (
+        linear is None
+        or linear.op_type != "Gemm"
+        or len(linear.input) != 3
+        or linear.input[0] != embedding
+        or type(classifier) is not nn.Linear
+        or graph.weights[linear.input[1]].shape[1 if transposed else 0] != classifier.in_features
+    ):
+        raise UsageError(
+            "the graph's classifier cannot be replaced: it must end in one linear layer over its embedding and a "
+            "softmax, in float32, for as many features as the new one takes. Export the network without body=."
+        )
+    weight = (classifier.weight.detach().numpy() / temperature).astype(np.float32)
+    # A layer without a bias has None there, whatever torch's annotation says.
+    given: Any = classifier.bias
+    bias = np.zeros(len(weight)) if given is None else given.detach().numpy() / temperature
+    graph.set_weights({linear.input[1]: weight if transposed else weight.T, linear.input[2]: bias.astype(np.float32)})
+    if divided is not None and softmax is not None:
+        softmax.input[0] = divided.input[0]
+        model.graph.node.remove(divided)
+        graph.drop_unused()
+    output = next(item for item in model.graph.output if item.name == probabilities)
+    output.type.tensor_type.shape.dim[1].dim_value = len(weight)
+    return model
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
+def _check_target(path: Path) -> None:
+    """Refuse a target that cannot be written, before any work is done."""
+    if path.suffix.lower() != ".onnx":
+        raise UsageError(
+            f"the file to write is {str(path)!r}; its name must end in .onnx, for example {path.stem}.onnx"
+        )
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder. Give a file, for example {path / 'model.onnx'}")
+    if path.exists() and not (path.is_file() and path.stat().st_size == 0):  # an empty file is nothing to keep
+        try:
+            with opened(path) as file:
+                locate_card(file)
+        except CardError as error:
+            raise UsageError(f"{path} is there already and is not an ONNX file. Give another name.") from error
+    try:
+        make_folder(path.parent)
+        check_writable(path)
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: Path, error: OSError, needed: int | None = None) -> ExportError:
+    reason, remedy = (error.strerror or str(error)).lower(), "Give another place with --out."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) and needed is not None:
+        free = shutil.disk_usage(path.parent).free
+        reason = f"the disk is full: {size(needed)} are needed and {size(free)} are free"
+        remedy = "Make room, or give another place with --out."
+    return ExportError(f"{path} cannot be written ({reason}). {remedy}")

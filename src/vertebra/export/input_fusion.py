@@ -19,11 +19,7 @@ _TOLERANCE = 1e-3
 
 def normalisation(graph: OnnxModel) -> tuple[str, Array, Array]:
     """The tensor that the first convolution takes, and the scale and shift (3,) that make it from bytes."""
-    nodes = {}
-    for node in graph.nodes:
-        if node.op_type == "Conv":
-            break
-        nodes[node.op_type] = node
+    nodes = {node.op_type: node for node in graph.before_first_layer()}
     scale, shift = (graph.weights[nodes[kind].input[1]].ravel() for kind in ("Mul", "Add"))
     return str(nodes["Add"].output[0]), np.broadcast_to(scale, 3), np.broadcast_to(shift, 3)
 
@@ -36,8 +32,8 @@ def byte_range(scale: Array, shift: Array) -> tuple[float, float]:
 def in_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
     """The quantised model with a fast beginning; as it is where the first convolution is in float."""
     graph = OnnxModel(model)
-    held, scale, shift = normalisation(graph)
-    pair = [node for node in graph.nodes if node.name in (f"{held}.quantise", f"{held}.dequantise")]
+    normalised, scale, shift = normalisation(graph)
+    pair = [node for node in graph.nodes if node.name in (f"{normalised}.quantise", f"{normalised}.dequantise")]
     if len(pair) != 2:
         return model
     old = [node for node in graph.nodes if node.op_type in ("Transpose", "Cast", "Mul", "Add")][:4] + pair
@@ -68,7 +64,7 @@ def in_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
         levels = "image.pixels"
     new += [
         helper.make_node("Transpose", [levels], ["image.first"], "image.first", perm=[0, 3, 1, 2]),
-        helper.make_node("DequantizeLinear", ["image.first", *parameters], [after], f"{held}.dequantise"),
+        helper.make_node("DequantizeLinear", ["image.first", *parameters], [after], f"{normalised}.dequantise"),
     ]
     gone = {node.name for node in old}
     rest = [node for node in graph.nodes if node.name not in gone]

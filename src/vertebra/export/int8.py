@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from vertebra.errors import ExportError
 from vertebra.pixels import Pixels
 from vertebra.progress import Progress, silent
 
@@ -20,9 +21,9 @@ from .int8_plan import Plan, prepare_plan
 from .onnx_model import Array, OnnxModel
 from .photo_labels import check_order
 from .torch_check import session
-from .write_file import ExportError
 
-_BLOCK_RUNS = 8
+_BATCH = 4  # photos
+_BLOCKS, _BLOCK_RUNS = 6, 8
 _SCREENED = 24  # photos by which single layers are compared
 
 
@@ -170,21 +171,19 @@ def _worst_first(plan: Plan, images: Pixels, expected: Array, progress: Progress
 # --- running --------------------------------------------------------------------------------------------------------
 
 
-def predict(
-    runtime: ort.InferenceSession, images: Pixels, task: str = "", progress: Progress = silent, batch: int = 4
-) -> Array:
+def predict(runtime: ort.InferenceSession, images: Pixels, task: str = "", progress: Progress = silent) -> Array:
     """Probabilities (N, K); `progress` counts the images under the name `task`."""
     parts = []
-    for start in range(0, len(images), batch):
+    for start in range(0, len(images), _BATCH):
         progress(task, start, len(images))
-        parts.append(runtime.run([OUTPUTS[0]], {INPUT: images[start : start + batch]})[0])
+        parts.append(runtime.run([OUTPUTS[0]], {INPUT: images[start : start + _BATCH]})[0])
     return np.concatenate(parts)
 
 
-def time_sessions(sessions: Sequence[ort.InferenceSession], image: Pixels, blocks: int = 6) -> list[float]:
+def time_sessions(sessions: Sequence[ort.InferenceSession], image: Pixels) -> list[float]:
     """Median milliseconds of each, in blocks taken in turns, so that a slow moment of the machine hits all alike."""
     taken: list[list[float]] = [[] for _ in sessions]
-    for block in range(blocks):
+    for block in range(_BLOCKS):
         for index in range(len(sessions))[:: 1 if block % 2 else -1]:
             # The threads of the session before wait in a loop for a moment and would be in the way.
             time.sleep(0.02)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import onnx
 
@@ -44,7 +45,7 @@ def prepare_plan(floats: OnnxModel, images: Pixels, progress: Progress) -> Plan:
     graph = floats.copy()
     candidates = quantisable(graph)
     layers = [node for node in graph.weighted() if node.name in candidates]
-    names = _held_tensors(graph, candidates)
+    names = _int8_tensors(graph, candidates)
     extent = extents(graph, images, names, progress)
     found = ranges(graph, images, extent, progress)
     found.pop(next(node.input[0] for node in graph.nodes if node.op_type == "Softmax"), None)
@@ -54,8 +55,9 @@ def prepare_plan(floats: OnnxModel, images: Pixels, progress: Progress) -> Plan:
 
     scales: dict[str, Array] = {}
     changed: dict[str, Array] = {}
-    with_moments = _with_second_moments(floats, images, layers, progress)
-    for done, (node, moment) in enumerate(with_moments):
+    small = [node for node in layers if floats.weights[node.input[1]][0].size <= MAX_INPUTS]
+    without_moments = ((node, None) for node in layers if node not in small)
+    for done, (node, moment) in enumerate(chain(second_moments(floats, images, small, progress), without_moments)):
         progress("rounding", done, len(layers))
         name, source = node.input[1], node.input[0]
         weight = floats.weights[name]
@@ -66,34 +68,10 @@ def prepare_plan(floats: OnnxModel, images: Pixels, progress: Progress) -> Plan:
     return Plan(graph, floats, found, scales, tuple(candidates))
 
 
-def _with_second_moments(
-    graph: OnnxModel, images: Pixels, layers: Sequence[onnx.NodeProto], progress: Progress
-) -> Iterable[tuple[onnx.NodeProto, Array | None]]:
-    """Each layer with the second moments of its inputs; None where these are too many."""
-    small = [node for node in layers if graph.weights[node.input[1]][0].size <= MAX_INPUTS]
-    yield from second_moments(graph, images, small, progress)
-    yield from ((node, None) for node in layers if node not in small)
-
-
 def quantisable(graph: OnnxModel) -> list[str]:
     """Nodes that can be in int8: what has integer kernels, less normalisation, logits' softmax and small branches."""
-    preface = _before_first_layer(graph)
-    branches = _excitations(graph)
-    return [
-        node.name
-        for node in graph.nodes
-        if node.op_type in QUANTISABLE and node.name not in preface and node.name not in branches
-    ]
-
-
-def _before_first_layer(graph: OnnxModel) -> set[str]:
-    """The nodes from the input to the first convolution."""
-    names = set()
-    for node in graph.nodes:
-        if node.op_type == "Conv":
-            break
-        names.add(node.name)
-    return names
+    excluded = _excitations(graph) | {node.name for node in graph.before_first_layer()}
+    return [node.name for node in graph.nodes if node.op_type in QUANTISABLE and node.name not in excluded]
 
 
 def _excitations(graph: OnnxModel) -> set[str]:
@@ -120,20 +98,20 @@ def _excitations(graph: OnnxModel) -> set[str]:
     return found
 
 
-def _held_tensors(graph: OnnxModel, candidates: Sequence[str]) -> list[str]:
-    """Tensors that are held in int8: what these nodes take and make."""
+def _int8_tensors(graph: OnnxModel, candidates: Sequence[str]) -> list[str]:
+    """Tensors in int8: the inputs and outputs of these nodes."""
     chosen = set(candidates)
     names: dict[str, None] = {}
     for node in graph.nodes:
         if node.name in chosen:
             names |= dict.fromkeys(name for name in node.input if name not in graph.weights)
             names[graph.result(node)] = None
-    # Between a layer and its ReLU nothing is held.
+    # What is between a layer and its ReLU is no tensor of the int8 graph.
     return [name for name in names if name in graph.producer]
 
 
 def _connected(graph: OnnxModel, chosen: set[str]) -> set[str]:
-    """Less what only hands values on between float nodes: pooling in int8 there would buy nothing."""
+    """Without what only passes values on between float nodes: pooling in int8 there would gain nothing."""
     result = set(chosen)
     for node in graph.nodes:
         if node.name in result and node.op_type in ("MaxPool", "Concat", "Flatten", "Sigmoid", "Mul", "Add"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -19,9 +19,6 @@ from vertebra.preprocessing import BITS, Decoding, Preprocessing
 from vertebra.units import counted
 
 from .observed_network import Observed
-
-# Of the weights, which is what a file mainly holds.
-LICENCES = {"https": "BSD-3-Clause", "package": "Apache-2.0"}  # torchvision's, EfficientNet-Lite's
 
 # What the command line calls the fields of a preprocessing.
 PREPROCESSING_OPTIONS = {
@@ -42,39 +39,51 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class CardValues:
-    """What a caller says of a network, completed by what its weights say: the values of its card. None: not said."""
+class CardFields:
+    """Fields of a card, as a caller gives them or as they are known of weights. None: not said."""
 
     classes: Sequence[str] | None = None
-    preprocessing: Preprocessing | Mapping[str, Any] | None = None  # a mapping has only some of its fields
     weights: WeightSource | None = None
     metrics: Mapping[str, Any] | None = None
     licence: str | None = None
     temperature: float | None = None
     threshold: float | None = None
+    preprocessing: Preprocessing | None = None  # that of the weights, with which the metrics were measured
+
+    @classmethod
+    def of(cls, card: Card) -> CardFields:
+        """What a card says."""
+        return cls(**{field.name: getattr(card, field.name) for field in fields(cls)})
 
 
 def with_card(
-    network: ConvNet | Observed, architecture: str, preprocessing: Preprocessing, values: CardValues
+    network: ConvNet | Observed,
+    architecture: str,
+    preprocessing: Preprocessing,
+    given: CardFields,
+    known: CardFields,
 ) -> Prepared:
-    """The network with its card.
+    """The network with its card: what is given, and for the rest what is known of the weights.
 
-    Raises:
-        UsageError: a value is not allowed, or the classes are too many or too few.
+    Known metrics hold for the preprocessing that they were measured with.
     """
+    classes = known.classes if given.classes is None else given.classes
+    metrics = known.metrics if given.metrics is None and preprocessing == known.preprocessing else given.metrics
+    temperature = known.temperature if given.temperature is None else given.temperature
+    threshold = known.threshold if given.threshold is None else given.threshold
     _check_preprocessing(preprocessing)
-    _check_classes(values.classes, network.num_classes)
+    _check_classes(classes, network.num_classes)
     card = Card(
         architecture=architecture,
         preprocessing=preprocessing,
-        classes=None if values.classes is None else tuple(values.classes),
-        weights=values.weights,
-        metrics=values.metrics or {},
+        classes=None if classes is None else tuple(classes),
+        weights=given.weights or known.weights,
+        metrics=metrics or {},
         versions=_versions(),
-        licence=values.licence,
+        licence=given.licence or known.licence,
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        temperature=1.0 if values.temperature is None else values.temperature,
-        threshold=values.threshold or None,
+        temperature=1.0 if temperature is None else temperature,
+        threshold=threshold or None,
     )
     # The card's own rules are kept in one place, where cards are read.
     return Prepared(network, Card.from_json(card.to_json(), "the card to write"))
@@ -90,15 +99,6 @@ def merged_preprocessing(asked: Preprocessing | Mapping[str, Any] | None, base: 
     if "crop_size" in changes:
         changes.setdefault("resize_size", round(changes["crop_size"] * base.resize_size / base.crop_size))
     return replace(base, **changes)
-
-
-def metrics_of(
-    given: CardValues, preprocessing: Preprocessing, known: Mapping[str, Any], measured_with: Preprocessing | None
-) -> Mapping[str, Any] | None:
-    """The metrics that are given; else the known ones, which hold for the preprocessing they were measured with."""
-    if given.metrics is None and preprocessing == measured_with:
-        return known
-    return given.metrics
 
 
 def _check_preprocessing(preprocessing: Preprocessing) -> None:

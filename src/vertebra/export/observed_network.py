@@ -1,7 +1,6 @@
 """Any network that classifies: where its logits, its embedding and its last feature map are.
 
-Our families tell. Of other networks, and of ours where their own `forward` was changed or has hooks, they are found by
-running it once.
+Our families define them. In other networks, and in ours whose `forward` was changed or has hooks, one run finds them.
 """
 
 from __future__ import annotations
@@ -61,10 +60,6 @@ class Observed(nn.Module):
         if embedding is None:
             embedding = logits if features is None else features.mean((2, 3))
         return logits, embedding, embedding[:, :, None, None] if features is None else features
-
-    def get_classifier(self) -> nn.Module:
-        """The layer that gives the logits, or the network itself where none does."""
-        return self.network if self.linear is None else self.network.get_submodule(self.linear)
 
     def _find(self, size: int) -> None:
         """Run it once, and look for the layer that gives the logits and the map that is averaged."""
@@ -148,11 +143,7 @@ def _are_probabilities(outputs: Tensor) -> bool:
 
 
 def logits_of(output: Any) -> Tensor:
-    """The logits among what a network gives.
-
-    Raises:
-        UsageError: it gives several things, and none is called so.
-    """
+    """The logits among what a network gives; a `UsageError` where it gives several things, and none is called so."""
     if isinstance(output, Mapping):
         named = output.get("logits")
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from itertools import takewhile
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -28,7 +29,6 @@ class OnnxModel:
         for node in self.nodes:
             for name in node.input:
                 self.consumers.setdefault(name, []).append(node)
-        self.inputs = {item.name for item in model.graph.input}
         self.outputs = {item.name for item in model.graph.output}
 
     def copy(self) -> OnnxModel:
@@ -38,6 +38,10 @@ class OnnxModel:
     def weighted(self) -> list[onnx.NodeProto]:
         """Convolutions and linear layers in order."""
         return [node for node in self.nodes if node.op_type in WEIGHTED]
+
+    def before_first_layer(self) -> list[onnx.NodeProto]:
+        """The nodes from the input to the first convolution: normalisation."""
+        return list(takewhile(lambda node: node.op_type != "Conv", self.nodes))
 
     def result(self, node: onnx.NodeProto) -> str:
         """The tensor that a layer or a sum makes together with a ReLU or ReLU6 that only it feeds."""

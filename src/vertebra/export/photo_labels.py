@@ -60,13 +60,9 @@ def _plain(name: str) -> str:
 
 
 def check_order(predicted: Array, labels: Sequence[frozenset[int]], classes: Sequence[str] | None) -> None:
-    """Tell a network whose class names are in the wrong order from one that is merely bad.
+    """A `UsageError` for class names in the wrong order, which is told from a network that is merely bad.
 
-    If nearly all photos of a class get one answer, and each class another, then the network knows the classes and the
-    names are mixed up.
-
-    Raises:
-        UsageError: they are.
+    If nearly all photos of a class get one answer, and each class another, then the network knows the classes.
     """
     answers: dict[frozenset[int], list[int]] = {}
     for right, choice in zip(labels, predicted, strict=True):

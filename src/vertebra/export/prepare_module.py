@@ -18,11 +18,10 @@ from .classes_argument import check_same_order
 from .deployable import check_exportable, deployable, is_family
 from .network_card import (
     PREPROCESSING_OPTIONS,
-    CardValues,
+    CardFields,
     Prepared,
     assumed_input,
     merged_preprocessing,
-    metrics_of,
     with_card,
 )
 from .observed_network import Observed
@@ -41,15 +40,10 @@ class PreprocessingError(UsageError):
         self.fault = fault
 
 
-def prepare_module(model: nn.Module, weights: Any, architecture: str | None, given: CardValues) -> Prepared:
-    """A module and its card; the arguments are those of `prepare`.
-
-    Raises:
-        UsageError: nothing says how its photos are prepared, or a value is not allowed.
-    """
+def prepare_module(model: nn.Module, weights: Any, architecture: str | None, asked: Any, given: CardFields) -> Prepared:
+    """A module and its card; the arguments are those of `prepare`, `asked` the preprocessing."""
     module = unwrapped(model)
     check_exportable(module)
-    asked: Any = given.preprocessing
     if asked is not None and not isinstance(asked, Preprocessing | Mapping):
         asked = Preprocessing.from_weights(asked)  # what weights.transforms() gives
     if weights is None and isinstance(own := getattr(module, "preprocessing", None), Preprocessing):
@@ -59,34 +53,21 @@ def prepare_module(model: nn.Module, weights: Any, architecture: str | None, giv
         info = WeightsInfo(architecture or type(module).__name__.lower())
     else:
         info = weights_info(module, weights, architecture)
-    preprocessing = _preprocessing_of(module, asked, info.preprocessing)
+    preprocessing = _preprocessing_of(module, asked, info.fields.preprocessing)
     network = module if isinstance(module, ConvNet) and is_family(module) else deployable(module, preprocessing)
     count = network.num_classes
     if info.outputs not in (None, count):  # whatever the module's num_classes says, its head may be another
         info = replace(
             info,
-            classes=None,
-            doubt=f"it has {count} outputs and {info.source} says {info.outputs}, so it was trained further, or will "
-            "be",
-            unnamed="its classifier was replaced",
+            fields=replace(info.fields, classes=None),
+            unverified_because=f"it has {count} outputs and {info.source} says {info.outputs}, so it was trained "
+            "further, or will be",
+            unnamed_because="its classifier was replaced",
         )
-    names = info.classes if info.classes is not None and len(info.classes) == count else None
+    names = info.fields.classes if info.fields.classes is not None and len(info.fields.classes) == count else None
     if given.classes is not None and names is not None:
         check_same_order(given.classes, names)
-    card = info.card
-    prepared = with_card(
-        network,
-        info.name,
-        preprocessing,
-        CardValues(
-            classes=names if given.classes is None else given.classes,
-            weights=given.weights or info.provenance,
-            metrics=metrics_of(given, preprocessing, info.metrics, info.preprocessing),
-            licence=given.licence or info.licence,
-            temperature=card.temperature if given.temperature is None and card is not None else given.temperature,
-            threshold=card.threshold if given.threshold is None and card is not None else given.threshold,
-        ),
-    )
+    prepared = with_card(network, info.name, preprocessing, given, replace(info.fields, classes=names))
     if notes := _notes(module, network, info, assumed_input(asked, preprocessing, module), given.classes):
         warn(f"the {type(module).__name__} to export: {'; '.join(notes)}.")
     return prepared
@@ -101,18 +82,18 @@ def _notes(
 ) -> list[str]:
     """What is assumed of a module, and what of its weights may not hold for it."""
     notes, count = [], network.num_classes
-    if info.preprocessing is None and assumed:
+    if info.fields.preprocessing is None and assumed:
         notes.append(f"assumed: {', '.join(assumed)}")
-    if classes is None and info.classes is None and isinstance(network, Observed) and network.linear is None:
+    if classes is None and info.fields.classes is None and isinstance(network, Observed) and network.linear is None:
         notes.append(
             f"no linear layer gives its {count} outputs, which are assumed to be logits of {count} classes; of a "
             "network without its classifier they are features"
         )
-    if info.doubt and assumed:
-        notes.append(f"{info.doubt}; taken from {info.source} all the same: {', '.join(assumed)}")
-    if classes is None and info.unnamed and (info.classes is None or len(info.classes) != count):
+    if info.unverified_because and assumed:
+        notes.append(f"{info.unverified_because}; taken from {info.source} all the same: {', '.join(assumed)}")
+    if classes is None and info.unnamed_because and (info.fields.classes is None or len(info.fields.classes) != count):
         imagenet = ", or imagenet" if count == _IMAGENET_CLASSES else ""
-        why = info.unnamed if info.class_count in (None, count) else f"{info.source} has {info.class_count}"
+        why = info.unnamed_because if info.class_count in (None, count) else f"{info.source} has {info.class_count}"
         notes.append(
             f"the classes are numbers, 0 to {count - 1}, since {why}; classes= (--classes) names them: "
             f"a list, a file{imagenet}"

@@ -20,17 +20,15 @@ from vertebra.weight_files import cached_path
 
 from .classes_argument import ClassNames, check_same_order, class_names
 from .network_card import (
-    LICENCES,
-    CardValues,
+    CardFields,
     Prepared,
     assumed_input,
     merged_preprocessing,
-    metrics_of,
     value_text,
     with_card,
 )
 from .prepare_module import prepare_module
-from .weight_comparison import sha256_of
+from .weights_info import published_fields, sha256_of
 
 
 def prepare(
@@ -81,20 +79,20 @@ def prepare(
 
     Raises:
         UsageError: a name, or a value, is not allowed; the classes are too many, too few, or in another order.
-        WeightsError: the weights cannot be had or do not fit.
+        WeightsError: the weights cannot be fetched or do not fit.
     """
-    given = CardValues(class_names(classes), preprocessing, provenance, metrics, licence, temperature, threshold)
+    given = CardFields(class_names(classes), provenance, metrics, licence, temperature, threshold)
     if isinstance(model, nn.Module):
         module = model
     else:
         argument = resolve_model(model, "export")
         if argument.kind is not ModelKind.FUNCTION:
-            return _prepare_named(argument, weights, architecture, network_options or {}, given)
+            return _prepare_named(argument, weights, architecture, network_options or {}, preprocessing, given)
         module = argument.call()
     if network_options:
         raise UsageError(f"the network is built already, so {' and '.join(network_options)} cannot be given.")
     weights = None if isinstance(weights, str) and weights == "DEFAULT" else weights
-    return prepare_module(module, weights, architecture, given)
+    return prepare_module(module, weights, architecture, preprocessing, given)
 
 
 def _prepare_named(
@@ -102,7 +100,8 @@ def _prepare_named(
     weights: Any,
     architecture: str | None,
     network_options: Mapping[str, Any],
-    given: CardValues,
+    asked: Preprocessing | Mapping[str, Any] | None,
+    given: CardFields,
 ) -> Prepared:
     """A network's name or a weight file → the network and its card."""
     name, weights = _name_and_weights(argument, weights, architecture)
@@ -121,70 +120,31 @@ def _prepare_named(
             raise
         raise UsageError(f"{name} does not take {' and '.join(network_options)}.") from error
     base = card.preprocessing if card is not None else (member or enum["DEFAULT"]).preprocessing
-    preprocessing = merged_preprocessing(given.preprocessing, base)
+    preprocessing = merged_preprocessing(asked, base)
+    known = CardFields.of(card) if card is not None else published_fields(member or enum["DEFAULT"])
+    if card is None:
+        # A file of one's own with as many classes as the published weights is taken to have theirs.
+        fit = source is not None and known.classes is not None and len(known.classes) == network.num_classes
+        known = replace(known, classes=known.classes if fit else None)
+        if member is None:
+            known = CardFields(known.classes)
+        elif given.classes is not None and known.classes is not None:
+            check_same_order(given.classes, known.classes)
+    if source is not None:
+        given = replace(given, weights=None)
+        known = replace(known, weights=known.weights if card is not None else _provenance(source, member))
+    prepared = with_card(network, name, preprocessing, given, known)
     note = ""
     if card is not None:
-        values = _completed_by_card(given, card, preprocessing)
         note = _changes(given, card, preprocessing)
-    else:
-        outputs = network.num_classes if source is not None else None
-        values = _completed_by_published(given, member, enum, outputs, preprocessing)
-        if source is not None and member is None:
-            note = _assumptions(given, preprocessing, values.classes, network)
-    if source is not None:
-        values = replace(values, weights=card.weights if card is not None else _provenance(source, member))
-    prepared = with_card(network, name, preprocessing, values)
+    elif source is not None and member is None:
+        note = _assumptions(given, assumed_input(asked, preprocessing, network), known.classes, network.num_classes)
     if note:
         warn(f"'{weights}' {note}")
     return prepared
 
 
-def _completed_by_card(given: CardValues, card: Card, preprocessing: Preprocessing) -> CardValues:
-    """What is given, and for the rest what the file's card says."""
-    return replace(
-        given,
-        classes=card.classes if given.classes is None else given.classes,
-        metrics=metrics_of(given, preprocessing, card.metrics, card.preprocessing),
-        licence=given.licence or card.licence,
-        temperature=card.temperature if given.temperature is None else given.temperature,
-        threshold=card.threshold if given.threshold is None else given.threshold,
-    )
-
-
-def _completed_by_published(
-    given: CardValues,
-    member: WeightsEnum | None,
-    enum: type[WeightsEnum],
-    outputs: int | None,
-    preprocessing: Preprocessing,
-) -> CardValues:
-    """What is given, and for the rest what is published with the weights.
-
-    Args:
-        given: by the caller.
-        member: the published weights; None for others.
-        enum: that of the network.
-        outputs: how many classes the network has; None: random weights, which have no names for them.
-        preprocessing: of the file to write.
-    """
-    classes = given.classes
-    # A file of one's own with as many classes as the published weights is taken to have theirs.
-    categories = (member or enum["DEFAULT"]).meta["categories"]
-    if outputs is not None and categories is not None and len(categories) == outputs:
-        if member is not None and classes:
-            check_same_order(classes, categories)
-        classes = classes or categories
-    if member is None:
-        return replace(given, classes=classes)
-    return replace(
-        given,
-        classes=classes,
-        metrics=metrics_of(given, preprocessing, member.meta["_metrics"], member.preprocessing),
-        licence=given.licence or LICENCES[member.url.partition(":")[0]],
-    )
-
-
-def _changes(given: CardValues, card: Card, preprocessing: Preprocessing) -> str:
+def _changes(given: CardFields, card: Card, preprocessing: Preprocessing) -> str:
     """Where an argument replaces what the file's card says."""
     replaced = {
         **{name: (getattr(card.preprocessing, name), value) for name, value in vars(preprocessing).items()},
@@ -201,13 +161,10 @@ def _changes(given: CardValues, card: Card, preprocessing: Preprocessing) -> str
     return f"says {'; '.join(changes)}. What was asked for is taken." if changes else ""
 
 
-def _assumptions(
-    given: CardValues, preprocessing: Preprocessing, classes: Sequence[str] | None, network: ConvNet
-) -> str:
-    """What a weight file without a card does not say, and is assumed."""
-    assumed = assumed_input(given.preprocessing, preprocessing, network)
+def _assumptions(given: CardFields, assumed: list[str], classes: Sequence[str] | None, count: int) -> str:
+    """What a weight file without a card does not say, and is assumed; `assumed`: of its input."""
     if given.classes is None:
-        numbers = f"classes 0 to {network.num_classes - 1}"
+        numbers = f"classes 0 to {count - 1}"
         assumed.append(numbers if classes is None else f"classes {classes[0]}, {classes[1]} … as published")
     assumed += [
         f"{name} {value}" for name, value in (("temperature", 1), ("threshold", 0)) if getattr(given, name) is None
@@ -221,14 +178,7 @@ def _assumptions(
 
 
 def assumed_of_body(name: str, weights: str, network: ConvNet, preprocessing: Preprocessing) -> list[str]:
-    """What is taken for granted where a bare file's network is trained on with a new classifier: one sentence or none.
-
-    Args:
-        name: of the network.
-        weights: as `prepare` takes them.
-        network: with these weights.
-        preprocessing: that is assumed of them.
-    """
+    """What is assumed where a weight file without a card is trained on with a new classifier: one sentence or none."""
     enum = get_model_weights(name)
     source = resolve(enum, weights)
     if not isinstance(source, Path) or published(enum, source) is not None or read_card(source) is not None:

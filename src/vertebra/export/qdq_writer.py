@@ -1,6 +1,6 @@
 """A float graph and its quantisation parameters → a graph of QuantizeLinear / DequantizeLinear pairs (QDQ).
 
-Each pair says which tensor is held in 8 bits; a runtime then runs what lies between in integers. Activations are uint8,
+Each pair marks a tensor as 8 bits; a runtime computes what is between the pairs in integers. Activations are uint8,
 weights int8 with a scale for each output channel, biases int32.
 """
 
@@ -27,7 +27,7 @@ QUANTISABLE = (
     "GlobalAveragePool",
     "Flatten",
 )
-# These hand values on as they are, so that their result has the parameters of their input.
+# These pass values on unchanged, so their result has the scale and zero point of their input.
 _PASSING = ("MaxPool", "Flatten")
 
 

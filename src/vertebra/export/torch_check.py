@@ -10,13 +10,12 @@ import onnxruntime as ort
 import torch
 
 from vertebra.card import Card, Preprocessing
-from vertebra.errors import WeightsError, first_line
+from vertebra.errors import ExportError, WeightsError, first_line
 from vertebra.models import ConvNet
 from vertebra.pixels import Pixels
 
 from .deployed_network import INPUT, OUTPUTS
 from .observed_network import Observed
-from .write_file import ExportError
 
 BATCH_SIZES = (1, 2, 7)
 MAX_DIFFERENCE = 1e-4  # of a probability
@@ -28,12 +27,10 @@ TIE = 1e-3
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
 
-def session(model: bytes, threads: int | None = None) -> ort.InferenceSession:
-    """ONNX Runtime over a model in memory, on `threads` cores (None: all)."""
+def session(model: bytes) -> ort.InferenceSession:
+    """ONNX Runtime over a model in memory."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    if threads:
-        options.intra_op_num_threads = threads
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
@@ -55,12 +52,7 @@ def reference(
 
 
 def verify_against_torch(model: bytes, network: ConvNet | Observed, card: Card, images: Sequence[Pixels]) -> float:
-    """Compare the model with torch at each batch size; return the largest difference of a probability.
-
-    Raises:
-        ExportError: they differ by more than is allowed, or the five best classes are others.
-        WeightsError: torch itself gives no numbers.
-    """
+    """Compare the model with torch at each batch size; return the largest difference of a probability."""
     try:
         runtime = session(model)
     except Exception as error:
@@ -93,7 +85,7 @@ def verify_against_torch(model: bytes, network: ConvNet | Observed, card: Card, 
             )
         if not all(np.isfinite(array).all() for array in expected):
             source = card.weights.name if card.weights is not None else card.architecture
-            raise WeightsError(f"{source} gives outputs that are no numbers: the weights are damaged.")
+            raise WeightsError(f"{source} gives outputs that are NaN or infinite: the weights are damaged.")
         try:
             found = runtime.run(list(OUTPUTS), {INPUT: batch})
         except Exception as error:  # ONNX Runtime has no error of its own for it
@@ -111,7 +103,7 @@ def _compare(expected: Sequence[Array], found: Sequence[Array], count: int) -> f
             raise ExportError(f"the exported {name} has shape {got.shape} {where}, and torch's {wanted.shape}.")
         difference = float(np.abs(wanted - got).max())
         allowed = MAX_DIFFERENCE if name == OUTPUTS[0] else MAX_RELATIVE_DIFFERENCE * float(np.abs(wanted).max())
-        # Written so that what is no number does not pass.
+        # Written so that NaN does not pass.
         if not difference <= allowed:
             raise ExportError(
                 f"the exported {name} differs from torch by {difference:.2e} {where}; at most {allowed:.0e} is "

