@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,14 +173,10 @@ def _published_name(model: nn.Module | str) -> str | None:
 def _level(stage: Group, anatomy: Anatomy) -> str:
     """Which part of the input's side the stage ends with, as a power of two: "1/8"."""
     side = next((shape[-1] for shape in anatomy.input_shapes if len(shape) == 4), 0)
-    maps = _maps(stage.rows)
+    maps = [row.output_shape[-1] for row in stage.rows if len(row.output_shape) == 4]
     if not maps or not side or maps[-1] == 1:
         return HEAD
     part = 1
     while part * maps[-1] * 1.5 < side:
         part *= 2
     return f"1/{part}"
-
-
-def _maps(rows: Iterable[Any]) -> list[int]:
-    return [row.output_shape[-1] for row in rows if len(row.output_shape) == 4]

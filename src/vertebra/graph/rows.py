@@ -101,7 +101,7 @@ def rows_of(graph: Graph) -> list[Row]:
         weights = [ref for ref in op.inputs if graph.is_weight(ref)]
         activations = [ref for ref in op.inputs if not graph.is_weight(ref)]
         results = _results(op, index, last_use)
-        read, written, weight_bytes = (_nbytes(refs) for refs in (activations, results, weights))
+        read, written, weight_bytes = (sum(ref.nbytes for ref in refs) for refs in (activations, results, weights))
         if c.kind is Kind.VIEW:
             read = written = weight_bytes = 0
         elif c.lookup:  # it reads what it returns, from wherever that lies
@@ -152,10 +152,6 @@ def counted(graph: Graph) -> list[tuple[Node, Cost]]:
     cost = onnx_cost.cost if graph.is_onnx else aten_cost.cost
     running = [(op, cost(op)) for op in graph.nodes if any(ref.elements for ref in op.outputs)]
     return [(op, c) for op, c in running if c.kind is not Kind.VIEW or not all(map(graph.is_weight, op.inputs))]
-
-
-def _nbytes(refs: Sequence[Tensor]) -> int:
-    return sum(ref.nbytes for ref in dict.fromkeys(refs))
 
 
 def _last_use(ops: Sequence[Node], graph: Graph) -> dict[int, int]:

@@ -161,17 +161,10 @@ def _adaptive_pool(a: Mapping[str, Any]) -> Shapes:
 
 # By the name of the overload, as torch.ops.aten has it.
 RULES: dict[str, Rule] = {
+    **dict.fromkeys((f"{op}.default" for op in ("relu", "silu", "sigmoid", "hardtanh", "_softmax")), _same),
+    **dict.fromkeys((f"{op}_.default" for op in ("relu", "silu", "sigmoid", "hardtanh")), _itself),
     "convolution.default": _convolution,
     "native_batch_norm.default": _batch_norm,
-    "relu.default": _same,
-    "silu.default": _same,
-    "sigmoid.default": _same,
-    "hardtanh.default": _same,
-    "_softmax.default": _same,
-    "relu_.default": _itself,
-    "silu_.default": _itself,
-    "sigmoid_.default": _itself,
-    "hardtanh_.default": _itself,
     "add.Tensor": _binary,
     "mul.Tensor": _binary,
     "add_.Tensor": _binary_in_place,
