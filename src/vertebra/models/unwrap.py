@@ -131,19 +131,16 @@ def _candidate(content: Content, place: tuple[str, ...], prefix: str, mapping: M
     ]
     parts = [*place, *([prefix.rstrip(".")] if prefix else [])]
     words = {word for part in parts for word in _words(part)}
+    # Lightning's WeightAveraging saves the averaged copy as the `state_dict`, and the other beside it.
+    swapped = place[:1] == ("state_dict",) and "current_model_state" in content.value
     return Candidate(
         place=" → ".join(parts),
         prefix=prefix,
-        averaged=bool(words & _AVERAGED) or any(name in mapping for name in _COUNTERS) or _swapped(content, place),
+        averaged=bool(words & _AVERAGED) or any(name in mapping for name in _COUNTERS) or swapped,
         tensors={name.removeprefix(prefix): value for name, value in below.items()},
         hidden_settings=hidden_settings_of(mapping, prefix.removesuffix(".")) or content.hidden_settings,
         beside=tuple(str(name) for name in beside),
     )
-
-
-def _swapped(content: Content, place: tuple[str, ...]) -> bool:
-    """Lightning's WeightAveraging saves the averaged copy as the `state_dict`, and the other beside it."""
-    return place[:1] == ("state_dict",) and "current_model_state" in content.value
 
 
 def _whole(content: Content) -> Candidate:
