@@ -21,7 +21,9 @@ Activation = Callable[..., nn.Module]
 def _unit(
     inp: int, out: int, kernel: int, act: Activation | None, stride: int = 1, groups: int = 1
 ) -> Conv2dNormActivation:
-    return Conv2dNormActivation(inp, out, kernel, stride, groups=groups, activation_layer=act)
+    return Conv2dNormActivation(
+        inp, out, kernel, stride, groups=groups, norm_layer=nn.BatchNorm2d, activation_layer=act
+    )
 
 
 class _Sum(nn.Module):
