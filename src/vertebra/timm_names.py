@@ -28,7 +28,7 @@ def _tensorflow(name: str, eps: str) -> Alias:
 
 _V2_EPS = "timm's has batch norm with eps=0.00001; {} with 0.001"
 
-# The layers, their order and shapes are timm's in each of these (tests/models/test_timm_names.py transfers weights).
+# The layers, their order and shapes are timm's in each of these (tests/models/test_timm.py transfers weights).
 ALIASES: dict[str, Alias] = {
     "mobilenetv2_100": Alias("mobilenet_v2"),
     **{f"mobilenetv2_{w:03}": Alias("mobilenet_v2", {"width_mult": w / 100}) for w in (35, 50, 75, 140)},
