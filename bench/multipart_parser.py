@@ -20,7 +20,7 @@ from typing import Any
 import _common
 from folder import photos
 
-from vertebra.serve import Settings, request_images
+from vertebra.serve import ServerSettings, request_images
 from vertebra.serve.request_images import RequestContent, Upload
 from vertebra.serve.server import Server
 
@@ -73,7 +73,7 @@ def form(files: list[bytes]) -> tuple[bytes, str]:
 def requests(model: str, files: list[bytes]) -> dict[str, list[float]]:
     """Seconds of whole requests with each parser in turns, by one client that keeps its connection."""
     body, kind = form(files)
-    with Server(Settings(models=(f"m={model}",), port=0)) as server:
+    with Server(ServerSettings(models=(f"m={model}",), port=0)) as server:
         host, _, port = server.url.removeprefix("http://").rpartition(":")
         connection = http.client.HTTPConnection(host, int(port))
 

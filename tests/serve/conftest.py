@@ -22,7 +22,7 @@ from vertebra.synthetic_photos import synthetic_photos
 for package in ("fastapi", "uvicorn", "orjson", "prometheus_client"):
     pytest.importorskip(package)
 
-from vertebra.serve import Settings  # noqa: E402
+from vertebra.serve import ServerSettings  # noqa: E402
 from vertebra.serve.server import Server  # noqa: E402
 
 
@@ -88,7 +88,9 @@ def pngs():
 
 @pytest.fixture(scope="session")
 def settings(tiny_model):
-    return Settings(models=(str(tiny_model),), port=0, max_bytes=200_000, max_images=8, queue=16, max_pixels=1_000_000)
+    return ServerSettings(
+        models=(str(tiny_model),), port=0, max_bytes=200_000, max_images=8, queue=16, max_pixels=1_000_000
+    )
 
 
 @pytest.fixture(scope="session")

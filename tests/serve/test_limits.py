@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from vertebra.errors import UsageError
-from vertebra.serve import Settings
+from vertebra.serve import ServerSettings
 from vertebra.serve.server_settings import is_loopback
 
 
@@ -322,14 +322,16 @@ def test_what_browsers_are_told(client):
 )
 def test_settings_that_are_refused(changes, message):
     with pytest.raises(UsageError, match=message):
-        replace(Settings(models=("m.onnx",)), **changes).check()
+        replace(ServerSettings(models=("m.onnx",)), **changes).check()
 
 
 def test_settings_that_are_allowed():
-    Settings(models=("m.onnx",), host="0.0.0.0", no_auth=True).check()
-    Settings(models=("m.onnx",), host="0.0.0.0", api_key="long-enough-key").check()
-    Settings(models=("m.onnx",), allow_host=("a", "photos.example.org.", "*.xn--bcher-kva.example", "::1")).check()
-    assert Settings().keep_alive > 60  # what usual balancers keep theirs for
+    ServerSettings(models=("m.onnx",), host="0.0.0.0", no_auth=True).check()
+    ServerSettings(models=("m.onnx",), host="0.0.0.0", api_key="long-enough-key").check()
+    ServerSettings(
+        models=("m.onnx",), allow_host=("a", "photos.example.org.", "*.xn--bcher-kva.example", "::1")
+    ).check()
+    assert ServerSettings().keep_alive > 60  # what usual balancers keep theirs for
     assert is_loopback("127.8.8.8") and is_loopback("::1") and is_loopback("localhost")
     assert not is_loopback("192.168.1.1") and not is_loopback("localhost.example")
 
@@ -339,12 +341,12 @@ def test_names_of_models(tmp_path, monkeypatch):
     for name in ("a/m.onnx", "b/m.onnx", "a/m m.onnx", "x=y.onnx", "m.onnx", "run/model.onnx"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert Settings(models=("a/m.onnx", "b=x=y.onnx", "resnet18")).named() == {
+    assert ServerSettings(models=("a/m.onnx", "b=x=y.onnx", "resnet18")).named() == {
         "m": "a/m.onnx",
         "b": "x=y.onnx",
         "resnet18": "resnet18",
     }
-    assert Settings(models=("run", "net:build", "x=net.py:build")).named() == {
+    assert ServerSettings(models=("run", "net:build", "x=net.py:build")).named() == {
         "run": "run",
         "build": "net:build",
         "x": "net.py:build",
@@ -357,4 +359,4 @@ def test_names_of_models(tmp_path, monkeypatch):
         (("nowhere.onnx",), "no such file"),
     ):
         with pytest.raises(UsageError, match=message):
-            Settings(models=models).named()
+            ServerSettings(models=models).named()

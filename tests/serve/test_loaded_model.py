@@ -110,34 +110,42 @@ def test_many_classes(write_model, settings, tmp_path):
     assert loaded.classes == 300
 
 
-def test_a_graph_is_described_once(registry, monkeypatch):
-    read, reads = module.read_onnx, []
-    monkeypatch.setattr(module, "read_onnx", lambda path: reads.append(path) or read(path))
-    loaded = registry.get("m")
-    assert loaded.anatomy is loaded.anatomy and loaded.classifier is loaded.classifier
-    assert reads == [loaded.path]
+@pytest.fixture
+def load(path, settings):
+    """Load the model's file."""
+    loaded = []
+    yield lambda: loaded.append(LoadedModel("m", path, settings, module.Metrics())) or loaded[-1]
+    for each in loaded:
+        each.close()
 
 
-def test_a_graph_whose_maps_do_not_explain(registry, monkeypatch):
+def test_the_graph_is_read_before_the_model_is_served(load, path):
+    loaded = load()
+    path.write_bytes(b"no model")  # which will not be loaded: the old one continues
+    assert loaded.explains_by == "activation" and loaded.anatomy is not None
+
+
+def test_a_graph_whose_maps_do_not_explain(load, monkeypatch):
     monkeypatch.setattr(module, "is_mean_pooled", lambda *arguments: False)
-    loaded = registry.get("m")
+    loaded = load()
     assert loaded.classifier is None and loaded.explains_by == "occlusion" and loaded.anatomy is not None
 
 
-def test_a_graph_without_a_classifier(registry, monkeypatch):
+def test_a_graph_without_a_classifier(load, monkeypatch):
     monkeypatch.setattr(module, "find_classifier", lambda graph: None)
-    loaded = registry.get("m")
+    loaded = load()
     assert loaded.explains_by == "occlusion" and loaded.anatomy is not None
 
 
-def test_a_graph_that_cannot_be_described(registry, monkeypatch, caplog):
+def test_a_graph_that_cannot_be_read(load, monkeypatch, caplog):
     monkeypatch.setattr(module, "read_onnx", lambda path: 1 / 0)
-    loaded = registry.get("m")
+    loaded = load()
     assert loaded.anatomy is None and loaded.classifier is None
-    assert "m.onnx cannot be described" in caplog.text
+    assert "cannot read the graph of" in caplog.text
 
 
-def test_a_graph_of_another_file_is_not_taken(registry, write_model, path):
-    write_model(path, classes=("a", "b"))
-    loaded = registry.get("m")
+def test_the_graph_of_a_newer_file_is_not_used(load, write_model, path, monkeypatch):
+    read = module.read_onnx
+    monkeypatch.setattr(module, "read_onnx", lambda path: read(write_model(path, classes=("a", "b"))))
+    loaded = load()
     assert loaded.anatomy is None and loaded.explains_by == "occlusion"

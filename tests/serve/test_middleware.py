@@ -9,7 +9,7 @@ import pytest
 from vertebra.serve.api_errors import ApiError, BusyError
 from vertebra.serve.dispatcher import ClientDisconnectedError
 from vertebra.serve.middleware import CONTENT_SECURITY_POLICY, Middleware
-from vertebra.serve.server_settings import Settings
+from vertebra.serve.server_settings import ServerSettings
 
 KEY = "correct-horse"
 
@@ -50,7 +50,7 @@ class Asked:
             else:
                 self.body += message["body"]
 
-        admission = SimpleNamespace(settings=Settings(**settings), metrics=self.counters, overload=overload)
+        admission = SimpleNamespace(settings=ServerSettings(**settings), metrics=self.counters, overload=overload)
         guard = Middleware(app or plain, admission, frozenset(page))
         lines = [(name.encode(), value.encode("latin-1")) for name, value in headers]
         # As a server makes them: equal to the guard's own texts, but no longer the same objects.
@@ -127,7 +127,7 @@ def test_a_loopback_server_answers_to_its_own_names(host, status):
     ],
 )
 def test_names_that_are_allowed(allowed, host, status):
-    Settings(models=("m",), allow_host=(allowed,)).check()
+    ServerSettings(models=("m",), allow_host=(allowed,)).check()
     found = served(host, allow_host=(allowed,))
     assert found.status == status
     if status == 403:
@@ -384,7 +384,7 @@ def test_what_is_no_request_is_passed_on():
     async def app(scope, receive, send):
         seen.append((scope["type"], receive, send))
 
-    guard = Middleware(app, SimpleNamespace(settings=Settings(), metrics=None), frozenset())
+    guard = Middleware(app, SimpleNamespace(settings=ServerSettings(), metrics=None), frozenset())
     asyncio.run(guard({"type": "lifespan"}, 1, 2))
     assert seen == [("lifespan", 1, 2)]
 

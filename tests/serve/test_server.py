@@ -15,7 +15,7 @@ import pytest
 
 import vertebra
 from vertebra.errors import UsageError, VertebraError
-from vertebra.serve import Settings
+from vertebra.serve import ServerSettings
 from vertebra.serve.model_registry import ModelRegistry
 from vertebra.serve.server import Server
 
@@ -99,9 +99,9 @@ import sys
 for name in ("torch", "torchvision", "onnx", "scipy", "sklearn", "multipart", "jinja2"):
     sys.modules[name] = None
 import urllib.request
-from vertebra.serve import Settings
+from vertebra.serve import ServerSettings
 from vertebra.serve.server import Server
-with Server(Settings(models=({str(tiny_model)!r},), port=0)) as service:
+with Server(ServerSettings(models=({str(tiny_model)!r},), port=0)) as service:
     body = open({str(tmp_path / "a.png")!r}, "rb").read()
     for path in ("/v1/predict", "/v1/embed", "/v1/explain"):
         request = urllib.request.Request(service.url + path, body, {{"Content-Type": "image/png"}})
@@ -220,7 +220,7 @@ def test_not_ready_while_a_model_is_loading(tiny_model, pngs, monkeypatch, call)
         load(self)
 
     monkeypatch.setattr(ModelRegistry, "_watch", later)
-    service = Server(Settings(models=(str(tiny_model),), port=0))
+    service = Server(ServerSettings(models=(str(tiny_model),), port=0))
     thread = threading.Thread(target=service.run)
     thread.start()
     client = call(service)
@@ -249,7 +249,7 @@ def test_a_name_is_exported_by_another_process(tmp_path, monkeypatch, write_mode
     monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path))
     said = []
     with pytest.raises(UsageError, match="Did you mean 'resnet18'"):
-        ModelRegistry(Settings(models=("resnet-18",)), said.append)
+        ModelRegistry(ServerSettings(models=("resnet-18",)), said.append)
     assert said == []
 
     def export(command, **options):
@@ -261,15 +261,15 @@ def test_a_name_is_exported_by_another_process(tmp_path, monkeypatch, write_mode
         return subprocess.CompletedProcess(command, 0, json.dumps({"path": str(path), "told": ["a note"]}), "")
 
     monkeypatch.setattr(model_source.subprocess, "run", export)
-    registry = ModelRegistry(Settings(models=("resnet18",)), said.append)
+    registry = ModelRegistry(ServerSettings(models=("resnet18",)), said.append)
     assert registry.models["resnet18"].path == cached_export_path("resnet18")
     assert said == ["exporting resnet18, once", "a note"]
     monkeypatch.setattr(model_source.subprocess, "run", None)
-    ModelRegistry(Settings(models=("resnet18",)))  # it is there now
+    ModelRegistry(ServerSettings(models=("resnet18",)))  # it is there now
     path = cached_export_path("resnet18")
     path.write_bytes(path.read_bytes()[:-100])
     monkeypatch.setattr(model_source.subprocess, "run", export)
-    ModelRegistry(Settings(models=("resnet18",)), said.append)
+    ModelRegistry(ServerSettings(models=("resnet18",)), said.append)
     assert "onnx is damaged" in said[-3], "at the start, not when the server ends"
     assert said[-2:] == ["exporting resnet18, once", "a note"] and read_card(path).architecture == "tiny"
 
@@ -280,7 +280,7 @@ def test_a_failing_model_is_told_by_start(tmp_path, write_model):
 
     path = write_model(tmp_path / "m.onnx", change=change)
     with pytest.raises(VertebraError, match="Reluu"):
-        Server(Settings(models=(str(path),), port=0)).start()
+        Server(ServerSettings(models=(str(path),), port=0)).start()
 
 
 def test_from_python(tiny_model, pngs, call, monkeypatch):

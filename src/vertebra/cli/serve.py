@@ -53,9 +53,9 @@ def serve(
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     with needing("serve", "vertebra serve"):
-        from vertebra.serve import Settings, run
+        from vertebra.serve import ServerSettings, run
         from vertebra.serve.server_settings import API_KEY_VARIABLE
-    settings = Settings(
+    settings = ServerSettings(
         models=tuple(models),
         host=host,
         port=port,

@@ -15,7 +15,7 @@ from vertebra.errors import needing
 from vertebra.malloc import limit_heaps
 from vertebra.progress import Progress, silent
 
-from .server_settings import Settings as Settings
+from .server_settings import ServerSettings as ServerSettings
 
 
 def serve(*models: str, tell: Progress = silent, **options: Any) -> None:
@@ -24,7 +24,7 @@ def serve(*models: str, tell: Progress = silent, **options: Any) -> None:
     Args:
         models: exported files, `NAME=FILE.onnx`, or names that `vertebra models` lists, which are exported first.
         tell: called with what is being done where that takes seconds, and with the address.
-        options: as `Settings` has them (host, port, api_key, timeout, …).
+        options: as `ServerSettings` has them (host, port, api_key, timeout, …).
 
     Raises:
         UsageError: a setting is not allowed, or the address is taken.
@@ -32,10 +32,10 @@ def serve(*models: str, tell: Progress = silent, **options: Any) -> None:
         MissingExtraError: FastAPI and uvicorn are not installed.
     """
     with suppress(KeyboardInterrupt):  # uvicorn raises it again once all is finished
-        run(Settings(models=tuple(map(str, models)), **options), tell)
+        run(ServerSettings(models=tuple(map(str, models)), **options), tell)
 
 
-def run(settings: Settings, tell: Progress = silent) -> None:
+def run(settings: ServerSettings, tell: Progress = silent) -> None:
     """Serve with these settings; raises as `serve` does."""
     settings.check()
     limit_heaps()

@@ -9,7 +9,7 @@ from starlette.types import Scope
 
 from .api_errors import ApiError
 from .prometheus_metrics import Metrics
-from .server_settings import Settings, is_loopback
+from .server_settings import ServerSettings, is_loopback
 
 # What needs no key: the page (it asks for the key), probes, and what describes every server of this version.
 _OPEN = frozenset(
@@ -28,7 +28,7 @@ class AccessControl:
         page: the paths of the page's files, which need no key.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, page: frozenset[str]) -> None:
+    def __init__(self, settings: ServerSettings, metrics: Metrics, page: frozenset[str]) -> None:
         self.metrics = metrics
         self.open = _OPEN | page
         self.allowed = settings.allow_host

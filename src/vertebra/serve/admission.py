@@ -15,7 +15,7 @@ from .loaded_model import LoadedModel
 from .model_registry import ModelRegistry
 from .prometheus_metrics import Metrics
 from .queue_limit import QueueFullError
-from .server_settings import Settings
+from .server_settings import ServerSettings
 
 # A client's deadline is when it wants to hold the answer; so much of it, a second at most, is left for the network.
 _NETWORK_SHARE = 0.15
@@ -27,7 +27,7 @@ _LAG_DECAY = 0.7  # of the last sample, so that a burst counts for some hundred 
 class Admission:
     """Admits or refuses the requests of one server."""
 
-    def __init__(self, settings: Settings, registry: ModelRegistry, metrics: Metrics) -> None:
+    def __init__(self, settings: ServerSettings, registry: ModelRegistry, metrics: Metrics) -> None:
         self.settings = settings
         self.registry = registry
         self.metrics = metrics

@@ -21,7 +21,7 @@ from .model_registry import ModelRegistry
 from .prometheus_metrics import Metrics
 from .queue_limit import QueueFullError
 from .request_body import BodyReader
-from .server_settings import Settings
+from .server_settings import ServerSettings
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ class ModelReplacedError(Exception):
 class Dispatcher:
     """What all routes of one server share: models, admission, bodies, and the running of jobs before a deadline."""
 
-    def __init__(self, settings: Settings, registry: ModelRegistry, metrics: Metrics) -> None:
+    def __init__(self, settings: ServerSettings, registry: ModelRegistry, metrics: Metrics) -> None:
         self.settings = settings
         self.registry = registry
         self.metrics = metrics

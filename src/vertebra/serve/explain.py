@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from urllib.parse import quote
 
@@ -38,7 +37,7 @@ async def explained(
     Raises:
         ModelReplacedError: a newer one has taken its place meanwhile; it may want other pixels, and have other classes.
     """
-    classifier = await asyncio.to_thread(lambda: model.classifier)
+    classifier = model.classifier
     outputs = (PROBABILITIES,) if classifier is None else (PROBABILITIES, FEATURES)
     job = Job(partial(_decode, dispatcher.settings.max_pixels, model, upload), upload.name, outputs)
     await dispatcher.run(model.name, lambda _: [job], receive, deadline, only=model)

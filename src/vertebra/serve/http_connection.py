@@ -10,7 +10,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .api_errors import error_body
 from .prometheus_metrics import Metrics
-from .server_settings import Settings
+from .server_settings import ServerSettings
 
 MAX_HEAD_BYTES = 65_536  # of a request's line and headers
 
@@ -27,7 +27,7 @@ _IDLE, _HEAD, _BODY = range(3)  # what the next byte belongs to
 class Connection(HttpToolsProtocol):
     """Requests of one client, one after another; made by uvicorn for each that connects."""
 
-    settings: Settings
+    settings: ServerSettings
     metrics: Metrics
 
     _phase = _IDLE
@@ -295,6 +295,6 @@ def _disconnect(cycle: Any) -> None:
         cycle.message_event.set()
 
 
-def connection_type(settings: Settings, metrics: Metrics) -> type[asyncio.Protocol]:
+def connection_type(settings: ServerSettings, metrics: Metrics) -> type[asyncio.Protocol]:
     """What uvicorn makes connections of, for one server."""
     return type("Connection", (Connection,), {"settings": settings, "metrics": metrics})

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +30,7 @@ from .image_decoding import network_input
 from .network_stages import network_stages
 from .prometheus_metrics import Metrics
 from .saliency import Map, find_classifier, is_mean_pooled
-from .server_settings import Settings
+from .server_settings import ServerSettings
 
 log = logging.getLogger("vertebra.serve")
 
@@ -44,7 +44,7 @@ class LoadedModel:
     all at once, where a reference cycle would wait for the garbage collector, which comes rarely to a server.
     """
 
-    def __init__(self, name: str, path: Path, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, name: str, path: Path, settings: ServerSettings, metrics: Metrics) -> None:
         self.name = name
         self.path = path
         self.file_state = change_state(path)
@@ -62,12 +62,15 @@ class LoadedModel:
             max_pixels=settings.max_pixels,
             notes=DecodingNotes(self.card.preprocessing.decoding, served=True),
         )
+        costs = self._warm_up()
+        # Read at once: later a damaged file may be in the place of this one.
+        self.classifier, self.anatomy = self._read_graph()
         # A thread decodes and runs the network; a lane of several threads leaves the others of its cores to decoding.
         self.batcher = Batcher(
             partial(infer, runner, name),
             workers=runner.plan.lanes * runner.plan.threads,
             limit=settings.queue,
-            costs=self._warm_up(),
+            costs=costs,
             observe=metrics.batch_observer(name),
             name=name,
         )
@@ -102,23 +105,12 @@ class LoadedModel:
         return costs
 
     @property
-    def classifier(self) -> Map | None:
-        """The weight (K, D) for class activation maps; None where the network does not end in pooling and one layer."""
-        return self.description[0]
-
-    @property
-    def anatomy(self) -> dict[str, Any] | None:
-        """The stages as its file has them; None where they cannot be read."""
-        return self.description[1]
-
-    @property
     def explains_by(self) -> Literal["activation", "occlusion"]:
         """How `explain` makes heat-maps."""
         return "occlusion" if self.classifier is None else "activation"
 
-    @cached_property
-    def description(self) -> tuple[Map | None, dict[str, Any] | None]:
-        """`classifier` and `anatomy`; reading them takes some hundredths of a second, once."""
+    def _read_graph(self) -> tuple[Map | None, dict[str, Any] | None]:
+        """The weight (K, D) for class activation maps, and the stages; None where the file does not provide them."""
         try:
             graph = read_onnx(self.path)
             classifier = find_classifier(graph)
@@ -130,8 +122,8 @@ class LoadedModel:
                     classifier = None
             return classifier, network_stages(graph, self.card.preprocessing.crop_size)
         except Exception:
-            # The server predicts all the same.
-            log.exception("the graph of %s cannot be described", self.path)
+            # Predictions do not need it.
+            log.exception("cannot read the graph of %s", self.path)
             return None, None
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from .api_errors import ApiError
 from .loaded_model import LoadedModel
 from .model_source import exported_file_of
 from .prometheus_metrics import Metrics
-from .server_settings import Settings
+from .server_settings import ServerSettings
 
 log = logging.getLogger("vertebra.serve")
 
@@ -46,7 +46,7 @@ class ModelRegistry:
         VertebraError: a file cannot be read or has no card; told before anything is loaded.
     """
 
-    def __init__(self, settings: Settings, tell: Progress = silent) -> None:
+    def __init__(self, settings: ServerSettings, tell: Progress = silent) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.models = {
@@ -128,9 +128,6 @@ class ModelRegistry:
             self.failed()
             return
         self._ready.set()
-        for served in self.models.values():
-            if served.current is not None:
-                _ = served.current.description  # before anybody asks for it
         changing: dict[str, dict[str, int]] = {}
         while not self._stop.wait(self.settings.reload_seconds):
             for served in self.models.values():
@@ -175,4 +172,3 @@ class ModelRegistry:
             # Requests that it has accepted are finished; none can come any more, for they ask for `current`.
             old.close()
             trim_heaps()
-        _ = new.description

@@ -1,6 +1,6 @@
 """What limits a model's queue: the number of images in it, and whether a new one can be done before its deadline.
 
-The number is `Settings.queue` (`--queue`); the memory for the bodies of requests has a limit of its own in
+The number is `ServerSettings.queue` (`--queue`); the memory for the bodies of requests has a limit of its own in
 `request_body.py`.
 """
 

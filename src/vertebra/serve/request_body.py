@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 from starlette.types import Receive
 
 from .api_errors import ApiError, BusyError
-from .server_settings import Settings
+from .server_settings import ServerSettings
 
 
 class BodyReader:
     """Reads bodies; all that are in memory at a time stay below a limit."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
         self.held = 0  # bytes
 

@@ -16,7 +16,7 @@ from .app import create_app
 from .dispatcher import Dispatcher
 from .http_connection import connection_type
 from .model_registry import ModelRegistry
-from .server_settings import Settings
+from .server_settings import ServerSettings
 
 log = logging.getLogger("vertebra.serve")
 
@@ -26,7 +26,7 @@ _BACKLOG = 1024
 class Server:
     """A server, in this thread (`run`) or in one of its own (`start`, or as a context)."""
 
-    def __init__(self, settings: Settings, registry: ModelRegistry | None = None) -> None:
+    def __init__(self, settings: ServerSettings, registry: ModelRegistry | None = None) -> None:
         settings.check()
         self.settings = settings
         self.registry = registry or ModelRegistry(settings)

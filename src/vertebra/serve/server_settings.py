@@ -17,7 +17,7 @@ MIN_KEY_LENGTH = 8
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServerSettings:
     """Everything about one server. Sizes are in bytes, times in seconds."""
 
     models: tuple[str, ...] = ()  # MODEL or NAME=MODEL, as `model_argument.resolve_model` takes them for serve

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -114,8 +113,7 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
     @router.get("/v1/models", response_model=schemas.Models, responses=schemas.problems(503), summary="List the models")
     async def models() -> Response:
         """All models that are served."""
-        found = [await asyncio.to_thread(_about, dispatcher, name) for name in registry.models]
-        return json_response({"models": found})
+        return json_response({"models": [_about(dispatcher, name) for name in registry.models]})
 
     @router.get("/v1/models/{name}/card", response_model=dict[str, Any], responses=_OF_MODEL, summary="A model's card")
     async def card(name: str) -> Response:
@@ -136,10 +134,9 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
     async def anatomy(name: str) -> Response:
         """Output, parameters and multiply-accumulates of each stage, read from the file."""
         loaded = registry.get(name)
-        found = await asyncio.to_thread(lambda: loaded.anatomy)
-        if found is None:
+        if loaded.anatomy is None:
             raise ApiError(503, f"the stages of {loaded.name!r} cannot be read from its file.", {"Retry-After": "60"})
-        return json_response(found)
+        return json_response(loaded.anatomy)
 
     @router.get("/healthz", response_model=schemas.Status, summary="Whether the process is up")
     async def healthz() -> Response:
