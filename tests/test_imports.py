@@ -417,6 +417,13 @@ def test_the_runtime_never_loads_torch():
     assert run(code.replace("'torch' in sys.modules", "'works'"), "torch") == "works"
 
 
+def test_a_few_photos_are_predicted_without_what_a_file_does_not_need():
+    # Each takes milliseconds of a command that takes a few hundred.
+    names = ("vertebra.model_table", "vertebra.timm_names", "vertebra.runtime.autotune", "vertebra.runtime.mnn_engine")
+    code = "import sys, vertebra.cli.predict, vertebra.loading, vertebra.runtime.photo_paths"
+    assert run(f"{code}; print([name for name in {names} if name in sys.modules])") == "[]"
+
+
 def test_a_probe_does_without_torchs_compiler(tiny_command):
     # Importing it takes 1.5 s; optimisers and many operations on the meta device do so at their first use.
     code = (

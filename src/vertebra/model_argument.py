@@ -13,14 +13,15 @@ import shlex
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vertebra.card import CardError, locate_card, opened, read_card
 from vertebra.errors import UsageError, nearest_path, printable, warn
 from vertebra.files import WEIGHT_SUFFIXES
-from vertebra.model_table import networks, read_network_name
 from vertebra.run_files import RUN_METRICS, RUN_MODEL, RUN_SETTINGS, RUN_WEIGHTS, run_model, run_weights
-from vertebra.timm_names import read_name
+
+if TYPE_CHECKING:
+    from vertebra.timm_names import TimmName
 
 
 class ModelKind(StrEnum):
@@ -65,7 +66,7 @@ class ModelArgument:
     @property
     def network(self) -> str:
         """Of a network's name that of ours which it stands for; timm's name where that stands for another width."""
-        found = read_network_name(self.given)
+        found = _named(self.given)
         return found.timm if found.alias.options else found.alias.name
 
     def weights(self, asked: Any = "DEFAULT") -> Any:
@@ -74,7 +75,7 @@ class ModelArgument:
         Raises:
             UsageError: there is no such network, or no weights of that tag or width.
         """
-        found = read_network_name(self.given)
+        found = _named(self.given)
         if found.alias.differs:
             warn(f"{found.timm} is built as {found.alias.name}: {found.alias.differs}.")
         return asked if asked != "DEFAULT" else found.weights("DEFAULT")
@@ -153,7 +154,16 @@ def _readings(text: str, command: str, *, is_path: bool) -> list[ModelArgument]:
 
 
 def _is_known(name: str) -> bool:
+    from vertebra.model_table import networks
+    from vertebra.timm_names import read_name
+
     return read_name(name, networks()) is not None
+
+
+def _named(name: str) -> TimmName:
+    from vertebra.model_table import read_network_name  # with a table of all networks, which no file needs
+
+    return read_network_name(name)
 
 
 def _is_dotted(text: str) -> bool:
