@@ -53,7 +53,7 @@ def vertebra(network: str, steps: int, workers: int, batch: int) -> list[float]:
 
     moments: list[float] = []
 
-    def tell(task: str, done: int = 0, total: int | None = None) -> None:
+    def progress(task: str, done: int = 0, total: int | None = None) -> None:
         moments.append(time.perf_counter())
         if len(moments) > steps + WARM_UP:
             raise EnoughError
@@ -63,7 +63,7 @@ def vertebra(network: str, steps: int, workers: int, batch: int) -> list[float]:
     settings = Settings("", model=network, method="scratch", batch_size=batch, epochs=1)
     preprocessing = get_model_weights(network)["DEFAULT"].preprocessing
     built = create_model(network, num_classes=100)
-    trainer = Trainer(settings, built, preprocessing, part, part, Path(), init_distributed(), tell)
+    trainer = Trainer(settings, built, preprocessing, part, part, Path(), init_distributed(), progress)
     with contextlib.suppress(EnoughError), memory_kept():
         trainer._train(TrainingState(), None)
     return [after - before for before, after in itertools.pairwise(moments)][WARM_UP:]

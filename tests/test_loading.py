@@ -29,7 +29,7 @@ def exports(tmp_path, monkeypatch, write_model):
 
 def test_a_name_is_exported_once(exports):
     said = []
-    first = vertebra.load("efficientnet_lite0", tell=said.append)
+    first = vertebra.load("efficientnet_lite0", progress=said.append)
     assert exports == ["efficientnet_lite0"] and said == ["exporting efficientnet_lite0, once"]
     assert first.path.parent == cache_dir() / "models"
     assert vertebra.load("efficientnet_lite0").path == first.path

@@ -43,7 +43,7 @@ def trainer_of(
     kind=Tiny,
     normed=False,
     distributed=ALONE,
-    tell=lambda *what: None,
+    progress=lambda *what: None,
     **options,
 ):
     own = {name: options.pop(name) for name in ("now",) if name in options}
@@ -56,4 +56,4 @@ def trainer_of(
         save_best(folder, 0, network.state_dict(), ALONE)
         save(folder, TrainingState(), network, None, {}, ALONE)
     parts = [Split(paths, np.arange(len(paths)) % classes) for paths in (photos[:count], photos[30:])]
-    return Trainer(settings, network, Preprocessing(SIZE, SIZE), *parts, folder, distributed, tell, **own)
+    return Trainer(settings, network, Preprocessing(SIZE, SIZE), *parts, folder, distributed, progress, **own)

@@ -24,7 +24,7 @@ def load(
     model: str | os.PathLike[str],
     *,
     weights: str | os.PathLike[str] = "DEFAULT",
-    tell: Progress = silent,
+    progress: Progress = silent,
     **options: Any,
 ) -> Predictor:
     """Make a network ready to predict, without torch.
@@ -34,7 +34,7 @@ def load(
             "FILE.py:FUNCTION" for a network of one's own. A name is exported once into the cache, which needs torch,
             and runs from there ever after, which does not.
         weights: for a name: "DEFAULT", the name of published weights, or a .pth or .safetensors file.
-        tell: called with what is being done where that takes seconds.
+        progress: called with what is being done where that takes seconds.
         options: as `vertebra.runtime.predictor.Predictor` takes them (engine, batch, threads, …).
 
     Raises:
@@ -42,13 +42,13 @@ def load(
         MissingExtraError: a name has not been exported yet, and torch is not installed.
         VertebraError: the file, or the weights, cannot be used; says why.
     """
-    return Predictor(exported_file(resolve_model(model, "predict"), weights, tell), tell=tell, **options)
+    return Predictor(exported_file(resolve_model(model, "predict"), weights, progress), progress=progress, **options)
 
 
 def exported_file(
     model: ModelArgument,
     weights: str | os.PathLike[str] = "DEFAULT",
-    tell: Progress = silent,
+    progress: Progress = silent,
     *,
     scratch: Path | None = None,
 ) -> Path:
@@ -63,7 +63,7 @@ def exported_file(
     """
     if model.kind is ModelKind.NETWORK:
         kept = find_cached_export(model.name) if os.fspath(weights) == "DEFAULT" else None
-        return kept or cached_export(model.network, model.weights(os.fspath(weights)), tell, scratch=scratch)
+        return kept or cached_export(model.network, model.weights(os.fspath(weights)), progress, scratch=scratch)
     if os.fspath(weights) != "DEFAULT":
         raise UsageError(
             f"{model.given} has its own weights, so weights={os.fspath(weights)!r} is one too many. Leave one out."
@@ -86,7 +86,7 @@ def exported_file(
         ) from error
     except UsageError as error:
         raise UsageError(f"{model.given}: {error}") from error
-    tell(f"exporting {model.given}, for this run alone")
+    progress(f"exporting {model.given}, for this run alone")
     path = Path(tempfile.mkdtemp(dir=scratch or scratch_dir()), f"{model.name}.onnx")
     _export(prepared, path)
     return path
@@ -95,7 +95,7 @@ def exported_file(
 def cached_export(
     name: str,
     weights: str | os.PathLike[str],
-    tell: Progress = silent,
+    progress: Progress = silent,
     *,
     scratch: Path | None = None,
 ) -> Path:
@@ -109,12 +109,12 @@ def cached_export(
         raise UsageError(f"{name!r} with the weights {os.fspath(weights)!r} cannot be kept in the cache.")
     if _is_kept(path, weights):
         return path
-    with making(path, lambda: tell(f"waiting for another process that exports {name}")):
+    with making(path, lambda: progress(f"waiting for another process that exports {name}")):
         if _is_kept(path, weights):  # made while this process waited
             return path
         with noting() as texts:
             prepared = _prepare(name, weights)
-        tell(f"exporting {name}, once")
+        progress(f"exporting {name}, once")
         try:
             _export(prepared, path)
         except (OSError, VertebraError) as error:

@@ -137,7 +137,7 @@ def test_no_device_is_no_time(monkeypatch):
     told = []
     for device in (None, "none"):
         choice = vertebra.choose(
-            Limits(max_mb=30, min_top1=70), device, names=NAMES, tell=lambda *step: told.append(step)
+            Limits(max_mb=30, min_top1=70), device, names=NAMES, progress=lambda *step: told.append(step)
         )
         assert names(choice.fits) == ["efficientnet_b0", "mobilenet_v2"]
         assert choice.device == "none" and {candidate.ms for candidate in choice.fits} == {None}

@@ -20,7 +20,10 @@ def test_each_backend_is_timed(tiny_model):
     said = []
     found = list(
         compare(
-            [str(tiny_model)], find_backends(["vertebra", "onnxruntime"]), tell=lambda *step: said.append(step), **QUICK
+            [str(tiny_model)],
+            find_backends(["vertebra", "onnxruntime"]),
+            progress=lambda *step: said.append(step),
+            **QUICK,
         )
     )
     assert [(timing.network, timing.batch, timing.backend) for timing in found] == [

@@ -29,7 +29,7 @@ def timed(monkeypatch):
     calls = []
 
     def set_to(**image):
-        def measured(path, plans, batch, tell, decoding):
+        def measured(path, plans, batch, progress, decoding):
             calls.append(batch)
             return [Measured(plan, 1.0, image[plan.engine]) for plan in plans if plan.engine in image]
 
@@ -93,7 +93,7 @@ def test_two_that_measure_at_once_do_it_one_after_the_other(tiny_model, timed, m
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(fastest_plan, tiny_model, batch=16, cores=2)
         assert begun.wait(60)
-        second = pool.submit(fastest_plan, tiny_model, batch=16, cores=2, tell=hear)
+        second = pool.submit(fastest_plan, tiny_model, batch=16, cores=2, progress=hear)
         assert first.result() == second.result() and first.result().engine == "mnn"
     assert calls == [16] and heard == ["waiting for another process that finds the fastest engine"]
 
@@ -111,7 +111,7 @@ def test_where_the_cores_decode_as_well_plans_are_measured_so(tiny_model, monkey
     together = Plan(lanes=1, threads=2, micro_batch=16)
     asked = []
 
-    def measure(path, plans, batch, tell, decoding):
+    def measure(path, plans, batch, progress, decoding):
         asked.append(decoding)
         return [Measured(plan, 0.1, 0.02 if plan == together and decoding else 0.01 / plan.threads) for plan in plans]
 
@@ -163,7 +163,7 @@ def test_an_engine_that_cannot_run_the_file_is_left_out(tiny_model, tmp_path):
 
 def test_the_predictor_tunes_itself(tiny_model, timed):
     calls = timed(onnxruntime=0.02, mnn=0.01)
-    network = Predictor(tiny_model, threads=2, tell=lambda what: None)
+    network = Predictor(tiny_model, threads=2, progress=lambda what: None)
     assert network.tune(16).engine == "mnn"
     assert network.tune(16).engine == "mnn"
     assert calls == [16]

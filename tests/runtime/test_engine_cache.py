@@ -48,9 +48,9 @@ class World:
         self.hold[what], self.entered[what] = threading.Event(), threading.Event()
         return self.hold[what], self.entered[what]
 
-    def fastest_plan(self, path, *, batch, cores, images, may_measure, engine, decoding, tell):
+    def fastest_plan(self, path, *, batch, cores, images, may_measure, engine, decoding, progress):
         self.chosen.append((batch, images, may_measure, decoding))
-        self.options.append((path, cores, engine, tell))
+        self.options.append((path, cores, engine, progress))
         known = (batch, decoding) in self.known
         self._enter(may_measure)
         if may_measure:
@@ -83,13 +83,13 @@ def path(tmp_path):
     return path
 
 
-def tell(what):
+def progress(what):
     pass
 
 
 @pytest.fixture
 def runners(world, path):
-    return EngineCache(path, None, file_state(path), engine="auto", threads=3, brief=False, tell=tell)
+    return EngineCache(path, None, file_state(path), engine="auto", threads=3, brief=False, progress=progress)
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_an_engine_that_was_fastest_and_cannot_be_opened_any_more(world, path, m
 
     monkeypatch.setattr(module, "open_engine", open_engine)
     monkeypatch.setattr("vertebra.cache._told", set())
-    runners = EngineCache(path, None, file_state(path), engine=engine, threads=3, brief=False, tell=tell)
+    runners = EngineCache(path, None, file_state(path), engine=engine, threads=3, brief=False, progress=progress)
     if engine == "mnn":  # which was asked for
         with pytest.raises(EngineError, match="is gone"):
             runners.get(16, may_measure=True)
@@ -143,7 +143,7 @@ def test_an_engine_is_chosen_and_opened_once(runners, world, path):
     first = runners.get(16)
     assert first is runners.get(16) and first.plan == SIMPLE
     assert world.chosen == [(16, None, False, False)] and [plan for plan, _ in world.opened] == [SIMPLE]
-    assert world.options == [(path, 3, "auto", tell)]
+    assert world.options == [(path, 3, "auto", progress)]
     assert len(runners) == 1
 
 
@@ -240,7 +240,7 @@ def test_plans_are_kept_for_the_counts_of_late(runners, world):
 
 
 def test_brief_ones_are_not_measured(world, path):
-    options = {"threads": 3, "tell": tell, "brief": True}
+    options = {"threads": 3, "progress": progress, "brief": True}
     plan = Plan(threads=3, brief=True)
     assert (
         EngineCache(path, None, file_state(path), engine="auto", **options).get(16, 1000, may_measure=True).plan == plan
@@ -284,7 +284,7 @@ def test_an_engine_in_use_is_freed_only_then(runners, world, without_collector):
 
 
 def test_all_are_freed_with_what_holds_them(world, path, without_collector):
-    runners = EngineCache(path, None, file_state(path), engine="auto", threads=3, brief=False, tell=tell)
+    runners = EngineCache(path, None, file_state(path), engine="auto", threads=3, brief=False, progress=progress)
     runners.get(16).run(PIXELS)
     del runners
     assert world.alive == []

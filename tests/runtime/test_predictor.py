@@ -452,7 +452,7 @@ def used(tiny_model, photos, monkeypatch):
     """A network that has predicted, given by a relative path and with all options; and what it predicts."""
     monkeypatch.chdir(tiny_model.parent)
     options = {"engine": "onnxruntime", "batch": 3, "threads": 1, "scaled": True, "bits": 12}
-    network = vertebra.load(tiny_model.name, tell=lambda what: None, **options)
+    network = vertebra.load(tiny_model.name, progress=lambda what: None, **options)
     return network, [result.as_dict() for result in network.predict_many(photos)]
 
 

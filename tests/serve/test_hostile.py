@@ -401,7 +401,7 @@ def raw_request(chance, png):
 def told(serving, caplog, eventually):
     """`told(client, requests)` → the statuses; never a 500, no traceback in the log, nothing left behind."""
 
-    def tell(client, *sent):
+    def progress(client, *sent):
         last = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         with socket.create_connection(("127.0.0.1", client.port), timeout=20) as connection:
             found = b""
@@ -414,7 +414,7 @@ def told(serving, caplog, eventually):
         assert not [record for record in caplog.records if record.exc_info], sent
         return codes
 
-    yield tell
+    yield progress
     caplog.clear()
 
 

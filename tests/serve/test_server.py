@@ -35,7 +35,7 @@ def test_ctrl_c(started):
 
 
 def test_from_python_it_comes_back_on_ctrl_c(tiny_model):
-    code = f"import vertebra; vertebra.serve({str(tiny_model)!r}, port=0, tell=print); print('came back')"
+    code = f"import vertebra; vertebra.serve({str(tiny_model)!r}, port=0, progress=print); print('came back')"
     process = subprocess.Popen(
         [sys.executable, "-u", "-c", code],
         stdout=subprocess.PIPE,
@@ -292,7 +292,7 @@ def test_from_python(tiny_model, pngs, call, monkeypatch):
     run = server.Server.run
     monkeypatch.setattr(server.Server, "run", lambda self: (services.append(self), run(self)))
     said = []
-    thread = threading.Thread(target=lambda: vertebra.serve(str(tiny_model), port=0, tell=said.append))
+    thread = threading.Thread(target=lambda: vertebra.serve(str(tiny_model), port=0, progress=said.append))
     thread.start()
     try:
         while not services or not services[0].registry.wait(0.01):

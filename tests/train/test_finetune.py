@@ -215,7 +215,7 @@ def stopped(more_shapes, small_weights, tmp_path, monkeypatch):
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(TrainError, match=r"stopped after step [45] of") as caught:
-        vertebra.train(more_shapes, folder, tell=stop_at, weights=str(small_weights), **OPTIONS)
+        vertebra.train(more_shapes, folder, progress=stop_at, weights=str(small_weights), **OPTIONS)
     assert caught.value.exit_code == 130
     return folder
 
@@ -315,7 +315,7 @@ def begun(data, folder, weights, **options):
             raise KeyboardInterrupt
 
     with pytest.raises(TrainError, match="stopped"):
-        vertebra.train(data, folder, tell=stop, weights=str(weights), **OPTIONS | options)
+        vertebra.train(data, folder, progress=stop, weights=str(weights), **OPTIONS | options)
     return folder
 
 

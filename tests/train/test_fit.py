@@ -210,7 +210,7 @@ def test_the_best_epoch_is_kept(photos, tmp_path, monkeypatch):
 
 def test_what_is_told(photos, tmp_path):
     told = []
-    trainer_of(photos, tmp_path / "run", tell=lambda *what: told.append(what)).fit()
+    trainer_of(photos, tmp_path / "run", progress=lambda *what: told.append(what)).fit()
     training = [(what.partition(",")[0], *rest) for what, *rest in told if what.startswith("training")]
     # The last step of an epoch is in the log.
     assert training == [
@@ -231,7 +231,7 @@ def test_inside_a_polite_kill_is_a_ctrl_c():
 def test_a_signal_ends_the_run_after_its_step(number, photos, tmp_path):
     before = signal.getsignal(number)
     told = []
-    trainer = trainer_of(photos, tmp_path / "run", tell=lambda *what: told.append(what))
+    trainer = trainer_of(photos, tmp_path / "run", progress=lambda *what: told.append(what))
     step, seen = trainer.step, []
 
     def signalled(batch, at, *rest):
@@ -347,7 +347,7 @@ def test_patience_ends_after_as_many_epochs(patience, without, stops):
 
 def test_how_many_photos_have_been_seen_is_told(photos):
     told = []
-    trainer = trainer_of(photos, None, count=30, tell=lambda *what: told.append(what))
+    trainer = trainer_of(photos, None, count=30, progress=lambda *what: told.append(what))
     assert trainer.logits(trainer.train, "measuring").shape == (30, 3)
     assert told == [("measuring", 0, 30), ("measuring", 16, 30)]
 

@@ -42,7 +42,7 @@ class Losses:
         self.rates.append(lr)
         return torch.tensor([4 * batch, 0, 4])  # summed over four images
 
-    def tell(self, *what):
+    def progress(self, *what):
         self.told.append(what)
 
 

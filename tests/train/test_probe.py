@@ -134,7 +134,7 @@ def test_data_that_brings_its_test(shapes, small_weights, tmp_path):
 
 def test_evaluate(run, shapes, tmp_path):
     calls = []
-    found = evaluate(run.run, shapes, tell=lambda *args: calls.append(args))
+    found = evaluate(run.run, shapes, progress=lambda *args: calls.append(args))
     assert calls[-1] == ("predicting", 44, 44)
     assert found.held.metrics.n == 43
     assert found.trained_on == 43

@@ -348,7 +348,7 @@ def begun(photos, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(TrainError, match="stopped"):
-        vertebra.train(photos, tmp_path / "run", tell=stop, **OPTIONS)
+        vertebra.train(photos, tmp_path / "run", progress=stop, **OPTIONS)
     return tmp_path / "run"
 
 
@@ -367,7 +367,7 @@ def test_a_run_is_trained_by_one_process(photos, tmp_path):
             with pytest.raises(UsageError, match="holds no finished run"):
                 vertebra.train.Classifier(folder)
 
-    found = vertebra.train(photos, folder, tell=meanwhile, **OPTIONS)
+    found = vertebra.train(photos, folder, progress=meanwhile, **OPTIONS)
     start = f"{folder} is being written by another process. Wait until that has ended, or "
     assert refused == [f"{start}stop it first.", f"{start}give another --out."]
     assert found.metrics["n"] > 0
@@ -471,7 +471,7 @@ def test_a_photo_that_was_overwritten_is_refused_by_name(photos, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(TrainError, match="stopped"):
-        vertebra.train(own, folder, tell=stop, **OPTIONS)
+        vertebra.train(own, folder, progress=stop, **OPTIONS)
     table = (folder / "data.csv").read_bytes()
     victim, other = own / "red" / "03.png", own / "green" / "03.png"
     sound, times = victim.read_bytes(), victim.stat()
@@ -495,7 +495,7 @@ def test_a_photo_that_is_changed_while_the_run_goes_on_is_told(photos, tmp_path)
         if what.startswith("training"):
             victim.write_bytes((own / "green" / "03.png").read_bytes())
 
-    found = vertebra.train(own, tmp_path / "run", tell=change, **OPTIONS)
+    found = vertebra.train(own, tmp_path / "run", progress=change, **OPTIONS)
     note = next(note for note in found.metrics["notes"] if "changed" in note)
     assert note.startswith(f"While the run went on, a photo has been changed ({victim})")
     assert note in html.unescape(found.report.read_text())
@@ -551,7 +551,7 @@ def test_a_run_is_gone_on_with_from_another_folder(method, photos, small_weights
 
     monkeypatch.chdir(tmp_path / "here")
     with pytest.raises(TrainError, match="stopped"):
-        vertebra.train("photos", folder, tell=stop, **options)
+        vertebra.train("photos", folder, progress=stop, **options)
     monkeypatch.chdir(tmp_path / "there")
     found = resume(folder)
     assert found.card.classes == ("green", "red")

@@ -97,8 +97,8 @@ def begun(shapes_without_broken, tmp_path):
 
     with pytest.raises(TrainError, match="stopped"):
         train(
-            photos, tmp_path / "run", tell=stop, model="mobilenet_v2", method="scratch", image_size=32, batch_size=8,
-            epochs=30, workers=0,
+            photos, tmp_path / "run", progress=stop, model="mobilenet_v2", method="scratch", image_size=32,
+            batch_size=8, epochs=30, workers=0,
         )  # fmt: skip
     return tmp_path / "run"
 

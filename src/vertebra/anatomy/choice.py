@@ -82,7 +82,7 @@ def choose(
     size: int | None = None,
     names: Sequence[str] | None = None,
     finalists: int = 5,
-    tell: Progress = silent,
+    progress: Progress = silent,
 ) -> Choice:
     """Find the networks within the limits.
 
@@ -94,7 +94,7 @@ def choose(
         size: side of the image in pixels, for the times; None takes the one that the accuracy was published for.
         names: among which to choose; None takes all.
         finalists: how many to time at most among those that fit.
-        tell: called with what is being done, the networks done and the networks in all; alone with what takes long.
+        progress: called with what is being done, the networks done and the networks in all; alone with what takes long.
 
     Raises:
         UsageError: a limit, device or name that is not allowed, or one that needs times where there are none.
@@ -112,11 +112,11 @@ def choose(
             )
     found = [published(name) for name in names or list_models()]
     ranked = sorted(found, key=lambda entry: -entry.top1)
-    selection = _Selection(limits, device, executor, tell, "none" if device is None else "")
+    selection = _Selection(limits, device, executor, progress, "none" if device is None else "")
     fits: list[Candidate] = []
     out: list[tuple[Candidate, str]] = []
     for number, entry in enumerate(ranked):
-        tell(f"choosing: {entry.name}", number, len(ranked))
+        progress(f"choosing: {entry.name}", number, len(ranked))
         candidate = Candidate(entry, size or entry.size)
         reasons = selection.missed_limits(candidate)
         if not reasons:
@@ -137,7 +137,7 @@ class _Selection:
     limits: Limits
     device: str | Calibration | None
     executor: str | None
-    tell: Progress
+    progress: Progress
     device_name: str
     is_bound: bool = False
 
@@ -163,7 +163,7 @@ class _Selection:
         if self.device is None:
             return candidate
         anatomy = inspect(candidate.published.name, candidate.size)
-        latency = predict(anatomy, self.device, self.executor, self.tell)
+        latency = predict(anatomy, self.device, self.executor, self.progress)
         # One calibration serves all, also where it is not kept.
         if isinstance(latency.device, Calibration):
             self.device, self.executor = latency.device, None
@@ -173,7 +173,7 @@ class _Selection:
         far_off = limit is not None and latency.total_ms > limit * (1 + _DOUBT)
         if latency.is_bound or far_off or not measure:
             return candidate
-        self.tell(f"Timing {candidate.published.name} …")
+        self.progress(f"Timing {candidate.published.name} …")
         executor = latency.device.executor or ONNXRUNTIME
         return replace(candidate, measured_ms=anatomy.measure(executor, seconds=1.0).total_ms)
 

@@ -133,7 +133,7 @@ def compare(
     batch_size: int = 1,
     device: str | Calibration | None = "here",
     executor: str | None = None,
-    tell: Progress = silent,
+    progress: Progress = silent,
 ) -> Comparison:
     """Analyse networks and compare them.
 
@@ -143,7 +143,7 @@ def compare(
         batch_size: images in the batch.
         device: as in `Anatomy.latency`; None leaves times out.
         executor: of this machine.
-        tell: called when this machine has to be calibrated first.
+        progress: called when this machine has to be calibrated first.
 
     Raises:
         UsageError: fewer than two networks, or one, an input or a device that is not allowed.
@@ -155,7 +155,7 @@ def compare(
     anatomies = [inspect(model, input_size, batch_size) for model in models]
     entries = []
     for name, anatomy in zip(names, anatomies, strict=True):
-        latency = None if device is None else predict(anatomy, device, executor, tell)
+        latency = None if device is None else predict(anatomy, device, executor, progress)
         if latency is not None and isinstance(latency.device, Calibration):
             device, executor = latency.device, None  # one calibration serves all, also where it is not kept
         entries.append(Entry(anatomy, latency, None if name is None else published(name)))

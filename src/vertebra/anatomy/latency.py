@@ -79,12 +79,12 @@ def predict(
     anatomy: Profile,
     device: str | Device | Calibration,
     executor: str | None = None,
-    tell: Progress = silent,
+    progress: Progress = silent,
 ) -> Latency:
-    """See `Anatomy.latency`; `tell` is called when this machine has to be calibrated first."""
+    """See `Anatomy.latency`; `progress` is called when this machine has to be calibrated first."""
     if isinstance(device, str):
         if device == "here":
-            device = calibrated(executor or ONNXRUNTIME, tell)
+            device = calibrated(executor or ONNXRUNTIME, progress)
         elif executor is not None:
             raise UsageError(f"executor is {executor!r}, which says how this machine runs it; {device} has no choice.")
         else:

@@ -36,7 +36,7 @@ RETRY = 3 * 3600.0  # seconds after which a provisional calibration is made agai
 _FORMAT = 2
 
 
-def calibrated(executor: str, tell: Progress = silent, *, anew: bool = False) -> Calibration:
+def calibrated(executor: str, progress: Progress = silent, *, anew: bool = False) -> Calibration:
     """The kept calibration of this machine, or a new one where there is none for what is installed now.
 
     One that was made while the machine was busy is provisional: it serves for three hours, with a warning wherever
@@ -48,12 +48,12 @@ def calibrated(executor: str, tell: Progress = silent, *, anew: bool = False) ->
     if found is not None and is_current and not anew:
         return found
     # One at a time: two would make each other's times too long.
-    with making(cache_path(executor), lambda: tell("Waiting for another process that calibrates this machine …")):
+    with making(cache_path(executor), lambda: progress("Waiting for another process that calibrates this machine …")):
         found, is_current = _kept(executor)
         if found is not None and is_current and not anew:
             return found
         when = "once" if found is None else "again"
-        tell(f"Calibrating this machine for {executor}, {when}; this takes about 10 s …")
+        progress(f"Calibrating this machine for {executor}, {when}; this takes about 10 s …")
         result = calibrate(executor)
         if found is not None and not anew and found.unrest < result.unrest:
             result = found
@@ -62,9 +62,9 @@ def calibrated(executor: str, tell: Progress = silent, *, anew: bool = False) ->
         return result
 
 
-def calibrated_anew(executor: str, tell: Progress = silent) -> Calibration:
+def calibrated_anew(executor: str, progress: Progress = silent) -> Calibration:
     """A new calibration of this machine for "onnxruntime" or "torch", which is kept whatever there was."""
-    return calibrated(executor, tell, anew=True)
+    return calibrated(executor, progress, anew=True)
 
 
 def kept(executor: str) -> Calibration | None:

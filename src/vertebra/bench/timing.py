@@ -62,7 +62,7 @@ def compare(
     turns: int = 3,
     seconds: float = 0.5,
     threads: int | None = None,
-    tell: Progress = silent,
+    progress: Progress = silent,
 ) -> Iterator[Timing]:
     """Time each model at each batch size with each backend.
 
@@ -73,7 +73,7 @@ def compare(
         turns: how often each backend is measured, in turns with the others.
         seconds: of measuring in each turn; at least three calls.
         threads: None: as many as this process may run at once.
-        tell: called with what is being done, the steps done and the steps in all.
+        progress: called with what is being done, the steps done and the steps in all.
 
     Raises:
         UsageError: an argument is not allowed, or there is no such network.
@@ -87,7 +87,7 @@ def compare(
     done = itertools.count()
 
     def step(what: str) -> None:
-        tell(what, next(done), total)
+        progress(what, next(done), total)
 
     with tempfile.TemporaryDirectory(prefix="vertebra-bench-") as folder:
         for model in models:

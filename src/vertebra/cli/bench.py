@@ -60,7 +60,7 @@ def bench(settings: Settings) -> None:
                 turns=settings.turns,
                 seconds=settings.seconds,
                 threads=settings.threads,
-                tell=advance,
+                progress=advance,
             )
         )
     if settings.json:

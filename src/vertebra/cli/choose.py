@@ -52,7 +52,7 @@ def choose(settings: Settings) -> None:
 
     with progress_bar("choosing", bar=False) as count_networks:
 
-        def tell(task: str, done: int = 0, total: int | None = None) -> None:
+        def progress(task: str, done: int = 0, total: int | None = None) -> None:
             say(task) if total is None else count_networks(task, done, total)
 
         choice = find(
@@ -61,7 +61,7 @@ def choose(settings: Settings) -> None:
             settings.executor if settings.device == "here" else None,
             settings.size,
             finalists=settings.top,
-            tell=tell,
+            progress=progress,
         )
     if settings.json:
         print_json(choice.to_dict())

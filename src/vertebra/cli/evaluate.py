@@ -44,7 +44,7 @@ def evaluate(
         raise UsageError(f"the page to write is {str(html)!r}; its name must end in .html")
     from vertebra.train import evaluate as measure
 
-    with progress_bar("finding the photos", bar=not json) as tell:
+    with progress_bar("finding the photos", bar=not json) as progress:
         found = measure(
             model,
             data,
@@ -56,7 +56,7 @@ def evaluate(
             label_column=label_column,
             split_column=split_column,
             image_root=image_root,
-            tell=tell,
+            progress=progress,
         )
     if json:
         print_json(found.to_dict())

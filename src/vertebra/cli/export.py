@@ -121,7 +121,7 @@ def export(settings: Settings) -> None:
     if settings.card is not None:
         check_markdown(settings.card)
     network_options = {"transform_input": settings.transform_input, "low_resolution": settings.low_resolution}
-    with progress_bar("loading") as tell:
+    with progress_bar("loading") as progress:
         prepared = prepare(
             settings.model,
             weights=None if settings.weights.lower() == "none" else settings.weights,
@@ -136,12 +136,12 @@ def export(settings: Settings) -> None:
         images, calibration = None, None
         if settings.calibration is not None:
             calibration = _calibration(
-                settings.calibration, card, prepared.network.num_classes, settings.require_proof, tell
+                settings.calibration, card, prepared.network.num_classes, settings.require_proof, progress
             )
             images = list(calibration.images[:PROOF_PHOTOS])
         if settings.images is not None:
             paths = _photos("--images", settings.images, PROOF_PHOTOS)
-            images = _pixels(paths, card.preprocessing, tell)[0]
+            images = _pixels(paths, card.preprocessing, progress)[0]
         report = write(
             prepared,
             settings.out,
@@ -150,7 +150,7 @@ def export(settings: Settings) -> None:
             max_drop=settings.max_drop,
             force=settings.force,
             require_proof=settings.require_proof,
-            progress=tell,
+            progress=progress,
         )
     if settings.card is not None:
         write_markdown(report.card, settings.card)
@@ -234,14 +234,14 @@ def _photos(option: str, folder: Path, most: int) -> list[Path]:
     return [found[int(i * step)] for i in range(min(most, len(found)))]
 
 
-def _pixels(paths: list[Path], preprocessing: Preprocessing, tell: Progress) -> tuple[list[Any], list[Path]]:
+def _pixels(paths: list[Path], preprocessing: Preprocessing, progress: Progress) -> tuple[list[Any], list[Path]]:
     """The photos as the network's input, uint8 (crop, crop, 3), and their paths; prints which are broken or unclear."""
     from vertebra.decoding_notes import DecodingNotes
     from vertebra.pixels import network_pixels
 
     pixels, read, notes = [], [], DecodingNotes(preprocessing.decoding)
     for i, path in enumerate(paths):
-        tell("reading photos", i, len(paths))
+        progress("reading photos", i, len(paths))
         try:
             pixels.append(network_pixels(path, preprocessing, notes=notes))
         except ImageError as error:
@@ -255,7 +255,7 @@ def _pixels(paths: list[Path], preprocessing: Preprocessing, tell: Progress) -> 
     return pixels, read
 
 
-def _calibration(folder: Path, card: Card, classes: int, proof: bool, tell: Progress) -> Calibration:
+def _calibration(folder: Path, card: Card, classes: int, proof: bool, progress: Progress) -> Calibration:
     import numpy as np
 
     from vertebra.export import Calibration, check_count, labels_of
@@ -263,6 +263,6 @@ def _calibration(folder: Path, card: Card, classes: int, proof: bool, tell: Prog
     fitting = max(512, MAX_CALIBRATION_BYTES // (3 * card.preprocessing.crop_size**2))
     paths = _photos("--calibration", folder, fitting if proof else min(MAX_CALIBRATION_PHOTOS, fitting))
     check_count(len(paths))
-    pixels, read = _pixels(paths, card.preprocessing, tell)
+    pixels, read = _pixels(paths, card.preprocessing, progress)
     labels = labels_of([path.relative_to(folder) for path in read], card.classes, classes)
     return Calibration(np.stack(pixels), labels)

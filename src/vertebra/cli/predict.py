@@ -167,7 +167,7 @@ def _loaded(settings: Settings, count: int | None) -> Predictor:
             scaled=settings.fast_jpeg,
             bits=settings.bits,
             brief=count is not None and count <= BRIEF,
-            tell=say,
+            progress=say,
         )
 
 

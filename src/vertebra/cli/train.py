@@ -107,11 +107,11 @@ def run(settings: dict[str, Any], out: Path | None, resume: Path | None) -> None
         raise UsageError("there is nothing to train on. Give DATA: a folder of class folders, a table or a name.")
     finished = resume is not None and (resume / "metrics.json").is_file()
     try:
-        with progress_bar("finding the photos") as tell:
+        with progress_bar("finding the photos") as progress:
             if resume is not None:
-                classifier = go_on(resume, tell=tell, **settings)
+                classifier = go_on(resume, progress=progress, **settings)
             else:
-                classifier = do(settings.pop("data"), out, tell=tell, **settings)
+                classifier = do(settings.pop("data"), out, progress=progress, **settings)
     except PrecisionError as error:
         _show(error.classifier)
         raise

@@ -86,7 +86,7 @@ def fastest_plan(
     may_measure: bool = True,
     engine: str = "auto",
     decoding: bool = False,
-    tell: Progress = silent,
+    progress: Progress = silent,
 ) -> Plan:
     """The plan that gets `images` images done soonest (None: an endless stream), in batches of `batch`.
 
@@ -107,11 +107,11 @@ def fastest_plan(
     if measured is None:
         if not may_measure:
             return plans[0]
-        with making(note, lambda: tell("waiting for another process that finds the fastest engine")):
+        with making(note, lambda: progress("waiting for another process that finds the fastest engine")):
             # One at a time: two would disturb each other, and the second finds what the first has kept.
             measured = _from_json(_kept(note).get(key), plans)
             if measured is None:
-                measured = measure(path, plans, batch, tell, decoding=decoding)
+                measured = measure(path, plans, batch, progress, decoding=decoding)
                 found = _kept(note) | {key: [asdict(entry) for entry in measured]}
                 keep_json(note, {"setting": _setting(), "measured": found})
     return fastest(measured, images, _GAIN_DECODING if decoding else _GAIN).plan
@@ -138,7 +138,7 @@ def fastest(measured: list[Measured], images: int | None, gain: float = _GAIN) -
 
 
 def measure(
-    path: Path, plans: list[Plan], batch: int, tell: Progress = silent, *, decoding: bool = False
+    path: Path, plans: list[Plan], batch: int, progress: Progress = silent, *, decoding: bool = False
 ) -> list[Measured]:
     """Time every plan, each in a process of its own; one whose engine cannot run the file is left out.
 
@@ -154,7 +154,7 @@ def measure(
         for plan in plans:
             if turn and (plan not in best or best[plan].image > bound):
                 continue
-            tell(f"finding the fastest engine: {plan}")
+            progress(f"finding the fastest engine: {plan}")
             found = _in_a_process(path, plan, batch, decoding)
             if isinstance(found, str):
                 reasons.append(found)

@@ -33,7 +33,7 @@ class EngineCache:
 
     Args:
         path, card: the file; `state`: what it was when the card was read.
-        engine, threads, brief, tell: as `Predictor` takes them.
+        engine, threads, brief, progress: as `Predictor` takes them.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class EngineCache:
         engine: str,
         threads: int,
         brief: bool,
-        tell: Progress,
+        progress: Progress,
     ) -> None:
         self.path = path
         self.card = card
@@ -53,7 +53,7 @@ class EngineCache:
         self.engine = engine
         self.threads = threads
         self.brief = brief
-        self._tell = tell
+        self._progress = progress
         self.reset()
         _ALL.add(self)
 
@@ -117,7 +117,7 @@ class EngineCache:
                 may_measure=may_measure,
                 engine=self.engine,
                 decoding=decoding,
-                tell=self._tell,
+                progress=self._progress,
             )
             with self._lock:
                 if may_measure:

@@ -35,7 +35,7 @@ from .prefetch import read_ahead
 class Predictor:
     """A network made ready to predict; it may be called from several threads, copied, pickled and forked.
 
-    A copy has the path, the card and the settings but for `tell`, and opens the file when it is first asked for a
+    A copy has the path, the card and the settings but for `progress`, and opens the file when it is first asked for a
     prediction: an EngineError there if the file is no longer what it was.
 
     Args:
@@ -46,7 +46,7 @@ class Predictor:
         scaled: decode large JPEGs at a fraction of their size; see `pixels.network_pixels`.
         bits: that the photos' 16-bit files use which do not say it; None: what the card says.
         brief: a few images are all there will be; be ready sooner at the price of their speed.
-        tell: a `Progress`, called where something takes seconds.
+        progress: a `Progress`, called where something takes seconds.
 
     Raises:
         UsageError: an argument is not allowed, or `bits` is not with this file.
@@ -63,7 +63,7 @@ class Predictor:
         scaled: bool = False,
         bits: int | None = None,
         brief: bool = False,
-        tell: Progress = silent,
+        progress: Progress = silent,
     ) -> None:
         check_count("batch", batch)
         if threads is not None:
@@ -89,9 +89,9 @@ class Predictor:
         self._threads = threads
         self.scaled = scaled
         self.brief = brief
-        self._prepare(tell)
+        self._prepare(progress)
 
-    def _prepare(self, tell: Progress) -> None:
+    def _prepare(self, progress: Progress) -> None:
         """What a copy in another process makes again."""
         self.notes = DecodingNotes(self.preprocessing.decoding)  # of the photos that were decoded
         self.threads = self._threads or usable_cores()
@@ -102,7 +102,7 @@ class Predictor:
             engine=self.engine,
             threads=self.threads,
             brief=self.brief,
-            tell=tell,
+            progress=progress,
         )
 
     def __repr__(self) -> str:

@@ -18,12 +18,12 @@ from vertebra.progress import Progress, silent
 from .server_settings import ServerSettings as ServerSettings
 
 
-def serve(*models: str, tell: Progress = silent, **options: Any) -> None:
+def serve(*models: str, progress: Progress = silent, **options: Any) -> None:
     """Serve classifiers over HTTP until SIGINT or SIGTERM.
 
     Args:
         models: exported files, `NAME=FILE.onnx`, or names that `vertebra models` lists, which are exported first.
-        tell: called with what is being done where that takes seconds, and with the address.
+        progress: called with what is being done where that takes seconds, and with the address.
         options: as `ServerSettings` has them (host, port, api_key, timeout, …).
 
     Raises:
@@ -32,10 +32,10 @@ def serve(*models: str, tell: Progress = silent, **options: Any) -> None:
         MissingExtraError: FastAPI and uvicorn are not installed.
     """
     with suppress(KeyboardInterrupt):  # uvicorn raises it again once all is finished
-        run(ServerSettings(models=tuple(map(str, models)), **options), tell)
+        run(ServerSettings(models=tuple(map(str, models)), **options), progress)
 
 
-def run(settings: ServerSettings, tell: Progress = silent) -> None:
+def run(settings: ServerSettings, progress: Progress = silent) -> None:
     """Serve with these settings; raises as `serve` does."""
     settings.check()
     limit_heaps()
@@ -44,7 +44,7 @@ def run(settings: ServerSettings, tell: Progress = silent) -> None:
             from .model_registry import ModelRegistry
 
             # The engine loads in its thread while the web framework is imported in this one.
-            registry = ModelRegistry(settings, tell).start()
+            registry = ModelRegistry(settings, progress).start()
         try:
             with needing("serve", "vertebra serve"):
                 from .server import Server
@@ -52,7 +52,7 @@ def run(settings: ServerSettings, tell: Progress = silent) -> None:
         except BaseException:
             registry.close()  # a thread that is still loading aborts a process that ends: exit code 134
             raise
-    tell(f"listening on {service.url}")
+    progress(f"listening on {service.url}")
     service.run()
 
 

@@ -46,11 +46,11 @@ class ModelRegistry:
         VertebraError: a file cannot be read or has no card; told before anything is loaded.
     """
 
-    def __init__(self, settings: ServerSettings, tell: Progress = silent) -> None:
+    def __init__(self, settings: ServerSettings, progress: Progress = silent) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.models = {
-            name: ServedModel(name, exported_file_of(source, tell)) for name, source in settings.named().items()
+            name: ServedModel(name, exported_file_of(source, progress)) for name, source in settings.named().items()
         }
         for served in self.models.values():
             read_card(served.path)

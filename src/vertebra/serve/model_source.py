@@ -20,7 +20,7 @@ from vertebra.model_argument import ModelKind, resolve_model
 from vertebra.progress import Progress
 
 
-def exported_file_of(source: str, tell: Progress) -> Path:
+def exported_file_of(source: str, progress: Progress) -> Path:
     """The file that was given, or that of a run; that of a network or a function, exported first.
 
     By another process: exporting loads torch, which this one never does.
@@ -37,10 +37,10 @@ def exported_file_of(source: str, tell: Progress) -> Path:
             path = None if model.kind is ModelKind.FUNCTION else model.exported_file
     texts = list(dict.fromkeys(str(each.message) for each in told if issubclass(each.category, VertebraWarning)))
     for text in texts:
-        tell(text)
+        progress(text)
     if path is not None:
         return path
-    tell(f"exporting {source}, once")
+    progress(f"exporting {source}, once")
     done = subprocess.run(  # noqa: S603
         [sys.executable, "-m", __name__, source, os.fspath(scratch_dir())],
         capture_output=True,
@@ -54,7 +54,7 @@ def exported_file_of(source: str, tell: Progress) -> Path:
     found = json.loads(done.stdout.splitlines()[-1])
     for text in dict.fromkeys(found["told"]):
         if text not in texts:
-            tell(text)
+            progress(text)
     return Path(found["path"])
 
 

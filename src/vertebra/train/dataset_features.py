@@ -62,7 +62,7 @@ class DatasetFeatures:
 
 
 def compute_features(
-    dataset: Dataset, body: Path, preprocessing: Preprocessing, tell: Progress = silent
+    dataset: Dataset, body: Path, preprocessing: Preprocessing, progress: Progress = silent
 ) -> DatasetFeatures:
     """The facts of each photo, and its features by an exported network."""
     predictor = Predictor(body)
@@ -70,7 +70,7 @@ def compute_features(
     store = FeatureStore(body, preprocessing, runner.plan)
     try:
         task = "computing features"
-        facts, features = infer_dataset(dataset, preprocessing, runner, EMBEDDING, store, task=task, tell=tell)
+        facts, features = infer_dataset(dataset, preprocessing, runner, EMBEDDING, store, task=task, progress=progress)
     finally:
         store.save()
         runner.close()
@@ -85,7 +85,7 @@ def infer_dataset(
     store: FeatureStore | None = None,
     *,
     task: str,
-    tell: Progress = silent,
+    progress: Progress = silent,
 ) -> tuple[list[ImageInfo], FloatArray]:
     """The facts of each photo and an output of the network, (N, D), in their order; zeros where a photo is unusable.
 
@@ -126,7 +126,7 @@ def infer_dataset(
         ):
             facts.append(fact)
             rows.append(values)
-            tell(task, len(rows), len(dataset.photos))
+            progress(task, len(rows), len(dataset.photos))
     finally:
         cache.save()
     found = np.zeros((len(rows), next((len(row) for row in rows if row is not None), 1)), np.float32)

@@ -149,15 +149,15 @@ def evaluate(
     label_column: str | None = None,
     split_column: str | None = None,
     image_root: str | os.PathLike[str] | None = None,
-    tell: Progress = silent,
+    progress: Progress = silent,
 ) -> Evaluation:
     """All metrics of an exported classifier on labelled photos.
 
     `model`, `engine` and `bits` are as `vertebra.load` takes them; `data`, `ignore` and what is said of a table as
     `open_dataset` does. Where the photos have a split, those of `test` count (or of `val`, where there is no `test`).
     `allow_unseen` leaves out the photos of classes that the model does not know, instead of refusing them. Where
-    nothing is said of a table that has the columns that a run was trained with, it is read by these. `tell` is called
-    with what is being done, the photos done and the photos in all.
+    nothing is said of a table that has the columns that a run was trained with, it is read by these.
+    `progress` is called with what is being done, the photos done and the photos in all.
 
     Raises:
         UsageError: the model has no class names, or the data has classes that it does not know.
@@ -178,7 +178,7 @@ def evaluate(
     dataset, names, labelled_by = _with_known_classes(_test_part(opened), names, shown, allow_unseen)
     runner, decoding = predictor.runner(predictor.batch), predictor.preprocessing.decoding
     facts, probabilities = infer_dataset(
-        dataset, predictor.preprocessing, runner, PROBABILITIES, task="predicting", tell=tell
+        dataset, predictor.preprocessing, runner, PROBABILITIES, task="predicting", progress=progress
     )
     # Raises where nothing can be used.
     audited = audit(dataset, facts, decoding=decoding, duplicates=())

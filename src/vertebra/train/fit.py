@@ -56,7 +56,7 @@ class Trainer:
     val: Split
     folder: Path
     distributed: Distributed
-    tell: Progress
+    progress: Progress
     now: Callable[[], float] = time.perf_counter  # seconds
     test: Split | None = None  # measured after `fit`, where the run has test photos
     _stop: bool = field(default=False, init=False)
@@ -182,7 +182,7 @@ class Trainer:
         found = metrics.means()
         if found:
             epoch = min(self.settings.epochs, 1 + state.step // self.epoch_steps)
-            self.tell(
+            self.progress(
                 f"training: epoch {epoch} of {self.settings.epochs}, loss {found['loss']:.3f}, "
                 f"accuracy {100 * found['accuracy']:.1f} %, learning rate {lr:.2g}",
                 round(state.step * len(self.train.labels) / self.epoch_steps),
@@ -192,7 +192,7 @@ class Trainer:
     def logits(self, split: Split, task: str) -> Floats:
         """(N, K) of photos as they are classified later; all processes share the work."""
         try:
-            return predict_logits(self.network, self.preprocessing, split, self.distributed, self.tell, task)
+            return predict_logits(self.network, self.preprocessing, split, self.distributed, self.progress, task)
         except ImageError as error:
             raise self._unreadable(str(error)) from None
 
@@ -280,7 +280,7 @@ class Trainer:
 
         def ask(number: int, frame: Any) -> None:
             self._stop, self._signal = True, number
-            self.tell("finishing the step; Ctrl-C again stops at once", 0, 1)
+            self.progress("finishing the step; Ctrl-C again stops at once", 0, 1)
             if self.distributed.size == 1:  # torchrun sends each process a second one by itself
                 signal.signal(signal.SIGINT, signal.default_int_handler)
 

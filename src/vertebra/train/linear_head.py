@@ -172,7 +172,7 @@ def cross_validated(
     labels: Labels,
     folds: Labels,
     classes: int,
-    tell: Progress = silent,
+    progress: Progress = silent,
     prior: Prior = PRIOR,
     *,
     more_fits: int = 0,
@@ -180,7 +180,7 @@ def cross_validated(
     """Out-of-fold predictions of each photo.
 
     The strength is chosen by the largest folds, as many as have enough photos for it, so that of many photos its choice
-    costs a few fits and not that for each fold. `more_fits` follow the call, and are counted by `tell`.
+    costs a few fits and not that for each fold. `more_fits` follow the call, and are counted by `progress`.
     """
     numbers, fold_of = np.unique(folds, return_inverse=True)
     counts = np.zeros((len(numbers), classes), np.int64)
@@ -204,5 +204,5 @@ def cross_validated(
         head = heads[done] if done < choosing else Solver(*train, classes).fit(strength)
         softmax_logits[out] = head.logits(features[out])
         discriminant_logits[out] = discriminant(*train, classes).logits(features[out])
-        tell("fitting", done + 1, len(outs) + more_fits)
+        progress("fitting", done + 1, len(outs) + more_fits)
     return OutOfFold(labels, softmax_logits, discriminant_logits, measurable, strength, trials)

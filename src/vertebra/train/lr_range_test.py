@@ -25,7 +25,7 @@ def range_test(trainer: Trainer, *, steps: int = 60) -> tuple[float, list[tuple[
         loss_sum, _, count = trainer.step(batch, number, 0.0, lr).tolist()
         smooth = 0.8 * smooth + 0.2 * loss_sum / count
         loss = smooth / (1 - 0.8 ** (number + 1))
-        trainer.tell("finding a learning rate", number + 1, steps)
+        trainer.progress("finding a learning rate", number + 1, steps)
         if math.isfinite(loss):
             tried.append((lr, loss))
         if number + 1 >= steps or not math.isfinite(loss) or loss > 4 * min(value for _, value in tried):

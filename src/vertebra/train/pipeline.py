@@ -31,12 +31,12 @@ from .train_settings import Settings
 from .training_log import read_log
 
 
-def run_probe(settings: Settings, folder: Path, tell: Progress) -> None:
+def run_probe(settings: Settings, folder: Path, progress: Progress) -> None:
     """All steps of the method "probe"; a run that was stopped finds its features in the cache."""
     timer = Timer()
-    prepared = prepare_probe(settings, timer, tell)
+    prepared = prepare_probe(settings, timer, progress)
     with timer.step("fitting the head"):
-        probe = fit_probe(prepared, tell)
+        probe = fit_probe(prepared, progress)
     with timer.step("measuring"):
         held_out = evaluate_probe(prepared, probe, settings.precision)
     fitted, notes = _network_of_probe(settings, prepared, probe)
@@ -49,7 +49,7 @@ def run_probe(settings: Settings, folder: Path, tell: Progress) -> None:
         notes=[*notes, *_notes_of_probe(settings, prepared, probe, held_out)],
         figures={"strength": probe.recipe.strength, "computed": prepared.computed},
     )
-    write_outputs(settings, folder, fitted, result, timer, tell)
+    write_outputs(settings, folder, fitted, result, timer, progress)
 
 
 def _network_of_probe(settings: Settings, prepared: PreparedProbe, probe: Probe) -> tuple[FittedNetwork, list[str]]:
@@ -85,23 +85,23 @@ def _notes_of_probe(
     return notes
 
 
-def run_training(settings: Settings, folder: Path, distributed: Distributed, tell: Progress) -> None:
+def run_training(settings: Settings, folder: Path, distributed: Distributed, progress: Progress) -> None:
     """All steps of the methods "finetune" and "scratch", from wherever the run is."""
     with distributed.raise_together():
         check_settings(settings, distributed.size)
         if distributed.is_first:
             if (folder / CHECKPOINT).exists():
                 start = PreparedTraining.read(folder)
-                refuse_changed_photos(folder, start.table, start.states, tell)
+                refuse_changed_photos(folder, start.table, start.states, progress)
             else:
-                prepare_training(settings, folder, distributed, tell)
+                prepare_training(settings, folder, distributed, progress)
     # What preparing has found (learning rate, image size) is in the run's own settings.
     settings = Settings.from_toml(folder / SETTINGS)
     refuse_changed_settings(settings, folder)
     start = PreparedTraining.read(folder)
     timer = Timer(dict(start.seconds))
     with distributed.raise_together():
-        trainer = trainer_of_run(settings, folder, distributed, tell, start.classes)
+        trainer = trainer_of_run(settings, folder, distributed, progress, start.classes)
     with timer.step("training"):
         state = trainer.fit()
     timer.seconds["training"] = round(state.seconds - sum(start.seconds.values()), 2)
@@ -111,7 +111,7 @@ def run_training(settings: Settings, folder: Path, distributed: Distributed, tel
         if distributed.is_first:
             result = _result_of_training(folder, trainer, state, start, held_out)
             fitted = _network_of_training(settings, trainer, tuple(start.classes))
-            write_outputs(settings, folder, fitted, result, timer, tell)
+            write_outputs(settings, folder, fitted, result, timer, progress)
             remove_progress(folder)
 
 
@@ -148,7 +148,7 @@ def _result_of_training(
             "The photos that were measured also chose the epoch, so accuracy looks better than it is. Give test photos "
             "of their own for a figure to rely on."
         )
-    if changed := changed_photos(folder, start.states, trainer.tell):
+    if changed := changed_photos(folder, start.states, trainer.progress):
         notes.append(
             f"While the run went on, {changed}: what was learned of them may be of either content. "
             f"{DATA} has the SHA-256 that the run began with."

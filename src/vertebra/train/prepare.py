@@ -153,11 +153,11 @@ def split_indices(splits: Sequence[str], name: str) -> Labels:
     return np.array([i for i, split in enumerate(splits) if split == name], np.int64)
 
 
-def prepare_probe(settings: Settings, timer: Timer, tell: Progress) -> PreparedProbe:
+def prepare_probe(settings: Settings, timer: Timer, progress: Progress) -> PreparedProbe:
     """Find the photos, compute their features, audit them, and assign splits and folds."""
     with timer.step("finding the photos"):
         dataset = open_dataset(settings.data_from_here, **settings.reading)
-    body, computed, photos = extract_features(settings, dataset, timer, tell)
+    body, computed, photos = extract_features(settings, dataset, timer, progress)
     own = [photo.split or "" for photo in photos.photos]
     held_split = next((split for split in ("test", "val") if split in own), None)
     splits = [split if split == held_split else "train" for split in own]
@@ -180,15 +180,15 @@ def prepare_probe(settings: Settings, timer: Timer, tell: Progress) -> PreparedP
 
 
 def extract_features(
-    settings: Settings, dataset: Dataset, timer: Timer, tell: Progress
+    settings: Settings, dataset: Dataset, timer: Timer, progress: Progress
 ) -> tuple[Path, DatasetFeatures, UsablePhotos]:
     """The exported pretrained network, the features of all photos, and the photos that can be used."""
     with timer.step("exporting the pretrained network"):
-        tell(f"exporting {settings.model}", 0, 1)
+        progress(f"exporting {settings.model}", 0, 1)
         body = cached_export(settings.model, settings.weights_from_here)
     with timer.step("decoding and computing features"):
         preprocessing = preprocessing_of(settings, read_card(body).preprocessing)
-        computed = compute_features(dataset, body, preprocessing, tell)
+        computed = compute_features(dataset, body, preprocessing, progress)
     with timer.step("auditing"):
         photos = usable_photos(dataset, computed.facts, settings)
     return body, computed, photos

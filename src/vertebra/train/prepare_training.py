@@ -94,7 +94,7 @@ class _Initial:
     notes: Sequence[str] = ()  # what to know of the weights
 
 
-def prepare_training(settings: Settings, folder: Path, distributed: Distributed, tell: Progress) -> None:
+def prepare_training(settings: Settings, folder: Path, distributed: Distributed, progress: Progress) -> None:
     """Write the photos' table, what is known before the first step, the settings, and a checkpoint of step 0."""
     timer = Timer()
     with timer.step("finding the photos"):
@@ -102,7 +102,7 @@ def prepare_training(settings: Settings, folder: Path, distributed: Distributed,
         paths = [photo.path for photo in dataset.photos]
         states = dict(zip(paths, file_states(paths), strict=True))
     prepare = _from_probe if settings.method == "finetune" else _from_random_weights
-    initial = prepare(settings, dataset, timer, tell)
+    initial = prepare(settings, dataset, timer, progress)
     size = initial.preprocessing.crop_size
     splits = initial.splits
     photos = initial.photos.with_splits(splits)
@@ -114,7 +114,7 @@ def prepare_training(settings: Settings, folder: Path, distributed: Distributed,
     alone = replace(distributed, size=1)
 
     def trainer(with_settings: Settings) -> Trainer:
-        return _trainer(with_settings, folder, alone, tell, initial.network, initial.preprocessing, photos.names)
+        return _trainer(with_settings, folder, alone, progress, initial.network, initial.preprocessing, photos.names)
 
     # A run that was stopped before its first checkpoint begins anew; a rate that it had found is in its settings.
     tried: list[tuple[float, float]] = (read_json(folder / START) or {}).get("range", [])
@@ -149,9 +149,9 @@ def prepare_training(settings: Settings, folder: Path, distributed: Distributed,
     save(folder, state, initial.network, None, {}, alone)
 
 
-def _from_probe(settings: Settings, dataset: Dataset, timer: Timer, tell: Progress) -> _Initial:
+def _from_probe(settings: Settings, dataset: Dataset, timer: Timer, progress: Progress) -> _Initial:
     """Pretrained weights, and a head fitted to their features."""
-    body, computed, photos = extract_features(settings, dataset, timer, tell)
+    body, computed, photos = extract_features(settings, dataset, timer, progress)
     with timer.step("auditing"):
         splits = _splits(photos, settings)
     with timer.step("fitting the head"):
@@ -174,10 +174,10 @@ def _from_probe(settings: Settings, dataset: Dataset, timer: Timer, tell: Progre
     return _Initial(photos, splits, network, preprocessing, probe, notes)
 
 
-def _from_random_weights(settings: Settings, dataset: Dataset, timer: Timer, tell: Progress) -> _Initial:
+def _from_random_weights(settings: Settings, dataset: Dataset, timer: Timer, progress: Progress) -> _Initial:
     """Random weights; for small pictures a network that keeps their resolution longer."""
     with timer.step("looking through the photos"):
-        facts = read_image_info(dataset, progress=tell, decoding=settings.decoding)
+        facts = read_image_info(dataset, progress=progress, decoding=settings.decoding)
         photos = usable_photos(dataset, facts, settings)
         splits = _splits(photos, settings)
     size = settings.image_size or (32 if photos.audit.sizes[1] <= SMALL else None)
@@ -211,7 +211,7 @@ def _splits(photos: UsablePhotos, settings: Settings) -> list[str]:
 
 
 def trainer_of_run(
-    settings: Settings, folder: Path, distributed: Distributed, tell: Progress, names: Sequence[str]
+    settings: Settings, folder: Path, distributed: Distributed, progress: Progress, names: Sequence[str]
 ) -> Trainer:
     """The trainer of a prepared run of classes of these names; its weights come from the checkpoint."""
     if settings.method == "scratch":
@@ -220,14 +220,14 @@ def trainer_of_run(
     else:
         preprocessing = read_card(cached_export(settings.model, settings.weights_from_here)).preprocessing
         network = create_model(settings.model, weights=settings.weights_from_here, num_classes=len(names))
-    return _trainer(settings, folder, distributed, tell, network, preprocessing, names)
+    return _trainer(settings, folder, distributed, progress, network, preprocessing, names)
 
 
 def _trainer(
     settings: Settings,
     folder: Path,
     distributed: Distributed,
-    tell: Progress,
+    progress: Progress,
     network: ConvNet,
     published: Preprocessing,
     names: Sequence[str],
@@ -237,4 +237,4 @@ def _trainer(
         raise TrainError(f"{folder / DATA} names no training photos, or no validation photos. Start a new run.")
     preprocessing = preprocessing_of(settings, published, settings.image_size)
     train, val, test = splits["train"], splits["val"], splits.get("test")
-    return Trainer(settings, network, preprocessing, train, val, folder, distributed, tell, test=test)
+    return Trainer(settings, network, preprocessing, train, val, folder, distributed, progress, test=test)

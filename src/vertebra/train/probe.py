@@ -53,15 +53,15 @@ class Probe:
         return apply
 
 
-def fit_probe(prepared: PreparedProbe, tell: Progress) -> Probe:
+def fit_probe(prepared: PreparedProbe, progress: Progress) -> Probe:
     """Hold out each fold in turn, then fit all training photos at the strength that did best."""
     own, folds, classes = prepared.train_indices, prepared.folds, len(prepared.photos.names)
     features, labels = prepared.features[own], prepared.photos.labels[own]
     fits = len(np.unique(folds)) + 1
-    found = cross_validated(features, labels, folds, classes, tell, more_fits=1)
+    found = cross_validated(features, labels, folds, classes, progress, more_fits=1)
     recipe, temperature = found.recipe(np.nonzero(found.measurable)[0])
     head = recipe.fit(features, labels, classes)
-    tell("fitting", fits, fits)
+    progress("fitting", fits, fits)
     return Probe(head, recipe, temperature, found)
 
 

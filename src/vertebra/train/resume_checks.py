@@ -36,7 +36,7 @@ def refuse_changed_settings(settings: Settings, folder: Path) -> None:
 
 
 def refuse_changed_photos(
-    folder: Path, table: str | None, states: Sequence[FileState | None] | None, tell: Progress
+    folder: Path, table: str | None, states: Sequence[FileState | None] | None, progress: Progress
 ) -> None:
     """Refuse to learn from other photos than the run began with, whose table's digest and files' states are given."""
     if table not in (None, table_digest(folder)):
@@ -44,14 +44,14 @@ def refuse_changed_photos(
             f"{folder / DATA} has other photos, labels or splits than the run began with. Put it back, or start a new "
             "run."
         )
-    if changed := changed_photos(folder, states, tell):
+    if changed := changed_photos(folder, states, progress):
         raise TrainError(
             f"{changed} since the run began, and a run goes on with what it began with. Put back what was there (its "
             f"SHA-256 is in {folder / DATA}) and run: {resume_command(folder)}. Or start a new run."
         )
 
 
-def changed_photos(folder: Path, states: Sequence[FileState | None] | None, tell: Progress, most: int = 3) -> str:
+def changed_photos(folder: Path, states: Sequence[FileState | None] | None, progress: Progress, most: int = 3) -> str:
     """That photos of a run have another content than when it began, with the names of the first; or nothing.
 
     Those that are gone are not among them: whoever reads them says so. Where the state of a file is the same as in
@@ -78,7 +78,7 @@ def changed_photos(folder: Path, states: Sequence[FileState | None] | None, tell
     changed = []
     with ThreadPoolExecutor(usable_cores()) as pool:
         for done, (entry, differs) in enumerate(zip(to_hash, pool.map(is_changed, to_hash), strict=True)):
-            tell("checking the photos", done, len(to_hash))
+            progress("checking the photos", done, len(to_hash))
             if differs:
                 changed.append(str(entry[0]))
     names = ", ".join(changed[:most]) + (", …" if len(changed) > most else "")

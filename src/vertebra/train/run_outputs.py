@@ -55,11 +55,11 @@ class RunResult:
 
 
 def write_outputs(
-    settings: Settings, folder: Path, fitted: FittedNetwork, result: RunResult, timer: Timer, tell: Progress
+    settings: Settings, folder: Path, fitted: FittedNetwork, result: RunResult, timer: Timer, progress: Progress
 ) -> None:
     """Write the files in their order, each durable before the next."""
     with timer.step("exporting the classifier"):
-        tell("exporting the classifier", 0, 1)
+        progress("exporting the classifier", 0, 1)
         _export(settings, folder, fitted, result.held_out)
     with timer.step("writing the report"):
         write_text(folder / REPORT, _report(settings, folder, result, timer.seconds).html(folder))

@@ -50,7 +50,7 @@ def train(
     data: str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
     *,
-    tell: Progress = silent,
+    progress: Progress = silent,
     **options: Any,
 ) -> Classifier:
     """Train a classifier on labelled photos.
@@ -58,7 +58,7 @@ def train(
     Args:
         data: class folders, a table, or a name, as `vertebra audit` takes them.
         out: the folder of the run, new or empty. None: a new one below `runs`.
-        tell: called with what is being done, how much of it is done, and how much it has in all.
+        progress: called with what is being done, how much of it is done, and how much it has in all.
         options: the other fields of `Settings` (model, method, seed, …).
 
     Raises:
@@ -87,7 +87,7 @@ def train(
         with distributed.raise_together():
             if distributed.is_first and folder is None:
                 folder = held.enter_context(_begun(settings, out))
-        classifier = _run(settings, distributed.broadcast(folder), distributed, tell)
+        classifier = _run(settings, distributed.broadcast(folder), distributed, progress)
     return _checked(classifier, settings)
 
 
@@ -153,14 +153,14 @@ def _begun(settings: Settings, out: str | os.PathLike[str] | None) -> Iterator[P
                 folder.parent.rmdir()
 
 
-def resume(run: str | os.PathLike[str], *, tell: Progress = silent, **changes: Any) -> Classifier:
+def resume(run: str | os.PathLike[str], *, progress: Progress = silent, **changes: Any) -> Classifier:
     """Go on with a run that was stopped, in whatever way; a finished one is returned as it is.
 
     On a CPU with the same number of threads, the weights become those of a run that was never stopped, to the bit.
 
     Args:
         run: its folder.
-        tell: as for `train`.
+        progress: as for `train`.
         changes: settings that may change in the middle (lr, epochs, time_budget, …).
 
     Raises:
@@ -202,7 +202,7 @@ def resume(run: str | os.PathLike[str], *, tell: Progress = silent, **changes: A
             settings = Settings.from_mapping(read_toml(folder / SETTINGS) | changes, str(folder / SETTINGS))
             if distributed.is_first and changes:
                 write_text(folder / SETTINGS, settings.to_toml())
-        return _checked(_run(settings, folder, distributed, tell), settings)
+        return _checked(_run(settings, folder, distributed, progress), settings)
 
 
 @contextmanager
@@ -235,7 +235,7 @@ def _checked(classifier: Classifier, settings: Settings) -> Classifier:
     return classifier
 
 
-def _run(settings: Settings, folder: Path, distributed: Distributed, tell: Progress) -> Classifier:
+def _run(settings: Settings, folder: Path, distributed: Distributed, progress: Progress) -> Classifier:
     with needing(_EXTRA, _FEATURE):
         from vertebra.export import ExportError
 
@@ -249,9 +249,9 @@ def _run(settings: Settings, folder: Path, distributed: Distributed, tell: Progr
     try:
         with _stoppable(folder):
             if settings.method == "probe":
-                run_probe(settings, folder, tell)
+                run_probe(settings, folder, progress)
             else:
-                run_training(settings, folder, distributed, tell)
+                run_training(settings, folder, distributed, progress)
     except LostProcessError as error:
         raise TrainError(f"another process ended: {error}. Go on with: {resume_command(folder)}") from error
     except ExportError as error:

@@ -49,7 +49,7 @@ def predict_logits(
     preprocessing: Preprocessing,
     split: Split,
     distributed: Distributed,
-    tell: Progress,
+    progress: Progress,
     task: str,
 ) -> Floats:
     """(N, K) logits of a split's photos, whose work all processes share; every process must call it.
@@ -72,7 +72,7 @@ def predict_logits(
             images = to_images(torch.from_numpy(batch).to(distributed.device), preprocessing)
             with torch.inference_mode():
                 logits[list(mine[start : start + _BATCH])] = network(images).double().cpu()
-            tell(task, start * distributed.size, len(split.paths))
+            progress(task, start * distributed.size, len(split.paths))
     except ImageError as error:
         unreadable = str(error)
     finally:
