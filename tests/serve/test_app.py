@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from vertebra.serve import admission
+from vertebra.serve import deadlines
 from vertebra.serve.app import create_app
 from vertebra.serve.dispatcher import Dispatcher
 from vertebra.serve.model_registry import ModelRegistry
@@ -44,7 +44,7 @@ def test_models_and_the_sampling_of_the_lag_start_and_stop_with_it(settings, cor
 
 def test_the_lag_is_how_much_later_than_due_a_sleep_ends(monkeypatch):
     now, late = [100.0], [0.0, 0.5, 0.0, 0.0]
-    sampler, found = admission.Admission(None, None, None), []
+    sampler, found = deadlines.Deadlines(None), []
 
     async def sleep(seconds):
         found.append(sampler.lag_seconds)
@@ -52,8 +52,8 @@ def test_the_lag_is_how_much_later_than_due_a_sleep_ends(monkeypatch):
             raise asyncio.CancelledError
         now[0] += seconds + late.pop(0)
 
-    monkeypatch.setattr(admission, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(admission, "asyncio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(deadlines, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(deadlines, "asyncio", SimpleNamespace(sleep=sleep))
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(sampler.sample_lag())
     assert found == pytest.approx([0, 0, 0.5, 0.35, 0.245])

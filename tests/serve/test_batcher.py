@@ -60,7 +60,7 @@ class Network:
         self.decoded.append(name)
         if data == b"bad":
             raise ImageError(f"{name} is bad")
-        return DecodedImage(np.full((4, 4, 3), data[0], np.uint8), 40, 30, kept=name)
+        return DecodedImage(np.full((4, 4, 3), data[0], np.uint8), 40, 30, context=name)
 
 
 class Hands:
@@ -97,8 +97,8 @@ def make(network, clock):
     def build(workers=2, limit=100, costs=None, **options):
         batcher = Batcher(
             network,
-            workers=workers,
-            limit=limit,
+            num_workers=workers,
+            max_images=limit,
             costs=costs,
             now=clock,
             timer=clock,
@@ -106,7 +106,7 @@ def make(network, clock):
             **options,
         )
         made.append(batcher)
-        until(lambda: batcher.busy == 0)
+        until(lambda: batcher.num_busy == 0)
         return batcher
 
     yield build
@@ -128,19 +128,19 @@ def until(condition):
 def known(start=1, **seconds):
     """BatchCosts that know these sizes: known(b1=…, b2=…)."""
     costs = BatchCosts(start)
-    usual = seconds.get(f"b{costs.start}")
+    usual = seconds.get(f"b{costs.initial_size}")
     for _ in range(20):
         for name, value in seconds.items():
             for _ in range(8 if usual else 0):
-                costs.measured(costs.start, usual, usual)
-            costs.measured(int(name[1:]), value, value)
+                costs.record_batch(costs.initial_size, usual, usual)
+            costs.record_batch(int(name[1:]), value, value)
     return costs
 
 
 def fixed(interval=1.0, **seconds):
     """BatchCosts that learn nothing more, neither of batches nor of arrivals."""
     costs = known(**seconds)
-    costs.measured = lambda *arguments: None
+    costs.record_batch = lambda *arguments: None
     costs.arrived = lambda *arguments: None
     costs.arrival_interval = interval
     return costs
@@ -159,7 +159,7 @@ class Waiting:
     seconds: float = 10_000.0
 
     def put(self, batcher):
-        self.completion = batcher.put(self.jobs, batcher._now() + self.seconds)
+        self.completion = batcher.submit(self.jobs, batcher._now() + self.seconds)
         return self
 
     @property
@@ -193,15 +193,15 @@ def test_each_job_has_its_own_result(make, put):
 
     *images, bad = asyncio.run(work())
     assert [job.values["probabilities"][0] for job in images] == list(range(30))
-    assert all((job.width, job.height) == (40, 30) and job.batch >= 1 for job in images)
+    assert all((job.width, job.height) == (40, 30) and job.batch_size >= 1 for job in images)
     assert bad.error == "nb'bad' is bad" and bad.values == {}
-    assert [job.kept for job in images] == [f"n{value}" for value in range(30)] and bad.kept is None
+    assert [job.context for job in images] == [f"n{value}" for value in range(30)] and bad.context is None
 
 
 def test_a_job_that_nobody_has_taken_yet_has_taken_no_time():
     job = Job(lambda: None)
     assert (job.name, job.outputs, job.values) == ("image", ("probabilities",), {})
-    assert [job.width, job.height, job.batch, job.queued] == [0, 0, 0, 0]
+    assert [job.width, job.height, job.batch_size, job.queued_at] == [0, 0, 0, 0]
     assert [job.queue_seconds, job.decode_seconds, job.inference_seconds] == [0, 0, 0]
 
 
@@ -278,7 +278,7 @@ def test_a_full_queue(make, network, put):
 def test_what_would_be_late_is_refused(make, network, put):
     async def work():
         batcher = make(workers=2)
-        batcher.costs.measured = lambda *arguments: None
+        batcher.costs.record_batch = lambda *arguments: None
         batcher.costs.seconds_per_image = 3.0
         network.gate.clear()
         # Whatever comes first is tried, late or not.
@@ -287,7 +287,7 @@ def test_what_would_be_late_is_refused(make, network, put):
             running.append(put(batcher, 1, seconds=0.1))
             network.entered.acquire()
         running.append(put(batcher, 1, 2, 3, 4))
-        assert batcher.load.wait_seconds == 6.0  # four of 3 s for two threads
+        assert batcher.queue_load.wait_seconds == 6.0  # four of 3 s for two threads
         # Half as long again, and its own 3 s.
         with pytest.raises(QueueFullError) as caught:
             put(batcher, 5, seconds=11.9)
@@ -351,7 +351,7 @@ def test_jobs_are_freed_with_the_last_reference(make, monkeypatch, put, job):
         found = [await one(batcher, 1), await one(batcher, b"bad")]
         monkeypatch.setattr(batcher, "_infer", fail)
         found.append(await one(batcher, 1))
-        until(lambda: batcher.busy == 0)
+        until(lambda: batcher.num_busy == 0)
         return found
 
     gc.disable()
@@ -420,7 +420,7 @@ def test_waiting_for_one_more_where_it_pays(make, network, clock, put):
         two = put(batcher, 3)
         network.gate.set()
         await asyncio.gather(running.done, one.done, two.done)
-        assert [job.batch for each in (one, two) for job in each.jobs] == [2, 2]
+        assert [job.batch_size for each in (one, two) for job in each.jobs] == [2, 2]
 
     asyncio.run(work())
     assert network.batches == [1, 2]
@@ -512,10 +512,10 @@ def test_threads_that_wait_for_more_may_find_nothing_left(make, network, clock, 
         network.entered.acquire()
         with batcher._changed:
             batcher._changed.notify_all()
-        until(lambda: batcher.busy == 1)
+        until(lambda: batcher.num_busy == 1)
         network.gate.set()
         await asyncio.gather(one.done, two.done)
-        until(lambda: batcher.busy == 0)
+        until(lambda: batcher.num_busy == 0)
         assert all(thread.is_alive() for thread in batcher._threads)
 
     asyncio.run(work())
@@ -528,8 +528,8 @@ def test_what_a_batch_took(make, network, clock, put):
 
     async def work():
         costs = fixed(start=4, b4=4.0)
-        costs.measured = lambda *arguments: measured.append(arguments)
-        batcher = make(workers=1, costs=costs, observe=lambda *arguments: told.append(arguments))
+        costs.record_batch = lambda *arguments: measured.append(arguments)
+        batcher = make(workers=1, costs=costs, on_batch=lambda *arguments: told.append(arguments))
         network.gate.clear()
         first = put(batcher, 1)
         network.entered.acquire()
@@ -544,7 +544,7 @@ def test_what_a_batch_took(make, network, clock, put):
     assert network.batches == [1, 3, 1]
     assert told == [(1, 0.25, 9.0), (3, 1.0, 2.0), (1, 0.25, 2.0)]
     assert measured == [(1, 9.0, 9.25, False), (3, 2.0, 3.0, True), (1, 2.0, 2.25, False)]
-    assert [job.batch for job in (first, image, bad, other, fourth, last)] == [1, 3, 0, 3, 3, 1]
+    assert [job.batch_size for job in (first, image, bad, other, fourth, last)] == [1, 3, 0, 3, 3, 1]
     assert [job.decode_seconds for job in (image, bad, other)] == [0.25, 0.25, 0.25]
     assert [job.inference_seconds for job in (image, bad, other)] == [2.0, 0.0, 2.0]
     assert first.queue_seconds == 0.0
@@ -557,7 +557,7 @@ def test_costs_are_told_of_arrivals(make, put):
 
     async def work():
         batcher = make(workers=1)
-        batcher.costs.arrived = lambda *arguments: told.append(arguments)
+        batcher.costs.record_arrival = lambda *arguments: told.append(arguments)
         await put(batcher, 1, 2, 3).done
 
     asyncio.run(work())
@@ -584,11 +584,11 @@ def test_nobody_waits_in_a_loop_that_has_ended(make, network, put):
 def test_those_who_look(make, network, put):
     async def work():
         batcher = make(workers=3, name="tulips")
-        assert (batcher.busy, len(batcher), batcher.load.wait_seconds) == (0, 0, 0.0)
+        assert (batcher.num_busy, len(batcher), batcher.queue_load.wait_seconds) == (0, 0, 0.0)
         network.gate.clear()
         running = put(batcher, 1)
         network.entered.acquire()
-        assert batcher.busy == 1
+        assert batcher.num_busy == 1
         network.gate.set()
         await running.done
         assert [thread.name for thread in batcher._threads] == [f"vertebra-tulips-{n}" for n in range(3)]

@@ -193,7 +193,7 @@ def test_images_of_every_kind_of_badness(client, pngs):
     statuses = send(client, [*bombs(), *no_images(whole), *whole, *mutated(whole, 300)])
     assert statuses[200] > 20 and statuses[422] > 100
     assert client.post("/v1/predict", pngs[0]).status == 200
-    assert client.service.dispatcher.bodies.held == 0
+    assert client.service.dispatcher.body_reader.num_bytes == 0
 
 
 def form_bodies(png, count, seed=1):
@@ -419,7 +419,7 @@ def told(serving, caplog, eventually):
 
 
 def left_behind(client):
-    return client.service.dispatcher.bodies.held or client.service.server.server_state.connections
+    return client.service.dispatcher.body_reader.num_bytes or client.service.server.server_state.connections
 
 
 @pytest.mark.parametrize("changes", [{}, {"host": "0.0.0.0", "no_auth": True}, {"cors": ("*",)}], ids=str)

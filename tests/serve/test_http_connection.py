@@ -95,7 +95,7 @@ def test_an_answer_under_way_comes_before_the_refusal(serving, held, pngs, event
     gate, batcher = held(client), client.service.registry.get(None).batcher
     with connected(client) as connection:
         connection.sendall(picture(pngs[0]))
-        eventually(lambda: batcher.busy)
+        eventually(lambda: batcher.num_busy)
         connection.sendall(b"nonsense\r\n\r\n" + GET)
         connection.settimeout(0.2)
         with pytest.raises(TimeoutError):
@@ -129,7 +129,7 @@ def test_a_body_that_breaks_has_one_answer(client, pngs):
         assert one(connection)[0] == 404
         connection.sendall(b"no length\r\n")
         assert answers(connection) == []
-    assert client.service.dispatcher.bodies.held == 0
+    assert client.service.dispatcher.body_reader.num_bytes == 0
 
 
 def test_who_hangs_up_is_noticed_also_with_requests_behind(serving, held, pngs, eventually):
@@ -138,7 +138,7 @@ def test_who_hangs_up_is_noticed_also_with_requests_behind(serving, held, pngs, 
     batcher = client.service.registry.get(None).batcher
     with connected(client) as connection:
         connection.sendall(picture(pngs[0]) + GET)
-        eventually(lambda: batcher.busy)
+        eventually(lambda: batcher.num_busy)
     eventually(lambda: 'status="499"} 1.0' in client.get("/metrics").body.decode())
 
 

@@ -46,7 +46,7 @@ def test_a_body_that_grows_too_large(client):
     chunk = b"c350\r\n" + bytes(50_000) + b"\r\n"
     answer = talk(client, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", chunk, chunk, chunk, chunk, chunk)
     assert answer.startswith(b"HTTP/1.1 413")
-    assert client.service.dispatcher.bodies.held == 0
+    assert client.service.dispatcher.body_reader.num_bytes == 0
 
 
 def test_chunks_that_fit(client, pngs):
@@ -62,10 +62,10 @@ def test_a_compressed_body(client):
 
 def test_all_bodies_together(serving, pngs):
     client = serving()
-    client.service.dispatcher.bodies.held = 4 * 200_000
+    client.service.dispatcher.body_reader.num_bytes = 4 * 200_000
     answer = client.post("/v1/predict", pngs[0])
     assert answer.status == 503 and "memory" in answer.message and answer.headers["retry-after"]
-    client.service.dispatcher.bodies.held = 0
+    client.service.dispatcher.body_reader.num_bytes = 0
     assert client.post("/v1/predict", pngs[0]).status == 200
 
 
@@ -150,11 +150,11 @@ def test_a_full_queue(serving, held, pngs, eventually):
         answers.append(client.files("/v1/predict", *((f"{n}.png", pngs[0]) for n in range(count))).status)
 
     threads = []
-    for count, waiting in (*((1, 0) for _ in range(batcher.workers)), (8, 8)):
+    for count, waiting in (*((1, 0) for _ in range(batcher.num_workers)), (8, 8)):
         threads.append(threading.Thread(target=ask, args=(count,)))
         threads[-1].start()
-        busy = min(batcher.workers, len(threads))
-        eventually(lambda waiting=waiting, busy=busy: len(batcher) == waiting and batcher.busy >= busy)
+        busy = min(batcher.num_workers, len(threads))
+        eventually(lambda waiting=waiting, busy=busy: len(batcher) == waiting and batcher.num_busy >= busy)
     busy = client.post("/v1/predict", pngs[0])
     assert (
         busy.status == 503
@@ -166,7 +166,7 @@ def test_a_full_queue(serving, held, pngs, eventually):
     gate.set()
     for thread in threads:
         thread.join()
-    assert set(answers) == {200} and len(answers) == batcher.workers + 1
+    assert set(answers) == {200} and len(answers) == batcher.num_workers + 1
     assert client.post("/v1/predict", pngs[0]).status == 200
 
 
@@ -175,22 +175,22 @@ def test_what_a_client_that_hung_up_wanted_is_not_done(serving, held, pngs, even
     gate = held(client)
     batcher = client.service.registry.get(None).batcher
     connections = []
-    for number in range(1, batcher.workers + 3):
+    for number in range(1, batcher.num_workers + 3):
         connection = http.client.HTTPConnection(client.host, client.port, timeout=10)
         connection.request("POST", "/v1/predict", pngs[0], {"Content-Type": "image/png"})
         connections.append(connection)
         # One after the other: a worker that is free would take two at once.
-        busy = min(number, batcher.workers)
-        eventually(lambda number=number, busy=busy: (batcher.busy, len(batcher)) == (busy, number - busy))
+        busy = min(number, batcher.num_workers)
+        eventually(lambda number=number, busy=busy: (batcher.num_busy, len(batcher)) == (busy, number - busy))
     for connection in connections:
         connection.close()
-    gone = f'status="499"}} {batcher.workers + 2}.0'
+    gone = f'status="499"}} {batcher.num_workers + 2}.0'
     eventually(lambda: gone in client.get("/metrics").body.decode())
     gate.set()
     assert client.post("/v1/predict", pngs[0]).status == 200
     text = client.get("/metrics").body.decode()
     # Those that were under way, and the last one; none of those that waited.
-    assert f'vertebra_batch_images_sum{{model="tiny"}} {batcher.workers + 1}.0' in text
+    assert f'vertebra_batch_images_sum{{model="tiny"}} {batcher.num_workers + 1}.0' in text
 
 
 def test_too_many_connections(serving):

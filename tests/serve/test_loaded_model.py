@@ -34,7 +34,7 @@ def test_what_is_known_of_a_model(registry, path, settings):
     assert loaded.loaded_at.endswith("+00:00") and len(loaded.loaded_at) == 25
     assert loaded.explains_by == "activation" and loaded.classifier.shape == (3, 8)
     assert loaded.anatomy["input"] == [32, 32, 3]
-    assert loaded.batcher.limit == 5
+    assert loaded.batcher.max_images == 5
     assert loaded.batcher._threads[0].name == "vertebra-m-0"
 
 
@@ -53,7 +53,7 @@ def test_it_is_warm(path, settings, monkeypatch):
     loaded.close()
     assert sizes == [1, 1, 1, 2, 2, 4, 4]
     assert loaded.batcher.costs.batch_seconds == {1: 1.0, 2: 2.0, 4: 4.0}
-    assert loaded.batcher.costs.start == loaded.plan.micro_batch
+    assert loaded.batcher.costs.initial_size == loaded.plan.micro_batch
 
 
 def test_the_engine_is_the_one_that_was_asked_for(path, settings, monkeypatch):
@@ -76,7 +76,7 @@ def test_a_thread_for_each_core_decodes_and_runs_the_network(path, settings, mon
     )
     loaded = LoadedModel("m", path, settings, module.Metrics())
     loaded.close()
-    assert loaded.batcher.workers == 6 and loaded.batcher.costs.start == 4
+    assert loaded.batcher.num_workers == 6 and loaded.batcher.costs.initial_size == 4
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -18,11 +18,11 @@ class Counters:
     def __init__(self):
         self.requests, self.reasons, self.seconds = [], [], []
 
-    def answered(self, path, status, seconds):
+    def count_response(self, path, status, seconds):
         self.requests.append((path, status))
         self.seconds.append(seconds)
 
-    def refused(self, reason):
+    def count_refusal(self, reason):
         self.reasons.append(reason)
 
 
@@ -33,7 +33,7 @@ class Asked:
         self.counters, self.seen, self.deadlines = Counters(), [], []
         self.status, self.headers, self.body = None, [], b""
 
-        def overload(milliseconds):
+        def find_overload(milliseconds):
             self.deadlines.append(milliseconds)
             return busy
 
@@ -50,8 +50,10 @@ class Asked:
             else:
                 self.body += message["body"]
 
-        admission = SimpleNamespace(settings=ServerSettings(**settings), metrics=self.counters, overload=overload)
-        guard = Middleware(app or plain, admission, frozenset(page))
+        dispatcher = SimpleNamespace(
+            settings=ServerSettings(**settings), metrics=self.counters, find_overload=find_overload
+        )
+        guard = Middleware(app or plain, dispatcher, frozenset(page))
         lines = [(name.encode(), value.encode("latin-1")) for name, value in headers]
         # As a server makes them: equal to the guard's own texts, but no longer the same objects.
         texts = {"type": "http", "method": method, "path": path}

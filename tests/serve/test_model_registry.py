@@ -44,7 +44,7 @@ def look(registry):
 
 
 def reloads(registry, result):
-    return f'vertebra_reloads_total{{model="m",result="{result}"}} 1.0' in registry.metrics.text().decode()
+    return f'vertebra_reloads_total{{model="m",result="{result}"}} 1.0' in registry.metrics.render().decode()
 
 
 def until(condition):

@@ -1,4 +1,4 @@
-"""Who gets into a queue."""
+"""Which images a queue accepts."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from vertebra.serve.queue_limit import QueueFullError, QueueLoad
 
 def admits(images, count, seconds_left, limit=10):
     try:
-        QueueLoad(images, limit, seconds_per_image=2.0, threads=2).admit(count, seconds_left)
+        QueueLoad(images, limit, seconds_per_image=2.0, num_threads=2).require_room(count, seconds_left)
     except QueueFullError as full:
         assert full.seconds == images  # of 2 s each, for two threads
         return False

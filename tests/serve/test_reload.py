@@ -156,7 +156,7 @@ def test_accepted_requests_are_finished_by_the_old_one(serving, place, held, png
 
     thread = threading.Thread(target=ask)
     thread.start()
-    until(lambda: old.batcher.busy)
+    until(lambda: old.batcher.num_busy)
     place(classes=("new", "newer"))
     until(lambda: client.service.registry.get("m") is not old)
     assert client.post("/v1/predict", pngs[0]).json["results"][0]["predictions"][0]["class"] in ("new", "newer")

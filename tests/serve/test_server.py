@@ -82,7 +82,7 @@ def test_what_was_accepted_is_finished(serving, held, pngs, eventually):
 
     thread = threading.Thread(target=ask)
     thread.start()
-    eventually(lambda: batcher.busy)
+    eventually(lambda: batcher.num_busy)
     client.service.stop()
     time.sleep(0.3)
     gate.set()
@@ -197,7 +197,7 @@ def test_names_and_time_that_the_command_is_given(started, pngs):
 
 
 def test_a_route_that_fails_answers_as_all_do(client, monkeypatch, caplog):
-    monkeypatch.setattr(client.service.metrics, "text", lambda: 1 / 0)
+    monkeypatch.setattr(client.service.metrics, "render", lambda: 1 / 0)
     connection = http.client.HTTPConnection(client.host, client.port, timeout=20)
     with contextlib.closing(connection):
         connection.request("GET", "/metrics")

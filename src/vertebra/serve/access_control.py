@@ -12,7 +12,7 @@ from .prometheus_metrics import Metrics
 from .server_settings import ServerSettings, is_loopback
 
 # What needs no key: the page (it asks for the key), probes, and what describes every server of this version.
-_OPEN = frozenset(
+_PUBLIC_PATHS = frozenset(
     ("/", "/healthz", "/readyz", "/v1/info", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json")
 )
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::([0-9]{0,5}))?", re.ASCII)
@@ -30,7 +30,7 @@ class AccessControl:
 
     def __init__(self, settings: ServerSettings, metrics: Metrics, page: frozenset[str]) -> None:
         self.metrics = metrics
-        self.open = _OPEN | page
+        self.public_paths = _PUBLIC_PATHS | page
         self.allowed = settings.allow_host
         self.key = None if settings.api_key is None else settings.api_key.encode()
         self.origins = frozenset(settings.origins)
@@ -49,10 +49,10 @@ class AccessControl:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1")
         if (host and not _HOST.fullmatch(host)) or sum(name == b"host" for name, _ in scope["headers"]) > 1:
-            self.metrics.refused("host")
+            self.metrics.count_refusal("host")
             raise ApiError(400, f"the Host header is {host[:100]!r}; send one, with a name and perhaps a port.")
         if self.hosts is not None and not self._is_own_host(_hostname(host)):
-            self.metrics.refused("host")
+            self.metrics.count_refusal("host")
             allowed = self.allowed
             instead = "" if allowed else ", or with an API key"
             raise ApiError(
@@ -62,16 +62,16 @@ class AccessControl:
             )
         origin = headers.get(b"origin")
         if origin is not None and not self._is_allowed_origin(origin.decode("latin-1"), host):
-            self.metrics.refused("origin")
+            self.metrics.count_refusal("origin")
             raise ApiError(
                 403,
                 f"pages of {origin.decode('latin-1')[:100]!r} may not use this server, whose Host is {host[:100]!r}. "
                 "Allow them with --cors; a proxy in between must pass the Host header on.",
             )
-        if self.key is not None and scope["path"] not in self.open and scope["method"] != "OPTIONS":
+        if self.key is not None and scope["path"] not in self.public_paths and scope["method"] != "OPTIONS":
             given = headers.get(b"x-api-key") or _bearer(headers.get(b"authorization", b""))
             if not hmac.compare_digest(given, self.key):
-                self.metrics.refused("key")
+                self.metrics.count_refusal("key")
                 raise ApiError(
                     401,
                     "the API key is missing or wrong. Send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`.",

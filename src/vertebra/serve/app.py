@@ -29,9 +29,9 @@ def create_app(dispatcher: Dispatcher) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        """What runs beside the requests: the loading and watching of models, and the sampling of the loop's lag."""
+        """Load and watch the models, and sample the event loop's lag, while the application runs."""
         dispatcher.registry.start()
-        sampling = asyncio.create_task(dispatcher.admission.sample_lag())
+        sampling = asyncio.create_task(dispatcher.deadlines.sample_lag())
         try:
             yield
         finally:
@@ -43,7 +43,7 @@ def create_app(dispatcher: Dispatcher) -> FastAPI:
         title="Vertebra",
         version=__version__,
         description='Image classification. Errors are JSON: {"error": {"message": …}}.',
-        # Its pages load their scripts from another server; /docs below does not.
+        # FastAPI's pages load scripts from another server; /docs below does not.
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
@@ -52,27 +52,27 @@ def create_app(dispatcher: Dispatcher) -> FastAPI:
     )
     app.include_router(v1_routes.routes(dispatcher))
     app.include_router(kserve_routes.routes(dispatcher))
-    # Coroutines: functions would each be handed to a thread.
+    # Coroutines, since Starlette runs each plain function in a thread.
     app.exception_handler(ApiError)(_api_error)
     app.exception_handler(HTTPException)(_http_error)
-    app.exception_handler(RequestValidationError)(_invalid)
+    app.exception_handler(RequestValidationError)(_validation_error)
     for path in page.files:
         app.add_route(path, page.answer, methods=["GET"], include_in_schema=False)
 
     async def openapi(request: Request) -> Response:
-        prefix = _prefix(request)
+        prefix = _forwarded_prefix(request)
         return json_response(app.openapi() | ({"servers": [{"url": prefix}]} if prefix else {}))
 
     async def docs(request: Request) -> Response:
         base = request.base_url
-        if request.headers.get("x-forwarded-proto") == "https":  # the proxy's; it changes the text of this page alone
+        if request.headers.get("x-forwarded-proto") == "https":  # set by a proxy; it affects only the text of this page
             base = base.replace(scheme="https")
-        text = docs_page(app.openapi(), str(base).rstrip("/") + _prefix(request))
+        text = docs_page(app.openapi(), str(base).rstrip("/") + _forwarded_prefix(request))
         return Response(text, media_type="text/html", headers={"Content-Security-Policy": POLICY})
 
     app.add_route("/openapi.json", openapi, methods=["GET"], include_in_schema=False)
     app.add_route("/docs", docs, methods=["GET"], include_in_schema=False)
-    app.add_middleware(Middleware, admission=dispatcher.admission, page=frozenset(page.files))
+    app.add_middleware(Middleware, dispatcher=dispatcher, page=frozenset(page.files))
     if dispatcher.settings.cors:
         app.add_middleware(
             CORSMiddleware,
@@ -85,11 +85,8 @@ def create_app(dispatcher: Dispatcher) -> FastAPI:
     return app
 
 
-def _prefix(request: Request) -> str:
-    """The path that a proxy has taken off, as it says in X-Forwarded-Prefix; "" for what is no path.
-
-    It changes the addresses that the description names, and nothing else.
-    """
+def _forwarded_prefix(request: Request) -> str:
+    """The path that a proxy has removed (X-Forwarded-Prefix), or "" if it is not valid; used in the API's docs only."""
     prefix = request.headers.get("x-forwarded-prefix", "").rstrip("/")
     return prefix if re.fullmatch(r"(/[\w.~-]{1,100}){1,10}", prefix, re.ASCII) else ""
 
@@ -99,7 +96,7 @@ async def _api_error(request: Request, error: ApiError) -> Response:
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:
-    """Starlette's own: no such path, or another method."""
+    """Starlette's errors: no such path, or a method that is not allowed."""
     path, asked = request.scope["path"][:100], request.scope["method"] == "OPTIONS"
     if error.status_code == 405 or (asked and path == "*"):
         given = (error.headers or {}).get("Allow", "GET, POST")
@@ -111,7 +108,6 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
     return ApiError(error.status_code, text, error.headers).response()
 
 
-async def _invalid(request: Request, error: RequestValidationError) -> Response:
-    """A parameter that is not allowed."""
+async def _validation_error(request: Request, error: RequestValidationError) -> Response:
     parts = [f"{entry['loc'][-1]} is {str(entry.get('input'))[:60]!r}: {entry['msg']}" for entry in error.errors()]
     return ApiError(422, f"{'; '.join(parts)}. See /docs.").response()

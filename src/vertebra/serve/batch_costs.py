@@ -1,6 +1,6 @@
-"""What batches cost on this machine, as measured, and so how many images the next one takes and how long it waits.
+"""Measured times of batches, from which the size of the next batch and the wait before it are decided.
 
-To be changed under the batcher's lock only.
+Callers must hold the batcher's lock.
 """
 
 from __future__ import annotations
@@ -9,93 +9,93 @@ from collections import Counter
 
 SIZES = (1, 2, 4, 8, 16)
 
-_GAIN = 0.1  # of an image's time, that another size must save: times under load are noisy
-_TRUSTED = 8  # batches of a size, before its time is compared with another's
-_TRY_EVERY = 256  # batches, until a neighbouring size is tried: larger ones make all of their images wait
-_WEIGHT = 0.1  # of a new measurement, in a running mean
-_GAP = 1.0  # seconds; a longer pause between two requests says nothing about the next
+_MIN_GAIN = 0.1  # share of an image's time that another size must save: times under load are noisy
+_MIN_BATCHES = 8  # measured batches of a size before it is compared with others
+_EXPLORE_EVERY = 256  # batches between two trials of a neighbouring size
+_NEW_WEIGHT = 0.1  # of a new value in a running mean
+_MAX_INTERVAL = 1.0  # seconds; a longer pause between requests does not predict the next one
 
 
 class BatchCosts:
-    """Running means: seconds of the network for each size of batch, of all work for an image, between two arrivals."""
+    """Running means, in seconds: inference by batch size, all work per image, and the interval between arrivals."""
 
-    def __init__(self, start: int = 1) -> None:
-        # Images of a batch, until another size has proved to be better.
-        self.start = max(size for size in SIZES if size <= start)
-        self.batch_seconds: dict[int, float] = {}  # size -> seconds of the network
-        self.seconds_per_image = 0.02  # seconds of a thread for an image, decoding included
-        self.arrival_interval = _GAP  # seconds between two images that arrive
-        self._last = 0.0
-        self._taken = 0
-        self._times: Counter[int] = Counter()  # batches of each size, the warm-up's left out
-        self._pace: float | None = None  # seconds of the network for an image, just now, in batches of whatever size
-        self._relative: dict[int, float] = {}  # size -> the same in batches of that size, over the pace at that time
+    def __init__(self, initial_size: int = 1) -> None:
+        # The batch size until another one is measurably better.
+        self.initial_size = max(size for size in SIZES if size <= initial_size)
+        self.batch_seconds: dict[int, float] = {}  # size -> inference time
+        self.seconds_per_image = 0.02  # of one thread, including decoding
+        self.arrival_interval = _MAX_INTERVAL  # between two images
+        self._last_arrival = 0.0
+        self._num_batches = 0
+        self._num_measured: Counter[int] = Counter()  # size -> saturated batches
+        self._recent: float | None = None  # inference time per image in recent batches of any size
+        self._relative: dict[int, float] = {}  # size -> inference time per image, relative to `_recent` at that time
 
-    def warm(self, size: int, seconds: float) -> None:
-        """A batch of that size took so many seconds of the network while nothing else ran."""
+    def record_warm_up(self, size: int, seconds: float) -> None:
+        """Record the inference time of a batch that ran alone."""
         self.batch_seconds[size] = seconds
         self.seconds_per_image = self.batch_seconds[min(self.batch_seconds)] / min(self.batch_seconds)
 
-    def measured(self, size: int, inference: float, total: float, is_saturated: bool = True) -> None:
-        """A batch of that size took so many seconds of the network, and so many in all.
+    def record_batch(self, size: int, inference: float, total: float, is_saturated: bool = True) -> None:
+        """Record a batch: its size, its inference time, and its total time in seconds.
 
-        `is_saturated`: images were queued beside it, and every thread was at work. Only such batches are compared: what
-        is left at the end of a rush comes in small ones, which are quick because the cores are free.
+        A batch is saturated if more images were queued and all threads were busy. Only saturated batches are compared,
+        because the small ones at the end of a burst are fast only while cores are idle.
         """
-        each = inference / size
-        self.seconds_per_image = _mean(self.seconds_per_image, total / size)
-        self._times[size] += is_saturated
-        # Under load a batch takes longer than in the warm-up, so that the first of its size starts anew.
-        first = is_saturated and self._times[size] == 1
-        self.batch_seconds[size] = _mean(None if first else self.batch_seconds.get(size), inference)
+        per_image = inference / size
+        self.seconds_per_image = _update_mean(self.seconds_per_image, total / size)
+        self._num_measured[size] += is_saturated
+        # Batches take longer under load, so the first saturated one replaces the warm-up's time.
+        first = is_saturated and self._num_measured[size] == 1
+        self.batch_seconds[size] = _update_mean(None if first else self.batch_seconds.get(size), inference)
         if not is_saturated:
             return
-        # A busy minute makes all sizes slow, and those that ran in it must not look worse for it.
-        if self._pace is not None:
-            self._relative[size] = _mean(self._relative.get(size), each / self._pace)
-        self._pace = each if self._pace is None else (self._pace + each) / 2
+        # Relative, because a busy machine slows down all sizes.
+        if self._recent is not None:
+            self._relative[size] = _update_mean(self._relative.get(size), per_image / self._recent)
+        self._recent = per_image if self._recent is None else (self._recent + per_image) / 2
 
-    def arrived(self, now: float, count: int) -> None:
-        """So many images came at once."""
-        gap = min(_GAP, now - self._last) / count
-        self._last = now
-        self.arrival_interval = _mean(self.arrival_interval, gap)
+    def record_arrival(self, now: float, count: int) -> None:
+        """Record `count` images that arrived together."""
+        interval = min(_MAX_INTERVAL, now - self._last_arrival) / count
+        self._last_arrival = now
+        self.arrival_interval = _update_mean(self.arrival_interval, interval)
 
     @property
-    def best(self) -> int:
-        """The size to take where enough images are queued: the first, unless another saves clearly more than noise."""
-        each = {size: self._relative[size] for size in SIZES if self._times[size] >= _TRUSTED}
-        if self.start not in each:
-            return self.start
-        best = min(each, key=lambda size: each[size])
-        return best if each[best] < each[self.start] * (1 - _GAIN) else self.start
+    def best_size(self) -> int:
+        """The best measured batch size: the initial one unless another is faster by more than the noise."""
+        times = {size: self._relative[size] for size in SIZES if self._num_measured[size] >= _MIN_BATCHES}
+        if self.initial_size not in times:
+            return self.initial_size
+        best = min(times, key=lambda size: times[size])
+        return best if times[best] < times[self.initial_size] * (1 - _MIN_GAIN) else self.initial_size
 
-    def take(self, images: int, idle_threads: int) -> int:
-        """How many of the queued images make the next batch: idle threads get as many, and none more than is best.
+    def next_batch_size(self, num_queued: int, num_idle: int) -> int:
+        """The size of the next batch: an equal share for each idle thread, and at most the best size.
 
-        Now and then it is a size beside the best one, to measure what that costs.
+        Every 256th batch may have a neighbour of the best size, to measure that.
         """
-        self._taken += 1
-        size = self.best
-        if self._taken % _TRY_EVERY == 0:
-            size = size * 2 if self._taken // _TRY_EVERY % 2 else size // 2
-        share = -(-images // (1 + idle_threads))
+        self._num_batches += 1
+        size = self.best_size
+        if self._num_batches % _EXPLORE_EVERY == 0:
+            size = size * 2 if self._num_batches // _EXPLORE_EVERY % 2 else size // 2
+        share = -(-num_queued // (1 + num_idle))
         return max(1, min(share, size, SIZES[-1]))
 
-    def worth_waiting(self, images: int) -> float:
-        """Seconds to wait for one more than the queued images, 0 where that does not pay.
+    def seconds_worth_waiting(self, num_queued: int) -> float:
+        """How long to wait for one more image; 0 if waiting does not pay.
 
-        One more in the batch costs T(n + 1) − T(n) instead of T(1) for a batch of its own. Waiting pays where the next
-        image is likely to come within what is saved. Processors save next to nothing; accelerators do.
+        One more image in a batch of n costs T(n + 1) − T(n) instead of T(1) for a batch of its own. Waiting pays if the
+        next image is expected within the time saved. That is rare on processors and common on accelerators.
         """
-        known = [self.batch_seconds.get(size) for size in (1, images, images + 1)]
-        if images >= self.best or None in known:
+        known = [self.batch_seconds.get(size) for size in (1, num_queued, num_queued + 1)]
+        if num_queued >= self.best_size or None in known:
             return 0.0
         alone, now, more = (value for value in known if value is not None)
         saved = alone + now - more
         return saved if self.arrival_interval < saved else 0.0
 
 
-def _mean(before: float | None, value: float) -> float:
-    """A running mean with a new value; the first one is the mean."""
-    return value if before is None else before + _WEIGHT * (value - before)
+def _update_mean(mean: float | None, value: float) -> float:
+    """An exponential moving average with a new value; without a mean, the value."""
+    return value if mean is None else mean + _NEW_WEIGHT * (value - mean)

@@ -40,18 +40,18 @@ async def explained(
     classifier = model.classifier
     outputs = (PROBABILITIES,) if classifier is None else (PROBABILITIES, FEATURES)
     job = Job(partial(_decode, dispatcher.settings.max_pixels, model, upload), upload.name, outputs)
-    await dispatcher.run(model.name, lambda _: [job], receive, deadline, only=model)
+    await dispatcher.run_jobs(model.name, lambda _: [job], receive, deadline, expected_model=model)
     if job.error is not None:
         raise ApiError(422, job.error)
     if index is not None and index >= model.classes:
         raise ApiError(422, f"index is {index}; {model.name!r} has the classes 0 to {model.classes - 1}.")
-    photo, box, _ = job.kept
+    photo, box, _ = job.context
     chosen = int(job.values[PROBABILITIES].argmax()) if index is None else index
     if classifier is not None:
         heat = saliency.activation_map(classifier, job.values[FEATURES], chosen)
     else:
         heat = await _occlusion(dispatcher, receive, model, job, chosen, deadline)
-    picture = await dispatcher.draw(lambda: saliency.draw(heat, photo, box, overlay=overlay), deadline)
+    picture = await dispatcher.run_drawing(lambda: saliency.draw(heat, photo, box, overlay=overlay), deadline)
     headers = {
         "X-Class-Index": str(chosen),
         "X-Class-Name": quote(model.card.class_name(chosen)),
@@ -73,11 +73,11 @@ async def _occlusion(
     dispatcher: Dispatcher, receive: Receive, model: LoadedModel, whole: Job, index: int, deadline: float
 ) -> saliency.Map:
     """What the class loses at each place."""
-    parts = saliency.occluded(whole.kept[-1])
+    parts = saliency.occluded(whole.context[-1])
     some = max(1, min(_OCCLUSIONS, dispatcher.settings.queue // 2))
     values: list[float] = []
     for start in range(0, len(parts), some):
         jobs = [Job(partial(DecodedImage, part)) for part in parts[start : start + some]]
-        await dispatcher.run(model.name, lambda _, jobs=jobs: jobs, receive, deadline, only=model)  # type: ignore[misc]
+        await dispatcher.run_jobs(model.name, lambda _, jobs=jobs: jobs, receive, deadline, expected_model=model)  # type: ignore[misc]
         values += (float(job.values[PROBABILITIES][index]) for job in jobs)
     return saliency.occlusion_map(float(whole.values[PROBABILITIES][index]), values)

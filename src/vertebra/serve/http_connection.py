@@ -45,7 +45,7 @@ class Connection(HttpToolsProtocol):
         """A client has connected."""
         super().connection_made(_Transport(transport, self))  # type: ignore[arg-type]
         if len(self.connections) > self.settings.connections and not self._close_longest_idle():
-            self.metrics.refused("connections")
+            self.metrics.count_refusal("connections")
             self._refuse(503, "there are too many connections. Try again later.", b"retry-after: 1\r\n")
             return
         self._arm(self._on_timeout)
@@ -182,10 +182,10 @@ class Connection(HttpToolsProtocol):
 
     def _malformed(self, error: Exception | None) -> None:
         if error is None or self._header_bytes > MAX_HEAD_BYTES:
-            self.metrics.refused("headers")
+            self.metrics.count_refusal("headers")
             self._refuse(431, f"the headers have more than {MAX_HEAD_BYTES:,} bytes.")
         else:
-            self.metrics.refused("malformed")
+            self.metrics.count_refusal("malformed")
             reason = " ".join(str(error.__context__ or error).split()).rstrip(".").lower() or "it is malformed"
             self._refuse(400, f"this is not HTTP that can be understood ({reason[:200]}).")
 
@@ -196,7 +196,7 @@ class Connection(HttpToolsProtocol):
         elif self.flow.read_paused:  # by this side, while earlier requests are answered
             self._arm(self._on_timeout)
         else:
-            self.metrics.refused("slow")
+            self.metrics.count_refusal("slow")
             self._refuse(408, f"the headers were not complete after {self.settings.read_seconds:g} seconds.")
 
     def _refuse(self, status: int, message: str, headers: bytes = b"") -> None:

@@ -1,4 +1,4 @@
-"""One image of a request on its way through decoder, batch and network."""
+"""One image of a request, and the completion that its request waits for."""
 
 from __future__ import annotations
 
@@ -13,56 +13,55 @@ from vertebra.runtime.engine import PROBABILITIES, FloatArray
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """What the network takes of an image."""
+    """The network's input from one image."""
 
     pixels: Pixels  # uint8 (crop, crop, 3)
     width: int = 0  # of the photo
     height: int = 0
-    kept: Any = None  # what the request needs of the photo later
+    context: Any = None  # passed on to the job
 
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """One image of one request, and what became of it."""
+    """One image of a request, with its result."""
 
     decode: Callable[[], DecodedImage]  # called by a worker thread; raises `ImageError`
     name: str = "image"
     outputs: tuple[str, ...] = (PROBABILITIES,)
-    # Filled in by the worker thread:
-    values: dict[str, FloatArray] = field(default_factory=dict)  # output -> its row
-    error: str | None = None  # what is wrong with the image
-    failure: Exception | None = None  # what is wrong with the server
+    # Set by the worker thread:
+    values: dict[str, FloatArray] = field(default_factory=dict)  # output name -> values of this image
+    error: str | None = None  # why the image cannot be decoded
+    failure: Exception | None = None  # why the model failed
     width: int = 0
     height: int = 0
-    kept: Any = None
+    context: Any = None  # from `decode`, for what the request does next
     queue_seconds: float = 0.0
     decode_seconds: float = 0.0
     inference_seconds: float = 0.0
-    batch: int = 0  # images of its batch
+    batch_size: int = 0
     completion: Completion | None = None
-    queued: float = 0.0  # when it was
+    queued_at: float = 0.0
 
 
 class Completion:
-    """Set once all jobs of one request are done; `is_cancelled` where the request has ended.
+    """Sets `done` when all jobs of a request are done.
 
-    Jobs know their completion, and not the other way round: in a reference cycle they would keep their images until the
-    garbage collector comes by.
+    It does not refer to its jobs: a reference cycle would keep their images until the next garbage collection.
     """
 
     def __init__(self, count: int, deadline: float) -> None:
-        self.deadline = deadline  # of time.monotonic
-        self.is_cancelled = False  # read by the worker threads
+        self.deadline = deadline  # seconds of time.monotonic
+        self.is_cancelled = False  # whether the request has ended; read by the worker threads
         self.loop = asyncio.get_running_loop()
         self.done: asyncio.Future[None] = self.loop.create_future()
-        self._left = count
+        self._num_pending = count
 
-    def is_wanted(self, now: float) -> bool:
-        """Whether the request is neither cancelled nor late."""
+    def is_active(self, now: float) -> bool:
+        """Whether the request is neither cancelled nor past its deadline."""
         return not self.is_cancelled and self.deadline > now
 
-    def finish(self, count: int) -> None:
-        """So many more are done; called in the event loop."""
-        self._left -= count
-        if self._left <= 0 and not self.done.done():
+    def mark_done(self, count: int) -> None:
+        """Record that `count` more jobs are done. Call it in the event loop only."""
+        self._num_pending -= count
+        if self._num_pending <= 0 and not self.done.done():
             self.done.set_result(None)

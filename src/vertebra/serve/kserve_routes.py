@@ -87,8 +87,8 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
     )
     async def infer(name: str, request: Request, deadline_ms: Deadline = None) -> Response:
         """Pixels as the network takes them → its outputs, in JSON or in binary."""
-        deadline = dispatcher.admission.deadline(deadline_ms)
-        async with dispatcher.body(request, registry.get(name), deadline) as body:
+        deadline = dispatcher.deadlines.compute(deadline_ms)
+        async with dispatcher.read_body(request, registry.get(name), deadline) as body:
             length = request.headers.get(HEADER_LENGTH)
             model, limit = registry.get(name), dispatcher.settings.max_images
             document, pixels = await in_thread_if_large(len(body), lambda: _read(body, length, model, limit))
@@ -99,8 +99,8 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
                     raise ApiError(422, "the model has just been replaced by one of another input size. Ask again.")
                 return [Job(partial(DecodedImage, row), outputs=tuple(requested)) for row in pixels]
 
-            loaded, jobs = await dispatcher.run(name, make, request.receive, deadline)
-        dispatcher.metrics.images(loaded.name, len(jobs), 0)
+            loaded, jobs = await dispatcher.run_jobs(name, make, request.receive, deadline)
+        dispatcher.metrics.count_images(loaded.name, len(jobs), 0)
         values = sum(value.size for job in jobs for value in job.values.values())
         return await in_thread_if_large(values, lambda: _answer(loaded, document, requested, jobs))
 

@@ -68,10 +68,10 @@ class LoadedModel:
         # A thread decodes and runs the network; a lane of several threads leaves the others of its cores to decoding.
         self.batcher = Batcher(
             partial(infer, runner, name),
-            workers=runner.plan.lanes * runner.plan.threads,
-            limit=settings.queue,
+            num_workers=runner.plan.lanes * runner.plan.threads,
+            max_images=settings.queue,
             costs=costs,
-            observe=metrics.batch_observer(name),
+            on_batch=metrics.batch_observer(name),
             name=name,
         )
         self.loaded_at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -101,7 +101,7 @@ class LoadedModel:
                 infer(self.runner, self.name, self._trial[:size], (PROBABILITIES,))
                 seconds = time.perf_counter() - start
                 if repeat:
-                    costs.warm(size, seconds)
+                    costs.record_warm_up(size, seconds)
         return costs
 
     @property

@@ -8,13 +8,12 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .access_control import AccessControl
-from .admission import Admission
 from .api_errors import UNEXPECTED, ApiError
-from .dispatcher import ClientDisconnectedError
+from .dispatcher import ClientDisconnectedError, Dispatcher
 
 log = logging.getLogger("vertebra.serve")
 
-# Only files of its own, and pictures that it makes itself; no script within a page, no page around this one.
+# Only the server's own files and images made in the page; no inline scripts, and no embedding in other pages.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
     "connect-src 'self'; font-src 'self'; manifest-src 'self'; worker-src 'self' blob:; base-uri 'none'; "
@@ -31,36 +30,36 @@ _HEADERS = {
     b"cache-control": b"no-store",
 }
 
-COMPUTED = frozenset(("/v1/predict", "/v1/embed", "/v1/explain"))
+_INFERENCE_PATHS = frozenset(("/v1/predict", "/v1/embed", "/v1/explain"))
 
 
 class Middleware:
-    """An ASGI application around another.
+    """ASGI middleware for every HTTP request.
 
     Args:
-        app: what answers.
-        admission: settings with key, host and origins; counters; whether there is room.
-        page: the paths of the page's files, which need no key.
+        app: the application with the routes.
+        dispatcher: settings, counters and queues.
+        page: paths of the web page's files, which need no API key.
     """
 
-    def __init__(self, app: ASGIApp, admission: Admission, page: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, dispatcher: Dispatcher, page: frozenset[str]) -> None:
         self.app = app
-        self.admission = admission
-        self.metrics = admission.metrics
-        self.access = AccessControl(admission.settings, admission.metrics, page)
+        self.dispatcher = dispatcher
+        self.metrics = dispatcher.metrics
+        self.access = AccessControl(dispatcher.settings, dispatcher.metrics, page)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Check, pass on, and count."""
+        """Check the request, pass it on, and count its response."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         start = time.perf_counter()
         status = 0
         complete = False
-        # HEAD is GET without the body, which the connection leaves out.
+        # HEAD is GET without the body, which the connection omits.
         inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
 
-        async def sending(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -73,30 +72,30 @@ class Middleware:
 
         try:
             self.access.check(scope)
-            self._check_load(scope)
-            await self.app(inner, receive, sending)
+            self._reject_overload(scope)
+            await self.app(inner, receive, send_with_headers)
         except ApiError as error:
-            await error.response()(scope, receive, sending)
+            await error.response()(scope, receive, send_with_headers)
         except ClientDisconnectedError:
             status = 499
         except Exception:
             if status and not complete:
-                raise  # uvicorn logs it, and hangs up: half of an answer must not pass for a whole one
+                raise  # uvicorn logs it and closes the connection, so that the client sees an incomplete response
             log.exception("%s %s failed", scope["method"], scope["path"][:200])
             if not status:
-                await ApiError(500, UNEXPECTED).response()(scope, receive, sending)
+                await ApiError(500, UNEXPECTED).response()(scope, receive, send_with_headers)
         finally:
             route = inner.get("route")
-            path = getattr(route, "path", None) or _route(scope["path"], self.access.open)
-            self.metrics.answered(path, status, time.perf_counter() - start)
+            path = getattr(route, "path", None) or _route_label(scope["path"], self.access.public_paths)
+            self.metrics.count_response(path, status, time.perf_counter() - start)
 
-    def _check_load(self, scope: Scope) -> None:
-        if scope["path"] in COMPUTED and scope["method"] == "POST":
+    def _reject_overload(self, scope: Scope) -> None:
+        if scope["path"] in _INFERENCE_PATHS and scope["method"] == "POST":
             deadlines = (value for name, value in scope["headers"] if name == b"x-deadline-ms")
-            if busy := self.admission.overload(next(deadlines, b"")):
+            if busy := self.dispatcher.find_overload(next(deadlines, b"")):
                 raise busy
 
 
-def _route(path: str, page: frozenset[str]) -> str:
-    """What the counters call a path that was not routed."""
-    return path if path in COMPUTED else "page" if path in page else "other"
+def _route_label(path: str, page: frozenset[str]) -> str:
+    """The `route` label for a path that was not routed."""
+    return path if path in _INFERENCE_PATHS else "page" if path in page else "other"

@@ -74,9 +74,9 @@ class ModelRegistry:
             (
                 "queue_wait_seconds",
                 "Expected wait of a new image.",
-                lambda it: it.read(lambda model: model.batcher.load.wait_seconds),
+                lambda it: it.read(lambda model: model.batcher.queue_load.wait_seconds),
             ),
-            ("busy_threads", "Busy worker threads.", lambda it: it.read(lambda model: model.batcher.busy)),
+            ("busy_threads", "Busy worker threads.", lambda it: it.read(lambda model: model.batcher.num_busy)),
             (
                 "model_current",
                 "1 where the newest file is served, 0 where it was refused.",
@@ -85,7 +85,7 @@ class ModelRegistry:
         )
         for name, text, value in values:
             read = {name: partial(value, served) for name, served in self.models.items()}
-            self.metrics.gauge(f"vertebra_{name}", text, read)
+            self.metrics.add_gauge(f"vertebra_{name}", text, read)
 
     @property
     def ready(self) -> bool:
@@ -161,12 +161,12 @@ class ModelRegistry:
             new = LoadedModel(served.name, served.path, self.settings, self.metrics)
         except Exception as error:
             served.error = f"the new {served.path.name} is not served: {' '.join(str(error).split())}"
-            self.metrics.reloaded(served.name, ok=False)
+            self.metrics.count_reload(served.name, ok=False)
             log.error("%s: %s The previous one is still served.", served.name, served.error)
             trim_heaps()
             return
         old, served.current, served.error = served.current, new, None
-        self.metrics.reloaded(served.name, ok=True)
+        self.metrics.count_reload(served.name, ok=True)
         log.info("%s: %s has been replaced", served.name, served.path)
         if old is not None:
             # Requests that it has accepted are finished; none can come any more, for they ask for `current`.

@@ -32,22 +32,22 @@ class Metrics:
         self._refused = counter("refused", "Requests refused, by reason.", ["reason"])
         self._reloads = counter("reloads", "Reloads of a model's file, by result.", ["model", "result"])
 
-    def answered(self, route: str, status: int, seconds: float) -> None:
+    def count_response(self, route: str, status: int, seconds: float) -> None:
         """Count a response and its seconds."""
         self._requests.labels(route, str(status)).inc()
         self._request_seconds.labels(route).observe(seconds)
 
-    def images(self, model: str, predicted: int, unreadable: int) -> None:
+    def count_images(self, model: str, predicted: int, unreadable: int) -> None:
         """Count the images of a request by result."""
         for result, count in (("ok", predicted), ("error", unreadable)):
             if count:
                 self._images.labels(model, result).inc(count)
 
-    def refused(self, reason: str) -> None:
+    def count_refusal(self, reason: str) -> None:
         """Count a refused request by its reason: "queue", "deadline", "memory", "connections", "key", "origin", …"""
         self._refused.labels(reason).inc()
 
-    def reloaded(self, model: str, *, ok: bool) -> None:
+    def count_reload(self, model: str, *, ok: bool) -> None:
         """Count a reload of a model's file by its result."""
         self._reloads.labels(model, "ok" if ok else "error").inc()
 
@@ -62,7 +62,7 @@ class Metrics:
 
         return observe
 
-    def gauge(self, name: str, text: str, read: Mapping[str, Callable[[], float]] | Callable[[], float]) -> None:
+    def add_gauge(self, name: str, text: str, read: Mapping[str, Callable[[], float]] | Callable[[], float]) -> None:
         """A gauge that is read at each scrape, one for each model or one for all, and costs nothing in between."""
         if callable(read):
             Gauge(name, text, registry=self.registry).set_function(read)
@@ -71,6 +71,6 @@ class Metrics:
         for model, function in read.items():
             gauge.labels(model).set_function(function)
 
-    def text(self) -> bytes:
+    def render(self) -> bytes:
         """All metrics in the text format of Prometheus."""
         return generate_latest(self.registry)

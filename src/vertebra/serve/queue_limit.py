@@ -1,14 +1,14 @@
-"""What limits a model's queue: the number of images in it, and whether a new one can be done before its deadline.
+"""The two limits of a model's queue: the number of images in it, and the time until a new image would be done.
 
-The number is `ServerSettings.queue` (`--queue`); the memory for the bodies of requests has a limit of its own in
-`request_body.py`.
+`QueueLoad.require_room` applies both. The number is limited by `ServerSettings.queue` (`--queue`), the time by the
+request's deadline (`deadlines.py`). The memory for request bodies is limited in `request_body.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# The expected wait is a mean, and half of all requests wait longer: so much of it must fit before the deadline.
+# The expected wait is a mean, which about half of all requests exceed: this multiple of it must fit.
 _WAIT_MARGIN = 1.5
 
 
@@ -24,24 +24,24 @@ class QueueFullError(Exception):
 class QueueLoad:
     """A queue at one moment."""
 
-    images: int
-    limit: int
-    seconds_per_image: float  # of a thread
-    threads: int
+    num_images: int
+    max_images: int
+    seconds_per_image: float  # of one thread
+    num_threads: int
 
     @property
     def wait_seconds(self) -> float:
-        """Until an image that came now would be taken."""
-        return self.images * self.seconds_per_image / self.threads
+        """The expected time until a new image would leave the queue."""
+        return self.num_images * self.seconds_per_image / self.num_threads
 
-    def admit(self, count: int, seconds_left: float) -> None:
-        """Check for room for more images, whose deadline is `seconds_left` away.
+    def require_room(self, count: int, seconds_left: float) -> None:
+        """Refuse `count` more images that exceed a limit; their deadline is `seconds_left` away.
 
-        An empty queue takes all that its limit allows: only a trial shows how long an image takes.
+        An empty queue ignores the deadline: the measured time of an image may be outdated.
 
         Raises:
-            QueueFullError: they find no room, or would be late.
+            QueueFullError: there are too many images, or the new ones would be late.
         """
         needed = _WAIT_MARGIN * self.wait_seconds + self.seconds_per_image
-        if self.images + count > self.limit or (self.images and needed > seconds_left):
+        if self.num_images + count > self.max_images or (self.num_images and needed > seconds_left):
             raise QueueFullError(self.wait_seconds)

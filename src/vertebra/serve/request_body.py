@@ -1,4 +1,4 @@
-"""The bytes of a request's body, within limits that hold while the body still comes in."""
+"""Reading of request bodies, whose size, time and memory are limited while they arrive."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from .server_settings import ServerSettings
 
 
 class BodyReader:
-    """Reads bodies; all that are in memory at a time stay below a limit."""
+    """Reads request bodies; together they stay below `ServerSettings.max_body_bytes`."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
-        self.held = 0  # bytes
+        self.num_bytes = 0  # of all bodies in memory
 
     @asynccontextmanager
     async def read(self, receive: Receive, headers: Mapping[str, str]) -> AsyncIterator[bytes]:
-        """The whole body, in memory until the block ends.
+        """The complete body, in memory until the block ends.
 
         Raises:
-            ApiError: 413 too large, 408 too slow, 503 no memory for it now, 415 compressed, 400 broken off.
+            ApiError: 400 incomplete, 408 too slow, 413 too large, 415 compressed, 503 no memory for it now.
         """
         limit = self.settings.max_bytes
         encoding = headers.get("content-encoding", "identity").strip().lower()
         if encoding not in ("", "identity"):
-            raise ApiError(415, f"the body is compressed ({encoding[:40]!r}); send it as it is.")
+            raise ApiError(415, f"the body is compressed ({encoding[:40]!r}); send it uncompressed.")
         announced = headers.get("content-length", "")
         expected = int(announced) if announced.isdecimal() and len(announced) < 20 else 0
         if expected > limit:
             raise _too_large(limit)
-        held = self._hold(expected)
+        reserved = self._reserve(expected)
         try:
             parts, size, more = [], 0, True
             try:
@@ -45,7 +45,7 @@ class BodyReader:
                         size += len(parts[-1])
                         if size > limit:
                             raise _too_large(limit)
-                        held += self._hold(max(0, size - held))
+                        reserved += self._reserve(max(0, size - reserved))
                         more = message.get("more_body", False)
             except TimeoutError:
                 raise ApiError(
@@ -56,22 +56,22 @@ class BodyReader:
             if message["type"] != "http.request":
                 raise ApiError(400, "the connection ended before the body did.")
             body = b"".join(parts)
-            del message, parts  # or the body would be in memory twice
+            del message, parts  # otherwise the body would be in memory twice
             yield body
         finally:
-            self.held -= held
+            self.num_bytes -= reserved
 
-    def _hold(self, count: int) -> int:
-        if self.held + count > self.settings.max_body_bytes:
+    def _reserve(self, count: int) -> int:
+        if self.num_bytes + count > self.settings.max_body_bytes:
             raise BusyError("the memory for request bodies is full. Try again.", 1)
-        self.held += count
+        self.num_bytes += count
         return count
 
 
 def _too_large(limit: int) -> ApiError:
-    # What still comes is not read: the connection cannot be used again.
+    # The rest of the body is not read, so the connection cannot be reused.
     return ApiError(
         413,
-        f"the body has more than {limit:,} bytes, the most that is taken. Send fewer images at a time.",
+        f"the body has more than {limit:,} bytes, the maximum. Send fewer images at a time.",
         {"Connection": "close"},
     )

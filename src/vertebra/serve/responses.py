@@ -47,7 +47,7 @@ def _answer(model: LoadedModel, jobs: Sequence[Job], started: float, values: Any
             "decode_ms": round(1000 * job.decode_seconds, 2),
             "queue_ms": round(1000 * job.queue_seconds, 2),
             "inference_ms": round(1000 * job.inference_seconds, 2),
-            "batch": job.batch,
+            "batch": job.batch_size,
         }
         size = {"width": job.width, "height": job.height}
         results.append({"name": display_name(job.name), "error": None, **size, **values(job), "timing": timing})

@@ -52,8 +52,10 @@ class Server:
         dispatcher.is_stopping = lambda: self.server.should_exit
         self.registry.failed = self.stop
         open_connections = self.server.server_state.connections
-        self.metrics.gauge("vertebra_connections", "Open connections.", lambda: len(open_connections))
-        self.metrics.gauge("vertebra_body_bytes", "Bytes of request bodies in memory.", lambda: dispatcher.bodies.held)
+        self.metrics.add_gauge("vertebra_connections", "Open connections.", lambda: len(open_connections))
+        self.metrics.add_gauge(
+            "vertebra_body_bytes", "Bytes of request bodies in memory.", lambda: dispatcher.body_reader.num_bytes
+        )
         self._thread: threading.Thread | None = None
 
     @property

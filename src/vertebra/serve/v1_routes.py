@@ -56,7 +56,7 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
         """Classify one or more images. An image that cannot be read has its error in its result."""
         started = time.monotonic()
         loaded, jobs, fields = await _images(
-            dispatcher, request, model, (PROBABILITIES,), dispatcher.admission.deadline(deadline_ms)
+            dispatcher, request, model, (PROBABILITIES,), dispatcher.deadlines.compute(deadline_ms)
         )
         most = _field(fields, "top", top, MAX_TOP)
         return await in_thread_if_large(100 * most * len(jobs), lambda: predictions(loaded, jobs, most, started))
@@ -72,7 +72,7 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
         """The classifier's input features, for one or more images."""
         started = time.monotonic()
         loaded, jobs, _ = await _images(
-            dispatcher, request, model, (EMBEDDING,), dispatcher.admission.deadline(deadline_ms)
+            dispatcher, request, model, (EMBEDDING,), dispatcher.deadlines.compute(deadline_ms)
         )
         return embeddings(loaded, jobs, started)
 
@@ -91,8 +91,8 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
         deadline_ms: Deadline = None,
     ) -> Response:
         """A heat-map over one image, as a PNG of at most 1024 pixels a side."""
-        deadline = dispatcher.admission.deadline(deadline_ms)
-        async with dispatcher.body(request, registry.get(model), deadline) as body:
+        deadline = dispatcher.deadlines.compute(deadline_ms)
+        async with dispatcher.read_body(request, registry.get(model), deadline) as body:
             content = await parse_images(request.headers.get("content-type", ""), body, settings.max_images)
             if len(content.images) != 1:
                 raise ApiError(422, f"there are {len(content.images)} images in the request; send one to explain.")
@@ -157,7 +157,7 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
     @router.get("/metrics", response_class=Response, summary="Counters for Prometheus")
     async def metrics() -> Response:
         """Requests, latencies, batches, queues, memory."""
-        return Response(dispatcher.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return Response(dispatcher.metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return router
 
@@ -166,7 +166,7 @@ async def _images(
     dispatcher: Dispatcher, request: Request, model: str | None, outputs: tuple[str, ...], deadline: float
 ) -> tuple[LoadedModel, Sequence[Job], dict[str, Any]]:
     """Have all images of a request done."""
-    async with dispatcher.body(request, dispatcher.registry.get(model), deadline) as body:
+    async with dispatcher.read_body(request, dispatcher.registry.get(model), deadline) as body:
         content = await parse_images(request.headers.get("content-type", ""), body, dispatcher.settings.max_images)
 
         def make(loaded: LoadedModel) -> list[Job]:
@@ -175,9 +175,9 @@ async def _images(
             ]
 
         name = _field_text(content.fields, "model", model)
-        loaded, jobs = await dispatcher.run(name, make, request.receive, deadline)
+        loaded, jobs = await dispatcher.run_jobs(name, make, request.receive, deadline)
     bad = sum(job.error is not None for job in jobs)
-    dispatcher.metrics.images(loaded.name, len(jobs) - bad, bad)
+    dispatcher.metrics.count_images(loaded.name, len(jobs) - bad, bad)
     return loaded, jobs, content.fields
 
 
