@@ -19,7 +19,7 @@ from vertebra.train import run_checkpoint as checkpoint
 from vertebra.train.distributed import Distributed
 from vertebra.train.run_checkpoint import CHECKPOINT, TrainingState, best_file, read_state, save
 from vertebra.train.run_folder import Stopped
-from vertebra.train.schedule import Budget, should_stop_early
+from vertebra.train.schedule import Budget
 from vertebra.train.step_metrics import StepMetrics
 from vertebra.train.training_log import read_log
 from vertebra.train.training_step import TrainingStep
@@ -201,7 +201,7 @@ def test_stopped_behind_a_nearer_end_it_does_no_step(stop_after, ema, photos, tm
 def test_the_best_epoch_is_kept(photos, tmp_path, monkeypatch):
     """By accuracy, and among equals by the loss."""
     given = iter([(0.5, 1.0), (0.75, 2.0), (0.75, 1.0), (0.75, 1.5), (0.5, 0.1)])
-    monkeypatch.setattr("vertebra.train.fit.score", lambda logits, labels: next(given))
+    monkeypatch.setattr("vertebra.train.fit.validation_score", lambda logits, labels: next(given))
     position = trainer_of(photos, tmp_path / "run", epochs=5, count=3).fit()
     assert (position.step, position.best_step, position.epochs_since_best) == (5, 3, 2)
     assert (position.best_score, position.best_loss) == (0.75, 1.0)
@@ -334,15 +334,6 @@ def test_processes_share_the_cores_of_their_machine(device, cores, here, workers
     trainer.distributed = Distributed(0, 1, here, torch.device(device))
     trainer.batches(0)
     assert (asked["workers"], asked["pin"]) == (workers, device == "cuda")
-
-
-@pytest.mark.parametrize(
-    ("patience", "without", "stops"),
-    [(0, 0, False), (0, 9, False), (1, 0, False), (1, 1, True), (2, 1, False), (2, 2, True), (2, 3, True)],
-)
-def test_patience_ends_after_as_many_epochs(patience, without, stops):
-    settings = Settings("x", method="scratch", patience=patience)
-    assert should_stop_early(settings, without) is stops
 
 
 def test_how_many_photos_have_been_seen_is_told(photos):

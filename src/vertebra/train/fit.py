@@ -26,16 +26,17 @@ from vertebra.stopping import SIGNALS, handled_by
 from .batch_limits import check_photos
 from .batch_loader import Batch, TrainPhotos, steps_of_epoch, stream
 from .distributed import Distributed, LostProcessError, is_lost_process
+from .early_stopping import EarlyStopping, validation_score
 from .metrics import Floats
 from .optimizer import avoid_copies, freeze
 from .run_checkpoint import TrainingState, load, load_best, save, save_best
 from .run_folder import Stopped, TrainError, resume_command
-from .schedule import Budget, learning_rate_factor, should_stop_early
+from .schedule import Budget, learning_rate_factor
 from .step_metrics import StepMetrics
 from .train_settings import Settings
 from .training_log import Log
 from .training_step import TrainingStep
-from .validation import Split, predict_logits, score
+from .validation import Split, predict_logits
 from .weight_average import WeightAverage
 
 _LOG_SECONDS = 10.0
@@ -77,6 +78,7 @@ class Trainer:
             self.settings, self.network, self.preprocessing, self.train.labels, least, self.distributed
         )
         self.average = WeightAverage(self.network, self.settings.ema)
+        self.early_stopping = EarlyStopping(self.settings.patience)
         self._saved_at = self._logged_at = self._started_at = 0.0
 
     def fit(self) -> TrainingState:
@@ -131,9 +133,7 @@ class Trainer:
             if epoch_ended:
                 self._validate(state, {"lr": lr, **metrics.means()}, log)
                 metrics.start_epoch()
-                state.finished = budget.is_spent(state.step) or should_stop_early(
-                    self.settings, state.epochs_since_best
-                )
+                state.finished = budget.is_spent(state.step) or self.early_stopping.should_stop(state)
             elif log_due and log is not None:
                 self._logged_at = self.now()
                 log.write(state.step, lr=lr, **metrics.means())
@@ -203,11 +203,8 @@ class Trainer:
             if not np.isfinite(logits).all():  # weights may be finite, and their outputs not
                 reason = "the network's outputs on validation photos are NaN or infinite"
                 self._roll_back(reason, state, state.step, self.step.optimizer.param_groups[0]["lr"])
-            accuracy, loss = score(logits, self.val.labels)
-            state.epochs_since_best += 1
-            if (accuracy, -loss) > (state.best_score, -state.best_loss):
-                state.best_score, state.best_loss = accuracy, loss
-                state.best_step, state.epochs_since_best = state.step, 0
+            accuracy, loss = validation_score(logits, self.val.labels)
+            if self.early_stopping.update(state, accuracy, loss):
                 save_best(self.folder, state.step, self.network.state_dict(), self.distributed)
         if log is not None:
             log.write(

@@ -23,6 +23,7 @@ from vertebra.progress import Progress
 from .batch_limits import check_photos
 from .data_notes import data_notes
 from .distributed import Distributed
+from .early_stopping import validation_score
 from .fit import Trainer
 from .leakage import find_leaks
 from .linear_head import choose_strength
@@ -45,7 +46,7 @@ from .run_folder import (
     write_text,
 )
 from .train_settings import Settings
-from .validation import Split, score
+from .validation import Split
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,8 @@ def prepare_training(settings: Settings, folder: Path, distributed: Distributed,
             # probe's own features come from images of the size of its weights, and those of a smaller network may
             # differ much.
             first = trainer(replace(settings, compile=False))
-            state.best_score, state.best_loss = score(first.logits(first.val, "validating"), first.val.labels)
+            logits = first.logits(first.val, "validating")
+            first.early_stopping.update(state, *validation_score(logits, first.val.labels))
     state.seconds = sum(timer.seconds.values())
     save_best(folder, 0, initial.network.state_dict(), alone)
     save(folder, state, initial.network, None, {}, alone)

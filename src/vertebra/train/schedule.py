@@ -73,8 +73,3 @@ class Budget:
     def is_spent(self, step: int) -> bool:
         """Whether the last step has been done."""
         return self.progress(step) >= 1.0
-
-
-def should_stop_early(settings: Settings, epochs_since_best: int) -> bool:
-    """Whether as many epochs as `patience` have brought no better one; never where `patience` is 0."""
-    return 0 < settings.patience <= epochs_since_best

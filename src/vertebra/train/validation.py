@@ -1,4 +1,4 @@
-"""A network in training, run on photos as they are classified later, and the score that epochs are compared by."""
+"""Logits of a network in training for the photos of a split, preprocessed as for prediction."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from vertebra.runtime.prefetch import in_order
 from .distributed import Distributed
 from .loss import to_images
 from .metrics import Floats, Labels
-from .temperature import cross_entropy, fit_temperature
 
 _BATCH = 16
 
@@ -82,9 +81,3 @@ def predict_logits(
         raise ImageError(unreadable)
     found: Floats = distributed.all_reduce(logits.to(distributed.device)).float().cpu().numpy()
     return found
-
-
-def score(logits: Floats, labels: Labels) -> tuple[float, float]:
-    """By which epochs are compared: accuracy, and the cross-entropy at the best temperature."""
-    loss = cross_entropy(logits / fit_temperature(logits, labels), labels)
-    return float((logits.argmax(1) == labels).mean()), loss
