@@ -34,9 +34,9 @@ def split_table(path: Path) -> None:
     from vertebra.data.split import Shares
 
     dataset = open_dataset(DATA)
-    facts = read_image_info(dataset)
+    infos = read_image_info(dataset)
     labels = [photo.label for photo in dataset.photos]
-    splits = assign_splits([fact.sha256 for fact in facts], labels, shares=Shares(val=0.0, test=0.15))
+    splits = assign_splits([info.sha256 for info in infos], labels, shares=Shares(val=0.0, test=0.15))
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("path", "label", "split"))

@@ -96,9 +96,9 @@ def copies(n: int, folder: Path) -> dict[str, Any]:
             photos.append(Photo(path, photo.label))
             owners.append((name, index))
     every = replace(dataset, photos=tuple(photos))
-    album = ImageInfoCache(folder / "album")
+    cache = ImageInfoCache(folder / "cache")
     group_of = {}
-    for number, group in enumerate(find_duplicates(every, read_image_info(every, album), album)):
+    for number, group in enumerate(find_duplicates(every, read_image_info(every, cache), cache)):
         group_of.update(dict.fromkeys(group.members, number))
     found = Counter(
         name
@@ -113,23 +113,23 @@ def joined(folder: Path) -> dict[str, Any]:
     results = {}
     for name, data in (("caltech101", DATA), ("digits", "digits")):
         dataset: Dataset = open_dataset(data)
-        album = ImageInfoCache(folder / "album")
-        facts = read_image_info(dataset, album)
+        cache = ImageInfoCache(folder / "cache")
+        infos = read_image_info(dataset, cache)
         start = time.perf_counter()
-        groups = find_duplicates(dataset, facts, album)
+        groups = find_duplicates(dataset, infos, cache)
         seconds = time.perf_counter() - start
         paths = [tuple(dataset.shown(dataset.photos[place].path) for place in group.members) for group in groups]
         unrelated = {path for pair in UNRELATED if any(set(pair) <= set(group) for group in paths) for path in pair}
         largest = max(map(len, paths), default=0)
         results[name] = {
-            "photos": len(facts),
+            "photos": len(infos),
             "seconds": round(seconds, 1),
             "groups": len(groups),
             "largest": largest,
-            "largest_share": round(largest / len(facts), 4),
+            "largest_share": round(largest / len(infos), 4),
             "joined": sum(map(len, paths)),
             "unrelated": len(unrelated) if name == "caltech101" else None,
-            "unrelated_share": round(len(unrelated) / len(facts), 4) if name == "caltech101" else None,
+            "unrelated_share": round(len(unrelated) / len(infos), 4) if name == "caltech101" else None,
         }
     return results
 
@@ -163,10 +163,10 @@ def made_photos(kind: str, count: int) -> tuple[list[ImageInfo], Callable[[int],
 
 def many(kind: str, count: int) -> None:
     """Run in a process of its own: prints seconds, megabytes and groups."""
-    facts, thumbnail = made_photos(kind, count)
+    infos, thumbnail = made_photos(kind, count)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
-    groups = group_duplicates(facts, thumbnail)
+    groups = group_duplicates(infos, thumbnail)
     seconds = time.perf_counter() - start
     extra = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     print(

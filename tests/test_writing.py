@@ -151,7 +151,7 @@ def test_what_writes(text):
         "text.replace('a', 'b')",
         "replace(settings, size=1)",
         "values.copy()",
-        "album.save()",
+        "cache.save()",
         "picture.save(buffer, 'PNG')",
         "with replacing(path) as temporary, temporary.open('wb') as file:\n    file.write(b'')",
         "with replacing(path, durable=True) as new:\n    save_file(tensors, new)",

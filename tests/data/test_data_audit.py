@@ -196,12 +196,12 @@ def test_sizes_are_those_of_the_upright_photo(tmp_path, draw, size, orientation)
     exif[0x0112] = orientation
     draw(3, size).save(tmp_path / "a.jpg", exif=exif)
     content = (tmp_path / "a.jpg").read_bytes()
-    facts, picture = ImageInfoCache().examine(content, decode=True)
-    assert (facts.width, facts.height) == (size if orientation == 1 else size[::-1])
+    info, picture = ImageInfoCache().examine(content, decode=True)
+    assert (info.width, info.height) == (size if orientation == 1 else size[::-1])
     # A large JPEG is looked at coarsely; whoever wants the picture gets all of it.
-    assert picture.size == (facts.width, facts.height)
+    assert picture.size == (info.width, info.height)
     known, again = ImageInfoCache().examine(content, decode=True)
-    assert (known.width, known.height) == (facts.width, facts.height)
+    assert (known.width, known.height) == (info.width, info.height)
     assert np.array_equal(np.asarray(again), np.asarray(picture))
 
 
@@ -209,26 +209,26 @@ def test_a_cache_that_cannot_be_used_costs_only_time(tmp_path, folder):
     dataset = open_dataset(folder(cat=2, dog=2))
     (tmp_path / "file").write_bytes(b"this is no folder")
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
-        album = ImageInfoCache(place)
-        found = read_image_info(dataset, album)
+        cache = ImageInfoCache(place)
+        found = read_image_info(dataset, cache)
         assert all(isinstance(f, ImageInfo) and f.broken is None for f in found)
     assert read_image_info(dataset, ImageInfoCache(tmp_path / "good")) == found
 
 
 def test_damaged_facts_and_thumbnails_are_found_anew(tmp_path, folder):
     dataset = open_dataset(folder(cat=2, dog=2))
-    album = ImageInfoCache(tmp_path)
-    facts = read_image_info(dataset, album)
+    cache = ImageInfoCache(tmp_path)
+    infos = read_image_info(dataset, cache)
     photo = dataset.photos[0]
-    thumbnail = album.thumbnail(facts[0].sha256, photo.path)
+    thumbnail = cache.thumbnail(infos[0].sha256, photo.path)
     for name, column, value in (("facts", "width", 9999), ("thumbnails", "greys", b"short")):
         with sqlite3.connect(tmp_path / f"{name}.sqlite") as database:
             database.execute(f"UPDATE {name} SET {column} = ?", [value])
     again = ImageInfoCache(tmp_path)
     with pytest.warns(VertebraWarning, match=r"thumbnails\.sqlite is damaged"):
-        assert np.array_equal(again.thumbnail(facts[0].sha256, photo.path), thumbnail)
+        assert np.array_equal(again.thumbnail(infos[0].sha256, photo.path), thumbnail)
     with pytest.warns(VertebraWarning, match=r"facts\.sqlite is damaged") as told:
-        assert read_image_info(dataset, again) == facts
+        assert read_image_info(dataset, again) == infos
     assert len(told) == 1
 
 
@@ -296,8 +296,8 @@ def test_levels_are_those_of_the_picture():
     def levels(values):
         buffer = io.BytesIO()
         Image.fromarray(values.astype(np.uint8)).save(buffer, "PNG")
-        facts = ImageInfoCache().examine(buffer.getvalue())[0]
-        return facts.darkest, facts.lightest, facts.edge
+        info = ImageInfoCache().examine(buffer.getvalue())[0]
+        return info.darkest, info.lightest, info.edge
 
     half = np.full((100, 100), 20)
     half[:, 50:] = 220
@@ -344,10 +344,10 @@ def test_why_a_photo_could_not_be_decoded_is_not_remembered(tmp_path, draw, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(Image.Image, "load", fail)
-        album = ImageInfoCache()
-        facts, image = album.examine(content, decode=True)
-        album.save()
-    assert (facts.broken, image) == ("out of memory", None)
+        cache = ImageInfoCache()
+        info, image = cache.examine(content, decode=True)
+        cache.save()
+    assert (info.broken, image) == ("out of memory", None)
     assert ImageInfoCache().examine(content)[0].broken is None
     text = b"one day an image"
     assert ImageInfoCache().examine(text)[0].broken == "not an image"
@@ -359,28 +359,28 @@ def test_why_a_photo_could_not_be_decoded_is_not_remembered(tmp_path, draw, monk
 def test_a_known_photo_that_cannot_be_decoded_any_more_stops_nothing(tmp_path, draw, monkeypatch):
     draw(1).save(tmp_path / "a.png")
     content = (tmp_path / "a.png").read_bytes()
-    album = ImageInfoCache()
-    assert album.examine(content)[0].broken is None
+    cache = ImageInfoCache()
+    assert cache.examine(content)[0].broken is None
 
     def fail(*arguments, **options):
         raise MemoryError
 
     monkeypatch.setattr(Image.Image, "load", fail)
-    facts, image = album.examine(content, decode=True)
-    assert (facts.broken, image) == ("out of memory", None)
+    info, image = cache.examine(content, decode=True)
+    assert (info.broken, image) == ("out of memory", None)
 
 
 def test_facts_of_another_decoder_are_found_anew(tmp_path, draw, monkeypatch):
     draw(1).save(tmp_path / "a.png")
     content = (tmp_path / "a.png").read_bytes()
-    album = ImageInfoCache()
-    facts, _ = album.examine(content)
-    album.save()
+    cache = ImageInfoCache()
+    info, _ = cache.examine(content)
+    cache.save()
     calls = []
     examine = ImageInfoCache._decoded
     monkeypatch.setattr(ImageInfoCache, "_decoded", lambda self, *a: calls.append(1) or examine(self, *a))
-    assert ImageInfoCache().examine(content)[0] == facts
+    assert ImageInfoCache().examine(content)[0] == info
     assert not calls
     monkeypatch.setattr(facts_module, "_VERSION", "3, Pillow 99")
-    assert ImageInfoCache().examine(content)[0] == facts
+    assert ImageInfoCache().examine(content)[0] == info
     assert calls == [1]

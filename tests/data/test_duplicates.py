@@ -41,10 +41,10 @@ def encoded(image, quality=90):
 
 def grouped(*contents):
     """(members, kinds) of the groups among files of these contents or pictures."""
-    album = ImageInfoCache()
+    cache = ImageInfoCache()
     files = [content if isinstance(content, bytes) else encoded(content) for content in contents]
-    facts = [album.examine(content)[0] for content in files]
-    found = group_duplicates(facts, lambda place: album.thumbnail(facts[place].sha256, "no such file"))
+    infos = [cache.examine(content)[0] for content in files]
+    found = group_duplicates(infos, lambda place: cache.thumbnail(infos[place].sha256, "no such file"))
     return [(group.members, group.kinds) for group in found]
 
 
@@ -190,8 +190,8 @@ def test_names_and_order_change_nothing():
 def test_many_of_the_same_are_one_group_and_many_alike_end():
     content = np.asarray(picture(15).convert("L").resize((64, 64)))
     look = content.reshape(16, 4, 16, 4).mean(axis=(1, 3)).astype(np.uint8).tobytes()
-    facts = [ImageInfo(f"{place:064x}", 160, 120, look) for place in range(400)]
-    (group,) = group_duplicates(facts, lambda place: content)
+    infos = [ImageInfo(f"{place:064x}", 160, 120, look) for place in range(400)]
+    (group,) = group_duplicates(infos, lambda place: content)
     assert len(group.members) == 400
     asked = []
 
@@ -200,15 +200,15 @@ def test_many_of_the_same_are_one_group_and_many_alike_end():
         fine = np.random.default_rng(place).integers(-60, 60, (64, 64))
         return np.clip(content.astype(int) + fine, 0, 255).astype(np.uint8)
 
-    assert group_duplicates(facts, noise) == []
-    assert len(asked) < 30 * len(facts)  # of 80,000 pairs
+    assert group_duplicates(infos, noise) == []
+    assert len(asked) < 30 * len(infos)  # of 80,000 pairs
 
 
 def test_without_thumbnails_only_bytes_are_compared():
-    album = ImageInfoCache()
-    facts = [album.examine(encoded(picture(16), quality))[0] for quality in (90, 50)]
-    assert group_duplicates(facts, lambda place: None) == []
-    assert len(group_duplicates([facts[0]] * 2, lambda place: None)) == 1
+    cache = ImageInfoCache()
+    infos = [cache.examine(encoded(picture(16), quality))[0] for quality in (90, 50)]
+    assert group_duplicates(infos, lambda place: None) == []
+    assert len(group_duplicates([infos[0]] * 2, lambda place: None)) == 1
     broken = ImageInfo("x", broken="damaged")
     assert group_duplicates([broken, broken], lambda place: None) == []
     assert group_duplicates([], lambda place: None) == []
@@ -220,17 +220,17 @@ def test_thumbnails_come_from_the_files_where_the_cache_has_none(tmp_path):
         for number, image in enumerate(images):
             image.save(tmp_path / "photos" / label / f"{number}.png")
     dataset = open_dataset(tmp_path / "photos")
-    facts = read_image_info(dataset)
-    (group,) = find_duplicates(dataset, facts)
+    infos = read_image_info(dataset)
+    (group,) = find_duplicates(dataset, infos)
     assert group.members == (0, 2)
     other = ImageInfoCache(tmp_path / "other")
-    assert find_duplicates(dataset, facts, other) == [group]
+    assert find_duplicates(dataset, infos, other) == [group]
     # A file that is another one by now says nothing of the first.
     picture(99).save(dataset.photos[2].path)
-    assert find_duplicates(dataset, facts, other) == []
-    assert find_duplicates(dataset, facts) == [group]
+    assert find_duplicates(dataset, infos, other) == []
+    assert find_duplicates(dataset, infos) == [group]
     dataset.photos[2].path.unlink()
-    assert find_duplicates(dataset, facts, other) == []
+    assert find_duplicates(dataset, infos, other) == []
 
 
 def test_hashes_of_orientations_follow_from_one():

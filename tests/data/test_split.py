@@ -102,7 +102,7 @@ def test_photos_that_are_alike_are_held_out_together(count):
     groups = [(0, 5, 11), (2, 3)]
     found = assign_folds(digests, groups, folds=5)
     for group in groups:
-        assert len({found[place] for place in group}) == 1
+        assert len({found[index] for index in group}) == 1
 
 
 def test_splits_are_known_by_what_they_say():
@@ -142,12 +142,12 @@ def test_a_data_set_that_brings_its_test_photos_gets_no_more():
 def test_photos_of_one_picture_stay_together_and_shares_hold():
     """Each photo with three others of the same picture, in any place of the list."""
     digests = hashes(2000)
-    alike = [[i, i + 500, i + 1000, i + 1500] for i in range(500)]
-    found = assign_splits(digests, ["a"] * 2000, duplicates=alike, shares=Shares(0.1, 0.2))
-    assert all(len({found[place] for place in group}) == 1 for group in alike)
+    duplicates = [[i, i + 500, i + 1000, i + 1500] for i in range(500)]
+    found = assign_splits(digests, ["a"] * 2000, duplicates=duplicates, shares=Shares(0.1, 0.2))
+    assert all(len({found[index] for index in group}) == 1 for group in duplicates)
     assert found.count("test") == pytest.approx(400, abs=120)  # not one chance for each of the four
-    folds = assign_folds(digests, alike, folds=5)
-    assert all(len({folds[place] for place in group}) == 1 for group in alike)
+    folds = assign_folds(digests, duplicates, folds=5)
+    assert all(len({folds[index] for index in group}) == 1 for group in duplicates)
     assert all(folds.count(fold) == pytest.approx(400, abs=130) for fold in range(5))
     few = assign_folds(digests[:8], [[0, 7], [1, 2, 3]], folds=3)
     assert few[0] == few[7]
@@ -170,9 +170,9 @@ def test_the_least_hash_of_a_group_decides_for_all():
 def test_given_splits_are_kept_and_take_their_likes_along():
     digests = hashes(200)
     given_splits = ["test", None, "train", None, "val", None, None] + [None] * 193
-    alike = [[0, 1], [2, 3], [4, 5], [6, 7]]
+    duplicates = [[0, 1], [2, 3], [4, 5], [6, 7]]
     for seed in range(5):
-        found = assign_splits(digests, ["a"] * 200, given_splits, duplicates=alike, seed=seed)
+        found = assign_splits(digests, ["a"] * 200, given_splits, duplicates=duplicates, seed=seed)
         assert found[:6] == ["test", "test", "train", "train", "val", "val"]
         assert found[6] == found[7]
     # In both already: the data set's own leak stays, and is not moved in silence.
@@ -200,8 +200,8 @@ def test_a_class_that_would_have_none_to_train_on_gets_whole_groups():
 
 def test_train_photos_that_go_to_val_go_with_their_likes():
     digests = hashes(400)
-    alike = [[i, i + 200] for i in range(200)]
-    found = assign_splits(digests, ["a"] * 400, ["train"] * 400, duplicates=alike)
+    duplicates = [[i, i + 200] for i in range(200)]
+    found = assign_splits(digests, ["a"] * 400, ["train"] * 400, duplicates=duplicates)
     assert found[:200] == found[200:]
     assert {"train", "val"} <= set(found)
 
@@ -213,10 +213,10 @@ def test_a_class_of_a_few_photos_is_not_held_out_as_a_whole(others):
     for seed in range(30):
         digests = hashes(others + 3, f"{seed} ")
         labels = ["many"] * others + ["few"] * 3
-        alike = [[others, others + 1]]
-        found = assign_folds(digests, alike, folds=5, seed=seed, labels=labels)
+        duplicates = [[others, others + 1]]
+        found = assign_folds(digests, duplicates, folds=5, seed=seed, labels=labels)
         assert found[-3] == found[-2] != found[-1]
-        plain = assign_folds(digests, alike, folds=5, seed=seed)
+        plain = assign_folds(digests, duplicates, folds=5, seed=seed)
         assert found[:others] == plain[:others]
         moved += found != plain
     assert moved

@@ -51,9 +51,9 @@ def audit(
     dataset = open_dataset(data, ignore=ignore or (), allow_unseen=allow_unseen, **columns)
     decoding = Decoding(bits=bits)
     with progress_bar("auditing the photos", bar=not json) as progress:
-        facts = read_image_info(dataset, progress=progress, decoding=decoding)
-    found = judge(dataset, facts, decoding=decoding)
-    usable = [place for place, fact in enumerate(facts) if fact.broken is None]
+        infos = read_image_info(dataset, progress=progress, decoding=decoding)
+    found = judge(dataset, infos, decoding=decoding)
+    usable = [place for place, info in enumerate(infos) if info.broken is None]
     try:
         notes = usable_part(replace(dataset, notes=found.notes), usable, allow_unseen)[0].notes
     except DataError as error:
@@ -71,7 +71,7 @@ def audit(
         words += ["--allow-unseen"] * allow_unseen
         for name, value in {"bits": bits, **columns}.items():
             words += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
-        write_page(dataset, found, html, decoding, shlex.join(words), facts)
+        write_page(dataset, found, html, decoding, shlex.join(words), infos)
         if not json:
             typer.echo(f"page: {html}")
     if strict:

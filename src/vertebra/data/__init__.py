@@ -10,7 +10,7 @@ from .audit_result import Audit
 from .data_audit import audit
 from .dataset import DataError, Dataset, Photo
 from .dataset_checks import check_labels, check_seen, usable_part
-from .duplicates import Duplicates, find_duplicates
+from .duplicates import DuplicateGroup, find_duplicates
 from .image_info import ImageInfo, ImageInfoCache, read_file, read_image_info
 from .imagenet_labels import INDEX, check_indices, match_imagenet
 from .label_names import match_names
@@ -19,8 +19,9 @@ from .split import Shares, assign_folds, assign_splits
 from .sqlite_cache import SqliteCache
 from .table_file import is_table
 
-# Their former names, for one version.
+# Deprecated aliases, for one version.
 Album, Facts, Shelf, look_through = ImageInfoCache, ImageInfo, SqliteCache, read_image_info
+Duplicates = DuplicateGroup
 
 __all__ = [
     "INDEX",
@@ -28,6 +29,7 @@ __all__ = [
     "Audit",
     "DataError",
     "Dataset",
+    "DuplicateGroup",
     "Duplicates",
     "Facts",
     "ImageInfo",

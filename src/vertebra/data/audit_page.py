@@ -35,9 +35,9 @@ def write_page(
     path: Path,
     decoding: Decoding = Decoding(),  # noqa: B008 - frozen
     command: str = "",
-    facts: Sequence[ImageInfo] = (),
+    infos: Sequence[ImageInfo] = (),
 ) -> None:
-    """Write the page, whole or not at all (DataError); with the `facts` of the photos it has a hash of their content.
+    """Write the page, whole or not at all (DataError); with the `infos` of the photos it has a hash of their content.
 
     `command` makes the page again; empty: the plainest one that does.
     """
@@ -52,7 +52,7 @@ def write_page(
     pictures, folder = Pictures(decoding), Folder(path.parent, (photo.path for photo in dataset.photos))
     content = shown_findings(findings(dataset, found), pictures, folder)
     command = command or f"vertebra audit {shlex.quote(str(dataset.root))} --html {shlex.quote(str(path))}"
-    digest = hashlib.sha256("\n".join(sorted(fact.sha256 for fact in facts)).encode()).hexdigest()
+    digest = hashlib.sha256("\n".join(sorted(info.sha256 for info in infos)).encode()).hexdigest()
     text = render(
         "audit.html",
         title=found.name,
@@ -64,7 +64,7 @@ def write_page(
         facts={"data": str(dataset.root), "bits": "as the files say" if decoding.bits is None else str(decoding.bits)},
         versions=versions("numpy", "pillow"),
         # Another order of the photos gives the same.
-        hashes={"photos": f"{digest}, the SHA-256 of their sorted SHA-256, a line each"} if facts else {},
+        hashes={"photos": f"{digest}, the SHA-256 of their sorted SHA-256, a line each"} if infos else {},
     )
     with writing(path, DataError), replacing(path, durable=True) as temporary:
         temporary.write_bytes(text.encode("utf-8"))

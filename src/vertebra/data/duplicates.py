@@ -1,7 +1,8 @@
-"""Photos that are there more than once: the same file, or the same picture mirrored, rotated, cropped or re-encoded.
+"""Finds duplicates (the same bytes) and near-duplicates (the same picture mirrored, rotated, cropped or re-encoded).
 
-What is not found: a picture rotated by other angles than 90°, 180° and 270°, a part with less than 7/8 of a side, and
-one with a border around it.
+They are found here, for `audit`, `train` and `evaluate`; `split` keeps each group in one split and in one fold.
+Only `Audit.check` (--strict) refuses them, if labels or splits differ; `train/leakage` notes the accuracy without them.
+Not found: rotations other than by 90°, 180° and 270°, crops to less than 7/8 of a side, added borders.
 """
 
 from __future__ import annotations
@@ -27,219 +28,219 @@ from .image_alignment import (
     same_proportions,
     smoothed,
 )
-from .image_info import LOOK_SIZE, THUMBNAIL_SIZE, ImageInfo, ImageInfoCache, Thumbnail
+from .image_info import COARSE_SIZE, THUMBNAIL_SIZE, ImageInfo, ImageInfoCache, Thumbnail
 from .perceptual_hash import WINDOWS, Candidates, Index, candidates, greys_of
 
-# Of pictures with fewer pixels, those of different things agree as well as crops and mirror images do (digits of
-# 8 × 8, icons): only the same picture as it stands is looked for.
+# Different pictures with fewer pixels (digits of 8 × 8, icons) match as well as crops and mirror images do: for these,
+# only the same orientation and crop is tried.
 MIN_SIDE = 32
 IDENTICAL = "identical file"
 
-_BATCH = 64  # pairs of thumbnails compared at once: 10 MB
-_MIN_COARSE = 0.77  # correlation of 16 × 16 greys below which thumbnails are not compared
-_MOVES = 8  # how often a photo may be compared with another original of its group
-_REMEMBERED = 1 << 21  # pairs
-_BLOCK = 1024  # photos or pairs whose coarse greys are compared at once: 15 MB
-_ALL = np.array([0, 0, 1, 1], np.float32)  # the box of a whole photo
-_NONE = array("i")
-_COST = 4  # of comparing thumbnails, where that of coarse greys is 1
+_BATCH_SIZE = 64  # pairs of thumbnails compared at once: 10 MB
+_MIN_COARSE_CORRELATION = 0.77  # below it, thumbnails are not compared
+_MAX_MOVES = 8  # comparisons of a photo with new originals of its group
+_SEEN_SLOTS = 1 << 21  # of the hash table of compared pairs
+_BLOCK_SIZE = 1024  # photos or pairs whose coarse greys are compared at once: 15 MB
+_WHOLE_BOX = np.array([0, 0, 1, 1], np.float32)
+_NO_FILES = array("i")
+_THUMBNAIL_COST = 4  # of comparing thumbnails, relative to coarse greys
 
 
 @dataclass(frozen=True)
-class Duplicates:
-    """Photos of the same picture: the one that shows most of it first, then what was done to get each other."""
+class DuplicateGroup:
+    """Photos of the same picture: first the original, which shows most of it, then its duplicates."""
 
-    members: tuple[int, ...]  # places in the facts
-    kinds: tuple[str, ...]  # of each; that of the first is empty
+    members: tuple[int, ...]  # indices of the photos
+    kinds: tuple[str, ...]  # how each differs from the original, "mirrored, cropped"; "" for the original
 
 
 def find_duplicates(
-    dataset: Dataset, facts: Sequence[ImageInfo], album: ImageInfoCache | None = None
-) -> list[Duplicates]:
-    """Groups of photos of a data set that show the same picture; `facts` are what `read_image_info` returns."""
-    album = album or ImageInfoCache()
-    return group_duplicates(facts, lambda place: album.thumbnail(facts[place].sha256, dataset.photos[place].path))
+    dataset: Dataset, infos: Sequence[ImageInfo], cache: ImageInfoCache | None = None
+) -> list[DuplicateGroup]:
+    """Find the duplicate groups of a data set; `infos` is the result of `read_image_info`."""
+    cache = cache or ImageInfoCache()
+    return group_duplicates(infos, lambda index: cache.thumbnail(infos[index].sha256, dataset.photos[index].path))
 
 
-def group_duplicates(facts: Sequence[ImageInfo], thumbnail: Callable[[int], Thumbnail | None]) -> list[Duplicates]:
-    """Groups of photos that show the same picture; photos that cannot be used are left out.
+def group_duplicates(infos: Sequence[ImageInfo], thumbnail: Callable[[int], Thumbnail | None]) -> list[DuplicateGroup]:
+    """Find the duplicate groups among usable photos.
 
-    Each member of a group agrees with its first: what is alike to another member alone does not join. `thumbnail` gives
-    that of a photo by its place in `facts`; where it is None, only the photo's bytes are compared.
+    Each member matches the original of its group; matching another member is not enough. `thumbnail` returns the
+    thumbnail of the photo of an index, or None, and then only the photo's bytes are compared.
     """
-    copies: dict[int, list[int]] = defaultdict(list)  # first photo of a file -> others with the same bytes
+    identical: dict[int, list[int]] = defaultdict(list)  # first photo of a file -> others with the same bytes
     first_of: dict[str, int] = {}
-    for place, fact in enumerate(facts):
-        if fact.broken is None and (first := first_of.setdefault(fact.sha256, place)) != place:
-            copies[first].append(place)
-    # Sorted, so that neither what the files are called nor the order in which they lie changes anything.
+    for index, info in enumerate(infos):
+        if info.broken is None and (first := first_of.setdefault(info.sha256, index)) != index:
+            identical[first].append(index)
+    # Sorted, so that the result depends neither on the names of the files nor on their order.
     files = np.array([first_of[digest] for digest in sorted(first_of)], np.int32)
-    search = _Search(facts, files, thumbnail)
+    search = _Search(infos, files, thumbnail)
     search.run()
-    found = []
-    for first, grouped in search.members.items():
+    groups = []
+    for original, grouped in search.members.items():
         ranked = np.array(grouped)[np.argsort(files[np.array(grouped)])]
         members: list[int] = []
         kinds: list[str] = []
-        places = [int(files[first]), *files[ranked].tolist()]
-        for place, kind in zip(places, ["", *search.placement(ranked).kinds()], strict=True):
-            again = copies.pop(place, [])
-            members += [place, *again]
+        indices = [int(files[original]), *files[ranked].tolist()]
+        for index, kind in zip(indices, ["", *search.placement(ranked).kinds()], strict=True):
+            again = identical.pop(index, [])
+            members += [index, *again]
             kinds += [kind, *[kind or IDENTICAL] * len(again)]
-        found.append(Duplicates(tuple(members), tuple(kinds)))
-    found += [Duplicates((first, *again), ("", *[IDENTICAL] * len(again))) for first, again in copies.items()]
-    return sorted(found, key=lambda group: min(group.members))
+        groups.append(DuplicateGroup(tuple(members), tuple(kinds)))
+    groups += [DuplicateGroup((first, *again), ("", *[IDENTICAL] * len(again))) for first, again in identical.items()]
+    return sorted(groups, key=lambda group: min(group.members))
 
 
 class _Search:
-    """Groups of photos around an original each, which grow pair by pair."""
+    """Greedy search: each match adds a photo, with its own duplicates, to the group of an original."""
 
     def __init__(
-        self, facts: Sequence[ImageInfo], files: NDArray[np.int32], thumbnail: Callable[[int], Thumbnail | None]
+        self, infos: Sequence[ImageInfo], files: NDArray[np.int32], thumbnail: Callable[[int], Thumbnail | None]
     ) -> None:
         count = len(files)
         self._files = files
-        self._look = lambda number: facts[int(files[number])].look  # the coarse greys of a file
+        self._coarse_greys = lambda file: infos[int(files[file])].coarse_greys
         self._sizes = np.empty((count, 2), np.float32)
-        for number, place in enumerate(files.tolist()):
-            self._sizes[number] = facts[place].width, facts[place].height
+        for file, index in enumerate(files.tolist()):
+            self._sizes[file] = infos[index].width, infos[index].height
         self._thumbnail = thumbnail
-        self._smoothed = lru_cache(512)(self._load)
-        self.members: dict[int, array[int]] = {}  # of each original, all as numbers of files
+        self._smoothed = lru_cache(512)(self._load_smoothed)
+        self.members: dict[int, array[int]] = {}  # original -> its duplicates, as indices of `files` like all below
         self._original = np.arange(count, dtype=np.int32)  # itself, or the original of its group
-        self._orientation = np.zeros(count, np.int8)  # in its original
-        self._boxes = np.tile(_ALL, (count, 1))
+        self._orientation = np.zeros(count, np.int8)  # relative to its original, as is the box
+        self._boxes = np.tile(_WHOLE_BOX, (count, 1))
         self._active = np.zeros(count, bool)
         self._moves = np.zeros(count, np.uint8)
-        # So much work is spent on each photo's likes that the search ends in time, however many they are.
-        self._effort = np.full(count, np.clip(2_000_000 // max(count, 1), 8, 48), np.int16)
-        self._tried = np.zeros(_REMEMBERED, np.uint32)
+        # Failed comparisons left for each photo: they bound the time for any number of similar photos.
+        self._budget = np.full(count, np.clip(2_000_000 // max(count, 1), 8, 48), np.int16)
+        self._seen = np.zeros(_SEEN_SLOTS, np.uint32)
 
     def run(self) -> None:
-        """Find the groups."""
         every = np.arange(len(self._files), dtype=np.int32)
         kept = np.zeros(len(every), bool)
-        for start in range(0, len(every), _BLOCK):
-            part = slice(start, start + _BLOCK)
-            kept[part] = greys_of(self._look, every[part]).std(axis=(1, 2)) >= MIN_CONTRAST
+        for start in range(0, len(every), _BLOCK_SIZE):
+            part = slice(start, start + _BLOCK_SIZE)
+            kept[part] = greys_of(self._coarse_greys, every[part]).std(axis=(1, 2)) >= MIN_CONTRAST
         photos = every[kept]
         if len(photos) < 2:
             return
         self._active[photos] = True
-        index = Index.of(self._look, photos, self._sizes[photos].min(axis=1) >= MIN_SIDE)
+        index = Index.of(self._coarse_greys, photos, self._sizes[photos].min(axis=1) >= MIN_SIDE)
         for found in candidates(index, self._active):
-            self._take(found)
+            self._compare_candidates(found)
 
-    def placement(self, places: NDArray[Any]) -> Placement:
-        return Placement(self._orientation[places].astype(np.int64), self._boxes[places].astype(np.float64))
+    def placement(self, files: NDArray[Any]) -> Placement:
+        return Placement(self._orientation[files].astype(np.int64), self._boxes[files].astype(np.float64))
 
-    def _take(self, found: Candidates) -> None:
-        """Compare candidates, the most similar first, and join what is the same."""
-        found = found[self._worth(found)]
-        likeness = np.zeros(len(found))
-        for start in range(0, len(found), _BLOCK):
-            part = slice(start, start + _BLOCK)
-            likeness[part] = self._coarse(found[part])
-        hopeful = likeness >= _MIN_COARSE
-        np.subtract.at(self._effort, found["copy"][~hopeful], 1)
-        # A symmetric picture agrees in several orientations: as it stands is the simplest.
-        preference = likeness + 0.02 * (found["orientation"] == 0) + 0.02 * (found["window"] == 0)
+    def _compare_candidates(self, found: Candidates) -> None:
+        """Compare candidate pairs, the most similar first, and join those that match."""
+        found = found[self._new_candidates(found)]
+        correlation = np.zeros(len(found))
+        for start in range(0, len(found), _BLOCK_SIZE):
+            part = slice(start, start + _BLOCK_SIZE)
+            correlation[part] = self._coarse_correlation(found[part])
+        is_likely = correlation >= _MIN_COARSE_CORRELATION
+        np.subtract.at(self._budget, found["copy"][~is_likely], 1)
+        # A symmetric picture matches in several orientations: prefer the same orientation and no crop.
+        preference = correlation + 0.02 * (found["orientation"] == 0) + 0.02 * (found["window"] == 0)
         order = np.argsort(-preference, kind="stable")
-        waiting = found[order[hopeful[order]]]
-        while len(waiting):
-            waiting = np.concatenate([self._compare(waiting[:_BATCH]), waiting[_BATCH:]])
+        pending = found[order[is_likely[order]]]
+        while len(pending):
+            pending = np.concatenate([self._compare_batch(pending[:_BATCH_SIZE]), pending[_BATCH_SIZE:]])
 
-    def _worth(self, found: Candidates) -> NDArray[Any]:
-        """Which candidates are compared: those that were not before, of photos that were not compared too often."""
+    def _new_candidates(self, found: Candidates) -> NDArray[Any]:
+        """Return the indices of pairs that are new, not yet in one group, and within the photo's budget."""
         pair = found["copy"] * np.int64(1_000_003) + found["original"]
         code = (pair * 8 + found["orientation"]) * 32 + found["window"]
         code = code.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         _, once = np.unique(code, return_index=True)
         once.sort()
-        slot = (code[once] >> np.uint64(40)).astype(np.int64) % _REMEMBERED
+        slot = (code[once] >> np.uint64(40)).astype(np.int64) % _SEEN_SLOTS
         tag = (code[once] >> np.uint64(8)).astype(np.uint32) | np.uint32(1)
-        new = self._tried[slot] != tag
-        self._tried[slot] = tag
+        new = self._seen[slot] != tag
+        self._seen[slot] = tag
         once = once[new]
         copy, original = found["copy"][once], found["original"][once]
-        together = self._original[copy] == self._original[original]
-        return np.asarray(once[self._active[copy] & (self._effort[copy] > 0) & ~together])
+        is_same_group = self._original[copy] == self._original[original]
+        return np.asarray(once[self._active[copy] & (self._budget[copy] > 0) & ~is_same_group])
 
-    def _coarse(self, found: Candidates) -> NDArray[np.float64]:
-        """(N,) the correlation of 16 × 16 greys; 0 where the proportions differ."""
+    def _coarse_correlation(self, found: Candidates) -> NDArray[np.float64]:
+        """Correlate the 16 × 16 greys of N pairs → (N,); 0 where the proportions differ."""
         guess = _guess(found)
-        likeness = np.zeros(len(found))
+        correlation = np.zeros(len(found))
         sizes = self._sizes[found["original"]], self._sizes[found["copy"]]
-        places = np.nonzero(same_proportions(*sizes, guess, ROUGH_RATIO))[0]
-        originals, copies = (greys_of(self._look, photos[places]) for photos in (found["original"], found["copy"]))
-        likeness[places] = coarse_correlation(originals, copies, guess.at(places))
-        return likeness
+        indices = np.nonzero(same_proportions(*sizes, guess, ROUGH_RATIO))[0]
+        pair = found["original"][indices], found["copy"][indices]
+        originals, copies = (greys_of(self._coarse_greys, files) for files in pair)
+        correlation[indices] = coarse_correlation(originals, copies, guess.at(indices))
+        return correlation
 
-    def _load(self, place: int) -> Floats:
-        greys = self._thumbnail(int(self._files[place]))
-        # A flat one agrees with none.
+    def _load_smoothed(self, file: int) -> Floats:
+        greys = self._thumbnail(int(self._files[file]))
+        # A flat thumbnail matches none.
         return smoothed(np.zeros((THUMBNAIL_SIZE, THUMBNAIL_SIZE), np.uint8) if greys is None else greys)
 
-    def _compare(self, batch: Candidates) -> Candidates:
-        """Join the pairs of a batch that are the same; those whose original has joined another are given back."""
+    def _compare_batch(self, batch: Candidates) -> Candidates:
+        """Join the pairs that match; return those to compare again because their original has joined another group."""
         copies, leaders = batch["copy"], self._original[batch["original"]]
-        open_ = (self._original[copies] == copies) & (leaders != copies) & (self._effort[copies] > 0)
-        batch, leaders = batch[open_], leaders[open_]
+        is_open = (self._original[copies] == copies) & (leaders != copies) & (self._budget[copies] > 0)
+        batch, leaders = batch[is_open], leaders[is_open]
         guess = _guess(batch).then(self.placement(batch["original"]))
-        same, found = self._same(leaders, batch["copy"], guess)
-        np.subtract.at(self._effort, batch["copy"][~same], _COST)
+        same, found = self._match(leaders, batch["copy"], guess)
+        np.subtract.at(self._budget, batch["copy"][~same], _THUMBNAIL_COST)
         again = []
-        for place in np.nonzero(same)[0].tolist():
-            copy, leader = int(batch["copy"][place]), int(leaders[place])
+        for index in np.nonzero(same)[0].tolist():
+            copy, leader = int(batch["copy"][index]), int(leaders[index])
             if self._original[copy] != copy:
                 continue
             if self._original[leader] != leader:
-                again.append(place)
+                again.append(index)
                 continue
-            self._join(copy, leader, found.at(np.array([place])))
+            self._join(copy, leader, found.at(np.array([index])))
         return batch[again]
 
-    def _same(
+    def _match(
         self, originals: NDArray[Any], copies: NDArray[Any], guess: Placement
     ) -> tuple[NDArray[np.bool_], Placement]:
-        """Whether each copy shows the same as its original or a part of it, and where it lies."""
+        """Compare thumbnails: whether each copy shows its original or a part of it, and its placement."""
         if not len(copies):
             return np.zeros(0, bool), guess
-        one, other = (np.stack([self._smoothed(place) for place in places.tolist()]) for places in (originals, copies))
+        one, other = (np.stack([self._smoothed(file) for file in files.tolist()]) for files in (originals, copies))
         same, found = compare(one, other, guess, movable=self._sizes[copies].min(axis=1) >= MIN_SIDE)
         return same & same_proportions(self._sizes[originals], self._sizes[copies], found), found
 
     def _join(self, copy: int, original: int, placement: Placement) -> None:
-        """Put a photo, and those of which it was the original, into the group of another."""
-        # Where neither is a part of the other: the one of the larger group, then the larger photo, then either.
+        """Add a photo and its own duplicates to the group of an original."""
+        # If neither is cropped from the other, the original is that of the larger group, then the larger photo.
         copy_rank, original_rank = (
             (len(self.members.get(photo, ())), float(self._sizes[photo].prod()), -photo) for photo in (copy, original)
         )
         if not placement.cropped[0] and copy_rank > original_rank:
             copy, original, placement = original, copy, placement.inverse()
-        moved = self.members.pop(copy, _NONE)
+        moved = self.members.pop(copy, _NO_FILES)
         group = self.members.setdefault(original, array("i"))
-        self._put(copy, original, placement.at(np.array([0])))
+        self._place(copy, original, placement.at(np.array([0])))
         group.append(copy)
-        for start in range(0, len(moved), _BATCH):
-            places = np.array(moved[start : start + _BATCH])
-            guess = self.placement(places).then(placement.at(np.zeros(len(places), np.int64)))
-            same, found = self._same(np.full(len(places), original), places, guess)
-            self._moves[places] += 1
-            for k, place in enumerate(places.tolist()):
-                if same[k] and self._moves[place] < _MOVES:
-                    self._put(place, original, found.at(np.array([k])))
-                    group.append(place)
+        for start in range(0, len(moved), _BATCH_SIZE):
+            files = np.array(moved[start : start + _BATCH_SIZE])
+            guess = self.placement(files).then(placement.at(np.zeros(len(files), np.int64)))
+            same, found = self._match(np.full(len(files), original), files, guess)
+            self._moves[files] += 1
+            for k, file in enumerate(files.tolist()):
+                if same[k] and self._moves[file] < _MAX_MOVES:
+                    self._place(file, original, found.at(np.array([k])))
+                    group.append(file)
                 else:
-                    self._original[place], self._active[place] = place, True
-                    self._orientation[place], self._boxes[place] = 0, _ALL
+                    self._original[file], self._active[file] = file, True
+                    self._orientation[file], self._boxes[file] = 0, _WHOLE_BOX
 
-    def _put(self, copy: int, original: int, placement: Placement) -> None:
+    def _place(self, copy: int, original: int, placement: Placement) -> None:
         self._original[copy], self._active[copy] = original, False
         self._orientation[copy], self._boxes[copy] = placement.orientation[0], placement.boxes[0]
 
 
 def _guess(found: Candidates) -> Placement:
-    """Where the copies would lie, by their hashes."""
-    x, y, width, height = np.array(WINDOWS, np.float64)[found["window"]].T / LOOK_SIZE
+    """Return the placement that the matching hashes imply."""
+    x, y, width, height = np.array(WINDOWS, np.float64)[found["window"]].T / COARSE_SIZE
     return Placement(found["orientation"], np.stack([x, y, x + width, y + height], axis=1))

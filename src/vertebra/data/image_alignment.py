@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .image_info import LOOK_SIZE, THUMBNAIL_SIZE
+from .image_info import COARSE_SIZE, THUMBNAIL_SIZE
 
 Floats: TypeAlias = NDArray[np.float32]
 Doubles: TypeAlias = NDArray[np.float64]
@@ -65,9 +65,9 @@ class Placement:
     orientation: Numbers  # (N,) of the copies, 0 … 7
     boxes: Doubles  # (N, 4) left, top, right, bottom, as shares of the originals' sides
 
-    def at(self, places: NDArray[Any]) -> Placement:
-        """Some of them."""
-        return Placement(self.orientation[places], self.boxes[places])
+    def at(self, indices: NDArray[Any]) -> Placement:
+        """Index along N."""
+        return Placement(self.orientation[indices], self.boxes[indices])
 
     def then(self, outer: Placement) -> Placement:
         """Copies of copies: first this, then `outer`."""
@@ -138,7 +138,7 @@ def smoothed(thumbnail: NDArray[np.uint8]) -> Floats:
 
 def coarse_correlation(originals: Floats, copies: Floats, guess: Placement) -> Doubles:
     """(N,) of greys of (N, 16, 16), where the copies are guessed to lie."""
-    values = _sampler(originals, LOOK_SIZE, LOOK_SIZE, 0.5)(guess.boxes)[0]
+    values = _sampler(originals, COARSE_SIZE, COARSE_SIZE, 0.5)(guess.boxes)[0]
     return _correlation(values, _upright(copies, guess.orientation))
 
 

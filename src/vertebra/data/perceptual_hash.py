@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .image_info import LOOK_SIZE
+from .image_info import COARSE_SIZE
 
 Floats: TypeAlias = NDArray[np.float32]
 Hashes: TypeAlias = NDArray[np.uint64]
@@ -143,7 +143,7 @@ class Index:
 def greys_of(look: Callable[[int], bytes], photos: NDArray[Any]) -> Floats:
     """(N, 16, 16)."""
     joined = b"".join(map(look, photos.tolist()))
-    return np.frombuffer(joined, np.uint8).reshape(-1, LOOK_SIZE, LOOK_SIZE).astype(np.float32)
+    return np.frombuffer(joined, np.uint8).reshape(-1, COARSE_SIZE, COARSE_SIZE).astype(np.float32)
 
 
 # (N,) pairs of photos that may show the same picture: the `copy` would lie wholly inside the `original`, in whose

@@ -1,8 +1,8 @@
-"""Which photos are for training, which for validation and which for testing.
+"""Assigns each photo to training, validation or test, and to a fold of cross-validation.
 
-A photo's split follows from its content and the seed alone: adding or renaming photos moves no other one, a copy goes
-where its original went, and a classifier trained again on more photos is tested on the same ones. Photos that show the
-same picture stay together: one of them decides for all.
+The split is a hash of the photo's content and the seed: adding or renaming photos moves no other photo.
+Duplicates and near-duplicates (found by `duplicates`) stay together: the least SHA-256 of their group decides for all.
+Splits of the data set itself are never changed: duplicates across them are reported, and refused by `Audit.check`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vertebra.errors import UsageError
 
 @dataclass(frozen=True)
 class Shares:
-    """The share of every class that is for validation (val) and that is only ever tested on (test)."""
+    """The shares of every class for validation and for testing."""
 
     val: float = 0.1
     test: float = 0.15
@@ -40,73 +40,72 @@ def assign_splits(
     seed: int = 0,
     alike: Sequence[Sequence[int]] = (),
 ) -> list[str]:
-    """The split of each photo: train, val or test.
+    """Return the split of each photo: train, val or test.
 
-    Each class is split in the same shares, by a pseudo-random number that each photo's hash and the seed give. A class
-    of a few photos may get none to test on; one that would have none to train on gets that with the largest number.
+    A pseudo-random number of each photo, from its hash and the seed, is compared with the shares. A small class may get
+    no test photos; a class without training photos gets the one with the largest number.
 
     Args:
         hashes: SHA-256 of the photos' content, in hex.
         labels: their classes.
-        given: splits that the data set brings; None where it does not say. Photos without one are split among train
-            and those that the data set does not bring; one that shows the same picture as a photo that has one goes
-            with it. A given split is never changed, except that train may give some to val.
-        duplicates: groups of places in `hashes` that show the same picture.
-        shares: of the photos without a given split.
+        given: the data set's own splits, or None. Photos without one are split among train and the splits that the
+            data set does not have, or join the split of a duplicate. A given split is never changed, except that val
+            is taken from train if the data set has none.
+        duplicates: groups of indices in `hashes` whose photos show the same picture.
+        shares: for the photos without a given split.
         seed: another seed gives other splits.
-        alike: the former name of `duplicates`, for one version.
+        alike: deprecated alias of `duplicates`, for one version.
     """
     duplicates = duplicates or alike
     shares = shares or Shares()
     given = given if given is not None else [None] * len(hashes)
-    brought = set(given)
-    test = 0.0 if "test" in brought else shares.test
-    # What the data set keeps for training may still have to give some for validation.
-    val = 0.0 if "val" in brought else shares.val
-    deciding = _deciding(hashes, duplicates)
-    given = _given_together(given, duplicates)
-    found: list[str] = []
-    for digest, split in zip(deciding, given, strict=True):
+    given_names = set(given)
+    test = 0.0 if "test" in given_names else shares.test
+    val = 0.0 if "val" in given_names else shares.val
+    group_hashes = _group_hashes(hashes, duplicates)
+    given = _spread_given_splits(given, duplicates)
+    splits: list[str] = []
+    for digest, split in zip(group_hashes, given, strict=True):
         number = _uniform(digest, seed)
         if split in ("val", "test"):
-            found.append(split)
+            splits.append(split)
         elif split == "train":
-            # Another number: that split may follow from this one, and would have left none below the share.
-            found.append("val" if _uniform(f"val {digest}", seed) < val else "train")
+            # A second number: if this function made the given split, all first numbers in train are above the shares.
+            splits.append("val" if _uniform(f"val {digest}", seed) < val else "train")
         else:
-            found.append("test" if number < test else "val" if number < test + val else "train")
+            splits.append("test" if number < test else "val" if number < test + val else "train")
     for label in sorted(set(labels)):
         own = [i for i, other in enumerate(labels) if other == label]
-        if "train" in {found[i] for i in own}:
+        if "train" in {splits[i] for i in own}:
             continue
         if movable := [i for i in own if given[i] in (None, "train")]:
-            chosen = deciding[max(movable, key=lambda i: _uniform(deciding[i], seed))]
-            for i, digest in enumerate(deciding):
+            chosen = group_hashes[max(movable, key=lambda i: _uniform(group_hashes[i], seed))]
+            for i, digest in enumerate(group_hashes):
                 if digest == chosen and given[i] in (None, "train"):
-                    found[i] = "train"
-    return found
+                    splits[i] = "train"
+    return splits
 
 
-def _deciding(hashes: Sequence[str], duplicates: Sequence[Sequence[int]]) -> list[str]:
-    """The hash that decides the split of each photo: the least of its group."""
-    deciding = list(hashes)
+def _group_hashes(hashes: Sequence[str], duplicates: Sequence[Sequence[int]]) -> list[str]:
+    """Return for each photo the hash that decides its split: the least of its duplicate group."""
+    group_hashes = list(hashes)
     for group in duplicates:
-        least = min(hashes[place] for place in group)
-        for place in group:
-            deciding[place] = least
-    return deciding
+        least = min(hashes[index] for index in group)
+        for index in group:
+            group_hashes[index] = least
+    return group_hashes
 
 
-def _given_together(given: Sequence[str | None], duplicates: Sequence[Sequence[int]]) -> list[str | None]:
-    """The given splits, also for photos without one that show the same picture as one that has it."""
-    together = list(given)
+def _spread_given_splits(given: Sequence[str | None], duplicates: Sequence[Sequence[int]]) -> list[str | None]:
+    """Give photos without a split that of their duplicates."""
+    spread = list(given)
     for group in duplicates:
-        own = {given[place] for place in group}
-        # Where the data set has a picture in several already, one more in train gives nothing away.
+        own = {given[index] for index in group}
+        # If the data set itself has the picture in several splits, one more photo of it in train leaks nothing new.
         split = next((name for name in ("train", "val", "test") if name in own), None)
-        for place in group:
-            together[place] = given[place] or split
-    return together
+        for index in group:
+            spread[index] = given[index] or split
+    return spread
 
 
 def assign_folds(
@@ -117,24 +116,24 @@ def assign_folds(
     seed: int = 0,
     labels: Sequence[str | int] | None = None,
 ) -> list[int]:
-    """The part, from 0 to `folds` - 1, that each photo is held out with; photos of the same picture go together.
+    """Return the fold of each photo, 0 … `folds` - 1; the photos of a duplicate group are in one fold.
 
-    A class whose different photos all fall into one part would have none to learn from while they are held out: the
-    one with the largest number goes into the next part.
+    A class with all its photos in one fold could not be trained on while that is held out: the photo with the largest
+    number moves to the next fold.
 
     Args:
         hashes: SHA-256 of the photos' content, in hex.
-        duplicates: groups of places in `hashes` that show the same picture.
-        folds: number of parts.
+        duplicates: groups of indices in `hashes` whose photos show the same picture.
+        folds: number of folds.
         seed: another seed gives other folds.
-        labels: their classes; None: all of one.
+        labels: their classes; None: one class.
     """
-    numbers = [_uniform(digest, seed) for digest in _deciding(hashes, duplicates)]
+    numbers = [_uniform(digest, seed) for digest in _group_hashes(hashes, duplicates)]
     if len(hashes) >= 20 * folds:
         fold_of = {number: int(number * folds) for number in numbers}
     else:
-        # So few that chance could leave a part empty: the parts are dealt out in the order of the numbers.
-        fold_of = {number: place % folds for place, number in enumerate(sorted(set(numbers)))}
+        # With few photos a fold could be empty by chance: assign folds in turn, in the order of the numbers.
+        fold_of = {number: index % folds for index, number in enumerate(sorted(set(numbers)))}
     of_class: dict[str | int, set[float]] = defaultdict(set)
     for number, label in zip(numbers, labels if labels is not None else [""] * len(numbers), strict=True):
         of_class[label].add(number)
@@ -146,6 +145,6 @@ def assign_folds(
 
 
 def _uniform(digest: str, seed: int) -> float:
-    """A pseudo-random number from 0 to 1 that content and seed decide."""
-    drawn = hashlib.sha256(f"{seed}:{digest}".encode()).digest()
-    return int.from_bytes(drawn[:8], "big") / 2**64
+    """Return a pseudo-random number in [0, 1) from content and seed."""
+    digest_bytes = hashlib.sha256(f"{seed}:{digest}".encode()).digest()
+    return int.from_bytes(digest_bytes[:8], "big") / 2**64
