@@ -12,20 +12,20 @@ import pytest
 from vertebra import cache as module
 from vertebra.cache import (
     cache_dir,
+    cached_fingerprint,
     checksum,
+    creation_lock,
     file_state,
     fingerprint,
-    keep_intact,
-    keep_json,
-    keep_note,
-    kept_note,
-    known_fingerprint,
-    known_intact,
-    making,
+    is_verified,
     read_json,
+    read_sidecar,
+    record_verified,
     scratch_dir,
-    tell_damaged,
-    tell_once,
+    warn_damaged,
+    warn_once,
+    write_json,
+    write_sidecar,
 )
 from vertebra.errors import InUseError, VertebraError
 
@@ -99,7 +99,7 @@ def test_parts_of_a_checksum_are_told_apart():
 def test_an_object_comes_back(tmp_path, said, value):
     path = tmp_path / "below" / "a.json"
     assert read_json(path) is None
-    keep_json(path, value)
+    write_json(path, value)
     assert read_json(path) == value
     assert [entry.name for entry in path.parent.iterdir()] == ["a.json"]
     assert not value or "checksum" in json.loads(path.read_text())  # readable by others, too
@@ -108,7 +108,7 @@ def test_an_object_comes_back(tmp_path, said, value):
 
 def test_an_object_that_is_damaged_anywhere_does_not_come_back(tmp_path, said):
     path = tmp_path / "a.json"
-    keep_json(path, {"sha256": "0123", "told": ["x"]})
+    write_json(path, {"sha256": "0123", "told": ["x"]})
     content = path.read_bytes()
     for place in range(len(content)):
         for change in (1, 2, 0x80):
@@ -136,7 +136,7 @@ def test_what_another_version_wrote_is_not_called_damaged(tmp_path, said, conten
 
 
 def test_an_object_in_the_place_of_another_does_not_come_back(tmp_path, said):
-    keep_json(tmp_path / "a.json", {"a": 1})
+    write_json(tmp_path / "a.json", {"a": 1})
     (tmp_path / "a.json").rename(tmp_path / "b.json")
     assert read_json(tmp_path / "b.json") is None and len(said) == 1
 
@@ -151,10 +151,10 @@ def test_something_else_in_the_place_of_an_object(tmp_path, kind, said, monkeypa
     elif kind == "circle":
         path.symlink_to(path)
     else:
-        keep_json(path, {"a": 1})
+        write_json(path, {"a": 1})
         monkeypatch.setattr(type(path), "read_bytes", lambda self: (_ for _ in ()).throw(PermissionError(13, "no")))
     assert read_json(path) is None
-    keep_json(path, {"a": 2})
+    write_json(path, {"a": 2})
     monkeypatch.undo()
     assert read_json(path) == (None if kind == "folder" else {"a": 2})
 
@@ -162,9 +162,9 @@ def test_something_else_in_the_place_of_an_object(tmp_path, kind, said, monkeypa
 def test_a_cache_that_cannot_be_written_costs_no_result(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "file"))
-    keep_json(cache_dir() / "a.json", {"a": 1})
+    write_json(cache_dir() / "a.json", {"a": 1})
     assert read_json(cache_dir() / "a.json") is None
-    with making(cache_dir() / "a"):
+    with creation_lock(cache_dir() / "a"):
         pass
     assert fingerprint(tmp_path / "file") == fingerprint(tmp_path / "file")
 
@@ -187,17 +187,17 @@ def flip(path, times=None):
 def test_a_fingerprint_is_taken_again_only_when_the_file_changes(tmp_path, readings, times):
     path = tmp_path / "file"
     path.write_bytes(b"one")
-    assert known_fingerprint(path) is None
+    assert cached_fingerprint(path) is None
     first = fingerprint(path)
     assert first == "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"
-    assert known_fingerprint(path) == first == fingerprint(path)
+    assert cached_fingerprint(path) == first == fingerprint(path)
     flip(path, times)
-    assert known_fingerprint(path) is None
+    assert cached_fingerprint(path) is None
     assert fingerprint(path) != first
     assert readings == ["file"] * 2
     (note,) = (cache_dir() / "hashes").iterdir()
     note.write_bytes(note.read_bytes().replace(b'"sha256": "', b'"sha256": "0', 1))
-    assert known_fingerprint(path) is None
+    assert cached_fingerprint(path) is None
 
 
 @pytest.mark.parametrize("name", ["none", "circle", "folder", "pipe"])
@@ -205,7 +205,7 @@ def test_a_file_that_cannot_be_read(tmp_path, name):
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
-    assert known_fingerprint(tmp_path / name) is None
+    assert cached_fingerprint(tmp_path / name) is None
     with pytest.raises(VertebraError, match=rf"{name} cannot be read \(.+\)\."):
         fingerprint(tmp_path / name)
 
@@ -221,63 +221,63 @@ def test_a_state_tells_a_file_from_another(tmp_path):
 def test_what_was_found_to_be_intact(tmp_path, readings):
     path = tmp_path / "file"
     path.write_bytes(b"one")
-    assert not known_intact(path, path.stat())
-    keep_intact(path, path.stat())
-    assert known_intact(path, path.stat()) and known_fingerprint(path) is None
-    keep_intact(path, path.stat(), "f" * 64)
+    assert not is_verified(path, path.stat())
+    record_verified(path, path.stat())
+    assert is_verified(path, path.stat()) and cached_fingerprint(path) is None
+    record_verified(path, path.stat(), "f" * 64)
     assert fingerprint(path) == "f" * 64 and readings == []
     flip(path, times=True)
-    assert not known_intact(path, path.stat())
+    assert not is_verified(path, path.stat())
 
 
 def test_a_kept_file_and_its_note(tmp_path, said, readings):
     path = tmp_path / "a.onnx"
-    assert kept_note(path) is None
-    keep_note(path, {"told": []})  # no file, no note
-    assert kept_note(path) is None
+    assert read_sidecar(path) is None
+    write_sidecar(path, {"told": []})  # no file, no note
+    assert read_sidecar(path) is None
     path.write_bytes(b"content")
-    assert kept_note(path) is None
-    keep_note(path, {"told": ["x"]})
+    assert read_sidecar(path) is None
+    write_sidecar(path, {"told": ["x"]})
     del readings[:]
-    assert kept_note(path) == {"told": ["x"]} and readings == []
+    assert read_sidecar(path) == {"told": ["x"]} and readings == []
     # Touched, it is hashed once; and always, where that is asked for.
     path.touch()
     for _ in range(2):
-        assert kept_note(path) == {"told": ["x"]}
+        assert read_sidecar(path) == {"told": ["x"]}
     assert readings == ["a.onnx"]
-    assert kept_note(path, thorough=True) == {"told": ["x"]}
+    assert read_sidecar(path, thorough=True) == {"told": ["x"]}
     assert readings == ["a.onnx"] * 2 and said == []
     path.unlink()
-    assert kept_note(path) is None and said == []
+    assert read_sidecar(path) is None and said == []
     path.write_bytes(b"contant")
-    assert kept_note(path) is None
+    assert read_sidecar(path) is None
     assert said == [f"{path} is damaged. What it held is made again; no result changes."]
 
 
 def test_what_changes_without_a_trace_is_found_where_it_is_asked_for(tmp_path, said, monkeypatch):
     path = tmp_path / "a.onnx"
     path.write_bytes(b"content")
-    keep_note(path, {})
+    write_sidecar(path, {})
     state = module._state(path.stat())
     flip(path)
     monkeypatch.setattr(module, "_state", lambda status: state)
-    assert kept_note(path) == {} and said == []
-    assert kept_note(path, thorough=True) is None and len(said) == 1
+    assert read_sidecar(path) == {} and said == []
+    assert read_sidecar(path, thorough=True) is None and len(said) == 1
 
 
 def test_a_kept_file_that_cannot_be_read(tmp_path, said):
     path = tmp_path / "a.onnx"
     path.write_bytes(b"content")
-    keep_note(path, {})
+    write_sidecar(path, {})
     path.unlink()
     path.mkdir()
-    assert kept_note(path) is None and len(said) == 1
+    assert read_sidecar(path) is None and len(said) == 1
 
 
 def test_things_are_told_once(tmp_path, said):
     for name in ("a", "b", "a"):
-        tell_damaged(tmp_path / name)
-        tell_once("the same")
+        warn_damaged(tmp_path / name)
+        warn_once("the same")
     assert said == [said[0], "the same", said[2]] and said[0] != said[2]
 
 
@@ -289,7 +289,7 @@ def test_one_makes_and_the_other_waits(tmp_path):
     inside, go_on, order = threading.Event(), threading.Event(), []
 
     def first():
-        with making(path):
+        with creation_lock(path):
             inside.set()
             assert go_on.wait(60)
             order.append("first")
@@ -297,9 +297,9 @@ def test_one_makes_and_the_other_waits(tmp_path):
     with ThreadPoolExecutor(1) as pool:
         done = pool.submit(first)
         assert inside.wait(60)
-        with making(tmp_path / "far" / "below" / "another"):  # which is none of its business
+        with creation_lock(tmp_path / "far" / "below" / "another"):  # which is none of its business
             pass
-        with making(path, go_on.set):
+        with creation_lock(path, go_on.set):
             order.append("second")
         done.result()
     assert order == ["first", "second"]
@@ -314,13 +314,13 @@ def test_nobody_waits_for_ever(tmp_path, monkeypatch):
         raise InUseError("held")
 
     monkeypatch.setattr(module, "locked", locked)
-    with making(tmp_path / "a"):
+    with creation_lock(tmp_path / "a"):
         asked.append("made")
     assert asked == [(tmp_path / "a", 900.0), "made"]
 
 
 def test_an_error_of_the_making_itself_is_told(tmp_path):
-    with pytest.raises(OSError, match="full"), making(tmp_path / "a"):
+    with pytest.raises(OSError, match="full"), creation_lock(tmp_path / "a"):
         raise OSError("full")
-    with making(tmp_path / "a"):
+    with creation_lock(tmp_path / "a"):
         pass

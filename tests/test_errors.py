@@ -25,8 +25,8 @@ from vertebra.errors import (
     VertebraWarning,
     WeightsError,
     import_problem,
-    nearest,
-    needing,
+    require_extra,
+    suggest,
 )
 
 NAMES = ["resnet18", "resnet50", "resnext50_32x4d", "vgg16_bn", "efficientnet_lite0", "efficientnet_b0", "densenet121"]
@@ -34,7 +34,7 @@ NAMES = ["resnet18", "resnet50", "resnext50_32x4d", "vgg16_bn", "efficientnet_li
 
 def test_every_error_is_a_vertebra_error():
     classes = [value for _, value in inspect.getmembers(errors, inspect.isclass) if issubclass(value, Exception)]
-    assert len(classes) == 8
+    assert len(classes) == 9
     assert all(issubclass(value, VertebraError | VertebraWarning) for value in classes)
 
 
@@ -77,18 +77,18 @@ def test_a_missing_extra_names_feature_and_command():
     ],
 )
 def test_the_nearest_name_comes_first(typed, meant):
-    assert nearest(typed, NAMES).startswith(f"Did you mean '{meant}'")
+    assert suggest(typed, NAMES).startswith(f"Did you mean '{meant}'")
 
 
 def test_nothing_near_is_no_hint():
-    assert nearest("zebra", NAMES) == ""
-    assert nearest("", NAMES) == ""
-    assert nearest("resnet50", []) == ""
+    assert suggest("zebra", NAMES) == ""
+    assert suggest("", NAMES) == ""
+    assert suggest("resnet50", []) == ""
 
 
 def test_hints_are_few():
-    assert nearest("resnet", [f"resnet{depth}" for depth in (18, 34, 50, 101, 152)]).count("'") == 2 * 3
-    assert nearest("resnet5", NAMES, count=1).count("'") == 2
+    assert suggest("resnet", [f"resnet{depth}" for depth in (18, 34, 50, 101, 152)]).count("'") == 2 * 3
+    assert suggest("resnet5", NAMES, count=1).count("'") == 2
 
 
 def every(kind):
@@ -177,7 +177,7 @@ def test_a_missing_package_is_named_by_its_extra(monkeypatch, package, asked, na
     with (
         absent(monkeypatch, package.partition(".")[0]),
         pytest.raises(MissingExtraError, match=rf"^a thing needs packages .* pip install 'vertebra\[{named}\]'$"),
-        needing(asked, "a thing"),
+        require_extra(asked, "a thing"),
     ):
         importlib.import_module(package)
 
@@ -198,7 +198,7 @@ def test_a_package_that_is_installed_and_broken_says_why(tmp_path, monkeypatch, 
     for name in [name for name in sys.modules if name.partition(".")[0] == "onnx"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(BrokenPackageError) as caught, needing("torch", "a thing"):
+    with pytest.raises(BrokenPackageError) as caught, require_extra("torch", "a thing"):
         importlib.import_module("onnx")
     assert f"a thing needs onnx, which is installed and does not load ({reason}" in str(caught.value)
     assert str(caught.value).endswith("pip install --force-reinstall onnx")
@@ -218,6 +218,6 @@ def test_a_package_that_is_installed_and_broken_says_why(tmp_path, monkeypatch, 
 )
 def test_other_faults_stay_what_they_are(error):
     assert import_problem(error, "a thing", "torch") is None
-    with pytest.raises(type(error)) as caught, needing("torch", "a thing"):
+    with pytest.raises(type(error)) as caught, require_extra("torch", "a thing"):
         raise error
     assert caught.value is error

@@ -17,7 +17,7 @@ import vertebra
 SOURCE = Path(vertebra.__file__).parent
 BASE = {"errors", "units", "intervals", "protobuf", "card", "cache", "model_checksum", "files", "machine"}
 BASE |= {"photo_files", "file_kinds", "decoding", "decoding_errors", "decoding_notes", "rgb_conversion", "pillow_tiles"}
-BASE |= {"bit_depth", "bit_scaling", "pixels", "synthetic_photos", "stopping", "strict_json"}
+BASE |= {"bit_depth", "bit_scaling", "pixels", "synthetic_photos", "signals", "strict_json"}
 BASE |= {"model_table", "model_argument", "preprocessing", "progress", "timm_names", "weight_files", "weight_transfer"}
 BASE |= {"imagenet", "run_files", "torch_archives", "callable_module", "malloc", "web_opener"}
 
@@ -25,7 +25,7 @@ BASE |= {"imagenet", "run_files", "torch_archives", "callable_module", "malloc",
 ROOMS = {
     "errors": set(),
     "callable_module": set(),
-    "stopping": set(),
+    "signals": set(),
     "units": {"errors"},
     "intervals": set(),
     "protobuf": set(),
@@ -80,7 +80,7 @@ ROOMS = {
 PACKAGES = {
     "errors": set(),
     "callable_module": set(),
-    "stopping": set(),
+    "signals": set(),
     "units": set(),
     "intervals": set(),
     "protobuf": set(),

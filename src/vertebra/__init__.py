@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from vertebra.errors import VertebraError as VertebraError
-from vertebra.errors import needing
+from vertebra.errors import require_extra
 
 if TYPE_CHECKING:
     from vertebra import models as models
@@ -64,7 +64,7 @@ def __getattr__(name: str) -> Any:
 
         raise AttributeError(f"module 'vertebra' has no attribute {name!r}{advice(name)}")
     module_name, extra = _EXPORTS[name]
-    with needing(extra, f"vertebra.{name}"):
+    with require_extra(extra, f"vertebra.{name}"):
         module = import_module(module_name)
     value = module if module_name == f"vertebra.{name}" else getattr(module, name)
     globals()[name] = value

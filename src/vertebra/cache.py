@@ -46,20 +46,20 @@ def checksum(*parts: str | bytes) -> bytes:
     return found.digest()
 
 
-def tell_once(text: str) -> None:
+def warn_once(text: str) -> None:
     """Warn, the first time in this process."""
     if text not in _told:
         _told.add(text)
         warn(text)
 
 
-def tell_damaged(path: Path) -> None:
+def warn_damaged(path: Path) -> None:
     """Warn once that a cached file is damaged."""
-    tell_once(f"{path} is damaged. What it held is made again; no result changes.")
+    warn_once(f"{path} is damaged. What it held is made again; no result changes.")
 
 
 @contextlib.contextmanager
-def making(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+def creation_lock(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Around the making of a cached file: one process makes it, others call `waiting`, wait, and look for it again.
 
     Its folder is made. Where the cache cannot be locked, each process makes its own file, and the last one stays.
@@ -87,7 +87,7 @@ def scratch_dir() -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object that `keep_json` wrote; None where it is missing or damaged."""
+    """The object that `write_json` wrote; None where it is missing or damaged."""
     try:
         if not path.is_file():  # reading a pipe may never end
             return None
@@ -100,11 +100,11 @@ def read_json(path: Path) -> dict[str, Any] | None:
         value: dict[str, Any] = json.loads(b"{" + body)
         return value
     if not content.startswith(b"{") or content.startswith(_CHECKSUM):  # another version wrote none
-        tell_damaged(path)
+        warn_damaged(path)
     return None
 
 
-def keep_json(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write an object for the next run. A cache that cannot be written costs time, never the result."""
     body = json.dumps(value, indent=1).encode()[1:]
     with contextlib.suppress(OSError), replacing(path) as temporary:
@@ -119,14 +119,14 @@ def _head(path: Path, body: bytes) -> bytes:
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-def keep_note(path: Path, note: dict[str, Any]) -> None:
+def write_sidecar(path: Path, note: dict[str, Any]) -> None:
     """Write, beside a file that has just been made in the cache, a note on it and its SHA-256."""
     with contextlib.suppress(OSError):
         state, digest = _hashed(path)
-        keep_json(path.with_suffix(".json"), {"note": note, "state": state, "sha256": digest})
+        write_json(path.with_suffix(".json"), {"note": note, "state": state, "sha256": digest})
 
 
-def kept_note(path: Path, *, thorough: bool = False) -> dict[str, Any] | None:
+def read_sidecar(path: Path, *, thorough: bool = False) -> dict[str, Any] | None:
     """The note of a file in the cache that is as it was made; None where it has to be made (again).
 
     The file is hashed where its state has changed; if `thorough`, always, as a failing disk changes no state.
@@ -138,13 +138,13 @@ def kept_note(path: Path, *, thorough: bool = False) -> dict[str, Any] | None:
         if thorough or found["state"] != _state(path.stat()):
             state, digest = _hashed(path)
             if digest != found["sha256"]:
-                tell_damaged(path)
+                warn_damaged(path)
                 return None
-            keep_json(path.with_suffix(".json"), {**found, "state": state})
+            write_json(path.with_suffix(".json"), {**found, "state": state})
     except FileNotFoundError:
         return None  # deleted, which is allowed
     except OSError:
-        tell_damaged(path)
+        warn_damaged(path)
         return None
     note: dict[str, Any] = found["note"]
     return note
@@ -156,17 +156,17 @@ def fingerprint(path: Path) -> str:
     Raises:
         VertebraError: the file cannot be read.
     """
-    if known := known_fingerprint(path):
+    if known := cached_fingerprint(path):
         return known
     try:
         state, digest = _hashed(path)
     except OSError as error:
         raise VertebraError(f"{path} cannot be read ({error.strerror or error}).") from error
-    keep_json(_note(path), {"state": state, "sha256": digest})
+    write_json(_note(path), {"state": state, "sha256": digest})
     return digest
 
 
-def known_fingerprint(path: Path) -> str | None:
+def cached_fingerprint(path: Path) -> str | None:
     """The SHA-256 of a file where it is cached; the file is not read."""
     try:
         known = read_json(_note(path))
@@ -177,16 +177,16 @@ def known_fingerprint(path: Path) -> str | None:
     return None
 
 
-def known_intact(path: Path, status: os.stat_result) -> bool:
+def is_verified(path: Path, status: os.stat_result) -> bool:
     """Whether a file in this state has passed the checks of the checksums that it holds."""
     return read_json(_intact(path)) == _state(status)
 
 
-def keep_intact(path: Path, status: os.stat_result, digest: str | None = None) -> None:
+def record_verified(path: Path, status: os.stat_result, digest: str | None = None) -> None:
     """Note that, with the status from before the file was read, and its SHA-256 where that is known."""
-    keep_json(_intact(path), _state(status))
+    write_json(_intact(path), _state(status))
     if digest is not None:
-        keep_json(_note(path), {"state": _state(status), "sha256": digest})
+        write_json(_note(path), {"state": _state(status), "sha256": digest})
 
 
 def _intact(path: Path) -> Path:

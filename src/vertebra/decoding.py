@@ -21,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from vertebra.bit_depth import DepthError, depth_of
 from vertebra.bit_scaling import check_scale
 from vertebra.decoding_errors import OversizeError, UnsupportedError, errors_named
-from vertebra.errors import ImageError, VertebraError, first_line, needing
+from vertebra.errors import ImageError, VertebraError, first_line, require_extra
 from vertebra.file_kinds import RAW, Found, raw_file
 from vertebra.photo_files import FORMATS, HEAD_BYTES, image_format
 from vertebra.pillow_tiles import from_start
@@ -235,7 +235,7 @@ def _is_raw(image: Image.Image) -> bool:
 def _opened_heif(file: IO[bytes], name: str) -> Image.Image:
     """By pillow-heif, upright and of 8 bits. It is not registered in Pillow, which would be for the whole process."""
     try:
-        with needing("heif", "decoding HEIC"):
+        with require_extra("heif", "decoding HEIC"):
             from pillow_heif import HeifImageFile
     except VertebraError as error:
         raise UnsupportedError(f"{name} is a HEIC image: {error}, or save it as a JPEG") from error

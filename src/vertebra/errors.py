@@ -79,7 +79,7 @@ INCLUDED = {"train": "torch"}
 
 
 @contextmanager
-def needing(extra: str | None, feature: str) -> Iterator[None]:
+def require_extra(extra: str | None, feature: str) -> Iterator[None]:
     """Around what imports packages of an extra, at any depth.
 
     Raises:
@@ -96,7 +96,7 @@ def needing(extra: str | None, feature: str) -> Iterator[None]:
 
 
 def import_problem(error: BaseException, feature: str, extra: str | None = None) -> VertebraError | None:
-    """The error to raise for a failed import, as `needing` does; None where no package of an extra is the cause."""
+    """The error that `require_extra` raises for a failed import; None if no package of an extra is the cause."""
     if isinstance(error, VertebraError) or not isinstance(error, ImportError | OSError):
         return None
     name = getattr(error, "name", None) or ""
@@ -116,7 +116,7 @@ def import_problem(error: BaseException, feature: str, extra: str | None = None)
     )
 
 
-def need(extra: str, feature: str, *packages: str) -> None:
+def require_packages(extra: str, feature: str, *packages: str) -> None:
     """Check, without importing them, that these packages are installed; else a `MissingExtraError`."""
     if not all(map(_is_installed, packages)):
         raise MissingExtraError(feature, extra)
@@ -161,7 +161,7 @@ class VertebraWarning(UserWarning):
 
 
 @contextmanager
-def noting() -> Iterator[list[str]]:
+def capture_warnings() -> Iterator[list[str]]:
     """Around what may `warn`, and still does: a list that has each text once the block has ended."""
     texts: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
@@ -177,14 +177,14 @@ def warn(text: str) -> None:
     warnings.warn(text, VertebraWarning, stacklevel=3)
 
 
-def check_count(name: str, value: Any) -> int:
+def require_positive_int(name: str, value: Any) -> int:
     """The positive whole number, also of numpy; a `UsageError` for anything else."""
     if not isinstance(value, bool) and hasattr(value, "__index__") and operator.index(value) >= 1:
         return operator.index(value)
     raise UsageError(f"{name} is {value!r}; it must be a whole number of at least 1.")
 
 
-def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+def suggest(name: str, known: Iterable[str], count: int = 3) -> str:
     """The hint for a mistyped name: `"Did you mean 'resnet50' or 'resnet18'?"`, or `""` where nothing is near."""
     # Separators are left out of the comparison, so that 'resnet-50' finds 'resnet50'.
     plain = {_plain(candidate): candidate for candidate in known}
@@ -192,7 +192,7 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     return f"Did you mean {' or '.join(map(repr, matches))}?" if matches else ""
 
 
-def nearest_path(text: str) -> str:
+def suggest_path(text: str) -> str:
     """The hint for a mistyped path: what else its folder has, or `""`."""
     path = Path(text)
     try:
@@ -200,8 +200,8 @@ def nearest_path(text: str) -> str:
     except (OSError, ValueError):
         return ""
     # The suffix, which is right, would make any two names alike.
-    names = [name for name in names if nearest(path.stem, [Path(name).stem])]
-    return nearest(path.name, names)
+    names = [name for name in names if suggest(path.stem, [Path(name).stem])]
+    return suggest(path.name, names)
 
 
 def _plain(name: str) -> str:

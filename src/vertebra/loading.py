@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from vertebra import __version__
-from vertebra.cache import cache_dir, fingerprint, keep_note, kept_note, making, scratch_dir
-from vertebra.errors import MissingExtraError, UsageError, VertebraError, needing, noting, warn
+from vertebra.cache import cache_dir, creation_lock, fingerprint, read_sidecar, scratch_dir, write_sidecar
+from vertebra.errors import MissingExtraError, UsageError, VertebraError, capture_warnings, require_extra, warn
 from vertebra.files import replacing
 from vertebra.model_argument import ModelArgument, ModelKind, resolve_model
 from vertebra.preprocessing import DECODING_RULE
@@ -70,7 +70,7 @@ def exported_file(
         )
     if model.kind is not ModelKind.FUNCTION:
         return model.exported_file
-    with needing("torch", f"predicting with a network of one's own ({model.given!r})"):
+    with require_extra("torch", f"predicting with a network of one's own ({model.given!r})"):
         import torch  # noqa: F401
 
         from vertebra.export import prepare
@@ -109,10 +109,10 @@ def cached_export(
         raise UsageError(f"{name!r} with the weights {os.fspath(weights)!r} cannot be kept in the cache.")
     if _is_kept(path, weights):
         return path
-    with making(path, lambda: progress(f"waiting for another process that exports {name}")):
+    with creation_lock(path, lambda: progress(f"waiting for another process that exports {name}")):
         if _is_kept(path, weights):  # made while this process waited
             return path
-        with noting() as texts:
+        with capture_warnings() as texts:
             prepared = _prepare(name, weights)
         progress(f"exporting {name}, once")
         try:
@@ -130,13 +130,15 @@ def cached_export(
                 _export(prepared, path)
             except OSError as error:
                 raise VertebraError(f"{path} cannot be written either ({error.strerror or error}).") from error
-        keep_note(path, {"weights": os.fspath(weights), "told": texts})
+        write_sidecar(path, {"weights": os.fspath(weights), "told": texts})
     return path
 
 
 def _prepare(name: str, weights: str | os.PathLike[str]) -> Any:
     try:
-        with needing("torch", f"predicting with a name ({name!r}) rather than a file that `vertebra export` wrote"):
+        with require_extra(
+            "torch", f"predicting with a name ({name!r}) rather than a file that `vertebra export` wrote"
+        ):
             import torch  # noqa: F401 - before a package that would name itself
 
             from vertebra.export import prepare
@@ -160,7 +162,7 @@ def _export(prepared: Any, path: Path) -> None:
 
 def _is_kept(path: Path, weights: str | os.PathLike[str]) -> bool:
     """Whether a file in the cache is as it was made; the warnings of its export are repeated."""
-    kept = kept_note(path)
+    kept = read_sidecar(path)
     if kept is None:
         return False
     for text in kept["told"]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vertebra.card import CardError, locate_card, opened, read_card
-from vertebra.errors import UsageError, nearest_path, printable, warn
+from vertebra.errors import UsageError, printable, suggest_path, warn
 from vertebra.files import WEIGHT_SUFFIXES
 from vertebra.run_files import RUN_METRICS, RUN_MODEL, RUN_SETTINGS, RUN_WEIGHTS, run_model, run_weights
 
@@ -246,14 +246,14 @@ def _nothing(text: str, command: str) -> str:
         return f"{text} is no model. A function in a file is written with one colon: {source.rstrip(':')}:{function}"
     if colon and _is_code(source):
         if not os.path.isfile(source):  # noqa: PTH113
-            return f"{source}: no such file. {nearest_path(source)}".rstrip()
+            return f"{source}: no such file. {suggest_path(source)}".rstrip()
         fault = f"{function!r} is no name of a function" if function else f"{text} names no function"
         return f"{fault}. Write {source}:NAME, the function that makes the network."
     if text.lower().endswith(".onnx") and ModelKind.EXPORTED in ACCEPTED[command]:
         advice = f"Make one with: vertebra export NAME --out {shlex.quote(text)}"
-        return f"{text}: no such file. {nearest_path(text) or advice}"
+        return f"{text}: no such file. {suggest_path(text) or advice}"
     if _is_file_name(text) or os.sep in text or (os.altsep or os.sep) in text:
-        return f"{text}: no such file or folder. {nearest_path(text) or _offer(command)}".replace("  ", " ")
+        return f"{text}: no such file or folder. {suggest_path(text) or _offer(command)}".replace("  ", " ")
     return f"{text!r} is no model. {_offer(command)}"
 
 

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import IO
 
-from vertebra.cache import keep_intact, known_intact
+from vertebra.cache import is_verified, record_verified
 from vertebra.card import Card, CardError, card_at, locate_card, opened
 from vertebra.protobuf import Place, content
 
@@ -57,8 +57,8 @@ def _verified(path: str | os.PathLike[str], *, use_cache: bool) -> Card:
         if card.content_sha256 is not None and place is not None:
             # Before the bytes: of a file that is written to meanwhile it is no longer the status.
             status = os.fstat(file.fileno())
-            if not use_cache or not known_intact(Path(path), status):
-                keep_intact(Path(path), status, _check(Path(path), file, place, card.content_sha256))
+            if not use_cache or not is_verified(Path(path), status):
+                record_verified(Path(path), status, _check(Path(path), file, place, card.content_sha256))
         return card
 
 

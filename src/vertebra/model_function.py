@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from vertebra.errors import UsageError, VertebraError, first_line, import_problem, nearest
+from vertebra.errors import UsageError, VertebraError, first_line, import_problem, suggest
 
 
 def call(source: str, function: str) -> Any:
@@ -114,7 +114,7 @@ def _imported(name: str) -> ModuleType:
                 raise
     parent, _, last = missing.rpartition(".")
     places = getattr(sys.modules.get(parent), "__path__", []) if parent else [sys.path[0]]
-    hint = nearest(last, [found.name for found in pkgutil.iter_modules(places)])
+    hint = suggest(last, [found.name for found in pkgutil.iter_modules(places)])
     raise UsageError(
         f"there is no module {missing!r} to import, looked for from {Path.cwd()}. {hint} The function of a file is "
         "written FILE.py:NAME.".replace("  ", " ")
@@ -143,7 +143,7 @@ def _others(function: str, code: ModuleType) -> str:
         if not name.startswith("_")
         and (_is_module(value) or (callable(value) and getattr(value, "__module__", None) == code.__name__))
     ]
-    return nearest(function, own) or (f"It has {', '.join(own[:5])}{', …' if len(own) > 5 else ''}." if own else "")
+    return suggest(function, own) or (f"It has {', '.join(own[:5])}{', …' if len(own) > 5 else ''}." if own else "")
 
 
 def _is_module(value: Any) -> bool:

@@ -12,7 +12,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from vertebra.errors import UsageError, nearest
+from vertebra.errors import UsageError, suggest
 from vertebra.timm_names import TimmName, explain_unknown, read_name
 from vertebra.units import MEGA
 
@@ -106,7 +106,7 @@ def find_weights(name: str) -> PublishedWeights:
         known |= {f"{each.default.name.partition('.')[0]}.DEFAULT": each.default for each in networks().values()}
     if name not in known:
         raise UsageError(
-            f"there are no weights {name!r}; a name is like 'ResNet50_Weights.IMAGENET1K_V2'. {nearest(name, known)}"
+            f"there are no weights {name!r}; a name is like 'ResNet50_Weights.IMAGENET1K_V2'. {suggest(name, known)}"
         )
     return known[name]
 
@@ -121,4 +121,4 @@ def families_of_any_size() -> str:
 def check_family(name: str) -> None:
     """Refuse, with a `UsageError`, what is no family."""
     if name not in FAMILIES:
-        raise UsageError(f"there is no family {name!r}; there are {', '.join(FAMILIES)}. {nearest(name, FAMILIES)}")
+        raise UsageError(f"there is no family {name!r}; there are {', '.join(FAMILIES)}. {suggest(name, FAMILIES)}")

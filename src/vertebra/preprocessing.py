@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Self
 
-from vertebra.errors import ImageError, UsageError, nearest
+from vertebra.errors import ImageError, UsageError, suggest
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 
@@ -105,7 +105,7 @@ class Preprocessing:
             resize_size = round(crop_size / CROP_PCT)
         name = getattr(interpolation, "value", interpolation)  # torchvision gives an enum
         if name not in INTERPOLATIONS:
-            hint = nearest(str(name), INTERPOLATIONS)
+            hint = suggest(str(name), INTERPOLATIONS)
             raise UsageError(f"interpolation is {name!r}; allowed are {', '.join(INTERPOLATIONS)}. {hint}".strip())
         for field, value in {
             "crop_size": crop_size,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vertebra.errors import UsageError, nearest
+from vertebra.errors import UsageError, suggest
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def explain_unknown(name: str, networks: Mapping[str, Any], families: Iterable[s
         return f"{name!r} is not among the families ({', '.join(families)}); the nearest is {other!r}."
     if relative := _nearest_in_family(base, networks):
         return f"there is no model {name!r}; the nearest is {relative!r}, which has other layers."
-    hint = nearest(name, networks) or nearest(name, ALIASES) or "`vertebra models` lists all."
+    hint = suggest(name, networks) or suggest(name, ALIASES) or "`vertebra models` lists all."
     return f"there is no model {name!r}. {hint}"
 
 

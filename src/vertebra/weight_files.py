@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vertebra import weight_transfer as transfer
-from vertebra.cache import making
+from vertebra.cache import creation_lock
 from vertebra.errors import WeightsError, warn
 from vertebra.files import locked, sync_folder
 from vertebra.weight_transfer import MIRROR
@@ -98,7 +98,7 @@ def sound(url: str, progress: bool = True) -> Path:
         WeightsError: the file of a package is damaged, or a damaged one cannot be fetched again.
     """
     path = cached_path(url)
-    with making(path):
+    with creation_lock(path):
         if not path.is_file():
             return fetch(url, progress)
         try:

@@ -13,7 +13,7 @@ import vertebra as package
 from vertebra import cli
 from vertebra.cli import _app
 from vertebra.errors import UsageError, VertebraError, WeightsError
-from vertebra.stopping import Terminated
+from vertebra.signals import Terminated
 
 
 def python(code, **options):

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from vertebra.cache import keep_note
+from vertebra.cache import write_sidecar
 from vertebra.loading import cached_export_path
 from vertebra.model_argument import ACCEPTED, ModelKind
 
@@ -95,7 +95,7 @@ def place(tmp_path, monkeypatch, tiny_run, tiny_export, tiny_photos, tiny_regist
     kept = cached_export_path("resnet18")  # of classes that are those of the photos
     kept.parent.mkdir(parents=True)
     shutil.copyfile(tiny_run / "model.onnx", kept)
-    keep_note(kept, {"weights": "DEFAULT", "told": []})
+    write_sidecar(kept, {"weights": "DEFAULT", "told": []})
     return tmp_path
 
 

@@ -227,7 +227,7 @@ for number in range(int(sys.argv[2]), int(sys.argv[2]) + 20):
     assert [shelf.get(str(number)) for number in range(60)] == [(number,) for number in range(60)]
 
 
-@pytest.mark.parametrize(("content", "moment"), [(b"no database", "tell_damaged"), (None, "making")])
+@pytest.mark.parametrize(("content", "moment"), [(b"no database", "warn_damaged"), (None, "creation_lock")])
 def test_another_process_is_sooner_to_replace_a_file(tmp_path, monkeypatch, content, moment):
     """Between judging the file and holding its lock, another process makes a new one and keeps a row there."""
     path = tmp_path / "a.sqlite"

@@ -339,7 +339,7 @@ def test_a_damaged_form_is_made_again(tiny_model, photos, forms, damage):
         flipped = content[:800] + bytes(400) + content[1200:]
         path.write_bytes({"flipped": flipped, "emptied": b""}.get(damage, content[:-100]))
     if damage == "unseen":  # a disk changes bytes without a trace
-        cache.keep_json(
+        cache.write_json(
             path.with_suffix(".json"),
             cache.read_json(path.with_suffix(".json")) | {"state": cache.change_state(path)},
         )

@@ -92,7 +92,7 @@ def test_a_damaged_file_leaves_the_old_one_serving(serving, place, pngs, monkeyp
     damaged = bytearray(place.path.read_bytes())
     damaged[600] ^= 0x80  # the sign of a weight
     # What the cache says of it, a server does not rely on.
-    monkeypatch.setattr("vertebra.model_checksum.known_intact", lambda path, status: True)
+    monkeypatch.setattr("vertebra.model_checksum.is_verified", lambda path, status: True)
     place.path.with_suffix(".tmp").write_bytes(damaged)
     place.path.with_suffix(".tmp").replace(place.path)
     until(lambda: client.get("/v1/models").json["models"][0]["error"])

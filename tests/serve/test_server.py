@@ -241,7 +241,7 @@ def test_not_ready_while_a_model_is_loading(tiny_model, pngs, monkeypatch, call)
 
 
 def test_a_name_is_exported_by_another_process(tmp_path, monkeypatch, write_model):
-    from vertebra.cache import keep_note
+    from vertebra.cache import write_sidecar
     from vertebra.card import read_card
     from vertebra.loading import cached_export_path
     from vertebra.serve import model_source
@@ -257,7 +257,7 @@ def test_a_name_is_exported_by_another_process(tmp_path, monkeypatch, write_mode
         path = cached_export_path("resnet18")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_model(path)
-        keep_note(path, {"weights": "DEFAULT", "told": []})
+        write_sidecar(path, {"weights": "DEFAULT", "told": []})
         return subprocess.CompletedProcess(command, 0, json.dumps({"path": str(path), "told": ["a note"]}), "")
 
     monkeypatch.setattr(model_source.subprocess, "run", export)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tiny_trainer import trainer_of
 
 from vertebra.errors import UsageError
-from vertebra.stopping import terminable
+from vertebra.signals import raise_on_termination
 from vertebra.train import Settings, TrainError
 from vertebra.train import run_checkpoint as checkpoint
 from vertebra.train.distributed import Distributed
@@ -222,7 +222,7 @@ def test_what_is_told(photos, tmp_path):
 
 def test_inside_a_polite_kill_is_a_ctrl_c():
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), terminable():
+    with pytest.raises(KeyboardInterrupt), raise_on_termination():
         signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is before
 

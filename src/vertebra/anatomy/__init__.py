@@ -7,9 +7,9 @@ anatomy = vertebra.inspect("resnet50")  # or vertebra.anatomy("resnet50")
 from __future__ import annotations
 
 from vertebra.callable_module import make_callable
-from vertebra.errors import needing
+from vertebra.errors import require_extra
 
-with needing("torch", "vertebra.anatomy"):
+with require_extra("torch", "vertebra.anatomy"):
     import torch  # noqa: F401
 
 from vertebra.graph.cost import Kind as Kind

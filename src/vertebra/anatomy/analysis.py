@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from vertebra.errors import VertebraError, check_count
+from vertebra.errors import VertebraError, require_positive_int
 from vertebra.graph import trace as tracer
 from vertebra.graph.profile import Group, Profile
 from vertebra.graph.rows import rows_of
@@ -57,7 +57,7 @@ class Anatomy(Profile):
                 on (batch norm needs more than one value a channel).
         """
         batch_size = self.batch_size if batch_size is None else batch_size
-        check_count("batch_size", batch_size)
+        require_positive_int("batch_size", batch_size)
         return forecast_training_memory(self.subject, optimizer, checkpointing, batch_size)
 
     def latency(self, device: Any = "here", executor: str | None = None) -> Latency:

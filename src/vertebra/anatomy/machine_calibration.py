@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vertebra.cache import cache_dir, keep_json, making, read_json
+from vertebra.cache import cache_dir, creation_lock, read_json, write_json
 from vertebra.errors import UsageError
 from vertebra.graph import trace as tracer
 from vertebra.graph.cost import Kind
@@ -48,7 +48,9 @@ def calibrated(executor: str, progress: Progress = silent, *, anew: bool = False
     if found is not None and is_current and not anew:
         return found
     # One at a time: two would make each other's times too long.
-    with making(cache_path(executor), lambda: progress("Waiting for another process that calibrates this machine …")):
+    with creation_lock(
+        cache_path(executor), lambda: progress("Waiting for another process that calibrates this machine …")
+    ):
         found, is_current = _kept(executor)
         if found is not None and is_current and not anew:
             return found
@@ -58,7 +60,7 @@ def calibrated(executor: str, progress: Progress = silent, *, anew: bool = False
         if found is not None and not anew and found.unrest < result.unrest:
             result = found
         made = {"made": time.time()} if result.is_provisional else {}
-        keep_json(cache_path(executor), {"format": _FORMAT} | made | result.to_dict())
+        write_json(cache_path(executor), {"format": _FORMAT} | made | result.to_dict())
         return result
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from vertebra.errors import UsageError, needing
+from vertebra.errors import UsageError, require_extra
 from vertebra.graph import trace as tracer
 from vertebra.graph.ir import Graph
 from vertebra.graph.onnx_writer import for_timing
@@ -61,7 +61,7 @@ def measure(subject: Subject, rows: Sequence[Row], executor: str, seconds: float
 
 
 def _in_onnxruntime(subject: Subject, rows: Sequence[Row], seconds: float) -> Measurement:
-    with needing("torch", "timing in ONNX Runtime"):
+    with require_extra("torch", "timing in ONNX Runtime"):
         import onnx  # noqa: F401
     import numpy as np
     import onnxruntime

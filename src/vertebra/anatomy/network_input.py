@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from vertebra.errors import UsageError, check_count
+from vertebra.errors import UsageError, require_positive_int
 from vertebra.model_argument import ModelArgument, ModelKind, resolve_model
 from vertebra.models import ConvNet, create_model, get_model, get_model_weights
 from vertebra.models.meta_copy import META, shape_of, to_meta
@@ -55,7 +55,7 @@ def prepare(
     inputs: Any,
 ) -> Subject:
     """Build or copy the network on the meta device, and make its inputs."""
-    check_count("batch_size", batch_size)
+    require_positive_int("batch_size", batch_size)
     dtype = _dtype(dtype)
     modes = None
     if isinstance(model, str | os.PathLike):

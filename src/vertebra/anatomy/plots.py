@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vertebra.errors import needing
+from vertebra.errors import require_extra
 from vertebra.files import replacing, writing
 from vertebra.graph.cost import CONVOLUTIONS, Kind
 from vertebra.graph.profile import Profile
@@ -119,7 +119,7 @@ def draw_front(
 
 
 def _figure(inches: tuple[float, float]) -> Any:
-    with needing("torch", "a picture"):
+    with require_extra("torch", "a picture"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     figure = Figure(figsize=inches, layout="constrained")

@@ -14,7 +14,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from vertebra.errors import UsageError, nearest
+from vertebra.errors import UsageError, suggest
 from vertebra.graph.cost import CONVOLUTIONS, Kind
 
 from .kernels import COMPILED, Kernel
@@ -200,5 +200,5 @@ def find_device(key: str) -> Device:
     known = devices()
     if key.lower() not in known:
         names = ["here", "none", *known]
-        raise UsageError(f"there is no device {key!r}; there are {', '.join(names)}. {nearest(key, names)}".rstrip())
+        raise UsageError(f"there is no device {key!r}; there are {', '.join(names)}. {suggest(key, names)}".rstrip())
     return known[key.lower()]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from vertebra.errors import UsageError, nearest
+from vertebra.errors import UsageError, suggest
 from vertebra.graph.ir import Storage
 from vertebra.graph.trace import Recorder, call
 from vertebra.models import ConvNet
@@ -56,7 +56,7 @@ def forecast_training_memory(subject: Subject, optimizer: str, checkpointing: bo
     """Simulate one step; see `Anatomy.training_memory`."""
     if optimizer not in OPTIMIZERS:
         raise UsageError(
-            f"optimizer is {optimizer!r}; it must be one of {', '.join(OPTIMIZERS)}. {nearest(optimizer, OPTIMIZERS)}"
+            f"optimizer is {optimizer!r}; it must be one of {', '.join(OPTIMIZERS)}. {suggest(optimizer, OPTIMIZERS)}"
         )
     network = copy.deepcopy(subject.network)
     modes = subject.training_modes  # those of the modules where the network was training (with frozen norms, say)

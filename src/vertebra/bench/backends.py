@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from vertebra.card import Preprocessing
-from vertebra.errors import UsageError, nearest
+from vertebra.errors import UsageError, suggest
 from vertebra.pixels import Pixels
 
 from .network_files import NetworkFiles
@@ -146,7 +146,7 @@ def find_backends(names: Sequence[str], backends: Mapping[str, Backend] = BACKEN
             if name in ELSEWHERE:
                 hint = "The script bench/latency.py in Vertebra's repository times it beside the others."
             else:
-                hint = nearest(name, backends) or f"Allowed are {', '.join(backends)}."
+                hint = suggest(name, backends) or f"Allowed are {', '.join(backends)}."
             raise UsageError(f"there is no backend {name!r}. {hint}")
         if not backends[name].is_installed:
             packages = " ".join(backends[name].packages)

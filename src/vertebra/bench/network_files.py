@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vertebra.card import Preprocessing, read_card
-from vertebra.errors import needing
+from vertebra.errors import require_extra
 from vertebra.loading import exported_file
 from vertebra.model_argument import ModelKind, resolve_model
 from vertebra.model_checksum import checked_card
@@ -44,7 +44,7 @@ def network_files(model: str, folder: Path) -> NetworkFiles:
         checked_card(path)
         name = path.name if argument.kind is ModelKind.EXPORTED else argument.name
         return NetworkFiles(name, os.fspath(path.resolve()))
-    with needing("torch", f"timing a network by its name ({argument.name!r})"):
+    with require_extra("torch", f"timing a network by its name ({argument.name!r})"):
         import torch
 
         from vertebra.export import export, prepare

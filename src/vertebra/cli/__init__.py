@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from vertebra.errors import UsageError, VertebraError, VertebraWarning, import_problem, printable
-from vertebra.stopping import terminable
+from vertebra.signals import raise_on_termination
 
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run `vertebra ARGUMENTS…` and return its exit code; errors are printed, or raised with `--debug`."""
     arguments, debug = _take_debug(arguments)
     try:
-        with terminable(), _warnings_told():
+        with raise_on_termination(), _warnings_told():
             return _dispatch(arguments)
     except KeyboardInterrupt as stop:
         return _stopped(stop, _command_of(arguments))

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from vertebra import __version__
-from vertebra.errors import UsageError, nearest
+from vertebra.errors import UsageError, suggest
 
 # Name -> what the list of commands says. The module of a command is vertebra.cli.<name>; it has a typer `app`.
 COMMANDS = {
@@ -51,7 +51,7 @@ class LazyGroup(TyperGroup):
         """What runs (and completes): the real command, imported now."""
         name = args[0]
         if name not in COMMANDS:
-            hint = nearest(name, COMMANDS) or f"Commands: {', '.join(COMMANDS)}."
+            hint = suggest(name, COMMANDS) or f"Commands: {', '.join(COMMANDS)}."
             raise UsageError(f"there is no command {name!r}. {hint} See: vertebra --help")
         module = import_module(f"vertebra.cli.{name}")
         loaded = typer.main.get_command(module.app)

@@ -10,7 +10,7 @@ import typer
 
 from vertebra.cli._output import print_json, print_table
 from vertebra.cli.weights import is_here
-from vertebra.errors import nearest
+from vertebra.errors import suggest
 from vertebra.units import MEGA, count, three_figures
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def models(
         print_json(rows)
         return
     if not rows:
-        hint = nearest(pattern, networks()) if pattern else ""
+        hint = suggest(pattern, networks()) if pattern else ""
         typer.echo(f"No network passes these filters. {hint}".rstrip(), err=True)
         return
     columns = ("name", "family", "parameters", "GMACs", "MB", "smallest", "top-1", "best weights")

@@ -15,7 +15,7 @@ import typer
 
 from vertebra.cli._options import BitsOverCard, model_help, options_of
 from vertebra.cli._output import echo, print_json_list
-from vertebra.errors import ImageError, UsageError, VertebraWarning, nearest_path, printable
+from vertebra.errors import ImageError, UsageError, VertebraWarning, printable, suggest_path
 from vertebra.progress import Progress, progress_bar, silent
 from vertebra.units import counted
 
@@ -172,7 +172,7 @@ def _loaded(settings: Settings, count: int | None) -> Predictor:
 
 
 def _no_such_file(path: str, count: int) -> str:
-    hint = nearest_path(path) if count <= FEW else ""  # each is searched for in its folder
+    hint = suggest_path(path) if count <= FEW else ""  # each is searched for in its folder
     return f"{path}: no such file. {hint}" if hint else f"{path}: no such file"
 
 

@@ -10,7 +10,7 @@ import typer
 
 from vertebra.cli._options import model_help
 from vertebra.errors import UsageError
-from vertebra.stopping import Terminated
+from vertebra.signals import Terminated
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -49,10 +49,10 @@ def serve(
     """Serve classifiers over HTTP, with a page to use them. A file that is replaced is loaded anew."""
     import logging
 
-    from vertebra.errors import needing
+    from vertebra.errors import require_extra
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    with needing("serve", "vertebra serve"):
+    with require_extra("serve", "vertebra serve"):
         from vertebra.serve import ServerSettings, run
         from vertebra.serve.server_settings import API_KEY_VARIABLE
     settings = ServerSettings(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vertebra.errors import nearest
+from vertebra.errors import suggest
 from vertebra.file_kinds import LEFT_OUT, NOT_DOWNLOADED
 from vertebra.units import counted
 
@@ -35,7 +35,7 @@ def check_seen(dataset: Dataset, allow_unseen: bool) -> Dataset:
         more = f" So it is with {rest:,} other{'s' if rest > 1 else ''}." if rest else ""
         raise DataError(
             f"{dataset.name}: the class {unseen[0]!r} has photos in {places[unseen[0]]} and none to train on.{more} "
-            f"{nearest(unseen[0], trained) or 'Add some, or rename it.'} --allow-unseen leaves such photos out."
+            f"{suggest(unseen[0], trained) or 'Add some, or rename it.'} --allow-unseen leaves such photos out."
         )
     out = listed([f"{name!r} ({counts[name]:,} in {places[name]})" for name in unseen])
     kept = dataset.only(lambda photo: photo.label in trained)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
-from vertebra.errors import UsageError, nearest
+from vertebra.errors import UsageError, suggest
 from vertebra.imagenet import COUNT, FORMER_NAMES, class_names, wnids
 from vertebra.report import percent
 
@@ -42,7 +42,7 @@ class ImageNetLabels:
             return f"{wnid[1].lower()} is none of the {COUNT:,} wnids of ImageNet-1K."
         if self.indices and self.way != NAME:
             return f"The other labels are each a {self.way}, such as {next(iter(self.indices))!r}."
-        return _named_within(label) or nearest(label, class_names())
+        return _named_within(label) or suggest(label, class_names())
 
 
 def match_imagenet(labels: Iterable[str], source: str) -> ImageNetLabels:

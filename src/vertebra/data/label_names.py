@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 
-from vertebra.errors import UsageError, nearest
+from vertebra.errors import UsageError, suggest
 
 from .dataset import DataError
 
@@ -228,7 +228,7 @@ class Ignored:
             most = f"There are {', '.join(there[:10])}{', …' if len(there) > 10 else ''}."
             raise UsageError(
                 f"{source} has nothing named {unused[0]!r} to ignore. "
-                f"{nearest(unused[0], there) or (most if there else '')}".rstrip()
+                f"{suggest(unused[0], there) or (most if there else '')}".rstrip()
             )
 
 

@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 
 from PIL import Image
 
-from vertebra.cache import cache_dir, making
-from vertebra.errors import needing
+from vertebra.cache import cache_dir, creation_lock
+from vertebra.errors import require_extra
 
 from .class_folders import read_folder
 from .dataset import DataError, Dataset
@@ -59,7 +59,7 @@ def read_named(name: str, *, ignore: Sequence[str] = ()) -> Dataset:
     folder = cache_dir() / "datasets" / name
     if not folder.is_dir():
         # One process at a time: torchvision downloads into a folder that two would write to.
-        with making(folder.with_name(f"{name}.made")):
+        with creation_lock(folder.with_name(f"{name}.made")):
             if not folder.is_dir():
                 _make(folder, _digits() if name == "digits" else _download(name))
     return replace(read_folder(folder, ignore=ignore), name=name)
@@ -99,7 +99,7 @@ def _write(items: _Items, to: Path) -> None:
 
 def _digits() -> _Items:
     """1,797 handwritten digits of 8 × 8 pixels and 17 levels of grey."""
-    with needing("train", "the data set digits"):
+    with require_extra("train", "the data set digits"):
         from sklearn.datasets import load_digits
     digits = load_digits()
     for values, label in zip(digits.images, digits.target, strict=True):
@@ -107,7 +107,7 @@ def _digits() -> _Items:
 
 
 def _download(name: str) -> _Items:
-    with needing("train", f"the data set {name}"):
+    with require_extra("train", f"the data set {name}"):
         from torchvision import datasets
     kind, splits = _TORCHVISION[name]
     root = cache_dir() / "downloads" / name

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vertebra.errors import UsageError, nearest, nearest_path
+from vertebra.errors import UsageError, suggest, suggest_path
 from vertebra.file_kinds import kind_of_file
 
 from .class_folders import read_folder
@@ -86,7 +86,7 @@ def check_source(data: str | os.PathLike[str], **columns: str | None) -> Callabl
         )
     if text in NAMES:
         return lambda ignore, training: read_named(text, ignore=ignore)
-    hint = nearest(text, NAMES) or nearest_path(text) or f"Names that need no folder: {', '.join(sorted(NAMES))}."
+    hint = suggest(text, NAMES) or suggest_path(text) or f"Names that need no folder: {', '.join(sorted(NAMES))}."
     raise UsageError(f"there is no folder, table or data set {text!r}. {hint}")
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from vertebra.cache import checksum, making, tell_damaged, tell_once
+from vertebra.cache import checksum, creation_lock, warn_damaged, warn_once
 from vertebra.files import replacing
 
 Row: TypeAlias = tuple[Any, ...]
@@ -75,7 +75,7 @@ class SqliteCache:
             if row[-1] == self._checksum(digest, row[:-1]):
                 return row[:-1]
             self._unfit = True
-        tell_damaged(self._path)
+        warn_damaged(self._path)
         return None
 
     def put(self, digest: str, row: Row) -> None:
@@ -141,13 +141,13 @@ class SqliteCache:
             self._unfit = True
             # A file of another version has another table; nobody reads its rows any more.
             if version == self._version or found in ([], [self._create]):
-                tell_damaged(self._path)
+                warn_damaged(self._path)
             return
         self._connection, self._opened = connection, opened
 
     def _replace(self) -> None:
         """A new file with sound rows of this one, unless another process has been sooner."""
-        with making(self._path):
+        with creation_lock(self._path):
             if self._connection is not None:
                 is_replaced = _identity(self._path) != self._opened
             else:  # judged before the lock was ours: what is there now may be another process's new file
@@ -185,10 +185,10 @@ class SqliteCache:
         if code in _IN_USE:
             self._close()
             self._patience = 0.0  # the next attempt does not wait
-            tell_once(f"{self._path} is locked by another process; what it holds is computed again meanwhile.")
+            warn_once(f"{self._path} is locked by another process; what it holds is computed again meanwhile.")
         elif code not in _WELL:
             self._unfit = True
-            tell_damaged(self._path)
+            warn_damaged(self._path)
 
     def _checksum(self, digest: str, row: Sequence[Any]) -> bytes:
         return checksum(self._context, digest, *(part for value in row for part in _typed(value)))

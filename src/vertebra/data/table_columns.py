@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from vertebra.errors import UsageError, nearest
+from vertebra.errors import UsageError, suggest
 
 from .dataset import DataError
 from .label_names import KNOWN_SPLITS, Ignored, argument, split_of, tidy
@@ -154,7 +154,7 @@ def _named(table: Table, here: Sequence[int], wanted: str, said: str) -> int:
     if len(found) == 1:
         return found[0]
     how = f"{len(found)} columns" if found else "no column"
-    hint = nearest(said, names) if not found else "Give them different names."
+    hint = suggest(said, names) if not found else "Give them different names."
     listed = f" (it has {', '.join(name or 'one without a name' for name in names)})" if names else ""
     raise UsageError(f"{table.source} has {how} {said!r}{listed}, which --{wanted}-column asks for. {hint}".rstrip())
 
@@ -198,7 +198,7 @@ def _without(table: Table, wanted: str, here: Sequence[int]) -> str:
     others = there if wanted == "path" else there[1:]
     which = f"If one of them is it, give --{wanted}-column NAME." if others else ""
     how = "The first line names the columns: path,label or path,label,split."
-    return " ".join(filter(None, [missing, nearest(wanted, there), which, how]))
+    return " ".join(filter(None, [missing, suggest(wanted, there), which, how]))
 
 
 def _one_hot(table: Table, here: Sequence[int]) -> list[int]:

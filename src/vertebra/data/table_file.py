@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vertebra.errors import first_line, needing
+from vertebra.errors import first_line, require_extra
 from vertebra.photo_files import SUFFIXES as PHOTO_SUFFIXES
 
 from .dataset import DataError
@@ -146,7 +146,7 @@ def read_text(path: Path, fits: Callable[[Sequence[str]], bool]) -> Table:
 
 def read_parquet(path: Path) -> Table:
     """A .parquet file, of which only the columns that are asked for are read."""
-    with needing("parquet", f"reading {path.name}"):
+    with require_extra("parquet", f"reading {path.name}"):
         import pyarrow
         from pyarrow import parquet
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from vertebra.errors import nearest
+from vertebra.errors import suggest
 
 from .dataset import DataError
 from .label_names import SPLIT_SPELLINGS, argument, as_latin1, is_text, split_of, split_within, tidy
@@ -75,7 +75,7 @@ def check_split(text: str, where: str) -> str:
     found = split_of(text)
     if found is None:
         spellings = [spelling for group in SPLIT_SPELLINGS.values() for spelling in group]
-        hint = nearest(text, spellings)
+        hint = suggest(text, spellings)
         out = f"Leave such rows out with --ignore {argument(text)}." if text.isprintable() else ""
         wrong = f"{where}: the split is {text!r}; it must be train, val, test or empty."
         raise DataError(" ".join(filter(None, [wrong, hint, out])))

@@ -8,9 +8,9 @@ With photos to calibrate on the file is int8: smaller and faster, and written on
 from __future__ import annotations
 
 from vertebra.callable_module import make_callable
-from vertebra.errors import ExportError, needing
+from vertebra.errors import ExportError, require_extra
 
-with needing("torch", "vertebra.export"):
+with require_extra("torch", "vertebra.export"):
     from .accuracy_check import Calibration, Verdict, check_count
     from .classes_argument import class_names
     from .export_network import ExportReport, export

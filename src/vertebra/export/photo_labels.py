@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
-from vertebra.errors import UsageError, nearest
+from vertebra.errors import UsageError, suggest
 from vertebra.imagenet import is_imagenet, wnids
 
 from .onnx_model import Array
@@ -33,7 +33,7 @@ def labels_of(paths: Sequence[PurePath], classes: Sequence[str] | None, count: i
         raise UsageError(
             f"the folder {missing[0]!r} is no class of the network"
             f"{f', nor are {len(missing) - 1} others' if len(missing) > 1 else ''}, while other folders are. "
-            f"{nearest(missing[0], known)} Rename it, or put all photos into one folder to do without labels."
+            f"{suggest(missing[0], known)} Rename it, or put all photos into one folder to do without labels."
         )
     return [known[key] for key in keys]
 

@@ -3,9 +3,9 @@
 `create_model("resnet50", weights="DEFAULT", num_classes=10)` or `resnet50(weights=ResNet50_Weights.DEFAULT)`.
 """
 
-from vertebra.errors import needing
+from vertebra.errors import require_extra
 
-with needing("torch", "vertebra.models"):
+with require_extra("torch", "vertebra.models"):
     import torch  # noqa: F401
 
 from .convnet import ConvNet as ConvNet

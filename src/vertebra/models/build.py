@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vertebra import weight_files
 from vertebra.card import Card
-from vertebra.errors import WeightsError, check_count, warn
+from vertebra.errors import WeightsError, require_positive_int, warn
 from vertebra.units import MEGA
 
 from . import timm_weights, weight_reader
@@ -113,8 +113,8 @@ def build(
     hold where neither says anything. So it is with `low_resolution`, whether `ConvNet.reset_resolution` was called;
     where nothing says so, `resolution_assumed` is set.
     """
-    in_channels = None if in_channels is None else check_count("in_channels", in_channels)
-    num_classes = None if num_classes is None else check_count("num_classes", num_classes)
+    in_channels = None if in_channels is None else require_positive_int("in_channels", in_channels)
+    num_classes = None if num_classes is None else require_positive_int("num_classes", num_classes)
     assumed = dict(assumed or {})
     source = resolve(weights_enum, weights)
     if source is None:

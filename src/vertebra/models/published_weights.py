@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vertebra import weight_files
 from vertebra.card import Preprocessing
-from vertebra.errors import UsageError, nearest
+from vertebra.errors import UsageError, suggest
 from vertebra.files import WEIGHT_SUFFIXES
 from vertebra.imagenet import class_names
 
@@ -75,7 +75,7 @@ class WeightsEnum(Enum):
         known = cls.__members__
         if name not in known:
             raise UsageError(
-                f"{cls.__name__} has no weights {name!r}; it has {', '.join(known)}. {nearest(name, known)} "
+                f"{cls.__name__} has no weights {name!r}; it has {', '.join(known)}. {suggest(name, known)} "
                 "(weights= takes a path to a .pth or .safetensors file, too.)"
             )
         return cls[name]

@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 from types import ModuleType
 from typing import Any, TypeVar, cast
 
-from vertebra.errors import UsageError, nearest
+from vertebra.errors import UsageError, suggest
 from vertebra.model_table import FAMILIES as FAMILIES
 from vertebra.model_table import check_family, read_network_name
 from vertebra.timm_names import ALIASES, TAGS, read_name
@@ -75,7 +75,7 @@ def get_weight(name: str) -> WeightsEnum:
     if enum_name not in enums or not member:
         known = [f"{enum}.{member}" for enum, members in enums.items() for member in members.__members__]
         raise UsageError(
-            f"there are no weights {name!r}; a name is like 'ResNet50_Weights.IMAGENET1K_V2'. {nearest(name, known)}"
+            f"there are no weights {name!r}; a name is like 'ResNet50_Weights.IMAGENET1K_V2'. {suggest(name, known)}"
         )
     return enums[enum_name].named(member)
 

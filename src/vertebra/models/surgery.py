@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from vertebra.errors import UsageError, check_count
+from vertebra.errors import UsageError, require_positive_int
 
 
 class NoClassifier(nn.Identity):
@@ -92,7 +92,7 @@ class Adaptable(nn.Module):
         if is_zero(num_classes):
             classifier: nn.Module = NoClassifier().train(self.training)
         else:
-            num_classes = check_count("num_classes", num_classes)
+            num_classes = require_positive_int("num_classes", num_classes)
             if not pooling:
                 raise UsageError(
                     f"num_classes is {num_classes} without pooling (global_pool=''), and a linear classifier takes no "
@@ -146,7 +146,7 @@ class Adaptable(nn.Module):
         1: the kernels are summed over the channels, which equals a grey image given three times. More: the kernels
         are repeated and rescaled, so that the sum over the channels stays what it was.
         """
-        in_channels = check_count("in_channels", in_channels)
+        in_channels = require_positive_int("in_channels", in_channels)
         old = self.stem_module
         if not isinstance(old, nn.Conv2d):
             raise UsageError(f"the first layer, {self.stem_path}, is a {type(old).__name__}, not a convolution.")

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from vertebra.cache import keep_intact, known_intact
+from vertebra.cache import is_verified, record_verified
 
 from .pickle_reader import PickleReader, UnreadableError
 
@@ -127,7 +127,7 @@ def _records(entries: list[zipfile.ZipInfo], content: mmap.mmap) -> Places:
 
 
 def _check_sums(path: Path, archive: zipfile.ZipFile) -> None:
-    """Hold the records of an archive against their CRCs, once for each state of the file: see `cache.known_intact`.
+    """Hold the records of an archive against their CRCs, once for each state of the file: see `cache.is_verified`.
 
     Raises:
         zipfile.BadZipFile: one is damaged.
@@ -137,7 +137,7 @@ def _check_sums(path: Path, archive: zipfile.ZipFile) -> None:
         return  # saved under torch.serialization.set_crc32_options(False), which writes zeros: it cannot be known
     status = path.stat()
     noted = status.st_size >= _WORTH_NOTING
-    if noted and known_intact(path, status):
+    if noted and is_verified(path, status):
         return
 
     def check(entry: zipfile.ZipInfo) -> None:
@@ -148,7 +148,7 @@ def _check_sums(path: Path, archive: zipfile.ZipFile) -> None:
     with ThreadPoolExecutor(_READERS) as readers:
         list(readers.map(check, entries))
     if noted:
-        keep_intact(path, status)
+        record_verified(path, status)
 
 
 def _read_older(file: BinaryIO, content: mmap.mmap) -> Any:

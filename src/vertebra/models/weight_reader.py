@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from vertebra.card import METADATA_KEY, Card
-from vertebra.errors import WeightsError, first_line, nearest, needing
+from vertebra.errors import WeightsError, first_line, require_extra, suggest
 from vertebra.files import WEIGHT_SUFFIXES, utf8_name
 
 from . import torch_file
@@ -142,7 +142,7 @@ def _beginning(path: Path) -> tuple[bytes, int]:
         names: list[str] = []
         with contextlib.suppress(OSError):
             names = [sibling.name for sibling in path.parent.iterdir()]
-        hint = nearest(path.name, names) or f"Looked from {Path.cwd()}."
+        hint = suggest(path.name, names) or f"Looked from {Path.cwd()}."
         raise WeightsError(f"There is no weight file '{path}'. {hint}") from None
     except OSError as error:
         raise WeightsError(f"'{path}' cannot be read: {error.strerror or error}.") from error
@@ -209,7 +209,7 @@ def _check(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str
 
 
 def _metadata(path: Path) -> dict[str, str]:
-    with needing("torch", f"reading {path.name}"):
+    with require_extra("torch", f"reading {path.name}"):
         from safetensors import SafetensorError, safe_open
     try:
         with utf8_name(path) as named, safe_open(named, "pt") as file:

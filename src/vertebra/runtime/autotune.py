@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vertebra.cache import cache_dir, fingerprint, keep_json, known_fingerprint, making, read_json
+from vertebra.cache import cache_dir, cached_fingerprint, creation_lock, fingerprint, read_json, write_json
 from vertebra.card import Card, read_card
 from vertebra.errors import VertebraError
 from vertebra.machine import processor
@@ -98,7 +98,7 @@ def fastest_plan(
     if len(plans) <= 1:
         return plans[0] if plans else simple_plan(batch, cores, engine)
     may_measure = may_measure and (images is None or images >= MIN_IMAGES_TO_MEASURE)
-    digest = fingerprint(path) if may_measure else known_fingerprint(path)
+    digest = fingerprint(path) if may_measure else cached_fingerprint(path)
     if digest is None:
         return plans[0]
     note = cache_dir() / "engines" / f"{digest}.json"
@@ -107,13 +107,13 @@ def fastest_plan(
     if measured is None:
         if not may_measure:
             return plans[0]
-        with making(note, lambda: progress("waiting for another process that finds the fastest engine")):
+        with creation_lock(note, lambda: progress("waiting for another process that finds the fastest engine")):
             # One at a time: two would disturb each other, and the second finds what the first has kept.
             measured = _from_json(_kept(note).get(key), plans)
             if measured is None:
                 measured = measure(path, plans, batch, progress, decoding=decoding)
                 found = _kept(note) | {key: [asdict(entry) for entry in measured]}
-                keep_json(note, {"setting": _setting(), "measured": found})
+                write_json(note, {"setting": _setting(), "measured": found})
     return fastest(measured, images, _GAIN_DECODING if decoding else _GAIN).plan
 
 

@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from vertebra.errors import UsageError, VertebraError, nearest
+from vertebra.errors import UsageError, VertebraError, suggest
 from vertebra.pixels import Pixels
 
 FloatArray: TypeAlias = NDArray[np.float32]
@@ -73,5 +73,5 @@ def version_of(plan: Plan) -> str:
 def check_engine(name: str) -> None:
     """A `UsageError` for a name that is not known."""
     if name not in ENGINES:
-        hint = nearest(name, ENGINES) or f"Allowed are {', '.join(ENGINES)}."
+        hint = suggest(name, ENGINES) or f"Allowed are {', '.join(ENGINES)}."
         raise UsageError(f"there is no engine {name!r}. {hint}")

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
-from vertebra.cache import file_state, tell_once
+from vertebra.cache import file_state, warn_once
 from vertebra.card import Card
 from vertebra.progress import Progress
 
@@ -177,7 +177,7 @@ class EngineCache:
                 raise
             # It was the fastest when that was measured and kept, which is no reason to fail now.
             plan = replace(plan, engine="onnxruntime")
-            tell_once(f"{error} Taken instead: onnxruntime.")
+            warn_once(f"{error} Taken instead: onnxruntime.")
             engine = open_engine(self.path, self.card, plan)
         runner = Runner(engine, plan)
         self._check()  # or it might have been replaced between

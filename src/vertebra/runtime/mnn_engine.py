@@ -20,17 +20,17 @@ import numpy as np
 
 from vertebra.cache import (
     cache_dir,
+    creation_lock,
     fingerprint,
-    keep_json,
-    keep_note,
-    kept_note,
-    making,
     read_json,
+    read_sidecar,
     scratch_dir,
-    tell_once,
+    warn_once,
+    write_json,
+    write_sidecar,
 )
 from vertebra.card import Card
-from vertebra.errors import MissingExtraError, first_line, needing
+from vertebra.errors import MissingExtraError, first_line, require_extra
 from vertebra.files import replacing
 from vertebra.pixels import Pixels
 from vertebra.synthetic_photos import synthetic_photos
@@ -73,7 +73,7 @@ class MnnEngine:
         try:
             self._open(model, plan)
         except EngineError:
-            if kept_note(model, thorough=True) is not None:
+            if read_sidecar(model, thorough=True) is not None:
                 raise
             model.unlink(missing_ok=True)
             self._open(converted(path, card), plan)
@@ -144,7 +144,7 @@ def converted(path: Path, card: Card) -> Path:
 
     model = cache_dir() / "mnn" / f"{fingerprint(path)}-{metadata.version('MNN')}.mnn"
     if not _is_kept(model):
-        with making(model):
+        with creation_lock(model):
             if not _is_kept(model):  # made while this process waited
                 try:
                     _make(path, card, model)
@@ -157,7 +157,7 @@ def _is_kept(model: Path) -> bool:
     """Whether MNN's form is in the cache as it was made; an `EngineError` where MNN was refused."""
     if (known := read_json(_refusal(model))) is not None:
         raise EngineError(str(known["refused"]))
-    return kept_note(model) is not None
+    return read_sidecar(model) is not None
 
 
 def _refusal(model: Path) -> Path:
@@ -178,9 +178,9 @@ def _make(path: Path, card: Card, model: Path) -> None:
         raise
     except EngineError as error:
         # Kept, so that the same attempt is not made at every start.
-        keep_json(_refusal(model), {"refused": str(error)})
+        write_json(_refusal(model), {"refused": str(error)})
         raise
-    keep_note(model, {})
+    write_sidecar(model, {})
 
 
 def _made_elsewhere(path: Path, card: Card, model: Path, reason: OSError) -> Path:
@@ -188,7 +188,7 @@ def _made_elsewhere(path: Path, card: Card, model: Path, reason: OSError) -> Pat
     elsewhere = scratch_dir() / model.name
     if not elsewhere.is_file():
         why = f"{model.parent} cannot be written ({reason.strerror or reason})"
-        tell_once(f"{why}, so MNN's form of {path} is made for this run alone.")
+        warn_once(f"{why}, so MNN's form of {path} is made for this run alone.")
         try:
             _make(path, card, elsewhere)
         except OSError as error:
@@ -255,7 +255,7 @@ def _check(path: Path, output: str, right: FloatArray, found: FloatArray) -> Non
 
 def quietly_imported() -> Any:
     """The package; it prints when it is loaded."""
-    with needing("fast", "the engine MNN"), _silent_stdout():
+    with require_extra("fast", "the engine MNN"), _silent_stdout():
         import MNN
     return MNN
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from vertebra.errors import UsageError, needing
+from vertebra.errors import UsageError, require_extra
 
 from .formats import Csv, JsonLines, as_line, path_of_text, text_of_path
 
@@ -17,7 +17,7 @@ RECORD_KEY = b"vertebra.predict"
 
 def need_pyarrow() -> Any:
     """The package for Parquet files; a `MissingExtraError` where it is not installed."""
-    with needing("parquet", "writing .parquet files"):
+    with require_extra("parquet", "writing .parquet files"):
         import pyarrow
         import pyarrow.parquet
     return pyarrow

@@ -15,7 +15,7 @@ import numpy as np
 
 from vertebra.cache import file_state
 from vertebra.decoding_notes import DecodingNotes
-from vertebra.errors import ImageError, UsageError, check_count, printable
+from vertebra.errors import ImageError, UsageError, printable, require_positive_int
 from vertebra.machine import usable_cores
 from vertebra.model_checksum import checked_card
 from vertebra.pixels import Pixels, network_pixels
@@ -65,9 +65,9 @@ class Predictor:
         brief: bool = False,
         progress: Progress = silent,
     ) -> None:
-        check_count("batch", batch)
+        require_positive_int("batch", batch)
         if threads is not None:
-            check_count("threads", threads)
+            require_positive_int("threads", threads)
         check_engine(engine)
         if bits is not None and not BITS[0] <= bits <= BITS[1]:
             raise UsageError(f"bits is {bits}; it must be from {BITS[0]} to {BITS[1]}.")
@@ -157,7 +157,7 @@ class Predictor:
             UsageError: it is nothing of that, or several photos; says what to write.
             ImageError: it cannot be read.
         """
-        check_count("top", top)
+        require_positive_int("top", top)
         given = one_input(photo, self.preprocessing if preprocessed else None)
         opened = given.open()
         with self._loading() as runner:
@@ -193,7 +193,7 @@ class Predictor:
         Raises:
             UsageError: something is nothing of that; of a list at once, of a generator when it comes.
         """
-        check_count("top", top)
+        require_positive_int("top", top)
         inputs, found = many_inputs(photos, self.preprocessing if preprocessed else None)
         count = found if count is None else count
         # What the next image may overwrite is preprocessed before that is asked for.

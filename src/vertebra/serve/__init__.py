@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from vertebra.callable_module import make_callable
-from vertebra.errors import needing
+from vertebra.errors import require_extra
 from vertebra.malloc import limit_heaps
 from vertebra.progress import Progress, silent
 
@@ -40,13 +40,13 @@ def run(settings: ServerSettings, progress: Progress = silent) -> None:
     settings.check()
     limit_heaps()
     with _excluded_from_gc():
-        with needing("serve", "vertebra serve"):
+        with require_extra("serve", "vertebra serve"):
             from .model_registry import ModelRegistry
 
             # The engine loads in its thread while the web framework is imported in this one.
             registry = ModelRegistry(settings, progress).start()
         try:
-            with needing("serve", "vertebra serve"):
+            with require_extra("serve", "vertebra serve"):
                 from .server import Server
             service = Server(settings, registry)
         except BaseException:

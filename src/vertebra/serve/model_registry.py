@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vertebra.cache import change_state
 from vertebra.card import read_card
-from vertebra.errors import nearest
+from vertebra.errors import suggest
 from vertebra.malloc import trim_heaps
 from vertebra.progress import Progress, silent
 
@@ -104,7 +104,7 @@ class ModelRegistry:
         """
         served = self.models.get(name or self.default)
         if served is None:
-            hint = nearest(str(name), self.models) or f"Served are {', '.join(self.models)}."
+            hint = suggest(str(name), self.models) or f"Served are {', '.join(self.models)}."
             raise ApiError(404, f"there is no model {str(name)[:100]!r}. {hint}")
         if served.current is None:
             raise ApiError(503, f"the model {served.name!r} is still being loaded.", {"Retry-After": "1"})

@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 
 from vertebra.cache import scratch_dir
-from vertebra.errors import UsageError, VertebraError, VertebraWarning, noting
+from vertebra.errors import UsageError, VertebraError, VertebraWarning, capture_warnings
 from vertebra.loading import find_cached_export
 from vertebra.model_argument import ModelKind, resolve_model
 from vertebra.progress import Progress
@@ -62,7 +62,7 @@ def export_here(source: str, scratch: str) -> None:
     """Export, and print where the file is and what is to be told of it, as one line of JSON."""
     from vertebra.loading import exported_file
 
-    with noting() as texts:
+    with capture_warnings() as texts:
         path = exported_file(resolve_model(source, "serve"), scratch=Path(scratch))
     sys.stdout.write(json.dumps({"path": os.fspath(path), "told": texts}) + "\n")
 

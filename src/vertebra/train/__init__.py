@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from vertebra.callable_module import make_callable
-from vertebra.errors import needing
+from vertebra.errors import require_extra
 
 if TYPE_CHECKING:
     from .evaluate_model import Evaluation as Evaluation
@@ -40,7 +40,7 @@ def __getattr__(name: str) -> Any:
     """Import a name on its first use."""
     if name not in _EXPORTS:
         raise AttributeError(f"module 'vertebra.train' has no attribute {name!r}")
-    with needing("train", f"vertebra.train.{name}"):
+    with require_extra("train", f"vertebra.train.{name}"):
         value = getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
     globals()[name] = value
     return value

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from vertebra.card import Preprocessing
-from vertebra.errors import needing
+from vertebra.errors import require_extra
 from vertebra.pixels import resize_and_crop
 
 from .schedule import AugmentationStrength
@@ -55,7 +55,7 @@ def _transforms(
 ) -> tuple[Callable[[Image.Image], Image.Image] | None, Callable[[Tensor], Tensor] | None]:
     if kind == "none" and not erasing:
         return None, None
-    with needing("train", "training with augmentation"):
+    with require_extra("train", "training with augmentation"):
         from torchvision.transforms import InterpolationMode, v2
     erase = v2.RandomErasing(p=erasing, value=list(mean)) if erasing else None
     if kind == "none":

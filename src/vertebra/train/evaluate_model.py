@@ -25,7 +25,7 @@ from vertebra.data import (
     match_names,
     open_dataset,
 )
-from vertebra.errors import UsageError, nearest
+from vertebra.errors import UsageError, suggest
 from vertebra.files import replacing, writing
 from vertebra.imagenet import is_imagenet, wnids
 from vertebra.loading import exported_file
@@ -274,7 +274,7 @@ def _with_known_classes(
         hint = found.nearest(unknown[0]) if unknown else ""
     else:
         matched, unknown = match_names(labels, names, dataset.name)
-        hint = nearest(unknown[0], names) if unknown else ""
+        hint = suggest(unknown[0], names) if unknown else ""
     if unknown and not (allow_unseen and matched):
         knows = f"it knows {', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
         ways = "Rename the folders, or leave their photos out with --allow-unseen." if matched else ""

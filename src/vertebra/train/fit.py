@@ -21,7 +21,7 @@ from vertebra.machine import usable_cores
 from vertebra.malloc import memory_kept
 from vertebra.models import ConvNet
 from vertebra.progress import Progress
-from vertebra.stopping import SIGNALS, handled_by
+from vertebra.signals import TERMINATION_SIGNALS, signal_handler
 
 from .batch_limits import check_photos
 from .batch_loader import Batch, TrainPhotos, steps_of_epoch, stream
@@ -281,5 +281,5 @@ class Trainer:
             if self.distributed.size == 1:  # torchrun sends each process a second one by itself
                 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-        with handled_by(ask, (signal.SIGINT, *SIGNALS)):
+        with signal_handler(ask, (signal.SIGINT, *TERMINATION_SIGNALS)):
             yield

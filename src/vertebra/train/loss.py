@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vertebra.card import Preprocessing
-from vertebra.errors import needing
+from vertebra.errors import require_extra
 
 from .metrics import Labels
 from .train_settings import Settings
@@ -37,7 +37,7 @@ class Loss:
         chosen = [(name, alpha) for name, alpha in (("MixUp", mixup), ("CutMix", self.cutmix)) if alpha > 0]
         if not chosen:
             return images, labels
-        with needing("train", "mixing images"):
+        with require_extra("train", "mixing images"):
             from torchvision.transforms import v2
         name, alpha = chosen[int(torch.randint(len(chosen), ()))]
         mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = getattr(v2, name)(

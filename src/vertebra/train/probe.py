@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from vertebra.card import read_card
-from vertebra.errors import noting
+from vertebra.errors import capture_warnings
 from vertebra.export.prepare_network import assumed_of_body
 from vertebra.models import ConvNet, create_model
 from vertebra.progress import Progress
@@ -72,7 +72,7 @@ def with_head(body: Path, weights: str, head: Head) -> tuple[ConvNet, list[str]]
     run that finds the body in the cache.
     """
     card = read_card(body)
-    with noting() as notes:
+    with capture_warnings() as notes:
         network = create_model(card.architecture, weights=weights).eval()
     notes += assumed_of_body(card.architecture, weights, network, card.preprocessing)
     linear = nn.Linear(head.weight.shape[0], head.weight.shape[1])

@@ -13,7 +13,7 @@ from dataclasses import field, fields
 from pathlib import Path
 from typing import Any
 
-from vertebra.errors import UsageError, nearest
+from vertebra.errors import UsageError, suggest
 
 
 def within(low: float, high: float, *, default: Any) -> Any:
@@ -32,7 +32,7 @@ def check_values(settings: Any) -> None:
     for entry, value in given:
         allowed = entry.metadata.get("allowed", (value,))
         if value not in allowed:
-            hint = nearest(value, allowed) or f"Allowed are {', '.join(allowed)}."
+            hint = suggest(value, allowed) or f"Allowed are {', '.join(allowed)}."
             raise UsageError(f"there is no {entry.name} {value!r}. {hint}")
     for entry, value in given:
         low, high = entry.metadata.get("range", (value, value))

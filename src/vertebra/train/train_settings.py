@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from vertebra.errors import UsageError, nearest
+from vertebra.errors import UsageError, suggest
 from vertebra.preprocessing import BITS, Decoding
 
 from .presets import PRESETS
@@ -180,7 +180,7 @@ class Settings:
             if isinstance(value, Mapping):
                 raise UsageError(f"{source} has a section [{name}]. Settings are written without sections.")
             if name not in known:
-                hint = nearest(name, known) or _other_name(name) or f"Settings are {', '.join(known)}."
+                hint = suggest(name, known) or _other_name(name) or f"Settings are {', '.join(known)}."
                 raise UsageError(f"{source} has an unknown setting {name!r}. {hint}")
             checked[name] = checked_type(name, value, str(known[name].type), source)
         if "data" not in checked:
@@ -283,5 +283,5 @@ _ALSO_CALLED = {
 
 def _other_name(name: str) -> str:
     """The hint for a setting that has another name elsewhere: `"Did you mean 'lr'?"`, or `""`."""
-    found = [setting for other, setting in _ALSO_CALLED.items() if nearest(name, [other])]
+    found = [setting for other, setting in _ALSO_CALLED.items() if suggest(name, [other])]
     return f"Did you mean {found[0]!r}?" if found else ""

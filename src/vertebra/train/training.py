@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vertebra.data import check_source
-from vertebra.errors import UsageError, VertebraError, nearest, need, needing
+from vertebra.errors import UsageError, VertebraError, require_extra, require_packages, suggest
 from vertebra.files import write_whole
 from vertebra.model_argument import resolve_model
 from vertebra.model_table import networks
 from vertebra.progress import Progress, silent
-from vertebra.stopping import Terminated, terminable
+from vertebra.signals import Terminated, raise_on_termination
 
 from .run_folder import (
     LOCK,
@@ -81,7 +81,7 @@ def train(
             folder = held.enter_context(_begun(settings, out))
             check_source(settings.data_from_here, **settings.columns)
         _need(settings)
-        with needing(_EXTRA, _FEATURE):
+        with require_extra(_EXTRA, _FEATURE):
             from .distributed import init_distributed
         distributed = init_distributed()
         with distributed.raise_together():
@@ -93,9 +93,9 @@ def train(
 
 def _need(settings: Settings) -> None:
     """Refuse at once what an extra is missing for."""
-    need(_EXTRA, _FEATURE, "torch", "safetensors", "onnx")
+    require_packages(_EXTRA, _FEATURE, "torch", "safetensors", "onnx")
     if settings.method != "probe":
-        need(_EXTRA, f"{_FEATURE} with method={settings.method!r}", "torchvision")
+        require_packages(_EXTRA, f"{_FEATURE} with method={settings.method!r}", "torchvision")
 
 
 def _with_network(settings: Settings) -> Settings:
@@ -104,7 +104,7 @@ def _with_network(settings: Settings) -> Settings:
     if model.network not in networks():
         raise UsageError(
             f"{model.given!r} is a network of another width than those that `vertebra models` lists, which training "
-            f"takes. {nearest(model.network, networks())}".rstrip()
+            f"takes. {suggest(model.network, networks())}".rstrip()
         )
     weights = settings.weights if settings.method == "scratch" else model.weights(settings.weights)
     return replace(settings, model=model.network, weights=weights)
@@ -177,7 +177,7 @@ def resume(run: str | os.PathLike[str], *, progress: Progress = silent, **change
     known = Settings.from_mapping(read_toml(folder / SETTINGS) | changes, str(folder / SETTINGS))
     if not (folder / METRICS).is_file():
         _need(known)
-    with needing(_EXTRA, _FEATURE):
+    with require_extra(_EXTRA, _FEATURE):
         from .distributed import init_distributed
     distributed = init_distributed()
     with ExitStack() as held:
@@ -212,7 +212,7 @@ def _stoppable(folder: Path) -> Iterator[None]:
     What has been found out until then is in the cache.
     """
     try:
-        with terminable():
+        with raise_on_termination():
             yield
     except KeyboardInterrupt as interrupt:
         if not (folder / SETTINGS).is_file():
@@ -236,7 +236,7 @@ def _checked(classifier: Classifier, settings: Settings) -> Classifier:
 
 
 def _run(settings: Settings, folder: Path, distributed: Distributed, progress: Progress) -> Classifier:
-    with needing(_EXTRA, _FEATURE):
+    with require_extra(_EXTRA, _FEATURE):
         from vertebra.export import ExportError
 
         from .distributed import LostProcessError

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 # SIGHUP is sent where a terminal closes; Windows has none.
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+TERMINATION_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Terminated(KeyboardInterrupt):
@@ -22,7 +22,7 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def terminable() -> Iterator[None]:
+def raise_on_termination() -> Iterator[None]:
     """Inside, the signals raise `Terminated`; a second one ends the process at once.
 
     What is ignored (`nohup`) stays ignored. In a thread, which gets no signals, nothing changes.
@@ -38,12 +38,12 @@ def terminable() -> Iterator[None]:
             signal.raise_signal(number)
         raise Terminated(number)
 
-    with handled_by(end, SIGNALS):
+    with signal_handler(end, TERMINATION_SIGNALS):
         yield
 
 
 @contextmanager
-def handled_by(handler: Callable[[int, FrameType | None], None], numbers: Iterable[int]) -> Iterator[None]:
+def signal_handler(handler: Callable[[int, FrameType | None], None], numbers: Iterable[int]) -> Iterator[None]:
     """Inside, these signals go to `handler`, but for those that are ignored; in the main thread alone."""
     # None: set by code that is not Python, which cannot be restored.
     before = {number: signal.getsignal(number) for number in numbers}

@@ -6,15 +6,15 @@ import threading
 
 import pytest
 
-from vertebra.stopping import SIGNALS, Terminated, terminable
+from vertebra.signals import TERMINATION_SIGNALS, Terminated, raise_on_termination
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", TERMINATION_SIGNALS)
 def test_a_signal_is_an_exception_inside(number):
     before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt) as caught, terminable():
+    with pytest.raises(KeyboardInterrupt) as caught, raise_on_termination():
         try:
             signal.raise_signal(number)
         finally:
@@ -27,7 +27,7 @@ def test_a_signal_is_an_exception_inside(number):
 def test_what_is_ignored_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
-        with terminable():
+        with raise_on_termination():
             signal.raise_signal(signal.SIGHUP)
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
@@ -39,7 +39,7 @@ def test_a_thread_leaves_signals_alone():
     seen = []
 
     def work():
-        with terminable():
+        with raise_on_termination():
             seen.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=work)
@@ -48,9 +48,9 @@ def test_a_thread_leaves_signals_alone():
     assert seen == [before]
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", TERMINATION_SIGNALS)
 def test_a_forked_process_dies_of_it(number):
-    with terminable():
+    with raise_on_termination():
         child = os.fork()
         if child == 0:
             try:
