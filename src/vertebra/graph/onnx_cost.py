@@ -6,7 +6,7 @@ import math
 
 from .cost import NORM, Cost, Counter, Kind, convolution_cost, each, elements, pooling_cost, reduction_cost
 from .ir import Node
-from .onnx_shapes import BINARY, REDUCTIONS, UNARY
+from .onnx_operator_sets import BINARY, REDUCTIONS, UNARY
 
 
 def cost(node: Node) -> Cost:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .onnx_operator_sets import BINARY, REDUCTIONS, UNARY
 from .onnx_reader import Array, OnnxNode
 from .shapes import Shape, broadcast, window
 
@@ -241,27 +242,6 @@ def _normalised(a: Application) -> list[Shape]:
     x, axis = a.shapes[0], a.axis(-1)
     return [x, *[(*x[:axis], *[1] * (len(x) - axis))] * 2, x]
 
-
-# The result has the shape of the first input.
-_UNARY = """
-Abs Acos Asin Atan BatchNormalization BiasGelu Binarizer Cast CastLike Ceil Celu Clip Cos Cosh CumSum
-DequantizeLinear Dropout DynamicQuantizeLinear Elu Erf Exp FastGelu Floor Gelu GroupNormalization HardSigmoid
-HardSwish Hardmax Identity InstanceNormalization IsInf IsNaN LRN LeakyRelu Log LogSoftmax LpNormalization
-MeanVarianceNormalization Mish Neg Not PRelu QLinearLeakyRelu QLinearSigmoid QLinearSoftmax QuantizeLinear
-QuickGelu Reciprocal Relu ReverseSequence Round Scatter ScatterElements ScatterND Selu Shrink Sigmoid Sign Sin
-Sinh Softmax Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu Trilu
-"""
-# Inputs are broadcast.
-_BINARY = """
-Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min
-Mod Mul Or Pow Sub Sum Where Xor
-"""
-# Axes go, or become 1.
-_REDUCTIONS = """
-ArgMax ArgMin ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
-ReduceSumSquare
-"""
-UNARY, BINARY, REDUCTIONS = (frozenset(names.split()) for names in (_UNARY, _BINARY, _REDUCTIONS))
 
 RULES: dict[str, Callable[[Application], list[Shape]]] = (
     dict.fromkeys(UNARY, _same)

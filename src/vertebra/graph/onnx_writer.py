@@ -15,9 +15,10 @@ import numpy as np
 
 from vertebra.errors import UsageError
 
+from .aten_to_onnx import WRITERS
+from .fold_batch_norm import fold_batch_norms
 from .ir import Graph, Tensor
 from .onnx_builder import Array, OnnxBuilder, UnwritableError
-from .onnx_operators import WRITERS
 from .rows import counted
 
 OPSET, IR_VERSION = 18, 8  # the latter of the ONNX release that brought opset 18
@@ -36,8 +37,9 @@ class OnnxWriter(OnnxBuilder):
         for op in self.graph.nodes:
             self.op = op
             self.operation()
-        self._fold_pads()
-        self._fold_norms()
+        self._fold_padding()
+        self.nodes, renamed = fold_batch_norms(self.nodes, self.weights, self._num_readers())
+        self.values = {ref: renamed.get(name, name) for ref, name in self.values.items()}
         self._call(outputs)
         types = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8, "int64": TensorProto.INT64}
 
@@ -84,15 +86,15 @@ class OnnxWriter(OnnxBuilder):
             self._changed.add(op.outputs[0].storage)
         self.values[op.outputs[0]] = result
 
-    def _readers(self) -> Counter[str]:
+    def _num_readers(self) -> Counter[str]:
         """How often each tensor is read, by nodes or as a result."""
         found = Counter(name for node in self.nodes for name in node.input)
         found.update(self.values[ref] for ref in self.graph.outputs if ref in self.values)
         return found
 
-    def _fold_pads(self) -> None:
-        """Let convolutions do the padding with zeros before them, which may be unlike on both sides."""
-        readers = self._readers()
+    def _fold_padding(self) -> None:
+        """Fold zero padding, which may differ between the two ends of a side, into the convolution after it."""
+        readers = self._num_readers()
         makers = {node.output[0]: node for node in self.nodes}
         gone = set()
         for node in self.nodes:
@@ -108,33 +110,6 @@ class OnnxWriter(OnnxBuilder):
             node.input[0] = pad.input[0]
             gone.add(pad.output[0])
         self.nodes = [node for node in self.nodes if node.output[0] not in gone]
-
-    def _fold_norms(self) -> None:
-        """Put batch norms into the convolutions before them, where nothing else reads what these give."""
-        readers = self._readers()
-        makers = {node.output[0]: node for node in self.nodes}
-        renamed: dict[str, str] = {}
-        kept = []
-        for node in self.nodes:
-            node.input[:] = [renamed.get(name, name) for name in node.input]
-            conv = makers.get(node.input[0]) if node.op_type == "BatchNormalization" else None
-            alone = conv is not None and conv.op_type == "Conv" and readers[conv.output[0]] == 1
-            if conv is None or not alone or conv.input[1] not in self.weights:
-                kept.append(node)
-                continue
-            weight = self.weights[conv.input[1]]
-            before = self.weights[conv.input[2]] if len(conv.input) == 3 else 0.0
-            gamma, beta, mean, variance = (self.weights[name].astype(np.float64) for name in node.input[1:])
-            factor = gamma / np.sqrt(variance + node.attribute[0].f)
-            names = [f"{conv.name}.weight", f"{conv.name}.bias"]
-            if readers[conv.input[1]] > 1:  # layers that share it may have norms of their own
-                names[0] = f"{conv.name}.folded"
-            self.weights[names[0]] = (weight * factor.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.float32)
-            self.weights[names[1]] = ((before - mean) * factor + beta).astype(np.float32)
-            conv.input[1:] = names
-            renamed[node.output[0]] = conv.output[0]
-        self.nodes = kept
-        self.values = {ref: renamed.get(name, name) for ref, name in self.values.items()}
 
     def _call(self, outputs: Sequence[str]) -> None:
         """Give the results of the network their names."""

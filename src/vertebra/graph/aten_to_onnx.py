@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from vertebra.errors import UsageError
 
+from .aten_to_onnx_layout import LAYOUT_WRITERS
 from .ir import Node
 from .onnx_builder import Arguments, OnnxBuilder, UnwritableError, WriteNode
-from .onnx_layout_operators import LAYOUT_WRITERS
 from .shapes import spread
 
 
