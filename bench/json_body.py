@@ -18,7 +18,7 @@ import orjson
 from pydantic import BaseModel
 
 from vertebra.pixels import Pixels
-from vertebra.serve.json_body import numbers, parse_json
+from vertebra.serve.json_body import parse_json, parse_uint8
 
 SHAPE = (48, 224, 224, 3)
 N = 9
@@ -37,7 +37,7 @@ class Request(BaseModel):
 
 def with_vertebra(body: bytes) -> Pixels:
     (entry,) = parse_json(body, 1)["inputs"]
-    return numbers(entry["data"], entry["shape"])
+    return parse_uint8(entry["data"], entry["shape"])
 
 
 def with_orjson(body: bytes) -> Pixels:

@@ -13,7 +13,15 @@ import pytest
 
 from vertebra.serve import json_body
 from vertebra.serve.api_errors import ApiError
-from vertebra.serve.json_body import LARGE, Data, base64_bytes, in_thread_if_large, json_numbers, numbers, parse_json
+from vertebra.serve.json_body import (
+    LARGE,
+    Data,
+    decode_base64,
+    encode_numbers,
+    in_thread_if_large,
+    parse_json,
+    parse_uint8,
+)
 
 
 def entry(text, key="images"):
@@ -38,7 +46,7 @@ def test_base64_is_what_it_was(size, write):
         "windows": "\\r\\n".join(text[place : place + 64] for place in range(0, len(text), 64)),
         "escapes": "".join(f"\\u{ord(each):04x}" for each in text),
     }[write]
-    assert base64_bytes(entry(f'"{text}"')) == content
+    assert decode_base64(entry(f'"{text}"')) == content
 
 
 @pytest.mark.parametrize(
@@ -63,7 +71,7 @@ def test_base64_is_what_it_was(size, write):
 )
 def test_what_is_no_base64(text):
     with pytest.raises(ValueError):
-        base64_bytes(Data(text.encode(), 0, len(text.encode()), text=True))
+        decode_base64(Data(text.encode(), 0, len(text.encode()), is_string=True))
 
 
 def written(values, shape):
@@ -78,7 +86,7 @@ def written(values, shape):
 def test_numbers_are_what_they_were(shape):
     values = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     for text in written(values, shape):
-        found = numbers(entry(text, "inputs"), shape)
+        found = parse_uint8(entry(text, "inputs"), shape)
         assert found.dtype == np.uint8 and (found == values).all() and found.shape == tuple(shape)
 
 
@@ -101,9 +109,9 @@ def test_numbers_are_what_they_were(shape):
 )
 def test_what_are_no_such_numbers(text):
     with pytest.raises((ValueError, TypeError)):
-        numbers(Data(text.encode(), 0, len(text), text=False), [2, 2])
+        parse_uint8(Data(text.encode(), 0, len(text), is_string=False), [2, 2])
     with pytest.raises((ValueError, TypeError)):  # no comma, for as long as a piece is
-        numbers(Data(b" " * 200_000, 0, 200_000, text=False), [2, 2])
+        parse_uint8(Data(b" " * 200_000, 0, 200_000, is_string=False), [2, 2])
 
 
 @pytest.mark.parametrize(
@@ -129,11 +137,11 @@ def test_what_is_no_object():
         (b'{"images": [{"data": "AAAA}]}', 400, "not JSON"),
         (b'{"images": [{"data": "AA\\"AA"}]}', 400, "not JSON"),
         (b"[" * 100_000, 400, "not JSON"),
-        (b"[1]", 422, "list rather than an object"),
-        (b'"data"', 422, "str rather than"),
-        (b'{"images": [' + b"{}," * 200_000 + b"{}]}", 413, "600,016 bytes beside the data"),
-        (b'{"images": [' + b'{"data":""},' * 200_000 + b"{}]}", 413, "at most 264,192 may be"),
-        (b'{"a": "' + b"a" * 300_000 + b'"}', 413, "beside the data"),
+        (b"[1]", 422, "of type list; it must be an object"),
+        (b'"data"', 422, "of type str"),
+        (b'{"images": [' + b"{}," * 200_000 + b"{}]}", 413, "600,016 bytes besides its data"),
+        (b'{"images": [' + b'{"data":""},' * 200_000 + b"{}]}", 413, "at most 264,192 are allowed"),
+        (b'{"a": "' + b"a" * 300_000 + b'"}', 413, "besides its data"),
     ):
         with pytest.raises(ApiError) as caught:
             parse_json(body, 2)
@@ -143,7 +151,7 @@ def test_what_is_no_object():
 def test_many_small_data_have_room():
     body = json.dumps({"images": [{"name": "x" * 900, "data": "AAAA" * 250} for _ in range(1000)]}).encode()
     assert len(parse_json(body, 1000)["images"]) == 1000
-    with pytest.raises(ApiError, match="beside the data"):
+    with pytest.raises(ApiError, match="besides its data"):
         parse_json(body, 64)
 
 
@@ -159,8 +167,8 @@ def test_marks_cannot_be_sent(monkeypatch):
 def test_numbers_are_written_as_they_are():
     for count in (0, 1, LARGE // 4, LARGE // 4 + 1, 50_000):
         values = np.random.default_rng(0).normal(size=count).astype(np.float32)
-        assert json.loads(json_numbers(values)) == orjson.loads(orjson.dumps(values.tolist())) or np.array_equal(
-            np.array(json.loads(json_numbers(values)), np.float32), values
+        assert json.loads(encode_numbers(values)) == orjson.loads(orjson.dumps(values.tolist())) or np.array_equal(
+            np.array(json.loads(encode_numbers(values)), np.float32), values
         )
 
 

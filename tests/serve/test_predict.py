@@ -177,7 +177,7 @@ def test_fields_of_a_form(client, pngs):
         ("multipart/form-data; boundary=b", b"--b\r\na:b\r\n\r\nx\r\n" * 60 + b"--b--", 422, "more than 8 images"),
         ("application/json", b"{", 400, "not JSON"),
         ("application/json", b"[" * 100_000, 400, "not JSON"),
-        ("application/json", b"[]", 422, "list rather than an object"),
+        ("application/json", b"[]", 422, "of type list; it must be an object"),
         ("application/json", b"{}", 422, 'no list "images"'),
         ("application/json", b'{"images": []}', 422, "no image"),
         ("application/json", b'{"images": [{"data": 1}]}', 422, "images[0] must be"),

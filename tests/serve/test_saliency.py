@@ -14,12 +14,12 @@ from vertebra.serve import saliency
 from vertebra.serve.saliency import (
     activation_map,
     crop_box,
-    draw,
+    draw_heatmap,
     find_classifier,
     is_mean_pooled,
-    occluded,
+    occlude,
     occlusion_map,
-    shrunk,
+    shrink,
 )
 
 
@@ -157,7 +157,7 @@ def test_graphs_that_end_otherwise(write_model, tmp_path, change):
 def test_covering_finds_what_matters():
     pixels = np.zeros((70, 70, 3), np.uint8)
     pixels[10:20, 40:50] = 255
-    parts = occluded(pixels)
+    parts = occlude(pixels)
     assert len(parts) == saliency.GRID**2
     # A class that is seen where it is bright.
     lost = occlusion_map(0.9, [float(0.1 + 0.8 * (part[14, 44, 0] == 255)) for part in parts])
@@ -171,25 +171,27 @@ def test_heat_lies_over_the_crop():
     assert box == (0.25, 0.0, 0.75, 1.0)
     heat = np.zeros((4, 4), np.float32)
     heat[0, 3] = 5
-    found = Image.open(io.BytesIO(draw(heat, picture, box, overlay=True)))
+    found = Image.open(io.BytesIO(draw_heatmap(heat, picture, box, overlay=True)))
     pixels = np.asarray(found).astype(int)
     changed = np.abs(pixels - (10, 20, 30)).sum(-1) > 30
     assert not changed[:, :50].any() and not changed[:, 150:].any() and not changed[60:].any()
     assert changed[5, 140]
-    cold = Image.open(io.BytesIO(draw(-heat, picture, box, overlay=False)))
+    cold = Image.open(io.BytesIO(draw_heatmap(-heat, picture, box, overlay=False)))
     assert not np.asarray(cold)[..., 3].any()
 
 
 def test_a_crop_that_reaches_outside_of_a_small_picture():
     box = crop_box(100, 100, Preprocessing(200, 100))
     assert box[0] < 0 < 1 < box[2]
-    found = Image.open(io.BytesIO(draw(np.ones((2, 2), np.float32), Image.new("RGB", (100, 100)), box, overlay=False)))
+    found = Image.open(
+        io.BytesIO(draw_heatmap(np.ones((2, 2), np.float32), Image.new("RGB", (100, 100)), box, overlay=False))
+    )
     assert found.size == (100, 100) and np.asarray(found)[..., 3].min() == 255
 
 
 def test_large_pictures_come_back_small():
-    assert shrunk(Image.new("RGB", (4000, 100))).size == (1024, 26)
-    assert shrunk(Image.new("RGB", (300, 200))).size == (300, 200)
+    assert shrink(Image.new("RGB", (4000, 100))).size == (1024, 26)
+    assert shrink(Image.new("RGB", (300, 200))).size == (300, 200)
 
 
 @pytest.mark.parametrize("upright", [False, True])

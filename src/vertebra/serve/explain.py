@@ -1,4 +1,4 @@
-"""/v1/explain: one photo, one class, and a heat-map of the evidence for it."""
+"""/v1/explain: the heat-map of one class over one photo."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from .job import DecodedImage, Job
 from .loaded_model import LoadedModel
 from .request_images import Upload
 
-_OCCLUSIONS = 16  # occluded inputs that are queued at a time, so that other requests come in between
+_MAX_OCCLUSIONS = 16  # occluded inputs that are queued at a time, so that other requests get their turn
 
 
-async def explained(
+async def explain_image(
     dispatcher: Dispatcher,
     receive: Receive,
     upload: Upload,
@@ -32,14 +32,14 @@ async def explained(
     index: int | None,
     overlay: bool,
 ) -> Response:
-    """A PNG, by one version of a model from the photo to the picture.
+    """Respond with the heat-map as a PNG.
 
     Raises:
-        ModelReplacedError: a newer one has taken its place meanwhile; it may want other pixels, and have other classes.
+        ModelReplacedError: a newer model has replaced this one, perhaps with another input size or other classes.
     """
     classifier = model.classifier
     outputs = (PROBABILITIES,) if classifier is None else (PROBABILITIES, FEATURES)
-    job = Job(partial(_decode, dispatcher.settings.max_pixels, model, upload), upload.name, outputs)
+    job = Job(partial(_decode_photo, dispatcher.settings.max_pixels, model, upload), upload.name, outputs)
     await dispatcher.run_jobs(model.name, lambda _: [job], receive, deadline, expected_model=model)
     if job.error is not None:
         raise ApiError(422, job.error)
@@ -50,8 +50,8 @@ async def explained(
     if classifier is not None:
         heat = saliency.activation_map(classifier, job.values[FEATURES], chosen)
     else:
-        heat = await _occlusion(dispatcher, receive, model, job, chosen, deadline)
-    picture = await dispatcher.run_drawing(lambda: saliency.draw(heat, photo, box, overlay=overlay), deadline)
+        heat = await _compute_occlusion_map(dispatcher, receive, model, job, chosen, deadline)
+    picture = await dispatcher.run_drawing(lambda: saliency.draw_heatmap(heat, photo, box, overlay=overlay), deadline)
     headers = {
         "X-Class-Index": str(chosen),
         "X-Class-Name": quote(model.card.class_name(chosen)),
@@ -60,24 +60,23 @@ async def explained(
     return Response(picture, media_type="image/png", headers=headers)
 
 
-def _decode(max_pixels: int, model: LoadedModel, upload: Upload) -> DecodedImage:
-    """The network's input; kept are the photo in a handy size, the box of its crop, and the input again."""
+def _decode_photo(max_pixels: int, model: LoadedModel, upload: Upload) -> DecodedImage:
+    """The network's input; the job's context is the shrunk photo, the box of its crop, and the input."""
     preprocessing = model.card.preprocessing
     photo = decode_limited(upload.data, upload.name, max_pixels, preprocessing.decoding).picture
     box = saliency.crop_box(photo.height, photo.width, preprocessing)
     pixels = resize_and_crop(photo, preprocessing)
-    return DecodedImage(pixels, photo.width, photo.height, (saliency.shrunk(photo), box, pixels))
+    return DecodedImage(pixels, photo.width, photo.height, (saliency.shrink(photo), box, pixels))
 
 
-async def _occlusion(
+async def _compute_occlusion_map(
     dispatcher: Dispatcher, receive: Receive, model: LoadedModel, whole: Job, index: int, deadline: float
 ) -> saliency.Map:
-    """What the class loses at each place."""
-    parts = saliency.occluded(whole.context[-1])
-    some = max(1, min(_OCCLUSIONS, dispatcher.settings.queue // 2))
+    parts = saliency.occlude(whole.context[-1])
+    step = max(1, min(_MAX_OCCLUSIONS, dispatcher.settings.queue // 2))
     values: list[float] = []
-    for start in range(0, len(parts), some):
-        jobs = [Job(partial(DecodedImage, part)) for part in parts[start : start + some]]
+    for start in range(0, len(parts), step):
+        jobs = [Job(partial(DecodedImage, part)) for part in parts[start : start + step]]
         await dispatcher.run_jobs(model.name, lambda _, jobs=jobs: jobs, receive, deadline, expected_model=model)  # type: ignore[misc]
         values += (float(job.values[PROBABILITIES][index]) for job in jobs)
     return saliency.occlusion_map(float(whole.values[PROBABILITIES][index]), values)

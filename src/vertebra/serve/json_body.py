@@ -1,8 +1,7 @@
-"""JSON bodies of requests, parsed so that no other request is delayed.
+"""JSON request bodies, parsed without blocking other requests.
 
-The event loop answers everybody, and no thread of Python runs while a parser in C does: 27 MB of numbers took it half a
-second. What makes a body large, the `data` of images and tensors, is therefore set aside before the rest is parsed, and
-decoded in pieces.
+A C parser holds the global interpreter lock while it runs: 27 MB of numbers block all threads for half a second. So the
+`data` of images and tensors, which makes bodies large, is extracted first and decoded in chunks.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from .api_errors import ApiError
 
 T = TypeVar("T")
 
-LARGE = 65_536  # bytes that are parsed, or values that are written, within a millisecond
-_REST = 4 * LARGE  # bytes of a JSON body beside the data in it, and more for each of these
-_REST_EACH = 1024
-_MAX_DATA = 10_000  # that are searched for
+LARGE = 65_536  # bytes that can be parsed, or values that can be written, within a millisecond
+_MAX_REST_BYTES = 4 * LARGE  # of a body without its data, plus _REST_BYTES_PER_DATA for each
+_REST_BYTES_PER_DATA = 1024
+_MAX_DATA = 10_000  # occurrences of the key "data" that are examined
 
 _KEY = b'"data"'
 _VALUE = re.compile(rb'[ \t\r\n]{0,64}:[ \t\r\n]{0,64}(["\[])')
@@ -40,70 +39,70 @@ _DIGITS = bytes.maketrans(b"123456789", b"000000000")
 
 
 async def in_thread_if_large(size: int, work: Callable[[], T]) -> T:
-    """What `work` gives; by a thread where there is so much of it that the event loop would stand still."""
+    """The result of `work`, which runs in a thread if its size would block the event loop."""
     return work() if size <= LARGE else await asyncio.to_thread(work)
 
 
 @dataclass(frozen=True)
 class Data:
-    """A string (without its quotes) or an array of a body, as it was sent."""
+    """The position of a string (without its quotes) or an array in a body."""
 
     body: bytes
     start: int
     end: int
-    text: bool
+    is_string: bool
 
-    def pieces(self) -> Iterator[bytes]:
-        """All of it, LARGE bytes at a time."""
-        for place in range(self.start, self.end, LARGE):
-            yield self.body[place : min(place + LARGE, self.end)]
+    def chunks(self) -> Iterator[bytes]:
+        """Chunks of LARGE bytes."""
+        for start in range(self.start, self.end, LARGE):
+            yield self.body[start : min(start + LARGE, self.end)]
 
-    def between_escapes(self) -> Iterator[bytes]:
-        """The parts of a string, cut where no escape (`\\u002b` is the longest) is."""
-        place = self.start
-        while place < self.end:
-            stop = min(place + LARGE, self.end)
+    def split_outside_escapes(self) -> Iterator[bytes]:
+        """Chunks of a string that do not split an escape sequence, of which `\\u002b` is the longest."""
+        start = self.start
+        while start < self.end:
+            stop = min(start + LARGE, self.end)
             if stop < self.end and (escape := self.body.rfind(b"\\", stop - 6, stop)) >= 0:
                 stop = escape
-            yield self.body[place:stop]
-            place = stop
+            yield self.body[start:stop]
+            start = stop
 
-    def between_commas(self) -> Iterator[bytes]:
-        """Its parts of at most LARGE bytes, cut at commas.
+    def split_at_commas(self) -> Iterator[bytes]:
+        """Chunks of an array, at most LARGE bytes each.
 
         Raises:
             ValueError: there are no commas.
         """
-        place = self.start
-        while self.end - place > LARGE:
-            comma = self.body.rindex(b",", place, place + LARGE)
-            yield self.body[place:comma]
-            place = comma + 1
-        yield self.body[place : self.end]
+        start = self.start
+        while self.end - start > LARGE:
+            comma = self.body.rindex(b",", start, start + LARGE)
+            yield self.body[start:comma]
+            start = comma + 1
+        yield self.body[start : self.end]
 
 
-def parse_json(body: bytes, data: int) -> dict[str, Any]:
-    """An object whose entries, in lists, have `Data` as their `data`, where that is a string or an array of numbers.
+def parse_json(body: bytes, max_data: int) -> dict[str, Any]:
+    """Parse a JSON object of lists of entries; their `data`, a string or an array of numbers, becomes a `Data`.
 
     Args:
         body: JSON.
-        data: how many `data` there may be; beside them, a body has a quarter of a megabyte at most.
+        max_data: the expected number of `data`, by which the size of the rest is limited.
 
     Raises:
-        ApiError: 400 no JSON, 413 too much beside the data, 422 no object.
+        ApiError: 400 not JSON, 413 too large without the data, 422 not an object.
     """
     found: dict[str, Data] = {}
-    mark = secrets.token_hex(16)  # nothing that was sent can be taken for it
-    rest = _set_aside(body, mark, found)
-    limit = _REST + _REST_EACH * data
+    marker = secrets.token_hex(16)  # unpredictable, so that no body can contain it
+    rest = _extract_data(body, marker, found)
+    limit = _MAX_REST_BYTES + _REST_BYTES_PER_DATA * max_data
     if len(rest) > limit:
-        raise ApiError(413, f"the JSON has {len(rest):,} bytes beside the data in it, and at most {limit:,} may be.")
+        raise ApiError(413, f"the JSON has {len(rest):,} bytes besides its data; at most {limit:,} are allowed.")
     try:
         document = orjson.loads(rest)
     except ValueError as error:
         raise ApiError(400, f"the body is not JSON: {str(error)[:200]}.") from None
     if not isinstance(document, dict):
-        raise ApiError(422, f"the body is JSON, but {type(document).__name__} rather than an object.")
+        raise ApiError(422, f"the body is JSON of type {type(document).__name__}; it must be an object.")
     for entries in document.values():
         for entry in entries if isinstance(entries, list) else ():
             if isinstance(entry, dict) and isinstance(entry.get("data"), str):
@@ -111,100 +110,100 @@ def parse_json(body: bytes, data: int) -> dict[str, Any]:
     return document
 
 
-def _set_aside(body: bytes, mark: str, found: dict[str, Data]) -> bytes:
-    """The body with marks in the place of data."""
-    parts, kept, place = [], 0, 0
+def _extract_data(body: bytes, marker: str, found: dict[str, Data]) -> bytes:
+    """The body with a marked name in place of each `data`, which is added to `found` under that name."""
+    parts, copied, position = [], 0, 0
     for _ in range(_MAX_DATA):
-        place = body.find(_KEY, place)
-        if place < 0:
+        position = body.find(_KEY, position)
+        if position < 0:
             break
-        value = _VALUE.match(body, place + len(_KEY))
-        escaped = body[place - 1 : place] == b"\\"  # the end of another key: "my\"data"
-        place += len(_KEY)
-        if value is None or escaped:
+        value = _VALUE.match(body, position + len(_KEY))
+        is_escaped = body[position - 1 : position] == b"\\"  # the end of another key: "my\"data"
+        position += len(_KEY)
+        if value is None or is_escaped:
             continue
         start = value.start(1)
-        data = _text(body, start) if value[1] == b'"' else _array(body, start)
+        data = _find_string(body, start) if value[1] == b'"' else _find_array(body, start)
         if data is None:
             continue
-        name = f"{mark}:{len(found)}"
+        name = f"{marker}:{len(found)}"
         found[name] = data
-        parts += [body[kept:start], f'"{name}"'.encode()]
-        place = kept = data.end + data.text
-    return b"".join([*parts, body[kept:]])
+        parts += [body[copied:start], f'"{name}"'.encode()]
+        position = copied = data.end + data.is_string
+    return b"".join([*parts, body[copied:]])
 
 
-def _text(body: bytes, start: int) -> Data | None:
+def _find_string(body: bytes, start: int) -> Data | None:
     end = body.find(b'"', start + 1)  # base64 has no quotes
-    return None if end < 0 else Data(body, start + 1, end, text=True)
+    return None if end < 0 else Data(body, start + 1, end, is_string=True)
 
 
-def _array(body: bytes, start: int) -> Data | None:
-    """An array of numbers, or of such arrays: up to the last bracket before what is neither."""
+def _find_array(body: bytes, start: int) -> Data | None:
+    """An array of numbers or nested arrays, up to the last bracket before a string or the end of an object."""
     stop = body.find(b'"', start)
     stop = len(body) if stop < 0 else stop
     brace = body.find(b"}", start, stop)
     end = body.rfind(b"]", start, stop if brace < 0 else brace) + 1
     if not end or body.count(b"[", start, end) != body.count(b"]", start, end):
         return None
-    return Data(body, start, end, text=False)
+    return Data(body, start, end, is_string=False)
 
 
-def base64_bytes(data: Data) -> bytes:
-    """What is written in base64, perhaps as a data: URL.
+def decode_base64(data: Data) -> bytes:
+    """The bytes of a base64 string, which may be a data: URL.
 
     Raises:
         ValueError: it is not base64.
     """
-    if data.body.find(b"\\", data.start, data.end) >= 0:  # some write "/" as "\/", or "+" as "\u002b"
-        text = b"".join(orjson.loads(b'"%s"' % piece).encode("ascii") for piece in data.between_escapes())
-        text = text.translate(None, b"\r\n")  # `base64 FILE` and Python's encodebytes break lines
-        data = Data(text, 0, len(text), text=True)
+    if data.body.find(b"\\", data.start, data.end) >= 0:  # some encoders write "/" as "\/", or "+" as "\u002b"
+        text = b"".join(orjson.loads(b'"%s"' % chunk).encode("ascii") for chunk in data.split_outside_escapes())
+        text = text.translate(None, b"\r\n")  # `base64 FILE` and Python's encodebytes insert line breaks
+        data = Data(text, 0, len(text), is_string=True)
     if prefix := _DATA_URL.match(data.body, data.start, data.end):
-        data = Data(data.body, prefix.end(), data.end, text=True)
+        data = Data(data.body, prefix.end(), data.end, is_string=True)
     parts: list[bytes] = []
-    for piece in data.pieces():
+    for chunk in data.chunks():
         if parts and len(parts[-1]) * 4 != LARGE * 3:
-            raise ValueError("there is something behind the end")
-        parts.append(base64.b64decode(piece, validate=True))
+            raise ValueError("there is data after the end")
+        parts.append(base64.b64decode(chunk, validate=True))
     return b"".join(parts)
 
 
-def numbers(data: Data, shape: list[int]) -> Pixels:
-    """An array of whole numbers from 0 to 255, flat or nested as the shape says.
+def parse_uint8(data: Data, shape: list[int]) -> Pixels:
+    """An array of integers from 0 to 255, flat or nested as its shape.
 
     Raises:
-        ValueError: it is anything else.
-        TypeError: there are numbers that are not whole.
+        ValueError: it is not such an array.
+        TypeError: there are numbers that are not integers.
     """
-    found = np.empty(math.prod(shape), np.uint8)
-    done, frame = 0, []
-    for piece in data.between_commas():
-        frame.append(piece.translate(None, _NUMBERS))
-        if b"[" in piece or b"]" in piece:
-            together = piece.translate(_DIGITS, _BLANKS)
-            if b"0[" in together or b"]0" in together:  # outside of the innermost lists
-                raise ValueError("a number is beside a list")
-            piece = piece.translate(_SPACED)
-        values = bytes(orjson.loads(b"[%s]" % piece))  # from 0 to 255
-        found[done : done + len(values)] = np.frombuffer(values, np.uint8)
-        done += len(values)
-    brackets = b",".join(frame)
-    if done != len(found) or brackets not in (_frame([len(found)]), _frame(shape)):
-        raise ValueError("these are fewer numbers, or otherwise nested")
-    return found.reshape(shape)
+    pixels = np.empty(math.prod(shape), np.uint8)
+    num_parsed, punctuation = 0, []
+    for chunk in data.split_at_commas():
+        punctuation.append(chunk.translate(None, _NUMBERS))
+        if b"[" in chunk or b"]" in chunk:
+            without_blanks = chunk.translate(_DIGITS, _BLANKS)
+            if b"0[" in without_blanks or b"]0" in without_blanks:  # outside the innermost lists
+                raise ValueError("a number is next to a list")
+            chunk = chunk.translate(_SPACED)
+        values = bytes(orjson.loads(b"[%s]" % chunk))  # from 0 to 255
+        pixels[num_parsed : num_parsed + len(values)] = np.frombuffer(values, np.uint8)
+        num_parsed += len(values)
+    brackets = b",".join(punctuation)
+    if num_parsed != len(pixels) or brackets not in (_brackets([len(pixels)]), _brackets(shape)):
+        raise ValueError("the numbers do not have the shape")
+    return pixels.reshape(shape)
 
 
-def _frame(shape: list[int]) -> bytes:
+def _brackets(shape: list[int]) -> bytes:
     """The brackets and commas of an array of that shape: `[[,],[,]]` for 2 × 2."""
-    found = b""
+    text = b""
     for count in reversed(shape):
-        found = b"[%s]" % ((found + b",") * count)[:-1]
-    return found
+        text = b"[%s]" % ((text + b",") * count)[:-1]
+    return text
 
 
-def json_numbers(values: Any) -> bytes:
-    """A flat array of numbers as JSON, written in pieces."""
+def encode_numbers(values: Any) -> bytes:
+    """A flat array of numbers as JSON, encoded in chunks."""
     step = LARGE // 4
-    some = (values[place : place + step] for place in range(0, len(values), step))
-    return b"[%s]" % b",".join(orjson.dumps(each, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1] for each in some)
+    chunks = (values[start : start + step] for start in range(0, len(values), step))
+    return b"[%s]" % b",".join(orjson.dumps(chunk, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1] for chunk in chunks)

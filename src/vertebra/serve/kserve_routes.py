@@ -28,7 +28,7 @@ from . import schemas
 from .api_errors import ApiError
 from .dispatcher import Dispatcher
 from .job import DecodedImage, Job
-from .json_body import Data, in_thread_if_large, json_numbers, numbers, parse_json
+from .json_body import Data, encode_numbers, in_thread_if_large, parse_json, parse_uint8
 from .loaded_model import LoadedModel
 from .v1_routes import Deadline
 
@@ -155,8 +155,8 @@ def _pixels(document: dict[str, Any], rest: bytes, model: LoadedModel, limit: in
         raise ApiError(422, f"{len(rest)} bytes follow the JSON, and the tensor has no binary_data_size.")
     data = entry.get("data")
     try:
-        if isinstance(data, Data) and not data.text:
-            return numbers(data, shape)
+        if isinstance(data, Data) and not data.is_string:
+            return parse_uint8(data, shape)
     except (ValueError, TypeError):
         pass
     raise ApiError(
@@ -228,7 +228,7 @@ def _answer(
             data = orjson.dumps([text.decode() for text in texts])
         else:
             content = value.astype("<f4").tobytes() if wanted.is_binary else b""
-            data = b"" if wanted.is_binary else json_numbers(value.ravel())
+            data = b"" if wanted.is_binary else encode_numbers(value.ravel())
         if wanted.is_binary:
             entry["parameters"] = {"binary_data_size": len(content)}
             tail.append(content)

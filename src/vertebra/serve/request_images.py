@@ -11,7 +11,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from .api_errors import ApiError
-from .json_body import Data, base64_bytes, in_thread_if_large, parse_json
+from .json_body import Data, decode_base64, in_thread_if_large, parse_json
 
 _RAW = ("application/octet-stream", "binary/octet-stream")
 _IMAGE_TYPES = (b"image/", b"application/octet-stream")
@@ -185,10 +185,10 @@ def _parse_json_images(body: bytes, limit: int) -> RequestContent:
     for number, entry in enumerate(entries):
         data = entry.get("data") if isinstance(entry, dict) else None
         name = entry.get("name", f"image {number}") if isinstance(entry, dict) else None
-        if not isinstance(data, Data) or not data.text or not isinstance(name, str):
+        if not isinstance(data, Data) or not data.is_string or not isinstance(name, str):
             raise ApiError(422, f'images[{number}] must be {{"name": text, "data": "<base64>"}}; the name is optional.')
         try:
-            images.append(Upload(name, base64_bytes(data)))
+            images.append(Upload(name, decode_base64(data)))
         except ValueError:
             raise ApiError(422, f"the data of images[{number}] is not base64.") from None
     fields = {name: value for name, value in document.items() if name != "images"}

@@ -1,9 +1,9 @@
-"""Heat-maps of a class over a photo: their values, and a picture of them.
+"""Heat-maps of a class over a photo, by class activation or by occlusion.
 
-Where the classes are one linear layer over the mean of the last feature maps, the logit of a class is itself a mean
-over places, and each place's share of it is known exactly: the class activation map of Zhou et al.,
-https://arxiv.org/abs/1512.04150. Where they are not (VGG), parts of the photo are occluded one after another, and the
-map is how much log-probability the class loses: Zeiler and Fergus, https://arxiv.org/abs/1311.2901.
+If the head is global average pooling and one linear layer, the logit of a class is a mean over positions of the last
+feature maps: the class activation map of Zhou et al., https://arxiv.org/abs/1512.04150. For other heads (VGG), parts of
+the photo are occluded one after another, and the map is the loss of log-probability: Zeiler and Fergus,
+https://arxiv.org/abs/1311.2901.
 """
 
 from __future__ import annotations
@@ -21,32 +21,36 @@ from vertebra.preprocessing import centre_crop_box, middle_of_strip, resized_siz
 
 Map = NDArray[np.float32]
 
-MAX_SIDE = 1024  # pixels of the picture that comes back
-GRID = 7  # places that are occluded, in each direction
-_COVER = 1.6  # side of the occluded square, in steps of the grid
+MAX_SIDE = 1024  # pixels of the returned image
+GRID = 7  # occluded positions in each direction
+_COVER = 1.6  # side of the occluded square, in grid steps
 
-# How far the numbers may be from those of the graph for its classifier to count as understood: int8 rounds.
+# Relative difference between the embedding and the mean of the features that int8 rounding may cause.
 _TOLERANCE = 0.03
 
-# Cold to hot, as RGB; dark ends that read on bright and on dark photos, and distinguishable for the colour-blind.
+# Low to high, as RGB: readable on bright and dark photos, and for the colour-blind.
 _COLOURS = np.array([(13, 8, 135), (126, 3, 168), (204, 71, 120), (248, 149, 64), (240, 249, 33)], np.float32)
 
 
 def find_classifier(graph: OnnxFile) -> Map | None:
-    """The weight (K, D) of the one linear layer between embedding and softmax; None where there is none."""
+    """The weight (K, D) of the single linear layer between embedding and softmax, or None."""
     node = graph.maker.get("probabilities")
     if node is None or node.kind != "Softmax":
         return None
-    node = _before(graph, node.inputs[0])
-    # A temperature divides the logits, and MatMul leaves the bias to an Add.
+    node = _find_producer(graph, node.inputs[0])
+    # A temperature divides the logits, and after MatMul the bias is an Add.
     while node is not None and node.kind in ("Div", "Mul", "Add"):
-        computed = [name for name in node.inputs if not _constant(graph, name)]
+        computed = [name for name in node.inputs if not _is_constant(graph, name)]
         if len(computed) != 1:
             return None
-        node = _before(graph, computed[0])
-    if node is None or node.kind not in ("Gemm", "MatMul") or _origin(graph, node.inputs[0]) != "embedding":
+        node = _find_producer(graph, computed[0])
+    if (
+        node is None
+        or node.kind not in ("Gemm", "MatMul")
+        or _before_quantization(graph, node.inputs[0]) != "embedding"
+    ):
         return None
-    weight = _values(graph, node.inputs[1])
+    weight = _read_weight(graph, node.inputs[1])
     if weight is None or weight.ndim != 2:
         return None
     if node.kind == "MatMul" or not node.attributes.get("transB"):
@@ -55,7 +59,7 @@ def find_classifier(graph: OnnxFile) -> Map | None:
 
 
 def is_mean_pooled(weight: Map, features: Array, embedding: Array) -> bool:
-    """Whether the embedding is the mean of the feature maps, as the activation map needs: (K, D), (C, h, w), (D,)."""
+    """Whether the embedding (D,) is the mean of the features (C, h, w), which a class activation map requires."""
     if features.ndim != 3 or not features.shape[0] == embedding.shape[0] == weight.shape[1]:
         return False
     mean = features.mean((1, 2))
@@ -63,13 +67,13 @@ def is_mean_pooled(weight: Map, features: Array, embedding: Array) -> bool:
 
 
 def activation_map(weight: Map, features: Map, index: int) -> Map:
-    """(K, D), (C, h, w) → (h, w): what each place adds to the logit of a class."""
-    found: Map = np.tensordot(weight[index], features, 1)
-    return found
+    """(K, D), (C, h, w) → (h, w): the contribution of each position to the logit of a class."""
+    heat: Map = np.tensordot(weight[index], features, 1)
+    return heat
 
 
-def _origin(graph: OnnxFile, name: str) -> str:
-    """The tensor before its rounding to 8 bits."""
+def _before_quantization(graph: OnnxFile, name: str) -> str:
+    """The name of the tensor before it was quantized."""
     while (node := graph.maker.get(name)) is not None and name != "embedding":
         if node.kind not in ("QuantizeLinear", "DequantizeLinear", "Identity"):
             return name
@@ -77,16 +81,16 @@ def _origin(graph: OnnxFile, name: str) -> str:
     return name
 
 
-def _before(graph: OnnxFile, name: str) -> OnnxNode | None:
-    return graph.maker.get(_origin(graph, name))
+def _find_producer(graph: OnnxFile, name: str) -> OnnxNode | None:
+    return graph.maker.get(_before_quantization(graph, name))
 
 
-def _constant(graph: OnnxFile, name: str) -> bool:
-    return name in graph.tensors or _origin(graph, name) in graph.tensors
+def _is_constant(graph: OnnxFile, name: str) -> bool:
+    return name in graph.tensors or _before_quantization(graph, name) in graph.tensors
 
 
-def _values(graph: OnnxFile, name: str) -> Array | None:
-    """A weight in float, also where it is kept as integers with a scale for each row."""
+def _read_weight(graph: OnnxFile, name: str) -> Array | None:
+    """A weight as floats; an int8 weight is dequantized."""
     if name in graph.tensors:
         return graph.read(name)
     node = graph.maker.get(name)
@@ -102,8 +106,8 @@ def _values(graph: OnnxFile, name: str) -> Array | None:
     return floats
 
 
-def occluded(pixels: Pixels) -> list[Pixels]:
-    """The network's input with one place after another occluded by its mean colour: GRID × GRID of them, by rows."""
+def occlude(pixels: Pixels) -> list[Pixels]:
+    """GRID × GRID copies of the network's input, each with one square in its mean colour, row by row."""
     side = pixels.shape[0]
     mean = pixels.reshape(-1, 3).mean(0).round().astype(np.uint8)
     reach = _COVER * side / GRID / 2
@@ -119,14 +123,14 @@ def occluded(pixels: Pixels) -> list[Pixels]:
 
 
 def occlusion_map(whole: float, parts: list[float]) -> Map:
-    """What the class loses where each place is covered: (GRID, GRID), in differences of log-probabilities."""
+    """The log-probability that the class loses at each occluded position, (GRID, GRID)."""
     values = np.log(np.maximum([whole, *parts], 1e-9))
-    found: Map = (values[0] - values[1:]).reshape(GRID, GRID).astype(np.float32)
-    return found
+    heat: Map = (values[0] - values[1:]).reshape(GRID, GRID).astype(np.float32)
+    return heat
 
 
-def shrunk(picture: Image.Image) -> Image.Image:
-    """A picture of at most MAX_SIDE pixels in each direction."""
+def shrink(picture: Image.Image) -> Image.Image:
+    """Resize an image to at most MAX_SIDE pixels in each direction."""
     factor = MAX_SIDE / max(picture.size)
     if factor >= 1:
         return picture
@@ -135,11 +139,11 @@ def shrunk(picture: Image.Image) -> Image.Image:
 
 
 def crop_box(height: int, width: int, preprocessing: Preprocessing) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of the network's crop, as shares of the picture's sides; may reach outside."""
+    """Left, top, right, bottom of the network's crop as shares of the image's sides; may extend outside it."""
     x, y, x_end, y_end = middle_of_strip(width, height)
     high, wide = resized_size(y_end - y, x_end - x, preprocessing.resize_size)
     left, top, right, bottom = centre_crop_box(high, wide, preprocessing.crop_size)
-    across, down = (x_end - x) / wide, (y_end - y) / high  # pixels of the picture for one of the resized
+    across, down = (x_end - x) / wide, (y_end - y) / high  # pixels of the photo per resized pixel
     return (
         (x + left * across) / width,
         (y + top * down) / height,
@@ -148,14 +152,14 @@ def crop_box(height: int, width: int, preprocessing: Preprocessing) -> tuple[flo
     )
 
 
-def draw(heat: Map, picture: Image.Image, box: tuple[float, float, float, float], *, overlay: bool) -> bytes:
-    """A PNG of the picture's size: the heat over the network's crop, on the picture or on nothing.
+def draw_heatmap(heat: Map, picture: Image.Image, box: tuple[float, float, float, float], *, overlay: bool) -> bytes:
+    """A PNG of the picture's size with the heat over the network's crop.
 
     Args:
-        heat: (h, w); what is not above 0 is evidence against the class, or none, and stays cold.
+        heat: (h, w); values of 0 and below are not drawn.
         picture: RGB.
-        box: the crop, in shares of the sides.
-        overlay: on the picture; else transparent where it is cold and outside the crop.
+        box: the crop, as `crop_box` gives it.
+        overlay: draw on the picture; else on a transparent background.
     """
     width, height = picture.size
     left, top, right, bottom = (round(share * side) for share, side in zip(box, (width, height) * 2, strict=True))
@@ -166,7 +170,7 @@ def draw(heat: Map, picture: Image.Image, box: tuple[float, float, float, float]
     size = (max(1, right - left), max(1, bottom - top))
     smooth = Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
     canvas = Image.new("F", picture.size)
-    canvas.paste(smooth, (left, top))  # the crop of a small picture reaches outside of it
+    canvas.paste(smooth, (left, top))  # the crop may extend outside a small picture
     values = np.asarray(canvas).clip(0, 1)
     steps = values * (len(_COLOURS) - 1)
     colours = np.stack([np.interp(steps, range(len(_COLOURS)), _COLOURS[:, i]) for i in range(3)], -1)

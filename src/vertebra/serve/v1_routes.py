@@ -17,7 +17,7 @@ from vertebra.runtime.engine import EMBEDDING, PROBABILITIES
 from . import schemas
 from .api_errors import ApiError
 from .dispatcher import Dispatcher, ModelReplacedError
-from .explain import explained
+from .explain import explain_image
 from .job import Job
 from .json_body import in_thread_if_large
 from .loaded_model import LoadedModel
@@ -98,7 +98,9 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
                 raise ApiError(422, f"there are {len(content.images)} images in the request; send one to explain.")
             name = _field_text(content.fields, "model", model)
             while True:
-                make = partial(explained, dispatcher, request.receive, content.images[0], registry.get(name), deadline)
+                make = partial(
+                    explain_image, dispatcher, request.receive, content.images[0], registry.get(name), deadline
+                )
                 try:
                     return await make(index=index, overlay=layer == "overlay")
                 except ModelReplacedError:
