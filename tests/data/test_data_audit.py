@@ -65,12 +65,12 @@ def test_everything_is_found(messy):
     assert found.usable == found.photos - 5
     assert [photo.path for photo in found.tiny] == ["dog/tiny.png"]
     assert [(photo.path, photo.width, photo.height) for photo in found.extreme] == [("dog/strip.png", 500, 60)]
-    assert [(g.paths, g.exact) for g in found.contradictions] == [(("cat/0.png", "fish/cat.png"), True)]
-    assert {(g.paths, g.exact) for g in found.groups if not g.contradicts} == {
+    assert [(g.paths, g.exact) for g in found.duplicates_across_labels] == [(("cat/0.png", "fish/cat.png"), True)]
+    assert {(g.paths, g.exact) for g in found.groups if not g.has_different_labels} == {
         (("dog/0.png", "dog/copy.png"), True),
         (("cat/large.png", "cat/small.jpg"), False),
     }
-    assert not found.leaks
+    assert not found.duplicates_across_splits
     assert not found.case_clashes  # refused when the folder is read
     assert found.few == {"hen": 1, "bird": 0, "fish": 3}
     assert found.imbalance == 16
@@ -159,11 +159,11 @@ def test_leakage_between_splits(folder, tmp_path):
     folder(root / "test", cat=2, dog=2)
     dataset, found = audited(root)
     assert found.splits == {"train": 20, "test": 4}
-    assert len(found.leaks) == 2  # the same seeds draw the same first cats in both
+    assert len(found.duplicates_across_splits) == 2  # the same seeds draw the same first cats in both
     assert "train/cat/0.png (train)" in "\n".join(found.lines())
     write_page(dataset, found, tmp_path / "audit.html")
     # Other splits than those that the data set brings.
-    assert not audit(dataset, read_image_info(dataset), splits=["train"] * 24).leaks
+    assert not audit(dataset, read_image_info(dataset), splits=["train"] * 24).duplicates_across_splits
 
 
 def test_nothing_usable(folder):
@@ -323,8 +323,8 @@ def test_copies_are_told_with_what_was_done(tmp_path, detailed):
     (root / "test" / "cat" / "again.png").write_bytes((root / "test" / "cat" / "part.png").read_bytes())
     image.crop((20, 15, 160, 120)).save(root / "train" / "dog" / "other.png")
     dataset, found = audited(root)
-    (group,) = found.leaks
-    assert found.contradictions == [group]
+    (group,) = found.duplicates_across_splits
+    assert found.duplicates_across_labels == [group]
     assert group.paths[0] == "train/cat/whole.png"
     told = group.shown()
     assert "test/cat/part.png (mirrored, cropped, test)" in told

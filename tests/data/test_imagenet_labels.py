@@ -2,7 +2,7 @@
 
 import pytest
 
-from vertebra.data import DataError, check_indices, match_imagenet
+from vertebra.data import DataError, class_index_notes, match_imagenet
 from vertebra.errors import UsageError
 from vertebra.imagenet import class_names, wnids
 
@@ -136,6 +136,6 @@ def test_what_means_no_class(labels, unknown, hint):
     ],
 )  # fmt: skip
 def test_indices_that_mean_other_classes(labels, predicted, told):
-    notes = check_indices(labels, predicted)
+    notes = class_index_notes(labels, predicted)
     assert len(notes) == (told is not None)
     assert told is None or notes[0].startswith(told)

@@ -315,7 +315,7 @@ def test_hostile_file_names_are_text_and_lead_to_their_files(visit, photograph, 
             photograph(tmp_path / "data" / label / name, number, (16, 12))  # the same pictures under both labels
     dataset = open_dataset(tmp_path / "data")
     found = audit(dataset, read_image_info(dataset))
-    assert len(found.contradictions) == len(names)
+    assert len(found.duplicates_across_labels) == len(names)
     write_page(dataset, found, tmp_path / "pages" / "audit.html")
     page = visit(tmp_path / "pages" / "audit.html")
     links = page.locator(".shot").evaluate_all("all => all.map((each) => each.getAttribute('href'))")

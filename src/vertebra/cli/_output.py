@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from textwrap import fill, indent
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from vertebra.errors import UsageError
 from vertebra.strict_json import dumps
 
 if TYPE_CHECKING:
@@ -20,6 +22,12 @@ def echo(text: str) -> None:
     """Print text on any terminal; what its encoding lacks is escaped (typer would print UTF-8 all the same)."""
     encoding = sys.stdout.encoding or "ascii"
     typer.echo(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def require_html_suffix(path: Path | None) -> None:
+    """Raise a UsageError if the page to write (--html) is not named .html or .htm."""
+    if path is not None and path.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"the page to write is {str(path)!r}; its name must end in .html")
 
 
 def print_json(value: Any) -> None:

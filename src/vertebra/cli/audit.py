@@ -1,4 +1,4 @@
-"""`vertebra audit`: what is wrong with a data set, before anything is trained on it."""
+"""`vertebra audit`: find problems of a data set before training."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import typer
 
 from vertebra.card import Decoding
 from vertebra.cli._options import AllowUnseen, Bits, Ignore, ImageRoot, LabelColumn, PathColumn, SplitColumn
-from vertebra.cli._output import print_json
-from vertebra.errors import UsageError, printable
+from vertebra.cli._output import print_json, require_html_suffix
+from vertebra.errors import printable
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -24,9 +24,9 @@ def audit(
     ],
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="Write a page with thumbnails of what was found.")
+        Path | None, typer.Option(metavar="FILE.html", help="Write a page with thumbnails of the findings.")
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Fail where there is any problem.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail if there are problems.")] = False,
     ignore: Ignore = None,
     allow_unseen: AllowUnseen = False,
     bits: Bits = None,
@@ -35,27 +35,26 @@ def audit(
     split_column: SplitColumn = None,
     image_root: ImageRoot = None,
 ) -> None:
-    """Find the broken, duplicate and mislabelled photos of a data set: copies, contradictions, leakage, imbalance.
+    """Find broken photos, duplicates across labels and splits, mislabelled photos and imbalance in a data set.
 
-    Every photo is decoded, once: what has been seen before is known by its content. Copies that are rotated by a few
-    degrees, cropped to less than 7/8 of a side or framed by a border are not found.
+    Each photo is decoded once, then cached by its content. Near-duplicates that are rotated by a few degrees, cropped
+    to less than 7/8 of a side or framed by a border are not found.
     """
-    from vertebra.data import DataError, open_dataset, read_image_info, usable_part, write_page
-    from vertebra.data import audit as judge
+    from vertebra.data import DataError, open_dataset, read_image_info, select_usable, write_page
+    from vertebra.data import audit as audit_dataset
     from vertebra.progress import progress_bar
 
-    if html is not None and html.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"the page to write is {str(html)!r}; its name must end in .html")
+    require_html_suffix(html)
     columns: dict[str, Any] = {"path_column": path_column, "label_column": label_column}
     columns |= {"split_column": split_column, "image_root": image_root}
     dataset = open_dataset(data, ignore=ignore or (), allow_unseen=allow_unseen, **columns)
     decoding = Decoding(bits=bits)
     with progress_bar("auditing the photos", bar=not json) as progress:
         infos = read_image_info(dataset, progress=progress, decoding=decoding)
-    found = judge(dataset, infos, decoding=decoding)
-    usable = [place for place, info in enumerate(infos) if info.broken is None]
+    found = audit_dataset(dataset, infos, decoding=decoding)
+    usable = [index for index, info in enumerate(infos) if info.broken is None]
     try:
-        notes = usable_part(replace(dataset, notes=found.notes), usable, allow_unseen)[0].notes
+        notes = select_usable(replace(dataset, notes=found.notes), usable, allow_unseen)[0].notes
     except DataError as error:
         notes = (*found.notes, f"Training on these is refused: {error}")
     found = replace(found, notes=notes)
@@ -65,13 +64,13 @@ def audit(
         for line in found.lines():
             typer.echo(printable(line))
     if html is not None:
-        words = ["vertebra", "audit", data, "--html", str(html)]
-        for folder in ignore or ():
-            words += ["--ignore", folder]
-        words += ["--allow-unseen"] * allow_unseen
+        command = ["vertebra", "audit", data, "--html", str(html)]
+        for name in ignore or ():
+            command += ["--ignore", name]
+        command += ["--allow-unseen"] * allow_unseen
         for name, value in {"bits": bits, **columns}.items():
-            words += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
-        write_page(dataset, found, html, decoding, shlex.join(words), infos)
+            command += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
+        write_page(dataset, found, html, decoding, shlex.join(command), infos)
         if not json:
             typer.echo(f"page: {html}")
     if strict:

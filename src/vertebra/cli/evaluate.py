@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vertebra.cli._options import BitsOverCard, Ignore, ImageRoot, LabelColumn, PathColumn, SplitColumn, model_help
-from vertebra.cli._output import print_json
-from vertebra.errors import UsageError, printable
+from vertebra.cli._output import print_json, require_html_suffix
+from vertebra.errors import printable
 
 if TYPE_CHECKING:
     from vertebra.train import Evaluation
@@ -40,8 +40,7 @@ def evaluate(
     """
     from vertebra.progress import progress_bar
 
-    if html is not None and html.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"the page to write is {str(html)!r}; its name must end in .html")
+    require_html_suffix(html)
     from vertebra.train import evaluate as measure
 
     with progress_bar("finding the photos", bar=not json) as progress:

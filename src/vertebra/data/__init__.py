@@ -9,12 +9,12 @@ from .audit_page import findings, write_page
 from .audit_result import Audit
 from .data_audit import audit
 from .dataset import DataError, Dataset, Photo
-from .dataset_checks import check_labels, check_seen, usable_part
+from .dataset_checks import require_classes, require_seen, select_usable
 from .duplicates import DuplicateGroup, find_duplicates
 from .image_info import ImageInfo, ImageInfoCache, read_file, read_image_info
-from .imagenet_labels import INDEX, check_indices, match_imagenet
+from .imagenet_labels import INDEX, class_index_notes, match_imagenet
 from .label_names import match_names
-from .read import check_source, open_dataset
+from .read import open_dataset, resolve_source
 from .split import Shares, assign_folds, assign_splits
 from .sqlite_cache import SqliteCache
 from .table_file import is_table
@@ -41,10 +41,7 @@ __all__ = [
     "assign_folds",
     "assign_splits",
     "audit",
-    "check_indices",
-    "check_labels",
-    "check_seen",
-    "check_source",
+    "class_index_notes",
     "find_duplicates",
     "findings",
     "is_table",
@@ -54,6 +51,9 @@ __all__ = [
     "open_dataset",
     "read_file",
     "read_image_info",
-    "usable_part",
+    "require_classes",
+    "require_seen",
+    "resolve_source",
+    "select_usable",
     "write_page",
 ]

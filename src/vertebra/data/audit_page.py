@@ -1,4 +1,4 @@
-"""What an audit found, for pages: of the audit itself, and of a training run."""
+"""The findings of an audit for HTML: the page of `vertebra audit --html`, and the reports of training runs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from vertebra.files import replacing, writing
 from vertebra.report import Folder, Pictures, render, versions
 from vertebra.report import findings as shown_findings
 
-from .audit_result import Audit, Group, UnusualPhoto
+from .audit_result import Audit, DuplicateFinding, UnusualPhoto
 from .dataset import DataError, Dataset
 from .image_info import ImageInfo
 
-_MOST = 60  # photos or groups of a section
-_OF_GROUP = 6  # photos of a group
-_LINES = 300  # photos that cannot be used, and other lines
-_MEANINGS = {
+_MAX_SHOWN = 60  # photos or groups of a section
+_MAX_GROUP = 6  # photos of a group
+_MAX_LINES = 300  # unusable photos, and other lines
+_EXPLANATIONS = {
     "same picture, different labels": "At most one of the labels is right.",
-    "same picture, different splits": "What a classifier has been trained on it recognises, so figures of the other "
+    "same picture, different splits": "A classifier recognises photos that it was trained on, so figures of the other "
     "split look better than they are.",
-    "copies within a class": "The same bytes under several names.",
+    "exact duplicates within a class": "The same bytes under several names.",
     "near-duplicates within a class": "The same picture mirrored, rotated, cropped or re-encoded.",
 }
 
@@ -37,15 +37,16 @@ def write_page(
     command: str = "",
     infos: Sequence[ImageInfo] = (),
 ) -> None:
-    """Write the page, whole or not at all (DataError); with the `infos` of the photos it has a hash of their content.
+    """Write the page of an audit atomically; a failure is a DataError.
 
-    `command` makes the page again; empty: the plainest one that does.
+    With `infos` the page has a hash of all photos. `command` is shown as the one that reproduces the page; "": the
+    default one.
     """
-    least, median, most = found.sizes
+    lowest, median, highest = found.sizes
     tiles = [
         ("photos", f"{found.photos:,}", f"{found.usable:,} of them usable"),
         ("classes", f"{len(found.classes):,}", ""),
-        ("shorter side, pixels", f"{median:,}", f"median; from {least:,} to {most:,}"),
+        ("shorter side, pixels", f"{median:,}", f"median; from {lowest:,} to {highest:,}"),
         ("largest / smallest class", f"{found.imbalance:.1f}", ""),
         *[(f"{name} split", f"{count:,}", "usable photos") for name, count in found.splits.items()],
     ]
@@ -63,7 +64,7 @@ def write_page(
         commands=[("This command makes the page again:", command)],
         facts={"data": str(dataset.root), "bits": "as the files say" if decoding.bits is None else str(decoding.bits)},
         versions=versions("numpy", "pillow"),
-        # Another order of the photos gives the same.
+        # Independent of the order of the photos.
         hashes={"photos": f"{digest}, the SHA-256 of their sorted SHA-256, a line each"} if infos else {},
     )
     with writing(path, DataError), replacing(path, durable=True) as temporary:
@@ -71,26 +72,30 @@ def write_page(
 
 
 def findings(dataset: Dataset, found: Audit) -> dict[str, Any]:
-    """What `vertebra.report.findings` shows, as values of JSON: paths, and what is said of them."""
+    """Return the findings as values of JSON, which `vertebra.report.findings` renders."""
 
     def path_of(shown: str) -> str:
         return str((dataset.root / shown).absolute())
 
-    def photos_of(group: Group) -> list[tuple[str, str, str]]:
+    def photos_of(group: DuplicateFinding) -> list[tuple[str, str, str]]:
         return [(path_of(path), path, " · ".join(filter(None, (kind, split)))) for path, kind, split in group.photos()]
 
     shown: dict[str, list[Any]] = {"groups": [], "odd": [], "lists": []}
     for title, entries in found.sections.items():
         if not entries or found.is_usual(entries):
             continue
-        section = {"title": title[0].upper() + title[1:], "count": len(entries), "more": max(0, len(entries) - _MOST)}
-        if groups := [entry for entry in entries[:_MOST] if isinstance(entry, Group)]:
-            rows = [(photos_of(group)[:_OF_GROUP], max(0, len(group.paths) - _OF_GROUP)) for group in groups]
-            shown["groups"].append(section | {"what": _MEANINGS[title], "groups": rows})
-        elif odd := [entry for entry in entries[:_MOST] if isinstance(entry, UnusualPhoto)]:
+        section = {
+            "title": title[0].upper() + title[1:],
+            "count": len(entries),
+            "more": max(0, len(entries) - _MAX_SHOWN),
+        }
+        if groups := [entry for entry in entries[:_MAX_SHOWN] if isinstance(entry, DuplicateFinding)]:
+            rows = [(photos_of(group)[:_MAX_GROUP], max(0, len(group.paths) - _MAX_GROUP)) for group in groups]
+            shown["groups"].append(section | {"what": _EXPLANATIONS[title], "groups": rows})
+        elif odd := [entry for entry in entries[:_MAX_SHOWN] if isinstance(entry, UnusualPhoto)]:
             photos = [(path_of(each.path), each.path, f"{each.width} × {each.height} pixels") for each in odd]
             shown["odd"].append(section | {"photos": photos})
-        elif lines := [entry for entry in entries[:_LINES] if isinstance(entry, str)]:
+        elif lines := [entry for entry in entries[:_MAX_LINES] if isinstance(entry, str)]:
             shown["lists"].append((section["title"], lines, len(entries)))
     return {
         "problems": found.problems,
@@ -98,6 +103,6 @@ def findings(dataset: Dataset, found: Audit) -> dict[str, Any]:
         "notes": list(found.notes),
         "classes": list(found.classes.items()),
         **shown,
-        "broken": [(path_of(each.path), each.path, each.kind, each.reason) for each in found.broken[:_LINES]],
+        "broken": [(path_of(each.path), each.path, each.kind, each.reason) for each in found.broken[:_MAX_LINES]],
         "broken_count": len(found.broken),
     }

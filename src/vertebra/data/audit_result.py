@@ -1,4 +1,4 @@
-"""What an audit found: its records, the problems among it, and its lines for people."""
+"""The result of an audit: its records, which of them are problems, and the text for people."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from vertebra.units import counted
 from .dataset import DataError
 from .image_alignment import SAME
 
-FEW = 10  # photos of a class
-IMBALANCE = 10.0  # largest class / smallest
-TINY = 32  # pixels of the shorter side
+FEW_PHOTOS = 10  # of a class
+MAX_IMBALANCE = 10.0  # largest class / smallest class
+MIN_PHOTO_SIDE = 32  # pixels
 
 
 @dataclass(frozen=True)
-class Broken:
+class BrokenPhoto:
     """A photo that cannot be used."""
 
     path: str
-    kind: str  # as `ImageInfo.broken` has them
+    kind: str  # a value of `ImageInfo.broken`
     reason: str
 
     def __str__(self) -> str:
@@ -30,7 +30,7 @@ class Broken:
 
 @dataclass(frozen=True)
 class UnusualPhoto:
-    """A photo that can be used and may be a mistake."""
+    """A usable photo that may be a mistake."""
 
     path: str
     width: int
@@ -41,33 +41,33 @@ class UnusualPhoto:
 
 
 @dataclass(frozen=True)
-class Group:
-    """Photos that are the same."""
+class DuplicateFinding:
+    """A duplicate group, with paths, labels and splits instead of indices."""
 
     paths: tuple[str, ...]
     labels: tuple[str, ...]
     splits: tuple[str, ...]
-    exact: bool  # the same bytes
-    kinds: tuple[str, ...] = ()  # what was done to the first to get each: "mirrored, cropped"; empty for the first
+    exact: bool  # all have the same bytes
+    kinds: tuple[str, ...] = ()  # of `DuplicateGroup`
 
     @property
-    def contradicts(self) -> bool:
-        """Whether the same picture has more than one label."""
+    def has_different_labels(self) -> bool:
+        """Whether the photos have more than one label."""
         return len(set(self.labels)) > 1
 
     @property
-    def leaks(self) -> bool:
-        """Whether the same picture is trained on and tested on."""
+    def has_different_splits(self) -> bool:
+        """Whether the photos are in more than one split."""
         return len(set(self.splits)) > 1
 
     def photos(self) -> list[tuple[str, str, str]]:
-        """Of each photo its path, what was done to the first to get it, and its split; empty where there is none."""
+        """Return path, kind and split of each photo; "" for no split."""
         blank = ("",) * len(self.paths)
         splits = self.splits if len(self.splits) == len(self.paths) else blank
         return list(zip(self.paths, self.kinds or blank, splits, strict=True))
 
     def shown(self, *, splits: bool = True) -> str:
-        """For people: paths, with what was done to the first and with the splits, where there are any."""
+        """Format the first paths, each with its kind and split."""
         entries = []
         for path, kind, split in self.photos():
             parts = ("" if self.exact or kind == SAME else kind, split if splits else "")
@@ -76,68 +76,72 @@ class Group:
         return ", ".join(entries[:6]) + (f" and {len(entries) - 6:,} more" if len(entries) > 6 else "")
 
 
-Entry: TypeAlias = Broken | UnusualPhoto | Group | str
+Entry: TypeAlias = BrokenPhoto | UnusualPhoto | DuplicateFinding | str
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found. Paths are relative to the data set's folder."""
+    """All findings, by the names of their JSON keys. Paths are relative to the data set's folder."""
 
     name: str
-    photos: int  # all that were listed
-    classes: dict[str, int]  # class -> photos that can be used
-    splits: dict[str, int]  # split -> photos that can be used; empty where nothing has been split
-    sizes: tuple[int, int, int]  # shorter side of usable photos in pixels: least, median, most
-    broken: tuple[Broken, ...]
+    photos: int  # usable or not
+    classes: dict[str, int]  # class -> usable photos
+    splits: dict[str, int]  # split -> usable photos; empty if nothing has been split
+    sizes: tuple[int, int, int]  # shorter side of usable photos in pixels: minimum, median, maximum
+    broken: tuple[BrokenPhoto, ...]
     tiny: tuple[UnusualPhoto, ...]
     extreme: tuple[UnusualPhoto, ...]
     flat: tuple[UnusualPhoto, ...]  # of a single colour
     dark: tuple[UnusualPhoto, ...]  # nearly black
     light: tuple[UnusualPhoto, ...]  # nearly white
     blurred: tuple[UnusualPhoto, ...]
-    groups: tuple[Group, ...]
+    groups: tuple[DuplicateFinding, ...]
     case_clashes: tuple[tuple[str, ...], ...]  # class names that differ in case only
-    others: tuple[str, ...]  # files that are no photos by their name
-    unreadable: tuple[str, ...]  # folders that could not be listed, and why
-    notes: tuple[str, ...] = ()  # sentences: what was joined, left out or skipped when it was read, how it decodes
-    looked_in: str = ""  # of a table: where relative paths were looked up
-    unclear: int = 0  # photos of 16-bit values that are nearly black, or cut off to white, as their depth is not known
+    others: tuple[str, ...]  # files without a photo's name
+    unreadable: tuple[str, ...]  # folders that could not be listed, each with the reason
+    notes: tuple[str, ...] = ()  # sentences: what was merged, left out or skipped, and how photos are decoded
+    looked_in: str = ""  # for a table: where its relative paths were looked up
+    unclear: int = 0  # 16-bit photos of unknown white level that decode nearly black or clipped to white
 
     @property
     def usable(self) -> int:
-        """Photos that can be used."""
+        """Number of usable photos."""
         return self.photos - len(self.broken)
 
     @property
     def few(self) -> dict[str, int]:
-        """Classes with so few photos that hardly anything can be learned or measured."""
-        return {name: count for name, count in self.classes.items() if count < FEW}
+        """Classes with fewer than `FEW_PHOTOS` photos."""
+        return {name: count for name, count in self.classes.items() if count < FEW_PHOTOS}
 
     @property
     def imbalance(self) -> float:
-        """Photos of the largest class for each of the smallest that has any."""
+        """Size of the largest class over that of the smallest non-empty one."""
         counts = [count for count in self.classes.values() if count]
         return max(counts) / min(counts) if counts else 1.0
 
     @property
-    def contradictions(self) -> list[Group]:
-        """The same picture under two labels."""
-        return [group for group in self.groups if group.contradicts]
+    def duplicates_across_labels(self) -> list[DuplicateFinding]:
+        """Duplicate groups with more than one label."""
+        return [group for group in self.groups if group.has_different_labels]
 
     @property
-    def leaks(self) -> list[Group]:
-        """The same picture in two splits."""
-        return [group for group in self.groups if group.leaks]
+    def duplicates_across_splits(self) -> list[DuplicateFinding]:
+        """Duplicate groups in more than one split."""
+        return [group for group in self.groups if group.has_different_splits]
 
     @property
     def problems(self) -> list[str]:
-        """What `--strict` refuses, a line each; the first words are a number."""
+        """What `--strict` refuses, a line each that begins with a count."""
         found = [
             (len(self.broken), "cannot be used", "photo"),
             (len(self.unreadable), "cannot be listed", "folder"),
-            (count := len(self.contradictions), f"appear{'s' * (count == 1)} under different labels", "picture"),
-            (count := len(self.leaks), f"appear{'s' * (count == 1)} in different splits", "picture"),
-            (count := len(self.case_clashes), f"differ{'s' * (count == 1)} in case only", "set of class names"),
+            (
+                count := len(self.duplicates_across_labels),
+                f"appear{'s' * (count == 1)} under different labels",
+                "picture",
+            ),
+            (n := len(self.duplicates_across_splits), f"appear{'s' * (n == 1)} in different splits", "picture"),
+            (n := len(self.case_clashes), f"differ{'s' * (n == 1)} in case only", "set of class names"),
             (sum(count == 0 for count in self.classes.values()), "without any usable photo", "class"),
             (self.unclear, "of 16-bit values with an unknown white level (see --bits)", "photo"),
         ]
@@ -145,17 +149,21 @@ class Audit:
 
     @property
     def findings(self) -> list[str]:
-        """What is no problem by itself and may be one, a line each; the first words are a number."""
+        """What may be a mistake but is not refused, a line each that begins with a count."""
         sections = self.sections
         found = [
-            (len(sections["copies within a class"]), "of copies", "group"),
+            (len(sections["exact duplicates within a class"]), "of exact duplicates", "group"),
             (len(sections["near-duplicates within a class"]), "of near-duplicates", "group"),
             *(
                 (len(photos), title, "photo")
                 for title, photos in sections.items()
                 if photos and isinstance(photos[0], UnusualPhoto) and not self.is_usual(photos)
             ),
-            (len([name for name, count in self.few.items() if count]), f"with fewer than {FEW} photos", "class"),
+            (
+                len([name for name, count in self.few.items() if count]),
+                f"with fewer than {FEW_PHOTOS} photos",
+                "class",
+            ),
             (len(self.others), "ignored", "other file"),
             (len(self.notes), "on how it was read", "note"),
         ]
@@ -163,18 +171,18 @@ class Audit:
 
     @property
     def sections(self) -> dict[str, Sequence[Entry]]:
-        """What there is to show, by its title."""
-        own = [group for group in self.groups if not group.contradicts and not group.leaks]
+        """All findings by title."""
+        own = [group for group in self.groups if not group.has_different_labels and not group.has_different_splits]
         return {
             "cannot be used": self.broken,
             "folders that could not be listed": self.unreadable,
-            "same picture, different labels": self.contradictions,
-            "same picture, different splits": self.leaks,
-            "copies within a class": [group for group in own if group.exact],
+            "same picture, different labels": self.duplicates_across_labels,
+            "same picture, different splits": self.duplicates_across_splits,
+            "exact duplicates within a class": [group for group in own if group.exact],
             "near-duplicates within a class": [group for group in own if not group.exact],
             "class names that differ in case only": [" and ".join(names) for names in self.case_clashes],
-            f"classes with fewer than {FEW} photos": [f"{name} ({count})" for name, count in self.few.items()],
-            f"smaller than {TINY} pixels": self.tiny,
+            f"classes with fewer than {FEW_PHOTOS} photos": [f"{name} ({count})" for name, count in self.few.items()],
+            f"smaller than {MIN_PHOTO_SIDE} pixels": self.tiny,
             "long and narrow": self.extreme,
             "of a single colour": self.flat,
             "nearly black": self.dark,
@@ -184,12 +192,12 @@ class Audit:
         }
 
     def is_usual(self, entries: Sequence[Entry]) -> bool:
-        """Whether most photos are so: not mistakes, but how this data set is."""
+        """Whether these are more than half of the photos, and so no mistakes."""
         return isinstance(entries[0], UnusualPhoto) and 2 * len(entries) > self.usable
 
     @property
     def conclusion(self) -> str:
-        """Whether there are problems or anything else to look at, in a line."""
+        """Problems, or else findings, in a line."""
         if self.problems:
             return f"problems that --strict refuses: {'; '.join(self.problems)}"
         if self.findings:
@@ -197,17 +205,20 @@ class Audit:
         return "no problems found"
 
     def check(self) -> None:
-        """Refuse a data set with problems: a DataError names them."""
+        """Raise a DataError that lists the problems, if there are any."""
         if self.problems:
             example = f" The first, {self.broken[0].path}, {self.broken[0].reason}." if self.broken else ""
             raise DataError(
-                f"{self.name}: {'; '.join(self.problems)}.{example} `vertebra audit` shows all. Correct them, or leave "
-                "--strict out."
+                f"{self.name}: {'; '.join(self.problems)}.{example} `vertebra audit` shows all. Correct them, or omit "
+                "--strict."
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        groups = [asdict(group) | {"contradicts": group.contradicts, "leaks": group.leaks} for group in self.groups]
+        """Return a dictionary for JSON."""
+        groups = [
+            asdict(group) | {"contradicts": group.has_different_labels, "leaks": group.has_different_splits}
+            for group in self.groups
+        ]
         return asdict(self) | {
             "usable": self.usable,
             "few": self.few,
@@ -217,17 +228,17 @@ class Audit:
             "findings": self.findings,
         }
 
-    def lines(self, most: int = 5) -> list[str]:
-        """For people: a line each finding, with at most so many examples below it."""
-        least, median, largest = self.sizes
-        named = {name: count for name, count in self.classes.items() if count}
-        smallest, biggest = min(named, key=named.__getitem__), max(named, key=named.__getitem__)
+    def lines(self, max_shown: int = 5) -> list[str]:
+        """Return the text for people: each finding with its first examples."""
+        lowest, median, highest = self.sizes
+        filled = {name: count for name, count in self.classes.items() if count}
+        smallest, largest = min(filled, key=filled.__getitem__), max(filled, key=filled.__getitem__)
         lines = [
             f"{self.name}: {counted(self.photos, 'photo')} in {counted(len(self.classes), 'class')}, {self.usable:,} "
             "of them usable",
-            f"shorter side {least:,} to {largest:,} pixels, median {median:,}",
-            f"smallest class {smallest} ({named[smallest]:,}), largest {biggest} ({named[biggest]:,})"
-            + (f": imbalance {self.imbalance:.1f}" if self.imbalance >= IMBALANCE else ""),
+            f"shorter side {lowest:,} to {highest:,} pixels, median {median:,}",
+            f"smallest class {smallest} ({filled[smallest]:,}), largest {largest} ({filled[largest]:,})"
+            + (f": imbalance {self.imbalance:.1f}" if self.imbalance >= MAX_IMBALANCE else ""),
         ]
         if self.looked_in:
             lines.append(self.looked_in)
@@ -240,9 +251,9 @@ class Audit:
             elif entries:
                 lines.append(f"{title}: {len(entries):,}")
                 splits = title != "same picture, different labels"
-                shown = [e.shown(splits=splits) if isinstance(e, Group) else e for e in entries[:most]]
+                shown = [e.shown(splits=splits) if isinstance(e, DuplicateFinding) else e for e in entries[:max_shown]]
                 lines += [f"  {entry}" for entry in shown]
-                lines += [f"  … and {len(entries) - most:,} more"] * (len(entries) > most)
+                lines += [f"  … and {len(entries) - max_shown:,} more"] * (len(entries) > max_shown)
         lines.extend(self.notes)
         lines.append(self.conclusion)
         return lines

@@ -1,4 +1,4 @@
-"""Whether a data set can be trained on or measured on: at least two classes, each with photos to train on."""
+"""Requirements of training and evaluation: enough classes, each with photos to train on."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .dataset import SPLITS, DataError, Dataset
 from .folder_tree import listed
 from .table_file import is_table
 
-# How the note of photos begins that lie beside class folders.
+# Start of the note on photos beside class folders.
 IN_NO_CLASS = "In no class folder, and left out"
 
 
-def check_seen(dataset: Dataset, allow_unseen: bool) -> Dataset:
-    """The data set without the photos of classes that have none to train on, or a DataError unless `allow_unseen`."""
+def require_seen(dataset: Dataset, allow_unseen: bool) -> Dataset:
+    """Raise a DataError if a class has no training photos; with `allow_unseen`, return the data set without it."""
     trained = {photo.label for photo in dataset.photos if photo.split in ("train", None)}
     unseen = sorted({photo.label for photo in dataset.photos} - trained)
     if not trained:
@@ -28,47 +28,44 @@ def check_seen(dataset: Dataset, allow_unseen: bool) -> Dataset:
     if not unseen:
         return dataset
     counts = dataset.counts()
-    there = {(photo.label, photo.split) for photo in dataset.photos}
-    places = {name: " and ".join(split for split in SPLITS if (name, split) in there) for name in unseen}
+    label_splits = {(photo.label, photo.split) for photo in dataset.photos}
+    splits_of = {name: " and ".join(split for split in SPLITS if (name, split) in label_splits) for name in unseen}
     if not allow_unseen:
         rest = len(unseen) - 1
-        more = f" So it is with {rest:,} other{'s' if rest > 1 else ''}." if rest else ""
+        more = f" The same is true of {rest:,} other{'s' if rest > 1 else ''}." if rest else ""
         raise DataError(
-            f"{dataset.name}: the class {unseen[0]!r} has photos in {places[unseen[0]]} and none to train on.{more} "
+            f"{dataset.name}: the class {unseen[0]!r} has photos in {splits_of[unseen[0]]} and none to train on.{more} "
             f"{suggest(unseen[0], trained) or 'Add some, or rename it.'} --allow-unseen leaves such photos out."
         )
-    out = listed([f"{name!r} ({counts[name]:,} in {places[name]})" for name in unseen])
+    out = listed([f"{name!r} ({counts[name]:,} in {splits_of[name]})" for name in unseen])
     kept = dataset.only(lambda photo: photo.label in trained)
     names = tuple(name for name in dataset.classes if name not in unseen)
     note = f"Left out, as these classes have no photo to train on: {out}."
-    return check_labels(replace(kept, classes=names, notes=(*dataset.notes, note)))
+    return require_classes(replace(kept, classes=names, notes=(*dataset.notes, note)))
 
 
-def usable_part(dataset: Dataset, usable: Sequence[int], allow_unseen: bool) -> tuple[Dataset, list[int]]:
-    """What can be trained on of a data set of which only some photos can be used: it, and the places of its photos.
-
-    Checked by `check_labels` and `check_seen`.
-    """
-    names = {dataset.photos[place].label for place in usable}
+def select_usable(dataset: Dataset, usable: Sequence[int], allow_unseen: bool) -> tuple[Dataset, list[int]]:
+    """Return the data set of the usable photos and their indices, after `require_classes` and `require_seen`."""
+    names = {dataset.photos[index].label for index in usable}
     kept = replace(
         dataset,
-        photos=tuple(dataset.photos[place] for place in usable),
+        photos=tuple(dataset.photos[index] for index in usable),
         classes=tuple(name for name in dataset.classes if name in names),
     )
     if gone := {photo.label: dataset.shown(photo.path) for photo in dataset.photos if photo.label not in names}:
         names_of = listed([repr(name) for name in gone])
         note = f"Not learned, as no photo of it can be used: {names_of}, such as {next(iter(gone.values()))}."
         kept = replace(kept, notes=(*kept.notes, note))
-    kept = check_seen(check_labels(kept), allow_unseen)
-    return kept, [place for place in usable if dataset.photos[place].label in kept.classes]
+    kept = require_seen(require_classes(kept), allow_unseen)
+    return kept, [index for index in usable if dataset.photos[index].label in kept.classes]
 
 
-def check_labels(dataset: Dataset, classes: int = 2) -> Dataset:
-    """The data set, if it has photos of so many classes; else a DataError says what to do."""
+def require_classes(dataset: Dataset, min_classes: int = 2) -> Dataset:
+    """Raise a DataError if the data set has no photos, or photos of fewer classes than `min_classes`."""
     if not dataset.photos:
         reason = f" {dataset.unreadable[0]}." if dataset.unreadable else ""
         empty = f" It has {len(dataset.classes)} class folders, all empty." if dataset.classes else ""
-        # Photos in no class folder are among the other files, and a note says it: they are what the person looks for.
+        # A note already names the photos in no class folder, which are among the other files.
         loose = _notes(dataset, IN_NO_CLASS)
         count = counted(len(dataset.others), "other file")
         others = f" It has {count}, such as {dataset.others[0]}." if dataset.others and not loose else ""
@@ -79,7 +76,7 @@ def check_labels(dataset: Dataset, classes: int = 2) -> Dataset:
             f"{instead_of_folders(dataset.others, dataset.root)}"
         )
     filled = [name for name, count in dataset.counts().items() if count]
-    if len(filled) < classes:
+    if len(filled) < min_classes:
         raise DataError(
             f"{dataset.name} has photos of one class only, {filled[0]!r}; a classifier needs at least "
             f"two.{_notes(dataset, IN_NO_CLASS)} "
@@ -94,12 +91,12 @@ def check_labels(dataset: Dataset, classes: int = 2) -> Dataset:
 
 
 def _notes(dataset: Dataset, begin: str) -> str:
-    """The notes of one kind, each after a space."""
+    """Join the notes that begin so, each after a space."""
     return "".join(f" {note}" for note in dataset.notes if note.startswith(begin))
 
 
 def instead_of_folders(others: Sequence[str], root: Path) -> str:
-    """Where the labels may be that folders do not give: in a table among the other files. Empty where there is none."""
+    """Suggest the tables among the other files, which may have the labels; "" if there is none."""
     tables = [name for name in others if name.lower().endswith((".csv", ".tsv", ".parquet"))]
     if len(tables) > 1:
         return f" If one of {', '.join(tables[:5])} has their labels, give that instead."

@@ -111,7 +111,7 @@ def _named_within(label: str) -> str:
     return f"It has the name of one class, {classes}. Label by that name alone, or by wnid."
 
 
-def check_indices(labels: Iterable[int], predicted: Iterable[int]) -> tuple[str, ...]:
+def class_index_notes(labels: Iterable[int], predicted: Iterable[int]) -> tuple[str, ...]:
     """What to tell of photos that are labelled by class index, where the indices may be counted in another way."""
     pairs = [(int(label), int(found)) for label, found in zip(labels, predicted, strict=True)]
     if not pairs:

@@ -11,7 +11,7 @@ from vertebra.file_kinds import kind_of_file
 
 from .class_folders import read_folder
 from .dataset import Dataset
-from .dataset_checks import check_labels, check_seen
+from .dataset_checks import require_classes, require_seen
 from .named_datasets import NAMES, read_named
 from .table import read_table
 from .table_columns import Asked
@@ -49,17 +49,17 @@ def open_dataset(
         DataError: it is there and holds no labelled photos, or what it means can be taken in two ways.
         MissingExtraError: a name or a format needs a package that is not installed.
     """
-    found = check_source(
+    found = resolve_source(
         data,
         path_column=path_column,
         label_column=label_column,
         split_column=split_column,
         image_root=None if image_root is None else os.fspath(image_root),
     )(ignore, training)
-    return check_seen(check_labels(found), allow_unseen) if training else check_labels(found, 1)
+    return require_seen(require_classes(found), allow_unseen) if training else require_classes(found, 1)
 
 
-def check_source(data: str | os.PathLike[str], **columns: str | None) -> Callable[[Sequence[str], bool], Dataset]:
+def resolve_source(data: str | os.PathLike[str], **columns: str | None) -> Callable[[Sequence[str], bool], Dataset]:
     """What reads the photos that `data` stands for, given what to leave out and whether they are to train on.
 
     `columns` are what `open_dataset` takes of a table. What is not there, and columns of what is no table, is a

@@ -43,7 +43,7 @@ def data_notes(
 
     `unmeasured` were held out, and are in no metric.
     """
-    found = [*data.dataset.place, *data.dataset.notes]
+    found = [*data.dataset.lookup_notes, *data.dataset.notes]
     if unreadable := data.audit.unreadable:
         found.append(f"Skipped: {'; '.join(unreadable[:3])}{'; …' if len(unreadable) > 3 else ''}.")
     # A table or a text beside the class folders is common; in them it may have been meant for a photo.
@@ -51,10 +51,10 @@ def data_notes(
         found.append(f"No photos, and ignored: {counted(len(others), 'file')} in class folders, such as {others[0]}.")
     if broken := data.audit.broken:
         found.append(unusable_note(len(broken), f"{broken[0].path}, which {broken[0].reason}"))
-    if contradictions := data.audit.contradictions:
+    if conflicting := data.audit.duplicates_across_labels:
         found.append(
-            f"The same picture under different labels: {len(contradictions):,}, such as "
-            f"{contradictions[0].shown(splits=False)}. It is learned as each of them."
+            f"The same picture under different labels: {len(conflicting):,}, such as "
+            f"{conflicting[0].shown(splits=False)}. It is learned as each of them."
         )
     number = dict(zip((photo.path for photo in data.photos), data.pictures.tolist(), strict=True))
     found += sample_size_notes(len(held), len({number[photo.path] for photo in held}))

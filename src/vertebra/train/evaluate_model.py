@@ -18,7 +18,7 @@ from vertebra.data import (
     Dataset,
     ImageInfoCache,
     audit,
-    check_indices,
+    class_index_notes,
     find_duplicates,
     is_table,
     match_imagenet,
@@ -198,7 +198,7 @@ def evaluate(
     predicted = held.probabilities.argmax(axis=1)
     answered = own.answers(held.probabilities.max(axis=1))
     rejections = (*held.rejections[:-1], rejection(own, answered, predicted == labels, held.weights))
-    index_notes = check_indices(labels, predicted) if labelled_by == INDEX else ()
+    index_notes = class_index_notes(labels, predicted) if labelled_by == INDEX else ()
     measured = replace(dataset, photos=tuple(photos))
     return Evaluation(
         model=path,
@@ -261,7 +261,7 @@ def _with_known_classes(
     Classes that the model does not know are refused unless `allow_unseen` leaves them out, and some are left.
     """
     labels = sorted({photo.label for photo in dataset.photos})
-    notes, labelled_by = (*dataset.place, *dataset.notes), "class name"
+    notes, labelled_by = (*dataset.lookup_notes, *dataset.notes), "class name"
     own = {*names, *wnids()} if is_imagenet(names) else set(names)
     if empty := sorted({*dataset.classes} - {*labels} - own):
         notes = (*notes, f"Folders without any photo, of no class of the model: {_listed(empty)}.")

@@ -26,7 +26,7 @@ from vertebra.data import (
     find_duplicates,
     findings,
     open_dataset,
-    usable_part,
+    select_usable,
 )
 from vertebra.loading import cached_export
 from vertebra.preprocessing import training_preprocessing
@@ -102,7 +102,7 @@ def usable_photos(dataset: Dataset, facts: list[ImageInfo], settings: Settings) 
     if settings.strict:
         found.check()
     usable = [index for index, fact in enumerate(facts) if fact.broken is None]
-    kept, usable = usable_part(replace(dataset, notes=found.notes), usable, settings.allow_unseen)
+    kept, usable = select_usable(replace(dataset, notes=found.notes), usable, settings.allow_unseen)
     if all(photo.split not in ("train", None) for photo in kept.photos):
         splits = " and ".join(sorted({str(photo.split) for photo in kept.photos}))
         raise TrainError(

@@ -106,7 +106,7 @@ class Settings:
 
     @property
     def columns(self) -> dict[str, str | None]:
-        """How a table is read, as `check_source` takes it."""
+        """How a table is read, as `resolve_source` takes it."""
         root = None if self.image_root is None else self._from_here(self.image_root)
         names = ("path_column", "label_column", "split_column")
         return {name: getattr(self, name) for name in names} | {"image_root": root}

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vertebra.data import check_source
+from vertebra.data import resolve_source
 from vertebra.errors import UsageError, VertebraError, require_extra, require_packages, suggest
 from vertebra.files import write_whole
 from vertebra.model_argument import resolve_model
@@ -79,7 +79,7 @@ def train(
         if os.environ.get("WORLD_SIZE", "1") == "1":  # not one of several processes that `torchrun` has started
             # What can be refused without torch is refused before the seconds that its import takes.
             folder = held.enter_context(_begun(settings, out))
-            check_source(settings.data_from_here, **settings.columns)
+            resolve_source(settings.data_from_here, **settings.columns)
         _need(settings)
         with require_extra(_EXTRA, _FEATURE):
             from .distributed import init_distributed
