@@ -36,15 +36,15 @@ def with_torch(deployed: Any, size: int) -> Any:
 
 
 def measure(n: int) -> Path:
-    from vertebra.export.deployable import deployable
     from vertebra.export.deployed_network import Deployed, trace
+    from vertebra.export.export_copy import copy_for_export
     from vertebra.export.prepare_network import prepare
 
     rows: dict[str, Any] = {}
     for name in ("mobilenet_v2", *NETWORKS):
         prepared = prepare(name, weights=None)
         preprocessing = prepared.card.preprocessing
-        network = deployable(prepared.network, preprocessing)
+        network = copy_for_export(prepared.network, preprocessing)
         deployed = Deployed(network, preprocessing, 1.0).eval()
         calls = {
             "vertebra": partial(trace, network, preprocessing),

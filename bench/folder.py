@@ -79,7 +79,7 @@ def core_times(paths: list[str], model: str) -> dict[str, Any]:
 
     import vertebra
     from vertebra.pixels import network_pixels
-    from vertebra.runtime.engines import Runner, open_engine
+    from vertebra.runtime.engine_runner import Runner, open_engine
 
     network = vertebra.load(model)
     plan = replace(network.runner(network.batch, tune=True).plan, lanes=1, threads=1)

@@ -67,9 +67,9 @@ TESTS: dict[str, list[str]] = {
         "-k",
         "not mnn and not spawned and not form and not torch",
     ],
-    "runtime/engine_cache.py": ["tests/runtime/test_engine_cache.py"],
+    "runtime/engine_selection.py": ["tests/runtime/test_engine_selection.py"],
     "runtime/result_file.py": ["tests/runtime/test_result_file.py"],
-    "runtime/result_rows.py": ["tests/runtime/test_result_file.py"],
+    "runtime/resumed_rows.py": ["tests/runtime/test_result_file.py"],
     "runtime/run_record.py": ["tests/runtime/test_result_file.py"],
     "runtime/formats.py": ["tests/runtime/test_formats.py", "tests/runtime/test_result_file.py"],
     "model_checksum.py": ["tests/test_model_checksum.py"],
@@ -92,7 +92,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "error.errno or 1": "neither number is of those with a cure",
         "error.errno or -1": "neither number is that of an error",
     },
-    "runtime/result_rows.py": {
+    "runtime/resumed_rows.py": {
         "st_ctime) >= when": "two clocks that agree to the last digit",
         "size: int = 1": "of a file without rows it is not read",
     },

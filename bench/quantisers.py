@@ -129,7 +129,7 @@ def ours(model: onnx.ModelProto, photos: Any, part: str) -> onnx.ModelProto:
         "min-max ranges": ("ranges", extremes),
         "each weight rounded alone": ("best_levels", lambda weight, scale, _: nearest_levels(weight, scale)),
         "7-bit weights": ("weight_scales", seven_bits),
-        "normalisation not fused": ("in_bytes", lambda model: model),
+        "normalisation not fused": ("fuse_normalisation", lambda model: model),
     }
     if part in replaced:
         setattr(int8_plan, *replaced[part])

@@ -40,7 +40,7 @@ def test_the_commands_write_json_in_one_way_only():
     """`json.dumps` itself serves hashes, the cache and processes that talk to each other."""
     own = {"cache.py", "card.py", "export/prepare_network.py"}
     own |= {"model_checksum.py", "models/weight_reader.py", "runtime/autotune.py"}
-    own |= {"runtime/result_rows.py", "runtime/run_record.py", "serve/api_errors.py", "serve/model_source.py"}
+    own |= {"runtime/resumed_rows.py", "runtime/run_record.py", "serve/api_errors.py", "serve/model_source.py"}
     own |= {"serve/loaded_model.py", "strict_json.py"}
     own |= {
         "train/run_checkpoint.py",

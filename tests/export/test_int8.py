@@ -15,13 +15,13 @@ import torch
 from vertebra.card import Preprocessing
 from vertebra.errors import UsageError
 from vertebra.export import Calibration, ExportError, ExportReport, Verdict, export, int8, int8_plan, labels_of
-from vertebra.export.accuracy_check import folder_size, judge, part_sizes
+from vertebra.export.accuracy_check import judge, min_folder_size, split_sizes
 from vertebra.export.activation_ranges import Extent, extents, run, second_moments
-from vertebra.export.deployable import deployable
 from vertebra.export.deployed_network import trace
-from vertebra.export.input_fusion import in_bytes
+from vertebra.export.export_copy import copy_for_export
+from vertebra.export.input_fusion import fuse_normalisation
 from vertebra.export.onnx_model import OnnxModel
-from vertebra.export.photo_labels import check_order
+from vertebra.export.photo_labels import require_class_order
 from vertebra.export.qdq_writer import Scale, Writer
 from vertebra.export.weight_rounding import best_levels, nearest_levels, weight_scales
 from vertebra.imagenet import class_names
@@ -92,7 +92,7 @@ def outputs(model: onnx.ModelProto, images: np.ndarray, optimised: bool) -> list
 
 @pytest.fixture(scope="module")
 def floats(narrow: ConvNet) -> onnx.ModelProto:
-    return trace(deployable(narrow, PREPROCESSING), PREPROCESSING)
+    return trace(copy_for_export(narrow, PREPROCESSING), PREPROCESSING)
 
 
 @pytest.fixture(scope="module")
@@ -236,11 +236,11 @@ def test_layers_left_out_are_as_they_were(plan: int8_plan.Plan, floats: onnx.Mod
 
 @pytest.mark.parametrize("steps", [PREPROCESSING, EVEN])
 def test_both_beginnings_are_exact(steps: Preprocessing) -> None:
-    graph = OnnxModel(trace(deployable(squeezing(), steps), steps))
+    graph = OnnxModel(trace(copy_for_export(squeezing(), steps), steps))
     images = synthetic_photos(24, SIZE)
     plan = int8_plan.prepare_plan(graph, images, silent)
     plain = Writer(plan.graph, plan.ranges, plan.weight_scales, set(plan.candidates)).model()
-    fast = in_bytes(onnx.ModelProto.FromString(plain.SerializeToString()))
+    fast = fuse_normalisation(onnx.ModelProto.FromString(plain.SerializeToString()))
     before_first = [node.op_type for node in fast.graph.node[:3]]
     assert ("Cast" in before_first) == (steps is PREPROCESSING)
     expected = probabilities(plain, images[:4], optimised=False)
@@ -248,7 +248,7 @@ def test_both_beginnings_are_exact(steps: Preprocessing) -> None:
 
 
 def test_squeeze_excitation_stays_float() -> None:
-    graph = OnnxModel(trace(deployable(squeezing(), PREPROCESSING), PREPROCESSING))
+    graph = OnnxModel(trace(copy_for_export(squeezing(), PREPROCESSING), PREPROCESSING))
     candidates = int8_plan.quantisable(graph)
     floating = {node.name for node in graph.weighted()} - set(candidates)
     assert floating == {f"features.{i}.0.block.{i}.fc{j}" for i in (1, 2) for j in (1, 2)}
@@ -434,8 +434,8 @@ def test_as_many_photos_as_needed_are_enough(photos: int, lost: int, gained: int
     assert needed is not None and needed > photos
     shares = np.array([lost, gained]) / photos
     assert 100 * paired(*shares * needed, needed)[1] <= bound < 100 * paired(*shares * (needed - 1), needed - 1)[1]
-    folder = folder_size(needed)
-    assert part_sizes(folder)[2] >= needed > part_sizes(folder - 1)[2]
+    folder = min_folder_size(needed)
+    assert split_sizes(folder)[2] >= needed > split_sizes(folder - 1)[2]
 
 
 def test_where_no_number_of_photos_shows_it() -> None:
@@ -460,7 +460,7 @@ def test_the_three_parts_share_no_photo(count: int) -> None:
     assert sorted(number for part in numbers for number in part) == list(range(count))
     for part, found in ((choosing, numbers[1]), (judging, numbers[2])):
         assert part.labels == [frozenset([i]) for i in found]
-    assert [len(part) for part in numbers] == list(part_sizes(count))
+    assert [len(part) for part in numbers] == list(split_sizes(count))
     assert len(ranges) <= 128 and len(judging.images) >= count // 4
     for part in numbers:
         # Evenly over the order: no gap is much wider than the mean one.
@@ -501,10 +501,10 @@ def test_imagenets_ids_are_labels(shared_photos: list[Path]) -> None:
 def test_classes_in_another_order_are_seen() -> None:
     labels = [frozenset([i % 3]) for i in range(30)]
     right = np.array([i % 3 for i in range(30)])
-    check_order(right, labels, ["ant", "bee", "cat"])
-    check_order(np.zeros(30, int), labels, None)  # a bad network, not a mixed-up one
+    require_class_order(right, labels, ["ant", "bee", "cat"])
+    require_class_order(np.zeros(30, int), labels, None)  # a bad network, not a mixed-up one
     with pytest.raises(UsageError, match=r"another order.*'ant' are nearly all predicted as 'bee'"):
-        check_order((right + 1) % 3, labels, ["ant", "bee", "cat"])
+        require_class_order((right + 1) % 3, labels, ["ant", "bee", "cat"])
 
 
 def test_a_gate_that_hardly_moves_has_a_range(monkeypatch: pytest.MonkeyPatch) -> None:

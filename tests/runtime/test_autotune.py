@@ -10,7 +10,7 @@ import pytest
 from vertebra.cache import cache_dir
 from vertebra.runtime import autotune as module
 from vertebra.runtime import mnn_engine
-from vertebra.runtime.autotune import Measured, candidates, fastest, fastest_plan, measure, simple_plan
+from vertebra.runtime.autotune import PlanTiming, candidate_plans, default_plan, fastest_plan, measure, select_fastest
 from vertebra.runtime.engine import EngineError, Plan
 from vertebra.runtime.predictor import Predictor
 
@@ -31,7 +31,7 @@ def timed(monkeypatch):
     def set_to(**image):
         def measured(path, plans, batch, progress, decoding):
             calls.append(batch)
-            return [Measured(plan, 1.0, image[plan.engine]) for plan in plans if plan.engine in image]
+            return [PlanTiming(plan, 1.0, image[plan.engine]) for plan in plans if plan.engine in image]
 
         monkeypatch.setattr(module, "measure", measured)
         return calls
@@ -41,28 +41,28 @@ def timed(monkeypatch):
 
 
 def test_a_single_image_gets_all_cores_and_many_get_lanes():
-    assert simple_plan(1, 8) == Plan("onnxruntime", lanes=1, threads=8, micro_batch=1)
-    assert simple_plan(16, 2) == Plan("onnxruntime", lanes=2, threads=1, micro_batch=4)
-    assert simple_plan(2, 8) == Plan("onnxruntime", lanes=2, threads=4, micro_batch=1)
+    assert default_plan(1, 8) == Plan("onnxruntime", lanes=1, threads=8, micro_batch=1)
+    assert default_plan(16, 2) == Plan("onnxruntime", lanes=2, threads=1, micro_batch=4)
+    assert default_plan(2, 8) == Plan("onnxruntime", lanes=2, threads=4, micro_batch=1)
 
 
 def test_candidates(monkeypatch):
     monkeypatch.setattr(mnn_engine, "installed", lambda: True)
-    assert [plan.engine for plan in candidates(1, 2)] == ["onnxruntime", "mnn", "mnn"]
-    assert [plan.engine for plan in candidates(1, 2, "onnxruntime")] == ["onnxruntime"]
+    assert [plan.engine for plan in candidate_plans(1, 2)] == ["onnxruntime", "mnn", "mnn"]
+    assert [plan.engine for plan in candidate_plans(1, 2, "onnxruntime")] == ["onnxruntime"]
     monkeypatch.setattr(mnn_engine, "installed", lambda: False)
-    assert [plan.engine for plan in candidates(1, 2)] == ["onnxruntime"]
+    assert [plan.engine for plan in candidate_plans(1, 2)] == ["onnxruntime"]
 
 
 def test_loading_counts_for_few_and_not_for_many():
-    slow_start, slow = Measured(MNN, 2.0, 0.010), Measured(ONNX, 0.1, 0.020)
-    assert fastest([slow, slow_start], 10).plan == ONNX
-    assert fastest([slow, slow_start], 10_000).plan == MNN
-    assert fastest([slow, slow_start], None).plan == MNN
+    slow_start, slow = PlanTiming(MNN, 2.0, 0.010), PlanTiming(ONNX, 0.1, 0.020)
+    assert select_fastest([slow, slow_start], 10).plan == ONNX
+    assert select_fastest([slow, slow_start], 10_000).plan == MNN
+    assert select_fastest([slow, slow_start], None).plan == MNN
 
 
 def test_a_gain_within_noise_is_no_gain():
-    assert fastest([Measured(ONNX, 0.1, 0.0200), Measured(MNN, 0.1, 0.0199)], None).plan == ONNX
+    assert select_fastest([PlanTiming(ONNX, 0.1, 0.0200), PlanTiming(MNN, 0.1, 0.0199)], None).plan == ONNX
 
 
 def test_measured_once_and_kept(tiny_model, timed):
@@ -113,7 +113,7 @@ def test_where_the_cores_decode_as_well_plans_are_measured_so(tiny_model, monkey
 
     def measure(path, plans, batch, progress, decoding):
         asked.append(decoding)
-        return [Measured(plan, 0.1, 0.02 if plan == together and decoding else 0.01 / plan.threads) for plan in plans]
+        return [PlanTiming(plan, 0.1, 0.02 if plan == together and decoding else 0.01 / plan.threads) for plan in plans]
 
     monkeypatch.setattr(module, "measure", measure)
     monkeypatch.setattr(mnn_engine, "installed", lambda: False)

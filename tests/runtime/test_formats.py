@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vertebra.runtime.formats import Csv, JsonLines, path_of_text, row_of, text_of_path
+from vertebra.runtime.formats import Csv, JsonLines, path_of_text, text_of_path, to_row
 from vertebra.runtime.photo import Photo
 from vertebra.runtime.predictor import Prediction
 from vertebra.runtime.result_file import ResultFile
@@ -192,10 +192,10 @@ def test_classes_and_errors_that_are_no_formulas(text, cell):
 
 def test_a_row_for_json_leaves_the_result_alone():
     result = Prediction("caf\udce9", good("", "\udce9").predictions, unsure=True)
-    row = row_of(result)
+    row = to_row(result)
     assert row == {"path": "caf\\xe9", "predictions": good("", "\\xe9").predictions, "error": None, "unsure": True}
     assert result.path == "caf\udce9" and result.predictions[0]["class"] == "\udce9"
-    assert row_of(Prediction("a", error="a: gone"))["error"] == "a: gone"
+    assert to_row(Prediction("a", error="a: gone"))["error"] == "a: gone"
 
 
 @pytest.mark.parametrize(

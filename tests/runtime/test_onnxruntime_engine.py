@@ -7,8 +7,8 @@ from onnx import numpy_helper
 
 from vertebra.card import read_card
 from vertebra.runtime.engine import OUTPUTS, EngineError, Plan
-from vertebra.runtime.engines import open_engine
-from vertebra.runtime.onnxruntime_engine import OnnxRuntimeEngine, without_weights
+from vertebra.runtime.engine_runner import open_engine
+from vertebra.runtime.onnxruntime_engine import OnnxRuntimeEngine, map_weights
 from vertebra.runtime.predictor import Predictor
 from vertebra.synthetic_photos import synthetic_photos
 
@@ -27,7 +27,7 @@ def assert_equal(wanted, found):
 
 
 def test_large_weights_become_places_and_the_rest_stays(model):
-    found, whole = onnx.load_from_string(without_weights(model)), onnx.load(model)
+    found, whole = onnx.load_from_string(map_weights(model)), onnx.load(model)
     content = model.read_bytes()
     elsewhere = 0
     for tensor, original in zip(found.graph.initializer, whole.graph.initializer, strict=True):
@@ -49,7 +49,7 @@ def test_the_outputs_are_those_of_the_file(write_model, tmp_path, name):
     path = write_model(tmp_path / name, classes=CLASSES)
     card = read_card(path)
     images = synthetic_photos(3, 32)
-    found = open_engine(path, card, Plan(brief=True)).run(images, OUTPUTS)
+    found = open_engine(path, card, Plan(fast_start=True)).run(images, OUTPUTS)
     assert_equal(OnnxRuntimeEngine(path, card, Plan()).run(images, OUTPUTS), found)
 
 
@@ -58,7 +58,7 @@ def test_through_a_link_and_from_another_folder(model, tmp_path, monkeypatch):
     link.symlink_to(model)
     monkeypatch.chdir(tmp_path)
     images = synthetic_photos(1, 32)
-    found = open_engine(link.relative_to(tmp_path), read_card(link), Plan(brief=True)).run(images)
+    found = open_engine(link.relative_to(tmp_path), read_card(link), Plan(fast_start=True)).run(images)
     assert_equal(OnnxRuntimeEngine(model, read_card(model), Plan()).run(images), found)
 
 
@@ -72,7 +72,7 @@ def test_a_model_that_keeps_its_numbers_one_by_one(write_model, tmp_path):
             tensor.float_data.extend(values)
 
     path = write_model(tmp_path / "m.onnx", classes=CLASSES, change=change)
-    assert onnx.load_from_string(without_weights(path)) == onnx.load(path)
+    assert onnx.load_from_string(map_weights(path)) == onnx.load(path)
 
 
 def test_a_damaged_graph_is_named(model, tmp_path):
@@ -80,16 +80,16 @@ def test_a_damaged_graph_is_named(model, tmp_path):
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(model.read_bytes().replace(b"GlobalAveragePool", b"GlobalNonsensPool"))
     with pytest.raises(EngineError, match=r"damaged\.onnx.*GlobalNonsensPool"):
-        open_engine(damaged, card, Plan(brief=True))
+        open_engine(damaged, card, Plan(fast_start=True))
     damaged.write_bytes(model.read_bytes()[:3000])
     with pytest.raises(EngineError, match=r"damaged\.onnx cannot be loaded"):
-        open_engine(damaged, card, Plan(brief=True))
+        open_engine(damaged, card, Plan(fast_start=True))
     with pytest.raises(EngineError, match=r"no\.onnx cannot be loaded"):
-        open_engine(tmp_path / "no.onnx", card, Plan(brief=True))
+        open_engine(tmp_path / "no.onnx", card, Plan(fast_start=True))
 
 
 def test_a_few_photos_take_it(model, tmp_path, monkeypatch):
-    import vertebra.runtime.engine_cache as module
+    import vertebra.runtime.engine_selection as module
 
     plans = []
     monkeypatch.setattr(
@@ -101,8 +101,8 @@ def test_a_few_photos_take_it(model, tmp_path, monkeypatch):
     for index, pixels in enumerate(synthetic_photos(3, 48)):
         photos.append(tmp_path / f"{index}.png")
         Image.fromarray(pixels).save(photos[-1])
-    brief = Predictor(model, brief=True, threads=2)
-    found = list(brief.predict_many(photos, top=3))
-    assert plans == [Plan(threads=2, brief=True)]
+    fast_start = Predictor(model, fast_start=True, threads=2)
+    found = list(fast_start.predict_many(photos, top=3))
+    assert plans == [Plan(threads=2, fast_start=True)]
     for one, other in zip(found, Predictor(model).predict_many(photos, top=3), strict=True):
         assert [entry["class"] for entry in one.predictions] == [entry["class"] for entry in other.predictions]

@@ -26,10 +26,10 @@ from vertebra.errors import ImageError, MissingExtraError, UsageError, VertebraW
 from vertebra.pixels import network_pixels
 from vertebra.runtime import mnn_engine
 from vertebra.runtime.engine import EMBEDDING, PROBABILITIES, EngineError, Plan
-from vertebra.runtime.engines import Runner, open_engine
+from vertebra.runtime.engine_runner import Runner, open_engine
 from vertebra.runtime.onnxruntime_engine import OnnxRuntimeEngine
 from vertebra.runtime.photo import Photo
-from vertebra.runtime.prediction import best_classes
+from vertebra.runtime.prediction import top_classes
 from vertebra.runtime.predictor import Prediction, Predictor
 from vertebra.synthetic_photos import synthetic_photos
 
@@ -106,8 +106,8 @@ def test_unsure_below_the_threshold(write_model, tmp_path, photos):
 
 def test_a_probability_as_high_as_the_threshold_is_sure():
     card = Card(architecture="tiny", classes=("a", "b"), preprocessing=Preprocessing(32, 40, "bicubic"), threshold=0.75)
-    assert best_classes(card, np.float32([0.25, 0.75]), 1)[1] is False
-    assert best_classes(card, np.float32([0.26, 0.74]), 1)[1] is True
+    assert top_classes(card, np.float32([0.25, 0.75]), 1)[1] is False
+    assert top_classes(card, np.float32([0.26, 0.74]), 1)[1] is True
 
 
 def test_five_classes_unless_others_are_asked_for(write_model, tmp_path, photos):
@@ -462,7 +462,7 @@ def test_a_network_is_copied_with_its_settings(used, photos, copied, monkeypatch
     network.notes.add("photo", 1 << 12, ())
     found = copied(network)
     monkeypatch.chdir(tmp_path)
-    for name in ("card", "preprocessing", "engine", "batch", "threads", "scaled", "brief"):
+    for name in ("card", "preprocessing", "engine", "batch", "threads", "scaled", "fast_start"):
         assert getattr(found, name) == getattr(network, name)
     assert found.preprocessing.decoding.bits == 12 and found.path.is_absolute()
     assert [result.as_dict() for result in found.predict_many(photos)] == wanted
@@ -558,7 +558,7 @@ def test_a_network_is_freed_with_its_last_reference(tiny_model, photos, monkeypa
         engines.append(weakref.ref(engine))
         return engine
 
-    monkeypatch.setattr("vertebra.runtime.engine_cache.open_engine", opened)
+    monkeypatch.setattr("vertebra.runtime.engine_selection.open_engine", opened)
     gc.collect()
     gc.disable()
     try:
@@ -575,15 +575,15 @@ def test_a_network_is_freed_with_its_last_reference(tiny_model, photos, monkeypa
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are text on this system")
-@pytest.mark.parametrize("brief", [False, True])
-def test_a_file_whose_name_is_no_text(tiny_model, tmp_path, brief):
+@pytest.mark.parametrize("fast_start", [False, True])
+def test_a_file_whose_name_is_no_text(tiny_model, tmp_path, fast_start):
     path = tmp_path / "caf\udce9.onnx"
     path.write_bytes(tiny_model.read_bytes())
     picture = Image.new("RGB", (40, 40), (200, 30, 90))
     photo = tmp_path / "a.png"
     picture.save(photo)
     found, expected = (
-        Predictor(each, engine="onnxruntime", brief=brief).predict(str(photo)) for each in (path, tiny_model)
+        Predictor(each, engine="onnxruntime", fast_start=fast_start).predict(str(photo)) for each in (path, tiny_model)
     )
     assert found.predictions == expected.predictions
 
@@ -641,8 +641,8 @@ def test_many_are_decoded_by_as_many_threads_as_the_engine_has(tiny_model, photo
     assert asked == {"workers": 6, "chunk": 5}
 
 
-@pytest.mark.parametrize("brief", [False, True])
-def test_a_photo_that_cannot_be_opened_among_others(brief, tiny_model, photos, monkeypatch):
+@pytest.mark.parametrize("fast_start", [False, True])
+def test_a_photo_that_cannot_be_opened_among_others(fast_start, tiny_model, photos, monkeypatch):
     opened = Photo.open
 
     def refuse(photo):
@@ -651,7 +651,7 @@ def test_a_photo_that_cannot_be_opened_among_others(brief, tiny_model, photos, m
         return opened(photo)
 
     monkeypatch.setattr(Photo, "open", refuse)
-    found = list(Predictor(tiny_model, brief=brief).predict_many(photos[:3]))
+    found = list(Predictor(tiny_model, fast_start=fast_start).predict_many(photos[:3]))
     assert [result.error for result in found] == [None, "it is gone", None]
     assert [bool(result.predictions) for result in found] == [True, False, True]
 

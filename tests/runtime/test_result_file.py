@@ -322,7 +322,7 @@ def test_no_room_to_put_rows_in_their_place(tmp_path, suffix, monkeypatch):
     ):
         (photo,) = output.remaining(map(Photo, "abc"))
         output.write(good(photo.path))
-        monkeypatch.setattr("vertebra.runtime.result_rows.replacing", failing(errno.ENOSPC))
+        monkeypatch.setattr("vertebra.runtime.resumed_rows.replacing", failing(errno.ENOSPC))
     monkeypatch.undo()
     assert run_over(path, "abc", set())[0] == []
     assert told(path) == [(name, False) for name in "abc"]

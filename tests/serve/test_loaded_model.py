@@ -7,7 +7,7 @@ import pytest
 
 import vertebra.serve.loaded_model as module
 from vertebra.runtime.engine import EngineError, Plan
-from vertebra.runtime.engines import Runner, open_engine
+from vertebra.runtime.engine_runner import Runner, open_engine
 from vertebra.serve.loaded_model import LoadedModel
 from vertebra.serve.model_registry import ModelRegistry
 

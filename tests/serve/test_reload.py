@@ -17,7 +17,7 @@ import pytest
 
 from vertebra.runtime import mnn_engine
 from vertebra.runtime.engine import EngineError
-from vertebra.runtime.engines import open_engine
+from vertebra.runtime.engine_runner import open_engine
 from vertebra.serve.batcher import Batcher
 
 onnx = pytest.importorskip("onnx")
@@ -214,7 +214,7 @@ def engines(monkeypatch):
         found.append(weakref.ref(engine))
         return engine
 
-    monkeypatch.setattr("vertebra.runtime.engine_cache.open_engine", opened)
+    monkeypatch.setattr("vertebra.runtime.engine_selection.open_engine", opened)
     return found
 
 

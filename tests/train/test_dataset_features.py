@@ -12,7 +12,7 @@ from vertebra import cache
 from vertebra.card import Preprocessing, read_card
 from vertebra.data import open_dataset
 from vertebra.errors import VertebraWarning
-from vertebra.runtime.engine import Plan, version_of
+from vertebra.runtime.engine import Plan, engine_version
 from vertebra.train import dataset_features as features_module
 from vertebra.train.dataset_features import FeatureStore, compute_features
 
@@ -97,14 +97,14 @@ def test_what_features_are_kept_by(tiny_model, write_model, tmp_path, monkeypatc
     monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(features_module, "FIT_VERSION", 99)
     assert not known()
-    monkeypatch.setattr(features_module, "version_of", lambda plan: "another engine")
+    monkeypatch.setattr(features_module, "engine_version", lambda plan: "another engine")
     assert not known()
 
 
 def test_engines_are_told_apart():
-    assert version_of(Plan()).startswith("onnxruntime ")
-    assert version_of(Plan()) != version_of(Plan(brief=True))
-    assert version_of(Plan()) == version_of(Plan(lanes=2, threads=2))
+    assert engine_version(Plan()).startswith("onnxruntime ")
+    assert engine_version(Plan()) != engine_version(Plan(fast_start=True))
+    assert engine_version(Plan()) == engine_version(Plan(lanes=2, threads=2))
 
 
 def test_a_run_with_a_damaged_cache_gives_the_same_classifier(run, shapes, small_weights, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import vertebra
 from vertebra.card import read_card
 from vertebra.data import DataError
 from vertebra.errors import UsageError
-from vertebra.runtime.engines import Runner
+from vertebra.runtime.engine_runner import Runner
 from vertebra.train import Classifier, PrecisionError, Settings, TrainError, evaluate
 from vertebra.train import dataset_features as features_module
 

@@ -90,9 +90,9 @@ def onnxruntime(files: NetworkFiles, batch: int, threads: int) -> Ready:
 
 def mnn(files: NetworkFiles, batch: int, threads: int) -> Ready:
     """MNN with its default settings."""
-    from vertebra.runtime.mnn_engine import convert, quietly_imported
+    from vertebra.runtime.mnn_engine import convert, import_mnn
 
-    library = quietly_imported()
+    library = import_mnn()
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "network.mnn"
         convert(Path(files.exported), target)

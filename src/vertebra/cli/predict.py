@@ -29,8 +29,8 @@ app = typer.Typer(rich_markup_mode=None)
 BAR_WIDTH = 30
 # More photos than these get one line each instead of a bar for each class, and a progress bar on a terminal.
 FEW = 8
-# So many are done sooner with an engine that is slower and ready at once.
-BRIEF = 3
+# Up to this many photos are done sooner by an engine that starts fast and runs slower.
+FAST_START_PHOTOS = 3
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def _loaded(settings: Settings, count: int | None) -> Predictor:
             batch=settings.batch,
             scaled=settings.fast_jpeg,
             bits=settings.bits,
-            brief=count is not None and count <= BRIEF,
+            fast_start=count is not None and count <= FAST_START_PHOTOS,
             progress=say,
         )
 
@@ -222,9 +222,9 @@ def _deliver(
             yield result
 
     if settings.json:
-        from vertebra.runtime.formats import row_of
+        from vertebra.runtime.formats import to_row
 
-        print_json_list(row_of(result) for result in passing())
+        print_json_list(to_row(result) for result in passing())
     elif file is not None:
         for _ in passing():
             pass

@@ -47,7 +47,7 @@ class Calibration:
         if self.labels is not None:
             by_label = [sorted(right) for right in self.labels]
             order.sort(key=lambda i: by_label[i])
-        sizes = part_sizes(count)
+        sizes = split_sizes(count)
         parts: tuple[list[int], ...] = ([], [], [])
         for done, i in enumerate(order, 1):
             # Whichever part is furthest behind its share of the photos so far.
@@ -61,15 +61,15 @@ class Calibration:
         return Calibration(self.images[chosen], labels)
 
 
-def part_sizes(count: int) -> tuple[int, int, int]:
+def split_sizes(count: int) -> tuple[int, int, int]:
     """How many of `count` photos are for ranges, for choosing, and for judging."""
     ranges, choosing = min(_MAX_RANGES, count // 2), min(_MAX_CHOOSING, count // 4)
     return ranges, choosing, count - ranges - choosing
 
 
-def folder_size(judged: int) -> int:
+def min_folder_size(judged: int) -> int:
     """The fewest photos of which at least so many judge."""
-    return next(count for count in range(judged, 4 * judged + MIN_PHOTOS) if part_sizes(count)[2] >= judged)
+    return next(count for count in range(judged, 4 * judged + MIN_PHOTOS) if split_sizes(count)[2] >= judged)
 
 
 def check_count(photos: int) -> None:

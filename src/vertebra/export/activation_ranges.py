@@ -12,7 +12,7 @@ from vertebra.pixels import Pixels
 from vertebra.progress import Progress, silent
 
 from .deployed_network import INPUT
-from .onnx_model import Array, OnnxModel, attribute, with_outputs
+from .onnx_model import Array, OnnxModel, add_outputs, attribute
 from .qdq_writer import Scale
 from .torch_check import session
 
@@ -42,7 +42,7 @@ def run(
     model: onnx.ModelProto, images: Pixels, names: Sequence[str], task: str = "", progress: Progress = silent
 ) -> Iterator[dict[str, Array]]:
     """The tensors of these names, a few images at a time; `progress` counts the images under the name `task`."""
-    runtime = session(with_outputs(model, names))
+    runtime = session(add_outputs(model, names))
     for start in range(0, len(images), BATCH):
         progress(task, start, len(images))
         yield dict(zip(names, runtime.run(list(names), {INPUT: images[start : start + BATCH]}), strict=True))
@@ -91,7 +91,7 @@ def _best_range(low: float, high: float, counts: Array) -> tuple[float, float]:
     return best
 
 
-def groups_of(node: onnx.NodeProto) -> int:
+def num_groups(node: onnx.NodeProto) -> int:
     """Groups of a convolution; 1 for a linear layer."""
     return int(attribute(node, "group", 1))
 
@@ -120,7 +120,7 @@ def _in_parts(graph: OnnxModel, nodes: Sequence[onnx.NodeProto]) -> Iterator[lis
     part: list[onnx.NodeProto] = []
     total = 0
     for node in nodes:
-        needed = 4 * groups_of(node) * graph.weights[node.input[1]][0].size ** 2
+        needed = 4 * num_groups(node) * graph.weights[node.input[1]][0].size ** 2
         if part and total + needed > _MOMENT_BYTES:
             yield part
             part, total = [], 0
@@ -145,6 +145,6 @@ def _inputs(graph: OnnxModel, node: onnx.NodeProto, value: Array, random: np.ran
         at = random.choice(height * width, min(_POSITIONS, height * width), replace=False)
         taken.append(image[:, at // width, at % width])  # (C, samples, kh, kw)
     x = np.concatenate(taken, axis=1)
-    groups = groups_of(node)
+    groups = num_groups(node)
     x = x.reshape(groups, channels // groups, x.shape[1], -1).transpose(0, 2, 1, 3)
     return np.ascontiguousarray(x.reshape(groups, x.shape[1], -1), np.float32)

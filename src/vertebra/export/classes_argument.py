@@ -104,7 +104,7 @@ def _by_index(classes: Mapping[Any, Any]) -> list[Any]:
     return [name for _, name in pairs]
 
 
-def check_same_order(given: Sequence[str], categories: Sequence[str]) -> None:
+def require_same_order(given: Sequence[str], categories: Sequence[str]) -> None:
     """A `UsageError` for the names of the weights in another order; other names are allowed."""
     if list(given) != list(categories) and sorted(given) == sorted(categories):
         at = next(i for i, (a, b) in enumerate(zip(given, categories, strict=True)) if a != b)

@@ -28,13 +28,13 @@ from vertebra.graph.trace import run
 from vertebra.models import ConvNet, GoogLeNet
 from vertebra.models.meta_copy import to_meta
 
-from .network_card import value_text
-from .observed_network import Observed
+from .network_card import format_value
+from .observed_network import ObservedNetwork
 
 INPUT = "image"
 OUTPUTS = ("probabilities", "embedding", "features")
 _IMAGES = 1009  # of the trace, where they cost nothing: a prime number, so that no other side is a multiple of it
-_PREFIX = "network."  # of the paths inside `Deployed`, and of those inside `Observed`
+_PREFIX = "network."  # of the paths inside `Deployed`, and of those inside `ObservedNetwork`
 
 
 class Deployed(nn.Module):
@@ -43,7 +43,7 @@ class Deployed(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, network: ConvNet | Observed, preprocessing: Preprocessing, temperature: float) -> None:
+    def __init__(self, network: ConvNet | ObservedNetwork, preprocessing: Preprocessing, temperature: float) -> None:
         super().__init__()
         mean, std = (np.broadcast_to(np.asarray(v, np.float64), 3) for v in (preprocessing.mean, preprocessing.std))
         scale, shift = 1 / (255 * std), -mean / std
@@ -66,7 +66,7 @@ class Deployed(nn.Module):
         # Channels first while they are bytes: numbers on the last axis, three at a time, cost ONNX Runtime 1.5 ms.
         x = image.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
         x = x * self.scale + self.shift
-        if isinstance(self.network, Observed):
+        if isinstance(self.network, ObservedNetwork):
             logits, embedding, features = self.network(x)
         else:
             features = self.network.forward_features(x)
@@ -77,8 +77,10 @@ class Deployed(nn.Module):
         return logits.softmax(1), embedding, features
 
 
-def trace(network: ConvNet | Observed, preprocessing: Preprocessing, temperature: float = 1.0) -> onnx.ModelProto:
-    """The ONNX model of a network that `deployable` made; a `UsageError` where a layer cannot be written as ONNX."""
+def trace(
+    network: ConvNet | ObservedNetwork, preprocessing: Preprocessing, temperature: float = 1.0
+) -> onnx.ModelProto:
+    """Trace a network made by `copy_for_export` to an ONNX model; a `UsageError` for a layer that ONNX cannot hold."""
     size = preprocessing.crop_size
     deployed = Deployed(network, preprocessing, temperature).eval()
     example = torch.zeros(_IMAGES, size, size, 3, dtype=torch.uint8, device="meta")
@@ -95,7 +97,7 @@ def trace(network: ConvNet | Observed, preprocessing: Preprocessing, temperature
 
 
 def _traced(deployed: Deployed, example: Tensor, size: int) -> onnx.ModelProto:
-    observed = isinstance(deployed.network, Observed)
+    observed = isinstance(deployed.network, ObservedNetwork)
     try:
         found = run(to_meta(deployed), (example,), {})
     except UsageError as error:
@@ -136,7 +138,7 @@ def _check_logits(found: Graph) -> None:
 def _tell_normalisation(found: Graph, deployed: Deployed) -> None:
     """A network that normalises its input itself, as it seems, and a preprocessing that does."""
     mean, std = deployed.normalisation
-    inner = deployed.network.network if isinstance(deployed.network, Observed) else deployed.network
+    inner = deployed.network.network if isinstance(deployed.network, ObservedNetwork) else deployed.network
     if getattr(inner, "transform_input", False) or (not any(mean) and all(value == 1 for value in std)):
         return
     own = [op for op in found.nodes if op.module.startswith(_PREFIX.rstrip("."))]
@@ -149,7 +151,7 @@ def _tell_normalisation(found: Graph, deployed: Deployed) -> None:
         elif op.op in ("sub", "div", "add", "mul"):
             warn(
                 f"the network begins by changing the values of its input itself (aten::{op.op}), and the file has "
-                f"normalised them by then: mean {value_text(mean)}, std {value_text(std)}. Where the network "
+                f"normalised them by then: mean {format_value(mean)}, std {format_value(std)}. Where the network "
                 "normalises values from 0 to 1 itself, give a preprocessing with mean=(0, 0, 0) and std=(1, 1, 1)."
             )
             return

@@ -26,11 +26,11 @@ from vertebra.synthetic_photos import synthetic_photos
 from vertebra.units import size
 
 from .accuracy_check import Calibration, points
-from .deployable import deployable
 from .deployed_network import OUTPUTS, trace
+from .export_copy import copy_for_export
 from .int8 import Int8Report, quantise
 from .network_card import Prepared
-from .observed_network import Observed
+from .observed_network import ObservedNetwork
 from .onnx_model import OnnxModel, attribute
 from .prepare_network import prepare
 from .torch_check import verify_against_torch
@@ -101,12 +101,12 @@ def export(
     with _timed(timings, "load"):
         prepared = model if isinstance(model, Prepared) else prepare(model, **options)
         card = prepared.card
-        network = deployable(prepared.network, card.preprocessing)
+        network = copy_for_export(prepared.network, card.preprocessing)
     progress("tracing", 1, 3)
     with _timed(timings, "trace"):
         if body is None:
             graph = trace(network, card.preprocessing, card.temperature)
-        elif isinstance(network, Observed):
+        elif isinstance(network, ObservedNetwork):
             raise UsageError("body= is for our own networks. Export this one without it.")
         else:
             graph = _with_classifier(body, network.get_classifier(), card.temperature)

@@ -24,12 +24,12 @@ def normalisation(graph: OnnxModel) -> tuple[str, Array, Array]:
     return str(nodes["Add"].output[0]), np.broadcast_to(scale, 3), np.broadcast_to(shift, 3)
 
 
-def byte_range(scale: Array, shift: Array) -> tuple[float, float]:
+def normalised_range(scale: Array, shift: Array) -> tuple[float, float]:
     """What bytes can become."""
     return float(shift.min()), float((255 * scale + shift).max())
 
 
-def in_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
+def fuse_normalisation(model: onnx.ModelProto) -> onnx.ModelProto:
     """The quantised model with a fast beginning; as it is where the first convolution is in float."""
     graph = OnnxModel(model)
     normalised, scale, shift = normalisation(graph)

@@ -15,11 +15,11 @@ from vertebra.errors import ExportError
 from vertebra.pixels import Pixels
 from vertebra.progress import Progress, silent
 
-from .accuracy_check import Calibration, Verdict, folder_size, judge, points
+from .accuracy_check import Calibration, Verdict, judge, min_folder_size, points
 from .deployed_network import INPUT, OUTPUTS
 from .int8_plan import Plan, prepare_plan
 from .onnx_model import Array, OnnxModel
-from .photo_labels import check_order
+from .photo_labels import require_class_order
 from .torch_check import session
 
 _BATCH = 4  # photos
@@ -76,7 +76,7 @@ def quantise(
     expected, wanted = (predict(floats, part.images, "predicting in float32", progress) for part in (choosing, judging))
     if choosing.labels is not None and judging.labels is not None:
         answers = np.concatenate([expected, wanted]).argmax(1)
-        check_order(answers, [*choosing.labels, *judging.labels], classes)
+        require_class_order(answers, [*choosing.labels, *judging.labels], classes)
     plan = prepare_plan(OnnxModel(model), images, progress)
     quantised, kept = _good_enough(plan, choosing, expected, max_drop, progress)
     content = quantised.SerializeToString()
@@ -123,7 +123,7 @@ def _problem(report: Int8Report) -> str | None:
 
 def _without_proof(report: Int8Report) -> str:
     needed = report.verdict.needed(report.max_drop)
-    more = "" if needed is None else f" Give a folder of about {folder_size(needed):,} photos, or"
+    more = "" if needed is None else f" Give a folder of about {min_folder_size(needed):,} photos, or"
     remedy = f"{more} allow a larger --max-drop, or leave --require-proof out.".lstrip()
     return f"that int8 loses at most {points(report.max_drop)} is {report.claim}. {remedy[0].upper()}{remedy[1:]}"
 

@@ -11,8 +11,8 @@ import onnx
 from vertebra.pixels import Pixels
 from vertebra.progress import Progress
 
-from .activation_ranges import MAX_INPUTS, extents, groups_of, ranges, second_moments
-from .input_fusion import byte_range, in_bytes, normalisation
+from .activation_ranges import MAX_INPUTS, extents, num_groups, ranges, second_moments
+from .input_fusion import fuse_normalisation, normalisation, normalised_range
 from .onnx_model import Array, OnnxModel
 from .qdq_writer import QUANTISABLE, Scale, Writer
 from .weight_rounding import best_levels, nearest_levels, weight_scales
@@ -35,7 +35,7 @@ class Plan:
         graph = self.graph.copy()
         names = [node.input[1] for node in graph.weighted() if node.name not in chosen]
         graph.set_weights({name: self.floats.weights[name] for name in names})
-        model = in_bytes(Writer(graph, self.ranges, self.weight_scales, _connected(graph, chosen)).model())
+        model = fuse_normalisation(Writer(graph, self.ranges, self.weight_scales, _connected(graph, chosen)).model())
         onnx.checker.check_model(model, full_check=True)
         return model
 
@@ -51,7 +51,7 @@ def prepare_plan(floats: OnnxModel, images: Pixels, progress: Progress) -> Plan:
     found.pop(next(node.input[0] for node in graph.nodes if node.op_type == "Softmax"), None)
 
     image, *steps = normalisation(floats)
-    found[image] = byte_range(*steps)
+    found[image] = normalised_range(*steps)
 
     scales: dict[str, Array] = {}
     changed: dict[str, Array] = {}
@@ -61,7 +61,7 @@ def prepare_plan(floats: OnnxModel, images: Pixels, progress: Progress) -> Plan:
         progress("rounding", done, len(layers))
         name, source = node.input[1], node.input[0]
         weight = floats.weights[name]
-        scale = weight_scales(weight, groups_of(node), extent[source], Scale.of_range(*found[source]))
+        scale = weight_scales(weight, num_groups(node), extent[source], Scale.of_range(*found[source]))
         scales[name] = scale
         changed[name] = nearest_levels(weight, scale) if moment is None else best_levels(weight, scale, moment)
     graph.set_weights(changed)

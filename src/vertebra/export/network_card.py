@@ -18,7 +18,7 @@ from vertebra.models import ConvNet
 from vertebra.preprocessing import BITS, Decoding, Preprocessing
 from vertebra.units import counted
 
-from .observed_network import Observed
+from .observed_network import ObservedNetwork
 
 # What the command line calls the fields of a preprocessing.
 PREPROCESSING_OPTIONS = {
@@ -34,12 +34,12 @@ PREPROCESSING_OPTIONS = {
 class Prepared:
     """A network and all that its file will say of it."""
 
-    network: ConvNet | Observed
+    network: ConvNet | ObservedNetwork
     card: Card
 
 
 @dataclass(frozen=True)
-class CardFields:
+class PartialCard:
     """Fields of a card, as a caller gives them or as they are known of weights. None: not said."""
 
     classes: Sequence[str] | None = None
@@ -51,17 +51,17 @@ class CardFields:
     preprocessing: Preprocessing | None = None  # that of the weights, with which the metrics were measured
 
     @classmethod
-    def of(cls, card: Card) -> CardFields:
+    def of(cls, card: Card) -> PartialCard:
         """What a card says."""
         return cls(**{field.name: getattr(card, field.name) for field in fields(cls)})
 
 
-def with_card(
-    network: ConvNet | Observed,
+def fill_card(
+    network: ConvNet | ObservedNetwork,
     architecture: str,
     preprocessing: Preprocessing,
-    given: CardFields,
-    known: CardFields,
+    given: PartialCard,
+    known: PartialCard,
 ) -> Prepared:
     """The network with its card: what is given, and for the rest what is known of the weights.
 
@@ -89,7 +89,7 @@ def with_card(
     return Prepared(network, Card.from_json(card.to_json(), "the card to write"))
 
 
-def merged_preprocessing(asked: Preprocessing | Mapping[str, Any] | None, base: Preprocessing) -> Preprocessing:
+def merge_preprocessing(asked: Preprocessing | Mapping[str, Any] | None, base: Preprocessing) -> Preprocessing:
     """The preprocessing that was asked for, its other fields those of `base`."""
     if isinstance(asked, Preprocessing):
         return asked
@@ -117,14 +117,14 @@ def _check_preprocessing(preprocessing: Preprocessing) -> None:
             )
 
 
-def assumed_input(
+def list_assumptions(
     asked: Preprocessing | Mapping[str, Any] | None, preprocessing: Preprocessing, network: nn.Module
 ) -> list[str]:
     """Of what a bare file does not say, what concerns the photos and the body rather than the classifier."""
     assumed = []
     if not isinstance(asked, Preprocessing):
         assumed = [
-            f"{option} {value_text(getattr(preprocessing, name))}"
+            f"{option} {format_value(getattr(preprocessing, name))}"
             for option, name in PREPROCESSING_OPTIONS.items()
             if name not in (asked or {})
         ]
@@ -133,7 +133,7 @@ def assumed_input(
     return assumed
 
 
-def value_text(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value of a card as text: `"of 12 bits"`, `"0.5/0.5/0.5"`."""
     if isinstance(value, Decoding):
         return f"of {value.bits or BITS[1]} bits"

@@ -18,7 +18,7 @@ Outputs: TypeAlias = tuple[Tensor, Tensor, Tensor]  # logits (N, K), embedding (
 Call: TypeAlias = tuple[str, nn.Module, Any, Any]  # a module's path, itself, its arguments, its output
 
 
-class Observed(nn.Module):
+class ObservedNetwork(nn.Module):
     """A network of any kind: (N, 3, H, W) → logits, embedding, features.
 
     The embedding is what the last linear layer takes, and the feature map what is averaged before it. A network
@@ -52,7 +52,7 @@ class Observed(nn.Module):
                 )
             )
         try:
-            logits = logits_of(self.network(x))
+            logits = extract_logits(self.network(x))
         finally:
             for hook in hooks:
                 hook.remove()
@@ -74,7 +74,7 @@ class Observed(nn.Module):
         x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
         try:
             with torch.inference_mode():
-                logits = logits_of(self.network(x))
+                logits = extract_logits(self.network(x))
         except VertebraError:
             raise
         except Exception as error:
@@ -142,7 +142,7 @@ def _are_probabilities(outputs: Tensor) -> bool:
     return bool((outputs >= 0).all()) and torch.allclose(outputs.sum(1), torch.ones(len(outputs)), atol=1e-4)
 
 
-def logits_of(output: Any) -> Tensor:
+def extract_logits(output: Any) -> Tensor:
     """The logits among what a network gives; a `UsageError` where it gives several things, and none is called so."""
     if isinstance(output, Mapping):
         named = output.get("logits")

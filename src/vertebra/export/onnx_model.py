@@ -72,7 +72,7 @@ def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     return next((onnx.helper.get_attribute_value(item) for item in node.attribute if item.name == name), default)
 
 
-def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> bytes:
+def add_outputs(model: onnx.ModelProto, names: Iterable[str]) -> bytes:
     """The model with these inner tensors among its outputs."""
     extended = onnx.ModelProto()
     extended.CopyFrom(model)

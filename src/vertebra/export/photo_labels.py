@@ -59,7 +59,7 @@ def _plain(name: str) -> str:
     return " ".join(unicodedata.normalize("NFC", name).lower().replace("_", " ").replace("-", " ").split())
 
 
-def check_order(predicted: Array, labels: Sequence[frozenset[int]], classes: Sequence[str] | None) -> None:
+def require_class_order(predicted: Array, labels: Sequence[frozenset[int]], classes: Sequence[str] | None) -> None:
     """A `UsageError` for class names in the wrong order, which is told from a network that is merely bad.
 
     If nearly all photos of a class get one answer, and each class another, then the network knows the classes.

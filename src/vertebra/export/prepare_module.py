@@ -14,17 +14,17 @@ from vertebra.models import ConvNet
 from vertebra.models.meta_copy import unwrapped
 from vertebra.preprocessing import timm_config
 
-from .classes_argument import check_same_order
-from .deployable import check_exportable, deployable, is_family
+from .classes_argument import require_same_order
+from .export_copy import check_exportable, copy_for_export, is_family
 from .network_card import (
     PREPROCESSING_OPTIONS,
-    CardFields,
+    PartialCard,
     Prepared,
-    assumed_input,
-    merged_preprocessing,
-    with_card,
+    fill_card,
+    list_assumptions,
+    merge_preprocessing,
 )
-from .observed_network import Observed
+from .observed_network import ObservedNetwork
 from .weights_info import WeightsInfo, weights_info
 
 _IMAGENET_CLASSES = 1000
@@ -40,42 +40,44 @@ class PreprocessingError(UsageError):
         self.fault = fault
 
 
-def prepare_module(model: nn.Module, weights: Any, architecture: str | None, asked: Any, given: CardFields) -> Prepared:
+def prepare_module(
+    model: nn.Module, weights: Any, architecture: str | None, asked: Any, given: PartialCard
+) -> Prepared:
     """A module and its card; the arguments are those of `prepare`, `asked` the preprocessing."""
     module = unwrapped(model)
     check_exportable(module)
     if asked is not None and not isinstance(asked, Preprocessing | Mapping):
         asked = Preprocessing.from_weights(asked)  # what weights.transforms() gives
     if weights is None and isinstance(own := getattr(module, "preprocessing", None), Preprocessing):
-        asked = merged_preprocessing(asked, own)  # as if it were an argument
+        asked = merge_preprocessing(asked, own)  # as if it were an argument
     all_given = isinstance(asked, Preprocessing) and given.classes is not None and given.weights is not None
     if all_given and weights is None:
         info = WeightsInfo(architecture or type(module).__name__.lower())
     else:
         info = weights_info(module, weights, architecture)
     preprocessing = _preprocessing_of(module, asked, info.fields.preprocessing)
-    network = module if isinstance(module, ConvNet) and is_family(module) else deployable(module, preprocessing)
+    network = module if isinstance(module, ConvNet) and is_family(module) else copy_for_export(module, preprocessing)
     count = network.num_classes
     if info.outputs not in (None, count):  # whatever the module's num_classes says, its head may be another
         info = replace(
             info,
             fields=replace(info.fields, classes=None),
-            unverified_because=f"it has {count} outputs and {info.source} says {info.outputs}, so it was trained "
+            unverified_reason=f"it has {count} outputs and {info.source} says {info.outputs}, so it was trained "
             "further, or will be",
-            unnamed_because="its classifier was replaced",
+            unnamed_reason="its classifier was replaced",
         )
     names = info.fields.classes if info.fields.classes is not None and len(info.fields.classes) == count else None
     if given.classes is not None and names is not None:
-        check_same_order(given.classes, names)
-    prepared = with_card(network, info.name, preprocessing, given, replace(info.fields, classes=names))
-    if notes := _notes(module, network, info, assumed_input(asked, preprocessing, module), given.classes):
+        require_same_order(given.classes, names)
+    prepared = fill_card(network, info.name, preprocessing, given, replace(info.fields, classes=names))
+    if notes := _notes(module, network, info, list_assumptions(asked, preprocessing, module), given.classes):
         warn(f"the {type(module).__name__} to export: {'; '.join(notes)}.")
     return prepared
 
 
 def _notes(
     module: nn.Module,
-    network: ConvNet | Observed,
+    network: ConvNet | ObservedNetwork,
     info: WeightsInfo,
     assumed: Sequence[str],
     classes: Sequence[str] | None,
@@ -84,16 +86,21 @@ def _notes(
     notes, count = [], network.num_classes
     if info.fields.preprocessing is None and assumed:
         notes.append(f"assumed: {', '.join(assumed)}")
-    if classes is None and info.fields.classes is None and isinstance(network, Observed) and network.linear is None:
+    if (
+        classes is None
+        and info.fields.classes is None
+        and isinstance(network, ObservedNetwork)
+        and network.linear is None
+    ):
         notes.append(
             f"no linear layer gives its {count} outputs, which are assumed to be logits of {count} classes; of a "
             "network without its classifier they are features"
         )
-    if info.unverified_because and assumed:
-        notes.append(f"{info.unverified_because}; taken from {info.source} all the same: {', '.join(assumed)}")
-    if classes is None and info.unnamed_because and (info.fields.classes is None or len(info.fields.classes) != count):
+    if info.unverified_reason and assumed:
+        notes.append(f"{info.unverified_reason}; taken from {info.source} all the same: {', '.join(assumed)}")
+    if classes is None and info.unnamed_reason and (info.fields.classes is None or len(info.fields.classes) != count):
         imagenet = ", or imagenet" if count == _IMAGENET_CLASSES else ""
-        why = info.unnamed_because if info.class_count in (None, count) else f"{info.source} has {info.class_count}"
+        why = info.unnamed_reason if info.class_count in (None, count) else f"{info.source} has {info.class_count}"
         notes.append(
             f"the classes are numbers, 0 to {count - 1}, since {why}; classes= (--classes) names them: "
             f"a list, a file{imagenet}"
@@ -108,10 +115,10 @@ def _preprocessing_of(
     if isinstance(asked, Preprocessing):
         return asked
     if base is not None:
-        return merged_preprocessing(asked, base)
+        return merge_preprocessing(asked, base)
     if not asked:
-        raise unknown_preprocessing(module)
-    found = merged_preprocessing(asked, Preprocessing(asked.get("crop_size", 224)))
+        raise unknown_preprocessing_error(module)
+    found = merge_preprocessing(asked, Preprocessing(asked.get("crop_size", 224)))
     if missing := [name for name in _REQUIRED if name not in asked]:
         options = {name: f"--{option}" for option, name in PREPROCESSING_OPTIONS.items()}
         raise PreprocessingError(
@@ -127,7 +134,7 @@ def _and(names: Sequence[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def unknown_preprocessing(network: nn.Module) -> PreprocessingError:
+def unknown_preprocessing_error(network: nn.Module) -> PreprocessingError:
     """For a module of which nothing says how its photos are prepared: what to write."""
     hint, code = "", ""
     for path, part in network.named_modules():

@@ -18,17 +18,17 @@ from vertebra.models.published_weights import published, resolve
 from vertebra.models.weight_reader import CHECKSUM_KEY, NETWORK_KEY, check_architecture, checksum, read_card
 from vertebra.weight_files import cached_path
 
-from .classes_argument import ClassNames, check_same_order, class_names
+from .classes_argument import ClassNames, class_names, require_same_order
 from .network_card import (
-    CardFields,
+    PartialCard,
     Prepared,
-    assumed_input,
-    merged_preprocessing,
-    value_text,
-    with_card,
+    fill_card,
+    format_value,
+    list_assumptions,
+    merge_preprocessing,
 )
 from .prepare_module import prepare_module
-from .weights_info import published_fields, sha256_of
+from .weights_info import file_sha256, published_card
 
 
 def prepare(
@@ -81,7 +81,7 @@ def prepare(
         UsageError: a name, or a value, is not allowed; the classes are too many, too few, or in another order.
         WeightsError: the weights cannot be fetched or do not fit.
     """
-    given = CardFields(class_names(classes), provenance, metrics, licence, temperature, threshold)
+    given = PartialCard(class_names(classes), provenance, metrics, licence, temperature, threshold)
     if isinstance(model, nn.Module):
         module = model
     else:
@@ -101,7 +101,7 @@ def _prepare_named(
     architecture: str | None,
     network_options: Mapping[str, Any],
     asked: Preprocessing | Mapping[str, Any] | None,
-    given: CardFields,
+    given: PartialCard,
 ) -> Prepared:
     """A network's name or a weight file → the network and its card."""
     name, weights = _name_and_weights(argument, weights, architecture)
@@ -120,31 +120,31 @@ def _prepare_named(
             raise
         raise UsageError(f"{name} does not take {' and '.join(network_options)}.") from error
     base = card.preprocessing if card is not None else (member or enum["DEFAULT"]).preprocessing
-    preprocessing = merged_preprocessing(asked, base)
-    known = CardFields.of(card) if card is not None else published_fields(member or enum["DEFAULT"])
+    preprocessing = merge_preprocessing(asked, base)
+    known = PartialCard.of(card) if card is not None else published_card(member or enum["DEFAULT"])
     if card is None:
         # A file of one's own with as many classes as the published weights is taken to have theirs.
         fit = source is not None and known.classes is not None and len(known.classes) == network.num_classes
         known = replace(known, classes=known.classes if fit else None)
         if member is None:
-            known = CardFields(known.classes)
+            known = PartialCard(known.classes)
         elif given.classes is not None and known.classes is not None:
-            check_same_order(given.classes, known.classes)
+            require_same_order(given.classes, known.classes)
     if source is not None:
         given = replace(given, weights=None)
         known = replace(known, weights=known.weights if card is not None else _provenance(source, member))
-    prepared = with_card(network, name, preprocessing, given, known)
+    prepared = fill_card(network, name, preprocessing, given, known)
     note = ""
     if card is not None:
         note = _changes(given, card, preprocessing)
     elif source is not None and member is None:
-        note = _assumptions(given, assumed_input(asked, preprocessing, network), known.classes, network.num_classes)
+        note = _assumptions(given, list_assumptions(asked, preprocessing, network), known.classes, network.num_classes)
     if note:
         warn(f"'{weights}' {note}")
     return prepared
 
 
-def _changes(given: CardFields, card: Card, preprocessing: Preprocessing) -> str:
+def _changes(given: PartialCard, card: Card, preprocessing: Preprocessing) -> str:
     """Where an argument replaces what the file's card says."""
     replaced = {
         **{name: (getattr(card.preprocessing, name), value) for name, value in vars(preprocessing).items()},
@@ -152,7 +152,7 @@ def _changes(given: CardFields, card: Card, preprocessing: Preprocessing) -> str
         "threshold": (card.threshold, given.threshold),
     }
     changes = [
-        f"{name} {value_text(old)}, and {value_text(new)} was asked for"
+        f"{name} {format_value(old)}, and {format_value(new)} was asked for"
         for name, (old, new) in replaced.items()
         if new is not None and (new or None) != (old or None)
     ]
@@ -161,7 +161,7 @@ def _changes(given: CardFields, card: Card, preprocessing: Preprocessing) -> str
     return f"says {'; '.join(changes)}. What was asked for is taken." if changes else ""
 
 
-def _assumptions(given: CardFields, assumed: list[str], classes: Sequence[str] | None, count: int) -> str:
+def _assumptions(given: PartialCard, assumed: list[str], classes: Sequence[str] | None, count: int) -> str:
     """What a weight file without a card does not say, and is assumed; `assumed`: of its input."""
     if given.classes is None:
         numbers = f"classes 0 to {count - 1}"
@@ -177,13 +177,13 @@ def _assumptions(given: CardFields, assumed: list[str], classes: Sequence[str] |
     )
 
 
-def assumed_of_body(name: str, weights: str, network: ConvNet, preprocessing: Preprocessing) -> list[str]:
+def body_assumptions(name: str, weights: str, network: ConvNet, preprocessing: Preprocessing) -> list[str]:
     """What is assumed where a weight file without a card is trained on with a new classifier: one sentence or none."""
     enum = get_model_weights(name)
     source = resolve(enum, weights)
     if not isinstance(source, Path) or published(enum, source) is not None or read_card(source) is not None:
         return []
-    assumed = ", ".join(assumed_input(None, preprocessing, network))
+    assumed = ", ".join(list_assumptions(None, preprocessing, network))
     return [f"'{weights}' does not say how its network was trained; assumed: {assumed}."]
 
 
@@ -213,7 +213,7 @@ def _name_and_weights(model: ModelArgument, weights: Any, architecture: str | No
 
 def _provenance(source: WeightsEnum | Path, member: WeightsEnum | None) -> WeightSource:
     path = source if isinstance(source, Path) else cached_path(source.url)
-    digest = sha256_of(path)
+    digest = file_sha256(path)
     return WeightSource(path.name if member is None else repr(member), digest, None if member is None else member.url)
 
 

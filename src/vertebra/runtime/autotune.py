@@ -30,7 +30,7 @@ from vertebra.synthetic_photos import synthetic_photos
 
 from . import mnn_engine
 from .engine import EngineError, Plan
-from .engines import Runner, open_engine
+from .engine_runner import Runner, open_engine
 from .prefetch import in_order
 
 # Fewer images are done sooner than measured: loading and trying every engine takes seconds.
@@ -45,7 +45,7 @@ _TOO_SLOW = 1.25  # times the best time of an image: not measured again
 
 
 @dataclass(frozen=True)
-class Measured:
+class PlanTiming:
     """What a plan costs on this machine."""
 
     plan: Plan
@@ -57,7 +57,7 @@ class Measured:
         return self.image if images is None else self.load + images * self.image
 
 
-def simple_plan(batch: int, cores: int, engine: str = "onnxruntime") -> Plan:
+def default_plan(batch: int, cores: int, engine: str = "onnxruntime") -> Plan:
     """How an engine is run without having been measured."""
     if batch <= 1:
         return Plan(engine, lanes=1, threads=cores)
@@ -65,14 +65,14 @@ def simple_plan(batch: int, cores: int, engine: str = "onnxruntime") -> Plan:
     return Plan(engine, lanes, threads=max(1, cores // lanes), micro_batch=max(1, min(4, batch // lanes)))
 
 
-def candidates(batch: int, cores: int, engine: str = "auto") -> list[Plan]:
+def candidate_plans(batch: int, cores: int, engine: str = "auto") -> list[Plan]:
     """The plans worth measuring, simple ones first."""
-    plans = [simple_plan(batch, cores)]
+    plans = [default_plan(batch, cores)]
     if plans[0].lanes > 1:
         # All cores on one call: the weights are read once for all images, and Winograd's transforms shared.
         plans.append(Plan(lanes=1, threads=cores, micro_batch=batch))
     found = plans if engine in ("auto", "onnxruntime") else []
-    if engine == "mnn" or (engine == "auto" and mnn_engine.installed() and not mnn_engine.lost_threads()):
+    if engine == "mnn" or (engine == "auto" and mnn_engine.installed() and not mnn_engine.has_lost_threads()):
         found = found + [replace(plan, engine="mnn", winograd=n) for plan in plans for n in mnn_engine.WINOGRAD_LEVELS]
     return found
 
@@ -94,9 +94,9 @@ def fastest_plan(
     `decoding`: the same cores decode photos meanwhile, and plans are measured so; the fastest without decoding loses up
     to a third of its speed.
     """
-    plans = candidates(batch, cores, engine)
+    plans = candidate_plans(batch, cores, engine)
     if len(plans) <= 1:
-        return plans[0] if plans else simple_plan(batch, cores, engine)
+        return plans[0] if plans else default_plan(batch, cores, engine)
     may_measure = may_measure and (images is None or images >= MIN_IMAGES_TO_MEASURE)
     digest = fingerprint(path) if may_measure else cached_fingerprint(path)
     if digest is None:
@@ -114,7 +114,7 @@ def fastest_plan(
                 measured = measure(path, plans, batch, progress, decoding=decoding)
                 found = _kept(note) | {key: [asdict(entry) for entry in measured]}
                 write_json(note, {"setting": _setting(), "measured": found})
-    return fastest(measured, images, _GAIN_DECODING if decoding else _GAIN).plan
+    return select_fastest(measured, images, _GAIN_DECODING if decoding else _GAIN).plan
 
 
 def _kept(note: Path) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def _setting() -> dict[str, Any]:
     return {"processor": processor(), "versions": _versions()}
 
 
-def fastest(measured: list[Measured], images: int | None, gain: float = _GAIN) -> Measured:
+def select_fastest(measured: list[PlanTiming], images: int | None, gain: float = _GAIN) -> PlanTiming:
     """The entry that needs the least time, unless a simpler one before it needs hardly more."""
     best = measured[0]
     for entry in measured[1:]:
@@ -139,7 +139,7 @@ def fastest(measured: list[Measured], images: int | None, gain: float = _GAIN) -
 
 def measure(
     path: Path, plans: list[Plan], batch: int, progress: Progress = silent, *, decoding: bool = False
-) -> list[Measured]:
+) -> list[PlanTiming]:
     """Time every plan, each in a process of its own; one whose engine cannot run the file is left out.
 
     In one process the engines' waiting threads would disturb each other, and their memory would stay with the run.
@@ -147,7 +147,7 @@ def measure(
     Raises:
         EngineError: no plan can be run; says why the first cannot.
     """
-    best: dict[Plan, Measured] = {}
+    best: dict[Plan, PlanTiming] = {}
     reasons: list[str] = []
     for turn in range(_TURNS):
         bound = min((entry.image for entry in best.values()), default=0.0) * _TOO_SLOW
@@ -161,13 +161,13 @@ def measure(
                 continue
             before = best.get(plan, found)
             # The least of many: whatever else runs on the machine only ever adds.
-            best[plan] = Measured(plan, min(before.load, found.load), min(before.image, found.image))
+            best[plan] = PlanTiming(plan, min(before.load, found.load), min(before.image, found.image))
     if not best:
         raise EngineError(reasons[0])
     return [best[plan] for plan in plans if plan in best]
 
 
-def _in_a_process(path: Path, plan: Plan, batch: int, decoding: bool) -> Measured | str:
+def _in_a_process(path: Path, plan: Plan, batch: int, decoding: bool) -> PlanTiming | str:
     """What a plan costs, or why it cannot be run."""
     import subprocess
 
@@ -181,12 +181,12 @@ def _in_a_process(path: Path, plan: Plan, batch: int, decoding: bool) -> Measure
     )
     try:
         answer = json.loads(done.stdout.splitlines()[-1])
-        return str(answer["error"]) if "error" in answer else Measured(plan, answer["load"], answer["image"])
+        return str(answer["error"]) if "error" in answer else PlanTiming(plan, answer["load"], answer["image"])
     except (IndexError, ValueError, KeyError, TypeError):
         return f"{plan.engine} cannot be tried on {path} (exit code {done.returncode}: {done.stderr[-200:].strip()})."
 
 
-def _time(path: Path, plan: Plan, batch: int, decoding: bool) -> Measured:
+def _time(path: Path, plan: Plan, batch: int, decoding: bool) -> PlanTiming:
     card = read_card(path)
     if plan.engine == "mnn":
         mnn_engine.converted(path, card)  # before the clock runs: it is done once, loading at every start
@@ -196,14 +196,14 @@ def _time(path: Path, plan: Plan, batch: int, decoding: bool) -> Measured:
     runner.run(images)
     load = time.perf_counter() - start
     if decoding:
-        return Measured(plan, round(load, 4), _with_decoding(runner, card))
+        return PlanTiming(plan, round(load, 4), _with_decoding(runner, card))
     least, stop = float("inf"), time.perf_counter() + _SECONDS
     while time.perf_counter() < stop:
         start = time.perf_counter()
         runner.run(images)
         least = min(least, time.perf_counter() - start)
     runner.close()
-    return Measured(plan, round(load, 4), least / len(images))
+    return PlanTiming(plan, round(load, 4), least / len(images))
 
 
 def _with_decoding(runner: Runner, card: Card) -> float:
@@ -240,10 +240,10 @@ def _main(task: str) -> None:
     sys.stdout.write(json.dumps(answer) + "\n")
 
 
-def _from_json(entries: Any, plans: list[Plan]) -> list[Measured] | None:
+def _from_json(entries: Any, plans: list[Plan]) -> list[PlanTiming] | None:
     """What was kept, for those plans that are candidates still; None where it cannot be used."""
     try:
-        found = [Measured(Plan(**entry["plan"]), float(entry["load"]), float(entry["image"])) for entry in entries]
+        found = [PlanTiming(Plan(**entry["plan"]), float(entry["load"]), float(entry["image"])) for entry in entries]
     except (TypeError, KeyError, ValueError):
         return None
     return [entry for entry in found if entry.plan in plans] or None

@@ -41,7 +41,7 @@ class Plan:
     threads: int = 1  # of each lane
     micro_batch: int = 1  # images of one call
     winograd: int = 3  # MNN only: see mnn_engine.WINOGRAD_LEVELS
-    brief: bool = False  # ONNX Runtime only: for a few images, ready sooner; see OnnxRuntimeEngine
+    fast_start: bool = False  # ONNX Runtime only: load sooner, run slower: see OnnxRuntimeEngine
 
     def __str__(self) -> str:
         lanes = f", {self.lanes} × {self.threads} threads, {self.micro_batch} images a call"
@@ -58,7 +58,7 @@ class Engine(Protocol):
         """uint8 (N, H, W, 3) → the named outputs, each float32 (N, …)."""
 
 
-def version_of(plan: Plan) -> str:
+def engine_version(plan: Plan) -> str:
     """What computes by a plan: others round differently."""
     from importlib import metadata
 
@@ -67,7 +67,10 @@ def version_of(plan: Plan) -> str:
         version = metadata.version(package)
     except metadata.PackageNotFoundError:  # its other builds have names of their own
         version = str(getattr(import_module(package), "__version__", "?"))
-    return f"{package} {version}, " + (f"Winograd {plan.winograd}" if plan.engine == "mnn" else f"brief {plan.brief}")
+    # "brief" is `fast_start`: keys of feature caches hold this text.
+    return f"{package} {version}, " + (
+        f"Winograd {plan.winograd}" if plan.engine == "mnn" else f"brief {plan.fast_start}"
+    )
 
 
 def check_engine(name: str) -> None:

@@ -47,7 +47,7 @@ def path_of_text(text: str) -> str:
     return os.fsdecode(re.sub(rb"\\x(00|5c|[89a-f][0-9a-f])", lambda found: bytes([int(found[1], 16)]), name))
 
 
-def row_of(result: Prediction) -> dict[str, Any]:
+def to_row(result: Prediction) -> dict[str, Any]:
     """A result for JSON, all texts in it Unicode."""
     row = result.as_dict() | {"path": text_of_path(result.path)}
     row["predictions"] = [entry | {"class": _text(entry["class"])} for entry in row["predictions"]]
@@ -73,7 +73,7 @@ class JsonLines:
 
     def line(self, result: Prediction) -> bytes:
         """A result's row."""
-        return as_line(row_of(result))
+        return to_json_line(to_row(result))
 
     def records(self, file: IO[bytes]) -> Iterator[bytes]:
         """The whole lines of an open file."""
@@ -107,7 +107,7 @@ class Csv:
 
     def line(self, result: Prediction) -> bytes:
         """A result's row."""
-        row = row_of(result)
+        row = to_row(result)
         cells: list[str] = [row["path"] if not _is_formula(row["path"]) else f"./{row['path']}"]
         for entry in row["predictions"]:
             cells += [_as_cell(entry["class"]), f"{entry['probability']:.6g}"]
@@ -162,6 +162,6 @@ def _as_cell(text: str) -> str:
     return f"'{text}" if _is_formula(bare) and not is_number else text
 
 
-def as_line(row: dict[str, Any]) -> bytes:
+def to_json_line(row: dict[str, Any]) -> bytes:
     """An object as a line of ASCII."""
     return (dumps(row) + "\n").encode("ascii")

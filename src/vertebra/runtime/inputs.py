@@ -17,7 +17,7 @@ from vertebra.card import Preprocessing
 from vertebra.decoding import has_frames
 from vertebra.errors import ImageError, UsageError
 
-from .array_inputs import Tensor, images_of, is_array, network_pixels_of
+from .array_inputs import Tensor, is_array, parse_pixels, undo_normalisation
 from .input_checks import LONGEST_PATH, ONE_IMAGE, TABLES, file_content, open_file, refusal
 from .photo import NetworkPixels, Photo, is_url
 from .photo_paths import photos
@@ -38,7 +38,7 @@ _MANY = (
 _NORMALISED = "float (3, S, S) of NumPy or torch where preprocessed=True"
 
 
-def one_input(value: Any, preprocessing: Preprocessing | None = None) -> Photo:
+def parse_input(value: Any, preprocessing: Preprocessing | None = None) -> Photo:
     """What one image is read from; `preprocessing` is that of the network where the pixels are normalised as it says.
 
     Raises:
@@ -56,7 +56,7 @@ def one_input(value: Any, preprocessing: Preprocessing | None = None) -> Photo:
     return found[0]
 
 
-def many_inputs(values: Any, preprocessing: Preprocessing | None = None) -> tuple[Iterable[Photo], int | None]:
+def parse_inputs(values: Any, preprocessing: Preprocessing | None = None) -> tuple[Iterable[Photo], int | None]:
     """What any number of images are read from, in order, and how many they are, or are at least; None: unknown.
 
     Raises:
@@ -211,10 +211,10 @@ class _Reader:
             if not is_array(value):
                 is_image = _is_path(value) or self.is_image(value)
                 raise refusal(value, where, _NORMALISED, " Leave preprocessed out." if is_image else "")
-            cut, batch = network_pixels_of(value, where, self.preprocessing)
+            cut, batch = undo_normalisation(value, where, self.preprocessing)
             contents: list[Any] = [NetworkPixels(pixels) for pixels in cut]
         elif is_array(value):
-            contents, batch = images_of(value, where)
+            contents, batch = parse_pixels(value, where)
         elif isinstance(value, bytes | bytearray | memoryview):
             return [Photo(name, content=file_content(bytes(value), where))], False
         elif isinstance(value, Image.Image):

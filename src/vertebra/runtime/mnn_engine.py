@@ -56,7 +56,7 @@ def installed() -> bool:
     return importlib.util.find_spec("MNN") is not None
 
 
-def lost_threads() -> bool:
+def has_lost_threads() -> bool:
     """Whether this process was forked from one where MNN ran: it would wait for threads that it does not have."""
     return _threads_in is not None and _threads_in != os.getpid()
 
@@ -81,13 +81,13 @@ class MnnEngine:
     def _open(self, model: Path, plan: Plan) -> None:
         global _threads_in
         if plan.threads > 1:
-            if lost_threads():
+            if has_lost_threads():
                 raise EngineError(
                     "MNN ran in the process that this one was forked from, and would wait here for its threads. Start "
                     'processes by "spawn", or use the engine onnxruntime.'
                 )
             _threads_in = os.getpid()
-        self._mnn = mnn = quietly_imported()
+        self._mnn = mnn = import_mnn()
         self.lanes = plan.lanes
         try:
             with _silent_stdout():
@@ -253,7 +253,7 @@ def _check(path: Path, output: str, right: FloatArray, found: FloatArray) -> Non
 # --- its import -----------------------------------------------------------------------------------------------------
 
 
-def quietly_imported() -> Any:
+def import_mnn() -> Any:
     """The package; it prints when it is loaded."""
     with require_extra("fast", "the engine MNN"), _silent_stdout():
         import MNN

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from vertebra.errors import UsageError, require_extra
 
-from .formats import Csv, JsonLines, as_line, path_of_text, text_of_path
+from .formats import Csv, JsonLines, path_of_text, text_of_path, to_json_line
 
 # Under this key a Parquet file says what its rows were made with.
 RECORD_KEY = b"vertebra.predict"
@@ -80,7 +80,7 @@ def parquet_lines(path: Path) -> Iterator[bytes]:
         with pyarrow.parquet.ParquetFile(path) as found:
             for batch in found.iter_batches():
                 for row in batch.to_pylist():
-                    yield as_line(_nested(row))
+                    yield to_json_line(_nested(row))
     except (pyarrow.ArrowException, KeyError) as error:
         raise _foreign(path) from error
 

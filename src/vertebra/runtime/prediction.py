@@ -80,7 +80,7 @@ class Prediction:
         return tostring(table, encoding="unicode", method="html")
 
 
-def best_classes(card: Card, probabilities: FloatArray, top: int) -> tuple[list[dict[str, Any]], bool | None]:
+def top_classes(card: Card, probabilities: FloatArray, top: int) -> tuple[list[dict[str, Any]], bool | None]:
     """(K,) → the `top` best classes, best first, and whether even the best is below the card's threshold."""
     best = np.argsort(-probabilities, kind="stable")[:top]
     found = [
@@ -90,7 +90,7 @@ def best_classes(card: Card, probabilities: FloatArray, top: int) -> tuple[list[
     return found, None if card.threshold is None else bool(probabilities.max() < card.threshold)
 
 
-def predictions_of(
+def build_predictions(
     model: Path, card: Card, paths: Sequence[str], outputs: Sequence[FloatArray], top: int
 ) -> list[Prediction]:
     """As `Predictor.postprocess`; `model` is the file, for an error."""
@@ -99,7 +99,7 @@ def predictions_of(
         raise EngineError(f"{model} gives probabilities that are NaN or infinite: its weights are damaged.")
     results = []
     for row, path in enumerate(paths):
-        predictions, unsure = best_classes(card, probabilities[row], top)
+        predictions, unsure = top_classes(card, probabilities[row], top)
         embedding = embeddings[0][row].copy() if embeddings else None
         results.append(Prediction(path, predictions, unsure=unsure, embedding=embedding))
     return results

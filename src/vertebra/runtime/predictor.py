@@ -23,12 +23,12 @@ from vertebra.preprocessing import BITS
 from vertebra.progress import Progress, silent
 
 from .engine import EMBEDDING, PROBABILITIES, FloatArray, Plan, check_engine
-from .engine_cache import EngineCache
-from .engines import Runner
-from .inputs import ImageInput, ImageInputs, many_inputs, one_input
+from .engine_runner import Runner
+from .engine_selection import EngineSelector
+from .inputs import ImageInput, ImageInputs, parse_input, parse_inputs
 from .photo import NetworkPixels, Opened, Photo
 from .prediction import Prediction as Prediction
-from .prediction import predictions_of
+from .prediction import build_predictions
 from .prefetch import read_ahead
 
 
@@ -45,7 +45,7 @@ class Predictor:
         threads: None: as many as this process may run at once.
         scaled: decode large JPEGs at a fraction of their size; see `pixels.network_pixels`.
         bits: that the photos' 16-bit files use which do not say it; None: what the card says.
-        brief: a few images are all there will be; be ready sooner at the price of their speed.
+        fast_start: load sooner and predict more slowly, which pays off for a few images.
         progress: a `Progress`, called where something takes seconds.
 
     Raises:
@@ -62,7 +62,7 @@ class Predictor:
         threads: int | None = None,
         scaled: bool = False,
         bits: int | None = None,
-        brief: bool = False,
+        fast_start: bool = False,
         progress: Progress = silent,
     ) -> None:
         require_positive_int("batch", batch)
@@ -88,20 +88,20 @@ class Predictor:
         self.batch = batch
         self._threads = threads
         self.scaled = scaled
-        self.brief = brief
+        self.fast_start = fast_start
         self._prepare(progress)
 
     def _prepare(self, progress: Progress) -> None:
         """What a copy in another process makes again."""
         self.notes = DecodingNotes(self.preprocessing.decoding)  # of the photos that were decoded
         self.threads = self._threads or usable_cores()
-        self._engines = EngineCache(
+        self._engines = EngineSelector(
             self.path,
             self.card,
             self._state,
             engine=self.engine,
             threads=self.threads,
-            brief=self.brief,
+            fast_start=self.fast_start,
             progress=progress,
         )
 
@@ -158,7 +158,7 @@ class Predictor:
             ImageError: it cannot be read.
         """
         require_positive_int("top", top)
-        given = one_input(photo, self.preprocessing if preprocessed else None)
+        given = parse_input(photo, self.preprocessing if preprocessed else None)
         opened = given.open()
         with self._loading() as runner:
             pixels = self.preprocess(opened, given.path)
@@ -194,12 +194,12 @@ class Predictor:
             UsageError: something is nothing of that; of a list at once, of a generator when it comes.
         """
         require_positive_int("top", top)
-        inputs, found = many_inputs(photos, self.preprocessing if preprocessed else None)
+        inputs, found = parse_inputs(photos, self.preprocessing if preprocessed else None)
         count = found if count is None else count
         # What the next image may overwrite is preprocessed before that is asked for.
         todo = (self._preprocessed(photo) if photo.may_change else photo for photo in inputs)
         outputs = _outputs(embed)
-        if self.brief or (count is not None and count <= 1):
+        if self.fast_start or (count is not None and count <= 1):
             return (self._predict_alone(photo, top, outputs) for photo in todo)
         # A list without an end that is known may be short, or wait for its writer: `tune` is for whoever knows better.
         runner = self._runner(self.batch, count, may_measure=count is not None, decoding=True)
@@ -233,7 +233,7 @@ class Predictor:
         Raises:
             EngineError: the probabilities are NaN or infinite.
         """
-        return predictions_of(self.path, self.card, paths, outputs, top)
+        return build_predictions(self.path, self.card, paths, outputs, top)
 
     def probabilities(self, pixels: Pixels) -> FloatArray:
         """uint8 (N, crop, crop, 3), as `pixels.network_pixels` gives them → (N, K)."""

@@ -27,8 +27,8 @@ from .formats import Csv, JsonLines, text_of_path
 from .parquet_format import need_pyarrow, parquet_lines, parquet_record, write_parquet
 from .photo import Photo
 from .prediction import Prediction
-from .result_rows import Rows, changed_since, replace_rows, replacement, scan
-from .run_record import RunRecord, here, same_kind
+from .resumed_rows import Rows, has_changed_since, replace_rows, replacement_line, scan
+from .run_record import RunRecord, here, require_same_run
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
@@ -132,7 +132,7 @@ class ResultFile:
                 yield photo
                 continue
             row, left[key] = rows[0], rows[1:]
-            if row < 0 or changed_since(photo.path, self._record.made(row)):
+            if row < 0 or has_changed_since(photo.path, self._record.made(row)):
                 self._waiting[key].append(row)
                 yield photo
         self.absent = sum(map(len, left.values()))
@@ -145,7 +145,7 @@ class ResultFile:
                 row = waiting[0]
                 if self._again is None:
                     self._again = Lines(self._replaced)
-                self._again.append(replacement(max(row, ~row), self._started, line))
+                self._again.append(replacement_line(max(row, ~row), self._started, line))
                 waiting.popleft()
                 self.again += 1
                 self.failed += failed - (row < 0)
@@ -242,7 +242,7 @@ class ResultFile:
     def _checked(self, found: RunRecord | None) -> RunRecord:
         """The record of the rows that are there, which this run may add to; a `UsageError` where it may not."""
         place = f"{'its metadata or ' if self._parquet else ''}{self._beside.name}"
-        return same_kind(found, self._record, self.path, place)
+        return require_same_run(found, self._record, self.path, place)
 
     def _forget(self) -> None:
         """Leave nothing of a run that has no row of its own."""

@@ -59,7 +59,7 @@ def _said(name: str, value: int | bool) -> str:
     return f"with{'' if value else 'out'} {name}" if isinstance(value, bool) else f"with {name} {value}"
 
 
-def same_kind(found: RunRecord | None, wanted: RunRecord, path: Path, place: str) -> RunRecord:
+def require_same_run(found: RunRecord | None, wanted: RunRecord, path: Path, place: str) -> RunRecord:
     """The record of the rows in a file; a `UsageError` where those of this run are made otherwise, or it is None."""
     if found is None:
         raise UsageError(

@@ -19,7 +19,7 @@ from vertebra.graph.onnx_reader import read_onnx
 from vertebra.model_checksum import verify
 from vertebra.pixels import Pixels
 from vertebra.runtime.engine import OUTPUTS, PROBABILITIES, EngineError, FloatArray
-from vertebra.runtime.engines import Runner
+from vertebra.runtime.engine_runner import Runner
 from vertebra.runtime.predictor import Predictor
 from vertebra.synthetic_photos import synthetic_photos
 from vertebra.units import counted

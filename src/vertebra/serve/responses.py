@@ -10,7 +10,7 @@ import orjson
 from starlette.responses import Response
 
 from vertebra.runtime.engine import EMBEDDING, PROBABILITIES
-from vertebra.runtime.prediction import best_classes
+from vertebra.runtime.prediction import top_classes
 
 from .image_decoding import display_name
 from .job import Job
@@ -26,7 +26,7 @@ def predictions(model: LoadedModel, jobs: Sequence[Job], top: int, started: floa
     """The answer of /v1/predict; 422 where not one image could be read."""
 
     def classes(job: Job) -> dict[str, Any]:
-        found, unsure = best_classes(model.card, job.values[PROBABILITIES], top)
+        found, unsure = top_classes(model.card, job.values[PROBABILITIES], top)
         return {"predictions": found, "unsure": unsure}
 
     return _answer(model, jobs, started, classes, {"predictions": []})

@@ -19,8 +19,8 @@ from vertebra.data import Dataset, ImageInfo, ImageInfoCache, Photo, SqliteCache
 from vertebra.decoding import decoder
 from vertebra.pixels import FIT_VERSION, resize_and_crop
 from vertebra.progress import Progress, silent
-from vertebra.runtime.engine import EMBEDDING, FloatArray, Plan, version_of
-from vertebra.runtime.engines import Runner
+from vertebra.runtime.engine import EMBEDDING, FloatArray, Plan, engine_version
+from vertebra.runtime.engine_runner import Runner
 from vertebra.runtime.predictor import Predictor
 from vertebra.runtime.prefetch import read_ahead
 
@@ -29,9 +29,8 @@ class FeatureStore:
     """The features of one exported network with one preprocessing, run by one plan, by the SHA-256 of the photos."""
 
     def __init__(self, body: Path, preprocessing: Preprocessing, plan: Plan = Plan()) -> None:  # noqa: B008 - frozen
-        context = (
-            f"{EMBEDDING} of {fingerprint(body)} by {version_of(plan)}, {preprocessing}, fit {FIT_VERSION}, {decoder()}"
-        )
+        engine = engine_version(plan)
+        context = f"{EMBEDDING} of {fingerprint(body)} by {engine}, {preprocessing}, fit {FIT_VERSION}, {decoder()}"
         key = hashlib.sha256(context.encode()).hexdigest()
         path = cache_dir() / "features" / f"{read_card(body).architecture}-{key[:24]}.sqlite"
         self.computed = 0  # features that `put` was called with

@@ -12,7 +12,7 @@ from torch import nn
 
 from vertebra.card import read_card
 from vertebra.errors import capture_warnings
-from vertebra.export.prepare_network import assumed_of_body
+from vertebra.export.prepare_network import body_assumptions
 from vertebra.models import ConvNet, create_model
 from vertebra.progress import Progress
 
@@ -74,7 +74,7 @@ def with_head(body: Path, weights: str, head: Head) -> tuple[ConvNet, list[str]]
     card = read_card(body)
     with capture_warnings() as notes:
         network = create_model(card.architecture, weights=weights).eval()
-    notes += assumed_of_body(card.architecture, weights, network, card.preprocessing)
+    notes += body_assumptions(card.architecture, weights, network, card.preprocessing)
     linear = nn.Linear(head.weight.shape[0], head.weight.shape[1])
     with torch.no_grad():
         linear.weight.copy_(torch.from_numpy(head.weight.T.copy()))

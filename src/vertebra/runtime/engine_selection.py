@@ -15,17 +15,17 @@ from vertebra.card import Card
 from vertebra.progress import Progress
 
 from .engine import EngineError, Plan
-from .engines import Runner, open_engine
+from .engine_runner import Runner, open_engine
 
 # An engine holds hundreds of megabytes. Four: for one photo and for many, each with and without decoding beside it.
 OPEN = 4
 PLANS = 16  # by batch size, number of photos, and what else they depend on
 
-_ALL: weakref.WeakSet[EngineCache] = weakref.WeakSet()
+_ALL: weakref.WeakSet[EngineSelector] = weakref.WeakSet()
 _INHERITED: list[object] = []  # from the process that this one was forked from
 
 
-class EngineCache:
+class EngineSelector:
     """The open engines of one file. Any number of threads may ask for one.
 
     Measuring and loading take seconds. Only callers that need what is being measured or loaded wait for it; others use
@@ -33,7 +33,7 @@ class EngineCache:
 
     Args:
         path, card: the file; `state`: what it was when the card was read.
-        engine, threads, brief, progress: as `Predictor` takes them.
+        engine, threads, fast_start, progress: as `Predictor` takes them.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class EngineCache:
         *,
         engine: str,
         threads: int,
-        brief: bool,
+        fast_start: bool,
         progress: Progress,
     ) -> None:
         self.path = path
@@ -52,7 +52,7 @@ class EngineCache:
         self.state = state
         self.engine = engine
         self.threads = threads
-        self.brief = brief
+        self.fast_start = fast_start
         self._progress = progress
         self.reset()
         _ALL.add(self)
@@ -95,8 +95,8 @@ class EngineCache:
         return self._opened(self._plan(batch, count, may_measure, wait, decoding))
 
     def _plan(self, batch: int, count: int | None, may_measure: bool, wait: bool, decoding: bool) -> Plan:
-        if self.brief and self.engine != "mnn":
-            return Plan(threads=self.threads, brief=True)
+        if self.fast_start and self.engine != "mnn":
+            return Plan(threads=self.threads, fast_start=True)
         from . import autotune  # a few photos do without it and MNN
 
         may_measure = may_measure and (count is None or count >= autotune.MIN_IMAGES_TO_MEASURE)

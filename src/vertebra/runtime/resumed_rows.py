@@ -59,7 +59,7 @@ def scan(path: Path, journal: Path, format: Csv | JsonLines) -> Rows:
     return found
 
 
-def replacement(row: int, started: float, line: bytes) -> bytes:
+def replacement_line(row: int, started: float, line: bytes) -> bytes:
     """A line of the file of replacements beside a journal: the number of the row, when it was made, the new row."""
     return (json.dumps([row, started, line.decode("utf-8", "surrogateescape")]) + "\n").encode("ascii")
 
@@ -88,7 +88,7 @@ def replace_rows(journal: Path, replacements: Path, format: Csv | JsonLines) -> 
     return made
 
 
-def changed_since(path: str, when: float) -> bool:
+def has_changed_since(path: str, when: float) -> bool:
     """Whether a photo has changed, by the times of its file."""
     if is_url(path):
         return False

@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-import vertebra.runtime.engine_cache as module
+import vertebra.runtime.engine_selection as module
 from vertebra.cache import file_state
 from vertebra.errors import UsageError, VertebraWarning
 from vertebra.runtime import autotune
 from vertebra.runtime.engine import EngineError, Plan
-from vertebra.runtime.engine_cache import OPEN, PLANS, EngineCache
+from vertebra.runtime.engine_selection import OPEN, PLANS, EngineSelector
 
 SIMPLE, FAST = Plan(lanes=2), Plan("mnn", lanes=2)
 PIXELS = np.zeros((4, 2, 2, 3), np.uint8)
@@ -89,7 +89,7 @@ def progress(what):
 
 @pytest.fixture
 def runners(world, path):
-    return EngineCache(path, None, file_state(path), engine="auto", threads=3, brief=False, progress=progress)
+    return EngineSelector(path, None, file_state(path), engine="auto", threads=3, fast_start=False, progress=progress)
 
 
 @pytest.fixture
@@ -130,7 +130,9 @@ def test_an_engine_that_was_fastest_and_cannot_be_opened_any_more(world, path, m
 
     monkeypatch.setattr(module, "open_engine", open_engine)
     monkeypatch.setattr("vertebra.cache._told", set())
-    runners = EngineCache(path, None, file_state(path), engine=engine, threads=3, brief=False, progress=progress)
+    runners = EngineSelector(
+        path, None, file_state(path), engine=engine, threads=3, fast_start=False, progress=progress
+    )
     if engine == "mnn":  # which was asked for
         with pytest.raises(EngineError, match="is gone"):
             runners.get(16, may_measure=True)
@@ -240,13 +242,14 @@ def test_plans_are_kept_for_the_counts_of_late(runners, world):
 
 
 def test_brief_ones_are_not_measured(world, path):
-    options = {"threads": 3, "progress": progress, "brief": True}
-    plan = Plan(threads=3, brief=True)
+    options = {"threads": 3, "progress": progress, "fast_start": True}
+    plan = Plan(threads=3, fast_start=True)
     assert (
-        EngineCache(path, None, file_state(path), engine="auto", **options).get(16, 1000, may_measure=True).plan == plan
+        EngineSelector(path, None, file_state(path), engine="auto", **options).get(16, 1000, may_measure=True).plan
+        == plan
     )
     assert world.chosen == []
-    assert EngineCache(path, None, file_state(path), engine="mnn", **options).get(16).plan == SIMPLE
+    assert EngineSelector(path, None, file_state(path), engine="mnn", **options).get(16).plan == SIMPLE
 
 
 # --- engines ----------------------------------------------------------------------------------------------------------
@@ -284,7 +287,9 @@ def test_an_engine_in_use_is_freed_only_then(runners, world, without_collector):
 
 
 def test_all_are_freed_with_what_holds_them(world, path, without_collector):
-    runners = EngineCache(path, None, file_state(path), engine="auto", threads=3, brief=False, progress=progress)
+    runners = EngineSelector(
+        path, None, file_state(path), engine="auto", threads=3, fast_start=False, progress=progress
+    )
     runners.get(16).run(PIXELS)
     del runners
     assert world.alive == []

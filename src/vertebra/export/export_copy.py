@@ -15,7 +15,7 @@ from vertebra.errors import UsageError, first_line
 from vertebra.models import ConvNet
 from vertebra.units import counted
 
-from .observed_network import Observed
+from .observed_network import ObservedNetwork
 
 _QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.quantization", "torchao.")
 
@@ -59,9 +59,9 @@ def is_family(network: nn.Module) -> bool:
     )
 
 
-def deployable(network: nn.Module, preprocessing: Preprocessing) -> ConvNet | Observed:
+def copy_for_export(network: nn.Module, preprocessing: Preprocessing) -> ConvNet | ObservedNetwork:
     """A copy of the network as it will be exported; a `UsageError` where it takes no RGB photos of the card's size."""
-    if isinstance(network, Observed):
+    if isinstance(network, ObservedNetwork):
         return network
     found = (module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d))
     channels = network.in_channels if isinstance(network, ConvNet) else next(found, 3)
@@ -90,7 +90,7 @@ def deployable(network: nn.Module, preprocessing: Preprocessing) -> ConvNet | Ob
         ) from error
     if isinstance(twin, ConvNet) and is_family(twin):
         return twin
-    return Observed(twin, preprocessing.crop_size)
+    return ObservedNetwork(twin, preprocessing.crop_size)
 
 
 class _Normalise(nn.Module):
