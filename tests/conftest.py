@@ -239,7 +239,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
 # --- tiny networks ----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=tiny.FAMILIES, scope="session")
+@pytest.fixture(params=tiny.TINY_BUILDERS, scope="session")
 def tiny_family(request: pytest.FixtureRequest) -> str:
     """The name of each of the six families in turn."""
     return str(request.param)
@@ -257,7 +257,7 @@ def tiny_network() -> Callable[..., Any]:
     def make(family: str, num_classes: int = 5, seed: int = 0, **options: Any) -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return tiny.FAMILIES[family](num_classes=num_classes, **options).eval()
+            return tiny.TINY_BUILDERS[family](num_classes=num_classes, **options).eval()
 
     return make
 

@@ -53,7 +53,15 @@ def test_families_are_all_and_in_the_order_of_their_papers():
     assert {network.family for network in model_table.networks().values()} == set(model_table.FAMILIES)
     years = ["vgg", "googlenet", "resnet", "densenet", "mobilenetv2", "efficientnet"]
     assert [family for family in model_table.FAMILIES if family in years] == years
-    assert model_table.families_of_any_size() == "resnet, mobilenetv2 or efficientnet"
+
+
+def test_families_of_any_size_are_those_with_a_network_that_takes_one_pixel():
+    from vertebra.models import registry
+
+    free = {entry.family for entry in registry.MODELS.values() if entry.weights["DEFAULT"].meta["min_size"] == (1, 1)}
+    words = model_table.families_of_any_size()
+    assert set(words.replace(" or ", ", ").split(", ")) == free >= {"resnet", "mobilenetv2", "efficientnet"}
+    assert words.startswith("resnet, mobilenetv2") and " or " in words
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def one_of_each(torchvision: bool = False) -> list[str]:
 
 
 # Builders by family; torch is imported when one is called.
-FAMILIES: dict[str, Callable[..., Any]] = {
+TINY_BUILDERS: dict[str, Callable[..., Any]] = {
     "vgg": _tiny_vgg,
     "googlenet": _tiny_googlenet,
     "resnet": _tiny_resnet,
@@ -130,7 +130,7 @@ def _constructor(name: str, family: str) -> Callable[..., Any]:
         options = {"block": "BasicBlock" if name in ("resnet18", "resnet34") else "Bottleneck"}
         if name.startswith("resnext"):
             options |= {"groups": 4, "width_per_group": 16}
-    return partial(FAMILIES[family], **options)
+    return partial(TINY_BUILDERS[family], **options)
 
 
 _whole: list[str] = []  # whether the papers' networks are built for a while
@@ -151,19 +151,18 @@ def tiny_names() -> Iterator[None]:
     """Each registered name builds the tiny network of its family, unless it is asked for with published weights."""
     from vertebra.models import build, get_family, get_model_builder, list_models, published_weights, registry
 
-    googlenet = importlib.import_module("vertebra.models.googlenet")  # its attribute of that name is the builder
-    original = build.build
-
-    def build_tiny(network: Any, weights_enum: Any, weights: Any = None, *arguments: Any, **options: Any) -> Any:
+    def build_tiny(network: Any, weights_enum: Any, weights: Any, *arguments: Any, **options: Any) -> Any:
         name = registry.name_of(weights_enum)
         if not _whole and not isinstance(published_weights.resolve(weights_enum, weights), weights_enum):
             network = _constructor(name, get_family(name))
-        return original(network, weights_enum, weights, *arguments, **options)
+        return build.build(network, weights_enum, weights, *arguments, **options)
 
-    for family, function in FAMILIES.items():
-        builder = get_model_builder(list_models(family=family)[0])
-        function.__annotations__["return"] = registry.network_class(builder)  # reading a file needs the class
-    with mock.patch.object(build, "build", build_tiny), mock.patch.object(googlenet, "build", build_tiny):
+    with contextlib.ExitStack() as stack:
+        for family, function in TINY_BUILDERS.items():
+            module = importlib.import_module(f"vertebra.models.{family}")
+            stack.enter_context(mock.patch.object(module, "build", build_tiny))
+            builder = get_model_builder(list_models(family=family)[0])
+            function.__annotations__["return"] = registry.network_class(builder)  # reading a file needs the class
         yield
 
 

@@ -1,9 +1,7 @@
-"""Build a network with random weights, or with those of a file; and the builders that do so, such as `resnet50`."""
+"""Build a network with random weights, or with those of a file."""
 
 from __future__ import annotations
 
-import inspect
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +12,12 @@ from torch import Tensor, nn
 from vertebra import weight_files
 from vertebra.card import Card
 from vertebra.errors import WeightsError, require_positive_int, warn
-from vertebra.units import MEGA
 
 from . import timm_weights, weight_reader
 from .convnet import ConvNet
 from .published_weights import WeightsEnum, published, resolve
-from .registry import MODELS, Registered, name_of, network_class
+from .registry import name_of, network_class
 from .state_dict import fitting, load_fitting, meta_build
-from .timm_arguments import translated
 from .unwrap import Candidate, fitting_weights
 
 N = TypeVar("N", bound=ConvNet)
@@ -37,67 +33,11 @@ class Origin:
     card: Card | None = None  # of that file
 
 
-def register_model(
-    weights: type[WeightsEnum], network: Callable[..., N], title: str, make: Callable[..., N] | None = None
-) -> Callable[..., N]:
-    """The builder of a network, with the signature of torchvision's, which is listed under the name of its weights.
-
-    Args:
-        weights: its published weights: those of "resnet18" are `ResNet18_Weights`.
-        network: its class, or a function whose annotated result is of that class; either may be partial.
-        title: what the builder's docstring calls it, before the figures of its default weights.
-        make: what is called with the arguments of `build`; None is `build`.
-    """
-    name, cls, default = name_of(weights), network_class(network), weights["DEFAULT"]
-
-    def builder(*args: Any, **kwargs: Any) -> N:
-        options = _modern_arguments(name, weights, args, kwargs)
-        options, change_head = translated(name, cls, options)
-        model = (make or build)(network, weights, **options)
-        model._default = (name, default)
-        change_head(model)
-        return model
-
-    side, millions = default.preprocessing.crop_size, default.meta["num_params"] / MEGA
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    parameters = [
-        inspect.Parameter("weights", keyword, default=None, annotation=weights | None),
-        inspect.Parameter("progress", keyword, default=True, annotation=bool),
-        inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD, annotation=Any),
-    ]
-    builder.__signature__ = inspect.Signature(parameters, return_annotation=cls)  # type: ignore[attr-defined]
-    builder.__annotations__ = {each.name: each.annotation for each in parameters} | {"return": cls}
-    builder.__module__, builder.__name__, builder.__qualname__ = cls.__module__, name, name
-    builder.__doc__ = f"{title}: {millions:.1f} M parameters, {default.meta['_ops']:.1f} GMACs at {side} × {side}."
-    MODELS[name] = Registered(builder, weights, family=cls.__module__.rpartition(".")[2])
-    return builder
-
-
-def _modern_arguments(
-    name: str, weights: type[WeightsEnum], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> dict[str, Any]:
-    """Before torchvision 0.13 one wrote resnet50(True) or resnet50(pretrained=True) for the first weights."""
-    if len(args) > 2:
-        raise TypeError(f"{name}() takes weights and progress by position, got {len(args)} arguments")
-    for key, value in zip(("weights", "progress"), args, strict=False):
-        if key in kwargs:
-            raise TypeError(f"{name}() got two values for {key!r}")
-        kwargs[key] = value
-    pretrained = kwargs.pop("pretrained", None)
-    if isinstance(kwargs.get("weights"), bool):
-        pretrained = kwargs.pop("weights")
-    if pretrained is None:
-        return kwargs
-    member = next(iter(weights)) if pretrained else None
-    warnings.warn(f"pretrained={pretrained} is deprecated; write {name}(weights={member!r})", stacklevel=3)
-    return {"weights": member} | kwargs
-
-
 def build(
     network: Callable[..., N],
     weights_enum: type[WeightsEnum],
-    weights: Any = None,
-    progress: bool = True,
+    weights: Any,
+    progress: bool,
     *,
     num_classes: int | None = None,
     in_channels: int | None = None,

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .activation_checkpointing import checkpointed
-from .build import register_model
+from .build import build
 from .convnet import ConvNet, Run
 from .published_weights import WeightsEnum, entry
+from .registry import register_model
 
 __all__ = [
     "DenseNet",
@@ -221,7 +222,25 @@ class DenseNet201_Weights(WeightsEnum):
     DEFAULT = IMAGENET1K_V1
 
 
-densenet121 = register_model(DenseNet121_Weights, partial(DenseNet, *_TABLE[121]), "DenseNet-121, k = 32")
-densenet161 = register_model(DenseNet161_Weights, partial(DenseNet, *_TABLE[161]), "DenseNet-161, k = 48")
-densenet169 = register_model(DenseNet169_Weights, partial(DenseNet, *_TABLE[169]), "DenseNet-169, k = 32")
-densenet201 = register_model(DenseNet201_Weights, partial(DenseNet, *_TABLE[201]), "DenseNet-201, k = 32")
+@register_model(DenseNet121_Weights)
+def densenet121(*, weights: DenseNet121_Weights | None = None, progress: bool = True, **kwargs: Any) -> DenseNet:
+    """DenseNet-121, k = 32: 8.0 M parameters, 2.8 GMACs."""
+    return build(partial(DenseNet, *_TABLE[121]), DenseNet121_Weights, weights, progress, **kwargs)
+
+
+@register_model(DenseNet161_Weights)
+def densenet161(*, weights: DenseNet161_Weights | None = None, progress: bool = True, **kwargs: Any) -> DenseNet:
+    """DenseNet-161, k = 48: 28.7 M parameters, 7.7 GMACs."""
+    return build(partial(DenseNet, *_TABLE[161]), DenseNet161_Weights, weights, progress, **kwargs)
+
+
+@register_model(DenseNet169_Weights)
+def densenet169(*, weights: DenseNet169_Weights | None = None, progress: bool = True, **kwargs: Any) -> DenseNet:
+    """DenseNet-169, k = 32: 14.1 M parameters, 3.4 GMACs."""
+    return build(partial(DenseNet, *_TABLE[169]), DenseNet169_Weights, weights, progress, **kwargs)
+
+
+@register_model(DenseNet201_Weights)
+def densenet201(*, weights: DenseNet201_Weights | None = None, progress: bool = True, **kwargs: Any) -> DenseNet:
+    """DenseNet-201, k = 32: 20.0 M parameters, 4.3 GMACs."""
+    return build(partial(DenseNet, *_TABLE[201]), DenseNet201_Weights, weights, progress, **kwargs)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from vertebra.errors import UsageError
 
-from .build import register_model
+from .build import build
 from .convnet import ConvNet, Run
 from .efficientnet_weights import (
     EfficientNet_B0_Weights,
@@ -44,6 +44,7 @@ from .mbconv import FusedMBConv as FusedMBConv
 from .mbconv import FusedMBConvConfig as FusedMBConvConfig
 from .mbconv import MBConv as MBConv
 from .mbconv import MBConvConfig as MBConvConfig
+from .registry import register_model
 
 __all__ = [
     "EfficientNet",
@@ -239,18 +240,113 @@ def _v2(rows: Sequence[tuple[int, int, int, int, int, int]], dropout: float, **o
     return network(setting, dropout, **options)
 
 
-efficientnet_b0 = register_model(EfficientNet_B0_Weights, partial(_b, "b0"), "EfficientNet-B0")
-efficientnet_b1 = register_model(EfficientNet_B1_Weights, partial(_b, "b1"), "EfficientNet-B1")
-efficientnet_b2 = register_model(EfficientNet_B2_Weights, partial(_b, "b2"), "EfficientNet-B2")
-efficientnet_b3 = register_model(EfficientNet_B3_Weights, partial(_b, "b3"), "EfficientNet-B3")
-efficientnet_b4 = register_model(EfficientNet_B4_Weights, partial(_b, "b4"), "EfficientNet-B4")
-efficientnet_b5 = register_model(EfficientNet_B5_Weights, partial(_b, "b5", norm_layer=_TF_NORM), "EfficientNet-B5")
-efficientnet_b6 = register_model(EfficientNet_B6_Weights, partial(_b, "b6", norm_layer=_TF_NORM), "EfficientNet-B6")
-efficientnet_b7 = register_model(EfficientNet_B7_Weights, partial(_b, "b7", norm_layer=_TF_NORM), "EfficientNet-B7")
-efficientnet_v2_s = register_model(EfficientNet_V2_S_Weights, partial(_v2, _V2_S, dropout=0.2), "EfficientNetV2-S")
-efficientnet_v2_m = register_model(EfficientNet_V2_M_Weights, partial(_v2, _V2_M, dropout=0.3), "EfficientNetV2-M")
-efficientnet_v2_l = register_model(EfficientNet_V2_L_Weights, partial(_v2, _V2_L, dropout=0.4), "EfficientNetV2-L")
-# Their weights are Python packages.
-efficientnet_lite0 = register_model(EfficientNet_Lite0_Weights, partial(_lite, "b0"), "EfficientNet-Lite0")
-efficientnet_lite1 = register_model(EfficientNet_Lite1_Weights, partial(_lite, "b1"), "EfficientNet-Lite1")
-efficientnet_lite2 = register_model(EfficientNet_Lite2_Weights, partial(_lite, "b2"), "EfficientNet-Lite2")
+@register_model(EfficientNet_B0_Weights)
+def efficientnet_b0(
+    *, weights: EfficientNet_B0_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> EfficientNet:
+    """EfficientNet-B0: 5.3 M parameters, 0.4 GMACs at 224 × 224."""
+    return build(partial(_b, "b0"), EfficientNet_B0_Weights, weights, progress, **kwargs)
+
+
+@register_model(EfficientNet_B1_Weights)
+def efficientnet_b1(
+    *, weights: EfficientNet_B1_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> EfficientNet:
+    """EfficientNet-B1: 7.8 M parameters, 0.7 GMACs at 240 × 240."""
+    return build(partial(_b, "b1"), EfficientNet_B1_Weights, weights, progress, **kwargs)
+
+
+@register_model(EfficientNet_B2_Weights)
+def efficientnet_b2(
+    *, weights: EfficientNet_B2_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> EfficientNet:
+    """EfficientNet-B2: 9.1 M parameters, 1.1 GMACs at 288 × 288."""
+    return build(partial(_b, "b2"), EfficientNet_B2_Weights, weights, progress, **kwargs)
+
+
+@register_model(EfficientNet_B3_Weights)
+def efficientnet_b3(
+    *, weights: EfficientNet_B3_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> EfficientNet:
+    """EfficientNet-B3: 12.2 M parameters, 1.8 GMACs at 300 × 300."""
+    return build(partial(_b, "b3"), EfficientNet_B3_Weights, weights, progress, **kwargs)
+
+
+@register_model(EfficientNet_B4_Weights)
+def efficientnet_b4(
+    *, weights: EfficientNet_B4_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> EfficientNet:
+    """EfficientNet-B4: 19.3 M parameters, 4.4 GMACs at 380 × 380."""
+    return build(partial(_b, "b4"), EfficientNet_B4_Weights, weights, progress, **kwargs)
+
+
+@register_model(EfficientNet_B5_Weights)
+def efficientnet_b5(
+    *, weights: EfficientNet_B5_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> EfficientNet:
+    """EfficientNet-B5: 30.4 M parameters, 10.3 GMACs at 456 × 456."""
+    return build(partial(_b, "b5", norm_layer=_TF_NORM), EfficientNet_B5_Weights, weights, progress, **kwargs)
+
+
+@register_model(EfficientNet_B6_Weights)
+def efficientnet_b6(
+    *, weights: EfficientNet_B6_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> EfficientNet:
+    """EfficientNet-B6: 43.0 M parameters, 19.1 GMACs at 528 × 528."""
+    return build(partial(_b, "b6", norm_layer=_TF_NORM), EfficientNet_B6_Weights, weights, progress, **kwargs)
+
+
+@register_model(EfficientNet_B7_Weights)
+def efficientnet_b7(
+    *, weights: EfficientNet_B7_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> EfficientNet:
+    """EfficientNet-B7: 66.3 M parameters, 37.7 GMACs at 600 × 600."""
+    return build(partial(_b, "b7", norm_layer=_TF_NORM), EfficientNet_B7_Weights, weights, progress, **kwargs)
+
+
+@register_model(EfficientNet_V2_S_Weights)
+def efficientnet_v2_s(
+    *, weights: EfficientNet_V2_S_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> EfficientNet:
+    """EfficientNetV2-S: 21.5 M parameters, 8.4 GMACs at 384 × 384."""
+    return build(partial(_v2, _V2_S, dropout=0.2), EfficientNet_V2_S_Weights, weights, progress, **kwargs)
+
+
+@register_model(EfficientNet_V2_M_Weights)
+def efficientnet_v2_m(
+    *, weights: EfficientNet_V2_M_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> EfficientNet:
+    """EfficientNetV2-M: 54.1 M parameters, 24.6 GMACs at 480 × 480."""
+    return build(partial(_v2, _V2_M, dropout=0.3), EfficientNet_V2_M_Weights, weights, progress, **kwargs)
+
+
+@register_model(EfficientNet_V2_L_Weights)
+def efficientnet_v2_l(
+    *, weights: EfficientNet_V2_L_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> EfficientNet:
+    """EfficientNetV2-L: 118.5 M parameters, 56.1 GMACs at 480 × 480."""
+    return build(partial(_v2, _V2_L, dropout=0.4), EfficientNet_V2_L_Weights, weights, progress, **kwargs)
+
+
+@register_model(EfficientNet_Lite0_Weights)
+def efficientnet_lite0(
+    *, weights: EfficientNet_Lite0_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> EfficientNet:
+    """EfficientNet-Lite0: 4.7 M parameters, 0.4 GMACs at 224 × 224; the weights are a Python package."""
+    return build(partial(_lite, "b0"), EfficientNet_Lite0_Weights, weights, progress, **kwargs)
+
+
+@register_model(EfficientNet_Lite1_Weights)
+def efficientnet_lite1(
+    *, weights: EfficientNet_Lite1_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> EfficientNet:
+    """EfficientNet-Lite1: 5.4 M parameters, 0.6 GMACs at 240 × 240; the weights are a Python package."""
+    return build(partial(_lite, "b1"), EfficientNet_Lite1_Weights, weights, progress, **kwargs)
+
+
+@register_model(EfficientNet_Lite2_Weights)
+def efficientnet_lite2(
+    *, weights: EfficientNet_Lite2_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> EfficientNet:
+    """EfficientNet-Lite2: 6.1 M parameters, 0.9 GMACs at 260 × 260; the weights are a Python package."""
+    return build(partial(_lite, "b2"), EfficientNet_Lite2_Weights, weights, progress, **kwargs)

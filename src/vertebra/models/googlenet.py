@@ -15,10 +15,11 @@ from torch.nn import functional as F
 
 from vertebra.errors import UsageError
 
-from .build import build, register_model
+from .build import build
 from .convnet import ConvNet, Run
 from .layers import Layer
 from .published_weights import PORTED, REFERENCES, WeightsEnum, entry, published, resolve
+from .registry import register_model
 
 __all__ = [
     "GoogLeNet",
@@ -262,9 +263,21 @@ def _build(
     return model
 
 
-googlenet = register_model(
-    GoogLeNet_Weights,
-    GoogLeNet,
-    "GoogLeNet (Inception v1), with weights without auxiliary heads unless aux_logits=True",
-    make=_build,
-)
+@register_model(GoogLeNet_Weights)
+def googlenet(*, weights: GoogLeNet_Weights | None = None, progress: bool = True, **kwargs: Any) -> GoogLeNet:
+    """GoogLeNet (Inception v1): 6.6 M parameters, 1.5 GMACs.
+
+    With weights, the auxiliary heads are left out unless `aux_logits=True`; in the published file they are not trained.
+    """
+    source = resolve(GoogLeNet_Weights, weights)
+    if source is None:
+        return build(GoogLeNet, GoogLeNet_Weights, None, progress, **kwargs)
+    # No tensor shows how the input was normalised; what was published, under its name, has 0.5 and 0.5.
+    assumed = {"transform_input": published(GoogLeNet_Weights, source) is not None}
+    aux_logits = kwargs.pop("aux_logits", False)
+    model = build(GoogLeNet, GoogLeNet_Weights, source, progress, assumed=assumed, **kwargs)
+    if not aux_logits:
+        model.aux_logits, model.aux1, model.aux2 = False, None, None
+    elif not model.aux_logits:
+        raise UsageError(f"{source} has no auxiliary heads; leave aux_logits out, or train from a file that has them.")
+    return model

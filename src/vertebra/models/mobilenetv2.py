@@ -10,16 +10,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vertebra.errors import UsageError
 
-from .build import register_model
+from .build import build
 from .convnet import ConvNet, Run
 from .layers import Conv2dNormActivation, Layer, make_divisible
 from .published_weights import BLOG, ISSUES, REFERENCES, REPRODUCED, WeightsEnum, entry
+from .registry import register_model
 
 __all__ = [
     "MobileNetV2",
@@ -152,4 +154,7 @@ class MobileNet_V2_Weights(WeightsEnum):
     DEFAULT = IMAGENET1K_V2
 
 
-mobilenet_v2 = register_model(MobileNet_V2_Weights, MobileNetV2, "MobileNetV2")
+@register_model(MobileNet_V2_Weights)
+def mobilenet_v2(*, weights: MobileNet_V2_Weights | None = None, progress: bool = True, **kwargs: Any) -> MobileNetV2:
+    """MobileNetV2: 3.5 M parameters, 0.3 GMACs."""
+    return build(MobileNetV2, MobileNet_V2_Weights, weights, progress, **kwargs)

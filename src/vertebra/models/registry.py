@@ -1,9 +1,10 @@
-"""Names → networks: find a builder, its family and its published weights, and list what there is."""
+"""Names → networks: register a builder, find it, its family and its published weights, and list what there is."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -17,8 +18,10 @@ from vertebra.timm_names import ALIASES, TAGS, read_name
 
 from .convnet import ConvNet
 from .published_weights import WeightsEnum
+from .timm_arguments import translated
 
 Builder = Callable[..., ConvNet]
+B = TypeVar("B", bound=Builder)
 N = TypeVar("N", bound=ConvNet)
 
 
@@ -31,7 +34,48 @@ class Registered:
     family: str
 
 
-MODELS: dict[str, Registered] = {}  # which `build.register_model` fills
+MODELS: dict[str, Registered] = {}
+
+
+def register_model(weights: type[WeightsEnum]) -> Callable[[B], B]:
+    """List the decorated builder under its own name, with its published weights: `ResNet18_Weights` for `resnet18`."""
+
+    def register(builder: B) -> B:
+        name, cls = builder.__name__, network_class(builder)
+
+        @functools.wraps(builder)
+        def build_model(*args: Any, **kwargs: Any) -> ConvNet:
+            options = _modern_arguments(name, weights, args, kwargs)
+            options, change_head = translated(name, cls, options)
+            network = builder(**options)
+            network._default = (name, weights["DEFAULT"])
+            change_head(network)
+            return network
+
+        MODELS[name] = Registered(build_model, weights, family=builder.__module__.rpartition(".")[2])
+        return cast(B, build_model)
+
+    return register
+
+
+def _modern_arguments(
+    name: str, weights: type[WeightsEnum], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Accept calls for torchvision before 0.13: resnet50(True), resnet50(pretrained=True) mean the first weights."""
+    if len(args) > 2:
+        raise TypeError(f"{name}() takes weights and progress by position, got {len(args)} arguments")
+    for key, value in zip(("weights", "progress"), args, strict=False):
+        if key in kwargs:
+            raise TypeError(f"{name}() got two values for {key!r}")
+        kwargs[key] = value
+    pretrained = kwargs.pop("pretrained", None)
+    if isinstance(kwargs.get("weights"), bool):
+        pretrained = kwargs.pop("weights")
+    if pretrained is None:
+        return kwargs
+    member = next(iter(weights)) if pretrained else None
+    warnings.warn(f"pretrained={pretrained} is deprecated; write {name}(weights={member!r})", stacklevel=3)
+    return {"weights": member} | kwargs
 
 
 def find_registered(name: Any) -> Registered:

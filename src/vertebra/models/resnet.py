@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from vertebra.errors import UsageError
 
-from .build import register_model
+from .build import build
 from .convnet import ConvNet, Run
 from .layers import Layer
 from .published_weights import BLOG, ISSUES, REFERENCES, REPRODUCED, WeightsEnum, entry
+from .registry import register_model
 
 __all__ = [
     "ResNet",
@@ -236,11 +237,6 @@ class ResNet(ConvNet):
             super()._init_weights(module)
 
 
-def _resnet(depth: int, **options: Any) -> ResNet:
-    """Table 1: bottlenecks from 50 layers on."""
-    return ResNet(BasicBlock if depth < 50 else Bottleneck, _DEPTHS[depth], **options)
-
-
 _v1 = partial(entry, recipe=f"{REFERENCES}#resnet", docs=REPRODUCED)
 _v1_next = partial(_v1, recipe=f"{REFERENCES}#resnext")
 _v1_wide = partial(_v1, recipe="https://github.com/pytorch/vision/pull/912#issue-445437439")
@@ -340,23 +336,72 @@ class Wide_ResNet101_2_Weights(WeightsEnum):
     DEFAULT = IMAGENET1K_V2
 
 
-resnet18 = register_model(ResNet18_Weights, partial(_resnet, 18), "ResNet-18")
-resnet34 = register_model(ResNet34_Weights, partial(_resnet, 34), "ResNet-34")
-resnet50 = register_model(ResNet50_Weights, partial(_resnet, 50), "ResNet-50")
-resnet101 = register_model(ResNet101_Weights, partial(_resnet, 101), "ResNet-101")
-resnet152 = register_model(ResNet152_Weights, partial(_resnet, 152), "ResNet-152")
-resnext50_32x4d = register_model(
-    ResNeXt50_32X4D_Weights, partial(_resnet, 50, groups=32, width_per_group=4), "ResNeXt-50, 32 groups of width 4"
-)
-resnext101_32x8d = register_model(
-    ResNeXt101_32X8D_Weights, partial(_resnet, 101, groups=32, width_per_group=8), "ResNeXt-101, 32 groups of width 8"
-)
-resnext101_64x4d = register_model(
-    ResNeXt101_64X4D_Weights, partial(_resnet, 101, groups=64, width_per_group=4), "ResNeXt-101, 64 groups of width 4"
-)
-wide_resnet50_2 = register_model(
-    Wide_ResNet50_2_Weights, partial(_resnet, 50, width_per_group=128), "Wide ResNet-50-2, the 3×3 twice as wide"
-)
-wide_resnet101_2 = register_model(
-    Wide_ResNet101_2_Weights, partial(_resnet, 101, width_per_group=128), "Wide ResNet-101-2, the 3×3 twice as wide"
-)
+@register_model(ResNet18_Weights)
+def resnet18(*, weights: ResNet18_Weights | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
+    """ResNet-18: 11.7 M parameters, 1.8 GMACs."""
+    return build(partial(ResNet, BasicBlock, _DEPTHS[18]), ResNet18_Weights, weights, progress, **kwargs)
+
+
+@register_model(ResNet34_Weights)
+def resnet34(*, weights: ResNet34_Weights | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
+    """ResNet-34: 21.8 M parameters, 3.7 GMACs."""
+    return build(partial(ResNet, BasicBlock, _DEPTHS[34]), ResNet34_Weights, weights, progress, **kwargs)
+
+
+@register_model(ResNet50_Weights)
+def resnet50(*, weights: ResNet50_Weights | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
+    """ResNet-50: 25.6 M parameters, 4.1 GMACs."""
+    return build(partial(ResNet, Bottleneck, _DEPTHS[50]), ResNet50_Weights, weights, progress, **kwargs)
+
+
+@register_model(ResNet101_Weights)
+def resnet101(*, weights: ResNet101_Weights | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
+    """ResNet-101: 44.5 M parameters, 7.8 GMACs."""
+    return build(partial(ResNet, Bottleneck, _DEPTHS[101]), ResNet101_Weights, weights, progress, **kwargs)
+
+
+@register_model(ResNet152_Weights)
+def resnet152(*, weights: ResNet152_Weights | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
+    """ResNet-152: 60.2 M parameters, 11.5 GMACs."""
+    return build(partial(ResNet, Bottleneck, _DEPTHS[152]), ResNet152_Weights, weights, progress, **kwargs)
+
+
+@register_model(ResNeXt50_32X4D_Weights)
+def resnext50_32x4d(*, weights: ResNeXt50_32X4D_Weights | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
+    """ResNeXt-50, 32 groups of width 4: 25.0 M parameters, 4.2 GMACs."""
+    network = partial(ResNet, Bottleneck, _DEPTHS[50], groups=32, width_per_group=4)
+    return build(network, ResNeXt50_32X4D_Weights, weights, progress, **kwargs)
+
+
+@register_model(ResNeXt101_32X8D_Weights)
+def resnext101_32x8d(
+    *, weights: ResNeXt101_32X8D_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> ResNet:
+    """ResNeXt-101, 32 groups of width 8: 88.8 M parameters, 16.4 GMACs."""
+    network = partial(ResNet, Bottleneck, _DEPTHS[101], groups=32, width_per_group=8)
+    return build(network, ResNeXt101_32X8D_Weights, weights, progress, **kwargs)
+
+
+@register_model(ResNeXt101_64X4D_Weights)
+def resnext101_64x4d(
+    *, weights: ResNeXt101_64X4D_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> ResNet:
+    """ResNeXt-101, 64 groups of width 4: 83.5 M parameters, 15.5 GMACs."""
+    network = partial(ResNet, Bottleneck, _DEPTHS[101], groups=64, width_per_group=4)
+    return build(network, ResNeXt101_64X4D_Weights, weights, progress, **kwargs)
+
+
+@register_model(Wide_ResNet50_2_Weights)
+def wide_resnet50_2(*, weights: Wide_ResNet50_2_Weights | None = None, progress: bool = True, **kwargs: Any) -> ResNet:
+    """Wide ResNet-50-2, the 3×3 twice as wide: 68.9 M parameters, 11.4 GMACs."""
+    network = partial(ResNet, Bottleneck, _DEPTHS[50], width_per_group=128)
+    return build(network, Wide_ResNet50_2_Weights, weights, progress, **kwargs)
+
+
+@register_model(Wide_ResNet101_2_Weights)
+def wide_resnet101_2(
+    *, weights: Wide_ResNet101_2_Weights | None = None, progress: bool = True, **kwargs: Any
+) -> ResNet:
+    """Wide ResNet-101-2: 126.9 M parameters, 22.8 GMACs."""
+    network = partial(ResNet, Bottleneck, _DEPTHS[101], width_per_group=128)
+    return build(network, Wide_ResNet101_2_Weights, weights, progress, **kwargs)

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from vertebra.errors import UsageError
 
-from .build import register_model
+from .build import build
 from .convnet import ConvNet, Run
 from .published_weights import REFERENCES, WeightsEnum, entry
+from .registry import register_model
 
 __all__ = [
     "VGG",
@@ -122,7 +123,7 @@ class VGG(ConvNet):
         return [layer for layer in self.features if isinstance(layer, nn.MaxPool2d)][:2]
 
 
-def _vgg(cfg: str, batch_norm: bool = False, in_channels: int = 3, **options: Any) -> VGG:
+def _vgg(cfg: str, batch_norm: bool, in_channels: int = 3, **options: Any) -> VGG:
     return VGG(make_layers(cfgs[cfg], batch_norm, in_channels), **options)
 
 
@@ -187,12 +188,49 @@ class VGG19_BN_Weights(WeightsEnum):
     DEFAULT = IMAGENET1K_V1
 
 
-vgg11 = register_model(VGG11_Weights, partial(_vgg, "A"), "VGG-11, column A")
-vgg13 = register_model(VGG13_Weights, partial(_vgg, "B"), "VGG-13, column B")
-vgg16 = register_model(VGG16_Weights, partial(_vgg, "D"), "VGG-16, column D")
-vgg19 = register_model(VGG19_Weights, partial(_vgg, "E"), "VGG-19, column E")
-# The paper did not have batch norm yet.
-vgg11_bn = register_model(VGG11_BN_Weights, partial(_vgg, "A", batch_norm=True), "VGG-11 with batch norm")
-vgg13_bn = register_model(VGG13_BN_Weights, partial(_vgg, "B", batch_norm=True), "VGG-13 with batch norm")
-vgg16_bn = register_model(VGG16_BN_Weights, partial(_vgg, "D", batch_norm=True), "VGG-16 with batch norm")
-vgg19_bn = register_model(VGG19_BN_Weights, partial(_vgg, "E", batch_norm=True), "VGG-19 with batch norm")
+@register_model(VGG11_Weights)
+def vgg11(*, weights: VGG11_Weights | None = None, progress: bool = True, **kwargs: Any) -> VGG:
+    """VGG-11, column A: 132.9 M parameters, 7.6 GMACs."""
+    return build(partial(_vgg, "A", False), VGG11_Weights, weights, progress, **kwargs)
+
+
+@register_model(VGG11_BN_Weights)
+def vgg11_bn(*, weights: VGG11_BN_Weights | None = None, progress: bool = True, **kwargs: Any) -> VGG:
+    """VGG-11 with batch norm, which the paper did not have yet."""
+    return build(partial(_vgg, "A", True), VGG11_BN_Weights, weights, progress, **kwargs)
+
+
+@register_model(VGG13_Weights)
+def vgg13(*, weights: VGG13_Weights | None = None, progress: bool = True, **kwargs: Any) -> VGG:
+    """VGG-13, column B: 133.0 M parameters, 11.3 GMACs."""
+    return build(partial(_vgg, "B", False), VGG13_Weights, weights, progress, **kwargs)
+
+
+@register_model(VGG13_BN_Weights)
+def vgg13_bn(*, weights: VGG13_BN_Weights | None = None, progress: bool = True, **kwargs: Any) -> VGG:
+    """VGG-13 with batch norm."""
+    return build(partial(_vgg, "B", True), VGG13_BN_Weights, weights, progress, **kwargs)
+
+
+@register_model(VGG16_Weights)
+def vgg16(*, weights: VGG16_Weights | None = None, progress: bool = True, **kwargs: Any) -> VGG:
+    """VGG-16, column D: 138.4 M parameters, 15.5 GMACs."""
+    return build(partial(_vgg, "D", False), VGG16_Weights, weights, progress, **kwargs)
+
+
+@register_model(VGG16_BN_Weights)
+def vgg16_bn(*, weights: VGG16_BN_Weights | None = None, progress: bool = True, **kwargs: Any) -> VGG:
+    """VGG-16 with batch norm."""
+    return build(partial(_vgg, "D", True), VGG16_BN_Weights, weights, progress, **kwargs)
+
+
+@register_model(VGG19_Weights)
+def vgg19(*, weights: VGG19_Weights | None = None, progress: bool = True, **kwargs: Any) -> VGG:
+    """VGG-19, column E: 143.7 M parameters, 19.6 GMACs."""
+    return build(partial(_vgg, "E", False), VGG19_Weights, weights, progress, **kwargs)
+
+
+@register_model(VGG19_BN_Weights)
+def vgg19_bn(*, weights: VGG19_BN_Weights | None = None, progress: bool = True, **kwargs: Any) -> VGG:
+    """VGG-19 with batch norm."""
+    return build(partial(_vgg, "E", True), VGG19_BN_Weights, weights, progress, **kwargs)
