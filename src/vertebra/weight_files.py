@@ -1,10 +1,10 @@
-"""Weight files onto this machine: into torch's cache folder, whole and checked, or not at all.
+"""Fetch published weight files into torch's cache folder: complete with a verified SHA-256, or not at all.
 
-Without torch (filelock for the lock, rich for the bar), so that `vertebra weights` answers without importing torch.
+Without torch (filelock for the lock, rich for the bar), so that `vertebra weights` starts without importing it.
 
 Environment:
-    TORCH_HOME, XDG_CACHE_HOME: where the cache is, as for torch.hub.
-    VERTEBRA_WEIGHTS_MIRROR: a folder, or a base URL, that holds the files under their published names.
+    TORCH_HOME, XDG_CACHE_HOME: locate the cache, as for torch.hub.
+    VERTEBRA_WEIGHTS_MIRROR: a folder or base URL that holds the files under their published names.
     VERTEBRA_OFFLINE=1: never use the network.
 """
 
@@ -34,7 +34,7 @@ _PACKAGE = "package:"
 
 
 def hub_dir() -> Path:
-    """The folder of torch's downloaded weights: `torch.hub.get_dir()` + "/checkpoints", without importing torch."""
+    """The folder of torch's downloaded weights, `torch.hub.get_dir()` + "/checkpoints", without importing torch."""
     hub = sys.modules.get("torch.hub")
     if hub is not None and getattr(hub, "_hub_dir", None):  # torch.hub.set_dir() was called
         return Path(hub.get_dir(), "checkpoints")
@@ -43,7 +43,7 @@ def hub_dir() -> Path:
 
 
 def cached_path(url: str) -> Path:
-    """Where the file lies once it is fetched: in the cache, or inside the package for `package:NAME/FILE`.
+    """The path of the fetched file: in the cache, or for `package:NAME/FILE` inside the installed package.
 
     Raises:
         WeightsError: the package is not installed.
@@ -54,32 +54,32 @@ def cached_path(url: str) -> Path:
 
 
 def fetch(url: str, progress: bool = True, check_hash: bool = True) -> Path:
-    """The file of a published URL on this machine: from the cache, else downloaded into it.
+    """Return the path of a published file, downloading it if it is not in the cache.
 
-    A file appears under its name only when it is whole and its SHA-256 begins with the digits in the name. What a
-    broken download brought stays beside it as `NAME.partial`, and the next call goes on from there. Of two processes
-    that want the same file one downloads and the other waits. A file that is in the cache is not hashed again: see
-    `verify`.
+    A file gets its name only when it is complete and its SHA-256 begins with the digits in the name
+    (`weight_transfer.matches_hash`). An interrupted download stays as `NAME.partial` and is resumed by the next call.
+    If two processes want the same file, one downloads it and the other waits. A cached file is not hashed again: see
+    `fetch_verified`.
 
     Args:
         url: `https://…/name-<hash>.pth` or `package:NAME/FILE`.
-        progress: show a bar on stderr where that is a terminal, else one line.
-        check_hash: compare with the hash in the name, where it has one.
+        progress: show a bar on stderr, or one line where that is not a terminal.
+        check_hash: verify the hash in the name, if it has one.
 
     Raises:
-        WeightsError: it cannot be had: says why, and what else to do. The cache is as it was.
+        WeightsError: the file cannot be fetched; the cache is unchanged.
     """
     path = cached_path(url)
     if path.is_file() or url.startswith(_PACKAGE):
         return path
     source = _source(url, path)
-    expected = _hash_in(path.name) if check_hash else None
+    expected = _hash_in_name(path.name) if check_hash else None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _exclusive(path, progress) as partial:
             if path.is_file():  # another process was faster
                 return path
-            with transfer.shown(f"{source}", path, progress) as bar:
+            with transfer.download_bar(str(source), path, progress) as bar:
                 if isinstance(source, Path):
                     transfer.copy(source, partial, expected, bar)
                 else:
@@ -91,18 +91,18 @@ def fetch(url: str, progress: bool = True, check_hash: bool = True) -> Path:
     return path
 
 
-def sound(url: str, progress: bool = True) -> Path:
-    """The verified file of a published URL: a damaged one is fetched again, and stays until the new one is whole.
+def fetch_verified(url: str, progress: bool = True) -> Path:
+    """As `fetch`, but hash a cached file too; a damaged one is fetched again, and kept until the new one is complete.
 
     Raises:
-        WeightsError: the file of a package is damaged, or a damaged one cannot be fetched again.
+        WeightsError: as `fetch`, or a package's file is damaged.
     """
     path = cached_path(url)
     with creation_lock(path):
         if not path.is_file():
             return fetch(url, progress)
         try:
-            verify(path, url)
+            verify_hash(path, url)
             return path
         except WeightsError as error:
             if url.startswith(_PACKAGE):
@@ -119,24 +119,24 @@ def sound(url: str, progress: bool = True) -> Path:
     return path
 
 
-def is_sound_again(url: str, progress: bool = True) -> bool:
-    """Whether a file that could not be read is what was published now, be it that it was fetched again."""
-    if url.startswith(_PACKAGE) or _hash_in(_file_name(url)) is None:
+def refetch_if_damaged(url: str, progress: bool = True) -> bool:
+    """Fetch an unreadable cached file again if it is damaged; return whether the cache now has the published file."""
+    if url.startswith(_PACKAGE) or _hash_in_name(_file_name(url)) is None:
         return False
     try:
-        sound(url, progress)
+        fetch_verified(url, progress)
     except WeightsError:
         return False  # the reader's error says more
     return True
 
 
-def verify(path: Path, url: str) -> None:
-    """Check that a file's SHA-256 begins with the digits in the name that `url` ends in.
+def verify_hash(path: Path, url: str) -> None:
+    """Check that a file's SHA-256 begins with the digits in the file name of `url`.
 
     Raises:
         WeightsError: it does not, the file cannot be read, or the name holds no hash.
     """
-    expected = _hash_in(_file_name(url))
+    expected = _hash_in_name(_file_name(url))
     if expected is None:
         raise WeightsError(f"'{_file_name(url)}' has no hash in its name, so '{path}' cannot be verified.")
     try:
@@ -144,7 +144,7 @@ def verify(path: Path, url: str) -> None:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise WeightsError(f"'{path}' cannot be read: {error.strerror or error}.") from error
-    if not found.startswith(expected):
+    if not transfer.matches_hash(found, expected):
         raise WeightsError(
             f"'{path}' is damaged or not the published file: its SHA-256 begins with {found[: len(expected)]}, "
             f"not with {expected}. Delete it and fetch it again."
@@ -158,8 +158,8 @@ def _file_name(url: str) -> str:
     return name
 
 
-def _hash_in(name: str) -> str | None:
-    """The first digits of the SHA-256 that torch's naming puts before the suffix: "0676ba61" in vgg-0676ba61.pth."""
+def _hash_in_name(name: str) -> str | None:
+    """The beginning of the SHA-256, which torch puts before the suffix: "0676ba61" in vgg-0676ba61.pth."""
     found = re.search(r"-([0-9a-f]{8,64})\.[^.]+$", name)
     return found[1] if found else None
 
@@ -167,7 +167,7 @@ def _hash_in(name: str) -> str | None:
 def _package_file(reference: str) -> Path:
     name, _, inside = reference.partition("/")
     distribution = name.replace("_", "-")
-    # Only looked up: importing it would run its code, and it may import torch.
+    # Not imported: that would run its code, which may import torch.
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise WeightsError(
@@ -184,7 +184,7 @@ def _package_file(reference: str) -> Path:
 
 
 def _source(url: str, path: Path) -> str | Path:
-    """What to read: the mirror's file or URL where a mirror is set, else the URL. An error where that is forbidden."""
+    """The mirror's file or URL if a mirror is set, else the URL; a `WeightsError` if using the network is forbidden."""
     source: str | Path = url
     if mirror := os.getenv(MIRROR):
         if re.match(r"https?://", mirror):
@@ -203,8 +203,8 @@ def _source(url: str, path: Path) -> str | Path:
                 )
     if isinstance(source, str):
         if not re.match(r"https?://", source):
-            raise WeightsError(f"'{source}' is no address of weights; allowed are https://…, http://… and package:….")
-        # What is not a plain no forbids: a misspelt yes must not open the network.
+            raise WeightsError(f"'{source}' is not a URL of weights; allowed are https://…, http://… and package:….")
+        # Any value but a plain no forbids it: a misspelt yes must not allow the network.
         if os.getenv(OFFLINE, "").lower() not in ("", "0", "false", "no", "off"):
             raise WeightsError(
                 f"{path.name} is not on this machine (looked for '{path}'), and {OFFLINE} forbids downloading it. "
@@ -217,16 +217,16 @@ def _check_address(mirror: str) -> None:
     try:
         port = urllib.parse.urlsplit(mirror).port  # raises where host or port are malformed
         mirror.encode("ascii")
-        sound = port != 0 and not re.search(r"\s", mirror)
+        is_valid = port != 0 and not re.search(r"\s", mirror)
     except ValueError:
-        sound = False
-    if not sound:
-        raise WeightsError(f"{MIRROR} is '{mirror}', which is no web address. Write it like https://host/folder.")
+        is_valid = False
+    if not is_valid:
+        raise WeightsError(f"{MIRROR} is '{mirror}', which is not a valid URL. Write it like https://host/folder.")
 
 
 @contextlib.contextmanager
 def _exclusive(path: Path, announce: bool) -> Iterator[Path]:
-    """Hold the right to make `path`: gives the name of the partial file, which no other process uses meanwhile."""
+    """Lock the download of `path`; yields the path of the partial file, which no other process uses meanwhile."""
 
     def waiting() -> None:
         if announce:
@@ -237,9 +237,9 @@ def _exclusive(path: Path, announce: bool) -> Iterator[Path]:
         if alone:
             yield partial
             return
-        # Without locks every process works for itself; the last one's rename wins, with the same content.
+        # Without locks each process downloads its own file; the last rename wins, with the same content.
         private = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
         try:
             yield private
         finally:
-            transfer.forget(private)
+            transfer.delete_partial(private)

@@ -49,7 +49,7 @@ def fetch(names: Names) -> None:
     from vertebra import weight_files
 
     for member in _members(names):
-        typer.echo(str(weight_files.sound(member.url)))
+        typer.echo(str(weight_files.fetch_verified(member.url)))
 
 
 @app.command()
@@ -68,7 +68,7 @@ def verify(names: MaybeNames = None) -> None:
             path = weight_files.cached_path(member.url)
             if not path.is_file():
                 raise WeightsError(f"is not on this machine. Run: vertebra weights fetch {member!r}")
-            weight_files.verify(path, member.url)
+            weight_files.verify_hash(path, member.url)
             typer.echo(f"ok       {member!r}  {path}")
         except VertebraError as error:
             failures += 1

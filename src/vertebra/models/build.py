@@ -69,7 +69,7 @@ def build(
     try:
         content = weight_reader.read(path, mapped=mapped)
     except WeightsError:
-        if isinstance(source, Path) or not weight_files.is_sound_again(source.url, progress):
+        if isinstance(source, Path) or not weight_files.refetch_if_damaged(source.url, progress):
             raise
         content = weight_reader.read(path, mapped=mapped)
     weight_reader.check_architecture(content.card, name_of(weights_enum), path)
