@@ -135,7 +135,7 @@ def test_folders_that_cannot_be_listed(tree, monkeypatch):
 
 
 def test_a_split_without_class_folders_beside_one_with_them_is_refused(tree):
-    assert "beside them test, whose photos lie in no class folders." in refusal(tree(*SPLITS, "test/1.jpg"))
+    assert "beside them test, whose photos are in no class folders." in refusal(tree(*SPLITS, "test/1.jpg"))
     assert "beside them test and x, which are no splits" in refusal(tree("x/1.jpg", root="photos"))
 
 
@@ -225,7 +225,7 @@ def test_one_folder_that_is_named_like_a_split_and_holds_class_folders(tree):
 def test_splits_below_classes_are_refused(tree):
     root = tree("cat/train/1.jpg", "cat/test/1.jpg", "dog/train/1.jpg")
     assert refusal(root) == (
-        "DATA has cat/test and cat/train: splits in the folder of a class would be trained on alike. Put the classes "
+        "DATA has cat/test and cat/train: splits in the folder of a class would all be trained on. Put the classes "
         "into the splits (train/cat), or leave one out with --ignore test."
     )
     assert "DATA has cat/x_test and cat/x_train: splits in" in refusal(
@@ -573,7 +573,7 @@ def test_a_class_that_only_test_has_is_refused_or_left_out(tree):
     )
     message = refusal(root)
     assert message == (
-        "DATA: the class 'ketches' has photos in test and none to train on. So it is with 1 other. Did you mean "
+        "DATA: the class 'ketches' has photos in test and none to train on. The same is true of 1 other. Did you mean "
         "'ketch'? --allow-unseen leaves such photos out."
     )
     found = open_dataset(root, allow_unseen=True)
@@ -592,7 +592,7 @@ def test_a_class_that_two_splits_have_and_train_has_not(tree):
 
 def test_of_many_classes_without_training_photos_the_first_are_named(tree):
     root = tree(*SPLITS, *(f"test/x{letter}/1.jpg" for letter in "abcdefg"))
-    assert "So it is with 6 others." in refusal(root)
+    assert "The same is true of 6 others." in refusal(root)
     note = open_dataset(root, allow_unseen=True).notes[-1]
     assert note.endswith("'xe' (1 in test) and 2 others.")
 

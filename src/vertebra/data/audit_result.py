@@ -135,11 +135,7 @@ class Audit:
         found = [
             (len(self.broken), "cannot be used", "photo"),
             (len(self.unreadable), "cannot be listed", "folder"),
-            (
-                count := len(self.duplicates_across_labels),
-                f"appear{'s' * (count == 1)} under different labels",
-                "picture",
-            ),
+            (n := len(self.duplicates_across_labels), f"appear{'s' * (n == 1)} under different labels", "picture"),
             (n := len(self.duplicates_across_splits), f"appear{'s' * (n == 1)} in different splits", "picture"),
             (n := len(self.case_clashes), f"differ{'s' * (n == 1)} in case only", "set of class names"),
             (sum(count == 0 for count in self.classes.values()), "without any usable photo", "class"),

@@ -1,4 +1,4 @@
-"""A folder with all that lies in it, as it is walked: photos, folders, other files, links and what is skipped."""
+"""Walks a folder: its photos, subfolders, other files, links, and what is skipped."""
 
 from __future__ import annotations
 
@@ -25,36 +25,36 @@ from vertebra.photo_files import (
 from .dataset import DataError
 from .label_names import Ignored
 
-_ASKED = "Ignored, as asked"
+_IGNORED = "Ignored, as asked"
 _HIDDEN = "Skipped, as hidden or made by a system"
 _LINKS = "Links within this folder, so their photos count more than once"
 
 
 @dataclass
 class Folder:
-    """A folder with what lies in it, in the order of the names."""
+    """A folder with its entries, sorted by name."""
 
     path: Path
     entries: list[Path | Folder] = field(default_factory=list)
 
     @property
     def name(self) -> str:
-        """Its own, without the path."""
+        """The last part of the path."""
         return self.path.name
 
     @cached_property
     def folders(self) -> list[Folder]:
-        """Those that lie directly in it, filled or not."""
+        """Its direct subfolders, filled or not."""
         return [entry for entry in self.entries if isinstance(entry, Folder)]
 
     @cached_property
     def photos(self) -> list[Path]:
-        """Those that lie directly in it."""
+        """The photos directly in it."""
         return [entry for entry in self.entries if isinstance(entry, Path)]
 
     @cached_property
     def filled(self) -> list[Folder]:
-        """Its folders that hold photos at any depth."""
+        """Its direct subfolders with photos at any depth."""
         return [folder for folder in self.folders if folder.is_filled]
 
     @property
@@ -62,46 +62,46 @@ class Folder:
         """Whether it holds photos at any depth."""
         return bool(self.photos or self.filled)
 
-    def below(self) -> Iterator[Path]:
-        """All photos in it and below it."""
+    def walk(self) -> Iterator[Path]:
+        """Iterate over all photos at any depth."""
         for entry in self.entries:
             if isinstance(entry, Folder):
-                yield from entry.below()
+                yield from entry.walk()
             else:
                 yield entry
 
 
 class FolderTree:
-    """Goes through folders in order, follows links but not in a circle, and notes what it passes by."""
+    """Reads a folder recursively in sorted order, follows links except in a cycle, and records what it skips."""
 
     def __init__(self, root: Path, ignored: Ignored) -> None:
         self.root = root
         self.others: list[str] = []
         self.unreadable: list[str] = []
-        self.names: set[str] = set()  # of all folders
+        self.folder_names: set[str] = set()
         self._real_root = os.path.realpath(root)
         self._ignored = ignored
-        self._skipped: dict[str, list[str]] = {_ASKED: [], _HIDDEN: [], _LINKS: []}
-        self._kinds: dict[Kind, list[str]] = {}  # of files that are no photos and are told of
+        self._skipped: dict[str, list[str]] = {_IGNORED: [], _HIDDEN: [], _LINKS: []}
+        self._kinds: dict[Kind, list[str]] = {}  # of files that are no photos and that the notes name
 
-    def tree(self) -> Folder:
-        """The root with all that is below it."""
+    def read(self) -> Folder:
+        """Read the root with all that is below it."""
         try:
             entries(self.root)
         except OSError as error:
             raise DataError(f"{self.root} cannot be listed ({error.strerror or error}).") from error
-        return self._folder(self.root, "", FolderPath(self._real_root))
+        return self._read_folder(self.root, "", FolderPath(self._real_root))
 
     def shown(self, path: Path | str) -> str:
-        """A path relative to the root."""
+        """Format a path relative to the root."""
         return str(Path(path).relative_to(self.root))
 
     def notes(self) -> list[str]:
-        """What was skipped, and what counts twice."""
-        notes = [f"{what}: {some(paths)}." for what, paths in self._skipped.items() if paths]
+        """Return sentences on what was skipped and which links duplicate photos."""
+        notes = [f"{what}: {examples(paths)}." for what, paths in self._skipped.items() if paths]
         return notes + left_out(self._kinds, self.root)
 
-    def _folder(self, path: Path, shown: str, folder_path: FolderPath) -> Folder:
+    def _read_folder(self, path: Path, shown: str, folder_path: FolderPath) -> Folder:
         found = Folder(path)
         try:
             inside, below = descend(str(path), folder_path)
@@ -109,26 +109,26 @@ class FolderTree:
             self.unreadable.append(f"{shown} {error}")
             return found
         for entry in inside:
-            self._take(entry, found, f"{shown}{os.sep}{entry.name}" if shown else entry.name, below)
+            self._add_entry(entry, found, f"{shown}{os.sep}{entry.name}" if shown else entry.name, below)
         return found
 
-    def _take(self, entry: os.DirEntry[str], to: Folder, shown: str, folder_path: FolderPath) -> None:
+    def _add_entry(self, entry: os.DirEntry[str], to: Folder, shown: str, folder_path: FolderPath) -> None:
         if is_folder(entry) and self._ignored.has(entry.name, shown.replace(os.sep, "/")):
-            self._skipped[_ASKED].append(shown)
+            self._skipped[_IGNORED].append(shown)
         elif is_hidden_or_system(entry):
             if kind := skipped_kind(entry):
                 self._kinds.setdefault(kind, []).append(shown)
             elif not is_macos_metadata(entry.name) and (is_folder(entry) or is_photo(entry)):
                 self._skipped[_HIDDEN].append(shown)
         elif is_folder(entry):
-            self.names.add(entry.name)
-            folder = self._folder(Path(entry.path), shown, folder_path)
+            self.folder_names.add(entry.name)
+            folder = self._read_folder(Path(entry.path), shown, folder_path)
             to.entries.append(folder)
             if folder.entries:
-                self._tell_link(entry, shown)
+                self._note_link(entry, shown)
         elif is_photo(entry):
             to.entries.append(Path(entry.path))
-            self._tell_link(entry, shown)
+            self._note_link(entry, shown)
         elif is_broken_link(entry):
             self.unreadable.append(f"{shown} is a link to nothing")
         else:
@@ -136,7 +136,7 @@ class FolderTree:
             if kind := skipped_kind(entry):
                 self._kinds.setdefault(kind, []).append(shown)
 
-    def _tell_link(self, entry: os.DirEntry[str], shown: str) -> None:
+    def _note_link(self, entry: os.DirEntry[str], shown: str) -> None:
         if entry.is_symlink() and not is_broken_link(entry):
             target = os.path.realpath(entry.path)
             if Path(self._real_root) in Path(target).parents:
@@ -144,12 +144,12 @@ class FolderTree:
 
 
 def listed(names: Sequence[str]) -> str:
-    """`"a, b and c"`, of many the first ones."""
+    """Format as `"a, b and c"`, or the first five of many."""
     if len(names) > 6:
         return f"{', '.join(names[:5])} and {len(names) - 5:,} others"
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def some(names: Sequence[str], most: int = 3) -> str:
-    """`"3, such as a, b and c"`, or the names where they are few."""
-    return listed(names) if len(names) <= most else f"{len(names):,}, such as {listed(names[:most])}"
+def examples(names: Sequence[str], max_names: int = 3) -> str:
+    """Format as `"9, such as a, b and c"`, or all names if they are few."""
+    return listed(names) if len(names) <= max_names else f"{len(names):,}, such as {listed(names[:max_names])}"

@@ -1,6 +1,6 @@
-"""What names mean: which are one class, which are a split, and which are to be ignored.
+"""Rules for names of classes and splits: which are equal, which are splits, and which are ignored.
 
-The same rule for folders, tables and the classes that a model knows.
+The same for folders, tables and the classes of a model.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vertebra.errors import UsageError, suggest
 
 from .dataset import DataError
 
-# How the splits are spelled in the wild; in any case, with or without white space around.
+# Spellings of the splits, in any case, with or without white space around.
 SPLIT_SPELLINGS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev", "eval", "evaluation"),
@@ -24,20 +24,20 @@ SPLIT_SPELLINGS = {
 }
 _SPLITS = {spelling: split for split, spellings in SPLIT_SPELLINGS.items() for spelling in spellings}
 KNOWN_SPLITS = ", ".join("/".join(spellings) for spellings in SPLIT_SPELLINGS.values())
-# What stands beside the split in a name without saying what is in it: `test_images`, `trainset`.
+# Words beside the split in a name that do not name its content: `test_images`, `trainset`.
 _FILLERS = frozenset(
     (
         *("set", "data", "dataset", "split", "folder"),
         *("images", "image", "imgs", "img", "photos", "photo", "pics", "pictures"),
     )
 )
-# What stands between several labels of a photo.
+# Separators of several labels of a photo.
 _BETWEEN_LABELS = re.compile(r"\s*[|;,/+&]\s*|\s+and\s+|\s+")
 _NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?")
 
 
 def tidy(name: str) -> str:
-    """A name without white space and invisible characters around it, its Unicode in composed form (NFC)."""
+    """Strip white space and invisible characters, and normalise to Unicode's composed form (NFC)."""
     start, end = 0, len(name)
     while start < end and _is_blank(name[start]):
         start += 1
@@ -51,14 +51,14 @@ def _is_blank(character: str) -> bool:
 
 
 def split_of(name: str) -> str | None:
-    """The split that a name stands for, or None."""
+    """Return the split that a name is a spelling of, or None."""
     return _SPLITS.get(tidy(name).casefold())
 
 
 def split_within(name: str) -> tuple[str, str] | None:
-    """The one split that a part of a name stands for, and what else it says: `birds_train2` → ("train", "birds").
+    """Return the split within a name, and the rest of the name: `birds_train2` → ("train", "birds").
 
-    None where no part of it, or more than one, stands for a split.
+    None if no part of it is a split, or more than one.
     """
     words = [word.casefold() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)]
     splits, rest = [], []
@@ -71,15 +71,15 @@ def split_within(name: str) -> tuple[str, str] | None:
     return (splits[0], " ".join(rest)) if len(splits) == 1 else None
 
 
-def join_names(found: Mapping[str, str], source: str) -> tuple[dict[str, str], list[str]]:
-    """Spelling → class, and notes; `found` has of each spelling where in the source it stands first, for people.
+def merge_spellings(found: Mapping[str, str], source: str) -> tuple[dict[str, str], list[str]]:
+    """Merge spellings of a class: return spelling → class, and notes.
 
-    Names that differ only in Unicode form or in white space around them are one class. Those that differ so little that
-    they may be one class or two are refused.
+    `found` has the first occurrence of each spelling, for messages. Names that differ only in Unicode form or outer
+    white space are merged; names that differ only in case or in how a number is written are a DataError.
     """
     classes = {spelling: tidy(spelling) for spelling in found}
     notes: list[str] = []
-    alike: dict[tuple[str, str], str] = {}
+    first_with_key: dict[tuple[str, str], str] = {}
     written: dict[str, list[str]] = {}
     for spelling, name in classes.items():
         where = found[spelling]
@@ -88,7 +88,7 @@ def join_names(found: Mapping[str, str], source: str) -> tuple[dict[str, str], l
         if not is_text(name):
             raise DataError(f"{source}: the class name {as_latin1(name)} is not UTF-8 text ({where}). Rename it.")
         for key, how in ((_folded(name), "in case only"), (_number(name), "in how the same number is written")):
-            other = alike.setdefault(key, spelling) if key else spelling
+            other = first_with_key.setdefault(key, spelling) if key else spelling
             if classes[other] != name:
                 raise DataError(
                     f"{source}: the classes {classes[other]!r} ({found[other]}) and {name!r} ({where}) differ {how}, "
@@ -98,14 +98,14 @@ def join_names(found: Mapping[str, str], source: str) -> tuple[dict[str, str], l
         written.setdefault(name, []).append(spelling)
     for name, spellings in written.items():
         if len(spellings) > 1:
-            places = ", ".join(f"{spelling!a} ({found[spelling]})" for spelling in spellings)
-            notes.append(f"Joined, as they differ only in Unicode form or outer white space: {places} → {name!r}.")
+            merged = ", ".join(f"{spelling!a} ({found[spelling]})" for spelling in spellings)
+            notes.append(f"Joined, as they differ only in Unicode form or outer white space: {merged} → {name!r}.")
         elif unicodedata.normalize("NFC", spellings[0]) != name:
             what = "white space" if spellings[0].strip() != spellings[0] else "invisible characters"
             notes.append(f"The class {spellings[0]!a} is named {name!r}, without the {what} around it.")
     separated: dict[str, list[str]] = {}
     for name in written:
-        letters = unicodedata.normalize("NFKC", name).casefold()  # also those of full width
+        letters = unicodedata.normalize("NFKC", name).casefold()  # also full-width letters
         separated.setdefault("".join(c for c in letters if c.isalnum()), []).append(name)
     for letters, names in separated.items():
         if letters and len(names) > 1:
@@ -126,7 +126,7 @@ def join_names(found: Mapping[str, str], source: str) -> tuple[dict[str, str], l
                 f"{name!r} is taken for a class of its own, although it is named like a copy of {original!r}. If they "
                 "are one, put their photos together."
             )
-        if stands_for_missing(name):
+        if is_missing_marker(name):
             notes.append(
                 f"{name!r} is taken for the name of a class; if it stands for a missing label, leave it out with "
                 f"--ignore {argument(name)}."
@@ -135,18 +135,18 @@ def join_names(found: Mapping[str, str], source: str) -> tuple[dict[str, str], l
 
 
 def is_text(name: str) -> bool:
-    """Whether a name is text in Unicode: the bytes of a file's name may be anything."""
+    """Whether a name is valid Unicode; the bytes of a file's name may not be."""
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def as_latin1(name: str) -> str:
-    """For people: a name that is no text, quoted, its bytes read as Latin-1, which they mostly are."""
-    read = "".join(chr(ord(c) - 0xDC00) if "\udc80" <= c <= "\udcff" else c for c in name)
-    return f"{read!r} (read as Latin-1)"
+    """Quote a name that is not valid UTF-8, decoded as Latin-1, the likeliest encoding."""
+    decoded = "".join(chr(ord(c) - 0xDC00) if "\udc80" <= c <= "\udcff" else c for c in name)
+    return f"{decoded!r} (read as Latin-1)"
 
 
-def stands_for_missing(name: str) -> bool:
-    """Whether a label is what programs and people write where there is none."""
+def is_missing_marker(name: str) -> bool:
+    """Whether a label is a usual marker of a missing one, such as `NaN` or `-`."""
     letters = name.casefold()
     if letters in ("nan", "<na>", "nat", "none", "null", "na", "n/a", "#n/a", "\\n", "-", "--", "---", "?", "??", "."):
         return True
@@ -154,7 +154,7 @@ def stands_for_missing(name: str) -> bool:
 
 
 def _original(name: str) -> str | None:
-    """What a name is a copy of, as systems name copies of folders: `cat (1)`, `cat - Copy`, `Copy of cat`."""
+    """Return the original's name of a copied folder, such as `cat (1)`, `cat - Copy`, `Copy of cat`."""
     for pattern in (r"(.+?)(?: ?-? ?copy)?(?: ?\([0-9]+\))", r"(.+?)(?: ?-|_)? ?copy(?: [0-9]+)?", r"copy of (.+)"):
         if match := re.fullmatch(pattern, name, re.IGNORECASE):
             return match[1]
@@ -170,14 +170,14 @@ def _number(name: str) -> tuple[str, str] | None:
 
 
 def argument(name: str) -> str:
-    """A name as one writes it on the command line."""
+    """Quote a name for the command line if it needs it."""
     return name if re.fullmatch(r"[\w./+-]+", name) else f'"{name}"'
 
 
 def match_names(labels: Iterable[str], known: Sequence[str], source: str) -> tuple[dict[str, str], list[str]]:
-    """The class of a model that each label of a data set means, and the labels that mean none.
+    """Match labels to the classes of a model: return label → class, and the labels that match none.
 
-    One that differs from a class in case only, or in how a number is written, is refused (DataError).
+    A label that differs from a class only in case or in how a number is written is a DataError.
     """
     by_key: dict[object, str] = {}
     for name in known:
@@ -200,29 +200,29 @@ def match_names(labels: Iterable[str], known: Sequence[str], source: str) -> tup
 
 
 class Ignored:
-    """The names that a person asked to ignore: folders, classes, splits or columns.
+    """Names of folders, classes, splits or columns to ignore (--ignore).
 
-    A name with a separator is a path below the root; one without stands for every folder or value of that name.
+    A name with a separator is a path below the root; one without matches every folder or value of that name.
     """
 
     def __init__(self, names: Sequence[str], root: Path | None = None) -> None:
         if isinstance(names, str):
             raise UsageError(f"ignore is {names!r}; it must be a list of names.")
-        self._asked = {name: _spellings(name, root) for name in names}
-        if empty := [name for name, spellings in self._asked.items() if not all(spellings)]:
+        self._names = {name: _spellings(name, root) for name in names}
+        if empty := [name for name, spellings in self._names.items() if not all(spellings)]:
             raise UsageError(f"the name to ignore is {empty[0]!r}. Give the name of a folder or class.")
         self._used: set[str] = set()
 
     def has(self, *spellings: str) -> bool:
-        """Whether one of these was asked for."""
+        """Whether one of these spellings is ignored."""
         wanted = {tidy(spelling) for spelling in spellings}
-        found = [name for name, asked in self._asked.items() if asked & wanted]
+        found = [name for name, asked in self._names.items() if asked & wanted]
         self._used.update(found)
         return bool(found)
 
     def check(self, seen: Iterable[str], source: str) -> None:
-        """Refuse what was not found, with the nearest of what is there."""
-        unused = [name for name in self._asked if name not in self._used]
+        """Raise a UsageError for an ignored name that `seen` does not have, with the nearest one."""
+        unused = [name for name in self._names if name not in self._used]
         if unused:
             there = sorted(set(seen))
             most = f"There are {', '.join(there[:10])}{', …' if len(there) > 10 else ''}."
@@ -233,7 +233,7 @@ class Ignored:
 
 
 def _spellings(name: str, root: Path | None) -> set[str]:
-    """A name without `./` before and the separator behind that shells add; and as a path below the root."""
+    """Return a name without the `./` and trailing separator that shells add, and as a path below the root."""
     found = {tidy(name).rstrip("/").rstrip(os.sep).removeprefix("./")}
     if root is not None and "/" in name.rstrip("/"):
         below = os.path.relpath(name, root)

@@ -1,6 +1,6 @@
-"""Data sets by name: scikit-learn's digits, and those that torchvision downloads.
+"""Named data sets: scikit-learn's digits, and those that torchvision downloads.
 
-Each is made into a folder of files in the cache once, so that everything else sees ordinary photos.
+Each is written to the cache once as class folders, which are then read like any other.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ NAMES = ("digits", *_TORCHVISION)
 
 
 def read_named(name: str, *, ignore: Sequence[str] = ()) -> Dataset:
-    """The photos of a named data set, fetched and unpacked on first use."""
+    """Read a named data set; the first call downloads and unpacks it."""
     folder = cache_dir() / "datasets" / name
     if not folder.is_dir():
         # One process at a time: torchvision downloads into a folder that two would write to.
         with creation_lock(folder.with_name(f"{name}.made")):
             if not folder.is_dir():
-                _make(folder, _digits() if name == "digits" else _download(name))
+                _write_folder(folder, _digits() if name == "digits" else _download(name))
     return replace(read_folder(folder, ignore=ignore), name=name)
 
 
@@ -69,22 +69,22 @@ def read_named(name: str, *, ignore: Sequence[str] = ()) -> Dataset:
 _Items: TypeAlias = Iterator[tuple[str | None, str, Image.Image | Path]]
 
 
-def _make(folder: Path, items: _Items) -> None:
-    """A folder of the photos, which is there whole or not at all."""
+def _write_folder(folder: Path, items: _Items) -> None:
+    """Write the class folders atomically."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
-            _write(items, temporary)
+            _write_photos(items, temporary)
             os.replace(temporary, folder)  # noqa: PTH105 - of a folder
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        if not folder.is_dir():  # else another process was sooner
+        if not folder.is_dir():  # another process may have written it meanwhile
             raise DataError(f"{folder} cannot be written ({error.strerror or error}).") from error
 
 
-def _write(items: _Items, to: Path) -> None:
+def _write_photos(items: _Items, to: Path) -> None:
     for number, (split, label, picture) in enumerate(items):
         folder = to / (split or "") / label
         folder.mkdir(parents=True, exist_ok=True)
@@ -116,10 +116,10 @@ def _download(name: str) -> _Items:
         try:
             found = getattr(datasets, kind)(root, download=True, **arguments)
         except Exception as error:
-            # Downloads fail in as many ways as there are servers, and torchvision has no exception of its own.
+            # torchvision has no exception class of its own for failed downloads.
             raise DataError(
-                f"{name} cannot be downloaded ({' '.join(str(error).split()) or type(error).__name__}). With a copy at "
-                "hand, give its folder instead of the name."
+                f"{name} cannot be downloaded ({' '.join(str(error).split()) or type(error).__name__}). If you have a "
+                "copy, give its folder instead of the name."
             ) from error
         files = _files(found)
         for index in range(len(found)):
@@ -131,7 +131,7 @@ def _download(name: str) -> _Items:
 
 
 def _files(found: Any) -> list[tuple[Any, int]] | None:
-    """(file, target) of each photo, where torchvision's data set consists of files."""
+    """Return (file, target) of each photo, or None if torchvision's data set has no files."""
     for attribute in ("_samples", "samples", "imgs"):
         pairs = getattr(found, attribute, None)
         if isinstance(pairs, list) and pairs and len(pairs) == len(found):
@@ -144,9 +144,9 @@ def _files(found: Any) -> list[tuple[Any, int]] | None:
 
 
 def _class_name(found: Any, target: int) -> str:
-    """The folder's name for a target: the class's own where torchvision knows it."""
+    """Return the folder's name for a target: the class name if torchvision has it, or its number."""
     known = getattr(found, "categories", None) or getattr(found, "classes", None)
     label = known[target] if known is not None and target < len(known) else str(target)
-    if isinstance(label, tuple | list):  # Imagenette has several words for a class
+    if isinstance(label, tuple | list):  # Imagenette has several names of a class
         label = label[0]
     return str(label).replace("/", "-").replace("\\", "-").strip(". ") or str(target)

@@ -1,4 +1,4 @@
-"""From what is given as DATA (a folder, a table or a name) to a data set."""
+"""Opens DATA: a folder, a table or a name → a data set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .dataset import Dataset
 from .dataset_checks import require_classes, require_seen
 from .named_datasets import NAMES, read_named
 from .table import read_table
-from .table_columns import Asked
+from .table_columns import TableOptions
 from .table_file import TABLE_SUFFIXES, is_table
 
 
@@ -29,24 +29,23 @@ def open_dataset(
     split_column: str | None = None,
     image_root: str | os.PathLike[str] | None = None,
 ) -> Dataset:
-    """The labelled photos that `data` stands for.
+    """Open the labelled photos of a folder, a table or a named data set.
 
     Args:
         data: a folder of class folders; a folder of `train`, `val` (`valid`, `validation`, …) and `test` folders with
-            class folders in them; a .csv, .tsv, .txt or .parquet table with the columns path, label and, if wanted,
+            class folders in them; a .csv, .tsv, .txt or .parquet table with the columns path, label and optionally
             split; or a name: `digits` (scikit-learn's handwritten digits, offline) or one that torchvision downloads.
         ignore: what to leave out: folders by name or path; of a table labels, splits and columns.
-        allow_unseen: leave out the photos of classes that have none to train on, instead of refusing them.
-        training: False where the photos only measure a classifier: one class is enough, and none needs photos to
-            train on.
-        path_column: of a table, the name of the column of paths; None: the one that is named like one.
-        label_column: of labels.
-        split_column: of splits; None: the one that is named like one or has their values, where there is one.
-        image_root: the folder that the paths of a table are relative to; None: the one that it lies in.
+        allow_unseen: leave out classes without training photos instead of raising an error.
+        training: False for evaluation: one class is enough, and no class needs training photos.
+        path_column: name of a table's column of paths; None: found by its name.
+        label_column: name of the column of labels; None: found by its name.
+        split_column: name of the column of splits; None: found by its name or values, if there is one.
+        image_root: folder that a table's paths are relative to; None: the table's folder.
 
     Raises:
-        UsageError: there is no such folder, table or name, or nothing of a name to ignore.
-        DataError: it is there and holds no labelled photos, or what it means can be taken in two ways.
+        UsageError: there is no such folder, table or name, or no such name to ignore.
+        DataError: there are no labelled photos, or their layout is ambiguous.
         MissingExtraError: a name or a format needs a package that is not installed.
     """
     found = resolve_source(
@@ -60,9 +59,9 @@ def open_dataset(
 
 
 def resolve_source(data: str | os.PathLike[str], **columns: str | None) -> Callable[[Sequence[str], bool], Dataset]:
-    """What reads the photos that `data` stands for, given what to leave out and whether they are to train on.
+    """Return the reader of `data`, a function of `ignore` and `training`, without reading any photo.
 
-    `columns` are what `open_dataset` takes of a table. What is not there, and columns of what is no table, is a
+    `columns` are the options of `open_dataset` for tables; with other data, or without such data, they are a
     UsageError.
     """
     text = os.fspath(data)
@@ -76,7 +75,7 @@ def resolve_source(data: str | os.PathLike[str], **columns: str | None) -> Calla
     if is_there and path.is_dir():
         return lambda ignore, training: read_folder(path, ignore=ignore, training=training)
     if path.suffix.lower() in TABLE_SUFFIXES and (is_there or path.name != text):
-        return lambda ignore, training: read_table(path, ignore=ignore, said=Asked(**columns))
+        return lambda ignore, training: read_table(path, ignore=ignore, options=TableOptions(**columns))
     if is_there:
         kind = kind_of_file(path)
         what = f"no table, but {kind}. {kind.kind.advice}" if kind else "no table"
@@ -95,7 +94,7 @@ def _is_there(path: Path) -> bool:
         path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in it
         return False
-    except OSError as error:  # a closed folder above it, a name that is too long, a link to itself
+    except OSError as error:  # no permission for a parent folder, a name that is too long, a link to itself
         raise UsageError(
             f"{path} cannot be read ({error.strerror or error}). Give a folder, a table or a name."
         ) from error

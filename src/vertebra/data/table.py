@@ -1,4 +1,4 @@
-"""Tables of photos: a file of text or .parquet with the columns path, label and, if wanted, split."""
+"""Reads a table of photos: a text or .parquet file with the columns path, label and optionally split."""
 
 from __future__ import annotations
 
@@ -10,45 +10,47 @@ from decimal import Decimal
 from pathlib import Path
 
 from .dataset import DataError, Dataset, Photo
-from .label_names import Ignored, as_latin1, is_text, join_names, split_of, tidy
-from .table_columns import Asked, choose_columns
+from .label_names import Ignored, as_latin1, is_text, merge_spellings, split_of, tidy
+from .table_columns import TableOptions, choose_columns
 from .table_file import SAVE_AS_UTF8, Table, read_parquet, read_text
 from .table_paths import PathFinder, Row
-from .table_splits import check_split
+from .table_splits import parse_split
 
 
-def read_table(path: Path, *, ignore: Sequence[str] = (), said: Asked = Asked()) -> Dataset:  # noqa: B008 - frozen
-    """The photos that a table lists; their paths are relative to the folder that it lies in, or to one that was said.
-
-    `ignore` names labels and splits whose rows are left out, and columns that are not read.
-    """
+def read_table(
+    path: Path,
+    *,
+    ignore: Sequence[str] = (),
+    options: TableOptions = TableOptions(),  # noqa: B008 - frozen
+) -> Dataset:
+    """Read the photos of a table; `ignore` has labels and splits whose rows are left out, and columns."""
     ignored = Ignored(ignore)
-    table = read_parquet(path) if path.suffix.lower() == ".parquet" else read_text(path, said.fits)
+    table = read_parquet(path) if path.suffix.lower() == ".parquet" else read_text(path, options.fits)
     notes = list(table.notes)
-    rows = _rows(table, ignored, said, notes)
+    rows = _rows(table, ignored, options, notes)
     if not rows:
         raise DataError(f"{path} lists no photos: no row is left below the names of the columns.")
-    where: dict[str, str] = {}
+    first_rows: dict[str, str] = {}
     for row in rows:
-        where.setdefault(row.label, row.where)
-    classes, joined = join_names(where, str(path))
+        first_rows.setdefault(row.label, row.where)
+    classes, joined = merge_spellings(first_rows, str(path))
     splits = sorted(name for name in set(classes.values()) if split_of(name))
     if len({split_of(name) for name in splits}) > 1:
         notes.append(f"The labels {' and '.join(map(repr, splits))} are taken for classes, although they name splits.")
-    finder = PathFinder(path, said)
+    finder = PathFinder(path, options)
     photos: dict[str, tuple[Row, Photo]] = {}
-    again = 0
+    num_repeated = 0
     for row, file in zip(rows, finder.find(rows), strict=True):
         photo = Photo(file, classes[row.label], row.split)
         first, listed = photos.setdefault(os.path.normpath(photo.path), (row, photo))
         if (listed.label, listed.split) != (photo.label, photo.split):
             raise DataError(
-                f"{path}, {row.where}: {row.path} is listed already, in {first.where}, as {_said(listed)}, and here as "
-                f"{_said(photo)}. List each photo once."
+                f"{path}, {row.where}: {row.path} is listed already, in {first.where}, as {_quoted(listed)}, and here "
+                f"as {_quoted(photo)}. List each photo once."
             )
-        again += first is not row
-    if again:
-        notes.append(f"Listed again with the same label, and counted once: {again:,} of {len(rows):,} rows.")
+        num_repeated += first is not row
+    if num_repeated:
+        notes.append(f"Listed again with the same label, and counted once: {num_repeated:,} of {len(rows):,} rows.")
     found = sorted((photo for _, photo in photos.values()), key=lambda photo: photo.path)
     names = tuple(sorted({photo.label for photo in found}))
     finder.check()
@@ -56,13 +58,13 @@ def read_table(path: Path, *, ignore: Sequence[str] = (), said: Asked = Asked())
     return Dataset(str(path), tuple(found), names, finder.root, notes=(*joined, *notes), looked_in=finder.looked_in)
 
 
-def _said(photo: Photo) -> str:
+def _quoted(photo: Photo) -> str:
     return repr(photo.label) + (f" in {photo.split}" if photo.split else "")
 
 
-def _rows(table: Table, ignored: Ignored, said: Asked, notes: list[str]) -> list[Row]:
-    """The rows that are not to be ignored, each with a path, a label and a known split or none."""
-    path_column, label_column, splits = choose_columns(table, ignored, said, notes)
+def _rows(table: Table, ignored: Ignored, options: TableOptions, notes: list[str]) -> list[Row]:
+    """Return the rows that are not ignored, each with a path, a label and a split or None."""
+    path_column, label_column, splits = choose_columns(table, ignored, options, notes)
     for index, types, what in (
         (path_column, _TEXT, "path is text"),
         (label_column, _LABEL_TYPES, "label is text, a whole number or a truth value"),
@@ -89,7 +91,7 @@ def _rows(table: Table, ignored: Ignored, said: Asked, notes: list[str]) -> list
         if label not in known:
             _check_label(label, where)
             known.add(label)
-        meant = check_split(split, where) if split else None
+        meant = parse_split(split, where) if split else None
         if split and meant:
             written.setdefault(meant, set()).add(split.casefold())
         rows.append(Row(table.where(number), os.fsdecode(name), label, meant))
@@ -113,7 +115,7 @@ _LABEL_TYPES = rf"{_TEXT}|bool|u?int|float|double|halffloat|decimal|null"
 
 
 def _labels(table: Table, index: int, notes: list[str]) -> list[str]:
-    """The labels as text, by the type of their column; a missing one is empty."""
+    """Return the labels as text, by the type of their column; "" if missing."""
     found = []
     whole = False
     for row, value in enumerate(table.column(index)):
@@ -130,7 +132,7 @@ def _labels(table: Table, index: int, notes: list[str]) -> list[str]:
             found.append(tidy(value.decode("utf-8", errors="surrogateescape")))
         else:
             found.append(str(value))
-    # What pandas writes for whole numbers in a column that once lacked some.
+    # pandas writes integers of a column with missing values as floats.
     if table.kinds[index] == "string" and found and all(re.fullmatch(r" *-?[0-9]+\.0+ *", label) for label in found):
         whole = True
         found = [label.strip().partition(".")[0] for label in found]

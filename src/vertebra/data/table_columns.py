@@ -1,4 +1,4 @@
-"""Which column of a table is the path, the label and the split; every other one is named as not read."""
+"""Chooses the columns of path, label and split of a table; all others are reported as not read."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ from .table_splits import (
     splits_from_booleans,
 )
 
-# Names of columns, compared without case, spaces and signs (R writes dots for spaces); the first of all is the
-# documented one.
-# Those of the second row count only where none of the first is there: numbers of photos and classes mostly stand
-# beside their names.
+# Names of columns, compared without case, spaces and punctuation (R writes dots for spaces); the first is documented.
+# Those of the second row apply only if the table has none of the first: numbers of photos and classes are mostly beside
+# their names.
 _PATHS = (
     (
         *("path", "file", "filename", "filepath", "paths", "files", "filenames", "filepaths", "fname", "fullpath"),
@@ -45,8 +44,8 @@ _LABELS = (
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a person said of a table: the names of its columns, and the folder that its paths are relative to."""
+class TableOptions:
+    """The options for a table: names of its columns, and the folder that its paths are relative to."""
 
     path_column: str | None = None
     label_column: str | None = None
@@ -54,29 +53,29 @@ class Asked:
     image_root: str | None = None
 
     def fits(self, names: Sequence[str]) -> bool:
-        """Whether a table's first line has the columns of a path and of a label."""
+        """Whether a table's first line has the columns of paths and labels."""
         keys = {column_key(name.strip('" ')) for name in names}
         return all(
-            column_key(said) in keys if said is not None else not keys.isdisjoint(name for row in known for name in row)
-            for said, known in ((self.path_column, _PATHS), (self.label_column, _LABELS))
+            column_key(name) in keys if name is not None else not keys.isdisjoint(key for row in known for key in row)
+            for name, known in ((self.path_column, _PATHS), (self.label_column, _LABELS))
         )
 
 
 def choose_columns(
-    table: Table, ignored: Ignored, said: Asked, notes: list[str]
+    table: Table, ignored: Ignored, options: TableOptions, notes: list[str]
 ) -> tuple[int, int, list[str | None] | None]:
-    """Path, label and of each row the split as it is written, or None; by what was said, or by names and values."""
+    """Return the indices of the path and label columns, and the split of each row as written, if there are any."""
     here = [i for i, name in enumerate(table.names) if not ignored.has(name)]
     asked = [table.names[i] for i in range(len(table.names)) if i not in here]
     if asked:
         notes.append(f"Columns ignored, as asked: {quoted_list(asked)}.")
-    path = _choose(table, here, _PATHS, said.path_column, notes)
-    label = _choose(table, here, _LABELS, said.label_column, notes)
+    path = _choose(table, here, _PATHS, options.path_column, notes)
+    label = _choose(table, here, _LABELS, options.label_column, notes)
     if path == label:
         raise UsageError(f"{table.source}: the column {table.names[path]!r} cannot be both path and label.")
     kinds = {i: split_kind(table, i) for i in here if i not in (path, label)}
-    if said.split_column is not None:
-        own = _named(table, here, "split", said.split_column)
+    if options.split_column is not None:
+        own = _named(table, here, "split", options.split_column)
         if own in (path, label):
             raise UsageError(f"{table.source}: the column {table.names[own]!r} cannot be the split as well.")
         own_kind = "boolean" if kinds[own] == "boolean" else "name"
@@ -117,19 +116,19 @@ def choose_columns(
 
 
 def _choose(
-    table: Table, here: Sequence[int], known: tuple[tuple[str, ...], ...], said: str | None, notes: list[str]
+    table: Table, here: Sequence[int], known: tuple[tuple[str, ...], ...], given: str | None, notes: list[str]
 ) -> int:
-    """The column that was said, or else the only one whose name is known."""
+    """Return the column given by an option, or else the only one with a known name."""
     wanted = known[0][0]
-    if said is not None:
-        found = [_named(table, here, wanted, said)]
+    if given is not None:
+        found = [_named(table, here, wanted, given)]
     else:
         rows = ([i for i in here if column_key(table.names[i]) in names] for names in known)
         found = next(filter(None, rows), [])
-        # Parquet has images themselves in columns, too, and boxes in those of labels.
+        # Parquet may also have images as structs, or boxes in the column of labels.
         found = [i for i in found if "<" not in table.kinds[i]] or found
     if not found:
-        raise DataError(_without(table, wanted, here))
+        raise DataError(_missing_column_message(table, wanted, here))
     if len(found) > 1:
         several = [table.names[i] for i in found]
         raise DataError(
@@ -146,21 +145,21 @@ def _choose(
     return found[0]
 
 
-def _named(table: Table, here: Sequence[int], wanted: str, said: str) -> int:
-    """The column of a name, as it is written or else without case, spaces and signs."""
+def _named(table: Table, here: Sequence[int], wanted: str, given: str) -> int:
+    """Return the column of a name, compared exactly, or else without case, spaces and punctuation."""
     names = [table.names[i] for i in here]
-    found = [i for i in here if table.names[i] == tidy(said)]
-    found = found or [i for i in here if column_key(table.names[i]) == column_key(said) != ""]
+    found = [i for i in here if table.names[i] == tidy(given)]
+    found = found or [i for i in here if column_key(table.names[i]) == column_key(given) != ""]
     if len(found) == 1:
         return found[0]
     how = f"{len(found)} columns" if found else "no column"
-    hint = suggest(said, names) if not found else "Give them different names."
+    hint = suggest(given, names) if not found else "Give them different names."
     listed = f" (it has {', '.join(name or 'one without a name' for name in names)})" if names else ""
-    raise UsageError(f"{table.source} has {how} {said!r}{listed}, which --{wanted}-column asks for. {hint}".rstrip())
+    raise UsageError(f"{table.source} has {how} {given!r}{listed}, which --{wanted}-column asks for. {hint}".rstrip())
 
 
-def _without(table: Table, wanted: str, here: Sequence[int]) -> str:
-    """What is said where a column is missing."""
+def _missing_column_message(table: Table, wanted: str, here: Sequence[int]) -> str:
+    """Return the error message for a missing column."""
     there = [table.names[i] for i in here]
     missing = f"{table.source} has no column {wanted!r}"
     words = (word for name in there for word in (name, *name.split()))
@@ -173,7 +172,7 @@ def _without(table: Table, wanted: str, here: Sequence[int]) -> str:
     if len(there) == 1 and (cut := re.split(r"[,;\t|]", there[0]))[1:]:
         quoted = "Take away the quotes around whole lines"
         return f"{missing}: its first line is one field, {there[0]!r}. {quoted}: {','.join(cut)}."
-    if wanted == "label" and (one_hot := _one_hot(table, here)):
+    if wanted == "label" and (one_hot := _one_hot_columns(table, here)):
         names = [repr(table.names[i]) for i in one_hot]
         few = f"{', '.join(names[:3])}{', …' if names[3:] else ''}"
         ones = [sum(map(float, row)) for row in zip(*map(table.column, one_hot), strict=True)]
@@ -201,8 +200,8 @@ def _without(table: Table, wanted: str, here: Sequence[int]) -> str:
     return " ".join(filter(None, [missing, suggest(wanted, there), which, how]))
 
 
-def _one_hot(table: Table, here: Sequence[int]) -> list[int]:
-    """The columns of a table that has one for each class: two or more of zeros and ones, and no other but of paths."""
+def _one_hot_columns(table: Table, here: Sequence[int]) -> list[int]:
+    """Return the one-hot columns: two or more of zeros and ones, if all others are paths."""
     found = [i for i in here if _all(table, i, lambda text: text in ("0", "1", "0.0", "1.0"), whole=True)]
     known = {name for names in _PATHS for name in names}
     others = [i for i in here if i not in found and table.names[i] and column_key(table.names[i]) not in known]
@@ -210,7 +209,7 @@ def _one_hot(table: Table, here: Sequence[int]) -> list[int]:
 
 
 def _all(table: Table, index: int, test: Callable[[str], bool], *, whole: bool = False) -> bool:
-    """Whether a test holds for a column's first values, or for the whole of it, of text or numbers."""
+    """Whether `test` is true for the first 1,000 values of a column, or for all with `whole`."""
     values = table.column(index)[: None if whole else 1000] if table.holds_text_or_numbers(index) else []
     return bool(values) and all(test(cell_text(value)) for value in values)
 

@@ -1,4 +1,4 @@
-"""Files of tables, text or Parquet → columns. A row of text without the fields of the first line is refused."""
+"""Reads text and Parquet tables into columns. A text row with another number of fields is refused."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .label_names import is_text
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".parquet")
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars", " ": "spaces"}
-_MARK = "\ufeff"  # the byte order mark; what adds one to a file that has one leaves two
-# How files begin that are no text, and what to say of them.
-_OTHERS = (
+_MARK = "\ufeff"  # the byte order mark; a file may have two
+# First bytes of other files, and the reason to give.
+_FILE_SIGNATURES = (
     (b"\xff\xfe\0\0", "it is in UTF-32"),
     (b"PK\x03\x04", "it is an Excel workbook or a ZIP archive"),
     (b"\xd0\xcf\x11\xe0", "it is an old Excel workbook"),
@@ -35,38 +35,38 @@ _LONGER = "Rows that end in more separators than the first line, with nothing be
 _SHORTER = "Rows without the fields of the last columns, which have no name"
 _SEVERAL = "Rows with a value of several lines"
 
-# The type that Excel offers first is in the encoding of the system, Windows-1252 in western Europe.
+# Excel's default CSV type has the encoding of the system, Windows-1252 in western Europe.
 SAVE_AS_UTF8 = "Save the table as CSV in UTF-8, in Excel the type “CSV UTF-8”."
 
 
 def is_table(data: str | os.PathLike[str]) -> bool:
-    """Whether data is given as a table: by its name's ending."""
+    """Whether DATA is a table, by its suffix."""
     return Path(data).suffix.lower() in TABLE_SUFFIXES and not Path(data).is_dir()
 
 
 @dataclass(frozen=True)
 class Table:
-    """The columns of a file, read when they are asked for."""
+    """The columns of a file, read on demand."""
 
     source: str  # the file's name, for messages
     names: tuple[str, ...]
     rows: int
-    where: Callable[[int], str]  # the place of a row, for people: "line 3" or "row 2"
+    where: Callable[[int], str]  # a row as people count it: "line 3" or "row 2"
     column: Callable[[int], list[Any]]  # the values of a column
-    kinds: tuple[str, ...]  # the type of each column, as the file has it; "string" for text
+    kinds: tuple[str, ...]  # the type of each column in the file; "string" for text
     notes: tuple[str, ...] = ()
 
     def holds_text_or_numbers(self, index: int) -> bool:
-        """Whether a column does, or truth values: no bytes, lists or dates."""
+        """Whether a column has text, numbers or booleans: no bytes, lists or dates."""
         return re.match(r"(large_)?string|bool|u?int|float|double", self.kinds[index]) is not None
 
 
 def read_text(path: Path, fits: Callable[[Sequence[str]], bool]) -> Table:
-    """A table of text in UTF-8, or in UTF-16 with its byte order mark.
+    """Read a text table in UTF-8, or in UTF-16 with a byte order mark.
 
-    `fits` says whether a first line has the names of the columns that are needed; the separator is chosen by it.
+    The separator is the one for which `fits` is true of the fields of the first line.
     """
-    lines, notes = _lines(path)
+    lines, notes = _read_lines(path)
     separator, start = None, 0
     if lines and (said := re.fullmatch(r'"?sep=(.)"?', lines[0], re.IGNORECASE)):  # as Excel writes it
         separator, start = said[1], 1
@@ -79,7 +79,7 @@ def read_text(path: Path, fits: Callable[[Sequence[str]], bool]) -> Table:
         separator = _separator(lines[start:], usual, path, start, fits)
         if separator != usual:
             notes += (f"The fields of {path.name} are separated by {_SEPARATORS[separator]}.",)
-    header = _fields(lines[start], separator, path, start)
+    header = _split_fields(lines[start], separator, path, start)
     if start and len(header) == 1 and (others := [m for m in _SEPARATORS if m != " " and fits(lines[start].split(m))]):
         raise DataError(
             f"{path}, line {start}: {_SEPARATORS.get(separator, repr(separator))} separate the fields, it says, and "
@@ -93,10 +93,11 @@ def read_text(path: Path, fits: Callable[[Sequence[str]], bool]) -> Table:
     unusual: dict[str, list[int]] = {what: [] for what in (_EMPTY, _LONGER, _SHORTER, _SEVERAL)}  # numbers of lines
     end = start + 1
     while end < len(lines):
-        number, end = end, _end(lines, end)
+        number, end = end, _row_end(lines, end)
         if not lines[number].strip(" "):
             continue
-        fields = _fields(_joined(lines[number:end], separator, len(header), path, number), separator, path, number)
+        row = _join_row(lines[number:end], separator, len(header), path, number)
+        fields = _split_fields(row, separator, path, number)
         if len(fields) >= len(header) and not any(field.strip() for field in fields):
             unusual[_EMPTY].append(number + 1)  # as spreadsheets write rows that were cleared
             continue
@@ -145,7 +146,7 @@ def read_text(path: Path, fits: Callable[[Sequence[str]], bool]) -> Table:
 
 
 def read_parquet(path: Path) -> Table:
-    """A .parquet file, of which only the columns that are asked for are read."""
+    """Open a .parquet file; columns are read on demand."""
     with require_extra("parquet", f"reading {path.name}"):
         import pyarrow
         from pyarrow import parquet
@@ -158,7 +159,7 @@ def read_parquet(path: Path) -> Table:
         return values
 
     try:
-        # Not `read_table`, which takes folders named `split=train` above the file for columns of it.
+        # `read_table` would read folders named `split=train` above the file as columns.
         file = parquet.ParquetFile(path)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file.") from None
@@ -167,7 +168,7 @@ def read_parquet(path: Path) -> Table:
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or first_line(error)}).") from error
     names = tuple(file.schema_arrow.names)
-    # Where values are numbered in a dictionary, their type is what counts.
+    # Of a dictionary-encoded column, the type of its values.
     kinds = tuple(
         str(kind.value_type if pyarrow.types.is_dictionary(kind) else kind) for kind in file.schema_arrow.types
     )
@@ -175,9 +176,9 @@ def read_parquet(path: Path) -> Table:
 
 
 def _separator(lines: Sequence[str], usual: str, path: Path, number: int, fits: Callable[[Sequence[str]], bool]) -> str:
-    """What stands between the fields of a table, from its first line: what gives the columns that are needed.
+    """Return the separator for which `fits` is true of the first line.
 
-    Where nothing does, what cuts the first lines alike: the error that follows then names the columns.
+    If there is none, the one that splits the first lines into equally many fields, so that the error names the columns.
     """
     marks = [usual, *(mark for mark in ",;\t|" if mark != usual)]
     if not any(mark in lines[0] for mark in marks):
@@ -185,7 +186,7 @@ def _separator(lines: Sequence[str], usual: str, path: Path, number: int, fits: 
     headers: dict[str, list[str]] = {}
     for mark in marks:
         with suppress(DataError):
-            headers[mark] = _fields(lines[0], mark, path, number)
+            headers[mark] = _split_fields(lines[0], mark, path, number)
     found = [mark for mark, header in headers.items() if fits(header)]
     if len(found) > 1:
         raise DataError(
@@ -196,19 +197,19 @@ def _separator(lines: Sequence[str], usual: str, path: Path, number: int, fits: 
     if found:
         return found[0]
     first = [line for line in lines[:20] if line.strip()]
-    alike = [
+    consistent = [
         mark
         for mark, header in headers.items()
         if len(header) > 1 and all(line.count(mark) == len(header) - 1 for line in first)
     ]
-    return alike[0] if len(alike) == 1 and alike != [" "] else usual
+    return consistent[0] if len(consistent) == 1 and consistent != [" "] else usual
 
 
 def _has_row_numbers(lines: Sequence[str], separator: str, columns: int, path: Path) -> bool:
-    """Whether each row has one field more than the first line, which counts them from 0 or 1."""
+    """Whether each row has one more field than the first line, a row number from 0 or 1."""
     try:
-        rows = [_fields(line, separator, path, 0) for line in lines if line.strip()]
-    except DataError:  # a value of several lines, perhaps
+        rows = [_split_fields(line, separator, path, 0) for line in lines if line.strip()]
+    except DataError:  # maybe a value of several lines
         return False
     numbers = [row[0].strip() for row in rows]
     return (
@@ -218,15 +219,15 @@ def _has_row_numbers(lines: Sequence[str], separator: str, columns: int, path: P
     )
 
 
-def _lines(path: Path) -> tuple[list[str], tuple[str, ...]]:
-    """The lines of a table, and what was odd about its encoding."""
+def _read_lines(path: Path) -> tuple[list[str], tuple[str, ...]]:
+    """Read the lines of a table, and a note if it is UTF-16."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file.") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}).") from error
-    for beginning, what in _OTHERS:
+    for beginning, what in _FILE_SIGNATURES:
         if content.startswith(beginning):
             raise DataError(f"{path} is no table of text in UTF-8: {what}. {SAVE_AS_UTF8}")
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as Excel's "Unicode text" is
@@ -237,12 +238,12 @@ def _lines(path: Path) -> tuple[list[str], tuple[str, ...]]:
         return re.split(r"\r\n|\n|\r", text.lstrip(_MARK)), (f"{path.name} is read as UTF-16.",)
     if b"\0" in content:
         raise DataError(f"{path} is no table of text in UTF-8: it holds NUL bytes. {SAVE_AS_UTF8}")
-    # The names of files may be any bytes; in all else they are refused once it is known where they stand.
+    # File names may be any bytes; elsewhere, invalid UTF-8 is refused later, with its row.
     return re.split(r"\r\n|\n|\r", content.decode("utf-8", errors="surrogateescape").lstrip(_MARK)), ()
 
 
-def _end(lines: Sequence[str], number: int) -> int:
-    """Where the row of a line ends: below it, or below the line that closes its last quote where there is one."""
+def _row_end(lines: Sequence[str], number: int) -> int:
+    """Return the index after the last line of a row, which may span lines inside quotes."""
     quotes = 0
     for end in range(number, len(lines)):
         quotes += lines[end].count('"')
@@ -251,28 +252,28 @@ def _end(lines: Sequence[str], number: int) -> int:
     return number + 1
 
 
-def _joined(lines: Sequence[str], separator: str, columns: int, path: Path, number: int) -> str:
-    """The lines of a row, of which a quoted value has several; the first alone where its quote may be a stray one.
+def _join_row(lines: Sequence[str], separator: str, columns: int, path: Path, number: int) -> str:
+    """Join the lines of a row with a quoted value of several lines; return only the first if its quote may be stray.
 
-    A stray quote swallows whole rows, up to the next quote: a line within the value that looks like a row, or a first
-    and a last line that both do.
+    A stray quote swallows whole rows up to the next quote: a line inside the value, or both the first and the last
+    line, then looks like a row.
     """
     if len(lines) == 1:
         return lines[0]
     rows = [line.split(separator) for line in lines]
     photos = [any(map(is_photo_name, fields)) for fields in rows]
-    # In a table without suffixes, a line of enough fields looks like a row.
-    alike = [len(row) >= columns and (photo or not any(photos)) for row, photo in zip(rows, photos, strict=True)]
-    return lines[0] if any(alike[1:-1]) or (alike[0] and alike[-1]) else "\n".join(lines)
+    # In a table without suffixes, a line with enough fields looks like a row.
+    is_row = [len(row) >= columns and (photo or not any(photos)) for row, photo in zip(rows, photos, strict=True)]
+    return lines[0] if any(is_row[1:-1]) or (is_row[0] and is_row[-1]) else "\n".join(lines)
 
 
 def is_photo_name(text: str) -> bool:
-    """Whether a field, with or without quotes, ends as the names of photos do."""
+    """Whether a field, with or without quotes, has the suffix of a photo."""
     return text.strip(' "').lower().endswith(tuple(PHOTO_SUFFIXES))
 
 
-def _fields(line: str, separator: str, path: Path, number: int) -> list[str]:
-    """The fields of a row; a quote that is not closed, or stands within a field, is refused."""
+def _split_fields(line: str, separator: str, path: Path, number: int) -> list[str]:
+    """Split a row into fields; a quote that is unclosed or inside a field is a DataError."""
     if '"' not in line:
         return line.split(separator)
     mark = re.escape(separator)

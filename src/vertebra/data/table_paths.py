@@ -1,4 +1,4 @@
-"""From the paths of a table to files: as they are written, or else as other systems write them."""
+"""Finds the files of a table's paths: as written, or in the form of other systems."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from vertebra.photo_files import entries, is_folder
 
 from .dataset import DataError
 from .label_names import as_latin1, is_text
-from .table_columns import Asked
+from .table_columns import TableOptions
 from .table_file import SAVE_AS_UTF8
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a row says."""
+    """One row of a table."""
 
     where: str  # "line 3" or "row 2"
     path: str
@@ -34,36 +34,36 @@ class Row:
 
 
 class PathFinder:
-    """Finds the files of a table's paths, and counts how they were written."""
+    """Finds the files of a table's paths, and counts those that are written differently."""
 
-    def __init__(self, table: Path, said: Asked) -> None:
+    def __init__(self, table: Path, options: TableOptions) -> None:
         self._table = table
-        self._said = said
-        self.root = table.parent if said.image_root is None else Path(said.image_root)
-        if said.image_root is not None and not self.root.is_dir():
-            raise UsageError(f"there is no folder {said.image_root!r}, which --image-root asks for.")
+        self._options = options
+        self.root = table.parent if options.image_root is None else Path(options.image_root)
+        if options.image_root is not None and not self.root.is_dir():
+            raise UsageError(f"there is no folder {options.image_root!r}, which --image-root asks for.")
         self._read_as: Counter[str] = Counter()
         self._endings: Counter[str] = Counter()
-        # Of each folder that was listed, the photos by the name without its ending, and by the one in lower case.
+        # Folder -> its photos by stem, and by lower-case name.
         self._listed: dict[Path, tuple[defaultdict[str, list[str]], defaultdict[str, list[str]]]] = {}
         self._rows: Sequence[Row] = ()
         self._found: Sequence[Path] = ()
         self._missing: list[str] = []
-        self._relative = False
+        self._has_relative_paths = False
 
     def find(self, rows: Sequence[Row]) -> list[Path]:
-        """The path of each photo; those that are not there are noted."""
-        found = [self._find(row) for row in rows]
+        """Return the path of each photo; missing ones are noted."""
+        found = [self._resolve(row) for row in rows]
         for number, (row, path) in enumerate(zip(rows, found, strict=True)):
             if not os.path.lexists(path):
-                found[number] = self._alike(row, path)
+                found[number] = self._find_by_stem_or_case(row, path)
                 if found[number] == path:
                     self._missing.append(row.path)
-        self._relative = not all(Path(row.path.strip()).is_absolute() for row in rows)
+        self._has_relative_paths = not all(Path(row.path.strip()).is_absolute() for row in rows)
         self._rows, self._found = rows, found
         return found
 
-    def _find(self, row: Row) -> Path:
+    def _resolve(self, row: Row) -> Path:
         where = f"{self._table}, {row.where}"
         name = row.path
         if "\0" in name:
@@ -93,20 +93,20 @@ class PathFinder:
                 if how:
                     self._read_as[how] += 1
                 return self.root / other
-        if slashed != name and self._named_alike(self.root / slashed):
+        if slashed != name and self._similar_names(self.root / slashed):
             self._read_as["with backslashes"] += 1
-            return self.root / slashed  # its ending is added next
+            return self.root / slashed  # its suffix is added next
         if not is_text(name):
             raise DataError(f"{where}: the path {as_latin1(name)} is not there, and no text in UTF-8. {SAVE_AS_UTF8}")
         return self.root / name
 
-    def _alike(self, row: Row, path: Path) -> Path:
-        """The one photo that has such a name in another case, or such a name and an ending; else the path as it is.
+    def _find_by_stem_or_case(self, row: Row, path: Path) -> Path:
+        """Return the only photo of that name in another case or with a suffix, or else the path itself.
 
-        Tables of competitions give numbers of photos, `0a1b2c` for `0a1b2c.jpg`.
+        Tables of competitions list names without suffixes, `0a1b2c` for `0a1b2c.jpg`.
         """
-        found = self._named_alike(path)
-        if path.suffix.lower() in PHOTO_SUFFIXES:  # Windows and macOS do not tell cases apart
+        found = self._similar_names(path)
+        if path.suffix.lower() in PHOTO_SUFFIXES:  # Windows and macOS ignore case
             if len(found) != 1:
                 return path
             self._read_as["in another case"] += 1
@@ -121,8 +121,8 @@ class PathFinder:
         self._endings[Path(found[0]).suffix] += 1
         return path.with_name(found[0])
 
-    def _named_alike(self, path: Path) -> list[str]:
-        """Photos beside a path that it may mean: its name in another case or, where it has no ending, with one."""
+    def _similar_names(self, path: Path) -> list[str]:
+        """Return photos in its folder of that name in another case or, if it has no suffix, with one."""
         if path.parent not in self._listed:
             by_stem, by_name = self._listed[path.parent] = (defaultdict(list), defaultdict(list))
             with suppress(OSError, ValueError):
@@ -138,14 +138,14 @@ class PathFinder:
 
     @property
     def looked_in(self) -> str:
-        """Where relative paths are looked up, for people; empty where there are none."""
-        if not self._relative:
+        """Where relative paths are looked up, for people; "" if there are none."""
+        if not self._has_relative_paths:
             return ""
-        which = "the folder of the table" if self._said.image_root is None else "as --image-root says"
+        which = "the folder of the table" if self._options.image_root is None else "as --image-root says"
         return f"relative paths are looked up in {self.root.absolute()} ({which})"
 
     def notes(self) -> list[str]:
-        """How paths were read that are not written as they are here, and what is not there."""
+        """Return sentences on paths found in another form, and on missing photos."""
         notes = [f"Paths written {how}, and found: {count:,}." for how, count in self._read_as.items()]
         if self._endings:
             listed = ", ".join(f"{count:,} with {ending}" for ending, count in self._endings.most_common())
@@ -155,11 +155,11 @@ class PathFinder:
             count = f"{len(self._missing):,} of {len(self._rows):,}"
             where = f"; {self.looked_in}" if self.looked_in else ""
             notes.append(f"Not there: {count} listed paths, such as {few}{where}.")
-        return notes + self._elsewhere()
+        return notes + self._ambiguous_root_notes()
 
-    def _elsewhere(self) -> list[str]:
-        """What to know where some paths are there relative to the working folder, too, and are other files."""
-        if self._said.image_root is not None or self.root.resolve() == Path.cwd():
+    def _ambiguous_root_notes(self) -> list[str]:
+        """Note paths that are other files relative to the working folder."""
+        if self._options.image_root is not None or self.root.resolve() == Path.cwd():
             return []
         pairs = zip(self._rows[:1000], self._found[:1000], strict=True)
         both = [
@@ -176,11 +176,11 @@ class PathFinder:
         ]
 
     def check(self) -> None:
-        """Refuse a table of which no photo is there."""
+        """Raise a DataError if all photos are missing."""
         if len(self._missing) < len(self._rows):
             return
         row, path, count = self._rows[0], self._found[0], len({os.path.normpath(path) for path in self._found})
-        which = "the folder of the table" if self._said.image_root is None else "the folder of --image-root"
+        which = "the folder of the table" if self._options.image_root is None else "the folder of --image-root"
         raise DataError(
             f"{self._table}: none of its {count:,} photos is there. The first, {row.path} ({row.where}), was looked "
             f"for as {path.absolute()}. Paths are absolute, or relative to {which}.{self._hint(row)}"
@@ -188,7 +188,7 @@ class PathFinder:
 
     def _hint(self, row: Row) -> str:
         name = row.path.strip().replace("\\", "/")
-        if self._said.image_root is None and (os.path.lexists(row.path) or self._named_alike(Path(name))):
+        if self._options.image_root is None and (os.path.lexists(row.path) or self._similar_names(Path(name))):
             return " It is there relative to the working folder: give --image-root ."
         try:
             folders = [entry.name for entry in entries(self._table.parent) if is_folder(entry)]
@@ -196,13 +196,13 @@ class PathFinder:
             folders = []
         for folder in folders:
             there = self._table.parent / folder / name
-            if not Path(name).is_absolute() and (os.path.lexists(there) or self._named_alike(there)):
+            if not Path(name).is_absolute() and (os.path.lexists(there) or self._similar_names(there)):
                 return f" It is there in {folder}: give --image-root {shlex.quote(str(self._table.parent / folder))}."
         there_as = self._nearby(name, folders)
         return f" There is {there_as}: write the path so." if there_as else ""
 
     def _nearby(self, name: str, folders: Sequence[str]) -> str | None:
-        """A file of that name relative to the table's folder: with a suffix, fewer folders, or in one that lies there.
+        """Return a file of that name near the table: with a suffix, fewer folders, or in one of its subfolders.
 
         Tables come from other machines (`C:\\photos\\cat\\1.jpg`).
         """

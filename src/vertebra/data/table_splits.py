@@ -1,4 +1,4 @@
-"""Which column of a table says the split, and the split of each row."""
+"""Finds the column of splits of a table, and reads the split of each row."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from .dataset import DataError
 from .label_names import SPLIT_SPELLINGS, argument, as_latin1, is_text, split_of, split_within, tidy
 from .table_file import SAVE_AS_UTF8, Table
 
-# Columns that say the split by its name, where their values are names of splits.
+# Names of columns that are splits if their values are names of splits.
 SPLIT_COLUMNS = (
     *("split", "splits", "datasplit", "set", "subset", "partition", "part", "phase", "stage", "usage", "fold"),
 )
-# What columns are called that may say a split in a way that is not read.
+# Names of columns that may be splits in a form that is not supported.
 LIKE_SPLITS = re.compile(r"^(k|cv|train|val|test)?folds?$|h[eo]ldout|split|(?<!s)train")
 _BOOLEANS = {
-    # Spreadsheets write truth values in the language of their user.
+    # Spreadsheets write booleans in the user's language.
     **dict.fromkeys(("true", "t", "yes", "y", "1", "1.0", "wahr", "vrai", "verdadero", "vero", "waar"), True),
     **dict.fromkeys(("false", "f", "no", "n", "0", "0.0", "falsch", "faux", "falso", "onwaar"), False),
 }
 
 
 def split_kind(table: Table, index: int) -> str | None:
-    """Whether a column says the split by its "name", as a "boolean", perhaps ("partly"), or not at all."""
+    """Return how a column gives the split: by "name", as a "boolean", maybe ("partly"), or None."""
     name, key = table.names[index], column_key(table.names[index])
     if key == "split":
         return "name"
@@ -52,7 +52,7 @@ def split_kind(table: Table, index: int) -> str | None:
     splits = {split_of(text) for text in texts}
     if key in SPLIT_COLUMNS:
         return "name" if splits - {None} else None
-    # A column of another name may hold such words by chance, but hardly these and no others.
+    # A column of another name is a split if all its values are names of splits.
     if "train" in splits and len(splits) > 1 and None not in splits:
         return "name"
     few = [split_within(text) for text in texts] if len(texts) <= 20 else []
@@ -61,7 +61,7 @@ def split_kind(table: Table, index: int) -> str | None:
 
 
 def split_text(table: Table, index: int, row: int, value: Any) -> str | None:
-    """The split of a row as it is written; None where it has none."""
+    """Return the split of a row as written, or None."""
     text = "" if _is_missing(value) else cell_text(value)
     if not is_text(text):
         raise DataError(
@@ -70,8 +70,8 @@ def split_text(table: Table, index: int, row: int, value: Any) -> str | None:
     return text or None
 
 
-def check_split(text: str, where: str) -> str:
-    """The split that a value stands for."""
+def parse_split(text: str, where: str) -> str:
+    """Return the split that a value is a spelling of, or raise a DataError."""
     found = split_of(text)
     if found is None:
         spellings = [spelling for group in SPLIT_SPELLINGS.values() for spelling in group]
@@ -83,7 +83,7 @@ def check_split(text: str, where: str) -> str:
 
 
 def splits_from_booleans(table: Table, indices: Sequence[int]) -> list[str]:
-    """The split of each row, from columns such as is_valid and is_test; a row that is in none is for training."""
+    """Return the split of each row from columns such as is_valid and is_test; train if none is true."""
     found: list[str | None] = [None] * table.rows
     trained = False
     for index in indices:
@@ -115,21 +115,21 @@ def _is_missing(value: Any) -> bool:
 
 
 def cell_text(value: Any) -> str:
-    """A value as text, without white space around it."""
+    """Return a value as text without outer white space."""
     return tidy(str(value))
 
 
 def column_key(name: str) -> str:
-    """A column's name without case, spaces and signs."""
+    """Return a column's name without case, spaces and punctuation."""
     return re.sub(r"[\W_]+", "", tidy(name).casefold())
 
 
 def column_list(names: Sequence[str]) -> str:
-    """`"the columns 'a' and 'b'"`."""
+    """Format as `"the columns 'a' and 'b'"`."""
     return f"the column{'s' if len(names) > 1 else ''} {quoted_list(names)}"
 
 
 def quoted_list(names: Sequence[str]) -> str:
-    """`"'a', 'b' and 'c'"`."""
+    """Format as `"'a', 'b' and 'c'"`."""
     shown = list(dict.fromkeys(repr(name) if name else "without a name" for name in names))
     return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
