@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vertebra.report.page import interval, percent, render, seconds, shown, versions
+from vertebra.report.page import interval, package_versions, percent, render, seconds, shown
 
 PACKAGE = resources.files("vertebra.report")
 WEB = Path(__file__).parents[2] / "web" / "src" / "style" / "base.css"
@@ -97,7 +97,7 @@ def test_figures():
     assert (percent(0.9531), percent(None), percent(0.0)) == ("95.3 %", "not measured", "0.0 %")
     assert (interval((0.94, 0.9654)), interval(None)) == ("94.0 – 96.5 %", "")
     assert (seconds(3.21), seconds(64.6), seconds(3600)) == ("3.2 s", "1 min 5 s", "60 min 0 s")
-    found = versions("numpy", "no-such-package-anywhere")
+    found = package_versions("numpy", "no-such-package-anywhere")
     assert set(found) == {"vertebra", "python", "numpy"}
 
 

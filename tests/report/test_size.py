@@ -11,7 +11,7 @@ from PIL import Image
 pytest.importorskip("torch")
 from vertebra.card import Decoding
 from vertebra.data import Photo
-from vertebra.report.pictures import BYTES, MOST
+from vertebra.report.thumbnails import MAX_BYTES, MAX_THUMBNAILS
 from vertebra.train import report_page
 from vertebra.train.evaluation import Calibration, evaluate_predictions
 from vertebra.train.report_page import Report
@@ -50,8 +50,8 @@ def made(photos, folder, wrong):
 @pytest.mark.slow
 def test_6000_photos_with_as_many_thumbnails_as_there_may_be(photos, tmp_path):
     text, data = made(photos, tmp_path, wrong=2500)
-    assert len(data["pictures"]) == MOST
-    assert max(len(address) for address, *_ in data["pictures"]) < 30 + BYTES * 4 / 3
+    assert len(data["pictures"]) == MAX_THUMBNAILS
+    assert max(len(address) for address, *_ in data["pictures"]) < 30 + MAX_BYTES * 4 / 3
     assert len(text.encode()) < 5_000_000
     assert len(data["held"]["shown"]) == len(data["held"]["truth"]) == 6000, "the others are named, with their links"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from vertebra.card import Decoding
 from vertebra.files import replacing, writing
-from vertebra.report import Folder, Pictures, render, versions
+from vertebra.report import PhotoLinks, Thumbnails, package_versions, render
 from vertebra.report import findings as shown_findings
 
 from .audit_result import Audit, DuplicateFinding, UnusualPhoto
@@ -50,7 +50,7 @@ def write_page(
         ("largest / smallest class", f"{found.imbalance:.1f}", ""),
         *[(f"{name} split", f"{count:,}", "usable photos") for name, count in found.splits.items()],
     ]
-    pictures, folder = Pictures(decoding), Folder(path.parent, (photo.path for photo in dataset.photos))
+    pictures, folder = Thumbnails(decoding), PhotoLinks(path.parent, (photo.path for photo in dataset.photos))
     content = shown_findings(findings(dataset, found), pictures, folder)
     command = command or f"vertebra audit {shlex.quote(str(dataset.root))} --html {shlex.quote(str(path))}"
     digest = hashlib.sha256("\n".join(sorted(info.sha256 for info in infos)).encode()).hexdigest()
@@ -63,7 +63,7 @@ def write_page(
         found=content,
         commands=[("This command makes the page again:", command)],
         facts={"data": str(dataset.root), "bits": "as the files say" if decoding.bits is None else str(decoding.bits)},
-        versions=versions("numpy", "pillow"),
+        versions=package_versions("numpy", "pillow"),
         # Independent of the order of the photos.
         hashes={"photos": f"{digest}, the SHA-256 of their sorted SHA-256, a line each"} if infos else {},
     )

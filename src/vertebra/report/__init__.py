@@ -1,31 +1,31 @@
-"""The pages that are written: one HTML file each, which opens offline and brings all that it shows.
+"""HTML reports: one self-contained file each, which opens offline.
 
-`templates/` has their markup, `style.css` the look that they share with the server's page, `page.js` what is done on
-them, and the modules here the numbers: what is measured comes as plain values from the rooms above.
+`templates/` has the markup, `style.css` the style that the server's page shares, `page.js` the interaction, and the
+modules here format the numbers, which other rooms pass as plain values.
 """
 
 from __future__ import annotations
 
-from .charts import Axis, Chart, Mark, axis, clustered, coverage_chart, line_chart, reliability_chart
-from .page import NOT_MEASURED, findings, interval, percent, render, shown, versions
-from .pictures import Folder, Pictures
+from .charts import Axis, Chart, Mark, axis, cluster_classes, coverage_chart, line_chart, reliability_chart
+from .page import NOT_MEASURED, findings, interval, package_versions, percent, render, shown
+from .thumbnails import PhotoLinks, Thumbnails
 
 __all__ = [
     "NOT_MEASURED",
     "Axis",
     "Chart",
-    "Folder",
     "Mark",
-    "Pictures",
+    "PhotoLinks",
+    "Thumbnails",
     "axis",
-    "clustered",
+    "cluster_classes",
     "coverage_chart",
     "findings",
     "interval",
     "line_chart",
+    "package_versions",
     "percent",
     "reliability_chart",
     "render",
     "shown",
-    "versions",
 ]

@@ -1,7 +1,4 @@
-"""What charts are drawn from: coordinates in a frame of so many units, which the template draws as SVG.
-
-Also the order of the confusion matrix.
-"""
+"""Coordinates of charts, which the template draws as SVG, and the order of classes in the confusion matrix."""
 
 from __future__ import annotations
 
@@ -18,23 +15,23 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 76, 14, 12, 50
 
 @dataclass(frozen=True)
 class Axis:
-    """From a value to a place between two ends of the frame, with ticks at round values."""
+    """Maps values to coordinates, with ticks at round values."""
 
     title: str
     low: float
     high: float
     ticks: tuple[tuple[float, str], ...]  # value, text
-    ends: tuple[float, float]  # where `low` and `high` are
+    ends: tuple[float, float]  # coordinates of `low` and `high`
 
     def at(self, value: float) -> float:
-        """The place of a value, rounded to a tenth of a unit."""
+        """Return the coordinate of a value, rounded to a tenth."""
         share = (value - self.low) / (self.high - self.low)
         return round(self.ends[0] + share * (self.ends[1] - self.ends[0]), 1)
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A dot, with what is said of it, and the ends of its interval."""
+    """A dot with its tooltip, and the ends of its interval."""
 
     x: float
     y: float
@@ -46,7 +43,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart; the title is its name, the caption says how to read it."""
+    """One chart; the caption explains how to read it."""
 
     title: str
     caption: str
@@ -58,12 +55,11 @@ class Chart:
     name: str = ""  # for `page.js`
 
 
-def axis(title: str, low: float, high: float, *, vertical: bool = False, share: bool = False, most: int = 6) -> Axis:
-    """An axis of whole steps from below the lowest value to above the highest one, with so many ticks at the most.
-
-    Values that are a `share` are fractions, written as percentages.
-    """
-    step = _step((high - low) or abs(high) or 1.0, most - 1)
+def axis(
+    title: str, low: float, high: float, *, vertical: bool = False, share: bool = False, max_ticks: int = 6
+) -> Axis:
+    """Return an axis that covers `low` to `high` in whole steps; with `share`, values are shown as percentages."""
+    step = _step((high - low) or abs(high) or 1.0, max_ticks - 1)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     last = max(last, first + 1)
     ticks = tuple((i * step, _number(i * step, step, share)) for i in range(first, last + 1))
@@ -72,7 +68,7 @@ def axis(title: str, low: float, high: float, *, vertical: bool = False, share: 
 
 
 def _step(span: float, parts: int) -> float:
-    """1, 2 or 5 times a power of ten: so many parts of the span, or a few less."""
+    """Return the least 1, 2 or 5 times a power of ten that splits the span into at most `parts`."""
     raw = span / parts
     power: float = 10.0 ** math.floor(math.log10(raw))
     return power * next(factor for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
@@ -88,7 +84,7 @@ def _number(value: float, step: float, share: bool) -> str:
 
 
 def reliability_chart(title: str, bins: Sequence[tuple[float, float, int]], caption: str = "") -> Chart:
-    """Confidence against accuracy; `bins` are mean confidence, share of right answers, photos."""
+    """Plot accuracy against confidence; `bins` are (mean confidence, accuracy, photos)."""
     total = sum(photos for *_, photos in bins) or 1
     x = axis("confidence, %", 0, 1, share=True)
     y = axis("accuracy, %", 0, 1, share=True, vertical=True)
@@ -105,7 +101,7 @@ def reliability_chart(title: str, bins: Sequence[tuple[float, float, int]], capt
 
 
 def coverage_chart(title: str, points: Sequence[tuple[float, float]], caption: str = "") -> Chart:
-    """Share of photos that are answered against the share of right answers among them."""
+    """Plot precision against coverage."""
     x = axis("coverage: share of photos answered, %", 0, 1, share=True)
     lowest = min((right for _, right in points), default=0.0)
     y = axis("precision: share of right answers, %", min(lowest, 0.95), 1, share=True, vertical=True)
@@ -113,14 +109,14 @@ def coverage_chart(title: str, points: Sequence[tuple[float, float]], caption: s
 
 
 def line_chart(title: str, step: str, values: Sequence[float], caption: str = "", *, share: bool = False) -> Chart:
-    """A value at each step, such as an epoch, from 1 on; those that are NaN or infinite are left out."""
+    """Plot a value per step, such as an epoch, from 1; NaN and infinite values are left out."""
     points = [(float(i), value) for i, value in enumerate(values, 1) if math.isfinite(value)]
     x = axis(step, 1, max(2, len(values)))
     found = [value for _, value in points] or [0.0]
     y = axis(f"{title}, %" if share else title, min(found), max(found), vertical=True, share=share)
     marks = [
-        Mark(x.at(place), y.at(value), 3, f"{place:g}: {f'{100 * value:.1f} %' if share else f'{value:.4g}'}")
-        for place, value in points
+        Mark(x.at(i), y.at(value), 3, f"{i:g}: {f'{100 * value:.1f} %' if share else f'{value:.4g}'}")
+        for i, value in points
     ]
     return Chart(title, caption, x, y, line=_polyline(x, y, points), marks=tuple(marks if len(marks) <= 40 else ()))
 
@@ -129,14 +125,14 @@ def _polyline(x: Axis, y: Axis, points: Sequence[tuple[float, float]]) -> str:
     return " ".join(f"{x.at(a):g},{y.at(b):g}" for a, b in points)
 
 
-def clustered(count: int, mistakes: Iterable[tuple[int, int, int]]) -> list[int]:
-    """The classes 0 to `count` - 1, those that are mistaken for one another as neighbours.
+def cluster_classes(count: int, confusions: Iterable[tuple[int, int, int]]) -> list[int]:
+    """Order the classes 0 to `count` - 1 so that confused ones are neighbours.
 
-    Chains are joined at their ends, the most frequent mistake (true, predicted, photos) first (single linkage); classes
-    that are never mistaken follow in their own order.
+    Single linkage: chains of classes are joined at their ends, the most frequent confusion (true, predicted, photos)
+    first. Classes without confusions follow in their own order.
     """
     both: dict[tuple[int, int], int] = {}
-    for true, predicted, photos in mistakes:
+    for true, predicted, photos in confusions:
         if true != predicted:
             pair = (min(true, predicted), max(true, predicted))
             both[pair] = both.get(pair, 0) + photos

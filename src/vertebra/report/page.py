@@ -1,4 +1,4 @@
-"""From a template and its values to one HTML document that loads nothing."""
+"""Renders a template and its values into one HTML document without external resources."""
 
 from __future__ import annotations
 
@@ -19,45 +19,45 @@ from vertebra.strict_json import dumps
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from .pictures import Folder, Pictures
+    from .thumbnails import PhotoLinks, Thumbnails
 
 NOT_MEASURED = "not measured"
 
 
 def render(template: str, *, title: str, kind: str, data: dict[str, Any], **values: Any) -> str:
-    """The whole document, from a file of `templates/`, whose header says the kind of page.
+    """Render a file of `templates/`; `kind` is shown in the header.
 
-    `data` is what `page.js` works on, values of JSON, whose texts are shown as they are. Those of `values` are escaped.
+    `data` has JSON values for `page.js`, which it shows as text; `values` are escaped by the template.
     """
     values |= {"title": title, "kind": kind, "data": data, "style": _asset("style.css"), "script": _asset("page.js")}
     return str(_environment().get_template(template).render(values))
 
 
 def shown(text: str) -> str:
-    """A name or a path as a page shows it: in one line, with control characters and marks of direction written out."""
+    """Format a name or path in one line, with control characters and direction marks escaped."""
     return printable(str(text)).replace("\n", "\\n")
 
 
 def percent(share: float | None) -> str:
-    """`"95.3 %"`; `"not measured"` of None."""
+    """Format as `"95.3 %"`, or `"not measured"` if None."""
     return NOT_MEASURED if share is None else f"{100 * share:.1f} %"
 
 
 def interval(found: tuple[float, float] | None) -> str:
-    """`"94.0 – 96.5 %"`; nothing of None."""
+    """Format as `"94.0 – 96.5 %"`, or "" if None."""
     return "" if found is None else f"{100 * found[0]:.1f} – {100 * found[1]:.1f} %"
 
 
 def seconds(value: float) -> str:
-    """`"0.4 s"`, `"2 min 5 s"`."""
+    """Format as `"0.4 s"` or `"2 min 5 s"`."""
     if value < 60:
         return f"{value:.1f} s"
     minutes, rest = divmod(math.floor(value + 0.5), 60)
     return f"{minutes} min {rest} s"
 
 
-def versions(*packages: str) -> dict[str, str]:
-    """Of Vertebra, Python and those packages that are installed."""
+def package_versions(*packages: str) -> dict[str, str]:
+    """Return the versions of Vertebra, Python and the installed ones of these packages."""
     from vertebra import __version__
 
     found = {"vertebra": __version__, "python": platform.python_version()}
@@ -68,18 +68,18 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def findings(
-    document: Mapping[str, Any], pictures: Pictures, folder: Folder, most: int | None = None
+    document: Mapping[str, Any], pictures: Thumbnails, folder: PhotoLinks, max_new: int | None = None
 ) -> dict[str, Any]:
-    """What an audit found as values of `parts.findings` and `parts.left_out`, from what `vertebra.data.findings` gives.
+    """Turn the result of `vertebra.data.findings` into values for the macros `findings` and `left_out`.
 
-    At most so many pictures of what was found are added to those of the page.
+    At most `max_new` thumbnails are added to `pictures`.
     """
-    least = 0 if most is None else pictures.room - most
+    min_free = 0 if max_new is None else pictures.num_free - max_new
 
     def key(path: Path) -> int | None:
-        return pictures.add(path) if pictures.room > least else pictures.key(path)
+        return pictures.add(path) if pictures.num_free > min_free else pictures.key(path)
 
-    def shots(photos: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
+    def photo_cells(photos: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
         return [
             {"key": key(Path(path)), "link": folder.link(Path(path)), "name": shown(name), "text": shown(text)}
             for path, name, text in photos
@@ -89,10 +89,10 @@ def findings(
         **{name: document[name] for name in ("problems", "conclusion", "notes", "lists", "classes")},
         "largest": max((count for _, count in document["classes"]), default=0),
         "groups": [
-            section | {"groups": [{"photos": shots(photos), "more": more} for photos, more in section["groups"]]}
+            section | {"groups": [{"photos": photo_cells(photos), "more": more} for photos, more in section["groups"]]}
             for section in document["groups"]
         ],
-        "odd": [section | {"photos": shots(section["photos"])} for section in document["odd"]],
+        "odd": [section | {"photos": photo_cells(section["photos"])} for section in document["odd"]],
         "broken": [
             {"link": folder.link(Path(path)), "name": shown(name), "kind": kind, "reason": reason}
             for path, name, kind, reason in document["broken"]
@@ -132,5 +132,5 @@ def _asset(name: str) -> Any:
 
 
 def _digest(content: str) -> str:
-    """What a content security policy calls that inline style or script by."""
+    """Return the hash of an inline style or script for the content security policy."""
     return f"sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode('ascii')}"

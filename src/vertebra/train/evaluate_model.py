@@ -31,7 +31,7 @@ from vertebra.imagenet import is_imagenet, wnids
 from vertebra.loading import exported_file
 from vertebra.model_argument import ModelKind, resolve_model
 from vertebra.progress import Progress, silent
-from vertebra.report import interval, percent, versions
+from vertebra.report import interval, package_versions, percent
 from vertebra.runtime.engine import PROBABILITIES
 from vertebra.runtime.predictor import Predictor
 from vertebra.units import counted
@@ -129,7 +129,7 @@ class Evaluation:
             notes=self.notes,
             commands=[("This command measures the same again:", f"{command} --html {shlex.quote(str(path))}")],
             facts={"model": self.given, "data": self.source, "preprocessing": described(card.preprocessing)},
-            versions=versions("numpy", "pillow", "onnxruntime"),
+            versions=package_versions("numpy", "pillow", "onnxruntime"),
             hashes={} if card.content_sha256 is None else {f"{name}, SHA-256": card.content_sha256},
         )
         html = page.html(path.parent).encode("utf-8")

@@ -12,7 +12,7 @@ import numpy as np
 from vertebra import report
 from vertebra.card import Decoding, Preprocessing
 from vertebra.intervals import wilson
-from vertebra.report import NOT_MEASURED, Chart, Folder, Pictures, interval, percent, shown
+from vertebra.report import NOT_MEASURED, Chart, PhotoLinks, Thumbnails, interval, percent, shown
 
 from .evaluation import EvaluatedPredictions
 from .metrics import Labels, calibration_curve
@@ -55,8 +55,8 @@ class Report:
         """The whole page, whose links hold in that folder."""
         held, measures = self.held, self.held.metrics
         ranked = _RankedPhotos(held, self.threshold)
-        photos = Folder(folder, [photo.path for photo in held.photos])
-        pictures = Pictures(self.decoding)
+        photos = PhotoLinks(folder, [photo.path for photo in held.photos])
+        pictures = Thumbnails(self.decoding)
         suspicious = [
             self._suspect(ranked, entry, pictures, photos) for entry in ranked.suspicious[:_SUSPICIOUS].tolist()
         ]
@@ -178,7 +178,7 @@ class Report:
             for true, predicted, photos in measures.most_confused(_CONFUSED)
         ]
 
-    def _suspect(self, ranked: _RankedPhotos, place: int, pictures: Pictures, folder: Folder) -> dict[str, Any]:
+    def _suspect(self, ranked: _RankedPhotos, place: int, pictures: Thumbnails, folder: PhotoLinks) -> dict[str, Any]:
         names = [c.name for c in self.held.metrics.classes]
         label, guess = int(self.held.labels[place]), int(ranked.predicted[place])
         photos = [(place, "labelled", label)]
@@ -228,7 +228,7 @@ class _RankedPhotos:
         right = np.nonzero((self._held.labels == index) & (self.predicted == index))[0]
         return int(right[self.confidence[right].argmax()]) if len(right) else None
 
-    def data(self, pictures: Pictures, folder: Folder) -> dict[str, Any]:
+    def data(self, pictures: Thumbnails, folder: PhotoLinks) -> dict[str, Any]:
         """Of each photo its classes and probabilities; of the first ones their names, and which have a thumbnail.
 
         First come the wrong ones, the most confident first, then those near the threshold.
@@ -242,9 +242,9 @@ class _RankedPhotos:
         links: dict[int, str] = {}
         shown_names = []
         # Wrong ones may have all the room but what those near the threshold have a claim on.
-        first = [*wrong[: max(0, pictures.room - _NEAR)].tolist(), *near[:_NEAR].tolist(), *wrong.tolist()]
+        first = [*wrong[: max(0, pictures.num_free - _NEAR)].tolist(), *near[:_NEAR].tolist(), *wrong.tolist()]
         without = [place for place in dict.fromkeys(first) if pictures.key(held.photos[place].path) is None]
-        rooms = set(without[: pictures.room])
+        rooms = set(without[: pictures.num_free])
         for number, place in enumerate(order[:_NAMED].tolist()):
             path = held.photos[place].path
             name, link = folder.entry(path)
@@ -269,7 +269,7 @@ class _RankedPhotos:
             "keys": keys,
             "others": [number for number, place in enumerate(wrong.tolist()) if place not in suspects],
             "matrix": cells,
-            "clustered": report.clustered(len(names), cells),
+            "clustered": report.cluster_classes(len(names), cells),
             "threshold": self._threshold,
             "wrong": len(wrong),
         }

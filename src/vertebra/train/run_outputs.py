@@ -20,7 +20,7 @@ from vertebra.export import export, metadata, prepare
 from vertebra.files import write_whole
 from vertebra.models import ConvNet
 from vertebra.progress import Progress
-from vertebra.report import NOT_MEASURED, Chart, interval, percent, versions
+from vertebra.report import NOT_MEASURED, Chart, interval, package_versions, percent
 from vertebra.units import counted
 
 from .evaluation import EvaluatedPredictions
@@ -178,6 +178,6 @@ def _report(settings: Settings, folder: Path, result: RunResult, seconds: Mappin
             ),
         ],
         facts={**settings.shown(), "preprocessing": described(card.preprocessing), "started in": str(Path.cwd())},
-        versions=versions("torch", "numpy", "pillow", "onnxruntime") | dict(card.versions),
+        versions=package_versions("torch", "numpy", "pillow", "onnxruntime") | dict(card.versions),
         hashes={name: value for name, value in hashes.items() if value},
     )

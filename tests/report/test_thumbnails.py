@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from vertebra.card import Decoding
-from vertebra.report import Folder, Pictures
-from vertebra.report.pictures import BYTES
+from vertebra.report import PhotoLinks, Thumbnails
+from vertebra.report.thumbnails import MAX_BYTES
 
 
 def decoded(entry):
@@ -21,7 +21,7 @@ def decoded(entry):
 
 def test_a_small_picture_is_kept_as_it_is(photograph, tmp_path):
     path = photograph(tmp_path / "a.png", 3)
-    pictures = Pictures(Decoding())
+    pictures = Thumbnails(Decoding())
     assert pictures.add(path) == 0
     (entry,) = pictures.data()
     assert entry[1:] == [8, 8, 1]
@@ -32,23 +32,23 @@ def test_a_large_one_takes_no_more_than_it_may(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (900, 1200, 3), dtype=np.uint8)
     Image.fromarray(noise[:120, :160]).save(tmp_path / "noise.png")
     Image.fromarray(noise[:4]).save(tmp_path / "strip.png")
-    pictures = Pictures(Decoding())
+    pictures = Thumbnails(Decoding())
     for name in ("noise", "strip"):
         pictures.add(tmp_path / f"{name}.png")
     for entry, shape in zip(pictures.data(), (4 / 3, 160), strict=True):
         picture = decoded(entry)
-        assert len(base64.b64decode(entry[0].partition("base64,")[2])) <= BYTES
+        assert len(base64.b64decode(entry[0].partition("base64,")[2])) <= MAX_BYTES
         assert entry[1:] == [*picture.size, 0]
         assert max(picture.size) <= 160
         assert picture.width / picture.height == pytest.approx(shape, rel=0.05)
 
 
 def test_each_photo_is_there_once_and_only_so_many(photograph, tmp_path, monkeypatch):
-    monkeypatch.setattr("vertebra.report.pictures.MOST", 2)
+    monkeypatch.setattr("vertebra.report.thumbnails.MAX_THUMBNAILS", 2)
     paths = [photograph(tmp_path / f"{number}.png", number) for number in range(3)]
-    pictures = Pictures(Decoding())
+    pictures = Thumbnails(Decoding())
     assert [pictures.add(path) for path in (paths[0], paths[1], paths[0], paths[2], paths[1])] == [0, 1, 0, None, 1]
-    assert pictures.room == 0
+    assert pictures.num_free == 0
     assert [pictures.key(path) for path in paths] == [0, 1, None]
     paths[1].write_bytes(b"no picture")
     first, second = pictures.data()
@@ -61,7 +61,7 @@ def test_each_photo_is_there_once_and_only_so_many(photograph, tmp_path, monkeyp
 )
 def test_a_link_leads_to_its_photo_and_can_mean_nothing_else(tmp_path, name):
     photo = tmp_path / "photos" / "cat" / name
-    folder = Folder(tmp_path / "run", [photo, tmp_path / "photos" / "dog" / "x.png"])
+    folder = PhotoLinks(tmp_path / "run", [photo, tmp_path / "photos" / "dog" / "x.png"])
     link = folder.link(photo)
     assert link.startswith("../photos/cat/")
     assert link.isascii() and not set(link) & set(":?#<>\"'& \n")
@@ -77,8 +77,8 @@ def test_a_link_leads_to_its_photo_and_can_mean_nothing_else(tmp_path, name):
 
 
 def test_photos_of_one_folder_that_is_the_page_s_own(tmp_path):
-    folder = Folder(tmp_path, [tmp_path / "a.png"])
+    folder = PhotoLinks(tmp_path, [tmp_path / "a.png"])
     assert folder.link(tmp_path / "a.png") == "a.png"
     assert folder.address == "./"
     assert folder.entry(tmp_path / "a.png") == ("a.png", None)
-    assert Folder(tmp_path, []).address == "./"
+    assert PhotoLinks(tmp_path, []).address == "./"

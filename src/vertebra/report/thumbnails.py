@@ -1,4 +1,4 @@
-"""Small copies of photos inside a page, and links to the photos themselves."""
+"""Thumbnails embedded in a page, and links to the photos themselves."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ from vertebra.errors import ImageError
 
 from .page import shown
 
-MOST = 1000  # thumbnails of a page
-BYTES = 3000  # of a thumbnail: with all of them and 6,000 names a page stays below 5 MB
-SMALL = 64  # pixels of the longer side: shown whole, each pixel as a square
+MAX_THUMBNAILS = 1000  # of a page
+MAX_BYTES = 3000  # of a thumbnail: with all of them and 6,000 names a page stays below 5 MB
+MAX_ENLARGED_SIDE = 64  # pixels of the longer side: embedded whole, enlarged without interpolation
 _SIDE = 160  # pixels of the longer side of a thumbnail
 _QUALITIES = (55, 40, 25, 10)
 
 
-class Pictures:
-    """Thumbnails of a page: each photo once, and no more than a page may hold."""
+class Thumbnails:
+    """Thumbnails of a page: each photo once, at most `MAX_THUMBNAILS`."""
 
     def __init__(self, decoding: Decoding) -> None:
         self._decoding = decoding
         self._keys: dict[Path, int] = {}
 
     def add(self, path: Path) -> int | None:
-        """The number of its thumbnail; None where the page holds as many as it may."""
-        return self._keys.setdefault(path, len(self._keys)) if self.room > 0 else self.key(path)
+        """Add a photo and return the index of its thumbnail, or None if the page is full."""
+        return self._keys.setdefault(path, len(self._keys)) if self.num_free > 0 else self.key(path)
 
     def key(self, path: Path) -> int | None:
-        """The number of its thumbnail, where it has one already."""
+        """Return the index of a photo's thumbnail, or None."""
         return self._keys.get(path)
 
     @property
-    def room(self) -> int:
-        """How many more there may be."""
-        return MOST - len(self._keys)
+    def num_free(self) -> int:
+        """Number of thumbnails that can still be added."""
+        return MAX_THUMBNAILS - len(self._keys)
 
     def data(self) -> list[Any]:
-        """Of each number: address, width, height of the thumbnail in pixels, and whether it is the whole photo.
+        """Return for each index [data URL, width, height in pixels, whether it is the whole photo].
 
-        None where a photo cannot be read any more.
+        None for a photo that can no longer be read.
         """
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             return list(pool.map(self._thumbnail, self._keys))
@@ -59,23 +59,23 @@ class Pictures:
             picture = open_image(path, at_least=2 * _SIDE, decoding=self._decoding)
         except (ImageError, OSError):
             return None
-        if max(picture.size) <= SMALL:
+        if max(picture.size) <= MAX_ENLARGED_SIDE:
             content, kind = _saved(picture, "PNG", optimize=True), "png"
         else:
             picture.thumbnail((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
-            picture, content, kind = _within(picture, BYTES)
+            picture, content, kind = _encode(picture, MAX_BYTES)
         address = f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
         return [address, *picture.size, int(kind == "png")]
 
 
-def _within(picture: Image.Image, most: int) -> tuple[Image.Image, bytes, str]:
-    """The picture in so many bytes at most: by its quality, and where that is not enough by its size."""
-    kind = "webp" if features.check("webp") else "jpeg"  # at the same size a third smaller
+def _encode(picture: Image.Image, max_bytes: int) -> tuple[Image.Image, bytes, str]:
+    """Encode a picture in at most `max_bytes`, by lower quality and then by smaller size."""
+    kind = "webp" if features.check("webp") else "jpeg"  # a third fewer bytes at the same quality
     options = {"method": 2} if kind == "webp" else {}
     while True:
         for quality in _QUALITIES:
             content = _saved(picture, kind.upper(), quality=quality, **options)
-            if len(content) <= most:
+            if len(content) <= max_bytes:
                 return picture, content, kind
         picture = picture.resize((max(1, picture.width * 3 // 4), max(1, picture.height * 3 // 4)))
 
@@ -86,11 +86,11 @@ def _saved(picture: Image.Image, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-class Folder:
-    """Where photos lie, seen from the folder that a page is written to."""
+class PhotoLinks:
+    """Links to photos, relative to the folder of the page."""
 
     def __init__(self, page: Path, photos: Iterable[Path]) -> None:
-        self._page = os.path.abspath(page)  # noqa: PTH100 - as it is named, wherever links lead
+        self._page = os.path.abspath(page)  # noqa: PTH100 - keeps links unresolved
         parents = {os.path.dirname(os.path.abspath(path)) for path in photos}  # noqa: PTH100, PTH120
         try:
             self._root = os.path.commonpath(parents) if parents else self._page
@@ -99,7 +99,7 @@ class Folder:
         self.address = self.link(Path(self._root), "/") if self._root else ""
 
     def link(self, path: Path, end: str = "") -> str:
-        """The address of a photo, relative to the page; each byte of a name that could mean anything else is quoted."""
+        """Return the percent-encoded URL of a photo, relative to the page."""
         try:
             relative = os.path.relpath(path, self._page)
         except ValueError:  # on another drive
@@ -107,7 +107,7 @@ class Folder:
         return quote(os.fsencode(relative.replace(os.sep, "/")), safe="/") + end
 
     def entry(self, path: Path) -> tuple[str, str | None]:
-        """How a photo is shown, and its address where that does not follow from what is shown and `address`."""
+        """Return a photo's text, and its URL unless that is `address` plus the text."""
         name = os.path.abspath(path)  # noqa: PTH100
         inner = os.path.relpath(name, self._root).replace(os.sep, "/") if self._root else name
         text = shown(inner)
