@@ -86,7 +86,7 @@ def test_headers_without_an_end(client):
 
 def test_what_is_not_http(client):
     answer = talk(client, b"\x16\x03\x01\x02\x00\x01\r\n\r\n")
-    assert answer.startswith(b"HTTP/1.1 400") and b"not HTTP" in answer
+    assert answer.startswith(b"HTTP/1.1 400") and b"not valid HTTP" in answer
 
 
 @pytest.mark.parametrize("address", [b"http://localhost", b"http://localhost?model=m"])
@@ -302,13 +302,13 @@ def test_what_browsers_are_told(client):
         ({"models": ()}, "no model to serve"),
         ({"engine": "onnx"}, "no engine 'onnx'"),
         ({"queue": 0}, "queue is 0"),
-        ({"queue": 5, "max_images": 6}, "would never find room"),
+        ({"queue": 5, "max_images": 6}, "would always be refused"),
         ({"timeout": 0}, "timeout is 0 seconds"),
         ({"port": 70_000}, "port is 70000"),
         ({"host": "0.0.0.0"}, "--no-auth"),
         ({"host": "example.org"}, "VERTEBRA_API_KEY"),
         ({"api_key": "short"}, "8 or more printable"),
-        ({"api_key": "with a blank"}, "without blanks"),
+        ({"api_key": "with a blank"}, "without spaces"),
         ({"cors": ("example.org",)}, "an origin is written like"),
         ({"allow_host": ("https://example.org",)}, "without scheme, port or path"),
         ({"allow_host": ("example.org:8000",)}, "allow_host has 'example.org:8000'"),
@@ -341,22 +341,22 @@ def test_names_of_models(tmp_path, monkeypatch):
     for name in ("a/m.onnx", "b/m.onnx", "a/m m.onnx", "x=y.onnx", "m.onnx", "run/model.onnx"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert ServerSettings(models=("a/m.onnx", "b=x=y.onnx", "resnet18")).named() == {
+    assert ServerSettings(models=("a/m.onnx", "b=x=y.onnx", "resnet18")).sources_by_name() == {
         "m": "a/m.onnx",
         "b": "x=y.onnx",
         "resnet18": "resnet18",
     }
-    assert ServerSettings(models=("run", "net:build", "x=net.py:build")).named() == {
+    assert ServerSettings(models=("run", "net:build", "x=net.py:build")).sources_by_name() == {
         "run": "run",
         "build": "net:build",
         "x": "net.py:build",
     }
     for models, message in (
-        (("a/m.onnx", "b/m.onnx"), "two models are called 'm'"),
+        (("a/m.onnx", "b/m.onnx"), "two models have the name 'm'"),
         (("a/m m.onnx",), "letters, digits"),
         (("-x=m.onnx",), "letters, digits"),
         (("x=y.onnx",), r"vertebra serve NAME=x=y\.onnx"),
         (("nowhere.onnx",), "no such file"),
     ):
         with pytest.raises(UsageError, match=message):
-            ServerSettings(models=models).named()
+            ServerSettings(models=models).sources_by_name()

@@ -153,7 +153,7 @@ def test_where_a_key_is_asked_for_any_host_will_do():
 
 def test_two_hosts_and_none():
     found = Asked(headers=[("host", "localhost"), ("host", "localhost")])
-    assert found.status == 400 and "send one" in found.message
+    assert found.status == 400 and "send exactly one" in found.message
     assert Asked(headers=[]).status == 403
     assert Asked(headers=[], host="0.0.0.0", no_auth=True).status == 200
 
@@ -199,7 +199,7 @@ def test_the_page_of_this_server_may_use_it(origin, host, status):
     found = Asked(headers=[("host", host), ("origin", origin)], host="0.0.0.0", no_auth=True)
     assert found.status == status and found.counters.reasons == ["origin"] * (status == 403)
     if status == 403:
-        assert repr(origin) in found.message and "--cors" in found.message and "pass the Host" in found.message
+        assert repr(origin) in found.message and "--cors" in found.message and "pass on the Host" in found.message
 
 
 def test_what_a_proxy_adds_opens_nothing():

@@ -56,7 +56,7 @@ def until(condition):
 
 def test_models_by_name(registry):
     assert registry.get(None) is registry.get("m") is registry.get("")
-    with pytest.raises(ApiError, match=r"no model 'n'\. Served are m\.") as caught:
+    with pytest.raises(ApiError, match=r"no model 'n'\. Available: m\.") as caught:
         registry.get("n")
     assert caught.value.status == 404
     with pytest.raises(ApiError, match=f"'{'x' * 100}'"):
@@ -146,9 +146,9 @@ def test_a_model_that_has_never_been_loaded(registry, look, path, write_model):
 def test_all_are_loaded_and_watched_by_a_thread(path, write_model, settings, caplog):
     caplog.set_level(logging.INFO, "vertebra.serve")
     registry = ModelRegistry(replace(settings, models=(str(path), f"n={path}"), reload_seconds=0.001))
-    assert not registry.ready and not registry.wait(0)
+    assert not registry.is_ready and not registry.wait(0)
     assert registry.start() is registry
-    assert registry.wait(10) and registry.ready
+    assert registry.wait(10) and registry.is_ready
     assert all(float(seconds) < 60 for seconds in re.findall(r"m\.onnx loaded in (\d+\.\d\d) s", caplog.text))
     assert caplog.text.count("m.onnx loaded in ") == 2
     old = registry.get("n")
@@ -167,9 +167,9 @@ def test_a_model_that_cannot_be_loaded_ends_the_server(path, settings, monkeypat
 
     monkeypatch.setattr(module, "LoadedModel", fail)
     registry, ended = ModelRegistry(replace(settings, models=(str(path),))), threading.Event()
-    registry.failed = ended.set
+    registry.on_failure = ended.set
     registry.start()
     assert ended.wait(10) and str(registry.failure) == "it cannot"
     registry._thread.join(10)
-    assert not registry.ready and not registry._thread.is_alive()
+    assert not registry.is_ready and not registry._thread.is_alive()
     registry.close()

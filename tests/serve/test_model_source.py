@@ -15,12 +15,12 @@ def test_a_name_is_exported_by_another_process_unless_it_is_kept(monkeypatch, tm
 
     def run(command, **options):
         runs.append((command, options))
-        found = json.dumps({"path": f"{tmp_path}/net.onnx", "told": ["its classes are numbers"]})
+        found = json.dumps({"path": f"{tmp_path}/net.onnx", "notes": ["its classes are numbers"]})
         return SimpleNamespace(returncode=0, stderr="", stdout=f"noise\n{found}\n")
 
     monkeypatch.setattr(module, "find_cached_export", lambda name: kept[-1] if kept else None)
     monkeypatch.setattr(module.subprocess, "run", run)
-    assert module.exported_file_of("resnet18", told.append) == tmp_path / "net.onnx"
+    assert module.resolve_exported_file("resnet18", told.append) == tmp_path / "net.onnx"
     ((command, options),) = runs
     assert (
         command[0] == module.sys.executable
@@ -31,9 +31,9 @@ def test_a_name_is_exported_by_another_process_unless_it_is_kept(monkeypatch, tm
     assert options["capture_output"] and options["text"] and options["errors"] == "replace"
     assert told == ["exporting resnet18, once", "its classes are numbers"]
     kept.append(tmp_path / "kept.onnx")
-    assert module.exported_file_of("resnet18", told.append) == tmp_path / "kept.onnx"
+    assert module.resolve_exported_file("resnet18", told.append) == tmp_path / "kept.onnx"
     (tmp_path / "file.onnx").write_bytes(b"looked at when it is loaded")
-    assert module.exported_file_of(str(tmp_path / "file.onnx"), told.append) == tmp_path / "file.onnx"
+    assert module.resolve_exported_file(str(tmp_path / "file.onnx"), told.append) == tmp_path / "file.onnx"
     assert (len(told), len(runs)) == (2, 1)
 
 
@@ -50,5 +50,5 @@ def test_an_export_that_fails(monkeypatch, code, stderr, message):
     found = SimpleNamespace(returncode=code, stderr=stderr, stdout='"net.onnx"')
     monkeypatch.setattr(module.subprocess, "run", lambda *arguments, **options: found)
     with pytest.raises(VertebraError, match=message) as caught:
-        module.exported_file_of("resnet18", lambda what: None)
+        module.resolve_exported_file("resnet18", lambda what: None)
     assert caught.value.exit_code == code

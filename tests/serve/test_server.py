@@ -155,9 +155,9 @@ def test_calls_that_are_wrong(tiny_model):
     for arguments, message in (
         ((), "Missing argument"),
         ((tiny_model, "--host", "0.0.0.0"), "--no-auth"),
-        ((tiny_model, "--host", "nowhere.invalid", "--no-auth"), "no address of this machine"),
+        ((tiny_model, "--host", "nowhere.invalid", "--no-auth"), "not an address of this machine"),
         ((tiny_model, "--engine", "onnx"), "no engine 'onnx'"),
-        ((tiny_model, tiny_model), "two models are called 'tiny'"),
+        ((tiny_model, tiny_model), "two models have the name 'tiny'"),
     ):
         done = run(*arguments)
         assert done.returncode == 2 and message in done.stderr, done.stderr
@@ -204,7 +204,7 @@ def test_a_route_that_fails_answers_as_all_do(client, monkeypatch, caplog):
         answer = connection.getresponse()
         assert answer.status == 500 and answer.getheader("Content-Type") == "application/json"
         assert answer.getheader("X-Content-Type-Options") == "nosniff"
-        assert "its log says more" in json.loads(answer.read())["error"]["message"]
+        assert "the server's log has the details" in json.loads(answer.read())["error"]["message"]
         connection.request("GET", "/healthz")  # it was whole, so the connection goes on
         assert connection.getresponse().status == 200
     (record,) = (record for record in caplog.records if record.exc_info)
@@ -258,7 +258,7 @@ def test_a_name_is_exported_by_another_process(tmp_path, monkeypatch, write_mode
         path.parent.mkdir(parents=True, exist_ok=True)
         write_model(path)
         write_sidecar(path, {"weights": "DEFAULT", "told": []})
-        return subprocess.CompletedProcess(command, 0, json.dumps({"path": str(path), "told": ["a note"]}), "")
+        return subprocess.CompletedProcess(command, 0, json.dumps({"path": str(path), "notes": ["a note"]}), "")
 
     monkeypatch.setattr(model_source.subprocess, "run", export)
     registry = ModelRegistry(ServerSettings(models=("resnet18",)), said.append)

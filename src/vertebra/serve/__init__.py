@@ -23,34 +23,34 @@ def serve(*models: str, progress: Progress = silent, **options: Any) -> None:
 
     Args:
         models: exported files, `NAME=FILE.onnx`, or names that `vertebra models` lists, which are exported first.
-        progress: called with what is being done where that takes seconds, and with the address.
-        options: as `ServerSettings` has them (host, port, api_key, timeout, …).
+        progress: called with a line of text for each long step and for the address.
+        options: fields of `ServerSettings` (host, port, api_key, timeout, …).
 
     Raises:
         UsageError: a setting is not allowed, or the address is taken.
         VertebraError: a model cannot be loaded.
         MissingExtraError: FastAPI and uvicorn are not installed.
     """
-    with suppress(KeyboardInterrupt):  # uvicorn raises it again once all is finished
+    with suppress(KeyboardInterrupt):  # uvicorn raises it after the shutdown
         run(ServerSettings(models=tuple(map(str, models)), **options), progress)
 
 
 def run(settings: ServerSettings, progress: Progress = silent) -> None:
-    """Serve with these settings; raises as `serve` does."""
+    """Serve with these settings. Raises what `serve` raises."""
     settings.check()
     limit_heaps()
     with _excluded_from_gc():
         with require_extra("serve", "vertebra serve"):
             from .model_registry import ModelRegistry
 
-            # The engine loads in its thread while the web framework is imported in this one.
+            # The registry's thread loads the engine while this one imports the web framework.
             registry = ModelRegistry(settings, progress).start()
         try:
             with require_extra("serve", "vertebra serve"):
                 from .server import Server
             service = Server(settings, registry)
         except BaseException:
-            registry.close()  # a thread that is still loading aborts a process that ends: exit code 134
+            registry.close()  # a thread that is still loading would abort the process at exit (code 134)
             raise
     progress(f"listening on {service.url}")
     service.run()
@@ -58,9 +58,9 @@ def run(settings: ServerSettings, progress: Progress = silent) -> None:
 
 @contextmanager
 def _excluded_from_gc() -> Iterator[None]:
-    """Spare the garbage collector what is made in the block.
+    """Exclude the objects created in the block from garbage collection.
 
-    Scanning hundreds of thousands of objects again and again is a tenth of the start, and later would delay requests.
+    Scanning hundreds of thousands of them takes a tenth of the start, and later would delay requests.
     """
     enabled = gc.isenabled()
     gc.disable()

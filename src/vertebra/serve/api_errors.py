@@ -1,4 +1,4 @@
-"""What a client gets to read when a request is refused or fails."""
+"""Error responses."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 from starlette.responses import Response
 
-UNEXPECTED = "this is not an error that the server expects; its log says more."
+UNEXPECTED = "an unexpected error occurred; the server's log has the details."
 
 
 class ApiError(Exception):
-    """An answer other than success: a status, one sentence, and perhaps headers."""
+    """An error response: status, message and optional headers."""
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -25,7 +25,7 @@ class ApiError(Exception):
 
 
 class BusyError(ApiError):
-    """There is no room, or no time, for this request now."""
+    """503: the server has no room or no time for the request now."""
 
     def __init__(self, message: str, retry_seconds: float) -> None:
         super().__init__(503, message, {"Retry-After": str(max(1, round(retry_seconds + 0.5)))})

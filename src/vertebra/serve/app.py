@@ -18,7 +18,7 @@ from vertebra import __version__
 from . import kserve_routes, v1_routes
 from .api_errors import ApiError
 from .dispatcher import Dispatcher
-from .docs_page import POLICY, docs_page
+from .docs_page import POLICY, render_docs_page
 from .middleware import Middleware
 from .responses import json_response
 from .static_page import StaticPage
@@ -50,14 +50,14 @@ def create_app(dispatcher: Dispatcher) -> FastAPI:
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    app.include_router(v1_routes.routes(dispatcher))
-    app.include_router(kserve_routes.routes(dispatcher))
+    app.include_router(v1_routes.build_router(dispatcher))
+    app.include_router(kserve_routes.build_router(dispatcher))
     # Coroutines, since Starlette runs each plain function in a thread.
     app.exception_handler(ApiError)(_api_error)
     app.exception_handler(HTTPException)(_http_error)
     app.exception_handler(RequestValidationError)(_validation_error)
     for path in page.files:
-        app.add_route(path, page.answer, methods=["GET"], include_in_schema=False)
+        app.add_route(path, page.respond, methods=["GET"], include_in_schema=False)
 
     async def openapi(request: Request) -> Response:
         prefix = _forwarded_prefix(request)
@@ -67,7 +67,7 @@ def create_app(dispatcher: Dispatcher) -> FastAPI:
         base = request.base_url
         if request.headers.get("x-forwarded-proto") == "https":  # set by a proxy; it affects only the text of this page
             base = base.replace(scheme="https")
-        text = docs_page(app.openapi(), str(base).rstrip("/") + _forwarded_prefix(request))
+        text = render_docs_page(app.openapi(), str(base).rstrip("/") + _forwarded_prefix(request))
         return Response(text, media_type="text/html", headers={"Content-Security-Policy": POLICY})
 
     app.add_route("/openapi.json", openapi, methods=["GET"], include_in_schema=False)

@@ -1,4 +1,4 @@
-"""/docs: the OpenAPI document as one page, without a script and without a network."""
+"""/docs: the OpenAPI document as one HTML page, without scripts or external files."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _EXAMPLES = {
 }
 
 
-def docs_page(document: Mapping[str, Any], url: str) -> str:
-    """HTML for an OpenAPI document; `url` is where the server is."""
+def render_docs_page(document: Mapping[str, Any], url: str) -> str:
+    """Render an OpenAPI document as HTML; `url` is the server's address in the examples."""
     parts = [
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
         "<meta name='viewport' content='width=device-width'>",
@@ -43,50 +43,54 @@ def docs_page(document: Mapping[str, Any], url: str) -> str:
     ]
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
-            parts += _operation(path, method, operation, document, url)
+            parts += _render_operation(path, method, operation, document, url)
     return "".join([*parts, "</main></body></html>"])
 
 
-def _operation(path: str, method: str, operation: Any, document: Any, url: str) -> list[str]:
+def _render_operation(path: str, method: str, operation: Any, document: Any, url: str) -> list[str]:
     parts = [f"<h2><b>{method.upper()} {escape(path)}</b></h2><p>{escape(operation.get('description', ''))}</p>"]
     if path in _EXAMPLES:
         parts.append(f"<pre>{escape(_EXAMPLES[path].format(url=url))}</pre>")
     rows: list[tuple[str, ...]] = [
-        (entry["name"], entry["in"], entry.get("description", ""), _type(entry.get("schema", {}), document))
+        (entry["name"], entry["in"], entry.get("description", ""), _describe_schema(entry.get("schema", {}), document))
         for entry in operation.get("parameters", [])
     ]
     if rows:
-        parts.append(_table(rows))
+        parts.append(_render_table(rows))
     body = operation.get("requestBody")
     if body:
         kinds = ", ".join(f"<code>{escape(kind)}</code>" for kind in body["content"])
         parts.append(f"<p>Body: {kinds}</p>")
     responses: list[tuple[str, ...]] = []
     for status, answer in operation["responses"].items():
-        shapes = [_type(content.get("schema", {}), document) for content in answer.get("content", {}).values()]
+        shapes = [
+            _describe_schema(content.get("schema", {}), document) for content in answer.get("content", {}).values()
+        ]
         responses.append((status, answer.get("description", ""), " ".join(shapes)))
-    return [*parts, _table(responses)]
+    return [*parts, _render_table(responses)]
 
 
-def _table(rows: list[tuple[str, ...]]) -> str:
+def _render_table(rows: list[tuple[str, ...]]) -> str:
     lines = ("".join(f"<td>{'<code>' * (not i)}{escape(cell)}" for i, cell in enumerate(row)) for row in rows)
     return f"<table>{''.join(f'<tr>{line}' for line in lines)}</table>"
 
 
-def _type(schema: Any, document: Any, depth: int = 0) -> str:
-    """A schema in one line: `{"models": [{"name": string, …}]}`."""
+def _describe_schema(schema: Any, document: Any, depth: int = 0) -> str:
+    """Describe a schema in one line: `{"models": [{"name": string, …}]}`."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
-        return name if depth > 4 else _type(document["components"]["schemas"][name], document, depth)
+        return name if depth > 4 else _describe_schema(document["components"]["schemas"][name], document, depth)
     for key in ("anyOf", "oneOf"):
         if key in schema:
-            return " | ".join(_type(entry, document, depth) for entry in schema[key])
+            return " | ".join(_describe_schema(entry, document, depth) for entry in schema[key])
     if "enum" in schema:
         return " | ".join(repr(value) for value in schema["enum"])
     if schema.get("type") == "array":
-        return f"[{_type(schema.get('items', {}), document, depth + 1)}]"
+        return f"[{_describe_schema(schema.get('items', {}), document, depth + 1)}]"
     if "properties" in schema:
-        inner = (f"{name}: {_type(entry, document, depth + 1)}" for name, entry in schema["properties"].items())
+        inner = (
+            f"{name}: {_describe_schema(entry, document, depth + 1)}" for name, entry in schema["properties"].items()
+        )
         return "{" + ", ".join(inner) + "}"
     limits = [f"{schema[key]}" for key in ("minimum", "maximum") if key in schema]
     return f"{schema.get('type', '')} {'–'.join(limits)}".strip()

@@ -1,7 +1,6 @@
-"""The KServe v2 protocol over HTTP: what Triton's and KServe's clients speak.
+"""The KServe v2 inference protocol over HTTP, for Triton's and KServe's clients.
 
-https://github.com/kserve/open-inference-protocol, with Triton's extensions
-for tensors in binary and for classes in place of probabilities:
+https://github.com/kserve/open-inference-protocol, with Triton's extensions for binary tensors and classification:
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
 """
 
@@ -37,8 +36,8 @@ _OF_MODEL = schemas.problems(404, 422, 503)
 _ALL = schemas.problems(400, 404, 408, 413, 415, 422, 500, 503)
 
 
-def routes(dispatcher: Dispatcher) -> APIRouter:
-    """The routes of one server."""
+def build_router(dispatcher: Dispatcher) -> APIRouter:
+    """The /v2 routes of one server."""
     router = APIRouter(prefix="/v2")
     registry = dispatcher.registry
 
@@ -49,19 +48,19 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
 
     @router.get("/health/ready", responses=schemas.problems(503), summary="KServe: whether it can predict")
     async def ready() -> dict[str, Any]:
-        """200 once every model is loaded and warm."""
-        if not registry.ready or dispatcher.is_stopping():
+        """200 once every model is loaded and warmed up."""
+        if not registry.is_ready or dispatcher.is_stopping():
             raise ApiError(503, "the models are not ready.", {"Retry-After": "1"})
         return {"ready": True}
 
     @router.get("", summary="KServe: the server")
     async def server() -> dict[str, Any]:
-        """Its name, version and extensions."""
+        """The server's name, version and extensions."""
         return {"name": "vertebra", "version": __version__, "extensions": ["binary_tensor_data", "classification"]}
 
     @router.get("/models/{name}", responses=_OF_MODEL, summary="KServe: a model's tensors")
     async def metadata(name: str) -> dict[str, Any]:
-        """Names, types and shapes of what goes in and comes out."""
+        """Names, types and shapes of the inputs and outputs."""
         loaded = registry.get(name)
         size = loaded.card.preprocessing.crop_size
         shapes = {"probabilities": [-1, loaded.classes], "embedding": [-1, -1], "features": [-1, -1, -1, -1]}
@@ -75,7 +74,7 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
 
     @router.get("/models/{name}/ready", responses=_OF_MODEL, summary="KServe: whether a model can predict")
     async def model_ready(name: str) -> dict[str, Any]:
-        """200 where it is loaded."""
+        """200 if the model is loaded."""
         return {"name": registry.get(name).name, "ready": True}
 
     @router.post(
@@ -86,40 +85,42 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
         summary="KServe: run a model",
     )
     async def infer(name: str, request: Request, deadline_ms: Deadline = None) -> Response:
-        """Pixels as the network takes them → its outputs, in JSON or in binary."""
+        """Run the network on preprocessed pixels; the outputs are JSON or binary."""
         deadline = dispatcher.deadlines.compute(deadline_ms)
         async with dispatcher.read_body(request, registry.get(name), deadline) as body:
             length = request.headers.get(HEADER_LENGTH)
             model, limit = registry.get(name), dispatcher.settings.max_images
-            document, pixels = await in_thread_if_large(len(body), lambda: _read(body, length, model, limit))
-            requested = _requested_outputs(document)
+            document, pixels = await in_thread_if_large(len(body), lambda: _parse_request(body, length, model, limit))
+            requested = _parse_requested_outputs(document)
 
-            def make(loaded: LoadedModel) -> list[Job]:
+            def make_jobs(loaded: LoadedModel) -> list[Job]:
                 if pixels.shape[1] != loaded.card.preprocessing.crop_size:
-                    raise ApiError(422, "the model has just been replaced by one of another input size. Ask again.")
+                    raise ApiError(
+                        422, "the model has just been replaced by one with another input size. Send the request again."
+                    )
                 return [Job(partial(DecodedImage, row), outputs=tuple(requested)) for row in pixels]
 
-            loaded, jobs = await dispatcher.run_jobs(name, make, request.receive, deadline)
+            loaded, jobs = await dispatcher.run_jobs(name, make_jobs, request.receive, deadline)
         dispatcher.metrics.count_images(loaded.name, len(jobs), 0)
         values = sum(value.size for job in jobs for value in job.values.values())
-        return await in_thread_if_large(values, lambda: _answer(loaded, document, requested, jobs))
+        return await in_thread_if_large(values, lambda: _build_response(loaded, document, requested, jobs))
 
     return router
 
 
-def _read(body: bytes, header_length: str | None, model: LoadedModel, limit: int) -> tuple[dict[str, Any], Pixels]:
-    """The JSON at the front of a body, and the pixels within it or behind it."""
+def _parse_request(body: bytes, header_length: str | None, model: LoadedModel, limit: int) -> tuple[Any, Pixels]:
+    """The JSON object that a body starts with, and the pixels in it or after it."""
     length = len(body)
     if header_length is not None:
         if not re.fullmatch("[0-9]{1,12}", header_length) or int(header_length) > len(body):
             raise ApiError(400, f"{HEADER_LENGTH} is {header_length[:20]!r}, and the body has {len(body)} bytes.")
         length = int(header_length)
     document = parse_json(body[:length], 1)
-    return document, _pixels(document, body[length:], model, limit)
+    return document, _parse_pixels(document, body[length:], model, limit)
 
 
-def _pixels(document: dict[str, Any], rest: bytes, model: LoadedModel, limit: int) -> Pixels:
-    """The one input, uint8 (N, H, W, 3)."""
+def _parse_pixels(document: dict[str, Any], rest: bytes, model: LoadedModel, limit: int) -> Pixels:
+    """The input tensor, uint8 (N, H, W, 3)."""
     size = model.card.preprocessing.crop_size
     wanted = f"one input {{'name': '{INPUT}', 'datatype': 'UINT8', 'shape': [N, {size}, {size}, 3]}}"
     inputs = document.get("inputs")
@@ -135,7 +136,7 @@ def _pixels(document: dict[str, Any], rest: bytes, model: LoadedModel, limit: in
     ):
         raise ApiError(422, f"the shape is {str(shape)[:60]}; the model {model.name!r} takes {wanted}.")
     if shape[0] > limit:
-        raise ApiError(422, f"there are {shape[0]} images, and at most {limit} in one request. Send them in several.")
+        raise ApiError(422, f"the request has {shape[0]} images; at most {limit} are allowed. Split it into several.")
     count = math.prod(shape)
     parameters = entry.get("parameters")
     binary = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
@@ -143,8 +144,7 @@ def _pixels(document: dict[str, Any], rest: bytes, model: LoadedModel, limit: in
         if type(binary) is not int or binary != count:
             raise ApiError(
                 422,
-                f"binary_data_size is {repr(binary)[:60]}; the shape {shape} makes {count} bytes, given as a whole "
-                "number.",
+                f"binary_data_size is {repr(binary)[:60]}; for the shape {shape} it must be the integer {count}.",
             )
         if len(rest) != count:
             raise ApiError(422, f"binary_data_size is {count}, and {len(rest)} bytes follow the JSON.")
@@ -160,20 +160,20 @@ def _pixels(document: dict[str, Any], rest: bytes, model: LoadedModel, limit: in
     except (ValueError, TypeError):
         pass
     raise ApiError(
-        422, f"the tensor's data must be {count} whole numbers from 0 to 255, flat or nested as its shape {shape} says."
+        422, f"the tensor's data must be {count} integers from 0 to 255, flat or nested as its shape {shape}."
     )
 
 
 @dataclass(frozen=True)
 class RequestedOutput:
-    """How one output is sent."""
+    """How one output is returned."""
 
     is_binary: bool
-    classification: int = 0  # so many best classes in place of all values; 0: all values
+    classification: int = 0  # number of best classes to return instead of values; 0: all values
 
 
-def _requested_outputs(document: dict[str, Any]) -> dict[str, RequestedOutput]:
-    """The outputs that a request asks for, by name; all where it names none."""
+def _parse_requested_outputs(document: dict[str, Any]) -> dict[str, RequestedOutput]:
+    """The outputs that a request asks for, by name; all if it names none."""
     parameters = document.get("parameters")
     is_binary = bool(parameters.get("binary_data_output")) if isinstance(parameters, dict) else False
     outputs = document.get("outputs")
@@ -187,24 +187,24 @@ def _requested_outputs(document: dict[str, Any]) -> dict[str, RequestedOutput]:
         given = entry.get("parameters")
         given = given if isinstance(given, dict) else {}
         found[str(name)] = RequestedOutput(
-            bool(given.get("binary_data", is_binary)), _classification(str(name), given.get("classification"))
+            bool(given.get("binary_data", is_binary)), _parse_classification(str(name), given.get("classification"))
         )
     return found
 
 
-def _classification(output: str, given: Any) -> int:
+def _parse_classification(output: str, given: Any) -> int:
     """https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_classification.md"""
     if given is None:
         return 0
     if type(given) is not int or given < 1:
-        raise ApiError(422, f"classification is {repr(given)[:60]}; it must be a whole number of classes, 1 or more.")
+        raise ApiError(422, f"classification is {repr(given)[:60]}; it must be an integer, 1 or more.")
     if output != PROBABILITIES:
-        raise ApiError(422, f"classification is for the output {PROBABILITIES!r} alone; {output!r} has no classes.")
+        raise ApiError(422, f"classification is only supported for the output {PROBABILITIES!r}, not for {output!r}.")
     return given
 
 
-def _best_classes(model: LoadedModel, probabilities: FloatArray, count: int) -> list[list[bytes]]:
-    """(N, K) → for each image `0.912345:3:cat` for the best classes; without names `0.912345:3`."""
+def _format_best_classes(model: LoadedModel, probabilities: FloatArray, count: int) -> list[list[bytes]]:
+    """(N, K) → the best classes of each image as `0.912345:3:cat`, or `0.912345:3` without names."""
     found = []
     for row in probabilities:
         best = np.argsort(-row, kind="stable")[:count].tolist()
@@ -213,7 +213,7 @@ def _best_classes(model: LoadedModel, probabilities: FloatArray, count: int) -> 
     return found
 
 
-def _answer(
+def _build_response(
     model: LoadedModel, document: dict[str, Any], requested: dict[str, RequestedOutput], jobs: Sequence[Job]
 ) -> Response:
     outputs, tail = [], []
@@ -221,7 +221,7 @@ def _answer(
         value = np.stack([job.values[name] for job in jobs])
         entry: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": list(value.shape)}
         if wanted.classification:
-            rows = _best_classes(model, value, wanted.classification)
+            rows = _format_best_classes(model, value, wanted.classification)
             texts = [text for row in rows for text in row]
             entry |= {"datatype": "BYTES", "shape": [len(rows), len(rows[0])]}
             content = b"".join(struct.pack("<I", len(text)) + text for text in texts)

@@ -1,4 +1,4 @@
-"""Models that are being served: loaded, warmed up, and replaced when their files are."""
+"""One version of a model's file, loaded and warmed up."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ from .server_settings import ServerSettings
 
 log = logging.getLogger("vertebra.serve")
 
-_WARM_UP_SIZES = (1, 2, 4)  # images of a batch; the first of each size also makes the engine reserve its memory
+_WARM_UP_SIZES = (1, 2, 4)  # batch sizes; the first batch of each also allocates the engine's memory
 
 
 class LoadedModel:
-    """One version of a model's file, ready to predict; used until a newer one takes its place.
+    """One version of a model's file, ready to predict.
 
-    It holds hundreds of megabytes, so no part of it may refer back to it: the last reference that goes frees
-    all at once, where a reference cycle would wait for the garbage collector, which comes rarely to a server.
+    It holds hundreds of megabytes, so no part of it may refer to it: a reference cycle would keep them until the next
+    garbage collection, which is rare in a server.
     """
 
     def __init__(self, name: str, path: Path, settings: ServerSettings, metrics: Metrics) -> None:
         self.name = name
         self.path = path
         self.file_state = change_state(path)
-        verify(path)  # at each load, whatever the cache says: it serves for long
+        verify(path)  # at each load, even if the cache has a result
         predictor = Predictor(path, engine=settings.engine)
         self.card: Card = predictor.card
         runner = predictor.runner(predictor.batch, tune=settings.tune)
@@ -63,9 +63,9 @@ class LoadedModel:
             notes=DecodingNotes(self.card.preprocessing.decoding, served=True),
         )
         costs = self._warm_up()
-        # Read at once: later a damaged file may be in the place of this one.
+        # Read now, because the file may be replaced later.
         self.classifier, self.anatomy = self._read_graph()
-        # A thread decodes and runs the network; a lane of several threads leaves the others of its cores to decoding.
+        # Each worker decodes and infers; a lane with several threads leaves some of its cores to decoding meanwhile.
         self.batcher = Batcher(
             partial(infer, runner, name),
             num_workers=runner.plan.lanes * runner.plan.threads,
@@ -80,7 +80,7 @@ class LoadedModel:
         """The number of classes.
 
         Raises:
-            EngineError: the file does not predict, or gives NaN or infinite values, or does not fit its card.
+            EngineError: the outputs are NaN or infinite, have another shape, or do not match the card.
         """
         (probabilities,) = infer(self.runner, self.name, self._trial[:1], (PROBABILITIES,))
         if probabilities.ndim != 2:
@@ -93,7 +93,7 @@ class LoadedModel:
         return int(probabilities.shape[1])
 
     def _warm_up(self) -> BatchCosts:
-        """What batches cost: the second run of each size counts."""
+        """Measure batches of several sizes; the second run of each counts."""
         costs = BatchCosts(self.plan.micro_batch)
         for size in _WARM_UP_SIZES:
             for repeat in range(2):
@@ -106,7 +106,7 @@ class LoadedModel:
 
     @property
     def explains_by(self) -> Literal["activation", "occlusion"]:
-        """How `explain` makes heat-maps."""
+        """The method of heat-maps."""
         return "occlusion" if self.classifier is None else "activation"
 
     def _read_graph(self) -> tuple[Map | None, dict[str, Any] | None]:
@@ -115,7 +115,7 @@ class LoadedModel:
             graph = read_onnx(self.path)
             classifier = find_classifier(graph)
             if change_state(self.path) != self.file_state:
-                return None, None  # a newer file is there already, and will be loaded
+                return None, None  # the file has been replaced; the newer one will be loaded
             if classifier is not None:
                 _, embedding, features = self.runner.call(self._trial[1:2], OUTPUTS)
                 if not is_mean_pooled(classifier, features[0], embedding[0]):
@@ -127,7 +127,7 @@ class LoadedModel:
             return None, None
 
     def close(self) -> None:
-        """Finish what is queued, then free the network: a request that still names this model must not keep it."""
+        """Finish the queued images, then free the network, even if a request still refers to this model."""
         self.batcher.close()
         self.runner.close()
 

@@ -1,4 +1,4 @@
-"""The counters and gauges of a server, in the form that Prometheus reads."""
+"""A server's Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SIZES = (1, 2, 4, 8, 16)
 
 
 class Metrics:
-    """The counters of one server; each has a registry of its own."""
+    """The metrics of one server, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -44,7 +44,7 @@ class Metrics:
                 self._images.labels(model, result).inc(count)
 
     def count_refusal(self, reason: str) -> None:
-        """Count a refused request by its reason: "queue", "deadline", "memory", "connections", "key", "origin", …"""
+        """Count a refused request by its reason: "queue", "deadline", "connections", "key", "origin", …"""
         self._refused.labels(reason).inc()
 
     def count_reload(self, model: str, *, ok: bool) -> None:
@@ -52,7 +52,7 @@ class Metrics:
         self._reloads.labels(model, "ok" if ok else "error").inc()
 
     def batch_observer(self, model: str) -> Callable[[int, float, float], None]:
-        """Called by a model's batcher after each batch."""
+        """A function that records a batch: its size, and its decoding and inference time in seconds."""
         sizes, decoding, inference = (each.labels(model) for each in (self._batches, self._decoding, self._inference))
 
         def observe(size: int, decode_seconds: float, inference_seconds: float) -> None:
@@ -63,7 +63,7 @@ class Metrics:
         return observe
 
     def add_gauge(self, name: str, text: str, read: Mapping[str, Callable[[], float]] | Callable[[], float]) -> None:
-        """A gauge that is read at each scrape, one for each model or one for all, and costs nothing in between."""
+        """Add a gauge that is read at each scrape; a mapping gives one per model."""
         if callable(read):
             Gauge(name, text, registry=self.registry).set_function(read)
             return

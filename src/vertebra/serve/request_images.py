@@ -1,4 +1,4 @@
-"""The images in a request's body, and the fields beside them: raw, multipart or JSON."""
+"""Parsing of request bodies with images: raw, multipart or JSON."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .json_body import Data, decode_base64, in_thread_if_large, parse_json
 _RAW = ("application/octet-stream", "binary/octet-stream")
 _IMAGE_TYPES = (b"image/", b"application/octet-stream")
 _NAMES = (b"name", b"filename")
-_MAX_FIELDS = 32  # parts of a multipart body beside its images
+_MAX_FIELDS = 32  # parts of a multipart body that are not images
 _MAX_FIELD_BYTES = 1_000  # a longer field is ignored
 _MAX_PART_HEADER = 8_192  # bytes of one header of a part
 _BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]{1,70}")
-_MAX_PADDING = 64  # blanks behind a boundary, which the parser passes one by one
+_MAX_PADDING = 64  # blanks after a boundary, which the parser skips one at a time
 _EXTENDED_FILENAME = re.compile(rb";\s*filename\*\s*=\s*\"?([^;\"\s]*)", re.IGNORECASE)
 _QUOTED = re.compile(rb'(?<!\*=)"(?:[^"\\]|\\.)*"')
 _EXTENDED = re.compile(r"(utf-8|iso-8859-1)'[\w-]*'((?:[^%]|%[0-9a-f]{2})*)", re.ASCII | re.IGNORECASE)
@@ -28,7 +28,7 @@ _EXTENDED = re.compile(r"(utf-8|iso-8859-1)'[\w-]*'((?:[^%]|%[0-9a-f]{2})*)", re
 
 @dataclass
 class Upload:
-    """One image as it was sent."""
+    """One image, as uploaded."""
 
     name: str
     data: bytes
@@ -36,17 +36,17 @@ class Upload:
 
 @dataclass
 class RequestContent:
-    """What a body holds: images, and fields beside them."""
+    """The images and the other fields of a body."""
 
     images: list[Upload]
     fields: dict[str, Any] = field(default_factory=dict)
 
 
 async def parse_images(content_type: str, body: bytes, max_images: int) -> RequestContent:
-    """The images in a body.
+    """Parse the images and fields of a body.
 
     Raises:
-        ApiError: 415 another kind of body, 422 none or too many images, 400 malformed.
+        ApiError: 400 malformed, 415 unsupported Content-Type, 422 no image or too many.
     """
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
@@ -65,18 +65,18 @@ async def parse_images(content_type: str, body: bytes, max_images: int) -> Reque
     if not content.images:
         raise ApiError(422, "there is no image in the request. Send at least one file.")
     if len(content.images) > max_images:
-        raise _too_many(max_images)
+        raise _too_many_images(max_images)
     return content
 
 
-def _too_many(limit: int) -> ApiError:
-    return ApiError(422, f"there are more than {limit} images, the most of one request. Send them in several.")
+def _too_many_images(limit: int) -> ApiError:
+    return ApiError(422, f"the request has more than {limit} images, the maximum. Split it into several.")
 
 
 def parse_multipart(content_type: str, body: bytes, max_images: int) -> RequestContent:
-    """https://www.rfc-editor.org/rfc/rfc7578, read by python-multipart.
+    """Parse multipart/form-data (https://www.rfc-editor.org/rfc/rfc7578).
 
-    What makes that parser slow, boundaries by the million and blanks behind them, is refused before it starts.
+    Millions of boundaries, and blanks after them, would make the parser slow, so they are refused first.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
     if not _BOUNDARY.fullmatch(boundary):
@@ -85,7 +85,7 @@ def parse_multipart(content_type: str, body: bytes, max_images: int) -> RequestC
     if delimiter not in body:
         raise ApiError(400, "the multipart body does not have the boundary that its Content-Type names.")
     if body.count(b"\r\n" + delimiter) > max_images + _MAX_FIELDS:
-        raise _too_many(max_images)
+        raise _too_many_images(max_images)
     if re.search(re.escape(delimiter) + rb"[ \t]{%d}" % _MAX_PADDING, body):
         raise ApiError(400, f"a boundary of the multipart body is followed by {_MAX_PADDING} blanks or more.")
     form = _Form(max_images)
@@ -112,7 +112,7 @@ def parse_multipart(content_type: str, body: bytes, max_images: int) -> RequestC
 
 
 class _Form:
-    """Callbacks of the parser: each part with a file name, or declared as an image, is an image, others are fields."""
+    """Callbacks of the parser. A part with a file name or an image type is an image; other parts are fields."""
 
     def __init__(self, max_images: int) -> None:
         self.content = RequestContent([])
@@ -143,23 +143,23 @@ class _Form:
         extended = _extended_filename(disposition)
         filename = plain if extended is None else extended
         if filename is not None or self._headers.get(b"content-type", b"").lower().startswith(_IMAGE_TYPES):
-            # A form whose file was not chosen sends an empty part without a name.
+            # A form without a chosen file sends an empty part without a file name.
             if filename or self._data:
                 self.content.images.append(Upload(filename or name or "image", self._data))
         elif name is not None and len(self._data) <= _MAX_FIELD_BYTES:
             self.content.fields[name] = self._data.decode("utf-8", "replace")
         if len(self.content.images) > self._max_images:
-            raise _too_many(self._max_images)
+            raise _too_many_images(self._max_images)
 
     def end(self) -> None:
         self.is_complete = True
 
 
 def _extended_filename(disposition: bytes) -> str | None:
-    """`UTF-8''na%C3%AFve.jpg` of https://www.rfc-editor.org/rfc/rfc8187, which the parser ignores; None: not given.
+    """`UTF-8''na%C3%AFve.jpg` of https://www.rfc-editor.org/rfc/rfc8187, which the parser ignores, or None.
 
     Raises:
-        ApiError: 400 where it is written otherwise: which file is meant is not guessed.
+        ApiError: 400 malformed.
     """
     found = _EXTENDED_FILENAME.search(_QUOTED.sub(b'""', disposition))
     if found is None:
@@ -180,7 +180,7 @@ def _parse_json_images(body: bytes, limit: int) -> RequestContent:
     if not isinstance(entries, list):
         raise ApiError(422, 'the JSON body has no list "images". Send {"images": [{"name": …, "data": "<base64>"}]}.')
     if len(entries) > limit:
-        raise _too_many(limit)
+        raise _too_many_images(limit)
     images = []
     for number, entry in enumerate(entries):
         data = entry.get("data") if isinstance(entry, dict) else None

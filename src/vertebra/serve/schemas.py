@@ -1,4 +1,4 @@
-"""The shapes of requests and responses, for the OpenAPI document; tests compare the responses with them."""
+"""Schemas of requests and responses for the OpenAPI document; tests validate the responses against them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class ErrorText(BaseModel):
-    """What was wrong, and what to do."""
+    """The message of an error."""
 
     message: str
 
 
 class Problem(BaseModel):
-    """Any answer other than success."""
+    """An error response."""
 
     error: ErrorText
 
@@ -36,7 +36,7 @@ class ModelInfo(BaseModel):
     input_size: int
     engine: str
     precision: str
-    threshold: float | None = Field(description="A best probability below it means: none of these classes.")
+    threshold: float | None = Field(description="If the best probability is lower, the result is unsure.")
     explain: Literal["activation", "occlusion"]
     metrics: dict[str, Any]
     loaded: str = Field(description="ISO 8601, UTC.")
@@ -57,7 +57,7 @@ class Classes(BaseModel):
 
 
 class Stage(BaseModel):
-    """A part of a network."""
+    """A stage of a network."""
 
     name: str
     kind: str
@@ -70,7 +70,7 @@ class Stage(BaseModel):
 
 
 class Anatomy(BaseModel):
-    """A network from the picture to the classes; counts are for one image."""
+    """The stages of a network; counts are for one image."""
 
     input: list[int]
     stages: list[Stage]
@@ -89,7 +89,7 @@ class Guess(BaseModel):
 
 
 class ImageTiming(BaseModel):
-    """Milliseconds of one image; those of the network are its whole batch's."""
+    """Milliseconds for one image; `inference_ms` is for its whole batch."""
 
     decode_ms: float
     queue_ms: float
@@ -98,13 +98,13 @@ class ImageTiming(BaseModel):
 
 
 class Timing(BaseModel):
-    """Milliseconds from the request's headers to its answer."""
+    """Milliseconds from the request's headers to its response."""
 
     total_ms: float
 
 
 class ImageResult(BaseModel):
-    """The classes of one image, or the error why there are none."""
+    """The classes of one image, or its error."""
 
     name: str
     error: str | None
@@ -143,7 +143,7 @@ class Embeddings(BaseModel):
 
 
 class Status(BaseModel):
-    """Of the process."""
+    """The status of the server."""
 
     status: str
 
@@ -181,17 +181,17 @@ TENSORS = _body(
 )
 
 
-def problems(*statuses: int, without_one: type[BaseModel] | None = None) -> dict[int | str, dict[str, Any]]:
+def problems(*statuses: int, results: type[BaseModel] | None = None) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI entries of responses other than success.
 
     Args:
-        statuses: of these; 401 and 403 come by themselves.
-        without_one: the results that are 422 too, where no image could be read.
+        statuses: HTTP statuses; 401 and 403 are added.
+        results: the response model that is also returned with 422 if no image could be decoded.
     """
     meanings = {
         400: "The request is malformed.",
         404: "There is no such model.",
-        408: "The body came too slowly.",
+        408: "The body arrived too slowly.",
         413: "The body is too large.",
         415: "The body's Content-Type is not supported.",
         422: "A parameter or an image is not allowed.",
@@ -205,7 +205,7 @@ def problems(*statuses: int, without_one: type[BaseModel] | None = None) -> dict
         for status, text in meanings.items()
         if status in (*statuses, 401, 403)
     }
-    if without_one is not None:
+    if results is not None:
         text = "No image could be read, or a parameter is not allowed."
-        found[422] = {"model": Problem | without_one, "description": text}
+        found[422] = {"model": Problem | results, "description": text}
     return found

@@ -1,4 +1,4 @@
-"""The process: its socket, start and end."""
+"""The server process: socket, start and shutdown."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _BACKLOG = 1024
 
 
 class Server:
-    """A server, in this thread (`run`) or in one of its own (`start`, or as a context)."""
+    """A server that runs in this thread (`run`) or in its own (`start`, or as a context manager)."""
 
     def __init__(self, settings: ServerSettings, registry: ModelRegistry | None = None) -> None:
         settings.check()
         self.settings = settings
         self.registry = registry or ModelRegistry(settings)
         self.metrics = self.registry.metrics
-        self.socket = _bound(settings.host, settings.port)
+        self.socket = _bind_socket(settings.host, settings.port)
         self.dispatcher = dispatcher = Dispatcher(settings, self.registry, self.metrics)
         config = uvicorn.Config(
             create_app(dispatcher),
@@ -45,12 +45,12 @@ class Server:
             proxy_headers=False,
             backlog=_BACKLOG,
             timeout_keep_alive=settings.keep_alive,
-            # Requests end by their deadline; what hangs longer is not theirs.
+            # All requests end by their deadline.
             timeout_graceful_shutdown=int(settings.timeout) + 5,
         )
         self.server = uvicorn.Server(config)
         dispatcher.is_stopping = lambda: self.server.should_exit
-        self.registry.failed = self.stop
+        self.registry.on_failure = self.stop
         open_connections = self.server.server_state.connections
         self.metrics.add_gauge("vertebra_connections", "Open connections.", lambda: len(open_connections))
         self.metrics.add_gauge(
@@ -60,12 +60,12 @@ class Server:
 
     @property
     def url(self) -> str:
-        """The address."""
+        """The server's address."""
         host, port = self.socket.getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def run(self) -> None:
-        """Serve until SIGINT or SIGTERM; what has been accepted is finished.
+        """Serve until SIGINT or SIGTERM, then finish the accepted requests.
 
         Raises:
             VertebraError: a model cannot be loaded.
@@ -74,27 +74,27 @@ class Server:
             if self.registry.failure is None:
                 self.server.run([self.socket])
         finally:
-            self.registry.close()  # also where a second signal has cut the application's own end short
+            self.registry.close()  # a second signal skips the application's own shutdown
             self.socket.close()
         if self.registry.failure is not None:
             raise self.registry.failure
 
     def stop(self) -> None:
-        """Take no more requests, finish those that were accepted, end."""
+        """Stop accepting requests, finish the accepted ones, and end."""
         self.server.should_exit = True
 
     def start(self) -> Server:
-        """Serve in a thread; comes back once every model is ready.
+        """Serve in a thread, and return when every model is ready.
 
         Raises:
             VertebraError: a model cannot be loaded.
         """
         self._thread = threading.Thread(target=self._run_quietly, name="vertebra-server", daemon=True)
         self._thread.start()
-        while not (self.server.started and self.registry.ready):
+        while not (self.server.started and self.registry.is_ready):
             self._thread.join(0.01)
             if not self._thread.is_alive():
-                raise self.registry.failure or VertebraError("the server has ended before it was ready; see its log.")
+                raise self.registry.failure or VertebraError("the server ended before it was ready; see its log.")
         return self
 
     def _run_quietly(self) -> None:
@@ -114,28 +114,28 @@ class Server:
             self._thread.join()
 
 
-def _bound(host: str, port: int) -> socket.socket:
-    """A socket at that address.
+def _bind_socket(host: str, port: int) -> socket.socket:
+    """A listening socket.
 
     Raises:
-        UsageError: it is taken, or none of this machine's.
+        UsageError: the address is in use or not one of this machine's.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise UsageError(f"host is {host!r}, which is no address of this machine ({error.strerror}).") from error
+        raise UsageError(f"host is {host!r}, which is not an address of this machine ({error.strerror}).") from error
     try:
-        # A server that was killed leaves connections behind; a new one must not wait a minute for them.
+        # Connections of a killed server would otherwise block the port for a minute.
         if sys.platform != "win32":
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
-        # From here on connections are queued, not refused.
+        # From now on connections are queued, not refused.
         found.listen(_BACKLOG)
     except OSError as error:
         found.close()
         raise UsageError(
             f"{host}:{port} cannot be listened on ({(error.strerror or str(error)).lower()}). "
-            "Choose another with --port, or --port 0 for any that is free."
+            "Choose another with --port; --port 0 takes any free one."
         ) from error
     return found

@@ -1,4 +1,4 @@
-"""The page's files, read once at the start: what a request asks for is looked up, never opened."""
+"""The web page's files, read once at the start, so that no request opens a file."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _FALLBACK = b"""<!doctype html>
 </html>
 """
 _FOLDER = Path(__file__).with_name("static")
-_FOREVER = "public, max-age=31536000, immutable"  # names under /assets/ change with their content
+_IMMUTABLE = "public, max-age=31536000, immutable"  # names under /assets/ change with their content
 
-_types = MimeTypes()  # Python's own table, without the system's
+_types = MimeTypes()  # Python's table only, not the system's
 _types.add_type("text/javascript", ".js")  # Python 3.11 has an older name
 _types.add_type("font/woff2", ".woff2")  # from Python 3.13 on
 
 
 class StaticPage:
-    """All files of the page, by the path of their address."""
+    """The page's files by URL path."""
 
     def __init__(self, folder: Path = _FOLDER) -> None:
         self.files: dict[str, Response] = {}
@@ -36,8 +36,8 @@ class StaticPage:
                 self.files[address] = _file_response(address, path.read_bytes())
         self.files["/"] = self.files.get("/index.html") or _file_response("/index.html", _FALLBACK)
 
-    async def answer(self, request: Request) -> Response:
-        """A file, or that the client has it already."""
+    async def respond(self, request: Request) -> Response:
+        """The requested file, or 304 if the client has it."""
         file = self.files[request.scope["path"]]
         if request.headers.get("if-none-match") == file.headers["etag"]:
             return Response(status_code=304, headers={name: file.headers[name] for name in ("etag", "cache-control")})
@@ -47,6 +47,6 @@ class StaticPage:
 def _file_response(address: str, content: bytes) -> Response:
     headers = {
         "ETag": f'"{hashlib.sha256(content).hexdigest()[:20]}"',
-        "Cache-Control": _FOREVER if address.startswith("/assets/") else "no-cache",
+        "Cache-Control": _IMMUTABLE if address.startswith("/assets/") else "no-cache",
     }
     return Response(content, headers=headers, media_type=_types.guess_type(address)[0] or "application/octet-stream")

@@ -1,4 +1,4 @@
-"""The routes under /v1, the probes and the metrics."""
+"""The /v1 routes, the health probes and the metrics."""
 
 from __future__ import annotations
 
@@ -22,20 +22,25 @@ from .job import Job
 from .json_body import in_thread_if_large
 from .loaded_model import LoadedModel
 from .request_images import parse_images
-from .responses import embeddings, json_response, predictions
+from .responses import embed_response, json_response, predict_response
 
 MAX_TOP = 1000
 
-ModelName = Annotated[str | None, Query(alias="model", description="Which model; the first one where it is not given.")]
+ModelName = Annotated[str | None, Query(alias="model", description="Name of the model; by default the first one.")]
 Deadline = Annotated[
     int | None,
-    Header(alias="X-Deadline-Ms", ge=1, le=86_400_000, description="Milliseconds after which no answer is needed."),
+    Header(
+        alias="X-Deadline-Ms",
+        ge=1,
+        le=86_400_000,
+        description="Milliseconds after which the client no longer needs the response.",
+    ),
 ]
 _OF_MODEL = schemas.problems(404, 422, 503)
 _ALL = (400, 404, 408, 413, 415, 422, 500, 503)
 
 
-def routes(dispatcher: Dispatcher) -> APIRouter:
+def build_router(dispatcher: Dispatcher) -> APIRouter:
     """The routes of one server."""
     router = APIRouter()
     registry, settings = dispatcher.registry, dispatcher.settings
@@ -43,7 +48,7 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
     @router.post(
         "/v1/predict",
         response_model=schemas.Results,
-        responses=schemas.problems(*_ALL, without_one=schemas.Results),
+        responses=schemas.problems(*_ALL, results=schemas.Results),
         openapi_extra=schemas.BODY,
         summary="Classify images",
     )
@@ -53,28 +58,28 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
         top: Annotated[int, Query(ge=1, le=MAX_TOP, description="How many classes.")] = 5,
         deadline_ms: Deadline = None,
     ) -> Response:
-        """Classify one or more images. An image that cannot be read has its error in its result."""
+        """Classify one or more images. For an image that cannot be decoded, the result has the error."""
         started = time.monotonic()
-        loaded, jobs, fields = await _images(
+        loaded, jobs, fields = await _run_images(
             dispatcher, request, model, (PROBABILITIES,), dispatcher.deadlines.compute(deadline_ms)
         )
-        most = _field(fields, "top", top, MAX_TOP)
-        return await in_thread_if_large(100 * most * len(jobs), lambda: predictions(loaded, jobs, most, started))
+        top = _parse_int_field(fields, "top", top, MAX_TOP)
+        return await in_thread_if_large(100 * top * len(jobs), lambda: predict_response(loaded, jobs, top, started))
 
     @router.post(
         "/v1/embed",
         response_model=schemas.Embeddings,
-        responses=schemas.problems(*_ALL, without_one=schemas.Embeddings),
+        responses=schemas.problems(*_ALL, results=schemas.Embeddings),
         openapi_extra=schemas.BODY,
         summary="Embed images",
     )
     async def embed(request: Request, model: ModelName = None, deadline_ms: Deadline = None) -> Response:
         """The classifier's input features, for one or more images."""
         started = time.monotonic()
-        loaded, jobs, _ = await _images(
+        loaded, jobs, _ = await _run_images(
             dispatcher, request, model, (EMBEDDING,), dispatcher.deadlines.compute(deadline_ms)
         )
-        return embeddings(loaded, jobs, started)
+        return embed_response(loaded, jobs, started)
 
     @router.post(
         "/v1/explain",
@@ -86,8 +91,12 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
     async def explain(
         request: Request,
         model: ModelName = None,
-        index: Annotated[int | None, Query(ge=0, le=10**6, description="The class; the best one if not given.")] = None,
-        layer: Annotated[Literal["overlay", "heat"], Query(description="On the photo, or alone.")] = "overlay",
+        index: Annotated[
+            int | None, Query(ge=0, le=10**6, description="Index of the class; by default the best one.")
+        ] = None,
+        layer: Annotated[
+            Literal["overlay", "heat"], Query(description="The heat-map over the photo, or alone.")
+        ] = "overlay",
         deadline_ms: Deadline = None,
     ) -> Response:
         """A heat-map over one image, as a PNG of at most 1024 pixels a side."""
@@ -95,38 +104,38 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
         async with dispatcher.read_body(request, registry.get(model), deadline) as body:
             content = await parse_images(request.headers.get("content-type", ""), body, settings.max_images)
             if len(content.images) != 1:
-                raise ApiError(422, f"there are {len(content.images)} images in the request; send one to explain.")
-            name = _field_text(content.fields, "model", model)
+                raise ApiError(422, f"the request has {len(content.images)} images; send exactly one to explain.")
+            name = _parse_text_field(content.fields, "model", model)
             while True:
-                make = partial(
+                explain_with = partial(
                     explain_image, dispatcher, request.receive, content.images[0], registry.get(name), deadline
                 )
                 try:
-                    return await make(index=index, overlay=layer == "overlay")
+                    return await explain_with(index=index, overlay=layer == "overlay")
                 except ModelReplacedError:
-                    continue  # begin again with the newer model
+                    continue  # start again with the newer model
 
     @router.get("/v1/info", response_model=schemas.Info, summary="The server")
     async def info() -> Response:
-        """Version, whether a key is needed, and what a request may hold."""
+        """Version, whether an API key is required, and the limits of a request."""
         limits = {"images": settings.max_images, "bytes": settings.max_bytes, "pixels": settings.max_pixels}
         return json_response({"version": __version__, "auth": settings.api_key is not None, "limits": limits})
 
     @router.get("/v1/models", response_model=schemas.Models, responses=schemas.problems(503), summary="List the models")
     async def models() -> Response:
-        """All models that are served."""
-        return json_response({"models": [_about(dispatcher, name) for name in registry.models]})
+        """All models of the server."""
+        return json_response({"models": [_model_info(dispatcher, name) for name in registry.models]})
 
     @router.get("/v1/models/{name}/card", response_model=dict[str, Any], responses=_OF_MODEL, summary="A model's card")
     async def card(name: str) -> Response:
-        """The card in the model's file."""
+        """The card of the exported file."""
         return Response(registry.get(name).card.to_json(), media_type="application/json")
 
     @router.get(
         "/v1/models/{name}/classes", response_model=schemas.Classes, responses=_OF_MODEL, summary="A model's classes"
     )
     async def classes(name: str) -> Response:
-        """Their names by index; numbers where they have none."""
+        """Class names in the order of their indices; numbers if the model has no names."""
         loaded = registry.get(name)
         return json_response({"classes": [loaded.card.class_name(index) for index in range(loaded.classes)]})
 
@@ -134,7 +143,7 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
         "/v1/models/{name}/anatomy", response_model=schemas.Anatomy, responses=_OF_MODEL, summary="A model's stages"
     )
     async def anatomy(name: str) -> Response:
-        """Output, parameters and multiply-accumulates of each stage, read from the file."""
+        """Output shape, parameters and multiply-accumulates of each stage, read from the file."""
         loaded = registry.get(name)
         if loaded.anatomy is None:
             raise ApiError(503, f"the stages of {loaded.name!r} cannot be read from its file.", {"Retry-After": "60"})
@@ -149,10 +158,10 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
         "/readyz", response_model=schemas.Status, responses=schemas.problems(503), summary="Whether it can predict"
     )
     async def readyz() -> Response:
-        """200 once every model is loaded and warm, until the server stops."""
+        """200 once every model is loaded and warmed up, until the server stops."""
         if dispatcher.is_stopping():
             raise ApiError(503, "the server is stopping.", {"Retry-After": "5"})
-        if not registry.ready:
+        if not registry.is_ready:
             raise ApiError(503, "the models are still being loaded.", {"Retry-After": "1"})
         return json_response({"status": "ready"})
 
@@ -164,26 +173,26 @@ def routes(dispatcher: Dispatcher) -> APIRouter:
     return router
 
 
-async def _images(
+async def _run_images(
     dispatcher: Dispatcher, request: Request, model: str | None, outputs: tuple[str, ...], deadline: float
 ) -> tuple[LoadedModel, Sequence[Job], dict[str, Any]]:
-    """Have all images of a request done."""
+    """Run the model on all images of a request."""
     async with dispatcher.read_body(request, dispatcher.registry.get(model), deadline) as body:
         content = await parse_images(request.headers.get("content-type", ""), body, dispatcher.settings.max_images)
 
-        def make(loaded: LoadedModel) -> list[Job]:
+        def make_jobs(loaded: LoadedModel) -> list[Job]:
             return [
                 Job(partial(loaded.decode, upload.data, upload.name), upload.name, outputs) for upload in content.images
             ]
 
-        name = _field_text(content.fields, "model", model)
-        loaded, jobs = await dispatcher.run_jobs(name, make, request.receive, deadline)
-    bad = sum(job.error is not None for job in jobs)
-    dispatcher.metrics.count_images(loaded.name, len(jobs) - bad, bad)
+        name = _parse_text_field(content.fields, "model", model)
+        loaded, jobs = await dispatcher.run_jobs(name, make_jobs, request.receive, deadline)
+    num_errors = sum(job.error is not None for job in jobs)
+    dispatcher.metrics.count_images(loaded.name, len(jobs) - num_errors, num_errors)
     return loaded, jobs, content.fields
 
 
-def _about(dispatcher: Dispatcher, name: str) -> dict[str, Any]:
+def _model_info(dispatcher: Dispatcher, name: str) -> dict[str, Any]:
     served = dispatcher.registry.models[name]
     loaded = dispatcher.registry.get(name)
     card = loaded.card
@@ -203,20 +212,20 @@ def _about(dispatcher: Dispatcher, name: str) -> dict[str, Any]:
     }
 
 
-def _field(fields: dict[str, Any], name: str, default: int, most: int) -> int:
-    """A number among the fields of a body, which goes before that of the address."""
+def _parse_int_field(fields: dict[str, Any], name: str, default: int, maximum: int) -> int:
+    """An integer among the fields of a body, which overrides the query parameter."""
     if name not in fields:
         return default
     value = fields[name]
     if isinstance(value, str) and value.isdecimal() and len(value) < 10:
         value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        raise ApiError(422, f"{name} is {str(value)[:60]!r}; it must be a whole number from 1 to {most}.")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= maximum:
+        raise ApiError(422, f"{name} is {str(value)[:60]!r}; it must be an integer from 1 to {maximum}.")
     return value
 
 
-def _field_text(fields: dict[str, Any], name: str, default: str | None) -> str | None:
+def _parse_text_field(fields: dict[str, Any], name: str, default: str | None) -> str | None:
     value = fields.get(name, default)
     if value is not None and not isinstance(value, str):
-        raise ApiError(422, f"{name} is {str(value)[:60]!r}; it must be a text.")
+        raise ApiError(422, f"{name} is {str(value)[:60]!r}; it must be a string.")
     return value
