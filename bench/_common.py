@@ -21,7 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from vertebra.machine import affinity, processor
+from vertebra.machine import affinity_cores, processor_name
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -59,8 +59,8 @@ def summary(values: Sequence[float], scale: float = 1.0, digits: int = 2) -> dic
 def machine() -> dict[str, Any]:
     """Processor, usable cores, memory, system, Python, and how busy the machine is."""
     return {
-        "processor": processor() or platform.machine(),
-        "cores": affinity(),
+        "processor": processor_name() or platform.machine(),
+        "cores": affinity_cores(),
         "memory_gb": _memory(),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),

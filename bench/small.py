@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from vertebra.card import read_card
 from vertebra.data import find_duplicates, open_dataset
 from vertebra.loading import cached_export
-from vertebra.machine import affinity
+from vertebra.machine import affinity_cores
 from vertebra.train.dataset_features import compute_features
 from vertebra.train.linear_head import SHARES, Recipe, choose_strength, cross_validated, discriminant
 from vertebra.train.metrics import expected_calibration_error
@@ -271,7 +271,7 @@ def optimistic_set(asked: tuple[int, int]) -> dict[str, dict[str, float]]:
 def measure(n: int) -> Path:
     photos = all_photos()
     gaps: dict[str, Any] = {}
-    with ProcessPoolExecutor(affinity(), get_context("spawn"), _begin, (photos,)) as pool:
+    with ProcessPoolExecutor(affinity_cores(), get_context("spawn"), _begin, (photos,)) as pool:
         sets = []
         for found in pool.map(small_set, range(n)):
             sets.append(found)

@@ -40,7 +40,7 @@ def vertebra(network: str, steps: int, workers: int, batch: int) -> list[float]:
     """Seconds of each step of `Trainer`, as `vertebra train --method scratch` runs it."""
     import numpy as np
 
-    from vertebra.malloc import memory_kept
+    from vertebra.malloc import retain_freed_memory
     from vertebra.models import create_model, get_model_weights
     from vertebra.train.distributed import init_distributed
     from vertebra.train.fit import Trainer
@@ -64,7 +64,7 @@ def vertebra(network: str, steps: int, workers: int, batch: int) -> list[float]:
     preprocessing = get_model_weights(network)["DEFAULT"].preprocessing
     built = create_model(network, num_classes=100)
     trainer = Trainer(settings, built, preprocessing, part, part, Path(), init_distributed(), progress)
-    with contextlib.suppress(EnoughError), memory_kept():
+    with contextlib.suppress(EnoughError), retain_freed_memory():
         trainer._train(TrainingState(), None)
     return [after - before for before, after in itertools.pairwise(moments)][WARM_UP:]
 

@@ -148,7 +148,7 @@ def write_model():
     from onnx import TensorProto, helper, numpy_helper
 
     from vertebra.card import METADATA_KEY, Card, Preprocessing
-    from vertebra.model_checksum import BLANK, with_checksum
+    from vertebra.model_checksum import BLANK, insert_checksum
 
     def write(
         path,
@@ -202,7 +202,7 @@ def write_model():
             change(model)
         onnx.save(model, path)
         if checksum:
-            path.write_bytes(with_checksum(path.read_bytes())[0])
+            path.write_bytes(insert_checksum(path.read_bytes())[0])
         return path
 
     return write

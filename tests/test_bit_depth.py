@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vertebra.card import Decoding
-from vertebra.decoding import FIRST_OF_SEVERAL, decode, open_image, upright
+from vertebra.decoding import FIRST_OF_SEVERAL, decode, decode_opened, open_image
 from vertebra.decoding_errors import UnsupportedError
 from vertebra.errors import ImageError
 
@@ -365,13 +365,15 @@ def test_an_opened_picture_takes_the_road_of_its_file(tmp_path):
         path.write_bytes(data)
         expected = np.asarray(open_image(path))
         with Image.open(path) as picture:
-            np.testing.assert_array_equal(np.asarray(upright(picture).picture), expected, err_msg=name)
+            np.testing.assert_array_equal(np.asarray(decode_opened(picture).picture), expected, err_msg=name)
         for source in (path, io.BytesIO(data)):
             with Image.open(source) as picture:
-                np.testing.assert_array_equal(np.asarray(upright(picture).picture), expected, err_msg=name)
+                np.testing.assert_array_equal(np.asarray(decode_opened(picture).picture), expected, err_msg=name)
     with Image.open(tmp_path / "deep.png") as picture:
         picture.load()
-        np.testing.assert_array_equal(np.asarray(upright(picture).picture), np.asarray(open_image(files["deep.png"])))
+        np.testing.assert_array_equal(
+            np.asarray(decode_opened(picture).picture), np.asarray(open_image(files["deep.png"]))
+        )
 
 
 def test_a_picture_whose_file_was_closed_is_told(tmp_path):
@@ -380,7 +382,7 @@ def test_a_picture_whose_file_was_closed_is_told(tmp_path):
     picture = Image.open(path)
     picture.close()
     with pytest.raises(ImageError, match=r"photo\.png was closed before it was read"):
-        upright(picture)
+        decode_opened(picture)
 
 
 @pytest.mark.parametrize("given", [Decoding(), Decoding(bits=12)])
@@ -392,15 +394,15 @@ def test_16_bit_colours_of_a_picture_that_was_loaded(tmp_path, given, claimed):
     expected = decode(path, decoding=given)
     with Image.open(path) as picture:
         for _ in range(2):
-            found = upright(picture, given)
+            found = decode_opened(picture, given)
             np.testing.assert_array_equal(np.asarray(found.picture), np.asarray(expected.picture))
             assert (found.levels, found.remarks) == (expected.levels, expected.remarks)
         picture.load()
         if given.bits is None and claimed is None:  # the upper bytes are enough
-            assert upright(picture, given) == expected
+            assert decode_opened(picture, given) == expected
             return
         with pytest.raises(UnsupportedError, match=r"photo\.png has 16-bit colours .* Pillow dropped .* Give its path"):
-            upright(picture, given)
+            decode_opened(picture, given)
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6])
@@ -411,10 +413,10 @@ def test_a_tiff_that_lies_on_its_side_and_is_mapped(tmp_path, orientation):
     Image.fromarray(ramp(8)[:, ::-1].astype(np.uint8)).resize((31, 17)).save(path, exif=exif)
     expected = np.asarray(open_image(path))
     with Image.open(path) as picture:
-        np.testing.assert_array_equal(np.asarray(upright(picture).picture), expected)
+        np.testing.assert_array_equal(np.asarray(decode_opened(picture).picture), expected)
         picture.load()
         try:
-            np.testing.assert_array_equal(np.asarray(upright(picture).picture), expected)
+            np.testing.assert_array_equal(np.asarray(decode_opened(picture).picture), expected)
         except ImageError as error:
             assert orientation == 6 and "photo.tif is a TIFF that lies on its side" in str(error)
 
@@ -424,9 +426,9 @@ def test_frames_of_a_picture_are_told_and_chosen(tmp_path):
     frames = [Image.new("L", (8, 8), value) for value in (0, 200)]
     frames[0].save(path, save_all=True, append_images=frames[1:])
     with Image.open(path) as picture:
-        assert upright(picture).remarks == decode(path).remarks == (FIRST_OF_SEVERAL,)
+        assert decode_opened(picture).remarks == decode(path).remarks == (FIRST_OF_SEVERAL,)
         picture.seek(1)
-        found = upright(picture)
+        found = decode_opened(picture)
     assert found.remarks == () and found.picture.getpixel((0, 0)) == (200, 200, 200)
 
 
@@ -441,4 +443,4 @@ def test_a_raw_file_that_pillow_opened_is_refused_as_its_path_is(tmp_path, loade
         if loaded:
             picture.load()
         with pytest.raises(UnsupportedError, match=r"photo\.tif is a camera's raw file"):
-            upright(picture)
+            decode_opened(picture)

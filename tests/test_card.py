@@ -18,8 +18,8 @@ from vertebra.card import (
     Decoding,
     Preprocessing,
     WeightSource,
-    card_at,
     locate_card,
+    parse_card,
     read_card,
 )
 from vertebra.cli.card import facts
@@ -291,7 +291,7 @@ def test_whatever_bytes_a_file_has_it_is_read_or_refused(inserted, at, dropped):
     whole = model_bytes({"author": "me", METADATA_KEY: Card("resnet18", Preprocessing(224)).to_json()}, graph=b"x" * 20)
     file = io.BytesIO(whole[:at] + inserted + whole[at + dropped :])
     try:
-        card_at(file, locate_card(file), "m.onnx")
+        parse_card(file, locate_card(file), "m.onnx")
     except (CardError, ValueError):
         return
     assert file.getvalue().count(METADATA_KEY.encode()) >= 1

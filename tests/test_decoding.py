@@ -14,7 +14,7 @@ from PIL import Image, ImageCms, TiffImagePlugin
 
 from vertebra import decoding as image_module
 from vertebra.card import Decoding
-from vertebra.decoding import MAX_PIXELS, decode, decoder, open_image, stored_size
+from vertebra.decoding import MAX_PIXELS, decode, decoder_versions, open_image, stored_size
 from vertebra.decoding_errors import UnsupportedError
 from vertebra.errors import ImageError
 
@@ -211,12 +211,12 @@ def test_modes_that_few_files_have(mode):
     """Reached through the conversion itself: Pillow decodes them from files that it cannot write."""
     if mode.startswith("I;16"):
         picture = Image.frombytes(mode, (2, 1), struct.pack(">2H" if mode.endswith("B") else "<2H", 0, 65_535))
-        assert np.asarray(image_module.upright(picture).picture)[0, 1].tolist() == [255, 255, 255]
+        assert np.asarray(image_module.decode_opened(picture).picture)[0, 1].tolist() == [255, 255, 255]
     else:
         plain = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA", "RGBX": "RGB", "HSV": "RGB"}[mode]
         picture = Image.new(plain, (2, 2), (255, 255) if plain == "LA" else WHITE)
         picture = picture.quantize(2).convert("PA") if mode == "PA" else picture.convert(mode)
-        result = image_module.upright(picture).picture
+        result = image_module.decode_opened(picture).picture
         assert result.mode == "RGB"
         assert result.getpixel((0, 0)) == WHITE
 
@@ -402,7 +402,7 @@ def test_out_of_memory_is_an_image_error(monkeypatch):
     def fail(*_):
         raise MemoryError
 
-    monkeypatch.setattr(image_module, "upright_rgb", fail)
+    monkeypatch.setattr(image_module, "to_upright_rgb", fail)
     with pytest.raises(ImageError, match="memory"):
         open_image(encode(gradient()))
 
@@ -563,12 +563,12 @@ def test_alpha_of_16_bits_that_is_0_everywhere_is_passed_by(colour):
 def test_the_decoder_is_told_with_its_libraries(monkeypatch):
     from PIL import features
 
-    assert decoder().startswith(f"Pillow {PIL.__version__}")
-    decoder.cache_clear()
+    assert decoder_versions().startswith(f"Pillow {PIL.__version__}")
+    decoder_versions.cache_clear()
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     monkeypatch.setattr(features, "version", lambda name: "99" if name == "libjpeg_turbo" else None)
-    assert decoder() == f"Pillow {PIL.__version__}, libjpeg_turbo 99"
-    decoder.cache_clear()
+    assert decoder_versions() == f"Pillow {PIL.__version__}, libjpeg_turbo 99"
+    decoder_versions.cache_clear()
 
 
 # --- HEIC ------------------------------------------------------------------------------------------------------------
@@ -626,14 +626,14 @@ def test_heic_without_its_package_or_whole(monkeypatch):
     content = heic(gradient())
     with pytest.raises(ImageError, match="is a HEIC image that is damaged or truncated"):
         open_image(content[:200])
-    known = decoder.__wrapped__()
+    known = decoder_versions.__wrapped__()
     assert "pillow_heif" in known
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     message = r"is a HEIC image: decoding HEIC needs .* not installed\. Run: pip install 'vertebra\[heif\]', or save"
     with pytest.raises(UnsupportedError, match=message):
         open_image(content)
     # What could not be decoded is tried again once it can.
-    assert decoder.__wrapped__() == known.partition(", pillow_heif")[0]
+    assert decoder_versions.__wrapped__() == known.partition(", pillow_heif")[0]
 
 
 @pytest.mark.parametrize("tags", [{50706: b"\1\4\0\0"}, {254: 1, 330: 8}])

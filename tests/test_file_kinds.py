@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from vertebra.file_kinds import RAW, VIDEO, kind_of, kind_of_file, left_out
+from vertebra.file_kinds import RAW, VIDEO, describe_skipped, detect_file_kind, detect_kind
 
 
 def zipped():
@@ -65,14 +65,14 @@ def saved(array):
     ],
 )
 def test_what_a_file_is(tmp_path, content, name, expected):
-    assert str(kind_of(content[:512], name)) == expected
+    assert str(detect_kind(content[:512], name)) == expected
     if name:
         (tmp_path / name).write_bytes(content)
-        assert str(kind_of_file(tmp_path / name)) == expected
+        assert str(detect_file_kind(tmp_path / name)) == expected
 
 
 def test_each_kind_says_what_to_do():
-    assert kind_of(b"%PDF-1.4").refusal == (
+    assert detect_kind(b"%PDF-1.4").refusal == (
         "is a PDF, not an image that is decoded here. Export its pages as images, for example: pdftoppm -jpeg FILE page"
     )
 
@@ -81,11 +81,11 @@ def test_what_is_left_out_is_counted_by_kind(tmp_path):
     for name in ("IMG_1.jpg", "IMG_2.HEIC", "IMG_3.JPG"):
         (tmp_path / name).touch()
     found = {VIDEO: ["IMG_1.MOV", "IMG_2.MOV", "b/clip.mp4"], RAW: ["IMG_3.CR2"]}
-    assert left_out(found, tmp_path) == [
+    assert describe_skipped(found, tmp_path) == [
         f"Left out, as no photos: a video, b/clip.mp4. {VIDEO.advice}.",
         "Left out, as no photos: 2 videos, such as IMG_1.MOV, beside photos of the same name, as Live Photos have "
         "them.",
         "Left out, as no photos: a camera's raw file, IMG_3.CR2, beside a photo of the same name.",
     ]
-    assert kind_of_file(tmp_path) is None
-    assert kind_of_file(tmp_path / "none.mp4") is None
+    assert detect_file_kind(tmp_path) is None
+    assert detect_file_kind(tmp_path / "none.mp4") is None

@@ -15,7 +15,7 @@ import pytest
 
 from vertebra import files
 from vertebra.errors import InUseError, VertebraWarning
-from vertebra.files import Lines, lock_file, locked, make_folder, replacing, write_whole
+from vertebra.files import AppendOnlyFile, atomic_write, lock_file, locked, make_folder, write_durably
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def no_room(*args, **kwargs):
 
 
 def test_a_durable_file_is_synced_before_its_name_and_its_folder_after(tmp_path, calls):
-    write_whole(tmp_path / "report.html", b"all of it")
+    write_durably(tmp_path / "report.html", b"all of it")
     assert (tmp_path / "report.html").read_bytes() == b"all of it"
     steps = [(name, what if what in ("report.html", tmp_path.name) else "temporary") for name, what in calls]
     steps = [step for step in steps if step[0] != "open"]
@@ -58,7 +58,7 @@ def test_a_durable_file_is_synced_before_its_name_and_its_folder_after(tmp_path,
 
 
 def test_a_cache_is_not_synced(tmp_path, calls):
-    with replacing(tmp_path / "kept.json") as temporary:
+    with atomic_write(tmp_path / "kept.json") as temporary:
         temporary.write_text("{}")
     assert (tmp_path / "kept.json").read_text() == "{}"
     assert not [name for name, _ in calls if name == "fsync"]
@@ -70,7 +70,7 @@ def test_on_a_failure_the_file_is_as_it_was(tmp_path, monkeypatch, at):
     path.write_bytes(b"old")
     monkeypatch.setattr(*{"fsync": (os, "fsync"), "replace": (Path, "replace")}[at], no_room)
     with pytest.raises(OSError, match="No space left"):
-        write_whole(path, b"new")
+        write_durably(path, b"new")
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
 
@@ -78,8 +78,8 @@ def test_on_a_failure_the_file_is_as_it_was(tmp_path, monkeypatch, at):
 def test_a_full_disk_is_known_beforehand(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: os.terminal_size((0, 0)) and type("", (), {"free": 3}))
     with pytest.raises(OSError, match="No space left"):
-        write_whole(tmp_path / "report.html", b"four")
-    write_whole(tmp_path / "report.html", b"two")
+        write_durably(tmp_path / "report.html", b"four")
+    write_durably(tmp_path / "report.html", b"two")
 
 
 def test_a_failing_disk_is_told_also_where_the_folder_is_synced(tmp_path, monkeypatch):
@@ -93,7 +93,7 @@ def test_a_failing_disk_is_told_also_where_the_folder_is_synced(tmp_path, monkey
 
     monkeypatch.setattr(os, "fsync", sync)
     with pytest.raises(OSError, match="Input/output error"):
-        write_whole(tmp_path / "report.html", b"whole")
+        write_durably(tmp_path / "report.html", b"whole")
 
 
 def test_a_folder_that_cannot_be_synced_is_no_failure(tmp_path, monkeypatch):
@@ -105,7 +105,7 @@ def test_a_folder_that_cannot_be_synced_is_no_failure(tmp_path, monkeypatch):
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", sync)
-    write_whole(tmp_path / "report.html", b"whole")
+    write_durably(tmp_path / "report.html", b"whole")
     assert (tmp_path / "report.html").read_bytes() == b"whole"
 
 
@@ -113,7 +113,7 @@ def test_names_as_long_as_they_can_be_and_rights_as_of_any_file(tmp_path):
     path = tmp_path / ("ä" * 125 + ".json")
     before = os.umask(0o027)
     try:
-        write_whole(path, b"1")
+        write_durably(path, b"1")
         with locked(path, "stop"):
             pass
     finally:
@@ -127,7 +127,7 @@ def test_what_a_library_puts_in_its_place_has_the_rights_of_any_file(tmp_path):
     """safetensors writes a file that only its owner can read, and moves it there."""
     before = os.umask(0o027)
     try:
-        with replacing(tmp_path / "weights") as temporary:
+        with atomic_write(tmp_path / "weights") as temporary:
             other = tmp_path / "other"
             other.write_bytes(b"1")
             other.chmod(0o600)
@@ -147,7 +147,7 @@ def test_a_new_folder_is_in_a_synced_one(tmp_path, calls):
 
 
 def test_a_line_is_whole_or_not_there(tmp_path, monkeypatch):
-    lines = Lines(tmp_path / "log")
+    lines = AppendOnlyFile(tmp_path / "log")
     lines.append(b"one\n")
 
     class Full:
@@ -335,7 +335,7 @@ def test_what_a_link_leads_to_is_replaced(tmp_path, durable):
     link = tmp_path / "link.parquet"
     link.symlink_to("disk/file.parquet")
     for content in (b"new", b"newer"):  # nothing there, and a file
-        with replacing(link, durable=durable) as temporary:
+        with atomic_write(link, durable=durable) as temporary:
             temporary.write_bytes(content)
         assert link.is_symlink()
         assert (tmp_path / "disk" / "file.parquet").read_bytes() == content

@@ -6,7 +6,7 @@ import pytest
 
 from vertebra import machine as module
 from vertebra.errors import UsageError
-from vertebra.machine import processor, quota_cores, usable_cores
+from vertebra.machine import processor_name, quota_cores, usable_cores
 
 
 @pytest.fixture
@@ -120,6 +120,6 @@ def test_quota_of_the_root_group(tmp_path, files, cores):
 def test_processor(tmp_path):
     info = tmp_path / "cpuinfo"
     info.write_text("processor\t: 0\nmodel name\t: Fast CPU @ 3 GHz\n")
-    assert processor(info) == "Fast CPU @ 3 GHz"
+    assert processor_name(info) == "Fast CPU @ 3 GHz"
     info.write_text("Processor: none of that form\n")
-    assert processor(info) != "Fast CPU @ 3 GHz"
+    assert processor_name(info) != "Fast CPU @ 3 GHz"

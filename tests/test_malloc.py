@@ -12,7 +12,7 @@ pytest.importorskip("torchvision")
 def test_memory_is_kept_between_steps():
     code = """
 import ctypes, resource, torch
-from vertebra.malloc import memory_kept
+from vertebra.malloc import retain_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -22,7 +22,7 @@ def faults():
 
 if hasattr(ctypes.CDLL(None), "mallopt"):
     before = faults()
-    with memory_kept():
+    with retain_freed_memory():
         faults()
         kept = min(faults() for _ in range(5))  # the system takes back what lies idle, now and then
     print(before, kept, faults())

@@ -8,7 +8,7 @@ import pytest
 
 from vertebra import model_checksum
 from vertebra.card import METADATA_KEY, CardError, read_card
-from vertebra.model_checksum import BLANK, DamagedError, checked_card, verify, with_checksum
+from vertebra.model_checksum import BLANK, DamagedError, insert_checksum, read_verified_card, verify
 from vertebra.runtime.predictor import Predictor
 
 onnx = pytest.importorskip("onnx")
@@ -30,16 +30,16 @@ def sealed(tmp_path, write_model):
 def readings(monkeypatch):
     """The times that a whole file was read for its checksum."""
     found = []
-    digests = model_checksum._digests
-    monkeypatch.setattr(model_checksum, "_digests", lambda *a: found.append(a) or digests(*a))
+    digests = model_checksum._compute_digests
+    monkeypatch.setattr(model_checksum, "_compute_digests", lambda *a: found.append(a) or digests(*a))
     return found
 
 
 def test_a_whole_file_has_the_card_it_had(sealed):
-    card = checked_card(sealed)
+    card = read_verified_card(sealed)
     assert card == verify(sealed) == read_card(sealed) == Predictor(sealed).card
     zeros = sealed.read_bytes().replace(card.content_sha256.encode(), BLANK.encode())
-    assert with_checksum(zeros) == (sealed.read_bytes(), card.content_sha256)
+    assert insert_checksum(zeros) == (sealed.read_bytes(), card.content_sha256)
 
 
 def test_one_bit_of_any_byte(sealed):
@@ -49,7 +49,7 @@ def test_one_bit_of_any_byte(sealed):
         damaged[at] ^= 1 << at % 8
         sealed.write_bytes(damaged)
         with pytest.raises(CardError):
-            checked_card(sealed)
+            read_verified_card(sealed)
 
 
 def swapped(data):
@@ -72,15 +72,15 @@ def swapped(data):
     ],
 )
 def test_other_damage(sealed, damage):
-    checked_card(sealed)
+    read_verified_card(sealed)
     whole = sealed.read_bytes()
     sealed.write_bytes(damage(bytearray(whole)))
     assert sealed.read_bytes() != whole
-    for reading in (checked_card, verify, Predictor):
+    for reading in (read_verified_card, verify, Predictor):
         with pytest.raises(CardError, match=r"m\.onnx"):
             reading(sealed)
     sealed.write_bytes(whole)
-    checked_card(sealed)
+    read_verified_card(sealed)
 
 
 def test_a_weight_that_is_another_is_told_from_a_card_that_is(sealed):
@@ -97,14 +97,14 @@ def test_a_card_that_another_program_has_written_anew(sealed):
     model.metadata_props[0].value = json.dumps(json.loads(model.metadata_props[0].value), indent=1)
     onnx.save(model, sealed)
     with pytest.raises(DamagedError, match="does not end in its checksum"):
-        checked_card(sealed)
+        read_verified_card(sealed)
 
 
 def test_a_file_with_weights_beside_it(sealed):
     model = onnx.load(sealed)
     onnx.save_model(model, sealed, save_as_external_data=True, location="weights.bin", size_threshold=0)
     with pytest.raises(DamagedError):
-        checked_card(sealed)
+        read_verified_card(sealed)
 
 
 def test_a_file_is_read_once_for_each_state(sealed, readings):
@@ -120,7 +120,7 @@ def test_a_file_is_read_once_for_each_state(sealed, readings):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows keeps no time of the last change of any kind")
 def test_damage_with_the_time_set_back(sealed):
-    checked_card(sealed)
+    read_verified_card(sealed)
     before = sealed.stat()
     data = bytearray(sealed.read_bytes())
     data[400] ^= 0x80
@@ -128,7 +128,7 @@ def test_damage_with_the_time_set_back(sealed):
         file.write(data)
     os.utime(sealed, ns=(before.st_atime_ns, before.st_mtime_ns))
     with pytest.raises(DamagedError):
-        checked_card(sealed)
+        read_verified_card(sealed)
 
 
 def test_the_fingerprint_comes_from_the_same_reading(sealed, monkeypatch):
@@ -137,30 +137,30 @@ def test_the_fingerprint_comes_from_the_same_reading(sealed, monkeypatch):
     from vertebra.cache import fingerprint
 
     wanted = hashlib.sha256(sealed.read_bytes()).hexdigest()
-    checked_card(sealed)
+    read_verified_card(sealed)
     monkeypatch.delattr(hashlib, "file_digest")
     assert fingerprint(sealed) == wanted
 
 
 def test_a_cache_that_cannot_be_written(sealed, cache, readings):
     cache.write_text("a file where the folder should be")
-    checked_card(sealed)
-    checked_card(sealed)
+    read_verified_card(sealed)
+    read_verified_card(sealed)
     assert len(readings) == 2
 
 
 @pytest.mark.parametrize("note", ["", "[]", '{"state": 3}', '{"intact": true}'])
 def test_a_note_that_is_damaged(sealed, cache, readings, note):
-    checked_card(sealed)
+    read_verified_card(sealed)
     (kept,) = (cache / "intact").iterdir()
     kept.write_text(note)
-    checked_card(sealed)
+    read_verified_card(sealed)
     assert len(readings) == 2
 
 
 def test_what_is_kept_of_a_file_that_is_written_to_while_it_is_read(sealed, monkeypatch):
     """It counts for the state before, never for the one after."""
-    whole, digests = sealed.read_bytes(), model_checksum._digests
+    whole, digests = sealed.read_bytes(), model_checksum._compute_digests
 
     def meanwhile(file, at):
         found = digests(file, at)
@@ -168,14 +168,14 @@ def test_what_is_kept_of_a_file_that_is_written_to_while_it_is_read(sealed, monk
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(model_checksum, "_digests", meanwhile)
-        checked_card(sealed)
+        patch.setattr(model_checksum, "_compute_digests", meanwhile)
+        read_verified_card(sealed)
     with pytest.raises(DamagedError):
-        checked_card(sealed)
+        read_verified_card(sealed)
 
 
 def test_a_file_from_before_there_were_checksums(tiny_model, readings):
-    assert checked_card(tiny_model) == verify(tiny_model) == read_card(tiny_model)
+    assert read_verified_card(tiny_model) == verify(tiny_model) == read_card(tiny_model)
     assert read_card(tiny_model).content_sha256 is None
     assert not readings
 
@@ -183,4 +183,4 @@ def test_a_file_from_before_there_were_checksums(tiny_model, readings):
 def test_a_card_without_room_for_a_checksum(tiny_model):
     for content in (tiny_model.read_bytes(), b"\x08\x09\x3a\x00"):
         with pytest.raises(ValueError, match="no place"):
-            with_checksum(content)
+            insert_checksum(content)

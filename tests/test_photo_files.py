@@ -10,11 +10,11 @@ from vertebra.decoding import FORMATS
 from vertebra.photo_files import (
     HEAD_BYTES,
     SUFFIXES,
-    entries,
     image_format,
     is_hidden_or_system,
     is_macos_metadata,
     is_photo,
+    list_entries,
 )
 
 
@@ -60,14 +60,14 @@ def test_photos_in_a_folder(tmp_path):
     os.mkfifo(tmp_path / "f")
     (tmp_path / "g.png").symlink_to("nowhere")
     (tmp_path / "h").symlink_to("nowhere")
-    found = entries(tmp_path)
+    found = list_entries(tmp_path)
     assert [entry.name for entry in found] == ["Thumbs.db", "a.JPG", "b.jfif", "c.txt", "d.CR2", "e", "f", "g.png", "h"]
     assert [entry.name for entry in found if is_photo(entry)] == ["a.JPG", "b.jfif", "e", "g.png"]
 
 
 def test_a_file_that_cannot_be_opened_is_no_photo(tmp_path, monkeypatch):
     (tmp_path / "a").write_bytes(b"\xff\xd8\xff\xe0")
-    (entry,) = entries(tmp_path)
+    (entry,) = list_entries(tmp_path)
 
     def refuse(*arguments, **options):
         raise PermissionError(13, "Permission denied")
@@ -81,7 +81,12 @@ def test_what_is_passed_by(tmp_path):
         (tmp_path / name).mkdir()
     for name in ("lost+found", ".x.jpg", "y.jpg"):
         (tmp_path / name).touch()
-    assert [entry.name for entry in entries(tmp_path) if is_hidden_or_system(entry)] == [".git", ".x.jpg", "@EaDir"]
+    hidden = [entry.name for entry in list_entries(tmp_path) if is_hidden_or_system(entry)]
+    assert hidden == [
+        ".git",
+        ".x.jpg",
+        "@EaDir",
+    ]
     assert [name for name in ("._a.jpg", ".DS_Store", ".a.jpg", "a") if is_macos_metadata(name)] == [
         "._a.jpg",
         ".DS_Store",

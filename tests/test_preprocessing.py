@@ -135,5 +135,5 @@ def test_what_says_nothing_is_refused() -> None:
     with pytest.raises(UsageError, match=r"a object has no pretrained_cfg"):
         Preprocessing.from_timm(object())
     for nothing in ("ResNet50_Weights.DEFAULT", object(), SimpleNamespace(transforms=lambda: None)):
-        with pytest.raises(UsageError, match=r"does not tell how its photos are prepared"):
+        with pytest.raises(UsageError, match=r"has no preprocessing to read"):
             Preprocessing.from_weights(nothing)

@@ -23,7 +23,7 @@ import torch
 
 from vertebra import weight_files, weight_transfer
 from vertebra.errors import WeightsError
-from vertebra.web_opener import Redirects
+from vertebra.web_opener import SafeRedirectHandler
 
 CONTENT = np.random.default_rng(0).bytes(600_000)
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -490,7 +490,7 @@ def test_redirects_are_followed_but_not_in_circles_or_to_files(server: Server, c
 
 
 def test_a_redirect_from_a_secure_to_an_open_address_is_refused() -> None:
-    redirects = Redirects(keep_https=True)
+    redirects = SafeRedirectHandler(keep_https=True)
     secure = weight_transfer.urllib.request.Request("https://x.org/a")
     with pytest.raises(weight_transfer.urllib.error.HTTPError, match="unsafe redirect"):
         redirects.redirect_request(secure, None, 302, "Found", {}, "http://x.org/a")

@@ -40,7 +40,7 @@ EXCEPTIONS = {
     ("weight_transfer.py", "truncate"): "that partial file, from the start again",
     ("weight_files.py", "replace"): "the name of a download that is whole and synced",
     ("weight_files.py", "rename"): "a damaged file is put aside while it is fetched again",
-    ("runtime/parquet_format.py", "ParquetWriter"): "into the new file that its caller has of `replacing`",
+    ("runtime/parquet_format.py", "ParquetWriter"): "into the new file that its caller has of `atomic_write`",
     ("runtime/parquet_format.py", "write_table"): "into that file",
     ("runtime/result_file.py", "open"): "whether the results' file can be written, before it is emptied",
     ("runtime/result_file.py", "write_bytes"): "which empties it",
@@ -81,7 +81,7 @@ def writes(call):
 
 
 def written_by_itself(source):
-    """(what is called, line) of each call that writes, but for those to the new file that `replacing` gives."""
+    """(what is called, line) of each call that writes, but for those to the new file that `atomic_write` gives."""
     found = []
 
     def walk(node, given):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vertebra.bit_depth import Depth, DepthError
-from vertebra.pillow_tiles import fix_misread_tiff, from_start, rawmode, reopened
+from vertebra.pillow_tiles import fix_misread_tiff, rawmode, reopen, rewound
 from vertebra.preprocessing import Decoding
 
 # TIFF 6.0: tags, and what they hold.
@@ -29,7 +29,7 @@ _OVERSHOOT = 2.0
 STRETCHED, UNIT_FLOAT, BYTE_FLOAT, CLAIMED = "stretched", "float to 1", "float to 255", "claimed depth"
 
 
-def _believed(bits: int | None, greatest: int) -> int | None:
+def _valid_claim(bits: int | None, greatest: int) -> int | None:
     """The depth that a file claims, or None where its values are above.
 
     By PNG's standard values of 12 bits are scaled to 16, with 12 in sBIT; many writers do not scale them.
@@ -38,7 +38,7 @@ def _believed(bits: int | None, greatest: int) -> int | None:
 
 
 @dataclass(frozen=True)
-class Scaled:
+class ScaledImage:
     """A picture of 8 bits."""
 
     image: Image.Image
@@ -46,7 +46,7 @@ class Scaled:
     remark: str = ""
 
 
-def scaled_grey(image: Image.Image, depth: Depth, decoding: Decoding) -> Scaled:
+def scale_grey(image: Image.Image, depth: Depth, decoding: Decoding) -> ScaledImage:
     """Grey of more than 8 bits → 8 bits; Pillow's own conversion clips everything above 255 to white.
 
     Integers from 0 to 65,535 have white at 65,535, or at `2**bits - 1` where the file or `decoding` says its depth.
@@ -72,8 +72,8 @@ def scaled_grey(image: Image.Image, depth: Depth, decoding: Decoding) -> Scaled:
     elif image.mode != "F" and decoding.rule == 1:
         levels = int(high)
     elif image.mode != "F":
-        bits = depth.said or _believed(depth.claimed, int(high))
-        remark = CLAIMED if bits and not depth.said else ""
+        bits = depth.stated_bits or _valid_claim(depth.claimed_bits, int(high))
+        remark = CLAIMED if bits and not depth.stated_bits else ""
         levels = 0 if bits else int(high)
         white = float(2 ** (bits or decoding.bits or 16) - 1)
     grey = np.rint(np.minimum(values * (255.0 / white), 255.0)).astype(np.uint8)
@@ -83,11 +83,11 @@ def scaled_grey(image: Image.Image, depth: Depth, decoding: Decoding) -> Scaled:
         key = image.info.get("transparency")
         if image.format == "PNG" and isinstance(key, int) and (stored != key).any():
             grey[stored == key] = 255  # transparent, on white
-    return Scaled(Image.fromarray(grey), levels, remark)
+    return ScaledImage(Image.fromarray(grey), levels, remark)
 
 
-def check_scale(image: Image.Image, decoding: Decoding) -> None:
-    """Raise a `DepthError` for a picture made in memory whose white may not be where `scaled_grey` takes it to be.
+def reject_unknown_white(image: Image.Image, decoding: Decoding) -> None:
+    """Raise a `DepthError` for a picture made in memory whose white may not be where `scale_grey` takes it to be.
 
     Pillow's `convert("I")` leaves white at 255, where integers of a file have it at 65,535.
     """
@@ -116,21 +116,21 @@ def check_scale(image: Image.Image, decoding: Decoding) -> None:
         )
 
 
-def is_signed_byte(image: Image.Image) -> bool:
+def has_signed_bytes(image: Image.Image) -> bool:
     """Whether Pillow takes values from -128 to 127 for such from 0 to 255."""
     tags: Any = getattr(image, "tag_v2", {})
     return image.mode == "L" and tags.get(_SAMPLE_FORMAT) == (_SIGNED,)
 
 
-def scaled_bytes(image: Image.Image) -> Scaled:
+def scale_signed_bytes(image: Image.Image) -> ScaledImage:
     """Signed bytes → 0 to 255: as they are where none is negative, else stretched as other signed values are."""
     values = np.asarray(image).view(np.int8)
     if values.min() >= 0:
-        return Scaled(image)
-    return scaled_grey(Image.fromarray(values.astype(np.int32)), Depth(), Decoding())
+        return ScaledImage(image)
+    return scale_grey(Image.fromarray(values.astype(np.int32)), Depth(), Decoding())
 
 
-def scaled_colour(image: Image.Image, file: IO[bytes] | None, depth: Depth, decoding: Decoding) -> Scaled:
+def scale_colour(image: Image.Image, file: IO[bytes] | None, depth: Depth, decoding: Decoding) -> ScaledImage:
     """A loaded picture whose file has 16 bits a channel → 8 bits, from all its bits where the upper 8 are too few.
 
     A `DepthError` where its lower bits are needed and cannot be read.
@@ -141,14 +141,14 @@ def scaled_colour(image: Image.Image, file: IO[bytes] | None, depth: Depth, deco
     # Pillow cuts the lower bytes off, but of portable maps it rounds.
     greatest = upper << 8 | 255 if image.format != "PPM" else max(255, 257 * upper - 128)
     if decoding.rule == 1:
-        return Scaled(image, greatest)
-    claimed = _believed(depth.claimed, greatest)
+        return ScaledImage(image, greatest)
+    claimed = _valid_claim(depth.claimed_bits, greatest)
     bits = claimed or decoding.bits or 16
     levels, remark = (0, CLAIMED) if claimed else (greatest, "")
     key = image.info.get("transparency")
     if bits == 16 and not isinstance(key, tuple):
-        return Scaled(image, levels, remark)
-    values = _whole_values(image, file, bits)
+        return ScaledImage(image, levels, remark)
+    values = _read_16_bit_colours(image, file, bits)
     scaled = image
     if bits < 16:
         grey = np.rint(np.minimum(values * (255.0 / (2**bits - 1)), 255.0)).astype(np.uint8)
@@ -158,10 +158,10 @@ def scaled_colour(image: Image.Image, file: IO[bytes] | None, depth: Depth, deco
     if isinstance(key, tuple):  # the colour that is transparent, in 16 bits
         scaled = scaled.convert("RGB") if bits < 16 else Image.fromarray(np.asarray(image))
         scaled.putalpha(Image.fromarray(np.where((values == key).all(axis=-1), 0, 255).astype(np.uint8)))
-    return Scaled(scaled, levels, remark)
+    return ScaledImage(scaled, levels, remark)
 
 
-def _whole_values(image: Image.Image, file: IO[bytes] | None, bits: int) -> NDArray[np.uint16]:
+def _read_16_bit_colours(image: Image.Image, file: IO[bytes] | None, bits: int) -> NDArray[np.uint16]:
     """(H, W, C), read a second time: Pillow's decoders give upper bytes or lower ones."""
     refusal = DepthError(
         f"has 16-bit colours of which only the upper 8 bits can be read here, and it is black where {bits} bits are "
@@ -169,23 +169,23 @@ def _whole_values(image: Image.Image, file: IO[bytes] | None, bits: int) -> NDAr
     )
     if file is None:
         raise refusal
-    with from_start(file), Image.open(file, formats=[image.format or ""]) as probe:
+    with rewound(file), Image.open(file, formats=[image.format or ""]) as probe:
         fix_misread_tiff(probe)
         tiles: Any = getattr(probe, "tile", [])
         names = {rawmode(tile) for tile in tiles}
         by_planes = len(tiles) == 1 and getattr(probe, "tag_v2", {}).get(_PLANES) == 2  # by libtiff, in its own way
     if names == {"LA;16B"}:
         # Four bytes a pixel: the upper and the lower of grey, then of alpha.
-        both = np.asarray(reopened(file, image, {"LA;16B": "RGBA"}, mode="RGBA")).astype(np.uint16)
+        both = np.asarray(reopen(file, image, {"LA;16B": "RGBA"}, mode="RGBA")).astype(np.uint16)
         grey, alpha = (both[..., i] << 8 | both[..., i + 1] for i in (0, 2))
         return np.stack([grey, grey, grey, alpha], axis=-1)
     if image.format == "PPM" and tiles[0].codec_name == "ppm":
         raw = [[tiles[0]._replace(codec_name="raw", args=(f"RGB;16{end}", 0, 1))] for end in "BL"]
-        upper, lower = (reopened(file, image, {}, tiles=tile) for tile in raw)
+        upper, lower = (reopen(file, image, {}, tiles=tile) for tile in raw)
     elif names and not by_planes and all(name[-4:-1] == ";16" and "a" not in name for name in names):
         ends = "BL" if sys.byteorder == "big" else "LB"  # N is the machine's order, whose upper byte L or B has
         other = {"B": "L", "L": "B", "N": ends[1]}
-        upper, lower = image, reopened(file, image, {name: name[:-1] + other[name[-1]] for name in names})
+        upper, lower = image, reopen(file, image, {name: name[:-1] + other[name[-1]] for name in names})
     else:
         raise refusal
     whole: NDArray[np.uint16] = np.asarray(upper).astype(np.uint16) << 8 | np.asarray(lower)

@@ -21,7 +21,7 @@ except ImportError:  # of another Python
     from hashlib import blake2b
 
 from vertebra.errors import InUseError, VertebraError, warn
-from vertebra.files import locked, replacing
+from vertebra.files import atomic_write, locked
 
 _TIMEOUT = 900.0  # seconds to wait for another process to make something: longer than any export takes
 _CHECKSUM = b'{"checksum": "'
@@ -107,7 +107,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write an object for the next run. A cache that cannot be written costs time, never the result."""
     body = json.dumps(value, indent=1).encode()[1:]
-    with contextlib.suppress(OSError), replacing(path) as temporary:
+    with contextlib.suppress(OSError), atomic_write(path) as temporary:
         temporary.write_bytes(_head(path, body) + body)
 
 

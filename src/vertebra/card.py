@@ -1,7 +1,7 @@
-"""The record that travels with a network: how its input is made and, in exported files, all else one must know.
+"""The card of an exported network: classes, preprocessing, metrics, provenance; read from the ONNX file's metadata.
 
-Standard library only: training, export, the runtime and the server read the same record, so that a deployed network
-gets the pixels it was trained on. In an exported file it is JSON in the metadata of the model, under `METADATA_KEY`.
+Training, export, the runtime and the server read the same record, so that a deployed network gets the pixels it was
+trained on. In the file it is JSON under `METADATA_KEY`. Standard library only.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 from vertebra.errors import VertebraError, printable, shortened
-from vertebra.preprocessing import BITS, DECODING_RULE, INTERPOLATIONS, MAX_PIXELS
+from vertebra.preprocessing import BITS, DECODING_VERSION, INTERPOLATIONS, MAX_RESIZED_PIXELS
 from vertebra.preprocessing import Decoding as Decoding
 from vertebra.preprocessing import Preprocessing as Preprocessing
-from vertebra.protobuf import Place, content, fields, place_of
+from vertebra.protobuf import Span, iter_fields, read_content, require_span
 from vertebra.strict_json import loads
 
 METADATA_KEY = "vertebra.card"
-FORMAT_VERSION = 2  # the newest that is read; what a card is written in is `Card.format_version`
+FORMAT_VERSION = 2  # the newest that can be read; `Card.format_version` is what a card is written in
 PRECISIONS = ("float32", "int8")
 
-MAX_SIDE = math.isqrt(MAX_PIXELS)  # of a square input
-_MAX_DEPTH = 20  # a card of today is nested 4 deep
+MAX_SIDE = math.isqrt(MAX_RESIZED_PIXELS)  # of a square input
+_MAX_DEPTH = 20  # current cards are nested 4 deep
 
 
 class CardError(VertebraError):
@@ -51,10 +51,10 @@ class WeightSource:
 
 @dataclass(frozen=True)
 class Card:
-    """What one must know of an exported network.
+    """The description of an exported network.
 
-    The graph holds normalisation and softmax: `preprocessing` leaves a client its resize and its crop, and the rest of
-    it is for the record. So is `temperature`: the graph has divided the logits by it already.
+    The graph includes normalisation, temperature and softmax: a client applies only resize and crop of `preprocessing`,
+    and the other values are informative.
     """
 
     architecture: str
@@ -67,19 +67,18 @@ class Card:
     precision: str = "float32"  # or "int8"
     created: str | None = None  # ISO 8601, UTC
     temperature: float = 1.0
-    threshold: float | None = None  # a best probability below it means "none of these classes"
-    format_version: int = 1  # raised to the oldest whose readers predict as this card says
-    # In an exported file: of all its bytes, with zeros in the place of these 64 digits (`model_checksum`). Stays last.
-    # Cards that say the same are equal, whatever files they are in.
+    threshold: float | None = None  # below it, the top class is "unsure"
+    format_version: int = 1  # the oldest format whose readers predict the same
+    # SHA-256 of the file with zeros in place of these digits (`model_checksum`). Must be last. Not compared.
     content_sha256: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        # Readers of format 1 pass `bits` by, and a photo of 12 bits is black to them.
+        # Readers of format 1 ignore `bits`: 12-bit photos would be nearly black.
         needed = 1 if self.preprocessing.decoding.bits is None else 2
         object.__setattr__(self, "format_version", max(self.format_version, needed))
 
     def class_name(self, index: int) -> str:
-        """Its number where classes have no names."""
+        """The name of a class, or its index if classes are unnamed."""
         return str(index) if self.classes is None else self.classes[index]
 
     def to_json(self) -> str:
@@ -114,31 +113,31 @@ class Card:
                 f"{source} has a card of format {shortened(str(version))}, and this Vertebra reads formats up to "
                 f"{FORMAT_VERSION}. Run: pip install --upgrade '{wanted}'"
             )
-        return _card(document, source)
+        return _build_card(document, source)
 
 
 # --- from JSON to the records ---------------------------------------------------------------------------------------
 
 _SHA256 = re.compile("[0-9a-f]{64}")
-_MAX_SCALE = 1e9  # of means and deviations, of which float32 takes quotients; those of networks are below 256
+_MAX_SCALE = 1e9  # limit of mean and std, so that float32 can hold their quotients
 _Rule: TypeAlias = tuple[Any, str, Callable[[Any], Any] | None]
 _COUNT: _Rule = (int, "a whole number of at least 1", lambda count: count >= 1)
 _SIDE: _Rule = (int, f"a whole number of pixels, from 1 to {MAX_SIDE:,}", lambda side: 1 <= side <= MAX_SIDE)
 _TEXT, _OPTIONAL_TEXT, _OBJECT = (str, "a text", None), (str | None, "null or a text", None), (dict, "an object", None)
 
 
-def _are(kind: type, values: Iterable[Any]) -> bool:
+def _all_of_type(kind: type, values: Iterable[Any]) -> bool:
     return all(isinstance(value, kind) for value in values)
 
 
-def _channels(least: float) -> _Rule:
+def _channel_rule(least: float) -> _Rule:
     def are_allowed(values: list[Any]) -> bool:
         return len(values) == 3 and all(type(v) in (int, float) and least <= v <= _MAX_SCALE for v in values)
 
     return list, f"3 numbers from {least:g} to {_MAX_SCALE:g}, one a channel", are_allowed
 
 
-# Key of any record -> its type, what is allowed, and which values of that type are.
+# Key of any record -> type, allowed values as text, and the check of a value.
 _RULES: dict[str, _Rule] = {
     "format_version": _COUNT,
     "architecture": _TEXT,
@@ -146,18 +145,18 @@ _RULES: dict[str, _Rule] = {
     "crop_size": _SIDE,
     "resize_size": _SIDE,
     "interpolation": (str, ", ".join(INTERPOLATIONS), INTERPOLATIONS.__contains__),
-    "mean": _channels(-_MAX_SCALE),
-    "std": _channels(1 / _MAX_SCALE),
+    "mean": _channel_rule(-_MAX_SCALE),
+    "std": _channel_rule(1 / _MAX_SCALE),
     "decoding": _OBJECT,
     "rule": _COUNT,
     "bits": (int | None, f"null or a whole number from {BITS[0]} to {BITS[1]}", lambda n: BITS[0] <= n <= BITS[1]),
-    "classes": (list | None, "null or a list of names", lambda names: names and _are(str, names)),
+    "classes": (list | None, "null or a list of names", lambda names: names and _all_of_type(str, names)),
     "weights": (dict | None, "null or an object", None),
     "name": _TEXT,
     "sha256": _OPTIONAL_TEXT,
     "url": _OPTIONAL_TEXT,
-    "metrics": (dict, "an object for each data set", lambda sets: _are(dict, sets.values())),
-    "versions": (dict, "the version of each package as a text", lambda packages: _are(str, packages.values())),
+    "metrics": (dict, "an object for each data set", lambda sets: _all_of_type(dict, sets.values())),
+    "versions": (dict, "the version of each package as a text", lambda packages: _all_of_type(str, packages.values())),
     "licence": _OPTIONAL_TEXT,
     "precision": (str, " or ".join(PRECISIONS), PRECISIONS.__contains__),
     "created": _OPTIONAL_TEXT,
@@ -167,8 +166,8 @@ _RULES: dict[str, _Rule] = {
 }
 
 
-def _read(record: Any, document: dict[str, Any], source: str) -> dict[str, Any]:
-    """The values of a record's fields, each checked; what has a default may be absent."""
+def _read_record(record: Any, document: dict[str, Any], source: str) -> dict[str, Any]:
+    """Validate and return the fields of a record; those with defaults may be absent."""
     found = {}
     for entry in fields_of(record):
         name = entry.name
@@ -187,37 +186,37 @@ def _read(record: Any, document: dict[str, Any], source: str) -> dict[str, Any]:
     return found
 
 
-def _card(document: dict[str, Any], source: str) -> Card:
+def _build_card(document: dict[str, Any], source: str) -> Card:
     last, value = next(reversed(document.items()))
-    # By one damaged letter the checksum's key would be unknown, and the file be taken for one without.
+    # If its key is damaged, the checksum would be ignored as an unknown key.
     if last not in Card.__dataclass_fields__ and isinstance(value, str) and _SHA256.fullmatch(value):
         raise CardError(
             f"{source} is damaged: its card ends in a checksum that is called {shortened(repr(last))}. "
             "Copy it again from where it is whole, or export the network again."
         )
-    found = _read(Card, document, source)
-    found["preprocessing"] = _preprocessing(found["preprocessing"], f"{source}, preprocessing")
+    found = _read_record(Card, document, source)
+    found["preprocessing"] = _build_preprocessing(found["preprocessing"], f"{source}, preprocessing")
     if found.get("classes") is not None:
         found["classes"] = tuple(found["classes"])
     if found.get("weights") is not None:
-        found["weights"] = WeightSource(**_read(WeightSource, found["weights"], f"{source}, weights"))
+        found["weights"] = WeightSource(**_read_record(WeightSource, found["weights"], f"{source}, weights"))
     return Card(**found)
 
 
-def _preprocessing(document: dict[str, Any], source: str) -> Preprocessing:
-    found = _read(Preprocessing, {"decoding": {"rule": 1}, **document}, source)  # the first rule was not written down
-    decoding = Decoding(**_read(Decoding, found["decoding"], f"{source}, decoding"))
-    if decoding.rule > DECODING_RULE:
+def _build_preprocessing(document: dict[str, Any], source: str) -> Preprocessing:
+    found = _read_record(Preprocessing, {"decoding": {"rule": 1}, **document}, source)
+    decoding = Decoding(**_read_record(Decoding, found["decoding"], f"{source}, decoding"))
+    if decoding.rule > DECODING_VERSION:
         raise CardError(
             f"{source}, decoding: photos are decoded by rule {shortened(str(decoding.rule), 20)}, and this Vertebra "
-            f"knows rules up to {DECODING_RULE}. Run: pip install --upgrade vertebra"
+            f"knows rules up to {DECODING_VERSION}. Run: pip install --upgrade vertebra"
         )
     return Preprocessing(**{**found, "decoding": decoding})
 
 
 # --- the card inside a model file -----------------------------------------------------------------------------------
 
-# ONNX is a protobuf message. These are the fields of ModelProto and StringStringEntryProto that matter here, from
+# Field numbers of ModelProto and StringStringEntryProto:
 # https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 _IR_VERSION, _GRAPH, _METADATA = 1, 7, 14
 _KEY, _VALUE = 1, 2
@@ -225,20 +224,20 @@ _MAX_BYTES = 1 << 26  # of a card: a million classes with names of fifty letters
 
 
 def read_card(path: str | os.PathLike[str]) -> Card:
-    """The card of an exported file, whatever state its network is in: who predicts takes `model_checksum.checked_card`.
+    """Read the card of an exported file without its checksum; before a prediction, use `read_verified_card`.
 
-    Needs neither onnx nor onnxruntime, and takes no longer for a large network: its graph is skipped, not read.
+    Needs neither onnx nor onnxruntime. The graph is skipped, so the size of the network does not matter.
 
     Raises:
         CardError: the file is missing, not ONNX, has no card, or one that cannot be read.
     """
-    with opened(path) as file:
-        return card_at(file, locate_card(file), os.fspath(path))
+    with open_model_file(path) as file:
+        return parse_card(file, locate_card(file), os.fspath(path))
 
 
 @contextmanager
-def opened(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A model's file; a `CardError` says what is wrong with it, or with reading it in the block."""
+def open_model_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Open a model file; what fails here or in the block becomes a `CardError`."""
     path = Path(path)
     try:
         if path.is_dir():
@@ -258,24 +257,24 @@ def opened(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         ) from None
 
 
-def locate_card(file: IO[bytes]) -> Place | None:
-    """Where the JSON of the card lies in a model's file; None: it has none. A `ValueError` where it is not ONNX."""
+def locate_card(file: IO[bytes]) -> Span | None:
+    """The span of the card's JSON in a model file, or None; a `ValueError` if the file is not ONNX."""
     seen = set()
-    found: list[Place] = []
-    for number, value in fields(file, 0, file.seek(0, os.SEEK_END)):
+    found: list[Span] = []
+    for number, value in iter_fields(file, 0, file.seek(0, os.SEEK_END)):
         seen.add(number)
         if number == _METADATA:
-            entry = dict(fields(file, *place_of(value)))
-            key = place_of(entry.get(_KEY, (0, 0)))
-            if key[1] - key[0] == len(METADATA_KEY) and content(file, key) == METADATA_KEY.encode():
-                found.append(place_of(entry.get(_VALUE, (0, 0))))
+            entry = dict(iter_fields(file, *require_span(value)))
+            key = require_span(entry.get(_KEY, (0, 0)))
+            if key[1] - key[0] == len(METADATA_KEY) and read_content(file, key) == METADATA_KEY.encode():
+                found.append(require_span(entry.get(_VALUE, (0, 0))))
     if not {_IR_VERSION, _GRAPH} <= seen or len(found) > 1:
         raise ValueError("a protobuf message, but no model with a card")
     return found[0] if found else None
 
 
-def card_at(file: IO[bytes], place: Place | None, source: str) -> Card:
-    """The card that lies at a place in a file; a `CardError` or `ValueError` says why it cannot be read."""
+def parse_card(file: IO[bytes], place: Span | None, source: str) -> Card:
+    """Parse the card at a span of a file, or raise a `CardError` or `ValueError`."""
     if place is None:
         raise CardError(
             f"{source} is an ONNX file without a card, so its classes and preprocessing are unknown. "
@@ -285,4 +284,4 @@ def card_at(file: IO[bytes], place: Place | None, source: str) -> Card:
         raise CardError(
             f"{source} has a card of {place[1] - place[0]:,} bytes, and at most {_MAX_BYTES:,} are allowed."
         )
-    return Card.from_json(content(file, place).decode("utf-8"), source)
+    return Card.from_json(read_content(file, place).decode("utf-8"), source)

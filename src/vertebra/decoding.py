@@ -1,6 +1,6 @@
-"""From the bytes of an image file to upright RGB pixels: the one place where a JPEG, or any other photo, is decoded.
+"""Decode a JPEG or any other image file: open and check it, then convert it to upright RGB with `rgb_conversion`.
 
-Any file at all gives either a picture or an `ImageError` that names it.
+Every file gives either an image or an `ImageError` that names it.
 """
 
 from __future__ import annotations
@@ -18,34 +18,38 @@ from typing import IO, Any, TypeAlias
 import PIL
 from PIL import Image, UnidentifiedImageError
 
-from vertebra.bit_depth import DepthError, depth_of
-from vertebra.bit_scaling import check_scale
-from vertebra.decoding_errors import OversizeError, UnsupportedError, errors_named
+from vertebra.bit_depth import DepthError, read_depth
+from vertebra.bit_scaling import reject_unknown_white
+from vertebra.decoding_errors import OversizeError, UnsupportedError, convert_decoding_errors
 from vertebra.errors import ImageError, VertebraError, first_line, require_extra
-from vertebra.file_kinds import RAW, Found, raw_file
+from vertebra.file_kinds import RAW, DetectedKind, detect_raw
 from vertebra.photo_files import FORMATS, HEAD_BYTES, image_format
-from vertebra.pillow_tiles import from_start
-from vertebra.preprocessing import MAX_PIXELS, Decoding
+from vertebra.pillow_tiles import rewound
+from vertebra.preprocessing import Decoding
 from vertebra.rgb_conversion import Decoded as Decoded
-from vertebra.rgb_conversion import upright_rgb
+from vertebra.rgb_conversion import to_upright_rgb
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes]
+
+# Limit against decompression bombs, about 13,400 × 13,400 pixels: Pillow's default, which other code in the process may
+# change there. The server has a lower one, `ServerSettings.max_pixels`.
+MAX_PIXELS = 178_956_970
 
 # TIFF tags: what every DNG has (DNG specification 1.7, chapter 4), NewSubfileType with its value, SubIFDs.
 _DNG_VERSION, _SUBFILE_TYPE, _PREVIEW, _SUB_IMAGES = 50706, 254, 1, 330
 
-# Of lossy formats: the same version of Pillow may have other versions of them.
+# Decoders of lossy formats; the same version of Pillow may be built with different ones.
 _LIBRARIES = ("jpg", "libjpeg_turbo", "jpg_2000", "webp", "avif", "libtiff")
 
-# Formats of whose header more is read than Pillow reports.
+# Formats whose header is read beyond what Pillow reports.
 _HEADER_READ = ("PNG", "TIFF", "PPM", "JPEG2000")
 
 FIRST_OF_SEVERAL = "first of several"  # frames of an animation, or pages
 
 
 @functools.cache
-def decoder() -> str:
-    """The decoding libraries with their versions, on which the pixels may depend."""
+def decoder_versions() -> str:
+    """Names and versions of the decoding libraries, on which pixels may depend."""
     from PIL import features
 
     found = {name: features.version(name) for name in _LIBRARIES}
@@ -58,7 +62,7 @@ def decoder() -> str:
 
 
 def open_image(source: Source, **options: Any) -> Image.Image:
-    """The picture that `decode` gives with these options: RGB, upright."""
+    """Decode an image and return its upright RGB picture; options as for `decode`."""
     return decode(source, **options).picture
 
 
@@ -70,18 +74,18 @@ def decode(
     at_least: int | None = None,
     decoding: Decoding = Decoding(),  # noqa: B008 - frozen
 ) -> Decoded:
-    """Decode a photo into an upright RGB picture.
+    """Decode an image file to an upright RGB picture.
 
-    The EXIF orientation is applied, transparency is laid on white (alpha that is 0 everywhere is ignored), values of
-    more than 8 bits are scaled to 8, and the first frame or page is taken. Colour profiles are not applied, as in the
-    pipelines that the pretrained networks were trained with.
+    Applies the EXIF orientation, lays transparency on white (alpha that is 0 everywhere is ignored), scales values of
+    more than 8 bits to 8, and decodes only the first frame or page. Colour profiles are ignored, as in the pipelines
+    that the pretrained networks were trained with.
 
     Args:
         source: a path, the bytes of a file, or an open binary file.
-        name: of what is no path, in errors.
-        max_pixels: a header with more is an `OversizeError`.
-        at_least: a JPEG may come in 1/2, 1/4 or 1/8 of its size, with a shorter side of at least that many pixels.
-        decoding: of files whose values may be read in more than one way.
+        name: name of a source without a path, for errors.
+        max_pixels: an image with more is rejected with an `OversizeError`, before it is decoded.
+        at_least: allow a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size, with at least this shorter side in pixels.
+        decoding: how ambiguous files are decoded.
 
     Raises:
         ImageError: the file is missing, empty, not an image, damaged, too large, or not supported (`UnsupportedError`).
@@ -109,48 +113,48 @@ def decode(
         raise ImageError(f"{path} cannot be read ({reason})") from error
 
 
-def upright(
+def decode_opened(
     image: Image.Image,
     decoding: Decoding = Decoding(),  # noqa: B008 - frozen
     *,
     name: str | None = None,
 ) -> Decoded:
-    """As `decode`, of a picture that Pillow has opened, which stays as it is.
+    """Decode an image that Pillow has opened, as `decode` does; the image is not modified.
 
-    Give it as `PIL.Image.open` returns it: once it is loaded, Pillow has dropped the lower bytes of 16-bit colours.
+    It should not be loaded yet: when Pillow loads 16-bit colours, it drops their lower bytes.
 
     Raises:
-        ImageError: it has no pixels, its file is damaged or gone, or it was made in memory and its white is ambiguous.
+        ImageError: the image is empty, its file is damaged or gone, or its white value is ambiguous.
     """
     path = getattr(image, "filename", "") or "the picture"
     name = name or str(path)
-    with errors_named(name, None):
+    with convert_decoding_errors(name, None):
         if not image.width * image.height:
             raise ImageError(f"{name} has no pixels ({image.width} × {image.height})")
-        if raw_file(str(path)) or (image.format == "TIFF" and _is_raw(image)):
-            raise UnsupportedError(f"{name} {Found(RAW, '').refusal}")
+        if detect_raw(str(path)) or (image.format == "TIFF" and _is_raw(image)):
+            raise UnsupportedError(f"{name} {DetectedKind(RAW, '').refusal}")
         file: IO[bytes] | None = getattr(image, "fp", None)
         unread = bool(getattr(image, "tile", None))
         if unread and (file is None or file.closed):
             raise ImageError(f"{name} was closed before it was read. Use it before it is closed, or give its path.")
         if unread and file is not None and image.format in FORMATS and image.tell() == 0:
-            # Once more, from the open file, so that `image` is not loaded: Pillow would drop the lower bytes, which may
-            # be asked for again. And Pillow 13.0 maps a TIFF that it opened itself wrongly where it lies on its side.
-            with from_start(file), _opened(file, name) as again:
+            # Opened again, so that `image` is not loaded and keeps the lower bytes. Also, Pillow 13.0 decodes a rotated
+            # TIFF incorrectly if it opened the file itself.
+            with rewound(file), _open(file, name) as again:
                 return _first_frame(again, file, decoding)
         return _upright_loaded(image, file, Path(path), name, decoding)
 
 
 def _upright_loaded(image: Image.Image, file: IO[bytes] | None, path: Path, name: str, decoding: Decoding) -> Decoded:
     if image.format is None:
-        check_scale(image, decoding)
-    # Pillow closes what it opened itself once it has loaded it, and of a picture that is loaded its header is gone.
+        reject_unknown_white(image, decoding)
+    # Loading discards the header, and closes a file that Pillow opened itself.
     if image.format not in _HEADER_READ or image.tell() != 0 or not path.is_file():
-        return upright_rgb(image, file, decoding)
-    with path.open("rb") as file:  # its header says what Pillow does not keep
+        return to_upright_rgb(image, file, decoding)
+    with path.open("rb") as file:  # for its header, which Pillow does not keep
         depth, mapped = None, False
-        with suppress(Exception), Image.open(file, formats=FORMATS) as header:  # or the file is another by now
-            depth = depth_of(header, file)
+        with suppress(Exception), Image.open(file, formats=FORMATS) as header:  # the file may have been replaced
+            depth = read_depth(header, file)
             mapped = image.format == header.format == "TIFF" and image.size == header.size[::-1] != header.size
         if mapped:
             raise ImageError(
@@ -158,9 +162,9 @@ def _upright_loaded(image: Image.Image, file: IO[bytes] | None, path: Path, name
                 "path, or the image as PIL.Image.open returns it."
             )
         if image.mode.startswith("I;16"):
-            return upright_rgb(image, file, decoding)
+            return to_upright_rgb(image, file, decoding)
         try:
-            return upright_rgb(image, None, decoding, depth)
+            return to_upright_rgb(image, None, decoding, depth)
         except DepthError as error:
             raise UnsupportedError(
                 f"{name} has 16-bit colours whose lower bytes are needed, and Pillow dropped them when it was loaded. "
@@ -169,16 +173,16 @@ def _upright_loaded(image: Image.Image, file: IO[bytes] | None, path: Path, name
 
 
 def source_name(source: Source | Image.Image) -> str:
-    """The name of a source in errors, where none is given."""
+    """The default name of a source in errors."""
     if isinstance(source, bytes):
         return f"image of {len(source)} bytes"
     return str(source) if isinstance(source, str | os.PathLike) else str(getattr(source, "name", "image"))
 
 
 def _decode(file: IO[bytes], name: str, max_pixels: int, at_least: int | None, decoding: Decoding) -> Decoded:
-    with errors_named(name, None):
+    with convert_decoding_errors(name, None):
         file = file if file.seekable() else io.BytesIO(file.read())
-    with errors_named(name, file), _opened(file, name) as image:
+    with convert_decoding_errors(name, file), _open(file, name) as image:
         width, height = image.size
         if width * height > max_pixels:
             raise OversizeError(
@@ -188,30 +192,30 @@ def _decode(file: IO[bytes], name: str, max_pixels: int, at_least: int | None, d
         if width * height == 0:
             raise ImageError(f"{name} has no pixels ({width} × {height})")
         if at_least is not None and image.format != HEIF:
-            # Only JPEG's decoder can (HEIF's would take a preview). Both sides are given the same factor.
+            # Only for JPEG: for HEIF, Pillow would return a preview. Both sides get the same factor.
             factor = min(width, height) / at_least
             image.draft(None, (int(width / factor), int(height / factor)))
         return _first_frame(image, file, decoding)
 
 
 def _first_frame(image: Image.Image, file: IO[bytes], decoding: Decoding) -> Decoded:
-    several = has_frames(image)
-    found = upright_rgb(image, file, decoding)
+    several = has_several_frames(image)
+    found = to_upright_rgb(image, file, decoding)
     return replace(found, remarks=(*found.remarks, FIRST_OF_SEVERAL)) if several else found
 
 
 def stored_size(content: bytes) -> tuple[int, int]:
-    """Width and height, before the EXIF orientation is applied, of a photo that has been decoded before."""
-    with _opened(io.BytesIO(content), "the photo") as image:
+    """Width and height of a decodable photo, before its EXIF orientation is applied."""
+    with _open(io.BytesIO(content), "the photo") as image:
         return image.size
 
 
-HEIF = "HEIF"  # what Pillow calls a picture that pillow-heif has opened
+HEIF = "HEIF"  # Pillow's name of the format
 
 
-def _opened(file: IO[bytes], name: str) -> Image.Image:
-    """A photo whose header has been read; a camera's raw file, and HEIC without pillow-heif, are refused."""
-    if raw := raw_file(name):
+def _open(file: IO[bytes], name: str) -> Image.Image:
+    """Open an image and read its header; raw files, and HEIC without pillow-heif, are rejected."""
+    if raw := detect_raw(name):
         raise UnsupportedError(f"{name} {raw.refusal}")
     try:
         image: Image.Image = Image.open(file, formats=FORMATS)
@@ -220,20 +224,20 @@ def _opened(file: IO[bytes], name: str) -> Image.Image:
         if image_format(file.read(HEAD_BYTES)) != "HEIC":
             raise
         file.seek(0)
-        return _opened_heif(file, name)
+        return _open_heif(file, name)
     if image.format == "TIFF" and _is_raw(image):
-        raise UnsupportedError(f"{name} {Found(RAW, '').refusal}")
+        raise UnsupportedError(f"{name} {DetectedKind(RAW, '').refusal}")
     return image
 
 
 def _is_raw(image: Image.Image) -> bool:
-    """Whether a TIFF file is a camera's: DNG says so; NEF, ARW and others begin with a preview of what lies below."""
+    """Whether a TIFF is a raw file: DNG has a tag for it; NEF, ARW and others begin with a preview."""
     tags = getattr(image, "tag_v2", {})
     return _DNG_VERSION in tags or (tags.get(_SUBFILE_TYPE) == _PREVIEW and _SUB_IMAGES in tags)
 
 
-def _opened_heif(file: IO[bytes], name: str) -> Image.Image:
-    """By pillow-heif, upright and of 8 bits. It is not registered in Pillow, which would be for the whole process."""
+def _open_heif(file: IO[bytes], name: str) -> Image.Image:
+    """Open with pillow-heif: upright, 8 bits. Not registered in Pillow, which would affect the whole process."""
     try:
         with require_extra("heif", "decoding HEIC"):
             from pillow_heif import HeifImageFile
@@ -246,11 +250,11 @@ def _opened_heif(file: IO[bytes], name: str) -> Image.Image:
     return image
 
 
-def has_frames(image: Image.Image) -> bool:
-    """Whether there are more frames or pages; the previews that phones put behind a JPEG are none."""
+def has_several_frames(image: Image.Image) -> bool:
+    """Whether there are several frames or pages, not counting the previews that phones append to a JPEG."""
     if image.format not in ("GIF", "PNG", "TIFF", "WEBP", "AVIF", HEIF):
         return False
     try:
         return bool(getattr(image, "is_animated", False))
     except Exception:
-        return False  # of what comes behind a sound frame, nothing is needed
+        return False  # later frames may be damaged; only the first is needed

@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from vertebra.bit_depth import DepthError
 from vertebra.errors import ImageError, first_line
-from vertebra.file_kinds import kind_of
+from vertebra.file_kinds import detect_kind
 from vertebra.photo_files import FORMATS, image_format
 
 
@@ -24,7 +24,7 @@ class UnsupportedError(ImageError):
 
 
 @contextmanager
-def errors_named(name: str, file: IO[bytes] | None) -> Iterator[None]:
+def convert_decoding_errors(name: str, file: IO[bytes] | None) -> Iterator[None]:
     """Whatever Pillow raises becomes an `ImageError` that names the file."""
     try:
         yield
@@ -36,10 +36,10 @@ def errors_named(name: str, file: IO[bytes] | None) -> Iterator[None]:
         # Pillow's own check comes first where its limit is no higher than ours; its message has the number of pixels.
         raise ImageError(f"{name} has too many pixels: {first_line(error)}") from error
     except UnidentifiedImageError as error:
-        found = _unsupported(file, name) if file is not None else None
+        found = _describe_unsupported(file, name) if file is not None else None
         if found:
             raise UnsupportedError(f"{name} {found}") from error
-        raise ImageError(f"{name} {_what_instead(file) if file is not None else 'is not an image'}") from error
+        raise ImageError(f"{name} {_describe_content(file) if file is not None else 'is not an image'}") from error
     except MemoryError as error:
         raise ImageError(f"{name} cannot be decoded: there is not enough memory") from error
     except Exception as error:
@@ -48,14 +48,14 @@ def errors_named(name: str, file: IO[bytes] | None) -> Iterator[None]:
         raise ImageError(f"{name} is damaged or truncated ({first_line(error)})") from error
 
 
-def _unsupported(file: IO[bytes], name: str) -> str | None:
+def _describe_unsupported(file: IO[bytes], name: str) -> str | None:
     """What an image is that Pillow has no decoder for, or None for what may be none at all."""
     file.seek(0)
     head = file.read(1 << 16)
     found = "JPEG XL" if head.startswith(b"\xff\x0a") else image_format(head)  # bare; two bytes are too few elsewhere
     if found is not None and found not in FORMATS:
         return f"is a {found} image, which is not decoded. Save it as a JPEG"
-    if found is None and (kind := kind_of(head, name)) is not None:
+    if found is None and (kind := detect_kind(head, name)) is not None:
         return kind.refusal
     order = "<" if head[:2] == b"II" else ">"
     if head[:4] in (b"II*\0", b"MM\0*") and struct.unpack(order + "I", head[4:8].ljust(4, b"\0"))[0] < file.seek(0, 2):
@@ -70,7 +70,7 @@ def _unsupported(file: IO[bytes], name: str) -> str | None:
     return None
 
 
-def _what_instead(file: IO[bytes]) -> str:
+def _describe_content(file: IO[bytes]) -> str:
     """Say what a file is that is not an image."""
     file.seek(0)
     head = file.read(512)

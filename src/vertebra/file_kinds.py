@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-HEAD_BYTES = 512  # that `kind_of` needs: a tar archive says so at byte 257
+HEAD_BYTES = 512  # that `detect_kind` needs: a tar archive says so at byte 257
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ _OTHER_ZIP = frozenset((".pt", ".pth", ".ckpt", ".bin", ".keras", ".jar", ".apk"
 
 
 @dataclass(frozen=True)
-class Found:
+class DetectedKind:
     """What a file was found to be."""
 
     kind: Kind
@@ -137,37 +137,37 @@ class Found:
         return f"is {self}, not an image that is decoded here. {self.kind.advice}"
 
 
-def raw_file(name: str) -> Found | None:
+def detect_raw(name: str) -> DetectedKind | None:
     """The raw file of a camera that a name stands for, whatever the file begins as."""
     suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - may be no path
-    return Found(RAW, suffix[1:].upper()) if suffix in RAW_SUFFIXES else None
+    return DetectedKind(RAW, suffix[1:].upper()) if suffix in RAW_SUFFIXES else None
 
 
-def kind_of(head: bytes, name: str = "") -> Found | None:
+def detect_kind(head: bytes, name: str = "") -> DetectedKind | None:
     """What a file is, from its first `HEAD_BYTES` and its name; None where it is none of the table."""
     if not head or head.startswith(b"version https://git-lfs"):
         return None
     suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - may be no path
-    if raw := raw_file(name):
+    if raw := detect_raw(name):
         return raw
-    by_suffix = Found(*_SUFFIXES[suffix]) if suffix in _SUFFIXES else None
+    by_suffix = DetectedKind(*_SUFFIXES[suffix]) if suffix in _SUFFIXES else None
     if _ZIP.match(head):
         if by_suffix is not None and by_suffix.kind in _SHARING_ZIP:
             return by_suffix
-        return None if suffix in _OTHER_ZIP else Found(ARCHIVE, "ZIP")
+        return None if suffix in _OTHER_ZIP else DetectedKind(ARCHIVE, "ZIP")
     for kind, called, pattern in _BEGINNINGS:
         if pattern.match(head):
-            return Found(kind, called)
+            return DetectedKind(kind, called)
     return by_suffix
 
 
-def kind_of_file(path: str | os.PathLike[str]) -> Found | None:
+def detect_file_kind(path: str | os.PathLike[str]) -> DetectedKind | None:
     """What a file is that is no photo by its name; None also where it cannot be read."""
     try:
         if not os.path.isfile(path):  # noqa: PTH113 - opening a pipe may never end
             return None
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - of an entry
-            return kind_of(file.read(HEAD_BYTES), os.fspath(path))
+            return detect_kind(file.read(HEAD_BYTES), os.fspath(path))
     except OSError:
         return None
 
@@ -176,7 +176,7 @@ LEFT_OUT = "Left out, as no photos"
 NOT_DOWNLOADED = "Left out, as not downloaded"
 
 
-def left_out(found: Mapping[Kind, Iterable[str]], root: str | os.PathLike[str] = "") -> list[str]:
+def describe_skipped(found: Mapping[Kind, Iterable[str]], root: str | os.PathLike[str] = "") -> list[str]:
     """A sentence for each kind of file that was left out of a folder: how many, which, and what to do.
 
     `found` has the paths of each kind, relative to the folder `root`.

@@ -1,13 +1,10 @@
-"""The one place where files are written: whole or not at all, durable where they are results, by one process at a time.
+"""Write files atomically, durably and under a lock. No other module writes files; a test checks that.
 
-Three ways, and no module writes otherwise (a test reads the source):
-
-- `write_whole`, and `replacing(path, durable=True)` where a library writes: results and checkpoints. Once the call has
-  returned, the file survives a power cut: its bytes are synced before it is renamed, its folder after that.
-- `replacing`: caches, which can be made again. Another process never reads half a file; a power cut may lose it.
-- `Lines`: results that grow line by line.
-
-`locked` is around what two processes may not do to the same path at once.
+- `write_durably`, or `atomic_write(path, durable=True)` where a library writes: results and checkpoints. They survive a
+  power failure: the file is synced before it is renamed, and its folder afterwards.
+- `atomic_write`: caches. Readers never see a partial file; a power failure may lose it.
+- `AppendOnlyFile`: results that grow line by line.
+- `locked`: at most one process at a time for a path.
 """
 
 from __future__ import annotations
@@ -22,7 +19,7 @@ from typing import Any
 
 from vertebra.errors import InUseError, VertebraError, warn
 
-# Of weight files, to tell a path from a name. What a file is, its content decides.
+# Distinguish a path to a weight file from a name; its content decides what the file is.
 WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors", ".ckpt", ".bin", ".tar")
 
 # Errors of file systems without locks.
@@ -34,13 +31,13 @@ _NO_WRITING = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """A new, empty file beside `path`, which replaces `path` (or what it links to) once the block has ended well.
+def atomic_write(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """Yield a temporary file beside `path`, which replaces `path` (or its link target) if the block succeeds.
 
-    Missing folders are made. `durable`: at any moment of a power cut there is the old file or the new one.
+    Missing folders are created. With `durable`, a power failure leaves either the old file or the new one.
 
     Raises:
-        OSError: the disk is full, or the folder cannot be written to; `path` is as it was.
+        OSError: the disk is full, or the folder is not writable; `path` is unchanged.
     """
     if path.is_symlink():
         path = Path(os.path.realpath(path))
@@ -50,7 +47,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     try:
         rights = temporary.stat().st_mode
         yield temporary
-        if temporary.stat().st_mode != rights:  # safetensors puts a file of its own there, for its owner alone
+        if temporary.stat().st_mode != rights:  # safetensors replaces the file by one that only its owner can read
             temporary.chmod(stat.S_IMODE(rights))
         if durable:
             _sync(temporary)
@@ -63,26 +60,26 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
 
 def _new_beside(path: Path) -> Path:
-    """An empty file `.STEM.0123456789ab.SUFFIX`."""
-    # STEM is cut, as the name may be as long as names can be. Not `mkstemp`, whose files only their owner can read.
+    """Create an empty file `.STEM.0123456789ab.SUFFIX`."""
+    # STEM is cut, since names have a maximum length. Not `mkstemp`, whose files only their owner can read.
     temporary = path.with_name(f".{path.stem[:32]}.{os.urandom(6).hex()}{path.suffix[:16]}")
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     return temporary
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file as `replacing(path, durable=True)` does; an `OSError` where the disk is full or not writable."""
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a file as `atomic_write(path, durable=True)` does; raise an `OSError` if the disk is full."""
     import shutil
 
     if shutil.disk_usage(path.parent).free < len(content):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-    with replacing(path, durable=True) as temporary:
+    with atomic_write(path, durable=True) as temporary:
         temporary.write_bytes(content)
 
 
 @contextlib.contextmanager
-def writing(path: Path, kind: type[VertebraError] = VertebraError) -> Iterator[None]:
-    """Around what writes a file that the user has named: where it cannot be written, a `VertebraError` of that kind."""
+def wrap_write_errors(path: Path, kind: type[VertebraError] = VertebraError) -> Iterator[None]:
+    """Convert an `OSError` in the block, which writes `path`, to a `VertebraError` of that kind."""
     try:
         yield
     except OSError as error:
@@ -90,12 +87,12 @@ def writing(path: Path, kind: type[VertebraError] = VertebraError) -> Iterator[N
 
 
 def check_writable(path: Path) -> None:
-    """Raise an `OSError` where a file cannot be made in its folder."""
+    """Raise an `OSError` if a file cannot be created in its folder."""
     _new_beside(path).unlink()
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, so that they survive a power cut; an `OSError` where that is not possible."""
+    """Create a folder and its parents durably, or raise an `OSError`."""
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for made in missing:
@@ -103,7 +100,7 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make new names in a folder survive a power cut, where the system supports it."""
+    """Sync the entries of a folder to disk, if the system supports it."""
     with contextlib.suppress(PermissionError):  # Windows cannot open folders
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -116,15 +113,15 @@ def sync_folder(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDWR)  # Windows syncs only what may be written
+    descriptor = os.open(path, os.O_RDWR)  # Windows syncs only writable files
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-class Lines:
-    """A file that lines are appended to, each of them whole or not at all."""
+class AppendOnlyFile:
+    """A file to which lines are appended, each completely or not at all."""
 
     def __init__(self, path: Path) -> None:
         # Unbuffered, so that a killed process loses nothing.
@@ -132,10 +129,10 @@ class Lines:
         self.size = self.file.tell()
 
     def append(self, line: bytes) -> None:
-        """Raise an `OSError` where the line cannot be written; the file is then as it was."""
+        """Append a line, or raise an `OSError` and leave the file unchanged."""
         rest = memoryview(line)
         try:
-            # A disk that is nearly full takes a part, and only the number of bytes says so.
+            # On a nearly full disk, only a part may be written, without an error.
             while rest:
                 rest = rest[self.file.write(rest) :]
         except OSError:
@@ -145,7 +142,7 @@ class Lines:
         self.size += len(line)
 
     def sync(self) -> None:
-        """Make what has been appended survive a power cut."""
+        """Sync the file to disk."""
         os.fsync(self.file.fileno())
 
     def close(self) -> None:
@@ -158,9 +155,9 @@ class Lines:
 
 @contextlib.contextmanager
 def utf8_name(path: Path) -> Iterator[Path]:
-    """A path, or another one to the same file or folder, for libraries that take only names in UTF-8.
+    """Yield a path to the same file or folder that is valid UTF-8, as safetensors and TensorBoard require.
 
-    Such are safetensors' reader and TensorBoard. Only Linux has other names, and an open file has a second path there.
+    Only Linux has other names, and there an open file has a second path.
     """
     try:
         str(path).encode()
@@ -186,32 +183,32 @@ def locked(
     waiting: Callable[[], None] = lambda: None,
     warns: bool = True,
 ) -> Iterator[bool]:
-    """Inside, no other process is inside for the same path; yields whether there is such a lock.
+    """Hold an exclusive lock on `path` between processes; yields False if it could not be locked.
 
-    The system's lock on a hidden file: `.lock` in a folder, `.NAME.lock` beside a file, for any spelling of the path.
-    It ends with the process, and forked processes do not hold it. The hidden file is removed when the block ends; one
-    that a killed process has left locks nothing.
+    Uses the system's lock on a hidden file: `.lock` in a folder, `.NAME.lock` beside a file, for any spelling of the
+    path. The lock ends with the process and is not inherited by forks. The hidden file is removed at the end; if a
+    killed process leaves it behind, it locks nothing.
 
-    Where nothing can be written there is no lock, and the writing itself fails. Where the file system has no locks
-    (some network file systems), the work goes on without one, and a `VertebraWarning` says so.
+    In a read-only folder there is no lock, and the write itself fails. On a file system without locks (such as some
+    network file systems), the block runs without one, with a `VertebraWarning`.
 
     Args:
         path: an existing folder, or a file.
-        remedy: what to do where it is locked, after "Wait until that has ended, or ": `"give another --out"`.
-        wait: seconds for the other process to end; None: without limit.
-        waiting: called once where it has to wait.
-        warns: False where two at once do no harm.
+        remedy: ends the error's sentence "Wait until that has ended, or …": `"give another --out"`.
+        wait: timeout in seconds; None: no timeout.
+        waiting: called once before it waits.
+        warns: whether to warn if the file system has no locks.
 
     Raises:
-        InUseError: another process (or thread) is inside, and has not left in that time.
-        OSError: the lock's file cannot be made: its folder is missing, or the disk is full.
+        InUseError: another process or thread still holds the lock after `wait` seconds.
+        OSError: the lock file cannot be created: its folder is missing, or the disk is full.
     """
-    from filelock import FileLock, Timeout  # 30 ms, of which a mere prediction needs none
+    from filelock import FileLock, Timeout  # takes 30 ms, and a prediction does not need it
 
     file = lock_file(path)
-    if not file.parent.is_dir():  # filelock would make it
+    if not file.parent.is_dir():  # filelock would create it
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file.parent))
-    # Not its fallback for file systems without locks: its files still lock after their process was killed.
+    # Without filelock's fallback, whose files remain locked after their process was killed.
     lock = FileLock(file, thread_local=False, fallback_to_soft=False)
     try:
         try:
@@ -239,19 +236,19 @@ def locked(
     try:
         yield True
     finally:
-        # Before the release: a process that waits for this file finds it removed, and makes a new one.
-        with contextlib.suppress(OSError):  # Windows removes no open file
+        # Before the release: a waiting process then sees that it is gone, and creates a new one.
+        with contextlib.suppress(OSError):  # Windows cannot remove open files
             file.unlink()
         lock.release()
 
 
 def lock_file(path: Path) -> Path:
     """The hidden file that `locked` locks."""
-    resolved = Path(os.path.realpath(path))  # `resolve` fails where a link leads to itself
-    if os.path.isdir(resolved):  # noqa: PTH112 - and this one of `Path` where a name is too long
+    resolved = Path(os.path.realpath(path))  # `resolve` fails for a link to itself
+    if os.path.isdir(resolved):  # noqa: PTH112 - `Path.is_dir` fails for a long name
         return resolved / ".lock"
     name = resolved.name
-    if len(os.fsencode(name)) > 240:  # of 255 that file systems allow
+    if len(os.fsencode(name)) > 240:  # file systems allow 255
         import hashlib
 
         name = hashlib.sha256(os.fsencode(name)).hexdigest()

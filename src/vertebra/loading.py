@@ -13,9 +13,9 @@ from typing import Any
 from vertebra import __version__
 from vertebra.cache import cache_dir, creation_lock, fingerprint, read_sidecar, scratch_dir, write_sidecar
 from vertebra.errors import MissingExtraError, UsageError, VertebraError, capture_warnings, require_extra, warn
-from vertebra.files import replacing
+from vertebra.files import atomic_write
 from vertebra.model_argument import ModelArgument, ModelKind, resolve_model
-from vertebra.preprocessing import DECODING_RULE
+from vertebra.preprocessing import DECODING_VERSION
 from vertebra.progress import Progress, silent
 from vertebra.runtime.predictor import Predictor
 
@@ -155,7 +155,7 @@ def _export(prepared: Any, path: Path) -> None:
 
     # Without the time the file is the same whenever it is made again, and results that it made can be gone on with.
     prepared = replace(prepared, card=replace(prepared.card, created=None))
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.unlink()  # the export refuses to replace a file that is no network
         export(prepared, temporary)
 
@@ -184,4 +184,4 @@ def cached_export_path(name: str, weights: str | os.PathLike[str] = "DEFAULT") -
     label = fingerprint(given)[:16] if given.is_file() else weights
     if not all(re.fullmatch(r"[\w.]+", part) for part in (name, label)):
         return None
-    return cache_dir() / "models" / f"{name}-{label}-{__version__}-{DECODING_RULE}.onnx"
+    return cache_dir() / "models" / f"{name}-{label}-{__version__}-{DECODING_VERSION}.onnx"

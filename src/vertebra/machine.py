@@ -13,29 +13,29 @@ from pathlib import Path
 
 from vertebra.errors import UsageError
 
-VARIABLES = ("VERTEBRA_THREADS", "OMP_NUM_THREADS")
+THREAD_VARIABLES = ("VERTEBRA_THREADS", "OMP_NUM_THREADS")
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """The number of threads that run at once: the least of affinity, cgroup quota (rounded up) and `VARIABLES`.
+    """The number of threads that run at once: the least of affinity, cgroup quota (rounded up) and `THREAD_VARIABLES`.
 
     Raises:
         UsageError: `VERTEBRA_THREADS` is no number above 0.
     """
-    limits = [affinity()]
+    limits = [affinity_cores()]
     if (quota := quota_cores(root)) is not None:
         limits.append(math.ceil(quota))
-    for name in VARIABLES:
+    for name in THREAD_VARIABLES:
         # OpenMP allows one number for each level of nesting: "4,2".
         value = os.environ.get(name, "").partition(",")[0].strip()
         if value.isdecimal() and int(value) > 0:
             limits.append(int(value))
-        elif value and name == VARIABLES[0]:
+        elif value and name == THREAD_VARIABLES[0]:
             raise UsageError(f"{name} is {value!r}; it must be a whole number above 0. Unset it to use every core.")
     return max(1, min(limits))
 
 
-def affinity() -> int:
+def affinity_cores() -> int:
     """The cores that the scheduler may put this process on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -92,7 +92,7 @@ def _text(path: Path) -> str:
         return ""
 
 
-def processor(info: Path = Path("/proc/cpuinfo")) -> str | None:
+def processor_name(info: Path = Path("/proc/cpuinfo")) -> str | None:
     """The name of the processor; None where the system does not say."""
     found = re.search(r"^model name\s*:\s*(.+)$", _text(info), re.MULTILINE)
     if found:

@@ -15,7 +15,7 @@ _SERVER = {_MMAP_THRESHOLD: 1_000_000, _ARENA_MAX: 2}
 
 
 @contextmanager
-def memory_kept() -> Iterator[None]:
+def retain_freed_memory() -> Iterator[None]:
     """Inside, freed memory stays with the process.
 
     By default glibc maps each tensor of more than 32 MB anew and gives it back when it is freed: 40,000 page faults a

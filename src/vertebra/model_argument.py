@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vertebra.card import CardError, locate_card, opened, read_card
+from vertebra.card import CardError, locate_card, open_model_file, read_card
 from vertebra.errors import UsageError, printable, suggest_path, warn
 from vertebra.files import WEIGHT_SUFFIXES
 from vertebra.run_files import RUN_METRICS, RUN_MODEL, RUN_SETTINGS, RUN_WEIGHTS, run_model, run_weights
@@ -207,7 +207,7 @@ def _kind_by_content(path: Path) -> ModelKind:
             # torch's two formats, and safetensors, which begins with a length and JSON.
             if start.startswith((b"PK\x03\x04", b"\x80\x02")) or start[8:9] == b"{":
                 return ModelKind.WEIGHTS
-            with opened(path) as file:
+            with open_model_file(path) as file:
                 locate_card(file)
             return ModelKind.EXPORTED
         except (OSError, CardError):

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from vertebra.file_kinds import CLOUD, RAW_SUFFIXES, Kind, kind_of_file
+from vertebra.file_kinds import CLOUD, RAW_SUFFIXES, Kind, detect_file_kind
 
 # How photos are named. Files with these suffixes are not opened to be found.
 SUFFIXES = frozenset(
@@ -81,7 +81,7 @@ def skipped_kind(entry: os.DirEntry[str]) -> Kind | None:
         stem, suffix = os.path.splitext(entry.name[1:])  # noqa: PTH122 - of an entry
         is_stand_in = suffix.lower() == ".icloud" and os.path.splitext(stem)[1].lower() in SUFFIXES  # noqa: PTH122
         return CLOUD if is_stand_in and not is_folder(entry) else None
-    found = kind_of_file(entry.path)
+    found = detect_file_kind(entry.path)
     return found.kind if found and found.kind.is_reported else None
 
 
@@ -124,7 +124,7 @@ class FolderPath:
     above: tuple[tuple[int, int], ...] = ()  # device and inode of each
 
 
-def descend(folder: str, folder_path: FolderPath) -> tuple[list[os.DirEntry[str]], FolderPath]:
+def list_folder(folder: str, folder_path: FolderPath) -> tuple[list[os.DirEntry[str]], FolderPath]:
     """The entries of a folder, by name, and the path for those below.
 
     Raises:
@@ -139,7 +139,7 @@ def descend(folder: str, folder_path: FolderPath) -> tuple[list[os.DirEntry[str]
         # Only a link leads out of the root; `realpath` asks for each part of a path, so it is not asked of all folders.
         if os.path.islink(folder) and Path(os.path.realpath(folder)) in Path(folder_path.root).parents:  # noqa: PTH114
             raise LinkCycleError("is a link to a folder that it lies in")
-        return entries(folder), FolderPath(folder_path.root, (*folder_path.above, here))
+        return list_entries(folder), FolderPath(folder_path.root, (*folder_path.above, here))
     except OSError as error:
         raise SkippedFolderError(f"cannot be listed ({error.strerror or error})") from error
 
@@ -149,7 +149,7 @@ def is_system_folder(name: str) -> bool:
     return name.lower() in _SYSTEM_FOLDERS
 
 
-def entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
+def list_entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
     """All that is in a folder, by name; an `OSError` where it cannot be listed."""
     with os.scandir(folder) as found:
         return sorted(found, key=lambda entry: entry.name)

@@ -1,4 +1,4 @@
-"""How Pillow reads the stored values of a file, tile by tile, and where it has to be told to read them otherwise."""
+"""Pillow's raw modes of a file's tiles: read them, reopen a file with others, correct those of misread TIFFs."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from PIL import Image, ImagePalette
 _BITS_PER_SAMPLE, _COLOUR_MAP = 258, 320
 
 
-def rawmode_of(image: Image.Image) -> str:
-    """How the first tile is stored, in Pillow's words; empty where the image is loaded already."""
+def first_rawmode(image: Image.Image) -> str:
+    """The raw mode of the first tile; empty if the image is already loaded."""
     tiles: Any = getattr(image, "tile", None)
     return rawmode(tiles[0]) if tiles else ""
 
 
 def rawmode(tile: Any) -> str:
-    """How a tile is stored, in Pillow's words."""
+    """Pillow's raw mode of a tile."""
     return str(tile.args[0] if isinstance(tile.args, tuple) and tile.args else tile.args or "")
 
 
 def largest_value(value: Any) -> int | None:
-    """The largest of the numbers that a TIFF tag holds; None where it holds none."""
+    """The largest number in a TIFF tag, or None."""
     values = value if isinstance(value, tuple | list) else (value,)
     found = [int(v) for v in values if isinstance(v, int | float) and v == v and abs(v) < 1e9]
     return max(found) if found else None
 
 
 @contextmanager
-def from_start(file: IO[bytes]) -> Iterator[IO[bytes]]:
-    """The file at its first byte, and where it stood once the block has ended."""
+def rewound(file: IO[bytes]) -> Iterator[IO[bytes]]:
+    """Seek to the first byte, and restore the position afterwards."""
     before = file.tell()
     file.seek(0)
     try:
@@ -41,26 +41,26 @@ def from_start(file: IO[bytes]) -> Iterator[IO[bytes]]:
         file.seek(before)
 
 
-def reopened(
+def reopen(
     file: IO[bytes], image: Image.Image, rawmodes: dict[str, str], *, mode: str | None = None, tiles: Any = None
 ) -> Image.Image:
-    """The picture of a file read again, its tiles in other raw modes."""
-    with from_start(file), Image.open(file, formats=[image.format or ""]) as again:
+    """Open and load a file again, with other raw modes for its tiles."""
+    with rewound(file), Image.open(file, formats=[image.format or ""]) as again:
         fix_misread_tiff(again)
         if mode is not None:
             again._mode = mode
-        again.tile = tiles or [_renamed(tile, rawmodes) for tile in again.tile]
+        again.tile = tiles or [_with_rawmode(tile, rawmodes) for tile in again.tile]
         again.load()
         return again
 
 
-def _renamed(tile: Any, rawmodes: dict[str, str]) -> Any:
+def _with_rawmode(tile: Any, rawmodes: dict[str, str]) -> Any:
     name = rawmodes.get(rawmode(tile), rawmode(tile))
     return tile._replace(args=(name, *tile.args[1:]) if isinstance(tile.args, tuple) else name)
 
 
 def fix_misread_tiff(image: Image.Image) -> None:
-    """Before a TIFF is loaded: planes of 16 bits that Pillow reads as such of 8, and colour maps of 8 bits as of 16."""
+    """Correct a TIFF before it is loaded: Pillow reads 16-bit planes as 8-bit, and 8-bit colour maps as 16-bit."""
     tags: Any = getattr(image, "tag_v2", {})
     if image.format != "TIFF" or not tags:
         return
@@ -74,5 +74,5 @@ def fix_misread_tiff(image: Image.Image) -> None:
         ]
     colours = tags.get(_COLOUR_MAP)
     if image.mode in ("P", "PA") and colours and max(colours) < 256:
-        # Colours of 16 bits that are all nearly black: written as bytes, as libtiff takes them too.
+        # 16-bit colours that are all nearly black were written as bytes; libtiff does the same.
         image.palette = ImagePalette.raw("RGB;L", bytes(colours))

@@ -1,7 +1,7 @@
-"""How the input of a network is made of a photo: the `Preprocessing` record and its geometry, crop or whole.
+"""The `Preprocessing` record: resize, center crop and normalization of a photo, and the sizes that follow from it.
 
-One record for training, evaluation, export, prediction and the server. `pixels` makes the pixels that it asks for.
-Standard library only.
+Training, evaluation, export, prediction and the server share this record; `pixels.resize_and_crop` applies it. Standard
+library only.
 """
 
 from __future__ import annotations
@@ -20,52 +20,50 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# How files are decoded to 8-bit RGB where there is more than one way. A card without the key is of rule 1, in which
-# alpha that is 0 everywhere was laid on white and 16-bit values were of 16 bits whatever the file said.
-DECODING_RULE = 2
-BITS = (8, 16)  # the least and the most that `Decoding.bits` may be
+# Version of the conversion from a file to 8-bit RGB. Cards without a `decoding` key mean version 1, which laid fully
+# transparent images on white and ignored a bit depth below 16 that the file declares.
+DECODING_VERSION = 2
+BITS = (8, 16)  # the allowed range of `Decoding.bits`
 
-# Where nothing says otherwise; 224 pixels of 256, as most ImageNet weights are published.
+# The default: 224 of 256 pixels, as for most published ImageNet weights.
 CROP_PCT = 0.875
 
-# Limit of the pixels of an image, decoded or resized: Pillow's default, kept here so that no other code in the process
-# can change it. About 13,400 × 13,400, below one gigabyte; a strip of 1 × 20,000 pixels is 4 GB once resized.
-MAX_PIXELS = 178_956_970
+# A narrow image grows when resized: 1 × 20,000 pixels would become 4 GB. For input files see `decoding.MAX_PIXELS`.
+MAX_RESIZED_PIXELS = 178_956_970
 
-# Images whose shorter side is no longer are small: they are not cropped, and networks are trained on them from scratch
-# with a stem that keeps their resolution.
+# Up to this shorter side, images are not cropped, and training from scratch uses a stem without downsampling.
 SMALL = 64
 
-# Longer images, in multiples of the shorter side, lose their ends before they are resized.
-_LONGEST = 16
+# Images with a larger aspect ratio lose their ends before they are resized.
+_MAX_ASPECT_RATIO = 16
 
 
 @dataclass(frozen=True)
 class Decoding:
     """How an image file becomes an RGB picture, as `vertebra.decoding` does it."""
 
-    rule: int = DECODING_RULE
-    bits: int | None = None  # white is 2**bits - 1 in 16-bit files that do not say their depth; None: 65,535
+    rule: int = DECODING_VERSION  # the version; the card's key is "rule"
+    bits: int | None = None  # white is 2**bits - 1 in 16-bit files that do not declare their depth; None: 65,535
 
 
 @dataclass(frozen=True, init=False)
 class Preprocessing:
     """From an image file to the input of a network.
 
-    The file is decoded to an RGB picture, the shorter side resized to `resize_size` pixels, the centre `crop_size` ×
-    `crop_size` cut out, values scaled from 0–255 to 0–1, then `(value - mean) / std` for each channel.
+    Decode the file to RGB, resize its shorter side to `resize_size`, center-crop `crop_size` × `crop_size`, scale the
+    values from 0–255 to 0–1, then apply `(value - mean) / std` to each channel.
 
     `Preprocessing(size=224, resize=256, interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))`
 
     Args:
         crop_size: side of the network's input, in pixels; or `size`.
-        resize_size: the shorter side before the centre is cut out, in pixels; or `resize`, or `crop_pct`. None: such
-            that 0.875 of it is kept, 256 for 224.
+        resize_size: the shorter side before the center crop, in pixels; or `resize`, or `crop_pct`. None: crop_pct is
+            0.875, which is 256 for 224.
         interpolation: "nearest", "bilinear" or "bicubic", as Pillow names them, or torchvision's `InterpolationMode`.
-        mean: a number for each channel, or one for all; of values from 0 to 1.
+        mean: one number per channel, or one for all, for values from 0 to 1.
         std: likewise.
-        decoding: of files whose values may be read in more than one way.
-        crop_pct: the share of the shorter side that is kept; `resize` is rounded down, as in timm.
+        decoding: how ambiguous files are decoded.
+        crop_pct: `crop_size / resize_size`; `resize_size` is rounded down, as in timm.
 
     Raises:
         UsageError: a value is not allowed, is missing, or is given twice.
@@ -91,16 +89,16 @@ class Preprocessing:
         resize: int | None = None,
         crop_pct: float | None = None,
     ) -> None:
-        crop_size = _pixels("size", size, "crop_size", crop_size)
+        crop_size = _resolve_side("size", size, "crop_size", crop_size)
         if crop_size is None:
             raise UsageError("a preprocessing needs the side of the network's input: Preprocessing(size=224, …).")
-        resize_size = _pixels("resize", resize, "resize_size", resize_size)
+        resize_size = _resolve_side("resize", resize, "resize_size", resize_size)
         if crop_pct is not None and resize_size is not None:
             raise UsageError(
                 f"crop_pct is {crop_pct!r} and resize {resize_size!r}; each gives the shorter side. Leave one out."
             )
         if crop_pct is not None:
-            resize_size = resize_of(crop_size, crop_pct)
+            resize_size = resize_size_of(crop_size, crop_pct)
         elif resize_size is None:
             resize_size = round(crop_size / CROP_PCT)
         name = getattr(interpolation, "value", interpolation)  # torchvision gives an enum
@@ -111,8 +109,8 @@ class Preprocessing:
             "crop_size": crop_size,
             "resize_size": resize_size,
             "interpolation": name,
-            "mean": _channels("mean", mean),
-            "std": _channels("std", std),
+            "mean": _parse_channels("mean", mean),
+            "std": _parse_channels("std", std),
             "decoding": decoding,
         }.items():
             object.__setattr__(self, field, value)
@@ -121,7 +119,7 @@ class Preprocessing:
 
     @classmethod
     def from_weights(cls, weights: Any) -> Self:
-        """That of a member of a weights enum, ours or torchvision's, or of its `transforms()`.
+        """Read the preprocessing of a weights enum member, ours or torchvision's, or of its `transforms()`.
 
         Raises:
             UsageError: it is something else, or its preprocessing is not supported.
@@ -135,18 +133,18 @@ class Preprocessing:
             given = {"interpolation": preset.interpolation, "mean": preset.mean, "std": preset.std}
         except (AttributeError, TypeError, ValueError):
             raise UsageError(
-                f"{_named(weights)} does not tell how its photos are prepared (crop_size, resize_size, interpolation, "
-                "mean, std). Give a member of a classifier's weights enum, such as ResNet50_Weights.IMAGENET1K_V2, or "
+                f"{_describe(weights)} has no preprocessing to read (crop_size, resize_size, interpolation, mean, std)."
+                " Give a member of a classifier's weights enum, such as ResNet50_Weights.IMAGENET1K_V2, or "
                 "write Preprocessing(size=…, resize=…, interpolation=…, mean=…, std=…)."
             ) from None
         return cls(size, resize, **given)
 
     @classmethod
     def from_timm(cls, model: Any) -> Self:
-        """That of a timm network's `pretrained_cfg`, or of such a dict: as timm's `create_transform` has it.
+        """Read a timm network's `pretrained_cfg`, or such a dict, as timm's `create_transform` does.
 
         Raises:
-            UsageError: it has none, or its preprocessing is not supported.
+            UsageError: there is none, or it is not supported.
         """
         cfg = timm_config(model)
         if cfg is None:
@@ -173,7 +171,7 @@ class Preprocessing:
             )
         return cls(
             shape[1],
-            resize_of(shape[1], cfg.get("crop_pct") or CROP_PCT),
+            resize_size_of(shape[1], cfg.get("crop_pct") or CROP_PCT),
             interpolation,
             cfg.get("mean") or IMAGENET_MEAN,
             cfg.get("std") or IMAGENET_STD,
@@ -183,11 +181,12 @@ class Preprocessing:
 def training_preprocessing(
     published: Preprocessing, size: int | None, crop_pct: float, decoding: Decoding
 ) -> Preprocessing:
-    """Crop or whole: the preprocessing of a network that is trained on one's own photos.
+    """The resize and center crop of a network that is trained on the user's photos.
 
-    Published weights cut off a border (224 pixels of 256). Here photos are by default not cropped: on Caltech-101 the
-    accuracy of the probe is 95.0 % instead of 94.7, and 90.7 % instead of 88.8 with 10 photos a class
-    (`bench/views.py`). `size` None is that of the weights; small images are never cropped.
+    With `crop_pct=1.0` (the default of training), the shorter side is resized to the input size, so that the center
+    crop cuts only the ends of the longer side. Published weights have 0.875. On Caltech-101 the probe's accuracy is
+    95.0 % at 1.0 and 94.7 % at 0.875; with 10 photos per class 90.7 % and 88.8 % (`bench/views.py`). `size` None is the
+    size of `published`; up to `SMALL` pixels, crop_pct is always 1.0.
     """
     size = size or published.crop_size
     resize_size = round(size / (crop_pct if size > SMALL else 1.0))
@@ -195,27 +194,27 @@ def training_preprocessing(
 
 
 def resized_size(height: int, width: int, target: int) -> tuple[int, int]:
-    """(height, width) once the shorter side is `target` pixels: the longer one keeps the ratio, rounded down.
+    """(height, width) after the shorter side is resized to `target` pixels; the longer side is rounded down.
 
-    The arithmetic of torchvision's `resize`, on which the published accuracies rest.
+    Same arithmetic as torchvision's `resize`, on which the published accuracies depend.
 
     Raises:
-        ImageError: the picture is so narrow that the result would have more than `MAX_PIXELS`.
+        ImageError: the result would have more than `MAX_RESIZED_PIXELS`.
     """
     short, long = min(height, width), max(height, width)
     resized = int(target * long / short)
-    if target * resized > MAX_PIXELS:
+    if target * resized > MAX_RESIZED_PIXELS:
         raise ImageError(
             f"the picture is {width} × {height} pixels; with a shorter side of {target} it would have "
-            f"{target * resized:,} pixels, and at most {MAX_PIXELS:,} are allowed. Cut out a less narrow part."
+            f"{target * resized:,} pixels, and at most {MAX_RESIZED_PIXELS:,} are allowed. Cut out a less narrow part."
         )
     return (resized, target) if width <= height else (target, resized)
 
 
-def centre_crop_box(height: int, width: int, size: int) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of the centre `size` × `size` square, as Pillow's `crop` takes it.
+def center_crop_box(height: int, width: int, size: int) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of the `size` × `size` center crop, for Pillow's `crop`.
 
-    It reaches outside a smaller image, where pixels are 0 (black). The rounding is that of torchvision's `center_crop`.
+    Outside a smaller image the pixels are 0 (black). Rounds as torchvision's `center_crop` does.
     """
     left, top = _centred(width, size), _centred(height, size)
     return left, top, left + size, top + size
@@ -225,18 +224,18 @@ def _centred(length: int, size: int) -> int:
     return -((size - length) // 2) if length < size else round((length - size) / 2)
 
 
-def middle_of_strip(width: int, height: int) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of what is resized of an image: all of it, but for long strips.
+def strip_crop_box(width: int, height: int) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of the part to resize: the whole image unless it is a long strip.
 
-    A strip of 1 × 30,000 pixels would be gigabytes once it is resized, of which nearly all is then cut off.
+    A strip of 1 × 30,000 pixels would take gigabytes when resized, and the center crop would discard nearly all of it.
     """
-    beyond = max(0, (max(width, height) - _LONGEST * min(width, height)) // 2)
+    beyond = max(0, (max(width, height) - _MAX_ASPECT_RATIO * min(width, height)) // 2)
     x, y = (beyond, 0) if width > height else (0, beyond)
     return x, y, width - x, height - y
 
 
 def timm_config(model: Any) -> Mapping[str, Any] | None:
-    """The configuration of a timm network; None where it has none."""
+    """The configuration of a timm network, or None."""
     found: Any
     for found in (model, getattr(model, "pretrained_cfg", None), getattr(model, "default_cfg", None)):
         cfg = found.to_dict() if hasattr(found, "to_dict") else found
@@ -245,19 +244,19 @@ def timm_config(model: Any) -> Mapping[str, Any] | None:
     return None
 
 
-def _named(value: Any) -> str:
+def _describe(value: Any) -> str:
     return repr(value) if isinstance(value, str | Enum) else f"a {type(value).__name__}"
 
 
-def resize_of(size: int, crop_pct: float) -> int:
-    """The shorter side of which that share is kept, rounded down as timm does: 248 for 224 and 0.9."""
+def resize_size_of(size: int, crop_pct: float) -> int:
+    """The `resize_size` for a crop of `size`, rounded down as in timm: 248 for 224 and 0.9."""
     if not 0 < crop_pct <= 1:
         raise UsageError(f"crop_pct is {crop_pct!r}; it is the share of the shorter side that is kept, above 0 to 1.")
     return math.floor(size / crop_pct)
 
 
-def _pixels(name: str, value: Any, other_name: str, other: Any) -> int | None:
-    """The side that is given under one of two names of the same thing."""
+def _resolve_side(name: str, value: Any, other_name: str, other: Any) -> int | None:
+    """The side in pixels, from either of its two argument names."""
     if value is not None and other is not None:
         raise UsageError(f"{name} is {value!r} and {other_name} {other!r}; both mean the same. Leave one out.")
     if value is None:
@@ -269,8 +268,8 @@ def _pixels(name: str, value: Any, other_name: str, other: Any) -> int | None:
     return operator.index(value)
 
 
-def _channels(name: str, values: Any) -> tuple[float, ...]:
-    """A number for each channel; one number is for all three."""
+def _parse_channels(name: str, values: Any) -> tuple[float, ...]:
+    """One number per channel; a single number is repeated for all three."""
     try:
         single = isinstance(values, int | float)
         found = tuple(float(value) for value in ([values] * 3 if single else values))

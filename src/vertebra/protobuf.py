@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import IO, Any, TypeAlias
 
-Place: TypeAlias = tuple[int, int]  # of contents that have a length: where in the file they start and end
+Span: TypeAlias = tuple[int, int]  # of contents that have a length: where in the file they start and end
 
 
-def fields(file: IO[bytes], start: int, end: int) -> Iterator[tuple[int, Any]]:
-    """Each field between two places as (number, value): a whole number, 4 or 8 bytes, or a `Place`.
+def iter_fields(file: IO[bytes], start: int, end: int) -> Iterator[tuple[int, Any]]:
+    """Each field between two places as (number, value): a whole number, 4 or 8 bytes, or a `Span`.
 
     The file's position may be changed between two fields.
 
@@ -21,18 +21,18 @@ def fields(file: IO[bytes], start: int, end: int) -> Iterator[tuple[int, Any]]:
     """
     while start < end:
         file.seek(start)
-        tag = varint(file)
+        tag = read_varint(file)
         number, wire_type = tag >> 3, tag & 7
         value: Any
         if wire_type == 0:
-            value = varint(file)
+            value = read_varint(file)
             start = file.tell()
         elif wire_type in (1, 5):
             size = 8 if wire_type == 1 else 4
             value = file.read(size)
             start = file.tell() if len(value) == size else end + 1
         elif wire_type == 2:
-            size = varint(file)
+            size = read_varint(file)
             begin = file.tell()
             start = begin + size
             value = (begin, start)
@@ -43,21 +43,21 @@ def fields(file: IO[bytes], start: int, end: int) -> Iterator[tuple[int, Any]]:
         yield number, value
 
 
-def place_of(value: Place | int | bytes) -> Place:
+def require_span(value: Span | int | bytes) -> Span:
     """Where the contents of a field are; a `ValueError` where it is a number."""
     if not isinstance(value, tuple):
         raise ValueError("a number where contents should be")
     return value
 
 
-def content(file: IO[bytes], value: Place | int | bytes) -> bytes:
-    """The contents of a field; raises as `place_of` does."""
-    place = place_of(value)
+def read_content(file: IO[bytes], value: Span | int | bytes) -> bytes:
+    """The contents of a field; raises as `require_span` does."""
+    place = require_span(value)
     file.seek(place[0])
     return file.read(place[1] - place[0])
 
 
-def varint(file: IO[bytes]) -> int:
+def read_varint(file: IO[bytes]) -> int:
     """A whole number as protocol buffers write it; a `ValueError` where the file ends in it, or beyond 64 bits."""
     value = 0
     for shift in range(0, 64, 7):
@@ -70,14 +70,14 @@ def varint(file: IO[bytes]) -> int:
     raise ValueError("a number of more than 64 bits")
 
 
-def encoded(number: int, value: int | bytes) -> bytes:
+def encode_field(number: int, value: int | bytes) -> bytes:
     """A field as it stands in a message: a whole number that is not negative, or contents with their length."""
     if isinstance(value, int):
-        return _varint(number << 3) + _varint(value)
-    return _varint(number << 3 | 2) + _varint(len(value)) + value
+        return _encode_varint(number << 3) + _encode_varint(value)
+    return _encode_varint(number << 3 | 2) + _encode_varint(len(value)) + value
 
 
-def _varint(value: int) -> bytes:
+def _encode_varint(value: int) -> bytes:
     found = bytearray()
     while value >= 0x80:
         found.append(value & 0x7F | 0x80)

@@ -1,4 +1,4 @@
-"""From a picture that Pillow has opened to RGB: values to 8 bits, transparency on white, upright by its EXIF tag."""
+"""Convert an opened image to upright RGB: scale to 8 bits, lay transparency on white, apply the EXIF orientation."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import IO
 
 from PIL import Image
 
-from vertebra.bit_depth import Depth, depth_of
-from vertebra.bit_scaling import Scaled, is_signed_byte, scaled_bytes, scaled_colour, scaled_grey
-from vertebra.pillow_tiles import fix_misread_tiff, rawmode_of, reopened
+from vertebra.bit_depth import Depth, read_depth
+from vertebra.bit_scaling import ScaledImage, has_signed_bytes, scale_colour, scale_grey, scale_signed_bytes
+from vertebra.pillow_tiles import first_rawmode, fix_misread_tiff, reopen
 from vertebra.preprocessing import Decoding
 
-# EXIF orientation -> what turns the stored pixels upright; 1 is upright. EXIF 2.3, 4.6.4 A.
+# EXIF orientation (EXIF 2.3, 4.6.4 A) -> the transpose that makes the image upright; 1 is upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -25,7 +25,7 @@ _UPRIGHT = {
 _ORIENTATION = 0x0112
 
 TRANSPARENT = "transparent"  # alpha was 0 everywhere and has been ignored
-HIDDEN = "hidden"  # alpha is 0 nearly everywhere, so that the picture is white
+HIDDEN = "hidden"  # alpha is 0 nearly everywhere, so the picture is white
 _HIDDEN_SHARE = 0.99  # of the pixels
 
 
@@ -34,23 +34,25 @@ class Decoded:
     """A photo, and what was ambiguous in its file."""
 
     picture: Image.Image  # RGB, upright
-    levels: int = 0  # the largest value of a file that does not say how many of its 16 bits are used; 0: other files
-    remarks: tuple[str, ...] = ()  # see `decoding_notes`: where another reading was possible
+    levels: int = 0  # the largest value of a 16-bit file that does not declare its bit depth; 0: other files
+    remarks: tuple[str, ...] = ()  # what was ambiguous; see `decoding_notes`
 
 
-def upright_rgb(image: Image.Image, file: IO[bytes] | None, decoding: Decoding, depth: Depth | None = None) -> Decoded:
-    """A picture that has been opened → RGB and upright; `file` is where it was opened from."""
-    depth, stored = depth or depth_of(image, file), rawmode_of(image)
+def to_upright_rgb(
+    image: Image.Image, file: IO[bytes] | None, decoding: Decoding, depth: Depth | None = None
+) -> Decoded:
+    """Load an image that was opened from `file`, and convert it to upright RGB."""
+    depth, stored = depth or read_depth(image, file), first_rawmode(image)
     if decoding.rule > 1:
         fix_misread_tiff(image)
     image.load()
-    scaled = Scaled(image)
+    scaled = ScaledImage(image)
     if image.mode.startswith("I") or image.mode == "F":
-        scaled = scaled_grey(image, depth, decoding)
-    elif depth.colour:
-        scaled = scaled_colour(image, file, depth, decoding)
-    elif decoding.rule > 1 and is_signed_byte(image):
-        scaled = scaled_bytes(image)
+        scaled = scale_grey(image, depth, decoding)
+    elif depth.has_16_bit_colour:
+        scaled = scale_colour(image, file, depth, decoding)
+    elif decoding.rule > 1 and has_signed_bytes(image):
+        scaled = scale_signed_bytes(image)
     picture = scaled.image
     remarks: tuple[str, ...] = (scaled.remark,) if scaled.remark else ()
     if picture.has_transparency_data or picture.mode in ("La", "RGBa"):
@@ -59,40 +61,40 @@ def upright_rgb(image: Image.Image, file: IO[bytes] | None, decoding: Decoding, 
         transparent = (picture.convert(plain) if plain else picture).convert("RGBA")
         unseen = transparent.getchannel("A").histogram()[0] / (transparent.width * transparent.height)
         if decoding.rule > 1 and unseen == 1:
-            picture = _without_alpha(picture, transparent, file, stored)
+            picture = _discard_alpha(picture, transparent, file, stored)
             remarks += (TRANSPARENT,)
         else:
             remarks += (HIDDEN,) if unseen > _HIDDEN_SHARE else ()
             white = Image.new("RGBA", transparent.size, "white")
             picture = Image.alpha_composite(white, transparent)
     picture = picture if picture.mode == "RGB" else picture.convert("RGB")
-    return Decoded(_turned(picture, _orientation(image)), scaled.levels, remarks)
+    return Decoded(_apply_orientation(picture, _read_orientation(image)), scaled.levels, remarks)
 
 
-def _without_alpha(image: Image.Image, plain: Image.Image, file: IO[bytes] | None, stored: str) -> Image.Image:
-    """The colours beside an alpha of 0; where they count as multiplied by it, Pillow has made them black."""
+def _discard_alpha(image: Image.Image, plain: Image.Image, file: IO[bytes] | None, stored: str) -> Image.Image:
+    """The colours without alpha; Pillow has set premultiplied ones to black, so they are read again."""
     if image.mode in ("La", "RGBa"):
         bands = image.split()[:-1]
         return bands[0] if len(bands) == 1 else Image.merge("RGB", bands)
     if stored.startswith("RGBa") and file is not None:
-        return reopened(file, image, {stored: stored.replace("a", "X", 1)}, mode="RGB")
+        return reopen(file, image, {stored: stored.replace("a", "X", 1)}, mode="RGB")
     return plain.convert("RGB")
 
 
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, or 1 (upright) where there is none that can be read; call it after `load()`."""
-    # Read after load(): TIFF files are turned by Pillow itself while they load, and lose the tag there.
+def _read_orientation(image: Image.Image) -> int:
+    """The EXIF orientation, or 1 (upright) if it is missing or unreadable."""
+    # After load(), in which Pillow rotates TIFF files and removes their tag.
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:
-        # Broken metadata around sound pixels is common and no reason to refuse a photo.
+        # Broken metadata is common and no reason to reject a photo.
         return 1
 
 
-def _turned(image: Image.Image, orientation: int) -> Image.Image:
+def _apply_orientation(image: Image.Image, orientation: int) -> Image.Image:
     if orientation not in _UPRIGHT:
         return image
     turned = image.transpose(_UPRIGHT[orientation])
-    # With the tag, other code would turn the picture once more.
+    # Otherwise other code would apply the orientation again.
     turned.info.clear()
     return turned

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import socket
 
 
-def web_opener(
+def build_web_opener(
     *, keep_https: bool = False, sockets: list[socket.socket] | None = None
 ) -> urllib.request.OpenerDirector:
     """An opener that follows a redirect to another web address alone, never to a file of this machine.
@@ -40,10 +40,10 @@ def web_opener(
         def https_open(self, req: Any) -> Any:
             return self.do_open(Https, req)
 
-    return urllib.request.build_opener(HttpHandler, HttpsHandler, Redirects(keep_https))
+    return urllib.request.build_opener(HttpHandler, HttpsHandler, SafeRedirectHandler(keep_https))
 
 
-class Redirects(urllib.request.HTTPRedirectHandler):
+class SafeRedirectHandler(urllib.request.HTTPRedirectHandler):
     """Refuses a redirect to anything but a web address, and from https to http where `keep_https`."""
 
     def __init__(self, keep_https: bool) -> None:

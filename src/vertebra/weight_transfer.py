@@ -23,7 +23,7 @@ from typing import IO, Any
 from vertebra.errors import WeightsError
 from vertebra.progress import Progress, progress_bar, silent
 from vertebra.units import size as in_bytes
-from vertebra.web_opener import web_opener
+from vertebra.web_opener import build_web_opener
 
 MIRROR = "VERTEBRA_WEIGHTS_MIRROR"
 
@@ -173,7 +173,7 @@ class _Transfer:
             if version := self._read_version():
                 request.add_header("If-Range", version)
         try:
-            response = web_opener(keep_https=True).open(request, timeout=TIMEOUT)
+            response = build_web_opener(keep_https=True).open(request, timeout=TIMEOUT)
         except urllib.error.HTTPError as error:
             with error:
                 self._handle_http_error(error, file)

@@ -23,7 +23,7 @@ from torchvision.transforms._presets import ImageClassification as TorchvisionPr
 from vertebra.card import Decoding, Preprocessing
 from vertebra.errors import ImageError, UsageError, VertebraWarning
 from vertebra.models._preset import ImageClassification
-from vertebra.preprocessing import centre_crop_box, resized_size
+from vertebra.preprocessing import center_crop_box, resized_size
 
 CARD = Preprocessing(crop_size=28, resize_size=32)
 
@@ -179,7 +179,7 @@ def test_the_crop_box_cuts_what_torchvision_cuts(height: int, width: int, size: 
     positions = torch.arange(1, height * width + 1).view(1, height, width)
     expected = oracle.center_crop(positions, [size])
     picture = Image.fromarray(positions[0].numpy().astype(np.int32))
-    got = np.array(picture.crop(centre_crop_box(height, width, size)))
+    got = np.array(picture.crop(center_crop_box(height, width, size)))
     assert np.array_equal(got, expected[0].numpy())
 
 

@@ -306,7 +306,7 @@ def test_no_room_to_make_the_parquet_file(tmp_path, monkeypatch):
 def test_no_room_to_go_on_with_a_parquet_file(tmp_path, monkeypatch):
     path = tmp_path / "out.parquet"
     fill(path, range(2))
-    monkeypatch.setattr("vertebra.runtime.result_file.replacing", failing(errno.ENOSPC))
+    monkeypatch.setattr("vertebra.runtime.result_file.atomic_write", failing(errno.ENOSPC))
     with pytest.raises(ResultError, match=r"the disk is full for .*\. Make room and run the same command again\.$"):
         opened(path, top=2, resume=True)
     assert [entry.name for entry in tmp_path.iterdir()] == ["out.parquet"]
@@ -322,7 +322,7 @@ def test_no_room_to_put_rows_in_their_place(tmp_path, suffix, monkeypatch):
     ):
         (photo,) = output.remaining(map(Photo, "abc"))
         output.write(good(photo.path))
-        monkeypatch.setattr("vertebra.runtime.resumed_rows.replacing", failing(errno.ENOSPC))
+        monkeypatch.setattr("vertebra.runtime.resumed_rows.atomic_write", failing(errno.ENOSPC))
     monkeypatch.undo()
     assert run_over(path, "abc", set())[0] == []
     assert told(path) == [(name, False) for name in "abc"]
@@ -667,7 +667,7 @@ def test_a_finished_table_is_durable(tmp_path, monkeypatch):
         seen.append((name, how))
         return replacing(name, **how)
 
-    monkeypatch.setattr(output_module, "replacing", noted)
+    monkeypatch.setattr(output_module, "atomic_write", noted)
     fill(path, range(2))
     assert seen == [(path, {"durable": True})]
 

@@ -91,7 +91,7 @@ def test_what_features_are_kept_by(tiny_model, write_model, tmp_path, monkeypatc
     other = write_model(tmp_path / "other.onnx", seed=1)
     assert read_card(other) == read_card(tiny_model)
     assert not known(body=other)
-    monkeypatch.setattr(features_module, "decoder", lambda: "Pillow 99")
+    monkeypatch.setattr(features_module, "decoder_versions", lambda: "Pillow 99")
     assert not known()
     monkeypatch.undo()
     monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "cache"))

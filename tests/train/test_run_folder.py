@@ -23,7 +23,7 @@ from torch import nn
 
 import vertebra
 from vertebra.errors import InUseError, UsageError, VertebraWarning
-from vertebra.files import Lines
+from vertebra.files import AppendOnlyFile
 from vertebra.model_table import networks
 from vertebra.models import get_model_weights, registry
 from vertebra.models.convnet import ConvNet
@@ -151,7 +151,7 @@ class Disk:
         wrap(
             checkpoint_module, "save_file", lambda tensors, path, *rest: self._inside(path), "write", before=half_saved
         )
-        wrap(Lines, "append", lambda lines, line: self._of_descriptor(lines.file.fileno()), "write")
+        wrap(AppendOnlyFile, "append", lambda lines, line: self._of_descriptor(lines.file.fileno()), "write")
 
     def _inside(self, path):
         path = Path(path)

@@ -21,7 +21,7 @@ from vertebra.errors import UsageError
 from vertebra.graph import trace as tracer
 from vertebra.graph.cost import Kind
 from vertebra.graph.rows import rows_of
-from vertebra.machine import processor
+from vertebra.machine import processor_name
 from vertebra.progress import Progress, silent
 
 from . import calibration_networks
@@ -180,7 +180,7 @@ def describe_machine(executor: str) -> dict[str, Any]:
     """What a calibration is valid for: another processor, number of threads or version needs a new one."""
     package = {"torch": "torch"}.get(executor, "onnxruntime")
     return {
-        "cpu": processor() or platform.machine(),
+        "cpu": processor_name() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "version": f"{package} {metadata.version(package)}",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vertebra.errors import require_extra
-from vertebra.files import replacing, writing
+from vertebra.files import atomic_write, wrap_write_errors
 from vertebra.graph.cost import CONVOLUTIONS, Kind
 from vertebra.graph.profile import Profile
 
@@ -128,5 +128,5 @@ def _figure(inches: tuple[float, float]) -> Any:
 
 
 def _write(figure: Any, path: str | Path, dpi: int) -> None:
-    with writing(Path(path)), replacing(Path(path), durable=True) as temporary:
+    with wrap_write_errors(Path(path)), atomic_write(Path(path), durable=True) as temporary:
         figure.savefig(temporary, format="png", dpi=dpi)

@@ -11,7 +11,7 @@ from vertebra.card import Preprocessing, read_card
 from vertebra.errors import require_extra
 from vertebra.loading import exported_file
 from vertebra.model_argument import ModelKind, resolve_model
-from vertebra.model_checksum import checked_card
+from vertebra.model_checksum import read_verified_card
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def network_files(model: str, folder: Path) -> NetworkFiles:
     argument = resolve_model(model, "bench")
     if argument.kind is not ModelKind.NETWORK:
         path = exported_file(argument, scratch=folder)
-        checked_card(path)
+        read_verified_card(path)
         name = path.name if argument.kind is ModelKind.EXPORTED else argument.name
         return NetworkFiles(name, os.fspath(path.resolve()))
     with require_extra("torch", f"timing a network by its name ({argument.name!r})"):

@@ -70,7 +70,7 @@ def bar(share: float, width: int = 6) -> str:
     return "█" * whole + " ▏▎▍▌▋▊▉"[eighths].strip()
 
 
-def say(task: str, done: int = 0, total: int | None = None) -> None:
+def print_task(task: str, done: int = 0, total: int | None = None) -> None:
     """A `Progress` that prints each task on standard error."""
     typer.echo(task, err=True)
 

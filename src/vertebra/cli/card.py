@@ -10,7 +10,7 @@ import typer
 
 from vertebra.cli._options import model_help
 from vertebra.errors import MissingExtraError, UsageError, WeightsError, printable
-from vertebra.files import write_whole, writing
+from vertebra.files import wrap_write_errors, write_durably
 from vertebra.units import count, three_figures
 
 if TYPE_CHECKING:
@@ -180,5 +180,5 @@ def write_markdown(card: Card, path: Path) -> None:
         f"# {title}\n\nAn image classifier in one ONNX file. A client decodes a photo, resizes and crops it as below, "
         f"and gives the pixels as they are.\n\n| | |\n| --- | --- |\n{table}{classes}\n"
     )
-    with writing(path):
-        write_whole(path, text.encode("utf-8", "backslashreplace"))
+    with wrap_write_errors(path):
+        write_durably(path, text.encode("utf-8", "backslashreplace"))

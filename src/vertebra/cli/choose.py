@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vertebra.cli._options import options_of
-from vertebra.cli._output import print_json, print_table, say, wrapped
+from vertebra.cli._output import print_json, print_table, print_task, wrapped
 from vertebra.cli.inspect import Executor
 from vertebra.progress import progress_bar
 from vertebra.units import count, duration, three_figures
@@ -53,7 +53,7 @@ def choose(settings: Settings) -> None:
     with progress_bar("choosing", bar=False) as count_networks:
 
         def progress(task: str, done: int = 0, total: int | None = None) -> None:
-            say(task) if total is None else count_networks(task, done, total)
+            print_task(task) if total is None else count_networks(task, done, total)
 
         choice = find(
             Limits(settings.max_ms, settings.max_mb, settings.min_top1, settings.max_params),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vertebra.cli._options import model_help, options_of
-from vertebra.cli._output import print_json, print_table, say
+from vertebra.cli._output import print_json, print_table, print_task
 from vertebra.cli.inspect import Executor, check_out, parse_size
 from vertebra.units import count, duration, size
 
@@ -57,7 +57,7 @@ def compare(settings: Settings) -> None:
         settings.batch,
         device,
         settings.executor if device == "here" else None,
-        say,
+        print_task,
     )
     if settings.png is not None:
         comparison.to_png(settings.png)

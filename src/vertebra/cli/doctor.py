@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from vertebra import __version__
-from vertebra.cli._output import print_json, say
+from vertebra.cli._output import print_json, print_task
 from vertebra.errors import EXTRAS
-from vertebra.machine import affinity, processor, quota_cores
+from vertebra.machine import affinity_cores, processor_name, quota_cores
 from vertebra.units import counted, size
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -60,7 +60,7 @@ def _calibrate() -> None:
     from vertebra.cli.inspect import Executor
 
     for executor in Executor:
-        found = calibrated_anew(executor.value, say)
+        found = calibrated_anew(executor.value, print_task)
         state = "kept provisionally, as the machine is busy" if found.is_provisional else "kept"
         typer.echo(
             f"{executor.value}: {state} (other programs took {found.others:.0%} of the processor, repeated runs "
@@ -77,9 +77,9 @@ def examine() -> dict[str, Any]:
         "system": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},
         "cpu": {
-            "model": processor(),
+            "model": processor_name(),
             "cores": os.cpu_count(),
-            "usable_cores": affinity(),
+            "usable_cores": affinity_cores(),
             "quota_cores": quota_cores(),
         },
         "torch": _torch(),

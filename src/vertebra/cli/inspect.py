@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vertebra.cli._options import model_help, options_of
-from vertebra.cli._output import bar, console, print_json, print_table, say, wrapped
+from vertebra.cli._output import bar, console, print_json, print_table, print_task, wrapped
 from vertebra.errors import UsageError
 from vertebra.units import count, duration, size, three_figures
 
@@ -72,7 +72,7 @@ def inspect(settings: Settings) -> None:
         return
     from vertebra.anatomy import anatomy as analyse
     from vertebra.anatomy import predict
-    from vertebra.files import write_whole, writing
+    from vertebra.files import wrap_write_errors, write_durably
 
     for option, path in (("--html", settings.html), ("--png", settings.png)):
         if path is not None:
@@ -80,13 +80,15 @@ def inspect(settings: Settings) -> None:
     anatomy = analyse(settings.model, parse_size(settings.size), settings.batch)
     latency = None
     if settings.device != "none":
-        latency = predict(anatomy, settings.device, settings.executor if settings.device == "here" else None, say)
+        latency = predict(
+            anatomy, settings.device, settings.executor if settings.device == "here" else None, print_task
+        )
     measurement = anatomy.measure(settings.executor) if settings.measure else None
     training = [anatomy.training_memory(checkpointing=on) for on in (False, True)] if settings.train else []
     if settings.html is not None:
         page = anatomy.to_html(latency=latency, measurement=measurement, training=training)
-        with writing(settings.html):
-            write_whole(settings.html, page.encode("utf-8", "backslashreplace"))
+        with wrap_write_errors(settings.html):
+            write_durably(settings.html, page.encode("utf-8", "backslashreplace"))
     if settings.png is not None:
         anatomy.to_png(settings.png, latency=latency, measurement=measurement)
     if settings.json:
@@ -156,13 +158,13 @@ def check_out(option: str, path: Path, suffix: str) -> None:
         UsageError: another suffix, or a folder of that name.
         VertebraError: its folder cannot be made.
     """
-    from vertebra.files import make_folder, writing
+    from vertebra.files import make_folder, wrap_write_errors
 
     if path.suffix.lower() != suffix:
         raise UsageError(f"{option} is {str(path)!r}; its name must end in {suffix}.")
     if path.is_dir():
         raise UsageError(f"{option} is {str(path)!r}, which is a folder. Give the name of a file.")
-    with writing(path):
+    with wrap_write_errors(path):
         make_folder(path.parent)
 
 

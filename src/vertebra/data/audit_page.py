@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vertebra.card import Decoding
-from vertebra.files import replacing, writing
+from vertebra.files import atomic_write, wrap_write_errors
 from vertebra.report import PhotoLinks, Thumbnails, package_versions, render
 from vertebra.report import findings as shown_findings
 
@@ -67,7 +67,7 @@ def write_page(
         # Independent of the order of the photos.
         hashes={"photos": f"{digest}, the SHA-256 of their sorted SHA-256, a line each"} if infos else {},
     )
-    with writing(path, DataError), replacing(path, durable=True) as temporary:
+    with wrap_write_errors(path, DataError), atomic_write(path, durable=True) as temporary:
         temporary.write_bytes(text.encode("utf-8"))
 
 

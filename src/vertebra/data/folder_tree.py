@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from vertebra.file_kinds import Kind, left_out
+from vertebra.file_kinds import Kind, describe_skipped
 from vertebra.photo_files import (
     FolderPath,
     SkippedFolderError,
-    descend,
-    entries,
     is_broken_link,
     is_folder,
     is_hidden_or_system,
     is_macos_metadata,
     is_photo,
+    list_entries,
+    list_folder,
     skipped_kind,
 )
 
@@ -87,7 +87,7 @@ class FolderTree:
     def read(self) -> Folder:
         """Read the root with all that is below it."""
         try:
-            entries(self.root)
+            list_entries(self.root)
         except OSError as error:
             raise DataError(f"{self.root} cannot be listed ({error.strerror or error}).") from error
         return self._read_folder(self.root, "", FolderPath(self._real_root))
@@ -99,12 +99,12 @@ class FolderTree:
     def notes(self) -> list[str]:
         """Return sentences on what was skipped and which links duplicate photos."""
         notes = [f"{what}: {examples(paths)}." for what, paths in self._skipped.items() if paths]
-        return notes + left_out(self._kinds, self.root)
+        return notes + describe_skipped(self._kinds, self.root)
 
     def _read_folder(self, path: Path, shown: str, folder_path: FolderPath) -> Folder:
         found = Folder(path)
         try:
-            inside, below = descend(str(path), folder_path)
+            inside, below = list_folder(str(path), folder_path)
         except SkippedFolderError as error:
             self.unreadable.append(f"{shown} {error}")
             return found

@@ -18,10 +18,10 @@ from PIL import Image, UnidentifiedImageError
 
 from vertebra.cache import cache_dir
 from vertebra.card import Decoding
-from vertebra.decoding import decode, decoder, open_image, stored_size
+from vertebra.decoding import decode, decoder_versions, open_image, stored_size
 from vertebra.decoding_errors import OversizeError, UnsupportedError
 from vertebra.errors import ImageError
-from vertebra.file_kinds import raw_file
+from vertebra.file_kinds import detect_raw
 from vertebra.machine import usable_cores
 from vertebra.progress import Progress, silent
 
@@ -74,7 +74,7 @@ class ImageInfoCache:
 
     def __init__(self, folder: Path | None = None, decoding: Decoding = Decoding()) -> None:  # noqa: B008 - frozen
         self.decoding = decoding
-        self._version = f"{_VERSION}, {decoder()}, {decoding}"
+        self._version = f"{_VERSION}, {decoder_versions()}, {decoding}"
         folder = folder or cache_dir() / "photos"
         self._infos = SqliteCache(folder / "facts.sqlite", "facts", _COLUMNS)
         self._thumbnails = SqliteCache(folder / "thumbnails.sqlite", "thumbnails", _THUMBNAIL_COLUMNS)
@@ -198,7 +198,7 @@ def read_file(path: Path) -> tuple[bytes, ImageInfo | None]:
         if not path.is_file():
             what = "a folder" if path.is_dir() else "a pipe or device" if path.exists() else "missing"
             return b"", ImageInfo(broken="unreadable", reason=f"is {what}")
-        if raw := raw_file(path.name):
+        if raw := detect_raw(path.name):
             return b"", ImageInfo(broken="not supported", reason=raw.refusal)
         return path.read_bytes(), None
     except OSError as error:

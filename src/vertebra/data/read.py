@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vertebra.errors import UsageError, suggest, suggest_path
-from vertebra.file_kinds import kind_of_file
+from vertebra.file_kinds import detect_file_kind
 
 from .class_folders import read_folder
 from .dataset import Dataset
@@ -77,7 +77,7 @@ def resolve_source(data: str | os.PathLike[str], **columns: str | None) -> Calla
     if path.suffix.lower() in TABLE_SUFFIXES and (is_there or path.name != text):
         return lambda ignore, training: read_table(path, ignore=ignore, options=TableOptions(**columns))
     if is_there:
-        kind = kind_of_file(path)
+        kind = detect_file_kind(path)
         what = f"no table, but {kind}. {kind.kind.advice}" if kind else "no table"
         raise UsageError(
             f"{text} is a file that is {what}. Give a folder of class folders, or a table ending in "

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from vertebra.cache import checksum, creation_lock, warn_damaged, warn_once
-from vertebra.files import replacing
+from vertebra.files import atomic_write
 
 Row: TypeAlias = tuple[Any, ...]
 
@@ -155,7 +155,7 @@ class SqliteCache:
                 is_replaced = not self._unfit
             if is_replaced:
                 return
-            with replacing(self._path) as temporary:
+            with atomic_write(self._path) as temporary:
                 connection = sqlite3.connect(temporary)
                 with contextlib.closing(connection), connection:
                     connection.execute(self._create)

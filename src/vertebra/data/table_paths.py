@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from vertebra.errors import UsageError
 from vertebra.photo_files import SUFFIXES as PHOTO_SUFFIXES
-from vertebra.photo_files import entries, is_folder
+from vertebra.photo_files import is_folder, list_entries
 
 from .dataset import DataError
 from .label_names import as_latin1, is_text
@@ -126,7 +126,7 @@ class PathFinder:
         if path.parent not in self._listed:
             by_stem, by_name = self._listed[path.parent] = (defaultdict(list), defaultdict(list))
             with suppress(OSError, ValueError):
-                for entry in entries(path.parent):
+                for entry in list_entries(path.parent):
                     stem, ending = os.path.splitext(entry.name)  # noqa: PTH122 - of an entry
                     if ending.lower() in PHOTO_SUFFIXES:
                         by_stem[stem].append(entry.name)
@@ -191,7 +191,7 @@ class PathFinder:
         if self._options.image_root is None and (os.path.lexists(row.path) or self._similar_names(Path(name))):
             return " It is there relative to the working folder: give --image-root ."
         try:
-            folders = [entry.name for entry in entries(self._table.parent) if is_folder(entry)]
+            folders = [entry.name for entry in list_entries(self._table.parent) if is_folder(entry)]
         except OSError:
             folders = []
         for folder in folders:

@@ -16,10 +16,10 @@ import numpy as np
 import onnx
 from torch import nn
 
-from vertebra.card import METADATA_KEY, Card, CardError, locate_card, opened
+from vertebra.card import METADATA_KEY, Card, CardError, locate_card, open_model_file
 from vertebra.errors import ExportError, UsageError
-from vertebra.files import check_writable, make_folder, write_whole
-from vertebra.model_checksum import BLANK, checked_card, with_checksum
+from vertebra.files import check_writable, make_folder, write_durably
+from vertebra.model_checksum import BLANK, insert_checksum, read_verified_card
 from vertebra.pixels import Pixels
 from vertebra.progress import Progress, silent
 from vertebra.synthetic_photos import synthetic_photos
@@ -132,9 +132,9 @@ def export(
         card = replace(card, precision="int8", metrics=metrics)
     # The card has room for the checksum of the file that it is in.
     onnx.helper.set_model_props(graph, {METADATA_KEY: replace(card, content_sha256=BLANK).to_json()})
-    content, digest = with_checksum(graph.SerializeToString())
+    content, digest = insert_checksum(graph.SerializeToString())
     try:
-        write_whole(path, content)
+        write_durably(path, content)
     except OSError as error:
         raise _not_written(path, error, len(content)) from error
     progress("done", 3, 3)
@@ -174,7 +174,7 @@ def _int8_metrics(report: Int8Report) -> dict[str, Any]:
 
 def _with_classifier(body: str | os.PathLike[str], classifier: nn.Module, temperature: float) -> onnx.ModelProto:
     """An exported file's graph, its last linear layer replaced; the logits are divided by the temperature within it."""
-    checked_card(body)
+    read_verified_card(body)
     model = onnx.load(body)
     graph = OnnxModel(model)
     probabilities, embedding, _ = OUTPUTS
@@ -223,7 +223,7 @@ def _check_target(path: Path) -> None:
         raise UsageError(f"{path} is a folder. Give a file, for example {path / 'model.onnx'}")
     if path.exists() and not (path.is_file() and path.stat().st_size == 0):  # an empty file is nothing to keep
         try:
-            with opened(path) as file:
+            with open_model_file(path) as file:
                 locate_card(file)
         except CardError as error:
             raise UsageError(f"{path} is there already and is not an ONNX file. Give another name.") from error

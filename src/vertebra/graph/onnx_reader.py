@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vertebra.card import CardError
-from vertebra.protobuf import Place, content, fields, place_of, varint
+from vertebra.protobuf import Span, iter_fields, read_content, read_varint, require_span
 
 Array: TypeAlias = NDArray[Any]
 Sides: TypeAlias = tuple[int | str | None, ...]  # of a shape; a text or None: left open, with or without a name
@@ -164,10 +164,10 @@ def read_onnx(path: Path) -> OnnxFile:
 class _Message:
     """The fields of a message within a file, by number; contents with a length are read when they are asked for."""
 
-    def __init__(self, file: IO[bytes], place: Place) -> None:
+    def __init__(self, file: IO[bytes], place: Span) -> None:
         self.file = file
         self.fields: dict[int, list[Any]] = {}
-        for number, value in fields(file, *place):
+        for number, value in iter_fields(file, *place):
             self.fields.setdefault(number, []).append(value)
 
     def last(self, number: int, default: Any = 0) -> Any:
@@ -175,10 +175,10 @@ class _Message:
         return self.fields.get(number, [default])[-1]
 
     def within(self, number: int) -> list[_Message]:
-        return [_Message(self.file, place_of(value)) for value in self.fields.get(number, ())]
+        return [_Message(self.file, require_span(value)) for value in self.fields.get(number, ())]
 
     def texts(self, number: int, errors: str = "strict") -> tuple[str, ...]:
-        return tuple(content(self.file, value).decode("utf-8", errors) for value in self.fields.get(number, ()))
+        return tuple(read_content(self.file, value).decode("utf-8", errors) for value in self.fields.get(number, ()))
 
     def text(self, number: int, errors: str = "strict") -> str:
         return "".join(self.texts(number, errors))
@@ -190,15 +190,16 @@ class _Message:
             if isinstance(value, int):
                 found.append(_signed(value))
                 continue
-            packed, size = io.BytesIO(content(self.file, value)), value[1] - value[0]
+            packed, size = io.BytesIO(read_content(self.file, value)), value[1] - value[0]
             while packed.tell() < size:
-                found.append(_signed(varint(packed)))
+                found.append(_signed(read_varint(packed)))
         return found
 
     def floats(self, number: int) -> list[float]:
         """Of a repeated float, packed or not."""
         values = (
-            value if isinstance(value, bytes) else content(self.file, value) for value in self.fields.get(number, ())
+            value if isinstance(value, bytes) else read_content(self.file, value)
+            for value in self.fields.get(number, ())
         )
         packed = b"".join(values)
         return list(struct.unpack(f"<{len(packed) // 4}f", packed))
@@ -255,7 +256,7 @@ def _tensor(tensor: _Message) -> OnnxWeight:
     if "location" in other:
         begin, length = (int(other.get(key) or 0) for key in ("offset", "length"))
         return OnnxWeight(name, shape, kind, begin, length, (), other["location"])
-    begin, end = place_of(tensor.last(9, (0, 0)))
+    begin, end = require_span(tensor.last(9, (0, 0)))
     values = (*tensor.integers(5), *tensor.integers(7), *tensor.floats(4))
     return OnnxWeight(name, shape, kind, begin, end - begin, values)
 
@@ -266,7 +267,7 @@ def _embedded(message: _Message) -> OnnxWeight:
     kind = TYPES.get(tensor.kind, ("", 0))[0]
     if tensor.values or kind not in _NUMPY or not 0 < tensor.count <= _FEW or tensor.file:
         return tensor
-    raw = content(message.file, (tensor.start, tensor.start + tensor.size))
+    raw = read_content(message.file, (tensor.start, tensor.start + tensor.size))
     return replace(tensor, values=tuple(np.frombuffer(raw, kind).tolist()))
 
 

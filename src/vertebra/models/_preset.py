@@ -16,7 +16,7 @@ from vertebra.card import Preprocessing
 from vertebra.decoding_notes import DecodingNotes
 from vertebra.errors import UsageError, warn
 from vertebra.pixels import network_pixels
-from vertebra.preprocessing import centre_crop_box, resized_size
+from vertebra.preprocessing import center_crop_box, resized_size
 from vertebra.units import counted
 
 
@@ -95,7 +95,7 @@ class ImageClassification(nn.Module):
             return torch.as_tensor(np.array(cut)).permute(2, 0, 1)
         size = resized_size(img.height, img.width, self.resize_size[0])
         img = img.resize(size[::-1], Image.Resampling[self.interpolation.name])
-        img = img.crop(centre_crop_box(img.height, img.width, self.crop_size[0]))
+        img = img.crop(center_crop_box(img.height, img.width, self.crop_size[0]))
         pixels = torch.as_tensor(np.array(img))
         return pixels.view(img.height, img.width, len(img.getbands())).permute(2, 0, 1)
 
@@ -109,7 +109,7 @@ class ImageClassification(nn.Module):
         if size != tuple(img.shape[-2:]):
             img = self._resize_tensor(img, size)
         height, width = img.shape[-2:]
-        left, top, right, bottom = centre_crop_box(height, width, self.crop_size[0])
+        left, top, right, bottom = center_crop_box(height, width, self.crop_size[0])
         if right > width or bottom > height:
             img = F.pad(img, (max(-left, 0), max(right - width, 0), max(-top, 0), max(bottom - height, 0)))
         left, top = max(left, 0), max(top, 0)

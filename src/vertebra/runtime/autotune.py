@@ -23,7 +23,7 @@ from PIL import Image
 from vertebra.cache import cache_dir, cached_fingerprint, creation_lock, fingerprint, read_json, write_json
 from vertebra.card import Card, read_card
 from vertebra.errors import VertebraError
-from vertebra.machine import processor
+from vertebra.machine import processor_name
 from vertebra.pixels import network_pixels
 from vertebra.progress import Progress, silent
 from vertebra.synthetic_photos import synthetic_photos
@@ -125,7 +125,7 @@ def _kept(note: Path) -> dict[str, Any]:
 
 
 def _setting() -> dict[str, Any]:
-    return {"processor": processor(), "versions": _versions()}
+    return {"processor": processor_name(), "versions": _versions()}
 
 
 def select_fastest(measured: list[PlanTiming], images: int | None, gain: float = _GAIN) -> PlanTiming:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vertebra.card import Preprocessing
-from vertebra.decoding import has_frames
+from vertebra.decoding import has_several_frames
 from vertebra.errors import ImageError, UsageError
 
 from .array_inputs import Tensor, is_array, parse_pixels, undo_normalisation
@@ -167,7 +167,7 @@ def _check_frames(listed: list[Any]) -> None:
         if not isinstance(value, Image.Image) or first.setdefault(id(value), index) == index:
             continue
         # The preview behind a phone's JPEG is no frame, unless it has been gone to.
-        if has_frames(value) or value.tell() != 0:
+        if has_several_frames(value) or value.tell() != 0:
             raise UsageError(
                 f"images[{first[id(value)]}] and images[{index}] are one PIL image, which has several frames and is at "
                 "one of them. Give copies: [frame.copy() for frame in PIL.ImageSequence.Iterator(x)]."

@@ -31,7 +31,7 @@ from vertebra.cache import (
 )
 from vertebra.card import Card
 from vertebra.errors import MissingExtraError, first_line, require_extra
-from vertebra.files import replacing
+from vertebra.files import atomic_write
 from vertebra.pixels import Pixels
 from vertebra.synthetic_photos import synthetic_photos
 
@@ -169,7 +169,7 @@ def _make(path: Path, card: Card, model: Path) -> None:
     import shutil
 
     try:
-        with replacing(model) as temporary:
+        with atomic_write(model) as temporary:
             if shutil.disk_usage(model.parent).free < path.stat().st_size:  # the converter would not say so
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             convert(path, temporary)

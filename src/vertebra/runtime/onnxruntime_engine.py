@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from vertebra.card import Card
 from vertebra.pixels import Pixels
-from vertebra.protobuf import Place, content, encoded, fields
+from vertebra.protobuf import Span, encode_field, iter_fields, read_content
 
 from .engine import INPUT, OUTPUTS, PROBABILITIES, EngineError, FloatArray, Plan
 
@@ -132,10 +132,10 @@ def map_weights(path: Path) -> bytes:
         return _rewritten(file, (0, os.fstat(file.fileno()).st_size), path.name, (_GRAPH, _INITIALIZER))
 
 
-def _rewritten(file: IO[bytes], place: Place, location: str, way: tuple[int, ...]) -> bytes:
+def _rewritten(file: IO[bytes], place: Span, location: str, way: tuple[int, ...]) -> bytes:
     """The message at a place; `way`: the fields to go through from here to the weights."""
     parts = []
-    for number, value in fields(file, *place):
+    for number, value in iter_fields(file, *place):
         if isinstance(value, tuple):
             if way and number == way[0]:
                 value = _rewritten(file, value, location, way[1:])
@@ -143,12 +143,12 @@ def _rewritten(file: IO[bytes], place: Place, location: str, way: tuple[int, ...
                 parts.append(_elsewhere(location, value))
                 continue
             else:
-                value = content(file, value)
-        parts.append(encoded(number, value))
+                value = read_content(file, value)
+        parts.append(encode_field(number, value))
     return b"".join(parts)
 
 
-def _elsewhere(location: str, place: Place) -> bytes:
+def _elsewhere(location: str, place: Span) -> bytes:
     entries = {"location": location, "offset": str(place[0]), "length": str(place[1] - place[0])}
-    pairs = [encoded(1, key.encode()) + encoded(2, text.encode()) for key, text in entries.items()]
-    return encoded(_DATA_LOCATION, _EXTERNAL) + b"".join(encoded(_EXTERNAL_DATA, pair) for pair in pairs)
+    pairs = [encode_field(1, key.encode()) + encode_field(2, text.encode()) for key, text in entries.items()]
+    return encode_field(_DATA_LOCATION, _EXTERNAL) + b"".join(encode_field(_EXTERNAL_DATA, pair) for pair in pairs)

@@ -89,7 +89,7 @@ def fetch(url: str, *, max_bytes: int = MAX_DOWNLOAD, seconds: float = MAX_SECON
     import urllib.error
     import urllib.request
 
-    from vertebra.web_opener import web_opener
+    from vertebra.web_opener import build_web_opener
 
     sockets: list[socket.socket] = []
     late = threading.Event()
@@ -106,7 +106,7 @@ def fetch(url: str, *, max_bytes: int = MAX_DOWNLOAD, seconds: float = MAX_SECON
     timer.start()
     try:
         request = urllib.request.Request(url, headers={"User-Agent": f"vertebra/{__version__}", "Accept": "image/*"})  # noqa: S310
-        with web_opener(sockets=sockets).open(request, timeout=seconds) as response:
+        with build_web_opener(sockets=sockets).open(request, timeout=seconds) as response:
             announced = response.headers.get("Content-Length", "")
             if announced.isdecimal() and int(announced) > max_bytes:
                 raise ImageError(f"{url} has {size(int(announced))}; at most {size(max_bytes)} are downloaded.")

@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import IO
 
 from vertebra.errors import warn
-from vertebra.file_kinds import Kind, left_out
+from vertebra.file_kinds import Kind, describe_skipped
 from vertebra.photo_files import (
     SUFFIXES,
     FolderPath,
     LinkCycleError,
     SkippedFolderError,
-    descend,
     is_broken_link,
     is_folder,
     is_hidden_or_system,
     is_photo,
     is_system_folder,
+    list_folder,
     skipped_kind,
 )
 
@@ -78,7 +78,7 @@ def _of(name: str) -> Iterator[Photo]:
     for photo in _below(name, FolderPath(os.path.realpath(name)), kinds):
         found = True
         yield photo
-    others = left_out(kinds)
+    others = describe_skipped(kinds)
     if not found:
         endings = ", ".join(sorted(SUFFIXES))
         more = f". {' '.join(others)}".rstrip(".") if others else ""
@@ -133,7 +133,7 @@ def _at_stars(pattern: str) -> tuple[str, str, str]:
 def _entered(folder: str, above: FolderPath) -> tuple[list[os.DirEntry[str]] | None, FolderPath, str | None]:
     """A folder's entries and the path for those below; or no entries, and the reason unless it is a circle of links."""
     try:
-        return *descend(folder or os.curdir, above), None
+        return *list_folder(folder or os.curdir, above), None
     except LinkCycleError as circle:
         warn(f"{folder} {circle}: it is not followed.")
         return None, above, None

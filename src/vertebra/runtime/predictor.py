@@ -17,7 +17,7 @@ from vertebra.cache import file_state
 from vertebra.decoding_notes import DecodingNotes
 from vertebra.errors import ImageError, UsageError, printable, require_positive_int
 from vertebra.machine import usable_cores
-from vertebra.model_checksum import checked_card
+from vertebra.model_checksum import read_verified_card
 from vertebra.pixels import Pixels, network_pixels
 from vertebra.preprocessing import BITS
 from vertebra.progress import Progress, silent
@@ -74,7 +74,7 @@ class Predictor:
         self.path = Path(path).absolute()  # engines are opened later, and in copies: perhaps from another folder
         # Before it is read: a file that takes its place meanwhile is noticed when the engine is opened.
         self._state = file_state(self.path) if self.path.is_file() else {}
-        self.card = checked_card(path)
+        self.card = read_verified_card(path)
         self.preprocessing = self.card.preprocessing
         if bits is not None:
             if self.preprocessing.decoding.rule == 1 and bits != BITS[1]:

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from vertebra.errors import UsageError, VertebraError
-from vertebra.files import Lines, locked, make_folder, replacing, write_whole
+from vertebra.files import AppendOnlyFile, atomic_write, locked, make_folder, write_durably
 
 from .formats import Csv, JsonLines, text_of_path
 from .parquet_format import need_pyarrow, parquet_lines, parquet_record, write_parquet
@@ -89,7 +89,7 @@ class ResultFile:
         self._record = RunRecord(model, sha256, {"--top": top, "--embed": embed, **(options or {})}, here())
         self._rows = Rows()
         self._waiting: defaultdict[str, deque[int]] = defaultdict(deque)  # rows that the next results of a path replace
-        self._again: Lines | None = None
+        self._again: AppendOnlyFile | None = None
         self.done = 0  # photos that earlier runs have written, those that failed included
         self.total = 0  # photos in the file, and those of them that failed
         self.failed = 0
@@ -102,7 +102,7 @@ class ResultFile:
             self._refuse_others()
             if not (resume and self._recover()):
                 self._begin()
-            self._lines = Lines(self._journal)
+            self._lines = AppendOnlyFile(self._journal)
             self._lock = opening.pop_all()
 
     def __enter__(self) -> ResultFile:
@@ -144,7 +144,7 @@ class ResultFile:
             if waiting := self._waiting.get(path):
                 row = waiting[0]
                 if self._again is None:
-                    self._again = Lines(self._replaced)
+                    self._again = AppendOnlyFile(self._replaced)
                 self._again.append(replacement_line(max(row, ~row), self._started, line))
                 waiting.popleft()
                 self.again += 1
@@ -180,7 +180,7 @@ class ResultFile:
             self._journal.write_bytes(b"")
             # Before the first row, so that no row is ever without it.
             self._record.runs = [(0, self._started)]
-            write_whole(self._beside, self._record.to_json())
+            write_durably(self._beside, self._record.to_json())
             self._journal.write_bytes(self._format.head)
         except OSError:
             self._forget()
@@ -209,8 +209,8 @@ class ResultFile:
             unfolded = True
         try:
             if unfolded:
-                write_whole(self._beside, record.to_json())
-                with replacing(self._journal) as temporary, temporary.open("wb") as file:
+                write_durably(self._beside, record.to_json())
+                with atomic_write(self._journal) as temporary, temporary.open("wb") as file:
                     file.writelines(parquet_lines(self.path))
             kept = RunRecord.from_json(self._beside.read_bytes()) if self._beside.exists() else None
             if kept is not None and self._journal.stat().st_size:
@@ -235,7 +235,7 @@ class ResultFile:
             self._replace()
             rows = scan(self.path, self._journal, self._format)
         record.runs.append((rows.count, self._started))
-        write_whole(self._beside, self._record.to_json())
+        write_durably(self._beside, self._record.to_json())
         self._rows, self.done, self.total, self.failed = rows, rows.count, rows.count, rows.failed
         return True
 
@@ -264,11 +264,11 @@ class ResultFile:
     def _replace(self) -> None:
         made = replace_rows(self._journal, self._replaced, self._format)
         self._record.again = sorted((dict(self._record.again) | made).items())
-        write_whole(self._beside, self._record.to_json())
+        write_durably(self._beside, self._record.to_json())
         self._replaced.unlink()
 
     def _finish_parquet(self) -> None:
-        with replacing(self.path, durable=True) as temporary, self._journal.open("rb") as lines:
+        with atomic_write(self.path, durable=True) as temporary, self._journal.open("rb") as lines:
             write_parquet(temporary, lines, self._format, self._record.to_json())
         self._forget()
 

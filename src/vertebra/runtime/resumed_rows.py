@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vertebra.errors import UsageError
-from vertebra.files import replacing
+from vertebra.files import atomic_write
 
 from .formats import Csv, JsonLines, text_of_path
 from .photo import is_url
@@ -76,7 +76,7 @@ def replace_rows(journal: Path, replacements: Path, format: Csv | JsonLines) -> 
                 places[row], made[row] = (begin, begin + len(line)), started
             begin += len(line)
         head = format.head
-        with replacing(journal) as temporary, temporary.open("wb") as new, journal.open("rb") as old:
+        with atomic_write(journal) as temporary, temporary.open("wb") as new, journal.open("rb") as old:
             new.write(old.read(len(head)))
             for number, record in enumerate(format.records(old)):
                 if number in places:

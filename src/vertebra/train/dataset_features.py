@@ -16,7 +16,7 @@ import numpy as np
 from vertebra.cache import cache_dir, fingerprint
 from vertebra.card import Preprocessing, read_card
 from vertebra.data import Dataset, ImageInfo, ImageInfoCache, Photo, SqliteCache, read_file
-from vertebra.decoding import decoder
+from vertebra.decoding import decoder_versions
 from vertebra.pixels import FIT_VERSION, resize_and_crop
 from vertebra.progress import Progress, silent
 from vertebra.runtime.engine import EMBEDDING, FloatArray, Plan, engine_version
@@ -29,8 +29,8 @@ class FeatureStore:
     """The features of one exported network with one preprocessing, run by one plan, by the SHA-256 of the photos."""
 
     def __init__(self, body: Path, preprocessing: Preprocessing, plan: Plan = Plan()) -> None:  # noqa: B008 - frozen
-        engine = engine_version(plan)
-        context = f"{EMBEDDING} of {fingerprint(body)} by {engine}, {preprocessing}, fit {FIT_VERSION}, {decoder()}"
+        versions = f"{engine_version(plan)}, {preprocessing}, fit {FIT_VERSION}, {decoder_versions()}"
+        context = f"{EMBEDDING} of {fingerprint(body)} by {versions}"
         key = hashlib.sha256(context.encode()).hexdigest()
         path = cache_dir() / "features" / f"{read_card(body).architecture}-{key[:24]}.sqlite"
         self.computed = 0  # features that `put` was called with

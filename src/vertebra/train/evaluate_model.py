@@ -26,7 +26,7 @@ from vertebra.data import (
     open_dataset,
 )
 from vertebra.errors import UsageError, suggest
-from vertebra.files import replacing, writing
+from vertebra.files import atomic_write, wrap_write_errors
 from vertebra.imagenet import is_imagenet, wnids
 from vertebra.loading import exported_file
 from vertebra.model_argument import ModelKind, resolve_model
@@ -133,7 +133,7 @@ class Evaluation:
             hashes={} if card.content_sha256 is None else {f"{name}, SHA-256": card.content_sha256},
         )
         html = page.html(path.parent).encode("utf-8")
-        with writing(path, TrainError), replacing(path, durable=True) as temporary:
+        with wrap_write_errors(path, TrainError), atomic_write(path, durable=True) as temporary:
             temporary.write_bytes(html)
 
 

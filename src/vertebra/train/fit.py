@@ -18,7 +18,7 @@ import torch
 from vertebra.card import Preprocessing
 from vertebra.errors import ImageError, first_line
 from vertebra.machine import usable_cores
-from vertebra.malloc import memory_kept
+from vertebra.malloc import retain_freed_memory
 from vertebra.models import ConvNet
 from vertebra.progress import Progress
 from vertebra.signals import TERMINATION_SIGNALS, signal_handler
@@ -93,7 +93,7 @@ class Trainer:
         if not state.finished:
             self.step.wrap_ddp()
             log = Log(self.folder, state.step) if self.distributed.is_first else None
-            with self._signals(), memory_kept(), log or nullcontext():
+            with self._signals(), retain_freed_memory(), log or nullcontext():
                 try:
                     self._train(state, log)
                 except RuntimeError as error:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vertebra.files import replacing, utf8_name
+from vertebra.files import atomic_write, utf8_name
 
 from .distributed import Distributed
 from .run_folder import BEST, CHECKPOINT, TrainError, resumable_write
@@ -154,5 +154,5 @@ def _like(value: Tensor, parameter: Tensor) -> Tensor:
 
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     metadata = metadata | {"sha256": _digest(tensors, metadata)}
-    with resumable_write(path, SafetensorError), replacing(path, durable=True) as temporary:
+    with resumable_write(path, SafetensorError), atomic_write(path, durable=True) as temporary:
         save_file(tensors, temporary, metadata)

@@ -22,7 +22,7 @@ from typing import Any
 
 from vertebra.data import ImageInfo, Photo
 from vertebra.errors import UsageError, VertebraError
-from vertebra.files import locked, make_folder, write_whole
+from vertebra.files import locked, make_folder, write_durably
 from vertebra.run_files import RUN_METRICS, RUN_MODEL, RUN_SETTINGS, RUN_WEIGHTS
 from vertebra.run_files import read_json as read_json
 from vertebra.run_files import resume_command as resume_command
@@ -125,7 +125,7 @@ def remove_progress(folder: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a file of the run, whole or not at all, so that it survives a power cut."""
     with resumable_write(path):
-        write_whole(path, text.encode("utf-8", "surrogateescape"))
+        write_durably(path, text.encode("utf-8", "surrogateescape"))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from vertebra.card import Card, Preprocessing, WeightSource, read_card
 from vertebra.errors import printable
 from vertebra.export import export, metadata, prepare
-from vertebra.files import write_whole
+from vertebra.files import write_durably
 from vertebra.models import ConvNet
 from vertebra.progress import Progress
 from vertebra.report import NOT_MEASURED, Chart, interval, package_versions, percent
@@ -96,7 +96,7 @@ def _export(settings: Settings, folder: Path, fitted: FittedNetwork, held_out: E
         (folder / MODEL).unlink(missing_ok=True)
     export(prepared, folder / MODEL, body=fitted.body)
     with resumable_write(folder / WEIGHTS):
-        write_whole(folder / WEIGHTS, save(fitted.network.state_dict(), metadata(prepared)))
+        write_durably(folder / WEIGHTS, save(fitted.network.state_dict(), metadata(prepared)))
 
 
 def _card_metrics(held_out: EvaluatedPredictions) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vertebra.card import Card
 from vertebra.errors import UsageError
-from vertebra.files import replacing, writing
+from vertebra.files import atomic_write, wrap_write_errors
 from vertebra.runtime.inputs import ImageInput, ImageInputs
 from vertebra.runtime.predictor import Prediction, Predictor
 from vertebra.units import counted
@@ -104,7 +104,7 @@ class Classifier:
         target = Path(path)
         if target.suffix.lower() != ".onnx":
             raise UsageError(f"the file to write is {str(target)!r}; its name must end in .onnx")
-        with writing(target, TrainError), replacing(target, durable=True) as temporary:
+        with wrap_write_errors(target, TrainError), atomic_write(target, durable=True) as temporary:
             shutil.copyfile(self.run / MODEL, temporary)
         return target
 

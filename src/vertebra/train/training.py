@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vertebra.data import resolve_source
 from vertebra.errors import UsageError, VertebraError, require_extra, require_packages, suggest
-from vertebra.files import write_whole
+from vertebra.files import write_durably
 from vertebra.model_argument import resolve_model
 from vertebra.model_table import networks
 from vertebra.progress import Progress, silent
@@ -127,7 +127,7 @@ def _begun(settings: Settings, out: str | os.PathLike[str] | None) -> Iterator[P
         with holding(folder, "give another --out"), _stoppable(folder):
             refuse_filled(folder)
             try:
-                write_whole(folder / SETTINGS, settings.to_toml().encode("utf-8", "surrogateescape"))
+                write_durably(folder / SETTINGS, settings.to_toml().encode("utf-8", "surrogateescape"))
             except OSError as error:
                 with suppress(OSError):  # where its name alone was not synced
                     (folder / SETTINGS).unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from vertebra.files import Lines, utf8_name
+from vertebra.files import AppendOnlyFile, utf8_name
 from vertebra.strict_json import dumps
 
 from .run_folder import LOG, resumable_write, write_text
@@ -38,7 +38,7 @@ class Log:
                 named = self._named.enter_context(utf8_name(board))
                 self._board = SummaryWriter(str(named), purge_step=step + 1 if step else None)
         with resumable_write(self._path):
-            self._lines = Lines(self._path)
+            self._lines = AppendOnlyFile(self._path)
 
     def __enter__(self) -> Log:
         return self
