@@ -64,7 +64,7 @@ def test_without_torch():
 
 
 def test_torch_that_does_not_load(vertebra, monkeypatch):
-    monkeypatch.setattr(doctor_module, "_torch", lambda: {"error": "libfoo.so is missing"})
+    monkeypatch.setattr(doctor_module, "_torch_info", lambda: {"error": "libfoo.so is missing"})
     assert "does not load: libfoo.so is missing" in vertebra("doctor").out
 
 

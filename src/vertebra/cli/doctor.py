@@ -1,4 +1,4 @@
-"""`vertebra doctor`: versions, devices, threads, the weight cache, and missing extras."""
+"""`vertebra doctor`: versions, devices, threads, the weight cache and missing extras."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from vertebra.units import counted, size
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-# Packages whose version matters when something behaves oddly.
+# Packages whose versions help to explain a problem.
 PACKAGES = ("torch", "torchvision", "onnxruntime", "onnx", "MNN", "numpy", "pillow", "safetensors")
-# Variables that change what the commands do or how fast.
+# Environment variables that affect results or speed.
 VARIABLES = (
     "TORCH_HOME",
     "XDG_CACHE_HOME",
@@ -37,13 +37,13 @@ VARIABLES = (
 def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="First measure this machine anew, as times are predicted by that.")
+        bool, typer.Option("--calibrate", help="First repeat the measurements that times are predicted from.")
     ] = False,
 ) -> None:
-    """Show versions, devices, threads, the weight cache, and what is missing with the command that installs it."""
+    """Show versions, devices, threads, the weight cache, and the commands that install missing extras."""
     if calibrate:
         _calibrate()
-    report = examine()
+    report = collect_report()
     if json:
         print_json(report)
         return
@@ -55,7 +55,7 @@ def doctor(
 
 
 def _calibrate() -> None:
-    """Measure anew what predicted times are computed from; earlier measurements are replaced."""
+    """Repeat the measurements of this machine that times are predicted from."""
     from vertebra.anatomy import calibrated_anew
     from vertebra.cli.inspect import Executor
 
@@ -69,7 +69,7 @@ def _calibrate() -> None:
         )
 
 
-def examine() -> dict[str, Any]:
+def collect_report() -> dict[str, Any]:
     """The report as JSON values: sizes in bytes, null where unknown."""
     return {
         "vertebra": __version__,
@@ -82,10 +82,10 @@ def examine() -> dict[str, Any]:
             "usable_cores": affinity_cores(),
             "quota_cores": quota_cores(),
         },
-        "torch": _torch(),
-        "cache": _cache(),
+        "torch": _torch_info(),
+        "cache": _cache_info(),
         "environment": {name: _without_password(os.environ[name]) for name in VARIABLES if name in os.environ},
-        "extras": {extra: _extra(extra) for extra in EXTRAS},
+        "extras": {extra: _extra_info(extra) for extra in EXTRAS},
     }
 
 
@@ -96,8 +96,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _torch() -> dict[str, Any] | None:
-    """Threads and accelerators as torch reports them; None where it is not installed."""
+def _torch_info() -> dict[str, Any] | None:
+    """Threads and accelerators that torch reports; None if it is not installed."""
     try:
         import torch
     except ModuleNotFoundError:
@@ -108,7 +108,7 @@ def _torch() -> dict[str, Any] | None:
     if torch.backends.mps.is_available():
         devices.append("Apple GPU (mps)")
     return {
-        "version": torch.__version__,  # with the kind of build, such as +cpu
+        "version": torch.__version__,  # with its build, such as +cpu
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cuda": torch.version.cuda,
@@ -116,8 +116,8 @@ def _torch() -> dict[str, Any] | None:
     }
 
 
-def _cache() -> dict[str, Any]:
-    """The weight cache: its folder, files and bytes."""
+def _cache_info() -> dict[str, Any]:
+    """The folder of the weight cache, and the number and bytes of its files."""
     from vertebra import weight_files
 
     folder = weight_files.hub_dir()
@@ -126,25 +126,25 @@ def _cache() -> dict[str, Any]:
 
 
 def _without_password(value: str) -> str:
-    """Without the user and password of a mirror's URL: reports are pasted in public."""
+    """Hide the user and password of a URL, since reports are posted in public."""
     return re.sub(r"//[^/@]*@", "//***@", value)
 
 
-def _extra(extra: str) -> dict[str, Any]:
-    """Which packages of an extra are missing, and the command that installs them (null where none is)."""
+def _extra_info(extra: str) -> dict[str, Any]:
+    """The missing packages of an extra, and the command that installs them (null if none is missing)."""
     missing = [package for package in _packages_of(extra) if _version(package) is None]
     return {"missing": missing, "command": f"pip install 'vertebra[{extra}]'" if missing else None}
 
 
 def _packages_of(extra: str) -> list[str]:
-    """The packages that an extra asks for, as the installed metadata has them; there, extras in extras are resolved."""
+    """The packages of an extra by the installed metadata, where nested extras are resolved."""
     pattern = rf"([\w.-]+).*;.*\bextra == ['\"]{extra}['\"]"
     found = (re.match(pattern, requirement) for requirement in metadata.requires("vertebra") or ())
     return [match[1] for match in found if match]
 
 
 def _sections(report: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """The report as headed lists of name and value."""
+    """The report as titled lists of names and values."""
     python, cpu, torch, cache = report["python"], report["cpu"], report["torch"], report["cache"]
     quota = cpu["quota_cores"]
     machine = [

@@ -1,4 +1,4 @@
-"""`vertebra serve`: exported classifiers behind HTTP, with a page."""
+"""`vertebra serve`: an HTTP server for classifiers, with a web page."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ def serve(
         list[str],
         typer.Argument(metavar="MODEL…", help=f"{model_help('serve')} NAME=MODEL serves it under that name."),
     ],
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0 is everywhere.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="N", help="0: any that is free.")] = 8000,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="N", help="Port; 0 for any free one.")] = 8000,
     api_key: Annotated[
         str | None, typer.Option(metavar="KEY", help="Require this key; better set in VERTEBRA_API_KEY.")
     ] = None,
-    no_auth: Annotated[bool, typer.Option("--no-auth", help="Let other machines in without a key.")] = False,
+    no_auth: Annotated[bool, typer.Option("--no-auth", help="Allow other machines without a key.")] = False,
     cors: Annotated[
-        list[str] | None, typer.Option(metavar="ORIGIN", help="Let pages of https://… call it; may be repeated.")
+        list[str] | None, typer.Option(metavar="ORIGIN", help="Allow pages of https://…; may be repeated.")
     ] = None,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Answer to this name besides localhost, or to *.NAME; may be repeated."),
+        typer.Option(metavar="NAME", help="Host name to allow besides localhost, or *.NAME; may be repeated."),
     ] = None,
     engine: Annotated[str, typer.Option(metavar="NAME", help="auto, onnxruntime or mnn.")] = "auto",
-    tune: Annotated[bool, typer.Option("--tune", help="Find the fastest engine first; takes some seconds.")] = False,
-    timeout: Annotated[float, typer.Option(metavar="S", help="Seconds until each request is answered.")] = 30.0,
+    tune: Annotated[bool, typer.Option("--tune", help="Measure the fastest engine first; takes seconds.")] = False,
+    timeout: Annotated[float, typer.Option(metavar="S", help="Seconds within which a request is answered.")] = 30.0,
     read_timeout: Annotated[
         float, typer.Option(metavar="S", help="Seconds in which a request's headers, and then its body, must arrive.")
     ] = 10.0,
     keep_alive: Annotated[int, typer.Option(metavar="S", help="Seconds until an idle connection is closed.")] = 75,
-    queue: Annotated[int, typer.Option(metavar="N", help="Images in the queue of each model, at most.")] = 256,
-    max_images: Annotated[int, typer.Option(metavar="N", help="Images of one request.")] = 64,
-    max_mb: Annotated[float, typer.Option(metavar="MB", help="Size of one request, in 10⁶ bytes.")] = 32.0,
-    max_megapixels: Annotated[float, typer.Option(metavar="N", help="Of one image.")] = 50.0,
+    queue: Annotated[int, typer.Option(metavar="N", help="Maximum number of images in each queue.")] = 256,
+    max_images: Annotated[int, typer.Option(metavar="N", help="Maximum number of images in a request.")] = 64,
+    max_mb: Annotated[float, typer.Option(metavar="MB", help="Maximum size of a request, in 10⁶ bytes.")] = 32.0,
+    max_megapixels: Annotated[float, typer.Option(metavar="N", help="Maximum size of an image.")] = 50.0,
 ) -> None:
-    """Serve classifiers over HTTP, with a page to use them. A file that is replaced is loaded anew."""
+    """Serve classifiers over HTTP, with a web page. Files that are replaced are reloaded."""
     import logging
 
     from vertebra.errors import require_extra
@@ -70,15 +70,14 @@ def serve(
         keep_alive=keep_alive,
         queue=queue,
         max_images=max_images,
-        max_bytes=_count("--max-mb", max_mb),
-        max_pixels=_count("--max-megapixels", max_megapixels),
+        max_bytes=_from_millions("--max-mb", max_mb),
+        max_pixels=_from_millions("--max-megapixels", max_megapixels),
     )
-    with suppress(Terminated):  # once what was accepted is finished, which is what was asked for
+    with suppress(Terminated):  # raised after a clean shutdown
         run(settings, logging.getLogger("vertebra.serve").info)
 
 
-def _count(option: str, millions: float) -> int:
-    """What the option means, in ones."""
+def _from_millions(option: str, millions: float) -> int:
     if not 1e-6 <= millions <= 1e9:
         raise UsageError(f"{option} is {millions}; it must be above 0 and at most 10⁹.")
     return int(millions * 1e6)
