@@ -1,4 +1,4 @@
-/** The server's answers, and the ways in which it refuses. */
+/** The server's API: requests, responses and errors. */
 
 export interface Info {
   version: string;
@@ -87,24 +87,24 @@ export interface Heat {
   method: string;
 }
 
-/** The server answered, with a refusal. */
+/** The server responded with an error. */
 export class RefusedError extends Error {
   constructor(
     message: string,
     readonly status: number,
-    /** Seconds after which to try again. */
+    /** Seconds after which to retry. */
     readonly retryAfter: number,
   ) {
     super(message);
   }
 }
 
-/** There was no answer: no server, no network, a connection that broke off, or a file that cannot be read. */
+/** There was no response: no server, no network, a broken connection, or an unreadable file. */
 export class GoneError extends Error {}
 
 const KEY = "vertebra.key";
 const TIMEOUT_MS = 90_000;
-/** How many classes a result holds; the page shows half of them until asked. */
+/** The number of classes in a result; the page shows half of them at first. */
 export const TOP = 10;
 
 export function hasKey(): boolean {
@@ -126,7 +126,7 @@ async function call(path: string, init: RequestInit = {}, timeout = TIMEOUT_MS):
     throw new GoneError(String(error));
   }
   if (response.ok) return response;
-  // A proxy says so in the place of a server that is not there.
+  // A proxy reports an unreachable server.
   if (response.status === 502 || response.status === 504) throw new GoneError(`status ${response.status}`);
   throw await refusal(response);
 }
@@ -138,12 +138,12 @@ async function refusal(response: Response): Promise<RefusedError> {
     if (typeof body?.error?.message === "string") message = sentence(body.error.message);
     else if (Array.isArray(body?.results)) return new FailedResults(body.results);
   } catch {
-    // Not JSON: something between here and the server has answered.
+    // Not JSON: the response is a proxy's.
   }
   return new RefusedError(message, response.status, waiting(response.headers.get("Retry-After")));
 }
 
-/** Status 422 with a result for each image: none could be read. */
+/** Status 422 with a result for each image: none could be decoded. */
 class FailedResults extends RefusedError {
   constructor(readonly results: Result[]) {
     super("No image could be read.", 422, 0);
@@ -180,7 +180,7 @@ export const card = (model: string) => json<Card>(`${named(model)}/card`);
 export const classes = async (model: string) => (await json<{ classes: string[] }>(`${named(model)}/classes`)).classes;
 export const anatomy = (model: string) => json<Anatomy>(`${named(model)}/anatomy`);
 
-/** Whether there is a server at all. */
+/** Whether the server is reachable. */
 export async function alive(): Promise<boolean> {
   try {
     return (await fetch("healthz", { signal: AbortSignal.timeout(5_000), cache: "no-store" })).ok;
@@ -202,7 +202,7 @@ export async function predict(model: string, files: readonly { file: Blob; name:
   }
 }
 
-/** A picture of where a class was seen; whoever asks revokes its address. */
+/** The heat-map of a class as an object URL, which the caller revokes. */
 export async function explain(model: string, file: Blob, name: string, index: number, layer: string): Promise<Heat> {
   const body = new FormData();
   body.append("files", file, name);

@@ -4,7 +4,7 @@ import { doneOf, type Item } from "./items";
 
 const SHOWN = 5;
 
-/** RFC 4180. What a spreadsheet would take for a formula gets an apostrophe in front, which makes it text. */
+/** RFC 4180. A value that a spreadsheet would read as a formula gets a leading apostrophe. */
 function cell(value: string): string {
   const safe = /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
   return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;

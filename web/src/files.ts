@@ -7,7 +7,7 @@ export interface Found {
 
 export interface Gathered {
   found: Found[];
-  /** Files within folders that are no images: they were not what the folder was chosen for. */
+  /** Files in folders that are not images; they are ignored. */
   leftOut: number;
 }
 
@@ -15,13 +15,13 @@ const IMAGES = /\.(jpe?g|jfif|png|webp|gif|bmp|tiff?|avif|heic|heif|jp2|ppm|pgm|
 
 const isImage = (file: File) => file.type.startsWith("image/") || IMAGES.test(file.name);
 
-/** From an <input type=file>: those of a folder know their path. */
+/** Files of an <input type=file>; those of a folder have a path. */
 export function chosen(list: FileList | null): Gathered {
   return sorted([...(list ?? [])].map((file) => ({ file, name: file.webkitRelativePath || file.name })));
 }
 
 export function pasted(data: DataTransfer | null): Found[] {
-  // A picture copied from a page comes without a name of its own.
+  // An image copied from a page has no file name.
   const stamp = new Date().toTimeString().slice(0, 8).replaceAll(":", "-");
   return [...(data?.files ?? [])].filter(isImage).map((file, index) => {
     const suffix = index ? `-${index + 1}` : "";
@@ -32,7 +32,7 @@ export function pasted(data: DataTransfer | null): Found[] {
 
 export async function dropped(data: DataTransfer | null): Promise<Gathered> {
   if (!data) return { found: [], leftOut: 0 };
-  // The list is empty once this event is over: all of it is taken before the first wait.
+  // The list is cleared after the event, so it is read before the first await.
   const entries = [...data.items].filter((item) => item.kind === "file").map((item) => item.webkitGetAsEntry());
   const files = [...data.files];
   if (!entries.some((entry) => entry?.isDirectory)) return { found: files.map((file) => ({ file, name: file.name })), leftOut: 0 };
@@ -50,13 +50,13 @@ async function walk(entry: FileSystemEntry, found: Found[]): Promise<void> {
     }
     const reader = (entry as FileSystemDirectoryEntry).createReader();
     for (;;) {
-      // At most a hundred come at a time.
+      // A call returns at most 100 entries.
       const part = await new Promise<FileSystemEntry[]>((take, fail) => reader.readEntries(take, fail));
       if (!part.length) return;
       for (const inner of part) await walk(inner, found);
     }
   } catch {
-    // A folder or file that may not be read; the others still are.
+    // An unreadable file or folder; the others are still read.
   }
 }
 

@@ -1,4 +1,4 @@
-/** Numbers and names as people read them. */
+/** Formatting of numbers and names. */
 
 const plain = new Intl.NumberFormat("en");
 

@@ -1,4 +1,4 @@
-/** The photos of this page and what is known of each, by model. */
+/** The photos of this page with their results by model. */
 
 import type { Result } from "./api";
 
@@ -13,7 +13,7 @@ export interface Item {
   /** Its path within a folder that was chosen, or the file's name. */
   readonly name: string;
   readonly outcomes: Map<string, Outcome>;
-  /** Counts changes, so that only cards that changed are drawn anew. */
+  /** Incremented on each change, so that only changed cards are rendered. */
   version: number;
 }
 
@@ -52,7 +52,7 @@ export const EVERYTHING: View = { only: "all", className: "", text: "", order: "
 
 const names = new Intl.Collator("en", { numeric: true });
 
-/** The photos that a filter lets through, sorted. */
+/** The filtered photos, sorted. */
 export function viewed(items: readonly Item[], model: string, view: View): Item[] {
   const text = view.text.trim().toLowerCase();
   const found = items.filter((item) => {

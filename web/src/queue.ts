@@ -1,4 +1,4 @@
-/** Sends photos in batches, a few at a time, and stays patient with a server that is busy or gone. */
+/** Sends photos in a few concurrent requests, and retries while the server is busy or unreachable. */
 
 import { alive, GoneError, predict, RefusedError } from "./api";
 import { bytes } from "./format";
@@ -6,9 +6,9 @@ import { settle, type Item, type Outcome } from "./items";
 
 const REQUESTS = 3;
 const MAX_IMAGES = 8;
-/** Of one request: a slow line must get it through before the server loses patience. */
+/** Limit of one request, which a slow connection must send before the server's timeout. */
 const MAX_BYTES = 6e6;
-/** What a multipart body has beside the files. */
+/** Bytes of a multipart body besides the files. */
 const OVERHEAD = 2_000;
 const ATTEMPTS = 10;
 const WINDOW_MS = 10_000;
@@ -17,25 +17,25 @@ interface Job {
   item: Item;
   model: string;
   attempts: number;
-  /** In a request of its own: it may be what spoiled that of its neighbours. */
+  /** Sent in a request of its own, since it may have caused the failure of a shared one. */
   alone: boolean;
 }
 
 export interface Host {
   changed(): void;
   limits(): { images: number; bytes: number };
-  /** The server wants a key, or another one. */
+  /** The server requires a key, or refused the given one. */
   locked(): void;
-  /** There is no server. */
+  /** The server is unreachable. */
   gone(): void;
-  /** It is busy: nothing is sent for so many seconds; 0 when that is over. */
+  /** The server is busy: seconds until the next request; 0 when it may be sent. */
   busy(seconds: number, message: string): void;
   finished(total: number): void;
 }
 
 export class Queue {
   paused = false;
-  /** Of this run, which begins when something comes to an empty queue. */
+  /** Counts of this run, which starts when photos are added to an empty queue. */
   done = 0;
   total = 0;
 
@@ -57,7 +57,7 @@ export class Queue {
     return this.waiting.length + this.sending.size;
   }
 
-  /** Photos a second, lately; null where it is too early to tell. */
+  /** Recent photos per second; null if it is not known yet. */
   get rate(): number | null {
     const first = this.ticks[0];
     const last = this.ticks.at(-1);
@@ -86,7 +86,7 @@ export class Queue {
     this.pump();
   }
 
-  /** Forget what waits, of these photos or of other models. */
+  /** Remove queued photos: these, or those for other models. */
   drop(unwanted: (item: Item, model: string) => boolean): void {
     const before = this.waiting.length;
     this.waiting = this.waiting.filter(({ item, model }) => {
@@ -106,7 +106,7 @@ export class Queue {
     this.pump();
   }
 
-  /** Send nothing until `release`: there is no server, or it wants a key. */
+  /** Send nothing until `release`: the server is unreachable or requires a key. */
   hold(): void {
     this.held = true;
   }
@@ -199,7 +199,7 @@ export class Queue {
     }
   }
 
-  /** The server is there and yet there was no answer: a file that cannot be read any more is one reason. */
+  /** The server is reachable but did not respond: for example, a file can no longer be read. */
   private async brokenOff(batch: Job[]): Promise<void> {
     const readable: Job[] = [];
     for (const job of batch) {
@@ -239,7 +239,7 @@ export class Queue {
   }
 }
 
-/** The page shows an error beside the photo's name: it need not begin with it. */
+/** Remove the photo's name from an error, since the page shows it next to the name. */
 function plain(message: string, item: Item): string {
   const name = item.name.slice(item.name.lastIndexOf("/") + 1);
   const rest = message.startsWith(`${name} `) ? `It ${message.slice(name.length + 1)}` : message;

@@ -1,4 +1,4 @@
-/** The state of the page, and all that changes it. Views read it and draw themselves anew when told. */
+/** The state of the page and its changes. Views read it and render again when notified. */
 
 import { useLayoutEffect, useState } from "preact/hooks";
 import * as api from "./api";
@@ -12,15 +12,15 @@ import * as thumbs from "./thumbs";
 export type Tab = "photos" | "model";
 export type Note = { kind: "tell" | "error"; text: string };
 
-/** All a model tells of itself. */
+/** A model's card, classes and stages. */
 export interface About {
   card: Card;
   classes: string[];
-  /** Null where its file does not let it be told. */
+  /** Null if it cannot be read from the file. */
   anatomy: Anatomy | null;
 }
 
-/** Photos that are classified by another model without being asked. */
+/** Maximum number of photos that are classified automatically after a change of model. */
 const FEW = 24;
 const HEATS_KEPT = 32;
 const EXPLAIN_ATTEMPTS = 6;
@@ -35,14 +35,14 @@ class Store {
   /** The photo whose dialog is open. */
   open: number | null = null;
   camera = false;
-  /** The key dialog: asked for the first time, or after one that was not accepted. */
+  /** The key dialog: shown for the first time, or after a key was refused. */
   lock: "closed" | "ask" | "wrong" = "closed";
   gone = false;
   busy: { seconds: number; message: string } | null = null;
   note: Note | null = null;
-  /** What screen readers are told. */
+  /** The announcement for screen readers. */
   said = "";
-  /** Null: nobody has said, and it is made where that takes no longer than a prediction. */
+  /** Null: not chosen; then it is computed if that takes no longer than a prediction. */
   heat: { wanted: boolean | null; opacity: number } = { wanted: null, opacity: 0.65 };
   readonly about = new Map<string, About | Error>();
 
@@ -74,7 +74,7 @@ class Store {
   }
 
   say(text: string): void {
-    // The same words again are only read out where something changes.
+    // Screen readers only repeat the same text if something changes.
     this.said = text === this.said ? `${text}\u00a0` : text;
     this.changed();
   }
@@ -125,7 +125,7 @@ class Store {
     this.busy = null;
     this.queue.release();
     if (this.tab === "model") void this.learn();
-    // What was added before there was a model was meant for it, however much it is.
+    // Photos added before the model was loaded are all for it.
     if (name === undefined) this.classify(this.unseen);
     else this.enqueueNew();
     this.changed();
@@ -157,7 +157,7 @@ class Store {
   private lost(): void {
     this.queue.hold();
     this.gone = true;
-    // Several requests may find out at the same time.
+    // Several requests may fail at the same time.
     if (this.reconnecting !== undefined) return;
     this.reconnecting = window.setTimeout(() => void this.reconnect(), 1000 * Math.min(10, 2 ** this.reconnects));
     this.reconnects += 1;
@@ -191,7 +191,7 @@ class Store {
     this.say(`Model ${name}.`);
   }
 
-  /** Photos that this model has not seen. */
+  /** Photos without a result of this model. */
   get unseen(): Item[] {
     const name = this.model?.name;
     return name === undefined ? [] : this.items.filter((item) => !item.outcomes.has(name));
@@ -271,7 +271,7 @@ class Store {
     for (const item of gone) thumbs.drop(item);
     for (const key of this.heats.keys()) if (ids.has(Number(key.split("|", 1)[0]))) this.dropHeat(key);
     this.items = this.items.filter(({ id }) => !ids.has(id));
-    // The button that was pressed may be gone; the keyboard goes on from the content.
+    // The pressed button may be gone, so the focus moves to the content.
     setTimeout(() => {
       if (document.activeElement === document.body) document.getElementById("content")?.focus();
     }, 100);
@@ -308,7 +308,7 @@ class Store {
     return this.heat.wanted ?? this.model?.explain === "activation";
   }
 
-  /** Where a class was seen; kept for a while, so that going back and forth asks once. */
+  /** The heat-map of a class, cached so that going back and forth requests it once. */
   explain(item: Item, index: number, layer: "heat" | "overlay"): Promise<Heat> {
     const name = this.model?.name ?? "";
     const key = `${item.id}|${name}|${index}|${layer}`;
@@ -347,7 +347,7 @@ class Store {
 
 export const store = new Store();
 
-/** Draw this view again after every change. */
+/** Render this view after every change. */
 export function useStore(): Store {
   const [, draw] = useState(0);
   useLayoutEffect(() => store.subscribe(() => draw((count) => count + 1)), []);

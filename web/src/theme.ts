@@ -1,4 +1,4 @@
-/** Light, dark, or as the system is. */
+/** The colour theme: light, dark or the system's. */
 
 export type Theme = "auto" | "light" | "dark";
 

@@ -1,13 +1,13 @@
-/** Small pictures for the grid, made here when a card comes near the screen. Uploads are never shrunk. */
+/** Thumbnails for the grid, created when a card is near the viewport. Uploads are never resized. */
 
 import type { Item } from "./items";
 
 const WIDTH = 360;
 const AT_A_TIME = 2;
-/** Small pictures that are kept; the longest unseen ones are made again when they come back. */
+/** Maximum number of cached thumbnails; the least recently used are discarded. */
 const KEPT = 600;
 
-/** An address; null for a file that this browser cannot show. */
+/** An object URL; null for a file that this browser cannot show. */
 type Ready = (url: string | null) => void;
 
 const urls = new Map<number, string | null>();
@@ -26,7 +26,7 @@ export function want(item: Item, ready: Ready): void {
   void work();
 }
 
-/** The card is gone or far away: what is not begun is not done. */
+/** Cancel a thumbnail that has not been started; its card is gone or far away. */
 export function unwant(item: Item): void {
   waiting.delete(item.id);
 }
@@ -60,7 +60,7 @@ async function shrink(file: File): Promise<string | null> {
   try {
     const bitmap = await createImageBitmap(file, { resizeWidth: WIDTH, resizeQuality: "medium" });
     const canvas = document.createElement("canvas");
-    // Some browsers do not resize while they decode.
+    // Some browsers do not resize while decoding.
     canvas.width = Math.min(WIDTH, bitmap.width);
     canvas.height = Math.max(1, Math.round((bitmap.height * canvas.width) / bitmap.width));
     canvas.getContext("2d")!.drawImage(bitmap, 0, 0, canvas.width, canvas.height);

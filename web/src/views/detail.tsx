@@ -1,4 +1,4 @@
-/** One photo: what it shows, how sure that is, and where it was seen. */
+/** One photo with its classes, probabilities and heat-map. */
 
 import { useEffect, useMemo, useState } from "preact/hooks";
 import type { Card, Heat, Model, Result } from "../api";
@@ -274,7 +274,7 @@ function Photo({ item, model, result, index }: PhotoProps) {
   );
 }
 
-/** As large as there is room, but small pictures not blown up more than twice. */
+/** The largest size that fits, at most twice the image's own. */
 function frame(width: number, height: number): Record<string, string> {
   const ratio = width / height;
   return { aspectRatio: `${width} / ${height}`, width: `min(100%, ${66 * ratio}dvh, ${Math.max(320, 2 * width)}px)` };

@@ -82,7 +82,7 @@ function Invitation() {
   );
 }
 
-/** A photo, its heat, its bars. */
+/** A photo with its heat-map and bars. */
 function Picture() {
   return (
     <svg class="hero" viewBox="0 0 280 132" aria-hidden="true" focusable="false">

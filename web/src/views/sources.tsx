@@ -1,4 +1,4 @@
-/** The buttons through which photos come. */
+/** The buttons to add photos. */
 
 import { useRef } from "preact/hooks";
 import { chosen } from "../files";
@@ -14,7 +14,7 @@ export function Sources({ prominent = false }: { prominent?: boolean }) {
   const shot = useRef<HTMLInputElement>(null);
   const take = (event: { currentTarget: HTMLInputElement }) => {
     store.add(chosen(event.currentTarget.files));
-    // The same photo can be chosen again.
+    // So that the same photo can be chosen again.
     event.currentTarget.value = "";
   };
   // Phones have no folders to choose; elsewhere the attribute makes the dialog one for folders.
