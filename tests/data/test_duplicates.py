@@ -241,7 +241,7 @@ def test_hashes_of_orientations_follow_from_one():
     assert np.allclose(found[0], reference, rtol=1e-3, atol=1e-1)
     index = Index.of(lambda _: greys.astype(np.uint8).tobytes(), np.zeros(1, np.int32), np.ones(1, bool))
     for orientation in range(8):
-        turned = compare_module._turned(greys, orientation)
+        turned = compare_module._orient(greys, orientation)
         own = hashes_of(coefficients(turned, WINDOWS[0]))
         assert index.oriented(slice(None), orientation) == own
 
@@ -254,8 +254,8 @@ def test_placements_compose_and_invert(first):
         both = one.then(two)
         mark = np.arange(16.0, dtype=np.float32).reshape(4, 4)
         assert np.array_equal(
-            compare_module._turned(compare_module._turned(mark, first), second),
-            compare_module._turned(mark, int(both.orientation[0])),
+            compare_module._orient(compare_module._orient(mark, first), second),
+            compare_module._orient(mark, int(both.orientation[0])),
         )
         size = both.boxes[0, 2:] - both.boxes[0, :2]
         assert np.allclose(size, 0.81)

@@ -21,18 +21,18 @@ def row_of(key):
     return (random.Random(number).randbytes(300), number, number / 7, "é" * (number % 5))
 
 
-def shelf_at(path, *, rows=KEYS, context=""):
-    shelf = SqliteCache(path, "things", COLUMNS, context)
+def store_at(path, *, rows=KEYS, context=""):
+    store = SqliteCache(path, "things", COLUMNS, context)
     for key in rows:
-        shelf.put(key, row_of(key))
-    shelf.save()
-    return shelf
+        store.put(key, row_of(key))
+    store.save()
+    return store
 
 
 @pytest.fixture
 def content(tmp_path):
     """The bytes of a sound file."""
-    shelf_at(tmp_path / "sound.sqlite")
+    store_at(tmp_path / "sound.sqlite")
     return (tmp_path / "sound.sqlite").read_bytes()
 
 
@@ -41,19 +41,19 @@ def _untold(monkeypatch):
     monkeypatch.setattr(cache, "_told", set())
 
 
-def known(shelf):
-    return {key: row for key in KEYS if (row := shelf.get(key)) is not None}
+def known(store):
+    return {key: row for key in KEYS if (row := store.get(key)) is not None}
 
 
 def test_rows_come_back_as_they_were_put(tmp_path):
-    shelf_at(tmp_path / "below" / "a.sqlite")
-    shelf = SqliteCache(tmp_path / "below" / "a.sqlite", "things", COLUMNS)
-    assert known(shelf) == {key: row_of(key) for key in KEYS}
-    assert shelf.get("none") is None
-    shelf.put(KEYS[0], (b"", -1, 0.5, ""))
-    assert shelf.get(KEYS[0]) == (b"", -1, 0.5, "")
+    store_at(tmp_path / "below" / "a.sqlite")
+    store = SqliteCache(tmp_path / "below" / "a.sqlite", "things", COLUMNS)
+    assert known(store) == {key: row_of(key) for key in KEYS}
+    assert store.get("none") is None
+    store.put(KEYS[0], (b"", -1, 0.5, ""))
+    assert store.get(KEYS[0]) == (b"", -1, 0.5, "")
     assert SqliteCache(tmp_path / "below" / "a.sqlite", "things", COLUMNS).get(KEYS[0]) == row_of(KEYS[0])
-    shelf.save()
+    store.save()
     assert SqliteCache(tmp_path / "below" / "a.sqlite", "things", COLUMNS).get(KEYS[0]) == (b"", -1, 0.5, "")
 
 
@@ -78,13 +78,13 @@ def test_what_is_damaged_is_never_given(tmp_path, content, count, reach, monkeyp
         for _ in range(3):  # as many processes
             cache._told.clear()
             said.clear()
-            shelf = SqliteCache(path, "things", COLUMNS)
-            found = known(shelf)
+            store = SqliteCache(path, "things", COLUMNS)
+            found = known(store)
             assert found == {key: row_of(key) for key in found}
             for key in KEYS:
                 if key not in found:
-                    shelf.put(key, row_of(key))
-            shelf.save()
+                    store.put(key, row_of(key))
+            store.save()
             told.append((len(said), len(KEYS) - len(found)))
         # Of a few entries that are gone from the index there is no trace.
         assert told[0][0] == 1 or told[0] <= (0, 5)
@@ -98,12 +98,12 @@ def test_what_is_left_of_a_damaged_file_is_kept(tmp_path, content):
         database.execute("UPDATE things SET share = share + 1 WHERE count = 7")
         database.execute("UPDATE things SET photo = substr(photo, 1, 299) WHERE count = 8")
         database.execute("UPDATE things SET sha256 = ? WHERE count = 9", ["f" * 64])
-    shelf = SqliteCache(path, "things", COLUMNS)
+    store = SqliteCache(path, "things", COLUMNS)
     with pytest.warns(VertebraWarning, match=r"a\.sqlite is damaged\. What it held is made again; no result") as told:
-        assert set(KEYS) - set(known(shelf)) == {KEYS[7], KEYS[8], KEYS[9]}
-        assert shelf.get("f" * 64) is None
-        shelf.put(KEYS[7], row_of(KEYS[7]))
-        shelf.save()
+        assert set(KEYS) - set(known(store)) == {KEYS[7], KEYS[8], KEYS[9]}
+        assert store.get("f" * 64) is None
+        store.put(KEYS[7], row_of(KEYS[7]))
+        store.save()
     assert len(told) == 1
     with sqlite3.connect(path) as database:
         assert database.execute("SELECT count(*) FROM things").fetchone() == (118,)
@@ -115,17 +115,17 @@ def test_rows_of_another_context_are_not_given(tmp_path, content):
     (tmp_path / "a.sqlite").write_bytes(content)
     with pytest.warns(VertebraWarning, match="is damaged"):
         assert SqliteCache(tmp_path / "a.sqlite", "things", COLUMNS, "another network").get(KEYS[0]) is None
-    shelf_at(tmp_path / "b.sqlite", context="this network")
+    store_at(tmp_path / "b.sqlite", context="this network")
     assert SqliteCache(tmp_path / "b.sqlite", "things", COLUMNS, "this network").get(KEYS[0]) == row_of(KEYS[0])
 
 
 def test_a_table_of_another_version_is_made_anew(tmp_path, recwarn):
     for columns in (("one TEXT",), ("one TEXT", "two INTEGER"), ("one TEXT", "two INTEGER")):
-        shelf = SqliteCache(tmp_path / "a.sqlite", "things", columns)
-        found = shelf.get("x")
+        store = SqliteCache(tmp_path / "a.sqlite", "things", columns)
+        found = store.get("x")
         row = ("a", 1)[: len(columns)]
-        shelf.put("x", row)
-        shelf.save()
+        store.put("x", row)
+        store.save()
         assert SqliteCache(tmp_path / "a.sqlite", "things", columns).get("x") == row
     assert found == ("a", 1)
     assert not recwarn.list
@@ -133,12 +133,12 @@ def test_a_table_of_another_version_is_made_anew(tmp_path, recwarn):
 
 def test_what_cannot_be_written_does_not_fill_the_memory(tmp_path):
     (tmp_path / "folder.sqlite").mkdir()
-    shelf = SqliteCache(tmp_path / "folder.sqlite", "things", ("one TEXT",))
+    store = SqliteCache(tmp_path / "folder.sqlite", "things", ("one TEXT",))
     for number in range(6000):
-        shelf.put(str(number), ("a",))
-    shelf.save()
-    assert len(shelf._new) <= 4096
-    assert shelf.get("5999") == ("a",)
+        store.put(str(number), ("a",))
+    store.save()
+    assert len(store._new) <= 4096
+    assert store.get("5999") == ("a",)
     assert list((tmp_path / "folder.sqlite").iterdir()) == []
 
 
@@ -153,8 +153,8 @@ def test_something_else_in_its_place(tmp_path, kind):
         os.mkfifo(path)
     else:
         path.write_bytes(b"" if kind == "empty" else b"this is no database, whatever its name says" * 50)
-    shelf = shelf_at(path)
-    assert shelf.get(KEYS[0]) == row_of(KEYS[0])
+    store = store_at(path)
+    assert store.get(KEYS[0]) == row_of(KEYS[0])
     again = SqliteCache(path, "things", COLUMNS).get(KEYS[0])
     assert again == (None if kind in ("folder", "pipe") else row_of(KEYS[0]))
 
@@ -169,43 +169,43 @@ def test_files_of_sqlite_that_were_left_behind(tmp_path, content):
     path = tmp_path / "old.sqlite"
     path.write_bytes(b"no database")
     (tmp_path / "old.sqlite-journal").write_bytes(content)
-    shelf_at(path)
+    store_at(path)
     assert not (tmp_path / "old.sqlite-journal").exists()
 
 
 def test_a_file_that_is_deleted_or_replaced_meanwhile(tmp_path):
     path = tmp_path / "a.sqlite"
-    shelf = shelf_at(path, rows=KEYS[:1])
+    store = store_at(path, rows=KEYS[:1])
     path.unlink()
-    shelf.put(KEYS[1], row_of(KEYS[1]))
-    shelf.save()
+    store.put(KEYS[1], row_of(KEYS[1]))
+    store.save()
     assert list(known(SqliteCache(path, "things", COLUMNS))) == [KEYS[1]]
     path.unlink()
-    other = shelf_at(path, rows=KEYS[2:3])
-    shelf.put(KEYS[3], row_of(KEYS[3]))
-    shelf.save()
+    other = store_at(path, rows=KEYS[2:3])
+    store.put(KEYS[3], row_of(KEYS[3]))
+    store.save()
     assert list(known(other)) == [KEYS[2], KEYS[3]]
 
 
 def test_a_file_that_another_process_has_locked(tmp_path, content, monkeypatch):
-    monkeypatch.setattr("vertebra.data.sqlite_cache._PATIENCE", 0.05)
+    monkeypatch.setattr("vertebra.data.sqlite_cache._LOCK_TIMEOUT", 0.05)
     path = tmp_path / "a.sqlite"
     path.write_bytes(content)
     for opened in (True, False):
         monkeypatch.setattr(cache, "_told", set())
-        shelf = SqliteCache(path, "things", COLUMNS) if opened else None
+        store = SqliteCache(path, "things", COLUMNS) if opened else None
         holder = sqlite3.connect(path)
         holder.execute("BEGIN EXCLUSIVE")
         with pytest.warns(VertebraWarning, match="is locked by another process") as told:
-            shelf = shelf or SqliteCache(path, "things", COLUMNS)
-            assert known(shelf) == {}
-            shelf.put(KEYS[0], (b"", 1, 1.5, "new"))
-            shelf.save()
-        assert len(told) == 1 and shelf._patience == 0
-        assert shelf.get(KEYS[0]) == (b"", 1, 1.5, "new")
+            store = store or SqliteCache(path, "things", COLUMNS)
+            assert known(store) == {}
+            store.put(KEYS[0], (b"", 1, 1.5, "new"))
+            store.save()
+        assert len(told) == 1 and store._timeout == 0
+        assert store.get(KEYS[0]) == (b"", 1, 1.5, "new")
         holder.rollback()
         holder.close()
-        shelf.save()
+        store.save()
         assert SqliteCache(path, "things", COLUMNS).get(KEYS[0]) == (b"", 1, 1.5, "new")
 
 
@@ -214,17 +214,17 @@ def test_several_processes_at_once(tmp_path):
 import sys
 from pathlib import Path
 from vertebra.data import SqliteCache, sqlite_cache
-shelf = SqliteCache(Path(sys.argv[1]), "things", ("one INTEGER",))
+store = SqliteCache(Path(sys.argv[1]), "things", ("one INTEGER",))
 for number in range(int(sys.argv[2]), int(sys.argv[2]) + 20):
-    shelf.put(str(number), (number,))
-    shelf.save()
+    store.put(str(number), (number,))
+    store.save()
 """
     path = tmp_path / "a.sqlite"
     path.write_bytes(b"no database")
     running = [subprocess.Popen([sys.executable, "-c", code, str(path), str(20 * part)]) for part in range(3)]
     assert [process.wait() for process in running] == [0, 0, 0]
-    shelf = SqliteCache(path, "things", ("one INTEGER",))
-    assert [shelf.get(str(number)) for number in range(60)] == [(number,) for number in range(60)]
+    store = SqliteCache(path, "things", ("one INTEGER",))
+    assert [store.get(str(number)) for number in range(60)] == [(number,) for number in range(60)]
 
 
 @pytest.mark.parametrize(("content", "moment"), [(b"no database", "warn_damaged"), (None, "creation_lock")])
@@ -246,5 +246,5 @@ def test_another_process_is_sooner_to_replace_a_file(tmp_path, monkeypatch, cont
     late = SqliteCache(path, "things", ("one INTEGER",))
     late.put("2", (2,))
     late.save()
-    shelf = SqliteCache(path, "things", ("one INTEGER",))
-    assert [shelf.get("1"), shelf.get("2")] == [(1,), (2,)]
+    store = SqliteCache(path, "things", ("one INTEGER",))
+    assert [store.get("1"), store.get("2")] == [(1,), (2,)]

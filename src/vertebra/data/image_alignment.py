@@ -1,7 +1,7 @@
-"""Whether one photo shows the same picture as another, or a part of it, in any of eight orientations.
+"""Decides whether one photo shows another or a part of it, in any of eight orientations.
 
-Thumbnails of 64 × 64 greys are laid over one another, and moved and scaled until they agree best (Lucas and Kanade
-1981); then what is left without the coarse greys must agree as well.
+Thumbnails of 64 × 64 greys are aligned by translation and scale (Lucas and Kanade 1981). Then both the greys and the
+details, which are the greys without their local mean, must correlate.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ Doubles: TypeAlias = NDArray[np.float64]
 Flags: TypeAlias = NDArray[np.bool_]
 Numbers: TypeAlias = NDArray[np.int64]
 
-# Measured by bench/duplicates.py: of copies of Caltech photos 95 % and more of each kind agree so well, and of pairs of
-# different photos only those of like objects before the same background.
+# Measured by bench/duplicates.py: at least 95 % of each kind of copies of Caltech photos pass, and of different photos
+# only those of similar objects before the same background.
 MIN_CORRELATION = 0.9  # of the greys
-MIN_DETAIL = 0.965  # of the greys less their mean over 5 × 5 of 32 × 32
-MIN_EVEN_DETAIL = 0.92  # of these divided by their strength around each point: not of the strongest edges alone
-# Flat pictures (a white page, a black frame) and mere gradients look all alike without being the same.
+MIN_DETAIL = 0.965  # of the greys minus their mean over 5 × 5 of 32 × 32
+MIN_EVEN_DETAIL = 0.92  # of the details divided by their local strength, so that strong edges do not dominate
+# Flat pictures (a white page, a black frame) and plain gradients all correlate.
 MIN_CONTRAST = 4.0  # standard deviation of the greys, of 255
 MIN_DETAIL_CONTRAST = 1.0
-# A copy may lack an eighth of either side, and be changed in its proportions as much as rounding and resizing do.
+# A duplicate may lack an eighth of either side, and its proportions may change by rounding and resizing.
 _SLACK = 0.03
 SMALLEST = 7 / 8 - _SLACK
 MAX_RATIO = 0.1  # natural logarithm
-ROUGH_RATIO = MAX_RATIO - float(np.log(SMALLEST))  # where one side alone may have been cropped
-_CROPPED = 0.965  # of a side: below it is told as cropped
+ROUGH_RATIO = MAX_RATIO - float(np.log(SMALLEST))  # if one side alone may be cropped
+_CROPPED = 0.965  # share of a side below which the kind is "cropped"
 
 _GRID = 32  # points in either direction at which thumbnails are compared
 _STEPS = 4
 _LONGEST_STEP = 0.06  # of a side
-_HOPEFUL = 0.7  # correlation below which moving and scaling hardly ever helps
-_FAINT = 2.0  # strength of detail, in levels, below which it counts for less
-_CLIPPED = 245.0  # a level from which brightening may have cut off what was there
+_MIN_ALIGNABLE = 0.7  # correlation below which alignment rarely helps
+_FAINT = 2.0  # grey levels: weaker details count less
+_CLIPPED = 245.0  # grey level from which brightening may have clipped details
 
 SAME = "same picture"
 # By orientation: a transposition (4), then a flip up to down (2), then one left to right (1) turn a copy into its
@@ -60,7 +60,7 @@ _KINDS = [", ".join(part for part in (name, cropped) if part) or SAME for name i
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the frames of copies lie in those of their originals."""
+    """Positions of copies in their originals."""
 
     orientation: Numbers  # (N,) of the copies, 0 … 7
     boxes: Doubles  # (N, 4) left, top, right, bottom, as shares of the originals' sides
@@ -70,18 +70,18 @@ class Placement:
         return Placement(self.orientation[indices], self.boxes[indices])
 
     def then(self, outer: Placement) -> Placement:
-        """Copies of copies: first this, then `outer`."""
+        """Compose: first this placement, then `outer`."""
         start, size = outer.boxes[:, :2], outer.boxes[:, 2:] - outer.boxes[:, :2]
-        inner = _turned_boxes(self.boxes, outer.orientation)
+        inner = _orient_boxes(self.boxes, outer.orientation)
         boxes = np.concatenate([start + inner[:, :2] * size, start + inner[:, 2:] * size], axis=1)
         return Placement(_PRODUCTS[self.orientation, outer.orientation], boxes)
 
     def inverse(self) -> Placement:
-        """Where the originals lie in their copies; outside of them where these are cropped."""
+        """Return the positions of the originals in their copies; beyond the frame if these are cropped."""
         size = self.boxes[:, 2:] - self.boxes[:, :2]
         boxes = np.concatenate([-self.boxes[:, :2] / size, (1 - self.boxes[:, :2]) / size], axis=1)
         back = _INVERSES[self.orientation]
-        return Placement(back, _turned_boxes(boxes, back))
+        return Placement(back, _orient_boxes(boxes, back))
 
     @property
     def cropped(self) -> Flags:
@@ -89,20 +89,20 @@ class Placement:
         return np.asarray((self.boxes[:, 2:] - self.boxes[:, :2]).min(axis=1) < _CROPPED)
 
     def kinds(self) -> list[str]:
-        """In words what was done to the originals."""
+        """Describe how each copy differs from its original."""
         return [_KINDS[kind] for kind in (2 * self.orientation + self.cropped).tolist()]
 
 
-def _turned_boxes(boxes: Doubles, orientation: Numbers) -> Doubles:
-    """Boxes in frames that are transposed and flipped."""
+def _orient_boxes(boxes: Doubles, orientation: Numbers) -> Doubles:
+    """Transpose and flip boxes (N, 4)."""
     left, top, right, bottom = np.where((orientation & 4 > 0)[:, None], boxes[:, [1, 0, 3, 2]], boxes).T
     top, bottom = np.where(orientation & 2, (1 - bottom, 1 - top), (top, bottom))
     left, right = np.where(orientation & 1, (1 - right, 1 - left), (left, right))
     return np.stack([left, top, right, bottom], axis=1)
 
 
-def _turned(greys: Floats, orientation: int) -> Floats:
-    """(…, S, S) transposed and flipped."""
+def _orient(greys: Floats, orientation: int) -> Floats:
+    """Transpose and flip greys (…, S, S)."""
     if orientation & 4:
         greys = greys.swapaxes(-1, -2)
     if orientation & 2:
@@ -111,18 +111,18 @@ def _turned(greys: Floats, orientation: int) -> Floats:
 
 
 def _upright(greys: Floats, orientation: Numbers) -> Floats:
-    """Copies (N, S, S) as their originals stand."""
+    """Turn copies (N, S, S) to the orientation of their originals."""
     found = np.empty_like(greys)
     for value in np.unique(orientation).tolist():
         own = orientation == value
-        found[own] = _turned(greys[own], value)
+        found[own] = _orient(greys[own], value)
     return found
 
 
 def _product(first: int, second: int) -> int:
     mark = np.arange(4, dtype=np.float32).reshape(2, 2)
-    wanted = _turned(_turned(mark, first), second)
-    return next(number for number in range(8) if np.array_equal(_turned(mark, number), wanted))
+    wanted = _orient(_orient(mark, first), second)
+    return next(number for number in range(8) if np.array_equal(_orient(mark, number), wanted))
 
 
 _PRODUCTS = np.array([[_product(first, second) for second in range(8)] for first in range(8)])
@@ -130,46 +130,46 @@ _INVERSES = np.argmin(_PRODUCTS, axis=1)
 
 
 def smoothed(thumbnail: NDArray[np.uint8]) -> Floats:
-    """(64, 64) → (63, 63) greys at the corners of pixels, smoothed so that crops and originals are equally sharp."""
+    """Smooth a thumbnail, so that crops and originals are equally sharp: (64, 64) → (63, 63) at pixel corners."""
     greys = np.pad(thumbnail, 1, mode="edge").astype(np.float32)
     greys = greys[:-3] + 3 * (greys[1:-2] + greys[2:-1]) + greys[3:]
     return np.asarray((greys[:, :-3] + 3 * (greys[:, 1:-2] + greys[:, 2:-1]) + greys[:, 3:]) / 64, np.float32)
 
 
 def coarse_correlation(originals: Floats, copies: Floats, guess: Placement) -> Doubles:
-    """(N,) of greys of (N, 16, 16), where the copies are guessed to lie."""
+    """Correlate greys (N, 16, 16) at the guessed placement → (N,)."""
     values = _sampler(originals, COARSE_SIZE, COARSE_SIZE, 0.5)(guess.boxes)[0]
     return _correlation(values, _upright(copies, guess.orientation))
 
 
 def compare(originals: Floats, copies: Floats, guess: Placement, *, movable: Flags) -> tuple[Flags, Placement]:
-    """Whether copies show the same as their originals or a part of it, and where they lie.
+    """Compare copies with their originals: return whether each matches, and its placement.
 
     Args:
         originals: (N, 63, 63), from `smoothed`.
         copies: the same.
-        guess: where the copies lie in their originals, to within about a sixteenth of the sides.
-        movable: (N,) whether the guess may be improved; not for photos that have too few pixels.
+        guess: the placement, to within about a sixteenth of the sides.
+        movable: (N,) whether to improve the guess; False for photos with too few pixels.
     """
     targets = _upright(copies[:, ::2, ::2], guess.orientation)
     boxes = guess.boxes.copy()
     values, *_ = _sampler(originals, _GRID, THUMBNAIL_SIZE, 1.0)(boxes)
     best = _correlation(values, targets)
-    same = _agree(values, targets, best)
-    open_ = np.nonzero(~same & movable & (best >= _HOPEFUL))[0]
+    same = _matches(values, targets, best)
+    open_ = np.nonzero(~same & movable & (best >= _MIN_ALIGNABLE))[0]
     current = boxes[open_]
     for _ in range(_STEPS):
         if not len(open_):
             break
         sample = _sampler(originals[open_], _GRID, THUMBNAIL_SIZE, 1.0)
-        current = _improved(sample(current), targets[open_], current)
+        current = _improve_boxes(sample(current), targets[open_], current)
         values, *_ = sample(current)
         found = _correlation(values, targets[open_])
         better = found > best[open_]
         best[open_[better]], boxes[open_[better]] = found[better], current[better]
-        same[open_] = better & _agree(values, targets[open_], found)
-        going_on = ~same[open_] & better
-        open_, current = open_[going_on], current[going_on]
+        same[open_] = better & _matches(values, targets[open_], found)
+        is_improving = ~same[open_] & better
+        open_, current = open_[is_improving], current[is_improving]
     inside = (boxes[:, :2] > -_SLACK).all(axis=1) & (boxes[:, 2:] < 1 + _SLACK).all(axis=1)
     large = (boxes[:, 2:] - boxes[:, :2] > SMALLEST).all(axis=1)
     return same & inside & large, Placement(guess.orientation, boxes)
@@ -178,9 +178,9 @@ def compare(originals: Floats, copies: Floats, guess: Placement, *, movable: Fla
 def same_proportions(
     original: NDArray[Any], copy: NDArray[Any], placement: Placement, tolerance: float = MAX_RATIO
 ) -> Flags:
-    """(N,) whether the copies have the proportions of their place in the originals.
+    """Whether copies have the proportions of their box in the original → (N,).
 
-    `original` and `copy` are (N, 2), width and height in pixels; `tolerance` is a logarithm of the ratio of the two.
+    `original` and `copy` are (N, 2), width and height in pixels; `tolerance` is of the logarithm of the ratio.
     """
     inner = original * (placement.boxes[:, 2:] - placement.boxes[:, :2])
     turned = np.where((placement.orientation & 4 > 0)[:, None], copy[:, ::-1], copy)
@@ -191,21 +191,20 @@ Sample: TypeAlias = tuple[Floats, Floats, Floats]
 
 
 def _sampler(greys: Floats, points: int, scale: int, offset: float) -> Callable[[Doubles], Sample]:
-    """From boxes (N, 4) to greys there and their change to the right and down, (N, points, points) each.
+    """Return a function from boxes (N, 4) to the greys there and their x and y gradients, (N, points, points) each.
 
-    Number i of a row or column of `greys` lies at (i + offset) / scale of the side; between them is linear
-    interpolation.
+    Row or column i of `greys` is at (i + offset) / scale of the side; between them, greys are interpolated linearly.
     """
     size = greys.shape[1]
     centres = (np.arange(points) + 0.5) / points
     numbers = np.arange(size, dtype=np.float32)
 
     def weights(start: Doubles, stop: Doubles) -> tuple[Floats, Floats]:
-        places = (start[:, None] * (1 - centres) + stop[:, None] * centres) * scale - offset
-        places = np.clip(places, 0, size - 1.001).astype(np.float32)
-        lower = np.floor(places)[:, :, None]
+        positions = (start[:, None] * (1 - centres) + stop[:, None] * centres) * scale - offset
+        positions = np.clip(positions, 0, size - 1.001).astype(np.float32)
+        lower = np.floor(positions)[:, :, None]
         first, second = numbers == lower, numbers == lower + 1
-        far = places[:, :, None] - lower
+        far = positions[:, :, None] - lower
         near = (first * (1 - far) + second * far).astype(np.float32)
         return near, second.astype(np.float32) - first.astype(np.float32)
 
@@ -222,15 +221,15 @@ def _sampler(greys: Floats, points: int, scale: int, offset: float) -> Callable[
     return sample
 
 
-def _improved(sample: Sample, targets: Floats, boxes: Doubles) -> Doubles:
-    """One step of least squares in the boxes' sides, brightness and contrast."""
+def _improve_boxes(sample: Sample, targets: Floats, boxes: Doubles) -> Doubles:
+    """Do one least-squares step for the boxes' sides, brightness and contrast."""
     values, right, down = sample
     count = len(values)
     share = ((np.arange(_GRID) + 0.5) / _GRID).astype(np.float32)
     far_x, far_y = share[None, None, :], share[None, :, None]
     columns = (right * (1 - far_x), down * (1 - far_y), right * far_x, down * far_y, values)
     design = np.stack(columns, axis=1).reshape(count, len(columns), _GRID * _GRID)
-    design -= design.mean(axis=2, keepdims=True)  # whatever the brightness
+    design -= design.mean(axis=2, keepdims=True)  # removes the brightness
     normal = (design @ design.swapaxes(1, 2)).astype(np.float64) + 1e-3 * np.eye(len(columns))
     wanted = (design @ targets.reshape(count, _GRID * _GRID, 1)).astype(np.float64)
     solved = np.linalg.solve(normal, wanted)[:, :, 0]
@@ -238,21 +237,21 @@ def _improved(sample: Sample, targets: Floats, boxes: Doubles) -> Doubles:
     return np.asarray(boxes + np.clip(solved[:, :4] / contrast, -_LONGEST_STEP, _LONGEST_STEP))
 
 
-def _agree(values: Floats, targets: Floats, correlation: Doubles) -> Flags:
-    """Whether greys and details agree: (N, 32, 32) twice → (N,)."""
+def _matches(values: Floats, targets: Floats, correlation: Doubles) -> Flags:
+    """Whether greys and details correlate: (N, 32, 32) twice → (N,)."""
     same = np.zeros(len(values), bool)
-    hopeful = np.nonzero(correlation >= MIN_CORRELATION)[0]
-    if not len(hopeful):
+    likely = np.nonzero(correlation >= MIN_CORRELATION)[0]
+    if not len(likely):
         return same
-    one, other = values[hopeful], targets[hopeful]
-    # What one has lost to brightening, and what is next to it, says nothing; unless that is nearly all of the picture.
-    lost = _widened((one >= _CLIPPED) != (other >= _CLIPPED))
+    one, other = values[likely], targets[likely]
+    # Ignore pixels clipped in one picture only, and their neighbours, unless they are most of the picture.
+    lost = _dilate((one >= _CLIPPED) != (other >= _CLIPPED))
     kept = ~lost | (lost.mean(axis=(1, 2)) > 0.8)[:, None, None]
     details = [greys - _local_mean(greys, 5) for greys in (one, other)]
-    # Not at the edges, where a gradient differs from the mean of what is repeated outwards.
+    # Without the edges, where padding distorts the local mean of a gradient.
     enough = np.minimum(*(detail[:, 2:-2, 2:-2].std(axis=(1, 2)) for detail in details)) >= MIN_DETAIL_CONTRAST
     even = [detail / np.sqrt(_local_mean(detail**2, 9) + _FAINT**2) for detail in details]
-    same[hopeful] = (
+    same[likely] = (
         enough
         & (_correlation(details[0], details[1], kept) >= MIN_DETAIL)
         & (_correlation(even[0], even[1], kept) >= MIN_EVEN_DETAIL)
@@ -260,15 +259,15 @@ def _agree(values: Floats, targets: Floats, correlation: Doubles) -> Flags:
     return same
 
 
-def _widened(mask: Flags) -> Flags:
-    """Also the pixels next to those of the mask."""
+def _dilate(mask: Flags) -> Flags:
+    """Dilate a mask by one pixel."""
     padded = np.pad(mask, ((0, 0), (1, 1), (1, 1)))
     rows = padded[:, :-2] | padded[:, 1:-1] | padded[:, 2:]
     return np.asarray(rows[:, :, :-2] | rows[:, :, 1:-1] | rows[:, :, 2:])
 
 
 def _local_mean(greys: Floats, size: int) -> Floats:
-    """The mean over size × size points; edges are repeated outwards."""
+    """Return the mean over size × size points; edges are repeated."""
     edge = size // 2
     padded = np.pad(greys, ((0, 0), (edge, edge), (edge, edge)), mode="edge")
     rows = np.sum([padded[:, k : k + _GRID] for k in range(size)], axis=0)
@@ -276,7 +275,7 @@ def _local_mean(greys: Floats, size: int) -> Floats:
 
 
 def _correlation(one: Floats, other: Floats, kept: Flags | None = None) -> Doubles:
-    """Pearson's, of (N, H, W) twice → (N,); 0 where one is flat. With `kept`, of these pixels alone."""
+    """Pearson correlation of (N, H, W) twice → (N,), over the pixels of `kept`; 0 if one is flat."""
     if kept is None:
         one, other = (greys - greys.mean(axis=(1, 2), keepdims=True) for greys in (one, other))
     else:

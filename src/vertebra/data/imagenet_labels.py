@@ -1,4 +1,4 @@
-"""How the photos of ImageNet, and of subsets such as Imagenette, are labelled: by wnid, by number or by class name."""
+"""Labels of ImageNet and its subsets, such as Imagenette: wnids, class indices or class names."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from vertebra.report import percent
 from .dataset import DataError
 from .label_names import argument, tidy
 
-# The ways to label, in words for people.
+# Forms of labels, as messages name them.
 WNID, WNID_AND_NAME, INDEX, NAME = "wnid", "wnid and name", "class index", "class name"
 _WAYS = (WNID, WNID_AND_NAME, INDEX, NAME)
-_FEW_RIGHT = 0.1  # top-1 below which indices may mean other classes; that of published networks is over 0.5
+_MIN_TOP1 = 0.1  # below it, indices may be numbered differently; published networks have over 0.5
 _WNID = re.compile(r"(n[0-9]{8})(?:[\s_.,-]+(.+))?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class ImageNetLabels:
-    """What the labels of a data set mean among ImageNet's 1,000 classes."""
+    """The ImageNet classes of a data set's labels."""
 
-    way: str  # one of the four above
+    way: str  # one of `_WAYS`
     indices: dict[str, int]  # label → class
-    unknown: list[str]  # labels that mean none of them
-    notes: tuple[str, ...]  # what to tell
+    unknown: list[str]  # labels that match no class
+    notes: tuple[str, ...]
 
     def nearest(self, label: str) -> str:
-        """The hint for a label that means no class: what it would have to be, or the class that may be meant."""
+        """Return a hint for an unknown label: the allowed values, or the class that may be meant."""
         label = tidy(label)
         if _is_index(label):
             labels = [int(other) for other in map(tidy, (*self.indices, *self.unknown)) if _is_index(other)]
             from_one = COUNT in labels and 0 not in labels and max(labels) == COUNT
             why = f" {COUNT} is among these labels and 0 is not, so they seem to be counted from 1." if from_one else ""
             return f"Class indices are from 0 to {COUNT - 1}.{why}"
-        if wnid := _WNID.fullmatch(label):  # a number one apart is of anything, and no typing error
+        if wnid := _WNID.fullmatch(label):  # similar wnids are unrelated classes
             return f"{wnid[1].lower()} is none of the {COUNT:,} wnids of ImageNet-1K."
         if self.indices and self.way != NAME:
             return f"The other labels are each a {self.way}, such as {next(iter(self.indices))!r}."
@@ -46,14 +46,13 @@ class ImageNetLabels:
 
 
 def match_imagenet(labels: Iterable[str], source: str) -> ImageNetLabels:
-    """The ImageNet classes that labels mean.
+    """Match labels to ImageNet classes.
 
-    All of them have to be written in one way: `n01440764`, `n01440764_tench`, `0` or `tench` (with `_` or `-` for the
-    spaces of a name, or not).
+    All labels must have one form: `n01440764`, `n01440764_tench`, `0` or `tench` (spaces may be `_` or `-`).
 
     Raises:
-        UsageError: they are written in several ways, or one names two classes.
-        DataError: a name differs from a class's in case only, which tells cardigan from Cardigan.
+        UsageError: the labels have several forms, or one names two classes.
+        DataError: a name differs from a class only in case, and case distinguishes cardigan from Cardigan.
     """
     read = {label: _read(tidy(label), source) for label in labels}
     by_way: dict[str, list[str]] = {}
@@ -73,7 +72,7 @@ def match_imagenet(labels: Iterable[str], source: str) -> ImageNetLabels:
 
 
 def _read(label: str, source: str) -> tuple[str, int | None]:
-    """The way in which a label is written, and its class; None where it has that form and means none."""
+    """Return the form of a label, and its class or None."""
     if _is_index(label):
         return INDEX, int(label) if int(label) < COUNT else None
     if found := _WNID.fullmatch(label):
@@ -96,7 +95,7 @@ def _is_index(label: str) -> bool:
 
 
 def _named_within(label: str) -> str:
-    """The hint for a label with all the names of a WordNet synset: "goldfish, Carassius auratus"."""
+    """Return a hint for a label with all names of a WordNet synset: "goldfish, Carassius auratus"."""
     parts = [_plain(part.strip(" _-")) for part in re.split("[,;|]", label)]
     if len(parts) < 2:
         return ""
@@ -112,20 +111,20 @@ def _named_within(label: str) -> str:
 
 
 def class_index_notes(labels: Iterable[int], predicted: Iterable[int]) -> tuple[str, ...]:
-    """What to tell of photos that are labelled by class index, where the indices may be counted in another way."""
+    """Return a note if the predictions suggest that class indices are numbered differently."""
     pairs = [(int(label), int(found)) for label, found in zip(labels, predicted, strict=True)]
     if not pairs:
         return ()
     top1 = sum(label == found for label, found in pairs) / len(pairs)
     for step, way, why in ((-1, "less", "counted from 1"), (1, "more", "one too low")):
         right = [label for label, found in pairs if label + step == found]
-        # Confusions of one class with its neighbour, which is often alike, are no sign of it.
-        if len(set(right)) > 1 and len(right) / len(pairs) >= max(_FEW_RIGHT, 3 * top1):
+        # Confusions of a single class with its neighbour, which is often similar, are no evidence.
+        if len(set(right)) > 1 and len(right) / len(pairs) >= max(_MIN_TOP1, 3 * top1):
             return (
                 f"With each class index one {way} top-1 would be {percent(len(right) / len(pairs))} instead of "
                 f"{percent(top1)}: these labels seem to be {why}, and indices are from 0.",
             )
-    if top1 >= _FEW_RIGHT:
+    if top1 >= _MIN_TOP1:
         return ()
     different = {label for label, _ in pairs}
     own = len(different) > 1 and different == set(range(len(different))) and len(different) < COUNT
@@ -139,9 +138,9 @@ def class_index_notes(labels: Iterable[int], predicted: Iterable[int]) -> tuple[
 
 
 def _check_name(label: str, index: int | None, name: str, source: str) -> None:
-    """Refuse a wnid that stands beside the name of another class."""
+    """Raise a UsageError for a wnid with the name of another class."""
     other = _names().get(_plain(name))
-    # Some are called by the first word of theirs, which is another's name: crane (bird), maillot (tank suit).
+    # The first word of some names is the name of another class: crane (bird), maillot (tank suit).
     if index is None or other in (None, index) or _plain(class_names()[index]).startswith(_plain(name)):
         return
     raise UsageError(

@@ -1,12 +1,12 @@
-"""Perceptual hashes of photos, and which photos have hashes so close that a comparison is worth its time.
+"""Perceptual hashes of photos, and candidate pairs of near-duplicates whose hashes differ in few bits.
 
 A hash has one bit for each of 62 low frequencies of a photo's greys: the sign of its coefficient in the discrete cosine
-transform ("pHash", Zauner 2010). Mirroring a photo flips the bits of odd frequencies and transposing it exchanges
-rows and columns, so the hashes of all eight orientations follow from one. A photo is found by the hash of all of it in
-eight orientations, among the hashes of all of every photo and of windows of it, one of which a cropped copy resembles.
+transform ("pHash", Zauner 2010). Mirroring flips the bits of odd frequencies and transposing swaps rows and columns, so
+the hashes of all eight orientations follow from one. The hashes of a whole photo in eight orientations are the queries,
+and those of every photo and of windows of it, one of which a cropped duplicate resembles, are the index.
 
-Time and memory are bounded for any number of photos and any similarity: hashes are sorted with their bits in several
-orders (tables), and each is compared with its neighbours alone (locality-sensitive hashing by sorted prefixes).
+Time and memory are bounded for any number and similarity of photos: hashes are sorted by several orders of their bits
+(tables), and each is compared only with its neighbours (locality-sensitive hashing by sorted prefixes).
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ WINDOWS = (
 # An orientation is a transposition (4), then a flip up to down (2), then one left to right (1).
 ORIENTATIONS = 8
 
-# A coefficient that is no larger is noise, as half of them are in a symmetric picture: no sign is read into it. 16
-# levels × pixels of 256 pixels, a sixteenth of a level.
+# Smaller coefficients are noise, such as half of those of a symmetric picture: their bit is 0. 16 levels × pixels of
+# 256 pixels, a sixteenth of a level.
 _NOISE = 16.0
 
-_BLOCK = 8192  # photos whose hashes are computed at once: 8 MB of greys
+_PHOTOS_PER_BLOCK = 8192  # whose hashes are computed at once: 8 MB of greys
 _PART = 1 << 19  # hashes sorted at once: 20 MB
-_QUERIES = 1 << 16  # so many are compared with them at once: 10 MB
-# Where many more hashes begin alike than a part holds, as those of one picture do: the parts that are compared with
-# all, and of how many others one.
-_MOST_PARTS = 8
+_QUERIES = 1 << 16  # compared with a part at once: 10 MB
+# If more hashes share a prefix than fit in a part, as those of one picture do: the first 8 parts are compared with all
+# queries, later ones with an eighth.
+_MAX_FULL_PARTS = 8
 
 
 # (row, column) of each bit, the lowest frequency first; the mean and the highest are left out.
@@ -61,14 +61,13 @@ _BITS = sorted(
 )
 _ROWS, _COLUMNS = (list(index) for index in zip(*_BITS, strict=True))
 _STABLE = sum(u + v <= 6 for u, v in _BITS)  # 27 bits: 99 % of copies differ in 4 of them or less
-_PLACES = np.uint64(1) << np.arange(63, 63 - len(_BITS), -1, dtype=np.uint64)
+_BIT_VALUES = np.uint64(1) << np.arange(63, 63 - len(_BITS), -1, dtype=np.uint64)
 
 
-def _orders() -> list[list[int]]:
-    """For each table the order of the bits: with any three of the six parts in front, then the others, then the rest.
+def _bit_orders() -> list[list[int]]:
+    """Return the order of the bits in each table: three of six bands of the stable bits, the other three, the rest.
 
-    A copy that differs in up to three of the stable bits has three parts without a difference, and so is near its
-    original in at least one table.
+    A duplicate that differs in up to three stable bits has three equal bands, so it is near its original in a table.
     """
     bands = [list(range(start, _STABLE, 6)) for start in range(6)]  # of four or five, low and high frequencies in each
     orders = []
@@ -80,26 +79,26 @@ def _orders() -> list[list[int]]:
 
 
 def coefficients(greys: Floats, window: tuple[int, int, int, int]) -> Floats:
-    """The lowest 8 × 8 frequencies of a window: (N, 16, 16) → (N, 8, 8), rows first."""
+    """Return the lowest 8 × 8 frequencies of a window: (N, 16, 16) → (N, 8, 8), rows first."""
     x, y, width, height = window
     part = greys[:, y : y + height, x : x + width]
     return np.asarray(_cosines(height) @ part @ _cosines(width).T, np.float32)
 
 
 def _cosines(size: int) -> Floats:
-    places = (np.arange(size) + 0.5) / size
-    return np.cos(np.pi * np.arange(_FREQUENCIES)[:, None] * places).astype(np.float32)
+    positions = (np.arange(size) + 0.5) / size
+    return np.cos(np.pi * np.arange(_FREQUENCIES)[:, None] * positions).astype(np.float32)
 
 
 def hashes_of(found: Floats) -> Hashes:
-    """(N, 8, 8) coefficients → (N,) hashes; those of the negated coefficients are not their complement."""
-    return np.asarray((found[:, _ROWS, _COLUMNS] > _NOISE) @ _PLACES, np.uint64)
+    """Hash coefficients (N, 8, 8) → (N,); due to noise, negated coefficients do not give the complement."""
+    return np.asarray((found[:, _ROWS, _COLUMNS] > _NOISE) @ _BIT_VALUES, np.uint64)
 
 
 def _flip(orientation: int) -> np.uint64:
-    """The bits that are flipped in an orientation's hash, after the transposition."""
+    """Return the mask of bits that an orientation flips, after the transposition."""
     flipped = [bool(orientation & 1 and v % 2) != bool(orientation & 2 and u % 2) for u, v in _BITS]
-    return np.uint64(sum(int(place) for place, flip in zip(_PLACES, flipped, strict=True) if flip))
+    return np.uint64(sum(int(bit) for bit, flip in zip(_BIT_VALUES, flipped, strict=True) if flip))
 
 
 _FLIPS = np.array([_flip(orientation) for orientation in range(ORIENTATIONS)], np.uint64)
@@ -107,85 +106,85 @@ _FLIPS = np.array([_flip(orientation) for orientation in range(ORIENTATIONS)], n
 
 @dataclass(frozen=True)
 class Index:
-    """The hashes of some photos; `photos` says which."""
+    """The hashes of N photos."""
 
-    photos: NDArray[np.int32]  # (N,)
+    photos: NDArray[np.int32]  # (N,) indices of the photos
     windows: Hashes  # (N, 16)
-    # (N, 2, 2) of the whole, as it stands and transposed, of its coefficients and of the negated ones
+    # (N, 2, 2) of the whole photo: upright and transposed, of its coefficients and of their negatives
     whole: Hashes
-    detailed: NDArray[np.bool_]  # (N,) whether other orientations and windows are looked for
+    detailed: NDArray[np.bool_]  # (N,) whether other orientations and windows are searched
 
     @classmethod
-    def of(cls, look: Callable[[int], bytes], photos: NDArray[np.int32], detailed: NDArray[np.bool_]) -> Index:
-        """Compute the hashes from the 16 × 16 greys that `look` gives of each photo."""
+    def of(cls, coarse_greys: Callable[[int], bytes], photos: NDArray[np.int32], detailed: NDArray[np.bool_]) -> Index:
+        """Compute the hashes from the 16 × 16 greys of each photo."""
         windows = np.empty((len(photos), len(WINDOWS)), np.uint64)
         whole = np.empty((len(photos), 2, 2), np.uint64)
-        for start in range(0, len(photos), _BLOCK):
-            part = slice(start, start + _BLOCK)
-            greys = greys_of(look, photos[part])
-            for place, window in enumerate(WINDOWS):
-                windows[part, place] = hashes_of(coefficients(greys, window))
+        for start in range(0, len(photos), _PHOTOS_PER_BLOCK):
+            part = slice(start, start + _PHOTOS_PER_BLOCK)
+            greys = greys_of(coarse_greys, photos[part])
+            for number, window in enumerate(WINDOWS):
+                windows[part, number] = hashes_of(coefficients(greys, window))
             found = coefficients(greys, WINDOWS[0])
             for turned, values in enumerate((found, found.transpose(0, 2, 1))):
                 whole[part, turned, 0], whole[part, turned, 1] = hashes_of(values), hashes_of(-values)
         return cls(photos, windows, whole, detailed)
 
-    def oriented(self, places: NDArray[Any] | slice, kinds: NDArray[Any] | int) -> Hashes:
-        """Hashes of the whole in those orientations, as if computed anew.
+    def oriented(self, indices: NDArray[Any] | slice, kinds: NDArray[Any] | int) -> Hashes:
+        """Return the hashes of whole photos in these orientations.
 
-        Negating a coefficient flips its bit, but not where it is noise, whose bit is 0 either way.
+        Negating a coefficient flips its bit unless it is noise, whose bit is 0 either way.
         """
         turned = kinds >> 2
         flips = _FLIPS[kinds]
-        return np.asarray(self.whole[places, turned, 0] & ~flips | self.whole[places, turned, 1] & flips, np.uint64)
+        return np.asarray(self.whole[indices, turned, 0] & ~flips | self.whole[indices, turned, 1] & flips, np.uint64)
 
 
-def greys_of(look: Callable[[int], bytes], photos: NDArray[Any]) -> Floats:
-    """(N, 16, 16)."""
-    joined = b"".join(map(look, photos.tolist()))
+def greys_of(coarse_greys: Callable[[int], bytes], photos: NDArray[Any]) -> Floats:
+    """Join the coarse greys of N photos → (N, 16, 16)."""
+    joined = b"".join(map(coarse_greys, photos.tolist()))
     return np.frombuffer(joined, np.uint8).reshape(-1, COARSE_SIZE, COARSE_SIZE).astype(np.float32)
 
 
-# (N,) pairs of photos that may show the same picture: the `copy` would lie wholly inside the `original`, in whose
-# `window`, by its place in `WINDOWS`, it has the same hash in that `orientation`.
+# (N,) pairs of photos that may be duplicates: the hash of the `copy` in that `orientation` is near the hash of a
+# `window` (an index of `WINDOWS`) of the `original`.
 Candidates: TypeAlias = NDArray[np.void]
 _CANDIDATE = np.dtype([(name, np.int64) for name in ("copy", "original", "orientation", "window")])
 
 
 def candidates(index: Index, active: NDArray[np.bool_]) -> Iterator[Candidates]:
-    """Pairs whose hashes differ in few bits: at most two for each orientation of each photo in each part of a table.
+    """Iterate over pairs whose hashes differ in few bits: at most two per photo, orientation and part of a table.
 
-    `active` (photos in all,) says which photos still count; the caller may change it between two parts.
+    `active` (all photos,) marks the photos to search; the caller may change it between two parts.
     """
-    # Few photos can afford more comparisons with neighbours, which finds more.
+    # With few photos there is time for more neighbours, which finds more.
     reach = int(np.clip(1_000_000 // max(len(index.photos), 1), 4, 32))
     depth = max(0, int(np.ceil(np.log2(max(len(index.photos) * len(WINDOWS), 1) / _PART))))
-    for order in _orders():
-        # All hashes at once would not fit in memory: those that begin alike are sorted together.
-        leading = [_PLACES[bit] for bit in order[:depth]]
+    for order in _bit_orders():
+        # All hashes would not fit in memory: those with a common prefix are sorted together.
+        leading = [_BIT_VALUES[bit] for bit in order[:depth]]
         mask = sum(leading, np.uint64(0))
         for value in range(1 << depth):
-            pattern = sum((bit for place, bit in enumerate(leading) if value >> place & 1), np.uint64(0))
+            pattern = sum((bit for shift, bit in enumerate(leading) if value >> shift & 1), np.uint64(0))
             for number, entries in enumerate(_parts(index, active, mask, pattern, _PART, oriented=False)):
                 originals = _sorted(index, entries, order, oriented=False)
                 for other, queries in enumerate(_parts(index, active, mask, pattern, _QUERIES, oriented=True)):
-                    if number < _MOST_PARTS or number % _MOST_PARTS == other % _MOST_PARTS:
+                    if number < _MAX_FULL_PARTS or number % _MAX_FULL_PARTS == other % _MAX_FULL_PARTS:
                         yield _nearest(_sorted(index, queries, order, oriented=True), originals, reach)
 
 
 def _parts(
     index: Index, active: NDArray[np.bool_], mask: np.uint64, pattern: np.uint64, size: int, *, oriented: bool
 ) -> Iterator[Indices]:
-    """Codes (kind × photos + photo) of the hashes of active photos whose masked bits are those of the pattern."""
+    """Iterate over codes (kind × photos + photo) of active photos whose masked hash bits equal the pattern."""
     codes: list[Indices] = []
     room = size
     for kind in range(ORIENTATIONS if oriented else len(WINDOWS)):
-        alive = active[index.photos]
+        is_active = active[index.photos]
         if kind:
-            alive &= index.detailed
+            is_active &= index.detailed
         hashes = index.oriented(slice(None), kind) if oriented else index.windows[:, kind]
-        alive &= (hashes & mask) == pattern
-        found = np.nonzero(alive)[0].astype(np.int32)
+        is_active &= (hashes & mask) == pattern
+        found = np.nonzero(is_active)[0].astype(np.int32)
         while len(found) >= room:
             codes.append(found[:room] + np.int64(kind * len(index.photos)))
             yield np.concatenate(codes)
@@ -205,37 +204,37 @@ class _Sorted:
 
 
 def _sorted(index: Index, codes: Indices, order: Sequence[int], *, oriented: bool) -> _Sorted:
-    """Hashes, sorted by their bits in that order."""
-    kinds, places = np.divmod(codes, len(index.photos))
-    hashes = index.oriented(places, kinds) if oriented else index.windows[places, kinds]
+    """Sort hashes by their bits in that order."""
+    kinds, indices = np.divmod(codes, len(index.photos))
+    hashes = index.oriented(indices, kinds) if oriented else index.windows[indices, kinds]
     keys = np.zeros(len(codes), np.uint32)
     for bit in order[:32]:
-        keys = (keys << np.uint32(1)) | ((hashes & _PLACES[bit]) != 0)
+        keys = (keys << np.uint32(1)) | ((hashes & _BIT_VALUES[bit]) != 0)
     ranks = np.argsort(keys)
-    return _Sorted(keys[ranks], hashes[ranks], index.photos[places[ranks]], kinds[ranks].astype(np.int8))
+    return _Sorted(keys[ranks], hashes[ranks], index.photos[indices[ranks]], kinds[ranks].astype(np.int8))
 
 
 def _nearest(queries: _Sorted, entries: _Sorted, reach: int) -> Candidates:
-    """The two entries nearest to each query among its neighbours in the order of the keys."""
-    # To the left: where many entries have the same key, all queries meet the first of them.
+    """Return the two nearest entries of each query among its neighbours in the order of the keys."""
+    # Search to the left: if many entries have the same key, all queries meet the first of them.
     start = np.searchsorted(entries.keys, queries.keys)
     far = np.uint8(MAX_DIFFERING_BITS + 1)
     best = np.full((2, len(start)), far)
     found = np.zeros((2, len(start)), np.int32)
     for step in range(-reach, reach):
-        place = start + step
-        inside = (place >= 0) & (place < len(entries.keys))
-        place[~inside] = 0
-        differing = np.bitwise_count(queries.hashes ^ entries.hashes[place])
-        differing[~inside | (queries.photos == entries.photos[place])] = far
+        position = start + step
+        inside = (position >= 0) & (position < len(entries.keys))
+        position[~inside] = 0
+        differing = np.bitwise_count(queries.hashes ^ entries.hashes[position])
+        differing[~inside | (queries.photos == entries.photos[position])] = far
         first = differing < best[0]
         second = ~first & (differing < best[1])
         best[1] = np.where(first, best[0], np.where(second, differing, best[1]))
-        found[1] = np.where(first, found[0], np.where(second, place, found[1]))
+        found[1] = np.where(first, found[0], np.where(second, position, found[1]))
         best[0] = np.where(first, differing, best[0])
-        found[0] = np.where(first, place, found[0])
+        found[0] = np.where(first, position, found[0])
     query = np.concatenate([np.nonzero(row < far)[0] for row in best])
-    entry = np.concatenate([places[row < far] for places, row in zip(found, best, strict=True)])
+    entry = np.concatenate([positions[row < far] for positions, row in zip(found, best, strict=True)])
     pairs = np.empty(len(query), _CANDIDATE)
     pairs["copy"], pairs["orientation"] = queries.photos[query], queries.kinds[query]
     pairs["original"], pairs["window"] = entries.photos[entry], entries.kinds[entry]

@@ -1,6 +1,6 @@
-"""What has been found out about contents, kept in an SQLite file by their SHA-256.
+"""An SQLite cache of results by the SHA-256 of a file's content.
 
-SQLite has no checksums: it gives what damaged bytes say, as long as they can be read at all. So each row has one.
+SQLite has no checksums and returns damaged values, so each row has a checksum of its own.
 """
 
 from __future__ import annotations
@@ -18,28 +18,27 @@ from vertebra.files import atomic_write
 
 Row: TypeAlias = tuple[Any, ...]
 
-_SAVE_EVERY = 512  # rows: what an interrupted run loses at most
-_MOST_UNSAVED = 4096  # rows: some megabytes
-_PATIENCE = 10.0  # seconds that another process may hold the file, once in a run
+_SAVE_EVERY = 512  # rows: an interrupted run loses at most these
+_MAX_UNSAVED = 4096  # rows: some megabytes
+_LOCK_TIMEOUT = 10.0  # seconds to wait for another process, once per run
 _IN_USE = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-# That the file cannot be written or opened says nothing of what it holds.
-_WELL = (
+# Errors of opening or writing that do not mean a damaged file.
+_NOT_DAMAGED = (
     *(sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL),
     *(sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_INTERRUPT),
 )
-# What reading damaged bytes raises. A ValueError comes where SQLite's message repeats them and they are no UTF-8.
+# Raised on reading a damaged file; a ValueError if SQLite's message has bytes that are not UTF-8.
 _ERRORS = (sqlite3.Error, ValueError, OverflowError, MemoryError)
 
 
 class SqliteCache:
-    """One row for each SHA-256; several threads and processes may use it.
+    """One row for each SHA-256; safe for several threads and processes.
 
-    A file that cannot be used costs time, never the result: then nothing is known, and nothing is kept. A row comes
-    back as it was put, or not at all. A damaged file is told once and replaced; its sound rows up to the first page
-    that cannot be read are kept.
+    An unusable file makes lookups miss and changes no result. A row is returned exactly as it was put, or not at all.
+    A damaged file is replaced with one warning; intact rows before its first unreadable page are kept.
 
-    `columns` are name and type of each one besides `sha256`: `"photo BLOB"`. `context` is what the values depend on
-    besides the content; rows of another context are damaged ones.
+    `columns` has the name and type of each column besides `sha256`: `"photo BLOB"`. `context` is what the values depend
+    on besides the content; rows of another context count as damaged.
     """
 
     def __init__(self, path: Path, table: str, columns: Sequence[str], context: str = "") -> None:
@@ -53,14 +52,14 @@ class SqliteCache:
         self._version = int.from_bytes(checksum(self._create)[:3], "little")
         self._lock = threading.Lock()
         self._new: dict[str, Row] = {}
-        self._patience = _PATIENCE
-        self._unfit = False  # the file has to be replaced
+        self._timeout = _LOCK_TIMEOUT
+        self._must_replace = False
         self._connection: sqlite3.Connection | None = None
         self._opened: tuple[int, int] | None = None
         self._open()
 
     def get(self, digest: str) -> Row | None:
-        """The row, or None where there is none."""
+        """Return the row of a digest, or None."""
         with self._lock:
             if digest in self._new:
                 return self._new[digest]
@@ -69,17 +68,17 @@ class SqliteCache:
                 if self._connection is not None:
                     row = self._connection.execute(self._select, [digest]).fetchone()
             except _ERRORS as error:
-                self._note(error)
+                self._handle(error)
             if row is None:
                 return None
             if row[-1] == self._checksum(digest, row[:-1]):
                 return row[:-1]
-            self._unfit = True
+            self._must_replace = True
         warn_damaged(self._path)
         return None
 
     def put(self, digest: str, row: Row) -> None:
-        """Keep a row; it is on disk after `save`, which this calls now and then."""
+        """Add a row; every 512 rows they are saved."""
         with self._lock:
             self._new[digest] = row
             is_due = len(self._new) % _SAVE_EVERY == 0
@@ -87,17 +86,17 @@ class SqliteCache:
             self.save()
 
     def save(self) -> None:
-        """Write what is new; of what cannot be written, the last rows are remembered as long as the process runs."""
+        """Write the new rows; if that fails, the last 4,096 stay in memory."""
         with self._lock:
             if self._new and self._write():
                 self._new = {}
-            for key in list(self._new)[:-_MOST_UNSAVED]:
+            for key in list(self._new)[:-_MAX_UNSAVED]:
                 del self._new[key]
 
     def _write(self) -> bool:
         for _ in range(2):
-            # Deleted or replaced by another process, or damaged: what is written there is lost.
-            if self._unfit or self._opened != _identity(self._path):
+            # If another process has deleted or replaced the file, writes would be lost.
+            if self._must_replace or self._opened != _identity(self._path):
                 self._open()
             if self._connection is None:
                 return False
@@ -105,54 +104,54 @@ class SqliteCache:
             try:
                 with self._connection:
                     self._connection.executemany(self._insert, rows)
-                if self._opened == _identity(self._path):  # else another process has replaced it meanwhile
+                if self._opened == _identity(self._path):  # not replaced by another process meanwhile
                     return True
             except _ERRORS as error:
-                self._note(error)
-                if not self._unfit:
+                self._handle(error)
+                if not self._must_replace:
                     return False
         return False
 
     def _open(self) -> None:
-        """Connect to the file, made where there is none, and made anew where it is damaged or of another version."""
+        """Connect to the file; create it if missing, replace it if damaged or of another version."""
         with contextlib.suppress(OSError, *_ERRORS):
-            if not self._unfit:
+            if not self._must_replace:
                 self._connect()
-            if self._unfit:
+            if self._must_replace:
                 self._replace()
                 self._connect()
 
     def _connect(self) -> None:
-        """Connect to a file with this table alone; where there is none, say whether it has to be replaced."""
+        """Connect to a file with exactly this table, or set `_must_replace`."""
         self._close()
-        self._unfit = not self._path.exists()
+        self._must_replace = not self._path.exists()
         if not self._path.is_file():
             return
         try:
-            connection = sqlite3.connect(self._path, timeout=self._patience, check_same_thread=False)
+            connection = sqlite3.connect(self._path, timeout=self._timeout, check_same_thread=False)
             opened = _identity(self._path)
             found = [sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")]
             (version,) = connection.execute("PRAGMA user_version").fetchone()
         except _ERRORS as error:
-            self._note(error)
+            self._handle(error)
             return
         if found != [self._create] or version != self._version:
             connection.close()
-            self._unfit = True
-            # A file of another version has another table; nobody reads its rows any more.
+            self._must_replace = True
+            # A table of another version is replaced without a warning.
             if version == self._version or found in ([], [self._create]):
                 warn_damaged(self._path)
             return
         self._connection, self._opened = connection, opened
 
     def _replace(self) -> None:
-        """A new file with sound rows of this one, unless another process has been sooner."""
+        """Replace the file with its intact rows, unless another process has done so."""
         with creation_lock(self._path):
             if self._connection is not None:
                 is_replaced = _identity(self._path) != self._opened
-            else:  # judged before the lock was ours: what is there now may be another process's new file
+            else:  # checked before the lock was acquired: another process may have replaced the file
                 self._connect()
-                is_replaced = not self._unfit
+                is_replaced = not self._must_replace
             if is_replaced:
                 return
             with atomic_write(self._path) as temporary:
@@ -160,14 +159,14 @@ class SqliteCache:
                 with contextlib.closing(connection), connection:
                     connection.execute(self._create)
                     connection.execute(f"PRAGMA user_version = {self._version}")
-                    connection.executemany(self._insert, self._sound_rows())
+                    connection.executemany(self._insert, self._intact_rows())
                 self._close()
-                # Of the file before: SQLite would put its pages back into the new one.
+                # SQLite would apply the old file's journal to the new one.
                 for suffix in ("-journal", "-wal", "-shm"):
                     Path(f"{self._path}{suffix}").unlink(missing_ok=True)
 
-    def _sound_rows(self) -> Iterator[Row]:
-        """Those before the first page that cannot be read, checksums included."""
+    def _intact_rows(self) -> Iterator[Row]:
+        """Iterate over the rows before the first unreadable page, with their checksums."""
         with contextlib.suppress(*_ERRORS):
             for key, *row in self._connection.execute(self._every) if self._connection else ():
                 if isinstance(key, str) and row[-1] == self._checksum(key, row[:-1]):
@@ -179,15 +178,15 @@ class SqliteCache:
                 self._connection.close()
         self._connection = self._opened = None
 
-    def _note(self, error: BaseException) -> None:
-        """Tell what keeps the file from being used, and remember it."""
+    def _handle(self, error: BaseException) -> None:
+        """Warn of an error once, and set whether the file must be replaced."""
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in _IN_USE:
             self._close()
-            self._patience = 0.0  # the next attempt does not wait
+            self._timeout = 0.0  # wait only once
             warn_once(f"{self._path} is locked by another process; what it holds is computed again meanwhile.")
-        elif code not in _WELL:
-            self._unfit = True
+        elif code not in _NOT_DAMAGED:
+            self._must_replace = True
             warn_damaged(self._path)
 
     def _checksum(self, digest: str, row: Sequence[Any]) -> bytes:
@@ -195,14 +194,14 @@ class SqliteCache:
 
 
 def _typed(value: Any) -> tuple[str, str | bytes]:
-    """A value as SQLite gives it back: its type, and bytes that no other value of the type has."""
+    """Return a value's type and a unique text or bytes of it, for the checksum."""
     if isinstance(value, bytes | str):
         return type(value).__name__, value
     return type(value).__name__, struct.pack("<d", value) if isinstance(value, float) else repr(value)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """What tells a file from another in its place."""
+    """Return device and inode, which change if a file is replaced."""
     try:
         status = path.stat()
     except OSError:
