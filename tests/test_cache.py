@@ -33,7 +33,7 @@ from vertebra.errors import InUseError, VertebraError
 @pytest.fixture(autouse=True)
 def _cache(tmp_path, monkeypatch):
     monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(module, "_told", set())
+    monkeypatch.setattr(module, "_warned", set())
 
 
 @pytest.fixture

@@ -359,6 +359,18 @@ def test_the_words_name_modules_that_exist():
     assert [place for place in places if not list(SOURCE.glob(f"{place.rstrip('/')}*"))] == []
 
 
+def test_the_architecture_page_names_modules_that_exist():
+    missing, count = [], 0
+    for line in (CONTRIBUTING.parent / "docs" / "architecture.md").read_text("utf-8").splitlines():
+        room = ""  # a module without a folder is at the top, or in the room that the line has named last
+        for folder, name in re.findall(r"`(?!tests/)(\w+/)?(\w+\.py)`", line):
+            room, count = folder or room, count + 1
+            found = [SOURCE / folder / name] if folder else [SOURCE / name, SOURCE / room / name]
+            missing += [folder + name] * (not any(path.is_file() for path in found))
+    assert count > 40
+    assert missing == []
+
+
 # --- in a process of its own ---------------------------------------------------------------------------------------
 
 

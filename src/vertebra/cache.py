@@ -1,8 +1,8 @@
-"""The cache: exported networks, the forms that engines convert them to, measurements, features.
+"""The cache: exported networks, converted models of engines, measurements, features.
 
-The folder (`VERTEBRA_CACHE` names another one) may be deleted at any time. The cache never makes a command fail, nor
-changes a result: a file is read only where its checksum is right, a damaged one is reported once and made again, and
-what cannot be written is made for one run.
+The folder (`VERTEBRA_CACHE` overrides it) may be deleted at any time. The cache never makes a command fail or changes
+a result: a file is used only if its checksum matches, a damaged one is reported once and recreated, and in a read-only
+cache everything is recomputed.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from pathlib import Path
 from typing import Any
 
 try:
-    from _blake2 import blake2b  # what hashlib has; that loads OpenSSL, 3 ms of every start
-except ImportError:  # of another Python
+    from _blake2 import blake2b  # hashlib's own, without loading OpenSSL, which takes 3 ms
+except ImportError:  # other Python implementations
     from hashlib import blake2b
 
 from vertebra.errors import InUseError, VertebraError, warn
 from vertebra.files import atomic_write, locked
 
-_TIMEOUT = 900.0  # seconds to wait for another process to make something: longer than any export takes
+_TIMEOUT = 900.0  # seconds to wait for another process: longer than any export takes
 _CHECKSUM = b'{"checksum": "'
-_told: set[str] = set()
+_warned: set[str] = set()
 
 
 def cache_dir() -> Path:
-    """`$VERTEBRA_CACHE`, or `vertebra` in the folder where this system keeps caches."""
+    """`$VERTEBRA_CACHE`, or `vertebra` in the system's cache folder."""
     if folder := os.environ.get("VERTEBRA_CACHE"):
         return Path(folder).expanduser()
     home = os.environ.get("XDG_CACHE_HOME") or (os.environ.get("LOCALAPPDATA") if os.name == "nt" else None)
@@ -37,7 +37,7 @@ def cache_dir() -> Path:
 
 
 def checksum(*parts: str | bytes) -> bytes:
-    """The BLAKE2b of these parts, 16 bytes."""
+    """The 16-byte BLAKE2b of these parts."""
     found = blake2b(digest_size=16)
     for part in parts:
         content = part.encode() if isinstance(part, str) else part
@@ -47,9 +47,9 @@ def checksum(*parts: str | bytes) -> bytes:
 
 
 def warn_once(text: str) -> None:
-    """Warn, the first time in this process."""
-    if text not in _told:
-        _told.add(text)
+    """Warn at most once per process and text."""
+    if text not in _warned:
+        _warned.add(text)
         warn(text)
 
 
@@ -60,12 +60,12 @@ def warn_damaged(path: Path) -> None:
 
 @contextlib.contextmanager
 def creation_lock(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Around the making of a cached file: one process makes it, others call `waiting`, wait, and look for it again.
+    """Hold a lock while creating a cached file; other processes call `waiting`, wait, and then look for it again.
 
-    Its folder is made. Where the cache cannot be locked, each process makes its own file, and the last one stays.
+    Creates the folder. If the cache cannot be locked, each process creates the file, and the last one remains.
     """
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError, InUseError, RuntimeError):  # the last of Python 3.11, for a circle of links
+        with contextlib.suppress(OSError, InUseError, RuntimeError):  # RuntimeError: cyclic links in Python 3.11
             path.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(path, f"delete {path.parent}", wait=_TIMEOUT, waiting=waiting))
         yield
@@ -73,7 +73,7 @@ def creation_lock(path: Path, waiting: Callable[[], None] = lambda: None) -> Ite
 
 @functools.cache
 def scratch_dir() -> Path:
-    """A folder of this process, for what cannot be written to the cache; removed when the process ends."""
+    """A temporary folder for a read-only cache; removed when the process ends."""
     import atexit
     import shutil
     import tempfile
@@ -87,7 +87,7 @@ def scratch_dir() -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object that `write_json` wrote; None where it is missing or damaged."""
+    """Read what `write_json` wrote, or None if it is missing or damaged."""
     try:
         if not path.is_file():  # reading a pipe may never end
             return None
@@ -105,14 +105,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write an object for the next run. A cache that cannot be written costs time, never the result."""
+    """Write an object; errors are ignored, since a cache that cannot be written costs only time."""
     body = json.dumps(value, indent=1).encode()[1:]
     with contextlib.suppress(OSError), atomic_write(path) as temporary:
         temporary.write_bytes(_head(path, body) + body)
 
 
 def _head(path: Path, body: bytes) -> bytes:
-    """The beginning of the file: the checksum of its name and of the rest."""
+    """The head of the file: the checksum of its name and body."""
     return _CHECKSUM + checksum(path.name, body).hex().encode() + b'",'
 
 
@@ -120,16 +120,16 @@ def _head(path: Path, body: bytes) -> bytes:
 
 
 def write_sidecar(path: Path, note: dict[str, Any]) -> None:
-    """Write, beside a file that has just been made in the cache, a note on it and its SHA-256."""
+    """Write a sidecar with a note and the SHA-256 beside a file just created in the cache."""
     with contextlib.suppress(OSError):
         state, digest = _hashed(path)
         write_json(path.with_suffix(".json"), {"note": note, "state": state, "sha256": digest})
 
 
 def read_sidecar(path: Path, *, thorough: bool = False) -> dict[str, Any] | None:
-    """The note of a file in the cache that is as it was made; None where it has to be made (again).
+    """The note of an intact cached file; None if the file must be created again.
 
-    The file is hashed where its state has changed; if `thorough`, always, as a failing disk changes no state.
+    The file is hashed if its state has changed; with `thorough`, always, as a failing disk does not change the state.
     """
     found = read_json(path.with_suffix(".json"))
     if found is None:
@@ -151,7 +151,7 @@ def read_sidecar(path: Path, *, thorough: bool = False) -> dict[str, Any] | None
 
 
 def fingerprint(path: Path) -> str:
-    """The SHA-256 of a file, 64 hex digits; cached with the file's path and state, as half a gigabyte takes a second.
+    """The SHA-256 of a file (64 hex digits), cached by path and state: hashing 0.5 GB takes a second.
 
     Raises:
         VertebraError: the file cannot be read.
@@ -167,7 +167,7 @@ def fingerprint(path: Path) -> str:
 
 
 def cached_fingerprint(path: Path) -> str | None:
-    """The SHA-256 of a file where it is cached; the file is not read."""
+    """The cached SHA-256 of a file, or None; the file is not read."""
     try:
         known = read_json(_note(path))
         if known is not None and known.get("state") == _state(path.stat()):
@@ -178,12 +178,12 @@ def cached_fingerprint(path: Path) -> str | None:
 
 
 def is_verified(path: Path, status: os.stat_result) -> bool:
-    """Whether a file in this state has passed the checks of the checksums that it holds."""
+    """Whether a file in this state has passed its own checksums before."""
     return read_json(_intact(path)) == _state(status)
 
 
 def record_verified(path: Path, status: os.stat_result, digest: str | None = None) -> None:
-    """Note that, with the status from before the file was read, and its SHA-256 where that is known."""
+    """Record that a file passed its checksums; `status` must be from before the file was read."""
     write_json(_intact(path), _state(status))
     if digest is not None:
         write_json(_note(path), {"state": _state(status), "sha256": digest})
@@ -194,13 +194,13 @@ def _intact(path: Path) -> Path:
 
 
 def _note(path: Path) -> Path:
-    # Not `Path.resolve`, which raises where links lead in a circle.
+    # Not `Path.resolve`, which raises for cyclic links.
     name = os.path.realpath(path)
     return cache_dir() / "hashes" / f"{checksum(os.fsencode(name)).hex()}.json"
 
 
 def _hashed(path: Path) -> tuple[dict[str, int], str]:
-    """The state of a file, and the SHA-256 of its content."""
+    """The state and the SHA-256 of a file."""
     import hashlib
 
     state = _state(path.stat())
@@ -211,15 +211,15 @@ def _hashed(path: Path) -> tuple[dict[str, int], str]:
 
 
 def file_state(path: Path) -> dict[str, int]:
-    """What differs once a file is changed or replaced."""
+    """Size, modification time and inode, which differ after a change or replacement."""
     status = path.stat()
     return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}
 
 
 def change_state(path: Path) -> dict[str, int]:
-    """As `file_state`, with the time of the last change of any kind.
+    """As `file_state`, with the ctime.
 
-    `cp -p`, `rsync -a` and archives set the time of modification, and a freed inode is given to the next file.
+    `cp -p`, `rsync -a` and archives set the modification time, and a freed inode is reused.
     """
     return _state(path.stat())
 

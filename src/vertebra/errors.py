@@ -1,4 +1,4 @@
-"""Errors for people: what was wrong, the value, what is allowed, what to do next.
+"""Exceptions with messages for users: what was wrong, the value, what is allowed, what to do next.
 
 Every error that Vertebra raises on purpose is a `VertebraError`. The command line prints its message as one line
 and exits with `exit_code`: 2 where the call was wrong, 1 where the work failed.
@@ -17,23 +17,23 @@ from typing import Any
 
 
 class VertebraError(Exception):
-    """Something that the user can understand and act on. It can be pickled, as a pool of processes needs."""
+    """Base class of errors that a user can act on. Instances can be pickled, as process pools require."""
 
     exit_code = 1
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (type(self), self.args), self.__dict__
+        return _rebuild, (type(self), self.args), self.__dict__
 
 
-def _again(kind: type[VertebraError], args: tuple[Any, ...]) -> VertebraError:
-    """An error as it was, without what its class does when one is made."""
+def _rebuild(kind: type[VertebraError], args: tuple[Any, ...]) -> VertebraError:
+    """Rebuild a pickled error without calling the `__init__` of its class."""
     return kind.__new__(kind, *args)
 
 
 class UsageError(VertebraError, ValueError):
     """An argument has a value that is not allowed.
 
-    `on_command_line` is what the command line says in place of the text, where that names options and not keywords.
+    `on_command_line` replaces the text on the command line, if the text there names options instead of keywords.
     """
 
     exit_code = 2
@@ -44,7 +44,7 @@ class UsageError(VertebraError, ValueError):
 
 
 class MissingExtraError(VertebraError, ImportError):
-    """A feature needs a package that an extra of Vertebra installs."""
+    """A package of an extra is not installed."""
 
     exit_code = 2
 
@@ -53,10 +53,10 @@ class MissingExtraError(VertebraError, ImportError):
 
 
 class BrokenPackageError(VertebraError, ImportError):
-    """A package is installed and does not load."""
+    """A package is installed but cannot be imported."""
 
 
-# The packages of each extra, by the names that are imported; an extra also has those of the extra that it includes.
+# Extra -> its import names; `INCLUDED` has the extra that it includes.
 EXTRAS: dict[str, tuple[str, ...]] = {
     "torch": ("torch", "safetensors", "onnx", "matplotlib"),
     "train": ("torchvision", "sklearn", "tensorboard"),
@@ -80,11 +80,11 @@ INCLUDED = {"train": "torch"}
 
 @contextmanager
 def require_extra(extra: str | None, feature: str) -> Iterator[None]:
-    """Around what imports packages of an extra, at any depth.
+    """Convert import errors in the block to errors that name the extra to install.
 
     Raises:
-        MissingExtraError: a package is not installed. Named is `extra` where that has it, else the one that has it.
-        BrokenPackageError: it is installed and does not load; says why.
+        MissingExtraError: a package is not installed. Names `extra` if that contains it, else the one that does.
+        BrokenPackageError: a package is installed but cannot be imported.
     """
     try:
         yield
@@ -106,7 +106,7 @@ def import_problem(error: BaseException, feature: str, extra: str | None = None)
     owner = next((name for name, packages in EXTRAS.items() if package in packages), None)
     if isinstance(error, ModuleNotFoundError) and owner is not None and not _is_installed(package):
         return MissingExtraError(feature, extra if extra and owner in (extra, INCLUDED.get(extra)) else owner)
-    # A library that is not found is an `OSError` without a number.
+    # A shared library that is not found raises an `OSError` without an errno.
     broken = _imported_from(error) if isinstance(error, ImportError) or error.errno is None else None
     if broken is None:
         return None
@@ -117,7 +117,7 @@ def import_problem(error: BaseException, feature: str, extra: str | None = None)
 
 
 def require_packages(extra: str, feature: str, *packages: str) -> None:
-    """Check, without importing them, that these packages are installed; else a `MissingExtraError`."""
+    """Raise a `MissingExtraError` unless these packages are installed; imports none of them."""
     if not all(map(_is_installed, packages)):
         raise MissingExtraError(feature, extra)
 
@@ -130,7 +130,7 @@ def _is_installed(package: str) -> bool:
 
 
 def _imported_from(error: BaseException) -> str | None:
-    """The package of an extra in whose own code an import failed, or in which an imported name is missing."""
+    """The optional package whose code failed to import, or that lacks an imported name."""
     optional = {package for packages in EXTRAS.values() for package in packages}
     found, trace = (getattr(error, "name", None) or "").partition(".")[0], error.__traceback__
     while trace is not None:
@@ -141,28 +141,28 @@ def _imported_from(error: BaseException) -> str | None:
 
 
 class ImageError(VertebraError):
-    """An image cannot be read or is not allowed."""
+    """An image cannot be decoded, or is not allowed."""
 
 
 class WeightsError(VertebraError):
-    """A weight file cannot be fetched, is damaged, is not safe, or does not fit its network."""
+    """A weight file cannot be downloaded, is damaged or unsafe, or does not match its network."""
 
 
 class ExportError(VertebraError):
-    """A network could not be exported; there is no new file, and an older one of that name is as it was."""
+    """A network could not be exported; no file was written or changed."""
 
 
 class InUseError(VertebraError):
-    """Another process writes to the same file or folder."""
+    """Another process is writing to the same file or folder."""
 
 
 class VertebraWarning(UserWarning):
-    """What was assumed, chosen or ignored, where the work can go on."""
+    """An assumption, a choice or an ignored input that does not stop the work."""
 
 
 @contextmanager
 def capture_warnings() -> Iterator[list[str]]:
-    """Around what may `warn`, and still does: a list that has each text once the block has ended."""
+    """Yield a list that contains each `VertebraWarning` text after the block; the warnings are still shown."""
     texts: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", VertebraWarning)
@@ -173,33 +173,33 @@ def capture_warnings() -> Iterator[list[str]]:
 
 
 def warn(text: str) -> None:
-    """Warn: a line on stderr from the command line, a `VertebraWarning` from Python."""
+    """Issue a `VertebraWarning`; the command line prints it on stderr."""
     warnings.warn(text, VertebraWarning, stacklevel=3)
 
 
 def require_positive_int(name: str, value: Any) -> int:
-    """The positive whole number, also of numpy; a `UsageError` for anything else."""
+    """Return a positive integer (Python or numpy), or raise a `UsageError`."""
     if not isinstance(value, bool) and hasattr(value, "__index__") and operator.index(value) >= 1:
         return operator.index(value)
     raise UsageError(f"{name} is {value!r}; it must be a whole number of at least 1.")
 
 
 def suggest(name: str, known: Iterable[str], count: int = 3) -> str:
-    """The hint for a mistyped name: `"Did you mean 'resnet50' or 'resnet18'?"`, or `""` where nothing is near."""
-    # Separators are left out of the comparison, so that 'resnet-50' finds 'resnet50'.
+    """A hint for a mistyped name: `"Did you mean 'resnet50' or 'resnet18'?"`, or `""`."""
+    # Separators are ignored, so that 'resnet-50' finds 'resnet50'.
     plain = {_plain(candidate): candidate for candidate in known}
     matches = [plain[match] for match in difflib.get_close_matches(_plain(name), plain, n=count, cutoff=0.6)]
     return f"Did you mean {' or '.join(map(repr, matches))}?" if matches else ""
 
 
 def suggest_path(text: str) -> str:
-    """The hint for a mistyped path: what else its folder has, or `""`."""
+    """A hint for a mistyped path from the other names in its folder, or `""`."""
     path = Path(text)
     try:
         names = [entry.name for entry in path.parent.iterdir()]
     except (OSError, ValueError):
         return ""
-    # The suffix, which is right, would make any two names alike.
+    # The suffix is left out, since it makes any two names similar.
     names = [name for name in names if suggest(path.stem, [Path(name).stem])]
     return suggest(path.name, names)
 
@@ -209,18 +209,18 @@ def _plain(name: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of another package says, its first line without a full stop; its type where it says nothing."""
+    """The first line of an error's message without its period, or the error's type if it has none."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return line[:200].rstrip(" .")
 
 
 def shortened(text: str, length: int = 60) -> str:
-    """The text, cut after so many characters."""
+    """Truncate a text to `length` characters."""
     return text if len(text) <= length else f"{text[:length]}…"
 
 
 def printable(text: str) -> str:
-    """The text with control characters written out: a file's name must not reach a terminal as a command to it."""
+    """Escape control characters: a file name must not send commands to the terminal."""
     return "".join(
         character if character.isprintable() or character == "\n" else ascii(character)[1:-1] for character in text
     )

@@ -1,4 +1,4 @@
-"""Signals that ask a process to end, raised as an exception, so that files are closed and a message is printed."""
+"""SIGTERM and SIGHUP as exceptions, so that files are closed and a message is printed. Unrelated to early stopping."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# SIGHUP is sent where a terminal closes; Windows has none.
+# SIGHUP is sent when a terminal closes; Windows has none.
 TERMINATION_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP, handled wherever Ctrl-C is."""
+    """SIGTERM or SIGHUP; handled like Ctrl-C."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"signal {number}")
@@ -23,9 +23,9 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def raise_on_termination() -> Iterator[None]:
-    """Inside, the signals raise `Terminated`; a second one ends the process at once.
+    """Raise `Terminated` for these signals in the block; a second one ends the process immediately.
 
-    What is ignored (`nohup`) stays ignored. In a thread, which gets no signals, nothing changes.
+    Ignored signals (`nohup`) stay ignored. Does nothing outside the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -34,7 +34,7 @@ def raise_on_termination() -> Iterator[None]:
 
     def end(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
-        if os.getpid() != process:  # forked inside: it ends, as its parent asks
+        if os.getpid() != process:  # a fork: its parent asks it to end
             signal.raise_signal(number)
         raise Terminated(number)
 
@@ -44,7 +44,7 @@ def raise_on_termination() -> Iterator[None]:
 
 @contextmanager
 def signal_handler(handler: Callable[[int, FrameType | None], None], numbers: Iterable[int]) -> Iterator[None]:
-    """Inside, these signals go to `handler`, but for those that are ignored; in the main thread alone."""
+    """Handle these signals with `handler` in the block, except ignored ones; main thread only."""
     # None: set by code that is not Python, which cannot be restored.
     before = {number: signal.getsignal(number) for number in numbers}
     before = {number: old for number, old in before.items() if old not in (signal.SIG_IGN, None)}

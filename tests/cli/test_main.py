@@ -132,9 +132,9 @@ def test_debug_shows_the_traceback_before_or_after_the_command(vertebra, monkeyp
 
 
 def test_debug_after_two_dashes_is_an_argument():
-    assert cli._take_debug(["predict", "--", "--debug"]) == (["predict", "--", "--debug"], False)
-    assert cli._take_debug(["predict", "--debug", "--", "--debug"]) == (["predict", "--", "--debug"], True)
-    assert cli._take_debug([]) == ([], False)
+    assert cli._extract_debug(["predict", "--", "--debug"]) == (["predict", "--", "--debug"], False)
+    assert cli._extract_debug(["predict", "--debug", "--", "--debug"]) == (["predict", "--", "--debug"], True)
+    assert cli._extract_debug([]) == ([], False)
 
 
 def test_interrupt_is_quiet(vertebra, monkeypatch):

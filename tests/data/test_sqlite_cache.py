@@ -38,7 +38,7 @@ def content(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _untold(monkeypatch):
-    monkeypatch.setattr(cache, "_told", set())
+    monkeypatch.setattr(cache, "_warned", set())
 
 
 def known(store):
@@ -76,7 +76,7 @@ def test_what_is_damaged_is_never_given(tmp_path, content, count, reach, monkeyp
         path.write_bytes(damaged)
         told = []
         for _ in range(3):  # as many processes
-            cache._told.clear()
+            cache._warned.clear()
             said.clear()
             store = SqliteCache(path, "things", COLUMNS)
             found = known(store)
@@ -192,7 +192,7 @@ def test_a_file_that_another_process_has_locked(tmp_path, content, monkeypatch):
     path = tmp_path / "a.sqlite"
     path.write_bytes(content)
     for opened in (True, False):
-        monkeypatch.setattr(cache, "_told", set())
+        monkeypatch.setattr(cache, "_warned", set())
         store = SqliteCache(path, "things", COLUMNS) if opened else None
         holder = sqlite3.connect(path)
         holder.execute("BEGIN EXCLUSIVE")

@@ -129,7 +129,7 @@ def test_an_engine_that_was_fastest_and_cannot_be_opened_any_more(world, path, m
         return opened(path, card, plan)
 
     monkeypatch.setattr(module, "open_engine", open_engine)
-    monkeypatch.setattr("vertebra.cache._told", set())
+    monkeypatch.setattr("vertebra.cache._warned", set())
     runners = EngineSelector(
         path, None, file_state(path), engine=engine, threads=3, fast_start=False, progress=progress
     )

@@ -312,7 +312,7 @@ def test_what_mnn_cannot_convert(write_model, tmp_path):
 def forms(tmp_path, monkeypatch):
     """How often MNN's converter has been run, with an empty cache."""
     monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(cache, "_told", set())
+    monkeypatch.setattr(cache, "_warned", set())
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr(mnn_engine, "scratch_dir", lambda: tmp_path / "scratch")
     runs = []

@@ -26,7 +26,7 @@ _THE_CACHE = []  # of the session, which `run` fills
 def _cache(tmp_path, monkeypatch):
     _THE_CACHE[:] = [cache.cache_dir()]
     monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(cache, "_told", set())
+    monkeypatch.setattr(cache, "_warned", set())
 
 
 @pytest.fixture

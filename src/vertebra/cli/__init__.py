@@ -21,8 +21,8 @@ from vertebra.signals import raise_on_termination
 
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
-# What a command that was stopped has left behind, and how to resume.
-_GOING_ON = {
+# Command -> how to resume it after an interrupt.
+_RESUME_HINTS = {
     "audit": "What was found out about photos is kept: the same command looks at the others only.",
     "evaluate": "What was found out about photos is kept: the same command looks at the others only.",
     "export": "Nothing was written. Run the same command again.",
@@ -33,7 +33,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)  # of standard output, too, where that i
 
 
 def run() -> None:
-    """Entry point of the installed script: run the command line and leave with its exit code."""
+    """Entry point of the installed script: run the command line and exit with its code."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A file name that the terminal's encoding lacks is shown escaped, and is no reason to stop.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -44,12 +44,12 @@ def run() -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run `vertebra ARGUMENTS…` and return its exit code; errors are printed, or raised with `--debug`."""
-    arguments, debug = _take_debug(arguments)
+    arguments, debug = _extract_debug(arguments)
     try:
-        with raise_on_termination(), _warnings_told():
+        with raise_on_termination(), _print_warnings():
             return _dispatch(arguments)
     except KeyboardInterrupt as stop:
-        return _stopped(stop, _command_of(arguments))
+        return _report_interrupt(stop, _command_name(arguments))
     except BrokenPipeError:
         # The reader (`| head`) has ended. Python would raise once more when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        if (problem := import_problem(error, _command_of(arguments))) is not None:
+        if (problem := import_problem(error, _command_name(arguments))) is not None:
             return _report(str(problem), problem.exit_code)
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             return _report(f"the disk is full ({error.strerror}). Make room and run the command again.", EXIT_FAILURE)
@@ -73,13 +73,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 @contextmanager
-def _warnings_told() -> Iterator[None]:
-    """Print each `VertebraWarning` once, after a command that succeeded; where one fails, only its error is printed."""
-    told: dict[str, None] = {}
+def _print_warnings() -> Iterator[None]:
+    """Print each `VertebraWarning` once after a command that succeeds; a failure prints only its error."""
+    texts: dict[str, None] = {}
 
     def keep(message: Warning | str, category: type[Warning], *place: Any, **kind: Any) -> None:
         if issubclass(category, VertebraWarning):
-            told[str(message)] = None
+            texts[str(message)] = None
         else:
             others(message, category, *place, **kind)
 
@@ -88,19 +88,19 @@ def _warnings_told() -> Iterator[None]:
         warnings.simplefilter("always", VertebraWarning)
         warnings.showwarning = keep
         yield
-    for message in told:
+    for message in texts:
         _report(message, 0)
 
 
-def _take_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
-    """Take `--debug` out of the arguments, wherever it stands before a `--`."""
+def _extract_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """Remove `--debug` from the arguments before a `--`, and return whether it was there."""
     arguments = list(arguments)
     end = arguments.index("--") if "--" in arguments else len(arguments)
     options = [argument for argument in arguments[:end] if argument != "--debug"]
     return options + arguments[end:], len(options) < end
 
 
-def _command_of(arguments: Sequence[str]) -> str:
+def _command_name(arguments: Sequence[str]) -> str:
     """The command that was typed: `"vertebra train"`."""
     return " ".join(["vertebra", *[word for word in arguments if not word.startswith("-")][:1]])
 
@@ -132,12 +132,12 @@ def _dispatch(arguments: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _stopped(stop: KeyboardInterrupt, command: str) -> int:
-    """Print how to resume after Ctrl-C or a signal that asks to end: the notes of the error, or `_GOING_ON`."""
+def _report_interrupt(stop: KeyboardInterrupt, command: str) -> int:
+    """Print how to resume after Ctrl-C or a signal that asks to end: the notes of the error, or `_RESUME_HINTS`."""
     exit_code = getattr(stop, "exit_code", EXIT_INTERRUPTED)
     if "TORCHELASTIC_RUN_ID" in os.environ and not getattr(stop, "__notes__", None):
         return exit_code  # torchrun ends all processes where one fails, and that one has printed why
-    told = getattr(stop, "__notes__", None) or [_GOING_ON.get(command.removeprefix("vertebra "), "")]
+    told = getattr(stop, "__notes__", None) or [_RESUME_HINTS.get(command.removeprefix("vertebra "), "")]
     return _report(f"stopped. {' '.join(told)}".rstrip(), exit_code)
 
 
