@@ -18,7 +18,7 @@ import _common
 import numpy as np
 
 from vertebra import bench
-from vertebra.bench import Backend, NetworkFiles, Ready, compare, installed
+from vertebra.bench import Backend, NetworkFiles, PreparedBackend, compare, installed_backends
 from vertebra.bench.backends import mean_and_std
 from vertebra.pixels import Pixels
 
@@ -37,7 +37,7 @@ SECONDS = 0.7
 PACKAGES = ("torch", "onnxruntime", "openvino", "MNN", "ncnn")
 
 
-def openvino(files: NetworkFiles, batch: int, threads: int) -> Ready:
+def openvino(files: NetworkFiles, batch: int, threads: int) -> PreparedBackend:
     """OpenVINO for latency, in float32."""
     import openvino as library
 
@@ -55,7 +55,7 @@ def openvino(files: NetworkFiles, batch: int, threads: int) -> Ready:
     return run, f"openvino {library.__version__.partition('-')[0]}"
 
 
-def ncnn(files: NetworkFiles, batch: int, threads: int) -> Ready:
+def ncnn(files: NetworkFiles, batch: int, threads: int) -> PreparedBackend:
     """ncnn with its default settings but in float32; it takes one image at a time."""
     import ncnn as library
     import pnnx
@@ -100,7 +100,7 @@ def measure(turns: int, only: tuple[str, ...]) -> Path:
     rows: dict[str, Any] = json.loads(path.read_text())["rows"] if path.exists() and only != NETWORKS else {}
     how = {"batches": BATCHES, "turns": turns, "seconds": SECONDS}
     for network in only:
-        found = [timing.as_dict() for timing in compare([network], installed(BACKENDS), **how)]
+        found = [timing.as_dict() for timing in compare([network], installed_backends(BACKENDS), **how)]
         for batch in BATCHES:
             rows[f"{network}, batch {batch}"] = {
                 timing.pop("backend"): timing for timing in (dict(t) for t in found) if timing["batch"] == batch

@@ -241,13 +241,13 @@ def test_names_are_text(visit, tmp_path):
 
 
 def test_a_notebook_shows_the_page(visit, tmp_path, monkeypatch):
-    monkeypatch.setattr(analysis, "kept", lambda executor: None)
+    monkeypatch.setattr(analysis, "load_calibration", lambda executor: None)
     anatomy = vertebra.anatomy(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), 16)
     path = tmp_path / "notebook.html"
     path.write_text(f"<!doctype html><title>x</title><link rel=icon href='data:,'>{anatomy._repr_html_()}", "utf-8")
     frame = visit(path).frame_locator("iframe")
     assert frame.locator("h1").inner_text() == "Sequential"
-    monkeypatch.setattr(analysis, "kept", lambda executor: HERE)
+    monkeypatch.setattr(analysis, "load_calibration", lambda executor: HERE)
     text = html.unescape(anatomy._repr_html_().partition('srcdoc="')[2])
     data = re.search(r'id="data">(.*?)</script>', text, re.DOTALL)
     assert json.loads(data[1])["latency"]["device"] == "here"

@@ -57,7 +57,7 @@ def test_wrong_devices_and_executors():
     anatomy = vertebra.anatomy(NETWORK, 32)
     with pytest.raises(UsageError, match="Did you mean 'h100'"):
         anatomy.latency("h10")
-    with pytest.raises(UsageError, match="has no choice"):
+    with pytest.raises(UsageError, match="is for this machine, not for t4"):
         anatomy.latency("t4", "torch")
     with pytest.raises(UsageError, match="executor is 'tensorrt'"):
         anatomy.latency(executor="tensorrt")

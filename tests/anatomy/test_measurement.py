@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import vertebra
-from vertebra.anatomy.kernels import kernels_of
+from vertebra.anatomy.kernels import build_kernels
 from vertebra.errors import UsageError
 
 
@@ -15,7 +15,7 @@ from vertebra.errors import UsageError
 def test_every_kernel_gets_a_time(taken, executor):
     anatomy = taken("mobilenet_v2", 64)
     found = anatomy.measure(executor, seconds=0.1)
-    mains = {kernel.main.index for kernel in kernels_of(anatomy.rows, executor)}
+    mains = {kernel.main.index for kernel in build_kernels(anatomy.rows, executor)}
     views = {row.index for row in anatomy.rows if row.kind.value == "view"}
     assert mains <= found.rows.keys() | views
     assert found.rows.keys() <= mains | views

@@ -193,11 +193,11 @@ def test_peak_is_what_brute_force_finds(of_family):
     """For each operation: the storages that exist by then and that it or a later one reads."""
     from vertebra.anatomy import network_input
     from vertebra.graph import trace as tracer
-    from vertebra.graph.rows import counted
+    from vertebra.graph.rows import nodes_with_costs
 
     subject = network_input.prepare(of_family, SIZE, 1, None, None)
-    trace = tracer.run(subject.network, subject.args, subject.kwargs)
-    ops = [op for op, _ in counted(trace)]
+    trace = tracer.trace_network(subject.network, subject.args, subject.kwargs)
+    ops = [op for op, _ in nodes_with_costs(trace)]
     rows = vertebra.anatomy(of_family, SIZE).rows
     for index in range(0, len(ops), 7):
         exist = {ref.storage for ref in trace.inputs}

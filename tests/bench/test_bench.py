@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from vertebra.bench import BACKENDS, Backend, NetworkFiles, compare, find_backends, installed, timing
+from vertebra.bench import BACKENDS, Backend, NetworkFiles, compare, find_backends, installed_backends, timing
 from vertebra.bench.network_files import network_files
 from vertebra.errors import UsageError, VertebraError
 from vertebra.synthetic_photos import synthetic_photos
@@ -87,7 +87,7 @@ def test_other_numbers_are_no_result(tiny_model, monkeypatch):
 # torch's compiler takes a minute; its result is checked wherever it is timed.
 @pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "torch-compiled"])
 def test_all_compute_the_same(backend, files):
-    if backend not in installed():
+    if backend not in installed_backends():
         pytest.skip(f"{backend} is not installed")
     pixels = synthetic_photos(2, files.preprocessing.crop_size)
     call, detail = BACKENDS[backend].make(files, 2, 1)
@@ -153,7 +153,7 @@ def test_backends_that_are_not_there(name, message):
 
 def test_a_backend_that_is_not_installed(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert list(installed()) == ["vertebra", "onnxruntime"]
+    assert list(installed_backends()) == ["vertebra", "onnxruntime"]
     with pytest.raises(UsageError, match="pip install MNN"):
         find_backends(["mnn"])
 

@@ -79,11 +79,11 @@ def test_passwords_are_not_told(vertebra, monkeypatch):
 def test_a_calibration_anew(vertebra, monkeypatch):
     asked = []
 
-    def calibrated_anew(executor, notify):
+    def recalibrate(executor, notify):
         asked.append(executor)
         return SimpleNamespace(is_provisional=executor == "torch", others=0.25, noise=0.02)
 
-    monkeypatch.setattr("vertebra.anatomy.calibrated_anew", calibrated_anew)
+    monkeypatch.setattr("vertebra.anatomy.recalibrate", recalibrate)
     result = vertebra("doctor", "--calibrate", "--json")
     assert result.code == 0 and result.json["vertebra"]
     assert asked == ["onnxruntime", "torch"]

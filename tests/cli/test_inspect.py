@@ -174,7 +174,7 @@ def test_a_file(vertebra, tiny_export):
     done = vertebra("inspect", tiny_export)
     assert done.code == 0 and done.err == ""
     assert done.out.startswith(f"{tiny_export.name}, uint8 1 × 32 × 32 × 3\n")
-    assert "The batch norms behind convolutions are folded" in done.out
+    assert "Batch norms are folded into the convolutions" in done.out
     found = vertebra("inspect", tiny_export, "--json").json
     assert (found["schema"], found["type"], found["batch_size"]) == (1, "ONNX", 1)
     assert found["macs"] == sum(row["macs"] for row in found["rows"]) > 0

@@ -281,11 +281,11 @@ class Mixing(nn.Module):
         ),
         (
             nn.Sequential(nn.BatchNorm1d(96, track_running_stats=False), nn.Linear(96, 7)),
-            r"fc\.0 takes its statistics",
+            r"fc\.0 computes its statistics",
         ),
         (nn.Sequential(nn.GELU("tanh"), nn.Linear(96, 7)), r"fc\.0 is an approximate GELU"),
         (nn.Sequential(Constant(), nn.Linear(96, 7)), r"fc\.0 uses"),
-        (nn.Sequential(InView(), nn.Linear(96, 7)), r"fc\.1 reads what was changed in place"),
+        (nn.Sequential(InView(), nn.Linear(96, 7)), r"fc\.1 reads a tensor that was changed in place"),
         (nn.Sequential(Rounding(), nn.Linear(96, 7)), r"fc\.0 divides and rounds"),
         (nn.Sequential(Narrow(), nn.Linear(96, 7)), r"fails on images of 64 × 64 pixels \(RuntimeError"),
         (nn.Linear(96, 7, device="meta"), r"cannot be copied to the CPU"),

@@ -80,7 +80,7 @@ def test_an_export_is_its_network_but_for_the_norms(tiny_family, tiny_network, t
     without = sum(row.parameters for row in ours.rows if row.kind not in (Kind.NORM, Kind.UNUSED))
     assert with_bias - without == of_norms // 2
     assert file.parameters == ours.parameters - unused - of_norms // 2
-    assert any("batch norms" in note for note in file.notes)
+    assert any("Batch norms" in note for note in file.notes)
 
 
 def test_eight_bits(tmp_path):
@@ -156,7 +156,7 @@ def test_an_operator_that_is_not_known_is_named(tmp_path):
     found = profile_file(write(tmp_path / "u.onnx", nodes, io[:1], io[1:], [weight("w", 8, 3, 3, 3)]))
     (row,) = found.unknown
     assert (row.op, row.macs, row.read_bytes, row.output_shape) == ("my.own::Fold", 0, 8 * 64 * 4, (1, 7))
-    assert found.notes == ("Not known, counted as memory traffic alone: my.own::Fold (1).",)
+    assert found.notes == ("Unknown operators, counted by memory traffic alone: my.own::Fold (1).",)
 
 
 def test_shapes_that_are_computed_in_the_graph(tmp_path):
@@ -205,7 +205,7 @@ def test_sizes_that_are_left_open(small, sides, size, batch, shape):
     [
         (["N", 3, "H", "W"], None, 1, r"leaves the size of its input 'x' open \(N × 3 × H × W\).*--size 224"),
         ([1, 3, 20, 30], 224, 1, r"--size is 224x224, and .* fixes the size of its input: 'x' 1 × 3 × 20 × 30"),
-        ([1, 3, 20, 30], None, 8, "--batch is 8, and .* takes 1 at a time"),
+        ([1, 3, 20, 30], None, 8, "--batch is 8, and .* fixes it at 1"),
     ],
 )
 def test_sizes_that_are_refused(small, sides, size, batch, words):
@@ -232,7 +232,7 @@ def test_weights_in_another_file_that_is_missing(small, tmp_path):
     (tmp_path / "e.data").unlink()
     found = profile_file(tmp_path / "e.onnx")
     assert (found.macs, found.parameters) == (whole.macs, whole.parameters) != (0, 0)
-    assert any("e.data, which is not there" in note for note in found.notes)
+    assert any("e.data, which is missing" in note for note in found.notes)
 
 
 def test_what_is_inside_of_a_branch_is_not_counted(tmp_path):
@@ -244,6 +244,6 @@ def test_what_is_inside_of_a_branch_is_not_counted(tmp_path):
     inputs = [("x", TensorProto.FLOAT, [1, 4]), ("c", TensorProto.BOOL, [])]
     found = profile_file(write(tmp_path / "if.onnx", nodes, inputs, [("y", TensorProto.FLOAT, [1, 4])]))
     assert found.notes == (
-        "Not known, counted as memory traffic alone: If (1).",
-        "What is inside of If is not counted.",
+        "Unknown operators, counted by memory traffic alone: If (1).",
+        "Operations inside If are not counted.",
     )

@@ -13,12 +13,14 @@ from vertebra.graph import trace as tracer
 
 onnx = pytest.importorskip("onnx")
 
-from vertebra.graph.onnx_writer import for_timing  # noqa: E402
+from vertebra.graph.onnx_writer import serialize_for_timing  # noqa: E402
 
 
 def graph_of(network, size=None, **options):
     subject = vertebra.anatomy(network, size, **options).subject
-    return onnx.load_from_string(for_timing(tracer.run(subject.network, subject.args, subject.kwargs)))
+    return onnx.load_from_string(
+        serialize_for_timing(tracer.trace_network(subject.network, subject.args, subject.kwargs))
+    )
 
 
 def test_shapes_are_those_of_the_rows(taken, of_family):

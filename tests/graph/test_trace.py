@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import vertebra
 from vertebra import models
 from vertebra.graph import trace as tracer
-from vertebra.graph.shapes import RULES, window
+from vertebra.graph.shapes import RULES, num_positions
 from vertebra.models.meta_copy import to_meta
 
 META = torch.device("meta")
@@ -63,7 +63,7 @@ CALLS = [
 
 @pytest.mark.parametrize(("func", "args"), CALLS, ids=lambda value: str(value) if callable(value) else "")
 def test_shapes_worked_out_here_are_torchs(func, args):
-    ours = tracer.by_rule(func, args, {})
+    ours = tracer.apply_shape_rule(func, args, {})
     theirs = func(*args)
     assert ours is not None
     ours, theirs = (out if isinstance(out, tuple) else (out,) for out in (ours, theirs))
@@ -97,7 +97,7 @@ def test_every_rule_is_tested():
     ],
 )
 def test_what_is_not_plain_is_left_to_torch(func, args):
-    assert tracer.by_rule(func, args, {}) is None
+    assert tracer.apply_shape_rule(func, args, {}) is None
 
 
 @pytest.mark.parametrize("ceil", [False, True])
@@ -105,7 +105,7 @@ def test_windows(ceil):
     for size in (7, 8, 13):
         for kernel, stride, padding, dilation in ((2, 2, 0, 1), (3, 2, 1, 1), (3, 3, 1, 2), (1, 1, 0, 1), (2, 3, 1, 1)):
             expected = F.max_pool1d(torch.zeros(1, 1, size), kernel, stride, padding, dilation, ceil).shape[-1]
-            assert window(size, kernel, stride, padding, dilation, ceil) == expected
+            assert num_positions(size, kernel, stride, padding, dilation, ceil) == expected
 
 
 # --- operations -------------------------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ def test_the_operations_are_those_of_a_real_run(of_family, taken):
     with torch.no_grad(), Names() as real:
         network(x)
     args = (meta(1, 3, 64, 64),)
-    foreseen = [op.name for op in tracer.run(to_meta(network), args, {}).nodes]
+    foreseen = [op.name for op in tracer.trace_network(to_meta(network), args, {}).nodes]
     assert foreseen == real.names
 
 

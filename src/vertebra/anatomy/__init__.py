@@ -1,4 +1,4 @@
-"""The analysis of networks: where every parameter, operation, byte and millisecond goes.
+"""Analysis of networks: parameters, operations, bytes and time of every layer.
 
 import vertebra
 anatomy = vertebra.inspect("resnet50")  # or vertebra.anatomy("resnet50")
@@ -26,7 +26,7 @@ from .comparison import Comparison as Comparison
 from .comparison import compare as compare
 from .latency import Latency as Latency
 from .latency import predict as predict
-from .machine_calibration import calibrated_anew as calibrated_anew
+from .machine_calibration import recalibrate as recalibrate
 from .measurement import Measurement as Measurement
 from .roofline import devices as devices
 from .training_memory import TrainingMemory as TrainingMemory

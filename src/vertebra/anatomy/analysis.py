@@ -1,4 +1,4 @@
-"""`inspect` → `Anatomy`: a network analysed operation by operation, and what can be asked of it."""
+"""`inspect` and its result, `Anatomy`: the cost of each operation of a network."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch.utils._pytree import tree_leaves
 from vertebra.errors import VertebraError, require_positive_int
 from vertebra.graph import trace as tracer
 from vertebra.graph.profile import Group, Profile
-from vertebra.graph.rows import rows_of
+from vertebra.graph.rows import build_rows
 from vertebra.units import count, size
 
-from .anatomy_page import framed, page
+from .anatomy_page import embed_in_iframe, render_page
 from .kernels import ONNXRUNTIME
 from .latency import Latency, predict
-from .machine_calibration import kept
+from .machine_calibration import load_calibration
 from .measurement import Measurement, measure
 from .network_input import Subject, prepare
 from .plots import draw_anatomy
@@ -30,14 +30,14 @@ from .verdict import verdict
 if TYPE_CHECKING:
     import pandas
 
-SCHEMA = 1  # of to_dict(); a higher number is another meaning
+SCHEMA = 1  # of to_dict(); raised when a key changes its meaning
 
 
 @dataclass(frozen=True, repr=False)
 class Anatomy(Profile):
-    """A network analysed for one input: what each operation costs in parameters, arithmetic, bytes and time.
+    """The cost of each operation of a network for one input: parameters, arithmetic, bytes and time.
 
-    `name` is the network's; all sums are for the whole batch. Made by `vertebra.inspect(…)`.
+    Sums are for the whole batch. Returned by `vertebra.inspect(…)`.
     """
 
     subject: Subject = field(repr=False)
@@ -45,27 +45,27 @@ class Anatomy(Profile):
     def training_memory(
         self, optimizer: str = "momentum", checkpointing: bool = False, batch_size: int | None = None
     ) -> TrainingMemory:
-        """Forecast the memory of a training step, without running one.
+        """Forecast the memory of a training step without running it.
 
         Args:
             optimizer: "sgd" (no state), "momentum", "adam" or "adamw".
-            checkpointing: as `ConvNet.set_activation_checkpointing` does it.
-            batch_size: None takes the anatomy's own.
+            checkpointing: as `ConvNet.set_activation_checkpointing` sets it.
+            batch_size: None keeps that of the analysis.
 
         Raises:
-            UsageError: an unknown optimizer; checkpointing of another network; a batch that the network cannot train
-                on (batch norm needs more than one value a channel).
+            UsageError: an unknown optimizer; checkpointing of a network without it; a batch that the network cannot
+                train on (batch norm needs more than one value per channel).
         """
         batch_size = self.batch_size if batch_size is None else batch_size
         require_positive_int("batch_size", batch_size)
         return forecast_training_memory(self.subject, optimizer, checkpointing, batch_size)
 
     def latency(self, device: Any = "here", executor: str | None = None) -> Latency:
-        """Predict the time of each operation and of the whole, in ms.
+        """Predict the time of each operation and of the network, in ms.
 
         Args:
-            device: "here" (calibrated on the first use, in under 20 s), a name from `devices()`, or a `Device`.
-            executor: of this machine "onnxruntime" (the default) or "torch" (eager, channels-last).
+            device: "here" (this machine, calibrated at first use in under 20 s), a name in `devices()`, or a `Device`.
+            executor: on this machine "onnxruntime" (the default) or "torch" (eager, channels-last).
 
         Raises:
             UsageError: an unknown device or executor, or a dtype that the device has no figures for.
@@ -73,19 +73,19 @@ class Anatomy(Profile):
         return predict(self, device, executor)
 
     def measure(self, executor: str = "onnxruntime", seconds: float = 2.0) -> Measurement:
-        """Time the whole and each operation on this machine, with random weights.
+        """Time each operation and the network on this machine, with random weights.
 
         Args:
             executor: "onnxruntime" or "torch" (eager, channels-last).
-            seconds: how long to run it; more where three runs take longer.
+            seconds: how long to run it, at least three times.
 
         Raises:
-            UsageError: an unknown executor, or operations that are not given to ONNX Runtime here.
+            UsageError: an unknown executor, or operations that cannot be written as ONNX.
         """
         return measure(self.subject, self.rows, executor, seconds)
 
     def to_frame(self, latency: Latency | None = None, measurement: Measurement | None = None) -> pandas.DataFrame:
-        """The rows as a pandas DataFrame, with `predicted_ms`, `bound_by`, `bound` and `measured_ms` for what is given.
+        """The rows as a pandas DataFrame, with `predicted_ms`, `bound_by`, `bound` and `measured_ms` if given.
 
         Raises:
             VertebraError: pandas is not installed.
@@ -104,7 +104,7 @@ class Anatomy(Profile):
         return frame
 
     def verdict(self, latency: Latency | None = None) -> str:
-        """The largest costs and what limits the time, in a few sentences."""
+        """A few sentences on the largest costs and what limits the time."""
         return verdict(self, latency)
 
     def to_dict(
@@ -114,7 +114,7 @@ class Anatomy(Profile):
         measurement: Measurement | None = None,
         training: Iterable[TrainingMemory] = (),
     ) -> dict[str, Any]:
-        """All of it, ready for JSON; bytes, counts and ms. A page or a plot needs nothing else."""
+        """Everything as JSON-ready data, in bytes, counts and ms; enough for the page and the plots."""
         return {
             "schema": SCHEMA,
             **Group.to_dict(self),
@@ -133,13 +133,13 @@ class Anatomy(Profile):
         measurement: Measurement | None = None,
         training: Iterable[TrainingMemory] = (),
     ) -> str:
-        """One HTML file that shows it and opens offline, in light and dark, by mouse and by keyboard."""
-        return page(self.to_dict(latency=latency, measurement=measurement, training=training))
+        """A self-contained HTML page, which works offline, in light and dark, by mouse and by keyboard."""
+        return render_page(self.to_dict(latency=latency, measurement=measurement, training=training))
 
     def to_png(
         self, path: str | Path, *, latency: Latency | None = None, measurement: Measurement | None = None
     ) -> None:
-        """Draw the shares of the stages, and the roofline where a latency is given.
+        """Plot the shares of the stages and, with a latency, the roofline.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
@@ -147,10 +147,10 @@ class Anatomy(Profile):
         draw_anatomy(self, path, latency, measurement)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the page, with times where this machine has been calibrated."""
-        calibration = kept(ONNXRUNTIME) if self.dtype == "float32" else None
+        """The page in a notebook, with times if this machine is calibrated."""
+        calibration = load_calibration(ONNXRUNTIME) if self.dtype == "float32" else None
         latency = None if calibration is None else predict(self, calibration)
-        return framed(self.to_html(latency=latency), f"Anatomy of {self.name}")
+        return embed_in_iframe(self.to_html(latency=latency), f"Anatomy of {self.name}")
 
     def __repr__(self) -> str:
         return (
@@ -167,30 +167,30 @@ def inspect(
     *,
     inputs: Any = None,
 ) -> Anatomy:
-    """Analyse a network on shapes alone: no memory, no arithmetic, and the network stays as it is.
+    """Analyse a network on the meta device, without memory or arithmetic; the network is not changed.
 
     Args:
-        model: a name, as `list_models()` has it, or any `torch.nn.Module`, on any device, in any mode.
-        input_size: one side in pixels, (height, width), or (channels, height, width). None takes the size that the
-            network's default weights were made for, and 224 for other networks.
+        model: a name from `list_models()`, or any `torch.nn.Module` on any device and in any mode.
+        input_size: one side in pixels, (height, width), or (channels, height, width). None: the size of the network's
+            default weights, or 224.
         batch_size: images in the batch; sums are for all of them.
-        dtype: of weights and input, such as torch.float16; None takes the network's own.
-        inputs: in place of `input_size`, for networks that take something else than one image: a tensor, a tuple of
-            several, or a dict by name. Only their shapes are used.
+        dtype: of weights and input, such as torch.float16; None keeps the network's.
+        inputs: instead of `input_size`, for networks that do not take one image: a tensor, a tuple of tensors, or a
+            dict by name. Only their shapes are used.
 
     Returns:
         The `Anatomy`: `.parameters`, `.macs`, `.rows`, `.stages`, `.peak_activation_bytes`, `.latency(device)`, …
 
     Raises:
-        UsageError: the network does not take the input, depends on values of its tensors, or an argument is wrong.
+        UsageError: the network fails on the input, depends on values of tensors, or an argument is invalid.
     """
     subject = prepare(model, input_size, batch_size, dtype, inputs)
     network, args, kwargs = subject.network, subject.args, subject.kwargs
     leaves = tree_leaves((args, kwargs))
     return Anatomy(
         name=subject.name,
-        rows=tuple(rows_of(tracer.run(network, args, kwargs))),
-        input=tracer.describe(args, kwargs),
+        rows=tuple(build_rows(tracer.trace_network(network, args, kwargs))),
+        input=tracer.describe_inputs(args, kwargs),
         input_shapes=tuple(tuple(leaf.shape) for leaf in leaves if isinstance(leaf, torch.Tensor)),
         batch_size=subject.batch_size,
         dtype=str(subject.dtype).removeprefix("torch."),

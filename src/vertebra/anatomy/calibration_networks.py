@@ -1,7 +1,7 @@
-"""Random networks to calibrate on: the usual blocks, with random widths and sizes.
+"""Random networks for calibration: common blocks with random widths and sizes.
 
-Single operations in a loop would be too fast: their weights stay in the cache. Inside a network an operation finds its
-input in the cache, its weights in memory, and its input's layout as the operation before left it.
+Single operations in a loop would be too fast, since their weights stay in the cache. In a network the input of an
+operation is in the cache, in the layout that the previous operation wrote, and its weights are in memory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _unit(
 
 
 class _Sum(nn.Module):
-    """Layers, their input added to what they make of it, and a ReLU behind that where it is wanted."""
+    """Layers with a residual connection, and optionally a ReLU after the sum."""
 
     def __init__(self, *layers: nn.Module, relu: bool = False) -> None:
         super().__init__()
@@ -39,8 +39,6 @@ class _Sum(nn.Module):
 
 
 class _Concat(nn.Module):
-    """Branches side by side."""
-
     def __init__(self, *branches: nn.Module) -> None:
         super().__init__()
         self.branches = nn.ModuleList(branches)
@@ -50,7 +48,7 @@ class _Concat(nn.Module):
 
 
 def random_network(seed: int, blocks: int = 4) -> tuple[nn.Module, int]:
-    """A random network of that seed, and the side of its input in pixels."""
+    """A random network, and the side of its input in pixels."""
     draw = random.Random(seed)
     size = draw.choice((160, 192, 224, 256, 288))
     channels = draw.choice((16, 24, 32, 48, 64))
@@ -77,37 +75,36 @@ def random_network(seed: int, blocks: int = 4) -> tuple[nn.Module, int]:
 
 
 def _block(draw: random.Random, channels: int, side: int, act: Activation) -> tuple[nn.Module, int]:
-    """A block for a map of `side` pixels; the larger the map, the narrower, so that none takes all the time."""
-    most = max(32, min(2048, int(2e6 / side**2)))
+    """A random block and its output channels. Larger maps get narrower blocks, so that none dominates the time."""
+    max_width = max(32, min(2048, int(2e6 / side**2)))
     kind = draw.choice(("plain", "residual", "bottleneck", "grouped", "inverted", "squeezed", "dense", "branches"))
     if kind == "plain":
-        wider = _round(channels * draw.uniform(0.6, 1.6), most)
+        wider = _round(channels * draw.uniform(0.6, 1.6), max_width)
         return _unit(channels, wider, draw.choice((3, 3, 3, 5)), act), wider
     if kind == "residual":
         return _Sum(_unit(channels, channels, draw.choice((1, 3)), act)), channels
     if kind in ("bottleneck", "grouped"):
         groups = draw.choice((8, 16, 32)) if kind == "grouped" else 1
-        width = _round(channels * draw.uniform(0.25, 1.2), most, 32 if groups > 1 else 8)
+        width = _round(channels * draw.uniform(0.25, 1.2), max_width, 32 if groups > 1 else 8)
         units: list[nn.Module] = [_unit(channels, width, 1, nn.ReLU), _unit(width, width, 3, nn.ReLU, groups=groups)]
         return _Sum(*units, _unit(width, channels, 1, None), relu=True), channels
     if kind in ("inverted", "squeezed"):
-        width = _round(channels * draw.choice((2, 3, 4, 6)), most)
+        width = _round(channels * draw.choice((2, 3, 4, 6)), max_width)
         kernel = draw.choice((3, 3, 5))
         units = [_unit(channels, width, 1, act), _unit(width, width, kernel, act, groups=width)]
         if kind == "squeezed":
             units.append(SqueezeExcitation(width, max(4, channels // 4), partial(act, inplace=True)))
         return _Sum(*units, _unit(width, channels, 1, None)), channels
-    if kind == "dense" and channels < most:
+    if kind == "dense" and channels < max_width:
         growth = draw.choice((16, 32, 48))
         before = [nn.BatchNorm2d(channels), nn.ReLU(inplace=True), _unit(channels, 4 * growth, 1, nn.ReLU)]
         layers = nn.Sequential(*before, nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False))
         return _Concat(nn.Identity(), layers), channels + growth
-    one, three, pooled = (_round(channels * draw.uniform(0.2, 0.6), most) for _ in range(3))
+    one, three, pooled = (_round(channels * draw.uniform(0.2, 0.6), max_width) for _ in range(3))
     stacked = nn.Sequential(_unit(channels, three // 2, 1, nn.ReLU), _unit(three // 2, three, 3, nn.ReLU))
     pool = nn.Sequential(nn.MaxPool2d(3, 1, 1), _unit(channels, pooled, 1, nn.ReLU))
     return _Concat(_unit(channels, one, 1, nn.ReLU), stacked, pool), one + three + pooled
 
 
-def _round(value: float, most: int, step: int = 8) -> int:
-    """A width as people choose them: a multiple of 8."""
-    return max(step, int(min(value, most) / step + 0.5) * step)
+def _round(value: float, max_width: int, step: int = 8) -> int:
+    return max(step, int(min(value, max_width) / step + 0.5) * step)

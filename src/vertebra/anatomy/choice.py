@@ -1,4 +1,4 @@
-"""The networks that fit a budget, best first, and why each other one does not."""
+"""Chooses the networks that fit a budget, best first, with the reason why each other one does not."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from vertebra.units import duration, three_figures
 from .analysis import inspect
 from .kernels import ONNXRUNTIME
 from .latency import predict
-from .published import Published, published
+from .published import Published, find_published
 from .roofline import Calibration, find_device
 
-# A network predicted to be above the limit by no more than this share is timed on this machine.
-_DOUBT = 0.25
+# A network whose predicted time is above the limit by at most this share is timed.
+_TIMING_MARGIN = 0.25
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a network may cost and has to reach; None allows all."""
+    """Limits on cost and accuracy; None is no limit."""
 
-    max_ms: float | None = None  # an image, at batch 1
+    max_ms: float | None = None  # per image, at batch size 1
     max_mb: float | None = None  # of the weight file, 10⁶ bytes
     min_top1: float | None = None  # % on ImageNet
     max_params: float | None = None  # million
@@ -33,20 +33,20 @@ class Limits:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network with its figures, as far as they were needed."""
+    """A network with its published figures and, if needed, its times."""
 
     published: Published
-    size: int  # side of the image in pixels, for the times
+    size: int  # side of the image in pixels for which it is timed
     predicted_ms: float | None = None
     measured_ms: float | None = None
 
     @property
     def ms(self) -> float | None:
-        """Measured where it was, predicted otherwise."""
+        """The measured time, or else the predicted one."""
         return self.predicted_ms if self.measured_ms is None else self.measured_ms
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
+        """All fields, for JSON."""
         return self.published.to_dict() | {
             "size": self.size,
             "predicted_ms": self.predicted_ms,
@@ -56,16 +56,16 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """What fits and what does not."""
+    """The networks that fit and those that do not."""
 
-    device: str  # "this machine (…)"; "none" where no times were asked for
-    is_bound: bool  # are the times the least that the device allows, and not predictions?
+    device: str  # "this machine (…)"; "none" without times
+    is_bound: bool  # whether the times are lower bounds, not predictions
     fits: tuple[Candidate, ...]  # best first
-    out: tuple[tuple[Candidate, str], ...]  # with the reason, nearest first
-    tightest: str  # where nothing fits: which limit to ease, and what that brings
+    out: tuple[tuple[Candidate, str], ...]  # each with the reason, best first
+    tightest: str  # if nothing fits: the limit to relax, and what would fit then
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
+        """All fields, for JSON."""
         return {
             "device": self.device,
             "is_bound": self.is_bound,
@@ -87,17 +87,17 @@ def choose(
     """Find the networks within the limits.
 
     Args:
-        limits: what they may cost and have to reach.
-        device: as in `Anatomy.latency`. Where it is this machine, the finalists are timed, and the measured time
-            decides. None or "none": by size and accuracy alone, without times.
-        executor: of this machine "onnxruntime" (the default) or "torch".
-        size: side of the image in pixels, for the times; None takes the one that the accuracy was published for.
-        names: among which to choose; None takes all.
-        finalists: how many to time at most among those that fit.
-        progress: called with what is being done, the networks done and the networks in all; alone with what takes long.
+        limits: on cost and accuracy.
+        device: as in `Anatomy.latency`. On this machine the finalists are timed, and the measured time decides. None
+            or "none": no times, only size and accuracy.
+        executor: on this machine "onnxruntime" (the default) or "torch".
+        size: side of the image in pixels for times; None: that of the published accuracy.
+        names: networks to choose from; None: all.
+        finalists: at most how many of the networks that fit are timed.
+        progress: called with the current task, the networks done and their total; with a long task alone.
 
     Raises:
-        UsageError: a limit, device or name that is not allowed, or one that needs times where there are none.
+        UsageError: a limit, device or name is invalid, or needs times and `device` is none.
     """
     device = None if device == "none" else device
     for name, limit in vars(limits).items():
@@ -110,7 +110,7 @@ def choose(
             raise UsageError(
                 f"{name} is {value!r}, and device is none: without a device there are no times. Leave one of them out."
             )
-    found = [published(name) for name in names or list_models()]
+    found = [find_published(name) for name in names or list_models()]
     ranked = sorted(found, key=lambda entry: -entry.top1)
     selection = _Selection(limits, device, executor, progress, "none" if device is None else "")
     fits: list[Candidate] = []
@@ -132,7 +132,7 @@ def choose(
 
 @dataclass
 class _Selection:
-    """Times candidates and says which limits they miss."""
+    """Times candidates and finds the limits that they miss."""
 
     limits: Limits
     device: str | Calibration | None
@@ -142,7 +142,7 @@ class _Selection:
     is_bound: bool = False
 
     def missed_limits(self, candidate: Candidate) -> dict[str, str]:
-        """The limits that the candidate's known figures do not meet, each with what is said of it."""
+        """The limits that the candidate misses by its known figures, each with the reason."""
         limits, entry = self.limits, candidate.published
         missed = {}
         if limits.min_top1 is not None and entry.top1 < limits.min_top1:
@@ -159,18 +159,18 @@ class _Selection:
         return missed
 
     def timed(self, candidate: Candidate, measure: bool) -> Candidate:
-        """The candidate with its predicted time; with a measured one where that is possible, asked for and in doubt."""
+        """The candidate with its predicted time, and a measured one if `measure` and it may decide."""
         if self.device is None:
             return candidate
         anatomy = inspect(candidate.published.name, candidate.size)
         latency = predict(anatomy, self.device, self.executor, self.progress)
-        # One calibration serves all, also where it is not kept.
+        # One calibration for all networks, even if it cannot be cached.
         if isinstance(latency.device, Calibration):
             self.device, self.executor = latency.device, None
         self.device_name, self.is_bound = latency.device.name, latency.is_bound
         candidate = replace(candidate, predicted_ms=latency.total_ms)
         limit = self.limits.max_ms
-        far_off = limit is not None and latency.total_ms > limit * (1 + _DOUBT)
+        far_off = limit is not None and latency.total_ms > limit * (1 + _TIMING_MARGIN)
         if latency.is_bound or far_off or not measure:
             return candidate
         self.progress(f"Timing {candidate.published.name} …")
@@ -178,7 +178,7 @@ class _Selection:
         return replace(candidate, measured_ms=anatomy.measure(executor, seconds=1.0).total_ms)
 
     def tightest(self, candidates: Iterable[Candidate]) -> str:
-        """Which limit alone excludes most networks, and the best of those."""
+        """A sentence on the limit that excludes most networks by itself, and the best of these."""
         given = [name for name, limit in vars(self.limits).items() if limit is not None]
         timed = [
             candidate if candidate.ms is not None or self.limits.max_ms is None else self.timed(candidate, False)
@@ -206,5 +206,5 @@ def _flag(name: str) -> str:
 
 
 def _times(ratio: float) -> str:
-    """How far above a limit: `"1.3 ×"`, and never "1.0 ×"."""
+    """A ratio to a limit: `"1.3 ×"`, but `"1.003 ×"` instead of "1.0 ×"."""
     return f"{ratio:.1f} ×" if ratio >= 1.05 else f"{ratio:.3f} ×"

@@ -1,4 +1,4 @@
-"""Networks side by side: totals, costs by resolution, and which are Pareto-optimal."""
+"""Compares networks: totals, costs by resolution, and the Pareto front."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from vertebra.progress import Progress, silent
 from .analysis import Anatomy, inspect
 from .latency import Latency, predict
 from .plots import draw_front
-from .published import Published, published
+from .published import Published, find_published
 from .roofline import Calibration
 
-HEAD = "head"  # what comes after the last map
+HEAD = "head"  # the stages after the last feature map
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One of the networks."""
+    """One network of a comparison."""
 
     anatomy: Anatomy
     latency: Latency | None
-    published: Published | None  # None for a network that is not from Vertebra
+    published: Published | None  # None for a network that is not Vertebra's
 
     @property
     def cost(self) -> float:
-        """Milliseconds where times are known, GMACs otherwise."""
+        """Milliseconds, or GMACs without times."""
         return self.anatomy.macs / 1e9 if self.latency is None else self.latency.total_ms
 
     @property
     def top1(self) -> float:
-        """Published top-1 accuracy on ImageNet in %; 0 where none is published."""
+        """Published top-1 accuracy on ImageNet in %, or 0."""
         return 0.0 if self.published is None else self.published.top1
 
     @property
     def levels(self) -> dict[str, Group]:
-        """The rows by resolution: "1/4" are those whose stage ends with a quarter of the input's side."""
+        """The rows by resolution: "1/4" has the stages whose output has a quarter of the input's side."""
         rows: dict[str, list[Any]] = {}
         for stage in self.anatomy.stages:
             if stage.rows[0].kind is not Kind.UNUSED:
@@ -53,7 +53,7 @@ class Entry:
         return {level: Group(level, tuple(found)) for level, found in rows.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Totals and levels, ready for JSON."""
+        """Totals and levels, for JSON."""
         anatomy, latency = self.anatomy, self.latency
 
         def costs(group: Group) -> dict[str, Any]:
@@ -74,13 +74,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Networks side by side."""
+    """The result of `compare`."""
 
     entries: tuple[Entry, ...]
 
     @property
     def front(self) -> tuple[Entry, ...]:
-        """The Pareto front, cheapest first: no other network is as cheap and better, or as good and cheaper."""
+        """The Pareto front, cheapest first."""
         known = [entry for entry in self.entries if entry.published is not None]
         best: list[Entry] = []
         for entry in sorted(known, key=lambda entry: (entry.cost, -entry.top1)):
@@ -90,20 +90,20 @@ class Comparison:
 
     @property
     def levels(self) -> tuple[str, ...]:
-        """All resolutions that occur, finest first."""
+        """All resolutions, finest first."""
         found = {level for entry in self.entries for level in entry.levels}
         return tuple(sorted(found, key=lambda level: (level == HEAD, float(level[2:]) if level != HEAD else 0)))
 
     @property
     def cost_label(self) -> str:
-        """What is on the axis of the cost."""
+        """The label of the cost axis."""
         latency = self.entries[0].latency
         if latency is None:
             return "GMACs"
         return f"{'at least, ' if latency.is_bound else ''}ms on {latency.device.name}"
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
+        """All fields, for JSON."""
         return {
             "networks": [entry.to_dict() for entry in self.entries],
             "front": [entry.anatomy.name for entry in self.front],
@@ -111,15 +111,15 @@ class Comparison:
         }
 
     def to_png(self, path: str | Path) -> None:
-        """Draw accuracy against cost, with the Pareto front.
+        """Plot accuracy against cost, with the Pareto front.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
-            UsageError: no network here has a published accuracy.
+            UsageError: none of the networks has a published accuracy.
         """
         known = [entry for entry in self.entries if entry.published is not None]
         if not known:
-            raise UsageError("none of these networks has a published accuracy to draw. Name some of Vertebra's.")
+            raise UsageError("none of these networks has a published accuracy to plot. Add one of Vertebra's networks.")
 
         def point(entry: Entry) -> tuple[str, float, float]:
             return entry.anatomy.name, entry.cost, entry.top1
@@ -139,31 +139,31 @@ def compare(
 
     Args:
         models: names or modules, two or more.
-        input_size: as in `vertebra.anatomy`; None takes each one's own.
+        input_size: as in `vertebra.inspect`; None: that of each network's weights.
         batch_size: images in the batch.
-        device: as in `Anatomy.latency`; None leaves times out.
-        executor: of this machine.
-        progress: called when this machine has to be calibrated first.
+        device: as in `Anatomy.latency`; None: no times.
+        executor: as in `Anatomy.latency`.
+        progress: called if this machine is calibrated first.
 
     Raises:
-        UsageError: fewer than two networks, or one, an input or a device that is not allowed.
+        UsageError: fewer than two networks, or a network, an input or a device is invalid.
     """
     if isinstance(models, str) or len(models) < 2:
-        raise UsageError(f"models is {models!r}; compare takes a list of two networks or more.")
+        raise UsageError(f"models is {models!r}; compare needs a list of two networks or more.")
     names = [_published_name(model) for model in models]
-    # A wrong name or input is found before this machine is calibrated.
+    # Before calibration, so that a wrong name or input is reported at once.
     anatomies = [inspect(model, input_size, batch_size) for model in models]
     entries = []
     for name, anatomy in zip(names, anatomies, strict=True):
         latency = None if device is None else predict(anatomy, device, executor, progress)
         if latency is not None and isinstance(latency.device, Calibration):
-            device, executor = latency.device, None  # one calibration serves all, also where it is not kept
-        entries.append(Entry(anatomy, latency, None if name is None else published(name)))
+            device, executor = latency.device, None  # one calibration for all, even if it cannot be cached
+        entries.append(Entry(anatomy, latency, None if name is None else find_published(name)))
     return Comparison(tuple(entries))
 
 
 def _published_name(model: nn.Module | str) -> str | None:
-    """The network that an accuracy is published for: one that is given by a name of this very network."""
+    """The name of a network with published accuracy; None for modules, files and other models."""
     if isinstance(model, nn.Module):
         return None
     found = resolve_model(model, "compare")
@@ -171,7 +171,7 @@ def _published_name(model: nn.Module | str) -> str | None:
 
 
 def _level(stage: Group, anatomy: Anatomy) -> str:
-    """Which part of the input's side the stage ends with, as a power of two: "1/8"."""
+    """The side of the stage's output relative to the input, as a power of two: "1/8"."""
     side = next((shape[-1] for shape in anatomy.input_shapes if len(shape) == 4), 0)
     maps = [row.output_shape[-1] for row in stage.rows if len(row.output_shape) == 4]
     if not maps or not side or maps[-1] == 1:

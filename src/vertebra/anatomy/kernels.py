@@ -1,8 +1,8 @@
-"""What an executor runs: rows, some of them fused into one kernel.
+"""Groups rows into the kernels that an executor runs, by its fusion rules.
 
-torch in eager mode runs each operation by itself. ONNX Runtime folds batch norms into convolutions, and lets a
-convolution do the addition and the activation after it while the result is still in registers; only the activations
-that are one comparison or one sigmoid, so not SiLU. A compiler for GPUs fuses every activation.
+torch in eager mode runs each operation by itself. ONNX Runtime folds batch norms into convolutions, and fuses a
+following addition and activation into the convolution, if the activation is one comparison or sigmoid (not SiLU). A
+compiler for GPUs fuses every activation.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _ACTIVATIONS = _CLAMPS | {"silu", "gelu", "hardswish", "hardsigmoid"}
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """One or more rows that run as one kernel: the main one, and those that are fused into it."""
+    """One or more rows that run as one kernel."""
 
     rows: tuple[Row, ...]
 
     @property
     def main(self) -> Row:
-        """The row that decides how the time is spent: the second where the first only pads for it."""
+        """The row that dominates the time: the first, or the second if the first pads its input."""
         return self.rows[self.rows[0].op == "pad" and len(self.rows) > 1]
 
     @property
@@ -38,24 +38,24 @@ class Kernel:
 
     @property
     def operations(self) -> int:
-        """FLOPs and all other arithmetic."""
+        """FLOPs and other arithmetic."""
         return sum(row.flops + row.other_ops for row in self.rows)
 
     @property
     def weight_bytes(self) -> int:
-        """Weights that are read; those of a folded norm are gone."""
+        """Bytes of weights; those of a folded norm do not count."""
         return self.main.weight_bytes
 
     @property
     def read_bytes(self) -> int:
-        """Activations that are read: those of the first row, and the other operand of a fused addition."""
+        """Bytes of activations read: by the first row, and the other operand of a fused addition."""
         return self.rows[0].read_bytes + sum(
             row.read_bytes - row.write_bytes for row in self.rows[1:] if row.op == "add"
         )
 
     @property
     def write_bytes(self) -> int:
-        """The result of the last row."""
+        """Bytes of the last row's output."""
         return self.rows[-1].write_bytes
 
     @property
@@ -64,13 +64,13 @@ class Kernel:
         return self.weight_bytes + self.read_bytes + self.write_bytes
 
 
-def kernels_of(rows: Sequence[Row], executor: str) -> list[Kernel]:
-    """The kernels of an executor, in order. Views, and rows that do not run, are in none."""
+def build_kernels(rows: Sequence[Row], executor: str) -> list[Kernel]:
+    """Group the rows into kernels, in order, without views and rows that do not run."""
     running = [row for row in rows if row.kind not in (Kind.VIEW, Kind.UNUSED)]
     if executor == EAGER:
         return [Kernel((row,)) for row in running]
     activations = _CLAMPS if executor == ONNXRUNTIME else _ACTIVATIONS
-    # To concatenate one tensor is a copy in torch; a graph leaves it out.
+    # Concatenating one tensor is a copy in torch, and removed in a graph.
     running = [row for row in running if not _is_trivial(row)]
     readers = Counter(source for row in rows for source in _sources(row, rows))
     taken: set[int] = set()
@@ -84,9 +84,9 @@ def kernels_of(rows: Sequence[Row], executor: str) -> list[Kernel]:
         if pads is not None and pads.kind in CONVOLUTIONS:
             group.append(pads)
             taken.add(pads.index)
-        for wanted in _followers(group[-1], activations):
+        for can_fuse in _fusable_followers(group[-1], activations):
             follower = following.get(group[-1].index)
-            if follower is not None and follower.index not in taken and wanted(follower):
+            if follower is not None and follower.index not in taken and can_fuse(follower):
                 group.append(follower)
                 taken.add(follower.index)
         kernels.append(Kernel(tuple(group)))
@@ -94,7 +94,7 @@ def kernels_of(rows: Sequence[Row], executor: str) -> list[Kernel]:
 
 
 def _sources(row: Row, rows: Sequence[Row]) -> tuple[int, ...]:
-    """The rows that worked out what this one reads, through views and through concatenations of one tensor."""
+    """The rows that compute the inputs of a row, through views and concatenations of one tensor."""
     found = []
     for index in row.inputs:
         while index >= 0 and (rows[index].kind is Kind.VIEW or _is_trivial(rows[index])) and rows[index].inputs:
@@ -107,8 +107,8 @@ def _is_trivial(row: Row) -> bool:
     return row.op == "concat" and len(row.input_shapes) == 1
 
 
-def _followers(row: Row, activations: frozenset[str]) -> list[Callable[[Row], bool]]:
-    """What may be fused after a row, in this order; each may be missing."""
+def _fusable_followers(row: Row, activations: frozenset[str]) -> list[Callable[[Row], bool]]:
+    """Conditions on the rows that may be fused after this one, in order; each is optional."""
 
     def is_norm(other: Row) -> bool:
         return other.op == "batch_norm"

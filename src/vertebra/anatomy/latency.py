@@ -1,4 +1,4 @@
-"""The predicted time of a network: that of each kernel of an executor on a device."""
+"""Predicts the time of a network on a device, kernel by kernel."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from vertebra.graph.profile import Profile
 from vertebra.graph.rows import Row
 from vertebra.progress import Progress, silent
 
-from .kernels import ONNXRUNTIME, Kernel, kernels_of
-from .machine_calibration import calibrated
+from .kernels import ONNXRUNTIME, Kernel, build_kernels
+from .machine_calibration import load_or_calibrate
 from .roofline import Calibration, Device, Time, find_device
 
 
@@ -27,26 +27,26 @@ class Latency:
 
     @property
     def total_ms(self) -> float:
-        """Time of the whole; where `is_bound`, it takes at least that."""
+        """Time of the network; a lower bound if `is_bound`."""
         return sum(time.ms for _, time in self.kernels)
 
     @property
     def is_bound(self) -> bool:
-        """Is it the least time that the device's peaks allow, rather than a prediction from measurements?"""
+        """Whether it is a lower bound from the device's peaks, not a prediction from measurements."""
         return self.device.is_bound
 
     @cached_property
     def rows(self) -> Mapping[int, Time]:
-        """Index of a row -> time of the kernel that it leads. Rows fused into another's kernel are not in it."""
+        """Index of a kernel's main row -> time of the kernel. Rows fused into it are not included."""
         return {kernel.main.index: time for kernel, time in self.kernels}
 
     def time(self, rows: Iterable[Row]) -> Time | None:
-        """Time of the kernels that these rows lead; None where they lead none, being views or fused into others."""
+        """Time of the kernels whose main rows these are; None if there is none."""
         found = [self.rows[row.index] for row in rows if row.index in self.rows]
         return sum(found[1:], found[0]) if found else None
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, ready for JSON, with what a roofline plot needs."""
+        """All fields, for JSON, with the data of a roofline plot."""
         return {
             "device": self.device.key,
             "name": self.device.name,
@@ -81,22 +81,22 @@ def predict(
     executor: str | None = None,
     progress: Progress = silent,
 ) -> Latency:
-    """See `Anatomy.latency`; `progress` is called when this machine has to be calibrated first."""
+    """See `Anatomy.latency`; `progress` is called if this machine is calibrated first."""
     if isinstance(device, str):
         if device == "here":
-            device = calibrated(executor or ONNXRUNTIME, progress)
+            device = load_or_calibrate(executor or ONNXRUNTIME, progress)
         elif executor is not None:
-            raise UsageError(f"executor is {executor!r}, which says how this machine runs it; {device} has no choice.")
+            raise UsageError(f"executor is {executor!r}, which is for this machine, not for {device}. Leave it out.")
         else:
             device = find_device(device)
     elif not isinstance(device, (Device, Calibration)):
-        raise UsageError(f"device is {device!r}; give 'here', a name from vertebra.anatomy.devices(), or a Device.")
+        raise UsageError(f"device is {device!r}; it must be 'here', a name in vertebra.anatomy.devices(), or a Device.")
     if isinstance(device, Calibration) and device.is_provisional:
         warn(
             f"This machine was busy when it was calibrated for {device.executor} (other programs took "
             f"{device.others:.0%} of the processor, repeated runs differed by {device.noise:.0%}), so predicted times "
-            "are provisional, and probably too long. It is calibrated again after 3 hours; when it is quiet, at once "
-            "by: vertebra doctor --calibrate"
+            "are provisional, and probably too long. It is calibrated again after 3 hours. To do so now, when the "
+            "machine is idle: vertebra doctor --calibrate"
         )
-    times = tuple((kernel, device.time(kernel, anatomy.dtype)) for kernel in kernels_of(anatomy.rows, device.executor))
-    return Latency(device, anatomy.dtype, times)
+    kernels = build_kernels(anatomy.rows, device.executor)
+    return Latency(device, anatomy.dtype, tuple((kernel, device.time(kernel, anatomy.dtype)) for kernel in kernels))

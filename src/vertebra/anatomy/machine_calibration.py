@@ -1,4 +1,4 @@
-"""Measure this machine, once: time random networks, and fit the cost of each kind of kernel."""
+"""Calibrates this machine: times random networks, and fits the cost of each kind of kernel."""
 
 from __future__ import annotations
 
@@ -20,91 +20,88 @@ from vertebra.cache import cache_dir, creation_lock, read_json, write_json
 from vertebra.errors import UsageError
 from vertebra.graph import trace as tracer
 from vertebra.graph.cost import Kind
-from vertebra.graph.rows import rows_of
+from vertebra.graph.rows import build_rows
 from vertebra.machine import processor_name
 from vertebra.progress import Progress, silent
 
 from . import calibration_networks
-from .kernels import Kernel, kernels_of
+from .kernels import Kernel, build_kernels
 from .measurement import EXECUTORS, Measurement, measure
 from .network_input import prepare
 from .roofline import Calibration, Rate, label
 
 SEEDS = (2, 4, 5, 7, 8, 10)  # of the networks that are timed
 SECONDS_EACH = 0.6
-RETRY = 3 * 3600.0  # seconds after which a provisional calibration is made again
+RETRY_SECONDS = 3 * 3600.0  # after which a provisional calibration is repeated
 _FORMAT = 2
 
 
-def calibrated(executor: str, progress: Progress = silent, *, anew: bool = False) -> Calibration:
-    """The kept calibration of this machine, or a new one where there is none for what is installed now.
+def load_or_calibrate(executor: str, progress: Progress = silent, *, force: bool = False) -> Calibration:
+    """Load the calibration of this machine from the cache, or calibrate.
 
-    One that was made while the machine was busy is provisional: it serves for three hours, with a warning wherever
-    times are predicted by it (`predict`), and is then made again; the quieter of the two is kept.
+    A calibration made while the machine was busy is provisional: `predict` warns of it, and after three hours the
+    machine is calibrated again. The calibration with less interference is kept.
     """
     if executor not in EXECUTORS:
         raise UsageError(f"executor is {executor!r}; it must be one of {', '.join(EXECUTORS)}.")
-    found, is_current = _kept(executor)
-    if found is not None and is_current and not anew:
+    found, is_current = _load(executor)
+    if found is not None and is_current and not force:
         return found
-    # One at a time: two would make each other's times too long.
+    # One process at a time: two would slow each other down.
     with creation_lock(
         cache_path(executor), lambda: progress("Waiting for another process that calibrates this machine …")
     ):
-        found, is_current = _kept(executor)
-        if found is not None and is_current and not anew:
+        found, is_current = _load(executor)
+        if found is not None and is_current and not force:
             return found
         when = "once" if found is None else "again"
         progress(f"Calibrating this machine for {executor}, {when}; this takes about 10 s …")
         result = calibrate(executor)
-        if found is not None and not anew and found.unrest < result.unrest:
+        if found is not None and not force and found.busy_share < result.busy_share:
             result = found
         made = {"made": time.time()} if result.is_provisional else {}
         write_json(cache_path(executor), {"format": _FORMAT} | made | result.to_dict())
         return result
 
 
-def calibrated_anew(executor: str, progress: Progress = silent) -> Calibration:
-    """A new calibration of this machine for "onnxruntime" or "torch", which is kept whatever there was."""
-    return calibrated(executor, progress, anew=True)
+def recalibrate(executor: str, progress: Progress = silent) -> Calibration:
+    """Calibrate this machine for "onnxruntime" or "torch", and replace the cached calibration."""
+    return load_or_calibrate(executor, progress, force=True)
 
 
-def kept(executor: str) -> Calibration | None:
-    """The calibration that was kept, if it is of this machine and of what is installed now."""
-    return _kept(executor)[0]
+def load_calibration(executor: str) -> Calibration | None:
+    """The cached calibration, if it is of this machine and of the installed versions."""
+    return _load(executor)[0]
 
 
-def _kept(executor: str) -> tuple[Calibration | None, bool]:
-    """Also whether it need not be made again: it is not provisional, or young (the clock may have been set back)."""
+def _load(executor: str) -> tuple[Calibration | None, bool]:
+    """The cached calibration, and whether it is still valid: not provisional, or recent."""
     try:
         found = read_json(cache_path(executor)) or {}
         age = time.time() - float(found.pop("made", "-inf"))
         if found.pop("format") == _FORMAT and found["machine"] == describe_machine(executor):
             calibration = Calibration.from_dict(found)
-            return calibration, not calibration.is_provisional or 0 <= age < RETRY
+            return calibration, not calibration.is_provisional or 0 <= age < RETRY_SECONDS  # the clock may be set back
     except (ValueError, KeyError, TypeError):
-        pass  # there is none, or one that another version wrote
+        pass  # there is none, or another version wrote it
     return None, False
 
 
 def calibrate(executor: str) -> Calibration:
-    """Time random networks here for a few seconds and fit the cost of each kind of kernel.
-
-    None of the networks that Vertebra ships is among them.
-    """
+    """Time random networks for a few seconds and fit the cost of each kind of kernel."""
     begin, busy = time.perf_counter(), busy_seconds()
     runs: list[tuple[list[Kernel], Measurement]] = []
     for seed in SEEDS:
         with torch.device("meta"):
             network, size = calibration_networks.random_network(seed)
         subject = prepare(network, size, 1, None, None)
-        rows = rows_of(tracer.run(subject.network, subject.args, subject.kwargs))
-        runs.append((kernels_of(rows, executor), measure(subject, rows, executor, SECONDS_EACH)))
+        rows = build_rows(tracer.trace_network(subject.network, subject.args, subject.kwargs))
+        runs.append((build_kernels(rows, executor), measure(subject, rows, executor, SECONDS_EACH)))
     seconds = time.perf_counter() - begin
     return Calibration(
         executor=executor,
         machine=describe_machine(executor),
-        rates=fit(runs),
+        rates=fit_rates(runs),
         between=statistics.median((run.total_ms - sum(run.rows.values())) / len(kernels) for kernels, run in runs),
         seconds=seconds,
         noise=statistics.median((run.quartiles_ms[1] - run.quartiles_ms[0]) / run.total_ms for _, run in runs),
@@ -113,7 +110,7 @@ def calibrate(executor: str) -> Calibration:
 
 
 def busy_seconds() -> float:
-    """Processor time that other programs have taken since the machine started; 0 where the system does not say."""
+    """Processor seconds of other programs since the machine started; 0 if the system does not count them."""
     try:
         user, nice, system = map(int, Path("/proc/stat").read_text(encoding="ascii").split()[1:4])
         own = os.times()
@@ -122,22 +119,22 @@ def busy_seconds() -> float:
         return 0.0
 
 
-def fit(runs: Iterable[tuple[Sequence[Kernel], Measurement]]) -> dict[str, Rate]:
-    """Rates by label, and by kind for operations that were not among them, with the least relative error."""
+def fit_rates(runs: Iterable[tuple[Sequence[Kernel], Measurement]]) -> dict[str, Rate]:
+    """Fit the rates by label, and by kind for operations that were not timed."""
     samples: dict[str, list[tuple[tuple[float, ...], float]]] = defaultdict(list)
     for kernels, measured in runs:
         for kernel in kernels:
             ms = measured.rows.get(kernel.main.index)
             if ms is None:
                 continue
-            # A profiler's clock ticks in µs: a shorter time counts as one.
+            # The profiler's clock has a resolution of 1 µs.
             sample = (_features(kernel), max(ms, 1e-3))
             for name in {label(kernel), kernel.main.kind.value}:
                 samples[name].append(sample)
-    rates = {name: _fit(found, _PARTS.get(name, (0, 3))) for name, found in samples.items()}
+    rates = {name: _fit(found, _FITTED_PARTS.get(name, (0, 3))) for name, found in samples.items()}
     if Kind.MATMUL.value in rates and Kind.POINTWISE.value in rates:
-        # With one image a matrix product is bound by memory (its weights), which hides its arithmetic. With more it
-        # computes at the rate of a 1×1 convolution, which is a matrix product too.
+        # With one image a matrix product is bound by reading its weights, which hides its arithmetic. With more images
+        # it has the rate of a 1×1 convolution, which is a matrix product too.
         fitted = rates[Kind.MATMUL.value]
         rates[Kind.MATMUL.value] = Rate(
             fitted.launch, rates[Kind.POINTWISE.value].operations, fitted.weights, fitted.activations
@@ -145,8 +142,8 @@ def fit(runs: Iterable[tuple[Sequence[Kernel], Measurement]]) -> dict[str, Rate]
     return rates
 
 
-# Which of launch, operations, weights and activations can matter. Elsewhere it is launch and activations.
-_PARTS: dict[str, tuple[int, ...]] = {
+# Indices of the fitted parts: launch, operations, weights, activations. For other kinds: launch, activations.
+_FITTED_PARTS: dict[str, tuple[int, ...]] = {
     Kind.DENSE: (0, 1, 2, 3),
     Kind.POINTWISE: (0, 1, 2, 3),
     Kind.GROUPED: (0, 1, 2, 3),
@@ -162,11 +159,11 @@ def _features(kernel: Kernel) -> tuple[float, ...]:
 
 
 def _fit(samples: Sequence[tuple[tuple[float, ...], float]], parts: Sequence[int]) -> Rate:
-    """Least squares of the relative error, with no part below 0."""
+    """Least squares of the relative error with nonnegative parts."""
     times = np.array([ms for _, ms in samples])
     scaled = np.array([features for features, _ in samples]) / times[:, None]
     best, least = np.zeros(4), np.inf
-    # With so few parts the exact answer is the best one among all subsets whose parts are all positive.
+    # With few parts, the exact solution is the best one of all subsets with nonnegative parts.
     for chosen in chain.from_iterable(combinations(parts, count) for count in range(1, len(parts) + 1)):
         found, *_ = np.linalg.lstsq(scaled[:, chosen], np.ones(len(times)), rcond=None)
         error = float(np.square(scaled[:, chosen] @ found - 1).sum())
@@ -177,7 +174,7 @@ def _fit(samples: Sequence[tuple[tuple[float, ...], float]], parts: Sequence[int
 
 
 def describe_machine(executor: str) -> dict[str, Any]:
-    """What a calibration is valid for: another processor, number of threads or version needs a new one."""
+    """The processor, threads and version that a calibration is valid for."""
     package = {"torch": "torch"}.get(executor, "onnxruntime")
     return {
         "cpu": processor_name() or platform.machine(),
@@ -188,5 +185,5 @@ def describe_machine(executor: str) -> dict[str, Any]:
 
 
 def cache_path(executor: str) -> Path:
-    """Where the calibration is kept."""
+    """The file of the cached calibration."""
     return cache_dir() / f"roofline-{executor}.json"

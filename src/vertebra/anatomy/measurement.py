@@ -1,4 +1,4 @@
-"""Time each operation of a network on this machine, with random weights, which take as long as real ones."""
+"""Times each operation of a network on this machine, with random weights: times do not depend on values."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from torch.utils._pytree import tree_map_only
 from vertebra.errors import UsageError, require_extra
 from vertebra.graph import trace as tracer
 from vertebra.graph.ir import Graph
-from vertebra.graph.onnx_writer import for_timing
-from vertebra.graph.rows import Row, counted
+from vertebra.graph.onnx_writer import serialize_for_timing
+from vertebra.graph.rows import Row, nodes_with_costs
 
-from .kernels import EAGER, ONNXRUNTIME, Kernel, kernels_of
+from .kernels import EAGER, ONNXRUNTIME, Kernel, build_kernels
 from .network_input import Subject
 
 EXECUTORS = (ONNXRUNTIME, EAGER)
@@ -34,22 +34,22 @@ EXECUTORS = (ONNXRUNTIME, EAGER)
 
 @dataclass(frozen=True)
 class Measurement:
-    """Times in ms. A row that is fused into another's kernel has no time of its own."""
+    """Measured times in ms. A row that is fused into the kernel of another has none."""
 
     executor: str
     threads: int
     runs: int
-    total_ms: float  # median of the runs, measured without a clock on each operation
+    total_ms: float  # median of runs that are not profiled
     quartiles_ms: tuple[float, float]
-    rows: Mapping[int, float]  # index of a row -> median; their sum is near the total
+    rows: Mapping[int, float]  # index of a row -> median of profiled runs
 
     def ms(self, rows: Iterable[Row]) -> float | None:
-        """Time of these rows; None where none of them has a time of its own."""
+        """Time of these rows; None if none of them has one."""
         found = [self.rows[row.index] for row in rows if row.index in self.rows]
         return sum(found) if found else None
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
+        """All fields, for JSON."""
         return asdict(self) | {"rows": {str(index): value for index, value in self.rows.items()}}
 
 
@@ -57,17 +57,17 @@ def measure(subject: Subject, rows: Sequence[Row], executor: str, seconds: float
     """See `Anatomy.measure`; `rows` are those of the network."""
     if executor not in EXECUTORS:
         raise UsageError(f"executor is {executor!r}; it must be one of {', '.join(EXECUTORS)}.")
-    return (_in_onnxruntime if executor == ONNXRUNTIME else _in_torch)(subject, rows, seconds)
+    return (_measure_in_onnxruntime if executor == ONNXRUNTIME else _measure_in_torch)(subject, rows, seconds)
 
 
-def _in_onnxruntime(subject: Subject, rows: Sequence[Row], seconds: float) -> Measurement:
+def _measure_in_onnxruntime(subject: Subject, rows: Sequence[Row], seconds: float) -> Measurement:
     with require_extra("torch", "timing in ONNX Runtime"):
         import onnx  # noqa: F401
     import numpy as np
     import onnxruntime
 
-    trace = tracer.run(subject.network, subject.args, subject.kwargs)
-    model = for_timing(trace)
+    trace = tracer.trace_network(subject.network, subject.args, subject.kwargs)
+    model = serialize_for_timing(trace)
     x = np.random.default_rng(0).standard_normal(trace.inputs[0].shape).astype(np.float32)
 
     def session(options: Any) -> Any:
@@ -76,73 +76,72 @@ def _in_onnxruntime(subject: Subject, rows: Sequence[Row], seconds: float) -> Me
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     plain = session(onnxruntime.SessionOptions())
-    totals = _timed(partial(plain.run, None, {"input": x}), seconds / 2)
-    del plain  # before the next one takes the memory once more
+    totals = _time_runs(partial(plain.run, None, {"input": x}), seconds / 2)
+    del plain  # frees its memory before the next session is created
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.enable_profiling, options.profile_file_prefix = True, str(Path(folder) / "profile")
         profiling = session(options)
-        _timed(partial(profiling.run, None, {"input": x}), seconds / 2)
+        _time_runs(partial(profiling.run, None, {"input": x}), seconds / 2)
         events = json.loads(Path(profiling.end_profiling()).read_text(encoding="utf-8"))
-    return _measurement(ONNXRUNTIME, totals, _events_by_row(events), kernels_of(rows, ONNXRUNTIME))
+    return _to_measurement(ONNXRUNTIME, totals, _events_by_row(events), build_kernels(rows, ONNXRUNTIME))
 
 
 def _events_by_row(events: Sequence[Mapping[str, Any]]) -> list[dict[int, float]]:
     """Seconds of each row, for each run, from the profiler's events.
 
-    A change of layout counts to the row that asks for the plain one: it stands in front of that row on the way from
-    the blocked layout of the convolutions, and behind it on the way back.
+    A change from the blocked layout of convolutions counts to the row after it, and a change back to the row before.
     """
     runs: list[dict[int, float]] = []
     current: dict[int, float] = {}
-    row, waiting = -1, 0.0
+    row, reorder_seconds = -1, 0.0
     for event in events:
         if event["name"] == "model_run":
             runs.append(current)
-            current, row, waiting = {}, -1, 0.0
+            current, row, reorder_seconds = {}, -1, 0.0
         if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time"):
             continue
         duration = event["dur"] / 1e6
         if event["args"]["op_name"] == "ReorderOutput":
-            waiting += duration
+            reorder_seconds += duration
             continue
         named = re.search(r"\brow(\d+)_", event["name"])
-        row = int(named[1]) if named else row  # without a name of ours: a change of layout on the way back
-        current[row] = current.get(row, 0.0) + duration + waiting
-        waiting = 0.0
-    return runs[_WARM_UP:]
+        row = int(named[1]) if named else row  # an unnamed node is a change back to the blocked layout
+        current[row] = current.get(row, 0.0) + duration + reorder_seconds
+        reorder_seconds = 0.0
+    return runs[_WARM_UP_RUNS:]
 
 
-def _in_torch(subject: Subject, rows: Sequence[Row], seconds: float) -> Measurement:
-    trace = tracer.run(subject.network, subject.args, subject.kwargs)
-    network = _filled(subject.network)
+def _measure_in_torch(subject: Subject, rows: Sequence[Row], seconds: float) -> Measurement:
+    trace = tracer.trace_network(subject.network, subject.args, subject.kwargs)
+    network = _materialize(subject.network)
     args, kwargs = tree_map_only(Tensor, _random_like, (subject.args, subject.kwargs))
     try:
         with torch.inference_mode():
             network(*args, **kwargs)
     except Exception as error:
         raise UsageError(
-            f"{subject.name} runs on shapes, but not on random values: {type(error).__name__}: {error} Register the "
-            "tensors that it holds as buffers, and let nothing depend on values."
+            f"{subject.name} runs on shapes, but not on random values: {type(error).__name__}: {error} Register its "
+            "tensors as buffers, and avoid operations that depend on values."
         ) from error
     with torch.inference_mode():
-        totals = _timed(lambda: network(*args, **kwargs), seconds / 2)
+        totals = _time_runs(lambda: network(*args, **kwargs), seconds / 2)
     runs: list[list[float]] = []
     names: list[str] = []
     with torch.no_grad():
         end = time.perf_counter() + seconds / 2
-        while len(runs) < _WARM_UP + _LEAST_RUNS or time.perf_counter() < end:
-            with _Clock() as clock:
+        while len(runs) < _WARM_UP_RUNS + _MIN_RUNS or time.perf_counter() < end:
+            with _OperationTimer() as timer:
                 network(*args, **kwargs)
-            names = clock.names
-            runs.append(clock.seconds)
+            names = timer.names
+            runs.append(timer.seconds)
     row_of = _rows_of_calls(names, trace)
-    by_row = [_summed(row_of, seconds_of_calls) for seconds_of_calls in runs[_WARM_UP:]]
-    return _measurement(EAGER, totals, by_row, kernels_of(rows, EAGER))
+    by_row = [_sum_by_key(row_of, seconds_of_calls) for seconds_of_calls in runs[_WARM_UP_RUNS:]]
+    return _to_measurement(EAGER, totals, by_row, build_kernels(rows, EAGER))
 
 
-class _Clock(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Times each operation, without what Python does between them."""
+class _OperationTimer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Times each operation without the Python code between them."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -164,13 +163,13 @@ class _Clock(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _rows_of_calls(names: Sequence[str], trace: Graph) -> list[int]:
-    """The row of each call of a run on real tensors.
+    """The row of each ATen call of a run on real tensors.
 
-    They differ in little from those on shapes: with channels last, say, flattening copies. What has no counterpart
-    counts to the row before it.
+    These differ slightly from the trace: with channels last, flattening copies. A call without a counterpart counts
+    to the row before it.
     """
-    kept = {id(op): index for index, (op, _) in enumerate(counted(trace))}
-    # Operations without a row (an empty tensor, the view of a weight) count to the row behind them, which needs them.
+    kept = {id(op): index for index, (op, _) in enumerate(nodes_with_costs(trace))}
+    # Operations without a row (an empty tensor, the view of a weight) count to the row after them.
     rows, following = [], len(kept) - 1
     for op in reversed(trace.nodes):
         following = kept.get(id(op), following)
@@ -186,28 +185,28 @@ def _rows_of_calls(names: Sequence[str], trace: Graph) -> list[int]:
     return found
 
 
-def _summed(keys: Sequence[int], values: Sequence[float]) -> dict[int, float]:
+def _sum_by_key(keys: Sequence[int], values: Sequence[float]) -> dict[int, float]:
     sums: dict[int, float] = {}
     for key, value in zip(keys, values, strict=True):
         sums[key] = sums.get(key, 0.0) + value
     return sums
 
 
-def _filled(network: nn.Module) -> nn.Module:
-    """The network with memory and constant values on the CPU, channels last."""
+def _materialize(network: nn.Module) -> nn.Module:
+    """Allocate the network on the CPU, channels last, with constant values."""
     real = copy.deepcopy(network).to_empty(device="cpu")
     with torch.no_grad():
         for tensor in [*real.parameters(), *real.buffers()]:
-            # Neither zeros nor denormal numbers; a positive variance. Random ones would take seconds to draw.
-            tensor.fill_(_filling(tensor))
-    for module in real.modules():  # a tensor that is neither parameter nor buffer
+            # No zeros or denormals, and a positive variance. Random values would take seconds to generate.
+            tensor.fill_(_fill_value(tensor))
+    for module in real.modules():  # tensors that are neither parameter nor buffer
         for name, value in vars(module).items():
             if isinstance(value, Tensor) and value.is_meta:
-                setattr(module, name, torch.full(value.shape, _filling(value), dtype=value.dtype))
+                setattr(module, name, torch.full(value.shape, _fill_value(value), dtype=value.dtype))
     return real.to(memory_format=torch.channels_last)
 
 
-def _filling(tensor: Tensor) -> float:
+def _fill_value(tensor: Tensor) -> float:
     return 0.01 if tensor.is_floating_point() else 0
 
 
@@ -218,29 +217,29 @@ def _random_like(value: Tensor) -> Tensor:
     return random.contiguous(memory_format=torch.channels_last) if random.ndim == 4 else random
 
 
-_WARM_UP, _LEAST_RUNS = 2, 3
+_WARM_UP_RUNS, _MIN_RUNS = 2, 3
 
 
-def _timed(run: Callable[[], Any], seconds: float) -> list[float]:
+def _time_runs(run: Callable[[], Any], seconds: float) -> list[float]:
     """Seconds of each run, after a warm-up."""
-    for _ in range(_WARM_UP):
+    for _ in range(_WARM_UP_RUNS):
         run()
     times: list[float] = []
     end = time.perf_counter() + seconds
-    while len(times) < _LEAST_RUNS or time.perf_counter() < end:
+    while len(times) < _MIN_RUNS or time.perf_counter() < end:
         begin = time.perf_counter()
         run()
         times.append(time.perf_counter() - begin)
     return times
 
 
-def _measurement(
+def _to_measurement(
     executor: str, totals: Sequence[float], by_row: Sequence[Mapping[int, float]], kernels: Sequence[Kernel]
 ) -> Measurement:
     low, middle, high = statistics.quantiles(totals, n=4, method="inclusive")
     # An executor may name a fused kernel after any of its rows.
     main = {row.index: kernel.main.index for kernel in kernels for row in kernel.rows}
-    runs = [_summed([main.get(row, row) for row in run], list(run.values())) for run in by_row]
+    runs = [_sum_by_key([main.get(row, row) for row in run], list(run.values())) for run in by_row]
     rows = sorted({row for run in runs for row in run})
     return Measurement(
         executor=executor,

@@ -1,4 +1,4 @@
-"""Pictures of a network and of several side by side, by matplotlib."""
+"""Plots of one network and of a comparison, with matplotlib."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .measurement import Measurement
 
 
 def draw_anatomy(anatomy: Profile, path: str | Path, latency: Latency | None, measurement: Measurement | None) -> None:
-    """Write a PNG: the shares of the stages, and the roofline where there are times."""
+    """Plot the shares of the stages and, with times, the roofline, as a PNG."""
     stages = [stage for stage in anatomy.stages if stage.rows[0].kind is not Kind.UNUSED]
     timed = latency is not None and bool(latency.kernels)
     figure = _figure((13 if timed else 7.5, 2.2 + 0.42 * max(len(stages), 6)))
@@ -31,7 +31,7 @@ def draw_anatomy(anatomy: Profile, path: str | Path, latency: Latency | None, me
 def _draw_shares(
     axes: Any, anatomy: Profile, stages: list[Any], latency: Latency | None, measurement: Measurement | None
 ) -> None:
-    """Bars by stage, the first at the top: its share of each cost."""
+    """Plot the share of each stage in each cost as bars."""
     series = {
         "parameters": [stage.parameters for stage in stages],
         "MACs": [stage.macs for stage in stages],
@@ -45,8 +45,8 @@ def _draw_shares(
     height = 0.8 / len(series)
     for i, (label, values) in enumerate(series.items()):
         whole = sum(values) or 1
-        places = [row + (i - (len(series) - 1) / 2) * height for row in range(len(stages))]
-        axes.barh(places, [100 * value / whole for value in values], height, label=label)
+        positions = [row + (i - (len(series) - 1) / 2) * height for row in range(len(stages))]
+        axes.barh(positions, [100 * value / whole for value in values], height, label=label)
     axes.set_yticks(range(len(stages)), [stage.name for stage in stages])
     axes.invert_yaxis()
     axes.set_xlabel("share of the whole, %")
@@ -56,7 +56,7 @@ def _draw_shares(
 
 
 def _draw_roofline(axes: Any, latency: Latency, measurement: Measurement | None) -> None:
-    """FLOP/s over FLOPs/byte, one point per kernel, below the peaks."""
+    """Plot FLOP/s against FLOPs/byte: one point per kernel, and lines for the peaks."""
     points: dict[str, list[tuple[float, float, float]]] = {}
     measured = measurement.rows if measurement is not None else {}
     for kernel, time in latency.kernels:
@@ -84,7 +84,7 @@ def _draw_roofline(axes: Any, latency: Latency, measurement: Measurement | None)
 
 
 def _peaks(latency: Latency, kinds: Iterable[str]) -> list[tuple[str, float]]:
-    """The level lines: of this machine those of the kinds that occur, with near ones as one."""
+    """The peaks to plot: on this machine of the kinds in `kinds`, with similar ones merged."""
     lines: list[tuple[str, float]] = []
     for name, peak in sorted(latency.device.peaks(latency.dtype).items(), key=lambda item: item[1]):
         if not latency.is_bound and name not in kinds:
@@ -102,7 +102,7 @@ def draw_front(
     cost_label: str,
     path: str | Path,
 ) -> None:
-    """Write a PNG: accuracy against cost, with the Pareto front, cheapest first. A point: name, cost, top-1 in %."""
+    """Plot accuracy against cost with the Pareto front, as a PNG. A point is (name, cost, top-1 in %)."""
     figure = _figure((8, 5.5))
     axes = figure.add_subplot()
     _, costs, accuracies = zip(*front, strict=True)

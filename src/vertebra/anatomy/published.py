@@ -1,4 +1,4 @@
-"""What is published of a network: its best weights, what they reach on ImageNet, and how large their file is."""
+"""Published figures of a network: its best weights, their accuracy on ImageNet and the size of their file."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from vertebra.model_table import find_network
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A network with the weights that do best; another recipe of the same network costs the same."""
+    """A network with its most accurate weights."""
 
     name: str
     weights: str  # "ResNet50_Weights.IMAGENET1K_V2"
     top1: float  # % on ImageNet, at `size`
-    size: int  # side of the image in pixels that the accuracy was measured at
+    size: int  # side of the image in pixels of that accuracy
     mb: float  # of the weight file, 10⁶ bytes
     parameters: int
     gmacs: float
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
+        """All fields, for JSON."""
         return asdict(self)
 
 
-def published(name: str) -> Published:
-    """What is published of that network."""
+def find_published(name: str) -> Published:
+    """The published figures of a network."""
     network = find_network(name)
     best = network.best
     return Published(

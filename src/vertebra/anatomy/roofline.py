@@ -1,8 +1,8 @@
-"""How long a kernel takes: compute, memory traffic and launch, on a device from the file or on this machine.
+"""The time of a kernel from compute, memory traffic and launch, on a device of devices.toml or on this machine.
 
-Of a device from the file only the peaks are known, so the result is a bound: max(compute, memory) + launch (Williams
-et al. 2009, https://doi.org/10.1145/1498765.1498785). On this machine each kind of operation has been measured. There
-the sum of the three parts fits better than the maximum: within one kernel of a processor they hardly overlap.
+For a device only the peaks are known, so the time is a lower bound: max(compute, memory) + launch (Williams et al.
+2009, https://doi.org/10.1145/1498765.1498785). On this machine each kind of operation is measured, and the sum of the
+three parts fits better than the maximum: in one kernel on a CPU they hardly overlap.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from vertebra.graph.cost import CONVOLUTIONS, Kind
 
 from .kernels import COMPILED, Kernel
 
-# Products of matrices, for which a processor may have units of their own. A depthwise convolution is none.
+# Matrix products, for which hardware may have matrix units. A depthwise convolution is not one.
 _MATRIX = frozenset({Kind.DENSE, Kind.POINTWISE, Kind.GROUPED, Kind.MATMUL})
 
 
 @dataclass(frozen=True, slots=True)
 class Time:
-    """Time of one kernel in ms, and of its parts."""
+    """The time of one kernel and its parts, in ms."""
 
     ms: float
     arithmetic: float
@@ -40,7 +40,7 @@ class Time:
 
     @property
     def bound(self) -> str:
-        """`bound_by` with its older word for compute, "arithmetic"."""
+        """`bound_by` with the older name of compute, "arithmetic"."""
         return "arithmetic" if self.bound_by == "compute" else self.bound_by
 
     def __add__(self, other: Time) -> Time:
@@ -49,7 +49,7 @@ class Time:
 
 @dataclass(frozen=True)
 class Device:
-    """A device as its maker describes it: peaks in operations and bytes per second."""
+    """A device with the peaks that its vendor states, in operations and bytes per second."""
 
     key: str
     name: str
@@ -57,13 +57,13 @@ class Device:
     vector: Mapping[str, float]  # dtype -> operations per second in everything else
     bandwidth: float  # bytes per second
     launch: float  # seconds per kernel
-    sources: Mapping[str, str]  # "matrix.float32" -> where the number is from
+    sources: Mapping[str, str]  # "matrix.float32" -> source of the number
 
-    executor = COMPILED  # the bound is that of the best software
+    executor = COMPILED  # a bound assumes the best software
     is_bound = True
 
     def time(self, kernel: Kernel, dtype: str) -> Time:
-        """The least time of a kernel."""
+        """A lower bound of the time of a kernel."""
         peaks = self.matrix if kernel.main.kind in _MATRIX else self.vector
         if dtype not in peaks:
             raise UsageError(f"{self.name} has no figures for {dtype}, only for {', '.join(peaks)}. Choose dtype=.")
@@ -73,17 +73,17 @@ class Device:
         return Time(max(arithmetic, memory) + launch, arithmetic, memory, launch)
 
     def peaks(self, dtype: str) -> dict[str, float]:
-        """Operations per second by unit, for a roofline plot."""
+        """Operations per second by hardware unit."""
         return {"matrix units": self.matrix[dtype], "vector units": self.vector[dtype]}
 
     def to_dict(self) -> dict[str, Any]:
-        """All numbers with their sources, ready for JSON."""
+        """All numbers and sources, for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """What one kind of kernel costs on this machine; 0 where a part was not found to matter."""
+    """The fitted cost of one kind of kernel on this machine; 0 for a part without effect."""
 
     launch: float  # ms per kernel
     operations: float  # ms per 10⁶ operations
@@ -91,51 +91,51 @@ class Rate:
     activations: float  # ms per 10⁶ bytes of activations, read or written
 
 
-# A calibration whose runs differed by more, or during which other programs used more of the processor, is provisional.
-MAX_UNREST = 0.15
+# Above this spread of repeated runs, or share of the CPU for other programs, a calibration is provisional.
+MAX_BUSY_SHARE = 0.15
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A machine as it was measured, for one executor and float32: the one that this runs on."""
+    """The measured rates of this machine, for one executor and float32."""
 
     executor: str
     machine: Mapping[str, Any]
     rates: Mapping[str, Rate]  # label of a kernel, or name of a kind -> rate
-    between: float  # ms between two kernels; below 0 where timing each kernel took longer than that
-    seconds: float  # how long the calibration took
+    between: float  # ms between two kernels; negative if profiling itself took longer
+    seconds: float  # duration of the calibration
     noise: float  # spread of repeated runs, as a share of their median
-    others: float  # share of the processor that other programs took meanwhile
+    others: float  # share of the CPU that other programs used meanwhile
 
     key = "here"
     is_bound = False
 
     @property
-    def unrest(self) -> float:
-        """Share of the time in which the machine was busy with something else."""
+    def busy_share(self) -> float:
+        """The larger of `noise` and `others`."""
         return max(self.noise, self.others)
 
     @property
     def is_provisional(self) -> bool:
-        """Whether the machine was too busy, so that times are too long."""
-        return self.unrest > MAX_UNREST
+        """Whether the machine was busy, so that predicted times are probably too long."""
+        return self.busy_share > MAX_BUSY_SHARE
 
     @property
     def name(self) -> str:
-        """The machine and the executor in words."""
+        """The machine and the executor, for people."""
         threads = self.machine["threads"]
         return f"this machine ({self.machine['cpu']}, {threads} thread{'s' * (threads != 1)}, {self.executor})"
 
     @property
     def bandwidth(self) -> float:
-        """Bytes of activations per second, in the kernels that only copy."""
+        """Bytes of activations per second, in kernels that only copy."""
         cost = self._rate("concat", Kind.COPY).activations
         return 1e9 / cost if cost else float("inf")
 
     def time(self, kernel: Kernel, dtype: str) -> Time:
         """The predicted time of a kernel."""
         if dtype != "float32":
-            raise UsageError(f"this machine is calibrated for float32, not for {dtype}. Choose a device from the file.")
+            raise UsageError(f"this machine is calibrated for float32, not for {dtype}. Choose a device, such as t4.")
         rate = self._rate(label(kernel), kernel.main.kind)
         arithmetic = rate.operations * kernel.operations / 1e6
         memory = (rate.weights * kernel.weight_bytes + rate.activations * (kernel.bytes - kernel.weight_bytes)) / 1e6
@@ -143,14 +143,14 @@ class Calibration:
         return Time(arithmetic + memory + launch, arithmetic, memory, launch)
 
     def _rate(self, label: str, kind: Kind) -> Rate:
-        """The rate of this kind of kernel, or of the most similar one that was measured."""
+        """The rate of this kind of kernel, or of the most similar measured one."""
         for name in (label, kind.value, Kind.ELEMENTWISE.value):
             if name in self.rates:
                 return self.rates[name]
         return next(iter(self.rates.values()))
 
     def peaks(self, dtype: str) -> dict[str, float]:
-        """Operations per second by kind, for a roofline plot."""
+        """Operations per second by kind of convolution."""
         return {
             kind.value: 1e9 / self.rates[kind.value].operations
             for kind in (Kind.DENSE, Kind.POINTWISE, Kind.GROUPED, Kind.DEPTHWISE)
@@ -158,7 +158,7 @@ class Calibration:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, ready for JSON and for `from_dict`."""
+        """All fields, for JSON and `from_dict`."""
         return asdict(self)
 
     @classmethod
@@ -169,14 +169,14 @@ class Calibration:
 
 
 def label(kernel: Kernel) -> str:
-    """What a kernel's rate is kept under: its kind, or its operation if it is no convolution, product or norm."""
+    """The key of a kernel's rate: its kind for convolutions, products and norms, else its operation."""
     row = kernel.main
     return row.kind.value if row.kind in CONVOLUTIONS | {Kind.MATMUL, Kind.NORM} else row.op
 
 
 @cache
 def devices() -> Mapping[str, Device]:
-    """The devices of the file, by key."""
+    """The devices of devices.toml, by key."""
     table = tomllib.loads(files(__package__).joinpath("devices.toml").read_text(encoding="utf-8"))
     return {key: _device(key, entry) for key, entry in table.items()}
 

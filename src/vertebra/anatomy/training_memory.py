@@ -1,8 +1,8 @@
-"""Memory of a training step: what the forward pass keeps for the backward pass, gradients, optimiser state.
+"""Forecasts the memory of a training step: saved activations, gradients and optimiser state.
 
-The step is run on the meta device with autograd, and each piece of memory is followed from the operation that
-allocates it to the one before which Python and autograd have released it. So checkpointing, in-place operations and
-tensors that are saved twice are counted as torch counts them. The scratch memory of single kernels is not known here.
+The step runs on the meta device with autograd, and each storage is tracked from the operation that allocates it to the
+one before which Python and autograd have freed it. So checkpointing, in-place operations and tensors that are saved
+twice count as in torch. The workspace memory of kernels is not included.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from torch.utils._pytree import tree_leaves
 
 from vertebra.errors import UsageError, suggest
 from vertebra.graph.ir import Storage
-from vertebra.graph.trace import Recorder, call
+from vertebra.graph.trace import Recorder, call_network
 from vertebra.models import ConvNet
 
 from .network_input import Subject
 
-# State of the optimiser, in values per trainable parameter.
+# Values of optimiser state per trainable parameter.
 OPTIMIZERS = {"sgd": 0, "momentum": 1, "adam": 2, "adamw": 2}
 
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes that a training step needs, apart from torch itself and the scratch memory of its kernels."""
+    """Bytes that a training step needs, without torch itself and the workspace of kernels."""
 
     batch_size: int
     optimizer: str
@@ -39,16 +39,16 @@ class TrainingMemory:
     buffers: int
     gradients: int
     optimizer_state: int
-    saved_activations: int  # held between the forward and the backward pass, with the input
-    peak_activations: int  # at the worst moment of the two passes, without gradients of parameters
+    saved_activations: int  # between the forward and the backward pass, with the input
+    peak_activations: int  # peak over both passes, without gradients of parameters
 
     @property
     def total(self) -> int:
-        """At the worst moment, when the gradients of all parameters are there from the step before or this one."""
+        """Peak memory, with the gradients of all parameters."""
         return self.parameters + self.buffers + self.gradients + self.optimizer_state + self.peak_activations
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
+        """All fields, for JSON."""
         return asdict(self) | {"total": self.total}
 
 
@@ -59,14 +59,14 @@ def forecast_training_memory(subject: Subject, optimizer: str, checkpointing: bo
             f"optimizer is {optimizer!r}; it must be one of {', '.join(OPTIMIZERS)}. {suggest(optimizer, OPTIMIZERS)}"
         )
     network = copy.deepcopy(subject.network)
-    modes = subject.training_modes  # those of the modules where the network was training (with frozen norms, say)
+    modes = subject.training_modes  # of each module, if the network was training (norms may be frozen)
     for path, module in network.named_modules():
         module.training = True if modes is None else modes[path]
     if checkpointing:
         if not isinstance(network, ConvNet):
             raise UsageError(
-                f"checkpointing=True is a switch of Vertebra's networks, and this is a {type(network).__name__}. "
-                "Put torch.utils.checkpoint into its forward(); the forecast then includes it."
+                f"checkpointing=True needs one of Vertebra's networks, and this is a {type(network).__name__}. "
+                "Use torch.utils.checkpoint in its forward(); the forecast then includes it."
             )
         network.set_activation_checkpointing(True)
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -89,25 +89,25 @@ def forecast_training_memory(subject: Subject, optimizer: str, checkpointing: bo
 
 
 def _simulate(network: nn.Module, args: Any, kwargs: Any) -> tuple[int, int]:
-    """Bytes held after the forward pass, and at the worst moment of forward and backward."""
+    """Bytes of activations after the forward pass, and their peak over forward and backward."""
     recorder = Recorder(network)
     with recorder, torch.enable_grad():
-        output = call(network, args, kwargs)
+        output = call_network(network, args, kwargs)
         forward_ops = len(recorder.nodes)
         losses = [leaf.sum() for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
         if not losses:
             raise UsageError("no output of the network depends on its parameters, so there is nothing to train.")
         sum(losses[1:], losses[0]).backward()  # type: ignore[no-untyped-call]
     trace = recorder.graph((args, kwargs), output)
-    # Gradients of parameters are counted apart, from the beginning.
-    gradients = {recorder.index_of(p.grad) for p in network.parameters() if p.grad is not None}
-    mine = [s for index, s in enumerate(trace.storages) if s.path is None and index not in gradients]
-    held = _held(mine, len(trace.nodes))
-    return held[forward_ops], max(held)
+    # Gradients of parameters are counted separately, for the whole step.
+    gradients = {recorder.storage_index(p.grad) for p in network.parameters() if p.grad is not None}
+    activations = [s for index, s in enumerate(trace.storages) if s.path is None and index not in gradients]
+    live = _bytes_over_time(activations, len(trace.nodes))
+    return live[forward_ops], max(live)
 
 
-def _held(storages: Iterable[Storage], ops: int) -> list[int]:
-    """Bytes held when each operation begins, and after the last."""
+def _bytes_over_time(storages: Iterable[Storage], ops: int) -> list[int]:
+    """Bytes in memory before each operation, and after the last."""
     change = [0] * (ops + 2)
     for storage in storages:
         change[min(storage.created + 1, ops)] += storage.nbytes

@@ -1,4 +1,4 @@
-"""The largest costs of a network and what limits its time, in sentences made from its rows."""
+"""Describes the largest costs of a network, and what limits its time, in sentences."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vertebra.units import count, duration, size, three_figures
 
 from .latency import Latency
 
-_FEW = 3  # layers that can be named in a sentence
+_MAX_NAMES = 3  # layers named in a sentence
 _PLURALS = {
     Kind.DENSE: "dense convolutions",
     Kind.POINTWISE: "1×1 convolutions",
@@ -28,15 +28,15 @@ _PLURALS = {
 
 
 def verdict(anatomy: Profile, latency: Latency | None = None) -> str:
-    """One paragraph: where the parameters, the arithmetic, the bytes, the memory and the time are."""
+    """One paragraph on parameters, MACs, memory traffic, peak memory, receptive field and time."""
     sentences = [
         _parameters(anatomy),
         _arithmetic(anatomy),
         _traffic(anatomy),
         _memory(anatomy),
-        _field(anatomy),
+        _receptive_field(anatomy),
         _time(anatomy, latency) if latency is not None else "",
-        _left_out(anatomy),
+        _not_counted(anatomy),
     ]
     return " ".join(sentence for sentence in sentences if sentence)
 
@@ -47,10 +47,10 @@ def _parameters(anatomy: Profile) -> str:
         return "There are no weights."
     total = anatomy.parameters
     largest = sorted(layers, key=lambda row: -row.parameters)
-    outstanding = [row for row in largest[:_FEW] if row.parameters >= 0.1 * total]
+    outstanding = [row for row in largest[:_MAX_NAMES] if row.parameters >= 0.1 * total]
     share = sum(row.parameters for row in outstanding) / total
     if share >= 0.5 and len(outstanding) <= len(layers) / 3:
-        names = _listed(row.name for row in outstanding)
+        names = _join_names(row.name for row in outstanding)
         where = f"{len(outstanding)} of {len(layers)} layers"
         return f"{_percent(share)} of the {count(total)} parameters are in {where}: {names}."
     top = largest[0]
@@ -74,7 +74,7 @@ def _arithmetic(anatomy: Profile) -> str:
 
 
 def _traffic(anatomy: Profile) -> str:
-    """Memory traffic, with the kinds whose share of it is far above their share of the MACs."""
+    """Memory traffic, with the kinds that have a much larger share of it than of the MACs."""
     if not anatomy.bytes:
         return ""
     traffic, computed = _shares(anatomy.rows, "bytes"), _shares(anatomy.rows, "macs")
@@ -102,8 +102,8 @@ def _memory(anatomy: Profile) -> str:
     return f"Peak activation memory is {size(peak.live_bytes)}, at {peak.name}: {compared} the weights' memory."
 
 
-def _field(anatomy: Profile) -> str:
-    """Receptive field of the last feature map, before anything is pooled over the whole image."""
+def _receptive_field(anatomy: Profile) -> str:
+    """The receptive field of the last feature map before global pooling."""
     layers = [row for row in anatomy.rows if row.receptive_field and row.macs]
     first = next((row for row in layers if row.sees_all), None)
     maps = [row for row in layers if len(row.output_shape) == 4 and max(row.output_shape[2:]) > 1]
@@ -137,22 +137,21 @@ def _time(anatomy: Profile, latency: Latency) -> str:
     )
 
 
-def _left_out(anatomy: Profile) -> str:
-    idle = [row for row in anatomy.rows if row.kind is Kind.UNUSED]
+def _not_counted(anatomy: Profile) -> str:
+    unused = [row for row in anatomy.rows if row.kind is Kind.UNUSED]
     words = []
-    if idle:
-        share = sum(row.parameters for row in idle) / anatomy.parameters
+    if unused:
+        share = sum(row.parameters for row in unused) / anatomy.parameters
         words.append(
-            f"{_percent(share)} of the parameters are not used in inference ({_listed(r.name for r in idle)})."
+            f"{_percent(share)} of the parameters are not used in inference ({_join_names(r.name for r in unused)})."
         )
     if anatomy.unknown:
-        names = _listed(sorted({row.op for row in anatomy.unknown}))
+        names = _join_names(sorted({row.op for row in anatomy.unknown}))
         words.append(f"The arithmetic of {names} is unknown and not counted.")
     return " ".join(words)
 
 
 def _shares(rows: Iterable[Row], attribute: str) -> Counter[Kind]:
-    """Each kind's share of a sum over all rows."""
     sums: Counter[Kind] = Counter()
     for row in rows:
         sums[row.kind] += getattr(row, attribute)
@@ -161,11 +160,11 @@ def _shares(rows: Iterable[Row], attribute: str) -> Counter[Kind]:
 
 
 def _percent(share: float) -> str:
-    """`"89 %"`; what is not nothing is never "0 %"."""
+    """`"89 %"`; "less than 1 %" instead of "0 %" for positive shares."""
     return "less than 1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
 
 
-def _listed(names: Iterable[str]) -> str:
+def _join_names(names: Iterable[str]) -> str:
     found = list(names)
-    shown = found if len(found) <= _FEW + 1 else [*found[:_FEW], f"{len(found) - _FEW} more"]
+    shown = found if len(found) <= _MAX_NAMES + 1 else [*found[:_MAX_NAMES], f"{len(found) - _MAX_NAMES} more"]
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"

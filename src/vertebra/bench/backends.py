@@ -1,6 +1,6 @@
-"""The backends that `vertebra bench` times: each makes a network ready, and does the same work with it.
+"""The backends that `vertebra bench` times. Each loads a network and computes probabilities from decoded pixels.
 
-The work is to turn pixels as a decoder gives them, uint8 (N, H, W, 3), into probabilities.
+Pixels are uint8 (N, H, W, 3).
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from vertebra.pixels import Pixels
 
 from .network_files import NetworkFiles
 
-# Pixels → probabilities, and what there is to say of it: versions, or the engine that was chosen.
-Ready = tuple[Callable[[Pixels], Any], str]
+# Pixels → probabilities, and a note: the version, or the chosen engine.
+PreparedBackend = tuple[Callable[[Pixels], Any], str]
 
 
 @dataclass(frozen=True)
 class Backend:
-    """What runs a network."""
+    """Software that runs a network."""
 
-    make: Callable[[NetworkFiles, int, int], Ready]  # files, images of one call, threads; for another process
-    packages: tuple[str, ...] = ()  # that it needs beside Vertebra's own
+    make: Callable[[NetworkFiles, int, int], PreparedBackend]  # files, batch size, threads; called in another process
+    packages: tuple[str, ...] = ()  # that it needs besides Vertebra's dependencies
 
     @property
     def is_installed(self) -> bool:
-        """Whether its packages can be imported; none is imported for that."""
+        """Whether its packages are installed, without importing them."""
         return all(importlib.util.find_spec(package) for package in self.packages)
 
 
-def vertebra(files: NetworkFiles, batch: int, threads: int) -> Ready:
-    """`vertebra.load`, with the engine that was measured fastest."""
+def vertebra(files: NetworkFiles, batch: int, threads: int) -> PreparedBackend:
+    """`vertebra.load`, with the engine that is fastest here."""
     from vertebra.runtime.predictor import Predictor
 
     predictor = Predictor(files.exported, batch=max(2, batch), threads=threads)
@@ -50,8 +50,8 @@ def vertebra(files: NetworkFiles, batch: int, threads: int) -> Ready:
 
 def torch(
     files: NetworkFiles, batch: int, threads: int, *, channels_last: bool = False, compiled: bool = False
-) -> Ready:
-    """torch as its documentation has it; compiled means frozen, too."""
+) -> PreparedBackend:
+    """torch as its documentation recommends; compiled networks are also frozen."""
     import torch as library
 
     library.set_num_threads(threads)
@@ -77,8 +77,8 @@ def torch(
     return run, f"torch {library.__version__}"
 
 
-def onnxruntime(files: NetworkFiles, batch: int, threads: int) -> Ready:
-    """ONNX Runtime with all cores in one call."""
+def onnxruntime(files: NetworkFiles, batch: int, threads: int) -> PreparedBackend:
+    """ONNX Runtime with all threads in one call."""
     import onnxruntime as library
 
     options = library.SessionOptions()
@@ -88,7 +88,7 @@ def onnxruntime(files: NetworkFiles, batch: int, threads: int) -> Ready:
     return lambda pixels: session.run(["probabilities"], {"image": pixels})[0], f"onnxruntime {library.__version__}"
 
 
-def mnn(files: NetworkFiles, batch: int, threads: int) -> Ready:
+def mnn(files: NetworkFiles, batch: int, threads: int) -> PreparedBackend:
     """MNN with its default settings."""
     from vertebra.runtime.mnn_engine import convert, import_mnn
 
@@ -117,11 +117,11 @@ def mnn(files: NetworkFiles, batch: int, threads: int) -> Ready:
 
 
 def mean_and_std(preprocessing: Preprocessing) -> tuple[list[float], list[float]]:
-    """For values from 0 to 255."""
+    """Mean and standard deviation for values from 0 to 255."""
     return [255 * value for value in preprocessing.mean], [255 * value for value in preprocessing.std]
 
 
-# The first is Vertebra itself, as `vertebra.load` has it.
+# The first is Vertebra itself.
 BACKENDS: Mapping[str, Backend] = {
     "vertebra": Backend(vertebra),
     "torch": Backend(torch, ("torch",)),
@@ -130,21 +130,21 @@ BACKENDS: Mapping[str, Backend] = {
     "onnxruntime": Backend(onnxruntime),
     "mnn": Backend(mnn, ("MNN",)),
 }
-# Engines that Vertebra does not run; bench/latency.py times them.
-ELSEWHERE = ("openvino", "ncnn")
+# Engines that only bench/latency.py times.
+SCRIPT_ONLY = ("openvino", "ncnn")
 
 
-def installed(backends: Mapping[str, Backend] = BACKENDS) -> dict[str, Backend]:
-    """Those whose packages are installed."""
+def installed_backends(backends: Mapping[str, Backend] = BACKENDS) -> dict[str, Backend]:
+    """The backends whose packages are installed."""
     return {name: backend for name, backend in backends.items() if backend.is_installed}
 
 
 def find_backends(names: Sequence[str], backends: Mapping[str, Backend] = BACKENDS) -> dict[str, Backend]:
-    """The backends of these names, whose packages must be installed."""
+    """The backends of these names; raises a UsageError if one is unknown or not installed."""
     for name in names:
         if name not in backends:
-            if name in ELSEWHERE:
-                hint = "The script bench/latency.py in Vertebra's repository times it beside the others."
+            if name in SCRIPT_ONLY:
+                hint = "The script bench/latency.py in Vertebra's repository times it."
             else:
                 hint = suggest(name, backends) or f"Allowed are {', '.join(backends)}."
             raise UsageError(f"there is no backend {name!r}. {hint}")

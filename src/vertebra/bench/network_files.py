@@ -1,4 +1,4 @@
-"""What the backends run: an exported file and, for torch, the weights that it was made from."""
+"""The files that the backends run: an exported file and, for torch, its weights."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from vertebra.model_checksum import read_verified_card
 
 @dataclass(frozen=True)
 class NetworkFiles:
-    """A network in the forms that backends take."""
+    """The files of one network."""
 
     name: str
-    exported: str  # what `vertebra export` writes
-    weights: str | None = None  # the state dict; None: only the file is there
+    exported: str  # an exported file
+    weights: str | None = None  # a state dict; None if an exported file was given
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """From a photo to the network's input."""
+        """The preprocessing in the card of the exported file."""
         return read_card(self.exported).preprocessing
 
     def network(self) -> Any:
@@ -37,7 +37,7 @@ class NetworkFiles:
 
 
 def network_files(model: str, folder: Path) -> NetworkFiles:
-    """An exported file as it is; a named network with random weights, exported into a folder."""
+    """The files of a MODEL argument. A network by name gets random weights and is exported to `folder`."""
     argument = resolve_model(model, "bench")
     if argument.kind is not ModelKind.NETWORK:
         path = exported_file(argument, scratch=folder)

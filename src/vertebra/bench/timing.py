@@ -1,7 +1,7 @@
-"""Time networks with each backend.
+"""Times networks with each backend.
 
-Each backend is made ready in a process of its own and then measured in turns with the others, so that a slow minute of
-the machine hits all alike and no backend's waiting threads disturb another.
+Each backend runs in its own process and is measured in turns with the others, so that a slow minute of the machine
+affects all alike, and spinning threads of one do not slow down another.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from vertebra.machine import usable_cores
 from vertebra.progress import Progress, silent
 from vertebra.synthetic_photos import synthetic_photos
 
-from .backends import Backend, installed
+from .backends import Backend, installed_backends
 from .network_files import NetworkFiles, network_files
 
-# torch's compiler may take minutes over a deep network.
+# torch's compiler may take minutes for a deep network.
 MAX_SECONDS_TO_START = 600
-# Between the probabilities of two backends; more is no rounding.
+# Of the probabilities of two backends; a larger one is not rounding.
 MAX_DIFFERENCE = 1e-3
-# After a call a library's threads may go on looking for work for a while; the next backend waits until they sleep.
-_REST = 0.25
+# Threads of a library may spin for a while after a call; wait until they sleep.
+_REST_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What one backend needs for one image, in ms: median, minimum and maximum of `n` calls; or why it cannot."""
+    """Time per image of one backend in ms (median, minimum and maximum of `n` calls), or its error."""
 
     network: str
     batch: int
@@ -46,11 +46,11 @@ class Timing:
     min_ms: float | None = None
     max_ms: float | None = None
     n: int = 0
-    detail: str = ""  # the engine that Vertebra chose
+    detail: str = ""  # the version, or the engine that Vertebra chose
     error: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """All fields, for JSON."""
         return asdict(self)
 
 
@@ -67,19 +67,19 @@ def compare(
     """Time each model at each batch size with each backend.
 
     Args:
-        models: names that `vertebra models` lists, run with random weights, or exported files.
-        backends: by name; None: all of Vertebra's that are installed.
-        batches: images of one call.
-        turns: how often each backend is measured, in turns with the others.
-        seconds: of measuring in each turn; at least three calls.
-        threads: None: as many as this process may run at once.
-        progress: called with what is being done, the steps done and the steps in all.
+        models: names of networks, which run with random weights, or exported files.
+        backends: by name; None: all that are installed.
+        batches: batch sizes.
+        turns: how often each backend is measured, alternating with the others.
+        seconds: duration of each turn, of at least three calls.
+        threads: None: as many as the cores that this process may use.
+        progress: called with the current task, the steps done and their total.
 
     Raises:
-        UsageError: an argument is not allowed, or there is no such network.
+        UsageError: an argument is invalid, or there is no such network.
         VertebraError: a model cannot be used.
     """
-    backends = installed() if backends is None else backends
+    backends = installed_backends() if backends is None else backends
     for name, value in (("turns", turns), ("seconds", seconds), *(("a batch size", batch) for batch in batches)):
         if not value > 0:
             raise UsageError(f"{name} is {value}; it must be above 0.")
@@ -106,22 +106,21 @@ def _compare(
     threads: int,
     step: Callable[[str], None],
 ) -> Iterator[Timing]:
-    """The backends' timings for one network and batch size, in their order."""
     calls: dict[str, list[float]] = {}
-    firsts: dict[str, dict[str, Any]] = {}  # the first answers: details, and a sample of the probabilities
+    firsts: dict[str, dict[str, Any]] = {}  # first answers: detail, and a sample of the probabilities
     errors: dict[str, str] = {}
     with ExitStack() as stack:
         workers: dict[str, Callable[[float | None], dict[str, Any]]] = {}
         for name, backend in backends.items():
             step(f"{files.name}, batch {batch}: starting {name}")
-            worker = stack.enter_context(_started(backend, files, batch, threads))
+            worker = stack.enter_context(_start_worker(backend, files, batch, threads))
             answer = worker(None)
             if "error" in answer:
                 errors[name] = answer["error"]
             else:
                 workers[name], calls[name], firsts[name] = worker, [], answer
         for turn in range(turns):
-            # The order is turned round every time.
+            # The order is reversed at every turn.
             for name in list(workers)[:: 1 if turn % 2 else -1]:
                 step(f"{files.name}, batch {batch}: {name}")
                 answer = workers[name](seconds)
@@ -145,15 +144,15 @@ def _compare(
 
 
 @contextmanager
-def _started(
+def _start_worker(
     backend: Backend, files: NetworkFiles, batch: int, threads: int
 ) -> Iterator[Callable[[float | None], dict[str, Any]]]:
-    """A process with a backend; gives its first answer, then those to the seconds that it is to measure."""
-    spawning = multiprocessing.get_context("spawn")  # a fork would inherit the engines that this process has loaded
+    """Start a process with a backend, and yield a function that sends it seconds to measure, or None at first."""
+    spawning = multiprocessing.get_context("spawn")  # a fork would inherit loaded engines
     ours, theirs = spawning.Pipe()
     process = spawning.Process(target=serve_backend, args=(theirs, backend, files, batch, threads), daemon=True)
     process.start()
-    theirs.close()  # so that its end is seen when the process ends
+    theirs.close()  # so that recv() fails when the process ends
 
     def answer(seconds: float | None) -> dict[str, Any]:
         try:
@@ -176,8 +175,8 @@ def _started(
 
 
 def serve_backend(pipe: Connection, backend: Backend, files: NetworkFiles, batch: int, threads: int) -> None:
-    """Make a backend ready, then answer each message (seconds to measure) with the seconds of each call."""
-    with Path(os.devnull).open("w") as nowhere:  # what libraries print is not for whoever asked
+    """Load a backend, then answer each message (seconds to measure) with the seconds of each call."""
+    with Path(os.devnull).open("w") as nowhere:  # discards what libraries print
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
     try:
@@ -185,22 +184,22 @@ def serve_backend(pipe: Connection, backend: Backend, files: NetworkFiles, batch
         pixels = synthetic_photos(batch, files.preprocessing.crop_size)
         for _ in range(3):
             found = call(pixels)
-        time.sleep(_REST)
-        # The first numbers of the last image, to compare the backends by.
+        time.sleep(_REST_SECONDS)
+        # The first probabilities of the last image, by which the backends are compared.
         pipe.send({"detail": detail, "sample": [float(value) for value in found[-1][:8]]})
         while True:
             seconds = measure(lambda: call(pixels), pipe.recv())
-            time.sleep(_REST)
+            time.sleep(_REST_SECONDS)
             pipe.send({"seconds": seconds})
     except EOFError:
-        pass  # no more questions
+        pass  # the parent has closed the pipe
     except Exception as error:
-        # Whatever a library raises: the other backends are still of interest.
+        # Whatever a library raises, the other backends are still timed.
         pipe.send({"error": " ".join(f"{type(error).__name__}: {error}".split())[:300]})
 
 
 def measure(call: Callable[[], object], seconds: float) -> list[float]:
-    """Seconds of each call, for so long, but of three calls at least; the first, that wakes threads, is not counted."""
+    """Seconds of each call, for `seconds` and at least three calls, after one that wakes up threads."""
     call()
     found: list[float] = []
     stop = time.perf_counter() + seconds

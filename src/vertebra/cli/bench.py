@@ -20,7 +20,7 @@ app = typer.Typer(rich_markup_mode=None)
 
 @dataclass(frozen=True)
 class Settings:
-    """What is timed, and how."""
+    """The networks, the backends and how they are timed."""
 
     models: Annotated[list[str] | None, typer.Argument(metavar="MODEL", help=model_help("bench"))] = None
     batch: Annotated[str, typer.Option(metavar="N,…", help="Images per call.")] = "1,16"
@@ -66,12 +66,12 @@ def bench(settings: Settings) -> None:
     if settings.json:
         print_json([timing.as_dict() for timing in found])
     else:
-        _show(found)
+        _print_timings(found)
     if all(timing.error for timing in found):
         raise VertebraError("nothing could be measured.")
 
 
-def _show(found: list[Timing]) -> None:
+def _print_timings(found: list[Timing]) -> None:
     rows = []
     for timing in found:
         peers = [t for t in found if (t.network, t.batch) == (timing.network, timing.batch) and t.median_ms]

@@ -48,14 +48,14 @@ def choose(settings: Settings) -> None:
     weights, which take as long as real ones; for other devices there are lower bounds of the time.
     """
     from vertebra.anatomy import Limits
-    from vertebra.anatomy import choose as find
+    from vertebra.anatomy import choose as choose_networks
 
     with progress_bar("choosing", bar=False) as count_networks:
 
         def progress(task: str, done: int = 0, total: int | None = None) -> None:
             print_task(task) if total is None else count_networks(task, done, total)
 
-        choice = find(
+        choice = choose_networks(
             Limits(settings.max_ms, settings.max_mb, settings.min_top1, settings.max_params),
             settings.device,
             settings.executor if settings.device == "here" else None,
@@ -66,12 +66,12 @@ def choose(settings: Settings) -> None:
     if settings.json:
         print_json(choice.to_dict())
     else:
-        _print(choice, settings)
+        _print_choice(choice, settings)
     if not choice.fits:
         raise typer.Exit(1)
 
 
-def _print(choice: Choice, settings: Settings) -> None:
+def _print_choice(choice: Choice, settings: Settings) -> None:
     measured = any(candidate.measured_ms is not None for candidate in choice.fits)
     timed = settings.device != "none"
     columns = ["top-1", "parameters", "MB", "pixels"]

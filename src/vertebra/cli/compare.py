@@ -11,7 +11,7 @@ import typer
 
 from vertebra.cli._options import model_help, options_of
 from vertebra.cli._output import print_json, print_table, print_task
-from vertebra.cli.inspect import Executor, check_out, parse_size
+from vertebra.cli.inspect import Executor, check_output_path, parse_size
 from vertebra.units import count, duration, size
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @dataclass(frozen=True)
 class Settings:
-    """What to compare, and how."""
+    """The networks, the input and the device."""
 
     models: Annotated[list[str], typer.Argument(metavar="MODEL MODEL…", help=f"Two or more. {model_help('compare')}")]
     size: Annotated[
@@ -46,12 +46,12 @@ def compare(settings: Settings) -> None:
     Pareto-optimal is a network where none of the others is as cheap and more accurate. Costs are then split by
     resolution: 1/8 is where the feature maps have an eighth of the input's side.
     """
-    from vertebra import compare as side_by_side
+    from vertebra import compare as compare_networks
 
     if settings.png is not None:
-        check_out("--png", settings.png, ".png")
+        check_output_path("--png", settings.png, ".png")
     device = None if settings.device == "none" else settings.device
-    comparison = side_by_side(
+    comparison = compare_networks(
         tuple(settings.models),
         parse_size(settings.size),
         settings.batch,
@@ -104,8 +104,6 @@ Cell = Callable[["Entry", "Group"], str]
 
 
 def _by_level(comparison: Comparison) -> list[tuple[str, Cell]]:
-    """Titles of the tables by resolution, and what stands in them."""
-
     def parameters(entry: Entry, group: Group) -> str:
         return f"{count(group.parameters)} {_percent(group.parameters, entry.anatomy.parameters)}"
 

@@ -56,11 +56,11 @@ def doctor(
 
 def _calibrate() -> None:
     """Repeat the measurements of this machine that times are predicted from."""
-    from vertebra.anatomy import calibrated_anew
+    from vertebra.anatomy import recalibrate
     from vertebra.cli.inspect import Executor
 
     for executor in Executor:
-        found = calibrated_anew(executor.value, print_task)
+        found = recalibrate(executor.value, print_task)
         state = "kept provisionally, as the machine is busy" if found.is_provisional else "kept"
         typer.echo(
             f"{executor.value}: {state} (other programs took {found.others:.0%} of the processor, repeated runs "

@@ -1,4 +1,4 @@
-"""`vertebra inspect`: what each part of a network costs, as a table and a summary."""
+"""`vertebra inspect`: the cost of each part of a network, as a table and a summary."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 class Depth(StrEnum):
-    """What one line of the table stands for."""
+    """What one line of the table is."""
 
     STAGE = "stage"
     BLOCK = "block"
@@ -76,7 +76,7 @@ def inspect(settings: Settings) -> None:
 
     for option, path in (("--html", settings.html), ("--png", settings.png)):
         if path is not None:
-            check_out(option, path, f".{option[2:]}")
+            check_output_path(option, path, f".{option[2:]}")
     anatomy = analyse(settings.model, parse_size(settings.size), settings.batch)
     latency = None
     if settings.device != "none":
@@ -103,7 +103,7 @@ def inspect(settings: Settings) -> None:
 
 
 def _inspect_file(settings: Settings) -> None:
-    """An ONNX file, of any exporter: its table and what is to be said of it. Without torch."""
+    """Print the table and the notes of an ONNX file, without torch."""
     from vertebra.graph.file_profile import profile_file
     from vertebra.model_argument import resolve_model
 
@@ -123,7 +123,7 @@ def _inspect_file(settings: Settings) -> None:
 
 
 def _print_table(anatomy: Profile, depth: Depth, latency: Latency | None, measurement: Measurement | None) -> None:
-    """A line for each stage, block or layer, and as many columns as the terminal is wide."""
+    """Print a line for each stage, block or layer, with the columns that fit the terminal."""
     typer.echo(f"{anatomy.name}, {anatomy.input}")
     columns = _columns(anatomy, latency, measurement)
     lines: Sequence[Group | Row] = getattr(anatomy, f"{depth}s")
@@ -151,12 +151,12 @@ def parse_size(text: str | None) -> int | tuple[int, int] | None:
     return (height, width[0]) if width else height
 
 
-def check_out(option: str, path: Path, suffix: str) -> None:
-    """Make the folder of a file that is to be written, and find out before the work that it cannot be.
+def check_output_path(option: str, path: Path, suffix: str) -> None:
+    """Create the folder of an output file, and check before the work that the file can be written.
 
     Raises:
-        UsageError: another suffix, or a folder of that name.
-        VertebraError: its folder cannot be made.
+        UsageError: the suffix is wrong, or the path is a folder.
+        VertebraError: the folder cannot be created.
     """
     from vertebra.files import make_folder, wrap_write_errors
 
@@ -173,18 +173,17 @@ class _Column:
     title: str
     cell: Callable[[Group | Row], str]
     is_number: bool = False
-    sums: bool = True  # does it mean something for the whole?
-    rank: int = 0  # where the terminal is too narrow, the columns of the highest rank go first
+    sums: bool = True  # whether the total row has a value
+    rank: int = 0  # columns of the highest rank are dropped first on a narrow terminal
 
 
 def _cells(column: _Column, lines: Sequence[Group | Row], anatomy: Profile) -> list[str]:
-    """A column from its title to its total."""
     total = column.cell(anatomy) if column.sums else ""
     return [column.title, *map(column.cell, lines), total if column.title else total and "total"]
 
 
 def _columns(anatomy: Profile, latency: Latency | None, measurement: Measurement | None) -> list[_Column]:
-    """What stands in the table: costs with bars for their shares, then times where they are known."""
+    """The columns: costs with bars for their shares, then times if known."""
 
     def with_bar(title: str, value: Callable[[Any], float | None], words: Callable[[float], str]) -> list[_Column]:
         whole = value(anatomy)
@@ -209,16 +208,16 @@ def _columns(anatomy: Profile, latency: Latency | None, measurement: Measurement
     ]
     if latency is not None:
         title = "at least" if latency.is_bound else "time"
-        columns += with_bar(title, lambda part: getattr(latency.time(rows_of(part)), "ms", None), duration)
+        columns += with_bar(title, lambda part: getattr(latency.time(rows_in(part)), "ms", None), duration)
     if measurement is not None:
-        columns += with_bar("measured", lambda part: measurement.ms(rows_of(part)), duration)
+        columns += with_bar("measured", lambda part: measurement.ms(rows_in(part)), duration)
     if latency is not None:
-        columns.append(_Column("bound by", lambda part: getattr(latency.time(rows_of(part)), "bound_by", "")))
+        columns.append(_Column("bound by", lambda part: getattr(latency.time(rows_in(part)), "bound_by", "")))
     return columns
 
 
-def rows_of(part: Group | Row) -> tuple[Row, ...]:
-    """The operations of a line of the table."""
+def rows_in(part: Group | Row) -> tuple[Row, ...]:
+    """The rows of a line of the table."""
     return getattr(part, "rows", (part,))  # type: ignore[arg-type]
 
 

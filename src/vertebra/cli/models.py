@@ -20,7 +20,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 class Sort(StrEnum):
-    """Columns to sort by, and the fields of a row that they stand for."""
+    """Columns to sort by; the values are keys of a row."""
 
     NAME = "name"
     FAMILY = "family"
@@ -68,7 +68,7 @@ def models(
     for column, limit in limits.items():
         rows = [row for row in rows if limit is None or row[column] <= limit]
     rows = [row for row in rows if min_top1 is None or (row["top1"] or 0.0) >= min_top1]
-    rows.sort(key=lambda row: row[sort.value], reverse=reverse)  # of equal ones the names go on from A to Z
+    rows.sort(key=lambda row: row[sort.value], reverse=reverse)  # stable: equal rows stay sorted by name
     if json:
         print_json(rows)
         return
@@ -108,7 +108,7 @@ def _row(network: PublishedNetwork) -> dict[str, Any]:
 
 
 def _as_pattern(text: str | None) -> str:
-    """`resnet` means any name with "resnet" in it; what has a wildcard is taken as it is."""
+    """`resnet` → `*resnet*`; text with a wildcard is a pattern already."""
     if text is not None and any(character in text for character in "*?["):
         return text
     return f"*{(text or '').lower()}*"

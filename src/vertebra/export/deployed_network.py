@@ -24,7 +24,7 @@ from vertebra.errors import UsageError, first_line, warn
 from vertebra.graph.ir import Graph
 from vertebra.graph.onnx_builder import UnwritableError
 from vertebra.graph.onnx_writer import OPSET, OnnxWriter
-from vertebra.graph.trace import run
+from vertebra.graph.trace import trace_network
 from vertebra.models import ConvNet, GoogLeNet
 from vertebra.models.meta_copy import to_meta
 
@@ -99,7 +99,7 @@ def trace(
 def _traced(deployed: Deployed, example: Tensor, size: int) -> onnx.ModelProto:
     observed = isinstance(deployed.network, ObservedNetwork)
     try:
-        found = run(to_meta(deployed), (example,), {})
+        found = trace_network(to_meta(deployed), (example,), {})
     except UsageError as error:
         cause = error.__cause__
         if observed:  # it ran on the CPU, so it is not what it takes

@@ -11,7 +11,7 @@ from torch import nn
 from vertebra.card import Preprocessing
 from vertebra.errors import UsageError, warn
 from vertebra.models import ConvNet
-from vertebra.models.meta_copy import unwrapped
+from vertebra.models.meta_copy import unwrap_module
 from vertebra.preprocessing import timm_config
 
 from .classes_argument import require_same_order
@@ -44,7 +44,7 @@ def prepare_module(
     model: nn.Module, weights: Any, architecture: str | None, asked: Any, given: PartialCard
 ) -> Prepared:
     """A module and its card; the arguments are those of `prepare`, `asked` the preprocessing."""
-    module = unwrapped(model)
+    module = unwrap_module(model)
     check_exportable(module)
     if asked is not None and not isinstance(asked, Preprocessing | Mapping):
         asked = Preprocessing.from_weights(asked)  # what weights.transforms() gives

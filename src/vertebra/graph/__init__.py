@@ -1,1 +1,1 @@
-"""One form of a network for all that counts, writes or reads one: operations, tensors, weights by reference."""
+"""The intermediate representation of a network, traced from torch or read from ONNX, and its cost."""

@@ -1,4 +1,4 @@
-"""What each operation of ATen costs. One that is not in the tables counts as far as its tags or formula tell."""
+"""The cost of each ATen operator. One that is in no table is counted by its tag, or by torch's formula for FLOPs."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from .cost import (
     Kind,
     Window,
     convolution_cost,
-    each,
-    elements,
+    format_sides,
+    num_elements,
+    per_element,
     pooling_cost,
     reduction_cost,
-    times,
 )
 from .ir import Node, Tensor
-from .shapes import spread
+from .shapes import per_dimension
 
 
 def cost(op: Node) -> Cost:
-    """Count one operation."""
+    """The cost of one operation."""
     if op.op in _COUNTERS:
         return _COUNTERS[op.op](op)
     if op.is_view or op.op in _NO_WORK or not op.outputs:
         return Cost(op.op, Kind.VIEW)
     if op.op in _COPIES:
-        return Cost(_COPIES[op.op], Kind.COPY, lookup=op.op in _LOOKUPS)
+        return Cost(_COPIES[op.op], Kind.COPY, is_lookup=op.op in _LOOKUPS)
     if op.op in _REDUCTIONS:
-        return Cost(op.op, Kind.POOL, other_ops=_REDUCTIONS[op.op] * _read(op))
+        return Cost(op.op, Kind.POOL, other_ops=_REDUCTIONS[op.op] * _input_size(op))
     if op.is_pointwise:
-        return Cost(op.op, Kind.ELEMENTWISE, other_ops=elements(op))
+        return Cost(op.op, Kind.ELEMENTWISE, other_ops=num_elements(op))
     flops = op.flops() if op.flops is not None else None
     return Cost(op.op, Kind.UNKNOWN) if flops is None else Cost(op.op.lstrip("_"), Kind.MATMUL, macs=flops // 2)
 
 
-def _read(op: Node) -> int:
+def _input_size(op: Node) -> int:
     return math.prod(op.inputs[0].shape) if op.inputs else 0
 
 
@@ -48,8 +48,8 @@ def _convolution(op: Node) -> Cost:
         a["input"].shape,
         a["weight"].shape,
         op.outputs[0].shape,
-        stride=tuple(spread(a["stride"], dims)),
-        dilation=tuple(spread(a["dilation"], dims)),
+        stride=tuple(per_dimension(a["stride"], dims)),
+        dilation=tuple(per_dimension(a["dilation"], dims)),
         groups=a["groups"],
         transposed=a["transposed"],
         has_bias=a["bias"] is not None,
@@ -62,12 +62,12 @@ def _matmul(op: Node) -> Cost:
     left = refs[0] if op.op == "linear" or not bias else refs[1]
     inner = left.shape[-1]
     # addbmm also sums over the batch, which the output no longer shows.
-    outputs = elements(op) * (left.shape[0] if op.op == "addbmm" else 1)
+    outputs = num_elements(op) * (left.shape[0] if op.op == "addbmm" else 1)
     return Cost(
         "linear" if op.op in ("linear", "addmm") else op.op,
         Kind.MATMUL,
         macs=outputs * inner,
-        other_ops=elements(op) if bias else 0,
+        other_ops=num_elements(op) if bias else 0,
         rows=math.prod(left.shape[:-1]) if op.op in ("linear", "addmm", "mm") else None,
     )
 
@@ -75,16 +75,16 @@ def _matmul(op: Node) -> Cost:
 def _batch_norm(op: Node) -> Cost:
     a = op.arguments
     training = bool(a.get("training", a.get("train", False)))
-    # In inference all is one factor and one shift a channel. In training the mean and the variance come first.
-    return each("batch_norm", Kind.NORM, NORM if training else 2)(op)
+    # In inference it is one multiplication and one addition; in training the statistics are computed first.
+    return per_element("batch_norm", Kind.NORM, NORM if training else 2)(op)
 
 
 def _pool(op: Node) -> Cost:
     a = op.arguments
     dims = int(op.op.partition("pool")[2][0])
-    kernel = tuple(spread(a["kernel_size"], dims))
-    stride = tuple(spread(a["stride"] or a["kernel_size"], dims))
-    dilation = tuple(spread(a.get("dilation", 1), dims))
+    kernel = tuple(per_dimension(a["kernel_size"], dims))
+    stride = tuple(per_dimension(a["stride"] or a["kernel_size"], dims))
+    dilation = tuple(per_dimension(a.get("dilation", 1), dims))
     return pooling_cost(op.op.removesuffix("_with_indices"), op.outputs[0].shape, kernel, stride, dilation)
 
 
@@ -94,7 +94,7 @@ def _adaptive_pool(op: Node) -> Cost:
     kernel = tuple(-(-b // a) for b, a in zip(before, after, strict=True))
     stride = tuple(max(b // a, 1) for b, a in zip(before, after, strict=True))
     name = op.op.lstrip("_")
-    return Cost(name, Kind.POOL, 0, _read(op), f"to {times(after)}", Window(kernel, stride, (1,) * dims))
+    return Cost(name, Kind.POOL, 0, _input_size(op), f"to {format_sides(after)}", Window(kernel, stride, (1,) * dims))
 
 
 def _mean(op: Node) -> Cost:
@@ -104,7 +104,7 @@ def _mean(op: Node) -> Cost:
 
 def _hardtanh(op: Node) -> Cost:
     a = op.arguments
-    return each("relu6" if (a["min_val"], a["max_val"]) == (0, 6) else "hardtanh", Kind.ELEMENTWISE, 2)(op)
+    return per_element("relu6" if (a["min_val"], a["max_val"]) == (0, 6) else "hardtanh", Kind.ELEMENTWISE, 2)(op)
 
 
 _COUNTERS: dict[str, Counter] = {
@@ -113,9 +113,9 @@ _COUNTERS: dict[str, Counter] = {
     "_native_batch_norm_legit": _batch_norm,
     "_native_batch_norm_legit_no_training": _batch_norm,
     "cudnn_batch_norm": _batch_norm,
-    "native_layer_norm": each("layer_norm", Kind.NORM, NORM),
-    "native_group_norm": each("group_norm", Kind.NORM, NORM),
-    "_fused_rms_norm": each("rms_norm", Kind.NORM, NORM),
+    "native_layer_norm": per_element("layer_norm", Kind.NORM, NORM),
+    "native_group_norm": per_element("group_norm", Kind.NORM, NORM),
+    "_fused_rms_norm": per_element("rms_norm", Kind.NORM, NORM),
     "mean": _mean,
     "hardtanh": _hardtanh,
 }
@@ -129,7 +129,7 @@ _COUNTERS |= dict.fromkeys(
     _adaptive_pool,
 )
 
-# Name and operations an element; a transcendental function counts as one.
+# Name and operations per element; a transcendental function counts as one.
 _ELEMENTWISE = {
     "silu": ("silu", 2),
     "hardsigmoid": ("hardsigmoid", 4),
@@ -142,14 +142,14 @@ _ELEMENTWISE = {
     "_safe_softmax": ("softmax", 5),
     "_log_softmax": ("softmax", 5),
 }
-_COUNTERS |= {op: each(name, Kind.ELEMENTWISE, operations) for op, (name, operations) in _ELEMENTWISE.items()}
+_COUNTERS |= {op: per_element(name, Kind.ELEMENTWISE, operations) for op, (name, operations) in _ELEMENTWISE.items()}
 _REDUCTIONS = dict.fromkeys(("sum", "amax", "amin", "max", "min", "prod", "argmax", "cumsum", "any", "all"), 1) | {
     "var_mean": 3,
     "var": 3,
     "std": 3,
     "linalg_vector_norm": 2,
 }
-# Bytes are moved and nothing is computed.
+# These move bytes and compute nothing.
 _COPIES = {
     "cat": "concat",
     "copy": "copy",

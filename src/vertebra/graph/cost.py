@@ -1,8 +1,8 @@
-"""What an operation costs: its kind, its multiply-accumulates, its other arithmetic, its window.
+"""The cost of one operation: its kind, MACs, other arithmetic and sliding window.
 
-MACs are counted for convolutions and matrix products, without the bias: what papers print, and half of the FLOPs.
-All other arithmetic is counted apart, as one for each addition, multiplication, comparison or transcendental function
-of one element. `aten_cost` and `onnx_cost` say which formula an operation has.
+MACs (multiply-accumulates, half of the FLOPs) are counted for convolutions and matrix products, without the bias, as
+in papers. Other arithmetic is counted separately: one for each addition, multiplication, comparison or transcendental
+function of one element. `aten_cost` and `onnx_cost` map operators to these formulas.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .ir import Node
 
 
 class Kind(StrEnum):
-    """Operations that use a processor in the same way."""
+    """Operations that use the hardware in the same way."""
 
     DENSE = "dense conv"
     POINTWISE = "1×1 conv"
@@ -47,7 +47,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """One operation, counted."""
+    """The cost of one operation."""
 
     name: str  # "conv2d"
     kind: Kind
@@ -56,26 +56,26 @@ class Cost:
     detail: str = ""  # "3×3, stride 2"
     window: Window | None = None
     groups: int = 1
-    rows: int | None = None  # of the left matrix, in a product with weights
-    lookup: bool = False  # it reads of its table only what it returns
+    rows: int | None = None  # of the left matrix, in a product with a weight matrix
+    is_lookup: bool = False  # whether it reads only those values of a table that it returns
 
 
 Counter: TypeAlias = Callable[[Node], Cost]
-NORM = 7  # operations an element: mean 1, variance 2, normalise 2, scale and shift 2
+NORM = 7  # per element: mean 1, variance 2, normalise 2, scale and shift 2
 
 
-def elements(node: Node) -> int:
-    """Of the result."""
+def num_elements(node: Node) -> int:
+    """The number of elements of the first output."""
     return math.prod(node.outputs[0].shape)
 
 
-def each(name: str, kind: Kind, operations: int) -> Counter:
-    """So many operations for each element of the result."""
-    return lambda node: Cost(name, kind, other_ops=operations * elements(node))
+def per_element(name: str, kind: Kind, operations: int) -> Counter:
+    """A counter of `operations` operations per output element."""
+    return lambda node: Cost(name, kind, other_ops=operations * num_elements(node))
 
 
-def times(values: tuple[int, ...]) -> str:
-    """`"3×3"`."""
+def format_sides(values: tuple[int, ...]) -> str:
+    """`(3, 3)` → `"3×3"`."""
     return "×".join(map(str, values))
 
 
@@ -90,7 +90,7 @@ def convolution_cost(
     transposed: bool,
     has_bias: bool,
 ) -> Cost:
-    """Of a convolution, from the shapes of input, weight and result."""
+    """The cost of a convolution, from the shapes of its input, weight and output."""
     kernel = weight[2:]
     # A transposed convolution spreads each input over the kernel; a plain one gathers it for each output.
     positions = math.prod(x) if transposed else math.prod(out)
@@ -98,9 +98,10 @@ def convolution_cost(
         kind = Kind.POINTWISE if math.prod(kernel) == 1 else Kind.DENSE
     else:
         kind = Kind.DEPTHWISE if groups == x[1] else Kind.GROUPED
-    words = [times(kernel)]
-    words += [f"stride {times(stride) if len(set(stride)) > 1 else stride[0]}"] if max(stride) > 1 else []
-    words += [f"dilation {times(dilation) if len(set(dilation)) > 1 else dilation[0]}"] if max(dilation) > 1 else []
+    words = [format_sides(kernel)]
+    for name, values in (("stride", stride), ("dilation", dilation)):
+        if max(values) > 1:
+            words.append(f"{name} {format_sides(values if len(set(values)) > 1 else values[:1])}")
     words += [f"{groups} groups"] if kind is Kind.GROUPED else []
     return Cost(
         f"conv_transpose{len(kernel)}d" if transposed else f"conv{len(kernel)}d",
@@ -116,15 +117,14 @@ def convolution_cost(
 def pooling_cost(
     name: str, out: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]
 ) -> Cost:
-    """Of a pooling with a sliding window."""
-    detail = times(kernel) + (f", stride {stride[0]}" if max(stride) > 1 else "")
+    """The cost of a pooling with a sliding window."""
+    detail = format_sides(kernel) + (f", stride {stride[0]}" if max(stride) > 1 else "")
     return Cost(name, Kind.POOL, 0, math.prod(kernel) * math.prod(out), detail, Window(kernel, stride, dilation))
 
 
-def reduction_cost(name: str, x: tuple[int, ...], gone: set[int], each: int = 1) -> Cost:
-    """Of a reduction over these axes. Over the sides of an image it is a pooling with one window for all of it."""
-    sides = tuple(x[i] if i in gone else 1 for i in range(2, len(x)))
-    window = Window(sides, sides, (1,) * len(sides)) if 0 not in gone and 1 not in gone and sides else None
-    return Cost(
-        "global_avg_pool" if window and name == "mean" else name, Kind.POOL, 0, each * math.prod(x), window=window
-    )
+def reduction_cost(name: str, x: tuple[int, ...], axes: set[int]) -> Cost:
+    """The cost of a reduction over these axes; over those of an image it is a global pooling."""
+    sides = tuple(x[i] if i in axes else 1 for i in range(2, len(x)))
+    window = Window(sides, sides, (1,) * len(sides)) if 0 not in axes and 1 not in axes and sides else None
+    name = "global_avg_pool" if window and name == "mean" else name
+    return Cost(name, Kind.POOL, 0, math.prod(x), window=window)

@@ -1,4 +1,4 @@
-"""What an ONNX file costs: `vertebra inspect FILE.onnx`. Needs neither torch nor the onnx package."""
+"""The profile of an ONNX file, for `vertebra inspect FILE.onnx`, without torch and the onnx package."""
 
 from __future__ import annotations
 
@@ -11,44 +11,44 @@ from typing import Any
 from vertebra.card import CardError
 
 from .cost import Kind
-from .onnx_graph import graph_of
+from .onnx_graph import build_graph
 from .onnx_reader import OnnxFile, read_onnx
 from .profile import Profile
-from .rows import Row, rows_of
+from .rows import Row, build_rows
 
 
 @dataclass(frozen=True)
 class FileProfile(Profile):
-    """The rows of a file's operations for one input, and what is to be said of how they were counted."""
+    """The rows of a file's operations for one input, with notes on how they were counted."""
 
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """As of a network, with the notes."""
+        """The profile as a dict, with the notes."""
         return {"schema": 1, **super().to_dict(), "type": "ONNX", "notes": list(self.notes)}
 
 
 def profile_file(path: Path, size: int | tuple[int, int] | None = None, batch_size: int = 1) -> FileProfile:
-    """Count the operations of a file.
+    """Profile an ONNX file.
 
     Args:
-        path: an ONNX file, of any exporter.
-        size: pixels of a side, or (height, width), where the file leaves them open.
-        batch_size: images, where the file leaves their number open.
+        path: a file written by any exporter.
+        size: pixels of a side, or (height, width), if the file does not fix them.
+        batch_size: number of images, if the file does not fix it.
 
     Raises:
         CardError: the file cannot be read, or is not ONNX.
-        UsageError: a size that the file leaves open is not given, or one that it fixes is another.
+        UsageError: the size is needed and missing, or differs from the one that the file fixes.
     """
     file = read_onnx(path)
     if not file.nodes:
-        raise CardError(f"{path} is no ONNX file, or one without operations.")
+        raise CardError(f"{path} is not an ONNX file, or has no operations.")
     end = path.stat().st_size
     for weight in file.tensors.values():
         if not weight.file and weight.start + weight.size > end:
-            raise CardError(f"{path} is cut short: the weight {weight.name!r} ends behind the end of the file.")
-    graph, assumed = graph_of(file, size, batch_size)
-    rows = tuple(rows_of(graph))
+            raise CardError(f"{path} is truncated: the weight {weight.name!r} ends after the end of the file.")
+    graph, assumed = build_graph(file, size, batch_size)
+    rows = tuple(build_rows(graph))
     images = max(graph.inputs, key=lambda tensor: len(tensor.shape))  # the first of the highest rank
     weights = [storage for storage in graph.storages if storage.parameters]
     floats = Counter(t.dtype for node in graph.nodes for t in node.inputs if graph.is_weight(t))
@@ -69,31 +69,31 @@ def _notes(file: OnnxFile, rows: Sequence[Row], assumed: Sequence[str]) -> list[
     notes = []
     if file.producer == "vertebra":
         notes.append(
-            "The batch norms behind convolutions are folded into them, so the file has one parameter a channel for "
-            "their two, and normalises photos before the network and applies softmax behind it. MACs are the network's."
+            "Batch norms are folded into the convolutions before them, so it has one parameter per channel where "
+            "the network has two. It also normalises its input and ends in a softmax. MACs are those of the network."
         )
     if kinds["QuantizeLinear"] and kinds["DequantizeLinear"]:
         notes.append(
-            "QuantizeLinear and DequantizeLinear count as part of the operations around them, which read and write 8 "
-            "bits."
+            "QuantizeLinear and DequantizeLinear are counted as part of the operations around them, which read and "
+            "write 8 bits."
         )
     other = {weight.file for weight in file.tensors.values() if weight.file}
     missing = sorted(name for name in other if not (file.path.parent / name).is_file())
     if missing:
-        notes.append(f"The weights are in {missing[0]}, which is not there; shapes and costs do not depend on it.")
+        notes.append(f"The weights are in {missing[0]}, which is missing; shapes and costs do not depend on it.")
     unknown = Counter(row.op for row in rows if row.kind is Kind.UNKNOWN)
     if unknown:
         named = ", ".join(f"{op} ({count})" for op, count in sorted(unknown.items()))
-        notes.append(f"Not known, counted as memory traffic alone: {named}.")
+        notes.append(f"Unknown operators, counted by memory traffic alone: {named}.")
     if file.functions:
         named = ", ".join(sorted(file.functions))
-        notes.append(f"The file defines {named} itself; what is inside of it is not counted.")
+        notes.append(f"The file itself defines {named}; operations inside it are not counted.")
     bodies = sorted({node.kind for node in file.nodes if node.has_subgraphs})
     if bodies:
-        notes.append(f"What is inside of {', '.join(bodies)} is not counted.")
+        notes.append(f"Operations inside {', '.join(bodies)} are not counted.")
     if assumed:
         notes.append(
-            f"The result of {', '.join(sorted(assumed))} depends on values or is not described, and is taken to have "
-            "the shape of its input."
+            f"The output shape of {', '.join(sorted(assumed))} is not in the file, or depends on values; the shape of "
+            "the input is assumed."
         )
     return notes

@@ -1,26 +1,30 @@
-"""What each operator of ONNX costs. One that is in no table counts as memory traffic, and is marked as unknown."""
+"""The cost of each ONNX operator.
+
+Elementwise operators and reductions are listed in `onnx_operator_sets`, all others here. The kind of an operator in no
+table is `UNKNOWN`: only its memory traffic counts.
+"""
 
 from __future__ import annotations
 
 import math
 
-from .cost import NORM, Cost, Counter, Kind, convolution_cost, each, elements, pooling_cost, reduction_cost
+from .cost import NORM, Cost, Counter, Kind, convolution_cost, num_elements, per_element, pooling_cost, reduction_cost
 from .ir import Node
 from .onnx_operator_sets import BINARY, REDUCTIONS, UNARY
 
 
 def cost(node: Node) -> Cost:
-    """Count one operation."""
+    """The cost of one operation."""
     if node.op in _COUNTERS:
         return _COUNTERS[node.op](node)
     if node.is_view or not node.outputs:
         return Cost(_name(node.op), Kind.VIEW)
     if node.op in _COPIES:
-        return Cost(_COPIES[node.op], Kind.COPY, lookup=node.op.startswith("Gather"))
+        return Cost(_COPIES[node.op], Kind.COPY, is_lookup=node.op.startswith("Gather"))
     if node.op in REDUCTIONS:
         return _reduction(node)
     if node.op in UNARY | BINARY or node.op in _OPERATIONS:
-        return each(_name(node.op), Kind.ELEMENTWISE, _OPERATIONS.get(node.op, 1))(node)
+        return per_element(_name(node.op), Kind.ELEMENTWISE, _OPERATIONS.get(node.op, 1))(node)
     return Cost(node.op, Kind.UNKNOWN)
 
 
@@ -28,8 +32,8 @@ def _name(op: str) -> str:
     return op.removeprefix("QLinear").lower()
 
 
-def _shape(node: Node, place: int) -> tuple[int, ...]:
-    tensor = node.operands[place] if place < len(node.operands) else None
+def _shape(node: Node, position: int) -> tuple[int, ...]:
+    tensor = node.operands[position] if position < len(node.operands) else None
     return () if tensor is None else tensor.shape
 
 
@@ -63,8 +67,8 @@ def _product(right: int, bias: int | None = None) -> Counter:
         return Cost(
             "linear" if bias is not None else "matmul",
             Kind.MATMUL,
-            macs=elements(node) * inner,
-            other_ops=elements(node) if bias is not None and _shape(node, bias) else 0,
+            macs=num_elements(node) * inner,
+            other_ops=num_elements(node) if bias is not None and _shape(node, bias) else 0,
             rows=math.prod(left[:-1]) if is_linear else None,
         )
 
@@ -88,12 +92,11 @@ def _global_pool(name: str) -> Counter:
 def _reduction(node: Node) -> Cost:
     x, out = _shape(node, 0), node.outputs[0].shape
     if len(out) == len(x):
-        gone = {i for i, side in enumerate(out) if side == 1 != x[i]}
-    else:  # the axes may be an input: what is left says which they were
+        axes = {i for i, side in enumerate(out) if side == 1 != x[i]}
+    else:  # the axes may be an input, so they are found by comparing the shapes
         left = list(out)
-        gone = {i for i, side in enumerate(x) if not (left and left[0] == side and left.pop(0))}
-    name = node.op.removeprefix("Reduce").lower()
-    return reduction_cost(name, x, gone)
+        axes = {i for i, side in enumerate(x) if not (left and left[0] == side and left.pop(0))}
+    return reduction_cost(node.op.removeprefix("Reduce").lower(), x, axes)
 
 
 def _recurrent(gates: int) -> Counter:
@@ -107,8 +110,8 @@ def _recurrent(gates: int) -> Counter:
 
 _COUNTERS: dict[str, Counter] = {
     "AveragePool": _pool("avg_pool"),
-    "BatchNormalization": each("batch_norm", Kind.NORM, 2),
-    "Clip": each("clip", Kind.ELEMENTWISE, 2),
+    "BatchNormalization": per_element("batch_norm", Kind.NORM, 2),
+    "Clip": per_element("clip", Kind.ELEMENTWISE, 2),
     "Conv": _convolution(1, 2),
     "ConvInteger": _convolution(1, 99),
     "ConvTranspose": _convolution(1, 2, transposed=True),
@@ -118,10 +121,10 @@ _COUNTERS: dict[str, Counter] = {
     "Gemm": _product(1, 2),
     "GlobalAveragePool": _global_pool("mean"),
     "GlobalMaxPool": _global_pool("global_max_pool"),
-    "GroupNormalization": each("group_norm", Kind.NORM, NORM),
-    "InstanceNormalization": each("instance_norm", Kind.NORM, NORM),
+    "GroupNormalization": per_element("group_norm", Kind.NORM, NORM),
+    "InstanceNormalization": per_element("instance_norm", Kind.NORM, NORM),
     "LSTM": _recurrent(4),
-    "LayerNormalization": each("layer_norm", Kind.NORM, NORM),
+    "LayerNormalization": per_element("layer_norm", Kind.NORM, NORM),
     "LpPool": _pool("lp_pool"),
     "MatMul": _product(1),
     "MatMulInteger": _product(1),
@@ -131,12 +134,12 @@ _COUNTERS: dict[str, Counter] = {
     "QLinearGlobalAveragePool": _global_pool("mean"),
     "QLinearMatMul": _product(3),
     "RNN": _recurrent(1),
-    "SimplifiedLayerNormalization": each("rms_norm", Kind.NORM, NORM),
-    "SkipLayerNormalization": each("layer_norm", Kind.NORM, NORM),
-    # As our exporter writes it where the sides do not divide: a product with a constant matrix.
-    "vertebra::AdaptivePool": each("adaptive_avg_pool2d", Kind.POOL, 1),
+    "SimplifiedLayerNormalization": per_element("rms_norm", Kind.NORM, NORM),
+    "SkipLayerNormalization": per_element("layer_norm", Kind.NORM, NORM),
+    # How Vertebra's exporter writes one whose sides do not divide evenly: a product with a constant matrix.
+    "vertebra::AdaptivePool": per_element("adaptive_avg_pool2d", Kind.POOL, 1),
 }
-# Operations an element, where there is more than one; a transcendental function counts as one.
+# Operations per element, if not one; a transcendental function counts as one.
 _OPERATIONS = {
     "Gelu": 4,
     "HardSigmoid": 4,
@@ -151,7 +154,7 @@ _OPERATIONS = {
     "Softmax": 5,
     "Swish": 2,
 }
-# Bytes are moved and nothing is computed.
+# These move bytes and compute nothing.
 _COPIES = {
     "Cast": "cast",
     "Concat": "concat",

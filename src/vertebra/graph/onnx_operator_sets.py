@@ -1,6 +1,6 @@
 """ONNX operators of one kind, whose shapes (`onnx_shapes`) and cost (`onnx_cost`) follow the same rule."""
 
-# The result has the shape of the first input.
+# Elementwise; the result has the shape of the first input.
 _UNARY = """
 Abs Acos Asin Atan BatchNormalization BiasGelu Binarizer Cast CastLike Ceil Celu Clip Cos Cosh CumSum
 DequantizeLinear Dropout DynamicQuantizeLinear Elu Erf Exp FastGelu Floor Gelu GroupNormalization HardSigmoid
@@ -9,12 +9,12 @@ MeanVarianceNormalization Mish Neg Not PRelu QLinearLeakyRelu QLinearSigmoid QLi
 QuickGelu Reciprocal Relu ReverseSequence Round Scatter ScatterElements ScatterND Selu Shrink Sigmoid Sign Sin
 Sinh Softmax Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu Trilu
 """
-# Inputs are broadcast.
+# Elementwise; inputs are broadcast.
 _BINARY = """
 Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min
 Mod Mul Or Pow Sub Sum Where Xor
 """
-# Axes go, or become 1.
+# Axes are removed or become 1.
 _REDUCTIONS = """
 ArgMax ArgMin ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
 ReduceSumSquare

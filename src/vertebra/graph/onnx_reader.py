@@ -1,9 +1,9 @@
-"""An ONNX file's operations, read without the onnx package and without its weights.
+"""Reads the operations of an ONNX file without the onnx package and without loading weights.
 
-Only what shapes and costs depend on is read: nodes with their attributes, inputs and outputs, and where each weight
-lies. A file of half a gigabyte is read as quickly as a small one.
+Only what shapes and costs depend on is read: nodes with their attributes, inputs and outputs, and the position of each
+weight. A file of half a gigabyte is read as quickly as a small one.
 
-The messages and their fields are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+Messages and field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from vertebra.card import CardError
 from vertebra.protobuf import Span, iter_fields, read_content, read_varint, require_span
 
 Array: TypeAlias = NDArray[Any]
-Sides: TypeAlias = tuple[int | str | None, ...]  # of a shape; a text or None: left open, with or without a name
+Sides: TypeAlias = tuple[int | str | None, ...]  # of a shape; str or None: open, with or without a name
 
-# TensorProto.DataType -> its name and the bytes of one element.
+# TensorProto.DataType -> its name and bytes per element.
 TYPES: dict[int, tuple[str, float]] = {
     1: ("float32", 4),
     2: ("uint8", 1),
@@ -51,26 +51,26 @@ TYPES: dict[int, tuple[str, float]] = {
     22: ("int4", 0.5),
     23: ("float4_e2m1", 0.5),
 }
-_NUMPY = ("float32", "uint8", "int8", "int32", "int64", "bool", "float16", "float64")  # those that numpy has too
-_SCOPES = "pkg.torch.onnx.name_scopes"  # where torch.onnx.export notes the modules around a node
-_FEW = 1024  # values of an attribute that are read at once: shapes, scales, sizes
+_NUMPY_TYPES = ("float32", "uint8", "int8", "int32", "int64", "bool", "float16", "float64")  # those of numpy
+_SCOPES = "pkg.torch.onnx.name_scopes"  # metadata in which torch.onnx.export names the modules around a node
+_MAX_INLINE_VALUES = 1024  # attributes of at most this many values are read at once: shapes, scales, sizes
 
 
 @dataclass(frozen=True)
 class OnnxWeight:
-    """A tensor that the file holds: its shape and type, and where its values are."""
+    """A weight of the file: its shape, type, and the position of its values."""
 
     name: str
     shape: tuple[int, ...]
     kind: int  # of TensorProto.DataType
     start: int
     size: int
-    values: tuple[float, ...] = ()  # of small ones that are not kept as bytes
-    file: str = ""  # another one that the values are in
+    values: tuple[float, ...] = ()  # of small ones that are not stored as bytes
+    file: str = ""  # the external file with the values
 
     @property
     def count(self) -> int:
-        """How many numbers it holds."""
+        """The number of values."""
         return int(np.prod(self.shape, dtype=np.int64))
 
 
@@ -84,41 +84,41 @@ class OnnxNode:
     outputs: tuple[str, ...]
     attributes: dict[str, Any] = field(default_factory=dict)  # integers, floats, lists of them, texts, small tensors
     domain: str = ""
-    scopes: tuple[str, ...] = ()  # paths of the modules around it, from the outside in, where the file says them
+    scopes: tuple[str, ...] = ()  # paths of the modules around it, outermost first, if the file has them
     has_subgraphs: bool = False
 
 
 @dataclass(frozen=True)
 class OnnxValue:
-    """What the file says of a tensor's shape and type."""
+    """The shape and type that the file declares for a tensor."""
 
     name: str
     kind: int = 0
-    shape: Sides | None = None  # None: nothing
+    shape: Sides | None = None  # None: not declared
 
 
 @dataclass
 class OnnxFile:
-    """Operations in order, weights by name, and which operation makes each tensor."""
+    """Operations in order, weights by name, and the operation that writes each tensor."""
 
     path: Path
     nodes: list[OnnxNode]
     tensors: dict[str, OnnxWeight]
     inputs: list[OnnxValue] = field(default_factory=list)  # without those that are weights
     outputs: list[OnnxValue] = field(default_factory=list)
-    values: dict[str, OnnxValue] = field(default_factory=dict)  # of the outputs and of tensors in between
+    values: dict[str, OnnxValue] = field(default_factory=dict)  # of outputs and intermediate tensors
     producer: str = ""
-    functions: frozenset[str] = frozenset()  # names of operators that the file defines itself
+    functions: frozenset[str] = frozenset()  # names of operators that the file itself defines
 
     def __post_init__(self) -> None:
-        self.maker = {name: node for node in self.nodes for name in node.outputs}
-        self.readers = Counter(name for node in self.nodes for name in node.inputs)
+        self.makers = {name: node for node in self.nodes for name in node.outputs}
+        self.num_readers = Counter(name for node in self.nodes for name in node.inputs)
 
     def read(self, name: str) -> Array:
-        """The values of a weight; a CardError where it is none, or its values are not where they should be."""
+        """The values of a weight; raises a CardError if there is no such weight, or it cannot be read."""
         tensor = self.tensors.get(name)
         kind = TYPES.get(tensor.kind, ("", 0))[0] if tensor is not None else ""
-        if tensor is None or kind not in _NUMPY:
+        if tensor is None or kind not in _NUMPY_TYPES:
             raise CardError(f"{self.path} has no weight {name!r} that can be read.")
         if tensor.values:
             return np.array(tensor.values, kind).reshape(tensor.shape)
@@ -133,7 +133,7 @@ class OnnxFile:
 
 
 def read_onnx(path: Path) -> OnnxFile:
-    """What a file computes.
+    """Read the graph of a file.
 
     Raises:
         CardError: it cannot be read, or is not ONNX.
@@ -141,11 +141,11 @@ def read_onnx(path: Path) -> OnnxFile:
     try:
         with path.open("rb") as file:
             model = _Message(file, (0, os.fstat(file.fileno()).st_size))
-            graphs = model.within(7)
-            nodes = [_node(node) for graph in graphs for node in graph.within(1)]
-            weights = [_tensor(tensor) for graph in graphs for tensor in graph.within(5)]
-            inputs, outputs, values = ([_value(value) for g in graphs for value in g.within(n)] for n in (11, 12, 13))
-            functions = frozenset(function.text(1) for function in model.within(25))
+            graphs = model.submessages(7)
+            nodes = [_node(node) for graph in graphs for node in graph.submessages(1)]
+            weights = [_tensor(tensor) for graph in graphs for tensor in graph.submessages(5)]
+            inputs, outputs, values = ([_value(v) for g in graphs for v in g.submessages(n)] for n in (11, 12, 13))
+            functions = frozenset(function.text(1) for function in model.submessages(25))
             producer = model.text(2, "replace")
     except OSError as error:
         raise CardError(f"{path} cannot be read ({error.strerror or error}).") from error
@@ -153,7 +153,7 @@ def read_onnx(path: Path) -> OnnxFile:
         raise CardError(f"{path} has a graph that cannot be read ({error}).") from error
     tensors = {tensor.name: tensor for tensor in weights}
     for node in nodes:
-        # Constants are weights that happen to be written as operations.
+        # Constant nodes are treated as weights.
         if node.kind == "Constant" and isinstance(node.attributes.get("value"), OnnxWeight):
             tensors[node.outputs[0]] = node.attributes["value"]
     inputs = [value for value in inputs if value.name not in tensors]
@@ -162,7 +162,7 @@ def read_onnx(path: Path) -> OnnxFile:
 
 
 class _Message:
-    """The fields of a message within a file, by number; contents with a length are read when they are asked for."""
+    """The fields of a message in a file, by number; their contents are read on demand."""
 
     def __init__(self, file: IO[bytes], place: Span) -> None:
         self.file = file
@@ -171,10 +171,10 @@ class _Message:
             self.fields.setdefault(number, []).append(value)
 
     def last(self, number: int, default: Any = 0) -> Any:
-        """The value that counts where a field should be there once."""
+        """The value of a field that is not repeated: the last one counts."""
         return self.fields.get(number, [default])[-1]
 
-    def within(self, number: int) -> list[_Message]:
+    def submessages(self, number: int) -> list[_Message]:
         return [_Message(self.file, require_span(value)) for value in self.fields.get(number, ())]
 
     def texts(self, number: int, errors: str = "strict") -> tuple[str, ...]:
@@ -184,7 +184,7 @@ class _Message:
         return "".join(self.texts(number, errors))
 
     def integers(self, number: int) -> list[int]:
-        """Of a repeated integer, packed or not."""
+        """The values of a repeated integer, packed or not."""
         found = []
         for value in self.fields.get(number, ()):
             if isinstance(value, int):
@@ -196,7 +196,7 @@ class _Message:
         return found
 
     def floats(self, number: int) -> list[float]:
-        """Of a repeated float, packed or not."""
+        """The values of a repeated float, packed or not."""
         values = (
             value if isinstance(value, bytes) else read_content(self.file, value)
             for value in self.fields.get(number, ())
@@ -210,7 +210,7 @@ def _signed(value: int) -> int:
 
 
 def _node(node: _Message) -> OnnxNode:
-    attributes = dict(map(_attribute, node.within(5)))
+    attributes = dict(map(_attribute, node.submessages(5)))
     return OnnxNode(
         node.text(3),
         node.text(4),
@@ -218,7 +218,7 @@ def _node(node: _Message) -> OnnxNode:
         node.texts(2),
         attributes,
         node.text(7),
-        next(filter(None, map(_scopes, node.within(9))), ()),
+        next(filter(None, map(_scopes, node.submessages(9))), ()),
         has_subgraphs=any(value is _SUBGRAPH for value in attributes.values()),
     )
 
@@ -231,7 +231,7 @@ def _scopes(entry: _Message) -> tuple[str, ...]:
     return tuple(name for name in names[:-1] if name)
 
 
-_SUBGRAPH = object()  # what stands for a graph among the attributes
+_SUBGRAPH = object()  # the value of an attribute that is a graph
 
 
 def _attribute(attribute: _Message) -> tuple[str, Any]:
@@ -244,7 +244,7 @@ def _attribute(attribute: _Message) -> tuple[str, Any]:
         elif number == 4:
             found = attribute.text(4, "replace")
         elif number == 5:
-            found = _embedded(attribute.within(5)[-1])
+            found = _embedded(attribute.submessages(5)[-1])
         elif number in (6, 11):
             found = _SUBGRAPH
     return attribute.text(1), [*attribute.floats(7), *attribute.integers(8)] or found
@@ -252,7 +252,7 @@ def _attribute(attribute: _Message) -> tuple[str, Any]:
 
 def _tensor(tensor: _Message) -> OnnxWeight:
     name, shape, kind = tensor.text(8), tuple(tensor.integers(1)), tensor.last(2)
-    other = {entry.text(1): entry.text(2) for entry in tensor.within(13)}
+    other = {entry.text(1): entry.text(2) for entry in tensor.submessages(13)}
     if "location" in other:
         begin, length = (int(other.get(key) or 0) for key in ("offset", "length"))
         return OnnxWeight(name, shape, kind, begin, length, (), other["location"])
@@ -262,26 +262,26 @@ def _tensor(tensor: _Message) -> OnnxWeight:
 
 
 def _embedded(message: _Message) -> OnnxWeight:
-    """A tensor within an attribute. Small ones are read at once."""
+    """The tensor in an attribute; the values of a small one are read at once."""
     tensor = _tensor(message)
     kind = TYPES.get(tensor.kind, ("", 0))[0]
-    if tensor.values or kind not in _NUMPY or not 0 < tensor.count <= _FEW or tensor.file:
+    if tensor.values or kind not in _NUMPY_TYPES or not 0 < tensor.count <= _MAX_INLINE_VALUES or tensor.file:
         return tensor
     raw = read_content(message.file, (tensor.start, tensor.start + tensor.size))
     return replace(tensor, values=tuple(np.frombuffer(raw, kind).tolist()))
 
 
 def _value(value: _Message) -> OnnxValue:
-    """A ValueInfoProto: name, and a tensor's type of element and sides."""
+    """A ValueInfoProto: a tensor's name, element type and shape."""
     kind, shape = 0, None
-    for tensor_type in [inner for outer in value.within(2) for inner in outer.within(1)]:
+    for tensor_type in [inner for outer in value.submessages(2) for inner in outer.submessages(1)]:
         kind = tensor_type.last(1)
-        for sides in tensor_type.within(2):
-            shape = tuple(map(_side, sides.within(1)))
+        for sides in tensor_type.submessages(2):
+            shape = tuple(map(_side, sides.submessages(1)))
     return OnnxValue(value.text(1), kind, shape)
 
 
 def _side(side: _Message) -> int | str | None:
-    if 1 in side.fields:  # 0 and -1 are written for a side that is left open
+    if 1 in side.fields:  # 0 and -1 mean that it is open
         return side.last(1) if 0 < side.last(1) < 1 << 62 else None
     return side.text(2, "replace") or None

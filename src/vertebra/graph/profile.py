@@ -1,4 +1,4 @@
-"""The rows of a network with their sums: whole, by stage and by block. Nothing here needs torch."""
+"""The rows of a network and their sums: in total, by stage and by block. Without torch."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def _summed(name: str) -> cached_property[int]:
 
 @dataclass(frozen=True)
 class Group(Sums):
-    """Rows that belong together, with their sums: a stage, a block or a module."""
+    """Rows and their sums: of a stage, a block or a whole network."""
 
     name: str
     rows: tuple[Row, ...]
 
-    parameters = _summed("parameters")  # trainable and frozen values; a tensor used twice counts where it is used first
+    parameters = _summed("parameters")  # trainable and frozen; shared ones count at their first use
     macs = _summed("macs")
     other_ops = _summed("other_ops")
     weight_bytes = _summed("weight_bytes")
@@ -33,16 +33,16 @@ class Group(Sums):
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """Shape of the last result."""
+        """The shape of the last output."""
         return next((row.output_shape for row in reversed(self.rows) if row.output_shape), ())
 
     @property
     def receptive_field(self) -> tuple[int, ...] | None:
-        """Receptive field of the last result that has one, in pixels of the input, along the longest path."""
+        """The last receptive field, in input pixels, along the longest path."""
         return next((row.receptive_field for row in reversed(self.rows) if row.receptive_field), None)
 
     def to_dict(self) -> dict[str, Any]:
-        """The sums, and the indices of the rows."""
+        """The sums and the indices of the rows."""
         return {
             "name": self.name,
             **{name: getattr(self, name) for name in SUMS},
@@ -55,45 +55,42 @@ class Group(Sums):
 
 @dataclass(frozen=True)
 class Profile(Group):
-    """A network's rows for one input. `name` is the network's; all sums are for the whole batch."""
+    """The rows of a network for one input; sums are for the whole batch."""
 
-    input: str  # in words: "float32 1 × 3 × 224 × 224"
-    input_shapes: tuple[tuple[int, ...], ...]  # of each tensor that it was given
+    input: str  # such as "float32 1 × 3 × 224 × 224"
+    input_shapes: tuple[tuple[int, ...], ...]  # of each input tensor
     batch_size: int  # images
     dtype: str  # of the weights: "float32"
     parameter_bytes: int
 
     @cached_property
     def stages(self) -> tuple[Group, ...]:
-        """The rows by stage, in the order in which the stages begin."""
+        """The rows by stage, in order of their first rows."""
         return _grouped(self.rows, "stage")
 
     @cached_property
     def blocks(self) -> tuple[Group, ...]:
-        """The rows by block: a residual block, an Inception module, a dense layer; or a layer that is in none."""
+        """The rows by block: a residual block, an Inception module, a dense layer, or a layer outside of blocks."""
         return _grouped(self.rows, "block")
 
     @property
     def layers(self) -> tuple[Row, ...]:
-        """The rows that do something: without views."""
+        """The rows without views."""
         return tuple(row for row in self.rows if row.kind is not Kind.VIEW)
 
     @property
     def unknown(self) -> tuple[Row, ...]:
-        """Operations whose arithmetic is not known; their bytes are counted, and no MACs."""
+        """Operations of unknown cost, which count with their bytes and no MACs."""
         return tuple(row for row in self.rows if row.kind is Kind.UNKNOWN)
 
     @property
     def peak_activation_bytes(self) -> int:
-        """Most memory that activations take at one moment of inference, if each is freed after its last use.
-
-        The input counts until it has been read, the result from its making. Weights are not in it.
-        """
+        """Peak memory of activations in inference, if each is freed after its last use; without weights."""
         return 0 if self.peak_row is None else self.peak_row.live_bytes
 
     @cached_property
     def peak_row(self) -> Row | None:
-        """The operation at which the activations take most memory."""
+        """The operation at which activation memory peaks."""
         return max(self.rows, key=lambda row: row.live_bytes, default=None)
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Receptive fields: how many pixels of the input, along each side, one output depends on.
+"""Receptive fields: how many input pixels, along each side, one output depends on.
 
-A window of k positions, each d apart, depends on (k - 1) · d more positions of its input, which are `jump` pixels apart
-(Araujo et al. 2019, https://distill.pub/2019/computing-receptive-fields/). Of several paths the longest counts. It is
-the theoretical field: it may be larger than the image, and of what it covers the middle weighs most.
+A kernel of size k and dilation d adds (k - 1) · d positions of its input, which are `jump` pixels apart (Araujo et al.
+2019, https://distill.pub/2019/computing-receptive-fields/). Of several paths the longest counts. This is the
+theoretical receptive field: it may be larger than the image, and central pixels have more weight in it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class _Field:
 
 
 class ReceptiveFields:
-    """The field of each tensor, brought up to date with `step`, operation by operation."""
+    """The receptive field of each tensor; call `update` with each operation in order."""
 
     def __init__(self, graph: Graph) -> None:
         self._fields: dict[int, _Field] = {}
@@ -32,21 +32,21 @@ class ReceptiveFields:
                 ones = (1,) * (len(ref.shape) - 2)
                 self._fields[ref.storage] = _Field(ones, ones, False)
 
-    def step(self, op: Node, cost: Cost) -> tuple[tuple[int, ...] | None, bool]:
-        """The field of this operation's result, and whether the whole input reaches it."""
+    def update(self, op: Node, cost: Cost) -> tuple[tuple[int, ...] | None, bool]:
+        """The receptive field of the operation's output, and whether it depends on the whole input."""
         sources = [ref for ref in op.inputs if ref.storage in self._fields]
         if not sources:
             return None, False
-        field = self._after(op, cost, sources)
+        field = self._field_after(op, cost, sources)
         for ref in op.outputs:
             self._fields[ref.storage] = field
         return field.size, field.sees_all
 
-    def _after(self, op: Node, cost: Cost, sources: list[Tensor]) -> _Field:
-        field = self._joined(op, sources)
+    def _field_after(self, op: Node, cost: Cost, sources: list[Tensor]) -> _Field:
+        field = self._merge_paths(op, sources)
         mixes = len(sources) > 1 if cost.rows is None else cost.rows == self._batch
         if cost.kind is Kind.MATMUL and mixes:
-            # Attention, which multiplies two maps, or a layer on the flattened features of each image.
+            # Attention, which multiplies two maps, or a linear layer on flattened features.
             return replace(field, sees_all=True)
         window, shape = cost.window, sources[0].shape
         if window is None or len(window.kernel) != len(field.size) or len(shape) != len(field.size) + 2:
@@ -57,8 +57,8 @@ class ReceptiveFields:
         pools_all = cost.kind is Kind.POOL and all(k >= side for k, side in zip(window.kernel, shape[2:], strict=True))
         return _Field(size, jump, field.sees_all or pools_all)
 
-    def _joined(self, op: Node, sources: list[Tensor]) -> _Field:
-        """Where paths meet. A gate of 1 × 1 brings the whole input to a map and leaves the map's own field."""
+    def _merge_paths(self, op: Node, sources: list[Tensor]) -> _Field:
+        """The field where paths meet. A 1 × 1 gate adds the whole input and keeps the size of the map's field."""
         out = op.outputs[0].shape
         maps = [ref for ref in sources if ref.shape[2:] == out[2:]] or sources
         found = [self._fields[ref.storage] for ref in maps]

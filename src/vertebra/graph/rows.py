@@ -1,4 +1,4 @@
-"""A graph as rows: one for each operation, with its stage, cost, memory traffic, live memory and receptive field."""
+"""The rows of a graph: each operation with its stage, cost, memory traffic, live memory and receptive field."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .stage_names import StageNames
 
 
 class Sums:
-    """What follows from the costs of an operation, and from their sums over several."""
+    """Figures derived from the cost of an operation, or from summed costs."""
 
     __slots__ = ()
     macs: int
@@ -26,17 +26,17 @@ class Sums:
 
     @property
     def flops(self) -> int:
-        """2 × MACs: one multiplication and one addition each."""
+        """2 × MACs."""
         return 2 * self.macs
 
     @property
     def bytes(self) -> int:
-        """Memory traffic: weights and activations read, results written."""
+        """Memory traffic: weights and activations read, outputs written."""
         return self.weight_bytes + self.read_bytes + self.write_bytes
 
     @property
     def intensity(self) -> float:
-        """Arithmetic intensity: operations of any sort a byte of memory traffic."""
+        """Arithmetic intensity: all operations per byte of memory traffic."""
         return (self.flops + self.other_ops) / self.bytes if self.bytes else 0.0
 
 
@@ -44,39 +44,39 @@ class Sums:
 class Row(Sums):
     """One operation.
 
-    Memory traffic is what passes between memory and processor if nothing stays in a cache: each distinct tensor that
-    is read once, and each result once. A view moves none; an in-place operation reads and writes the same tensor.
+    Memory traffic assumes that nothing stays in a cache: each distinct input is read once, and each output written
+    once. A view moves no data; an in-place operation reads and writes the same tensor.
     """
 
     index: int  # 0 is the first
-    name: str  # "layer1.0.conv1"; of an operation that is not a module of its own "layer1.0.add"
+    name: str  # "layer1.0.conv1"; "layer1.0.add" for an operation that is not a module
     op: str  # "conv2d"
     kind: Kind
     detail: str  # "3×3, stride 2"
     stage: str
     block: str
-    module: str  # path of the module that ran it, "" for the network itself
+    module: str  # path of the module that ran it; "" is the network itself
     module_type: str  # "Conv2d"
     output_shape: tuple[int, ...] = ()
     dtype: str = ""
-    parameters: int = 0  # of the tensors that no row before this one used
+    parameters: int = 0  # of the tensors that this row is the first to use
     macs: int = 0
-    other_ops: int = 0  # additions, comparisons, … that are not multiply-accumulates of a convolution or matrix product
+    other_ops: int = 0  # additions, comparisons, … outside of MACs
     weight_bytes: int = 0
     read_bytes: int = 0  # activations
     write_bytes: int = 0
-    live_bytes: int = 0  # activations in memory while it runs: its inputs, its results, and what later rows still need
-    receptive_field: tuple[int, ...] | None = None  # in pixels of the input, along the longest path
-    sees_all: bool = False  # does the whole input also reach it, through a global pooling, a gate or a flattened layer?
+    live_bytes: int = 0  # activations in memory while it runs: inputs, outputs, and those that later rows read
+    receptive_field: tuple[int, ...] | None = None  # in input pixels, along the longest path
+    sees_all: bool = False  # whether it depends on the whole input, by a global pooling, a gate or a linear layer
     in_place: bool = False
-    inputs: tuple[int, ...] = ()  # indices of the rows whose results it reads; -1 is the network's input
-    input_shapes: tuple[tuple[int, ...], ...] = ()  # of the activations it reads
-    weight_shape: tuple[int, ...] = ()  # of the convolution's kernel or of the matrix
+    inputs: tuple[int, ...] = ()  # indices of the rows that it reads; -1 is the network's input
+    input_shapes: tuple[tuple[int, ...], ...] = ()  # of activations
+    weight_shape: tuple[int, ...] = ()  # of a convolution or matrix product
     stride: tuple[int, ...] = ()
     groups: int = 1
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
+        """All fields and derived figures, for JSON."""
         values = {name: getattr(self, name) for name in self.__slots__}
         return values | {
             "kind": self.kind.value,
@@ -86,9 +86,9 @@ class Row(Sums):
         }
 
 
-def rows_of(graph: Graph) -> list[Row]:
-    """One row for each operation of the graph, and one for each module whose parameters none of them used."""
-    kept = counted(graph)
+def build_rows(graph: Graph) -> list[Row]:
+    """One row for each operation of the graph, and one for each module whose parameters are not used."""
+    kept = nodes_with_costs(graph)
     ops = [op for op, _ in kept]
     last_use = _last_use(ops, graph)
     live = _live_bytes(ops, last_use, graph)
@@ -104,9 +104,9 @@ def rows_of(graph: Graph) -> list[Row]:
         read, written, weight_bytes = (sum(ref.nbytes for ref in refs) for refs in (activations, results, weights))
         if c.kind is Kind.VIEW:
             read = written = weight_bytes = 0
-        elif c.lookup:  # it reads what it returns, from wherever that lies
+        elif c.is_lookup:  # it reads only what it returns, from a weight or an activation
             weight_bytes, read = (written, read) if weights else (0, min(read, 2 * written))
-        receptive_field, sees_all = fields.step(op, c)
+        receptive_field, sees_all = fields.update(op, c)
         new = {ref.storage for ref in weights} - used
         used |= new
         rows.append(
@@ -141,32 +141,29 @@ def rows_of(graph: Graph) -> list[Row]:
         )
         writer |= {ref.storage: index for ref in op.outputs}
     used_paths = {graph.storages[storage].path for storage in used}
-    return rows + list(_not_run(graph, used_paths, len(rows)))
+    return rows + list(_unused_rows(graph, used_paths, len(rows)))
 
 
-def counted(graph: Graph) -> list[tuple[Node, Cost]]:
-    """The operations that get a row, with their costs.
-
-    A transposed weight is part of the product that uses it, and an empty tensor is nothing.
-    """
+def nodes_with_costs(graph: Graph) -> list[tuple[Node, Cost]]:
+    """The operations that get a row, with their costs: all but views of weights and those with empty outputs."""
     cost = onnx_cost.cost if graph.is_onnx else aten_cost.cost
     running = [(op, cost(op)) for op in graph.nodes if any(ref.elements for ref in op.outputs)]
     return [(op, c) for op, c in running if c.kind is not Kind.VIEW or not all(map(graph.is_weight, op.inputs))]
 
 
 def _last_use(ops: Sequence[Node], graph: Graph) -> dict[int, int]:
-    """Storage → index of the last operation that reads it; results of the network are needed to the end."""
+    """Storage → index of the last operation that reads it; outputs of the network live to the end."""
     last = {ref.storage: index for index, op in enumerate(ops) for ref in op.inputs}
     return last | {ref.storage: len(ops) for ref in graph.outputs}
 
 
 def _results(op: Node, index: int, last_use: dict[int, int]) -> list[Tensor]:
-    """What it writes. Results beside the first that nobody reads (the indices of a max-pooling) are torch's own."""
+    """The outputs that it writes: the first, and others that are read (not the unused indices of a max-pooling)."""
     return [ref for i, ref in enumerate(op.outputs) if i == 0 or last_use.get(ref.storage, -1) > index]
 
 
 def _live_bytes(ops: Sequence[Node], last_use: dict[int, int], graph: Graph) -> list[int]:
-    """Bytes of activations in memory during each operation, if each is freed after its last use."""
+    """Bytes of activations in memory during each operation, if they are freed after their last use."""
     change = [0] * (len(ops) + 2)
     born = {ref.storage: 0 for ref in graph.inputs}
     for index, op in enumerate(ops):
@@ -179,27 +176,27 @@ def _live_bytes(ops: Sequence[Node], last_use: dict[int, int], graph: Graph) -> 
     return list(accumulate(change[: len(ops)]))
 
 
-def _not_run(graph: Graph, used: set[str | None], start: int) -> Iterator[Row]:
-    """The outermost modules (or single parameters) that took no part, such as heads for training only."""
+def _unused_rows(graph: Graph, used: set[str | None], start: int) -> Iterator[Row]:
+    """Rows of the outermost modules or parameters that are not used, such as heads for training only."""
     sizes = _parameters_within(graph)
-    idle = sizes.get("", {}).keys() - {
+    unused = sizes.get("", {}).keys() - {
         identity for module in graph.modules.values() for path, identity, _ in module.parameters if path in used
     }
 
     def visit(path: str) -> Iterator[tuple[str, str, int]]:
         module, within = graph.modules[path], sizes[path]
-        if not idle & within.keys():
+        if not unused & within.keys():
             return
-        if path and idle >= within.keys():
+        if path and unused >= within.keys():
             yield path, module.type, sum(within.values())
             return
         for name, identity, size in module.parameters:
-            if identity in idle:
+            if identity in unused:
                 yield name, "Parameter", size
         for child in module.children:
             yield from visit(child)
 
-    for index, (path, module_type, parameters) in enumerate(visit("") if idle else (), start):
+    for index, (path, module_type, parameters) in enumerate(visit("") if unused else (), start):
         yield Row(
             index=index,
             name=path,
@@ -215,9 +212,9 @@ def _not_run(graph: Graph, used: set[str | None], start: int) -> Iterator[Row]:
 
 
 def _parameters_within(graph: Graph) -> dict[str, dict[int, int]]:
-    """For each module the identities and sizes of the parameters of it and of all within it."""
+    """For each module, ids and sizes of its parameters and of those of its submodules."""
     found: dict[str, dict[int, int]] = {}
-    for path in reversed(graph.modules):  # children stand after the module that holds them
+    for path in reversed(graph.modules):  # children come after their parent
         module = graph.modules[path]
         found[path] = {identity: size for _, identity, size in module.parameters}
         for child in module.children:

@@ -1,8 +1,8 @@
-"""Shapes of the results of the operations that convolutional networks are made of: windows, broadcasting, ATen's rules.
+"""Output shapes of ATen's most frequent operators in convolutional networks, and arithmetic of shapes.
 
-torch knows ATen's too, but its rules for the meta device are written in Python over its reference operators: the first
-use imports 900 modules (3 s), and each batch norm takes 1 ms. A rule here returns None where the case is not the plain
-one, and torch's own is used. The tests hold both against each other.
+torch's own rules for the meta device are written in Python on reference operators: their first use imports 900 modules
+(3 s), and each batch norm takes 1 ms. A rule here returns None in all but the ordinary case, and torch's rule is used.
+The tests compare both.
 """
 
 from __future__ import annotations
@@ -14,84 +14,84 @@ Shape: TypeAlias = tuple[int, ...]
 
 
 class Indices(Shape):
-    """The shape of a result of int64; other results have the type of the first operand."""
+    """The shape of an int64 output; other outputs have the dtype of the first operand."""
 
 
-# One shape for each result. A single result that is the first operand itself, changed in place, is FIRST_OPERAND.
+# One shape per output. FIRST_OPERAND stands for the first operand itself, changed in place.
 Shapes: TypeAlias = list[Shape] | None
-Rule: TypeAlias = Callable[[Mapping[str, Any]], Shapes]  # from the arguments by the names that ATen has for them
+Rule: TypeAlias = Callable[[Mapping[str, Any]], Shapes]  # from the arguments by ATen's names
 FIRST_OPERAND: Shapes = []
 
 
-def window(
+def num_positions(
     size: int, kernel: int, stride: int, padding: int, dilation: int, ceil: bool = False, after: int | None = None
 ) -> int:
-    """How many positions a sliding window has along one side; `after` is the padding at its end where that differs."""
+    """Positions of a sliding window along one side; `after` is the padding at its end, if different."""
     reach = size + padding + (padding if after is None else after) - dilation * (kernel - 1) - 1
     count = (reach + (stride - 1 if ceil else 0)) // stride + 1
-    # With ceil, a window must begin inside the input or the padding on its left.
+    # With ceil, a window must start inside the input or the padding before it.
     return count - 1 if ceil and (count - 1) * stride >= size + padding else count
 
 
-def spread(values: Sequence[int] | int, dims: int) -> list[int]:
-    """One value for each spatial dimension, from one for all."""
+def per_dimension(values: Sequence[int] | int, dims: int) -> list[int]:
+    """One value per spatial dimension, from one for all or one each."""
     values = [values] if isinstance(values, int) else list(values)
     return values * dims if len(values) == 1 else values
 
 
 def broadcast(*shapes: Sequence[int]) -> Shape:
-    """The shape of several together, as numpy has it; where two sides do not fit the larger one is taken."""
+    """The broadcast shape, as in numpy; of two sizes that do not match, the larger one."""
     rank = max(map(len, shapes), default=0)
     sides = zip(*((*[1] * (rank - len(shape)), *shape) for shape in shapes), strict=True)
     return tuple(0 if 0 in side else max(side) for side in sides)
 
 
-def _plain(*tensors: Any) -> bool:
+def _contiguous(*tensors: Any) -> bool:
     return all(tensor.is_contiguous() for tensor in tensors)
 
 
 def _after_window(a: Mapping[str, Any], size: Shape, kernel: Sequence[int]) -> Shape:
     dims = len(kernel)
-    steps, pads = spread(a["stride"] or kernel, dims), spread(a["padding"], dims)
-    dilations, ceil = spread(a.get("dilation", 1), dims), a.get("ceil_mode", False)
-    return tuple(window(size[i], kernel[i], steps[i], pads[i], dilations[i], ceil) for i in range(dims))
+    steps, pads = per_dimension(a["stride"] or kernel, dims), per_dimension(a["padding"], dims)
+    dilations, ceil = per_dimension(a.get("dilation", 1), dims), a.get("ceil_mode", False)
+    return tuple(num_positions(size[i], kernel[i], steps[i], pads[i], dilations[i], ceil) for i in range(dims))
 
 
 def _convolution(a: Mapping[str, Any]) -> Shapes:
-    x, weight = a["input"], a["weight"]
-    if a["transposed"] or x.ndim != weight.ndim or x.shape[1] != weight.shape[1] * a["groups"] or not _plain(x, weight):
+    x, weight, groups = a["input"], a["weight"], a["groups"]
+    if a["transposed"] or x.ndim != weight.ndim or x.shape[1] != weight.shape[1] * groups or not _contiguous(x, weight):
         return None
     sides = _after_window(a, x.shape[2:], weight.shape[2:])
     if min(sides, default=1) < 1 or x.dtype != weight.dtype:
-        return None  # torch says what is wrong
+        return None  # torch raises the error
     return [(x.shape[0], weight.shape[0], *sides)]
 
 
 def _batch_norm(a: Mapping[str, Any]) -> Shapes:
     x = a["input"]
-    # The statistics of the batch, which only training has.
+    # The saved statistics of the batch, which are empty in inference.
     channels = (x.shape[1],) if a["training"] else (0,)
-    return [x.shape, channels, channels] if _plain(x) else None
+    return [x.shape, channels, channels] if _contiguous(x) else None
 
 
 def _same(a: Mapping[str, Any]) -> Shapes:
     x = a["self"]
-    return [x.shape] if _plain(x) and x.is_floating_point() and not a.get("half_to_float") else None
+    return [x.shape] if _contiguous(x) and x.is_floating_point() and not a.get("half_to_float") else None
 
 
-def _itself(a: Mapping[str, Any]) -> Shapes:
+def _in_place(a: Mapping[str, Any]) -> Shapes:
     return FIRST_OPERAND
 
 
 def _binary(a: Mapping[str, Any]) -> Shapes:
     x, y = a["self"], a["other"]
-    if isinstance(y, float) and x.is_floating_point() and _plain(x):
+    if isinstance(y, float) and x.is_floating_point() and _contiguous(x):
         return [x.shape]
-    if not hasattr(y, "shape") or x.dtype != y.dtype or not _plain(x, y):
+    if not hasattr(y, "shape") or x.dtype != y.dtype or not _contiguous(x, y):
         return None
     if x.shape == y.shape:
         return [x.shape]
-    # A scale of one value a channel: (N, C, 1, 1) times (N, C, H, W), in either order.
+    # A scale per channel: (N, C, 1, 1) times (N, C, H, W), in either order.
     for big, small in ((x, y), (y, x)):
         if big.ndim == small.ndim and all(s in (1, b) for b, s in zip(big.shape, small.shape, strict=True)):
             return [big.shape]
@@ -105,7 +105,7 @@ def _binary_in_place(a: Mapping[str, Any]) -> Shapes:
 def _cat(a: Mapping[str, Any]) -> Shapes:
     tensors = a["tensors"]
     first = tensors[0]
-    if not _plain(*tensors) or any(t.ndim != first.ndim or t.dtype != first.dtype for t in tensors):
+    if not _contiguous(*tensors) or any(t.ndim != first.ndim or t.dtype != first.dtype for t in tensors):
         return None
     dim = a["dim"] % first.ndim
     sides = [{t.shape[i] for t in tensors} for i in range(first.ndim) if i != dim]
@@ -118,7 +118,7 @@ def _cat(a: Mapping[str, Any]) -> Shapes:
 
 def _mean(a: Mapping[str, Any]) -> Shapes:
     x = a["self"]
-    if not a["dim"] or a["dtype"] is not None or not _plain(x) or not x.is_floating_point():
+    if not a["dim"] or a["dtype"] is not None or not _contiguous(x) or not x.is_floating_point():
         return None
     gone = {dim % x.ndim for dim in a["dim"]}
     return [tuple(1 if i in gone else side for i, side in enumerate(x.shape) if a["keepdim"] or i not in gone)]
@@ -133,7 +133,7 @@ def _addmm(a: Mapping[str, Any]) -> Shapes:
 
 def _constant_pad(a: Mapping[str, Any]) -> Shapes:
     x, pad = a["self"], a["pad"]
-    if not _plain(x) or any(side < 0 for side in pad):
+    if not _contiguous(x) or any(side < 0 for side in pad):
         return None
     shape = list(x.shape)
     for i in range(len(pad) // 2):
@@ -143,9 +143,9 @@ def _constant_pad(a: Mapping[str, Any]) -> Shapes:
 
 def _pool(a: Mapping[str, Any]) -> Shapes:
     x = a["self"]
-    if x.ndim != 4 or not _plain(x):
+    if x.ndim != 4 or not _contiguous(x):
         return None
-    sides = _after_window(a, x.shape[2:], spread(a["kernel_size"], 2))
+    sides = _after_window(a, x.shape[2:], per_dimension(a["kernel_size"], 2))
     return [(*x.shape[:2], *sides)] if min(sides) > 0 else None
 
 
@@ -156,13 +156,13 @@ def _max_pool(a: Mapping[str, Any]) -> Shapes:
 
 def _adaptive_pool(a: Mapping[str, Any]) -> Shapes:
     x = a["self"]
-    return [(*x.shape[:2], *a["output_size"])] if x.ndim == 4 and _plain(x) else None
+    return [(*x.shape[:2], *a["output_size"])] if x.ndim == 4 and _contiguous(x) else None
 
 
-# By the name of the overload, as torch.ops.aten has it.
+# By the name of the overload in torch.ops.aten.
 RULES: dict[str, Rule] = {
     **dict.fromkeys((f"{op}.default" for op in ("relu", "silu", "sigmoid", "hardtanh", "_softmax")), _same),
-    **dict.fromkeys((f"{op}_.default" for op in ("relu", "silu", "sigmoid", "hardtanh")), _itself),
+    **dict.fromkeys((f"{op}_.default" for op in ("relu", "silu", "sigmoid", "hardtanh")), _in_place),
     "convolution.default": _convolution,
     "native_batch_norm.default": _batch_norm,
     "add.Tensor": _binary,

@@ -1,4 +1,4 @@
-"""The stage and block that an operation belongs to, and its name."""
+"""The stage, block and name of each operation."""
 
 from __future__ import annotations
 
@@ -8,38 +8,37 @@ from functools import cache
 
 from .ir import Graph
 
-BEFORE, AFTER = "input", "classifier"  # what a network of ours does outside of its stages
-TOP = "(top)"  # what another network does outside of its children
+BEFORE, AFTER = "input", "classifier"  # operations outside of the stages that a network defines
+TOP = "(top)"  # operations of any other network outside of its children
 
 
 class StageNames:
-    """Stages and blocks of a network.
+    """The stages and blocks of a network.
 
-    Our networks tell their stages. Of another one the children are the stages; a child that does more than three
-    quarters of the operations is opened, and its children are. A block is the outermost module of a stage that is not
-    just a list of others.
+    Vertebra's networks define their stages (`Graph.stages`). Otherwise the children of the network are its stages; one
+    with more than three quarters of the operations is replaced by its own children. A block is the outermost module of
+    a stage that is not a list of modules.
     """
 
     def __init__(self, graph: Graph, running: Sequence[str]) -> None:
         """`running` has the module path of each operation, in order."""
         self._modules = graph.modules
-        self._ours = graph.stages is not None
-        # module path -> name of the stage
-        self._prefixes = {path: path for path in _opened(graph, running)} if graph.stages is None else graph.stages
+        self._has_stages = graph.stages is not None
+        # module path -> stage
+        self._prefixes = {p: p for p in _default_stages(graph, running)} if graph.stages is None else graph.stages
         self._outside = BEFORE
-        # Many rows are in the same module.
+        # Cached, since many rows are in the same module.
         self.block, self.name, self._prefix = cache(self._block), cache(self._name), cache(self._find_prefix)
 
     def stage(self, path: str) -> str:
-        """Name of the stage that a module belongs to; asked for operation by operation, in order."""
+        """The stage of a module. Call it for each operation in order: it tracks whether a stage has begun."""
         prefix = self._prefix(path)
         if prefix is not None:
             self._outside = AFTER
             return self._prefixes[prefix]
-        return self._outside if self._ours else path or TOP
+        return self._outside if self._has_stages else path or TOP
 
     def _block(self, path: str) -> str:
-        """Path of the block that a module belongs to."""
         prefix = self._prefix(path)
         parts = path.split(".")
         start = 1 if prefix is None else prefix.count(".") + 1
@@ -50,7 +49,7 @@ class StageNames:
         return path or TOP
 
     def _name(self, path: str, op: str, has_weights: bool) -> str:
-        """What a row is called: the module's path where the module is that operation, with the operation otherwise."""
+        """The module's path if the operation is that module's own, else the path with the operation appended."""
         module = self._modules[path]
         is_leaf = path and not module.children
         return path if is_leaf and (has_weights or not module.parameters) else f"{path}.{op}".lstrip(".")
@@ -60,13 +59,13 @@ class StageNames:
 
 
 def _ancestors(path: str) -> Iterator[str]:
-    """The path itself, then each module around it, from the inside out."""
+    """The path itself, then its parents, innermost first."""
     while path:
         yield path
         path = path.rpartition(".")[0]
 
 
-def _opened(graph: Graph, running: Sequence[str]) -> list[str]:
+def _default_stages(graph: Graph, running: Sequence[str]) -> list[str]:
     counts = Counter(prefix for path in running for prefix in _ancestors(path))
     stages = list(graph.modules[""].children)
     while True:
@@ -74,5 +73,5 @@ def _opened(graph: Graph, running: Sequence[str]) -> list[str]:
         children = [child for path in large for child in graph.modules[path].children]
         if not children:
             return stages
-        place = stages.index(large[0])
-        stages[place : place + 1] = children
+        index = stages.index(large[0])
+        stages[index : index + 1] = children

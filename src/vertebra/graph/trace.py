@@ -1,8 +1,8 @@
-"""The graph of a network that runs on shapes alone.
+"""Traces a network on the meta device into a `Graph`.
 
-A copy of the network on the meta device (`meta_copy`) is run once under a dispatch mode that records every ATen
-operation. Hooks tell which module is running. That takes tenths of a second where `torch.export` takes ten, and works
-for whatever runs on the meta device; the operations are the same.
+A copy of the network (`meta_copy`) runs once under a dispatch mode that records every ATen operation, and hooks record
+which module is running. This takes tenths of a second where `torch.export` takes 10 s, gives the same operations, and
+works for every network that runs on the meta device.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from .ir import Graph, Module, Node, Storage
 from .shapes import FIRST_OPERAND, RULES, Indices, Shape
 
 
-class _Schema:
-    """What is asked of an operation again and again, and takes torch long to tell."""
+class _Operation:
+    """Properties of an ATen operator, cached because torch computes them slowly."""
 
     def __init__(self, func: Any) -> None:
         schema = func._schema
-        # As in `aten::convolution`, without the namespace and without the underscore of an in-place operation.
+        # `aten::relu_` → `relu`: without namespace and the underscore of in-place operators.
         self.op = str(schema.name).partition("::")[2].rstrip("_") or str(schema.name)
         self.name = str(func)
         self.in_place = bool(schema.is_mutable)
@@ -41,21 +41,21 @@ class _Schema:
         self.rule = RULES.get(self.name.removeprefix("aten."))
 
     def named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The arguments by their names, with defaults filled in."""
+        """The arguments by name, with defaults."""
         found = {name: kwargs.get(name, default) for name, default in self.arguments[len(args) :]}
         return dict(zip((name for name, _ in self.arguments), args, strict=False)) | found
 
 
-_schema = cache(_Schema)
+_operation = cache(_Operation)
 _dtype = cache(lambda dtype: (str(dtype).removeprefix("torch."), dtype.itemsize))
 
 
 class Recorder(TorchDispatchMode):
-    """Writes down what runs while it is active. Tensors of other devices are taken for their shapes."""
+    """Records every operation while it is active. Tensors of other devices are replaced by meta tensors."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        # torch would wrap __torch_dispatch__ to keep its compiler out, and for that import the compiler: 3 s.
+        # Otherwise torch wraps __torch_dispatch__ to disable its compiler, which imports the compiler: 3 s.
         return False
 
     def __init__(self, network: nn.Module) -> None:
@@ -63,16 +63,16 @@ class Recorder(TorchDispatchMode):
         self.nodes: list[Node] = []
         self.storages: list[Storage] = []
         self._index: dict[int, int] = {}  # address of a storage -> index into storages
-        # A weak reference to a storage keeps its address from being used again, and tells when it is gone.
-        self._alive: dict[int, StorageWeakRef] = {}
+        # A weak reference keeps the address of a storage from being reused, and shows when the storage is freed.
+        self._references: dict[int, StorageWeakRef] = {}
         self._path: list[str] = [""]
         self._substitutes: dict[int, tuple[Tensor, Tensor]] = {}
         named = [*network.named_parameters(), *network.named_buffers()]
         for path, tensor in named:
-            ref = self._refer(tensor)
+            ref = self._to_ir(tensor)
             self.storages[ref.storage].path = path
             self.storages[ref.storage].parameters = tensor.numel() if isinstance(tensor, nn.Parameter) else 0
-            self._alive.pop(ref.storage, None)  # the network holds it
+            self._references.pop(ref.storage, None)  # a weight is never freed
         self._hooks = []
         for path, module in network.named_modules():
             self._hooks.append(module.register_forward_pre_hook(partial(self._enter, path)))
@@ -88,27 +88,27 @@ class Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = {key: META if isinstance(value, torch.device) else value for key, value in (kwargs or {}).items()}
-        args, kwargs = _mapped((args, kwargs), self._on_meta)
-        self._bury()
-        out = by_rule(func, args, kwargs)
+        args, kwargs = _map_tensors((args, kwargs), self._on_meta)
+        self._mark_freed()
+        out = apply_shape_rule(func, args, kwargs)
         if out is None:
             out = self._run(func, args, kwargs)
         inputs: list[ir.Tensor] = []
         outputs: list[ir.Tensor] = []
-        args, kwargs = _mapped((args, kwargs), partial(self._noted, inputs))
-        _mapped(out, partial(self._noted, outputs))
-        schema = _schema(func)
+        args, kwargs = _map_tensors((args, kwargs), partial(self._record, inputs))
+        _map_tensors(out, partial(self._record, outputs))
+        operation = _operation(func)
         unique = tuple(dict.fromkeys(outputs))
         self.nodes.append(
             Node(
-                schema.op,
-                schema.named(args, kwargs),
+                operation.op,
+                operation.named(args, kwargs),
                 tuple(dict.fromkeys(inputs)),
                 unique,
                 self._path[-1],
-                schema.name,
-                schema.in_place,
-                schema.is_pointwise,
+                operation.name,
+                operation.in_place,
+                operation.is_pointwise,
                 partial(_flops, func, args, kwargs, unique),
             )
         )
@@ -118,45 +118,45 @@ class Recorder(TorchDispatchMode):
         try:
             return func(*args, **kwargs)
         except Exception as error:
-            # Not every use of such an operation depends on values: an index of whole numbers has a shape.
+            # Only some uses of such an operator depend on values: indexing by integers does not.
             if torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags:
                 raise _data_dependent(func, self._path[-1]) from error
             raise
 
     def graph(self, inputs: Any, outputs: Any) -> Graph:
-        """What was written down, for a run from these inputs to these outputs."""
+        """The recorded graph, with these inputs and outputs."""
         for hook in self._hooks:
             hook.remove()
-        self._bury()
+        self._mark_freed()
         refs = [
-            tuple(self._refer(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.is_meta)
+            tuple(self._to_ir(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.is_meta)
             for tree in (inputs, outputs)
         ]
         return Graph(self.nodes, self.storages, refs[0], refs[1])
 
-    def index_of(self, tensor: Tensor) -> int:
-        """Where its storage is in the trace's list."""
-        return self._refer(tensor).storage
+    def storage_index(self, tensor: Tensor) -> int:
+        """Index of the tensor's storage in `storages`."""
+        return self._to_ir(tensor).storage
 
     def _on_meta(self, value: Tensor) -> Tensor:
-        """A constant of the network that lies elsewhere (a tensor in a list, say) → one of its shape on meta."""
+        """Replace a constant on another device, such as a tensor in a list, by a meta tensor."""
         if value.is_meta:
             return value
         if id(value) not in self._substitutes:
             self._substitutes[id(value)] = (value, torch.empty_like(value, device=META))
         return self._substitutes[id(value)][1]
 
-    def _noted(self, found: list[ir.Tensor], tensor: Tensor) -> ir.Tensor:
-        found.append(self._refer(tensor))
+    def _record(self, found: list[ir.Tensor], tensor: Tensor) -> ir.Tensor:
+        found.append(self._to_ir(tensor))
         return found[-1]
 
-    def _refer(self, tensor: Tensor) -> ir.Tensor:
+    def _to_ir(self, tensor: Tensor) -> ir.Tensor:
         storage = tensor.untyped_storage()
         address = storage._cdata
         index = self._index.get(address)
         if index is None:
             index = self._index[address] = len(self.storages)
-            self._alive[index] = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+            self._references[index] = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
             self.storages.append(Storage(storage.nbytes(), len(self.nodes)))
         elements = tensor.numel()
         if elements and not tensor.is_contiguous():
@@ -165,33 +165,32 @@ class Recorder(TorchDispatchMode):
         layout = (int(tensor.storage_offset()), *tensor.stride())
         return ir.Tensor(index, tuple(tensor.shape), *_dtype(tensor.dtype), elements, layout)
 
-    def _bury(self) -> None:
-        """Note the storages that have been freed."""
-        gone = [i for i, reference in self._alive.items() if reference.expired()]  # type: ignore[no-untyped-call]
+    def _mark_freed(self) -> None:
+        gone = [i for i, reference in self._references.items() if reference.expired()]  # type: ignore[no-untyped-call]
         for index in gone:
             self.storages[index].freed = len(self.nodes)
-            # The address may now be used again, by another storage, so the reference goes at the same time.
-            reference = self._alive.pop(index)
+            # Another storage may now reuse the address, so drop the reference too.
+            reference = self._references.pop(index)
             del self._index[reference.cdata]
 
 
-def by_rule(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The results of an operation on the meta device by a rule of `shapes`; None where it has none for this case."""
-    schema = _schema(func)
-    shapes = None if schema.rule is None else schema.rule(schema.named(args, kwargs))
+def apply_shape_rule(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The meta outputs of an operation by a rule of `shapes`; None if no rule covers this case."""
+    operation = _operation(func)
+    shapes = None if operation.rule is None else operation.rule(operation.named(args, kwargs))
     if not shapes:
         return args[0] if shapes is FIRST_OPERAND else None
     first = args[0][0] if isinstance(args[0], list | tuple) else args[0]
 
-    def made(shape: Shape) -> Tensor:
-        # Not empty_like or new_empty: on the meta device these too are written in Python.
+    def empty(shape: Shape) -> Tensor:
+        # Not empty_like or new_empty, which are written in Python for the meta device.
         return torch.empty(shape, dtype=torch.int64 if isinstance(shape, Indices) else first.dtype, device=META)
 
-    return made(shapes[0]) if len(shapes) == 1 else tuple(map(made, shapes))
+    return empty(shapes[0]) if len(shapes) == 1 else tuple(map(empty, shapes))
 
 
 def _flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: tuple[ir.Tensor, ...]) -> int | None:
-    """By torch's own formula, which it has for attention and the like."""
+    """FLOPs by torch's formula, which it has for attention and others; None without one."""
     from torch.utils.flop_counter import flop_registry
 
     formula = flop_registry.get(func.overloadpacket)
@@ -201,14 +200,14 @@ def _flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: tu
     return int(formula(*args, **kwargs, out_shape=tuple(out.shape for out in outputs)))
 
 
-def _mapped(value: Any, function: Callable[[Tensor], Any]) -> Any:
-    """As torch's tree_map, for arguments that nest in lists and dicts at most: a whole trace is 1.4 times as fast."""
+def _map_tensors(value: Any, function: Callable[[Tensor], Any]) -> Any:
+    """tree_map for tensors in lists, tuples and dicts; makes a whole trace 1.4 times as fast as torch's."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, (tuple, list)):
-        return type(value)(_mapped(item, function) for item in value)
+        return type(value)(_map_tensors(item, function) for item in value)
     if isinstance(value, dict):
-        return {name: _mapped(item, function) for name, item in value.items()}
+        return {name: _map_tensors(item, function) for name, item in value.items()}
     return value
 
 
@@ -216,17 +215,17 @@ def _data_dependent(func: Any, path: str) -> UsageError:
     where = f"in module {path!r}" if path else "in the network's own forward()"
     name = func._schema.name.replace("::", ".")
     return UsageError(
-        f"the network's course depends on the values of its tensors: {name} {where} asks for them, and anatomy knows "
-        "shapes only. Replace the branch (torch.where instead of if, a mask instead of a selection, an integer "
-        "argument instead of .item()), or take the parts before and after it apart on their own."
+        f"the operations of the network depend on values of its tensors: {name} {where} reads them, and the network "
+        "is analysed on shapes alone. Replace the branch (torch.where instead of if, a mask instead of a selection, an "
+        "integer argument instead of .item()), or analyse the parts before and after it separately."
     )
 
 
-def run(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Graph:
-    """The graph of `network(*args, **kwargs)`, all on the meta device."""
+def trace_network(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Graph:
+    """Trace `network(*args, **kwargs)`, all on the meta device."""
     recorder = Recorder(network)
     with recorder, torch.no_grad():
-        output = call(network, args, kwargs)
+        output = call_network(network, args, kwargs)
     graph = recorder.graph((args, kwargs), output)
     graph.modules = dict(_modules("", network))
     if isinstance(network, ConvNet):
@@ -252,29 +251,29 @@ def _modules(path: str, network: nn.Module) -> Iterator[tuple[str, Module]]:
         yield from _modules(name, child)
 
 
-def call(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """The network's output, or a `UsageError` that says what it was given and what to change."""
+def call_network(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Call the network on the meta device; a failure is raised as a `UsageError` that shows its inputs."""
     try:
         with META:
             return network(*args, **kwargs)
     except VertebraError:
         raise
     except Exception as error:
-        name, given = type(network).__name__, describe(args, kwargs)
+        name, given = type(network).__name__, describe_inputs(args, kwargs)
         if isinstance(error, NotImplementedError) and "meta" in str(error).lower():
             raise UsageError(
-                f"{name} cannot run on shapes alone: {first_line(error)}. An operator of your own needs a shape rule: "
+                f"{name} cannot run on the meta device: {first_line(error)}. A custom operator needs a shape rule: "
                 "torch.library.register_fake."
             ) from error
         takes = ", ".join(map(str, inspect.signature(network.forward).parameters.values()))
         raise UsageError(
             f"{name} does not take {given}: {type(error).__name__}: {first_line(error)}. Its forward() takes "
-            f"({takes}); give another input_size=, or inputs=, a tensor, a tuple for several or a dict by name."
+            f"({takes}); set input_size=, or inputs= to a tensor, a tuple of tensors or a dict by name."
         ) from error
 
 
-def describe(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-    """The inputs in words: `"float32 1 × 3 × 224 × 224"`."""
+def describe_inputs(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """The inputs as text: `"float32 1 × 3 × 224 × 224"`."""
 
     def one(value: Any) -> str:
         if not isinstance(value, Tensor):

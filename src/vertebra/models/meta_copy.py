@@ -1,4 +1,4 @@
-"""A copy of a network on torch's meta device, whose tensors have shapes and no memory. The network stays as it is."""
+"""Copies a network to torch's meta device, where tensors have shapes and no memory."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ META = torch.device("meta")
 
 
 def to_meta(network: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
-    """The copy, in eval mode; `dtype` is that of its floating-point tensors, None keeps each one's own.
+    """A copy of the network in eval mode; `dtype` replaces that of floating-point tensors.
 
     Raises:
-        UsageError: it cannot be copied, is a TorchScript module or has layers without a shape yet.
+        UsageError: it cannot be copied, is a TorchScript module, or has uninitialised lazy layers.
     """
-    network = unwrapped(network)
+    network = unwrap_module(network)
     if isinstance(network, torch.jit.ScriptModule):
-        raise UsageError("the network is a TorchScript module; give the Python module that it was made from.")
+        raise UsageError("the network is a TorchScript module. Pass the Python module that it was made from.")
     memo: dict[int, Any] = {}
     for path, tensor in [*network.named_parameters(), *network.named_buffers()]:
         if isinstance(tensor, UninitializedTensorMixin):
-            raise UsageError(f"{path} has no shape yet: it belongs to a lazy layer. Run the network once, then call.")
-        memo[id(tensor)] = shape_of(tensor, dtype)
-    for module in network.modules():  # tensors that are neither parameter nor buffer; copying them would cost memory
+            raise UsageError(f"{path} has no shape yet: its layer is lazy. Run the network once before this call.")
+        memo[id(tensor)] = meta_like(tensor, dtype)
+    for module in network.modules():  # neither parameter nor buffer; copying these would take memory
         for value in vars(module).values():
             if isinstance(value, Tensor) and id(value) not in memo:
-                memo[id(value)] = shape_of(value, dtype)
+                memo[id(value)] = meta_like(value, dtype)
     try:
-        twin = copy.deepcopy(network, memo)
+        meta = copy.deepcopy(network, memo)
     except Exception as error:
         raise UsageError(
-            f"{type(network).__name__} cannot be copied ({first_line(error)}), and anatomy never touches the "
-            "original. Remove the attribute that copy.deepcopy refuses."
+            f"{type(network).__name__} cannot be copied ({first_line(error)}), and the analysis runs on a "
+            "copy. Remove the attribute that copy.deepcopy refuses."
         ) from error
-    return twin.eval()
+    return meta.eval()
 
 
-def shape_of(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """One like it on the meta device; `dtype` is that of floating-point ones, None keeps it."""
+def meta_like(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A meta tensor like this one; `dtype` replaces a floating-point one."""
     wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
-    twin = torch.empty(tensor.shape, dtype=wanted, device=META)
-    return nn.Parameter(twin, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
+    empty = torch.empty(tensor.shape, dtype=wanted, device=META)
+    return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
 
 
-def unwrapped(network: nn.Module) -> nn.Module:
-    """The network inside torch.compile's, a data-parallel or an averaging wrapper."""
+def unwrap_module(network: nn.Module) -> nn.Module:
+    """The network inside a wrapper: torch.compile, data-parallel or weight averaging."""
     while True:
         inner = getattr(network, "_orig_mod", None)
         if isinstance(network, (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)):

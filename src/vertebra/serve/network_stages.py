@@ -8,7 +8,7 @@ from typing import Any
 from vertebra.graph.cost import Kind
 from vertebra.graph.ir import Graph, Node
 from vertebra.graph.onnx_cost import cost
-from vertebra.graph.onnx_graph import graph_of
+from vertebra.graph.onnx_graph import build_graph
 from vertebra.graph.onnx_reader import OnnxFile
 
 # These surround the layers of an int8 file.
@@ -19,7 +19,7 @@ _HEAD_OPS = ("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "Flatten", "Res
 
 def network_stages(file: OnnxFile, size: int) -> dict[str, Any]:
     """The stages in order, each with name, kind, output shape, parameters, multiply-accumulates and layers."""
-    graph, _ = graph_of(file, size)
+    graph, _ = build_graph(file, size)
     nodes = [node for node in graph.nodes if node.op not in _NON_LAYERS]
     while nodes and nodes[0].op not in _WEIGHTED:  # other operations belong to the layer before them
         del nodes[0]

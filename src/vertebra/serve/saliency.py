@@ -34,7 +34,7 @@ _COLOURS = np.array([(13, 8, 135), (126, 3, 168), (204, 71, 120), (248, 149, 64)
 
 def find_classifier(graph: OnnxFile) -> Map | None:
     """The weight (K, D) of the single linear layer between embedding and softmax, or None."""
-    node = graph.maker.get("probabilities")
+    node = graph.makers.get("probabilities")
     if node is None or node.kind != "Softmax":
         return None
     node = _find_producer(graph, node.inputs[0])
@@ -74,7 +74,7 @@ def activation_map(weight: Map, features: Map, index: int) -> Map:
 
 def _before_quantization(graph: OnnxFile, name: str) -> str:
     """The name of the tensor before it was quantized."""
-    while (node := graph.maker.get(name)) is not None and name != "embedding":
+    while (node := graph.makers.get(name)) is not None and name != "embedding":
         if node.kind not in ("QuantizeLinear", "DequantizeLinear", "Identity"):
             return name
         name = node.inputs[0]
@@ -82,7 +82,7 @@ def _before_quantization(graph: OnnxFile, name: str) -> str:
 
 
 def _find_producer(graph: OnnxFile, name: str) -> OnnxNode | None:
-    return graph.maker.get(_before_quantization(graph, name))
+    return graph.makers.get(_before_quantization(graph, name))
 
 
 def _is_constant(graph: OnnxFile, name: str) -> bool:
@@ -93,7 +93,7 @@ def _read_weight(graph: OnnxFile, name: str) -> Array | None:
     """A weight as floats; an int8 weight is dequantized."""
     if name in graph.tensors:
         return graph.read(name)
-    node = graph.maker.get(name)
+    node = graph.makers.get(name)
     if node is None or node.kind != "DequantizeLinear" or node.inputs[0] not in graph.tensors:
         return None
     integers, scale = graph.read(node.inputs[0]).astype(np.float32), graph.read(node.inputs[1])
