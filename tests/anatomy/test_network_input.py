@@ -151,7 +151,7 @@ def script():
         (CONV, {"input_size": (5, 8, 8)}, ["1 × 5 × 8 × 8", "channel"]),
         (nn.Linear(7, 2), {}, ["Linear does not take", "inputs="]),
         (Two(), {"input_size": 8}, ["missing 1 required positional argument: 'scale'", "takes (image, scale, twice="]),
-        (Two(), {"inputs": IMAGE}, ["'scale'", "a tuple for several"]),
+        (Two(), {"inputs": IMAGE}, ["'scale'", "a tuple of tensors"]),
         (Two(), {"inputs": {"picture": IMAGE}}, ["'picture'", "by name"]),
         (Two(), {"inputs": "image"}, ["inputs is a str", "a dict"]),
         (Two(), {"inputs": (IMAGE, SCALE), "input_size": 8}, ["both"]),
