@@ -60,9 +60,9 @@ __all__ = ["VertebraError", "__version__", *_EXPORTS]
 def __getattr__(name: str) -> Any:
     """Import a public name on its first use."""
     if name not in _EXPORTS:
-        from vertebra.timm_names import advice
+        from vertebra.timm_names import suggest_replacement
 
-        raise AttributeError(f"module 'vertebra' has no attribute {name!r}{advice(name)}")
+        raise AttributeError(f"module 'vertebra' has no attribute {name!r}{suggest_replacement(name)}")
     module_name, extra = _EXPORTS[name]
     with require_extra(extra, f"vertebra.{name}"):
         module = import_module(module_name)

@@ -27,12 +27,12 @@ def load(
     progress: Progress = silent,
     **options: Any,
 ) -> Predictor:
-    """Make a network ready to predict, without torch.
+    """Load a model for prediction, without torch.
 
     Args:
         model: a file that `vertebra export` wrote, the folder of a run, a name that `vertebra models` lists, or
-            "FILE.py:FUNCTION" for a network of one's own. A name is exported once into the cache, which needs torch,
-            and runs from there ever after, which does not.
+            "FILE.py:FUNCTION" for your own network. A name is exported into the cache once, which needs torch; later
+            calls run the cached file without torch.
         weights: for a name: "DEFAULT", the name of published weights, or a .pth or .safetensors file.
         progress: called with what is being done where that takes seconds.
         options: as `vertebra.runtime.predictor.Predictor` takes them (engine, batch, threads, …).
@@ -40,7 +40,7 @@ def load(
     Raises:
         UsageError: an argument is not allowed, or there is no such network.
         MissingExtraError: a name has not been exported yet, and torch is not installed.
-        VertebraError: the file, or the weights, cannot be used; says why.
+        VertebraError: the file or the weights cannot be used.
     """
     return Predictor(exported_file(resolve_model(model, "predict"), weights, progress), progress=progress, **options)
 
@@ -52,25 +52,25 @@ def exported_file(
     *,
     scratch: Path | None = None,
 ) -> Path:
-    """The exported file of a MODEL: the given one, a run's, a named network's in the cache, a function's made anew.
+    """Return the exported file of a MODEL: the given one, a run's, a named network's in the cache, or a new export.
 
-    Options are those of `load`; `scratch` is a folder for what the cache does not keep (None: one of this process).
+    The options are those of `load`; `scratch` is the folder for files outside the cache (None: one of this process).
 
     Raises:
-        UsageError: weights for what has its own, or a run without a file.
-        MissingExtraError: it has to be exported, and torch is not installed.
-        VertebraError: it cannot be exported; says why.
+        UsageError: weights are given for a model that has weights, or a run has no exported file.
+        MissingExtraError: the model has to be exported, and torch is not installed.
+        VertebraError: the export failed.
     """
     if model.kind is ModelKind.NETWORK:
         kept = find_cached_export(model.name) if os.fspath(weights) == "DEFAULT" else None
         return kept or cached_export(model.network, model.weights(os.fspath(weights)), progress, scratch=scratch)
     if os.fspath(weights) != "DEFAULT":
         raise UsageError(
-            f"{model.given} has its own weights, so weights={os.fspath(weights)!r} is one too many. Leave one out."
+            f"{model.given} already has weights, so weights={os.fspath(weights)!r} cannot be used. Leave weights out."
         )
     if model.kind is not ModelKind.FUNCTION:
         return model.exported_file
-    with require_extra("torch", f"predicting with a network of one's own ({model.given!r})"):
+    with require_extra("torch", f"predicting with the network of a function ({model.given!r})"):
         import torch  # noqa: F401
 
         from vertebra.export import prepare
@@ -86,7 +86,7 @@ def exported_file(
         ) from error
     except UsageError as error:
         raise UsageError(f"{model.given}: {error}") from error
-    progress(f"exporting {model.given}, for this run alone")
+    progress(f"exporting {model.given} for this run only")
     path = Path(tempfile.mkdtemp(dir=scratch or scratch_dir()), f"{model.name}.onnx")
     _export(prepared, path)
     return path
@@ -99,18 +99,18 @@ def cached_export(
     *,
     scratch: Path | None = None,
 ) -> Path:
-    """The file of a named network in the cache, exported if it is missing or damaged; raises as the export does.
+    """Return a named network's file in the cache; export it if it is missing or damaged.
 
-    Where the cache cannot be written, a warning says so, and it is in the folder `scratch` (None: one of this process).
+    If the cache is not writable, warn and export to the folder `scratch` (None: one of this process).
     """
     path = cached_export_path(name, weights)
     if path is None:
         _prepare(name, weights)  # its error says more
         raise UsageError(f"{name!r} with the weights {os.fspath(weights)!r} cannot be kept in the cache.")
-    if _is_kept(path, weights):
+    if _is_cached(path, weights):
         return path
-    with creation_lock(path, lambda: progress(f"waiting for another process that exports {name}")):
-        if _is_kept(path, weights):  # made while this process waited
+    with creation_lock(path, lambda: progress(f"waiting for another process to export {name}")):
+        if _is_cached(path, weights):  # exported while this process waited
             return path
         with capture_warnings() as texts:
             prepared = _prepare(name, weights)
@@ -123,7 +123,7 @@ def cached_export(
                 raise
             warn(
                 f"{path} cannot be written ({(reason.strerror or str(reason)).lower()}), so {name} is exported for "
-                "this run alone. VERTEBRA_CACHE names another folder."
+                "this run only. Set VERTEBRA_CACHE to another folder."
             )
             path = (scratch or scratch_dir()) / path.name
             try:
@@ -153,32 +153,32 @@ def _prepare(name: str, weights: str | os.PathLike[str]) -> Any:
 def _export(prepared: Any, path: Path) -> None:
     from vertebra.export import export
 
-    # Without the time the file is the same whenever it is made again, and results that it made can be gone on with.
+    # Without the time every export gives the same file, so that a result file can be resumed with it.
     prepared = replace(prepared, card=replace(prepared.card, created=None))
     with atomic_write(path) as temporary:
-        temporary.unlink()  # the export refuses to replace a file that is no network
+        temporary.unlink()  # the export refuses to replace a file that is not a network
         export(prepared, temporary)
 
 
-def _is_kept(path: Path, weights: str | os.PathLike[str]) -> bool:
-    """Whether a file in the cache is as it was made; the warnings of its export are repeated."""
+def _is_cached(path: Path, weights: str | os.PathLike[str]) -> bool:
+    """Whether the cached file is intact; if so, repeat the warnings of its export."""
     kept = read_sidecar(path)
     if kept is None:
         return False
     for text in kept["told"]:
-        warn(text.replace(f"'{kept['weights']}'", f"'{os.fspath(weights)}'"))  # of another place, with this content
+        warn(text.replace(f"'{kept['weights']}'", f"'{os.fspath(weights)}'"))  # the same file under another path
     return True
 
 
 def find_cached_export(name: str) -> Path | None:
-    """The file of a named network where it is in the cache; None where it has to be exported."""
+    """The cached file of a named network, or None."""
     path = cached_export_path(name)
-    # A name with a tag, as timm has them, is of other weights.
-    return path if path is not None and name.isidentifier() and _is_kept(path, "DEFAULT") else None
+    # A name with one of timm's tags has other weights.
+    return path if path is not None and name.isidentifier() and _is_cached(path, "DEFAULT") else None
 
 
 def cached_export_path(name: str, weights: str | os.PathLike[str] = "DEFAULT") -> Path | None:
-    """The path in the cache of a named network's exported file; None for what can be no network's name."""
+    """The cache path of a named network's exported file; None if the name cannot be a network's."""
     weights = os.fspath(weights)
     given = Path(weights)
     label = fingerprint(given)[:16] if given.is_file() else weights

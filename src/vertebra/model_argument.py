@@ -66,7 +66,7 @@ class ModelArgument:
     @property
     def network(self) -> str:
         """Of a network's name that of ours which it stands for; timm's name where that stands for another width."""
-        found = _named(self.given)
+        found = _read_network_name(self.given)
         return found.timm if found.alias.options else found.alias.name
 
     def weights(self, asked: Any = "DEFAULT") -> Any:
@@ -75,7 +75,7 @@ class ModelArgument:
         Raises:
             UsageError: there is no such network, or no weights of that tag or width.
         """
-        found = _named(self.given)
+        found = _read_network_name(self.given)
         if found.alias.differs:
             warn(f"{found.timm} is built as {found.alias.name}: {found.alias.differs}.")
         return asked if asked != "DEFAULT" else found.weights("DEFAULT")
@@ -114,17 +114,17 @@ def resolve_model(model: object, command: str) -> ModelArgument:
         raise UsageError(f"the model is a {type(model).__name__}; give {takes(command)}{module}.{hint}")
     text = os.fsdecode(model)
     if not text.strip():
-        raise UsageError("the MODEL is empty, as an unset variable would be. " + _offer(command))
-    readings = _readings(text, command, is_path=not isinstance(model, str))
-    if not readings:
-        raise UsageError(_nothing(text, command))
-    found, *others = readings
+        raise UsageError("the MODEL is empty, as an unset variable would be. " + _list_accepted(command))
+    interpretations = _interpretations(text, command, is_path=not isinstance(model, str))
+    if not interpretations:
+        raise UsageError(_explain_not_found(text, command))
+    found, *others = interpretations
     if others and len(ACCEPTED[command]) > 1:  # where names alone are taken, nothing else can be meant
-        _tell_precedence(found)
+        _warn_ambiguous(found)
     if found.kind is ModelKind.WEIGHTS:
         _check_weights(found.path, command)
     if found.kind not in ACCEPTED[command]:
-        raise UsageError(_refusal(found, command))
+        raise UsageError(_explain_not_accepted(found, command))
     return found
 
 
@@ -134,7 +134,7 @@ def takes(command: str) -> str:
     return f"{', '.join(most)} or {last}" if most else last
 
 
-def _readings(text: str, command: str, *, is_path: bool) -> list[ModelArgument]:
+def _interpretations(text: str, command: str, *, is_path: bool) -> list[ModelArgument]:
     """All that the text can mean, first what holds."""
     found = []
     exists = os.path.lexists(text)
@@ -147,7 +147,7 @@ def _readings(text: str, command: str, *, is_path: bool) -> list[ModelArgument]:
         found.append(ModelArgument(text, ModelKind.FUNCTION, function, source))
     if exists:
         # What it is matters where nothing else holds.
-        found.append(ModelArgument(text, ModelKind.RUN) if found else _of_path(text, command))
+        found.append(ModelArgument(text, ModelKind.RUN) if found else _classify_path(text, command))
     if named and not in_file and not found and _is_dotted(source):
         found.append(ModelArgument(text, ModelKind.FUNCTION, function, source))
     return found
@@ -160,7 +160,7 @@ def _is_known(name: str) -> bool:
     return read_name(name, networks()) is not None
 
 
-def _named(name: str) -> TimmName:
+def _read_network_name(name: str) -> TimmName:
     from vertebra.model_table import read_network_name  # with a table of all networks, which no file needs
 
     return read_network_name(name)
@@ -178,13 +178,13 @@ def _is_file_name(text: str) -> bool:
     return text.lower().endswith((".onnx", ".py", *WEIGHT_SUFFIXES)) or text.startswith(".")
 
 
-def _of_path(text: str, command: str) -> ModelArgument:
+def _classify_path(text: str, command: str) -> ModelArgument:
     """A file or folder that is there; a `UsageError` where it is no model."""
     path = Path(text)
     if os.path.isdir(text):  # noqa: PTH112
         if any((path / name).is_file() for name in (RUN_MODEL, RUN_METRICS, RUN_SETTINGS, RUN_WEIGHTS)):
             return ModelArgument(text, ModelKind.RUN)
-        raise UsageError(_of_folder(path, command))
+        raise UsageError(_explain_folder(path, command))
     suffix = path.suffix.lower()
     if suffix == ".py":
         from vertebra.model_function import functions_in
@@ -218,7 +218,7 @@ def _kind_by_content(path: Path) -> ModelKind:
     )
 
 
-def _of_folder(path: Path, command: str) -> str:
+def _explain_folder(path: Path, command: str) -> str:
     """Why a folder is no model, and what in it may be meant."""
     try:
         inside = sorted(path.iterdir())
@@ -231,10 +231,10 @@ def _of_folder(path: Path, command: str) -> str:
         if found:
             most = ", ".join(shlex.quote(str(entry)) for entry in found[:3]) + (", …" if len(found) > 3 else "")
             return f"{text} Name the {what} in it: {most}"
-    return f"{text} {_offer(command)}"
+    return f"{text} {_list_accepted(command)}"
 
 
-def _nothing(text: str, command: str) -> str:
+def _explain_not_found(text: str, command: str) -> str:
     """Why a text is nothing that is there."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
         return f"{text} is a web address, and no model is taken from there. Download the file, then give its path."
@@ -253,22 +253,22 @@ def _nothing(text: str, command: str) -> str:
         advice = f"Make one with: vertebra export NAME --out {shlex.quote(text)}"
         return f"{text}: no such file. {suggest_path(text) or advice}"
     if _is_file_name(text) or os.sep in text or (os.altsep or os.sep) in text:
-        return f"{text}: no such file or folder. {suggest_path(text) or _offer(command)}".replace("  ", " ")
-    return f"{text!r} is no model. {_offer(command)}"
+        return f"{text}: no such file or folder. {suggest_path(text) or _list_accepted(command)}".replace("  ", " ")
+    return f"{text!r} is no model. {_list_accepted(command)}"
 
 
-def _offer(command: str) -> str:
+def _list_accepted(command: str) -> str:
     return f"vertebra {command} takes {takes(command)}."
 
 
-def _tell_precedence(found: ModelArgument) -> None:
+def _warn_ambiguous(found: ModelArgument) -> None:
     function = f"function {found.function} of {found.source}"
     taken = f"network {found.name}" if found.kind is ModelKind.NETWORK else function
     what = "folder" if found.path.is_dir() else "file"
     warn(f"{found.given!r} is taken for the {taken}. The {what} of that name is written ./{found.given}")
 
 
-def _refusal(found: ModelArgument, command: str) -> str:
+def _explain_not_accepted(found: ModelArgument, command: str) -> str:
     """Why a command does not take a kind of model, and what to do instead."""
     path, given = found.path, shlex.quote(found.given)
     if command != "train" and found.kind in (ModelKind.WEIGHTS, ModelKind.EXPORTED):
@@ -281,7 +281,7 @@ def _refusal(found: ModelArgument, command: str) -> str:
             return f"{path} {fact}. Run: vertebra export {given} --model NAME --out {out}"
         if command == "export":
             return f"{path} {fact}. Give {takes(command)}; vertebra card {given} says what it is of."
-        return f"{path} {fact}, and vertebra {command} reads networks of torch. {_network_of(path, command)}"
+        return f"{path} {fact}, and vertebra {command} reads networks of torch. {_suggest_network(path, command)}"
     if command == "train" and found.kind in (ModelKind.RUN, ModelKind.WEIGHTS):
         weights = shlex.quote(str(found.path / RUN_WEIGHTS if found.kind is ModelKind.RUN else found.path))
         return f"{found.given} is {found.kind.value}. To train on from it: --model NAME --weights {weights}"
@@ -291,15 +291,15 @@ def _refusal(found: ModelArgument, command: str) -> str:
 
 def _check_weights(path: Path, command: str) -> None:
     """Refuse a file with a whole network, which nothing here opens, since that is to run what it says."""
-    from vertebra.torch_archives import network_in
+    from vertebra.torch_archives import describe_whole_network
 
-    if what := network_in(path):
+    if what := describe_whole_network(path):
         function = ModelKind.FUNCTION in ACCEPTED[command]
         advice = "Give a function that makes its network: FILE.py:NAME" if function else "Save its state_dict() alone"
         raise UsageError(f"{path} is {printable(what)}, not weights, and is not opened. {advice}.")
 
 
-def _network_of(path: Path, command: str) -> str:
+def _suggest_network(path: Path, command: str) -> str:
     """The command for the network of an exported file, where its card names one; else what the command takes."""
     try:
         name = read_card(path).architecture

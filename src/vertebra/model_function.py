@@ -1,7 +1,7 @@
 """`FILE.py:FUNCTION` or `package.module:FUNCTION` → the network that the function returns.
 
-This runs Python code: the file or module that a person has named, and nothing else. No command looks for such code by
-itself, and no model file leads to any.
+This runs Python code: the file or module that the user has named, and nothing else. No command searches for code, and
+no model file refers to any.
 """
 
 from __future__ import annotations
@@ -22,26 +22,28 @@ from vertebra.errors import UsageError, VertebraError, first_line, import_proble
 
 
 def call(source: str, function: str) -> Any:
-    """Run the code, then the function without arguments, which returns a `torch.nn.Module`.
+    """Run the code, call the function without arguments and return its `torch.nn.Module`.
 
-    What it prints goes to stderr: standard output is the command's. While it runs, the file's folder, or for a module
-    the working folder, is the first that imports look in, as with `python FILE.py` and `python -m`; `sys.argv` has the
-    source alone. A file of a package may import from it with a dot.
+    Its output goes to stderr, since standard output is the command's. As with `python FILE.py` and `python -m`, imports
+    search the file's folder, or for a module the working folder, first; `sys.argv` holds only the source. A file of a
+    package may use relative imports.
 
     Raises:
         UsageError: no such file, module or function; it needs arguments, or returns something else.
-        VertebraError: the code cannot be read, or raises.
+        VertebraError: the code cannot be read, or raises an exception.
     """
     named = f"{source}:{function}"
     path = Path(source) if source.lower().endswith(".py") else None
     place = Path.cwd() if path is None else path.parent
     root = place if path is None else _package_of(path)[1]
     with _as_script(source, place, root):
-        code = _imported(source) if path is None else _module_of_file(path)
+        code = _import_module(source) if path is None else _run_file(path)
         made: Any = code
         for part in function.split("."):
             if not hasattr(made, part):
-                raise UsageError(f"{source} has no function {function!r}. {_others(function, code)}".rstrip())
+                raise UsageError(
+                    f"{source} has no function {function!r}. {_suggest_functions(function, code)}".rstrip()
+                )
             made = getattr(made, part)
         if not _is_module(made):
             if not callable(made):
@@ -69,8 +71,8 @@ def functions_in(path: Path) -> list[str]:
     return [node.name for node in parsed.body if isinstance(node, kinds) and not node.name.startswith("_")]
 
 
-def _module_of_file(path: Path) -> ModuleType:
-    """The module of a file, run anew; nothing is written beside it, and nothing that lies there is taken for it."""
+def _run_file(path: Path) -> ModuleType:
+    """Run a file as a new module, without reading or writing bytecode beside it."""
     # Under its own name, so that a module that it imports can import it, unless that is another's.
     name = path.stem if path.stem.isidentifier() and path.stem not in sys.modules else f"_vertebra_{len(sys.modules)}"
     module = ModuleType(name)
@@ -102,8 +104,8 @@ def _package_of(path: Path) -> tuple[str, Path]:
     return ".".join(names), folder
 
 
-def _imported(name: str) -> ModuleType:
-    """The module of that dotted name; a `UsageError` where there is none."""
+def _import_module(name: str) -> ModuleType:
+    """Import a module by its dotted name; a `UsageError` if it does not exist."""
     importlib.invalidate_caches()
     with _one_line_errors(name):
         try:
@@ -135,8 +137,8 @@ def _check_callable_without_arguments(function: Callable[..., Any], named: str) 
         )
 
 
-def _others(function: str, code: ModuleType) -> str:
-    """The hint for a name that a module has not."""
+def _suggest_functions(function: str, code: ModuleType) -> str:
+    """The hint for a function that a module does not have: the nearest name, or the first ones."""
     own = [
         name
         for name, value in vars(code).items()
@@ -175,25 +177,25 @@ def _as_script(source: str, *folders: Path) -> Iterator[None]:
 
 @contextmanager
 def _one_line_errors(what: str) -> Iterator[None]:
-    """What the code raises as a `VertebraError` of one line: the error and where in the code it arose."""
+    """Turn what the code raises into a one-line `VertebraError`: the error and its location in the code."""
     try:
         yield
     except VertebraError as error:
         raise VertebraError(f"{what}: {error}") from error
     except SyntaxError as error:
         raise VertebraError(
-            f"{error.filename or what}, line {error.lineno}: {error.msg}. Mend the code and run the command again."
+            f"{error.filename or what}, line {error.lineno}: {error.msg}. Fix the code and run the command again."
         ) from error
     except (Exception, SystemExit) as error:
         if (missing := import_problem(error, what, "torch")) is not None:
             raise missing from error
-        line = _line_of(error)
+        line = _error_location(error)
         reason = f"{type(error).__name__}: {first_line(error)}" if str(error) else type(error).__name__
         raise VertebraError(f"{what} raises {reason}{line}. With --debug the traceback is shown.") from error
 
 
-def _line_of(error: BaseException) -> str:
-    """Where in the person's own code it arose: the last line that is neither Vertebra's nor of an installed package."""
+def _error_location(error: BaseException) -> str:
+    """Where the error arose in the user's code: the last frame outside Vertebra and installed packages."""
     others = ("<frozen", str(Path(__file__).parent), str(Path(inspect.__file__).parent))  # the last is Python's own
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if "site-packages" not in f.filename and not f.filename.startswith(others)]

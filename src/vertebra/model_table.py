@@ -1,12 +1,12 @@
-"""The networks and their published weights as plain figures, for commands that list them without torch.
+"""The networks and the figures of their published weights, for commands that list them without torch.
 
-`model_table.json` is written from the registry, which a test holds it against: `python tests/test_model_table.py`.
+`model_table.json` is generated from the registry by `python tests/test_model_table.py`; a test compares the two.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -24,7 +24,7 @@ FAMILY_CLASSES: tuple[str, ...] = tuple(_TABLE["families"].values())
 
 @dataclass(frozen=True, slots=True)
 class PublishedWeights:
-    """One published file."""
+    """The figures of one published weight file."""
 
     name: str  # "ResNet50_Weights.IMAGENET1K_V2"
     url: str  # `package:NAME/FILE` is a file inside an installed Python package
@@ -33,7 +33,7 @@ class PublishedWeights:
     mebibytes: float  # of the file, in 2²⁰ bytes, as it is published
     top1: float | None  # % on ImageNet; None: without a classifier
     min_size: int  # smallest side of an image, in pixels
-    crop_size: int  # side of the image that the accuracy was measured on, in pixels
+    crop_size: int  # side of the images of the published accuracy, in pixels
 
     @property
     def mb(self) -> float:
@@ -55,7 +55,7 @@ class PublishedNetwork:
 
     @property
     def best(self) -> PublishedWeights:
-        """The weights that do best on ImageNet; the first of several."""
+        """The weights with the best ImageNet top-1 accuracy; the first if several are equal."""
         return max(self.weights, key=lambda weights: weights.top1 or 0.0)
 
 
@@ -72,7 +72,7 @@ def networks() -> Mapping[str, PublishedNetwork]:
 
 
 def find_network(name: str) -> PublishedNetwork:
-    """The network of that name, also timm's; with one of timm's tags, only the weights that it names."""
+    """Find a network by its name, ours or timm's; with one of timm's tags, only with the weights of that tag."""
     read = read_network_name(name)
     found = networks()[read.alias.name]
     if read.tag or read.alias.options:
@@ -83,13 +83,13 @@ def find_network(name: str) -> PublishedNetwork:
 
 
 def read_network_name(name: object) -> TimmName:
-    """What a network's name, ours or timm's, says: the network, the tag of its weights, its width.
+    """Parse a network's name, ours or timm's: the network, the tag of its weights, its width.
 
     Raises:
         UsageError: there is no such network; the message has the nearest names.
     """
     if not isinstance(name, str):
-        raise UsageError(f"the model's name is {name!r}; it must be a word such as 'resnet50'.")
+        raise UsageError(f"the model's name is {name!r}; it must be a string such as 'resnet50'.")
     found = read_name(name, networks())
     if found is None:
         raise UsageError(explain_unknown(name.strip(), networks(), FAMILY_CLASSES))
@@ -97,7 +97,7 @@ def read_network_name(name: object) -> TimmName:
 
 
 def find_weights(name: str) -> PublishedWeights:
-    """The weights of that name: "resnet50" for its default, or "ResNet50_Weights.IMAGENET1K_V2"."""
+    """The published weights of a name: "resnet50" for its default, or "ResNet50_Weights.IMAGENET1K_V2"."""
     member = name.partition(".")[2]
     if not member:
         return find_network(name).default
@@ -105,20 +105,25 @@ def find_weights(name: str) -> PublishedWeights:
     if member == "DEFAULT":
         known |= {f"{each.default.name.partition('.')[0]}.DEFAULT": each.default for each in networks().values()}
     if name not in known:
-        raise UsageError(
-            f"there are no weights {name!r}; a name is like 'ResNet50_Weights.IMAGENET1K_V2'. {suggest(name, known)}"
-        )
+        raise unknown_weights(name, known)
     return known[name]
 
 
+def unknown_weights(name: str, known: Iterable[str]) -> UsageError:
+    """The error for a name of weights that is not among those known."""
+    return UsageError(
+        f"there are no weights {name!r}; a name is like 'ResNet50_Weights.IMAGENET1K_V2'. {suggest(name, known)}"
+    )
+
+
 def families_of_any_size() -> str:
-    """The families with networks that take images of any size, in words."""
+    """The families with a network that takes images of any size: "resnet, mobilenetv2 or efficientnet"."""
     free = {network.family for network in networks().values() if network.default.min_size == 1}
     *most, last = [family for family in FAMILIES if family in free]
     return f"{', '.join(most)} or {last}"
 
 
 def check_family(name: str) -> None:
-    """Refuse, with a `UsageError`, what is no family."""
+    """Raise a `UsageError` for an unknown family."""
     if name not in FAMILIES:
         raise UsageError(f"there is no family {name!r}; there are {', '.join(FAMILIES)}. {suggest(name, FAMILIES)}")

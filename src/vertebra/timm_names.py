@@ -138,10 +138,10 @@ class TimmName:
         return f"there are no weights {self.tag!r} of {self.timm} here; there are {' and '.join(known)}."
 
 
-_WORKS = "timm's own works on the networks here: import timm.{0}"
+_USE_TIMM = "timm's own works on the networks here: import timm.{0}"
 # Names in timm's package that are not here → what to write.
-_NOT_HERE = {
-    **{module: _WORKS.format(module) for module in ("data", "layers", "loss", "optim", "scheduler", "utils")},
+_REPLACEMENTS = {
+    **{module: _USE_TIMM.format(module) for module in ("data", "layers", "loss", "optim", "scheduler", "utils")},
     "create_transform": "Write get_model_weights(NAME).DEFAULT.transforms().",
     "get_pretrained_cfg": "Write create_model(NAME).pretrained_cfg, or get_model_weights(NAME).DEFAULT.",
     "get_pretrained_cfg_value": "Write create_model(NAME).pretrained_cfg[KEY].",
@@ -154,9 +154,9 @@ _NOT_HERE = {
 }
 
 
-def advice(name: str) -> str:
+def suggest_replacement(name: str) -> str:
     """What to write instead of a name in timm's package that is not here, with a space before; "" for others."""
-    return f". {_NOT_HERE[name]}" if name in _NOT_HERE else ""
+    return f". {_REPLACEMENTS[name]}" if name in _REPLACEMENTS else ""
 
 
 def read_name(name: str, networks: Mapping[str, Any]) -> TimmName | None:

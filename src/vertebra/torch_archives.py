@@ -14,7 +14,7 @@ from zlib import error as ZlibError
 _MAX_START = 65_536  # bytes of a pickle that are read
 
 
-def network_in(path: Path) -> str:
+def describe_whole_network(path: Path) -> str:
     """What a file holds that is a whole network: "a TorchScript program"; "" for weights and what cannot be told."""
     try:
         with zipfile.ZipFile(path) as archive:

@@ -77,7 +77,7 @@ def test_an_averaged_copy_is_told_in_one_line(tmp_path: Path, capsys: pytest.Cap
     torch.save({"state_dict": state, "state_dict_ema": ema, "args": argparse.Namespace()}, path)
     assert main(["export", path, "--model", "mobilenet_v2", "--out", out]) == 0
     averaged, assumed = capsys.readouterr().err.splitlines()
-    assert "weights at 'state_dict' and an averaged copy at 'state_dict_ema → module', which is taken" in averaged
+    assert "weights at 'state_dict' and an averaged copy at 'state_dict_ema → module', which is loaded" in averaged
     assert "assumed: size 224" in assumed
 
 

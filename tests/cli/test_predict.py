@@ -566,7 +566,7 @@ def test_unsure_is_said(vertebra, write_model, tmp_path):
         (["--out", "results.txt"], ".csv or .jsonl or .parquet"),
         (["--top", "0"], "--top"),
         (["--batch", "0"], "--batch"),
-        (["--weights", "IMAGENET1K_V1"], "one too many"),
+        (["--weights", "IMAGENET1K_V1"], "already has weights"),
     ],
 )
 def test_options_that_are_not_allowed(vertebra, tiny_model, folder, options, message):

@@ -231,7 +231,7 @@ class Mixing(nn.Module):
         (Small, {"preprocessing": {"side": 24}}, r"preprocessing has no 'side'"),
         (Small, {"classes": list("abc")}, r"3 class names, and the network has 5"),
         (Small, {"classes": "none.txt"}, r"classes 'none\.txt' cannot be read"),
-        (Small, {"weights": "mine.pth"}, r"the file 'mine\.pth' is one too many.*load_state_dict"),
+        (Small, {"weights": "mine.pth"}, r"the file 'mine\.pth' cannot be used.*load_state_dict"),
         (Small, {"weights": 5}, r"weights is 5; for a module it is a member"),
         (Small, {"weights": "IMAGENET1K_V1"}, r"many networks have.*'ResNet50_Weights\.IMAGENET1K_V1'"),
         (Small, {"weights": "ResNet18_Weights.IMAGNET1K_V1"}, r"Did you mean 'IMAGENET1K_V1'"),

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from vertebra.errors import WeightsError
-from vertebra.models.pickle_reader import Foreign, PickleReader
+from vertebra.models.pickle_reader import InertObject, PickleReader
 from vertebra.models.torch_file import bare_pickle
 from vertebra.models.weight_reader import read
 
@@ -84,13 +84,13 @@ def test_objects_beside_the_weights_are_passed_by(tmp_path: Path, protocol: int,
     got = read(tmp_path / "w.pth").value
     assert list(got) == list(content)
     assert got["last"] == 7
-    assert got["bytes"] == b"\0\xff" or isinstance(got["bytes"], Foreign)
+    assert got["bytes"] == b"\0\xff" or isinstance(got["bytes"], InertObject)
     assert got["optimizer"]["param_groups"][0]["lr"] == 0.1
     assert got["ordered"] == {"a": 1}
     for name, value in weights.items():
         assert type(got["model"][name]) is Tensor
         assert torch.equal(got["model"][name], value)
-    names = {key: value.name for key, value in got.items() if isinstance(value, Foreign)}
+    names = {key: value.name for key, value in got.items() if isinstance(value, InertObject)}
     assert names["namespace"] == "argparse.Namespace"
     assert names["scalar"].endswith("multiarray.scalar")
     assert got["defaultdict"] == OBJECTS["defaultdict"]
@@ -181,7 +181,7 @@ def test_nothing_is_imported_and_nothing_called(watched: Path, name: str) -> Non
     before = set(sys.modules)
     path = program(b"\x80\x02}" + text("args") + ATTACKS[name] + b"s.", watched / "w.pth")
     value = read(path).value
-    assert isinstance(value, Foreign) or list(value) == ["args"]
+    assert isinstance(value, InertObject) or list(value) == ["args"]
     assert not (watched / "mark").exists()
     assert not {"trap_of_imports"} & (set(sys.modules) - before)
 
@@ -281,7 +281,7 @@ def test_hostile_programs_end_in_an_error_or_in_nothing(tmp_path: Path, code: by
     """Neither a crash nor memory without end: each is small, and so is what comes of it."""
     path = program(b"\x80\x04" + code, tmp_path / "w.pth")
     try:
-        assert isinstance(read(path).value, tuple | list | dict | Foreign | bytes | None)
+        assert isinstance(read(path).value, tuple | list | dict | InertObject | bytes | None)
     except WeightsError as error:
         assert "\n" not in str(error)
 

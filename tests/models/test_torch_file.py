@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from vertebra.models import pickle_reader, torch_file
-from vertebra.models.pickle_reader import Foreign, UnreadableError
+from vertebra.models.pickle_reader import InertObject, UnreadableError
 
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older"])
 
@@ -176,7 +176,7 @@ def test_anything_but_plain_tensors_stays_closed(tmp_path: Path, content: Any, z
     if isinstance(content, dict) and content["a"] is LONG and not zipped:
         assert got is None  # the older format has no sizes for other types: what follows cannot be found
     else:
-        assert isinstance(got["a"] if isinstance(got, dict) else got, Foreign)
+        assert isinstance(got["a"] if isinstance(got, dict) else got, InertObject)
 
 
 @FORMATS

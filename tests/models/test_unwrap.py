@@ -99,7 +99,7 @@ def test_the_averaged_copy_is_taken_and_told(
     assert_same(got, average)
     assert len(told) == 1
     assert f"an averaged copy at {place}" in told[0]
-    assert "which is taken" in told[0]
+    assert "which is loaded" in told[0]
     assert "run.ckpt' holds weights at '" in told[0]
 
 
@@ -123,7 +123,7 @@ def test_an_averaged_copy_that_is_a_list_of_parameters_is_told(plain: State, tmp
     assert_same(got, plain)
     assert len(told) == 1
     assert f"shadow_params, a list of {len(plain)} tensors without names" in told[0]
-    assert "the weights at 'model' are taken" in told[0]
+    assert "the weights at 'model' are loaded" in told[0]
 
 
 def test_numbers_of_averages_are_no_networks(plain: State, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_lightnings_averaging_keeps_the_averaged_copy_as_the_state_dict(
     got, told = loaded(content, tmp_path / "w.ckpt")
     assert_same(got, average)
     assert len(told) == 1
-    assert "an averaged copy at 'state_dict → model', which is taken" in told[0]
+    assert "an averaged copy at 'state_dict → model', which is loaded" in told[0]
 
 
 def test_an_averaged_copy_alone_is_taken(average: State, tmp_path: Path) -> None:
@@ -163,7 +163,9 @@ def test_an_averaged_copy_alone_is_taken(average: State, tmp_path: Path) -> None
 def test_several_that_differ_are_refused_by_name(plain: State, average: State, tmp_path: Path, content: Any) -> None:
     torch.manual_seed(1)
     other = {name: value * 2 + 1 for name, value in plain.items()}
-    with pytest.raises(WeightsError, match=r"several networks that fit and differ: '.*' and '.*own: torch\.save"):
+    with pytest.raises(
+        WeightsError, match=r"several weights that fit this network and differ: '.*' and '.*own: torch\.save"
+    ):
         loaded(content(other, average), tmp_path / "run.pth")
 
 
@@ -179,7 +181,7 @@ def test_what_else_lies_beside_the_prefix_is_told(plain: State, tmp_path: Path) 
     got, told = loaded(content, tmp_path / "run.ckpt")
     assert_same(got, plain)
     assert len(told) == 1
-    assert "are at 'state_dict → model'; passed by: criterion.weight." in told[0]
+    assert "are at 'state_dict → model'; skipped: criterion.weight." in told[0]
 
 
 def test_a_tensor_too_many_or_too_few_is_an_error(plain: State, tmp_path: Path) -> None:

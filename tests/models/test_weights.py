@@ -244,7 +244,7 @@ def test_what_tensors_do_not_tell_travels_with_them(suffix: str, tmp_path: Path)
         torch.save(dict(model.state_dict()), path)
     else:
         save_file(model.state_dict(), path)
-    with pytest.warns(VertebraWarning, match="does not say transform_input; transform_input=False is assumed"):
+    with pytest.warns(VertebraWarning, match="does not record transform_input; transform_input=False is assumed"):
         assert not create_model("googlenet", weights=path).transform_input
     assert torch.equal(create_model("googlenet", weights=path, transform_input=True).eval()(x), model(x))
 

@@ -267,7 +267,7 @@ def test_what_is_assumed_of_weights_is_noted_in_each_run(shapes_without_broken, 
         with pytest.warns(VertebraWarning):
             run = vertebra.train(shapes_without_broken, tmp_path / name, model="resnet18", weights=str(path), folds=3)
         chosen, assumed = json.loads((run.run / "metrics.json").read_text())["notes"][:2]
-        assert "an averaged copy at 'state_dict_ema', which is taken" in chosen
+        assert "an averaged copy at 'state_dict_ema', which is loaded" in chosen
         assert "mine.pth' does not say how its network was trained; assumed: size 224, resize" in assumed
         assert not any(word in assumed for word in ("classes", "temperature", "threshold"))
         assert "an averaged copy at" in (run.run / "report.html").read_text(encoding="utf-8")

@@ -206,7 +206,7 @@ def _name_and_weights(model: ModelArgument, weights: Any, architecture: str | No
     check_architecture(card, architecture, path)
     if weights != "DEFAULT":
         raise UsageError(
-            f"{model.given} has its own weights already, so weights={weights!r} is one too many. Leave one out."
+            f"{model.given} already has weights, so weights={weights!r} cannot be used. Leave weights out."
         )
     return architecture, path
 

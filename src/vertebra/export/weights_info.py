@@ -23,7 +23,7 @@ from vertebra.card import Preprocessing, WeightSource
 from vertebra.errors import UsageError, VertebraError
 from vertebra.files import WEIGHT_SUFFIXES
 from vertebra.models import ConvNet, create_model, get_model_weights, get_weight, list_models
-from vertebra.models.build import Origin
+from vertebra.models.build import LoadedWeights
 from vertebra.models.weight_reader import read_state_dict
 from vertebra.preprocessing import timm_config
 from vertebra.weight_files import cached_path
@@ -74,7 +74,7 @@ def _member(weights: Any, network: nn.Module, architecture: str | None) -> Any:
     """The member of a weights enum; torchvision's become ours where they are of our families."""
     if isinstance(weights, str | Path) and _is_weight_file(weights):
         raise UsageError(
-            f"the network has its values already, so the file {str(weights)!r} is one too many. Load it with "
+            f"the network already has values, so the file {str(weights)!r} cannot be used. Load it with "
             "load_state_dict() or create_model(…, weights=PATH), and name the published weights whose preprocessing "
             "holds, or give preprocessing=."
         )
@@ -164,7 +164,7 @@ def _published(
     )
 
 
-def _of_file(network: nn.Module, origin: Origin, name: str) -> WeightsInfo:
+def _of_file(network: nn.Module, origin: LoadedWeights, name: str) -> WeightsInfo:
     """A network that was created with a weight file of one's own."""
     card, file, label = origin.card, origin.file, f"'{origin.file}'"
     default = get_model_weights(origin.name)["DEFAULT"]

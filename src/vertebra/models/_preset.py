@@ -63,14 +63,14 @@ class ImageClassification(nn.Module):
         self.antialias = antialias
 
     def forward(self, img: Image.Image | Tensor) -> Tensor:
-        img = _scaled(self._cut_tensor(img) if isinstance(img, Tensor) else self._cut_picture(img))
+        img = _to_unit_range(self._crop_tensor(img) if isinstance(img, Tensor) else self._crop_picture(img))
         self._check_channels(img.shape[-3])
         mean, std = (
             torch.as_tensor(v, dtype=img.dtype, device=img.device).view(-1, 1, 1) for v in (self.mean, self.std)
         )
         return img.sub(mean).div_(std)
 
-    def _cut_picture(self, img: Any) -> Tensor:
+    def _crop_picture(self, img: Any) -> Tensor:
         """A PIL image → (C, crop, crop) of its own type."""
         if not hasattr(img, "getbands"):
             raise UsageError(
@@ -99,7 +99,7 @@ class ImageClassification(nn.Module):
         pixels = torch.as_tensor(np.array(img))
         return pixels.view(img.height, img.width, len(img.getbands())).permute(2, 0, 1)
 
-    def _cut_tensor(self, img: Tensor) -> Tensor:
+    def _crop_tensor(self, img: Tensor) -> Tensor:
         """(…, H, W) → (…, crop, crop) of the same type."""
         if img.ndim not in (3, 4) or not img.numel():
             raise UsageError(
@@ -152,7 +152,7 @@ class ImageClassification(nn.Module):
         )
 
 
-def _scaled(img: Tensor) -> Tensor:
+def _to_unit_range(img: Tensor) -> Tensor:
     """Any type → float32, integers from their range to 0–1."""
     if img.is_floating_point():
         return img.to(torch.float32)

@@ -19,7 +19,7 @@ def checkpointed(run: Callable[..., Tensor], *inputs: Tensor, norms: nn.Module) 
     """`run(*inputs)`, computed again in the backward pass; the batch norms in `norms` count each batch once."""
     contexts: dict[str, Any] = {}
     if not torch.compiler.is_compiling():  # a compiled graph changes the statistics once, however often it recomputes
-        contexts = {"context_fn": lambda: (nullcontext(), _statistics_kept(norms))}
+        contexts = {"context_fn": lambda: (nullcontext(), _keep_statistics(norms))}
     output: Tensor = checkpoint(run, *inputs, use_reentrant=False, **contexts)
     return output
 
@@ -51,7 +51,7 @@ def _segments(layers: Iterable[Callable[[Tensor], Tensor]]) -> Iterator[Callable
 
 
 @contextmanager
-def _statistics_kept(module: nn.Module) -> Iterator[None]:
+def _keep_statistics(module: nn.Module) -> Iterator[None]:
     """The second forward pass must not change the running statistics of batch norm a second time."""
     norms = [m for m in module.modules() if isinstance(m, _NormBase) and m.track_running_stats and m.training]
     kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]

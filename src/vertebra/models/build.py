@@ -17,19 +17,19 @@ from . import timm_weights, weight_reader
 from .convnet import ConvNet
 from .published_weights import WeightsEnum, published, resolve
 from .registry import name_of, network_class
-from .state_dict import fitting, load_fitting, meta_build
-from .unwrap import Candidate, fitting_weights
+from .state_dict import load_matched, match_state_dict, meta_build
+from .unwrap import Candidate, find_matching_weights
 
 N = TypeVar("N", bound=ConvNet)
 
 
 @dataclass(frozen=True)
-class Origin:
+class LoadedWeights:
     """The weights that a network was built with; they may have been trained further since."""
 
-    name: str  # of the network, as `list_models` has it
-    weights: WeightsEnum | None  # published ones
-    file: Path | None = None  # one's own, absolute
+    name: str  # of the network, as in `list_models`
+    weights: WeightsEnum | None  # the published weights, if it was built with these
+    file: Path | None = None  # absolute path of the weight file, if one was given
     card: Card | None = None  # of that file
 
 
@@ -45,13 +45,12 @@ def build(
     assumed: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> N:
-    """Build `network(**options)`; with weights, build it without initialising any, and map the file's tensors into it.
+    """Build `network(**options)`; with weights, skip the initialisation and map the file's tensors into the network.
 
-    Where `num_classes` is not the file's, the body is the file's and the classifier has random weights; where
-    `in_channels` is not the file's, the first convolution is adapted (`ConvNet.reset_stem`). None is what the file has,
-    or else 1000 and 3. The file's `hidden_settings` are kept unless `options` say otherwise; `assumed` are options that
-    hold where neither says anything. So it is with `low_resolution`, whether `ConvNet.reset_resolution` was called;
-    where nothing says so, `resolution_assumed` is set.
+    If `num_classes` differs from the file's, the classifier gets random weights; if `in_channels` differs, the first
+    convolution is adapted (`ConvNet.reset_stem`). None keeps the file's values, or 1000 and 3. `options` override the
+    file's `hidden_settings`, which override `assumed`. `low_resolution`, whether `ConvNet.reset_resolution` was called,
+    is resolved alike; if the file leaves it open, `resolution_assumed` is set.
     """
     in_channels = None if in_channels is None else require_positive_int("in_channels", in_channels)
     num_classes = None if num_classes is None else require_positive_int("num_classes", num_classes)
@@ -64,7 +63,7 @@ def build(
         return random
 
     path = source if isinstance(source, Path) else weight_files.fetch(source.url, progress=progress)
-    # The cache's files are only ever replaced whole. A file of one's own may be saved over: it is copied.
+    # Files in the cache are only replaced as a whole. The user's file may be overwritten in place, so it is copied.
     mapped = not isinstance(source, Path) or path.parent.absolute() == weight_files.hub_dir().absolute()
     try:
         content = weight_reader.read(path, mapped=mapped)
@@ -84,34 +83,36 @@ def build(
             raise WeightsError(f"{path}: {error}") from None
         with meta_build():
             model = network(**assumed | _known(settings, cls) | options | found)
-        said = settings.get("low_resolution")
+        saved = settings.get("low_resolution")
         stem = model.stem_module
-        # `reset_resolution` changes only larger kernels, so that these show whether it was called.
+        # `reset_resolution` replaces only larger kernels, which therefore show whether it was called.
         is_large = isinstance(stem, nn.Conv2d) and stem.kernel_size[0] > 3
-        if said is None and is_large and state[f"{cls.stem_path}.weight"].shape[2:] == (3, 3):
-            said = True
-        model.resolution_assumed = isinstance(source, Path) and low_resolution is None and said is None and not is_large
-        if (said if low_resolution is None else low_resolution) is True:
+        if saved is None and is_large and state[f"{cls.stem_path}.weight"].shape[2:] == (3, 3):
+            saved = True
+        model.resolution_assumed = (
+            isinstance(source, Path) and low_resolution is None and saved is None and not is_large
+        )
+        if (saved if low_resolution is None else low_resolution) is True:
             with meta_build():
                 model.reset_resolution()
-        return model, fitting(model, state, str(path))
+        return model, match_state_dict(model, state, str(path))
 
     def names() -> list[str]:
         with meta_build():
             return list(network(**assumed | options).state_dict())
 
-    candidate, (model, values) = fitting_weights(content, cls, fit, names)
-    asked = options if low_resolution is None else options | {"low_resolution": low_resolution}
-    said = _known(candidate.hidden_settings, cls, "low_resolution")
-    _warn_of_options(path, said, asked, assumed if isinstance(source, Path) else {})
-    timm_weights.tell_difference(content, candidate.tensors, name_of(weights_enum), cls)
+    candidate, (model, values) = find_matching_weights(content, cls, fit, names)
+    given = options if low_resolution is None else options | {"low_resolution": low_resolution}
+    saved = _known(candidate.hidden_settings, cls, "low_resolution")
+    _warn_of_options(path, saved, given, assumed if isinstance(source, Path) else {})
+    timm_weights.warn_of_differences(content, candidate.tensors, name_of(weights_enum), cls)
     if low_resolution is None and model.low_resolution and "low_resolution" not in candidate.hidden_settings:
-        warn(f"'{path}' has first kernels of 3 × 3, so reset_resolution() is taken to have been called on its network.")
-    if not mapped:  # of a mapped file that would read every page, most of which nobody needs yet
+        warn(f"'{path}' has first kernels of 3 × 3, so its network is assumed to have had reset_resolution() called.")
+    if not mapped:  # of a mapped file, which this would read completely
         _warn_of_non_finite(path, values)
-    load_fitting(model, values)
+    load_matched(model, values)
     own = source.absolute() if isinstance(source, Path) else None
-    model.origin = Origin(name_of(weights_enum), published(weights_enum, source), own, content.card)
+    model.origin = LoadedWeights(name_of(weights_enum), published(weights_enum, source), own, content.card)
     if num_classes is not None and num_classes != model.num_classes:
         model.reset_classifier(num_classes)
     if in_channels is not None:
@@ -120,7 +121,7 @@ def build(
 
 
 def _known(settings: Mapping[str, Any], cls: type[ConvNet], *others: str) -> dict[str, Any]:
-    """Of what a file says of its network the arguments of the constructor, and these others."""
+    """The saved settings that are arguments of the constructor or among `others`."""
     found = {name: settings[name] for name in (*cls.hidden_options, *others) if name in settings}
     return {name: value for name, value in found.items() if isinstance(value, bool | list)}
 
@@ -129,16 +130,16 @@ def _warn_of_non_finite(path: Path, state: Mapping[str, Tensor]) -> None:
     for name, tensor in state.items():
         # A sum is NaN or infinite if a value is, and takes no memory; it may overflow where none is.
         if tensor.is_floating_point() and not tensor.sum().isfinite() and not tensor.isfinite().all():
-            warn(f"'{path}' holds NaN or infinite values in {name}, so its network predicts nothing of use.")
+            warn(f"'{path}' holds NaN or infinite values in {name}, so its network's predictions are meaningless.")
             return
 
 
 def _warn_of_options(
-    path: Path, said: Mapping[str, Any], options: Mapping[str, Any], assumed: Mapping[str, Any]
+    path: Path, saved: Mapping[str, Any], options: Mapping[str, Any], assumed: Mapping[str, Any]
 ) -> None:
-    for name, value in said.items():
+    for name, value in saved.items():
         if name in options and options[name] != value:
-            warn(f"'{path}' says {name}={value!r}; {name}={options[name]!r} was asked for and is taken.")
+            warn(f"'{path}' was saved with {name}={value!r}; the given {name}={options[name]!r} is used instead.")
     for name, value in assumed.items():
-        if name not in said and name not in options and not value:
-            warn(f"'{path}' does not say {name}; {name}={value!r} is assumed. Give {name}=… where it is otherwise.")
+        if name not in saved and name not in options and not value:
+            warn(f"'{path}' does not record {name}; {name}={value!r} is assumed. Pass {name}=… if that is wrong.")

@@ -18,13 +18,13 @@ from vertebra.model_table import families_of_any_size
 
 from .activation_checkpointing import run_checkpointed
 from .stages import Stage as Stage
-from .stages import final_map, in_turn, recorded_layers, stages_of
+from .stages import final_map, recorded_layers, run_in_sequence, stages_of
 from .surgery import Adaptable
 from .timm_methods import TimmMethods, unpooled_head
-from .timm_weights import named_as_here
+from .timm_weights import to_torchvision_names
 
 if TYPE_CHECKING:
-    from .build import Origin
+    from .build import LoadedWeights
 
 Run = Callable[..., Any]  # run(x, *layers): the layers one after the other
 
@@ -46,7 +46,7 @@ class ConvNet(TimmMethods, Adaptable):
     # Whether the file that the weights are from leaves open what `reset_resolution` would have changed.
     resolution_assumed: bool = False
     # The weights that it was built with; None: randomly initialised ones. A copy, a pickle and a new head keep it.
-    origin: Origin | None = None
+    origin: LoadedWeights | None = None
     _checkpointing = False
 
     def forward_maps(self, x: Tensor, run: Run) -> Iterator[tuple[str, Tensor]]:
@@ -65,7 +65,7 @@ class ConvNet(TimmMethods, Adaptable):
         """The last of `forward_maps`. A family whose body is one module calls that as a whole, so that hooks on it are
         called, and layers that were added to it run.
         """
-        for _, last in self.forward_maps(x, in_turn):
+        for _, last in self.forward_maps(x, run_in_sequence):
             x = last
         return x
 
@@ -77,7 +77,7 @@ class ConvNet(TimmMethods, Adaptable):
     def maps_at(self, x: Tensor, *names: str) -> Iterator[Tensor]:
         """The maps of these names, in the order of `forward_maps`; what none of them needs does not run."""
         checkpoints = self._checkpointing and torch.is_grad_enabled()
-        maps = self._checkpointed_maps(x, names) if checkpoints else self.forward_maps(x, in_turn)
+        maps = self._checkpointed_maps(x, names) if checkpoints else self.forward_maps(x, run_in_sequence)
         for name, found in maps:
             if name in names:
                 yield found
@@ -201,7 +201,7 @@ class ConvNet(TimmMethods, Adaptable):
     @classmethod
     def own_names(cls, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
         """Keys of older checkpoints, and of timm's → this family's."""
-        return cls.convert_state_dict(named_as_here(cls, state_dict))
+        return cls.convert_state_dict(to_torchvision_names(cls, state_dict))
 
     @classmethod
     def options_of(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def feature_map_ends(network: ConvNet) -> tuple[MapEnd, ...]:
     return (*finer, ends[-1])
 
 
-def info_of(ends: Sequence[MapEnd]) -> list[dict[str, Any]]:
+def feature_info_entries(ends: Sequence[MapEnd]) -> list[dict[str, Any]]:
     """The entries of `FeatureInfo` for these maps."""
     return [
         {"num_chs": end.channels, "reduction": end.reduction, "module": end.modules[-1], "index": index}

@@ -1,6 +1,6 @@
 """Pickles as data: Python's unpickler with every opcode that would import, call, build or hash made inert.
 
-What a program would import or call becomes a `Foreign` that remembers its name and no more. So a checkpoint can be
+What a program would import or call becomes a `InertObject` that remembers its name and no more. So a checkpoint can be
 read that holds a namespace, a NumPy scalar or a configuration beside its tensors, whatever these would do if they were
 unpickled. Tensors alone are made.
 
@@ -23,8 +23,8 @@ from torch import Tensor
 
 from vertebra.units import size as shown_size
 
-_STEPS = 1_000_000  # of a program, each of which can make an object; 300 layers take 30,000
-_REPEATED_LIMIT = 1 << 26  # bytes of all tensors that have more numbers than their storages (`expand`)
+_MAX_STEPS = 1_000_000  # of a program, each of which can make an object; 300 layers take 30,000
+_MAX_REPEATED = 1 << 26  # bytes of all tensors that have more numbers than their storages (`expand`)
 _KEYS = (str, int, float, bool, bytes, type(None))
 _TYPES = {
     "FloatStorage": torch.float32,
@@ -51,7 +51,7 @@ class UnreadableError(Exception):
     """
 
 
-class Foreign:
+class InertObject:
     """Something that only running code could make: a class, a function, or what one of them would have given."""
 
     __slots__ = ("name",)
@@ -60,15 +60,15 @@ class Foreign:
         self.name = name  # module and name, as the program asks for them
 
 
-class _Limited(dict[int, Any]):
+class _CountedDispatch(dict[int, Any]):
     """The unpickler's methods by opcode; it looks one up for each step."""
 
     steps = 0
 
     def __getitem__(self, opcode: int) -> Any:
         self.steps += 1
-        if self.steps > _STEPS:
-            raise UnreadableError(f"holds more than {_STEPS:,} other things beside its tensors")
+        if self.steps > _MAX_STEPS:
+            raise UnreadableError(f"holds more than {_MAX_STEPS:,} other things beside its tensors")
         return super().__getitem__(opcode)
 
 
@@ -88,27 +88,27 @@ class PickleReader(pickle._Unpickler):
         super().__init__(file, encoding="utf-8")
         self.names: list[str] = []  # all that it would import
         # A program has at most as many steps as bytes, and counting them takes a fifth of the time.
-        if not isinstance(file, io.BytesIO) or file.getbuffer().nbytes > _STEPS:
-            self.dispatch = _Limited(self.dispatch)  # type: ignore[misc]
+        if not isinstance(file, io.BytesIO) or file.getbuffer().nbytes > _MAX_STEPS:
+            self.dispatch = _CountedDispatch(self.dispatch)  # type: ignore[misc]
         self._storage = storage
         self._storages: dict[str, Tensor] = {}
         self._repeated = 0
 
     def find_class(self, module: str, name: str) -> Any:
-        """A storage's type, or a `Foreign`: nothing that could be called is ever on the stack."""
+        """A storage's type, or a `InertObject`: nothing that could be called is ever on the stack."""
         self.names.append(f"{module}.{name}")
-        return _TYPES.get(name, Foreign(self.names[-1])) if module == "torch" else Foreign(self.names[-1])
+        return _TYPES.get(name, InertObject(self.names[-1])) if module == "torch" else InertObject(self.names[-1])
 
     def get_extension(self, _: int) -> None:
-        self.append(Foreign("a registered extension"))
+        self.append(InertObject("a registered extension"))
 
     def _instantiate(self, kind: Any, _: list[Any]) -> None:  # INST and OBJ
-        self.append(Foreign(_name(kind)))
+        self.append(InertObject(_name(kind)))
 
     def load_newobj(self) -> None:
         self.stack.pop()
         kind = _name(self.stack.pop())
-        self.append(OrderedDict() if kind == "collections.OrderedDict" else Foreign(kind))
+        self.append(OrderedDict() if kind == "collections.OrderedDict" else InertObject(kind))
 
     def load_newobj_ex(self) -> None:
         self.stack.pop()
@@ -129,12 +129,12 @@ class PickleReader(pickle._Unpickler):
             case "collections.defaultdict":
                 return {}  # what it would call for a missing key stays closed
             case "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2" if arguments:
-                return arguments[0] if isinstance(arguments[0], Foreign) else self._tensor(*arguments)
+                return arguments[0] if isinstance(arguments[0], InertObject) else self._tensor(*arguments)
             case "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state":
                 return arguments[0]
             case "torch._tensor._rebuild_from_type_v2" if type(arguments[2]) is tuple:
                 return self._call(_name(arguments[0]), arguments[2])  # the plain tensor in one of a class of one's own
-        return Foreign(function)
+        return InertObject(function)
 
     def load_build(self) -> None:
         """Of a state dict, what its modules say of themselves beside their tensors; of anything else nothing."""
@@ -145,7 +145,7 @@ class PickleReader(pickle._Unpickler):
     def load_binpersid(self) -> None:
         identity = self.stack.pop()
         kind, dtype, *rest = identity
-        if isinstance(dtype, Foreign):
+        if isinstance(dtype, InertObject):
             self.append(dtype)  # a network's class with its source, in older files; or complex or quantized elements
             return
         key, _, numel, *view = rest  # the second is the device that it was saved from
@@ -174,7 +174,7 @@ class PickleReader(pickle._Unpickler):
             raise UnreadableError
         if (count := math.prod(size)) > elements.numel():
             self._repeated += count * elements.itemsize
-            if self._repeated > _REPEATED_LIMIT:
+            if self._repeated > _MAX_REPEATED:
                 raise UnreadableError(f"has tensors of {shown_size(self._repeated)} that repeat the same few numbers")
         whole = torch.empty(0, dtype=elements.dtype, device=elements.device)
         return whole.set_(elements.untyped_storage(), offset, size, stride)
@@ -203,11 +203,11 @@ class PickleReader(pickle._Unpickler):
         _fill(self.stack[-1], items)
 
     def load_empty_set(self) -> None:
-        self.append(Foreign("builtins.set"))  # hashing what is in it could take for ever
+        self.append(InertObject("builtins.set"))  # hashing what is in it could take for ever
 
     def load_frozenset(self) -> None:
         self.pop_mark()
-        self.append(Foreign("builtins.frozenset"))
+        self.append(InertObject("builtins.frozenset"))
 
     def load_additems(self) -> None:
         self.pop_mark()
@@ -238,8 +238,8 @@ def _fill(target: Any, items: list[Any]) -> None:
     if type(target) in (dict, OrderedDict):
         for key, value in zip(items[::2], items[1::2], strict=True):
             # Other keys would be hashed, and tuples can be nested so deeply that this ends the process.
-            target[key if type(key) in _KEYS else Foreign("a key")] = value
+            target[key if type(key) in _KEYS else InertObject("a key")] = value
 
 
 def _name(kind: Any) -> str:
-    return kind.name if isinstance(kind, Foreign) else type(kind).__name__
+    return kind.name if isinstance(kind, InertObject) else type(kind).__name__

@@ -11,14 +11,13 @@ from fnmatch import fnmatch
 from types import ModuleType
 from typing import Any, TypeVar, cast
 
-from vertebra.errors import UsageError, suggest
 from vertebra.model_table import FAMILIES as FAMILIES
-from vertebra.model_table import check_family, read_network_name
+from vertebra.model_table import check_family, read_network_name, unknown_weights
 from vertebra.timm_names import ALIASES, TAGS, read_name
 
 from .convnet import ConvNet
 from .published_weights import WeightsEnum
-from .timm_arguments import translated
+from .timm_arguments import translate_arguments
 
 Builder = Callable[..., ConvNet]
 B = TypeVar("B", bound=Builder)
@@ -46,7 +45,7 @@ def register_model(weights: type[WeightsEnum]) -> Callable[[B], B]:
         @functools.wraps(builder)
         def build_model(*args: Any, **kwargs: Any) -> ConvNet:
             options = _modern_arguments(name, weights, args, kwargs)
-            options, change_head = translated(name, cls, options)
+            options, change_head = translate_arguments(name, cls, options)
             network = builder(**options)
             network._default = (name, weights["DEFAULT"])
             change_head(network)
@@ -79,17 +78,17 @@ def _modern_arguments(
 
 
 def find_registered(name: Any) -> Registered:
-    """The network that a name stands for, ours or timm's; raises what `read_network_name` does."""
+    """Find the network of a name, ours or timm's; raises as `read_network_name`."""
     return MODELS[read_network_name(name).alias.name]
 
 
 def name_of(weights_enum: type[WeightsEnum]) -> str:
-    """The network that has these weights: "resnet18" of `ResNet18_Weights`."""
+    """The name of the network with these weights: "resnet18" for `ResNet18_Weights`."""
     return weights_enum.__name__.removesuffix("_Weights").lower()
 
 
 def network_class(network: Callable[..., N]) -> type[N]:
-    """The class of what a constructor, or a function with an annotated result, makes; either may be partial."""
+    """The class that a constructor, or a function with an annotated result, builds; either may be partial."""
     while isinstance(network, functools.partial):
         network = network.func
     cls = network if isinstance(network, type) else inspect.signature(network, eval_str=True).return_annotation
@@ -97,7 +96,7 @@ def network_class(network: Callable[..., N]) -> type[N]:
 
 
 def is_model(name: str) -> bool:
-    """Whether `create_model` builds a network of that name, ours or timm's, whatever its tag."""
+    """Whether `create_model` accepts this name, ours or timm's, with any tag."""
     return read_name(str(name), MODELS) is not None
 
 
@@ -112,15 +111,13 @@ def get_model_weights(name: Builder | str) -> type[WeightsEnum]:
 
 
 def get_weight(name: str) -> WeightsEnum:
-    """The member of that full name: "ResNet50_Weights.IMAGENET1K_V2"."""
+    """The member of a weights enum by its full name: "ResNet50_Weights.IMAGENET1K_V2"."""
     enums = {registered.weights.__name__: registered.weights for registered in MODELS.values()}
-    name = str(name)  # so that what is no name gets the message too
+    name = str(name)  # so that another type gets the same message
     enum_name, _, member = name.partition(".")
     if enum_name not in enums or not member:
         known = [f"{enum}.{member}" for enum, members in enums.items() for member in members.__members__]
-        raise UsageError(
-            f"there are no weights {name!r}; a name is like 'ResNet50_Weights.IMAGENET1K_V2'. {suggest(name, known)}"
-        )
+        raise unknown_weights(name, known)
     return enums[enum_name].named(member)
 
 
@@ -141,43 +138,42 @@ def list_models(
     include_tags: bool | None = None,
     name_matches_cfg: bool = False,
 ) -> list[str]:
-    """Names of the networks, sorted.
+    """List the names of the networks, sorted.
 
     Calls that were written for torchvision (`list_models(module=vertebra.models, include="resnet*")`) and for timm
     (`list_models("*res*")`, `list_models("*res*", "resnet")`, `list_models(module="resnet", exclude_filters="*101*")`)
-    are understood.
-
-    Where patterns fit none of these names but timm's for networks that are here ("mobilenetv2_*"), they are those.
+    work too. If the patterns match none of the names here but timm's names of these networks ("mobilenetv2_*"), those
+    are returned.
 
     Args:
-        where: in the first place, `module`, or patterns as in `include`.
-        include: shell patterns of names to keep, for example "resnet*"; after patterns in the first place, a family.
-        exclude: shell patterns of names to leave out. (A boolean in this place is timm's `pretrained`.)
-        module: the module that registers them (`vertebra.models`), or as in timm `family`.
+        where: the module (`vertebra.models`), or patterns as `include`.
+        include: shell patterns of names to keep, for example "resnet*"; a family if `where` has patterns.
+        exclude: shell patterns of names to leave out. (A boolean in this position is timm's `pretrained`.)
+        module: the module that registers the networks (`vertebra.models`), or as in timm a `family`.
         family: one of `FAMILIES`.
-        max_params: largest number of parameters.
-        max_gmacs: most multiply-accumulates an image, in 10⁹, at the size of the default weights.
-        min_top1: least ImageNet top-1 accuracy of the best weights, in %.
-        filter: `include`, in timm.
-        pretrained: whether to keep only networks with weights, which all have.
-        exclude_filters: `exclude`, in timm.
-        include_tags: whether to list names with timm's tags of the weights that are here ("resnet50.tv2_in1k").
-        name_matches_cfg: without effect: all names do.
+        max_params: maximum number of parameters.
+        max_gmacs: maximum multiply-accumulates per image, in 10⁹, at the size of the default weights.
+        min_top1: minimum ImageNet top-1 accuracy of the best weights, in %.
+        filter: timm's name of `include`.
+        pretrained: no effect, since all networks have published weights.
+        exclude_filters: timm's name of `exclude`.
+        include_tags: list names with timm's tags of the published weights ("resnet50.tv2_in1k").
+        name_matches_cfg: no effect.
 
     Raises:
         UsageError: there is no such family.
     """
     if isinstance(where, ModuleType):
         module, where = where, None
-    patterns, families = _texts(include), _texts(family)
+    patterns, families = _as_list(include), _as_list(family)
     if where:  # timm's order: patterns, then a module of its own
-        patterns, families = _texts(where), families + patterns
+        patterns, families = _as_list(where), families + patterns
     if not isinstance(module, ModuleType):
-        families += _texts(module)
+        families += _as_list(module)
     for name in families:
         check_family(name)
-    patterns += _texts(filter)
-    excluded = ([] if isinstance(exclude, bool) else _texts(exclude)) + _texts(exclude_filters)
+    patterns += _as_list(filter)
+    excluded = ([] if isinstance(exclude, bool) else _as_list(exclude)) + _as_list(exclude_filters)
 
     def matches(name: str, tag: str, wanted: Sequence[str]) -> bool:
         names = {name, read_network_name(name).alias.name} | ({f"{name}.{tag}"} if tag else set())
@@ -199,17 +195,17 @@ def list_models(
     if include_tags:
         return sorted(f"{name}.{tag}" for name, tags in TAGS.items() for tag in tags if wanted(name, tag))
     here = sorted(name for name in MODELS if wanted(name, ""))
-    # Patterns that fit none of these names may be of timm's, which `create_model` takes, too.
+    # Patterns that match none of these names may match timm's, which `create_model` accepts too.
     return here or sorted(name for name in ALIASES if patterns and wanted(name, ""))
 
 
 def list_pretrained(filter: Any = "", exclude_filters: Any = "") -> list[str]:
-    """Names with timm's tags of all weights that are here under such a name: "resnet50.tv2_in1k"."""
+    """List all published weights that have a tag in timm, by timm's names: "resnet50.tv2_in1k"."""
     return list_models(filter=filter, exclude_filters=exclude_filters, include_tags=True)
 
 
 def list_modules() -> list[str]:
-    """The families, which are the names of the modules that hold them."""
+    """List the families, which are also the names of their modules."""
     return sorted(FAMILIES)
 
 
@@ -219,5 +215,5 @@ def best_top1(weights: type[WeightsEnum]) -> float:
     return max(accuracy for accuracy in accuracies if accuracy == accuracy)  # NaN: weights without a classifier
 
 
-def _texts(value: Iterable[str] | str | None) -> list[str]:
+def _as_list(value: Iterable[str] | str | None) -> list[str]:
     return [] if not value else [value] if isinstance(value, str) else list(value)

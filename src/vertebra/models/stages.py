@@ -45,7 +45,7 @@ class MapEnd:
         return self.name.partition(".")[0]
 
 
-def in_turn(x: Tensor, *layers: Callable[[Tensor], Tensor]) -> Tensor:
+def run_in_sequence(x: Tensor, *layers: Callable[[Tensor], Tensor]) -> Tensor:
     """Run layers one after the other."""
     for layer in layers:
         x = layer(x)

@@ -35,11 +35,11 @@ def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source: 
     Raises:
         WeightsError: names are missing or unexpected, or shapes differ: lists them; the network is left as it was.
     """
-    load_fitting(model, fitting(model, state_dict, source))
+    load_matched(model, match_state_dict(model, state_dict, source))
 
 
-def load_fitting(model: nn.Module, values: Mapping[str, Tensor]) -> None:
-    """As `load_state_dict`, of what `fitting` has returned."""
+def load_matched(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """As `load_state_dict`, of what `match_state_dict` returned."""
     slots = dict(model.state_dict(keep_vars=True))
     aliased = _overlapping(values.values())
     device = torch.get_default_device()
@@ -51,7 +51,7 @@ def load_fitting(model: nn.Module, values: Mapping[str, Tensor]) -> None:
     nn.Module.load_state_dict(model, ready, assign=on_meta)  # a network's own renames and checks first
 
 
-def fitting(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+def match_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     """The tensor for each name of the network's state dict, in its order; raises as `load_state_dict` does."""
     slots = _slots(model)
     values = {name: state_dict.get(name) for name in slots}
@@ -68,7 +68,7 @@ def fitting(model: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> 
     ]
     if missing or unexpected or differing:
         kinds = {"missing in the file": missing, "unknown to the network": unexpected, "of another shape": differing}
-        listed = "; ".join(f"{len(names)} {kind}: {some(names)}" for kind, names in kinds.items() if names)
+        listed = "; ".join(f"{len(names)} {kind}: {abbreviate(names)}" for kind, names in kinds.items() if names)
         raise WeightsError(
             f"The weights '{source}' do not fit {type(model).__name__} with its {len(slots)} tensors: {listed}. "
             "The network is unchanged. Are they the weights of another network (then add --model NAME), or of another "
@@ -117,7 +117,7 @@ def _extent(tensor: Tensor) -> int:
     return (steps + 1) * tensor.element_size()
 
 
-def some(names: Sequence[str]) -> str:
+def abbreviate(names: Sequence[str]) -> str:
     """`"a, b and 3 more"`."""
     listed = ", ".join(names[:_LISTED])
     return f"{listed} and {len(names) - _LISTED} more" if len(names) > _LISTED else listed

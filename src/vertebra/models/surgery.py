@@ -88,7 +88,7 @@ class Adaptable(nn.Module):
             UsageError: `num_classes` is no whole number of at least 0, there is no such pooling, or a classifier is
                 asked for without pooling.
         """
-        pooling = self._global_pool if global_pool is None else checked_pooling(global_pool)
+        pooling = self._global_pool if global_pool is None else parse_pooling(global_pool)
         if is_zero(num_classes):
             classifier: nn.Module = NoClassifier().train(self.training)
         else:
@@ -191,7 +191,7 @@ def is_zero(num_classes: Any) -> bool:
     return not isinstance(num_classes, bool) and hasattr(num_classes, "__index__") and operator.index(num_classes) == 0
 
 
-def checked_pooling(pooling: Any) -> str:
+def parse_pooling(pooling: Any) -> str:
     """The pooling; None is "avg".
 
     Raises:

@@ -1,7 +1,4 @@
-"""timm's arguments of a builder. What they mean here is what they mean in timm.
-
-What is not taken over is refused, with what to write instead.
-"""
+"""timm's arguments of a builder, with the meaning that they have in timm; unsupported ones raise an error."""
 
 from __future__ import annotations
 
@@ -11,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from vertebra.errors import UsageError, warn
 
-from .surgery import checked_pooling, is_zero
+from .surgery import is_zero, parse_pooling
 
 if TYPE_CHECKING:
     from .convnet import ConvNet
 
     ChangeHead = Callable[[ConvNet], None]
 
-# Arguments of timm's that are not taken over → what to write.
+# timm's arguments that are not supported → the replacement.
 _REFUSED = {
     "pretrained_cfg": "Give the weights as weights='IMAGENET1K_V1' or weights=PATH, the preprocessing to export().",
     "pretrained_cfg_overlay": "Give a file as weights=PATH.",
@@ -50,14 +47,16 @@ _REFUSED = {
 _DILATION = {32: None, 16: (False, False, True), 8: (False, True, True)}  # of ResNet, by output_stride
 
 
-def translated(name: str, network: type[ConvNet], given: Mapping[str, Any]) -> tuple[dict[str, Any], ChangeHead]:
-    """timm's arguments of a builder → the builder's, and a function that changes the head of the network that is built.
+def translate_arguments(
+    name: str, network: type[ConvNet], given: Mapping[str, Any]
+) -> tuple[dict[str, Any], ChangeHead]:
+    """Translate timm's arguments into the builder's, and a function that changes the head of the built network.
 
-    Which of them the network takes, the parameters of its class say. Arguments of timm's that are None or False are
-    what is done anyway, as in timm.
+    The parameters of its class decide which arguments a network accepts. Unsupported arguments that are None or False
+    are ignored, since they ask for what is done anyway.
 
     Raises:
-        UsageError: an argument that is not taken over, or a value that is not allowed; says what to write.
+        UsageError: an unsupported argument or a value that is not allowed; names the replacement.
     """
     parameters = inspect.signature(network).parameters
     options = dict(given)
@@ -135,7 +134,7 @@ def _head_change(name: str, parameters: Container[str], options: dict[str, Any])
             warn(f"{name} with features_only=True returns feature maps and has no classifier: {what} is not used.")
         options.pop("num_classes", None)
     else:
-        pooling = checked_pooling(pooling)
+        pooling = parse_pooling(pooling)
         if not pooling and not headless:
             raise UsageError(
                 f"global_pool='' leaves feature maps as they are, and a linear classifier (num_classes={classes!r}) "

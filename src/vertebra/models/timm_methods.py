@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from vertebra.errors import UsageError
 
-from .feature_maps import FeatureInfo, feature_map_ends, info_of, map_indices
+from .feature_maps import FeatureInfo, feature_info_entries, feature_map_ends, map_indices
 from .stages import final_map, map_ends
 
 if TYPE_CHECKING:
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from .published_weights import WeightsEnum
 
 # Attributes of timm's that scripts set, and that are none here → what to write.
-_SET_OTHERWISE = {
+_READ_ONLY = {
     "global_pool": "For the last feature map write reset_classifier(0, global_pool=''), and pool it yourself.",
     "drop_rate": "Give create_model drop_rate=…, of a DenseNet dropout=….",
 }
-_WITH_PREVIOUS = 99999  # of a pattern of timm's groups: what it matches is of the group before
+_MERGE_WITH_PREVIOUS = 99999  # of a pattern of timm's groups: what it matches is of the group before
 
 
 class TimmMethods:
@@ -44,7 +44,7 @@ class TimmMethods:
         if self._feature_info is not None:
             return self._feature_info
         ends = feature_map_ends(self._network())
-        return FeatureInfo(info_of(ends), range(len(ends)))
+        return FeatureInfo(feature_info_entries(ends), range(len(ends)))
 
     @property
     def num_features(self) -> int:
@@ -81,8 +81,8 @@ class TimmMethods:
         return found[-1] if found else self._head_dropout
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _SET_OTHERWISE:  # nothing here would read it
-            raise UsageError(f"{name} cannot be set to {value!r} here. {_SET_OTHERWISE[name]}")
+        if name in _READ_ONLY:  # nothing here would read it
+            raise UsageError(f"{name} cannot be set to {value!r} here. {_READ_ONLY[name]}")
         super().__setattr__(name, value)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -136,7 +136,7 @@ class TimmMethods:
             if end.name == ends[take[-1]].name:
                 count = len(paths)
         network.reset_classifier(0)  # GoogLeNet's auxiliary classifiers go too
-        self._feature_info = FeatureInfo(info_of(ends), take)
+        self._feature_info = FeatureInfo(feature_info_entries(ends), take)
         self.kept_maps = tuple(ends[index].name for index in take)
         for path in paths[count:]:
             parent, _, name = path.rpartition(".")
@@ -156,7 +156,7 @@ class TimmMethods:
             whole = rf"^(?:{'|'.join(map(re.escape, stage.modules))})\."
             if stage.name == "head":  # with the last block, which timm writes so
                 last, pattern = patterns.popitem()
-                patterns[last] = [(pattern, None), (whole, (_WITH_PREVIOUS,))]
+                patterns[last] = [(pattern, None), (whole, (_MERGE_WITH_PREVIOUS,))]
                 continue
             if coarse or number == 0:
                 patterns[stage.name] = whole

@@ -27,19 +27,19 @@ _VGG = {"pre_logits.fc1": "classifier.0", "pre_logits.fc2": "classifier.3", "hea
 Names = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
-def marks(cls: type) -> tuple[tuple[str, str], ...]:
+def stem_and_head_names(cls: type) -> tuple[tuple[str, str], ...]:
     """First convolution and classifier of the class's networks in timm, where they have other names there."""
     found = _family(cls)
     return () if found is None else (found[0],)
 
 
-def named_as_here(cls: type, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
+def to_torchvision_names(cls: type, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
     """The tensors by torchvision's names; unchanged where they do not have timm's."""
     found = _family(cls)
     return tensors if found is None else found[1](tensors)
 
 
-def tell_difference(content: Content, tensors: Mapping[str, Any], network: str, cls: type) -> None:
+def warn_of_differences(content: Content, tensors: Mapping[str, Any], network: str, cls: type) -> None:
     """Warn where a file says that its weights are another network's, or where timm's compute something else with them.
 
     Training scripts of timm and others save the network's name as "arch".
@@ -53,7 +53,7 @@ def tell_difference(content: Content, tensors: Mapping[str, Any], network: str, 
             "others, the network predicts something else than the one that was saved."
         )
         return
-    if named_as_here(cls, tensors) is not tensors and (note := differing_weights(network, arch)):
+    if to_torchvision_names(cls, tensors) is not tensors and (note := differing_weights(network, arch)):
         warn(f"'{content.path}' has timm's names. {note}")
 
 

@@ -29,14 +29,14 @@ from vertebra.cache import is_verified, record_verified
 
 from .pickle_reader import PickleReader, UnreadableError
 
-_MAGIC = 0x1950A86A20F9469CFC6C  # first in the older format
-_VERSION = 1001
-_WORTH_NOTING = 1 << 22  # bytes of a file; a smaller one is checked sooner than a note of it is found
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first in the older format
+_LEGACY_VERSION = 1001
+_MIN_NOTED_SIZE = 1 << 22  # bytes of a file; a smaller one is checked sooner than a note of it is found
 _ALIGNMENT = 64  # bytes, as torch's allocator gives
-_PIECE = 1 << 20  # bytes of which a CRC is taken at once, while they are in the processor's cache
-_READERS = 2  # threads; memory is the limit, not the processor
+_CRC_CHUNK = 1 << 20  # bytes of which a CRC is taken at once, while they are in the processor's cache
+_CRC_THREADS = 2  # threads; memory is the limit, not the processor
 
-Places = dict[str, tuple[int, int]]  # of storages by key: where they begin, and their bytes
+Extents = dict[str, tuple[int, int]]  # of storages by key: where they begin, and their bytes
 
 
 def read(path: Path, mapped: bool = True) -> Any:
@@ -53,7 +53,7 @@ def read(path: Path, mapped: bool = True) -> Any:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         if content[:4] == b"PK\x03\x04":
             return _read_zip(path, file, content, mapped)
-        return _read_older(file, content)
+        return _read_legacy(file, content)
 
 
 def bare_pickle(path: Path) -> tuple[str | None, bool]:
@@ -71,7 +71,7 @@ def bare_pickle(path: Path) -> tuple[str | None, bool]:
 def _read_zip(path: Path, file: BinaryIO, content: mmap.mmap, mapped: bool) -> Any:
     with zipfile.ZipFile(path) as archive:
         records = _records(archive.infolist(), content)
-        _check_sums(path, archive)
+        _verify_crcs(path, archive)
     places = {name.removeprefix("data/"): place for name, place in records.items() if name.startswith("data/")}
 
     def record(name: str) -> bytes:
@@ -82,18 +82,18 @@ def _read_zip(path: Path, file: BinaryIO, content: mmap.mmap, mapped: bool) -> A
         raise UnreadableError("was saved on a machine with another order of bytes")
     program = record("data.pkl")
     if not mapped or any(at % _ALIGNMENT for at, _ in places.values()):  # a zip that another program wrote
-        content, places = _copied(file, places)
+        content, places = _copy_storages(file, places)
 
     def storage(key: str, dtype: torch.dtype, numel: int) -> Tensor:
         at, size = places[key]
         if size < numel * dtype.itemsize:
             raise UnreadableError
-        return _elements(content, at, dtype, numel)
+        return _tensor_view(content, at, dtype, numel)
 
     return PickleReader(io.BytesIO(program), storage).load()
 
 
-def _records(entries: list[zipfile.ZipInfo], content: mmap.mmap) -> Places:
+def _records(entries: list[zipfile.ZipInfo], content: mmap.mmap) -> Extents:
     """What lies in an archive, by its name below the archive's own folder.
 
     Raises:
@@ -126,7 +126,7 @@ def _records(entries: list[zipfile.ZipInfo], content: mmap.mmap) -> Places:
     return records
 
 
-def _check_sums(path: Path, archive: zipfile.ZipFile) -> None:
+def _verify_crcs(path: Path, archive: zipfile.ZipFile) -> None:
     """Hold the records of an archive against their CRCs, once for each state of the file: see `cache.is_verified`.
 
     Raises:
@@ -136,24 +136,24 @@ def _check_sums(path: Path, archive: zipfile.ZipFile) -> None:
     if not any(entry.CRC for entry in entries):
         return  # saved under torch.serialization.set_crc32_options(False), which writes zeros: it cannot be known
     status = path.stat()
-    noted = status.st_size >= _WORTH_NOTING
+    noted = status.st_size >= _MIN_NOTED_SIZE
     if noted and is_verified(path, status):
         return
 
     def check(entry: zipfile.ZipInfo) -> None:
         with archive.open(entry) as record:
-            while record.read(_PIECE):
+            while record.read(_CRC_CHUNK):
                 pass
 
-    with ThreadPoolExecutor(_READERS) as readers:
+    with ThreadPoolExecutor(_CRC_THREADS) as readers:
         list(readers.map(check, entries))
     if noted:
         record_verified(path, status)
 
 
-def _read_older(file: BinaryIO, content: mmap.mmap) -> Any:
+def _read_legacy(file: BinaryIO, content: mmap.mmap) -> Any:
     magic, version, system = (PickleReader(content).load() for _ in range(3))
-    if magic != _MAGIC or version != _VERSION or system["little_endian"] != (sys.byteorder == "little"):
+    if magic != _LEGACY_MAGIC or version != _LEGACY_VERSION or system["little_endian"] != (sys.byteorder == "little"):
         raise UnreadableError
 
     # Where the storages are stands behind the program, so a first run only collects their sizes.
@@ -165,7 +165,7 @@ def _read_older(file: BinaryIO, content: mmap.mmap) -> Any:
 
     start = content.tell()
     PickleReader(content, collect).load()
-    places: Places = {}
+    places: Extents = {}
     keys = PickleReader(content).load()
     at = content.tell()
     for key in keys:
@@ -178,21 +178,21 @@ def _read_older(file: BinaryIO, content: mmap.mmap) -> Any:
     if at > len(content):
         raise UnreadableError
 
-    memory, places = _copied(file, places)
+    memory, places = _copy_storages(file, places)
     content.seek(start)
-    return PickleReader(content, lambda key, dtype, numel: _elements(memory, places[key][0], dtype, numel)).load()
+    return PickleReader(content, lambda key, dtype, numel: _tensor_view(memory, places[key][0], dtype, numel)).load()
 
 
-def _elements(buffer: mmap.mmap, at: int, dtype: torch.dtype, numel: int) -> Tensor:
+def _tensor_view(buffer: mmap.mmap, at: int, dtype: torch.dtype, numel: int) -> Tensor:
     return torch.frombuffer(buffer, dtype=dtype, count=numel, offset=at) if numel else torch.empty(0, dtype=dtype)
 
 
-def _copied(file: BinaryIO, places: Places) -> tuple[mmap.mmap, Places]:
+def _copy_storages(file: BinaryIO, places: Extents) -> tuple[mmap.mmap, Extents]:
     """Storages in memory at good addresses, and their places there.
 
     Large pages: half a gigabyte takes a third of the time that storages of their own do.
     """
-    moved: Places = {}
+    moved: Extents = {}
     end = 0
     for key, (_, size) in places.items():
         moved[key] = end, size

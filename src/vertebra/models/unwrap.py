@@ -1,8 +1,8 @@
-"""The weights of a network among all that a training script has saved: under which key, behind which prefix.
+"""Find a network's weights in a checkpoint: under which key, with which prefix.
 
-No list of keys and wrappers decides, but the network: its weights are where all of its names are, and no other below
-the same prefix. `DistributedDataParallel`, `torch.compile`, Lightning, timm and scripts of one's own put them below
-`state_dict`, `model_ema`, `module.`, `_orig_mod.`, `net.backbone.` and so on, in any order.
+The network decides, not a list of keys and wrappers: its weights are where all of its tensor names are found below one
+prefix. `DistributedDataParallel`, `torch.compile`, Lightning, timm and training scripts put them below `state_dict`,
+`model_ema`, `module.`, `_orig_mod.`, `net.backbone.` and so on, in any order.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from vertebra.errors import WeightsError, warn
 
 from . import timm_weights
 from .convnet import ConvNet, hidden_settings_of
-from .pickle_reader import Foreign
-from .state_dict import some
+from .pickle_reader import InertObject
+from .state_dict import abbreviate
 from .weight_reader import Content, named_tensors
 
 N = TypeVar("N")
 
 _DEPTH = 4  # of dicts in dicts; Lightning keeps averages in its callbacks' states
-# What scripts call the averaged copy, which is the one that they evaluate.
+# Words for the averaged copy, which training scripts evaluate.
 _AVERAGED = {"ema", "swa", "avg", "average", "averaged", "averaging", "polyak", "shadow"}
-# AveragedModel's counter stands beside the weights and is none.
+# AveragedModel saves its counter among the weights.
 _COUNTERS = ("n_averaged",)
 _BODY_SHARE = 0.9  # of the body's names; GoogLeNet's auxiliary heads may be left out
 # Whose objects are numbers and settings (`avg_loss`, `ema_decay`), not networks.
@@ -42,17 +42,17 @@ class Candidate:
     place: str  # keys and prefix, for people; "" is the file itself
     prefix: str  # of the names there
     averaged: bool
-    tensors: dict[str, Tensor]  # without the prefix; `fitting_weights` makes sure that they are tensors
+    tensors: dict[str, Tensor]  # without the prefix; `find_matching_weights` makes sure that they are tensors
     hidden_settings: Mapping[str, Any]  # what the network that was saved says of itself; see `ConvNet.hidden_settings`
     beside: tuple[str, ...]  # names of tensors in the same dict that do not have the prefix
 
 
-def fitting_weights(
+def find_matching_weights(
     content: Content, cls: type[ConvNet], fit: Callable[[Candidate], N], names: Callable[[], list[str]]
 ) -> tuple[Candidate, N]:
-    """The weights in a file, and what `fit` made for them.
+    """Return the weights in a file that fit the network, and what `fit` returned for them.
 
-    Where an averaged copy fits as well it is taken, as timm does, and a warning says so.
+    If an averaged copy fits too, it is preferred, as in timm, with a warning.
 
     Args:
         content: of the file.
@@ -62,15 +62,15 @@ def fitting_weights(
         names: gives the names of the network's tensors.
 
     Raises:
-        WeightsError: none fit, or several do that differ; `fit` raises it for what does not fit.
+        WeightsError: no weights fit, or several different ones do; `fit` raises it for weights that do not fit.
     """
     path = content.path
-    marks = ((cls.stem_path, cls.head_name), *timm_weights.marks(cls))
+    marks = ((cls.stem_path, cls.head_name), *timm_weights.stem_and_head_names(cls))
     candidates = [candidate for stem, head in marks for candidate in _candidates(content, stem, head)]
     if not candidates:
         for stem, _ in marks:
             _refuse_headless(content, stem, cls, names)
-        candidates = [_whole(content)]
+        candidates = [_largest_state_dict(content)]
     fitting: list[tuple[Candidate, N]] = []
     errors: list[tuple[Candidate, WeightsError]] = []
     for candidate in candidates:
@@ -81,36 +81,38 @@ def fitting_weights(
             errors.append((candidate, error))
     if not fitting:
         raise max(errors, key=lambda pair: len(pair[0].tensors))[1]
-    different = [pair for i, pair in enumerate(fitting) if not any(_equal(pair[0], other) for other, _ in fitting[:i])]
+    different = [
+        pair for i, pair in enumerate(fitting) if not any(_is_equal(pair[0], other) for other, _ in fitting[:i])
+    ]
     averaged = [pair for pair in different if pair[0].averaged]
     if len(different) > 1 and len(averaged) != 1:
-        places = " and ".join(_shown(candidate) for candidate, _ in different)
+        places = " and ".join(_location(candidate) for candidate, _ in different)
         raise WeightsError(
-            f"'{path}' holds several networks that fit and differ: {places}. Save the one that is meant to a file of "
-            "its own: torch.save(model.state_dict(), path)."
+            f"'{path}' holds several weights that fit this network and differ: {places}. Save the ones you want to "
+            "a file of their own: torch.save(model.state_dict(), path)."
         )
     chosen = averaged[0] if averaged else different[0]
     if len(different) > 1:
-        others = " and ".join(_shown(candidate) for candidate, _ in different if candidate is not chosen[0])
-        warn(f"'{path}' holds weights at {others} and an averaged copy at {_shown(chosen[0])}, which is taken.")
-    passed = [*_unreadable(content.value), *_outermost(c.place for c, _ in errors if c.averaged)]
-    if passed and not chosen[0].averaged:
+        others = " and ".join(_location(candidate) for candidate, _ in different if candidate is not chosen[0])
+        warn(f"'{path}' holds weights at {others} and an averaged copy at {_location(chosen[0])}, which is loaded.")
+    skipped = [*_unusable_averages(content.value), *_outermost(c.place for c, _ in errors if c.averaged)]
+    if skipped and not chosen[0].averaged:
         warn(
-            f"'{path}' holds something averaged ({some(passed)}) that is no complete set of weights of this network; "
-            f"the weights at {_shown(chosen[0])} are taken."
+            f"'{path}' also holds an averaged copy ({abbreviate(skipped)}) that is not a complete set of weights of "
+            f"this network; the weights at {_location(chosen[0])} are loaded."
         )
     others_below = tuple(candidate.prefix for candidate, _ in fitting if candidate.prefix)
     if beside := [name for name in chosen[0].beside if not name.startswith(others_below)]:
         warn(
-            f"'{path}' holds more than this network, whose weights are at {_shown(chosen[0])}; passed by: "
-            f"{some(beside)}."
+            f"'{path}' holds more than this network, whose weights are at {_location(chosen[0])}; skipped: "
+            f"{abbreviate(beside)}."
         )
     return chosen
 
 
 def _candidates(content: Content, stem: str, head: str) -> Iterator[Candidate]:
     first = f"{stem}.weight"
-    for place, mapping in _mappings(content.value, (), set()):
+    for place, mapping in _state_dicts(content.value, (), set()):
         names = [name for name in mapping if isinstance(name, str)]
         modules = {name[:at] for name in names for at, letter in enumerate(name) if letter == "."}
         for name in names:
@@ -143,32 +145,34 @@ def _candidate(content: Content, place: tuple[str, ...], prefix: str, mapping: M
     )
 
 
-def _whole(content: Content) -> Candidate:
-    """For the error, what there is most of: the names of another network, or what is no network."""
-    found = [mapping for _, mapping in _mappings(content.value, (), set())]
+def _largest_state_dict(content: Content) -> Candidate:
+    """The largest state dict in a file that has no matching weights, for the error message."""
+    found = [mapping for _, mapping in _state_dicts(content.value, (), set())]
     largest = max(found, key=len, default=content.value)
     if not found and isinstance(content.value, Mapping):
-        largest = next((entry for entry in content.value.values() if isinstance(entry, Foreign)), largest)
+        largest = next((entry for entry in content.value.values() if isinstance(entry, InertObject)), largest)
     return Candidate("", "", False, named_tensors(largest, content.path), {}, ())
 
 
 def _refuse_headless(content: Content, stem: str, cls: type[ConvNet], names_of: Callable[[], list[str]]) -> None:
-    """A `WeightsError` where a file holds the network without its classifier, as encoders and self-supervision do."""
+    """Raise a `WeightsError` if a file holds the network without its classifier, as encoders do."""
     head = cls.head_name
-    for place, mapping in _mappings(content.value, (), set()):
+    for place, mapping in _state_dicts(content.value, (), set()):
         names = [name for name in mapping if isinstance(name, str)]
         found = {name.removesuffix(f"{stem}.weight") for name in names if f".{name}".endswith(f".{stem}.weight")}
         for prefix in sorted(found, key=len):
             body = _candidate(content, place, prefix, mapping)
-            if not (wanted := _lacking_head(names_of(), cls.own_names(body.tensors), head)):
+            if not (wanted := _missing_head_names(names_of(), cls.own_names(body.tensors), head)):
                 continue
             linear = [name for name in names if getattr(mapping[name], "ndim", 0) == 2]
-            text = f"'{content.path}' holds the network's body at {_shown(body)} and no classifier '{head}' beside it"
-            renamed = some([prefix + name for name in wanted])
+            text = (
+                f"'{content.path}' holds the network's body at {_location(body)} and no classifier '{head}' beside it"
+            )
+            renamed = abbreviate([prefix + name for name in wanted])
             if linear:
                 raise WeightsError(
-                    f"{text}; linear layers of other names are {some(linear)}. If one of them is the classifier, save "
-                    f"the file again with its tensors renamed: {renamed}."
+                    f"{text}; linear layers of other names are {abbreviate(linear)}. If one of them is the classifier, "
+                    f"save the file again with its tensors renamed: {renamed}."
                 )
             raise WeightsError(
                 f"{text}, nor any other linear layer: it was saved from an encoder. Save it again with a classifier, "
@@ -176,15 +180,15 @@ def _refuse_headless(content: Content, stem: str, cls: type[ConvNet], names_of: 
             )
 
 
-def _lacking_head(wanted: Sequence[str], tensors: Mapping[str, Any], head: str) -> list[str]:
-    """The names of the classifier's tensors, where these are a network's without them; else none."""
+def _missing_head_names(wanted: Sequence[str], tensors: Mapping[str, Any], head: str) -> list[str]:
+    """The names of the classifier's tensors if `tensors` has the body but no classifier; else an empty list."""
     body = [name for name in wanted if not name.startswith(f"{head}.") and not name.endswith("num_batches_tracked")]
     if sum(name in tensors for name in body) < _BODY_SHARE * len(body):
         return []
     return [name for name in wanted if name.startswith(f"{head}.")]
 
 
-def _mappings(
+def _state_dicts(
     value: Any, place: tuple[str, ...], seen: set[int]
 ) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
     """Each dict that holds tensors, and the keys that lead there."""
@@ -195,11 +199,11 @@ def _mappings(
         yield place, value
     for key, entry in value.items():
         if isinstance(key, str):
-            yield from _mappings(entry, (*place, key), seen)
+            yield from _state_dicts(entry, (*place, key), seen)
 
 
-def _unreadable(value: Any, averaged: bool = False, depth: int = _DEPTH) -> list[str]:
-    """Averaged copies that were saved as an object, or as a list without names, not as named tensors."""
+def _unusable_averages(value: Any, averaged: bool = False, depth: int = _DEPTH) -> list[str]:
+    """Averaged copies that were saved as an object or as a list, without tensor names."""
     if not isinstance(value, Mapping) or depth < 0:
         return []
     found: list[str] = []
@@ -207,12 +211,12 @@ def _unreadable(value: Any, averaged: bool = False, depth: int = _DEPTH) -> list
         if not isinstance(key, str):
             continue
         within = averaged or bool(set(_words(key)) & _AVERAGED)
-        if within and not averaged and isinstance(entry, Foreign) and entry.name.partition(".")[0] not in _PLAIN:
+        if within and not averaged and isinstance(entry, InertObject) and entry.name.partition(".")[0] not in _PLAIN:
             found.append(f"{key}, an object of {entry.name}")
         elif within and isinstance(entry, list | tuple) and any(isinstance(part, Tensor) for part in entry):
             found.append(f"{key}, a list of {len(entry)} tensors without names")
         else:
-            found += _unreadable(entry, within, depth - 1)
+            found += _unusable_averages(entry, within, depth - 1)
     return found
 
 
@@ -230,11 +234,11 @@ def _words(name: str) -> list[str]:
     return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
 
 
-def _shown(candidate: Candidate) -> str:
+def _location(candidate: Candidate) -> str:
     return f"'{candidate.place}'" if candidate.place else "the top"
 
 
-def _equal(one: Candidate, other: Candidate) -> bool:
+def _is_equal(one: Candidate, other: Candidate) -> bool:
     return one.tensors.keys() == other.tensors.keys() and all(
         value is other.tensors[name] or torch.equal(value, other.tensors[name]) for name, value in one.tensors.items()
     )

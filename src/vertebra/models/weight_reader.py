@@ -24,14 +24,14 @@ from vertebra.errors import WeightsError, first_line, require_extra, suggest
 from vertebra.files import WEIGHT_SUFFIXES, utf8_name
 
 from . import torch_file
-from .pickle_reader import Foreign, UnreadableError
-from .state_dict import some
+from .pickle_reader import InertObject, UnreadableError
+from .state_dict import abbreviate
 
 # In the metadata of a safetensors file, beside the card: what `ConvNet.hidden_settings` says, as JSON; and `checksum`.
 NETWORK_KEY, CHECKSUM_KEY = "vertebra.network", "vertebra.sha256"
 _ADVICE = "Where you trust it, open it with the program that wrote it and save only model.state_dict()."
 # What compressed files begin with. They are not unpacked here: a small one can be of any size then.
-_PACKED = {
+_COMPRESSED_STARTS = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
     b"\xfd7zXZ": "xz",
@@ -47,7 +47,7 @@ class Content:
     """What a weight file holds."""
 
     path: Path
-    value: Any  # mostly a dict; objects that only code could make are `Foreign`
+    value: Any  # mostly a dict; objects that only code could make are `InertObject`
     card: Card | None = None  # what is known of the network, where Vertebra wrote the file
     hidden_settings: Mapping[str, Any] = field(default_factory=dict)  # as `ConvNet.hidden_settings`
 
@@ -65,7 +65,7 @@ def read(path: str | os.PathLike[str], *, mapped: bool = True) -> Content:
         CardError: its card cannot be read.
     """
     path = Path(path).expanduser()
-    if _kind_of(path) == "torch":
+    if _detect_format(path) == "torch":
         return Content(path, _read_torch(path, mapped))
     return _read_safetensors(path)
 
@@ -79,7 +79,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 def read_card(path: str | os.PathLike[str]) -> Card | None:
     """The card of a weight file, where Vertebra wrote it; its tensors are not read. Raises as `read` does."""
     path = Path(path).expanduser()
-    return _card_of(_metadata(path), path) if _kind_of(path) == "safetensors" else None
+    return _card_of(_metadata(path), path) if _detect_format(path) == "safetensors" else None
 
 
 def check_architecture(card: Card | None, name: str, path: Path) -> None:
@@ -103,9 +103,9 @@ def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     return found.hexdigest()
 
 
-def _kind_of(path: Path) -> str:
+def _detect_format(path: Path) -> str:
     """By the first bytes: "torch" or "safetensors"."""
-    head, size = _beginning(path)
+    head, size = _read_beginning(path)
     if not size:
         raise WeightsError(f"'{path}' is empty. Delete it and fetch it again.")
     # safetensors: the length of a JSON header as 8 bytes, whose first may be that of a pickle; then the header.
@@ -113,7 +113,7 @@ def _kind_of(path: Path) -> str:
         return "safetensors"
     if head.startswith((b"PK\x03\x04", b"\x80")):  # a zip, or the pickle opcode PROTO
         return "torch"
-    packed = next((name for start, name in _PACKED.items() if head.startswith(start)), None)
+    packed = next((name for start, name in _COMPRESSED_STARTS.items() if head.startswith(start)), None)
     if packed is not None or head[257:262] == b"ustar":
         raise WeightsError(f"'{path}' is packed with {packed or 'tar'}. Unpack it, and name the weight file in it.")
     text = head.lstrip().lower()
@@ -127,12 +127,12 @@ def _kind_of(path: Path) -> str:
     )
 
 
-def _beginning(path: Path) -> tuple[bytes, int]:
+def _read_beginning(path: Path) -> tuple[bytes, int]:
     """The first bytes of a regular file, and its size in bytes."""
     try:
         if path.is_dir():
             inside = sorted(p.name for p in path.iterdir() if p.suffix.lower() in WEIGHT_SUFFIXES)
-            found = f" It holds {some(inside)}." if inside else ""
+            found = f" It holds {abbreviate(inside)}." if inside else ""
             raise WeightsError(f"'{path}' is a folder, not a weight file. Name the file.{found}")
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe could wait for ever
             raise WeightsError(f"'{path}' is a pipe or device, not a weight file. Name a file.")
@@ -159,20 +159,20 @@ def _read_torch(path: Path, mapped: bool) -> Any:
             raise WeightsError(f"'{path}' {what}. {advice}") from error
         foreign, whole = torch_file.bare_pickle(path)
         if foreign:
-            raise _not_opened(path, foreign) from error
+            raise _unsafe_error(path, foreign) from error
         if whole:
             raise WeightsError(f"'{path}' is a pickle that torch.save did not write. {_STATE_DICT}") from error
-        raise _damaged(path, error) from error
+        raise _damaged_error(path, error) from error
 
 
-def _not_opened(path: Path, foreign: str) -> WeightsError:
+def _unsafe_error(path: Path, foreign: str) -> WeightsError:
     return WeightsError(
         f"'{path}' was not opened: it holds more than tensors and wants to run '{foreign}', which could be any code. "
         f"{_ADVICE}"
     )
 
 
-def _damaged(path: Path, error: Exception) -> WeightsError:
+def _damaged_error(path: Path, error: Exception) -> WeightsError:
     cause = first_line(error) if str(error) else "its parts do not fit together"
     return WeightsError(f"'{path}' is damaged or cut short ({cause}). Delete it and fetch or save it again.")
 
@@ -187,16 +187,16 @@ def _read_safetensors(path: Path) -> Content:
         with utf8_name(path) as named:
             tensors = {name: tensor.clone() for name, tensor in load_file(named).items()}
     except (SafetensorError, ValueError, RuntimeError, KeyError, OSError) as error:
-        raise _damaged(path, error) from error
-    _check(path, tensors, metadata)
+        raise _damaged_error(path, error) from error
+    _verify_checksum(path, tensors, metadata)
     try:
         settings = json.loads(metadata.get(NETWORK_KEY, "{}"))
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, error) from error
+        raise _damaged_error(path, error) from error
     return Content(path, tensors, _card_of(metadata, path), settings if isinstance(settings, dict) else {})
 
 
-def _check(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def _verify_checksum(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Refuse a file whose checksum is not that which Vertebra wrote into it."""
     wanted = metadata.get(CHECKSUM_KEY)
     # One damaged letter of its name, and it would be unknown.
@@ -215,7 +215,7 @@ def _metadata(path: Path) -> dict[str, str]:
         with utf8_name(path) as named, safe_open(named, "pt") as file:
             return dict(file.metadata() or {})
     except (SafetensorError, ValueError, OSError) as error:
-        raise _damaged(path, error) from error
+        raise _damaged_error(path, error) from error
 
 
 def _card_of(metadata: Mapping[str, str], path: Path) -> Card | None:
@@ -225,18 +225,18 @@ def _card_of(metadata: Mapping[str, str], path: Path) -> Card | None:
 
 def named_tensors(value: Any, path: Path) -> dict[str, Tensor]:
     """A mapping as a state dict; a `WeightsError` names the first entry that is no named tensor."""
-    if isinstance(value, Foreign):
-        raise _not_opened(path, value.name)
+    if isinstance(value, InertObject):
+        raise _unsafe_error(path, value.name)
     if not isinstance(value, Mapping):
         raise WeightsError(
             f"'{path}' holds one object of type {type(value).__name__}, not named tensors. {_STATE_DICT}"
         )
     tensors: dict[str, Tensor] = {}
     for name, entry in value.items():
-        if isinstance(entry, Foreign):
-            if state := _FORMS.get(entry.name, _UNUSUAL if entry.name.endswith("Storage") else ""):
+        if isinstance(entry, InertObject):
+            if state := _UNSUPPORTED_TENSORS.get(entry.name, _UNUSUAL if entry.name.endswith("Storage") else ""):
                 raise WeightsError(f"'{path}': entry {name!r} {state}. Save ordinary, dense tensors.")
-            raise _not_opened(path, entry.name)
+            raise _unsafe_error(path, entry.name)
         if not isinstance(name, str) or not isinstance(entry, Tensor):
             shown = repr(name) if isinstance(name, str | int | float | bytes | None) else "with a key of many parts"
             raise WeightsError(
@@ -250,7 +250,7 @@ def named_tensors(value: Any, path: Path) -> dict[str, Tensor]:
 
 _UNUSUAL = "is of an unusual type"
 # What makes tensors that no network here could take.
-_FORMS = {
+_UNSUPPORTED_TENSORS = {
     "torch._utils._rebuild_sparse_tensor": "is sparse or quantized",
     "torch._utils._rebuild_sparse_csr_tensor": "is sparse or quantized",
     "torch._utils._rebuild_qtensor": "is sparse or quantized",
