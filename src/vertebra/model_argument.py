@@ -1,8 +1,8 @@
-"""What a MODEL argument is, for every command and for the Python functions of their names. Without torch.
+"""Resolve a MODEL argument, for every command and the Python function of its name. Without torch.
 
-Where a text can be read in two ways, the first of these holds, and a warning names the other: a network's name, a
-function in a file of Python code that is there, a file or folder that is there, a function in an importable module.
-So `--model resnet50` is the same network in whichever folder it is typed; `./resnet50` is the file or folder.
+If a text has several meanings, the first of these applies, and a warning names the other: a network's name, a function
+in an existing Python file, an existing file or folder, a function in an importable module. So `--model resnet50` is the
+same network in any folder; `./resnet50` is the file or folder.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ModelKind(StrEnum):
 
 _EXPORTED_FROM = frozenset(ModelKind) - {ModelKind.WEIGHTS}
 _BUILT_FROM = frozenset(ModelKind) - {ModelKind.EXPORTED}
-# What each command takes, and the Python function of its name.
+# The kinds that each command, and the Python function of its name, accepts.
 ACCEPTED: dict[str, frozenset[ModelKind]] = {
     **dict.fromkeys(("predict", "serve", "card", "evaluate", "bench"), _EXPORTED_FROM),
     "inspect": frozenset(ModelKind),
@@ -47,7 +47,7 @@ ACCEPTED: dict[str, frozenset[ModelKind]] = {
 
 @dataclass(frozen=True)
 class ModelArgument:
-    """What a MODEL argument was found to be."""
+    """A resolved MODEL argument."""
 
     given: str
     kind: ModelKind
@@ -65,12 +65,12 @@ class ModelArgument:
 
     @property
     def network(self) -> str:
-        """Of a network's name that of ours which it stands for; timm's name where that stands for another width."""
+        """The name here of the given network; timm's name if that implies another width."""
         found = _read_network_name(self.given)
         return found.timm if found.alias.options else found.alias.name
 
-    def weights(self, asked: Any = "DEFAULT") -> Any:
-        """The weights of a network's name: those that were asked for, or those that timm's tag in the name stands for.
+    def weights(self, given: Any = "DEFAULT") -> Any:
+        """The weights of a named network: the given ones, or those of timm's tag in the name.
 
         Raises:
             UsageError: there is no such network, or no weights of that tag or width.
@@ -78,21 +78,21 @@ class ModelArgument:
         found = _read_network_name(self.given)
         if found.alias.differs:
             warn(f"{found.timm} is built as {found.alias.name}: {found.alias.differs}.")
-        return asked if asked != "DEFAULT" else found.weights("DEFAULT")
+        return given if given != "DEFAULT" else found.weights("DEFAULT")
 
     @property
     def path(self) -> Path:
-        """Of the file or of the run's folder."""
+        """The path of the file or of the run's folder."""
         return Path(self.given)
 
     @property
     def exported_file(self) -> Path:
-        """The exported file, of a run that in its folder; a `UsageError` where the run has none."""
+        """The exported file, for a run the one in its folder; a `UsageError` if the run has none."""
         return self.path if self.kind is ModelKind.EXPORTED else run_model(self.path)
 
     @property
     def weight_file(self) -> Path:
-        """The weight file, of a run that in its folder; a `UsageError` where the run has none."""
+        """The weight file, for a run the one in its folder; a `UsageError` if the run has none."""
         return self.path if self.kind is ModelKind.WEIGHTS else run_weights(self.path)
 
     def call(self) -> Any:
@@ -103,10 +103,10 @@ class ModelArgument:
 
 
 def resolve_model(model: object, command: str) -> ModelArgument:
-    """What a MODEL argument is: a text as on the command line; a `Path` is a file or folder.
+    """Resolve a MODEL argument: a string as on the command line, or the `Path` of a file or folder.
 
     Raises:
-        UsageError: it is nothing of what `ACCEPTED` has for the command; says what it is, and what to do.
+        UsageError: it does not exist, or its kind is not `ACCEPTED` by the command.
     """
     if not isinstance(model, str | os.PathLike):
         hint = " Call it, and give what it returns." if callable(model) else ""
@@ -119,7 +119,7 @@ def resolve_model(model: object, command: str) -> ModelArgument:
     if not interpretations:
         raise UsageError(_explain_not_found(text, command))
     found, *others = interpretations
-    if others and len(ACCEPTED[command]) > 1:  # where names alone are taken, nothing else can be meant
+    if others and len(ACCEPTED[command]) > 1:  # a command that accepts only names has no ambiguity
         _warn_ambiguous(found)
     if found.kind is ModelKind.WEIGHTS:
         _check_weights(found.path, command)
@@ -129,13 +129,13 @@ def resolve_model(model: object, command: str) -> ModelArgument:
 
 
 def takes(command: str) -> str:
-    """What a command takes, in words: "a network's name, an exported file or the folder of a run"."""
+    """The kinds that a command accepts: "a network's name, an exported file or the folder of a run"."""
     *most, last = (kind.value for kind in ModelKind if kind in ACCEPTED[command])
     return f"{', '.join(most)} or {last}" if most else last
 
 
 def _interpretations(text: str, command: str, *, is_path: bool) -> list[ModelArgument]:
-    """All that the text can mean, first what holds."""
+    """All meanings of the text, the one that applies first."""
     found = []
     exists = os.path.lexists(text)
     if not is_path and re.fullmatch(r"[\w.-]+", text) and not _is_file_name(text) and (not exists or _is_known(text)):
@@ -146,7 +146,7 @@ def _interpretations(text: str, command: str, *, is_path: bool) -> list[ModelArg
     if in_file and os.path.isfile(source):  # noqa: PTH113 - that of `Path` may raise
         found.append(ModelArgument(text, ModelKind.FUNCTION, function, source))
     if exists:
-        # What it is matters where nothing else holds.
+        # The kind of file matters only if the text has no other meaning.
         found.append(ModelArgument(text, ModelKind.RUN) if found else _classify_path(text, command))
     if named and not in_file and not found and _is_dotted(source):
         found.append(ModelArgument(text, ModelKind.FUNCTION, function, source))
@@ -161,7 +161,7 @@ def _is_known(name: str) -> bool:
 
 
 def _read_network_name(name: str) -> TimmName:
-    from vertebra.model_table import read_network_name  # with a table of all networks, which no file needs
+    from vertebra.model_table import read_network_name  # loads the table of networks, which files do not need
 
     return read_network_name(name)
 
@@ -179,7 +179,7 @@ def _is_file_name(text: str) -> bool:
 
 
 def _classify_path(text: str, command: str) -> ModelArgument:
-    """A file or folder that is there; a `UsageError` where it is no model."""
+    """Classify an existing file or folder; a `UsageError` if it is not a model."""
     path = Path(text)
     if os.path.isdir(text):  # noqa: PTH112
         if any((path / name).is_file() for name in (RUN_MODEL, RUN_METRICS, RUN_SETTINGS, RUN_WEIGHTS)):
@@ -199,7 +199,7 @@ def _classify_path(text: str, command: str) -> ModelArgument:
 
 
 def _kind_by_content(path: Path) -> ModelKind:
-    """Of a file whose name does not say what it is; a `UsageError` where it is no model."""
+    """Classify a file by its first bytes; a `UsageError` if it is not a model."""
     if path.is_file():
         try:
             with path.open("rb") as file:
@@ -219,7 +219,7 @@ def _kind_by_content(path: Path) -> ModelKind:
 
 
 def _explain_folder(path: Path, command: str) -> str:
-    """Why a folder is no model, and what in it may be meant."""
+    """Explain why a folder is not a model, and list the models in it."""
     try:
         inside = sorted(path.iterdir())
     except OSError as error:
@@ -235,7 +235,7 @@ def _explain_folder(path: Path, command: str) -> str:
 
 
 def _explain_not_found(text: str, command: str) -> str:
-    """Why a text is nothing that is there."""
+    """Explain why a text names nothing that exists."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
         return f"{text} is a web address, and no model is taken from there. Download the file, then give its path."
     last = re.split(r"[/\\:]", text)[-1]  # of hf-hub:timm/resnet50, too
@@ -269,7 +269,7 @@ def _warn_ambiguous(found: ModelArgument) -> None:
 
 
 def _explain_not_accepted(found: ModelArgument, command: str) -> str:
-    """Why a command does not take a kind of model, and what to do instead."""
+    """Explain why a command does not accept this kind of model, and what to do instead."""
     path, given = found.path, shlex.quote(found.given)
     if command != "train" and found.kind in (ModelKind.WEIGHTS, ModelKind.EXPORTED):
         fact = "holds weights alone" if found.kind is ModelKind.WEIGHTS else "is exported already"
@@ -290,7 +290,7 @@ def _explain_not_accepted(found: ModelArgument, command: str) -> str:
 
 
 def _check_weights(path: Path, command: str) -> None:
-    """Refuse a file with a whole network, which nothing here opens, since that is to run what it says."""
+    """Reject a file with a whole network: opening it would run code from the file."""
     from vertebra.torch_archives import describe_whole_network
 
     if what := describe_whole_network(path):
@@ -300,7 +300,7 @@ def _check_weights(path: Path, command: str) -> None:
 
 
 def _suggest_network(path: Path, command: str) -> str:
-    """The command for the network of an exported file, where its card names one; else what the command takes."""
+    """Suggest the command with the network that a file's card names, else the kinds that the command accepts."""
     try:
         name = read_card(path).architecture
     except CardError:

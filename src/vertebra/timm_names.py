@@ -1,4 +1,4 @@
-"""timm's names of networks and of their weights: which are here, and what is nearest to the others."""
+"""timm's names of networks and weights: the ones supported here, and the nearest network for the others."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from vertebra.errors import UsageError, suggest
 
 @dataclass(frozen=True)
 class Alias:
-    """A network here that one of timm's names stands for."""
+    """The network here for one of timm's names."""
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)  # arguments of its builder
-    tag: str = ""  # weights that the name itself stands for
-    differs: str = ""  # what it computes otherwise than timm's
+    tag: str = ""  # the weights that the name implies
+    differs: str = ""  # how its computation differs from timm's
 
 
 def _tensorflow(name: str, eps: str) -> Alias:
@@ -64,7 +64,7 @@ TAGS: dict[str, dict[str, str]] = {
     **dict.fromkeys(["efficientnet_b3", "efficientnet_b4"], _RA2),
     **{f"tf_efficientnet_lite{i}": {"in1k": _V1} for i in range(3)},
 }
-# The weights that `pretrained=True` stands for in timm where the name has no tag, if they are not the only ones here.
+# The weights that timm loads with `pretrained=True` for a name without a tag, if they are not the only ones here.
 _TIMM_DEFAULTS = {
     **dict.fromkeys(["resnet18", "resnet34", "resnet50"], "a1_in1k"),
     **dict.fromkeys(["resnet101", "resnet152", "resnext50_32x4d"], "a1h_in1k"),
@@ -83,14 +83,14 @@ _TIMM_DEFAULTS = {
 
 @dataclass(frozen=True)
 class TimmName:
-    """One of timm's names, read: `timm` without the tag, the network here, the tag or ""."""
+    """A parsed timm name: `timm` without the tag, the network here, the tag or ""."""
 
     timm: str
     alias: Alias
     tag: str
 
     def weights(self, default: str) -> str:
-        """The member of the weights enum that `pretrained=True` takes for this name; `default` where it has no tag.
+        """The member of the weights enum that `pretrained=True` loads for this name; `default` if it has no tag.
 
         Raises:
             UsageError: the tag names weights that are not here, or the network has none of this width.
@@ -110,11 +110,11 @@ class TimmName:
 
     @property
     def unknown_tag(self) -> str:
-        """A sentence where the name's tag is of weights that are not here; else ""."""
+        """A sentence if the tag's weights are not available here; else ""."""
         return "" if not self.tag or self.tag in self._here else self._missing(self._here)
 
     def other_default(self, member: str) -> str:
-        """A sentence where timm's weights for this name are others than this member; else ""."""
+        """A sentence if timm loads other weights for this name than this member; else ""."""
         if self.tag:
             return ""
         theirs = _TIMM_DEFAULTS.get(self.timm)
@@ -139,7 +139,7 @@ class TimmName:
 
 
 _USE_TIMM = "timm's own works on the networks here: import timm.{0}"
-# Names in timm's package that are not here → what to write.
+# Names in timm's package that are not here → the replacement.
 _REPLACEMENTS = {
     **{module: _USE_TIMM.format(module) for module in ("data", "layers", "loss", "optim", "scheduler", "utils")},
     "create_transform": "Write get_model_weights(NAME).DEFAULT.transforms().",
@@ -155,12 +155,12 @@ _REPLACEMENTS = {
 
 
 def suggest_replacement(name: str) -> str:
-    """What to write instead of a name in timm's package that is not here, with a space before; "" for others."""
+    """The replacement for a name of timm's package that is not here: ". Write …"; "" for other names."""
     return f". {_REPLACEMENTS[name]}" if name in _REPLACEMENTS else ""
 
 
 def read_name(name: str, networks: Mapping[str, Any]) -> TimmName | None:
-    """The network, of those here, that a name of timm's stands for, with or without a tag; None if there is none."""
+    """Parse a name, ours or timm's, with or without a tag; None if there is no such network here."""
     timm, _, tag = name.strip().lower().partition(".")
     if timm in networks:
         return TimmName(timm, Alias(timm), tag)
@@ -169,7 +169,7 @@ def read_name(name: str, networks: Mapping[str, Any]) -> TimmName | None:
 
 
 def differing_weights(network: str, arch: str = "") -> str:
-    """What timm's networks do otherwise than this one with the same tensors, those of `arch` or any; "" for nothing."""
+    """How timm's networks (`arch`, or any) compute differently from this one with the same tensors; "" if equally."""
     if network.startswith("efficientnet_lite"):
         differs = (
             f"timm's {network} pads symmetrically and has batch norm with eps=0.00001; {network} here as tf_{network}"
@@ -188,7 +188,7 @@ def differing_weights(network: str, arch: str = "") -> str:
 
 
 def explain_unknown(name: str, networks: Mapping[str, Any], families: Iterable[str]) -> str:
-    """The message for a name that is not among the networks here: the nearest network, or a spelling."""
+    """The error message for an unknown network: the nearest network or the nearest spelling."""
     source, colon, _ = name.partition(":")
     if colon and source in ("hf-hub", "hf_hub", "local-dir"):
         return (
@@ -210,22 +210,23 @@ def explain_unknown(name: str, networks: Mapping[str, Any], families: Iterable[s
     return f"there is no model {name!r}. {hint}"
 
 
-# Names of timm's that are networks of here with weights that are not.
+# timm's names of networks that are here with weights that are not.
 _OTHER_WEIGHTS = r"(?:gluon|ssl|swsl|ig)_(res\w+?)(?:_v1b)?|(tf_efficientnet\w+)_(?:ap|ns|in21k|in21ft1k)"
 
 # EfficientNets of other sizes → the nearest.
 _EFFICIENTNETS = {"b8": "b7", "l2": "b7", "xl": "v2_l", "es": "lite0", "em": "lite2", "el": "b3"}
 _EFFICIENTNETS |= {"lite3": "lite2", "lite4": "lite2"}
-# ResNet's children in timm; the letters before are changes of the stem, the shortcuts, the attention.
+# ResNet variants in timm; the prefixes are changes of the stem, the shortcuts, the attention.
 _RESNETS = r"([a-z]+\d?_)*[a-z0-9]*?(res|res2|bot|halo)ne(t|xt|st)|(legacy_|gluon_)?senet|haloregnet|dpn\d|dla\d"
-# Of these the ones that are none of timm's or torchvision's: mistyped, such as resnet500.
+# Of these, names that neither timm nor torchvision has: typos such as resnet500.
 _RESNET_TYPOS = r"resnet[-_]?\d*(_?v\d)?$|resnext[-_]?\d*(_\d+x\d+d?)?$|wide_resnet\d*(_2)?$"
 _OTHER_DEPTHS = r"resnet(26|200)$|resnext101_32x(4|16|32|48)d$|wide_resnet(28|40)"
-_RESNET_DEPTHS = ((18, 26), (34, 42), (50, 75), (101, 126), (152, 10**9))  # here, up to that depth of others
+# (depth here, maximum depth that it is the nearest for)
+_RESNET_DEPTHS = ((18, 26), (34, 42), (50, 75), (101, 126), (152, 10**9))
 
 
 def _nearest_in_family(base: str, networks: Mapping[str, Any]) -> str | None:
-    """For a network of the six families that is not here, the nearest that is; None for what may be mistyped."""
+    """The nearest network for one of the six families that is not here; None for a possible typo."""
     if any(re.sub(r"\W|_", "", name).startswith(re.sub(r"\W|_", "", base)) for name in networks):
         return None
     if found := re.match(r"(?:tf_)?efficientnet(?:v2)?_(b8|l2|xl|e[sml]|lite[34])", base):
@@ -246,7 +247,7 @@ def _nearest_in_family(base: str, networks: Mapping[str, Any]) -> str | None:
     return next(f"resnet{here}" for here, most in _RESNET_DEPTHS if depth <= most)
 
 
-# Beginnings of names of timm's other families → the network here that is nearest in kind; the first that fits.
+# Network here → name prefixes of timm's families that it is the nearest for; the first match applies.
 _OTHER_FAMILIES = {
     "mobilenet_v2": "(tf_)?mobilenet(?!_?v2) mnasnet semnasnet (tf_)?mixnet mobileone mobilevit ghostnet shufflenet "
     "squeezenet fbnet spnasnet lcnet tinynet hardcorenas rexnet edgenext efficientvit efficientformer repvit repghost "
@@ -261,7 +262,7 @@ _OTHER_FAMILIES = {
     "qwen3_vit gemma4_vit deepseek_vit flexivit focalnet poolformer caformer pvt mixer resmlp gmlp gmixer tiny_vit "
     "nextvit fasternet vitamin dinov csatv2 rdnet hgnet mambaout convmixer convformer inception_next cspnext",
 }
-# Of the last of them another for these sizes.
+# Sizes of the last group → another nearest network.
 _SIZES = {
     r"\w*(atto|femto|pico|nano|zepto)|(vit|deit|xcit|cait|pit|tiny_vit)\w*(tiny|xs|_ti_)": "efficientnet_b0",
     r"\w*(large|huge|giant|gigantic|enormous|xl|_l\b|_l_|_h_)": "efficientnet_v2_l",
@@ -270,7 +271,7 @@ _SIZES = {
 
 
 def _nearest_in_kind(base: str) -> str | None:
-    """For a network of another family, the nearest that is here."""
+    """The nearest network here for one of another family."""
     for network, beginnings in _OTHER_FAMILIES.items():
         if re.match("|".join(beginnings.split()), base):
             sizes = _SIZES if network == "efficientnet_v2_m" else {}

@@ -1,4 +1,4 @@
-"""Which files of torch's hold a whole network instead of weights, by their names and opcodes; nothing in them is run.
+"""Detect torch files that hold a whole network instead of weights, by names and opcodes, without running any code.
 
 Standard library only.
 """
@@ -15,7 +15,7 @@ _MAX_START = 65_536  # bytes of a pickle that are read
 
 
 def describe_whole_network(path: Path) -> str:
-    """What a file holds that is a whole network: "a TorchScript program"; "" for weights and what cannot be told."""
+    """Describe the whole network in a file: "a TorchScript program"; "" for weights and unrecognised files."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()

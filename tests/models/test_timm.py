@@ -488,7 +488,7 @@ def test_a_checkpoint_says_which_network_it_is_of(tmp_path: Path) -> None:
         create_model("resnet18", weights=saved("resnet18.a1_in1k", "resnet18"))
     with pytest.warns(VertebraWarning, match=r"those of efficientnet_lite0: .*pads symmetrically.*outputs differ"):
         create_model("tf_efficientnet_lite0", weights=saved("efficientnet_lite0", "efficientnet_lite0"))
-    with pytest.warns(VertebraWarning, match=r"says arch='resnetblur18', and its weights are taken for resnet18"):
+    with pytest.warns(VertebraWarning, match=r"says arch='resnetblur18'; its weights are loaded into resnet18"):
         create_model("resnet18", weights=saved("resnetblur18", "resnetblur18"))
 
 

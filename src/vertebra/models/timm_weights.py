@@ -28,29 +28,26 @@ Names = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 def stem_and_head_names(cls: type) -> tuple[tuple[str, str], ...]:
-    """First convolution and classifier of the class's networks in timm, where they have other names there."""
+    """timm's names of the first convolution and the classifier, if they differ from torchvision's."""
     found = _family(cls)
     return () if found is None else (found[0],)
 
 
 def to_torchvision_names(cls: type, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The tensors by torchvision's names; unchanged where they do not have timm's."""
+    """Rename timm's tensors to torchvision's names; tensors without timm's names are returned unchanged."""
     found = _family(cls)
     return tensors if found is None else found[1](tensors)
 
 
 def warn_of_differences(content: Content, tensors: Mapping[str, Any], network: str, cls: type) -> None:
-    """Warn where a file says that its weights are another network's, or where timm's compute something else with them.
-
-    Training scripts of timm and others save the network's name as "arch".
-    """
-    said = content.value.get("arch") if isinstance(content.value, Mapping) else None
-    arch = said.lower().partition(".")[0] if isinstance(said, str) else ""
+    """Warn if a file's "arch" is another network, or if timm's network computes differently with the tensors."""
+    saved = content.value.get("arch") if isinstance(content.value, Mapping) else None
+    arch = saved.lower().partition(".")[0] if isinstance(saved, str) else ""
     known = read_name(arch, {network: None})
     if arch and (known is None or known.alias.name != network):
         warn(
-            f"'{content.path}' says arch={said!r}, and its weights are taken for {network}. Where its layers are "
-            "others, the network predicts something else than the one that was saved."
+            f"'{content.path}' says arch={saved!r}; its weights are loaded into {network}. If the layers differ, "
+            "its predictions differ from those of the saved network."
         )
         return
     if to_torchvision_names(cls, tensors) is not tensors and (note := differing_weights(network, arch)):

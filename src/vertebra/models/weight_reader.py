@@ -53,12 +53,12 @@ class Content:
 
 
 def read(path: str | os.PathLike[str], *, mapped: bool = True) -> Content:
-    """Read a checkpoint of torch or a safetensors file, on the CPU, without running any code of the file.
+    """Read a torch checkpoint or a safetensors file to the CPU, without running any code of the file.
 
-    What it is, its first bytes decide, whatever its name. `mapped` maps torch's files copy-on-write: changing a tensor
-    changes neither the file nor another reading of it. But whoever writes into the file itself, as `torch.save` to the
-    same path does, takes the pages away from under the tensors; so it is for files that are only ever replaced as a
-    whole. Files older than torch 1.6 and safetensors are copied.
+    The first bytes decide the format, not the name. `mapped` maps torch's files copy-on-write: a changed tensor changes
+    neither the file nor another reading of it. Overwriting the file in place, as `torch.save` does, would change the
+    tensors, so `mapped` is only for files that are replaced as a whole. Safetensors and files older than torch 1.6 are
+    copied.
 
     Raises:
         WeightsError: the path is missing or a folder, is empty, damaged, or not a weight file.
@@ -71,32 +71,32 @@ def read(path: str | os.PathLike[str], *, mapped: bool = True) -> Content:
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The tensors of a file that holds nothing else, as the published ones do; else a `WeightsError`."""
+    """Read a file that holds only named tensors, as published files do; else a `WeightsError`."""
     content = read(path)
     return named_tensors(content.value, content.path)
 
 
 def read_card(path: str | os.PathLike[str]) -> Card | None:
-    """The card of a weight file, where Vertebra wrote it; its tensors are not read. Raises as `read` does."""
+    """Read the card of a weight file without its tensors; None if Vertebra did not write it. Raises as `read`."""
     path = Path(path).expanduser()
     return _card_of(_metadata(path), path) if _detect_format(path) == "safetensors" else None
 
 
 def check_architecture(card: Card | None, name: str, path: Path) -> None:
-    """Refuse, with a `WeightsError`, a file whose card says that its weights are another network's."""
+    """Raise a `WeightsError` if a file's card names another network."""
     if card is not None and card.architecture != name:
-        raise WeightsError(f"'{path}' holds weights of {card.architecture}, and {name} was asked for. Name the former.")
+        raise WeightsError(f"'{path}' holds weights of {card.architecture}, not of {name}. Use {card.architecture}.")
 
 
 def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """The SHA-256 of all that a safetensors file says: its metadata, less this, and each tensor's name, form and bytes.
+    """The SHA-256 of a safetensors file's metadata (without this) and of each tensor's name, type, shape and bytes.
 
-    The format has none of its own, and one changed bit of a weight would load without a word.
+    The format has no checksum, so a changed bit of a weight would go unnoticed.
     """
     import hashlib
 
-    said = [entry for entry in sorted(metadata.items()) if entry[0] != CHECKSUM_KEY]
-    found = hashlib.sha256(json.dumps(said).encode())
+    entries = [entry for entry in sorted(metadata.items()) if entry[0] != CHECKSUM_KEY]
+    found = hashlib.sha256(json.dumps(entries).encode())
     for name, tensor in sorted(tensors.items()):
         found.update(json.dumps([name, str(tensor.dtype), *tensor.shape]).encode())
         found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
@@ -104,7 +104,7 @@ def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
 
 
 def _detect_format(path: Path) -> str:
-    """By the first bytes: "torch" or "safetensors"."""
+    """The format by the first bytes: "torch" or "safetensors"."""
     head, size = _read_beginning(path)
     if not size:
         raise WeightsError(f"'{path}' is empty. Delete it and fetch it again.")
@@ -197,14 +197,14 @@ def _read_safetensors(path: Path) -> Content:
 
 
 def _verify_checksum(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Refuse a file whose checksum is not that which Vertebra wrote into it."""
+    """Raise a `WeightsError` if the checksum that Vertebra wrote into the file does not match."""
     wanted = metadata.get(CHECKSUM_KEY)
-    # One damaged letter of its name, and it would be unknown.
+    # The key itself may be damaged, so any SHA-256 among the values counts.
     lost = wanted is None and any(re.fullmatch("[0-9a-f]{64}", value) for value in metadata.values())
     if lost or (wanted is not None and checksum(tensors, metadata) != wanted):
         raise WeightsError(
             f"'{path}' is damaged, or was changed after Vertebra wrote it: its tensors and its card do not have the "
-            "SHA-256 that was written with them. Copy it again from where it is whole."
+            "SHA-256 that was written with them. Copy it again from an intact source."
         )
 
 
@@ -224,7 +224,7 @@ def _card_of(metadata: Mapping[str, str], path: Path) -> Card | None:
 
 
 def named_tensors(value: Any, path: Path) -> dict[str, Tensor]:
-    """A mapping as a state dict; a `WeightsError` names the first entry that is no named tensor."""
+    """A mapping as a state dict; a `WeightsError` names the first entry that is not a named tensor."""
     if isinstance(value, InertObject):
         raise _unsafe_error(path, value.name)
     if not isinstance(value, Mapping):
@@ -249,7 +249,7 @@ def named_tensors(value: Any, path: Path) -> dict[str, Tensor]:
 
 
 _UNUSUAL = "is of an unusual type"
-# What makes tensors that no network here could take.
+# Rebuild functions of tensors that no network here can load.
 _UNSUPPORTED_TENSORS = {
     "torch._utils._rebuild_sparse_tensor": "is sparse or quantized",
     "torch._utils._rebuild_sparse_csr_tensor": "is sparse or quantized",
