@@ -305,7 +305,7 @@ def test_a_function_makes_the_network(code, capsys, text, kind):
         ("net.py:fails", VertebraError, "net.py:fails raises ValueError: first line (net.py, line 15)."),
         ("net.py:silent", VertebraError, "net.py:silent raises RuntimeError (net.py, line 16)."),
         ("net.py:leaves", VertebraError, "net.py:leaves raises SystemExit: bye"),
-        ("wrong.py:build", VertebraError, "wrong.py, line 1: invalid syntax. Mend the code"),
+        ("wrong.py:build", VertebraError, "wrong.py, line 1: invalid syntax. Fix the code"),
         ("needs.py:build", VertebraError, "needs.py raises ModuleNotFoundError: No module named 'nothing_of_that_name' "
          "(needs.py, line 2)"),
         ("needs:build", VertebraError, "needs raises ModuleNotFoundError: No module named 'nothing_of_that_name'"),
