@@ -365,7 +365,7 @@ def test_sums_are_taken_once_for_each_state_of_a_file(tmp_path: Path, monkeypatc
     once = len(taken)
     torch_file.read(path)
     assert once > 3 and len(taken) == 2 * once, "a small file is not noted"
-    monkeypatch.setattr(torch_file, "_WORTH_NOTING", 0)
+    monkeypatch.setattr(torch_file, "_MIN_NOTED_SIZE", 0)
     for _ in range(3):
         assert torch_file.read(path) is not None
     assert len(taken) == 3 * once
@@ -433,7 +433,7 @@ def test_tensors_that_repeat_a_number_without_end(tmp_path: Path, zipped: bool) 
 
 
 def test_a_program_without_end(tmp_path: Path, parts: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pickle_reader, "_STEPS", 1000)
+    monkeypatch.setattr(pickle_reader, "_MAX_STEPS", 1000)
     for count, sound in ((900, True), (1100, False)):
         code = b"\x80\x02(" + b"}" * count + b"l."
         path = archive(tmp_path / "m.pth", {**parts, "sound/data.pkl": code})

@@ -241,7 +241,7 @@ def test_a_record_that_is_shorter_than_its_tensor(saved: Path) -> None:
 
 
 def test_a_compressed_archive_and_one_with_much_else(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pickle_reader, "_STEPS", 10)
+    monkeypatch.setattr(pickle_reader, "_MAX_STEPS", 10)
     torch.save({"log": list(range(100)), "more": {1, 2}}, saved)
     with pytest.raises(WeightsError, match=r"holds more than 10 other things beside its tensors\. Where you trust it"):
         read(saved)

@@ -236,7 +236,7 @@ def test_what_tensors_do_not_tell_travels_with_them(suffix: str, tmp_path: Path)
     x = torch.randn(1, 3, 64, 64)
     torch.save({"model": model.state_dict()}, tmp_path / "nested.pth")
     assert torch.equal(create_model("googlenet", weights=tmp_path / "nested.pth").eval()(x), model(x))
-    with pytest.warns(VertebraWarning, match="says transform_input=True; transform_input=False was asked for"):
+    with pytest.warns(VertebraWarning, match="with transform_input=True; the given transform_input=False is used"):
         other = create_model("googlenet", weights=tmp_path / "nested.pth", transform_input=False)
     assert not other.transform_input
     path = tmp_path / f"bare{suffix}"
