@@ -37,12 +37,12 @@ def scipy_solver() -> Any:
     """Our solver's class with SciPy's L-BFGS-B in place of ours."""
     from scipy.optimize import minimize
 
-    from vertebra.train.logistic_regression import HISTORY, LEAST_CHANGE, MOST_STEPS, Head, Solver
+    from vertebra.train.logistic_regression import HISTORY, MAX_STEPS, MIN_CHANGE, Head, Solver
 
     class SciPySolver(Solver):
         target = -np.inf  # a loss to stop at
 
-        def fit(self, strength: float, least_change: float = LEAST_CHANGE) -> Head:
+        def fit(self, strength: float, min_change: float = MIN_CHANGE) -> Head:
             shape = self.weight.shape
             decay = self.decay(strength)
 
@@ -61,7 +61,7 @@ def scipy_solver() -> Any:
             found = minimize(
                 objective, self.weight.flatten().numpy().astype(np.float64), jac=True, method="L-BFGS-B",
                 callback=enough,
-                options={"maxcor": HISTORY, "maxiter": MOST_STEPS, "ftol": least_change, "gtol": 0},
+                options={"maxcor": HISTORY, "maxiter": MAX_STEPS, "ftol": min_change, "gtol": 0},
             )  # fmt: skip
             self.weight = torch.from_numpy(found.x.astype(np.float32)).reshape(shape)
             self.steps = found.nit
@@ -85,12 +85,12 @@ def all_photos() -> tuple[Any, list[str]]:
     from vertebra.data import open_dataset
     from vertebra.loading import cached_export
     from vertebra.train.dataset_features import compute_features
-    from vertebra.train.prepare import preprocessing_of
+    from vertebra.train.prepare import run_preprocessing
     from vertebra.train.train_settings import Settings
 
     dataset = open_dataset(DATA)
     body = cached_export(MODEL, "DEFAULT")
-    found = compute_features(dataset, body, preprocessing_of(Settings(data=str(DATA)), read_card(body).preprocessing))
+    found = compute_features(dataset, body, run_preprocessing(Settings(data=str(DATA)), read_card(body).preprocessing))
     return found.features, [photo.label for photo in dataset.photos]
 
 
@@ -178,7 +178,7 @@ def measure(small: bool, n: int) -> dict[str, Any]:
         def fit() -> Any:
             kept, linear_head.Solver = linear_head.Solver, solver
             try:
-                found = linear_head.cross_validated(features, labels, folds, classes)
+                found = linear_head.cross_validate(features, labels, folds, classes)
                 recipe, temperature = found.recipe(np.nonzero(found.measurable)[0])
                 recipe.fit(features, labels, classes)
             finally:

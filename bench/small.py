@@ -27,11 +27,11 @@ from vertebra.data import find_duplicates, open_dataset
 from vertebra.loading import cached_export
 from vertebra.machine import affinity_cores
 from vertebra.train.dataset_features import compute_features
-from vertebra.train.linear_head import SHARES, Recipe, choose_strength, cross_validated, discriminant
+from vertebra.train.linear_head import SHARES, Recipe, choose_strength, cross_validate, fit_discriminant
 from vertebra.train.metrics import expected_calibration_error
-from vertebra.train.prepare import preprocessing_of
+from vertebra.train.prepare import run_preprocessing
 from vertebra.train.temperature import NO_PRIOR, PRIOR, Prior, cross_entropy, fit_temperature, posterior_loss, softmax
-from vertebra.train.thresholds import cross_fitted, fit_threshold
+from vertebra.train.thresholds import cross_fit, fit_threshold
 from vertebra.train.train_settings import Settings
 
 DATA = _common.ROOT.parent / "shared" / "data" / "caltech101"
@@ -77,10 +77,10 @@ def all_photos() -> Photos:
     """Of Caltech-101 each once; computed features are kept in the cache."""
     dataset = open_dataset(DATA)
     body = cached_export(MODEL, "DEFAULT")
-    view = preprocessing_of(Settings(data=str(DATA)), read_card(body).preprocessing)
+    view = run_preprocessing(Settings(data=str(DATA)), read_card(body).preprocessing)
     seen = compute_features(dataset, body, view)
     names = sorted({photo.label for photo in dataset.photos})
-    copies = {place for group in find_duplicates(dataset, seen.facts) for place in sorted(group.members)[1:]}
+    copies = {place for group in find_duplicates(dataset, seen.infos) for place in sorted(group.members)[1:]}
     kept = np.array([i for i in range(len(dataset.photos)) if i not in copies])
     labels = np.array([names.index(dataset.photos[i].label) for i in kept])
     return Photos(seen.features[kept], labels)
@@ -117,7 +117,7 @@ def before(own: Photos, rest: Photos, foreign: Photos, folds: Any, classes: int)
     for fold in range(FOLDS):
         out = folds == fold
         one[out] = _softmax_head(own, ~out, classes, strength).logits(own.features[out])
-        other[out] = discriminant(own.features[~out], labels[~out], classes).logits(own.features[out])
+        other[out] = fit_discriminant(own.features[~out], labels[~out], classes).logits(own.features[out])
     factors = [1 / fit_temperature(logits, labels, NO_PRIOR) for logits in (one, other)]
     tried = []
     for share in SHARES:
@@ -154,7 +154,7 @@ def after(
     own: Photos, rest: Photos, foreign: Photos, folds: Any, classes: int, prior: Prior, *, smoothed: bool = False
 ) -> Found:
     """As it is now, with a prior of any width."""
-    found = cross_validated(own.features, own.labels, folds, classes, prior=prior)
+    found = cross_validate(own.features, own.labels, folds, classes, prior=prior)
 
     def fitted(places: Any) -> tuple[Recipe, float]:
         recipe, temperature = found.recipe(places, prior)
@@ -170,7 +170,7 @@ def after(
         )
 
     every = np.arange(len(own.labels))
-    reported, answered = cross_fitted(fit, own.labels, folds, (TARGET,))
+    reported, answered = cross_fit(fit, own.labels, folds, (TARGET,))
     threshold = fit_threshold(fit(every)(every), own.labels, TARGET).value or 0.0
     recipe, temperature = fitted(every)
     head = recipe.fit(own.features, own.labels, classes)

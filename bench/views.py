@@ -21,7 +21,7 @@ from vertebra.pixels import network_pixels
 from vertebra.runtime.engine import EMBEDDING
 from vertebra.runtime.predictor import Predictor
 from vertebra.runtime.prefetch import read_ahead
-from vertebra.train.linear_head import cross_validated
+from vertebra.train.linear_head import cross_validate
 from vertebra.train.temperature import cross_entropy, fit_temperature
 
 DATA = _common.ROOT.parent / "shared" / "data" / "caltech101"
@@ -48,7 +48,7 @@ def judged(views: list[Any], labels: Any, places: Any, classes: int) -> dict[str
     """Top-1 and cross-entropy of the first view's photos, by heads fitted to all views of the others."""
     truth = np.tile(labels[places], len(views))
     folds = np.tile(np.random.default_rng(1).integers(0, FOLDS, len(places)), len(views))
-    found = cross_validated(np.concatenate([view[places] for view in views]), truth, folds, classes)
+    found = cross_validate(np.concatenate([view[places] for view in views]), truth, folds, classes)
     recipe, _ = found.recipe(np.nonzero(found.measurable)[0])
     logits = recipe.logits(found.softmax_logits, found.discriminant_logits)[: len(places)]
     truth = truth[: len(places)]

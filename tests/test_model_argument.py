@@ -205,7 +205,7 @@ def test_files_and_runs_are_told_without_torch(place):
 @pytest.mark.parametrize(
     ("missing", "wanted", "message"),
     [
-        (("model.onnx", "weights.safetensors", "metrics.json"), "exported_file", "is not finished. Go on with it: "
+        (("model.onnx", "weights.safetensors", "metrics.json"), "exported_file", "is not finished. Resume with: "
          "vertebra train --resume run"),
         (("weights.safetensors", "model.onnx"), "exported_file", "is finished, and its model.onnx is missing. Put it"),
         (("model.onnx",), "exported_file", "Export its weights: vertebra export run --out run/model.onnx"),

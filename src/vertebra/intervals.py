@@ -1,7 +1,6 @@
 """95 % confidence intervals of proportions. Standard library only.
 
-Both are score intervals: valid also for few photos and for proportions near 0 and 1, where the normal approximation
-has no width.
+Both are score intervals, valid also for small samples and for proportions near 0 and 1.
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ from typing import TypeAlias
 
 Interval: TypeAlias = tuple[float, float]
 
-Z = 1.959964  # of 95 % of a normal distribution
+Z = 1.959964  # two-sided 95 % quantile of the normal distribution
 
 
 def wilson(hits: float, n: float) -> Interval:
-    """Of a proportion: `hits` of `n` (Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953)."""
+    """Return the interval of the proportion `hits / n` (Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953)."""
     share, z2 = hits / n, Z * Z
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     spread = Z * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
@@ -23,20 +22,20 @@ def wilson(hits: float, n: float) -> Interval:
 
 
 def paired(lost: float, gained: float, n: float) -> Interval:
-    """Of the difference of two proportions measured on the same `n` photos, `(lost - gained) / n`.
+    """Return the interval of a difference of two accuracies on the same `n` photos, `(lost - gained) / n`.
 
-    `lost` are correct in the first measurement alone, `gained` in the second alone (Tango 1998,
+    `lost` photos are correct only in the first measurement, `gained` only in the second (Tango 1998,
     https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8%3C891).
     """
     return -_upper(gained, lost, n), _upper(lost, gained, n)
 
 
 def _upper(lost: float, gained: float, n: float) -> float:
-    """The largest difference that the counts do not contradict at this level: the root of the score, by bisection."""
+    """Return the upper limit: the root of the score function, by bisection."""
     low, high = (lost - gained) / n, 1.0
     for _ in range(60):
         middle = (low + high) / 2
-        # The share of `gained` that is most likely where the difference is `middle`: the root of a quadratic.
+        # The maximum-likelihood share of `gained` given the difference `middle`: the root of a quadratic.
         a, b = 2 * n, (2 * n - lost + gained) * middle - lost - gained
         share = (math.sqrt(max(0.0, b * b + 4 * a * gained * middle * (1 - middle))) - b) / (2 * a)
         spread = math.sqrt(max(0.0, n * (2 * share + middle * (1 - middle))))

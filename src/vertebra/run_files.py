@@ -1,4 +1,4 @@
-"""The files in the folder of a run, where a run is given as a model. Standard library only."""
+"""The files in the folder of a run, for a run that is given as MODEL. Standard library only."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from vertebra.errors import UsageError, warn
 # Files in the folder of a run.
 RUN_MODEL, RUN_METRICS, RUN_SETTINGS, RUN_WEIGHTS = (
     "model.onnx",
-    "metrics.json",  # written last: a run that has it is finished
+    "metrics.json",  # written last, which marks the run as finished
     "settings.toml",
     "weights.safetensors",
 )
 
-_MAX_HEADER_BYTES = 100_000_000  # of a safetensors file, as its format has it
+_MAX_HEADER_BYTES = 100_000_000  # limit of the safetensors format
 
 
 def resume_command(run: Path) -> str:
-    """What a person types to go on with a run."""
+    """Return the command that resumes a run."""
     return f"vertebra train --resume {shlex.quote(str(run))}"
 
 
 def run_model(run: Path) -> Path:
-    """The exported file of a run; a `UsageError` where it has none, a `CardError` where that is empty."""
+    """Return the exported file of a run; a `UsageError` if it is missing, a `CardError` if it is empty."""
     path, has_weights = run / RUN_MODEL, (run / RUN_WEIGHTS).is_file()
     export = f"Export its weights: vertebra export {shlex.quote(str(run))} --out {shlex.quote(str(path))}"
     if path.is_file():
@@ -39,11 +39,11 @@ def run_model(run: Path) -> Path:
         return path
     if has_weights:
         raise UsageError(f"the run {run} has no {RUN_MODEL}. {export}")
-    raise _unusable(run, RUN_MODEL)
+    raise _missing_file_error(run, RUN_MODEL)
 
 
 def run_weights(run: Path) -> Path:
-    """The weights of a run; a `UsageError` where it has none."""
+    """Return the weight file of a run; a `UsageError` if it is missing."""
     path = run / RUN_WEIGHTS
     if path.is_file():
         _warn_if_unfinished(run)
@@ -56,7 +56,7 @@ def run_weights(run: Path) -> Path:
             f"the run {run} has no {RUN_WEIGHTS}: an older Vertebra made it, or the file was removed. It still "
             f"predicts; its exported file is {run / RUN_MODEL}.{again if settings.is_file() else ''}"
         )
-    raise _unusable(run, RUN_WEIGHTS)
+    raise _missing_file_error(run, RUN_WEIGHTS)
 
 
 def _warn_if_unfinished(run: Path) -> None:
@@ -67,7 +67,7 @@ def _warn_if_unfinished(run: Path) -> None:
 
 
 def _warn_if_different(run: Path, path: Path) -> None:
-    """Warn of a file that was put into the folder of another run."""
+    """Warn if the file was made by another run."""
     if found := _differences(path, run):
         weights = run / RUN_WEIGHTS
         again = ""
@@ -76,24 +76,24 @@ def _warn_if_different(run: Path, path: Path) -> None:
         warn(f"{path} is not as the run {run} made it: {'; '.join(found)}. It is used all the same.{again}")
 
 
-def _unusable(run: Path, name: str) -> UsageError:
+def _missing_file_error(run: Path, name: str) -> UsageError:
     if (run / RUN_METRICS).is_file() or not (run / RUN_SETTINGS).is_file():
         return UsageError(f"the run {run} is finished, and its {name} is missing. Put it back, or start a new run.")
-    return UsageError(f"the run {run} is not finished. Go on with it: {resume_command(run)}")
+    return UsageError(f"the run {run} is not finished. Resume with: {resume_command(run)}")
 
 
 def _differences(file: Path, run: Path) -> list[str]:
-    """Where the card of a run's exported file or weights differs, such as "network resnet18, of the run resnet50"."""
+    """List what in a file's card differs from its run, such as "network resnet18, of the run resnet50"."""
     card = _card(file)
     if card is None:
         return []
     network, kept = _read_toml(run / RUN_SETTINGS).get("model"), read_json(run / RUN_METRICS) or {}
     found = []
-    if isinstance(network, str) and _plain(network) != _plain(card.architecture):
+    if isinstance(network, str) and _canonical_name(network) != _canonical_name(card.architecture):
         found.append(f"network {card.architecture}, of the run {network}")
     names, own = _class_names(kept), list(card.classes or ())
     if names and own and names != own:
-        found.append(f"{_classes(own)}, of the run {_classes(names)}")
+        found.append(f"{_describe_classes(own)}, of the run {_describe_classes(names)}")
     temperature = kept.get("temperature")
     if isinstance(temperature, float) and temperature != card.temperature and not found:
         found.append(f"temperature {card.temperature:.6g}, of the run {temperature:.6g}")
@@ -109,11 +109,11 @@ def _card(file: Path) -> Card | None:
             header = json.loads(opened.read(length)) if length < _MAX_HEADER_BYTES else {}
         return Card.from_json(header["__metadata__"][METADATA_KEY], str(file))
     except (OSError, ValueError, LookupError, TypeError, RecursionError, CardError):
-        return None  # whatever uses the file has a better error
+        return None  # whatever reads the file next has a better error
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
-    import tomllib  # a file that is no run is used without it
+    import tomllib  # imported only for runs
 
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -122,7 +122,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a file of a run; None where there is none that can be read."""
+    """Read a JSON object from a file of a run; None if it is missing or damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -136,13 +136,13 @@ def _class_names(metrics: Mapping[str, Any]) -> list[str]:
     return [name for name in names if isinstance(name, str)]
 
 
-def _classes(names: list[str]) -> str:
+def _describe_classes(names: list[str]) -> str:
     return f"{len(names)} classes ({', '.join(names[:3])}{', …' if names[3:] else ''})"
 
 
-def _plain(network: str) -> str:
-    """The network that a name stands for, also timm's; the name itself where that is none."""
-    from vertebra.model_table import read_network_name  # with a table of all networks
+def _canonical_name(network: str) -> str:
+    """Resolve a network name, also timm's; an unknown name is returned unchanged."""
+    from vertebra.model_table import read_network_name  # loads a table of all networks
 
     try:
         found = read_network_name(network)

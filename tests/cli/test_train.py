@@ -164,12 +164,12 @@ def test_settings_from_a_file(vertebra, place, tmp_path):
         (("train", "nowhere", "--out", "{}/new"), "no folder, table or data set 'nowhere'"),
         (("evaluate", "{}", "{}"), "is no run: it has no model.onnx"),
         (("evaluate", "{}/no.onnx", "{}"), "no such file"),
-        (("evaluate", "{}/begun", "{}"), "is not finished. Go on with it: vertebra train --resume"),
+        (("evaluate", "{}/begun", "{}"), "is not finished. Resume with: vertebra train --resume"),
         (("train", "{}", "--set", "ema"), "--set takes NAME=VALUE"),
         (("train", "{}", "--set", "emma=0.9"), "Did you mean 'ema'"),
         (("train", "{}", "--epochs", "3"), "epochs would do nothing"),
         (("train", "{}", "--set", "data=other"), "data is given twice"),
-        (("train", "{}", "--set", "out=runs/1"), "out is no setting. Give --out runs/1."),
+        (("train", "{}", "--set", "out=runs/1"), "out is not a setting. Give --out runs/1."),
         (("train", "{}", "--seed", "1", "--set", "seed = 2"), "seed is given twice: 1, and --set seed = 2. Leave one"),
         (("train", "{}", "--set", "folds=3", "--set", "folds=4"), "folds is given twice: 3, and --set folds=4."),
         (("train", "{}", "--method", "scratch", "--weights", "DEFAULT"), "weights would do nothing: scratch starts"),
@@ -418,4 +418,4 @@ def test_evaluate_names_classes_without_a_photo(vertebra, train, tmp_path):
     assert said in done.out and done.out.count("green") == 1
     assert "Folders without any photo, of no class of the model: 'lilac'." in done.out
     done = vertebra("train", "--resume", tmp_path / "run")
-    assert done.out.startswith(f"{tmp_path / 'run'} is finished, so nothing was left to do. Its figures:\ntop-1 ")
+    assert done.out.startswith(f"{tmp_path / 'run'} is finished already. Its metrics:\ntop-1 ")

@@ -9,7 +9,7 @@ import torch
 from vertebra.errors import UsageError
 from vertebra.models import create_model
 from vertebra.train import Settings
-from vertebra.train.batch_limits import check_photos, check_settings, least_images, smallest_step
+from vertebra.train.batch_limits import check_photos, check_settings, min_images, smallest_step_size
 from vertebra.train.batch_loader import batches_of_epoch
 
 NOTE = "accumulate is 8, and some steps are computed in 3 parts: batch norm needs two images of 32 × 32 pixels in each."
@@ -57,7 +57,7 @@ def test_what_is_allowed(values, processes):
 def test_it_says_what_torch_says(model, size):
     """One image is enough exactly where the network can be trained on one."""
     network = create_model(model, weights=None, num_classes=2)
-    found = least_images(network, settings(model=model), size)
+    found = min_images(network, settings(model=model), size)
     network.train()
     if found == 1:
         network(torch.rand(1, 3, size, size))
@@ -83,7 +83,7 @@ def test_the_network_is_left_as_it_was():
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 8, 2000])
 def test_the_smallest_step(photos, batch_size):
     batches = batches_of_epoch(torch.zeros(photos).long().numpy(), settings(batch_size=batch_size), 0)
-    assert smallest_step(photos, batch_size) == min(map(len, batches))
+    assert smallest_step_size(photos, batch_size) == min(map(len, batches))
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63])

@@ -17,7 +17,14 @@ import vertebra
 from vertebra.card import Preprocessing
 from vertebra.errors import UsageError
 from vertebra.train import Settings, batch_loader, resume
-from vertebra.train.batch_loader import TrainPhotos, batches_of_epoch, is_guarded, seed_generators, start_method, stream
+from vertebra.train.batch_loader import (
+    TrainPhotos,
+    batches_of_epoch,
+    can_import_main,
+    load_batches,
+    seed_generators,
+    start_method,
+)
 
 
 @pytest.mark.parametrize(("platform", "method"), [("linux", "fork"), ("darwin", "spawn"), ("win32", "spawn")])
@@ -42,13 +49,13 @@ def test_which_main_modules_can_be_imported_once_more(monkeypatch, file, module,
     if file is not None:
         main.__file__ = file
     monkeypatch.setitem(sys.modules, "__main__", main)
-    assert is_guarded() is guarded
+    assert can_import_main() is guarded
 
 
 def batches(shapes, settings, **options):
     paths = sorted(Path(shapes).glob("*/*.png"))[:12]
     photos = TrainPhotos(paths, np.arange(12) % 3, settings, Preprocessing(32, 32))
-    found = stream(photos, start=0, part=(0, 1), total=3, **options)
+    found = load_batches(photos, start=0, part=(0, 1), total=3, **options)
     return [next(found) for _ in range(2)], len(multiprocessing.active_children())
 
 
@@ -60,7 +67,7 @@ def check_same(found, expected):
 
 def test_a_script_is_not_run_once_more_by_workers_that_nobody_asked_for(shapes_without_broken, monkeypatch):
     monkeypatch.setattr(batch_loader, "start_method", lambda: "spawn")
-    monkeypatch.setattr(batch_loader, "is_guarded", lambda: False)
+    monkeypatch.setattr(batch_loader, "can_import_main", lambda: False)
     settings = Settings("", method="scratch", batch_size=6, image_size=32)
     expected, _ = batches(shapes_without_broken, settings, workers=0)
     found, children = batches(shapes_without_broken, settings, workers=2)
@@ -109,12 +116,12 @@ def settings(**values):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_stream_goes_on_where_it_is_told_to(workers, photo_files):
+def test_batches_resume_from_any_step(workers, photo_files):
     labels = np.arange(9)
     photos = TrainPhotos(photo_files, labels, settings(batch_size=4), PREPROCESSING)
 
     def take(start, count, part=(0, 1), workers=0):
-        found = stream(photos, start=start, part=part, total=9, workers=workers)
+        found = load_batches(photos, start=start, part=part, total=9, workers=workers)
         return [next(found) for _ in range(count)]
 
     whole = take(0, 7)

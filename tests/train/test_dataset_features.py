@@ -55,7 +55,7 @@ def test_damaged_rows_are_computed_again(dataset, tiny_model):
     with pytest.warns(VertebraWarning, match=r"sqlite is damaged\. What it held is made again; no result") as told:
         again = compute_features(dataset, tiny_model, PREPROCESSING)
     assert again.computed == 3 and len(told) == 1
-    assert again.facts == first.facts
+    assert again.infos == first.infos
     # Not the same batches, so rounding may differ.
     assert np.allclose(again.features, first.features, rtol=1e-5, atol=1e-6)
     assert compute_features(dataset, tiny_model, PREPROCESSING).computed == 0
@@ -101,7 +101,7 @@ def test_what_features_are_kept_by(tiny_model, write_model, tmp_path, monkeypatc
     assert not known()
 
 
-def test_engines_are_told_apart():
+def test_engines_have_separate_caches():
     assert engine_version(Plan()).startswith("onnxruntime ")
     assert engine_version(Plan()) != engine_version(Plan(fast_start=True))
     assert engine_version(Plan()) == engine_version(Plan(lanes=2, threads=2))

@@ -139,7 +139,7 @@ def test_imagenets_classes_and_others(tmp_path, imagenet_model):
         evaluate(imagenet_model, labelled(tmp_path / "mixed", "n01440764", "goldfish"))
 
 
-def test_indices_that_are_counted_from_one_are_told(tmp_path, write_model):
+def test_one_based_class_indices_are_noted(tmp_path, write_model):
     model = write_model(tmp_path / "model.onnx", classes=class_names())
     predictor = vertebra.load(model, engine="onnxruntime")
     rows = []
@@ -167,7 +167,7 @@ def test_indices_that_are_counted_from_one_are_told(tmp_path, write_model):
         (("cat", "dog"), None),
     ],
 )
-def test_the_split_that_is_measured_is_told(measure, folders, note):
+def test_the_measured_split_is_noted(measure, folders, note):
     found = measure(("cat", "dog"), *folders)
     assert found.held.metrics.n == 2
     assert [each for each in found.to_dict()["notes"] if "measured" in each and "Only" not in each] == (

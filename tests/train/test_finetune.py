@@ -27,9 +27,9 @@ from vertebra.pixels import network_pixels
 from vertebra.train import Settings, TrainError, resume
 from vertebra.train import run_checkpoint as checkpoint_module
 from vertebra.train.loss import to_images
-from vertebra.train.prepare import preprocessing_of
+from vertebra.train.prepare import run_preprocessing
 from vertebra.train.run_checkpoint import best_file, read_state
-from vertebra.train.run_folder import CHECKPOINT, read_table
+from vertebra.train.run_folder import CHECKPOINT, read_splits
 from vertebra.train.temperature import cross_entropy, fit_temperature
 from vertebra.train.training_log import read_log
 
@@ -100,8 +100,8 @@ def start(tiny_command):
 
 
 @pytest.fixture(scope="module")
-def go_on(tiny_command):
-    """Another one, that goes on with a run: `go_on(folder)`."""
+def resume_run(tiny_command):
+    """Another process, which resumes a run: `resume_run(folder)`."""
     return partial(_go_on, tiny_command)
 
 
@@ -123,7 +123,9 @@ def _go_on(script, folder, *flags):
 
 
 @pytest.mark.parametrize("most", [1, pytest.param(6, marks=pytest.mark.slow)])
-def test_killed_at_any_moment_it_ends_with_the_same_weights(most, start, go_on, more_shapes, small_weights, tmp_path):
+def test_killed_at_any_moment_it_ends_with_the_same_weights(
+    most, start, resume_run, more_shapes, small_weights, tmp_path
+):
     """Killed for real, several times at random moments, with a checkpoint being written after every step.
 
     test_folder.py has every moment, but in one process.
@@ -145,7 +147,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_weights(most, start, go_on, 
         process.send_signal(signal.SIGKILL)
         process.communicate()
         kills += 1
-        process = go_on(tmp_path / "killed")
+        process = resume_run(tmp_path / "killed")
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     _, errors = whole.communicate(timeout=120)
@@ -163,7 +165,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_weights(most, start, go_on, 
 
 
 @pytest.mark.slow  # the polite kill takes the same way, and `stopped` in this process
-def test_ctrl_c_finishes_the_step_and_says_how_to_go_on(start, go_on, more_shapes, small_weights, tmp_path):
+def test_ctrl_c_finishes_the_step_and_says_how_to_resume(start, resume_run, more_shapes, small_weights, tmp_path):
     process = start(more_shapes, tmp_path / "run", small_weights, epochs=200)
     while process.poll() is None and not read_log(tmp_path / "run"):
         time.sleep(0.02)
@@ -173,7 +175,7 @@ def test_ctrl_c_finishes_the_step_and_says_how_to_go_on(start, go_on, more_shape
     assert re.search(r"stopped after step [\d,]+ of", errors)
     assert f"vertebra train --resume {tmp_path / 'run'}" in errors
     assert "Traceback" not in errors
-    again = go_on(tmp_path / "run", "--epochs", "1")
+    again = resume_run(tmp_path / "run", "--epochs", "1")
     _, errors = again.communicate(timeout=120)
     assert again.returncode == 0, errors
 
@@ -196,7 +198,7 @@ def test_ctrl_c_before_the_first_step(start, more_shapes, small_weights, tmp_pat
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert f"stopped. Go on with: vertebra train --resume {tmp_path / 'run'}" in errors
+    assert f"stopped. Resume with: vertebra train --resume {tmp_path / 'run'}" in errors
     assert "Traceback" not in errors
 
 
@@ -275,11 +277,11 @@ def test_a_damaged_checkpoint(stopped):
 def test_settings_that_were_edited_to_those_of_another_network(stopped):
     settings = stopped / "settings.toml"
     settings.write_text(settings.read_text().replace('"resnet18"', '"resnet34"'))
-    with pytest.raises(UsageError, match="another model than the run began with: model was 'resnet18'"):
+    with pytest.raises(UsageError, match="another model than the run started with: model was 'resnet18'"):
         resume(stopped)
     text = settings.read_text().replace('"resnet34"', '"resnet18"')
     settings.write_text(text + 'ignore = ["stripes"]\n')
-    with pytest.raises(UsageError, match=r"another ignore than the run began with: ignore was \[\]"):
+    with pytest.raises(UsageError, match=r"another ignore than the run started with: ignore was \[\]"):
         resume(stopped)
 
 
@@ -289,7 +291,7 @@ def test_what_cannot_be_trained_leaves_no_folder(more_shapes, small_weights, tmp
     assert not (tmp_path / "run").exists()
 
 
-def test_photos_that_the_weights_have_seen_are_told_of(tuned, more_shapes, tmp_path):
+def test_photos_that_the_weights_were_trained_on_are_noted(tuned, more_shapes, tmp_path):
     weights = str(tuned.run / "weights.safetensors")
     again = vertebra.train(more_shapes, tmp_path / "run", model="resnet18", weights=weights, seed=1)
     assert any("trained on" in note and "looks better than it is" in note for note in again.metrics["notes"])
@@ -324,8 +326,8 @@ def test_step_0_is_judged_at_the_size_of_the_epochs(more_shapes, small_weights, 
     position = read_state(folder)
     network = vertebra.create_model("resnet18", weights=None, num_classes=3).eval()
     network.load_state_dict(load_file(best_file(folder, 0)))
-    paths, labels = read_table(folder)["val"]
-    view = preprocessing_of(
+    paths, labels = read_splits(folder)["val"]
+    view = run_preprocessing(
         Settings.from_toml(folder / "settings.toml"), get_model_weights("resnet18")["DEFAULT"].preprocessing, 48
     )
     pixels = np.stack([network_pixels(path, view) for path in paths])
@@ -337,7 +339,7 @@ def test_step_0_is_judged_at_the_size_of_the_epochs(more_shapes, small_weights, 
     assert position.best_loss == pytest.approx(cross_entropy(logits / fit_temperature(logits, truth), truth), abs=1e-3)
 
 
-def test_the_sizes_of_probe_and_network_are_told(tuned):
+def test_the_input_sizes_of_probe_and_network_are_noted(tuned):
     report = tuned.report.read_text()
     assert "The input of the probe is 224 pixels, of the trained network 32." in report
 

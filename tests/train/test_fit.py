@@ -154,7 +154,7 @@ def test_the_log_has_a_line_every_ten_seconds_and_every_epoch(lag, photos, tmp_p
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 4, 5, 6])
-def test_stopped_after_any_step_it_goes_on_as_if_it_had_not(stop_after, photos, tmp_path, monkeypatch):
+def test_a_resumed_run_equals_an_uninterrupted_one(stop_after, photos, tmp_path, monkeypatch):
     options = {"ema": 0.9, "normed": True, "dropout": 0.1, "momentum": 0.9}
     whole = fitted(photos, tmp_path / "whole", monkeypatch, 0, **options)
     for lag in (0, 1):
@@ -163,7 +163,7 @@ def test_stopped_after_any_step_it_goes_on_as_if_it_had_not(stop_after, photos, 
         assert steps == stop_after
         assert [step for step, *_ in saved] == [step for step in (3, 6) if step < stop_after] + [stop_after]
         if stop_after < 6:  # the last step ends it anyhow
-            assert end == f"stopped after step {stop_after} of 6. Go on with: vertebra train --resume RUN"
+            assert end == f"stopped after step {stop_after} of 6. Resume with: vertebra train --resume RUN"
             found = fitted(photos, folder, monkeypatch, lag, **options)
             assert found[2] == 6 - stop_after
             assert found[3] == [step for step in (3, 6) if step > stop_after]
@@ -183,7 +183,7 @@ def test_stopped_after_any_step_it_goes_on_as_if_it_had_not(stop_after, photos, 
 
 @pytest.mark.parametrize("stop_after", [3, 4, 5, 6])
 @pytest.mark.parametrize("ema", [0.0, 0.9], ids=["own", "averaged"])
-def test_stopped_behind_a_nearer_end_it_does_no_step(stop_after, ema, photos, tmp_path, monkeypatch):
+def test_resumed_with_fewer_epochs_than_done_it_does_no_step(stop_after, ema, photos, tmp_path, monkeypatch):
     """Of the steps that were done, the last is judged as any epoch's is, and once."""
     folder = tmp_path / "run"
     end, *_ = fitted(photos, folder, monkeypatch, 0, stop_after=stop_after, epochs=4, ema=ema)
@@ -208,7 +208,7 @@ def test_the_best_epoch_is_kept(photos, tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "run").glob("best*")] == [best_file(tmp_path / "run", 3).name]
 
 
-def test_what_is_told(photos, tmp_path):
+def test_the_progress_of_training_is_reported(photos, tmp_path):
     told = []
     trainer_of(photos, tmp_path / "run", progress=lambda *what: told.append(what)).fit()
     training = [(what.partition(",")[0], *rest) for what, *rest in told if what.startswith("training")]
@@ -253,7 +253,7 @@ def test_a_signal_ends_the_run_after_its_step(number, photos, tmp_path):
 
 
 @pytest.mark.parametrize("lag", [0, 1])
-def test_a_loss_that_diverges_is_told_of_with_its_step(lag, photos, tmp_path, monkeypatch):
+def test_a_diverging_loss_is_reported_with_its_step(lag, photos, tmp_path, monkeypatch):
     arrive_late(monkeypatch, lag)
     trainer = trainer_of(photos, tmp_path / "run", epochs=3)
     step = trainer.step
@@ -329,14 +329,14 @@ def test_steps_or_a_time_budget_end_a_run(time_budget, seconds, step, progress):
 def test_processes_share_the_cores_of_their_machine(device, cores, here, workers, photos, monkeypatch):
     asked = {}
     monkeypatch.setattr("vertebra.train.fit.usable_cores", lambda: cores)
-    monkeypatch.setattr("vertebra.train.fit.stream", lambda photos, **options: asked.update(options))
+    monkeypatch.setattr("vertebra.train.fit.load_batches", lambda photos, **options: asked.update(options))
     trainer = trainer_of(photos, None, workers=None)
     trainer.distributed = Distributed(0, 1, here, torch.device(device))
     trainer.batches(0)
     assert (asked["workers"], asked["pin"]) == (workers, device == "cuda")
 
 
-def test_how_many_photos_have_been_seen_is_told(photos):
+def test_progress_counts_photos(photos):
     told = []
     trainer = trainer_of(photos, None, count=30, progress=lambda *what: told.append(what))
     assert trainer.logits(trainer.train, "measuring").shape == (30, 3)
@@ -371,7 +371,7 @@ def test_a_class_without_a_photo_to_train_on(options, photos, tmp_path):
 def test_batch_norm_gets_two_images(photos, tmp_path):
     assert trainer_of(photos, tmp_path / "a", normed=True, batch_size=9, accumulate=9, epochs=1).fit().finished
     trainer = trainer_of(photos, tmp_path / "b", normed=True, batch_size=9, accumulate=9)
-    assert trainer.step.least_images == 2
+    assert trainer.step.min_images == 2
     assert trainer.notes == [
         "accumulate is 9, and some steps are computed in 4 parts: batch norm needs two images of 8 × 8 pixels in each."
     ]

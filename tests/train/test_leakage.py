@@ -1,4 +1,4 @@
-"""Copies of a photo, offline-mirrored ones too, are held out together, and leaks of the data set itself are told."""
+"""Duplicates, mirrored ones too, are held out together; leaks between the data set's own splits are noted."""
 
 import csv
 
@@ -58,7 +58,7 @@ def test_copies_stay_together_in_every_split(mirrored, small_weights, tmp_path):
     assert "Same picture, different splits" not in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
 
-def test_leaks_of_the_data_set_itself_are_told(small_weights, tmp_path):
+def test_leaks_between_the_data_sets_own_splits_are_noted(small_weights, tmp_path):
     for split, count in (("train", 12), ("test", 4)):
         for label in ("heads", "tails"):
             folder = tmp_path / "coins" / split / label

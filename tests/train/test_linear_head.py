@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from vertebra.train.linear_head import SHARES, STRENGTHS, Recipe, choose_strength, cross_validated, discriminant
+from vertebra.train.linear_head import SHARES, STRENGTHS, Recipe, choose_strength, cross_validate, fit_discriminant
 from vertebra.train.logistic_regression import Solver
 from vertebra.train.temperature import NO_PRIOR, Prior, cross_entropy, fit_temperature, posterior_loss
 
@@ -85,7 +85,7 @@ def test_no_photo_is_predicted_by_a_head_that_saw_it(problem):
     # Labels without any rule: seen photos would be predicted well, unseen ones are not.
     labels = np.random.default_rng(2).integers(0, 4, 300)
     calls = []
-    found = cross_validated(features, labels, np.arange(300) % 3, 4, lambda *call: calls.append(call))
+    found = cross_validate(features, labels, np.arange(300) % 3, 4, lambda *call: calls.append(call))
     assert (found.softmax_logits.argmax(1) == labels).mean() < 0.4
     assert (found.discriminant_logits.argmax(1) == labels).mean() < 0.4
     assert found.strength in {t.strength for t in found.trials}
@@ -99,7 +99,7 @@ def test_of_many_photos_the_largest_folds_choose(count):
     labels = np.arange(count) % 2
     features = (random.normal(0, 1, (count, 3)) + labels[:, None]).astype(np.float32)
     folds = np.repeat([7, 3, 9], [count // 5, count // 2, count - count // 5 - count // 2])
-    found = cross_validated(features, labels, folds, 2)
+    found = cross_validate(features, labels, folds, 2)
     # 300 held-out photos are enough: of 1,500 the largest fold has 750 of them, of 300 all folds are asked.
     chosen = folds == 3 if count == 1500 else folds >= 0
     logits = found.softmax_logits[chosen]
@@ -115,7 +115,7 @@ def test_what_no_head_could_know_is_not_measured():
     random = np.random.default_rng(8)
     labels = np.array([0, 0, 0, 1, 1, 2, 2, 3])
     folds = np.array([0, 1, 2, 0, 0, 1, 2, 1])  # both of class 1 are held out together, and that of class 3
-    found = cross_validated(random.normal(0, 1, (8, 5)).astype(np.float32), labels, folds, 4)
+    found = cross_validate(random.normal(0, 1, (8, 5)).astype(np.float32), labels, folds, 4)
     assert found.measurable.tolist() == [True, True, True, False, False, True, True, False]
     assert all(t.accuracy * 5 == pytest.approx(round(t.accuracy * 5)) for t in found.trials)
 
@@ -123,15 +123,15 @@ def test_what_no_head_could_know_is_not_measured():
 def test_photos_of_a_single_class_measure_nothing():
     labels = np.array([0, 0, 0, 0, 1])
     features = np.random.default_rng(8).normal(0, 1, (5, 4)).astype(np.float32)
-    assert not cross_validated(features, labels, np.array([0, 1, 2, 0, 1]), 2).measurable.any()
+    assert not cross_validate(features, labels, np.array([0, 1, 2, 0, 1]), 2).measurable.any()
     labels[0] = 1
-    found = cross_validated(features, labels, np.array([0, 1, 2, 0, 1]), 2)
+    found = cross_validate(features, labels, np.array([0, 1, 2, 0, 1]), 2)
     assert found.measurable.all()
 
 
 def test_one_photo_a_class_leaves_the_head_as_it_is():
     features = np.eye(3, dtype=np.float32)
-    found = cross_validated(features, np.arange(3), np.arange(3), 3)
+    found = cross_validate(features, np.arange(3), np.arange(3), 3)
     assert not found.measurable.any()
     assert found.trials == []
     recipe, temperature = found.recipe(np.zeros(0, int))
@@ -141,7 +141,7 @@ def test_one_photo_a_class_leaves_the_head_as_it_is():
 
 def test_the_recipe_is_the_best_share_on_the_photos_that_are_given(problem):
     features, labels = problem
-    found = cross_validated(features, labels, np.arange(300) % 3, 4)
+    found = cross_validate(features, labels, np.arange(300) % 3, 4)
     for places in (np.arange(300), np.arange(40)):
         one, other, truth = found.softmax_logits[places], found.discriminant_logits[places], labels[places]
         spread = [np.sqrt(((x - x.mean(1, keepdims=True)).astype(float) ** 2).mean()) for x in (one, other)]
@@ -160,7 +160,7 @@ def test_the_recipe_is_the_best_share_on_the_photos_that_are_given(problem):
 
 def test_the_recipe_makes_the_head_that_was_measured(problem):
     features, labels = problem
-    found = cross_validated(features, labels, np.arange(300) % 3, 4)
+    found = cross_validate(features, labels, np.arange(300) % 3, 4)
     for recipe in (found.recipe(np.arange(300))[0], Recipe(found.strength, 0.4, 0.1), Recipe(found.strength, 0.7)):
         logits = recipe.logits(found.softmax_logits, found.discriminant_logits)
         out = np.arange(300) % 3 == 1
@@ -171,7 +171,7 @@ def test_the_recipe_makes_the_head_that_was_measured(problem):
 def test_the_discriminant_is_that_of_scikit_learn(problem):
     analysis = pytest.importorskip("sklearn.discriminant_analysis")
     features, labels = problem
-    found = discriminant(features, labels, 5)  # of the last class there is no photo
+    found = fit_discriminant(features, labels, 5)  # of the last class there is no photo
     # scikit-learn's mixes with the mean variance in shares; half and half are the same directions, twice as long.
     right = analysis.LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.5).fit(features, labels)
     weight = found.weight[:, :4] * 2
@@ -183,7 +183,7 @@ def test_the_discriminant_of_fewer_photos_than_features_is_the_same():
     random = np.random.default_rng(9)
     labels = np.arange(21) % 3
     features = (random.normal(0, 1, (21, 50)) + labels[:, None]).astype(np.float32)
-    found = discriminant(features, labels, 3)
+    found = fit_discriminant(features, labels, 3)
     means = np.stack([features[labels == c].mean(0) for c in range(3)]).astype(float)
     rest = features - means[labels]
     covariance = rest.T @ rest / 21

@@ -68,8 +68,8 @@ def test_a_trial_stops_when_the_loss_hardly_falls(problem, monkeypatch):
 
     monkeypatch.setattr(Solver, "gradient", counted)
     steps = []
-    for least_change in (0.1, 1e-4, 3e-6):
+    for min_change in (0.1, 1e-4, 3e-6):
         taken.clear()
-        Solver(features, labels, 4).fit(1e-5, least_change)
+        Solver(features, labels, 4).fit(1e-5, min_change)
         steps.append(len(taken))
     assert steps[0] <= 4 and steps == sorted(set(steps))

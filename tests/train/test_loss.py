@@ -44,7 +44,7 @@ def test_mixing(options):
     chosen = settings(**options)
     loss = Loss(chosen, np.arange(4), 4, torch.device("cpu"))
     torch.manual_seed(1)
-    images, targets = loss.mixed(torch.rand(4, 3, 8, 8), torch.arange(4), chosen.mixup)
+    images, targets = loss.mix(torch.rand(4, 3, 8, 8), torch.arange(4), chosen.mixup)
     assert images.shape == (4, 3, 8, 8)
     assert torch.allclose(targets.sum(1), torch.ones(4))
     assert targets.shape == (4, 4)

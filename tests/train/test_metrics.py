@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from vertebra.intervals import wilson
-from vertebra.train.metrics import ECE_BINS, calibration_curve, compute_metrics, expected_calibration_error, weights_of
+from vertebra.train.metrics import (
+    ECE_BINS,
+    calibration_curve,
+    compute_metrics,
+    expected_calibration_error,
+    picture_weights,
+)
 from vertebra.train.temperature import softmax
 
 
@@ -145,7 +151,7 @@ def test_photos_of_the_same_picture_count_as_one_in_intervals():
     probabilities = softmax(random.normal(0, 1, (60, 6)) + 2 * np.eye(6)[labels])
     once = compute_metrics(probabilities, labels, tuple("abcdef"))
     thrice = compute_metrics(
-        np.tile(probabilities, (3, 1)), np.tile(labels, 3), tuple("abcdef"), weights_of(np.tile(np.arange(60), 3))
+        np.tile(probabilities, (3, 1)), np.tile(labels, 3), tuple("abcdef"), picture_weights(np.tile(np.arange(60), 3))
     )
     assert (once.n, once.pictures, thrice.n, thrice.pictures) == (60, 60, 180, 60)
     for name in ("top1", "top5", "balanced_accuracy"):
@@ -153,4 +159,4 @@ def test_photos_of_the_same_picture_count_as_one_in_intervals():
         assert getattr(thrice, f"{name}_interval") == pytest.approx(getattr(once, f"{name}_interval"))
     alone = compute_metrics(np.tile(probabilities, (3, 1)), np.tile(labels, 3), tuple("abcdef"))
     assert alone.top1_interval[0] > once.top1_interval[0]  # as if they were independent
-    assert weights_of(np.array([4, 4, 7, 4])).tolist() == pytest.approx([1 / 3, 1 / 3, 1, 1 / 3])
+    assert picture_weights(np.array([4, 4, 7, 4])).tolist() == pytest.approx([1 / 3, 1 / 3, 1, 1 / 3])

@@ -20,7 +20,7 @@ def settings(**values):
 def test_groups_hold_every_parameter_once(name):
     network = create_model("resnet18", weights=None, num_classes=3)
     chosen = settings(optimizer=name, layer_decay=0.5, norm_weight_decay=0.0, weight_decay=0.1)
-    optimizer = optimizers.make_optimizer(network, chosen)
+    optimizer = optimizers.build_optimizer(network, chosen)
     of = {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
     assert len(of) == len(list(network.parameters()))
     stages = len(network.stages)
@@ -66,6 +66,6 @@ def test_out_of_place_is_the_same_to_the_bit():
         return network.features[0][0].weight.grad.clone()
 
     in_place = gradient()
-    optimizers.avoid_copies(network)
+    optimizers.disable_inplace(network)
     assert not network.features[0][2].inplace
     assert torch.equal(gradient(), in_place)

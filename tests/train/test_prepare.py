@@ -7,7 +7,7 @@ pytest.importorskip("torchvision")
 from vertebra.card import Decoding, Preprocessing
 from vertebra.errors import UsageError
 from vertebra.train import Settings
-from vertebra.train.prepare import preprocessing_of
+from vertebra.train.prepare import run_preprocessing
 
 
 def settings(**values):
@@ -22,9 +22,9 @@ def test_what_the_network_sees_of_a_photo():
         ({"preset": "resnet"}, 192, (192, 219)),
         ({"preset": "resnet"}, 32, (32, 32)),  # small pictures are seen whole
     ):
-        found = preprocessing_of(settings(**values), published, size)
+        found = run_preprocessing(settings(**values), published, size)
         assert (found.crop_size, found.resize_size) == expected
         assert found.interpolation == "bicubic"
-    assert preprocessing_of(settings(bits=12), published).decoding == Decoding(bits=12)
+    assert run_preprocessing(settings(bits=12), published).decoding == Decoding(bits=12)
     with pytest.raises(UsageError, match=r"crop_pct is 1\.5; it must be from 0\.1 to 1"):
         settings(crop_pct=1.5)

@@ -114,7 +114,7 @@ def test_a_second_run_computes_nothing_again(run, shapes, small_weights, tmp_pat
     assert again.metrics["nll"] == pytest.approx(run.metrics["nll"], rel=1e-2)
 
 
-def test_data_that_brings_its_test(shapes, small_weights, tmp_path):
+def test_data_with_a_test_split(shapes, small_weights, tmp_path):
     rows = [("path", "label", "split")]
     for path in sorted(shapes.rglob("*.png")):
         rows.append((str(path), path.parent.name, "test" if path.stem in ("00", "01", "02") else "train"))
@@ -248,7 +248,7 @@ def test_settings_as_toml(tmp_path):
     (tmp_path / "s.toml").write_text(settings.to_toml())
     assert Settings.from_toml(tmp_path / "s.toml") == settings
     (tmp_path / "bad.toml").write_text("= 3")
-    for name, message in (("bad.toml", "is no TOML"), ("none.toml", "cannot be read")):
+    for name, message in (("bad.toml", "is not valid TOML"), ("none.toml", "cannot be read")):
         with pytest.raises(UsageError, match=message):
             Settings.from_toml(tmp_path / name)
 

@@ -14,7 +14,7 @@ from vertebra.data import Photo
 from vertebra.intervals import wilson
 from vertebra.report import line_chart
 from vertebra.train.evaluation import Calibration, evaluate_predictions
-from vertebra.train.report_page import Report, described
+from vertebra.train.report_page import Report, describe_preprocessing
 
 NAMES = ("cat", "dog", "hen")
 
@@ -92,7 +92,9 @@ def test_nothing_measured(tmp_path):
 
 
 def test_preprocessing_in_a_line():
-    assert described(Preprocessing(224, 256, "bilinear", (0.485, 0.5, 0.25), (1, 1, 1), Decoding(bits=12))) == (
+    assert describe_preprocessing(
+        Preprocessing(224, 256, "bilinear", (0.485, 0.5, 0.25), (1, 1, 1), Decoding(bits=12))
+    ) == (
         "shorter side to 256 pixels (bilinear), centre 224 × 224; mean 0.485, 0.5, 0.25; standard deviation 1, 1, 1; "
         "16-bit files: 12 bits used"
     )

@@ -241,7 +241,7 @@ def test_the_moments_are_those_of_the_whole_run(whole):
     assert all(whole[1][number - 1][0] in ("sync", "remove") for number in removed)
 
 
-def go_on(folder, photos):
+def resume_run(folder, photos):
     """What a person does: the command that the error names, or the same one again where nothing was begun."""
     if (folder / "settings.toml").exists():
         return resume(folder)
@@ -256,7 +256,7 @@ def check_kill(moment, photos, folder, monkeypatch):
         disk = Disk(patch, folder, fails=moment)
         with pytest.raises(Killed):
             vertebra.train(photos, folder, **OPTIONS)
-    go_on(folder, photos)
+    resume_run(folder, photos)
     assert {path.name for path in folder.iterdir()} == KEPT
     return disk
 
@@ -278,7 +278,7 @@ def check_failure(how, moment, photos, folder, monkeypatch):
         else:
             # Nothing that matters failed: what is needed no more could not be removed.
             assert disk.operations[moment - 1][0] == "remove"
-    go_on(folder, photos)
+    resume_run(folder, photos)
     assert {path.name for path in folder.iterdir()} == KEPT
 
 
@@ -316,7 +316,7 @@ def check_power(moment, names_kept, photos, tmp_path, monkeypatch):
         with pytest.raises(Killed):
             vertebra.train(photos, tmp_path / "run", **OPTIONS)
     folder = disk.cut_the_power(tmp_path / "after", names_kept=names_kept)
-    go_on(folder, photos)
+    resume_run(folder, photos)
     assert {path.name for path in folder.iterdir()} == KEPT
     return folder
 
@@ -441,7 +441,7 @@ def test_tensorboard_on_a_full_disk(begun, monkeypatch):
     assert resume(begun).metrics["n"] > 0
 
 
-def test_a_full_disk_of_the_cache_is_told_and_stops_nothing(photos, small_weights, tmp_path, monkeypatch):
+def test_a_full_disk_of_the_cache_warns_and_does_not_stop_the_run(photos, small_weights, tmp_path, monkeypatch):
     """The exported body is kept there."""
     real = shutil.disk_usage
 
@@ -459,7 +459,7 @@ def test_a_full_disk_of_the_cache_is_told_and_stops_nothing(photos, small_weight
     assert found.metrics["n"] > 0
 
 
-# --- other photos than it began with ----------------------------------------------------------------------------------
+# --- other photos than it started with --------------------------------------------------------------------------------
 
 
 def test_a_photo_that_was_overwritten_is_refused_by_name(photos, tmp_path):
@@ -477,7 +477,7 @@ def test_a_photo_that_was_overwritten_is_refused_by_name(photos, tmp_path):
     sound, times = victim.read_bytes(), victim.stat()
     victim.write_bytes(other.read_bytes())
     os.utime(victim, ns=(times.st_atime_ns, times.st_mtime_ns))  # as `cp -p` and rsync leave it
-    told = rf"a photo has been changed \({re.escape(str(victim))}\) since the run began.*SHA-256 is in .*data\.csv"
+    told = rf"a photo has been changed \({re.escape(str(victim))}\) since the run started.*SHA-256 is in .*data\.csv"
     for _ in range(2):
         with pytest.raises(TrainError, match=told):
             resume(folder)
@@ -487,7 +487,7 @@ def test_a_photo_that_was_overwritten_is_refused_by_name(photos, tmp_path):
     assert not any("changed" in note for note in resume(folder).metrics["notes"])
 
 
-def test_a_photo_that_is_changed_while_the_run_goes_on_is_told(photos, tmp_path):
+def test_a_photo_that_changes_during_the_run_is_noted(photos, tmp_path):
     own = shutil.copytree(photos, tmp_path / "photos")
     victim = own / "red" / "03.png"
 
@@ -497,7 +497,7 @@ def test_a_photo_that_is_changed_while_the_run_goes_on_is_told(photos, tmp_path)
 
     found = vertebra.train(own, tmp_path / "run", progress=change, **OPTIONS)
     note = next(note for note in found.metrics["notes"] if "changed" in note)
-    assert note.startswith(f"While the run went on, a photo has been changed ({victim})")
+    assert note.startswith(f"During the run, a photo has been changed ({victim})")
     assert note in html.unescape(found.report.read_text())
 
 
@@ -509,7 +509,7 @@ def test_a_table_that_says_otherwise_is_refused(begun):
     others = [*lines[:first], lines[first].replace(",red,", ",green,"), *lines[first + 1 :]]
     for damaged in ("".join(others), "".join(lines[:-1]), "".join([lines[0], *lines[:0:-1]])):
         table.write_text(damaged)
-        with pytest.raises(TrainError, match=r"data\.csv has other photos, labels or splits than the run began with"):
+        with pytest.raises(TrainError, match=r"data\.csv has other photos, labels or splits than the run started with"):
             resume(begun)
     table.write_text(sound[: sound.rindex(",", 0, sound.rindex(","))])  # in the middle of the last line
     with pytest.raises(TrainError, match=r"data\.csv cannot be read \(a line is cut off\)"):

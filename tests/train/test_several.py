@@ -112,7 +112,7 @@ def test_a_photo_lost_in_one_process_ends_all_and_is_said_once(begun, tiny_comma
     assert process.returncode != 0
     (line,) = told(errors)
     assert line.startswith(f"vertebra: {lost}: no such file. What was trained until step ")
-    assert line.endswith(f"Go on with: vertebra train --resume {begun}")
+    assert line.endswith(f"Resume with: vertebra train --resume {begun}")
     # What they kept is sound: one process goes on with it.
     shutil.copy(shapes_without_broken / lost.parent.name / lost.name, lost)
     assert resume(begun, epochs=1).metrics["n"] > 0
@@ -162,7 +162,7 @@ def ended(process, *, well):
     return output, errors
 
 
-def weights_of(folder):
+def picture_weights(folder):
     assert {path.name for path in folder.iterdir()} - {"tensorboard"} == FILES
     return load_file(folder / "weights.safetensors")
 
@@ -198,7 +198,7 @@ def test_killed_and_resumed_by_another_number_of_processes(resumed, command, sha
         shapes, tmp_path / "whole", model="resnet18", method="finetune", weights=str(small_weights), image_size=32,
         batch_size=8, workers=0, checkpoint_seconds=0, **options,
     )  # fmt: skip
-    several, alone = weights_of(folder), weights_of(tmp_path / "whole")
+    several, alone = picture_weights(folder), picture_weights(tmp_path / "whole")
     for name, tensor in alone.items():
         np.testing.assert_allclose(several[name], tensor, rtol=0, atol=1e-5)
     assert np.abs(alone["fc.weight"]).mean() > 0.01
@@ -231,7 +231,7 @@ def test_ended_all_at_once_and_resumed_by_as_many(number, command, shapes, small
         assert f"--resume {folder}" in errors
     process = command(folder, processes=2, resumed=True)
     ended(process, well=True)
-    several, alone = weights_of(folder), weights_of(tmp_path / "whole")
+    several, alone = picture_weights(folder), picture_weights(tmp_path / "whole")
     for name, tensor in alone.items():
         np.testing.assert_array_equal(several[name], tensor)
 

@@ -109,5 +109,5 @@ def test_newtons_method_takes_few_steps(n, margin, scale, monkeypatch):
 
     problem = random_problem(0, n, margin=margin, scale=scale)
     expected = fit_temperature(*problem)
-    monkeypatch.setattr(temperature, "_MOST_STEPS", 8)
+    monkeypatch.setattr(temperature, "_MAX_STEPS", 8)
     assert fit_temperature(*problem) == pytest.approx(expected, rel=1e-5)

@@ -5,7 +5,7 @@ import pytest
 
 from vertebra.intervals import wilson
 from vertebra.train.temperature import fit_temperature, softmax
-from vertebra.train.thresholds import Rejection, Threshold, cross_fitted, fit_threshold, rejection
+from vertebra.train.thresholds import Rejection, Threshold, cross_fit, fit_threshold, measure_rejection
 
 
 def random_problem(seed, n=60, classes=4, margin=1.0, scale=1.0):
@@ -75,23 +75,23 @@ def test_why_a_target_is_not_reached():
     """The estimate is another figure than the share that was right."""
     sure = np.tile([0.9, 0.1], (8, 1))
     eight = fit_threshold(sure, np.zeros(8, int), 0.95)
-    found = rejection(eight, np.ones(8, bool), np.ones(8, bool))
+    found = measure_rejection(eight, np.ones(8, bool), np.ones(8, bool))
     assert str(found) == "target precision 0.95 not reached: 0.9"
     assert found.precision == 1
     assert found.why == "0.9 is expected of the next answer, from 8 right of 8"
     copies = fit_threshold(sure, np.array([0] * 7 + [1]), 0.95, np.array([1.0] * 7 + [0.5]))
-    assert rejection(copies, np.ones(8, bool), np.ones(8, bool)).why.endswith("from 7 right of 7.5")
+    assert measure_rejection(copies, np.ones(8, bool), np.ones(8, bool)).why.endswith("from 7 right of 7.5")
     reached = fit_threshold(sure, np.zeros(8, int), 0.9)
-    assert rejection(reached, np.ones(8, bool), np.ones(8, bool)).why is None
+    assert measure_rejection(reached, np.ones(8, bool), np.ones(8, bool)).why is None
 
 
 def test_what_a_threshold_did():
     answered, right = np.array([True, True, True, False]), np.array([True, True, False, True])
-    found = rejection(Threshold(0.9, 0.7, 0.95, True), answered, right)
+    found = measure_rejection(Threshold(0.9, 0.7, 0.95, True), answered, right)
     assert found == Rejection(0.9, 0.7, True, 0.95, 0.75, 2 / 3, wilson(2, 3))
-    none = rejection(Threshold(0.9, 0.7, 0.8, False), np.zeros(4, bool), right)
+    none = measure_rejection(Threshold(0.9, 0.7, 0.8, False), np.zeros(4, bool), right)
     assert none == Rejection(0.9, 0.7, False, 0.8, 0.0, None, None)
-    nothing = rejection(Threshold(0.9, None, None, False), np.zeros(0, bool), np.zeros(0, bool))
+    nothing = measure_rejection(Threshold(0.9, None, None, False), np.zeros(0, bool), np.zeros(0, bool))
     assert nothing == Rejection(0.9, None, False, None, None, None, None)
 
 
@@ -121,7 +121,7 @@ def test_each_part_is_judged_by_what_was_fitted_to_the_others():
         temperature = fit_temperature(logits[places], labels[places])
         return lambda others: softmax(logits[others] / temperature)
 
-    probabilities, answered = cross_fitted(fit, labels, parts, (0.5, 0.8))
+    probabilities, answered = cross_fit(fit, labels, parts, (0.5, 0.8))
     assert [set(parts[places]) for places in asked] == [{1, 2}, {0, 2}, {0, 1}]
     for part in range(3):
         own, others = parts == part, parts != part
@@ -135,7 +135,7 @@ def test_each_part_is_judged_by_what_was_fitted_to_the_others():
 
 
 def test_a_single_photo_is_judged_by_nothing():
-    probabilities, answered = cross_fitted(
+    probabilities, answered = cross_fit(
         lambda places: lambda others: softmax(np.array([[2.0, 0.0]])[others]), np.array([0]), np.array([0]), (0.9,)
     )
     assert probabilities == pytest.approx(softmax(np.array([[2.0, 0.0]])))
@@ -152,6 +152,6 @@ def test_a_threshold_counts_photos_of_the_same_picture_as_one():
     )  # fmt: skip
     assert fit_threshold(many, np.zeros(60, int), 0.7).estimate != pytest.approx(once.estimate)
     answered, right = np.tile([True, True, False], 4), np.tile([True, False, True], 4)
-    copies = rejection(Threshold(0.9, 0.7, 0.95, True), answered, right, np.full(12, 0.25))
+    copies = measure_rejection(Threshold(0.9, 0.7, 0.95, True), answered, right, np.full(12, 0.25))
     assert copies.precision_interval == pytest.approx(wilson(1, 2))
     assert (copies.coverage, copies.precision) == (pytest.approx(2 / 3), 0.5)

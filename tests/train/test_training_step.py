@@ -15,7 +15,7 @@ from torch import nn
 
 from vertebra.train.batch_loader import batches_of_epoch
 from vertebra.train.distributed import Distributed
-from vertebra.train.training_step import micro_batches
+from vertebra.train.training_step import micro_batch_sizes
 
 
 class Mean(Tiny):
@@ -94,7 +94,7 @@ def test_any_number_of_parts_and_processes_gives_the_gradients_of_one(counts, ph
         for size, accumulate in product(groups, (1, 2, 3, 4, 7, 32)):
             done += 1
             images = [len(range(rank, count, size)) for rank in range(size)]
-            cut = size, tuple(tuple(micro_batches(number, accumulate)) for number in images)
+            cut = size, tuple(tuple(micro_batch_sizes(number, accumulate)) for number in images)
             if count < size or cut in seen:
                 continue  # is refused, or the same
             seen.add(cut)
@@ -115,12 +115,12 @@ def test_any_number_of_parts_and_processes_gives_the_gradients_of_one(counts, ph
 @pytest.mark.parametrize("accumulate", [1, 2, 5, 8, 32, 70])
 def test_no_part_is_smaller_than_it_may_be(accumulate):
     for images, least in product(range(1, 70), (1, 2)):
-        sizes = micro_batches(images, accumulate, least)
+        sizes = micro_batch_sizes(images, accumulate, least)
         assert sum(sizes) == images
         assert len(sizes) == max(1, min(accumulate, images // least))
         assert min(sizes) >= min(least, images)
         assert max(sizes) - min(sizes) <= 1
-    assert micro_batches(0, accumulate) == [0]
+    assert micro_batch_sizes(0, accumulate) == [0]
 
 
 def test_images_of_all_processes_in_a_step(photos):

@@ -1,4 +1,4 @@
-"""`vertebra evaluate`: how good a classifier is on labelled photos."""
+"""`vertebra evaluate`: measure a classifier on labelled photos."""
 
 from __future__ import annotations
 

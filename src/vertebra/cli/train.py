@@ -69,14 +69,14 @@ def train(
         if name not in ("out", "set_", "config", "resume") and value is not None and value is not False and value != []
     }
     if lr is not None:
-        settings["lr"] = _value(lr)
+        settings["lr"] = _parse_value(lr)
     for entry in set_ or []:
         name, equals, value = entry.partition("=")
         if not equals:
             raise UsageError(f"--set takes NAME=VALUE, got {entry!r}. For example: --set ema=0.999")
-        name, parsed = name.strip(), _value(value.strip())
+        name, parsed = name.strip(), _parse_value(value.strip())
         if name == "out":
-            raise UsageError(f"out is no setting. Give --out {value.strip()}.")
+            raise UsageError(f"out is not a setting. Give --out {value.strip()}.")
         if name in settings and settings[name] != parsed:
             raise UsageError(f"{name} is given twice: {settings[name]!r}, and --set {entry}. Leave one of them out.")
         settings[name] = parsed
@@ -85,21 +85,21 @@ def train(
 
         kept = read_toml(config)
         if "out" in kept:
-            raise UsageError(f"{config} has out, which is no setting. Leave it out, and give --out {kept['out']}.")
+            raise UsageError(f"{config} has out, which is not a setting. Remove it, and give --out {kept['out']}.")
         settings = kept | settings
     run(settings, out, resume)
 
 
 def run(settings: dict[str, Any], out: Path | None, resume: Path | None) -> None:
-    """Train with the given settings, or go on with a run.
+    """Train with the given settings, or resume a run.
 
     Raises:
         VertebraError: as `vertebra.train` does.
     """
     from vertebra.progress import progress_bar
     from vertebra.train import PrecisionError
-    from vertebra.train import resume as go_on
-    from vertebra.train import train as do
+    from vertebra.train import resume as resume_run
+    from vertebra.train import train as train_run
 
     if resume is not None and ("data" in settings or out is not None):
         raise UsageError("--resume takes data and folder from the run. Leave DATA and --out out.")
@@ -109,25 +109,25 @@ def run(settings: dict[str, Any], out: Path | None, resume: Path | None) -> None
     try:
         with progress_bar("finding the photos") as progress:
             if resume is not None:
-                classifier = go_on(resume, progress=progress, **settings)
+                classifier = resume_run(resume, progress=progress, **settings)
             else:
-                classifier = do(settings.pop("data"), out, progress=progress, **settings)
+                classifier = train_run(settings.pop("data"), out, progress=progress, **settings)
     except PrecisionError as error:
         _show(error.classifier)
         raise
     except VertebraError as error:
         if getattr(error, "is_reported_by_first", False):
-            # By the first of several processes, which torchrun would kill before it has, if this one ended sooner.
+            # Rank 0 reports it; if this process ended first, torchrun would kill rank 0 before it does.
             time.sleep(1.0)
             raise SystemExit(error.exit_code) from error
         raise
     if finished and os.environ.get("RANK", "0") == "0":
-        typer.echo(f"{printable(str(resume))} is finished, so nothing was left to do. Its figures:")
+        typer.echo(f"{printable(str(resume))} is finished already. Its metrics:")
     _show(classifier)
 
 
-def _value(text: str) -> Any:
-    """As TOML would have it; what is no value of its own is a text."""
+def _parse_value(text: str) -> Any:
+    """Parse a TOML value; anything else is a string."""
     import tomllib
 
     try:
@@ -138,9 +138,9 @@ def _value(text: str) -> Any:
 
 def _show(classifier: Classifier) -> None:
     if os.environ.get("RANK", "0") != "0":
-        return  # another process of the run says it
+        return  # rank 0 prints it
     m = classifier.metrics
-    # Where the data says which photos are held out, they are named.
+    # Names the split, if the data set has one.
     which = f": {m['held_out']}" if m["held_out"].startswith("the ") else ""
     if m["n"]:
         low, high = m["top1_interval"]
@@ -154,7 +154,7 @@ def _show(classifier: Classifier) -> None:
         typer.echo("top-1 not measured: no held-out photos")
     target = m.get("target")
     if target is not None and target["target"] > 0:
-        typer.echo(_of_threshold(target))
+        typer.echo(_describe_threshold(target))
     for note in m["notes"]:
         typer.echo(printable(note))
     for name, seconds in m["seconds"].items():
@@ -163,8 +163,8 @@ def _show(classifier: Classifier) -> None:
     typer.echo(f"report:     {classifier.report}")
 
 
-def _of_threshold(target: dict[str, Any]) -> str:
-    # Runs of earlier versions do not say why.
+def _describe_threshold(target: dict[str, Any]) -> str:
+    # Runs of earlier versions have no "why".
     why = f"; {target['why']}" if target.get("why") else ""
     if target["threshold"] is None:
         return f"{target['text']}: no threshold, so every photo is answered"

@@ -1,7 +1,7 @@
-"""From a folder of photos to a classifier that says how far to trust it.
+"""Train a classifier on a folder of photos, and measure it.
 
-`clf = vertebra.train("photos/")`, or `vertebra train photos/ --out RUN`. The names of this package are loaded on first
-use: wrong settings are refused before torch is loaded, which takes seconds.
+`clf = vertebra.train("photos/")`, or `vertebra train photos/ --out RUN`. Exports are imported on
+first use, so that invalid settings are rejected before torch is imported, which takes seconds.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _EXPORTS = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name on its first use."""
+    """Import an export on first use."""
     if name not in _EXPORTS:
         raise AttributeError(f"module 'vertebra.train' has no attribute {name!r}")
     with require_extra("train", f"vertebra.train.{name}"):
@@ -47,7 +47,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """All names, also those not loaded yet."""
+    """Return all names, including exports that are not imported yet."""
     return sorted({*globals(), *_EXPORTS})
 
 

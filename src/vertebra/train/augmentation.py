@@ -1,4 +1,4 @@
-"""Random crops, flips, colours and erased rectangles: torchvision's transforms, as the settings ask for them."""
+"""Augmentation with torchvision's transforms: random crops, flips, colours and erasing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .train_settings import Settings
 def augment(
     picture: Image.Image, settings: Settings, preprocessing: Preprocessing, strength: AugmentationStrength
 ) -> Tensor:
-    """A picture → uint8 (H, W, 3), cut and coloured at random by torch's generator."""
+    """Return the augmented picture as uint8 (H, W, 3); random choices come from torch's generator."""
     transform, erase = _transforms(
         settings.augment,
         settings.crop_scale,

@@ -1,6 +1,6 @@
-"""What a run's settings need of its network, its photos and its processes; what cannot be had is refused at the start.
+"""Validate a run's settings against its network, photos and processes, before training starts.
 
-A setting on its own, and beside others, `Settings` checks.
+`Settings` validates the settings themselves.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .train_settings import Settings
 
 
 def check_settings(settings: Settings, processes: int) -> None:
-    """Refuse what cannot be trained, before the photos are read. It needs no weights and computes nothing."""
+    """Validate the settings against the network on the meta device, before the photos are read."""
     with torch.device("meta"):
         network = create_model(settings.model, weights=None)
         if settings.dropout is not None and not dropout_rates(network, settings):
@@ -29,52 +29,52 @@ def check_settings(settings: Settings, processes: int) -> None:
         size = settings.image_size
         if size is not None and size <= SMALL and settings.method == "scratch":
             network.reset_resolution()
-    least = 1 if size is None else least_images(network, settings, size)
-    if settings.batch_size < least * processes:
+    minimum = 1 if size is None else min_images(network, settings, size)
+    if settings.batch_size < minimum * processes:
         raise UsageError(
-            f"batch_size is {settings.batch_size}{_too_few(least, processes, size)} Take --batch-size "
-            f"{least * processes} or more{', or fewer processes' if processes > 1 else ''}."
+            f"batch_size is {settings.batch_size}{_too_few_images(minimum, processes, size)} Take --batch-size "
+            f"{minimum * processes} or more{', or fewer processes' if processes > 1 else ''}."
         )
 
 
 def check_photos(settings: Settings, network: ConvNet, size: int, photos: int, processes: int) -> tuple[int, list[str]]:
-    """How many images each part of a step needs at least, and what to know of it.
+    """Return the minimum number of images of a micro-batch, and notes.
 
-    `size` is that of the images at the end of training, in pixels; `photos` are trained on, and `processes` share a
-    step. Where the smallest step of an epoch has too few images, that is a UsageError.
+    `size` is the image size at the end of training, in pixels, `photos` the number of training photos. A UsageError if
+    the smallest step of an epoch has too few images for all processes.
     """
-    least = least_images(network, settings, size)
-    smallest = smallest_step(photos, settings.batch_size)
-    if smallest < least * processes:
+    minimum = min_images(network, settings, size)
+    smallest = smallest_step_size(photos, settings.batch_size)
+    if smallest < minimum * processes:
         enough = (
             batch
             for batch in range(settings.batch_size, photos + 1)
-            if smallest_step(photos, batch) >= least * processes
+            if smallest_step_size(photos, batch) >= minimum * processes
         )
         batch = next(enough, None)
         fewer = ", or fewer processes" if processes > 1 else ""
         remedy = f"Take --batch-size {batch}{fewer}" if batch else f"Add photos{fewer}"
         raise UsageError(
             f"of {photos:,} photos in steps of at most {settings.batch_size}, the smallest step has {smallest}"
-            f"{_too_few(least, processes, size)} {remedy}."
+            f"{_too_few_images(minimum, processes, size)} {remedy}."
         )
-    parts = max(1, smallest // processes // least)
+    parts = max(1, smallest // processes // minimum)
     notes = []
-    if least > 1 and settings.accumulate > parts:
+    if minimum > 1 and settings.accumulate > parts:
         notes.append(
             f"accumulate is {settings.accumulate}, and some steps are computed in {parts} parts: batch norm needs two "
             f"images of {size} × {size} pixels in each."
         )
-    return least, notes
+    return minimum, notes
 
 
-def smallest_step(photos: int, batch_size: int) -> int:
-    """Images of an epoch's smallest step: its photos are shared out as evenly as can be."""
+def smallest_step_size(photos: int, batch_size: int) -> int:
+    """Return the number of images in the smallest step of an epoch, whose photos are split evenly."""
     return photos // -(-photos // batch_size)
 
 
-def least_images(network: ConvNet, settings: Settings, size: int) -> int:
-    """Two where batch norm would have one value a channel of one image, which has no variance; else one."""
+def min_images(network: ConvNet, settings: Settings, size: int) -> int:
+    """Return 2 if batch norm would have a single value per channel, which has no variance, else 1."""
     smallest = augmentation_strength(settings, size, 0.0).size
     if smallest < network.min_size:
         grown = "" if smallest == size else f", which with progressive = {settings.progressive} begin at {smallest}"
@@ -85,7 +85,7 @@ def least_images(network: ConvNet, settings: Settings, size: int) -> int:
     before = [module.training for module in network.modules()]
     set_training(network, settings)
     try:
-        # On "meta" shapes alone are computed, and the network's own running statistics are not touched.
+        # On the meta device only shapes are computed, and the running statistics of the network stay as they are.
         named = (*network.named_parameters(), *network.named_buffers())
         tensors = {name: torch.empty_like(tensor, device="meta") for name, tensor in named}
         for pixels in {smallest, size}:
@@ -100,9 +100,9 @@ def least_images(network: ConvNet, settings: Settings, size: int) -> int:
     return 1
 
 
-def _too_few(least: int, processes: int, size: int | None) -> str:
+def _too_few_images(minimum: int, processes: int, size: int | None) -> str:
     each = "each of them needs" if processes > 1 else "it needs"
     shared = f", and {processes} processes share a step" if processes > 1 else ""
-    if least == 1:
+    if minimum == 1:
         return f"{shared}: {each} one image."
     return f"{shared}: batch norm needs two images of {size} × {size} pixels{' in each' if processes > 1 else ''}."

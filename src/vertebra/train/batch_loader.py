@@ -1,7 +1,6 @@
-"""Photos → batches, the same ones in the same order whatever the number of processes and wherever one starts.
+"""Batches of augmented photos, the same for any number of processes and from any first step.
 
-Every random choice follows from the seed, the epoch and the place in the epoch alone, so a run that goes on after
-having been killed gets the pixels that it would have got.
+Random choices depend only on the seed, the epoch and the position in the epoch, so a resumed run gets the same pixels.
 """
 
 from __future__ import annotations
@@ -34,34 +33,34 @@ class Sample(NamedTuple):
 
     photo: int
     epoch: int
-    place: int  # in the epoch
+    position: int  # in the epoch
     progress: float  # of training, 0 to 1
 
 
 Batch = tuple[Tensor, Tensor]  # uint8 (N, H, W, 3) and int64 (N,)
 
 
-def seed_of(*numbers: int) -> int:
-    """Numbers that are near give seeds that are not."""
+def derive_seed(*numbers: int) -> int:
+    """Return a seed for these numbers; neighbouring numbers give unrelated seeds."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def seed_generators(seed: int) -> None:
-    """What `torch.manual_seed` does, for the devices that are in use.
+    """Seed torch's generators on the devices in use.
 
-    For a GPU that is not in use yet, that one keeps the seed together with a printed stack, which takes a thousand
-    times as long as seeding does.
+    For a GPU that is not initialised yet, `torch.manual_seed` records a stack trace, which takes a thousand times as
+    long as seeding.
     """
     torch.default_generator.manual_seed(seed)
-    # Not so in a worker that was forked from a process with a GPU.
+    # Not in a worker forked from a process with a GPU.
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(seed)
 
 
 def batches_of_epoch(labels: Labels, settings: Settings, epoch: int) -> list[Labels]:
-    """The photos of each step, of all processes together: as many in each, but for one more or less.
+    """Return the photo indices of each step, for all processes together, split evenly.
 
-    Each photo comes once; with `balance="sampler"` each class as often as any other, and as many photos in all.
+    Each photo is used once; with `balance="sampler"`, photos are drawn so that classes are equally frequent.
     """
     random = np.random.default_rng([settings.seed, 0, epoch])
     count = len(labels)
@@ -74,13 +73,13 @@ def batches_of_epoch(labels: Labels, settings: Settings, epoch: int) -> list[Lab
 
 
 def steps_of_epoch(photos: int, settings: Settings) -> int:
-    """Steps that an epoch takes."""
+    """Return the number of steps in an epoch."""
     return math.ceil(photos / settings.batch_size)
 
 
 @dataclass(eq=False)
 class TrainPhotos(Dataset[Any]):
-    """Decoded and augmented; what cannot be read gives its reason instead."""
+    """Decoded and augmented training photos; for an unreadable one, the reason."""
 
     paths: Sequence[Path]
     labels: Labels
@@ -89,15 +88,15 @@ class TrainPhotos(Dataset[Any]):
 
     def __getitem__(self, sample: Sample) -> tuple[Tensor, int] | str:
         strength = augmentation_strength(self.settings, self.preprocessing.crop_size, sample.progress)
-        # A crop of the smallest share is no smaller than the network's input, so a large JPEG may be decoded reduced.
-        # Without random crops the pixels are those of prediction, bit for bit.
+        # Even the smallest crop is no smaller than the network's input, so a large JPEG may be decoded reduced. Without
+        # random crops the pixels are those of prediction, bit for bit.
         crops = self.settings.augment != "none"
         least = math.ceil(strength.size / math.sqrt(self.settings.crop_scale)) if crops else None
         try:
             picture = open_image(self.paths[sample.photo], at_least=least, decoding=self.preprocessing.decoding)
-            # In the main process the state belongs to the training step.
+            # In the main process, the training step owns the random state.
             with torch.random.fork_rng(devices=[]):
-                seed_generators(seed_of(self.settings.seed, 1, sample.epoch, sample.place))
+                seed_generators(derive_seed(self.settings.seed, 1, sample.epoch, sample.position))
                 return augment(picture, self.settings, self.preprocessing, strength), int(self.labels[sample.photo])
         except ImageError as error:
             return str(error)
@@ -105,7 +104,7 @@ class TrainPhotos(Dataset[Any]):
 
 @dataclass(eq=False)
 class _BatchSampler(Sampler[list[Sample]]):
-    """The batches of one process, from a step on and without an end."""
+    """Endless batches of one process from step `start` on."""
 
     labels: Labels
     settings: Settings
@@ -118,31 +117,30 @@ class _BatchSampler(Sampler[list[Sample]]):
         steps = steps_of_epoch(len(self.labels), self.settings)
         epoch, skip = divmod(self.start, steps)
         while True:
-            place = 0
+            position = 0
             for number, batch in enumerate(batches_of_epoch(self.labels, self.settings, epoch)):
                 if number >= skip:
                     progress = min(1.0, (epoch * steps + number) / self.total)
                     yield [
-                        Sample(int(photo), epoch, place + i, progress)
+                        Sample(int(photo), epoch, position + i, progress)
                         for i, photo in enumerate(batch.tolist())
                         if i % size == rank
                     ]
-                place += len(batch)
+                position += len(batch)
             epoch, skip = epoch + 1, 0
 
 
-def stream(
+def load_batches(
     photos: TrainPhotos, *, start: int, part: tuple[int, int], total: int, workers: int, pin: bool = False
 ) -> Iterator[Batch | str]:
-    """Batches from step `start` of `total` on, without an end; the reason where a photo cannot be read.
+    """Yield batches from step `start` of `total` on, without end; for an unreadable photo, the reason.
 
-    `part` is the number of this process, and how many there are; `workers` processes decode, or this one where that is
-    0. Where they would run the script again that has called this, and the settings do not ask for them, there are none.
-    `pin` keeps batches where a GPU fetches them fastest.
+    `part` is the rank and the number of processes. `workers` processes decode; with 0, this one does. Unless the
+    settings ask for workers, none are started where they would run the calling script again. `pin` pins memory.
     """
     draws = _BatchSampler(photos.labels, photos.settings, start, part, total)
     context = start_method() if workers else None
-    if context == "spawn" and photos.settings.workers is None and not is_guarded():
+    if context == "spawn" and photos.settings.workers is None and not can_import_main():
         workers, context = 0, None
     return iter(
         DataLoader(
@@ -158,20 +156,20 @@ def stream(
 
 
 def start_method() -> str:
-    """How workers are started.
+    """Return the start method of workers.
 
-    On Linux by a fork: a worker is there at once and holds no second copy of torch; it never touches a GPU. On macOS
-    the system's libraries do not stand a fork, and Windows has none: there a worker is a new Python, which imports the
-    main module once more (https://docs.pytorch.org/docs/stable/data.html#platform-specific-behaviors).
+    On Linux, fork: fast, without a second copy of torch; workers never use the GPU. macOS libraries are not fork-safe
+    and Windows has no fork; there, a worker is a new Python that imports the main module
+    (https://docs.pytorch.org/docs/stable/data.html#platform-specific-behaviors).
     """
     return "fork" if sys.platform == "linux" else "spawn"
 
 
-def is_guarded() -> bool:
-    """Whether a new Python can import the main module without doing what it does once more.
+def can_import_main() -> bool:
+    """Return whether a worker can import the main module without running it again.
 
-    That is known of this package's command, and of what is typed into an interpreter; not of other scripts, whose
-    `if __name__ == "__main__":` cannot be seen from here.
+    True for this package's command and for an interactive interpreter; other scripts may lack an
+    `if __name__ == "__main__":`.
     """
     main = sys.modules.get("__main__")
     name = getattr(getattr(main, "__spec__", None), "name", "")
@@ -190,7 +188,6 @@ def _collate(entries: list[tuple[Tensor, int] | str]) -> Batch | str:
 
 
 def _ignore_signals(worker: int) -> None:
-    # Ctrl-C and a polite kill often reach every process of a group; the main one decides what happens then, and
-    # workers end with it.
+    # Ctrl-C and SIGTERM often reach every process of a group; the main process handles them, and workers end with it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

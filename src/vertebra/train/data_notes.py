@@ -1,4 +1,4 @@
-"""What to know of a run's photos before one trusts its metrics: notes for report, metrics.json and command line."""
+"""Notes on the photos that limit what the metrics of a run say, for the report, metrics.json and the command line."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .prepare import UsablePhotos
 from .run_folder import SETTINGS
 from .train_settings import Settings
 
-FEW = 50  # held-out photos, below which their metrics say little
+FEW = 50  # held-out photos; metrics of fewer get a note
 
 
 def sample_size_notes(count: int, pictures: int, what: str = "held out") -> list[str]:
-    """What to know of metrics of so few photos, or of photos that show fewer pictures."""
+    """Return notes on a small sample, or on duplicates in it."""
     if not count:
         return ["Nothing was measured: that takes two different photos of each of two classes at least."]
     found, kind = [], "photo"
@@ -39,14 +39,14 @@ def sample_size_notes(count: int, pictures: int, what: str = "held out") -> list
 def data_notes(
     data: UsablePhotos, held: Sequence[Photo], settings: Settings, unmeasured: Sequence[Photo] = ()
 ) -> list[str]:
-    """What to know before one trusts metrics of the photos that were held out and measured.
+    """Return all notes on the photos of a run whose `held` photos were measured.
 
     `unmeasured` were held out, and are in no metric.
     """
     found = [*data.dataset.lookup_notes, *data.dataset.notes]
     if unreadable := data.audit.unreadable:
         found.append(f"Skipped: {'; '.join(unreadable[:3])}{'; …' if len(unreadable) > 3 else ''}.")
-    # A table or a text beside the class folders is common; in them it may have been meant for a photo.
+    # A table or text file beside the class folders is common; inside one it may be a photo with a wrong extension.
     if others := [name for name in data.audit.others if Path(name).parent.parts]:
         found.append(f"No photos, and ignored: {counted(len(others), 'file')} in class folders, such as {others[0]}.")
     if broken := data.audit.broken:
@@ -67,7 +67,7 @@ def data_notes(
     without = {photo.label for photo in data.photos} - {photo.label for photo in [*held, *unmeasured]}
     if held:
         found += absent_class_notes(without, len(data.names), "the held-out ones")
-    if count := _count_trained_before(settings.weights_from_here, held, data, settings.decoding):
+    if count := _count_trained_before(settings.resolved_weights, held, data, settings.decoding):
         found.append(
             f"The weights come from a run that was trained on {count:,} of these {len(held):,} photos or on copies of "
             "them, so it looks better than it is."
@@ -76,13 +76,13 @@ def data_notes(
 
 
 def unusable_note(count: int, first: str) -> str:
-    """What to know where photos were left out; `first` says of one of them why."""
+    """Return the note on unusable photos; `first` is one of them with its reason."""
     photos = f"{count:,} photos that cannot be used, such as" if count > 1 else "a photo that cannot be used,"
     return f"Left out: {photos} {first.rstrip('.')}."
 
 
 def absent_class_notes(without: set[str], count: int, among: str) -> list[str]:
-    """What to know where some of all `count` classes have no photo to measure."""
+    """Return a note on classes, of `count`, without a measured photo."""
     if not without:
         return []
     return [
@@ -91,19 +91,19 @@ def absent_class_notes(without: set[str], count: int, among: str) -> list[str]:
     ]
 
 
-def _names(classes: set[str], most: int = 5) -> str:
-    return ", ".join(sorted(classes)[:most]) + (", …" if len(classes) > most else "")
+def _names(classes: set[str], max_names: int = 5) -> str:
+    return ", ".join(sorted(classes)[:max_names]) + (", …" if len(classes) > max_names else "")
 
 
 def _count_trained_before(weights: str, photos: Sequence[Photo], data: UsablePhotos, decoding: Decoding) -> int:
-    """On how many of the photos, or copies of them, the network of weights in the folder of a run was trained."""
+    """Count the photos that are training photos of the run that the weights come from, or duplicates of these."""
     run = Path(weights).parent
     try:
         if 'method = "probe"' in (run / SETTINGS).read_text(encoding="utf-8", errors="surrogateescape"):
             return 0  # its body was trained on none of them
     except OSError:
         return 0
-    fact_of = {photo.path: fact for photo, fact in zip(data.photos, data.facts, strict=True)}
+    info_of = {photo.path: info for photo, info in zip(data.photos, data.infos, strict=True)}
     measured = replace(data.dataset, photos=tuple(photos))
-    found = find_trained_photos(run, measured, [fact_of[photo.path] for photo in photos], decoding)
+    found = find_trained_photos(run, measured, [info_of[photo.path] for photo in photos], decoding)
     return len(found.files) + len(found.copies)

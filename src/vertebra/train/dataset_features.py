@@ -1,7 +1,6 @@
-"""One pass over a data set: photos are read, hashed, decoded, cropped and run through a network, in parallel.
+"""Dataset inference: photos are read, hashed, decoded, cropped and run through a network, in parallel.
 
-Features are kept on disk by the photo's content and all else that they depend on; a photo in that cache is neither
-decoded nor computed again.
+Features are cached on disk by photo content, network, engine and preprocessing; a cached photo is not decoded again.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from vertebra.runtime.prefetch import read_ahead
 
 
 class FeatureStore:
-    """The features of one exported network with one preprocessing, run by one plan, by the SHA-256 of the photos."""
+    """The feature cache of one exported network, preprocessing and plan, keyed by the SHA-256 of the photo."""
 
     def __init__(self, body: Path, preprocessing: Preprocessing, plan: Plan = Plan()) -> None:  # noqa: B008 - frozen
         versions = f"{engine_version(plan)}, {preprocessing}, fit {FIT_VERSION}, {decoder_versions()}"
@@ -37,43 +36,43 @@ class FeatureStore:
         self._cache = SqliteCache(path, "features", ("photo BLOB",), context)
 
     def get(self, digest: str) -> FloatArray | None:
-        """(D,), or None where they are not known."""
+        """Return the features (D,), or None if they are not cached."""
         row = self._cache.get(digest)
         return None if row is None else np.frombuffer(row[0], np.float32)
 
     def put(self, digest: str, values: FloatArray) -> None:
-        """Keep them; they are on disk after `save`, which this calls now and then."""
+        """Cache features; they are written at intervals, and by `save`."""
         self._cache.put(digest, (values.astype(np.float32).tobytes(),))
         self.computed += 1  # a race between threads would only miscount
 
     def save(self) -> None:
-        """Write what is new."""
+        """Write new features to disk."""
         self._cache.save()
 
 
 @dataclass(frozen=True)
 class DatasetFeatures:
-    """Facts and features of the photos, in their order."""
+    """Image infos and features of the photos, in their order."""
 
-    facts: list[ImageInfo]
+    infos: list[ImageInfo]
     features: FloatArray  # (N, D); zeros for photos that cannot be used
-    computed: int  # photos whose features were not known yet
+    computed: int  # photos whose features were not cached
 
 
 def compute_features(
     dataset: Dataset, body: Path, preprocessing: Preprocessing, progress: Progress = silent
 ) -> DatasetFeatures:
-    """The facts of each photo, and its features by an exported network."""
+    """Compute the image info and the features of each photo with an exported network."""
     predictor = Predictor(body)
     runner = predictor.runner(predictor.batch)
     store = FeatureStore(body, preprocessing, runner.plan)
     try:
         task = "computing features"
-        facts, features = infer_dataset(dataset, preprocessing, runner, EMBEDDING, store, task=task, progress=progress)
+        infos, features = infer_dataset(dataset, preprocessing, runner, EMBEDDING, store, task=task, progress=progress)
     finally:
         store.save()
         runner.close()
-    return DatasetFeatures(facts, features, store.computed)
+    return DatasetFeatures(infos, features, store.computed)
 
 
 def infer_dataset(
@@ -86,9 +85,9 @@ def infer_dataset(
     task: str,
     progress: Progress = silent,
 ) -> tuple[list[ImageInfo], FloatArray]:
-    """The facts of each photo and an output of the network, (N, D), in their order; zeros where a photo is unusable.
+    """Return the image info of each photo and one output of the network, (N, D); zeros for unusable photos.
 
-    Photos whose values are in `store` are not decoded again; it gets those that are new.
+    Photos in `store` are not decoded again; new outputs are added to it.
     """
     cache = ImageInfoCache(decoding=preprocessing.decoding)
 
@@ -104,26 +103,26 @@ def infer_dataset(
                 continue
             digest = hashlib.sha256(content).hexdigest()
             known = None if store is None else store.get(digest)
-            facts, picture = cache.examine(content, digest, decode=known is None)
+            info, picture = cache.examine(content, digest, decode=known is None)
             if picture is not None:
                 pixels.append(resize_and_crop(picture, preprocessing))
                 waiting.append(len(results))
-            results.append((facts, known))
+            results.append((info, known))
         if pixels:
-            for place, values in zip(waiting, runner.call(np.stack(pixels), (output,))[0], strict=True):
-                facts = results[place][0]
+            for index, values in zip(waiting, runner.call(np.stack(pixels), (output,))[0], strict=True):
+                info = results[index][0]
                 if store is not None:
-                    store.put(facts.sha256, values)
-                results[place] = facts, values.copy()
+                    store.put(info.sha256, values)
+                results[index] = info, values.copy()
         return results
 
-    facts, rows = [], []
+    infos, rows = [], []
     try:
         plan = runner.plan
-        for fact, values in read_ahead(
+        for info, values in read_ahead(
             dataset.photos, read, work, workers=plan.lanes * plan.threads, chunk=plan.micro_batch
         ):
-            facts.append(fact)
+            infos.append(info)
             rows.append(values)
             progress(task, len(rows), len(dataset.photos))
     finally:
@@ -132,4 +131,4 @@ def infer_dataset(
     for index, row in enumerate(rows):
         if row is not None:
             found[index] = row
-    return facts, found
+    return infos, found

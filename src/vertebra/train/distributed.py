@@ -1,7 +1,4 @@
-"""One process, or several that train together: who this one is, and how they share.
-
-torch's own DDP, started by torchrun; without it, everything here is a matter of one process.
-"""
+"""Distributed training with torch's DDP, started by torchrun; without torchrun, a single process."""
 
 from __future__ import annotations
 
@@ -22,17 +19,17 @@ from vertebra.machine import usable_cores
 
 from .run_folder import TrainError
 
-# One that died is noticed at once; these are for one that hangs, or whose machine is cut off.
+# A dead process is noticed at once; the timeouts are for one that hangs or is cut off.
 _STEP_TIMEOUT = timedelta(minutes=30)
-# Rank 0 prepares all photos before the others have anything to do, and exports after they are done.
+# Rank 0 prepares the photos and exports the network while the others wait.
 _PREPARE_TIMEOUT = timedelta(hours=12)
 
-# Over the CPU whatever the device is, so that asking waits for no GPU; made with the first `init_distributed`.
+# gloo groups, so that reducing flags does not synchronise the GPU; created by the first `init_distributed`.
 _groups: dict[timedelta, Any] = {}
 
 
 class LostProcessError(RuntimeError):
-    """Another process ended or cannot be reached, and could not say why."""
+    """Another process ended or cannot be reached, for an unknown reason."""
 
 
 @dataclass(frozen=True)
@@ -46,34 +43,34 @@ class Distributed:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes what there is only one of."""
+        """Whether this is rank 0, which writes the files."""
         return self.rank == 0
 
     def all_reduce(self, values: Tensor) -> Tensor:
-        """The sum over all processes, in place. Values on the CPU wait for no GPU."""
+        """Sum over all processes, in place. Values on the CPU do not synchronise the GPU."""
         if self.size > 1:
-            with _naming_lost_process():
+            with _raising_lost_process():
                 dist.all_reduce(values, group=None if values.is_cuda else _groups[_STEP_TIMEOUT])
         return values
 
     def barrier(self) -> None:
-        """Wait until every process is here."""
+        """Wait for all processes."""
         if self.size > 1:
             dist.barrier()
 
     def broadcast(self, value: Any) -> Any:
-        """The value of the first process; every process must call it."""
+        """Return the value of rank 0; every process must call it."""
         found = [value]
         if self.size > 1:
-            with _naming_lost_process():
+            with _raising_lost_process():
                 dist.broadcast_object_list(found, group=_groups[_PREPARE_TIMEOUT])
         return found[0]
 
     def first_value(self, value: Any, within: timedelta = _STEP_TIMEOUT) -> Any:
-        """The value of the first process that has one, None where no process has; every process must call it."""
+        """Return the value of the lowest rank whose value is not None, or None; every process must call it."""
         if self.size == 1:
             return value
-        with _naming_lost_process():
+        with _raising_lost_process():
             rank = torch.tensor(self.size if value is None else self.rank)
             dist.all_reduce(rank, dist.ReduceOp.MIN, group=_groups[within])
             found = [value]
@@ -83,10 +80,10 @@ class Distributed:
 
     @contextmanager
     def raise_together(self) -> Iterator[None]:
-        """Around what some processes do while the others wait: where one fails, all of them do.
+        """Raise an error of one process in all processes; every process must enter the context.
 
-        Every process must go in. Outside, each one's own error is raised as it is, or a `TrainError` that says what
-        another one's says, as `raised_by_all` marks it.
+        A process without an error of its own raises a `TrainError` with the message of another's. All are marked by
+        `raised_by_all`.
         """
         if self.size == 1:
             yield
@@ -107,12 +104,12 @@ class Distributed:
         raise self.raised_by_all(error)
 
     def raised_by_all(self, error: Exception) -> Exception:
-        """An error that every process raises; `is_reported_by_first` where the first process prints it."""
+        """Mark an error that every process raises, so that only rank 0 prints it (`is_reported_by_first`)."""
         vars(error).update(is_reported_by_first=not self.is_first)
         return error
 
     def all_reduce_mean(self, tensors: Iterable[Tensor]) -> None:
-        """The mean over all processes, in place; integers are left alone."""
+        """Average over all processes, in place; integer tensors are skipped."""
         if self.size > 1:
             for tensor in tensors:
                 if tensor.is_floating_point():
@@ -120,33 +117,33 @@ class Distributed:
                     tensor.div_(self.size)
 
     def wrap_ddp(self, network: nn.Module) -> nn.Module:
-        """The module to call: gradients are averaged. Running statistics stay local until `all_reduce_mean`."""
+        """Wrap the network in DDP, which averages gradients; running statistics stay local until `all_reduce_mean`."""
         if self.size == 1:
             return network
         devices = [self.device.index] if self.device.type == "cuda" else None
         with warnings.catch_warnings():
-            # Newer versions have another name for it, older ones only this.
+            # Newer versions of torch rename this argument.
             warnings.simplefilter("ignore", FutureWarning)
             return nn.parallel.DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
 
 
 def no_sync(module: Any, *, last: bool) -> AbstractContextManager[None]:
-    """Around all micro-batches of a step but the last: gradients are accumulated before they are synchronised."""
+    """Return DDP's `no_sync` for all micro-batches of a step but the last, so that gradients are synchronised once."""
     if isinstance(module, nn.parallel.DistributedDataParallel) and not last:
         return module.no_sync()
     return nullcontext()
 
 
 @contextmanager
-def _naming_lost_process() -> Iterator[None]:
+def _raising_lost_process() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # gloo has no exception of its own
+    except RuntimeError as error:  # gloo raises plain RuntimeErrors
         raise LostProcessError(first_line(error)) from error
 
 
 def is_lost_process(error: RuntimeError) -> bool:
-    """Whether the error says that another process, or a worker of the DataLoader, has ended."""
+    """Return whether the error means that another process, or a DataLoader worker, has ended."""
     text = str(error)
     return isinstance(error, dist.DistError) or any(
         sign in text for sign in ("DataLoader worker", "gloo", "Connection closed by peer", "Connection reset")
@@ -154,7 +151,7 @@ def is_lost_process(error: RuntimeError) -> bool:
 
 
 def init_distributed() -> Distributed:
-    """The process as torchrun started it, or alone."""
+    """Join the processes that torchrun started, if it did."""
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     local_size, local = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     on_gpu = torch.cuda.is_available() and torch.cuda.device_count() >= local_size

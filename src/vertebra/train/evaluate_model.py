@@ -1,4 +1,4 @@
-"""How good an exported classifier is on labelled photos."""
+"""`vertebra.evaluate`: the accuracy, calibration and confusions of a classifier on labelled photos."""
 
 from __future__ import annotations
 
@@ -41,31 +41,31 @@ from .dataset_features import infer_dataset
 from .evaluation import Calibration, EvaluatedPredictions, evaluate_predictions
 from .leakage import TrainedPhotos, find_trained_photos, trained_notes
 from .metrics import Floats, Labels
-from .prepare import pictures_of
-from .report_page import Report, described
+from .prepare import picture_ids
+from .report_page import Report, describe_preprocessing
 from .run_folder import SETTINGS, TrainError
 from .temperature import softmax
-from .thresholds import Rejection, Threshold, rejection
+from .thresholds import Rejection, Threshold, measure_rejection
 from .train_settings import Settings
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured. The file's probabilities are calibrated already, so there is one calibration error."""
+    """The result of `evaluate`. The probabilities are calibrated already, so there is one calibration error."""
 
-    model: Path  # the exported file, which may lie in the cache or be made for this run alone
-    given: str  # the model for people, and for the command that measures the same
+    model: Path  # the exported file, which may be in the cache, or temporary
+    given: str  # the model as shown to people and in commands
     data: str
     held: EvaluatedPredictions
-    broken: tuple[str, ...]  # photos that could not be used, and why
-    trained: TrainedPhotos  # those of the photos that were measured that the classifier was trained on, by their places
-    shown: Callable[[Path], str]  # how the path of a photo is written for people
+    broken: tuple[str, ...]  # unusable photos, each with the reason
+    trained: TrainedPhotos  # measured photos that the classifier was trained on, by index
+    shown: Callable[[Path], str]  # formats the path of a photo for people
     threshold: float | None
     decoding: Decoding  # of the photos' files
-    source: str  # the data as it was given
-    labelled_by: str = "class name"  # or "wnid", "wnid and name", "class index": how it says a photo's class
-    reading: tuple[str, ...] = ()  # what was joined, left out or ignored when the photos were found
-    arguments: tuple[str, ...] = ()  # of the command that measures the same, beside model and data
+    source: str  # DATA as it was given
+    labelled_by: str = "class name"  # or "wnid", "wnid and name", "class index"
+    reading: tuple[str, ...] = ()  # notes of reading the data: what was joined, left out or ignored
+    arguments: tuple[str, ...] = ()  # options of the command that repeats the evaluation
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON; shares are fractions from 0 to 1."""
@@ -96,12 +96,12 @@ class Evaluation:
 
     @property
     def answered(self) -> Rejection:
-        """What the file's threshold does: the share of photos answered rather than "unsure", and of right ones."""
+        """Coverage and precision of the classifier's own threshold."""
         return self.held.rejections[-1]
 
     @property
     def notes(self) -> list[str]:
-        """What limits the metrics."""
+        """Notes on what limits the metrics."""
         notes = [*self.reading, *sample_size_notes(self.held.metrics.n, self.held.metrics.pictures, "measured")]
         classes = self.held.metrics.classes
         notes += absent_class_notes({c.name for c in classes if not c.photos}, len(classes), "these")
@@ -111,10 +111,11 @@ class Evaluation:
         return notes
 
     def write(self, path: Path) -> None:
-        """Write the report as a page; a TrainError where that fails."""
+        """Write the HTML report; raise TrainError if that fails."""
         m = self.held.metrics
         command = shlex.join(["vertebra", "evaluate", self.given, self.source, *self.arguments])
         card = read_card(self.model)
+        preprocessing = describe_preprocessing(card.preprocessing)
         name = self.model.name if self.given == str(self.model) else self.given
         page = Report(
             title=f"{name} on {self.data}",
@@ -128,7 +129,7 @@ class Evaluation:
             left_out=self.broken,
             notes=self.notes,
             commands=[("This command measures the same again:", f"{command} --html {shlex.quote(str(path))}")],
-            facts={"model": self.given, "data": self.source, "preprocessing": described(card.preprocessing)},
+            facts={"model": self.given, "data": self.source, "preprocessing": preprocessing},
             versions=package_versions("numpy", "pillow", "onnxruntime"),
             hashes={} if card.content_sha256 is None else {f"{name}, SHA-256": card.content_sha256},
         )
@@ -174,17 +175,17 @@ def evaluate(
     columns = {"path_column": path_column, "label_column": label_column, "split_column": split_column}
     columns["image_root"] = None if image_root is None else os.fspath(image_root)
     given = {name: value for name, value in columns.items() if value is not None}
-    opened, read_by = _opened(data, ignore, given, Path(model))
-    dataset, names, labelled_by = _with_known_classes(_test_part(opened), names, shown, allow_unseen)
+    opened, read_by = _open_labelled(data, ignore, given, Path(model))
+    dataset, names, labelled_by = _select_known_classes(_select_test_photos(opened), names, shown, allow_unseen)
     runner, decoding = predictor.runner(predictor.batch), predictor.preprocessing.decoding
-    facts, probabilities = infer_dataset(
+    infos, probabilities = infer_dataset(
         dataset, predictor.preprocessing, runner, PROBABILITIES, task="predicting", progress=progress
     )
     # Raises where nothing can be used.
-    audited = audit(dataset, facts, decoding=decoding, duplicates=())
-    kept = [i for i, fact in enumerate(facts) if fact.broken is None]
-    duplicates = find_duplicates(dataset, facts, ImageInfoCache(decoding=decoding))
-    pictures = pictures_of(len(facts), (group.members for group in duplicates))[kept]
+    audited = audit(dataset, infos, decoding=decoding, duplicates=())
+    kept = [i for i, info in enumerate(infos) if info.broken is None]
+    duplicates = find_duplicates(dataset, infos, ImageInfoCache(decoding=decoding))
+    pictures = picture_ids(len(infos), (group.members for group in duplicates))[kept]
     photos = [dataset.photos[i] for i in kept]
     number = {name: index for index, name in enumerate(names)}
     labels: Labels = np.array([number[photo.label] for photo in photos], np.int64)
@@ -192,12 +193,12 @@ def evaluate(
     calibration = Calibration.fit(logits, labels, 0.0, temperature=1.0)
     held = evaluate_predictions(
         f"all photos of {dataset.name}", photos, labels, logits, calibration, names,
-        pictures=pictures, fit=lambda places: lambda others: softmax(logits[others]),
+        pictures=pictures, fit=lambda indices: lambda others: softmax(logits[others]),
     )  # fmt: skip
     own = Threshold(0.0, predictor.card.threshold, None, reached=True)
     predicted = held.probabilities.argmax(axis=1)
     answered = own.answers(held.probabilities.max(axis=1))
-    rejections = (*held.rejections[:-1], rejection(own, answered, predicted == labels, held.weights))
+    rejections = (*held.rejections[:-1], measure_rejection(own, answered, predicted == labels, held.weights))
     index_notes = class_index_notes(labels, predicted) if labelled_by == INDEX else ()
     measured = replace(dataset, photos=tuple(photos))
     return Evaluation(
@@ -205,8 +206,8 @@ def evaluate(
         given=shown,
         data=dataset.name,
         held=replace(held, rejections=rejections),
-        broken=tuple(f"{dataset.shown(dataset.photos[i].path)}: {f.reason}" for i, f in enumerate(facts) if f.broken),
-        trained=find_trained_photos(path.parent, measured, [facts[i] for i in kept], decoding),
+        broken=tuple(f"{dataset.shown(dataset.photos[i].path)}: {f.reason}" for i, f in enumerate(infos) if f.broken),
+        trained=find_trained_photos(path.parent, measured, [infos[i] for i in kept], decoding),
         shown=dataset.shown,
         threshold=own.value,
         decoding=decoding,
@@ -222,14 +223,14 @@ def evaluate(
     )
 
 
-def _opened(
+def _open_labelled(
     data: str | os.PathLike[str], ignore: Sequence[str], columns: dict[str, Any], run: Path
 ) -> tuple[Dataset, dict[str, Any]]:
-    """The data set, and the columns of its table: as given, or else the run's own, if the table has them."""
+    """Open the data set; a table without given columns is read with the run's columns if it has them."""
     if not columns and is_table(data) and (run / SETTINGS).is_file():
         settings = Settings.from_toml(run / SETTINGS)
         kept: dict[str, Any] = {name: value for name, value in settings.columns.items() if value is not None}
-        if Path(settings.data_from_here).resolve() != Path(data).resolve():
+        if Path(settings.resolved_data).resolve() != Path(data).resolve():
             kept.pop("image_root", None)  # that of another table
         flags = " ".join(f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in kept.items())
         with suppress(UsageError):  # no such column
@@ -239,7 +240,7 @@ def _opened(
     return open_dataset(data, ignore=ignore, training=False, **columns), columns
 
 
-def _test_part(dataset: Dataset) -> Dataset:
+def _select_test_photos(dataset: Dataset) -> Dataset:
     count = len(dataset.photos)
     splits = {photo.split for photo in dataset.photos}
     split = next((name for name in ("test", "val") if name in splits), None)
@@ -252,19 +253,18 @@ def _test_part(dataset: Dataset) -> Dataset:
     return replace(part, name=f"{dataset.name} ({split})", notes=notes)
 
 
-def _with_known_classes(
+def _select_known_classes(
     dataset: Dataset, names: Sequence[str], model: str, allow_unseen: bool
 ) -> tuple[Dataset, tuple[str, ...], str]:
-    """The data set with the model's own names of its classes, and without the classes that the model does not know.
+    """Map the labels to the model's class names; return the data set, all unique class names, and how it is labelled.
 
-    Also the names of all the model's classes, no two alike, and how the data set says which class a photo is of.
-    Classes that the model does not know are refused unless `allow_unseen` leaves them out, and some are left.
+    Classes that the model does not know are an error, unless `allow_unseen` drops their photos and some photos remain.
     """
     labels = sorted({photo.label for photo in dataset.photos})
     notes, labelled_by = (*dataset.lookup_notes, *dataset.notes), "class name"
     own = {*names, *wnids()} if is_imagenet(names) else set(names)
     if empty := sorted({*dataset.classes} - {*labels} - own):
-        notes = (*notes, f"Folders without any photo, of no class of the model: {_listed(empty)}.")
+        notes = (*notes, f"Folders without any photo, of no class of the model: {_quote_names(empty)}.")
     if is_imagenet(names):
         found = match_imagenet(labels, dataset.name)
         pairs = zip(names, wnids(), strict=True)
@@ -290,10 +290,10 @@ def _with_known_classes(
     kept = tuple(replace(photo, label=matched[photo.label]) for photo in dataset.photos if photo.label in matched)
     if out := len(dataset.photos) - len(kept):
         photos, classes = counted(out, "photo"), "classes" if len(unknown) > 1 else "a class"
-        notes = (*notes, f"Left out: {photos} of {classes} that the model does not know: {_listed(unknown)}.")
+        notes = (*notes, f"Left out: {photos} of {classes} that the model does not know: {_quote_names(unknown)}.")
     known = tuple(sorted(set(matched.values())))
     return replace(dataset, photos=kept, classes=known, notes=notes), tuple(names), labelled_by
 
 
-def _listed(names: Sequence[str]) -> str:
+def _quote_names(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} others" if len(names) > 5 else "")

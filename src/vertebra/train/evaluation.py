@@ -1,4 +1,4 @@
-"""The step `evaluate` of a run: metrics, calibration and thresholds of predictions of held-out photos."""
+"""Evaluate a run: metrics, calibration and thresholds from predictions of held-out photos."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 
 from vertebra.data import Photo
 
-from .metrics import Floats, Labels, Metrics, compute_metrics, expected_calibration_error, weights_of
+from .metrics import Floats, Labels, Metrics, compute_metrics, expected_calibration_error, picture_weights
 from .prepare import PreparedProbe, split_indices
 from .run_folder import TrainError
 from .temperature import fit_temperature, softmax
-from .thresholds import Fit, Rejection, Threshold, cross_fitted, fit_threshold, rejection
+from .thresholds import Fit, Rejection, Threshold, cross_fit, fit_threshold, measure_rejection
 
 if TYPE_CHECKING:
     from .fit import Trainer
@@ -26,31 +26,31 @@ PRECISIONS = (0.9, 0.95, 0.98, 0.99)
 
 @dataclass(frozen=True)
 class EvaluatedPredictions:
-    """Predictions of photos that were not trained on, and their metrics."""
+    """Predictions of held-out photos, and their metrics."""
 
-    description: str  # how the photos were held out, for people
+    description: str  # how the photos were held out
     photos: tuple[Photo, ...]
     labels: Labels
     logits: Floats  # (N, K), before calibration
-    probabilities: Floats  # (N, K), calibrated by what was not fitted to these photos
+    probabilities: Floats  # (N, K), calibrated with parameters that were not fitted to the photo itself
     metrics: Metrics  # of the probabilities
     ece_before: float | None
-    rejections: tuple[Rejection, ...]  # one for each of `PRECISIONS`, and the last for the target precision of the run
-    weights: Floats  # (N,), what each photo counts for: those of the same picture together as one
-    temperature: float  # that is exported
+    rejections: tuple[Rejection, ...]  # for `PRECISIONS`, and last for the target precision of the run
+    weights: Floats  # (N,), from `picture_weights`
+    temperature: float  # of the exported classifier
 
     @property
     def measures(self) -> Metrics:
-        """The name of `metrics` in version 0.1."""
+        """Alias of `metrics`, its name in version 0.1."""
         return self.metrics
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A temperature, and the thresholds of some target precisions."""
+    """A temperature, and thresholds for several target precisions."""
 
     temperature: float
-    thresholds: tuple[Threshold, ...]  # for `PRECISIONS`, and the last for the target precision of the run
+    thresholds: tuple[Threshold, ...]  # for `PRECISIONS`, and last for the target precision of the run
 
     @staticmethod
     def fit(
@@ -60,11 +60,11 @@ class Calibration:
         temperature: float | None = None,
         pictures: Labels | None = None,
     ) -> Calibration:
-        """From held-out photos, (N, K) and (N,); the temperature too, where none is given.
+        """Fit to held-out logits (N, K) and labels (N,); the temperature is fitted unless given.
 
-        Photos of equal numbers in `pictures` (N,) show the same picture.
+        Duplicates have equal numbers in `pictures` (N,).
         """
-        weights = None if pictures is None else weights_of(pictures)
+        weights = None if pictures is None else picture_weights(pictures)
         own = fit_temperature(logits, labels) if temperature is None else temperature
         probabilities = softmax(logits / own)
         return Calibration(
@@ -84,18 +84,18 @@ def evaluate_predictions(
     fit: Fit | None = None,
     parts: Labels | None = None,
 ) -> EvaluatedPredictions:
-    """All metrics of predictions of held-out photos, with logits (N, K) before the calibration that is exported.
+    """Compute all metrics of held-out photos from their uncalibrated logits (N, K).
 
-    `pictures` (N,) has equal numbers for photos that show the same picture; None: no two do. Where the calibration was
-    fitted to these very photos, `fit` fits another one to some of them, and each of the `parts` (N,) (None: every fifth
-    picture is one) is measured by what was fitted to the others.
+    Duplicates have equal numbers in `pictures` (N,); None: there are none. If `calibration` was fitted to these photos,
+    `fit` refits it: each of the `parts` (N,) is measured with a calibration that was fitted to the others. None: five
+    parts.
     """
     targets = [threshold.target for threshold in calibration.thresholds]
     pictures = np.arange(len(labels)) if pictures is None else np.unique(pictures, return_inverse=True)[1]
-    weights = weights_of(pictures)
+    weights = picture_weights(pictures)
     parts = pictures % min(5, max(1, len(labels))) if parts is None else parts
     if fit is not None and len(labels):
-        probabilities, answered = cross_fitted(fit, labels, parts, targets, weights)
+        probabilities, answered = cross_fit(fit, labels, parts, targets, weights)
     else:
         probabilities = softmax(logits / calibration.temperature)
         confidence = probabilities.max(axis=1)
@@ -110,7 +110,7 @@ def evaluate_predictions(
         metrics=compute_metrics(probabilities, labels, tuple(names), weights),
         ece_before=expected_calibration_error(softmax(logits), labels),
         rejections=tuple(
-            rejection(threshold, answered[:, column], right, weights)
+            measure_rejection(threshold, answered[:, column], right, weights)
             for column, threshold in enumerate(calibration.thresholds)
         ),
         weights=weights,
@@ -119,10 +119,10 @@ def evaluate_predictions(
 
 
 def evaluate_probe(prepared: PreparedProbe, probe: Probe, precision: float) -> EvaluatedPredictions:
-    """By the test photos of the data set, or of its validation photos, or else by cross-validation.
+    """Evaluate a probe on the test photos, else on the validation photos, else by cross-validation.
 
-    The temperature and the thresholds are fitted to out-of-fold predictions. Where these are measured themselves, each
-    fold is measured with what was fitted to the others.
+    Temperature and thresholds are fitted to out-of-fold predictions. In cross-validation, each fold is measured with
+    those that were fitted to the other folds.
     """
     photos, measurable = prepared.photos, probe.measurable
     out_of_fold = prepared.train_indices[measurable]
@@ -141,13 +141,13 @@ def evaluate_probe(prepared: PreparedProbe, probe: Probe, precision: float) -> E
         calibration,
         photos.names,
         pictures=photos.pictures[held],
-        fit=probe.refitted if prepared.held_split is None else None,
+        fit=probe.refit if prepared.held_split is None else None,
         parts=prepared.folds[measurable],
     )
 
 
 def evaluate_training(trainer: Trainer, start: PreparedTraining) -> EvaluatedPredictions:
-    """By the test photos of the run, or else by its validation set; every process must call it."""
+    """Evaluate a network on the test photos, else on the validation set; every process must call it."""
     settings, val, test = trainer.settings, trainer.val, trainer.test
     val_logits = trainer.logits(val, "measuring")
     if test is None:
@@ -162,8 +162,8 @@ def evaluate_training(trainer: Trainer, start: PreparedTraining) -> EvaluatedPre
             f"not exported. Train again with a smaller learning rate, such as --lr {float(settings.lr) / 5:.2g}"
         )
 
-    def refitted(places: Labels) -> Callable[[Labels], Floats]:
-        temperature = fit_temperature(val_logits[places], val.labels[places])
+    def refit(indices: Labels) -> Callable[[Labels], Floats]:
+        temperature = fit_temperature(val_logits[indices], val.labels[indices])
         return lambda others: softmax(val_logits[others] / temperature)
 
     return evaluate_predictions(
@@ -171,8 +171,8 @@ def evaluate_training(trainer: Trainer, start: PreparedTraining) -> EvaluatedPre
         split.photos(start.classes),
         split.labels,
         logits,
-        Calibration.fit(val_logits, val.labels, settings.precision, pictures=start.pictures_of("val")),
+        Calibration.fit(val_logits, val.labels, settings.precision, pictures=start.picture_ids("val")),
         start.classes,
-        pictures=start.pictures_of("val" if test is None else "test"),
-        fit=refitted if test is None else None,  # test photos calibrate nothing
+        pictures=start.picture_ids("val" if test is None else "test"),
+        fit=refit if test is None else None,  # nothing is calibrated on test photos
     )

@@ -1,4 +1,4 @@
-"""The step `fit`: training steps from a checkpoint to the last one, whatever happens in between."""
+"""Fit a network: training steps from a checkpoint to the last step or an early stop."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from vertebra.progress import Progress
 from vertebra.signals import TERMINATION_SIGNALS, signal_handler
 
 from .batch_limits import check_photos
-from .batch_loader import Batch, TrainPhotos, steps_of_epoch, stream
+from .batch_loader import Batch, TrainPhotos, load_batches, steps_of_epoch
 from .distributed import Distributed, LostProcessError, is_lost_process
 from .early_stopping import EarlyStopping, validation_score
 from .metrics import Floats
-from .optimizer import avoid_copies, freeze
+from .optimizer import disable_inplace, freeze
 from .run_checkpoint import TrainingState, load, load_best, save, save_best
 from .run_folder import Stopped, TrainError, resume_command
 from .schedule import Budget, learning_rate_factor
@@ -40,15 +40,12 @@ from .validation import Split, predict_logits
 from .weight_average import WeightAverage
 
 _LOG_SECONDS = 10.0
-_DIVERGED = 100  # times the loss of guessing, which no smaller learning rate would mend
+_DIVERGED = 100  # times the loss of guessing: above, the run has diverged
 
 
 @dataclass
 class Trainer:
-    """One network in training.
-
-    `fit` goes from the step of the checkpoint to the last, and leaves the best weights in the network.
-    """
+    """Trains a network: `fit` resumes from the checkpoint, and leaves the best weights in the network."""
 
     settings: Settings
     network: ConvNet
@@ -59,9 +56,9 @@ class Trainer:
     distributed: Distributed
     progress: Progress
     now: Callable[[], float] = time.perf_counter  # seconds
-    test: Split | None = None  # measured after `fit`, where the run has test photos
+    test: Split | None = None  # measured after `fit`; None: the run has no test photos
     _stop: bool = field(default=False, init=False)
-    _signal: int = field(default=signal.SIGINT, init=False)  # that asked to stop
+    _signal: int = field(default=signal.SIGINT, init=False)  # the signal that requested the stop
 
     def __post_init__(self) -> None:
         self.epoch_steps = steps_of_epoch(len(self.train.labels), self.settings)
@@ -72,7 +69,7 @@ class Trainer:
         )
         self.network.to(self.distributed.device)
         self.network.to(memory_format=torch.channels_last)
-        avoid_copies(self.network)
+        disable_inplace(self.network)
         freeze(self.network, self.settings.freeze)
         self.step = TrainingStep(
             self.settings, self.network, self.preprocessing, self.train.labels, least, self.distributed
@@ -82,11 +79,11 @@ class Trainer:
         self._saved_at = self._logged_at = self._started_at = 0.0
 
     def fit(self) -> TrainingState:
-        """Train to the end.
+        """Train until the last step or an early stop.
 
         Raises:
             Stopped: on Ctrl-C, after the step has been finished and saved.
-            TrainError: the loss is NaN or infinite, a photo is lost, or the disk is full; says what is kept.
+            TrainError: the loss is NaN or infinite, a photo is missing, or the disk is full; says what is kept.
         """
         averaged = self.average.tensors if self.average else None
         state = load(self.folder, self.network, self.step.optimizer, averaged)
@@ -100,35 +97,35 @@ class Trainer:
                     if not is_lost_process(error):
                         raise
                     raise LostProcessError(first_line(error)) from error
-        self.distributed.barrier()  # the first process has written what all read now
+        self.distributed.barrier()  # rank 0 has written the weights that all ranks load
         self.network.load_state_dict(load_best(self.folder, state.best_step))
         return state
 
     def _train(self, state: TrainingState, log: Log | None) -> None:
-        # The export takes about 12 s on two cores, and to validate a photo some 30 ms.
+        # Reserve: the export takes about 12 s on two cores, and two validations about 30 ms for each photo.
         budget = Budget(self.settings, self.total_steps, state.seconds, 12 + 0.06 * len(self.val.labels))
         metrics = StepMetrics(self.now, _DIVERGED * math.log(max(2, self.network.num_classes)))
         self._saved_at = self._logged_at = self.now()
         self._started_at = self._saved_at - state.seconds
-        if state.step and budget.is_spent(state.step):  # it was stopped behind what has become the end
+        if state.step and budget.is_spent(state.step):  # resumed with fewer epochs, or less time, than it has had
             if state.step % self.epoch_steps:  # in the middle of an epoch
                 self._validate(state, {}, log)
             state.finished = True
             self._save(state)
             return
         for loaded in self.batches(state.step):
-            batch = self._readable(loaded, state, metrics)
+            batch = self._require_readable(loaded, state, metrics)
             progress = budget.progress(state.step)
             lr = float(self.settings.lr) * learning_rate_factor(self.settings, progress, self.settings.epochs)
             sums = self.distributed.all_reduce(self.step(batch, state.step, progress, lr))
             self.average.update(state.step)
             state.step += 1
             metrics.add(state.step, lr, sums)
-            stop, save_due, log_due = self._due(state)
+            stop, save_due, log_due = self._decide(state)
             budget.seconds = state.seconds
             epoch_ended = state.step % self.epoch_steps == 0 or budget.is_spent(state.step)
             if epoch_ended or stop or save_due or log_due:
-                self._refuse_divergence(state, metrics)
+                self._reject_divergence(state, metrics)
             metrics.read(wait=False)
             if epoch_ended:
                 self._validate(state, {"lr": lr, **metrics.means()}, log)
@@ -148,14 +145,14 @@ class Trainer:
                 raise Stopped(message, 128 + self._signal)
 
     def batches(self, start: int) -> Iterator[Batch | str]:
-        """The batches of this process from a step on, without an end; the reason where a photo cannot be read."""
+        """Yield this process's batches from a step on, without end; for an unreadable photo, the reason."""
         is_on_gpu = self.distributed.device.type == "cuda"
         workers = self.settings.workers
         if workers is None:
-            # On a GPU decoding is all that the cores have to do; else the network needs them.
+            # With a GPU, all cores can decode; without, the network needs most of them.
             cores = usable_cores() // self.distributed.local_size
             workers = min(16, max(1, cores - 1)) if is_on_gpu else max(1, cores // 4)
-        return stream(
+        return load_batches(
             TrainPhotos(self.train.paths, self.train.labels, self.settings, self.preprocessing),
             start=start,
             part=(self.distributed.rank, self.distributed.size),
@@ -164,10 +161,10 @@ class Trainer:
             pin=is_on_gpu,
         )
 
-    def _due(self, state: TrainingState) -> tuple[bool, bool, bool]:
-        """Whether to stop, to save and to log, the same in every process; updates the state's seconds.
+    def _decide(self, state: TrainingState) -> tuple[bool, bool, bool]:
+        """Decide whether to stop, save and log, the same in every process; updates the state's seconds.
 
-        The first process decides by its clock, but any process may be asked to stop.
+        Rank 0's clock decides, but any process may receive the signal to stop.
         """
         now = self.now()
         save_due = now - self._saved_at >= self.settings.checkpoint_seconds
@@ -190,17 +187,17 @@ class Trainer:
             )
 
     def logits(self, split: Split, task: str) -> Floats:
-        """(N, K) of photos as they are classified later; all processes share the work."""
+        """Predict logits (N, K), preprocessed as for prediction; all processes share the work."""
         try:
             return predict_logits(self.network, self.preprocessing, split, self.distributed, self.progress, task)
         except ImageError as error:
-            raise self._unreadable(str(error)) from None
+            raise self._unreadable_error(str(error)) from None
 
     def _validate(self, state: TrainingState, figures: dict[str, float], log: Log | None) -> None:
         self._sync_buffers()
         with self.average.applied():
             logits = self.logits(self.val, "validating")
-            if not np.isfinite(logits).all():  # weights may be finite, and their outputs not
+            if not np.isfinite(logits).all():  # finite weights may give infinite outputs
                 reason = "the network's outputs on validation photos are NaN or infinite"
                 self._roll_back(reason, state, state.step, self.step.optimizer.param_groups[0]["lr"])
             accuracy, loss = validation_score(logits, self.val.labels)
@@ -213,13 +210,13 @@ class Trainer:
             )  # fmt: skip
 
     def _sync_buffers(self) -> None:
-        """Average the running statistics, which each process has of its own images."""
+        """Average the running statistics over processes; each has those of its own images."""
         self.distributed.all_reduce_mean(self.network.buffers())
         self.average.all_reduce_buffers(self.distributed)
 
     def _save(self, state: TrainingState) -> None:
         self._sync_buffers()
-        # A step may leave weights that only the next one's loss would show.
+        # A step may leave NaN weights, which only the next step's loss would show.
         bad = torch.zeros((), device=self.distributed.device)
         for tensor in self.network.state_dict().values():
             bad += (~torch.isfinite(tensor)).sum()
@@ -229,16 +226,16 @@ class Trainer:
         state.settings = asdict(self.settings)
         save(self.folder, state, self.network, self.step.optimizer, self.average.tensors, self.distributed)
 
-    def _refuse_divergence(self, state: TrainingState, metrics: StepMetrics) -> None:
-        """Wait for the figures of all steps; a loss far above that of guessing ends the run."""
+    def _reject_divergence(self, state: TrainingState, metrics: StepMetrics) -> None:
+        """Wait for the metrics of all steps; roll back and raise if the loss has diverged."""
         metrics.read(wait=True)
         if found := metrics.diverged:
             self._roll_back(f"the loss is {found.mean_loss:.4g}", state, found.step, found.lr)
 
     def _roll_back(self, reason: str, state: TrainingState, step: int, lr: float) -> None:
-        """Go back to the best weights, which are known to be finite: a step may spoil what only the next one shows.
+        """Load and save the best weights, which are known to be finite; always raises a TrainError.
 
-        Always a TrainError, which says how to go on.
+        The latest weights may be bad already: a step's damage shows only in the next one.
         """
         self.network.load_state_dict(load_best(self.folder, state.best_step))
         self.step.optimizer.state.clear()
@@ -251,26 +248,26 @@ class Trainer:
             f"{resume_command(self.folder)} --lr {float(self.settings.lr) / 5:.2g}"
         )
 
-    def _readable(self, batch: Batch | str, state: TrainingState, metrics: StepMetrics) -> Batch:
-        """The batch; where any process could not read a photo of its own, the run is saved and ends."""
+    def _require_readable(self, batch: Batch | str, state: TrainingState, metrics: StepMetrics) -> Batch:
+        """Return the batch; if any process could not read a photo, save the run and raise in all processes."""
         reason = self.distributed.first_value(batch if isinstance(batch, str) else None)
         if isinstance(batch, str) or reason is not None:
-            self._refuse_divergence(state, metrics)
+            self._reject_divergence(state, metrics)
             self._save(state)
-            raise self._unreadable(f"{reason}. What was trained until step {state.step:,} is kept")
+            raise self._unreadable_error(f"{reason}. What was trained until step {state.step:,} is kept")
         return batch
 
-    def _unreadable(self, what: str) -> Exception:
-        """What every process raises where one of them cannot read a photo."""
-        text = f"{what}. Put the photo back: a run goes on with those that it began with. {self._how_to_resume()}"
+    def _unreadable_error(self, what: str) -> Exception:
+        """Return the error that every process raises if one cannot read a photo."""
+        text = f"{what}. Put the photo back: a run keeps the photos that it started with. {self._how_to_resume()}"
         return self.distributed.raised_by_all(TrainError(text))
 
     def _how_to_resume(self) -> str:
-        return f"Go on with: {resume_command(self.folder)}"
+        return f"Resume with: {resume_command(self.folder)}"
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Ctrl-C and a SIGTERM end the run after the step; a second Ctrl-C ends it at once."""
+        """Stop after the current step on Ctrl-C or SIGTERM; a second Ctrl-C stops at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -278,7 +275,7 @@ class Trainer:
         def ask(number: int, frame: Any) -> None:
             self._stop, self._signal = True, number
             self.progress("finishing the step; Ctrl-C again stops at once", 0, 1)
-            if self.distributed.size == 1:  # torchrun sends each process a second one by itself
+            if self.distributed.size == 1:  # torchrun sends each process a second SIGINT itself
                 signal.signal(signal.SIGINT, signal.default_int_handler)
 
         with signal_handler(ask, (signal.SIGINT, *TERMINATION_SIGNALS)):

@@ -1,4 +1,4 @@
-"""Measured photos that were trained on, or show the same picture as one that was: in this run, or in one before it."""
+"""Leaks: measured photos that were trained on, or duplicates of training photos, in this run or in an earlier one."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from .run_folder import TrainError, read_rows
 
 @dataclass(frozen=True)
 class TrainedPhotos:
-    """Those of a data set's photos that a classifier was trained on."""
+    """The photos of a data set that a classifier was trained on."""
 
-    files: frozenset[int] = frozenset()  # places of the photos that have the same bytes
-    copies: dict[int, str] = field(default_factory=dict)  # place -> another file of the same picture, trained on
-    lost: int = 0  # files that were trained on and are gone or changed, so that copies of them are not found
+    files: frozenset[int] = frozenset()  # indices of photos with the bytes of a training photo
+    copies: dict[int, str] = field(default_factory=dict)  # index of a duplicate -> path of its training photo
+    lost: int = 0  # training photos that are gone or changed, whose duplicates cannot be found
 
-    def __contains__(self, place: object) -> bool:
-        return place in self.files or place in self.copies
+    def __contains__(self, index: object) -> bool:
+        return index in self.files or index in self.copies
 
 
-def find_trained_photos(run: Path, dataset: Dataset, facts: Sequence[ImageInfo], decoding: Decoding) -> TrainedPhotos:
-    """Which photos of a data set, with the facts that this decoding has found, trained the classifier of that run."""
+def find_trained_photos(run: Path, dataset: Dataset, infos: Sequence[ImageInfo], decoding: Decoding) -> TrainedPhotos:
+    """Find the photos of a data set that the classifier of a run was trained on; `infos` were read with `decoding`."""
     try:
         known = {row["sha256"]: Path(row["path"]) for row in read_rows(run) if row["split"] == "train"}
-    except (TrainError, KeyError):  # no run, or one of the first versions
+    except (TrainError, KeyError):  # not a run, or one of the first versions
         known = {}
     if not known:
         return TrainedPhotos()
@@ -42,31 +42,31 @@ def find_trained_photos(run: Path, dataset: Dataset, facts: Sequence[ImageInfo],
     with ThreadPoolExecutor(usable_cores()) as pool:
         found = list(pool.map(cache.recall, known, known.values()))
     cache.save()
-    photos = [Photo(path, "") for path, fact in zip(known.values(), found, strict=True) if fact is not None]
-    both = [*facts, *(fact for fact in found if fact is not None)]
-    files = frozenset(place for place, fact in enumerate(facts) if fact.sha256 in known)
+    photos = [Photo(path, "") for path, info in zip(known.values(), found, strict=True) if info is not None]
+    both = [*infos, *(info for info in found if info is not None)]
+    files = frozenset(index for index, info in enumerate(infos) if info.sha256 in known)
     copies = {}
     for group in find_duplicates(replace(dataset, photos=(*dataset.photos, *photos)), both, cache):
-        trained = [place for place in group.members if place >= len(facts)]
-        for place in group.members if trained else ():
-            if place < len(facts) and place not in files:
-                copies[place] = str(photos[trained[0] - len(facts)].path)
-    return TrainedPhotos(files, copies, sum(fact is None for fact in found))
+        trained = [index for index in group.members if index >= len(infos)]
+        for index in group.members if trained else ():
+            if index < len(infos) and index not in files:
+                copies[index] = str(photos[trained[0] - len(infos)].path)
+    return TrainedPhotos(files, copies, sum(info is None for info in found))
 
 
 def find_leaks(data: UsablePhotos, splits: Sequence[str], held: str) -> dict[str, str]:
-    """Path of a photo of the split `held` -> path of a photo of the same picture in another; ready for JSON."""
+    """Find photos of split `held` with a duplicate in another split: path -> path of the duplicate."""
     found = {}
     for group in data.duplicates:
-        trained = [place for place in group if splits[place] != held]
-        for place in group if trained else ():
-            if splits[place] == held:
-                found[_path(data.photos[place])] = data.dataset.shown(data.photos[trained[0]].path)
+        trained = [index for index in group if splits[index] != held]
+        for index in group if trained else ():
+            if splits[index] == held:
+                found[_path(data.photos[index])] = data.dataset.shown(data.photos[trained[0]].path)
     return found
 
 
 def leak_notes(found: Mapping[str, str], held: EvaluatedPredictions, shown: Any = str) -> list[str]:
-    """What photos that `find_leaks` found do to the accuracy; `shown` writes a path for people."""
+    """Return a note on the held-out photos that `find_leaks` found; `shown` formats a path."""
     leaked = [_path(photo) in found for photo in held.photos]
     if True not in leaked:
         return []
@@ -76,9 +76,9 @@ def leak_notes(found: Mapping[str, str], held: EvaluatedPredictions, shown: Any 
 
 
 def trained_notes(found: TrainedPhotos, held: EvaluatedPredictions, shown: Callable[[Path], str] = str) -> list[str]:
-    """What measured photos that trained the classifier before do to the accuracy; `shown` writes a path for people."""
+    """Return notes on measured photos that the classifier was trained on; `shown` formats a path."""
     count, notes = len(held.photos), []
-    them = _without(held, [place in found for place in range(count)])
+    them = _without(held, [index in found for index in range(count)])
     if found.files:
         notes.append(
             f"{len(found.files):,} of these {count:,} photos trained this classifier, so it looks better than it is; "
@@ -107,7 +107,7 @@ def _same_picture_note(count: int, photos: int, which: str, also: str) -> str:
 
 
 def _without(held: EvaluatedPredictions, left_out: Sequence[bool]) -> str:
-    """The accuracy without some of the photos; empty where that leaves none."""
+    """Return the accuracy without these photos as a sentence; empty if none remain."""
     right = held.logits.argmax(axis=1) == held.labels
     others = [bool(ok) for ok, out in zip(right, left_out, strict=True) if not out]
     return f" Without them top-1 is {percent(sum(others) / len(others))} of {len(others):,}." if others else ""

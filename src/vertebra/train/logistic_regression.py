@@ -1,10 +1,10 @@
 """Multinomial logistic regression with an L2 penalty, fitted to convergence by L-BFGS.
 
-The problem is convex: the mean cross-entropy plus `strength / 2` times the squared weights. Features are centred and
-scaled so that their mean length is 1, which makes a strength mean the same for every network.
+The objective is convex: mean cross-entropy plus `strength / 2` times the squared norm of the weights. Features are
+centred and scaled to a mean norm of 1, so that strengths are comparable between networks.
 
-A step of L-BFGS costs 4·N·D·K operations (a matrix product forth and one back): 2.4 GFLOPs for 4,600 photos, 1,280
-features and 101 classes, 20 ms on two cores. From zero it takes about 60 steps. `bench/head.py` has it beside
+A step of L-BFGS costs 4·N·D·K operations (a matrix product forward and one backward): 2.4 GFLOPs for 4,600 photos,
+1,280 features and 101 classes, 20 ms on two cores. From zero it takes about 60 steps. `bench/head.py` compares it with
 SciPy's L-BFGS-B and scikit-learn's `LogisticRegression`.
 """
 
@@ -20,10 +20,10 @@ from torch import Tensor
 
 from .metrics import Floats, Labels
 
-MOST_STEPS = 300
+MAX_STEPS = 300
 HISTORY = 15  # steps that L-BFGS remembers
-# It has converged when a step changes the loss by less; single precision cannot tell much smaller changes apart.
-LEAST_CHANGE = 3e-6
+# Loss change of a step at convergence; float32 does not resolve much smaller changes.
+MIN_CHANGE = 3e-6
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Head:
 
 
 class Solver:
-    """Fits heads to the features of some photos, one strength after the other, by L-BFGS (Nocedal 1980).
+    """Fits heads to the features of some photos, for one strength after another, by L-BFGS (Nocedal 1980).
 
-    Not torch's: its optimisers import torch's compiler (1.5 s), and it does not know that logits are linear in the
-    weights. Here the product of features and direction serves every step size, so that the step size is Newton's, from
-    the exact slope and curvature, and a second try costs no product. That takes a quarter fewer steps.
+    Not torch's: its optimisers import torch's compiler (1.5 s), and do not know that logits are linear in the weights.
+    Here, one product of features and direction serves every step size: the first is Newton's, from the exact slope and
+    curvature, and backtracking is free. That takes a quarter fewer steps.
     """
 
     def __init__(self, features: Floats, labels: Labels, classes: int) -> None:
@@ -58,14 +58,14 @@ class Solver:
         self.weight = torch.zeros(self.features.shape[1], classes)  # (D + 1, K)
 
     @torch.no_grad()
-    def fit(self, strength: float, least_change: float = LEAST_CHANGE) -> Head:
-        """The best head for a strength, starting from the one before."""
+    def fit(self, strength: float, min_change: float = MIN_CHANGE) -> Head:
+        """Fit a head for a strength, starting from the previous fit."""
         decay = self.decay(strength)
         weight, logits = self.weight, self.features @ self.weight
         loss, probabilities = self.loss(logits, weight, decay)
         gradient = self.gradient(probabilities, weight, decay)
         history: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=HISTORY)
-        for _ in range(MOST_STEPS):
+        for _ in range(MAX_STEPS):
             direction = two_loop_direction(gradient, history)
             logits_change = self.features @ direction
             slope = _dot(gradient, direction)
@@ -88,40 +88,40 @@ class Solver:
             weight, gradient = new_weight, new_gradient
             if (product := _dot(step, gradient_change)) > 0:
                 history.append((step, gradient_change, product))
-            if decrease < least_change:
+            if decrease < min_change:
                 break
         self.weight = weight
         return self.head()
 
     def decay(self, strength: float) -> Tensor:
-        """(D + 1, 1), the penalty of each row of the weights; that of the bias is 0."""
+        """Return the penalty of each row of the weights, (D + 1, 1); 0 for the bias."""
         decay = torch.full((len(self.weight), 1), strength)
         decay[-1] = 0.0
         return decay
 
     def loss(self, logits: Tensor, weight: Tensor, decay: Tensor) -> tuple[float, Tensor]:
-        """Cross-entropy plus penalty, and the probabilities, (N, K)."""
+        """Return cross-entropy plus penalty, and the probabilities (N, K)."""
         log_probabilities = logits.log_softmax(1)
         entropy = -float(log_probabilities.gather(1, self.labels[:, None]).double().mean())
         return entropy + float((decay * weight.square()).sum()) / 2, log_probabilities.exp_()
 
     def gradient(self, probabilities: Tensor, weight: Tensor, decay: Tensor) -> Tensor:
-        """Of the loss, (D + 1, K)."""
+        """Return the gradient of the loss, (D + 1, K)."""
         residual = probabilities.clone()
         residual[torch.arange(len(residual)), self.labels] -= 1
         return self.features.T @ residual.div_(len(residual)) + decay * weight
 
     def head(self) -> Head:
-        """The weights for features as they were given, neither centred nor scaled."""
+        """Return the head for raw features, neither centred nor scaled."""
         scaled = self.weight[:-1] / self._scale
         bias = self.weight[-1] - self._mean @ scaled
         return Head(scaled.numpy(), bias.numpy())
 
 
 def two_loop_direction(gradient: Tensor, history: Iterable[tuple[Tensor, Tensor, float]]) -> Tensor:
-    """L-BFGS's direction: minus the gradient times the inverse curvature that the last steps have shown.
+    """Return L-BFGS's direction: minus the approximate inverse Hessian times the gradient.
 
-    `history` has these steps, the change of the gradient in each, and the product of both; the oldest first.
+    `history` has (step, gradient change, their dot product) of the last steps, oldest first.
     """
     steps = list(history)
     direction, coefficients = -gradient, []

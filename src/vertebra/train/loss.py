@@ -1,4 +1,4 @@
-"""What a step of training computes besides the network: its input, the labels it is to give, and how far off it is."""
+"""The loss of a training step, mixup and CutMix, and the normalisation of its input."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from .train_settings import Settings
 
 
 class Loss:
-    """Cross-entropy, summed over the images of a batch, with what the settings make of it."""
+    """Cross-entropy summed over a batch, with label smoothing, class weights, mixup and CutMix."""
 
     def __init__(self, settings: Settings, labels: Labels, classes: int, device: torch.device) -> None:
         self.smoothing = settings.label_smoothing
         self.weight: Tensor | None = None
         if settings.balance == "loss":
             counts = np.bincount(labels, minlength=classes)
-            # Their mean over the photos is 1, so that the learning rate means what it did; a class without a photo to
-            # train on, which label smoothing takes part of the weight of, has 1 too.
+            # Weights have a mean of 1 over the photos, so that the learning rate keeps its meaning. A class without
+            # training photos has 1: label smoothing uses its weight too.
             weight = np.where(counts > 0, len(labels) / np.maximum(counts, 1) / max(1, (counts > 0).sum()), 1.0)
             self.weight = torch.from_numpy(weight).float().to(device)
         self.cutmix = settings.cutmix
         self.classes = classes
 
-    def mixed(self, images: Tensor, labels: Tensor, mixup: float) -> tuple[Tensor, Tensor]:
-        """Mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019), whichever the dice say, where they are on."""
+    def mix(self, images: Tensor, labels: Tensor, mixup: float) -> tuple[Tensor, Tensor]:
+        """Apply mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019), chosen at random among those enabled."""
         chosen = [(name, alpha) for name, alpha in (("MixUp", mixup), ("CutMix", self.cutmix)) if alpha > 0]
         if not chosen:
             return images, labels
@@ -47,26 +47,26 @@ class Loss:
         return images.contiguous(memory_format=torch.channels_last), targets
 
     def __call__(self, outputs: Any, targets: Tensor) -> Tensor:
-        """Logits, or GoogLeNet's three, whose other two weigh 0.3 (Szegedy et al. 2015, 5)."""
+        """Loss of logits, or of GoogLeNet's three outputs; the auxiliary ones weigh 0.3 (Szegedy et al. 2015, 5)."""
         if isinstance(outputs, Tensor):
-            return self._one(outputs, targets)
+            return self._cross_entropy(outputs, targets)
         others = [o for o in (outputs.aux_logits2, outputs.aux_logits1) if o is not None]
-        total = self._one(outputs.logits, targets)
+        total = self._cross_entropy(outputs.logits, targets)
         for other in others:
-            total = total + 0.3 * self._one(other, targets)
+            total = total + 0.3 * self._cross_entropy(other, targets)
         return total
 
-    def _one(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(
             logits.float(), targets, weight=self.weight, label_smoothing=self.smoothing, reduction="none"
         ).sum()
 
 
 def to_images(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """uint8 (N, H, W, 3) → float32 (N, 3, H, W) in channels-last memory, normalised as the card says."""
+    """uint8 (N, H, W, 3) → float32 (N, 3, H, W) in channels-last memory, normalised."""
     mean, std = (
         torch.tensor(values, dtype=torch.float32, device=pixels.device).view(1, 3, 1, 1)
         for values in (preprocessing.mean, preprocessing.std)
     )
-    # The bytes lie in that order already; nothing is moved.
+    # NHWC is channels-last memory already, so nothing is copied.
     return pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255).sub_(mean).div_(std)

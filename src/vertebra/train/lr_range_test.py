@@ -1,4 +1,4 @@
-"""A learning rate, found by trying rising ones (Smith 2017, https://arxiv.org/abs/1506.01186)."""
+"""Learning-rate range test (Smith 2017, https://arxiv.org/abs/1506.01186)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from .run_folder import TrainError
 
 
 def range_test(trainer: Trainer, *, steps: int = 60) -> tuple[float, list[tuple[float, float]]]:
-    """A learning rate, and the loss at each rate that was tried.
+    """Find a learning rate; return it with the loss at each rate that was tried.
 
-    The rate rises tenfold every few steps from far too small until the loss is four times its minimum; a tenth of the
-    rate at the minimum is taken. The network is left as it was.
+    The rate rises exponentially until the loss is four times its minimum; a tenth of the rate at the minimum is chosen.
+    The network's weights are restored.
     """
     low, high = (1e-6, 0.1) if trainer.settings.optimizer == "adamw" else (1e-5, 3.0)
     initial = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}

@@ -19,7 +19,7 @@ ECE_BINS = 15  # as in Guo et al. 2017
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """Of one class; None without photos of it, and a precision also where nothing was predicted as it."""
+    """Metrics of one class: None if it has no photos; `precision` is None also if it was never predicted."""
 
     name: str
     precision: float | None
@@ -30,14 +30,14 @@ class ClassMetrics:
 
 @dataclass(frozen=True)
 class Metrics:
-    """All values are fractions from 0 to 1; intervals hold the true value with 95 % probability.
+    """Metrics of a set of predictions, as fractions from 0 to 1, with 95 % intervals.
 
-    None is what cannot be measured: all of it without photos, the best five of five classes or fewer, and the
-    calibration of so few photos that each could have a bin of its own.
+    None stands for what cannot be measured: everything without photos, `top5` with five classes or fewer, and `ece`
+    with fewer photos than bins.
     """
 
     n: int  # photos
-    pictures: int  # different ones among them; intervals count photos of the same picture as one
+    pictures: int  # distinct pictures; intervals count duplicates once
     top1: float | None
     top1_interval: Interval | None
     top5: float | None
@@ -50,11 +50,11 @@ class Metrics:
     confusion: tuple[tuple[int, ...], ...]  # [true][predicted] -> photos
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return the metrics as JSON values."""
         return asdict(self)
 
     def most_confused(self, most: int = 10) -> list[tuple[str, str, int]]:
-        """(true, predicted, photos) of the most frequent mistakes."""
+        """Return (true, predicted, photos) of the most frequent confusions."""
         found = [
             (self.classes[true].name, self.classes[predicted].name, count)
             for true, row in enumerate(self.confusion)
@@ -64,17 +64,17 @@ class Metrics:
         return sorted(found, key=lambda entry: (-entry[2], entry[:2]))[:most]
 
 
-def weights_of(pictures: Labels) -> Floats:
-    """(N,) equal numbers for photos that show the same picture → what each counts for: together they count as one."""
-    _, place, counts = np.unique(pictures, return_inverse=True, return_counts=True)
-    weights: Floats = 1.0 / counts[place]
+def picture_weights(pictures: Labels) -> Floats:
+    """Return the weight of each photo (N,): duplicates, whose numbers are equal, have a total weight of 1."""
+    _, inverse, counts = np.unique(pictures, return_inverse=True, return_counts=True)
+    weights: Floats = 1.0 / counts[inverse]
     return weights
 
 
 def compute_metrics(
     probabilities: Floats, labels: Labels, names: tuple[str, ...], weights: Floats | None = None
 ) -> Metrics:
-    """From probabilities (N, K) and true classes (N,); `weights` (N,) are from `weights_of`, None where all are 1."""
+    """Compute all metrics from probabilities (N, K), labels (N,) and `picture_weights` (N,); None: all are 1."""
     n, count = probabilities.shape
     weights = np.ones(n) if weights is None else weights
     if not n:
@@ -109,17 +109,17 @@ def confusion_matrix(probabilities: Floats, labels: Labels) -> NDArray[np.int64]
 
 
 def accuracy_score(probabilities: Floats, labels: Labels) -> float:
-    """Share of the photos whose most probable class is the true one."""
+    """Return the top-1 accuracy."""
     return int((probabilities.argmax(axis=1) == labels).sum()) / len(labels)
 
 
 def top_k_accuracy_score(probabilities: Floats, labels: Labels, k: int) -> float | None:
-    """Share of the photos whose true class is among the k most probable; None of k classes or fewer."""
+    """Return the top-k accuracy; None with k classes or fewer."""
     n, count = probabilities.shape
     if count <= k:
         return None
     own = probabilities[np.arange(n), labels]
-    # Of equal probabilities the first class counts as likelier, as in argmax.
+    # Ties are broken in favour of the first class, as in argmax.
     earlier = np.arange(count)[None] < labels[:, None]
     likelier = ((probabilities > own[:, None]) | ((probabilities == own[:, None]) & earlier)).sum(axis=1)
     hits = int((likelier < k).sum())
@@ -127,13 +127,13 @@ def top_k_accuracy_score(probabilities: Floats, labels: Labels, k: int) -> float
 
 
 def log_loss(probabilities: Floats, labels: Labels) -> float:
-    """Mean negative logarithm of the true class's probability, which counts as 1e-12 at least."""
+    """Return the mean negative log-probability of the true class; probabilities are clipped to at least 1e-12."""
     own = probabilities[np.arange(len(labels)), labels]
     return float(-np.log(np.maximum(own, 1e-12)).mean())
 
 
 def _interval(share: float, n: int, pictures: float) -> Interval:
-    """Of a share of n photos, that show fewer pictures."""
+    """Wilson interval of a share of n photos that show `pictures` distinct pictures."""
     return wilson(round(share * n) * (pictures / n), pictures)
 
 
@@ -145,20 +145,20 @@ def _class_metrics(name: str, hits: int, predictions: int, photos: int) -> Class
 
 
 def _balanced_accuracy(confusion: NDArray[np.int64], pictures: NDArray[Any]) -> tuple[float, Interval]:
-    """Mean recall of the classes that have photos, of which they show so many pictures (K,), with its interval."""
+    """Mean recall of the classes with photos, and its interval; `pictures` (K,) are distinct pictures per class."""
     photos = confusion.sum(axis=1)
     has_photos = photos > 0
     recalls, counts = np.diagonal(confusion)[has_photos] / photos[has_photos], pictures[has_photos]
     balanced = float(recalls.mean())
-    # Each class's recall is a share of its own photos; one more hit and one more miss keep a class of a few photos,
-    # all of them hits, from counting as certain (Agresti and Coull 1998).
+    # One more hit and one more miss in each class keep a class with few photos, all of them hits, from having no
+    # variance (Agresti and Coull 1998).
     smoothed = (recalls * counts + 1) / (counts + 2)
     spread = Z * math.sqrt(float((smoothed * (1 - smoothed) / (counts + 2)).sum())) / len(recalls)
     return balanced, (max(0.0, balanced - spread), min(1.0, balanced + spread))
 
 
 class Bin(NamedTuple):
-    """Predictions of about the same confidence."""
+    """One bin of a calibration curve."""
 
     confidence: float
     accuracy: float
@@ -166,21 +166,21 @@ class Bin(NamedTuple):
 
 
 def calibration_curve(probabilities: Floats, labels: Labels, bins: int = ECE_BINS) -> list[Bin]:
-    """Confidence against accuracy, in bins of equal width; empty ones are left out."""
+    """Return mean confidence and accuracy in bins of equal width; empty bins are left out."""
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
     return [
-        Bin(float(confidence[place == b].mean()), float(right[place == b].mean()), int((place == b).sum()))
+        Bin(float(confidence[bin_of == b].mean()), float(right[bin_of == b].mean()), int((bin_of == b).sum()))
         for b in range(bins)
-        if (place == b).any()
+        if (bin_of == b).any()
     ]
 
 
 def expected_calibration_error(probabilities: Floats, labels: Labels, bins: int = ECE_BINS) -> float | None:
-    """Mean gap between confidence and accuracy (ECE, Naeini et al. 2015); None of fewer photos than bins.
+    """Return the expected calibration error (ECE, Naeini et al. 2015); None with fewer photos than bins.
 
-    A bin of one photo has an accuracy of 0 or 1 whatever the classifier's confidence is worth.
+    A bin of one photo has an accuracy of 0 or 1, however well calibrated the classifier is.
     """
     if len(labels) < bins:
         return None

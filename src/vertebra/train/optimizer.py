@@ -1,4 +1,4 @@
-"""The optimiser and its parameter groups; which modules train, and at which dropout rates."""
+"""The optimiser and its parameter groups, frozen stages, and dropout rates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .train_settings import Settings
 
 
 def freeze(network: ConvNet, stages: int) -> None:
-    """Leave the first stages as they are: no gradients, and `set_training` leaves their statistics alone."""
+    """Freeze the first stages: no gradients; `set_training` keeps them in evaluation mode."""
     if stages > len(network.stages):
         raise UsageError(
             f"freeze is {stages}, and the network has {len(network.stages)} stages: "
@@ -25,16 +25,16 @@ def freeze(network: ConvNet, stages: int) -> None:
 
 
 def set_training(network: ConvNet, settings: Settings) -> None:
-    """As `network.train()`, but for what is frozen."""
+    """Call `network.train()`, but keep frozen stages in evaluation mode."""
     network.train()
     for module in _frozen_modules(network, settings.freeze):
         module.eval()
 
 
-def avoid_copies(network: nn.Module) -> None:
-    """Activations whose gradient needs their input work out of place: in place, autograd copies it first.
+def disable_inplace(network: nn.Module) -> None:
+    """Make activations whose gradient needs their input work out of place: in place, autograd copies it first.
 
-    The numbers stay the same, and a pass over the memory of every activation is saved. ReLU's gradient needs no input.
+    Results are the same, and a pass over memory is saved. ReLU's gradient needs no input.
     """
     for module in network.modules():
         if isinstance(module, nn.ReLU6 | nn.SiLU | nn.Hardtanh | nn.Hardswish):
@@ -42,20 +42,20 @@ def avoid_copies(network: nn.Module) -> None:
 
 
 def set_dropout(network: nn.Module, rates: dict[str, float], factor: float) -> None:
-    """Each dropout layer at `factor` times its own rate, which `rates` has by its name."""
+    """Set each dropout layer to `factor` times its rate in `rates`, by layer name."""
     for name, module in network.named_modules():
         if isinstance(module, nn.Dropout):
             module.p = rates[name] * factor
 
 
 def dropout_rates(network: nn.Module, settings: Settings) -> dict[str, float]:
-    """The rate of each dropout layer, by its name."""
+    """Return the rate of each dropout layer by name."""
     found = {name: module.p for name, module in network.named_modules() if isinstance(module, nn.Dropout)}
     return found if settings.dropout is None else dict.fromkeys(found, settings.dropout)
 
 
-def make_optimizer(network: ConvNet, settings: Settings) -> torch.optim.Optimizer:
-    """Its groups carry `scale`, which their rate is multiplied by."""
+def build_optimizer(network: ConvNet, settings: Settings) -> torch.optim.Optimizer:
+    """Build the optimiser; the `scale` of a parameter group multiplies its learning rate."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     stages = _stage_of(network)
     for name, parameter in network.named_parameters():
@@ -67,7 +67,7 @@ def make_optimizer(network: ConvNet, settings: Settings) -> torch.optim.Optimize
         scale = settings.layer_decay ** (len(network.stages) - stages.get(name, len(network.stages)))
         groups.setdefault((decay or 0.0, scale), []).append(parameter)
     listed = [{"params": found, "weight_decay": decay, "scale": scale} for (decay, scale), found in groups.items()]
-    first = settings.lr if isinstance(settings.lr, float) else 1.0  # set anew before each step
+    first = settings.lr if isinstance(settings.lr, float) else 1.0  # set before each step
     # Fused: one pass over the memory for all parameters of a group.
     if settings.optimizer == "sgd":
         return torch.optim.SGD(
@@ -75,18 +75,18 @@ def make_optimizer(network: ConvNet, settings: Settings) -> torch.optim.Optimize
         )
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(listed, first, fused=True)
-    # alpha and eps are those of the papers' own code: TensorFlow's defaults, as in torchvision's reference.
+    # alpha and eps of the papers' own code, as in torchvision's reference training.
     return torch.optim.RMSprop(listed, first, alpha=0.9, eps=0.0316, momentum=settings.momentum)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """For the next step."""
+    """Set the learning rate of each parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["scale"]
 
 
 def _stage_of(network: ConvNet) -> dict[str, int]:
-    """Name of a parameter -> number of its stage."""
+    """Map each parameter name to the index of its stage."""
     found = {}
     for number, stage in enumerate(network.stages):
         for path in stage.modules:

@@ -20,19 +20,19 @@ from .distributed import Distributed
 from .evaluation import EvaluatedPredictions, evaluate_probe, evaluate_training
 from .fit import Trainer
 from .leakage import find_leaks, leak_notes
-from .prepare import PreparedProbe, Timer, prepare_probe, preprocessing_of
-from .prepare_training import PreparedTraining, prepare_training, trainer_of_run
-from .probe import Probe, fit_probe, with_head
-from .resume_checks import changed_photos, refuse_changed_photos, refuse_changed_settings
+from .prepare import PreparedProbe, Timer, prepare_probe, run_preprocessing
+from .prepare_training import PreparedTraining, build_run_trainer, prepare_training
+from .probe import Probe, fit_probe, network_with_head
+from .resume_checks import changed_photos, reject_changed_photos, reject_changed_settings
 from .run_checkpoint import TrainingState
-from .run_folder import CHECKPOINT, DATA, SETTINGS, data_table, remove_progress, write_text
+from .run_folder import CHECKPOINT, DATA, SETTINGS, format_data_table, remove_training_state, write_text
 from .run_outputs import FittedNetwork, RunResult, weight_source, write_outputs
 from .train_settings import Settings
 from .training_log import read_log
 
 
 def run_probe(settings: Settings, folder: Path, progress: Progress) -> None:
-    """All steps of the method "probe"; a run that was stopped finds its features in the cache."""
+    """Run all steps of method "probe"; a stopped run finds its features in the cache."""
     timer = Timer()
     prepared = prepare_probe(settings, timer, progress)
     with timer.step("fitting the head"):
@@ -41,7 +41,7 @@ def run_probe(settings: Settings, folder: Path, progress: Progress) -> None:
         held_out = evaluate_probe(prepared, probe, settings.precision)
     fitted, notes = _network_of_probe(settings, prepared, probe)
     photos = prepared.photos
-    write_text(folder / DATA, data_table(photos.photos, photos.facts, prepared.splits))
+    write_text(folder / DATA, format_data_table(photos.photos, photos.infos, prepared.splits))
     result = RunResult(
         held_out=held_out,
         found=prepared.findings,
@@ -53,14 +53,14 @@ def run_probe(settings: Settings, folder: Path, progress: Progress) -> None:
 
 
 def _network_of_probe(settings: Settings, prepared: PreparedProbe, probe: Probe) -> tuple[FittedNetwork, list[str]]:
-    network, notes = with_head(prepared.body, settings.weights_from_here, probe.head)
+    network, notes = network_with_head(prepared.body, settings.resolved_weights, probe.head)
     card = prepared.card
     pretrained_digest = (card.weights.sha256 or "") if card.weights else ""
     parts = (pretrained_digest.encode(), probe.head.weight.tobytes(), probe.head.bias.tobytes())
     return FittedNetwork(
         network=network,
         names=prepared.photos.names,
-        preprocessing=preprocessing_of(settings, card.preprocessing),
+        preprocessing=run_preprocessing(settings, card.preprocessing),
         weights=weight_source(card, f"its head trained on {settings.data}", parts),
         licence=card.licence,
         body=prepared.body,
@@ -86,22 +86,22 @@ def _notes_of_probe(
 
 
 def run_training(settings: Settings, folder: Path, distributed: Distributed, progress: Progress) -> None:
-    """All steps of the methods "finetune" and "scratch", from wherever the run is."""
+    """Run all steps of methods "finetune" and "scratch", or resume them."""
     with distributed.raise_together():
         check_settings(settings, distributed.size)
         if distributed.is_first:
             if (folder / CHECKPOINT).exists():
                 start = PreparedTraining.read(folder)
-                refuse_changed_photos(folder, start.table, start.states, progress)
+                reject_changed_photos(folder, start.table, start.states, progress)
             else:
                 prepare_training(settings, folder, distributed, progress)
-    # What preparing has found (learning rate, image size) is in the run's own settings.
+    # Preparing writes the learning rate and image size that it finds to the run's settings.
     settings = Settings.from_toml(folder / SETTINGS)
-    refuse_changed_settings(settings, folder)
+    reject_changed_settings(settings, folder)
     start = PreparedTraining.read(folder)
     timer = Timer(dict(start.seconds))
     with distributed.raise_together():
-        trainer = trainer_of_run(settings, folder, distributed, progress, start.classes)
+        trainer = build_run_trainer(settings, folder, distributed, progress, start.classes)
     with timer.step("training"):
         state = trainer.fit()
     timer.seconds["training"] = round(state.seconds - sum(start.seconds.values()), 2)
@@ -112,13 +112,13 @@ def run_training(settings: Settings, folder: Path, distributed: Distributed, pro
             result = _result_of_training(folder, trainer, state, start, held_out)
             fitted = _network_of_training(settings, trainer, tuple(start.classes))
             write_outputs(settings, folder, fitted, result, timer, progress)
-            remove_progress(folder)
+            remove_training_state(folder)
 
 
 def _network_of_training(settings: Settings, trainer: Trainer, names: tuple[str, ...]) -> FittedNetwork:
     network = trainer.network.cpu().to(memory_format=torch.contiguous_format).eval()
     is_finetuned = settings.method == "finetune"
-    card = read_card(cached_export(settings.model, settings.weights_from_here)) if is_finetuned else None
+    card = read_card(cached_export(settings.model, settings.resolved_weights)) if is_finetuned else None
     parts = (tensor.contiguous().numpy().tobytes() for tensor in network.state_dict().values())
     verb = "fine-tuned" if is_finetuned else "trained"
     return FittedNetwork(
@@ -133,7 +133,7 @@ def _network_of_training(settings: Settings, trainer: Trainer, names: tuple[str,
 def _result_of_training(
     folder: Path, trainer: Trainer, state: TrainingState, start: PreparedTraining, held_out: EvaluatedPredictions
 ) -> RunResult:
-    # What was left of an epoch where a run ended as it went on has neither loss nor rate.
+    # The rest of an epoch, where a resumed run ended at once, has neither loss nor learning rate.
     records = [record for record in read_log(folder) if {"val_accuracy", "loss"} <= record.keys()]
     figures: dict[str, Any] = {
         "train_photos": len(trainer.train.labels),
@@ -150,11 +150,11 @@ def _result_of_training(
         )
     if changed := changed_photos(folder, start.states, trainer.progress):
         notes.append(
-            f"While the run went on, {changed}: what was learned of them may be of either content. "
-            f"{DATA} has the SHA-256 that the run began with."
+            f"During the run, {changed}: the network may have been trained on either content. "
+            f"{DATA} has the SHA-256 from the start of the run."
         )
     if start.probe is not None:
-        notes.append(_beside_probe(start.probe, held_out, state, trainer.preprocessing.crop_size))
+        notes.append(_compare_with_probe(start.probe, held_out, state, trainer.preprocessing.crop_size))
         figures["probe_top1"] = start.probe["top1"]
     return RunResult(
         held_out=held_out, found=start.found, curves=_curves(records, start.range), notes=notes, figures=figures
@@ -186,8 +186,8 @@ def _curves(records: Sequence[dict[str, Any]], tried: Sequence[tuple[float, floa
     return found
 
 
-def _beside_probe(probe: dict[str, Any], held_out: EvaluatedPredictions, state: TrainingState, size: int) -> str:
-    """Whether fine-tuning was better, on the same photos, each network with its own input size."""
+def _compare_with_probe(probe: dict[str, Any], held_out: EvaluatedPredictions, state: TrainingState, size: int) -> str:
+    """Return a note that compares the network with its probe, on the same photos, each at its own input size."""
     correct = held_out.logits.argmax(1) == held_out.labels
     before = np.array(probe["right"], bool)
     won, lost = int((correct & ~before).sum()), int((before & ~correct).sum())

@@ -1,4 +1,4 @@
-"""The step `prepare` of a probe: a data set → features of its usable photos, their splits and folds.
+"""Prepare a probe: a data set → features of its usable photos, with splits and folds.
 
 `prepare_training` does the same for a whole network, whose training starts from a probe.
 """
@@ -40,13 +40,13 @@ from .train_settings import Settings
 
 @dataclass
 class Timer:
-    """Seconds that each step of a run took."""
+    """Wall-clock seconds of each step of a run."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Add the seconds that pass inside to those of the step."""
+        """Time the block, and add its seconds to those of the step."""
         start = time.perf_counter()
         try:
             yield
@@ -56,52 +56,52 @@ class Timer:
 
 @dataclass(frozen=True)
 class UsablePhotos:
-    """The photos of a data set that a run can use, with the numbers of their classes."""
+    """The usable photos of a data set, with class indices."""
 
     dataset: Dataset
-    facts: list[ImageInfo]
+    infos: list[ImageInfo]
     audit: Audit
-    names: tuple[str, ...]  # of the classes that have photos
+    names: tuple[str, ...]  # of classes with photos
     labels: Labels
     usable: list[int]  # indices among all photos of the data set
-    duplicates: tuple[tuple[int, ...], ...]  # groups of indices in `photos` that show the same picture
+    duplicates: tuple[tuple[int, ...], ...]  # groups of indices in `photos`
     audit_again: Callable[[Sequence[str]], Audit]  # with the splits of `photos`
 
     @property
     def photos(self) -> Sequence[Photo]:
-        """In the order of `labels`."""
+        """The photos, in the order of `labels`."""
         return self.dataset.photos
 
     @property
     def pictures(self) -> Labels:
-        """(N,), equal numbers for photos that show the same picture."""
-        return pictures_of(len(self.labels), self.duplicates)
+        """(N,) picture numbers, equal for duplicates."""
+        return picture_ids(len(self.labels), self.duplicates)
 
     def with_splits(self, splits: Sequence[str]) -> UsablePhotos:
-        """The same, audited with the splits that a run uses; of each photo."""
+        """Audit the photos again with the splits that the run uses."""
         return replace(self, audit=self.audit_again(splits))
 
 
-def pictures_of(count: int, duplicates: Iterable[Sequence[int]]) -> Labels:
-    """(count,), equal numbers for photos of the same picture, from groups of their places."""
+def picture_ids(count: int, duplicates: Iterable[Sequence[int]]) -> Labels:
+    """Return (count,) picture numbers, equal for duplicates, from groups of photo indices."""
     found = np.arange(count)
     for group in duplicates:
         found[list(group)] = min(group)
     return found
 
 
-def usable_photos(dataset: Dataset, facts: list[ImageInfo], settings: Settings) -> UsablePhotos:
-    """Leave out what cannot be used, and number the classes.
+def select_usable_photos(dataset: Dataset, infos: list[ImageInfo], settings: Settings) -> UsablePhotos:
+    """Drop unusable photos and index the classes.
 
     Raises:
-        DataError: nothing is left to classify, a class has no photo to train on, or `strict` and there are problems.
+        DataError: nothing is left to classify, a class has no training photo, or `strict` is set and the audit fails.
         TrainError: no photo is for training.
     """
-    duplicates = find_duplicates(dataset, facts, ImageInfoCache(decoding=settings.decoding))
-    found = audit(dataset, facts, decoding=settings.decoding, duplicates=duplicates)
+    duplicates = find_duplicates(dataset, infos, ImageInfoCache(decoding=settings.decoding))
+    found = audit(dataset, infos, decoding=settings.decoding, duplicates=duplicates)
     if settings.strict:
         found.check()
-    usable = [index for index, fact in enumerate(facts) if fact.broken is None]
+    usable = [index for index, info in enumerate(infos) if info.broken is None]
     kept, usable = select_usable(replace(dataset, notes=found.notes), usable, settings.allow_unseen)
     if all(photo.split not in ("train", None) for photo in kept.photos):
         splits = " and ".join(sorted({str(photo.split) for photo in kept.photos}))
@@ -110,27 +110,27 @@ def usable_photos(dataset: Dataset, facts: list[ImageInfo], settings: Settings) 
         )
     number = {name: index for index, name in enumerate(kept.classes)}
     labels = np.array([number[photo.label] for photo in kept.photos], np.int64)
-    place_of = {index: place for place, index in enumerate(usable)}
-    groups = [tuple(place_of[i] for i in group.members if i in place_of) for group in duplicates]
+    position = {index: i for i, index in enumerate(usable)}
+    groups = [tuple(position[i] for i in group.members if i in position) for group in duplicates]
 
     def audit_again(splits: Sequence[str]) -> Audit:
-        every = [""] * len(facts)
+        every = [""] * len(infos)
         for index, split in zip(usable, splits, strict=True):
             every[index] = split
-        return audit(dataset, facts, every, settings.decoding, duplicates)
+        return audit(dataset, infos, every, settings.decoding, duplicates)
 
-    own_facts, own_groups = [facts[i] for i in usable], tuple(group for group in groups if len(group) > 1)
-    return UsablePhotos(kept, own_facts, found, kept.classes, labels, usable, own_groups, audit_again)
+    kept_infos, kept_groups = [infos[i] for i in usable], tuple(group for group in groups if len(group) > 1)
+    return UsablePhotos(kept, kept_infos, found, kept.classes, labels, usable, kept_groups, audit_again)
 
 
-def preprocessing_of(settings: Settings, published: Preprocessing, size: int | None = None) -> Preprocessing:
-    """From a photo to the input of a run's network: `training_preprocessing` by the run's settings."""
+def run_preprocessing(settings: Settings, published: Preprocessing, size: int | None = None) -> Preprocessing:
+    """Return the preprocessing of a run's network, from that of its weights and the settings."""
     return training_preprocessing(published, size, settings.crop_pct, settings.decoding)
 
 
 @dataclass(frozen=True)
 class PreparedProbe:
-    """What the head is fitted and measured on."""
+    """The features, splits and folds that a head is fitted and measured on."""
 
     body: Path  # the exported pretrained network
     card: Card  # of the body
@@ -144,19 +144,19 @@ class PreparedProbe:
 
     @property
     def train_indices(self) -> Labels:
-        """(T,), of photos that may be trained on."""
+        """(T,) indices of the training photos."""
         return split_indices(self.splits, "train")
 
 
 def split_indices(splits: Sequence[str], name: str) -> Labels:
-    """Of the photos of the split of that name."""
+    """Return the indices of the photos in a split."""
     return np.array([i for i, split in enumerate(splits) if split == name], np.int64)
 
 
 def prepare_probe(settings: Settings, timer: Timer, progress: Progress) -> PreparedProbe:
-    """Find the photos, compute their features, audit them, and assign splits and folds."""
+    """Open the data set, compute features, audit, and assign splits and folds."""
     with timer.step("finding the photos"):
-        dataset = open_dataset(settings.data_from_here, **settings.reading)
+        dataset = open_dataset(settings.resolved_data, **settings.reading)
     body, computed, photos = extract_features(settings, dataset, timer, progress)
     own = [photo.split or "" for photo in photos.photos]
     held_split = next((split for split in ("test", "val") if split in own), None)
@@ -182,28 +182,28 @@ def prepare_probe(settings: Settings, timer: Timer, progress: Progress) -> Prepa
 def extract_features(
     settings: Settings, dataset: Dataset, timer: Timer, progress: Progress
 ) -> tuple[Path, DatasetFeatures, UsablePhotos]:
-    """The exported pretrained network, the features of all photos, and the photos that can be used."""
+    """Return the exported pretrained network, the features of all photos, and the usable photos."""
     with timer.step("exporting the pretrained network"):
         progress(f"exporting {settings.model}", 0, 1)
-        body = cached_export(settings.model, settings.weights_from_here)
+        body = cached_export(settings.model, settings.resolved_weights)
     with timer.step("decoding and computing features"):
-        preprocessing = preprocessing_of(settings, read_card(body).preprocessing)
+        preprocessing = run_preprocessing(settings, read_card(body).preprocessing)
         computed = compute_features(dataset, body, preprocessing, progress)
     with timer.step("auditing"):
-        photos = usable_photos(dataset, computed.facts, settings)
+        photos = select_usable_photos(dataset, computed.infos, settings)
     return body, computed, photos
 
 
-def _folds(data: UsablePhotos, places: Sequence[int], settings: Settings) -> Labels:
-    """The fold of each of those photos."""
-    number = {place: index for index, place in enumerate(places)}
-    duplicates = [[number[place] for place in group if place in number] for group in data.duplicates]
+def _folds(data: UsablePhotos, indices: Sequence[int], settings: Settings) -> Labels:
+    """Assign a fold to each photo of `indices`."""
+    position = {index: i for i, index in enumerate(indices)}
+    duplicates = [[position[index] for index in group if index in position] for group in data.duplicates]
     folds = assign_folds(
-        [data.facts[place].sha256 for place in places],
+        [data.infos[index].sha256 for index in indices],
         [group for group in duplicates if group],
         folds=settings.folds,
         seed=settings.seed,
-        labels=[data.photos[place].label for place in places],
+        labels=[data.photos[index].label for index in indices],
     )
     if len(set(folds)) < 2:
         raise TrainError(f"{data.dataset.name} has too few different photos to hold some out. Add photos.")

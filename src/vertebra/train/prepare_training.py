@@ -1,6 +1,6 @@
-"""The step `prepare` of a whole network: photos, splits and initial weights → a checkpoint of step 0.
+"""Prepare the training of a network: photos, splits and initial weights → a checkpoint of step 0.
 
-`finetune` starts from a probe's head, `scratch` from random weights. A run that was stopped begins behind this step.
+`finetune` starts from a probe's head, `scratch` from random weights. A resumed run skips this step.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from .leakage import find_leaks
 from .linear_head import choose_strength
 from .lr_range_test import range_test
 from .metrics import Labels
-from .prepare import Timer, UsablePhotos, extract_features, preprocessing_of, split_indices, usable_photos
-from .probe import with_head
+from .prepare import Timer, UsablePhotos, extract_features, run_preprocessing, select_usable_photos, split_indices
+from .probe import network_with_head
 from .resume_checks import FileState, file_states
 from .run_checkpoint import TrainingState, save, save_best
 from .run_folder import (
@@ -38,9 +38,9 @@ from .run_folder import (
     SETTINGS,
     START,
     TrainError,
-    data_table,
+    format_data_table,
     read_json,
-    read_table,
+    read_splits,
     table_digest,
     write_json,
     write_text,
@@ -51,25 +51,25 @@ from .validation import Split
 
 @dataclass(frozen=True)
 class PreparedTraining:
-    """What is known before the first step, kept in the run's folder until the run is finished.
+    """The contents of `start.json`, kept until the run is finished.
 
-    Runs of earlier versions lack the fields that have a default.
+    Runs of earlier versions lack the fields with a default.
     """
 
-    seconds: dict[str, float]  # that each step of preparing took
+    seconds: dict[str, float]  # of each step of preparing
     classes: Sequence[str]
-    probe: dict[str, Any] | None  # what the probe does on the held-out photos
-    range: Sequence[tuple[float, float]]  # learning rate and loss of the range test
+    probe: dict[str, Any] | None  # the probe's results on the held-out photos
+    range: Sequence[tuple[float, float]]  # (learning rate, loss) of the range test
     notes: Sequence[str]
     found: Mapping[str, Any] | None = None  # by the audit, for the report
-    pictures: Mapping[str, list[int]] = field(default_factory=dict)  # split -> number of each photo's picture
-    leaked: Mapping[str, str] = field(default_factory=dict)  # as `find_leaks` gives it
+    pictures: Mapping[str, list[int]] = field(default_factory=dict)  # split -> picture numbers
+    leaked: Mapping[str, str] = field(default_factory=dict)  # from `find_leaks`
     states: list[FileState | None] | None = None  # of the photos' files
-    table: str | None = None  # digest of the photos' table
+    table: str | None = None  # `table_digest` of data.csv
 
     @staticmethod
     def read(folder: Path) -> PreparedTraining:
-        """What `prepare_training` wrote."""
+        """Read what `prepare_training` wrote."""
         try:
             return PreparedTraining(**(read_json(folder / START) or {}))
         except TypeError as error:
@@ -77,8 +77,8 @@ class PreparedTraining:
                 f"{folder / START} is missing or damaged, so the run cannot go on. Start a new one."
             ) from error
 
-    def pictures_of(self, split: str) -> Labels | None:
-        """(N,), equal numbers for photos of a split that show the same picture; None: not known."""
+    def picture_ids(self, split: str) -> Labels | None:
+        """Return picture numbers (N,) of a split, equal for duplicates; None: not known."""
         found = self.pictures.get(split)
         return None if found is None else np.array(found, np.int64)
 
@@ -91,15 +91,15 @@ class _Initial:
     splits: list[str]
     network: ConvNet
     preprocessing: Preprocessing
-    probe: dict[str, Any] | None  # what the probe does on the held-out photos
-    notes: Sequence[str] = ()  # what to know of the weights
+    probe: dict[str, Any] | None  # the probe's results on the held-out photos
+    notes: Sequence[str] = ()  # on the weights
 
 
 def prepare_training(settings: Settings, folder: Path, distributed: Distributed, progress: Progress) -> None:
-    """Write the photos' table, what is known before the first step, the settings, and a checkpoint of step 0."""
+    """Write data.csv, start.json, the settings and a checkpoint of step 0."""
     timer = Timer()
     with timer.step("finding the photos"):
-        dataset = open_dataset(settings.data_from_here, **settings.reading)
+        dataset = open_dataset(settings.resolved_data, **settings.reading)
         paths = [photo.path for photo in dataset.photos]
         states = dict(zip(paths, file_states(paths), strict=True))
     prepare = _from_probe if settings.method == "finetune" else _from_random_weights
@@ -110,14 +110,14 @@ def prepare_training(settings: Settings, folder: Path, distributed: Distributed,
     held_split = "test" if "test" in splits else "val"
     held = [photos.photos[i] for i in split_indices(splits, held_split).tolist()]
     _, limits = check_photos(settings, initial.network, size, splits.count("train"), distributed.size)
-    write_text(folder / DATA, data_table(photos.photos, photos.facts, splits))
+    write_text(folder / DATA, format_data_table(photos.photos, photos.infos, splits))
     settings = replace(settings, image_size=size)
     alone = replace(distributed, size=1)
 
-    def trainer(with_settings: Settings) -> Trainer:
-        return _trainer(with_settings, folder, alone, progress, initial.network, initial.preprocessing, photos.names)
+    def trainer(changed: Settings) -> Trainer:
+        return _build_trainer(changed, folder, alone, progress, initial.network, initial.preprocessing, photos.names)
 
-    # A run that was stopped before its first checkpoint begins anew; a rate that it had found is in its settings.
+    # A run stopped before its first checkpoint starts again; a learning rate already found is in its settings.
     tried: list[tuple[float, float]] = (read_json(folder / START) or {}).get("range", [])
     if settings.lr == "auto":
         with timer.step("finding a learning rate"):
@@ -140,9 +140,8 @@ def prepare_training(settings: Settings, folder: Path, distributed: Distributed,
     state = TrainingState(classes=list(photos.names), settings=asdict(settings))
     with timer.step("measuring the start"):
         if settings.method == "finetune":
-            # As each epoch is scored: by the network that is trained, on images of the size that it is trained at. The
-            # probe's own features come from images of the size of its weights, and those of a smaller network may
-            # differ much.
+            # Scored as each epoch is, at the training image size. The probe's own score is at the image size of its
+            # weights, which may be far from it.
             first = trainer(replace(settings, compile=False))
             logits = first.logits(first.val, "validating")
             first.early_stopping.update(state, *validation_score(logits, first.val.labels))
@@ -152,7 +151,7 @@ def prepare_training(settings: Settings, folder: Path, distributed: Distributed,
 
 
 def _from_probe(settings: Settings, dataset: Dataset, timer: Timer, progress: Progress) -> _Initial:
-    """Pretrained weights, and a head fitted to their features."""
+    """Start from pretrained weights with a probe's head."""
     body, computed, photos = extract_features(settings, dataset, timer, progress)
     with timer.step("auditing"):
         splits = _splits(photos, settings)
@@ -171,19 +170,19 @@ def _from_probe(settings: Settings, dataset: Dataset, timer: Timer, progress: Pr
         "right": correct.tolist(),
         "size": card.preprocessing.crop_size,
     }
-    preprocessing = preprocessing_of(settings, card.preprocessing, settings.image_size)
-    network, notes = with_head(body, settings.weights_from_here, head)
+    preprocessing = run_preprocessing(settings, card.preprocessing, settings.image_size)
+    network, notes = network_with_head(body, settings.resolved_weights, head)
     return _Initial(photos, splits, network, preprocessing, probe, notes)
 
 
 def _from_random_weights(settings: Settings, dataset: Dataset, timer: Timer, progress: Progress) -> _Initial:
-    """Random weights; for small pictures a network that keeps their resolution longer."""
+    """Start from random weights; the network for small pictures has a stem that keeps their resolution."""
     with timer.step("looking through the photos"):
-        facts = read_image_info(dataset, progress=progress, decoding=settings.decoding)
-        photos = usable_photos(dataset, facts, settings)
+        infos = read_image_info(dataset, progress=progress, decoding=settings.decoding)
+        photos = select_usable_photos(dataset, infos, settings)
         splits = _splits(photos, settings)
     size = settings.image_size or (32 if photos.audit.sizes[1] <= SMALL else None)
-    preprocessing = preprocessing_of(settings, get_model_weights(settings.model)["DEFAULT"].preprocessing, size)
+    preprocessing = run_preprocessing(settings, get_model_weights(settings.model)["DEFAULT"].preprocessing, size)
     network = _randomly_initialised(settings, preprocessing.crop_size, len(photos.names))
     return _Initial(photos, splits, network, preprocessing, None)
 
@@ -198,7 +197,7 @@ def _randomly_initialised(settings: Settings, size: int, classes: int) -> ConvNe
 
 def _splits(photos: UsablePhotos, settings: Settings) -> list[str]:
     splits = assign_splits(
-        [fact.sha256 for fact in photos.facts],
+        [info.sha256 for info in photos.infos],
         [photo.label for photo in photos.photos],
         [photo.split for photo in photos.photos],
         duplicates=photos.duplicates,
@@ -212,20 +211,20 @@ def _splits(photos: UsablePhotos, settings: Settings) -> list[str]:
     return splits
 
 
-def trainer_of_run(
+def build_run_trainer(
     settings: Settings, folder: Path, distributed: Distributed, progress: Progress, names: Sequence[str]
 ) -> Trainer:
-    """The trainer of a prepared run of classes of these names; its weights come from the checkpoint."""
+    """Build the trainer of a prepared run; `fit` loads its weights from the checkpoint."""
     if settings.method == "scratch":
         preprocessing = get_model_weights(settings.model)["DEFAULT"].preprocessing
         network = _randomly_initialised(settings, settings.image_size or preprocessing.crop_size, len(names))
     else:
-        preprocessing = read_card(cached_export(settings.model, settings.weights_from_here)).preprocessing
-        network = create_model(settings.model, weights=settings.weights_from_here, num_classes=len(names))
-    return _trainer(settings, folder, distributed, progress, network, preprocessing, names)
+        preprocessing = read_card(cached_export(settings.model, settings.resolved_weights)).preprocessing
+        network = create_model(settings.model, weights=settings.resolved_weights, num_classes=len(names))
+    return _build_trainer(settings, folder, distributed, progress, network, preprocessing, names)
 
 
-def _trainer(
+def _build_trainer(
     settings: Settings,
     folder: Path,
     distributed: Distributed,
@@ -234,9 +233,9 @@ def _trainer(
     published: Preprocessing,
     names: Sequence[str],
 ) -> Trainer:
-    splits = {name: Split.numbered(*rows, names) for name, rows in read_table(folder).items()}
+    splits = {name: Split.from_labels(*rows, names) for name, rows in read_splits(folder).items()}
     if "train" not in splits or "val" not in splits:
         raise TrainError(f"{folder / DATA} names no training photos, or no validation photos. Start a new run.")
-    preprocessing = preprocessing_of(settings, published, settings.image_size)
+    preprocessing = run_preprocessing(settings, published, settings.image_size)
     train, val, test = splits["train"], splits["val"], splits.get("test")
     return Trainer(settings, network, preprocessing, train, val, folder, distributed, progress, test=test)

@@ -1,7 +1,7 @@
-"""Published recipes, one row each, and two of our own.
+"""Training recipes: published ones, one row each, and two of our own.
 
-A row is what its source says of optimiser, schedule and regularisation. What a network has by itself (dropout,
-stochastic depth) stays as the network has it. A rate belongs to its batch size.
+A row has the optimiser, schedule and regularisation of its source. Dropout and stochastic depth are the network's own.
+A learning rate is for its batch size.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 
 class Preset(NamedTuple):
-    """Columns are fields of `Settings`, in the order in which the papers give them."""
+    """One recipe; columns are fields of `Settings`."""
 
     optimizer: str
     lr: float | str
@@ -36,7 +36,7 @@ class Preset(NamedTuple):
         return dict(columns) | dict(others[1])
 
 
-# They test on the middle 224 pixels of 256.
+# The papers test on the centre 224 pixels of 256.
 _CENTRE = (("crop_pct", 0.875),)
 _NORM_FREE = (("norm_weight_decay", 0.0),)
 _GROWING = (("progressive", 4), ("magnitude", 15))
@@ -46,7 +46,7 @@ PRESETS: dict[str, Preset] = {
     # Ours: a few epochs from a probe's head, on hundreds to some ten thousand photos.
     "finetune": Preset("sgd", 0.01, 32, 5, 0.9, 1e-4, "cosine", 30, 0.1, 0.5, 0.1, "flip", 0, 0, 0, 0,
         (("nesterov", True), ("crop_scale", 0.35), *_NORM_FREE)),
-    # Ours: CIFAR-sized pictures from nothing, after He et al. 2016, 4.2, with today's schedule.
+    # Ours: CIFAR-sized pictures from random weights, after He et al. 2016, 4.2, with a cosine schedule.
     "small": Preset("sgd", 0.1, 128, 60, 0.9, 5e-4, "cosine", 30, 0.1, 3, 0.1, "flip", 0, 0, 0, 0,
         (("nesterov", True), ("crop_scale", 0.5))),
     # Simonyan & Zisserman 2015, 3.1: the rate fell three times in 74 epochs, whenever the accuracy stood still.

@@ -1,4 +1,4 @@
-"""The step `fit` of a probe: a head on the features of a pretrained network, which stays as it is."""
+"""Fit a probe: a linear head on the features of a frozen pretrained network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vertebra.export.prepare_network import body_assumptions
 from vertebra.models import ConvNet, create_model
 from vertebra.progress import Progress
 
-from .linear_head import OutOfFold, Recipe, cross_validated
+from .linear_head import OutOfFold, Recipe, cross_validate
 from .logistic_regression import Head
 from .metrics import Floats, Labels
 from .prepare import PreparedProbe
@@ -25,26 +25,27 @@ from .temperature import softmax
 
 @dataclass(frozen=True)
 class Probe:
-    """What the probe found."""
+    """A fitted probe with its out-of-fold predictions."""
 
-    head: Head  # fitted to every photo that may be trained on
+    head: Head  # fitted to all training photos
     recipe: Recipe
     temperature: float
-    out_of_fold: OutOfFold  # of those photos
+    out_of_fold: OutOfFold  # of the training photos
 
     @property
     def measurable(self) -> Labels:
-        """Indices of the photos whose out-of-fold heads were fitted to others of their class."""
+        """Indices of photos whose out-of-fold heads were fitted to others of their class."""
         return np.nonzero(self.out_of_fold.measurable)[0]
 
-    def logits(self, places: Labels) -> Floats:
+    def logits(self, indices: Labels) -> Floats:
         """Out-of-fold logits of these photos, (N, K)."""
-        return self.recipe.logits(self.out_of_fold.softmax_logits[places], self.out_of_fold.discriminant_logits[places])
+        found = self.out_of_fold
+        return self.recipe.logits(found.softmax_logits[indices], found.discriminant_logits[indices])
 
-    def refitted(self, places: Labels) -> Callable[[Labels], Floats]:
-        """Recipe and temperature fitted to some of the measurable photos, for `cross_fitted`."""
+    def refit(self, indices: Labels) -> Callable[[Labels], Floats]:
+        """Refit recipe and temperature to some of the measurable photos, for `cross_fit`."""
         own = self.measurable
-        recipe, temperature = self.out_of_fold.recipe(own[places])
+        recipe, temperature = self.out_of_fold.recipe(own[indices])
 
         def apply(others: Labels) -> Floats:
             one, other = self.out_of_fold.softmax_logits[own[others]], self.out_of_fold.discriminant_logits[own[others]]
@@ -54,22 +55,21 @@ class Probe:
 
 
 def fit_probe(prepared: PreparedProbe, progress: Progress) -> Probe:
-    """Hold out each fold in turn, then fit all training photos at the strength that did best."""
+    """Cross-validate, then fit all training photos with the best strength."""
     own, folds, classes = prepared.train_indices, prepared.folds, len(prepared.photos.names)
     features, labels = prepared.features[own], prepared.photos.labels[own]
     fits = len(np.unique(folds)) + 1
-    found = cross_validated(features, labels, folds, classes, progress, more_fits=1)
+    found = cross_validate(features, labels, folds, classes, progress, more_fits=1)
     recipe, temperature = found.recipe(np.nonzero(found.measurable)[0])
     head = recipe.fit(features, labels, classes)
     progress("fitting", fits, fits)
     return Probe(head, recipe, temperature, found)
 
 
-def with_head(body: Path, weights: str, head: Head) -> tuple[ConvNet, list[str]]:
-    """The network of that exported body with that head as its classifier, and what to know of its weights.
+def network_with_head(body: Path, weights: str, head: Head) -> tuple[ConvNet, list[str]]:
+    """Return the network of an exported body with this head, and notes on its weights.
 
-    What was assumed, chosen or left out in their file is noted with each run: what the export said of it stands in no
-    run that finds the body in the cache.
+    The weights are read again for the notes: a body from the cache has none of its export's.
     """
     card = read_card(body)
     with capture_warnings() as notes:

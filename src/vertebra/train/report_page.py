@@ -1,4 +1,4 @@
-"""The report of a run, or of an evaluation: what is measured, as the page shows it."""
+"""The HTML report of a training run or an evaluation."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ from .temperature import softmax
 from .thresholds import Rejection
 
 _SUSPICIOUS = 24
-_SURE = 0.9  # confidence in another class above which a label is suspicious
-_FINDINGS = 300  # thumbnails of what the audit found
+_SURE = 0.9  # a label is suspicious above this confidence in another class
+_FINDINGS = 300  # thumbnails of audit findings
 _NEAR = 250  # thumbnails of photos near the threshold
-_NAMED = 20_000  # photos that the page names; of the others it has the figures
+_NAMED = 20_000  # photos whose file names are on the page
 _CONFUSED = 12
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a report shows."""
+    """The contents of a report."""
 
     title: str
     kind: str
     summary: str  # one sentence
     held: EvaluatedPredictions
     decoding: Decoding  # of the photos' files
-    photos: str = "held-out"  # what kind of photos were measured
+    photos: str = "held-out"  # how the page calls the measured photos
     threshold: float | None = None
-    temperature: float | None = None  # None: the file's probabilities are calibrated already
-    found: Mapping[str, Any] | None = None  # by the audit, as `vertebra.data.findings` gives it
-    left_out: Sequence[str] = ()  # without an audit: photos that are left out, and why
+    temperature: float | None = None  # None: the probabilities are calibrated already
+    found: Mapping[str, Any] | None = None  # from `vertebra.data.findings`
+    left_out: Sequence[str] = ()  # without an audit: unusable photos, each with the reason
     seconds: Mapping[str, float] = field(default_factory=dict)
     curves: Sequence[Chart] = ()
     trials: Sequence[Any] = ()  # strengths that were tried
     notes: Sequence[str] = ()
-    # How it is made again: what a command is for and the command; settings; versions; hashes.
+    # To reproduce it: (description, command); settings; versions; hashes.
     commands: Sequence[tuple[str, str]] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
 
     def html(self, folder: Path) -> str:
-        """The whole page, whose links hold in that folder."""
+        """Render the page; its links are relative to `folder`."""
         held, measures = self.held, self.held.metrics
         ranked = _RankedPhotos(held, self.threshold)
         photos = PhotoLinks(folder, [photo.path for photo in held.photos])
@@ -76,7 +76,7 @@ class Report:
                 "coverage": self._coverage_chart(ranked) if measures.n else None,
                 "training": self.curves,
             },
-            rejections=[_row(entry) for entry in held.rejections[:-1]],
+            rejections=[_rejection_row(entry) for entry in held.rejections[:-1]],
             threshold=self.threshold,
             statement=self._statement(),
             confused=self._confused(),
@@ -209,7 +209,7 @@ class Report:
 
 
 class _RankedPhotos:
-    """The held-out photos, as the page's script works on them."""
+    """The held-out photos, ranked for the page's script."""
 
     def __init__(self, held: EvaluatedPredictions, threshold: float | None) -> None:
         self._held, self._threshold = held, threshold
@@ -222,16 +222,16 @@ class _RankedPhotos:
         # A label is suspicious where the classifier is sure of another class and gives the labelled one no chance.
         sure = self.wrong[self.confidence[self.wrong] > _SURE]
         self.suspicious = sure[np.argsort(self.own[sure], kind="stable")]
-        self.typical: list[int | None] = [self._surest(index) for index in range(len(held.metrics.classes))]
+        self.typical: list[int | None] = [self._most_confident(index) for index in range(len(held.metrics.classes))]
 
-    def _surest(self, index: int) -> int | None:
+    def _most_confident(self, index: int) -> int | None:
         right = np.nonzero((self._held.labels == index) & (self.predicted == index))[0]
         return int(right[self.confidence[right].argmax()]) if len(right) else None
 
     def data(self, pictures: Thumbnails, folder: PhotoLinks) -> dict[str, Any]:
-        """Of each photo its classes and probabilities; of the first ones their names, and which have a thumbnail.
+        """Return the page's data: classes and probabilities of each photo, names and thumbnails of the first ones.
 
-        First come the wrong ones, the most confident first, then those near the threshold.
+        Errors come first, the most confident at the top, then photos near the threshold.
         """
         held, names = self._held, [c.name for c in self._held.metrics.classes]
         wrong = self.wrong[np.argsort(-self.confidence[self.wrong], kind="stable")]
@@ -241,7 +241,7 @@ class _RankedPhotos:
         keys: dict[int, int] = {}
         links: dict[int, str] = {}
         shown_names = []
-        # Wrong ones may have all the room but what those near the threshold have a claim on.
+        # Errors get all thumbnails but the `_NEAR` ones of photos near the threshold.
         first = [*wrong[: max(0, pictures.num_free - _NEAR)].tolist(), *near[:_NEAR].tolist(), *wrong.tolist()]
         without = [place for place in dict.fromkeys(first) if pictures.key(held.photos[place].path) is None]
         rooms = set(without[: pictures.num_free])
@@ -275,7 +275,7 @@ class _RankedPhotos:
         }
 
 
-def _row(entry: Rejection) -> dict[str, Any]:
+def _rejection_row(entry: Rejection) -> dict[str, Any]:
     return {
         "target": entry.target,
         "threshold": "none" if entry.threshold is None else f"{entry.threshold:.3f}",
@@ -286,8 +286,8 @@ def _row(entry: Rejection) -> dict[str, Any]:
     }
 
 
-def described(preprocessing: Preprocessing) -> str:
-    """How a photo becomes the input of the network, in a line."""
+def describe_preprocessing(preprocessing: Preprocessing) -> str:
+    """Describe a preprocessing in one line."""
     p = preprocessing
     mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (p.mean, p.std))
     bits = "" if p.decoding.bits is None else f"; 16-bit files: {p.decoding.bits} bits used"

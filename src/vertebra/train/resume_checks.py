@@ -1,4 +1,4 @@
-"""Whether a run that goes on has the settings and the photos that it began with."""
+"""Checks that a resumed run has the settings and photos that it started with."""
 
 from __future__ import annotations
 
@@ -17,45 +17,46 @@ from .run_checkpoint import read_state
 from .run_folder import DATA, SETTINGS, TrainError, read_rows, resume_command, table_digest
 from .train_settings import FIXED, Settings
 
-FileState = list[int]  # bytes, and the times of the last change of the content and of the file, in ns
+FileState = list[int]  # [size in bytes, mtime in ns, ctime in ns]
 
 
-def refuse_changed_settings(settings: Settings, folder: Path) -> None:
-    """Refuse to go on with settings that have changed and cannot change in the middle of a run."""
+def reject_changed_settings(settings: Settings, folder: Path) -> None:
+    """Reject changes of settings that are fixed during a run."""
 
     def plain(value: Any) -> Any:  # a checkpoint has lists where settings have tuples
         return list(value) if isinstance(value, tuple) else value
 
-    # What was not known yet when the run began had its default value.
+    # Settings that did not exist when the run started had their default value.
     before = asdict(Settings(data=settings.data)) | read_state(folder).settings
     if changed := [name for name in FIXED if plain(before[name]) != plain(getattr(settings, name))]:
         raise UsageError(
-            f"{folder / SETTINGS} has another {' and '.join(changed)} than the run began with: "
+            f"{folder / SETTINGS} has another {' and '.join(changed)} than the run started with: "
             f"{', '.join(f'{name} was {before[name]!r}' for name in changed)}. Put it back, or start a new run."
         )
 
 
-def refuse_changed_photos(
+def reject_changed_photos(
     folder: Path, table: str | None, states: Sequence[FileState | None] | None, progress: Progress
 ) -> None:
-    """Refuse to learn from other photos than the run began with, whose table's digest and files' states are given."""
+    """Reject photos that differ from those at the start, given by `table_digest` and `file_states`."""
     if table not in (None, table_digest(folder)):
         raise TrainError(
-            f"{folder / DATA} has other photos, labels or splits than the run began with. Put it back, or start a new "
-            "run."
+            f"{folder / DATA} has other photos, labels or splits than the run started with. Put it back, or start a "
+            "new run."
         )
     if changed := changed_photos(folder, states, progress):
         raise TrainError(
-            f"{changed} since the run began, and a run goes on with what it began with. Put back what was there (its "
-            f"SHA-256 is in {folder / DATA}) and run: {resume_command(folder)}. Or start a new run."
+            f"{changed} since the run started, and a run keeps the photos that it started with. Put back what was "
+            f"there (its SHA-256 is in {folder / DATA}) and run: {resume_command(folder)}. Or start a new run."
         )
 
 
-def changed_photos(folder: Path, states: Sequence[FileState | None] | None, progress: Progress, most: int = 3) -> str:
-    """That photos of a run have another content than when it began, with the names of the first; or nothing.
+def changed_photos(
+    folder: Path, states: Sequence[FileState | None] | None, progress: Progress, max_names: int = 3
+) -> str:
+    """Return a phrase that names photos whose content has changed since the run started; empty if none has.
 
-    Those that are gone are not among them: whoever reads them says so. Where the state of a file is the same as in
-    `states`, its content is not read.
+    Missing photos are not counted: reading them raises. Files whose state equals that in `states` are not hashed.
     """
     rows = read_rows(folder)
     paths = [Path(row["path"]) for row in rows]
@@ -81,16 +82,16 @@ def changed_photos(folder: Path, states: Sequence[FileState | None] | None, prog
             progress("checking the photos", done, len(to_hash))
             if differs:
                 changed.append(str(entry[0]))
-    names = ", ".join(changed[:most]) + (", …" if len(changed) > most else "")
+    names = ", ".join(changed[:max_names]) + (", …" if len(changed) > max_names else "")
     if len(changed) == 1:
         return f"a photo has been changed ({names})"
     return f"{len(changed):,} photos have been changed ({names})" if changed else ""
 
 
 def file_states(paths: Iterable[Path]) -> list[FileState | None]:
-    """What tells each file from another in its place; None for one that is not there.
+    """Return size and times of each file; None if it is missing.
 
-    Taken before a file is read: one that changes in between is noticed, and hashed once more.
+    Call it before files are read, so that a change in between is noticed.
     """
 
     def state(path: Path) -> FileState | None:
@@ -98,8 +99,8 @@ def file_states(paths: Iterable[Path]) -> list[FileState | None]:
             status = path.stat()
         except (OSError, ValueError):
             return None
-        # A copy may keep the time of its content; that of the file itself is the system's own.
+        # A copy may keep the mtime; the ctime is set by the system.
         return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
-    with ThreadPoolExecutor(4 * usable_cores()) as pool:  # on a network file system each one waits
+    with ThreadPoolExecutor(4 * usable_cores()) as pool:  # for the latency of network file systems
         return list(pool.map(state, paths))

@@ -1,7 +1,7 @@
-"""Where a training run is, in one file that is whole or not there.
+"""Checkpoints of a training run, written atomically.
 
-Tensors and JSON in the safetensors format; nothing in it is code. Random states need no place of their own: they
-follow from the seed and the step.
+Tensors and JSON in the safetensors format, without code. Random states are not stored: they follow from the seed and
+the step.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from .run_folder import BEST, CHECKPOINT, TrainError, resumable_write
 
 @dataclass
 class TrainingState:
-    """What a run has done."""
+    """The progress of a run."""
 
     step: int = 0
-    seconds: float = 0.0  # of all that has been done, preparing included
+    seconds: float = 0.0  # since the start, preparing included
     best_step: int = 0
     best_score: float = -1.0  # validation accuracy
     best_loss: float = float("inf")
@@ -48,67 +48,67 @@ def save(
     averaged: Mapping[str, Tensor],
     distributed: Distributed,
 ) -> None:
-    """Write everything; every process must call it, one of them writes."""
-    tensors = {f"network.{name}": _stored(tensor) for name, tensor in network.state_dict().items()}
-    tensors |= {f"averaged.{name}": _stored(tensor) for name, tensor in averaged.items()}
+    """Write a checkpoint; every process must call it, rank 0 writes."""
+    tensors = {f"network.{name}": _to_cpu(tensor) for name, tensor in network.state_dict().items()}
+    tensors |= {f"averaged.{name}": _to_cpu(tensor) for name, tensor in averaged.items()}
     if optimizer is not None:
         for name, parameter in network.named_parameters():
             for key, value in optimizer.state.get(parameter, {}).items():
                 if isinstance(value, Tensor):
-                    tensors[f"optimizer.{key}.{name}"] = _stored(value)
+                    tensors[f"optimizer.{key}.{name}"] = _to_cpu(value)
     with distributed.raise_together():
         if not distributed.is_first:
             return
         _write(folder / CHECKPOINT, tensors, {"position": json.dumps(asdict(state))})
         for old in folder.glob(BEST.format("*")):
             if old != best_file(folder, state.best_step):
-                with contextlib.suppress(OSError):  # it is in nobody's way, and goes when the run is finished
+                with contextlib.suppress(OSError):  # removed when the run is finished
                     old.unlink()
 
 
 def save_best(folder: Path, step: int, weights: Mapping[str, Tensor], distributed: Distributed) -> None:
-    """Keep weights; they count once a checkpoint names their step."""
-    tensors = {name: _stored(tensor) for name, tensor in weights.items()}
+    """Write the best weights; they are used once a checkpoint names their step."""
+    tensors = {name: _to_cpu(tensor) for name, tensor in weights.items()}
     with distributed.raise_together():
         if distributed.is_first:
             _write(best_file(folder, step), tensors, {})
 
 
 def best_file(folder: Path, step: int) -> Path:
-    """Where the weights of that step are, if they were the best."""
+    """Return the path of the best weights, of this step."""
     return folder / BEST.format(step)
 
 
 def read_state(folder: Path) -> TrainingState:
-    """What a run has done, without its tensors."""
+    """Read the state from a checkpoint, without its tensors."""
     try:
         with utf8_name(folder / CHECKPOINT) as path, safe_open(path, "pt") as file:
             return TrainingState(**json.loads(file.metadata()["position"]))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise _unusable(folder / CHECKPOINT, error) from error
+        raise _damaged_error(folder / CHECKPOINT, error) from error
 
 
 def load_best(folder: Path, step: int) -> dict[str, Tensor]:
-    """The weights of that step."""
+    """Read the best weights, of this step."""
     return _read(best_file(folder, step))[0]
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata, as they were written."""
+    """Read and verify tensors and metadata."""
     try:
         with utf8_name(path) as named, safe_open(named, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError, ValueError) as error:
-        raise _unusable(path, error) from error
-    # Those of earlier versions have none.
+        raise _damaged_error(path, error) from error
+    # Checkpoints of earlier versions have no digest.
     if metadata.get("sha256", digest := _digest(tensors, metadata)) != digest:
-        raise _unusable(path, "it is damaged: its SHA-256 is another than when it was written")
+        raise _damaged_error(path, "it is damaged: its SHA-256 is another than when it was written")
     return tensors, metadata
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """SHA-256 of all that a file holds, but for the digest itself: 64 hex digits."""
+    """SHA-256 of tensors and state, in 64 hex digits."""
     digest = hashlib.sha256(metadata.get("position", "").encode())
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -117,14 +117,14 @@ def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     return digest.hexdigest()
 
 
-def _unusable(path: Path, error: Exception | str) -> TrainError:
+def _damaged_error(path: Path, error: Exception | str) -> TrainError:
     return TrainError(f"{path} cannot be used ({error}). Start a new run, or put the file back.")
 
 
 def load(
     folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, averaged: dict[str, Tensor] | None
 ) -> TrainingState:
-    """Bring a run's network, optimiser and averaged weights (None: there are none) back to where they were."""
+    """Load a checkpoint into the network, the optimiser and the averaged weights (None: there are none)."""
     state = read_state(folder)
     stored, _ = _read(folder / CHECKPOINT)
     try:
@@ -135,18 +135,18 @@ def load(
         for name, parameter in network.named_parameters():
             keys = [k for k in stored if k.startswith("optimizer.") and k.split(".", 2)[2] == name]
             if keys and parameter.requires_grad:
-                optimizer.state[parameter] = {k.split(".")[1]: _like(stored[k], parameter) for k in keys}
+                optimizer.state[parameter] = {k.split(".")[1]: _match_layout(stored[k], parameter) for k in keys}
     except (KeyError, RuntimeError) as error:
-        raise _unusable(folder / CHECKPOINT, error) from error
+        raise _damaged_error(folder / CHECKPOINT, error) from error
     return state
 
 
-def _stored(tensor: Tensor) -> Tensor:
+def _to_cpu(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().contiguous()
 
 
-def _like(value: Tensor, parameter: Tensor) -> Tensor:
-    """On the parameter's device and in its memory layout: a fused step goes over both side by side."""
+def _match_layout(value: Tensor, parameter: Tensor) -> Tensor:
+    """Copy to the parameter's device and memory layout, as fused optimiser steps require."""
     if value.ndim == 0:  # a count of steps
         return value.to(parameter.device)
     return torch.empty_like(parameter, requires_grad=False).copy_(value)

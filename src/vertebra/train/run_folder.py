@@ -1,9 +1,9 @@
-"""The folder of a run: its files and the order they are written in, who may write, and the errors where that fails.
+"""The folder of a run: its files, the order in which they are written, its lock, and write errors.
 
-A file that a run goes on from, or that is its result, is durable before anything is done that needs it: the table of
-photos, the settings and `start.json` before the first checkpoint; the classifier, the weights and the report before
-`metrics.json`, which says that the run is finished; and that before the checkpoint is removed. So after a kill, a full
-disk or a power cut at any moment, `--resume` finds all that it needs, or a finished run.
+Each file is durable before the next that depends on it: data.csv, the settings and `start.json` before the first
+checkpoint; the classifier, the weights and the report before `metrics.json`, which marks the run as finished; and that
+before the checkpoint is removed. So after a kill, a full disk or a power cut at any moment, `--resume` finds all that
+it needs, or a finished run.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from vertebra.strict_json import dumps
 
 MODEL, METRICS, SETTINGS, WEIGHTS = RUN_MODEL, RUN_METRICS, RUN_SETTINGS, RUN_WEIGHTS
 REPORT, DATA = "report.html", "data.csv"
-START = "start.json"  # what is known before the first step, until the run is finished
+START = "start.json"  # `PreparedTraining`, until the run is finished
 CHECKPOINT, LOG = "checkpoint.safetensors", "metrics.jsonl"
 LOCK = ".lock"  # of `files.locked`
 BEST = "best-{}.safetensors"
@@ -41,43 +41,43 @@ class TrainError(VertebraError):
 
 
 class Stopped(TrainError):  # noqa: N818
-    """Ctrl-C, or a signal that asks to end; everything up to the last step is kept."""
+    """Ctrl-C or SIGTERM stopped the run; everything up to the last step is kept."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
-        self.exit_code = exit_code  # 128 and the number of the signal, as a shell has it
+        self.exit_code = exit_code  # 128 plus the signal's number, as in shells
 
 
 @contextlib.contextmanager
-def holding(folder: Path, remedy: str) -> Iterator[None]:
-    """Inside, no other process trains in that folder. Reading it (evaluate, predict, serve) goes on.
+def locked_run(folder: Path, remedy: str) -> Iterator[None]:
+    """Lock the folder for training; reading it (evaluate, predict, serve) needs no lock.
 
-    Where another process does, that is an InUseError, and `remedy` what to do instead of waiting.
+    An InUseError if another process holds the lock; `remedy` is the advice in its message.
     """
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked(folder, remedy))
         except OSError as error:
-            raise not_written(folder, error) from error
+            raise write_error(folder, error) from error
         yield
 
 
 def new_folder(out: Path) -> Path:
-    """Make the folder of a run, which must be empty where it exists."""
+    """Create the folder of a run; an existing one must be empty."""
     if str(out) in ("", "."):
         raise UsageError("the folder of a run is empty, as an unset variable would be. Give --out RUN.")
     try:
         make_folder(out)
     except OSError as error:
         raise UsageError(f"{out} cannot be made ({error.strerror or error}). Give another --out.") from error
-    # A run that another process is at is no run to go on with: that is left to `holding`.
+    # A folder with settings may be locked by another process, which `locked_run` reports.
     if not (out / SETTINGS).is_file():
-        refuse_filled(out)
+        require_empty(out)
     return out
 
 
-def refuse_filled(out: Path) -> None:
-    """Refuse a folder with something in it."""
+def require_empty(out: Path) -> None:
+    """Reject a folder that is not empty."""
     try:
         filled = any(path.name != LOCK for path in out.iterdir())
     except OSError as error:
@@ -87,7 +87,7 @@ def refuse_filled(out: Path) -> None:
 
 
 def default_folder(data: str, model: str) -> Path:
-    """Make `runs/photos-efficientnet_lite0`, with a number where that is taken."""
+    """Create `runs/photos-efficientnet_lite0`, with a number appended if it exists."""
     name = Path(os.path.realpath(data)).stem if os.path.exists(data) else data  # noqa: PTH110 - that of `Path` may raise
     stem = re.sub(r"[^\w.-]+", "-", name).strip("-") or "data"
     first = Path("runs") / f"{stem}-{model}"
@@ -95,7 +95,7 @@ def default_folder(data: str, model: str) -> Path:
     while True:
         try:
             make_folder(found.parent)
-            found.mkdir()  # of two runs that begin at once, one gets the next number
+            found.mkdir()  # of two runs that start at once, one gets the next number
             return found
         except FileExistsError:
             number += 1
@@ -105,62 +105,62 @@ def default_folder(data: str, model: str) -> Path:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what a process that was killed while it wrote has left; of a folder that this process holds."""
+    """Remove temporary files that a killed process left; the folder must be locked."""
     names = (MODEL, REPORT, METRICS, SETTINGS, DATA, WEIGHTS, START, CHECKPOINT, LOG)
-    # The last is what safetensors calls a file that is not whole yet.
+    # safetensors names its temporary files tmp*.
     for start in (*(f"{Path(name).stem}." for name in names), "best-", "tmp"):
         for left in folder.glob(f".{start}*"):
             with contextlib.suppress(OSError):
                 left.unlink()
 
 
-def remove_progress(folder: Path) -> None:
-    """Remove what a finished run needs no more: checkpoint, best weights, what was known at the start."""
+def remove_training_state(folder: Path) -> None:
+    """Remove what a finished run no longer needs: checkpoint, best weights and start.json."""
     for name in (CHECKPOINT, BEST.format("*"), START):
         for done in folder.glob(name):
-            with contextlib.suppress(OSError):  # the run is finished all the same
+            with contextlib.suppress(OSError):  # the run is finished anyway
                 done.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file of the run, whole or not at all, so that it survives a power cut."""
+    """Write a file of the run atomically and durably."""
     with resumable_write(path):
         write_durably(path, text.encode("utf-8", "surrogateescape"))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """As `write_text`."""
+    """Write JSON with `write_text`."""
     write_text(path, dumps(value, indent=1) + "\n")
 
 
 @contextlib.contextmanager
 def resumable_write(path: Path, *others: type[Exception]) -> Iterator[None]:
-    """Around what writes a file or folder in the run's folder: where it cannot, a TrainError says how to go on.
+    """Turn an error of writing a file in the run's folder into a TrainError that says how to resume.
 
-    `others` is what a library raises where it cannot, beside OSError.
+    `others` are the library's own exceptions, beside OSError.
     """
     try:
         yield
     except Exception as error:
         if not isinstance(error, (OSError, *others)):
             raise
-        raise not_written(path, error, path.parent) from error
+        raise write_error(path, error, path.parent) from error
 
 
-def not_written(path: Path, error: Exception, run: Path | None = None) -> TrainError:
-    """A file that cannot be written: what is kept, and how to go on with the run; None: the file's folder."""
+def write_error(path: Path, error: Exception, run: Path | None = None) -> TrainError:
+    """Return the error for a file that cannot be written: what is kept, and how to resume the run."""
     folder = path if path.is_dir() else path.parent
     run = run or folder
     reason = getattr(error, "strerror", None) or str(error)
     number = getattr(error, "errno", None)
-    if number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in reason:  # the latter is safetensors' way to say it
+    if number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in reason:  # the latter is from safetensors
         remedy = "Make room"
     elif number in (errno.EACCES, errno.EPERM, errno.EROFS):
         remedy = f"Make {folder} writable"
     elif number == errno.ENOENT:
         remedy = f"Put {folder} back"
     else:
-        remedy = "Mend that"
+        remedy = "Fix that"
     kept = "What was done before is kept"
     if Path(path).name.startswith(("checkpoint", "best-")):
         kept = "The checkpoint before it is kept" if (folder / CHECKPOINT).exists() else "There is none before it"
@@ -168,7 +168,7 @@ def not_written(path: Path, error: Exception, run: Path | None = None) -> TrainE
 
 
 def read_rows(folder: Path) -> list[dict[str, str]]:
-    """One for each photo: path, label, split, and SHA-256 but in runs of the first versions."""
+    """Read data.csv: path, label, split and SHA-256 of each photo; runs of the first versions lack the last."""
     path = folder / DATA
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
@@ -181,8 +181,8 @@ def read_rows(folder: Path) -> list[dict[str, str]]:
     return found
 
 
-def read_table(folder: Path) -> dict[str, tuple[list[Path], list[str]]]:
-    """Split -> paths and labels, from what `data_table` wrote."""
+def read_splits(folder: Path) -> dict[str, tuple[list[Path], list[str]]]:
+    """Read data.csv: split -> paths and labels."""
     found: dict[str, tuple[list[Path], list[str]]] = {}
     for row in read_rows(folder):
         paths, labels = found.setdefault(row["split"], ([], []))
@@ -192,16 +192,16 @@ def read_table(folder: Path) -> dict[str, tuple[list[Path], list[str]]]:
 
 
 def table_digest(folder: Path) -> str:
-    """SHA-256 of what decides a run in its table: labels, splits and contents in their order; not where photos are."""
+    """SHA-256 of labels, splits and contents in data.csv, in order; paths may change."""
     rows = [[row["label"], row["split"], row.get("sha256")] for row in read_rows(folder)]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def data_table(photos: Sequence[Photo], facts: Sequence[ImageInfo], splits: Sequence[str]) -> str:
-    """The photos of a run as a table that is itself a data set."""
+def format_data_table(photos: Sequence[Photo], infos: Sequence[ImageInfo], splits: Sequence[str]) -> str:
+    """Format data.csv, which is itself a data set."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(("path", "label", "split", "sha256"))
-    for photo, fact, split in zip(photos, facts, splits, strict=True):
-        writer.writerow((photo.path.absolute(), photo.label, split, fact.sha256))
+    for photo, info, split in zip(photos, infos, splits, strict=True):
+        writer.writerow((photo.path.absolute(), photo.label, split, info.sha256))
     return buffer.getvalue()

@@ -1,6 +1,6 @@
-"""The steps `export` and `report` of a run: a fitted network and its metrics → the files that a run leaves.
+"""Write the outputs of a run: a fitted network and its metrics → files.
 
-`model.onnx`, `weights.safetensors`, `report.html`, and last `metrics.json`, which says that the run is finished.
+`model.onnx`, `weights.safetensors`, `report.html`, and last `metrics.json`, which marks the run as finished.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from vertebra.units import counted
 
 from .evaluation import EvaluatedPredictions
 from .prepare import Timer
-from .report_page import Report, described
+from .report_page import Report, describe_preprocessing
 from .run_folder import DATA, METRICS, MODEL, REPORT, SETTINGS, WEIGHTS, resumable_write, write_json, write_text
 from .train_settings import Settings
 
 
 @dataclass(frozen=True)
 class FittedNetwork:
-    """What the step `fit` of a run gives to `export`."""
+    """A fitted network, ready for export."""
 
     network: ConvNet  # on the CPU
     names: tuple[str, ...]  # of the classes
@@ -44,20 +44,20 @@ class FittedNetwork:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run has found, for its report."""
+    """The results of a run, for its report and metrics.json."""
 
     held_out: EvaluatedPredictions
-    found: Mapping[str, Any] | None  # by the audit, as `vertebra.data.findings` gives it
-    trials: Sequence[Any] = ()  # strengths of a probe's regularisation
+    found: Mapping[str, Any] | None  # from `vertebra.data.findings`
+    trials: Sequence[Any] = ()  # of a probe's regularisation strengths
     curves: Sequence[Chart] = ()
     notes: Sequence[str] = ()
-    figures: Mapping[str, Any] = field(default_factory=dict)  # of the method, for metrics.json
+    figures: Mapping[str, Any] = field(default_factory=dict)  # further entries of metrics.json
 
 
 def write_outputs(
     settings: Settings, folder: Path, fitted: FittedNetwork, result: RunResult, timer: Timer, progress: Progress
 ) -> None:
-    """Write the files in their order, each durable before the next."""
+    """Write the files in order, each durable before the next."""
     with timer.step("exporting the classifier"):
         progress("exporting the classifier", 0, 1)
         _export(settings, folder, fitted, result.held_out)
@@ -92,7 +92,7 @@ def _export(settings: Settings, folder: Path, fitted: FittedNetwork, held_out: E
         threshold=held_out.rejections[-1].threshold,
     )
     with resumable_write(folder / MODEL):
-        # A run that was killed here may have left a file, which is not to be refused.
+        # A run that was killed here may have left the file, which `export` would reject.
         (folder / MODEL).unlink(missing_ok=True)
     export(prepared, folder / MODEL, body=fitted.body)
     with resumable_write(folder / WEIGHTS):
@@ -124,7 +124,7 @@ def _card_metrics(held_out: EvaluatedPredictions) -> dict[str, Any]:
 
 
 def weight_source(pretrained: Card | None, what: str, parts: Iterable[bytes]) -> WeightSource:
-    """What the card says of where the weights came from, with the SHA-256 of all `parts` together.
+    """Return the card's record of where the weights come from, with the SHA-256 of `parts`.
 
     `pretrained` is the card of the network that training started from; None: random weights.
     """
@@ -137,8 +137,9 @@ def weight_source(pretrained: Card | None, what: str, parts: Iterable[bytes]) ->
 
 
 def _report(settings: Settings, folder: Path, result: RunResult, seconds: Mapping[str, float]) -> Report:
-    """The page of a run, whose `model.onnx` has been exported."""
+    """Build the report of a run, whose `model.onnx` has been exported."""
     card = read_card(folder / MODEL)
+    preprocessing = describe_preprocessing(card.preprocessing)
     held_out = result.held_out
     m = held_out.metrics
     five = "" if m.top5 is None else f", top-5 accuracy {percent(m.top5)}"
@@ -177,7 +178,7 @@ def _report(settings: Settings, folder: Path, result: RunResult, seconds: Mappin
                 f"vertebra serve {place}/{MODEL}",
             ),
         ],
-        facts={**settings.shown(), "preprocessing": described(card.preprocessing), "started in": str(Path.cwd())},
+        facts={**settings.shown(), "preprocessing": preprocessing, "started in": str(Path.cwd())},
         versions=package_versions("torch", "numpy", "pillow", "onnxruntime") | dict(card.versions),
         hashes={name: value for name, value in hashes.items() if value},
     )

@@ -1,6 +1,6 @@
-"""What any record of settings needs: allowed values beside its fields, checks of types, and TOML.
+"""Settings dataclasses: allowed values, type checks, and TOML.
 
-A dataclass declares its fields with `within` and `one_of`, and calls `check_values` when it is made.
+A dataclass declares its fields with `within` and `one_of`, and calls `validate_values` in `__post_init__`.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from vertebra.errors import UsageError, suggest
 
 
 def within(low: float, high: float, *, default: Any) -> Any:
-    """A field whose value is a number from `low` to `high`, or None."""
+    """Declare a field whose value is a number from `low` to `high`, or None."""
     return field(default=default, metadata={"range": (low, high)})
 
 
 def one_of(allowed: Sequence[str], *, default: str | None) -> Any:
-    """A field whose value is one of some names, or None."""
+    """Declare a field whose value is one of `allowed`, or None."""
     return field(default=default, metadata={"allowed": tuple(allowed)})
 
 
-def check_values(settings: Any) -> None:
-    """Refuse values that the fields of a dataclass do not allow: names first, then numbers."""
+def validate_values(settings: Any) -> None:
+    """Reject values that the fields of a dataclass do not allow: names first, then numbers."""
     given = [(entry, value) for entry in fields(settings) if (value := getattr(settings, entry.name)) is not None]
     for entry, value in given:
         allowed = entry.metadata.get("allowed", (value,))
@@ -47,8 +47,8 @@ def _number(value: float) -> str:
 _TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (float, int), "bool": (bool,)}
 
 
-def checked_type(name: str, value: Any, kind: str, source: str) -> Any:
-    """The value of a setting whose annotation is `kind`, as a float where that is what it says."""
+def validate_type(name: str, value: Any, kind: str, source: str) -> Any:
+    """Return the value if its type fits the annotation `kind`; integers become floats for a float field."""
     if kind.startswith("tuple"):
         if not isinstance(value, list | tuple) or not all(isinstance(entry, str) for entry in value):
             raise UsageError(f'{source}: {name} is {value!r}; it must be a list of texts, such as ["extra"].')
@@ -60,15 +60,15 @@ def checked_type(name: str, value: Any, kind: str, source: str) -> Any:
 
 
 def toml_value(value: str | float | bool | Sequence[str]) -> str:
-    """A value as TOML has it (https://toml.io/en/v1.0.0)."""
+    """Format a value as TOML (https://toml.io/en/v1.0.0)."""
     if isinstance(value, str):
         return f'"{re.sub(_NOT_IN_QUOTES, lambda found: _escaped(found[0]), value)}"'
     if isinstance(value, Sequence):
         return f"[{', '.join(map(toml_value, value))}]"
-    return json.dumps(value)  # numbers and truth values are written alike
+    return json.dumps(value)  # numbers and booleans are the same in JSON
 
 
-# JSON's escapes are no help: it has two for a character beyond 16 bits, which TOML refuses, and none for DEL.
+# Not JSON's escapes: surrogate pairs are invalid in TOML, and DEL is not escaped.
 _NOT_IN_QUOTES = r'["\\\x00-\x1f\x7f]'
 
 
@@ -77,10 +77,10 @@ def _escaped(character: str) -> str:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The settings in a file, unchecked; a UsageError where it cannot be read."""
+    """Read settings from a file without validating them; a UsageError if it cannot be read."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror or error}).") from error
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path} is no TOML ({error}).") from error
+        raise UsageError(f"{path} is not valid TOML ({error}).") from error

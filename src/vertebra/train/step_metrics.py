@@ -1,4 +1,4 @@
-"""Loss and accuracy of training steps, read without making a GPU wait, summed over an epoch."""
+"""Loss and accuracy of training steps, read without synchronising the GPU, summed over an epoch."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from torch import Tensor
 
 @dataclass
 class Step:
-    """The figures of one step, all processes together."""
+    """The sums of one step over all processes."""
 
-    step: int  # steps that had been done then, this one included
+    step: int  # number of steps done, including this one
     lr: float
-    sums: Tensor  # (3,) loss, correct predictions and images; on the host, once `copied`
-    copied: Any  # a CUDA event; None: there was nothing to copy
+    sums: Tensor  # (3,) loss, correct predictions and images; valid once `copied` has occurred
+    copied: Any  # a CUDA event; None: computed on the CPU
 
     @property
     def is_ready(self) -> bool:
-        """Whether `read` would not wait."""
+        """Whether `read` need not wait."""
         return self.copied is None or bool(self.copied.query())
 
     @property
     def mean_loss(self) -> float:
-        """Of an image."""
+        """Mean loss per image."""
         loss, _, images = self.sums.tolist()
         return float(loss / max(images, 1))
 
 
 class StepMetrics:
-    """Sums since the epoch began.
+    """Sums since the start of the epoch.
 
-    A GPU works behind its host. To ask for a step's figures is to wait for it, and then the GPU has nothing to do until
-    the host has prepared the next step. So `read(wait=False)` takes only what has arrived, which serves the display.
-    What the run does next, and what it writes, follows from `read(wait=True)` alone.
+    Reading the sums of the latest step would synchronise the GPU, which then idles until the host has prepared the next
+    step. So `read(wait=False)`, for the display, takes only the steps that have arrived; decisions and the log use
+    `read(wait=True)`.
     """
 
     def __init__(self, now: Callable[[], float], highest_loss: float) -> None:
@@ -47,15 +47,15 @@ class StepMetrics:
         self.start_epoch()
 
     def start_epoch(self) -> None:
-        """Begin new sums."""
+        """Reset the sums."""
         self._sums = torch.zeros(3, dtype=torch.float64)
         self._start = self._now()
 
     def add(self, step: int, lr: float, sums: Tensor) -> None:
-        """Of a step that has been given to the device: (3,) loss, correct and images."""
+        """Add the sums of a launched step: (3,) loss, correct predictions and images."""
         copied: Any = None
         if sums.is_cuda:
-            # A copy that is asked for only later would wait for the steps in between.
+            # Copied now: a later copy would wait for the steps in between.
             host = torch.empty(sums.shape, dtype=sums.dtype, pin_memory=True)
             host.copy_(sums, non_blocking=True)
             sums, copied = host, torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -63,7 +63,7 @@ class StepMetrics:
         self._pending.append(Step(step, lr, sums, copied))
 
     def read(self, *, wait: bool) -> None:
-        """Add up the figures of the steps that are done, or of all steps."""
+        """Read the sums of the steps that are done, or wait for all steps."""
         while self._pending and (wait or self._pending[0].is_ready):
             step = self._pending.popleft()
             if step.copied is not None:
@@ -73,7 +73,7 @@ class StepMetrics:
             self._sums += step.sums
 
     def means(self) -> dict[str, float]:
-        """Nothing before the first step that has been read."""
+        """Return the means of the epoch; empty before the first step has been read."""
         loss, correct, images = self._sums.tolist()
         if not images:
             return {}

@@ -1,4 +1,4 @@
-"""Everything that decides a training run, in one record; a run keeps its own as TOML."""
+"""`Settings`: all settings of a training run, which it keeps as settings.toml."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vertebra.errors import UsageError, suggest
 from vertebra.preprocessing import BITS, Decoding
 
 from .presets import PRESETS
-from .settings_file import check_values, checked_type, one_of, read_toml, toml_value, within
+from .settings_file import one_of, read_toml, toml_value, validate_type, validate_values, within
 
 METHODS = ("probe", "finetune", "scratch")
 OPTIMIZERS = ("sgd", "adamw", "rmsprop")
@@ -25,9 +25,9 @@ DTYPES = ("float32", "bfloat16")
 
 @dataclass(frozen=True)
 class Settings:
-    """What to train on what, and how.
+    """The settings of a training run.
 
-    The fields from `preset` on are for the methods finetune and scratch. A preset fills those that are not given.
+    Fields from `preset` on are for the methods finetune and scratch; the preset fills those that are not given.
     """
 
     data: str
@@ -36,63 +36,62 @@ class Settings:
     method: str = one_of(METHODS, default="probe")
     seed: int = within(0, 2**63 - 1, default=0)
     precision: float = within(0, 1, default=0.95)  # target of the threshold
-    strict: bool = False  # refuse data with problems; fail, with the run kept, where `precision` is not reached
-    ignore: tuple[str, ...] = ()  # folders, labels, splits or columns of the data to pass by
-    allow_unseen: bool = False  # leave out the photos of classes that have none to train on, instead of refusing them
-    folds: int = within(2, 50, default=5)  # probe: folds of the cross-validation where the data has no split
-    # Share of a photo's shorter side that becomes the input, as in timm; papers on ImageNet cut off the rest of 0.875.
+    strict: bool = False  # reject data with problems; fail if `precision` is not reached, but keep the run
+    ignore: tuple[str, ...] = ()  # folders, labels, splits or columns of the data to ignore
+    allow_unseen: bool = False  # drop classes without training photos instead of rejecting the data
+    folds: int = within(2, 50, default=5)  # probe: folds of cross-validation, if the data has no split
+    # Share of a photo's shorter side in the centre crop, as in timm; 0.875 in most ImageNet papers.
     crop_pct: float = within(0.1, 1, default=1.0)
-    # That 16-bit files use which do not say it: white is 2**bits - 1; None: 16.
+    # Significant bits of 16-bit files without that metadata: white is 2**bits - 1; None: 16.
     bits: int | None = within(*BITS, default=None)
-    # Of a table: the names of its columns, where they are not plain, and what its paths are relative to (None: the
-    # folder that it lies in).
+    # For a table: column names (None: detected), and the folder that its paths are relative to (None: the table's).
     path_column: str | None = None
     label_column: str | None = None
     split_column: str | None = None
     image_root: str | None = None
-    cwd: str | None = None  # folder that `data`, `weights` and `image_root` are relative to; None: none is
+    cwd: str | None = None  # that `data`, `weights` and `image_root` are relative to; None: they are absolute
 
     preset: str | None = one_of(tuple(PRESETS), default=None)  # see `presets`
     epochs: int = within(1, 100_000, default=5)
-    time_budget: str | None = None  # such as "20m": the schedule ends by then, if its epochs do not end it before
-    batch_size: int = within(1, 1_000_000, default=32)  # images of a step, of all processes together
+    time_budget: str | None = None  # of the whole run, such as "20m"; the schedule ends by then at the latest
+    batch_size: int = within(1, 1_000_000, default=32)  # images of a step, over all processes
     accumulate: int = within(1, 1_000_000, default=1)  # micro-batches of a step
-    # Pixels; None: that of the weights; scratch: 32 for small pictures.
+    # Pixels; None: that of the weights, or with scratch, 32 for small pictures.
     image_size: int | None = within(8, 2048, default=None)
 
     optimizer: str = one_of(OPTIMIZERS, default="sgd")
-    lr: float | str = 0.01  # or "auto": found by a range test
+    lr: float | str = 0.01  # or "auto": by a range test
     momentum: float = within(0, 0.9999, default=0.9)
     nesterov: bool = False
     weight_decay: float = within(0, 1, default=1e-4)
-    norm_weight_decay: float | None = within(0, 1, default=None)  # of biases and normalisations; None: as the others
-    layer_decay: float = within(0.1, 1, default=1.0)  # a stage's learning rate is this times that of the next stage
-    freeze: int = within(0, 1000, default=0)  # stages from the stem on that are not trained
+    norm_weight_decay: float | None = within(0, 1, default=None)  # of biases and norm layers; None: the same
+    layer_decay: float = within(0.1, 1, default=1.0)  # learning rate of a stage relative to the next stage
+    freeze: int = within(0, 1000, default=0)  # number of frozen stages, from the stem on
     schedule: str = one_of(SCHEDULES, default="cosine")
     step_epochs: float = within(1e-3, 1e6, default=30.0)  # schedule "step": epochs between two decays
     gamma: float = within(1e-6, 1, default=0.1)  # schedule "step": factor of each decay
-    warmup: float = within(0, 1e5, default=0.0)  # epochs in which the learning rate rises from 0
+    warmup: float = within(0, 1e5, default=0.0)  # epochs of linear warm-up
 
     label_smoothing: float = within(0, 0.99, default=0.0)
     mixup: float = within(0, 100, default=0.0)  # alpha; 0: off
     cutmix: float = within(0, 100, default=0.0)  # alpha; 0: off
     augment: str = one_of(AUGMENTS, default="flip")
-    crop_scale: float = within(0.01, 1, default=0.08)  # least share of a photo's area that is cut out
-    magnitude: int = within(0, 30, default=9)  # of augment "rand", 0 to 30
+    crop_scale: float = within(0.01, 1, default=0.08)  # minimum share of a photo's area in a random crop
+    magnitude: int = within(0, 30, default=9)  # of augment "rand"
     erasing: float = within(0, 1, default=0.0)  # probability
-    dropout: float | None = within(0, 0.99, default=None)  # None: as the network has it
-    ema: float = within(0, 0.999999, default=0.0)  # decay of the averaged weights; 0: off
+    dropout: float | None = within(0, 0.99, default=None)  # rate; None: the network's own
+    ema: float = within(0, 0.999999, default=0.0)  # decay of the average of the weights; 0: off
     balance: str = one_of(BALANCES, default="none")
-    progressive: int = within(0, 100, default=0)  # steps in which image size and regularisation grow; 0: off
+    progressive: int = within(0, 100, default=0)  # stages of growing image size and regularisation; 0: off
     patience: int = within(0, 100_000, default=0)  # epochs without a better one before early stopping; 0: never
 
     dtype: str = one_of(DTYPES, default="float32")
     compile: bool = False
-    workers: int | None = within(0, 256, default=None)  # decoding processes; None: by the number of cores
+    workers: int | None = within(0, 256, default=None)  # decoding processes; None: from the number of cores
     checkpoint_seconds: float = within(0, 1e6, default=60.0)
 
     def __post_init__(self) -> None:
-        check_values(self)
+        validate_values(self)
         if self.lr != "auto" and not (isinstance(self.lr, float | int) and 0 < self.lr <= 100):
             raise UsageError(f'lr is {self.lr!r}; it must be above 0 and at most 100, or "auto".')
         if self.accumulate > self.batch_size:
@@ -101,40 +100,40 @@ class Settings:
 
     @property
     def decoding(self) -> Decoding:
-        """How the photos' files are decoded."""
+        """How files are decoded."""
         return Decoding(bits=self.bits)
 
     @property
     def columns(self) -> dict[str, str | None]:
-        """How a table is read, as `resolve_source` takes it."""
-        root = None if self.image_root is None else self._from_here(self.image_root)
+        """Arguments of `resolve_source` for a table."""
+        root = None if self.image_root is None else self._resolve_path(self.image_root)
         names = ("path_column", "label_column", "split_column")
         return {name: getattr(self, name) for name in names} | {"image_root": root}
 
     @property
     def reading(self) -> dict[str, Any]:
-        """How the data are read, as `open_dataset` takes it."""
+        """Arguments of `open_dataset`."""
         return {"ignore": self.ignore, "allow_unseen": self.allow_unseen, **self.columns}
 
     @property
-    def data_from_here(self) -> str:
-        """`data` as it is found from this folder, wherever the run began."""
-        return self._from_here(self.data)
+    def resolved_data(self) -> str:
+        """`data` relative to the current folder, wherever the run started."""
+        return self._resolve_path(self.data)
 
     @property
-    def weights_from_here(self) -> str:
-        """`weights` as they are found from this folder, wherever the run began."""
-        return self._from_here(self.weights)
+    def resolved_weights(self) -> str:
+        """`weights` relative to the current folder, wherever the run started."""
+        return self._resolve_path(self.weights)
 
-    def _from_here(self, text: str) -> str:
+    def _resolve_path(self, text: str) -> str:
         if self.cwd is None or Path(self.cwd).resolve() == Path.cwd():
             return text
-        path = Path(self.cwd, text)  # which an absolute one is as it is
+        path = Path(self.cwd, text)  # an absolute `text` replaces `cwd`
         return str(path) if path.exists() else text
 
     @property
     def seconds(self) -> float | None:
-        """The time budget."""
+        """The time budget in seconds; None: there is none."""
         if self.time_budget is None:
             return None
         found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+)s)?", self.time_budget.replace(" ", ""))
@@ -144,31 +143,30 @@ class Settings:
         return float(total)
 
     def shown(self) -> dict[str, str]:
-        """What has a value and matters for the method, for people."""
+        """Return the settings that the method uses, as text."""
         used = {name: value for name, value in self._used().items() if name != "cwd"}
         return {name: ", ".join(value) if isinstance(value, tuple) else str(value) for name, value in used.items()}
 
     def _used(self) -> dict[str, Any]:
-        """What has a value and matters for the method."""
+        """Return the settings that have a value and that the method uses."""
         found = {name: value for name, value in asdict(self).items() if value is not None and value != ()}
         return {name: value for name, value in found.items() if _is_used(name, self.method)}
 
     def to_toml(self) -> str:
-        """One line a setting; what is None is left out.
+        """Format as TOML, without settings that are None.
 
-        To be encoded with `surrogateescape`: bytes of a path that are no UTF-8 stay what they are.
+        Encode it with `surrogateescape`, which keeps path bytes that are not UTF-8.
         """
         return "".join(f"{name} = {toml_value(value)}\n" for name, value in self._used().items())
 
     @staticmethod
     def from_mapping(values: Mapping[str, Any], source: str) -> Settings:
-        """Check names and types, and fill in the preset.
+        """Validate names and types, and fill in the preset.
 
-        A preset's rate is for its batch size; for another one that is given without a rate, it changes in proportion
-        (Goyal et al. 2017).
+        A preset's learning rate is scaled linearly with the batch size (Goyal et al. 2017).
 
         Raises:
-            UsageError: a name that is unknown, a value of another type, or one that would do nothing.
+            UsageError: an unknown name, a value of the wrong type, or a setting that would have no effect.
         """
         known = {field.name: field for field in fields(Settings)}
         checked: dict[str, Any] = {}
@@ -180,9 +178,9 @@ class Settings:
             if isinstance(value, Mapping):
                 raise UsageError(f"{source} has a section [{name}]. Settings are written without sections.")
             if name not in known:
-                hint = suggest(name, known) or _other_name(name) or f"Settings are {', '.join(known)}."
+                hint = suggest(name, known) or _suggest_setting(name) or f"Settings are {', '.join(known)}."
                 raise UsageError(f"{source} has an unknown setting {name!r}. {hint}")
-            checked[name] = checked_type(name, value, str(known[name].type), source)
+            checked[name] = validate_type(name, value, str(known[name].type), source)
         if "data" not in checked:
             raise UsageError(f'{source} does not say what to train on. Add data = "FOLDER".')
         given = dict(checked)
@@ -195,16 +193,16 @@ class Settings:
                 row["lr"] = row["lr"] * (batch_size / row["batch_size"])
             checked = row | checked
         settings = Settings(**checked)
-        _refuse_idle(settings, given, source)
+        _reject_unused(settings, given, source)
         return settings
 
     @staticmethod
     def from_toml(path: Path) -> Settings:
-        """Read what `to_toml` wrote, or what a person did; errors as of `from_mapping`."""
+        """Read a TOML file; errors as of `from_mapping`."""
         return Settings.from_mapping(read_toml(path), str(path))
 
 
-# Settings of earlier versions, which the settings of their runs still name: only what was their usual value may stay.
+# Settings of earlier versions, which their runs still name: only the default value is accepted.
 _REMOVED = {
     "fsdp": (
         "That setting is gone: the weights of every network here fit into one GPU. Leave it out; several processes "
@@ -212,23 +210,23 @@ _REMOVED = {
         "on with: vertebra train --resume RUN --set fsdp=false"
     )
 }
-# What a run of any method begins with.
-_BEGINNING = (
+# Settings that every method uses from the start.
+_COMMON_FIELDS = (
     *("data", "ignore", "allow_unseen", "path_column", "label_column", "split_column", "image_root"),
     *("model", "weights", "method", "seed", "crop_pct", "bits", "cwd"),
 )
-# What cannot change in the middle of a run: what has been done already follows from these.
-FIXED = (*_BEGINNING, "preset", "batch_size", "image_size", "optimizer", "ema")
-# The fields that mean something for the probe.
-_PROBE = (*_BEGINNING, "precision", "strict", "folds")
-# Why a method has no use for the other fields, and which methods have.
-_NO_USE = {
+# Settings that cannot change during a run, as what has been done depends on them.
+FIXED = (*_COMMON_FIELDS, "preset", "batch_size", "image_size", "optimizer", "ema")
+# Settings of the probe.
+_PROBE_FIELDS = (*_COMMON_FIELDS, "precision", "strict", "folds")
+# Why a method does not use the other settings, and which methods do.
+_UNUSED_REASONS = {
     "probe": ("the probe trains no network", "--method finetune (or scratch)"),
     "finetune": ("finetune holds one validation set out, and no parts in turn", "--method probe"),
     "scratch": ("scratch starts from random weights and holds one validation set out", "--method finetune (or probe)"),
 }
-# What matters only beside a certain value of another setting.
-_NEEDS: dict[str, tuple[str, Callable[[Settings], bool]]] = {
+# Settings that need a certain value of another setting.
+_REQUIREMENTS: dict[str, tuple[str, Callable[[Settings], bool]]] = {
     "step_epochs": ("schedule=step", lambda s: s.schedule == "step"),
     "gamma": ("schedule=step", lambda s: s.schedule == "step"),
     "momentum": ("optimizer=sgd or rmsprop", lambda s: s.optimizer != "adamw"),
@@ -240,15 +238,15 @@ _NEEDS: dict[str, tuple[str, Callable[[Settings], bool]]] = {
 
 def _is_used(name: str, method: str) -> bool:
     if method == "probe":
-        return name in _PROBE
+        return name in _PROBE_FIELDS
     return name != "folds" and not (name == "weights" and method == "scratch")
 
 
-def _refuse_idle(settings: Settings, given: Mapping[str, Any], source: str) -> None:
-    """Refuse what was given and would do nothing.
+def _reject_unused(settings: Settings, given: Mapping[str, Any], source: str) -> None:
+    """Reject settings that were given and would have no effect.
 
-    What a preset, or the setting itself, has anyway may stand beside a value that it does not matter for: a run's file
-    names it. Earlier versions wrote even what the method has no use for.
+    Values equal to those of the preset or the default are accepted, as a run's settings.toml names them. Earlier
+    versions wrote even settings that the method does not use.
     """
     usual = asdict(Settings(data=settings.data))
     if settings.preset is not None:
@@ -257,9 +255,9 @@ def _refuse_idle(settings: Settings, given: Mapping[str, Any], source: str) -> N
     of_earlier_version = {"model", "weights", "method", "folds", "checkpoint_seconds"} <= given.keys()
     idle = [name for name in given if not _is_used(name, settings.method)]
     if idle := [name for name in idle if name in changed or not of_earlier_version]:
-        why, other = _NO_USE[settings.method]
+        why, other = _UNUSED_REASONS[settings.method]
         raise UsageError(f"{' and '.join(idle)} would do nothing: {why}. Leave it out, or take {other}.")
-    for name, (needed, is_met) in _NEEDS.items():
+    for name, (needed, is_met) in _REQUIREMENTS.items():
         if settings.method != "probe" and name in changed and not is_met(settings):
             raise UsageError(
                 f"{source}: {name} = {toml_value(given[name])} would do nothing: it takes {needed}. Leave it out or at "
@@ -267,8 +265,8 @@ def _refuse_idle(settings: Settings, given: Mapping[str, Any], source: str) -> N
             )
 
 
-# What others call them.
-_ALSO_CALLED = {
+# Names in other tools.
+_ALIASES = {
     "learning_rate": "lr",
     "base_lr": "lr",
     "bs": "batch_size",
@@ -281,7 +279,7 @@ _ALSO_CALLED = {
 }
 
 
-def _other_name(name: str) -> str:
-    """The hint for a setting that has another name elsewhere: `"Did you mean 'lr'?"`, or `""`."""
-    found = [setting for other, setting in _ALSO_CALLED.items() if suggest(name, [other])]
+def _suggest_setting(name: str) -> str:
+    """Return a hint such as "Did you mean 'lr'?" for a name in other tools, or ""."""
+    found = [setting for other, setting in _ALIASES.items() if suggest(name, [other])]
     return f"Did you mean {found[0]!r}?" if found else ""

@@ -1,4 +1,4 @@
-"""A finished run: what `vertebra.train` returns."""
+"""`Classifier`: a finished run, which `vertebra.train` returns."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class PrecisionError(TrainError):
-    """A run with `strict` is finished and kept, and does not reach the precision that was asked for."""
+    """A run with `strict` does not reach its target precision; the finished run is kept."""
 
     def __init__(self, message: str, classifier: Classifier) -> None:
         super().__init__(message)
@@ -32,7 +32,7 @@ class PrecisionError(TrainError):
 
 
 class Classifier:
-    """The classifier in a run's folder; a UsageError where that holds no finished run."""
+    """The classifier of a finished run; a UsageError if the folder has none."""
 
     def __init__(self, run: str | os.PathLike[str]) -> None:
         self.run = Path(run)
@@ -40,27 +40,27 @@ class Classifier:
             raise UsageError(f"{self.run} holds no finished run: there is no {MODEL} in it. See: vertebra train --help")
 
     def __getstate__(self) -> dict[str, Any]:
-        """With a path that holds in other folders, too."""
+        """Pickle with an absolute path."""
         return self.__dict__ | {"run": self.run.absolute()}
 
     @cached_property
     def predictor(self) -> Predictor:
-        """What runs the exported file; torch is not needed for that."""
+        """The predictor of the exported file, which does not need torch."""
         return Predictor(self.run / MODEL)
 
     @property
     def card(self) -> Card:
-        """Classes, preprocessing, temperature, threshold, origin."""
+        """Classes, preprocessing, temperature, threshold and provenance."""
         return self.predictor.card
 
     @property
     def report(self) -> Path:
-        """The page to open in a browser."""
+        """The path of the HTML report."""
         return self.run / REPORT
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """What was measured on photos that were not trained on; a TrainError where the file is gone or damaged."""
+        """The metrics on held-out photos; a TrainError if the file is missing or damaged."""
         try:
             found: dict[str, Any] = json.loads((self.run / METRICS).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -70,7 +70,7 @@ class Classifier:
 
     @property
     def classes(self) -> list[str]:
-        """The names of the classes, in the order of the probabilities."""
+        """Class names, in the order of the probabilities."""
         return self.predictor.classes
 
     def predict(
@@ -78,7 +78,7 @@ class Classifier:
     ) -> Prediction:
         """Classify one photo: a path, a web address, bytes, an open file, a PIL image, pixels of NumPy or torch.
 
-        `vertebra.runtime.predictor.Predictor.predict` says which, how, and what is raised.
+        `vertebra.runtime.predictor.Predictor.predict` describes inputs, result and errors.
         """
         return self.predictor.predict(photo, top=top, embed=embed, preprocessed=preprocessed)
 
@@ -87,20 +87,20 @@ class Classifier:
     def predict_many(
         self, photos: ImageInputs, *, top: int = 5, embed: bool = False, preprocessed: bool = False
     ) -> Iterator[Prediction]:
-        """Classify any number of photos, in order; one that cannot be read comes with its error.
+        """Classify any number of photos, in order; an unreadable one yields its error.
 
-        `vertebra.runtime.predictor.Predictor.predict_many` says what they may be.
+        `vertebra.runtime.predictor.Predictor.predict_many` describes the inputs.
         """
         return self.predictor.predict_many(photos, top=top, embed=embed, preprocessed=preprocessed)
 
     def evaluate(self, data: str | os.PathLike[str]) -> Evaluation:
-        """Measure it on other labelled photos."""
+        """Measure the classifier on other labelled photos."""
         from .evaluate_model import evaluate
 
         return evaluate(self.run, data)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Copy the exported file, which is all that a prediction needs, to a name that ends in .onnx."""
+        """Copy the exported file, which is all that prediction needs, to a .onnx file."""
         target = Path(path)
         if target.suffix.lower() != ".onnx":
             raise UsageError(f"the file to write is {str(target)!r}; its name must end in .onnx")
@@ -109,7 +109,7 @@ class Classifier:
         return target
 
     def check(self) -> None:
-        """Refuse a classifier whose threshold does not reach the precision that was asked for: a PrecisionError."""
+        """Raise PrecisionError if the threshold does not reach its target precision."""
         target = self.metrics.get("target")
         if target is not None and not target["reached"]:
             raise PrecisionError(

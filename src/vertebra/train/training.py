@@ -27,13 +27,13 @@ from .run_folder import (
     Stopped,
     TrainError,
     default_folder,
-    holding,
+    locked_run,
     new_folder,
-    not_written,
-    refuse_filled,
-    remove_progress,
     remove_temporaries,
+    remove_training_state,
+    require_empty,
     resume_command,
+    write_error,
     write_text,
 )
 from .settings_file import read_toml
@@ -57,49 +57,49 @@ def train(
 
     Args:
         data: class folders, a table, or a name, as `vertebra audit` takes them.
-        out: the folder of the run, new or empty. None: a new one below `runs`.
-        progress: called with what is being done, how much of it is done, and how much it has in all.
+        out: the folder of the run, new or empty. None: a new one in `runs`.
+        progress: called with (task, done, total).
         options: the other fields of `Settings` (model, method, seed, …).
 
     Raises:
         UsageError: a setting is not allowed, or the folder is not empty.
         DataError: the photos cannot be used.
-        TrainError: the run cannot go on; says what is kept, and how to go on with it.
-        PrecisionError: with `strict`: the run is finished and kept, and does not reach `precision`.
+        TrainError: the run cannot continue; says what is kept, and how to resume.
+        PrecisionError: with `strict`: the run does not reach `precision`; it is kept.
     """
-    _refuse_worker()
+    _reject_worker()
     paths = {name: os.fspath(value) for name, value in options.items() if isinstance(value, os.PathLike)}
     settings = Settings.from_mapping({"data": os.fspath(data), **options, **paths}, "train()")
-    settings = _with_network(settings)
+    settings = _resolve_network(settings)
     places = (settings.data, settings.weights, settings.image_root)
     if any(text is not None and not Path(text).is_absolute() and Path(text).exists() for text in places):
-        settings = replace(settings, cwd=str(Path.cwd()))  # the run may be gone on with from elsewhere
+        settings = replace(settings, cwd=str(Path.cwd()))  # the run may be resumed from another folder
     folder: Path | None = None
     with ExitStack() as held:
-        if os.environ.get("WORLD_SIZE", "1") == "1":  # not one of several processes that `torchrun` has started
-            # What can be refused without torch is refused before the seconds that its import takes.
-            folder = held.enter_context(_begun(settings, out))
-            resolve_source(settings.data_from_here, **settings.columns)
-        _need(settings)
+        if os.environ.get("WORLD_SIZE", "1") == "1":  # not started by torchrun
+            # Reject what can be rejected before torch is imported, which takes seconds.
+            folder = held.enter_context(_new_run(settings, out))
+            resolve_source(settings.resolved_data, **settings.columns)
+        _require_packages(settings)
         with require_extra(_EXTRA, _FEATURE):
             from .distributed import init_distributed
         distributed = init_distributed()
         with distributed.raise_together():
             if distributed.is_first and folder is None:
-                folder = held.enter_context(_begun(settings, out))
+                folder = held.enter_context(_new_run(settings, out))
         classifier = _run(settings, distributed.broadcast(folder), distributed, progress)
-    return _checked(classifier, settings)
+    return _require_precision(classifier, settings)
 
 
-def _need(settings: Settings) -> None:
-    """Refuse at once what an extra is missing for."""
+def _require_packages(settings: Settings) -> None:
+    """Raise an error if an extra is not installed."""
     require_packages(_EXTRA, _FEATURE, "torch", "safetensors", "onnx")
     if settings.method != "probe":
         require_packages(_EXTRA, f"{_FEATURE} with method={settings.method!r}", "torchvision")
 
 
-def _with_network(settings: Settings) -> Settings:
-    """The settings with the network and the weights that its name stands for, which may be one of timm's."""
+def _resolve_network(settings: Settings) -> Settings:
+    """Resolve the names of network and weights, which may be timm's."""
     model = resolve_model(settings.model, "train")
     if model.network not in networks():
         raise UsageError(
@@ -110,8 +110,8 @@ def _with_network(settings: Settings) -> Settings:
     return replace(settings, model=model.network, weights=weights)
 
 
-def _refuse_worker() -> None:
-    """Refuse to train in a worker that has imported a script which trains as it is imported."""
+def _reject_worker() -> None:
+    """Reject training in a worker process, which imports a script that trains without a main guard."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise UsageError(
             "a script that trains with workers is imported by each of them here, and must not begin to train then. "
@@ -120,19 +120,19 @@ def _refuse_worker() -> None:
 
 
 @contextmanager
-def _begun(settings: Settings, out: str | os.PathLike[str] | None) -> Iterator[Path]:
-    """A new run's folder, held by this process; where nothing comes of it, it is gone afterwards."""
+def _new_run(settings: Settings, out: str | os.PathLike[str] | None) -> Iterator[Path]:
+    """Create and lock a new run's folder; remove it if nothing was written."""
     folder = default_folder(settings.data, settings.model) if out is None else new_folder(Path(out))
     try:
-        with holding(folder, "give another --out"), _stoppable(folder):
-            refuse_filled(folder)
+        with locked_run(folder, "give another --out"), _interrupts_as_stopped(folder):
+            require_empty(folder)
             try:
                 write_durably(folder / SETTINGS, settings.to_toml().encode("utf-8", "surrogateescape"))
             except OSError as error:
-                with suppress(OSError):  # where its name alone was not synced
+                with suppress(OSError):  # if only syncing the folder failed
                     (folder / SETTINGS).unlink(missing_ok=True)
                 if (folder / SETTINGS).exists():
-                    raise not_written(folder / SETTINGS, error) from error
+                    raise write_error(folder / SETTINGS, error) from error
                 raise TrainError(
                     f"{folder / SETTINGS} cannot be written ({error.strerror or error}). Nothing was begun. Make room "
                     "there, or give another --out, and run the same command again."
@@ -140,35 +140,35 @@ def _begun(settings: Settings, out: str | os.PathLike[str] | None) -> Iterator[P
             try:
                 yield folder
             except VertebraError as error:
-                # The same command is to work once the reason is gone, but where the error names one to go on with.
+                # The same command must work once the cause is removed, unless the error says how to resume.
                 with suppress(OSError):
                     nothing = {path.name for path in folder.iterdir()} <= {SETTINGS, LOCK}
                     if nothing and resume_command(folder) not in str(error):
                         (folder / SETTINGS).unlink()
                 raise
     finally:
-        with suppress(OSError):  # there is something in it
+        with suppress(OSError):  # not empty
             folder.rmdir()
             if out is None:
                 folder.parent.rmdir()
 
 
 def resume(run: str | os.PathLike[str], *, progress: Progress = silent, **changes: Any) -> Classifier:
-    """Go on with a run that was stopped, in whatever way; a finished one is returned as it is.
+    """Resume a run that was stopped or killed; a finished one is returned unchanged.
 
-    On a CPU with the same number of threads, the weights become those of a run that was never stopped, to the bit.
+    On a CPU with the same number of threads, the final weights equal those of an uninterrupted run, bit for bit.
 
     Args:
         run: its folder.
         progress: as for `train`.
-        changes: settings that may change in the middle (lr, epochs, time_budget, …).
+        changes: settings to change (lr, epochs, time_budget, …).
 
     Raises:
         UsageError: there is no run, or a setting cannot change.
         InUseError: another process trains in the folder.
         TrainError, PrecisionError: as `train` does.
     """
-    _refuse_worker()
+    _reject_worker()
     folder = Path(run)
     if not (folder / SETTINGS).is_file():
         raise UsageError(
@@ -176,7 +176,7 @@ def resume(run: str | os.PathLike[str], *, progress: Progress = silent, **change
         )
     known = Settings.from_mapping(read_toml(folder / SETTINGS) | changes, str(folder / SETTINGS))
     if not (folder / METRICS).is_file():
-        _need(known)
+        _require_packages(known)
     with require_extra(_EXTRA, _FEATURE):
         from .distributed import init_distributed
     distributed = init_distributed()
@@ -184,7 +184,7 @@ def resume(run: str | os.PathLike[str], *, progress: Progress = silent, **change
         finished = False
         with distributed.raise_together():
             if distributed.is_first:
-                held.enter_context(holding(folder, "stop it first"))
+                held.enter_context(locked_run(folder, "stop it first"))
                 remove_temporaries(folder)
                 finished = _is_finished(folder)
         if distributed.broadcast(finished):
@@ -194,31 +194,31 @@ def resume(run: str | os.PathLike[str], *, progress: Progress = silent, **change
                     f"vertebra train DATA --method finetune --weights {folder / WEIGHTS}"
                 )
             if distributed.is_first:
-                remove_progress(folder)
-            return _checked(Classifier(folder), Settings.from_toml(folder / SETTINGS))
+                remove_training_state(folder)
+            return _require_precision(Classifier(folder), Settings.from_toml(folder / SETTINGS))
         if fixed := [name for name in FIXED if name in changes]:
             raise UsageError(f"{' and '.join(fixed)} cannot change in the middle of a run. Start a new one for that.")
         with distributed.raise_together():
             settings = Settings.from_mapping(read_toml(folder / SETTINGS) | changes, str(folder / SETTINGS))
             if distributed.is_first and changes:
                 write_text(folder / SETTINGS, settings.to_toml())
-        return _checked(_run(settings, folder, distributed, progress), settings)
+        return _require_precision(_run(settings, folder, distributed, progress), settings)
 
 
 @contextmanager
-def _stoppable(folder: Path) -> Iterator[None]:
-    """Inside, Ctrl-C and a polite kill say how to go on, but for the steps of training, which end by themselves.
+def _interrupts_as_stopped(folder: Path) -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into `Stopped`, which says how to resume; training steps handle them themselves.
 
-    What has been found out until then is in the cache.
+    Features computed so far are in the cache.
     """
     try:
         with raise_on_termination():
             yield
     except KeyboardInterrupt as interrupt:
         if not (folder / SETTINGS).is_file():
-            raise  # nothing has begun
+            raise  # nothing to resume
         exit_code = interrupt.exit_code if isinstance(interrupt, Terminated) else 130
-        raise Stopped(f"stopped. Go on with: {resume_command(folder)}", exit_code) from interrupt
+        raise Stopped(f"stopped. Resume with: {resume_command(folder)}", exit_code) from interrupt
 
 
 def _is_finished(folder: Path) -> bool:
@@ -229,7 +229,7 @@ def _is_finished(folder: Path) -> bool:
     return True
 
 
-def _checked(classifier: Classifier, settings: Settings) -> Classifier:
+def _require_precision(classifier: Classifier, settings: Settings) -> Classifier:
     if settings.strict:
         classifier.check()
     return classifier
@@ -247,17 +247,17 @@ def _run(settings: Settings, folder: Path, distributed: Distributed, progress: P
             "torchrun, or with --method finetune."
         )
     try:
-        with _stoppable(folder):
+        with _interrupts_as_stopped(folder):
             if settings.method == "probe":
                 run_probe(settings, folder, progress)
             else:
                 run_training(settings, folder, distributed, progress)
     except LostProcessError as error:
-        raise TrainError(f"another process ended: {error}. Go on with: {resume_command(folder)}") from error
+        raise TrainError(f"another process ended: {error}. Resume with: {resume_command(folder)}") from error
     except ExportError as error:
-        # Into the run's folder, or into the cache.
+        # In the run's folder, or in the cache.
         if not isinstance(error.__cause__, OSError):
             raise
         path = Path(error.__cause__.filename or folder / MODEL)
-        raise not_written(path, error.__cause__, folder) from error
+        raise write_error(path, error.__cause__, folder) from error
     return Classifier(folder)

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: `metrics.jsonl`, and TensorBoard where it is installed."""
+"""The log of a training run: `metrics.jsonl`, and TensorBoard if it is installed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ BOARD = "tensorboard"
 
 
 class Log:
-    """One line a record, in the order of the steps; going on from a step forgets what came after it.
+    """Writes one record per line; resuming from a step drops later records.
 
-    A file that cannot be written is a TrainError, which says how to go on.
+    A TrainError if a file cannot be written.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -47,13 +47,13 @@ class Log:
         self._lines.close()
         if self._board is None:
             return
-        # Of two errors, the one that ended the run is what one has to know.
+        # An error that ended the run takes precedence over one of closing the log.
         guard = contextlib.suppress(OSError) if kind else resumable_write(self._path.parent / BOARD)
         with self._named, guard:
             self._board.close()
 
     def write(self, step: int, **values: float) -> None:
-        """Add what was measured at a step; it is durable before the checkpoint that follows it."""
+        """Append a record, durable before the next checkpoint."""
         with resumable_write(self._path):
             self._lines.append((dumps({"step": step, **values}) + "\n").encode())
             self._lines.sync()
@@ -65,7 +65,7 @@ class Log:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """All records; a line that was being written when the process was killed is left out."""
+    """Read all records; a line cut off by a kill is skipped."""
     try:
         lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -77,6 +77,6 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
         if isinstance(record, dict) and isinstance(record.get("step"), int):
-            # A loss that was NaN or infinite is null in the file.
+            # NaN and infinite values are null in the file.
             found.append({name: math.nan if value is None else value for name, value in record.items()})
     return found

@@ -1,4 +1,4 @@
-"""One training step: augmented pixels → forward, loss, backward in micro-batches → an update of the weights."""
+"""One training step: augmented pixels → forward, loss, backward in micro-batches → optimiser step."""
 
 from __future__ import annotations
 
@@ -12,58 +12,58 @@ from torch import Tensor
 from vertebra.card import Preprocessing
 from vertebra.models import ConvNet
 
-from .batch_loader import Batch, seed_generators, seed_of, steps_of_epoch
+from .batch_loader import Batch, derive_seed, seed_generators, steps_of_epoch
 from .distributed import Distributed, no_sync
 from .loss import Loss, to_images
 from .metrics import Labels
-from .optimizer import dropout_rates, make_optimizer, set_dropout, set_learning_rate, set_training
+from .optimizer import build_optimizer, dropout_rates, set_dropout, set_learning_rate, set_training
 from .schedule import augmentation_strength
 from .train_settings import Settings
 
 
 @dataclass
 class TrainingStep:
-    """Called once a step, with the step's number, which everything random in it follows from."""
+    """Runs training steps; random choices depend only on the seed, the step number and the rank."""
 
     settings: Settings
     network: ConvNet
-    preprocessing: Preprocessing  # whose `crop_size` the images grow to
+    preprocessing: Preprocessing  # `crop_size`: the final image size
     labels: Labels  # of all training photos
-    least_images: int  # of a micro-batch, so that batch norm has statistics
+    min_images: int  # of a micro-batch, for batch norm
     distributed: Distributed
 
     def __post_init__(self) -> None:
-        self.optimizer = make_optimizer(self.network, self.settings)
+        self.optimizer = build_optimizer(self.network, self.settings)
         self.loss = Loss(self.settings, self.labels, self.network.num_classes, self.distributed.device)
         self.module: Any = torch.compile(self.network) if self.settings.compile else self.network
         self._dropout_rates = dropout_rates(self.network, self.settings)
 
     def wrap_ddp(self) -> None:
-        """From here on, gradients are averaged over all processes."""
+        """Average gradients over all processes from now on."""
         self.module = self.distributed.wrap_ddp(self.module)
 
     def __call__(self, batch: Batch, step: int, progress: float, lr: float) -> Tensor:
-        """Forward, backward, update, in the step of that number (from 0) at a `progress` of training from 0 to 1.
+        """Run step number `step` (from 0) at `progress` (0 to 1) of training.
 
-        Returns the sum of the losses, correct predictions and images of this process: (3,), on its device.
+        Returns the sums of loss, correct predictions and images of this process, (3,), on its device.
         """
         device = self.distributed.device
-        # Dropout, stochastic depth and mixing follow from the step's number.
-        seed_generators(seed_of(self.settings.seed, 2, step, self.distributed.rank))
+        # For dropout, stochastic depth, mixup and CutMix.
+        seed_generators(derive_seed(self.settings.seed, 2, step, self.distributed.rank))
         strength = augmentation_strength(self.settings, self.preprocessing.crop_size, progress)
         set_dropout(self.network, self._dropout_rates, strength.dropout)
         set_training(self.network, self.settings)
         set_learning_rate(self.optimizer, lr)
         pixels, labels = batch[0].to(device, non_blocking=True), batch[1].to(device)
-        images, targets = self.loss.mixed(to_images(pixels, self.preprocessing), labels, strength.mixup)
+        images, targets = self.loss.mix(to_images(pixels, self.preprocessing), labels, strength.mixup)
         loss_sum, correct, count = sums = torch.zeros(3, dtype=torch.float64, device=device)
-        sizes = micro_batches(len(images), self.settings.accumulate, self.least_images)
+        sizes = micro_batch_sizes(len(images), self.settings.accumulate, self.min_images)
         pairs = zip(torch.split(images, sizes), torch.split(targets, sizes), strict=True)
         for number, (x, y) in enumerate(pairs, start=1):
             with no_sync(self.module, last=number == len(sizes)), self._autocast():
                 outputs = self.module(x)
                 loss = self.loss(outputs, y)  # summed over the images
-            # The processes' gradients are averaged, so the sum over all of them is divided by the whole batch.
+            # DDP averages gradients over processes; this makes it the mean over the whole batch.
             torch.autograd.backward(loss * (self.distributed.size / self.batch_size(step)))
             logits = (outputs if isinstance(outputs, Tensor) else outputs.logits).detach()
             truth = y if y.ndim == 1 else y.argmax(1)
@@ -75,7 +75,7 @@ class TrainingStep:
         return sums
 
     def batch_size(self, step: int) -> int:
-        """Images of all processes in that step: `np.array_split` gives the first parts one more."""
+        """Return the images of a step over all processes: `np.array_split` gives the first parts one more."""
         count = len(self.labels)
         steps = steps_of_epoch(count, self.settings)
         return count // steps + (step % steps < count % steps)
@@ -86,7 +86,7 @@ class TrainingStep:
         return torch.autocast(self.distributed.device.type, torch.bfloat16)
 
 
-def micro_batches(images: int, accumulate: int, least: int = 1) -> list[int]:
-    """Sizes of a step's micro-batches: as equal as can be, and none below `least` where there are as many images."""
-    parts = max(1, min(accumulate, images // least))
+def micro_batch_sizes(images: int, accumulate: int, min_images: int = 1) -> list[int]:
+    """Return the sizes of a step's micro-batches, split evenly, each at least `min_images` if there are as many."""
+    parts = max(1, min(accumulate, images // min_images))
     return [images // parts + (number < images % parts) for number in range(parts)]

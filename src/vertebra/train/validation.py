@@ -27,19 +27,19 @@ _BATCH = 16
 
 @dataclass(frozen=True)
 class Split:
-    """The photos of one split, by their files and the numbers of their classes."""
+    """The paths and labels of one split."""
 
     paths: list[Path]
     labels: Labels
 
     @staticmethod
-    def numbered(paths: list[Path], labels: Sequence[str], names: Sequence[str]) -> Split:
-        """From the names of the photos' classes."""
+    def from_labels(paths: list[Path], labels: Sequence[str], names: Sequence[str]) -> Split:
+        """Build a split from class names."""
         number = {name: index for index, name in enumerate(names)}
         return Split(paths, np.array([number[label] for label in labels], np.int64))
 
     def photos(self, names: Sequence[str]) -> list[Photo]:
-        """As a data set has them."""
+        """Return the photos as `vertebra.data` has them."""
         return [Photo(path, names[label]) for path, label in zip(self.paths, self.labels.tolist(), strict=True)]
 
 
@@ -51,9 +51,9 @@ def predict_logits(
     progress: Progress,
     task: str,
 ) -> Floats:
-    """(N, K) logits of a split's photos, whose work all processes share; every process must call it.
+    """Predict logits (N, K) of a split, shared among all processes; every process must call it.
 
-    A photo that cannot be read is an ImageError in every process.
+    An unreadable photo raises an ImageError in every process.
     """
     mine = range(distributed.rank, len(split.paths), distributed.size)
     logits = torch.zeros(len(split.paths), network.num_classes, dtype=torch.float64)
