@@ -174,7 +174,7 @@ def test_an_explanation_is_by_one_model(serving, place, pngs, monkeypatch, expla
         monkeypatch.setattr("vertebra.serve.loaded_model.find_classifier", lambda graph: None)
     client = serving(models=(str(place.path),), reload_seconds=0.02)
     registry = client.service.registry
-    old, put, seen = registry.get("m"), Batcher.put, []
+    old, submit, seen = registry.get("m"), Batcher.submit, []
 
     def replacing(batcher, jobs, deadline):
         """In place of the step that runs the network, or of the one that runs it with parts covered."""
@@ -182,9 +182,9 @@ def test_an_explanation_is_by_one_model(serving, place, pngs, monkeypatch, expla
         if batcher is old.batcher and len(seen) == (2 if explained == "occlusion" else 1):
             place(size=40, classes=("oak", "elm"))
             until(lambda: registry.get("m") is not old and old.batcher._closed)
-        return put(batcher, jobs, deadline)
+        return submit(batcher, jobs, deadline)
 
-    monkeypatch.setattr(Batcher, "put", replacing)
+    monkeypatch.setattr(Batcher, "submit", replacing)
     answer = client.post("/v1/explain", pngs[0])
     assert answer.status == 200, answer.body
     assert answer.headers["x-class-name"] in ("oak", "elm") and answer.headers["x-method"] == explained
