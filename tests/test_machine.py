@@ -25,7 +25,7 @@ def root(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch):
-    for name in module.VARIABLES:
+    for name in module.THREAD_VARIABLES:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -66,7 +66,7 @@ def test_quota(root, files, cores):
 
 
 def test_the_least_limit_holds(root, monkeypatch):
-    monkeypatch.setattr(module, "affinity", lambda: 16)
+    monkeypatch.setattr(module, "affinity_cores", lambda: 16)
     machine = root({"sys/fs/cgroup/cpu.max": "350000 100000\n"})
     assert usable_cores(machine) == 4
     monkeypatch.setenv("OMP_NUM_THREADS", "2,1")

@@ -661,7 +661,7 @@ def test_a_photo_that_changed_between_two_runs_is_predicted_again(tmp_path, monk
 def test_a_finished_table_is_durable(tmp_path, monkeypatch):
     pytest.importorskip("pyarrow")
     seen, path = [], tmp_path / "out.parquet"
-    replacing = output_module.replacing
+    replacing = output_module.atomic_write
 
     def noted(name, **how):
         seen.append((name, how))
