@@ -88,7 +88,7 @@ def written_by_itself(source):
         if isinstance(node, ast.With):
             for item in node.items:
                 call = item.context_expr
-                if isinstance(call, ast.Call) and name_of(call)[0] == "replacing" and item.optional_vars is not None:
+                if isinstance(call, ast.Call) and name_of(call)[0] == "atomic_write" and item.optional_vars is not None:
                     given = given | {ast.unparse(item.optional_vars)}
                 else:
                     walk(item, given)
@@ -115,7 +115,8 @@ def test_no_module_writes_by_itself():
                 found.setdefault((file, what), []).append(line)
     new = {place: lines for place, lines in found.items() if place not in EXCEPTIONS}
     assert not new, (
-        f"write with vertebra.files (write_whole, replacing, Lines), or add an exception with its reason: {new}"
+        "write with vertebra.files (write_durably, atomic_write, AppendOnlyFile), "
+        f"or add an exception with its reason: {new}"
     )
     assert not EXCEPTIONS.keys() - found.keys(), "exceptions that nothing needs any more"
 
@@ -136,7 +137,7 @@ def test_no_module_writes_by_itself():
         "os.open(path, os.O_WRONLY | os.O_CREAT)",
         "tempfile.mkstemp()",
         "picture.save(folder / 'a.png')",
-        "with replacing(path) as temporary:\n    other.write_bytes(b'')",
+        "with atomic_write(path) as temporary:\n    other.write_bytes(b'')",
     ],
 )
 def test_what_writes(text):
@@ -153,8 +154,8 @@ def test_what_writes(text):
         "values.copy()",
         "cache.save()",
         "picture.save(buffer, 'PNG')",
-        "with replacing(path) as temporary, temporary.open('wb') as file:\n    file.write(b'')",
-        "with replacing(path, durable=True) as new:\n    save_file(tensors, new)",
+        "with atomic_write(path) as temporary, temporary.open('wb') as file:\n    file.write(b'')",
+        "with atomic_write(path, durable=True) as new:\n    save_file(tensors, new)",
     ],
 )
 def test_what_does_not(text):
