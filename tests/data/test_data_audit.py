@@ -88,7 +88,7 @@ def test_everything_is_found(messy):
         "imbalance 16.0",
     ):
         assert part in text
-    assert "… and 3 more" in "\n".join(found.lines(most=2))
+    assert "… and 3 more" in "\n".join(found.lines(max_shown=2))
     as_json = json.loads(json.dumps(found.to_dict()))
     assert as_json["groups"][0]["exact"] is True
     assert as_json["problems"] == found.problems
