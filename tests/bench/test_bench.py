@@ -71,7 +71,7 @@ def test_one_that_gives_no_answer(tiny_model, broken_backends, monkeypatch):
 
 
 def test_other_numbers_are_no_result(tiny_model, monkeypatch):
-    started = timing._started
+    started = timing._start_worker
     samples = iter([[0.1] * 8, [0.2] * 8])
 
     @contextmanager
@@ -79,7 +79,7 @@ def test_other_numbers_are_no_result(tiny_model, monkeypatch):
         with started(*arguments) as answer:
             yield lambda seconds: answer(seconds) | ({"sample": next(samples)} if seconds is None else {})
 
-    monkeypatch.setattr(timing, "_started", other)
+    monkeypatch.setattr(timing, "_start_worker", other)
     first, second = compare([str(tiny_model)], find_backends(["vertebra", "onnxruntime"]), **QUICK)
     assert first.error is None and "other probabilities" in second.error
 
