@@ -275,15 +275,15 @@ def test_what_proof_cannot_go_with(
 
 
 def test_photos_to_calibrate_by_are_found_as_those_to_predict(tmp_path: Path) -> None:
-    from vertebra.cli.export import _photos
+    from vertebra.cli.export import _sample_photos
 
     for name in ("cat/b.jpg", "cat/a.JFIF", "cat/@eaDir/b.jpg", "cat/.c.jpg", "__MACOSX/d.jpg", "notes.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "plain").write_bytes(b"\xff\xd8\xff\xe0")
-    found = _photos("--images", tmp_path, 10)
+    found = _sample_photos("--images", tmp_path, 10)
     assert [str(path.relative_to(tmp_path)) for path in found] == ["cat/a.JFIF", "cat/b.jpg", "plain"]
-    assert len(_photos("--images", tmp_path, 2)) == 2
+    assert len(_sample_photos("--images", tmp_path, 2)) == 2
 
 
 def test_the_resolution_of_a_bare_file_is_assumed_or_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -607,7 +607,7 @@ def test_progress_on_a_terminal(vertebra, tiny_model, folder, monkeypatch):
     assert len(result.out.splitlines()) == 11
 
 
-@pytest.mark.parametrize("place", [(predict_module, "_deliver"), (Predictor, "predict_many")])
+@pytest.mark.parametrize("place", [(predict_module, "_write_results"), (Predictor, "predict_many")])
 def test_a_run_that_is_stopped_says_how_it_goes_on(vertebra, tiny_model, folder, tmp_path, monkeypatch, place):
     def stopped(*arguments, **options):
         raise KeyboardInterrupt

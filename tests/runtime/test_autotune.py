@@ -127,7 +127,7 @@ def test_where_the_cores_decode_as_well_plans_are_measured_so(tiny_model, monkey
 def test_another_version_makes_it_void(tiny_model, timed, monkeypatch):
     calls = timed(onnxruntime=0.02, mnn=0.01)
     fastest_plan(tiny_model, batch=16, cores=2)
-    monkeypatch.setattr(module, "_versions", lambda: {"MNN": "99"})
+    monkeypatch.setattr(module, "_package_versions", lambda: {"MNN": "99"})
     fastest_plan(tiny_model, batch=16, cores=2)
     assert calls == [16, 16]
 

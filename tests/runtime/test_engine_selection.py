@@ -14,7 +14,7 @@ from vertebra.cache import file_state
 from vertebra.errors import UsageError, VertebraWarning
 from vertebra.runtime import autotune
 from vertebra.runtime.engine import EngineError, Plan
-from vertebra.runtime.engine_selection import OPEN, PLANS, EngineSelector
+from vertebra.runtime.engine_selection import MAX_OPEN, MAX_PLANS, EngineSelector
 
 SIMPLE, FAST = Plan(lanes=2), Plan("mnn", lanes=2)
 PIXELS = np.zeros((4, 2, 2, 3), np.uint8)
@@ -229,16 +229,16 @@ def test_a_measurement_that_fails_lets_the_next_one_try(runners, world, monkeypa
 
 
 def test_plans_are_kept_for_the_counts_of_late(runners, world):
-    for count in range(500, 500 + 3 * PLANS):
+    for count in range(500, 500 + 3 * MAX_PLANS):
         runners.get(16, count, may_measure=True)
-    assert len(runners._plans) == PLANS
+    assert len(runners._plans) == MAX_PLANS
     chosen = len(world.chosen)
-    oldest = 500 + 2 * PLANS + 1  # and the one that holds without a count
+    oldest = 500 + 2 * MAX_PLANS + 1  # and the one that holds without a count
     runners.get(16, oldest, may_measure=True)
     assert len(world.chosen) == chosen
     runners.get(16, 499, may_measure=True)  # one more, for which the one goes that was asked for longest ago
     runners.get(16, oldest, may_measure=True)
-    assert len(world.chosen) == chosen + 1 and len(runners._plans) == PLANS
+    assert len(world.chosen) == chosen + 1 and len(runners._plans) == MAX_PLANS
 
 
 def test_brief_ones_are_not_measured(world, path):
@@ -263,12 +263,12 @@ def test_few_engines_are_open_and_the_others_are_freed(runners, world, without_c
     world.plan = by_count
     for count in range(500, 550):
         runners.get(16, count, may_measure=True).run(PIXELS)
-        assert len(world.alive) <= OPEN
-    assert len(runners) == OPEN and world.alive == [by_count(count) for count in range(550 - OPEN, 550)]
+        assert len(world.alive) <= MAX_OPEN
+    assert len(runners) == MAX_OPEN and world.alive == [by_count(count) for count in range(550 - MAX_OPEN, 550)]
     # The one that was asked for of late stays.
-    runners.get(16, 550 - OPEN, may_measure=True)
+    runners.get(16, 550 - MAX_OPEN, may_measure=True)
     runners.get(16, 600, may_measure=True)
-    assert by_count(550 - OPEN) in world.alive and by_count(551 - OPEN) not in world.alive
+    assert by_count(550 - MAX_OPEN) in world.alive and by_count(551 - MAX_OPEN) not in world.alive
 
 
 def test_an_engine_in_use_is_freed_only_then(runners, world, without_collector):
@@ -277,7 +277,7 @@ def test_an_engine_in_use_is_freed_only_then(runners, world, without_collector):
     before = threading.active_count()
     used.run(PIXELS)
     assert threading.active_count() > before
-    for count in range(600, 600 + OPEN):
+    for count in range(600, 600 + MAX_OPEN):
         runners.get(16, count, may_measure=True)
     assert by_count(500) in world.alive
     assert used.run(PIXELS)[0].shape == (4, 3)
@@ -381,7 +381,7 @@ def test_a_forked_process_opens_its_own(runners, world):
 
 def test_all_are_told_of_a_fork(runners, world):
     runner = runners.get(16)
-    module._forked()
+    module._reset_after_fork()
     assert len(runners) == 0 and runners.get(16) is not runner
 
 

@@ -428,7 +428,7 @@ def run_over(path, names, broken, *, resume=True, killed_after=None, **options):
                 # As if killed: nothing is put in order, and what was written last is half a line.
                 torn = output._lines if output._again is None else output._again
                 torn.file.write(b'{"path": "half a' if path.suffix != ".csv" else b'"half a')
-                output._finish_parquet = output._replace = lambda: None
+                output._finish_parquet = output._apply_replacements = lambda: None
                 break
             predicted.append(photo.path)
             name = photo.path
@@ -629,7 +629,7 @@ def test_rows_without_a_record_say_where_it_was_looked_for(tmp_path, suffix, pla
     with opened(path, top=2) as output:
         output.write(result(0))
         with pytest.raises(UsageError, match=re.escape(places)):
-            output._checked(None)
+            output._require_same_run(None)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -676,6 +676,6 @@ def test_a_reason_without_a_number(tmp_path, monkeypatch):
     path = tmp_path / "out.csv"
     with opened(path, top=2) as output:
         assert (
-            output._reason(OSError("it broke"))
+            output._error_message(OSError("it broke"))
             == f"{path} cannot be written (it broke). Give another place with --out."
         )

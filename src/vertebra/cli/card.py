@@ -54,7 +54,7 @@ def card(
             err=True,
         )
         return
-    found = verified(file) if verify else read_card(file)
+    found = verify_card(file) if verify else read_card(file)
     if markdown is not None:
         write_markdown(found, markdown)
     if json:
@@ -63,7 +63,7 @@ def card(
     if verify:
         typer.echo(f"{file} is as it was exported: the SHA-256 of its contents is {found.content_sha256}")
         return
-    _print(facts(found))
+    _print(card_rows(found))
 
 
 def _print(rows: list[tuple[str, str]]) -> None:
@@ -90,7 +90,7 @@ def _show_published(name: str) -> None:
     )
 
 
-def verified(file: Path) -> Card:
+def verify_card(file: Path) -> Card:
     """The card of a file that is as it was exported.
 
     Raises:
@@ -108,13 +108,13 @@ def verified(file: Path) -> Card:
     return found
 
 
-def _depth(decoding: Decoding) -> str:
+def _describe_white(decoding: Decoding) -> str:
     if decoding.rule == 1:
         return "white at 65,535 whatever the file says; alpha of 0 everywhere is white (the rule of older files)"
     return f"white at {2 ** (decoding.bits or 16) - 1:,}, or where the file says"
 
 
-def facts(card: Card) -> list[tuple[str, str]]:
+def card_rows(card: Card) -> list[tuple[str, str]]:
     """What a card says, a line each; control characters are escaped, since anybody may have written them."""
     steps = card.preprocessing
     names = (
@@ -130,7 +130,7 @@ def facts(card: Card) -> list[tuple[str, str]]:
             f"shorter side to {steps.resize_size} pixels ({steps.interpolation}), centre {steps.crop_size} × "
             f"{steps.crop_size}; the graph normalises",
         ),
-        ("16-bit photos", _depth(steps.decoding)),
+        ("16-bit photos", _describe_white(steps.decoding)),
         ("outputs", "probabilities (N, K), embedding (N, D), features (N, C, h, w)"),
         ("classes", names),
     ]
@@ -148,10 +148,10 @@ def facts(card: Card) -> list[tuple[str, str]]:
         rows.append(("unsure below", f"{card.threshold:.3f}"))
     rows.append(("contents", f"SHA-256 {card.content_sha256}" if card.content_sha256 else "without a checksum"))
     rows.append(("made", f"{card.created or 'at an unknown time'} with {_versions(card)}"))
-    return [(_line(name), _line(value)) for name, value in rows]
+    return [(_escape(name), _escape(value)) for name, value in rows]
 
 
-def _line(text: str) -> str:
+def _escape(text: str) -> str:
     return printable(text).replace("\n", "\\n")
 
 
@@ -171,10 +171,10 @@ def write_markdown(card: Card, path: Path) -> None:
     Raises:
         VertebraError: the file cannot be written.
     """
-    title = _line(card.architecture) + ("" if card.precision == "float32" else f" ({card.precision})")
-    table = "\n".join(f"| {name} | {value} |" for name, value in facts(card))
+    title = _escape(card.architecture) + ("" if card.precision == "float32" else f" ({card.precision})")
+    table = "\n".join(f"| {name} | {value} |" for name, value in card_rows(card))
     classes = (
-        "" if card.classes is None else "\n\n## Classes\n\n" + "\n".join(f"1. {_line(name)}" for name in card.classes)
+        "" if card.classes is None else "\n\n## Classes\n\n" + "\n".join(f"1. {_escape(name)}" for name in card.classes)
     )
     text = (
         f"# {title}\n\nAn image classifier in one ONNX file. A client decodes a photo, resizes and crops it as below, "

@@ -25,7 +25,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 # time; and all pixels are held in memory.
 MAX_CALIBRATION_PHOTOS = 2_048
 MAX_CALIBRATION_BYTES = 600_000_000
-PROOF_PHOTOS = 10
+VERIFICATION_PHOTOS = 10
 
 
 class Precision(StrEnum):
@@ -127,7 +127,7 @@ def export(settings: Settings) -> None:
             weights=None if settings.weights.lower() == "none" else settings.weights,
             architecture=settings.architecture,
             classes=settings.classes,
-            preprocessing=_view(settings),
+            preprocessing=_preprocessing_options(settings),
             temperature=settings.temperature,
             threshold=settings.threshold,
             network_options={name: value for name, value in network_options.items() if value is not None},
@@ -135,13 +135,13 @@ def export(settings: Settings) -> None:
         card = prepared.card
         images, calibration = None, None
         if settings.calibration is not None:
-            calibration = _calibration(
+            calibration = _load_calibration(
                 settings.calibration, card, prepared.network.num_classes, settings.require_proof, progress
             )
-            images = list(calibration.images[:PROOF_PHOTOS])
+            images = list(calibration.images[:VERIFICATION_PHOTOS])
         if settings.images is not None:
-            paths = _photos("--images", settings.images, PROOF_PHOTOS)
-            images = _pixels(paths, card.preprocessing, progress)[0]
+            paths = _sample_photos("--images", settings.images, VERIFICATION_PHOTOS)
+            images = _read_pixels(paths, card.preprocessing, progress)[0]
         report = write(
             prepared,
             settings.out,
@@ -161,10 +161,10 @@ def export(settings: Settings) -> None:
         f"differ from torch by at most {report.max_difference:.1e} ({seconds:.1f} s)"
     )
     if report.int8 is not None:
-        _show(report.int8)
+        _print_int8_report(report.int8)
 
 
-def _show(report: Int8Report) -> None:
+def _print_int8_report(report: Int8Report) -> None:
     """Float and int8 side by side, and which to ship."""
     verdict = report.verdict
     ratio = report.int8_ms / report.float_ms
@@ -195,7 +195,7 @@ def _show(report: Int8Report) -> None:
     typer.echo(f"Ship: {report.ship}.")
 
 
-def _view(settings: Settings) -> dict[str, Any]:
+def _preprocessing_options(settings: Settings) -> dict[str, Any]:
     """The fields of the preprocessing that are given."""
     from vertebra.card import Decoding
 
@@ -203,14 +203,14 @@ def _view(settings: Settings) -> dict[str, Any]:
         "crop_size": settings.crop_size,
         "resize_size": settings.resize_size,
         "interpolation": settings.interpolation,
-        "mean": None if settings.mean is None else _channels("--mean", settings.mean),
-        "std": None if settings.std is None else _channels("--std", settings.std),
+        "mean": None if settings.mean is None else _parse_channels("--mean", settings.mean),
+        "std": None if settings.std is None else _parse_channels("--std", settings.std),
         "decoding": None if settings.bits is None else Decoding(bits=settings.bits),
     }
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _channels(option: str, text: str) -> tuple[float, ...]:
+def _parse_channels(option: str, text: str) -> tuple[float, ...]:
     """`"0.5,0.5,0.5"` or `"0.5"`, which is for all three."""
     try:
         values = tuple(float(part) for part in text.replace(",", " ").split())
@@ -221,7 +221,7 @@ def _channels(option: str, text: str) -> tuple[float, ...]:
     return values * (3 // len(values))
 
 
-def _photos(option: str, folder: Path, most: int) -> list[Path]:
+def _sample_photos(option: str, folder: Path, most: int) -> list[Path]:
     """At most so many photos of a folder and all below it, evenly over their sorted paths."""
     from vertebra.runtime.photo_paths import photos
 
@@ -234,7 +234,7 @@ def _photos(option: str, folder: Path, most: int) -> list[Path]:
     return [found[int(i * step)] for i in range(min(most, len(found)))]
 
 
-def _pixels(paths: list[Path], preprocessing: Preprocessing, progress: Progress) -> tuple[list[Any], list[Path]]:
+def _read_pixels(paths: list[Path], preprocessing: Preprocessing, progress: Progress) -> tuple[list[Any], list[Path]]:
     """The photos as the network's input, uint8 (crop, crop, 3), and their paths; prints which are broken or unclear."""
     from vertebra.decoding_notes import DecodingNotes
     from vertebra.pixels import network_pixels
@@ -255,14 +255,14 @@ def _pixels(paths: list[Path], preprocessing: Preprocessing, progress: Progress)
     return pixels, read
 
 
-def _calibration(folder: Path, card: Card, classes: int, proof: bool, progress: Progress) -> Calibration:
+def _load_calibration(folder: Path, card: Card, classes: int, proof: bool, progress: Progress) -> Calibration:
     import numpy as np
 
     from vertebra.export import Calibration, check_count, labels_of
 
     fitting = max(512, MAX_CALIBRATION_BYTES // (3 * card.preprocessing.crop_size**2))
-    paths = _photos("--calibration", folder, fitting if proof else min(MAX_CALIBRATION_PHOTOS, fitting))
+    paths = _sample_photos("--calibration", folder, fitting if proof else min(MAX_CALIBRATION_PHOTOS, fitting))
     check_count(len(paths))
-    pixels, read = _pixels(paths, card.preprocessing, progress)
+    pixels, read = _read_pixels(paths, card.preprocessing, progress)
     labels = labels_of([path.relative_to(folder) for path in read], card.classes, classes)
     return Calibration(np.stack(pixels), labels)

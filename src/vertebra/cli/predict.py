@@ -69,11 +69,11 @@ def predict(settings: Settings) -> None:
 
     A photo that cannot be read is reported while the others are still predicted; the exit code is then 1.
     """
-    _check(settings)
-    given = _given(settings)
+    _validate(settings)
+    given = _find_photos(settings)
     if not settings.resume and given.are_missing:  # of a file that is resumed, earlier rows count
         _report_missing(settings, given)
-    predictor = _loaded(settings, given.count)
+    predictor = _load_predictor(settings, given.count)
     classes = predictor.card.classes
     top = settings.top if classes is None else min(settings.top, len(classes))
     with _result_file(settings, top, predictor) as file:
@@ -89,12 +89,12 @@ def predict(settings: Settings) -> None:
         with progress_bar("predicting", bar=count is None or count > FEW) as progress:
             start = time.perf_counter()
             results = predictor.predict_many(photos, top=top, embed=settings.embed, count=count)
-            tally = _deliver(results, settings, count, file, progress)
+            tally = _write_results(results, settings, count, file, progress)
             seconds = time.perf_counter() - start
     for note in [*given.skipped, *predictor.notes.lines()]:
         typer.echo(f"vertebra: {printable(note)}", err=True)
     if file is not None and not settings.json:
-        typer.echo(_summary(file, tally, seconds))
+        typer.echo(_summarise(file, tally, seconds))
     # Of a file the whole counts: earlier rows that still say an error are no success of this run.
     total, failed = (tally.total, tally.failed) if file is None else (file.total, file.failed)
     if failed:
@@ -102,10 +102,10 @@ def predict(settings: Settings) -> None:
         raise ImageError(f"{failed:,} of {total:,} photos could not be classified.{where}")
 
 
-def _check(settings: Settings) -> None:
+def _validate(settings: Settings) -> None:
     if "" in settings.photos:
         raise UsageError(
-            "a PHOTO is empty, as an unset variable would be. Give a file or a folder; `.` is this folder."
+            "a PHOTO argument is empty; perhaps a shell variable is not set. Give a file or a folder, such as `.`."
         )
     if settings.resume and settings.out is None:
         raise UsageError("--resume continues a file, so it needs --out FILE.")
@@ -114,7 +114,7 @@ def _check(settings: Settings) -> None:
 
 
 @dataclass(frozen=True)
-class _Given:
+class _InputPhotos:
     """The photos that the arguments stand for."""
 
     photos: Iterable[Photo]
@@ -127,29 +127,29 @@ class _Given:
         return self.count is not None and not any(photo.exists() for photo in self.photos)
 
 
-def _given(settings: Settings) -> _Given:
+def _find_photos(settings: Settings) -> _InputPhotos:
     from vertebra.runtime.photo_paths import STANDARD_INPUT, photos
 
-    found = photos(settings.photos, _standard_input())
+    found = photos(settings.photos, _open_stdin())
     if STANDARD_INPUT in settings.photos:
-        return _Given(found)
+        return _InputPhotos(found)
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always", VertebraWarning)
         listed = list(found)
-    return _Given(listed, len(listed), tuple(dict.fromkeys(str(warning.message) for warning in noted)))
+    return _InputPhotos(listed, len(listed), tuple(dict.fromkeys(str(warning.message) for warning in noted)))
 
 
-def _report_missing(settings: Settings, given: _Given) -> None:
+def _report_missing(settings: Settings, given: _InputPhotos) -> None:
     """Deliver an error for each photo, without a model."""
     from vertebra.runtime.prediction import Prediction
 
     count = given.count or 0
-    errors = (Prediction(photo.path, error=photo.error or _no_such_file(photo.path, count)) for photo in given.photos)
-    _deliver(errors, settings, count, None)
+    errors = (Prediction(photo.path, error=photo.error or _not_found(photo.path, count)) for photo in given.photos)
+    _write_results(errors, settings, count, None)
     raise ImageError(f"{count} of {count} photos could not be classified.")
 
 
-def _loaded(settings: Settings, count: int | None) -> Predictor:
+def _load_predictor(settings: Settings, count: int | None) -> Predictor:
     from vertebra.loading import load
 
     with progress_bar("loading the model", bar=False) as progress:
@@ -171,12 +171,12 @@ def _loaded(settings: Settings, count: int | None) -> Predictor:
         )
 
 
-def _no_such_file(path: str, count: int) -> str:
+def _not_found(path: str, count: int) -> str:
     hint = suggest_path(path) if count <= FEW else ""  # each is searched for in its folder
     return f"{path}: no such file. {hint}" if hint else f"{path}: no such file"
 
 
-def _standard_input() -> IO[bytes]:
+def _open_stdin() -> IO[bytes]:
     """Standard input, apart from `sys.stdin`: Python aborts where a thread that is stopped still reads from that."""
     try:
         return open(sys.stdin.fileno(), "rb", closefd=False)
@@ -184,7 +184,7 @@ def _standard_input() -> IO[bytes]:
         return sys.stdin.buffer
 
 
-def _summary(file: ResultFile, tally: _Tally, seconds: float) -> str:
+def _summarise(file: ResultFile, tally: _Tally, seconds: float) -> str:
     """What the whole file holds, and what of it is new."""
     text = f"{file.path}: {counted(file.total, 'photo')}{f', {file.failed:,} failed' if file.failed else ''}"
     rate = f"in {seconds:.1f} s, {tally.total / seconds:.0f} images/s" if tally.total else ""
@@ -202,7 +202,7 @@ class _Tally:
     failed: int = 0
 
 
-def _deliver(
+def _write_results(
     results: Iterator[Prediction],
     settings: Settings,
     count: int | None,
@@ -212,7 +212,7 @@ def _deliver(
     """Bring each result to where it belongs: the file, JSON on standard output, or a table for people."""
     tally = _Tally()
 
-    def passing() -> Iterator[Prediction]:
+    def track_progress() -> Iterator[Prediction]:
         for result in results:
             tally.total += 1
             tally.failed += result.error is not None
@@ -224,14 +224,14 @@ def _deliver(
     if settings.json:
         from vertebra.runtime.formats import to_row
 
-        print_json_list(to_row(result) for result in passing())
+        print_json_list(to_row(result) for result in track_progress())
     elif file is not None:
-        for _ in passing():
+        for _ in track_progress():
             pass
     else:
         few = count is not None and count <= FEW
-        for result in passing():
-            _show(result, few)
+        for result in track_progress():
+            _print_prediction(result, few)
     return tally
 
 
@@ -260,7 +260,7 @@ def _result_file(settings: Settings, top: int, predictor: Predictor) -> Iterator
             raise
 
 
-def _show(result: Prediction, bars: bool) -> None:
+def _print_prediction(result: Prediction, bars: bool) -> None:
     """Print one photo's classes as bars or on one line; an error goes to stderr."""
     if result.error is not None:
         typer.echo(f"vertebra: {printable(result.error)}", err=True)

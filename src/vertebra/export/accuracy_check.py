@@ -16,9 +16,9 @@ from vertebra.units import counted
 from .onnx_model import Array
 
 MIN_PHOTOS = 20
-_MAX_RANGES = 128  # photos for ranges and rounding; more change little
-_MAX_CHOOSING = 64  # photos that say which layers go back to float; all others judge
-_MOST_NEEDED = 1_000_000  # photos; more are not asked for
+_MAX_RANGE_PHOTOS = 128  # photos for ranges and rounding; more change little
+_MAX_LAYER_PHOTOS = 64  # photos that say which layers go back to float; all others judge
+_MAX_NEEDED = 1_000_000  # photos; more are not asked for
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Calibration:
 
 def split_sizes(count: int) -> tuple[int, int, int]:
     """How many of `count` photos are for ranges, for choosing, and for judging."""
-    ranges, choosing = min(_MAX_RANGES, count // 2), min(_MAX_CHOOSING, count // 4)
+    ranges, choosing = min(_MAX_RANGE_PHOTOS, count // 2), min(_MAX_LAYER_PHOTOS, count // 4)
     return ranges, choosing, count - ranges - choosing
 
 
@@ -152,9 +152,9 @@ class Verdict:
         def enough(photos: int) -> bool:
             return 100 * paired(lost * photos, gained * photos, photos)[1] <= max_drop + 1e-9
 
-        if not enough(_MOST_NEEDED):
+        if not enough(_MAX_NEEDED):
             return None
-        return 1 + bisect.bisect_left(range(1, _MOST_NEEDED), True, key=enough)
+        return 1 + bisect.bisect_left(range(1, _MAX_NEEDED), True, key=enough)
 
     def claim(self, max_drop: float) -> str:
         """What may be said of a loss of at most `max_drop` points."""
@@ -194,7 +194,7 @@ def judge(expected: Array, found: Array, labels: Sequence[frozenset[int]] | None
         measure, scores = "agreement", (100.0, 100 * float(same.mean()))
         lost, gained = int((~same).sum()), 0
     else:
-        right, still = _right(theirs, labels), _right(ours, labels)
+        right, still = _is_correct(theirs, labels), _is_correct(ours, labels)
         measure, scores = "accuracy", (100 * float(right.mean()), 100 * float(still.mean()))
         lost, gained = int((right & ~still).sum()), int((still & ~right).sum())
     return Verdict(
@@ -202,6 +202,6 @@ def judge(expected: Array, found: Array, labels: Sequence[frozenset[int]] | None
     )
 
 
-def _right(choices: Array, labels: Sequence[frozenset[int]]) -> Array:
+def _is_correct(choices: Array, labels: Sequence[frozenset[int]]) -> Array:
     """(N,) of bool: whether each choice is among the right classes."""
     return np.array([int(choice) in right for choice, right in zip(choices, labels, strict=True)])

@@ -21,7 +21,7 @@ _BINS = 2048
 _VALUES = 60_000
 _POSITIONS = 100
 # Tensors with less than this extent are nothing but zero, and float32 cannot divide it into bins.
-_SMALLEST = 1e-30
+_MIN_EXTENT = 1e-30
 # Part of the extent that a range may cover; a few rare values are given up for finer steps.
 _FRACTIONS = np.linspace(0.3, 1.0, 36)
 # Memory that second moments may take at once, in bytes.
@@ -70,7 +70,7 @@ def ranges(
     for tensors in run(graph.model, images, list(limits), task="finding ranges", progress=progress):
         for name, value in tensors.items():
             low, high = limits[name]
-            if high - low > _SMALLEST:
+            if high - low > _MIN_EXTENT:
                 values = value.ravel()[:: max(1, value.size // (_VALUES * len(value))) | 1]
                 # In float64: float32 has no 2,048 numbers between a gate's 0.5 and the next.
                 counts[name] += np.histogram(values.astype(np.float64), _BINS, (low, high))[0]
@@ -78,7 +78,7 @@ def ranges(
 
 
 def _best_range(low: float, high: float, counts: Array) -> tuple[float, float]:
-    if high - low <= _SMALLEST:
+    if high - low <= _MIN_EXTENT:
         return low, high
     centres = low + (np.arange(_BINS) + 0.5) * (high - low) / _BINS
     best, least = (low, high), np.inf
@@ -100,7 +100,7 @@ def second_moments(
     graph: OnnxModel, images: Pixels, nodes: Sequence[onnx.NodeProto], progress: Progress = silent
 ) -> Iterator[tuple[onnx.NodeProto, Array]]:
     """Each layer with E[x xᵀ] (G, K, K) of its inputs x for each group, a few layers at a time to bound memory."""
-    parts = list(_in_parts(graph, nodes))
+    parts = list(_split_by_memory(graph, nodes))
     for number, part in enumerate(parts):
         random = np.random.default_rng(0)
         names = sorted({node.input[0] for node in part})
@@ -109,14 +109,14 @@ def second_moments(
         for batch, tensors in enumerate(run(graph.model, images, names)):
             progress("finding moments", number * len(images) + batch * BATCH, len(parts) * len(images))
             for node in part:
-                x = _inputs(graph, node, tensors[node.input[0]], random)
+                x = _sample_inputs(graph, node, tensors[node.input[0]], random)
                 total[node.name] = total.get(node.name, 0) + x.transpose(0, 2, 1) @ x
                 samples[node.name] += x.shape[1]
         for node in part:
             yield node, total.pop(node.name) / np.float32(samples[node.name])
 
 
-def _in_parts(graph: OnnxModel, nodes: Sequence[onnx.NodeProto]) -> Iterator[list[onnx.NodeProto]]:
+def _split_by_memory(graph: OnnxModel, nodes: Sequence[onnx.NodeProto]) -> Iterator[list[onnx.NodeProto]]:
     part: list[onnx.NodeProto] = []
     total = 0
     for node in nodes:
@@ -130,7 +130,7 @@ def _in_parts(graph: OnnxModel, nodes: Sequence[onnx.NodeProto]) -> Iterator[lis
         yield part
 
 
-def _inputs(graph: OnnxModel, node: onnx.NodeProto, value: Array, random: np.random.Generator) -> Array:
+def _sample_inputs(graph: OnnxModel, node: onnx.NodeProto, value: Array, random: np.random.Generator) -> Array:
     """What goes into single outputs of a layer, at random positions: (groups, samples, K), K as in its weights."""
     if node.op_type == "Gemm":
         return value[None]

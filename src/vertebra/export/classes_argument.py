@@ -27,11 +27,11 @@ def class_names(classes: ClassNames | None) -> Sequence[str] | None:
     if classes is None:
         return None
     if isinstance(classes, str | Path):
-        return _names_of_file(classes)
+        return _read_names(classes)
     if isinstance(classes, set | frozenset):
         raise UsageError("classes is a set, which has no order. Give a list of names in the order of the logits.")
     if isinstance(classes, Mapping):
-        classes = _by_index(classes)
+        classes = _names_by_index(classes)
     try:
         given = list(classes)
     except TypeError:
@@ -47,7 +47,7 @@ def class_names(classes: ClassNames | None) -> Sequence[str] | None:
     return names
 
 
-def _names_of_file(classes: str | Path) -> Sequence[str]:
+def _read_names(classes: str | Path) -> Sequence[str]:
     if str(classes).lower() == "imagenet" and not Path(classes).is_file():
         return imagenet.class_names()
     try:
@@ -87,7 +87,7 @@ def _is_index(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def _by_index(classes: Mapping[Any, Any]) -> list[Any]:
+def _names_by_index(classes: Mapping[Any, Any]) -> list[Any]:
     """The names of a mapping in the order of its indices, which are its values, or else its keys."""
     if all(map(_is_index, classes.values())):
         pairs = [(int(index), name) for name, index in classes.items()]

@@ -85,10 +85,10 @@ def trace(
     deployed = Deployed(network, preprocessing, temperature).eval()
     example = torch.zeros(_IMAGES, size, size, 3, dtype=torch.uint8, device="meta")
     try:
-        return _traced(deployed, example, size)
+        return _trace_on_meta(deployed, example, size)
     except UnwritableError as error:
         try:
-            model = _by_torch(deployed, size)
+            model = _export_by_torch(deployed, size)
         except UnwritableError as other:
             raise UnwritableError(f"{error} {other}") from error
         cause = str(error).partition(", which cannot")[0].rstrip(".")
@@ -96,7 +96,7 @@ def trace(
         return model
 
 
-def _traced(deployed: Deployed, example: Tensor, size: int) -> onnx.ModelProto:
+def _trace_on_meta(deployed: Deployed, example: Tensor, size: int) -> onnx.ModelProto:
     observed = isinstance(deployed.network, ObservedNetwork)
     try:
         found = trace_network(to_meta(deployed), (example,), {})
@@ -110,15 +110,15 @@ def _traced(deployed: Deployed, example: Tensor, size: int) -> onnx.ModelProto:
             f"the network fails on images of {size} × {size} pixels ({type(cause).__name__}: {first_line(cause)}). It "
             "must take them as (N, 3, H, W), and give logits (N, K)."
         ) from error
-    _check_logits(found)
-    _tell_normalisation(found, deployed)
+    _require_logits(found)
+    _warn_of_own_normalisation(found, deployed)
     tensors = dict(deployed.named_parameters()) | dict(deployed.named_buffers())
     prefix = _PREFIX * 2 if observed else _PREFIX
     model: onnx.ModelProto = OnnxWriter(found, tensors, prefix=prefix, dynamic=True).write([INPUT], OUTPUTS)
     return model
 
 
-def _check_logits(found: Graph) -> None:
+def _require_logits(found: Graph) -> None:
     """Refuse a network whose own last step makes probabilities: of these the softmax would make others."""
     makers = {ref: op for op in found.nodes for ref in op.outputs if op.is_view or not op.in_place}
     op = makers[found.outputs[0]]  # the softmax of the file
@@ -135,7 +135,7 @@ def _check_logits(found: Graph) -> None:
         )
 
 
-def _tell_normalisation(found: Graph, deployed: Deployed) -> None:
+def _warn_of_own_normalisation(found: Graph, deployed: Deployed) -> None:
     """A network that normalises its input itself, as it seems, and a preprocessing that does."""
     mean, std = deployed.normalisation
     inner = deployed.network.network if isinstance(deployed.network, ObservedNetwork) else deployed.network
@@ -162,13 +162,13 @@ def _tell_normalisation(found: Graph, deployed: Deployed) -> None:
 # --- torch's own exporter ---------------------------------------------------------------------------------------------
 
 
-def _by_torch(deployed: Deployed, size: int) -> onnx.ModelProto:
+def _export_by_torch(deployed: Deployed, size: int) -> onnx.ModelProto:
     """What torch's own exporter writes, for operations that ours does not: slower, and it needs onnxscript."""
     if find_spec("onnxscript") is None:
         raise UnwritableError("torch.onnx.export may know it: pip install onnxscript")
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     try:
-        with _silent():
+        with _suppress_output():
             program: Any = torch.onnx.export(
                 deployed,
                 (example,),
@@ -187,7 +187,7 @@ def _by_torch(deployed: Deployed, size: int) -> onnx.ModelProto:
 
 
 @contextlib.contextmanager
-def _silent() -> Iterator[None]:
+def _suppress_output() -> Iterator[None]:
     """Without what the exporter prints and logs of itself."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

@@ -95,7 +95,7 @@ def export(
             "require_proof writes an int8 file only where its loss is shown to be small: it needs calibration, and "
             "cannot go with force. Leave one out."
         )
-    _check_target(path)
+    _validate_target(path)
     timings: dict[str, float] = {}
     progress("loading", 0, 3)
     with _timed(timings, "load"):
@@ -109,7 +109,7 @@ def export(
         elif isinstance(network, ObservedNetwork):
             raise UsageError("body= is for our own networks. Export this one without it.")
         else:
-            graph = _with_classifier(body, network.get_classifier(), card.temperature)
+            graph = _replace_classifier(body, network.get_classifier(), card.temperature)
         onnx.checker.check_model(graph, full_check=True)
     progress("verifying", 2, 3)
     with _timed(timings, "prove"):
@@ -136,7 +136,7 @@ def export(
     try:
         write_durably(path, content)
     except OSError as error:
-        raise _not_written(path, error, len(content)) from error
+        raise _write_error(path, error, len(content)) from error
     progress("done", 3, 3)
     return ExportReport(path, replace(card, content_sha256=digest), len(content), difference, timings, report)
 
@@ -172,7 +172,7 @@ def _int8_metrics(report: Int8Report) -> dict[str, Any]:
 # --- the classifier alone ---------------------------------------------------------------------------------------------
 
 
-def _with_classifier(body: str | os.PathLike[str], classifier: nn.Module, temperature: float) -> onnx.ModelProto:
+def _replace_classifier(body: str | os.PathLike[str], classifier: nn.Module, temperature: float) -> onnx.ModelProto:
     """An exported file's graph, its last linear layer replaced; the logits are divided by the temperature within it."""
     read_verified_card(body)
     model = onnx.load(body)
@@ -213,7 +213,7 @@ def _with_classifier(body: str | os.PathLike[str], classifier: nn.Module, temper
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
-def _check_target(path: Path) -> None:
+def _validate_target(path: Path) -> None:
     """Refuse a target that cannot be written, before any work is done."""
     if path.suffix.lower() != ".onnx":
         raise UsageError(
@@ -231,10 +231,10 @@ def _check_target(path: Path) -> None:
         make_folder(path.parent)
         check_writable(path)
     except OSError as error:
-        raise _not_written(path, error) from error
+        raise _write_error(path, error) from error
 
 
-def _not_written(path: Path, error: OSError, needed: int | None = None) -> ExportError:
+def _write_error(path: Path, error: OSError, needed: int | None = None) -> ExportError:
     reason, remedy = (error.strerror or str(error)).lower(), "Give another place with --out."
     if error.errno in (errno.ENOSPC, errno.EDQUOT) and needed is not None:
         free = shutil.disk_usage(path.parent).free

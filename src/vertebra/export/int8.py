@@ -78,7 +78,7 @@ def quantise(
         answers = np.concatenate([expected, wanted]).argmax(1)
         require_class_order(answers, [*choosing.labels, *judging.labels], classes)
     plan = prepare_plan(OnnxModel(model), images, progress)
-    quantised, kept = _good_enough(plan, choosing, expected, max_drop, progress)
+    quantised, kept = _choose_layers(plan, choosing, expected, max_drop, progress)
     content = quantised.SerializeToString()
     ready = session(content)
     verdict = judge(wanted, predict(ready, judging.images, "judging", progress), judging.labels)
@@ -95,15 +95,15 @@ def quantise(
         int8_bytes=len(content),
         kept_float=tuple(kept),
     )
-    problem = _problem(report)
+    problem = _rejection_reason(report)
     if problem and not force:
         raise ExportError(f"{problem} Nothing was written; --force writes it all the same.")
     if require_proof and not verdict.shows(max_drop):
-        raise ExportError(f"{_without_proof(report)} Nothing was written.")
+        raise ExportError(f"{_unproven_message(report)} Nothing was written.")
     return quantised, report
 
 
-def _problem(report: Int8Report) -> str | None:
+def _rejection_reason(report: Int8Report) -> str | None:
     verdict = report.verdict
     if verdict.exceeds(report.max_drop):
         low, high = verdict.drop_interval
@@ -121,7 +121,7 @@ def _problem(report: Int8Report) -> str | None:
     return None
 
 
-def _without_proof(report: Int8Report) -> str:
+def _unproven_message(report: Int8Report) -> str:
     needed = report.verdict.needed(report.max_drop)
     more = "" if needed is None else f" Give a folder of about {min_folder_size(needed):,} photos, or"
     remedy = f"{more} allow a larger --max-drop, or leave --require-proof out.".lstrip()
@@ -131,7 +131,7 @@ def _without_proof(report: Int8Report) -> str:
 # --- which layers ---------------------------------------------------------------------------------------------------
 
 
-def _good_enough(
+def _choose_layers(
     plan: Plan, choosing: Calibration, expected: Array, max_drop: float, progress: Progress
 ) -> tuple[onnx.ModelProto, list[str]]:
     """Put layers back to float, those that hurt most first, until the loss on these photos is allowed."""
@@ -145,7 +145,7 @@ def _good_enough(
     kept: list[str] = []
     if verdict.allows(max_drop):
         return model, kept
-    ranking = _worst_first(plan, choosing.images[:_SCREENED], expected[:_SCREENED], progress)
+    ranking = _rank_layers(plan, choosing.images[:_SCREENED], expected[:_SCREENED], progress)
     step = 1
     while ranking and not verdict.allows(max_drop):
         kept, ranking = kept + ranking[:step], ranking[step:]
@@ -156,7 +156,7 @@ def _good_enough(
     return model, kept
 
 
-def _worst_first(plan: Plan, images: Pixels, expected: Array, progress: Progress) -> list[str]:
+def _rank_layers(plan: Plan, images: Pixels, expected: Array, progress: Progress) -> list[str]:
     """Layers by how much nearer to float the network comes with only that layer in float."""
     layers = [node.name for node in plan.graph.weighted() if node.name in plan.candidates]
     gains = {}

@@ -70,11 +70,11 @@ def prepare_plan(floats: OnnxModel, images: Pixels, progress: Progress) -> Plan:
 
 def quantisable(graph: OnnxModel) -> list[str]:
     """Nodes that can be in int8: what has integer kernels, less normalisation, logits' softmax and small branches."""
-    excluded = _excitations(graph) | {node.name for node in graph.before_first_layer()}
+    excluded = _excitation_layers(graph) | {node.name for node in graph.before_first_layer()}
     return [node.name for node in graph.nodes if node.op_type in QUANTISABLE and node.name not in excluded]
 
 
-def _excitations(graph: OnnxModel) -> set[str]:
+def _excitation_layers(graph: OnnxModel) -> set[str]:
     """The small layers of squeeze-excitation, between pooling and the product with the map.
 
     They work on one pixel: int8 saves nothing there, and each step's rounding scales whole channels.

@@ -32,7 +32,7 @@ class ObservedNetwork(nn.Module):
         self.num_classes = 0
         self.linear: str | None = None  # path of the layer whose result the logits are
         self.map: tuple[str, str] | None = None  # a path, and whether its "input" or its "output" is the feature map
-        self._find(size)
+        self._locate_outputs(size)
 
     def forward(self, x: Tensor) -> Outputs:
         """(N, 3, H, W) → logits (N, K), embedding (N, D), features (N, C, h, w)."""
@@ -61,7 +61,7 @@ class ObservedNetwork(nn.Module):
             embedding = logits if features is None else features.mean((2, 3))
         return logits, embedding, embedding[:, :, None, None] if features is None else features
 
-    def _find(self, size: int) -> None:
+    def _locate_outputs(self, size: int) -> None:
         """Run it once, and look for the layer that gives the logits and the map that is averaged."""
         calls: list[Call] = []
         hooks = [
@@ -88,7 +88,7 @@ class ObservedNetwork(nn.Module):
                 hook.remove()
         if logits.ndim != 2 or len(logits) != 2 or not logits.is_floating_point():
             raise UsageError(
-                f"the network gives {_form(logits)} for 2 images; it must give logits (2, K), one number a class. "
+                f"the network gives {_describe(logits)} for 2 images; it must give logits (2, K), one number a class. "
                 "Export the classifier alone, or wrap it in a module whose forward() returns them."
             )
         self.num_classes = logits.shape[1]
@@ -150,13 +150,13 @@ def extract_logits(output: Any) -> Tensor:
         named = output if isinstance(output, Tensor) else getattr(output, "logits", None)
     if not isinstance(named, Tensor):
         raise UsageError(
-            f"the network gives {_form(output)}; it must give a tensor of logits (N, K). Wrap it in a module whose "
+            f"the network gives {_describe(output)}; it must give a tensor of logits (N, K). Wrap it in a module whose "
             "forward() returns them."
         )
     return named
 
 
-def _form(output: Any) -> str:
+def _describe(output: Any) -> str:
     if isinstance(output, Tensor):
         return f"a tensor {tuple(output.shape)} of {output.dtype}"
     if isinstance(output, Mapping):

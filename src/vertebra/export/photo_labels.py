@@ -12,7 +12,7 @@ from vertebra.imagenet import is_imagenet, wnids
 
 from .onnx_model import Array
 
-_WNID = re.compile(r"n\d{8}(?=_|$)")
+_WNID_PREFIX = re.compile(r"n\d{8}(?=_|$)")
 
 
 def labels_of(paths: Sequence[PurePath], classes: Sequence[str] | None, count: int) -> list[frozenset[int]] | None:
@@ -25,7 +25,7 @@ def labels_of(paths: Sequence[PurePath], classes: Sequence[str] | None, count: i
         UsageError: some folders name classes, and others do not.
     """
     known = _known_classes(classes, count)
-    keys = [_key(path, known) for path in paths]
+    keys = [_class_key(path, known) for path in paths]
     missing = sorted({key for key in keys if key not in known})
     if len(missing) == len(set(keys)):
         return None
@@ -38,9 +38,9 @@ def labels_of(paths: Sequence[PurePath], classes: Sequence[str] | None, count: i
     return [known[key] for key in keys]
 
 
-def _key(path: PurePath, known: Mapping[str, frozenset[int]]) -> str:
-    folder = _plain(path.parts[-2]) if len(path.parts) > 1 else ""
-    wnid = _WNID.match(path.name)
+def _class_key(path: PurePath, known: Mapping[str, frozenset[int]]) -> str:
+    folder = _normalise(path.parts[-2]) if len(path.parts) > 1 else ""
+    wnid = _WNID_PREFIX.match(path.name)
     return wnid[0] if folder not in known and wnid and wnid[0] in known else folder
 
 
@@ -48,13 +48,15 @@ def _known_classes(classes: Sequence[str] | None, count: int) -> dict[str, froze
     known = {str(i): frozenset([i]) for i in range(count)}
     if classes is not None:
         for i, name in enumerate(classes):
-            known[_plain(name)] = known.get(_plain(name), frozenset()) | {i} if not name.isdigit() else frozenset([i])
+            known[_normalise(name)] = (
+                known.get(_normalise(name), frozenset()) | {i} if not name.isdigit() else frozenset([i])
+            )
         if is_imagenet(classes):
             known |= {wnid: frozenset([i]) for i, wnid in enumerate(wnids())}
     return known
 
 
-def _plain(name: str) -> str:
+def _normalise(name: str) -> str:
     """`Golden_Retriever` and `golden retriever` are one, and so are the two ways in which Unicode writes an accent."""
     return " ".join(unicodedata.normalize("NFC", name).lower().replace("_", " ").replace("-", " ").split())
 

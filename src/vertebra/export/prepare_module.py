@@ -55,7 +55,7 @@ def prepare_module(
         info = WeightsInfo(architecture or type(module).__name__.lower())
     else:
         info = weights_info(module, weights, architecture)
-    preprocessing = _preprocessing_of(module, asked, info.fields.preprocessing)
+    preprocessing = _resolve_preprocessing(module, asked, info.fields.preprocessing)
     network = module if isinstance(module, ConvNet) and is_family(module) else copy_for_export(module, preprocessing)
     count = network.num_classes
     if info.outputs not in (None, count):  # whatever the module's num_classes says, its head may be another
@@ -108,7 +108,7 @@ def _notes(
     return notes
 
 
-def _preprocessing_of(
+def _resolve_preprocessing(
     module: nn.Module, asked: Preprocessing | Mapping[str, Any] | None, base: Preprocessing | None
 ) -> Preprocessing:
     """The preprocessing that was asked for, its other fields those of `base`."""
@@ -123,13 +123,13 @@ def _preprocessing_of(
         options = {name: f"--{option}" for option, name in PREPROCESSING_OPTIONS.items()}
         raise PreprocessingError(
             f"the preprocessing of this {type(module).__name__} is incomplete:",
-            f"give {_and(missing)} too, or weights= for that of published weights.",
-            f"give {_and([options[name] for name in missing])} too, or --weights NAME for that of published weights.",
+            f"give {_join(missing)} too, or weights= for that of published weights.",
+            f"give {_join([options[name] for name in missing])} too, or --weights NAME for that of published weights.",
         )
     return found
 
 
-def _and(names: Sequence[str]) -> str:
+def _join(names: Sequence[str]) -> str:
     *most, last = names
     return f"{', '.join(most)} and {last}" if most else last
 

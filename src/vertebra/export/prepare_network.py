@@ -132,19 +132,21 @@ def _prepare_named(
             require_same_order(given.classes, known.classes)
     if source is not None:
         given = replace(given, weights=None)
-        known = replace(known, weights=known.weights if card is not None else _provenance(source, member))
+        known = replace(known, weights=known.weights if card is not None else _weight_source(source, member))
     prepared = fill_card(network, name, preprocessing, given, known)
     note = ""
     if card is not None:
-        note = _changes(given, card, preprocessing)
+        note = _describe_changes(given, card, preprocessing)
     elif source is not None and member is None:
-        note = _assumptions(given, list_assumptions(asked, preprocessing, network), known.classes, network.num_classes)
+        note = _describe_assumed(
+            given, list_assumptions(asked, preprocessing, network), known.classes, network.num_classes
+        )
     if note:
         warn(f"'{weights}' {note}")
     return prepared
 
 
-def _changes(given: PartialCard, card: Card, preprocessing: Preprocessing) -> str:
+def _describe_changes(given: PartialCard, card: Card, preprocessing: Preprocessing) -> str:
     """Where an argument replaces what the file's card says."""
     replaced = {
         **{name: (getattr(card.preprocessing, name), value) for name, value in vars(preprocessing).items()},
@@ -161,7 +163,7 @@ def _changes(given: PartialCard, card: Card, preprocessing: Preprocessing) -> st
     return f"says {'; '.join(changes)}. What was asked for is taken." if changes else ""
 
 
-def _assumptions(given: PartialCard, assumed: list[str], classes: Sequence[str] | None, count: int) -> str:
+def _describe_assumed(given: PartialCard, assumed: list[str], classes: Sequence[str] | None, count: int) -> str:
     """What a weight file without a card does not say, and is assumed; `assumed`: of its input."""
     if given.classes is None:
         numbers = f"classes 0 to {count - 1}"
@@ -211,7 +213,7 @@ def _name_and_weights(model: ModelArgument, weights: Any, architecture: str | No
     return architecture, path
 
 
-def _provenance(source: WeightsEnum | Path, member: WeightsEnum | None) -> WeightSource:
+def _weight_source(source: WeightsEnum | Path, member: WeightsEnum | None) -> WeightSource:
     path = source if isinstance(source, Path) else cached_path(source.url)
     digest = file_sha256(path)
     return WeightSource(path.name if member is None else repr(member), digest, None if member is None else member.url)

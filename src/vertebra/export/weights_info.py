@@ -51,17 +51,17 @@ def weights_info(network: nn.Module, weights: Any, architecture: str | None) -> 
     """What a module says of itself, or the weights that the caller names: a member of an enum, or its name."""
     name = architecture or type(network).__name__.lower()
     if weights is not None:
-        return _published(network, _member(weights, network, architecture), name, said=True)
+        return _from_published(network, _resolve_member(weights, network, architecture), name, named_by_caller=True)
     origin = network.origin if isinstance(network, ConvNet) else None
     if origin is not None:
         name = architecture or origin.name
         if origin.weights is not None:
-            return _published(network, origin.weights, name, origin.file)
-        return _of_file(network, origin, name)
+            return _from_published(network, origin.weights, name, origin.file)
+        return _from_file(network, origin, name)
     # Ours show what their default weights have in the same words, whatever weights they are with.
     config = None if isinstance(network, ConvNet) else timm_config(network)
     if config is not None:
-        return _of_timm(network, config, architecture)
+        return _from_timm(network, config, architecture)
     return WeightsInfo(
         name, PartialCard(weights=None if isinstance(network, ConvNet) else WeightSource("not recorded"))
     )
@@ -70,7 +70,7 @@ def weights_info(network: nn.Module, weights: Any, architecture: str | None) -> 
 # --- published weights -----------------------------------------------------------------------------------------------
 
 
-def _member(weights: Any, network: nn.Module, architecture: str | None) -> Any:
+def _resolve_member(weights: Any, network: nn.Module, architecture: str | None) -> Any:
     """The member of a weights enum; torchvision's become ours where they are of our families."""
     if isinstance(weights, str | Path) and _is_weight_file(weights):
         raise UsageError(
@@ -125,12 +125,12 @@ def published_card(member: Any) -> PartialCard:
     )
 
 
-def _published(
-    network: nn.Module, member: Any, name: str, file: Path | None = None, *, said: bool = False
+def _from_published(
+    network: nn.Module, member: Any, name: str, file: Path | None = None, *, named_by_caller: bool = False
 ) -> WeightsInfo:
     """A network with published weights, or with values that were these once.
 
-    `file` is where they were read from, if not from the cache. Where the caller names them (`said`), their
+    `file` is where they were read from, if not from the cache. Where the caller names them (`named_by_caller`), their
     preprocessing holds.
     """
     label = f"{type(member).__name__}.{member.name}"
@@ -140,7 +140,7 @@ def _published(
     path = file if file is not None and file.is_file() else _cached_file(member)
     known = published_card(member)
     categories = known.classes
-    state = _state(network, _stored_values(member, path), categories)
+    state = _compare_weights(network, _read_reference(member, path), categories)
     if state == "same":
         known = replace(known, weights=WeightSource(label, file_sha256(path), member.url))
     else:
@@ -159,18 +159,18 @@ def _published(
         known if state in ("same", "body") else replace(known, classes=None),
         class_count=None if categories is None else len(categories),
         source=label,
-        unverified_reason="" if said else doubts.get(state, f"its values are no longer those of {label}"),
+        unverified_reason="" if named_by_caller else doubts.get(state, f"its values are no longer those of {label}"),
         unnamed_reason=unnamed.get(state, ""),
     )
 
 
-def _of_file(network: nn.Module, origin: LoadedWeights, name: str) -> WeightsInfo:
+def _from_file(network: nn.Module, origin: LoadedWeights, name: str) -> WeightsInfo:
     """A network that was created with a weight file of one's own."""
     card, file, label = origin.card, origin.file, f"'{origin.file}'"
     default = get_model_weights(origin.name)["DEFAULT"]
     known = PartialCard.of(card) if card is not None else published_card(default)
     categories = known.classes
-    state = _state(network, _stored_values(origin.name, file), categories)
+    state = _compare_weights(network, _read_reference(origin.name, file), categories)
     same = state == "same"
     provenance = WeightSource(file.name, file_sha256(file) if same else None) if file is not None else None
     doubts = {
@@ -198,7 +198,7 @@ def _of_file(network: nn.Module, origin: LoadedWeights, name: str) -> WeightsInf
 # --- timm ------------------------------------------------------------------------------------------------------------
 
 
-def _of_timm(network: nn.Module, config: Mapping[str, Any], architecture: str | None) -> WeightsInfo:
+def _from_timm(network: nn.Module, config: Mapping[str, Any], architecture: str | None) -> WeightsInfo:
     """A network of timm's."""
     published = str(config.get("architecture") or type(network).__name__.lower())
     label = f"{published}.{config['tag']}" if config.get("tag") else published
@@ -238,7 +238,7 @@ def file_sha256(path: Path | None) -> str | None:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _stored_values(source: Any, path: Path | None) -> nn.Module | Mapping[str, Tensor] | None:
+def _read_reference(source: Any, path: Path | None) -> nn.Module | Mapping[str, Tensor] | None:
     """What is in the file of a named network, or of a member's; None: it cannot be read."""
     if path is None:
         return None
@@ -253,7 +253,7 @@ def _stored_values(source: Any, path: Path | None) -> nn.Module | Mapping[str, T
             return None
 
 
-def _state(
+def _compare_weights(
     network: nn.Module, reference: nn.Module | Mapping[str, Tensor] | None, categories: Sequence[str] | None
 ) -> str:
     """Whether it is the "same"; "body" where only that was changed; "head" where the classifier was; "unknown"."""

@@ -21,7 +21,7 @@ CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
 _TOLERANCES = {"float16": 0.25, "float32": 0.05, "float64": 0.05}
 
 # Normalisations that are common besides a file's own, to say which one was found.
-_COMMON = (((0.5,) * 3, (0.5,) * 3), (IMAGENET_MEAN, IMAGENET_STD), ((127 / 255,) * 3, (128 / 255,) * 3))
+_COMMON_NORMALISATIONS = (((0.5,) * 3, (0.5,) * 3), (IMAGENET_MEAN, IMAGENET_STD), ((127 / 255,) * 3, (128 / 255,) * 3))
 
 
 class Tensor(Protocol):
@@ -58,9 +58,9 @@ def parse_pixels(value: Any, where: str) -> tuple[list[Pixels], bool]:
     shape, first = tuple(value.shape), is_tensor(value)
     batch = len(shape) == 4
     if len(shape) not in (2, 3, 4):
-        raise UsageError(f"{_what(value, where)}; {_allowed(value)}.")
-    _check_order(value, where)
-    array = _as_numpy(value, where)
+        raise UsageError(f"{_name(value, where)}; {_allowed_shapes(value)}.")
+    _require_channel_order(value, where)
+    array = _to_numpy(value, where)
     if len(shape) > 2:
         array = np.moveaxis(array, -3, -1) if first else array
         array = array[..., 0] if array.shape[-1] == 1 else array
@@ -81,25 +81,25 @@ def undo_normalisation(value: Any, where: str, preprocessing: Preprocessing) -> 
     dtype = _dtype(value)
     if dtype == "bfloat16":
         raise UsageError(
-            f"{_what(value, where)}: bfloat16 has too few digits for the 256 levels of a pixel. Normalise in float32."
+            f"{_name(value, where)}: bfloat16 has too few digits for the 256 levels of a pixel. Normalise in float32."
         )
     if dtype not in _TOLERANCES:
         hint = " Leave preprocessed out for pixels of 8 bits." if dtype == "uint8" else ""
-        raise UsageError(f"{_what(value, where)}; {wanted}.{hint}")
+        raise UsageError(f"{_name(value, where)}; {wanted}.{hint}")
     if getattr(value, "requires_grad", False):
-        raise UsageError(f"{_what(value, where)} that requires a gradient. Write x.detach().")
-    _refuse_mask(value, where)
+        raise UsageError(f"{_name(value, where)} that requires a gradient. Write x.detach().")
+    _reject_mask(value, where)
     if len(shape) not in (3, 4) or shape[-3:] != (3, size, size):
         hint = ""
         if shape[-3:] == (size, size, 3):
-            hint = f" Its channels are last: write {_reordered(value, first=True)}."
+            hint = f" Its channels are last: write {_permute_code(value, first=True)}."
         elif shape[-3:-2] == (3,):
             hint = f" Resize and crop it to {size} × {size}, as the network's own transforms do."
-        raise UsageError(f"{_what(value, where)}; {wanted}.{hint}")
-    array = _as_numpy(value, where)
+        raise UsageError(f"{_name(value, where)}; {wanted}.{hint}")
+    array = _to_numpy(value, where)
     images = [array] if array.ndim == 3 else list(array)
     _check_values(images, where, preprocessing, value)
-    found = [np.rint(_levels(image, preprocessing.mean, preprocessing.std)).astype(np.uint8) for image in images]
+    found = [np.rint(_denormalise(image, preprocessing.mean, preprocessing.std)).astype(np.uint8) for image in images]
     return [np.ascontiguousarray(pixels.transpose(1, 2, 0)) for pixels in found], array.ndim == 4
 
 
@@ -110,26 +110,26 @@ def _dtype(value: Any) -> str:
     return str(value.dtype).removeprefix("torch.")
 
 
-def _what(value: Any, where: str) -> str:
+def _name(value: Any, where: str) -> str:
     kind = "torch tensor" if is_tensor(value) else "NumPy array"
     return f"{where} is a {kind} {_dtype(value)} {tuple(value.shape)}"
 
 
-def _allowed(value: Any) -> str:
+def _allowed_shapes(value: Any) -> str:
     shapes = "(H, W), (C, H, W) or (N, C, H, W)" if is_tensor(value) else "(H, W), (H, W, C) or (N, H, W, C)"
     return f"allowed is uint8 {shapes}, where C is 1 (grey), 3 (RGB) or 4 (RGBA)"
 
 
-def _as_8_bits(value: Any) -> str:
+def _scale_code(value: Any) -> str:
     """What makes uint8 of values from 0 to 1."""
     return "(x * 255).round().byte()" if is_tensor(value) else '(x * 255).round().astype("uint8")'
 
 
-def _cast(value: Any) -> str:
+def _cast_code(value: Any) -> str:
     return "x.byte()" if is_tensor(value) else 'x.astype("uint8")'
 
 
-def _reordered(value: Any, *, first: bool) -> str:
+def _permute_code(value: Any, *, first: bool) -> str:
     """What moves the channels to the front (`first`) or to the end."""
     batch = value.ndim == 4
     order = {(False, True): "2, 0, 1", (False, False): "1, 2, 0", (True, True): "0, 3, 1, 2"}.get((batch, first))
@@ -138,29 +138,29 @@ def _reordered(value: Any, *, first: bool) -> str:
 
 def _check_dtype(value: Any, where: str) -> None:
     dtype = _dtype(value)
-    _refuse_mask(value, where)
+    _reject_mask(value, where)
     if dtype == "uint8":
         return
     if "float" in dtype:
         raise UsageError(
-            f"{_what(value, where)}, and how floats were scaled cannot be known. Give uint8 from 0 to 255, which is "
-            f"{_as_8_bits(value)} where they are from 0 to 1; or preprocessed=True where they are normalised as this "
+            f"{_name(value, where)}, and how floats were scaled cannot be known. Give uint8 from 0 to 255, which is "
+            f"{_scale_code(value)} where they are from 0 to 1; or preprocessed=True where they are normalised as this "
             "network's own transforms do it."
         )
     hint = ""
     if dtype.startswith(("int", "uint")):
-        hint = f" Where its values are from 0 to 255, write {_cast(value)}."
+        hint = f" Where its values are from 0 to 255, write {_cast_code(value)}."
         if dtype == "uint16" and value.ndim == 2 and not is_tensor(value):
             hint += " Where they are 16 bits of grey, write PIL.Image.fromarray(x)."
-    raise UsageError(f"{_what(value, where)}; {_allowed(value)}.{hint}")
+    raise UsageError(f"{_name(value, where)}; {_allowed_shapes(value)}.{hint}")
 
 
-def _refuse_mask(value: Any, where: str) -> None:
+def _reject_mask(value: Any, where: str) -> None:
     if isinstance(value, np.ma.MaskedArray):
-        raise UsageError(f"{_what(value, where)} with a mask, which would be ignored. Write x.filled(255) or x.data.")
+        raise UsageError(f"{_name(value, where)} with a mask, which would be ignored. Write x.filled(255) or x.data.")
 
 
-def _check_order(value: Any, where: str) -> None:
+def _require_channel_order(value: Any, where: str) -> None:
     """Refuse channels that are at the wrong end, or that may be at either."""
     shape, first = tuple(value.shape)[-3:], is_tensor(value)
     if len(shape) == 2:
@@ -168,12 +168,12 @@ def _check_order(value: Any, where: str) -> None:
     here, there = (shape[0], shape[-1]) if first else (shape[-1], shape[0])
     if here in CHANNELS and there not in CHANNELS:
         return
-    what = _what(value, where)
+    what = _name(value, where)
     if here not in CHANNELS and there in CHANNELS:
         ends = ("last", "first") if first else ("first", "last")
         raise UsageError(
             f"{what}, whose channels are {ends[0]}; a {'torch tensor' if first else 'NumPy array'} has them {ends[1]}. "
-            f"Write {_reordered(value, first=first)}."
+            f"Write {_permute_code(value, first=first)}."
         )
     if here in CHANNELS:
         array = "x.numpy()" if first else "x"
@@ -185,23 +185,23 @@ def _check_order(value: Any, where: str) -> None:
     hint = ""
     if value.ndim == 3:
         hint = " Where it is several images of grey, give a list of them: list(x)."
-    raise UsageError(f"{what}; {_allowed(value)}.{hint}")
+    raise UsageError(f"{what}; {_allowed_shapes(value)}.{hint}")
 
 
-def _as_numpy(value: Any, where: str) -> NDArray[Any]:
+def _to_numpy(value: Any, where: str) -> NDArray[Any]:
     if not is_tensor(value):
         return np.asarray(value)
     try:
         array: NDArray[Any] = value.detach().cpu().numpy()
     except (TypeError, RuntimeError) as error:  # it is sparse, quantised, or has no values at all
-        raise UsageError(f"{_what(value, where)} that has no plain values ({first_line(error)}).") from error
+        raise UsageError(f"{_name(value, where)} that has no plain values ({first_line(error)}).") from error
     return array
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
 
 
-def _levels(image: NDArray[Any], mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float64]:
+def _denormalise(image: NDArray[Any], mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float64]:
     """Normalised (3, H, W) → 0 to 255."""
     middle, scale = (np.reshape(np.array(each, np.float64), (-1, 1, 1)) for each in (mean, std))
     return np.asarray((image.astype(np.float64) * scale + middle) * 255.0)
@@ -211,7 +211,7 @@ def _are_levels(images: list[NDArray[Any]], mean: tuple[float, ...], std: tuple[
     """Whether all values are what whole numbers from 0 to 255 give."""
     tolerance = _TOLERANCES[str(images[0].dtype)]
     for image in images:
-        levels = _levels(image, mean, std)
+        levels = _denormalise(image, mean, std)
         whole = np.rint(levels)
         if whole.min() < 0 or whole.max() > 255 or np.abs(levels - whole).max() > tolerance:
             return False
@@ -225,9 +225,9 @@ def _check_values(images: list[NDArray[Any]], where: str, preprocessing: Preproc
     if not all(np.isfinite(image).all() for image in images):
         raise UsageError(f"{where} has values that are NaN or infinite.")
     mean, std = preprocessing.mean, preprocessing.std
-    own = f"(x - mean) / std with the mean {_numbers(mean)} and the std {_numbers(std)}, x from 0 to 1"
+    own = f"(x - mean) / std with the mean {_format(mean)} and the std {_format(std)}, x from 0 to 1"
     fits = _are_levels(images, mean, std)
-    for scale, hint in (((1.0,), _as_8_bits(value)), ((1 / 255,), _cast(value))):
+    for scale, hint in (((1.0,), _scale_code(value)), ((1 / 255,), _cast_code(value))):
         if (mean, std) == ((0.0,) * len(mean), scale * len(std)) or not _are_levels(images, (0.0,), scale):
             continue
         plain = f"pixels from 0 to {'1' if scale == (1.0,) else '255'} that are not normalised"
@@ -235,14 +235,14 @@ def _check_values(images: list[NDArray[Any]], where: str, preprocessing: Preproc
         raise UsageError(f"{where} {state}. Give it as uint8 without preprocessed: {hint}. Normalised is {own}.")
     if fits:
         return
-    for other in _COMMON:
+    for other in _COMMON_NORMALISATIONS:
         if _are_levels(images, *other):
             raise UsageError(
-                f"{where} is normalised with the mean {_numbers(other[0])} and the std {_numbers(other[1])}. This "
+                f"{where} is normalised with the mean {_format(other[0])} and the std {_format(other[1])}. This "
                 f"network takes {own}."
             )
     low, high = min(float(image.min()) for image in images), max(float(image.max()) for image in images)
-    all_levels = [_levels(image, mean, std) for image in images]
+    all_levels = [_denormalise(image, mean, std) for image in images]
     if any(np.rint(levels).min() < 0 or np.rint(levels).max() > 255 for levels in all_levels):
         raise UsageError(
             f"{where} has values from {low:.3g} to {high:.3g}, which the normalisation does not give: {own}."
@@ -256,6 +256,6 @@ def _check_values(images: list[NDArray[Any]], where: str, preprocessing: Preproc
     )
 
 
-def _numbers(values: tuple[float, ...]) -> str:
+def _format(values: tuple[float, ...]) -> str:
     shown = [f"{value:.4g}" for value in values]
     return shown[0] if len(set(shown)) == 1 else f"({', '.join(shown)})"

@@ -1,8 +1,7 @@
-"""Which engine, and how many lanes of how many threads: measured once for each file, batch size and machine.
+"""Measurement of the fastest plan (engine, lanes, threads) for a file, batch size and machine; cached.
 
-The network alone does not show it: MNN is more than twice as fast as ONNX Runtime for VGG-16 and slower for
-MobileNetV2. So a few seconds are spent on measuring, the first time that there are enough images to repay it, and the
-result is kept in the cache.
+It has to be measured: MNN is more than twice as fast as ONNX Runtime for VGG-16, and slower for MobileNetV2. It takes a
+few seconds, the first time that there are enough images to repay them. `engine_selection` decides when.
 """
 
 from __future__ import annotations
@@ -33,32 +32,32 @@ from .engine import EngineError, Plan
 from .engine_runner import Runner, open_engine
 from .prefetch import in_order
 
-# Fewer images are done sooner than measured: loading and trying every engine takes seconds.
+# For fewer images, measuring takes longer than it saves: every engine has to be loaded.
 MIN_IMAGES_TO_MEASURE = 500
 
-# A plan that is not at least this much faster than a simpler one before it is not worth another engine.
-_GAIN = 0.99
-_GAIN_DECODING = 0.95  # measured with decoding, where the least of many cannot be taken, times are less sure
-_TURNS = 2
-_SECONDS = 0.5  # of measuring a plan in each turn; twice that with decoding
-_TOO_SLOW = 1.25  # times the best time of an image: not measured again
+# A plan replaces a simpler one only if its time is below this fraction of the other's.
+_MIN_SPEEDUP = 0.99
+_MIN_SPEEDUP_DECODING = 0.95  # times with decoding are noisier: they are no minimum of many runs
+_ROUNDS = 2
+_SECONDS = 0.5  # per plan and round; twice that with decoding
+_TOO_SLOW = 1.25  # a plan slower than this many times the best is not measured again
 
 
 @dataclass(frozen=True)
 class PlanTiming:
-    """What a plan costs on this machine."""
+    """Measured times of a plan on this machine."""
 
     plan: Plan
-    load: float  # seconds until it is ready
+    load: float  # seconds to load
     image: float  # seconds an image
 
     def seconds(self, images: int | None) -> float:
-        """For so many images, loading included; None: for very many."""
+        """Estimate the time for `images` images, loading included; None: time per image of an endless stream."""
         return self.image if images is None else self.load + images * self.image
 
 
 def default_plan(batch: int, cores: int, engine: str = "onnxruntime") -> Plan:
-    """How an engine is run without having been measured."""
+    """Return the plan for an engine that has not been measured."""
     if batch <= 1:
         return Plan(engine, lanes=1, threads=cores)
     lanes = min(cores, batch)
@@ -66,7 +65,7 @@ def default_plan(batch: int, cores: int, engine: str = "onnxruntime") -> Plan:
 
 
 def candidate_plans(batch: int, cores: int, engine: str = "auto") -> list[Plan]:
-    """The plans worth measuring, simple ones first."""
+    """List the plans to measure, simple ones first."""
     plans = [default_plan(batch, cores)]
     if plans[0].lanes > 1:
         # All cores on one call: the weights are read once for all images, and Winograd's transforms shared.
@@ -88,11 +87,11 @@ def fastest_plan(
     decoding: bool = False,
     progress: Progress = silent,
 ) -> Plan:
-    """The plan that gets `images` images done soonest (None: an endless stream), in batches of `batch`.
+    """Return the fastest plan for `images` images (None: an endless stream) in batches of `batch`.
 
-    Earlier measurements decide; without any, the plans are measured now if `may_measure` and `images` repays it.
-    `decoding`: the same cores decode photos meanwhile, and plans are measured so; the fastest without decoding loses up
-    to a third of its speed.
+    Plans are measured if no measurement is cached, `may_measure` is set and there are enough images. With `decoding`,
+    they are measured while the same cores decode photos: the fastest plan without decoding may lose a third of its
+    speed then.
     """
     plans = candidate_plans(batch, cores, engine)
     if len(plans) <= 1:
@@ -103,33 +102,33 @@ def fastest_plan(
         return plans[0]
     note = cache_dir() / "engines" / f"{digest}.json"
     key = f"batch {batch}, {cores} cores{', decoding' if decoding else ''}"
-    measured = _from_json(_kept(note).get(key), plans)
+    measured = _parse_timings(_load_timings(note).get(key), plans)
     if measured is None:
         if not may_measure:
             return plans[0]
         with creation_lock(note, lambda: progress("waiting for another process that finds the fastest engine")):
-            # One at a time: two would disturb each other, and the second finds what the first has kept.
-            measured = _from_json(_kept(note).get(key), plans)
+            # One process at a time: two would disturb each other, and the second reads the result of the first.
+            measured = _parse_timings(_load_timings(note).get(key), plans)
             if measured is None:
                 measured = measure(path, plans, batch, progress, decoding=decoding)
-                found = _kept(note) | {key: [asdict(entry) for entry in measured]}
-                write_json(note, {"setting": _setting(), "measured": found})
-    return select_fastest(measured, images, _GAIN_DECODING if decoding else _GAIN).plan
+                found = _load_timings(note) | {key: [asdict(entry) for entry in measured]}
+                write_json(note, {"setting": _environment(), "measured": found})
+    return select_fastest(measured, images, _MIN_SPEEDUP_DECODING if decoding else _MIN_SPEEDUP).plan
 
 
-def _kept(note: Path) -> dict[str, Any]:
-    """What was measured here; another version of an engine, or another processor, makes it void."""
+def _load_timings(note: Path) -> dict[str, Any]:
+    """Load cached timings; those of other engine versions or another processor are ignored."""
     found = read_json(note)
-    measured = found["measured"] if found is not None and found.get("setting") == _setting() else {}
+    measured = found["measured"] if found is not None and found.get("setting") == _environment() else {}
     return measured if isinstance(measured, dict) else {}
 
 
-def _setting() -> dict[str, Any]:
-    return {"processor": processor_name(), "versions": _versions()}
+def _environment() -> dict[str, Any]:
+    return {"processor": processor_name(), "versions": _package_versions()}
 
 
-def select_fastest(measured: list[PlanTiming], images: int | None, gain: float = _GAIN) -> PlanTiming:
-    """The entry that needs the least time, unless a simpler one before it needs hardly more."""
+def select_fastest(measured: list[PlanTiming], images: int | None, gain: float = _MIN_SPEEDUP) -> PlanTiming:
+    """Select the fastest plan, or an earlier and simpler one that is almost as fast."""
     best = measured[0]
     for entry in measured[1:]:
         if entry.seconds(images) < best.seconds(images) * gain:
@@ -140,35 +139,35 @@ def select_fastest(measured: list[PlanTiming], images: int | None, gain: float =
 def measure(
     path: Path, plans: list[Plan], batch: int, progress: Progress = silent, *, decoding: bool = False
 ) -> list[PlanTiming]:
-    """Time every plan, each in a process of its own; one whose engine cannot run the file is left out.
+    """Time every plan in a separate process; plans whose engine cannot run the file are left out.
 
-    In one process the engines' waiting threads would disturb each other, and their memory would stay with the run.
+    In one process, idle threads of other engines would distort the times, and their memory would not be freed.
 
     Raises:
-        EngineError: no plan can be run; says why the first cannot.
+        EngineError: no plan can be run; the message is that of the first.
     """
     best: dict[Plan, PlanTiming] = {}
     reasons: list[str] = []
-    for turn in range(_TURNS):
+    for turn in range(_ROUNDS):
         bound = min((entry.image for entry in best.values()), default=0.0) * _TOO_SLOW
         for plan in plans:
             if turn and (plan not in best or best[plan].image > bound):
                 continue
             progress(f"finding the fastest engine: {plan}")
-            found = _in_a_process(path, plan, batch, decoding)
+            found = _time_in_subprocess(path, plan, batch, decoding)
             if isinstance(found, str):
                 reasons.append(found)
                 continue
             before = best.get(plan, found)
-            # The least of many: whatever else runs on the machine only ever adds.
+            # The minimum: other load on the machine only ever adds time.
             best[plan] = PlanTiming(plan, min(before.load, found.load), min(before.image, found.image))
     if not best:
         raise EngineError(reasons[0])
     return [best[plan] for plan in plans if plan in best]
 
 
-def _in_a_process(path: Path, plan: Plan, batch: int, decoding: bool) -> PlanTiming | str:
-    """What a plan costs, or why it cannot be run."""
+def _time_in_subprocess(path: Path, plan: Plan, batch: int, decoding: bool) -> PlanTiming | str:
+    """Return the times of a plan, or why it cannot be run."""
     import subprocess
 
     task = json.dumps({"path": os.fspath(path), "plan": asdict(plan), "batch": batch, "decoding": decoding})
@@ -186,17 +185,17 @@ def _in_a_process(path: Path, plan: Plan, batch: int, decoding: bool) -> PlanTim
         return f"{plan.engine} cannot be tried on {path} (exit code {done.returncode}: {done.stderr[-200:].strip()})."
 
 
-def _time(path: Path, plan: Plan, batch: int, decoding: bool) -> PlanTiming:
+def _time_plan(path: Path, plan: Plan, batch: int, decoding: bool) -> PlanTiming:
     card = read_card(path)
     if plan.engine == "mnn":
-        mnn_engine.converted(path, card)  # before the clock runs: it is done once, loading at every start
+        mnn_engine.converted(path, card)  # not timed: it is done once, loading at every start
     images = synthetic_photos(max(1, batch), card.preprocessing.crop_size)
     start = time.perf_counter()
     runner = Runner(open_engine(path, card, plan), plan)
     runner.run(images)
     load = time.perf_counter() - start
     if decoding:
-        return PlanTiming(plan, round(load, 4), _with_decoding(runner, card))
+        return PlanTiming(plan, round(load, 4), _time_with_decoding(runner, card))
     least, stop = float("inf"), time.perf_counter() + _SECONDS
     while time.perf_counter() < stop:
         start = time.perf_counter()
@@ -206,8 +205,8 @@ def _time(path: Path, plan: Plan, batch: int, decoding: bool) -> PlanTiming:
     return PlanTiming(plan, round(load, 4), least / len(images))
 
 
-def _with_decoding(runner: Runner, card: Card) -> float:
-    """Seconds an image where every thread decodes photos of an ordinary size for itself, as the pipeline's do."""
+def _time_with_decoding(runner: Runner, card: Card) -> float:
+    """Measure seconds per image while every thread decodes 500 × 375 photos, as in the pipeline."""
     file = io.BytesIO()
     Image.fromarray(synthetic_photos(2, 500)[1][:375]).save(file, "jpeg", quality=90)
     count, stop = 0, time.perf_counter() + 2 * _SECONDS
@@ -230,18 +229,18 @@ def _with_decoding(runner: Runner, card: Card) -> float:
 
 
 def _main(task: str) -> None:
-    """The process that `_in_a_process` starts: one line of JSON comes back."""
+    """Run in the process that `_time_in_subprocess` starts; print one line of JSON."""
     wanted = json.loads(task)
     try:
-        found = _time(Path(wanted["path"]), Plan(**wanted["plan"]), wanted["batch"], wanted["decoding"])
+        found = _time_plan(Path(wanted["path"]), Plan(**wanted["plan"]), wanted["batch"], wanted["decoding"])
         answer: dict[str, Any] = {"load": found.load, "image": found.image}
     except VertebraError as error:
         answer = {"error": str(error)}
     sys.stdout.write(json.dumps(answer) + "\n")
 
 
-def _from_json(entries: Any, plans: list[Plan]) -> list[PlanTiming] | None:
-    """What was kept, for those plans that are candidates still; None where it cannot be used."""
+def _parse_timings(entries: Any, plans: list[Plan]) -> list[PlanTiming] | None:
+    """Parse cached timings of plans that are still candidates; None if there are none."""
     try:
         found = [PlanTiming(Plan(**entry["plan"]), float(entry["load"]), float(entry["image"])) for entry in entries]
     except (TypeError, KeyError, ValueError):
@@ -249,7 +248,7 @@ def _from_json(entries: Any, plans: list[Plan]) -> list[PlanTiming] | None:
     return [entry for entry in found if entry.plan in plans] or None
 
 
-def _versions() -> dict[str, str]:
+def _package_versions() -> dict[str, str]:
     from importlib import metadata
 
     found = {}

@@ -1,7 +1,6 @@
-"""What an engine is: what it takes and gives, and the `Plan` that says which engine runs a file, and how.
+"""The `Engine` interface, and the `Plan` that says which engine runs a file and how.
 
-ONNX Runtime is always there, and MNN where it is installed. Which plan is fastest depends on the network and on the
-machine: see `autotune`.
+ONNX Runtime is always installed, MNN with the extra `fast`. `engine_selection` decides which plan is used.
 """
 
 from __future__ import annotations
@@ -25,21 +24,21 @@ PROBABILITIES, EMBEDDING, FEATURES = OUTPUTS = ("probabilities", "embedding", "f
 
 
 class EngineError(VertebraError):
-    """An exported file cannot be run: the file or the engine is not fit for it."""
+    """An engine cannot run an exported file."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """How a file is run.
 
-    A lane is one call at a time. One lane of all cores answers one image soonest; for many images a lane of one
-    thread for each core gets more of them done, because no thread waits for another within a layer.
+    A lane runs one call at a time. One lane with all cores has the lowest latency; one single-threaded lane per core
+    has the highest throughput, because no thread waits for another within a layer.
     """
 
     engine: str = "onnxruntime"
     lanes: int = 1
     threads: int = 1  # of each lane
-    micro_batch: int = 1  # images of one call
+    micro_batch: int = 1  # images per call
     winograd: int = 3  # MNN only: see mnn_engine.WINOGRAD_LEVELS
     fast_start: bool = False  # ONNX Runtime only: load sooner, run slower: see OnnxRuntimeEngine
 
@@ -49,7 +48,7 @@ class Plan:
 
 
 class Engine(Protocol):
-    """A file made ready to run. Calls on different lanes may run at the same time."""
+    """A loaded file. Calls on different lanes may run concurrently."""
 
     name: str
     lanes: int
@@ -59,13 +58,13 @@ class Engine(Protocol):
 
 
 def engine_version(plan: Plan) -> str:
-    """What computes by a plan: others round differently."""
+    """Describe what computes the outputs of a plan: other versions round differently."""
     from importlib import metadata
 
     package = {"mnn": "MNN"}.get(plan.engine, plan.engine)
     try:
         version = metadata.version(package)
-    except metadata.PackageNotFoundError:  # its other builds have names of their own
+    except metadata.PackageNotFoundError:  # other builds of the package have other names
         version = str(getattr(import_module(package), "__version__", "?"))
     # "brief" is `fast_start`: keys of feature caches hold this text.
     return f"{package} {version}, " + (
@@ -74,7 +73,7 @@ def engine_version(plan: Plan) -> str:
 
 
 def check_engine(name: str) -> None:
-    """A `UsageError` for a name that is not known."""
+    """Raise a `UsageError` for an unknown engine."""
     if name not in ENGINES:
         hint = suggest(name, ENGINES) or f"Allowed are {', '.join(ENGINES)}."
         raise UsageError(f"there is no engine {name!r}. {hint}")

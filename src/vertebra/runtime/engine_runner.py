@@ -1,4 +1,4 @@
-"""Opens an exported file with the engine of a plan, and runs batches on the engine's lanes."""
+"""Open an exported file with the engine of a plan, and run batches on the engine's lanes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def open_engine(path: Path, card: Card, plan: Plan) -> Engine:
-    """Load a file into the engine of a plan.
+    """Load a file with the engine of a plan.
 
     Raises:
         UsageError: there is no such engine.
@@ -36,7 +36,7 @@ def open_engine(path: Path, card: Card, plan: Plan) -> Engine:
 
 
 class Runner:
-    """An engine and its lanes: calls from any number of threads, each on a lane of its own."""
+    """An engine whose calls, from any thread, each run on a free lane."""
 
     def __init__(self, engine: Engine, plan: Plan) -> None:
         self.engine: Engine | None = engine  # None: closed
@@ -47,7 +47,7 @@ class Runner:
         self._pool: ThreadPoolExecutor | None = None
 
     def call(self, batch: Pixels, outputs: Sequence[str] = (PROBABILITIES,)) -> list[FloatArray]:
-        """The whole batch on one lane, once one is free.
+        """Run the batch on one lane, waiting until one is free.
 
         Raises:
             EngineError: it has been closed, or the engine fails.
@@ -61,8 +61,8 @@ class Runner:
             self._free.put(lane)
 
     def run(self, batch: Pixels, outputs: Sequence[str] = (PROBABILITIES,)) -> list[FloatArray]:
-        """The batch dealt out to all lanes, a micro-batch at a time."""
-        # No larger parts than give every lane some.
+        """Run the batch on all lanes, in micro-batches."""
+        # Small enough that every lane gets a part.
         part = max(1, min(self.plan.micro_batch, -(-len(batch) // self.plan.lanes)))
         if self.plan.lanes == 1 or len(batch) <= part:
             return self.call(batch, outputs)
@@ -75,7 +75,7 @@ class Runner:
         return [np.concatenate(found) for found in zip(*results, strict=True)]
 
     def close(self) -> None:
-        """End the threads and free the engine, once the calls that have begun are done."""
+        """Stop the threads and free the engine once running calls have finished."""
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None

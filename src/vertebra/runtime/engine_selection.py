@@ -1,4 +1,4 @@
-"""The engines that are open for one file: which to use for how many photos, opened on first use, a few at a time."""
+"""Selection of the engine that runs a file, by batch size and number of photos, and the cache of open engines."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from .engine import EngineError, Plan
 from .engine_runner import Runner, open_engine
 
 # An engine holds hundreds of megabytes. Four: for one photo and for many, each with and without decoding beside it.
-OPEN = 4
-PLANS = 16  # by batch size, number of photos, and what else they depend on
+MAX_OPEN = 4
+MAX_PLANS = 16  # by batch size, number of photos, and what else they depend on
 
-_ALL: weakref.WeakSet[EngineSelector] = weakref.WeakSet()
+_SELECTORS: weakref.WeakSet[EngineSelector] = weakref.WeakSet()
 _INHERITED: list[object] = []  # from the process that this one was forked from
 
 
 class EngineSelector:
-    """The open engines of one file. Any number of threads may ask for one.
+    """Select, open and cache the engines of one file. Thread-safe.
 
-    Measuring and loading take seconds. Only callers that need what is being measured or loaded wait for it; others use
-    a provisional plan until the measurement is there.
+    Measuring and loading take seconds. Callers that need the engine being measured or loaded wait for it; others use a
+    provisional plan until the measurement is done.
 
     Args:
-        path, card: the file; `state`: what it was when the card was read.
+        path, card: the file and its card; `state`: the file's size and times when the card was read.
         engine, threads, fast_start, progress: as `Predictor` takes them.
     """
 
@@ -55,10 +55,10 @@ class EngineSelector:
         self.fast_start = fast_start
         self._progress = progress
         self.reset()
-        _ALL.add(self)
+        _SELECTORS.add(self)
 
     def reset(self) -> None:
-        """Start empty, with locks that no thread holds."""
+        """Forget all plans and engines, and make new locks."""
         self._lock = threading.Lock()  # guards the two tables, and is never held for long
         self._measuring = threading.Lock()
         self._measured = 0  # times that something was measured
@@ -68,9 +68,9 @@ class EngineSelector:
     def __len__(self) -> int:
         return len(self._open)
 
-    def inherited(self) -> None:
-        """In a forked process: an engine's threads are not in it, and a lock may be held by a thread that is not."""
-        # Not freed: that would wait for the threads.
+    def reset_after_fork(self) -> None:
+        """Reset in a forked process, which has none of the threads that engines use or that hold locks."""
+        # Kept alive: freeing an engine would wait for its threads.
         _INHERITED.append(self._open)
         self.reset()
 
@@ -83,31 +83,31 @@ class EngineSelector:
         wait: bool = False,
         decoding: bool = False,
     ) -> Runner:
-        """The engine for batches of that size and `count` photos in all (None: unknown, or no end).
+        """Return the engine for batches of `batch` images and `count` photos in total (None: unknown or endless).
 
-        `may_measure`: find the fastest first, where that is not known and `count` makes it worth it. `wait`: where
-        another thread is measuring already, for its result; else a provisional plan is used. `decoding`: the same cores
-        decode meanwhile.
+        `may_measure`: measure which plan is fastest if that is unknown and `count` is large enough. `wait`: if another
+        thread is measuring, wait for its result instead of using a provisional plan. `decoding`: the same cores also
+        decode photos.
 
         Raises:
             EngineError: the file has been replaced, or cannot be run.
         """
-        return self._opened(self._plan(batch, count, may_measure, wait, decoding))
+        return self._open_once(self._select_plan(batch, count, may_measure, wait, decoding))
 
-    def _plan(self, batch: int, count: int | None, may_measure: bool, wait: bool, decoding: bool) -> Plan:
+    def _select_plan(self, batch: int, count: int | None, may_measure: bool, wait: bool, decoding: bool) -> Plan:
         if self.fast_start and self.engine != "mnn":
             return Plan(threads=self.threads, fast_start=True)
-        from . import autotune  # a few photos do without it and MNN
+        from . import autotune  # imported late: a fast start needs neither it nor MNN
 
         may_measure = may_measure and (count is None or count >= autotune.MIN_IMAGES_TO_MEASURE)
         key = (batch, count, may_measure, decoding)
-        if (plan := self._known(key)) is not None:
+        if (plan := self._cached_plan(key)) is not None:
             return plan
         if may_measure and not self._measuring.acquire(blocking=wait):
-            return self._plan(batch, count, False, wait, decoding)
+            return self._select_plan(batch, count, False, wait, decoding)
         try:
-            if may_measure and (plan := self._known(key)) is not None:
-                return plan  # measured by the thread that was waited for
+            if may_measure and (plan := self._cached_plan(key)) is not None:
+                return plan  # measured while this thread waited
             measured = self._measured
             plan = autotune.fastest_plan(
                 self.path,
@@ -121,30 +121,30 @@ class EngineSelector:
             )
             with self._lock:
                 if may_measure:
-                    # What is known now holds for calls that would not have measured, too.
+                    # Calls that may not measure use the result, too.
                     self._measured += 1
                     for old in [old for old in self._plans if (old[0], old[3]) == (batch, decoding) and not old[2]]:
                         del self._plans[old]
                     self._plans[batch, None, False, decoding] = plan
                 if may_measure or measured == self._measured:  # else it is provisional
                     self._plans[key] = plan
-                while len(self._plans) > PLANS:
+                while len(self._plans) > MAX_PLANS:
                     self._plans.popitem(last=False)
             return plan
         finally:
             if may_measure:
                 self._measuring.release()
 
-    def _known(self, key: tuple[int, int | None, bool, bool]) -> Plan | None:
+    def _cached_plan(self, key: tuple[int, int | None, bool, bool]) -> Plan | None:
         with self._lock:
             if key in self._plans:
                 self._plans.move_to_end(key)
             return self._plans.get(key)
 
-    def _opened(self, plan: Plan) -> Runner:
-        """The engine of a plan; of several threads that ask for it, one opens it.
+    def _open_once(self, plan: Plan) -> Runner:
+        """Return the engine of a plan, opened by one thread only.
 
-        The one that has not been asked for for longest goes, and is freed once the calls that use it are done.
+        The least recently used engine is evicted, and freed when its running calls end.
         """
         with self._lock:
             future = self._open.get(plan)
@@ -152,7 +152,7 @@ class EngineSelector:
             if future is None:
                 future = self._open[plan] = Future()
             self._open.move_to_end(plan)
-            while len(self._open) > OPEN:
+            while len(self._open) > MAX_OPEN:
                 self._open.popitem(last=False)
         try:
             if first:
@@ -169,32 +169,32 @@ class EngineSelector:
             del future  # an error's traceback has this frame, and the future has the error
 
     def _load(self, plan: Plan) -> Runner:
-        self._check()
+        self._require_unchanged()
         try:
             engine = open_engine(self.path, self.card, plan)
         except EngineError as error:
             if self.engine != "auto" or plan.engine == "onnxruntime":
                 raise
-            # It was the fastest when that was measured and kept, which is no reason to fail now.
+            # It was the fastest when it was measured, and has stopped working since: fall back.
             plan = replace(plan, engine="onnxruntime")
             warn_once(f"{error} Taken instead: onnxruntime.")
             engine = open_engine(self.path, self.card, plan)
         runner = Runner(engine, plan)
-        self._check()  # or it might have been replaced between
+        self._require_unchanged()  # it may have been replaced while it was loaded
         return runner
 
-    def _check(self) -> None:
-        """Whether the file is the one that the card was read from."""
+    def _require_unchanged(self) -> None:
+        """Raise an `EngineError` if the file has changed since its card was read."""
         if not self.path.is_file():
             raise EngineError(f"{self.path} is not there any more, or not on this machine. Put it back.")
         if file_state(self.path) != self.state:
             raise EngineError(f"{self.path} has been replaced since it was loaded. Load it again.")
 
 
-def _forked() -> None:
-    for runners in list(_ALL):
-        runners.inherited()
+def _reset_after_fork() -> None:
+    for runners in list(_SELECTORS):
+        runners.reset_after_fork()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+    os.register_at_fork(after_in_child=_reset_after_fork)

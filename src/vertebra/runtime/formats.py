@@ -1,10 +1,9 @@
-r"""How a file of results holds them: rows of CSV or JSON lines, written one by one, and Parquet made of the latter.
+r"""The columns of a results file (`Csv`) and its rows as CSV or JSON lines; Parquet is made from JSON lines.
 
-All three are text in Unicode, and the name of a file is any bytes: `text_of_path` writes it so that every reader of
-the format takes it and `path_of_text` has the bytes back. A table is also read by spreadsheets, which take a cell that
-begins with `=`, `+`, `-`, `@`, a tab or a line break for a formula, also in full width
-(https://owasp.org/www-community/attacks/CSV_Injection): a path begins with `./` then, which is the same file, and any
-other cell that is no number with `'`.
+File names are arbitrary bytes and these formats hold Unicode: `text_of_path` escapes a name, `path_of_text` restores
+it. Spreadsheets run a cell that begins with `=`, `+`, `-`, `@`, a tab or a line break as a formula, full-width forms
+included (https://owasp.org/www-community/attacks/CSV_Injection). Such a path is prefixed with `./`, which names the
+same file, and any other such cell that is not a number with `'`.
 """
 
 from __future__ import annotations
@@ -50,11 +49,11 @@ def path_of_text(text: str) -> str:
 def to_row(result: Prediction) -> dict[str, Any]:
     """A result for JSON, all texts in it Unicode."""
     row = result.as_dict() | {"path": text_of_path(result.path)}
-    row["predictions"] = [entry | {"class": _text(entry["class"])} for entry in row["predictions"]]
-    return row | {"error": None if result.error is None else _text(result.error)}
+    row["predictions"] = [entry | {"class": _to_unicode(entry["class"])} for entry in row["predictions"]]
+    return row | {"error": None if result.error is None else _to_unicode(result.error)}
 
 
-def _text(text: str) -> str:
+def _to_unicode(text: str) -> str:
     r"""As Unicode: bytes that are none (as of a file's name in an error) are written `\xNN`."""
     if text.isascii():
         return text
@@ -76,13 +75,13 @@ class JsonLines:
         return to_json_line(to_row(result))
 
     def records(self, file: IO[bytes]) -> Iterator[bytes]:
-        """The whole lines of an open file."""
+        """Yield the complete lines of an open file."""
         for line in file:
             if line.endswith(b"\n"):
                 yield line
 
     def read(self, record: bytes) -> tuple[str, bool] | None:
-        """The path that a line is about, and whether it failed; None where it is no line of ours."""
+        """Parse a line into its path and whether the photo failed; None if this command did not write the line."""
         try:
             row = json.loads(record)
             fits = isinstance(row["path"], str) and len(row["predictions"]) <= self.top
@@ -95,33 +94,29 @@ class JsonLines:
 class Csv:
     """A table: path, class and probability by rank, error; quoted as RFC 4180 has it, lines ended as Unix does."""
 
-    start = b"path,class_1,probability_1,"
-
     def __init__(self, top: int, embed: bool, unsure: bool) -> None:
         self.top, self.embed, self.unsure = top, embed, unsure
         self.columns = ["path"]
         for rank in range(1, top + 1):
             self.columns += [f"class_{rank}", f"probability_{rank}"]
         self.columns += ["unsure"] * unsure + ["error"] + ["embedding"] * embed
-        self.head = self._row(self.columns)
+        self.head = self._encode(self.columns)
+        self.start = self._encode(self.columns[:3]).replace(b"\n", b",")  # whatever the options are
 
     def line(self, result: Prediction) -> bytes:
         """A result's row."""
         row = to_row(result)
-        cells: list[str] = [row["path"] if not _is_formula(row["path"]) else f"./{row['path']}"]
-        for entry in row["predictions"]:
-            cells += [_as_cell(entry["class"]), f"{entry['probability']:.6g}"]
-        cells += [""] * (1 + 2 * self.top - len(cells))
-        if self.unsure:
-            cells.append("" if result.unsure is None else str(result.unsure).lower())
-        cells.append(_as_cell(row["error"] or ""))
-        if self.embed:
-            vector = result.embedding
-            cells.append("" if vector is None else dumps([round(float(value), 6) for value in vector]))
-        return self._row(cells)
+        cells = {"path": f"./{row['path']}" if _is_formula(row["path"]) else row["path"]}
+        for rank, entry in enumerate(row["predictions"], 1):
+            cells |= {f"class_{rank}": _as_cell(entry["class"]), f"probability_{rank}": f"{entry['probability']:.6g}"}
+        cells["unsure"] = "" if result.unsure is None else str(result.unsure).lower()
+        cells["error"] = _as_cell(row["error"] or "")
+        if self.embed and result.embedding is not None:
+            cells["embedding"] = dumps([round(float(value), 6) for value in result.embedding])
+        return self._encode(cells.get(column, "") for column in self.columns)
 
     def records(self, file: IO[bytes]) -> Iterator[bytes]:
-        """The whole rows of an open file: a line break between quotes does not end one."""
+        """Yield the complete rows of an open file; a line break inside quotes does not end a row."""
         record = b""
         for line in file:
             record += line
@@ -130,7 +125,7 @@ class Csv:
                 record = b""
 
     def read(self, record: bytes) -> tuple[str, bool] | None:
-        """The path that a row is about, and whether it failed; None where it is no row of ours."""
+        """Parse a row into its path and whether the photo failed; None if this command did not write the row."""
         try:
             rows = list(csv.reader(io.StringIO(record.decode("utf-8", "surrogateescape"), newline="")))
         except csv.Error:
@@ -141,7 +136,7 @@ class Csv:
         path = path[2:] if path.startswith("./") and _is_formula(path[2:]) else path
         return path_of_text(path), rows[0][self.columns.index("error")] != ""
 
-    def _row(self, cells: Iterable[str]) -> bytes:
+    def _encode(self, cells: Iterable[str]) -> bytes:
         text = io.StringIO()
         # What is in the line's end is quoted in cells: both characters, as readers end lines at either.
         csv.writer(text, lineterminator="\r\n").writerow(cells)
@@ -149,13 +144,13 @@ class Csv:
 
 
 def _is_formula(cell: str) -> bool:
-    """Whether a spreadsheet may take it for one; also after blanks, which some of them leave out."""
+    """Whether a spreadsheet may run the cell as a formula; some ignore leading blanks."""
     start = unicodedata.normalize("NFKC", cell.lstrip()[:1])
     return cell.startswith(("\t", "\r", "\n")) or start.startswith(("=", "+", "-", "@"))
 
 
 def _as_cell(text: str) -> str:
-    """A text that is no formula, and without a NUL, at which some readers end."""
+    """Escape formulas, and NUL, at which some readers stop."""
     text = text.replace("\0", "\\x00")
     bare = text.lstrip("'")  # so that no two texts make the same cell
     is_number = re.fullmatch(r"[+-][0-9]+(\.[0-9]+)?", bare)

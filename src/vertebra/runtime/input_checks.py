@@ -26,17 +26,17 @@ _MISSING = ("NoneType", "NAType", "NaTType")
 _SEVERAL = " For several images write predict_many(x)"
 
 
-def refusal(value: Any, where: str, allowed: str, hint: str = "") -> UsageError:
+def input_error(value: Any, where: str, allowed: str, hint: str = "") -> UsageError:
     """The error for what is no image, with what to write instead."""
     kind = type(value).__name__
     what = f"of the type {kind}"
     if isinstance(value, int | float | complex | np.generic) or kind in _MISSING:
         what = repr(value)[:40]
         hint = hint or (" A missing value has to be left out." if kind in _MISSING or value != value else "")
-    return UsageError(f"{where} is {what}; allowed is {allowed}.{hint or _what_to_write(value)}")
+    return UsageError(f"{where} is {what}; allowed is {allowed}.{hint or _suggestion(value)}")
 
 
-def _what_to_write(value: Any) -> str:
+def _suggestion(value: Any) -> str:
     kind = type(value).__name__
     if kind in TABLES:
         return " Give its column of paths: x['path']."
@@ -52,7 +52,7 @@ def _what_to_write(value: Any) -> str:
     return f"{_SEVERAL}." if kind in ("Series", "Index") or isinstance(value, Iterator) else ""
 
 
-def file_content(content: bytes, where: str) -> bytes:
+def require_file_content(content: bytes, where: str) -> bytes:
     """The content of a file; a `UsageError` where it is its path."""
     if image_format(content[:HEAD_BYTES]) is not None:
         return content
@@ -66,7 +66,7 @@ def file_content(content: bytes, where: str) -> bytes:
     return content
 
 
-def open_file(file: Any, where: str) -> Source:
+def require_binary_file(file: Any, where: str) -> Source:
     """An open file of which bytes can be read; a `UsageError` where it is open as text, closed, or read otherwise."""
     if isinstance(file, io.TextIOBase):
         raise UsageError(
@@ -87,7 +87,7 @@ def open_file(file: Any, where: str) -> Source:
     try:
         content = file.read()
     except TypeError as error:  # of an archive it is asked for by name
-        raise refusal(file, where, ONE_IMAGE) from error
+        raise input_error(file, where, ONE_IMAGE) from error
     if not isinstance(content, bytes):
         raise UsageError(
             f"{where} is of the type {type(file).__name__}, whose read gives {type(content).__name__}, not bytes."

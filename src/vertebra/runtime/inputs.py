@@ -18,7 +18,7 @@ from vertebra.decoding import has_several_frames
 from vertebra.errors import ImageError, UsageError
 
 from .array_inputs import Tensor, is_array, parse_pixels, undo_normalisation
-from .input_checks import LONGEST_PATH, ONE_IMAGE, TABLES, file_content, open_file, refusal
+from .input_checks import LONGEST_PATH, ONE_IMAGE, TABLES, input_error, require_binary_file, require_file_content
 from .photo import NetworkPixels, Photo, is_url
 from .photo_paths import photos
 
@@ -29,7 +29,7 @@ ImageInput: TypeAlias = (
 # Any number of them: a folder, a pattern, a batch of pixels, or an iterable of all these.
 ImageInputs: TypeAlias = ImageInput | Iterable[ImageInput]
 
-SHORT = 64  # the photos of lists no longer than that are counted before the first is predicted, those in folders too
+MAX_COUNTED = 64  # items: all photos of a list up to this length, folders included, are counted before any is predicted
 
 _MANY = (
     "a list or a generator of what predict takes, a folder, a pattern such as 'photos/*.jpg', a NumPy array uint8 "
@@ -46,8 +46,8 @@ def parse_input(value: Any, preprocessing: Preprocessing | None = None) -> Photo
         ImageError: it is the path of a folder, or a pattern.
     """
     if _is_path(value) and preprocessing is None:
-        return Photo(_path_of_one(value))
-    found, batch = _Reader(preprocessing).read(value, "image", "the image")
+        return Photo(_require_one_path(value))
+    found, batch = _InputParser(preprocessing).read(value, "image", "the image")
     if batch:
         raise UsageError(
             f"the image is a batch {tuple(value.shape)}, and predict takes one image. Write predict_many(x) for all in "
@@ -63,15 +63,15 @@ def parse_inputs(values: Any, preprocessing: Preprocessing | None = None) -> tup
         UsageError: these are no images, or something in a list is none; says what to write. What a generator gives is
             checked when it comes.
     """
-    reader = _Reader(preprocessing)
-    listed = _listed(values, reader)
+    reader = _InputParser(preprocessing)
+    listed = _as_list(values, reader)
     if listed is None:
-        return _asked_for(values, reader), _length(values)
-    _check_frames(listed)
+        return _parse_lazily(values, reader), _length(values)
+    _reject_shared_frames(listed)
     # All are checked before the first is predicted: a mistake in the last shows at once.
-    checked = [_checked(value, index, reader) for index, value in enumerate(listed)]
-    found = (item for part in checked for item in _expanded(part))
-    if len(checked) > SHORT:
+    checked = [_parse_item(value, index, reader) for index, value in enumerate(listed)]
+    found = (item for part in checked for item in _find_photos(part))
+    if len(checked) > MAX_COUNTED:
         return found, len(checked)
     known = list(found)
     return known, len(known)
@@ -101,7 +101,7 @@ def _check_path(value: Any, where: str) -> str:
     return path
 
 
-def _path_of_one(value: Any) -> str:
+def _require_one_path(value: Any) -> str:
     path = _check_path(value, "the image")
     if is_url(path):
         return path
@@ -116,7 +116,7 @@ def _path_of_one(value: Any) -> str:
     return path
 
 
-def _expanded(part: Any) -> Iterable[Photo]:
+def _find_photos(part: Any) -> Iterable[Photo]:
     """What has been checked: a text as the command takes it, another path as it is, or what is in memory."""
     if not _is_path(part):
         return part  # type: ignore[no-any-return]
@@ -129,7 +129,7 @@ def _expanded(part: Any) -> Iterable[Photo]:
 # --- many -------------------------------------------------------------------------------------------------------------
 
 
-def _listed(values: Any, reader: _Reader) -> list[Any] | None:
+def _as_list(values: Any, reader: _InputParser) -> list[Any] | None:
     """The images in a list, where they are all there; None where they have to be asked for one by one."""
     if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "UO":
         return list(values.tolist())  # paths, or images of several sizes
@@ -148,11 +148,11 @@ def _listed(values: Any, reader: _Reader) -> list[Any] | None:
         return list(values)
     is_iterable = hasattr(values, "__iter__") or hasattr(values, "__getitem__")
     if isinstance(values, Mapping | Set) or type(values).__name__ in TABLES or not is_iterable:
-        raise refusal(values, "what predict_many was given", _MANY)
+        raise input_error(values, "what predict_many was given", _MANY)
     return None
 
 
-def _checked(value: Any, index: int, reader: _Reader) -> Any:
+def _parse_item(value: Any, index: int, reader: _InputParser) -> Any:
     """A path as it was given, or what an image, or a batch of them, is read from."""
     if _is_path(value) and reader.preprocessing is None:
         _check_path(value, f"images[{index}]")
@@ -160,7 +160,7 @@ def _checked(value: Any, index: int, reader: _Reader) -> Any:
     return reader.read(value, f"image {index}", f"images[{index}]")[0]
 
 
-def _check_frames(listed: list[Any]) -> None:
+def _reject_shared_frames(listed: list[Any]) -> None:
     """Refuse a list of one animation's frames that is one image many times, which shows whatever frame it is at."""
     first: dict[int, int] = {}
     for index, value in enumerate(listed):
@@ -174,9 +174,9 @@ def _check_frames(listed: list[Any]) -> None:
             )
 
 
-def _asked_for(values: Iterable[Any], reader: _Reader) -> Iterator[Photo]:
+def _parse_lazily(values: Iterable[Any], reader: _InputParser) -> Iterator[Photo]:
     for index, value in enumerate(values):
-        for item in _expanded(_checked(value, index, reader)):
+        for item in _find_photos(_parse_item(value, index, reader)):
             # The next one may be read into the memory of this one, or its file be closed; bytes stay.
             if item.content is not None and not isinstance(item.content, bytes):
                 item = replace(item, may_change=True)
@@ -194,7 +194,7 @@ def _length(values: Any) -> int | None:
 
 
 @dataclass(frozen=True)
-class _Reader:
+class _InputParser:
     """Says what an image is read from that is not given by its path."""
 
     preprocessing: Preprocessing | None
@@ -210,23 +210,23 @@ class _Reader:
         if self.preprocessing is not None:
             if not is_array(value):
                 is_image = _is_path(value) or self.is_image(value)
-                raise refusal(value, where, _NORMALISED, " Leave preprocessed out." if is_image else "")
+                raise input_error(value, where, _NORMALISED, " Leave preprocessed out." if is_image else "")
             cut, batch = undo_normalisation(value, where, self.preprocessing)
             contents: list[Any] = [NetworkPixels(pixels) for pixels in cut]
         elif is_array(value):
             contents, batch = parse_pixels(value, where)
         elif isinstance(value, bytes | bytearray | memoryview):
-            return [Photo(name, content=file_content(bytes(value), where))], False
+            return [Photo(name, content=require_file_content(bytes(value), where))], False
         elif isinstance(value, Image.Image):
             known = getattr(value, "filename", "")
             return [Photo(str(known or name), content=value, may_change=True)], False
         elif hasattr(value, "read"):
             known = getattr(value, "name", None)  # a number, or "<stdin>", is none
-            content = open_file(value, where)
+            content = require_binary_file(value, where)
             if isinstance(known, str) and known and not known.startswith("<"):
                 name = known
             return [Photo(name, content=content, may_change=True)], False
         else:
-            raise refusal(value, where, ONE_IMAGE)
+            raise input_error(value, where, ONE_IMAGE)
         names = [f"{name}[{index}]" for index in range(len(contents))] if batch else [name]
         return [Photo(each, content=content) for each, content in zip(names, contents, strict=True)], batch

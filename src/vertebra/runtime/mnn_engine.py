@@ -143,28 +143,28 @@ def converted(path: Path, card: Card) -> Path:
     from importlib import metadata
 
     model = cache_dir() / "mnn" / f"{fingerprint(path)}-{metadata.version('MNN')}.mnn"
-    if not _is_kept(model):
+    if not _is_converted(model):
         with creation_lock(model):
-            if not _is_kept(model):  # made while this process waited
+            if not _is_converted(model):  # made while this process waited
                 try:
-                    _make(path, card, model)
+                    _convert_and_verify(path, card, model)
                 except OSError as error:
-                    model = _made_elsewhere(path, card, model, error)
+                    model = _convert_without_cache(path, card, model, error)
     return model
 
 
-def _is_kept(model: Path) -> bool:
+def _is_converted(model: Path) -> bool:
     """Whether MNN's form is in the cache as it was made; an `EngineError` where MNN was refused."""
-    if (known := read_json(_refusal(model))) is not None:
+    if (known := read_json(_rejection_path(model))) is not None:
         raise EngineError(str(known["refused"]))
     return read_sidecar(model) is not None
 
 
-def _refusal(model: Path) -> Path:
+def _rejection_path(model: Path) -> Path:
     return model.with_suffix(".refused.json")
 
 
-def _make(path: Path, card: Card, model: Path) -> None:
+def _convert_and_verify(path: Path, card: Card, model: Path) -> None:
     """Convert, compare and keep; an `OSError` where it cannot be written."""
     import shutil
 
@@ -174,29 +174,29 @@ def _make(path: Path, card: Card, model: Path) -> None:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             convert(path, temporary)
             _verify(path, card, [_Unverified(temporary, Plan("mnn", winograd=level)) for level in WINOGRAD_LEVELS])
-    except _StoppedError:
+    except _ConverterKilledError:
         raise
     except EngineError as error:
         # Kept, so that the same attempt is not made at every start.
-        write_json(_refusal(model), {"refused": str(error)})
+        write_json(_rejection_path(model), {"refused": str(error)})
         raise
     write_sidecar(model, {})
 
 
-def _made_elsewhere(path: Path, card: Card, model: Path, reason: OSError) -> Path:
+def _convert_without_cache(path: Path, card: Card, model: Path, reason: OSError) -> Path:
     """For this process alone, where the cache cannot be written."""
     elsewhere = scratch_dir() / model.name
     if not elsewhere.is_file():
         why = f"{model.parent} cannot be written ({reason.strerror or reason})"
         warn_once(f"{why}, so MNN's form of {path} is made for this run alone.")
         try:
-            _make(path, card, elsewhere)
+            _convert_and_verify(path, card, elsewhere)
         except OSError as error:
             raise EngineError(f"MNN's form of {path} cannot be written to {elsewhere} ({error.strerror}).") from error
     return elsewhere
 
 
-class _StoppedError(EngineError):
+class _ConverterKilledError(EngineError):
     """The converter was stopped from outside: another attempt may succeed."""
 
 
@@ -215,7 +215,7 @@ def convert(path: Path, target: Path) -> None:
     if done.returncode != 0 or "Converted Success" not in done.stdout or not target.stat().st_size:
         lines = [line.strip() for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
         stopped = -done.returncode in (2, 9, 15)  # interrupted, for want of memory, ended
-        raise (_StoppedError if stopped else EngineError)(
+        raise (_ConverterKilledError if stopped else EngineError)(
             f"MNN cannot convert {path} ({lines[-1] if lines else f'exit code {done.returncode}'}). "
             "Use --engine onnxruntime."
         )
@@ -232,10 +232,10 @@ def _verify(path: Path, card: Card, engines: Sequence[MnnEngine]) -> None:
         expected = reference.run(batch, OUTPUTS)
         for engine in engines:
             for name, right, found in zip(OUTPUTS, expected, engine.run(batch, OUTPUTS), strict=True):
-                _check(path, name, right, found)
+                _require_same_output(path, name, right, found)
 
 
-def _check(path: Path, output: str, right: FloatArray, found: FloatArray) -> None:
+def _require_same_output(path: Path, output: str, right: FloatArray, found: FloatArray) -> None:
     advice = "Use --engine onnxruntime."
     if found.shape != right.shape:
         raise EngineError(

@@ -15,7 +15,7 @@ from vertebra.protobuf import Span, encode_field, iter_fields, read_content
 from .engine import INPUT, OUTPUTS, PROBABILITIES, EngineError, FloatArray, Plan
 
 # Shorter weights are not mapped: they are no work, and sizes and axes that the graph computes with are among them.
-_WORTH_MAPPING = 4096  # bytes
+_MIN_MAPPED_BYTES = 4096  # bytes
 # Fields of ModelProto, GraphProto and TensorProto: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 _GRAPH, _INITIALIZER, _RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION = 7, 5, 9, 13, 14
 _EXTERNAL = 1
@@ -59,7 +59,7 @@ class OnnxRuntimeEngine:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             # onnxruntime has an exception class for each status and no common one below Exception.
-            raise _not_loaded(path, error) from error
+            raise _load_error(path, error) from error
         check_interface(path, card, self._session)
 
     def run(self, batch: Pixels, outputs: Sequence[str] = (PROBABILITIES,), lane: int = 0) -> list[FloatArray]:
@@ -97,7 +97,7 @@ def check_interface(path: Path, card: Card, session: Any) -> None:
         )
 
 
-def _not_loaded(path: Path, error: Exception) -> EngineError:
+def _load_error(path: Path, error: Exception) -> EngineError:
     import onnxruntime
 
     text = " ".join(str(error).split()).rstrip(".")
@@ -129,18 +129,18 @@ def map_weights(path: Path) -> bytes:
         ValueError: it is not an ONNX file, or it is cut short.
     """
     with path.open("rb") as file:
-        return _rewritten(file, (0, os.fstat(file.fileno()).st_size), path.name, (_GRAPH, _INITIALIZER))
+        return _rewrite(file, (0, os.fstat(file.fileno()).st_size), path.name, (_GRAPH, _INITIALIZER))
 
 
-def _rewritten(file: IO[bytes], place: Span, location: str, way: tuple[int, ...]) -> bytes:
+def _rewrite(file: IO[bytes], place: Span, location: str, way: tuple[int, ...]) -> bytes:
     """The message at a place; `way`: the fields to go through from here to the weights."""
     parts = []
     for number, value in iter_fields(file, *place):
         if isinstance(value, tuple):
             if way and number == way[0]:
-                value = _rewritten(file, value, location, way[1:])
-            elif not way and number == _RAW_DATA and value[1] - value[0] > _WORTH_MAPPING:
-                parts.append(_elsewhere(location, value))
+                value = _rewrite(file, value, location, way[1:])
+            elif not way and number == _RAW_DATA and value[1] - value[0] > _MIN_MAPPED_BYTES:
+                parts.append(_external_data(location, value))
                 continue
             else:
                 value = read_content(file, value)
@@ -148,7 +148,7 @@ def _rewritten(file: IO[bytes], place: Span, location: str, way: tuple[int, ...]
     return b"".join(parts)
 
 
-def _elsewhere(location: str, place: Span) -> bytes:
+def _external_data(location: str, place: Span) -> bytes:
     entries = {"location": location, "offset": str(place[0]), "length": str(place[1] - place[0])}
     pairs = [encode_field(1, key.encode()) + encode_field(2, text.encode()) for key, text in entries.items()]
     return encode_field(_DATA_LOCATION, _EXTERNAL) + b"".join(encode_field(_EXTERNAL_DATA, pair) for pair in pairs)

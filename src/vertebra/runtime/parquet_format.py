@@ -67,10 +67,10 @@ def parquet_record(path: Path) -> tuple[int, bytes]:
         with pyarrow.parquet.ParquetFile(path) as found:
             names, metadata = found.schema_arrow.names, found.schema_arrow.metadata or {}
             if not {"path", "class_1", "error"} <= set(names):
-                raise _foreign(path)
+                raise _foreign_file_error(path)
             return found.metadata.num_rows, metadata.get(RECORD_KEY, b"")
     except pyarrow.ArrowException as error:
-        raise _foreign(path) from error
+        raise _foreign_file_error(path) from error
 
 
 def parquet_lines(path: Path) -> Iterator[bytes]:
@@ -82,7 +82,7 @@ def parquet_lines(path: Path) -> Iterator[bytes]:
                 for row in batch.to_pylist():
                     yield to_json_line(_nested(row))
     except (pyarrow.ArrowException, KeyError) as error:
-        raise _foreign(path) from error
+        raise _foreign_file_error(path) from error
 
 
 def _nested(row: dict[str, Any]) -> dict[str, Any]:
@@ -96,5 +96,5 @@ def _nested(row: dict[str, Any]) -> dict[str, Any]:
     return restored | {name: row[name] for name in ("unsure", "embedding") if row.get(name) is not None}
 
 
-def _foreign(path: Path) -> UsageError:
+def _foreign_file_error(path: Path) -> UsageError:
     return UsageError(f"{path} is not a file that this command has written. Give another file.")

@@ -42,15 +42,15 @@ def photos(arguments: Iterable[str], stdin: IO[bytes] | None = None) -> Iterator
     """
     for argument in arguments:
         if argument == STANDARD_INPUT and stdin is not None:
-            for line in listed(stdin):
-                yield from _of(line)
+            for line in read_list(stdin):
+                yield from _expand_path(line)
         elif glob.has_magic(argument) and not is_url(argument) and not os.path.lexists(argument):
-            yield from _matching(argument)
+            yield from _expand_pattern(argument)
         else:
-            yield from _of(argument)
+            yield from _expand_path(argument)
 
 
-def listed(stream: IO[bytes]) -> Iterator[str]:
+def read_list(stream: IO[bytes]) -> Iterator[str]:
     """The names in a list, one a line or ended by a NUL; empty ones are left out. Any bytes are a name.
 
     A list that begins with a byte order mark, as Windows writes them, is UTF-8 or UTF-16 without that mark.
@@ -69,13 +69,13 @@ def listed(stream: IO[bytes]) -> Iterator[str]:
                 yield os.fsdecode(name)
 
 
-def _of(name: str) -> Iterator[Photo]:
+def _expand_path(name: str) -> Iterator[Photo]:
     if is_url(name) or not os.path.isdir(name):  # noqa: PTH112 - a name may be no path at all (a NUL in it)
         yield Photo(name)
         return
     found = False
     kinds: dict[Kind, list[str]] = {}
-    for photo in _below(name, FolderPath(os.path.realpath(name)), kinds):
+    for photo in _walk_photos(name, FolderPath(os.path.realpath(name)), kinds):
         found = True
         yield photo
     others = describe_skipped(kinds)
@@ -88,11 +88,11 @@ def _of(name: str) -> Iterator[Photo]:
             warn(other)
 
 
-def _matching(pattern: str) -> Iterator[Photo]:
+def _expand_pattern(pattern: str) -> Iterator[Photo]:
     written = Path(pattern).parts
     found = {
         path: error
-        for path, error in _expanded(pattern)
+        for path, error in _glob(pattern)
         if not any(is_system_folder(part) and part not in written for part in Path(path).parts[:-1])
     }
     if not found:
@@ -102,35 +102,35 @@ def _matching(pattern: str) -> Iterator[Photo]:
             yield Photo(path, error)
         # `**` gives folders and files alike: a folder's files come by themselves.
         elif "**" not in pattern or not os.path.isdir(path):  # noqa: PTH112
-            yield from _of(path)
+            yield from _expand_path(path)
 
 
-def _expanded(pattern: str) -> Iterator[tuple[str, str | None]]:
+def _glob(pattern: str) -> Iterator[tuple[str, str | None]]:
     """What a pattern stands for, or the reason why a folder below a `**` gives none.
 
     Not by `glob` alone: its `**` follows links in a circle, until the system refuses the path.
     """
-    before, stars, after = _at_stars(pattern)
+    before, stars, after = _split_at_double_star(pattern)
     if not stars:
         yield from ((path, None) for path in glob.iglob(pattern))  # noqa: PTH207 - a pattern may be absolute
         return
     for top in glob.iglob(before) if before else [""]:  # noqa: PTH207
         if not os.path.isdir(top or os.curdir):  # noqa: PTH112
             continue
-        for folder, error in _folders(top, FolderPath(os.path.realpath(top or os.curdir))):
+        for folder, error in _walk_folders(top, FolderPath(os.path.realpath(top or os.curdir))):
             if error is None:
-                yield from _expanded(os.path.join(glob.escape(folder), after or "*"))  # noqa: PTH118
+                yield from _glob(os.path.join(glob.escape(folder), after or "*"))  # noqa: PTH118
             else:
                 yield folder, error
 
 
-def _at_stars(pattern: str) -> tuple[str, str, str]:
+def _split_at_double_star(pattern: str) -> tuple[str, str, str]:
     """What is before the first `**` that stands alone between separators, it, and what is behind it."""
     parts = re.split(r"(?:^|(?<=/))(\*\*)(?:/+|$)", pattern.replace(os.sep, "/"), maxsplit=1)
     return (parts[0], parts[1], parts[2]) if len(parts) == 3 else (pattern, "", "")
 
 
-def _entered(folder: str, above: FolderPath) -> tuple[list[os.DirEntry[str]] | None, FolderPath, str | None]:
+def _list_folder(folder: str, above: FolderPath) -> tuple[list[os.DirEntry[str]] | None, FolderPath, str | None]:
     """A folder's entries and the path for those below; or no entries, and the reason unless it is a circle of links."""
     try:
         return *list_folder(folder or os.curdir, above), None
@@ -141,23 +141,23 @@ def _entered(folder: str, above: FolderPath) -> tuple[list[os.DirEntry[str]] | N
         return None, above, f"{folder} {error}"
 
 
-def _folders(folder: str, folder_path: FolderPath) -> Iterator[tuple[str, str | None]]:
+def _walk_folders(folder: str, folder_path: FolderPath) -> Iterator[tuple[str, str | None]]:
     """A folder and all below it, or the reason why one cannot be listed, without those that are hidden."""
-    inside, below, error = _entered(folder, folder_path)
+    inside, below, error = _list_folder(folder, folder_path)
     if inside is not None or error:
         yield folder, error
     for entry in inside or ():
         if is_folder(entry) and not entry.name.startswith("."):
-            yield from _folders(os.path.join(folder, entry.name), below)  # noqa: PTH118
+            yield from _walk_folders(os.path.join(folder, entry.name), below)  # noqa: PTH118
 
 
-def _below(folder: str, folder_path: FolderPath, kinds: dict[Kind, list[str]]) -> Iterator[Photo]:
+def _walk_photos(folder: str, folder_path: FolderPath, kinds: dict[Kind, list[str]]) -> Iterator[Photo]:
     """The photos in a folder and all below it, without what is hidden or a system's own.
 
     Links to folders are followed, but not in a circle. What cannot be listed, or leads nowhere, comes with the reason.
     Skipped files that are reported are added to `kinds`.
     """
-    inside, below, error = _entered(folder, folder_path)
+    inside, below, error = _list_folder(folder, folder_path)
     if error:
         yield Photo(folder, error)
     for entry in inside or ():
@@ -165,7 +165,7 @@ def _below(folder: str, folder_path: FolderPath, kinds: dict[Kind, list[str]]) -
             if kind := skipped_kind(entry):
                 kinds.setdefault(kind, []).append(str(Path(entry.path)))
         elif is_folder(entry):
-            yield from _below(entry.path, below, kinds)
+            yield from _walk_photos(entry.path, below, kinds)
         elif is_photo(entry):
             # Broken links and pipes too: what is there and cannot be read is named.
             yield Photo(str(Path(entry.path)))

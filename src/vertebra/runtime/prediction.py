@@ -49,7 +49,7 @@ class Prediction:
 
     def __repr__(self) -> str:
         """One line: `<Prediction cat.jpg: tabby 61.2%, tiger cat 20.1%, lynx 9.0%>`."""
-        shown = [f"{entry['class']} {_percent(entry['probability'])}" for entry in self.predictions[:_SHOWN]]
+        shown = [f"{entry['class']} {_format_percent(entry['probability'])}" for entry in self.predictions[:_SHOWN]]
         more = ["…"] if len(self.predictions) > _SHOWN else []
         found = f"error: {self.error}" if self.error is not None else ", ".join(shown + more)
         return printable(f"<Prediction {self.path}: {'unsure: ' if self.unsure else ''}{found}>").replace("\n", "\\n")
@@ -73,7 +73,7 @@ class Prediction:
         for entry in self.predictions:
             row = SubElement(table, "tr")
             cell(row, str(entry["class"]))
-            cell(row, _percent(entry["probability"]), "text-align: right")
+            cell(row, _format_percent(entry["probability"]), "text-align: right")
             width = _BAR * entry["probability"]
             bar = f"width: {width:.2f}em; height: 0.8em; background: currentColor; opacity: 0.6"
             SubElement(cell(row, "", f"min-width: {_BAR}em"), "div", {"style": bar})
@@ -105,5 +105,5 @@ def build_predictions(
     return results
 
 
-def _percent(probability: float) -> str:
+def _format_percent(probability: float) -> str:
     return f"{probability:.1%}"

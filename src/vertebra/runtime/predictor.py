@@ -160,9 +160,9 @@ class Predictor:
         require_positive_int("top", top)
         given = parse_input(photo, self.preprocessing if preprocessed else None)
         opened = given.open()
-        with self._loading() as runner:
+        with self._engine_loading() as runner:
             pixels = self.preprocess(opened, given.path)
-        outputs = runner().call(pixels[None], _outputs(embed))
+        outputs = runner().call(pixels[None], _output_names(embed))
         return self.postprocess([given.path], outputs, top)[0]
 
     __call__ = predict
@@ -198,9 +198,9 @@ class Predictor:
         count = found if count is None else count
         # What the next image may overwrite is preprocessed before that is asked for.
         todo = (self._preprocessed(photo) if photo.may_change else photo for photo in inputs)
-        outputs = _outputs(embed)
+        outputs = _output_names(embed)
         if self.fast_start or (count is not None and count <= 1):
-            return (self._predict_alone(photo, top, outputs) for photo in todo)
+            return (self._predict_one(photo, top, outputs) for photo in todo)
         # A list without an end that is known may be short, or wait for its writer: `tune` is for whoever knows better.
         runner = self._runner(self.batch, count, may_measure=count is not None, decoding=True)
         return read_ahead(
@@ -277,15 +277,15 @@ class Predictor:
         except ImageError as error:
             return Photo(photo.path, error=str(error))
 
-    def _predict_alone(self, photo: Photo, top: int, outputs: Sequence[str]) -> Prediction:
+    def _predict_one(self, photo: Photo, top: int, outputs: Sequence[str]) -> Prediction:
         opened = photo.opened()
         if opened.error is not None:
             return Prediction(opened.path, error=opened.error)
-        with self._loading() as runner:
+        with self._engine_loading() as runner:
             return self._predict([opened], runner, top, outputs)[0]
 
     @contextmanager
-    def _loading(self) -> Iterator[Callable[[], Runner]]:
+    def _engine_loading(self) -> Iterator[Callable[[], Runner]]:
         """Loads the engine, the first time, while the body of the `with` decodes: both leave Python meanwhile."""
         if self._engines:
             yield lambda: self._runner(1)
@@ -294,5 +294,5 @@ class Predictor:
             yield pool.submit(self._runner, 1).result
 
 
-def _outputs(embed: bool) -> tuple[str, ...]:
+def _output_names(embed: bool) -> tuple[str, ...]:
     return (PROBABILITIES, EMBEDDING) if embed else (PROBABILITIES,)

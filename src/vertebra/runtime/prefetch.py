@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 READERS = 4  # threads more than work at a time: some read while others work
 WINDOW = 64  # chunks that are read and not given out yet: what limits the photos in memory
-_PATIENCE = 2.0  # seconds in which threads may end what they are at
+_JOIN_TIMEOUT = 2.0  # seconds in which threads may end what they are at
 
 
 def read_ahead(
@@ -67,7 +67,7 @@ def in_order(
     finally:
         state.stop()
         # Threads that wait for a download or for standard input must not hold up Ctrl-C, however many they are.
-        end = time.monotonic() + _PATIENCE
+        end = time.monotonic() + _JOIN_TIMEOUT
         for thread in threads:
             thread.join(max(0.0, end - time.monotonic()))
 

@@ -27,13 +27,13 @@ from .formats import Csv, JsonLines, text_of_path
 from .parquet_format import need_pyarrow, parquet_lines, parquet_record, write_parquet
 from .photo import Photo
 from .prediction import Prediction
-from .resumed_rows import Rows, has_changed_since, replace_rows, replacement_line, scan
-from .run_record import RunRecord, here, require_same_run
+from .resumed_rows import ExistingRows, has_changed_since, replace_rows, replacement_line, scan_rows
+from .run_record import RunRecord, current_folder, require_same_run
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 # What to do where there is no room.
-_CURES = {errno.ENOSPC: "Make room", errno.EDQUOT: "Make room", errno.EFBIG: "Allow larger files"}
+_REMEDIES = {errno.ENOSPC: "Make room", errno.EDQUOT: "Make room", errno.EFBIG: "Allow larger files"}
 
 
 class ResultError(VertebraError):
@@ -83,11 +83,11 @@ class ResultFile:
         table = path.suffix.lower() == ".csv"
         self._format: Csv | JsonLines = Csv(top, embed, unsure) if table else JsonLines(top, embed, unsure)
         self._journal = path.with_name(f"{path.name}.partial") if self._parquet else path  # results are appended to it
-        self._beside = path.with_name(f"{path.name}.meta.json")
-        self._replaced = path.with_name(f"{path.name}.again")
+        self._record_path = path.with_name(f"{path.name}.meta.json")
+        self._replacements_path = path.with_name(f"{path.name}.again")
         self._started = time.time()
-        self._record = RunRecord(model, sha256, {"--top": top, "--embed": embed, **(options or {})}, here())
-        self._rows = Rows()
+        self._record = RunRecord(model, sha256, {"--top": top, "--embed": embed, **(options or {})}, current_folder())
+        self._rows = ExistingRows()
         self._waiting: defaultdict[str, deque[int]] = defaultdict(deque)  # rows that the next results of a path replace
         self._again: AppendOnlyFile | None = None
         self.done = 0  # photos that earlier runs have written, those that failed included
@@ -96,12 +96,12 @@ class ResultFile:
         self.again = 0  # photos of earlier runs that were tried again
         self.replaced = 0  # rows of an earlier run that this one does without
         self.absent = 0  # photos of earlier runs that are not given this time; known once `remaining` has ended
-        with self._reporting(), contextlib.ExitStack() as opening:
+        with self._convert_os_errors(), contextlib.ExitStack() as opening:
             make_folder(path.parent)
             opening.enter_context(locked(path, "give another file with --out"))
-            self._refuse_others()
-            if not (resume and self._recover()):
-                self._begin()
+            self._reject_foreign_file()
+            if not (resume and self._resume()):
+                self._start_empty()
             self._lines = AppendOnlyFile(self._journal)
             self._lock = opening.pop_all()
 
@@ -111,19 +111,19 @@ class ResultFile:
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         with self._lock:
             try:
-                with self._reporting():
+                with self._convert_os_errors():
                     self._close()
                     if kind is None and self._parquet:
                         self._finish_parquet()
                     elif kind is not None and issubclass(kind, ResultError) and not self.total:
-                        self._forget()
+                        self._delete_journal()
             except ResultError:
                 # What is left to do, the next run does; where this one ended badly, what ended it has to be known.
                 if kind is None:
                     raise
 
     def remaining(self, photos: Iterable[Photo]) -> Iterator[Photo]:
-        """The photos without a row, and those whose row is to be made again; one that is given twice has two."""
+        """Yield photos that have no row, failed, or changed; a photo that is given twice has two rows."""
         left = dict(self._rows.numbers)
         for photo in photos:
             key = text_of_path(photo.path)
@@ -132,19 +132,19 @@ class ResultFile:
                 yield photo
                 continue
             row, left[key] = rows[0], rows[1:]
-            if row < 0 or has_changed_since(photo.path, self._record.made(row)):
+            if row < 0 or has_changed_since(photo.path, self._record.written_at(row)):
                 self._waiting[key].append(row)
                 yield photo
         self.absent = sum(map(len, left.values()))
 
     def write(self, result: Prediction) -> None:
-        """Append a result, or put it in the place of the row that it is to replace; a `ResultError` if that fails."""
+        """Append a result or replace its old row; a `ResultError` if that fails."""
         path, line, failed = text_of_path(result.path), self._format.line(result), result.error is not None
-        with self._reporting():
+        with self._convert_os_errors():
             if waiting := self._waiting.get(path):
                 row = waiting[0]
                 if self._again is None:
-                    self._again = AppendOnlyFile(self._replaced)
+                    self._again = AppendOnlyFile(self._replacements_path)
                 self._again.append(replacement_line(max(row, ~row), self._started, line))
                 waiting.popleft()
                 self.again += 1
@@ -156,11 +156,11 @@ class ResultFile:
 
     # --- opening --------------------------------------------------------------------------------------------------
 
-    def _refuse_others(self) -> None:
-        """Leave alone what this command has not written, whether it would be added to or replaced."""
+    def _reject_foreign_file(self) -> None:
+        """Reject a file that this command has not written, whether it would be resumed or replaced."""
         if not self.path.exists():
             return
-        if self.path.is_fifo():  # whose reader one would wait for
+        if self.path.is_fifo():  # opening it would wait for a reader
             raise UsageError(f"{self.path} is a pipe, which cannot be resumed. Give a file.")
         if self._parquet:
             parquet_record(self.path)
@@ -170,33 +170,30 @@ class ResultFile:
         if not self._format.start.startswith(start):
             raise UsageError(f"{self.path} is not a file that this command has written. Give another file.")
 
-    def _begin(self) -> None:
+    def _start_empty(self) -> None:
         # Opened before the old content goes, so that a file that cannot be written is not emptied.
         with self._journal.open("ab"):
             pass
-        self.replaced = self._earlier()
-        self._replaced.unlink(missing_ok=True)
+        self.replaced = self._count_earlier_rows()
+        self._replacements_path.unlink(missing_ok=True)
         try:
             self._journal.write_bytes(b"")
             # Before the first row, so that no row is ever without it.
             self._record.runs = [(0, self._started)]
-            write_durably(self._beside, self._record.to_json())
+            write_durably(self._record_path, self._record.to_json())
             self._journal.write_bytes(self._format.head)
         except OSError:
-            self._forget()
+            self._delete_journal()
             raise
 
-    def _earlier(self) -> int:
-        """How many whole rows are there, whatever their columns."""
+    def _count_earlier_rows(self) -> int:
+        """Count the complete rows of an earlier run, whatever their columns."""
         with self._journal.open("rb") as file:
             rows = max(0, sum(1 for _ in self._format.records(file)) - bool(self._format.head))
         return max(rows, parquet_record(self.path)[0]) if self._parquet and self.path.exists() else rows
 
-    def _recover(self) -> bool:
-        """Take over what earlier runs have written; False where they have written no row.
-
-        The line that the last one was killed at is cut off.
-        """
+    def _resume(self) -> bool:
+        """Continue after the rows of earlier runs; False if there are none. An incomplete last line is cut off."""
         unfolded = False
         if not self._journal.exists():
             if not (self._parquet and self.path.exists()):
@@ -205,20 +202,20 @@ class ResultFile:
             count, content = parquet_record(self.path)
             if not count:
                 return False
-            record = self._checked(RunRecord.from_json(content))
+            record = self._require_same_run(RunRecord.from_json(content))
             unfolded = True
         try:
             if unfolded:
-                write_durably(self._beside, record.to_json())
+                write_durably(self._record_path, record.to_json())
                 with atomic_write(self._journal) as temporary, temporary.open("wb") as file:
                     file.writelines(parquet_lines(self.path))
-            kept = RunRecord.from_json(self._beside.read_bytes()) if self._beside.exists() else None
+            kept = RunRecord.from_json(self._record_path.read_bytes()) if self._record_path.exists() else None
             if kept is not None and self._journal.stat().st_size:
-                self._checked(kept)
-            rows = scan(self.path, self._journal, self._format)
+                self._require_same_run(kept)
+            rows = scan_rows(self.path, self._journal, self._format)
             if not rows.count:
                 return False
-            record = self._checked(kept)
+            record = self._require_same_run(kept)
             if rows.relative and record.folder != self._record.folder:
                 raise UsageError(
                     f"the paths in {self.path} are relative to the folder {record.folder!r}, and this run is in "
@@ -226,65 +223,65 @@ class ResultFile:
                 )
         except (UsageError, OSError):
             if unfolded:
-                self._forget()
+                self._delete_journal()
             raise
         record.folder = self._record.folder
         self._record = record
         os.truncate(self._journal, rows.size)
-        if self._replaced.exists():
-            self._replace()
-            rows = scan(self.path, self._journal, self._format)
+        if self._replacements_path.exists():
+            self._apply_replacements()
+            rows = scan_rows(self.path, self._journal, self._format)
         record.runs.append((rows.count, self._started))
-        write_durably(self._beside, self._record.to_json())
+        write_durably(self._record_path, self._record.to_json())
         self._rows, self.done, self.total, self.failed = rows, rows.count, rows.count, rows.failed
         return True
 
-    def _checked(self, found: RunRecord | None) -> RunRecord:
-        """The record of the rows that are there, which this run may add to; a `UsageError` where it may not."""
-        place = f"{'its metadata or ' if self._parquet else ''}{self._beside.name}"
+    def _require_same_run(self, found: RunRecord | None) -> RunRecord:
+        """Return the record of the existing rows; a `UsageError` if this run must not add to them."""
+        place = f"{'its metadata or ' if self._parquet else ''}{self._record_path.name}"
         return require_same_run(found, self._record, self.path, place)
 
-    def _forget(self) -> None:
-        """Leave nothing of a run that has no row of its own."""
-        for path in (self._journal, self._beside):
+    def _delete_journal(self) -> None:
+        """Delete the journal and its record."""
+        for path in (self._journal, self._record_path):
             path.unlink(missing_ok=True)
 
     # --- closing --------------------------------------------------------------------------------------------------
 
     def _close(self) -> None:
-        """Let go of the files, all rows in them and in their places."""
+        """Sync and close the files, and apply replacements."""
         for lines in (self._lines, self._again):
             if lines is not None:
                 # Some file systems say only now that the disk is full.
                 with contextlib.closing(lines):
                     lines.sync()
         if self._again is not None:
-            self._replace()
+            self._apply_replacements()
 
-    def _replace(self) -> None:
-        made = replace_rows(self._journal, self._replaced, self._format)
+    def _apply_replacements(self) -> None:
+        made = replace_rows(self._journal, self._replacements_path, self._format)
         self._record.again = sorted((dict(self._record.again) | made).items())
-        write_durably(self._beside, self._record.to_json())
-        self._replaced.unlink()
+        write_durably(self._record_path, self._record.to_json())
+        self._replacements_path.unlink()
 
     def _finish_parquet(self) -> None:
         with atomic_write(self.path, durable=True) as temporary, self._journal.open("rb") as lines:
             write_parquet(temporary, lines, self._format, self._record.to_json())
-        self._forget()
+        self._delete_journal()
 
     @contextlib.contextmanager
-    def _reporting(self) -> Iterator[None]:
-        """What the system says becomes a `ResultError` that says what is kept and how to resume."""
+    def _convert_os_errors(self) -> Iterator[None]:
+        """Convert an `OSError` to a `ResultError` that says what is saved and how to resume."""
         try:
             yield
         except OSError as error:
-            raise ResultError(self._reason(error)) from error
+            raise ResultError(self._error_message(error)) from error
 
-    def _reason(self, error: OSError) -> str:
+    def _error_message(self, error: OSError) -> str:
         said = (error.strerror or str(error)).lower()
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         what = "the disk is full" if full else f"{self.path} cannot be written ({said})"
-        cure = _CURES.get(error.errno or 0)
+        cure = _REMEDIES.get(error.errno or 0)
         if self.total:
             return (
                 f"{what}: {self._journal} holds the results up to here. {cure or 'Make it writable'} and run the same "

@@ -1,4 +1,4 @@
-"""The rows of a file of results on disk: found again by the path of their photo, and replaced in their places."""
+"""Resuming a results file: read the rows of earlier runs, and replace rows in place."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .photo import is_url
 
 
 @dataclass
-class Rows:
-    """What a file holds already."""
+class ExistingRows:
+    """Rows that a results file already has."""
 
     numbers: dict[str, list[int]] = field(default_factory=dict)  # text of a path -> its rows; a failed row n is ~n
     count: int = 0
@@ -25,13 +25,13 @@ class Rows:
     relative: bool = False  # whether some path is relative to a folder
 
 
-def scan(path: Path, journal: Path, format: Csv | JsonLines) -> Rows:
-    """The whole rows of a journal.
+def scan_rows(path: Path, journal: Path, format: Csv | JsonLines) -> ExistingRows:
+    """Read the complete rows of a journal.
 
     Raises:
-        UsageError: it has other columns, or a line that this command has not written; calls it `path`.
+        UsageError: its columns differ, or a line was not written by this command; the message names `path`.
     """
-    found = Rows()
+    found = ExistingRows()
     head = format.head
     with journal.open("rb") as file:
         start = file.read(len(head))
@@ -60,12 +60,12 @@ def scan(path: Path, journal: Path, format: Csv | JsonLines) -> Rows:
 
 
 def replacement_line(row: int, started: float, line: bytes) -> bytes:
-    """A line of the file of replacements beside a journal: the number of the row, when it was made, the new row."""
+    """Encode a line of the replacements file: row number, time, new row."""
     return (json.dumps([row, started, line.decode("utf-8", "surrogateescape")]) + "\n").encode("ascii")
 
 
 def replace_rows(journal: Path, replacements: Path, format: Csv | JsonLines) -> dict[int, float]:
-    """Put the rows that were made again where the old ones are; row → when. Done twice it changes nothing more."""
+    """Replace rows of a journal in place; return row number → time. Idempotent."""
     places: dict[int, tuple[int, int]] = {}  # row -> where its new line begins and ends
     made: dict[int, float] = {}
     with replacements.open("rb") as news:
@@ -89,12 +89,12 @@ def replace_rows(journal: Path, replacements: Path, format: Csv | JsonLines) -> 
 
 
 def has_changed_since(path: str, when: float) -> bool:
-    """Whether a photo has changed, by the times of its file."""
+    """Whether a photo file has changed since `when`, by its modification and status times."""
     if is_url(path):
         return False
     try:
         status = os.stat(path)  # noqa: PTH116 - a name may be no path at all (a NUL in it)
     except (OSError, ValueError):
         return False
-    # A file that is moved here keeps the time of its last change.
+    # The status time, too: a file that is moved here keeps its modification time.
     return max(status.st_mtime, status.st_ctime) > when

@@ -42,12 +42,12 @@ class RunRecord:
             ours, theirs = (f"{record.model} (SHA-256 {record.sha256[:12]}…)" for record in (self, other))
             return f"by the model {ours}, and this run's is {theirs}"
         for name in (*self.options, *other.options):
-            ours, theirs = (_said(name, record.options.get(name, False)) for record in (self, other))
+            ours, theirs = (_describe_option(name, record.options.get(name, False)) for record in (self, other))
             if ours != theirs:
                 return f"{ours}, and this run is {theirs}"
         return None
 
-    def made(self, row: int) -> float:
+    def written_at(self, row: int) -> float:
         """When the run began that wrote a row."""
         at = bisect.bisect_left(self.again, row, key=lambda entry: entry[0])
         if at < len(self.again) and self.again[at][0] == row:
@@ -55,7 +55,7 @@ class RunRecord:
         return self.runs[max(0, bisect.bisect_right(self.runs, row, key=lambda entry: entry[0]) - 1)][1]
 
 
-def _said(name: str, value: int | bool) -> str:
+def _describe_option(name: str, value: int | bool) -> str:
     return f"with{'' if value else 'out'} {name}" if isinstance(value, bool) else f"with {name} {value}"
 
 
@@ -74,7 +74,7 @@ def require_same_run(found: RunRecord | None, wanted: RunRecord, path: Path, pla
     return found
 
 
-def here() -> str:
+def current_folder() -> str:
     """The folder of this process, "" where it is gone."""
     try:
         return os.getcwd()  # noqa: PTH109 - the text alone
