@@ -1,4 +1,4 @@
-"""`vertebra card`: what an exported file says of itself."""
+"""`vertebra card`: print the card of an exported file."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _print(rows: list[tuple[str, str]]) -> None:
 
 
 def _show_published(name: str) -> None:
-    """What is known of a network whose file, which has the card that is asked for, cannot be made."""
+    """Print the published figures of a network that cannot be exported here."""
     from vertebra.model_table import find_network
 
     network = find_network(name)
@@ -91,10 +91,10 @@ def _show_published(name: str) -> None:
 
 
 def verify_card(file: Path) -> Card:
-    """The card of a file that is as it was exported.
+    """Return the card of an unmodified file.
 
     Raises:
-        CardError: it is not, or that cannot be known.
+        CardError: the file has changed since it was exported, or has no checksum.
     """
     from vertebra.card import CardError
     from vertebra.model_checksum import verify
@@ -115,7 +115,7 @@ def _describe_white(decoding: Decoding) -> str:
 
 
 def card_rows(card: Card) -> list[tuple[str, str]]:
-    """What a card says, a line each; control characters are escaped, since anybody may have written them."""
+    """List the rows of a card as (name, value), with control characters escaped: cards are untrusted input."""
     steps = card.preprocessing
     names = (
         "numbers"
@@ -160,7 +160,7 @@ def _versions(card: Card) -> str:
 
 
 def check_markdown(path: Path) -> None:
-    """Refuse a target that would overwrite something other than text to read."""
+    """Require a target that ends in .md, so that no other file is overwritten."""
     if path.suffix.lower() != ".md":
         raise UsageError(f"the model card to write is {str(path)!r}; its name must end in .md")
 

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-# About 200 set the ranges and choose the layers, all others check the accuracy. Without --require-proof more only take
-# time; and all pixels are held in memory.
+# About 200 photos set the ranges and choose the layers; the others measure the accuracy. All pixels are in memory, and
+# without --require-proof more photos only take time.
 MAX_CALIBRATION_PHOTOS = 2_048
 MAX_CALIBRATION_BYTES = 600_000_000
 VERIFICATION_PHOTOS = 10
 
 
 class Precision(StrEnum):
-    """What the weights and activations of a file are held in."""
+    """Type of the weights and activations of a file."""
 
     FLOAT32 = "float32"
     INT8 = "int8"
@@ -51,7 +51,7 @@ class Settings:
         Path | None,
         typer.Option(metavar="FILE", help="Class names, one a line in the order of the logits; or imagenet."),
     ] = None
-    # Of what a file says of its network, what is to be otherwise; None: nothing.
+    # Overrides of what a file says about its network; None: keep.
     crop_size: Annotated[
         int | None, typer.Option("--size", metavar="PIXELS", min=1, help="Side of the network's input.")
     ] = None
@@ -165,7 +165,7 @@ def export(settings: Settings) -> None:
 
 
 def _print_int8_report(report: Int8Report) -> None:
-    """Float and int8 side by side, and which to ship."""
+    """Print float and int8 side by side, and which to ship."""
     verdict = report.verdict
     ratio = report.int8_ms / report.float_ms
     rows = (
@@ -196,7 +196,7 @@ def _print_int8_report(report: Int8Report) -> None:
 
 
 def _preprocessing_options(settings: Settings) -> dict[str, Any]:
-    """The fields of the preprocessing that are given."""
+    """Return the preprocessing fields that are given as options."""
     from vertebra.card import Decoding
 
     found = {
@@ -211,7 +211,7 @@ def _preprocessing_options(settings: Settings) -> dict[str, Any]:
 
 
 def _parse_channels(option: str, text: str) -> tuple[float, ...]:
-    """`"0.5,0.5,0.5"` or `"0.5"`, which is for all three."""
+    """Parse `"0.5,0.5,0.5"`, or `"0.5"` for all three channels."""
     try:
         values = tuple(float(part) for part in text.replace(",", " ").split())
     except ValueError:
@@ -222,7 +222,7 @@ def _parse_channels(option: str, text: str) -> tuple[float, ...]:
 
 
 def _sample_photos(option: str, folder: Path, most: int) -> list[Path]:
-    """At most so many photos of a folder and all below it, evenly over their sorted paths."""
+    """Sample at most `most` photos of a folder, recursively, evenly over their sorted paths."""
     from vertebra.runtime.photo_paths import photos
 
     if not folder.is_dir():
@@ -235,7 +235,7 @@ def _sample_photos(option: str, folder: Path, most: int) -> list[Path]:
 
 
 def _read_pixels(paths: list[Path], preprocessing: Preprocessing, progress: Progress) -> tuple[list[Any], list[Path]]:
-    """The photos as the network's input, uint8 (crop, crop, 3), and their paths; prints which are broken or unclear."""
+    """Read photos as network input, uint8 (crop, crop, 3), with their paths; print notes on broken ones."""
     from vertebra.decoding_notes import DecodingNotes
     from vertebra.pixels import network_pixels
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode=None)
 
 BAR_WIDTH = 30
-# More photos than these get one line each instead of a bar for each class, and a progress bar on a terminal.
+# Up to this many photos get a bar per class; more get one line each, and a progress bar on a terminal.
 FEW = 8
 # Up to this many photos are done sooner by an engine that starts fast and runs slower.
 FAST_START_PHOTOS = 3
@@ -71,7 +71,7 @@ def predict(settings: Settings) -> None:
     """
     _validate(settings)
     given = _find_photos(settings)
-    if not settings.resume and given.are_missing:  # of a file that is resumed, earlier rows count
+    if not settings.resume and given.are_missing:  # a resumed file has earlier rows
         _report_missing(settings, given)
     predictor = _load_predictor(settings, given.count)
     classes = predictor.card.classes
@@ -95,7 +95,7 @@ def predict(settings: Settings) -> None:
         typer.echo(f"vertebra: {printable(note)}", err=True)
     if file is not None and not settings.json:
         typer.echo(_summarise(file, tally, seconds))
-    # Of a file the whole counts: earlier rows that still say an error are no success of this run.
+    # A resumed file counts as a whole: earlier rows with an error make this run fail.
     total, failed = (tally.total, tally.failed) if file is None else (file.total, file.failed)
     if failed:
         where = f" Their column 'error' in {settings.out} says why." if file is not None else ""
@@ -118,12 +118,12 @@ class _InputPhotos:
     """The photos that the arguments stand for."""
 
     photos: Iterable[Photo]
-    count: int | None = None  # None: they come from standard input
-    skipped: tuple[str, ...] = ()  # notes on files that are none; reported also where some photos fail
+    count: int | None = None  # None: read from standard input
+    skipped: tuple[str, ...] = ()  # notes on skipped files; reported even if photos fail
 
     @property
     def are_missing(self) -> bool:
-        """Whether nothing is there to read: no model is loaded, which may fetch half a gigabyte of weights."""
+        """Whether no photo exists: then no model is loaded, which may download half a gigabyte of weights."""
         return self.count is not None and not any(photo.exists() for photo in self.photos)
 
 
@@ -140,7 +140,7 @@ def _find_photos(settings: Settings) -> _InputPhotos:
 
 
 def _report_missing(settings: Settings, given: _InputPhotos) -> None:
-    """Deliver an error for each photo, without a model."""
+    """Report an error for each photo, without loading a model."""
     from vertebra.runtime.prediction import Prediction
 
     count = given.count or 0
@@ -177,7 +177,7 @@ def _not_found(path: str, count: int) -> str:
 
 
 def _open_stdin() -> IO[bytes]:
-    """Standard input, apart from `sys.stdin`: Python aborts where a thread that is stopped still reads from that."""
+    """Open standard input separately: Python aborts if a stopped thread still reads from `sys.stdin`."""
     try:
         return open(sys.stdin.fileno(), "rb", closefd=False)
     except (OSError, ValueError, AttributeError):  # closed, or replaced by what is no file
@@ -185,7 +185,7 @@ def _open_stdin() -> IO[bytes]:
 
 
 def _summarise(file: ResultFile, tally: _Tally, seconds: float) -> str:
-    """What the whole file holds, and what of it is new."""
+    """Summarise the rows of the file, and which of them are new."""
     text = f"{file.path}: {counted(file.total, 'photo')}{f', {file.failed:,} failed' if file.failed else ''}"
     rate = f"in {seconds:.1f} s, {tally.total / seconds:.0f} images/s" if tally.total else ""
     if not file.done:
@@ -209,7 +209,7 @@ def _write_results(
     file: ResultFile | None,
     progress: Progress = silent,
 ) -> _Tally:
-    """Bring each result to where it belongs: the file, JSON on standard output, or a table for people."""
+    """Write each result to the file, as JSON to standard output, or as text for people."""
     tally = _Tally()
 
     def track_progress() -> Iterator[Prediction]:
@@ -271,7 +271,7 @@ def _print_prediction(result: Prediction, bars: bool) -> None:
         best = result.predictions[0]
         echo(f"{best['probability']:>6.1%}  {printable(best['class'])}  {path}{unsure}")
         return
-    # Terminals that know no blocks get another sign.
+    # Terminals without UTF-8 cannot show block characters.
     sign = "█" if (sys.stdout.encoding or "").lower().startswith("utf") else "#"
     echo(typer.style(path, bold=True) + unsure)
     for entry in result.predictions:

@@ -1,4 +1,4 @@
-"""Is the int8 file as good as the float one? On photos with labels: accuracy. On photos without: agreement."""
+"""Comparison of an int8 file with the float one: accuracy on labelled photos, agreement on others."""
 
 from __future__ import annotations
 
@@ -23,20 +23,18 @@ _MAX_NEEDED = 1_000_000  # photos; more are not asked for
 
 @dataclass(frozen=True)
 class Calibration:
-    """Photos to quantise by: pixels (N, H, W, 3) at the card's size, and for each the classes that are right.
+    """Photos for quantisation: pixels (N, H, W, 3) at the card's size, and the correct classes of each.
 
-    `labels` is None where they are not known. A photo can have more than one right class because ImageNet has two
-    classes of one name ("crane").
+    `labels` is None if unknown. A photo can have several correct classes: ImageNet has two classes named "crane".
     """
 
     images: Pixels
     labels: Sequence[frozenset[int]] | None = None
 
     def split(self) -> tuple[Pixels, Calibration, Calibration]:
-        """Three parts that share no photo: for ranges and rounding, to choose layers by, and to judge by.
+        """Split into three disjoint parts: for ranges and rounding, for choosing layers, and for the final comparison.
 
-        What was chosen to look well on some photos is judged on others. Each part is spread evenly over the photos of
-        each label, or over all of them in their order where labels are not known.
+        Each part is spread evenly over the photos of each label, or over all photos in order without labels.
 
         Raises:
             UsageError: there are too few photos.
@@ -50,7 +48,7 @@ class Calibration:
         sizes = split_sizes(count)
         parts: tuple[list[int], ...] = ([], [], [])
         for done, i in enumerate(order, 1):
-            # Whichever part is furthest behind its share of the photos so far.
+            # The part that is furthest behind its share of the photos so far.
             behind = [size * done / count - len(part) for size, part in zip(sizes, parts, strict=True)]
             parts[behind.index(max(behind))].append(i)
         ranges, choosing, judging = (sorted(part) for part in parts)
@@ -62,18 +60,18 @@ class Calibration:
 
 
 def split_sizes(count: int) -> tuple[int, int, int]:
-    """How many of `count` photos are for ranges, for choosing, and for judging."""
+    """Split `count` photos into the numbers for ranges, for choosing layers and for the comparison."""
     ranges, choosing = min(_MAX_RANGE_PHOTOS, count // 2), min(_MAX_LAYER_PHOTOS, count // 4)
     return ranges, choosing, count - ranges - choosing
 
 
 def min_folder_size(judged: int) -> int:
-    """The fewest photos of which at least so many judge."""
+    """Return the fewest photos of which at least `judged` are for the comparison."""
     return next(count for count in range(judged, 4 * judged + MIN_PHOTOS) if split_sizes(count)[2] >= judged)
 
 
 def check_count(photos: int) -> None:
-    """Raise a `UsageError` where there are too few photos to quantise by."""
+    """Raise a `UsageError` if there are too few photos to quantise."""
     if photos < MIN_PHOTOS:
         raise UsageError(
             f"{counted(photos, 'photo')} {'is' if photos == 1 else 'are'} too few to quantise by: "
@@ -84,22 +82,22 @@ def check_count(photos: int) -> None:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What int8 costs on photos that it was not made by."""
+    """Accuracy of int8 beside float on photos that were not used to quantise."""
 
     photos: int
     measure: str  # "accuracy" or "agreement"
     float_score: float  # %; 100 where the measure is agreement with float
     int8_score: float  # %
-    agreed: int  # photos to which both give the same class
-    lost: int  # photos that float alone has right; without labels, all on which they differ: each may be one
-    gained: int  # photos that int8 alone has right; without labels 0
-    expected_drop: float  # points of accuracy that are lost if the float network's own probabilities are right
+    agreed: int  # photos with the same class from both
+    lost: int  # photos that only float classifies correctly; without labels, all that differ
+    gained: int  # photos that only int8 classifies correctly; without labels 0
+    expected_drop: float  # points of accuracy lost if the float probabilities are calibrated
     expected_error: float  # its standard error, points
     divergence: float  # mean KL divergence of the probabilities, nats
 
     @property
     def agreement(self) -> float:
-        """On how many photos float and int8 give the same class, %."""
+        """Share of photos with the same class from float and int8, %."""
         return 100 * self.agreed / self.photos
 
     @property
@@ -110,14 +108,14 @@ class Verdict:
 
     @property
     def drop(self) -> float:
-        """Points of accuracy lost. Without labels, the loss to expect: a change of mind between near equals is none."""
+        """Points of accuracy lost; without labels, the expected loss."""
         return self.float_score - self.int8_score if self.measure == "accuracy" else self.expected_drop
 
     @property
     def drop_interval(self) -> Interval:
         """The 95 % confidence interval of the accuracy lost, points.
 
-        Without labels its upper end is that of the share on which they differ: no more can be lost.
+        Without labels, the upper end is that of the share of photos that differ: no more can be lost.
         """
         low, high = paired(self.lost, self.gained, self.photos)
         if self.measure == "agreement":
@@ -125,9 +123,9 @@ class Verdict:
         return 100 * low, 100 * high
 
     def allows(self, max_drop: float) -> bool:
-        """Whether at most `max_drop` points are lost on these photos themselves; nothing is claimed of others.
+        """Whether at most `max_drop` points are lost on these photos, without a claim about others.
 
-        One photo more or less is below what a few photos can resolve: then the expected loss decides.
+        If the loss is at most one photo, the expected loss decides.
         """
         return self.drop <= max_drop + 1e-9 or (
             self.drop <= 100 / self.photos + 1e-9 and self.expected_drop <= max_drop + 1e-9
@@ -138,14 +136,14 @@ class Verdict:
         return self.drop_interval[1] <= max_drop + 1e-9
 
     def exceeds(self, max_drop: float) -> bool:
-        """Whether they show that more than `max_drop` points are lost."""
+        """Whether the photos show, with 95 % confidence, that more than `max_drop` points are lost."""
         return self.drop_interval[0] > max_drop + 1e-9
 
     def needed(self, max_drop: float) -> int | None:
-        """How many photos would show it, if as many of them differ as here; None where no number would."""
+        """Estimate how many such photos would show the bound; None if no number would."""
         lost, gained = self.lost / self.photos, self.gained / self.photos
         if self.measure == "accuracy" and self.drop >= max_drop and not self.exceeds(max_drop):
-            # So few photos tell how often the two differ, but not who is right more often: float's probabilities do.
+            # Few photos show how often the two differ, but not which is right more often: float's probabilities do.
             differing, drop = lost + gained, min(max(self.expected_drop / 100, 0.0), lost + gained)
             lost, gained = (differing + drop) / 2, (differing - drop) / 2
 
@@ -157,7 +155,7 @@ class Verdict:
         return 1 + bisect.bisect_left(range(1, _MAX_NEEDED), True, key=enough)
 
     def claim(self, max_drop: float) -> str:
-        """What may be said of a loss of at most `max_drop` points."""
+        """State what the photos show about a loss of at most `max_drop` points."""
         judged = f"{self.photos:,} photos judged"
         if self.shows(max_drop):
             return f"shown with 95 % confidence: {judged}, at most {self.drop_interval[1]:.2f} points lost"
@@ -203,5 +201,5 @@ def judge(expected: Array, found: Array, labels: Sequence[frozenset[int]] | None
 
 
 def _is_correct(choices: Array, labels: Sequence[frozenset[int]]) -> Array:
-    """(N,) of bool: whether each choice is among the right classes."""
+    """(N,) bool: whether each choice is a correct class."""
     return np.array([int(choice) in right for choice, right in zip(choices, labels, strict=True)])

@@ -17,12 +17,12 @@ from .qdq_writer import Scale
 from .torch_check import session
 
 _BINS = 2048
-# Values of a tensor and positions of a layer looked at in each image: enough for a curve and a covariance.
+# Values of a tensor and positions of a layer sampled per image: enough for a histogram and a covariance.
 _VALUES = 60_000
 _POSITIONS = 100
-# Tensors with less than this extent are nothing but zero, and float32 cannot divide it into bins.
+# Tensors with less than this extent are all zero: float32 cannot divide it into bins.
 _MIN_EXTENT = 1e-30
-# Part of the extent that a range may cover; a few rare values are given up for finer steps.
+# Fractions of the extent to try as a range: clipping rare values allows finer steps.
 _FRACTIONS = np.linspace(0.3, 1.0, 36)
 # Memory that second moments may take at once, in bytes.
 _MOMENT_BYTES = 400_000_000
@@ -41,7 +41,7 @@ class Extent:
 def run(
     model: onnx.ModelProto, images: Pixels, names: Sequence[str], task: str = "", progress: Progress = silent
 ) -> Iterator[dict[str, Array]]:
-    """The tensors of these names, a few images at a time; `progress` counts the images under the name `task`."""
+    """Run the model and yield the named tensors of each batch; progress is reported as `task`."""
     runtime = session(add_outputs(model, names))
     for start in range(0, len(images), BATCH):
         progress(task, start, len(images))
@@ -49,7 +49,7 @@ def run(
 
 
 def extents(graph: OnnxModel, images: Pixels, names: Sequence[str], progress: Progress = silent) -> dict[str, Extent]:
-    """The extents of tensors (N, C, …) over all images."""
+    """Compute the extents of tensors (N, C, …) over all images."""
     found: dict[str, Extent] = {}
     for tensors in run(graph.model, images, names, task="finding extents", progress=progress):
         for name, value in tensors.items():
@@ -64,7 +64,7 @@ def extents(graph: OnnxModel, images: Pixels, names: Sequence[str], progress: Pr
 def ranges(
     graph: OnnxModel, images: Pixels, extent: dict[str, Extent], progress: Progress = silent
 ) -> dict[str, tuple[float, float]]:
-    """For each tensor the range in which rounding to 256 levels, and clipping, does the least squared error."""
+    """Compute for each tensor the range whose clipping and rounding to 256 levels has the least squared error."""
     limits = {name: (float(e.low.min()), float(e.high.max())) for name, e in extent.items()}
     counts = {name: np.zeros(_BINS) for name in limits}
     for tensors in run(graph.model, images, list(limits), task="finding ranges", progress=progress):
@@ -92,14 +92,14 @@ def _best_range(low: float, high: float, counts: Array) -> tuple[float, float]:
 
 
 def num_groups(node: onnx.NodeProto) -> int:
-    """Groups of a convolution; 1 for a linear layer."""
+    """Return the groups of a convolution; 1 for a linear layer."""
     return int(attribute(node, "group", 1))
 
 
 def second_moments(
     graph: OnnxModel, images: Pixels, nodes: Sequence[onnx.NodeProto], progress: Progress = silent
 ) -> Iterator[tuple[onnx.NodeProto, Array]]:
-    """Each layer with E[x xᵀ] (G, K, K) of its inputs x for each group, a few layers at a time to bound memory."""
+    """Yield each layer with E[x xᵀ] (G, K, K) of its inputs x per group, in parts that bound memory."""
     parts = list(_split_by_memory(graph, nodes))
     for number, part in enumerate(parts):
         random = np.random.default_rng(0)
@@ -131,7 +131,7 @@ def _split_by_memory(graph: OnnxModel, nodes: Sequence[onnx.NodeProto]) -> Itera
 
 
 def _sample_inputs(graph: OnnxModel, node: onnx.NodeProto, value: Array, random: np.random.Generator) -> Array:
-    """What goes into single outputs of a layer, at random positions: (groups, samples, K), K as in its weights."""
+    """Sample the inputs of single outputs at random positions: (groups, samples, K), K as in the weights."""
     if node.op_type == "Gemm":
         return value[None]
     kernel = graph.weights[node.input[1]].shape[2:]

@@ -1,4 +1,4 @@
-"""The argument `classes`: a list, a mapping or a file → the names of the classes in the order of the logits."""
+"""Parsing of the argument `classes`: a list, a mapping or a file → class names in the order of the logits."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ ClassNames: TypeAlias = Iterable[str | int] | Mapping[str, int] | Mapping[int, s
 
 
 def class_names(classes: ClassNames | None) -> Sequence[str] | None:
-    """Names in the order of the logits, from a list, a mapping, a text file with one a line, or ImageNet's.
+    """Parse class names in the order of the logits: a list, a mapping, a text file with one a line, or "imagenet".
 
     Args:
         classes: a mapping gives each name its index, as `ImageFolder.class_to_idx` does, or each index its name, as
             `id2label` does. Whole numbers in a list are names.
 
     Raises:
-        UsageError: there is no such file, or it holds none; or a name is none, or the order is not said.
+        UsageError: the file cannot be read or has no names, a name is no text, or the order is unknown.
     """
     if classes is None:
         return None
@@ -64,7 +64,7 @@ def _read_names(classes: str | Path) -> Sequence[str]:
 
 
 def _warn_of_duplicates(names: Sequence[str]) -> None:
-    """Warn where several classes have the same name; those of ImageNet that share one are known."""
+    """Warn if several classes have the same name, except ImageNet's own duplicates."""
     indices: dict[str, list[int]] = {}
     for index, name in enumerate(names):
         indices.setdefault(name, []).append(index)
@@ -88,7 +88,7 @@ def _is_index(value: Any) -> bool:
 
 
 def _names_by_index(classes: Mapping[Any, Any]) -> list[Any]:
-    """The names of a mapping in the order of its indices, which are its values, or else its keys."""
+    """Return the names of a mapping in the order of its indices: its values, or else its keys."""
     if all(map(_is_index, classes.values())):
         pairs = [(int(index), name) for name, index in classes.items()]
     elif all(_is_index(index) or (isinstance(index, str) and index.isdecimal()) for index in classes):
@@ -105,7 +105,7 @@ def _names_by_index(classes: Mapping[Any, Any]) -> list[Any]:
 
 
 def require_same_order(given: Sequence[str], categories: Sequence[str]) -> None:
-    """A `UsageError` for the names of the weights in another order; other names are allowed."""
+    """Raise a `UsageError` if `given` are the names of the weights in another order; other names are allowed."""
     if list(given) != list(categories) and sorted(given) == sorted(categories):
         at = next(i for i, (a, b) in enumerate(zip(given, categories, strict=True)) if a != b)
         raise UsageError(

@@ -1,7 +1,4 @@
-"""A torch network → an ONNX graph that takes photos: normalisation, network and softmax, and nothing left over.
-
-The network runs once on shapes alone, and each operation that it did is written down.
-"""
+"""A torch network → an ONNX graph of normalisation, network and softmax, traced in one run on meta tensors."""
 
 from __future__ import annotations
 
@@ -38,7 +35,7 @@ _PREFIX = "network."  # of the paths inside `Deployed`, and of those inside `Obs
 
 
 class Deployed(nn.Module):
-    """What a client calls: uint8 (N, H, W, 3) → probabilities (N, K), embedding (N, D), features (N, C, h, w)."""
+    """The exported module: normalisation, network and softmax."""
 
     scale: Tensor
     shift: Tensor
@@ -49,7 +46,7 @@ class Deployed(nn.Module):
         scale, shift = 1 / (255 * std), -mean / std
         self.network = network
         if isinstance(network, GoogLeNet) and network.transform_input:
-            # A second normalisation of its own, channel by channel: one multiplication and addition does for both.
+            # Its own second normalisation, per channel, is merged into the first.
             black = torch.zeros(1, 3, network.min_size, network.min_size, dtype=torch.float64)
             offset, white = (network.prepare_input(x)[0, :, 0, 0].numpy() for x in (black, black + 1))
             factor = white - offset
@@ -119,10 +116,10 @@ def _trace_on_meta(deployed: Deployed, example: Tensor, size: int) -> onnx.Model
 
 
 def _require_logits(found: Graph) -> None:
-    """Refuse a network whose own last step makes probabilities: of these the softmax would make others."""
+    """Reject a network that ends in a softmax or sigmoid: the file adds its own softmax."""
     makers = {ref: op for op in found.nodes for ref in op.outputs if op.is_view or not op.in_place}
     op = makers[found.outputs[0]]  # the softmax of the file
-    # What changes nothing gives back its input, and so is its own maker; the parameters and the image have none.
+    # An identity returns its input, so it is its own maker; parameters and the image have no maker.
     while op.inputs and (maker := makers.get(op.inputs[0], op)) is not op:
         op = maker
         if op.op not in ("div", "view", "alias", "detach", "clone", "_to_copy", "squeeze"):
@@ -136,7 +133,7 @@ def _require_logits(found: Graph) -> None:
 
 
 def _warn_of_own_normalisation(found: Graph, deployed: Deployed) -> None:
-    """A network that normalises its input itself, as it seems, and a preprocessing that does."""
+    """Warn if the network seems to normalise its input itself, although the preprocessing does."""
     mean, std = deployed.normalisation
     inner = deployed.network.network if isinstance(deployed.network, ObservedNetwork) else deployed.network
     if getattr(inner, "transform_input", False) or (not any(mean) and all(value == 1 for value in std)):
@@ -163,7 +160,7 @@ def _warn_of_own_normalisation(found: Graph, deployed: Deployed) -> None:
 
 
 def _export_by_torch(deployed: Deployed, size: int) -> onnx.ModelProto:
-    """What torch's own exporter writes, for operations that ours does not: slower, and it needs onnxscript."""
+    """Export with `torch.onnx.export`, for operations that our writer lacks: slower, and it needs onnxscript."""
     if find_spec("onnxscript") is None:
         raise UnwritableError("torch.onnx.export may know it: pip install onnxscript")
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
@@ -188,7 +185,7 @@ def _export_by_torch(deployed: Deployed, size: int) -> onnx.ModelProto:
 
 @contextlib.contextmanager
 def _suppress_output() -> Iterator[None]:
-    """Without what the exporter prints and logs of itself."""
+    """Suppress what the exporter prints and logs."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -1,4 +1,4 @@
-"""Which networks can be exported, and a copy of one as it will be: on the CPU, in float32, in eval mode."""
+"""The copy of a network that is exported: on the CPU, in float32, in eval mode; and which networks are rejected."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch
 
 
 def check_exportable(network: nn.Module) -> None:
-    """A `UsageError` for what is quantised, TorchScript, without a classifier or with lazy layers."""
+    """Raise a `UsageError` for networks that are quantised, TorchScript, without classifier or with lazy layers."""
     if isinstance(network, torch.jit.ScriptModule):
         raise UsageError("the network is a TorchScript module; give the Python module that it was made from.")
     if _num_classes(network) == 0:
@@ -41,15 +41,15 @@ def check_exportable(network: nn.Module) -> None:
 
 
 def _num_classes(network: nn.Module) -> Any:
-    """What it says of itself; None: nothing."""
+    """Return its attribute `num_classes`, or None."""
     try:
         return getattr(network, "num_classes", None)
-    except UsageError:  # one of ours with a head that does not tell its width
+    except UsageError:  # one of ours whose head has no width to read
         return None
 
 
 def is_family(network: nn.Module) -> bool:
-    """Whether it is one of our networks, whose parts in turn do what it does as a whole."""
+    """Whether it is one of our networks, unmodified, so that its parts compute what `forward` does."""
     return (
         isinstance(network, ConvNet)
         and type(network).__module__.startswith(ConvNet.__module__.rpartition(".")[0])
@@ -60,7 +60,7 @@ def is_family(network: nn.Module) -> bool:
 
 
 def copy_for_export(network: nn.Module, preprocessing: Preprocessing) -> ConvNet | ObservedNetwork:
-    """A copy of the network as it will be exported; a `UsageError` where it takes no RGB photos of the card's size."""
+    """Copy the network for export; a `UsageError` if it does not take RGB photos of the card's size."""
     if isinstance(network, ObservedNetwork):
         return network
     found = (module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d))
@@ -109,7 +109,7 @@ class _Normalise(nn.Module):
 
 
 def _with_plain_normalize(network: nn.Module) -> nn.Module:
-    """The network with torchvision's `Normalize` written as arithmetic: that asks for values, which a trace has not."""
+    """Replace torchvision's `Normalize`, which reads values that a trace does not have, by plain arithmetic."""
     for path, module in list(network.named_modules()):
         if path and type(module).__name__ == "Normalize" and type(module).__module__.startswith("torchvision."):
             parent, _, name = path.rpartition(".")

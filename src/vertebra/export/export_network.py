@@ -38,7 +38,7 @@ from .torch_check import verify_against_torch
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written, and what was found on the way."""
+    """What was written, and the measurements made for it."""
 
     path: Path
     card: Card
@@ -143,7 +143,7 @@ def export(
 
 @contextmanager
 def _timed(timings: dict[str, float], step: str) -> Iterator[None]:
-    """Record the seconds of a step."""
+    """Add the seconds of the body to `timings`."""
     started = time.perf_counter()
     yield
     timings[step] = round(time.perf_counter() - started, 3)
@@ -173,7 +173,7 @@ def _int8_metrics(report: Int8Report) -> dict[str, Any]:
 
 
 def _replace_classifier(body: str | os.PathLike[str], classifier: nn.Module, temperature: float) -> onnx.ModelProto:
-    """An exported file's graph, its last linear layer replaced; the logits are divided by the temperature within it."""
+    """Replace the last linear layer of an exported graph; the temperature is folded into its weights."""
     read_verified_card(body)
     model = onnx.load(body)
     graph = OnnxModel(model)
@@ -214,7 +214,7 @@ def _replace_classifier(body: str | os.PathLike[str], classifier: nn.Module, tem
 
 
 def _validate_target(path: Path) -> None:
-    """Refuse a target that cannot be written, before any work is done."""
+    """Raise an error for a target that cannot be written, before any work is done."""
     if path.suffix.lower() != ".onnx":
         raise UsageError(
             f"the file to write is {str(path)!r}; its name must end in .onnx, for example {path.stem}.onnx"

@@ -1,4 +1,4 @@
-"""A float graph → the best int8 graph that the photos and this machine allow, with what it costs and what it saves."""
+"""A float graph → an int8 graph: which layers stay in float, whether the result may be written, and its report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .torch_check import session
 
 _BATCH = 4  # photos
 _BLOCKS, _BLOCK_RUNS = 6, 8
-_SCREENED = 24  # photos by which single layers are compared
+_SCREENED = 24  # photos on which single layers are ranked
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ def quantise(
     require_proof: bool,
     progress: Progress,
 ) -> tuple[onnx.ModelProto, Int8Report]:
-    """The int8 model that loses at most `max_drop` points, and what was found.
+    """Quantise a model so that it loses at most `max_drop` points; return it with its report.
 
-    Ranges, the choice of layers and the judgement rest on three parts of the photos that have none in common.
+    Ranges, the choice of layers and the final comparison use disjoint parts of the photos.
 
     Raises:
         UsageError: too few photos, or labels in another order than the classes.
-        ExportError: int8 is shown to lose more than is allowed, or is not faster; with `force`, such a model is
-            returned. With `require_proof`, also where the photos do not show that it loses at most that.
+        ExportError: int8 is shown to lose more than `max_drop`, or is not faster; `force` returns it all the same.
+            With `require_proof`, also if the photos do not show that it loses at most that.
     """
     images, choosing, judging = calibration.split()
     floats = session(model.SerializeToString())
@@ -134,7 +134,7 @@ def _unproven_message(report: Int8Report) -> str:
 def _choose_layers(
     plan: Plan, choosing: Calibration, expected: Array, max_drop: float, progress: Progress
 ) -> tuple[onnx.ModelProto, list[str]]:
-    """Put layers back to float, those that hurt most first, until the loss on these photos is allowed."""
+    """Put layers back to float, the most harmful first, until the loss on these photos is allowed."""
 
     def attempt(kept: list[str], progress: Progress) -> tuple[onnx.ModelProto, Verdict]:
         model = plan.write(kept)
@@ -151,13 +151,13 @@ def _choose_layers(
         kept, ranking = kept + ranking[:step], ranking[step:]
         progress("putting layers back", len(kept), len(kept) + len(ranking))
         model, verdict = attempt(kept, silent)
-        # Where single layers do not help soon, many will not be worth their time one by one.
+        # If single layers do not help soon, put back more at a time.
         step = max(1, len(kept) // 2)
     return model, kept
 
 
 def _rank_layers(plan: Plan, images: Pixels, expected: Array, progress: Progress) -> list[str]:
-    """Layers by how much nearer to float the network comes with only that layer in float."""
+    """Rank layers by how much closer to float the network gets with only that layer in float."""
     layers = [node.name for node in plan.graph.weighted() if node.name in plan.candidates]
     gains = {}
     for i, name in enumerate(layers):
@@ -172,7 +172,7 @@ def _rank_layers(plan: Plan, images: Pixels, expected: Array, progress: Progress
 
 
 def predict(runtime: ort.InferenceSession, images: Pixels, task: str = "", progress: Progress = silent) -> Array:
-    """Probabilities (N, K); `progress` counts the images under the name `task`."""
+    """Return probabilities (N, K); progress is reported as `task`."""
     parts = []
     for start in range(0, len(images), _BATCH):
         progress(task, start, len(images))
@@ -181,11 +181,11 @@ def predict(runtime: ort.InferenceSession, images: Pixels, task: str = "", progr
 
 
 def time_sessions(sessions: Sequence[ort.InferenceSession], image: Pixels) -> list[float]:
-    """Median milliseconds of each, in blocks taken in turns, so that a slow moment of the machine hits all alike."""
+    """Return the median milliseconds of each session, timed in interleaved blocks against drift of the machine."""
     taken: list[list[float]] = [[] for _ in sessions]
     for block in range(_BLOCKS):
         for index in range(len(sessions))[:: 1 if block % 2 else -1]:
-            # The threads of the session before wait in a loop for a moment and would be in the way.
+            # Threads of the previous session spin for a moment and would disturb this one.
             time.sleep(0.02)
             for turn in range(_BLOCK_RUNS):
                 started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""A network and all that its file will say of it, each value checked."""
+"""A network with the card of its file, each value checked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vertebra.units import counted
 
 from .observed_network import ObservedNetwork
 
-# What the command line calls the fields of a preprocessing.
+# Names on the command line → fields of `Preprocessing`.
 PREPROCESSING_OPTIONS = {
     "size": "crop_size",
     "resize": "resize_size",
@@ -32,7 +32,7 @@ PREPROCESSING_OPTIONS = {
 
 @dataclass(frozen=True)
 class Prepared:
-    """A network and all that its file will say of it."""
+    """A network and the card of its file."""
 
     network: ConvNet | ObservedNetwork
     card: Card
@@ -40,7 +40,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class PartialCard:
-    """Fields of a card, as a caller gives them or as they are known of weights. None: not said."""
+    """Fields of a card, given by the caller or known from the weights. None: unknown."""
 
     classes: Sequence[str] | None = None
     weights: WeightSource | None = None
@@ -48,11 +48,11 @@ class PartialCard:
     licence: str | None = None
     temperature: float | None = None
     threshold: float | None = None
-    preprocessing: Preprocessing | None = None  # that of the weights, with which the metrics were measured
+    preprocessing: Preprocessing | None = None  # of the weights; the metrics were measured with it
 
     @classmethod
     def of(cls, card: Card) -> PartialCard:
-        """What a card says."""
+        """Return the fields of a card."""
         return cls(**{field.name: getattr(card, field.name) for field in fields(cls)})
 
 
@@ -63,9 +63,9 @@ def fill_card(
     given: PartialCard,
     known: PartialCard,
 ) -> Prepared:
-    """The network with its card: what is given, and for the rest what is known of the weights.
+    """Build the card of a network from the given fields, and from those known of the weights where none is given.
 
-    Known metrics hold for the preprocessing that they were measured with.
+    Known metrics are kept only with the preprocessing that they were measured with.
     """
     classes = known.classes if given.classes is None else given.classes
     metrics = known.metrics if given.metrics is None and preprocessing == known.preprocessing else given.metrics
@@ -85,12 +85,12 @@ def fill_card(
         temperature=1.0 if temperature is None else temperature,
         threshold=threshold or None,
     )
-    # The card's own rules are kept in one place, where cards are read.
+    # Parsed again, because the rules for cards are checked where cards are read.
     return Prepared(network, Card.from_json(card.to_json(), "the card to write"))
 
 
 def merge_preprocessing(asked: Preprocessing | Mapping[str, Any] | None, base: Preprocessing) -> Preprocessing:
-    """The preprocessing that was asked for, its other fields those of `base`."""
+    """Return the requested preprocessing, with missing fields from `base`."""
     if isinstance(asked, Preprocessing):
         return asked
     changes = dict(asked or {})
@@ -102,7 +102,7 @@ def merge_preprocessing(asked: Preprocessing | Mapping[str, Any] | None, base: P
 
 
 def _check_preprocessing(preprocessing: Preprocessing) -> None:
-    """Means and deviations are of values from 0 to 1; those of bytes would turn every photo to the same grey."""
+    """Require means and deviations of values from 0 to 1; those of bytes would turn every photo grey."""
     if preprocessing.resize_size < preprocessing.crop_size:
         raise UsageError(
             f"resize is {preprocessing.resize_size} and size {preprocessing.crop_size} pixels; what is cut out can be "
@@ -120,7 +120,7 @@ def _check_preprocessing(preprocessing: Preprocessing) -> None:
 def list_assumptions(
     asked: Preprocessing | Mapping[str, Any] | None, preprocessing: Preprocessing, network: nn.Module
 ) -> list[str]:
-    """Of what a bare file does not say, what concerns the photos and the body rather than the classifier."""
+    """List what is assumed about the input, and about the body, of a file without a card."""
     assumed = []
     if not isinstance(asked, Preprocessing):
         assumed = [
@@ -134,7 +134,7 @@ def list_assumptions(
 
 
 def format_value(value: Any) -> str:
-    """A value of a card as text: `"of 12 bits"`, `"0.5/0.5/0.5"`."""
+    """Format a value of a card: `"of 12 bits"`, `"0.5/0.5/0.5"`."""
     if isinstance(value, Decoding):
         return f"of {value.bits or BITS[1]} bits"
     return "/".join(f"{part:g}" for part in value) if isinstance(value, tuple) else str(value)

@@ -1,6 +1,6 @@
-"""Any network that classifies: where its logits, its embedding and its last feature map are.
+"""Locates the logits, the embedding and the last feature map of any classifier, by one run with hooks.
 
-Our families define them. In other networks, and in ours whose `forward` was changed or has hooks, one run finds them.
+Our families define them; other networks, and ours with a changed `forward` or hooks, do not.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ Call: TypeAlias = tuple[str, nn.Module, Any, Any]  # a module's path, itself, it
 
 
 class ObservedNetwork(nn.Module):
-    """A network of any kind: (N, 3, H, W) → logits, embedding, features.
+    """Any classifier: (N, 3, H, W) → logits, embedding, features.
 
-    The embedding is what the last linear layer takes, and the feature map what is averaged before it. A network
-    without such a layer has the mean of its last feature map for an embedding, and one without feature maps has its
-    embedding as a map of one position.
+    The embedding is the input of the last linear layer, and the features are the map that is averaged before it.
+    Without such a layer, the embedding is the mean of the last feature map; without feature maps, the features are
+    the embedding as a 1 × 1 map.
     """
 
     def __init__(self, network: nn.Module, size: int) -> None:
         super().__init__()
         self.network = network
         self.num_classes = 0
-        self.linear: str | None = None  # path of the layer whose result the logits are
+        self.linear: str | None = None  # path of the layer that returns the logits
         self.map: tuple[str, str] | None = None  # a path, and whether its "input" or its "output" is the feature map
         self._locate_outputs(size)
 
@@ -62,7 +62,7 @@ class ObservedNetwork(nn.Module):
         return logits, embedding, embedding[:, :, None, None] if features is None else features
 
     def _locate_outputs(self, size: int) -> None:
-        """Run it once, and look for the layer that gives the logits and the map that is averaged."""
+        """Run the network once to find the layer that returns the logits, and the map that is averaged."""
         calls: list[Call] = []
         hooks = [
             module.register_forward_hook(
@@ -107,7 +107,7 @@ class ObservedNetwork(nn.Module):
 
 
 def _last_map(calls: Sequence[Call], embedding: Tensor | None) -> tuple[str, str] | None:
-    """The map whose mean the embedding is; else one that a linear layer takes flat; else the last that is averaged."""
+    """Find the map whose mean is the embedding; else one flattened for a linear layer; else the last averaged."""
     made = [(path, output) for path, _, _, output in reversed(calls) if _is_map(output)]
     for path, output in made:
         if embedding is not None and output.shape[1] == embedding.shape[1]:
@@ -143,7 +143,7 @@ def _are_probabilities(outputs: Tensor) -> bool:
 
 
 def extract_logits(output: Any) -> Tensor:
-    """The logits among what a network gives; a `UsageError` where it gives several things, and none is called so."""
+    """Extract the logits from a network's output; a `UsageError` if it has several parts and none named `logits`."""
     if isinstance(output, Mapping):
         named = output.get("logits")
     else:

@@ -1,4 +1,4 @@
-"""An ONNX model in memory: which node makes a tensor, which read it, what the weights are."""
+"""An ONNX model in memory, with its producers, consumers and weights by tensor name."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import onnx
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
-# A convolution and what comes after it are one step in int8: the range of its result does the clipping.
+# In int8, a layer and the activation after it are one step: the output range does the clipping.
 CLIPPING = ("Relu", "Clip")
 WEIGHTED = ("Conv", "Gemm")
 
 
 class OnnxModel:
-    """A view of a model; weights that are set go into the model."""
+    """A view of a model; `set_weights` changes the model."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
@@ -32,19 +32,19 @@ class OnnxModel:
         self.outputs = {item.name for item in model.graph.output}
 
     def copy(self) -> OnnxModel:
-        """A graph over a copy of the model."""
+        """Copy the model and its view."""
         return OnnxModel(copy.deepcopy(self.model))
 
     def weighted(self) -> list[onnx.NodeProto]:
-        """Convolutions and linear layers in order."""
+        """Return convolutions and linear layers in order."""
         return [node for node in self.nodes if node.op_type in WEIGHTED]
 
     def before_first_layer(self) -> list[onnx.NodeProto]:
-        """The nodes from the input to the first convolution: normalisation."""
+        """Return the nodes before the first convolution: normalisation."""
         return list(takewhile(lambda node: node.op_type != "Conv", self.nodes))
 
     def result(self, node: onnx.NodeProto) -> str:
-        """The tensor that a layer or a sum makes together with a ReLU or ReLU6 that only it feeds."""
+        """Return the output of a layer or sum, including a ReLU or ReLU6 that only it feeds."""
         name: str = node.output[0]
         consumers = self.consumers.get(name, [])
         alone = len(consumers) == 1 and name not in self.outputs
@@ -53,14 +53,14 @@ class OnnxModel:
         return name
 
     def set_weights(self, values: dict[str, Array]) -> None:
-        """Replace initializers of these names."""
+        """Replace initializers by name."""
         for item in self.model.graph.initializer:
             if item.name in values:
                 item.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(values[item.name]), item.name))
         self.weights |= values
 
     def drop_unused(self) -> None:
-        """Leave out initializers that no node reads."""
+        """Remove initializers that no node reads."""
         used = {name for node in self.nodes for name in node.input}
         kept = [item for item in self.model.graph.initializer if item.name in used]
         del self.model.graph.initializer[:]
@@ -68,12 +68,12 @@ class OnnxModel:
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    """An attribute of a node, or the default where it is not given."""
+    """Return an attribute of a node, or the default."""
     return next((onnx.helper.get_attribute_value(item) for item in node.attribute if item.name == name), default)
 
 
 def add_outputs(model: onnx.ModelProto, names: Iterable[str]) -> bytes:
-    """The model with these inner tensors among its outputs."""
+    """Serialise the model with inner tensors as additional outputs."""
     extended = onnx.ModelProto()
     extended.CopyFrom(model)
     present = {item.name for item in extended.graph.output}

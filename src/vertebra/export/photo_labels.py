@@ -1,4 +1,4 @@
-"""The right classes of calibration photos, from the folders that they lie in."""
+"""Labels of calibration photos from their folders, and a check that the class names are in the network's order."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _WNID_PREFIX = re.compile(r"n\d{8}(?=_|$)")
 
 
 def labels_of(paths: Sequence[PurePath], classes: Sequence[str] | None, count: int) -> list[frozenset[int]] | None:
-    """The right classes of photos, from their paths inside the folder; None where these tell nothing.
+    """Read the correct classes of photos from their relative paths; None if no folder names a class.
 
-    A photo's class is the folder that it lies in: by name, by number, or by ImageNet's ids (n01440764). Photos named
-    as ImageNet's are (n01440764_36.JPEG) need no folders.
+    A folder is a class name, a class number or an ImageNet id (n01440764). Photos named as in ImageNet
+    (n01440764_36.JPEG) need no folders.
 
     Raises:
         UsageError: some folders name classes, and others do not.
@@ -57,14 +57,15 @@ def _known_classes(classes: Sequence[str] | None, count: int) -> dict[str, froze
 
 
 def _normalise(name: str) -> str:
-    """`Golden_Retriever` and `golden retriever` are one, and so are the two ways in which Unicode writes an accent."""
+    """Normalise case, separators and Unicode: `Golden_Retriever` is `golden retriever`."""
     return " ".join(unicodedata.normalize("NFC", name).lower().replace("_", " ").replace("-", " ").split())
 
 
 def require_class_order(predicted: Array, labels: Sequence[frozenset[int]], classes: Sequence[str] | None) -> None:
-    """A `UsageError` for class names in the wrong order, which is told from a network that is merely bad.
+    """Raise a `UsageError` if class names are in the wrong order, as opposed to a network that is merely inaccurate.
 
-    If nearly all photos of a class get one answer, and each class another, then the network knows the classes.
+    They are if nearly all photos of a class get one prediction, each class another, and most of these are wrong. With
+    fewer than 3 photos per class on average, or one class, nothing is checked.
     """
     answers: dict[frozenset[int], list[int]] = {}
     for right, choice in zip(labels, predicted, strict=True):
@@ -72,9 +73,9 @@ def require_class_order(predicted: Array, labels: Sequence[frozenset[int]], clas
     favourites = {right: max(set(found), key=found.count) for right, found in answers.items()}
     consistent = sum(found.count(favourites[right]) for right, found in answers.items()) / len(labels)
     wrong = {right: choice for right, choice in favourites.items() if choice not in right}
-    one_each = len(set(favourites.values())) == len(favourites)
+    distinct = len(set(favourites.values())) == len(favourites)
     enough = len(labels) >= 3 * len(answers) and len(answers) > 1
-    if enough and one_each and consistent > 0.8 and len(wrong) > len(favourites) / 2:
+    if enough and distinct and consistent > 0.8 and len(wrong) > len(favourites) / 2:
         right, choice = next(iter(wrong.items()))
         names = [str(i) if classes is None else classes[i] for i in (min(right), choice)]
         raise UsageError(

@@ -1,4 +1,4 @@
-"""An `nn.Module` of the caller's own → the network to export and its card."""
+"""An `nn.Module` → the network to export and its card."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _REQUIRED = ("crop_size", "mean", "std")  # fields of a preprocessing that canno
 
 
 class PreprocessingError(UsageError):
-    """It is not known how photos are prepared for a module."""
+    """The preprocessing of a module is unknown or incomplete."""
 
     def __init__(self, fault: str, python: str, options: str) -> None:
-        """`fault` is what is wrong; the others say what to give, in Python and on the command line."""
+        """`fault` is what is wrong; `python` and `options` say what to give there."""
         super().__init__(f"{fault} {python}", f"{fault} {options}")
         self.fault = fault
 
@@ -43,7 +43,7 @@ class PreprocessingError(UsageError):
 def prepare_module(
     model: nn.Module, weights: Any, architecture: str | None, asked: Any, given: PartialCard
 ) -> Prepared:
-    """A module and its card; the arguments are those of `prepare`, `asked` the preprocessing."""
+    """Build the card of a module; the arguments are those of `prepare`, `asked` its preprocessing."""
     module = unwrap_module(model)
     check_exportable(module)
     if asked is not None and not isinstance(asked, Preprocessing | Mapping):
@@ -82,7 +82,7 @@ def _notes(
     assumed: Sequence[str],
     classes: Sequence[str] | None,
 ) -> list[str]:
-    """What is assumed of a module, and what of its weights may not hold for it."""
+    """List what is assumed about a module, and what its weights say that may not hold for it."""
     notes, count = [], network.num_classes
     if info.fields.preprocessing is None and assumed:
         notes.append(f"assumed: {', '.join(assumed)}")
@@ -111,7 +111,7 @@ def _notes(
 def _resolve_preprocessing(
     module: nn.Module, asked: Preprocessing | Mapping[str, Any] | None, base: Preprocessing | None
 ) -> Preprocessing:
-    """The preprocessing that was asked for, its other fields those of `base`."""
+    """Return the requested preprocessing, with missing fields from `base`."""
     if isinstance(asked, Preprocessing):
         return asked
     if base is not None:
@@ -135,7 +135,7 @@ def _join(names: Sequence[str]) -> str:
 
 
 def unknown_preprocessing_error(network: nn.Module) -> PreprocessingError:
-    """For a module of which nothing says how its photos are prepared: what to write."""
+    """Return the error for a module with unknown preprocessing, with what to write."""
     hint, code = "", ""
     for path, part in network.named_modules():
         if path and isinstance(part, ConvNet) and part.origin is not None:

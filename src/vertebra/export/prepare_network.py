@@ -1,4 +1,4 @@
-"""What to export: a name, a checkpoint or a network of one's own → the network and its card."""
+"""A name, a weight file or a module → the network to export and its card."""
 
 from __future__ import annotations
 
@@ -45,18 +45,16 @@ def prepare(
     threshold: float | None = None,
     network_options: Mapping[str, Any] | None = None,
 ) -> Prepared:
-    """Load or take a network and fill its card.
+    """Load a network, or take a module, and build its card.
 
-    A file that Vertebra wrote at the end of a run says what its weights were trained for, and that holds unless an
-    argument says otherwise. Of another file that is assumed; warnings tell which.
+    A weight file written by a Vertebra run has a card, which arguments override. For other weight files the card's
+    fields are assumed, with a warning that lists them.
 
-    Any module can be exported that takes float images (N, 3, H, W) and gives logits (N, K). Its preprocessing is that
-    of the weights that one of our networks was created with, also once its head is another, that of timm's
-    `pretrained_cfg`, its own attribute `preprocessing` (a `vertebra.Preprocessing`), or what `weights` or
-    `preprocessing` say; without any of these it is refused. Its classes have
-    names where its classifier still is the one of weights whose classes are known. It is unwrapped (DataParallel,
-    DistributedDataParallel, torch.compile, AveragedModel), exported as it is in eval mode and in float32, and left as
-    it is.
+    A module must take float images (N, 3, H, W) and return logits (N, K). Its preprocessing comes from the weights that
+    one of our networks was created with (also with a new head), timm's `pretrained_cfg`, its attribute `preprocessing`
+    (a `vertebra.Preprocessing`), or the arguments `weights` and `preprocessing`; without any of these it is rejected.
+    Its classes have names if its classifier is unchanged and the classes of its weights are known. It is unwrapped
+    (DataParallel, DistributedDataParallel, torch.compile, AveragedModel) and copied; the module is not modified.
 
     Args:
         model: a name as `list_models()` has it, a path to a weight file, or a network, of whatever library.
@@ -123,7 +121,7 @@ def _prepare_named(
     preprocessing = merge_preprocessing(asked, base)
     known = PartialCard.of(card) if card is not None else published_card(member or enum["DEFAULT"])
     if card is None:
-        # A file of one's own with as many classes as the published weights is taken to have theirs.
+        # A weight file with as many classes as the published weights is assumed to have theirs.
         fit = source is not None and known.classes is not None and len(known.classes) == network.num_classes
         known = replace(known, classes=known.classes if fit else None)
         if member is None:
@@ -147,7 +145,7 @@ def _prepare_named(
 
 
 def _describe_changes(given: PartialCard, card: Card, preprocessing: Preprocessing) -> str:
-    """Where an argument replaces what the file's card says."""
+    """Describe fields of the file's card that arguments replace."""
     replaced = {
         **{name: (getattr(card.preprocessing, name), value) for name, value in vars(preprocessing).items()},
         "temperature": (card.temperature, given.temperature),
@@ -164,7 +162,7 @@ def _describe_changes(given: PartialCard, card: Card, preprocessing: Preprocessi
 
 
 def _describe_assumed(given: PartialCard, assumed: list[str], classes: Sequence[str] | None, count: int) -> str:
-    """What a weight file without a card does not say, and is assumed; `assumed`: of its input."""
+    """Describe what is assumed for a weight file without a card; `assumed` are the parts about its input."""
     if given.classes is None:
         numbers = f"classes 0 to {count - 1}"
         assumed.append(numbers if classes is None else f"classes {classes[0]}, {classes[1]} … as published")
@@ -180,7 +178,7 @@ def _describe_assumed(given: PartialCard, assumed: list[str], classes: Sequence[
 
 
 def body_assumptions(name: str, weights: str, network: ConvNet, preprocessing: Preprocessing) -> list[str]:
-    """What is assumed where a weight file without a card is trained on with a new classifier: one sentence or none."""
+    """List what is assumed when a weight file without a card gets a new classifier: one sentence or none."""
     enum = get_model_weights(name)
     source = resolve(enum, weights)
     if not isinstance(source, Path) or published(enum, source) is not None or read_card(source) is not None:
@@ -220,7 +218,7 @@ def _weight_source(source: WeightsEnum | Path, member: WeightsEnum | None) -> We
 
 
 def metadata(prepared: Prepared) -> dict[str, str]:
-    """For a safetensors file with the network's state dict: all that one must know to use it, as `prepare` reads it."""
+    """Build the metadata of a safetensors file with the network's state dict, which `prepare` reads."""
     network = prepared.network
     settings = json.dumps(network.hidden_settings if isinstance(network, ConvNet) else {})
     known = {"format": "pt", METADATA_KEY: prepared.card.to_json(), NETWORK_KEY: settings}

@@ -1,8 +1,8 @@
-"""What the weights of a module say of its use: preprocessing, classes, provenance, licence and metrics.
+"""What is known about a module from its weights: preprocessing, classes, provenance, licence and metrics.
 
 Our networks remember the weights that they were created with, timm's have a `pretrained_cfg`, and for others the caller
-names the weights. A module may have been trained further since, or have another head: its values are compared with the
-file's before anything that holds for the file alone is said of it.
+names the weights. A module may have been trained further or have a new head, so its values are first compared with the
+weight file's.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ _COUNTER = "num_batches_tracked"  # which nothing depends on
 
 @dataclass(frozen=True)
 class WeightsInfo:
-    """What is known of a module from its weights."""
+    """What is known about a module from its weights."""
 
     name: str  # of the network
     fields: PartialCard = field(default_factory=PartialCard)
-    class_count: int | None = None  # how many classes the weights have, whether or not they are the network's
-    source: str = ""  # where the preprocessing is from
-    unverified_reason: str = ""  # why the fields may not hold for this module; "": they do
-    unnamed_reason: str = ""  # why the classes have no names, where the weights have some
+    class_count: int | None = None  # of the weights, even if the network has a new head
+    source: str = ""  # of the preprocessing
+    unverified_reason: str = ""  # why the fields may not hold for this module; "": verified
+    unnamed_reason: str = ""  # why the classes have no names although the weights have some
     outputs: int | None = None  # how many logits the weights give, where it is recorded
 
 
 def weights_info(network: nn.Module, weights: Any, architecture: str | None) -> WeightsInfo:
-    """What a module says of itself, or the weights that the caller names: a member of an enum, or its name."""
+    """Collect what is known from a module's own weights, or from those that the caller names (enum member or name)."""
     name = architecture or type(network).__name__.lower()
     if weights is not None:
         return _from_published(network, _resolve_member(weights, network, architecture), name, named_by_caller=True)
@@ -58,7 +58,7 @@ def weights_info(network: nn.Module, weights: Any, architecture: str | None) -> 
         if origin.weights is not None:
             return _from_published(network, origin.weights, name, origin.file)
         return _from_file(network, origin, name)
-    # Ours show what their default weights have in the same words, whatever weights they are with.
+    # Our networks have a `pretrained_cfg` too, but always that of their default weights.
     config = None if isinstance(network, ConvNet) else timm_config(network)
     if config is not None:
         return _from_timm(network, config, architecture)
@@ -115,7 +115,7 @@ def _is_weight_file(weights: str | Path) -> bool:
 
 
 def published_card(member: Any) -> PartialCard:
-    """What is published with weights, ours or torchvision's."""
+    """Return the fields published with weights, ours or torchvision's."""
     return PartialCard(
         classes=member.meta.get("categories"),
         weights=WeightSource(f"{type(member).__name__}.{member.name}", None, member.url),
@@ -165,7 +165,7 @@ def _from_published(
 
 
 def _from_file(network: nn.Module, origin: LoadedWeights, name: str) -> WeightsInfo:
-    """A network that was created with a weight file of one's own."""
+    """Return what is known about a network created from a weight file."""
     card, file, label = origin.card, origin.file, f"'{origin.file}'"
     default = get_model_weights(origin.name)["DEFAULT"]
     known = PartialCard.of(card) if card is not None else published_card(default)
@@ -199,7 +199,7 @@ def _from_file(network: nn.Module, origin: LoadedWeights, name: str) -> WeightsI
 
 
 def _from_timm(network: nn.Module, config: Mapping[str, Any], architecture: str | None) -> WeightsInfo:
-    """A network of timm's."""
+    """Return what is known about a timm network."""
     published = str(config.get("architecture") or type(network).__name__.lower())
     label = f"{published}.{config['tag']}" if config.get("tag") else published
     count, names = config.get("num_classes"), config.get("label_names")
@@ -222,7 +222,7 @@ def _from_timm(network: nn.Module, config: Mapping[str, Any], architecture: str 
 
 
 def _cached_file(member: Any) -> Path | None:
-    """Where published weights lie on this machine, if they do."""
+    """Return the path of published weights in the cache, or None."""
     try:
         path = cached_path(member.url)
     except VertebraError:
@@ -231,7 +231,7 @@ def _cached_file(member: Any) -> Path | None:
 
 
 def file_sha256(path: Path | None) -> str | None:
-    """The SHA-256 of a file, 64 hexadecimal digits; None of no file."""
+    """Compute the SHA-256 of a file, 64 hexadecimal digits; None for None."""
     if path is None:
         return None
     with path.open("rb") as file:
@@ -239,7 +239,7 @@ def file_sha256(path: Path | None) -> str | None:
 
 
 def _read_reference(source: Any, path: Path | None) -> nn.Module | Mapping[str, Tensor] | None:
-    """What is in the file of a named network, or of a member's; None: it cannot be read."""
+    """Read the weight file of a named network or enum member; None if it cannot be read."""
     if path is None:
         return None
     name: Any = source
@@ -256,7 +256,7 @@ def _read_reference(source: Any, path: Path | None) -> nn.Module | Mapping[str, 
 def _compare_weights(
     network: nn.Module, reference: nn.Module | Mapping[str, Tensor] | None, categories: Sequence[str] | None
 ) -> str:
-    """Whether it is the "same"; "body" where only that was changed; "head" where the classifier was; "unknown"."""
+    """Compare a network with its weights: "same", changed "body" alone, changed "head", or "unknown"."""
     if reference is None:
         return "unknown"
     mine = network.state_dict()
@@ -266,7 +266,7 @@ def _compare_weights(
     classifier = [name for name in wanted if heads and name.rpartition(".")[0] == heads[-1]]
     if not all(_equal(mine.get(name), wanted[name]) for name in classifier):
         return "head"
-    # Auxiliary heads run in training alone.
+    # Auxiliary heads are used only in training.
     own = [name for name in mine if not name.startswith(("aux", "AuxLogits")) and not name.endswith(_COUNTER)]
     same = all(name in wanted and _equal(mine[name], wanted[name]) for name in own)
     if isinstance(network, ConvNet) and isinstance(reference, ConvNet):
@@ -275,7 +275,7 @@ def _compare_weights(
 
 
 def _equal(mine: Tensor | None, wanted: Tensor) -> bool:
-    """Whether a value is the file's, in whatever precision the network holds it."""
+    """Whether a value equals the file's, rounded to the network's precision."""
     if mine is None or mine.shape != wanted.shape or mine.is_meta:
         return False
     return torch.equal(mine.detach().cpu(), wanted.detach().to(mine.dtype))

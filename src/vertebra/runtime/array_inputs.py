@@ -1,6 +1,6 @@
-"""Images in memory as arrays of NumPy or tensors of torch: which of them are images, and in which order they lie.
+"""NumPy arrays and torch tensors as images: checks of type, shape and channel order, and undoing of normalisation.
 
-torch is never imported here: whoever has a tensor has imported it.
+torch is not imported here: a caller that has a tensor has imported it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from vertebra.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
 
-# Of one 8-bit level: float32 and float64 round far finer, float16 up to a fifth of one.
+# Fractions of an 8-bit level; float16 rounds by up to a fifth.
 _TOLERANCES = {"float16": 0.25, "float32": 0.05, "float64": 0.05}
 
-# Normalisations that are common besides a file's own, to say which one was found.
+# Common normalisations, to name the one that was found instead of the file's.
 _COMMON_NORMALISATIONS = (((0.5,) * 3, (0.5,) * 3), (IMAGENET_MEAN, IMAGENET_STD), ((127 / 255,) * 3, (128 / 255,) * 3))
 
 
@@ -35,24 +35,24 @@ class Tensor(Protocol):
 
 
 def is_tensor(value: object) -> bool:
-    """Whether it is a tensor of torch."""
+    """Whether it is a torch tensor."""
     kind = getattr(sys.modules.get("torch"), "Tensor", None)
     return kind is not None and isinstance(value, kind)
 
 
 def is_array(value: object) -> bool:
-    """Whether it is an array of NumPy or a tensor of torch."""
+    """Whether it is a NumPy array or a torch tensor."""
     return isinstance(value, np.ndarray) or is_tensor(value)
 
 
 def parse_pixels(value: Any, where: str) -> tuple[list[Pixels], bool]:
-    """The images in an array or a tensor, each uint8 (H, W), (H, W, 3) or (H, W, 4), and whether it is a batch.
+    """Parse an array or tensor into images, each uint8 (H, W), (H, W, 3) or (H, W, 4), and whether it is a batch.
 
-    It is uint8: of NumPy (H, W), (H, W, C) or (N, H, W, C), of torch (H, W), (C, H, W) or (N, C, H, W), where C is 1
-    (grey), 3 (RGB) or 4 (RGBA). `where` is its name in errors.
+    Allowed is uint8: NumPy (H, W), (H, W, C) or (N, H, W, C), torch (H, W), (C, H, W) or (N, C, H, W), where C is 1
+    (grey), 3 (RGB) or 4 (RGBA). `where` names it in errors.
 
     Raises:
-        UsageError: another type or shape, or a shape that can be read in two ways.
+        UsageError: the type or shape is not allowed, or the shape is ambiguous.
     """
     _check_dtype(value, where)
     shape, first = tuple(value.shape), is_tensor(value)
@@ -68,13 +68,13 @@ def parse_pixels(value: Any, where: str) -> tuple[list[Pixels], bool]:
 
 
 def undo_normalisation(value: Any, where: str, preprocessing: Preprocessing) -> tuple[list[Pixels], bool]:
-    """The 8-bit pixels that normalised values were made of, each uint8 (S, S, 3), and whether it is a batch.
+    """Restore the 8-bit pixels of normalised values, each uint8 (S, S, 3); and whether it is a batch.
 
-    A file normalises by itself and takes 8 bits, so the normalisation of `value`, float (3, S, S) or (N, 3, S, S), is
-    undone. Nothing is rounded away: each value must be what one of the 256 levels gives. `where` is its name in errors.
+    An exported file takes 8 bits and normalises them, so the normalisation of `value`, float (3, S, S) or
+    (N, 3, S, S), is undone. Each value must be one of the 256 normalised levels. `where` names it in errors.
 
     Raises:
-        UsageError: another type or shape, or values that this normalisation does not give, or plain ones may be.
+        UsageError: the type or shape is not allowed, the values are not normalised in this way, or it is ambiguous.
     """
     size, shape = preprocessing.crop_size, tuple(value.shape)
     wanted = f"preprocessed=True is for floats (3, {size}, {size}) or (N, 3, {size}, {size})"
@@ -121,7 +121,7 @@ def _allowed_shapes(value: Any) -> str:
 
 
 def _scale_code(value: Any) -> str:
-    """What makes uint8 of values from 0 to 1."""
+    """Code that converts values from 0 to 1 to uint8."""
     return "(x * 255).round().byte()" if is_tensor(value) else '(x * 255).round().astype("uint8")'
 
 
@@ -130,7 +130,7 @@ def _cast_code(value: Any) -> str:
 
 
 def _permute_code(value: Any, *, first: bool) -> str:
-    """What moves the channels to the front (`first`) or to the end."""
+    """Code that moves the channels to the front (`first`) or to the end."""
     batch = value.ndim == 4
     order = {(False, True): "2, 0, 1", (False, False): "1, 2, 0", (True, True): "0, 3, 1, 2"}.get((batch, first))
     return f"x.{'permute' if is_tensor(value) else 'transpose'}({order or '0, 2, 3, 1'})"
@@ -161,7 +161,7 @@ def _reject_mask(value: Any, where: str) -> None:
 
 
 def _require_channel_order(value: Any, where: str) -> None:
-    """Refuse channels that are at the wrong end, or that may be at either."""
+    """Reject channels on the wrong axis, and shapes where either axis may be the channels."""
     shape, first = tuple(value.shape)[-3:], is_tensor(value)
     if len(shape) == 2:
         return
@@ -208,7 +208,7 @@ def _denormalise(image: NDArray[Any], mean: tuple[float, ...], std: tuple[float,
 
 
 def _are_levels(images: list[NDArray[Any]], mean: tuple[float, ...], std: tuple[float, ...]) -> bool:
-    """Whether all values are what whole numbers from 0 to 255 give."""
+    """Whether all values are normalised integers from 0 to 255."""
     tolerance = _TOLERANCES[str(images[0].dtype)]
     for image in images:
         levels = _denormalise(image, mean, std)
@@ -219,7 +219,7 @@ def _are_levels(images: list[NDArray[Any]], mean: tuple[float, ...], std: tuple[
 
 
 def _check_values(images: list[NDArray[Any]], where: str, preprocessing: Preprocessing, value: Any) -> None:
-    """Refuse values that the normalisation does not give, or that plain pixels may have as well."""
+    """Reject values that are not normalised pixels, or may be plain ones."""
     if not images:
         return
     if not all(np.isfinite(image).all() for image in images):

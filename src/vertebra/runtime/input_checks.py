@@ -1,4 +1,4 @@
-"""What is given as an image and is none, or is one in another form: refused, with what to write instead."""
+"""Checks of what is given as an image: wrong types are rejected, with what to write instead."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SEVERAL = " For several images write predict_many(x)"
 
 
 def input_error(value: Any, where: str, allowed: str, hint: str = "") -> UsageError:
-    """The error for what is no image, with what to write instead."""
+    """Build the error for a value that is no image, with what to write instead."""
     kind = type(value).__name__
     what = f"of the type {kind}"
     if isinstance(value, int | float | complex | np.generic) or kind in _MISSING:
@@ -53,7 +53,7 @@ def _suggestion(value: Any) -> str:
 
 
 def require_file_content(content: bytes, where: str) -> bytes:
-    """The content of a file; a `UsageError` where it is its path."""
+    """Return the content of a file; a `UsageError` if it is a path as bytes."""
     if image_format(content[:HEAD_BYTES]) is not None:
         return content
     if len(content) < LONGEST_PATH and content and b"\0" not in content and b"\n" not in content:
@@ -67,7 +67,7 @@ def require_file_content(content: bytes, where: str) -> bytes:
 
 
 def require_binary_file(file: Any, where: str) -> Source:
-    """An open file of which bytes can be read; a `UsageError` where it is open as text, closed, or read otherwise."""
+    """Return an open file that reads bytes, or its content; a `UsageError` for text, closed and async files."""
     if isinstance(file, io.TextIOBase):
         raise UsageError(
             f"{where} is a file that is open as text. Write open(path, 'rb') for an image, x.read().splitlines() for a "
@@ -86,7 +86,7 @@ def require_binary_file(file: Any, where: str) -> Source:
         return file  # type: ignore[no-any-return]
     try:
         content = file.read()
-    except TypeError as error:  # of an archive it is asked for by name
+    except TypeError as error:  # an archive, whose read takes a name
         raise input_error(file, where, ONE_IMAGE) from error
     if not isinstance(content, bytes):
         raise UsageError(

@@ -1,4 +1,4 @@
-"""What `predict` and `predict_many` take: the one place that says what their first argument stands for."""
+"""Parsing of the first argument of `predict` and `predict_many` into photos."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from .input_checks import LONGEST_PATH, ONE_IMAGE, TABLES, input_error, require_
 from .photo import NetworkPixels, Photo, is_url
 from .photo_paths import photos
 
-# One image: a path, a web address, the content of a file, an open binary file, a picture of Pillow, pixels.
+# One image: a path, a web address, the content of a file, an open binary file, a PIL image, pixels.
 ImageInput: TypeAlias = (
     str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | NDArray[Any] | Tensor | Photo
 )
-# Any number of them: a folder, a pattern, a batch of pixels, or an iterable of all these.
+# Any number: a folder, a pattern, a batch of pixels, or an iterable of these.
 ImageInputs: TypeAlias = ImageInput | Iterable[ImageInput]
 
 MAX_COUNTED = 64  # items: all photos of a list up to this length, folders included, are counted before any is predicted
@@ -39,10 +39,10 @@ _NORMALISED = "float (3, S, S) of NumPy or torch where preprocessed=True"
 
 
 def parse_input(value: Any, preprocessing: Preprocessing | None = None) -> Photo:
-    """What one image is read from; `preprocessing` is that of the network where the pixels are normalised as it says.
+    """Parse one image; `preprocessing` is given if the pixels are normalised by it.
 
     Raises:
-        UsageError: it is no image, or several; says what to write.
+        UsageError: it is no image, or several.
         ImageError: it is the path of a folder, or a pattern.
     """
     if _is_path(value) and preprocessing is None:
@@ -57,18 +57,17 @@ def parse_input(value: Any, preprocessing: Preprocessing | None = None) -> Photo
 
 
 def parse_inputs(values: Any, preprocessing: Preprocessing | None = None) -> tuple[Iterable[Photo], int | None]:
-    """What any number of images are read from, in order, and how many they are, or are at least; None: unknown.
+    """Parse any number of images, in order; and how many there are at least (None: unknown).
 
     Raises:
-        UsageError: these are no images, or something in a list is none; says what to write. What a generator gives is
-            checked when it comes.
+        UsageError: an item is no image; raised at once for a list, and for a generator when the item comes.
     """
     reader = _InputParser(preprocessing)
     listed = _as_list(values, reader)
     if listed is None:
         return _parse_lazily(values, reader), _length(values)
     _reject_shared_frames(listed)
-    # All are checked before the first is predicted: a mistake in the last shows at once.
+    # All are checked before the first is predicted, so that an error in the last shows at once.
     checked = [_parse_item(value, index, reader) for index, value in enumerate(listed)]
     found = (item for part in checked for item in _find_photos(part))
     if len(checked) > MAX_COUNTED:
@@ -85,7 +84,7 @@ def _is_path(value: Any) -> bool:
 
 
 def _check_path(value: Any, where: str) -> str:
-    """The path as text, where it can be one."""
+    """Return the path as text; a `UsageError` for text that is no path."""
     path = os.fspath(value)
     path = os.fsdecode(path) if isinstance(path, bytes) else str(path)
     if not path:
@@ -117,7 +116,7 @@ def _require_one_path(value: Any) -> str:
 
 
 def _find_photos(part: Any) -> Iterable[Photo]:
-    """What has been checked: a text as the command takes it, another path as it is, or what is in memory."""
+    """Find the photos of a parsed item: text as on the command line, other paths, or photos in memory."""
     if not _is_path(part):
         return part  # type: ignore[no-any-return]
     path = _check_path(part, "the image")
@@ -130,7 +129,7 @@ def _find_photos(part: Any) -> Iterable[Photo]:
 
 
 def _as_list(values: Any, reader: _InputParser) -> list[Any] | None:
-    """The images in a list, where they are all there; None where they have to be asked for one by one."""
+    """Return the images as a list; None for an iterable to be read one by one."""
     if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "UO":
         return list(values.tolist())  # paths, or images of several sizes
     if is_array(values):
@@ -153,7 +152,7 @@ def _as_list(values: Any, reader: _InputParser) -> list[Any] | None:
 
 
 def _parse_item(value: Any, index: int, reader: _InputParser) -> Any:
-    """A path as it was given, or what an image, or a batch of them, is read from."""
+    """Return a path as it was given, or the photos of an image or a batch."""
     if _is_path(value) and reader.preprocessing is None:
         _check_path(value, f"images[{index}]")
         return value
@@ -161,12 +160,12 @@ def _parse_item(value: Any, index: int, reader: _InputParser) -> Any:
 
 
 def _reject_shared_frames(listed: list[Any]) -> None:
-    """Refuse a list of one animation's frames that is one image many times, which shows whatever frame it is at."""
+    """Reject the same animated PIL image several times in a list: all would show its current frame."""
     first: dict[int, int] = {}
     for index, value in enumerate(listed):
         if not isinstance(value, Image.Image) or first.setdefault(id(value), index) == index:
             continue
-        # The preview behind a phone's JPEG is no frame, unless it has been gone to.
+        # The preview in a phone's JPEG is no frame, unless the image was moved to it.
         if has_several_frames(value) or value.tell() != 0:
             raise UsageError(
                 f"images[{first[id(value)]}] and images[{index}] are one PIL image, which has several frames and is at "
@@ -177,7 +176,7 @@ def _reject_shared_frames(listed: list[Any]) -> None:
 def _parse_lazily(values: Iterable[Any], reader: _InputParser) -> Iterator[Photo]:
     for index, value in enumerate(values):
         for item in _find_photos(_parse_item(value, index, reader)):
-            # The next one may be read into the memory of this one, or its file be closed; bytes stay.
+            # The caller may reuse this memory or close this file for the next item; bytes stay.
             if item.content is not None and not isinstance(item.content, bytes):
                 item = replace(item, may_change=True)
             yield item
@@ -186,7 +185,7 @@ def _parse_lazily(values: Iterable[Any], reader: _InputParser) -> Iterator[Photo
 def _length(values: Any) -> int | None:
     try:
         return len(values)
-    except TypeError:  # some have the method and do not know
+    except TypeError:  # some have `__len__` and no length
         return None
 
 
@@ -195,16 +194,16 @@ def _length(values: Any) -> int | None:
 
 @dataclass(frozen=True)
 class _InputParser:
-    """Says what an image is read from that is not given by its path."""
+    """Parser of images that are not given by their path."""
 
     preprocessing: Preprocessing | None
 
     def is_image(self, value: Any) -> bool:
-        """Whether it is one by its type, and no array."""
+        """Whether its type is an image's, arrays aside."""
         return isinstance(value, Photo | bytes | bytearray | memoryview | Image.Image) or hasattr(value, "read")
 
     def read(self, value: Any, name: str, where: str) -> tuple[list[Photo], bool]:
-        """The image, or those of a batch, and whether it is a batch; a `UsageError` where it is none."""
+        """Parse an image or a batch, and whether it is a batch; a `UsageError` if it is neither."""
         if isinstance(value, Photo) and (value.content is not None or self.preprocessing is None):
             return [value], False
         if self.preprocessing is not None:

@@ -1,7 +1,7 @@
 """MNN as a second engine: 3 × 3 convolutions by Winograd's algorithm, which needs fewer multiplications.
 
-The ONNX file stays the only thing a user handles. It is converted on its first use, kept in the cache under its hash,
-and trusted only after its outputs have been compared with ONNX Runtime's.
+The ONNX file is converted on first use and cached under its hash, and used only after its outputs have been compared
+with ONNX Runtime's.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ _threads_in: int | None = None  # the process that has started its threads, whic
 
 
 def installed() -> bool:
-    """Whether MNN can be imported; it is not imported for that."""
+    """Whether MNN is installed; does not import it."""
     return importlib.util.find_spec("MNN") is not None
 
 
 def has_lost_threads() -> bool:
-    """Whether this process was forked from one where MNN ran: it would wait for threads that it does not have."""
+    """Whether this process was forked from one where MNN ran: MNN would wait for threads that are missing."""
     return _threads_in is not None and _threads_in != os.getpid()
 
 
 class MnnEngine:
-    """MNN on the CPU: a session for each lane, made ready for one batch size at a time."""
+    """MNN on the CPU: one session per lane, resized for each new batch size."""
 
     name = "mnn"
 
@@ -91,7 +91,7 @@ class MnnEngine:
         self.lanes = plan.lanes
         try:
             with _silent_stdout():
-                # One for each lane: two sessions of one interpreter run one after the other.
+                # One per lane: sessions of the same interpreter do not run concurrently.
                 self._interpreters = [mnn.Interpreter(os.fspath(model)) for _ in range(plan.lanes)]
                 self._sessions = []
                 for interpreter in self._interpreters:
@@ -112,7 +112,7 @@ class MnnEngine:
         if tuple(entry.getShape()) != batch.shape:
             interpreter.resizeTensor(entry, batch.shape)
             interpreter.resizeSession(session)
-        # "Caffe" is its word for "leave the axes as they are".
+        # "Caffe" means: keep the order of the axes.
         as_is = mnn.Tensor_DimensionType_Caffe
         entry.copyFrom(mnn.Tensor(batch.shape, mnn.Halide_Type_Uint8, batch, as_is))
         if interpreter.runSession(session) != 0:
@@ -128,14 +128,14 @@ class MnnEngine:
 
 
 class _Unverified(MnnEngine):
-    """The engine on a file that has not been compared yet."""
+    """The engine on a converted file that is not verified yet."""
 
     def __init__(self, model: Path, plan: Plan) -> None:
         self._open(model, plan)
 
 
 def converted(path: Path, card: Card) -> Path:
-    """MNN's form of an ONNX file, from the cache, or converted, compared and kept there.
+    """Return the file converted for MNN, from the cache or converted and verified now.
 
     Raises:
         EngineError: MNN cannot convert the file, or gives other outputs than ONNX Runtime.
@@ -154,7 +154,7 @@ def converted(path: Path, card: Card) -> Path:
 
 
 def _is_converted(model: Path) -> bool:
-    """Whether MNN's form is in the cache as it was made; an `EngineError` where MNN was refused."""
+    """Whether the converted file is cached and intact; an `EngineError` if conversion failed before."""
     if (known := read_json(_rejection_path(model))) is not None:
         raise EngineError(str(known["refused"]))
     return read_sidecar(model) is not None
@@ -165,7 +165,7 @@ def _rejection_path(model: Path) -> Path:
 
 
 def _convert_and_verify(path: Path, card: Card, model: Path) -> None:
-    """Convert, compare and keep; an `OSError` where it cannot be written."""
+    """Convert, verify and cache; an `OSError` if it cannot be written."""
     import shutil
 
     try:
@@ -177,14 +177,14 @@ def _convert_and_verify(path: Path, card: Card, model: Path) -> None:
     except _ConverterKilledError:
         raise
     except EngineError as error:
-        # Kept, so that the same attempt is not made at every start.
+        # Cached, so that it is not tried again at every start.
         write_json(_rejection_path(model), {"refused": str(error)})
         raise
     write_sidecar(model, {})
 
 
 def _convert_without_cache(path: Path, card: Card, model: Path, reason: OSError) -> Path:
-    """For this process alone, where the cache cannot be written."""
+    """Convert for this process alone, when the cache cannot be written."""
     elsewhere = scratch_dir() / model.name
     if not elsewhere.is_file():
         why = f"{model.parent} cannot be written ({reason.strerror or reason})"
@@ -225,10 +225,10 @@ def convert(path: Path, target: Path) -> None:
 
 
 def _verify(path: Path, card: Card, engines: Sequence[MnnEngine]) -> None:
-    """Refuse engines whose outputs differ from ONNX Runtime's by more than rounding does."""
+    """Raise an `EngineError` if outputs differ from ONNX Runtime's by more than rounding."""
     images = synthetic_photos(4, card.preprocessing.crop_size)
     reference = OnnxRuntimeEngine(path, card, Plan())
-    for batch in (images[:1], images[1:3], images):  # not the same image at every place, so that mixed-up ones show
+    for batch in (images[:1], images[1:3], images):  # different images, so that swapped outputs show
         expected = reference.run(batch, OUTPUTS)
         for engine in engines:
             for name, right, found in zip(OUTPUTS, expected, engine.run(batch, OUTPUTS), strict=True):
@@ -254,7 +254,7 @@ def _require_same_output(path: Path, output: str, right: FloatArray, found: Floa
 
 
 def import_mnn() -> Any:
-    """The package; it prints when it is loaded."""
+    """Import the package, without what it prints."""
     with require_extra("fast", "the engine MNN"), _silent_stdout():
         import MNN
     return MNN

@@ -1,4 +1,4 @@
-"""ONNX Runtime, the engine that is always there."""
+"""ONNX Runtime, the engine that is always installed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vertebra.protobuf import Span, encode_field, iter_fields, read_content
 
 from .engine import INPUT, OUTPUTS, PROBABILITIES, EngineError, FloatArray, Plan
 
-# Shorter weights are not mapped: they are no work, and sizes and axes that the graph computes with are among them.
+# Shorter weights are not mapped: they load at once, and the graph needs some of them (sizes, axes) at load time.
 _MIN_MAPPED_BYTES = 4096  # bytes
 # Fields of ModelProto, GraphProto and TensorProto: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 _GRAPH, _INITIALIZER, _RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION = 7, 5, 9, 13, 14
@@ -39,18 +39,18 @@ class OnnxRuntimeEngine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = plan.threads
         options.inter_op_num_threads = 1
-        # Its warnings are about the graph, not for the one who predicts with it; errors are raised all the same.
+        # Warnings about the graph are of no use to someone who predicts with it; errors are raised anyway.
         options.log_severity_level = 3
         self.lanes = plan.lanes
         try:
-            # It takes names in UTF-8 alone.
+            # It takes only paths in UTF-8.
             is_text = not any("\ud800" <= character <= "\udfff" for character in os.fspath(path.resolve()))
             model: str | bytes = os.fspath(path) if is_text else path.read_bytes()
             if plan.fast_start:
                 options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
                 options.add_session_config_entry("session.disable_prepacking", "1")
             if plan.fast_start and is_text:
-                # Not through a link: it may lead out of the folder, and that is not allowed.
+                # Resolved, because links that lead out of the folder are not allowed.
                 real = path.resolve()
                 options.add_session_config_entry(
                     "session.model_external_initializers_file_folder_path", os.fspath(real.parent)
@@ -58,7 +58,7 @@ class OnnxRuntimeEngine:
                 model = map_weights(real)
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            # onnxruntime has an exception class for each status and no common one below Exception.
+            # onnxruntime has an exception class per status, without a common base class.
             raise _load_error(path, error) from error
         check_interface(path, card, self._session)
 
@@ -68,7 +68,7 @@ class OnnxRuntimeEngine:
 
 
 def check_interface(path: Path, card: Card, session: Any) -> None:
-    """An `EngineError` for a graph whose input or outputs are not those that its card promises."""
+    """Raise an `EngineError` if the inputs or outputs of a graph do not match its card."""
     size = card.preprocessing.crop_size
     inputs = session.get_inputs()
     wanted = f"one input '{INPUT}', tensor(uint8) [N, {size}, {size}, 3]"
@@ -119,10 +119,10 @@ def _load_error(path: Path, error: Exception) -> EngineError:
 
 
 def map_weights(path: Path) -> bytes:
-    """The model of a file, each large weight replaced by its place in that file.
+    """Return a model whose large weights are external data, located in its own file.
 
-    ONNX Runtime copies the weights of a model two or three times while it loads them. Those that a model keeps in
-    another file it maps into memory instead, and that may be the very file that the model is read from.
+    ONNX Runtime copies embedded weights two or three times while it loads them. It maps external data into memory
+    instead, and this may be the file that the model itself is read from.
 
     Raises:
         OSError: the file cannot be read.
@@ -133,7 +133,7 @@ def map_weights(path: Path) -> bytes:
 
 
 def _rewrite(file: IO[bytes], place: Span, location: str, way: tuple[int, ...]) -> bytes:
-    """The message at a place; `way`: the fields to go through from here to the weights."""
+    """Rewrite the message at a place; `way`: the fields that lead to the weights."""
     parts = []
     for number, value in iter_fields(file, *place):
         if isinstance(value, tuple):

@@ -1,4 +1,4 @@
-"""A file of results as a Parquet table, made of JSON lines and read back as such."""
+"""Results as a Parquet table, converted from and to JSON lines."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from vertebra.errors import UsageError, require_extra
 
 from .formats import Csv, JsonLines, path_of_text, text_of_path, to_json_line
 
-# Under this key a Parquet file says what its rows were made with.
+# Metadata key of the `RunRecord`.
 RECORD_KEY = b"vertebra.predict"
 
 
 def need_pyarrow() -> Any:
-    """The package for Parquet files; a `MissingExtraError` where it is not installed."""
+    """Import pyarrow; a `MissingExtraError` if it is not installed."""
     with require_extra("parquet", "writing .parquet files"):
         import pyarrow
         import pyarrow.parquet
@@ -38,7 +38,7 @@ def _schema(pyarrow: Any, format: Csv | JsonLines, record: bytes) -> Any:
 
 
 def write_parquet(path: Path, lines: IO[bytes], format: Csv | JsonLines, record: bytes) -> None:
-    """JSON lines → a Parquet file with that record in its metadata, a few thousand rows in memory at a time."""
+    """Convert JSON lines to a Parquet file with that record in its metadata, a few thousand rows at a time."""
     pyarrow = need_pyarrow()
     schema = _schema(pyarrow, format, record)
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
@@ -61,7 +61,7 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def parquet_record(path: Path) -> tuple[int, bytes]:
-    """Rows and record (or b"") of a file that `write_parquet` wrote; a `UsageError` for another."""
+    """Read the row count and record (or b"") of a file by `write_parquet`; a `UsageError` for other files."""
     pyarrow = need_pyarrow()
     try:
         with pyarrow.parquet.ParquetFile(path) as found:
@@ -74,7 +74,7 @@ def parquet_record(path: Path) -> tuple[int, bytes]:
 
 
 def parquet_lines(path: Path) -> Iterator[bytes]:
-    """The rows of a file that `write_parquet` wrote, as the lines that it was made of."""
+    """Yield the rows of a file by `write_parquet` as JSON lines."""
     pyarrow = need_pyarrow()
     try:
         with pyarrow.parquet.ParquetFile(path) as found:

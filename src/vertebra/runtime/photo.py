@@ -1,4 +1,4 @@
-"""One image to predict: where it is read or downloaded from, or why it gives none."""
+"""One image to predict, and its download if it is a web address."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ MAX_SECONDS = 30.0  # for one download, from the first to the last byte
 
 @dataclass(frozen=True)
 class NetworkPixels:
-    """The input of a network, made already: uint8 (S, S, 3), resized and cropped."""
+    """A preprocessed image: uint8 (S, S, 3), resized and cropped."""
 
     pixels: Pixels
 
 
-Opened: TypeAlias = Source | Image.Image | NetworkPixels  # what the network's input is made of
+Opened: TypeAlias = Source | Image.Image | NetworkPixels  # what is preprocessed
 
 
 @dataclass(frozen=True)
 class Photo:
     """A file, a web address, an open file or an image in memory."""
 
-    path: str  # a file or a web address; of others, how their results and errors call them
-    error: str | None = None  # why there is nothing to read
-    content: Opened | Pixels | None = None  # of an image in memory or an open file; None: it is read from `path`
-    may_change: bool = False  # it has to be read before the next is asked for, and by one thread at a time
+    path: str  # a file or a web address; for others, their name in results and errors
+    error: str | None = None  # why it cannot be read
+    content: Opened | Pixels | None = None  # an image in memory or an open file; None: read from `path`
+    may_change: bool = False  # has to be read before the next item is requested, by one thread at a time
 
     def open(self) -> Opened:
-        """What it is decoded from; a web address is downloaded.
+        """Return what to decode; a web address is downloaded.
 
         Raises:
-            ImageError: there is nothing to read, or it cannot be downloaded.
+            ImageError: it has an error or no pixels, or cannot be downloaded.
         """
         if self.error is not None:
             raise ImageError(self.error)
@@ -60,19 +60,19 @@ class Photo:
         return Image.fromarray(self.content)
 
     def opened(self) -> Photo:
-        """The same with its content, or with the error that says why it has none."""
+        """Return the photo with its content, or with the error of `open`."""
         try:
             return replace(self, content=self.open())
         except ImageError as error:
             return Photo(self.path, error=str(error))
 
     def exists(self) -> bool:
-        """Whether there may be something to read: a file that is there, or a web address."""
+        """Whether the file exists; always true for a web address."""
         return self.error is None and (is_url(self.path) or os.path.exists(self.path))  # noqa: PTH110 - may be no path
 
 
 def is_url(path: str) -> bool:
-    """Whether it is fetched from the web rather than read from disk."""
+    """Whether it is an http or https address."""
     return re.match(r"https?://", path, re.IGNORECASE) is not None
 
 
@@ -80,7 +80,7 @@ def fetch(url: str, *, max_bytes: int = MAX_DOWNLOAD, seconds: float = MAX_SECON
     """Download a photo.
 
     Raises:
-        ImageError: it cannot be fetched, has more than `max_bytes`, or takes longer than `seconds`.
+        ImageError: the download fails, has more than `max_bytes`, or takes longer than `seconds`.
     """
     import contextlib
     import http.client
@@ -100,7 +100,7 @@ def fetch(url: str, *, max_bytes: int = MAX_DOWNLOAD, seconds: float = MAX_SECON
             with contextlib.suppress(OSError):
                 opened.shutdown(socket.SHUT_RDWR)
 
-    # A timeout of the socket alone would be renewed by each byte that a slow server sends.
+    # The socket's own timeout restarts with each byte that a slow server sends.
     timer = threading.Timer(seconds, end)
     timer.daemon = True
     timer.start()

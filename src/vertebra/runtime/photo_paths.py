@@ -1,6 +1,6 @@
-"""Which photos the arguments of a command stand for: files, folders, patterns, a list on standard input, web addresses.
+"""Photos from command-line arguments: files, folders, patterns, web addresses, or a list on standard input.
 
-The order is always the same: arguments as they are given, within a folder by name.
+The order is deterministic: arguments as given, within a folder by name.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ STANDARD_INPUT = "-"
 
 
 def photos(arguments: Iterable[str], stdin: IO[bytes] | None = None) -> Iterator[Photo]:
-    """Each photo that the arguments stand for; a folder is searched with all below it.
+    """Yield the photos of arguments; folders are searched recursively.
 
-    They are files, folders, patterns such as `'shots/**/*.jpg'`, web addresses, or `-` (where there is `stdin`) for a
-    list of any of these but patterns, one a line (or ended by a NUL, as `find -print0` writes them).
+    Arguments are files, folders, patterns such as `'shots/**/*.jpg'`, web addresses, or `-` (if `stdin` is given) for a
+    list of these without patterns, one per line or ended by NUL, as `find -print0` writes them.
     """
     for argument in arguments:
         if argument == STANDARD_INPUT and stdin is not None:
@@ -51,14 +51,14 @@ def photos(arguments: Iterable[str], stdin: IO[bytes] | None = None) -> Iterator
 
 
 def read_list(stream: IO[bytes]) -> Iterator[str]:
-    """The names in a list, one a line or ended by a NUL; empty ones are left out. Any bytes are a name.
+    """Yield the names of a list, one per line or ended by NUL; empty ones are skipped. Names may be any bytes.
 
-    A list that begins with a byte order mark, as Windows writes them, is UTF-8 or UTF-16 without that mark.
+    A byte order mark at the start, as Windows writes it, selects UTF-8 or UTF-16.
     """
     first = True
     for line in stream:
         if first and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and b"\0" in line:
-            # All at once: its lines do not end where those of bytes do.
+            # Decoded as a whole: lines of UTF-16 do not end at newline bytes.
             yield from filter(None, re.split(r"[\r\n]+", (line + stream.read()).decode("utf-16", "replace")))
             return
         for name in line.rstrip(b"\r\n").split(b"\0"):
@@ -100,15 +100,15 @@ def _expand_pattern(pattern: str) -> Iterator[Photo]:
     for path in sorted(found):
         if error := found[path]:
             yield Photo(path, error)
-        # `**` gives folders and files alike: a folder's files come by themselves.
+        # `**` matches folders and files; the files of a folder are matched themselves.
         elif "**" not in pattern or not os.path.isdir(path):  # noqa: PTH112
             yield from _expand_path(path)
 
 
 def _glob(pattern: str) -> Iterator[tuple[str, str | None]]:
-    """What a pattern stands for, or the reason why a folder below a `**` gives none.
+    """Yield the matches of a pattern, or a folder below `**` with the reason why it cannot be listed.
 
-    Not by `glob` alone: its `**` follows links in a circle, until the system refuses the path.
+    `glob` alone would follow circular links in `**` until the path is too long.
     """
     before, stars, after = _split_at_double_star(pattern)
     if not stars:
@@ -125,13 +125,13 @@ def _glob(pattern: str) -> Iterator[tuple[str, str | None]]:
 
 
 def _split_at_double_star(pattern: str) -> tuple[str, str, str]:
-    """What is before the first `**` that stands alone between separators, it, and what is behind it."""
+    """Split a pattern at its first `**` component: before, `**`, after."""
     parts = re.split(r"(?:^|(?<=/))(\*\*)(?:/+|$)", pattern.replace(os.sep, "/"), maxsplit=1)
     return (parts[0], parts[1], parts[2]) if len(parts) == 3 else (pattern, "", "")
 
 
 def _list_folder(folder: str, above: FolderPath) -> tuple[list[os.DirEntry[str]] | None, FolderPath, str | None]:
-    """A folder's entries and the path for those below; or no entries, and the reason unless it is a circle of links."""
+    """List a folder: its entries and the path for subfolders; or None, with a reason unless links are circular."""
     try:
         return *list_folder(folder or os.curdir, above), None
     except LinkCycleError as circle:
@@ -142,7 +142,7 @@ def _list_folder(folder: str, above: FolderPath) -> tuple[list[os.DirEntry[str]]
 
 
 def _walk_folders(folder: str, folder_path: FolderPath) -> Iterator[tuple[str, str | None]]:
-    """A folder and all below it, or the reason why one cannot be listed, without those that are hidden."""
+    """Yield a folder and its visible subfolders recursively, or the reason why one cannot be listed."""
     inside, below, error = _list_folder(folder, folder_path)
     if inside is not None or error:
         yield folder, error
@@ -152,10 +152,10 @@ def _walk_folders(folder: str, folder_path: FolderPath) -> Iterator[tuple[str, s
 
 
 def _walk_photos(folder: str, folder_path: FolderPath, kinds: dict[Kind, list[str]]) -> Iterator[Photo]:
-    """The photos in a folder and all below it, without what is hidden or a system's own.
+    """Yield the photos of a folder recursively, without hidden and system files.
 
-    Links to folders are followed, but not in a circle. What cannot be listed, or leads nowhere, comes with the reason.
-    Skipped files that are reported are added to `kinds`.
+    Links to folders are followed unless they are circular. Broken links and folders that cannot be listed are yielded
+    with an error. Skipped files that are to be reported are added to `kinds`.
     """
     inside, below, error = _list_folder(folder, folder_path)
     if error:
@@ -167,7 +167,7 @@ def _walk_photos(folder: str, folder_path: FolderPath, kinds: dict[Kind, list[st
         elif is_folder(entry):
             yield from _walk_photos(entry.path, below, kinds)
         elif is_photo(entry):
-            # Broken links and pipes too: what is there and cannot be read is named.
+            # Includes broken links and pipes, so that they are reported.
             yield Photo(str(Path(entry.path)))
         elif is_broken_link(entry):
             # It may have been a folder of photos.

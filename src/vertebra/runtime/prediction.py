@@ -1,4 +1,4 @@
-"""Probabilities → what one photo gave: classes, best first, or the reason why there are none."""
+"""The result of one photo, and how it is built from probabilities."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _BAR = 12  # width in em, of a probability of 1
 
 @dataclass
 class Prediction:
-    """What one photo gave: classes, best first, or the reason why there are none."""
+    """The result of one photo: classes, best first, or an error."""
 
-    path: str  # or "image" and, of many, "image 3" for what has none
+    path: str  # or "image" ("image 3" of many) if it has no path
     predictions: list[dict[str, Any]] = field(default_factory=list)  # class, index, probability
     error: str | None = None
     unsure: bool | None = None  # the best probability is below the card's threshold; None: the card has none
@@ -30,16 +30,16 @@ class Prediction:
 
     @property
     def label(self) -> str | None:
-        """The name of the most likely class, also where the result is `unsure`; None where there is an error."""
+        """The name of the most likely class, even if `unsure`; None for an error."""
         return str(self.predictions[0]["class"]) if self.predictions else None
 
     @property
     def probability(self) -> float | None:
-        """That of `label`, from 0 to 1; None where there is an error."""
+        """The probability of `label`, from 0 to 1; None for an error."""
         return float(self.predictions[0]["probability"]) if self.predictions else None
 
     def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON: path, predictions and error; unsure and embedding only where there are any."""
+        """Return a dict for JSON: path, predictions and error; unsure and embedding if they are set."""
         found: dict[str, Any] = {"path": self.path, "predictions": self.predictions, "error": self.error}
         if self.unsure is not None:
             found["unsure"] = self.unsure
@@ -56,7 +56,7 @@ class Prediction:
 
     def _repr_html_(self) -> str:
         """A table with a bar for each class, for notebooks."""
-        # Elements, not text: names of classes and files may hold any characters.
+        # Built of elements, which escape names of classes and files.
         from xml.etree.ElementTree import Element, SubElement, tostring
 
         def cell(row: Element, text: str, style: str = "text-align: left") -> Element:
@@ -81,7 +81,7 @@ class Prediction:
 
 
 def top_classes(card: Card, probabilities: FloatArray, top: int) -> tuple[list[dict[str, Any]], bool | None]:
-    """(K,) → the `top` best classes, best first, and whether even the best is below the card's threshold."""
+    """(K,) → the `top` best classes, best first, and whether the best is below the card's threshold."""
     best = np.argsort(-probabilities, kind="stable")[:top]
     found = [
         {"class": card.class_name(index), "index": index, "probability": value}
@@ -93,7 +93,7 @@ def top_classes(card: Card, probabilities: FloatArray, top: int) -> tuple[list[d
 def build_predictions(
     model: Path, card: Card, paths: Sequence[str], outputs: Sequence[FloatArray], top: int
 ) -> list[Prediction]:
-    """As `Predictor.postprocess`; `model` is the file, for an error."""
+    """Build predictions as `Predictor.postprocess` does; `model` is named in errors."""
     probabilities, *embeddings = outputs
     if not np.isfinite(probabilities).all():
         raise EngineError(f"{model} gives probabilities that are NaN or infinite: its weights are damaged.")

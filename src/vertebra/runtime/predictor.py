@@ -33,20 +33,20 @@ from .prefetch import read_ahead
 
 
 class Predictor:
-    """A network made ready to predict; it may be called from several threads, copied, pickled and forked.
+    """A loaded network. It may be called from several threads, copied, pickled and forked.
 
-    A copy has the path, the card and the settings but for `progress`, and opens the file when it is first asked for a
-    prediction: an EngineError there if the file is no longer what it was.
+    A copy has the path, the card and all settings except `progress`. It opens the file at its first prediction, and
+    raises an EngineError if the file has changed.
 
     Args:
         path: a file that `vertebra export` wrote.
-        engine: "onnxruntime", "mnn", or "auto": whatever was measured fastest for this file here.
-        batch: images that go through the network at once where many are asked for.
-        threads: None: as many as this process may run at once.
+        engine: "onnxruntime", "mnn", or "auto": the fastest for this file on this machine, as measured.
+        batch: images per batch in `predict_many`.
+        threads: None: all cores that this process may use.
         scaled: decode large JPEGs at a fraction of their size; see `pixels.network_pixels`.
-        bits: that the photos' 16-bit files use which do not say it; None: what the card says.
+        bits: used by 16-bit files that do not say it themselves; None: what the card says.
         fast_start: load sooner and predict more slowly, which pays off for a few images.
-        progress: a `Progress`, called where something takes seconds.
+        progress: a `Progress`, called during steps that take seconds.
 
     Raises:
         UsageError: an argument is not allowed, or `bits` is not with this file.
@@ -72,7 +72,7 @@ class Predictor:
         if bits is not None and not BITS[0] <= bits <= BITS[1]:
             raise UsageError(f"bits is {bits}; it must be from {BITS[0]} to {BITS[1]}.")
         self.path = Path(path).absolute()  # engines are opened later, and in copies: perhaps from another folder
-        # Before it is read: a file that takes its place meanwhile is noticed when the engine is opened.
+        # Taken before reading, so that a file replaced in between is noticed when the engine is opened.
         self._state = file_state(self.path) if self.path.is_file() else {}
         self.card = read_verified_card(path)
         self.preprocessing = self.card.preprocessing
@@ -92,7 +92,7 @@ class Predictor:
         self._prepare(progress)
 
     def _prepare(self, progress: Progress) -> None:
-        """What a copy in another process makes again."""
+        """Create what a copy or another process does not inherit."""
         self.notes = DecodingNotes(self.preprocessing.decoding)  # of the photos that were decoded
         self.threads = self._threads or usable_cores()
         self._engines = EngineSelector(
@@ -125,7 +125,7 @@ class Predictor:
 
     @cached_property
     def classes(self) -> list[str]:
-        """The names of the classes, in the order of the probabilities; their numbers where they have no names."""
+        """The class names in the order of the probabilities; numbers if they have no names."""
         if self.card.classes is not None:
             return list(self.card.classes)
         size = self.card.preprocessing.crop_size
@@ -154,7 +154,7 @@ class Predictor:
                 normalises itself, so the normalisation is undone; values that are no such pixel's are refused.
 
         Raises:
-            UsageError: it is nothing of that, or several photos; says what to write.
+            UsageError: it is none of these, or several photos.
             ImageError: it cannot be read.
         """
         require_positive_int("top", top)
@@ -191,17 +191,17 @@ class Predictor:
             count: of the photos, where it is known: whether it is worth while to find the fastest engine first.
 
         Raises:
-            UsageError: something is nothing of that; of a list at once, of a generator when it comes.
+            UsageError: an item is none of these; raised at once for a list, and for a generator when the item comes.
         """
         require_positive_int("top", top)
         inputs, found = parse_inputs(photos, self.preprocessing if preprocessed else None)
         count = found if count is None else count
-        # What the next image may overwrite is preprocessed before that is asked for.
+        # Preprocessed before the next image is requested, which may overwrite this one.
         todo = (self._preprocessed(photo) if photo.may_change else photo for photo in inputs)
         outputs = _output_names(embed)
         if self.fast_start or (count is not None and count <= 1):
             return (self._predict_one(photo, top, outputs) for photo in todo)
-        # A list without an end that is known may be short, or wait for its writer: `tune` is for whoever knows better.
+        # A stream of unknown length may be short or slow, so it is not measured for; `tune` does that.
         runner = self._runner(self.batch, count, may_measure=count is not None, decoding=True)
         return read_ahead(
             todo,
@@ -212,13 +212,13 @@ class Predictor:
         )
 
     def preprocess(self, image: Opened, name: str = "image") -> Pixels:
-        """A photo → uint8 (S, S, 3), its ambiguities to `notes`; an `ImageError` calls it `name`."""
+        """A photo → uint8 (S, S, 3); ambiguities of decoding go to `notes`, errors call it `name`."""
         if isinstance(image, NetworkPixels):
             return image.pixels
         return network_pixels(image, self.preprocessing, scaled=self.scaled, name=name, notes=self.notes)
 
     def run(self, pixels: Pixels, outputs: Sequence[str]) -> list[FloatArray]:
-        """uint8 (N, crop, crop, 3) → the named outputs, each (N, …); a `UsageError` for another shape or type."""
+        """uint8 (N, crop, crop, 3) → the named outputs, each (N, …); a `UsageError` for other shapes and types."""
         size = self.card.preprocessing.crop_size
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (size, size, 3) or not len(pixels):
             raise UsageError(
@@ -244,22 +244,22 @@ class Predictor:
         return self.run(pixels, (EMBEDDING,))[0]
 
     def tune(self, batch: int = 1) -> Plan:
-        """Find the fastest engine for batches of that size now, where that is not known yet; takes seconds."""
+        """Measure the fastest engine for batches of that size, unless it is known; takes seconds."""
         return self._runner(batch, None, may_measure=True, wait=True).plan
 
     def runner(self, batch: int, *, tune: bool = False) -> Runner:
-        """The engine for who calls its lanes from threads that decode as well; `tune` finds the fastest first."""
+        """Return the engine for callers whose threads decode as well; `tune` measures the fastest first."""
         return self._runner(batch, may_measure=tune, wait=True, decoding=True)
 
     def _runner(self, batch: int, count: int | None = None, **how: bool) -> Runner:
-        """The engine for batches of that size and `count` images in all, loaded on first use."""
-        # There are two kinds: one image, and many.
+        """Return the engine for batches of that size and `count` images in total, loaded on first use."""
+        # Only two batch sizes are told apart: one image, and many.
         return self._engines.get(1 if batch <= 1 else max(2, self.batch), count, **how)
 
     def _predict(
         self, photos: Sequence[Photo], runner: Callable[[], Runner], top: int, outputs: Sequence[str]
     ) -> list[Prediction]:
-        """A batch in the order given; a photo that cannot be read comes with its `error`."""
+        """Predict a batch, in order; a photo that cannot be read gets an `error`."""
         ready = [self._preprocessed(photo) for photo in photos]
         found = [(photo.path, photo.content.pixels) for photo in ready if isinstance(photo.content, NetworkPixels)]
         results: Iterator[Prediction] = iter(())
@@ -271,7 +271,7 @@ class Predictor:
         ]
 
     def _preprocessed(self, photo: Photo) -> Photo:
-        """The photo as the network's input, or with the error that says why it cannot be read."""
+        """Return the preprocessed photo, or the photo with its error."""
         try:
             return Photo(photo.path, content=NetworkPixels(self.preprocess(photo.open(), photo.path)))
         except ImageError as error:
@@ -286,7 +286,7 @@ class Predictor:
 
     @contextmanager
     def _engine_loading(self) -> Iterator[Callable[[], Runner]]:
-        """Loads the engine, the first time, while the body of the `with` decodes: both leave Python meanwhile."""
+        """Load the engine on first use, in parallel with the body of the `with`: both release the GIL."""
         if self._engines:
             yield lambda: self._runner(1)
             return

@@ -1,7 +1,7 @@
-"""Photos are read and decoded ahead by several threads; results in order, a bounded number in memory.
+"""Ordered, bounded parallel map over photos, which are read ahead by several threads.
 
-Decoding and inference both leave Python while they compute, so threads that each do a whole chunk, decoding and then
-running the network, keep all cores busy without handing pixels from one to another.
+Decoding and inference release the GIL, so threads that each decode and predict a whole chunk keep all cores busy
+without passing pixels between threads.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ T = TypeVar("T")
 S = TypeVar("S")
 R = TypeVar("R")
 
-READERS = 4  # threads more than work at a time: some read while others work
-WINDOW = 64  # chunks that are read and not given out yet: what limits the photos in memory
-_JOIN_TIMEOUT = 2.0  # seconds in which threads may end what they are at
+READERS = 4  # extra threads, which read while others work
+WINDOW = 64  # chunks that are read but not yielded: limits the photos in memory
+_JOIN_TIMEOUT = 2.0  # seconds in which threads may finish their chunk
 
 
 def read_ahead(
@@ -29,7 +29,7 @@ def read_ahead(
     workers: int,
     chunk: int,
 ) -> Iterator[R]:
-    """As `in_order`, for work on what must be read first, from a disk or a network that may be slow.
+    """Map in order as `in_order` does, for items that are first read from a possibly slow disk or network.
 
     There are `READERS` more threads than `workers`, so that some read while others work. No more than `workers` work
     at a time, or they would push each other off the cores: 137 images/s of EfficientNet-Lite0 on two cores, and 125 to
@@ -53,9 +53,9 @@ def in_order(
     chunk: int,
     window: int = WINDOW,
 ) -> Iterator[R]:
-    """`work` applied to `chunk` items at a time by `workers` threads; the results come in the order of the items.
+    """Apply `work` to `chunk` items at a time in `workers` threads; yield results in the order of the items.
 
-    At most `window` chunks are read but not yet given out, whatever the consumer does meanwhile. An exception of
+    At most `window` chunks are read but not yet yielded. An exception of
     `work` or `items` is raised here, after the results before it; when the consumer stops, so do the threads.
     """
     state: _State[T, R] = _State(iter(items), chunk, window)
@@ -66,21 +66,21 @@ def in_order(
         yield from state.results()
     finally:
         state.stop()
-        # Threads that wait for a download or for standard input must not hold up Ctrl-C, however many they are.
+        # Threads that wait for a download or for standard input must not delay Ctrl-C.
         end = time.monotonic() + _JOIN_TIMEOUT
         for thread in threads:
             thread.join(max(0.0, end - time.monotonic()))
 
 
 class _State(Generic[T, R]):
-    """What the threads share; `changed` guards all of it."""
+    """State shared by the threads, guarded by `changed`."""
 
     def __init__(self, items: Iterator[T], chunk: int, window: int) -> None:
         self.items = items
         self.chunk = chunk
         self.window = window
         self.changed = threading.Condition()
-        # Reading the list is guarded apart: a list on standard input may wait for its writer.
+        # A separate lock for reading items: standard input may block.
         self.reading = threading.Lock()
         self.done: dict[int, Sequence[R] | BaseException] = {}
         self.taken = 0  # chunks read
@@ -89,7 +89,7 @@ class _State(Generic[T, R]):
         self.stopped = False
 
     def serve(self, work: Callable[[Sequence[T]], Sequence[R]]) -> None:
-        """One thread: take a chunk, do it, put the results down, until there is no more."""
+        """Run one thread: process chunks until there are none left."""
         while True:
             with self.reading:
                 with self.changed:
@@ -126,7 +126,7 @@ class _State(Generic[T, R]):
             self.changed.notify_all()
 
     def results(self) -> Iterator[R]:
-        """Everything in order, as soon as it is there."""
+        """Yield results in order, as soon as they are ready."""
         while True:
             with self.changed:
                 while self.given not in self.done and self.given != self.total:
@@ -142,7 +142,7 @@ class _State(Generic[T, R]):
                 self.changed.notify_all()
 
     def stop(self) -> None:
-        """Let the threads end after the chunk that they are at."""
+        """Make the threads end after their current chunk."""
         with self.changed:
             self.stopped = True
             self.changed.notify_all()

@@ -1,4 +1,4 @@
-"""What the rows of a file of results were made with, and when: a run with anything else does not add to them."""
+"""The model and options that the rows of a results file were made with, and when; a resumed run must match them."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from vertebra.errors import UsageError
 
 @dataclass
 class RunRecord:
-    """What the rows of a file were made with, and when."""
+    """The model and options that the rows of a file were made with, and when."""
 
-    model: str  # as people know it
+    model: str  # as the user named it
     sha256: str  # of its file
-    options: dict[str, int | bool]  # those that decide a row
+    options: dict[str, int | bool]  # those that affect a row
     folder: str  # that paths are relative to
     runs: list[tuple[int, float]] = field(default_factory=list)  # number of the first row, seconds since 1970
     again: list[tuple[int, float]] = field(default_factory=list)  # rows that were replaced, and when
 
     def to_json(self) -> bytes:
-        """As it is stored."""
+        """Serialise the record."""
         return json.dumps({"format": 1} | asdict(self)).encode("ascii")
 
     @staticmethod
     def from_json(content: bytes) -> RunRecord | None:
-        """None where that is no record."""
+        """Parse a record; None if it is none."""
         try:
             found = json.loads(content)
             runs, again = ([(int(row), float(at)) for row, at in found[name]] for name in ("runs", "again"))
@@ -37,7 +37,7 @@ class RunRecord:
             return None
 
     def difference(self, other: RunRecord) -> str | None:
-        """In what another run differs: `"by …, and this run …"`; None where its rows are of one kind with these."""
+        """Describe how another run differs: `"by …, and this run …"`; None if it matches."""
         if self.sha256 != other.sha256:
             ours, theirs = (f"{record.model} (SHA-256 {record.sha256[:12]}…)" for record in (self, other))
             return f"by the model {ours}, and this run's is {theirs}"
@@ -48,7 +48,7 @@ class RunRecord:
         return None
 
     def written_at(self, row: int) -> float:
-        """When the run began that wrote a row."""
+        """Return the start time of the run that wrote a row."""
         at = bisect.bisect_left(self.again, row, key=lambda entry: entry[0])
         if at < len(self.again) and self.again[at][0] == row:
             return self.again[at][1]
@@ -60,7 +60,7 @@ def _describe_option(name: str, value: int | bool) -> str:
 
 
 def require_same_run(found: RunRecord | None, wanted: RunRecord, path: Path, place: str) -> RunRecord:
-    """The record of the rows in a file; a `UsageError` where those of this run are made otherwise, or it is None."""
+    """Return the record found in a file; a `UsageError` if it is None or differs from `wanted`."""
     if found is None:
         raise UsageError(
             f"{path} cannot be resumed: there is no {place} to say by which model its rows were made (older versions "
@@ -75,7 +75,7 @@ def require_same_run(found: RunRecord | None, wanted: RunRecord, path: Path, pla
 
 
 def current_folder() -> str:
-    """The folder of this process, "" where it is gone."""
+    """Return the current folder, "" if it was deleted."""
     try:
         return os.getcwd()  # noqa: PTH109 - the text alone
     except OSError:
