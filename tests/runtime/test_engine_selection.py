@@ -374,7 +374,7 @@ def test_a_forked_process_opens_its_own(runners, world):
     """Whatever a lock was held for when it was forked."""
     runner = runners.get(16)
     with runners._lock, runners._measuring:
-        runners.inherited()
+        runners.reset_after_fork()
         assert runners.get(16, may_measure=True, wait=True) is not runner
     assert world.alive == [SIMPLE, FAST]  # the inherited one must not be freed: that would wait for its threads
 
