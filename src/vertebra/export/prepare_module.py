@@ -16,14 +16,7 @@ from vertebra.preprocessing import timm_config
 
 from .classes_argument import require_same_order
 from .export_copy import check_exportable, copy_for_export, is_family
-from .network_card import (
-    PREPROCESSING_OPTIONS,
-    PartialCard,
-    Prepared,
-    fill_card,
-    list_assumptions,
-    merge_preprocessing,
-)
+from .network_card import PREPROCESSING_OPTIONS, PartialCard, Prepared, fill_card, list_assumptions, merge_preprocessing
 from .observed_network import ObservedNetwork
 from .weights_info import WeightsInfo, weights_info
 

@@ -19,14 +19,7 @@ from vertebra.models.weight_reader import CHECKSUM_KEY, NETWORK_KEY, check_archi
 from vertebra.weight_files import cached_path
 
 from .classes_argument import ClassNames, class_names, require_same_order
-from .network_card import (
-    PartialCard,
-    Prepared,
-    fill_card,
-    format_value,
-    list_assumptions,
-    merge_preprocessing,
-)
+from .network_card import PartialCard, Prepared, fill_card, format_value, list_assumptions, merge_preprocessing
 from .prepare_module import prepare_module
 from .weights_info import file_sha256, published_card
 

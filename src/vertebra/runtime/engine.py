@@ -66,10 +66,9 @@ def engine_version(plan: Plan) -> str:
         version = metadata.version(package)
     except metadata.PackageNotFoundError:  # other builds of the package have other names
         version = str(getattr(import_module(package), "__version__", "?"))
-    # "brief" is `fast_start`: keys of feature caches hold this text.
-    return f"{package} {version}, " + (
-        f"Winograd {plan.winograd}" if plan.engine == "mnn" else f"brief {plan.fast_start}"
-    )
+    # Feature caches are keyed by this text, which has always called `fast_start` "brief".
+    variant = f"Winograd {plan.winograd}" if plan.engine == "mnn" else f"brief {plan.fast_start}"
+    return f"{package} {version}, {variant}"
 
 
 def check_engine(name: str) -> None:

@@ -1,13 +1,11 @@
-"""Results into a file: .csv, .jsonl or .parquet; a run that was interrupted is resumed where it stopped.
+"""Results into a .csv, .jsonl or .parquet file; an interrupted run can be resumed.
 
-CSV and JSON lines are written as results come, whole lines only in the end: what a killed process left of its last
-line is cut off before the run is resumed. A Parquet file is complete or not there; until then the results lie
-beside it in `NAME.parquet.partial`, as JSON lines. A finished file survives a power cut, and of two runs that write to
-one file the second is refused.
+CSV and JSON lines are appended as results arrive; an incomplete last line of a killed process is cut off on resume. A
+Parquet file is complete or absent; until then its results are JSON lines in `NAME.parquet.partial`. A finished file is
+synced to disk, and a second run on the same file is rejected.
 
-What the rows were made with (the model, the options that decide a row) is in the metadata of a Parquet file, and
-beside the others in `NAME.meta.json`: a run with anything else does not add to them. A photo that is tried again keeps
-the place of its row: the new one waits in `NAME.again` until the run ends, or until the next one begins.
+The `RunRecord` is in the metadata of a Parquet file, and in `NAME.meta.json` beside others. The row of a photo that is
+tried again is replaced in place: `NAME.again` holds new rows until this run ends or the next one begins.
 """
 
 from __future__ import annotations
