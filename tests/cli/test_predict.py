@@ -295,7 +295,7 @@ def test_json_survives_any_file_name(capsys):
 def test_an_empty_name_is_no_folder(vertebra):
     result = vertebra("predict", "")
     assert result.code == 2
-    assert "PHOTO is empty" in result.error
+    assert "PHOTO argument is empty" in result.error
 
 
 def test_nothing_is_fetched_for_photos_that_are_not_there(vertebra, tmp_path, monkeypatch):
