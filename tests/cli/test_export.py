@@ -59,7 +59,7 @@ def test_options_for_all_that_a_file_does_not_say(tmp_path: Path, capsys: pytest
     assert card.temperature == 1.5 and card.threshold == 0.25 and card.classes == ("ant", "bee", "cat")
     assert main([*bare, "--size", "64", "--transform-input"]) == 0
     first, second = capsys.readouterr().err.splitlines()
-    assert "says transform_input=False; transform_input=True was asked for" in first
+    assert "saved with transform_input=False; the given transform_input=True is used instead" in first
     assert second.startswith("vertebra: '") and "assumed: resize 73, interpolation bilinear, mean" in second
     for text in ("--mean 0.5,0.5", "--std x", "--threshold 2", "--size 0", "--mean 123,116,103"):
         wrong = text.split()

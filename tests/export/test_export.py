@@ -377,7 +377,7 @@ def test_what_is_asked_for_beats_what_a_file_says_and_is_told(carried: Prepared,
     assert card.preprocessing == replace(carried.card.preprocessing, crop_size=96, resize_size=108)
     assert card.metrics == {}  # measured with another view
     first, second = told(list(record))
-    assert "says transform_input=True; transform_input=False was asked for" in first
+    assert "saved with transform_input=True; the given transform_input=False is used instead" in first
     for part in (
         "crop_size 64, and 96 was asked for",
         "resize_size 72, and 108 was asked for",
