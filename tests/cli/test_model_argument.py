@@ -72,8 +72,8 @@ REFUSED = {
 }
 # Taken as a kind, and not usable: such files may say nothing of their network.
 UNTOLD = {
-    ("inspect", ModelKind.WEIGHTS): "weights.pth does not say which network it is for, so it cannot be built.",
-    ("compare", ModelKind.WEIGHTS): "weights.pth does not say which network it is for, so it cannot be built.",
+    ("inspect", ModelKind.WEIGHTS): "weights.pth does not name its network, so it cannot be built.",
+    ("compare", ModelKind.WEIGHTS): "weights.pth does not name its network, so it cannot be built.",
     ("export", ModelKind.WEIGHTS): "weights.pth does not say which network it is for. Add --model NAME",
     ("train", ModelKind.NETWORK): "nowhere.pth",
 }
@@ -111,7 +111,7 @@ def served(monkeypatch):
         output = io.StringIO()
         with contextlib.redirect_stdout(output):
             try:
-                vertebra.serve.model_source.export_here(*command[3:])
+                vertebra.serve.model_source.export_and_print(*command[3:])
             except VertebraError as error:
                 return SimpleNamespace(returncode=error.exit_code, stdout="", stderr=f"{error}\n")
         return SimpleNamespace(returncode=0, stdout=output.getvalue(), stderr="")
