@@ -375,7 +375,8 @@ def test_every_family(name: str, tmp_path: Path, paying: None) -> None:
     report = write(tmp_path / "m.onnx", small(name), architecture=name, max_drop=100)
     images = synthetic_photos(6, SIZE, seed=9)
     model = onnx.load(report.path)
-    assert np.abs(probabilities(model, images) - probabilities(model, images, optimised=False)).max() < 0.05
+    stepwise = features(model, images, optimised=False)
+    assert np.abs(features(model, images) - stepwise).mean() < 0.05 * stepwise.std()
 
 
 @pytest.mark.slow

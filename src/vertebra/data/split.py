@@ -17,7 +17,7 @@ from vertebra.errors import UsageError
 
 @dataclass(frozen=True)
 class Shares:
-    """The shares of every class for validation and for testing."""
+    """The shares of every class for validation and for testing; training uses these defaults."""
 
     val: float = 0.1
     test: float = 0.15
@@ -63,7 +63,7 @@ def assign_splits(
     test = 0.0 if "test" in given_names else shares.test
     val = 0.0 if "val" in given_names else shares.val
     group_hashes = _group_hashes(hashes, duplicates)
-    given = _spread_given_splits(given, duplicates)
+    given = _propagate_given_splits(given, duplicates)
     splits: list[str] = []
     for digest, split in zip(group_hashes, given, strict=True):
         number = _uniform(digest, seed)
@@ -96,7 +96,7 @@ def _group_hashes(hashes: Sequence[str], duplicates: Sequence[Sequence[int]]) ->
     return group_hashes
 
 
-def _spread_given_splits(given: Sequence[str | None], duplicates: Sequence[Sequence[int]]) -> list[str | None]:
+def _propagate_given_splits(given: Sequence[str | None], duplicates: Sequence[Sequence[int]]) -> list[str | None]:
     """Give photos without a split that of their duplicates."""
     spread = list(given)
     for group in duplicates:

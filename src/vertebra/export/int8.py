@@ -1,4 +1,7 @@
-"""A float graph → an int8 graph: which layers stay in float, whether the result may be written, and its report."""
+"""A float graph → an int8 graph: layers that cost accuracy go back to float until it is kept, and a report is made.
+
+Which layers can be in int8 at all is decided in `int8_plan`, their format in `qdq_writer`.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +84,7 @@ def quantise(
     quantised, kept = _choose_layers(plan, choosing, expected, max_drop, progress)
     content = quantised.SerializeToString()
     ready = session(content)
-    verdict = judge(wanted, predict(ready, judging.images, "judging", progress), judging.labels)
+    verdict = judge(wanted, predict(ready, judging.images, "evaluating int8", progress), judging.labels)
     progress("timing", 0, 1)
     float_ms, int8_ms = time_sessions([floats, ready], judging.images[:1])
     report = Int8Report(
@@ -149,7 +152,7 @@ def _choose_layers(
     step = 1
     while ranking and not verdict.allows(max_drop):
         kept, ranking = kept + ranking[:step], ranking[step:]
-        progress("putting layers back", len(kept), len(kept) + len(ranking))
+        progress("reverting layers to float32", len(kept), len(kept) + len(ranking))
         model, verdict = attempt(kept, silent)
         # If single layers do not help soon, put back more at a time.
         step = max(1, len(kept) // 2)
@@ -161,7 +164,7 @@ def _rank_layers(plan: Plan, images: Pixels, expected: Array, progress: Progress
     layers = [node.name for node in plan.graph.weighted() if node.name in plan.candidates]
     gains = {}
     for i, name in enumerate(layers):
-        progress("finding what hurts", i, len(layers))
+        progress("ranking layers by sensitivity", i, len(layers))
         model = plan.write([name])
         found = predict(session(model.SerializeToString()), images)
         gains[name] = -judge(expected, found, None).divergence

@@ -1,4 +1,7 @@
-"""Which layers can be in int8, with the ranges and rounded weights for any choice of them."""
+"""Which layers may be quantised, with the ranges and rounded weights for any choice of them.
+
+`int8` chooses among them by the accuracy that is lost.
+"""
 
 from __future__ import annotations
 
@@ -111,7 +114,7 @@ def _int8_tensors(graph: OnnxModel, candidates: Sequence[str]) -> list[str]:
 
 
 def _connected(graph: OnnxModel, chosen: set[str]) -> set[str]:
-    """Without what only passes values on between float nodes: pooling in int8 there would gain nothing."""
+    """Leave out pooling, additions and the like whose inputs are float: int8 would gain nothing there."""
     result = set(chosen)
     for node in graph.nodes:
         if node.name in result and node.op_type in ("MaxPool", "Concat", "Flatten", "Sigmoid", "Mul", "Add"):

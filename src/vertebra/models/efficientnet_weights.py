@@ -170,7 +170,7 @@ def lite_names(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
         if block:
             stage, i = places[int(block)]
             conv, part = inside[layer]
-            conv -= stage == 1  # the first block does not widen and lacks the first convolution
+            conv -= stage == 1  # the first block has no expansion convolution
             converted[f"features.{stage}.{i}.block.{conv}.{part}.{name}"] = value
         else:
             converted[f"{outside[layer]}.{name}"] = value

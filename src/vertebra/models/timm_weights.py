@@ -18,7 +18,7 @@ from .weight_reader import Content
 _BLOCK = re.compile(r"blocks\.(\d+)\.(\d+)\.(\w+)\.(.+)")
 # The layers of timm's blocks in the order in which they run, each with the batch norm behind it.
 _WIDENED = (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("se", ""), ("conv_pwl", "bn3"))
-_DEPTHWISE = (("conv_dw", "bn1"), ("se", ""), ("conv_pw", "bn2"))  # of a block that does not widen
+_DEPTHWISE = (("conv_dw", "bn1"), ("se", ""), ("conv_pw", "bn2"))  # of a block without expansion
 _FUSED = (("conv_exp", "bn1"), ("se", ""), ("conv_pwl", "bn2"))
 _SINGLE = (("conv", "bn1"),)
 _SQUEEZE = {"conv_reduce": "fc1", "conv_expand": "fc2"}

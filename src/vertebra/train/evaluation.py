@@ -158,7 +158,7 @@ def evaluate_training(trainer: Trainer, start: PreparedTraining) -> EvaluatedPre
         description = "the test photos"
     if not np.isfinite(logits).all():
         raise TrainError(
-            "the network's outputs on held-out photos are NaN or infinite, so nothing can be said of it, and it is "
+            "the network's outputs on held-out photos are NaN or infinite, so it cannot be evaluated and is "
             f"not exported. Train again with a smaller learning rate, such as --lr {float(settings.lr) / 5:.2g}"
         )
 

@@ -222,8 +222,11 @@ _PROBE_FIELDS = (*_COMMON_FIELDS, "precision", "strict", "folds")
 # Why a method does not use the other settings, and which methods do.
 _UNUSED_REASONS = {
     "probe": ("the probe trains no network", "--method finetune (or scratch)"),
-    "finetune": ("finetune holds one validation set out, and no parts in turn", "--method probe"),
-    "scratch": ("scratch starts from random weights and holds one validation set out", "--method finetune (or probe)"),
+    "finetune": ("finetune uses a single validation split, not cross-validation", "--method probe"),
+    "scratch": (
+        "scratch starts from random weights and uses a single validation split",
+        "--method finetune (or probe)",
+    ),
 }
 # Settings that need a certain value of another setting.
 _REQUIREMENTS: dict[str, tuple[str, Callable[[Settings], bool]]] = {
