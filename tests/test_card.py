@@ -22,7 +22,7 @@ from vertebra.card import (
     parse_card,
     read_card,
 )
-from vertebra.cli.card import facts
+from vertebra.cli.card import card_rows
 
 CARD = Card(
     architecture="efficientnet_lite0",
@@ -281,7 +281,7 @@ def test_whatever_a_card_says_it_is_read_or_refused(changes):
         assert str(error).startswith("m.onnx") and len(str(error)) < 400
         return
     assert Card.from_json(card.to_json()) == card
-    assert all(isinstance(name, str) and isinstance(value, str) for name, value in facts(card))
+    assert all(isinstance(name, str) and isinstance(value, str) for name, value in card_rows(card))
     assert min(card.preprocessing.std) > 0 and 0 < card.preprocessing.crop_size < 20_000
 
 

@@ -269,7 +269,7 @@ def test_a_download_that_fails(cache, monkeypatch):
         raise RuntimeError("no\n route")
 
     monkeypatch.setattr(datasets, "EuroSAT", fail)
-    with pytest.raises(DataError, match=r"eurosat cannot be downloaded \(no route\)\. With a copy"):
+    with pytest.raises(DataError, match=r"eurosat cannot be downloaded \(no route\)\. If you have a copy"):
         open_dataset("eurosat")
     assert not list((cache / "datasets").iterdir())
 
