@@ -113,12 +113,16 @@ def measure(other: Path, photos: Path, n: int, only: str) -> None:
                 "ratio": {"median": round(statistics.median(ratios), 3), "interval": [round(low, 3), round(high, 3)]},
             }
             print(task, rows[task]["ratio"], rows[task]["new_s"]["median"], "s", flush=True)
-    if not only:
-        revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=other, capture_output=True, text=True)
-        photo_count = sum(1 for _ in photos.glob("*/*.jpg"))
-        _common.write(
-            "versions", ("torch", "onnxruntime"), {"old": revision.stdout.strip(), "photos": photo_count, "rows": rows}
-        )
+    revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=other, capture_output=True, text=True)
+    found = {"old": revision.stdout.strip(), "photos": sum(1 for _ in photos.glob("*/*.jpg"))}
+    if only:  # measured again, beside the other rows of the same checkout and photos
+        recorded = _common.read("versions")
+        if found != {name: recorded[name] for name in found}:
+            sys.exit(
+                f"nothing written: bench/results/versions.json is of {recorded['old']}, {recorded['photos']} photos"
+            )
+        rows = recorded["rows"] | rows
+    _common.write("versions", ("torch", "onnxruntime"), found | {"rows": rows})
 
 
 if __name__ == "__main__":
@@ -126,6 +130,6 @@ if __name__ == "__main__":
     parser.add_argument("other", type=Path, help="the src folder of the other checkout")
     parser.add_argument("photos", type=Path, help="a folder of class folders with JPEGs")
     parser.add_argument("-n", type=int, default=7, help="pairs of each command")
-    parser.add_argument("--only", default="", help="part of a task's name; then nothing is written")
+    parser.add_argument("--only", default="", help="part of a task's name: these rows alone are measured and replaced")
     arguments = parser.parse_args()
     measure(arguments.other.resolve(), arguments.photos.resolve(), arguments.n, arguments.only)
