@@ -6,7 +6,7 @@ layers: 6.6 M parameters instead of 138 M. This is the version with batch norm, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -239,28 +239,6 @@ class GoogLeNet_Weights(WeightsEnum):
         docs=PORTED,
     )
     DEFAULT = IMAGENET1K_V1
-
-
-def _build(
-    network: Callable[..., GoogLeNet],
-    weights_enum: type[WeightsEnum],
-    weights: Any = None,
-    progress: bool = True,
-    **options: Any,
-) -> GoogLeNet:
-    """With weights the auxiliary heads are left out unless they are asked for: the published ones are not trained."""
-    source = resolve(weights_enum, weights)
-    if source is None:
-        return build(network, weights_enum, None, progress, **options)
-    # No tensor shows how the input was normalised; what was published, under its name, has 0.5 and 0.5.
-    assumed = {"transform_input": published(weights_enum, source) is not None}
-    aux_logits = options.pop("aux_logits", False)
-    model = build(network, weights_enum, source, progress, assumed=assumed, **options)
-    if not aux_logits:
-        model.aux_logits, model.aux1, model.aux2 = False, None, None
-    elif not model.aux_logits:
-        raise UsageError(f"{source} has no auxiliary heads; leave aux_logits out, or train from a file that has them.")
-    return model
 
 
 @register_model(GoogLeNet_Weights)
