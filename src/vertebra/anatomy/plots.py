@@ -22,15 +22,13 @@ def draw_anatomy(anatomy: Profile, path: str | Path, latency: Latency | None, me
     figure = _figure((13 if timed else 7.5, 2.2 + 0.42 * max(len(stages), 6)))
     panels = figure.subplots(1, 1 + timed, squeeze=False)[0]
     figure.suptitle(f"{anatomy.name}, {anatomy.input}")
-    _draw_shares(panels[0], anatomy, stages, latency, measurement)
+    _draw_shares(panels[0], stages, latency, measurement)
     if latency is not None and timed:
         _draw_roofline(panels[1], latency, measurement)
     _write(figure, path, dpi=120)
 
 
-def _draw_shares(
-    axes: Any, anatomy: Profile, stages: list[Any], latency: Latency | None, measurement: Measurement | None
-) -> None:
+def _draw_shares(axes: Any, stages: list[Any], latency: Latency | None, measurement: Measurement | None) -> None:
     """Plot the share of each stage in each cost as bars."""
     series = {
         "parameters": [stage.parameters for stage in stages],

@@ -96,7 +96,7 @@ def read_text(path: Path, fits: Callable[[Sequence[str]], bool]) -> Table:
         number, end = end, _row_end(lines, end)
         if not lines[number].strip(" "):
             continue
-        row = _join_row(lines[number:end], separator, len(header), path, number)
+        row = _join_row(lines[number:end], separator, len(header))
         fields = _split_fields(row, separator, path, number)
         if len(fields) >= len(header) and not any(field.strip() for field in fields):
             unusual[_EMPTY].append(number + 1)  # as spreadsheets write rows that were cleared
@@ -252,7 +252,7 @@ def _row_end(lines: Sequence[str], number: int) -> int:
     return number + 1
 
 
-def _join_row(lines: Sequence[str], separator: str, columns: int, path: Path, number: int) -> str:
+def _join_row(lines: Sequence[str], separator: str, columns: int) -> str:
     """Join the lines of a row with a quoted value of several lines; return only the first if its quote may be stray.
 
     A stray quote swallows whole rows up to the next quote: a line inside the value, or both the first and the last

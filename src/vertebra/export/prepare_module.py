@@ -63,13 +63,12 @@ def prepare_module(
     if given.classes is not None and names is not None:
         require_same_order(given.classes, names)
     prepared = fill_card(network, info.name, preprocessing, given, replace(info.fields, classes=names))
-    if notes := _notes(module, network, info, list_assumptions(asked, preprocessing, module), given.classes):
+    if notes := _notes(network, info, list_assumptions(asked, preprocessing, module), given.classes):
         warn(f"the {type(module).__name__} to export: {'; '.join(notes)}.")
     return prepared
 
 
 def _notes(
-    module: nn.Module,
     network: ConvNet | ObservedNetwork,
     info: WeightsInfo,
     assumed: Sequence[str],
