@@ -65,6 +65,7 @@ ROOMS = {
     "models": BASE,
     "graph": BASE | {"models"},
     "anatomy": BASE | {"models", "graph"},
+    "introspect": BASE | {"models", "graph"},
     "data": BASE | {"runtime", "report"},
     "export": BASE | {"models", "graph", "__init__"},  # the last for its version
     "runtime": BASE | {"__init__"},  # for its version
@@ -117,6 +118,7 @@ PACKAGES = {
     "models": {"torch", "safetensors", "numpy", "PIL"},
     "graph": {"torch", "numpy", "onnx"},
     "anatomy": {"torch", "numpy", "pandas", "onnx", "onnxruntime", "matplotlib"},
+    "introspect": {"torch", "numpy"},
     "report": {"PIL", "jinja2", "markupsafe"},
     "data": {"numpy", "PIL", "pyarrow", "sklearn", "torchvision"},  # the last three for what needs them
     "export": {"torch", "onnx", "onnxruntime", "numpy"},
