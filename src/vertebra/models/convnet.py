@@ -187,11 +187,15 @@ class ConvNet(TimmMethods, Adaptable):
             )
 
     def _initialise(self) -> None:
+        self.initialise(self)
+
+    def initialise(self, module: nn.Module) -> None:
+        """Initialise all layers of a module, which may be a new one, as this family initialises its own."""
         # On the meta device there is nothing to initialise, and asking for it costs more than building the layers.
-        if any(parameter.is_meta for parameter in self.parameters()):
+        if any(parameter.is_meta for parameter in module.parameters()):
             return
-        for module in self.modules():
-            self._init_weights(module)
+        for layer in module.modules():
+            self._init_weights(layer)
 
     @classmethod
     def convert_state_dict(cls, state_dict: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -194,6 +194,11 @@ class DenseNet(ConvNet):
         return OrderedDict((old.sub(r"\1\2", key), value) for key, value in state_dict.items())
 
 
+# Public names for other packages of Vertebra; the classes keep torchvision's.
+DenseLayer = _DenseLayer
+DenseBlock = _DenseBlock
+Transition = _Transition
+
 _row = partial(
     entry,
     min_size=29,
