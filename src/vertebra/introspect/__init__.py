@@ -1,6 +1,7 @@
 """Measurements on a running network: gradients, activations, gates, residual branches, channels; for any module.
 
 Each function leaves the network as it was, also where it raises: hooks, mode, gradients, buffers and random state.
+Those that replace blocks (`module_surgery`) change the network in place and return it.
 """
 
 from vertebra.errors import require_extra
@@ -8,11 +9,24 @@ from vertebra.errors import require_extra
 with require_extra("torch", "vertebra.introspect"):
     import torch  # noqa: F401
 
-from .gradients import LayerGradient as LayerGradient
-from .gradients import first_to_last_ratio as first_to_last_ratio
-from .gradients import gradient_norms as gradient_norms
-from .gradients import input_gradient_correlation as input_gradient_correlation
-from .gradients import noise_arc as noise_arc
-from .gradients import output_projection as output_projection
+from .block_swaps import PlainBasicBlock as PlainBasicBlock
+from .block_swaps import PlainBottleneck as PlainBottleneck
+from .block_swaps import move_stride_to_1x1 as move_stride_to_1x1
+from .block_swaps import remove_shortcuts as remove_shortcuts
+from .block_swaps import replace_activations as replace_activations
+from .block_swaps import replace_bottlenecks as replace_bottlenecks
+from .block_swaps import replace_depthwise as replace_depthwise
+from .densenet_variants import simplify_densenet as simplify_densenet
+from .head_swaps import add_fully_connected_layers as add_fully_connected_layers
+from .head_swaps import pool_globally as pool_globally
+from .inception_variants import DenseInception as DenseInception
+from .inception_variants import InceptionWith5x5 as InceptionWith5x5
+from .inception_variants import ReducedInception as ReducedInception
+from .inception_variants import UnreducedInception as UnreducedInception
+from .inception_variants import UnreducedInceptionWith5x5 as UnreducedInceptionWith5x5
+from .mbconv_swaps import add_squeeze_excitation as add_squeeze_excitation
+from .mbconv_swaps import fuse_mbconv as fuse_mbconv
+from .mbconv_swaps import remove_squeeze_excitation as remove_squeeze_excitation
+from .mbconv_swaps import separate_mbconv as separate_mbconv
 from .preserve import batch_statistics as batch_statistics
 from .preserve import preserved as preserved
