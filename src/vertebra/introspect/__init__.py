@@ -9,6 +9,8 @@ from vertebra.errors import require_extra
 with require_extra("torch", "vertebra.introspect"):
     import torch  # noqa: F401
 
+from .activations import ActivationSlopes as ActivationSlopes
+from .activations import activation_slopes as activation_slopes
 from .block_swaps import PlainBasicBlock as PlainBasicBlock
 from .block_swaps import PlainBottleneck as PlainBottleneck
 from .block_swaps import move_stride_to_1x1 as move_stride_to_1x1
@@ -17,6 +19,12 @@ from .block_swaps import replace_activations as replace_activations
 from .block_swaps import replace_bottlenecks as replace_bottlenecks
 from .block_swaps import replace_depthwise as replace_depthwise
 from .densenet_variants import simplify_densenet as simplify_densenet
+from .gradients import LayerGradient as LayerGradient
+from .gradients import first_to_last_ratio as first_to_last_ratio
+from .gradients import gradient_norms as gradient_norms
+from .gradients import input_gradient_correlation as input_gradient_correlation
+from .gradients import noise_arc as noise_arc
+from .gradients import output_projection as output_projection
 from .head_swaps import add_fully_connected_layers as add_fully_connected_layers
 from .head_swaps import pool_globally as pool_globally
 from .inception_variants import DenseInception as DenseInception
