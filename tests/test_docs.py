@@ -444,7 +444,9 @@ def test_commands_that_do_not_run_exist_with_their_options(page):
             continue  # of other programs
         words = words[words.index("vertebra") + 1 :]
         assert words[0] in _app.COMMANDS, command
-        _, loaded, _ = _app.command().resolve_command(None, words)
+        _, loaded, rest = _app.command().resolve_command(None, words)
+        if hasattr(loaded, "commands"):  # of a group, such as `vertebra lab`
+            loaded = loaded.commands[rest[0]] if rest else loaded
         options = {option for parameter in loaded.params for option in (*parameter.opts, *parameter.secondary_opts)}
         for word in words[1:]:
             if word.startswith("--"):

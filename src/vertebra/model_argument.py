@@ -305,4 +305,5 @@ def _suggest_network(path: Path, command: str) -> str:
         name = read_card(path).architecture
     except CardError:
         name = ""
-    return f"Its network is: vertebra {command} {name}" if _is_known(name) else f"Give {takes(command)}."
+    where = "--model" if command == "lab" else f"vertebra {command}"
+    return f"Its network is: {where} {name}" if _is_known(name) else f"Give {takes(command)}."

@@ -45,6 +45,7 @@ def arguments(command, model):
         "compare": ("compare", model, model, "--device", "none", "--size", "32", "--json"),
         "export": ("export", model, "--out", "out.onnx"),
         "train": ("train", "photos", "--model", model, "--out", "new", "--weights", "nowhere.pth"),
+        "lab": ("lab", "run", "vgg-parameters", "--model", model, "--json"),
     }[command]
 
 
@@ -65,6 +66,7 @@ REFUSED = {
         ModelKind.EXPORTED,
     ): "tiny.onnx is exported already. Give a network's name, the folder of a run, a weight",
     ("compare", ModelKind.EXPORTED): "reads networks of torch. Its network is: vertebra compare resnet18",
+    ("lab", ModelKind.EXPORTED): "reads networks of torch. Its network is: --model resnet18",
     **{
         (command, ModelKind.WEIGHTS): "weights.pth holds weights alone. Run: vertebra export weights.pth --model NAME"
         for command in ("predict", "serve", "card", "evaluate", "bench")
@@ -74,6 +76,7 @@ REFUSED = {
 UNTOLD = {
     ("inspect", ModelKind.WEIGHTS): "weights.pth does not name its network, so it cannot be built.",
     ("compare", ModelKind.WEIGHTS): "weights.pth does not name its network, so it cannot be built.",
+    ("lab", ModelKind.WEIGHTS): "weights.pth does not name its network. Write a function that loads it: FILE.py:NAME",
     ("export", ModelKind.WEIGHTS): "weights.pth does not say which network it is for. Add --model NAME",
     ("train", ModelKind.NETWORK): "nowhere.pth",
 }
@@ -146,6 +149,22 @@ def timed(monkeypatch):
     monkeypatch.setattr(vertebra.bench.timing, "_compare", compare)
 
 
+@pytest.fixture
+def counted(monkeypatch):
+    """An experiment that counts the parameters of any network."""
+    from vertebra.lab.experiment import Figure, Judgement, Measured, Verdict
+    from vertebra.lab.experiments import claim01_vgg_parameters as experiment
+
+    def measure(setup, networks):
+        counts = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
+        return Measured({f"{name}: parameters": Figure(count) for name, count in counts.items()})
+
+    judgement = Judgement(Verdict.OPEN, "Counted.")
+    monkeypatch.setattr(experiment, "measure_networks", measure, raising=False)
+    monkeypatch.setattr(experiment, "judge_networks", lambda measured: judgement, raising=False)
+    monkeypatch.setattr(experiment, "draw_networks", lambda measured, canvas: None, raising=False)
+
+
 NAMES = {
     ModelKind.NETWORK: "resnet18",
     ModelKind.EXPORTED: "tiny",
@@ -175,6 +194,8 @@ def check(command, kind, done, served):
     elif command == "compare":
         networks = done.json["networks"]
         assert [network["published"] is not None for network in networks] == [kind is ModelKind.NETWORK] * 2
+    elif command == "lab":
+        assert list(done.json["results"][0]["measured"]["figures"]) == [f"{name}: parameters"]
     elif command == "export":
         from vertebra.card import read_card
 
@@ -185,7 +206,7 @@ def check(command, kind, done, served):
 
 @pytest.mark.parametrize("kind", ModelKind, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("command", ACCEPTED)
-def test_each_command_with_each_kind(vertebra, place, served, timed, command, kind):
+def test_each_command_with_each_kind(vertebra, place, served, timed, counted, command, kind):
     call = arguments(command, MODELS[kind])
     if (command, kind) == ("export", ModelKind.NETWORK):
         call = (*call, "--weights", "none")
@@ -205,7 +226,7 @@ def test_each_command_with_each_kind(vertebra, place, served, timed, command, ki
 
 
 @pytest.mark.parametrize("command", ACCEPTED)
-def test_each_command_says_the_same_of_what_is_no_model(vertebra, place, command):
+def test_each_command_says_the_same_of_what_is_no_model(vertebra, place, counted, command):
     for model, message in (
         ("", "is empty, as an unset variable would be"),
         ("./nowhere", "./nowhere: no such file or folder"),
@@ -219,7 +240,8 @@ def test_each_command_says_the_same_of_what_is_no_model(vertebra, place, command
 
 @pytest.mark.parametrize("command", sorted(set(ACCEPTED) - {"train"}))
 def test_help_says_the_same(vertebra, command):
-    text = " ".join(vertebra(command, "--help").out.split())
+    words = ("lab", "run") if command == "lab" else (command,)
+    text = " ".join(vertebra(*words, "--help").out.split())
     assert "MODEL" in text
     assert "the folder of a run" in text and "(FILE.py:NAME or package.module:NAME)" in text
 
