@@ -66,6 +66,7 @@ ROOMS = {
     "graph": BASE | {"models"},
     "anatomy": BASE | {"models", "graph"},
     "introspect": BASE | {"models", "graph"},
+    "lab": BASE | {"introspect", "anatomy", "train", "models", "graph", "data", "report", "__init__"},
     "data": BASE | {"runtime", "report"},
     "export": BASE | {"models", "graph", "__init__"},  # the last for its version
     "runtime": BASE | {"__init__"},  # for its version
@@ -119,6 +120,7 @@ PACKAGES = {
     "graph": {"torch", "numpy", "onnx"},
     "anatomy": {"torch", "numpy", "pandas", "onnx", "onnxruntime", "matplotlib"},
     "introspect": {"torch", "numpy"},
+    "lab": {"torch", "numpy", "sklearn", "matplotlib"},
     "report": {"PIL", "jinja2", "markupsafe"},
     "data": {"numpy", "PIL", "pyarrow", "sklearn", "torchvision"},  # the last three for what needs them
     "export": {"torch", "onnx", "onnxruntime", "numpy"},

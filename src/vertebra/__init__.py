@@ -14,6 +14,7 @@ from vertebra.errors import VertebraError as VertebraError
 from vertebra.errors import require_extra
 
 if TYPE_CHECKING:
+    from vertebra import lab as lab
     from vertebra import models as models
     from vertebra.anatomy import anatomy as anatomy
     from vertebra.anatomy import choose as choose
@@ -49,6 +50,7 @@ _EXPORTS: dict[str, tuple[str, str | None]] = {
     **dict.fromkeys(("list_pretrained", "model_entrypoint"), ("vertebra.models", "torch")),
     "Preprocessing": ("vertebra.preprocessing", None),
     "export": ("vertebra.export", "torch"),
+    "lab": ("vertebra.lab", "train"),
     "load": ("vertebra.loading", None),
     "serve": ("vertebra.serve", "serve"),
     "train": ("vertebra.train", "train"),

@@ -40,7 +40,7 @@ _BUILT_FROM = frozenset(ModelKind) - {ModelKind.EXPORTED}
 ACCEPTED: dict[str, frozenset[ModelKind]] = {
     **dict.fromkeys(("predict", "serve", "card", "evaluate", "bench"), _EXPORTED_FROM),
     "inspect": frozenset(ModelKind),
-    **dict.fromkeys(("compare", "export"), _BUILT_FROM),
+    **dict.fromkeys(("compare", "export", "lab"), _BUILT_FROM),
     "train": frozenset([ModelKind.NETWORK]),
 }
 

@@ -1,0 +1,48 @@
+"""Charts that several experiments draw. Colours are those of the reports, told apart also without red and green."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# Okabe & Ito 2008, https://jfly.uni-koeln.de/color/
+BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY = (
+    *("#0072b2", "#e69f00", "#009e73", "#cc79a7"),
+    *("#56b4e9", "#d55e00", "#8a8a8a"),
+)
+COLORS = (BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY)
+
+
+def bars(axes: Any, values: Mapping[str, float], label: str, text: str = "{:,.3g}", color: Any = BLUE) -> None:
+    """Horizontal bars, one per name from the top down, each with its value written behind it."""
+    drawn = axes.barh(list(values), list(values.values()), color=color)
+    axes.bar_label(drawn, [text.format(value) for value in values.values()], padding=3, fontsize=9)
+    axes.invert_yaxis()
+    axes.set_xlabel(label)
+    axes.grid(axis="y", visible=False)
+    axes.margins(x=0.15)
+
+
+def grouped_bars(axes: Any, groups: Sequence[str], series: Mapping[str, Sequence[float]], label: str) -> None:
+    """Horizontal bars, one for each series in each group."""
+    height = 0.8 / len(series)
+    for i, ((name, values), color) in enumerate(zip(series.items(), COLORS, strict=False)):
+        positions = [row + (i - (len(series) - 1) / 2) * height for row in range(len(groups))]
+        drawn = axes.barh(positions, values, height, label=name, color=color)
+        axes.bar_label(drawn, [f"{value:,.3g}" for value in values], padding=3, fontsize=9)
+    axes.set_yticks(range(len(groups)), groups)
+    axes.invert_yaxis()
+    axes.set_xlabel(label)
+    axes.grid(axis="y", visible=False)
+    axes.margins(x=0.12)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.1), ncols=len(series))
+
+
+def seeds(axes: Any, arms: Mapping[str, Sequence[float]], label: str) -> None:
+    """One row per arm: a dot for each seed, and a bar at their mean."""
+    for row, (values, color) in enumerate(zip(arms.values(), COLORS * len(arms), strict=False)):
+        axes.plot(values, [row] * len(values), "o", color=color, alpha=0.8)
+        axes.plot([sum(values) / len(values)], [row], "|", color=color, markersize=22, markeredgewidth=2)
+    axes.set_yticks(range(len(arms)), list(arms))
+    axes.set_ylim(len(arms) - 0.5, -0.5)
+    axes.set_xlabel(label)

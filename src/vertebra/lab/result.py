@@ -1,0 +1,88 @@
+"""`Result`: the verdict of one experiment with what it was computed from, and its files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vertebra.files import atomic_write, wrap_write_errors
+from vertebra.strict_json import dumps
+
+from .experiment import Claim, Expected, Judgement, Kind, Measured, Verdict
+from .picture import picture
+from .registry import Entry, find
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one experiment found. Returned by `vertebra.lab.run(…)`."""
+
+    number: str
+    name: str
+    claim: Claim
+    verdict: Verdict
+    reason: str
+    decided_by: tuple[str, ...]  # names of the figures that decided, the most important first
+    measured: Measured
+    seconds: float  # that it took when it was measured
+    settings: Mapping[str, Any]  # seeds, quick, device, data, models
+    environment: Mapping[str, Any]  # machine, versions
+    date: str
+
+    @property
+    def figures(self) -> Mapping[str, Any]:
+        """The measured numbers by name."""
+        return self.measured.figures
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The user's networks that it was run on; empty where it ran on its own."""
+        return tuple(self.settings["models"])
+
+    @staticmethod
+    def judged(entry: Entry, claim: Claim, judgement: Judgement, measured: Measured, **how: Any) -> Result:
+        """The result of a measurement and the judgement of it."""
+        missing = [name for name in judgement.decided_by if name not in measured.figures]
+        if missing:
+            raise KeyError(f"{entry.name}: decided by {missing}, which was not measured")
+        verdict, reason, decided_by = judgement.verdict, judgement.reason, judgement.decided_by
+        return Result(entry.number, entry.name, claim, verdict, reason, decided_by, measured, **how)
+
+    def picture(self, kind: str = "svg", language: str = "en") -> bytes:
+        """The picture as SVG or PNG; with "ja" its texts are Japanese (SVG alone)."""
+        return picture(find([self.name])[0], self, kind, language)
+
+    def save(self, folder: Path | str, language: str = "en") -> list[Path]:
+        """Write `NUMBER-NAME.json`, `.svg` and `.png` into a folder, and return their paths."""
+        folder = Path(folder)
+        stem = f"{self.number.rjust(2 + self.number[-1:].isalpha(), '0')}-{self.name}"
+        contents = {
+            ".json": dumps(self.to_dict(), indent=1).encode(),
+            ".svg": self.picture("svg", language),
+            ".png": self.picture("png"),
+        }
+        paths = [folder / f"{stem}{suffix}" for suffix in contents]
+        for path, content in zip(paths, contents.values(), strict=True):
+            with wrap_write_errors(path), atomic_write(path) as temporary:
+                temporary.write_bytes(content)
+        return paths
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON data."""
+        return {**vars(self), "claim": asdict(self.claim), "measured": self.measured.to_dict()}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Result:
+        """The result that `to_dict` returned."""
+        claim = dict(values["claim"])
+        claim["decided_by"] = tuple(Kind(kind) for kind in claim["decided_by"])
+        claim["expected"] = {name: Expected(**e) for name, e in claim["expected"].items()}
+        changed = {
+            "claim": Claim(**claim),
+            "verdict": Verdict(values["verdict"]),
+            "decided_by": tuple(values["decided_by"]),
+            "measured": Measured.from_dict(values["measured"]),
+        }
+        return Result(**{**values, **changed})
