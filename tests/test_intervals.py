@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from vertebra.intervals import Z, paired, wilson
+from vertebra.intervals import Z, median, paired, wilson
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,22 @@ def test_paired_ends_where_the_score_is_that_of_95_percent(lost, gained, n):
         assert score(high) == pytest.approx(-Z, abs=0.01)
     if low > -1:
         assert score(low) == pytest.approx(Z, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("n", "first", "last"),  # which values in order; tables of the sign test, as in Conover 1999, A3
+    [(6, 1, 6), (8, 1, 8), (9, 2, 8), (20, 6, 15), (30, 10, 21), (100, 40, 61)],
+)
+def test_median(n, first, last):
+    values = np.random.default_rng(0).permutation(np.arange(1, n + 1)).tolist()
+    assert median(values) == (first, last)
+
+
+def test_median_of_few_values_says_nothing():
+    assert median([1.0] * 5) == median([]) == (-math.inf, math.inf)
+
+
+def test_median_covers_95_percent():
+    draws = np.random.default_rng(0).exponential(1, (2000, 25))  # as skewed as times are
+    covered = sum(low <= math.log(2) <= high for low, high in map(median, draws.tolist()))
+    assert 0.95 <= covered / 2000 <= 0.975

@@ -1,11 +1,12 @@
-"""95 % confidence intervals of proportions. Standard library only.
+"""95 % confidence intervals of proportions and of medians. Standard library only.
 
-Both are score intervals, valid also for small samples and for proportions near 0 and 1.
+Those of proportions are score intervals, valid also for small samples and for proportions near 0 and 1.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TypeAlias
 
 Interval: TypeAlias = tuple[float, float]
@@ -28,6 +29,22 @@ def paired(lost: float, gained: float, n: float) -> Interval:
     https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8%3C891).
     """
     return -_upper(gained, lost, n), _upper(lost, gained, n)
+
+
+def median(values: Sequence[float]) -> Interval:
+    """Return the interval of the median that the values were drawn from, whatever their distribution.
+
+    Its ends are order statistics, the values that a sign test does not reject (Conover 1999, Practical Nonparametric
+    Statistics, 3.2). Below six values there is none at 95 %: it is then everything, (-inf, inf).
+    """
+    n, ordered = len(values), sorted(values)
+    # Keep as many as can be: k or fewer of n values are below the median with a probability of Σ C(n, i) / 2ⁿ ≤ 2.5 %.
+    first, ways, term = 0, 1, 1
+    while 40 * ways <= 2**n:
+        first += 1
+        term = term * (n - first + 1) // first
+        ways += term
+    return (ordered[first - 1], ordered[n - first]) if first else (-math.inf, math.inf)
 
 
 def _upper(lost: float, gained: float, n: float) -> float:

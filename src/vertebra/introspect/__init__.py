@@ -32,6 +32,9 @@ from .inception_variants import InceptionWith5x5 as InceptionWith5x5
 from .inception_variants import ReducedInception as ReducedInception
 from .inception_variants import UnreducedInception as UnreducedInception
 from .inception_variants import UnreducedInceptionWith5x5 as UnreducedInceptionWith5x5
+from .interleaved_timing import Ratio as Ratio
+from .interleaved_timing import Timings as Timings
+from .interleaved_timing import time_interleaved as time_interleaved
 from .mbconv_swaps import add_squeeze_excitation as add_squeeze_excitation
 from .mbconv_swaps import fuse_mbconv as fuse_mbconv
 from .mbconv_swaps import remove_squeeze_excitation as remove_squeeze_excitation
