@@ -1,0 +1,45 @@
+"""The same measurement and the same rule for each of the user's networks, and one verdict for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from .experiment import Figure, Judgement, Measured, Setup, Verdict
+
+
+def measure_each(
+    measure: Callable[[str, nn.Module], Measured], networks: Mapping[str, nn.Module], setup: Setup
+) -> Measured:
+    """Measure each network, called with its name; figures become "NETWORK: what", and series `networks[NETWORK]`."""
+    figures: dict[str, Figure] = {}
+    series: dict[str, Any] = {}
+    for done, (name, network) in enumerate(networks.items()):
+        setup.progress("networks", done, len(networks))
+        measured = measure(name, network)
+        figures |= {f"{name}: {what}": figure for what, figure in measured.figures.items()}
+        series[name] = dict(measured.series)
+    return Measured(figures, {"networks": series})
+
+
+def each_measured(measured: Measured) -> dict[str, Measured]:
+    """What `measure_each` got for each network."""
+    found = {}
+    for name, series in measured.series["networks"].items():
+        own = {key: figure for key, figure in measured.figures.items() if key.startswith(f"{name}: ")}
+        found[name] = Measured({key.removeprefix(f"{name}: "): figure for key, figure in own.items()}, series)
+    return found
+
+
+def judge_each(judge: Callable[[Measured], Judgement], measured: Measured) -> Judgement:
+    """The judgement that all networks share; where they differ, it holds in part."""
+    judgements = {name: judge(own) for name, own in each_measured(measured).items()}
+    decided_by = tuple(f"{name}: {what}" for name, j in judgements.items() for what in j.decided_by)
+    verdicts = {j.verdict for j in judgements.values()}
+    reasons = {j.reason for j in judgements.values()}
+    if len(verdicts) > 1:
+        return Judgement(Verdict.IN_PART, "It depends on the network: see the figures of each.", decided_by)
+    reason = reasons.pop() if len(reasons) == 1 else "The networks agree, for different reasons: see the figures."
+    return Judgement(verdicts.pop(), reason, decided_by)
