@@ -46,3 +46,22 @@ def seeds(axes: Any, arms: Mapping[str, Sequence[float]], label: str) -> None:
     axes.set_yticks(range(len(arms)), list(arms))
     axes.set_ylim(len(arms) - 0.5, -0.5)
     axes.set_xlabel(label)
+
+
+def stacked_bars(axes: Any, rows: Sequence[str], parts: Mapping[str, Sequence[float]], label: str) -> None:
+    """Horizontal bars, one per row from the top down, each made of one piece for every part; wide ones are labelled."""
+    lefts = [0.0] * len(rows)
+    widest = max(map(sum, zip(*parts.values(), strict=True)), default=0)
+    for (name, values), color in zip(parts.items(), COLORS * len(parts), strict=False):
+        if not any(values):
+            continue
+        drawn = axes.barh(range(len(rows)), values, left=lefts, label=name, color=color)
+        texts = [f"{value:.3g}" if value > 0.06 * widest else "" for value in values]
+        axes.bar_label(drawn, texts, label_type="center", fontsize=8, color="white")
+        lefts = [left + value for left, value in zip(lefts, values, strict=True)]
+    axes.set_yticks(range(len(rows)), rows)
+    axes.invert_yaxis()
+    axes.set_xlabel(label)
+    axes.grid(axis="y", visible=False)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=8, columnspacing=1)
+    axes.margins(x=0)

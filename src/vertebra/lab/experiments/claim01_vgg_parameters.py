@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from vertebra.anatomy import inspect
-from vertebra.lab.charts import grouped_bars
+from vertebra.anatomy import Anatomy, inspect
+from vertebra.lab.charts import bars, stacked_bars
+from vertebra.lab.cost_shares import COSTS, DENSE, KINDS, costs, costs_by, layer_kind, shares
+from vertebra.lab.each_network import judge_each, measure_each
 from vertebra.lab.experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Setup, Verdict
 
 if TYPE_CHECKING:
@@ -19,70 +22,108 @@ CLAIM = Claim(
     stated_by="article l.7",
     claim="The 4096-wide fully connected layers take much of the memory.",
     claim_ja="VGGのメモリの多くは、幅4096の全結合層が占めている。",
-    should_hold="89.4 % of VGG-16's parameters, but 0.8 % of its MACs and less than 0.1 % of its activations.",
+    should_hold="89.4 % of VGG-16's parameters, but 0.8 % of its MACs and less than 0.1 % of its activations. In "
+    "training the activations overtake weights, gradients and momentum at a batch of 28.",
     source="counts of torchvision 0.29",
     rule="Holds if the fully connected layers have more than half of the parameters and of the activations; in part if "
     "of one of them; else it does not hold.",
     decided_by=(Kind.COUNT,),
-    title="VGG-16: parameters, MACs and activations by part",
-    caption="Nearly all parameters are in the three fully connected layers, nearly all arithmetic and activations in "
-    "the convolutions.",
-    seconds=1,
+    title="Where the parameters, the MACs and the activations are",
+    caption="Shares of the network by kind of layer, for one image. Activations are what convolutions and matrix "
+    "products write. A kind with most of one cost may have little of another.",
+    seconds=2,
     expected={
         "share of the parameters": Expected(89.4, "counts", 0.001),
         "share of the MACs": Expected(0.8, "counts", 0.05),
-        "parameters in fully connected layers": Expected(123_642_856, "counts"),
-        "MACs in fully connected layers": Expected(123_633_664, "counts"),
-        "activations of fully connected layers": Expected(9_192, "counts"),
+        "parameters": Expected(138_357_544, "counts"),
+        "parameters: fully connected": Expected(123_642_856, "counts"),
+        "parameters: largest layer": Expected(102_764_544, "counts"),
+        "share of the parameters: largest layer": Expected(74.3, "counts", 0.001),
+        "weights": Expected(553.4, "counts", 0.001),
+        "weights of fully connected layers": Expected(494.6, "counts", 0.001),
+        "MACs": Expected(15_470_264_320, "counts"),
+        "MACs: fully connected": Expected(123_633_664, "counts"),
+        "activations": Expected(13.6e6, "counts", 0.005),
+        "activations: fully connected": Expected(9_192, "counts"),
+        "weights, gradients and momentum": Expected(1660, "counts", 0.001),
+        "kept for backward, without positions of maxima": Expected(61.1, "counts", 0.001),
+        "batch at which that is more, without positions of maxima": Expected(28, "counts"),
     },
 )
 
 
 def measure(setup: Setup, network: str | nn.Module = "vgg16") -> Measured:
-    """Count at 224 × 224; the part of a row is what ran it, a linear layer or another."""
-    rows = inspect(network, 224).layers
-    parts: dict[str, Callable[[str], bool]] = {
-        "convolutions and pooling": lambda op: op != "linear",
-        "fully connected layers": lambda op: op == "linear",
-    }
-    # Of a linear layer its output, of a convolution too: ReLU works in place, and a view holds nothing of its own.
-    sums = {
-        part: {
-            "parameters": sum(row.parameters for row in rows if belongs(row.op)),
-            "MACs": sum(row.macs for row in rows if belongs(row.op)),
-            "activations": sum(row.write_bytes // 4 for row in rows if belongs(row.op) and row.macs),
-        }
-        for part, belongs in parts.items()
-    }
-    dense = sums["fully connected layers"]
-    whole = {name: sum(part[name] for part in sums.values()) for name in dense}
-    figures = {f"share of the {name}": Figure(100 * dense[name] / whole[name], "%") for name in dense}
-    figures |= {
-        f"{name} {'of' if name == 'activations' else 'in'} fully connected layers": Figure(dense[name])
-        for name in dense
-    }
-    return Measured(
-        figures, {"parts": {part: {k: 100 * v / whole[k] for k, v in s.items()} for part, s in sums.items()}}
-    )
+    """Count at 224 × 224, and a training step with momentum."""
+    found = inspect(network, 224)
+    measured = _counted(found)
+    figures = dict(measured.figures)
+    figures["weights"] = Figure(found.parameter_bytes / 1e6, "MB")
+    figures["weights of fully connected layers"] = Figure(4 * figures[f"parameters: {DENSE}"].value / 1e6, "MB")
+    step = found.training_memory("momentum")
+    fixed = step.parameters + step.gradients + step.optimizer_state
+    # Max pooling keeps the position of each maximum, an int64, beside the values.
+    positions = sum(8 * math.prod(row.output_shape) for row in found.layers if row.op == "max_pool2d")
+    figures["weights, gradients and momentum"] = Figure(fixed / 1e6, "MB")
+    for what, nbytes in {"": 0, ", without positions of maxima": positions}.items():
+        kept = step.saved_activations - nbytes
+        figures[f"kept for backward{what}"] = Figure(kept / 1e6, "MB an image")
+        figures[f"batch at which that is more{what}"] = Figure(fixed // kept + 1)
+    return Measured(figures, measured.series)
+
+
+def _counted(found: Anatomy) -> Measured:
+    kinds, whole = costs_by(layer_kind, found.layers), costs(found.layers)
+    dense = kinds.get(DENSE, dict.fromkeys(COSTS, 0))
+    largest = max((row.parameters for row in found.layers), default=0)
+    of_kinds = shares(kinds)
+    figures = {f"share of the {cost}": Figure(of_kinds.get(DENSE, dense)[cost], "%") for cost in COSTS}
+    figures |= {cost: Figure(whole[cost]) for cost in COSTS}
+    figures |= {f"{cost}: {DENSE}": Figure(dense[cost]) for cost in COSTS}
+    figures["parameters: largest layer"] = Figure(largest)
+    figures["share of the parameters: largest layer"] = Figure(100 * largest / max(whole["parameters"], 1), "%")
+    stages = {stage: own["parameters"] for stage, own in costs_by(lambda row: row.stage, found.layers).items()}
+    return Measured(figures, {"kinds": of_kinds, "stages": stages})
 
 
 def judge(measured: Measured) -> Judgement:
     """More than half of the parameters, and of the activations?"""
     decided_by = ("share of the parameters", "share of the activations", "share of the MACs")
     most = [measured.value(name) > 50 for name in decided_by[:2]]
+    has = "The fully connected layers have most of the"
     if all(most):
-        return Judgement(Verdict.HOLDS, "Most of the parameters and of the activations are there.", decided_by)
+        return Judgement(Verdict.HOLDS, f"{has} parameters and of the activations.", decided_by)
     if most[0]:
-        return Judgement(Verdict.IN_PART, "Most of the parameters are there, few of the activations.", decided_by)
+        return Judgement(Verdict.IN_PART, f"{has} parameters and few of the activations.", decided_by)
     if most[1]:
-        return Judgement(Verdict.IN_PART, "Most of the activations are there, few of the parameters.", decided_by)
-    return Judgement(Verdict.FAILS, "Neither most of the parameters nor most of the activations are there.", decided_by)
+        return Judgement(Verdict.IN_PART, f"{has} activations and few of the parameters.", decided_by)
+    reason = "The fully connected layers have neither most of the parameters nor most of the activations."
+    return Judgement(Verdict.FAILS, reason, decided_by)
 
 
 def draw(measured: Measured, canvas: Canvas) -> None:
-    """Shares of the two parts, for each of the three costs."""
-    parts = measured.series["parts"]
-    costs = list(next(iter(parts.values())))
-    grouped_bars(
-        canvas.subplots(), costs, {part: list(s.values()) for part, s in parts.items()}, "share of the network, %"
-    )
+    """Shares of the kinds of layers, for each of the three costs, and the parameters of each stage."""
+    _draw({"VGG-16": measured.series}, canvas)
+
+
+def measure_networks(setup: Setup, networks: Mapping[str, nn.Module]) -> Measured:
+    """The same counts, at the size of each network's published weights or 224 × 224."""
+    return measure_each(lambda _, network: _counted(inspect(network)), networks, setup)
+
+
+def judge_networks(measured: Measured) -> Judgement:
+    """The same rule for each."""
+    return judge_each(judge, measured)
+
+
+def draw_networks(measured: Measured, canvas: Canvas) -> None:
+    """The same for all; stages of a single network alone."""
+    _draw(measured.series["networks"], canvas)
+
+
+def _draw(networks: Mapping[str, Any], canvas: Canvas) -> None:
+    rows = [f"{name}, {cost}" for name in networks for cost in COSTS]
+    values = {k: [own["kinds"].get(k, {}).get(c, 0) for own in networks.values() for c in COSTS] for k in KINDS}
+    upper, *lower = canvas.subplots(2).flat if len(networks) == 1 else [canvas.subplots()]
+    stacked_bars(upper, rows, values, "share of the network, %")
+    for axes in lower:
+        bars(axes, {s: n / 1e6 for s, n in next(iter(networks.values()))["stages"].items()}, "parameters by stage, 10⁶")
