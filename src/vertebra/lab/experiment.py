@@ -66,6 +66,8 @@ class Claim:
     seeds: int = 0  # that a full run takes; 0: nothing in it is random
     is_quick: bool = True  # whether `--quick` runs it (its counts, where it has more than these)
     takes_data: bool = False  # whether it measures on the user's folder, if there is one
+    networks_title: str = ""  # of the picture of the user's networks
+    networks_caption: str = ""
 
 
 @dataclass(frozen=True)

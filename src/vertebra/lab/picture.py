@@ -39,10 +39,13 @@ def picture(entry: Entry, result: Result, kind: str, language: str = "en") -> by
         import matplotlib as mpl
         from matplotlib.figure import Figure
     experiment = entry.load()
+    title, caption = result.claim.title, result.claim.caption
+    if result.networks:
+        title, caption = result.claim.networks_title or title, result.claim.networks_caption or caption
     with mpl.rc_context(_STYLE):
         canvas = Figure(figsize=(8, 5), dpi=120, layout="constrained")
-        canvas.suptitle(f"{result.number}. {result.claim.title}", x=0.01, ha="left", weight="bold", fontsize=12)
-        canvas.supxlabel(textwrap.fill(result.claim.caption, 118), x=0.01, ha="left", fontsize=9, color="0.3")
+        canvas.suptitle(f"{result.number}. {title}", x=0.01, ha="left", weight="bold", fontsize=12)
+        canvas.supxlabel(textwrap.fill(caption, 118), x=0.01, ha="left", fontsize=9, color="0.3")
         of_networks = takes_networks(experiment) if result.networks else None
         draw = experiment.draw if of_networks is None else of_networks.draw_networks
         draw(result.measured, canvas)
