@@ -32,6 +32,7 @@ from .inception_variants import InceptionWith5x5 as InceptionWith5x5
 from .inception_variants import ReducedInception as ReducedInception
 from .inception_variants import UnreducedInception as UnreducedInception
 from .inception_variants import UnreducedInceptionWith5x5 as UnreducedInceptionWith5x5
+from .inception_variants import googlenet_with as googlenet_with
 from .interleaved_timing import Ratio as Ratio
 from .interleaved_timing import Timings as Timings
 from .interleaved_timing import time_interleaved as time_interleaved

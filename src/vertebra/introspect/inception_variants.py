@@ -1,14 +1,16 @@
 """Inception modules with one idea taken away, to be given to GoogLeNet's constructor.
 
-`GoogLeNet(blocks=(BasicConv2d, DenseInception, InceptionAux))` is the whole network. All take the arguments of
+`googlenet_with(DenseInception)` is the whole network. All take the arguments of
 `Inception`, the columns of Table 1 (Szegedy et al. 2014), and have its output channels.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
-from vertebra.models.googlenet import BasicConv2d, Inception
+from vertebra.models.googlenet import BasicConv2d, GoogLeNet, Inception, InceptionAux
 from vertebra.models.layers import Layer
 
 
@@ -99,3 +101,8 @@ class UnreducedInceptionWith5x5(UnreducedInception):
     """UnreducedInception with true 5×5."""
 
     large_kernel = 5
+
+
+def googlenet_with(inception: Layer, *, aux_logits: bool = False, **options: Any) -> GoogLeNet:
+    """GoogLeNet with other modules, without the heads that run in training alone; options are those of `GoogLeNet`."""
+    return GoogLeNet(aux_logits=aux_logits, blocks=(BasicConv2d, inception, InceptionAux), **options)
