@@ -42,3 +42,7 @@ from .mbconv_swaps import remove_squeeze_excitation as remove_squeeze_excitation
 from .mbconv_swaps import separate_mbconv as separate_mbconv
 from .preserve import batch_statistics as batch_statistics
 from .preserve import preserved as preserved
+from .receptive_field_by_gradient import GradientField as GradientField
+from .receptive_field_by_gradient import receptive_field_by_gradient as receptive_field_by_gradient
+from .saved_tensors import SavedBytes as SavedBytes
+from .saved_tensors import count_saved_bytes as count_saved_bytes

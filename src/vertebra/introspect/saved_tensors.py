@@ -1,0 +1,60 @@
+"""Counts the bytes that autograd keeps of a forward pass for the backward pass, by asking autograd.
+
+`anatomy.training_memory` forecasts a whole training step, gradients and optimiser included, by simulating it on shapes.
+This counts what one forward pass of a real network on a real input leaves behind; the tests hold one against the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from .preserve import preserved
+
+
+@dataclass(frozen=True)
+class SavedBytes:
+    """Bytes kept for the backward pass, each storage once."""
+
+    activations: int  # floating-point values, without input and weights
+    indices: int  # integers and booleans, such as where a max-pooling found its maxima
+    input: int  # of the network's input, where it is kept
+    weights: int  # parameters and buffers, which are in memory anyway
+
+    @property
+    def total(self) -> int:
+        """All that is kept beside the weights."""
+        return self.activations + self.indices + self.input
+
+
+def count_saved_bytes(network: nn.Module, *args: Any, **kwargs: Any) -> SavedBytes:
+    """Run `network(*args, **kwargs)` in its current mode and count what autograd keeps, on any device, meta included.
+
+    Of a checkpointed block that is its input. The network is left as it was.
+    """
+    inputs = {_storage(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+    weights = {_storage(tensor) for tensor in [*network.parameters(), *network.buffers()]}
+    saved: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved.setdefault(_storage(tensor), tensor)  # held, so that no other storage gets its address
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with preserved(network), torch.enable_grad(), hooks:
+        network(*args, **kwargs)
+    sums = {"activations": 0, "indices": 0, "input": 0, "weights": 0}
+    for storage, tensor in saved.items():
+        kind = "activations" if tensor.is_floating_point() or tensor.is_complex() else "indices"
+        kind = "input" if storage in inputs else "weights" if storage in weights else kind
+        sums[kind] += tensor.untyped_storage().nbytes()
+    return SavedBytes(**sums)
+
+
+def _storage(tensor: Tensor) -> int:
+    """What identifies a storage while it is in use; on the meta device all have the same address of data."""
+    return int(tensor.untyped_storage()._cdata)
