@@ -40,9 +40,16 @@ from .mbconv_swaps import add_squeeze_excitation as add_squeeze_excitation
 from .mbconv_swaps import fuse_mbconv as fuse_mbconv
 from .mbconv_swaps import remove_squeeze_excitation as remove_squeeze_excitation
 from .mbconv_swaps import separate_mbconv as separate_mbconv
+from .path_lengths import PathGradient as PathGradient
+from .path_lengths import path_length_gradients as path_length_gradients
 from .preserve import batch_statistics as batch_statistics
 from .preserve import preserved as preserved
 from .receptive_field_by_gradient import GradientField as GradientField
 from .receptive_field_by_gradient import receptive_field_by_gradient as receptive_field_by_gradient
+from .residuals import Contribution as Contribution
+from .residuals import ResidualBlock as ResidualBlock
+from .residuals import ablated_blocks as ablated_blocks
+from .residuals import contributions as contributions
+from .residuals import residual_blocks as residual_blocks
 from .saved_tensors import SavedBytes as SavedBytes
 from .saved_tensors import count_saved_bytes as count_saved_bytes

@@ -61,7 +61,7 @@ def gradient_norms(network: nn.Module, inputs: Tensor, loss: Loss | None = None)
             parameter.requires_grad_(parameter.is_floating_point())
             parameter.grad = None
         handles += [module.register_forward_hook(watch) for module in layers]
-        _backward(network, _scalar((loss or output_projection)(network(inputs.clone()))))
+        _backward(network, require_scalar((loss or output_projection)(network(inputs.clone()))))
         return tuple(
             LayerGradient(
                 layers[module],
@@ -172,7 +172,8 @@ def _backward(network: nn.Module, loss: Tensor) -> None:
     loss.backward()  # type: ignore[no-untyped-call]
 
 
-def _scalar(loss: Any) -> Tensor:
+def require_scalar(loss: Any) -> Tensor:
+    """What a loss function returned, as a tensor without axes; a `UsageError` if it is no single number."""
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         raise UsageError(f"loss returned {_described(loss)}; it must be one number, as a tensor.")
     return loss.reshape(())

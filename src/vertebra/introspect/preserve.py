@@ -25,13 +25,10 @@ def preserved(network: nn.Module) -> Iterator[list[torch.utils.hooks.RemovableHa
         for module in network.modules()
         for name, buffer in module._buffers.items()
     ]
-    handles: list[torch.utils.hooks.RemovableHandle] = []
-    with torch.random.fork_rng(devices=_cuda_devices(network)):
+    with torch.random.fork_rng(devices=_cuda_devices(network)), hooks() as handles:
         try:
             yield handles
         finally:
-            for handle in handles:
-                handle.remove()
             for module, mode in modes:
                 module.training = mode
             with torch.no_grad():
@@ -40,6 +37,17 @@ def preserved(network: nn.Module) -> Iterator[list[torch.utils.hooks.RemovableHa
                     parameter.grad = grad if grad is None or values is None else grad.copy_(values)
                 for module, name, buffer, contents in buffers:
                     module._buffers[name] = buffer if buffer is None or contents is None else buffer.copy_(contents)
+
+
+@contextlib.contextmanager
+def hooks() -> Iterator[list[torch.utils.hooks.RemovableHandle]]:
+    """Yield a list for the handles of hooks, which are removed afterwards; nothing else is restored."""
+    handles: list[torch.utils.hooks.RemovableHandle] = []
+    try:
+        yield handles
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,14 +15,33 @@ from torch.utils._pytree import tree_leaves
 from vertebra.errors import UsageError
 
 
+class TensorList:
+    """Tensors that are compared by identity and not kept alive."""
+
+    def __init__(self, tensors: Iterable[Tensor] = ()) -> None:
+        self._references = [weakref.ref(tensor) for tensor in tensors]
+
+    def __contains__(self, tensor: object) -> bool:
+        return any(reference() is tensor for reference in self._references)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (tensor for reference in self._references if (tensor := reference()) is not None)
+
+    def append(self, tensor: Tensor) -> None:
+        """Add one."""
+        self._references.append(weakref.ref(tensor))
+
+
 @dataclass
 class ModuleCall:
-    """A module that is running, what it was given, and what the children that it has called gave it."""
+    """A module that is running, what it was given, and the children that it has called, with what they returned."""
 
     path: str
     module: nn.Module
-    inputs: list[Tensor]
-    children: list[tuple[ModuleCall, list[Tensor]]] = field(default_factory=list)  # with their outputs
+    inputs: TensorList
+    children: list[tuple[ModuleCall, TensorList]] = field(default_factory=list)
+    derived: TensorList = field(default_factory=TensorList)  # the rest is for who intercepts functions
+    preactivated: TensorList = field(default_factory=TensorList)
 
 
 class RunningModules:
@@ -39,12 +59,18 @@ class RunningModules:
         return self.calls[-1].path if self.calls else ""
 
     def _enter(self, path: str, module: nn.Module, args: Any, kwargs: Any) -> None:
-        self.calls.append(ModuleCall(path, module, _tensors((args, kwargs))))
+        self.calls.append(ModuleCall(path, module, TensorList(tensors_in((args, kwargs)))))
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         call = self.calls.pop()
+        call.children.clear()
         if self.calls:
-            self.calls[-1].children.append((call, _tensors(output)))
+            self.calls[-1].children.append((call, TensorList(tensors_in(output))))
+
+
+def tensors_in(tree: Any) -> list[Tensor]:
+    """The tensors in nested tuples, lists and dicts."""
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def batches_of(images: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
@@ -62,7 +88,3 @@ def batches_of(images: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
         yield batch.clone()
     if not count:
         raise UsageError("there are no images: images is empty.")
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
