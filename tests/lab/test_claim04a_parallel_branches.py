@@ -1,5 +1,7 @@
 """What parallel branches save."""
 
+import pytest
+
 from vertebra.introspect import DenseInception, ReducedInception, UnreducedInception
 from vertebra.lab.experiment import Setup, Verdict
 from vertebra.lab.experiments import claim04a_parallel_branches as experiment
@@ -16,8 +18,12 @@ class _AllLarge(Inception):
         self.branch4.append(BasicConv2d(pool_proj, pool_proj, kernel_size=3, padding=1))
 
 
-def test_the_counts_are_the_published_ones():
-    measured = experiment.measure(Setup())
+@pytest.fixture(scope="module")
+def measured():
+    return experiment.measure(Setup())
+
+
+def test_the_counts_are_the_published_ones(measured):
     for name, expected in experiment.CLAIM.expected.items():
         assert abs(measured.value(name) - expected.value) <= expected.tolerance * expected.value, name
     judgement = experiment.judge(measured)
@@ -35,8 +41,7 @@ def test_branches_of_large_convolutions_alone_save_less():
     assert experiment.judge(measured).verdict is Verdict.IN_PART
 
 
-def test_the_reason_tells_where_the_branches_save_more_than_the_1x1():
-    measured = experiment.measure(Setup(), Inception, UnreducedInception)
+def test_the_reason_tells_where_the_branches_save_more_than_the_1x1(measured):
     few = {"saved by 1×1, one 3×3 convolution": experiment.Figure(10, "%")}
     changed = experiment.Measured({**measured.figures, **few}, measured.series)
     assert "more than the 1×1" in experiment.judge(changed).reason

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .experiment import Measured
 
 # Okabe & Ito 2008, https://jfly.uni-koeln.de/color/
 BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY = (
@@ -24,18 +27,25 @@ def bars(axes: Any, values: Mapping[str, float], label: str, text: str = "{:,.3g
 
 
 def grouped_bars(axes: Any, groups: Sequence[str], series: Mapping[str, Sequence[float]], label: str) -> None:
-    """Horizontal bars, one for each series in each group; none for a NaN."""
+    """Horizontal bars, one for each series in each group."""
     height = 0.8 / len(series)
     for i, ((name, values), color) in enumerate(zip(series.items(), COLORS, strict=False)):
         positions = [row + (i - (len(series) - 1) / 2) * height for row in range(len(groups))]
         drawn = axes.barh(positions, values, height, label=name, color=color)
-        axes.bar_label(drawn, ["" if value != value else f"{value:,.3g}" for value in values], padding=3, fontsize=9)
+        axes.bar_label(drawn, [f"{value:,.3g}" for value in values], padding=3, fontsize=9)
     axes.set_yticks(range(len(groups)), groups)
     axes.invert_yaxis()
     axes.set_xlabel(label)
     axes.grid(axis="y", visible=False)
     axes.margins(x=0.12)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.1), ncols=len(series))
+
+
+def network_bars(axes: Any, measured: Measured, kinds: Mapping[str, str], label: str, scale: float = 1) -> None:
+    """Bars for each network of `measure_each`: a label → the figure "NETWORK: what", divided by `scale`."""
+    names = list(measured.series["networks"])
+    series = {kind: [measured.value(f"{name}: {what}") / scale for name in names] for kind, what in kinds.items()}
+    grouped_bars(axes, names, series, label)
 
 
 def seeds(axes: Any, arms: Mapping[str, Sequence[float]], label: str) -> None:
