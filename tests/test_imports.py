@@ -120,7 +120,7 @@ PACKAGES = {
     "graph": {"torch", "numpy", "onnx"},
     "anatomy": {"torch", "numpy", "pandas", "onnx", "onnxruntime", "matplotlib"},
     "introspect": {"torch", "numpy"},
-    "lab": {"torch", "numpy", "sklearn", "matplotlib"},
+    "lab": {"torch", "numpy", "PIL", "sklearn", "matplotlib"},
     "report": {"PIL", "jinja2", "markupsafe"},
     "data": {"numpy", "PIL", "pyarrow", "sklearn", "torchvision"},  # the last three for what needs them
     "export": {"torch", "onnx", "onnxruntime", "numpy"},

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from vertebra.intervals import Z, median, paired, wilson
+from vertebra.intervals import Z, mean, median, paired, student_quantile, wilson
 
 
 @pytest.mark.parametrize(
@@ -64,3 +64,17 @@ def test_median_covers_95_percent():
     draws = np.random.default_rng(0).exponential(1, (2000, 25))  # as skewed as times are
     covered = sum(low <= math.log(2) <= high for low, high in map(median, draws.tolist()))
     assert 0.95 <= covered / 2000 <= 0.975
+
+
+def test_students_quantile_is_scipys():
+    stats = pytest.importorskip("scipy.stats")
+    for freedom in (*range(1, 12), 30, 101, 1000):
+        assert student_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-9)
+
+
+def test_mean():
+    values = [1.0, 2.0, 4.0, 9.0]
+    half = 3.182446 * np.std(values, ddof=1) / 2
+    assert mean(values) == pytest.approx((4 - half, 4 + half))
+    assert mean([2.0, 2.0]) == (2, 2)
+    assert mean([2.0]) == mean([]) == (-math.inf, math.inf)

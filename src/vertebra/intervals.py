@@ -1,4 +1,4 @@
-"""95 % confidence intervals of proportions and of medians. Standard library only.
+"""95 % confidence intervals of proportions, medians and means. Standard library only.
 
 Those of proportions are score intervals, valid also for small samples and for proportions near 0 and 1.
 """
@@ -6,7 +6,9 @@ Those of proportions are score intervals, valid also for small samples and for p
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
+from functools import cache
 from typing import TypeAlias
 
 Interval: TypeAlias = tuple[float, float]
@@ -45,6 +47,37 @@ def median(values: Sequence[float]) -> Interval:
         term = term * (n - first + 1) // first
         ways += term
     return (ordered[first - 1], ordered[n - first]) if first else (-math.inf, math.inf)
+
+
+def mean(values: Sequence[float]) -> Interval:
+    """Return the interval of the mean of normally distributed values (Student 1908); (-inf, inf) of fewer than two."""
+    if len(values) < 2:
+        return -math.inf, math.inf
+    centre = statistics.fmean(values)
+    spread = student_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return centre - spread, centre + spread
+
+
+@cache
+def student_quantile(freedom: int) -> float:
+    """Return the two-sided 95 % quantile of Student's t with so many degrees of freedom, by bisection."""
+    low, high = Z, 13.0  # 12.706 with one degree of freedom
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _student(middle, freedom) < 0.95 else (low, middle)
+    return high
+
+
+def _student(t: float, freedom: int) -> float:
+    """Return the probability that |T| < t (Abramowitz & Stegun 1964, 26.7.3 and 26.7.4)."""
+    angle = math.atan(t / math.sqrt(freedom))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = freedom % 2
+    term, total = sine * (cosine if odd else 1), 0.0
+    for k in range(2 + odd, freedom + 1, 2):
+        total += term
+        term *= cosine**2 * (k - 1) / k
+    return 2 / math.pi * (angle + total) if odd else total
 
 
 def _upper(lost: float, gained: float, n: float) -> float:

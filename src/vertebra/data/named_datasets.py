@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from vertebra.cache import cache_dir, creation_lock
@@ -97,13 +99,17 @@ def _write_photos(items: _Items, to: Path) -> None:
             picture.save(folder / f"{number:06d}.png")
 
 
-def _digits() -> _Items:
-    """1,797 handwritten digits of 8 × 8 pixels and 17 levels of grey."""
+def digit_pixels() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """scikit-learn's 1,797 handwritten digits of 8 × 8 pixels and 17 levels of grey: (N, 8, 8) and labels (N,)."""
     with require_extra("train", "the data set digits"):
         from sklearn.datasets import load_digits
     digits = load_digits()
-    for values, label in zip(digits.images, digits.target, strict=True):
-        yield None, str(label), Image.fromarray((values * (255 / 16)).round().astype("uint8"))
+    return (digits.images * (255 / 16)).round().astype(np.uint8), digits.target.astype(np.int64)
+
+
+def _digits() -> _Items:
+    for values, label in zip(*digit_pixels(), strict=True):
+        yield None, str(label), Image.fromarray(values)
 
 
 def _download(name: str) -> _Items:

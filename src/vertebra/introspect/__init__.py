@@ -19,6 +19,15 @@ from .block_swaps import replace_activations as replace_activations
 from .block_swaps import replace_bottlenecks as replace_bottlenecks
 from .block_swaps import replace_depthwise as replace_depthwise
 from .densenet_variants import simplify_densenet as simplify_densenet
+from .gates import GateLayer as GateLayer
+from .gates import GateStatistics as GateStatistics
+from .gates import changed_gates as changed_gates
+from .gates import channel_mean_gates as channel_mean_gates
+from .gates import gate_layers as gate_layers
+from .gates import gate_statistics as gate_statistics
+from .gates import layer_mean_gates as layer_mean_gates
+from .gates import other_image_gates as other_image_gates
+from .gates import record_gates as record_gates
 from .gradients import LayerGradient as LayerGradient
 from .gradients import first_to_last_ratio as first_to_last_ratio
 from .gradients import gradient_norms as gradient_norms

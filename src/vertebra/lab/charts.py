@@ -27,12 +27,12 @@ def bars(axes: Any, values: Mapping[str, float], label: str, text: str = "{:,.3g
 
 
 def grouped_bars(axes: Any, groups: Sequence[str], series: Mapping[str, Sequence[float]], label: str) -> None:
-    """Horizontal bars, one for each series in each group."""
+    """Horizontal bars, one for each series in each group; none for a NaN."""
     height = 0.8 / len(series)
     for i, ((name, values), color) in enumerate(zip(series.items(), COLORS, strict=False)):
         positions = [row + (i - (len(series) - 1) / 2) * height for row in range(len(groups))]
         drawn = axes.barh(positions, values, height, label=name, color=color)
-        axes.bar_label(drawn, [f"{value:,.3g}" for value in values], padding=3, fontsize=9)
+        axes.bar_label(drawn, ["" if value != value else f"{value:,.3g}" for value in values], padding=3, fontsize=9)
     axes.set_yticks(range(len(groups)), groups)
     axes.invert_yaxis()
     axes.set_xlabel(label)

@@ -91,7 +91,7 @@ class MBConv(_Residual):
 
     def __init__(
         self,
-        cnf: MBConvConfig,
+        cnf: BlockConfig,
         stochastic_depth_prob: float,
         norm_layer: Layer,
         se_layer: Layer | None = SqueezeExcitation,

@@ -96,6 +96,8 @@ def _stage_of(network: ConvNet) -> dict[str, int]:
 
 
 def _frozen_modules(network: ConvNet, stages: int) -> Iterator[nn.Module]:
+    if not stages:  # finding the stages of 56 layers takes a millisecond, and is asked for in each step
+        return
     for stage in network.stages[:stages]:
         for path in stage.modules:
             yield network.get_submodule(path)

@@ -1,0 +1,42 @@
+"""Mean, range and 95 % interval over seeds, of one arm or of the difference between two."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vertebra import intervals
+from vertebra.intervals import Interval
+
+
+@dataclass(frozen=True)
+class SeedStatistics:
+    """What repeated runs of one measurement have in common."""
+
+    values: tuple[float, ...]  # one a seed
+    mean: float
+    minimum: float
+    maximum: float
+    interval: Interval | None  # 95 %, of the mean (Student's t); None with one seed
+
+    @property
+    def n(self) -> int:
+        """Number of seeds."""
+        return len(self.values)
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval is known and does not contain 0."""
+        return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
+
+
+def over_seeds(values: Sequence[float]) -> SeedStatistics:
+    """The statistics of one value a seed; at least one."""
+    interval = intervals.mean(values) if len(values) > 1 else None
+    return SeedStatistics(tuple(values), statistics.fmean(values), min(values), max(values), interval)
+
+
+def paired_difference(one: Sequence[float], other: Sequence[float]) -> SeedStatistics:
+    """The statistics of `one - other`, seed by seed: what both owe to the seed cancels."""
+    return over_seeds([a - b for a, b in zip(one, other, strict=True)])
