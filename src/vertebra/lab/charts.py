@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .experiment import Measured
+
+from .experiment import Figure
 
 # Okabe & Ito 2008, https://jfly.uni-koeln.de/color/
 BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY = (
@@ -75,3 +78,31 @@ def stacked_bars(axes: Any, rows: Sequence[str], parts: Mapping[str, Sequence[fl
     axes.grid(axis="y", visible=False)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=8, columnspacing=1)
     axes.margins(x=0)
+
+
+def measured_and_predicted(
+    axes: Any, measured: Mapping[str, Figure], predicted: Mapping[str, float], color: Any = BLUE
+) -> None:
+    """One column per name: a dot for what was measured, a bar for its interval, and a cross for what was predicted."""
+    for column, figure in enumerate(measured.values()):
+        axes.plot([column], [figure.value], "o", color=color)
+        axes.plot([column] * 2, figure.interval or [figure.value] * 2, "-", color=color, linewidth=2)
+    columns = {name: column for column, name in enumerate(measured)}
+    crosses = {columns[name]: value for name, value in predicted.items() if name in columns}
+    axes.plot(list(crosses), list(crosses.values()), "x", color=GREY)
+    axes.set_xticks(range(len(measured)), list(measured))
+    axes.set_xlim(-0.6, len(measured) - 0.4)
+    axes.grid(axis="x", visible=False)
+
+
+def ratio_scale(axes: Any, low: float, high: float) -> None:
+    """A logarithmic y-axis from `low` to `high`, or as far as data go, with numbers at 1, 2 and 5, and a line at 1."""
+    low, high = min(low, axes.dataLim.ymin), max(high, axes.dataLim.ymax)
+    axes.set_yscale("log")
+    axes.set_ylim(low, high)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [step * 10**decade for decade in decades for step in (1, 2, 5)]
+    shown = [tick for tick in ticks if low <= tick <= high]
+    axes.set_yticks(shown, [f"{tick:g}" for tick in shown])
+    axes.minorticks_off()
+    axes.axhline(1, color="0.3", linewidth=1)
