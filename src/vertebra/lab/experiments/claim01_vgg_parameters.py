@@ -89,15 +89,13 @@ def judge(measured: Measured) -> Judgement:
     """More than half of the parameters, and of the activations?"""
     decided_by = ("share of the parameters", "share of the activations", "share of the MACs")
     most = [measured.value(name) > 50 for name in decided_by[:2]]
-    has = "The fully connected layers have most of the"
-    if all(most):
-        return Judgement(Verdict.HOLDS, f"{has} parameters and of the activations.", decided_by)
-    if most[0]:
-        return Judgement(Verdict.IN_PART, f"{has} parameters and few of the activations.", decided_by)
-    if most[1]:
-        return Judgement(Verdict.IN_PART, f"{has} activations and few of the parameters.", decided_by)
-    reason = "The fully connected layers have neither most of the parameters nor most of the activations."
-    return Judgement(Verdict.FAILS, reason, decided_by)
+    reason = {
+        (True, True): "The fully connected layers have most of the parameters and of the activations.",
+        (True, False): "The fully connected layers have most of the parameters and few of the activations.",
+        (False, True): "The fully connected layers have most of the activations and few of the parameters.",
+        (False, False): "The fully connected layers have neither most of the parameters nor of the activations.",
+    }[most[0], most[1]]
+    return Judgement((Verdict.FAILS, Verdict.IN_PART, Verdict.HOLDS)[sum(most)], reason, decided_by)
 
 
 def draw(measured: Measured, canvas: Canvas) -> None:
