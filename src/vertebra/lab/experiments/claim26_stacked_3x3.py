@@ -96,16 +96,14 @@ def judge(measured: Measured) -> Judgement:
 
 def draw(measured: Measured, canvas: Canvas) -> None:
     """For each field, the weights of the stack and of the single kernel."""
-    groups = [f"field of a {large}" for _, large in PAIRS.values()]
-    series = {
-        "stack of 3×3": [measured.value(f"weights of {name} 3×3") / 1e3 for name, _ in PAIRS.values()],
-        "one kernel": [measured.value(f"weights of one {large}") / 1e3 for _, large in PAIRS.values()],
-    }
-    grouped_bars(canvas.subplots(), groups, series, f"weights, 10³, with {CHANNELS} channels in and out")
+    stacked = [measured.value(f"weights of {name} 3×3") / 1e3 for name, _ in PAIRS.values()]
+    single = [measured.value(f"weights of one {large}") / 1e3 for _, large in PAIRS.values()]
+    groups, series = [f"field of a {large}" for _, large in PAIRS.values()], {"stack of 3×3": stacked}
+    grouped_bars(canvas.subplots(), groups, series | {"one kernel": single}, f"weights, 10³, {CHANNELS} channels")
 
 
 def measure_networks(setup: Setup, networks: Mapping[str, nn.Module]) -> Measured:
-    """The stacks of each network, at the size of its published weights or 224 × 224."""
+    """The stacks of each network."""
     return measure_each(lambda _, network: Measured(stack_figures(inspect(network).rows)), networks, setup)
 
 
