@@ -45,6 +45,12 @@ from .inception_variants import googlenet_with as googlenet_with
 from .interleaved_timing import Ratio as Ratio
 from .interleaved_timing import Timings as Timings
 from .interleaved_timing import time_interleaved as time_interleaved
+from .joins import Gate as Gate
+from .joins import ResidualBlock as ResidualBlock
+from .joins import additions as additions
+from .joins import concatenations as concatenations
+from .joins import gates as gates
+from .joins import residual_blocks as residual_blocks
 from .mbconv_swaps import add_squeeze_excitation as add_squeeze_excitation
 from .mbconv_swaps import fuse_mbconv as fuse_mbconv
 from .mbconv_swaps import remove_squeeze_excitation as remove_squeeze_excitation

@@ -1,0 +1,117 @@
+"""Where branches of a network meet: additions, concatenations and gates, read off the rows of its graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from vertebra.graph.cost import CONVOLUTIONS, Kind
+from vertebra.graph.rows import Row
+
+Rows = Sequence[Row]
+# What a gate's factor comes from: functions with a bounded range.
+_BOUNDED = frozenset({"sigmoid", "hardsigmoid", "softmax", "tanh", "hardtanh", "relu6"})
+_SCALAR_STEPS = frozenset({"add", "sub", "mul", "div"})  # of a hard sigmoid that is written out
+
+
+def additions(rows: Rows) -> list[Row]:
+    """Sums of two activations of the same shape; a bias or another constant is none."""
+    return [row for row in rows if row.op == "add" and len(row.inputs) > 1 and len(set(row.input_shapes)) == 1]
+
+
+def concatenations(rows: Rows) -> list[Row]:
+    """Activations put one after the other; DenseNet's of a single tensor, before the first layer, included."""
+    return [row for row in rows if row.op == "concat" and row.kind is Kind.COPY]
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A feature map multiplied by one bounded number for each channel (squeeze-excitation and its like)."""
+
+    product: Row
+    convolution: Row | None  # that made the feature map, through norms and activations
+
+
+def gates(rows: Rows) -> list[Gate]:
+    """All gates, in order."""
+    found = []
+    for row in rows:
+        if row.op == "mul" and len(row.inputs) == 2:
+            for factor, gated in (row.inputs, row.inputs[::-1]):
+                if _is_factor(rows, factor, row):
+                    found.append(Gate(row, _convolution_before(rows, gated)))
+                    break
+    return found
+
+
+def _is_factor(rows: Rows, index: int, product: Row) -> bool:
+    """Whether this row gives one number for each channel, by a function with a bounded range."""
+    while index >= 0:
+        row = rows[index]
+        if len(row.output_shape) > 2 and max(row.output_shape[2:]) > 1:
+            return False
+        if row.op in _BOUNDED:
+            # Not x · sigmoid(x), which is SiLU where the map is a single pixel.
+            return not set(row.inputs) & set(product.inputs)
+        if not (row.kind is Kind.VIEW or row.op in _SCALAR_STEPS) or len(row.inputs) != 1:
+            return False
+        index = row.inputs[0]
+    return False
+
+
+def _convolution_before(rows: Rows, index: int) -> Row | None:
+    while index >= 0:
+        row = rows[index]
+        if row.kind in CONVOLUTIONS:
+            return row
+        if row.kind not in (Kind.NORM, Kind.ELEMENTWISE, Kind.VIEW) or len(row.inputs) != 1:
+            return None
+        index = row.inputs[0]
+    return None
+
+
+@dataclass(frozen=True)
+class ResidualBlock:
+    """A block of a kind that adds a shortcut to its branch, in at least one of its instances."""
+
+    path: str
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    shortcut: str  # "identity", "projection" (layers of its own), or "" for none
+
+    @property
+    def keeps_shape(self) -> bool:
+        """Whether channels and resolution stay."""
+        return self.input_shape == self.output_shape
+
+    @property
+    def keeps_resolution(self) -> bool:
+        """Whether the resolution stays."""
+        return self.input_shape[2:] == self.output_shape[2:]
+
+
+def residual_blocks(network: nn.Module, rows: Rows) -> list[ResidualBlock]:
+    """The blocks of a network, in order: modules of the types of which some add, in their own forward().
+
+    Args:
+        network: that the rows are of.
+        rows: of its graph.
+    """
+    modules = dict(network.named_modules())
+    kinds = {type(modules[row.module]) for row in additions(rows) if row.module}
+    found = []
+    for path, module in modules.items():
+        if path and type(module) in kinds:
+            own = [row for row in rows if f"{row.module}.".startswith(f"{path}.")]
+            if own and own[0].input_shapes:
+                sums = [row for row in additions(own) if row.module == path]
+                found.append(ResidualBlock(path, own[0].input_shapes[0], own[-1].output_shape, _shortcut(sums, own)))
+    return found
+
+
+def _shortcut(sums: Rows, own: Rows) -> str:
+    if not sums:
+        return ""
+    return "identity" if any(index < own[0].index for row in sums for index in row.inputs) else "projection"

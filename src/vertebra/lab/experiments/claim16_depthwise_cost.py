@@ -1,0 +1,133 @@
+"""Claim 16: a depthwise convolution costs a small part of a dense one's arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from vertebra.anatomy import inspect
+from vertebra.graph.cost import Kind as Operation
+from vertebra.introspect import replace_depthwise
+from vertebra.lab.charts import grouped_bars
+from vertebra.lab.experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Setup, Verdict
+from vertebra.lab.mobilenet_2017 import mobilenet_2017
+from vertebra.models import mobilenet_v2
+from vertebra.models.state_dict import meta_build
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+
+CLAIM = Claim(
+    family="MobileNetV2",
+    stated_by="article l.916, 1278",
+    claim="A depthwise convolution is far cheaper than a dense one.",
+    claim_ja="深さ方向畳み込みは、チャンネルをまたぐ通常の畳み込みよりもずっと安い。",
+    should_hold="Of C channels it has 1/C of a dense 3×3's MACs, and with a 1×1 behind it 1/C + 1/9; MobileNetV2 with "
+    "dense 3×3 would have 18.4 times the MACs.",
+    source="MobileNet 2017 §3.1 and Table 4; counts of torchvision 0.29",
+    rule="Holds if each depthwise layer of the network has under a tenth of the MACs of a dense one in its place, and "
+    "the network under half of those of the dense network; in part if only one is so; else it does not hold.",
+    decided_by=(Kind.COUNT,),
+    title="MACs of depthwise and of dense 3×3 convolutions",
+    caption="Left: the more channels, the smaller the share of a dense 3×3's MACs; with the 1×1 that mixes the "
+    "channels it cannot fall below a ninth. Right: whole networks with either.",
+    seconds=1,
+    expected={
+        "depthwise 3×3 of 256 channels, of a dense one": Expected(0.39, "1/C", 0.01),
+        "with its 1×1, of 256 channels": Expected(11.5, "1/C + 1/9", 0.01),
+        "MobileNetV2: MACs": Expected(300.8, "counts", 0.001),
+        "MobileNetV2: MACs, dense": Expected(5549.1, "counts", 0.001),
+        "MobileNetV2: dense / depthwise": Expected(18.4, "counts", 0.005),
+        "MobileNetV2: parameters": Expected(3_504_872, "counts"),
+        "MobileNetV2: parameters, dense": Expected(44.05e6, "counts", 0.001),
+        "MobileNet (2017): MACs": Expected(569, "MobileNet 2017, Table 4", 0.01),
+        "MobileNet (2017): MACs, dense": Expected(4866, "MobileNet 2017, Table 4", 0.01),
+    },
+)
+Swap = Callable[[nn.Module], nn.Module]
+_CHANNELS = [8, 16, 32, 64, 128, 256, 512, 1024]
+_LARGEST, _RATIO = "largest share of a layer", "dense / depthwise"
+
+
+def measure(setup: Setup, depthwise: Swap = lambda net: net, dense: Swap = replace_depthwise) -> Measured:
+    """Count one layer of several widths, and two networks with either kind."""
+    with meta_build():
+        shares = {"alone": [_share(c, False) for c in _CHANNELS], "with its 1×1": [_share(c, True) for c in _CHANNELS]}
+        figures = _compared("MobileNetV2", depthwise(mobilenet_v2()), dense(mobilenet_v2()))
+        figures |= _compared("MobileNet (2017)", mobilenet_2017(), mobilenet_2017(separable=False))
+    names = ("depthwise 3×3 of 256 channels, of a dense one", "with its 1×1, of 256 channels")
+    for name, values in zip(names, shares.values(), strict=True):
+        figures[name] = Figure(values[_CHANNELS.index(256)], "%")
+    return Measured(figures, {"networks": ["MobileNetV2"], "channels": _CHANNELS, "shares": shares})
+
+
+def _share(channels: int, with_1x1: bool) -> float:
+    """MACs of a depthwise 3×3 in % of a dense one's."""
+    dense, depthwise = (nn.Conv2d(channels, channels, 3, padding=1, groups=groups) for groups in (1, channels))
+    layers = [depthwise, nn.Conv2d(channels, channels, 1)] if with_1x1 else [depthwise]
+    return 100 * inspect(nn.Sequential(*layers), (channels, 14, 14)).macs / inspect(dense, (channels, 14, 14)).macs
+
+
+def _compared(name: str, depthwise: nn.Module, dense: nn.Module) -> dict[str, Figure]:
+    """Both networks, and the layer on which depthwise saves least."""
+    thin, thick = inspect(depthwise), inspect(dense)
+    # A dense layer of the same shape has `groups` times the MACs.
+    shares = [100 / row.groups for row in thin.rows if row.kind is Operation.DEPTHWISE]
+    return {
+        f"{name}: {_LARGEST}": Figure(max(shares, default=100), "%", len(shares)),
+        f"{name}: {_RATIO}": Figure(thick.macs / thin.macs, "×"),
+        f"{name}: MACs": Figure(thin.macs / 1e6, "M MACs"),
+        f"{name}: MACs, dense": Figure(thick.macs / 1e6, "M MACs"),
+        f"{name}: parameters": Figure(thin.parameters),
+        f"{name}: parameters, dense": Figure(thick.parameters),
+    }
+
+
+def judge(measured: Measured) -> Judgement:
+    """Each layer under a tenth, each network under half?"""
+    names = measured.series["networks"]
+    decided_by = tuple(f"{name}: {what}" for what in (_RATIO, _LARGEST) for name in names)
+    layers = all(measured.value(f"{name}: {_LARGEST}") < 10 for name in names)
+    whole = all(measured.value(f"{name}: {_RATIO}") > 2 for name in names)
+    if layers and whole:
+        return Judgement(Verdict.HOLDS, "Each layer has far fewer MACs, and so has the whole network.", decided_by)
+    if layers:
+        return Judgement(Verdict.IN_PART, "Each layer has far fewer MACs, but not the whole network.", decided_by)
+    if whole:
+        return Judgement(Verdict.IN_PART, "The network has far fewer MACs, but not each of its layers.", decided_by)
+    return Judgement(Verdict.FAILS, "Neither each layer nor the whole network has far fewer MACs.", decided_by)
+
+
+def draw(measured: Measured, canvas: Canvas) -> None:
+    """Shares of one layer by channels; MACs of the networks."""
+    left, right = canvas.subplots(1, 2, width_ratios=(1, 1.3))
+    for name, shares in measured.series["shares"].items():
+        left.plot(measured.series["channels"], shares, "o-", label=name)
+    left.set(xscale="log", yscale="log", xlabel="channels C", ylabel="MACs, % of a dense 3×3")
+    left.set_xticks(_CHANNELS, _CHANNELS)
+    left.legend()
+    _bars(measured, ["MobileNet (2017)", "MobileNetV2"], right)
+
+
+def _bars(measured: Measured, names: list[str], axes: Any) -> None:
+    kinds = {"depthwise": "MACs", "dense": "MACs, dense"}
+    values = {kind: [measured.value(f"{name}: {what}") for name in names] for kind, what in kinds.items()}
+    grouped_bars(axes, names, values, "M MACs of the network")
+
+
+def measure_networks(setup: Setup, networks: Mapping[str, nn.Module]) -> Measured:
+    """Each network, and the same with dense convolutions for its depthwise ones."""
+    figures = {}
+    for name, network in networks.items():
+        figures |= _compared(name, network, replace_depthwise(inspect(network).subject.network))
+    return Measured(figures, {"networks": list(networks)})
+
+
+judge_networks = judge
+
+
+def draw_networks(measured: Measured, canvas: Canvas) -> None:
+    """MACs of each network with either kind."""
+    _bars(measured, measured.series["networks"], canvas.subplots())
