@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from vertebra.anatomy import inspect
-from vertebra.introspect import additions, concatenations, gates, residual_blocks
+from vertebra.introspect import find_additions, find_concatenations, find_gates, shapes_of
 
 
 def rows_of(network, size=32):
@@ -21,7 +21,11 @@ def test_the_families_have_those_of_their_papers(name, added, concatenated, gate
     """GoogLeNet, as published, also concatenates the three channels of its input."""
     for size in (224, 32):  # at 32 pixels the last maps are a single pixel, as the gates are
         rows = inspect(name, size).rows
-        assert (len(additions(rows)), len(concatenations(rows)), len(gates(rows))) == (added, concatenated, gated)
+        assert (len(find_additions(rows)), len(find_concatenations(rows)), len(find_gates(rows))) == (
+            added,
+            concatenated,
+            gated,
+        )
 
 
 def test_gates_of_another_library_are_found():
@@ -29,8 +33,8 @@ def test_gates_of_another_library_are_found():
     models = pytest.importorskip("torchvision").models
     with torch.device("meta"):
         rows = inspect(models.mobilenet_v3_small()).rows
-    assert [gate.convolution.kind for gate in gates(rows)] == ["depthwise conv"] * 9
-    assert len(additions(rows)) == 6
+    assert [gate.convolution.kind for gate in find_gates(rows)] == ["depthwise conv"] * 9
+    assert len(find_additions(rows)) == 6
 
 
 class Joins(nn.Module):
@@ -65,22 +69,15 @@ def hard_sigmoid(x):
 )
 def test_what_is_a_sum_and_what_a_gate(join, added, gated):
     rows = rows_of(Joins(join))
-    assert (len(additions(rows)), len(gates(rows))) == (added, gated)
+    assert (len(find_additions(rows)), len(find_gates(rows))) == (added, gated)
 
 
 def test_silu_of_a_single_pixel_is_no_gate():
-    assert not gates(rows_of(Joins(lambda x, y: y * torch.sigmoid(y)), 1))
+    assert not find_gates(rows_of(Joins(lambda x, y: y * torch.sigmoid(y)), 1))
 
 
-@pytest.mark.parametrize("name", ["vgg11", "densenet121"])
-def test_a_network_without_sums_has_no_residual_blocks(name):
-    anatomy = inspect(name)
-    assert residual_blocks(anatomy.subject.network, anatomy.rows) == []
-
-
-def test_shortcuts_by_shape():
-    anatomy = inspect("resnet50")
-    blocks = residual_blocks(anatomy.subject.network, anatomy.rows)
-    assert [block.path for block in blocks if block.shortcut == "projection"] == [f"layer{n}.0" for n in range(1, 5)]
-    assert all(block.keeps_shape == (block.shortcut == "identity") for block in blocks) and len(blocks) == 16
-    assert [block.keeps_resolution for block in blocks[:4]] == [True, True, True, False]
+def test_shapes_of_a_module():
+    rows = inspect("resnet50").rows
+    assert shapes_of("layer2.0", rows) == ((1, 256, 56, 56), (1, 512, 28, 28))
+    assert shapes_of("layer1", rows) == ((1, 64, 56, 56), (1, 256, 56, 56))  # not layer10, if there were one
+    assert shapes_of("layer9", rows) is None

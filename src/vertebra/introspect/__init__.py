@@ -46,11 +46,10 @@ from .interleaved_timing import Ratio as Ratio
 from .interleaved_timing import Timings as Timings
 from .interleaved_timing import time_interleaved as time_interleaved
 from .joins import Gate as Gate
-from .joins import ResidualBlock as ResidualBlock
-from .joins import additions as additions
-from .joins import concatenations as concatenations
-from .joins import gates as gates
-from .joins import residual_blocks as residual_blocks
+from .joins import find_additions as find_additions
+from .joins import find_concatenations as find_concatenations
+from .joins import find_gates as find_gates
+from .joins import shapes_of as shapes_of
 from .mbconv_swaps import add_squeeze_excitation as add_squeeze_excitation
 from .mbconv_swaps import fuse_mbconv as fuse_mbconv
 from .mbconv_swaps import remove_squeeze_excitation as remove_squeeze_excitation

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
-
 from vertebra.graph.cost import CONVOLUTIONS, Kind
 from vertebra.graph.rows import Row
 
@@ -16,12 +14,12 @@ _BOUNDED = frozenset({"sigmoid", "hardsigmoid", "softmax", "tanh", "hardtanh", "
 _SCALAR_STEPS = frozenset({"add", "sub", "mul", "div"})  # of a hard sigmoid that is written out
 
 
-def additions(rows: Rows) -> list[Row]:
+def find_additions(rows: Rows) -> list[Row]:
     """Sums of two activations of the same shape; a bias or another constant is none."""
     return [row for row in rows if row.op == "add" and len(row.inputs) > 1 and len(set(row.input_shapes)) == 1]
 
 
-def concatenations(rows: Rows) -> list[Row]:
+def find_concatenations(rows: Rows) -> list[Row]:
     """Activations put one after the other; DenseNet's of a single tensor, before the first layer, included."""
     return [row for row in rows if row.op == "concat" and row.kind is Kind.COPY]
 
@@ -34,7 +32,7 @@ class Gate:
     convolution: Row | None  # that made the feature map, through norms and activations
 
 
-def gates(rows: Rows) -> list[Gate]:
+def find_gates(rows: Rows) -> list[Gate]:
     """All gates, in order."""
     found = []
     for row in rows:
@@ -72,46 +70,7 @@ def _convolution_before(rows: Rows, index: int) -> Row | None:
     return None
 
 
-@dataclass(frozen=True)
-class ResidualBlock:
-    """A block of a kind that adds a shortcut to its branch, in at least one of its instances."""
-
-    path: str
-    input_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
-    shortcut: str  # "identity", "projection" (layers of its own), or "" for none
-
-    @property
-    def keeps_shape(self) -> bool:
-        """Whether channels and resolution stay."""
-        return self.input_shape == self.output_shape
-
-    @property
-    def keeps_resolution(self) -> bool:
-        """Whether the resolution stays."""
-        return self.input_shape[2:] == self.output_shape[2:]
-
-
-def residual_blocks(network: nn.Module, rows: Rows) -> list[ResidualBlock]:
-    """The blocks of a network, in order: modules of the types of which some add, in their own forward().
-
-    Args:
-        network: that the rows are of.
-        rows: of its graph.
-    """
-    modules = dict(network.named_modules())
-    kinds = {type(modules[row.module]) for row in additions(rows) if row.module}
-    found = []
-    for path, module in modules.items():
-        if path and type(module) in kinds:
-            own = [row for row in rows if f"{row.module}.".startswith(f"{path}.")]
-            if own and own[0].input_shapes:
-                sums = [row for row in additions(own) if row.module == path]
-                found.append(ResidualBlock(path, own[0].input_shapes[0], own[-1].output_shape, _shortcut(sums, own)))
-    return found
-
-
-def _shortcut(sums: Rows, own: Rows) -> str:
-    if not sums:
-        return ""
-    return "identity" if any(index < own[0].index for row in sums for index in row.inputs) else "projection"
+def shapes_of(path: str, rows: Rows) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Shapes of a module's input and output; None if nothing runs in it, or nothing that reads an activation."""
+    own = [row for row in rows if f"{row.module}.".startswith(f"{path}.")]
+    return (own[0].input_shapes[0], own[-1].output_shape) if own and own[0].input_shapes else None

@@ -19,10 +19,18 @@ BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY = (
 COLORS = (BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY)
 
 
-def bars(axes: Any, values: Mapping[str, float], label: str, text: str = "{:,.3g}", color: Any = BLUE) -> None:
+def number(value: float) -> str:
+    """Three figures, or all digits before the point: "0.39", "18.4", "5,549"; nothing for NaN."""
+    if value != value:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
+
+
+def bars(axes: Any, values: Mapping[str, float], label: str, text: str | None = None, color: Any = BLUE) -> None:
     """Horizontal bars, one per name from the top down, each with its value written behind it."""
     drawn = axes.barh(list(values), list(values.values()), color=color)
-    axes.bar_label(drawn, [text.format(value) for value in values.values()], padding=3, fontsize=9)
+    texts = [number(value) if text is None else text.format(value) for value in values.values()]
+    axes.bar_label(drawn, texts, padding=3, fontsize=9)
     axes.invert_yaxis()
     axes.set_xlabel(label)
     axes.grid(axis="y", visible=False)
@@ -35,7 +43,7 @@ def grouped_bars(axes: Any, groups: Sequence[str], series: Mapping[str, Sequence
     for i, ((name, values), color) in enumerate(zip(series.items(), COLORS, strict=False)):
         positions = [row + (i - (len(series) - 1) / 2) * height for row in range(len(groups))]
         drawn = axes.barh(positions, values, height, label=name, color=color)
-        axes.bar_label(drawn, ["" if value != value else f"{value:,.3g}" for value in values], padding=3, fontsize=9)
+        axes.bar_label(drawn, [number(value) for value in values], padding=3, fontsize=9)
     axes.set_yticks(range(len(groups)), groups)
     axes.invert_yaxis()
     axes.set_xlabel(label)

@@ -11,6 +11,7 @@ from vertebra.anatomy import inspect
 from vertebra.graph.cost import Kind as Operation
 from vertebra.introspect import replace_depthwise
 from vertebra.lab.charts import grouped_bars
+from vertebra.lab.each_network import judge_each, measure_each
 from vertebra.lab.experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Setup, Verdict
 from vertebra.lab.mobilenet_2017 import mobilenet_2017
 from vertebra.models import mobilenet_v2
@@ -31,66 +32,62 @@ CLAIM = Claim(
     "the network under half of those of the dense network; in part if only one is so; else it does not hold.",
     decided_by=(Kind.COUNT,),
     title="MACs of depthwise and of dense 3×3 convolutions",
-    caption="Left: the more channels, the smaller the share of a dense 3×3's MACs; with the 1×1 that mixes the "
-    "channels it cannot fall below a ninth. Right: whole networks with either.",
+    caption="Curves: one layer's share of a dense 3×3's MACs falls with its channels, but with the 1×1 that mixes them "
+    "not below a ninth. Bars: whole networks with either kind.",
+    networks_caption="Each network with its depthwise convolutions, and with dense ones in their place.",
     seconds=1,
     expected={
-        "depthwise 3×3 of 256 channels, of a dense one": Expected(0.39, "1/C", 0.01),
-        "with its 1×1, of 256 channels": Expected(11.5, "1/C + 1/9", 0.01),
-        "MobileNetV2: MACs": Expected(300.8, "counts", 0.001),
-        "MobileNetV2: MACs, dense": Expected(5549.1, "counts", 0.001),
-        "MobileNetV2: dense / depthwise": Expected(18.4, "counts", 0.005),
-        "MobileNetV2: parameters": Expected(3_504_872, "counts"),
-        "MobileNetV2: parameters, dense": Expected(44.05e6, "counts", 0.001),
+        "depthwise alone, 256 channels": Expected(0.39, "1/C", 0.01),
+        "depthwise and 1×1, 256 channels": Expected(11.5, "1/C + 1/9", 0.01),
+        "MACs": Expected(300.8, "counts", 0.001),
+        "MACs, dense": Expected(5549.1, "counts", 0.001),
+        "dense / depthwise": Expected(18.4, "counts", 0.005),
+        "parameters": Expected(3_504_872, "counts"),
+        "parameters, dense": Expected(44.05e6, "counts", 0.001),
         "MobileNet (2017): MACs": Expected(569, "MobileNet 2017, Table 4", 0.01),
         "MobileNet (2017): MACs, dense": Expected(4866, "MobileNet 2017, Table 4", 0.01),
     },
 )
 Swap = Callable[[nn.Module], nn.Module]
 _CHANNELS = [8, 16, 32, 64, 128, 256, 512, 1024]
-_LARGEST, _RATIO = "largest share of a layer", "dense / depthwise"
 
 
 def measure(setup: Setup, depthwise: Swap = lambda net: net, dense: Swap = replace_depthwise) -> Measured:
-    """Count one layer of several widths, and two networks with either kind."""
+    """Count single layers, and two networks with either kind."""
     with meta_build():
-        shares = {"alone": [_share(c, False) for c in _CHANNELS], "with its 1×1": [_share(c, True) for c in _CHANNELS]}
-        figures = _compared("MobileNetV2", depthwise(mobilenet_v2()), dense(mobilenet_v2()))
-        figures |= _compared("MobileNet (2017)", mobilenet_2017(), mobilenet_2017(separable=False))
-    names = ("depthwise 3×3 of 256 channels, of a dense one", "with its 1×1, of 256 channels")
-    for name, values in zip(names, shares.values(), strict=True):
-        figures[name] = Figure(values[_CHANNELS.index(256)], "%")
-    return Measured(figures, {"networks": ["MobileNetV2"], "channels": _CHANNELS, "shares": shares})
+        shares = {n: [_share(c, "1×1" in n) for c in _CHANNELS] for n in ("depthwise alone", "depthwise and 1×1")}
+        figures = _compared(depthwise(mobilenet_v2()), dense(mobilenet_v2()))
+        figures |= _compared(mobilenet_2017(), mobilenet_2017(separable=False), "MobileNet (2017): ")
+    figures |= {f"{n}, 256 channels": Figure(s[_CHANNELS.index(256)], "%") for n, s in shares.items()}
+    return Measured(figures, {"shares": shares})
 
 
 def _share(channels: int, with_1x1: bool) -> float:
     """MACs of a depthwise 3×3 in % of a dense one's."""
-    dense, depthwise = (nn.Conv2d(channels, channels, 3, padding=1, groups=groups) for groups in (1, channels))
-    layers = [depthwise, nn.Conv2d(channels, channels, 1)] if with_1x1 else [depthwise]
-    return 100 * inspect(nn.Sequential(*layers), (channels, 14, 14)).macs / inspect(dense, (channels, 14, 14)).macs
+    dense, layer = (nn.Conv2d(channels, channels, 3, padding=1, groups=groups) for groups in (1, channels))
+    layers = nn.Sequential(layer, nn.Conv2d(channels, channels, 1) if with_1x1 else nn.Identity())
+    return 100 * inspect(layers, (channels, 14, 14)).macs / inspect(dense, (channels, 14, 14)).macs
 
 
-def _compared(name: str, depthwise: nn.Module, dense: nn.Module) -> dict[str, Figure]:
+def _compared(depthwise: nn.Module, dense: nn.Module, prefix: str = "") -> dict[str, Figure]:
     """Both networks, and the layer on which depthwise saves least."""
     thin, thick = inspect(depthwise), inspect(dense)
     # A dense layer of the same shape has `groups` times the MACs.
     shares = [100 / row.groups for row in thin.rows if row.kind is Operation.DEPTHWISE]
     return {
-        f"{name}: {_LARGEST}": Figure(max(shares, default=100), "%", len(shares)),
-        f"{name}: {_RATIO}": Figure(thick.macs / thin.macs, "×"),
-        f"{name}: MACs": Figure(thin.macs / 1e6, "M MACs"),
-        f"{name}: MACs, dense": Figure(thick.macs / 1e6, "M MACs"),
-        f"{name}: parameters": Figure(thin.parameters),
-        f"{name}: parameters, dense": Figure(thick.parameters),
+        f"{prefix}dense / depthwise": Figure(thick.macs / thin.macs, "×"),
+        f"{prefix}largest share of a layer": Figure(max(shares, default=100), "%", len(shares)),
+        f"{prefix}MACs": Figure(thin.macs / 1e6, "M MACs"),
+        f"{prefix}MACs, dense": Figure(thick.macs / 1e6, "M MACs"),
+        f"{prefix}parameters": Figure(thin.parameters),
+        f"{prefix}parameters, dense": Figure(thick.parameters),
     }
 
 
 def judge(measured: Measured) -> Judgement:
-    """Each layer under a tenth, each network under half?"""
-    names = measured.series["networks"]
-    decided_by = tuple(f"{name}: {what}" for what in (_RATIO, _LARGEST) for name in names)
-    layers = all(measured.value(f"{name}: {_LARGEST}") < 10 for name in names)
-    whole = all(measured.value(f"{name}: {_RATIO}") > 2 for name in names)
+    """Each layer under a tenth, the network under half?"""
+    decided_by = ("dense / depthwise", "largest share of a layer")
+    whole, layers = measured.value(decided_by[0]) > 2, measured.value(decided_by[1]) < 10
     if layers and whole:
         return Judgement(Verdict.HOLDS, "Each layer has far fewer MACs, and so has the whole network.", decided_by)
     if layers:
@@ -104,30 +101,30 @@ def draw(measured: Measured, canvas: Canvas) -> None:
     """Shares of one layer by channels; MACs of the networks."""
     left, right = canvas.subplots(1, 2, width_ratios=(1, 1.3))
     for name, shares in measured.series["shares"].items():
-        left.plot(measured.series["channels"], shares, "o-", label=name)
-    left.set(xscale="log", yscale="log", xlabel="channels C", ylabel="MACs, % of a dense 3×3")
-    left.set_xticks(_CHANNELS, _CHANNELS)
+        left.loglog(_CHANNELS, shares, "o-", label=name)
+    left.set(xlabel="channels", ylabel="MACs of one layer, % of a dense 3×3")
+    left.set_xticks(_CHANNELS[::2], map(str, _CHANNELS[::2]))
     left.legend()
-    _bars(measured, ["MobileNet (2017)", "MobileNetV2"], right)
+    _bars(measured, {"MobileNet (2017)": "MobileNet (2017): ", "MobileNetV2": ""}, right)
 
 
-def _bars(measured: Measured, names: list[str], axes: Any) -> None:
-    kinds = {"depthwise": "MACs", "dense": "MACs, dense"}
-    values = {kind: [measured.value(f"{name}: {what}") for name in names] for kind, what in kinds.items()}
-    grouped_bars(axes, names, values, "M MACs of the network")
+def _bars(measured: Measured, prefixes: Mapping[str, str], axes: Any) -> None:
+    macs, dense = ([measured.value(f"{p}MACs{end}") for p in prefixes.values()] for end in ("", ", dense"))
+    grouped_bars(axes, list(prefixes), {"depthwise": macs, "dense": dense}, "M MACs of the network")
 
 
 def measure_networks(setup: Setup, networks: Mapping[str, nn.Module]) -> Measured:
     """Each network, and the same with dense convolutions for its depthwise ones."""
-    figures = {}
-    for name, network in networks.items():
-        figures |= _compared(name, network, replace_depthwise(inspect(network).subject.network))
-    return Measured(figures, {"networks": list(networks)})
+    return measure_each(
+        lambda _, net: Measured(_compared(net, replace_depthwise(inspect(net).subject.network))), networks, setup
+    )
 
 
-judge_networks = judge
+def judge_networks(measured: Measured) -> Judgement:
+    """The same rule for each."""
+    return judge_each(judge, measured)
 
 
 def draw_networks(measured: Measured, canvas: Canvas) -> None:
     """MACs of each network with either kind."""
-    _bars(measured, measured.series["networks"], canvas.subplots())
+    _bars(measured, {name: f"{name}: " for name in measured.series["networks"]}, canvas.subplots())
