@@ -18,6 +18,15 @@ from .block_swaps import remove_shortcuts as remove_shortcuts
 from .block_swaps import replace_activations as replace_activations
 from .block_swaps import replace_bottlenecks as replace_bottlenecks
 from .block_swaps import replace_depthwise as replace_depthwise
+from .channels import changed_values as changed_values
+from .channels import contribution_score as contribution_score
+from .channels import zeroed_channels as zeroed_channels
+from .channels import zeroed_range as zeroed_range
+from .dense_sources import DenseSource as DenseSource
+from .dense_sources import SourceWeight as SourceWeight
+from .dense_sources import dense_sources as dense_sources
+from .dense_sources import weights_by_source as weights_by_source
+from .dense_sources import zeroed_source as zeroed_source
 from .densenet_variants import simplify_densenet as simplify_densenet
 from .gates import GateLayer as GateLayer
 from .gates import GateStatistics as GateStatistics
