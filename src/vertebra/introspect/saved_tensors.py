@@ -6,12 +6,16 @@ This counts what one forward pass of a real network on a real input leaves behin
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from vertebra.graph.trace import apply_shape_rule
 
 from .preserve import preserved
 
@@ -44,8 +48,10 @@ def count_saved_bytes(network: nn.Module, *args: Any, **kwargs: Any) -> SavedByt
         saved.setdefault(_storage(tensor), tensor)  # held, so that no other storage gets its address
         return tensor
 
+    on_meta = any(leaf.is_meta for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with preserved(network), torch.enable_grad(), hooks:
+    rules = _ShapeRules() if on_meta else nullcontext()  # type: ignore[no-untyped-call]
+    with preserved(network), torch.enable_grad(), rules, hooks:
         network(*args, **kwargs)
     sums = {"activations": 0, "indices": 0, "input": 0, "weights": 0}
     for storage, tensor in saved.items():
@@ -53,6 +59,19 @@ def count_saved_bytes(network: nn.Module, *args: Any, **kwargs: Any) -> SavedByt
         kind = "input" if storage in inputs else "weights" if storage in weights else kind
         sums[kind] += tensor.untyped_storage().nbytes()
     return SavedBytes(**sums)
+
+
+class _ShapeRules(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """On the meta device, where torch has many operations in Python alone and imports its compiler for them: 2 s."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # as in graph.trace.Recorder
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = apply_shape_rule(func, args, kwargs)
+        return func(*args, **kwargs) if out is None else out
 
 
 def _storage(tensor: Tensor) -> int:
