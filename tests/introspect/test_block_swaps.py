@@ -132,8 +132,8 @@ def test_a_fused_block_keeps_norm_activation_padding_and_stochastic_depth(kind, 
 def test_new_layers_are_initialised_as_the_family_does(tiny_network):
     torch.manual_seed(0)
     fused = fuse_mbconv(tiny_network("efficientnet"))
-    weight = fused.features[4][0].block[0][0].weight  # 16 → 96, 3×3, fan-out 96 · 9
-    assert weight.std().item() == pytest.approx((2 / (96 * 9)) ** 0.5, rel=0.05)  # torch's own: (1 / 3 / 144) ** 0.5
+    weight = fused.features[4][0].block[1][0].weight  # 96 → 24, 1×1: a fan-out of 24, where torch looks at the fan-in
+    assert weight.std().item() == pytest.approx((2 / 24) ** 0.5, rel=0.05)
 
 
 def test_squeeze_excitation_goes_and_comes_back(tiny_network):
@@ -191,6 +191,11 @@ def test_only_the_stages_asked_for_change(tiny_network):
         PlainBasicBlock,
         BasicBlock,
     ]
+
+
+def test_a_stage_is_not_another_whose_path_begins_alike():
+    network = replace_depthwise(on_meta("mobilenet_v2"), (1,))  # features.1, and not features.10 to features.17
+    assert sum(m.groups == 1 and m.kernel_size == (3, 3) for m in network.modules() if isinstance(m, nn.Conv2d)) == 2
 
 
 def test_a_wide_plain_block_keeps_the_shortcut(tiny_network):
