@@ -49,7 +49,7 @@ def grouped_bars(axes: Any, groups: Sequence[str], series: Mapping[str, Sequence
     axes.set_xlabel(label)
     axes.grid(axis="y", visible=False)
     axes.margins(x=0.12)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.1), ncols=len(series))
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(series))
 
 
 def network_bars(axes: Any, measured: Measured, kinds: Mapping[str, str], label: str, scale: float = 1) -> None:

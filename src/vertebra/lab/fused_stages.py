@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 from vertebra.anatomy import Anatomy, devices, inspect
+from vertebra.anatomy.kernels import COMPILED, build_kernels
 from vertebra.anatomy.roofline import Device
+from vertebra.graph.cost import CONVOLUTIONS
 from vertebra.introspect.interleaved_timing import Ratio, Timings, time_interleaved
 from vertebra.introspect.mbconv_swaps import fuse_mbconv, separate_mbconv
 from vertebra.models import ConvNet, get_model
@@ -75,6 +77,25 @@ class StagePair:
         """MACs of each stage fused over those with MBConv."""
         mine = {group.name: group.macs for group in self.separated.stages}
         return {g.name: g.macs / mine[g.name] for g in self.fused.stages if g.name.startswith("stage")}
+
+
+def stage_counts(network: Anatomy) -> dict[str, dict[str, float]]:
+    """Costs of each stage. Activation bytes are what its convolutions read and write, squeeze-excitation's included;
+    bytes per MAC are of all its kernels, fused as a compiler fuses them, and with weights.
+    """
+    kernels = build_kernels(network.rows, COMPILED)
+    found: dict[str, dict[str, float]] = {}
+    for stage in network.stages:
+        if stage.name.startswith("stage"):
+            convolutions = [row for row in stage.rows if row.kind in CONVOLUTIONS]
+            found[stage.name] = {
+                "convolutions": len(convolutions),
+                "activation bytes": sum(row.read_bytes + row.write_bytes for row in convolutions),
+                "MACs": stage.macs,
+                "parameters": stage.parameters,
+                "bytes per MAC": sum(k.bytes for k in kernels if k.main.stage == stage.name) / stage.macs,
+            }
+    return found
 
 
 def _machine_device(device: str) -> Device | str | None:
