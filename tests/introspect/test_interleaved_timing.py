@@ -11,6 +11,12 @@ from vertebra.introspect import interleaved_timing
 from vertebra.introspect.interleaved_timing import Timings, time_interleaved
 
 
+@pytest.fixture(autouse=True)
+def _nothing_to_collect(monkeypatch):
+    """After all that the suite has imported, collecting garbage takes most of a second."""
+    monkeypatch.setattr(interleaved_timing.gc, "collect", lambda: 0)
+
+
 class Clock:
     """Time that passes only where a function says so."""
 
