@@ -144,7 +144,9 @@ def _bar(pace: Pace, in_bytes: bool, transient: bool) -> Iterator[Progress]:
     if in_bytes:
         counts = (DownloadColumn(), TransferSpeedColumn())
     columns = (TextColumn("{task.description}"), BarColumn(), *counts, TimeRemainingColumn())
-    with Bars(*columns, console=Console(stderr=True), transient=transient) as shown:
+    # What is printed meanwhile goes above the bar, but into a file where standard output is one.
+    above = sys.stdout.isatty()
+    with Bars(*columns, console=Console(stderr=True), transient=transient, redirect_stdout=above) as shown:
         row = shown.add_task(printable(pace.task), total=None, rate=0.0)
 
         def update(task: str, done: int = 0, total: int | None = None) -> None:

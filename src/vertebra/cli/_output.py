@@ -6,13 +6,14 @@ import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from textwrap import fill, indent
+from textwrap import indent as indented
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from vertebra.errors import UsageError
 from vertebra.strict_json import dumps
+from vertebra.text_width import fill
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,7 +40,7 @@ def print_json_list(values: Iterable[Any]) -> None:
     """Print a list as `print_json` would, each value as soon as it is there and forgotten at once."""
     ends_with = "["
     for value in values:
-        typer.echo(f"{ends_with}\n{indent(dumps(value, indent=2), '  ')}", nl=False)
+        typer.echo(f"{ends_with}\n{indented(dumps(value, indent=2), '  ')}", nl=False)
         ends_with = ","
     typer.echo("[]" if ends_with == "[" else "\n]")
 
@@ -52,13 +53,15 @@ def console() -> Console:
     return found if found.is_terminal else Console(highlight=False, markup=False, width=1000)
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[str] = ()) -> None:
-    """Print a table without lines; the columns named in `numbers` are aligned at the right."""
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[str] = (), texts: Sequence[str] = ()
+) -> None:
+    """Print a table without lines; columns named in `numbers` are aligned at the right, those in `texts` are wrapped."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, justify="right" if column in numbers else "left", no_wrap=True)
+        table.add_column(column, justify="right" if column in numbers else "left", no_wrap=column not in texts)
     for row in rows:
         table.add_row(*row)
     console().print(table)
@@ -75,6 +78,11 @@ def print_task(task: str, done: int = 0, total: int | None = None) -> None:
     typer.echo(task, err=True)
 
 
-def wrapped(text: str) -> str:
-    """A paragraph in lines that fit the terminal, of 120 characters at most."""
-    return fill(text, min(shutil.get_terminal_size().columns, 120))
+def wrapped(text: str, indent: str = "") -> str:
+    """A paragraph in lines that fit the terminal, of 120 columns at most, each after `indent`."""
+    return fill(text, line_width(), indent=indent)
+
+
+def line_width() -> int:
+    """Columns of the terminal, 120 at most: longer lines are hard to read."""
+    return min(shutil.get_terminal_size().columns, 120)

@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vertebra.cli._options import model_help, options_of
-from vertebra.cli._output import echo, print_json, print_table, wrapped
-from vertebra.progress import progress_bar
+from vertebra.cli._output import echo, print_json, print_table
+from vertebra.errors import UsageError, VertebraError, require_packages
+from vertebra.files import check_writable, make_folder, wrap_write_errors
+from vertebra.progress import duration, progress_bar
+from vertebra.units import counted
 
 if TYPE_CHECKING:
-    from vertebra.lab import NotRun, Result
-
-SCHEMA = 1
+    from vertebra.lab.result import Result
+    from vertebra.lab.run import NotRun, Run
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+_TOLD_FROM = 10.0  # seconds: what takes longer is told before
 
 
 class Device(StrEnum):
@@ -29,10 +32,14 @@ class Device(StrEnum):
 
 
 class Language(StrEnum):
-    """Of claims and verdicts."""
+    """Of claims, verdicts, pictures and the page."""
 
     EN = "en"
     JA = "ja"
+
+
+Lang = Annotated[Language, typer.Option(help="Language of claims, verdicts, pictures and the page.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.callback()
@@ -56,54 +63,108 @@ class RunSettings:
     device: Annotated[Device, typer.Option(help="Where to run.")] = Device.CPU
     seeds: Annotated[int | None, typer.Option(metavar="N", help="Of what is random (default: as each says).")] = None
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where pictures, JSON and index.html go.")] = Path("lab")
-    lang: Annotated[Language, typer.Option(help="Language of claims and verdicts.")] = Language.EN
+    lang: Lang = Language.EN
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again where a result is kept.")] = False
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+    json: Json = False
 
 
 @app.command("list")
-def list_(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def list_(json: Json = False, lang: Lang = Language.EN) -> None:
     """List the experiments: number, name, family, what decides them, and about how long they take."""
-    from vertebra.lab import entries
+    _require_packages()
+    from vertebra.lab.registry import entries
+    from vertebra.lab.translation import Translation
 
+    t = Translation(lang)
     rows = [(entry, entry.load().CLAIM) for entry in entries()]
     if json:
-        print_json([{"number": e.number, "name": e.name, "claim": c.claim, "seconds": c.seconds} for e, c in rows])
+        found = [
+            {
+                **{"number": entry.number, "name": entry.name, "family": claim.family, "stated_by": claim.stated_by},
+                **{"claim": claim.claim, "claim_ja": claim.claim_ja, "decided_by": list(claim.decided_by)},
+                **{"seconds": claim.seconds, "quick": claim.is_quick, "takes_data": claim.takes_data},
+            }
+            for entry, claim in rows
+        ]
+        print_json(found)
         return
-    cells = [(e.number, e.name, c.family, ", ".join(c.decided_by), f"{c.seconds:.0f}", c.claim) for e, c in rows]
-    print_table(("#", "name", "family", "decided by", "s", "claim"), cells, numbers=("#", "s"))
+    columns = [t(name) for name in ("#", "name", "family", "decided by", "s", "claim")]
+    cells = [
+        (
+            *(entry.number, entry.name, t(claim.family), ", ".join(t(kind) for kind in claim.decided_by)),
+            *(f"{claim.seconds:.0f}", claim.claim_ja if lang is Language.JA else claim.claim),
+        )
+        for entry, claim in rows
+    ]
+    print_table(columns, cells, numbers=(columns[0], columns[4]), texts=(columns[5],))
 
 
 @app.command("run")
 @options_of(RunSettings)
 def run_(settings: RunSettings) -> None:
-    """Run experiments, and write the picture and the figures of each."""
-    from vertebra.lab import Result, run_all
+    """Run experiments, and write the picture and the figures of each; of several also a page of all."""
+    from vertebra.lab.registry import find
 
-    results: list[Result | NotRun] = []
-    with progress_bar("experiments") as progress:
-        for result in run_all(
-            settings.names,
-            quick=settings.quick,
-            data=settings.data,
-            device=settings.device,
-            seeds=settings.seeds,
-            models=settings.model or (),
-            fresh=settings.fresh,
-            progress=progress,
-        ):
-            results.append(result)
-            if isinstance(result, Result):
-                paths = result.save(settings.out, settings.lang)
-                if not settings.json:
-                    _print_result(result, paths[-1])
+    find(settings.names)  # what is wrong with the call is told before torch is loaded
+    if settings.out.exists() and not settings.out.is_dir():
+        raise UsageError(f"--out is '{settings.out}', which is a file. Give a folder.")
+    _require_packages()
+    from vertebra.cli import _lab_output as output
+    from vertebra.lab.run import Options, Run
+    from vertebra.lab.translation import Translation
+
+    options = Options(settings.quick, settings.data, settings.device, settings.seeds, settings.fresh)
+    plan = Run(settings.names, options, settings.model or ())
+    with wrap_write_errors(settings.out):
+        make_folder(settings.out)
+        check_writable(settings.out / "index.html")
+    _announce(plan)
+    t = Translation(settings.lang)
+    found: list[Result | NotRun] = []
+    try:
+        _run(plan, settings, found, t)
+    except KeyboardInterrupt as stop:
+        if found and len(plan.jobs) > 1:
+            output.write_index(found, settings.out, t)
+        stop.add_note(output.how_to_go_on(plan, found, settings.out))
+        raise
+    index = output.write_index(found, settings.out, t) if len(plan.jobs) > 1 else None
     if settings.json:
-        print_json({"schema": SCHEMA, "results": [r.to_dict() for r in results if isinstance(r, Result)]})
+        print_json(output.document(found))
+    elif index is not None:
+        output.print_verdicts(found, index, t)
+    if failed := [each.name for each in output.not_run(found) if each.failed]:
+        raise VertebraError(f"{counted(len(failed), 'experiment')} of {len(plan.jobs)} failed: {', '.join(failed)}.")
 
 
-def _print_result(result: Result, picture: Path) -> None:
-    echo(wrapped(f"{result.number}. {result.claim.claim}"))
-    echo(wrapped(f"   {result.verdict}: {result.reason}"))
-    for name in result.decided_by:
-        echo(f"   {name}: {result.figures[name].value:g} {result.figures[name].unit}")
-    echo(f"   {picture} ({result.seconds:.1f} s)")
+def _run(plan: Run, settings: RunSettings, found: list[Result | NotRun], t: Translation) -> None:
+    """Run what is planned, add each result to `found`, save it and print it."""
+    from vertebra.cli import _lab_output as output
+    from vertebra.lab.result import Result
+
+    with progress_bar("experiments") as progress:
+        for result in plan.results(progress):
+            picture = result.save(settings.out, settings.lang)[1] if isinstance(result, Result) else None
+            found.append(result)
+            if not settings.json:
+                alone = len(plan.jobs) == 1
+                echo(output.block(result, picture, t, alone=alone) + ("" if alone else "\n"))
+
+
+def _announce(plan: Run) -> None:
+    """Say what will run and how long it takes, and what does without the data or the models."""
+    notes = []
+    if plan.without:
+        notes.append(f"{len(plan.without)} others are about networks of their own and are left out.")
+    if plan.with_data:
+        names = ", ".join(f"{entry.number} ({entry.name})" for entry in plan.with_data)
+        notes.append(f"The data is for {names}; the others need none.")
+    if plan.seconds >= _TOLD_FROM:
+        kept = f", {counted(len(plan.kept), 'result')} kept" if plan.kept else ""
+        notes.insert(0, f"{counted(len(plan.to_run), 'experiment')} to run{kept}: about {duration(plan.seconds)}.")
+    if notes:
+        typer.echo("vertebra: " + " ".join(notes), err=True)
+
+
+def _require_packages() -> None:
+    require_packages("train", "vertebra lab", "torch", "torchvision", "sklearn", "matplotlib")

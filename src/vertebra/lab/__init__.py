@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from .experiment import Verdict as Verdict
     from .registry import entries as entries
     from .result import Result as Result
+    from .job import Options as Options
     from .run import NotRun as NotRun
+    from .run import Run as Run
     from .run import run as run
     from .run import run_all as run_all
 
@@ -25,7 +27,8 @@ _EXPORTS = {
     **dict.fromkeys(("Claim", "Figure", "Measured", "Verdict"), "experiment"),
     "entries": "registry",
     "Result": "result",
-    **dict.fromkeys(("NotRun", "run", "run_all"), "run"),
+    "Options": "job",
+    **dict.fromkeys(("NotRun", "Run", "run", "run_all"), "run"),
 }
 
 

@@ -79,6 +79,14 @@ class Figure:
     n: int = 1  # measurements that it is the mean or median of
     interval: tuple[float, float] | None = None  # 95 %
 
+    def text(self) -> str:
+        """`"89.4 %"`, `"1.52 × (95 %: 1.41 to 1.63 ×, n = 5)"`."""
+        from .figure_text import interval, number
+
+        notes = [f"95 %: {interval(self)}"] if self.interval is not None else []
+        notes += [f"n = {self.n:,}"] if self.n > 1 else []
+        return number(self.value, self.unit) + (f" ({', '.join(notes)})" if notes else "")
+
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Figure:
         """The figure that `asdict` returned."""

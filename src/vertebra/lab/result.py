@@ -10,9 +10,11 @@ from typing import Any
 from vertebra.files import atomic_write, wrap_write_errors
 from vertebra.strict_json import dumps
 
-from .experiment import Claim, Expected, Judgement, Kind, Measured, Verdict
+from .experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Verdict
 from .picture import picture
-from .registry import Entry, find
+from .registry import Entry, find_one
+
+SCHEMA = 1  # of a result as JSON
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,15 @@ class Result:
     settings: Mapping[str, Any]  # seeds, quick, device, data, models
     environment: Mapping[str, Any]  # machine, versions
     date: str
+    kept: bool = False  # whether it is one that was kept, not measured now
 
     @property
-    def figures(self) -> Mapping[str, Any]:
+    def entry(self) -> Entry:
+        """The experiment that it is of."""
+        return find_one(self.name)
+
+    @property
+    def figures(self) -> Mapping[str, Figure]:
         """The measured numbers by name."""
         return self.measured.figures
 
@@ -52,12 +60,17 @@ class Result:
 
     def picture(self, kind: str = "svg", language: str = "en") -> bytes:
         """The picture as SVG or PNG; with "ja" its texts are Japanese (SVG alone)."""
-        return picture(find([self.name])[0], self, kind, language)
+        return picture(self.entry, self, kind, language)
+
+    def __repr__(self) -> str:
+        lines = [f"{self.number} {self.name}: {self.verdict} ({self.seconds:.1f} s)", f"  {self.claim.claim}"]
+        lines += [f"  {self.reason}", *(f"  {name}: {self.figures[name].text()}" for name in self.decided_by)]
+        return "\n".join(lines)
 
     def save(self, folder: Path | str, language: str = "en") -> list[Path]:
         """Write `NUMBER-NAME.json`, `.svg` and `.png` into a folder, and return their paths."""
         folder = Path(folder)
-        stem = f"{self.number.rjust(2 + self.number[-1:].isalpha(), '0')}-{self.name}"
+        stem = self.entry.stem
         contents = {
             ".json": dumps(self.to_dict(), indent=1).encode(),
             ".svg": self.picture("svg", language),

@@ -5,14 +5,12 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import vertebra
 from vertebra.cache import cache_dir, checksum, read_json, write_json
-
-_SOURCE = Path(vertebra.__file__).parent
 
 
 def kept(entry: str, key: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -31,33 +29,77 @@ def _path(entry: str, key: Mapping[str, Any]) -> Path:
 
 
 def code_digest(module: Path) -> str:
-    """A digest of a module and of all modules of Vertebra that it imports, directly or not."""
+    """A digest of a module, of all modules of its package that it uses, directly or not, and of the data that they name.
+
+    Of `from package import name`, the module that holds the name counts, not all that the package has.
+    """
+    root = module.parent
+    while (root.parent / "__init__.py").is_file():
+        root = root.parent
+    files = _Files(root)
     seen: set[Path] = set()
     queue = [module]
     while queue:
         path = queue.pop()
         if path not in seen:
             seen.add(path)
-            queue += _imports(path)
+            queue += files.used_by(path)
     return checksum(*(path.read_bytes() for path in sorted(seen))).hex()
 
 
+@dataclass(frozen=True)
+class _Files:
+    """The files of a package, whose folder is `root`."""
+
+    root: Path
+
+    def used_by(self, path: Path) -> set[Path]:
+        """The modules that a module imports, anywhere in it, and the files beside it that it names."""
+        if path.suffix != ".py":
+            return set()
+        _, imports, texts = _parsed(path, self.root)
+        found = {path.parent / text for text in texts if (path.parent / text).is_file()}
+        for parts, name in imports:
+            found |= self._holding(parts, name)
+        # A package that imports by `*` registers what it imports: whatever is in it depends on all of that.
+        packages = {folder / "__init__.py" for each in (*found, path) for folder in each.parents if folder != self.root}
+        return found | {p for p in packages if p.is_file() and any(name == "*" for _, name in _parsed(p, self.root)[1])}
+
+    def _holding(self, parts: tuple[str, ...], name: str) -> set[Path]:
+        """The module that holds a name of a module or package; `name` is empty for the module itself."""
+        place = self.root.joinpath(*parts[1:])
+        if place.with_suffix(".py").is_file():
+            return {place.with_suffix(".py")}
+        package = place / "__init__.py"
+        if not package.is_file():
+            return set()
+        for inner in (place / f"{name}.py", place / name / "__init__.py"):
+            if name and inner.is_file():
+                return {inner}
+        exports = _parsed(package, self.root)[0]
+        return self._holding(*exports[name]) if name in exports else {package}
+
+
+_Import = tuple[tuple[str, ...], str]  # module, and a name in it
+
+
 @cache
-def _imports(path: Path) -> tuple[Path, ...]:
-    """The modules of Vertebra that a module imports, anywhere in it, and the packages that they are in."""
-    package = (_SOURCE.name, *path.relative_to(_SOURCE).parent.parts)
-    names: set[tuple[str, ...]] = set()
+def _parsed(path: Path, root: Path) -> tuple[dict[str, _Import], tuple[_Import, ...], frozenset[str]]:
+    """What a module exports of others by name, what it imports, and texts in it that could be names of files."""
+    package = (root.name, *path.relative_to(root).parent.parts)
+    exports: dict[str, _Import] = {}
+    imports: list[_Import] = []
+    texts = set()
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
-            names |= {tuple(alias.name.split(".")) for alias in node.names}
+            imports += [(tuple(alias.name.split(".")), "") for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else ()
             base += tuple(node.module.split(".")) if node.module else ()
-            names |= {base, *((*base, alias.name) for alias in node.names)}
-    found: set[Path] = set()
-    for parts in names:
-        if parts[:1] == (_SOURCE.name,):
-            for end in range(1, len(parts) + 1):
-                place = _SOURCE.joinpath(*parts[1:end])
-                found |= {p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()}
-    return tuple(sorted(found))
+            imports += [(base, alias.name) for alias in node.names]
+            exports |= {alias.asname or alias.name: (base, alias.name) for alias in node.names}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and 2 < len(node.value) < 60:
+            if "." in node.value and "/" not in node.value and not node.value.endswith(".py"):
+                texts.add(node.value)
+    own = [(parts, name) for parts, name in imports if parts[:1] == (root.name,)]
+    return exports, tuple(own), frozenset(texts)

@@ -1,31 +1,21 @@
-"""Run experiments: `run` one, `run_all` several, with results that are kept."""
+"""Run experiments: `run` one, `Run` several, with results that are kept."""
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from vertebra.anatomy.machine_calibration import describe_machine
-from vertebra.errors import UsageError, VertebraError, require_positive_int
+from vertebra.errors import VertebraError, first_line
 from vertebra.progress import Progress, silent
-from vertebra.report.page import package_versions
 
-from . import result_cache
-from .experiment import Experiment, Setup, takes_networks
-from .registry import Entry, entries, find
+from .job import Job, Options, taking_data, taking_networks
+from .registry import Entry, find, find_one
 from .result import Result
 from .user_networks import load_networks
-
-PACKAGES = ("torch", "numpy", "scikit-learn")
-MIN_SEEDS, MAX_SEEDS = 3, 100  # of a full run
 
 
 @dataclass(frozen=True)
@@ -36,6 +26,10 @@ class NotRun:
     name: str
     reason: str
     failed: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON data."""
+        return dict(vars(self))
 
 
 def run(
@@ -64,106 +58,94 @@ def run(
     Raises:
         UsageError: no such experiment, or one that these options do not fit.
     """
-    entry = find([str(name)])[0]
-    experiment = entry.load()
-    claim = experiment.CLAIM
-    check_device(device)
-    if quick and not claim.is_quick:
-        raise UsageError(f"{entry.name} trains or times, so there is no quick run of it. Leave out --quick.")
-    if data is not None and not claim.takes_data:
-        others = ", ".join(e.name for e in entries() if e.load().CLAIM.takes_data)
-        raise UsageError(f"{entry.name} uses no data set. Leave out --data, which is for {others}.")
-    seeds = check_seeds(seeds, claim.seeds, quick)
-    folder = None if data is None else Path(data)
-    setup = Setup(seeds=seeds, quick=quick, device=device, data=folder, progress=progress)
-    networks = load_networks(models)
-    if networks and takes_networks(experiment) is None:
-        others = ", ".join(e.name for e in entries() if takes_networks(e.load()))
-        raise UsageError(f"{entry.name} is about networks of its own. Leave out --model, which is for {others}.")
-    return _measured(entry, experiment, setup, networks, fresh)
+    job = Job.of(find_one(name), Options(quick, data, device, seeds, fresh), load_networks(models), alone=True)
+    return job.kept() or job.measured(progress)
 
 
 def run_all(
-    names: Sequence[str] = ("all",), *, progress: Progress = silent, quick: bool = False, **options: Any
+    names: Sequence[str] = ("all",),
+    *,
+    models: Sequence[str | nn.Module] = (),
+    progress: Progress = silent,
+    **options: Any,
 ) -> Iterator[Result | NotRun]:
-    """Run experiments one after the other, in order; options are those of `run`.
+    """Run several experiments one after the other, and yield each as soon as it is there. See `Run`, and for options `run`."""
+    yield from Run(names, Options(**options), models).results(progress)
 
-    One that fails is told as `NotRun`; with `quick`, so is one that takes too long for it. Data and models go to those
-    of several that take them.
+
+class Run:
+    """Several experiments: which have a kept result, which are left out, and how long the others take.
+
+    One that fails is told as `NotRun`; so is one that `quick` leaves out. Data go to those that take them, and models
+    run those that take them alone.
 
     Raises:
-        UsageError: there is no such experiment, or none of them takes the data or the models.
+        UsageError: there is no such experiment, none of them takes the data or the models, or options do not fit.
     """
-    chosen = find(names)
-    data, models = options.pop("data", None), options.pop("models", ())
-    if len(chosen) == 1:
-        yield run(chosen[0].name, progress=progress, quick=quick, data=data, models=models, **options)
-        return
-    if models:
-        chosen = tuple(entry for entry in chosen if takes_networks(entry.load())) or chosen
-    for place, entry in enumerate(chosen):
-        claim = entry.load().CLAIM
-        if quick and not claim.is_quick:
-            yield NotRun(entry.number, entry.name, "not run: it trains or times")
-            continue
-        progress(f"{entry.number} {entry.name} (about {max(1, round(claim.seconds))} s)", place, len(chosen))
-        try:
-            given = data if claim.takes_data else None
-            yield run(entry.name, progress=progress, quick=quick, data=given, models=models, **options)
-        except VertebraError as error:
-            yield NotRun(entry.number, entry.name, str(error), failed=True)
+
+    def __init__(self, names: Sequence[str], options: Options, models: Sequence[str | nn.Module] = ()) -> None:
+        chosen = find(names)
+        networks = load_networks(models)
+        alone = len(chosen) == 1
+        self.without: tuple[Entry, ...] = ()  # that are left out, since they take no models
+        self.with_data: tuple[Entry, ...] = ()
+        if not alone:
+            if networks:
+                taking = taking_networks(chosen)
+                self.without = tuple(entry for entry in chosen if entry not in taking) if taking else ()
+                chosen = taking or chosen[:1]
+            if options.data is not None:
+                self.with_data = taking_data(chosen)
+                if not self.with_data:
+                    Job.of(chosen[0], options, networks, alone=True)  # says which take any
+        self.jobs = [Job.of(entry, options, networks, alone=alone) for entry in chosen]
+        self.kept = {job.entry.name: found for job in self.jobs if (found := job.kept()) is not None}
+
+    @property
+    def to_run(self) -> list[Job]:
+        """The experiments that are measured."""
+        return [job for job in self.jobs if job.entry.name not in self.kept and not job.left_out]
+
+    @property
+    def seconds(self) -> float:
+        """About how long they take."""
+        return sum(job.claim.seconds for job in self.to_run)
+
+    def results(self, progress: Progress = silent) -> Iterator[Result | NotRun]:
+        """Each in order, as soon as it is there; `progress` counts seconds of all that is measured."""
+        total, before = max(1, round(self.seconds)), 0.0
+        for job in self.jobs:
+            entry = job.entry
+            if job.left_out:
+                yield NotRun(entry.number, entry.name, job.left_out)
+                continue
+            if entry.name in self.kept:
+                yield self.kept[entry.name]
+                continue
+            report = _part_of(progress, f"{entry.number} {entry.name}", before, job.claim.seconds, total)
+            report("", 0, None)
+            if len(self.jobs) == 1:
+                yield job.measured(report)
+                return
+            try:
+                found: Result | NotRun = job.measured(report)
+            except VertebraError as error:
+                found = NotRun(entry.number, entry.name, str(error), failed=True)
+            except Exception as error:  # the others still run
+                found = NotRun(entry.number, entry.name, f"{type(error).__name__}: {first_line(error)}", failed=True)
+            before += job.claim.seconds
+            yield found
 
 
-def check_device(device: str) -> None:
-    """Raise a `UsageError` if there is no such device here."""
-    if device not in ("cpu", "cuda"):
-        raise UsageError(f"device is {device!r}; it must be cpu or cuda.")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device is 'cuda', and torch finds no GPU here. Leave out --device, or see: vertebra doctor")
+def _part_of(progress: Progress, name: str, before: float, seconds: float, total: int) -> Progress:
+    """A `Progress` for one experiment that tells how far all are, in seconds. It never goes back."""
+    furthest = before
 
+    def report(task: str, done: int = 0, whole: int | None = None, /) -> None:
+        nonlocal furthest
+        if whole:
+            furthest = max(furthest, before + seconds * min(1.0, done / whole))
+        # Before the colon stands what the rate is of, and it stays.
+        progress(f"seconds of experiments: {name}{', ' if task else ''}{task}", round(furthest), total)
 
-def check_seeds(seeds: int | None, wanted: int, quick: bool) -> int:
-    """The number of seeds to run: as given, else as the experiment says, else one."""
-    if seeds is None:
-        return 1 if quick else wanted
-    require_positive_int("seeds", seeds)
-    if wanted and not quick and not MIN_SEEDS <= seeds <= MAX_SEEDS:
-        raise UsageError(f"seeds is {seeds}; it must be {MIN_SEEDS} to {MAX_SEEDS}: fewer give no interval.")
-    return seeds if wanted else 0
-
-
-def _measured(
-    entry: Entry, experiment: Experiment, setup: Setup, networks: Mapping[str, nn.Module], fresh: bool
-) -> Result:
-    settings = {
-        "seeds": setup.seeds,
-        "quick": setup.quick,
-        "device": setup.device,
-        "data": None if setup.data is None else str(setup.data.resolve()),
-        "models": list(networks),
-    }
-    environment = {"machine": _machine(setup.device), "versions": package_versions(*PACKAGES)}
-    key = {"code": result_cache.code_digest(entry.path), **settings, **environment}
-    # The user's code and photos may change in ways that a key does not tell.
-    is_kept = not networks and setup.data is None
-    if is_kept and not fresh and (values := result_cache.kept(entry.name, key)) is not None:
-        return Result.from_dict(values)
-    start = time.perf_counter()
-    of_networks = takes_networks(experiment) if networks else None
-    if of_networks is not None:
-        measured = of_networks.measure_networks(setup, networks)
-        judgement = of_networks.judge_networks(measured)
-    else:
-        measured = experiment.measure(setup)
-        judgement = experiment.judge(measured)
-    how: dict[str, Any] = {"settings": settings, "environment": environment}
-    how |= {"seconds": time.perf_counter() - start, "date": datetime.now(UTC).isoformat(timespec="seconds")}
-    result = Result.judged(entry, experiment.CLAIM, judgement, measured, **how)
-    if is_kept:
-        result_cache.keep(entry.name, key, result.to_dict())
-    return result
-
-
-def _machine(device: str) -> dict[str, Any]:
-    machine = {name: value for name, value in describe_machine("torch").items() if name in ("cpu", "threads")}
-    return machine | ({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {})
+    return report

@@ -21,24 +21,6 @@ const percent = (share) => `${(100 * share).toFixed(1)} %`;
 const counted = (count, what = "photo") => `${whole(count)} ${what}${count === 1 ? "" : "s"}`;
 const isolated = (text) => make("bdi", {}, text);
 
-// --- light and dark
-const THEMES = { auto: "as the system", light: "light", dark: "dark" }, NEXT = { auto: "light", light: "dark", dark: "auto" };
-const KEY = "vertebra.theme";
-let theme = "auto";
-try { theme = localStorage.getItem(KEY) || "auto"; } catch { /* a page from a file may have no storage */ }
-if (!(theme in THEMES)) theme = "auto";
-function setTheme(next) {
-  theme = next;
-  if (theme === "auto") delete document.documentElement.dataset.theme;
-  else document.documentElement.dataset.theme = theme;
-  try { localStorage.setItem(KEY, theme); } catch { /* then it is forgotten */ }
-  $("theme").setAttribute("aria-label", `Colours: ${THEMES[theme]}`);
-  $("theme").title = `Colours: ${THEMES[theme]}`;
-}
-setTheme(theme);
-$("theme").hidden = false;
-$("theme").addEventListener("click", () => setTheme(NEXT[theme]));
-
 // --- pictures: their small copies are in the page, once each
 function picture(key, alt) {
   const found = key === null || key === undefined ? null : D.pictures[key];

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from importlib import metadata, resources
@@ -24,12 +24,25 @@ if TYPE_CHECKING:
 NOT_MEASURED = "not measured"
 
 
-def render(template: str, *, title: str, kind: str, data: dict[str, Any], **values: Any) -> str:
+def render(
+    template: str,
+    *,
+    title: str,
+    kind: str,
+    data: dict[str, Any],
+    styles: Sequence[str] = ("style.css",),
+    scripts: Sequence[str] = ("theme.js", "page.js"),
+    language: str = "en",
+    t: Callable[[str], str] = str,
+    **values: Any,
+) -> str:
     """Render a file of `templates/`; `kind` is shown in the header.
 
-    `data` has JSON values for `page.js`, which it shows as text; `values` are escaped by the template.
+    `data` has JSON values for the `scripts`, which show them as text; `values` are escaped by the template. `t`
+    translates the template's own texts to `language`.
     """
-    values |= {"title": title, "kind": kind, "data": data, "style": _asset("style.css"), "script": _asset("page.js")}
+    values |= {"title": title, "kind": kind, "data": data, "language": language, "t": t}
+    values |= {"style": _assets(styles), "script": _assets(scripts)}
     return str(_environment().get_template(template).render(values))
 
 
@@ -124,11 +137,15 @@ def _environment() -> Environment:
     return found
 
 
-@lru_cache(maxsize=2)
-def _asset(name: str) -> Any:
+@lru_cache(maxsize=8)
+def _asset(name: str) -> str:
+    return (resources.files(__package__) / name).read_text(encoding="utf-8")
+
+
+def _assets(names: Sequence[str]) -> Any:
     from markupsafe import Markup
 
-    return Markup((resources.files(__package__) / name).read_text(encoding="utf-8"))  # noqa: S704 - our own file
+    return Markup("".join(map(_asset, names)))  # noqa: S704 - our own files
 
 
 def _digest(content: str) -> str:

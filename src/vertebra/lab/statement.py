@@ -1,0 +1,96 @@
+"""A result in words: who states the claim, what decided, and the command that repeats it. In any language."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from .experiment import Expected, Figure
+from .figure_text import agrees, interval, number
+from .result import Result
+from .translation import Translation
+
+_SAYS = {"article": "the article says", "paper": "the paper says", "code": "the quoted code says"}
+
+
+def said_by(stated_by: str, t: Translation) -> str:
+    """`"the article says (l.7)"`; of several sources each."""
+    found = []
+    for part in stated_by.split(";"):
+        source, _, place = part.strip().partition(" ")
+        place = ", ".join(re.sub(r"[()]", "", place).replace(" comment", ", comment").split(", ")).strip()
+        brackets = ("(", ")") if t.language == "ja" else (" (", ")")
+        found.append(t(_SAYS[source]) + (brackets[0] + place + brackets[1] if place else ""))
+    return ("、" if t.language == "ja" else ", ").join(found)
+
+
+def claim_of(result: Result, t: Translation) -> str:
+    """The claim in this language."""
+    return result.claim.claim_ja if t.language == "ja" else result.claim.claim
+
+
+@dataclass(frozen=True)
+class FigureRow:
+    """One line of a table of figures: measured beside expected, as text."""
+
+    name: str
+    value: str
+    n: str
+    interval: str
+    expected: str
+    source: str
+    agrees: bool | None  # None: nothing is expected, or nothing was measured
+    decides: bool
+
+    @property
+    def comparison(self) -> str:
+        """In words, in English."""
+        return "" if self.agrees is None else "agrees" if self.agrees else "differs"
+
+
+def figure_rows(result: Result, t: Translation) -> list[FigureRow]:
+    """All figures, those that decided first, and last what is expected and was not measured."""
+    names = dict.fromkeys([*result.decided_by, *result.figures, *_expected(result)])
+    return [_row(result, name, t) for name in names]
+
+
+def _expected(result: Result) -> dict[str, Expected]:
+    """What is expected of the claim's own networks; of the user's nothing is."""
+    return {} if result.networks else dict(result.claim.expected)
+
+
+def _row(result: Result, name: str, t: Translation) -> FigureRow:
+    figure: Figure | None = result.figures.get(name)
+    expected = _expected(result).get(name)
+    unit = "" if figure is None else figure.unit
+    return FigureRow(
+        t(name),
+        t("not measured") if figure is None else number(figure.value, t(unit)),
+        "" if figure is None or figure.n == 1 else f"{figure.n:,}",
+        "" if figure is None else interval(figure),
+        "" if expected is None else number(expected.value, t(unit)),
+        "" if expected is None else t(expected.source),
+        None if figure is None or expected is None else agrees(figure, expected),
+        name in result.decided_by,
+    )
+
+
+def command(result: Result, out: Path | str | None = None) -> str:
+    """The command line that repeats it."""
+    words = ["vertebra", "lab", "run", result.name]
+    settings = result.settings
+    if settings["quick"]:
+        words.append("--quick")
+    if settings["seeds"] not in (result.claim.seeds, min(1, result.claim.seeds) if settings["quick"] else None):
+        words += ["--seeds", str(settings["seeds"])]
+    if settings["device"] != "cpu":
+        words += ["--device", settings["device"]]
+    if settings["data"]:
+        words += ["--data", settings["data"]]
+    if result.networks:
+        words += ["--model", ",".join(result.networks)]
+    if out is not None:
+        words += ["--out", str(out)]
+    return shlex.join(words)

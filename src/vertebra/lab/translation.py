@@ -1,0 +1,69 @@
+"""Fixed texts in another language: `Translation("ja")("holds")` is 「成り立つ」; what has no translation stays English."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from functools import cache
+from pathlib import Path
+
+LANGUAGES = ("en", "ja")
+_NUMBER = r"[-+−]?\d[\d,.]*(?:e[-+]?\d+)?(?<![.,])"
+# Families and their variants as papers and as code write them: "ResNet-50", "densenet121", "EfficientNet-B0", "V2-S".
+_NETWORK = (
+    r"\b(?:VGG|GoogLeNet|ResNet|DenseNet|MobileNetV2|MobileNet|EfficientNetV2|EfficientNet|V2-[SML]\b|B\d\b|Lite)"
+    r"(?:[-_ ]?(?:B|Lite|V2|v2|lite)?[-_ ]?(?:[SMLbsml]\b|\d[\d.]*(?:d\b|_bn\b)?))?"
+)
+_VARIABLE = re.compile(rf"{_NETWORK}|(?<![\w]){_NUMBER}(?![A-Za-z])", re.IGNORECASE)
+_WORD = re.compile(r"[A-Za-z]{2,}")
+
+
+class Translation:
+    """Texts in one language."""
+
+    def __init__(self, language: str) -> None:
+        self.language = language
+        document = _document() if language == "ja" else {}
+        self._texts: dict[str, str] = document.get("texts", {})
+        self._same = frozenset(document.get("same", ()))
+
+    def __call__(self, text: str) -> str:
+        """The text in this language, or as it is."""
+        return self._find(text) or text
+
+    def lacks(self, text: str) -> bool:
+        """Whether it has English words and no translation."""
+        return bool(self._words(text)) and self._find(text) is None
+
+    def _find(self, text: str) -> str | None:
+        if text in self._texts:
+            return self._texts[text]
+        pattern, parts = _generalised(text)
+        if pattern in self._texts:
+            return _filled(self._texts[pattern], parts)
+        # "resnet50: gradient norm": what a figure is of, and what it is.
+        subject, colon, what = text.partition(": ")
+        if colon and (found := self._find(what)) is not None:
+            return f"{self._find(subject) or subject}: {found}"
+        if colon and not self._words(what) and (found := self._find(subject)) is not None:
+            return f"{found}: {what}"
+        return None
+
+    def _words(self, text: str) -> list[str]:
+        """The English words in it, without numbers, names of networks and what stays as it is."""
+        return [word for word in _WORD.findall(_VARIABLE.sub(" ", text)) if word not in self._same]
+
+
+def _generalised(text: str) -> tuple[str, list[str]]:
+    """The text with {} for each number and name of a network, and these."""
+    return _VARIABLE.sub("{}", text), _VARIABLE.findall(text)
+
+
+def _filled(pattern: str, parts: list[str]) -> str:
+    rest = iter(parts)
+    return re.sub(r"\{(\d*)\}", lambda match: parts[int(match[1])] if match[1] else next(rest, ""), pattern)
+
+
+@cache
+def _document() -> dict[str, dict[str, str]]:
+    return tomllib.loads(Path(__file__).with_name("japanese.toml").read_text(encoding="utf-8"))
