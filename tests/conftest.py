@@ -367,3 +367,63 @@ def taken():
 def of_family(request):
     """The name of one network of each family."""
     return request.param
+
+
+@pytest.fixture
+def experiments(monkeypatch, tmp_path):
+    """Experiments of nothing, in place of the lab's: `experiments(alpha={"seconds": 3}, …)` → what each was called with.
+
+    Of each: fields of its claim; `measure` is what it does, `networks` whether it can be asked of any network.
+    """
+    pytest.importorskip("torch")
+    pytest.importorskip("sklearn")
+    from types import SimpleNamespace
+
+    from vertebra.lab import job, registry
+    from vertebra.lab.experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Verdict
+
+    calls = []
+
+    def module(name, verdict=Verdict.HOLDS, measure=None, networks=False, **claim):
+        settings = {
+            "family": "VGG", "stated_by": "article l.7", "claim": f"{name} is large.", "claim_ja": f"{name}は大きい。",
+            "should_hold": "Ten.", "source": "counts", "rule": "Holds if it is.", "decided_by": (Kind.COUNT,),
+            "title": f"How large {name} is", "caption": "To the right is more.", "seconds": 1,
+            "expected": {"size": Expected(10, "a count")},
+        }  # fmt: skip
+
+        def run(setup, **given):
+            calls.append((name, setup, given))
+            if measure is not None:
+                measure(setup)
+            figures = {"size": Figure(10), "share": Figure(0.0678123, "%", 3, (0.05, 0.09))}
+            return Measured(
+                figures | {f"{one}: size": Figure(1) for one in given.get("networks", ())}, {"bars": [1, 2]}
+            )
+
+        found = SimpleNamespace(
+            CLAIM=Claim(**(settings | claim)),
+            measure=run,
+            judge=lambda measured: Judgement(verdict, "It was counted.", ("size", "share")),
+            draw=lambda measured, canvas: canvas.subplots().bar(["left", "right"], measured.series["bars"]),
+        )
+        if networks:
+            found.measure_networks = lambda setup, networks: run(setup, networks=networks)
+            found.judge_networks, found.draw_networks = found.judge, found.draw
+        return found
+
+    def make(**wanted):
+        modules = {name: module(name, **given) for name, given in wanted.items()}
+        found = []
+        for number, name in enumerate(modules, 1):
+            path = tmp_path / "code" / f"claim{number:02}_{name}.py"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(f"NAME = {name!r}\n")
+            found.append(registry.Entry(str(number), name, path))
+        monkeypatch.setattr(registry.Entry, "load", lambda entry: modules[entry.name])
+        for place in (registry, job):
+            monkeypatch.setattr(place, "entries", lambda: tuple(found))
+        monkeypatch.setenv("VERTEBRA_CACHE", str(tmp_path / "cache"))
+        return calls
+
+    return make

@@ -19,7 +19,7 @@ BASE = {"errors", "units", "intervals", "protobuf", "card", "cache", "model_chec
 BASE |= {"photo_files", "file_kinds", "decoding", "decoding_errors", "decoding_notes", "rgb_conversion", "pillow_tiles"}
 BASE |= {"bit_depth", "bit_scaling", "pixels", "synthetic_photos", "signals", "strict_json"}
 BASE |= {"model_table", "model_argument", "preprocessing", "progress", "timm_names", "weight_files", "weight_transfer"}
-BASE |= {"imagenet", "run_files", "torch_archives", "callable_module", "malloc", "web_opener"}
+BASE |= {"imagenet", "run_files", "text_width", "torch_archives", "callable_module", "malloc", "web_opener"}
 
 # Room (or module at the top) -> rooms that it may import. The table of the design, and nothing else.
 ROOMS = {
@@ -41,6 +41,7 @@ ROOMS = {
     "timm_names": {"errors"},
     "progress": {"errors", "units"},
     "web_opener": set(),
+    "text_width": set(),
     "weight_transfer": {"errors", "units", "progress", "web_opener"},
     "weight_files": {"errors", "cache", "files", "weight_transfer"},
     "model_checksum": {"errors", "card", "cache", "protobuf"},

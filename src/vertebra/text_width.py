@@ -14,9 +14,7 @@ _PIECES = re.compile(r"\s+|[\u2e80-\u9fff\uf900-\ufaff\uff00-\uff9f]|[^\s\u2e80-
 
 def cells(text: str) -> int:
     """How many columns of a terminal a text takes: wide characters take two, combining ones none."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
-    )
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def fill(text: str, width: int, indent: str = "") -> str:

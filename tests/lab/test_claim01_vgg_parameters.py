@@ -8,7 +8,7 @@ from vertebra.lab.experiment import Setup, Verdict
 from vertebra.lab.experiments import claim01_vgg_parameters as experiment
 from vertebra.lab.picture import picture
 from vertebra.lab.registry import find
-from vertebra.lab.run import run
+from vertebra.lab.runs import run
 from vertebra.models import vgg16
 from vertebra.models.state_dict import meta_build
 

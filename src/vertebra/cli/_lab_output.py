@@ -11,7 +11,7 @@ from vertebra.cli._output import echo, print_table, wrapped
 from vertebra.errors import shortened
 from vertebra.lab.experiment import Verdict
 from vertebra.lab.result import SCHEMA, Result
-from vertebra.lab.run import NotRun, Run
+from vertebra.lab.runs import NotRun, Run
 from vertebra.lab.statement import FigureRow, claim_of, figure_rows, said_by
 from vertebra.lab.translation import Translation
 from vertebra.progress import duration
@@ -51,7 +51,7 @@ def block(result: Result | NotRun, picture: Path | None, t: Translation, *, alon
 
 
 def _figure_lines(rows: list[FigureRow], t: Translation, alone: bool) -> list[str]:
-    widths = [max((cells(text) for text in column), default=0) for column in zip(*((r.name, r.value) for r in rows))]
+    widths = [max((cells(getattr(row, part)) for row in rows), default=0) for part in ("name", "value")]
     lines = []
     for row in rows:
         notes = [f"n = {row.n}"] if row.n else []

@@ -56,7 +56,7 @@ def console() -> Console:
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[str] = (), texts: Sequence[str] = ()
 ) -> None:
-    """Print a table without lines; columns named in `numbers` are aligned at the right, those in `texts` are wrapped."""
+    """Print a table without lines; columns named in `numbers` are aligned at the right, those in `texts` wrap."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -18,7 +18,8 @@ from vertebra.units import counted
 
 if TYPE_CHECKING:
     from vertebra.lab.result import Result
-    from vertebra.lab.run import NotRun, Run
+    from vertebra.lab.runs import NotRun, Run
+    from vertebra.lab.translation import Translation
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
 _TOLD_FROM = 10.0  # seconds: what takes longer is told before
@@ -72,6 +73,7 @@ class RunSettings:
 def list_(json: Json = False, lang: Lang = Language.EN) -> None:
     """List the experiments: number, name, family, what decides them, and about how long they take."""
     _require_packages()
+    from vertebra.lab.experiment import takes_networks
     from vertebra.lab.registry import entries
     from vertebra.lab.translation import Translation
 
@@ -80,9 +82,17 @@ def list_(json: Json = False, lang: Lang = Language.EN) -> None:
     if json:
         found = [
             {
-                **{"number": entry.number, "name": entry.name, "family": claim.family, "stated_by": claim.stated_by},
-                **{"claim": claim.claim, "claim_ja": claim.claim_ja, "decided_by": list(claim.decided_by)},
-                **{"seconds": claim.seconds, "quick": claim.is_quick, "takes_data": claim.takes_data},
+                "number": entry.number,
+                "name": entry.name,
+                "family": claim.family,
+                "stated_by": claim.stated_by,
+                "claim": claim.claim,
+                "claim_ja": claim.claim_ja,
+                "decided_by": list(claim.decided_by),
+                "seconds": claim.seconds,
+                "quick": claim.is_quick,
+                "takes_data": claim.takes_data,
+                "takes_models": takes_networks(entry.load()) is not None,
             }
             for entry, claim in rows
         ]
@@ -110,7 +120,8 @@ def run_(settings: RunSettings) -> None:
         raise UsageError(f"--out is '{settings.out}', which is a file. Give a folder.")
     _require_packages()
     from vertebra.cli import _lab_output as output
-    from vertebra.lab.run import Options, Run
+    from vertebra.lab.job import Options
+    from vertebra.lab.runs import Run
     from vertebra.lab.translation import Translation
 
     options = Options(settings.quick, settings.data, settings.device, settings.seeds, settings.fresh)

@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from .experiment import Figure as Figure
     from .experiment import Measured as Measured
     from .experiment import Verdict as Verdict
+    from .job import Options as Options
     from .registry import entries as entries
     from .result import Result as Result
-    from .job import Options as Options
-    from .run import NotRun as NotRun
-    from .run import Run as Run
-    from .run import run as run
-    from .run import run_all as run_all
+    from .runs import NotRun as NotRun
+    from .runs import Run as Run
+    from .runs import run as run
+    from .runs import run_all as run_all
 
 _EXPORTS = {
     **dict.fromkeys(("Claim", "Figure", "Measured", "Verdict"), "experiment"),
     "entries": "registry",
     "Result": "result",
     "Options": "job",
-    **dict.fromkeys(("NotRun", "Run", "run", "run_all"), "run"),
+    **dict.fromkeys(("NotRun", "Run", "run", "run_all"), "runs"),
 }
 
 

@@ -1,4 +1,4 @@
-"""A picture of matplotlib's as an element of an HTML page: no inline styles, ids of its own, a title for screen readers."""
+"""A picture of matplotlib's as an element of a page: no inline styles, ids of its own, a title for screen readers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "{http://www.w3.org/1999/xlink}"
 _FONT = re.compile(r"(?:(italic|oblique)\s+)?(?:(bold|\d{3})\s+)?([\d.]+)px\b")
 # What matplotlib writes as inline styles; a content security policy refuses these, and allows the attributes.
-_PROPERTIES = frozenset(
-    ("fill", "fill-opacity", "fill-rule", "stroke", "stroke-width", "stroke-opacity", "stroke-dasharray", "opacity")
-) | frozenset(
-    ("stroke-dashoffset", "stroke-linecap", "stroke-linejoin", "stroke-miterlimit", "font-size", "font-weight")
-) | frozenset(("font-style", "text-anchor", "clip-path", "image-rendering", "display", "visibility"))
+_PROPERTIES = (
+    frozenset(
+        ("fill", "fill-opacity", "fill-rule", "stroke", "stroke-width", "stroke-opacity", "stroke-dasharray", "opacity")
+    )
+    | frozenset(
+        ("stroke-dashoffset", "stroke-linecap", "stroke-linejoin", "stroke-miterlimit", "font-size", "font-weight")
+    )
+    | frozenset(("font-style", "text-anchor", "clip-path", "image-rendering", "display", "visibility"))
+)
 
 
 def inline_svg(svg: bytes, prefix: str, title: str, description: str) -> str:
@@ -22,6 +26,8 @@ def inline_svg(svg: bytes, prefix: str, title: str, description: str) -> str:
     Args:
         svg: what matplotlib wrote.
         prefix: of all ids, so that several pictures can stand in one page.
+        title: short, in one line.
+        description: what there is to see.
     """
     ElementTree.register_namespace("", _SVG)
     root = ElementTree.fromstring(svg)  # noqa: S314 - our own file

@@ -20,7 +20,7 @@ from vertebra.progress import Progress
 from vertebra.report.page import package_versions
 
 from . import result_cache
-from .experiment import Setup, takes_networks
+from .experiment import Claim, Setup, takes_networks
 from .registry import Entry, entries
 from .result import SCHEMA, Result
 
@@ -80,7 +80,7 @@ class Job:
         return Job(entry, setup, networks, options.fresh, left_out)
 
     @property
-    def claim(self) -> Any:
+    def claim(self) -> Claim:
         """The claim that it is of."""
         return self.entry.load().CLAIM
 
@@ -98,6 +98,7 @@ class Job:
 
     @property
     def is_kept(self) -> bool:
+        """Whether its result is kept."""
         # The user's code and photos may change in ways that a key does not tell.
         return not self.networks and self.setup.data is None
 
@@ -146,7 +147,7 @@ def check_seeds(seeds: int | None, wanted: int, quick: bool) -> int:
     if seeds is None:
         return min(1, wanted) if quick else wanted
     least = 1 if quick else MIN_SEEDS
-    if isinstance(seeds, bool) or not isinstance(seeds, int) or not least <= seeds <= MAX_SEEDS:
+    if isinstance(seeds, bool) or not hasattr(seeds, "__index__") or not least <= seeds <= MAX_SEEDS:
         why = "" if quick else ": fewer give no interval"
         raise UsageError(f"seeds is {seeds!r}; it must be a whole number from {least} to {MAX_SEEDS}{why}.")
     return seeds if wanted else 0
@@ -159,10 +160,12 @@ def _check_folder(folder: Path) -> None:
 
 
 def taking_data(chosen: Sequence[Entry]) -> tuple[Entry, ...]:
+    """Those that can use a folder of photos."""
     return tuple(entry for entry in chosen if entry.load().CLAIM.takes_data)
 
 
 def taking_networks(chosen: Sequence[Entry]) -> tuple[Entry, ...]:
+    """Those that can be asked of any network."""
     return tuple(entry for entry in chosen if takes_networks(entry.load()))
 
 

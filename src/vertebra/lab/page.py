@@ -15,7 +15,7 @@ from vertebra.report.page import render
 from .experiment import Verdict
 from .inline_svg import inline_svg
 from .result import Result
-from .run import NotRun
+from .runs import NotRun
 from .statement import claim_of, command, figure_rows, said_by
 from .translation import Translation
 
@@ -64,7 +64,13 @@ def _badge(each: Result | NotRun) -> tuple[str, str]:
 
 def _row(each: Result | NotRun, t: Translation) -> dict[str, Any]:
     """A line of the table of verdicts."""
-    row = {"number": each.number, "name": each.name, "badge": _badge(each), "figures": [], "seconds": ""}
+    row: dict[str, Any] = {
+        "number": each.number,
+        "name": each.name,
+        "badge": _badge(each),
+        "figures": [],
+        "seconds": "",
+    }
     if isinstance(each, NotRun):
         return row | {"family": "", "claim": "", "reason": t(each.reason), "has_section": False}
     deciding = [figure for figure in figure_rows(each, t) if figure.decides][:_MOST]

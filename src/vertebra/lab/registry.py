@@ -55,13 +55,17 @@ def find(names: Sequence[str | int]) -> tuple[Entry, ...]:
     """
     texts = [str(name) for name in names]
     if ALL in texts and len(texts) > 1:
-        raise UsageError(f"{ALL!r} stands beside {next((t for t in texts if t != ALL), ALL)!r}. Give it alone, or names.")
+        raise UsageError(
+            f"{ALL!r} stands beside {next((t for t in texts if t != ALL), ALL)!r}. Give it alone, or names."
+        )
     found: dict[str, str] = {}
     by_name = {entry.name: entry for entry in entries()}
     for text in texts:
         for entry in entries() if text == ALL else _of_one(text):
             if entry.name in found:
-                raise UsageError(f"experiment {entry.number} ({entry.name}) is named twice: {found[entry.name]} and {text}.")
+                raise UsageError(
+                    f"experiment {entry.number} ({entry.name}) is named twice: {found[entry.name]} and {text}."
+                )
             found[entry.name] = text
     return tuple(by_name[name] for name in found)
 

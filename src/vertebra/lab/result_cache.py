@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -29,7 +30,12 @@ def _path(entry: str, key: Mapping[str, Any]) -> Path:
 
 
 def code_digest(module: Path) -> str:
-    """A digest of a module, of all modules of its package that it uses, directly or not, and of the data that they name.
+    """A digest of the `code_files` of a module."""
+    return checksum(*(path.read_bytes() for path in sorted(code_files(module)))).hex()
+
+
+def code_files(module: Path) -> set[Path]:
+    """A module, all of its package that it uses, directly or not, and the files that these name.
 
     Of `from package import name`, the module that holds the name counts, not all that the package has.
     """
@@ -44,7 +50,7 @@ def code_digest(module: Path) -> str:
         if path not in seen:
             seen.add(path)
             queue += files.used_by(path)
-    return checksum(*(path.read_bytes() for path in sorted(seen))).hex()
+    return seen
 
 
 @dataclass(frozen=True)
@@ -62,8 +68,11 @@ class _Files:
         for parts, name in imports:
             found |= self._holding(parts, name)
         # A package that imports by `*` registers what it imports: whatever is in it depends on all of that.
-        packages = {folder / "__init__.py" for each in (*found, path) for folder in each.parents if folder != self.root}
-        return found | {p for p in packages if p.is_file() and any(name == "*" for _, name in _parsed(p, self.root)[1])}
+        folders = {f for each in (*found, path) for f in each.parents if self.root in f.parents}
+        return found | {f / "__init__.py" for f in folders if self._registers(f / "__init__.py")}
+
+    def _registers(self, package: Path) -> bool:
+        return package.is_file() and any(name == "*" for _, name in _parsed(package, self.root)[1])
 
     def _holding(self, parts: tuple[str, ...], name: str) -> set[Path]:
         """The module that holds a name of a module or package; `name` is empty for the module itself."""
@@ -80,6 +89,7 @@ class _Files:
         return self._holding(*exports[name]) if name in exports else {package}
 
 
+_FILE_NAME = re.compile(r"\w[\w-]*\.(?!py$)\w+")
 _Import = tuple[tuple[str, ...], str]  # module, and a name in it
 
 
@@ -98,8 +108,7 @@ def _parsed(path: Path, root: Path) -> tuple[dict[str, _Import], tuple[_Import, 
             base += tuple(node.module.split(".")) if node.module else ()
             imports += [(base, alias.name) for alias in node.names]
             exports |= {alias.asname or alias.name: (base, alias.name) for alias in node.names}
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and 2 < len(node.value) < 60:
-            if "." in node.value and "/" not in node.value and not node.value.endswith(".py"):
-                texts.add(node.value)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _FILE_NAME.fullmatch(node.value):
+            texts.add(node.value)
     own = [(parts, name) for parts, name in imports if parts[:1] == (root.name,)]
     return exports, tuple(own), frozenset(texts)

@@ -1,4 +1,4 @@
-"""Fixed texts in another language: `Translation("ja")("holds")` is 「成り立つ」; what has no translation stays English."""
+"""Fixed texts in Japanese: `Translation("ja")("holds")` is 「成り立つ」; what has no translation stays English."""
 
 from __future__ import annotations
 

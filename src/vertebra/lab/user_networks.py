@@ -13,7 +13,7 @@ from vertebra.model_argument import ModelKind, resolve_model
 from vertebra.models import create_model
 from vertebra.models.weight_reader import read_card
 
-DEFAULT_SIZE = 224
+SIZES = (224, 32, 64, 28, 96, 128, 299, 384)  # of images: the first at which a network runs is its own
 
 
 def load_networks(models: Sequence[str | nn.Module]) -> dict[str, nn.Module]:

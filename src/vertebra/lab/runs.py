@@ -69,7 +69,7 @@ def run_all(
     progress: Progress = silent,
     **options: Any,
 ) -> Iterator[Result | NotRun]:
-    """Run several experiments one after the other, and yield each as soon as it is there. See `Run`, and for options `run`."""
+    """Run several experiments in order, and yield each as soon as it is there; options are those of `run`."""
     yield from Run(names, Options(**options), models).results(progress)
 
 
