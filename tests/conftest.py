@@ -371,7 +371,7 @@ def of_family(request):
 
 @pytest.fixture
 def experiments(monkeypatch, tmp_path):
-    """Experiments of nothing, in place of the lab's: `experiments(alpha={"seconds": 3}, …)` → what each was called with.
+    """Experiments of nothing, in place of the lab's: `experiments(alpha={"seconds": 3}, …)` → all calls of them.
 
     Of each: fields of its claim; `measure` is what it does, `networks` whether it can be asked of any network.
     """
@@ -397,9 +397,8 @@ def experiments(monkeypatch, tmp_path):
             if measure is not None:
                 measure(setup)
             figures = {"size": Figure(10), "share": Figure(0.0678123, "%", 3, (0.05, 0.09))}
-            return Measured(
-                figures | {f"{one}: size": Figure(1) for one in given.get("networks", ())}, {"bars": [1, 2]}
-            )
+            figures |= {f"{one}: size": Figure(1) for one in given.get("networks", ())}
+            return Measured(figures, {"bars": [1, 2]})
 
         found = SimpleNamespace(
             CLAIM=Claim(**(settings | claim)),

@@ -94,6 +94,7 @@ PACKAGES = {
     "timm_names": set(),
     "progress": {"rich"},
     "web_opener": set(),
+    "text_width": set(),
     "weight_transfer": set(),
     "weight_files": set(),
     "files": {"filelock"},

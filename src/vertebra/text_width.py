@@ -21,7 +21,7 @@ def fill(text: str, width: int, indent: str = "") -> str:
     """A paragraph in lines of at most `width` columns, each after `indent`; a word that is longer has its own line."""
     lines: list[str] = []
     line = ""
-    for piece in _unbroken(_PIECES.findall(text)):
+    for piece in _unbroken(_PIECES.findall(" ".join(text.split()))):
         if line and cells(indent + line + piece.rstrip()) > width:
             lines.append(indent + line.rstrip())
             line = piece.lstrip()

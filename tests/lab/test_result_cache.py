@@ -16,7 +16,7 @@ FILES = {
     "far.py": "",
     "one.py": "from pack.room import first\nimport pack.deep.inner\n",
     "two.py": "def f():\n    from .room import second\n",
-    "room/__init__.py": "from .a import first as first\nfrom .b import other as second\nfrom .c import third as third\n",
+    "room/__init__.py": "from .a import first as first\nfrom .b import other as second\n",
     "room/a.py": "first = open('table.json')\n",
     "room/b.py": "from . import c\nother = 2\n",
     "room/c.py": "third = 3\n",

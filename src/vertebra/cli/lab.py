@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vertebra.cli._options import model_help, options_of
-from vertebra.cli._output import echo, print_json, print_table
+from vertebra.cli._output import echo, line_width, print_json, print_table
 from vertebra.errors import UsageError, VertebraError, require_packages
 from vertebra.files import check_writable, make_folder, wrap_write_errors
-from vertebra.progress import duration, progress_bar
+from vertebra.progress import progress_bar
 from vertebra.units import counted
 
 if TYPE_CHECKING:
@@ -119,62 +119,55 @@ def run_(settings: RunSettings) -> None:
     if settings.out.exists() and not settings.out.is_dir():
         raise UsageError(f"--out is '{settings.out}', which is a file. Give a folder.")
     _require_packages()
-    from vertebra.cli import _lab_output as output
+    from vertebra.lab import terminal_text
     from vertebra.lab.job import Options
+    from vertebra.lab.page import write_page
     from vertebra.lab.runs import Run
     from vertebra.lab.translation import Translation
 
     options = Options(settings.quick, settings.data, settings.device, settings.seeds, settings.fresh)
     plan = Run(settings.names, options, settings.model or ())
+    page = settings.out / "index.html"
     with wrap_write_errors(settings.out):
         make_folder(settings.out)
-        check_writable(settings.out / "index.html")
-    _announce(plan)
+        check_writable(page)
+    if plan.seconds >= _TOLD_FROM or plan.without or plan.with_data:
+        typer.echo(f"vertebra: {terminal_text.what_will_run(plan)}", err=True)
     t = Translation(settings.lang)
+    several = len(plan.jobs) > 1
     found: list[Result | NotRun] = []
     try:
         _run(plan, settings, found, t)
     except KeyboardInterrupt as stop:
-        if found and len(plan.jobs) > 1:
-            output.write_index(found, settings.out, t)
-        stop.add_note(output.how_to_go_on(plan, found, settings.out))
+        if found and several:
+            write_page(page, found, t)
+        stop.add_note(terminal_text.how_to_go_on(plan, found, page))
         raise
-    index = output.write_index(found, settings.out, t) if len(plan.jobs) > 1 else None
+    if several:
+        write_page(page, found, t)
     if settings.json:
-        print_json(output.document(found))
-    elif index is not None:
-        output.print_verdicts(found, index, t)
-    if failed := [each.name for each in output.not_run(found) if each.failed]:
+        print_json(terminal_text.document(found))
+    elif several:
+        columns = [t(name) for name in ("#", "name", "verdict", "what decided", "s")]
+        rows = terminal_text.verdict_rows(found, t)
+        print_table(columns, rows, numbers=(columns[0], columns[4]), texts=(columns[3],))
+        echo(f"\n{terminal_text.count_of_verdicts(found, t)}\n{page}")
+    if failed := [each.name for each in terminal_text.not_run(found) if each.failed]:
         raise VertebraError(f"{counted(len(failed), 'experiment')} of {len(plan.jobs)} failed: {', '.join(failed)}.")
 
 
 def _run(plan: Run, settings: RunSettings, found: list[Result | NotRun], t: Translation) -> None:
     """Run what is planned, add each result to `found`, save it and print it."""
-    from vertebra.cli import _lab_output as output
     from vertebra.lab.result import Result
+    from vertebra.lab.terminal_text import block
 
+    alone = len(plan.jobs) == 1
     with progress_bar("experiments") as progress:
         for result in plan.results(progress):
             picture = result.save(settings.out, settings.lang)[1] if isinstance(result, Result) else None
             found.append(result)
             if not settings.json:
-                alone = len(plan.jobs) == 1
-                echo(output.block(result, picture, t, alone=alone) + ("" if alone else "\n"))
-
-
-def _announce(plan: Run) -> None:
-    """Say what will run and how long it takes, and what does without the data or the models."""
-    notes = []
-    if plan.without:
-        notes.append(f"{len(plan.without)} others are about networks of their own and are left out.")
-    if plan.with_data:
-        names = ", ".join(f"{entry.number} ({entry.name})" for entry in plan.with_data)
-        notes.append(f"The data is for {names}; the others need none.")
-    if plan.seconds >= _TOLD_FROM:
-        kept = f", {counted(len(plan.kept), 'result')} kept" if plan.kept else ""
-        notes.insert(0, f"{counted(len(plan.to_run), 'experiment')} to run{kept}: about {duration(plan.seconds)}.")
-    if notes:
-        typer.echo("vertebra: " + " ".join(notes), err=True)
+                echo(block(result, picture, t, line_width(), alone=alone) + ("" if alone else "\n"))
 
 
 def _require_packages() -> None:

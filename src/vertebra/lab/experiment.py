@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from vertebra.progress import Progress, silent
 
+from .figure_text import interval, number
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
     from torch import nn
@@ -81,9 +83,7 @@ class Figure:
 
     def text(self) -> str:
         """`"89.4 %"`, `"1.52 × (95 %: 1.41 to 1.63 ×, n = 5)"`."""
-        from .figure_text import interval, number
-
-        notes = [f"95 %: {interval(self)}"] if self.interval is not None else []
+        notes = [f"95 %: {interval(self.interval, self.unit)}"] if self.interval is not None else []
         notes += [f"n = {self.n:,}"] if self.n > 1 else []
         return number(self.value, self.unit) + (f" ({', '.join(notes)})" if notes else "")
 

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import math
 
-from .experiment import Expected, Figure
-
-NOT_MEASURED = "not measured"
-
 
 def number(value: float | None, unit: str = "") -> str:
     """`"138,357,544"`, `"89.4 %"`, `"0.0678 %"`, `"6.8e-07"`; NaN and infinity in words."""
@@ -34,14 +30,14 @@ def _number(value: float | None, unit: str) -> str:
     return f"{value:,.{max(0, 2 - magnitude)}f}"
 
 
-def interval(figure: Figure) -> str:
+def interval(ends: tuple[float, float] | None, unit: str = "") -> str:
     """`"88.1 to 90.2 %"`, or `""` where there is none."""
-    if figure.interval is None:
+    if ends is None:
         return ""
-    low, high = (_number(end, figure.unit or " ").strip() for end in figure.interval)
-    return f"{low} to {high} {figure.unit}".rstrip()
+    low, high = (_number(end, unit or " ") for end in ends)
+    return f"{low} to {high} {unit}".rstrip()
 
 
-def agrees(figure: Figure, expected: Expected) -> bool:
-    """Whether a measured number is the expected one, within its tolerance."""
-    return abs(figure.value - expected.value) <= (expected.tolerance or 1e-9) * abs(expected.value)
+def agrees(value: float, expected: float, tolerance: float) -> bool:
+    """Whether a measured number is the expected one, within a relative tolerance."""
+    return abs(value - expected) <= (tolerance or 1e-9) * abs(expected)

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from vertebra.files import atomic_write, wrap_write_errors
 from vertebra.report.page import render
 
@@ -96,7 +94,7 @@ def _experiment(result: Result, t: Translation) -> dict[str, Any]:
         "rule": t(claim.rule),
         "reason": t(result.reason),
         "figures": figure_rows(result, t),
-        "picture": Markup(picture),  # noqa: S704 - an element tree wrote it
+        "picture": picture,
         "caption": caption,
         "stem": result.entry.stem,
         "command": command(result),

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from vertebra.errors import UsageError, first_line
+from vertebra.introspect import preserved
 from vertebra.model_argument import ModelKind, resolve_model
 from vertebra.models import create_model
 from vertebra.models.weight_reader import read_card
 
 SIZES = (224, 32, 64, 28, 96, 128, 299, 384)  # of images: the first at which a network runs is its own
+_sizes: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 
 def load_networks(models: Sequence[str | nn.Module]) -> dict[str, nn.Module]:
@@ -23,16 +26,18 @@ def load_networks(models: Sequence[str | nn.Module]) -> dict[str, nn.Module]:
         models: modules, or texts: one MODEL or several, separated by commas.
 
     Raises:
-        UsageError: there is no such network, or the function returns none.
+        UsageError: there is no such network, the function returns none, or it does not classify images.
     """
     found: dict[str, nn.Module] = {}
     for model in models:
         if isinstance(model, nn.Module):
             found[_unused_name(type(model).__name__, found)] = model
             continue
-        for text in [model] if Path(model).exists() else model.split(","):
+        for text in [model] if os.path.exists(model) else model.split(","):  # noqa: PTH110 - that of `Path` may raise
             name, network = _load(text.strip())
             found[_unused_name(name, found)] = network
+    for name, network in found.items():
+        check_runs(name, network)
     return found
 
 
@@ -59,21 +64,41 @@ def _unused_name(name: str, taken: dict[str, nn.Module]) -> str:
     return unused
 
 
-def random_images(network: nn.Module, count: int, size: int = DEFAULT_SIZE, seed: int = 0) -> Tensor:
-    """Standard-normal images (count, C, size, size) on the network's device, with the channels that it takes."""
+def random_images(network: nn.Module, count: int, size: int | None = None, seed: int = 0) -> Tensor:
+    """Standard-normal images (count, C, size, size) on the network's device, with the channels that it takes.
+
+    Without a size, the one that the network is for (`image_size`).
+    """
     first = (module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d))
     device = next((p.device for p in network.parameters()), torch.device("cpu"))
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, next(first, 3), size, size, generator=generator).to(device)
+    side = image_size(network) if size is None else size
+    return torch.randn(count, next(first, 3), side, side, generator=generator).to(device)
 
 
-def check_runs(name: str, network: nn.Module, images: Tensor) -> None:
-    """Raise a `UsageError` if the network cannot classify such images."""
-    shape = " × ".join(map(str, images.shape[1:]))
-    try:
-        with torch.no_grad():
+def image_size(network: nn.Module) -> int:
+    """The side of the images that a network is for: the first of `SIZES` at which it runs."""
+    if network not in _sizes:
+        fits = (side for side in SIZES if _problem(network, random_images(network, 1, side)) is None)
+        _sizes[network] = next(fits, SIZES[0])
+    return _sizes[network]
+
+
+def check_runs(name: str, network: nn.Module, images: Tensor | None = None) -> None:
+    """Raise a `UsageError` if the network cannot classify such images; without any, if it can classify none."""
+    images = random_images(network, 1) if images is None else images
+    if (problem := _problem(network, images)) is not None:
+        raise UsageError(f"{name} {problem.format(' × '.join(map(str, images.shape[1:])))}")
+
+
+def _problem(network: nn.Module, images: Tensor) -> str | None:
+    """Why a network cannot classify such images."""
+    with preserved(network), torch.no_grad():
+        network.eval()
+        try:
             logits = network(images)
-    except Exception as error:
-        raise UsageError(f"{name} does not run on images of {shape}: {first_line(error)}") from error
+        except Exception as error:
+            return f"does not run on images of {{}}: {first_line(error).replace('{', '{{').replace('}', '}}')}."
     if not isinstance(logits, Tensor) or logits.ndim != 2:
-        raise UsageError(f"{name} does not return logits (N, classes) for images of {shape}, so it is no classifier.")
+        return "does not return logits (N, classes) for images of {}, so it is no classifier."
+    return None

@@ -1,4 +1,4 @@
-"""What `vertebra lab run` prints: a block for each result, a table of verdicts, JSON, and where the page is."""
+"""What the command line says of results: a block for each, the rows of a table of verdicts, counts, and JSON."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vertebra.cli._output import echo, print_table, wrapped
 from vertebra.errors import shortened
-from vertebra.lab.experiment import Verdict
-from vertebra.lab.result import SCHEMA, Result
-from vertebra.lab.runs import NotRun, Run
-from vertebra.lab.statement import FigureRow, claim_of, figure_rows, said_by
-from vertebra.lab.translation import Translation
 from vertebra.progress import duration
-from vertebra.text_width import cells
+from vertebra.text_width import cells, fill
 from vertebra.units import counted
+
+from .experiment import Verdict
+from .result import SCHEMA, Result
+from .runs import NotRun, Run
+from .statement import FigureRow, claim_of, figure_rows, said_by
+from .translation import Translation
 
 _MOST = 3  # figures that are shown of each
 
@@ -32,17 +32,18 @@ def document(found: Sequence[Result | NotRun]) -> dict[str, Any]:
     return {"schema": SCHEMA, "results": results, "not_run": [each.to_dict() for each in not_run(found)]}
 
 
-def block(result: Result | NotRun, picture: Path | None, t: Translation, *, alone: bool) -> str:
+def block(result: Result | NotRun, picture: Path | None, t: Translation, width: int, *, alone: bool) -> str:
     """The claim, the verdict, why, and the figures that decided it; of one result `alone` with their sources."""
     if isinstance(result, NotRun):
-        return wrapped(f"{result.number} {result.name}: {t('failed' if result.failed else 'not run')}: {result.reason}")
+        state = t("failed" if result.failed else "not run")
+        return fill(f"{result.number} {result.name}: {state}: {t(result.reason)}", width)
     of = f" ({', '.join(result.networks)})" if result.networks else ""
     colon = "：" if t.language == "ja" else ": "
     says = said_by(result.claim.stated_by, t)
     lines = [
         f"{result.number} {result.name}{of}: {t(result.verdict)}",
-        wrapped(f"{says[0].upper()}{says[1:]}{colon}{claim_of(result, t)}", "  "),
-        wrapped(t(result.reason), "  "),
+        fill(f"{says[0].upper()}{says[1:]}{colon}{claim_of(result, t)}", width, "  "),
+        fill(t(result.reason), width, "  "),
         *_figure_lines([row for row in figure_rows(result, t) if row.decides][:_MOST], t, alone),
     ]
     time = f"{result.seconds:.1f} s" if result.seconds < 60 else duration(result.seconds)
@@ -51,7 +52,7 @@ def block(result: Result | NotRun, picture: Path | None, t: Translation, *, alon
 
 
 def _figure_lines(rows: list[FigureRow], t: Translation, alone: bool) -> list[str]:
-    widths = [max((cells(getattr(row, part)) for row in rows), default=0) for part in ("name", "value")]
+    names, values = (max((cells(getattr(row, part)) for row in rows), default=0) for part in ("name", "value"))
     lines = []
     for row in rows:
         notes = [f"n = {row.n}"] if row.n else []
@@ -60,46 +61,55 @@ def _figure_lines(rows: list[FigureRow], t: Translation, alone: bool) -> list[st
             notes.append(f"{t('expected')} {row.expected} ({row.source}): {t(row.comparison)}")
         elif row.expected:
             notes.append(f"{t('expected')} {row.expected}")
-        padded = [text + " " * (width - cells(text)) for text, width in zip((row.name, row.value), widths, strict=True)]
-        lines.append(f"  {'  '.join(padded)}  {', '.join(notes)}".rstrip())
+        padded = f"{_padded(row.name, names)}  {_padded(row.value, values)}"
+        lines.append(f"  {padded}  {', '.join(notes)}".rstrip())
     return lines
 
 
-def print_verdicts(found: Sequence[Result | NotRun], index: Path, t: Translation) -> None:
-    """The table of verdicts, how many there are of each, and where the page is."""
-    columns = [t(name) for name in ("#", "name", "verdict", "what decided", "s")]
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - cells(text))
+
+
+def verdict_rows(found: Sequence[Result | NotRun], t: Translation) -> list[tuple[str, str, str, str, str]]:
+    """A table of verdicts: number, name, verdict, what decided, seconds."""
     rows = []
     for each in found:
         if isinstance(each, NotRun):
-            rows.append((each.number, each.name, t("failed" if each.failed else "not run"), each.reason, ""))
+            rows.append((each.number, each.name, t("failed" if each.failed else "not run"), t(each.reason), ""))
             continue
         deciding = [row for row in figure_rows(each, t) if row.decides][:_MOST]
         figures = "; ".join(f"{shortened(row.name, 50)} {row.value}" for row in deciding)
         rows.append((each.number, each.name, t(each.verdict), figures, f"{each.seconds:.1f}"))
-    print_table(columns, rows, numbers=(columns[0], columns[4]), texts=(columns[3],))
-    echo(f"\n{_counts(found, t)}\n{index}")
+    return rows
 
 
-def _counts(found: Sequence[Result | NotRun], t: Translation) -> str:
+def count_of_verdicts(found: Sequence[Result | NotRun], t: Translation) -> str:
     """`"44 experiments: holds 30, holds in part 10, …"`."""
     names = [each.verdict if isinstance(each, Result) else "failed" if each.failed else "not run" for each in found]
     counts = Counter(names)
     parts = [f"{t(name)} {counts[name]}" for name in (*Verdict, "not run", "failed") if counts[name]]
-    return f"{t('{} experiments').replace('{}', str(len(found)))}: {', '.join(parts)}"
+    return f"{t(f'{len(found)} experiments')}: {', '.join(parts)}"
 
 
-def write_index(found: Sequence[Result | NotRun], folder: Path, t: Translation) -> Path:
-    """Write the page of all results."""
-    from vertebra.lab.page import write_page
+def what_will_run(plan: Run) -> str:
+    """How many experiments, how many results are kept and about how long it takes, and what does without an option."""
+    kept = f", {counted(len(plan.kept), 'result')} kept" if plan.kept else ""
+    notes = [f"{counted(len(plan.to_run), 'experiment')} to run{kept}: about {duration(plan.seconds)}."]
+    if plan.without:
+        notes.append(f"{len(plan.without)} others are about networks of their own and are left out.")
+    if plan.with_data:
+        names = ", ".join(f"{entry.number} ({entry.name})" for entry in plan.with_data)
+        notes.append(f"The data is for {names}; the others need none.")
+    return " ".join(notes)
 
-    return write_page(folder / "index.html", found, t)
 
-
-def how_to_go_on(plan: Run, found: Sequence[Result | NotRun], folder: Path) -> str:
+def how_to_go_on(plan: Run, found: Sequence[Result | NotRun], page: Path) -> str:
     """What to say where Ctrl-C came: how much is done, and what the same command does."""
+    if len(plan.jobs) == 1:
+        return ""
     done = f"{len(found)} of {counted(len(plan.jobs), 'experiment')} {'is' if len(found) == 1 else 'are'} done"
     if not found:
-        return "Nothing was finished." if len(plan.jobs) > 1 else ""
+        return f"{done}."
     if all(job.is_kept for job in plan.jobs):
-        return f"{done}, kept and shown in {folder / 'index.html'}. The same command goes on from there."
-    return f"{done} and shown in {folder / 'index.html'}; with --data or --model none is kept."
+        return f"{done}, kept, and shown in {page}. The same command goes on from there."
+    return f"{done} and shown in {page}; with --data or --model none of these is kept."
