@@ -21,8 +21,9 @@ from vertebra.models.mbconv import FusedMBConv
 from vertebra.models.state_dict import meta_build
 from vertebra.progress import Progress, silent
 
+from .charts import measured_and_predicted, ratio_scale
 from .device_bounds import stage_ms
-from .experiment import Figure
+from .experiment import Figure, Measured
 
 FIRST = ("stage1", "stage2", "stage3")  # that EfficientNetV2 fuses
 SECONDS = 3.0  # of timing, a stage
@@ -159,3 +160,16 @@ def _with_weights(network: ConvNet, stages: Iterable[str], device: str) -> nn.Mo
             if callable(reset := getattr(module, "reset_parameters", None)):
                 reset()
     return found.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def draw_ratios(axes: Any, measured: Measured, device: str) -> None:
+    """What `ratio_figures` found on a device, stage by stage."""
+    found: dict[str, dict[str, Figure]] = {"measured": {}, "predicted": {}}
+    for name, figure in measured.figures.items():
+        where, _, rest = name.partition(", ")
+        stage, _, what = rest.partition(": ")
+        if where == device and what in found:
+            found[what][stage.removeprefix("stage").replace("first three", "1–3")] = figure
+    measured_and_predicted(axes, found["measured"], {stage: f.value for stage, f in found["predicted"].items()})
+    axes.set(xlabel=f"stage, this {'CPU' if device == 'cpu' else 'GPU'}", ylabel="time, fused over MBConv")
+    ratio_scale(axes, 0.2, 10)

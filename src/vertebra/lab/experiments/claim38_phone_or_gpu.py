@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from vertebra.anatomy.roofline import Device
-from vertebra.lab.charts import COLORS, measured_and_predicted, ratio_scale
+from vertebra.lab.charts import COLORS, ratio_scale
 from vertebra.lab.device_bounds import devices_by_flops_per_byte, flops_per_byte, is_gpu, rank_correlation
 from vertebra.lab.experiment import Claim, Figure, Judgement, Kind, Measured, Setup, Verdict
-from vertebra.lab.fused_stages import SECONDS, StagePair, fused, ratio_figures, separated
+from vertebra.lab.fused_stages import SECONDS, StagePair, draw_ratios, fused, ratio_figures, separated
 from vertebra.models import ConvNet
 
 if TYPE_CHECKING:
@@ -109,12 +109,6 @@ def draw(measured: Measured, canvas: Canvas) -> None:
     axes[0].set(xscale="log", xlabel="FLOPs per byte of the device", ylabel="time, fused over MBConv")
     axes[0].legend(fontsize=8, ncols=2)
     for panel, device in zip(axes[1:], here, strict=True):
-        names = {stage: stage.removeprefix("stage").replace("first three", "1–3") for stage in (*stages, "first three")}
-        found = {name: measured.figures.get(f"{device}, {stage}: measured") for stage, name in names.items()}
-        guess = {name: measured.figures.get(f"{device}, {stage}: predicted") for stage, name in names.items()}
-        measured_and_predicted(
-            panel, {n: f for n, f in found.items() if f}, {n: f.value for n, f in guess.items() if f}
-        )
-        panel.set_xlabel(f"stage, this {'CPU' if device == 'cpu' else 'GPU'}")
-    for panel in axes:
-        ratio_scale(panel, 0.2, 10)
+        draw_ratios(panel, measured, device)
+        panel.set_ylabel("")
+    ratio_scale(axes[0], 0.2, 10)
