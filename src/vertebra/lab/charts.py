@@ -69,6 +69,18 @@ def seeds(axes: Any, arms: Mapping[str, Sequence[float]], label: str) -> None:
     axes.set_xlabel(label)
 
 
+def seed_lines(axes: Any, lines: Mapping[str, Mapping[float, Sequence[float]]], x_label: str, label: str) -> None:
+    """Lines of means over x, with the range of the seeds."""
+    for (name, points), color in zip(lines.items(), COLORS * len(lines), strict=False):
+        x, seeds_of = list(points), list(points.values())
+        means = [sum(values) / len(values) for values in seeds_of]
+        axes.plot(x, means, "o-", color=color, markersize=4, label=name)
+        axes.fill_between(x, list(map(min, seeds_of)), list(map(max, seeds_of)), color=color, alpha=0.2, linewidth=0)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(label)
+    axes.legend(fontsize=9)
+
+
 def stacked_bars(axes: Any, rows: Sequence[str], parts: Mapping[str, Sequence[float]], label: str) -> None:
     """Horizontal bars, one per row from the top down, each made of one piece for every part; wide ones are labelled."""
     lefts = [0.0] * len(rows)
