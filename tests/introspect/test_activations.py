@@ -99,7 +99,7 @@ def test_functions_are_named_by_the_module_that_calls_them():
 def test_a_channel_is_dead_if_no_image_of_any_batch_has_a_slope():
     net, one, other = nn.ReLU(), torch.full((2, 3, 1, 1), -1.0), torch.full((1, 3, 1, 1), -1.0)
     other[0, 1] = 1
-    (row,) = activation_slopes(net, iter([one, other]))
+    (row,) = activation_slopes(net, iter([other, one]))
     assert (row.values, row.flat_values, row.channels, row.dead_channels) == (9, 8, 3, 2)
 
 

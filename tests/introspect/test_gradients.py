@@ -42,6 +42,7 @@ class Backwards(nn.Module):
 def test_two_linear_layers_have_the_gradients_of_the_formula():
     net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).double()
     net[0].weight.requires_grad_(False)  # measured all the same
+    net[1].weight.grad = torch.ones(2, 4).double()  # of a training, not to be added to
     before, x = as_was(net), torch.randn(5, 3).double()
     one, two = gradient_norms(net, x, total)
     above = torch.ones(5, 2).double() @ net[1].weight.detach()  # d sum / d hidden
@@ -54,7 +55,7 @@ def test_two_linear_layers_have_the_gradients_of_the_formula():
 
 
 def test_layers_come_in_order_of_execution_and_calls_add_up():
-    net, x = Backwards(), torch.tensor([[3.0]])
+    net, x = Backwards(), torch.tensor([[3.0], [-1.0]])  # the second gives no gradient
     net.first.weight.data.fill_(2.0)
     net.last.weight.data.fill_(5.0)
     before = x.clone()
