@@ -5,6 +5,7 @@ import os
 import signal
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,14 +34,17 @@ def without_time(found):
     return {arm: [replace(curve, seconds=0.0) for curve in curves] for arm, curves in found.items()}
 
 
-def test_the_losses_are_those_of_a_training_run_on_the_same_pictures(tmp_path):
+def test_the_losses_are_those_of_a_training_run_on_the_same_pictures(tmp_path, monkeypatch):
     """`Trainer`, with its files, checkpoints and workers, gives the same losses to the last bit."""
+    from vertebra.train import training_log
     from vertebra.train.distributed import Distributed
     from vertebra.train.fit import Trainer
     from vertebra.train.run_checkpoint import TrainingState, save, save_best
-    from vertebra.train.training_log import read_log
     from vertebra.train.validation import Split
 
+    # Importing TensorBoard takes longer than the rest.
+    without_tensorboard = SimpleNamespace(util=SimpleNamespace(find_spec=lambda name: None))
+    monkeypatch.setattr(training_log, "importlib", without_tensorboard)
     images = few(0)
     parts = []
     for name in ("train", "val"):
@@ -58,7 +62,7 @@ def test_the_losses_are_those_of_a_training_run_on_the_same_pictures(tmp_path):
     torch.set_num_threads(1)
     Trainer(settings, network, images.preprocessing, *parts, tmp_path, alone, lambda *what: None).fit()
     torch.set_num_threads(threads)
-    log = [record for record in read_log(tmp_path) if "val_accuracy" in record]
+    log = [record for record in training_log.read_log(tmp_path) if "val_accuracy" in record]
     curve = fit(seeded(SMALL, 0), images, SHORT, 7)
     assert len(log) == 2
     assert [record["loss"] for record in log] == list(curve.train_loss)
@@ -83,8 +87,8 @@ def test_the_seed_decides_and_torchs_random_state_is_left():
 def test_a_network_learns_and_the_last_values_are_those_of_the_network_left_behind():
     images = few(1)
     network = seeded(partial(SmallResNet, 8, 4), 0)
-    curve = fit(network, images, replace(SHORT, epochs=20), 0)
-    assert curve.train_loss[-1] < 0.3 * curve.train_loss[0]
+    curve = fit(network, images, replace(SHORT, epochs=12), 0)
+    assert curve.train_loss[-1] < 0.5 * curve.train_loss[0]
     assert not network.training
     assert evaluate(network, images.val, images.val_labels, images.preprocessing) == (
         curve.val_loss[-1],
