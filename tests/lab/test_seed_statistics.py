@@ -2,6 +2,7 @@
 
 import pytest
 
+from vertebra.lab.experiment import Figure
 from vertebra.lab.seed_statistics import over_seeds, paired_difference
 
 
@@ -10,6 +11,7 @@ def test_over_seeds():
     assert (found.mean, found.minimum, found.maximum, found.n) == (2.0, 1.0, 3.0, 3)
     assert found.interval == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))
     assert not found.excludes_zero
+    assert found.figure("%") == Figure(2.0, "%", 3, found.interval)
     one = over_seeds([5.0])
     assert one.interval is None
     assert not one.excludes_zero

@@ -36,7 +36,10 @@ _EVALUATED = 512  # images of a batch without gradients
 
 @dataclass(frozen=True)
 class Protocol:
-    """The budget of a training: SGD with Nesterov's momentum; linear warm-up, then cosine to 0."""
+    """The budget of a training: SGD with Nesterov's momentum; linear warm-up, then cosine to 0.
+
+    The schedule is that of `vertebra.train`, which has no OneCycle; that too is a warm-up and a cosine.
+    """
 
     epochs: int
     lr: float = 0.1

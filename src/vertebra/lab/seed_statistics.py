@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from vertebra import intervals
 from vertebra.intervals import Interval
 
+from .experiment import Figure
+
 
 @dataclass(frozen=True)
 class SeedStatistics:
@@ -29,6 +31,10 @@ class SeedStatistics:
     def excludes_zero(self) -> bool:
         """Whether the interval is known and does not contain 0."""
         return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
+
+    def figure(self, unit: str = "") -> Figure:
+        """The mean as a figure of an experiment, with n and interval."""
+        return Figure(self.mean, unit, self.n, self.interval)
 
 
 def over_seeds(values: Sequence[float]) -> SeedStatistics:
