@@ -25,6 +25,7 @@ from .registry import Entry, entries
 from .result import SCHEMA, Result
 
 PACKAGES = ("torch", "numpy", "scikit-learn")
+QUICK_SECONDS = 2.0  # of a quick run, about
 MIN_SEEDS, MAX_SEEDS = 3, 100  # of a full run
 
 
@@ -83,6 +84,11 @@ class Job:
     def claim(self) -> Claim:
         """The claim that it is of."""
         return self.entry.load().CLAIM
+
+    @property
+    def seconds(self) -> float:
+        """About how long it takes."""
+        return min(self.claim.seconds, QUICK_SECONDS) if self.setup.quick else self.claim.seconds
 
     @property
     def settings(self) -> dict[str, Any]:

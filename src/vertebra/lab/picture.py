@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import io
-import textwrap
+import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from vertebra.errors import require_extra
+from vertebra.text_width import fill
 
 from .experiment import takes_networks
 from .registry import Entry
+from .translation import Translation
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+
     from .result import Result
 
 _STYLE: Any = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "vertebra",  # the same file each time
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans", "Noto Sans CJK JP", "Hiragino Sans", "Yu Gothic", "sans-serif"],
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -27,6 +30,10 @@ _STYLE: Any = {
     "grid.color": "0.92",
     "legend.frameon": False,
 }
+_FONT = "DejaVu Sans"
+# For Japanese, where one of them is installed; who opens an SVG may have others.
+_JAPANESE = ("Noto Sans CJK JP", "Noto Sans JP", "Hiragino Sans", "Yu Gothic", "Meiryo", "IPAexGothic", "TakaoPGothic")
+_CAPTION_WIDTH = 118  # columns
 
 
 def picture(entry: Entry, result: Result, kind: str, language: str = "en") -> bytes:
@@ -38,17 +45,48 @@ def picture(entry: Entry, result: Result, kind: str, language: str = "en") -> by
     with require_extra("torch", "drawing"):
         import matplotlib as mpl
         from matplotlib.figure import Figure
-    experiment = entry.load()
-    title, caption = result.claim.title, result.claim.caption
-    if result.networks:
-        title, caption = result.claim.networks_title or title, result.claim.networks_caption or caption
-    with mpl.rc_context(_STYLE):
+    experiment, t = entry.load(), Translation(language)
+    with mpl.rc_context(_STYLE | {"font.family": _fonts(language)}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)  # an SVG holds text, not glyphs
         canvas = Figure(figsize=(8, 5), dpi=120, layout="constrained")
-        canvas.suptitle(f"{result.number}. {title}", x=0.01, ha="left", weight="bold", fontsize=12)
-        canvas.supxlabel(textwrap.fill(caption, 118), x=0.01, ha="left", fontsize=9, color="0.3")
+        canvas.suptitle(f"{result.number}. {t(result.claim.title)}", x=0.01, ha="left", weight="bold", fontsize=12)
+        caption = fill(t(result.claim.caption), _CAPTION_WIDTH)
+        canvas.supxlabel(caption, x=0.01, ha="left", fontsize=9, color="0.3")
         of_networks = takes_networks(experiment) if result.networks else None
         draw = experiment.draw if of_networks is None else of_networks.draw_networks
         draw(result.measured, canvas)
+        if language != "en":
+            _translate(canvas, t)
         file = io.BytesIO()
         canvas.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else {"Software": None})
     return file.getvalue()
+
+
+def _fonts(language: str) -> list[str]:
+    if language == "en":
+        return [_FONT]
+    from matplotlib.font_manager import fontManager
+
+    here = {font.name for font in fontManager.ttflist}
+    return [_FONT, *(name for name in _JAPANESE if name in here)]
+
+
+def _translate(canvas: Canvas, t: Translation) -> None:
+    """Translate all texts of a picture; those of ticks come from formatters when it is drawn."""
+    from matplotlib.text import Text
+    from matplotlib.ticker import FixedFormatter, FuncFormatter
+
+    for axes in canvas.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            formatter = axis.get_major_formatter()
+            if isinstance(formatter, FixedFormatter) or type(formatter).__name__ == "StrCategoryFormatter":
+                axis.set_major_formatter(FuncFormatter(_translated(formatter, t)))
+    for text in canvas.findobj(Text):
+        text.set_text("\n".join(map(t, text.get_text().split("\n"))))
+
+
+def _translated(formatter: Any, t: Translation) -> Callable[[float, int | None], str]:
+    def label(value: float, place: int | None = None) -> str:
+        return "\n".join(map(t, str(formatter(value, place)).split("\n")))
+
+    return label

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from vertebra.files import atomic_write, wrap_write_errors
 from vertebra.strict_json import dumps
 
 from .experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Verdict
+from .inline_svg import inline_svg
 from .picture import picture
 from .registry import Entry, find_one
 
@@ -33,6 +35,7 @@ class Result:
     environment: Mapping[str, Any]  # machine, versions
     date: str
     kept: bool = False  # whether it is one that was kept, not measured now
+    _drawn: dict[tuple[str, str], bytes] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def entry(self) -> Entry:
@@ -60,12 +63,21 @@ class Result:
 
     def picture(self, kind: str = "svg", language: str = "en") -> bytes:
         """The picture as SVG or PNG; with "ja" its texts are Japanese (SVG alone)."""
-        return picture(self.entry, self, kind, language)
+        if (kind, language) not in self._drawn:
+            self._drawn[kind, language] = picture(self.entry, self, kind, language)
+        return self._drawn[kind, language]
 
     def __repr__(self) -> str:
         lines = [f"{self.number} {self.name}: {self.verdict} ({self.seconds:.1f} s)", f"  {self.claim.claim}"]
         lines += [f"  {self.reason}", *(f"  {name}: {self.figures[name].text()}" for name in self.decided_by)]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """Claim, verdict and picture, as notebooks show them."""
+        name, title, caption = f"{self.entry.stem}-", self.claim.title, self.claim.caption
+        drawing = inline_svg(self.picture(), name, title, caption)
+        said = f"<b>{escape(self.verdict)}</b>: {escape(self.reason)}"
+        return f"<p>{self.number}. {escape(self.claim.claim)}<br>{said}</p><div style='max-width:60em'>{drawing}</div>"
 
     def save(self, folder: Path | str, language: str = "en") -> list[Path]:
         """Write `NUMBER-NAME.json`, `.svg` and `.png` into a folder, and return their paths."""
@@ -84,7 +96,8 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON data."""
-        return {**vars(self), "claim": asdict(self.claim), "measured": self.measured.to_dict()}
+        fields = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        return {**fields, "claim": asdict(self.claim), "measured": self.measured.to_dict()}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Result:

@@ -109,7 +109,7 @@ class Run:
     @property
     def seconds(self) -> float:
         """About how long they take."""
-        return sum(job.claim.seconds for job in self.to_run)
+        return sum(job.seconds for job in self.to_run)
 
     def results(self, progress: Progress = silent) -> Iterator[Result | NotRun]:
         """Each in order, as soon as it is there; `progress` counts seconds of all that is measured."""
@@ -122,7 +122,7 @@ class Run:
             if entry.name in self.kept:
                 yield self.kept[entry.name]
                 continue
-            report = _part_of(progress, f"{entry.number} {entry.name}", before, job.claim.seconds, total)
+            report = _part_of(progress, f"{entry.number} {entry.name}", before, job.seconds, total)
             report("", 0, None)
             if len(self.jobs) == 1:
                 yield job.measured(report)
@@ -133,7 +133,7 @@ class Run:
                 found = NotRun(entry.number, entry.name, str(error), failed=True)
             except Exception as error:  # the others still run
                 found = NotRun(entry.number, entry.name, f"{type(error).__name__}: {first_line(error)}", failed=True)
-            before += job.claim.seconds
+            before += job.seconds
             yield found
 
 

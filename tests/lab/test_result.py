@@ -1,0 +1,138 @@
+"""What a result holds, shows and writes."""
+
+import json
+from xml.etree import ElementTree
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("sklearn")
+from vertebra.errors import VertebraError
+from vertebra.lab import run
+from vertebra.lab.experiment import Expected, Figure, Judgement, Measured, Verdict
+from vertebra.lab.figure_text import agrees, interval, number
+from vertebra.lab.registry import find_one
+from vertebra.lab.result import Result
+from vertebra.lab.statement import command, figure_rows, said_by
+from vertebra.lab.translation import Translation
+
+EN, JA = Translation("en"), Translation("ja")
+
+
+@pytest.fixture
+def result(experiments):
+    experiments(alpha={"networks": True, "seeds": 3, "expected": {"size": Expected(10, "a"), "lost": Expected(2, "b")}})
+    return run("alpha")
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (138357544, "", "138,357,544"),
+        (138357544.0, "", "138,357,544"),
+        (3, "layers", "3 layers"),
+        (89.3647, "%", "89.4 %"),
+        (0.06780412, "%", "0.0678 %"),
+        (99.96, "%", "100 %"),
+        (100.0, "%", "100 %"),
+        (9.996, "ms", "10.0 ms"),
+        (553.4, "MB", "553 MB"),
+        (1498.376, "M MACs", "1,498 M MACs"),
+        (1493221.4, "", "1,490,000"),
+        (2.0, "×", "2.00 ×"),
+        (1.33e-15, "", "1.33e-15"),
+        (0.0001234, "", "0.000123"),
+        (-0.5, "", "-0.500"),
+        (0.0, "%", "0 %"),
+        (float("nan"), "ms", "not a number ms"),
+        (float("-inf"), "", "minus infinite"),
+        (None, "", "not a number"),
+    ],
+)
+def test_numbers(value, unit, text):
+    assert number(value, unit) == text
+
+
+def test_intervals_and_what_agrees():
+    assert interval((88.123, 90.2), "%") == "88.1 to 90.2 %" and interval(None) == ""
+    assert interval((0.0, 1.0)) == "0 to 1.00"
+    assert Figure(1.5, "×", 5, (1.4, 1.6)).text() == "1.50 × (95 %: 1.40 to 1.60 ×, n = 5)"
+    assert Figure(7).text() == "7"
+    assert agrees(89.36, 89.4, 0.001) and not agrees(89.2, 89.4, 0.001)
+    assert agrees(7, 7, 0) and not agrees(7.001, 7, 0) and agrees(-2.0, -2, 0) and not agrees(float("nan"), 1, 0.1)
+
+
+def test_it_survives_json(result):
+    again = Result.from_dict(json.loads(json.dumps(result.to_dict())))
+    assert again == result and again.verdict is Verdict.HOLDS and again.figures["share"].interval == (0.05, 0.09)
+    result.picture()
+    assert "_drawn" not in result.to_dict()
+
+
+def test_a_verdict_rests_on_what_was_measured(result):
+    judgement = Judgement(Verdict.HOLDS, "It does.", ("weight",))
+    with pytest.raises(KeyError, match="weight"):
+        Result.judged(find_one("alpha"), result.claim, judgement, Measured({}))
+
+
+def test_figures_beside_what_was_expected(result):
+    rows = {row.name: row for row in figure_rows(result, EN)}
+    assert list(rows) == ["size", "share", "lost"]
+    assert (rows["size"].comparison, rows["share"].comparison, rows["lost"].comparison) == ("agrees", "", "")
+    assert rows["lost"].value == "not measured" and rows["share"].n == "3" and rows["size"].n == ""
+
+
+def test_nothing_is_expected_of_the_users_networks(experiments):
+    from torch import nn
+
+    experiments(alpha={"networks": True})
+    found = run("alpha", models=[nn.Sequential(nn.Flatten(), nn.Linear(150528, 2))])
+    assert {row.expected for row in figure_rows(found, EN)} == {""}
+    assert "1 alpha" in repr(found) and command(found) == "vertebra lab run alpha --model Sequential"
+
+
+@pytest.mark.parametrize(
+    ("stated_by", "english", "japanese"),
+    [
+        ("article l.7", "the article says (l.7)", "記事の主張(l.7)"),
+        ("paper", "the paper says", "論文の主張"),
+        ("code l.447–449 (comment)", "the quoted code says (l.447–449, comment)", None),
+        (
+            "article l.909–913, 917–921; code l.794",
+            "the article says (l.909–913, 917–921), the quoted code says (l.794)",
+            "記事の主張(l.909–913, 917–921)、引用コードの記述(l.794)",
+        ),
+    ],
+)
+def test_who_says_it(stated_by, english, japanese):
+    assert said_by(stated_by, EN) == english
+    assert japanese is None or said_by(stated_by, JA) == japanese
+
+
+def test_the_command_that_repeats_it(experiments, tmp_path):
+    experiments(alpha={"seeds": 3, "takes_data": True})
+    folder = tmp_path / "my photos"
+    folder.mkdir()
+    assert command(run("alpha")) == "vertebra lab run alpha"
+    assert command(run("alpha", quick=True)) == "vertebra lab run alpha --quick"
+    assert command(run("alpha", seeds=7)) == "vertebra lab run alpha --seeds 7"
+    assert command(run("alpha", quick=True, seeds=2)) == "vertebra lab run alpha --quick --seeds 2"
+    assert command(run("alpha", data=folder)) == f"vertebra lab run alpha --data '{folder}'"
+
+
+def test_how_python_and_notebooks_show_it(result):
+    assert repr(result).splitlines()[0].startswith("1 alpha: holds (")
+    assert "  size: 10" in repr(result) and "  share: 0.0678 % (95 %: 0.0500 to 0.0900 %, n = 3)" in repr(result)
+    html = result._repr_html_()
+    assert "<b>holds</b>: It was counted." in html and 'role="img"' in html
+    ElementTree.fromstring(f"<div>{html.replace('<br>', '<br/>')}</div>")
+
+
+def test_its_files(result, tmp_path):
+    paths = result.save(tmp_path / "new" / "folder", "ja")
+    assert [path.name for path in paths] == ["01-alpha.json", "01-alpha.svg", "01-alpha.png"]
+    assert json.loads(paths[0].read_text())["verdict"] == "holds"
+    assert paths[2].read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "file").touch()
+    with pytest.raises(VertebraError, match="cannot be written"):
+        result.save(tmp_path / "file")
