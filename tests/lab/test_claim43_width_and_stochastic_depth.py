@@ -1,0 +1,51 @@
+"""Channels of the width multiplier, and the rates of stochastic depth."""
+
+from functools import partial
+
+import pytest
+
+from vertebra.lab.experiment import Setup, Verdict
+from vertebra.lab.experiments import claim43_width_and_stochastic_depth as experiment
+from vertebra.models import efficientnet_b0, mobilenet_v2
+from vertebra.models.mbconv import MBConv
+
+
+def b0(change):
+    network = efficientnet_b0()
+    blocks = [block for block in network.modules() if isinstance(block, MBConv)]
+    for index, block in enumerate(blocks):
+        change(block, index)
+    return network
+
+
+def test_the_counts_are_the_published_ones():
+    measured = experiment.measure(Setup())
+    for name, expected in experiment.CLAIM.expected.items():
+        assert measured.value(name) == pytest.approx(expected.value, rel=expected.tolerance), name
+    assert experiment.judge(measured).verdict is Verdict.HOLDS
+
+
+def constant(block, index):
+    block.stochastic_depth.p = 0.2
+
+
+UNROUNDED = partial(mobilenet_v2, round_nearest=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({"mobilenet": UNROUNDED}, Verdict.IN_PART),
+        ({"b0": partial(b0, constant)}, Verdict.IN_PART),
+        ({"mobilenet": UNROUNDED, "b0": partial(b0, constant)}, Verdict.FAILS),
+    ],
+)
+def test_with_other_channels_or_rates_the_verdict_is_another(changes, verdict):
+    assert experiment.judge(experiment.measure(Setup(), **changes)).verdict is verdict
+
+
+def test_a_block_whose_skip_is_taken_away_is_not_dropped():
+    def plain(block, index):
+        block.use_res_connect = block.use_res_connect and index != 2
+
+    assert experiment.measure(Setup(), b0=partial(b0, plain)).value("B0: blocks that dropping skips") == 8
