@@ -34,8 +34,8 @@ CLAIM = Claim(
     "gates are held; in part if only the blocks are equal; else it does not hold.",
     decided_by=(Kind.COUNT,),
     title="MBConv: how far a change in one channel reaches",
-    caption="One of the widened channels is changed in a block of EfficientNet-B0 (untrained). Bars: channels that "
-    "differ behind each of its parts.",
+    caption="One of the widened channels is changed in a block of EfficientNet-B0 (untrained; 24 channels, widened to "
+    "144, projected to 40). Bars: channels that differ behind each of its parts.",
     seconds=1,
     expected={
         "blocks equal bit for bit": Expected(17, "torchvision 0.29"),

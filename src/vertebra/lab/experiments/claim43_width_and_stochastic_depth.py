@@ -32,8 +32,8 @@ CLAIM = Claim(
     "does not hold.",
     decided_by=(Kind.COUNT,),
     title="Channels by width multiplier, and the probability to drop a block",
-    caption="Left: channels of MobileNetV2's stages; a line is width × channels before rounding. Right: grey blocks of "
-    "EfficientNet-B0 have no skip, and dropping them does nothing.",
+    caption="Left: channels of MobileNetV2's convolutions; lines are width × channels, before rounding. Right: grey "
+    "blocks of EfficientNet-B0 have no skip, and dropping them does nothing.",
     seconds=1,
     expected={
         "× 0.75: parameters": Expected(2_636_424, "counts"),
@@ -127,4 +127,4 @@ def draw(measured: Measured, canvas: Canvas) -> None:
     left.legend()
     colors = [BLUE if skip else GREY for skip in measured.series["skips"]]
     right.bar(range(len(colors)), measured.series["rates"], color=colors)
-    right.set(xlabel="block of EfficientNet-B0", ylabel="probability to drop it")
+    right.set(xlabel="block i of EfficientNet-B0", xticks=range(0, len(colors), 3), ylabel="probability to drop it")
