@@ -65,6 +65,7 @@ from .mbconv_swaps import remove_squeeze_excitation as remove_squeeze_excitation
 from .mbconv_swaps import separate_mbconv as separate_mbconv
 from .path_lengths import PathGradient as PathGradient
 from .path_lengths import path_length_gradients as path_length_gradients
+from .positions_read import positions_read as positions_read
 from .preserve import batch_statistics as batch_statistics
 from .preserve import preserved as preserved
 from .receptive_field_by_gradient import GradientField as GradientField

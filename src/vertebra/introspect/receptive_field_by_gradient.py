@@ -64,7 +64,7 @@ def receptive_field_by_gradient(
         VertebraError: values overflow.
     """
     height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
-    linear = _with_positive_weights(network)
+    linear = averaging_copy(network)
     modules = dict(linear.named_modules())
     if layer not in modules:
         raise UsageError(f"{type(network).__name__} has no layer {layer!r}. {suggest(layer, modules)}".rstrip())
@@ -73,10 +73,10 @@ def receptive_field_by_gradient(
         raise _Reached(*_read_cell(layer, output, cell))
 
     modules[layer].register_forward_hook(read)
-    channels = _input_channels(linear) if channels is None else channels
+    channels = input_channels(linear) if channels is None else channels
     x = torch.ones(1, channels, height, width, dtype=torch.float64, device=device_of(linear), requires_grad=True)
     try:
-        with torch.enable_grad(), _WithoutSelection():
+        with torch.enable_grad(), WithoutSelection():
             linear(x)
     except _Reached as reached:
         value, output_size, cell = reached.args
@@ -116,7 +116,7 @@ def _read_cell(
     return output[0, :, row, column].sum(), (height, width), (row, column)
 
 
-def _with_positive_weights(network: nn.Module) -> nn.Module:
+def averaging_copy(network: nn.Module) -> nn.Module:
     """A copy in eval mode whose layers take averages: weights sum to 1 for each output, and norms change nothing."""
     linear = copy.deepcopy(network).double().eval()
     if any(parameter.is_meta for parameter in linear.parameters()):
@@ -130,7 +130,8 @@ def _with_positive_weights(network: nn.Module) -> nn.Module:
     return linear
 
 
-def _input_channels(network: nn.Module) -> int:
+def input_channels(network: nn.Module) -> int:
+    """Channels that the first convolution reads; 3 where there is none."""
     return next((layer.in_channels for layer in network.modules() if isinstance(layer, nn.Conv2d)), 3)
 
 
@@ -138,7 +139,7 @@ def _input_channels(network: nn.Module) -> int:
 _ACTIVATIONS = {"relu", "relu_", "relu6", "hardtanh", "hardtanh_", "silu", "hardswish", "gelu", "leaky_relu", "elu"}
 
 
-class _WithoutSelection(TorchFunctionMode):
+class WithoutSelection(TorchFunctionMode):
     """Averages instead of maxima, of which the gradient reaches one pixel alone, and no activation functions."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
