@@ -145,6 +145,15 @@ def test_arms_with_the_same_tensors_begin_with_the_same_weights():
     arms = {str(residual): partial(note, str(residual), residual) for residual in (True, False)}
     fit_all(arms, [2], few, replace(SHORT, epochs=1), workers=1)
     assert torch.equal(begin["True"], begin["False"])
+    own = seeded(partial(SmallResNet, 8, 4), 2)
+    assert torch.equal(begin["True"], torch.cat([parameter.flatten() for parameter in own.parameters()]))
+
+
+def test_a_protocol_is_settings_of_a_training_run():
+    found = Protocol(epochs=10, lr=0.05, batch_size=50).settings(3)
+    assert (found.optimizer, found.momentum, found.nesterov, found.weight_decay) == ("sgd", 0.9, True, 5e-4)
+    assert (found.schedule, found.warmup, found.epochs, found.lr) == ("cosine", 2.0, 10, 0.05)
+    assert (found.batch_size, found.seed, found.augment) == (50, 3, "none")
 
 
 def interrupt(task, done=0, total=None):
