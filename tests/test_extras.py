@@ -90,6 +90,9 @@ BASE = {
     "choose --device none": needs("torch"),
     "export resnet18 --out x.onnx": needs("torch"),
     "bench resnet18": needs("torch"),
+    "lab list": needs("train"),
+    "lab run vgg-parameters": needs("train"),
+    "lab run vgg-parameter": (2, "Did you mean 'vgg-parameters'"),
     "serve tiny.onnx": needs("serve"),
 }  # fmt: skip
 
@@ -155,6 +158,7 @@ def test_torch_alone_does_without_the_rest_of_its_extra(place, tmp_path):
         "inspect resnet18 --device none --size 32 --png x.png": needs("torch"),
         "train photos": needs("train"),
         "train photos --method finetune": needs("train"),
+        "lab list": needs("train"),
     }
     absent = ["onnx", "matplotlib", "safetensors", "torchvision", "sklearn", "tensorboard"]
     for call, (code, out, err) in run(calls, absent, place).items():

@@ -9,11 +9,12 @@ pytest.importorskip("sklearn")
 from vertebra.errors import VertebraError
 from vertebra.lab import run_all
 from vertebra.lab.experiment import Verdict
-from vertebra.lab.page import page, write_page
+from vertebra.lab.page import page
 from vertebra.lab.translation import Translation
 
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 HOSTILE = '<script>alert(1)</script> "quoted" & {{ 7 * 7 }} \u202e'
+_made = {}
 
 
 @pytest.fixture
@@ -32,7 +33,11 @@ def lab(experiments, tmp_path):
     )
 
     def make(language="en"):
-        return write_page(tmp_path / "out" / "index.html", list(run_all()), Translation(language))
+        if language not in _made:  # drawing takes longer than a browser
+            _made[language] = page(list(run_all()), Translation(language))
+        path = tmp_path / "index.html"
+        path.write_text(_made[language], encoding="utf-8")
+        return path
 
     return make
 
