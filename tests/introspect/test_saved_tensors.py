@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from vertebra import models
-from vertebra.introspect import SavedBytes, count_saved_bytes
+from vertebra.introspect import SavedBytes, count_saved_bytes, saved_bytes_by_module
 from vertebra.models.densenet import DenseBlock
 
 
@@ -69,3 +69,22 @@ def test_checkpointing_keeps_less(tiny_network):
     plain = count_saved_bytes(network, x)
     network.set_activation_checkpointing(True)
     assert 0 < count_saved_bytes(network, x).activations < 0.5 * plain.activations
+
+
+def test_by_module_each_storage_counts_where_it_is_kept_first():
+    x = torch.randn(2, 3, 8, 8)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 2))
+    kept = saved_bytes_by_module(network, x)
+    assert kept == {
+        "0": SavedBytes(0, 0, x.nbytes, network[0].weight.nbytes),
+        "1": SavedBytes(2 * 4 * 64 * 4, 0, 0, 0),  # the linear layer keeps the same storage
+        "3": SavedBytes(0, 0, 0, network[3].weight.nbytes),
+    }
+
+
+def test_what_a_network_checkpoints_is_kept_outside_of_its_blocks(tiny_network):
+    network = tiny_network("resnet").train()
+    network.set_activation_checkpointing(True)
+    kept = saved_bytes_by_module(network, torch.randn(2, 3, 64, 64))
+    assert kept[""].input and kept[""].activations
+    assert not any(path.startswith("layer") for path in kept)

@@ -77,3 +77,4 @@ from .residuals import contributions as contributions
 from .residuals import residual_blocks as residual_blocks
 from .saved_tensors import SavedBytes as SavedBytes
 from .saved_tensors import count_saved_bytes as count_saved_bytes
+from .saved_tensors import saved_bytes_by_module as saved_bytes_by_module

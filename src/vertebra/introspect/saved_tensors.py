@@ -6,8 +6,9 @@ This counts what one forward pass of a real network on a real input leaves behin
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -40,25 +41,42 @@ def count_saved_bytes(network: nn.Module, *args: Any, **kwargs: Any) -> SavedByt
 
     Of a checkpointed block that is its input. The network is left as it was.
     """
+    by_module = saved_bytes_by_module(network, *args, **kwargs).values()
+    return SavedBytes(*(sum(getattr(saved, kind.name) for saved in by_module) for kind in fields(SavedBytes)))
+
+
+def saved_bytes_by_module(network: nn.Module, *args: Any, **kwargs: Any) -> dict[str, SavedBytes]:
+    """`count_saved_bytes` by the path of the innermost module that runs when a storage is first kept; "" is the whole.
+
+    The input of a block that the network checkpoints is kept outside of the block.
+    """
     inputs = {_storage(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
     weights = {_storage(tensor) for tensor in [*network.parameters(), *network.buffers()]}
-    saved: dict[int, Tensor] = {}
+    saved: dict[int, tuple[Tensor, str]] = {}
+    running = [""]
 
     def pack(tensor: Tensor) -> Tensor:
-        saved.setdefault(_storage(tensor), tensor)  # held, so that no other storage gets its address
+        saved.setdefault(_storage(tensor), (tensor, running[-1]))  # held, so that no other storage gets its address
         return tensor
+
+    def leave(*_: Any) -> None:
+        running.pop()
 
     on_meta = any(leaf.is_meta for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
     rules = _ShapeRules() if on_meta else nullcontext()  # type: ignore[no-untyped-call]
-    with preserved(network), torch.enable_grad(), rules, hooks:
+    with preserved(network) as handles, torch.enable_grad(), rules, hooks:
+        for path, module in network.named_modules():
+            handles.append(module.register_forward_pre_hook(lambda *_, path=path: running.append(path)))
+            handles.append(module.register_forward_hook(leave))
         network(*args, **kwargs)
-    sums = {"activations": 0, "indices": 0, "input": 0, "weights": 0}
-    for storage, tensor in saved.items():
+    sums: dict[str, Counter[str]] = {}
+    for storage, (tensor, path) in saved.items():
         kind = "activations" if tensor.is_floating_point() or tensor.is_complex() else "indices"
         kind = "input" if storage in inputs else "weights" if storage in weights else kind
-        sums[kind] += tensor.untyped_storage().nbytes()
-    return SavedBytes(**sums)
+        sums.setdefault(path, Counter())[kind] += tensor.untyped_storage().nbytes()
+    kinds = [kind.name for kind in fields(SavedBytes)]
+    return {path: SavedBytes(*(found[kind] for kind in kinds)) for path, found in sums.items()}
 
 
 class _ShapeRules(TorchDispatchMode):  # type: ignore[no-untyped-call]
