@@ -1,4 +1,4 @@
-"""Forward passes of networks, timed in turns."""
+"""Forward passes and training steps of networks, timed in turns."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from vertebra.introspect import Timings, time_interleaved
 
@@ -24,6 +25,33 @@ def time_forward(
     arms = {name: partial(network.to(setup.device).eval(), inputs[name]) for name, network in networks.items()}
     with torch.inference_mode():
         return time_interleaved(arms, seconds=seconds, device=setup.device)
+
+
+def time_training_steps(
+    setup: Setup,
+    networks: Mapping[str, nn.Module],
+    shape: Sequence[int],
+    *,
+    seconds: float | None = None,
+    rounds: int | None = None,
+) -> Timings:
+    """Time steps of SGD on random images (N, C, H, W), forward and backward; networks return logits, and stay trained.
+
+    The learning rate is so small that no network diverges.
+    """
+    images = torch.randn(*shape, device=setup.device)
+    arms = {name: partial(_step, network.to(setup.device).train(), images) for name, network in networks.items()}
+    return time_interleaved(arms, seconds=seconds, rounds=rounds, warmup=1, device=setup.device)
+
+
+def _step(network: nn.Module, images: Tensor) -> None:
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-6)
+    optimizer.zero_grad()
+    logits = network(images)
+    logits = logits if isinstance(logits, Tensor) else logits[0]  # GoogLeNet's come with those of its auxiliary heads
+    loss = cross_entropy(logits, torch.arange(len(images), device=images.device) % logits.shape[1])
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
 
 
 def ratio_figure(timings: Timings, arm: str, reference: str) -> Figure:
