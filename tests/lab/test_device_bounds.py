@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 from scipy.stats import spearmanr
 from torch import nn
 
@@ -12,6 +13,7 @@ from vertebra.lab.device_bounds import (
     devices_by_flops_per_byte,
     flops_per_byte,
     is_gpu,
+    machine_profile,
     memory_bound_share,
     rank_correlation,
     stage_ms,
@@ -49,3 +51,10 @@ def test_a_rank_correlation_is_spearmans(y):
 @pytest.mark.parametrize(("x", "y"), [([1, 2, 3], [1, 2, 3]), ([1, 1, 1, 1], [1, 2, 3, 4])])
 def test_too_few_or_equal_values_say_nothing(x, y):
     assert rank_correlation(x, y).interval == (-1, 1)
+
+
+def test_without_a_profile_of_the_gpu_nothing_is_predicted(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    assert machine_profile("cuda") is None
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 80GB HBM3")
+    assert machine_profile("cuda").key == "h100"

@@ -29,7 +29,7 @@ def test_ratios_of_a_network_with_itself_are_one():
 
 
 def test_every_stage_is_timed_and_predicted_with_its_own_input(monkeypatch):
-    monkeypatch.setattr(fused_stages, "_machine_device", lambda device: devices()["laptop"])
+    monkeypatch.setattr(fused_stages, "machine_profile", lambda device: devices()["laptop"])
     monkeypatch.setattr("gc.collect", int)  # slow in a test session
     state = torch.random.get_rng_state()
     found = fused_stages.ratio_figures(_small(), fuse_mbconv(_small()), 16, "cpu", seconds=1e-3)
@@ -41,14 +41,6 @@ def test_every_stage_is_timed_and_predicted_with_its_own_input(monkeypatch):
     assert all(figure.value > 0 for figure in found.values())
     assert found["cpu, stage1: measured"].n >= 6 and found["cpu, stage1: measured"].interval
     assert torch.equal(state, torch.random.get_rng_state())
-
-
-def test_without_a_profile_of_the_gpu_nothing_is_predicted(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
-    assert fused_stages._machine_device("cuda") is None
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 80GB HBM3")
-    assert fused_stages._machine_device("cuda").key == "h100"
-    assert fused_stages._machine_device("cpu") == "here"
 
 
 def test_weights_of_a_stage_are_finite_and_the_same_each_time():

@@ -6,9 +6,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+import torch
 
 from vertebra.anatomy import Latency, devices
-from vertebra.anatomy.roofline import Device
+from vertebra.anatomy.kernels import EAGER
+from vertebra.anatomy.machine_calibration import load_or_calibrate
+from vertebra.anatomy.roofline import Calibration, Device
 
 from .experiment import Figure
 
@@ -28,6 +31,16 @@ def devices_by_flops_per_byte(known: Mapping[str, Device] | None = None) -> list
 def is_gpu(device: Device) -> bool:
     """Whether kernels have to be launched."""
     return device.launch > 0
+
+
+def machine_profile(device: str) -> Device | Calibration | None:
+    """What predicts times on the machine at hand: its calibration for torch on "cpu", which takes some seconds once;
+    on "cuda" the device of that name, or None if there is none.
+    """
+    if device == "cpu":
+        return load_or_calibrate(EAGER)
+    name = torch.cuda.get_device_name().lower()
+    return next((known for key, known in devices().items() if key in name), None)
 
 
 def stage_ms(latency: Latency) -> dict[str, float]:

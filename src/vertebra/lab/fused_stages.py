@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from vertebra.anatomy import Anatomy, devices, inspect
+from vertebra.anatomy import Anatomy, inspect
 from vertebra.anatomy.kernels import COMPILED, build_kernels
-from vertebra.anatomy.roofline import Device
+from vertebra.anatomy.roofline import Calibration, Device
 from vertebra.graph.cost import CONVOLUTIONS
 from vertebra.introspect.interleaved_timing import Ratio, Timings, time_interleaved
 from vertebra.introspect.mbconv_swaps import fuse_mbconv, separate_mbconv
@@ -22,7 +22,7 @@ from vertebra.models.state_dict import meta_build
 from vertebra.progress import Progress, silent
 
 from .charts import measured_and_predicted, ratio_scale
-from .device_bounds import stage_ms
+from .device_bounds import machine_profile, stage_ms
 from .experiment import Figure, Measured
 
 FIRST = ("stage1", "stage2", "stage3")  # that EfficientNetV2 fuses
@@ -64,12 +64,9 @@ class StagePair:
         """Count both."""
         return StagePair(inspect(separated, size, batch), inspect(fused, size, batch))
 
-    def predicted(self, device: Device | str) -> dict[str, float]:
+    def predicted(self, device: Device | Calibration) -> dict[str, float]:
         """The time of each stage fused over that with MBConv, and of `FIRST` together as "first three"."""
-        if isinstance(device, str):  # this machine, by its calibration of torch
-            latencies = self.separated.latency(device, "torch"), self.fused.latency(device, "torch")
-        else:
-            latencies = self.separated.latency(device), self.fused.latency(device)
+        latencies = self.separated.latency(device), self.fused.latency(device)
         mine, theirs = map(stage_ms, latencies)
         ratios = {stage: theirs[stage] / mine[stage] for stage in mine if stage.startswith("stage")}
         return ratios | {"first three": sum(theirs[s] for s in FIRST) / sum(mine[s] for s in FIRST)}
@@ -99,14 +96,6 @@ def stage_counts(network: Anatomy) -> dict[str, dict[str, float]]:
     return found
 
 
-def _machine_device(device: str) -> Device | str | None:
-    """What predicts times on the machine at hand: "here" for its CPU, the profile of its GPU, None if there is none."""
-    if device == "cpu":
-        return "here"
-    name = torch.cuda.get_device_name().lower()
-    return next((known for key, known in devices().items() if key in name), None)
-
-
 def ratio_figures(
     separated: ConvNet, fused: ConvNet, size: int, device: str, seconds: float = SECONDS, progress: Progress = silent
 ) -> dict[str, Figure]:
@@ -114,7 +103,7 @@ def ratio_figures(
 
     `FIRST` together is "first three". The networks are on the meta device.
     """
-    profile, batch = _machine_device(device), BATCH[device]
+    profile, batch = machine_profile(device), BATCH[device]
     timed = _time_stages(separated, fused, size, batch, device, seconds, progress)
     figures = {
         f"{device}, {stage}: measured": Figure(ratio.median, "×", ratio.n, (ratio.low, ratio.high))
