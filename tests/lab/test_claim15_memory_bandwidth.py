@@ -70,7 +70,7 @@ def test_with_the_networks_swapped_it_does_not_hold():
 
 
 @pytest.mark.parametrize(
-    ("key", "factor", "says"), [(None, 1e6, "memory does not decide"), ("h100", 1e6, "Not every GPU computes more")]
+    ("key", "factor", "says"), [(None, 1e6, "Memory does not decide"), ("h100", 1e6, "Not every GPU computes more")]
 )
 def test_where_bandwidth_is_plentiful_it_does_not_hold(key, factor, says):
     known = {k: replace(d, bandwidth=factor * d.bandwidth) if key in (None, k) else d for k, d in devices().items()}

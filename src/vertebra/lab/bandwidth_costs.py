@@ -12,8 +12,8 @@ from vertebra.anatomy import Anatomy, inspect
 from vertebra.anatomy.roofline import Device
 from vertebra.errors import UsageError
 
-from .charts import grouped_bars
-from .device_bounds import devices_by_flops_per_byte, is_gpu, machine_profile, memory_bound_share
+from .charts import COLORS, device_axis
+from .device_bounds import devices_by_flops_per_byte, flops_per_byte, is_gpu, machine_profile, memory_bound_share
 from .experiment import Figure, Measured, Setup
 from .forward_timing import time_forward
 from .user_networks import check_runs, image_size
@@ -53,7 +53,8 @@ def bandwidth_costs(counted: Anatomy, known: Mapping[str, Device] | None = None)
     figures |= {f"bound by memory, {key}": Figure(share, "%") for key, share in shares.items()}
     on_gpus = [shares[device.key] > 50 for device in devices if is_gpu(device)]
     figures["GPUs on which it is bound by memory"] = Figure(sum(on_gpus))
-    return Measured(figures, {"shares": shares, "GPUs": len(on_gpus)})
+    places = {device.key: flops_per_byte(device) for device in devices}
+    return Measured(figures, {"shares": shares, "devices": places, "GPUs": len(on_gpus)})
 
 
 def times_per_mac(
@@ -74,7 +75,9 @@ def times_per_mac(
 
 def draw_bounds(axes: Any, measured: Measured) -> None:
     """What is bound by memory of each network of `measure_each`, device by device."""
-    shares = {name: series["shares"] for name, series in measured.series["networks"].items()}
-    devices = list(next(iter(shares.values())))
-    values = {name: list(own.values()) for name, own in shares.items()}
-    grouped_bars(axes, devices, values, "bound by memory, % of the predicted time")
+    networks = measured.series["networks"]
+    for (name, series), color in zip(networks.items(), COLORS * len(networks), strict=False):
+        axes.plot(list(series["devices"].values()), list(series["shares"].values()), "o-", color=color, label=name)
+    device_axis(axes, next(iter(networks.values()))["devices"])
+    axes.set(ylabel="bound by memory, % of the predicted time", ylim=(-20, 103), yticks=range(0, 101, 20))
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=8)

@@ -126,3 +126,10 @@ def ratio_scale(axes: Any, low: float, high: float) -> None:
     axes.set_yticks(shown, [f"{tick:g}" for tick in shown])
     axes.minorticks_off()
     axes.axhline(1, color="0.3", linewidth=1)
+
+
+def device_axis(axes: Any, flops_per_byte: Mapping[str, float]) -> None:
+    """A logarithmic x-axis of FLOPs per byte, with the devices' names at theirs along the bottom."""
+    axes.set(xscale="log", xlabel="FLOPs per byte of the device")
+    for i, (name, place) in enumerate(flops_per_byte.items()):
+        axes.annotate(name, (place, 0.01 + 0.05 * (i % 3)), xycoords=("data", "axes fraction"), fontsize=8)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from vertebra.anatomy.roofline import Device
-from vertebra.lab.charts import COLORS, ratio_scale
-from vertebra.lab.device_bounds import devices_by_flops_per_byte, flops_per_byte, is_gpu, rank_correlation
+from vertebra.lab.charts import COLORS, device_axis, ratio_scale
+from vertebra.lab.device_bounds import devices_by_flops_per_byte, flops_per_byte, rank_correlation
 from vertebra.lab.experiment import Claim, Figure, Judgement, Kind, Measured, Setup, Verdict
 from vertebra.lab.fused_stages import SECONDS, StagePair, draw_ratios, fused, ratio_figures, separated
 from vertebra.models import ConvNet
@@ -63,8 +63,8 @@ def measure(
     here = () if setup.quick else tuple(dict.fromkeys(("cpu", setup.device)))
     for device in here:
         figures |= ratio_figures(plain, integrated, SIZE, device, seconds, setup.progress)
-    devices_seen = {device.key: [flops_per_byte(device), is_gpu(device)] for device in devices}
-    return Measured(figures, {"predicted": predicted, "devices": devices_seen, "measured": list(here)})
+    places = dict(zip(predicted, balance, strict=True))
+    return Measured(figures, {"predicted": predicted, "devices": places, "measured": list(here)})
 
 
 def judge(measured: Measured) -> Judgement:
@@ -103,10 +103,9 @@ def draw(measured: Measured, canvas: Canvas) -> None:
     stages = [stage for stage in next(iter(predicted.values())) if stage != "first three"]
     for stage, color in zip(stages, COLORS, strict=False):
         ratios = [by_stage[stage] for by_stage in predicted.values()]
-        axes[0].plot([known[key][0] for key in predicted], ratios, "o-", color=color, label=stage, markersize=4)
-    for i, key in enumerate(predicted):
-        axes[0].annotate(key, (known[key][0], 0.01 + 0.05 * (i % 3)), xycoords=("data", "axes fraction"), fontsize=8)
-    axes[0].set(xscale="log", xlabel="FLOPs per byte of the device", ylabel="time, fused over MBConv")
+        axes[0].plot([known[key] for key in predicted], ratios, "o-", color=color, label=stage, markersize=4)
+    device_axis(axes[0], known)
+    axes[0].set_ylabel("time, fused over MBConv")
     axes[0].legend(fontsize=8, ncols=2)
     for panel, device in zip(axes[1:], here, strict=True):
         draw_ratios(panel, measured, device)
