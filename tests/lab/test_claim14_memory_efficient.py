@@ -9,9 +9,7 @@ from vertebra.introspect import count_saved_bytes
 from vertebra.lab import kept_by_stage
 from vertebra.lab.experiment import Figure, Measured, Setup, Verdict
 from vertebra.lab.experiments import claim14_memory_efficient as experiment
-from vertebra.lab.picture import picture
-from vertebra.lab.registry import find
-from vertebra.lab.run import run
+from vertebra.lab.runs import run
 from vertebra.lab.small_networks import small_densenet
 from vertebra.lab.user_networks import random_images
 from vertebra.models import DenseNet
@@ -110,7 +108,7 @@ def test_of_the_users_networks_those_with_checkpointing_are_compared(tiny_networ
     assert result.figures["DenseNet: kept, ratio"].value < 0.6
     assert result.verdict is Verdict.IN_PART  # Plain cannot be compared
     assert "Plain: kept, ratio" not in result.figures
-    assert b"with checkpointing" in picture(find(["14"])[0], result, "svg")
+    assert b"with checkpointing" in result.picture("svg")
 
 
 @pytest.mark.parametrize(

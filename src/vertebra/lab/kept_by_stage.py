@@ -15,7 +15,7 @@ from vertebra.models import ConvNet
 from .charts import grouped_bars
 from .experiment import Figure, Judgement, Measured, Setup, Verdict
 from .forward_timing import ratio_figure, time_training_steps
-from .user_networks import check_runs, random_images
+from .user_networks import random_images
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -49,11 +49,10 @@ def _stage(path: str, stages: Mapping[str, str]) -> str:
     return path.partition(".")[0] or OUTSIDE
 
 
-def measure_kept(setup: Setup, name: str, network: nn.Module) -> Measured:
+def measure_kept(setup: Setup, network: nn.Module) -> Measured:
     """Count a batch of two; of Vertebra's networks also with activation checkpointing, and time a training step."""
     images = random_images(network, _BATCH)
     arms: dict[str, nn.Module] = {PLAIN: copy.deepcopy(network)}
-    check_runs(name, arms[PLAIN].eval(), images)
     if isinstance(network, ConvNet):
         arms[CHECKPOINTED] = checkpointed = copy.deepcopy(network)
         checkpointed.set_activation_checkpointing(True)

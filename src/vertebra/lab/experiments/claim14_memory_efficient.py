@@ -116,7 +116,7 @@ def draw(measured: Measured, canvas: Canvas) -> None:
 
 def measure_networks(setup: Setup, networks: Mapping[str, nn.Module]) -> Measured:
     """Count by stage, and Vertebra's own networks with activation checkpointing too, whose steps are timed."""
-    return measure_each(lambda name, network: measure_kept(setup, name, network), networks, setup)
+    return measure_each(lambda _, network: measure_kept(setup, network), networks, setup)
 
 
 def judge_networks(measured: Measured) -> Judgement:
