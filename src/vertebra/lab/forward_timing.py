@@ -18,10 +18,7 @@ def time_forward(
     setup: Setup, networks: Mapping[str, nn.Module], shapes: Mapping[str, Sequence[int]] | Sequence[int], seconds: float
 ) -> Timings:
     """Time networks in evaluation mode, without gradients, on random inputs of (N, C, H, W), by name or one for all."""
-    inputs = {
-        name: torch.randn(*(shapes[name] if isinstance(shapes, Mapping) else shapes), device=setup.device)
-        for name in networks
-    }
+    inputs = _inputs(setup, networks, shapes)
     arms = {name: partial(network.to(setup.device).eval(), inputs[name]) for name, network in networks.items()}
     with torch.inference_mode():
         return time_interleaved(arms, seconds=seconds, device=setup.device)
@@ -30,18 +27,25 @@ def time_forward(
 def time_training_steps(
     setup: Setup,
     networks: Mapping[str, nn.Module],
-    shape: Sequence[int],
+    shapes: Mapping[str, Sequence[int]] | Sequence[int],
     *,
     seconds: float | None = None,
     rounds: int | None = None,
 ) -> Timings:
-    """Time steps of SGD on random images (N, C, H, W), forward and backward; networks return logits, and stay trained.
+    """Time steps of SGD on random images, forward and backward; networks return logits, and stay trained.
 
     The learning rate is so small that no network diverges.
     """
-    images = torch.randn(*shape, device=setup.device)
-    arms = {name: partial(_step, network.to(setup.device).train(), images) for name, network in networks.items()}
+    inputs = _inputs(setup, networks, shapes)
+    arms = {name: partial(_step, network.to(setup.device).train(), inputs[name]) for name, network in networks.items()}
     return time_interleaved(arms, seconds=seconds, rounds=rounds, warmup=1, device=setup.device)
+
+
+def _inputs(
+    setup: Setup, networks: Mapping[str, nn.Module], shapes: Mapping[str, Sequence[int]] | Sequence[int]
+) -> dict[str, Tensor]:
+    own = shapes if isinstance(shapes, Mapping) else dict.fromkeys(networks, shapes)
+    return {name: torch.randn(*own[name], device=setup.device) for name in networks}
 
 
 def _step(network: nn.Module, images: Tensor) -> None:
