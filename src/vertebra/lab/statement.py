@@ -69,12 +69,16 @@ def _row(result: Result, name: str, t: Translation) -> FigureRow:
         t(name),
         t("not measured") if figure is None else number(figure.value, t(unit)),
         "" if figure is None or figure.n == 1 else f"{figure.n:,}",
-        "" if figure is None else interval(figure.interval, t(unit)),
+        "" if figure is None else _range(interval(figure.interval, t(unit)), t),
         "" if expected is None else number(expected.value, t(unit)),
         "" if expected is None else t(expected.source),
         None if figure is None or expected is None else agrees(figure.value, expected.value, expected.tolerance),
         name in result.decided_by,
     )
+
+
+def _range(text: str, t: Translation) -> str:
+    return text.replace(" to ", "〜") if t.language == "ja" else text
 
 
 def command(result: Result, out: Path | str | None = None) -> str:

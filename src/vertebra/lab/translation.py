@@ -14,7 +14,8 @@ _NETWORK = (
     r"\b(?:VGG|GoogLeNet|ResNet|DenseNet|MobileNetV2|MobileNet|EfficientNetV2|EfficientNet|V2-[SML]\b|B\d\b|Lite)"
     r"(?:[-_ ]?(?:B|Lite|V2|v2|lite)?[-_ ]?(?:[SMLbsml]\b|\d[\d.]*(?:d\b|_bn\b)?))?"
 )
-_VARIABLE = re.compile(rf"{_NETWORK}|(?<![\w]){_NUMBER}(?![A-Za-z])", re.IGNORECASE)
+# Numbers, those of stages, and names of modules such as "4a".
+_VARIABLE = re.compile(rf"{_NETWORK}|(?<![\w]){_NUMBER}(?![A-Za-z])|(?<=stage)\d+|\b\d[a-e]\b", re.IGNORECASE)
 _WORD = re.compile(r"[A-Za-z]{2,}")
 
 
@@ -38,16 +39,32 @@ class Translation:
     def _find(self, text: str) -> str | None:
         if text in self._texts:
             return self._texts[text]
-        pattern, parts = _generalised(text)
+        pattern, values = _generalised(text)
         if pattern in self._texts:
-            return _filled(self._texts[pattern], parts)
-        # "resnet50: gradient norm": what a figure is of, and what it is.
+            return _filled(self._texts[pattern], values)
+        return self._of_sentences(text) or self._of_subject(text) or self._of_label(text)
+
+    def _of_sentences(self, text: str) -> str | None:
+        """Of several sentences each."""
+        found = [self._find(each) for each in parts] if len(parts := re.split(r"(?<=[.;]) (?=\S)", text)) > 1 else []
+        return "".join(map(str, found)) if found and None not in found else None
+
+    def _of_subject(self, text: str) -> str | None:
+        """`"resnet50: gradient norm"`: what a figure is of, and what it is."""
         subject, colon, what = text.partition(": ")
         if colon and (found := self._find(what)) is not None:
             return f"{self._find(subject) or subject}: {found}"
         if colon and not self._words(what) and (found := self._find(subject)) is not None:
             return f"{found}: {what}"
         return None
+
+    def _of_label(self, text: str) -> str | None:
+        """`"parameters, dense"`: a label of several parts, which no sentence is."""
+        parts = re.split(r"[,;] ", text)
+        if len(parts) < 2 or text.endswith("."):
+            return None
+        found = [self._find(part) if self._words(part) else part for part in parts]
+        return None if None in found else "、".join(map(str, found))
 
     def _words(self, text: str) -> list[str]:
         """The English words in it, without numbers, names of networks and what stays as it is."""
