@@ -1,0 +1,95 @@
+"""Which kinds of operations have the MACs and the time of a network: counted, predicted by the roofline, measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import nn
+
+from vertebra.anatomy import Latency, inspect
+from vertebra.anatomy.measurement import EXECUTORS
+from vertebra.errors import UsageError
+from vertebra.graph.cost import Kind
+from vertebra.graph.rows import Row
+from vertebra.introspect import preserved
+
+from .experiment import Setup
+from .user_networks import random_images
+
+SIZE = 224
+
+DEPTHWISE, POINTWISE, OTHER_CONVOLUTIONS = "depthwise convolutions", "1×1 convolutions", "other convolutions"
+ELEMENTWISE, OTHERS = "norms, activations, sums", "others"
+PARTS = (DEPTHWISE, POINTWISE, OTHER_CONVOLUTIONS, ELEMENTWISE, OTHERS)
+_KINDS = {
+    Kind.DEPTHWISE: DEPTHWISE,
+    Kind.POINTWISE: POINTWISE,
+    Kind.DENSE: OTHER_CONVOLUTIONS,
+    Kind.GROUPED: OTHER_CONVOLUTIONS,
+    Kind.NORM: ELEMENTWISE,
+    Kind.ELEMENTWISE: ELEMENTWISE,
+}
+Shares = dict[str, float]  # by part, in %
+
+
+def shares_of(values: Iterable[tuple[Row, float]]) -> Shares:
+    """The parts' shares of the sum, in %."""
+    sums = dict.fromkeys(PARTS, 0.0)
+    for row, value in values:
+        sums[_KINDS.get(row.kind, OTHERS)] += value
+    total = sum(sums.values())
+    return {part: 100 * value / total if total else 0.0 for part, value in sums.items()}
+
+
+def mac_shares(rows: Iterable[Row]) -> Shares:
+    """Of the MACs."""
+    return shares_of((row, row.macs) for row in rows)
+
+
+def predicted_shares(latency: Latency) -> Shares:
+    """Of a predicted time; a kernel counts with its main row, so that a fused activation is its convolution's."""
+    return shares_of((kernel.main, time.ms) for kernel, time in latency.kernels)
+
+
+def measured_shares(network: nn.Module, setup: Setup, rounds: int, seconds: float) -> dict[str, list[Shares]]:
+    """Of the time on this machine, once a round: by executor, in turns, on a CPU; of torch on a GPU.
+
+    An executor that cannot run the network (ONNX Runtime, where an operation cannot be written) is left out.
+    """
+    anatomy = inspect(network, SIZE)
+    rows = {row.index: row for row in anatomy.rows}
+    found: dict[str, list[Shares]] = {}
+    on_cpu = setup.device == "cpu"
+    executors = dict.fromkeys(EXECUTORS if on_cpu else ("torch on CUDA",))
+    for number in range(rounds):
+        setup.progress("timing", number, rounds)
+        for executor in list(executors):
+            try:
+                times = (
+                    anatomy.measure(executor, seconds).rows if setup.device == "cpu" else _times_on_cuda(network, rows)
+                )
+            except UsageError:
+                if executor != "onnxruntime":
+                    raise
+                del executors[executor]
+                continue
+            found.setdefault(executor, []).append(shares_of((rows[i], ms) for i, ms in times.items()))
+    return found
+
+
+def _times_on_cuda(network: nn.Module, rows: Mapping[int, Row], warmup: int = 3) -> dict[int, float]:
+    """Milliseconds of each module that is one operation, with a batch of 32, by events before and after it."""
+    leaves = {path: module for path, module in network.named_modules() if not any(module.children())}
+    own = {row.module: index for index, row in rows.items() if row.module in leaves and row.kind is not Kind.VIEW}
+    events = {path: [torch.cuda.Event(enable_timing=True) for _ in range(2)] for path in own}  # type: ignore[no-untyped-call]
+    with preserved(network) as handles, torch.inference_mode():
+        network.to("cuda").eval()
+        images = random_images(network, 32, SIZE)
+        for path, (before, after) in events.items():
+            handles.append(leaves[path].register_forward_pre_hook(lambda *_, event=before: event.record()))
+            handles.append(leaves[path].register_forward_hook(lambda *_, event=after: event.record()))
+        for _ in range(warmup + 1):
+            network(images)
+        torch.cuda.synchronize()
+    return {own[path]: before.elapsed_time(after) for path, (before, after) in events.items()}

@@ -1,0 +1,76 @@
+"""The depthwise convolutions' share of the MACs and of the time."""
+
+import pytest
+import torch
+from torch import nn
+
+from vertebra.errors import UsageError
+from vertebra.introspect import replace_depthwise
+from vertebra.lab.experiment import Setup, Verdict
+from vertebra.lab.experiments import claim17_depthwise_time as experiment
+from vertebra.lab.time_shares import DEPTHWISE, PARTS, measured_shares
+from vertebra.models import mobilenet_v2
+from vertebra.models.state_dict import meta_build
+
+
+def rounds(*depthwise):
+    """Six rounds in turn with these shares of the time."""
+    return [dict.fromkeys(PARTS, (100 - share) / 4) | {DEPTHWISE: share} for share in depthwise]
+
+
+def timed(monkeypatch, torch_shares, onnxruntime_shares):
+    found = {"torch": rounds(*torch_shares), "onnxruntime": rounds(*onnxruntime_shares)}
+    monkeypatch.setattr(experiment, "measured_shares", lambda *args: found)
+    with meta_build():
+        networks = {"own": mobilenet_v2()}
+    return experiment.judge_networks(experiment.measure_networks(Setup(), networks)).verdict
+
+
+def test_the_counts_are_the_published_ones_and_a_quick_run_decides_nothing():
+    measured = experiment.measure(Setup(quick=True))
+    for name, expected in experiment.CLAIM.expected.items():
+        assert measured.value(name) == pytest.approx(expected.value, rel=expected.tolerance), name
+    assert sum("bound on" in name for name in measured.figures) == 8
+    assert experiment.judge(measured).verdict is Verdict.OPEN
+
+
+@pytest.mark.parametrize(
+    ("torch_shares", "onnxruntime_shares", "verdict"),
+    [
+        ([5, 6, 5, 6, 5, 6], [7, 8, 7, 8, 7, 8], Verdict.HOLDS),
+        ([5, 6, 5, 6, 5, 6], [15, 16, 15, 16, 15, 16], Verdict.IN_PART),
+        ([5, 6, 5, 6, 5, 6], [9, 11, 9, 11, 9, 11], Verdict.OPEN),
+        ([5], [5], Verdict.OPEN),  # one round has no interval
+    ],
+)
+def test_measured_times_decide(torch_shares, onnxruntime_shares, verdict, monkeypatch):
+    assert timed(monkeypatch, torch_shares, onnxruntime_shares) is verdict
+
+
+def test_where_they_have_much_of_the_arithmetic_the_claim_fails():
+    with meta_build():
+        network = nn.Sequential(nn.Conv2d(3, 3, 7, padding=3, groups=3), nn.Conv2d(3, 8, 1))
+    assert experiment.judge(experiment.measure(Setup(quick=True), network)).verdict is Verdict.FAILS
+
+
+def test_a_network_without_depthwise_convolutions_is_refused():
+    with meta_build():
+        dense = replace_depthwise(mobilenet_v2())
+    with pytest.raises(UsageError, match="has no depthwise convolution"):
+        experiment.measure_networks(Setup(quick=True), {"dense": dense})
+
+
+class Unwritable(nn.Module):
+    """An operation that is not written as ONNX."""
+
+    def forward(self, x):
+        return torch.special.bessel_j0(x)
+
+
+def test_times_of_a_tiny_network_are_measured():
+    network = nn.Sequential(nn.Conv2d(3, 3, 3, stride=16, groups=3), nn.ReLU(), nn.Conv2d(3, 4, 1))
+    found = measured_shares(network, Setup(), 1, 0.01)
+    assert set(found) == {"onnxruntime", "torch"}
+    for (shares,) in found.values():
+        assert sum(shares.values()) == pytest.approx(100) and shares[DEPTHWISE] > 0
+    assert set(measured_shares(network.append(Unwritable()), Setup(), 1, 0.01)) == {"torch"}
