@@ -80,7 +80,7 @@ def test_where_bandwidth_is_plentiful_it_does_not_hold(key, factor, says):
 
 def test_a_run_times_both_at_equal_macs(monkeypatch):
     monkeypatch.setattr("gc.collect", int)  # slow in a test session
-    monkeypatch.setattr(bandwidth_costs, "machine_profile", lambda device: devices()["laptop"])
+    monkeypatch.setattr(bandwidth_costs, "machine_profile", lambda *_: devices()["laptop"])
     monkeypatch.setattr(experiment, "SIZE", 16)
     measured = experiment.measure(Setup(), {"b": _narrow(), "a": _wide()}, seconds=1e-3)
     low, high = measured.figures["measured: time per MAC"].interval

@@ -58,7 +58,7 @@ def test_a_gpu_decides(counted, device, interval, verdict, says):
 
 
 def test_with_the_networks_swapped_fused_has_fewer_macs_and_it_does_not_hold(monkeypatch):
-    monkeypatch.setattr(fused_stages, "machine_profile", lambda device: devices()["laptop"])
+    monkeypatch.setattr(fused_stages, "machine_profile", lambda *_: devices()["laptop"])
     monkeypatch.setattr("gc.collect", int)  # slow in a test session
     monkeypatch.setattr(experiment, "separated", lambda name: _small())
     monkeypatch.setattr(experiment, "fused", lambda name, stages=None, kernel=None: fuse_mbconv(_small(), stages))

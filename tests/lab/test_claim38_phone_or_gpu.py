@@ -72,7 +72,7 @@ def test_with_the_networks_swapped_the_trend_turns(pair):
 
 
 def test_a_run_times_what_it_predicts(pair, monkeypatch):
-    monkeypatch.setattr(fused_stages, "machine_profile", lambda device: devices()["laptop"])
+    monkeypatch.setattr(fused_stages, "machine_profile", lambda *_: devices()["laptop"])
     monkeypatch.setattr("gc.collect", int)  # slow in a test session
     monkeypatch.setattr(experiment, "SIZE", 16)
     measured = experiment.measure(Setup(), pair, seconds=1e-3)

@@ -29,7 +29,7 @@ def test_ratios_of_a_network_with_itself_are_one():
 
 
 def test_every_stage_is_timed_and_predicted_with_its_own_input(monkeypatch):
-    monkeypatch.setattr(fused_stages, "machine_profile", lambda device: devices()["laptop"])
+    monkeypatch.setattr(fused_stages, "machine_profile", lambda *_: devices()["laptop"])
     monkeypatch.setattr("gc.collect", int)  # slow in a test session
     state = torch.random.get_rng_state()
     found = fused_stages.ratio_figures(_small(), fuse_mbconv(_small()), 16, "cpu", seconds=1e-3)

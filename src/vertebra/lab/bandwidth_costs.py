@@ -63,11 +63,12 @@ def times_per_mac(
     """Time per MAC of the first of two networks over the second's on this machine, measured in turns and predicted."""
     (first, second), batch = networks, TIMED[setup.device]
     macs = counted[second].macs / counted[first].macs
+    setup.progress(f"{first} and {second} in turns")
     arms = {name: network.to(memory_format=torch.channels_last) for name, network in networks.items()}
     ratio = time_forward(setup, arms, (batch, *counted[first].input_shapes[0][1:]), seconds).ratio(first, second)
     interval = (macs * ratio.low, macs * ratio.high)
     figures = {"measured: time per MAC": Figure(macs * ratio.median, "×", ratio.n, interval)}
-    if (profile := machine_profile(setup.device)) is not None:
+    if (profile := machine_profile(setup.device, setup.progress)) is not None:
         ms = [inspect(network, size, batch).latency(profile).total_ms for network in networks.values()]
         figures["predicted here: time per MAC"] = Figure(macs * ms[0] / ms[1], "×")
     return figures

@@ -12,6 +12,7 @@ from vertebra.anatomy import Latency, devices
 from vertebra.anatomy.kernels import EAGER
 from vertebra.anatomy.machine_calibration import load_or_calibrate
 from vertebra.anatomy.roofline import Calibration, Device
+from vertebra.progress import Progress, silent
 
 from .experiment import Figure
 
@@ -33,12 +34,12 @@ def is_gpu(device: Device) -> bool:
     return device.launch > 0
 
 
-def machine_profile(device: str) -> Device | Calibration | None:
+def machine_profile(device: str, progress: Progress = silent) -> Device | Calibration | None:
     """What predicts times on the machine at hand: its calibration for torch on "cpu", which takes some seconds once;
     on "cuda" the device of that name, or None if there is none.
     """
     if device == "cpu":
-        return load_or_calibrate(EAGER)
+        return load_or_calibrate(EAGER, progress)
     name = torch.cuda.get_device_name().lower()
     return next((known for key, known in devices().items() if key in name), None)
 

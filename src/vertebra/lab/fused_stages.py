@@ -103,7 +103,7 @@ def ratio_figures(
 
     `FIRST` together is "first three". The networks are on the meta device.
     """
-    profile, batch = machine_profile(device), BATCH[device]
+    profile, batch = machine_profile(device, progress), BATCH[device]
     timed = _time_stages(separated, fused, size, batch, device, seconds, progress)
     figures = {
         f"{device}, {stage}: measured": Figure(ratio.median, "×", ratio.n, (ratio.low, ratio.high))

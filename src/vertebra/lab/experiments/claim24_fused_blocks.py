@@ -66,7 +66,8 @@ def measure(setup: Setup, networks: tuple[ConvNet, ConvNet] | None = None, secon
         figures[f"{arm}: MACs"] = Figure(found.macs / BATCH / 1e9, "GMACs an image")
     # By stage: 3×3 in the first three, and MBConv's kernels behind them.
     plain, integrated = networks or (rows["none"], cast(ConvNet, fuse_mbconv(fused(B4, FIRST, kernel=3))))
-    pair = StagePair.of(plain, integrated, SIZE, BATCH)
+    first = arms["none"] if networks is None else inspect(plain, SIZE, BATCH)
+    pair = StagePair(first, inspect(integrated, SIZE, BATCH))
     macs = pair.macs_ratio()
     figures |= {f"{stage}: MACs, fused over MBConv": Figure(ratio, "×") for stage, ratio in macs.items()}
     figures["least growth of MACs in a stage"] = Figure(min(macs.values()), "×")
