@@ -63,6 +63,15 @@ def test_a_gpu_can_contradict_it(counted, device, interval, verdict, says):
     assert judgement.verdict is verdict and says in judgement.reason
 
 
+def test_each_part_is_needed(counted):
+    traffic = {**counted.figures, "bytes per MAC, one over the other": Figure(0.9, "×")}
+    assert experiment.judge(Measured(traffic, counted.series)).verdict is Verdict.FAILS
+    networks = counted.series["networks"]
+    alike = {**counted.series, "networks": dict.fromkeys(networks, networks[experiment.DENSE])}
+    judgement = experiment.judge(Measured(counted.figures, alike))
+    assert judgement.verdict is Verdict.FAILS and "no more than the other's" in judgement.reason
+
+
 def test_with_the_networks_swapped_it_does_not_hold():
     measured = experiment.measure(QUICK, {"a": _wide(), "b": _narrow()})
     assert experiment.judge(measured).verdict is Verdict.FAILS
@@ -82,7 +91,7 @@ def test_a_run_times_both_at_equal_macs(monkeypatch):
     monkeypatch.setattr("gc.collect", int)  # slow in a test session
     monkeypatch.setattr(bandwidth_costs, "machine_profile", lambda *_: devices()["laptop"])
     monkeypatch.setattr(experiment, "SIZE", 16)
-    measured = experiment.measure(Setup(), {"b": _narrow(), "a": _wide()}, seconds=1e-3)
+    measured = experiment.measure(Setup(), {"a": _wide(), "b": _narrow()}, seconds=1e-3)
     low, high = measured.figures["measured: time per MAC"].interval
     assert low <= measured.value("measured: time per MAC") <= high
     assert measured.value("predicted here: time per MAC") > 0

@@ -7,7 +7,7 @@ import pytest
 
 from vertebra.anatomy import devices
 from vertebra.introspect.mbconv_swaps import fuse_mbconv
-from vertebra.lab.experiment import Setup, Verdict
+from vertebra.lab.experiment import Measured, Setup, Verdict
 from vertebra.lab.experiments import claim37_memory_traffic as experiment
 from vertebra.models.efficientnet import EfficientNet, MBConvConfig
 from vertebra.models.state_dict import meta_build
@@ -46,6 +46,15 @@ def test_where_memory_is_free_no_device_is_bound_by_it(pair):
     free = {key: replace(device, bandwidth=math.inf) for key, device in devices().items()}
     reason = experiment.judge(experiment.measure(Setup(), pair, free)).reason
     assert "on no device" in reason
+
+
+@pytest.mark.parametrize("change", [{"parameters": 0.9}, {"activation bytes": 1.1}])
+def test_each_part_is_needed(pair, change):
+    measured = experiment.measure(Setup(), pair)
+    ratios = {stage: found | change for stage, found in measured.series["ratios"].items()}
+    assert experiment.judge(measured).verdict is Verdict.IN_PART
+    changed = Measured(measured.figures, {**measured.series, "ratios": ratios})
+    assert experiment.judge(changed).verdict is Verdict.FAILS
 
 
 def test_with_the_networks_swapped_it_does_not_hold(pair):
