@@ -3,9 +3,15 @@
 from torch import nn
 
 from vertebra.anatomy import inspect
-from vertebra.introspect import UnreducedInception, googlenet_with
-from vertebra.lab.convolution_chains import convolution_chains, direction, macs_without_reductions, pointwise
-from vertebra.models.efficientnet import efficientnet_b0
+from vertebra.introspect import UnreducedInception, googlenet_with, replace_bottlenecks
+from vertebra.lab.convolution_chains import (
+    convolution_chains,
+    direction,
+    macs_with_plain_blocks,
+    macs_without_reductions,
+    pointwise,
+)
+from vertebra.models import efficientnet_b0, resnet50
 from vertebra.models.state_dict import meta_build
 
 
@@ -50,3 +56,11 @@ def test_the_macs_without_reductions_are_those_of_the_network_without_them():
 def test_what_reduces_for_a_grouped_convolution_is_no_reduction():
     rows = _rows(nn.Conv2d(8, 4, 1), nn.Conv2d(4, 4, 3, groups=4))
     assert macs_without_reductions(rows) == ([], sum(row.macs for row in rows))
+
+
+def test_the_macs_with_plain_blocks_are_those_of_the_network_with_them():
+    with meta_build():
+        whole, plain = resnet50(), replace_bottlenecks(resnet50(), ["layer2", "layer3", "layer4"])
+        first = [row for row in inspect(whole, 224).rows if not row.name.startswith("layer1")]
+        others = [row for row in inspect(plain, 224).rows if not row.name.startswith("layer1")]
+    assert macs_with_plain_blocks(first) == sum(row.macs for row in others)

@@ -42,6 +42,13 @@ def test_japanese_texts_of_titles_and_ticks(result, monkeypatch):
     assert "left" in texts(result.picture("svg"))
 
 
+def test_of_the_users_networks_it_has_a_title_of_its_own(result):
+    claim = replace(result.claim, networks_title="How large any is", networks_caption="More is more.")
+    assert replace(result, claim=claim).title == result.claim.title
+    of_networks = replace(result, claim=claim, settings={**result.settings, "models": ["mine"]})
+    assert {"1. How large any is", "More is more."} <= set(texts(of_networks.picture("svg")))
+
+
 def test_in_a_page_it_has_ids_of_its_own_and_no_styles(result):
     svg = result.picture("svg")
     first, second = (ElementTree.fromstring(inline_svg(svg, name, "A <title>", "What & how")) for name in ("a-", "b-"))

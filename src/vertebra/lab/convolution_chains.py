@@ -5,6 +5,7 @@ Made from the rows of `vertebra.inspect`, so that it holds for any network, what
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -97,6 +98,17 @@ def macs_without_reductions(rows: Sequence[Row]) -> tuple[list[Row], int]:
     return reductions, total
 
 
+def macs_with_plain_blocks(rows: Sequence[Row]) -> int:
+    """The network's MACs if each chain that restores were two dense 3×3 of its outer width, the stride in the first."""
+    total = sum(row.macs for row in rows)
+    for chain in convolution_chains(rows):
+        if chain.restores:
+            read, _, written = chain.channels
+            batch, _, *sides = (chain.behind or chain.spatial).output_shape
+            total += 9 * (read + written) * written * batch * math.prod(sides) - chain.macs
+    return total
+
+
 def readers_of(rows: Sequence[Row]) -> dict[int, list[Row]]:
     """For the index of a row, the rows that read its output; -1 is the network's input."""
     found: dict[int, list[Row]] = defaultdict(list)
@@ -123,7 +135,4 @@ def next_convolutions(row: Row, readers: dict[int, list[Row]]) -> list[Row]:
 
 
 def _positions(row: Row) -> int:
-    size = 1
-    for side in row.output_shape[2:]:
-        size *= side
-    return size
+    return math.prod(row.output_shape[2:])

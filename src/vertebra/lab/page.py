@@ -79,7 +79,7 @@ def _row(each: Result | NotRun, t: Translation) -> dict[str, Any]:
 def _experiment(result: Result, t: Translation) -> dict[str, Any]:
     """All that a section shows."""
     claim = result.claim
-    title, caption = t(claim.title), t(claim.caption)
+    title, caption = t(result.title), t(result.caption)
     picture = inline_svg(result.picture("svg", t.language), f"{result.entry.stem}-", title, caption)
     return {
         "number": result.number,

@@ -49,9 +49,8 @@ def picture(entry: Entry, result: Result, kind: str, language: str = "en") -> by
     with mpl.rc_context(_STYLE | {"font.family": _fonts(language)}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)  # an SVG holds text, not glyphs
         canvas = Figure(figsize=(8, 5), dpi=120, layout="constrained")
-        canvas.suptitle(f"{result.number}. {t(result.claim.title)}", x=0.01, ha="left", weight="bold", fontsize=12)
-        caption = fill(t(result.claim.caption), _CAPTION_WIDTH)
-        canvas.supxlabel(caption, x=0.01, ha="left", fontsize=9, color="0.3")
+        canvas.suptitle(f"{result.number}. {t(result.title)}", x=0.01, ha="left", weight="bold", fontsize=12)
+        canvas.supxlabel(fill(t(result.caption), _CAPTION_WIDTH), x=0.01, ha="left", fontsize=9, color="0.3")
         of_networks = takes_networks(experiment) if result.networks else None
         draw = experiment.draw if of_networks is None else of_networks.draw_networks
         draw(result.measured, canvas)

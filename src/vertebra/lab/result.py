@@ -61,6 +61,16 @@ class Result:
         verdict, reason, decided_by = judgement.verdict, judgement.reason, judgement.decided_by
         return Result(entry.number, entry.name, claim, verdict, reason, decided_by, measured, **how)
 
+    @property
+    def title(self) -> str:
+        """Of the picture: of the user's networks, where it is of these."""
+        return (self.networks and self.claim.networks_title) or self.claim.title
+
+    @property
+    def caption(self) -> str:
+        """What to see in the picture."""
+        return (self.networks and self.claim.networks_caption) or self.claim.caption
+
     def picture(self, kind: str = "svg", language: str = "en") -> bytes:
         """The picture as SVG or PNG; with "ja" its texts are Japanese (SVG alone)."""
         if (kind, language) not in self._drawn:
@@ -74,7 +84,7 @@ class Result:
 
     def _repr_html_(self) -> str:
         """Claim, verdict and picture, as notebooks show them."""
-        name, title, caption = f"{self.entry.stem}-", self.claim.title, self.claim.caption
+        name, title, caption = f"{self.entry.stem}-", self.title, self.caption
         drawing = inline_svg(self.picture(), name, title, caption)
         said = f"<b>{escape(self.verdict)}</b>: {escape(self.reason)}"
         return f"<p>{self.number}. {escape(self.claim.claim)}<br>{said}</p><div style='max-width:60em'>{drawing}</div>"
