@@ -1,6 +1,6 @@
 """MBConv without squeeze-excitation is the inverted residual."""
 
-from functools import partial
+from functools import cache, partial
 from types import SimpleNamespace
 
 import pytest
@@ -39,6 +39,9 @@ def test_if_nothing_mixed_without_the_gates_the_claim_would_hold(monkeypatch):
     assert experiment.judge(measured).verdict is Verdict.HOLDS
 
 
+built = cache(efficientnet_b0)
+
+
 def mbconv(inp, oup, stride, expand_ratio, activation=nn.ReLU6, se=None, behind=False):
     block = MBConv(
         MBConvConfig(expand_ratio, 3, stride, inp, oup, 1), 0.0, nn.BatchNorm2d, se, activation_layer=activation
@@ -59,6 +62,6 @@ def mbconv(inp, oup, stride, expand_ratio, activation=nn.ReLU6, se=None, behind=
 )
 def test_another_block_is_not_the_inverted_residual(like, monkeypatch):
     monkeypatch.setattr(experiment, "inspect", uncounted)
-    measured = experiment.measure(Setup(), like)
+    measured = experiment.measure(Setup(), like, built)
     assert measured.value("blocks equal bit for bit") < measured.value("blocks")
     assert experiment.judge(measured).verdict is Verdict.FAILS

@@ -52,7 +52,7 @@ _HAS = ("with gate", "without")
 def measure(setup: Setup, **networks: nn.Module) -> Measured:
     """Look for gates in each block at 224 × 224; a network given by its name in `_NAMES` is measured instead."""
     with meta_build():
-        own = {name: networks.get(name) or create_model(builder) for name, builder in _NAMES.items()}
+        own = {name: networks.get(builder) or create_model(builder) for name, builder in _NAMES.items()}
     return measure_each(lambda _, network: _counted(network), own, setup)
 
 
