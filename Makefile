@@ -1,6 +1,7 @@
 # Each target does its own set-up in .venv and skips what is there already.
 #
-#   make demo    export EfficientNet-Lite0, classify two photos without torch, and train it to read handwritten digits
+#   make demo    export EfficientNet-Lite0, classify two photos without torch, train it to read handwritten digits, and
+#                see where VGG-16 keeps its parameters
 #   make check   lint, types and the tests nearest to what has changed: before each commit
 #   make test    lint, types and the test suite with coverage
 #   make slow    the tests that the suite leaves out, which take long
@@ -16,7 +17,8 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 PROGRAMS := chromium nginx-light openssl
-PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
+# Bytecode is made of what is imported, when it is: of all packages it would take as long as installing them.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-compile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo check test slow lint hooks programs bench web clean
@@ -24,7 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '3,12s/^# *//p' Makefile
+	@sed -n '3,13s/^# *//p' Makefile
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = "%d.%d" % sys.version_info[:2]; sys.version_info >= (3, 11) or sys.exit("Vertebra needs Python 3.11 or newer and $(PYTHON) is " + v + ". Name another one: make $(MAKECMDGOALS) PYTHON=python3.12")'
@@ -51,6 +53,7 @@ demo: $(VENV)/.stamp-demo
 	$(BIN)/vertebra evaluate build/demo/digits digits
 	@digit=$$(sed -n 2p build/demo/digits/data.csv | cut -d, -f1) && \
 	$(BIN)/vertebra predict "$$digit" --model build/demo/digits/model.onnx
+	$(BIN)/vertebra lab run vgg-parameters --out build/demo/lab
 	@echo "Open build/demo/digits/report.html to see how far to trust it. To serve it: vertebra serve build/demo/digits/model.onnx"
 
 lint: $(VENV)/.stamp-test
