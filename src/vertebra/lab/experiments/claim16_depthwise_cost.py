@@ -31,7 +31,7 @@ CLAIM = Claim(
     rule="Holds if each depthwise layer of the network has under a tenth of the MACs of a dense one in its place, and "
     "the network under half of those of the dense network; in part if only one is so; else it does not hold.",
     decided_by=(Kind.COUNT,),
-    title="MACs of depthwise and of dense 3×3 convolutions",
+    title="MACs of depthwise and of dense convolutions",
     caption="Curves: one layer's share of a dense 3×3's MACs falls with its channels, but with the 1×1 that mixes them "
     "not below a ninth. Bars: whole networks with either kind.",
     networks_caption="Each network with its depthwise convolutions, and with dense ones in their place.",
