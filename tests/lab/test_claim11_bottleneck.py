@@ -8,7 +8,7 @@ from vertebra.errors import UsageError
 from vertebra.introspect import replace_bottlenecks
 from vertebra.lab.experiment import Figure, Measured, Setup, Verdict
 from vertebra.lab.experiments import claim11_bottleneck as experiment
-from vertebra.models import googlenet, resnet50
+from vertebra.models import ResNet, googlenet
 from vertebra.models.resnet import BasicBlock, Bottleneck
 from vertebra.models.state_dict import meta_build
 
@@ -53,12 +53,16 @@ def test_weights_and_time_both_decide(weights, times, verdict, reason):
     assert judgement.verdict is verdict and reason in judgement.reason
 
 
+def _small():
+    return ResNet(Bottleneck, (2, 1, 1, 1), num_classes=2)
+
+
 def test_networks_of_ones_own():
     with meta_build():
-        measured = experiment.measure_networks(Setup(), {"mine": resnet50()})
-        assert measured.value("mine: bottlenecks") == 15  # the first block reads as many as its 3×3
+        measured = experiment.measure_networks(Setup(), {"mine": _small()})
+        assert measured.value("mine: bottlenecks") == 4  # the first block reads as many as its 3×3
         assert experiment.judge_networks(measured).verdict is Verdict.HOLDS
-        for name, network in (("plain", replace_bottlenecks(resnet50())), ("inception", googlenet())):
+        for name, network in (("plain", replace_bottlenecks(_small())), ("inception", googlenet())):
             with pytest.raises(UsageError, match=f"{name} has no bottleneck"):
                 experiment.measure_networks(Setup(), {name: network})
 

@@ -5,8 +5,9 @@ import pytest
 from vertebra.errors import UsageError
 from vertebra.lab.experiment import Setup, Verdict
 from vertebra.lab.experiments import claim27_restored_channels as experiment
-from vertebra.models import mobilenet_v2, resnet50
+from vertebra.models import ResNet, mobilenet_v2
 from vertebra.models.googlenet import BasicConv2d, Inception
+from vertebra.models.resnet import Bottleneck
 from vertebra.models.state_dict import meta_build
 
 
@@ -71,9 +72,13 @@ def test_modules_that_restore_change_the_verdict(inception, verdict, reason):
     assert judgement.verdict is verdict and reason in judgement.reason
 
 
+def _small():
+    return ResNet(Bottleneck, (2, 1, 1, 1), num_classes=2)
+
+
 def test_networks_of_ones_own():
     with meta_build():
-        measured = experiment.measure_networks(Setup(), {"mine": resnet50()})
+        measured = experiment.measure_networks(Setup(), {"mine": _small()})
         assert experiment.judge_networks(measured).verdict is Verdict.HOLDS
         with pytest.raises(UsageError, match="mine has no 1×1 convolution that narrows"):
             experiment.measure_networks(Setup(), {"mine": mobilenet_v2()})

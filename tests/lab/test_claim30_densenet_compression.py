@@ -3,21 +3,24 @@
 from functools import partial
 
 import pytest
+from torch import nn
 
 from vertebra.errors import UsageError
 from vertebra.introspect import simplify_densenet
 from vertebra.lab.experiment import Setup, Verdict
 from vertebra.lab.experiments import claim30_densenet_compression as experiment
-from vertebra.models import densenet121, mobilenet_v2, resnet18, vgg11
+from vertebra.models import DenseNet
 from vertebra.models.state_dict import meta_build
 
-
-def _broken(bottleneck=True, halving=True, **options):
-    return partial(_simplified, bottleneck, halving, **options)
+small = partial(DenseNet, 16, (2, 2), 128)  # reads 128 or more and narrows to 64 in every layer
 
 
-def _simplified(bottleneck, halving, **options):
-    return simplify_densenet(densenet121(**options), bottleneck=bottleneck, halving=halving)
+def _broken(bottleneck=True, halving=True):
+    return partial(_simplified, bottleneck, halving)
+
+
+def _simplified(bottleneck, halving):
+    return simplify_densenet(small(), bottleneck=bottleneck, halving=halving)
 
 
 def test_the_counts_are_the_published_ones():
@@ -30,7 +33,8 @@ def test_the_counts_are_the_published_ones():
 @pytest.mark.parametrize(
     ("build", "verdict", "reason"),
     [
-        (partial(densenet121, bn_size=8), Verdict.IN_PART, "too few bottlenecks narrow"),
+        (small, Verdict.HOLDS, "The transitions cut both"),
+        (partial(small, bn_size=8), Verdict.IN_PART, "too few bottlenecks narrow"),
         (_broken(halving=False), Verdict.IN_PART, "not every transition"),
         (_broken(bottleneck=False), Verdict.IN_PART, "too few bottlenecks narrow"),
         (_broken(bottleneck=False, halving=False), Verdict.FAILS, "Too few"),
@@ -44,11 +48,12 @@ def test_what_is_taken_out_changes_the_verdict(build, verdict, reason, monkeypat
 
 def test_networks_of_ones_own():
     with meta_build():
-        networks = {"dense": densenet121(), "inverted": mobilenet_v2(), "residual": resnet18()}
+        inverted = nn.Sequential(nn.Conv2d(3, 12, 1), nn.Conv2d(12, 12, 3, groups=12), nn.Conv2d(12, 4, 1))
+        networks = {"dense": small(), "inverted": inverted, "widening": inverted[:2]}
         measured = experiment.measure_networks(Setup(), networks)
-        assert measured.value("inverted: widen") == 17
-        for name, verdict in (("dense", Verdict.HOLDS), ("inverted", Verdict.IN_PART), ("residual", Verdict.FAILS)):
-            only = experiment.measure_networks(Setup(), {name: networks[name]})
-            assert experiment.judge_networks(only).verdict is verdict
-        with pytest.raises(UsageError, match="plain has no 1×1"):
-            experiment.measure_networks(Setup(), {"plain": vgg11()})
+    assert [measured.value(f"inverted: {way}") for way in experiment.WAYS] == [1, 0, 1]
+    for name, verdict in (("dense", Verdict.HOLDS), ("inverted", Verdict.IN_PART), ("widening", Verdict.FAILS)):
+        only = experiment.measure_networks(Setup(), {name: networks[name]})
+        assert experiment.judge_networks(only).verdict is verdict
+    with pytest.raises(UsageError, match="plain has no 1×1"):
+        experiment.measure_networks(Setup(), {"plain": nn.Conv2d(3, 4, 3, device="meta")})
