@@ -59,9 +59,9 @@ def network_bars(axes: Any, measured: Measured, kinds: Mapping[str, str], label:
     grouped_bars(axes, names, series, label)
 
 
-def seeds(axes: Any, arms: Mapping[str, Sequence[float]], label: str) -> None:
-    """One row per arm: a dot for each seed, and a bar at their mean."""
-    for row, (values, color) in enumerate(zip(arms.values(), COLORS * len(arms), strict=False)):
+def seeds(axes: Any, arms: Mapping[str, Sequence[float]], label: str, colors: Sequence[str] = COLORS) -> None:
+    """One row per arm: a dot for each seed, and a bar at their mean. `colors` are repeated."""
+    for row, (values, color) in enumerate(zip(arms.values(), [*colors] * len(arms), strict=False)):
         axes.plot(values, [row] * len(values), "o", color=color, alpha=0.8)
         axes.plot([sum(values) / len(values)], [row], "|", color=color, markersize=22, markeredgewidth=2)
     axes.set_yticks(range(len(arms)), list(arms))

@@ -1,0 +1,126 @@
+"""Claim 2: does the gap between training and validation accuracy grow with the parameters, at one trunk?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from vertebra.lab.charts import BLUE, ORANGE, bars, seeds
+from vertebra.lab.experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Setup, Verdict
+from vertebra.lab.fit import Protocol
+from vertebra.lab.fit_all import fit_all
+from vertebra.lab.overfitting import Gaps, gap_figures, seed_figure
+from vertebra.lab.pretrained_features import SIZE, linear_head_accuracy
+from vertebra.lab.progress_parts import part_of
+from vertebra.lab.seed_statistics import over_seeds
+from vertebra.lab.small_data import Images, ImageSet
+from vertebra.lab.small_photos import photos
+from vertebra.lab.vgg_heads import FEW, few_digits, vgg_with_head
+from vertebra.models import ConvNet, create_model
+from vertebra.models.state_dict import meta_build
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+
+Arms = Mapping[str, Callable[..., ConvNet]]
+
+# Heads from the fewest parameters to the most.
+ARMS: Arms = {"pooling": partial(vgg_with_head, None)}
+ARMS = {**ARMS, **{f"{width} wide": partial(vgg_with_head, width) for width in (128, 1024)}}
+TRUNK, PER_CLASS = (16, 16, "M", 32, 32, "M", 64, 64, "M"), 30
+PHOTO_ARMS: Arms = {"pooling": partial(vgg_with_head, None, TRUNK)}
+PHOTO_ARMS = {**PHOTO_ARMS, **{f"{width} wide": partial(vgg_with_head, width, TRUNK, 4) for width in (512, 2048)}}
+PHOTO_PROTOCOL = Protocol(epochs=30, lr=0.05, batch_size=50)
+VGGS = ("vgg11", "vgg13", "vgg16", "vgg19")
+
+CLAIM = Claim(
+    family="VGG",
+    stated_by="article l.8",
+    claim="With more than 130 M parameters it overfits a set of Caltech-101's size, 50 images a class.",
+    claim_ja="1億3000万を超えるパラメーターは、1クラス50枚のCaltech-101ほどのデータには多すぎ、過学習につながる。",
+    should_hold="VGG-11, 13, 16, 19 have 132.9, 133.0, 138.4, 143.7 M. On one trunk the gap between training and "
+    "validation accuracy does not grow with the head. Another network than VGG, on Caltech-101 with 30 images a class, "
+    "has 46.5 % from scratch and 86.5 % pretrained (Zeiler & Fergus 2013).",
+    source="counts; Zeiler & Fergus 2013",
+    rule="Does not hold if the network with the largest head does not overfit: a gap of at most 5 points between "
+    "training and validation accuracy, on the digits or, with --data, on the photos. Else it holds if on each set the "
+    "gap of the largest head is above that of the smallest (interval of the paired difference above 0), and in part if "
+    "not: it overfits, and the count is not the cause. VGG-16 itself is not trained.",
+    decided_by=(Kind.COUNT, Kind.TRAINING),
+    title="The gap between training and validation accuracy, at one trunk with larger and larger heads",
+    caption="Each dot is one training, each bar the mean. Bars farther right from row to row mean that the network "
+    "overfits more with more parameters. With --data, photos are beside the digits.",
+    seconds=40,
+    seeds=6,
+    takes_data=True,
+    expected={
+        f"parameters of {name}": Expected(count, "counts")
+        for name, count in zip(VGGS, (132_863_336, 133_047_848, 138_357_544, 143_667_240), strict=True)
+    },
+)
+
+
+def measure(setup: Setup, arms: Arms = ARMS, images: Callable[[int], Images] = few_digits) -> Measured:
+    """Count in VGG; train each head on 10 digits a class, then on 30 photos of each of 20 classes, if there are any."""
+    figures = {}
+    for name in VGGS:
+        with meta_build():
+            figures[f"parameters of {name}"] = Figure(sum(p.numel() for p in create_model(name).parameters()))
+    if setup.quick:
+        return Measured(figures)
+    sets = {"digits": (arms, images, FEW)}
+    large = None
+    if setup.data is not None:
+        large = photos(setup.data, SIZE, classes=20, per_class=PER_CLASS, max_per_class=60, progress=setup.progress)
+        sets["photos"] = (PHOTO_ARMS, partial(_few_photos, large.resized(32)), PHOTO_PROTOCOL)
+    gaps: Gaps = {}
+    for part, (data, (own_arms, own_images, protocol)) in enumerate(sets.items()):
+        progress = part_of(setup.progress, part, len(sets))
+        curves = fit_all(
+            own_arms, range(setup.seeds), own_images, protocol, device=setup.device, progress=progress
+        )  # fmt: skip
+        more, own_gaps = gap_figures(data, own_arms, curves)
+        figures |= more
+        gaps |= {f"{data}, {arm}": values for arm, values in own_gaps.items()}
+    if large is not None:
+        heads = linear_head_accuracy(large, range(setup.seeds), PER_CLASS, setup.device, setup.progress)
+        gaps["photos, pretrained"] = [head.train - head.val for head in heads]
+        figures["validation, photos, pretrained"] = seed_figure(over_seeds([head.val for head in heads]), "%")
+        figures["gap, photos, pretrained"] = seed_figure(over_seeds(gaps["photos, pretrained"]), "points")
+    return Measured(figures, {"gaps": gaps})
+
+
+def _few_photos(images: ImageSet, seed: int) -> Images:
+    return images.split(seed).few(PER_CLASS)
+
+
+def judge(measured: Measured) -> Judgement:
+    """Does the network with the largest head overfit, and more than that with the smallest?"""
+    figures = measured.figures
+    sets = [data for data in ("digits", "photos") if f"gap of the largest head, {data}" in figures]
+    if not sets:
+        return Judgement(Verdict.OPEN, "VGG's parameters were counted; nothing was trained.", ("parameters of vgg16",))
+    growth = [f"gap of the largest above the smallest head, {data}" for data in sets]
+    decided_by = (*growth, *(f"gap of the largest head, {data}" for data in sets))
+    if not all(measured.value(f"gap of the largest head, {data}") > 5 for data in sets):
+        return Judgement(Verdict.FAILS, "Even the largest head does not overfit.", decided_by)
+    if all((figures[name].interval or (0, 0))[0] > 0 for name in growth):
+        return Judgement(Verdict.HOLDS, "It overfits, and more with more parameters.", decided_by)
+    if "photos" in sets:
+        reason = "It overfits, but not more with more parameters; pretrained features are beside it."
+        return Judgement(Verdict.IN_PART, reason, (*decided_by, "gap, photos, pretrained"))
+    reason = "It overfits, but not more with more parameters, on digits alone: no photos were given."
+    return Judgement(Verdict.IN_PART, reason, decided_by)
+
+
+def draw(measured: Measured, canvas: Canvas) -> None:
+    """A row for each head; without training, VGG's parameters."""
+    axes = canvas.subplots()
+    if measured.series:
+        gaps = measured.series["gaps"]
+        seeds(
+            axes, gaps, "training minus validation accuracy, points", [BLUE if "dig" in arm else ORANGE for arm in gaps]
+        )
+        return
+    bars(axes, {name: measured.value(f"parameters of {name}") / 1e6 for name in VGGS}, "parameters, 10⁶")
