@@ -1,4 +1,4 @@
-"""Every claim's experiment in full: verdicts, figures and seconds, as `vertebra lab run all --data CALTECH101` gives them.
+"""Every claim's experiment in full, as `vertebra lab run all --data CALTECH101` runs them: verdicts, figures, seconds.
 
 Kept results are used again, so that a second run repeats what has changed; `-n` is the number of seeds, 0 for as many
 as each experiment says.
