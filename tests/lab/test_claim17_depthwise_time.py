@@ -3,14 +3,16 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 from torch import nn
 
-from vertebra.anatomy import Anatomy
+from vertebra.anatomy import Anatomy, inspect
 from vertebra.errors import UsageError
 from vertebra.introspect import replace_depthwise
+from vertebra.lab import time_shares
 from vertebra.lab.experiment import Setup, Verdict
 from vertebra.lab.experiments import claim17_depthwise_time as experiment
-from vertebra.lab.time_shares import DEPTHWISE, PARTS, measured_shares
+from vertebra.lab.time_shares import DEPTHWISE, PARTS, SIZE, measured_shares
 from vertebra.models import mobilenet_v2
 from vertebra.models.state_dict import meta_build
 
@@ -78,3 +80,28 @@ def test_times_of_a_tiny_network_are_measured(monkeypatch):
     (shares,) = measured_shares(network, Setup(), 1, 0.01)["torch"]
     assert list(shares.values())[:2] == [25, 75]
     assert set(measured_shares(network, Setup(), 2, 0.01)) == {"torch"}
+
+
+class Event:
+    """Of one millisecond for each call."""
+
+    def __init__(self, enable_timing):
+        self.recorded = False
+
+    def record(self):
+        self.recorded = True
+
+    def elapsed_time(self, end):
+        assert self.recorded and end.recorded
+        return 1.0
+
+
+def test_times_on_a_gpu_are_summed_over_all_calls_of_a_module(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    relu = nn.ReLU()
+    network = nn.Sequential(nn.Conv2d(3, 3, 3, stride=32, groups=3), relu, nn.Conv2d(3, 4, 1), relu).train()
+    rows = {row.index: row for row in inspect(network, SIZE).rows}
+    times = time_shares._times_on_gpu(network, rows, "cpu")
+    assert sorted(times.values()) == [1, 1, 2]
+    assert network.training and not network[0]._forward_hooks

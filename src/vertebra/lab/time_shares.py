@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -67,7 +69,9 @@ def measured_shares(network: nn.Module, setup: Setup, rounds: int, seconds: floa
         for executor in list(executors):
             try:
                 times = (
-                    anatomy.measure(executor, seconds).rows if setup.device == "cpu" else _times_on_cuda(network, rows)
+                    anatomy.measure(executor, seconds).rows
+                    if setup.device == "cpu"
+                    else _times_on_gpu(network, rows, setup.device)
                 )
             except UsageError:
                 if executor != "onnxruntime":
@@ -78,18 +82,31 @@ def measured_shares(network: nn.Module, setup: Setup, rounds: int, seconds: floa
     return found
 
 
-def _times_on_cuda(network: nn.Module, rows: Mapping[int, Row], warmup: int = 3) -> dict[int, float]:
-    """Milliseconds of each module that is one operation, with a batch of 32, by events before and after it."""
+def _times_on_gpu(network: nn.Module, rows: Mapping[int, Row], device: str, warmup: int = 3) -> dict[int, float]:
+    """Milliseconds of each module that is one operation, over all its calls, by events; with a batch of 32."""
     leaves = {path: module for path, module in network.named_modules() if not any(module.children())}
     own = {row.module: index for index, row in rows.items() if row.module in leaves and row.kind is not Kind.VIEW}
-    events = {path: [torch.cuda.Event(enable_timing=True) for _ in range(2)] for path in own}  # type: ignore[no-untyped-call]
+    calls: list[tuple[str, Any, Any]] = []
+    event = partial(torch.cuda.Event, enable_timing=True)
+
+    def record(path: str, *_: Any) -> None:
+        calls.append((path, event(), event()))
+        calls[-1][1].record()
+
+    def end(*_: Any) -> None:
+        calls[-1][2].record()
+
     with preserved(network) as handles, torch.inference_mode():
-        network.to("cuda").eval()
+        network.to(device).eval()
         images = random_images(network, 32, SIZE)
-        for path, (before, after) in events.items():
-            handles.append(leaves[path].register_forward_pre_hook(lambda *_, event=before: event.record()))
-            handles.append(leaves[path].register_forward_hook(lambda *_, event=after: event.record()))
+        for path in own:
+            handles.append(leaves[path].register_forward_pre_hook(partial(record, path)))
+            handles.append(leaves[path].register_forward_hook(end))
         for _ in range(warmup + 1):
+            calls.clear()
             network(images)
         torch.cuda.synchronize()
-    return {own[path]: before.elapsed_time(after) for path, (before, after) in events.items()}
+    times = dict.fromkeys(own.values(), 0.0)
+    for path, before, after in calls:
+        times[own[path]] += before.elapsed_time(after)
+    return times
