@@ -48,9 +48,9 @@ CLAIM = Claim(
     "gap of the largest head is above that of the smallest (interval of the paired difference above 0), and in part if "
     "not: it overfits, and the count is not the cause. VGG-16 itself is not trained.",
     decided_by=(Kind.COUNT, Kind.TRAINING),
-    title="The gap between training and validation accuracy, at one trunk with larger and larger heads",
-    caption="Each dot is one training, each bar the mean. Bars farther right from row to row mean that the network "
-    "overfits more with more parameters. With --data, photos are beside the digits.",
+    title="Overfitting of one trunk with larger and larger heads",
+    caption="Each dot is one training, each bar the mean; beside each head the parameters of the network. Bars farther "
+    "right from row to row mean that it overfits more with more parameters.",
     seconds=40,
     seeds=6,
     takes_data=True,
@@ -119,8 +119,10 @@ def draw(measured: Measured, canvas: Canvas) -> None:
     axes = canvas.subplots()
     if measured.series:
         gaps = measured.series["gaps"]
-        seeds(
-            axes, gaps, "training minus validation accuracy, points", [BLUE if "dig" in arm else ORANGE for arm in gaps]
-        )
+        counts = {arm: measured.figures.get(f"parameters, {arm}") for arm in gaps}
+        rows = {arm if n is None else f"{arm}: {n.value / 1e3:,.0f} k": gaps[arm] for arm, n in counts.items()}
+        colors = [BLUE if arm.startswith("digits") else ORANGE for arm in gaps]
+        seeds(axes, rows, "training minus validation accuracy, points", colors)
+        axes.set_xlim(left=min(0, axes.get_xlim()[0]))
         return
     bars(axes, {name: measured.value(f"parameters of {name}") / 1e6 for name in VGGS}, "parameters, 10⁶")
