@@ -69,9 +69,7 @@ def measured_shares(network: nn.Module, setup: Setup, rounds: int, seconds: floa
         for executor in list(executors):
             try:
                 times = (
-                    anatomy.measure(executor, seconds).rows
-                    if setup.device == "cpu"
-                    else _times_on_gpu(network, rows, setup.device)
+                    anatomy.measure(executor, seconds).rows if on_cpu else _times_on_gpu(network, rows, setup.device)
                 )
             except UsageError:
                 if executor != "onnxruntime":
