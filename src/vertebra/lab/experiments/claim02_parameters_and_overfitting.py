@@ -51,7 +51,7 @@ CLAIM = Claim(
     title="Overfitting of one trunk with larger and larger heads",
     caption="Each dot is one training, each bar the mean; beside each head the parameters of the network. Bars farther "
     "right from row to row mean that it overfits more with more parameters.",
-    seconds=40,
+    seconds=35,
     seeds=6,
     takes_data=True,
     expected={
@@ -72,7 +72,8 @@ def measure(setup: Setup, arms: Arms = ARMS, images: Callable[[int], Images] = f
     sets = {"digits": (arms, images, FEW)}
     large = None
     if setup.data is not None:
-        large = photos(setup.data, SIZE, classes=20, per_class=PER_CLASS, max_per_class=60, progress=setup.progress)
+        reading = part_of(setup.progress, 0, 20)
+        large = photos(setup.data, SIZE, classes=20, per_class=PER_CLASS, max_per_class=60, progress=reading)
         sets["photos"] = (PHOTO_ARMS, partial(_few_photos, large.resized(32)), PHOTO_PROTOCOL)
     gaps: Gaps = {}
     for part, (data, (own_arms, own_images, protocol)) in enumerate(sets.items()):
@@ -84,7 +85,8 @@ def measure(setup: Setup, arms: Arms = ARMS, images: Callable[[int], Images] = f
         figures |= more
         gaps |= {f"{data}, {arm}": values for arm, values in own_gaps.items()}
     if large is not None:
-        heads = linear_head_accuracy(large, range(setup.seeds), PER_CLASS, setup.device, setup.progress)
+        ending = part_of(setup.progress, 19, 20)
+        heads = linear_head_accuracy(large, range(setup.seeds), PER_CLASS, setup.device, ending)
         gaps["photos, pretrained"] = [head.train - head.val for head in heads]
         figures["validation, photos, pretrained"] = seed_figure(over_seeds([head.val for head in heads]), "%")
         figures["gap, photos, pretrained"] = seed_figure(over_seeds(gaps["photos, pretrained"]), "points")

@@ -42,7 +42,7 @@ CLAIM = Claim(
     title="What adaptive pooling makes of other input sizes",
     caption="Left: the pooling always hands on 7 × 7 values; fewer of them are independent where it repeats values. "
     "Right: a trained network tested at sizes other than its own (dashed); bands are the range over seeds.",
-    seconds=25,
+    seconds=15,
     seeds=3,
     takes_data=True,
     expected={

@@ -42,7 +42,7 @@ CLAIM = Claim(
     title="One trunk with two heads, on digits and on shifted digits",
     caption="Each dot is one training, each bar the mean; higher is better. Training images are centred; shifted "
     "images lie 2 pixels off, in four directions. 10 and 100 are training images a class.",
-    seconds=50,
+    seconds=45,
     seeds=5,
     expected={
         "parameters of VGG-16": Expected(138_357_544, "counts"),
