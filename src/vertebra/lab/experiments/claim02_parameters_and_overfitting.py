@@ -50,7 +50,7 @@ CLAIM = Claim(
     decided_by=(Kind.COUNT, Kind.TRAINING),
     title="Overfitting of one trunk with larger and larger heads",
     caption="Each dot is one training, each bar the mean; beside each head the parameters of the network. Bars farther "
-    "right from row to row mean that it overfits more with more parameters.",
+    "right from row to row mean that it overfits more with more parameters. A quick run shows VGG's parameters alone.",
     seconds=35,
     seeds=6,
     takes_data=True,

@@ -40,8 +40,8 @@ CLAIM = Claim(
     "and does not decide: to accept an image is not to recognise it.",
     decided_by=(Kind.COUNT, Kind.TRAINING),
     title="What adaptive pooling makes of other input sizes",
-    caption="Left: the pooling always hands on 7 × 7 values; fewer of them are independent where it repeats values. "
-    "Right: a trained network tested at sizes other than its own (dashed); bands are the range over seeds.",
+    caption="The pooling always hands on 7 × 7 values; fewer of them are independent where it repeats values. Right, "
+    "where training ran: a network tested at sizes other than its own (dashed); bands are the range over seeds.",
     seconds=15,
     seeds=3,
     takes_data=True,
