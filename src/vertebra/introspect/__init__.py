@@ -68,6 +68,7 @@ from .path_lengths import path_length_gradients as path_length_gradients
 from .positions_read import positions_read as positions_read
 from .preserve import batch_statistics as batch_statistics
 from .preserve import preserved as preserved
+from .preserve import usable_statistics as usable_statistics
 from .receptive_field_by_gradient import GradientField as GradientField
 from .receptive_field_by_gradient import receptive_field_by_gradient as receptive_field_by_gradient
 from .residuals import Contribution as Contribution
@@ -78,3 +79,5 @@ from .residuals import residual_blocks as residual_blocks
 from .saved_tensors import SavedBytes as SavedBytes
 from .saved_tensors import count_saved_bytes as count_saved_bytes
 from .saved_tensors import saved_bytes_by_module as saved_bytes_by_module
+from .surviving_input import SurvivingInput as SurvivingInput
+from .surviving_input import surviving_inputs as surviving_inputs
