@@ -176,3 +176,18 @@ def test_the_skip_keeps_neighbouring_gradients_alike():
             return input_gradient_correlation(net, noise_arc((3, 8, 8), 32))
 
     assert correlation(True) > 0.5 > correlation(False)
+
+
+def test_the_ratio_of_outputs_is_not_that_of_weights():
+    """The gradient halves from layer to layer, and the activations double: weights' gradients stay."""
+    net = nn.Sequential(*(nn.Conv2d(1, 1, 1, bias=False) for _ in range(3)))
+    for conv in net:
+        conv.weight.data.fill_(0.5)
+    gradients = gradient_norms(net, torch.ones(1, 1, 1, 1), lambda out: out.sum())
+    assert first_to_last_ratio(gradients) == pytest.approx(1)
+    assert first_to_last_ratio(gradients, "output") == pytest.approx(0.25)
+
+
+def test_an_arc_may_be_short():
+    whole, part = noise_arc((1, 4, 4), 4, 3), noise_arc((1, 4, 4), 2, 3, degrees=30)
+    assert torch.allclose(whole[:2], part, atol=1e-6)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from vertebra.introspect import batch_statistics, preserved
+from vertebra.introspect import batch_statistics, preserved, usable_statistics
 
 
 def small():
@@ -62,3 +62,20 @@ def test_batch_statistics_leaves_dropout_off_and_the_running_statistics_alone():
         assert net[1](net[0](images)).mean().abs() < 1e-5
     after = snapshot(net)
     assert same(before[:4], after[:4])
+
+
+def test_usable_statistics_are_those_of_the_images_only_where_nothing_was_learned():
+    fresh, trained = small(), small()
+    trained[1].running_mean.fill_(0.5)
+    images = torch.randn(8, 3, 6, 6) + 3
+    for net in (fresh, trained):
+        before = snapshot(net)
+        with usable_statistics(net, images):
+            assert not any(module.training for module in net.modules())
+            maps = net[0](images)
+            learned = net is trained
+            assert torch.allclose(net[1].running_mean, maps.mean((0, 2, 3)), atol=1e-5) is not learned
+        assert same(before, snapshot(net)) and net[1].momentum == 0.1
+    with pytest.raises(RuntimeError), usable_statistics(fresh, images[:, :1]):
+        pass
+    assert fresh[1].momentum == 0.1

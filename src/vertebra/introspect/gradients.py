@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -74,9 +74,15 @@ def gradient_norms(network: nn.Module, inputs: Tensor, loss: Loss | None = None)
         )
 
 
-def first_to_last_ratio(gradients: Sequence[LayerGradient]) -> float:
-    """Norm of the weight gradient of the first convolution over that of the last; infinite or NaN where that is 0."""
-    norms = [gradient.weight for gradient in gradients if gradient.is_convolution]
+def first_to_last_ratio(gradients: Sequence[LayerGradient], of: Literal["weight", "output"] = "weight") -> float:
+    """Norm of the gradient of the first convolution over that of the last; infinite or NaN where that is 0.
+
+    Of its weights, or of its output: a layer's input scales the former too, so that it stays where activations grow as
+    fast as gradients shrink.
+    """
+    norms = [
+        gradient.weight if of == "weight" else gradient.output for gradient in gradients if gradient.is_convolution
+    ]
     if len(norms) < 2:
         raise UsageError(f"a ratio needs two convolutions, and {len(norms)} of {len(gradients)} layers are any.")
     if norms[-1] == 0:
@@ -99,18 +105,19 @@ def output_projection(output: Any, seed: int = 0) -> Tensor:
     return sum(terms[1:], terms[0])
 
 
-def noise_arc(shape: Sequence[int], points: int = 64, seed: int = 0) -> Tensor:
-    """Images on a quarter circle between two images a and b of normal noise: cos θ · a + sin θ · b, (points, *shape).
+def noise_arc(shape: Sequence[int], points: int = 64, seed: int = 0, degrees: float = 90) -> Tensor:
+    """Images on a circle through two images a and b of normal noise: cos θ · a + sin θ · b, (points, *shape).
 
     Args:
         shape: of one image, (C, H, W).
         points: how many, evenly spaced, both ends included.
         seed: of the two images.
+        degrees: the largest θ; 90 ends in b.
     """
     if require_positive_int("points", points) < 2:
         raise UsageError("points is 1; an arc has at least two.")
     ends = torch.randn((2, *shape), generator=torch.Generator().manual_seed(seed))
-    angles = torch.linspace(0, math.pi / 2, points).view(-1, *[1] * len(shape))
+    angles = torch.linspace(0, math.radians(degrees), points).view(-1, *[1] * len(shape))
     return torch.cos(angles) * ends[0] + torch.sin(angles) * ends[1]
 
 

@@ -63,6 +63,33 @@ def batch_statistics(network: nn.Module) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def usable_statistics(network: nn.Module, images: Tensor) -> Iterator[None]:
+    """Evaluation mode, in which batch norms whose running statistics nothing has changed yet have those of the images.
+
+    For networks of which one doesn't know whether they were trained; the running statistics are restored afterwards.
+    """
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and _is_untouched(module)]
+    momenta = [norm.momentum for norm in norms]
+    with preserved(network):
+        network.eval()
+        try:
+            for norm in norms:
+                norm.training, norm.momentum = True, 1.0
+            if norms:
+                with torch.no_grad():
+                    network(images.clone())
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.training, norm.momentum = False, momentum
+        yield
+
+
+def _is_untouched(norm: _BatchNorm) -> bool:
+    mean, var = norm.running_mean, norm.running_var
+    return mean is not None and var is not None and bool((mean == 0).all()) and bool((var == 1).all())
+
+
 def device_of(network: nn.Module) -> torch.device:
     """The device of the network's first parameter or buffer; the CPU where it has none."""
     tensor = next((t for tensors in (network.parameters(), network.buffers()) for t in tensors), None)

@@ -81,6 +81,18 @@ def seed_lines(axes: Any, lines: Mapping[str, Mapping[float, Sequence[float]]], 
     axes.legend(fontsize=9)
 
 
+def norms_by_depth(axes: Any, networks: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """For each network one line per kind, the second dashed: norms from the first layer to the last, in logarithm."""
+    for (name, kinds), color in zip(networks.items(), COLORS * len(networks), strict=False):
+        for (kind, norms), style in zip(kinds.items(), ("-", "--"), strict=False):
+            # A layer that nothing depends on, such as a projection without its skip, has none.
+            shown = {place / max(1, len(norms) - 1): norm for place, norm in enumerate(norms) if norm}
+            axes.plot(list(shown), list(shown.values()), style, color=color, linewidth=1.5, label=f"{kind}{name}")
+    axes.set(xlabel="depth: 0 is the first layer, 1 the last", ylabel="gradient norm over the last convolution's")
+    axes.set_yscale("log")
+    axes.legend(fontsize=8)
+
+
 def stacked_bars(axes: Any, rows: Sequence[str], parts: Mapping[str, Sequence[float]], label: str) -> None:
     """Horizontal bars, one per row from the top down, each made of one piece for every part; wide ones are labelled."""
     lefts = [0.0] * len(rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from torch import nn
@@ -33,9 +33,12 @@ def each_measured(measured: Measured) -> dict[str, Measured]:
     return found
 
 
-def judge_each(judge: Callable[[Measured], Judgement], measured: Measured) -> Judgement:
-    """The judgement that all networks share; where they differ, it holds in part."""
-    judgements = {name: judge(own) for name, own in each_measured(measured).items()}
+def judge_each(
+    judge: Callable[[Measured], Judgement], measured: Measured, names: Collection[str] | None = None
+) -> Judgement:
+    """The judgement that all networks share, or those named; where they differ, it holds in part."""
+    each = each_measured(measured)
+    judgements = {name: judge(own) for name, own in each.items() if names is None or name in names}
     decided_by = tuple(f"{name}: {what}" for name, j in judgements.items() for what in j.decided_by)
     verdicts = {j.verdict for j in judgements.values()}
     reasons = {j.reason for j in judgements.values()}

@@ -84,6 +84,12 @@ def image_size(network: nn.Module) -> int:
     return _sizes[network]
 
 
+def small_images(network: nn.Module, count: int, side: int = 64, seed: int = 0) -> Tensor:
+    """`random_images` of this side where the network runs on such, to save time; else of the one that it is for."""
+    images = random_images(network, count, side, seed)
+    return images if _problem(network, images[:1]) is None else random_images(network, count, None, seed)
+
+
 def check_runs(name: str, network: nn.Module, images: Tensor | None = None) -> None:
     """Raise a `UsageError` if the network cannot classify such images; without any, if it can classify none."""
     images = random_images(network, 1) if images is None else images

@@ -1,0 +1,88 @@
+"""Gradients of a network by depth, and of neighbouring inputs; with and without its skip connections."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from vertebra.errors import UsageError
+from vertebra.introspect import (
+    ablated_blocks,
+    first_to_last_ratio,
+    gradient_norms,
+    input_gradient_correlation,
+    noise_arc,
+    residual_blocks,
+    usable_statistics,
+)
+
+from .experiment import Figure, Measured
+from .small_networks import seeded
+from .user_networks import random_images, small_images
+
+BATCH, _SIDE = 16, 16
+_POINTS, _DEGREES = 8, 0.5  # of the arc for networks of any size: gradients of ResNet-50 are unrelated 1.4° apart
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What gradients say of a network. The two ratios are the first convolution's norm over the last one's."""
+
+    ratio: float  # of the gradient of the output
+    weight_ratio: float  # of the gradient of the weights
+    cosine: float  # mean, of the input gradients of neighbouring points of an arc
+    norms: tuple[float, ...]  # of the gradient of each layer's output over the last convolution's, as they run
+
+
+def gradients_of(network: nn.Module, images: Tensor, arc: Tensor) -> Gradients:
+    """Measure on a batch of images, whose statistics untrained batch norms have, and on the points of an arc."""
+    with usable_statistics(network, images):
+        gradients = gradient_norms(network, images)
+        cosine = input_gradient_correlation(network, arc.to(images.device))
+    last = [gradient.output for gradient in gradients if gradient.is_convolution][-1:]
+    return Gradients(
+        first_to_last_ratio(gradients, "output"),
+        first_to_last_ratio(gradients),
+        cosine,
+        tuple(gradient.output / last[0] for gradient in gradients if last[0]),
+    )
+
+
+def gradients_of_seed(build: Callable[[], nn.Module], seed: int, device: str) -> Gradients:
+    """Of a network for small images: the seed decides weights, images and the arc, of 64 points on a quarter circle."""
+    network = seeded(build, seed).to(device)
+    images = random_images(network, BATCH, _SIDE, seed)
+    return gradients_of(network, images, noise_arc(images.shape[1:], 64, seed))
+
+
+def exponents(cosines: Mapping[str, Sequence[float]]) -> list[float]:
+    """Of each seed the slope of log cosine on log depth; NaN where a cosine is not positive."""
+    depths = [math.log(int(depth)) for depth in cosines]
+    logs = [[math.log(c) if c > 0 else math.nan for c in own] for own in zip(*cosines.values(), strict=True)]
+    return [statistics.linear_regression(depths, own).slope for own in logs]
+
+
+def network_gradients(network: nn.Module, device: str) -> Measured:
+    """Gradients of any network on small images of noise, and of the same without its skips where it has any.
+
+    Figures of the latter begin with "without skips, ", and so does its entry of the series `norms`.
+    """
+    images = small_images(network.to(device), BATCH)
+    arc = noise_arc(images.shape[1:], _POINTS, degrees=_DEGREES)
+    found = {"": gradients_of(network, images, arc)}
+    try:
+        blocks = residual_blocks(network, images)
+    except UsageError:
+        blocks = ()
+    if blocks:
+        with ablated_blocks(network, skips=blocks):
+            found["without skips, "] = gradients_of(network, images, arc)
+    figures = {"side of the images": Figure(images.shape[-1], "pixels")}
+    for kind, own in found.items():
+        figures |= {f"{kind}first / last": Figure(own.ratio, "×"), f"{kind}cosine": Figure(own.cosine)}
+        figures[f"{kind}weights, first / last"] = Figure(own.weight_ratio, "×")
+    return Measured(figures, {"norms": {kind: list(own.norms) for kind, own in found.items()}})
