@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -69,6 +70,14 @@ class Curve:
     final_train_accuracy: float  # of the training images after the last epoch, in evaluation mode
     seconds: float
     found: Any = None  # what `fit_all` was asked to measure on the trained network
+
+    def epochs_to(self, loss: float) -> float:
+        """Epochs until the training loss is this small, interpolated in its logarithm; all epochs if it never is."""
+        for number, (before, after) in enumerate(itertools.pairwise((math.inf, *self.train_loss))):
+            if after <= loss:
+                # Nothing is known of the loss before the first epoch.
+                return number + (math.log(before / loss) / math.log(before / after) if number else 1.0)
+        return float(len(self.train_loss))
 
 
 def fit(

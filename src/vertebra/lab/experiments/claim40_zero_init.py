@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from vertebra.introspect import ablated_blocks, batch_statistics, residual_blocks
-from vertebra.lab.charts import seed_lines, seeds
+from vertebra.lab.charts import grouped_bars, seed_lines
 from vertebra.lab.experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Setup, Verdict
 from vertebra.lab.fit import Protocol
 from vertebra.lab.fit_all import fit_all
@@ -27,14 +27,9 @@ if TYPE_CHECKING:
 REACHED = 0.1  # training loss
 PROTOCOL = Protocol(epochs=6)
 Build = Callable[..., nn.Module]
-BUILDERS: Mapping[str, Build] = {
-    "ResNet-18": resnet18,
-    "ResNet-50": resnet50,
-    "residual-56": partial(SmallResNet, 56, 8),
-}
-ARMS: Mapping[str, Callable[..., ConvNet]] = {
-    f"γ = {1 - zero}": partial(SmallResNet, 56, 8, zero_init_residual=bool(zero)) for zero in (1, 0)
-}
+RESIDUAL = partial(SmallResNet, 56, 8)
+BUILDERS: Mapping[str, Build] = {"ResNet-18": resnet18, "ResNet-50": resnet50, "residual-56": RESIDUAL}
+ARMS: Mapping[str, Callable[..., ConvNet]] = {"γ = 0": partial(RESIDUAL, zero_init_residual=True), "γ = 1": RESIDUAL}
 
 CLAIM = Claim(
     family="ResNet",
@@ -75,11 +70,10 @@ def measure(
     series = {"networks": list(builders)}
     if setup.quick:
         return Measured(figures, series)
-    curves = fit_all(
-        arms, range(setup.seeds), digits().split, PROTOCOL, device=setup.device, progress=setup.progress
-    )  # fmt: skip
+    seeds, images = range(setup.seeds), digits().split
+    curves = fit_all(arms, seeds, images, PROTOCOL, device=setup.device, progress=setup.progress)
     zero, one = curves.values()
-    epochs = [[_epochs_to(REACHED, curve.train_loss) for curve in arm] for arm in (zero, one)]
+    epochs = [[curve.epochs_to(REACHED) for curve in arm] for arm in (zero, one)]
     accuracy = [[100 * curve.val_accuracy[-1] for curve in arm] for arm in (zero, one)]
     for name, own, accurate in zip(arms, epochs, accuracy, strict=True):
         figures[f"{name}: epochs to a loss of 0.1"] = over_seeds(own).figure()
@@ -88,3 +82,49 @@ def measure(
     figures["gain in validation accuracy"] = paired_difference(*accuracy).figure("points")
     losses = {name: [list(curve.train_loss) for curve in arm] for name, arm in curves.items()}
     return Measured(figures, {**series, "losses": losses, "epochs": dict(zip(arms, epochs, strict=True))})
+
+
+def _share_that_differs(build: Build, zero: bool) -> float:
+    """Of the outputs, in %, those that differ in any bit from the network's without its branches."""
+    network = seeded(partial(build, zero_init_residual=zero), 0)
+    images = random_images(network, 4, 64)
+    with batch_statistics(network), torch.no_grad():
+        whole = network(images)
+        with ablated_blocks(network, branches=residual_blocks(network, images)):
+            shortcuts = network(images)
+    return 100 * float((whole.view(torch.int32) != shortcuts.view(torch.int32)).double().mean())
+
+
+def judge(measured: Measured) -> Judgement:
+    """Do the branches add nothing with γ = 0, and something with γ = 1?"""
+    names = measured.series["networks"]
+    decided_by, others = (tuple(f"{name}, γ = {gamma}: values that differ" for name in names) for gamma in (0, 1))
+    if any(map(measured.value, decided_by)):
+        return Judgement(Verdict.FAILS, "With γ = 0 some blocks are not the identity to begin with.", decided_by)
+    if not all(map(measured.value, others)):
+        return Judgement(Verdict.FAILS, "The blocks begin as the identity with γ = 1 too.", others)
+    start = "Every block begins as the identity; the gain on ImageNet can't be decided here"
+    difference = measured.figures.get("difference in epochs")
+    if difference is None:
+        return Judgement(Verdict.IN_PART, f"{start}, and training was not run.", decided_by)
+    low, high = difference.interval or (-math.inf, math.inf)
+    when = "sooner" if high < 0 else "later" if low > 0 else "no sooner and no later"
+    decided_by = (*decided_by, "difference in epochs", "gain in validation accuracy")
+    return Judgement(Verdict.IN_PART, f"{start}. On digits the loss falls {when}.", decided_by)
+
+
+def draw(measured: Measured, canvas: Canvas) -> None:
+    """Left the outputs that differ; right, where it was measured, the loss by epoch."""
+    has_losses = "losses" in measured.series
+    left, *right = canvas.subplots(1, 2).flat if has_losses else [canvas.subplots()]
+    groups = measured.series["networks"]
+    shares = {f"γ = {g}": [measured.value(f"{n}, γ = {g}: values that differ") for n in groups] for g in (0, 1)}
+    grouped_bars(left, groups, shares, "values that differ, %")
+    for axes in right:
+        losses = measured.series["losses"]
+        lines = {
+            name: {i + 1.0: list(at) for i, at in enumerate(zip(*own, strict=True))} for name, own in losses.items()
+        }
+        seed_lines(axes, lines, "epoch", "training loss")
+        axes.set_yscale("log")
+        axes.axhline(REACHED, color="0.6", linestyle="--", linewidth=1)
