@@ -171,4 +171,4 @@ def _run(plan: Run, settings: RunSettings, found: list[Result | NotRun], t: Tran
 
 
 def _require_packages() -> None:
-    require_packages("train", "vertebra lab", "torch", "torchvision", "sklearn", "matplotlib")
+    require_packages("train", "vertebra lab", "torch", "sklearn", "matplotlib")
