@@ -63,6 +63,10 @@ def test_the_gap_decides_and_how_it_grows():
     assert "no photos were given" in alone.reason
 
 
+def test_networks_that_have_not_fitted_decide_nothing():
+    assert _verdict(_measured("digits", [0.1], [0.3]) | {"training, digits, 1": Figure(94.0)}) is Verdict.OPEN
+
+
 def test_with_one_seed_there_is_no_interval_and_nothing_grows():
     assert _verdict(_measured("digits", [0.1], [0.3])) is Verdict.IN_PART
 
