@@ -1,11 +1,13 @@
 """Blocks that begin as the identity."""
 
+import json
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 
-from vertebra.lab.experiment import Setup, Verdict
+from vertebra.lab.experiment import Measured, Setup, Verdict
 from vertebra.lab.experiments import claim40_zero_init as experiment
 from vertebra.lab.fit import Curve
 from vertebra.lab.small_networks import SmallResNet
@@ -13,6 +15,7 @@ from vertebra.models import ResNet
 from vertebra.models.resnet import BasicBlock, Bottleneck
 
 QUICK = replace(Setup(), quick=True)
+STORED = Path(__file__).parent / "measurements" / "claim40_gamma_left_at_1.json"
 
 
 class _Narrow(ResNet):
@@ -70,10 +73,30 @@ def test_epochs_to_a_loss():
     assert epochs(1.0, 0.5) == epochs(float("nan"), float("nan")) == 2
 
 
+def test_training_is_told_and_does_not_decide():
+    """Stored: both arms have γ = 1, so no difference at all."""
+    figures = dict(experiment.measure(QUICK, {"small": BUILDERS["small"]}).figures)
+    stored = Measured.from_dict(json.loads(STORED.read_text()))
+    series = {"networks": ["small"]}
+
+    def reason(**changed):
+        difference = replace(stored.figures["difference in epochs"], **changed)
+        judgement = experiment.judge(
+            Measured({**figures, **stored.figures, "difference in epochs": difference}, series)
+        )
+        assert judgement.verdict is Verdict.IN_PART
+        return judgement.reason
+
+    assert "no sooner and no later" in reason()
+    assert "falls sooner" in reason(value=-1, interval=(-1.5, -0.5))
+    assert "falls later" in reason(value=1, interval=(0.5, 1.5))
+    assert "no sooner" in reason(interval=None)
+
+
 @pytest.mark.slow
 def test_with_gamma_left_at_1_training_is_the_same():
     arms = dict.fromkeys(("γ = 0", "γ = 1"), experiment.ARMS["γ = 1"])
-    measured = experiment.measure(Setup(seeds=3), {"small": BUILDERS["small"]}, _twice(arms))
+    measured = experiment.measure(Setup(seeds=1), {"small": BUILDERS["small"]}, _twice(arms))
     assert measured.value("difference in epochs") == 0
     assert "no sooner and no later" in experiment.judge(measured).reason
 
