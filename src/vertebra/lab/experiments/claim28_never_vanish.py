@@ -121,4 +121,4 @@ def draw(measured: Measured, canvas: Canvas) -> None:
     left.axhline(1, color="0.3", linewidth=1)
     zeroed = measured.series["zeroed"]
     right.bar(range(1, len(zeroed) + 1), zeroed, color=SKY)
-    right.set(xlabel="block of ResNet-50", ylabel="values stopped by the ReLU after the addition, %")
+    right.set(xlabel="block of ResNet-50", ylabel="values stopped by the last ReLU, %")
