@@ -79,7 +79,8 @@ def test_of_the_users_networks_the_costliest_in_everything_is_looked_for(network
 def test_the_users_networks_are_drawn():
     result = run(31, models=[Narrow(), Wide()], quick=True)
     assert result.figures["Wide: parameters"].value == 64 * 27 + 64 + 130
-    assert b"kept for backward" in result.picture("svg")
+    svg = result.picture("svg")
+    assert b"kept for backward" in svg and b"What the networks cost" in svg and b"DenseNet-169" not in svg
 
 
 def test_a_full_run_times_the_same_networks(monkeypatch):

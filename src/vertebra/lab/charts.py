@@ -37,14 +37,16 @@ def bars(axes: Any, values: Mapping[str, float], label: str, text: str | None = 
     axes.margins(x=0.15)
 
 
-def grouped_bars(axes: Any, groups: Sequence[str], series: Mapping[str, Sequence[float]], label: str) -> None:
+def grouped_bars(
+    axes: Any, groups: Sequence[str], series: Mapping[str, Sequence[float]], label: str, fontsize: float = 9
+) -> None:
     """Horizontal bars, one for each series in each group; none for a NaN."""
     height = 0.8 / len(series)
     for i, ((name, values), color) in enumerate(zip(series.items(), COLORS, strict=False)):
         positions = [row + (i - (len(series) - 1) / 2) * height for row in range(len(groups))]
         drawn = axes.barh(positions, values, height, label=name, color=color)
-        axes.bar_label(drawn, [number(value) for value in values], padding=3, fontsize=9)
-    axes.set_yticks(range(len(groups)), groups)
+        axes.bar_label(drawn, [number(value) for value in values], padding=3, fontsize=fontsize)
+    axes.set_yticks(range(len(groups)), groups, fontsize=min(10, fontsize + 1))
     axes.invert_yaxis()
     axes.set_xlabel(label)
     axes.grid(axis="y", visible=False)

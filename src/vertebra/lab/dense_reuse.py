@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import re
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 from vertebra.introspect import dense_sources, preserved, weights_by_source, zeroed_source
 from vertebra.models import ConvNet
 
+from .charts import grouped_bars
 from .fit import evaluate
 from .small_data import Images
 
@@ -72,7 +76,11 @@ def layer_connections(network: nn.Module) -> tuple[int, int]:
 
 
 def measure_reuse(network: ConvNet, images: Images) -> dict[str, Any]:
-    """Accuracy as it is and with each source zeroed in all its readers, or in those beyond the next; and weights."""
+    """Accuracy lost, in points, with each source zeroed for all its readers or for those behind the next; weights.
+
+    Keys are "accuracy" (%), "lost" and "lost_later" by source, and "weights" by reader and source. A source that one
+    module alone reads has nothing in "lost_later".
+    """
 
     def accuracy() -> float:
         return evaluate(network, images.val, images.val_labels, images.preprocessing)[1]
@@ -93,6 +101,12 @@ def measure_reuse(network: ConvNet, images: Images) -> dict[str, Any]:
     return {"accuracy": 100 * whole, "lost": lost, "lost_later": lost_later, "weights": weights}
 
 
+def mean_lost(lost: Mapping[str, float], kind: str) -> float:
+    """The mean over the outputs of layers ("layer"), or over the inputs of blocks ("input")."""
+    inputs = {source: source_label(source).startswith("input") for source in lost}
+    return statistics.fmean(value for source, value in lost.items() if inputs[source] == (kind == "input"))
+
+
 def least_on_input(weights: Mapping[str, Mapping[str, float]]) -> float:
     """Share, in %, of the layers behind a transition whose least mean weight is on it (Huang et al. 2017, Fig. 5).
 
@@ -102,3 +116,49 @@ def least_on_input(weights: Mapping[str, Mapping[str, float]]) -> float:
     first = next(iter(rows[0])) if rows else ""
     behind = [list(row.values()) for row in rows if first not in row]
     return 100 * sum(row[0] == min(row) for row in behind) / len(behind) if behind else float("nan")
+
+
+def source_label(path: str) -> str:
+    """A module of a small DenseNet in few characters: "block 2", "2, layer 3"."""
+    *_, last = names = [name for name in path.split(".") if re.search(r"\d$", name) and not name.startswith("conv")]
+    numbers = [re.sub(r"\D", "", name) for name in names]
+    if len(numbers) == 1:
+        return f"{'transition' if 'transition' in last else 'input of block'} {numbers[0]}"
+    return f"block {numbers[0]}, layer {numbers[1]}"
+
+
+def draw_lost(axes: Any, found: Sequence[Mapping[str, Any]]) -> None:
+    """Two bars for each source, of what `measure_reuse` found with several seeds."""
+    sources = list(found[0]["lost"])
+    lost = {
+        label: [statistics.fmean(one[key].get(source, math.nan) for one in found) for source in sources]
+        for label, key in (("zeroed everywhere", "lost"), ("but in the next layer", "lost_later"))
+    }
+    grouped_bars(axes, [source_label(source) for source in sources], lost, "validation accuracy lost, points", 7)
+
+
+def draw_weights(axes: Any, found: Sequence[Mapping[str, Any]]) -> None:
+    """Mean absolute weight of each reader (rows) by source (columns), of its largest; the mean over the seeds."""
+    weights = [one["weights"] for one in found]
+    readers = list(weights[0])
+    width = max(len(row) for row in weights[0].values())
+    table = [[math.nan] * width for _ in readers]
+    for row, reader in enumerate(readers):
+        means = [statistics.fmean(one[reader][source] for one in weights) for source in weights[0][reader]]
+        table[row][: len(means)] = [mean / max(means) for mean in means]
+    axes.imshow(table, aspect="auto", cmap="Blues", vmin=0.5, vmax=1)
+    for row, values in enumerate(table):
+        for column, value in enumerate(values):
+            if not math.isnan(value):
+                axes.text(
+                    column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color="w" if value > 0.8 else "k"
+                )
+    axes.set_xticks(range(width), ["input", *map(str, range(1, width))])
+    axes.set_yticks(range(len(readers)), [reader_label(reader) for reader in readers])
+    axes.set_xlabel("source: the block's input, or layer")
+    axes.grid(visible=False)
+
+
+def reader_label(path: str) -> str:
+    """A reader as `source_label`, or by its own name."""
+    return source_label(path) if re.search(r"\d", path.removesuffix(".conv1")) else path

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vertebra import intervals
@@ -46,3 +47,19 @@ def over_seeds(values: Sequence[float]) -> SeedStatistics:
 def paired_difference(one: Sequence[float], other: Sequence[float]) -> SeedStatistics:
     """The statistics of `one - other`, seed by seed: what both owe to the seed cancels."""
     return over_seeds([a - b for a, b in zip(one, other, strict=True)])
+
+
+def power(values: Mapping[float, Sequence[float]]) -> Figure:
+    """The exponent p of value ∝ x^p: the slope on logarithmic scales, with its 95 % interval (least squares).
+
+    Args:
+        values: positive ones, one a seed, for each of at least two positive x; three values in all.
+    """
+    points = [(math.log(x), math.log(value)) for x, own in values.items() for value in own]
+    xs, ys = ([point[axis] for point in points] for axis in (0, 1))
+    slope, offset = statistics.linear_regression(xs, ys)
+    squares = sum((y - offset - slope * x) ** 2 for x, y in points)
+    freedom, centre = len(points) - 2, statistics.fmean(xs)
+    error = math.sqrt(squares / freedom / sum((x - centre) ** 2 for x in xs))
+    half = intervals.student_quantile(freedom) * error
+    return Figure(slope, n=len(points), interval=(slope - half, slope + half))
