@@ -1,10 +1,10 @@
 """What DenseNet's blocks keep and who reads it."""
 
 import json
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +12,7 @@ from vertebra.introspect import dense_sources
 from vertebra.lab import dense_reuse
 from vertebra.lab.experiment import Figure, Measured, Setup, Verdict
 from vertebra.lab.experiments import claim29_feature_reuse as experiment
-from vertebra.lab.small_data import digits
+from vertebra.lab.small_data import Images
 from vertebra.lab.small_networks import seeded, small_densenet
 from vertebra.models import DenseNet
 from vertebra.models.densenet import DenseBlock
@@ -103,8 +103,9 @@ def test_a_trained_network_that_reads_the_next_layer_alone_is_found():
 
 
 def test_what_is_lost_and_weighed_by_source():
-    images = digits().split(0)
-    images = replace(images, val=images.val[:40], val_labels=images.val_labels[:40])
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)
+    labels = np.arange(20) % 10
+    images = Images("noise", tuple("0123456789"), 0, pixels, labels, pixels, labels)
     found = dense_reuse.measure_reuse(seeded(partial(small_densenet, (2, 2), 4), 0), images)
     blocks = ["features.denseblock1", "features.denseblock2"]
     layers = [f"{block}.denselayer{number}" for block in blocks for number in (1, 2)]
