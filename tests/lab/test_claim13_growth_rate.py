@@ -29,8 +29,9 @@ class Scale(torch.autograd.Function):
 
 
 def scaled(network, growth_rate):
-    """A growth rate that scales the gradient on its way from the first block to the stem."""
-    network.features.denseblock1.register_forward_pre_hook(lambda _, args: Scale.apply(args[0], growth_rate))
+    """A growth rate whose square scales the gradient on its way from the first block to the stem."""
+    factor = (growth_rate / 8) ** 2
+    network.features.denseblock1.register_forward_pre_hook(lambda _, args: Scale.apply(args[0], factor))
     return network
 
 

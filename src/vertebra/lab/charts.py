@@ -134,12 +134,17 @@ def ratio_scale(axes: Any, low: float, high: float) -> None:
     low, high = min(low, axes.dataLim.ymin), max(high, axes.dataLim.ymax)
     axes.set_yscale("log")
     axes.set_ylim(low, high)
+    log_ticks(axes)
+    axes.axhline(1, color="0.3", linewidth=1)
+
+
+def log_ticks(axes: Any) -> None:
+    """Numbers at 1, 2 and 5 of each decade on a logarithmic y-axis."""
+    low, high = axes.get_ylim()
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [step * 10**decade for decade in decades for step in (1, 2, 5)]
-    shown = [tick for tick in ticks if low <= tick <= high]
+    shown = [step * 10.0**decade for decade in decades for step in (1, 2, 5) if low <= step * 10.0**decade <= high]
     axes.set_yticks(shown, [f"{tick:g}" for tick in shown])
     axes.minorticks_off()
-    axes.axhline(1, color="0.3", linewidth=1)
 
 
 def device_axis(axes: Any, flops_per_byte: Mapping[str, float]) -> None:

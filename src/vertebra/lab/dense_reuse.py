@@ -154,7 +154,7 @@ def draw_weights(axes: Any, found: Sequence[Mapping[str, Any]]) -> None:
                     column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color="w" if value > 0.8 else "k"
                 )
     axes.set_xticks(range(width), ["input", *map(str, range(1, width))])
-    axes.set_yticks(range(len(readers)), [reader_label(reader) for reader in readers])
+    axes.set_yticks(range(len(readers)), [reader_label(reader) for reader in readers], fontsize=8)
     axes.set_xlabel("source: the block's input, or layer")
     axes.grid(visible=False)
 

@@ -82,13 +82,15 @@ def judge(measured: Measured) -> Judgement:
 
 
 def draw(measured: Measured, canvas: Canvas) -> None:
-    """Ratios by cost."""
+    """Ratios by cost, with the intervals of times."""
     axes = canvas.subplots()
     ratios = {cost: measured.figures[f"{cost}, ratio"] for cost in measured.series["costs"]}
     colors = [ORANGE if costs_more(figure) else BLUE for figure in ratios.values()]
-    bars(axes, {cost: figure.value for cost, figure in ratios.items()}, "DenseNet-169 over ResNet-50, ×", color=colors)
+    bars(axes, {cost: figure.value for cost, figure in ratios.items()}, "DenseNet-169 over ResNet-50, ×", "", colors)
     for row, figure in enumerate(ratios.values()):
-        axes.plot(figure.interval or (figure.value,) * 2, [row] * 2, color="0.2")
+        low, high = figure.interval or (figure.value, figure.value)
+        axes.plot((low, high), (row, row), color="0.2")
+        axes.text(max(high, figure.value), row, f"  {figure.value:.2f}", va="center")
     axes.axvline(1, color="0.3", linewidth=1)
 
 
