@@ -37,8 +37,8 @@ CLAIM = Claim(
     "1), does not hold if of none, in part otherwise. What is easier to handle is not measured, nor why one spread.",
     decided_by=(Kind.COUNT, Kind.TIMING),
     title="DenseNet-169 relative to ResNet-50",
-    caption="Above 1 DenseNet-169 costs more. Both have about 76 % published top-1 accuracy on ImageNet. Times are of "
-    "untrained networks on this machine, with 95 % intervals.",
+    caption="Above 1 DenseNet-169 costs more. Both have about 76 % published top-1 accuracy on ImageNet. Times, where "
+    "measured, are of untrained networks on this machine, with 95 % intervals.",
     networks_title="What the networks cost",
     networks_caption="Each cost relative to the network that has the most of it; times are of this machine.",
     seconds=45,
