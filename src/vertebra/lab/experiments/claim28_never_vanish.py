@@ -90,7 +90,7 @@ def judge(measured: Measured) -> Judgement:
     smallest = {line: min(min(norms) for norms in own) for line, own in measured.series["norms"].items()}
     kinds = [line for line in smallest if line.startswith("residual")]
     tendency = all(smallest[line] >= VANISHED for line in kinds)
-    decided_by = ("F = -x: largest gradient", "F = -x: largest gradient of the sum")
+    decided_by: tuple[str, ...] = ("F = -x: largest gradient", "F = -x: largest gradient of the sum")
     decided_by += tuple(f"{line}: smallest over last block" for line in kinds)
     if value(decided_by[0]):
         if tendency:
