@@ -95,6 +95,22 @@ def norms_by_depth(axes: Any, networks: Mapping[str, Mapping[str, Sequence[float
     axes.legend(fontsize=8)
 
 
+def path_shares(axes: Any, networks: Mapping[str, Mapping[str, float]]) -> None:
+    """One line per network: a share, in %, by number of branches on the path."""
+    for (name, shares), color in zip(networks.items(), COLORS * len(networks), strict=False):
+        blocks = max(1, len(shares) - 1)
+        axes.plot(
+            [100 * int(length) / blocks for length in shares],
+            list(shares.values()),
+            "o-",
+            color=color,
+            markersize=3,
+            label=f"{name}, {blocks} branches",
+        )
+    axes.set(xlabel="branches on the path, % of all", ylabel="share of the input gradient, %")
+    axes.legend(fontsize=8)
+
+
 def stacked_bars(axes: Any, rows: Sequence[str], parts: Mapping[str, Sequence[float]], label: str) -> None:
     """Horizontal bars, one per row from the top down, each made of one piece for every part; wide ones are labelled."""
     lefts = [0.0] * len(rows)
