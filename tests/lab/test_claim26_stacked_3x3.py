@@ -5,7 +5,7 @@ from torch import nn
 
 from vertebra.lab.experiment import Setup, Verdict
 from vertebra.lab.experiments import claim26_stacked_3x3 as experiment
-from vertebra.lab.run import run
+from vertebra.lab.runs import run
 from vertebra.models import vgg11, vgg16
 from vertebra.models.state_dict import meta_build
 
