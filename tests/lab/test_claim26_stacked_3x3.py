@@ -47,7 +47,10 @@ def test_with_other_layers_the_structure_is_not_as_said():
 
 class Pointwise(nn.Sequential):
     def __init__(self):
-        super().__init__(nn.Conv2d(3, 8, 3, stride=2), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 1))
+        super().__init__(
+            *(nn.Conv2d(3, 8, 3, stride=2), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 1)),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        )
 
 
 def test_of_the_users_networks_the_stacks_are_counted():

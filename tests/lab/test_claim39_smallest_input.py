@@ -48,13 +48,13 @@ def test_all_families():
 
 class FixedSize(nn.Sequential):
     def __init__(self):
-        super().__init__(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 8 * 8, 3))
+        super().__init__(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 26 * 26, 3))
 
 
 def test_a_network_that_states_nothing_gets_a_figure_and_no_verdict():
     result = run(39, models=[FixedSize()])
     assert result.verdict is Verdict.OPEN
-    assert result.figures["FixedSize: smallest input"].value == 10
+    assert result.figures["FixedSize: smallest input"].value == 28
     assert result.figures["FixedSize: of the next 8 sizes run"].value == 0
     assert b">stated<" not in result.picture()
     assert b">stated<" in run(39, models=[FixedSize(), _network("resnet18")]).picture()
