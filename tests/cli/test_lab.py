@@ -197,6 +197,14 @@ def test_all_says_who_takes_the_models_and_the_data(vertebra, experiments, place
     assert done.error.endswith("The data is for 1 (alpha); the others need none.")
 
 
+def test_networks_stand_beside_one_another(vertebra, place):
+    """A column for each, as long as the terminal has room for it."""
+    done = vertebra("lab", "run", "vgg-parameters", "--model", "vgg11,resnet18")
+    lines = done.out.splitlines()
+    assert re.fullmatch(r" +vgg11 +resnet18", lines[-5])
+    assert re.fullmatch(r"  share of the parameters +93\.1 % +4\.39 %", lines[-4])
+
+
 def test_a_full_disk(vertebra, experiments, place, monkeypatch):
     def full(path, content):
         raise OSError(28, "No space left on device")

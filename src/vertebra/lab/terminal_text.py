@@ -44,11 +44,28 @@ def block(result: Result | NotRun, picture: Path | None, t: Translation, width: 
         f"{result.number} {result.name}{of}: {t(result.verdict)}",
         fill(f"{says[0].upper()}{says[1:]}{colon}{claim_of(result, t)}", width, "  "),
         fill(t(result.reason), width, "  "),
-        *_figure_lines([row for row in figure_rows(result, t) if row.decides][:_MOST], t, alone),
     ]
+    table = _network_lines(result, t)
+    if table and max(map(cells, table)) <= width:
+        lines += table
+    else:
+        rows = [row for row in figure_rows(result, t) if row.decides]
+        lines += _figure_lines(rows if result.networks else rows[:_MOST], t, alone)
     time = f"{result.seconds:.1f} s" if result.seconds < 60 else duration(result.seconds)
     kept = f", {t('kept from')} {result.date[:10]}" if result.kept else ""
     return "\n".join([*lines, f"  {picture} ({time}{kept})"])
+
+
+def _network_lines(result: Result, t: Translation) -> list[str]:
+    """A table of what decides, with a column for each of the user's networks; "-" for what one does not have."""
+    split = [name.partition(": ") for name in result.decided_by]
+    wanted = list(dict.fromkeys(what for network, _, what in split if network in result.networks))
+    table = [["", *result.networks]] if wanted else []
+    for what in wanted:
+        found = [result.figures.get(f"{network}: {what}") for network in result.networks]
+        table.append([t(what), *("-" if figure is None else figure.text() for figure in found)])
+    widths = [max(map(cells, column)) for column in zip(*table, strict=True)]
+    return ["  " + "  ".join(map(_padded, row, widths)).rstrip() for row in table]
 
 
 def _figure_lines(rows: list[FigureRow], t: Translation, alone: bool) -> list[str]:
