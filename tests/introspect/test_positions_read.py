@@ -26,6 +26,11 @@ def test_what_reads_the_same_map_counts():
     assert _share(positions_read(move_stride_to_1x1(block), 8)) == {"conv1": 1 / 4, "downsample": 1 / 4}
 
 
+def test_norms_that_take_their_inputs_statistics_cancel_nothing():
+    network = nn.Sequential(nn.Conv2d(2, 4, 2, 2), nn.LayerNorm([4, 4, 4]), nn.Conv2d(4, 4, 1), nn.GroupNorm(1, 4))
+    assert _share(positions_read(network, 8)) == {"0": 1}
+
+
 def test_the_network_is_left_as_it_was():
     network = nn.Sequential(nn.Conv2d(2, 3, 1, 2), nn.BatchNorm2d(3))
     before = network[0].weight.clone()

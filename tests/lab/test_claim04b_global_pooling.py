@@ -55,6 +55,21 @@ def test_a_network_of_ones_own_is_compared_with_itself_under_a_pooled_head():
         assert experiment.judge_networks(only).verdict is verdict
 
 
+def test_layers_on_tokens_or_positions_are_no_head():
+    """Of transformers, and of ConvNeXt's blocks behind its last convolution."""
+    tokens = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.Flatten(2), nn.Linear(784, 99), nn.Flatten(), nn.Linear(792, 2))
+    measured = experiment.measure_networks(Setup(), {"mine": tokens})
+    assert measured.value("mine: parameters in the head") == 793 * 2
+    assert measured.value("mine: saved by a pooled head") == 0
+
+
+def test_a_network_for_small_images_is_counted_at_their_size():
+    small = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Flatten(), nn.Linear(8 * 16 * 16, 9), nn.Linear(9, 2))
+    measured = experiment.measure_networks(Setup(), {"mine": small})
+    assert measured.value("mine: parameters in the head") == 2049 * 9 + 10 * 2
+    assert measured.value("mine: parameters with a pooled head") == 28 * 8 + 9 * 2
+
+
 @pytest.mark.parametrize(
     ("network", "message"),
     [

@@ -73,7 +73,7 @@ def test_the_counts_are_the_published_ones():
     measured = experiment.measure(Setup())
     for name, expected in experiment.CLAIM.expected.items():
         assert measured.value(name) == expected.value, name
-    assert measured.value("layers") == 4 * 58
+    assert measured.value(experiment.STEPS) == 4 * 58
     assert experiment.judge(measured).verdict is Verdict.HOLDS
 
 
@@ -97,6 +97,26 @@ def test_what_a_block_puts_at_the_end_is_not_kept_at_its_place():
             return torch.cat([-x, x], 1)
 
     assert share_kept(Behind(), 2) == 0
+
+
+class _Anew(nn.Module):
+    """Maps of ever more channels are joined, of which none was in the join before."""
+
+    def __init__(self):
+        super().__init__()
+        widths = [4, 8, 12, 16]
+        self.layers = nn.ModuleList(nn.Conv2d(n, n // 2 + 2, 1) for n in widths)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.cat([layer(x), layer(x)], 1)
+        return x
+
+
+def test_joins_of_maps_computed_anew_do_not_grow_by_concatenation():
+    measured = experiment.measure_networks(Setup(), {"mine": _Anew().to("meta")})
+    assert (measured.value("mine: steps"), measured.value("mine: equal steps")) == (3, 0)
+    assert experiment.judge_networks(measured).verdict is Verdict.FAILS
 
 
 def test_networks_of_ones_own():

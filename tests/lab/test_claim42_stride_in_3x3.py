@@ -44,6 +44,21 @@ def test_one_block_of_the_paper_is_enough_to_leave_positions_out():
     assert judgement.verdict is Verdict.IN_PART and "Only some" in judgement.reason
 
 
+def test_a_stride_in_the_last_1x1_is_not_in_the_3x3():
+    def build():
+        network = small()
+        for layer in (network.layer2, network.layer3, network.layer4):
+            layer[0].conv2.stride, layer[0].conv3.stride = (1, 1), (2, 2)
+        return network
+
+    measured = experiment.measure(Setup(), build)
+    assert (
+        measured.value("bottlenecks with a stride") == 3
+        and measured.value("bottlenecks with the stride in the 3×3") == 0
+    )
+    assert experiment.judge(measured).verdict is not Verdict.HOLDS
+
+
 def test_a_dilated_3x3_leaves_positions_out_with_the_stride_in_its_place():
     def build():
         network = small()

@@ -27,6 +27,12 @@ def test_a_bottleneck_narrows_and_restores():
     assert chain.macs == 8 * 2 * 64 + 9 * 4 * 36 + 16 * 36
 
 
+def test_a_larger_convolution_that_widens_is_no_bottleneck():
+    """SqueezeNet's Fire modules, without a 1×1 behind."""
+    (chain,) = convolution_chains(_rows(nn.Conv2d(8, 2, 1), nn.Conv2d(2, 8, 3)))
+    assert chain.restores and not chain.is_bottleneck
+
+
 def test_a_chain_ends_at_a_pooling():
     chain, *others = convolution_chains(_rows(nn.Conv2d(8, 2, 1), nn.MaxPool2d(2), nn.Conv2d(2, 2, 3)))
     assert not others and chain.front is None and not chain.narrows and chain.channels == (2, 2, 2)

@@ -98,10 +98,19 @@ def build_like(network: nn.Module, old: nn.Module, make: Callable[[], M]) -> M:
 
 
 def convolution_like(conv: nn.Conv2d, kind: type[nn.Conv2d] | None = None, **changes: Any) -> nn.Conv2d:
-    """A new convolution with the settings of `conv` but for `changes`, of another class if `kind` is given."""
+    """A new convolution with the settings of `conv` but for `changes`, of another class if `kind` is given.
+
+    Raises:
+        UsageError: its class takes other arguments than nn.Conv2d.
+    """
     names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
     settings = {name: getattr(conv, name) for name in names} | {"bias": conv.bias is not None} | changes
-    return (kind or type(conv))(**settings)
+    try:
+        return (kind or type(conv))(**settings)
+    except TypeError as error:
+        raise UsageError(
+            f"a convolution is a {type(conv).__name__}, which cannot be built like an nn.Conv2d: {error}."
+        ) from error
 
 
 def norm_like(norm: nn.Module) -> Layer:

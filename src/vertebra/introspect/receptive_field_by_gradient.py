@@ -137,15 +137,17 @@ def input_channels(network: nn.Module) -> int:
 
 # Monotone functions that are the identity, or nearly so, for positive values that do not saturate.
 _ACTIVATIONS = {"relu", "relu_", "relu6", "hardtanh", "hardtanh_", "silu", "hardswish", "gelu", "leaky_relu", "elu"}
+# Norms that take the statistics of their input, in which the gradients of a sum cancel.
+_NORMS = {"layer_norm", "group_norm", "instance_norm", "rms_norm"}
 
 
 class WithoutSelection(TorchFunctionMode):
-    """Averages instead of maxima, of which the gradient reaches one pixel alone, and no activation functions."""
+    """Averages instead of maxima, of which the gradient reaches one pixel alone, and no activations and norms."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = getattr(func, "__name__", ""), dict(kwargs or {})
-        if name in _ACTIVATIONS:
-            return args[0]
+        if name in _ACTIVATIONS | _NORMS:
+            return args[0] if args else kwargs["input"]
         if func in (F.max_pool2d, torch.max_pool2d, F.adaptive_max_pool2d):
             return _average(func, *args, **kwargs)
         return func(*args, **kwargs)

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
-from vertebra.anatomy import inspect
 from vertebra.graph.cost import Kind
 from vertebra.graph.rows import Row
 from vertebra.introspect import LayerGradient, gradient_norms, preserved
 from vertebra.models.googlenet import GoogLeNet, Inception, InceptionAux
 
 from .experiment import Figure
+from .user_networks import inspect_own
 
 HEADS, UNUSED, SHARE = (
     "auxiliary heads in training",
@@ -59,7 +59,7 @@ def parameters_not_evaluated(rows: Iterable[Row]) -> int:
 
 def head_counts(network: nn.Module, images: Tensor) -> dict[str, Figure]:
     """Heads in training, parameters of the network, and those that evaluation does not use."""
-    total, unused = sum(p.numel() for p in network.parameters()), parameters_not_evaluated(inspect(network).rows)
+    total, unused = sum(p.numel() for p in network.parameters()), parameters_not_evaluated(inspect_own(network).rows)
     figures = {HEADS: Figure(heads_in_training(network, images)), "parameters": Figure(total), UNUSED: Figure(unused)}
     return figures | {SHARE: Figure(100 * unused / total, "%")}
 

@@ -40,6 +40,15 @@ def most_frequent(steps: Iterable[int]) -> int:
 
 
 def concatenation_steps(rows: Iterable[Row]) -> list[int]:
-    """Channels that each concatenation of feature maps has more than the one before at the same resolution."""
-    maps = [row.output_shape[1:] for row in rows if row.op == "concat" and len(row.output_shape) == 4]
-    return [after[0] - before[0] for before, after in pairwise(maps) if before[1:] == after[1:]]
+    """Channels that each concatenation of feature maps adds to the one before at the same resolution.
+
+    0 where it does not put all of that one out again: where maps are joined that were computed anew.
+    """
+    joins = [row for row in rows if row.op == "concat" and len(row.output_shape) == 4]
+    pairs = [(a, b) for a, b in pairwise(joins) if a.output_shape[2:] == b.output_shape[2:]]
+    return [b.output_shape[1] - a.output_shape[1] if _contains(b, a) else 0 for a, b in pairs]
+
+
+def _contains(later: Row, earlier: Row) -> bool:
+    """Whether a concatenation reads another one, or all that it reads."""
+    return earlier.index in later.inputs or set(earlier.inputs) <= set(later.inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from vertebra.graph.rows import Row
 
 @dataclass(frozen=True)
 class Head:
-    """Fully connected layers behind the last convolution."""
+    """Fully connected layers on one vector an image, behind all layers that work on maps or tokens."""
 
     parameters: int
     channels: int  # of the last feature map
@@ -25,17 +26,20 @@ class Head:
 
 
 def head_of(name: str, rows: Sequence[Row]) -> Head:
-    """The head of a network.
+    """The head of a network, from the rows for one image.
 
     Raises:
         UsageError: the network has no convolution, or no fully connected layer behind the last one.
     """
-    last = max((row.index for row in rows if row.kind in CONVOLUTIONS), default=None)
-    if last is None:
+    if not any(row.kind in CONVOLUTIONS for row in rows):
         raise UsageError(f"{name} has no convolution, so no feature maps that could be pooled.")
-    behind = [row for row in rows if row.index > last and row.kind is not Kind.UNUSED]
-    linear = [row for row in behind if row.kind is Kind.MATMUL]
+    layers = [row for row in rows if row.kind in (*CONVOLUTIONS, Kind.MATMUL)]
+    # Linear layers of transformers and of ConvNeXt's blocks work on every token or position: they are no head.
+    last = max(row.index for row in layers if row.output_shape != (1, row.output_shape[-1]))
+    linear = [row for row in layers if row.index > last]
     if not linear:
         raise UsageError(f"{name} has no fully connected layer behind its last convolution, so no head to replace.")
     maps = [row for row in rows if row.index < linear[0].index and len(row.output_shape) == 4]
-    return Head(sum(row.parameters for row in linear), maps[-1].output_shape[1], linear[-1].output_shape[-1])
+    reads, shape = linear[0].input_shapes[0][-1], maps[-1].output_shape
+    channels = shape[1] if reads == math.prod(shape) else reads  # flattened, or pooled already
+    return Head(sum(row.parameters for row in linear), channels, linear[-1].output_shape[-1])

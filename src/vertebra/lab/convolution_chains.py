@@ -41,6 +41,11 @@ class Chain:
         return self.narrows and self.channels[2] >= self.channels[0]
 
     @property
+    def is_bottleneck(self) -> bool:
+        """Whether a 1×1 narrows in front, and a 1×1 behind restores."""
+        return self.restores and self.behind is not None
+
+    @property
     def macs(self) -> int:
         """Of all its convolutions."""
         return sum(row.macs for row in (self.front, self.spatial, self.behind) if row is not None)
@@ -99,12 +104,12 @@ def macs_without_reductions(rows: Sequence[Row]) -> tuple[list[Row], int]:
 
 
 def macs_with_plain_blocks(rows: Sequence[Row]) -> int:
-    """The network's MACs if each chain that restores were two dense 3×3 of its outer width, the stride in the first."""
+    """The network's MACs if each bottleneck were two dense 3×3 of its outer width, the stride in the first."""
     total = sum(row.macs for row in rows)
     for chain in convolution_chains(rows):
-        if chain.restores:
+        if chain.is_bottleneck and chain.behind is not None:
             read, _, written = chain.channels
-            batch, _, *sides = (chain.behind or chain.spatial).output_shape
+            batch, _, *sides = chain.behind.output_shape
             total += 9 * (read + written) * written * batch * math.prod(sides) - chain.macs
     return total
 

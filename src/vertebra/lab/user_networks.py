@@ -9,10 +9,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from vertebra.anatomy import Anatomy, inspect
 from vertebra.errors import UsageError, first_line
 from vertebra.introspect import preserved
 from vertebra.model_argument import ModelKind, resolve_model
-from vertebra.models import create_model
+from vertebra.models import ConvNet, create_model
 from vertebra.models.weight_reader import read_card
 
 SIZES = (224, 32, 64, 28, 96, 128, 299, 384)  # of images: the first at which a network runs is its own
@@ -88,6 +89,11 @@ def small_images(network: nn.Module, count: int, side: int = 64, seed: int = 0) 
     """`random_images` of this side where the network runs on such, to save time; else of the one that it is for."""
     images = random_images(network, count, side, seed)
     return images if _problem(network, images[:1]) is None else random_images(network, count, None, seed)
+
+
+def inspect_own(network: nn.Module) -> Anatomy:
+    """Analyse a network at the size that it is for: that of its published weights, or `image_size`."""
+    return inspect(network, None if isinstance(network, ConvNet) else image_size(network))
 
 
 def check_runs(name: str, network: nn.Module, images: Tensor | None = None) -> None:

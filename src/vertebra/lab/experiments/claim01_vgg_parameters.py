@@ -13,6 +13,7 @@ from vertebra.lab.charts import bars, stacked_bars
 from vertebra.lab.cost_shares import COSTS, DENSE, KINDS, costs, costs_by, layer_kind, shares
 from vertebra.lab.each_network import judge_each, measure_each
 from vertebra.lab.experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Setup, Verdict
+from vertebra.lab.user_networks import inspect_own
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -104,8 +105,8 @@ def draw(measured: Measured, canvas: Canvas) -> None:
 
 
 def measure_networks(setup: Setup, networks: Mapping[str, nn.Module]) -> Measured:
-    """The same counts, at the size of each network's published weights or 224 × 224."""
-    return measure_each(lambda _, network: _counted(inspect(network)), networks, setup)
+    """The same counts, at the size that each network is for."""
+    return measure_each(lambda _, network: _counted(inspect_own(network)), networks, setup)
 
 
 def judge_networks(measured: Measured) -> Judgement:

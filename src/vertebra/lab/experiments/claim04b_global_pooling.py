@@ -14,6 +14,7 @@ from vertebra.lab.charts import network_bars, stacked_bars
 from vertebra.lab.classifier_head import head_of
 from vertebra.lab.each_network import judge_each, measure_each
 from vertebra.lab.experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Setup, Verdict
+from vertebra.lab.user_networks import inspect_own
 from vertebra.models import googlenet, vgg16
 from vertebra.models.layers import Layer
 from vertebra.models.state_dict import meta_build
@@ -46,6 +47,7 @@ CLAIM = Claim(
         "GoogLeNet with VGG's head": Expected(232_003_208, "counts"),
     },
 )
+SAVED = "saved by a pooled head"
 SHARES = ("the head's share of the difference", "the head's share of the logarithm")
 
 
@@ -63,8 +65,7 @@ def measure(setup: Setup, plain: Layer = vgg16, parallel: Layer = googlenet) -> 
     heads = {name: head_of(name, inspect(network, 224).rows).parameters for name, network in networks.items()}
     whole, pooled, goal = (counts[name] for name in ("VGG-16", "VGG-16 with a pooled head", "GoogLeNet"))
     way, decades = (whole - goal, math.log(whole / goal)) if whole > goal else (math.inf, math.inf)
-    figures = {name: Figure(count) for name, count in counts.items()}
-    figures["convolutions of VGG-16"] = Figure(whole - heads["VGG-16"])
+    figures = {n: Figure(count) for n, count in (counts | {"convolutions of VGG-16": whole - heads["VGG-16"]}).items()}
     shares = ((whole - pooled) / way, math.log(whole / pooled) / decades)
     figures |= {name: Figure(100 * share, "%") for name, share in zip(SHARES, shares, strict=True)}
     shown = list(counts)[:4]
@@ -112,18 +113,17 @@ def draw_networks(measured: Measured, canvas: Canvas) -> None:
 
 
 def _count(name: str, network: nn.Module) -> Measured:
-    head, total = head_of(name, inspect(network).rows), _parameters(network)
+    head, total = head_of(name, inspect_own(network).rows), _parameters(network)
     pooled = total - head.parameters + head.pooled_parameters
     figures = {"parameters": Figure(total), "parameters in the head": Figure(head.parameters)}
     saved = Figure(100 * (total - pooled) / total, "%")
-    return Measured(figures | {"parameters with a pooled head": Figure(pooled), "saved by a pooled head": saved})
+    return Measured(figures | {"parameters with a pooled head": Figure(pooled), SAVED: saved})
 
 
 def _judge_count(measured: Measured) -> Judgement:
-    decided_by = ("saved by a pooled head",)
-    if measured.value("saved by a pooled head") > 50:
-        return Judgement(Verdict.HOLDS, "A pooled head would save more than half of the parameters.", decided_by)
-    return Judgement(Verdict.FAILS, "A pooled head would save at most half of the parameters.", decided_by)
+    if measured.value(SAVED) > 50:
+        return Judgement(Verdict.HOLDS, "A pooled head would save more than half of the parameters.", (SAVED,))
+    return Judgement(Verdict.FAILS, "A pooled head would save at most half of the parameters.", (SAVED,))
 
 
 def _parameters(network: nn.Module) -> int:

@@ -15,6 +15,7 @@ from vertebra.lab.convolution_chains import convolution_chains, macs_without_red
 from vertebra.lab.each_network import judge_each, measure_each
 from vertebra.lab.experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Setup, Verdict
 from vertebra.lab.forward_timing import ratio_figure, time_forward
+from vertebra.lab.user_networks import inspect_own
 from vertebra.models.googlenet import Inception
 from vertebra.models.layers import Layer
 from vertebra.models.state_dict import meta_build
@@ -35,7 +36,7 @@ CLAIM = Claim(
     title="GoogLeNet with and without the 1×1 in front of its larger convolutions",
     caption="Bars are relative to the network as it is; above 1 the 1×1 save. The time is of untrained networks.",
     networks_title="MACs with and without the 1×1 that narrow in front of larger convolutions",
-    networks_caption="Where the lower bar is longer, the 1×1 save arithmetic: it has the larger ones on the wide maps.",
+    networks_caption="Lower bars: larger convolutions read what their 1×1 read. Where they are longer, the 1×1 save.",
     seconds=12,
     expected={
         "MACs": Expected(1_498_376_192, "counts"),
@@ -56,8 +57,8 @@ def measure(setup: Setup, inception: Layer = Inception, unreduced: Layer = Unred
     arms = {"": inception, " without 1×1": unreduced, " without 1×1, true 5×5": UnreducedInceptionWith5x5}
     with meta_build():
         counts = {arm: inspect(googlenet_with(module), 224) for arm, module in arms.items()}
-    chains = convolution_chains([row for row in counts[""].rows if row.name.startswith("inception")])
-    fronts = [chain for chain in chains if chain.front]
+    rows = [row for row in counts[""].rows if row.name.startswith("inception")]
+    fronts = [chain for chain in convolution_chains(rows) if chain.front]
     reductions = sum(chain.front.macs for chain in fronts if chain.front)
     figures = {
         FRONT: Figure(len(fronts)),
@@ -81,8 +82,7 @@ def judge(measured: Measured) -> Judgement:
     time = measured.figures.get(TIME)
     decided_by = (NARROW, FRONT, "MACs, ratio", *([TIME] if time else []))
     narrows = 0 < measured.value(FRONT) == measured.value(NARROW)
-    saves = measured.value("MACs, ratio") > 1
-    if not saves:
+    if measured.value("MACs, ratio") <= 1:
         return Judgement(Verdict.IN_PART if narrows else Verdict.FAILS, "They save no arithmetic.", decided_by)
     if not narrows:
         return Judgement(Verdict.IN_PART, "They save arithmetic, but not every one narrows.", decided_by)
@@ -117,7 +117,7 @@ def draw_networks(measured: Measured, canvas: Canvas) -> None:
 
 
 def _count(name: str, network: nn.Module) -> Measured:
-    found = inspect(network)
+    found = inspect_own(network)
     reductions, without = macs_without_reductions(found.rows)
     if not reductions:
         raise UsageError(f"{name} has no 1×1 convolution that narrows in front of a larger one (not depthwise).")

@@ -24,7 +24,7 @@ MODULES, KERNELS, FIELDS = "modules", "branches with a 3×3 kernel and no larger
 CLAIM = Claim(
     family="GoogLeNet",
     stated_by="article l.108, 284",
-    claim='Its "5×5" branch is a 3×3.',
+    claim='GoogLeNet\'s "5×5" branch is a 3×3.',
     claim_ja="「5×5」の枝の実体は3×3畳み込みである。",
     should_hold="The branch has a 3×3 in all nine modules; with a true 5×5 the network has 5.7 % more parameters.",
     source="counts; https://github.com/pytorch/vision/issues/906",
@@ -92,7 +92,7 @@ def draw(measured: Measured, canvas: Canvas) -> None:
     ):
         reads = [[left <= x < left + width and top <= y < top + height for x in range(SIDE)] for y in range(SIDE)]
         axes.pcolormesh([[float(cell) for cell in row] for row in reads], cmap="Blues", vmax=1.3, edgecolors="white")
-        axes.set(aspect="equal", xlabel="position", ylabel="position", xticks=[], yticks=[])
+        axes.set(aspect="equal", xlabel="column", ylabel="row", xticks=[], yticks=[])
         axes.set_title(f"{arm}: {parameters / 1e6:.2f} M parameters, {macs / 1e9:.2f} G MACs", fontsize=10)
         axes.text(SIDE / 2, SIDE / 2, f"{width} × {height}", ha="center", va="center", color="white", weight="bold")
 

@@ -15,6 +15,7 @@ from vertebra.lab.convolution_chains import convolution_chains, macs_with_plain_
 from vertebra.lab.each_network import judge_each, measure_each
 from vertebra.lab.experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Setup, Verdict
 from vertebra.lab.forward_timing import ratio_figure, time_forward
+from vertebra.lab.user_networks import inspect_own
 from vertebra.models import resnet50
 from vertebra.models.layers import Layer
 from vertebra.models.resnet import BasicBlock, Bottleneck
@@ -71,8 +72,7 @@ def measure(setup: Setup, bottleneck: Layer = Bottleneck) -> Measured:
     if not setup.quick:
         shapes = {name: (8, 64 if name == NARROW else 256, 28, 28) for name in blocks}
         timings = time_forward(setup, blocks, shapes, seconds=8)
-        for ratio, arm in zip(TIMES, (PLAIN, NARROW), strict=True):
-            figures[ratio] = ratio_figure(timings, arm, BOTTLENECK)
+        figures |= {t: ratio_figure(timings, arm, BOTTLENECK) for t, arm in zip(TIMES, (PLAIN, NARROW), strict=True)}
     return Measured(figures)
 
 
@@ -81,8 +81,9 @@ def judge(measured: Measured) -> Judgement:
     times = [measured.figures[name].interval or (0, 0) for name in TIMES if name in measured.figures]
     decided_by = (EQUAL, *(TIMES if times else ()))
     if measured.value(EQUAL) <= 1:
-        is_faster = bool(times) and times[0][0] > 1
-        return Judgement(Verdict.IN_PART if is_faster else Verdict.FAILS, "It has no fewer weights.", decided_by)
+        if times and times[0][0] > 1:
+            return Judgement(Verdict.IN_PART, "It takes less time, but has no fewer weights.", decided_by)
+        return Judgement(Verdict.FAILS, "It has no fewer weights.", decided_by)
     if not times:
         return Judgement(Verdict.HOLDS, "It has fewer weights; the time was not measured.", decided_by)
     if times[0][0] <= 1:
@@ -93,8 +94,7 @@ def judge(measured: Measured) -> Judgement:
 
 def draw(measured: Measured, canvas: Canvas) -> None:
     """Weights and time of the two plain blocks, relative to the bottleneck."""
-    costs = (("weights", (EQUAL, AT_EQUAL_MACS)), ("time", TIMES))
-    shown = {cost: own for cost, own in costs if own[0] in measured.figures}
+    shown = {c: own for c, own in (("weights", (EQUAL, AT_EQUAL_MACS)), ("time", TIMES)) if own[0] in measured.figures}
     series = {arm: [measured.value(own[i]) for own in shown.values()] for i, arm in enumerate((PLAIN, NARROW))}
     grouped_bars(canvas.subplots(), list(shown), series, "relative to the bottleneck of 256 channels, ×")
 
@@ -116,8 +116,8 @@ def draw_networks(measured: Measured, canvas: Canvas) -> None:
 
 
 def _count(name: str, network: nn.Module) -> Measured:
-    rows = inspect(network).rows
-    bottlenecks = sum(chain.restores for chain in convolution_chains(rows))
+    rows = inspect_own(network).rows
+    bottlenecks = sum(chain.is_bottleneck for chain in convolution_chains(rows))
     if not bottlenecks:
         raise UsageError(f"{name} has no bottleneck: no 1×1 that narrows, larger convolution and 1×1 that restores.")
     macs, plain = Figure(sum(row.macs for row in rows)), Figure(macs_with_plain_blocks(rows))

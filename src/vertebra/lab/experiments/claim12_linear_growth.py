@@ -14,6 +14,7 @@ from vertebra.lab.channel_growth import block_channels, concatenation_steps, mos
 from vertebra.lab.charts import COLORS, network_bars
 from vertebra.lab.each_network import judge_each, measure_each
 from vertebra.lab.experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Setup, Verdict
+from vertebra.lab.user_networks import inspect_own
 from vertebra.models import DenseNet
 from vertebra.models.layers import Layer
 from vertebra.models.state_dict import meta_build
@@ -35,19 +36,16 @@ CLAIM = Claim(
     "many as the others but not the growth rate; else it does not hold.",
     decided_by=(Kind.COUNT,),
     title="Channels that each layer of DenseNet-121 reads, for several growth rates",
-    caption="Channels follow a straight line within a block if each layer adds as many; between blocks they are cut.",
+    caption="Within a block channels follow a straight line if each layer adds the same number, the growth rate k; "
+    "between blocks the transitions cut them.",
     networks_title="Steps between the concatenations of a network",
-    networks_caption="Steps in channels from one concatenation to the next at the same resolution, and those equal to "
-    "the most frequent one. Where both bars are equal, channels grow linearly.",
+    networks_caption="Steps from one concatenation to the next at the same resolution, and those that keep all of the "
+    "one before and add the most frequent number. Where both bars are equal, channels grow linearly.",
     seconds=3,
     expected={f"{way} block {i}": Expected(n, "counts") for way, ns in BLOCKS.items() for i, n in enumerate(ns, 1)},
 )
-STEPS, EQUAL, RATE, KEPT = (
-    "layers",
-    "layers that add as many as others",
-    "layers that add the growth rate",
-    "values kept",
-)
+STEPS, KEPT = "layers, with all growth rates", "values kept"
+EQUAL, RATE = "layers that add as many as others", "layers that add the growth rate"
 
 
 def measure(setup: Setup, build: Layer = DenseNet) -> Measured:
@@ -114,7 +112,7 @@ def draw_networks(measured: Measured, canvas: Canvas) -> None:
 
 
 def _concatenations(name: str, network: nn.Module) -> Measured:
-    steps = concatenation_steps(inspect(network).rows)
+    steps = concatenation_steps(inspect_own(network).rows)
     if not steps:
         raise UsageError(f"{name} has no two concatenations of feature maps at one resolution, so nothing that grows.")
     usual = most_frequent(steps)

@@ -14,6 +14,7 @@ from vertebra.lab.charts import BLUE, ORANGE, network_bars
 from vertebra.lab.convolution_chains import Chain, convolution_chains
 from vertebra.lab.each_network import judge_each, measure_each
 from vertebra.lab.experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Setup, Verdict
+from vertebra.lab.user_networks import inspect_own
 from vertebra.models.googlenet import Inception
 from vertebra.models.layers import Layer
 from vertebra.models.state_dict import meta_build
@@ -104,7 +105,7 @@ def draw_networks(measured: Measured, canvas: Canvas) -> None:
 
 
 def _count_network(name: str, network: nn.Module) -> Measured:
-    figures = _counts(convolution_chains(inspect(network).rows))
+    figures = _counts(convolution_chains(inspect_own(network).rows))
     if not figures[NARROW].value:
         raise UsageError(f"{name} has no 1×1 convolution that narrows in front of a larger one: nothing to restore.")
     return Measured(figures)

@@ -14,6 +14,7 @@ from vertebra.lab.charts import BLUE, ORANGE, bars, stacked_bars
 from vertebra.lab.convolution_chains import direction, in_channels, pointwise
 from vertebra.lab.each_network import judge_each, measure_each
 from vertebra.lab.experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Setup, Verdict
+from vertebra.lab.user_networks import inspect_own
 from vertebra.models import densenet121
 from vertebra.models.layers import Layer
 from vertebra.models.state_dict import meta_build
@@ -93,9 +94,8 @@ def draw(measured: Measured, canvas: Canvas) -> None:
     channels.plot(measured.series["written"], "-", color=ORANGE, label="written")
     channels.set(xlabel="bottleneck", ylabel="channels of the 1×1", ylim=(0, None))
     channels.legend()
-    bars(
-        cost, {name: measured.value(f"MACs, {name}") / measured.value("MACs, as it is") for name in VARIANTS}, "MACs, ×"
-    )
+    macs = {name: measured.value(f"MACs, {name}") for name in VARIANTS}
+    bars(cost, {name: own / macs["as it is"] for name, own in macs.items()}, "MACs relative to as it is, ×")
 
 
 def measure_networks(setup: Setup, networks: Mapping[str, nn.Module]) -> Measured:
@@ -116,7 +116,7 @@ def draw_networks(measured: Measured, canvas: Canvas) -> None:
 
 
 def _directions(name: str, network: nn.Module) -> Measured:
-    found = [direction(row) for row in pointwise(inspect(network).rows)]
+    found = [direction(row) for row in pointwise(inspect_own(network).rows)]
     if not found:
         raise UsageError(f"{name} has no 1×1 convolution on its feature maps.")
     return Measured({way: Figure(found.count(f"{way}s")) for way in WAYS})

@@ -12,6 +12,7 @@ from vertebra.introspect import move_stride_to_1x1, positions_read
 from vertebra.lab.charts import network_bars
 from vertebra.lab.each_network import judge_each, measure_each
 from vertebra.lab.experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Setup, Verdict
+from vertebra.lab.user_networks import image_size
 from vertebra.models import resnet50
 from vertebra.models.layers import Layer
 from vertebra.models.resnet import Bottleneck
@@ -28,7 +29,7 @@ READ = "positions read, least of any block"
 CLAIM = Claim(
     family="ResNet",
     stated_by="code l.355–359",
-    claim="Stride in the 3×3 instead of the first 1×1.",
+    claim="ResNet's bottleneck has its stride in the 3×3 instead of the first 1×1.",
     claim_ja="解像度を下げるストライドは、最初の1×1ではなく3×3に置かれている(v1.5)。",
     should_hold="ResNet-50 has 6.0 % more MACs than with the stride in the first 1×1, where 3 of 4 positions of a "
     "strided block's input would never be read, and as many parameters.",
@@ -61,7 +62,7 @@ def measure(setup: Setup, build: Layer = resnet50) -> Measured:
     counts = {arm: inspect(network, 224) for arm, network in networks.items()}
     reads = {arm: positions_read(network, SIZE) for arm, network in networks.items()}
     blocks = [module for module in networks[""].modules() if isinstance(module, Bottleneck)]
-    strided = [block for block in blocks if max(*block.conv1.stride, *block.conv2.stride) > 1]
+    strided = [b for b in blocks if max(*b.conv1.stride, *b.conv2.stride, *b.conv3.stride) > 1]
     figures = {STRIDED: Figure(len(strided)), IN_3X3: Figure(sum(max(b.conv2.stride) > 1 for b in strided))}
     for arm, found in counts.items():
         inside = {path: mask for path, mask in reads[arm].items() if path.startswith("layer")}
@@ -77,9 +78,9 @@ def judge(measured: Measured) -> Judgement:
     """In the 3×3, and is everything read?"""
     decided_by = (IN_3X3, STRIDED, READ)
     in_3x3, strided, read = (measured.value(name) for name in decided_by)
-    if in_3x3 == strided and read == 100:
+    if in_3x3 == strided > 0 and read == 100:
         return Judgement(Verdict.HOLDS, "All have it in the 3×3, and every position is read.", decided_by)
-    if in_3x3 == strided:
+    if in_3x3 == strided > 0:
         return Judgement(Verdict.IN_PART, "All have it in the 3×3, but some positions are never read.", decided_by)
     if in_3x3 or read == 100:
         return Judgement(Verdict.IN_PART, "Only some have it in the 3×3, or other layers read the rest.", decided_by)
@@ -92,7 +93,7 @@ def draw(measured: Measured, canvas: Canvas) -> None:
     names = ("as it is", MOVED)
     for axes, name, (arm, mask) in zip(panels, names, measured.series["read"].items(), strict=True):
         axes.pcolormesh(mask, cmap="Blues", vmin=0, vmax=1.3, edgecolors="0.9")
-        axes.set(aspect="equal", xlabel="position", ylabel="position", xticks=[], yticks=[])
+        axes.set(aspect="equal", xlabel="column", ylabel="row", xticks=[], yticks=[])
         axes.set_title(f"{name}: {measured.value(f'MACs{arm}') / 1e9:.2f} G MACs", fontsize=10)
 
 
@@ -112,7 +113,7 @@ def draw_networks(measured: Measured, canvas: Canvas) -> None:
 
 
 def _shares(name: str, network: nn.Module) -> Measured:
-    shares = [100 * float(mask.double().mean()) for mask in positions_read(network).values()]
+    shares = [100 * float(mask.double().mean()) for mask in positions_read(network, image_size(network)).values()]
     figures = {"least read": Figure(min(shares), "%"), "read on average": Figure(sum(shares) / len(shares), "%")}
     return Measured(figures | {"convolutions with a stride": Figure(len(shares))})
 
