@@ -291,3 +291,13 @@ def test_what_a_network_does_not_have(tiny_network):
     with pytest.raises(UsageError, match="dilation=2"):
         replace_bottlenecks(dilated)
     assert type(dilated.layer1[0]) is Bottleneck  # nothing is replaced then
+
+
+class _Named(nn.Conv2d):
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, groups=channels)
+
+
+def test_a_convolution_with_a_constructor_of_its_own_is_told():
+    with pytest.raises(UsageError, match="a convolution is a _Named, which cannot be built like an nn.Conv2d"):
+        replace_depthwise(nn.Sequential(_Named(4)))
