@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from vertebra.models import ConvNet
 
 from .experiment import Figure
 from .fit import Curve
-from .seed_statistics import SeedStatistics, over_seeds, paired_difference
+from .seed_statistics import over_seeds, paired_difference
 
 Gaps = dict[str, list[float]]  # points, one a seed, by arm
 
@@ -29,19 +30,20 @@ def gap_figures(
         train, val = ([100 * value for value in values] for values in _final(own))
         gaps[arm] = [a - b for a, b in zip(train, val, strict=True)]
         figures[f"parameters, {data}, {arm}"] = Figure(sum(p.numel() for p in arms[arm]().parameters()))
-        figures[f"training, {data}, {arm}"] = seed_figure(over_seeds(train), "%")
-        figures[f"validation, {data}, {arm}"] = seed_figure(over_seeds(val), "%")
-        figures[f"gap, {data}, {arm}"] = seed_figure(over_seeds(gaps[arm]), "points")
+        figures[f"training, {data}, {arm}"] = over_seeds(train).figure("%")
+        figures[f"validation, {data}, {arm}"] = over_seeds(val).figure("%")
+        figures[f"gap, {data}, {arm}"] = over_seeds(gaps[arm]).figure("points")
     smallest, largest = next(iter(gaps.values())), list(gaps.values())[-1]
     growth = paired_difference(largest, smallest)
-    figures[f"gap of the largest head, {data}"] = seed_figure(over_seeds(largest), "points")
-    figures[f"gap of the largest above the smallest head, {data}"] = seed_figure(growth, "points")
+    figures[f"gap of the largest head, {data}"] = over_seeds(largest).figure("points")
+    figures[f"gap of the largest above the smallest head, {data}"] = growth.figure("points")
     return figures, gaps
 
 
-def seed_figure(found: SeedStatistics, unit: str) -> Figure:
-    """The mean with its interval."""
-    return Figure(found.mean, unit, found.n, found.interval)
+def bounds(figures: Mapping[str, Figure], names: Sequence[str]) -> tuple[list[float], list[float]]:
+    """Lower and upper ends of the 95 % intervals of these figures; infinite where one has none."""
+    ends = [figures[name].interval or (-math.inf, math.inf) for name in names]
+    return [low for low, _ in ends], [high for _, high in ends]
 
 
 def _final(curves: Sequence[Curve]) -> tuple[list[float], list[float]]:
