@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vertebra.malloc import retain_freed_memory
 from vertebra.models import ConvNet
@@ -171,6 +172,12 @@ def logits_of(network: ConvNet, pixels: Pixels, preprocessing: Preprocessing) ->
         ]
     found: Floats = torch.cat(parts).numpy()
     return found
+
+
+def val_inputs(network: ConvNet, images: Images) -> Tensor:
+    """The validation images as the network takes them, (N, 3, H, W), on its device."""
+    device = next(network.parameters()).device
+    return to_images(torch.from_numpy(images.val).to(device), images.preprocessing)
 
 
 def evaluate(network: ConvNet, pixels: Pixels, labels: Labels, preprocessing: Preprocessing) -> tuple[float, float]:
