@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -38,6 +38,7 @@ def photos(
     classes: int | None = None,
     per_class: int = 2,
     max_per_class: int = MAX_PER_CLASS,
+    without: Collection[str] = (),
     progress: Progress = silent,
 ) -> ImageSet:
     """The usable photos of a folder, table or named data set, resized and centre-cropped to `size` × `size` pixels.
@@ -50,6 +51,7 @@ def photos(
         classes: number of classes; None: at least two, at most ten.
         per_class: training images of each class that will be needed.
         max_per_class: photos of a class that are read at most, the first in order of their paths' hashes.
+        without: names of classes that are left out.
         progress: called with (task, done, total).
 
     Raises:
@@ -58,7 +60,7 @@ def photos(
     """
     dataset = open_dataset(data)
     needed = math.ceil(per_class / (1 - VALIDATION_SHARE))
-    own = dataset.only(lambda photo: photo.split != "test")
+    own = dataset.only(lambda photo: photo.split != "test" and photo.label not in without)
     names = [name for name, count in own.counts().items() if count >= max(2, needed)]
     while True:  # until the audit leaves all chosen classes enough photos
         chosen = names[: classes or MAX_CLASSES]

@@ -215,11 +215,16 @@ class EfficientNet(ConvNet):
 _lite_block = partial(MBConv, se_layer=None, activation_layer=nn.ReLU6, conv_layer=Conv2dSame)
 
 
+def scaled_b0(width: float, depth: float, dropout: float = 0.2, **options: Any) -> EfficientNet:
+    """B0 with its channels multiplied by `width` and its blocks by `depth`; no multiplier of the resolution is here."""
+    setting = [MBConvConfig(*row, width_mult=width, depth_mult=depth) for row in _B0]
+    return EfficientNet(setting, dropout, **options)
+
+
 def _b(name: str, **options: Any) -> EfficientNet:
     """Compound scaling of B0."""
     width, depth, dropout = _SCALING[name]
-    setting = [MBConvConfig(*row, width_mult=width, depth_mult=depth) for row in _B0]
-    return EfficientNet(setting, **{"dropout": dropout} | options)
+    return scaled_b0(width, depth, **{"dropout": dropout} | options)
 
 
 def _lite(name: str, **options: Any) -> EfficientNet:
