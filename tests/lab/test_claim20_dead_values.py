@@ -54,6 +54,11 @@ def test_the_first_half_holds_and_the_second_is_not_decided(trained):
     assert judgement.verdict is Verdict.IN_PART and "not decided" in judgement.reason
 
 
+def test_with_relu_in_the_place_of_silu_the_verdict_is_another():
+    judgement = experiment.judge(stored("relu_for_silu"))
+    assert judgement.verdict is Verdict.FAILS
+
+
 def test_one_seed_in_which_silu_has_flat_values_is_enough(trained):
     flat = {**trained.series["flat"], "SiLU": [0.1, 0.1, 6]}
     broken = replace(trained, series={**trained.series, "flat": flat})
