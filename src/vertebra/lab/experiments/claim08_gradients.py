@@ -25,8 +25,7 @@ KINDS = ("plain", "residual")
 DECIDED_BY = ("-98: first / last", "-98: cosine", ", no norm-98: first / last")
 NETWORK_DECIDING = ("first / last", "without skips, first / last", "cosine", "without skips, cosine")
 VANISHED = 0.1  # norm of the gradient at the first convolution over that at the last
-Arms = Mapping[str, Callable[..., nn.Module]]
-ARMS: Arms = {
+ARMS: Mapping[str, Callable[..., nn.Module]] = {
     f"{kind}{norm}": partial(SmallResNet, residual=kind == "residual", batch_norm=not norm)
     for norm in ("", ", no norm")
     for kind in KINDS
@@ -58,7 +57,7 @@ CLAIM = Claim(
 )
 
 
-def measure(setup: Setup, arms: Arms = ARMS) -> Measured:
+def measure(setup: Setup, arms: Mapping[str, Callable[..., nn.Module]] = ARMS) -> Measured:
     """Gradients of every arm at three depths; by seed the same images for all, and the same weights."""
     figures: dict[str, Figure] = {}
     series: dict[str, Any] = {"ratio": {}, "cosine": {}}
@@ -103,6 +102,7 @@ def draw(measured: Measured, canvas: Canvas) -> None:
         lines = {arm: {float(d): own for d, own in of.items()} for arm, of in measured.series[what].items()}
         seed_lines(axes, lines, "layers", label)
         axes.set_xticks(DEPTHS)
+    right.get_legend().remove()  # the left one is enough
     left.set_yscale("log")
     left.axhline(1, color="0.3", linewidth=1)
 
