@@ -46,6 +46,12 @@ class Joins(nn.Module):
         return self.join(x, self.conv(x))
 
 
+@pytest.mark.parametrize(("dim", "count"), [(1, 1), (0, 0), (2, 0), (3, 0)])
+def test_only_channels_are_concatenated(dim, count):
+    assert len(find_concatenations(rows_of(Joins(lambda x, y: torch.cat([x, y], dim))))) == count
+    assert not find_concatenations(rows_of(Joins(lambda x, y: torch.cat([x.flatten(2), y.flatten(2)], 1))))
+
+
 def hard_sigmoid(x):
     return F.relu6(x + 3) / 6
 

@@ -39,6 +39,12 @@ def test_with_other_channels_or_rates_the_verdict_is_another():
         assert experiment.judge(Measured(mixed)).verdict is Verdict.IN_PART
 
 
+def test_rounding_to_larger_multiples_is_another_rounding():
+    measured = experiment.measure(Setup(), partial(mobilenet_v2, round_nearest=32))
+    assert measured.value("convolutions of no multiple of 8") == 0
+    assert experiment.judge(measured).verdict is Verdict.IN_PART
+
+
 def test_a_block_whose_skip_is_taken_away_is_not_dropped():
     def plain(block, index):
         block.use_res_connect = block.use_res_connect and index != 2

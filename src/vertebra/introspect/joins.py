@@ -20,8 +20,21 @@ def find_additions(rows: Rows) -> list[Row]:
 
 
 def find_concatenations(rows: Rows) -> list[Row]:
-    """Activations put one after the other; DenseNet's of a single tensor, before the first layer, included."""
-    return [row for row in rows if row.op == "concat" and row.kind is Kind.COPY]
+    """Feature maps (N, C, H, W) joined along the channels; DenseNet's of a single one, before a block, included.
+
+    A class token that is put before the patches, or patches that are merged, are none.
+    """
+    return [row for row in rows if row.op == "concat" and row.kind is Kind.COPY and _keeps_positions(row)]
+
+
+def _keeps_positions(row: Row) -> bool:
+    return len(row.output_shape) == 4 and all(
+        _without_channels(s) == _without_channels(row.output_shape) for s in row.input_shapes
+    )
+
+
+def _without_channels(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (*shape[:1], *shape[2:])
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def network_bars(axes: Any, measured: Measured, kinds: Mapping[str, str], label:
     """Bars for each network of `measure_each`: a label → the figure "NETWORK: what", divided by `scale`."""
     names = list(measured.series["networks"])
     series = {kind: [measured.value(f"{name}: {what}") / scale for name in names] for kind, what in kinds.items()}
-    grouped_bars(axes, names, series, label)
+    grouped_bars(axes, names, series, label, 9 if len(names) * len(kinds) < 16 else 7)
 
 
 def seeds(axes: Any, arms: Mapping[str, Sequence[float]], label: str, colors: Sequence[str] = COLORS) -> None:

@@ -14,6 +14,7 @@ from vertebra.lab.charts import grouped_bars
 from vertebra.lab.each_network import judge_each, measure_each
 from vertebra.lab.experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Setup, Verdict
 from vertebra.lab.mobilenet_2017 import mobilenet_2017
+from vertebra.lab.user_networks import inspect_own
 from vertebra.models import mobilenet_v2
 from vertebra.models.state_dict import meta_build
 
@@ -70,9 +71,8 @@ def _share(channels: int, with_1x1: bool) -> float:
 
 
 def _compared(depthwise: nn.Module, dense: nn.Module, prefix: str = "") -> dict[str, Figure]:
-    """Both networks, and the layer on which depthwise saves least."""
-    thin, thick = inspect(depthwise), inspect(dense)
-    # A dense layer of the same shape has `groups` times the MACs.
+    """Both networks, and the layer that saves least: a dense one of its shape has `groups` times its MACs."""
+    thin, thick = inspect_own(depthwise), inspect_own(dense)
     shares = [100 / row.groups for row in thin.rows if row.kind is Operation.DEPTHWISE]
     return {
         f"{prefix}dense / depthwise": Figure(thick.macs / thin.macs, "×"),
@@ -116,7 +116,7 @@ def _bars(measured: Measured, prefixes: Mapping[str, str], axes: Any) -> None:
 def measure_networks(setup: Setup, networks: Mapping[str, nn.Module]) -> Measured:
     """Each network, and the same with dense convolutions for its depthwise ones."""
     return measure_each(
-        lambda _, net: Measured(_compared(net, replace_depthwise(inspect(net).subject.network))), networks, setup
+        lambda _, net: Measured(_compared(net, replace_depthwise(inspect_own(net).subject.network))), networks, setup
     )
 
 

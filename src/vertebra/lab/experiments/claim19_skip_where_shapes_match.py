@@ -12,6 +12,7 @@ from vertebra.introspect import residual_blocks, shapes_of
 from vertebra.lab.charts import stacked_bars
 from vertebra.lab.each_network import judge_each, measure_each
 from vertebra.lab.experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Setup, Verdict
+from vertebra.lab.user_networks import inspect_own
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -49,7 +50,7 @@ def measure(setup: Setup, network: str | nn.Module = "mobilenet_v2") -> Measured
 
     The blocks are the modules of those types of which at least one adds its input.
     """
-    anatomy = inspect(network)
+    anatomy = inspect(network) if isinstance(network, str) else inspect_own(network)
     subject = anatomy.subject
     adds = {block.path: block.is_identity for block in residual_blocks(subject.network, subject.args[0])}
     kinds = {type(subject.network.get_submodule(path)) for path in adds}

@@ -87,7 +87,7 @@ def draw(measured: Measured, canvas: Canvas) -> None:
     axes = canvas.subplots()
     for kind, color, label in ((True, ORANGE, "FusedMBConv"), (False, BLUE, "MBConv")):
         places = [(i + 1, row) for row, order in enumerate(orders.values()) for i, f in enumerate(order) if f == kind]
-        axes.scatter([x for x, _ in places], [y for _, y in places], 60, color, marker="s", label=label)
+        axes.scatter([x for x, _ in places], [y for _, y in places], 14, color, marker="s", label=label)
     for row, order in enumerate(orders.values()):
         text = f"{sum(order)} fused, {len(order) - sum(order)} MBConv"
         axes.text(1, row - 0.22, text, fontsize=9, color="0.3")

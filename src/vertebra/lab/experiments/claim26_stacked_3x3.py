@@ -13,6 +13,7 @@ from vertebra.lab.charts import grouped_bars
 from vertebra.lab.each_network import each_measured, judge_each, measure_each
 from vertebra.lab.experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Setup, Verdict
 from vertebra.lab.stacked_kernels import poolings_without_growth, stack_figures
+from vertebra.lab.user_networks import inspect_own
 from vertebra.models.vgg import make_layers
 
 if TYPE_CHECKING:
@@ -37,8 +38,7 @@ CLAIM = Claim(
     "of one 5×5 and one 7×7, with fewer weights. Holds if both are, in part if one is, else it does not hold.",
     decided_by=(Kind.COUNT,),
     title="Weights of stacked 3×3 convolutions and of single larger kernels",
-    caption="Both have the same receptive field, input and output channels. A shorter upper bar means that the stack "
-    "needs fewer weights.",
+    caption="Same receptive field, same channels: where the upper bar is shorter, the stack needs fewer weights.",
     seconds=2,
     expected={
         **{name: Expected(value, "Simonyan & Zisserman 2015, Table 1") for name, value in _TABLE_1.items()},
@@ -86,10 +86,10 @@ def judge(measured: Measured) -> Judgement:
     ratios = [f"weights of {n} 3×3 against one {k}" for n, k in PAIRS.values()]
     decided_by = ("convolutions of 3×3", "fully connected layers", "side of the last map", *ratios)
     reason = {
-        (True, True): "The layers are as said, and stacks reach as far as large kernels for less.",
+        (True, True): "The layers are as said, and stacks reach as far as large kernels with fewer weights.",
         (True, False): "The layers are as said; stacks are no match for large kernels.",
-        (False, True): "Stacks reach as far as large kernels for less; the layers are not as said.",
-        (False, False): "Neither are the layers as said, nor do stacks reach as far as large kernels for less.",
+        (False, True): "Stacks reach as far as large kernels with fewer weights; the layers are not as said.",
+        (False, False): "Neither are the layers as said, nor do stacks reach as far with fewer weights.",
     }[structure, stacking]
     return Judgement((Verdict.FAILS, Verdict.IN_PART, Verdict.HOLDS)[structure + stacking], reason, decided_by)
 
@@ -104,7 +104,7 @@ def draw(measured: Measured, canvas: Canvas) -> None:
 
 def measure_networks(setup: Setup, networks: Mapping[str, nn.Module]) -> Measured:
     """The stacks of each network."""
-    return measure_each(lambda _, network: Measured(stack_figures(inspect(network).rows)), networks, setup)
+    return measure_each(lambda _, network: Measured(stack_figures(inspect_own(network).rows)), networks, setup)
 
 
 def judge_networks(measured: Measured) -> Judgement:

@@ -102,7 +102,9 @@ def judge(measured: Measured) -> Judgement:
     if unnarrowed > narrowed and unwidened > as_is:
         return Judgement(Verdict.HOLDS, "Both networks have more MACs without their 1×1 convolutions.", decided_by)
     if unnarrowed > narrowed and as_is < dense:
-        reason = "Narrowing saves arithmetic; widening adds to it, and the depthwise convolution saves more than that."
+        reason = (
+            "Narrowing saves arithmetic; widening adds to it, and the depthwise convolution keeps it low all the same."
+        )
         return Judgement(Verdict.IN_PART, reason, decided_by)
     return Judgement(Verdict.FAILS, "The arithmetic is no less in one of the two networks.", decided_by)
 

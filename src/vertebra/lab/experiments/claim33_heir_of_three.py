@@ -13,7 +13,8 @@ from vertebra.introspect import find_additions, find_concatenations, find_gates
 from vertebra.lab.charts import network_bars
 from vertebra.lab.each_network import judge_each, measure_each
 from vertebra.lab.experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Setup, Verdict
-from vertebra.models import create_model
+from vertebra.lab.user_networks import image_size
+from vertebra.models import ConvNet, create_model
 from vertebra.models.state_dict import meta_build
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ CLAIM = Claim(
     decided_by=(Kind.COUNT,),
     title="Operations that join feature maps, and MACs, of each family",
     caption="Left: ResNet's shortcuts are additions, DenseNet's reuse of features is concatenation, squeeze-excitation "
-    "is a gate. Right: arithmetic at 224 × 224.",
+    "is a gate. Right: MACs at 224 × 224, or at the size that a network of yours is for.",
     networks_title="Operations that join feature maps, and MACs",
     seconds=3,
     expected={
@@ -71,11 +72,11 @@ def _judge(measured: Measured, prefix: str = "") -> Judgement:
         (True, True, True): "It saves arithmetic, adds shortcuts and concatenates feature maps.",
         (True, True, False): "It saves arithmetic and adds shortcuts, but concatenates nothing as DenseNet does.",
         (True, False, True): "It saves arithmetic and concatenates, but adds no shortcut as ResNet does.",
-        (False, True, True): "It adds shortcuts and concatenates, but has more MACs than GoogLeNet.",
+        (False, True, True): "It adds shortcuts and concatenates, but has no fewer MACs than GoogLeNet.",
         (True, False, False): "It saves arithmetic, but neither adds shortcuts nor concatenates.",
-        (False, True, False): "It adds shortcuts, but has more MACs than GoogLeNet and concatenates nothing.",
-        (False, False, True): "It concatenates, but has more MACs than GoogLeNet and adds no shortcut.",
-        (False, False, False): "It has more MACs than GoogLeNet, adds no shortcut and concatenates nothing.",
+        (False, True, False): "It adds shortcuts, but has no fewer MACs than GoogLeNet and concatenates nothing.",
+        (False, False, True): "It concatenates, but has no fewer MACs than GoogLeNet and adds no shortcut.",
+        (False, False, False): "It has no fewer MACs than GoogLeNet, adds no shortcut and concatenates nothing.",
     }[saves, adds, concatenates]
     return Judgement(verdict, reason, tuple(f"{prefix}{name}" for name in ("additions", "concatenations", _SHARE)))
 
@@ -90,12 +91,13 @@ def draw(measured: Measured, canvas: Canvas) -> None:
 
 
 def measure_networks(setup: Setup, networks: Mapping[str, nn.Module]) -> Measured:
-    """The same counts for each network."""
+    """The same counts for each network, and GoogLeNet's MACs at the same size."""
     with meta_build():
-        reference = inspect(create_model("googlenet"), 224).macs
+        googlenet = create_model("googlenet")
 
     def count(_: str, network: nn.Module) -> Measured:
-        anatomy = inspect(network, 224)
+        side = 224 if isinstance(network, ConvNet) else image_size(network)
+        anatomy, reference = inspect(network, side), inspect(googlenet, side).macs
         figures = {name: Figure(len(find(anatomy.rows))) for name, find in _JOINS.items()}
         figures["MACs"] = Figure(anatomy.macs / 1e6, "M MACs")
         return Measured(figures | {_SHARE: Figure(100 * anatomy.macs / reference, "%")})

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from vertebra.anatomy import inspect
 from vertebra.errors import UsageError
 from vertebra.graph.cost import CONVOLUTIONS
 from vertebra.introspect import find_gates
 from vertebra.lab.charts import stacked_bars
 from vertebra.lab.each_network import each_measured, judge_each, measure_each
 from vertebra.lab.experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Setup, Verdict
+from vertebra.lab.user_networks import inspect_own
 from vertebra.models import create_model
 from vertebra.models.state_dict import meta_build
 
@@ -50,7 +50,7 @@ _HAS = ("with gate", "without")
 
 
 def measure(setup: Setup, **networks: nn.Module) -> Measured:
-    """Look for gates in each block at 224 × 224; a network given by its name in `_NAMES` is measured instead."""
+    """Look for gates in each block; a network given by its name in `_NAMES` is measured instead."""
     with meta_build():
         own = {name: networks.get(builder) or create_model(builder) for name, builder in _NAMES.items()}
     return measure_each(lambda _, network: _counted(network), own, setup)
@@ -58,7 +58,7 @@ def measure(setup: Setup, **networks: nn.Module) -> Measured:
 
 def _counted(network: nn.Module) -> Measured:
     """Blocks with and without a gate, by type; a block of any instance of its type has at least two convolutions."""
-    anatomy, modules = inspect(network, 224), dict(network.named_modules())
+    anatomy, modules = inspect_own(network), dict(network.named_modules())
     blocks = {group.name: group.rows for group in anatomy.blocks if group.name in modules}
     kinds = {name: type(modules[name]).__name__ for name in blocks}
     counts = {kinds[n]: [0, 0] for n, rows in blocks.items() if sum(row.kind in CONVOLUTIONS for row in rows) > 1}

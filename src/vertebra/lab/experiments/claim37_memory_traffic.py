@@ -97,8 +97,9 @@ def judge(measured: Measured) -> Judgement:
     stages, bound = measured.series["ratios"], measured.series["bound"]
     more = [measured.value(f"{s}: convolutions, MBConv") > measured.value(f"{s}: convolutions, fused") for s in stages]
     saves = [found["activation bytes"] < 1 < found["parameters"] for found in stages.values()]
-    decided_by = tuple(f"{stage}: activation bytes, fused over MBConv" for stage in stages)
-    decided_by += tuple(f"{key}: bound by memory, MBConv" for key in bound)
+    by_share = sorted(bound, key=lambda key: bound[key][0])  # the two ends first, which tell whether devices agree
+    decided_by = tuple(f"{key}: bound by memory, MBConv" for key in (by_share[0], *by_share[:0:-1]))
+    decided_by += tuple(f"{stage}: activation bytes, fused over MBConv" for stage in stages)
     if not all(more) or not all(saves):
         reason = "MBConv does not have more convolutions and activation bytes and fewer parameters in each stage."
         return Judgement(Verdict.FAILS, reason, decided_by)
@@ -117,6 +118,6 @@ def draw(measured: Measured, canvas: Canvas) -> None:
     stages, bound = measured.series["ratios"], measured.series["bound"]
     upper, lower = canvas.subplots(2, height_ratios=[1, 1.5])
     ratios = {cost: [found[cost] for found in stages.values()] for cost in COSTS}
-    grouped_bars(upper, list(stages), ratios, "fused over MBConv")
+    grouped_bars(upper, list(stages), ratios, "fused over MBConv, ×", fontsize=7)
     shares = {kind: [both[i] for both in bound.values()] for i, kind in enumerate(("MBConv", "fused"))}
-    grouped_bars(lower, list(bound), shares, "bound by memory, % of the predicted time")
+    grouped_bars(lower, list(bound), shares, "bound by memory, % of the predicted time", fontsize=7)

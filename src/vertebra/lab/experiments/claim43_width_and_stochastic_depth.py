@@ -19,6 +19,7 @@ from vertebra.models.state_dict import meta_build
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
+_WIDTHS, _PARAMETERS = (0.75, 0.5, 0.35), (2_636_424, 1_968_680, 1_677_128)
 CLAIM = Claim(
     family="MobileNetV2, EfficientNet",
     stated_by="code l.823–826, 856–863, 1149–1150",
@@ -28,28 +29,25 @@ CLAIM = Claim(
     "B0's rates rise evenly; 6 positive ones are on blocks without a skip, where they do nothing.",
     source="counts of torchvision 0.29",
     rule="Holds if in MobileNetV2 of all three widths every convolution has a multiple of 8 channels and at least 90 % "
-    "of the product, and B0's rates are 0.2·i/16 for its blocks i = 0 to 15; in part if one of the two is so; else it "
-    "does not hold.",
+    "of the product, stem and block outputs less than 8 from it, and B0's rates are 0.2·i/16 for its blocks i = 0 to "
+    "15; in part if one of the two is so; else it does not hold.",
     decided_by=(Kind.COUNT,),
     title="Channels by width multiplier, and the probability to drop a block",
     caption="Left: channels of MobileNetV2's convolutions; lines are width × channels, before rounding. Right: grey "
     "blocks of EfficientNet-B0 have no skip, and dropping them does nothing.",
     seconds=1,
     expected={
-        "× 0.75: parameters": Expected(2_636_424, "counts"),
-        "× 0.5: parameters": Expected(1_968_680, "counts"),
-        "× 0.35: parameters": Expected(1_677_128, "counts"),
-        "× 0.75: MACs": Expected(209.1, "counts", 0.001),
-        "× 0.5: MACs": Expected(97.1, "counts", 0.001),
-        "× 0.35: MACs": Expected(59.3, "counts", 0.001),
+        **{f"× {w}: parameters": Expected(n, "counts") for w, n in zip(_WIDTHS, _PARAMETERS, strict=True)},
+        **{f"× {w}: MACs": Expected(n, "counts", 0.001) for w, n in zip(_WIDTHS, (209.1, 97.1, 59.3), strict=True)},
         "× 0.35: channels of the head": Expected(1280, "counts"),
         "B0: blocks that dropping skips": Expected(9, "counts"),
         "B0: mean number of blocks dropped": Expected(0.96, "counts", 0.005),
         "B0: positive rates that do nothing": Expected(6, "counts"),
     },
 )
-_WIDTHS = (0.75, 0.5, 0.35)
-_ROUNDING = ("convolutions of no multiple of 8", "fewest channels, of the product")
+_UNEVEN, _FEWEST = "convolutions of no multiple of 8", "fewest channels, of the product"
+_RATES, _IDLE = "B0: largest difference from 0.2·i/16", "B0: positive rates that do nothing"
+_FARTHEST = "stem and block outputs, farthest from the product"
 
 
 def measure(
@@ -68,19 +66,17 @@ def measure(
         figures[f"× {width}: channels of the head"] = Figure(head)
         pairs[str(width)] = [[c, scaled] for c, scaled in zip(whole, channels, strict=False)]
     every = [(float(width), *pair) for width, own in pairs.items() for pair in own]
-    figures[_ROUNDING[0]] = Figure(sum(scaled % 8 > 0 for *_, scaled in every))
-    figures[_ROUNDING[1]] = Figure(100 * min(s / (width * c) for width, c, s in every), "%")
+    figures[_UNEVEN] = Figure(sum(scaled % 8 > 0 for *_, scaled in every))
+    figures[_FEWEST] = Figure(100 * min(s / (width * c) for width, c, s in every), "%")
+    narrow = [w * c - own[i][1] for w, own in zip(_WIDTHS, pairs.values(), strict=True) for i, c in _narrow(base)]
+    figures[_FARTHEST] = Figure(max(map(abs, narrow)), "channels")
     blocks = [block for block in seeded(b0, 0).eval().modules() if isinstance(block, MBConv)]
     rates, skips = [block.stochastic_depth.p for block in blocks], [_is_dropped(block) for block in blocks]
     figures |= {
-        "B0: largest difference from 0.2·i/16": Figure(
-            max(abs(rate - 0.2 * i / len(blocks)) for i, rate in enumerate(rates))
-        ),
+        _RATES: Figure(max(abs(rate - 0.2 * i / len(blocks)) for i, rate in enumerate(rates))),
         "B0: blocks that dropping skips": Figure(sum(skips)),
         "B0: mean number of blocks dropped": Figure(sum(rate for rate, skip in zip(rates, skips, strict=True) if skip)),
-        "B0: positive rates that do nothing": Figure(
-            sum(rate > 0 and not skip for rate, skip in zip(rates, skips, strict=True))
-        ),
+        _IDLE: Figure(sum(rate > 0 and not skip for rate, skip in zip(rates, skips, strict=True))),
     }
     return Measured(figures, {"pairs": pairs, "rates": rates, "skips": skips})
 
@@ -88,6 +84,12 @@ def measure(
 def _channels(network: nn.Module) -> list[int]:
     """Output channels of each convolution, in order; the last is the head's."""
     return [module.out_channels for module in network.modules() if isinstance(module, nn.Conv2d)]
+
+
+def _narrow(network: nn.Module) -> list[tuple[int, int]]:
+    """Place and channels of the stem and of each block's last convolution, that are rounded; the others follow them."""
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)][:-1]
+    return [(i, c.out_channels) for i, c in enumerate(convolutions) if not i or c.out_channels < c.in_channels]
 
 
 def _is_dropped(block: Any) -> bool:
@@ -102,10 +104,8 @@ def _is_dropped(block: Any) -> bool:
 
 def judge(measured: Measured) -> Judgement:
     """Multiples of 8, and rates that rise as they should?"""
-    uneven, fewest, rates = (*_ROUNDING, "B0: largest difference from 0.2·i/16")
-    rounded = measured.value(uneven) == 0 and measured.value(fewest) >= 90
-    rises = measured.value(rates) < 1e-9
-    decided_by = (uneven, fewest, rates, "B0: positive rates that do nothing")
+    rounded = measured.value(_UNEVEN) == 0 and measured.value(_FEWEST) >= 90 and measured.value(_FARTHEST) < 8
+    rises, decided_by = measured.value(_RATES) < 1e-9, (_UNEVEN, _FARTHEST, _RATES, _IDLE)
     if rounded and rises:
         reason = "Channels are rounded so and rates rise so; those of blocks without a skip do nothing."
         return Judgement(Verdict.HOLDS, reason, decided_by)
