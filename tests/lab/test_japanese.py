@@ -67,7 +67,7 @@ def texts_of(result, *, picture=False):
     if picture:
         nodes = ElementTree.fromstring(result.picture("svg")).iter("{http://www.w3.org/2000/svg}text")
         found = ["".join(node.itertext()).strip() for node in nodes]
-        caption = " ".join(result.claim.caption.split())
+        caption = " ".join(result.caption.split())
         yield from (text for text in found if text not in caption and not text.startswith(f"{result.number}. "))
 
 
