@@ -11,6 +11,7 @@ LANGUAGES = ("en", "ja")
 _NUMBER = r"[-+−]?\d[\d,.]*(?:e[-+]?\d+)?(?<![.,])"
 # Families and their variants as papers and as code write them: "ResNet-50", "densenet121", "EfficientNet-B0", "V2-S".
 _NETWORK = (
+    r"\bResNeXt\d+_\d+x\d+d\b|\bWide_ResNet\d+_\d\b|"
     r"\b(?:VGG|GoogLeNet|ResNet|DenseNet|MobileNetV2|MobileNet|EfficientNetV2|EfficientNet|V2-[SML]\b|B\d\b|Lite)"
     r"(?:[-_ ]?(?:B|Lite|V2|v2|lite)?[-_ ]?(?:[SMLbsml]\b|\d[\d.]*(?:d\b|_bn\b)?))?"
 )
