@@ -234,3 +234,13 @@ def test_constants_of_another_device_are_taken_for_their_shapes():
     anatomy = vertebra.anatomy(Net(), 8)
     assert anatomy.macs == 4 * 36 * 27
     assert [row.op for row in anatomy.rows] == ["conv2d", "mul", "arange", "add", "fill", "add"]
+
+
+def test_the_copy_that_is_traced_has_hooks_of_its_own():
+    network = nn.Sequential(nn.ReLU())
+    network[0].register_forward_hook(lambda *_: None)
+    copies = to_meta(network), to_meta(network)
+    copies[0].register_forward_hook(lambda *_: None)
+    copies[0].register_forward_pre_hook(lambda *_: None)
+    assert [len(copy._forward_hooks) + len(copy._forward_pre_hooks) for copy in (network, *copies)] == [0, 2, 0]
+    assert [len(copy[0]._forward_hooks) for copy in (network, *copies)] == [1, 1, 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -33,6 +34,8 @@ def to_meta(network: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
         for value in vars(module).values():
             if isinstance(value, Tensor) and id(value) not in memo:
                 memo[id(value)] = meta_like(value, dtype)
+            elif type(value) is OrderedDict and not value:  # a dozen a module, for hooks, which deepcopy takes long for
+                memo[id(value)] = OrderedDict()
     try:
         meta = copy.deepcopy(network, memo)
     except Exception as error:
