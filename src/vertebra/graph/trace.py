@@ -47,6 +47,7 @@ class _Operation:
 
 
 _operation = cache(_Operation)
+_PLAIN = frozenset({int, float, bool, str, type(None)})  # most arguments: no call for each
 _dtype = cache(lambda dtype: (str(dtype).removeprefix("torch."), dtype.itemsize))
 
 
@@ -205,7 +206,7 @@ def _map_tensors(value: Any, function: Callable[[Tensor], Any]) -> Any:
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, (tuple, list)):
-        return type(value)(_map_tensors(item, function) for item in value)
+        return type(value)([item if type(item) in _PLAIN else _map_tensors(item, function) for item in value])
     if isinstance(value, dict):
         return {name: _map_tensors(item, function) for name, item in value.items()}
     return value
