@@ -20,6 +20,7 @@ run (train); `client`, a running server (serve).
 """
 
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -63,6 +64,12 @@ def _skipped(config):
         return Counter()
     # (file, line, "Skipped: reason")
     return Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in reporter.stats.get("skipped", ()))
+
+
+def pytest_collection_finish(session):
+    """What was imported stays, so no garbage collection need walk through it: a tenth of the CPU time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish(session):
