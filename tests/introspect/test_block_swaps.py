@@ -36,10 +36,11 @@ from vertebra.models.googlenet import BasicConv2d, InceptionAux
 from vertebra.models.layers import Conv2dSame, SqueezeExcitation
 from vertebra.models.mbconv import FusedMBConv, MBConv
 from vertebra.models.resnet import BasicBlock, Bottleneck
+from vertebra.models.state_dict import meta_build
 
 
 def on_meta(name, **options):
-    with torch.device("meta"):
+    with meta_build():
         return models.get_model(name, **options)
 
 

@@ -1,7 +1,6 @@
 """What a depthwise convolution costs beside a dense one."""
 
 import pytest
-import torch
 from torch import nn
 
 from vertebra.errors import UsageError
@@ -48,5 +47,5 @@ def test_a_network_of_ones_own():
 
 
 def test_a_network_without_depthwise_convolutions_is_refused():
-    with torch.device("meta"), pytest.raises(UsageError, match="no depthwise convolution"):
+    with meta_build(), pytest.raises(UsageError, match="no depthwise convolution"):
         experiment.measure_networks(Setup(), {"vgg11": vgg11(init_weights=False)})

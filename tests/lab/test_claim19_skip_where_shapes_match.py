@@ -1,7 +1,6 @@
 """Which blocks have a skip connection."""
 
 import pytest
-import torch
 from torch import nn
 
 from vertebra.errors import UsageError
@@ -56,7 +55,7 @@ def test_where_all_are_taken_away_there_is_nothing_to_ask():
 
 
 def test_networks_of_ones_own():
-    with torch.device("meta"):
+    with meta_build():
         networks = {"resnet18": resnet18(), "mobilenet_v2": mobilenet_v2()}
         vgg = vgg11(init_weights=False)
     measured = experiment.measure_networks(Setup(), networks)

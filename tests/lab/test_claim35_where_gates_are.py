@@ -1,7 +1,6 @@
 """Which blocks have squeeze-excitation."""
 
 import pytest
-import torch
 from torch import nn
 
 from vertebra.errors import UsageError
@@ -14,7 +13,7 @@ from vertebra.models.state_dict import meta_build
 
 
 def built(name, change=lambda network: network):
-    with torch.device("meta"):
+    with meta_build():
         return change(create_model(name))
 
 

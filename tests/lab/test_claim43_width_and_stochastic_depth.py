@@ -18,18 +18,21 @@ def b0(change):
     return network
 
 
-def test_the_counts_are_the_published_ones():
-    measured = experiment.measure(Setup())
+@pytest.fixture(scope="module")
+def own():
+    return experiment.measure(Setup())
+
+
+def test_the_counts_are_the_published_ones(own):
     for name, expected in experiment.CLAIM.expected.items():
-        assert measured.value(name) == pytest.approx(expected.value, rel=expected.tolerance), name
+        assert own.value(name) == pytest.approx(expected.value, rel=expected.tolerance), name
 
 
 def constant(block, index):
     block.stochastic_depth.p = 0.2
 
 
-def test_with_other_channels_or_rates_the_verdict_is_another():
-    own = experiment.measure(Setup())
+def test_with_other_channels_or_rates_the_verdict_is_another(own):
     other = experiment.measure(Setup(), partial(mobilenet_v2, round_nearest=1), partial(b0, constant))
     assert experiment.judge(own).verdict is Verdict.HOLDS
     assert experiment.judge(other).verdict is Verdict.FAILS
