@@ -24,7 +24,7 @@ CLAIM = Claim(
     claim="Parallel convolution branches cut the parameters greatly.",
     claim_ja="畳み込みを並列の枝に分けると、パラメーター数は大きく減る。",
     should_hold="Every module as one 3×3 convolution has 29.9 M parameters, with a 1×1 in front 10.7 M, as four "
-    "branches 6.6 M: the branches cut them, after the 1×1, which cuts more.",
+    "branches 6.6 M: the branches cut them, as a 1×1 alone computes part of the channels; the 1×1 in front cuts more.",
     source="counts",
     rule="Holds if the branches save more than a third of the modules' parameters against one 3×3 convolution of as "
     "many output channels, both with and without 1×1 in front; in part if in one of the two; else it does not hold.",
