@@ -12,7 +12,7 @@ from vertebra.introspect import replace_depthwise
 from vertebra.lab import time_shares
 from vertebra.lab.experiment import Setup, Verdict
 from vertebra.lab.experiments import claim17_depthwise_time as experiment
-from vertebra.lab.time_shares import DEPTHWISE, PARTS, SIZE, measured_shares
+from vertebra.lab.time_shares import DEPTHWISE, PARTS, measured_shares
 from vertebra.models import mobilenet_v2
 from vertebra.models.state_dict import meta_build
 
@@ -101,7 +101,7 @@ def test_times_on_a_gpu_are_summed_over_all_calls_of_a_module(monkeypatch):
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     relu = nn.ReLU()
     network = nn.Sequential(nn.Conv2d(3, 3, 3, stride=32, groups=3), relu, nn.Conv2d(3, 4, 1), relu).train()
-    rows = {row.index: row for row in inspect(network, SIZE).rows}
+    rows = {row.index: row for row in inspect(network, 224).rows}
     times = time_shares._times_on_gpu(network, rows, "cpu")
     assert sorted(times.values()) == [1, 1, 2]
     assert network.training and not network[0]._forward_hooks

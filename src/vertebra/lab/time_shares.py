@@ -17,9 +17,7 @@ from vertebra.graph.rows import Row
 from vertebra.introspect import preserved
 
 from .experiment import Setup
-from .user_networks import random_images
-
-SIZE = 224
+from .user_networks import image_size, random_images
 
 DEPTHWISE, POINTWISE, OTHER_CONVOLUTIONS = "depthwise convolutions", "1×1 convolutions", "other convolutions"
 ELEMENTWISE, OTHERS = "norms, activations, sums", "others"
@@ -59,7 +57,7 @@ def measured_shares(network: nn.Module, setup: Setup, rounds: int, seconds: floa
 
     An executor that cannot run the network (ONNX Runtime, where an operation cannot be written) is left out.
     """
-    anatomy = inspect(network, SIZE)
+    anatomy = inspect(network, image_size(network))
     rows = {row.index: row for row in anatomy.rows}
     found: dict[str, list[Shares]] = {}
     on_cpu = setup.device == "cpu"
@@ -96,7 +94,7 @@ def _times_on_gpu(network: nn.Module, rows: Mapping[int, Row], device: str, warm
 
     with preserved(network) as handles, torch.inference_mode():
         network.to(device).eval()
-        images = random_images(network, 32, SIZE)
+        images = random_images(network, 32)
         for path in own:
             handles.append(leaves[path].register_forward_pre_hook(partial(record, path)))
             handles.append(leaves[path].register_forward_hook(end))

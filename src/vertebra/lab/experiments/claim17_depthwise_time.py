@@ -15,7 +15,8 @@ from vertebra.lab.charts import stacked_bars
 from vertebra.lab.each_network import judge_each, measure_each
 from vertebra.lab.experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Setup, Verdict
 from vertebra.lab.small_networks import seeded
-from vertebra.lab.time_shares import DEPTHWISE, ELEMENTWISE, PARTS, SIZE, mac_shares, measured_shares, predicted_shares
+from vertebra.lab.time_shares import DEPTHWISE, ELEMENTWISE, PARTS, mac_shares, measured_shares, predicted_shares
+from vertebra.lab.user_networks import image_size
 from vertebra.models import mobilenet_v2
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def measure(setup: Setup, network: nn.Module | None = None) -> Measured:
     """Count and predict at 224 × 224; unless quick, calibrate this machine for ONNX Runtime and measure."""
     network = seeded(mobilenet_v2, 0) if network is None else network
     measured = _measured(setup, network)
-    anatomy = inspect(network, SIZE)
+    anatomy = inspect(network, image_size(network))
     predicted = {f"bound on {key}": predicted_shares(anatomy.latency(key)) for key in devices()}
     if not setup.quick and setup.device == "cpu":
         setup.progress("calibrating this machine")
@@ -63,7 +64,7 @@ def measure(setup: Setup, network: nn.Module | None = None) -> Measured:
 
 
 def _measured(setup: Setup, network: nn.Module) -> Measured:
-    anatomy = inspect(network, SIZE)
+    anatomy = inspect(network, image_size(network))
     shares = {"MACs": mac_shares(anatomy.rows)}
     if not shares["MACs"][DEPTHWISE]:
         raise UsageError(

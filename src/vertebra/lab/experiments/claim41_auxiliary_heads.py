@@ -37,7 +37,7 @@ CLAIM = Claim(
     decided_by=(Kind.COUNT, Kind.INIT),
     title="GoogLeNet's auxiliary heads: parameters, and gradient that they bring",
     caption="Idle: not used in evaluation. Gradients at initialisation (untrained, random images), by layer, mean and "
-    "range of the seeds: how often as large with the heads' losses as without; above 1 they bring gradient.",
+    "range of the seeds: how many times as large with the heads' losses as without; above 1 they bring gradient.",
     networks_title="Parameters of heads that run in training alone",
     networks_caption="All parameters of the network, and those that evaluation does not use.",
     seconds=12,
