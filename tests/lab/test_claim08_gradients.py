@@ -64,3 +64,12 @@ def test_a_network_for_images_of_one_size_gets_them():
     measured = experiment.measure_networks(Setup(), {"own": network})
     assert measured.value("own: side of the images") == 32
     assert experiment.judge_networks(measured).verdict is Verdict.OPEN
+
+
+def test_one_draw_that_differs_changes_the_verdict(monkeypatch):
+    monkeypatch.setattr(initial_gradients, "small_images", partial(small_images, side=16))
+    measured = experiment.measure_networks(Setup(), {"own": seeded(partial(narrow, 14), 0)})
+    draws = measured.series["networks"]["own"]["draws"]
+    assert len(draws["cosine"]) == 3 and experiment.judge_networks(measured).verdict is Verdict.IN_PART
+    draws["without skips, cosine"][1] = 1.0
+    assert experiment.judge_networks(measured).verdict is Verdict.FAILS

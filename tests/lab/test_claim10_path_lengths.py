@@ -46,11 +46,18 @@ def test_blocks_that_add_nothing_leave_the_input_whole():
     assert found["passed"]["survives"] == pytest.approx([100] * 3)
     assert residual_paths.path_figures(found["passed"])["median path"].value == 0  # no branch passes a gradient
     series = {
-        "whole": {"residual": found["deleted"][:1]},
-        "median": {"residual": found["deleted"][:1]},
+        "whole": {"residual": [98.0]},
+        "median": {"residual": [98.0]},
         "survives": [found["passed"]["survives"]],
     }
     assert experiment.judge(Measured({}, series)).verdict is Verdict.HOLDS
+
+
+def test_networks_that_learned_nothing_decide_nothing():
+    measured = stored("measured")
+    whole = {**measured.series["whole"], "residual": [98.0, 10.0, 98.0]}
+    judgement = experiment.judge(replace(measured, series={**measured.series, "whole": whole}))
+    assert judgement.verdict is Verdict.OPEN and "learn" in judgement.reason
 
 
 def test_deleting_a_block_leaves_the_network_as_it_was_and_is_leaving_out_its_branch():

@@ -57,10 +57,16 @@ def test_where_they_have_much_of_the_arithmetic_the_claim_fails():
     assert experiment.judge(experiment.measure(Setup(quick=True), network)).verdict is Verdict.FAILS
 
 
+def test_a_network_for_other_images_is_asked_of_those():
+    layers = (nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Flatten(), nn.Linear(8 * 28 * 28, 2))
+    measured = experiment.measure_networks(Setup(quick=True), {"own": nn.Sequential(*layers)})
+    assert measured.value("own: MACs of depthwise convolutions") == 9 * 8 * 28 * 28
+
+
 def test_a_network_without_depthwise_convolutions_is_refused():
     with meta_build():
         dense = replace_depthwise(mobilenet_v2())
-    with pytest.raises(UsageError, match="has no depthwise convolution"):
+    with pytest.raises(UsageError, match="dense has no depthwise convolution"):
         experiment.measure_networks(Setup(quick=True), {"dense": dense})
 
 

@@ -70,7 +70,7 @@ def test_one_seed_in_which_silu_has_flat_values_is_enough(trained):
     [
         ((0.1, 0.9), 0.5, Verdict.HOLDS, "gain more by it"),
         ((0.1, 0.9), -0.5, Verdict.IN_PART, "not decided"),
-        ((-0.9, -0.1), 0.5, Verdict.IN_PART, "gain no more"),
+        ((-0.9, -0.1), 0.5, Verdict.IN_PART, "gain less"),
         (None, 0.5, Verdict.IN_PART, "not decided"),
     ],
 )

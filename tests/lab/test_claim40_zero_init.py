@@ -87,10 +87,10 @@ def test_training_is_told_and_does_not_decide():
         assert judgement.verdict is Verdict.IN_PART
         return judgement.reason
 
-    assert "no sooner and no later" in reason()
+    assert "neither sooner nor later" in reason()
     assert "falls sooner" in reason(value=-1, interval=(-1.5, -0.5))
     assert "falls later" in reason(value=1, interval=(0.5, 1.5))
-    assert "no sooner" in reason(interval=None)
+    assert "neither sooner" in reason(interval=None)
 
 
 @pytest.mark.slow
@@ -98,7 +98,7 @@ def test_with_gamma_left_at_1_training_is_the_same():
     arms = dict.fromkeys(("γ = 0", "γ = 1"), experiment.ARMS["γ = 1"])
     measured = experiment.measure(Setup(seeds=1), {"small": BUILDERS["small"]}, _twice(arms))
     assert measured.value("difference in epochs") == 0
-    assert "no sooner and no later" in experiment.judge(measured).reason
+    assert "neither sooner nor later" in experiment.judge(measured).reason
 
 
 def _twice(arms):

@@ -23,3 +23,10 @@ def test_each_size_has_a_verdict_on_each_photo(tmp_path):
 def test_other_labels_are_not_tested(tmp_path):
     assert accuracy_by_size(_folder(tmp_path, "kitten", "puppy"), (32,)) == {}
     assert accuracy_by_size(_folder(tmp_path, "n01440764", "tench"), (32,)) == {}
+
+
+def test_where_no_photo_can_be_read_there_is_no_accuracy(tmp_path):
+    folder = _folder(tmp_path, "n01440764", "n01443537")
+    for photo in folder.glob("*/*.png"):
+        photo.write_bytes(b"\x89PNG broken")
+    assert accuracy_by_size(folder, (32,)) == {}

@@ -84,7 +84,9 @@ def first_to_last_ratio(gradients: Sequence[LayerGradient], of: Literal["weight"
         gradient.weight if of == "weight" else gradient.output for gradient in gradients if gradient.is_convolution
     ]
     if len(norms) < 2:
-        raise UsageError(f"a ratio needs two convolutions, and {len(norms)} of {len(gradients)} layers are any.")
+        raise UsageError(
+            f"a ratio needs two convolutions, and {len(norms)} of {len(gradients)} layers are convolutions."
+        )
     if norms[-1] == 0:
         return math.inf if norms[0] else math.nan
     return norms[0] / norms[-1]

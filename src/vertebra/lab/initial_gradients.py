@@ -21,10 +21,12 @@ from vertebra.introspect import (
 )
 
 from .experiment import Figure, Measured
+from .seed_statistics import over_seeds
 from .small_networks import seeded
 from .user_networks import random_images, small_images
 
 BATCH, _SIDE = 16, 16
+_DRAWS = 3  # of images and arcs
 _POINTS, _DEGREES = 8, 0.5  # of the arc for networks of any size: gradients of ResNet-50 are unrelated 1.4° apart
 
 
@@ -71,18 +73,29 @@ def network_gradients(network: nn.Module, device: str) -> Measured:
 
     Figures of the latter begin with "without skips, ", and so does its entry of the series `norms`.
     """
-    images = small_images(network.to(device), BATCH)
-    arc = noise_arc(images.shape[1:], _POINTS, degrees=_DEGREES)
-    found = {"": gradients_of(network, images, arc)}
+    batches = [small_images(network.to(device), BATCH, seed=draw) for draw in range(_DRAWS)]
+    shape = batches[0].shape[1:]
+    arcs = [noise_arc(shape, _POINTS, draw, degrees=_DEGREES) for draw in range(_DRAWS)]
+
+    def gradients() -> list[Gradients]:
+        return [gradients_of(network, images, arc) for images, arc in zip(batches, arcs, strict=True)]
+
+    found = {"": gradients()}
     try:
-        blocks = residual_blocks(network, images)
+        blocks = residual_blocks(network, batches[0])
     except UsageError:
         blocks = ()
     if blocks:
         with ablated_blocks(network, skips=blocks):
-            found["without skips, "] = gradients_of(network, images, arc)
-    figures = {"side of the images": Figure(images.shape[-1], "pixels")}
+            found["without skips, "] = gradients()
+    figures = {"side of the images": Figure(shape[-1], "pixels")}
+    draws: dict[str, list[float]] = {}
     for kind, own in found.items():
-        figures |= {f"{kind}first / last": Figure(own.ratio, "×"), f"{kind}cosine": Figure(own.cosine)}
-        figures[f"{kind}weights, first / last"] = Figure(own.weight_ratio, "×")
-    return Measured(figures, {"norms": {kind: list(own.norms) for kind, own in found.items()}})
+        ratios = draws[f"{kind}first / last"] = [one.ratio for one in own]
+        cosines = draws[f"{kind}cosine"] = [one.cosine for one in own]
+        figures[f"{kind}first / last"] = Figure(statistics.median(ratios), "×", len(own))
+        figures[f"{kind}cosine"] = over_seeds(cosines).figure()
+        figures[f"{kind}weights, first / last"] = Figure(
+            statistics.median(one.weight_ratio for one in own), "×", len(own)
+        )
+    return Measured(figures, {"norms": {kind: list(own[0].norms) for kind, own in found.items()}, "draws": draws})

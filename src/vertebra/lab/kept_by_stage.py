@@ -74,7 +74,7 @@ def _megabytes(stages: Mapping[str, int]) -> dict[str, float]:
 def judge_kept(measured: Measured) -> Judgement:
     """Is less kept, for more time?"""
     if RATIO not in measured.figures:
-        reason = "It has no switch for activation checkpointing, so only what it keeps is counted."
+        reason = "Checkpointing is switched on in Vertebra's own networks alone; here what is kept is counted."
         return Judgement(Verdict.OPEN, reason, (f"{KEPT} {PLAIN}",))
     time = measured.figures.get(STEP)
     decided_by = (RATIO, *([STEP] if time else []))
@@ -82,7 +82,7 @@ def judge_kept(measured: Measured) -> Judgement:
         return Judgement(Verdict.FAILS, "With activation checkpointing it keeps no less.", decided_by)
     if time is None:
         reason = "With activation checkpointing it keeps less; the time was not measured."
-        return Judgement(Verdict.HOLDS, reason, decided_by)
+        return Judgement(Verdict.IN_PART, reason, decided_by)
     if time.interval is None or time.interval[0] <= 1:
         reason = "With activation checkpointing it keeps less, but is not shown to take longer."
         return Judgement(Verdict.IN_PART, reason, decided_by)

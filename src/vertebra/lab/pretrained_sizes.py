@@ -25,9 +25,10 @@ _BATCH = 20
 def accuracy_by_size(
     data: str | os.PathLike[str], sizes: Sequence[int], device: str = "cpu", progress: Progress = silent
 ) -> dict[int, list[bool]]:
-    """For each size, which photos it classifies correctly among the 1,000 classes; empty if the labels are others.
+    """For each size, which photos it classifies correctly among the 1,000 classes.
 
-    Photos are prepared as for the published size, with the same share cut off.
+    Photos are prepared as for the published size, with the same share cut off. Empty if the labels are others, or no
+    photo can be read.
     """
     dataset = open_dataset(data, training=False)
     try:
@@ -58,5 +59,6 @@ def accuracy_by_size(
                 with torch.inference_mode():
                     logits = network(to_images(torch.from_numpy(np.stack(pixels)).to(device), own))
                 right += (logits.argmax(1).cpu() == torch.tensor(targets)).tolist()
-        found[size] = right
+        if right:
+            found[size] = right
     return found

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from vertebra.introspect import activation_slopes
+from vertebra.introspect import activation_slopes, usable_statistics
 from vertebra.models import ConvNet
 
 from .experiment import Figure, Measured
@@ -36,14 +36,13 @@ class SlopeShares:
 
 
 def slope_shares(network: nn.Module, images: Tensor) -> SlopeShares:
-    """The shares in evaluation mode.
+    """The shares in evaluation mode; batch norms that saw no image yet have the statistics of these.
 
     Raises:
         UsageError: the network has no activation.
     """
-    was_training = network.training
-    found = activation_slopes(network.eval(), images)
-    network.train(was_training)
+    with usable_statistics(network, images):
+        found = activation_slopes(network, images)
 
     def flat(names: Iterable[str]) -> float:
         own = [a for a in found if a.function.lower() in names]

@@ -59,8 +59,7 @@ CLAIM = Claim(
 
 def measure(setup: Setup, arms: Mapping[str, Callable[..., nn.Module]] = ARMS) -> Measured:
     """Gradients of every arm at three depths; by seed the same images for all, and the same weights."""
-    figures: dict[str, Figure] = {}
-    series: dict[str, Any] = {"ratio": {}, "cosine": {}}
+    figures, series = dict[str, Figure](), dict[str, Any](ratio={}, cosine={})
     for number, (arm, depth) in enumerate(product(arms, DEPTHS)):
         setup.progress("gradients", number, len(arms) * len(DEPTHS))
         found = [gradients_of_seed(partial(arms[arm], depth), seed, setup.device) for seed in range(setup.seeds)]
@@ -121,8 +120,9 @@ def judge_networks(measured: Measured) -> Judgement:
 
 
 def _judge_network(measured: Measured) -> Judgement:
-    ratio, plain_ratio, cosine, plain_cosine = map(measured.value, NETWORK_DECIDING)
-    return Judgement(*_verdict(plain_ratio < VANISHED <= ratio, cosine > plain_cosine), NETWORK_DECIDING)
+    ratio, plain_ratio, *cosines = (measured.series["draws"][name] for name in NETWORK_DECIDING)
+    verdict = _verdict(max(plain_ratio) < VANISHED <= min(ratio), all(map(float.__gt__, *cosines)))
+    return Judgement(*verdict, NETWORK_DECIDING)
 
 
 def draw_networks(measured: Measured, canvas: Canvas) -> None:

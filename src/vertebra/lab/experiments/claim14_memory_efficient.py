@@ -39,7 +39,7 @@ CLAIM = Claim(
     rule="A parabola is fitted to the bytes that blocks of 6, 12, 24 and 48 layers keep. Holds if memory_efficient "
     "keeps less in DenseNet-121 and in each block, the quadratic term is more than 50 % of what 48 layers keep without "
     "it and less than 5 % with it, and a training step takes longer with it (95 % interval of the ratio above 1). In "
-    "part if less is kept, but one of the others is not so; does not hold if no less is kept.",
+    "part if less is kept, but one of the others is not so or was not measured; does not hold if no less is kept.",
     decided_by=(Kind.COUNT, Kind.TIMING),
     title="DenseNet with and without memory_efficient",
     caption="Left: a dense block (28 × 28, growth rate 32) with the fitted parabola; a curve that bends upwards grows "
@@ -90,7 +90,7 @@ def judge(measured: Measured) -> Judgement:
     if measured.value(SQUARE) <= 50 or abs(measured.value(f"{SQUARE}, memory_efficient")) >= 5:
         return Judgement(Verdict.IN_PART, "It keeps less, but the growth with depth is not as claimed.", decided_by)
     if time is None:
-        return Judgement(Verdict.HOLDS, "It keeps less, as claimed of depth; the time was not measured.", decided_by)
+        return Judgement(Verdict.IN_PART, "It keeps less, as claimed of depth; the time was not measured.", decided_by)
     if time.interval is None or time.interval[0] <= 1:
         return Judgement(Verdict.IN_PART, "It keeps less, but training is not shown to take longer.", decided_by)
     return Judgement(Verdict.HOLDS, "It keeps less, the more so with depth, and training takes longer.", decided_by)

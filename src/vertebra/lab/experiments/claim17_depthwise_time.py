@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -34,7 +35,7 @@ CLAIM = Claim(
     "the whole interval; does not hold if over a tenth of the MACs; else it is not decided.",
     decided_by=(Kind.COUNT, Kind.TIMING),
     title="MobileNetV2: MACs and time by kind of operation",
-    caption="From above: MACs; time measured here; time predicted for this machine; lower bounds on other devices. "
+    caption="From above: MACs; where it was timed, time measured here and predicted; lower bounds on other devices. "
     "Where one kernel does a convolution and what follows it, its time is the convolution's.",
     networks_title="MACs and measured time by kind of operation",
     networks_caption="For each network its MACs, and its time on this machine. Where one kernel does a convolution and "
@@ -53,7 +54,7 @@ _LIMIT = 10  # %
 def measure(setup: Setup, network: nn.Module | None = None) -> Measured:
     """Count and predict at 224 × 224; unless quick, calibrate this machine for ONNX Runtime and measure."""
     network = seeded(mobilenet_v2, 0) if network is None else network
-    measured = _measured(setup, network)
+    measured = _measured(setup, "MobileNetV2", network)
     anatomy = inspect(network, image_size(network))
     predicted = {f"bound on {key}": predicted_shares(anatomy.latency(key)) for key in devices()}
     if not setup.quick and setup.device == "cpu":
@@ -63,12 +64,12 @@ def measure(setup: Setup, network: nn.Module | None = None) -> Measured:
     return Measured({**measured.figures, **figures}, {"shares": measured.series["shares"] | predicted})
 
 
-def _measured(setup: Setup, network: nn.Module) -> Measured:
+def _measured(setup: Setup, name: str, network: nn.Module) -> Measured:
     anatomy = inspect(network, image_size(network))
     shares = {"MACs": mac_shares(anatomy.rows)}
     if not shares["MACs"][DEPTHWISE]:
         raise UsageError(
-            f"{anatomy.name} has no depthwise convolution, so it has no share of the time. To see which operations "
+            f"{name} has no depthwise convolution, so it has no share of the time. To see which operations "
             "take the time: vertebra inspect NETWORK --measure"
         )
     figures = {
@@ -110,7 +111,7 @@ def draw(measured: Measured, canvas: Canvas) -> None:
 
 def measure_networks(setup: Setup, networks: Mapping[str, nn.Module]) -> Measured:
     """MACs and measured time of each."""
-    return measure_each(lambda _, network: _measured(setup, network), networks, setup)
+    return measure_each(partial(_measured, setup), networks, setup)
 
 
 def judge_networks(measured: Measured) -> Judgement:

@@ -83,9 +83,9 @@ def judge(measured: Measured) -> Judgement:
     second = low > 0 and measured.value(f"{GAIN}: depthwise") > 0
     reason = "Hardly any value lacks a gradient under SiLU; whether it makes up for depthwise is not decided here."
     if second:
-        reason = "Hardly any value lacks a gradient under SiLU, and depthwise convolutions gain more by it."
+        reason = "Hardly any value lacks a gradient under SiLU, and on digits depthwise convolutions gain more by it."
     elif high < 0:
-        reason = "Hardly any value lacks a gradient under SiLU, but depthwise convolutions gain no more by it."
+        reason = "Hardly any value lacks a gradient under SiLU, but on digits depthwise convolutions gain less by it."
     if not first:
         reason = "Under SiLU values lack a gradient as under ReLU."
     verdict = (Verdict.FAILS, Verdict.IN_PART, Verdict.HOLDS)[first + second]

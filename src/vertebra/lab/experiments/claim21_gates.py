@@ -33,8 +33,8 @@ CLAIM = Claim(
     source="Hu et al. 2018",
     rule="In every seed, of the mean over layers: the standard deviation of the gates over channels is at least 0.01; "
     "that over images is so too, and that over classes larger than over shuffled labels; that over classes is larger "
-    "than before training; another value of one channel changes 90 % of the other gates. All four: holds; neither of "
-    "the first two: does not hold; else in part. Accuracy with other gates is told, and does not decide.",
+    "than before training. On average over seeds another value of one channel changes 90 % of the other gates. All "
+    "four: holds; neither of the first two: does not hold; else in part. Accuracy with other gates does not decide.",
     decided_by=(Kind.TRAINING,),
     title="How trained gates differ, and accuracy with other gates",
     caption="Above: standard deviation of the gates, mean of the layers; shuffled classes show what chance makes, "

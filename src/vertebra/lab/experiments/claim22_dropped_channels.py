@@ -70,7 +70,7 @@ def judge(measured: Measured) -> Judgement:
         return Judgement(Verdict.IN_PART, reason, decided_by)
     ranked = all(a < b < c for a, b, c in zip(costs[LOWEST], costs[RANDOM], costs[HIGHEST], strict=True))
     if ranked:
-        reason = "Gates rank the channels, and the lowest are needed too: the projection mixes all."
+        reason = "Gates rank the channels, and those with the lowest are needed too."
     else:
         reason = "The channels with the lowest gates are needed, and gates do not even rank them."
     return Judgement(Verdict.FAILS, reason, decided_by)

@@ -108,7 +108,7 @@ def judge(measured: Measured) -> Judgement:
     if difference is None:
         return Judgement(Verdict.IN_PART, f"{start}, and training was not run.", decided_by)
     low, high = difference.interval or (-math.inf, math.inf)
-    when = "sooner" if high < 0 else "later" if low > 0 else "no sooner and no later"
+    when = "sooner" if high < 0 else "later" if low > 0 else "neither sooner nor later by more than the seeds vary"
     decided_by = (*decided_by, "difference in epochs", "gain in validation accuracy")
     return Judgement(Verdict.IN_PART, f"{start}. On digits the loss falls {when}.", decided_by)
 
