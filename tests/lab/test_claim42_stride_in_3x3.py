@@ -3,6 +3,7 @@
 from functools import partial
 
 import pytest
+import torch
 from torch import nn
 
 from vertebra.errors import UsageError
@@ -73,5 +74,10 @@ def test_networks_of_ones_own():
     measured = experiment.measure_networks(Setup(), {"own": small(), "paper": move_stride_to_1x1(small())})
     assert measured.value("own: least read") == 100 and measured.value("paper: least read") == 25
     assert experiment.judge_networks(measured).verdict is Verdict.IN_PART
+    border = nn.Sequential(nn.Conv2d(3, 2, 3, 2), nn.Flatten(), nn.LazyLinear(2))
+    border(torch.zeros(1, 3, 28, 28))  # of 28 rows and columns the last is left out
+    measured = experiment.measure_networks(Setup(), {"border": border})
+    assert measured.value("border: least read") == pytest.approx(100 * (27 / 28) ** 2)
+    assert experiment.judge_networks(measured).verdict is Verdict.HOLDS
     with pytest.raises(UsageError, match="has a stride"):
         experiment.measure_networks(Setup(), {"mine": nn.Conv2d(3, 2, 3)})

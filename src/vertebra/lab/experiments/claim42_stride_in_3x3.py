@@ -119,6 +119,6 @@ def _shares(name: str, network: nn.Module) -> Measured:
 
 
 def _judge_shares(measured: Measured) -> Judgement:
-    if measured.value("least read") > 90:  # valid padding may leave out a border
-        return Judgement(Verdict.HOLDS, "Nearly all positions are read everywhere.", ("least read",))
-    return Judgement(Verdict.FAILS, "Somewhere more than a tenth of the positions is read by nothing.", ("least read",))
+    if measured.value("least read") > 75:  # a border may be left out; a strided 1×1 leaves out three quarters
+        return Judgement(Verdict.HOLDS, "Most positions are read everywhere.", ("least read",))
+    return Judgement(Verdict.FAILS, "Somewhere a quarter of the positions or more is read by nothing.", ("least read",))
