@@ -60,6 +60,7 @@ def test_intervals_and_what_agrees():
     assert Figure(7).text() == "7"
     assert agrees(89.36, 89.4, 0.001) and not agrees(89.2, 89.4, 0.001)
     assert agrees(7, 7, 0) and not agrees(7.001, 7, 0) and agrees(-2.0, -2, 0) and not agrees(float("nan"), 1, 0.1)
+    assert agrees(1e-15, 0, 1e-12) and not agrees(1e-11, 0, 1e-12) and agrees(0, 0, 0) and not agrees(1, 0, 0)
 
 
 def test_it_survives_json(result):

@@ -46,7 +46,7 @@ class Expected:
 
     value: float
     source: str
-    tolerance: float = 0.0  # relative: how far a measured value may be off and still be called equal
+    tolerance: float = 0.0  # relative, or absolute where 0 is expected: how far off a value is still called equal
 
 
 @dataclass(frozen=True)

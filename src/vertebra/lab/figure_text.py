@@ -39,5 +39,5 @@ def interval(ends: tuple[float, float] | None, unit: str = "") -> str:
 
 
 def agrees(value: float, expected: float, tolerance: float) -> bool:
-    """Whether a measured number is the expected one, within a relative tolerance."""
-    return abs(value - expected) <= (tolerance or 1e-9) * abs(expected)
+    """Whether a measured number is the expected one, within a relative tolerance; an absolute one where that is 0."""
+    return abs(value - expected) <= (tolerance or 1e-9) * (abs(expected) or 1)

@@ -35,7 +35,7 @@ CLAIM = Claim(
     seconds=2,
     seeds=5,
     expected={
-        "error with nothing between": Expected(0, "algebra: below 1e-12"),
+        "error with nothing between": Expected(0, "algebra: below 1e-12", 1e-12),
         "weights of 1×1 and depthwise": Expected(544, "algebra"),
         "weights of the dense 3×3": Expected(2_304, "algebra"),
         "rank of a merged slice": Expected(1, "algebra"),
