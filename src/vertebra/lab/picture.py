@@ -45,7 +45,7 @@ def picture(entry: Entry, result: Result, kind: str, language: str = "en") -> by
     with require_extra("torch", "drawing"):
         import matplotlib as mpl
         from matplotlib.figure import Figure
-    experiment, t = entry.load(), Translation(language)
+    experiment, t = entry.load(), Translation(language, result.networks)
     with mpl.rc_context(_STYLE | {"font.family": _fonts(language)}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)  # an SVG holds text, not glyphs
         canvas = Figure(figsize=(8, 5), dpi=120, layout="constrained")
@@ -78,7 +78,9 @@ def _translate(canvas: Canvas, t: Translation) -> None:
     for axes in canvas.axes:
         for axis in (axes.xaxis, axes.yaxis):
             formatter = axis.get_major_formatter()
-            if isinstance(formatter, FixedFormatter) or type(formatter).__name__ == "StrCategoryFormatter":
+            # `set_yticks` with labels makes a `FuncFormatter`; those of numbers have to keep their axis.
+            is_of_names = isinstance(formatter, FixedFormatter | FuncFormatter)
+            if is_of_names or type(formatter).__name__ == "StrCategoryFormatter":
                 axis.set_major_formatter(FuncFormatter(_translated(formatter, t)))
     for text in canvas.findobj(Text):
         text.set_text("\n".join(map(t, text.get_text().split("\n"))))

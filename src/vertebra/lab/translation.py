@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -21,13 +22,13 @@ _WORD = re.compile(r"[A-Za-z]{2,}")
 
 
 class Translation:
-    """Texts in one language."""
+    """Texts in one language; `names` of networks stay as they are."""
 
-    def __init__(self, language: str) -> None:
+    def __init__(self, language: str, names: Iterable[str] = ()) -> None:
         self.language = language
         document = _document() if language == "ja" else {}
         self._texts: dict[str, str] = document.get("texts", {})
-        self._same = frozenset(document.get("same", ()))
+        self._same = frozenset([*document.get("same", ()), *(word for name in names for word in _WORD.findall(name))])
 
     def __call__(self, text: str) -> str:
         """The text in this language, or as it is."""
