@@ -370,6 +370,28 @@ def taken():
     return lambda name, size=None: _anatomy(name, size)
 
 
+@pytest.fixture(scope="session")
+def to_be_written():
+    """`to_be_written(name, size)`: as `taken`, but VGG's fully connected layers are narrow, which are 0.5 GB else."""
+
+    @cache
+    def make(name, size):
+        import torch
+
+        import vertebra
+        from vertebra.models.state_dict import meta_build
+
+        if name != FAMILY["vgg"]:
+            return _anatomy(name, size)
+        with meta_build():
+            network = vertebra.models.get_model(name, num_classes=10)
+        narrow = (torch.nn.Linear(512 * 7 * 7, 16), torch.nn.Linear(16, 16), torch.nn.Linear(16, 10))
+        network.classifier[0], network.classifier[3], network.classifier[6] = narrow
+        return vertebra.anatomy(network, size)
+
+    return make
+
+
 @pytest.fixture(params=FAMILY.values(), ids=FAMILY.keys(), scope="session")
 def of_family(request):
     """The name of one network of each family."""

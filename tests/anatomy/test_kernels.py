@@ -29,8 +29,8 @@ def optimised(anatomy, path):
     return Counter(node.op_type for node in onnx.load(path).graph.node if node.op_type not in views)
 
 
-def test_kernels_are_those_of_onnxruntime(taken, of_family, tmp_path):
-    anatomy = taken(of_family, 64)
+def test_kernels_are_those_of_onnxruntime(to_be_written, of_family, tmp_path):
+    anatomy = to_be_written(of_family, 64)
     runs = optimised(anatomy, tmp_path / "optimised.onnx")
     kernels = build_kernels(anatomy.rows, ONNXRUNTIME)
     # It makes depthwise 1×1 convolutions of the norms that it cannot fold.

@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
+from functools import partialmethod
 
 import pytest
 
 from vertebra import anatomy
-from vertebra.anatomy import machine_calibration
+from vertebra.anatomy import Anatomy, machine_calibration
 from vertebra.anatomy.roofline import Calibration, Rate
 from vertebra.cli._output import bar
 from vertebra.cli.inspect import parse_size
@@ -91,7 +92,8 @@ def test_without_times(vertebra, calibration):
     assert not calibration
 
 
-def test_measured_beside_predicted(vertebra):
+def test_measured_beside_predicted(vertebra, monkeypatch):
+    monkeypatch.setattr(Anatomy, "measure", partialmethod(Anatomy.measure, seconds=0.1))
     out = vertebra("inspect", "resnet18", "--size", "32", "--measure").out
     assert {"time", "measured"} <= set(out.splitlines()[1].split())
     assert "Measured here in onnxruntime with" in out

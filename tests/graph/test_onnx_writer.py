@@ -17,15 +17,18 @@ from vertebra.graph.onnx_writer import serialize_for_timing  # noqa: E402
 
 
 def graph_of(network, size=None, **options):
-    subject = vertebra.anatomy(network, size, **options).subject
+    return graph_of_subject(vertebra.anatomy(network, size, **options).subject)
+
+
+def graph_of_subject(subject):
     return onnx.load_from_string(
         serialize_for_timing(tracer.trace_network(subject.network, subject.args, subject.kwargs))
     )
 
 
-def test_shapes_are_those_of_the_rows(taken, of_family):
-    anatomy = taken(of_family, 64)
-    graph = onnx.shape_inference.infer_shapes(graph_of(of_family, 64), strict_mode=True).graph
+def test_shapes_are_those_of_the_rows(to_be_written, of_family):
+    anatomy = to_be_written(of_family, 64)
+    graph = onnx.shape_inference.infer_shapes(graph_of_subject(anatomy.subject), strict_mode=True).graph
     shapes = {
         value.name: tuple(side.dim_value for side in value.type.tensor_type.shape.dim)
         for value in (*graph.value_info, *graph.output)
