@@ -4,6 +4,7 @@ Figure names and the texts of pictures come from results: the committed ones, or
 """
 
 import ast
+import itertools
 import json
 import re
 import sys
@@ -15,15 +16,18 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 from vertebra.lab.experiment import Kind, Verdict
+from vertebra.lab.picture import CAPTION_WIDTH
 from vertebra.lab.registry import entries
 from vertebra.lab.result import Result
 from vertebra.lab.translation import Translation
+from vertebra.text_width import fill
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "bench" / "results" / "lab.json"
 JA = Translation("ja")
 OWN = ("src/vertebra/lab/page.py", "src/vertebra/lab/terminal_text.py", "src/vertebra/lab/statement.py")
 TEMPLATES = ("lab.html", "base.html")
+SHARED = ("each_network.py", "kept_by_stage.py")  # judgements that several experiments share
 
 
 def texts_of_the_frame():
@@ -34,29 +38,69 @@ def texts_of_the_frame():
     yield from (*Verdict, *Kind, "#", "name", "family", "decided by", "claim", "verdict", "what decided", "agrees")
     yield from ("differs", "not run", "failed", "the article says", "the paper says", "the quoted code says")
     yield from ("cpu", "threads", "gpu", "all", "it trains or times", "3 experiments")
+    for name in SHARED:
+        yield from reasons(ROOT / "src/vertebra/lab" / name)
 
 
 def texts_of_claims(entry):
     claim = entry.load().CLAIM
     yield from (claim.title, claim.caption, claim.should_hold, claim.rule, claim.source, claim.family)
+    yield from (claim.networks_title, claim.networks_caption)
     for name, expected in claim.expected.items():
         yield from (name, expected.source)
 
 
-def reasons(entry):
-    """The sentences of a module that are no docstrings: reasons of its verdicts."""
-    tree = ast.parse(entry.path.read_text(encoding="utf-8"))
+def reasons(path):
+    """The sentences of a module that are no docstrings, also those put together from parts: reasons of its verdicts."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     skipped = {id(node) for node in ast.walk(tree) if isinstance(node, ast.Expr) for node in ast.walk(node)}
     for node in tree.body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "CLAIM":
             skipped |= {id(inner) for inner in ast.walk(node)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Raise | ast.JoinedStr):  # errors, and names of figures
+        if isinstance(node, ast.Raise):
             skipped |= {id(inner) for inner in ast.walk(node)}
-    for node in ast.walk(tree):
-        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped
-        if is_text and re.fullmatch(r"[A-Z0-9].* .*\.", node.value.strip()):
-            yield node.value.strip()
+        elif isinstance(node, ast.JoinedStr):  # as a whole
+            skipped |= {id(inner) for inner in ast.walk(node) if inner is not node}
+    for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+        names = {}
+        for node in sorted(ast.walk(function), key=lambda node: getattr(node, "lineno", 0)):
+            if id(node) in skipped:
+                continue
+            if isinstance(node, ast.Assign):
+                note(node.targets[0], node.value, names)
+            elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+                longer = {start + end for start in strings(node.target, names) for end in strings(node.value, names)}
+                names.setdefault(node.target.id, set()).update(longer)
+        found = set().union(*names.values())
+        found |= {text for node in ast.walk(function) if id(node) not in skipped for text in strings(node, names)}
+        for text in map(str.strip, found):
+            if re.fullmatch(r"[A-Z0-9].* .*\.", text) and not re.search(r"\.[,;]", text):  # which no branch makes
+                yield text
+
+
+def note(target, value, names):
+    """What an assignment may make of names; those that are no texts are left out."""
+    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+        for each, own in zip(target.elts, value.elts, strict=True):
+            note(each, own, names)
+    elif isinstance(target, ast.Name):
+        names.setdefault(target.id, set()).update(strings(value, names))
+
+
+def strings(node, names):
+    """All texts that an expression may be."""
+    if isinstance(node, ast.Constant):
+        return {node.value} if isinstance(node.value, str) else set()
+    if isinstance(node, ast.Name):
+        return names.get(node.id, set())
+    if isinstance(node, ast.FormattedValue):
+        return strings(node.value, names)
+    if isinstance(node, ast.IfExp):
+        return strings(node.body, names) | strings(node.orelse, names)
+    if isinstance(node, ast.JoinedStr):
+        return {"".join(parts) for parts in itertools.product(*(strings(value, names) for value in node.values))}
+    return set()
 
 
 def texts_of(result, *, picture=False):
@@ -67,7 +111,7 @@ def texts_of(result, *, picture=False):
     if picture:
         nodes = ElementTree.fromstring(result.picture("svg")).iter("{http://www.w3.org/2000/svg}text")
         found = ["".join(node.itertext()).strip() for node in nodes]
-        caption = " ".join(result.caption.split())
+        caption = fill(result.caption, CAPTION_WIDTH).splitlines()
         yield from (text for text in found if text not in caption and not text.startswith(f"{result.number}. "))
 
 
@@ -93,7 +137,7 @@ UNFINISHED = pytest.mark.xfail(reason="experiments are younger than the table", 
 @UNFINISHED
 @pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
 def test_claims_rules_captions_and_reasons(entry):
-    assert lacking([*texts_of_claims(entry), *reasons(entry)]) == []
+    assert lacking([*texts_of_claims(entry), *reasons(entry.path)]) == []
 
 
 @UNFINISHED
@@ -145,7 +189,7 @@ def test_a_translation_has_as_many_places_as_its_text():
 
 
 if __name__ == "__main__":
-    found = [*texts_of_the_frame(), *(t for e in entries() for t in (*texts_of_claims(e), *reasons(e)))]
+    found = [*texts_of_the_frame(), *(t for e in entries() for t in (*texts_of_claims(e), *reasons(e.path)))]
     for folder in sys.argv[1:]:
         for path in sorted(Path(folder).glob("*-*.json")):
             found += texts_of(Result.from_dict(json.loads(path.read_text(encoding="utf-8"))), picture=True)
