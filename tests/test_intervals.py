@@ -77,4 +77,4 @@ def test_mean():
     half = 3.182446 * np.std(values, ddof=1) / 2
     assert mean(values) == pytest.approx((4 - half, 4 + half))
     assert mean([2.0, 2.0]) == (2, 2)
-    assert mean([2.0]) == mean([]) == (-math.inf, math.inf)
+    assert mean([2.0]) == mean([]) == mean([1.0, math.nan]) == mean([1.0, math.inf, 2.0]) == (-math.inf, math.inf)

@@ -50,8 +50,11 @@ def median(values: Sequence[float]) -> Interval:
 
 
 def mean(values: Sequence[float]) -> Interval:
-    """Return the interval of the mean of normally distributed values (Student 1908); (-inf, inf) of fewer than two."""
-    if len(values) < 2:
+    """Return the interval of the mean of normally distributed values (Student 1908).
+
+    It is everything, (-inf, inf), of fewer than two, and where one is NaN or infinite.
+    """
+    if len(values) < 2 or not all(map(math.isfinite, values)):
         return -math.inf, math.inf
     centre = statistics.fmean(values)
     spread = student_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))

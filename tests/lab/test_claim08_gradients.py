@@ -73,3 +73,11 @@ def test_one_draw_that_differs_changes_the_verdict(monkeypatch):
     assert len(draws["cosine"]) == 3 and experiment.judge_networks(measured).verdict is Verdict.IN_PART
     draws["without skips, cosine"][1] = 1.0
     assert experiment.judge_networks(measured).verdict is Verdict.FAILS
+
+
+def test_where_gradients_are_0_nothing_is_decided(monkeypatch):
+    """Without the skips a branch whose last norm is 0 passes nothing."""
+    monkeypatch.setattr(initial_gradients, "small_images", partial(small_images, side=16))
+    network = seeded(partial(narrow, 14, zero_init_residual=True), 0)
+    measured = experiment.measure_networks(Setup(), {"own": network})
+    assert experiment.judge_networks(measured).verdict is Verdict.OPEN

@@ -99,3 +99,20 @@ def network_gradients(network: nn.Module, device: str) -> Measured:
             statistics.median(one.weight_ratio for one in own), "×", len(own)
         )
     return Measured(figures, {"norms": {kind: list(own[0].norms) for kind, own in found.items()}, "draws": draws})
+
+
+def compare_draws(draws: Mapping[str, Sequence[float]], vanished: float) -> tuple[bool, bool] | None:
+    """Whether gradients vanish without the skips and not with them, and whether they are more alike with them.
+
+    In every draw of `network_gradients`. None where one is not finite, as at a last norm that begins at 0.
+
+    Args:
+        draws: its series.
+        vanished: the largest ratio of first to last that counts as vanished.
+    """
+    names = ("first / last", "without skips, first / last", "cosine", "without skips, cosine")
+    ratio, plain_ratio, cosine, plain_cosine = own = [draws[name] for name in names]
+    if not all(math.isfinite(value) for values in own for value in values):
+        return None
+    alike = all(one > plain for one, plain in zip(cosine, plain_cosine, strict=True))
+    return max(plain_ratio) < vanished <= min(ratio), alike

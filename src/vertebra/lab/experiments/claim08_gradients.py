@@ -13,7 +13,7 @@ from torch import nn
 from vertebra.lab.charts import norms_by_depth, seed_lines
 from vertebra.lab.each_network import each_measured, judge_each, measure_each
 from vertebra.lab.experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Setup, Verdict
-from vertebra.lab.initial_gradients import exponents, gradients_of_seed, network_gradients
+from vertebra.lab.initial_gradients import compare_draws, exponents, gradients_of_seed, network_gradients
 from vertebra.lab.seed_statistics import over_seeds
 from vertebra.lab.small_networks import SmallResNet
 
@@ -120,8 +120,8 @@ def judge_networks(measured: Measured) -> Judgement:
 
 
 def _judge_network(measured: Measured) -> Judgement:
-    ratio, plain_ratio, *cosines = (measured.series["draws"][name] for name in NETWORK_DECIDING)
-    verdict = _verdict(max(plain_ratio) < VANISHED <= min(ratio), all(map(float.__gt__, *cosines)))
+    found = compare_draws(measured.series["draws"], VANISHED)
+    verdict = _verdict(*found) if found else (Verdict.OPEN, "Some gradients are 0 or infinite, so there is no ratio.")
     return Judgement(*verdict, NETWORK_DECIDING)
 
 

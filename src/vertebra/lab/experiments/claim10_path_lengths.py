@@ -44,7 +44,7 @@ CLAIM = Claim(
     decided_by=(Kind.TRAINING,),
     title="What passes through the additions of a residual network",
     caption="Trained on the digits: residual-56, plain-20. Left: accuracy with one block deleted, median over the "
-    "blocks; what stays near the whole network's survives elsewhere. Right: share of the gradient by number of "
+    "blocks; if it stays near the whole network's, no block is needed. Right: share of the gradient by number of "
     "branches on the path; the further left, the more passes through the additions.",
     networks_title="Gradient by path length",
     networks_caption="Share of the input gradient that paths through so many of the branches carry, for images of "
