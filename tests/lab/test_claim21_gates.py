@@ -127,6 +127,7 @@ def test_a_users_network_is_asked_for_its_gates(monkeypatch):
     measured = experiment.measure_networks(Setup(), networks)
     assert measured.value("constant: spread over channels") > 0.1
     assert measured.value("constant: spread over images") < 1e-6
+    assert measured.value("gated: spread over images") > 1e-3  # with the statistics of the batch
     one = experiment.measure_networks(Setup(), {"constant": networks["constant"]})
     judgement = experiment.judge_networks(one)
     assert judgement.verdict is Verdict.IN_PART and "hardly depend on the image" in judgement.reason

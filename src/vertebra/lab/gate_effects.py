@@ -23,6 +23,7 @@ from vertebra.introspect import (
     layer_mean_gates,
     other_image_gates,
     record_gates,
+    usable_statistics,
 )
 from vertebra.models import ConvNet
 from vertebra.train.loss import to_images
@@ -111,10 +112,12 @@ def effect_figures(
 def network_spreads(name: str, network: nn.Module, setup: Setup) -> Measured:
     """The spreads of a user's network, mean of its layers, on noise or on the user's photos; series by layer.
 
+    Batch norms that saw no image yet have the statistics of the first batch.
+
     Raises:
         UsageError: it has no gates.
     """
-    network.to(setup.device).eval()
+    network.to(setup.device)
     labels = None
     batches = [random_images(network, _IMAGES)]
     if setup.data is not None:
@@ -123,7 +126,9 @@ def network_spreads(name: str, network: nn.Module, setup: Setup) -> Measured:
         pixels = torch.from_numpy(np.concatenate([own.train, own.val]))
         batches = [to_images(part.to(setup.device), own.preprocessing) for part in torch.split(pixels, _IMAGES)]
     try:
-        spreads = spreads_by_layer(record_gates(network, batches), labels)
+        with usable_statistics(network, batches[0]):
+            gates = record_gates(network, batches)
+        spreads = spreads_by_layer(gates, labels)
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from None
     return Measured({f"spread over {over}": Figure(fmean(own)) for over, own in spreads.items()}, {"layers": spreads})
