@@ -6,10 +6,14 @@ from xml.etree import ElementTree
 
 import pytest
 
+pytest.importorskip("matplotlib")
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
+from matplotlib.figure import Figure
+
 from vertebra.lab import run
 from vertebra.lab.inline_svg import inline_svg
+from vertebra.lab.picture import _translate
 from vertebra.lab.translation import Translation
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -40,6 +44,17 @@ def test_japanese_texts_of_titles_and_ticks(result, monkeypatch):
         found = set(texts(result.picture("svg", "ja")))
     assert {"右ほど大きい。", "左", "右"} <= found and "left" not in found
     assert "left" in texts(result.picture("svg"))
+
+
+def test_ticks_that_were_set_are_translated_and_numbers_keep_their_form():
+    canvas = Figure()
+    axes = canvas.subplots()
+    axes.set_yticks([0, 1], ["holds", "mine, holds"])
+    axes.set_xlim(0, 2000)
+    before = [label.get_text() for label in axes.get_xticklabels()]
+    _translate(canvas, Translation("ja", ["mine"]))
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["成り立つ", "mine、成り立つ"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == before
 
 
 def test_of_the_users_networks_it_has_a_title_of_its_own(result):
