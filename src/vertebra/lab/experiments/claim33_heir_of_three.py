@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -94,10 +95,11 @@ def measure_networks(setup: Setup, networks: Mapping[str, nn.Module]) -> Measure
     """The same counts for each network, and GoogLeNet's MACs at the same size."""
     with meta_build():
         googlenet = create_model("googlenet")
+    macs_of_googlenet = cache(lambda side: inspect(googlenet, side).macs)
 
     def count(_: str, network: nn.Module) -> Measured:
         side = 224 if isinstance(network, ConvNet) else image_size(network)
-        anatomy, reference = inspect(network, side), inspect(googlenet, side).macs
+        anatomy, reference = inspect(network, side), macs_of_googlenet(side)
         figures = {name: Figure(len(find(anatomy.rows))) for name, find in _JOINS.items()}
         figures["MACs"] = Figure(anatomy.macs / 1e6, "M MACs")
         return Measured(figures | {_SHARE: Figure(100 * anatomy.macs / reference, "%")})
