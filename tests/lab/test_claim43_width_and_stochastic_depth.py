@@ -42,14 +42,13 @@ def test_with_other_channels_or_rates_the_verdict_is_another(own):
         assert experiment.judge(Measured(mixed)).verdict is Verdict.IN_PART
 
 
-def test_rounding_to_larger_multiples_is_another_rounding():
-    measured = experiment.measure(Setup(), partial(mobilenet_v2, round_nearest=32))
+def plain(block, index):
+    """The third block without its skip."""
+    block.use_res_connect = block.use_res_connect and index != 2
+
+
+def test_rounding_to_larger_multiples_is_another_and_a_block_whose_skip_is_taken_away_is_not_dropped():
+    measured = experiment.measure(Setup(), partial(mobilenet_v2, round_nearest=32), partial(b0, plain))
     assert measured.value("convolutions of no multiple of 8") == 0
     assert experiment.judge(measured).verdict is Verdict.IN_PART
-
-
-def test_a_block_whose_skip_is_taken_away_is_not_dropped():
-    def plain(block, index):
-        block.use_res_connect = block.use_res_connect and index != 2
-
-    assert experiment.measure(Setup(), b0=partial(b0, plain)).value("B0: blocks that dropping skips") == 8
+    assert measured.value("B0: blocks that dropping skips") == 8
