@@ -1,6 +1,8 @@
 """Where VGG-16 keeps its parameters."""
 
 import pytest
+import torch
+import torch.nn.functional as F
 from torch import nn
 
 from vertebra.errors import UsageError
@@ -82,3 +84,41 @@ def test_where_the_users_networks_differ_the_verdict_says_so():
 def test_a_network_that_takes_no_images_is_refused():
     with pytest.raises(UsageError, match="Linear"):
         run(1, models=[nn.Linear(3, 4)])
+
+
+class WithAuxiliaryHead(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head, self.auxiliary = nn.Linear(4, 7, bias=False), nn.Linear(4, 100, bias=False)
+
+    def forward(self, x):
+        x = self.trunk(x)
+        return (self.head(x), self.auxiliary(x)) if self.training else self.head(x)
+
+
+def test_layers_that_do_not_run_are_in_neither_side_of_a_share():
+    measured = experiment.measure_networks(Setup(), {"net": WithAuxiliaryHead()})
+    assert measured.value("net: share of the parameters") == pytest.approx(100 * 28 / 40)
+    assert measured.value("net: parameters") == 40
+    assert measured.value("net: parameters that do not run") == 400
+
+
+class Functional(nn.Module):
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, x):
+        return F.linear(x.mean((2, 3)), self.weight)
+
+
+def test_a_layer_that_is_a_function_is_fully_connected_too():
+    measured = experiment.measure_networks(Setup(), {"net": Functional(torch.ones(7, 3))})
+    assert measured.value("net: share of the parameters") == 100
+    assert measured.series["networks"]["net"]["kinds"]["fully connected"]["MACs"] == 100
+
+
+def test_a_network_without_parameters_is_told():
+    with pytest.raises(UsageError, match="net has no parameters"):
+        experiment.measure_networks(Setup(), {"net": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())})

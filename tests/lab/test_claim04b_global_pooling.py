@@ -80,3 +80,20 @@ def test_a_network_for_small_images_is_counted_at_their_size():
 def test_a_network_without_maps_or_head_is_refused(network, message):
     with pytest.raises(UsageError, match=message):
         experiment.measure_networks(Setup(), {"mine": network})
+
+
+class WithAuxiliaryHead(nn.Module):
+    def __init__(self, auxiliary):
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Flatten(), nn.Linear(8 * 28 * 28, 9), nn.Linear(9, 2))
+        self.auxiliary = nn.Linear(auxiliary, 1, bias=False)
+
+    def forward(self, x):
+        return self.trunk(x)
+
+
+def test_what_does_not_run_is_no_part_of_what_a_pooled_head_would_save():
+    small, large = WithAuxiliaryHead(1), WithAuxiliaryHead(100_000)
+    measured = experiment.measure_networks(Setup(), {"small": small, "large": large})
+    assert measured.value("large: saved by a pooled head") == measured.value("small: saved by a pooled head") > 99
+    assert measured.value("large: parameters that do not run") == 100_000

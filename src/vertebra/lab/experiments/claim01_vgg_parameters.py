@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from vertebra.anatomy import Anatomy, inspect
+from vertebra.anatomy import inspect
+from vertebra.errors import UsageError
 from vertebra.lab.charts import bars, stacked_bars
-from vertebra.lab.cost_shares import COSTS, DENSE, KINDS, costs, costs_by, layer_kind, shares
+from vertebra.lab.cost_shares import COSTS, DENSE, KINDS, cost_shares
 from vertebra.lab.each_network import judge_each, measure_each
 from vertebra.lab.experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Setup, Verdict
 from vertebra.lab.user_networks import inspect_own
@@ -56,7 +57,7 @@ CLAIM = Claim(
 def measure(setup: Setup, network: str | nn.Module = "vgg16") -> Measured:
     """Count at 224 × 224, and a training step with momentum."""
     found = inspect(network, 224)
-    measured = _counted(found)
+    measured = cost_shares(found)
     figures = dict(measured.figures)
     figures["weights"] = Figure(found.parameter_bytes / 1e6, "MB")
     figures["weights of fully connected layers"] = Figure(4 * figures[f"parameters: {DENSE}"].value / 1e6, "MB")
@@ -70,20 +71,6 @@ def measure(setup: Setup, network: str | nn.Module = "vgg16") -> Measured:
         figures[f"kept for backward{what}"] = Figure(kept / 1e6, "MB an image")
         figures[f"batch at which that is more{what}"] = Figure(fixed // kept + 1)
     return Measured(figures, measured.series)
-
-
-def _counted(found: Anatomy) -> Measured:
-    kinds, whole = costs_by(layer_kind, found.layers), costs(found.layers)
-    dense = kinds.get(DENSE, dict.fromkeys(COSTS, 0))
-    largest = max((row.parameters for row in found.layers), default=0)
-    of_kinds = shares(kinds)
-    figures = {f"share of the {cost}": Figure(of_kinds.get(DENSE, dense)[cost], "%") for cost in COSTS}
-    figures |= {cost: Figure(whole[cost]) for cost in COSTS}
-    figures |= {f"{cost}: {DENSE}": Figure(dense[cost]) for cost in COSTS}
-    figures["parameters: largest layer"] = Figure(largest)
-    figures["share of the parameters: largest layer"] = Figure(100 * largest / max(whole["parameters"], 1), "%")
-    stages = {stage: own["parameters"] for stage, own in costs_by(lambda row: row.stage, found.layers).items()}
-    return Measured(figures, {"kinds": of_kinds, "stages": stages})
 
 
 def judge(measured: Measured) -> Judgement:
@@ -106,7 +93,13 @@ def draw(measured: Measured, canvas: Canvas) -> None:
 
 def measure_networks(setup: Setup, networks: Mapping[str, nn.Module]) -> Measured:
     """The same counts, at the size that each network is for."""
-    return measure_each(lambda _, network: _counted(inspect_own(network)), networks, setup)
+    return measure_each(_counted_own, networks, setup)
+
+
+def _counted_own(name: str, network: nn.Module) -> Measured:
+    if not any(True for _ in network.parameters()):
+        raise UsageError(f"{name} has no parameters.")
+    return cost_shares(inspect_own(network))
 
 
 def judge_networks(measured: Measured) -> Judgement:

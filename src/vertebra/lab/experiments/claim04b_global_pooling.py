@@ -12,6 +12,7 @@ from vertebra.anatomy import inspect
 from vertebra.introspect import add_fully_connected_layers, pool_globally
 from vertebra.lab.charts import network_bars, stacked_bars
 from vertebra.lab.classifier_head import head_of
+from vertebra.lab.cost_shares import NOT_RUN, costs, not_run, running
 from vertebra.lab.each_network import judge_each, measure_each
 from vertebra.lab.experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Setup, Verdict
 from vertebra.lab.user_networks import inspect_own
@@ -61,7 +62,7 @@ def measure(setup: Setup, plain: Layer = vgg16, parallel: Layer = googlenet) -> 
             "GoogLeNet": parallel(aux_logits=False),
             "GoogLeNet with auxiliary heads": parallel(),
         }
-    counts = {name: _parameters(network) for name, network in networks.items()}
+    counts = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
     heads = {name: head_of(name, inspect(network, 224).rows).parameters for name, network in networks.items()}
     whole, pooled, goal = (counts[name] for name in ("VGG-16", "VGG-16 with a pooled head", "GoogLeNet"))
     way, decades = (whole - goal, math.log(whole / goal)) if whole > goal else (math.inf, math.inf)
@@ -113,9 +114,10 @@ def draw_networks(measured: Measured, canvas: Canvas) -> None:
 
 
 def _count(name: str, network: nn.Module) -> Measured:
-    head, total = head_of(name, inspect_own(network).rows), _parameters(network)
+    rows = inspect_own(network).rows
+    head, total = head_of(name, rows), costs(running(rows))["parameters"]
     pooled = total - head.parameters + head.pooled_parameters
-    figures = {"parameters": Figure(total), "parameters in the head": Figure(head.parameters)}
+    figures = {"parameters": Figure(total), "parameters in the head": Figure(head.parameters), NOT_RUN: not_run(rows)}
     saved = Figure(100 * (total - pooled) / total, "%")
     return Measured(figures | {"parameters with a pooled head": Figure(pooled), SAVED: saved})
 
@@ -124,7 +126,3 @@ def _judge_count(measured: Measured) -> Judgement:
     if measured.value(SAVED) > 50:
         return Judgement(Verdict.HOLDS, "A pooled head would save more than half of the parameters.", (SAVED,))
     return Judgement(Verdict.FAILS, "A pooled head would save at most half of the parameters.", (SAVED,))
-
-
-def _parameters(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())

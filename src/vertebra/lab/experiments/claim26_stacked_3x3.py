@@ -10,6 +10,7 @@ from torch import nn
 from vertebra.anatomy import inspect
 from vertebra.introspect import receptive_field_by_gradient
 from vertebra.lab.charts import grouped_bars
+from vertebra.lab.cost_shares import is_fully_connected
 from vertebra.lab.each_network import each_measured, judge_each, measure_each
 from vertebra.lab.experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Setup, Verdict
 from vertebra.lab.stacked_kernels import poolings_without_growth, stack_figures
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 CHANNELS, SIZE = 64, 15  # of the stacks alone
 PAIRS = {2: ("two", "5×5"), 3: ("three", "7×7")}  # 3×3 convolutions: how many in words, the kernel that they stand for
-
 _TABLE_1 = {"convolutions": 13, "convolutions of 3×3": 13, "fully connected layers": 3, "poolings that halve": 5}
 _TABLE_1 |= {"side of the last map": 7, "poolings behind which channels stay": 1}
 CLAIM = Claim(
@@ -59,7 +59,7 @@ def measure(
     found = inspect(network, 224)
     poolings = [row for row in found.layers if row.op == "max_pool2d" and set(row.stride) == {2}]
     figures = stack_figures(found.rows) | {
-        "fully connected layers": Figure(sum(row.op == "linear" for row in found.layers)),
+        "fully connected layers": Figure(sum(map(is_fully_connected, found.layers))),
         "poolings that halve": Figure(len(poolings)),
         "side of the last map": Figure(poolings[-1].output_shape[-1] if poolings else 224, "px"),
         "poolings behind which channels stay": Figure(poolings_without_growth(found.rows)),
