@@ -6,6 +6,7 @@ Figure names and the texts of pictures come from results: the committed ones, or
 import ast
 import itertools
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -15,10 +16,11 @@ import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
-from vertebra.lab.experiment import Kind, Verdict
+from vertebra.lab.experiment import Figure, Kind, Verdict
 from vertebra.lab.picture import CAPTION_WIDTH
 from vertebra.lab.registry import entries
 from vertebra.lab.result import Result
+from vertebra.lab.statement import figure_text
 from vertebra.lab.translation import Translation
 from vertebra.text_width import fill
 
@@ -186,6 +188,12 @@ def test_a_translation_has_as_many_places_as_its_text():
         given, places = len(re.findall(r"\{\d?\}", english)), re.findall(r"\{(\d*)\}", japanese)
         assert len(places) == given or given == 0, english
         assert all(not place or int(place) < given for place in places), english
+
+
+def test_measured_numbers_and_their_units():
+    figure = Figure(math.nan, "MB an image", 3, (1.5, math.inf))
+    assert figure_text(figure, JA) == "非数 MB/枚 (95 %: 1.50〜無限大 MB/枚, n = 3)"
+    assert figure_text(figure, Translation("en")) == figure.text()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .experiment import Expected, Figure
@@ -13,6 +13,7 @@ from .result import Result
 from .translation import Translation
 
 _SAYS = {"article": "the article says", "paper": "the paper says", "code": "the quoted code says"}
+_NOT_FINITE = ("not a number", "minus infinite", "infinite")
 
 
 def said_by(stated_by: str, t: Translation) -> str:
@@ -67,9 +68,9 @@ def _row(result: Result, name: str, t: Translation) -> FigureRow:
     unit = "" if figure is None else figure.unit
     return FigureRow(
         t(name),
-        t("not measured") if figure is None else number(figure.value, t(unit)),
+        t("not measured") if figure is None else _in_words(number(figure.value, t(unit)), t),
         "" if figure is None or figure.n == 1 else f"{figure.n:,}",
-        "" if figure is None else _range(interval(figure.interval, t(unit)), t),
+        "" if figure is None else _in_words(interval(figure.interval, t(unit)), t),
         "" if expected is None else number(expected.value, t(unit)),
         "" if expected is None else t(expected.source),
         None if figure is None or expected is None else agrees(figure.value, expected.value, expected.tolerance),
@@ -77,8 +78,18 @@ def _row(result: Result, name: str, t: Translation) -> FigureRow:
     )
 
 
-def _range(text: str, t: Translation) -> str:
-    return text.replace(" to ", "〜") if t.language == "ja" else text
+def figure_text(figure: Figure, t: Translation) -> str:
+    """`Figure.text` in this language."""
+    return _in_words(replace(figure, unit=t(figure.unit)).text(), t)
+
+
+def _in_words(text: str, t: Translation) -> str:
+    """The words of a number, or of an interval, in this language."""
+    if t.language == "ja":
+        text = text.replace(" to ", "〜")
+        for word in _NOT_FINITE:
+            text = text.replace(word, t(word))
+    return text
 
 
 def command(result: Result, out: Path | str | None = None) -> str:

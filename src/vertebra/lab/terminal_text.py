@@ -15,7 +15,7 @@ from vertebra.units import counted
 from .experiment import Verdict
 from .result import SCHEMA, Result
 from .runs import NotRun, Run
-from .statement import FigureRow, claim_of, figure_rows, said_by
+from .statement import FigureRow, claim_of, figure_rows, figure_text, said_by
 from .translation import Translation
 
 _MOST = 3  # figures that are shown of each
@@ -63,7 +63,7 @@ def _network_lines(result: Result, t: Translation) -> list[str]:
     table = [["", *result.networks]] if wanted else []
     for what in wanted:
         found = [result.figures.get(f"{network}: {what}") for network in result.networks]
-        table.append([t(what), *("-" if figure is None else figure.text() for figure in found)])
+        table.append([t(what), *("-" if figure is None else figure_text(figure, t) for figure in found)])
     widths = [max(map(cells, column)) for column in zip(*table, strict=True)]
     return ["  " + "  ".join(map(_padded, row, widths)).rstrip() for row in table]
 
