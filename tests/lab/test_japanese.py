@@ -17,12 +17,10 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 from vertebra.lab.experiment import Figure, Kind, Verdict
-from vertebra.lab.picture import CAPTION_WIDTH
 from vertebra.lab.registry import entries
 from vertebra.lab.result import Result
 from vertebra.lab.statement import figure_text
 from vertebra.lab.translation import Translation
-from vertebra.text_width import fill
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "bench" / "results" / "lab.json"
@@ -106,15 +104,14 @@ def strings(node, names):
 
 
 def texts_of(result, *, picture=False):
-    """Names of figures, units and reason; with `picture` also its texts but the caption, which is in several lines."""
+    """Names of figures, units and reason; with `picture` also what is not Japanese in its picture."""
     yield result.reason
     for name, figure in result.figures.items():
         yield from (name, figure.unit)
     if picture:
-        nodes = ElementTree.fromstring(result.picture("svg")).iter("{http://www.w3.org/2000/svg}text")
+        nodes = ElementTree.fromstring(result.picture("svg", "ja")).iter("{http://www.w3.org/2000/svg}text")
         found = ["".join(node.itertext()).strip() for node in nodes]
-        caption = fill(result.caption, CAPTION_WIDTH).splitlines()
-        yield from (text for text in found if text not in caption and not text.startswith(f"{result.number}. "))
+        yield from (text for text in found if not re.search("[ぁ-んァ-ヶ一-龠]", text))
 
 
 def lacking(texts):

@@ -33,7 +33,7 @@ _STYLE: Any = {
 _FONT = "DejaVu Sans"
 # For Japanese, where one of them is installed; who opens an SVG may have others.
 _JAPANESE = ("Noto Sans CJK JP", "Noto Sans JP", "Hiragino Sans", "Yu Gothic", "Meiryo", "IPAexGothic", "TakaoPGothic")
-CAPTION_WIDTH = 118  # columns
+_CAPTION_WIDTH = 118  # columns
 
 
 def picture(entry: Entry, result: Result, kind: str, language: str = "en") -> bytes:
@@ -50,7 +50,7 @@ def picture(entry: Entry, result: Result, kind: str, language: str = "en") -> by
         warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)  # an SVG holds text, not glyphs
         canvas = Figure(figsize=(8, 5), dpi=120, layout="constrained")
         canvas.suptitle(f"{result.number}. {t(result.title)}", x=0.01, ha="left", weight="bold", fontsize=12)
-        canvas.supxlabel(fill(t(result.caption), CAPTION_WIDTH), x=0.01, ha="left", fontsize=9, color="0.3")
+        canvas.supxlabel(fill(t(result.caption), _CAPTION_WIDTH), x=0.01, ha="left", fontsize=9, color="0.3")
         of_networks = takes_networks(experiment) if result.networks else None
         draw = experiment.draw if of_networks is None else of_networks.draw_networks
         draw(result.measured, canvas)
