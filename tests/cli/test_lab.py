@@ -74,7 +74,7 @@ def test_json_is_all_that_is_on_standard_output(vertebra, experiments, place):
         "value": 0.0678123, "unit": "%", "n": 3, "interval": [0.05, 0.09],
     }  # fmt: skip
     assert done.json["not_run"] == [
-        {"number": "2", "name": "beta", "reason": "it trains or times", "failed": False},
+        {"number": "2", "name": "beta", "reason": "it trains or times", "failed": False, "applies": True},
     ]
     assert json.loads((place / "lab" / "01-alpha.json").read_text()) == done.json["results"][0]
 
@@ -203,6 +203,18 @@ def test_networks_stand_beside_one_another(vertebra, place):
     lines = done.out.splitlines()
     assert re.fullmatch(r" +vgg11 +resnet18", lines[-5])
     assert re.fullmatch(r"  share of the parameters +93\.1 % +4\.39 %", lines[-4])
+
+
+def test_one_that_it_does_not_apply_to_is_told_beside_the_others(vertebra, place):
+    layers = "nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()"
+    (place / "nets.py").write_text(f"from torch import nn\ndef small(): return nn.Sequential({layers})\n")
+    why = "does not apply: no convolution of small has a stride, so none leaves positions out."
+    done = vertebra("lab", "run", "42", "1", "--quick", "--model", "nets.py:small,resnet18")
+    assert f"  {why}\n" in done.out and why in (place / "lab" / "index.html").read_text()
+    kept = json.loads((place / "lab" / "42-stride-in-3x3.json").read_text())
+    assert list(kept["measured"]["series"]["does not apply"]) == ["small"]
+    none = vertebra("lab", "run", "42", "1", "--quick", "--model", "nets.py:small")
+    assert "failed" not in none.out and "2 experiments: does not hold 1, does not apply 1" in none.out
 
 
 def test_a_full_disk(vertebra, experiments, place, monkeypatch):

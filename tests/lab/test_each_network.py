@@ -1,8 +1,10 @@
 """One measurement and one rule for several networks."""
 
+import pytest
 from torch import nn
 
-from vertebra.lab.each_network import each_measured, judge_each, measure_each
+from vertebra.errors import UsageError
+from vertebra.lab.each_network import REFUSED, NotApplicableError, each_measured, judge_each, measure_each
 from vertebra.lab.experiment import Figure, Judgement, Measured, Setup, Verdict
 
 
@@ -42,3 +44,21 @@ def test_one_verdict_for_all():
     assert differing.verdict is Verdict.IN_PART and "depends on the network" in differing.reason
     same = judge_each(_judge, _measured(6, 7))
     assert same.verdict is Verdict.HOLDS and "different reasons" in same.reason
+
+
+def _measure_wide(name, network):
+    if network.in_features < 3:
+        raise UsageError(f"no room in this Linear of {network.in_features}.")
+    return Measured({"width": Figure(network.in_features)})
+
+
+def test_a_network_that_is_refused_leaves_the_others_their_verdict():
+    networks = {"small": nn.Linear(2, 1), "large": nn.Linear(8, 1)}
+    measured = measure_each(_measure_wide, networks, Setup())
+    assert measured.series[REFUSED] == {"small": "no room in small of 2."}
+    assert judge_each(_judge, measured) == Judgement(Verdict.HOLDS, "Even.", ("large: width",))
+
+
+def test_where_all_are_refused_the_reasons_name_each():
+    with pytest.raises(NotApplicableError, match=r"no room in one of 1. no room in two of 2."):
+        measure_each(_measure_wide, {"one": nn.Linear(1, 1), "two": nn.Linear(2, 1)}, Setup())

@@ -47,6 +47,15 @@ def test_an_experiment_may_change_the_networks_it_is_given(experiments):
     assert network not in given and given[0] is not given[1]
 
 
+def test_what_no_network_has_is_no_failure():
+    reductions, parameters = run_all(["5", "1"], models=[tiny()], quick=True)
+    assert (reductions.state, reductions.failed) == ("does not apply", False)
+    assert reductions.reason.startswith("Sequential has no 1×1")
+    assert parameters.verdict is Verdict.FAILS
+    with pytest.raises(UsageError, match="Sequential has no 1×1"):
+        run(5, models=[tiny()], quick=True)
+
+
 def test_of_several_one_that_fails_leaves_the_others(experiments):
     def fail(setup):
         raise VertebraError("too small.")

@@ -2,26 +2,55 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from torch import nn
 
+from vertebra.errors import UsageError
+
 from .experiment import Figure, Judgement, Measured, Setup, Verdict
+
+REFUSED = "does not apply"  # the series of networks that were refused: why, by name
+
+
+class NotApplicableError(UsageError):
+    """No network has what an experiment is about."""
 
 
 def measure_each(
     measure: Callable[[str, nn.Module], Measured], networks: Mapping[str, nn.Module], setup: Setup
 ) -> Measured:
-    """Measure each network, called with its name; figures become "NETWORK: what", and series `networks[NETWORK]`."""
+    """Measure each network, called with its name; figures become "NETWORK: what", and series `networks[NETWORK]`.
+
+    A network that is refused with a `UsageError` is left out, and the reason is kept in the series `REFUSED`.
+
+    Raises:
+        NotApplicableError: all are refused.
+    """
     figures: dict[str, Figure] = {}
     series: dict[str, Any] = {}
+    refused: dict[str, str] = {}
     for done, (name, network) in enumerate(networks.items()):
         setup.progress("networks", done, len(networks))
-        measured = measure(name, network)
+        try:
+            measured = measure(name, network)
+        except UsageError as error:
+            refused[name] = _about(name, network, str(error))
+            continue
         figures |= {f"{name}: {what}": figure for what, figure in measured.figures.items()}
         series[name] = dict(measured.series)
-    return Measured(figures, {"networks": series})
+    if not series:
+        raise NotApplicableError(" ".join(refused.values()))
+    return Measured(figures, {"networks": series} | ({REFUSED: refused} if refused else {}))
+
+
+def _about(name: str, network: nn.Module, message: str) -> str:
+    """A message about a network with its name, where the message has its class."""
+    kind = re.escape(type(network).__name__)
+    message = re.sub(rf"\b[Tt]his {kind}\b|^{kind}\b", lambda _: name, message)
+    return message if name in message else f"{name}: {message}"
 
 
 def each_measured(measured: Measured) -> dict[str, Measured]:

@@ -10,6 +10,7 @@ from typing import Any
 from vertebra.files import atomic_write, wrap_write_errors
 from vertebra.report.page import render
 
+from .each_network import REFUSED
 from .experiment import Verdict
 from .inline_svg import inline_svg
 from .result import Result
@@ -18,7 +19,7 @@ from .statement import claim_of, command, figure_rows, said_by
 from .translation import Translation
 
 _CLASSES = {Verdict.HOLDS: "holds", Verdict.IN_PART: "part", Verdict.FAILS: "fails", Verdict.OPEN: "open"}
-_NOT_RUN = ("not run", "failed")
+_NOT_RUN = (REFUSED, "not run", "failed")
 _MOST = 3  # figures of one experiment in the table of verdicts
 
 
@@ -36,7 +37,7 @@ def write_page(path: Path, found: Sequence[Result | NotRun], t: Translation) -> 
 def page(found: Sequence[Result | NotRun], t: Translation) -> str:
     """The page as HTML."""
     results = [each for each in found if isinstance(each, Result)]
-    names = [each.verdict if isinstance(each, Result) else _NOT_RUN[each.failed] for each in found]
+    names = [each.verdict if isinstance(each, Result) else each.state for each in found]
     counts = Counter(names)
     return render(
         "lab.html",
@@ -57,7 +58,7 @@ def page(found: Sequence[Result | NotRun], t: Translation) -> str:
 
 def _badge(each: Result | NotRun) -> tuple[str, str]:
     """CSS class and words, in English."""
-    return (_CLASSES[each.verdict], each.verdict) if isinstance(each, Result) else ("none", _NOT_RUN[each.failed])
+    return (_CLASSES[each.verdict], each.verdict) if isinstance(each, Result) else ("none", each.state)
 
 
 def _row(each: Result | NotRun, t: Translation) -> dict[str, Any]:
@@ -93,6 +94,7 @@ def _experiment(result: Result, t: Translation) -> dict[str, Any]:
         "source": t(claim.source),
         "rule": t(claim.rule),
         "reason": t(result.reason),
+        "refused": [f"{t(REFUSED)}: {t(reason)}" for reason in result.refused.values()],
         "figures": figure_rows(result, t),
         "picture": picture,
         "caption": caption,

@@ -11,6 +11,7 @@ from typing import Any
 from vertebra.files import atomic_write, wrap_write_errors
 from vertebra.strict_json import dumps
 
+from .each_network import REFUSED
 from .experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Verdict
 from .inline_svg import inline_svg
 from .picture import picture
@@ -51,6 +52,11 @@ class Result:
     def networks(self) -> tuple[str, ...]:
         """The user's networks that it was run on; empty where it ran on its own."""
         return tuple(self.settings["models"])
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Those among them that it does not apply to, and why."""
+        return dict(self.measured.series.get(REFUSED, {})) if self.networks else {}
 
     @staticmethod
     def judged(entry: Entry, claim: Claim, judgement: Judgement, measured: Measured, **how: Any) -> Result:

@@ -12,6 +12,7 @@ from torch import nn
 from vertebra.errors import VertebraError, first_line
 from vertebra.progress import Progress, silent
 
+from .each_network import REFUSED, NotApplicableError
 from .job import Job, Options, taking_data, taking_networks
 from .registry import Entry, find, find_one
 from .result import Result
@@ -20,12 +21,18 @@ from .user_networks import load_networks
 
 @dataclass(frozen=True)
 class NotRun:
-    """An experiment without a result: `--quick` leaves it out, or it failed."""
+    """An experiment without a result: `--quick` leaves it out, it is about nothing in these networks, or it failed."""
 
     number: str
     name: str
     reason: str
     failed: bool = False
+    applies: bool = True
+
+    @property
+    def state(self) -> str:
+        """Which of these, in English."""
+        return "failed" if self.failed else "not run" if self.applies else REFUSED
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON data."""
@@ -129,6 +136,8 @@ class Run:
                 return
             try:
                 found: Result | NotRun = job.measured(report)
+            except NotApplicableError as error:
+                found = NotRun(entry.number, entry.name, str(error), applies=False)
             except VertebraError as error:
                 found = NotRun(entry.number, entry.name, str(error), failed=True)
             except Exception as error:  # the others still run

@@ -12,6 +12,7 @@ from vertebra.progress import duration
 from vertebra.text_width import cells, fill
 from vertebra.units import counted
 
+from .each_network import REFUSED
 from .experiment import Verdict
 from .result import SCHEMA, Result
 from .runs import NotRun, Run
@@ -35,8 +36,7 @@ def document(found: Sequence[Result | NotRun]) -> dict[str, Any]:
 def block(result: Result | NotRun, picture: Path | None, t: Translation, width: int, *, alone: bool) -> str:
     """The claim, the verdict, why, and the figures that decided it; of one result `alone` with their sources."""
     if isinstance(result, NotRun):
-        state = t("failed" if result.failed else "not run")
-        return fill(f"{result.number} {result.name}: {state}: {t(result.reason)}", width)
+        return fill(f"{result.number} {result.name}: {t(result.state)}: {t(result.reason)}", width)
     of = f" ({', '.join(result.networks)})" if result.networks else ""
     colon = "：" if t.language == "ja" else ": "
     says = said_by(result.claim.stated_by, t)
@@ -51,6 +51,7 @@ def block(result: Result | NotRun, picture: Path | None, t: Translation, width: 
     else:
         rows = [row for row in figure_rows(result, t) if row.decides]
         lines += _figure_lines(rows if result.networks else rows[:_MOST], t, alone)
+    lines += [fill(f"{t(REFUSED)}: {t(reason)}", width, "  ") for reason in result.refused.values()]
     time = f"{result.seconds:.1f} s" if result.seconds < 60 else duration(result.seconds)
     kept = f", {t('kept from')} {result.date[:10]}" if result.kept else ""
     return "\n".join([*lines, f"  {picture} ({time}{kept})"])
@@ -60,9 +61,10 @@ def _network_lines(result: Result, t: Translation) -> list[str]:
     """A table of what decides, with a column for each of the user's networks; "-" for what one does not have."""
     split = [name.partition(": ") for name in result.decided_by]
     wanted = list(dict.fromkeys(what for network, _, what in split if network in result.networks))
-    table = [["", *result.networks]] if wanted else []
+    networks = [network for network in result.networks if network not in result.refused]
+    table = [["", *networks]] if wanted else []
     for what in wanted:
-        found = [result.figures.get(f"{network}: {what}") for network in result.networks]
+        found = [result.figures.get(f"{network}: {what}") for network in networks]
         table.append([t(what), *("-" if figure is None else figure_text(figure, t) for figure in found)])
     widths = [max(map(cells, column)) for column in zip(*table, strict=True)]
     return ["  " + "  ".join(map(_padded, row, widths)).rstrip() for row in table]
@@ -92,7 +94,7 @@ def verdict_rows(found: Sequence[Result | NotRun], t: Translation) -> list[tuple
     rows = []
     for each in found:
         if isinstance(each, NotRun):
-            rows.append((each.number, each.name, t("failed" if each.failed else "not run"), t(each.reason), ""))
+            rows.append((each.number, each.name, t(each.state), t(each.reason), ""))
             continue
         deciding = [row for row in figure_rows(each, t) if row.decides][:_MOST]
         figures = "; ".join(f"{shortened(row.name, 50)} {row.value}" for row in deciding)
@@ -102,9 +104,9 @@ def verdict_rows(found: Sequence[Result | NotRun], t: Translation) -> list[tuple
 
 def count_of_verdicts(found: Sequence[Result | NotRun], t: Translation) -> str:
     """`"44 experiments: holds 30, holds in part 10, …"`."""
-    names = [each.verdict if isinstance(each, Result) else "failed" if each.failed else "not run" for each in found]
+    names = [each.verdict if isinstance(each, Result) else each.state for each in found]
     counts = Counter(names)
-    parts = [f"{t(name)} {counts[name]}" for name in (*Verdict, "not run", "failed") if counts[name]]
+    parts = [f"{t(name)} {counts[name]}" for name in (*Verdict, REFUSED, "not run", "failed") if counts[name]]
     return f"{t(f'{len(found)} experiments')}: {', '.join(parts)}"
 
 

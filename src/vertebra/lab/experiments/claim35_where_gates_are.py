@@ -100,10 +100,13 @@ def draw(measured: Measured, canvas: Canvas) -> None:
 
 def measure_networks(setup: Setup, networks: Mapping[str, nn.Module]) -> Measured:
     """The same for each network; one without blocks is refused."""
-    measured = measure_each(lambda _, network: _counted(network), networks, setup)
-    for name, series in measured.series["networks"].items():
-        if not series["kinds"]:
-            raise UsageError(f"{name} has no blocks (modules with two or more convolutions) that could have a gate.")
+    return measure_each(_counted_own, networks, setup)
+
+
+def _counted_own(name: str, network: nn.Module) -> Measured:
+    measured = _counted(network)
+    if not measured.series["kinds"]:
+        raise UsageError(f"{name} has no blocks (modules with two or more convolutions) that could have a gate.")
     return measured
 
 
