@@ -130,21 +130,15 @@ def test_the_frame():
     assert lacking(texts_of_the_frame()) == []
 
 
-UNFINISHED = pytest.mark.xfail(reason="experiments are younger than the table", strict=False)
-
-
-@UNFINISHED
 @pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
 def test_claims_rules_captions_and_reasons(entry):
     assert lacking([*texts_of_claims(entry), *reasons(entry.path)]) == []
 
 
-@UNFINISHED
 def test_figures_of_the_committed_results():
     assert lacking(text for result in committed() for text in texts_of(result)) == []
 
 
-@UNFINISHED
 @pytest.mark.slow
 def test_pictures_of_the_committed_results():
     assert lacking(text for result in committed() for text in texts_of(result, picture=True)) == []
