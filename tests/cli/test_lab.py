@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 
 import pytest
@@ -154,10 +155,20 @@ def test_a_signal_that_asks_to_end(vertebra, experiments, place):
         (("beta", "--model", "nets.py:words"), "words does not run on images of 3 × 224 × 224: "),
         (("gamma", "--quick"), "gamma trains or times, so there is no quick run of it. Leave out --quick."),
         (("alpha", "--out", "nets.py"), "--out is 'nets.py', which is a file. Give a folder."),
-        (("alpha", "--out", "nets.py/deeper"), "nets.py/deeper cannot be written (Not a directory)"),
+        (("alpha", "--out", "nets.py/deeper"), "--out is 'nets.py/deeper', and nets.py is a file. Give a folder."),
+        (("alpha", "--out", ""), "--out is empty, as an unset variable would be. Give a folder."),
+        (("gamma", "--data", ""), "data is empty, as an unset variable would be; give a folder"),
+        (("gamma", "--data", "nets.py"), "nets.py is a file that is no table"),
+        (("gamma", "--data", "one"), "one has photos of one class only, 'red'; a classifier needs at least two."),
+        (("gamma", "--data", "empty"), "empty has no photos in class folders."),
+        (("gamma", "--data", "d" * 300), f"data is '{'d' * 300}', which does not exist"),
+        (("alpha", "beta", "--data", "nowhere", "--quick"), "--quick trains nothing: leave out --data."),
+        (("beta", "gamma", "--quick", "--data", "one"), "--quick trains nothing: leave out --data."),
     ],
 )
-def test_bad_input_is_one_line(vertebra, experiments, place, arguments, message):
+def test_bad_input_is_one_line(vertebra, experiments, place, tiny_photos, arguments, message):
+    (place / "empty").mkdir()
+    shutil.copytree(tiny_photos / "red", place / "one" / "red")
     calls = experiments(
         alpha={},
         beta={"networks": True},
@@ -170,7 +181,7 @@ def test_bad_input_is_one_line(vertebra, experiments, place, arguments, message)
         "def words(): return nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4))\n"
     )
     done = vertebra("lab", "run", *arguments)
-    assert done.code in (1, 2) and done.out == ""
+    assert done.code == 2 and done.out == ""
     assert done.error.startswith(f"vertebra: {message}")
     assert calls == [] and not (place / "lab").exists()
 
@@ -181,7 +192,7 @@ def test_no_gpu(vertebra, experiments, place, monkeypatch):
     assert "torch finds no GPU here" in vertebra("lab", "run", "alpha", "--device", "cuda").error
 
 
-def test_all_says_who_takes_the_models_and_the_data(vertebra, experiments, place):
+def test_all_says_who_takes_the_models_and_the_data(vertebra, experiments, place, tiny_photos):
     experiments(alpha={"takes_data": True}, beta={"networks": True}, gamma={"networks": True})
     (place / "net.py").write_text(
         "from torch import nn\n"
@@ -192,8 +203,7 @@ def test_all_says_who_takes_the_models_and_the_data(vertebra, experiments, place
     assert done.error == (
         "vertebra: 2 experiments to run: about 2 s. 1 others are about networks of their own and are left out."
     )
-    (place / "photos").mkdir()
-    done = vertebra("lab", "run", "all", "--data", "photos")
+    done = vertebra("lab", "run", "all", "--data", tiny_photos)
     assert done.error.endswith("The data is for 1 (alpha); the others need none.")
 
 
@@ -225,6 +235,52 @@ def test_a_full_disk(vertebra, experiments, place, monkeypatch):
     monkeypatch.setattr("pathlib.Path.write_bytes", full)
     done = vertebra("lab", "run", "alpha")
     assert done.code == 1 and "No space left on device" in done.error
+
+
+def test_photos_are_counted_before_the_start(vertebra, experiments, place, tiny_photos):
+    """Three classes of twelve: enough for beta, and for the others too few."""
+    calls = experiments(
+        alpha={"takes_data": True, "data_photos": 13},
+        beta={"takes_data": True, "data_classes": 3, "data_photos": 12},
+        gamma={"takes_data": True, "data_classes": 4},
+    )
+    done = vertebra("lab", "run", "alpha", "--data", tiny_photos)
+    assert done.code == 2 and "has 0 classes with at least 13 usable photos, and 2 such classes are" in done.error
+    done = vertebra("lab", "run", "1", "3", "--data", tiny_photos)
+    assert done.code == 2 and calls == []
+    assert vertebra("lab", "run", "beta", "--data", tiny_photos).code == 0
+    assert vertebra("lab", "run", "all", "--data", tiny_photos).code == 0 and len(calls) == 4
+
+
+def test_a_table_of_photos(vertebra, experiments, place, tiny_photos):
+    experiments(alpha={"takes_data": True})
+    rows = [f"{path},{path.parent.name}" for path in sorted(tiny_photos.glob("*/*.png"))]
+    (place / "labels.csv").write_text("\n".join(["path,label", *rows]), encoding="utf-8")
+    assert vertebra("lab", "run", "alpha", "--data", "labels.csv").code == 0
+
+
+def test_another_page_is_not_overwritten(vertebra, experiments, place):
+    calls = experiments(alpha={}, beta={})
+    page = place / "site" / "index.html"
+    page.parent.mkdir()
+    page.write_text("<!doctype html>\n<title>My page</title>\n")
+    done = vertebra("lab", "run", "all", "--out", "site")
+    assert done.code == 2 and calls == []
+    assert done.error == (
+        "vertebra: site/index.html is no page of vertebra lab, and would be overwritten. Give another --out."
+    )
+    assert vertebra("lab", "run", "alpha", "--out", "site").code == 0, "one alone writes no page"
+    assert "My page" in page.read_text()
+    page.unlink()
+    assert vertebra("lab", "run", "all", "--out", "site").code == 0
+    assert vertebra("lab", "run", "all", "--out", "site").code == 0, "the lab's own is written anew"
+
+
+def test_a_name_that_is_too_long(vertebra, experiments, place):
+    experiments(alpha={})
+    done = vertebra("lab", "run", "alpha", "--out", "o" * 300)
+    assert done.code == 1
+    assert done.error == f"vertebra: {'o' * 300} cannot be written (File name too long). Give another place."
 
 
 def test_the_list(vertebra, experiments, place):

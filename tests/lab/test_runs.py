@@ -30,11 +30,10 @@ def test_a_result_is_kept_until_something_changes(experiments, tmp_path):
     assert not run("alpha").kept and len(calls) == 5
 
 
-def test_what_depends_on_the_users_files_is_not_kept(experiments, tmp_path):
+def test_what_depends_on_the_users_files_is_not_kept(experiments, tiny_photos):
     calls = experiments(alpha={"takes_data": True, "networks": True})
-    (tmp_path / "photos").mkdir()
     for _ in range(2):
-        assert not run("alpha", data=tmp_path / "photos").kept
+        assert not run("alpha", data=tiny_photos).kept
         assert run("alpha", models=[tiny()]).networks == ("Sequential",)
     assert len(calls) == 4
 
@@ -83,13 +82,12 @@ def test_a_quick_run_leaves_out_what_trains(experiments):
         run("alpha", quick=True)
 
 
-def test_data_and_models_go_to_those_that_take_them(experiments, tmp_path):
-    (tmp_path / "photos").mkdir()
+def test_data_and_models_go_to_those_that_take_them(experiments, tiny_photos):
     calls = experiments(alpha={"takes_data": True}, beta={"networks": True})
-    plan = Run(["all"], Options(data=tmp_path / "photos"))
+    plan = Run(["all"], Options(data=tiny_photos))
     assert [entry.name for entry in plan.with_data] == ["alpha"] and plan.without == ()
     list(plan.results())
-    assert [call[1].data for call in calls] == [tmp_path / "photos", None]
+    assert [call[1].data for call in calls] == [tiny_photos, None]
     plan = Run(["all"], Options(), [tiny()])
     assert [job.entry.name for job in plan.jobs] == ["beta"] and [entry.name for entry in plan.without] == ["alpha"]
 
@@ -99,7 +97,9 @@ def test_data_and_models_go_to_those_that_take_them(experiments, tmp_path):
     [
         ({"data": "photos"}, "beta uses no data set. Leave out --data, which is for alpha."),
         ({"data": "nowhere"}, "data is 'nowhere', which does not exist; give a folder"),
-        ({"data": "file.txt"}, "data is 'file.txt', which is a file; give a folder"),
+        ({"data": ""}, "data is empty, as an unset variable would be; give a folder"),
+        ({"data": 3}, "data is 3, which is no path; give a folder"),
+        ({"data": "photos", "quick": True}, "--quick trains nothing: leave out --data."),
         ({"models": [nn.Identity()]}, "Identity does not return logits"),
         ({"models": ["resnet180"]}, "there is no model 'resnet180'. Did you mean"),
         ({"device": "tpu"}, "device is 'tpu'; it must be cpu or cuda."),
@@ -110,7 +110,6 @@ def test_options_that_do_not_fit(experiments, monkeypatch, tmp_path, options, me
     experiments(alpha={"takes_data": True}, beta={})
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
-    (tmp_path / "file.txt").touch()
     with pytest.raises(UsageError) as caught:
         run("beta", **options)
     assert str(caught.value).startswith(message)

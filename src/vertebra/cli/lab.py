@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -56,14 +57,14 @@ class RunSettings:
     quick: Annotated[bool, typer.Option("--quick", help="Count only; train next to nothing. Under 90 s in all.")] = (
         False
     )
-    data: Annotated[Path | None, typer.Option(metavar="DIR", help="A folder of labelled photos to train on.")] = None
+    data: Annotated[str | None, typer.Option(metavar="DIR|TABLE", help="Labelled photos to train on.")] = None
     model: Annotated[
         list[str] | None,
         typer.Option(metavar="MODEL[,MODEL…]", help=f"Networks to ask it of. {model_help('lab')}"),
     ] = None
     device: Annotated[Device, typer.Option(help="Where to run.")] = Device.CPU
     seeds: Annotated[int | None, typer.Option(metavar="N", help="Of what is random (default: as each says).")] = None
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where pictures, JSON and index.html go.")] = Path("lab")
+    out: Annotated[str, typer.Option(metavar="DIR", help="Where pictures, JSON and index.html go.")] = "lab"
     lang: Lang = Language.EN
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again where a result is kept.")] = False
     json: Json = False
@@ -116,20 +117,21 @@ def run_(settings: RunSettings) -> None:
     from vertebra.lab.registry import find
 
     find(settings.names)  # what is wrong with the call is told before torch is loaded
-    if settings.out.exists() and not settings.out.is_dir():
-        raise UsageError(f"--out is '{settings.out}', which is a file. Give a folder.")
+    out = _out_folder(settings.out)
     _require_packages()
     from vertebra.lab import terminal_text
     from vertebra.lab.job import Options
-    from vertebra.lab.page import write_page
+    from vertebra.lab.page import is_page, write_page
     from vertebra.lab.runs import Run
     from vertebra.lab.translation import Translation
 
     options = Options(settings.quick, settings.data, settings.device, settings.seeds, settings.fresh)
     plan = Run(settings.names, options, settings.model or ())
-    page = settings.out / "index.html"
-    with wrap_write_errors(settings.out):
-        make_folder(settings.out)
+    page = out / "index.html"
+    if len(plan.jobs) > 1 and os.path.lexists(page) and not is_page(page):
+        raise UsageError(f"{page} is no page of vertebra lab, and would be overwritten. Give another --out.")
+    with wrap_write_errors(out):
+        make_folder(out)
         check_writable(page)
     if plan.seconds >= _TOLD_FROM or plan.without or plan.with_data:
         typer.echo(f"vertebra: {terminal_text.what_will_run(plan)}", err=True)
@@ -137,7 +139,7 @@ def run_(settings: RunSettings) -> None:
     several = len(plan.jobs) > 1
     found: list[Result | NotRun] = []
     try:
-        _run(plan, settings, found, t)
+        _run(plan, settings, out, found, t)
     except KeyboardInterrupt as stop:
         if found and several:
             write_page(page, found, t)
@@ -156,7 +158,7 @@ def run_(settings: RunSettings) -> None:
         raise VertebraError(f"{counted(len(failed), 'experiment')} of {len(plan.jobs)} failed: {', '.join(failed)}.")
 
 
-def _run(plan: Run, settings: RunSettings, found: list[Result | NotRun], t: Translation) -> None:
+def _run(plan: Run, settings: RunSettings, out: Path, found: list[Result | NotRun], t: Translation) -> None:
     """Run what is planned, add each result to `found`, save it and print it."""
     from vertebra.lab.result import Result
     from vertebra.lab.terminal_text import block
@@ -164,10 +166,21 @@ def _run(plan: Run, settings: RunSettings, found: list[Result | NotRun], t: Tran
     alone = len(plan.jobs) == 1
     with progress_bar("experiments") as progress:
         for result in plan.results(progress):
-            picture = result.save(settings.out, settings.lang)[1] if isinstance(result, Result) else None
+            picture = result.save(out, settings.lang)[1] if isinstance(result, Result) else None
             found.append(result)
             if not settings.json:
                 echo(block(result, picture, t, line_width(), alone=alone) + ("" if alone else "\n"))
+
+
+def _out_folder(text: str) -> Path:
+    """The folder to write to, which need not exist; a `UsageError` if it cannot, since it or a parent is a file."""
+    if not text:
+        raise UsageError("--out is empty, as an unset variable would be. Give a folder.")
+    for place in (Path(text), *Path(text).parents):
+        if os.path.isfile(place):  # noqa: PTH113 - that of `Path` may raise
+            what = "which is a file" if place == Path(text) else f"and {place} is a file"
+            raise UsageError(f"--out is '{text}', {what}. Give a folder.")
+    return Path(text)
 
 
 def _require_packages() -> None:

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from vertebra.anatomy.machine_calibration import describe_machine
-from vertebra.errors import UsageError
+from vertebra.data import DataError, open_dataset
+from vertebra.errors import UsageError, shortened
 from vertebra.progress import Progress
 from vertebra.report.page import package_versions
 
@@ -23,6 +24,7 @@ from . import result_cache
 from .experiment import Claim, Setup, takes_networks
 from .registry import Entry, entries
 from .result import SCHEMA, Result
+from .small_photos import check_photos_of
 
 PACKAGES = ("torch", "numpy", "scikit-learn")
 QUICK_SECONDS = 2.0  # of a quick run, about
@@ -60,14 +62,12 @@ class Job:
         experiment = entry.load()
         claim = experiment.CLAIM
         check_device(options.device)
-        if options.data is not None:
-            _check_folder(Path(options.data))
+        data = None if options.data is None else _path(options.data, options.quick)
         left_out = ""
         if options.quick and not claim.is_quick:
             if alone:
                 raise UsageError(f"{entry.name} trains or times, so there is no quick run of it. Leave out --quick.")
             left_out = "it trains or times"
-        data = None if options.data is None else Path(options.data)
         if data is not None and not claim.takes_data:
             if alone:
                 raise UsageError(_takes_none(entry, "uses no data set", "--data", taking_data(entries())))
@@ -159,10 +159,38 @@ def check_seeds(seeds: int | None, wanted: int, quick: bool) -> int:
     return seeds if wanted else 0
 
 
-def _check_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
-        raise UsageError(f"data is '{folder}', which {what}; give a folder that has one folder of photos per class.")
+def _path(data: Any, quick: bool) -> Path:
+    """The path of labelled photos, of which a quick run has no use."""
+    wanted = "give a folder that has one folder of photos per class, or a table of photos"
+    if not isinstance(data, str | os.PathLike):
+        raise UsageError(f"data is {shortened(repr(data))}, which is no path; {wanted}.")
+    if not os.fspath(data):
+        raise UsageError(f"data is empty, as an unset variable would be; {wanted}, or leave out --data.")
+    if quick:
+        raise UsageError("--quick trains nothing: leave out --data.")
+    if not os.path.exists(data):  # noqa: PTH110 - that of `Path` may raise
+        raise UsageError(f"data is '{os.fspath(data)}', which does not exist; {wanted}.")
+    return Path(data)
+
+
+def check_data(jobs: Sequence[Job]) -> None:
+    """Raise a `UsageError` if the user's photos cannot be used, or are too few for each of these experiments."""
+    taking = [job for job in jobs if job.setup.data is not None]
+    if not taking:
+        return
+    training = any(job.claim.data_classes > 1 for job in taking)
+    try:
+        dataset = open_dataset(str(taking[0].setup.data), training=training)
+    except DataError as error:
+        raise UsageError(str(error)) from error
+    problems = []
+    for job in taking:
+        try:
+            check_photos_of(dataset, job.claim.data_classes, job.claim.data_photos)
+        except UsageError as error:
+            problems.append(error)
+    if len(problems) == len(taking):
+        raise problems[0]
 
 
 def taking_data(chosen: Sequence[Entry]) -> tuple[Entry, ...]:

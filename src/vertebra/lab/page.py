@@ -20,6 +20,7 @@ from .translation import Translation
 
 _CLASSES = {Verdict.HOLDS: "holds", Verdict.IN_PART: "part", Verdict.FAILS: "fails", Verdict.OPEN: "open"}
 _NOT_RUN = (REFUSED, "not run", "failed")
+MARKER = '<meta name="generator" content="vertebra lab">'  # near the start of the page
 _MOST = 3  # figures of one experiment in the table of verdicts
 
 
@@ -34,6 +35,15 @@ def write_page(path: Path, found: Sequence[Result | NotRun], t: Translation) -> 
     return path
 
 
+def is_page(path: Path) -> bool:
+    """Whether a file is a page that `write_page` wrote."""
+    try:
+        with path.open("rb") as file:
+            return MARKER.encode() in file.read(2000)
+    except OSError:
+        return False
+
+
 def page(found: Sequence[Result | NotRun], t: Translation) -> str:
     """The page as HTML."""
     results = [each for each in found if isinstance(each, Result)]
@@ -44,6 +54,7 @@ def page(found: Sequence[Result | NotRun], t: Translation) -> str:
         title=t("Claims about convolutional networks, tested"),
         kind=t("Lab"),
         data={},
+        marker=MARKER,
         t=t,
         language=t.language,
         scripts=("theme.js", "lab.js"),

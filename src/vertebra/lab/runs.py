@@ -13,7 +13,7 @@ from vertebra.errors import VertebraError, first_line
 from vertebra.progress import Progress, silent
 
 from .each_network import REFUSED, NotApplicableError
-from .job import Job, Options, taking_data, taking_networks
+from .job import Job, Options, check_data, taking_data, taking_networks
 from .registry import Entry, find, find_one
 from .result import Result
 from .user_networks import load_networks
@@ -66,6 +66,7 @@ def run(
         UsageError: no such experiment, or one that these options do not fit.
     """
     job = Job.of(find_one(name), Options(quick, data, device, seeds, fresh), load_networks(models), alone=True)
+    check_data([job])
     return job.kept() or job.measured(progress)
 
 
@@ -106,6 +107,7 @@ class Run:
                 if not self.with_data:
                     Job.of(chosen[0], options, networks, alone=True)  # says which take any
         self.jobs = [Job.of(entry, options, networks, alone=alone) for entry in chosen]
+        check_data(self.jobs)
         self.kept = {job.entry.name: found for job in self.jobs if (found := job.kept()) is not None}
 
     @property

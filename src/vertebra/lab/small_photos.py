@@ -20,6 +20,7 @@ from vertebra.machine import usable_cores
 from vertebra.pixels import network_pixels
 from vertebra.progress import Progress, silent
 from vertebra.train.prepare import picture_ids
+from vertebra.units import counted
 
 from .small_data import VALIDATION_SHARE, ImageSet, digits, whole_image
 
@@ -59,21 +60,18 @@ def photos(
         DataError: there are no labelled photos.
     """
     dataset = open_dataset(data)
-    needed = math.ceil(per_class / (1 - VALIDATION_SHARE))
+    needed = photos_for(per_class)
     own = dataset.only(lambda photo: photo.split != "test" and photo.label not in without)
-    names = [name for name, count in own.counts().items() if count >= max(2, needed)]
+    names = [name for name, count in own.counts().items() if count >= needed]
     while True:  # until the audit leaves all chosen classes enough photos
         chosen = names[: classes or MAX_CLASSES]
         if len(chosen) < (classes or 2):
-            raise UsageError(
-                f"{dataset.name} has {len(names)} classes with at least {max(2, needed)} usable photos, and "
-                f"{classes or 2} such classes are needed. Give a folder with more photos."
-            )
+            raise _too_few(dataset, len(names), classes or 2, needed)
         read = _first_of_each(own, chosen, max(max_per_class, needed))
         infos = read_image_info(read, progress=progress)
         usable = [index for index, info in enumerate(infos) if info.broken is None]
         counts = Counter(read.photos[index].label for index in usable)
-        kept = [name for name in names if name not in chosen or counts[name] >= max(2, needed)]
+        kept = [name for name in names if name not in chosen or counts[name] >= needed]
         if kept == names:
             break
         names = kept
@@ -85,6 +83,25 @@ def photos(
     labels = np.array([chosen.index(photo.label) for photo in read.photos], np.int64)
     splits = tuple(photo.split for photo in read.photos)
     return ImageSet(dataset.name, tuple(chosen), pixels, labels, picture_ids(len(labels), groups), splits)
+
+
+def photos_for(per_class: int) -> int:
+    """Photos of a class that give so many training images, and at least one for validation."""
+    return max(2, math.ceil(per_class / (1 - VALIDATION_SHARE)))
+
+
+def check_photos_of(dataset: Dataset, classes: int, needed: int) -> None:
+    """Raise a `UsageError` if fewer classes have so many photos, before any is read."""
+    found = sum(count >= needed for count in dataset.only(lambda photo: photo.split != "test").counts().values())
+    if found < classes:
+        raise _too_few(dataset, found, classes, needed)
+
+
+def _too_few(dataset: Dataset, found: int, classes: int, needed: int) -> UsageError:
+    return UsageError(
+        f"{dataset.name} has {counted(found, 'class')} with at least {counted(needed, 'usable photo')}, and "
+        f"{classes} such {'class is' if classes == 1 else 'classes are'} needed. Give a folder with more photos."
+    )
 
 
 def _first_of_each(dataset: Dataset, names: Sequence[str], most: int) -> Dataset:

@@ -14,8 +14,18 @@ from vertebra.lab.pretrained_features import SIZE, linear_head_accuracy
 from vertebra.lab.progress_parts import part_of
 from vertebra.lab.seed_statistics import over_seeds
 from vertebra.lab.small_data import Images
-from vertebra.lab.small_photos import photos
-from vertebra.lab.vgg_heads import FEW, PER_CLASS, PHOTO_HEADS, PHOTO_SEEDS, PHOTOS, few_digits, few_photos, heads
+from vertebra.lab.small_photos import photos, photos_for
+from vertebra.lab.vgg_heads import (
+    CLASSES,
+    FEW,
+    PER_CLASS,
+    PHOTO_HEADS,
+    PHOTO_SEEDS,
+    PHOTOS,
+    few_digits,
+    few_photos,
+    heads,
+)
 from vertebra.models import ConvNet, create_model
 from vertebra.models.state_dict import meta_build
 
@@ -51,6 +61,8 @@ CLAIM = Claim(
     seconds=35,
     seeds=6,
     takes_data=True,
+    data_classes=CLASSES,
+    data_photos=photos_for(PER_CLASS),
     expected={
         f"parameters of {name}": Expected(count, "counts")
         for name, count in zip(VGGS, (132_863_336, 133_047_848, 138_357_544, 143_667_240), strict=True)
@@ -70,7 +82,7 @@ def measure(setup: Setup, arms: Arms = ARMS, images: Callable[[int], Images] = f
     large = None
     if setup.data is not None:
         reading = part_of(setup.progress, 0, 20)
-        large = photos(setup.data, SIZE, classes=20, per_class=PER_CLASS, max_per_class=45, progress=reading)
+        large = photos(setup.data, SIZE, classes=CLASSES, per_class=PER_CLASS, max_per_class=45, progress=reading)
         sets["photos"] = (PHOTO_HEADS, partial(few_photos, large.resized(32)), PHOTOS)
     gaps: Gaps = {}
     for part, (data, (own_arms, own_images, protocol)) in enumerate(sets.items()):

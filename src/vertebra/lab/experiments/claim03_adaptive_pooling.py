@@ -45,6 +45,8 @@ CLAIM = Claim(
     seconds=15,
     seeds=3,
     takes_data=True,
+    data_classes=1,
+    data_photos=1,
     expected={
         "sizes from 224 to 255 at which the pooling changes nothing": Expected(32, "counts"),
         "side of the map at 256": Expected(8, "counts"),
