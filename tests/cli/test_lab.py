@@ -172,7 +172,7 @@ def test_bad_input_is_one_line(vertebra, experiments, place, tiny_photos, argume
     calls = experiments(
         alpha={},
         beta={"networks": True},
-        gamma={"is_quick": False, "seeds": 3, "takes_data": True, "decided_by": (Kind.TRAINING,)},
+        gamma={"is_quick": False, "seeds": 3, "least_data": (2, 3), "decided_by": (Kind.TRAINING,)},
     )
     (place / "nets.py").write_text(
         "from torch import nn\n"
@@ -193,7 +193,7 @@ def test_no_gpu(vertebra, experiments, place, monkeypatch):
 
 
 def test_all_says_who_takes_the_models_and_the_data(vertebra, experiments, place, tiny_photos):
-    experiments(alpha={"takes_data": True}, beta={"networks": True}, gamma={"networks": True})
+    experiments(alpha={"least_data": (2, 3)}, beta={"networks": True}, gamma={"networks": True})
     (place / "net.py").write_text(
         "from torch import nn\n"
         "def small(): return nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(1800, 2))\n"
@@ -240,9 +240,9 @@ def test_a_full_disk(vertebra, experiments, place, monkeypatch):
 def test_photos_are_counted_before_the_start(vertebra, experiments, place, tiny_photos):
     """Three classes of twelve: enough for beta, and for the others too few."""
     calls = experiments(
-        alpha={"takes_data": True, "data_photos": 13},
-        beta={"takes_data": True, "data_classes": 3, "data_photos": 12},
-        gamma={"takes_data": True, "data_classes": 4},
+        alpha={"least_data": (2, 13)},
+        beta={"least_data": (3, 12)},
+        gamma={"least_data": (4, 3)},
     )
     done = vertebra("lab", "run", "alpha", "--data", tiny_photos)
     assert done.code == 2 and "has 0 classes with at least 13 usable photos, and 2 such classes are" in done.error
@@ -253,7 +253,7 @@ def test_photos_are_counted_before_the_start(vertebra, experiments, place, tiny_
 
 
 def test_a_table_of_photos(vertebra, experiments, place, tiny_photos):
-    experiments(alpha={"takes_data": True})
+    experiments(alpha={"least_data": (2, 3)})
     rows = [f"{path},{path.parent.name}" for path in sorted(tiny_photos.glob("*/*.png"))]
     (place / "labels.csv").write_text("\n".join(["path,label", *rows]), encoding="utf-8")
     assert vertebra("lab", "run", "alpha", "--data", "labels.csv").code == 0

@@ -1,6 +1,7 @@
 """What a result holds, shows and writes."""
 
 import json
+import shutil
 from xml.etree import ElementTree
 
 import pytest
@@ -110,10 +111,10 @@ def test_who_says_it(stated_by, english, japanese):
     assert japanese is None or said_by(stated_by, JA) == japanese
 
 
-def test_the_command_that_repeats_it(experiments, tmp_path):
-    experiments(alpha={"seeds": 3, "takes_data": True})
+def test_the_command_that_repeats_it(experiments, tmp_path, tiny_photos):
+    experiments(alpha={"seeds": 3, "least_data": (2, 3)})
     folder = tmp_path / "my photos"
-    folder.mkdir()
+    shutil.copytree(tiny_photos, folder)
     assert command(run("alpha")) == "vertebra lab run alpha"
     assert command(run("alpha", quick=True)) == "vertebra lab run alpha --quick"
     assert command(run("alpha", seeds=7)) == "vertebra lab run alpha --seeds 7"

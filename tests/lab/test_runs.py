@@ -31,7 +31,7 @@ def test_a_result_is_kept_until_something_changes(experiments, tmp_path):
 
 
 def test_what_depends_on_the_users_files_is_not_kept(experiments, tiny_photos):
-    calls = experiments(alpha={"takes_data": True, "networks": True})
+    calls = experiments(alpha={"least_data": (2, 3), "networks": True})
     for _ in range(2):
         assert not run("alpha", data=tiny_photos).kept
         assert run("alpha", models=[tiny()]).networks == ("Sequential",)
@@ -83,7 +83,7 @@ def test_a_quick_run_leaves_out_what_trains(experiments):
 
 
 def test_data_and_models_go_to_those_that_take_them(experiments, tiny_photos):
-    calls = experiments(alpha={"takes_data": True}, beta={"networks": True})
+    calls = experiments(alpha={"least_data": (2, 3)}, beta={"networks": True})
     plan = Run(["all"], Options(data=tiny_photos))
     assert [entry.name for entry in plan.with_data] == ["alpha"] and plan.without == ()
     list(plan.results())
@@ -107,7 +107,7 @@ def test_data_and_models_go_to_those_that_take_them(experiments, tiny_photos):
     ],
 )
 def test_options_that_do_not_fit(experiments, monkeypatch, tmp_path, options, message):
-    experiments(alpha={"takes_data": True}, beta={})
+    experiments(alpha={"least_data": (2, 3)}, beta={})
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     with pytest.raises(UsageError) as caught:

@@ -92,7 +92,8 @@ def list_(json: Json = False, lang: Lang = Language.EN) -> None:
                 "decided_by": list(claim.decided_by),
                 "seconds": claim.seconds,
                 "quick": claim.is_quick,
-                "takes_data": claim.takes_data,
+                "takes_data": claim.least_data is not None,
+                "least_data": claim.least_data and dict(zip(("classes", "photos"), claim.least_data, strict=True)),
                 "takes_models": takes_networks(entry.load()) is not None,
             }
             for entry, claim in rows

@@ -67,9 +67,7 @@ class Claim:
     expected: Mapping[str, Expected] = field(default_factory=dict)  # by name of a figure
     seeds: int = 0  # that a full run takes; 0: nothing in it is random
     is_quick: bool = True  # whether `--quick` runs it (its counts, where it has more than these)
-    takes_data: bool = False  # whether it measures on the user's photos, if there are any
-    data_classes: int = 2  # that these must have at least
-    data_photos: int = 3  # of each of these classes
+    least_data: tuple[int, int] | None = None  # classes, and photos of each, that --data must have; None: no use
     networks_title: str = ""  # of the picture of the user's networks
     networks_caption: str = ""
 

@@ -12,10 +12,11 @@ from .fit import Curve, Protocol
 from .fit_all import Arm, Measure, fit_all
 from .small_data import Images
 from .small_networks import SmallMBConvNet
-from .small_photos import digits_or_photos
+from .small_photos import digits_or_photos, photos_for
 
 GATED: Arm = partial(SmallMBConvNet, squeeze_excitation=True, activation_layer=nn.SiLU)
 PROTOCOL = Protocol(epochs=8)
+LEAST_DATA = (2, photos_for(2))  # classes, and photos of each
 
 
 def images_of(setup: Setup) -> Callable[[int], Images]:

@@ -68,7 +68,7 @@ class Job:
             if alone:
                 raise UsageError(f"{entry.name} trains or times, so there is no quick run of it. Leave out --quick.")
             left_out = "it trains or times"
-        if data is not None and not claim.takes_data:
+        if data is not None and claim.least_data is None:
             if alone:
                 raise UsageError(_takes_none(entry, "uses no data set", "--data", taking_data(entries())))
             data = None
@@ -175,18 +175,17 @@ def _path(data: Any, quick: bool) -> Path:
 
 def check_data(jobs: Sequence[Job]) -> None:
     """Raise a `UsageError` if the user's photos cannot be used, or are too few for each of these experiments."""
-    taking = [job for job in jobs if job.setup.data is not None]
+    taking = [(job.setup.data, job.claim.least_data) for job in jobs if job.setup.data and job.claim.least_data]
     if not taking:
         return
-    training = any(job.claim.data_classes > 1 for job in taking)
     try:
-        dataset = open_dataset(str(taking[0].setup.data), training=training)
+        dataset = open_dataset(taking[0][0], training=any(classes > 1 for _, (classes, _) in taking))
     except DataError as error:
         raise UsageError(str(error)) from error
     problems = []
-    for job in taking:
+    for _, least in taking:
         try:
-            check_photos_of(dataset, job.claim.data_classes, job.claim.data_photos)
+            check_photos_of(dataset, *least)
         except UsageError as error:
             problems.append(error)
     if len(problems) == len(taking):
@@ -195,7 +194,7 @@ def check_data(jobs: Sequence[Job]) -> None:
 
 def taking_data(chosen: Sequence[Entry]) -> tuple[Entry, ...]:
     """Those that can use a folder of photos."""
-    return tuple(entry for entry in chosen if entry.load().CLAIM.takes_data)
+    return tuple(entry for entry in chosen if entry.load().CLAIM.least_data)
 
 
 def taking_networks(chosen: Sequence[Entry]) -> tuple[Entry, ...]:

@@ -120,6 +120,7 @@ class Result:
         """The result that `to_dict` returned."""
         claim = dict(values["claim"])
         claim["decided_by"] = tuple(Kind(kind) for kind in claim["decided_by"])
+        claim["least_data"] = claim["least_data"] and tuple(claim["least_data"])
         claim["expected"] = {name: Expected(**e) for name, e in claim["expected"].items()}
         changed = {
             "claim": Claim(**claim),

@@ -48,7 +48,7 @@ def heads(*widths: int, trunk: Sequence[str | int] = (16, 16, "M", 32, 32), pool
     return {"pooling": partial(vgg_with_head, None, trunk), **wide}
 
 
-CLASSES, PER_CLASS = 20, 30  # of photos, and training photos of each
+PER_CLASS = 30  # photos
 PHOTOS, PHOTO_SEEDS = Protocol(epochs=30, lr=0.05, batch_size=50), 3
 PHOTO_HEADS = heads(512, 2048, trunk=(16, 16, "M", 32, 32, "M", 64, 64, "M"), pooled=4)  # for 32 × 32 pixels
 

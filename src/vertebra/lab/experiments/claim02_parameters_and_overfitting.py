@@ -15,17 +15,7 @@ from vertebra.lab.progress_parts import part_of
 from vertebra.lab.seed_statistics import over_seeds
 from vertebra.lab.small_data import Images
 from vertebra.lab.small_photos import photos, photos_for
-from vertebra.lab.vgg_heads import (
-    CLASSES,
-    FEW,
-    PER_CLASS,
-    PHOTO_HEADS,
-    PHOTO_SEEDS,
-    PHOTOS,
-    few_digits,
-    few_photos,
-    heads,
-)
+from vertebra.lab.vgg_heads import FEW, PER_CLASS, PHOTO_HEADS, PHOTO_SEEDS, PHOTOS, few_digits, few_photos, heads
 from vertebra.models import ConvNet, create_model
 from vertebra.models.state_dict import meta_build
 
@@ -37,6 +27,7 @@ Arms = Mapping[str, Callable[..., ConvNet]]
 # Heads from the fewest parameters to the most.
 ARMS: Arms = heads(128, 1024)
 MARGIN = 5  # points: what counts as overfitting, and as more of it
+CLASSES = 20  # of photos
 VGGS = ("vgg11", "vgg13", "vgg16", "vgg19")
 
 CLAIM = Claim(
@@ -60,9 +51,7 @@ CLAIM = Claim(
     "right from row to row mean that it overfits more with more parameters. A quick run shows VGG's parameters alone.",
     seconds=35,
     seeds=6,
-    takes_data=True,
-    data_classes=CLASSES,
-    data_photos=photos_for(PER_CLASS),
+    least_data=(CLASSES, photos_for(PER_CLASS)),
     expected={
         f"parameters of {name}": Expected(count, "counts")
         for name, count in zip(VGGS, (132_863_336, 133_047_848, 138_357_544, 143_667_240), strict=True)

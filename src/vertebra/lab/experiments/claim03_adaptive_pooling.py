@@ -44,9 +44,7 @@ CLAIM = Claim(
     "where training ran: a network tested at sizes other than its own (dashed); bands are the range over seeds.",
     seconds=15,
     seeds=3,
-    takes_data=True,
-    data_classes=1,
-    data_photos=1,
+    least_data=(1, 1),
     expected={
         "sizes from 224 to 255 at which the pooling changes nothing": Expected(32, "counts"),
         "side of the map at 256": Expected(8, "counts"),

@@ -14,7 +14,7 @@ from vertebra.lab.each_network import judge_each, measure_each
 from vertebra.lab.experiment import Claim, Expected, Judgement, Kind, Measured, Setup, Verdict
 from vertebra.lab.fit_all import Arm
 from vertebra.lab.gate_effects import OTHER, SPREADS, effect_figures, gate_effects, network_spreads, untrained_spreads
-from vertebra.lab.gated_network import GATED, fit_gated, images_of
+from vertebra.lab.gated_network import GATED, LEAST_DATA, fit_gated, images_of
 from vertebra.lab.seed_statistics import over_seeds
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ CLAIM = Claim(
     seconds=30,
     seeds=5,
     is_quick=False,
-    takes_data=True,
+    least_data=LEAST_DATA,
     expected={"ImageNet top-1 error of ResNet-50, without less with": Expected(1.51, "Hu et al. 2018: 24.80, 23.29 %")},
     networks_title="How gates differ from channel to channel and from image to image",
     networks_caption="Mean of all layers, on noise or on the photos of --data; untrained unless the file holds "

@@ -8,7 +8,7 @@ from vertebra.lab.charts import seeds
 from vertebra.lab.dropped_channels import HIGHEST, LEAST, LOWEST, RANDOM, WHOLE, without_channels
 from vertebra.lab.experiment import Claim, Expected, Judgement, Kind, Measured, Setup, Verdict
 from vertebra.lab.fit_all import Arm
-from vertebra.lab.gated_network import GATED, fit_gated, images_of
+from vertebra.lab.gated_network import GATED, LEAST_DATA, fit_gated, images_of
 from vertebra.lab.seed_statistics import over_seeds, paired_difference
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ CLAIM = Claim(
     seconds=30,
     seeds=5,
     is_quick=False,
-    takes_data=True,
+    least_data=LEAST_DATA,
     expected={RANK: Expected(100, "counts"), UNREAD: Expected(0, "counts")},
 )
 

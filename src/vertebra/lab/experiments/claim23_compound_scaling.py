@@ -41,9 +41,7 @@ CLAIM = Claim(
     "With --data, right: accuracy of a small network scaled to about equal MACs; one dot a seed, bars are means.",
     seconds=110,
     seeds=3,
-    takes_data=True,
-    data_classes=scaled.CLASSES,
-    data_photos=scaled.PER_CLASS,
+    least_data=(scaled.CLASSES, scaled.PER_CLASS),
     expected={f"B{i}: MACs": Expected(macs, "counts", 0.001) for i, macs in enumerate(_MACS)}
     | {f"B{i}: parameters": Expected(count, "counts", 0.001) for i, count in enumerate(_PARAMETERS)}
     | {"width × 2: MACs over B0's": Expected(3.76, "counts", 0.002),
