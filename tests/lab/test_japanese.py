@@ -53,7 +53,7 @@ def texts_of_claims(entry):
 def reasons(path):
     """The sentences of a module that are no docstrings, also those put together from parts: reasons of its verdicts."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    skipped = {id(node) for node in ast.walk(tree) if isinstance(node, ast.Expr) for node in ast.walk(node)}
+    skipped = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in tree.body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "CLAIM":
             skipped |= {id(inner) for inner in ast.walk(node)}
