@@ -16,7 +16,7 @@ from .charts import COLORS, device_axis
 from .device_bounds import devices_by_flops_per_byte, flops_per_byte, is_gpu, machine_profile, memory_bound_share
 from .experiment import Figure, Measured, Setup
 from .forward_timing import time_forward
-from .user_networks import check_runs, image_size
+from .user_networks import check_runs, image_shape
 
 BATCH = 16  # images that are counted
 TIMED = {"cpu": 1, "cuda": 16}  # and timed
@@ -29,7 +29,7 @@ def count_network(name: str, network: nn.Module) -> Anatomy:
         UsageError: it classifies no images, or computes nothing.
     """
     check_runs(name, network)
-    counted = inspect(network, image_size(network), BATCH)
+    counted = inspect(network, image_shape(network), BATCH)
     if not counted.macs:
         raise UsageError(f"{name} has no convolution and no linear layer, so there is no MAC to divide its bytes by.")
     return counted

@@ -28,7 +28,7 @@ _BATCH = 2
 
 def kept_by_stage(network: nn.Module, images: Tensor) -> dict[str, int]:
     """Bytes that a forward pass in training mode keeps beside the weights, by the stages that `inspect` names."""
-    stages = {row.module: row.stage for row in inspect(network, images.shape[-1]).rows if row.module}
+    stages = {row.module: row.stage for row in inspect(network, images.shape[1:]).rows if row.module}
     with preserved(network):
         network.train()
         found = saved_bytes_by_module(network, images)

@@ -17,7 +17,7 @@ from vertebra.graph.rows import Row
 from vertebra.introspect import preserved
 
 from .experiment import Setup
-from .user_networks import image_size, random_images
+from .user_networks import image_shape, random_images
 
 DEPTHWISE, POINTWISE, OTHER_CONVOLUTIONS = "depthwise convolutions", "1×1 convolutions", "other convolutions"
 ELEMENTWISE, OTHERS = "norms, activations, sums", "others"
@@ -57,7 +57,7 @@ def measured_shares(network: nn.Module, setup: Setup, rounds: int, seconds: floa
 
     An executor that cannot run the network (ONNX Runtime, where an operation cannot be written) is left out.
     """
-    anatomy = inspect(network, image_size(network))
+    anatomy = inspect(network, image_shape(network))
     rows = {row.index: row for row in anatomy.rows}
     found: dict[str, list[Shares]] = {}
     on_cpu = setup.device == "cpu"

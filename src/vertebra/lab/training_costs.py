@@ -67,7 +67,7 @@ def measure_costs(setup: Setup, networks: Mapping[str, nn.Module], size: int | N
         side = image_size(network) if size is None else size
         images = random_images(network, _BATCH, side)
         shapes[name] = tuple(images.shape)
-        found = inspect(network, side)
+        found = inspect(network, images.shape[1:])
         with preserved(network):
             saved = count_saved_bytes(network.train(), images)
         figures[f"{name}: {PARAMETERS}"] = Figure(found.parameters)

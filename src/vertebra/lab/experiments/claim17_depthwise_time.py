@@ -17,7 +17,7 @@ from vertebra.lab.each_network import judge_each, measure_each
 from vertebra.lab.experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Setup, Verdict
 from vertebra.lab.small_networks import seeded
 from vertebra.lab.time_shares import DEPTHWISE, ELEMENTWISE, PARTS, mac_shares, measured_shares, predicted_shares
-from vertebra.lab.user_networks import image_size
+from vertebra.lab.user_networks import image_shape
 from vertebra.models import mobilenet_v2
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def measure(setup: Setup, network: nn.Module | None = None) -> Measured:
     """Count and predict at 224 × 224; unless quick, calibrate this machine for ONNX Runtime and measure."""
     network = seeded(mobilenet_v2, 0) if network is None else network
     measured = _measured(setup, "MobileNetV2", network)
-    anatomy = inspect(network, image_size(network))
+    anatomy = inspect(network, image_shape(network))
     predicted = {f"bound on {key}": predicted_shares(anatomy.latency(key)) for key in devices()}
     if not setup.quick and setup.device == "cpu":
         setup.progress("calibrating this machine")
@@ -65,7 +65,7 @@ def measure(setup: Setup, network: nn.Module | None = None) -> Measured:
 
 
 def _measured(setup: Setup, name: str, network: nn.Module) -> Measured:
-    anatomy = inspect(network, image_size(network))
+    anatomy = inspect(network, image_shape(network))
     shares = {"MACs": mac_shares(anatomy.rows)}
     if not shares["MACs"][DEPTHWISE]:
         raise UsageError(

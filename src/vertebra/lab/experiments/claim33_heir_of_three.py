@@ -14,7 +14,7 @@ from vertebra.introspect import find_additions, find_concatenations, find_gates
 from vertebra.lab.charts import network_bars
 from vertebra.lab.each_network import judge_each, measure_each
 from vertebra.lab.experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Setup, Verdict
-from vertebra.lab.user_networks import image_size
+from vertebra.lab.user_networks import image_shape, image_size
 from vertebra.models import ConvNet, create_model
 from vertebra.models.state_dict import meta_build
 
@@ -98,8 +98,9 @@ def measure_networks(setup: Setup, networks: Mapping[str, nn.Module]) -> Measure
     macs_of_googlenet = cache(lambda side: inspect(googlenet, side).macs)
 
     def count(_: str, network: nn.Module) -> Measured:
-        side = 224 if isinstance(network, ConvNet) else image_size(network)
-        anatomy, reference = inspect(network, side), macs_of_googlenet(side)
+        is_own = isinstance(network, ConvNet)
+        side = 224 if is_own else image_size(network)
+        anatomy, reference = inspect(network, side if is_own else image_shape(network)), macs_of_googlenet(side)
         figures = {name: Figure(len(find(anatomy.rows))) for name, find in _JOINS.items()}
         figures["MACs"] = Figure(anatomy.macs / 1e6, "M MACs")
         return Measured(figures | {_SHARE: Figure(100 * anatomy.macs / reference, "%")})
