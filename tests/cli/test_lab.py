@@ -77,7 +77,7 @@ def test_json_is_all_that_is_on_standard_output(vertebra, experiments, place):
     assert done.json["not_run"] == [
         {"number": "2", "name": "beta", "reason": "it trains or times", "failed": False, "applies": True},
     ]
-    assert json.loads((place / "lab" / "01-alpha.json").read_text()) == done.json["results"][0]
+    assert json.loads((place / "lab" / "01-alpha-quick.json").read_text()) == done.json["results"][0]
 
 
 def test_json_has_null_for_what_is_no_number(vertebra, experiments, place, monkeypatch):
@@ -221,7 +221,7 @@ def test_one_that_it_does_not_apply_to_is_told_beside_the_others(vertebra, place
     why = "does not apply: no convolution of small has a stride, so none leaves positions out."
     done = vertebra("lab", "run", "42", "1", "--quick", "--model", "nets.py:small,resnet18")
     assert f"  {why}\n" in done.out and why in (place / "lab" / "index.html").read_text()
-    kept = json.loads((place / "lab" / "42-stride-in-3x3.json").read_text())
+    kept = json.loads((place / "lab" / "42-stride-in-3x3-small-resnet18-quick.json").read_text())
     assert list(kept["measured"]["series"]["does not apply"]) == ["small"]
     none = vertebra("lab", "run", "42", "1", "--quick", "--model", "nets.py:small")
     assert "failed" not in none.out and "2 experiments: does not hold 1, does not apply 1" in none.out
@@ -276,6 +276,19 @@ def test_another_page_is_not_overwritten(vertebra, experiments, place):
     assert vertebra("lab", "run", "all", "--out", "site").code == 0, "the lab's own is written anew"
 
 
+def test_another_setting_leaves_the_files_behind_a_page(vertebra, experiments, place):
+    experiments(alpha={"networks": True}, beta={})
+    vertebra("lab", "run", "all")
+    before = {path: path.read_bytes() for path in (place / "lab").iterdir()}
+    for options in (["--quick"], ["--lang", "ja"], ["--model", "vgg11"]):
+        assert vertebra("lab", "run", "alpha", *options).code == 0
+    changed = {path.name for path, content in before.items() if path.read_bytes() != content}
+    changed.discard("01-alpha.json")  # says that the result was kept
+    assert changed == set()
+    names = {path.name for path in (place / "lab").iterdir()} - {path.name for path in before}
+    assert {"01-alpha-quick.svg", "01-alpha.ja.svg", "01-alpha-vgg11.json"} <= names
+
+
 def test_a_name_that_is_too_long(vertebra, experiments, place):
     experiments(alpha={})
     done = vertebra("lab", "run", "alpha", "--out", "o" * 300)
@@ -305,3 +318,4 @@ def test_in_japanese(vertebra, experiments, place):
     assert "論文の主張：betaは大きい。" in out
     html = (place / "lab" / "index.html").read_text(encoding="utf-8")
     assert '<html lang="ja">' in html and "alphaは大きい。" in html
+    assert 'href="01-alpha.ja.svg"' in html and (place / "lab" / "01-alpha.ja.svg").is_file()

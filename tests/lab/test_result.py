@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
-from vertebra.errors import VertebraError
+from vertebra.errors import UsageError, VertebraError
 from vertebra.lab import run
 from vertebra.lab.experiment import Expected, Figure, Judgement, Measured, Verdict
 from vertebra.lab.figure_text import agrees, interval, number
@@ -122,6 +123,59 @@ def test_the_command_that_repeats_it(experiments, tmp_path, tiny_photos):
     assert command(run("alpha", data=folder)) == f"vertebra lab run alpha --data '{folder}'"
 
 
+@pytest.mark.parametrize(
+    ("options", "added"),
+    [
+        ({}, ""),
+        ({"quick": True}, "-quick"),
+        ({"seeds": 7}, "-7-seeds"),
+        ({"quick": True, "seeds": 3}, "-3-seeds-quick"),
+        ({"models": ["vgg11", "resnet18"]}, "-vgg11-resnet18"),
+        ({"models": ["../../x y"]}, "-x-y-e76b0dff"),
+        ({"models": ["小"]}, "-6a7339bb"),
+        ({"models": ["n" * 300]}, f"-{'n' * 80}-230b0774"),
+        ({"data": "/photos/pets"}, "-pets"),
+        ({"device": "cuda"}, "-cuda"),
+    ],
+)
+def test_files_of_another_setting_have_another_name(result, options, added):
+    changed = replace(result, claim=replace(result.claim, seeds=3))
+    usual = {"seeds": 1 if options.get("quick") else 3}
+    changed = replace(changed, settings=result.settings | usual | options)
+    assert changed.file_name(".json", "ja") == f"01-alpha{added}.json"
+    assert changed.file_name(".svg", "ja") == f"01-alpha{added}.ja.svg"
+
+
+def test_one_that_was_measured_now_equals_one_that_was_kept(experiments):
+    from vertebra.lab.registry import find_one
+
+    experiments(alpha={})
+    module = find_one("alpha").load()
+    measure = module.measure
+    module.measure = lambda setup: replace(measure(setup), series={"bars": (1, 2), "sizes": {8: [(1, 2.5)]}})
+    fresh = run("alpha")
+    assert fresh.measured.series == {"bars": [1, 2], "sizes": {"8": [[1, 2.5]]}}
+    assert Result.from_dict(json.loads(json.dumps(fresh.to_dict()))) == fresh
+    assert replace(run("alpha"), kept=False) == fresh
+
+
+def test_what_is_no_result(result):
+    values = result.to_dict()
+    assert Result.from_dict({"schema": 1, **values}) == result
+    with pytest.raises(UsageError, match="this is no result of vertebra lab: it lacks claim, date"):
+        Result.from_dict({})
+    with pytest.raises(UsageError, match='It has several; give one of its "results"'):
+        Result.from_dict({"schema": 1, "results": [values], "not_run": []})
+    with pytest.raises(UsageError, match=r"it has more\."):
+        Result.from_dict({**values, "more": 1})
+
+
+def test_a_language_that_there_is_not(result, tmp_path):
+    with pytest.raises(UsageError, match="language is 'fr'; it must be en or ja"):
+        result.save(tmp_path, "fr")
+    assert not list(tmp_path.glob("01-*"))
+
+
 def test_how_python_and_notebooks_show_it(result):
     assert repr(result).splitlines()[0].startswith("1 alpha: holds (")
     assert "  size: 10" in repr(result) and "  share: 0.0678 % (95 %: 0.0500 to 0.0900 %, n = 3)" in repr(result)
@@ -132,7 +186,7 @@ def test_how_python_and_notebooks_show_it(result):
 
 def test_its_files(result, tmp_path):
     paths = result.save(tmp_path / "new" / "folder", "ja")
-    assert [path.name for path in paths] == ["01-alpha.json", "01-alpha.svg", "01-alpha.png"]
+    assert [path.name for path in paths] == ["01-alpha.json", "01-alpha.ja.svg", "01-alpha.png"]
     assert json.loads(paths[0].read_text())["verdict"] == "holds"
     assert paths[2].read_bytes().startswith(b"\x89PNG")
     (tmp_path / "file").touch()

@@ -109,7 +109,7 @@ def _experiment(result: Result, t: Translation) -> dict[str, Any]:
         "figures": figure_rows(result, t),
         "picture": picture,
         "caption": caption,
-        "stem": result.entry.stem,
+        "files": [(suffix[1:].upper(), result.file_name(suffix, t.language)) for suffix in (".svg", ".png", ".json")],
         "command": command(result),
         "settings": _settings(result, t),
         "environment": _environment(result, t),

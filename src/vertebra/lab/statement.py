@@ -98,8 +98,8 @@ def command(result: Result, out: Path | str | None = None) -> str:
     settings = result.settings
     if settings["quick"]:
         words.append("--quick")
-    if settings["seeds"] not in (result.claim.seeds, min(1, result.claim.seeds) if settings["quick"] else None):
-        words += ["--seeds", str(settings["seeds"])]
+    if result.changed_seeds is not None:
+        words += ["--seeds", str(result.changed_seeds)]
     if settings["device"] != "cpu":
         words += ["--device", settings["device"]]
     if settings["data"]:
