@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
+import torch
 from torch import nn
 
 from vertebra.errors import UsageError, VertebraError
@@ -113,6 +114,69 @@ def test_options_that_do_not_fit(experiments, monkeypatch, tmp_path, options, me
     with pytest.raises(UsageError) as caught:
         run("beta", **options)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("models", "names"),
+    [
+        (tiny(), ("Sequential",)),
+        ((tiny(), tiny()), ("Sequential", "Sequential (2)")),
+        ("squeezed.py:small", ("small",)),
+        ({"a": tiny(), "b b": "squeezed.py:small"}, ("a", "b b")),
+        (None, ()),
+    ],
+)
+def test_models_are_one_or_several_and_may_have_names(experiments, tmp_path, monkeypatch, models, names):
+    experiments(alpha={"networks": True})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "squeezed.py").write_text(
+        "from torch import nn\n"
+        "def small(): return nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
+    )
+    assert run("alpha", models=models).networks == names
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        (3, "a model is 3. Models are of class nn.Module, or texts as --model takes them."),
+        ([3], "a model is 3. Models"),
+        ([tiny], "which makes a network when it is called: give what it returns. Models"),
+        (tiny, "which makes a network when it is called"),
+        ([nn.Flatten], "a model is <class 'torch.nn.modules.flatten.Flatten'>, which makes a network"),
+        (nn.Flatten, "a model is <class 'torch.nn.modules.flatten.Flatten'>, which makes a network"),
+        ([None], "a model is None."),
+        ({"a": 3}, "a model is 3."),
+        ({1: tiny()}, "1 names a model; give a text without a colon."),
+        ({"a: b": tiny()}, "'a: b' names a model; give a text without a colon."),
+    ],
+)
+def test_what_is_no_model(experiments, models, message):
+    experiments(alpha={"networks": True})
+    with pytest.raises(UsageError) as caught:
+        run("alpha", models=models)
+    assert message in str(caught.value)
+
+
+def test_one_name_and_several(experiments):
+    experiments(alpha={}, beta={})
+    with pytest.raises(UsageError, match=r"run takes one experiment, and name is 'all'. For several: vertebra.lab"):
+        run("all")
+    assert [found.name for found in run_all("beta")] == [found.name for found in run_all(2)] == ["beta"]
+    assert len(list(run_all("all"))) == 2
+    with pytest.raises(TypeError, match=r"run_all\(\) got an unexpected keyword argument 'quik'"):
+        run_all(["1"], quik=True)
+
+
+def test_a_device_of_torch(experiments):
+    experiments(alpha={})
+    assert run("alpha", device=torch.device("cpu")).settings["device"] == "cpu"
+
+
+def test_the_names_of_the_room():
+    import vertebra.lab
+
+    assert {"run", "run_all", "Result"} <= {*dir(vertebra.lab)} and not {"Any", "annotations"} & {*dir(vertebra.lab)}
 
 
 def test_models_for_an_experiment_of_its_own_networks(experiments):

@@ -64,7 +64,14 @@ def print_table(
         table.add_column(column, justify="right" if column in numbers else "left", no_wrap=column not in texts)
     for row in rows:
         table.add_row(*row)
-    console().print(table)
+    found = console()
+    if found.is_terminal:
+        found.print(table)
+        return
+    with found.capture() as captured:
+        found.print(table)
+    # Spaces up to the longest cell of the last column are of no use in a file.
+    echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def bar(share: float, width: int = 6) -> str:

@@ -43,5 +43,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """All names, also those not loaded yet."""
-    return sorted({*globals(), *_EXPORTS})
+    """The exports, also those not loaded yet."""
+    return sorted(_EXPORTS)

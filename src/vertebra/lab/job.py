@@ -37,7 +37,7 @@ class Options:
 
     quick: bool = False
     data: str | os.PathLike[str] | None = None
-    device: str = "cpu"
+    device: str | torch.device = "cpu"
     seeds: int | None = None
     fresh: bool = False
 
@@ -61,7 +61,7 @@ class Job:
         """
         experiment = entry.load()
         claim = experiment.CLAIM
-        check_device(options.device)
+        device = check_device(options.device)
         data = None if options.data is None else _path(options.data, options.quick)
         left_out = ""
         if options.quick and not claim.is_quick:
@@ -77,7 +77,7 @@ class Job:
         if alone and options.seeds is not None and not claim.seeds:
             raise UsageError(f"nothing in {entry.name} is random. Leave out --seeds.")
         seeds = check_seeds(options.seeds, claim.seeds, options.quick)
-        setup = Setup(seeds=seeds, quick=options.quick, device=options.device, data=data)
+        setup = Setup(seeds=seeds, quick=options.quick, device=device, data=data)
         return Job(entry, setup, networks, options.fresh, left_out)
 
     @property
@@ -136,12 +136,14 @@ class Job:
         return result
 
 
-def check_device(device: str) -> None:
-    """Raise a `UsageError` if there is no such device here."""
+def check_device(given: str | torch.device) -> str:
+    """The device's name, or a `UsageError` if there is no such device here."""
+    device = str(given)
     if device not in ("cpu", "cuda"):
         raise UsageError(f"device is {device!r}; it must be cpu or cuda.")
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("device is 'cuda', and torch finds no GPU here. Leave out --device, or see: vertebra doctor")
+    return device
 
 
 def check_seeds(seeds: int | None, wanted: int, quick: bool) -> int:

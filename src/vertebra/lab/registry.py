@@ -47,13 +47,13 @@ def entries() -> tuple[Entry, ...]:
     return tuple(entry for *_, entry in sorted(found, key=lambda item: item[:2]))
 
 
-def find(names: Sequence[str | int]) -> tuple[Entry, ...]:
+def find(names: str | int | Sequence[str | int]) -> tuple[Entry, ...]:
     """The experiments of these names or numbers, in the order given; "all" for all, 4 for 4a and 4b.
 
     Raises:
         UsageError: there is none of that name, one is named twice, or "all" beside others.
     """
-    texts = [str(name) for name in names]
+    texts = [str(name) for name in ([names] if isinstance(names, str | int) else names)]
     if ALL in texts and len(texts) > 1:
         raise UsageError(
             f"{ALL!r} stands beside {next((t for t in texts if t != ALL), ALL)!r}. Give it alone, or names."

@@ -7,16 +7,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
 
-from vertebra.errors import VertebraError, first_line
+from vertebra.errors import UsageError, VertebraError, first_line
 from vertebra.progress import Progress, silent
 
 from .each_network import REFUSED, NotApplicableError
 from .job import Job, Options, check_data, taking_data, taking_networks
-from .registry import Entry, find, find_one
+from .registry import ALL, Entry, find, find_one
 from .result import Result
-from .user_networks import load_networks
+from .user_networks import Models, load_networks
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ def run(
     *,
     quick: bool = False,
     data: str | os.PathLike[str] | None = None,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     seeds: int | None = None,
-    models: Sequence[str | nn.Module] = (),
+    models: Models = (),
     progress: Progress = silent,
     fresh: bool = False,
 ) -> Result:
@@ -55,30 +55,37 @@ def run(
     Args:
         name: its name or number: "vgg-parameters", 1, "4a".
         quick: count only, and one seed.
-        data: a folder of labelled photos, for the experiments that can use one.
+        data: a folder or table of labelled photos, for the experiments that can use one.
         device: "cpu" or "cuda".
         seeds: for what is random; None: as many as the experiment says, at least 3.
-        models: your own networks instead of the experiment's: modules, or names as in `vertebra lab run --model`.
+        models: your own networks instead of the experiment's: a module or several, or texts as `vertebra lab run
+            --model` takes them; a mapping gives them names.
         progress: called with the current task, and what is done of how much.
         fresh: whether to measure again where a result is kept.
 
     Raises:
         UsageError: no such experiment, or one that these options do not fit.
     """
+    if str(name).strip().lower() == ALL:
+        raise UsageError(f"run takes one experiment, and name is {name!r}. For several: vertebra.lab.run_all(…)")
     job = Job.of(find_one(name), Options(quick, data, device, seeds, fresh), load_networks(models), alone=True)
     check_data([job])
     return job.kept() or job.measured(progress)
 
 
 def run_all(
-    names: Sequence[str] = ("all",),
+    names: str | int | Sequence[str | int] = ALL,
     *,
-    models: Sequence[str | nn.Module] = (),
+    quick: bool = False,
+    data: str | os.PathLike[str] | None = None,
+    device: str | torch.device = "cpu",
+    seeds: int | None = None,
+    models: Models = (),
     progress: Progress = silent,
-    **options: Any,
+    fresh: bool = False,
 ) -> Iterator[Result | NotRun]:
     """Run several experiments in order, and yield each as soon as it is there; options are those of `run`."""
-    yield from Run(names, Options(**options), models).results(progress)
+    return Run(names, Options(quick, data, device, seeds, fresh), models).results(progress)
 
 
 class Run:
@@ -91,7 +98,7 @@ class Run:
         UsageError: there is no such experiment, none of them takes the data or the models, or options do not fit.
     """
 
-    def __init__(self, names: Sequence[str], options: Options, models: Sequence[str | nn.Module] = ()) -> None:
+    def __init__(self, names: str | int | Sequence[str | int], options: Options, models: Models = ()) -> None:
         chosen = find(names)
         networks = load_networks(models)
         alone = len(chosen) == 1

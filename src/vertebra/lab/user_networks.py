@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from vertebra.anatomy import Anatomy, inspect
-from vertebra.errors import UsageError, first_line
+from vertebra.errors import UsageError, first_line, shortened
 from vertebra.introspect import preserved
 from vertebra.model_argument import ModelKind, resolve_model
 from vertebra.models import ConvNet, create_model
@@ -22,29 +23,51 @@ _NO_CLASSIFIER = ", so it is no classifier."
 _shapes: WeakKeyDictionary[nn.Module, tuple[int, int, int]] = WeakKeyDictionary()
 
 
-def load_networks(models: Sequence[str | nn.Module]) -> dict[str, nn.Module]:
+Models = str | nn.Module | Sequence[str | nn.Module] | Mapping[str, str | nn.Module] | None
+
+
+def load_networks(models: Models) -> dict[str, nn.Module]:
     """Each network by its name, with the weights of its file, or random ones (seed 0) where it has none.
 
     Args:
-        models: modules, or texts: one MODEL or several, separated by commas.
+        models: a module or several, or texts: one MODEL or several, separated by commas; a mapping gives them names.
 
     Raises:
-        UsageError: there is no such network, the function returns none, it has no values in float32, or it does not
-            classify images.
+        UsageError: that is none of these, there is no such network, the function returns none, it has no values in
+            float32, or it does not classify images.
     """
     found: dict[str, nn.Module] = {}
-    for model in models:
-        if isinstance(model, nn.Module):
-            found[_unused_name(type(model).__name__, found)] = model
-            continue
-        for text in [model] if os.path.exists(model) else model.split(","):  # noqa: PTH110 - that of `Path` may raise
-            name, network = _load(text.strip())
-            found[_unused_name(name, found)] = network
+    if isinstance(models, Mapping):
+        named: Mapping[Any, Any] = models
+        for name, model in named.items():
+            if not isinstance(name, str) or not name.strip() or ":" in name:
+                raise UsageError(f"{shortened(repr(name))} names a model; give a text without a colon.")
+            found[name] = _load(model.strip())[1] if isinstance(model, str) else _network(model)
+    else:
+        one = isinstance(models, str | nn.Module | type) or not isinstance(models, Iterable)
+        given: Any = () if models is None else [models] if one else models
+        for model in given:
+            if not isinstance(model, str):
+                network = _network(model)
+                found[_unused_name(type(network).__name__, found)] = network
+                continue
+            for text in [model] if os.path.exists(model) else model.split(","):  # noqa: PTH110 - `Path`'s may raise
+                name, network = _load(text.strip())
+                found[_unused_name(name, found)] = network
     for name, network in found.items():
         if (refusal := _refusal(network)) is not None:
             raise UsageError(f"{name} {refusal}")
         check_runs(name, network)
     return found
+
+
+def _network(model: Any) -> nn.Module:
+    """The model, if it is a network."""
+    if isinstance(model, nn.Module):
+        return model
+    shown = shortened(repr(model))
+    what = f"{shown}, which makes a network when it is called: give what it returns" if callable(model) else shown
+    raise UsageError(f"a model is {what}. Models are of class nn.Module, or texts as --model takes them.")
 
 
 def _load(text: str) -> tuple[str, nn.Module]:
