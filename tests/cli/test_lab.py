@@ -218,7 +218,7 @@ def test_networks_stand_beside_one_another(vertebra, place):
 def test_one_that_it_does_not_apply_to_is_told_beside_the_others(vertebra, place):
     layers = "nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()"
     (place / "nets.py").write_text(f"from torch import nn\ndef small(): return nn.Sequential({layers})\n")
-    why = "does not apply: no convolution of small has a stride, so none leaves positions out."
+    why = "does not apply: small: no convolution of it has a stride, so none leaves positions out."
     done = vertebra("lab", "run", "42", "1", "--quick", "--model", "nets.py:small,resnet18")
     assert f"  {why}\n" in done.out and why in (place / "lab" / "index.html").read_text()
     kept = json.loads((place / "lab" / "42-stride-in-3x3-small-resnet18-quick.json").read_text())

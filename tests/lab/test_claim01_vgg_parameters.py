@@ -117,8 +117,3 @@ def test_a_layer_that_is_a_function_is_fully_connected_too():
     measured = experiment.measure_networks(Setup(), {"net": Functional(torch.ones(7, 3))})
     assert measured.value("net: share of the parameters") == 100
     assert measured.series["networks"]["net"]["kinds"]["fully connected"]["MACs"] == 100
-
-
-def test_a_network_without_parameters_is_told():
-    with pytest.raises(UsageError, match="net has no parameters"):
-        experiment.measure_networks(Setup(), {"net": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())})

@@ -12,6 +12,8 @@ from torch import nn
 from vertebra.errors import UsageError, VertebraError
 from vertebra.lab import NotRun, Options, Run, run, run_all
 from vertebra.lab.experiment import Kind, Verdict
+from vertebra.lab.statement import refusals
+from vertebra.lab.translation import Translation
 
 
 def tiny():
@@ -240,3 +242,14 @@ def test_two_at_once_do_not_harm_each_other(experiments):
     for thread in threads:
         thread.join()
     assert found[0].figures == found[1].figures and run("alpha").kept
+
+
+def test_refusals_for_one_reason_are_one_line():
+    def named(name):
+        return type(name, (nn.Sequential,), {})(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    strided = nn.Sequential(nn.Conv2d(3, 2, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    result = run(42, models=[named("One"), strided, named("Two")], quick=True)
+    assert refusals(result, Translation("en")) == [
+        "does not apply: One, Two: no convolution of it has a stride, so none leaves positions out."
+    ]

@@ -76,6 +76,7 @@ def test_a_size_that_nothing_tells_is_asked_for():
         (pooled().double(), "is in float64"),
         (pooled().to("meta"), "is on the meta device: it has no values. Return it built on the CPU"),
         (nn.Sequential(nn.LazyConv2d(2, 1), nn.Flatten()), "has lazy layers, whose sizes are not known yet"),
+        (nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), "has no parameters, so there is nothing to measure"),
         (nn.Sequential(nn.Conv2d(3, 2, 1)), "does not return logits .* so it is no classifier.$"),
     ],
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from vertebra.anatomy import inspect
+from vertebra.errors import UsageError
 from vertebra.introspect import preserved, saved_bytes_by_module
 from vertebra.models import ConvNet
 
@@ -58,6 +59,8 @@ def measure_kept(setup: Setup, network: nn.Module) -> Measured:
         checkpointed.set_activation_checkpointing(True)
     kept = {arm: kept_by_stage(own, images) for arm, own in arms.items()}
     totals = {arm: sum(stages.values()) for arm, stages in kept.items()}
+    if not totals[PLAIN]:
+        raise UsageError("nothing is kept for the backward pass: no parameter requires a gradient.")
     figures = {f"{KEPT} {arm}": Figure(total / _BATCH / 1e6, "MB an image") for arm, total in totals.items()}
     if len(arms) > 1:
         figures[RATIO] = Figure(totals[CHECKPOINTED] / totals[PLAIN], "×")

@@ -15,7 +15,7 @@ from .experiment import Verdict
 from .inline_svg import inline_svg
 from .result import Result
 from .runs import NotRun
-from .statement import claim_of, command, figure_rows, said_by
+from .statement import claim_of, command, figure_rows, refusals, said_by
 from .translation import Translation
 
 _CLASSES = {Verdict.HOLDS: "holds", Verdict.IN_PART: "part", Verdict.FAILS: "fails", Verdict.OPEN: "open"}
@@ -105,7 +105,7 @@ def _experiment(result: Result, t: Translation) -> dict[str, Any]:
         "source": t(claim.source),
         "rule": t(claim.rule),
         "reason": t(result.reason),
-        "refused": [f"{t(REFUSED)}: {t(reason)}" for reason in result.refused.values()],
+        "refused": refusals(result, t),
         "figures": figure_rows(result, t),
         "picture": picture,
         "caption": caption,

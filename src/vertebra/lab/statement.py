@@ -7,6 +7,7 @@ import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from .each_network import REFUSED
 from .experiment import Expected, Figure
 from .figure_text import agrees, interval, number
 from .result import Result
@@ -30,6 +31,15 @@ def said_by(stated_by: str, t: Translation) -> str:
 def claim_of(result: Result, t: Translation) -> str:
     """The claim in this language."""
     return result.claim.claim_ja if t.language == "ja" else result.claim.claim
+
+
+def refusals(result: Result, t: Translation) -> list[str]:
+    """A line for each reason why it does not apply to some of the networks: `"does not apply: a, b: it has no …"`."""
+    names: dict[str, list[str]] = {}
+    for name, reason in result.refused.items():
+        about = re.sub(rf"(?<![\w-]){re.escape(name)}(?![\w-])", "it", reason.removeprefix(f"{name}: "))
+        names.setdefault(about, []).append(name)
+    return [f"{t(REFUSED)}: {', '.join(own)}: {t(about)}" for about, own in names.items()]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from .each_network import REFUSED
 from .experiment import Verdict
 from .result import SCHEMA, Result
 from .runs import NotRun, Run
-from .statement import FigureRow, claim_of, figure_rows, figure_text, said_by
+from .statement import FigureRow, claim_of, figure_rows, figure_text, refusals, said_by
 from .translation import Translation
 
 _MOST = 3  # figures that are shown of each
@@ -51,7 +51,7 @@ def block(result: Result | NotRun, picture: Path | None, t: Translation, width: 
     else:
         rows = [row for row in figure_rows(result, t) if row.decides]
         lines += _figure_lines(rows if result.networks else rows[:_MOST], t, alone)
-    lines += [fill(f"{t(REFUSED)}: {t(reason)}", width, "  ") for reason in result.refused.values()]
+    lines += [fill(line, width, "  ") for line in refusals(result, t)]
     time = f"{result.seconds:.1f} s" if result.seconds < 60 else duration(result.seconds)
     kept = f", {t('kept from')} {result.date[:10]}" if result.kept else ""
     return "\n".join([*lines, f"  {picture} ({time}{kept})"])

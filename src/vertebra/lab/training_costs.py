@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch import nn
 from vertebra.anatomy import inspect
 from vertebra.introspect import Timings, count_saved_bytes, preserved
 
+from .cost_shares import NOT_RUN, not_run
 from .experiment import Figure, Setup
 from .forward_timing import ratio_figure, time_forward, time_training_steps
 from .user_networks import image_size, random_images
@@ -36,7 +38,8 @@ class Costs:
         """How much more one network costs than another, in times; of measured times with a 95 % interval."""
         if cost in self.timings:
             return ratio_figure(self.timings[cost], network, reference)
-        return Figure(self.figures[f"{network}: {cost}"].value / self.figures[f"{reference}: {cost}"].value, "×")
+        own, other = (self.figures[f"{name}: {cost}"].value for name in (network, reference))
+        return Figure(own / other if other else math.inf if own else 1, "×")
 
     def most(self, cost: str, names: Sequence[str]) -> str:
         """The network that costs more than each other, or "" if none is shown to."""
@@ -71,6 +74,8 @@ def measure_costs(setup: Setup, networks: Mapping[str, nn.Module], size: int | N
         with preserved(network):
             saved = count_saved_bytes(network.train(), images)
         figures[f"{name}: {PARAMETERS}"] = Figure(found.parameters)
+        if (unused := not_run(found.rows)).value:
+            figures[f"{name}: {NOT_RUN}"] = unused
         figures[f"{name}: {MACS}"] = Figure(found.macs)
         figures[f"{name}: {KEPT}"] = Figure(saved.total / _BATCH / 1e6, "MB an image")
         figures[f"{name}: {VALUES_KEPT}"] = Figure((saved.total - saved.indices) / _BATCH / 1e6, "MB an image")

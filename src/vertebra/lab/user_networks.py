@@ -58,6 +58,8 @@ def load_networks(models: Models) -> dict[str, nn.Module]:
         if (refusal := _refusal(network)) is not None:
             raise UsageError(f"{name} {refusal}")
         check_runs(name, network)
+        if next(network.parameters(), None) is None:
+            raise UsageError(f"{name} has no parameters, so there is nothing to measure.")
     return found
 
 
@@ -152,9 +154,7 @@ def _refusal(network: nn.Module) -> str | None:
         return "has lazy layers, whose sizes are not known yet. Run it once on an image before it is returned."
     if any(value.is_meta for value in values):
         return "is on the meta device: it has no values. Return it built on the CPU."
-    if any(value.is_quantized for value in values) or any(
-        ".quantized" in type(m).__module__ for m in network.modules()
-    ):
+    if any(".quantized" in type(module).__module__ for module in network.modules()):
         return "is quantised, and the lab measures networks in float32. Return it as it was before."
     for value in values:
         if value.is_floating_point() and value.dtype is not torch.float32:

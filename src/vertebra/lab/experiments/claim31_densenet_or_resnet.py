@@ -119,6 +119,6 @@ def judge_networks(measured: Measured) -> Judgement:
 def draw_networks(measured: Measured, canvas: Canvas) -> None:
     """Each cost, relative to the largest."""
     costs, names = measured.series["costs"], measured.series["networks"]
-    largest = {cost: max(measured.value(f"{name}: {cost}") for name in names) for cost in costs}
+    largest = {cost: max(measured.value(f"{name}: {cost}") for name in names) or 1 for cost in costs}
     shares = {name: [100 * measured.value(f"{name}: {cost}") / largest[cost] for cost in costs] for name in names}
     grouped_bars(canvas.subplots(), costs, shares, "relative to the network with the most of it, %")
