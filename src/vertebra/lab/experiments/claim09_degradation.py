@@ -39,9 +39,10 @@ CLAIM = Claim(
     "the same budget, still a smaller one than the plain network with 20.",
     source="He et al. 2015, Fig. 4 (18 and 34 layers, ImageNet) and Fig. 6 (20 to 110, CIFAR-10)",
     rule="Of the last epoch's training loss and of the training error after it: plain networks degrade if the smallest "
-    "loss of the deep one over the seeds is above the largest of the shallow one; residual ones do not if the largest "
-    "loss of the deep one is below the smallest of the shallow plain one, and its mean error at most 1 point above "
-    "that of the shallow residual one. Holds if both are so, in part if only the first, else it does not hold.",
+    "loss of the deep one over the seeds is above the largest of the shallow one, and its mean error more than 1 point "
+    "above; residual ones do not if the largest loss of the deep one is below the smallest of the shallow plain one, "
+    "and its mean error at most 1 point above that of the shallow residual one. Holds if both are so, in part if only the first, else "
+    "it does not hold.",
     decided_by=(Kind.TRAINING,),
     title="Training loss of plain and residual networks of 20 and 56 layers",
     caption="Digits, the same weights, batches and budget for all. A kind degrades with depth if its 56 layers "
@@ -75,9 +76,9 @@ def judge(measured: Measured) -> Judgement:
     plain, deep_plain, residual, deep_residual = (
         f"{kind}-{n}" for kind in ("plain", "residual") for n in (SHALLOW, DEEP)
     )
-    added_error = measured.value(f"{deep_residual}: training error") - measured.value(f"{residual}: training error")
-    degrades = min(last[deep_plain]) > max(last[plain])
-    trains = max(last[deep_residual]) < min(last[plain]) and added_error <= TOLERATED
+    error = {name: measured.value(f"{name}: training error") for name in (plain, deep_plain, residual, deep_residual)}
+    degrades = min(last[deep_plain]) > max(last[plain]) and error[deep_plain] - error[plain] > TOLERATED
+    trains = max(last[deep_residual]) < min(last[plain]) and error[deep_residual] - error[residual] <= TOLERATED
     decided_by = tuple(f"{name}: training loss" for name in (plain, deep_plain, residual, deep_residual))
     decided_by += (f"{deep_residual}: training error",)
     if not degrades:
