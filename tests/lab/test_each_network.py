@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 from vertebra.errors import UsageError
-from vertebra.lab.each_network import REFUSED, NotApplicableError, each_measured, judge_each, measure_each
+from vertebra.lab.each_network import REFUSED, NotApplicableError, by_reason, each_measured, judge_each, measure_each
 from vertebra.lab.experiment import Figure, Judgement, Measured, Setup, Verdict
 
 
@@ -60,5 +60,20 @@ def test_a_network_that_is_refused_leaves_the_others_their_verdict():
 
 
 def test_where_all_are_refused_the_reasons_name_each():
-    with pytest.raises(NotApplicableError, match=r"no room in one of 1. no room in two of 2."):
-        measure_each(_measure_wide, {"one": nn.Linear(1, 1), "two": nn.Linear(2, 1)}, Setup())
+    with pytest.raises(NotApplicableError, match=r"^one: no room in it of 1. two, three: no room in it of 2.$"):
+        measure_each(_measure_wide, {"one": nn.Linear(1, 1), "two": nn.Linear(2, 1), "three": nn.Linear(2, 1)}, Setup())
+
+
+def test_a_name_that_is_a_word_of_the_reason_too_is_replaced_once():
+    assert by_reason({"one": "one has no two maps at one size.", "net": "net: too few."}) == {
+        "it has no two maps at one size.": ["one"],
+        "too few.": ["net"],
+    }
+
+
+def test_a_reason_without_the_network_gets_its_name():
+    def refuse(name, network):
+        raise UsageError("a ratio needs two.")
+
+    with pytest.raises(NotApplicableError, match=r"^ratio: a ratio needs two.$"):
+        measure_each(refuse, {"ratio": nn.Linear(1, 1)}, Setup())

@@ -42,15 +42,26 @@ def measure_each(
         figures |= {f"{name}: {what}": figure for what, figure in measured.figures.items()}
         series[name] = dict(measured.series)
     if not series:
-        raise NotApplicableError(" ".join(refused.values()))
+        whole = " ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason(refused).items())
+        raise NotApplicableError(whole if len(refused) > 1 else next(iter(refused.values()), "There is no network."))
     return Measured(figures, {"networks": series} | ({REFUSED: refused} if refused else {}))
+
+
+def by_reason(refused: Mapping[str, str]) -> dict[str, list[str]]:
+    """The names of refused networks by the reason, which has "it" in place of the name."""
+    names: dict[str, list[str]] = {}
+    for name, reason in refused.items():
+        # Once: the name may be a word that the reason has again, such as "one".
+        about = re.sub(rf"(?<![\w-]){re.escape(name)}(?![\w-])", "it", reason, count=1).removeprefix("it: ")
+        names.setdefault(about, []).append(name)
+    return names
 
 
 def _about(name: str, network: nn.Module, message: str) -> str:
     """A message about a network with its name, where the message has its class."""
     kind = re.escape(type(network).__name__)
-    message = re.sub(rf"\b[Tt]his {kind}\b|^{kind}\b", lambda _: name, message)
-    return message if name in message else f"{name}: {message}"
+    message, count = re.subn(rf"\b[Tt]his {kind}\b|^{kind}\b", lambda _: name, message)
+    return message if count or re.match(rf"{re.escape(name)}\b", message) else f"{name}: {message}"
 
 
 def each_measured(measured: Measured) -> dict[str, Measured]:

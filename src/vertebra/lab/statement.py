@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .each_network import REFUSED
+from .each_network import REFUSED, by_reason
 from .experiment import Expected, Figure
 from .figure_text import agrees, interval, number
 from .result import Result
@@ -35,10 +35,7 @@ def claim_of(result: Result, t: Translation) -> str:
 
 def refusals(result: Result, t: Translation) -> list[str]:
     """A line for each reason why it does not apply to some of the networks: `"does not apply: a, b: it has no …"`."""
-    names: dict[str, list[str]] = {}
-    for name, reason in result.refused.items():
-        about = re.sub(rf"(?<![\w-]){re.escape(name)}(?![\w-])", "it", reason.removeprefix(f"{name}: "))
-        names.setdefault(about, []).append(name)
+    names = by_reason(result.refused)
     return [f"{t(REFUSED)}: {', '.join(own)}: {t(about)}" for about, own in names.items()]
 
 
