@@ -117,3 +117,9 @@ def test_without_scikit_learn_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr(sys, "meta_path", [finder for finder in sys.meta_path if "editable" not in repr(finder)])
     with pytest.raises(MissingExtraError, match=r"the data set digits needs .*'vertebra\[train\]'"):
         digits()
+
+
+def test_duplicates_alone_cannot_be_split():
+    found = digits()
+    with pytest.raises(UsageError, match="digits has no photos for validation: duplicates stay together"):
+        replace(found, pictures=np.zeros_like(found.pictures)).split(0)

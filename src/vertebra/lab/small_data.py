@@ -88,11 +88,20 @@ class ImageSet:
         return replace(self, pixels=resized(self.pixels, size))
 
     def split(self, seed: int) -> Images:
-        """Split by the seed, a quarter of each class for validation, unless the data set has that split."""
+        """Split by the seed, a quarter of each class for validation, unless the data set has that split.
+
+        Raises:
+            UsageError: all would be on one side, since they are duplicates of one another.
+        """
         is_val = np.array([split == "val" for split in self.splits])
         if not is_val.any():
             is_val = _stratified(self.labels, self.pictures, seed)
         train, val = np.nonzero(~is_val)[0], np.nonzero(is_val)[0]
+        if not len(train) or not len(val):
+            raise UsageError(
+                f"{self.name} has no photos for {'validation' if len(train) else 'training'}: duplicates stay "
+                "together, and too many are duplicates. Give a folder with more different photos."
+            )
         return Images(
             self.name, self.classes, seed, self.pixels[train], self.labels[train], self.pixels[val], self.labels[val]
         )  # fmt: skip
