@@ -41,8 +41,8 @@ CLAIM = Claim(
     rule="Of the last epoch's training loss and of the training error after it: plain networks degrade if the smallest "
     "loss of the deep one over the seeds is above the largest of the shallow one, and its mean error more than 1 point "
     "above; residual ones do not if the largest loss of the deep one is below the smallest of the shallow plain one, "
-    "and its mean error at most 1 point above that of the shallow residual one. Holds if both are so, in part if only the first, else "
-    "it does not hold.",
+    "and its mean error at most 1 point above that of the shallow residual one. Holds if both are so, in part if only "
+    "the first, else it does not hold.",
     decided_by=(Kind.TRAINING,),
     title="Training loss of plain and residual networks of 20 and 56 layers",
     caption="Digits, the same weights, batches and budget for all. A kind degrades with depth if its 56 layers "
