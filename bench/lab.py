@@ -1,39 +1,36 @@
-"""Every claim's experiment in full, as `vertebra lab run all --data CALTECH101` runs them: verdicts, figures, seconds.
+"""Every claim's experiment in full, as `vertebra lab run` runs them: verdicts, figures, seconds.
 
-Kept results are used again, so that a second run repeats what has changed; `-n` is the number of seeds, 0 for as many
-as each experiment says.
+Claims about Caltech-101 and about scaling run with `--data CALTECH101`. Kept results are used again, so that a second
+run repeats what has changed; `-n` is the number of seeds, 0 for as many as each experiment says.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import _common
 
-from vertebra.lab import Result, run_all
+from vertebra.lab import entries, run
 from vertebra.progress import progress_bar
 
 DATA = _common.ROOT.parent / "shared" / "data" / "caltech101"
+ON_PHOTOS = ("parameters-and-overfitting", "compound-scaling")
 PACKAGES = ("torch", "numpy", "scikit-learn")
 
 
 def measure(n: int) -> Path:
     start = time.perf_counter()
-    data = DATA if DATA.is_dir() else None
-    results, failed = {}, []
-    with progress_bar("experiments") as progress:
-        for result in run_all(data=data, seeds=n or None, progress=progress):
-            if isinstance(result, Result):
-                print(f"{result.number} {result.name}: {result.verdict} ({result.seconds:.0f} s)", flush=True)
-                # What a reader of the claims needs; where the user's folder lies is nobody's business.
-                results[result.name] = portable(result.to_dict(), data)
-            else:
-                failed.append(f"{result.name}: {result.reason}")
-    if failed:
-        sys.exit("\n".join(failed))
+    results = {}
+    for entry in entries():
+        seeds = n if n and entry.load().CLAIM.seeds else None
+        data = DATA if entry.name in ON_PHOTOS and DATA.is_dir() else None
+        with progress_bar(entry.name) as progress:
+            result = run(entry.name, data=data, seeds=seeds, progress=progress)
+        print(f"{result.number} {result.name}: {result.verdict} ({result.seconds:.0f} s)", flush=True)
+        # What a reader of the claims needs; where the user's folder lies is nobody's business.
+        results[result.name] = portable(result.to_dict(), data)
     return _common.write("lab", PACKAGES, {"seconds": round(time.perf_counter() - start, 1), "results": results})
 
 
