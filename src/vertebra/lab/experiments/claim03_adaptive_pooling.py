@@ -42,7 +42,7 @@ CLAIM = Claim(
     title="What adaptive pooling makes of other input sizes",
     caption="The pooling always hands on 7 × 7 values; fewer of them are independent where it repeats values. Right, "
     "where training ran: a network tested at sizes other than its own (dashed); bands are the range over seeds.",
-    seconds=15,
+    seconds=9,
     seeds=3,
     least_data=(1, 1),
     expected={

@@ -47,7 +47,7 @@ CLAIM = Claim(
     caption="Each dot is one training, each bar the mean; higher is better. Training images are centred; shifted "
     "images lie 2 pixels off, in four directions. 10 and 100 are training images a class. A quick run shows the "
     "parameters alone.",
-    seconds=45,
+    seconds=43,
     seeds=5,
     expected={
         "parameters of VGG-16": Expected(138_357_544, "counts"),

@@ -51,7 +51,7 @@ CLAIM = Claim(
     networks_title="Gradients by depth of each network, and without its additions",
     networks_caption="Norm of the gradient at each layer's output, for images of noise; dashed: without the skip "
     "connections. A line that falls towards the left means that gradients vanish.",
-    seconds=20,
+    seconds=6,
     seeds=3,
     expected={"residual: cosine by depth, exponent": Expected(-0.5, "Balduzzi et al. 2017, fully connected", 0.3)},
 )

@@ -49,7 +49,7 @@ CLAIM = Claim(
     networks_title="Gradient by path length",
     networks_caption="Share of the input gradient that paths through so many of the branches carry, for images of "
     "noise; untrained unless it comes with weights. The further left, the more passes through the additions.",
-    seconds=60,
+    seconds=25,
     seeds=3,
     is_quick=False,
     expected={

@@ -41,7 +41,7 @@ CLAIM = Claim(
     caption="Bars above 1 cost more than the bottleneck of 256 channels. Times are of untrained blocks.",
     networks_title="MACs of networks with bottlenecks, and with two plain 3×3 in their place",
     networks_caption="A bottleneck is a 1×1 that narrows, a larger convolution and a 1×1 that restores.",
-    seconds=12,
+    seconds=10,
     expected={
         **{f"weights, {name}": Expected(n, "counts") for name, n in ((PLAIN, 1_179_648), (BOTTLENECK, 69_632))},
         f"weights, {NARROW}": Expected(73_728, "counts; He 2015 Fig. 5"),

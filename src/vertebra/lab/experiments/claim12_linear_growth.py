@@ -41,7 +41,7 @@ CLAIM = Claim(
     networks_title="Steps between the concatenations of a network",
     networks_caption="Steps from one concatenation to the next at the same resolution, and those that keep all of the "
     "one before and add the most frequent number. Where both bars are equal, channels grow linearly.",
-    seconds=3,
+    seconds=2,
     expected={f"{way} block {i}": Expected(n, "counts") for way, ns in BLOCKS.items() for i, n in enumerate(ns, 1)},
 )
 STEPS, KEPT = "layers, with all growth rates", "values kept"

@@ -43,7 +43,7 @@ CLAIM = Claim(
     title="DenseNet's gradients over the growth rate",
     caption="A line that rises means that a smaller growth rate makes gradients smaller; only if the first one's rises "
     "more steeply than the last one's do they grow less between the two. Bands: range of the seeds.",
-    seconds=45,
+    seconds=24,
     seeds=3,
 )
 FIRST, RATIO, TRAINED = "slope, first convolution", "slope, first over last", ", trained"

@@ -46,7 +46,7 @@ CLAIM = Claim(
     "faster than the depth. Right: below 1 it saves, above 1 it costs. Untrained.",
     networks_title="Kept for the backward pass",
     networks_caption="For one image. With checkpointing the input of each block is kept, and the rest computed again.",
-    seconds=40,
+    seconds=30,
     expected={
         f"{name}{a}": Expected(mb, "counts", 0.01) for a in ARMS for name, mb in zip(BYTES, KNOWN[a], strict=True)
     }

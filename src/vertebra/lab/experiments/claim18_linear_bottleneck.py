@@ -44,7 +44,7 @@ CLAIM = Claim(
     caption="Left: variance of a spiral that a linear decoder cannot recover behind a ReLU in so many channels, median "
     "of 200 random maps. Right, where it was run: each dot is a training on 8 × 8 digits; an activation costs where "
     "relu6 lies to the right of linear.",
-    seconds=40,
+    seconds=33,
     seeds=5,
     expected={
         "blocks": Expected(17, "torchvision 0.29"),

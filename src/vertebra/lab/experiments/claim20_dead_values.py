@@ -42,7 +42,7 @@ CLAIM = Claim(
     title="Values without slope by activation, and what SiLU gains",
     caption="Left: share of values whose slope is below 0.001, with depthwise convolutions (untrained in a quick run). "
     "Right: if SiLU made up for these, it would gain more over ReLU6 with them than with dense ones. One dot a seed.",
-    seconds=80,
+    seconds=70,
     seeds=5,
     expected={
         "SiLU: least value": Expected(-0.278, "calculus", 0.002),

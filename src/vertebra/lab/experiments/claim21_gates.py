@@ -39,7 +39,7 @@ CLAIM = Claim(
     title="How trained gates differ, and accuracy with other gates",
     caption="Above: standard deviation of the gates, mean of the layers; shuffled classes show what chance makes, "
     "untrained rows what random weights do. Below: accuracy with gates replaced. One dot a seed, bars are means.",
-    seconds=30,
+    seconds=16,
     seeds=5,
     is_quick=False,
     least_data=LEAST_DATA,

@@ -35,7 +35,7 @@ CLAIM = Claim(
     caption="Channels of each image are set to 0 before the last 1×1 of all blocks of a network trained here. If what "
     "has low gates were not needed, the row of the lowest gates would be where that of none is. One dot a seed, bars "
     "are means.",
-    seconds=30,
+    seconds=16,
     seeds=5,
     is_quick=False,
     least_data=LEAST_DATA,

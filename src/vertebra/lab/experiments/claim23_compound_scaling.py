@@ -39,7 +39,7 @@ CLAIM = Claim(
     title="What scaling costs, and what it gains at equal MACs",
     caption="MACs over B0's: orange scales EfficientNet-B0 in one way alone, blue are B1 to B7, scaled in all three. "
     "With --data, right: accuracy of a small network scaled to about equal MACs; one dot a seed, bars are means.",
-    seconds=110,
+    seconds=95,
     seeds=3,
     least_data=(scaled.CLASSES, scaled.PER_CLASS),
     expected={f"B{i}: MACs": Expected(macs, "counts", 0.001) for i, macs in enumerate(_MACS)}

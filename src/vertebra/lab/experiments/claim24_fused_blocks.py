@@ -33,7 +33,7 @@ CLAIM = Claim(
     title="EfficientNet-B4: speed as more stages are fused, and time by stage",
     caption="Left: speed relative to B4 without fused stages, predicted from the peaks of devices (lines) and measured "
     "in the paper (dashed). Right: time fused over MBConv on this machine, untrained; crosses are predicted.",
-    seconds=60,
+    seconds=33,
     expected={
         "none: parameters": Expected(19.34, "counts", 0.001),
         "stages 1–3: parameters": Expected(19.94, "counts; the paper has 20.0", 0.001),

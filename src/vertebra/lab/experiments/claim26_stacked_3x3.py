@@ -39,7 +39,7 @@ CLAIM = Claim(
     decided_by=(Kind.COUNT,),
     title="Weights of stacked 3×3 convolutions and of single larger kernels",
     caption="Same receptive field, same channels: where the upper bar is shorter, the stack needs fewer weights.",
-    seconds=2,
+    seconds=1,
     expected={
         **{name: Expected(value, "Simonyan & Zisserman 2015, Table 1") for name, value in _TABLE_1.items()},
         "field of two 3×3": Expected(5, "Simonyan & Zisserman 2015, section 2.3"),

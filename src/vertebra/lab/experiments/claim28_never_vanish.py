@@ -44,7 +44,7 @@ CLAIM = Claim(
     caption="Untrained, 56 layers. Left: gradient norm at the last convolution of each block, over the last "
     "block's; below 1 gradients shrink towards the input. Right: share of values at which the ReLU after the "
     "addition stops the gradient, by block of ResNet-50. Bands are the range over seeds.",
-    seconds=8,
+    seconds=2,
     seeds=3,
     expected={
         "F = -x: largest output": Expected(0, "algebra"),

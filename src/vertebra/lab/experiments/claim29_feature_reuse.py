@@ -48,7 +48,7 @@ CLAIM = Claim(
     caption="Left: the longer a bar, the more the network needs that map; the lower bar of a pair is what layers "
     "behind the next one need of it. Right: mean absolute weight of each row by source, relative to its largest. A "
     "quick run shows the connections alone.",
-    seconds=40,
+    seconds=14,
     seeds=3,
     expected={
         "first channels equal to the block's input": Expected(64, "counts"),

@@ -41,7 +41,7 @@ CLAIM = Claim(
     "measured, are of untrained networks on this machine, with 95 % intervals.",
     networks_title="What the networks cost",
     networks_caption="Each cost relative to the network that has the most of it; times are of this machine.",
-    seconds=45,
+    seconds=35,
     expected={
         f"{DENSE}: parameters": Expected(14.1e6, "counts", 0.01),
         f"{RESIDUAL}: parameters": Expected(25.6e6, "counts", 0.01),

@@ -36,7 +36,7 @@ CLAIM = Claim(
     caption="Left: ResNet's shortcuts are additions, DenseNet's reuse of features is concatenation, squeeze-excitation "
     "is a gate. Right: MACs at 224 × 224, or at the size that a network of yours is for.",
     networks_title="Operations that join feature maps, and MACs",
-    seconds=3,
+    seconds=2,
     expected={
         "mobilenet_v2: additions": Expected(10, "torchvision 0.29"),
         "mobilenet_v2: concatenations": Expected(0, "torchvision 0.29"),

@@ -32,7 +32,7 @@ CLAIM = Claim(
     title="One dense 3×3 instead of 1×1 and depthwise 3×3",
     caption="Untrained, on noise. Left: what the best dense 3×3 leaves unexplained of the output. Right: a kernel that "
     "merges the two has one singular value in each slice; FusedMBConv's may have all.",
-    seconds=2,
+    seconds=1,
     seeds=5,
     expected={
         "error with nothing between": Expected(0, "algebra: below 1e-12", 1e-12),

@@ -34,7 +34,7 @@ CLAIM = Claim(
     title="V2-S: what fusing costs and saves, and what limits MBConv",
     caption="Upper: fused over MBConv in the stages that V2-S fuses; below 1 it saves. Lower: share of their predicted "
     "time that is bound by memory; devices that compute little for each byte come first.",
-    seconds=2,
+    seconds=1,
     expected={
         "stage2: convolutions, MBConv": Expected(20, "counts"),
         "stage2: convolutions, fused": Expected(8, "counts"),

@@ -32,7 +32,7 @@ CLAIM = Claim(
     title="V2-S: time of a stage with FusedMBConv, relative to MBConv",
     caption="Below the line FusedMBConv is faster. Points are lower bounds from the peaks of each device; on the "
     "right, dots are measured on this machine, untrained, with 95 % intervals, and crosses are predicted for it.",
-    seconds=45,
+    seconds=30,
 )
 SIZE, BATCH = 384, 16
 

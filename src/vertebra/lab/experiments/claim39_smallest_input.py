@@ -36,7 +36,7 @@ CLAIM = Claim(
     title="The smallest square image that runs, beside the size that the code states",
     caption="Each size is tried, from one pixel up, in evaluation mode. Two bars of one length mean that the "
     "stated size is the limit; a shorter measured bar means that the network runs on smaller images than stated.",
-    seconds=5,
+    seconds=3,
     expected={
         "vgg16: smallest input": Expected(32, "a run"),
         "googlenet: smallest input": Expected(15, "a run"),

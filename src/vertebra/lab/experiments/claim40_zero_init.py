@@ -49,7 +49,7 @@ CLAIM = Claim(
     caption="Left: values of the output that differ from those of the shortcuts alone, untrained; none if each block "
     "begins as the identity. Right: training loss of residual-56 on the digits by epoch; bands are the range over "
     "seeds.",
-    seconds=75,
+    seconds=30,
     seeds=5,
     expected={
         **{f"{name}, γ = 0: values that differ": Expected(0, "Goyal et al. 2017, 5.1") for name in BUILDERS},

@@ -40,7 +40,7 @@ CLAIM = Claim(
     "range of the seeds: how many times as large with the heads' losses as without; above 1 they bring gradient.",
     networks_title="Parameters of heads that run in training alone",
     networks_caption="All parameters of the network, and those that evaluation does not use.",
-    seconds=12,
+    seconds=5,
     seeds=5,
     expected={
         HEADS: Expected(2, "source"),

@@ -43,7 +43,7 @@ CLAIM = Claim(
     networks_title="Positions read by a network's convolutions with a stride",
     networks_caption="Of the map that each convolution with a stride reads, the positions that have a gradient: in the "
     "worst place and on average. Below 100 % some are read by nothing.",
-    seconds=4,
+    seconds=1,
     expected={
         "MACs": Expected(4_089_184_256, "counts"),
         f"MACs, {MOVED}": Expected(3_857_973_248, "counts"),
