@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,9 @@ def _network_lines(result: Result, t: Translation) -> list[str]:
     table = [["", *networks]] if wanted else []
     for what in wanted:
         found = [result.figures.get(f"{network}: {what}") for network in networks]
-        table.append([t(what), *("-" if figure is None else figure_text(figure, t) for figure in found)])
+        # n and intervals are in the page and the JSON: there is no room for them side by side.
+        values = [figure and figure_text(replace(figure, n=1, interval=None), t) for figure in found]
+        table.append([t(what), *(value or "-" for value in values)])
     widths = [max(map(cells, column)) for column in zip(*table, strict=True)]
     return ["  " + "  ".join(map(_padded, row, widths)).rstrip() for row in table]
 
