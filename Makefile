@@ -17,8 +17,9 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 PROGRAMS := chromium nginx-light openssl
-# Bytecode is made of what is imported, when it is: of all packages it would take as long as installing them.
+# Bytecode is made afterwards, by all cores: pip makes it with one, which takes as long as the rest of the installation.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-compile
+COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib >/dev/null || true
 
 .DEFAULT_GOAL := help
 .PHONY: help demo check test slow lint hooks programs bench web clean
@@ -35,11 +36,13 @@ $(BIN)/python:
 $(VENV)/.stamp-demo: pyproject.toml | $(BIN)/python
 	@echo "Installing Vertebra and torch into $(VENV) (once; a few minutes where torch is not cached yet) ..."
 	$(PIP) --editable '.[torch]' scikit-learn
+	@$(COMPILE)
 	@touch $@
 
 $(VENV)/.stamp-test: pyproject.toml | $(BIN)/python
 	@echo "Installing Vertebra with its test tools into $(VENV) (once; a few minutes where torch is not cached yet) ..."
 	$(PIP) --editable '.[test]'
+	@$(COMPILE)
 	@touch $(VENV)/.stamp-demo $@
 
 demo: $(VENV)/.stamp-demo

@@ -41,7 +41,7 @@ def test_the_commands_write_json_in_one_way_only():
     own = {"cache.py", "card.py", "export/prepare_network.py"}
     own |= {"model_checksum.py", "models/weight_reader.py", "runtime/autotune.py"}
     own |= {"runtime/resumed_rows.py", "runtime/run_record.py", "serve/api_errors.py", "serve/model_source.py"}
-    own |= {"serve/loaded_model.py", "strict_json.py"}
+    own |= {"serve/loaded_model.py", "strict_json.py", "lab/result.py", "lab/result_cache.py"}
     own |= {
         "train/run_checkpoint.py",
         "train/run_folder.py",

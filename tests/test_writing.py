@@ -27,6 +27,7 @@ EXCEPTIONS = {
     ("bench/timing.py", "open"): "the null device, for what libraries print",
     ("bench/network_files.py", "save"): "into that folder",
     ("bench/backends.py", "TemporaryDirectory"): "what other tools convert; removed at once",
+    ("lab/picture.py", "savefig"): "into memory; the result writes it",
     ("loading.py", "mkdtemp"): "a folder in that one, for a network of one's own that is exported for one run",
     ("cache.py", "mkdtemp"): "a process's own, for what the cache cannot keep; it goes with the process",
     ("data/named_datasets.py", "mkdtemp"): "a folder of photos, which takes its name once it is whole",
