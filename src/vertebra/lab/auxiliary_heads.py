@@ -41,7 +41,7 @@ def googlenet_without_batch_norm() -> GoogLeNet:
     return GoogLeNet(blocks=(_Convolution, inception, head))
 
 
-def logits_of(output: object) -> list[Tensor]:
+def all_logits(output: object) -> list[Tensor]:
     """All logits (N, classes) that a network returns, its main classifier's first."""
     return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.ndim == 2]
 
@@ -49,7 +49,7 @@ def logits_of(output: object) -> list[Tensor]:
 def heads_in_training(network: nn.Module, images: Tensor) -> int:
     """How many logits a network returns in training beside its main classifier's."""
     with torch.no_grad(), preserved(network):
-        return len(logits_of(network.train()(images))) - 1
+        return len(all_logits(network.train()(images))) - 1
 
 
 def parameters_not_evaluated(rows: Iterable[Row]) -> int:
@@ -72,7 +72,7 @@ def gradients_by_loss(network: nn.Module, images: Tensor) -> tuple[tuple[LayerGr
     labels = torch.arange(len(images), device=images.device)
 
     def loss(weight: float, output: object) -> Tensor:
-        main, *auxiliary = (F.cross_entropy(logits, labels % logits.shape[1]) for logits in logits_of(output))
+        main, *auxiliary = (F.cross_entropy(logits, labels % logits.shape[1]) for logits in all_logits(output))
         return main + weight * sum(auxiliary) if weight else main
 
     network.train()

@@ -19,7 +19,7 @@ BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY = (
 COLORS = (BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY)
 
 
-def number(value: float) -> str:
+def bar_text(value: float) -> str:
     """Three figures, or all digits before the point: "0.39", "18.4", "5,549"; nothing for NaN."""
     if value != value:
         return ""
@@ -29,7 +29,7 @@ def number(value: float) -> str:
 def bars(axes: Any, values: Mapping[str, float], label: str, text: str | None = None, color: Any = BLUE) -> None:
     """Horizontal bars, one per name from the top down, each with its value written behind it."""
     drawn = axes.barh(list(values), list(values.values()), color=color)
-    texts = [number(value) if text is None else text.format(value) for value in values.values()]
+    texts = [bar_text(value) if text is None else text.format(value) for value in values.values()]
     axes.bar_label(drawn, texts, padding=3, fontsize=9)
     axes.invert_yaxis()
     axes.set_xlabel(label)
@@ -45,7 +45,7 @@ def grouped_bars(
     for i, ((name, values), color) in enumerate(zip(series.items(), COLORS, strict=False)):
         positions = [row + (i - (len(series) - 1) / 2) * height for row in range(len(groups))]
         drawn = axes.barh(positions, values, height, label=name, color=color)
-        axes.bar_label(drawn, [number(value) for value in values], padding=3, fontsize=fontsize)
+        axes.bar_label(drawn, [bar_text(value) for value in values], padding=3, fontsize=fontsize)
     axes.set_yticks(range(len(groups)), groups, fontsize=min(10, fontsize + 1))
     axes.invert_yaxis()
     axes.set_xlabel(label)
@@ -168,3 +168,10 @@ def device_axis(axes: Any, flops_per_byte: Mapping[str, float]) -> None:
     axes.set(xscale="log", xlabel="FLOPs per byte of the device")
     for i, (name, place) in enumerate(flops_per_byte.items()):
         axes.annotate(name, (place, 0.01 + 0.05 * (i % 3)), xycoords=("data", "axes fraction"), fontsize=8)
+
+
+def losses_by_epoch(axes: Any, losses: Mapping[str, Sequence[Sequence[float]]]) -> None:
+    """Training loss by epoch on a logarithmic axis: for each arm a line for its mean and a band for its seeds."""
+    lines = {name: {i + 1.0: list(at) for i, at in enumerate(zip(*own, strict=True))} for name, own in losses.items()}
+    seed_lines(axes, lines, "epoch", "training loss")
+    axes.set_yscale("log")

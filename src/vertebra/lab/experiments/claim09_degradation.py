@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from vertebra.lab.charts import seed_lines
+from vertebra.lab.charts import losses_by_epoch
 from vertebra.lab.experiment import Claim, Figure, Judgement, Kind, Measured, Setup, Verdict
 from vertebra.lab.fit import Protocol
 from vertebra.lab.fit_all import fit_all
@@ -94,8 +94,4 @@ def judge(measured: Measured) -> Judgement:
 
 def draw(measured: Measured, canvas: Canvas) -> None:
     """Loss by epoch."""
-    axes = canvas.subplots()
-    losses = measured.series["losses"]
-    lines = {name: {i + 1.0: list(at) for i, at in enumerate(zip(*own, strict=True))} for name, own in losses.items()}
-    seed_lines(axes, lines, "epoch", "training loss")
-    axes.set_yscale("log")
+    losses_by_epoch(canvas.subplots(), measured.series["losses"])

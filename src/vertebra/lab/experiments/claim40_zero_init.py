@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from vertebra.introspect import ablated_blocks, batch_statistics, residual_blocks
-from vertebra.lab.charts import grouped_bars, seed_lines
+from vertebra.lab.charts import grouped_bars, losses_by_epoch
 from vertebra.lab.experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Setup, Verdict
 from vertebra.lab.fit import Protocol
 from vertebra.lab.fit_all import fit_all
@@ -121,10 +121,5 @@ def draw(measured: Measured, canvas: Canvas) -> None:
     shares = {f"γ = {g}": [measured.value(f"{n}, γ = {g}: values that differ") for n in groups] for g in (0, 1)}
     grouped_bars(left, groups, shares, "values that differ, %")
     for axes in right:
-        losses = measured.series["losses"]
-        lines = {
-            name: {i + 1.0: list(at) for i, at in enumerate(zip(*own, strict=True))} for name, own in losses.items()
-        }
-        seed_lines(axes, lines, "epoch", "training loss")
-        axes.set_yscale("log")
+        losses_by_epoch(axes, measured.series["losses"])
         axes.axhline(REACHED, color="0.6", linestyle="--", linewidth=1)
