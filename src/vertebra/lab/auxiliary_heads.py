@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
-from vertebra.graph.cost import Kind
-from vertebra.graph.rows import Row
 from vertebra.introspect import LayerGradient, gradient_norms, preserved
 from vertebra.models.googlenet import GoogLeNet, Inception, InceptionAux
 
+from .cost_shares import parameters_not_run
 from .experiment import Figure
 from .user_networks import inspect_own
 
@@ -52,16 +51,11 @@ def heads_in_training(network: nn.Module, images: Tensor) -> int:
         return len(all_logits(network.train()(images))) - 1
 
 
-def parameters_not_evaluated(rows: Iterable[Row]) -> int:
-    """Parameters of modules that do not run in evaluation."""
-    return sum(row.parameters for row in rows if row.kind is Kind.UNUSED)
-
-
 def head_counts(network: nn.Module, images: Tensor) -> dict[str, Figure]:
     """Heads in training, parameters of the network, and those that evaluation does not use."""
-    total, unused = sum(p.numel() for p in network.parameters()), parameters_not_evaluated(inspect_own(network).rows)
-    figures = {HEADS: Figure(heads_in_training(network, images)), "parameters": Figure(total), UNUSED: Figure(unused)}
-    return figures | {SHARE: Figure(100 * unused / total, "%")}
+    total, unused = sum(p.numel() for p in network.parameters()), parameters_not_run(inspect_own(network).rows)
+    figures = {HEADS: Figure(heads_in_training(network, images)), "parameters": Figure(total), UNUSED: unused}
+    return figures | {SHARE: Figure(100 * unused.value / total, "%")}
 
 
 def gradients_by_loss(network: nn.Module, images: Tensor) -> tuple[tuple[LayerGradient, ...], ...]:

@@ -24,7 +24,7 @@ def running(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if row.kind is not Kind.UNUSED]
 
 
-def not_run(rows: Iterable[Row]) -> Figure:
+def parameters_not_run(rows: Iterable[Row]) -> Figure:
     """The parameters of layers that evaluation does not run."""
     return Figure(sum(row.parameters for row in rows if row.kind is Kind.UNUSED))
 
@@ -82,6 +82,6 @@ def cost_shares(found: Anatomy) -> Measured:
     figures |= {f"{cost}: {DENSE}": Figure(dense[cost]) for cost in COSTS}
     figures["parameters: largest layer"] = Figure(largest)
     figures["share of the parameters: largest layer"] = Figure(100 * largest / max(whole["parameters"], 1), "%")
-    figures[NOT_RUN] = not_run(found.layers)
+    figures[NOT_RUN] = parameters_not_run(found.layers)
     stages = {stage: own["parameters"] for stage, own in costs_by(lambda row: row.stage, rows).items()}
     return Measured(figures, {"kinds": of_kinds, "stages": stages})

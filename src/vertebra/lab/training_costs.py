@@ -11,7 +11,7 @@ from torch import nn
 from vertebra.anatomy import inspect
 from vertebra.introspect import Timings, count_saved_bytes, preserved
 
-from .cost_shares import NOT_RUN, not_run
+from .cost_shares import NOT_RUN, parameters_not_run
 from .experiment import Figure, Setup
 from .forward_timing import ratio_figure, time_forward, time_training_steps
 from .user_networks import image_size, random_images
@@ -74,7 +74,7 @@ def measure_costs(setup: Setup, networks: Mapping[str, nn.Module], size: int | N
         with preserved(network):
             saved = count_saved_bytes(network.train(), images)
         figures[f"{name}: {PARAMETERS}"] = Figure(found.parameters)
-        if (unused := not_run(found.rows)).value:
+        if (unused := parameters_not_run(found.rows)).value:
             figures[f"{name}: {NOT_RUN}"] = unused
         figures[f"{name}: {MACS}"] = Figure(found.macs)
         figures[f"{name}: {KEPT}"] = Figure(saved.total / _BATCH / 1e6, "MB an image")

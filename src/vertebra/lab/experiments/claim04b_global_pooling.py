@@ -12,7 +12,7 @@ from vertebra.anatomy import inspect
 from vertebra.introspect import add_fully_connected_layers, pool_globally
 from vertebra.lab.charts import network_bars, stacked_bars
 from vertebra.lab.classifier_head import head_of
-from vertebra.lab.cost_shares import NOT_RUN, costs, not_run, running
+from vertebra.lab.cost_shares import NOT_RUN, costs, parameters_not_run, running
 from vertebra.lab.each_network import judge_each, measure_each
 from vertebra.lab.experiment import Claim, Expected, Figure, Judgement, Kind, Measured, Setup, Verdict
 from vertebra.lab.user_networks import inspect_own
@@ -117,7 +117,8 @@ def _count(name: str, network: nn.Module) -> Measured:
     rows = inspect_own(network).rows
     head, total = head_of(name, rows), costs(running(rows))["parameters"]
     pooled = total - head.parameters + head.pooled_parameters
-    figures = {"parameters": Figure(total), "parameters in the head": Figure(head.parameters), NOT_RUN: not_run(rows)}
+    figures = {"parameters": Figure(total), "parameters in the head": Figure(head.parameters)}
+    figures[NOT_RUN] = parameters_not_run(rows)
     saved = Figure(100 * (total - pooled) / total, "%")
     return Measured(figures | {"parameters with a pooled head": Figure(pooled), SAVED: saved})
 
