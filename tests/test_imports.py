@@ -67,6 +67,7 @@ ROOMS = {
     "graph": BASE | {"models"},
     "anatomy": BASE | {"models", "graph"},
     "introspect": BASE | {"models", "graph"},
+    "explore": BASE | {"introspect", "anatomy", "models", "graph", "report"},
     "lab": BASE | {"introspect", "anatomy", "train", "models", "graph", "data", "report", "__init__"},
     "data": BASE | {"runtime", "report"},
     "export": BASE | {"models", "graph", "__init__"},  # the last for its version
@@ -122,6 +123,7 @@ PACKAGES = {
     "graph": {"torch", "numpy", "onnx"},
     "anatomy": {"torch", "numpy", "pandas", "onnx", "onnxruntime", "matplotlib"},
     "introspect": {"torch", "numpy"},
+    "explore": {"torch", "numpy", "PIL"},
     "lab": {"torch", "numpy", "PIL", "sklearn", "matplotlib"},
     "report": {"PIL", "jinja2", "markupsafe"},
     "data": {"numpy", "PIL", "pyarrow", "sklearn", "torchvision"},  # the last three for what needs them
@@ -408,7 +410,7 @@ for name, (_, extra) in vertebra._EXPORTS.items():
         getattr(vertebra, name)
     except vertebra.VertebraError as error:
         assert isinstance(error, ImportError), error
-        assert str(error).startswith(tuple(f"vertebra.{room} needs" for room in ("models", "anatomy", "export"))), error
+        assert str(error).startswith(tuple(f"vertebra.{room} needs" for room in ("models", "anatomy", "explore", "export"))), error
         assert "pip install 'vertebra[torch]'" in str(error), error
     else:
         raise SystemExit(f"{name} needs no torch?")

@@ -34,7 +34,22 @@ function records(): Plugin {
   };
 }
 
-export default defineConfig({
+/** The page of `vertebra explore`: one script and one style sheet, which Python puts into each page that it writes. */
+const explore = defineConfig({
+  plugins: [records()],
+  build: {
+    outDir: "../src/vertebra/explore/static",
+    emptyOutDir: true,
+    target: "es2022",
+    cssCodeSplit: false,
+    rollupOptions: {
+      input: "src/explore/main.tsx",
+      output: { format: "iife", entryFileNames: "explore.js", assetFileNames: "explore.[ext]" },
+    },
+  },
+});
+
+const server = defineConfig({
   // Relative addresses: the page also works behind a proxy, under a prefix.
   base: "./",
   plugins: [records()],
@@ -48,3 +63,5 @@ export default defineConfig({
   },
   server: { proxy: { "/v1": "http://127.0.0.1:8000", "/healthz": "http://127.0.0.1:8000", "/docs": "http://127.0.0.1:8000" } },
 });
+
+export default defineConfig(({ mode }) => (mode === "explore" ? explore : server));

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vertebra.anatomy import choose as choose
     from vertebra.anatomy import compare as compare
     from vertebra.anatomy import inspect as inspect
+    from vertebra.explore import explore as explore
     from vertebra.export import export as export
     from vertebra.loading import load as load
     from vertebra.models import create_model as create_model
@@ -49,6 +50,7 @@ _EXPORTS: dict[str, tuple[str, str | None]] = {
     **dict.fromkeys(("get_weight", "is_model", "list_models", "list_modules"), ("vertebra.models", "torch")),
     **dict.fromkeys(("list_pretrained", "model_entrypoint"), ("vertebra.models", "torch")),
     "Preprocessing": ("vertebra.preprocessing", None),
+    "explore": ("vertebra.explore", "torch"),
     "export": ("vertebra.export", "torch"),
     "lab": ("vertebra.lab", "train"),
     "load": ("vertebra.loading", None),

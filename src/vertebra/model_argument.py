@@ -40,7 +40,7 @@ _BUILT_FROM = frozenset(ModelKind) - {ModelKind.EXPORTED}
 ACCEPTED: dict[str, frozenset[ModelKind]] = {
     **dict.fromkeys(("predict", "serve", "card", "evaluate", "bench"), _EXPORTED_FROM),
     "inspect": frozenset(ModelKind),
-    **dict.fromkeys(("compare", "export", "lab"), _BUILT_FROM),
+    **dict.fromkeys(("compare", "explore", "export", "lab"), _BUILT_FROM),
     "train": frozenset([ModelKind.NETWORK]),
 }
 
@@ -305,5 +305,5 @@ def _suggest_network(path: Path, command: str) -> str:
         name = read_card(path).architecture
     except CardError:
         name = ""
-    where = "--model" if command == "lab" else f"vertebra {command}"
+    where = "--model" if command in ("explore", "lab") else f"vertebra {command}"
     return f"Its network is: {where} {name}" if _is_known(name) else f"Give {takes(command)}."

@@ -23,6 +23,7 @@ COMMANDS = {
     "audit": "Find the broken, duplicate and mislabelled photos of a data set.",
     "export": "Export a network as one ONNX file that predicts without torch.",
     "serve": "Serve exported classifiers over HTTP, with a page to use them.",
+    "explore": "Look inside a network at work on a photo, in a page.",
     "lab": "Test what is claimed of these networks, by experiments.",
     "bench": "Time networks here, with each backend that is installed.",
     "card": "Show what an exported file says of itself.",

@@ -131,7 +131,7 @@ def _environment() -> Environment:
     )
     found.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
     found.policies["json.dumps_function"] = dumps
-    found.filters |= {"shown": shown, "percent": percent, "interval": interval, "seconds": seconds, "digest": _digest}
+    found.filters |= {"shown": shown, "percent": percent, "interval": interval, "seconds": seconds, "digest": digest}
     found.filters["whole"] = "{:,}".format
     found.globals |= {"version": __version__, "width": WIDTH, "height": HEIGHT}
     return found
@@ -148,6 +148,6 @@ def _assets(names: Sequence[str]) -> Any:
     return Markup("".join(map(_asset, names)))  # noqa: S704 - our own files
 
 
-def _digest(content: str) -> str:
+def digest(content: str) -> str:
     """Return the hash of an inline style or script for the content security policy."""
     return f"sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode('ascii')}"

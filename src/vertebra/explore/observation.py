@@ -1,0 +1,69 @@
+"""A network at work on one photo: all that the sections of the page are made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from vertebra.anatomy import Anatomy, inspect
+from vertebra.graph import trace as tracer
+from vertebra.graph.ir import Graph
+from vertebra.introspect.operation_values import OperationValues, operation_values
+
+from .parts import Part, build_parts
+from .photo import Photo
+from .subject import Subject, network_input
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """A network without a photo: its operations and parts."""
+
+    subject: Subject
+    anatomy: Anatomy
+    graph: Graph
+    parts: dict[str, Part]
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """A network and the values of all its operations on one photo."""
+
+    structure: Structure
+    photo: Photo
+    values: OperationValues
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """(classes,)"""
+        return self.values.result.detach()[0]
+
+    @cached_property
+    def target(self) -> int:
+        """The class that all contributions are to: the one with the highest probability."""
+        return int(self.logits.argmax())
+
+    @cached_property
+    def contributions(self) -> list[Tensor | None]:
+        """Of each operation's output to the logit of `target`: gradient × value, by row."""
+        return self.values.contributions(self.values.result[0, self.target])
+
+    def output(self, part: Part) -> Tensor:
+        """The part's output, (1, C, H, W) or (1, C)."""
+        return self.values.outputs[part.row].detach()
+
+
+def build_structure(subject: Subject) -> Structure:
+    """Analyse a network at the size of its input."""
+    side = subject.preprocessing.crop_size
+    anatomy = inspect(subject.network, side)
+    graph = tracer.trace_network(anatomy.subject.network, anatomy.subject.args, anatomy.subject.kwargs)
+    return Structure(subject, anatomy, graph, build_parts(anatomy.rows))
+
+
+def observe(structure: Structure, photo: Photo) -> Observation:
+    """Run the network on a photo."""
+    x = network_input(structure.subject, photo.pixels)
+    return Observation(structure, photo, operation_values(structure.subject.network, structure.graph, x))

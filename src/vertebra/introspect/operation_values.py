@@ -1,0 +1,168 @@
+"""The value of every operation of a network on an image, and what each channel contributes to a class score.
+
+The network runs once and its ATen operations are written down; they are then run again, one by one, with gradients.
+So every value of a `Row` can be had, also of sums, concatenations and gates, which are not modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from vertebra.errors import VertebraError
+from vertebra.graph.ir import Graph
+from vertebra.graph.rows import nodes_with_costs
+
+from .preserve import preserved
+
+
+@dataclass(frozen=True)
+class OperationValues:
+    """The values of a network's operations on one image; lists are by the index of the row."""
+
+    image: Tensor  # (1, C, H, W), requires a gradient
+    outputs: list[Tensor]  # with their graph of gradients
+    operands: list[tuple[Tensor, ...]]  # what the operation reads besides weights, in the order of its arguments
+    weights: list[tuple[Tensor, ...]]  # parameters and buffers that it reads
+    result: Tensor  # of the network
+
+    def contributions(self, score: Tensor) -> list[Tensor | None]:
+        """Gradient × value of each row's output: what it contributes to a score, to first order; None: no gradient.
+
+        Summed over the positions of a channel it is that channel's contribution (Shrikumar et al. 2016,
+        https://arxiv.org/abs/1605.01713); at the classifier's input these sums are exact.
+        """
+        wanted = [output for output in self.outputs if output.requires_grad]
+        found = iter(torch.autograd.grad(score, wanted, retain_graph=True, allow_unused=True))
+        gradients = [next(found) if output.requires_grad else None for output in self.outputs]
+        return [
+            None if gradient is None else gradient * output.detach()
+            for gradient, output in zip(gradients, self.outputs, strict=True)
+        ]
+
+
+def operation_values(network: nn.Module, graph: Graph, image: Tensor) -> OperationValues:
+    """Run a network on an image (1, C, H, W), and keep the value of each operation of its graph.
+
+    The network is in eval mode meanwhile, on the device where it is. Needs about the memory of a training step.
+
+    Raises:
+        VertebraError: other operations run on the image than on the meta device, where the graph was recorded.
+    """
+    tape = _Tape()
+    with preserved(network), torch.inference_mode(False), torch.no_grad():
+        network.eval()
+        copy = tape.input(image)
+        with tape:
+            result = network(copy)
+    if not isinstance(result, Tensor) or id(result) not in tape.slots:
+        raise VertebraError(f"the network returns a {type(result).__name__}; a tensor of logits is needed.")
+    slot = tape.slots[id(result)]
+    tape.kept.clear()
+    rows = {id(node): index for index, (node, _) in enumerate(nodes_with_costs(graph))}
+    if len(tape.steps) != len(graph.nodes):
+        raise VertebraError(
+            f"the network runs {len(tape.steps)} operations on the image and {len(graph.nodes)} on the meta device, so "
+            "they cannot be matched. Does its forward() depend on values or on the device?"
+        )
+    values: dict[int, Tensor] = {0: image.detach().clone().requires_grad_()}
+    outputs: list[Tensor] = []
+    operands: list[tuple[Tensor, ...]] = []
+    weights: list[tuple[Tensor, ...]] = []
+    for step, node in zip(tape.steps, graph.nodes, strict=True):
+        reads, constants = step.run(values)
+        if id(node) in rows:
+            outputs.append(values[step.results[0]])
+            operands.append(reads)
+            weights.append(constants)
+    return OperationValues(values[0], outputs, operands, weights, values[slot])
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """Stands for the value of an earlier operation; 0 is the image."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One operation: a function, its arguments with `_Slot` for values, and where its results go."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    results: tuple[int, ...]
+    writes: bool  # into its first argument
+
+    def run(self, values: dict[int, Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Run it with gradients; what it reads of values and of constants."""
+        reads: list[Tensor] = []
+
+        def read(slot: _Slot) -> Tensor:
+            reads.append(values[slot.index])
+            return values[slot.index]
+
+        args, kwargs = tree_map_only(_Slot, read, (self.args, self.kwargs))
+        constants: list[Tensor] = []
+        tree_map_only(Tensor, constants.append, (self.args, self.kwargs))
+        if self.writes:  # a copy takes it, since what was there before is still to be seen
+            args = (args[0].clone(), *args[1:])
+        with torch.enable_grad():
+            made = self.function(*args, **kwargs)
+        for slot, value in zip(self.results, _tensors(made), strict=True):
+            values[slot] = value
+        return tuple(reads), tuple(constants)
+
+
+class _Tape(TorchDispatchMode):
+    """Writes down the operations of a forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.steps: list[_Step] = []
+        self.slots: dict[int, int] = {}  # id of a tensor → its slot
+        self.kept: list[Tensor] = []  # so that no id is used twice
+        self._count = 0
+
+    def input(self, image: Tensor) -> Tensor:
+        """A copy of the image, whose slot is 0."""
+        copy = image.detach().clone()
+        self._add(copy)
+        return copy
+
+    def _add(self, tensor: Tensor) -> int:
+        index, self._count = self._count, self._count + 1
+        self.slots[id(tensor)] = index
+        self.kept.append(tensor)
+        return index
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # as in `graph.trace`
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+
+        def stand_in(tensor: Tensor) -> Any:
+            return _Slot(self.slots[id(tensor)]) if id(tensor) in self.slots else tensor.detach()
+
+        written = tree_map_only(Tensor, stand_in, (args, kwargs))
+        made = func(*args, **kwargs)
+        writes = func._schema.is_mutable and bool(args) and made is args[0]
+        results = tuple(self._add(tensor) for tensor in _tensors(made))
+        self.steps.append(_Step(func, written[0], written[1], results, writes))
+        return made
+
+
+def _tensors(made: Any) -> Sequence[Tensor]:
+    values = made if isinstance(made, tuple | list) else (made,)
+    return [value for value in values if isinstance(value, Tensor)]

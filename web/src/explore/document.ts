@@ -1,0 +1,105 @@
+/** The document that `vertebra.explore` writes into the page (`src/vertebra/explore/document.py`). */
+
+export interface Document {
+  schema: number;
+  language: Language;
+  networks: Network[];
+  /** One, or two that are shown beside each other. */
+  views: View[];
+  /** What was left out, or has to be known: the key of a text, and its values. */
+  notes: Note[];
+}
+
+export type Language = "en" | "ja";
+
+export interface Note {
+  key: string;
+  values: Record<string, string | number>;
+}
+
+export interface Network {
+  name: string;
+  type: string;
+  untrained: boolean;
+  weights: string;
+  /** (C, H, W) */
+  input: number[];
+  classes: number;
+  parameters: number;
+  macs: number;
+  bytes: number;
+  ms: number | null;
+  /** Parents before their children, in the order in which they run. */
+  parts: Part[];
+}
+
+export type Level = "stage" | "block" | "layer" | "operation";
+
+export interface Part {
+  id: string;
+  level: Level;
+  name: string;
+  type: string;
+  rows: number[];
+  parent: string | null;
+  children: string[];
+  /** Ids of parts, or "input". */
+  reads: string[];
+  /** Of the output, without the batch: (C, H, W) or (C,). */
+  shape: number[];
+  detail: string;
+  parameters: number;
+  macs: number;
+  bytes: number;
+  ms: number | null;
+}
+
+export interface View {
+  network: number;
+  photo: Photo;
+  /** The best classes, the best first. */
+  predictions: Prediction[];
+  /** Index of the class that all contributions are to. */
+  target: number;
+  parts: Record<string, Seen>;
+}
+
+export interface Prediction {
+  index: number;
+  name: string;
+  logit: number;
+  probability: number;
+}
+
+export interface Photo {
+  name: string;
+  width: number;
+  height: number;
+  /** What the network sees, (left, top, right, bottom) in pixels of the photo. */
+  crop: number[];
+  /** (width, height) of the photo after resizing, of which `size` × `size` pixels are cut out. */
+  resized: number[];
+  size: number;
+  mean: number[];
+  std: number[];
+  /** The photo, and the pixels that the network sees, as data URLs. */
+  picture: string;
+  input: string;
+}
+
+/** What is known of a part on this photo; each section of `SECTIONS` in document.py has a key. */
+export interface Seen {
+  maps?: Maps;
+}
+
+export interface Maps {
+  channels: number[];
+  of: number;
+  height: number;
+  width: number;
+  low: number[];
+  high: number[];
+  contributions: number[] | null;
+  /** base64 of deflated bytes, channel by channel: value = low + byte / 255 × (high − low). */
+  data: string;
+}
