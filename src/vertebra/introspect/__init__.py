@@ -63,6 +63,8 @@ from .mbconv_swaps import add_squeeze_excitation as add_squeeze_excitation
 from .mbconv_swaps import fuse_mbconv as fuse_mbconv
 from .mbconv_swaps import remove_squeeze_excitation as remove_squeeze_excitation
 from .mbconv_swaps import separate_mbconv as separate_mbconv
+from .operation_values import OperationValues as OperationValues
+from .operation_values import operation_values as operation_values
 from .path_lengths import PathGradient as PathGradient
 from .path_lengths import path_length_gradients as path_length_gradients
 from .positions_read import positions_read as positions_read

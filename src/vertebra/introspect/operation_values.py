@@ -53,7 +53,8 @@ def operation_values(network: nn.Module, graph: Graph, image: Tensor) -> Operati
     The network is in eval mode meanwhile, on the device where it is. Needs about the memory of a training step.
 
     Raises:
-        VertebraError: other operations run on the image than on the meta device, where the graph was recorded.
+        VertebraError: other operations run on the image than on the meta device, where the graph was recorded; the
+            network returns no tensor, or writes into parts of tensors.
     """
     tape = _Tape()
     with preserved(network), torch.inference_mode(False), torch.no_grad():
@@ -81,6 +82,11 @@ def operation_values(network: nn.Module, graph: Graph, image: Tensor) -> Operati
             outputs.append(values[step.results[0]])
             operands.append(reads)
             weights.append(constants)
+    if not torch.equal(values[slot], result):
+        raise VertebraError(
+            "the operations of the network give another result when they are run one by one. Does its forward() write "
+            "into a part of a tensor (x[:, 0] = …) or into one that is used elsewhere?"
+        )
     return OperationValues(values[0], outputs, operands, weights, values[slot])
 
 
