@@ -410,7 +410,8 @@ for name, (_, extra) in vertebra._EXPORTS.items():
         getattr(vertebra, name)
     except vertebra.VertebraError as error:
         assert isinstance(error, ImportError), error
-        assert str(error).startswith(tuple(f"vertebra.{room} needs" for room in ("models", "anatomy", "explore", "export"))), error
+        rooms = ("models", "anatomy", "explore", "export")
+        assert str(error).startswith(tuple(f"vertebra.{room} needs" for room in rooms)), error
         assert "pip install 'vertebra[torch]'" in str(error), error
     else:
         raise SystemExit(f"{name} needs no torch?")

@@ -7,7 +7,7 @@ from torch import nn
 from vertebra.anatomy import inspect
 from vertebra.errors import VertebraError
 from vertebra.graph import trace
-from vertebra.introspect import operation_values
+from vertebra.introspect import operation_values, preserved
 
 
 def traced(network, side):
@@ -28,10 +28,11 @@ def photo(side=33, seed=0):
 def test_values_are_the_networks_own(tiny_family, tiny_network):
     network, x = tiny_network(tiny_family), photo(64)
     own = {path: [] for path, _ in network.named_modules()}
-    for path, module in network.named_modules():
-        # A copy, since a ReLU may write into the output of what is before it.
-        module.register_forward_hook(lambda module, args, output, path=path: own[path].append(output.clone()))
-    with torch.no_grad():
+    with preserved(network) as handles, torch.no_grad():
+        for path, module in network.named_modules():
+            # A copy, since a ReLU may write into the output of what is before it.
+            hook = lambda module, args, output, path=path: own[path].append(output.clone())  # noqa: E731
+            handles.append(module.register_forward_hook(hook))
         expected = network(x)
     rows, values = seen(network, x)
     assert torch.equal(values.result, expected)
@@ -47,7 +48,7 @@ def test_values_are_the_networks_own(tiny_family, tiny_network):
 def test_the_network_is_left_as_it_was(tiny_network):
     network = tiny_network("resnet").train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    rows, values = seen(network, photo())
+    _, values = seen(network, photo())
     assert network.training and values.image.requires_grad
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
@@ -75,7 +76,7 @@ def test_what_an_addition_and_a_gate_read(tiny_network):
 
 def test_in_place_operations_leave_what_they_read():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
-    rows, values = seen(network, photo())
+    _, values = seen(network, photo())
     assert (values.outputs[0] < 0).any() and (values.outputs[1] >= 0).all()
 
 
