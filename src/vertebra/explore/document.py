@@ -8,8 +8,14 @@ from typing import Any
 
 from vertebra.progress import Progress, silent
 
+from .activation_histograms import activation_histograms
+from .channel_gates import channel_gates
+from .class_evidence import class_evidence
+from .concatenated_branches import concatenated_branches
+from .dense_block_sources import dense_block_sources
 from .feature_maps import encode_maps, strongest_channels
 from .observation import Observation, Structure
+from .residual_additions import residual_additions
 
 SCHEMA = 1
 TOP = 10  # classes that are listed
@@ -37,7 +43,14 @@ def maps(observation: Observation, options: Options) -> dict[str, Any]:
     return found
 
 
-SECTIONS: dict[str, Section] = {"maps": maps}
+SECTIONS: dict[str, Section] = {
+    "maps": maps,
+    "gates": channel_gates,
+    "additions": residual_additions,
+    "branches": concatenated_branches,
+    "dense": dense_block_sources,
+    "activations": activation_histograms,
+}
 
 
 def build_document(
@@ -57,6 +70,7 @@ def build_document(
                 "photo": observation.photo.to_dict(),
                 "predictions": predictions(observation),
                 "target": observation.target,
+                "evidence": class_evidence(observation),
                 "parts": seen,
             }
         )

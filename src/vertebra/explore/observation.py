@@ -10,7 +10,7 @@ from torch import Tensor
 from vertebra.anatomy import Anatomy, inspect
 from vertebra.graph import trace as tracer
 from vertebra.graph.ir import Graph
-from vertebra.introspect.operation_values import OperationValues, operation_values
+from vertebra.introspect.operation_values import Contributions, OperationValues, operation_values
 
 from .parts import Part, build_parts
 from .photo import Photo
@@ -46,7 +46,7 @@ class Observation:
         return int(self.logits.argmax())
 
     @cached_property
-    def contributions(self) -> list[Tensor | None]:
+    def contributions(self) -> Contributions:
         """Of each operation's output to the logit of `target`: gradient × value, by row."""
         return self.values.contributions(self.values.result[0, self.target])
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vertebra.errors import UsageError, suggest
 
-from .channels import module_at, zeroed_range
+from .channels import zeroed_range
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,8 @@ def dense_sources(network: nn.Module) -> tuple[DenseSource, ...]:
 
 def weights_by_source(network: nn.Module) -> tuple[SourceWeight, ...]:
     """The mean absolute weight of each pair of `dense_sources`. Only of trained networks does it mean anything."""
-    return tuple(
-        SourceWeight(pair, _mean_weight(module_at(network, pair.reader), pair)) for pair in dense_sources(network)
-    )
+    modules = dict(network.named_modules())
+    return tuple(SourceWeight(pair, _mean_weight(modules[pair.reader], pair)) for pair in dense_sources(network))
 
 
 @contextlib.contextmanager

@@ -42,6 +42,7 @@ class Gate:
     """A feature map multiplied by one bounded number for each channel (squeeze-excitation and its like)."""
 
     product: Row
+    factor: Row  # that gives the numbers, (N, C, 1, 1) or (N, C)
     convolution: Row | None  # that made the feature map, through norms and activations
 
 
@@ -52,7 +53,7 @@ def find_gates(rows: Rows) -> list[Gate]:
         if row.op == "mul" and len(row.inputs) == 2:
             for factor, gated in (row.inputs, row.inputs[::-1]):
                 if _is_factor(rows, factor, row):
-                    found.append(Gate(row, _convolution_before(rows, gated)))
+                    found.append(Gate(row, rows[factor], _convolution_before(rows, gated)))
                     break
     return found
 

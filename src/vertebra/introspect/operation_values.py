@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,27 @@ from .preserve import preserved
 
 
 @dataclass(frozen=True)
+class Contributions(Sequence[Tensor | None]):
+    """Gradient × value by row, multiplied when asked for: both are as large as all maps of the network together."""
+
+    outputs: list[Tensor]
+    gradients: list[Tensor | None]
+
+    def __len__(self) -> int:
+        return len(self.gradients)
+
+    @overload
+    def __getitem__(self, row: int) -> Tensor | None: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[Tensor | None]: ...
+    def __getitem__(self, row: int | slice) -> Tensor | list[Tensor | None] | None:
+        if isinstance(row, slice):
+            return [self[index] for index in range(*row.indices(len(self)))]
+        gradient = self.gradients[row]
+        return None if gradient is None else gradient * self.outputs[row].detach()
+
+
+@dataclass(frozen=True)
 class OperationValues:
     """The values of a network's operations on one image; lists are by the index of the row."""
 
@@ -32,19 +53,19 @@ class OperationValues:
     weights: list[tuple[Tensor, ...]]  # parameters and buffers that it reads
     result: Tensor  # of the network
 
-    def contributions(self, score: Tensor) -> list[Tensor | None]:
+    def gradients(self, score: Tensor) -> list[Tensor | None]:
+        """Of a score by each row's output; None where it does not depend on it."""
+        wanted = [output for output in self.outputs if output.requires_grad]
+        found = iter(torch.autograd.grad(score, wanted, retain_graph=True, allow_unused=True))
+        return [next(found) if output.requires_grad else None for output in self.outputs]
+
+    def contributions(self, score: Tensor) -> Contributions:
         """Gradient × value of each row's output: what it contributes to a score, to first order; None: no gradient.
 
         Summed over the positions of a channel it is that channel's contribution (Shrikumar et al. 2016,
         https://arxiv.org/abs/1605.01713); at the classifier's input these sums are exact.
         """
-        wanted = [output for output in self.outputs if output.requires_grad]
-        found = iter(torch.autograd.grad(score, wanted, retain_graph=True, allow_unused=True))
-        gradients = [next(found) if output.requires_grad else None for output in self.outputs]
-        return [
-            None if gradient is None else gradient * output.detach()
-            for gradient, output in zip(gradients, self.outputs, strict=True)
-        ]
+        return Contributions(self.outputs, self.gradients(score))
 
 
 def operation_values(network: nn.Module, graph: Graph, image: Tensor) -> OperationValues:

@@ -1,0 +1,59 @@
+"""Small pictures of maps, and numbers as short as they are on the page."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+MOST = 56  # cells of a picture's side; maps that are larger are averaged
+
+
+def picture(values: Tensor) -> Tensor | None:
+    """Mean absolute value over the channels of (1, C, H, W): (H, W), averaged to at most `MOST` cells a side."""
+    return shrunk(values[0].abs().mean(0)) if values.ndim == 4 else None
+
+
+def shrunk(cells: Tensor) -> Tensor:
+    """(H, W) averaged to at most `MOST` cells a side."""
+    height, width = (min(size, MOST) for size in cells.shape)
+    return adaptive_avg_pool2d(cells[None], (height, width))[0]
+
+
+def encode_pictures(pictures: dict[str, Tensor | None]) -> dict[str, Any] | None:
+    """Pictures of the same size with one scale from 0 to their largest value, as bytes.
+
+    `data` is base64 of deflated bytes, one picture after the other; value = byte / 255 × high.
+    """
+    found = [cells for cells in pictures.values() if cells is not None]
+    if len(found) < len(pictures) or not found:
+        return None
+    stacked = torch.stack(found)
+    high = float(stacked.max())
+    steps = (stacked / (high or 1.0) * 255).round().to(torch.uint8)
+    return {
+        "names": list(pictures),
+        "height": stacked.shape[1],
+        "width": stacked.shape[2],
+        "high": high,
+        "data": base64.b64encode(zlib.compress(steps.numpy().tobytes(), 9)).decode("ascii"),
+    }
+
+
+def rounded(value: float, digits: int = 6) -> float:
+    """To so many significant digits: those that float32 has, unless said otherwise."""
+    return float(f"{value:.{digits}g}")
+
+
+def norm(values: Tensor) -> float:
+    """The L2 norm of all values."""
+    return rounded(float(values.double().norm()))
+
+
+def total(values: Tensor | None) -> float | None:
+    """The sum of all values."""
+    return None if values is None else rounded(float(values.double().sum()))

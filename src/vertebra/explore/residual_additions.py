@@ -1,0 +1,65 @@
+"""What the shortcut and the residual branch each contribute to their sum (He et al. 2016), on a photo."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from vertebra.graph.rows import Row
+from vertebra.introspect.joins import find_additions
+
+from .lineage import ancestors, parts_by_row, weighted
+from .observation import Observation
+from .pictures import encode_pictures, norm, picture, rounded, total
+
+
+def residual_additions(observation: Observation, _options: object) -> dict[str, Any]:
+    """For the addition's layer: norms of skip, branch and sum, the cosine of the two, contributions and pictures.
+
+    A contribution is gradient × value, and the gradient of both is that of the sum; so the two contributions add up to
+    the sum's.
+    """
+    rows = observation.structure.anatomy.rows
+    parts, behind, layers = parts_by_row(observation.structure), ancestors(rows), weighted(rows)
+    found: dict[str, Any] = {}
+    for row in find_additions(rows):
+        operands = [operand.detach() for operand in observation.values.operands[row.index]]
+        if len(operands) != 2 or len(row.inputs) != 2 or operands[0].ndim < 2:
+            continue
+        counts = _layers_of_each(row, behind, layers)
+        order = (0, 1) if counts[0] < counts[1] else (1, 0)  # PyTorch's way is branch + skip
+        skip, branch = (operands[index] for index in order)
+        values = {"skip": skip, "branch": branch, "sum": observation.values.outputs[row.index].detach()}
+        gradient = observation.contributions.gradients[row.index]
+        found.setdefault(parts[row.index], []).append(
+            {
+                "row": row.index,
+                "name": row.name,
+                "identity": min(counts) == 0,
+                "known": counts[0] != counts[1],
+                "layers": {"skip": counts[order[0]], "branch": counts[order[1]]},
+                "sources": {"skip": _name(rows, row.inputs[order[0]]), "branch": _name(rows, row.inputs[order[1]])},
+                "norms": {name: norm(value) for name, value in values.items()},
+                "contributions": {name: _contribution(value, gradient) for name, value in values.items()},
+                "cosine": rounded(float(cosine_similarity(skip.double().flatten(), branch.double().flatten(), dim=0))),
+                "pictures": encode_pictures({name: picture(value) for name, value in values.items()}),
+            }
+        )
+    return found
+
+
+def _layers_of_each(row: Row, behind: list[int], layers: int) -> tuple[int, int]:
+    """Convolutions and linear layers that only the one or only the other operand of a sum has behind it."""
+    first, second = (behind[index] if index >= 0 else 0 for index in row.inputs)
+    return (first & ~second & layers).bit_count(), (second & ~first & layers).bit_count()
+
+
+def _name(rows: Sequence[Row], index: int) -> str:
+    return rows[index].name if index >= 0 else "input"
+
+
+def _contribution(values: Tensor, gradient: Tensor | None) -> float | None:
+    return None if gradient is None else total(values.double() * gradient.double())
