@@ -14,6 +14,7 @@ from .class_evidence import class_evidence
 from .concatenated_branches import concatenated_branches
 from .dense_block_sources import dense_block_sources
 from .feature_maps import encode_maps, strongest_channels
+from .fields import fields
 from .observation import Observation, Structure
 from .residual_additions import residual_additions
 
@@ -50,6 +51,7 @@ SECTIONS: dict[str, Section] = {
     "branches": concatenated_branches,
     "dense": dense_block_sources,
     "activations": activation_histograms,
+    "field": fields,
 }
 
 

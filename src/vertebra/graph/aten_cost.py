@@ -53,6 +53,7 @@ def _convolution(op: Node) -> Cost:
         groups=a["groups"],
         transposed=a["transposed"],
         has_bias=a["bias"] is not None,
+        padding=tuple(per_dimension(a["padding"], dims)),
     )
 
 
@@ -85,7 +86,8 @@ def _pool(op: Node) -> Cost:
     kernel = tuple(per_dimension(a["kernel_size"], dims))
     stride = tuple(per_dimension(a["stride"] or a["kernel_size"], dims))
     dilation = tuple(per_dimension(a.get("dilation", 1), dims))
-    return pooling_cost(op.op.removesuffix("_with_indices"), op.outputs[0].shape, kernel, stride, dilation)
+    padding = tuple(per_dimension(a.get("padding", 0), dims))
+    return pooling_cost(op.op.removesuffix("_with_indices"), op.outputs[0].shape, kernel, stride, dilation, padding)
 
 
 def _adaptive_pool(op: Node) -> Cost:
@@ -95,6 +97,13 @@ def _adaptive_pool(op: Node) -> Cost:
     stride = tuple(max(b // a, 1) for b, a in zip(before, after, strict=True))
     name = op.op.lstrip("_")
     return Cost(name, Kind.POOL, 0, _input_size(op), f"to {format_sides(after)}", Window(kernel, stride, (1,) * dims))
+
+
+def _pad(op: Node) -> Cost:
+    # The argument names the last dimension first, each with the cells before and after it.
+    before = tuple((op.arguments.get("pad") or op.arguments.get("padding") or ())[::2][::-1])
+    dims = len(op.outputs[0].shape) - 2
+    return Cost("pad", Kind.COPY, padding=((0,) * dims + before)[-dims:] if 0 < dims else ())
 
 
 def _mean(op: Node) -> Cost:
@@ -122,6 +131,7 @@ _COUNTERS: dict[str, Counter] = {
 _COUNTERS |= dict.fromkeys(
     ("mm", "addmm", "bmm", "baddbmm", "addbmm", "linear", "mv", "addmv", "dot", "matmul"), _matmul
 )
+_COUNTERS |= dict.fromkeys(("constant_pad_nd", "reflection_pad2d", "replication_pad2d"), _pad)
 _COUNTERS |= dict.fromkeys((f"max_pool{n}d_with_indices" for n in (2, 3)), _pool)
 _COUNTERS |= dict.fromkeys((f"{kind}_pool{n}d" for kind in ("max", "avg") for n in (1, 2, 3)), _pool)
 _COUNTERS |= dict.fromkeys(
@@ -154,9 +164,6 @@ _COPIES = {
     "cat": "concat",
     "copy": "copy",
     "_to_copy": "cast",
-    "constant_pad_nd": "pad",
-    "reflection_pad2d": "pad",
-    "replication_pad2d": "pad",
     "index": "index",
     "index_select": "index",
     "upsample_nearest2d": "upsample",

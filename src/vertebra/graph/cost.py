@@ -55,6 +55,7 @@ class Cost:
     other_ops: int = 0
     detail: str = ""  # "3×3, stride 2"
     window: Window | None = None
+    padding: tuple[int, ...] = ()  # cells before the first one, along each spatial dimension; () is none
     groups: int = 1
     rows: int | None = None  # of the left matrix, in a product with a weight matrix
     is_lookup: bool = False  # whether it reads only those values of a table that it returns
@@ -89,6 +90,7 @@ def convolution_cost(
     groups: int,
     transposed: bool,
     has_bias: bool,
+    padding: tuple[int, ...] = (),
 ) -> Cost:
     """The cost of a convolution, from the shapes of its input, weight and output."""
     kernel = weight[2:]
@@ -110,16 +112,23 @@ def convolution_cost(
         other_ops=math.prod(out) if has_bias else 0,
         detail=", ".join(words),
         window=None if transposed else Window(kernel, stride, dilation),
+        padding=() if transposed else padding,
         groups=groups,
     )
 
 
 def pooling_cost(
-    name: str, out: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]
+    name: str,
+    out: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+    padding: tuple[int, ...] = (),
 ) -> Cost:
     """The cost of a pooling with a sliding window."""
     detail = format_sides(kernel) + (f", stride {stride[0]}" if max(stride) > 1 else "")
-    return Cost(name, Kind.POOL, 0, math.prod(kernel) * math.prod(out), detail, Window(kernel, stride, dilation))
+    work, window = math.prod(kernel) * math.prod(out), Window(kernel, stride, dilation)
+    return Cost(name, Kind.POOL, 0, work, detail, window, padding)
 
 
 def reduction_cost(name: str, x: tuple[int, ...], axes: set[int]) -> Cost:

@@ -54,6 +54,7 @@ def _convolution(weight: int, bias: int, transposed: bool = False) -> Counter:
             groups=node.arguments.get("group") or 1,
             transposed=transposed,
             has_bias=bool(_shape(node, bias)),
+            padding=_integers(node, "pads", ())[: len(ones)],
         )
 
     return count
@@ -80,7 +81,8 @@ def _pool(name: str) -> Counter:
         kernel = tuple(node.arguments["kernel_shape"])
         ones = (1,) * len(kernel)
         strides, dilations = _integers(node, "strides", ones), _integers(node, "dilations", ones)
-        return pooling_cost(f"{name}{len(kernel)}d", node.outputs[0].shape, kernel, strides, dilations)
+        padding = _integers(node, "pads", ())[: len(kernel)]
+        return pooling_cost(f"{name}{len(kernel)}d", node.outputs[0].shape, kernel, strides, dilations, padding)
 
     return count
 

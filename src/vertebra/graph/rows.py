@@ -106,7 +106,7 @@ def build_rows(graph: Graph) -> list[Row]:
             read = written = weight_bytes = 0
         elif c.is_lookup:  # it reads only what it returns, from a weight or an activation
             weight_bytes, read = (written, read) if weights else (0, min(read, 2 * written))
-        receptive_field, sees_all = fields.update(op, c)
+        field = fields.update(op, c)
         new = {ref.storage for ref in weights} - used
         used |= new
         rows.append(
@@ -129,8 +129,8 @@ def build_rows(graph: Graph) -> list[Row]:
                 read_bytes=read,
                 write_bytes=written,
                 live_bytes=live[index],
-                receptive_field=receptive_field,
-                sees_all=sees_all,
+                receptive_field=field.size if field else None,
+                sees_all=field is not None and field.sees_all,
                 in_place=op.in_place,
                 inputs=tuple(dict.fromkeys(writer[ref.storage] for ref in activations if ref.storage in writer)),
                 input_shapes=tuple(ref.shape for ref in activations),

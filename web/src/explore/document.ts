@@ -90,6 +90,38 @@ export interface Photo {
 /** What is known of a part on this photo; each section of `SECTIONS` in document.py has a key. */
 export interface Seen {
   maps?: Maps;
+  field?: Field;
+  effective?: EffectiveField;
+}
+
+/**
+ * The theoretical receptive field, (rows, columns): cell i depends on the pixels from start + i × jump to
+ * start + i × jump + size − 1 of the input.
+ */
+export interface Field {
+  size: number[];
+  jump: number[];
+  start: number[];
+  /** Whether it depends on the whole input besides, by a gate or a global pooling. */
+  sees_all: boolean;
+}
+
+/** |gradient| of the sum over channels at one cell with respect to the input, summed over colours, on this photo. */
+export interface EffectiveField {
+  /** (row, column) */
+  cell: number[];
+  /** The part of the input that `data` covers: first row and column, in pixels. */
+  top: number;
+  left: number;
+  /** Of `data`; each value is the mean of step × step pixels. */
+  height: number;
+  width: number;
+  step: number;
+  /** Side in pixels of the smallest square around the field's centre with 95 % of the gradient within the image. */
+  side: number;
+  share: number;
+  /** base64 of deflated bytes, row by row; 255 is the largest value. */
+  data: string;
 }
 
 export interface Maps {
