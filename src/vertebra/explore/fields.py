@@ -19,7 +19,7 @@ def receptive_fields(structure: Structure) -> list[ReceptiveField | None]:
 
 
 def fields(observation: Observation, options: Options) -> dict[str, Any]:
-    """Of each part with maps: cell i depends on rows start + i · jump … + size - 1 of the input, likewise on columns."""
+    """Of each part with maps: cell i depends on the `size` rows from start + i · jump on, and likewise on columns."""
     found = receptive_fields(observation.structure)
     return {
         part.id: {

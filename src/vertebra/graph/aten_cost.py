@@ -103,7 +103,7 @@ def _pad(op: Node) -> Cost:
     # The argument names the last dimension first, each with the cells before and after it.
     before = tuple((op.arguments.get("pad") or op.arguments.get("padding") or ())[::2][::-1])
     dims = len(op.outputs[0].shape) - 2
-    return Cost("pad", Kind.COPY, padding=((0,) * dims + before)[-dims:] if 0 < dims else ())
+    return Cost("pad", Kind.COPY, padding=((0,) * dims + before)[-dims:] if dims > 0 else ())
 
 
 def _mean(op: Node) -> Cost:
