@@ -88,7 +88,16 @@ def conv(kernel, **options):
         Net(lambda m, x: F.avg_pool2d(m.a(x), (2, 3), padding=(1, 0)), a=conv(3, padding="same")),
         Net(lambda m, x: m.a(x).mean((2, 3), keepdim=True), a=conv(3, padding=1)),
     ],
-    ids="unequal-pad one-side longer-branch shifted-branches crop ceil-mode avg-pool global-pool".split(),
+    ids=[
+        "unequal-pad",
+        "one-side",
+        "longer-branch",
+        "shifted-branches",
+        "crop",
+        "ceil-mode",
+        "avg-pool",
+        "global-pool",
+    ],
 )
 def test_paddings(network):
     field, (height, width) = fields_of(network, 20)[""]
