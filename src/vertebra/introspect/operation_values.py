@@ -77,6 +77,7 @@ def operation_values(network: nn.Module, graph: Graph, image: Tensor) -> Operati
         VertebraError: other operations run on the image than on the meta device, where the graph was recorded; the
             network returns no tensor, or writes into parts of tensors.
     """
+    image = image.contiguous()  # as on the meta device: with other strides a flattening is a copy
     tape = _Tape()
     with preserved(network), torch.inference_mode(False), torch.no_grad():
         network.eval()
