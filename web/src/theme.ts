@@ -3,22 +3,36 @@
 export type Theme = "auto" | "light" | "dark";
 
 const KEY = "vertebra.theme";
+let chosen: Theme = "auto";
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
 export function theme(): Theme {
-  const kept = localStorage.getItem(KEY);
+  const kept = stored();
   return kept === "light" || kept === "dark" ? kept : "auto";
 }
 
 export function setTheme(next: Theme): void {
-  if (next === "auto") localStorage.removeItem(KEY);
-  else localStorage.setItem(KEY, next);
+  try {
+    if (next === "auto") localStorage.removeItem(KEY);
+    else localStorage.setItem(KEY, next);
+  } catch {
+    chosen = next;
+  }
   apply();
 }
 
+/** A browser may refuse to keep anything; the choice then lasts as long as the page. */
+function stored(): string | null {
+  try {
+    return localStorage.getItem(KEY);
+  } catch {
+    return chosen;
+  }
+}
+
 export function apply(): void {
-  const chosen = theme();
-  document.documentElement.dataset["theme"] = chosen === "auto" ? (dark.matches ? "dark" : "light") : chosen;
+  const now = theme();
+  document.documentElement.dataset["theme"] = now === "auto" ? (dark.matches ? "dark" : "light") : now;
 }
 
 dark.addEventListener("change", apply);

@@ -1,11 +1,149 @@
-/** The frame of the page. */
+/** The frame of the page: the photo and the answer, the network's figure, and the part that is selected. */
 
-import type { Document } from "./document";
+import { useEffect } from "preact/hooks";
+import { className, percent } from "../format";
+import type { Document, Network, View } from "./document";
+import { Figure } from "./figure";
+import { Header, Weights } from "./header";
+import { Inspector } from "./inspector";
+import { OVERVIEW } from "./panels";
+import { page, partOf, t, useChosen } from "./state";
+
+const TOP = 5;
 
 export function App({ found }: { found: Document }) {
+  const language = useChosen((state) => state.language);
+  useEffect(() => void (document.documentElement.lang = language), [language]);
+  const { views, networks } = found;
   return (
-    <main id="content" class="explore">
-      <h1>{found.networks[0]!.name}</h1>
-    </main>
+    <>
+      <a
+        class="skip"
+        href="#content"
+        onClick={(event) => {
+          // The address holds the selected part.
+          event.preventDefault();
+          document.getElementById("content")?.focus();
+        }}
+      >
+        {t("page.skip")}
+      </a>
+      <Header />
+      <main id="content" tabIndex={-1} class={`explore views-${views.length} networks-${networks.length}`}>
+        <div class="overviews">
+          {views.map((view, index) => (
+            <Overview key={index} view={view} />
+          ))}
+        </div>
+        {networks.length === 1 ? (
+          <div class="work">
+            <Figure network={networks[0]!} views={views} />
+            <div class="inspectors">
+              {views.map((view, index) => (
+                <Selected key={index} view={view} />
+              ))}
+            </div>
+          </div>
+        ) : (
+          <div class="work">
+            {views.map((view, index) => (
+              <div class="side" key={index}>
+                <Figure network={networks[view.network]!} views={[view]} label={letter(view)} />
+                <Selected view={view} />
+              </div>
+            ))}
+          </div>
+        )}
+        <Notes found={found} />
+      </main>
+      <footer class="foot">
+        <span>{t("page.made")}</span>
+        <span>{t("page.offline")}</span>
+      </footer>
+    </>
+  );
+}
+
+const networkOf = (view: View): Network => page.networks[view.network]!;
+const letter = (view: View): string => "AB"[page.views.indexOf(view)]!;
+
+/** Which of two views it is. */
+function ViewLabel({ view }: { view: View }) {
+  if (page.views.length < 2) return null;
+  return (
+    <p class="view-label">
+      <span class="view-mark">{letter(view)}</span> <b>{networkOf(view).name}</b> · {view.photo.name} · <Weights network={networkOf(view)} />
+    </p>
+  );
+}
+
+function Overview({ view }: { view: View }) {
+  const network = networkOf(view);
+  return (
+    <section class="panel overview" aria-label={t("page.overview", { photo: view.photo.name })}>
+      <ViewLabel view={view} />
+      <div class="overview-parts">
+        {OVERVIEW.length === 0 && <img class="overview-photo" src={view.photo.picture} alt={view.photo.name} />}
+        {OVERVIEW.map((Panel, index) => (
+          <Panel key={index} view={view} network={network} />
+        ))}
+        <Answer view={view} />
+      </div>
+    </section>
+  );
+}
+
+/** The best classes. */
+function Answer({ view }: { view: View }) {
+  return (
+    <div class="answer">
+      <h2>{t("answer.title")}</h2>
+      {networkOf(view).untrained && <p class="callout unsure small">{t("answer.untrained")}</p>}
+      <ol class="answers">
+        {view.predictions.slice(0, TOP).map((each) => (
+          <li key={each.index} data-class={each.index} tabIndex={-1}>
+            <span>{className(each.name)}</span>
+            <span class="number">{percent(each.probability)}</span>
+            <span class="track" aria-hidden="true">
+              <span class="fill" style={{ width: `${100 * each.probability}%` }} />
+            </span>
+          </li>
+        ))}
+      </ol>
+    </div>
+  );
+}
+
+/** The selected part in a view; the other network may not have it. */
+function Selected({ view }: { view: View }) {
+  const selected = useChosen((state) => state.selected);
+  const part = partOf(view.network, selected);
+  return (
+    <section class="panel inspector" aria-label={t("page.inspector", { part: part?.name ?? selected })}>
+      <ViewLabel view={view} />
+      {part ? <Inspector view={view} network={networkOf(view)} part={part} /> : <Absent view={view} id={selected} />}
+    </section>
+  );
+}
+
+function Absent({ view, id }: { view: View; id: string }) {
+  const other = page.networks.map((_, index) => partOf(index, id)).find(Boolean);
+  return <p class="nothing">{t("page.absent", { network: networkOf(view).name, part: other?.name ?? id })}</p>;
+}
+
+/** What was left out, or has to be known. */
+function Notes({ found }: { found: Document }) {
+  if (!found.notes.length) return null;
+  return (
+    <details class="panel notes">
+      <summary>
+        <h2>{t("page.notes", { count: found.notes.length })}</h2>
+      </summary>
+      <ul>
+        {found.notes.map((note, index) => (
+          <li key={index}>{t(note.key, note.values)}</li>
+        ))}
+      </ul>
+    </details>
   );
 }

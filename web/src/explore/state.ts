@@ -32,33 +32,64 @@ export interface State {
   pointed: Cell | null;
 }
 
-const first = page.networks[0]!.parts.filter((part) => part.level === "stage").at(-1)!;
+const indices = page.networks.map((network) => new Map(network.parts.map((part) => [part.id, part])));
+
+/** The part of this id in a network, if it has one. */
+export const partOf = (network: number, id: string): Part | undefined => indices[network]?.get(id);
+
+/** The part of this id in the first network that has one. */
+const anyPart = (id: string): Part | undefined => indices.find((index) => index.has(id))?.get(id);
+
+const stages = page.networks[0]!.parts.filter((part) => part.level === "stage");
+/** The last stage that has maps. */
+const first = (stages.filter((part) => part.shape.length === 3).at(-1) ?? stages.at(-1)!).id;
+
 let state: State = {
-  language: page.language,
-  selected: first.id,
+  language: kept("language") ?? page.language,
+  selected: first,
   unfolded: new Set(),
-  cost: null,
+  cost: "parameters",
   channel: null,
   pointed: null,
 };
-const listeners = new Set<(state: State) => void>();
+const listeners = new Set<() => void>();
 
 /** Change part of the state. */
 export function set(changes: Partial<State>): void {
+  const before = state;
   state = { ...state, ...changes };
-  for (const listener of listeners) listener(state);
+  if (state.language !== before.language) keep("language", state.language);
+  if (state.selected !== before.selected || state.channel !== before.channel) writeAddress(before);
+  for (const listener of listeners) listener();
 }
 
 export const get = (): State => state;
 
 /** The state, in a component that is drawn again when it changes. */
-export function useExploreState(): State {
-  const [, redraw] = useState<State>(state);
+export const useExploreState = (): State => useChosen((state) => state);
+
+/** What `pick` gives of the state, in a component that is drawn again only when that is another value. */
+export function useChosen<T>(pick: (state: State) => T): T {
+  const [, redraw] = useState<{ value: T }>({ value: pick(state) });
   useEffect(() => {
-    listeners.add(redraw);
-    return () => void listeners.delete(redraw);
+    const look = () =>
+      redraw((shown) => {
+        const value = pick(state);
+        return Object.is(shown.value, value) ? shown : { value };
+      });
+    listeners.add(look);
+    look();
+    return () => void listeners.delete(look);
   }, []);
-  return state;
+  return pick(state);
+}
+
+/** Select a part, and unfold all that holds it. */
+export function select(id: string, channel: number | null = null): void {
+  const unfolded = new Set(state.unfolded);
+  for (let parent = anyPart(id)?.parent; parent; parent = anyPart(parent)?.parent) unfolded.add(parent);
+  const changed = unfolded.size !== state.unfolded.size;
+  set({ selected: id, channel, pointed: null, ...(changed ? { unfolded } : {}) });
 }
 
 /** A text of the page in the chosen language, with its values put in. */
@@ -67,14 +98,70 @@ export function t(key: string, values: Record<string, string | number> = {}): st
   return text.replace(/\{(\w+)\}/g, (whole, name: string) => String(values[name] ?? whole));
 }
 
-const indices = page.networks.map((network) => new Map(network.parts.map((part) => [part.id, part])));
-
-/** The part of this id in a network, if it has one. */
-export const partOf = (network: number, id: string): Part | undefined => indices[network]?.get(id);
+/** Whether there is such a text. */
+export const hasText = (key: string): boolean => key in texts.en;
 
 /** What a panel is given. */
 export interface PanelProps {
   view: View;
   network: Network;
   part: Part;
+}
+
+/** What a panel of the whole view is given. */
+export type OverviewProps = Omit<PanelProps, "part">;
+
+// --- the address holds what is selected: #block/layer1.0, #block/layer1.0:17 (a channel) ------------------------------
+
+function address({ selected, channel }: State): string {
+  const id = selected.split("/").map(encodeURIComponent).join("/");
+  return `#${id}${channel === null ? "" : `:${channel}`}`;
+}
+
+/** Another part is a step of the browser's history, another channel of it is not. */
+function writeAddress(before: State): void {
+  const next = address(state);
+  if (next === location.hash || (location.hash === "" && state.selected === first && state.channel === null)) return;
+  if (state.selected !== before.selected) location.hash = next;
+  else location.replace(next);
+}
+
+function readAddress(): void {
+  const [, path, channel] = /^#(.+?)(?::(\d+))?$/.exec(location.hash) ?? [];
+  let id = first;
+  try {
+    id = decodeURIComponent(path ?? first);
+  } catch {
+    // A broken address is that of the page.
+  }
+  if (!anyPart(id)) id = first;
+  const number = channel === undefined ? null : Number(channel);
+  if (id !== state.selected || number !== state.channel) select(id, number);
+}
+
+addEventListener("hashchange", readAddress);
+readAddress();
+
+// --- what is kept for the next page; a browser may refuse to ----------------------------------------------------------
+
+/** A page that was made in another language has its own choice: `--lang ja` opens in Japanese. */
+function key(name: string): string {
+  return `vertebra.explore.${name}.${page.language}`;
+}
+
+function kept(name: "language"): Language | null {
+  try {
+    const value = localStorage.getItem(key(name));
+    return value === "en" || value === "ja" ? value : null;
+  } catch {
+    return null;
+  }
+}
+
+function keep(name: "language", value: string): void {
+  try {
+    localStorage.setItem(key(name), value);
+  } catch {
+    // It is forgotten then.
+  }
 }

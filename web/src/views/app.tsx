@@ -4,13 +4,14 @@ import { useEffect, useState } from "preact/hooks";
 import { dropped, pasted } from "../files";
 import { counted } from "../format";
 import { store, type Tab, useStore } from "../store";
-import { setTheme, type Theme, theme } from "../theme";
+import type { Theme } from "../theme";
 import { Camera } from "./camera";
 import { DetailDialog } from "./detail";
 import { Icon, Mark } from "./icons";
 import { Lock } from "./lock";
 import { ModelPage } from "./model";
 import { Photos } from "./photos";
+import { ThemeButton } from "./theme_button";
 
 const TABS: [Tab, string][] = [
   ["photos", "Photos"],
@@ -109,34 +110,14 @@ function Header() {
             </span>
           )
         )}
-        <ThemeButton />
+        <ThemeButton describe={colours} onChange={(theme) => store.say(`${colours(theme)}.`)} />
       </div>
     </header>
   );
 }
 
-const NEXT: Record<Theme, Theme> = { auto: "light", light: "dark", dark: "auto" };
 const THEMES: Record<Theme, string> = { auto: "as the system", light: "light", dark: "dark" };
-
-function ThemeButton() {
-  const [now, setNow] = useState(theme());
-  const label = `Colours: ${THEMES[now]}`;
-  return (
-    <button
-      type="button"
-      class="button quiet square"
-      aria-label={label}
-      title={label}
-      onClick={() => {
-        setTheme(NEXT[now]);
-        setNow(NEXT[now]);
-        store.say(`Colours: ${THEMES[NEXT[now]]}.`);
-      }}
-    >
-      <Icon name={now} />
-    </button>
-  );
-}
+const colours = (theme: Theme): string => `Colours: ${THEMES[theme]}`;
 
 function Banners() {
   const { gone, busy, note, queue } = useStore();

@@ -1,6 +1,10 @@
-/** The panels of a part in the order of the page; each returns null where it has nothing to say of a part. */
+/** The panels, in the order of the page; each returns null where it has nothing to say. */
 
 import type { FunctionComponent } from "preact";
-import type { PanelProps } from "../state";
+import type { OverviewProps, PanelProps } from "../state";
 
+/** Of the selected part. */
 export const PANELS: FunctionComponent<PanelProps>[] = [];
+
+/** Of the whole view, above the figure: the photo's way into the network, and the evidence for the answer. */
+export const OVERVIEW: FunctionComponent<OverviewProps>[] = [];

@@ -1,0 +1,306 @@
+/** The network as its paper draws it, from the photo to the classes: stages that unfold to blocks, layers, operations. */
+
+import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
+import { className, percent, short, whole } from "../format";
+import type { Network, Part, View } from "./document";
+import { BAND, type Box, type Drawing, layout, type Line } from "./figure_layout";
+import { type Cost, get, select, set, t, useChosen } from "./state";
+import { briefName, kindText, shapeText, share, shareText } from "./words";
+
+const COSTS: Cost[] = ["parameters", "macs", "bytes", "ms"];
+
+interface Props {
+  network: Network;
+  /** The views that show this network. */
+  views: View[];
+  /** "A" or "B" where there are two figures. */
+  label?: string | undefined;
+}
+
+export function Figure({ network, views, label }: Props) {
+  const language = useChosen((state) => state.language);
+  const unfolded = useChosen((state) => state.unfolded);
+  const cost = useChosen((state) => state.cost);
+  const [width, setWidth] = useState(0);
+  const area = useRef<HTMLDivElement>(null);
+  useLayoutEffect(() => {
+    const element = area.current!;
+    const measure = () => setWidth(Math.floor(element.clientWidth));
+    const observer = new ResizeObserver(measure);
+    observer.observe(element);
+    measure();
+    return () => observer.disconnect();
+  }, []);
+  const drawing = useMemo(() => (width ? layout(network, unfolded, width) : null), [network, unfolded, width]);
+  const most = useMemo(
+    () => (cost && drawing ? Math.max(0, ...drawing.boxes.filter((box) => !box.open).map((box) => share(box.part, network, cost))) : 0),
+    [drawing, cost],
+  );
+  return (
+    <details class="panel figure" open lang={language}>
+      <summary>
+        <h2>
+          {label && <span class="view-mark">{label}</span>} {t("figure.title", { name: network.name })}
+        </h2>
+      </summary>
+      <Toolbar network={network} />
+      {cost && <Legend cost={cost} network={network} most={most} />}
+      <div class="figure-scroll scroll">
+        <div class="figure-area" ref={area} />
+        <Ends class="figure-in" network={network} views={views} width={drawing?.width} />
+        {drawing && <Tree drawing={drawing} network={network} cost={cost} most={most} />}
+        <ol class="figure-out" style={drawing ? { width: `${drawing.width}px` } : {}} aria-label={t("figure.classes", { count: whole(network.classes) })}>
+          {views.map((view, index) => (
+            <li key={index}>
+              <b>{className(view.predictions[0]!.name)}</b> <span class="number">{percent(view.predictions[0]!.probability)}</span>
+            </li>
+          ))}
+        </ol>
+      </div>
+    </details>
+  );
+}
+
+/** The pictures that go in at the top. */
+function Ends({ network, views, width, class: name }: { network: Network; views: View[]; width: number | undefined; class: string }) {
+  return (
+    <div class={name} style={width ? { width: `${width}px` } : {}}>
+      {views.map((view, index) => (
+        <img key={index} src={view.photo.input} alt={t("figure.input", { name: view.photo.name })} />
+      ))}
+      <span class="number">{shapeText(network.input)}</span>
+    </div>
+  );
+}
+
+function Toolbar({ network }: { network: Network }) {
+  const cost = useChosen((state) => state.cost);
+  const costs = COSTS.filter((each) => network[each] !== null);
+  const unfoldAll = () => set({ unfolded: new Set(network.parts.filter((part) => part.children.length).map((part) => part.id)) });
+  return (
+    <div class="row figure-tools">
+      <label class="field inline">
+        {t("figure.colour")}
+        <select value={cost ?? ""} onChange={(event) => set({ cost: (event.currentTarget.value || null) as Cost | null })}>
+          {costs.map((each) => (
+            <option key={each} value={each}>
+              {t(`cost.${each}`)}
+            </option>
+          ))}
+          <option value="">{t("cost.none")}</option>
+        </select>
+      </label>
+      <div class="row tight end">
+        <button type="button" class="button small quiet" onClick={unfoldAll}>
+          {t("figure.unfold_all")}
+        </button>
+        <button type="button" class="button small quiet" onClick={() => set({ unfolded: new Set() })}>
+          {t("figure.fold_all")}
+        </button>
+      </div>
+    </div>
+  );
+}
+
+function Legend({ cost, network, most }: { cost: Cost; network: Network; most: number }) {
+  return (
+    <div class="legend">
+      <span class="number">0 %</span>
+      <span class="legend-ramp" aria-hidden="true" />
+      <span class="number">{percent(most)}</span>
+      <span class="soft small">{t("figure.legend", { total: total(cost, network[cost] ?? 0) })}</span>
+    </div>
+  );
+}
+
+/** 25.6 M parameters, 4.09 G MACs, 120 MB, 41 ms. */
+function total(cost: Cost, value: number): string {
+  if (cost === "bytes") return t("total.bytes", { value: short(value) });
+  if (cost === "ms") return t("total.ms", { value: value.toFixed(value < 10 ? 1 : 0) });
+  return t(`total.${cost}`, { value: short(value) });
+}
+
+interface TreeProps {
+  drawing: Drawing;
+  network: Network;
+  cost: Cost | null;
+  most: number;
+}
+
+function Tree({ drawing, network, cost, most }: TreeProps) {
+  const selected = useChosen((state) => state.selected);
+  const language = useChosen((state) => state.language);
+  const [focused, setFocused] = useState(selected);
+  const tree = useRef<HTMLDivElement>(null);
+  const { boxes } = drawing;
+  const parts = useMemo(() => new Map(network.parts.map((part) => [part.id, part])), [network]);
+  const current = boxes.some((box) => box.part.id === focused) ? focused : (boxes.find((box) => box.part.id === selected) ?? boxes[0]!).part.id;
+  const last = useRef(selected);
+  useLayoutEffect(() => {
+    if (last.current === selected) return;
+    last.current = selected;
+    setFocused(selected);
+    tree.current?.querySelector(`[data-part="${CSS.escape(selected)}"]`)?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  }, [selected, drawing]);
+  const go = (id: string | undefined | null) => {
+    const element = id && tree.current?.querySelector<HTMLElement>(`[data-part="${CSS.escape(id)}"]`);
+    if (element) {
+      setFocused(id);
+      element.focus();
+    }
+  };
+  const onKeyDown = (event: KeyboardEvent) => {
+    if (event.altKey || event.ctrlKey || event.metaKey) return;
+    const at = boxes.findIndex((box) => box.part.id === current);
+    const { part, open } = boxes[at]!;
+    const steps: Record<string, () => void> = {
+      ArrowDown: () => go(boxes[at + 1]?.part.id),
+      ArrowUp: () => go(boxes[at - 1]?.part.id),
+      Home: () => go(boxes[0]!.part.id),
+      End: () => go(boxes.at(-1)!.part.id),
+      ArrowRight: () => (open ? go(part.children[0]) : toggle(part, true)),
+      ArrowLeft: () => (open ? toggle(part, false) : go(part.parent)),
+      Enter: () => select(part.id),
+      " ": () => select(part.id),
+    };
+    const step = steps[event.key];
+    if (!step) return;
+    event.preventDefault();
+    step();
+  };
+  // The texts are in the language that the page is in.
+  const items = useMemo(
+    () => boxes.map((box) => <Item key={box.part.id} box={box} network={network} parent={box.part.parent ? parts.get(box.part.parent) : undefined} cost={cost} most={most} selected={box.part.id === selected} focusable={box.part.id === current} />),
+    [drawing, network, cost, most, selected, current, language],
+  );
+  return (
+    <div class="figure-drawing" style={{ width: `${drawing.width}px`, height: `${drawing.height}px` }}>
+      <div
+        role="tree"
+        aria-label={t("figure.tree", { name: network.name })}
+        ref={tree}
+        onKeyDown={onKeyDown}
+        onClick={(event) => {
+          const element = (event.target as Element).closest<HTMLElement>("[data-part]");
+          const part = element && parts.get(element.dataset["part"]!);
+          if (!part) return;
+          setFocused(part.id);
+          if ((event.target as Element).closest(".twist")) toggle(part);
+          else select(part.id);
+        }}
+        onDblClick={(event) => {
+          const element = (event.target as Element).closest<HTMLElement>("[data-part]");
+          const part = element && parts.get(element.dataset["part"]!);
+          if (part && !(event.target as Element).closest(".twist")) toggle(part);
+        }}
+      >
+        {items}
+      </div>
+      <Lines drawing={drawing} />
+    </div>
+  );
+}
+
+function toggle(part: Part, open = !get().unfolded.has(part.id)): void {
+  if (!part.children.length) return;
+  const unfolded = new Set(get().unfolded);
+  if (open) unfolded.add(part.id);
+  else unfolded.delete(part.id);
+  set({ unfolded });
+}
+
+interface ItemProps {
+  box: Box;
+  network: Network;
+  parent: Part | undefined;
+  cost: Cost | null;
+  most: number;
+  selected: boolean;
+  focusable: boolean;
+}
+
+function Item({ box, network, parent, cost, most, selected, focusable }: ItemProps) {
+  const { part } = box;
+  const isNarrow = box.width < 150;
+  const part_of_all = cost ? shareText(part, network, cost) : "";
+  const said = [
+    part.name,
+    kindText(part),
+    t("figure.output", { shape: shapeText(part.shape) }),
+    cost ? t("figure.share", { share: part_of_all, cost: t(`cost.${cost}`) }) : "",
+  ];
+  const heat = cost && most && !box.open ? Math.sqrt(share(part, network, cost) / most) : 0;
+  return (
+    <div
+      role="treeitem"
+      data-part={part.id}
+      class={`part part-${part.level} ${box.open ? "open" : ""} ${cost && !box.open ? "hot" : ""} ${isNarrow ? "narrow" : ""}`}
+      aria-label={said.filter(Boolean).join(", ")}
+      aria-level={box.level}
+      aria-posinset={box.place}
+      aria-setsize={box.of}
+      aria-selected={selected}
+      {...(part.children.length ? { "aria-expanded": box.open } : {})}
+      tabIndex={focusable ? 0 : -1}
+      title={`${said.filter(Boolean).join("\n")}`}
+      style={{ left: `${box.x}px`, top: `${box.y}px`, width: `${box.width}px`, height: `${box.height}px`, "--heat": String(heat) }}
+    >
+      <div class="part-head" style={{ height: `${box.head}px` }}>
+        {part.children.length > 0 && (
+          <span class="twist" aria-hidden="true">
+            {box.open ? "−" : "+"}
+          </span>
+        )}
+        <span class="part-words">
+          <b>{briefName(part, parent)}</b>
+          <span class="part-kind">{isNarrow && cost ? part_of_all : kindText(part)}</span>
+        </span>
+        {!isNarrow && cost && <span class="part-share number">{part_of_all}</span>}
+      </div>
+    </div>
+  );
+}
+
+/** Arrows with the shapes on them, and the bands of dense blocks. */
+function Lines({ drawing }: { drawing: Drawing }) {
+  return (
+    <svg class="figure-lines" width={drawing.width} height={drawing.height} aria-hidden="true" focusable="false">
+      {drawing.bands.map((band, index) => (
+        <path key={index} class="band" d={bandPath(band)} />
+      ))}
+      {drawing.lines.map((line, index) => (
+        <Arrow key={index} line={line} />
+      ))}
+    </svg>
+  );
+}
+
+function Arrow({ line }: { line: Line }) {
+  const { points, shape } = line;
+  const [x, y] = points.at(-1)!;
+  const [before] = points.at(-2)!;
+  const isSideways = before !== x;
+  const head = isSideways ? `M${x - 4},${y - 3.5}L${x},${y}L${x - 4},${y + 3.5}` : `M${x - 3.5},${y - 5}L${x},${y - 0.5}L${x + 3.5},${y - 5}`;
+  const isTight = line.room < 130;
+  return (
+    <>
+      <path class={`line ${line.kind}`} d={`M${points.map((point) => point.join(",")).join("L")}`} />
+      <path class={`line ${line.kind} tip`} d={head} />
+      {shape && (
+        <text x={x} y={y - 16} text-anchor="middle" class={isTight ? "tight" : ""}>
+          {shapeText(shape, isTight)}
+        </text>
+      )}
+    </>
+  );
+}
+
+function bandPath({ x, steps, bottom }: Drawing["bands"][number]): string {
+  if (!steps.length) return "";
+  const right = (share: number): number => x + 2 + (BAND - 4) * share;
+  const outline = steps.map(({ y, share }, index) => {
+    const next = steps[index + 1]?.y ?? bottom;
+    return `L${right(share)},${y + 8}L${right(share)},${Math.max(next, y + 8)}`;
+  });
+  return `M${x},${steps[0]!.y - 4}${outline.join("")}L${x},${bottom}Z`;
+}
