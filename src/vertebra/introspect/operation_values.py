@@ -6,7 +6,7 @@ So every value of a `Row` can be had, also of sums, concatenations and gates, wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -51,6 +51,7 @@ class OperationValues:
     outputs: list[Tensor]  # with their graph of gradients
     operands: list[tuple[Tensor, ...]]  # what the operation reads besides weights, in the order of its arguments
     weights: list[tuple[Tensor, ...]]  # parameters and buffers that it reads
+    arguments: list[dict[str, Any]]  # all that it is called with, by ATen's names, with defaults
     result: Tensor  # of the network
 
     def gradients(self, score: Tensor) -> list[Tensor | None]:
@@ -98,18 +99,20 @@ def operation_values(network: nn.Module, graph: Graph, image: Tensor) -> Operati
     outputs: list[Tensor] = []
     operands: list[tuple[Tensor, ...]] = []
     weights: list[tuple[Tensor, ...]] = []
+    arguments: list[dict[str, Any]] = []
     for step, node in zip(tape.steps, graph.nodes, strict=True):
-        reads, constants = step.run(values)
+        reads, constants, named = step.run(values)
         if id(node) in rows:
             outputs.append(values[step.results[0]])
             operands.append(reads)
             weights.append(constants)
-    if not torch.equal(values[slot], result):
+            arguments.append(named)
+    if not torch.allclose(values[slot], result, rtol=0, atol=0, equal_nan=True):
         raise VertebraError(
             "the operations of the network give another result when they are run one by one. Does its forward() write "
             "into a part of a tensor (x[:, 0] = …) or into one that is used elsewhere?"
         )
-    return OperationValues(values[0], outputs, operands, weights, values[slot])
+    return OperationValues(values[0], outputs, operands, weights, arguments, values[slot])
 
 
 @dataclass(frozen=True)
@@ -123,14 +126,14 @@ class _Slot:
 class _Step:
     """One operation: a function, its arguments with `_Slot` for values, and where its results go."""
 
-    function: Callable[..., Any]
+    function: Any  # an OpOverload
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     results: tuple[int, ...]
     writes: bool  # into its first argument
 
-    def run(self, values: dict[int, Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Run it with gradients; what it reads of values and of constants."""
+    def run(self, values: dict[int, Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], dict[str, Any]]:
+        """Run it with gradients; what it reads of values and of constants, and all of its arguments."""
         reads: list[Tensor] = []
 
         def read(slot: _Slot) -> Tensor:
@@ -140,13 +143,19 @@ class _Step:
         args, kwargs = tree_map_only(_Slot, read, (self.args, self.kwargs))
         constants: list[Tensor] = []
         tree_map_only(Tensor, constants.append, (self.args, self.kwargs))
+        named = self._named(args, kwargs)
         if self.writes:  # a copy takes it, since what was there before is still to be seen
             args = (args[0].clone(), *args[1:])
         with torch.enable_grad():
             made = self.function(*args, **kwargs)
         for slot, value in zip(self.results, _tensors(made), strict=True):
             values[slot] = value
-        return tuple(reads), tuple(constants)
+        return tuple(reads), tuple(constants), named
+
+    def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        names = [(argument.name, argument.default_value) for argument in self.function._schema.arguments]
+        given = {name: value for (name, _), value in zip(names, args, strict=False)}
+        return dict(names) | given | kwargs
 
 
 class _Tape(TorchDispatchMode):
