@@ -29,6 +29,13 @@ class Settings:
     photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="A photo.")]
     model: Annotated[str, typer.Option(metavar="MODEL", help=model_help("explore"))] = "efficientnet_lite0"
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="The page (default: PHOTO-MODEL.html here).")] = None
+    value: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LAYER,C,Y,X",
+            help="Work out this value too: channel, row and column from 0; LAYER,C of a linear layer; may be repeated.",
+        ),
+    ] = None
     lang: Annotated[Language, typer.Option(help="Language of the page when it opens.")] = Language.EN
 
 
@@ -43,5 +50,7 @@ def explore(settings: Settings) -> None:
     name = resolve_model(settings.model, "explore").name
     path = settings.html or Path(f"{settings.photo.stem}-{name}.html")
     with progress_bar("explore") as progress:
-        found = look(settings.photo, settings.model, language=settings.lang, progress=progress)
+        found = look(
+            settings.photo, settings.model, language=settings.lang, values=settings.value or (), progress=progress
+        )
     echo(str(found.save(path)))

@@ -17,6 +17,7 @@ from .feature_maps import encode_maps, strongest_channels
 from .fields import fields
 from .observation import Observation, Structure
 from .residual_additions import residual_additions
+from .worked_values import worked
 
 SCHEMA = 1
 TOP = 10  # classes that are listed
@@ -27,6 +28,7 @@ class Options:
     """What is asked for besides what every page has."""
 
     language: str = "en"
+    values: tuple[str, ...] = ()  # LAYER,C,Y,X, to be worked out
 
 
 # Each section gives, for the parts that it has something to say of, a JSON value by the part's id.
@@ -44,6 +46,11 @@ def maps(observation: Observation, options: Options) -> dict[str, Any]:
     return found
 
 
+def worked_values(observation: Observation, options: Options) -> dict[str, Any]:
+    """One value of each layer with weights, worked out, and those that are asked for."""
+    return worked(observation, options.values)
+
+
 SECTIONS: dict[str, Section] = {
     "maps": maps,
     "gates": channel_gates,
@@ -52,6 +59,7 @@ SECTIONS: dict[str, Section] = {
     "dense": dense_block_sources,
     "activations": activation_histograms,
     "field": fields,
+    "worked": worked_values,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from .observation import build_structure, observe
 from .page import render_page
 from .photo import read_photo
 from .subject import load_subject
+from .worked_values import require_cells
 
 
 @dataclass(frozen=True, repr=False)
@@ -54,6 +56,7 @@ def explore(
     model: nn.Module | str | os.PathLike[str] = "efficientnet_lite0",
     *,
     language: str = "en",
+    values: Sequence[str] = (),
     progress: Progress = silent,
 ) -> Exploration:
     """Run a network on a photo, and keep what one can look at: maps, values, gates, receptive fields, evidence.
@@ -61,14 +64,17 @@ def explore(
     Args:
         photo: path, URL-free file object or bytes of an image.
         model: a network's name, a run, a weight file, a function, or a module.
+        values: to be worked out besides the strongest one of each layer: "LAYER,C,Y,X", or "LAYER,C" of a linear
+            layer; channel, row and column count from 0.
         language: of the page at first, "en" or "ja".
         progress: told of the steps.
 
     Raises:
         ImageError: the photo cannot be read.
-        UsageError: there is no such model.
+        UsageError: there is no such model, or no such value.
     """
-    options = Options(language=language)
+    options = Options(language=language, values=tuple(values))
     structure = build_structure(load_subject(model))
+    require_cells([structure], options.values)
     seen = observe(structure, read_photo(photo, structure.subject.preprocessing))
     return Exploration(build_document([seen], options, progress))

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from vertebra.anatomy import Anatomy, inspect
 from vertebra.graph import trace as tracer
-from vertebra.graph.ir import Graph
+from vertebra.graph.ir import Graph, Node
+from vertebra.graph.rows import nodes_with_costs
 from vertebra.introspect.operation_values import Contributions, OperationValues, operation_values
 
 from .parts import Part, build_parts
@@ -25,6 +26,11 @@ class Structure:
     anatomy: Anatomy
     graph: Graph
     parts: dict[str, Part]
+
+    @cached_property
+    def nodes(self) -> list[Node]:
+        """The operation of the graph behind each row."""
+        return [node for node, _ in nodes_with_costs(self.graph)]
 
 
 @dataclass(frozen=True, eq=False)
