@@ -66,7 +66,7 @@ def build_structure(subject: Subject) -> Structure:
     side = subject.preprocessing.crop_size
     anatomy = inspect(subject.network, side)
     graph = tracer.trace_network(anatomy.subject.network, anatomy.subject.args, anatomy.subject.kwargs)
-    return Structure(subject, anatomy, graph, build_parts(anatomy.rows))
+    return Structure(subject, anatomy, graph, build_parts(anatomy.rows, graph.modules))
 
 
 def observe(structure: Structure, photo: Photo) -> Observation:

@@ -2,37 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, Literal
 
-from vertebra.graph.cost import CONVOLUTIONS, Kind
+from vertebra.errors import UsageError, suggest
+from vertebra.graph.cost import Kind
+from vertebra.graph.ir import Module
 from vertebra.graph.rows import Row
+from vertebra.graph.stage_names import BEFORE, TOP
+
+from .layer_grouping import Layer, find_readers, gate_members, group_layers
+from .layout import lay_out
+from .page import texts
+from .roles import Label, is_classifier, label, layer_label, layer_roles, named, operation_role, repeated, say
 
 Level = Literal["stage", "block", "layer", "operation"]
 INPUT = "input"  # stands for the network's input among what a part reads
 
-_WEIGHTED = CONVOLUTIONS | {Kind.MATMUL}
-
 
 @dataclass
 class Part:
-    """A stage, block, layer or operation. A layer is a convolution or linear layer with its norm and activation."""
+    """A stage, block, layer or operation.
 
-    id: str  # "stage/layer1", "block/layer1.0", "layer/12" (index of its first row), "operation/12"
+    A layer is a convolution or linear layer with its norm and activation, an addition with its activation, a whole
+    gate, or any other operation. Ids are made from the paths of modules, and so the same in two networks of one
+    architecture; of what runs more than once, the later ones end with "#2", "#3", ….
+    """
+
+    id: str  # "stage/layer1", "block/layer1.0", "layer/layer1.0.conv1", "operation/layer1.0.bn1"
     level: Level
     name: str  # path of the module: "layer1.0.conv1"
-    type: str  # class of the module, or what the operation is: "Bottleneck", "conv2d"
+    role: str  # in its block: "expand", "depthwise", "gate", "shortcut", …: the text "role.expand"; "" for a stage
+    label: list[Label]  # what it is called, by keys of texts
+    type: str  # the label in English: "3 × Bottleneck", "3×3 conv"
     rows: tuple[int, ...]  # indices of its operations
+    main: int  # index of the operation that it is named after: a layer's convolution
     parent: str | None
     children: list[str] = field(default_factory=list)
-    reads: list[str] = field(default_factory=list)  # parts of the same parent, or of any other before it; INPUT
+    # Parts of the same parent; for what is outside, the part beside its parent, or beside that one's; INPUT.
+    reads: list[str] = field(default_factory=list)
+    read_shapes: list[tuple[int, ...]] = field(default_factory=list)  # of each of `reads`, without the batch
+    read_lanes: list[int] = field(default_factory=list)  # of each of `reads`: where its arrow passes other ranks
+    lane: int = 0  # column among the children of its parent
+    rank: int = 0  # row among them; the first is 0
     shape: tuple[int, ...] = ()  # of its output, without the batch: (C, H, W) or (C,)
     detail: str = ""  # "3×3, stride 2"
     parameters: int = 0
     macs: int = 0
     bytes: int = 0
-    ms: float | None = None
+    ms: float | None = None  # measured; None: not measured
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, for JSON."""
@@ -44,60 +64,172 @@ class Part:
         return self.rows[-1]
 
 
-def build_parts(rows: Sequence[Row]) -> dict[str, Part]:
-    """All parts by id, parents before their children, in the order in which they run."""
+Parts = dict[str, Part]
+
+
+def build_parts(
+    rows: Sequence[Row], modules: Mapping[str, Module], measured: Mapping[int, float] | None = None
+) -> Parts:
+    """All parts by id, parents before their children, in the order in which they run.
+
+    rows: of an `Anatomy`; modules: of its graph; measured: ms by row.
+    """
     running = [row for row in rows if row.kind is not Kind.UNUSED]
-    parts: dict[str, Part] = {}
-    for stage, in_stage in _grouped(running, "stage"):
-        _add(parts, "stage", f"stage/{stage}", stage, "", in_stage, None)
-        for block, in_block in _grouped(in_stage, "block"):
-            layers = _layers(in_block)
-            parent = f"stage/{stage}"
-            if len(layers) > 1:
-                _add(parts, "block", f"block/{block}", block, "", in_block, parent)
-                parent = f"block/{block}"
-            for layer in layers:
-                first = layer[0]
-                _add(parts, "layer", f"layer/{first.index}", first.name, first.op, layer, parent)
-                for row in layer if len(layer) > 1 else ():
-                    _add(parts, "operation", f"operation/{row.index}", row.name, row.op, [row], f"layer/{first.index}")
-    return parts
+    tree = _Tree(running, modules, measured or {})
+    for stage, each in groupby(running, lambda row: row.stage):
+        tree.add_stage(stage, list(each))
+    _connect(tree.parts, running)
+    return tree.parts
 
 
-def _add(
-    parts: dict[str, Part], level: Level, identity: str, name: str, kind: str, rows: Sequence[Row], parent: str | None
-) -> None:
-    parts[identity] = Part(
-        identity,
-        level,
-        name,
-        kind,
-        tuple(row.index for row in rows),
-        parent,
-        shape=rows[-1].output_shape[1:],
-        detail=rows[0].detail if level in ("layer", "operation") else "",
-        parameters=sum(row.parameters for row in rows),
-        macs=sum(row.macs for row in rows),
-        bytes=sum(row.bytes for row in rows),
-    )
-    if parent is not None:
-        parts[parent].children.append(identity)
+def find_part(parts: Parts, name: str) -> Part:
+    """The part of this id or path of a module: the innermost part that holds all of the module's operations.
+
+    Raises:
+        UsageError: there is none; the nearest names are given.
+    """
+    if name in parts:
+        return parts[name]
+    exact = [part for part in parts.values() if part.name == name]
+    if exact:  # a layer rather than its first operation
+        return min(exact, key=lambda part: ("layer", "block", "stage", "operation").index(part.level))
+    within = {row for part in parts.values() if part.name.startswith(f"{name}.") for row in part.rows}
+    if name and within:
+        return min((part for part in parts.values() if within.issubset(part.rows)), key=lambda part: len(part.rows))
+    known = dict.fromkeys(part.name for part in parts.values())
+    raise UsageError(f"the network has no part {name!r}. {suggest(name, known)}".rstrip())
 
 
-def _grouped(rows: Sequence[Row], attribute: str) -> Iterator[tuple[str, list[Row]]]:
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(getattr(row, attribute), []).append(row)
-    yield from groups.items()
+def leaves(parts: Parts) -> dict[int, str]:
+    """For each row the id of the part that is this row alone: an operation, or a layer of one."""
+    return {part.row: part.id for part in parts.values() if not part.children}
 
 
-def _layers(rows: Sequence[Row]) -> list[list[Row]]:
-    """Convolutions and linear layers, each with the norm and the activation behind it; all else one by one."""
-    layers: list[list[Row]] = []
-    for row in rows:
-        follows = layers and row.inputs == (layers[-1][-1].index,) and layers[-1][0].kind in _WEIGHTED
-        if follows and row.kind in (Kind.NORM, Kind.ELEMENTWISE):
-            layers[-1].append(row)
+class _Tree:
+    """Parts as they are added."""
+
+    def __init__(self, rows: Sequence[Row], modules: Mapping[str, Module], measured: Mapping[int, float]) -> None:
+        self.parts: Parts = {}
+        self._modules, self._measured = modules, measured
+        self._last = rows[-1]
+        self._readers = find_readers(rows)
+        self._gates = gate_members(rows, self._readers)
+
+    def add_stage(self, name: str, rows: Sequence[Row]) -> None:
+        """A stage with its blocks and the layers outside of them."""
+        stage = self._add("stage", name, "", [], rows, rows[-1], None)
+        for block, each in groupby(rows, self._block):
+            self._add_block(stage, "" if block == name else block, list(each))
+        children = [self.parts[child] for child in stage.children]
+        blocks = [child for child in children if child.level == "block"]
+        weighted = [child for child in children if child.parameters and child.macs]
+        module = self._modules.get(name)
+        if module is not None and module.children and not module.is_list and not blocks:
+            stage.label = [named(module.type)]
         else:
-            layers.append([row])
-    return layers
+            stage.label = repeated([each for child in blocks or weighted or children for each in child.label])
+        stage.type = say(stage.label, texts()["en"])
+
+    def _block(self, row: Row) -> str:
+        """The block that a row is shown in; "" for layers outside of blocks."""
+        return row.block if row.block != TOP and self._modules[row.block].children else ""
+
+    def _add_block(self, stage: Part, name: str, rows: Sequence[Row]) -> None:
+        layers = group_layers(rows, self._readers, self._gates, bool(name))
+        if stage.name == BEFORE and not any(layer.is_weighted for layer in layers):
+            layers = [Layer(list(rows), rows[-1])]
+        roles = layer_roles(layers, bool(name))
+        parent = stage
+        if name and len(layers) > 1:
+            parent = self._add("block", name, "block", [named(self._modules[name].type)], rows, rows[-1], stage)
+        for layer, role in zip(layers, roles, strict=True):
+            if stage.name == BEFORE and len(layers) == 1:
+                role = "input"
+            elif is_classifier(layer.main, self._last):
+                role = "classifier"
+            self._add_layer(parent, layer, role)
+
+    def _add_layer(self, parent: Part, layer: Layer, role: str) -> None:
+        name = layer.main.module if layer.is_gate else BEFORE if role == "input" else layer.main.name
+        part = self._add("layer", name, role, [layer_label(layer, role)], layer.rows, layer.main, parent)
+        part.detail = "" if layer.is_gate else layer.main.detail
+        for row in layer.rows if len(layer.rows) > 1 else ():
+            operation = self._add("operation", row.name, operation_role(row), [label(row)], [row], row, part)
+            operation.detail = row.detail
+
+    def _add(
+        self,
+        level: Level,
+        name: str,
+        role: str,
+        label: list[Label],
+        rows: Sequence[Row],
+        main: Row,
+        parent: Part | None,
+    ) -> Part:
+        times = [self._measured[row.index] for row in rows if row.index in self._measured]
+        part = Part(
+            self._unused_id(f"{level}/{name}"),
+            level,
+            name,
+            role,
+            label,
+            say(label, texts()["en"]) if label else "",
+            tuple(row.index for row in rows),
+            main.index,
+            None if parent is None else parent.id,
+            shape=rows[-1].output_shape[1:],
+            parameters=sum(row.parameters for row in rows),
+            macs=sum(row.macs for row in rows),
+            bytes=sum(row.bytes for row in rows),
+            ms=sum(times) if times else None,
+        )
+        self.parts[part.id] = part
+        if parent is not None:
+            parent.children.append(part.id)
+        return part
+
+    def _unused_id(self, wanted: str) -> str:
+        found, number = wanted, 1
+        while found in self.parts:
+            number += 1
+            found = f"{wanted}#{number}"
+        return found
+
+
+def _connect(parts: Parts, rows: Sequence[Row]) -> None:
+    """What each part reads, and where it is drawn among the children of its parent."""
+    paths: dict[int, list[str]] = {}  # of a row: ids of the parts that hold it, the stage first
+    for part in parts.values():
+        for row in part.rows:
+            paths.setdefault(row, []).append(part.id)
+    for part in parts.values():
+        depth = len(list(_above(parts, part)))
+        for row in part.rows:
+            for source in rows[row].inputs:
+                if source >= 0 and paths[source][depth : depth + 1] == [part.id]:
+                    continue
+                # The input's shape is that of what reads it.
+                shape = rows[source].output_shape[1:] if source >= 0 else rows[row].input_shapes[0][1:]
+                read = INPUT if source < 0 else _beside(paths[source], paths[row])
+                if read not in part.reads:
+                    part.reads.append(read)
+                    part.read_shapes.append(shape)
+    groups = [[part.id for part in parts.values() if part.parent is None], *(part.children for part in parts.values())]
+    for group in groups:
+        layout = lay_out({identity: parts[identity].reads for identity in group})
+        for identity in group:
+            part = parts[identity]
+            part.lane, part.rank = layout.lanes[identity], layout.ranks[identity]
+            part.read_lanes = [layout.arrows[read, identity] for read in part.reads]
+
+
+def _above(parts: Parts, part: Part) -> Iterator[Part]:
+    while part.parent is not None:
+        part = parts[part.parent]
+        yield part
+
+
+def _beside(source: Sequence[str], reader: Sequence[str]) -> str:
+    """The outermost part that holds the source and not the reader."""
+    return next(identity for identity in source if identity not in reader)

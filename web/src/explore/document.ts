@@ -35,16 +35,36 @@ export interface Network {
 
 export type Level = "stage" | "block" | "layer" | "operation";
 
+/** What a part is called: the key of a text, its values, and how many of them follow each other ("3 × Bottleneck"). */
+export interface Label extends Note {
+  count: number;
+}
+
 export interface Part {
+  /** From the path of its module, "layer/layer1.0.conv1": the same in two networks of one architecture. */
   id: string;
   level: Level;
   name: string;
+  /** What it does in its block: the text `role.${role}`; "" for a stage. */
+  role: string;
+  /** Joined by the text "label.separator". */
+  label: Label[];
+  /** The label in English. */
   type: string;
   rows: number[];
+  /** The row that a layer is named after: its convolution. */
+  main: number;
   parent: string | null;
   children: string[];
-  /** Ids of parts, or "input". */
+  /** Ids of parts of the same parent, or of the outermost part outside that does not hold this one; or "input". */
   reads: string[];
+  /** Of each of `reads`, without the batch. */
+  read_shapes: number[][];
+  /** Of each of `reads`: the lane in which its arrow passes the ranks between the two; sideways only between ranks. */
+  read_lanes: number[];
+  /** Column and row among the children of its parent, from 0; what is outside is above row 0. */
+  lane: number;
+  rank: number;
   /** Of the output, without the batch: (C, H, W) or (C,). */
   shape: number[];
   detail: string;
