@@ -298,7 +298,7 @@ def uneven_structure():
 
 def test_values_that_are_asked_for(uneven_structure, tiny_network):
     same = 1  # the row after that of its padding
-    found = asked_cells(uneven_structure, ["same,1,2,3", " same , 1 , 2 , 3 ", f"layer/{same},0,0,9", "head,4"])
+    found = asked_cells(uneven_structure, ["same,1,2,3", " same , 1 , 2 , 3 ", "layer/same,0,0,9", "head,4"])
     assert found[same] == [(1, 2, 3), (0, 0, 9)] and sorted(map(len, found.values())) == [1, 2]
     resnet = structure_of(tiny_network("resnet"), 32)
     with pytest.raises(UsageError, match=r"'layer1' has 2 layers with weights. Name one: layer1.0.conv1, layer1.0.con"):

@@ -9,6 +9,7 @@ from vertebra.graph.cost import CONVOLUTIONS, Kind
 from vertebra.graph.rows import Row
 
 from .observation import Structure
+from .parts import leaves
 
 Cell = tuple[int, ...]  # channel, then row and column where there are
 
@@ -98,7 +99,8 @@ def _read(structure: Structure, text: str) -> tuple[int, Cell]:
 def _layer(structure: Structure, text: str, layer: str) -> int:
     """The row that a layer's path, or the id of its part, stands for; or a path around one layer alone."""
     weighted, rows = weighted_rows(structure), structure.anatomy.rows
-    names = {index: {rows[index].name, rows[index].module, weighted[index], f"operation/{index}"} for index in weighted}
+    own = leaves(structure.parts)
+    names = {index: {rows[index].name, rows[index].module, weighted[index], own[index]} for index in weighted}
     for matches in (
         [index for index in weighted if layer in names[index] - {""}],
         [index for index in weighted if layer and rows[index].name.startswith(f"{layer}.")],
