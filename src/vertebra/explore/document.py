@@ -15,8 +15,10 @@ from .concatenated_branches import concatenated_branches
 from .dense_block_sources import dense_block_sources
 from .feature_maps import encode_maps, strongest_channels
 from .fields import fields
+from .layer_formula import layer_formulas
 from .observation import Observation, Structure
 from .residual_additions import residual_additions
+from .vectors import vectors
 from .worked_values import worked
 
 SCHEMA = 1
@@ -53,6 +55,8 @@ def worked_values(observation: Observation, options: Options) -> dict[str, Any]:
 
 SECTIONS: dict[str, Section] = {
     "maps": maps,
+    "vector": vectors,
+    "formula": layer_formulas,
     "gates": channel_gates,
     "additions": residual_additions,
     "branches": concatenated_branches,

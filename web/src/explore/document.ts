@@ -110,6 +110,8 @@ export interface Photo {
 /** What is known of a part on this photo; each section of `SECTIONS` in document.py has a key. */
 export interface Seen {
   maps?: Maps;
+  vector?: Vector;
+  formula?: Formula;
   field?: Field;
   effective?: EffectiveField;
 }
@@ -154,4 +156,22 @@ export interface Maps {
   contributions: number[] | null;
   /** base64 of deflated bytes, channel by channel: value = low + byte / 255 × (high − low). */
   data: string;
+}
+
+/** An output of one value a channel. */
+export interface Vector {
+  channels: number[];
+  of: number;
+  values: number[];
+  contributions: number[] | null;
+}
+
+/** MACs = product of `spatial`, `outputs`, `inputs` / `groups` and `kernel`; of a linear layer the first and last are empty. */
+export interface Formula {
+  spatial: number[];
+  outputs: number;
+  inputs: number;
+  groups: number;
+  kernel: number[];
+  macs: number;
 }

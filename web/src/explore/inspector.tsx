@@ -1,14 +1,38 @@
-/** All that is known of the selected part. */
+/** All that is known of the selected part in one view. */
 
+import { Fragment } from "preact";
 import { PANELS } from "./panels";
-import type { PanelProps } from "./state";
+import { hasText, partOf, select, t, useChosen, type PanelProps } from "./state";
+import { kindText } from "./words";
 
 export function Inspector(props: PanelProps) {
+  const { part, network, view } = props;
+  useChosen((state) => state.language);
+  const above = [];
+  for (let parent = part.parent; parent; parent = partOf(view.network, parent)?.parent ?? null) above.unshift(parent);
+  const role = part.role && hasText(`role.${part.role}`) ? t(`role.${part.role}`) : "";
   return (
     <>
-      <h2 class="part-name">{props.part.name}</h2>
-      {PANELS.map((Panel, index) => (
-        <Panel key={index} {...props} />
+      <header class="inspector-head">
+        {above.length > 0 && (
+          <nav class="inspector-path small" aria-label={t("inspector.above")}>
+            {above.map((id) => (
+              <Fragment key={id}>
+                <button type="button" class="link" onClick={() => select(id)}>
+                  {partOf(view.network, id)!.name}
+                </button>
+                <span aria-hidden="true">›</span>
+              </Fragment>
+            ))}
+          </nav>
+        )}
+        <h2 class="part-name">
+          {part.name || part.type} {network.untrained && <span class="untrained">{t("untrained")}</span>}
+        </h2>
+        <p class="soft">{[t(`level.${part.level}`), kindText(part), role].filter(Boolean).join(" · ")}</p>
+      </header>
+      {PANELS.map((Panel, place) => (
+        <Panel key={`${place} ${part.id}`} {...props} />
       ))}
     </>
   );

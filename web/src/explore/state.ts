@@ -29,6 +29,8 @@ export interface State {
   cost: Cost | null;
   /** The channel that is enlarged in the selected part's maps. */
   channel: number | null;
+  /** Colours of the maps: each channel has its own scale, or all have one. */
+  scale: "own" | "common";
   pointed: Cell | null;
 }
 
@@ -50,6 +52,7 @@ let state: State = {
   unfolded: new Set(),
   cost: "parameters",
   channel: null,
+  scale: "own",
   pointed: null,
 };
 const listeners = new Set<() => void>();

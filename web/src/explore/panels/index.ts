@@ -2,9 +2,12 @@
 
 import type { FunctionComponent } from "preact";
 import type { OverviewProps, PanelProps } from "../state";
+import { MapsPanel } from "./maps";
+import { SummaryPanel } from "./summary";
+import { VectorPanel } from "./vector";
 
 /** Of the selected part. */
-export const PANELS: FunctionComponent<PanelProps>[] = [];
+export const PANELS: FunctionComponent<PanelProps>[] = [SummaryPanel, MapsPanel, VectorPanel];
 
 /** Of the whole view, above the figure: the photo's way into the network, and the evidence for the answer. */
 export const OVERVIEW: FunctionComponent<OverviewProps>[] = [];
