@@ -116,7 +116,7 @@ def test_a_dense_layer_reads_all_earlier_ones_by_one_lane() -> None:
     assert parts["stage/denseblock2"].type == "Transition, 12 × DenseLayer"
     assert figure(parts, "block/features.transition1") == [
         ("conv", "reduce", "1×1 conv", ["denseblock1"]),
-        ("pool", "pool", "2×2 average pooling", ["conv"]),
+        ("pool", "pool", "2×2 average pooling, stride 2", ["conv"]),
     ]
 
 
@@ -164,9 +164,9 @@ def test_an_inverted_residual_and_a_basic_block() -> None:
     ]
     _, parts = named("resnet18")
     assert figure(parts, "block/layer2.0") == [
-        ("conv1", "conv", "3×3 conv", ["layer1"]),
+        ("conv1", "conv", "3×3 conv, stride 2", ["layer1"]),
         ("conv2", "conv", "3×3 conv", ["conv1"]),
-        ("downsample.0", "shortcut", "1×1 conv", ["layer1"]),
+        ("downsample.0", "shortcut", "1×1 conv, stride 2", ["layer1"]),
         ("add", "addition", "addition", ["conv2", "downsample.0"]),
     ]
 

@@ -127,7 +127,7 @@ class _Tree:
         if module is not None and module.children and not module.is_list and not blocks:
             stage.label = [named(module.type)]
         else:
-            stage.label = repeated([each for child in blocks or weighted or children for each in child.label])
+            stage.label = repeated([child.label[0] for child in blocks or weighted or children])
         stage.type = say(stage.label, texts()["en"])
 
     def _block(self, row: Row) -> str:
@@ -151,10 +151,10 @@ class _Tree:
 
     def _add_layer(self, parent: Part, layer: Layer, role: str) -> None:
         name = layer.main.module if layer.is_gate else BEFORE if role == "input" else layer.main.name
-        part = self._add("layer", name, role, [layer_label(layer, role)], layer.rows, layer.main, parent)
+        part = self._add("layer", name, role, layer_label(layer, role), layer.rows, layer.main, parent)
         part.detail = "" if layer.is_gate else layer.main.detail
         for row in layer.rows if len(layer.rows) > 1 else ():
-            operation = self._add("operation", row.name, operation_role(row), [label(row)], [row], row, part)
+            operation = self._add("operation", row.name, operation_role(row), label(row), [row], row, part)
             operation.detail = row.detail
 
     def _add(

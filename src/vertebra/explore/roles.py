@@ -41,8 +41,8 @@ def operation_role(row: Row) -> str:
     return _ROLES.get(row.op) or _KINDS.get(row.kind, "operation")
 
 
-def label(row: Row, count: int = 1) -> Label:
-    """What an operation is called."""
+def label(row: Row) -> list[Label]:
+    """What an operation is called, and its stride."""
     values: dict[str, str | int] = {}
     if row.kind in CONVOLUTIONS:
         values["kernel"] = format_sides(row.weight_shape[2:])
@@ -59,13 +59,17 @@ def label(row: Row, count: int = 1) -> Label:
             values["kernel"] = row.detail.partition(",")[0]
         if key == "label.named":
             values["name"] = _FUNCTIONS.get(row.op, row.op)
-    return {"key": key, "values": values, "count": count}
+    words = [{"key": key, "values": values, "count": 1}]
+    if (row.kind in CONVOLUTIONS or "kernel" in values) and max(row.stride, default=1) > 1:
+        sides = row.stride if len(set(row.stride)) > 1 else row.stride[:1]
+        words.append({"key": "label.stride", "values": {"stride": format_sides(sides)}, "count": 1})
+    return words
 
 
-def layer_label(layer: Layer, role: str) -> Label:
+def layer_label(layer: Layer, role: str) -> list[Label]:
     """What a layer is called."""
     if role in ("gate", "input"):
-        return {"key": f"label.{role}", "values": {}, "count": 1}
+        return [{"key": f"label.{role}", "values": {}, "count": 1}]
     return label(layer.main)
 
 

@@ -24,8 +24,6 @@ export function briefName(part: Part, parent: Part | undefined): string {
   return within || part.type;
 }
 
-/** What the part is: "Bottleneck", "3 × Bottleneck", "conv2d 3×3, stride 2". */
-export function kindText(part: Part): string {
-  const type = hasText(`type.${part.type}`) ? t(`type.${part.type}`) : part.type;
-  return [type, part.detail].filter(Boolean).join(" ");
-}
+/** What the part is: "3 × Bottleneck", "3×3 conv, stride 2". */
+export const kindText = (part: Part): string =>
+  part.label.map(({ key, values, count }) => (count > 1 ? `${count} × ` : "") + t(key, values)).join(t("label.separator"));
